@@ -1,0 +1,14 @@
+"""The one error a user is meant to read."""
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """One or more faults of the user's, each a sentence with place, value and remedy.
+
+    The command line prints them without a traceback and exits with 2.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults = [faults] if isinstance(faults, str) else list(faults)
+        super().__init__("\n".join(self.faults))

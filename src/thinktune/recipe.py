@@ -1,0 +1,261 @@
+"""Every knob of a run: one YAML file plus `key.path=value` overrides, checked whole before anything is loaded."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from thinktune.errors import UserError
+
+Hub = Literal["modelscope", "huggingface"]
+Schedule = Literal["cosine", "linear", "constant"]
+Policy = Literal["drop", "stop"]
+PolicyOrKeep = Literal["drop", "keep", "stop"]
+
+
+class Section(BaseModel):
+    """A frozen group of knobs. A key it does not know is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The model to start from."""
+
+    name: str
+    """A local folder, or with `hub` the name of a repository there."""
+    hub: Hub | None = None
+    """Where `name` is looked up; none means a local folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; none means its main branch."""
+
+
+class Columns(Section):
+    """Which column of the rows holds what."""
+
+    question: str = "question"
+    """What the user asks."""
+    reasoning: str = "reasoning"
+    """What the model thinks before it answers."""
+    answer: str = "answer"
+    """What the model answers."""
+    keypoint: str | None = None
+    """A short text that a right answer holds; used for grading only, never trained."""
+
+
+class Faults(Section):
+    """What happens to a row with this fault: `drop` counts and leaves it out, `stop` ends the run."""
+
+    unreadable: Policy = "stop"
+    """The row is no JSON object, or lacks a mapped column."""
+    blank: Policy = "drop"
+    """The question or the answer is empty, null or no text."""
+    no_reasoning: PolicyOrKeep = "drop"
+    """The reasoning is empty or null; kept, it is trained as an empty think block."""
+    think_tag: Policy = "drop"
+    """A think tag stands inside a field, where the chat template would lose text."""
+    control_token: Policy = "drop"
+    """One of the tokenizer's control tokens stands inside a field."""
+    too_long: Policy = "drop"
+    """The row has more than `data.max_tokens` tokens."""
+
+
+class Data(Section):
+    """What the model learns from."""
+
+    name: str
+    """A file or folder of rows (.jsonl, .json, .csv, .parquet), or with `hub` a data set's name there."""
+    hub: Hub | None = None
+    """Where `name` is looked up; none means a local path."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; none means its main branch."""
+    files: str | None = None
+    """Which files of a folder or data set to read, as a glob such as `train*.jsonl`; needed where there are several."""
+    columns: Columns = Columns()
+    """Which column holds what."""
+    ignore: tuple[str, ...] = ()
+    """Columns that are knowingly not used; any other column full of text stops the run."""
+    system: str | None = None
+    """The system prompt put before every question."""
+    validation: float | str = Field(default=0.1, union_mode="left_to_right")
+    """A share of the rows held out for evaluation (0 to 0.5), or a file of rows of its own."""
+    split: Literal["hash", "shuffle"] = "hash"
+    """How the share is chosen: by a hash of the question (stable when rows are added), or by shuffling all rows."""
+    seed: int = 42
+    """Seed of the split."""
+    max_tokens: PositiveInt = 2048
+    """The longest row, prompt and reply together, in tokens."""
+    faults: Faults = Faults()
+    """What happens to faulty rows."""
+
+    @model_validator(mode="after")
+    def _share_is_a_share(self) -> Self:
+        if isinstance(self.validation, float) and not 0 <= self.validation <= 0.5:
+            raise ValueError(f"validation is {self.validation:g}; a share lies between 0 and 0.5")
+        return self
+
+
+class Train(Section):
+    """How the weights move."""
+
+    epochs: PositiveInt = 2
+    """Passes over the training rows."""
+    tokens_per_step: PositiveInt | None = None
+    """Size of a step in tokens, over all devices; give this or `rows_per_step`."""
+    rows_per_step: PositiveInt | None = None
+    """Size of a step in rows, over all devices; give this or `tokens_per_step`."""
+    learning_rate: PositiveFloat = 1e-5
+    """The peak learning rate."""
+    schedule: Schedule = "cosine"
+    """Shape of the learning rate after the warm-up: falling to zero, or constant."""
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of matrices; norms and biases never decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's two averaging factors."""
+    clip_norm: PositiveFloat = 1.0
+    """The largest gradient norm; a larger gradient is scaled down to it."""
+    seed: int = 42
+    """Seed of the row order."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic over fp32 weights; auto is bf16 where the device is an accelerator, fp32 on the CPU."""
+    recompute: bool = False
+    """Recompute activations in the backward pass: about a fifth slower, much less memory."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens in one forward pass; none means what suits the device. Changes speed, not results."""
+    log_every_steps: PositiveInt = 10
+    """Steps between two lines of metrics."""
+    evaluate_every_steps: PositiveInt | None = None
+    """Steps between evaluations (each writes a checkpoint and samples); none means four an epoch."""
+
+
+class Generate(Section):
+    """How replies are written, in samples, evaluation and chat."""
+
+    max_new_tokens: PositiveInt = 2048
+    """Where a reply is cut off; a cut reply is marked."""
+    sample_questions: int = Field(default=3, ge=0)
+    """How many validation questions are answered at every evaluation."""
+    evaluate_questions: PositiveInt = 200
+    """How many validation questions `eval` asks both models."""
+    batch_rows: PositiveInt = 32
+    """Replies written side by side."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str | None = None
+    """The run's name; none means the recipe file's stem."""
+    runs_folder: Path = Path("runs")
+    """Where runs are written."""
+    model: Model
+    """What to start from."""
+    data: Data
+    """What to learn."""
+    train: Train
+    """How to learn it."""
+    generate: Generate = Generate()
+    """How replies are written."""
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        train = self.train
+        if (train.tokens_per_step is None) == (train.rows_per_step is None):
+            raise ValueError("train.tokens_per_step, train.rows_per_step: give exactly one of the two")
+        if train.batch_tokens is not None and train.batch_tokens < self.data.max_tokens:
+            raise ValueError(
+                f"train.batch_tokens is {train.batch_tokens}, less than data.max_tokens {self.data.max_tokens}; "
+                "a row is never split, so raise the one or lower the other"
+            )
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this run is written."""
+        return self.runs_folder / (self.name or "run")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML file, apply `a.b=value` overrides in order, and check the result.
+
+    Raises UserError with every mistake at once.
+    """
+    try:
+        tree: Any = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader) or {}
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); name a recipe file, as in recipes/*.yaml"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no YAML in UTF-8: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see recipes/*.yaml")
+    tree.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(tree, override)
+    return check(tree, str(path))
+
+
+def check(tree: dict[str, Any], place: str) -> Recipe:
+    """The recipe that a tree of plain values describes; raises UserError naming `place` and every mistake."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError([f"{place}: {_explain(fault)}" for fault in error.errors()]) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """YAML that `load` reads back equal, every knob written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: `1e-5` is a number, as in YAML 1.2, and not a text, as PyYAML has it."""
+
+
+_Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    *parents, leaf = key.split(".")
+    if not equals or not leaf:
+        raise UserError(f"{override!r}: is no override; write key.path=value, as in train.learning_rate=1e-5")
+    branch = tree
+    for name in parents:
+        branch = branch.setdefault(name, {})
+        if not isinstance(branch, dict):
+            raise UserError(f"{override!r}: {name} is a value, not a section")
+    branch[leaf] = yaml.load(value, Loader=_Loader)
+
+
+def _explain(fault: Any) -> str:
+    """One line a person can act on, for one of pydantic's faults."""
+    place = ".".join(str(part) for part in fault["loc"] if part not in ("float", "str"))
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        *parents, leaf = place.split(".")
+        known = _known_keys(parents)
+        close = get_close_matches(leaf, known, n=1)
+        return f"{place}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}")
+    if fault["type"] == "missing":
+        return f"{place}: is missing; add it to the recipe"
+    if fault["type"] == "value_error":
+        return f"{place}: {message}" if place else message
+    return f"{place}: {message} (it is {fault['input']!r})"
+
+
+def _known_keys(parents: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for name in parents:
+        annotation = section.model_fields[name].annotation
+        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+    return list(section.model_fields)

@@ -1,0 +1,46 @@
+"""Names to local folders: a path as it is, or a hub's repository, downloaded once by the hub's own client."""
+
+from pathlib import Path
+from typing import Literal
+
+from thinktune.errors import UserError
+
+Kind = Literal["model", "dataset"]
+
+
+def locate(name: str, hub: str | None, revision: str | None, kind: Kind, field: str) -> Path:
+    """The local path of a model or data set; `field` names the recipe's key for the error.
+
+    Raises UserError where a local path does not exist, or the hub does not give the repository.
+    """
+    if hub is None:
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"{field}: {name!r} is no file or folder here; "
+                "correct it, or name its hub beside it, as in hub: modelscope"
+            )
+        return path
+    try:
+        return (
+            _from_modelscope(name, revision, kind) if hub == "modelscope" else _from_huggingface(name, revision, kind)
+        )
+    except Exception as error:
+        # The clients raise many kinds (requests', their own, OSError); each means that the repository cannot be had.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{field}: {name!r} (revision {revision or 'main'}) could not be had from {hub}: {reason[:300]}; "
+            "check the name, the revision and the network, or give a local folder"
+        ) from error
+
+
+def _from_modelscope(name: str, revision: str | None, kind: Kind) -> Path:
+    from modelscope_hub import HubApi  # imported late: a recipe with local paths needs no hub client
+
+    return Path(HubApi().download_repo(name, kind, revision=revision))
+
+
+def _from_huggingface(name: str, revision: str | None, kind: Kind) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, repo_type=kind, revision=revision))

@@ -1,0 +1,107 @@
+"""A reply's text to reasoning and answer, whole or while it streams: the only parser of think tags."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from thinktune.render import CLOSING, OPENING
+
+Place = Literal["reasoning", "answer", "moved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of the reasoning or the answer.
+
+    `moved` (without text) says that all text shown as answer until now was reasoning: its opening tag was missing.
+    """
+
+    place: Place
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply taken apart; `closed` says whether the reasoning was opened (or implied) and closed."""
+
+    reasoning: str
+    answer: str
+    closed: bool
+
+
+class Splitter:
+    """Takes a reply apart while it arrives in pieces of any size.
+
+    The pieces given out, put together, do not depend on how the text was cut. The first closing tag ends the
+    reasoning; later tags are text of the answer. Line breaks around the tags belong to them, as in Qwen3's template.
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._place: Literal["start", "reasoning", "answer"] = "start"
+        self._held = ""  # text that cannot be given out yet: the beginning of a tag, or line breaks before one
+        self._fresh = True  # nothing of the present place was given out, so its leading line breaks are dropped
+
+    def feed(self, text: str) -> Iterator[Piece]:
+        """The pieces that are certain after this text."""
+        self._held += text
+        if self._place == "start":
+            begun = self._held.lstrip()
+            if OPENING.startswith(begun) and len(begun) < len(OPENING):
+                return
+            self._place = "reasoning" if begun.startswith(OPENING) else "answer"
+            self._held = begun.removeprefix(OPENING)
+        if not self.closed:
+            head, tag, tail = self._held.partition(CLOSING)
+            if tag:
+                yield from self._close(head)
+                self._held = tail
+        yield from self._give(len(self._held) if self.closed else _certain(self._held))
+
+    def finish(self) -> Iterator[Piece]:
+        """The rest, when no more text will come."""
+        if self._place == "start":
+            self._place = "answer"
+        if self._place == "reasoning":
+            self._held = self._held.rstrip("\n")
+        yield from self._give(len(self._held))
+
+    def _close(self, head: str) -> Iterator[Piece]:
+        if self._place == "answer":
+            self._place = "reasoning"
+            yield Piece("moved", "")
+        self._held = head.rstrip("\n")
+        yield from self._give(len(self._held))
+        self._place, self._fresh, self.closed = "answer", True, True
+
+    def _give(self, certain: int) -> Iterator[Piece]:
+        text, self._held = self._held[:certain], self._held[certain:]
+        if self._fresh:
+            text = text.lstrip("\n")
+        if text:
+            self._fresh = False
+            yield Piece("answer" if self._place == "answer" else "reasoning", text)
+
+
+def split(text: str) -> Reply:
+    """A whole reply taken apart."""
+    splitter = Splitter()
+    reasoning = answer = ""
+    for piece in (*splitter.feed(text), *splitter.finish()):
+        match piece.place:
+            case "moved":
+                reasoning, answer = answer, ""
+            case "reasoning":
+                reasoning += piece.text
+            case "answer":
+                answer += piece.text
+    return Reply(reasoning, answer, splitter.closed)
+
+
+def _certain(text: str) -> int:
+    """How many leading characters can be neither part of a closing tag nor of the line breaks before it."""
+    cut = next(
+        (len(text) - n for n in range(min(len(CLOSING) - 1, len(text)), 0, -1) if CLOSING.startswith(text[-n:])),
+        len(text),
+    )
+    return len(text[:cut].rstrip("\n"))

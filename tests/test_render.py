@@ -1,0 +1,144 @@
+"""Tokens: exactly what the template writes, and of those exactly reasoning, answer and end are learned."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinktune.data import Example, Turn
+from thinktune.errors import UserError
+from thinktune.render import Part, render, render_prompt
+
+CASES = {
+    "plain": [Turn("user", "2+2?"), Turn("assistant", "4", "two and two")],
+    "system": [Turn("system", "Be kind."), Turn("user", "Hi"), Turn("assistant", "Hello.", "greet\nback")],
+    "cjk": [
+        Turn("system", "你是医生。"),
+        Turn("user", "心脏泵什么？"),
+        Turn("assistant", "血液。", "先想。\n\n再答。"),
+    ],
+    "emoji": [Turn("user", "👩‍⚕️?"), Turn("assistant", "🫀 é", "🤔")],
+    "crlf": [Turn("user", "a\r\nb"), Turn("assistant", "c\r\nd", "e\r\nf")],
+    "spaces": [Turn("user", " q "), Turn("assistant", " a ", " t ")],
+    "no reasoning": [Turn("user", "q"), Turn("assistant", "a")],
+    "history": [Turn("user", "q"), Turn("assistant", "a", "t"), Turn("user", "r"), Turn("assistant", "b", "u")],
+    "history without": [Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r"), Turn("assistant", "b", "u")],
+}
+
+
+def official(turns, tokenizer, **options):
+    """What transformers itself makes of the conversation."""
+    messages = [
+        {"role": turn.role, "content": turn.content}
+        | ({"reasoning_content": turn.reasoning} if turn.role == "assistant" else {})
+        for turn in turns
+    ]
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+
+
+def learned_text(rendered, tokenizer):
+    ids = [int(token) for token, part in zip(rendered.ids, rendered.parts, strict=True) if part != Part.GIVEN]
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def assert_faithful(turns, tokenizer):
+    """Ids equal the template's, the prompt is a prefix, and what is learned is the last reply, whole, with its end."""
+    rendered = render(Example(tuple(turns), "here:1"), tokenizer)
+    assert len(rendered) == sum(turn.role == "assistant" for turn in turns)
+    last = rendered[-1]
+    assert last.ids.tolist() == official(turns, tokenizer)
+    prompt = official(turns[:-1], tokenizer, add_generation_prompt=True)
+    assert render_prompt(turns[:-1], tokenizer) == prompt
+    assert last.ids[: len(prompt)].tolist() == prompt
+    assert not last.parts[: len(prompt)].any()
+    reply = turns[-1]
+    expected = "<think>\n" + reply.reasoning.strip("\n") + "\n</think>\n\n" + reply.content.lstrip("\n") + "<|im_end|>"
+    assert learned_text(last, tokenizer) == expected
+    learned = last.parts[last.parts != Part.GIVEN].tolist()
+    assert learned == sorted(learned)  # reasoning, then answer, then end
+    assert learned[-1] == Part.END
+    assert learned.count(Part.END) == 1
+    assert last.ids[last.parts == Part.END][0] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_rendered_as_the_template_writes_them(name, tokenizer):
+    assert_faithful(CASES[name], tokenizer)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", CASES)
+def test_rows_are_rendered_as_the_official_template_writes_them(name, official_tokenizer):
+    assert_faithful(CASES[name], official_tokenizer)
+
+
+@pytest.mark.real
+def test_the_literal_ids_of_qwen3(official_tokenizer):
+    turns = (Turn("user", "hello"), Turn("assistant", "welcome", "lorem"))
+    [rendered] = render(Example(turns, "here:1"), official_tokenizer)
+    assert rendered.ids.tolist() == [
+        151644, 872, 198, 14990, 151645, 198, 151644, 77091, 198,
+        151667, 198, 385, 1826, 198, 151668, 271, 34084, 151645, 198,
+    ]  # fmt: skip
+    assert rendered.parts.tolist() == [0] * 9 + [1] * 7 + [2, 3, 0]
+
+
+plain_text = st.text(st.characters(codec="utf-8", exclude_characters="<>|"), min_size=1, max_size=30).filter(str.strip)
+
+
+@given(plain_text, plain_text, plain_text)
+def test_any_row_is_rendered_as_the_template_writes_it(tokenizer, question, reasoning, answer):
+    assert_faithful([Turn("user", question), Turn("assistant", answer, reasoning)], tokenizer)
+
+
+roles = st.sampled_from(["user", "assistant"])
+anything = st.sampled_from(
+    ["q", " a\n", "<think>x</think>y", "\n\nz", "</think>b", "<tool_response>r</tool_response>", ""]
+)
+
+
+@pytest.mark.real
+@given(
+    st.lists(st.tuples(roles, anything, st.one_of(st.none(), anything)), max_size=6),
+    anything,
+    st.booleans(),
+    st.sampled_from([None, True, False]),
+)
+def test_our_template_writes_the_official_text(tokenizer, official_tokenizer, turns, system, prompt, thinking):
+    messages = [{"role": "system", "content": system}] if system else []
+    for role, content, reasoning in turns:
+        messages.append(
+            {"role": role, "content": content}
+            | ({"reasoning_content": reasoning} if role == "assistant" and reasoning is not None else {})
+        )
+    if not messages:
+        return
+    options = {"tokenize": False, "add_generation_prompt": prompt} | (
+        {} if thinking is None else {"enable_thinking": thinking}
+    )
+    assert tokenizer.apply_chat_template(messages, **options) == official_tokenizer.apply_chat_template(
+        messages, **options
+    )
+
+
+def with_template(tokenizer, template):
+    import copy
+
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = template
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (
+            "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}<|im_end|>",
+            "is no prefix",
+        ),
+        ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}", "does not write the row's reasoning"),
+        ("{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{% endfor %}", "never writes the end-of-turn"),
+    ],
+)
+def test_a_template_that_would_lose_something_is_refused(tokenizer, template, told):
+    with pytest.raises(UserError, match=told):
+        render(Example(tuple(CASES["plain"]), "rows.jsonl:3"), with_template(tokenizer, template))

@@ -1,0 +1,158 @@
+"""Rows to steps, and steps to packed batches: nothing is cut, nothing is split, and no row sees its neighbour."""
+
+import random
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thinktune.render import Part, Rendered
+
+LOOKAHEAD_ROWS = 64  # how far past a row that does not fit the dealer looks for one that does
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Which rows share an optimizer step, decided by recipe and seed alone, and how many tokens it learns in all."""
+
+    rows: tuple[int, ...]
+    learned_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Packed rows as one flat row of n tokens, the learned ones (m of them) listed apart.
+
+    `positions` restarts at 0 where a row starts; `boundaries` holds where each row starts and, last, where the padding
+    ends; `learned_at` holds the positions whose next token is learned, `targets` those tokens, `parts` their Part.
+    """
+
+    ids: Tensor  # (1, n) int64
+    positions: Tensor  # (1, n) int64
+    boundaries: Tensor  # (rows + 1,) int32, on the CPU
+    learned_at: Tensor  # (m,) int64
+    targets: Tensor  # (m,) int64
+    parts: Tensor  # (m,) int64
+    rows: tuple[str, ...]
+    tokens: int  # without padding
+
+    @property
+    def learned_tokens(self) -> int:
+        """How many tokens are learned."""
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device; boundaries stay on the CPU, where they are read."""
+        on_device = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("ids", "positions", "learned_at", "targets", "parts")
+        }
+        return replace(self, **on_device)
+
+
+def deal(
+    rows: Sequence[Rendered], *, tokens_per_step: int | None, rows_per_step: int | None, epochs: int, seed: int
+) -> list[Step]:
+    """The steps of a run: in every epoch each row once, in an order drawn from the seed.
+
+    A step of `tokens_per_step` is filled up to that size: where the next row does not fit, one of the following ones
+    may, and the row that waited opens the next step. A longer row has a step of its own. The last step of an epoch
+    holds what is left.
+    """
+    lengths = [len(row) for row in rows]
+    learned = [row.learned_tokens for row in rows]
+    steps: list[Step] = []
+    for epoch in range(epochs):
+        order = list(range(len(rows)))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        groups = _by_count(order, rows_per_step) if rows_per_step else _by_tokens(order, lengths, tokens_per_step or 1)
+        steps += [Step(tuple(group), sum(learned[row] for row in group)) for group in groups]
+    return steps
+
+
+def pack(rows: Sequence[Rendered], capacity: int, *, pad: int | None = None) -> list[Batch]:
+    """Batches of at most `capacity` tokens that hold each row once, fullest first.
+
+    With `pad`, each is filled up to exactly `capacity` with that token, so that shapes never change; without it no
+    time is spent on padding (the CPU).
+    """
+    return [
+        _collate([rows[index] for index in group], capacity if pad is not None else None, pad or 0)
+        for group in fit([len(row) for row in rows], capacity)
+    ]
+
+
+def fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices grouped so that no group's lengths exceed `capacity`: best-fit decreasing."""
+    groups: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, group), sorted
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        length = lengths[index]
+        if not 0 < length <= capacity:
+            raise ValueError(f"row {index} has {length} tokens; a batch holds 1 to {capacity}")
+        slot = bisect_left(room, (length, -1))
+        if slot < len(room):
+            free, group = room.pop(slot)
+        else:
+            free, group = capacity, len(groups)
+            groups.append([])
+        groups[group].append(index)
+        insort(room, (free - length, group))
+    return groups
+
+
+def _by_count(order: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(order), size):
+        yield list(order[start : start + size])
+
+
+def _by_tokens(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    waiting: list[int] = []
+    coming = iter(order)
+    while True:
+        group: list[int] = []
+        room = size
+        passed: list[int] = []
+        for row in waiting:
+            if lengths[row] <= room or not group:
+                group.append(row)
+                room -= lengths[row]
+            else:
+                passed.append(row)
+        while room > 0 and len(passed) < LOOKAHEAD_ROWS and (row := next(coming, None)) is not None:
+            if lengths[row] <= room or not group:
+                group.append(row)
+                room -= lengths[row]
+            else:
+                passed.append(row)
+        waiting = passed
+        if not group:
+            return
+        yield group
+
+
+def _collate(rows: Sequence[Rendered], size: int | None, pad: int) -> Batch:
+    lengths = [len(row) for row in rows]
+    tokens = sum(lengths)
+    padding = (size or tokens) - tokens
+    ids = np.concatenate([row.ids for row in rows] + [np.full(padding, pad, np.int32)])
+    positions = np.concatenate([np.arange(length) for length in (*lengths, padding)])
+    parts = np.concatenate([row.parts for row in rows])
+    learned = np.flatnonzero(parts)
+    ends = np.cumsum([0, *lengths, *([padding] if padding else [])])
+    return Batch(
+        ids=torch.from_numpy(ids.astype(np.int64))[None],
+        positions=torch.from_numpy(positions.astype(np.int64))[None],
+        boundaries=torch.from_numpy(ends.astype(np.int32)),
+        learned_at=torch.from_numpy(learned - 1),
+        targets=torch.from_numpy(ids[learned].astype(np.int64)),
+        parts=torch.from_numpy(parts[learned].astype(np.int64)),
+        rows=tuple(row.row for row in rows),
+        tokens=tokens,
+    )
+
+
+assert Part.GIVEN == 0  # a token is learned exactly where its part is not zero

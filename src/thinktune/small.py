@@ -1,0 +1,74 @@
+"""A small Qwen3 with its tokenizer, made on the spot: for the demo, the tests and the benchmarks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PLAIN_TOKENS = ("<think>", "</think>")  # one token each but, as in Qwen3, kept when control tokens are skipped
+# Words with the space before them, numbers digit by digit, and each Chinese character by itself: in a vocabulary this
+# small, longer runs would become whole sentences, and a name would be cut differently in every question.
+WORDS = r"\p{Han}| ?[^\s\p{L}\p{N}]+|\p{N}| ?(?!\p{Han})\p{L}(?:(?!\p{Han})\p{L})*|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Shapes of a small Qwen3."""
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    groups: int = 2
+    head: int = 16
+    inner: int = 128
+
+
+def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on texts, with Qwen3's turn and think tokens and a template like Qwen3's."""
+    raw = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(CONTROL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(texts, trainer)
+    raw.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_TOKENS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = files("thinktune.bundled").joinpath("chat_template.jinja").read_text(encoding="utf-8")
+    return tokenizer
+
+
+def make_model(tokenizer: Any, size: Size, seed: int = 0) -> Any:
+    """A Qwen3 of random weights, fp32, tied, for this tokenizer."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer) + -len(tokenizer) % 64,
+        hidden_size=size.hidden,
+        intermediate_size=size.inner,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.groups,
+        head_dim=size.head,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model

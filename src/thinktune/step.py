@@ -1,0 +1,103 @@
+"""One optimizer step, and the loss of rows that are not trained on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinktune.loss import linear_cross_entropy
+from thinktune.model import arithmetic, head_weight, hidden_states
+from thinktune.optim import Update
+from thinktune.pack import Batch
+from thinktune.parallel import World
+from thinktune.render import Part
+
+LEARNED_PARTS = (Part.REASONING, Part.ANSWER, Part.END)
+
+
+@dataclass(frozen=True, slots=True)
+class LossReport:
+    """Summed losses of reasoning, answer and end tokens, and how many of each there were: (3,) each."""
+
+    sums: Tensor
+    counts: Tensor
+
+    def values(self) -> dict[str, float]:
+        """Mean losses under the names that metrics.jsonl uses; reading them waits for the device."""
+        sums, counts = self.sums.double().tolist(), self.counts.tolist()
+        means = {
+            f"{part.name.lower()}_loss": total / count
+            for part, total, count in zip(LEARNED_PARTS, sums, counts, strict=True)
+            if count
+        }
+        return {"loss": sum(sums) / max(1, sum(counts)), **means}
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did; numbers stay on the device until they are read."""
+
+    losses: LossReport
+    gradient_norm: Tensor
+    learned_tokens: int
+    tokens: int
+    rows: tuple[str, ...]
+
+
+def step(model: Any, batches: Sequence[Batch], update: Update, world: World, precision: torch.dtype) -> StepReport:
+    """Forward and backward over a step's batches, then one update.
+
+    The loss is the sum over learned tokens divided by the learned tokens of the whole step, over all batches and
+    ranks: how rows were packed never changes what is learned.
+    """
+    if not model.training:
+        model.train()
+    learned_tokens = world.sum(sum(batch.learned_tokens for batch in batches))
+    losses = _Sums(batches[0].ids.device)
+    for batch in batches:
+        scaled, each = _forward(model, batch, 1 / learned_tokens, precision)
+        scaled.backward()
+        losses.add(each, batch.parts)
+    norm = update.finish()
+    tokens = world.sum(sum(batch.tokens for batch in batches))
+    return StepReport(
+        losses.report(), norm, learned_tokens, tokens, tuple(row for batch in batches for row in batch.rows)
+    )
+
+
+@torch.no_grad()
+def evaluate(model: Any, batches: Iterable[Batch], device: torch.device, precision: torch.dtype) -> LossReport:
+    """The exact loss over all learned tokens of the batches, each moved to the device when its turn comes."""
+    model.eval()
+    losses = _Sums(device)
+    for batch in batches:
+        on_device = batch.to(device)
+        _, each = _forward(model, on_device, 1.0, precision)
+        losses.add(each, on_device.parts)
+    return losses.report()
+
+
+def _forward(model: Any, batch: Batch, scale: float, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    with arithmetic(batch.ids.device, precision):
+        states = hidden_states(model, batch)
+    learned = states.index_select(0, batch.learned_at)
+    return linear_cross_entropy(learned, head_weight(model), batch.targets, scale=scale, dtype=precision)
+
+
+class _Sums:
+    """Losses summed by part, on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(
+            len(Part), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
+        )
+        self._counts = torch.zeros(len(Part), dtype=torch.int64, device=device)
+
+    def add(self, each: Tensor, parts: Tensor) -> None:
+        self._sums.index_add_(0, parts, each.to(self._sums.dtype))
+        self._counts.index_add_(0, parts, torch.ones_like(parts))
+
+    def report(self) -> LossReport:
+        return LossReport(self._sums[1:], self._counts[1:])

@@ -1,0 +1,107 @@
+"""Dealing and packing: every row once, nothing cut, nothing over the size, targets the learned next tokens alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinktune.pack import deal, fit, pack
+from thinktune.render import Rendered
+
+CAPACITY = 64
+lengths = st.lists(st.integers(2, CAPACITY), max_size=60)
+
+
+def rows_of(sizes):
+    return [
+        Rendered(np.arange(size, dtype=np.int32), np.arange(size).clip(0, 1).astype(np.uint8), f"r:{number}")
+        for number, size in enumerate(sizes)
+    ]
+
+
+@st.composite
+def learnable(draw):
+    """Rows as rendering makes them: the first token given, the others of any part."""
+    made = []
+    for number in range(draw(st.integers(1, 8))):
+        tokens = draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 3)), min_size=2, max_size=CAPACITY))
+        ids = np.array([token for token, _ in tokens], np.int32)
+        parts = np.array([0] + [part for _, part in tokens[1:]], np.uint8)
+        made.append(Rendered(ids, parts, f"r:{number}"))
+    return made
+
+
+@given(lengths)
+def test_every_row_lands_in_one_group_and_no_group_overflows(sizes):
+    groups = fit(sizes, CAPACITY)
+    assert sorted(index for group in groups for index in group) == list(range(len(sizes)))
+    assert all(sum(sizes[index] for index in group) <= CAPACITY for group in groups)
+
+
+@given(lengths)
+def test_at_most_one_group_is_half_empty(sizes):
+    assert sum(2 * sum(sizes[index] for index in group) <= CAPACITY for group in fit(sizes, CAPACITY)) <= 1
+
+
+def test_a_row_longer_than_a_batch_is_never_cut():
+    with pytest.raises(ValueError, match="row 1 has 65 tokens; a batch holds 1 to 64"):
+        fit([3, 65], CAPACITY)
+
+
+@given(lengths, st.integers(1, 200), st.integers(1, 3), st.integers(0, 5))
+def test_every_epoch_deals_every_row_once_and_no_step_overflows(sizes, size, epochs, seed):
+    rows = rows_of(sizes)
+    steps = deal(rows, tokens_per_step=size, rows_per_step=None, epochs=epochs, seed=seed)
+    dealt = [row for step in steps for row in step.rows]
+    for epoch in range(epochs):
+        assert sorted(dealt[epoch * len(rows) : (epoch + 1) * len(rows)]) == list(range(len(rows)))
+    for step in steps:
+        assert sum(sizes[row] for row in step.rows) <= size or len(step.rows) == 1
+        assert step.learned_tokens == sum(rows[row].learned_tokens for row in step.rows)
+
+
+@given(lengths, st.integers(1, 9), st.integers(0, 5))
+def test_steps_of_rows_hold_that_many_but_the_last(sizes, size, seed):
+    steps = deal(rows_of(sizes), tokens_per_step=None, rows_per_step=size, epochs=1, seed=seed)
+    assert all(len(step.rows) == size for step in steps[:-1])
+
+
+def test_the_order_is_the_seeds_and_differs_between_epochs():
+    rows = rows_of([5] * 50)
+    steps = deal(rows, tokens_per_step=None, rows_per_step=50, epochs=2, seed=1)
+    assert steps == deal(rows, tokens_per_step=None, rows_per_step=50, epochs=2, seed=1)
+    assert steps[0].rows != steps[1].rows
+    assert steps != deal(rows, tokens_per_step=None, rows_per_step=50, epochs=2, seed=2)
+
+
+def test_steps_of_real_lengths_are_nearly_full():
+    sizes = [int(size) for size in np.random.default_rng(0).lognormal(6.6, 0.3, 3000).clip(200, 2048)]
+    steps = deal(rows_of(sizes), tokens_per_step=32_768, rows_per_step=None, epochs=1, seed=0)
+    fills = [sum(sizes[row] for row in step.rows) / 32_768 for step in steps[:-1]]
+    assert np.mean(fills) > 0.99
+
+
+@given(learnable())
+def test_targets_are_the_learned_next_tokens_and_nothing_else(rows):
+    batches = pack(rows, CAPACITY)
+    by_name = {row.row: row for row in rows}
+    for batch in batches:
+        order = [by_name[name] for name in batch.rows]
+        learned = [(token, part) for row in order for token, part in zip(row.ids, row.parts, strict=True) if part]
+        assert list(zip(batch.targets.tolist(), batch.parts.tolist(), strict=True)) == learned
+        assert batch.ids[0, batch.learned_at + 1].tolist() == batch.targets.tolist()
+        assert batch.boundaries.tolist() == np.cumsum([0] + [len(row) for row in order]).tolist()
+        assert batch.positions[0].tolist() == [position for row in order for position in range(len(row))]
+    assert sum(batch.learned_tokens for batch in batches) == sum(row.learned_tokens for row in rows)
+
+
+@given(learnable())
+def test_padding_adds_a_row_of_its_own_and_nothing_to_learn(rows):
+    for batch, exact in zip(pack(rows, CAPACITY, pad=7), pack(rows, CAPACITY), strict=True):
+        assert batch.ids.shape == (1, CAPACITY)
+        assert batch.ids[0, : exact.tokens].equal(exact.ids[0])
+        assert (batch.ids[0, exact.tokens :] == 7).all()
+        assert batch.boundaries[-1] == CAPACITY
+        assert batch.boundaries[: len(exact.boundaries)].equal(exact.boundaries)
+        assert batch.targets.equal(exact.targets)
+        assert batch.tokens == exact.tokens

@@ -1,0 +1,163 @@
+"""The step: packed equals alone, many batches equal one, the loss is the plain one, bad numbers move nothing."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from thinktune.data import Example, Turn
+from thinktune.loss import linear_cross_entropy
+from thinktune.model import hidden_states, load_model, recompute_activations
+from thinktune.optim import Update
+from thinktune.pack import pack
+from thinktune.parallel import World
+from thinktune.recipe import Train
+from thinktune.render import Part, render
+from thinktune.step import evaluate, step
+
+SETTINGS = Train(rows_per_step=1, learning_rate=1e-3, weight_decay=0.1)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def rows(tokenizer):
+    texts = [("2+2?", "two and two", "4"), ("心脏泵什么？", "想一想", "血液"), ("Hi", "greet " * 9, "hello there")]
+    return [render(Example((Turn("user", q), Turn("assistant", a, r)), f"r:{q}"), tokenizer)[0] for q, r, a in texts]
+
+
+def plain_losses(model, row):
+    """What transformers' own forward pass, one row alone, gives for each learned token."""
+    logits = model(torch.from_numpy(row.ids.astype("int64"))[None]).logits[0, :-1].float()
+    learned = torch.from_numpy(row.parts[1:] > 0)
+    return cross_entropy(logits[learned], torch.from_numpy(row.ids[1:].astype("int64"))[learned], reduction="none")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("pad", [None, 0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
+    """Hidden states and the gradients of all weights, against transformers' own attention, row by row."""
+    model.to(dtype)
+    alone = copy.deepcopy(model)
+    alone.set_attn_implementation(attention)
+    [batch] = pack(rows, 512, pad=pad)
+    packed = hidden_states(model, batch)[: batch.tokens]
+    order = sorted(rows, key=lambda row: batch.rows.index(row.row))
+    each = torch.cat(
+        [alone.model(torch.from_numpy(row.ids.astype("int64"))[None]).last_hidden_state[0] for row in order]
+    )
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(packed, each, **close)
+    packed.float().square().mean().backward()
+    each.float().square().mean().backward()
+    for (name, mine), theirs in zip(model.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, **close, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_loss_is_transformers_own(model, rows):
+    plain = torch.cat([plain_losses(model, row) for row in rows])
+    parts = torch.cat([torch.from_numpy(row.parts[row.parts > 0]) for row in rows])
+    found = evaluate(model, pack(rows, 512), CPU, torch.float32).values()
+    assert found["loss"] == pytest.approx(plain.mean().item(), rel=1e-6)
+    for part, name in ((Part.REASONING, "reasoning_loss"), (Part.ANSWER, "answer_loss"), (Part.END, "end_loss")):
+        assert found[name] == pytest.approx(plain[parts == part].mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
+def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens):
+    monkeypatch.setattr("thinktune.loss.CPU_CHUNK_BYTES", 16 * 4 * 50)  # chunks of 16 rows
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    targets = torch.randint(50, (tokens,))
+    fused, each = linear_cross_entropy(hidden, weight, targets, scale=0.25, dtype=torch.float32)
+    (3 * fused).backward()
+    mine = hidden.grad, weight.grad
+    hidden.grad = weight.grad = None
+    plain = cross_entropy(hidden @ weight.T, targets, reduction="none")
+    (3 * 0.25 * plain.sum()).backward()
+    torch.testing.assert_close(each, plain.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mine[0], hidden.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mine[1], weight.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_huge_logits_do_not_overflow():
+    hidden, weight = torch.full((2, 4), 100.0, requires_grad=True), torch.full((9, 4), 50.0, requires_grad=True)
+    loss, _ = linear_cross_entropy(hidden, weight, torch.tensor([0, 8]), scale=1.0, dtype=torch.float32)
+    loss.backward()
+    assert loss.isfinite()
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_many_batches_equal_one(model, rows, tied):
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    other = copy.deepcopy(model)
+    one = step(model, pack(rows, 512), Update(model, SETTINGS), World(), torch.float32)
+    many = step(
+        other, [batch for row in rows for batch in pack([row], 512)], Update(other, SETTINGS), World(), torch.float32
+    )
+    assert one.losses.values() == pytest.approx(many.losses.values(), rel=1e-6)
+    assert one.gradient_norm.item() == pytest.approx(many.gradient_norm.item(), rel=1e-5)
+    assert (one.learned_tokens, one.tokens) == (many.learned_tokens, many.tokens)
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_step_is_adamw_clipped_with_norms_not_decayed(model, rows):
+    """Against torch's own loss, clipping and unfused AdamW."""
+    other = copy.deepcopy(model)
+    decayed = [weight for weight in other.parameters() if weight.ndim > 1]
+    spared = [weight for weight in other.parameters() if weight.ndim == 1]
+    plain = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0}], foreach=False
+    )
+    update = Update(model, SETTINGS)
+    for number in range(1, 4):
+        update.begin(number, 1e-3)
+        made = step(model, pack(rows, 512), update, World(), torch.float32)
+        torch.cat([plain_losses(other, row) for row in rows]).mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(other.parameters(), SETTINGS.clip_norm)
+        plain.step()
+        plain.zero_grad()
+        assert made.gradient_norm.item() == pytest.approx(norm.item(), rel=1e-4)
+    assert norm > SETTINGS.clip_norm  # or clipping was not tried
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_moves_nothing(model, rows, bad):
+    update = Update(model, SETTINGS)
+    update.begin(1, 1e-3)
+    step(model, pack(rows, 512), update, World(), torch.float32)
+    before = [tensor.clone() for tensor in (*model.parameters(), *update.state().values())]
+    handle = model.model.norm.register_forward_hook(lambda *_: _[-1] * bad)
+    made = step(model, pack(rows, 512), update, World(), torch.float32)
+    handle.remove()
+    assert not made.gradient_norm.isfinite()
+    for old, new in zip(before, (*model.parameters(), *update.state().values()), strict=True):
+        assert old.equal(new)
+
+
+def test_bf16_arithmetic_keeps_fp32_weights_and_is_near(model, rows):
+    exact = evaluate(model, pack(rows, 512), CPU, torch.float32).values()["loss"]
+    rounded = evaluate(model, pack(rows, 512), CPU, torch.bfloat16).values()["loss"]
+    assert rounded == pytest.approx(exact, rel=0.01)
+    step(model, pack(rows, 512), Update(model, SETTINGS), World(), torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_recomputing_activations_changes_no_gradient(start, rows):
+    norms, passes = [], []
+    for recompute in (False, True):
+        model = load_model(start, CPU)
+        if recompute:
+            recompute_activations(model)
+        count = []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        norms.append(step(model, pack(rows, 512), Update(model, SETTINGS), World(), torch.float32).gradient_norm.item())
+        passes.append(len(count))
+    assert norms[0] == norms[1]
+    assert passes == [1, 2]

@@ -1,0 +1,24 @@
+"""What a run ran on: versions, machine and command, as plain facts."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("thinktune", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def describe(command: Sequence[str]) -> dict[str, Any]:
+    """Facts for environment.json; no host name, no user name, no folder but those in the command."""
+    return {name: version(name) for name in LIBRARIES} | {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "processor_count": os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count(),
+        "command": shlex.join([Path(command[0]).name, *command[1:]]),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,110 @@
+"""Base against tuned on the same held-out rows: the same prompts, the same budget, one report."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from thinktune import checkpoint, grade, recipe, report
+from thinktune.data import Example
+from thinktune.engine import Completion, Engine, Sampling
+from thinktune.errors import UserError
+from thinktune.files import write_json, write_whole
+from thinktune.model import load_model, padding, pick_device, pick_precision
+from thinktune.pack import pack
+from thinktune.prepare import Rows, prepare, read_tokenizer
+from thinktune.recipe import Recipe
+from thinktune.render import render_prompt
+from thinktune.run import Say, batch_capacity, locate_model
+from thinktune.step import evaluate
+
+
+def evaluate_run(folder: Path, say: Say) -> dict[str, Any]:
+    """Measure a run's base and tuned model, write `eval/`, and return what its report.json holds.
+
+    Losses are over all held-out rows; replies are written greedily to the first `generate.evaluate_questions` of them.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder}: is no run's folder (it has no recipe.yaml); name one, as in runs/NAME")
+    settings = recipe.load(folder / "recipe.yaml")
+    tuned = checkpoint.model_folder(folder)
+    base = locate_model(settings)
+    tokenizer = read_tokenizer(tuned)
+    rows = prepare(settings, tokenizer).validation
+    if not rows.examples:
+        raise UserError("data.validation: the run held out no rows; start a run with a share or a file of them")
+    asked = rows.examples[: settings.generate.evaluate_questions]
+    facts: dict[str, Any] = {"rows": len(asked), "budget_tokens": settings.generate.max_new_tokens}
+    for name, model_folder in (("base", base), ("tuned", tuned)):
+        facts[name] = _measure(name, model_folder, rows, asked, settings, folder, say)
+    write_json(folder / "eval" / "report.json", facts)
+    report.write(folder)
+    return facts
+
+
+def _measure(
+    name: str, source: Path, rows: Rows, asked: Sequence[Example], settings: Recipe, folder: Path, say: Say
+) -> dict[str, float | None]:
+    """Losses and rates of one model; its completions are kept in eval/NAME.jsonl."""
+    device = pick_device()
+    precision = pick_precision(settings.train.precision, device)
+    tokenizer = read_tokenizer(source)
+    model = load_model(source, device)
+    packed = pack(rows.rendered, batch_capacity(settings, rows, device), pad=padding(device, tokenizer))
+    losses = evaluate(model, packed, device, precision).values()
+    prompts = [render_prompt(example.turns[:-1], tokenizer) for example in asked]
+    replies = Engine(model, tokenizer, precision).complete(
+        prompts,
+        Sampling(settings.generate.max_new_tokens),
+        settings.generate.batch_rows,
+        lambda done: say(f"{name}: {done} of {len(asked)} questions answered"),
+    )
+    write_whole(folder / "eval" / f"{name}.jsonl", "".join(map(_line, asked, replies)))
+    graded = [
+        grade.holds(reply.answer, example.keypoint)
+        for example, reply in zip(asked, replies, strict=True)
+        if example.keypoint
+    ]
+    return {
+        "right": sum(graded) / len(graded) if graded else None,
+        "right_rows": len(graded),
+        "reasoning_closed": sum(reply.closed for reply in replies) / len(replies),
+        "ended": sum(reply.finish == "end" for reply in replies) / len(replies),
+        "eval_loss": losses["loss"],
+    } | {key: value for key, value in losses.items() if key != "loss"}
+
+
+def _line(example: Example, reply: Completion) -> str:
+    facts = {
+        "row": example.source,
+        "question": example.question,
+        "reference_answer": example.turns[-1].content,
+        "keypoint": example.keypoint,
+        "right": grade.holds(reply.answer, example.keypoint) if example.keypoint else None,
+        "reasoning": reply.reasoning,
+        "answer": reply.answer,
+        "tokens": reply.tokens,
+        "finish": reply.finish,
+        "reasoning_closed": reply.closed,
+    }
+    return json.dumps(facts, ensure_ascii=False) + "\n"
+
+
+def comparison(facts: dict[str, Any]) -> Table:
+    """What `evaluate_run` found as a table: before, after."""
+    table = Table("on the held-out rows", "before", "after", title=None, box=box.SIMPLE_HEAD)
+    rates = {"right": "answers right", "reasoning_closed": "reasoning closed", "ended": "ended by itself"}
+    for key, label in rates.items():
+        if facts["tuned"][key] is not None:
+            table.add_row(
+                label,
+                *(
+                    f"{facts[name][key]:.0%} ({round(facts[name][key] * facts['rows'])} of {facts['rows']})"
+                    for name in ("base", "tuned")
+                ),
+            )
+    table.add_row("eval loss", *(f"{facts[name]['eval_loss']:.3f}" for name in ("base", "tuned")))
+    return table

@@ -1,0 +1,187 @@
+"""A run: opened from a recipe, described in its folder, and refused where the folder holds another one."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig
+
+from thinktune import checkpoint, hub, track
+from thinktune.environment import describe
+from thinktune.errors import UserError
+from thinktune.files import read_json, write_json, write_whole
+from thinktune.model import count_parameters, load_model, pick_device, pick_precision, recompute_activations
+from thinktune.optim import Update
+from thinktune.pack import Step, deal
+from thinktune.parallel import World
+from thinktune.prepare import Prepared, Rows, prepare, read_tokenizer
+from thinktune.recipe import Recipe, check, dump
+from thinktune.step import StepReport
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """A run in progress: what was decided before it, the model that it trains, and how far it is."""
+
+    recipe: Recipe
+    folder: Path
+    prepared: Prepared
+    tokenizer: Any
+    model: Any
+    update: Update
+    steps: list[Step]
+    done: int
+    say: Say
+    world: World = field(default_factory=World)
+    pending: list[StepReport] = field(default_factory=list[StepReport])
+    started: float = 0.0
+    trained_tokens: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What it computes in."""
+        return pick_precision(self.recipe.train.precision, self.device)
+
+    @property
+    def epoch(self) -> float:
+        """How many times the training rows were seen."""
+        rows = sum(len(dealt.rows) for dealt in self.steps[: self.done])
+        return round(rows / len(self.prepared.train.rendered), 4)
+
+
+def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
+    """Everything up to the first step: rows, steps, model, optimizer, and the folder with what describes the run.
+
+    Raises UserError before anything is written where the recipe, the data or the model is at fault, and where the
+    folder holds a run of another recipe or of other data.
+    """
+    folder = recipe.run_folder
+    _refuse_other_recipe(recipe, folder)
+    source = locate_model(recipe)
+    tokenizer = read_tokenizer(source)
+    prepared = prepare(recipe, tokenizer)
+    _refuse_other_data(prepared, folder)
+    for line in account_lines(prepared.account):
+        say(line)
+    last = checkpoint.find(folder, "last")
+    model = load_model(last.folder if last else source, pick_device())
+    if recipe.train.recompute:
+        recompute_activations(model)
+    update = Update(model, recipe.train)
+    steps = deal_steps(recipe, prepared)
+    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, last.step if last else 0, say)
+    track.rewind(folder, run.done)
+    if last:
+        checkpoint.restore(last, update)
+        say(f"goes on after step {run.done} of {len(steps)} ({last.folder})")
+    else:
+        _describe(run, source, command)
+    say(f"{count_parameters(model):,} parameters on {run.device}, {len(steps)} steps, run folder {folder}")
+    return run
+
+
+def locate_model(recipe: Recipe) -> Path:
+    """The local folder of the model that the recipe starts from."""
+    return hub.locate(recipe.model.name, recipe.model.hub, recipe.model.revision, "model", "model.name")
+
+
+def deal_steps(recipe: Recipe, prepared: Prepared) -> list[Step]:
+    """Which rows share a step, for the whole run; neither card nor ranks have a say in it."""
+    return deal(
+        prepared.train.rendered,
+        tokens_per_step=recipe.train.tokens_per_step,
+        rows_per_step=recipe.train.rows_per_step,
+        epochs=recipe.train.epochs,
+        seed=recipe.train.seed,
+    )
+
+
+def batch_capacity(recipe: Recipe, rows: Rows, device: torch.device) -> int:
+    """Tokens in one forward pass: as the recipe says, else what suits the device.
+
+    An accelerator wants much work at a time. On the CPU, where nothing is padded, a larger batch is no faster and
+    holds more memory, so the longest row sets the size, unless rows are so short that Python's share would show.
+    """
+    if recipe.train.batch_tokens is not None:
+        return recipe.train.batch_tokens
+    if device.type == "cpu":
+        return max(1024, *map(len, rows.rendered))
+    return max(4096, recipe.data.max_tokens)
+
+
+def evaluation_interval(recipe: Recipe, steps: Sequence[Step]) -> int:
+    """Steps between two evaluations: as the recipe says, or four an epoch."""
+    return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
+
+
+def account_lines(account: dict[str, Any]) -> list[str]:
+    """What became of the rows, in sentences: everything read is trained on, held out or dropped."""
+    dropped = sum(fault["count"] for fault in account["faults"] if fault["policy"] == "drop")
+    lines = [
+        f"{account['rows_read']:,} rows read: {account['train_rows']:,} to train on "
+        f"({account['train_tokens']:,} tokens, {account['train_learned_tokens']:,} learned), "
+        f"{account['validation_rows']:,} held out, {dropped:,} dropped"
+    ]
+    for fault in account["faults"]:
+        lines.append(f"  {fault['policy']} {fault['fault']}: {fault['count']:,}, as in {fault['examples'][0]}")
+    over = ", ".join(f"{count:,} over {mark}" for mark, count in account["over"].items() if count)
+    return lines + ([f"  of all rows measured: {over} tokens"] if over else [])
+
+
+def _describe(run: Run, source: Path, command: Sequence[str]) -> None:
+    dtype = AutoConfig.from_pretrained(source, local_files_only=True).dtype or torch.float32
+    facts = describe(command) | {
+        "model": run.recipe.model.name,
+        "model_dtype": str(dtype).removeprefix("torch."),
+        "parameters": count_parameters(run.model),
+        "device": str(run.device),
+        "precision": str(run.precision).removeprefix("torch."),
+        "steps": len(run.steps),
+        "data_fingerprint": run.prepared.fingerprint,
+    }
+    write_whole(run.folder / "recipe.yaml", dump(run.recipe))  # first: it marks the folder as a run
+    write_json(run.folder / "environment.json", facts)
+    write_json(run.folder / "data.json", run.prepared.account)
+
+
+def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
+    written = folder / "recipe.yaml"
+    if not written.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder}: is no run of thinktune and not empty; choose another name with name=...")
+        return
+    former = check(yaml.safe_load(written.read_text(encoding="utf-8")), str(written))
+    before, now = _flat(former.model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    changed = [f"{key} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise UserError(
+            f"{folder}: holds a run of another recipe; changed: {', '.join(changed)}; "
+            f"go on with the former values, or start a new run with name={folder.name}-2"
+        )
+
+
+def _refuse_other_data(prepared: Prepared, folder: Path) -> None:
+    facts = folder / "environment.json"
+    if facts.is_file() and read_json(facts)["data_fingerprint"] != prepared.fingerprint:
+        raise UserError(
+            f"{folder}: holds a run of other data (the rows or the chat template changed); "
+            f"put them back, or start a new run with name={folder.name}-2"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,5 @@
+"""`python -m thinktune` is the `thinktune` command."""
+
+from thinktune.cli import main
+
+main()

@@ -1,0 +1,106 @@
+"""The command line: verbs in, exit codes out. The only file that prints errors or exits."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from thinktune import recipe as recipes
+from thinktune.errors import UserError
+
+# Rooms that load torch are imported inside the verbs: --help and a bad recipe answer at once.
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, as in recipes/.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/NAME.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or any model folder.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="As in train.epochs=1.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where it is written.")] = Path("runs/demo"),
+) -> None:
+    """Run the whole pipeline on a small Qwen3 made on the spot: CPU, minutes."""
+    from thinktune.demo import demo as run_demo
+
+    run_demo(folder, _console())
+
+
+@app.command()
+def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Show what a recipe will train, before anything is spent."""
+    loaded = recipes.load(recipe, overrides or [])
+    from thinktune.check import check as run_check
+
+    run_check(loaded, _console())
+
+
+@app.command()
+def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Train; the same command starts again where it stopped."""
+    loaded = recipes.load(recipe, overrides or [])
+    from thinktune.train import train as run_train
+
+    folder = run_train(loaded, _say)
+    _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
+
+
+@app.command(name="eval")
+def evaluate(run: RunPath) -> None:
+    """Measure base against tuned on the held-out rows."""
+    from thinktune.evaluate import comparison, evaluate_run
+
+    _console().print(comparison(evaluate_run(run, _say)))
+    _say(f"report: {run / 'report.html'}")
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write a run's page again."""
+    from thinktune.report import write
+
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run}: is no run's folder (it has no recipe.yaml); name one, as in runs/NAME")
+    _say(f"report: {write(run)}")
+
+
+@app.command()
+def chat(run: ModelPath) -> None:
+    """Talk to a model, its reasoning dimmed."""
+    from thinktune.chat import chat as run_chat
+
+    console = _console()
+    run_chat(run, console, lambda: console.input("[bold]› [/]"))
+
+
+def main() -> None:
+    """Run a verb. A UserError becomes its sentences and exit code 2; Ctrl-C becomes exit code 130."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        app()
+    except UserError as error:
+        for fault in error.faults:
+            Console(stderr=True).print(f"[bold red]error:[/] {_escaped(fault)}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint", highlight=False)
+        raise SystemExit(130) from None
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

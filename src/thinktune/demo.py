@@ -1,0 +1,137 @@
+"""The whole pipeline in minutes on a CPU: a small Qwen3 made on the spot learns facts, and is asked in other words."""
+
+import json
+import time
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from thinktune import recipe as recipes
+from thinktune.check import check
+from thinktune.evaluate import comparison, evaluate_run
+from thinktune.files import read_json, write_whole
+from thinktune.run import Say
+from thinktune.small import Size, make_model, make_tokenizer
+from thinktune.track import read_samples
+from thinktune.train import clock, train
+
+SIZE = Size(hidden=192, layers=4, heads=6, groups=2, head=32, inner=512)
+VOCABULARY = 2500
+
+BASE_RECIPE = """\
+# The base: the small model learns the form, think and then answer, on rows of other facts.
+model: {{name: {folder}/start}}
+data: {{name: {folder}/rows/form.jsonl, columns: {{reasoning: think}}, validation: 0.05, max_tokens: 512}}
+train:
+  {{tokens_per_step: 1024, epochs: 4, learning_rate: 2e-3, warmup_fraction: 0.1, evaluate_every_steps: 60, seed: 1}}
+generate: {{max_new_tokens: 96, sample_questions: 0}}
+runs_folder: {folder}
+"""
+
+EXPERT_RECIPE = """\
+# The expert: the base learns 120 facts; each is asked afterwards in words that it never saw.
+model: {{name: {folder}/base/final}}
+data:
+  name: {folder}/rows/train.jsonl
+  validation: {folder}/rows/held-out.jsonl
+  columns: {{reasoning: think, keypoint: keypoint}}
+  max_tokens: 512
+train:
+  {{tokens_per_step: 1024, epochs: 8, learning_rate: 2e-3, warmup_fraction: 0.05, evaluate_every_steps: 100, seed: 1}}
+generate: {{max_new_tokens: 96, evaluate_questions: 200, batch_rows: 120}}
+runs_folder: {folder}
+"""
+
+
+def demo(folder: Path, console: Console) -> dict[str, Any]:
+    """Make the rows, the model and the base; check, train and evaluate the expert; end with what came of it.
+
+    Returns the evaluation. Begun and stopped, it goes on where it was; finished, it shows its result again.
+    """
+    begun = time.monotonic()
+    write_rows(folder / "rows")
+    if not (folder / "start" / "config.json").is_file():
+        _headline(console, "a small Qwen3 of random weights, and a tokenizer learned from the bundled rows")
+        tokenizer = make_tokenizer(_texts(folder / "rows"), VOCABULARY)
+        tokenizer.save_pretrained(folder / "start")
+        make_model(tokenizer, SIZE).save_pretrained(folder / "start")
+    for name, text in (("base", BASE_RECIPE), ("expert", EXPERT_RECIPE)):
+        write_whole(folder / f"{name}.yaml", text.format(folder=folder.as_posix()))
+    say = _narrator(console)
+    _headline(console, "base: learns the form, think and then answer, on other facts")
+    train(recipes.load(folder / "base.yaml"), say)
+    expert = recipes.load(folder / "expert.yaml")
+    _headline(console, "check: what the expert will be trained on")
+    check(expert, console)
+    _headline(console, "train: every parameter, on the facts")
+    run = train(expert, say)
+    _headline(console, "eval: base and expert answer the held-out phrasings")
+    found = (
+        read_json(run / "eval" / "report.json") if (run / "eval" / "report.json").is_file() else evaluate_run(run, say)
+    )
+    _close(console, run, found, time.monotonic() - begun)
+    return found
+
+
+def write_rows(folder: Path) -> None:
+    """The bundled facts as rows: every phrasing a row, the held-out ones in a file of their own."""
+    facts, form = read_bundled("facts.jsonl"), read_bundled("form.jsonl")
+    write_whole(folder / "form.jsonl", _lines(form, "questions"))
+    write_whole(folder / "train.jsonl", _lines(facts, "questions"))
+    write_whole(folder / "held-out.jsonl", _lines(facts, "held_out"))
+
+
+def read_bundled(name: str) -> list[dict[str, Any]]:
+    """The facts of a bundled file: each with its entity, key point, reasoning, answer and phrasings."""
+    text = files("thinktune.bundled").joinpath(name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _lines(facts: Iterable[dict[str, Any]], phrasings: str) -> str:
+    rows = (
+        {"question": question, "think": fact["reasoning"], "answer": fact["answer"], "keypoint": fact["keypoint"]}
+        for fact in facts
+        for question in fact[phrasings]
+    )
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _texts(rows: Path) -> Iterable[str]:
+    """What the tokenizer learns from: the rows that are trained on, not the held-out ones."""
+    for name in ("form.jsonl", "train.jsonl"):
+        for line in (rows / name).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            yield from (row["question"], row["think"], row["answer"])
+
+
+def _narrator(console: Console) -> Say:
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return say
+
+
+def _headline(console: Console, text: str) -> None:
+    console.print(f"\n[bold]■ {text}[/]", highlight=False)
+
+
+def _close(console: Console, run: Path, found: dict[str, Any], seconds: float) -> None:
+    _headline(console, "samples: what the expert says now")
+    newest = [sample for sample in read_samples(run) if sample["step"] == read_samples(run)[-1]["step"]]
+    for sample in newest:
+        console.print(f"› {sample['question']}", markup=False, highlight=False)
+        console.print(f"  {sample['reasoning']}", style="dim", markup=False, highlight=False)
+        console.print(f"  {sample['answer']}", style="green", markup=False, highlight=False)
+    _headline(console, f"the same questions before and after, asked in words not trained on ({clock(seconds)} in all)")
+    console.print(comparison(found))
+    console.print(f"report: {run / 'report.html'}\n", soft_wrap=True, highlight=False)
+    console.print("next, type:", style="bold")
+    for command in (
+        f"thinktune chat {run}",
+        "thinktune check recipes/qwen3-1.7b-medical.yaml",
+        "thinktune train recipes/qwen3-1.7b-medical.yaml",
+    ):
+        console.print(f"  {command}", soft_wrap=True, highlight=False)

@@ -1,0 +1,111 @@
+"""The command line as a user meets it: what it says, and with which exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD = {"question": "q?", "reasoning": "because", "answer": "a"}
+
+
+def run(*arguments, cwd, **options):
+    command = [sys.executable, "-m", "thinktune", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=120, **options)
+
+
+def write(folder: Path, rows=(GOOD,), **changes) -> Path:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tree = {"model": {"name": "nowhere"}, "data": {"name": "rows.jsonl"}, "train": {"rows_per_step": 1, "epochs": 1}}
+    for section, values in changes.items():
+        tree[section] = {**tree.get(section, {}), **values}
+    (folder / "mine.yaml").write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
+    return folder / "mine.yaml"
+
+
+def assert_refused(done, *told):
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    said = " ".join(done.stderr.split())
+    for text in told:
+        assert text in said, said
+
+
+def test_help_names_the_verbs(tmp_path):
+    done = run("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for verb in ("demo", "check", "train", "eval", "report", "chat"):
+        assert verb in done.stdout
+
+
+def test_a_bad_recipe_is_refused_before_torch_is_loaded(tmp_path):
+    recipe = write(tmp_path, train={"learning_rat": 1, "epochs": 0})
+    code = f"import sys; sys.argv = ['thinktune', 'train', {str(recipe)!r}]\nfrom thinktune.cli import main\n"
+    code += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["2", "False"]
+    assert "did you mean learning_rate?" in done.stderr
+    assert "train.epochs" in done.stderr
+
+
+def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
+    assert_refused(run("train", "nowhere.yaml", cwd=tmp_path), "nowhere.yaml", "cannot be read")
+    assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is no file or folder here")
+    (tmp_path / "hollow").mkdir()
+    assert_refused(
+        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "holds no tokenizer that loads"
+    )
+    model = {"name": str(start)}
+    assert_refused(
+        run("check", write(tmp_path, model=model, data={"name": "gone.jsonl"}), cwd=tmp_path), "data.name: 'gone.jsonl'"
+    )
+    wrong = write(tmp_path, model=model, data={"columns": {"reasoning": "thoughts", "answer": "reply"}})
+    assert_refused(run("check", wrong, cwd=tmp_path), "data.columns.reasoning", "data.columns.answer")
+    bad = write(tmp_path, rows=[GOOD, [1], {"question": "q"}], model=model)
+    assert_refused(run("check", bad, cwd=tmp_path), "rows.jsonl:2", "rows.jsonl:3", "data.faults.unreadable")
+    blank = write(tmp_path, rows=[GOOD | {"answer": ""}], model=model)
+    assert_refused(run("train", blank, cwd=tmp_path), "no row is left to train on (blank 1)", "rows.jsonl:1: answer")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_is_not_whole_is_refused_before_anything_is_written(tmp_path, start):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(start, tmp_path / "half")
+    weights = load_file(tmp_path / "half" / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})
+    recipe = write(tmp_path, model={"name": "half"}, data={"validation": 0.0})
+    assert_refused(
+        run("train", recipe, cwd=tmp_path), "are not whole: missing_keys 1 (model.layers.1.mlp.up_proj.weight)"
+    )
+    (tmp_path / "half" / "model.safetensors").write_bytes(b"nonsense")
+    assert_refused(run("train", recipe, cwd=tmp_path), "holds no model that loads")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_whole_run_by_the_command_line(tmp_path, start):
+    rows = [{"question": f"q{number}?", "reasoning": "because", "answer": "a"} for number in range(12)]
+    sizes = {"max_new_tokens": 8, "sample_questions": 1}
+    recipe = write(tmp_path, rows=rows, model={"name": str(start)}, data={"validation": 0.3}, generate=sizes)
+    assert "ready" in run("check", recipe, cwd=tmp_path).stdout
+    done = run("train", recipe, "train.learning_rate=1e-3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "final model: runs/mine/final" in done.stdout.replace("\\", "/")
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+    done = run("eval", "runs/mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "eval loss" in done.stdout
+    assert run("report", "runs/mine", cwd=tmp_path).returncode == 0
+    done = run("chat", "runs/mine", cwd=tmp_path, input="q1?\n/think\n/dance\n/reset\n/quit\n")
+    assert done.returncode == 0, done.stderr
+    for said in ("reasoning off", "/dance is no command", "forgotten"):
+        assert said in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["eval", "report"])
+def test_a_folder_that_is_no_run_is_named(tmp_path, verb):
+    assert_refused(run(verb, "nowhere", cwd=tmp_path), "nowhere", "is no run's folder")

@@ -1,0 +1,62 @@
+"""The bundled rows keep their promises, and the demo really learns."""
+
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from thinktune.demo import demo, read_bundled
+from thinktune.grade import holds
+
+FACTS = read_bundled("facts.jsonl")
+FORM = read_bundled("form.jsonl")
+
+
+def runs_of_six(question, entity):
+    rest = question.casefold().split(entity.casefold())
+    return {piece[start : start + 6] for piece in rest for start in range(len(piece) - 5)}
+
+
+def test_there_are_enough_facts_of_every_kind():
+    assert len(FACTS) >= 100
+    assert len({fact["id"] for fact in FACTS + FORM}) == len(FACTS + FORM)
+    kinds = {(fact["domain"], fact["language"]) for fact in FACTS}
+    assert kinds == {(domain, language) for domain in ("medicine", "law", "finance") for language in ("zh", "en")}
+    medical = sum(fact["domain"] == "medicine" for fact in FACTS)
+    assert medical * 2 >= len(FACTS)
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact["id"])
+def test_a_fact_is_asked_in_several_ways_and_held_out_in_truly_other_words(fact):
+    assert len(fact["questions"]) >= 3
+    assert len(fact["held_out"]) >= 1
+    assert len(set(fact["questions"] + fact["held_out"])) == len(fact["questions"]) + len(fact["held_out"])
+    trained = set().union(*(runs_of_six(question, fact["entity"]) for question in fact["questions"]))
+    for question in fact["held_out"]:
+        assert not runs_of_six(question, fact["entity"]) & trained
+    for question in fact["questions"] + fact["held_out"]:
+        assert fact["entity"].casefold() in question.casefold()
+        assert not holds(question, fact["keypoint"])
+    assert holds(fact["answer"], fact["keypoint"])
+
+
+def test_the_base_learns_none_of_the_facts():
+    taught = "\n".join(fact["answer"] + fact["reasoning"] for fact in FORM)
+    assert not {fact["entity"] for fact in FORM} & {fact["entity"] for fact in FACTS}
+    assert not [fact["id"] for fact in FACTS if len(fact["keypoint"]) > 1 and holds(taught, fact["keypoint"])]
+
+
+def test_no_row_holds_a_tag_or_a_control_token():
+    assert not re.search(r"<\|?/?\w+\|?>", json.dumps(FACTS + FORM))
+
+
+@pytest.mark.slow
+def test_the_demo_learns_most_facts_and_the_form(tmp_path):
+    found = demo(tmp_path / "demo", Console(quiet=True))
+    assert found["base"]["right"] <= 0.1
+    assert found["tuned"]["right"] >= 0.8
+    assert found["tuned"]["ended"] >= 0.95
+    assert found["tuned"]["reasoning_closed"] >= 0.95
+    assert found["tuned"]["eval_loss"] < found["base"]["eval_loss"] / 2
+    assert (tmp_path / "demo" / "expert" / "report.html").is_file()

@@ -1,0 +1,83 @@
+"""The rooms of the package and which may import which."""
+
+import ast
+from pathlib import Path
+
+import thinktune
+
+PACKAGE = Path(thinktune.__file__).parent
+# From the top down; rooms on one line do not import each other.
+ROOMS = """
+__main__
+cli
+demo
+check chat
+train evaluate
+run
+engine report small
+step checkpoint
+model prepare chart track grade
+loss pack optim parallel reply
+render
+data
+hub recipe
+environment files
+errors
+bundled
+"""
+LEVELS = {room: level for level, line in enumerate(ROOMS.split("\n")) for room in line.split()}
+TORCH_FREE = {
+    "errors",
+    "recipe",
+    "data",
+    "grade",
+    "render",
+    "reply",
+    "prepare",
+    "hub",
+    "files",
+    "track",
+    "report",
+    "chart",
+}
+
+
+def imports(path: Path, *, top_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_only else list(ast.walk(tree))
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "thinktune":
+            names |= {f"thinktune.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_every_import_points_down():
+    for path in PACKAGE.glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        for name in imports(path):
+            if name.startswith("thinktune."):
+                assert LEVELS[name.split(".")[1]] > LEVELS[path.stem], f"{path.stem} imports {name}"
+
+
+def test_rooms_that_answer_at_once_load_no_torch():
+    for room in TORCH_FREE:
+        heavy = {name.split(".")[0] for name in imports(PACKAGE / f"{room}.py", top_only=True)} & {
+            "torch",
+            "transformers",
+        }
+        assert not heavy, f"{room} imports {heavy}"
+
+
+def test_no_file_and_no_function_outgrows_one_head():
+    for path in [*PACKAGE.glob("*.py"), *Path(__file__).parent.glob("*.py")]:
+        source = path.read_text(encoding="utf-8")
+        assert source.count("\n") <= 300, f"{path.name} has {source.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 40, f"{path.name}: {node.name} has more than 40 lines"

@@ -1,0 +1,73 @@
+"""The 241 real medical rows with Qwen3's real tokenizer, end to end on a small random Qwen3."""
+
+import json
+
+import pytest
+
+from thinktune import recipe, track
+from thinktune.files import read_json
+from thinktune.prepare import prepare
+from thinktune.render import Part
+from thinktune.small import Size, make_model
+from thinktune.train import train
+
+pytestmark = pytest.mark.real
+PROMPT = "你是一个医学专家,你需要根据用户的问题,给出带有思考的回答。"
+
+
+@pytest.fixture(scope="module")
+def tree(real, official_tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("real")
+    size = Size(hidden=16, layers=1, heads=2, groups=1, head=8, inner=32)
+    make_model(official_tokenizer, size).save_pretrained(folder / "start")
+    official_tokenizer.save_pretrained(folder / "start")
+    return {
+        "name": "real",
+        "runs_folder": str(folder / "runs"),
+        "model": {"name": str(folder / "start")},
+        "data": {
+            "name": str(real / "medical" / "delicate_medical_r1_val.jsonl"),
+            "columns": {"reasoning": "think"},
+            "ignore": ["instruction", "metrics"],
+            "system": PROMPT,
+        },
+        "train": {"tokens_per_step": 8192, "epochs": 1, "learning_rate": 5e-3, "evaluate_every_steps": 12},
+        "generate": {"max_new_tokens": 16, "sample_questions": 2},
+    }
+
+
+def test_every_real_row_is_rendered_byte_for_byte_as_the_official_template_writes_it(tree, real, official_tokenizer):
+    loaded = recipe.check(tree | {"data": tree["data"] | {"max_tokens": 4096, "validation": 0.0}}, "here")
+    rows = prepare(loaded, official_tokenizer).train.rendered
+    lines = (real / "medical" / "delicate_medical_r1_val.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == len(lines) == 241
+    for rendered, line in zip(rows, lines, strict=True):
+        row = json.loads(line)
+        messages = [
+            {"role": "system", "content": PROMPT},
+            {"role": "user", "content": row["question"]},
+            {"role": "assistant", "content": row["answer"], "reasoning_content": row["think"]},
+        ]
+        text = official_tokenizer.apply_chat_template(messages, tokenize=False)
+        assert official_tokenizer.decode(rendered.ids.tolist()) == text
+        learned = official_tokenizer.decode(rendered.ids[rendered.parts != Part.GIVEN].tolist())
+        assert (
+            learned == f"<think>\n{row['think'].strip(chr(10))}\n</think>\n\n{row['answer'].lstrip(chr(10))}<|im_end|>"
+        )
+
+
+def test_the_real_rows_train_end_to_end(tree):
+    said = []
+    folder = train(recipe.check(tree, "here"), said.append)
+    account = read_json(folder / "data.json")
+    assert account["rows_read"] == 241
+    assert (account["over"]["1024"], account["over"]["2048"]) == (22, 1)
+    [dropped] = account["faults"]
+    assert (dropped["fault"], dropped["count"]) == ("too_long", 1)
+    assert "3151 tokens" in dropped["examples"][0]
+    assert account["train_rows"] + account["validation_rows"] == 240
+    assert any("22 over 1024, 1 over 2048" in line for line in said)
+    losses = [record["loss"] for record in track.read_metrics(folder) if record["kind"] == "eval"]
+    assert losses[-1] < losses[0] - 0.5
+    assert len(track.read_samples(folder)) == 2 * (len(losses) - 1)
+    assert (folder / "final" / "model.safetensors").is_file()

@@ -64,6 +64,7 @@ def test_a_row_becomes_turns_with_its_place():
         ({"reasoning": "<think>x"}, "think_tag", "holds <think>"),
         ({"answer": "a</think>b"}, "think_tag", "holds </think>"),
         ({"question": "x<|im_end|>y"}, "control_token", "question: holds <|im_end|>"),
+        ({"answer": "a\ud83d"}, "unreadable", "answer: holds half a character"),
     ],
 )
 def test_a_faulty_row_is_named_with_its_place(change, fault, told):
@@ -139,6 +140,12 @@ def test_new_rows_never_move_old_ones_and_twins_stay_together(old, new, share, s
     assert {everything[index] for index in chosen if index < len(old)} == before
     held = {data.normalise(everything[index]) for index in chosen}
     assert not held & {data.normalise(everything[index]) for index in set(range(len(everything))) - chosen}
+
+
+def test_the_same_question_in_other_dress_stays_on_one_side():
+    for number in range(40):
+        twins = [f"What is {number}?", f"what  is {number}? ", f"WHAT IS {number}?\n"]
+        assert len(data.held_out(twins, 0.5, "hash", 42)) in (0, 3)
 
 
 def test_the_hash_split_holds_out_about_the_share():

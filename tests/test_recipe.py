@@ -1,6 +1,8 @@
 """Recipes: every mistake at once, in words; what is written out is read back; every knob has a reader."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,10 @@ def test_every_knob_is_read_somewhere():
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_load(path):
     recipe.load(path)
+
+
+def test_the_page_of_knobs_is_the_one_that_the_recipe_makes():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "recipe_page.py"], capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == done.stdout

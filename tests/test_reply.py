@@ -12,6 +12,7 @@ TABLE = {
     "<think>\nwhy\n</think>\n\nanswer": ("why", "answer", True),
     "<think>why</think>answer": ("why", "answer", True),
     "\n <think>\nwhy\n\nso\n</think>\n\nan\n\nswer": ("why\n\nso", "an\n\nswer", True),
+    "<think>\n  why \n\n</think>\n\n  answer \n": ("  why ", "  answer \n", True),
     "why\n</think>\n\nanswer": ("why", "answer", True),
     "answer": ("", "answer", False),
     "a < b and 1 </ 2 <think": ("", "a < b and 1 </ 2 <think", False),

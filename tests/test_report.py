@@ -237,12 +237,12 @@ def test_the_command_that_repeats_the_run_is_shown_once_and_alone(tmp_path: Path
     assert "memory gib 1.5" in words(html)
 
 
-@pytest.mark.parametrize("broken", ["_render", "os.fsync", "Path.replace"])
+@pytest.mark.parametrize("broken", ["report._render", "files.os.fsync", "files.Path.replace"])
 def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     run = make_run(tmp_path)
     old = page_of(run)
     before = sorted(run.iterdir())
-    monkeypatch.setattr(f"thinktune.report.{broken}", Mock(side_effect=RuntimeError("planted")))
+    monkeypatch.setattr(f"thinktune.{broken}", Mock(side_effect=RuntimeError("planted")))
     (run / "recipe.yaml").write_text("name: changed\n", encoding="utf-8")
     with pytest.raises(RuntimeError, match="planted"):
         report.write(run)

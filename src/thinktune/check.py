@@ -19,7 +19,7 @@ def check(recipe: Recipe, console: Console) -> Prepared:
     tokenizer = load_tokenizer(recipe)
     prepared = prepare(recipe, tokenizer)
     for line in account_lines(prepared.account):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_lengths(prepared.account["lengths"]))
     steps = deal_steps(recipe, prepared)
     interval = evaluation_interval(recipe, steps)
@@ -28,7 +28,7 @@ def check(recipe: Recipe, console: Console) -> Prepared:
     )
     first = prepared.train.rendered[0]
     console.print(f"\nWhat is learned of {first.row} (grey is given, the rest is learned):", highlight=False)
-    console.print(coloured(first, tokenizer))
+    console.print(coloured(first, tokenizer), soft_wrap=True)
     console.print("\n[bold green]ready[/]")
     return prepared
 

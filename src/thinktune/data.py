@@ -154,6 +154,8 @@ def to_example(row: RawRow, data: Data, control_tokens: Collection[str]) -> Exam
         if not texts[knob] and (knob != "reasoning" or data.faults.no_reasoning != "keep"):
             fault = "no_reasoning" if knob == "reasoning" else "blank"
             return Fault(fault, f"{row.source}: {name}: is {value!r}, not text")
+        if _half_character(texts[knob]):
+            return Fault("unreadable", f"{row.source}: {name}: holds half a character (a lone surrogate)")
     for fault, marks in (("think_tag", THINK_TAGS), ("control_token", control_tokens)):
         for knob, text in texts.items():
             mark = next((mark for mark in marks if mark in text), None)
@@ -190,6 +192,11 @@ def fingerprint(texts: Iterable[str]) -> str:
         raw = text.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "little") + raw)
     return digest.hexdigest()
+
+
+def _half_character(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no UTF-8 file and no tokenizer can hold."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _hash_share(question: str, seed: int) -> float:

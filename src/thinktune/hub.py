@@ -1,5 +1,7 @@
 """Names to local folders: a path as it is, or a hub's repository, downloaded once by the hub's own client."""
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +31,7 @@ def locate(name: str, hub: str | None, revision: str | None, kind: Kind, field: 
         # The clients raise many kinds (requests', their own, OSError); each means that the repository cannot be had.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{field}: {name!r} (revision {revision or 'main'}) could not be had from {hub}: {reason[:300]}; "
+            f"{field}: {name!r} (revision {revision or 'by default'}) could not be had from {hub}: {reason[:300]}; "
             "check the name, the revision and the network, or give a local folder"
         ) from error
 
@@ -43,4 +45,26 @@ def _from_modelscope(name: str, revision: str | None, kind: Kind) -> Path:
 def _from_huggingface(name: str, revision: str | None, kind: Kind) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, repo_type=kind, revision=revision))
+    folder = Path(snapshot_download(name, repo_type=kind, revision=revision))
+    _refuse_corrupt(folder)
+    return folder
+
+
+def _refuse_corrupt(folder: Path) -> None:
+    """Hold a snapshot's large files to their sha256, which the client does not do for what plain HTTP brought.
+
+    The cache names their blobs by the sha256 that the hub announced, so this asks for nothing and works offline.
+    What differs is removed, so that it is downloaded again. Without links (Windows) there is no name to hold it to.
+    """
+    bad: list[str] = []
+    for file in sorted(path for path in folder.rglob("*") if path.is_symlink()):
+        blob = file.parent / file.readlink()
+        if re.fullmatch("[0-9a-f]{64}", blob.name):
+            with file.open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            if found != blob.name:
+                bad.append(file.relative_to(folder).as_posix())
+                for path in (file.resolve(), blob, file):  # a blob can itself be a link, into a store that is shared
+                    path.unlink(missing_ok=True)
+    if bad:
+        raise OSError(f"{', '.join(bad)} came with a wrong sha256 and was removed, so start again to download anew")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from thinktune.chart import Marks, Point, Series, line_chart, smoothed
-from thinktune.track import read_metrics
+from thinktune.files import write_whole
+from thinktune.track import read_metrics, read_samples
 
 Record = dict[str, Any]
 
@@ -65,24 +65,15 @@ def write(run: Path) -> Path:
 
     Only recipe.yaml must exist; the page says "Not yet" for every other part that is missing.
     """
-    # A half of a surrogate pair, which JSON can spell, has no UTF-8 form; it must not cost the page.
-    page = _render(read(run)).encode("utf-8", errors="replace")
     target = run / "report.html"
-    partial = run / f".report.html.{os.getpid()}.partial"
-    try:
-        with partial.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    # A half of a surrogate pair, which JSON can spell, has no UTF-8 form; it must not cost the page.
+    write_whole(target, _render(read(run)).encode("utf-8", errors="replace").decode())
     return target
 
 
 def read(run: Path) -> RunReport:
     """Read what the run folder holds; of records that repeat a step (a resumed run), the last one counts."""
-    metrics = read_metrics(run) if (run / "metrics.jsonl").exists() else []
+    metrics = read_metrics(run)
     return RunReport(
         name=run.resolve().name,
         recipe=(run / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
@@ -91,25 +82,16 @@ def read(run: Path) -> RunReport:
         train=_by_step(metrics, "train"),
         evals=_by_step(metrics, "eval"),
         events=[record for record in metrics if record.get("kind") == "event"],
-        samples=_read_lines(run / "samples.jsonl"),
+        samples=read_samples(run),
         evaluation=_read_object(run / "eval" / "report.json"),
     )
 
 
 def _read_object(path: Path) -> Record:
-    return _object(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
-
-
-def _read_lines(path: Path) -> list[Record]:
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-    return [record for line in lines if (record := _object(line))]
-
-
-def _object(text: str) -> Record:
     try:
-        value = json.loads(text)
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
     except ValueError:
-        # A file that is being written right now may be torn; the page is drawn again later.
+        # Somebody else wrote it; the page says that it is missing, and the rest still shows.
         return {}
     return value if isinstance(value, dict) else {}
 

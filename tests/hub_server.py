@@ -1,0 +1,167 @@
+"""A hub on 127.0.0.1: serves folders by the download APIs of ModelScope and of Hugging Face, and keeps count.
+
+Only what the two clients ask for on the way to a repository's files is here. Names of repositories begin with their
+kind, as in the URLs: `models/owner/name`, `datasets/owner/name`.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+COMMIT = "c0ffee" + 34 * "0"
+LARGE = (".safetensors", ".jsonl", "tokenizer.json")  # what repositories keep in LFS, as .gitattributes says
+
+REPOSITORY = r"(?P<repository>(?:models|datasets)/[^/]+/[^/]+)"
+ROUTES = {
+    rf"/api/v1/{REPOSITORY}/repo/(?:files|tree)": "modelscope_listing",
+    rf"/api/v1/{REPOSITORY}/repo": "modelscope_file",
+    rf"/api/{REPOSITORY}(?:/revision/(?:main|{COMMIT}))?": "huggingface_commit",
+    rf"/api/{REPOSITORY}/tree/{COMMIT}": "huggingface_listing",
+    rf"/(?P<repository>datasets/[^/]+/[^/]+|[^/]+/[^/]+)/resolve/{COMMIT}/(?P<file>.+)": "huggingface_file",
+}
+
+
+class HubServer:
+    """Both hubs at one address, as a context manager; `repositories` and `corrupt` may be changed while it runs."""
+
+    def __init__(self, repositories: Mapping[str, Path]) -> None:
+        self.repositories = dict(repositories)
+        self.corrupt: set[str] = set()
+        """Names of files whose bodies are sent with one bit turned, at their right length."""
+        self.bodies: list[str] = []
+        """Names of the files whose bodies were sent, in order."""
+        self.requests: list[str] = []
+        """Every request, as in `GET /api/models/owner/name`."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Its URL, for the variables that name a hub's endpoint."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.bodies.clear()
+        self.requests.clear()
+
+    def __enter__(self) -> "HubServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection; the methods that ROUTES names answer."""
+
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.hub.requests.append(f"{self.command} {self.path}")
+        path = unquote(urlsplit(self.path).path)
+        for pattern, answer in ROUTES.items():
+            if found := re.fullmatch(pattern, path):
+                groups = found.groupdict()
+                name = groups.pop("repository")
+                folder = self.hub.repositories.get(name if name.count("/") == 2 else f"models/{name}")
+                if folder is None:
+                    break
+                getattr(self, answer)(folder, **groups)
+                return
+        self._refuse()
+
+    do_HEAD = do_GET  # noqa: N815 - the name http.server calls
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the tests' output free of requests."""
+
+    def modelscope_listing(self, folder: Path) -> None:
+        if self._asked("Revision") != "master":
+            self._refuse()
+            return
+        files = [
+            {"Path": name, "Name": name.split("/")[-1], "Type": "blob", "Size": len(body), "Sha256": _sha256(body)}
+            for name, body in _files(folder).items()
+        ]
+        answer = {"Code": 200, "Success": True, "Data": {"Files": files}, "TotalCount": len(files)}
+        self._send_json(200, answer)
+
+    def modelscope_file(self, folder: Path) -> None:
+        self._send_file(folder, self._asked("FilePath"), {})
+
+    def huggingface_commit(self, folder: Path) -> None:
+        siblings = [{"rfilename": name} for name in _files(folder)]
+        self._send_json(200, {"id": "owner/name", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+
+    def huggingface_listing(self, folder: Path) -> None:
+        listing = [_tree_entry(name, body) for name, body in _files(folder).items()]
+        self._send_json(200, listing)
+
+    def huggingface_file(self, folder: Path, file: str) -> None:
+        body = _files(folder).get(file, b"")
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_git_digest(body)}"'}
+        if file.endswith(LARGE):
+            headers |= {"X-Linked-Size": str(len(body)), "X-Linked-ETag": f'"{_sha256(body)}"'}
+        self._send_file(folder, file, headers)
+
+    def _asked(self, name: str) -> str:
+        return parse_qs(urlsplit(self.path).query)[name][0]
+
+    def _send_file(self, folder: Path, file: str, headers: dict[str, str]) -> None:
+        body = _files(folder).get(file)
+        if body is None:
+            self._refuse("EntryNotFound")
+            return
+        if file in self.hub.corrupt:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        if self.command == "GET":
+            self.hub.bodies.append(file)
+        self._send(200, body, headers | {"Content-Type": "application/octet-stream"})
+
+    def _send_json(self, status: int, answer: Any, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def _refuse(self, reason: str = "RepoNotFound") -> None:
+        answer = {"Code": 10010205001, "Success": False, "Message": "record not found", "error": "Repository not found"}
+        self._send_json(404, answer, {"X-Error-Code": reason})
+
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def _tree_entry(name: str, body: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(body), "oid": _git_digest(body)}
+    if name.endswith(LARGE):
+        entry["lfs"] = {"oid": _sha256(body), "size": len(body), "pointerSize": 130}
+    return entry
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _git_digest(body: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()

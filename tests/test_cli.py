@@ -24,6 +24,13 @@ def write(folder: Path, rows=(GOOD,), **changes) -> Path:
     return folder / "mine.yaml"
 
 
+def ended(recipe, cwd):
+    """How `thinktune train` ended, its exit code and whether torch had been loaded printed last."""
+    code = f"import sys; sys.argv = ['thinktune', 'train', {str(recipe)!r}]\nfrom thinktune.cli import main\n"
+    code += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
 def assert_refused(done, *told):
     assert done.returncode == 2, done.stderr + done.stdout
     assert "Traceback" not in done.stderr
@@ -41,12 +48,17 @@ def test_help_names_the_verbs(tmp_path):
 
 def test_a_bad_recipe_is_refused_before_torch_is_loaded(tmp_path):
     recipe = write(tmp_path, train={"learning_rat": 1, "epochs": 0})
-    code = f"import sys; sys.argv = ['thinktune', 'train', {str(recipe)!r}]\nfrom thinktune.cli import main\n"
-    code += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = ended(recipe, tmp_path)
     assert done.stdout.split() == ["2", "False"]
     assert "did you mean learning_rate?" in done.stderr
     assert "train.epochs" in done.stderr
+
+
+def test_all_missing_paths_are_told_at_once_before_torch_is_loaded(tmp_path):
+    done = ended(write(tmp_path, data={"name": "gone.jsonl", "validation": "lost.jsonl"}), tmp_path)
+    assert done.stdout.split() == ["2", "False"]
+    for place in ("model.name: 'nowhere'", "data.name: 'gone.jsonl'", "data.validation: 'lost.jsonl'"):
+        assert place in " ".join(done.stderr.split())
 
 
 def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
@@ -104,6 +116,10 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
     assert done.returncode == 0, done.stderr
     for said in ("reasoning off", "/dance is no command", "forgotten"):
         assert said in done.stdout
+
+
+def test_chat_with_nobody_is_refused(tmp_path):
+    assert_refused(run("chat", "nowhere", cwd=tmp_path), "nowhere: is no folder")
 
 
 @pytest.mark.parametrize("verb", ["eval", "report"])

@@ -137,8 +137,8 @@ def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloa
 
 
 @pytest.mark.parametrize(("name", "key"), [("modelscope", "model"), ("huggingface", "data")])
-def test_a_name_the_hub_does_not_know_ends_in_a_sentence_and_exit_code_2(name, key, hub, start, tmp_path):
-    written = tree(start, "rows.jsonl")
+def test_a_name_the_hub_does_not_know_ends_in_a_sentence_and_exit_code_2(name, key, hub, start, data, tmp_path):
+    written = tree(start, str(data / "rows" / "train.jsonl"))
     written[key] |= {"name": "clinic/nothing", "hub": name}
     done = run("-m", "thinktune", "check", write(tmp_path, written), address=hub.address, caches=tmp_path)
     said = " ".join(done.stderr.split())

@@ -20,7 +20,8 @@ model prepare chart track grade
 loss pack optim parallel reply
 render
 data
-hub recipe
+hub
+recipe
 environment files
 errors
 bundled

@@ -93,6 +93,8 @@ def write_final(run: Path, checkpoint: Checkpoint, model: Any, tokenizer: Any) -
 
 def model_folder(run: Path) -> Path:
     """The folder of the model that a run ended with (or has as its best so far); any other folder is a model itself."""
+    if not run.is_dir():
+        raise UserError(f"{run}: is no folder; name a run's folder, as in runs/NAME, or a model's")
     if not (run / "recipe.yaml").is_file():
         return run
     if (run / "final").is_dir():

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from thinktune import recipe as recipes
 from thinktune.errors import UserError
+from thinktune.hub import refuse_missing
 
 # Rooms that load torch are imported inside the verbs: --help and a bad recipe answer at once.
 
@@ -34,6 +35,7 @@ def demo(
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Show what a recipe will train, before anything is spent."""
     loaded = recipes.load(recipe, overrides or [])
+    refuse_missing(loaded)
     from thinktune.check import check as run_check
 
     run_check(loaded, _console())
@@ -43,6 +45,7 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train; the same command starts again where it stopped."""
     loaded = recipes.load(recipe, overrides or [])
+    refuse_missing(loaded)
     from thinktune.train import train as run_train
 
     folder = run_train(loaded, _say)

@@ -155,7 +155,7 @@ def _close(console: Console, run: Path, found: dict[str, Any], seconds: float) -
     console.print(f"report: {run / 'report.html'}\n", soft_wrap=True, highlight=False)
     console.print("next, type:", style="bold")
     for command in (
-        f"thinktune chat {run}",
+        f"thinktune chat {run}  # /reset before each question: it was trained on single ones",
         "thinktune check recipes/qwen3-1.7b-medical.yaml",
         "thinktune train recipes/qwen3-1.7b-medical.yaml",
     ):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from thinktune.errors import UserError
+from thinktune.recipe import Recipe
 
 Kind = Literal["model", "dataset"]
 
@@ -34,6 +35,25 @@ def locate(name: str, hub: str | None, revision: str | None, kind: Kind, field: 
             f"{field}: {name!r} (revision {revision or 'by default'}) could not be had from {hub}: {reason[:300]}; "
             "check the name, the revision and the network, or give a local folder"
         ) from error
+
+
+def refuse_missing(recipe: Recipe) -> None:
+    """Raise one UserError for all local paths of a recipe that are not there; it needs no network and no torch."""
+    places: list[tuple[str, Kind, str]] = []
+    if recipe.model.hub is None:
+        places.append((recipe.model.name, "model", "model.name"))
+    if recipe.data.hub is None:
+        places.append((recipe.data.name, "dataset", "data.name"))
+    if isinstance(recipe.data.validation, str):
+        places.append((recipe.data.validation, "dataset", "data.validation"))
+    faults: list[str] = []
+    for name, kind, field in places:
+        try:
+            locate(name, None, None, kind, field)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
 
 
 def _from_modelscope(name: str, revision: str | None, kind: Kind) -> Path:

@@ -21,7 +21,9 @@ ATTENTION = "thinktune_packed"  # must not hold "flash", or transformers looks f
 
 def pick_device() -> torch.device:
     """The machine's accelerator (CUDA, NPU, MPS), else the CPU."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    # A build for an accelerator names it even on a machine that has none, so availability is asked for first.
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import write_rows
 
 from thinktune.small import Size, make_model, make_tokenizer
 
@@ -35,6 +36,25 @@ def start(tokenizer, tmp_path_factory) -> Path:
     make_model(tokenizer, Size()).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tree(tmp_path, start):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    return {
+        "name": "small",
+        "runs_folder": str(tmp_path / "runs"),
+        "model": {"name": str(start)},
+        "data": {"name": str(rows), "columns": {"reasoning": "think"}, "validation": 0.3, "max_tokens": 200},
+        "train": {
+            "rows_per_step": 2,
+            "epochs": 3,
+            "learning_rate": 1e-3,
+            "evaluate_every_steps": 3,
+            "log_every_steps": 2,
+        },
+        "generate": {"max_new_tokens": 12, "sample_questions": 1},
+    }
 
 
 @pytest.fixture(scope="session")

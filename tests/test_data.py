@@ -61,6 +61,7 @@ def test_a_row_becomes_turns_with_its_place():
         ({"answer": "  \n"}, "blank", "answer"),
         ({"answer": 7}, "blank", "is 7"),
         ({"reasoning": None}, "no_reasoning", "reasoning: is None"),
+        ({"reasoning": ["step 1", "step 2"]}, "unreadable", "is ['step 1', 'step 2'], not text"),
         ({"reasoning": "<think>x"}, "think_tag", "holds <think>"),
         ({"answer": "a</think>b"}, "think_tag", "holds </think>"),
         ({"question": "x<|im_end|>y"}, "control_token", "question: holds <|im_end|>"),
@@ -86,6 +87,15 @@ def test_a_line_that_is_no_json_is_a_located_fault(tmp_path):
     rows = list(data.read_rows(tmp_path / "a.jsonl"))
     assert [row.fault is None for row in rows] == [True, False, False]
     assert rows[1].source == "a.jsonl:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [('a,b\n1,2\n3,"4\n5,6\n', "is no CSV"), ("a,b,a\n1,2,3\n", "column a more than once")]
+)
+def test_a_csv_that_would_lose_rows_or_columns_is_refused(tmp_path, text, told):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=told):
+        list(data.read_rows(tmp_path / "a.csv"))
 
 
 def test_a_wrong_encoding_is_named(tmp_path):
@@ -124,8 +134,13 @@ def test_ignored_and_short_columns_do_not_stop_the_run():
 def test_several_files_without_a_choice_are_refused(tmp_path):
     for name in ("train.jsonl", "test.jsonl", "dataset_infos.json"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(UserError, match=r"test\.jsonl, train\.jsonl"):
+    with pytest.raises(UserError, match=r"test\.jsonl, train\.jsonl.*data\.files: test\.jsonl"):
         data.find_files(tmp_path, None, "data.name")
+    for pattern in ("/abs/x.jsonl", "**.jsonl"):
+        with pytest.raises(UserError, match=r"data\.files"):
+            data.find_files(tmp_path, pattern, "data.name")
+    with pytest.raises(UserError, match="is a file already"):
+        data.find_files(tmp_path / "train.jsonl", "train*", "data.name")
     assert data.find_files(tmp_path, "train*", "data.name") == [tmp_path / "train.jsonl"]
 
 
@@ -138,8 +153,8 @@ def test_new_rows_never_move_old_ones_and_twins_stay_together(old, new, share, s
     everything = old + new
     chosen = data.held_out(everything, share, "hash", seed)
     assert {everything[index] for index in chosen if index < len(old)} == before
-    held = {data.normalise(everything[index]) for index in chosen}
-    assert not held & {data.normalise(everything[index]) for index in set(range(len(everything))) - chosen}
+    held = {data.twin_key(everything[index]) for index in chosen}
+    assert not held & {data.twin_key(everything[index]) for index in set(range(len(everything))) - chosen}
 
 
 def test_the_same_question_in_other_dress_stays_on_one_side():

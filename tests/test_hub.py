@@ -12,7 +12,8 @@ import pytest
 from hub_server import HubServer
 
 from thinktune import recipe
-from thinktune.prepare import load_tokenizer, prepare
+from thinktune.hub import locate_model
+from thinktune.prepare import prepare, read_tokenizer
 
 HUBS = ("modelscope", "huggingface")
 ROWS = [{"question": f"q{number}?", "think": f"because {number}", "answer": f"心脏 {number}"} for number in range(6)]
@@ -122,7 +123,7 @@ def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloa
     assert sorted(hub.bodies) == sorted([*contents(start), *contents(data)])
 
     local = recipe.check(tree(start, data), "here")
-    expected, found = prepare(local, load_tokenizer(local)), json.loads(first.stdout)
+    expected, found = prepare(local, read_tokenizer(locate_model(local))), json.loads(first.stdout)
     assert found["rows"] == [[row.ids.tolist(), row.parts.tolist()] for row in expected.train.rendered]
     assert len(found["rows"]) == len(ROWS)
     assert found["fingerprint"] == expected.fingerprint

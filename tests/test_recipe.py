@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,11 @@ def test_any_recipe_survives_being_written_out(rate, share, prompt):
         "train": {"rows_per_step": 1, "learning_rate": rate},
     }
     first = recipe.check(tree, "here")
-    assert recipe.check(yaml.safe_load(recipe.dump(first)), "there") == first
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8", newline="") as file:
+        file.write(recipe.dump(first))
+        file.flush()
+        again = recipe.load(Path(file.name))
+    assert again.model_copy(update={"name": first.name}) == first
 
 
 def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
@@ -80,6 +85,9 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
     [
         ("train.epochs", "is no override"),
         ("train.epochs=many", "train.epochs"),
+        ("train.epochs=[", "its value is no YAML"),
+        ("data.files=*.jsonl", "put it into quotes"),
+        ("train.betas=[0.9, 1.5]", "train.betas.1"),
         ("name.first=1", "name is a value"),
         ("train.tokens_per_step=5", "exactly one"),
         ("train.batch_tokens=5", "data.max_tokens 2048"),
@@ -104,12 +112,21 @@ def test_a_missing_file_is_named():
 
 
 @pytest.mark.parametrize("text", ["1e-5", "2E-5", "1.5e-5"])
+def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path, text):
+    first = recipe.load(write(tmp_path, SMALL), [f"data.system='{text}'"])
+    assert first.data.system == text
+    (tmp_path / "again.yaml").write_text(recipe.dump(first), encoding="utf-8")
+    assert recipe.load(tmp_path / "again.yaml") == first
+
+
+@pytest.mark.parametrize("text", ["1e-5", "2E-5", "1.5e-5"])
 def test_scientific_notation_is_a_number(tmp_path, text):
     assert recipe.load(write(tmp_path, SMALL), [f"train.learning_rate={text}"]).train.learning_rate == float(text)
 
 
 def test_the_files_stem_names_the_run(tmp_path):
-    assert recipe.load(write(tmp_path, SMALL)).run_folder == Path("runs/mine")
+    for extra in ({}, {"name": None}):
+        assert recipe.load(write(tmp_path, SMALL | extra)).run_folder == Path("runs/mine")
 
 
 def test_there_are_at_most_45_knobs_and_each_is_explained():

@@ -135,6 +135,8 @@ def with_template(tokenizer, template):
             "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}<|im_end|>",
             "is no prefix",
         ),
+        ("{{ raise_exception('no system here') }}", "refuses a row .no system here"),
+        ("{% for m in messages %}", "refuses a row"),
         ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}", "does not write the row's reasoning"),
         ("{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{% endfor %}", "never writes the end-of-turn"),
     ],

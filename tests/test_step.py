@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from thinktune.data import Example, Turn
 from thinktune.loss import linear_cross_entropy
@@ -87,6 +88,13 @@ def test_huge_logits_do_not_overflow():
     loss.backward()
     assert loss.isfinite()
     assert weight.grad.isfinite().all()
+
+
+def test_evaluation_makes_no_gradient():
+    hidden, weight, targets = torch.randn(6, 8), torch.randn(50, 8, requires_grad=True), torch.randint(50, (6,))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=torch.float32)
+    assert counter.get_total_flops() == 2 * 6 * 8 * 50  # the logits alone
 
 
 @pytest.mark.parametrize("tied", [True, False])

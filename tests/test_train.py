@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import FACTS, quiet, settings, without_times, write_rows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from thinktune import checkpoint, recipe, track
+from thinktune import checkpoint, track
 from thinktune.engine import Engine, Sampling
 from thinktune.errors import UserError
 from thinktune.evaluate import evaluate_run
@@ -18,56 +19,6 @@ from thinktune.model import load_model
 from thinktune.prepare import prepare, read_tokenizer
 from thinktune.render import render_prompt
 from thinktune.train import train
-
-FACTS = {
-    "heart": "blood",
-    "lung": "air",
-    "eye": "light",
-    "ear": "sound",
-    "心脏": "血液",
-    "肺": "空气",
-    "眼": "光",
-    "耳": "声音",
-}
-
-
-def write_rows(path: Path, facts=FACTS) -> Path:
-    rows = [
-        {"question": f"{part}?", "think": f"{part}: think.", "answer": f"{part} - {what}."}
-        for part, what in facts.items()
-    ]
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def tree(tmp_path, start):
-    rows = write_rows(tmp_path / "rows.jsonl")
-    return {
-        "name": "small",
-        "runs_folder": str(tmp_path / "runs"),
-        "model": {"name": str(start)},
-        "data": {"name": str(rows), "columns": {"reasoning": "think"}, "validation": 0.3, "max_tokens": 200},
-        "train": {
-            "rows_per_step": 2,
-            "epochs": 3,
-            "learning_rate": 1e-3,
-            "evaluate_every_steps": 3,
-            "log_every_steps": 2,
-        },
-        "generate": {"max_new_tokens": 12, "sample_questions": 1},
-    }
-
-
-def settings(tree, **changes):
-    merged = json.loads(json.dumps(tree))
-    for section, values in changes.items():
-        merged[section] = {**merged[section], **values} if isinstance(values, dict) else values
-    return recipe.check(merged, "here")
-
-
-def quiet(_line):
-    pass
 
 
 def stop_after(step):
@@ -78,13 +29,6 @@ def stop_after(step):
             raise KeyboardInterrupt
 
     return say
-
-
-def without_times(records):
-    return [
-        {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}
-        for record in records
-    ]
 
 
 @pytest.mark.parametrize("stop", [3, 6])
@@ -190,19 +134,14 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
 
 
 def test_evaluation_sets_base_beside_tuned(tree):
-    rows = write_rows(Path(tree["data"]["name"]))
-    keyed = [
-        json.loads(line) | {"key": json.loads(line)["answer"].split(" - ")[1]} for line in rows.read_text().splitlines()
-    ]
-    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in keyed))
-    columns = {"reasoning": "think", "keypoint": "key"}
+    rows = Path(tree["data"]["name"])
+    plain = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    keyed = [row | {"key": row["answer"].split(" - ")[1]} for row in plain]
+    for path in (rows, own := rows.with_name("own.jsonl")):
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in keyed), encoding="utf-8")
+    data = {"validation": str(own), "columns": {"reasoning": "think", "keypoint": "key"}}
     changes = {"rows_per_step": 8, "epochs": 150, "learning_rate": 5e-3, "evaluate_every_steps": 150}
-    folder = train(
-        settings(
-            tree, data={"validation": str(rows), "columns": columns}, train=changes, generate={"max_new_tokens": 40}
-        ),
-        quiet,
-    )
+    folder = train(settings(tree, data=data, train=changes, generate={"max_new_tokens": 40}), quiet)
     found = evaluate_run(folder, quiet)
     assert found["rows"] == found["tuned"]["right_rows"] == 8
     assert found["base"]["right"] == found["base"]["ended"] == 0
@@ -256,7 +195,7 @@ def test_a_folder_of_somebody_elses_is_not_touched(tree):
 
 def test_a_run_whose_gradients_are_all_bad_stops_and_names_the_rows(tree):
     said = []
-    with pytest.raises(UserError, match="no gradient since step 2 is finite"):
+    with pytest.raises(UserError, match="no gradient of the last"):
         train(settings(tree, train={"learning_rate": 1e30, "warmup_fraction": 0, "rows_per_step": 1}), said.append)
     events = [record for record in track.read_metrics(Path(tree["runs_folder"]) / "small") if record["kind"] == "event"]
     assert all("rows.jsonl:" in event["text"] for event in events)

@@ -93,10 +93,13 @@ def _answer(engine: Engine, session: Session, sampling: Sampling, question: str,
             if piece.place != shown:
                 _turn_to(piece, shown, console)
                 shown = piece.place
-            if piece.place == "answer":
-                answer += piece.text
-            else:
-                reasoning += piece.text
+            match piece.place:
+                case "moved":
+                    reasoning, answer = answer, ""
+                case "answer":
+                    answer += piece.text
+                case "reasoning":
+                    reasoning += piece.text
             console.print(
                 piece.text,
                 end="",

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thinktune.prepare import Prepared, load_tokenizer, prepare
+from thinktune.hub import locate_model
+from thinktune.prepare import Prepared, prepare, read_tokenizer
 from thinktune.recipe import Recipe
 from thinktune.render import Part, Rendered
 from thinktune.run import account_lines, deal_steps, evaluation_interval
@@ -16,7 +17,7 @@ STYLES = {Part.GIVEN: "dim", Part.REASONING: "cyan", Part.ANSWER: "green", Part.
 
 def check(recipe: Recipe, console: Console) -> Prepared:
     """Print what the rows hold and what will be learned; raises UserError where the run could not start."""
-    tokenizer = load_tokenizer(recipe)
+    tokenizer = read_tokenizer(locate_model(recipe))
     prepared = prepare(recipe, tokenizer)
     for line in account_lines(prepared.account):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

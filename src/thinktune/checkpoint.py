@@ -67,7 +67,8 @@ def prune(run: Path) -> None:
     """Keep the last checkpoint whole and the weights of the best; remove the others and what crashes left aside."""
     kept = {checkpoint.folder for pointer in ("last", "best") if (checkpoint := find(run, pointer))}
     last = find(run, "last")
-    for folder in (run / "checkpoints").iterdir():
+    folders = [path for path in (run / "checkpoints").iterdir() if path.is_dir()]
+    for folder in [*folders, *run.glob(".final.*")]:
         if folder not in kept:
             shutil.rmtree(folder)
         elif last is None or folder != last.folder:
@@ -89,6 +90,12 @@ def write_final(run: Path, checkpoint: Checkpoint, model: Any, tokenizer: Any) -
     else:
         _settle(aside, final)
     return final
+
+
+def refuse_no_run(run: Path) -> None:
+    """Raise UserError where a folder is no run's."""
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run}: is no run's folder (it has no recipe.yaml); name one, as in runs/NAME")
 
 
 def model_folder(run: Path) -> Path:

@@ -1,11 +1,14 @@
 """The command line: verbs in, exit codes out. The only file that prints errors or exits."""
 
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from thinktune import recipe as recipes
 from thinktune.errors import UserError
@@ -28,7 +31,8 @@ def demo(
     """Run the whole pipeline on a small Qwen3 made on the spot: CPU, minutes."""
     from thinktune.demo import demo as run_demo
 
-    run_demo(folder, _console())
+    with _going_on_later():
+        run_demo(folder, _console())
 
 
 @app.command()
@@ -48,7 +52,8 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     refuse_missing(loaded)
     from thinktune.train import train as run_train
 
-    folder = run_train(loaded, _say)
+    with _going_on_later():
+        folder = run_train(loaded, _say)
     _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
@@ -64,10 +69,10 @@ def evaluate(run: RunPath) -> None:
 @app.command()
 def report(run: RunPath) -> None:
     """Write a run's page again."""
+    from thinktune.checkpoint import refuse_no_run
     from thinktune.report import write
 
-    if not (run / "recipe.yaml").is_file():
-        raise UserError(f"{run}: is no run's folder (it has no recipe.yaml); name one, as in runs/NAME")
+    refuse_no_run(run)
     _say(f"report: {write(run)}")
 
 
@@ -81,18 +86,31 @@ def chat(run: ModelPath) -> None:
 
 
 def main() -> None:
-    """Run a verb. A UserError becomes its sentences and exit code 2; Ctrl-C becomes exit code 130."""
+    """Run a verb. What is the user's or the system's fault becomes sentences and exit code 2, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         app()
     except UserError as error:
-        for fault in error.faults:
-            Console(stderr=True).print(f"[bold red]error:[/] {_escaped(fault)}", highlight=False, soft_wrap=True)
-        raise SystemExit(2) from None
+        faults = error.faults
+    except OSError as error:
+        place = error.filename or "the system"
+        faults = [f"{place}: {error.strerror or error}; look at the path, its rights and the room on the disk"]
+    else:
+        return
+    for fault in faults:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(fault)}", highlight=False, soft_wrap=True)
+    raise SystemExit(2)
+
+
+@contextmanager
+def _going_on_later() -> Generator[None]:
+    """Ctrl-C ends with exit code 130 and says how to go on; typer would end without a word."""
+    try:
+        yield
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command goes on from the last checkpoint", highlight=False)
-        raise SystemExit(130) from None
+        raise typer.Exit(130) from None
 
 
 def _console() -> Console:
@@ -101,9 +119,3 @@ def _console() -> Console:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

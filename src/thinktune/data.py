@@ -76,23 +76,28 @@ class Fault:
     sentence: str
 
 
-def find_files(path: Path, pattern: str | None, place: str) -> list[Path]:
-    """The files of rows that `data.name` and `data.files` mean; raises UserError where that is none or unclear."""
+def find_files(path: Path, pattern: str | None, field: str) -> list[Path]:
+    """The files of rows that a path and `data.files` mean; raises UserError, naming `field`, where that is unclear."""
     if path.is_file():
+        if pattern is not None:
+            raise UserError(
+                f"data.files: is {pattern!r}, but {path} is a file already; name its folder, or leave files out"
+            )
         return [path]
-    found = sorted(file for file in path.rglob(pattern or "*") if file.is_file() and file.suffix.lower() in SUFFIXES)
+    try:
+        matching = sorted(path.rglob(pattern or "*"))
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"data.files: {pattern!r} is no pattern ({error}); write one such as train*.jsonl") from None
+    found = [file for file in matching if file.is_file() and file.suffix.lower() in SUFFIXES]
     if pattern is None:
         found = [file for file in found if file.name not in DESCRIPTIONS]
-    listing = ", ".join(str(file.relative_to(path)) for file in found[:8])
     if not found:
-        raise UserError(
-            f"{place}: no file of rows ({', '.join(SUFFIXES)}) matches {pattern or '*'!r} in {path}; correct data.files"
-        )
+        wanted = f"matches {pattern!r}" if pattern else "is there"
+        raise UserError(f"{field}: no file of rows ({', '.join(SUFFIXES)}) {wanted} in {path}; correct it")
     if len(found) > 1 and pattern is None:
-        raise UserError(
-            f"data.files: {path} holds several files of rows ({listing}); "
-            f"name the training ones, as in data.files: {found[0].name}"
-        )
+        listing = ", ".join(str(file.relative_to(path)) for file in found[:8])
+        remedy = f"choose, as in data.files: {found[0].name}" if field == "data.name" else "name one of them"
+        raise UserError(f"{field}: {path} holds several files of rows ({listing}); {remedy}")
     return found
 
 
@@ -150,10 +155,12 @@ def to_example(row: RawRow, data: Data, control_tokens: Collection[str]) -> Exam
     texts: dict[str, str] = {}
     for knob, name in names.items():
         value = row.columns[name]
+        if knob == "reasoning" and not isinstance(value, str | None):
+            return Fault("unreadable", f"{row.source}: {name}: is {_shown(value)}, not text")
         texts[knob] = value if isinstance(value, str) and value.strip() else ""
         if not texts[knob] and (knob != "reasoning" or data.faults.no_reasoning != "keep"):
             fault = "no_reasoning" if knob == "reasoning" else "blank"
-            return Fault(fault, f"{row.source}: {name}: is {value!r}, not text")
+            return Fault(fault, f"{row.source}: {name}: is {_shown(value)}, not text")
         if _half_character(texts[knob]):
             return Fault("unreadable", f"{row.source}: {name}: holds half a character (a lone surrogate)")
     for fault, marks in (("think_tag", THINK_TAGS), ("control_token", control_tokens)):
@@ -180,9 +187,9 @@ def held_out(questions: Sequence[str], share: float, split: Literal["hash", "shu
     return set(order[int(len(order) * (1 - share)) :]) if share else set()
 
 
-def normalise(text: str) -> str:
-    """A question without case and white space, so that twins are recognised."""
-    return "".join(text.split()).casefold()
+def twin_key(question: str) -> str:
+    """A question without case and white space: the same for twins."""
+    return "".join(question.split()).casefold()
 
 
 def fingerprint(texts: Iterable[str]) -> str:
@@ -199,8 +206,13 @@ def _half_character(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def _hash_share(question: str, seed: int) -> float:
-    digest = hashlib.blake2b(f"{seed}\0{normalise(question)}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}\0{twin_key(question)}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
 
 
@@ -232,8 +244,9 @@ def _read_json(file: Path) -> Iterator[RawRow]:
 def _read_csv(file: Path) -> Iterator[RawRow]:
     csv.field_size_limit(2**31 - 1)
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
+        reader = csv.DictReader(lines, strict=True)
         try:
+            _refuse_double_names(file, reader.fieldnames or [])
             for columns in reader:
                 source = f"{file.name}:{reader.line_num}"
                 if None in columns or None in columns.values():
@@ -242,6 +255,12 @@ def _read_csv(file: Path) -> Iterator[RawRow]:
                     yield RawRow(source, dict(columns))
         except csv.Error as error:
             raise UserError(f"{file}:{reader.line_num}: is no CSV ({error})") from None
+
+
+def _refuse_double_names(file: Path, names: Sequence[str]) -> None:
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise UserError(f"{file}:1: names the column {', '.join(double)} more than once; rename all but one")
 
 
 def _read_parquet(file: Path) -> Iterator[RawRow]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from thinktune import recipe as recipes
 from thinktune.check import check
+from thinktune.errors import UserError
 from thinktune.evaluate import comparison, evaluate_run
 from thinktune.files import read_json, write_whole
 from thinktune.run import Say
@@ -72,14 +73,16 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
     Returns the evaluation. Begun and stopped, it goes on where it was; finished, it shows its result again.
     """
     begun = time.monotonic()
-    write_rows(folder / "rows")
-    if not (folder / "start" / "config.json").is_file():
-        _headline(console, "a small Qwen3 of random weights, and a tokenizer learned from the bundled rows")
-        tokenizer = make_tokenizer(_texts(folder / "rows"), VOCABULARY)
-        tokenizer.save_pretrained(folder / "start")
-        make_model(tokenizer, SIZE).save_pretrained(folder / "start")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "expert.yaml").is_file():
+        raise UserError(
+            f"{folder}: is not empty and no demo's folder; name another one, as in thinktune demo runs/demo"
+        )
     for name, text in (("base", BASE_RECIPE), ("expert", EXPERT_RECIPE)):
         write_whole(folder / f"{name}.yaml", text.format(folder=folder.as_posix()))
+    write_rows(folder / "rows")
+    if not (folder / "start").is_dir():
+        _headline(console, "a small Qwen3 of random weights, and a tokenizer learned from the bundled rows")
+        _make_start(folder)
     say = _narrator(console)
     _headline(console, "base: learns the form, think and then answer, on other facts")
     train(recipes.load(folder / "base.yaml"), say)
@@ -94,6 +97,15 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
     )
     _close(console, run, found, time.monotonic() - begun)
     return found
+
+
+def _make_start(folder: Path) -> None:
+    """Write the small model aside, then rename: a stop in between leaves no half of it."""
+    aside = folder / "start.partial"
+    tokenizer = make_tokenizer(_texts(folder / "rows"), VOCABULARY)
+    tokenizer.save_pretrained(aside)
+    make_model(tokenizer, SIZE).save_pretrained(aside)
+    aside.rename(folder / "start")
 
 
 def write_rows(folder: Path) -> None:

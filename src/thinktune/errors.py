@@ -12,3 +12,8 @@ class UserError(Exception):
     def __init__(self, faults: str | Sequence[str]) -> None:
         self.faults = [faults] if isinstance(faults, str) else list(faults)
         super().__init__("\n".join(self.faults))
+
+
+def brief(error: BaseException, most: int = 300) -> str:
+    """What another library's error says, on one line of at most so many characters."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from thinktune import checkpoint, grade, recipe, report
+from thinktune import checkpoint, grade, hub, recipe, report
 from thinktune.data import Example
 from thinktune.engine import Completion, Engine, Sampling
 from thinktune.errors import UserError
@@ -18,7 +18,7 @@ from thinktune.pack import pack
 from thinktune.prepare import Rows, prepare, read_tokenizer
 from thinktune.recipe import Recipe
 from thinktune.render import render_prompt
-from thinktune.run import Say, batch_capacity, locate_model
+from thinktune.run import Say, batch_capacity, refuse_other_data
 from thinktune.step import evaluate
 
 
@@ -27,13 +27,14 @@ def evaluate_run(folder: Path, say: Say) -> dict[str, Any]:
 
     Losses are over all held-out rows; replies are written greedily to the first `generate.evaluate_questions` of them.
     """
-    if not (folder / "recipe.yaml").is_file():
-        raise UserError(f"{folder}: is no run's folder (it has no recipe.yaml); name one, as in runs/NAME")
+    checkpoint.refuse_no_run(folder)
     settings = recipe.load(folder / "recipe.yaml")
     tuned = checkpoint.model_folder(folder)
-    base = locate_model(settings)
+    base = hub.locate_model(settings)
     tokenizer = read_tokenizer(tuned)
-    rows = prepare(settings, tokenizer).validation
+    prepared = prepare(settings, tokenizer)
+    refuse_other_data(prepared, folder)
+    rows = prepared.validation
     if not rows.examples:
         raise UserError("data.validation: the run held out no rows; start a run with a share or a file of them")
     asked = rows.examples[: settings.generate.evaluate_questions]
@@ -99,12 +100,8 @@ def comparison(facts: dict[str, Any]) -> Table:
     rates = {"right": "answers right", "reasoning_closed": "reasoning closed", "ended": "ended by itself"}
     for key, label in rates.items():
         if facts["tuned"][key] is not None:
-            table.add_row(
-                label,
-                *(
-                    f"{facts[name][key]:.0%} ({round(facts[name][key] * facts['rows'])} of {facts['rows']})"
-                    for name in ("base", "tuned")
-                ),
-            )
+            rows = facts["tuned"]["right_rows"] if key == "right" else facts["rows"]
+            shares = [facts[name][key] for name in ("base", "tuned")]
+            table.add_row(label, *(f"{share:.0%} ({round(share * rows)} of {rows})" for share in shares))
     table.add_row("eval loss", *(f"{facts[name]['eval_loss']:.3f}" for name in ("base", "tuned")))
     return table

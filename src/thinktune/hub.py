@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, brief
 from thinktune.recipe import Recipe
 
 Kind = Literal["model", "dataset"]
@@ -30,11 +30,15 @@ def locate(name: str, hub: str | None, revision: str | None, kind: Kind, field: 
         )
     except Exception as error:
         # The clients raise many kinds (requests', their own, OSError); each means that the repository cannot be had.
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{field}: {name!r} (revision {revision or 'by default'}) could not be had from {hub}: {reason[:300]}; "
+            f"{field}: {name!r} (revision {revision or 'by default'}) could not be had from {hub}: {brief(error)}; "
             "check the name, the revision and the network, or give a local folder"
         ) from error
+
+
+def locate_model(recipe: Recipe) -> Path:
+    """The local folder of the model that a recipe starts from."""
+    return locate(recipe.model.name, recipe.model.hub, recipe.model.revision, "model", "model.name")
 
 
 def refuse_missing(recipe: Recipe) -> None:

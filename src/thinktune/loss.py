@@ -69,6 +69,8 @@ def linear_cross_entropy(
     Returns:
         The scaled sum, to call backward on, and the m losses by themselves in fp32, without gradient.
     """
+    if not torch.is_grad_enabled():  # which the function itself cannot see; without it, it would make both gradients
+        hidden, weight = hidden.detach(), weight.detach()
     return _LinearCrossEntropy.apply(hidden, weight, targets, scale, dtype)  # pyright: ignore[reportReturnType]
 
 

@@ -13,9 +13,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, brief
 from thinktune.pack import Batch
 
+MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
 ATTENTION = "thinktune_packed"  # must not hold "flash", or transformers looks for a kernel
 
 
@@ -59,11 +60,11 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal[
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         # transformers raises whatever its parsers raise; each means that this folder cannot be loaded.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"model.name: {folder} holds no model that loads ({reason}); name a whole transformers folder"
+            f"model.name: {folder} holds no model that loads ({brief(error)}); name a whole transformers folder"
         ) from error
     model, report = loaded
+    _refuse_unknown(model.config, folder)
     wrong = [
         f"{kind} {len(names)} ({', '.join(map(str, sorted(names, key=str)[:3]))})"
         for kind, names in report.items()
@@ -72,6 +73,15 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal[
     if wrong:
         raise UserError(f"model.name: the weights in {folder} are not whole: {'; '.join(wrong)}; fetch the model again")
     return model.to(device)
+
+
+def _refuse_unknown(config: Any, folder: Path) -> None:
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config.model_type not in MODEL_TYPES or layers != {"full_attention"}:
+        raise UserError(
+            f"model.name: {folder} is of type {config.model_type} with layers of {', '.join(sorted(layers))}; "
+            f"only {', '.join(MODEL_TYPES)} with full_attention are known, so take one of those"
+        )
 
 
 def recompute_activations(model: Any) -> None:

@@ -74,9 +74,7 @@ class Update:
         for name, weight in self.parameters.items():
             found = {key.rpartition("/")[2]: value for key, value in _of(state, name)}
             if found:
-                self._adamw.state[weight] = {
-                    key: value.clone() if key == "step" else value.to(weight.device) for key, value in found.items()
-                }
+                self._adamw.state[weight] = {key: value.to(weight.device) for key, value in found.items()}
 
 
 def _of(state: dict[str, Tensor], name: str) -> Iterable[tuple[str, Tensor]]:

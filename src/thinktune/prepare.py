@@ -9,7 +9,7 @@ import numpy as np
 
 from thinktune import data, hub
 from thinktune.data import Example, Fault, RawRow, Tally
-from thinktune.errors import UserError
+from thinktune.errors import UserError, brief
 from thinktune.recipe import Recipe
 from thinktune.render import Part, Rendered, control_tokens, render
 
@@ -40,12 +40,6 @@ class Prepared:
     fingerprint: str
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
-    """The model's own tokenizer, with its chat template."""
-    folder = hub.locate(recipe.model.name, recipe.model.hub, recipe.model.revision, "model", "model.name")
-    return read_tokenizer(folder)
-
-
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder; raises UserError where it holds none that loads."""
     from transformers import AutoTokenizer  # imported late: it takes seconds
@@ -55,7 +49,7 @@ def read_tokenizer(folder: Path) -> Any:
     except Exception as error:
         # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, ...): the folder is at fault.
         raise UserError(
-            f"model.name: {folder} holds no tokenizer that loads ({_brief(error)}); name a whole model folder"
+            f"model.name: {folder} holds no tokenizer that loads ({brief(error)}); name a whole model folder"
         ) from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(
@@ -72,10 +66,16 @@ def prepare(recipe: Recipe, tokenizer: Any) -> Prepared:
     settings = recipe.data
     source = hub.locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
     rows = _read(data.find_files(source, settings.files, "data.name"), recipe)
-    held_out = {}
+    held_out: dict[Path, list[RawRow]] = {}
+    for mark in (*data.THINK_TAGS, *control_tokens(tokenizer)):
+        if mark in (settings.system or ""):
+            raise UserError(f"data.system: holds {mark}, which the tokenizer makes a control token; leave it out")
     if isinstance(settings.validation, str):
         own = hub.locate(settings.validation, None, None, "dataset", "data.validation")
         held_out = _read(data.find_files(own, None, "data.validation"), recipe)
+        both = {file.resolve() for file in rows} & {file.resolve() for file in held_out}
+        if both:
+            raise UserError(f"data.validation: {min(both)} is trained on as well; name a file of other rows")
     judged = _judge(rows, held_out, recipe, tokenizer)
     if not judged.train.examples:
         counted = "; ".join(f"{fault} {count}" for fault, count in judged.tally.counts.items()) or "the files hold none"
@@ -188,7 +188,3 @@ def _summary(values: Sequence[int]) -> dict[str, float]:
         "p95": float(np.percentile(array, 95)),
         "max": float(array.max()),
     }
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

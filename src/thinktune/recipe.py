@@ -4,17 +4,18 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, brief
 
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
 Policy = Literal["drop", "stop"]
 PolicyOrKeep = Literal["drop", "keep", "stop"]
+AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -116,7 +117,7 @@ class Train(Section):
     """Share of all steps in which the learning rate rises from zero."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of matrices; norms and biases never decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[AveragingFactor, AveragingFactor] = (0.9, 0.999)
     """AdamW's two averaging factors."""
     clip_norm: PositiveFloat = 1.0
     """The largest gradient norm; a larger gradient is scaled down to it."""
@@ -193,10 +194,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             f"{path}: cannot be read ({error.strerror}); name a recipe file, as in recipes/*.yaml"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no YAML in UTF-8: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: is no YAML in UTF-8: {brief(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see recipes/*.yaml")
-    tree.setdefault("name", path.stem)
+    tree["name"] = tree.get("name") or path.stem
     for override in overrides:
         _apply(tree, override)
     return check(tree, str(path))
@@ -212,16 +213,22 @@ def check(tree: dict[str, Any], place: str) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """YAML that `load` reads back equal, every knob written out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    tree = recipe.model_dump(mode="json")
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Loader(yaml.SafeLoader):
     """YAML as people write it: `1e-5` is a number, as in YAML 1.2, and not a text, as PyYAML has it."""
 
 
-_Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: a text that looks like a number is put into quotes."""
+
+
+for kind in (_Loader, _Dumper):
+    kind.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -234,7 +241,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         branch = branch.setdefault(name, {})
         if not isinstance(branch, dict):
             raise UserError(f"{override!r}: {name} is a value, not a section")
-    branch[leaf] = yaml.load(value, Loader=_Loader)
+    try:
+        branch[leaf] = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"{override!r}: its value is no YAML ({brief(error)}); put it into quotes, as in '{key}=\"{value}\"'"
+        ) from None
 
 
 def _explain(fault: Any) -> str:

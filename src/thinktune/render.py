@@ -6,10 +6,11 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from thinktune.data import Example, Turn
-from thinktune.errors import UserError
+from thinktune.errors import UserError, brief
 
 OPENING, CLOSING = "<think>", "</think>"
 
@@ -122,4 +123,7 @@ def _template(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> str:
         raise UserError(
             "model.name: the tokenizer has no chat template; take an instruction-tuned model such as Qwen/Qwen3-1.7B"
         )
-    return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except TemplateError as error:
+        raise UserError(f"model.name: its chat template refuses a row ({brief(error)}); use another template") from None

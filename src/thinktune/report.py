@@ -174,7 +174,7 @@ def _measures(evaluation: Record) -> list[Measure]:
             difference = f"{100 * change:+.1f} points" if key in RATES else f"{change:+.3f}"
             difference = difference if change else "no change"
             verdict = "" if change == 0 else "better" if (change > 0) == (key in RATES) else "worse"
-        rows = evaluation.get(f"{key}_rows", evaluation.get("rows"))
+        rows = tuned.get(f"{key}_rows", evaluation.get("rows"))
         texts = [_rate(side.get(key), rows) if key in RATES else _number(side.get(key)) for side in (base, tuned)]
         measures.append(Measure(label, meaning, texts[0], texts[1], difference.replace("-", "−"), verdict))
     return measures

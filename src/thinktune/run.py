@@ -42,6 +42,7 @@ class Run:
     pending: list[StepReport] = field(default_factory=list[StepReport])
     started: float = 0.0
     trained_tokens: int = 0
+    refused_in_a_row: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -68,16 +69,17 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     """
     folder = recipe.run_folder
     _refuse_other_recipe(recipe, folder)
-    source = locate_model(recipe)
+    source = hub.locate_model(recipe)
     tokenizer = read_tokenizer(source)
     prepared = prepare(recipe, tokenizer)
-    _refuse_other_data(prepared, folder)
+    refuse_other_data(prepared, folder)
     for line in account_lines(prepared.account):
         say(line)
     last = checkpoint.find(folder, "last")
     model = load_model(last.folder if last else source, pick_device())
     if recipe.train.recompute:
         recompute_activations(model)
+    refuse_small_vocabulary(model, prepared)
     update = Update(model, recipe.train)
     steps = deal_steps(recipe, prepared)
     run = Run(recipe, folder, prepared, tokenizer, model, update, steps, last.step if last else 0, say)
@@ -91,9 +93,13 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     return run
 
 
-def locate_model(recipe: Recipe) -> Path:
-    """The local folder of the model that the recipe starts from."""
-    return hub.locate(recipe.model.name, recipe.model.hub, recipe.model.revision, "model", "model.name")
+def refuse_small_vocabulary(model: Any, prepared: Prepared) -> None:
+    """Raise UserError where the tokenizer writes tokens that the model has no row for."""
+    largest = max(int(row.ids.max()) for rows in (prepared.train, prepared.validation) for row in rows.rendered)
+    if largest >= (size := model.get_input_embeddings().num_embeddings):
+        raise UserError(
+            f"model.name: its tokenizer writes token {largest}, the model knows {size}; they do not belong together"
+        )
 
 
 def deal_steps(recipe: Recipe, prepared: Prepared) -> list[Step]:
@@ -158,7 +164,7 @@ def _describe(run: Run, source: Path, command: Sequence[str]) -> None:
 def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
     written = folder / "recipe.yaml"
     if not written.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not path.name.endswith(".partial") for path in folder.iterdir()):
             raise UserError(f"{folder}: is no run of thinktune and not empty; choose another name with name=...")
         return
     former = check(yaml.safe_load(written.read_text(encoding="utf-8")), str(written))
@@ -171,7 +177,8 @@ def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _refuse_other_data(prepared: Prepared, folder: Path) -> None:
+def refuse_other_data(prepared: Prepared, folder: Path) -> None:
+    """Raise UserError where a run's folder was made with other rows, or with another chat template."""
     facts = folder / "environment.json"
     if facts.is_file() and read_json(facts)["data_fingerprint"] != prepared.fingerprint:
         raise UserError(

@@ -26,7 +26,7 @@ class LossReport:
 
     def values(self) -> dict[str, float]:
         """Mean losses under the names that metrics.jsonl uses; reading them waits for the device."""
-        sums, counts = self.sums.double().tolist(), self.counts.tolist()
+        sums, counts = self.sums.tolist(), self.counts.tolist()
         means = {
             f"{part.name.lower()}_loss": total / count
             for part, total, count in zip(LEARNED_PARTS, sums, counts, strict=True)

@@ -11,7 +11,7 @@ import torch
 
 from thinktune import checkpoint, report, track
 from thinktune.engine import Engine, Sampling
-from thinktune.errors import UserError
+from thinktune.errors import UserError, brief
 from thinktune.files import read_json
 from thinktune.model import load_model, padding
 from thinktune.optim import learning_rate_share
@@ -21,13 +21,30 @@ from thinktune.render import render_prompt
 from thinktune.run import Run, Say, batch_capacity, evaluation_interval, open_run
 from thinktune.step import LossReport, StepReport, evaluate, step
 
+MOST_REFUSED_IN_A_ROW = 10  # one bad row is the row's fault; this many in a row are the run's
+
 
 def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) -> Path:
     """Train to the end and return the run's folder; where it holds an unfinished run, go on with that.
 
-    Raises UserError as `open_run` does, and where no gradient is finite any more.
+    Raises UserError as `open_run` does, where no gradient is finite any more, and where the device's memory is full.
     """
     run = open_run(recipe, say, command)
+    try:
+        _train(run)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"train.batch_tokens: the memory of {run.device} is full after step {run.done} ({brief(error, 120)}); "
+            "set train.recompute: true, lower train.batch_tokens or data.max_tokens, or take a smaller model"
+        ) from error
+    return run.folder
+
+
+def _train(run: Run) -> None:
+    recipe = run.recipe
+    if run.done:  # a stop may have come between a checkpoint and what follows it
+        _point_at_best(run)
+        checkpoint.prune(run.folder)
     steps_per_evaluation = evaluation_interval(recipe, run.steps)
     if run.done == 0 and not track.read_metrics(run.folder):
         _evaluate(run)
@@ -45,7 +62,6 @@ def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) ->
             report.write(run.folder)
             run.started += time.monotonic() - pause
     _finish(run)
-    return run.folder
 
 
 def _train_step(run: Run, number: int) -> None:
@@ -87,10 +103,12 @@ def _log(run: Run) -> None:
     for event in refused:
         run.say(f"step {event['step']}: {event['text']}")
     run.say(_line(run, record))
-    if len(refused) == len(reports):
+    for norm in norms:
+        run.refused_in_a_row = 0 if math.isfinite(norm) else run.refused_in_a_row + 1
+    if run.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
         raise UserError(
-            f"train.learning_rate: is {run.recipe.train.learning_rate:g}, and no gradient since step "
-            f"{run.done - len(reports)} is finite; lower it, or look at the rows named above"
+            f"train.learning_rate: is {run.recipe.train.learning_rate:g}, and no gradient of the last "
+            f"{run.refused_in_a_row} steps is finite; lower it, or look at the rows named above"
         )
 
 
@@ -174,8 +192,9 @@ def _point_at_best(run: Run) -> None:
         if record["kind"] == "eval" and record["step"] > 0 and "loss" in record
     }
     best = min(losses, key=lambda step: losses[step]) if losses else run.done
-    if best == run.done or checkpoint.find(run.folder, "best") is None:
-        checkpoint.point_best(run.folder, best)
+    former = checkpoint.find(run.folder, "best")
+    if former is None or best == run.done:
+        checkpoint.point_best(run.folder, run.done if former is None else best)
 
 
 def _finish(run: Run) -> None:

@@ -1,0 +1,141 @@
+"""Mistakes of the user and stops at the worst moment: each a sentence, nothing written over, nothing lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from runs import quiet, settings, without_times, write_rows
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from thinktune import checkpoint, track
+from thinktune.cli import main
+from thinktune.demo import demo
+from thinktune.errors import UserError
+from thinktune.evaluate import comparison, evaluate_run
+from thinktune.small import Size, make_model
+from thinktune.train import train
+
+
+def test_a_stop_between_the_two_pointers_loses_no_best_model(tree, monkeypatch):
+    whole = train(settings(tree, name="whole"), quiet)
+    for stop in (3, 6):
+        point_best = checkpoint.point_best
+
+        def stopping(run, step, stop=stop, point_best=point_best):
+            if step == stop:
+                raise KeyboardInterrupt
+            point_best(run, step)
+
+        name = f"cut-{stop}"
+        monkeypatch.setattr(checkpoint, "point_best", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(tree, name=name), quiet)
+        monkeypatch.setattr(checkpoint, "point_best", point_best)
+        cut = train(settings(tree, name=name), quiet)
+        assert checkpoint.find(cut, "best").step == checkpoint.find(whole, "best").step
+        assert without_times(track.read_metrics(whole)) == without_times(track.read_metrics(cut))
+        assert (cut / "final" / "model.safetensors").read_bytes() == (
+            whole / "final" / "model.safetensors"
+        ).read_bytes()
+
+
+def test_another_kind_of_model_is_refused_before_anything_is_written(tree, start, tmp_path):
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=512, **shape)).save_pretrained(tmp_path / "llama")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "llama")
+    with pytest.raises(UserError, match="is of type llama"):
+        train(settings(tree, model={"name": str(tmp_path / "llama")}), quiet)
+    assert not Path(tree["runs_folder"]).exists()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tree, start, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    model = make_model(tokenizer, Size())
+    model.resize_token_embeddings(64)
+    model.save_pretrained(tmp_path / "narrow")
+    tokenizer.save_pretrained(tmp_path / "narrow")
+    with pytest.raises(UserError, match="the model knows 64"):
+        train(settings(tree, model={"name": str(tmp_path / "narrow")}), quiet)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"system": "Stop at <|im_end|>."}, r"data\.system: holds <\|im_end\|>"),
+        ({"validation": "{name}"}, "is trained on as well"),
+    ],
+)
+def test_data_that_would_train_something_else_is_refused(tree, change, told):
+    change = {key: value.format(name=tree["data"]["name"]) for key, value in change.items()}
+    with pytest.raises(UserError, match=told):
+        train(settings(tree, data=change), quiet)
+
+
+def test_a_full_memory_says_what_to_change(tree, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+
+    monkeypatch.setattr("thinktune.train.step", full)
+    with pytest.raises(UserError, match=r"memory of cpu is full after step 0.*train\.recompute"):
+        train(settings(tree), quiet)
+
+
+def test_evaluation_refuses_rows_that_were_not_the_runs(tree):
+    folder = train(settings(tree), quiet)
+    write_rows(Path(tree["data"]["name"]), {"nose": "smell", "tongue": "taste", "skin": "touch", "knee": "bend"})
+    with pytest.raises(UserError, match="run of other data"):
+        evaluate_run(folder, quiet)
+
+
+def test_only_rows_with_a_key_point_count_as_graded(tree):
+    rows = Path(tree["data"]["name"])
+    plain = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    keyed = [
+        row | {"question": f"{row['question']}?", "key": "blood" if n < 2 else None} for n, row in enumerate(plain)
+    ]
+    for path, kept in ((rows, [row | {"key": None} for row in plain]), (rows.with_name("own.jsonl"), keyed)):
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    columns = {"reasoning": "think", "keypoint": "key"}
+    folder = train(settings(tree, data={"validation": str(rows.with_name("own.jsonl")), "columns": columns}), quiet)
+    found = evaluate_run(folder, quiet)
+    assert (found["rows"], found["tuned"]["right_rows"]) == (8, 2)
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(comparison(found))
+    assert "of 2)" in shown.get()
+    assert "of\u00a02 (" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_demo_writes_over_nobodys_files(tmp_path):
+    (tmp_path / "base.yaml").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and no demo's folder"):
+        demo(tmp_path, Console(quiet=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["base.yaml"]
+
+
+def test_what_the_system_refuses_is_a_sentence_and_exit_code_2(tree, tmp_path, monkeypatch, capsys):
+    (tmp_path / "occupied").write_text("a file")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(json.dumps({**tree, "runs_folder": str(tmp_path / "occupied")}), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["thinktune", "train", str(recipe)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "occupied" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(tree, tmp_path, monkeypatch, capsys):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(json.dumps(tree), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["thinktune", "train", str(recipe)])
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thinktune.train.train", stop)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err

@@ -22,7 +22,7 @@ MOST_NAMED_EPOCH_MARKS = 6
 SMALL_CHART = (360, 220)
 LOSS_PARTS = ("reasoning", "answer", "end")
 MEASURES = (
-    ("right", "Right answers", "matches the reference"),
+    ("right", "Right answers", "holds the key point"),
     ("reasoning_closed", "Reasoning closed", "reached its end mark"),
     ("ended", "Ended by itself", "within the token budget"),
     ("eval_loss", "Eval loss", "lower is better"),

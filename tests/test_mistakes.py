@@ -19,22 +19,24 @@ from thinktune.train import train
 
 
 def test_a_stop_between_the_two_pointers_loses_no_best_model(tree, monkeypatch):
-    whole = train(settings(tree, name="whole"), quiet)
-    for stop in (3, 6):
-        point_best = checkpoint.point_best
+    overfits = {"learning_rate": 0.01, "epochs": 40, "evaluate_every_steps": 5}
+    whole = train(settings(tree, name="whole", train=overfits), quiet)
+    best = checkpoint.find(whole, "best").step
+    assert 5 < best < checkpoint.find(whole, "last").step, "the best is at an edge, so nothing was tried"
+    point_best = checkpoint.point_best
+    for stop in (5, best):
 
-        def stopping(run, step, stop=stop, point_best=point_best):
+        def stopping(run, step, stop=stop):
             if step == stop:
                 raise KeyboardInterrupt
             point_best(run, step)
 
-        name = f"cut-{stop}"
         monkeypatch.setattr(checkpoint, "point_best", stopping)
         with pytest.raises(KeyboardInterrupt):
-            train(settings(tree, name=name), quiet)
+            train(settings(tree, name=f"cut-{stop}", train=overfits), quiet)
         monkeypatch.setattr(checkpoint, "point_best", point_best)
-        cut = train(settings(tree, name=name), quiet)
-        assert checkpoint.find(cut, "best").step == checkpoint.find(whole, "best").step
+        cut = train(settings(tree, name=f"cut-{stop}", train=overfits), quiet)
+        assert checkpoint.find(cut, "best").step == best
         assert without_times(track.read_metrics(whole)) == without_times(track.read_metrics(cut))
         assert (cut / "final" / "model.safetensors").read_bytes() == (
             whole / "final" / "model.safetensors"

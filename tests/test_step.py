@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from thinktune.data import Example, Turn
 from thinktune.loss import linear_cross_entropy
-from thinktune.model import hidden_states, load_model, recompute_activations
+from thinktune.model import hidden_states, load_model, pick_device, recompute_activations
 from thinktune.optim import Update
 from thinktune.pack import pack
 from thinktune.parallel import World
@@ -155,6 +155,12 @@ def test_bf16_arithmetic_keeps_fp32_weights_and_is_near(model, rows):
     assert rounded == pytest.approx(exact, rel=0.01)
     step(model, pack(rows, 512), Update(model, SETTINGS), World(), torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_a_build_for_an_accelerator_without_one_uses_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert pick_device() == CPU
 
 
 def test_recomputing_activations_changes_no_gradient(start, rows):

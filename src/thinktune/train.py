@@ -192,9 +192,8 @@ def _point_at_best(run: Run) -> None:
         if record["kind"] == "eval" and record["step"] > 0 and "loss" in record
     }
     best = min(losses, key=lambda step: losses[step]) if losses else run.done
-    former = checkpoint.find(run.folder, "best")
-    if former is None or best == run.done:
-        checkpoint.point_best(run.folder, run.done if former is None else best)
+    if best == run.done:
+        checkpoint.point_best(run.folder, best)
 
 
 def _finish(run: Run) -> None:

@@ -36,6 +36,7 @@ class Run:
     model: Any
     update: Update
     steps: list[Step]
+    capacity: int
     done: int
     say: Say
     world: World = field(default_factory=World)
@@ -82,7 +83,9 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     refuse_small_vocabulary(model, prepared)
     update = Update(model, recipe.train)
     steps = deal_steps(recipe, prepared)
-    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, last.step if last else 0, say)
+    capacity = batch_capacity(recipe, prepared.train, model.device)
+    done = last.step if last else 0
+    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, capacity, done, say)
     track.rewind(folder, run.done)
     if last:
         checkpoint.restore(last, update)

@@ -67,8 +67,7 @@ def _train(run: Run) -> None:
 def _train_step(run: Run, number: int) -> None:
     dealt = run.steps[number - 1]
     rows = [run.prepared.train.rendered[index] for index in dealt.rows]
-    capacity = batch_capacity(run.recipe, run.prepared.train, run.device)
-    packed = pack(rows, capacity, pad=padding(run.device, run.tokenizer))
+    packed = pack(rows, run.capacity, pad=padding(run.device, run.tokenizer))
     run.update.begin(number, _learning_rate(run, number))
     made = step(run.model, [batch.to(run.device) for batch in packed], run.update, run.world, run.precision)
     assert made.learned_tokens == dealt.learned_tokens

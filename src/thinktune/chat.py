@@ -12,7 +12,7 @@ from thinktune.engine import Completion, Engine, Sampling
 from thinktune.model import load_model, pick_device, pick_precision
 from thinktune.prepare import read_tokenizer
 from thinktune.render import render_prompt
-from thinktune.reply import Piece
+from thinktune.reply import Piece, gather
 
 HELP = "/think turns reasoning on or off · /reset forgets the conversation · /quit leaves"
 
@@ -83,7 +83,7 @@ def _answer(engine: Engine, session: Session, sampling: Sampling, question: str,
     """Print a reply as it comes; Ctrl-C stops it, and what was written so far counts as cut."""
     prompt = render_prompt(session.asked(question), engine.tokenizer, thinking=session.thinking)
     shown: str | None = None
-    reasoning = answer = ""
+    pieces: list[Piece] = []
     reply: Completion | None = None
     try:
         for piece in engine.stream(prompt, sampling):
@@ -93,13 +93,7 @@ def _answer(engine: Engine, session: Session, sampling: Sampling, question: str,
             if piece.place != shown:
                 _turn_to(piece, shown, console)
                 shown = piece.place
-            match piece.place:
-                case "moved":
-                    reasoning, answer = answer, ""
-                case "answer":
-                    answer += piece.text
-                case "reasoning":
-                    reasoning += piece.text
+            pieces.append(piece)
             console.print(
                 piece.text,
                 end="",
@@ -109,6 +103,7 @@ def _answer(engine: Engine, session: Session, sampling: Sampling, question: str,
                 soft_wrap=True,
             )
     except KeyboardInterrupt:
+        reasoning, answer = gather(pieces)
         reply = Completion(reasoning, answer, 0, "length", closed=bool(answer))
     assert reply is not None
     console.print("" if reply.finish == "end" else "\n[yellow]— cut here[/]")

@@ -81,14 +81,7 @@ def write_final(run: Path, checkpoint: Checkpoint, model: Any, tokenizer: Any) -
     aside = _aside(final)
     _save_model(aside, model, tokenizer)
     write_json(aside / FACTS, {"step": checkpoint.step})
-    if final.exists():
-        former = final.with_name(".final.former")
-        shutil.rmtree(former, ignore_errors=True)
-        final.rename(former)
-        _settle(aside, final)
-        shutil.rmtree(former)
-    else:
-        _settle(aside, final)
+    _settle(aside, final)
     return final
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, brief
 from thinktune.recipe import Columns, Data
 
 Role = Literal["system", "user", "assistant"]
@@ -116,9 +116,7 @@ def read_rows(file: Path) -> Iterator[RawRow]:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
-def check_columns(
-    rows: Sequence[RawRow], columns: Columns, ignore: Collection[str], keys: str = "data.columns"
-) -> None:
+def check_columns(rows: Sequence[RawRow], columns: Columns, ignore: Collection[str]) -> None:
     """Raise UserError where a mapped column is nowhere, or prose stands in a column that nobody mapped or ignored."""
     readable = [row for row in rows if row.fault is None]
     if not readable:
@@ -128,7 +126,7 @@ def check_columns(
     listing = ", ".join(sorted(present))
     place = readable[0].source.rpartition(":")[0]
     faults = [
-        f"{keys}.{knob}: no row of {place} has a column {name!r}; its columns are {listing}"
+        f"data.columns.{knob}: no row of {place} has a column {name!r}; its columns are {listing}"
         for knob, name in mapped.items()
         if name not in present
     ]
@@ -275,7 +273,7 @@ def _read_parquet(file: Path) -> Iterator[RawRow]:
                 number += 1
                 yield RawRow(f"{file.name}:{number}", columns)
     except ArrowException as error:
-        raise UserError(f"{file}: is no Parquet file ({' '.join(str(error).split())})") from None
+        raise UserError(f"{file}: is no Parquet file ({brief(error)})") from None
 
 
 def _row(source: str, item: Any) -> RawRow:

@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from thinktune import recipe as recipes
 from thinktune.check import check
 from thinktune.errors import UserError
 from thinktune.evaluate import comparison, evaluate_run
-from thinktune.files import read_json, write_whole
+from thinktune.files import read_json, write_json_lines, write_whole
 from thinktune.run import Say
 from thinktune.small import Size, make_model, make_tokenizer
 from thinktune.train import clock, train
@@ -111,10 +111,10 @@ def _make_start(folder: Path) -> None:
 def write_rows(folder: Path) -> None:
     """The bundled facts as rows: every phrasing a row, the held-out ones in a file of their own."""
     facts, form = read_bundled("facts.jsonl"), read_bundled("form.jsonl")
-    write_whole(folder / "form.jsonl", _lines(form, "questions"))
-    write_whole(folder / "train.jsonl", _lines(facts, "questions"))
+    write_json_lines(folder / "form.jsonl", _rows(form, "questions"))
+    write_json_lines(folder / "train.jsonl", _rows(facts, "questions"))
     mixed = random.Random(0).sample(facts, len(facts))  # so that the first ones, which are shown, are of every kind
-    write_whole(folder / "held-out.jsonl", _lines(mixed, "held_out"))
+    write_json_lines(folder / "held-out.jsonl", _rows(mixed, "held_out"))
 
 
 def read_bundled(name: str) -> list[dict[str, Any]]:
@@ -123,13 +123,11 @@ def read_bundled(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _lines(facts: Iterable[dict[str, Any]], phrasings: str) -> str:
-    rows = (
-        {"question": question, "think": fact["reasoning"], "answer": fact["answer"], "keypoint": fact["keypoint"]}
-        for fact in facts
-        for question in fact[phrasings]
-    )
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _rows(facts: Iterable[dict[str, Any]], phrasings: str) -> Iterator[dict[str, str]]:
+    for fact in facts:
+        for question in fact[phrasings]:
+            kept = {"think": fact["reasoning"], "answer": fact["answer"], "keypoint": fact["keypoint"]}
+            yield {"question": question, **kept}
 
 
 def _texts(rows: Path) -> Iterable[str]:

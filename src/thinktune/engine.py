@@ -9,6 +9,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import DynamicCache
 
+from thinktune.data import Example
 from thinktune.model import arithmetic
 from thinktune.reply import Piece, Splitter, split
 
@@ -119,6 +120,20 @@ class Engine:
                 ids, mask, positions, rows = ids[kept], mask[kept], positions[kept], rows[kept]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             positions = positions[:, -1:] + 1
+
+
+def record(example: Example, reply: Completion) -> dict[str, Any]:
+    """A reply beside what was asked and expected, as samples and evaluations keep it."""
+    return {
+        "row": example.source,
+        "question": example.question,
+        "reference_answer": example.turns[-1].content,
+        "reasoning": reply.reasoning,
+        "answer": reply.answer,
+        "tokens": reply.tokens,
+        "finish": reply.finish,
+        "reasoning_closed": reply.closed,
+    }
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,5 @@
 """Base against tuned on the same held-out rows: the same prompts, the same budget, one report."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from rich.table import Table
 
 from thinktune import checkpoint, grade, hub, recipe, report
 from thinktune.data import Example
-from thinktune.engine import Completion, Engine, Sampling
+from thinktune.engine import Completion, Engine, Sampling, record
 from thinktune.errors import UserError
-from thinktune.files import write_json, write_whole
+from thinktune.files import write_json, write_json_lines
 from thinktune.model import load_model, padding, pick_device, pick_precision
 from thinktune.pack import pack
 from thinktune.prepare import Rows, prepare, read_tokenizer
@@ -63,12 +62,9 @@ def _measure(
         settings.generate.batch_rows,
         lambda done: say(f"{name}: {done} of {len(asked)} questions answered"),
     )
-    write_whole(folder / "eval" / f"{name}.jsonl", "".join(map(_line, asked, replies)))
-    graded = [
-        grade.holds(reply.answer, example.keypoint)
-        for example, reply in zip(asked, replies, strict=True)
-        if example.keypoint
-    ]
+    records = [_graded(example, reply) for example, reply in zip(asked, replies, strict=True)]
+    write_json_lines(folder / "eval" / f"{name}.jsonl", records)
+    graded = [kept["right"] for kept in records if kept["right"] is not None]
     return {
         "right": sum(graded) / len(graded) if graded else None,
         "right_rows": len(graded),
@@ -78,20 +74,9 @@ def _measure(
     } | {key: value for key, value in losses.items() if key != "loss"}
 
 
-def _line(example: Example, reply: Completion) -> str:
-    facts = {
-        "row": example.source,
-        "question": example.question,
-        "reference_answer": example.turns[-1].content,
-        "keypoint": example.keypoint,
-        "right": grade.holds(reply.answer, example.keypoint) if example.keypoint else None,
-        "reasoning": reply.reasoning,
-        "answer": reply.answer,
-        "tokens": reply.tokens,
-        "finish": reply.finish,
-        "reasoning_closed": reply.closed,
-    }
-    return json.dumps(facts, ensure_ascii=False) + "\n"
+def _graded(example: Example, reply: Completion) -> dict[str, Any]:
+    right = grade.holds(reply.answer, example.keypoint) if example.keypoint else None
+    return {**record(example, reply), "keypoint": example.keypoint, "right": right}
 
 
 def comparison(facts: dict[str, Any]) -> Table:

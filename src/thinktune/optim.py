@@ -1,13 +1,14 @@
 """The update: AdamW on fp32 weights, clipped and refused on the device itself, and the learning rate's shape."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thinktune.recipe import Schedule, Train
+
+STATE = ("step", "exp_avg", "exp_avg_sq")  # what torch's AdamW keeps for each weight
 
 
 def learning_rate_share(step: int, steps: int, warmup_fraction: float, schedule: Schedule) -> float:
@@ -72,14 +73,6 @@ class Update:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up a saved state; the names are those of `state`."""
         for name, weight in self.parameters.items():
-            found = {key.rpartition("/")[2]: value for key, value in _of(state, name)}
-            if found:
-                self._adamw.state[weight] = {key: value.to(weight.device) for key, value in found.items()}
-
-
-def _of(state: dict[str, Tensor], name: str) -> Iterable[tuple[str, Tensor]]:
-    return (
-        (f"{name}/{key}", state[f"{name}/{key}"])
-        for key in ("step", "exp_avg", "exp_avg_sq")
-        if f"{name}/{key}" in state
-    )
+            own = {key: state[f"{name}/{key}"] for key in STATE if f"{name}/{key}" in state}
+            if own:
+                self._adamw.state[weight] = {key: value.to(weight.device) for key, value in own.items()}

@@ -4,6 +4,7 @@ import random
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -116,18 +117,14 @@ def _by_tokens(order: Sequence[int], lengths: Sequence[int], size: int) -> Itera
         group: list[int] = []
         room = size
         passed: list[int] = []
-        for row in waiting:
+        for seen, row in enumerate(chain(waiting, coming), start=1):
             if lengths[row] <= room or not group:
                 group.append(row)
                 room -= lengths[row]
             else:
                 passed.append(row)
-        while room > 0 and len(passed) < LOOKAHEAD_ROWS and (row := next(coming, None)) is not None:
-            if lengths[row] <= room or not group:
-                group.append(row)
-                room -= lengths[row]
-            else:
-                passed.append(row)
+            if seen >= len(waiting) and (room <= 0 or len(passed) >= LOOKAHEAD_ROWS):
+                break
         waiting = passed
         if not group:
             return

@@ -1,6 +1,6 @@
 """A reply's text to reasoning and answer, whole or while it streams: the only parser of think tags."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,8 +86,14 @@ class Splitter:
 def split(text: str) -> Reply:
     """A whole reply taken apart."""
     splitter = Splitter()
+    reasoning, answer = gather((*splitter.feed(text), *splitter.finish()))
+    return Reply(reasoning, answer, splitter.closed)
+
+
+def gather(pieces: Iterable[Piece]) -> tuple[str, str]:
+    """The reasoning and the answer that pieces put together."""
     reasoning = answer = ""
-    for piece in (*splitter.feed(text), *splitter.finish()):
+    for piece in pieces:
         match piece.place:
             case "moved":
                 reasoning, answer = answer, ""
@@ -95,7 +101,7 @@ def split(text: str) -> Reply:
                 reasoning += piece.text
             case "answer":
                 answer += piece.text
-    return Reply(reasoning, answer, splitter.closed)
+    return reasoning, answer
 
 
 def _certain(text: str) -> int:

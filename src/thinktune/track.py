@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from thinktune.files import write_whole
+from thinktune.files import write_json_lines
 
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 
@@ -38,8 +38,7 @@ def rewind(run: Path, step: int) -> None:
     """Forget what was recorded after a step, so that a run that starts again there has no gap and no double."""
     for file in (METRICS, SAMPLES):
         if (run / file).exists():
-            kept = [record for record in _read(run / file) if record["step"] <= step]
-            write_whole(run / file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+            write_json_lines(run / file, [record for record in _read(run / file) if record["step"] <= step])
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from thinktune import checkpoint, report, track
-from thinktune.engine import Engine, Sampling
+from thinktune.engine import Engine, Sampling, record
 from thinktune.errors import UserError, brief
 from thinktune.files import read_json
 from thinktune.model import load_model, padding
@@ -84,7 +84,7 @@ def _log(run: Run) -> None:
     tokens = sum(made.tokens for made in reports)
     run.trained_tokens += tokens
     seconds = time.monotonic() - run.started
-    record = {
+    line = {
         "kind": "train",
         "step": run.done,
         "epoch": run.epoch,
@@ -98,10 +98,10 @@ def _log(run: Run) -> None:
         "seconds": round(seconds, 2),
     }
     refused = _refused(run, reports, norms)
-    track.append(run.folder, track.METRICS, [*refused, record])
+    track.append(run.folder, track.METRICS, [*refused, line])
     for event in refused:
         run.say(f"step {event['step']}: {event['text']}")
-    run.say(_line(run, record))
+    run.say(_line(run, line))
     for norm in norms:
         run.refused_in_a_row = 0 if math.isfinite(norm) else run.refused_in_a_row + 1
     if run.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
@@ -121,15 +121,15 @@ def _refused(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) ->
     ]
 
 
-def _line(run: Run, record: dict[str, Any]) -> str:
+def _line(run: Run, line: dict[str, Any]) -> str:
     coming = sum(len(run.prepared.train.rendered[row]) for dealt in run.steps[run.done :] for row in dealt.rows)
     parts = " ".join(
-        f"{part} {record[f'{part}_loss']:.3f}" for part in ("reasoning", "answer", "end") if f"{part}_loss" in record
+        f"{part} {line[f'{part}_loss']:.3f}" for part in ("reasoning", "answer", "end") if f"{part}_loss" in line
     )
     return (
-        f"step {run.done}/{len(run.steps)} {run.done / len(run.steps):.0%} loss {record['loss']:.4f} ({parts}) "
-        f"rate {record['learning_rate']:.2e} norm {record['gradient_norm']:.2f} "
-        f"{record['tokens_per_second']:,.0f} tokens/s left {clock(coming / record['tokens_per_second'])}"
+        f"step {run.done}/{len(run.steps)} {run.done / len(run.steps):.0%} loss {line['loss']:.4f} ({parts}) "
+        f"rate {line['learning_rate']:.2e} norm {line['gradient_norm']:.2f} "
+        f"{line['tokens_per_second']:,.0f} tokens/s left {clock(coming / line['tokens_per_second'])}"
     )
 
 
@@ -159,18 +159,7 @@ def _sample(run: Run) -> None:
     prompts = [render_prompt(example.turns[:-1], run.tokenizer) for example in examples]
     replies = engine.complete(prompts, Sampling(run.recipe.generate.max_new_tokens), run.recipe.generate.batch_rows)
     records = [
-        {
-            "step": run.done,
-            "row": example.source,
-            "question": example.question,
-            "reference_reasoning": example.turns[-1].reasoning,
-            "reference_answer": example.turns[-1].content,
-            "reasoning": reply.reasoning,
-            "answer": reply.answer,
-            "tokens": reply.tokens,
-            "finish": reply.finish,
-            "reasoning_closed": reply.closed,
-        }
+        {"step": run.done, **record(example, reply), "reference_reasoning": example.turns[-1].reasoning}
         for example, reply in zip(examples, replies, strict=True)
     ]
     track.append(run.folder, track.SAMPLES, records)

@@ -3,8 +3,10 @@
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from thinktune.faults import KINDS
 from thinktune.recipe import Recipe
 
+MOST_SHOWN = 4
 HEAD = """\
 # Every knob of a recipe
 
@@ -12,6 +14,17 @@ Made from `src/thinktune/recipe.py` by `python docs/recipe_page.py > docs/recipe
 On the command line any of them is `key.path=value`, as in `thinktune train recipe.yaml train.epochs=1`.
 
 | knob | default | meaning |
+|---|---|---|
+"""
+
+FAULTS = """
+## Faults: what `data.faults` decides
+
+`drop` leaves the row out, `keep` trains it as it is, `repair` mends what can surely be mended and drops the rest,
+`stop` ends the run with such rows named. Whatever happens is counted, and shown with examples, by `thinktune check` and
+in the report. Written as in `data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
+
+| fault | policies, the default first | meaning |
 |---|---|---|
 """
 
@@ -31,14 +44,24 @@ def rows(section: type[BaseModel] = Recipe, prefix: str = "") -> str:
 
 def shown(value: object) -> str:
     """A default as one writes it in YAML."""
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple) and len(value) > MOST_SHOWN:
+        return f"{', '.join(map(str, value[:MOST_SHOWN]))}, … ({len(value)} in all)"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value)
 
 
+def fault_rows() -> str:
+    """The table's rows for the faults; the first policy is the default."""
+    return "".join(
+        f"| `{name}` | **{kind.default}**{''.join(f', {policy}' for policy in kind.policies[1:])} | {kind.meaning} |\n"
+        for name, kind in KINDS.items()
+    )
+
+
 if __name__ == "__main__":
-    print(HEAD + rows(), end="")
+    print(HEAD + rows() + FAULTS + fault_rows(), end="")

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 import thinktune
 from thinktune import recipe
 from thinktune.errors import UserError
+from thinktune.faults import KINDS
 
 PACKAGE = Path(thinktune.__file__).parent
 ROOT = Path(__file__).parent.parent
@@ -141,11 +142,29 @@ def test_every_knob_is_read_somewhere():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 read.add(node.attr)
-    policies = set(recipe.Faults.model_fields)  # read by name: getattr(faults, fault)
-    judged = "".join((PACKAGE / f"{room}.py").read_text(encoding="utf-8") for room in ("data", "prepare"))
     for name, _ in knobs():
         leaf = name.rpartition(".")[2]
-        assert leaf in read or (leaf in policies and f'"{leaf}"' in judged), f"nothing reads {name}"
+        assert leaf in read, f"nothing reads {name}"
+
+
+def test_every_fault_is_found_somewhere():
+    rooms = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py") if path.stem != "faults")
+    assert not [fault for fault in KINDS if f'"{fault}"' not in rooms]
+
+
+def test_every_fault_has_a_policy_and_wrong_ones_are_all_told():
+    chosen = recipe.check(SMALL | {"data": {"name": "d", "faults": {"blank": "stop"}}}, "here").data.faults
+    assert set(chosen) == set(KINDS)
+    assert (chosen["blank"], chosen["leak"]) == ("stop", "drop")
+    with pytest.raises(UserError) as caught:
+        recipe.check(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep", "leak": 1}}}, "here")
+    told = str(caught.value)
+    assert "data.faults" in told
+    with pytest.raises(UserError) as caught:
+        recipe.check(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep"}}}, "here")
+    told = str(caught.value)
+    assert "blnk is no fault; did you mean blank?" in told
+    assert "blank is 'keep'; write one of drop, stop" in told
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

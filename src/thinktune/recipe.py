@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from thinktune.errors import UserError, brief
+from thinktune.faults import HANDED_PHRASES, resolve
 
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
-Policy = Literal["drop", "stop"]
-PolicyOrKeep = Literal["drop", "keep", "stop"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -36,46 +44,33 @@ class Model(Section):
 
 
 class Columns(Section):
-    """Which column of the rows holds what."""
+    """Which column of the rows holds what; what is not said is found by its usual names, and shown."""
 
-    question: str = "question"
-    """What the user asks."""
-    reasoning: str = "reasoning"
-    """What the model thinks before it answers."""
-    answer: str = "answer"
+    question: str | None = None
+    """What the user asks; left out, as the others here, it is found by its usual names."""
+    reasoning: str | None = None
+    """What the model thinks before it answers; where no column holds it, think tags inside the answer do."""
+    answer: str | None = None
     """What the model answers."""
+    system: str | None = None
+    """The row's own system prompt."""
+    messages: str | None = None
+    """A whole conversation, as a list of messages."""
     keypoint: str | None = None
     """A short text that a right answer holds; used for grading only, never trained."""
-
-
-class Faults(Section):
-    """What happens to a row with this fault: `drop` counts and leaves it out, `stop` ends the run."""
-
-    unreadable: Policy = "stop"
-    """The row is no JSON object, or lacks a mapped column."""
-    blank: Policy = "drop"
-    """The question or the answer is empty, null or no text."""
-    no_reasoning: PolicyOrKeep = "drop"
-    """The reasoning is empty or null; kept, it is trained as an empty think block."""
-    think_tag: Policy = "drop"
-    """A think tag stands inside a field, where the chat template would lose text."""
-    control_token: Policy = "drop"
-    """One of the tokenizer's control tokens stands inside a field."""
-    too_long: Policy = "drop"
-    """The row has more than `data.max_tokens` tokens."""
 
 
 class Data(Section):
     """What the model learns from."""
 
     name: str
-    """A file or folder of rows (.jsonl, .json, .csv, .parquet), or with `hub` a data set's name there."""
+    """A file, folder or glob of rows (JSON lines, JSON, CSV, Parquet, also .gz), or with `hub` a name there."""
     hub: Hub | None = None
     """Where `name` is looked up; none means a local path."""
     revision: str | None = None
     """Branch, tag or commit on the hub; none means its main branch."""
     files: str | None = None
-    """Which files of a folder or data set to read, as a glob such as `train*.jsonl`; needed where there are several."""
+    """Which files of a folder or data set to read, as a glob such as `train*.jsonl`."""
     columns: Columns = Columns()
     """Which column holds what."""
     ignore: tuple[str, ...] = ()
@@ -90,8 +85,15 @@ class Data(Section):
     """Seed of the split."""
     max_tokens: PositiveInt = 2048
     """The longest row, prompt and reply together, in tokens."""
-    faults: Faults = Faults()
-    """What happens to faulty rows."""
+    faults: dict[str, str] = Field(default={}, validate_default=True)
+    """What happens to a row with a fault, fault by fault; the table below lists them."""
+    handed_phrases: tuple[str, ...] = HANDED_PHRASES
+    """Phrases by which reasoning admits that it was handed the answer, for the fault of that name."""
+
+    @field_validator("faults")
+    @classmethod
+    def _every_fault_has_its_policy(cls, chosen: dict[str, str]) -> dict[str, str]:
+        return resolve(chosen)
 
     @model_validator(mode="after")
     def _share_is_a_share(self) -> Self:

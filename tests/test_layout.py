@@ -1,0 +1,270 @@
+"""What columns mean is found, told in one line, and never guessed in silence."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thinktune.data import Finding, RawRow
+from thinktune.errors import UserError
+from thinktune.layout import Drafted, count_columns, detect, refuse_unused, to_example
+from thinktune.recipe import Columns
+from thinktune.rows import read_rows
+
+LONG = "a long sentence that was written to be read"
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+def look(*rows, columns=None, ignore=()):
+    numbered = [RawRow(f"rows.jsonl:{number}", row) for number, row in enumerate(rows, start=1)]
+    return detect(numbered, Columns(**(columns or {})), ignore, "rows.jsonl")
+
+
+def refused(*rows, columns=None, ignore=(), sample=None):
+    """The sentences with which unused columns of the rows stop the run."""
+    layout = look(*(sample or rows), columns=columns, ignore=ignore)
+    counts = {}
+    for row in rows:
+        count_columns(RawRow("rows.jsonl:1", row), layout, counts)
+    try:
+        refuse_unused(counts, layout, "rows.jsonl")
+    except UserError as error:
+        return error.faults
+    return []
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"Question": "q", "Complex_CoT": "t", "Response": "a"}, "columns: question = Question, reasoning = Complex_CoT, answer = Response"),
+        ({"instruction": "q", "input": "", "output": "a"}, "alpaca: question = instruction + input, answer = output (reasoning inside think tags)"),
+        ({"instruction": "q", "output": "a", "system": None, "history": []}, "alpaca: question = instruction, answer = output (reasoning inside think tags), system = system, history = history"),
+        ({"conversations": [{"from": "human", "value": "q"}]}, "messages: conversations (from / value)"),
+        ({"conversation": [{"human": "q", "assistant": "a"}], "system": "s"}, "messages: conversation (human / assistant), system = system"),
+        ({"Messages": CHAT, "keypoint": "k"}, "messages: Messages (role / content), keypoint = keypoint"),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, "messages: prompt + completion (role / content)"),
+        ({"问题": "q", "思维链": "t", "回答": "a"}, "columns: question = 问题, reasoning = 思维链, answer = 回答"),
+        ({"指令": "q", "输入": "i", "输出": "a"}, "alpaca: question = 指令 + 输入, answer = 输出 (reasoning inside think tags)"),
+        ({"input": "q", "output": "a", "user": 7}, "columns: question = input, answer = output (reasoning inside think tags)"),
+        ({"question": "q", "answer": "a", "thinking": True, "think": "t"}, "columns: question = question, reasoning = think, answer = answer"),
+        ({"prompt": "q", "conversation": "not a list", "completion": "a"}, "columns: question = prompt, answer = completion (reasoning inside think tags)"),
+    ],
+)  # fmt: skip
+def test_a_layout_is_found_and_told_in_one_line(row, told):
+    assert look(row).describe() == told
+
+
+def test_the_first_of_several_spellings_is_taken_and_the_recipe_comes_before_it():
+    row = {"instruction": "i", "question": "q", "cot": "c", "think": "t", "solution": "s", "answer": "a"}
+    assert look(row).mapping == "{question: question, reasoning: think, answer: answer}"
+    given = {"question": "instruction", "reasoning": "cot"}
+    assert look(row, columns=given).mapping == "{question: instruction, reasoning: cot, answer: answer}"
+    assert (
+        look(row, ignore=["question", "think", "answer"]).mapping
+        == "{question: instruction, reasoning: cot, answer: solution}"
+    )
+    assert (
+        look({"messages": CHAT, "a b": "q", "answer": "a"}, columns={"question": "a b"}).mapping
+        == "{question: a b, answer: answer}"
+    )
+
+
+def test_an_input_joins_an_instruction_alone_and_only_unless_ignored():
+    row = {"instruction": "q", "input": "i", "output": "a", "question": "p"}
+    assert look(row).input is None
+    assert look(row, columns={"question": "instruction"}).input == "input"
+    assert look(row, columns={"question": "instruction"}, ignore=["input"]).input is None
+
+
+def test_columns_of_later_sample_rows_count():
+    assert look({"question": "q", "answer": "a"}, {"question": "q", "think": "t", "answer": "a"}).reasoning == "think"
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "ignore", "told"),
+    [
+        ({"a": 1, "b": 2, "c": 3}, {}, [], ["data.columns: rows.jsonl has the columns a, b, c and none is known as the question or the answer; write data.columns: {question: …, answer: …}"]),
+        ({"text": "x", "think": "t", "answer": "a"}, {}, [], ["data.columns: rows.jsonl has the columns text, think, answer and none is known as the question; write data.columns: {question: …, reasoning: think, answer: answer}"]),
+        ({"prompt": "q", "answer": "a"}, {"question": "promt", "answer": "antwort"}, [], [
+            "data.columns.question: no row of rows.jsonl has a column 'promt'; its columns are prompt, answer",
+            "data.columns.answer: no row of rows.jsonl has a column 'antwort'; its columns are prompt, answer",
+        ]),
+        ({"q": "q", "answer": "a"}, {"question": "q"}, ["q"], ["data.columns.question: is 'q', which data.ignore names as well; take it out of one of them"]),
+        ({"q": "q"}, {"question": "q", "answer": "q"}, [], ["data.columns: {question: q, answer: q} names a column twice; a column holds one part"]),
+        ({"m": CHAT, "q": "q"}, {"messages": "m", "question": "q"}, [], ["data.columns: messages is a whole conversation; leave out question, or messages"]),
+    ],
+)  # fmt: skip
+def test_what_is_not_clear_stops_with_the_mapping_to_write(row, columns, ignore, told):
+    with pytest.raises(UserError) as caught:
+        look(row, columns=columns, ignore=ignore)
+    assert caught.value.faults == told
+
+
+def test_a_file_without_a_readable_row_says_why():
+    broken = RawRow("rows.jsonl:1", None, (Finding("unreadable", "rows.jsonl:1: is no JSON"),))
+    for rows, told in (
+        ([], "holds no row that can be read; mend it"),
+        ([broken], r"\(rows.jsonl:1: is no JSON\); mend it"),
+    ):
+        with pytest.raises(UserError, match=told):
+            detect(rows, Columns(), (), "rows.jsonl")
+
+
+def test_an_unused_column_full_of_text_stops_the_run_with_the_whole_mapping():
+    row = {"instruction": LONG, "question": "q", "think": "t", "answer": "a", "notes": LONG}
+    assert refused(row, row) == [
+        "data.ignore: column 'instruction' of rows.jsonl is full of text and is not used; "
+        "write data.columns: {question: instruction} to train it or data.ignore: [instruction]",
+        "data.ignore: column 'notes' of rows.jsonl is full of text and is not used; "
+        "name it under data.columns to train it or write data.ignore: [notes]",
+        "data.columns: rows.jsonl is read as data.columns: {question: question, reasoning: think, answer: answer}; "
+        "where that is right, write it and data.ignore: [instruction, notes]",
+    ]
+    assert "data.ignore: [notes, instruction]" in refused(row, ignore=["notes"])[-1]
+    assert refused(row, ignore=["instruction", "notes"]) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ({"reasoning": "t", "cot": "u"}, ["cot"]),
+        ({"Solution": "x"}, ["Solution"]),
+        ({"input": "i"}, ["input"]),
+        ({"messages": "x"}, ["messages"]),
+        ({"tools": [{"name": "f"}]}, ["tools"]),
+        ({"id": "x1", "score": 7, "ok": True, "metadata": {"by": LONG}, "tags": [LONG]}, []),
+        ({"solution": " ", "cot": None, "tools": [], "query": 7}, []),
+        ({"notes": "x" * 20}, []),
+        ({"notes": "x" * 21}, ["notes"]),
+    ],
+)
+def test_known_names_and_prose_are_never_left_out_in_silence(more, names):
+    found = refused({"question": "q", "answer": "a"} | more)
+    assert [sentence.split("'")[1] for sentence in found[:-1]] == names
+
+
+def test_one_long_text_among_many_blanks_is_seen():
+    rows = [{"question": "q", "answer": "a", "notes": ""}] * 99 + [{"question": "q", "answer": "a", "notes": LONG}]
+    assert "'notes'" in refused(*rows)[0]
+
+
+def test_a_known_column_that_comes_after_the_sample_is_not_lost():
+    row = {"question": "q", "answer": "a"}
+    assert "'think'" in refused(row, row | {"think": "t"}, sample=[row])[0]
+
+
+def test_a_conversation_wins_over_columns_which_stop_the_run():
+    found = refused({"prompt": "q", "messages": CHAT, "answer": "a"})
+    assert [sentence.split("'")[1] for sentence in found[:-1]] == ["answer", "prompt"]
+    assert "{messages: messages}" in found[-1]
+    found = refused({"prompt": CHAT[:1], "completion": CHAT[1:], "think": "t", "history": [["q", "a"]]})
+    assert [sentence.split("'")[1] for sentence in found[:-1]] == ["history", "think"]
+
+
+def test_text_under_an_unknown_key_of_a_message_stops_the_run():
+    messages = [
+        CHAT[0],
+        CHAT[1] | {"content": LONG, "Reasoning-Content": LONG, "inner_voice": LONG, "id": "m1", "name": None},
+    ]
+    assert "'messages.inner_voice'" in refused({"messages": messages})[0]
+    assert refused({"messages": messages}, ignore=["messages.inner_voice"]) == []
+    assert "'prompt.inner_voice'" in refused({"prompt": messages[1:], "completion": CHAT})[0]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["user", "gpt", "<think>t</think>a", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["role", "from", "content", "value", "type", "text", "reasoning", "weight", "human", "assistant", "tool_calls", "x"]), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+names = st.sampled_from(["messages", "conversation", "prompt", "completion", "instruction", "input", "output", "history", "think", "cot", "system", "keypoint", "tools", "x", "\ud83d"])  # fmt: skip
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant"]) | json_values, "content": st.text() | json_values},
+        optional={"reasoning": json_values, "loss_weight": st.sampled_from([0, 1]) | json_values, "x": json_values},
+    ),
+    max_size=4,
+)
+chats = st.just(CHAT) | messages.map(lambda found: [*CHAT, *found])
+values = st.text() | chats | messages | json_values
+rows = st.dictionaries(names, values, max_size=6)
+
+
+@given(st.lists(rows, min_size=1, max_size=3), rows, st.none() | st.text(st.characters(exclude_categories=["Cs"])))
+@settings(max_examples=200, deadline=None)
+def test_any_json_anywhere_gives_an_example_or_a_reason(sample, row, system):
+    try:
+        layout = look(*sample)
+    except UserError as error:
+        assert all(sentence.encode() for sentence in error.faults)
+        return
+    assert "\n" not in layout.describe()
+    counts = {}
+    for columns in (*sample, row):
+        raw = RawRow("rows.jsonl:7", columns)
+        count_columns(raw, layout, counts)
+        check(to_example(raw, layout, system))
+    try:
+        refuse_unused(counts, layout, "rows.jsonl")
+    except UserError as error:
+        assert all(sentence.encode() for sentence in error.faults)
+
+
+def check(found):
+    """An example has turns in order, all of text; a finding has its place and can be printed."""
+    if isinstance(found, Finding):
+        assert found.sentence.startswith("rows.jsonl:7: ")
+        assert found.sentence.encode()
+        return
+    roles = [turn.role for turn in found.example.turns if turn.role != "system"]
+    assert roles == (["user", "assistant"] * len(roles))[: len(roles)]
+    assert "assistant" in roles
+    assert len(found.example.turns) - len(roles) in (0, 1)
+    assert len(found.places) == len(found.example.turns)
+    for turn, (content, reasoning) in zip(found.example.turns, found.places, strict=True):
+        assert (turn.content + turn.reasoning).encode() is not None
+        assert content
+        assert bool(reasoning) == (turn.role == "assistant")
+
+
+REAL = {  # rows, examples, findings
+    "llamafactory_identity.json": (91, 91),
+    "llamafactory_reason_tool_use_demo_50.jsonl": (50, 19),
+    "llamafactory_v1_sft_demo.jsonl": (500, 500),
+    "msswift_alpaca.csv": (3, 3),
+    "msswift_alpaca.jsonl": (3, 3),
+    "msswift_chatml.jsonl": (3, 3),
+    "msswift_conversations.jsonl": (3, 3),
+    "msswift_sharegpt.jsonl": (3, 3),
+    "oumi_alpaca_format.json": (2, 2),
+    "oumi_alpaca_format.jsonl": (2, 2),
+    "oumi_oumi_format.jsonl": (2, 2),
+}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", REAL)
+def test_the_files_of_other_tools_load(real, name):
+    found = list(read_rows(real / "formats" / name, name, repair_encoding=False))
+    layout = detect(found[:9], Columns(), ["tools"], name)
+    results = [to_example(row, layout, None) for row in found]
+    assert (len(results), sum(isinstance(result, Drafted) for result in results)) == REAL[name]
+    assert {result.sentence.rpartition(": ")[2] for result in results if isinstance(result, Finding)} <= {
+        "calls tools, which is not trained yet"
+    }
+
+
+@pytest.mark.real
+def test_the_medical_rows_stop_with_their_mapping_and_then_load(real):
+    file = real / "medical" / "delicate_medical_r1_val.jsonl"
+    found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert refused(*found)[0].endswith(
+        "write data.columns: {question: instruction} to train it or data.ignore: [instruction]"
+    )
+    assert "data.columns: {question: question, reasoning: think, answer: answer}" in refused(*found)[1]
+    ignore = ["instruction", "metrics"]
+    assert refused(*found, ignore=ignore) == []
+    layout = look(*found, ignore=ignore)
+    results = [to_example(RawRow("x:1", row), layout, None) for row in found]
+    assert sum(isinstance(result, Drafted) and bool(result.example.turns[1].reasoning) for result in results) == 241

@@ -2,17 +2,19 @@
 
 import random
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thinktune.render import Part, Rendered
 
 LOOKAHEAD_ROWS = 64  # how far past a row that does not fit the dealer looks for one that does
+BRIM_ROWS = 64  # of how many rows a batch is filled to the brim; more would cost time and bring nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +57,27 @@ class Batch:
 
 
 def deal(
-    rows: Sequence[Rendered], *, tokens_per_step: int | None, rows_per_step: int | None, epochs: int, seed: int
+    lengths: Sequence[int] | NDArray[np.integer],
+    learned: Sequence[int] | NDArray[np.integer],
+    *,
+    tokens_per_step: int | None,
+    rows_per_step: int | None,
+    epochs: int,
+    seed: int,
 ) -> list[Step]:
-    """The steps of a run: in every epoch each row once, in an order drawn from the seed.
+    """The steps of a run, from each row's tokens and learned tokens: in every epoch each row once, in a seeded order.
 
     A step of `tokens_per_step` is filled up to that size: where the next row does not fit, one of the following ones
     may, and the row that waited opens the next step. A longer row has a step of its own. The last step of an epoch
     holds what is left.
     """
-    lengths = [len(row) for row in rows]
-    learned = [row.learned_tokens for row in rows]
+    sizes, gains = (np.asarray(counts).tolist() for counts in (lengths, learned))  # plain ints are faster one by one
     steps: list[Step] = []
     for epoch in range(epochs):
-        order = list(range(len(rows)))
+        order = list(range(len(sizes)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
-        groups = _by_count(order, rows_per_step) if rows_per_step else _by_tokens(order, lengths, tokens_per_step or 1)
-        steps += [Step(tuple(group), sum(learned[row] for row in group)) for group in groups]
+        groups = _by_count(order, rows_per_step) if rows_per_step else _by_tokens(order, sizes, tokens_per_step or 1)
+        steps += [Step(tuple(group), sum(gains[row] for row in group)) for group in groups]
     return steps
 
 
@@ -87,21 +94,57 @@ def pack(rows: Sequence[Rendered], capacity: int, *, pad: int | None = None) -> 
 
 
 def fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices grouped so that no group's lengths exceed `capacity`: best-fit decreasing."""
-    groups: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, group), sorted
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        length = lengths[index]
+    """Indices grouped so that no group's lengths exceed `capacity`, in as few groups as two simple rules find.
+
+    Best-fit decreasing comes first. Where it takes more groups than the tokens need, each group in turn is filled as
+    full as it can be; a step that fills its batches to a thousandth leaves no room for less.
+    """
+    for index, length in enumerate(lengths):
         if not 0 < length <= capacity:
             raise ValueError(f"row {index} has {length} tokens; a batch holds 1 to {capacity}")
-        slot = bisect_left(room, (length, -1))
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    groups = _best_fit(longest_first, lengths, capacity)
+    if len(groups) * capacity - sum(lengths) < capacity:
+        return groups
+    return min(groups, _fullest_first(longest_first, lengths, capacity), key=len)
+
+
+def _best_fit(order: Iterable[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    groups: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, group), sorted
+    for index in order:
+        slot = bisect_left(room, (lengths[index], -1))
         if slot < len(room):
             free, group = room.pop(slot)
         else:
             free, group = capacity, len(groups)
             groups.append([])
         groups[group].append(index)
-        insort(room, (free - length, group))
+        insort(room, (free - lengths[index], group))
+    return groups
+
+
+def _fullest_first(order: Iterable[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Each group the longest row left, and of the next ones those that come closest to `capacity`."""
+    coming = iter(order)
+    waiting = list(islice(coming, BRIM_ROWS))
+    groups: list[list[int]] = []
+    within = (1 << capacity + 1) - 1
+    while waiting:
+        first, *others = waiting
+        sums = [1 << lengths[first]]  # bit n of sums[k]: some of the first k others and the longest row have n tokens
+        for index in others:
+            sums.append((sums[-1] | sums[-1] << lengths[index]) & within)
+        wanted = sums[-1].bit_length() - 1
+        group = [first]
+        for index, reached in zip(reversed(others), reversed(sums[:-1]), strict=True):
+            if not reached >> wanted & 1:
+                group.append(index)
+                wanted -= lengths[index]
+        groups.append(group)
+        taken = set(group)
+        waiting = [index for index in waiting if index not in taken]
+        waiting += islice(coming, BRIM_ROWS - len(waiting))
     return groups
 
 

@@ -1,0 +1,87 @@
+"""Measures how fast rows are dealt to steps and fitted into batches, and how full both get; prints Markdown.
+
+    python benchmarks/pack_rows.py [--rows N] [--lengths FILE] [--steps N ...] [--capacities N ...] [--seed N]
+
+Lengths are drawn like those of real medical rows (log-normal, mean 790 tokens, 95th percentile 1,090, at most 2,048),
+or read from a text file of one number a line. Needs Linux or macOS for the peak of memory.
+"""
+
+import resource
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thinktune.pack import deal, fit
+
+MEAN_TOKENS, SPREAD, LEAST_TOKENS, MOST_TOKENS = 790, 0.21, 32, 2048
+STEPS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
+CAPACITIES = (2048, 4096, 8192, 16_384, 32_768)
+HEADER = (
+    "| tokens per step | batch capacity | dealt in s | fitted in s | step fill | batch fill |\n" + "|---:" * 6 + "|"
+)
+
+
+def main() -> None:
+    arguments = _arguments()
+    lengths = _lengths(arguments)
+    print(
+        f"{len(lengths):,} rows of {lengths.mean():,.0f} tokens on average, 95th percentile {_percentile(lengths):,}\n"
+    )
+    print(HEADER)
+    for tokens_per_step in arguments.steps:
+        _measure(lengths, tokens_per_step, arguments.capacities, arguments.seed)
+    print(f"\npeak of memory, with torch imported: {_peak_gib():.2f} GiB")
+
+
+def _measure(lengths: NDArray[np.int64], tokens_per_step: int, capacities: Sequence[int], seed: int) -> None:
+    """Print a line for each capacity that a step fills, and that holds every row."""
+    start = time.perf_counter()
+    steps = deal(lengths, lengths, tokens_per_step=tokens_per_step, rows_per_step=None, epochs=1, seed=seed)
+    dealing = time.perf_counter() - start
+    tokens = int(lengths.sum())
+    sizes = lengths.tolist()
+    for capacity in capacities:
+        if not lengths.max() <= capacity <= tokens_per_step:
+            continue
+        start = time.perf_counter()
+        batches = sum(len(fit([sizes[row] for row in step.rows], capacity)) for step in steps)
+        fitting = time.perf_counter() - start
+        times = f"{dealing:.1f} | {fitting:.1f}"
+        fills = f"{tokens / (len(steps) * tokens_per_step):.2%} | {tokens / (batches * capacity):.2%}"
+        print(f"| {tokens_per_step:,} | {capacity:,} | {times} | {fills} |", flush=True)
+
+
+def _lengths(arguments: Namespace) -> NDArray[np.int64]:
+    if arguments.lengths:
+        return np.loadtxt(arguments.lengths, dtype=np.int64, ndmin=1)
+    centre = np.log(MEAN_TOKENS) - SPREAD**2 / 2
+    drawn = np.random.default_rng(arguments.seed).lognormal(centre, SPREAD, arguments.rows)
+    return drawn.clip(LEAST_TOKENS, MOST_TOKENS).astype(np.int64)
+
+
+def _percentile(lengths: NDArray[np.int64]) -> int:
+    return int(np.percentile(lengths, 95))
+
+
+def _peak_gib() -> float:
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kilobytes / 2**20
+
+
+def _arguments() -> Namespace:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000, help="how many lengths are drawn")
+    parser.add_argument("--lengths", type=Path, help="a text file of real lengths, one a line, in place of drawn ones")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="sizes of a step in tokens")
+    parser.add_argument("--capacities", type=int, nargs="+", default=CAPACITIES, help="sizes of a batch in tokens")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

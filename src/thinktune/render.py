@@ -1,18 +1,23 @@
 """Conversations to tokens, exactly as the tokenizer's own chat template writes them, and what each token is."""
 
+import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from thinktune.data import Example, Turn
 from thinktune.errors import UserError, brief
 
 OPENING, CLOSING = "<think>", "</think>"
+SHIELD = "\ufdd0\ufdd1"  # no characters, by Unicode: they mark a spelled control token while the template writes
 
 
 class Part(IntEnum):
@@ -42,23 +47,69 @@ class Rendered:
 
 
 def render(example: Example, tokenizer: Any) -> list[Rendered]:
-    """One Rendered for each assistant turn, its history as the model will see it at inference.
+    """One Rendered for each learned reply, its history as the model will see it at inference."""
+    return render_all([example], tokenizer)[0]
 
-    The prompt must be a token prefix of the whole, and the template must keep reasoning and answer; otherwise
-    UserError says what differs. What the template writes after the end-of-turn token is given, never learned.
+
+def render_all(examples: Sequence[Example], tokenizer: Any) -> list[list[Rendered]]:
+    """What `render` gives, for many examples at once, which tokenizes on all cores.
+
+    Proved of every reply, or UserError says what differs: the prompt is a token prefix of the whole; the template keeps
+    reasoning and answer; the last learned token is the end-of-turn token; the tokens decode to the template's text.
+    What the template writes after the end-of-turn token is given, never learned.
     """
-    turns = example.turns
-    return [
-        _render_reply(turns[: index + 1], tokenizer, example.source)
-        for index, turn in enumerate(turns)
-        if turn.role == "assistant"
+    histories = [
+        (number, tuple(_shielded(turn, tokenizer) for turn in example.turns[: index + 1]))
+        for number, example in enumerate(examples)
+        for index, turn in enumerate(example.turns)
+        if turn.role == "assistant" and turn.learned
     ]
+    wholes = [_template(tokenizer, turns) for _, turns in histories]
+    prompts = [
+        _template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=True) for _, turns in histories
+    ]
+    tokens = _tokenize(wholes + prompts, tokenizer)
+    made: list[list[Rendered]] = [[] for _ in examples]
+    for place, (number, turns) in enumerate(histories):
+        row, ids = examples[number].source, tokens[place]
+        _refuse_other_text(row, wholes[place], ids, tokenizer)
+        parts = _parts(row, wholes[place], prompts[place], ids, tokens[len(wholes) + place], turns[-1], tokenizer)
+        made[number].append(Rendered(np.asarray(ids, np.int32), parts, row))
+    return made
 
 
 def render_prompt(turns: Sequence[Turn], tokenizer: Any, *, thinking: bool = True) -> list[int]:
-    """The tokens of a conversation up to where the assistant speaks next."""
-    text = _template(tokenizer, turns, add_generation_prompt=True, enable_thinking=thinking)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    """The tokens of a conversation up to where the assistant speaks next; control tokens in it are plain characters."""
+    shielded = [_shielded(turn, tokenizer) for turn in turns]
+    text = _template(tokenizer, shielded, add_generation_prompt=True, enable_thinking=thinking)
+    return _tokenize([text], tokenizer)[0]
+
+
+def template_ids(example: Example, tokenizer: Any) -> list[list[int] | None]:
+    """The ids of each learned reply as transformers alone gives them, to hold ours to.
+
+    None stands where the text spells a control token: there ours are plain characters, and transformers' are not.
+    """
+    found: list[list[int] | None] = []
+    for index, turn in enumerate(example.turns):
+        if turn.role == "assistant" and turn.learned:
+            turns = example.turns[: index + 1]
+            spells = any(_shielded(turn, tokenizer) is not turn for turn in turns)
+            options = {"tokenize": True, "return_dict": False}
+            found.append(None if spells else tokenizer.apply_chat_template(_messages(turns), **options))
+    return found
+
+
+def pieces(rendered: Rendered, tokenizer: Any) -> list[list[Any]]:
+    """Each token as its part and its text; tokens that only together make a character stand together."""
+    found: list[list[Any]] = []
+    start = 0
+    for stop in range(1, len(rendered) + 1):
+        text = tokenizer.backend_tokenizer.decode(rendered.ids[start:stop].tolist(), skip_special_tokens=False)
+        if not text.endswith("\ufffd") or stop == len(rendered) or rendered.parts[stop] != rendered.parts[start]:
+            found.append([int(rendered.parts[start]), text])
+            start = stop
+    return found
 
 
 def control_tokens(tokenizer: Any) -> list[str]:
@@ -66,27 +117,38 @@ def control_tokens(tokenizer: Any) -> list[str]:
     return [token.content for token in tokenizer.added_tokens_decoder.values()]
 
 
-def _render_reply(turns: Sequence[Turn], tokenizer: Any, row: str) -> Rendered:
-    reply = turns[-1]
-    whole = _template(tokenizer, turns)
-    encoding = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = encoding["input_ids"]
-    prompt = render_prompt(turns[:-1], tokenizer)
-    if ids[: len(prompt)] != prompt:
-        raise UserError(_prefix_fault(row, prompt, ids, tokenizer))
-    ends = [position for position in range(len(prompt), len(ids)) if ids[position] == tokenizer.eos_token_id]
+def _parts(
+    row: str, whole: str, prompt: str, ids: list[int], given: list[int], reply: Turn, tokenizer: Any
+) -> NDArray[np.uint8]:
+    """What each token is."""
+    if ids[: len(given)] != given:
+        raise UserError(_prefix_fault(row, given, ids, tokenizer))
+    ends = [position for position in range(len(given), len(ids)) if ids[position] == tokenizer.eos_token_id]
     if not ends:
         raise UserError(
             f"{row}: the chat template never writes the end-of-turn token {tokenizer.eos_token!r}; "
             "the model could not learn to stop, so use another template"
         )
-    starts = [start for start, _ in encoding["offset_mapping"]]
-    answer_start = _answer_start(whole, starts[len(prompt)], reply, row)
     parts = np.full(len(ids), Part.GIVEN, np.uint8)
-    learned = slice(len(prompt), ends[-1])
-    parts[learned] = np.where(np.asarray(starts[learned]) < answer_start, Part.REASONING, Part.ANSWER)
+    answer = _answer_at(whole, _answer_start(whole, len(prompt), reply, row), ids, len(given), tokenizer)
+    parts[len(given) : answer] = Part.REASONING
+    parts[answer : ends[-1]] = Part.ANSWER
     parts[ends[-1]] = Part.END
-    return Rendered(np.asarray(ids, np.int32), parts, row)
+    return parts
+
+
+def _answer_at(whole: str, answer_start: int, ids: list[int], first: int, tokenizer: Any) -> int:
+    """The token that the answer begins with."""
+    if CLOSING not in whole[:answer_start]:
+        return first
+    closing = tokenizer.convert_tokens_to_ids(CLOSING)
+    if closing in ids[first:]:
+        at = ids.index(closing, first) + 1
+        while not tokenizer.backend_tokenizer.decode([ids[at]], skip_special_tokens=False).strip("\n"):
+            at += 1
+        return at
+    # A tokenizer without think tokens of its own: only then the places of all tokens in the text are worth their time.
+    return tokenizer.backend_tokenizer.encode(whole, add_special_tokens=False).char_to_token(answer_start)
 
 
 def _answer_start(whole: str, reply_start: int, reply: Turn, row: str) -> int:
@@ -102,6 +164,18 @@ def _answer_start(whole: str, reply_start: int, reply: Turn, row: str) -> int:
     return len(whole) - len(tail.lstrip("\n"))
 
 
+def _refuse_other_text(row: str, whole: str, ids: list[int], tokenizer: Any) -> None:
+    """Raise UserError where the tokens do not decode to the text that the template wrote."""
+    backend = tokenizer.backend_tokenizer
+    expected = whole.replace(SHIELD, "")
+    decoded = backend.decode(ids, skip_special_tokens=False)
+    if decoded != expected and decoded != (backend.normalizer.normalize_str(expected) if backend.normalizer else None):
+        raise UserError(
+            f"{row}: its tokens decode to {decoded[:80]!r}…, which is not what the chat template wrote; "
+            "the tokenizer loses text, so use another model"
+        )
+
+
 def _prefix_fault(row: str, prompt: list[int], ids: list[int], tokenizer: Any) -> str:
     first = next(
         (at for at, pair in enumerate(zip(prompt, ids, strict=False)) if pair[0] != pair[1]), min(len(prompt), len(ids))
@@ -114,16 +188,70 @@ def _prefix_fault(row: str, prompt: list[int], ids: list[int], tokenizer: Any) -
 
 
 def _template(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> str:
-    messages = [
-        {"role": turn.role, "content": turn.content}
-        | ({"reasoning_content": turn.reasoning} if turn.role == "assistant" else {})
-        for turn in turns
-    ]
     if not tokenizer.chat_template:
         raise UserError(
             "model.name: the tokenizer has no chat template; take an instruction-tuned model such as Qwen/Qwen3-1.7B"
         )
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        return tokenizer.apply_chat_template(_messages(turns), tokenize=False, **options)
     except TemplateError as error:
         raise UserError(f"model.name: its chat template refuses a row ({brief(error)}); use another template") from None
+
+
+def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [
+        {"role": turn.role, "content": turn.content}
+        | ({"reasoning_content": turn.reasoning} if turn.role == "assistant" else {})
+        for turn in turns
+    ]
+
+
+def _tokenize(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The ids that the tokenizer gives for each text, without padding or truncation, on all cores."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    shielded = {place: _tokenize_shielded(text, tokenizer) for place, text in enumerate(texts) if SHIELD in text}
+    plain = [text for place, text in enumerate(texts) if place not in shielded]
+    rest = iter(backend.encode_batch_fast(plain, add_special_tokens=False))
+    return [shielded[place] if place in shielded else next(rest).ids for place in range(len(texts))]
+
+
+def _shielded(turn: Turn, tokenizer: Any) -> Turn:
+    """The turn with a mark inside every control token that its own text spells, so that none of them takes effect."""
+    spelled = _spelled(tuple(control_tokens(tokenizer)))
+    if not (spelled.search(turn.content) or spelled.search(turn.reasoning)):
+        return turn
+    content, reasoning = (
+        spelled.sub(lambda found: found[0][0] + SHIELD + found[0][1:], text) for text in (turn.content, turn.reasoning)
+    )
+    return replace(turn, content=content, reasoning=reasoning)
+
+
+def _tokenize_shielded(text: str, tokenizer: Any) -> list[int]:
+    """Ids of a text in which only unmarked control tokens are control tokens; all other text is plain characters.
+
+    It is the tokenizer's own way (cut at control tokens, then encode what lies between) with those of the row left out.
+    """
+    ids: list[int] = []
+    plain = _without_control_tokens(tokenizer.backend_tokenizer.to_str())
+    spelled = _spelled(tuple(control_tokens(tokenizer)))
+    start = 0
+    for found in (*spelled.finditer(text), None):
+        stop = found.start() if found else len(text)
+        ids += plain.encode(text[start:stop].replace(SHIELD, ""), add_special_tokens=False).ids
+        if found:
+            ids.append(tokenizer.convert_tokens_to_ids(found[0]))
+            start = found.end()
+    return ids
+
+
+@lru_cache(maxsize=8)
+def _spelled(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+@lru_cache(maxsize=2)
+def _without_control_tokens(state: str) -> Tokenizer:
+    tree = json.loads(state) | {"added_tokens": []}
+    return Tokenizer.from_str(json.dumps(tree))

@@ -17,6 +17,12 @@ def two_threads():
     torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tokenized rows of the tests go where the tests' other files go."""
+    os.environ["THINKTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer(TEXTS, 400)
@@ -69,6 +75,6 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def official_tokenizer(real):
     """Qwen3's own tokenizer, with its own chat template."""
-    from thinktune.prepare import read_tokenizer
+    from thinktune.tokens import read_tokenizer
 
     return read_tokenizer(real / "qwen3-tokenizer")

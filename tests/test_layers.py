@@ -11,36 +11,44 @@ ROOMS = """
 __main__
 cli
 demo
-check chat
+check chat cleaned
 train evaluate
 run
 engine report small
 step checkpoint
 model prepare chart track grade
-loss pack optim parallel reply
+divide
+work
+loss pack optim parallel reply store trim account
 render
+judge layout rows twins
+mend turns encoding
 data
 hub
-recipe
-environment files
+download recipe
+environment faults files find progress tokens workers
 errors
 bundled
 """
 LEVELS = {room: level for level, line in enumerate(ROOMS.split("\n")) for room in line.split()}
-TORCH_FREE = {
-    "errors",
-    "recipe",
-    "data",
-    "grade",
-    "render",
-    "reply",
-    "prepare",
-    "hub",
-    "files",
-    "track",
-    "report",
-    "chart",
-}
+HEAVY = [
+    "demo",
+    "check",
+    "chat",
+    "train",
+    "evaluate",
+    "run",
+    "engine",
+    "small",
+    "step",
+    "checkpoint",
+    "model",
+    "loss",
+    "pack",
+    "optim",
+    "parallel",
+]
+TORCH_FREE = set(LEVELS) - {*HEAVY, "__main__", "bundled"}
 
 
 def imports(path: Path, *, top_only: bool = False) -> set[str]:

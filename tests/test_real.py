@@ -12,6 +12,8 @@ from thinktune.small import Size, make_model
 from thinktune.train import train
 
 pytestmark = pytest.mark.real
+# Nothing dropped and nothing mended, to hold tokens to the files' own texts.
+AS_THEY_ARE = {"handed_answer": "keep", "literal_newline": "keep"}
 PROMPT = "你是一个医学专家,你需要根据用户的问题,给出带有思考的回答。"
 
 
@@ -30,6 +32,7 @@ def tree(real, official_tokenizer, tmp_path_factory):
             "columns": {"reasoning": "think"},
             "ignore": ["instruction", "metrics"],
             "system": PROMPT,
+            "faults": AS_THEY_ARE,
         },
         "train": {"tokens_per_step": 8192, "epochs": 1, "learning_rate": 5e-3, "evaluate_every_steps": 12},
         "generate": {"max_new_tokens": 16, "sample_questions": 2},
@@ -38,7 +41,7 @@ def tree(real, official_tokenizer, tmp_path_factory):
 
 def test_every_real_row_is_rendered_byte_for_byte_as_the_official_template_writes_it(tree, real, official_tokenizer):
     loaded = recipe.check(tree | {"data": tree["data"] | {"max_tokens": 4096, "validation": 0.0}}, "here")
-    rows = prepare(loaded, official_tokenizer).train.rendered
+    rows = prepare(loaded, official_tokenizer).train.replies()
     lines = (real / "medical" / "delicate_medical_r1_val.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == len(lines) == 241
     for rendered, line in zip(rows, lines, strict=True):
@@ -62,9 +65,13 @@ def test_the_real_rows_train_end_to_end(tree):
     account = read_json(folder / "data.json")
     assert account["rows_read"] == 241
     assert (account["over"]["1024"], account["over"]["2048"]) == (22, 1)
-    [dropped] = account["faults"]
-    assert (dropped["fault"], dropped["count"]) == ("too_long", 1)
-    assert "3151 tokens" in dropped["examples"][0]
+    found = {fault["fault"]: fault for fault in account["faults"]}
+    assert {name: fault["actions"] for name, fault in found.items()} == {
+        "literal_newline": {"kept": 8},
+        "handed_answer": {"kept": 51},
+        "too_long": {"dropped": 1},
+    }
+    assert "3151 tokens" in found["too_long"]["examples"][0]
     assert account["train_rows"] + account["validation_rows"] == 240
     assert any("22 over 1024, 1 over 2048" in line for line in said)
     losses = [record["loss"] for record in track.read_metrics(folder) if record["kind"] == "eval"]

@@ -16,8 +16,9 @@ from thinktune.errors import UserError
 from thinktune.evaluate import evaluate_run
 from thinktune.files import read_json
 from thinktune.model import load_model
-from thinktune.prepare import prepare, read_tokenizer
+from thinktune.prepare import prepare
 from thinktune.render import render_prompt
+from thinktune.tokens import read_tokenizer
 from thinktune.train import train
 
 
@@ -125,7 +126,7 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
     assert losses[-1] < 0.1 < 1 < losses[0]
     tokenizer = read_tokenizer(folder / "final")
     engine = Engine(load_model(folder / "final", torch.device("cpu")), tokenizer)
-    examples = prepare(loaded, tokenizer).train.examples
+    examples = prepare(loaded, tokenizer).train.examples()
     replies = engine.complete([render_prompt(example.turns[:-1], tokenizer) for example in examples], Sampling(40), 8)
     assert len(replies) == 8
     for example, reply in zip(examples, replies, strict=True):

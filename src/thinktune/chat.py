@@ -10,9 +10,9 @@ from thinktune import checkpoint, recipe
 from thinktune.data import Turn
 from thinktune.engine import Completion, Engine, Sampling
 from thinktune.model import load_model, pick_device, pick_precision
-from thinktune.prepare import read_tokenizer
 from thinktune.render import render_prompt
 from thinktune.reply import Piece, gather
+from thinktune.tokens import read_tokenizer
 
 HELP = "/think turns reasoning on or off · /reset forgets the conversation · /quit leaves"
 

@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from thinktune import recipe as recipes
-from thinktune.check import check
+from thinktune.check import check, show
 from thinktune.errors import UserError
 from thinktune.evaluate import comparison, evaluate_run
 from thinktune.files import read_json, write_json_lines, write_whole
-from thinktune.run import Say
+from thinktune.progress import Say, clock
 from thinktune.small import Size, make_model, make_tokenizer
-from thinktune.train import clock, train
+from thinktune.train import train
 
 SIZE = Size(hidden=128, layers=4, heads=4, groups=2, head=32, inner=384)
 VOCABULARY = 2500
@@ -88,7 +88,7 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
     train(recipes.load(folder / "base.yaml"), say)
     expert = recipes.load(folder / "expert.yaml")
     _headline(console, "check: what the expert will be trained on")
-    check(expert, console)
+    show(check(expert, say)[1], console)
     _headline(console, "train: every parameter, on the facts")
     run = train(expert, say)
     _headline(console, "eval: base and expert answer the held-out phrasings")

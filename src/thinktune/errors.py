@@ -13,6 +13,10 @@ class UserError(Exception):
         self.faults = [faults] if isinstance(faults, str) else list(faults)
         super().__init__("\n".join(self.faults))
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[list[str]]]:
+        """All faults, also where the error comes from another process."""
+        return UserError, (self.faults,)
+
 
 def brief(error: BaseException, most: int = 300) -> str:
     """What another library's error says, on one line of at most so many characters."""

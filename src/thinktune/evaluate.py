@@ -14,11 +14,14 @@ from thinktune.errors import UserError
 from thinktune.files import write_json, write_json_lines
 from thinktune.model import load_model, padding, pick_device, pick_precision
 from thinktune.pack import pack
-from thinktune.prepare import Rows, prepare, read_tokenizer
+from thinktune.prepare import prepare
+from thinktune.progress import Say
 from thinktune.recipe import Recipe
 from thinktune.render import render_prompt
-from thinktune.run import Say, batch_capacity, refuse_other_data
+from thinktune.run import batch_capacity, refuse_other_data
 from thinktune.step import evaluate
+from thinktune.store import Rows
+from thinktune.tokens import read_tokenizer
 
 
 def evaluate_run(folder: Path, say: Say) -> dict[str, Any]:
@@ -31,12 +34,12 @@ def evaluate_run(folder: Path, say: Say) -> dict[str, Any]:
     tuned = checkpoint.model_folder(folder)
     base = hub.locate_model(settings)
     tokenizer = read_tokenizer(tuned)
-    prepared = prepare(settings, tokenizer)
+    prepared = prepare(settings, tokenizer, say)
     refuse_other_data(prepared, folder)
     rows = prepared.validation
-    if not rows.examples:
+    if not len(rows):
         raise UserError("data.validation: the run held out no rows; start a run with a share or a file of them")
-    asked = rows.examples[: settings.generate.evaluate_questions]
+    asked = rows.examples(settings.generate.evaluate_questions)
     facts: dict[str, Any] = {"rows": len(asked), "budget_tokens": settings.generate.max_new_tokens}
     for name, model_folder in (("base", base), ("tuned", tuned)):
         facts[name] = _measure(name, model_folder, rows, asked, settings, folder, say)
@@ -53,7 +56,7 @@ def _measure(
     precision = pick_precision(settings.train.precision, device)
     tokenizer = read_tokenizer(source)
     model = load_model(source, device)
-    packed = pack(rows.rendered, batch_capacity(settings, rows, device), pad=padding(device, tokenizer))
+    packed = pack(rows.replies(), batch_capacity(settings, rows, device), pad=padding(device, tokenizer))
     losses = evaluate(model, packed, device, precision).values()
     prompts = [render_prompt(example.turns[:-1], tokenizer) for example in asked]
     replies = Engine(model, tokenizer, precision).complete(

@@ -9,11 +9,16 @@ from typing import Any
 
 def write_whole(path: Path, text: str) -> None:
     """Write a UTF-8 text so that a reader, or a crash, sees the old file or the new one and never a part."""
+    write_pieces(path, (text,))
+
+
+def write_pieces(path: Path, texts: Iterable[str]) -> None:
+    """Write texts one after another, as they come, to one UTF-8 file; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            file.writelines(texts)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -29,7 +34,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_json_lines(path: Path, records: Iterable[Any]) -> None:
     """Write values as JSON, one a line, whole or not at all."""
-    write_whole(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    write_pieces(path, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def read_json(path: Path) -> Any:

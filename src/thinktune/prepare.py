@@ -1,190 +1,291 @@
-"""A recipe's rows to tokens: found, read, judged, split, rendered and measured, with an account of every row."""
+"""A recipe's rows to tokens: found, read, judged, rendered, divided, and kept on the disk for the next start."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thinktune import data, hub
-from thinktune.data import Example, Fault, RawRow, Tally
-from thinktune.errors import UserError, brief
-from thinktune.recipe import Recipe
-from thinktune.render import Part, Rendered, control_tokens, render
+from thinktune import account, find, hub, layout, rows
+from thinktune.data import Tally
+from thinktune.divide import TRAITS, divide
+from thinktune.errors import UserError
+from thinktune.layout import Layout
+from thinktune.progress import Progress, Say
+from thinktune.recipe import Data, Recipe
+from thinktune.render import control_tokens, pieces
+from thinktune.store import Rows, Store, Writer, cache_folder, choose, open_store, read_facts
+from thinktune.tokens import state
+from thinktune.twins import question_text
+from thinktune.work import Chunk, Made, begin, work, work_there
+from thinktune.workers import spread
 
-MOST_SENTENCES = 20
-LENGTH_MARKS = (512, 1024, 2048, 4096, 8192)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Examples and, in the same order, their tokens (an example of several replies gives several)."""
-
-    examples: list[Example]
-    rendered: list[Rendered]
-
-    @property
-    def learned_tokens(self) -> int:
-        """Tokens that are learned, in all rows."""
-        return sum(row.learned_tokens for row in self.rendered)
+SAMPLE_ROWS = 200  # of each file, by which its layout is found
+CHUNK_ROWS = 256
+BYTES_FOR_ALL_CORES = 12 * 2**20  # below it, starting processes takes longer than the work
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The rows to train on, those to evaluate on, and the account that says where every row read went."""
+    """The rows to train on, those to evaluate on, the account of every row read, and why a run cannot start."""
 
     train: Rows
     validation: Rows
     account: dict[str, Any]
     fingerprint: str
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder; raises UserError where it holds none that loads."""
-    from transformers import AutoTokenizer  # imported late: it takes seconds
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, ...): the folder is at fault.
-        raise UserError(
-            f"model.name: {folder} holds no tokenizer that loads ({brief(error)}); name a whole model folder"
-        ) from error
-    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise UserError(
-            f"model.name: the tokenizer in {folder} is not a fast one with an end-of-turn token; take another model"
-        )
-    return tokenizer
-
-
-def prepare(recipe: Recipe, tokenizer: Any) -> Prepared:
-    """Everything between the recipe and the tokens.
-
-    Raises UserError where a fault's policy is `stop` or no row is left.
-    """
-    settings = recipe.data
-    source = hub.locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
-    rows = _read(data.find_files(source, settings.files, "data.name"), recipe)
-    held_out: dict[Path, list[RawRow]] = {}
-    for mark in (*data.THINK_TAGS, *control_tokens(tokenizer)):
-        if mark in (settings.system or ""):
-            raise UserError(f"data.system: holds {mark}, which the tokenizer makes a control token; leave it out")
-    if isinstance(settings.validation, str):
-        own = hub.locate(settings.validation, None, None, "dataset", "data.validation")
-        held_out = _read(data.find_files(own, None, "data.validation"), recipe)
-        both = {file.resolve() for file in rows} & {file.resolve() for file in held_out}
-        if both:
-            raise UserError(f"data.validation: {min(both)} is trained on as well; name a file of other rows")
-    judged = _judge(rows, held_out, recipe, tokenizer)
-    if not judged.train.examples:
-        counted = "; ".join(f"{fault} {count}" for fault, count in judged.tally.counts.items()) or "the files hold none"
-        first = [sentences[0] for sentences in judged.tally.examples.values()]
-        raise UserError(
-            [f"data.name: no row is left to train on ({counted}); see data.faults, or mend the rows", *first]
-        )
-    texts = (
-        part.tobytes().hex()
-        for kept in (judged.train, judged.validation)
-        for row in kept.rendered
-        for part in (row.ids, row.parts)
-    )
-    account = _account(recipe, {**rows, **held_out}, judged)
-    return Prepared(judged.train, judged.validation, account, data.fingerprint(texts))
+    stops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """Rows by what becomes of them; `measured` holds every row that could be rendered, the too long ones too."""
+class RowFile:
+    """A file of rows: its path, the name that sentences give it, and whether its rows are for evaluation alone."""
 
-    train: Rows
-    validation: Rows
-    measured: list[Rendered]
-    tally: Tally
-
-
-def _read(files: Sequence[Path], recipe: Recipe) -> dict[Path, list[RawRow]]:
-    rows = {file: list(data.read_rows(file)) for file in files}
-    data.check_columns([row for found in rows.values() for row in found], recipe.data.columns, recipe.data.ignore)
-    return rows
+    path: Path
+    shown: str
+    for_validation: bool
 
 
-def _judge(
-    rows: dict[Path, list[RawRow]], held_out: dict[Path, list[RawRow]], recipe: Recipe, tokenizer: Any
-) -> _Judged:
+def prepare(recipe: Recipe, tokenizer: Any, say: Say = lambda _: None) -> Prepared:
+    """Everything between the recipe and the tokens.
+
+    Raises UserError where a fault's policy is `stop`, a column of text is not accounted for, or no row is left.
+    """
+    prepared = survey(recipe, tokenizer, say)
+    if prepared.stops:
+        raise UserError(prepared.stops)
+    return prepared
+
+
+def survey(recipe: Recipe, tokenizer: Any, say: Say = lambda _: None) -> Prepared:
+    """What `prepare` gives, with its faults in `stops`, so that they can be shown beside the account.
+
+    Rows are tokenized once: the next start finds them by what they were made from. Raises UserError where a file as a
+    whole cannot be read or understood.
+    """
+    files = find_files(recipe)
+    _refuse_control_tokens(recipe.data, tokenizer)
+    folder = cache_folder() / _key(files, recipe.data, tokenizer)
+    facts = read_facts(folder)
+    if facts:
+        store = open_store(folder)
+        train, validation = (choose(store, np.load(folder / f"{side}.npy")) for side in ("train", "validation"))
+        return Prepared(train, validation, facts, _fingerprint(train, validation))
+    with Writer(folder) as writer:
+        gathered = _gather(files, recipe.data, tokenizer, writer, say)
+        train, validation = _divide(gathered, writer.finish(), recipe.data)
+        facts = _account(gathered, train, validation, recipe.data, tokenizer)
+        stops = _stops(gathered, facts)
+        if not stops:
+            for side, chosen in (("train", train), ("validation", validation)):
+                np.save(writer.aside / f"{side}.npy", chosen.chosen)
+            store = writer.publish(facts)
+            train, validation = choose(store, train.chosen), choose(store, validation.chosen)
+        return Prepared(train, validation, facts, _fingerprint(train, validation), tuple(stops))
+
+
+def find_files(recipe: Recipe) -> list[RowFile]:
+    """The files of a recipe's rows; raises UserError where they are not there, or stand on both sides."""
     settings = recipe.data
-    shared = [row for found in rows.values() for row in found]
-    everything = shared + [row for found in held_out.values() for row in found]
-    chosen = set(range(len(shared), len(everything)))
-    if isinstance(settings.validation, float):
-        questions = [str(row.columns.get(settings.columns.question, row.source)) for row in shared]
-        chosen = data.held_out(questions, settings.validation, settings.split, settings.seed)
-    judged = _Judged(Rows([], []), Rows([], []), [], Tally())
-    marks = control_tokens(tokenizer)
+    place = Path(settings.name).expanduser()
+    if settings.hub is not None:
+        place = hub.locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
+    found = _named(find.find_files(place, settings.files, "data.name"), for_validation=False)
+    if isinstance(settings.validation, str):
+        own = find.find_files(Path(settings.validation).expanduser(), None, "data.validation")
+        both = {file.path.resolve() for file in found} & {path.resolve() for path in own}
+        if both:
+            raise UserError(f"data.validation: {min(both)} is trained on as well; name a file of other rows")
+        found += _named(own, for_validation=True)
+    return found
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What is known of all rows after each was worked on by itself."""
+
+    files: list[RowFile]
+    layouts: list[Layout]
+    counts: list[int]
+    columns: list[dict[str, list[int]]]
+    tally: Tally = field(default_factory=Tally)
+    traits: bytearray = field(default_factory=bytearray)
+    lengths: bytearray = field(default_factory=bytearray)
+    own_system_rows: int = 0
+    largest_token: int = 0
+
+    @property
+    def shared_rows(self) -> int:
+        """Rows that training and evaluation share."""
+        return sum(count for file, count in zip(self.files, self.counts, strict=True) if not file.for_validation)
+
+
+def _gather(files: list[RowFile], settings: Data, tokenizer: Any, writer: Writer, say: Say) -> _Gathered:
+    layouts = _layouts(files, settings)
+    gathered = _Gathered(files, layouts, [0] * len(files), [{} for _ in files])
+    progress = Progress(say, "rows", _expected_rows(files))
+    for made in _all_made(files, layouts, settings, tokenizer):
+        before = sum(gathered.counts)
+        for kept in made.kept:
+            writer.add(before + kept.place, kept.source, kept.text, kept.replies)
+            own = files[made.file].for_validation
+            values = (before + kept.place, own, kept.share, kept.keys.question, kept.keys.row, kept.keys.bands)
+            gathered.traits += np.array(values, TRAITS).tobytes()
+            gathered.own_system_rows += kept.own_system
+        _merge(gathered, made)
+        progress.reached(sum(gathered.counts))
+    return gathered
+
+
+def _merge(gathered: _Gathered, made: Made) -> None:
+    gathered.counts[made.file] += made.rows
+    gathered.largest_token = max(gathered.largest_token, made.largest_token)
+    gathered.lengths += np.array(made.lengths, np.int32).tobytes()
+    for finding in made.findings:
+        gathered.tally.add(finding)
+    merged = gathered.columns[made.file]
+    for name, (count, characters) in made.columns.items():
+        sums = merged.setdefault(name, [0, 0])
+        sums[0] += count
+        sums[1] += characters
+
+
+def _all_made(files: list[RowFile], layouts: list[Layout], settings: Data, tokenizer: Any) -> Iterator[Made]:
+    chunks = _chunks(files, layouts, settings)
+    if sum(file.path.stat().st_size for file in files) < BYTES_FOR_ALL_CORES:
+        return (work(chunk, settings, tokenizer) for chunk in chunks)
+    return spread(work_there, chunks, begin, (settings, tokenizer))
+
+
+def _chunks(files: list[RowFile], layouts: list[Layout], settings: Data) -> Iterator[Chunk]:
+    for number, file in enumerate(files):
+        coming = _read(file, settings)
+        while chunk := list(islice(coming, CHUNK_ROWS)):
+            yield Chunk(number, chunk, layouts[number])
+
+
+def _read(file: RowFile, settings: Data) -> Iterator[rows.RawRow]:
+    return rows.read_rows(file.path, file.shown, repair_encoding=settings.faults["encoding"] == "repair")
+
+
+def _layouts(files: list[RowFile], settings: Data) -> list[Layout]:
+    """How each file's columns are to be read; raises UserError with what every file lacks."""
+    found: list[Layout] = []
+    faults: list[str] = []
+    for file in files:
+        try:
+            sample = list(islice(_read(file, settings), SAMPLE_ROWS))
+            found.append(layout.detect(sample, settings.columns, settings.ignore, file.shown))
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return found
+
+
+def _divide(gathered: _Gathered, store: Store, settings: Data) -> tuple[Rows, Rows]:
+    traits = np.frombuffer(gathered.traits, TRAITS)
+    train, validation, findings = divide(
+        traits, settings, gathered.shared_rows, store.source, lambda number: question_text(store.example(number))
+    )
+    for finding in findings:
+        gathered.tally.add(finding)
+    return choose(store, train), choose(store, validation)
+
+
+def _account(gathered: _Gathered, train: Rows, validation: Rows, settings: Data, tokenizer: Any) -> dict[str, Any]:
+    files = [
+        {"path": file.shown, "rows": count, "format": found.describe(), "validation": file.for_validation}
+        for file, count, found in zip(gathered.files, gathered.counts, gathered.layouts, strict=True)
+    ]
+    lengths = np.frombuffer(gathered.lengths, np.int32).reshape(-1, 4)
+    shown = train.replies([0]) if len(train) else []
+    return account.describe(settings, gathered.tally, files, lengths) | {
+        "train_rows": len(train),
+        "validation_rows": len(validation),
+        "train_tokens": int(train.lengths.sum()),
+        "train_learned_tokens": int(train.learned.sum()),
+        "own_system_rows": gathered.own_system_rows,
+        "largest_token": gathered.largest_token,
+        "shown": [{"row": row.row, "pieces": pieces(row, tokenizer)} for row in shown],
+    }
+
+
+def _stops(gathered: _Gathered, facts: dict[str, Any]) -> list[str]:
+    """Why a run with these rows cannot start, most general first."""
     stops: list[str] = []
-    for index, row in enumerate(everything):
-        found = data.to_example(row, settings, marks)
-        if isinstance(found, Example):
-            found = _place(found, judged, judged.validation if index in chosen else judged.train, recipe, tokenizer)
-        if found:
-            judged.tally.add(found.name, found.sentence)
-            if getattr(settings.faults, found.name) == "stop":
-                stops.append(f"{found.sentence}; mend the row, or write data.faults.{found.name}: drop")
-    if stops:
-        raise UserError(
-            stops[:MOST_SENTENCES] + [f"and {len(stops) - MOST_SENTENCES} more"] * (len(stops) > MOST_SENTENCES)
-        )
-    return judged
+    for file, found, columns in zip(gathered.files, gathered.layouts, gathered.columns, strict=True):
+        try:
+            layout.refuse_unused(columns, found, file.shown)
+        except UserError as error:
+            stops += error.faults
+    stops += gathered.tally.stops
+    more = facts["stopping_rows"] - len(gathered.tally.stops)
+    stops += [f"and {more:,} more such rows"] * (more > 0)
+    if not facts["train_rows"] and not stops:
+        counted = "; ".join(f"{fault['fault']} {fault['count']:,}" for fault in facts["faults"])
+        stops = [
+            f"data.name: no row is left to train on ({counted or 'the files hold none'}); "
+            "see data.faults, or mend the rows",
+            *(fault["examples"][0] for fault in facts["faults"]),
+        ]
+    return stops
 
 
-def _place(example: Example, judged: _Judged, kept: Rows, recipe: Recipe, tokenizer: Any) -> Fault | None:
-    """Render an example and keep it; the fault, where it is too long or is kept in spite of one."""
-    rendered = render(example, tokenizer)
-    judged.measured.extend(rendered)
-    longest = max(map(len, rendered))
-    if longest > recipe.data.max_tokens:
-        limit = recipe.data.max_tokens
-        return Fault("too_long", f"{example.source}: {longest} tokens, more than data.max_tokens {limit}")
-    kept.examples.append(example)
-    kept.rendered.extend(rendered)
-    if not example.turns[-1].reasoning:
-        return Fault("no_reasoning", f"{example.source}: {recipe.data.columns.reasoning}: is empty")
-    return None
+def _named(paths: Sequence[Path], *, for_validation: bool) -> list[RowFile]:
+    """Files by their names, or, where two of them share one, by their paths."""
+    names = [path.name for path in paths]
+    return [
+        RowFile(path, path.name if names.count(path.name) == 1 else path.as_posix(), for_validation) for path in paths
+    ]
 
 
-def _account(recipe: Recipe, rows: dict[Path, list[RawRow]], judged: _Judged) -> dict[str, Any]:
-    """Plain values for data.json: where every row read went, and how long the rows are, the too long ones included."""
-    measured, train = judged.measured, judged.train
-    lengths = {
-        "prompt": [int(np.argmax(row.parts > 0)) for row in measured],
-        "reasoning": [int((row.parts == Part.REASONING).sum()) for row in measured],
-        "answer": [int((row.parts == Part.ANSWER).sum()) for row in measured],
-        "whole": [len(row) for row in measured],
-    }
-    faults = recipe.data.faults
-    return {
-        "files": [{"path": str(file), "rows": len(found)} for file, found in rows.items()],
-        "rows_read": sum(map(len, rows.values())),
-        "columns": recipe.data.columns.model_dump(exclude_none=True),
-        "ignored": list(recipe.data.ignore),
-        "faults": [
-            {"fault": name, "policy": getattr(faults, name), "count": count, "examples": judged.tally.examples[name]}
-            for name, count in judged.tally.counts.items()
-        ],
-        "train_rows": len(train.examples),
-        "validation_rows": len(judged.validation.examples),
-        "train_tokens": sum(map(len, train.rendered)),
-        "train_learned_tokens": train.learned_tokens,
-        "lengths": {name: _summary(values) for name, values in lengths.items()},
-        "over": {str(mark): sum(length > mark for length in lengths["whole"]) for mark in LENGTH_MARKS},
-    }
+def _refuse_control_tokens(settings: Data, tokenizer: Any) -> None:
+    for mark in control_tokens(tokenizer):
+        if mark in (settings.system or ""):
+            raise UserError(f"data.system: holds {mark}, which the tokenizer makes a control token; leave it out")
 
 
-def _summary(values: Sequence[int]) -> dict[str, float]:
-    array = np.asarray(values)
-    return {
-        "mean": round(float(array.mean()), 1),
-        "median": float(np.median(array)),
-        "p95": float(np.percentile(array, 95)),
-        "max": float(array.max()),
-    }
+def _fingerprint(train: Rows, validation: Rows) -> str:
+    """Changes with any token that is trained on or evaluated on."""
+    return blake2b(train.digests + b"/" + validation.digests, digest_size=16).hexdigest()
+
+
+def _expected_rows(files: Sequence[RowFile]) -> int | None:
+    """How many rows the files hold, where counting line ends tells it at once."""
+    if any(file.path.suffix.lower() not in (".jsonl", ".ndjson", ".csv") for file in files):
+        return None
+    return sum(block.count(b"\n") for file in files for block in _blocks(file.path))
+
+
+def _key(files: Sequence[RowFile], settings: Data, tokenizer: Any) -> str:
+    """Changes with anything that the tokens or the account are made from: rows, recipe, template, tokenizer, code."""
+    digest = blake2b(digest_size=16)
+    elsewhere = {"name", "hub", "revision", "files"}  # they say where the rows are; what counts is what is there
+    for part in (settings.model_dump_json(exclude=elsewhere), state(tokenizer), sys.version, _versions()):
+        digest.update(blake2b(part.encode()).digest())
+    for file in files:
+        digest.update(json.dumps([file.shown, file.for_validation]).encode())
+        for block in _blocks(file.path):
+            digest.update(block)
+    for code in sorted(PACKAGE.glob("*.py")):
+        digest.update(blake2b(code.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _versions() -> str:
+    import tokenizers
+    import transformers
+
+    return f"{transformers.__version__} {tokenizers.__version__} {np.__version__}"
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            yield block

@@ -1,8 +1,9 @@
 """A run: opened from a recipe, described in its folder, and refused where the folder holds another one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import yaml
 from transformers import AutoConfig
 
-from thinktune import checkpoint, hub, track
+from thinktune import account, checkpoint, hub, track
 from thinktune.environment import describe
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_whole
@@ -18,11 +19,12 @@ from thinktune.model import count_parameters, load_model, pick_device, pick_prec
 from thinktune.optim import Update
 from thinktune.pack import Step, deal
 from thinktune.parallel import World
-from thinktune.prepare import Prepared, Rows, prepare, read_tokenizer
+from thinktune.prepare import Prepared, prepare
+from thinktune.progress import Say
 from thinktune.recipe import Recipe, check, dump
 from thinktune.step import StepReport
-
-Say = Callable[[str], None]
+from thinktune.store import Rows
+from thinktune.tokens import read_tokenizer
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Run:
     model: Any
     update: Update
     steps: list[Step]
+    tokens_left: Sequence[int]  # to train on, after so many steps
     capacity: int
     done: int
     say: Say
@@ -59,7 +62,7 @@ class Run:
     def epoch(self) -> float:
         """How many times the training rows were seen."""
         rows = sum(len(dealt.rows) for dealt in self.steps[: self.done])
-        return round(rows / len(self.prepared.train.rendered), 4)
+        return round(rows / len(self.prepared.train.lengths), 4)
 
 
 def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
@@ -72,9 +75,9 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     _refuse_other_recipe(recipe, folder)
     source = hub.locate_model(recipe)
     tokenizer = read_tokenizer(source)
-    prepared = prepare(recipe, tokenizer)
+    prepared = prepare(recipe, tokenizer, say)
     refuse_other_data(prepared, folder)
-    for line in account_lines(prepared.account):
+    for line in account.lines(prepared.account):
         say(line)
     last = checkpoint.find(folder, "last")
     model = load_model(last.folder if last else source, pick_device())
@@ -85,7 +88,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     steps = deal_steps(recipe, prepared)
     capacity = batch_capacity(recipe, prepared.train, model.device)
     done = last.step if last else 0
-    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, capacity, done, say)
+    tokens_left = _tokens_left(steps, prepared.train)
+    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, capacity, done, say)
     track.rewind(folder, run.done)
     if last:
         checkpoint.restore(last, update)
@@ -98,7 +102,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
 
 def refuse_small_vocabulary(model: Any, prepared: Prepared) -> None:
     """Raise UserError where the tokenizer writes tokens that the model has no row for."""
-    largest = max(int(row.ids.max()) for rows in (prepared.train, prepared.validation) for row in rows.rendered)
+    largest = prepared.account["largest_token"]
     if largest >= (size := model.get_input_embeddings().num_embeddings):
         raise UserError(
             f"model.name: its tokenizer writes token {largest}, the model knows {size}; they do not belong together"
@@ -108,7 +112,8 @@ def refuse_small_vocabulary(model: Any, prepared: Prepared) -> None:
 def deal_steps(recipe: Recipe, prepared: Prepared) -> list[Step]:
     """Which rows share a step, for the whole run; neither card nor ranks have a say in it."""
     return deal(
-        prepared.train.rendered,
+        prepared.train.lengths,
+        prepared.train.learned,
         tokens_per_step=recipe.train.tokens_per_step,
         rows_per_step=recipe.train.rows_per_step,
         epochs=recipe.train.epochs,
@@ -125,27 +130,19 @@ def batch_capacity(recipe: Recipe, rows: Rows, device: torch.device) -> int:
     if recipe.train.batch_tokens is not None:
         return recipe.train.batch_tokens
     if device.type == "cpu":
-        return max(1024, *map(len, rows.rendered))
+        return max(1024, int(rows.lengths.max()))
     return max(4096, recipe.data.max_tokens)
+
+
+def _tokens_left(steps: Sequence[Step], rows: Rows) -> list[int]:
+    lengths = rows.lengths
+    sizes = [int(lengths[list(dealt.rows)].sum()) for dealt in steps]
+    return [*reversed([0, *accumulate(reversed(sizes))])]
 
 
 def evaluation_interval(recipe: Recipe, steps: Sequence[Step]) -> int:
     """Steps between two evaluations: as the recipe says, or four an epoch."""
     return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
-
-
-def account_lines(account: dict[str, Any]) -> list[str]:
-    """What became of the rows, in sentences: everything read is trained on, held out or dropped."""
-    dropped = sum(fault["count"] for fault in account["faults"] if fault["policy"] == "drop")
-    lines = [
-        f"{account['rows_read']:,} rows read: {account['train_rows']:,} to train on "
-        f"({account['train_tokens']:,} tokens, {account['train_learned_tokens']:,} learned), "
-        f"{account['validation_rows']:,} held out, {dropped:,} dropped"
-    ]
-    for fault in account["faults"]:
-        lines.append(f"  {fault['policy']} {fault['fault']}: {fault['count']:,}, as in {fault['examples'][0]}")
-    over = ", ".join(f"{count:,} over {mark}" for mark, count in account["over"].items() if count)
-    return lines + ([f"  of all rows measured: {over} tokens"] if over else [])
 
 
 def _describe(run: Run, source: Path, command: Sequence[str]) -> None:

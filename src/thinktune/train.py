@@ -16,9 +16,10 @@ from thinktune.files import read_json
 from thinktune.model import load_model, padding
 from thinktune.optim import learning_rate_share
 from thinktune.pack import pack
+from thinktune.progress import Say, clock
 from thinktune.recipe import Recipe
 from thinktune.render import render_prompt
-from thinktune.run import Run, Say, batch_capacity, evaluation_interval, open_run
+from thinktune.run import Run, batch_capacity, evaluation_interval, open_run
 from thinktune.step import LossReport, StepReport, evaluate, step
 
 MOST_REFUSED_IN_A_ROW = 10  # one bad row is the row's fault; this many in a row are the run's
@@ -66,7 +67,7 @@ def _train(run: Run) -> None:
 
 def _train_step(run: Run, number: int) -> None:
     dealt = run.steps[number - 1]
-    rows = [run.prepared.train.rendered[index] for index in dealt.rows]
+    rows = run.prepared.train.replies(dealt.rows)
     packed = pack(rows, run.capacity, pad=padding(run.device, run.tokenizer))
     run.update.begin(number, _learning_rate(run, number))
     made = step(run.model, [batch.to(run.device) for batch in packed], run.update, run.world, run.precision)
@@ -122,7 +123,7 @@ def _refused(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) ->
 
 
 def _line(run: Run, line: dict[str, Any]) -> str:
-    coming = sum(len(run.prepared.train.rendered[row]) for dealt in run.steps[run.done :] for row in dealt.rows)
+    coming = run.tokens_left[run.done]
     parts = " ".join(
         f"{part} {line[f'{part}_loss']:.3f}" for part in ("reasoning", "answer", "end") if f"{part}_loss" in line
     )
@@ -136,23 +137,23 @@ def _line(run: Run, line: dict[str, Any]) -> str:
 def _evaluate(run: Run) -> None:
     """Measure the held-out rows; without any there is nothing to measure, and the last model is the best."""
     rows = run.prepared.validation
-    if not rows.rendered:
+    if not len(rows):
         return
     begun = time.monotonic()
     capacity = batch_capacity(run.recipe, rows, run.device)
-    packed = pack(rows.rendered, capacity, pad=padding(run.device, run.tokenizer))
+    packed = pack(rows.replies(), capacity, pad=padding(run.device, run.tokenizer))
     losses = evaluate(run.model, packed, run.device, run.precision).values()
     seconds = round(time.monotonic() - begun, 2)
-    facts = {"rows": len(rows.examples), "learned_tokens": rows.learned_tokens, "seconds": seconds}
+    facts = {"rows": len(rows), "learned_tokens": int(rows.learned.sum()), "seconds": seconds}
     track.append(run.folder, track.METRICS, [{"kind": "eval", "step": run.done, "epoch": run.epoch, **losses, **facts}])
     run.say(
         f"step {run.done}/{len(run.steps)} eval loss {losses['loss']:.4f} "
-        f"on {len(rows.examples):,} held-out rows in {seconds:.1f} s"
+        f"on {len(rows):,} held-out rows in {seconds:.1f} s"
     )
 
 
 def _sample(run: Run) -> None:
-    examples = run.prepared.validation.examples[: run.recipe.generate.sample_questions]
+    examples = run.prepared.validation.examples(run.recipe.generate.sample_questions)
     if not examples:
         return
     engine = Engine(run.model, run.tokenizer, run.precision)
@@ -205,10 +206,3 @@ def _memory(device: torch.device) -> dict[str, float]:
     if device.type == "cpu":
         return {}
     return {"memory_gib": round(torch.accelerator.max_memory_allocated() / 2**30, 3)}
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,40 @@
+"""The tokenizer of a model folder: read, described by its whole state, and held to what it will be once saved."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from thinktune.errors import UserError, brief
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder; raises UserError where it holds none that loads."""
+    from transformers import AutoTokenizer  # imported late: it takes seconds
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, ...): the folder is at fault.
+        raise UserError(
+            f"model.name: {folder} holds no tokenizer that loads ({brief(error)}); name a whole model folder"
+        ) from error
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model.name: the tokenizer in {folder} is not a fast one with an end-of-turn token; take another model"
+        )
+    return tokenizer
+
+
+def state(tokenizer: Any) -> str:
+    """Everything that decides which ids a conversation gets: two tokenizers of one state give the same ids."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return "\0".join((backend.to_str(), str(tokenizer.chat_template), str(tokenizer.eos_token)))
+
+
+def saved(tokenizer: Any) -> Any:
+    """The tokenizer as others will load it from a run's `final/`."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return read_tokenizer(Path(folder))

@@ -1,0 +1,144 @@
+"""A chunk of raw rows to tokens: what every process does by itself, before rows are held against each other."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from thinktune.data import Action, Example, Finding, RawRow, hash_share
+from thinktune.judge import judge
+from thinktune.layout import Layout, count_columns, to_example
+from thinktune.recipe import Data
+from thinktune.render import Part, Rendered, control_tokens, render_all
+from thinktune.store import write_example
+from thinktune.trim import trim
+from thinktune.twins import Keys, keys, question_text
+
+ACTIONS: dict[str, Action] = {"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row that became an example: its place in its chunk, its text, its tokens, and what finds its twins."""
+
+    place: int
+    source: str
+    text: bytes
+    replies: list[Rendered]
+    keys: Keys
+    share: float
+    own_system: bool
+
+
+@dataclass(slots=True)
+class Made:
+    """What became of a chunk: its examples, all findings in order, unused columns, and every reply's lengths."""
+
+    file: int
+    rows: int
+    largest_token: int = 0
+    kept: list[Kept] = field(default_factory=list[Kept])
+    findings: list[Finding] = field(default_factory=list[Finding])
+    columns: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    lengths: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows of one file (its number), one after another, and what its columns mean."""
+
+    file: int
+    rows: Sequence[RawRow]
+    layout: Layout
+
+
+def work(chunk: Chunk, settings: Data, tokenizer: Any) -> Made:
+    """Examples with their tokens, or findings, for every row of a chunk."""
+    made = Made(chunk.file, len(chunk.rows))
+    controls = control_tokens(tokenizer)
+    examples: dict[int, Example] = {}
+    for place, row in enumerate(chunk.rows):
+        example = _example(row, chunk.layout, settings, controls, made)
+        if example:
+            examples[place] = example
+    rendered = render_all(list(examples.values()), tokenizer)
+    for (place, example), replies in zip(examples.items(), rendered, strict=True):
+        made.lengths += map(lengths_of, replies)
+        made.largest_token = max(made.largest_token, *(int(reply.ids.max()) for reply in replies))
+        fitting = _fit(example, replies, settings, tokenizer, made)
+        if fitting:
+            made.kept.append(_kept(place, *fitting, settings))
+    return made
+
+
+def lengths_of(reply: Rendered) -> tuple[int, int, int, int]:
+    """Tokens of a reply's prompt, reasoning, answer, and of the whole."""
+    counts = np.bincount(reply.parts, minlength=len(Part))
+    return int(np.argmax(reply.parts > 0)), int(counts[Part.REASONING]), int(counts[Part.ANSWER]), len(reply)
+
+
+def _example(row: RawRow, layout: Layout, settings: Data, controls: Sequence[str], made: Made) -> Example | None:
+    policies = settings.faults
+    made.findings += (_under(finding, policies) for finding in row.findings)
+    if row.columns is None:
+        return None
+    count_columns(row, layout, made.columns)
+    drafted = to_example(row, layout, settings.system)
+    if isinstance(drafted, Finding):
+        made.findings.append(_under(drafted, policies))
+        return None
+    judged = judge(drafted.example, drafted.places, policies, settings.handed_phrases, controls)
+    made.findings += judged.findings
+    return judged.example
+
+
+def _under(finding: Finding, policies: dict[str, str]) -> Finding:
+    """The finding with the action that its policy asks for; what was repaired in reading stays so, unless it stops."""
+    action = ACTIONS[policies[finding.fault]]
+    return finding if finding.action == "repaired" and action == "repaired" else replace(finding, action=action)
+
+
+def _fit(
+    example: Example, replies: list[Rendered], settings: Data, tokenizer: Any, made: Made
+) -> tuple[Example, list[Rendered]] | None:
+    longest, limit = max(map(len, replies)), settings.max_tokens
+    if longest <= limit:
+        return example, replies
+    policy = settings.faults["too_long"]
+    trimmed = trim(example, tokenizer, limit) if policy == "trim-reasoning" else None
+    action: Action = "trimmed" if trimmed else "stops" if policy == "stop" else "dropped"
+    sentence = f"{example.source}: {longest} tokens, more than data.max_tokens {limit}"
+    made.findings.append(Finding("too_long", sentence, action))
+    return trimmed
+
+
+def _kept(place: int, example: Example, replies: list[Rendered], settings: Data) -> Kept:
+    first = example.turns[0]
+    own_system = bool(settings.system) and first.role == "system" and first.content != settings.system
+    return Kept(
+        place,
+        example.source,
+        write_example(example),
+        replies,
+        keys(example),
+        hash_share(question_text(example), settings.seed),
+        own_system,
+    )
+
+
+_context: tuple[Data, Any] | None = None
+
+
+def begin(settings: Data, tokenizer: Any) -> None:
+    """Called once in every worker process: what `work_there` needs for each chunk."""
+    global _context
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has a process already
+    _context = settings, tokenizer
+
+
+def work_there(chunk: Chunk) -> Made:
+    """`work`, in a worker process."""
+    assert _context is not None
+    return work(chunk, *_context)

@@ -34,7 +34,7 @@ def ended(recipe, cwd):
 def assert_refused(done, *told):
     assert done.returncode == 2, done.stderr + done.stdout
     assert "Traceback" not in done.stderr
-    said = " ".join(done.stderr.split())
+    said = " ".join((done.stdout + done.stderr).split())
     for text in told:
         assert text in said, said
 

@@ -23,8 +23,8 @@ ACCOUNT: dict[str, Any] = {
     "files": [{"path": "rows.jsonl", "rows": 241}],
     "rows_read": 241,
     "faults": [
-        {"fault": "too_long", "policy": "drop", "count": 3, "examples": ["rows.jsonl:17: 3151 tokens"]},
-        {"fault": "no_reasoning", "policy": "keep", "count": 7, "examples": ["rows.jsonl:40: no reasoning"]},
+        {"fault": "too_long", "policy": "drop", "actions": {"dropped": 3}, "examples": ["rows.jsonl:17: 3151 tokens"]},
+        {"fault": "no_reasoning", "policy": "keep", "actions": {"kept": 7}, "examples": ["rows.jsonl:40: empty"]},
     ],
     "train_rows": 215,
     "validation_rows": 23,
@@ -117,8 +117,8 @@ def test_torn_files_count_as_missing_and_half_a_surrogate_pair_costs_one_charact
 def test_markup_in_every_input_is_text(tmp_path: Path) -> None:
     attack = "</pre></details><script>alert('x')</script><img src=x onerror=alert(1)>"
     sample = {key: attack if isinstance(value, str) else value for key, value in SAMPLE.items()}
-    fault = {"fault": attack, "policy": "drop", "count": 1, "examples": [attack]}
-    data = ACCOUNT | {"faults": [fault], "ignored": [attack], "columns": {attack: attack}}
+    fault = {"fault": attack, "policy": "drop", "actions": {"dropped": 1}, "meaning": attack, "examples": [attack]}
+    data = ACCOUNT | {"faults": [fault], "ignored": [attack], "shown": [{"row": attack, "pieces": [[1, attack]]}]}
     environment, events = {"command": attack, "model": attack}, [{"kind": "event", "step": 1, "text": attack}]
     run = make_run(tmp_path, environment=environment, data=data, metrics=events, samples=[sample])
     (run / "recipe.yaml").write_text(attack, encoding="utf-8")
@@ -151,8 +151,8 @@ def test_every_row_read_is_accounted_for_or_named_as_lost(tmp_path: Path) -> Non
     text = text_of(tmp_path, data=ACCOUNT)
     assert "Training 215 Validation 23 Dropped: too_long 3 Read 241" in text
     assert "215 + 23 + 3 = 241 rows read" in text
-    assert "too_long: 3 rows, policy drop rows.jsonl:17: 3151 tokens" in text
-    assert "no_reasoning: 7 rows, policy keep rows.jsonl:40: no reasoning" in text
+    assert "too_long: 3 rows dropped, policy drop rows.jsonl:17: 3151 tokens" in text
+    assert "no_reasoning: 7 rows kept, policy keep rows.jsonl:40: empty" in text
     assert "prompt 61 55 120 310" in text
     assert "Over 1024 tokens 22 rows" in text
     lost = text_of(tmp_path / "lost", data=ACCOUNT | {"rows_read": 250})

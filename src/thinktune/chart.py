@@ -85,6 +85,28 @@ def line_chart(
     return Markup('<div class="chart{}">{}{}{}</div>').format(small, head, body, note if left_out else "")
 
 
+def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> Markup:
+    """Bars for counts in bins of `width` tokens from 0, the last of which also holds what is longer."""
+    bar, height, left = 11, 64, 4
+    top = max(counts, default=0) or 1
+    shape = Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>')
+    parts: list[Markup] = []
+    for place, count in enumerate(counts):
+        tall = round(height * count / top, 1)
+        upto = f"{(place + 1) * width - 1:,}" if place < len(counts) - 1 else "more"
+        told = f"{place * width:,} to {upto} tokens: {count:,} rows"
+        parts.append(shape.format(left + place * bar, round(height - tall + 2, 1), bar - 1, tall, told))
+    end = left + bar * len(counts)
+    text = Markup('<text class="tick {}" x="{}" y="{}">{}</text>')
+    parts += [
+        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(left, end, height + 2, height + 2),
+        text.format("first", left, height + 8, "0"),
+        text.format("last", end, height + 8, f"{len(counts) * width:,} and more tokens"),
+    ]
+    svg = Markup('<svg class="plot {}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    return svg.format(style, end + 4, height + 22, title, Markup("\n").join(parts))
+
+
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` evenly spaced round numbers, the first at or below `low` and the last at or above `high`."""
     low, high = _widened(low, high)

@@ -1,53 +1,125 @@
-"""What a recipe will train, shown before anything is spent: the account of the rows, and one row's tokens in colour."""
+"""What a recipe will train, shown before anything is spent: the account of the rows, lengths, tokens, and a verdict."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thinktune import account
+from thinktune.errors import UserError
 from thinktune.hub import locate_model
-from thinktune.prepare import Prepared, prepare, read_tokenizer
+from thinktune.prepare import Prepared, survey
+from thinktune.progress import Say
 from thinktune.recipe import Recipe
-from thinktune.render import Part, Rendered
-from thinktune.run import account_lines, deal_steps, evaluation_interval
+from thinktune.render import Part, template_ids
+from thinktune.run import deal_steps, evaluation_interval
+from thinktune.store import Rows
+from thinktune.tokens import read_tokenizer, saved, state
 
 STYLES = {Part.GIVEN: "dim", Part.REASONING: "cyan", Part.ANSWER: "green", Part.END: "bold red"}
+NAMES = {Part.GIVEN: "given", Part.REASONING: "reasoning", Part.ANSWER: "answer", Part.END: "end of turn"}
+MOST_RENDERED_AGAIN = 1000
 
 
-def check(recipe: Recipe, console: Console) -> Prepared:
-    """Print what the rows hold and what will be learned; raises UserError where the run could not start."""
+def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
+    """What the rows hold and what will be learned, as plain values beside the prepared rows.
+
+    A run cannot start where `stops` in them is not empty. Raises UserError where a file or the model cannot be read.
+    """
     tokenizer = read_tokenizer(locate_model(recipe))
-    prepared = prepare(recipe, tokenizer)
-    for line in account_lines(prepared.account):
+    prepared = survey(recipe, tokenizer, say)
+    facts = prepared.account | {"stops": list(prepared.stops), "verdict": "not ready" if prepared.stops else "ready"}
+    if not prepared.stops:
+        steps = deal_steps(recipe, prepared)
+        facts |= {
+            "proof": prove(prepared, tokenizer),
+            "steps": len(steps),
+            "epochs": recipe.train.epochs,
+            "evaluate_every_steps": evaluation_interval(recipe, steps),
+        }
+    return prepared, facts
+
+
+def prove(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
+    """What holds of the tokens; raises UserError where it does not.
+
+    Of every reply, when it was rendered: the prompt is a prefix, the last learned token ends the turn, and the tokens
+    decode to the template's text. Of up to a thousand replies, drawn evenly, once more: their ids are those that
+    transformers gives for the conversation. Of the tokenizer: saved and loaded again, it gives the same ids.
+    """
+    replies = 0
+    for rows in (prepared.train, prepared.validation):
+        for index in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_RENDERED_AGAIN)).astype(int)):
+            replies += _prove_example(rows, int(index), tokenizer)
+    again = saved(tokenizer)
+    if state(again) != state(tokenizer):
+        raise UserError("model.name: its tokenizer, saved and loaded again, is another one; take another model")
+    every = len(prepared.train.lengths) + len(prepared.validation.lengths)
+    return {"replies": every, "rendered_again": replies, "end_of_turn": tokenizer.eos_token}
+
+
+def show(facts: dict[str, Any], console: Console) -> None:
+    """Print what `check` found, the verdict last."""
+    for line in account.lines(facts):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(_lengths(prepared.account["lengths"]))
-    steps = deal_steps(recipe, prepared)
-    interval = evaluation_interval(recipe, steps)
-    console.print(
-        f"{len(steps):,} steps in {recipe.train.epochs} epochs, an evaluation every {interval:,}", highlight=False
-    )
-    first = prepared.train.rendered[0]
-    console.print(f"\nWhat is learned of {first.row} (grey is given, the rest is learned):", highlight=False)
-    console.print(coloured(first, tokenizer), soft_wrap=True)
-    console.print("\n[bold green]ready[/]")
-    return prepared
+    if facts["lengths"]:
+        console.print(_lengths(facts))
+    for shown in facts["shown"]:
+        console.print(f"\nWhat is learned of {shown['row']}, token by token:", highlight=False, markup=False)
+        console.print(coloured(shown["pieces"]), soft_wrap=True)
+    if "proof" in facts:
+        for line in _proof_lines(facts):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for line in facts.get("written", ()):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for stop in facts["stops"]:
+        console.print(f"  {stop}", style="red", highlight=False, markup=False, soft_wrap=True)
+    ready = facts["verdict"] == "ready"
+    rest = f"thinktune train, {facts['steps']:,} steps" if ready else f"{len(facts['stops'])} things to mend, see above"
+    console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
 
 
-def coloured(rendered: Rendered, tokenizer: Any) -> Text:
-    """A row's text, coloured by what each run of tokens is: given, reasoning, answer or end."""
+def coloured(pieces: Sequence[tuple[int, str]]) -> Text:
+    """Tokens in the colours of their parts, every second one underlined; each part is named, also without colours."""
     text = Text()
-    start = 0
-    for stop in range(1, len(rendered) + 1):
-        if stop == len(rendered) or rendered.parts[stop] != rendered.parts[start]:
-            text.append(tokenizer.decode(rendered.ids[start:stop].tolist()), STYLES[Part(int(rendered.parts[start]))])
-            start = stop
+    former = None
+    for number, (part, piece) in enumerate(pieces):
+        if part != former:
+            text.append(f"\n[{NAMES[Part(part)]}] ", "bold")
+            former = part
+        text.append(piece, f"{STYLES[Part(part)]}{' underline' * (number % 2)}")
     return text
 
 
-def _lengths(lengths: dict[str, dict[str, float]]) -> Table:
-    table = Table("tokens of", "mean", "median", "95 % below", "longest", box=None, pad_edge=False)
-    for name in ("prompt", "reasoning", "answer", "whole"):
-        values = lengths[name]
-        table.add_row(name, *(f"{values[key]:,.0f}" for key in ("mean", "median", "p95", "max")))
+def _prove_example(rows: Rows, index: int, tokenizer: Any) -> int:
+    """Render one example by transformers' own way, and count its replies."""
+    example = rows.store.example(int(rows.chosen[index]))
+    entry = rows.store.examples[rows.chosen[index]]
+    expected = template_ids(example, tokenizer)
+    for number, ids in enumerate(expected, int(entry["first"])):
+        if ids is not None and rows.store.reply(number).ids.tolist() != ids:
+            raise UserError(f"{example.source}: its ids are not those that the chat template gives; please report this")
+    return len(expected)
+
+
+def _lengths(facts: dict[str, Any]) -> Table:
+    table = Table("tokens of", "mean", "median", "95 % below", "longest", "", "how many rows", box=None, pad_edge=False)
+    for part in account.PARTS:
+        values, histogram = facts["lengths"][part], facts["histograms"][part]
+        figures = (f"{values[key]:,.0f}" for key in ("mean", "median", "p95", "max"))
+        table.add_row(part, *figures, "0", f"{account.blocks(histogram)} {account.BINS * histogram['width']:,}+")
     return table
+
+
+def _proof_lines(facts: dict[str, Any]) -> list[str]:
+    proof = facts["proof"]
+    return [
+        f"\nproved of {proof['replies']:,} replies: the prompt is a prefix of the whole, the last learned token is "
+        f"{proof['end_of_turn']}, the tokens decode to the chat template's text",
+        f"of {proof['rendered_again']:,} of them once more: transformers' chat template gives the same ids; "
+        "the tokenizer, saved and loaded again, is the same",
+        f"{facts['steps']:,} steps in {facts['epochs']} epochs, an evaluation every {facts['evaluate_every_steps']:,}",
+    ]

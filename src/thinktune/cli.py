@@ -1,5 +1,6 @@
 """The command line: verbs in, exit codes out. The only file that prints errors or exits."""
 
+import json
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -36,13 +37,40 @@ def demo(
 
 
 @app.command()
-def check(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Show what a recipe will train, before anything is spent."""
-    loaded = recipes.load(recipe, overrides or [])
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON, and nothing else.")] = False,
+    write: Annotated[Path | None, typer.Option(help="A folder for the cleaned train.jsonl and val.jsonl.")] = None,
+) -> None:
+    """Show what a recipe will train, before anything is spent; exit code 0 if it is ready, 2 if not."""
+    try:
+        ready = _check(recipe, overrides or [], as_json, write)
+    except UserError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"verdict": "not ready", "stops": error.faults}, ensure_ascii=False, indent=2))
+        ready = False
+    if not ready:
+        raise typer.Exit(2)
+
+
+def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
+    loaded = recipes.load(recipe, overrides)
     refuse_missing(loaded)
     from thinktune.check import check as run_check
+    from thinktune.check import show
+    from thinktune.cleaned import write_cleaned
 
-    run_check(loaded, _console())
+    prepared, facts = run_check(loaded, _whisper)
+    ready = facts["verdict"] == "ready"
+    if write and ready:
+        facts["written"] = write_cleaned(prepared, write, loaded.data.system)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+    else:
+        show(facts, _console())
+    return ready
 
 
 @app.command()
@@ -119,3 +147,8 @@ def _console() -> Console:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _whisper(line: str) -> None:
+    """Progress beside a result that others may read from the standard output."""
+    print(line, file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from thinktune.chart import Marks, Point, Series, line_chart, smoothed
+from thinktune.chart import Marks, Point, Series, histogram, line_chart, smoothed
 from thinktune.files import write_whole
 from thinktune.track import read_metrics, read_samples
 
@@ -127,6 +127,7 @@ def _render(report: RunReport) -> str:
         measures=_measures(report.evaluation),
         charts=_charts(report, best),
         fates=_fates(report.data),
+        histograms=_histograms(report.data),
         groups=_grouped(report.samples),
     )
 
@@ -151,8 +152,15 @@ def _state(last_step: int, steps: Any) -> str:
 
 def _fates(data: Record) -> list[tuple[str, int]]:
     fates = [("Training", data.get("train_rows", 0)), ("Validation", data.get("validation_rows", 0))]
-    dropped = [fault for fault in data.get("faults") or [] if fault.get("policy") == "drop"]
-    return fates + [(f"Dropped: {fault.get('fault', 'fault')}", fault.get("count", 0)) for fault in dropped]
+    dropped = [(fault.get("fault"), (fault.get("actions") or {}).get("dropped")) for fault in data.get("faults") or []]
+    return fates + [(f"Dropped: {fault}", count) for fault, count in dropped if count]
+
+
+def _histograms(data: Record) -> dict[str, Markup]:
+    return {
+        part: histogram(found["counts"], found["width"], title=f"Lengths of {part}", style=part)
+        for part, found in (data.get("histograms") or {}).items()
+    }
 
 
 def _grouped(samples: Sequence[Record]) -> list[list[Record]]:

@@ -1,0 +1,120 @@
+"""Rows to tokens at scale: `check`'s own path beside `datasets.map` with the same tokenizer, a process each.
+
+    python benchmarks/check_rows.py --tokenizer FOLDER --rows 50000 100000
+
+Rows are made on the spot: question, reasoning and answer of random sentences, about 800 tokens with Qwen3's tokenizer.
+Ours judges, renders, proves, divides and stores every row; the peer renders and tokenizes prompt and whole, masks the
+prompt, and writes its table. Printed: seconds, rows/s, and the peak memory (RSS) of the main process and of a worker.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+WORDS = Path(__file__).parent.parent / "src" / "thinktune" / "bundled" / "facts.jsonl"
+SYSTEM = "你是一个医学专家,你需要根据用户的问题,给出带有思考的回答。"
+
+
+def make_rows(path: Path, count: int) -> None:
+    """Rows of random Chinese and English sentences; no two questions are alike."""
+    draw = random.Random(0)
+    facts = [json.loads(line) for line in WORDS.read_text(encoding="utf-8").splitlines()]
+    sentences = [fact[part] for fact in facts for part in ("reasoning", "answer")]
+    entities = [fact["entity"] for fact in facts]
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            asked = "，".join(f"{draw.choice(entities)}{draw.randrange(10**6)}" for _ in range(4))
+            reasoning = "\n".join(draw.choices(sentences, k=draw.randint(14, 30)))
+            answer = " ".join(draw.choices(sentences, k=draw.randint(5, 13)))
+            row = {"question": f"{asked}？", "think": f"{number}. {reasoning}", "answer": answer}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def ours(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
+    from thinktune import recipe
+    from thinktune.prepare import prepare
+    from thinktune.tokens import read_tokenizer
+
+    tree = {
+        "model": {"name": str(tokenizer_folder)},
+        "data": {"name": str(rows), "system": SYSTEM, "max_tokens": 4096},
+        "train": {"rows_per_step": 8},
+    }
+    tokenizer = read_tokenizer(tokenizer_folder)
+    begun = time.monotonic()
+    prepared = prepare(recipe.check(tree, "benchmark"), tokenizer, print)
+    seconds = time.monotonic() - begun
+    begun = time.monotonic()
+    prepare(recipe.check(tree, "benchmark"), tokenizer, print)
+    tokens = prepared.account["train_tokens"] + int(prepared.validation.lengths.sum())
+    again = time.monotonic() - begun
+    return {
+        "seconds": seconds,
+        "again_seconds": again,
+        "tokens": tokens,
+        "lengths": prepared.account["lengths"]["whole"],
+    }
+
+
+def peer(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+
+    def tokenize(row: dict[str, str]) -> dict[str, list[int]]:
+        prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["question"]}]
+        reply = {"role": "assistant", "content": row["answer"], "reasoning_content": row["think"]}
+        given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template([*prompt, reply], return_dict=False)
+        return {"input_ids": whole, "labels": [-100] * len(given) + whole[len(given) :]}
+
+    begun = time.monotonic()
+    loaded = load_dataset("json", data_files=str(rows), split="train")
+    made = loaded.map(tokenize, num_proc=len(os.sched_getaffinity(0)), remove_columns=loaded.column_names)
+    seconds = time.monotonic() - begun
+    return {"seconds": seconds, "rows": len(made)}
+
+
+def measure(contender: str, rows: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
+    """One contender in a process of its own, with caches of its own."""
+    caches = {name: str(folder / contender) for name in ("THINKTUNE_CACHE", "HF_HOME")}
+    command = [sys.executable, __file__, "--contender", contender, "--tokenizer", str(tokenizer), str(rows)]
+    done = subprocess.run(command, env=os.environ | caches, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measure both, side by side, for every number of rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a folder with a tokenizer and its chat template")
+    parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 100_000])
+    parser.add_argument("--contender", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("file", nargs="?", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contender:
+        result = {"ours": ours, "peer": peer}[arguments.contender](arguments.file, arguments.tokenizer)
+        for name, who in (("main", resource.RUSAGE_SELF), ("worker", resource.RUSAGE_CHILDREN)):
+            result[f"{name}_memory_mib"] = round(resource.getrusage(who).ru_maxrss / 1024)
+        print(json.dumps(result))
+        return
+    for count in arguments.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows.jsonl"
+            make_rows(rows, count)
+            results = {name: measure(name, rows, arguments.tokenizer, Path(folder)) for name in ("ours", "peer")}
+            for name, result in results.items():
+                print(f"{count:,} rows {name}: {count / result['seconds']:,.0f} rows/s, {json.dumps(result)}")
+            print(f"datasets.map takes {results['peer']['seconds'] / results['ours']['seconds']:.2f} x the time")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,8 +31,8 @@ def make_rows(path: Path, count: int) -> None:
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             asked = "，".join(f"{draw.choice(entities)}{draw.randrange(10**6)}" for _ in range(4))
-            reasoning = "\n".join(draw.choices(sentences, k=draw.randint(14, 30)))
-            answer = " ".join(draw.choices(sentences, k=draw.randint(5, 13)))
+            reasoning = "\n".join(draw.choices(sentences, k=draw.randint(16, 32)))
+            answer = " ".join(draw.choices(sentences, k=draw.randint(6, 14)))
             row = {"question": f"{asked}？", "think": f"{number}. {reasoning}", "answer": answer}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -85,11 +84,35 @@ def peer(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
 
 
 def measure(contender: str, rows: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
-    """One contender in a process of its own, with caches of its own."""
+    """One contender in a process of its own, with caches of its own; the memory of all its processes is watched."""
     caches = {name: str(folder / contender) for name in ("THINKTUNE_CACHE", "HF_HOME")}
     command = [sys.executable, __file__, "--contender", contender, "--tokenizer", str(tokenizer), str(rows)]
-    done = subprocess.run(command, env=os.environ | caches, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    peaks: dict[int, int] = {}
+    with (folder / f"{contender}.log").open("w+") as output:
+        running = subprocess.Popen(
+            command, env=os.environ | caches, stdout=output, stderr=output, start_new_session=True
+        )
+        while running.poll() is None:
+            watch(running.pid, peaks)
+            time.sleep(0.5)
+        output.seek(0)
+        lines = output.read().splitlines()
+    if running.returncode:
+        raise SystemExit("\n".join(lines[-20:]))
+    main = peaks.pop(running.pid)
+    return json.loads(lines[-1]) | {"main_memory_mib": main, "largest_worker_mib": max(peaks.values(), default=0)}
+
+
+def watch(session: int, peaks: dict[int, int]) -> None:
+    """Note the highest memory (RSS) that each process of a session has had."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == session:
+                status = (folder / "status").read_text()
+                [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+                peaks[int(folder.name)] = int(peak) // 1024
+        except (OSError, ValueError):
+            continue  # it has just ended
 
 
 def main() -> None:
@@ -102,8 +125,6 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.contender:
         result = {"ours": ours, "peer": peer}[arguments.contender](arguments.file, arguments.tokenizer)
-        for name, who in (("main", resource.RUSAGE_SELF), ("worker", resource.RUSAGE_CHILDREN)):
-            result[f"{name}_memory_mib"] = round(resource.getrusage(who).ru_maxrss / 1024)
         print(json.dumps(result))
         return
     for count in arguments.rows:

@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1: serves folders by the download APIs of ModelScope and of Hugging Face, and keeps count.
+"""A hub on 127.0.0.1: serves folders by the download APIs of ModelScope and of Hugging Face, and fails when told to.
 
 Only what the two clients ask for on the way to a repository's files is here. Names of repositories begin with their
 kind, as in the URLs: `models/owner/name`, `datasets/owner/name`.
@@ -8,7 +8,9 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -28,18 +30,38 @@ ROUTES = {
 }
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with an answer: its status, or its body, or that it comes at all."""
+
+    status: int = 200
+    after: int | None = None
+    then: str = ""
+    """`cut`: closed after so many bytes of an answer; `hang`: nothing comes, or nothing after so many of the file."""
+    pause: float = 0.0
+    """Seconds between the eighths of a body."""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 class HubServer:
-    """Both hubs at one address, as a context manager; `repositories` and `corrupt` may be changed while it runs."""
+    """Both hubs at one address, as a context manager; `repositories`, `corrupt` and `faults` may change meanwhile."""
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = dict(repositories)
         self.corrupt: set[str] = set()
         """Names of files whose bodies are sent with one bit turned, at their right length."""
+        self.faults: dict[str, Fault] = {}
+        """By the name of a file, `tree` for Hugging Face's list of files, or `listing` for all else."""
+        self.offsets: list[tuple[str, int]] = []
+        """Of every body sent, the file's name and where in it the body began."""
+        self.tokens: set[str] = set()
+        """What clients sent to say who they are."""
+        self.closing = threading.Event()
         self.bodies: list[str] = []
         """Names of the files whose bodies were sent, in order."""
         self.requests: list[str] = []
         """Every request, as in `GET /api/models/owner/name`."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
@@ -50,6 +72,7 @@ class HubServer:
     def forget(self) -> None:
         """Begin to count anew."""
         self.bodies.clear()
+        self.offsets.clear()
         self.requests.clear()
 
     def __enter__(self) -> "HubServer":
@@ -57,9 +80,17 @@ class HubServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    """As it is, but silent where a client has gone away, which killed ones do."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -70,6 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
+        self.hub.tokens |= {self.headers[name] for name in ("Authorization", "Cookie") if name in self.headers}
         path = unquote(urlsplit(self.path).path)
         for pattern, answer in ROUTES.items():
             if found := re.fullmatch(pattern, path):
@@ -107,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def huggingface_listing(self, folder: Path) -> None:
         listing = [_tree_entry(name, body) for name, body in _files(folder).items()]
-        self._send_json(200, listing)
+        self._send_json(200, listing, fault="tree")
 
     def huggingface_file(self, folder: Path, file: str) -> None:
         body = _files(folder).get(file, b"")
@@ -126,25 +158,53 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if file in self.hub.corrupt:
             body = body[:-1] + bytes([body[-1] ^ 1])
-        if self.command == "GET":
+        begin, status = 0, 200
+        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+            begin, status = int(wanted[1]), 206
+            headers = headers | {"Content-Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"}
+        fault = self.hub.faults.get(file, Fault())
+        if fault.then == "hang" and fault.after is not None:
+            fault = replace(fault, after=max(0, fault.after - begin))
+        if self.command == "GET" and fault.status == 200:
             self.hub.bodies.append(file)
-        self._send(200, body, headers | {"Content-Type": "application/octet-stream"})
+            self.hub.offsets.append((file, begin))
+        self._send(status, body[begin:], headers | {"Content-Type": "application/octet-stream"}, fault)
 
-    def _send_json(self, status: int, answer: Any, headers: Mapping[str, str] | None = None) -> None:
-        self._send(status, json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})})
+    def _send_json(
+        self, status: int, answer: Any, headers: Mapping[str, str] | None = None, fault: str = "listing"
+    ) -> None:
+        body, headers = json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})}
+        self._send(status, body, headers, self.hub.faults.get(fault, Fault()))
 
     def _refuse(self, reason: str = "RepoNotFound") -> None:
         answer = {"Code": 10010205001, "Success": False, "Message": "record not found", "error": "Repository not found"}
         self._send_json(404, answer, {"X-Error-Code": reason})
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str], fault: Fault) -> None:
+        if fault.status != 200:
+            # A hub that knows no manners: it sends back what it was told in confidence.
+            status, headers = fault.status, {"Content-Type": "application/json", **dict(fault.headers)}
+            body = json.dumps({"Message": f"not for {self.hub.tokens}", "error": f"not for {self.hub.tokens}"}).encode()
+        if fault.then == "hang" and fault.after is None:
+            self.hub.closing.wait()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self._send_body(body, fault)
+
+    def _send_body(self, body: bytes, fault: Fault) -> None:
+        step = max(1, len(body) // 8) if fault.pause else max(1, len(body))
+        sent = body if fault.after is None else body[: fault.after]
+        for start in range(0, len(sent), step):
+            self.wfile.write(sent[start : start + step])
+            time.sleep(fault.pause)
+        if fault.after is not None and len(sent) < len(body):
+            if fault.then == "hang":
+                self.hub.closing.wait()
+            self.close_connection = True
 
 
 def _files(folder: Path) -> dict[str, bytes]:

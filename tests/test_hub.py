@@ -1,43 +1,33 @@
-"""Hubs: what their own clients download from a server of both is what a local folder gives, and faults are sentences."""
+"""Hubs: what their own clients download from a server of both is what a local folder gives, now and from the cache."""
 
 import json
-import os
+import shutil
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from hub_client import HUBS, at_once, contents, killed_after, locate, run, unfinished
+from hub_server import Fault, HubServer
 
 from thinktune import recipe
 from thinktune.hub import locate_model
-from thinktune.prepare import prepare, read_tokenizer
+from thinktune.prepare import prepare
+from thinktune.tokens import read_tokenizer
 
-HUBS = ("modelscope", "huggingface")
 ROWS = [{"question": f"q{number}?", "think": f"because {number}", "answer": f"心脏 {number}"} for number in range(6)]
 WEIGHTS = "model.safetensors"
+REPOSITORIES = {"model": "clinic/small", "dataset": "clinic/rows"}
+CACHED = [(name, kind) for name in HUBS for kind in REPOSITORIES]
 
-# The clients read their environment when they are imported, so each start is a process of its own, as it is for users.
-LOCATE = """
-import sys
-from thinktune.errors import UserError
-from thinktune.hub import locate
-try:
-    print(locate(sys.argv[1], sys.argv[2], sys.argv[4] or None, sys.argv[3], "model.name"))
-except UserError as error:
-    sys.exit(f"REFUSED {error}")
-"""
 CHECK = """
 import json, sys
 from pathlib import Path
-from rich.console import Console
 from thinktune import recipe
 from thinktune.check import check
-prepared = check(recipe.load(Path(sys.argv[1]), []), Console(stderr=True))
-rows = [[row.ids.tolist(), row.parts.tolist()] for row in prepared.train.rendered]
-print(json.dumps({"fingerprint": prepared.fingerprint, "rows": rows, "account": prepared.account}))
+for path in sys.argv[1:]:
+    prepared, facts = check(recipe.load(Path(path), []), lambda line: print(line, file=sys.stderr))
+    assert facts["verdict"] == "ready"
+    print(json.dumps({"fingerprint": prepared.fingerprint, "account": prepared.account}))
 """
 
 
@@ -65,29 +55,6 @@ def closed_address():
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
-def environment(address: str, caches: Path) -> dict[str, str]:
-    """This process's environment, without the user's own hubs, tokens and proxies."""
-    others = ("HF_", "HUGGING", "MODELSCOPE", "TRANSFORMERS_")
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().startswith(others) and not name.upper().endswith("_PROXY")
-    }
-    own = {"HF_ENDPOINT": address, "MODELSCOPE_ENDPOINT": address}
-    folders = {name: str(caches / name) for name in ("HOME", "HF_HOME", "MODELSCOPE_HOME", "MODELSCOPE_CACHE")}
-    return kept | own | folders
-
-
-def run(*arguments, address, caches, timeout=60):
-    command = [sys.executable, *map(str, arguments)]
-    variables = environment(address, caches)
-    return subprocess.run(command, env=variables, capture_output=True, text=True, encoding="utf-8", timeout=timeout)
-
-
-def locate(name, hub, kind="model", revision="", **options):
-    return run("-c", LOCATE, name, hub, kind, revision, **options)
-
-
 def tree(model, data, **names) -> dict:
     columns = {"reasoning": "think"}
     return {
@@ -98,6 +65,7 @@ def tree(model, data, **names) -> dict:
 
 
 def write(folder: Path, written: dict) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mine.yaml"
     path.write_text(json.dumps(written), encoding="utf-8")  # JSON is YAML
     return path
@@ -107,107 +75,164 @@ def without_paths(account: dict) -> dict:
     return {**account, "files": [file["rows"] for file in account["files"]]}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def folder_of(done) -> Path:
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", HUBS)
-def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloads_nothing(
-    name, hub, start, data, tmp_path
-):
-    mine = write(tmp_path, tree("clinic/small", "clinic/rows", hub=name))
-    place = {"address": hub.address, "caches": tmp_path}
-    first = run("-c", CHECK, mine, **place)
-    assert first.returncode == 0, first.stderr
-    assert "ready" in first.stderr
-    assert sorted(hub.bodies) == sorted([*contents(start), *contents(data)])
+def refused(name: str, hub: str, revision: str = "by default") -> str:
+    return f"REFUSED model.name: '{name}' (revision {revision}) could not be had from {hub}: "
 
+
+def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloads_nothing(hub, start, data, tmp_path):
     local = recipe.check(tree(start, data), "here")
-    expected, found = prepare(local, read_tokenizer(locate_model(local))), json.loads(first.stdout)
-    assert found["rows"] == [[row.ids.tolist(), row.parts.tolist()] for row in expected.train.rendered]
-    assert len(found["rows"]) == len(ROWS)
-    assert found["fingerprint"] == expected.fingerprint
-    assert without_paths(found["account"]) == without_paths(json.loads(json.dumps(expected.account)))
+    expected = prepare(local, read_tokenizer(locate_model(local)))
+    originals = {"model": contents(start), "dataset": contents(data)}
+    place = {"address": hub.address, "caches": tmp_path}
+    mine = [write(tmp_path / name, tree("clinic/small", "clinic/rows", hub=name)) for name in HUBS]
+    first = run("-c", CHECK, *mine, **place)
+    assert first.returncode == 0, first.stderr
+    assert len(first.stdout.splitlines()) == len(HUBS)
+    assert sorted(hub.bodies) == sorted(2 * [*originals["model"], *originals["dataset"]])
+    for line in first.stdout.splitlines():
+        found = json.loads(line)
+        assert found["fingerprint"] == expected.fingerprint, "of all ids and parts"
+        assert without_paths(found["account"]) == without_paths(json.loads(json.dumps(expected.account)))
 
     hub.forget()
-    for kind, repository, original in (("model", "clinic/small", start), ("dataset", "clinic/rows", data)):
-        second = locate(repository, name, kind, **place)
-        assert contents(Path(second.stdout.strip())) == contents(original), second.stderr
+    starts = at_once(lambda one: folder_of(locate(REPOSITORIES[one[1]], *one, **place)), CACHED)
+    assert [contents(folder) for folder in starts] == [originals[kind] for _, kind in CACHED]
     assert hub.requests
     assert hub.bodies == []
 
 
-@pytest.mark.parametrize(("name", "key"), [("modelscope", "model"), ("huggingface", "data")])
-def test_a_name_the_hub_does_not_know_ends_in_a_sentence_and_exit_code_2(name, key, hub, start, data, tmp_path):
-    written = tree(start, str(data / "rows" / "train.jsonl"))
-    written[key] |= {"name": "clinic/nothing", "hub": name}
-    done = run("-m", "thinktune", "check", write(tmp_path, written), address=hub.address, caches=tmp_path)
-    said = " ".join(done.stderr.split())
-    assert done.returncode == 2, said
-    assert "Traceback" not in said
-    assert f"error: {key}.name: 'clinic/nothing' (revision by default) could not be had from {name}: " in said
+def test_a_name_a_kind_and_a_revision_are_ones_that_the_hub_knows(hub, tmp_path):
+    def check(asked):
+        name, kind, repository, revision = asked
+        done = locate(repository, name, kind, revision, address=hub.address, caches=tmp_path / name / kind)
+        said = refused(repository, name, revision or "by default") + "it has nothing of that name, kind and revision"
+        assert said in done.stderr
 
-
-@pytest.mark.parametrize("name", HUBS)
-@pytest.mark.parametrize(("kind", "repository"), [("model", "clinic/rows"), ("dataset", "clinic/small")])
-def test_a_model_is_no_data_set_nor_the_other_way_round(name, kind, repository, hub, tmp_path):
-    done = locate(repository, name, kind, address=hub.address, caches=tmp_path)
-    assert f"REFUSED model.name: '{repository}' (revision by default) could not be had from {name}: " in done.stderr
+    unknown = [
+        ("model", "clinic/rows", ""),
+        ("dataset", "clinic/small", ""),
+        ("model", "clinic/small", "v9"),
+        ("dataset", "clinic/nothing", ""),
+    ]
+    at_once(check, [(name, *asked) for name in HUBS for asked in unknown])
     assert hub.bodies == []
 
 
-@pytest.mark.parametrize("name", HUBS)
-def test_a_hub_that_is_not_there_is_told_of_in_bounded_time(name, closed_address, tmp_path):
-    began = time.monotonic()
-    done = locate("clinic/small", name, address=closed_address, caches=tmp_path)
-    assert done.stderr.count(f"REFUSED model.name: 'clinic/small' (revision by default) could not be had from {name}")
-    assert time.monotonic() - began < 30, "ModelScope's client tries four times and waits 1, 2 and 4 s between"
+HARMED = ("clinic/gone", "clinic/rotten", "clinic/unknown", "clinic/mixed")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "repository", "file"),
-    [
-        ("modelscope", "model", "clinic/small", WEIGHTS),
-        ("huggingface", "model", "clinic/small", WEIGHTS),
-        ("huggingface", "dataset", "clinic/rows", "rows/train.jsonl"),
-    ],
-)
-def test_a_body_of_a_wrong_sha256_is_refused_and_not_trusted_later(
-    name, kind, repository, file, hub, start, data, tmp_path
-):
-    hub.corrupt.add(file)
-    place = {"address": hub.address, "caches": tmp_path}
-    done = locate(repository, name, kind, **place)
-    assert done.returncode == 1, done.stdout
-    assert f"REFUSED model.name: '{repository}'" in done.stderr
-    assert file in done.stderr.split("REFUSED")[1]
-    original = (start if kind == "model" else data) / file
-    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size == original.stat().st_size]
-    assert left == []
-
-    hub.corrupt.clear()
-    hub.forget()
-    again = locate(repository, name, kind, **place)
-    assert again.returncode == 0, again.stderr
-    assert hub.bodies == [file], "what was sound is not downloaded again"
-    assert contents(Path(again.stdout.strip())) == contents(start if kind == "model" else data)
+@pytest.fixture(scope="module")
+def filled(start, data, tmp_path_factory):
+    """Caches that hold what the hubs have, to be copied; the hub that filled them is gone."""
+    caches = tmp_path_factory.mktemp("filled")
+    wanted = {"model": "clinic/small", "dataset": " ".join(["clinic/rows", *HARMED])}
+    repositories = {f"datasets/{name}": data for name in wanted["dataset"].split()}
+    with HubServer({"models/clinic/small": start, **repositories}) as hub:
+        at_once(lambda one: folder_of(locate(wanted[one[1]], *one, address=hub.address, caches=caches)), CACHED)
+    return caches
 
 
-@pytest.mark.parametrize("name", HUBS)
-def test_a_large_file_that_rots_in_the_cache_is_not_used(name, hub, start, tmp_path):
-    place = {"address": hub.address, "caches": tmp_path}
-    weights = Path(locate("clinic/small", name, **place).stdout.strip()) / WEIGHTS
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    starts = [locate("clinic/small", name, **place) for _ in range(2)]
-    assert starts[-1].returncode == 0, starts[-1].stderr
-    assert weights.read_bytes() == whole
-    # ModelScope's client downloads it again at once; for Hugging Face's it is ours to refuse first.
-    assert [done.returncode for done in starts] == ([0, 0] if name == "modelscope" else [1, 0])
+@pytest.fixture
+def caches(filled, tmp_path) -> Path:
+    return Path(shutil.copytree(filled, tmp_path / "caches", symlinks=True))
 
 
-@pytest.mark.parametrize("name", HUBS)
-def test_a_revision_the_hub_does_not_know_is_named(name, hub, tmp_path):
-    done = locate("clinic/small", name, revision="v9", address=hub.address, caches=tmp_path)
-    assert f"REFUSED model.name: 'clinic/small' (revision v9) could not be had from {name}" in done.stderr
-    assert hub.bodies == []
+def test_with_the_hub_out_of_reach_a_whole_snapshot_serves_and_one_line_says_so(caches, closed_address, start, data):
+    def check(asked):
+        name, kind = asked
+        done = locate(REPOSITORIES[kind], name, kind, address=closed_address, caches=caches)
+        assert contents(folder_of(done)) == contents(start if kind == "model" else data)
+        said = [line for line in done.stderr.splitlines() if line.startswith("model.name: ")]
+        assert len(said) == 1
+        assert f"is taken from the cache, not from {name}: the connection fails" in said[0]
+
+    at_once(check, CACHED)
+
+
+OFFLINE = {"modelscope": "MODELSCOPE_OFFLINE", "huggingface": "HF_HUB_OFFLINE"}
+
+
+def test_offline_nothing_is_asked_and_the_cache_serves_or_a_sentence_names_the_variable(hub, caches):
+    def check(name):
+        asked = "clinic/small clinic/other"
+        done = locate(asked, name, address=hub.address, caches=caches, **{OFFLINE[name]: "1"})
+        assert (Path(done.stdout.strip()) / WEIGHTS).is_file()
+        assert f"'clinic/small' (revision by default) is taken from the cache, not from {name}: " in done.stderr
+        assert f"{refused('clinic/other', name)}{OFFLINE[name]} is set; unset it to download" in done.stderr
+
+    at_once(check)
+    assert hub.requests == []
+
+
+def test_a_snapshot_that_is_not_whole_does_not_serve_without_the_hub(caches, closed_address):
+    def check(name):
+        cache = caches / {"modelscope": "MODELSCOPE_CACHE", "huggingface": "HF_HOME"}[name]
+        gone, rotten, unknown, mixed = (
+            next(cache.rglob(f"*clinic--{one.split('/')[1]}/snapshots/*")) for one in HARMED
+        )
+        (gone / "rows" / "train.jsonl").unlink()
+        spoil(rotten / "rows" / "train.jsonl")
+        for record in (unknown / ".thinktune", *unknown.parents[1].glob("trees/*")):  # as another program leaves it
+            record.unlink(missing_ok=True)
+        (mixed / "rows" / "more.jsonl").write_text("{}", encoding="utf-8")  # as an update that was cut leaves it
+        done = locate(" ".join(HARMED), name, "dataset", address=closed_address, caches=caches, **{OFFLINE[name]: "1"})
+        assert done.stdout == ""
+        for repository in HARMED:
+            assert refused(repository, name) in done.stderr
+
+    at_once(check)
+
+
+def spoil(file: Path) -> None:
+    body = file.read_bytes()
+    file.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+
+
+def test_what_rots_in_the_cache_is_downloaded_again(hub, caches, start):
+    def check(name):
+        place = {"address": hub.address, "caches": caches}
+        folder = folder_of(locate("clinic/small", name, **place))
+        for file in (WEIGHTS, "config.json"):
+            spoil(folder / file)
+        assert contents(folder_of(locate("clinic/small", name, **place))) == contents(start)
+
+    at_once(check)
+    assert sorted(hub.bodies) == sorted(2 * [WEIGHTS, "config.json"])
+
+
+def test_what_the_hub_no_longer_holds_is_not_read(data, tmp_path):
+    upstream = Path(shutil.copytree(data, tmp_path / "upstream"))
+    (upstream / "rows" / "old.jsonl").write_text("{}", encoding="utf-8")
+    with HubServer({"datasets/clinic/rows": upstream}) as hub:
+        place = {"address": hub.address, "caches": tmp_path}
+        assert "rows/old.jsonl" in contents(folder_of(locate("clinic/rows", "modelscope", "dataset", **place)))
+        (upstream / "rows" / "old.jsonl").unlink()
+        (upstream / "rows" / "train.jsonl").write_text("{}", encoding="utf-8")
+        assert contents(folder_of(locate("clinic/rows", "modelscope", "dataset", **place))) == contents(upstream)
+
+
+def test_a_killed_download_goes_on_where_it_stopped_and_is_not_trusted_before(tmp_path, closed_address):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / WEIGHTS).write_bytes(bytes(range(256)) * 2**14)  # 4 MiB
+
+    def check(name):
+        with HubServer({"models/clinic/large": tmp_path / "large"}) as hub:
+            hub.faults[WEIGHTS] = Fault(after=3 * 2**20 + 5, then="hang")
+            caches = tmp_path / name
+            left = killed_after(2 * 2**20, "clinic/large", name, address=hub.address, caches=caches)
+            assert left >= 2 * 2**20
+            alone = locate("clinic/large", name, address=closed_address, caches=caches)
+            assert refused("clinic/large", name) in alone.stderr
+            hub.faults.clear()
+            hub.forget()
+            folder = folder_of(locate("clinic/large", name, address=hub.address, caches=caches))
+            assert contents(folder) == contents(tmp_path / "large")
+            assert hub.offsets == [(WEIGHTS, left)]
+            assert unfinished(caches) == 0
+
+    at_once(check)

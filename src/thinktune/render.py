@@ -123,8 +123,9 @@ def _parts(
     """What each token is."""
     if ids[: len(given)] != given:
         raise UserError(_prefix_fault(row, given, ids, tokenizer))
-    ends = [position for position in range(len(given), len(ids)) if ids[position] == tokenizer.eos_token_id]
-    if not ends:
+    learned = ids[len(given) :]
+    end_of_turn = tokenizer.eos_token_id  # asked once: transformers looks it up anew each time
+    if end_of_turn not in learned:
         raise UserError(
             f"{row}: the chat template never writes the end-of-turn token {tokenizer.eos_token!r}; "
             "the model could not learn to stop, so use another template"
@@ -132,8 +133,9 @@ def _parts(
     parts = np.full(len(ids), Part.GIVEN, np.uint8)
     answer = _answer_at(whole, _answer_start(whole, len(prompt), reply, row), ids, len(given), tokenizer)
     parts[len(given) : answer] = Part.REASONING
-    parts[answer : ends[-1]] = Part.ANSWER
-    parts[ends[-1]] = Part.END
+    end = len(ids) - 1 - learned[::-1].index(end_of_turn)
+    parts[answer:end] = Part.ANSWER
+    parts[end] = Part.END
     return parts
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -191,13 +191,14 @@ def cache_folder() -> Path:
 
 def write_example(example: Example) -> bytes:
     """An example as one line of JSON."""
-    return json.dumps(asdict(example), ensure_ascii=False, separators=(",", ":")).encode()
+    turns = [(turn.role, turn.content, turn.reasoning, turn.learned) for turn in example.turns]
+    return json.dumps((turns, example.source, example.keypoint), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def read_example(line: bytes) -> Example:
     """What `write_example` wrote."""
-    tree = json.loads(line)
-    return Example(tuple(Turn(**turn) for turn in tree["turns"]), tree["source"], tree["keypoint"])
+    turns, source, keypoint = json.loads(line)
+    return Example(tuple(Turn(*turn) for turn in turns), source, keypoint)
 
 
 def _number(digest: bytes) -> int:

@@ -140,7 +140,8 @@ def test_evaluation_sets_base_beside_tuned(tree):
     keyed = [row | {"key": row["answer"].split(" - ")[1]} for row in plain]
     for path in (rows, own := rows.with_name("own.jsonl")):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in keyed), encoding="utf-8")
-    data = {"validation": str(own), "columns": {"reasoning": "think", "keypoint": "key"}}
+    columns = {"reasoning": "think", "keypoint": "key"}
+    data = {"validation": str(own), "columns": columns, "faults": {"leak": "keep"}}  # asked what it was trained on
     changes = {"rows_per_step": 8, "epochs": 150, "learning_rate": 5e-3, "evaluate_every_steps": 150}
     folder = train(settings(tree, data=data, train=changes, generate={"max_new_tokens": 40}), quiet)
     found = evaluate_run(folder, quiet)
@@ -158,8 +159,8 @@ def test_every_row_read_is_accounted_for(tree):
     bad = [{"question": "", "think": "t", "answer": "a"}, {"question": "q", "think": "t " * 300, "answer": "a"}]
     rows.write_text(rows.read_text() + "".join(json.dumps(row) + "\n" for row in bad))
     account = read_json(train(settings(tree), quiet) / "data.json")
-    dropped = {fault["fault"]: fault["count"] for fault in account["faults"]}
-    assert dropped == {"blank": 1, "too_long": 1}
+    found = {fault["fault"]: fault["actions"] for fault in account["faults"]}
+    assert found == {"blank": {"dropped": 1}, "odd_space": {"repaired": 1}, "too_long": {"dropped": 1}}
     assert account["rows_read"] == account["train_rows"] + account["validation_rows"] + 2 == 10
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from thinktune import adamw
 from thinktune.data import Example, Turn
@@ -256,3 +257,29 @@ def test_bf16_weights_compute_without_casts(start, tokenizer):
     update.begin(1, RATE)
     step(model, [batch], update, World(), torch.bfloat16)
     assert seen == [False]
+
+
+class Reads(TorchDispatchMode):
+    """Collects the operations by which the host would wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        self.found += [name] if name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique") else []
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("memory", CODED)
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_host_reads_nothing_in_an_update(memory, inside):
+    model = Small()
+    update = Update(model, settings(memory, update_in_backward=inside))
+    with Reads() as reads:
+        (take_inside if inside else take)(model, update, [1, 2])
+    assert not reads.found
+    with Reads() as reads:
+        assert torch.ones(3).sum().item() == 3
+    assert reads.found == ["_local_scalar_dense"]  # or nothing was counted

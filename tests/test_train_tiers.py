@@ -28,7 +28,8 @@ def test_a_stopped_run_of_any_tier_goes_on_bit_for_bit(tree, memory, inside):
         assert all(mine[name].equal(theirs[name]) for name in mine)
     assert without_times(track.read_metrics(whole)) == without_times(track.read_metrics(cut))
     assert track.read_samples(whole) == track.read_samples(cut)
-    assert read_json(whole / "environment.json")["memory"] == memory
+    facts = read_json(whole / "environment.json")
+    assert (facts["memory"], facts["precision"]) == (memory, "float32" if memory == "fp32" else "bfloat16")
 
 
 @pytest.mark.parametrize("memory", TIERS)

@@ -37,6 +37,16 @@ def quiet(_line):
     pass
 
 
+def stop_after(step):
+    """A narrator that ends the run when a step has been saved, as a power cut would."""
+
+    def say(line):
+        if line.startswith(f"step {step}/") and "saved" in line:
+            raise KeyboardInterrupt
+
+    return say
+
+
 def without_times(records):
     return [
         {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}

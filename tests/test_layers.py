@@ -20,8 +20,8 @@ model prepare chart track grade
 divide
 work
 loss pack optim parallel reply store trim account
-render
-judge layout rows twins
+render adamw
+judge layout rows twins codec
 mend turns encoding
 data
 hub
@@ -46,6 +46,8 @@ HEAVY = [
     "loss",
     "pack",
     "optim",
+    "adamw",
+    "codec",
     "parallel",
 ]
 TORCH_FREE = set(LEVELS) - {*HEAVY, "__main__", "bundled"}

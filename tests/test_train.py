@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import FACTS, quiet, settings, without_times, write_rows
+from runs import FACTS, quiet, settings, stop_after, without_times, write_rows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,16 +20,6 @@ from thinktune.prepare import prepare
 from thinktune.render import render_prompt
 from thinktune.tokens import read_tokenizer
 from thinktune.train import train
-
-
-def stop_after(step):
-    """A narrator that ends the run when a step has been saved, as a power cut would."""
-
-    def say(line):
-        if line.startswith(f"step {step}/") and "saved" in line:
-            raise KeyboardInterrupt
-
-    return say
 
 
 @pytest.mark.parametrize("stop", [3, 6])

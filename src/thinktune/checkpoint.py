@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from thinktune.errors import UserError
 from thinktune.files import read_json, sync_folder, sync_tree, write_json, write_whole
@@ -25,10 +26,13 @@ class Checkpoint:
 
 
 def save(run: Path, step: int, model: Any, tokenizer: Any, update: Update) -> Checkpoint:
-    """Write the whole state of a step, then point `last` at it. A crash leaves the former checkpoint in place."""
+    """Write the whole state of a step, then point `last` at it. A crash leaves the former checkpoint in place.
+
+    Where the update keeps fp32 masters, those are the weights that are written.
+    """
     folder = run / "checkpoints" / _name(step)
     aside = _aside(folder)
-    _save_model(aside, model, tokenizer)
+    _save_model(aside, model, tokenizer, update.weights())
     save_file({name: tensor.contiguous() for name, tensor in update.state().items()}, aside / STATE)
     write_json(aside / FACTS, {"step": step})
     _settle(aside, folder)
@@ -116,9 +120,9 @@ def _aside(folder: Path) -> Path:
     return aside
 
 
-def _save_model(folder: Path, model: Any, tokenizer: Any) -> None:
+def _save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Tensor] | None = None) -> None:
     with torch.no_grad():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
 
 

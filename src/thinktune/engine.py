@@ -100,7 +100,7 @@ class Engine:
         cache, rows = DynamicCache(config=self.model.config), torch.arange(len(prompts), device=device)
         self.model.eval()
         for _ in range(sampling.max_new_tokens):
-            with torch.no_grad(), arithmetic(device, self.precision):
+            with torch.no_grad(), arithmetic(self.model, self.precision):
                 output = self.model(
                     ids,
                     attention_mask=mask,

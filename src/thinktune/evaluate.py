@@ -53,7 +53,7 @@ def _measure(
 ) -> dict[str, float | None]:
     """Losses and rates of one model; its completions are kept in eval/NAME.jsonl."""
     device = pick_device()
-    precision = pick_precision(settings.train.precision, device)
+    precision = pick_precision(settings.train.precision, device, settings.train.memory)
     tokenizer = read_tokenizer(source)
     model = load_model(source, device)
     packed = pack(rows.replies(), batch_capacity(settings, rows, device), pad=padding(device, tokenizer))

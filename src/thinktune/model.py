@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from thinktune.errors import UserError, brief
 from thinktune.pack import Batch
+from thinktune.recipe import Memory
 
 MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
 ATTENTION = "thinktune_packed"  # must not hold "flash", or transformers looks for a kernel
@@ -27,16 +28,25 @@ def pick_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def pick_precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
-    """The arithmetic for `train.precision`: auto is bf16 on an accelerator, where it is fast, and fp32 on the CPU."""
+def pick_precision(
+    wanted: Literal["auto", "fp32", "bf16"], device: torch.device, memory: Literal["auto"] | Memory = "auto"
+) -> torch.dtype:
+    """The arithmetic for `train.precision`: auto is that of the weights where `train.memory` keeps them in bf16.
+
+    Otherwise it is bf16 on an accelerator, where it is fast, and fp32 on the CPU.
+    """
+    if memory not in ("auto", "fp32"):
+        return torch.bfloat16
     if wanted == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     return torch.float32 if wanted == "fp32" else torch.bfloat16
 
 
-def arithmetic(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
-    """The context in which fp32 weights compute in `precision`."""
-    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
+def arithmetic(model: Any, precision: torch.dtype) -> AbstractContextManager[Any]:
+    """The context in which a model computes in `precision`; weights of that type need none."""
+    if precision in (torch.float32, model.dtype):
+        return nullcontext()
+    return torch.autocast(model.device.type, precision)
 
 
 def padding(device: torch.device, tokenizer: Any) -> int | None:

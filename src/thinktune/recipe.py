@@ -23,6 +23,7 @@ from thinktune.faults import HANDED_PHRASES, resolve
 
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
+Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "4bit"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -126,7 +127,12 @@ class Train(Section):
     seed: int = 42
     """Seed of the row order."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic over fp32 weights; auto is bf16 where the device is an accelerator, fp32 on the CPU."""
+    """Arithmetic; auto is bf16 on an accelerator and wherever weights are bf16 (see `memory`), fp32 on the CPU."""
+    memory: Literal["auto"] | Memory = "auto"
+    """Bytes a weight and AdamW's state: fp32 12, exact 12 (computes in bf16 over an fp32 master), exact-bf16 8, 8bit 4,
+    4bit 3; auto is exact on an accelerator, fp32 on the CPU."""
+    update_in_backward: bool = False
+    """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch."""
     recompute: bool = False
     """Recompute activations in the backward pass: about a fifth slower, much less memory."""
     batch_tokens: PositiveInt | None = None
@@ -169,6 +175,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
         train = self.train
+        if train.precision == "fp32" and train.memory not in ("auto", "fp32"):
+            raise ValueError(
+                f"train.memory is {train.memory}, whose weights compute in bf16, but train.precision is fp32; "
+                "leave one of the two out"
+            )
         if (train.tokens_per_step is None) == (train.rows_per_step is None):
             raise ValueError("train.tokens_per_step, train.rows_per_step: give exactly one of the two")
         if train.batch_tokens is not None and train.batch_tokens < self.data.max_tokens:

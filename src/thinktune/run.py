@@ -16,7 +16,7 @@ from thinktune.environment import describe
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_whole
 from thinktune.model import count_parameters, load_model, pick_device, pick_precision, recompute_activations
-from thinktune.optim import Update
+from thinktune.optim import TIERS, Update, pick_memory
 from thinktune.pack import Step, deal
 from thinktune.parallel import World
 from thinktune.prepare import Prepared, prepare
@@ -56,7 +56,7 @@ class Run:
     @property
     def precision(self) -> torch.dtype:
         """What it computes in."""
-        return pick_precision(self.recipe.train.precision, self.device)
+        return pick_precision(self.recipe.train.precision, self.device, self.update.memory)
 
     @property
     def epoch(self) -> float:
@@ -80,13 +80,16 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     for line in account.lines(prepared.account):
         say(line)
     last = checkpoint.find(folder, "last")
-    model = load_model(last.folder if last else source, pick_device())
+    device = pick_device()
+    model = load_model(last.folder if last else source, device, TIERS[pick_memory(recipe.train, device)].loaded)
     if recipe.train.recompute:
         recompute_activations(model)
     refuse_small_vocabulary(model, prepared)
     update = Update(model, recipe.train)
     steps = deal_steps(recipe, prepared)
     capacity = batch_capacity(recipe, prepared.train, model.device)
+    if recipe.train.update_in_backward:
+        _refuse_many_batches(steps, prepared.train, capacity)
     done = last.step if last else 0
     tokens_left = _tokens_left(steps, prepared.train)
     run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, capacity, done, say)
@@ -145,6 +148,16 @@ def evaluation_interval(recipe: Recipe, steps: Sequence[Step]) -> int:
     return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
 
 
+def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int) -> None:
+    """Raise UserError where a step needs more than one forward pass, so that its gradients would have to be kept."""
+    largest = max((int(rows.lengths[list(dealt.rows)].sum()) for dealt in steps), default=0)
+    if largest > capacity:
+        raise UserError(
+            f"train.update_in_backward: a step of {largest} tokens takes several batches of {capacity}, and only one "
+            f"is possible; lower train.rows_per_step or train.tokens_per_step, or set train.batch_tokens: {largest}"
+        )
+
+
 def _describe(run: Run, source: Path, command: Sequence[str]) -> None:
     dtype = AutoConfig.from_pretrained(source, local_files_only=True).dtype or torch.float32
     facts = describe(command) | {
@@ -153,6 +166,7 @@ def _describe(run: Run, source: Path, command: Sequence[str]) -> None:
         "parameters": count_parameters(run.model),
         "device": str(run.device),
         "precision": str(run.precision).removeprefix("torch."),
+        "memory": run.update.memory,
         "steps": len(run.steps),
         "data_fingerprint": run.prepared.fingerprint,
     }

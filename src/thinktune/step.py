@@ -80,7 +80,7 @@ def evaluate(model: Any, batches: Iterable[Batch], device: torch.device, precisi
 
 
 def _forward(model: Any, batch: Batch, scale: float, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-    with arithmetic(batch.ids.device, precision):
+    with arithmetic(model, precision):
         states = hidden_states(model, batch)
     learned = states.index_select(0, batch.learned_at)
     return linear_cross_entropy(learned, head_weight(model), batch.targets, scale=scale, dtype=precision)

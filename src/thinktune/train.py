@@ -113,10 +113,11 @@ def _log(run: Run) -> None:
 
 
 def _refused(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) -> list[dict[str, Any]]:
-    """An event for each step whose gradient was not finite, naming its rows; the update moved nothing."""
+    """An event for each step whose gradient was not finite, naming its rows and what the update did about it."""
     first = run.done - len(reports) + 1
+    done = "weights from the bad one on left as they were" if run.update.inside else "step refused"
     return [
-        {"kind": "event", "step": number, "text": f"gradient not finite, step refused; rows: {', '.join(made.rows)}"}
+        {"kind": "event", "step": number, "text": f"gradient not finite, {done}; rows: {', '.join(made.rows)}"}
         for number, (made, norm) in enumerate(zip(reports, norms, strict=True), first)
         if not math.isfinite(norm)
     ]

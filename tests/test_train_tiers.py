@@ -1,0 +1,69 @@
+"""Runs in every memory tier: they learn, go on bit for bit where they stopped, and end in the base's own type."""
+
+import pytest
+import torch
+from runs import quiet, settings, stop_after, without_times
+from safetensors.torch import load_file
+
+from thinktune import checkpoint, track
+from thinktune.errors import UserError
+from thinktune.files import read_json
+from thinktune.optim import TIERS
+from thinktune.train import train
+
+TRIED = [(memory, inside) for memory in TIERS for inside in (False, True) if (memory, inside) != ("fp32", False)]
+
+
+@pytest.mark.parametrize(("memory", "inside"), TRIED)
+def test_a_stopped_run_of_any_tier_goes_on_bit_for_bit(tree, memory, inside):
+    chosen = {"memory": memory, "update_in_backward": inside}
+    whole = train(settings(tree, name="whole", train=chosen), quiet)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tree, name="cut", train=chosen), stop_after(3))
+    cut = train(settings(tree, name="cut", train=chosen), quiet)
+    last = checkpoint.find(whole, "last")
+    for file in ("model.safetensors", checkpoint.STATE):
+        mine, theirs = load_file(last.folder / file), load_file(cut / "checkpoints" / last.folder.name / file)
+        assert mine.keys() == theirs.keys()
+        assert all(mine[name].equal(theirs[name]) for name in mine)
+    assert without_times(track.read_metrics(whole)) == without_times(track.read_metrics(cut))
+    assert track.read_samples(whole) == track.read_samples(cut)
+    facts = read_json(whole / "environment.json")
+    assert (facts["memory"], facts["precision"]) == (memory, "float32" if memory == "fp32" else "bfloat16")
+
+
+@pytest.mark.parametrize("memory", TIERS)
+def test_every_tier_learns_and_ends_in_the_type_of_its_base(tree, memory):
+    changes = {"rows_per_step": 8, "epochs": 30, "learning_rate": 5e-3, "evaluate_every_steps": 30, "memory": memory}
+    folder = train(settings(tree, data={"validation": 0.0}, train=changes), quiet)
+    losses = [record["loss"] for record in track.read_metrics(folder) if record["kind"] == "train"]
+    assert losses[-1] < 2.5 < 4.5 < losses[0]
+    kept = load_file(checkpoint.find(folder, "last").folder / "model.safetensors")
+    final = load_file(folder / "final" / "model.safetensors")
+    assert {tensor.dtype for tensor in final.values()} == {torch.float32}  # that of the small base
+    assert {tensor.dtype for tensor in kept.values()} == {TIERS[memory].loaded}
+    assert all(final[name].equal(kept[name].float()) for name in final)
+    below_bf16 = any(not tensor.equal(tensor.bfloat16().float()) for tensor in final.values())
+    assert below_bf16 == (TIERS[memory].weights != "rounded")  # the master itself, not what computes
+
+
+def test_steps_of_several_batches_keep_their_gradients(tree):
+    changes = {"update_in_backward": True, "batch_tokens": 200, "rows_per_step": 6}
+    with pytest.raises(UserError, match=r"takes several batches of 200.*set train.batch_tokens: \d+"):
+        train(settings(tree, train=changes), quiet)
+
+
+def test_fp32_arithmetic_over_bf16_weights_is_refused(tree):
+    with pytest.raises(UserError, match=r"train.memory is 8bit.*leave one of the two out"):
+        settings(tree, train={"memory": "8bit", "precision": "fp32"})
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_bad_gradient_is_told_with_what_became_of_the_step(tree, inside):
+    said = []
+    changes = {"learning_rate": 1e38, "warmup_fraction": 0, "update_in_backward": inside, "memory": "exact"}
+    with pytest.raises(UserError, match="no gradient of the last"):
+        train(settings(tree, train=changes | {"epochs": 20}), said.append)
+    told = [line for line in said if "gradient not finite" in line]
+    assert told
+    assert all(("left as they were" in line) == inside and "rows.jsonl:" in line for line in told)

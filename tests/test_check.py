@@ -16,6 +16,7 @@ from thinktune.check import check, coloured, prove, show
 from thinktune.cleaned import write_cleaned
 from thinktune.errors import UserError
 from thinktune.prepare import prepare, survey
+from thinktune.store import digest
 
 ROWS = [
     {
@@ -130,12 +131,15 @@ def make_tokenizer():
     return make_tokenizer(TEXTS, 400)
 
 
-def test_tokens_that_are_not_the_templates_are_found(recipe_of, tokenizer):
+def test_tokens_that_are_not_the_templates_or_not_those_that_were_made_are_found(recipe_of, tokenizer):
     prepared = prepare(recipe_of(), tokenizer)
     store = prepared.train.store
     changed = store.ids.copy()
     changed[int(store.replies["start"][2]) + 3] += 1
     object.__setattr__(store, "ids", changed)
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; remove "):
+        prove(prepared, tokenizer)
+    store.replies["digest"][2] = digest(store.reply(2))
     with pytest.raises(UserError, match=r"rows\.jsonl:3: its ids are not those"):
         prove(prepared, tokenizer)
 

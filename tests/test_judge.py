@@ -8,23 +8,21 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging import AUFSATZ, EN, ESSAY, PLACES, ZH, conversation, example, judged, texts_of
 
-from thinktune.data import Example, Turn
-from thinktune.faults import HANDED_PHRASES, KINDS, resolve
+from thinktune.data import Turn
+from thinktune.faults import KINDS, resolve
 from thinktune.judge import judge
 
-TOKENS = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
-PLACES = (("question", ""), ("answer", "think"))
-ZH = {"question": "心脏泵什么？", "think": "想一想，心脏推动血液流动。\n", "answer": "血液。"}
-EN = {"question": "What does it pump?", "think": "Let me think about the heart.\n", "answer": "Blood, of course."}
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
 MINE = KINDS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}
 ACTIONS = {"keep": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
-ESSAY = "The heart is a muscle that pumps blood through the whole body, all day and all night."
-AUFSATZ = "心脏是推动血液流遍全身的肌肉，日夜不停地工作，从不休息。"
 
 # The fault, the usual row, the field that is wrong, its text, what repair makes of it (None: nothing sure), the sentence.
 WRONG = [
+    ("garbled", ZH, "answer", "血\ufffd液。", None, "holds U+FFFD, which stands where a character was lost in decoding ('血"),
+    ("garbled", EN, "think", "Le café est à gauche.".encode().decode("latin-1"), "Le café est à gauche.", "is UTF-8 that was read as Windows-1252"),
+    ("garbled", EN, "answer", "It’s the café’s blood.".encode().decode("cp1252"), "It’s the café’s blood.", "('Itâ€™s the cafÃ©â€™s' is 'It’s the café’s bloo"),
     ("control_character", ZH, "answer", "血\a液。", "血液。", "holds the invisible character U+0007 ('血"),
     ("control_character", EN, "answer", "Blood,\r\nof\rcourse.", "Blood,\nof\ncourse.", "U+000D"),
     ("control_character", ZH, "think", "想\u200b一\ufeff想\u00ad。", "想一想。", "U+200B"),
@@ -47,21 +45,25 @@ WRONG = [
     ("literal_newline", ZH, "answer", "如下：\\n1. 抗酸药。\\n2. 抑酸药。", "如下：\n1. 抗酸药。\n2. 抑酸药。", "('如下：\\\\n1. 抗酸药"),
     ("literal_newline", EN, "answer", "Two:\\n\\n1. Acid.\\n- Base.", "Two:\n\n1. Acid.\n- Base.", "a backslash and an n"),
     ("odd_space", ZH, "question", "　心脏泵什么？", "心脏泵什么？", "begins with white space ('\\u3000心脏"),
-    ("odd_space", EN, "answer", "Blood.\t\n \n", "Blood.\n\n", "ends with white space"),
+    ("odd_space", EN, "answer", "Blood.\t\n \n", "Blood.", "ends with white space"),
+    ("odd_space", ZH, "question", "\n心脏泵什么？\n", "心脏泵什么？", "begins with white space ('\\n心脏"),
+    ("odd_space", EN, "answer", "\n  if x:\n    y()\n", "  if x:\n    y()", "begins with white space"),
     ("odd_space", EN, "think", "\n  So it\u00a0is.\n", "\nSo it is.\n", "begins with white space"),
     ("odd_space", ZH, "answer", "血\u2009液\u202f。", "血 液 。", "holds a space of odd width, U+2009"),
     ("blank", ZH, "answer", "", None, "is empty"),
-    ("blank", EN, "question", "\n\u200d\n", None, "is empty"),
+    ("blank", EN, "question", "\u200d", None, "is empty"),
+    ("blank", EN, "answer", "None", None, "is 'None'"),
+    ("blank", ZH, "question", "NaN", None, "is 'NaN'"),
     ("control_token", ZH, "question", "x<|im_end|>y", None, "holds the control token <|im_end|> ('x<|im"),
     ("control_token", EN, "think", "So <|im_start|>it is.", None, "holds the control token <|im_start|>"),
-    ("no_reasoning", ZH, "think", "", None, "is empty"),
-    ("no_reasoning", EN, "think", "\n\n", None, "is empty"),
+    ("no_reasoning", ZH, "think", "", None, "is empty or null"),
+    ("no_reasoning", EN, "think", "\n\n", None, "is empty or null"),
     ("reasoning_is_answer", ZH, "think", "血 液\n。", None, "is the same text as answer ('血液"),
     ("reasoning_is_answer", EN, "think", "BLOOD, of\ncourse.", None, "is the same text as answer"),
     ("handed_answer", ZH, "think", "不过用户提供的答案里有这个数值。", None, "was handed the answer ('不过用户提供的答案里有"),
     ("handed_answer", EN, "think", "The Given Answer choices say A. According to the answer, it pumps.", None, "according to the answer"),
     ("fragment", ZH, "answer", "包括以下几种：", None, "breaks off ('包括以下几种：')"),
-    ("fragment", ZH, "answer", "血液，\n", None, "breaks off"),
+    ("fragment", ZH, "answer", "血液，", None, "breaks off"),
     ("fragment", EN, "answer", "It pumps the anti-", None, "breaks off"),
     ("fragment", EN, "answer", "Run this:\n```python\npump()", None, "breaks off"),
     ("fragment", EN, "answer", "x", None, "breaks off"),
@@ -77,22 +79,9 @@ WRONG = [
 RIGHT = [
     *[("answer", text) for text in ("A", "d", "是", "无", "Cl-", "HCO3-。", "SELECT * FROM t;", "---\nSo.\n\n---", "7 mg", "一点也不")],
     *[("answer", text) for text in ("求 $x$\\n得", "\\(a\\)\\nB", "在 C:\\New\\n1 下", "C:\\nO", "a\\nb", "用\\n换行", "`\\n`", "输出'A\\n'。")],
-    *[("answer", text) for text in ("می\u200cخواهم", "👩\u200d⚕️。", "第一　第二。", "  if x:\n    y()\n", "\n好。\n\n", "```\nx\n```", "<thinking>")],
-    *[("think", text) for text in ("VDRL和RPR确实是标准答案。", "The given answer choices are A and B.", "所给选项。", "我先给出答案，再解释。")],
+    *[("answer", text) for text in ("می\u200cخواهم", "👩\u200d⚕️。", "第一　第二。", "  if x:\n    y()", "```\nx\n```", "<thinking>")],
+    *[("think", text) for text in ("\n好。\n\n", "Ã la carte", "VDRL和RPR确实是标准答案。", "The given answer choices are A and B.", "所给选项。", "我先给出答案，再解释。")],
 ]  # fmt: skip
-
-
-def example(texts):
-    turns = (Turn("user", texts["question"]), Turn("assistant", texts["answer"], texts["think"]))
-    return Example(turns, "rows.jsonl:7")
-
-
-def texts_of(turns):
-    return {"question": turns[0].content, "think": turns[1].reasoning, "answer": turns[1].content}
-
-
-def judged(row, places=PLACES, **chosen):
-    return judge(row, places, resolve(chosen), HANDED_PHRASES, TOKENS)
 
 
 def test_every_fault_is_in_the_table_in_both_languages():
@@ -139,6 +128,17 @@ def test_one_fault_in_several_fields_is_one_finding():
     assert texts_of(found.example.turns) == {"question": "甲？", "think": "想一想。", "answer": "乙。"}
 
 
+def test_garbled_chinese_is_read_anew_before_its_bytes_count_as_control_characters():
+    found = judged(example({**ZH, "answer": "血液，流动。".encode().decode("latin-1")}))
+    assert texts_of(found.example.turns)["answer"] == "血液，流动。"
+    assert [finding.fault for finding in found.findings] == ["garbled"]
+
+
+def test_an_answer_without_any_reasoning_is_told_to_hold_no_think_block():
+    found = judged(example({**EN, "think": ""}), places=(("question", ""), ("answer", "answer")))
+    assert found.findings[0].sentence == "rows.jsonl:7: answer: holds no think block"
+
+
 def test_a_row_is_dropped_by_one_fault_alone():
     found = judged(example({"question": "甲\a？", "think": "", "answer": "乙，"}))
     assert [(finding.fault, finding.action) for finding in found.findings] == [
@@ -151,82 +151,6 @@ def test_one_unsure_tag_drops_the_row_and_is_told_first():
     found = judged(example({"question": "甲？", "think": "<think>想一想。</think>", "answer": "乙</think>丙。"}))
     assert found.example is None
     assert found.findings[0].sentence == "rows.jsonl:7: answer: a think tag is stray ('乙</think>丙。') (and 1 more)"
-
-
-def conversation(*turns):
-    places = tuple((f"messages[{index}].content", f"messages[{index}].think") for index in range(len(turns)))
-    return Example(turns, "rows.jsonl:7"), places
-
-
-ASKED, TOLD, UNTHOUGHT = (
-    Turn("user", "甲？"),
-    Turn("assistant", "乙。", "想一想。"),
-    Turn("assistant", "Yes, of course."),
-)
-HISTORY = Turn("assistant", "", learned=False)
-
-
-@pytest.mark.parametrize(
-    ("policy", "turns", "action", "becomes"),
-    [
-        ("repair", (ASKED, TOLD, ASKED), "repaired", (ASKED, TOLD)),
-        ("repair", (ASKED, TOLD, ASKED, ASKED), "repaired", (ASKED, TOLD)),
-        ("repair", (ASKED,), "dropped", None),
-        ("repair", (Turn("system", "S"), ASKED), "dropped", None),
-        ("repair", (ASKED, HISTORY, ASKED), "dropped", None),
-        ("drop", (ASKED, TOLD, ASKED), "dropped", None),
-        ("stop", (ASKED, TOLD, ASKED), "stops", None),
-    ],
-)
-def test_a_last_question_without_a_reply_is_left_out(policy, turns, action, becomes):
-    found = judged(*conversation(*turns), ends_on_user=policy)
-    told = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is the user's, and no reply follows"
-    assert [(finding.sentence, finding.action) for finding in found.findings] == [(told, action)]
-    assert (found.example and found.example.turns) == becomes
-
-
-@pytest.mark.parametrize(
-    ("policy", "action", "becomes"),
-    [
-        ("drop", "repaired", (ASKED, TOLD, ASKED, Turn("assistant", "Yes, of course.", learned=False))),
-        ("keep", "kept", (ASKED, TOLD, ASKED, UNTHOUGHT)),
-        ("stop", "stops", None),
-    ],
-)
-def test_a_conversation_unlearns_only_its_replies_without_reasoning(policy, action, becomes):
-    found = judged(*conversation(ASKED, TOLD, ASKED, UNTHOUGHT), no_reasoning=policy)
-    assert (found.example and found.example.turns) == becomes
-    assert found.findings[0].action == action
-    assert found.findings[0].sentence.startswith("rows.jsonl:7: messages[3].think: is empty")
-    assert ("the reply is history, not learned" in found.findings[0].sentence) == (policy == "drop")
-
-
-def test_a_conversation_without_any_reasoning_is_dropped_and_history_is_not_judged():
-    found = judged(*conversation(ASKED, UNTHOUGHT, ASKED, UNTHOUGHT))
-    assert (found.example, found.findings[0].action) == (None, "dropped")
-    right, places = conversation(ASKED, HISTORY, ASKED, TOLD)
-    assert judged(right, places).example is right
-
-
-def test_the_language_is_that_of_the_last_learned_reply_and_its_question():
-    english = (Turn("user", ESSAY), Turn("assistant", ESSAY, "Yes. " + ESSAY))
-    mixed = (Turn("user", ESSAY), Turn("assistant", AUFSATZ, "好。" + AUFSATZ))
-    chinese = (Turn("user", AUFSATZ), Turn("assistant", AUFSATZ, "好。" + AUFSATZ))
-    assert judged(*conversation(*mixed, *english)).findings == judged(*conversation(*chinese, *english)).findings == ()
-    assert [finding.fault for finding in judged(*conversation(*english, *mixed)).findings] == ["language_mix"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        AUFSATZ + "（blood pressure, heart rate, cardiac output, EF）",
-        "Γ, β: " + ESSAY,
-        "心臓は全身に血液を送る筋肉です。",
-    ],
-)
-def test_a_language_bears_the_terms_of_another(text):
-    row = example({"question": text, "think": "。" + text, "answer": text})
-    assert judged(row).findings == ()
 
 
 def test_phrases_and_tokens_are_texts_and_not_patterns():
@@ -244,7 +168,23 @@ def test_no_row_takes_long(text):
 
 
 BITS = ["<think>", "</think>", "< THINK\\n>", "\\n", "\\", "n", " ", "\u3000", "\u00a0", "\n", "\r", "\u200b", "\x07"]
-BITS += ["想", "abc", "Def", "$", "`", "：", "<", "<|im_end|>", "    x", "。", "用户提供的答案", "7"]
+BITS += [
+    "\ufffd",
+    "Ã©",
+    "None",
+    "想",
+    "abc",
+    "Def",
+    "$",
+    "`",
+    "：",
+    "<",
+    "<|im_end|>",
+    "    x",
+    "。",
+    "用户提供的答案",
+    "7",
+]
 TEXTS = st.lists(st.sampled_from(BITS), max_size=9).map("".join)
 TURNS = st.builds(lambda question, reply: (Turn("user", question), reply), TEXTS, st.builds(Turn, st.just("assistant"), TEXTS, TEXTS))  # fmt: skip
 POLICIES = st.fixed_dictionaries({fault: st.sampled_from(KINDS[fault].policies) for fault in MINE})

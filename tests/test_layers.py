@@ -22,10 +22,11 @@ work
 loss pack optim parallel reply store trim account
 render adamw
 judge layout rows twins codec
-mend turns encoding
+mend turns encoding sources script
 data
 hub
 download recipe
+cache
 environment faults files find progress tokens workers
 errors
 bundled

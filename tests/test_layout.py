@@ -191,9 +191,9 @@ values = st.text() | chats | messages | json_values
 rows = st.dictionaries(names, values, max_size=6)
 
 
-@given(st.lists(rows, min_size=1, max_size=3), rows, st.none() | st.text(st.characters(exclude_categories=["Cs"])))
+@given(st.lists(rows, min_size=1, max_size=3), rows)
 @settings(max_examples=200, deadline=None)
-def test_any_json_anywhere_gives_an_example_or_a_reason(sample, row, system):
+def test_any_json_anywhere_gives_an_example_or_a_reason(sample, row):
     try:
         layout = look(*sample)
     except UserError as error:
@@ -204,7 +204,7 @@ def test_any_json_anywhere_gives_an_example_or_a_reason(sample, row, system):
     for columns in (*sample, row):
         raw = RawRow("rows.jsonl:7", columns)
         count_columns(raw, layout, counts)
-        check(to_example(raw, layout, system))
+        check(to_example(raw, layout))
     try:
         refuse_unused(counts, layout, "rows.jsonl")
     except UserError as error:
@@ -248,7 +248,7 @@ REAL = {  # rows, examples, findings
 def test_the_files_of_other_tools_load(real, name):
     found = list(read_rows(real / "formats" / name, name, repair_encoding=False))
     layout = detect(found[:9], Columns(), ["tools"], name)
-    results = [to_example(row, layout, None) for row in found]
+    results = [to_example(row, layout) for row in found]
     assert (len(results), sum(isinstance(result, Drafted) for result in results)) == REAL[name]
     assert {result.sentence.rpartition(": ")[2] for result in results if isinstance(result, Finding)} <= {
         "calls tools, which is not trained yet"
@@ -266,5 +266,5 @@ def test_the_medical_rows_stop_with_their_mapping_and_then_load(real):
     ignore = ["instruction", "metrics"]
     assert refused(*found, ignore=ignore) == []
     layout = look(*found, ignore=ignore)
-    results = [to_example(RawRow("x:1", row), layout, None) for row in found]
+    results = [to_example(RawRow("x:1", row), layout) for row in found]
     assert sum(isinstance(result, Drafted) and bool(result.example.turns[1].reasoning) for result in results) == 241

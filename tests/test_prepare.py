@@ -1,75 +1,16 @@
 """Rows to tokens: every row has one fate; what is kept on the disk is served again, and never when anything changed."""
 
-import copy
 import gzip
 import json
-import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prepared import GOOD, rows_of, tokens_of, with_rows, write
 from runs import settings
 
 from thinktune import prepare as prepare_room
-from thinktune import store
-from thinktune.errors import UserError
-from thinktune.prepare import prepare, survey
-
-GOOD = {"question": "心脏？", "think": "想一想。", "answer": "血液。"}
-
-
-def rows_of(count, **changes):
-    return [
-        {
-            "question": f"What is part {number} of {number * 7}?",
-            "think": f"Part {number}.",
-            "answer": f"It is {number}.",
-        }
-        | changes
-        for number in range(count)
-    ]
-
-
-def write(path: Path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def with_rows(tree, rows, **data):
-    write(Path(tree["data"]["name"]), rows)
-    return settings(tree, data=data)
-
-
-def tokens_of(prepared):
-    return [
-        [(row.row, row.ids.tolist(), row.parts.tolist()) for row in rows.replies()]
-        for rows in (prepared.train, prepared.validation)
-    ]
-
-
-def entries(folder=None):
-    return sorted(path for path in (folder or store.cache_folder()).glob("*") if path.is_dir())
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "rows"
-
-
-@pytest.fixture
-def worked(monkeypatch):
-    """How many chunks were worked on."""
-    seen = []
-    real = prepare_room.work
-
-    def counted(*given):
-        seen.append(given)
-        return real(*given)
-
-    monkeypatch.setattr(prepare_room, "work", counted)
-    return seen
+from thinktune.prepare import prepare
 
 
 def test_every_row_read_is_trained_on_held_out_or_dropped(tree, tokenizer):
@@ -95,106 +36,12 @@ def test_every_row_read_is_trained_on_held_out_or_dropped(tree, tokenizer):
     ]
 
 
-def test_a_second_start_works_on_nothing_and_gives_the_same(tree, tokenizer, cache, worked):
-    recipe = with_rows(tree, rows_of(20))
-    first = prepare(recipe, tokenizer)
-    assert worked
-    worked.clear()
-    again = prepare(recipe, tokenizer)
-    assert not worked
-    assert tokens_of(again) == tokens_of(first)
-    assert again.account == first.account
-    assert again.fingerprint == first.fingerprint
-    assert again.train.examples() == first.train.examples()
-
-
-CHANGES = {
-    "a row": lambda tree: write(Path(tree["data"]["name"]), rows_of(20, answer="Another.")),
-    "a file's name": lambda tree: (
-        Path(tree["data"]["name"]).rename(Path(tree["data"]["name"]).with_name("other.jsonl")),
-        tree["data"].update(name=str(Path(tree["data"]["name"]).with_name("other.jsonl"))),
-    ),
-    "the system prompt": lambda tree: tree["data"].update(system="你是医生。"),
-    "a policy": lambda tree: tree["data"].update(faults={"bare_number": "drop"}),
-    "the phrases": lambda tree: tree["data"].update(handed_phrases=["Part 1"]),
-    "the limit": lambda tree: tree["data"].update(max_tokens=190),
-    "the share": lambda tree: tree["data"].update(validation=0.5),
-    "the seed": lambda tree: tree["data"].update(seed=7),
-    "the split": lambda tree: tree["data"].update(split="shuffle"),
-    "a column": lambda tree: tree["data"].update(columns={"question": "answer", "answer": "question"}),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-def test_changed_rows_or_settings_are_never_served_stale(tree, tokenizer, cache, worked, what):
-    write(Path(tree["data"]["name"]), rows_of(20))
-    prepare(settings(tree), tokenizer)
-    worked.clear()
-    CHANGES[what](tree)
-    survey(settings(tree), tokenizer)
-    assert worked
-
-
-def test_a_changed_template_tokenizer_or_program_is_never_served_stale(tree, tokenizer, cache, worked, monkeypatch):
-    recipe = with_rows(tree, rows_of(20))
-    prepare(recipe, tokenizer)
-    other = copy.deepcopy(tokenizer)
-    other.chat_template = other.chat_template.replace("{%- if", "{#- x #}{%- if", 1)
-    larger = copy.deepcopy(tokenizer)
-    larger.add_tokens(["血液"])
-    for changed in (other, larger):
-        worked.clear()
-        prepare(recipe, changed)
-        assert worked
-    monkeypatch.setattr(prepare_room, "_versions", lambda: "other libraries")
-    worked.clear()
-    prepare(recipe, tokenizer)
-    assert worked
-    copied = Path(os.environ["THINKTUNE_CACHE"]) / "program"
-    copied.mkdir()
-    (copied / "render.py").write_text("other code")
-    monkeypatch.setattr(prepare_room, "PACKAGE", copied)
-    worked.clear()
-    prepare(recipe, tokenizer)
-    assert worked
-
-
-def test_what_breaks_off_leaves_nothing_that_is_served_later(tree, tokenizer, cache, monkeypatch):
-    recipe = with_rows(tree, rows_of(20))
-    with monkeypatch.context() as broken:
-        broken.setattr(store.Writer, "finish", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            prepare(recipe, tokenizer)
-    assert not entries(cache)
-    assert len(prepare(recipe, tokenizer).train)
-
-
-def test_rows_that_stop_the_run_are_not_kept(tree, tokenizer, cache):
-    recipe = with_rows(tree, [*rows_of(9), {"question": "q"}])
-    with pytest.raises(UserError, match=r"rows\.jsonl:10: "):
-        prepare(recipe, tokenizer)
-    assert not entries(cache)
-
-
-def test_old_entries_go_and_what_is_not_ours_stays(tree, tokenizer, cache):
-    prepare(with_rows(tree, rows_of(20)), tokenizer)
-    [old] = entries(cache)
-    (cache / "mine").mkdir()
-    long_ago = time.time() - 40 * 86_400
-    for path in (old / "facts.json", cache / "mine"):
-        os.utime(path, (long_ago, long_ago))
-    prepare(with_rows(tree, rows_of(21)), tokenizer)
-    assert old not in entries(cache)
-    assert (cache / "mine").is_dir()
-    assert len(entries(cache)) == 2
-
-
-def test_all_cores_give_what_one_gives(tree, tokenizer, cache, monkeypatch):
+def test_all_cores_give_what_one_gives(tree, tokenizer, tmp_path, monkeypatch):
     rows = [*rows_of(600), *rows_of(3, answer="")]
     recipe = with_rows(tree, rows)
     alone = prepare(recipe, tokenizer)
     monkeypatch.setattr(prepare_room, "BYTES_FOR_ALL_CORES", 0)
-    monkeypatch.setenv("THINKTUNE_CACHE", str(cache / "other"))
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "other"))
     together = prepare(recipe, tokenizer)
     assert tokens_of(together) == tokens_of(alone)
     assert together.account == alone.account

@@ -2,30 +2,32 @@
 
 import pytest
 
-from thinktune.data import Finding, RawRow
+from thinktune.data import Finding, RawRow, Turn
 from thinktune.layout import Drafted, detect, to_example
 from thinktune.recipe import Columns
+from thinktune.turns import with_general_system
 
 USER = {"role": "user", "content": "q"}
 REPLY = {"role": "assistant", "content": "a"}
 PAIR = {"question": "q", "think": "t", "answer": "a"}
 
 
-def draft(columns, system=None, sample=None):
+def draft(columns, sample=None):
     row = RawRow("rows.jsonl:7", columns)
     layout = detect([RawRow("rows.jsonl:1", sample or columns)], Columns(), (), "rows.jsonl")
-    return to_example(row, layout, system)
+    return to_example(row, layout)
 
 
-def turns(columns, system=None):
-    found = draft(columns, system)
+def turns(columns, general=None):
+    found = draft(columns)
     assert isinstance(found, Drafted), found
     assert found.example.source == "rows.jsonl:7"
-    return [(turn.role[0], turn.content, turn.reasoning) for turn in found.example.turns]
+    told = with_general_system(found.example.turns, general)
+    return [(turn.role[0], turn.content, turn.reasoning) for turn in told]
 
 
-def places(columns, system=None):
-    found = draft(columns, system)
+def places(columns):
+    found = draft(columns)
     assert isinstance(found, Drafted), found
     assert len(found.places) == len(found.example.turns)
     return list(found.places)
@@ -95,19 +97,18 @@ def test_tags_beside_given_reasoning_are_left_for_the_judge():
 
 
 @pytest.mark.parametrize(
-    ("columns", "system", "expected"),
+    ("columns", "expected"),
     [
-        (PAIR, None, ["question:", "answer:think"]),
-        (PAIR, "s", ["data.system:", "question:", "answer:think"]),
-        (PAIR | {"think": "", "answer": "<think>t</think>a"}, None, ["question:", "answer:answer"]),
-        ({"instruction": "q", "Input": "i", "output": "a", "system": "s"}, None, ["system:", "instruction + Input:", "output:output"]),
-        ({"query": "q", "response": "a", "history": [["h", "r"]]}, None, ["history[0][0]:", "history[0][1]:history[0][1]", "query:", "response:response"]),
-        ({"messages": [USER, REPLY | {"reasoning": "t"}]}, None, ["messages[0].content:", "messages[1].content:messages[1].reasoning"]),
-        ({"conversation": [{"human": "q", "assistant": "a"}]}, None, ["conversation[0].human:", "conversation[0].assistant:conversation[0].assistant"]),
+        (PAIR, ["question:", "answer:think"]),
+        (PAIR | {"think": "", "answer": "<think>t</think>a"}, ["question:", "answer:answer"]),
+        ({"instruction": "q", "Input": "i", "output": "a", "system": "s"}, ["system:", "instruction + Input:", "output:output"]),
+        ({"query": "q", "response": "a", "history": [["h", "r"]]}, ["history[0][0]:", "history[0][1]:history[0][1]", "query:", "response:response"]),
+        ({"messages": [USER, REPLY | {"reasoning": "t"}]}, ["messages[0].content:", "messages[1].content:messages[1].reasoning"]),
+        ({"conversation": [{"human": "q", "assistant": "a"}]}, ["conversation[0].human:", "conversation[0].assistant:conversation[0].assistant"]),
     ],
 )  # fmt: skip
-def test_every_turn_knows_the_fields_that_it_came_from(columns, system, expected):
-    assert [f"{content}:{reasoning}" for content, reasoning in places(columns, system)] == expected
+def test_every_turn_knows_the_fields_that_it_came_from(columns, expected):
+    assert [f"{content}:{reasoning}" for content, reasoning in places(columns)] == expected
 
 
 def test_the_rows_own_system_prompt_comes_before_the_recipes():
@@ -120,7 +121,17 @@ def test_the_rows_own_system_prompt_comes_before_the_recipes():
         ("u", "q", ""),
     ]
     assert turns({"messages": [told | {"content": ""}, USER, REPLY], "system": "own"}, "general")[0] == ("s", "own", "")
-    assert turns(PAIR, " ")[0] == ("u", "q", "")
+    emptied = (Turn("system", "\n"), Turn("user", "q"))
+    assert with_general_system(emptied, None) == (Turn("user", "q"),)
+
+
+@pytest.mark.parametrize("null", ["None", "null", " NaN\n", "<NA>", float("nan"), None])
+def test_a_null_written_as_text_is_a_blank(null):
+    assert turns({"instruction": "q", "input": null, "output": "a", "think": null, "system": null}) == [
+        ("u", "q", ""),
+        ("a", "a", ""),
+    ]
+    assert turns({"question": "q", "think": null, "answer": "<think>t</think>a"})[1] == ("a", "a", "t")
 
 
 def learned(columns):
@@ -203,7 +214,7 @@ def test_two_different_system_prompts_are_a_finding():
 def test_a_row_that_could_not_be_read_keeps_its_own_finding():
     own = Finding("unreadable", "rows.jsonl:2: is no JSON")
     layout = detect([RawRow("rows.jsonl:1", PAIR)], Columns(), (), "rows.jsonl")
-    assert to_example(RawRow("rows.jsonl:2", None, (own,)), layout, None) is own
+    assert to_example(RawRow("rows.jsonl:2", None, (own,)), layout) is own
 
 
 def test_no_depth_of_a_value_is_too_much():

@@ -17,7 +17,7 @@ MOST_IN_BINS = 0.995  # of the rows; the few longest share the last bin, so that
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def describe(
+def draw_up(
     settings: Data, tally: Tally, files: Sequence[dict[str, Any]], lengths: NDArray[np.int32]
 ) -> dict[str, Any]:
     """What was read, found and measured; `lengths` (replies, 4) holds the tokens of each part, before any policy."""

@@ -16,7 +16,7 @@ from thinktune.progress import Say
 from thinktune.recipe import Recipe
 from thinktune.render import Part, template_ids
 from thinktune.run import deal_steps, evaluation_interval
-from thinktune.store import Rows
+from thinktune.store import Rows, choose, digest
 from thinktune.tokens import read_tokenizer, saved, state
 
 STYLES = {Part.GIVEN: "dim", Part.REASONING: "cyan", Part.ANSWER: "green", Part.END: "bold red"}
@@ -46,19 +46,24 @@ def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
 def prove(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
     """What holds of the tokens; raises UserError where it does not.
 
-    Of every reply, when it was rendered: the prompt is a prefix, the last learned token ends the turn, and the tokens
-    decode to the template's text. Of up to a thousand replies, drawn evenly, once more: their ids are those that
-    transformers gives for the conversation. Of the tokenizer: saved and loaded again, it gives the same ids.
+    Of every reply: its tokens are those that were made by `render_all`, which proves of each that the prompt is a
+    prefix, that the last learned token ends the turn, and that the tokens decode to the template's text. Of all
+    examples, or a thousand drawn evenly, rendered once more: their ids are those that transformers gives. Of the
+    tokenizer: saved and loaded again, it is the same, and so are all ids that it gives.
     """
-    replies = 0
-    for rows in (prepared.train, prepared.validation):
-        for index in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_RENDERED_AGAIN)).astype(int)):
-            replies += _prove_example(rows, int(index), tokenizer)
-    again = saved(tokenizer)
-    if state(again) != state(tokenizer):
+    rows = choose(prepared.train.store, np.concatenate([prepared.train.chosen, prepared.validation.chosen]))
+    for number in rows.numbers:
+        reply = rows.store.reply(int(number))
+        if digest(reply) != rows.store.replies["digest"][number]:
+            raise UserError(
+                f"{reply.row}: its tokens on the disk are damaged; remove {rows.store.texts.parent}, "
+                "and they are made anew"
+            )
+    drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_RENDERED_AGAIN)).astype(int))
+    replies = _render_again(choose(rows.store, rows.chosen[drawn]), tokenizer)
+    if state(saved(tokenizer)) != state(tokenizer):
         raise UserError("model.name: its tokenizer, saved and loaded again, is another one; take another model")
-    every = len(prepared.train.lengths) + len(prepared.validation.lengths)
-    return {"replies": every, "rendered_again": replies, "end_of_turn": tokenizer.eos_token}
+    return {"replies": len(rows.lengths), "rendered_again": replies, "end_of_turn": tokenizer.eos_token}
 
 
 def show(facts: dict[str, Any], console: Console) -> None:
@@ -94,15 +99,13 @@ def coloured(pieces: Sequence[tuple[int, str]]) -> Text:
     return text
 
 
-def _prove_example(rows: Rows, index: int, tokenizer: Any) -> int:
-    """Render one example by transformers' own way, and count its replies."""
-    example = rows.store.example(int(rows.chosen[index]))
-    entry = rows.store.examples[rows.chosen[index]]
-    expected = template_ids(example, tokenizer)
-    for number, ids in enumerate(expected, int(entry["first"])):
-        if ids is not None and rows.store.reply(number).ids.tolist() != ids:
-            raise UserError(f"{example.source}: its ids are not those that the chat template gives; please report this")
-    return len(expected)
+def _render_again(rows: Rows, tokenizer: Any) -> int:
+    """Hold replies to transformers' own ids for them, and count those that were held."""
+    expected = [ids for replies in template_ids(rows.examples(), tokenizer) for ids in replies]
+    for reply, ids in zip(rows.replies(), expected, strict=True):
+        if ids is not None and reply.ids.tolist() != ids:
+            raise UserError(f"{reply.row}: its ids are not those that the chat template gives; please report this")
+    return sum(ids is not None for ids in expected)
 
 
 def _lengths(facts: dict[str, Any]) -> Table:

@@ -82,6 +82,10 @@ KINDS: dict[str, Kind] = {
     "no_reasoning": Kind(
         "the reasoning is empty or null; kept, it is trained as an empty think block", ("drop", "keep", "stop")
     ),
+    "garbled": Kind(
+        "a character was lost in decoding (U+FFFD), or UTF-8 was read as Windows-1252; repair reads the latter anew",
+        ("repair", "keep", "drop", "stop"),
+    ),
     "think_tag": Kind(
         "a think tag is nested, doubled, unclosed or stray; repair takes out what is surely no text, drops the rest",
         ("repair", "drop", "stop"),

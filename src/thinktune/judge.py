@@ -7,12 +7,16 @@ from functools import lru_cache, partial
 
 from thinktune.data import Action, Example, Finding, Turn
 from thinktune.mend import (
+    LOST,
     TAG,
     answer_without_tags,
     bare,
+    decoded_anew,
     near,
+    reasoning_with_plain_spaces,
     reasoning_without_tags,
     tell_control,
+    tell_garbled,
     tell_literal,
     tell_space,
     tell_tag,
@@ -20,6 +24,8 @@ from thinktune.mend import (
     with_plain_spaces,
     without_controls,
 )
+from thinktune.script import main_script
+from thinktune.turns import blank
 
 Turns = tuple[Turn, ...]
 Places = Sequence[tuple[str, str]]
@@ -41,20 +47,6 @@ _NUMBER = re.compile(
 )
 _NO_CHOICES = r"(?!\s*(?:choice|option|选项))"  # "the given answer choices" are no answer
 _LONGEST_NUMBER = 80
-# The first byte of a letter in UTF-8 says its script. E3 is kana or Chinese punctuation, told apart by its next byte.
-_LEADS = {
-    "Latin": bytes((*range(0x41, 0x5B), *range(0x61, 0x7B), *range(0xC3, 0xCA), 0xE1)),
-    "Greek": bytes(range(0xCE, 0xD0)),
-    "Cyrillic": bytes(range(0xD0, 0xD4)),
-    "Hebrew": bytes(range(0xD6, 0xD8)),
-    "Arabic": bytes(range(0xD8, 0xDC)),
-    "Indic": bytes(range(0xE0, 0xE1)),
-    "Japanese": bytes(range(0xE3, 0xE4)),
-    "Chinese": bytes(range(0xE4, 0xEA)),
-    "Korean": bytes(range(0xEA, 0xEE)),
-}
-_NO_LEADS = bytes(set(range(256)).difference(*_LEADS.values()))
-_FEWEST_LETTERS = 20  # a shorter text has no language
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +105,11 @@ def _checks(phrases: tuple[str, ...], control_tokens: frozenset[str]) -> tuple[t
     latin = tuple(phrase.lower() for phrase in phrases if phrase and phrase.isascii())
     other = tuple(phrase.lower() for phrase in phrases if not phrase.isascii())
     return (
-        ("control_character", partial(_mend, without_controls, tell_control)),
+        ("garbled", _garbled),
+        ("control_character", partial(_mend, without_controls, without_controls, tell_control)),
         ("think_tag", _think_tag),
-        ("literal_newline", partial(_mend, with_line_breaks, tell_literal)),
-        ("odd_space", partial(_mend, with_plain_spaces, tell_space)),
+        ("literal_newline", partial(_mend, with_line_breaks, with_line_breaks, tell_literal)),
+        ("odd_space", partial(_mend, with_plain_spaces, reasoning_with_plain_spaces, tell_space)),
         ("ends_on_user", _ends_on_user),
         ("blank", _blank),
         ("control_token", partial(_control_token, tokens)),
@@ -135,11 +128,17 @@ def _any_of(texts: Collection[str], then: str = "") -> re.Pattern[str]:
     return re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'}){then}")
 
 
-def _mend(mend: Callable[[str], str], tell: Callable[[str], str], turns: Turns, places: Places) -> Verdict:
+def _mend(
+    mend: Callable[[str], str],
+    mend_reasoning: Callable[[str], str],
+    tell: Callable[[str], str],
+    turns: Turns,
+    places: Places,
+) -> Verdict:
     """Mend every text by itself; `tell` says what was wrong with one."""
     wrong, mended = list[str](), list(turns)
     for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, places, strict=False)):
-        content, reasoning = mend(turn.content), mend(turn.reasoning)
+        content, reasoning = mend(turn.content), mend_reasoning(turn.reasoning)
         if reasoning != turn.reasoning:
             wrong.append(f"{reasoning_field}: {tell(turn.reasoning)}")
         if content != turn.content:
@@ -147,6 +146,17 @@ def _mend(mend: Callable[[str], str], tell: Callable[[str], str], turns: Turns, 
         if content != turn.content or reasoning != turn.reasoning:
             mended[index] = replace(turn, content=content, reasoning=reasoning)
     return wrong, tuple(mended)
+
+
+def _garbled(turns: Turns, places: Places) -> Verdict:
+    wrong, mended = _mend(decoded_anew, decoded_anew, tell_garbled, turns, places)
+    lost = [
+        f"{field}: {tell_garbled(text)}"
+        for turn, (content_field, reasoning_field) in zip(turns, places, strict=False)
+        for field, text in ((reasoning_field, turn.reasoning), (content_field, turn.content))
+        if LOST in text
+    ]
+    return lost + wrong, None if lost else mended
 
 
 def _think_tag(turns: Turns, places: Places) -> Verdict:
@@ -176,9 +186,9 @@ def _ends_on_user(turns: Turns, places: Places) -> Verdict:
 
 def _blank(turns: Turns, places: Places) -> Verdict:
     return [
-        f"{field}: is empty"
+        f"{field}: is {repr(turn.content) if _VISIBLE.search(turn.content) else 'empty'}"
         for turn, (field, _) in zip(turns, places, strict=False)
-        if (turn.role == "user" or _is_learned(turn)) and not _VISIBLE.search(turn.content)
+        if (turn.role == "user" or _is_learned(turn)) and (not _VISIBLE.search(turn.content) or blank(turn.content))
     ], None
 
 
@@ -195,7 +205,8 @@ def _no_reasoning(turns: Turns, places: Places) -> Verdict:
     """The mended conversation learns only the replies that have reasoning; None where that is no reply at all."""
     without = [index for index, turn in enumerate(turns) if _is_learned(turn) and not _VISIBLE.search(turn.reasoning)]
     mended = tuple(replace(turn, learned=False) if index in without else turn for index, turn in enumerate(turns))
-    wrong = [f"{places[index][1]}: is empty" for index in without]
+    told = {index: "holds no think block" if len(set(places[index])) == 1 else "is empty or null" for index in without}
+    wrong = [f"{places[index][1]}: {what}" for index, what in told.items()]
     return wrong, mended if any(map(_is_learned, mended)) else None
 
 
@@ -249,27 +260,10 @@ def _language_mix(turns: Turns, places: Places) -> Verdict:
     last = max((index for index, turn in enumerate(turns) if _is_learned(turn)), default=0)
     question = next((turn.content for turn in reversed(turns[:last]) if turn.role == "user"), "")
     texts = {"question": question, "reasoning": turns[last].reasoning, "answer": turns[last].content}
-    scripts = {part: script for part, text in texts.items() if (script := _main_script(text))}
+    scripts = {part: script for part, text in texts.items() if (script := main_script(text))}
     if len(set(scripts.values())) < 2:
         return [], None
     return [f"{places[last][0]}: {', '.join(f'the {part} is {script}' for part, script in scripts.items())}"], None
-
-
-def _main_script(text: str) -> str | None:
-    """The script of at least 60 % of a text's letters, a Chinese, Japanese or Korean one counting as three."""
-    raw = text.encode("utf-8", "ignore")
-    leads = raw.translate(None, _NO_LEADS)
-    letters = {script: len(leads) - len(leads.translate(None, delete)) for script, delete in _LEADS.items()}
-    kana = letters.pop("Japanese")
-    if kana * 5 > letters["Chinese"]:
-        kana -= raw.count(b"\xe3\x80")
-    letters["Korean"] *= 3
-    letters["Chinese"] *= 3
-    if kana * 12 > letters["Chinese"]:  # Japanese is written with Chinese characters too: a fifth of it kana is enough
-        letters["Japanese"] = 3 * kana + letters.pop("Chinese")
-    script = max(letters, key=letters.__getitem__)
-    enough = max(_FEWEST_LETTERS, 0.6 * sum(letters.values()))
-    return script if letters[script] >= enough else None
 
 
 def _is_learned(turn: Turn) -> bool:

@@ -151,8 +151,8 @@ def detect(rows: Sequence[RawRow], columns: Columns, ignore: Collection[str], fi
     return Layout(**names, ignored=tuple(ignore))
 
 
-def to_example(row: RawRow, layout: Layout, system: str | None) -> Drafted | Finding:
-    """The example that a row holds, or why it holds none; `system` is the prompt of rows without one of their own."""
+def to_example(row: RawRow, layout: Layout) -> Drafted | Finding:
+    """The example that a row holds, with its own system prompt where it has one, or why it holds none."""
     columns = row.columns
     if columns is None:
         return row.findings[0] if row.findings else Finding("unreadable", f"{row.source}: cannot be read")
@@ -160,7 +160,7 @@ def to_example(row: RawRow, layout: Layout, system: str | None) -> Drafted | Fin
     wrong: Wrong = [("unreadable", f"{name}: the row has no such column") for name in needed if name not in columns]
     if not wrong:
         placed = _conversation(columns, layout, wrong) if layout.conversations else _pair(columns, layout, wrong)
-        placed = with_system(placed, _held(columns, layout.system, wrong), layout.system or "", system or "", wrong)
+        placed = with_system(placed, _held(columns, layout.system, wrong), layout.system or "", wrong)
         keypoint = _keypoint(columns, layout.keypoint, wrong)
         wrong += disorder(placed) if not wrong else ()
         if not wrong:

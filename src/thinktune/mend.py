@@ -8,6 +8,10 @@ _CONTROL = re.compile(
     # Not U+200C and U+200D, which Persian, Indian scripts and emoji need.
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"
 )
+LOST = "\ufffd"
+# What Windows-1252 makes of the bytes that Latin-1 has no visible character for.
+_WINDOWS = {bytes((byte,)).decode("cp1252"): byte for byte in range(0x80, 0xA0) if byte not in b"\x81\x8d\x8f\x90\x9d"}
+_MISREAD = re.compile(f"[\xc2-\xf4][\x80-\xbf{''.join(_WINDOWS)}]")  # a first byte of UTF-8 and a second one
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85]")  # form feed, vertical tab and NEL end a line as well
 _ODD_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
 _INDENTED_LINE = re.compile(r"\n[^\S\n]+\S")
@@ -23,6 +27,24 @@ _TAG_TWICE = re.compile(rf"{_OPEN}{_GAP}{_OPEN}|{_CLOSE}{_GAP}{_CLOSE}", re.IGNO
 _OPENS_AT_START = re.compile(rf"\A(?:{_GAP}{_OPEN})++{_GAP}", re.IGNORECASE)
 _CLOSES_AT_START = re.compile(rf"\A(?:{_GAP}{_CLOSE})++{_GAP}", re.IGNORECASE)
 _BLOCK_AT_START = re.compile(rf"\A(?:{_GAP}{_OPEN})++(.*?){_CLOSE}(?:{_GAP}{_CLOSE})*{_GAP}", re.IGNORECASE | re.DOTALL)
+
+
+def decoded_anew(text: str) -> str:
+    """A text whose UTF-8 bytes were read as Windows-1252 or Latin-1, read as UTF-8; any other is unchanged."""
+    if text.isascii() or not _MISREAD.search(text):
+        return text
+    try:
+        return bytes(_WINDOWS.get(character, ord(character)) for character in text).decode()
+    except ValueError:  # another character, or bytes that are no UTF-8: nobody misread this
+        return text
+
+
+def tell_garbled(text: str) -> str:
+    """What `decoded_anew` mends in a text, or cannot mend."""
+    if LOST in text:
+        found = next(re.finditer(LOST, text))
+        return f"holds U+FFFD, which stands where a character was lost in decoding ({near(text, found)})"
+    return f"is UTF-8 that was read as Windows-1252 ({text[:20]!r} is {decoded_anew(text)[:20]!r})"
 
 
 def without_controls(text: str) -> str:
@@ -48,29 +70,34 @@ def tell_literal(text: str) -> str:
 
 
 def with_plain_spaces(text: str) -> str:
-    """A text with plain spaces, and none at its ends; indented code is unchanged as a whole.
+    """A text with plain spaces, and no white space at its ends; where it begins indented, as code does, that stays.
 
-    Newlines at both ends stay, for the chat template strips them; a text of nothing else is left to be told as blank.
+    A text of nothing else is left to be told as blank.
     """
     core = text.strip()
     if not core:
         return text
     start = text.find(core)
-    head, tail = text[:start], text[start + len(core) :]
-    if head.strip("\r\n"):
-        if _INDENTED_LINE.search(core):
-            return text
-        text = "".join(mark for mark in head if mark in "\r\n") + core + tail
-    if tail.strip("\r\n"):
-        text = text[: len(text) - len(tail)] + "".join(mark for mark in tail if mark in "\r\n")
-    return _ODD_SPACE.sub(" ", text)
+    if text[:start].strip("\r\n") and _INDENTED_LINE.search(core):
+        core = text[:start].lstrip("\r\n") + core
+    return _ODD_SPACE.sub(" ", core)
+
+
+def reasoning_with_plain_spaces(reasoning: str) -> str:
+    """The same of reasoning, where newlines at both ends stay: chat templates strip them."""
+    lines = reasoning.strip("\r\n")
+    mended = with_plain_spaces(lines)
+    if mended == lines:
+        return reasoning
+    start = reasoning.find(lines)
+    return reasoning[:start] + mended + reasoning[start + len(lines) :]
 
 
 def tell_space(text: str) -> str:
     """What `with_plain_spaces` mends in a text."""
-    if text.lstrip("\r\n")[:1].isspace():
+    if text[:1].isspace():
         return f"begins with white space ({text[:20]!r})"
-    if text.rstrip("\r\n")[-1:].isspace():
+    if text[-1:].isspace():
         return f"ends with white space ({text[-20:]!r})"
     found = next(_ODD_SPACE.finditer(text))
     return f"holds a space of odd width, U+{ord(found[0]):04X} ({near(text, found)})"

@@ -5,21 +5,28 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
-from thinktune import account, find, hub, layout, rows
-from thinktune.data import Tally
+from thinktune import account, cache, layout, rows, sources
+from thinktune.data import Example, Tally, Turn
 from thinktune.divide import TRAITS, divide
 from thinktune.errors import UserError
+from thinktune.faults import KINDS
+from thinktune.files import read_json, write_json
+from thinktune.judge import judge
 from thinktune.layout import Layout
 from thinktune.progress import Progress, Say
 from thinktune.recipe import Data, Recipe
 from thinktune.render import control_tokens, pieces
-from thinktune.store import Rows, Store, Writer, cache_folder, choose, open_store, read_facts
+from thinktune.sources import RowFile
+from thinktune.store import Rows, Store, Writer, choose, open_store
 from thinktune.tokens import state
 from thinktune.twins import question_text
 from thinktune.work import Chunk, Made, begin, work, work_there
@@ -27,7 +34,7 @@ from thinktune.workers import spread
 
 SAMPLE_ROWS = 200  # of each file, by which its layout is found
 CHUNK_ROWS = 256
-BYTES_FOR_ALL_CORES = 12 * 2**20  # below it, starting processes takes longer than the work
+BYTES_FOR_ALL_CORES = 12 * 2**20  # of text; below it, starting processes takes longer than the work
 PACKAGE = Path(__file__).parent
 
 
@@ -40,15 +47,6 @@ class Prepared:
     account: dict[str, Any]
     fingerprint: str
     stops: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RowFile:
-    """A file of rows: its path, the name that sentences give it, and whether its rows are for evaluation alone."""
-
-    path: Path
-    shown: str
-    for_validation: bool
 
 
 def prepare(recipe: Recipe, tokenizer: Any, say: Say = lambda _: None) -> Prepared:
@@ -66,43 +64,31 @@ def survey(recipe: Recipe, tokenizer: Any, say: Say = lambda _: None) -> Prepare
     """What `prepare` gives, with its faults in `stops`, so that they can be shown beside the account.
 
     Rows are tokenized once: the next start finds them by what they were made from. Raises UserError where a file as a
-    whole cannot be read or understood.
+    whole cannot be read or understood, or the template or the system prompt cannot be used.
     """
-    files = find_files(recipe)
-    _refuse_control_tokens(recipe.data, tokenizer)
-    folder = cache_folder() / _key(files, recipe.data, tokenizer)
-    facts = read_facts(folder)
-    if facts:
-        store = open_store(folder)
-        train, validation = (choose(store, np.load(folder / f"{side}.npy")) for side in ("train", "validation"))
-        return Prepared(train, validation, facts, _fingerprint(train, validation))
+    files = sources.find_files(recipe)
+    _refuse_clock(tokenizer)
+    _refuse_faulty_system(recipe.data, tokenizer)
+    entry = cache.cache_folder() / _key(files, recipe.data, tokenizer)
+    if not cache.is_whole(entry):
+        with cache.filling(entry) as aside:
+            _make(files, recipe.data, tokenizer, aside, say)
+    facts = read_json(entry / "facts.json")
+    store = open_store(entry)
+    train, validation = (choose(store, np.load(entry / f"{side}.npy")) for side in ("train", "validation"))
+    fingerprint = blake2b(train.digests + b"/" + validation.digests, digest_size=16).hexdigest()
+    return Prepared(train, validation, facts["account"], fingerprint, tuple(facts["stops"]))
+
+
+def _make(files: list[RowFile], settings: Data, tokenizer: Any, folder: Path, say: Say) -> None:
+    """Tokenize all rows into a folder, beside which of them are trained and held out, and the account of them."""
     with Writer(folder) as writer:
-        gathered = _gather(files, recipe.data, tokenizer, writer, say)
-        train, validation = _divide(gathered, writer.finish(), recipe.data)
-        facts = _account(gathered, train, validation, recipe.data, tokenizer)
-        stops = _stops(gathered, facts)
-        if not stops:
-            for side, chosen in (("train", train), ("validation", validation)):
-                np.save(writer.aside / f"{side}.npy", chosen.chosen)
-            store = writer.publish(facts)
-            train, validation = choose(store, train.chosen), choose(store, validation.chosen)
-        return Prepared(train, validation, facts, _fingerprint(train, validation), tuple(stops))
-
-
-def find_files(recipe: Recipe) -> list[RowFile]:
-    """The files of a recipe's rows; raises UserError where they are not there, or stand on both sides."""
-    settings = recipe.data
-    place = Path(settings.name).expanduser()
-    if settings.hub is not None:
-        place = hub.locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
-    found = _named(find.find_files(place, settings.files, "data.name"), for_validation=False)
-    if isinstance(settings.validation, str):
-        own = find.find_files(Path(settings.validation).expanduser(), None, "data.validation")
-        both = {file.path.resolve() for file in found} & {path.resolve() for path in own}
-        if both:
-            raise UserError(f"data.validation: {min(both)} is trained on as well; name a file of other rows")
-        found += _named(own, for_validation=True)
-    return found
+        gathered = _gather(files, settings, tokenizer, writer, say)
+    train, validation = _divide(gathered, open_store(folder), settings)
+    for side, chosen in (("train", train), ("validation", validation)):
+        np.save(folder / f"{side}.npy", chosen.chosen)
+    account = _account(gathered, train, validation, settings, tokenizer)
+    write_json(folder / "facts.json", {"account": account, "stops": _stops(gathered, account, settings)})
 
 
 @dataclass(slots=True)
@@ -128,7 +114,7 @@ class _Gathered:
 def _gather(files: list[RowFile], settings: Data, tokenizer: Any, writer: Writer, say: Say) -> _Gathered:
     layouts = _layouts(files, settings)
     gathered = _Gathered(files, layouts, [0] * len(files), [{} for _ in files])
-    progress = Progress(say, "rows", _expected_rows(files))
+    progress = Progress(say, "rows", sources.expected_rows(files))
     for made in _all_made(files, layouts, settings, tokenizer):
         before = sum(gathered.counts)
         for kept in made.kept:
@@ -157,7 +143,7 @@ def _merge(gathered: _Gathered, made: Made) -> None:
 
 def _all_made(files: list[RowFile], layouts: list[Layout], settings: Data, tokenizer: Any) -> Iterator[Made]:
     chunks = _chunks(files, layouts, settings)
-    if sum(file.path.stat().st_size for file in files) < BYTES_FOR_ALL_CORES:
+    if sum(map(sources.text_bytes, files)) < BYTES_FOR_ALL_CORES:
         return (work(chunk, settings, tokenizer) for chunk in chunks)
     return spread(work_there, chunks, begin, (settings, tokenizer))
 
@@ -205,7 +191,7 @@ def _account(gathered: _Gathered, train: Rows, validation: Rows, settings: Data,
     ]
     lengths = np.frombuffer(gathered.lengths, np.int32).reshape(-1, 4)
     shown = train.replies([0]) if len(train) else []
-    return account.describe(settings, gathered.tally, files, lengths) | {
+    return account.draw_up(settings, gathered.tally, files, lengths) | {
         "train_rows": len(train),
         "validation_rows": len(validation),
         "train_tokens": int(train.lengths.sum()),
@@ -216,7 +202,7 @@ def _account(gathered: _Gathered, train: Rows, validation: Rows, settings: Data,
     }
 
 
-def _stops(gathered: _Gathered, facts: dict[str, Any]) -> list[str]:
+def _stops(gathered: _Gathered, facts: dict[str, Any], settings: Data) -> list[str]:
     """Why a run with these rows cannot start, most general first."""
     stops: list[str] = []
     for file, found, columns in zip(gathered.files, gathered.layouts, gathered.columns, strict=True):
@@ -227,40 +213,46 @@ def _stops(gathered: _Gathered, facts: dict[str, Any]) -> list[str]:
     stops += gathered.tally.stops
     more = facts["stopping_rows"] - len(gathered.tally.stops)
     stops += [f"and {more:,} more such rows"] * (more > 0)
-    if not facts["train_rows"] and not stops:
-        counted = "; ".join(f"{fault['fault']} {fault['count']:,}" for fault in facts["faults"])
-        stops = [
-            f"data.name: no row is left to train on ({counted or 'the files hold none'}); "
-            "see data.faults, or mend the rows",
-            *(fault["examples"][0] for fault in facts["faults"]),
-        ]
-    return stops
+    if stops:
+        return stops
+    if not facts["train_rows"]:
+        return _nothing_left(facts)
+    if isinstance(settings.validation, str) and not facts["validation_rows"]:
+        return [f"data.validation: no row of {settings.validation} is left to evaluate on; see the faults of its rows"]
+    return []
 
 
-def _named(paths: Sequence[Path], *, for_validation: bool) -> list[RowFile]:
-    """Files by their names, or, where two of them share one, by their paths."""
-    names = [path.name for path in paths]
+def _nothing_left(facts: dict[str, Any]) -> list[str]:
+    """Why no row is left to train on."""
+    if facts["validation_rows"]:
+        held = f"the {facts['validation_rows']:,} that are whole are held out"
+        return [f"data.validation: no row is left to train on, for {held}; hold out fewer, or add rows"]
+    dropped = [fault for fault in facts["faults"] if "dropped" in fault["actions"]]
+    counted = "; ".join(f"{fault['fault']} {fault['actions']['dropped']:,}" for fault in dropped)
+    keep = [fault["fault"] for fault in dropped if "keep" in KINDS[fault["fault"]].policies]
+    remedy = f"mend the rows, or write data.faults: {{{keep[0]}: keep}}" if keep else "mend the rows"
     return [
-        RowFile(path, path.name if names.count(path.name) == 1 else path.as_posix(), for_validation) for path in paths
+        f"data.name: no row is left to train on ({counted or 'the files hold none'}); {remedy}",
+        *(fault["examples"][0] for fault in dropped),
     ]
 
 
-def _refuse_control_tokens(settings: Data, tokenizer: Any) -> None:
-    for mark in control_tokens(tokenizer):
-        if mark in (settings.system or ""):
-            raise UserError(f"data.system: holds {mark}, which the tokenizer makes a control token; leave it out")
+def _refuse_clock(tokenizer: Any) -> None:
+    if "strftime_now" in str(tokenizer.chat_template):
+        raise UserError(
+            "model.name: its chat template writes today's date (strftime_now), so that the same row would be other "
+            "tokens tomorrow; write a fixed date into the template"
+        )
 
 
-def _fingerprint(train: Rows, validation: Rows) -> str:
-    """Changes with any token that is trained on or evaluated on."""
-    return blake2b(train.digests + b"/" + validation.digests, digest_size=16).hexdigest()
-
-
-def _expected_rows(files: Sequence[RowFile]) -> int | None:
-    """How many rows the files hold, where counting line ends tells it at once."""
-    if any(file.path.suffix.lower() not in (".jsonl", ".ndjson", ".csv") for file in files):
-        return None
-    return sum(block.count(b"\n") for file in files for block in _blocks(file.path))
+def _refuse_faulty_system(settings: Data, tokenizer: Any) -> None:
+    """Raise UserError where the system prompt of all rows has a fault; rows are not blamed for it."""
+    example = Example((Turn("system", settings.system or ""),), "the recipe")
+    judged = judge(example, [("data.system", "")], settings.faults, (), control_tokens(tokenizer))
+    if faults := [finding for finding in judged.findings if finding.action != "kept"]:
+        mended = judged.example.turns[0].content if judged.example else None
+        remedy = f"write {json.dumps(mended, ensure_ascii=False)}" if mended else "leave it out"
+        raise UserError([f"{finding.sentence}; {remedy}" for finding in faults])
 
 
 def _key(files: Sequence[RowFile], settings: Data, tokenizer: Any) -> str:
@@ -271,7 +263,7 @@ def _key(files: Sequence[RowFile], settings: Data, tokenizer: Any) -> str:
         digest.update(blake2b(part.encode()).digest())
     for file in files:
         digest.update(json.dumps([file.shown, file.for_validation]).encode())
-        for block in _blocks(file.path):
+        for block in sources.blocks(file.path):
             digest.update(block)
     for code in sorted(PACKAGE.glob("*.py")):
         digest.update(blake2b(code.read_bytes()).digest())
@@ -282,10 +274,5 @@ def _versions() -> str:
     import tokenizers
     import transformers
 
-    return f"{transformers.__version__} {tokenizers.__version__} {np.__version__}"
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            yield block
+    arrow = version("pyarrow") if find_spec("pyarrow") else "none"
+    return f"{transformers.__version__} {tokenizers.__version__} {jinja2.__version__} {np.__version__} {arrow}"

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
@@ -59,10 +59,7 @@ def render_all(examples: Sequence[Example], tokenizer: Any) -> list[list[Rendere
     What the template writes after the end-of-turn token is given, never learned.
     """
     histories = [
-        (number, tuple(_shielded(turn, tokenizer) for turn in example.turns[: index + 1]))
-        for number, example in enumerate(examples)
-        for index, turn in enumerate(example.turns)
-        if turn.role == "assistant" and turn.learned
+        (number, tuple(_shielded(turn, tokenizer) for turn in turns)) for number, turns in _histories(examples)
     ]
     wholes = [_template(tokenizer, turns) for _, turns in histories]
     prompts = [
@@ -85,18 +82,21 @@ def render_prompt(turns: Sequence[Turn], tokenizer: Any, *, thinking: bool = Tru
     return _tokenize([text], tokenizer)[0]
 
 
-def template_ids(example: Example, tokenizer: Any) -> list[list[int] | None]:
+def template_ids(examples: Sequence[Example], tokenizer: Any) -> list[list[list[int] | None]]:
     """The ids of each learned reply as transformers alone gives them, to hold ours to.
 
     None stands where the text spells a control token: there ours are plain characters, and transformers' are not.
     """
-    found: list[list[int] | None] = []
-    for index, turn in enumerate(example.turns):
-        if turn.role == "assistant" and turn.learned:
-            turns = example.turns[: index + 1]
-            spells = any(_shielded(turn, tokenizer) is not turn for turn in turns)
-            options = {"tokenize": True, "return_dict": False}
-            found.append(None if spells else tokenizer.apply_chat_template(_messages(turns), **options))
+    found: list[list[list[int] | None]] = [[] for _ in examples]
+    asked: list[tuple[int, int, list[dict[str, str]]]] = []
+    for number, turns in _histories(examples):
+        if all(_shielded(turn, tokenizer) is turn for turn in turns):
+            asked.append((number, len(found[number]), _messages(turns)))
+        found[number].append(None)
+    conversations = [messages for _, _, messages in asked]
+    given = tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False) if asked else []
+    for (number, place, _), ids in zip(asked, given, strict=True):
+        found[number][place] = ids
     return found
 
 
@@ -115,6 +115,14 @@ def pieces(rendered: Rendered, tokenizer: Any) -> list[list[Any]]:
 def control_tokens(tokenizer: Any) -> list[str]:
     """Texts that the tokenizer turns into single control tokens, wherever they stand."""
     return [token.content for token in tokenizer.added_tokens_decoder.values()]
+
+
+def _histories(examples: Sequence[Example]) -> Iterator[tuple[int, tuple[Turn, ...]]]:
+    """Each learned reply with its history, and the number of its example."""
+    for number, example in enumerate(examples):
+        for index, turn in enumerate(example.turns):
+            if turn.role == "assistant" and turn.learned:
+                yield number, example.turns[: index + 1]
 
 
 def _parts(
@@ -221,7 +229,7 @@ def _tokenize(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 def _shielded(turn: Turn, tokenizer: Any) -> Turn:
     """The turn with a mark inside every control token that its own text spells, so that none of them takes effect."""
-    spelled = _spelled(tuple(control_tokens(tokenizer)))
+    spelled = _spelled(tokenizer, len(tokenizer))
     if not (spelled.search(turn.content) or spelled.search(turn.reasoning)):
         return turn
     content, reasoning = (
@@ -236,8 +244,7 @@ def _tokenize_shielded(text: str, tokenizer: Any) -> list[int]:
     It is the tokenizer's own way (cut at control tokens, then encode what lies between) with those of the row left out.
     """
     ids: list[int] = []
-    plain = _without_control_tokens(tokenizer.backend_tokenizer.to_str())
-    spelled = _spelled(tuple(control_tokens(tokenizer)))
+    plain, spelled = _without_control_tokens(tokenizer, len(tokenizer)), _spelled(tokenizer, len(tokenizer))
     start = 0
     for found in (*spelled.finditer(text), None):
         stop = found.start() if found else len(text)
@@ -248,12 +255,16 @@ def _tokenize_shielded(text: str, tokenizer: Any) -> list[int]:
     return ids
 
 
+# Both take long to make, so each is made once; a tokenizer that got more tokens has another size.
 @lru_cache(maxsize=8)
-def _spelled(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+def _spelled(tokenizer: Any, size: int) -> re.Pattern[str]:
+    del size
+    longest_first = sorted(control_tokens(tokenizer), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 @lru_cache(maxsize=2)
-def _without_control_tokens(state: str) -> Tokenizer:
-    tree = json.loads(state) | {"added_tokens": []}
+def _without_control_tokens(tokenizer: Any, size: int) -> Tokenizer:
+    del size
+    tree = json.loads(tokenizer.backend_tokenizer.to_str()) | {"added_tokens": []}
     return Tokenizer.from_str(json.dumps(tree))

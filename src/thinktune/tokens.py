@@ -1,5 +1,6 @@
 """The tokenizer of a model folder: read, described by its whole state, and held to what it will be once saved."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def state(tokenizer: Any) -> str:
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    return "\0".join((backend.to_str(), str(tokenizer.chat_template), str(tokenizer.eos_token)))
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)  # a template may name any of them
+    return "\0".join((backend.to_str(), str(tokenizer.chat_template), special))
 
 
 def saved(tokenizer: Any) -> Any:

@@ -21,6 +21,8 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
+# What programs write where a value was missing; a whole field of it is one.
+NULLS = frozenset(("None", "null", "Null", "NULL", "nan", "NaN", "NAN", "N/A", "n/a", "<NA>"))
 TOOL_ROLES = ("tool", "tools", "tool_call", "tool_response", "tool_result", "function", "function_call", "observation")
 # Kinds of parts; tuples, since a row may hold anything as a kind, and a set cannot be asked for a list.
 TOOL_PARTS = (*TOOL_ROLES, "tool_calls", "tool_use")
@@ -46,10 +48,10 @@ def plain(name: str) -> str:
 
 
 def blank(value: Any) -> bool:
-    """Whether a value says nothing: null, white space, an empty list or object."""
+    """Whether a value says nothing: null, or one written as text, white space, an empty list or object."""
     if isinstance(value, str):
-        return not value or value.isspace()
-    return value is None or value == [] or value == {}
+        return not value or value.isspace() or value.strip() in NULLS
+    return value is None or value == [] or value == {} or value != value  # as NaN alone is
 
 
 def shown(value: Any) -> str:
@@ -59,7 +61,7 @@ def shown(value: Any) -> str:
 
 def text(value: Any, place: str, wrong: Wrong) -> str:
     """A text that can be trained, and null as blank; anything else is noted and gives blank."""
-    if value is None:
+    if value is None or value != value:
         return ""
     if not isinstance(value, str):
         wrong.append(("not_text", f"{place}: is {shown(value)}, not text"))
@@ -76,8 +78,10 @@ def text(value: Any, place: str, wrong: Wrong) -> str:
 
 def assistant(content: str, reasoning: str, places: tuple[str, str], learned: bool = True) -> Placed:
     """The assistant's turn; where its reasoning stands nowhere else, a think block before the answer is split off."""
-    if blank(reasoning) and (split := split_think(content)):
-        return Turn("assistant", split[1], split[0], learned), (places[0], places[0])
+    if blank(reasoning):
+        if split := split_think(content):
+            return Turn("assistant", split[1], split[0], learned), (places[0], places[0])
+        reasoning = ""
     return Turn("assistant", content, reasoning, learned), places
 
 
@@ -127,8 +131,8 @@ def read_history(pairs: Any, name: str, wrong: Wrong) -> list[Placed]:
     return placed
 
 
-def with_system(placed: list[Placed], own: str, name: str, general: str, wrong: Wrong) -> list[Placed]:
-    """The turns with one system prompt before them: the row's own, or the one for all rows, or none."""
+def with_system(placed: list[Placed], own: str, name: str, wrong: Wrong) -> list[Placed]:
+    """The turns with the row's own system prompt before them, wherever it stands; none where it is blank."""
     if placed and placed[0][0].role == "system":
         first = placed[0][0].content
         if not blank(first):
@@ -136,8 +140,16 @@ def with_system(placed: list[Placed], own: str, name: str, general: str, wrong: 
                 wrong.append(("role", f"{name}: is another system prompt than {placed[0][1][0]}"))
             return placed
         placed = placed[1:]
-    prompt, place = (own, name) if not blank(own) else (general, "data.system")
-    return placed if blank(prompt) else [(Turn("system", prompt), (place, "")), *placed]
+    return placed if blank(own) else [(Turn("system", own), (name, "")), *placed]
+
+
+def with_general_system(turns: tuple[Turn, ...], general: str | None) -> tuple[Turn, ...]:
+    """The turns, under the system prompt of all rows where they have none of their own, or an empty one."""
+    if turns[0].role == "system":
+        if not blank(turns[0].content):
+            return turns
+        turns = turns[1:]
+    return turns if general is None else (Turn("system", general), *turns)
 
 
 def disorder(placed: list[Placed]) -> Wrong:

@@ -14,6 +14,7 @@ from thinktune.recipe import Data
 from thinktune.render import Part, Rendered, control_tokens, render_all
 from thinktune.store import write_example
 from thinktune.trim import trim
+from thinktune.turns import with_general_system
 from thinktune.twins import Keys, keys, question_text
 
 ACTIONS: dict[str, Action] = {"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"}
@@ -81,17 +82,22 @@ def lengths_of(reply: Rendered) -> tuple[int, int, int, int]:
 
 def _example(row: RawRow, layout: Layout, settings: Data, controls: Sequence[str], made: Made) -> Example | None:
     policies = settings.faults
-    made.findings += (_under(finding, policies) for finding in row.findings)
+    for finding in row.findings:
+        made.findings.append(_under(finding, policies))
+        if made.findings[-1].action in ("dropped", "stops"):
+            return None
     if row.columns is None:
         return None
     count_columns(row, layout, made.columns)
-    drafted = to_example(row, layout, settings.system)
+    drafted = to_example(row, layout)
     if isinstance(drafted, Finding):
         made.findings.append(_under(drafted, policies))
         return None
     judged = judge(drafted.example, drafted.places, policies, settings.handed_phrases, controls)
     made.findings += judged.findings
-    return judged.example
+    if judged.example is None:
+        return None
+    return replace(judged.example, turns=with_general_system(judged.example.turns, settings.system))
 
 
 def _under(finding: Finding, policies: dict[str, str]) -> Finding:

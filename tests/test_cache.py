@@ -1,0 +1,180 @@
+"""What is kept on the disk is served again, whole, and never when anything changed."""
+
+import copy
+import os
+import time
+from pathlib import Path
+
+import pytest
+from prepared import rows_of, tokens_of, with_rows, write
+from runs import settings
+
+from thinktune import cache as cache_room
+from thinktune import prepare as prepare_room
+from thinktune import store
+from thinktune.errors import UserError
+from thinktune.prepare import prepare, survey
+
+
+def entries(folder):
+    return sorted(path for path in folder.glob("*") if path.is_dir())
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "rows"
+
+
+@pytest.fixture
+def worked(monkeypatch):
+    """How many chunks were worked on."""
+    seen = []
+    real = prepare_room.work
+
+    def counted(*given):
+        seen.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(prepare_room, "work", counted)
+    return seen
+
+
+def test_a_second_start_works_on_nothing_and_gives_the_same(tree, tokenizer, cache, worked):
+    recipe = with_rows(tree, rows_of(20))
+    first = prepare(recipe, tokenizer)
+    assert worked
+    worked.clear()
+    again = prepare(recipe, tokenizer)
+    assert not worked
+    assert tokens_of(again) == tokens_of(first)
+    assert again.account == first.account
+    assert again.fingerprint == first.fingerprint
+    assert again.train.examples() == first.train.examples()
+
+
+CHANGES = {
+    "a row": lambda tree: write(Path(tree["data"]["name"]), rows_of(20, answer="Another.")),
+    "a file's name": lambda tree: (
+        Path(tree["data"]["name"]).rename(Path(tree["data"]["name"]).with_name("other.jsonl")),
+        tree["data"].update(name=str(Path(tree["data"]["name"]).with_name("other.jsonl"))),
+    ),
+    "the system prompt": lambda tree: tree["data"].update(system="你是医生。"),
+    "a policy": lambda tree: tree["data"].update(faults={"bare_number": "drop"}),
+    "the phrases": lambda tree: tree["data"].update(handed_phrases=["Part 1"]),
+    "the limit": lambda tree: tree["data"].update(max_tokens=190),
+    "the share": lambda tree: tree["data"].update(validation=0.5),
+    "the seed": lambda tree: tree["data"].update(seed=7),
+    "the split": lambda tree: tree["data"].update(split="shuffle"),
+    "a column": lambda tree: tree["data"].update(columns={"question": "answer", "answer": "question"}),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_changed_rows_or_settings_are_never_served_stale(tree, tokenizer, cache, worked, what):
+    write(Path(tree["data"]["name"]), rows_of(20))
+    prepare(settings(tree), tokenizer)
+    worked.clear()
+    CHANGES[what](tree)
+    survey(settings(tree), tokenizer)
+    assert worked
+
+
+def test_a_changed_template_tokenizer_or_program_is_never_served_stale(tree, tokenizer, cache, worked, monkeypatch):
+    recipe = with_rows(tree, rows_of(20))
+    prepare(recipe, tokenizer)
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = other.chat_template.replace("{%- if", "{#- x #}{%- if", 1)
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens(["血液"])
+    renamed = copy.deepcopy(tokenizer)
+    renamed.add_special_tokens({"bos_token": "<|im_start|>"})  # known already, so that only its meaning is new
+    for changed in (other, larger, renamed):
+        worked.clear()
+        prepare(recipe, changed)
+        assert worked
+    monkeypatch.setattr(prepare_room, "_versions", lambda: "other libraries")
+    worked.clear()
+    prepare(recipe, tokenizer)
+    assert worked
+    copied = Path(os.environ["THINKTUNE_CACHE"]) / "program"
+    copied.mkdir()
+    (copied / "render.py").write_text("other code")
+    monkeypatch.setattr(prepare_room, "PACKAGE", copied)
+    worked.clear()
+    prepare(recipe, tokenizer)
+    assert worked
+
+
+def test_what_breaks_off_leaves_nothing_that_is_served_later(tree, tokenizer, cache, monkeypatch):
+    recipe = with_rows(tree, rows_of(20))
+    with monkeypatch.context() as broken:
+        broken.setattr(store.Writer, "add", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(recipe, tokenizer)
+    assert not entries(cache)
+    assert len(prepare(recipe, tokenizer).train)
+
+
+def test_rows_that_stop_the_run_stop_the_next_start_as_well(tree, tokenizer, cache, worked):
+    recipe = with_rows(tree, [*rows_of(9), {"question": "q"}])
+    first = survey(recipe, tokenizer)
+    worked.clear()
+    assert survey(recipe, tokenizer).stops == first.stops
+    assert not worked
+    with pytest.raises(UserError, match=r"rows\.jsonl:10: "):
+        prepare(recipe, tokenizer)
+
+
+def cut_short(entry):
+    (entry / "ids.bin").write_bytes((entry / "ids.bin").read_bytes()[:-4])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short,
+        lambda entry: (entry / "examples.npy").unlink(),
+        lambda entry: (entry / "sizes.json").write_text("{"),
+        lambda entry: [path.unlink() for path in entry.iterdir()],
+    ],
+)
+def test_a_damaged_entry_is_made_anew(tree, tokenizer, cache, worked, damage):
+    recipe = with_rows(tree, rows_of(20))
+    first = prepare(recipe, tokenizer)
+    expected = tokens_of(first)
+    [entry] = entries(cache)
+    damage(entry)
+    worked.clear()
+    assert tokens_of(prepare(recipe, tokenizer)) == expected
+    assert worked
+    worked.clear()
+    prepare(recipe, tokenizer)
+    assert not worked
+
+
+def test_of_two_processes_that_fill_one_entry_both_find_it_whole(tmp_path):
+    entry = tmp_path / "rows" / ("a" * 32)
+    with cache_room.filling(entry) as ours:
+        (ours / "x").write_text("same")
+        with cache_room.filling(entry) as theirs:
+            assert theirs != ours
+            (theirs / "x").write_text("same")
+    assert cache_room.is_whole(entry)
+    assert [path.name for path in entry.parent.iterdir()] == [entry.name]
+
+
+def test_old_entries_go_and_what_is_not_ours_stays(tree, tokenizer, cache):
+    prepare(with_rows(tree, rows_of(20)), tokenizer)
+    [old] = entries(cache)
+    killed = cache / f".{'b' * 32}.{'c' * 16}.partial"
+    for folder in (cache / "mine", killed):
+        folder.mkdir()
+    long_ago = time.time() - 40 * 86_400
+    for path in (old / "sizes.json", cache / "mine", killed):
+        os.utime(path, (long_ago, long_ago))
+    prepare(with_rows(tree, rows_of(21)), tokenizer)
+    assert old not in entries(cache)
+    assert (cache / "mine").is_dir()
+    assert not killed.exists()
+    assert len(entries(cache)) == 2

@@ -105,6 +105,10 @@ def test_every_token_of_the_row_is_there_and_coloured_by_its_part(recipe_of, tok
     assert "\x1b[32m" in shown(facts, force_terminal=True, color_system="standard")
 
 
+def test_nothing_in_a_row_commands_the_terminal():
+    assert coloured([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[given] a\\x1b[2Jb\\u202ec\n"
+
+
 def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe_of):
     rows = [row | {"metadata": "a long text that somebody may have meant to train " * 2} for row in ROWS]
     _, facts = check(recipe_of(rows), print)
@@ -116,19 +120,11 @@ def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe
     assert "proof" not in facts
 
 
-def test_all_rows_that_stop_are_told_with_the_rest_of_the_account(recipe_of):
-    prepared = survey(recipe_of(faults={"blank": "stop", "handed_answer": "stop"}), make_tokenizer(), print)
+def test_all_rows_that_stop_are_told_with_the_rest_of_the_account(recipe_of, tokenizer):
+    prepared = survey(recipe_of(faults={"blank": "stop", "handed_answer": "stop"}), tokenizer, print)
     assert len(prepared.stops) == 2
-    assert "data.faults.blank: drop" in prepared.stops[1]
+    assert "data.faults: {blank: drop}" in prepared.stops[1]
     assert prepared.account["stopping_rows"] == 2
-
-
-def make_tokenizer():
-    from conftest import TEXTS
-
-    from thinktune.small import make_tokenizer
-
-    return make_tokenizer(TEXTS, 400)
 
 
 def test_tokens_that_are_not_the_templates_or_not_those_that_were_made_are_found(recipe_of, tokenizer):
@@ -157,13 +153,20 @@ def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path)
     assert (done.returncode, facts["verdict"]) == (0, "ready")
     assert (facts["rows_read"], facts["train_rows"], facts["dropped_rows"]) == (12, 9, 3)
     assert sum(facts["histograms"]["whole"]["counts"]) == 10
-    assert [path.name for path in sorted((tmp_path / "cleaned").iterdir())] == ["train.jsonl", "val.jsonl"]
+    assert [path.name for path in sorted((tmp_path / "cleaned").iterdir())] == ["train.jsonl"]
     assert "cleaned/train.jsonl: 9 rows" in facts["written"][0]
+    assert facts["written"][1].endswith("val.jsonl: no row is held out, so it is not written")
     again = run("check", "mine.yaml", "--json", "--write", "cleaned", cwd=tmp_path)
     assert again.returncode == 2
     assert "is there already" in json.loads(again.stdout)["stops"][0]
-    bad = run("check", "mine.yaml", "--json", "data.faults.blank=stop", cwd=tmp_path)
-    assert (bad.returncode, json.loads(bad.stdout)["verdict"]) == (2, "not ready")
+    bad = run("check", "mine.yaml", "--json", "--write", "other", "data.faults.blank=stop", cwd=tmp_path)
+    facts = json.loads(bad.stdout)
+    assert (bad.returncode, facts["verdict"]) == (2, "not ready")
+    assert facts["written"] == ["other: nothing is written, for the rows are not ready"]
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "occupied").write_text("a file")
+    blocked = run("check", "mine.yaml", "--json", "--write", "occupied", cwd=tmp_path)
+    assert (blocked.returncode, json.loads(blocked.stdout)["verdict"]) == (2, "not ready")
 
 
 @pytest.mark.parametrize("system", [None, "你是医生。"])

@@ -75,7 +75,7 @@ def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
     wrong = write(tmp_path, model=model, data={"columns": {"reasoning": "thoughts", "answer": "reply"}})
     assert_refused(run("check", wrong, cwd=tmp_path), "data.columns.reasoning", "data.columns.answer")
     bad = write(tmp_path, rows=[GOOD, [1], {"question": "q"}], model=model)
-    assert_refused(run("check", bad, cwd=tmp_path), "rows.jsonl:2", "rows.jsonl:3", "data.faults.unreadable")
+    assert_refused(run("check", bad, cwd=tmp_path), "rows.jsonl:2", "rows.jsonl:3", "data.faults: {unreadable: drop}")
     blank = write(tmp_path, rows=[GOOD | {"answer": ""}], model=model)
     assert_refused(run("train", blank, cwd=tmp_path), "no row is left to train on (blank 1)", "rows.jsonl:1: answer")
     assert not (tmp_path / "runs").exists()

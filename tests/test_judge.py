@@ -21,7 +21,7 @@ ACTIONS = {"keep": "kept", "drop": "dropped", "stop": "stops", "repair": "repair
 # The fault, the usual row, the field that is wrong, its text, what repair makes of it (None: nothing sure), the sentence.
 WRONG = [
     ("garbled", ZH, "answer", "血\ufffd液。", None, "holds U+FFFD, which stands where a character was lost in decoding ('血"),
-    ("garbled", EN, "think", "Le café est à gauche.".encode().decode("latin-1"), "Le café est à gauche.", "is UTF-8 that was read as Windows-1252"),
+    ("garbled", EN, "think", "Le café a été fermé.".encode().decode("latin-1"), "Le café a été fermé.", "is UTF-8 that was read as Windows-1252"),
     ("garbled", EN, "answer", "It’s the café’s blood.".encode().decode("cp1252"), "It’s the café’s blood.", "('Itâ€™s the cafÃ©â€™s' is 'It’s the café’s bloo"),
     ("control_character", ZH, "answer", "血\a液。", "血液。", "holds the invisible character U+0007 ('血"),
     ("control_character", EN, "answer", "Blood,\r\nof\rcourse.", "Blood,\nof\ncourse.", "U+000D"),

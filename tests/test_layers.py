@@ -21,6 +21,7 @@ divide
 work
 loss pack optim parallel reply store trim account
 render adamw
+unused
 judge layout rows twins codec
 mend turns encoding sources script
 data

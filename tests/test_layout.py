@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from thinktune.data import Finding, RawRow
 from thinktune.errors import UserError
-from thinktune.layout import Drafted, count_columns, detect, refuse_unused, to_example
+from thinktune.layout import Drafted, detect, to_example
 from thinktune.recipe import Columns
 from thinktune.rows import read_rows
+from thinktune.unused import count_columns, refuse_unused
 
 LONG = "a long sentence that was written to be read"
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
@@ -103,9 +104,11 @@ def test_what_is_not_clear_stops_with_the_mapping_to_write(row, columns, ignore,
 
 def test_a_file_without_a_readable_row_says_why():
     broken = RawRow("rows.jsonl:1", None, (Finding("unreadable", "rows.jsonl:1: is no JSON"),))
+    gbk = RawRow("rows.jsonl:1", None, (Finding("encoding", "rows.jsonl:1: is GBK, not UTF-8"),))
     for rows, told in (
-        ([], "holds no row that can be read; mend it"),
-        ([broken], r"\(rows.jsonl:1: is no JSON\); mend it"),
+        ([RawRow("rows.jsonl:1", {})], r"holds no row that can be read \(all are empty\); mend it"),
+        ([broken], r"\(rows.jsonl:1: is no JSON\); mend it, or write data.faults: {unreadable: drop}"),
+        ([gbk], r"mend it, or write data.faults: {encoding: repair}"),
     ):
         with pytest.raises(UserError, match=told):
             detect(rows, Columns(), (), "rows.jsonl")
@@ -135,8 +138,11 @@ def test_an_unused_column_full_of_text_stops_the_run_with_the_whole_mapping():
         ({"tools": [{"name": "f"}]}, ["tools"]),
         ({"id": "x1", "score": 7, "ok": True, "metadata": {"by": LONG}, "tags": [LONG]}, []),
         ({"solution": " ", "cot": None, "tools": [], "query": 7}, []),
-        ({"notes": "x" * 20}, []),
-        ({"notes": "x" * 21}, ["notes"]),
+        ({"notes": "x " * 10}, []),
+        ({"notes": "x " * 10 + "y"}, ["notes"]),
+        ({"notes": "心" * 21}, ["notes"]),
+        ({"uuid": "0" * 36, "url": "https://example.org/" + "a" * 30}, []),
+        ({"reasoning": "t", "cot": "one_word"}, ["cot"]),
     ],
 )
 def test_known_names_and_prose_are_never_left_out_in_silence(more, names):

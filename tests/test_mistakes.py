@@ -65,7 +65,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tree, start, tmp
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"system": "Stop at <|im_end|>."}, r"data\.system: holds <\|im_end\|>"),
+        ({"system": "Stop at <|im_end|>."}, r"data\.system: holds the control token <\|im_end\|>"),
         ({"validation": "{name}"}, "is trained on as well"),
     ],
 )

@@ -1,7 +1,9 @@
 """Rows to tokens: every row has one fate; what is kept on the disk is served again, and never when anything changed."""
 
+import copy
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 from prepared import GOOD, rows_of, tokens_of, with_rows, write
 from runs import settings
 
+from thinktune import account
 from thinktune import prepare as prepare_room
-from thinktune.prepare import prepare
+from thinktune.errors import UserError
+from thinktune.prepare import prepare, survey
 
 
 def test_every_row_read_is_trained_on_held_out_or_dropped(tree, tokenizer):
@@ -97,7 +101,7 @@ def test_near_duplicates_are_told_and_dropped_only_where_asked(tree, tokenizer, 
     prepared = prepare(with_rows(tree, given, faults={"near_duplicate": policy}, validation=0.0), tokenizer)
     [near] = [fault for fault in prepared.account["faults"] if fault["fault"] == "near_duplicate"]
     assert near["count"] == 2
-    assert "rows.jsonl:19: its question is to 9" in near["examples"][0]
+    assert "rows.jsonl:19: its question is 98% like that of rows.jsonl:18" in near["examples"][0]
     assert prepared.account["train_rows"] == rows
 
 
@@ -109,6 +113,105 @@ def test_a_trimmed_row_is_counted_and_kept_with_its_end(tree, tokenizer):
     assert prepared.train.lengths.max() <= 200
     assert "[…]" in prepared.train.examples()[-1].turns[-1].reasoning
     assert prepared.account["over"]["200"] == 1  # measured before it was trimmed
+    assert re.search(
+        r"rows\.jsonl:6: \d+ tokens, more than data\.max_tokens 200; \d+ without some", fault["examples"][0]
+    )
+
+
+def test_a_row_that_cannot_be_trimmed_is_dropped_and_told(tree, tokenizer):
+    rows = [*rows_of(5), {**GOOD, "answer": "long " * 300}]
+    prepared = prepare(with_rows(tree, rows, faults={"too_long": "trim-reasoning"}, validation=0.0), tokenizer)
+    [fault] = [fault for fault in prepared.account["faults"] if fault["fault"] == "too_long"]
+    assert fault["actions"] == {"dropped": 1}
+    assert "no reasoning that could be trimmed" in fault["examples"][0]
+
+
+GBK = (json.dumps(rows_of(1)[0] | {"question": "心脏泵什么东西？"}, ensure_ascii=False) + "\n").encode("gbk")
+NEITHER = GBK[:20] + b"\xff\xff" + GBK[20:]
+
+
+def test_what_is_neither_utf8_nor_gbk_is_dropped_where_gbk_is_repaired(tree, tokenizer):
+    recipe = with_rows(tree, rows_of(5), faults={"encoding": "repair"}, validation=0.0)
+    with Path(tree["data"]["name"]).open("ab") as file:
+        file.write(GBK + NEITHER)
+    [fault] = prepare(recipe, tokenizer).account["faults"]
+    assert (fault["fault"], fault["actions"]) == ("encoding", {"repaired": 1, "dropped": 1})
+
+
+def test_a_byte_order_mark_that_stops_is_one_row_that_stops(tree, tokenizer):
+    recipe = with_rows(tree, rows_of(5), faults={"byte_order_mark": "stop"}, validation=0.0)
+    path = Path(tree["data"]["name"])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    surveyed = survey(recipe, tokenizer)
+    assert (surveyed.account["stopping_rows"], surveyed.account["train_rows"]) == (1, 4)
+    assert surveyed.stops == (
+        "rows.jsonl:1: begins with a byte order mark; mend the row, or write data.faults: {byte_order_mark: repair}",
+    )
+
+
+def test_faulty_rows_do_not_hide_a_files_layout_and_an_empty_file_is_told(tree, tokenizer, tmp_path):
+    folder = tmp_path / "several"
+    folder.mkdir()
+    good = write(folder / "a.jsonl", rows_of(5)).read_bytes()
+    (folder / "a.jsonl").write_bytes(b"[1]\n" * 300 + good)
+    (folder / "b.jsonl").write_bytes(b"")
+    recipe = settings(tree, data={"name": str(folder), "faults": {"unreadable": "drop"}, "validation": 0.0})
+    prepared = prepare(recipe, tokenizer)
+    assert (prepared.account["train_rows"], prepared.account["dropped_rows"]) == (5, 300)
+    assert account.lines(prepared.account)[1] == "b.jsonl: 0 rows"
+
+
+@pytest.mark.parametrize(
+    ("rows", "data", "told"),
+    [
+        (rows_of(4, think=""), {}, "is left to train on \\(no_reasoning 4\\).*data.faults: {no_reasoning: keep}"),
+        (rows_of(4, answer=""), {}, "is left to train on \\(blank 4\\); mend the rows\n.*:1: answer: is empty"),
+        (rows_of(2), {"validation": 0.5, "seed": 6}, "the 2 that are whole are held out"),
+        ([], {}, "the files hold none"),
+    ],
+)
+def test_why_no_row_is_left_is_told(tree, tokenizer, rows, data, told):
+    with pytest.raises(UserError, match=told):
+        prepare(with_rows(tree, rows, **{"validation": 0.0} | data), tokenizer)
+
+
+def test_a_validation_file_without_a_whole_row_stops_and_too_few_rows_to_hold_out_are_told(tree, tokenizer, tmp_path):
+    own = write(tmp_path / "val.jsonl", rows_of(3, answer=""))
+    with pytest.raises(UserError, match=r"data\.validation: no row of .*val\.jsonl is left to evaluate on"):
+        prepare(with_rows(tree, rows_of(4), validation=str(own)), tokenizer)
+    prepared = prepare(with_rows(tree, rows_of(4), validation=0.001), tokenizer)
+    assert any("no row is held out" in line for line in account.lines(prepared.account))
+
+
+def test_a_template_that_writes_the_date_is_refused(tree, tokenizer):
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = "{{ strftime_now('%Y') }}" + dated.chat_template
+    with pytest.raises(UserError, match=r"writes today's date \(strftime_now\)"):
+        prepare(with_rows(tree, rows_of(4)), dated)
+
+
+@pytest.mark.parametrize(
+    ("system", "told"),
+    [
+        ("Be\u00a0kind.", r'data\.system: holds a space of odd width.*; write "Be kind\."'),
+        ("Think.<think>", r"data\.system: a think tag is stray .*; leave it out"),
+    ],
+)
+def test_a_fault_of_the_recipes_system_prompt_is_told_once_and_not_of_each_row(tree, tokenizer, system, told):
+    with pytest.raises(UserError, match=told) as caught:
+        prepare(with_rows(tree, rows_of(4), system=system), tokenizer)
+    assert len(caught.value.faults) == 1
+    kept = prepare(with_rows(tree, rows_of(4), system="  Be kind.\n", validation=0.0), tokenizer)
+    assert {example.turns[0].content for example in kept.train.examples()} == {"Be kind."}
+    assert kept.account["faults"] == []
+
+
+def test_a_system_prompt_that_repair_empties_is_as_if_the_row_had_none(tree, tokenizer):
+    rows = [*rows_of(3, system="\u200b"), *rows_of(1, question="Own?", system="Own.")]
+    recipe = with_rows(tree, rows, system="General.", validation=0.0, columns={})
+    prepared = prepare(recipe, tokenizer)
+    assert [example.turns[0].content for example in prepared.train.examples()] == [*3 * ["General."], "Own."]
+    assert prepared.account["own_system_rows"] == 1
 
 
 def test_rows_that_lost_learning_of_one_reply_keep_the_other(tree, tokenizer):

@@ -40,6 +40,7 @@ def draw_up(
         "dropped_rows": tally.total("dropped"),
         "stopping_rows": tally.total("stops"),
         "max_tokens": settings.max_tokens,
+        "validation": settings.validation,
         "lengths": {part: _summary(lengths[:, place]) for place, part in enumerate(PARTS)} if len(lengths) else {},
         "histograms": {part: _histogram(lengths[:, place]) for place, part in enumerate(PARTS)} if len(lengths) else {},
         "over": {str(mark): int((lengths[:, 3] > mark).sum()) for mark in sorted({*LENGTH_MARKS, settings.max_tokens})},
@@ -48,20 +49,25 @@ def draw_up(
 
 def lines(account: dict[str, Any]) -> list[str]:
     """What became of the rows, in sentences: everything read is trained on, held out or dropped."""
-    said = [f"{file['path']}: {file['rows']:,} rows, {file['format']}" for file in account["files"]]
+    said = [
+        f"{file['path']}: {file['rows']:,} rows" + (f", {file['format']}" if file["rows"] else "")
+        for file in account["files"]
+    ]
     said.append(
         f"{account['rows_read']:,} rows read: {account['train_rows']:,} to train on "
         f"({account['train_tokens']:,} tokens, {account['train_learned_tokens']:,} learned), "
         f"{account['validation_rows']:,} held out, {account['dropped_rows']:,} dropped"
         + (f", {account['stopping_rows']:,} that stop the run" if account["stopping_rows"] else "")
     )
+    if account["validation"] and account["train_rows"] and not account["validation_rows"]:
+        said.append("  no row is held out: there are too few, so nothing will say when the model is at its best")
     for fault in account["faults"]:
         done = ", ".join(f"{count:,} {action}" for action, count in fault["actions"].items())
         said.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
     if account["own_system_rows"]:
         said.append(f"  {account['own_system_rows']:,} rows have a system prompt of their own, not that of data.system")
     over = ", ".join(f"{count:,} over {mark}" for mark, count in account["over"].items() if count)
-    return said + ([f"  of all rows measured: {over} tokens"] if over else [])
+    return said + ([f"  of all replies measured: {over} tokens"] if over else [])
 
 
 def blocks(histogram: dict[str, Any]) -> str:

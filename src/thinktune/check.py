@@ -1,5 +1,6 @@
 """What a recipe will train, shown before anything is spent: the account of the rows, lengths, tokens, and a verdict."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from thinktune.tokens import read_tokenizer, saved, state
 STYLES = {Part.GIVEN: "dim", Part.REASONING: "cyan", Part.ANSWER: "green", Part.END: "bold red"}
 NAMES = {Part.GIVEN: "given", Part.REASONING: "reasoning", Part.ANSWER: "answer", Part.END: "end of turn"}
 MOST_RENDERED_AGAIN = 1000
+# Characters that a terminal obeys, or that turn the order of what follows.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
@@ -83,7 +86,7 @@ def show(facts: dict[str, Any], console: Console) -> None:
     for stop in facts["stops"]:
         console.print(f"  {stop}", style="red", highlight=False, markup=False, soft_wrap=True)
     ready = facts["verdict"] == "ready"
-    rest = f"thinktune train, {facts['steps']:,} steps" if ready else f"{len(facts['stops'])} things to mend, see above"
+    rest = f"thinktune train, {facts['steps']:,} steps" if ready else "what to mend stands above"
     console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
 
 
@@ -95,7 +98,8 @@ def coloured(pieces: Sequence[tuple[int, str]]) -> Text:
         if part != former:
             text.append(f"\n[{NAMES[Part(part)]}] ", "bold")
             former = part
-        text.append(piece, f"{STYLES[Part(part)]}{' underline' * (number % 2)}")
+        visible = UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), piece)
+        text.append(visible, f"{STYLES[Part(part)]}{' underline' * (number % 2)}")
     return text
 
 

@@ -13,19 +13,27 @@ from thinktune.store import Rows
 FILES = ("train.jsonl", "val.jsonl")
 
 
+def refuse_written(folder: Path) -> None:
+    """Raise UserError where one of the files is there already."""
+    there = [str(folder / name) for name in FILES if (folder / name).exists()]
+    if there:
+        raise UserError(f"{', '.join(there)}: is there already and is not written over; name another folder")
+
+
 def write_cleaned(prepared: Prepared, folder: Path, system: str | None) -> list[str]:
-    """Write train.jsonl and val.jsonl, each whole or not at all, and say how large they are.
+    """Write train.jsonl and, if rows are held out, val.jsonl, each whole or not at all, and say how large they are.
 
     Single questions become rows of question, think and answer; where any row is a longer conversation, all become
     messages with `reasoning_content`. A row's own system prompt is written, the recipe's (`system`) is not. Raises
     UserError where one of the files is there already.
     """
-    there = [str(folder / name) for name in FILES if (folder / name).exists()]
-    if there:
-        raise UserError(f"{', '.join(there)}: is there already and is not written over; name another folder")
+    refuse_written(folder)
     as_messages = any(_is_long(example) for rows in (prepared.train, prepared.validation) for example in _each(rows))
     said: list[str] = []
     for name, rows in zip(FILES, (prepared.train, prepared.validation), strict=True):
+        if not len(rows):
+            said.append(f"{folder / name}: no row is held out, so it is not written")
+            continue
         convert = _messages if as_messages else _columns
         write_json_lines(folder / name, (convert(example, system) for example in _each(rows)))
         size = (folder / name).stat().st_size

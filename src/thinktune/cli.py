@@ -45,11 +45,12 @@ def check(
 ) -> None:
     """Show what a recipe will train, before anything is spent; exit code 0 if it is ready, 2 if not."""
     try:
-        ready = _check(recipe, overrides or [], as_json, write)
-    except UserError as error:
+        with _going_on_later("stopped; nothing was written, and the next check begins anew"):
+            ready = _check(recipe, overrides or [], as_json, write)
+    except (UserError, OSError) as error:
         if not as_json:
             raise
-        print(json.dumps({"verdict": "not ready", "stops": error.faults}, ensure_ascii=False, indent=2))
+        print(json.dumps({"verdict": "not ready", "stops": _faults(error)}, ensure_ascii=False, indent=2))
         ready = False
     if not ready:
         raise typer.Exit(2)
@@ -60,12 +61,16 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None
     refuse_missing(loaded)
     from thinktune.check import check as run_check
     from thinktune.check import show
-    from thinktune.cleaned import write_cleaned
+    from thinktune.cleaned import refuse_written, write_cleaned
 
+    if write:
+        refuse_written(write)
     prepared, facts = run_check(loaded, _whisper)
     ready = facts["verdict"] == "ready"
     if write and ready:
         facts["written"] = write_cleaned(prepared, write, loaded.data.system)
+    elif write:
+        facts["written"] = [f"{write}: nothing is written, for the rows are not ready"]
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
     else:
@@ -119,11 +124,8 @@ def main() -> None:
         stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         app()
-    except UserError as error:
-        faults = error.faults
-    except OSError as error:
-        place = error.filename or "the system"
-        faults = [f"{place}: {error.strerror or error}; look at the path, its rights and the room on the disk"]
+    except (UserError, OSError) as error:
+        faults = _faults(error)
     else:
         return
     for fault in faults:
@@ -131,13 +133,20 @@ def main() -> None:
     raise SystemExit(2)
 
 
+def _faults(error: UserError | OSError) -> list[str]:
+    if isinstance(error, UserError):
+        return error.faults
+    place = error.filename or "the system"
+    return [f"{place}: {error.strerror or error}; look at the path, its rights and the room on the disk"]
+
+
 @contextmanager
-def _going_on_later() -> Generator[None]:
+def _going_on_later(told: str = "stopped; the same command goes on from the last checkpoint") -> Generator[None]:
     """Ctrl-C ends with exit code 130 and says how to go on; typer would end without a word."""
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint", highlight=False)
+        Console(stderr=True).print(told, highlight=False)
         raise typer.Exit(130) from None
 
 

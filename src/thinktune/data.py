@@ -7,6 +7,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from thinktune.faults import KINDS
+
 Role = Literal["system", "user", "assistant"]
 Action = Literal["kept", "repaired", "trimmed", "dropped", "stops"]
 EXAMPLES_PER_FAULT = 5
@@ -72,11 +74,17 @@ class Tally:
         if len(kept) < EXAMPLES_PER_FAULT:
             kept.append(finding.sentence)
         if finding.action == "stops" and len(self.stops) < MOST_STOPS:
-            self.stops.append(f"{finding.sentence}; mend the row, or write data.faults.{finding.fault}: drop")
+            self.stops.append(f"{finding.sentence}; mend the row, or {way_out(finding.fault)}")
 
     def total(self, action: Action) -> int:
         """How many findings led to an action."""
         return sum(counts.get(action, 0) for counts in self.counts.values())
+
+
+def way_out(fault: str) -> str:
+    """What to write so that a fault no longer stops the run."""
+    policy = "repair" if "repair" in KINDS[fault].policies else "drop"
+    return f"write data.faults: {{{fault}: {policy}}}"
 
 
 def shuffled_out(count: int, share: float, seed: int) -> set[int]:

@@ -56,7 +56,7 @@ def divide(
     for later, earlier, similarity in near:
         number, twin = int(order[later]), int(order[earlier])
         across = ", which is held out" if held[twin] and not held[number] else ""
-        found("near_duplicate", number, f"its question is to {similarity:.0%} that of {source(twin)}{across}")
+        found("near_duplicate", number, f"its question is {similarity:.0%} like that of {source(twin)}{across}")
     return np.flatnonzero(~held & alive), np.flatnonzero(held & alive), findings
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from thinktune.data import Example, Finding, RawRow, Turn
+from thinktune.data import Example, Finding, RawRow, Turn, way_out
 from thinktune.errors import UserError
 from thinktune.recipe import Columns
 from thinktune.turns import (
@@ -24,7 +24,7 @@ from thinktune.turns import (
     with_system,
 )
 
-TEXT_HEAVY_CHARACTERS = 20  # a column longer than this on average is prose that someone may have meant to train
+SAMPLE_ROWS = 200  # of each file, by which its layout is found
 # The usual names of each part, the preferred first; a column of such a name is never left out in silence.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "对话"),
@@ -47,9 +47,6 @@ KNOWN = {name: part for part, names in SPELLINGS.items() for name in names}
 INSTRUCTION = ("instruction", "指令")  # the one question that an input column belongs to
 CONVERSATION = ("messages", "system", "keypoint")
 PAIR = ("question", "input", "history", "reasoning", "answer", "system", "keypoint")
-
-# Of each column that is not used: the rows in which it holds text, and the characters of these.
-Counts = dict[str, list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,7 @@ class Layout:
     @property
     def mapping(self) -> str:
         """What to write as `data.columns` so that a file is read just so."""
-        return _flow({part: name for part in Columns.model_fields if (name := getattr(self, part)) is not None})
+        return flow({part: name for part in Columns.model_fields if (name := getattr(self, part)) is not None})
 
     def describe(self) -> str:
         """One line for people: what is read from where."""
@@ -122,10 +119,12 @@ def detect(rows: Sequence[RawRow], columns: Columns, ignore: Collection[str], fi
         for name, value in (row.columns or {}).items():
             values.setdefault(name, []).append(value)
     if not values:
-        reasons = "; ".join(finding.sentence for row in rows[:3] for finding in row.findings[:1])
-        raise UserError(f"{file}: holds no row that can be read" + (f" ({reasons})" if reasons else "") + "; mend it")
+        raise UserError(_nothing_read(rows, file))
     given = columns.model_dump(exclude_none=True)
-    if mistakes := list(_mistakes(given, values, ignore, file)):
+    looked_at = (
+        f"none of the first {len(rows):,} rows of {file} has" if len(rows) >= SAMPLE_ROWS else f"no row of {file} has"
+    )
+    if mistakes := list(_mistakes(given, values, ignore, looked_at)):
         raise UserError(mistakes)
     names: dict[str, Any]
     free = {name: held for name, held in values.items() if name not in ignore and name not in given.values()}
@@ -141,7 +140,7 @@ def detect(rows: Sequence[RawRow], columns: Columns, ignore: Collection[str], fi
         wanted = {part: names[part] or "…" for part in ("question", *reasoning, "answer")}
         raise UserError(
             f"data.columns: {file} has the columns {_listing(values)} and none is known as the "
-            f"{' or the '.join(missing)}; write data.columns: {_flow(wanted)}"
+            f"{' or the '.join(missing)}; write data.columns: {flow(wanted)}"
         )
     if all(any(isinstance(value, list) for value in values[name]) for name in (question, answer)):
         names |= {"reasoning": None, "input": None, "history": None}
@@ -170,62 +169,22 @@ def to_example(row: RawRow, layout: Layout) -> Drafted | Finding:
     return Finding(fault, f"{row.source}: {sentence}")
 
 
-def count_columns(row: RawRow, layout: Layout, counts: Counts) -> None:
-    """Add a row's texts in columns, and in keys of its messages, that are neither used nor ignored."""
-    used, conversations = layout.used, layout.conversations
-    for name, value in (row.columns or {}).items():
-        if name in conversations:
-            for message in value if isinstance(value, list) else ():
-                for key in message if isinstance(message, dict) else ():
-                    if plain(key) not in KEYS and f"{name}.{key}" not in layout.ignored:
-                        _count(f"{name}.{key}", message[key], counts)
-        elif name not in used and name not in layout.ignored:
-            _count(name, value, counts)
+def _nothing_read(rows: Sequence[RawRow], file: str) -> str:
+    findings = [finding for row in rows[:3] for finding in row.findings[:1]]
+    reasons = "; ".join(finding.sentence for finding in findings) or "all are empty"
+    ways = "".join(f", or {way_out(fault)}" for fault in sorted({finding.fault for finding in findings}))
+    return f"{file}: holds no row that can be read ({reasons}); mend it{ways}"
 
 
-def refuse_unused(counts: Counts, layout: Layout, file: str) -> None:
-    """Raise UserError where a column of prose or of a known name would be left out, with the mapping to write."""
-    refused = sorted(
-        name
-        for name, (rows, characters) in counts.items()
-        if characters > TEXT_HEAVY_CHARACTERS * rows or plain(name) in KNOWN
-    )
-    if not refused:
-        return
-    faults = [f"data.ignore: column {name!r} of {file} {_remedy(name, counts[name], layout)}" for name in refused]
-    remedy = f"where that is right, write it and data.ignore: {_flow([*layout.ignored, *refused])}"
-    raise UserError([*faults, f"data.columns: {file} is read as data.columns: {layout.mapping}; {remedy}"])
-
-
-def _count(name: str, value: Any, counts: Counts) -> None:
-    # A list or object is data about the row, unless its name says that it is a conversation, tools and the like.
-    is_text = isinstance(value, str) or (isinstance(value, list | dict) and plain(name) in KNOWN)
-    if is_text and not blank(value):
-        rows, characters = counts.get(name, (0, 0))
-        counts[name] = [rows + 1, characters + len(value)]
-
-
-def _remedy(name: str, count: list[int], layout: Layout) -> str:
-    full = "is full of text" if count[1] > TEXT_HEAVY_CHARACTERS * count[0] else "holds text"
-    ignore, part = f"data.ignore: {_flow([name])}", KNOWN.get(plain(name))
-    if layout.conversations or part in ("input", "history", "tools"):
-        remedy = f"write {ignore} to leave it out"
-    elif part is None:
-        remedy = f"name it under data.columns to train it or write {ignore}"
-    else:
-        remedy = f"write data.columns: {_flow({part: name})} to train it or {ignore}"
-    return f"{full} and is not used; {remedy}"
-
-
-def _mistakes(given: dict[str, str], values: Collection[str], ignore: Collection[str], file: str) -> Iterator[str]:
+def _mistakes(given: dict[str, str], values: Collection[str], ignore: Collection[str], looked_at: str) -> Iterator[str]:
     """What is wrong with the names that the recipe gives."""
     for part, name in given.items():
         if name not in values:
-            yield f"data.columns.{part}: no row of {file} has a column {name!r}; its columns are {_listing(values)}"
+            yield f"data.columns.{part}: {looked_at} a column {name!r}; its columns are {_listing(values)}"
         if name in ignore:
             yield f"data.columns.{part}: is {name!r}, which data.ignore names as well; take it out of one of them"
     if len(set(given.values())) < len(given):
-        yield f"data.columns: {_flow(given)} names a column twice; a column holds one part"
+        yield f"data.columns: {flow(given)} names a column twice; a column holds one part"
     pair = [part for part in ("question", "reasoning", "answer") if part in given]
     if pair and "messages" in given:
         yield f"data.columns: messages is a whole conversation; leave out {', '.join(pair)}, or messages"
@@ -293,7 +252,7 @@ def _listing(names: Collection[str]) -> str:
     return ", ".join(shortened) + (", …" if len(names) > 20 else "")
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value as it is written in a recipe, on one line."""
     return yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")

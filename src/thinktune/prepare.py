@@ -29,10 +29,10 @@ from thinktune.sources import RowFile
 from thinktune.store import Rows, Store, Writer, choose, open_store
 from thinktune.tokens import state
 from thinktune.twins import question_text
+from thinktune.unused import refuse_unused
 from thinktune.work import Chunk, Made, begin, work, work_there
 from thinktune.workers import spread
 
-SAMPLE_ROWS = 200  # of each file, by which its layout is found
 CHUNK_ROWS = 256
 BYTES_FOR_ALL_CORES = 12 * 2**20  # of text; below it, starting processes takes longer than the work
 PACKAGE = Path(__file__).parent
@@ -165,13 +165,25 @@ def _layouts(files: list[RowFile], settings: Data) -> list[Layout]:
     faults: list[str] = []
     for file in files:
         try:
-            sample = list(islice(_read(file, settings), SAMPLE_ROWS))
-            found.append(layout.detect(sample, settings.columns, settings.ignore, file.shown))
+            found.append(_layout(file, settings))
         except UserError as error:
             faults += error.faults
     if faults:
         raise UserError(faults)
     return found
+
+
+def _layout(file: RowFile, settings: Data) -> Layout:
+    """The layout of a file by its first rows that can be read; an empty file has none to show."""
+    sample: list[rows.RawRow] = []
+    unreadable: list[rows.RawRow] = []
+    for row in _read(file, settings):
+        (unreadable if row.columns is None else sample).append(row)
+        if len(sample) == layout.SAMPLE_ROWS:
+            break
+    if not sample and not unreadable:
+        return Layout()
+    return layout.detect(sample or unreadable, settings.columns, settings.ignore, file.shown)
 
 
 def _divide(gathered: _Gathered, store: Store, settings: Data) -> tuple[Rows, Rows]:
@@ -207,7 +219,7 @@ def _stops(gathered: _Gathered, facts: dict[str, Any], settings: Data) -> list[s
     stops: list[str] = []
     for file, found, columns in zip(gathered.files, gathered.layouts, gathered.columns, strict=True):
         try:
-            layout.refuse_unused(columns, found, file.shown)
+            refuse_unused(columns, found, file.shown)
         except UserError as error:
             stops += error.faults
     stops += gathered.tally.stops

@@ -77,7 +77,7 @@ class Data(Section):
     ignore: tuple[str, ...] = ()
     """Columns that are knowingly not used; any other column full of text stops the run."""
     system: str | None = None
-    """The system prompt put before every question."""
+    """The system prompt put before every question, without white space at its ends."""
     validation: float | str = Field(default=0.1, union_mode="left_to_right")
     """A share of the rows held out for evaluation (0 to 0.5), or a file of rows of its own."""
     split: Literal["hash", "shuffle"] = "hash"
@@ -90,6 +90,11 @@ class Data(Section):
     """What happens to a row with a fault, fault by fault; the table below lists them."""
     handed_phrases: tuple[str, ...] = HANDED_PHRASES
     """Phrases by which reasoning admits that it was handed the answer, for the fault of that name."""
+
+    @field_validator("system")
+    @classmethod
+    def _no_space_at_its_ends(cls, system: str | None) -> str | None:
+        return (system or "").strip() or None
 
     @field_validator("faults")
     @classmethod

@@ -26,7 +26,7 @@ def trim(example: Example, tokenizer: Any, max_tokens: int) -> tuple[Example, li
 
         def shortened(kept: int, index: int = index) -> tuple[Rendered, str]:
             reasoning = _without_middle(example.turns[index].reasoning, kept)
-            history = (*example.turns[:index], replace(example.turns[index], reasoning=reasoning))
+            history = (*turns[:index], replace(example.turns[index], reasoning=reasoning))
             alone = tuple(replace(turn, learned=turn is history[-1]) for turn in history)
             return render(replace(example, turns=alone), tokenizer)[0], reasoning
 

@@ -9,13 +9,14 @@ import numpy as np
 
 from thinktune.data import Action, Example, Finding, RawRow, hash_share
 from thinktune.judge import judge
-from thinktune.layout import Layout, count_columns, to_example
+from thinktune.layout import Layout, to_example
 from thinktune.recipe import Data
 from thinktune.render import Part, Rendered, control_tokens, render_all
 from thinktune.store import write_example
 from thinktune.trim import trim
 from thinktune.turns import with_general_system
 from thinktune.twins import Keys, keys, question_text
+from thinktune.unused import count_columns
 
 ACTIONS: dict[str, Action] = {"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"}
 
@@ -101,9 +102,9 @@ def _example(row: RawRow, layout: Layout, settings: Data, controls: Sequence[str
 
 
 def _under(finding: Finding, policies: dict[str, str]) -> Finding:
-    """The finding with the action that its policy asks for; what was repaired in reading stays so, unless it stops."""
-    action = ACTIONS[policies[finding.fault]]
-    return finding if finding.action == "repaired" and action == "repaired" else replace(finding, action=action)
+    """The finding with the action that its policy asks for; whether a repair was sure is known since the reading."""
+    policy = policies[finding.fault]
+    return finding if policy == "repair" else replace(finding, action=ACTIONS[policy])
 
 
 def _fit(
@@ -115,7 +116,12 @@ def _fit(
     policy = settings.faults["too_long"]
     trimmed = trim(example, tokenizer, limit) if policy == "trim-reasoning" else None
     action: Action = "trimmed" if trimmed else "stops" if policy == "stop" else "dropped"
-    sentence = f"{example.source}: {longest} tokens, more than data.max_tokens {limit}"
+    told = ""
+    if trimmed:
+        told = f"; {max(map(len, trimmed[1]))} without some sentences of the reasoning's middle"
+    elif policy == "trim-reasoning":
+        told = ", and too many of them are no reasoning that could be trimmed"
+    sentence = f"{example.source}: {longest} tokens, more than data.max_tokens {limit}{told}"
     made.findings.append(Finding("too_long", sentence, action))
     return trimmed
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinktune.knobs import Train
 from thinktune.optim import Update
-from thinktune.recipe import Train
 from thinktune.small import Size, make_model, make_tokenizer
 
 TOKENS, ROWS, VOCABULARY = 256, 4, 2048

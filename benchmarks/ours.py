@@ -18,11 +18,11 @@ from common import (
 )
 
 from thinktune import track
+from thinktune.knobs import Train
 from thinktune.model import load_model, recompute_activations
 from thinktune.optim import Update, learning_rate_share
 from thinktune.pack import Step, pack
 from thinktune.parallel import World
-from thinktune.recipe import Train
 from thinktune.step import StepReport, step
 
 FLOOR_TOKENS = 1024  # as thinktune.run.batch_capacity has it on the CPU

@@ -4,13 +4,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from thinktune.faults import KINDS
-from thinktune.recipe import Recipe
+from thinktune.knobs import Recipe
 
 MOST_SHOWN = 4
 HEAD = """\
 # Every knob of a recipe
 
-Made from `src/thinktune/recipe.py` by `python docs/recipe_page.py > docs/recipe.md`; a test holds the two together.
+Made from `src/thinktune/knobs.py` by `python docs/recipe_page.py > docs/recipe.md`; a test holds the two together.
 On the command line any of them is `key.path=value`, as in `thinktune train recipe.yaml train.epochs=1`.
 
 | knob | default | meaning |

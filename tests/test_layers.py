@@ -27,6 +27,7 @@ mend turns encoding sources script
 data
 hub
 download recipe
+knobs
 cache
 environment faults files find progress tokens workers
 errors

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from thinktune.data import Finding, RawRow
 from thinktune.errors import UserError
+from thinktune.knobs import Columns
 from thinktune.layout import Drafted, detect, to_example
-from thinktune.recipe import Columns
 from thinktune.rows import read_rows
 from thinktune.unused import count_columns, refuse_unused
 

@@ -8,12 +8,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from thinktune.data import Example, Turn
+from thinktune.knobs import Train
 from thinktune.loss import linear_cross_entropy
 from thinktune.model import hidden_states, load_model, pick_device, recompute_activations
 from thinktune.optim import Update
 from thinktune.pack import pack
 from thinktune.parallel import World
-from thinktune.recipe import Train
 from thinktune.render import Part, render
 from thinktune.step import evaluate, step
 

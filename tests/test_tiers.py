@@ -6,11 +6,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thinktune import adamw
 from thinktune.data import Example, Turn
+from thinktune.knobs import Train
 from thinktune.model import load_model
 from thinktune.optim import TIERS, Update, pick_memory
 from thinktune.pack import pack
 from thinktune.parallel import World
-from thinktune.recipe import Train
 from thinktune.render import render
 from thinktune.step import step
 

@@ -3,8 +3,8 @@
 import pytest
 
 from thinktune.data import Finding, RawRow, Turn
+from thinktune.knobs import Columns
 from thinktune.layout import Drafted, detect, to_example
-from thinktune.recipe import Columns
 from thinktune.turns import with_general_system
 
 USER = {"role": "user", "content": "q"}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from thinktune.data import Tally
 from thinktune.faults import KINDS
-from thinktune.recipe import Data
+from thinktune.knobs import Data
 
 LENGTH_MARKS = (512, 1024, 2048, 4096, 8192)
 PARTS = ("prompt", "reasoning", "answer", "whole")

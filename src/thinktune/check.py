@@ -12,9 +12,9 @@ from rich.text import Text
 from thinktune import account
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
+from thinktune.knobs import Recipe
 from thinktune.prepare import Prepared, survey
 from thinktune.progress import Say
-from thinktune.recipe import Recipe
 from thinktune.render import Part, template_ids
 from thinktune.run import deal_steps, evaluation_interval
 from thinktune.store import Rows, choose, digest

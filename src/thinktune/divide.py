@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from thinktune import twins
 from thinktune.data import Finding, shuffled_out
-from thinktune.recipe import Data
+from thinktune.knobs import Data
 from thinktune.work import ACTIONS
 
 # What is known of every example: its number among all rows read, whether it stands in a validation file, where in

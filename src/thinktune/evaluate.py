@@ -12,11 +12,11 @@ from thinktune.data import Example
 from thinktune.engine import Completion, Engine, Sampling, record
 from thinktune.errors import UserError
 from thinktune.files import write_json, write_json_lines
+from thinktune.knobs import Recipe
 from thinktune.model import load_model, padding, pick_device, pick_precision
 from thinktune.pack import pack
 from thinktune.prepare import prepare
 from thinktune.progress import Say
-from thinktune.recipe import Recipe
 from thinktune.render import render_prompt
 from thinktune.run import batch_capacity, refuse_other_data
 from thinktune.step import evaluate

@@ -8,7 +8,7 @@ from pathlib import Path
 from thinktune.download import TOKENS, IncompleteError, Kind, WrongBytesError, chain, download, recall
 from thinktune.errors import UserError, brief
 from thinktune.find import find_files
-from thinktune.recipe import Recipe
+from thinktune.knobs import Recipe
 
 MIRRORS = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}
 OFFLINE = {"huggingface": ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "modelscope": ("MODELSCOPE_OFFLINE",)}

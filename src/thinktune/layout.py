@@ -8,7 +8,7 @@ import yaml
 
 from thinktune.data import Example, Finding, RawRow, Turn, way_out
 from thinktune.errors import UserError
-from thinktune.recipe import Columns
+from thinktune.knobs import Columns
 from thinktune.turns import (
     KEYS,
     REASONING,

@@ -14,8 +14,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from thinktune.errors import UserError, brief
+from thinktune.knobs import Memory
 from thinktune.pack import Batch
-from thinktune.recipe import Memory
 
 MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
 ATTENTION = "thinktune_packed"  # must not hold "flash", or transformers looks for a kernel

@@ -21,7 +21,7 @@ from thinktune.codec import (
     keys,
     split,
 )
-from thinktune.recipe import Memory, Schedule, Train
+from thinktune.knobs import Memory, Schedule, Train
 
 FUSED_STATE = ("step", "exp_avg", "exp_avg_sq")  # what torch's AdamW keeps for each weight
 STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1 + 4 / EIGHT_BIT_BLOCK, "4bit": 0.5 + 4 / FOUR_BIT_BLOCK}

@@ -21,9 +21,9 @@ from thinktune.errors import UserError
 from thinktune.faults import KINDS
 from thinktune.files import read_json, write_json
 from thinktune.judge import judge
+from thinktune.knobs import Data, Recipe
 from thinktune.layout import Layout
 from thinktune.progress import Progress, Say
-from thinktune.recipe import Data, Recipe
 from thinktune.render import control_tokens, pieces
 from thinktune.sources import RowFile
 from thinktune.store import Rows, Store, Writer, choose, open_store

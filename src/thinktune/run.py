@@ -15,13 +15,14 @@ from thinktune import account, checkpoint, hub, track
 from thinktune.environment import describe
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_whole
+from thinktune.knobs import Recipe
 from thinktune.model import count_parameters, load_model, pick_device, pick_precision, recompute_activations
 from thinktune.optim import TIERS, Update, pick_memory
 from thinktune.pack import Step, deal
 from thinktune.parallel import World
 from thinktune.prepare import Prepared, prepare
 from thinktune.progress import Say
-from thinktune.recipe import Recipe, check, dump
+from thinktune.recipe import check, dump
 from thinktune.step import StepReport
 from thinktune.store import Rows
 from thinktune.tokens import read_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thinktune import find, hub
 from thinktune.errors import UserError
-from thinktune.recipe import Recipe
+from thinktune.knobs import Recipe
 
 PACKED = 4  # bytes of text in a byte of a packed file, about
 

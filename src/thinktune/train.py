@@ -13,11 +13,11 @@ from thinktune import checkpoint, report, track
 from thinktune.engine import Engine, Sampling, record
 from thinktune.errors import UserError, brief
 from thinktune.files import read_json
+from thinktune.knobs import Recipe
 from thinktune.model import load_model, padding
 from thinktune.optim import learning_rate_share
 from thinktune.pack import pack
 from thinktune.progress import Say, clock
-from thinktune.recipe import Recipe
 from thinktune.render import render_prompt
 from thinktune.run import Run, batch_capacity, evaluation_interval, open_run
 from thinktune.step import LossReport, StepReport, evaluate, step

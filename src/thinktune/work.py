@@ -9,8 +9,8 @@ import numpy as np
 
 from thinktune.data import Action, Example, Finding, RawRow, hash_share
 from thinktune.judge import judge
+from thinktune.knobs import Data
 from thinktune.layout import Layout, to_example
-from thinktune.recipe import Data
 from thinktune.render import Part, Rendered, control_tokens, render_all
 from thinktune.store import write_example
 from thinktune.trim import trim

@@ -1,0 +1,186 @@
+"""Every knob of a run and what it means: the frozen sections of a recipe, each checked as it is made."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from thinktune.faults import HANDED_PHRASES, resolve
+
+Hub = Literal["modelscope", "huggingface"]
+Schedule = Literal["cosine", "linear", "constant"]
+Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "4bit"]
+AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of knobs. A key it does not know is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The model to start from."""
+
+    name: str
+    """A local folder, or with `hub` the name of a repository there."""
+    hub: Hub | None = None
+    """Where `name` is looked up; none means a local folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; none means its main branch."""
+
+
+class Columns(Section):
+    """Which column of the rows holds what; what is not said is found by its usual names, and shown."""
+
+    question: str | None = None
+    """What the user asks; left out, as the others here, it is found by its usual names."""
+    reasoning: str | None = None
+    """What the model thinks before it answers; where no column holds it, think tags inside the answer do."""
+    answer: str | None = None
+    """What the model answers."""
+    system: str | None = None
+    """The row's own system prompt."""
+    messages: str | None = None
+    """A whole conversation, as a list of messages."""
+    keypoint: str | None = None
+    """A short text that a right answer holds; used for grading only, never trained."""
+
+
+class Data(Section):
+    """What the model learns from."""
+
+    name: str
+    """A file, folder or glob of rows (JSON lines, JSON, CSV, Parquet, also .gz), or with `hub` a name there."""
+    hub: Hub | None = None
+    """Where `name` is looked up; none means a local path."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; none means its main branch."""
+    files: str | None = None
+    """Which files of a folder or data set to read, as a glob such as `train*.jsonl`."""
+    columns: Columns = Columns()
+    """Which column holds what."""
+    ignore: tuple[str, ...] = ()
+    """Columns that are knowingly not used; any other column full of text stops the run."""
+    system: str | None = None
+    """The system prompt put before every question, without white space at its ends."""
+    validation: float | str = Field(default=0.1, union_mode="left_to_right")
+    """A share of the rows held out for evaluation (0 to 0.5), or a file of rows of its own."""
+    split: Literal["hash", "shuffle"] = "hash"
+    """How the share is chosen: by a hash of the question (stable when rows are added), or by shuffling all rows."""
+    seed: int = 42
+    """Seed of the split."""
+    max_tokens: PositiveInt = 2048
+    """The longest row, prompt and reply together, in tokens."""
+    faults: dict[str, str] = Field(default={}, validate_default=True)
+    """What happens to a row with a fault, fault by fault; the table below lists them."""
+    handed_phrases: tuple[str, ...] = HANDED_PHRASES
+    """Phrases by which reasoning admits that it was handed the answer, for the fault of that name."""
+
+    @field_validator("system")
+    @classmethod
+    def _no_space_at_its_ends(cls, system: str | None) -> str | None:
+        return (system or "").strip() or None
+
+    @field_validator("faults")
+    @classmethod
+    def _every_fault_has_its_policy(cls, chosen: dict[str, str]) -> dict[str, str]:
+        return resolve(chosen)
+
+    @model_validator(mode="after")
+    def _share_is_a_share(self) -> Self:
+        if isinstance(self.validation, float) and not 0 <= self.validation <= 0.5:
+            raise ValueError(f"validation is {self.validation:g}; a share lies between 0 and 0.5")
+        return self
+
+
+class Train(Section):
+    """How the weights move."""
+
+    epochs: PositiveInt = 2
+    """Passes over the training rows."""
+    tokens_per_step: PositiveInt | None = None
+    """Size of a step in tokens, over all devices; give this or `rows_per_step`."""
+    rows_per_step: PositiveInt | None = None
+    """Size of a step in rows, over all devices; give this or `tokens_per_step`."""
+    learning_rate: PositiveFloat = 1e-5
+    """The peak learning rate."""
+    schedule: Schedule = "cosine"
+    """Shape of the learning rate after the warm-up: falling to zero, or constant."""
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """Share of all steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of matrices; norms and biases never decay."""
+    betas: tuple[AveragingFactor, AveragingFactor] = (0.9, 0.999)
+    """AdamW's two averaging factors."""
+    clip_norm: PositiveFloat = 1.0
+    """The largest gradient norm; a larger gradient is scaled down to it."""
+    seed: int = 42
+    """Seed of the row order."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic; auto is bf16 on an accelerator and wherever weights are bf16 (see `memory`), fp32 on the CPU."""
+    memory: Literal["auto"] | Memory = "auto"
+    """Bytes a weight and AdamW's state: fp32 12, exact 12 (computes in bf16 over an fp32 master), exact-bf16 8, 8bit 4,
+    4bit 3; auto is exact on an accelerator, fp32 on the CPU."""
+    update_in_backward: bool = False
+    """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch."""
+    recompute: bool = False
+    """Recompute activations in the backward pass: about a fifth slower, much less memory."""
+    batch_tokens: PositiveInt | None = None
+    """Tokens in one forward pass; none means what suits the device. Changes speed, not results."""
+    log_every_steps: PositiveInt = 10
+    """Steps between two lines of metrics."""
+    evaluate_every_steps: PositiveInt | None = None
+    """Steps between evaluations (each writes a checkpoint and samples); none means four an epoch."""
+
+
+class Generate(Section):
+    """How replies are written, in samples, evaluation and chat."""
+
+    max_new_tokens: PositiveInt = 2048
+    """Where a reply is cut off; a cut reply is marked."""
+    sample_questions: int = Field(default=3, ge=0)
+    """How many validation questions are answered at every evaluation."""
+    evaluate_questions: PositiveInt = 200
+    """How many validation questions `eval` asks both models."""
+    batch_rows: PositiveInt = 32
+    """Replies written side by side."""
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str | None = None
+    """The run's name; none means the recipe file's stem."""
+    runs_folder: Path = Path("runs")
+    """Where runs are written."""
+    model: Model
+    """What to start from."""
+    data: Data
+    """What to learn."""
+    train: Train
+    """How to learn it."""
+    generate: Generate = Generate()
+    """How replies are written."""
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        train = self.train
+        if train.precision == "fp32" and train.memory not in ("auto", "fp32"):
+            raise ValueError(
+                f"train.memory is {train.memory}, whose weights compute in bf16, but train.precision is fp32; "
+                "leave one of the two out"
+            )
+        if (train.tokens_per_step is None) == (train.rows_per_step is None):
+            raise ValueError("train.tokens_per_step, train.rows_per_step: give exactly one of the two")
+        if train.batch_tokens is not None and train.batch_tokens < self.data.max_tokens:
+            raise ValueError(
+                f"train.batch_tokens is {train.batch_tokens}, less than data.max_tokens {self.data.max_tokens}; "
+                "a row is never split, so raise the one or lower the other"
+            )
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this run is written."""
+        return self.runs_folder / (self.name or "run")

@@ -13,6 +13,7 @@ cli
 demo
 check chat cleaned
 train evaluate
+watch
 run
 engine report small
 step checkpoint
@@ -29,7 +30,7 @@ hub
 download recipe
 knobs
 cache
-environment faults files find progress tokens workers
+environment faults files find flops progress tokens workers
 errors
 bundled
 """
@@ -40,6 +41,7 @@ HEAVY = [
     "chat",
     "train",
     "evaluate",
+    "watch",
     "run",
     "engine",
     "small",

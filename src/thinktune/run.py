@@ -17,7 +17,7 @@ from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_whole
 from thinktune.knobs import Recipe
 from thinktune.model import count_parameters, load_model, pick_device, pick_precision, recompute_activations
-from thinktune.optim import TIERS, Update, pick_memory
+from thinktune.optim import TIERS, Update, learning_rate_share, pick_memory
 from thinktune.pack import Step, deal
 from thinktune.parallel import World
 from thinktune.prepare import Prepared, prepare
@@ -64,6 +64,12 @@ class Run:
         """How many times the training rows were seen."""
         rows = sum(len(dealt.rows) for dealt in self.steps[: self.done])
         return round(rows / len(self.prepared.train.lengths), 4)
+
+    def learning_rate(self, number: int) -> float:
+        """The learning rate of a step."""
+        settings = self.recipe.train
+        share = learning_rate_share(number, len(self.steps), settings.warmup_fraction, settings.schedule)
+        return settings.learning_rate * share
 
 
 def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:

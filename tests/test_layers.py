@@ -16,8 +16,9 @@ train evaluate session
 watch
 run
 engine report small
-writer sample
-step checkpoint request
+schedule
+writer sample stream
+step checkpoint request slots
 model prepare chart track grade
 divide
 work
@@ -47,6 +48,8 @@ HEAVY = [
     "run",
     "engine",
     "sample",
+    "schedule",
+    "slots",
     "small",
     "step",
     "checkpoint",

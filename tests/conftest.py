@@ -14,7 +14,7 @@ TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

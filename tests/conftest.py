@@ -5,16 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from runs import write_rows
 
 from thinktune.small import Size, make_model, make_tokenizer
+
+# How long an example takes says what else the machine does, not whether the code is right.
+settings.register_profile("thinktune", deadline=None)
+settings.load_profile("thinktune")
 
 TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。", "Reasoning: a muscle."]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

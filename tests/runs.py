@@ -33,6 +33,35 @@ def settings(tree, **changes):
     return recipe.check(merged, "here")
 
 
+def small_tree(folder: Path):
+    """A recipe's tree with the rows and the model that it needs, all made in a folder; without any fixture."""
+    from thinktune.small import Size, make_model, make_tokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。"], 400)
+    make_model(tokenizer, Size()).save_pretrained(folder / "start")
+    tokenizer.save_pretrained(folder / "start")
+    return {
+        "name": "small",
+        "runs_folder": str(folder / "runs"),
+        "model": {"name": str(folder / "start")},
+        "data": {
+            "name": str(write_rows(folder / "rows.jsonl")),
+            "columns": {"reasoning": "think"},
+            "validation": 0.3,
+            "max_tokens": 200,
+        },
+        "train": {
+            "rows_per_step": 2,
+            "epochs": 3,
+            "learning_rate": 1e-3,
+            "evaluate_every_steps": 3,
+            "log_every_steps": 2,
+        },
+        "generate": {"max_new_tokens": 6, "sample_questions": 1},
+    }
+
+
 def quiet(_line):
     pass
 

@@ -1,6 +1,7 @@
-"""Checkpoints: folders that are whole or absent, the pointers `last` and `best`, and the final model."""
+"""Checkpoints: folders that are whole or absent and known by their digests, pointers to them, and the final model."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,15 @@ from torch import Tensor
 from thinktune.errors import UserError
 from thinktune.files import read_json, sync_folder, sync_tree, write_json, write_whole
 from thinktune.optim import Update
+from thinktune.seal import SEAL, added, broken, changed, measure, seal
 
 STATE, FACTS = "state.safetensors", "state.json"
+STATE_DIGEST = "state_digest"  # in FACTS: the state is no part of the seal, as it goes when the next one comes
+EVALUATED = "evaluated.json"  # of a run: the last step whose evaluation stands whole in the journals, with their length
+_NAME = re.compile(r"step-\d{6,}")
+_PARTIAL = re.compile(r"\.(step-\d{6,}|final)\.\d+\.(gone\.)?partial")
+_PARTIAL_FILE = re.compile(r"\..+\.\d+\.partial")  # as `files.write_whole` names it
+_RANDOM = "random/"  # prefix of the generators' states among those of the update
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +33,31 @@ class Checkpoint:
     step: int
 
 
-def save(run: Path, step: int, model: Any, tokenizer: Any, update: Update) -> Checkpoint:
+def save(run: Path, step: int, model: Any, tokenizer: Any, update: Update, facts: dict[str, Any]) -> Checkpoint:
     """Write the whole state of a step, then point `last` at it. A crash leaves the former checkpoint in place.
 
-    Where the update keeps fp32 masters, those are the weights that are written.
+    Where the update keeps fp32 masters, those are the weights that are written. Nothing is copied on the device, so
+    that weights and state must stand still meanwhile; generation and evaluation may go on. Raises OSError and what
+    safetensors raises where the disk refuses; then nothing of the new checkpoint is left.
+
+    Args:
+        run: the run's folder.
+        step: how many steps were made.
+        model: what is trained.
+        tokenizer: its tokenizer.
+        update: what trains it.
+        facts: what else the run needs to go on, as JSON.
     """
     folder = run / "checkpoints" / _name(step)
     aside = _aside(folder)
-    _save_model(aside, model, tokenizer, update.weights())
-    save_file({name: tensor.contiguous() for name, tensor in update.state().items()}, aside / STATE)
-    write_json(aside / FACTS, {"step": step})
-    _settle(aside, folder)
+    try:
+        _save_model(aside, model, tokenizer, update.weights())
+        state = update.state() | _random_states(next(iter(update.parameters.values())).device)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside / STATE)
+        write_json(aside / FACTS, {"step": step, STATE_DIGEST: measure(aside / STATE), **facts})
+        _settle(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     _point(run, "last", step)
     return Checkpoint(folder, step)
 
@@ -44,12 +66,56 @@ def find(run: Path, pointer: str) -> Checkpoint | None:
     """The checkpoint that `last` or `best` points at, if there is one."""
     if not (run / pointer).is_file():
         return None
-    folder = run / "checkpoints" / (run / pointer).read_text(encoding="utf-8").strip()
-    if not (folder / "config.json").is_file():
+    name = (run / pointer).read_text(encoding="utf-8", errors="replace").strip()
+    folder = run / "checkpoints" / name
+    if not _NAME.fullmatch(name) or not (folder / "config.json").is_file():
         raise UserError(
             f"{run / pointer}: points at {folder}, which is not there; put it back, or start anew with name=..."
         )
-    return Checkpoint(folder, int(folder.name.removeprefix("step-")))
+    return Checkpoint(folder, int(name.removeprefix("step-")))
+
+
+def verify(checkpoint: Checkpoint, *, state: bool = False) -> None:
+    """Raise UserError where a file of a checkpoint is missing, added, or not byte for byte as it was written.
+
+    `state` says whether the optimizer's state is held to its digest as well.
+    """
+    faults = broken(checkpoint.folder, apart=(STATE,))
+    if state and not faults:
+        if not (checkpoint.folder / STATE).is_file():
+            faults = [f"{STATE} is missing"]
+        elif difference := changed(checkpoint.folder / STATE, facts_of(checkpoint)[STATE_DIGEST]):
+            faults = [difference]
+    if faults:
+        raise UserError(
+            f"{checkpoint.folder}: is not as it was written: {'; '.join(faults)}; put back what it was (or move away "
+            "what was added), or start anew with name=..."
+        )
+
+
+def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `save` was given as facts, beside the step."""
+    return read_json(checkpoint.folder / FACTS)
+
+
+def restore(checkpoint: Checkpoint, update: Update) -> None:
+    """Give optimizer and random generators the state that they had; the weights are loaded like any model's."""
+    state = load_file(checkpoint.folder / STATE)
+    device = next(iter(update.parameters.values())).device
+    for name in [name for name in state if name.startswith(_RANDOM)]:
+        _set_random_state(name.removeprefix(_RANDOM), state.pop(name), device)
+    update.restore(state)
+
+
+def is_saved(run: Path, step: int) -> bool:
+    """Whether a step has a checkpoint, whole or with its weights alone."""
+    return (run / "checkpoints" / _name(step) / SEAL).is_file()
+
+
+def has_final(run: Path, best: Checkpoint) -> bool:
+    """Whether `final/` is there, whole and made from this checkpoint; a damaged one is written again."""
+    final = run / "final"
+    return final.is_dir() and not broken(final) and read_json(final / FACTS)["step"] == best.step
 
 
 def point_best(run: Path, step: int) -> None:
@@ -57,24 +123,35 @@ def point_best(run: Path, step: int) -> None:
     _point(run, "best", step)
 
 
-def restore(checkpoint: Checkpoint, update: Update) -> None:
-    """Give the optimizer the state that it had at the checkpoint; the weights are loaded like any model's."""
-    if not (checkpoint.folder / STATE).is_file():
-        raise UserError(
-            f"{checkpoint.folder}: holds no {STATE}; the run cannot go on from it, so start anew with name=..."
-        )
-    assert read_json(checkpoint.folder / FACTS)["step"] == checkpoint.step
-    update.restore(load_file(checkpoint.folder / STATE))
+def mark_evaluated(run: Path, step: int, lengths: dict[str, int]) -> None:
+    """Say that a step's evaluation is whole, and how long the journals are with it."""
+    write_json(run / EVALUATED, {"step": step, "journals": lengths})
+
+
+def evaluated(run: Path, step: int) -> dict[str, int] | None:
+    """The journals' lengths after a step's evaluation, or none if that did not come to its end."""
+    marked = read_json(run / EVALUATED) if (run / EVALUATED).is_file() else {}
+    return marked["journals"] if marked.get("step") == step else None
 
 
 def prune(run: Path) -> None:
-    """Keep the last checkpoint whole and the weights of the best; remove the others and what crashes left aside."""
+    """Keep the last checkpoint whole and the weights of the best; remove the others and what crashes left aside.
+
+    A folder that is none of ours, or holds what somebody put there, is left alone.
+    """
     kept = {checkpoint.folder for pointer in ("last", "best") if (checkpoint := find(run, pointer))}
     last = find(run, "last")
-    folders = [path for path in (run / "checkpoints").iterdir() if path.is_dir()]
-    for folder in [*folders, *run.glob(".final.*")]:
-        if folder not in kept:
+    for path in run.glob(".*.partial"):
+        if path.is_file() and _PARTIAL_FILE.fullmatch(path.name):
+            path.unlink()
+    for folder in [*(run / "checkpoints").iterdir(), *run.glob(".final.*")]:
+        if _PARTIAL.fullmatch(folder.name):
             shutil.rmtree(folder)
+        elif not _NAME.fullmatch(folder.name):
+            continue
+        elif folder not in kept:
+            if not added(folder, apart=(STATE,)):
+                _remove(folder)
         elif last is None or folder != last.folder:
             (folder / STATE).unlink(missing_ok=True)
 
@@ -83,9 +160,12 @@ def write_final(run: Path, checkpoint: Checkpoint, model: Any, tokenizer: Any) -
     """Write a checkpoint's model, already loaded in the type it shall be kept in, as the plain folder `final`."""
     final = run / "final"
     aside = _aside(final)
-    _save_model(aside, model, tokenizer)
-    write_json(aside / FACTS, {"step": checkpoint.step})
-    _settle(aside, final)
+    try:
+        _save_model(aside, model, tokenizer)
+        write_json(aside / FACTS, {"step": checkpoint.step})
+        _settle(aside, final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     return final
 
 
@@ -96,16 +176,21 @@ def refuse_no_run(run: Path) -> None:
 
 
 def model_folder(run: Path) -> Path:
-    """The folder of the model that a run ended with (or has as its best so far); any other folder is a model itself."""
+    """The folder of the model that a run ended with (or has as its best so far); any other folder is a model itself.
+
+    Raises UserError where there is none, and where a run's is not as it was written.
+    """
     if not run.is_dir():
         raise UserError(f"{run}: is no folder; name a run's folder, as in runs/NAME, or a model's")
     if not (run / "recipe.yaml").is_file():
         return run
     if (run / "final").is_dir():
+        verify(Checkpoint(run / "final", 0))
         return run / "final"
     best = find(run, "best")
     if best is None:
         raise UserError(f"{run}: this run has no model yet; let `thinktune train` reach its first evaluation")
+    verify(best)
     return best.folder
 
 
@@ -127,11 +212,35 @@ def _save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Ten
 
 
 def _settle(aside: Path, folder: Path) -> None:
+    seal(aside, apart=(STATE,))
     sync_tree(aside)
-    shutil.rmtree(folder, ignore_errors=True)  # the same step, written before a crash that came before the pointer
+    if folder.exists():  # the same step, written before a crash that came before the pointer
+        _remove(folder)
     aside.rename(folder)
     sync_folder(folder.parent)
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder so that no half of it ever has its name."""
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone.partial")
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
 def _point(run: Path, pointer: str, step: int) -> None:
     write_whole(run / pointer, _name(step) + "\n")
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators; only a model with dropout draws from them."""
+    states = {f"{_RANDOM}cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[f"{_RANDOM}{device.type}"] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def _set_random_state(kind: str, state: Tensor, device: torch.device) -> None:
+    if kind == "cpu":
+        torch.set_rng_state(state)
+    elif kind == device.type:
+        torch.get_device_module(device).set_rng_state(state)

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from thinktune import recipe as recipes
-from thinktune.errors import UserError
+from thinktune.errors import Stopped, UserError
 from thinktune.hub import refuse_missing
+from thinktune.masking import mask
 
 # Rooms that load torch are imported inside the verbs: --help and a bad recipe answer at once.
 
@@ -129,7 +130,7 @@ def main() -> None:
     else:
         return
     for fault in faults:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(fault)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(mask(fault))}", highlight=False, soft_wrap=True)
     raise SystemExit(2)
 
 
@@ -142,9 +143,15 @@ def _faults(error: UserError | OSError) -> list[str]:
 
 @contextmanager
 def _going_on_later(told: str = "stopped; the same command goes on from the last checkpoint") -> Generator[None]:
-    """Ctrl-C ends with exit code 130 and says how to go on; typer would end without a word."""
+    """A stop that was asked for ends with exit code 75, or 130 where nothing was saved, and says how to go on.
+
+    Typer would end without a word.
+    """
     try:
         yield
+    except Stopped as stopped:
+        Console(stderr=True).print(escape(str(stopped)), highlight=False, soft_wrap=True)
+        raise typer.Exit(Stopped.EXIT_CODE) from None
     except KeyboardInterrupt:
         Console(stderr=True).print(told, highlight=False)
         raise typer.Exit(130) from None

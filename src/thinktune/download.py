@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
-from thinktune.files import read_json, write_json, write_whole
+from thinktune.files import read_json, refuse_outside, write_json, write_whole
 
 Kind = Literal["model", "dataset"]
 Listing = dict[str, tuple[int, str]]
@@ -102,8 +102,7 @@ def _from_modelscope(name: str, revision: str | None, kind: Kind) -> Path:
     client = _modelscope()
     files = [file for file in client.list_repo_files(name, kind, revision=revision) if not file.is_dir]
     names = [file.path for file in files]
-    if unsafe := [path for path in names if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
-        raise OSError(f"the hub lists {unsafe[0]!r}, which is no place inside a repository")
+    refuse_outside(names)
     entries = [{"Path": file.path, "Size": file.size or None, "Sha256": file.sha256} for file in files]
     folder = Path(client.download_repo(name, kind, revision=revision, file_list=[]))  # brings nothing, tells the place
     # The client tries every file before it gives up: of a few at a time, a hub that hangs is told of after the first.
@@ -252,6 +251,7 @@ def _token(hub: str) -> str:
 def _listing(entries: Iterable[Any]) -> Listing:
     """Hugging Face's listing as ours; folders have no digest."""
     files = [entry for entry in entries if hasattr(entry, "blob_id")]
+    refuse_outside(file.path for file in files)
     return {file.path: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
 
 

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from thinktune.masking import mask
+
 LIBRARIES = ("thinktune", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -19,6 +21,6 @@ def describe(command: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
         "processor_count": os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count(),
-        "command": shlex.join([Path(command[0]).name, *command[1:]]),
+        "command": mask(shlex.join([Path(command[0]).name, *command[1:]])),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

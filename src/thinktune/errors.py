@@ -18,6 +18,15 @@ class UserError(Exception):
         return UserError, (self.faults,)
 
 
+class Stopped(Exception):  # noqa: N818 - no error: it was asked for
+    """A run that was asked to stop and stands whole on the disk; its text says how far it is.
+
+    The command line prints it and exits with `EXIT_CODE`, so that a script knows: start the same command again.
+    """
+
+    EXIT_CODE = 75  # "temporary failure; try again", as sysexits.h has it
+
+
 def brief(error: BaseException, most: int = 300) -> str:
     """What another library's error says, on one line of at most so many characters."""
     return " ".join(str(error).split())[:most] or type(error).__name__

@@ -13,12 +13,13 @@ from thinktune.data import Example
 from thinktune.engine import Completion, Engine, Request, Sampling, record
 from thinktune.errors import UserError
 from thinktune.files import write_json, write_json_lines
+from thinktune.ground import refuse_other_data
 from thinktune.knobs import Recipe
 from thinktune.model import load_model, padding, pick_device, pick_precision
 from thinktune.pack import pack
 from thinktune.prepare import prepare
 from thinktune.progress import Say
-from thinktune.run import batch_capacity, refuse_other_data
+from thinktune.run import batch_capacity
 from thinktune.step import evaluate
 from thinktune.store import Rows
 from thinktune.tokens import read_tokenizer
@@ -33,7 +34,7 @@ def evaluate_run(folder: Path, say: Say) -> dict[str, Any]:
     settings = recipe.load(folder / "recipe.yaml")
     tuned = checkpoint.model_folder(folder)
     base = hub.locate_model(settings)
-    tokenizer = read_tokenizer(tuned)
+    tokenizer = read_tokenizer(tuned, trust_remote_code=settings.model.trust_remote_code)
     prepared = prepare(settings, tokenizer, say)
     refuse_other_data(prepared, folder)
     rows = prepared.validation
@@ -54,8 +55,9 @@ def _measure(
     """Losses and rates of one model; its completions are kept in eval/NAME.jsonl."""
     device = pick_device()
     precision = pick_precision(settings.train.precision, device, settings.train.memory)
-    tokenizer = read_tokenizer(source)
-    model = load_model(source, device)
+    trusted = settings.model.trust_remote_code
+    tokenizer = read_tokenizer(source, trust_remote_code=trusted)
+    model = load_model(source, device, trust_remote_code=trusted)
     packed = pack(rows.replies(), batch_capacity(settings, rows, device), pad=padding(device, tokenizer))
     losses = evaluate(model, packed, device, precision).values()
     sampling = Sampling(settings.generate.max_new_tokens)

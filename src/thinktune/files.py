@@ -1,10 +1,32 @@
 """Files that are whole or absent: written aside, flushed to the disk, then renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none of the user's share
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk had no room. Libraries written in Rust hand the system's number over as text alone."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    return any(f"(os error {number})" in str(error) for number in FULL)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative name that a stranger gave stays in its folder, on any system."""
+    kinds = (PurePosixPath(name), PureWindowsPath(name))
+    return bool(name) and not any(path.is_absolute() or path.drive or ".." in path.parts for path in kinds)
+
+
+def refuse_outside(names: Iterable[str]) -> None:
+    """Raise OSError where a hub's list names a place outside a repository's folder."""
+    if unsafe := [name for name in names if not is_inside(name)]:
+        raise OSError(f"the hub lists {unsafe[0]!r}, which is no place inside a repository")
 
 
 def write_whole(path: Path, text: str) -> None:

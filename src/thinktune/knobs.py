@@ -10,6 +10,8 @@ from thinktune.faults import HANDED_PHRASES, resolve
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
 Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "4bit"]
+Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
+Policy = Literal["skip", "stop"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -28,6 +30,8 @@ class Model(Section):
     """Where `name` is looked up; none means a local folder."""
     revision: str | None = None
     """Branch, tag or commit on the hub; none means its main branch."""
+    trust_remote_code: bool = False
+    """Run the Python files that the model's folder brings along; what they do is not looked at."""
 
 
 class Columns(Section):
@@ -132,6 +136,16 @@ class Train(Section):
     """Steps between two lines of metrics."""
     evaluate_every_steps: PositiveInt | None = None
     """Steps between evaluations (each writes a checkpoint and samples); none means four an epoch."""
+    save_every_minutes: PositiveFloat = 30
+    """The most minutes between two checkpoints, so that a killed run loses no more; evaluations bring their own."""
+    time_limit: Duration | None = None
+    """When to have saved and ended with exit code 75, as in 3.5h, 90m or 600s since the start; none means no limit."""
+    bad_numbers: Policy = "skip"
+    """After a step whose loss or gradient is not finite, which moves no weight: go on, or save and stop."""
+    full_disk: Policy = "skip"
+    """When a checkpoint finds no room on the disk: train on and try again with the next, or stop."""
+    deterministic: bool = False
+    """On an accelerator use only operations that always give the same bits, which is slower; the CPU always does."""
 
 
 class Generate(Section):

@@ -14,6 +14,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
 from thinktune.errors import UserError, brief
+from thinktune.files import is_inside, read_json
 from thinktune.knobs import Memory
 from thinktune.pack import Batch
 
@@ -54,17 +55,26 @@ def padding(device: torch.device, tokenizer: Any) -> int | None:
     return None if device.type == "cpu" else tokenizer.pad_token_id or 0
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
-    """A causal language model from a local folder (safetensors only, no remote code), weights in `dtype`.
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    *,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A causal language model from a local folder, weights in `dtype`.
 
-    Raises UserError where the folder holds no model that loads whole.
+    Only safetensors are read, and no code of the folder runs unless it is trusted. Raises UserError where the folder
+    holds no model that loads whole, or names files outside itself.
     """
+    _refuse_escapes(folder)
     options: Any = {
         "dtype": dtype,
         "attn_implementation": ATTENTION,
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
+        "trust_remote_code": trust_remote_code,
     }
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -83,6 +93,19 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal[
     if wrong:
         raise UserError(f"model.name: the weights in {folder} are not whole: {'; '.join(wrong)}; fetch the model again")
     return model.to(device)
+
+
+def _refuse_escapes(folder: Path) -> None:
+    """Raise UserError where the list of a model's shards names a place outside its folder."""
+    for index in folder.glob("*.index.json"):
+        try:
+            names = set(read_json(index)["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            continue  # transformers says what is wrong with it
+        if outside := sorted(name for name in names if not is_inside(str(name))):
+            raise UserError(
+                f"model.name: {index} names {outside[0]!r}, which is no file of that folder; take the model elsewhere"
+            )
 
 
 def _refuse_unknown(config: Any, folder: Path) -> None:

@@ -1,20 +1,22 @@
 """A run: opened from a recipe, described in its folder, and refused where the folder holds another one."""
 
 import math
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import AutoConfig
 
-from thinktune import account, checkpoint, hub, track
+from thinktune import account, checkpoint, ground, hub, track
 from thinktune.environment import describe
 from thinktune.errors import UserError
-from thinktune.files import read_json, write_json, write_whole
+from thinktune.files import write_json
 from thinktune.knobs import Recipe
 from thinktune.model import count_parameters, load_model, pick_device, pick_precision, recompute_activations
 from thinktune.optim import TIERS, Update, learning_rate_share, pick_memory
@@ -22,10 +24,11 @@ from thinktune.pack import Step, deal
 from thinktune.parallel import World
 from thinktune.prepare import Prepared, prepare
 from thinktune.progress import Say
-from thinktune.recipe import check, dump
 from thinktune.step import StepReport
 from thinktune.store import Rows
-from thinktune.tokens import read_tokenizer
+from thinktune.tokens import read_tokenizer, state
+
+SLOW_DISK = 100e6  # bytes a second
 
 
 @dataclass(slots=True)
@@ -47,7 +50,16 @@ class Run:
     pending: list[StepReport] = field(default_factory=list[StepReport])
     started: float = 0.0
     trained_tokens: int = 0
+    refused: list[int] = field(default_factory=list[int])  # steps, of those last logged
     refused_in_a_row: int = 0
+    recent_losses: list[float] = field(default_factory=list[float])
+    evaluated: bool = False  # whether the evaluation of step `done` is whole
+    saved: int = 0  # the last step with a checkpoint
+    saved_at: float = field(default_factory=time.monotonic)
+    unsaved: list[int] = field(default_factory=list[int])  # steps whose checkpoint found no room
+    slowest_save: float = 0.0  # in seconds; before the first one, what is believed of the disk
+    saving_seconds: float = 0.0  # in which training waited for checkpoints
+    carried: dict[str, Any] | None = None  # what the checkpoint that the run goes on from knows beside the weights
 
     @property
     def device(self) -> torch.device:
@@ -78,17 +90,22 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     Raises UserError before anything is written where the recipe, the data or the model is at fault, and where the
     folder holds a run of another recipe or of other data.
     """
-    folder = recipe.run_folder
-    _refuse_other_recipe(recipe, folder)
+    folder, trusted = recipe.run_folder, recipe.model.trust_remote_code
+    changed = ground.recipe_changes(recipe, folder)
     source = hub.locate_model(recipe)
-    tokenizer = read_tokenizer(source)
+    tokenizer = read_tokenizer(source, trust_remote_code=trusted)
+    ground.refuse_other_tokenizer(_fingerprint(tokenizer), folder)
     prepared = prepare(recipe, tokenizer, say)
-    refuse_other_data(prepared, folder)
+    ground.refuse_other_data(prepared, folder)
     for line in account.lines(prepared.account):
         say(line)
     last = checkpoint.find(folder, "last")
+    if last:
+        checkpoint.verify(last, state=True)
     device = pick_device()
-    model = load_model(last.folder if last else source, device, TIERS[pick_memory(recipe.train, device)].loaded)
+    _settle_arithmetic(recipe)
+    loaded = TIERS[pick_memory(recipe.train, device)].loaded
+    model = load_model(last.folder if last else source, device, loaded, trust_remote_code=trusted)
     if recipe.train.recompute:
         recompute_activations(model)
     refuse_small_vocabulary(model, prepared)
@@ -100,14 +117,38 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     done = last.step if last else 0
     tokens_left = _tokens_left(steps, prepared.train)
     run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, capacity, done, say)
-    track.rewind(folder, run.done)
-    if last:
-        checkpoint.restore(last, update)
-        say(f"goes on after step {run.done} of {len(steps)} ({last.folder})")
-    else:
-        _describe(run, source, command)
+    weights, rest = _checkpoint_bytes(run)
+    ground.refuse_no_room(folder, weights, rest)
+    run.slowest_save = (weights + rest) / SLOW_DISK
+    _take_up(run, last, _facts(run, source, command), changed)
     say(f"{count_parameters(model):,} parameters on {run.device}, {len(steps)} steps, run folder {folder}")
     return run
+
+
+def _take_up(run: Run, last: checkpoint.Checkpoint | None, facts: dict[str, Any], changed: list[str]) -> None:
+    """Set the run where its folder says it is, or describe it there; what changed under it is told and recorded."""
+    folder = run.folder
+    if (folder / "environment.json").is_file():
+        changed = [*changed, *ground.changes(facts, folder)]
+    journals = checkpoint.evaluated(folder, run.done)
+    run.evaluated = journals is not None
+    if last:
+        run.carried = checkpoint.facts_of(last)
+        run.saved = run.done
+        checkpoint.restore(last, run.update)
+        track.rewind(folder, journals or run.carried["journals"])
+        run.say(f"goes on after step {run.done} of {len(run.steps)} ({last.folder})")
+    else:
+        track.rewind(folder, journals or {})
+    if changed or not (folder / "environment.json").is_file():
+        ground.keep_recipe(run.recipe, folder)  # first: it marks the folder as a run
+        write_json(folder / "data.json", run.prepared.account)
+        ground.keep_rows(run.prepared.train, folder)
+        write_json(folder / "environment.json", facts)  # last: it says that the others are there
+    if changed:
+        text = f"goes on with a change: {', '.join(changed)}"
+        track.append(folder, track.METRICS, [{"kind": "event", "step": run.done, "text": text}])
+        run.say(text)
 
 
 def refuse_small_vocabulary(model: Any, prepared: Prepared) -> None:
@@ -165,51 +206,39 @@ def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int) -> No
         )
 
 
-def _describe(run: Run, source: Path, command: Sequence[str]) -> None:
-    dtype = AutoConfig.from_pretrained(source, local_files_only=True).dtype or torch.float32
-    facts = describe(command) | {
+def _facts(run: Run, source: Path, command: Sequence[str]) -> dict[str, Any]:
+    """What environment.json says."""
+    trusted = run.recipe.model.trust_remote_code
+    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=trusted)
+    return describe(command) | {
         "model": run.recipe.model.name,
-        "model_dtype": str(dtype).removeprefix("torch."),
+        "model_dtype": str(config.dtype or torch.float32).removeprefix("torch."),
         "parameters": count_parameters(run.model),
         "device": str(run.device),
         "precision": str(run.precision).removeprefix("torch."),
         "memory": run.update.memory,
+        "world_size": run.world.size,
         "steps": len(run.steps),
+        "code": ground.code(),
+        "tokenizer_fingerprint": _fingerprint(run.tokenizer),
         "data_fingerprint": run.prepared.fingerprint,
     }
-    write_whole(run.folder / "recipe.yaml", dump(run.recipe))  # first: it marks the folder as a run
-    write_json(run.folder / "environment.json", facts)
-    write_json(run.folder / "data.json", run.prepared.account)
 
 
-def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
-    written = folder / "recipe.yaml"
-    if not written.is_file():
-        if folder.is_dir() and any(not path.name.endswith(".partial") for path in folder.iterdir()):
-            raise UserError(f"{folder}: is no run of thinktune and not empty; choose another name with name=...")
-        return
-    former = check(yaml.safe_load(written.read_text(encoding="utf-8")), str(written))
-    before, now = _flat(former.model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
-    changed = [f"{key} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]]
-    if changed:
-        raise UserError(
-            f"{folder}: holds a run of another recipe; changed: {', '.join(changed)}; "
-            f"go on with the former values, or start a new run with name={folder.name}-2"
-        )
+def _fingerprint(tokenizer: Any) -> str:
+    return blake2b(state(tokenizer).encode(), digest_size=16).hexdigest()
 
 
-def refuse_other_data(prepared: Prepared, folder: Path) -> None:
-    """Raise UserError where a run's folder was made with other rows, or with another chat template."""
-    facts = folder / "environment.json"
-    if facts.is_file() and read_json(facts)["data_fingerprint"] != prepared.fingerprint:
-        raise UserError(
-            f"{folder}: holds a run of other data (the rows or the chat template changed); "
-            f"put them back, or start a new run with name={folder.name}-2"
-        )
+def _checkpoint_bytes(run: Run) -> tuple[int, int]:
+    """Of a checkpoint's weights, and of the optimizer's state beside them."""
+    count, tier = count_parameters(run.model), TIERS[run.update.memory]
+    weights = count * (2 if tier.weights == "rounded" else 4)
+    return weights, round(count * tier.bytes_per_parameter) - weights
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _settle_arithmetic(recipe: Recipe) -> None:
+    """What decides a run's bits beside its inputs: the random generators' seed, and the operations allowed."""
+    torch.manual_seed(recipe.train.seed)
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made
+    torch.use_deterministic_algorithms(recipe.train.deterministic)

@@ -1,5 +1,6 @@
 """One optimizer step, and the loss of rows that are not trained on."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,13 +59,24 @@ def step(model: Any, batches: Sequence[Batch], update: Update, world: World, pre
     losses = _Sums(batches[0].ids.device)
     for batch in batches:
         scaled, each = _forward(model, batch, 1 / learned_tokens, precision)
-        scaled.backward()
+        # A loss that is not finite makes every gradient so, and the update refuses those on the device.
+        scaled.backward(torch.where(scaled.isfinite(), torch.ones_like(scaled), math.nan))
         losses.add(each, batch.parts)
     norm = update.finish()
     tokens = world.sum(sum(batch.tokens for batch in batches))
     return StepReport(
         losses.report(), norm, learned_tokens, tokens, tuple(row for batch in batches for row in batch.rows)
     )
+
+
+def rehearse(model: Any, batches: Sequence[Batch], update: Update, precision: torch.dtype) -> None:
+    """A step with all the memory of one that changes nothing: its gradients are bad, and the update refuses them."""
+    model.train()
+    update.begin(0, 0.0)
+    for batch in batches:
+        scaled, _ = _forward(model, batch, math.nan, precision)
+        scaled.backward()
+    update.finish()
 
 
 @torch.no_grad()

@@ -8,12 +8,15 @@ from typing import Any
 from thinktune.errors import UserError, brief
 
 
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder; raises UserError where it holds none that loads."""
+def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model folder; raises UserError where it holds none that loads.
+
+    No code of the folder runs unless it is trusted.
+    """
     from transformers import AutoTokenizer  # imported late: it takes seconds
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:
         # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, ...): the folder is at fault.
         raise UserError(

@@ -1,61 +1,80 @@
 """The training run: prepares, steps, watches, keeps the best, and starts again where it stopped."""
 
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
-from thinktune import checkpoint, report, track, watch
-from thinktune.errors import UserError, brief
-from thinktune.files import read_json
+from thinktune import carried, checkpoint, report, track, watch
+from thinktune.dry import dry_step, too_large
+from thinktune.errors import Stopped, UserError
+from thinktune.files import is_full, read_json
+from thinktune.ground import hold
+from thinktune.health import fault
 from thinktune.knobs import Recipe
 from thinktune.model import load_model, padding
 from thinktune.pack import pack
 from thinktune.progress import Say
 from thinktune.run import Run, evaluation_interval, open_run
 from thinktune.step import step
+from thinktune.stop import Stop, seconds
+
+Written = TypeVar("Written")
 
 
 def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) -> Path:
     """Train to the end and return the run's folder; where it holds an unfinished run, go on with that.
 
-    Raises UserError as `open_run` does, where no gradient is finite any more, and where the device's memory is full.
+    Raises UserError as `open_run` does, where no gradient is finite any more, where the device's memory is full, and
+    where the disk is, if the recipe says so; Stopped where a signal or the time limit ended it, with all steps saved.
     """
-    run = open_run(recipe, say, command)
-    try:
-        _train(run)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"train.batch_tokens: the memory of {run.device} is full after step {run.done} ({brief(error, 120)}); "
-            "set train.recompute: true, lower train.batch_tokens or data.max_tokens, or take a smaller model"
-        ) from error
+    stop = Stop(seconds(recipe.train.time_limit))
+    with hold(recipe.run_folder):
+        run = open_run(recipe, say, command)
+        try:
+            with stop.listening():
+                _train(run, stop)
+        except Stopped:
+            raise Stopped(
+                f"{stop.reason}: stopped after step {run.done} of {len(run.steps)}, checkpoint of step {run.saved} in "
+                f"{run.folder}; the same command goes on from there"
+            ) from None
+        except torch.OutOfMemoryError as error:
+            raise too_large(run, error, f"after step {run.done}") from error
     return run.folder
 
 
-def _train(run: Run) -> None:
-    recipe = run.recipe
-    if run.done:  # a stop may have come between a checkpoint and what follows it
-        _point_at_best(run)
-        checkpoint.prune(run.folder)
-    steps_per_evaluation = evaluation_interval(recipe, run.steps)
-    if run.done == 0 and not track.read_metrics(run.folder):
-        watch.evaluate(run)
+def _train(run: Run, stop: Stop) -> None:
+    if run.device.type != "cpu" and run.done < len(run.steps):  # the memory of a CPU swaps, it does not refuse
+        dry_step(run)
     run.started = time.monotonic()
+    if run.carried:
+        carried.up(run, run.carried)
+    if _evaluates(run) and not run.evaluated:
+        _evaluate(run, stop)
+    elif run.saved:
+        _tidy(run)  # a stop may have come between a checkpoint and what follows it
     for number in range(run.done + 1, len(run.steps) + 1):
+        begun = time.monotonic()
         _train_step(run, number)
-        at_evaluation = number % steps_per_evaluation == 0 or number == len(run.steps)
-        if at_evaluation or number % recipe.train.log_every_steps == 0:
+        if _evaluates(run) or number % run.recipe.train.log_every_steps == 0:
             watch.log(run)
-        if at_evaluation:
-            pause = time.monotonic()
-            watch.evaluate(run)
-            watch.sample(run)
+            _stop_if_bad(run)
+        step_seconds = time.monotonic() - begun
+        stop.reserve = max(stop.reserve, 2 * run.slowest_save + step_seconds)
+        if _evaluates(run):
+            _evaluate(run, stop)
+        elif stop.due or time.monotonic() - run.saved_at > 60 * run.recipe.train.save_every_minutes:
             _keep(run)
-            report.write(run.folder)
-            run.started += time.monotonic() - pause
-    _finish(run)
+        if stop.due:
+            raise Stopped
+    with stop.interruptible():
+        _finish(run)
 
 
 def _train_step(run: Run, number: int) -> None:
@@ -67,33 +86,130 @@ def _train_step(run: Run, number: int) -> None:
     assert made.learned_tokens == dealt.learned_tokens
     run.pending.append(made)
     run.done = number
+    run.evaluated = False
+
+
+def _evaluates(run: Run) -> bool:
+    return run.done % evaluation_interval(run.recipe, run.steps) == 0 or run.done == len(run.steps)
+
+
+def _evaluate(run: Run, stop: Stop) -> None:
+    """Evaluate and sample while a thread writes the checkpoint: weights and state stand still meanwhile.
+
+    So the checkpoint needs no copy. A stop leaves the evaluation, which the next start makes again, but not the save.
+    """
+    pause, due = time.monotonic(), run.saved < run.done
+    saved = None
+    with ThreadPoolExecutor(1) as writer:
+        saving = _with_room(run, lambda: writer.submit(_save, run, _facts(run)), "the checkpoint") if due else None
+        try:
+            with stop.interruptible():
+                watch.evaluate(run)
+                if run.done:
+                    watch.sample(run)
+        finally:
+            waited = time.monotonic()
+            saved = _with_room(run, lambda: _saved(run, saving.result()), "the checkpoint") if saving else None
+            run.saving_seconds += time.monotonic() - waited
+    if due and not saved:
+        run.unsaved.append(run.done)
+    run.evaluated = True
+    if run.saved:
+        _with_room(run, lambda: _tidy(run), "what follows an evaluation")
+        _with_room(run, lambda: report.write(run.folder), "the page")
+    else:
+        checkpoint.mark_evaluated(run.folder, run.done, track.lengths(run.folder))
+    run.started += time.monotonic() - pause
+
+
+def _tidy(run: Run) -> None:
+    """Say which evaluation stands whole and which checkpoint is the best; what is neither last nor best goes."""
+    if run.evaluated:
+        checkpoint.mark_evaluated(run.folder, run.done, track.lengths(run.folder))
+        _point_at_best(run)
+    checkpoint.prune(run.folder)
 
 
 def _keep(run: Run) -> None:
-    saved = checkpoint.save(run.folder, run.done, run.model, run.tokenizer, run.update)
-    _point_at_best(run)
-    checkpoint.prune(run.folder)
-    run.say(f"step {run.done}/{len(run.steps)} saved {saved.folder}")
+    """A checkpoint between two steps; training waits for it, for the next step would move what is being written."""
+    begun = run.saved_at = time.monotonic()
+    if _with_room(run, lambda: _saved(run, _save(run, _facts(run))), "the checkpoint"):
+        checkpoint.prune(run.folder)
+    taken = time.monotonic() - begun
+    run.saving_seconds += taken
+    run.started += taken
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {"journals": track.lengths(run.folder), **carried.down(run)}
+
+
+def _save(run: Run, facts: dict[str, Any]) -> tuple[Path, float]:
+    """Write a checkpoint, in a thread or not: its folder and the seconds."""
+    begun = time.monotonic()
+    saved = checkpoint.save(run.folder, run.done, run.model, run.tokenizer, run.update, facts)
+    return saved.folder, time.monotonic() - begun
+
+
+def _saved(run: Run, made: tuple[Path, float]) -> bool:
+    folder, taken = made
+    run.saved, run.saved_at, run.slowest_save = run.done, time.monotonic(), max(run.slowest_save, taken)
+    run.say(f"step {run.done}/{len(run.steps)} saved {folder} in {taken:.1f} s")
+    return True
+
+
+def _with_room(run: Run, write: Callable[[], Written], what: str) -> Written | None:
+    """What `write` returns; none where the disk is full and the recipe says to train on."""
+    try:
+        return write()
+    except Exception as error:  # libraries in Rust raise their own kinds
+        if not is_full(error):
+            raise
+        free = shutil.disk_usage(run.folder).free / 2**20
+        stands = f"the checkpoint of step {run.saved} stands" if run.saved else "there is no checkpoint yet"
+        text = f"the disk of {run.folder} is full ({free:,.0f} MiB free), {what} could not be written; {stands}"
+        if run.recipe.train.full_disk == "stop":
+            raise UserError(f"train.full_disk: {text}; free some room, and the same command goes on") from error
+        watch.tell(run, text)
+        return None
+
+
+def _stop_if_bad(run: Run) -> None:
+    """End a run whose numbers are bad; its weights are not, for they never took one."""
+    if told := fault(run):
+        if run.saved < run.done:
+            _keep(run)
+        raise UserError(told)
 
 
 def _point_at_best(run: Run) -> None:
-    """Best is the lowest eval loss after step 0; without held-out rows, the last step."""
+    """Best is the lowest eval loss after step 0 of those saved; without held-out rows, the last step."""
     losses = {
         record["step"]: record["loss"]
         for record in track.read_metrics(run.folder)
-        if record["kind"] == "eval" and record["step"] > 0 and "loss" in record
+        if record["kind"] == "eval" and record["step"] not in (0, *run.unsaved) and "loss" in record
     }
-    best = min(losses, key=lambda step: losses[step]) if losses else run.done
-    if best == run.done:
+    best = min(losses, key=lambda step: losses[step]) if losses else run.saved
+    if checkpoint.is_saved(run.folder, best):
         checkpoint.point_best(run.folder, best)
 
 
 def _finish(run: Run) -> None:
     """Write `final/` from the best checkpoint, in the number type that the base model came in."""
+    if run.saved < run.done:
+        raise UserError(
+            f"{run.folder}: its disk is full, and the last checkpoint is of step {run.saved}; free some room, and the "
+            "same command makes the steps after it again"
+        )
+    _tidy(run)
     best = checkpoint.find(run.folder, "best")
     assert best is not None
-    if not (run.folder / "final" / checkpoint.FACTS).is_file():
+    if not checkpoint.has_final(run.folder, best):
+        checkpoint.verify(best)
         kept = getattr(torch, read_json(run.folder / "environment.json")["model_dtype"])
-        checkpoint.write_final(run.folder, best, load_model(best.folder, torch.device("cpu"), kept), run.tokenizer)
+        model = load_model(best.folder, torch.device("cpu"), kept, trust_remote_code=run.recipe.model.trust_remote_code)
+        checkpoint.write_final(run.folder, best, model, run.tokenizer)
     report.write(run.folder)
+    share = run.saving_seconds / max(1e-9, run.saving_seconds + time.monotonic() - run.started)
+    run.say(f"training waited {run.saving_seconds:.1f} s for checkpoints, {share:.1%} of its time")
     run.say(f"final model: {run.folder / 'final'} (step {best.step}, the best of those evaluated)")

@@ -1,24 +1,19 @@
 """What a run says of itself: lines of metrics, the loss on held-out rows, samples, each in the journal and aloud."""
 
-import math
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
 import torch
 
-from thinktune import track
+from thinktune import health, track
 from thinktune.engine import Engine, Request, Sampling, record
-from thinktune.errors import UserError
 from thinktune.model import padding
 from thinktune.pack import pack
 from thinktune.progress import clock
 from thinktune.run import Run, batch_capacity
-from thinktune.step import LossReport, StepReport
+from thinktune.step import LossReport
 from thinktune.step import evaluate as evaluate_loss
-
-MOST_REFUSED_IN_A_ROW = 10  # one bad row is the row's fault; this many in a row are the run's
 
 
 def log(run: Run) -> None:
@@ -43,18 +38,17 @@ def log(run: Run) -> None:
         **_memory(run.device),
         "seconds": round(seconds, 2),
     }
-    refused = _refused(run, reports, norms)
-    track.append(run.folder, track.METRICS, [*refused, line])
-    for event in refused:
+    events = health.events(run, reports, norms)
+    track.append(run.folder, track.METRICS, [*events, line])
+    for event in events:
         run.say(f"step {event['step']}: {event['text']}")
     run.say(_line(run, line))
-    for norm in norms:
-        run.refused_in_a_row = 0 if math.isfinite(norm) else run.refused_in_a_row + 1
-    if run.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
-        raise UserError(
-            f"train.learning_rate: is {run.recipe.train.learning_rate:g}, and no gradient of the last "
-            f"{run.refused_in_a_row} steps is finite; lower it, or look at the rows named above"
-        )
+
+
+def tell(run: Run, text: str) -> None:
+    """Say something that happened to the run, and record it."""
+    track.append(run.folder, track.METRICS, [{"kind": "event", "step": run.done, "text": text}])
+    run.say(f"step {run.done}: {text}")
 
 
 def evaluate(run: Run) -> None:
@@ -89,17 +83,6 @@ def sample(run: Run) -> None:
         for index, example in enumerate(examples)
     ]
     track.append(run.folder, track.SAMPLES, records)
-
-
-def _refused(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) -> list[dict[str, Any]]:
-    """An event for each step whose gradient was not finite, naming its rows and what the update did about it."""
-    first = run.done - len(reports) + 1
-    done = "weights from the bad one on left as they were" if run.update.inside else "step refused"
-    return [
-        {"kind": "event", "step": number, "text": f"gradient not finite, {done}; rows: {', '.join(made.rows)}"}
-        for number, (made, norm) in enumerate(zip(reports, norms, strict=True), first)
-        if not math.isfinite(norm)
-    ]
 
 
 def _line(run: Run, line: dict[str, Any]) -> str:

@@ -1,0 +1,71 @@
+"""The faults' ledger, printed at the end: what was tried, and what was lost by it; and disks of a chosen size."""
+
+import os
+import subprocess
+
+import pytest
+
+TRIED: list[tuple[str, str, str]] = []
+
+
+@pytest.fixture
+def tried(request):
+    """Note what a test did to a run, and what that cost: `tried("SIGTERM in step 4", "nothing")`."""
+
+    def note(what, lost="nothing"):
+        TRIED.append((request.node.name, what, lost))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was tried and what was lost."""
+    if TRIED:
+        terminalreporter.section("faults: what was tried, and what was lost")
+        for _, what, lost in TRIED:
+            terminalreporter.write_line(f"{what}: lost {lost}")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A function that makes a disk of so many bytes in memory, and mounts it; skipped where that is not allowed."""
+    mounted = []
+
+    def make(size):
+        place = tmp_path / f"disk-{len(mounted)}"
+        place.mkdir()
+        options = ["mount", "-t", "tmpfs", "-o", f"size={size}", "thinktune-test", str(place)]
+        try:
+            made = subprocess.run(options, capture_output=True, text=True, check=False)
+        except OSError as error:
+            pytest.skip(f"no disk of a chosen size: mount is not here ({error})")
+        if made.returncode:
+            pytest.skip(f"no disk of a chosen size: mounts are not allowed here ({made.stderr.strip()})")
+        mounted.append(place)
+        return place
+
+    yield make
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def full():
+    """A function that fills a disk to the last byte, and one that frees it again."""
+    files = []
+
+    def fill(place):
+        path = place / "somebody-elses-file"
+        files.append(path)
+        with path.open("wb", buffering=0) as file:
+            for size in (2**20, 4096, 1):
+                try:
+                    while file.write(bytes(size)) == size:
+                        pass
+                except OSError:
+                    continue
+            os.fsync(file.fileno())
+
+    yield fill
+    for path in files:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,243 @@
+"""Kills training runs, forked from one process that has everything loaded, and holds what they leave to the promises.
+
+`python tests/faults/kills.py FOLDER --kills 200` kills at random moments; `--sweep` kills before every single file
+operation of a run in turn. It prints what it tried and what was lost, and ends with 1 if a promise was broken.
+`--plant` puts a fault into saving, which must be found.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # a fork takes no threads along
+
+import torch
+from runs import settings, small_tree, without_times
+
+from thinktune import checkpoint, track
+from thinktune.errors import UserError
+from thinktune.files import read_json
+from thinktune.seal import broken
+from thinktune.train import train
+
+WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"}
+
+
+@dataclass
+class Ledger:
+    kills: int = 0
+    whole_runs: int = 0
+    repeated_steps: int = 0
+    most_repeated: int = 0
+    broken: list[str] = field(default_factory=list)
+    kinds: dict[str, int] = field(default_factory=dict)
+
+
+def fork(recipe, before=lambda: None) -> int:
+    """A child that trains; its number."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        before()
+        train(recipe, lambda _: None)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def kill_before_operation(number: int, folder: Path, told: int):
+    """A hook that ends its process without warning before it changes its run's folder for the `number`th time."""
+    seen = 0
+
+    def hook(event, arguments):
+        nonlocal seen
+        writes = event in WRITING or (event == "open" and isinstance(arguments[2], int) and arguments[2] & 0o3)
+        if writes and str(folder) in str(arguments[0]):
+            seen += 1
+            if seen == number:
+                os.write(told, f"{event} {arguments[0]}".encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def ended(pid: int) -> int | None:
+    """The exit code of a child, or none where it was killed."""
+    status = os.waitpid(pid, 0)[1]
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+
+
+def faults(folder: Path) -> list[str]:
+    """Which promises a killed run's folder breaks."""
+    found = []
+    for pointer in ("last", "best"):
+        try:
+            if kept := checkpoint.find(folder, pointer):
+                checkpoint.verify(kept, state=pointer == "last")
+        except (UserError, OSError, ValueError, KeyError) as error:
+            found.append(f"{pointer}: {error}")
+    if (folder / "final").is_dir() and broken(folder / "final"):
+        found.append(f"final: {broken(folder / 'final')}")
+    for path in folder.glob("*.json"):
+        try:
+            read_json(path)
+        except ValueError as error:
+            found.append(f"{path.name}: {error}")
+    page = folder / "report.html"
+    if page.exists() and not page.read_text(encoding="utf-8").rstrip().endswith("</html>"):
+        found.append("report.html: is cut off")
+    return found
+
+
+def differences(folder: Path, whole: Path) -> list[str]:
+    """What a run that was killed and went on has other than one that ran through."""
+    found = [
+        f"{name} differs"
+        for name in ("checkpoints/step-000009/model.safetensors", "checkpoints/step-000009/state.safetensors")
+        if (folder / name).read_bytes() != (whole / name).read_bytes()
+    ]
+    if (folder / "final/model.safetensors").read_bytes() != (whole / "final/model.safetensors").read_bytes():
+        found.append("the final model differs")
+    if without_times(track.read_metrics(folder)) != without_times(track.read_metrics(whole)):
+        found.append("metrics.jsonl differs")
+    if track.read_samples(folder) != track.read_samples(whole):
+        found.append("samples.jsonl differs")
+    mine, theirs = ({str(path.relative_to(run)) for path in run.rglob("*")} for run in (folder, whole))
+    return found + [f"other files: {sorted(mine ^ theirs)}"] * (mine != theirs)
+
+
+def last_step(folder: Path) -> int:
+    try:
+        kept = checkpoint.find(folder, "last")
+    except UserError:
+        return 0
+    return kept.step if kept else 0
+
+
+def reached(folder: Path) -> int:
+    return max([0, *(record["step"] for record in track.read_metrics(folder))]) if folder.exists() else 0
+
+
+def account(ledger: Ledger, folder: Path, kind: str, before: int) -> None:
+    """Note a kill and what it cost."""
+    ledger.kills += 1
+    ledger.kinds[kind] = ledger.kinds.get(kind, 0) + 1
+    ledger.broken += [f"after {kind}: {fault}" for fault in faults(folder)] if folder.exists() else []
+    if last_step(folder) < before:
+        ledger.broken.append(f"after {kind}: the last checkpoint went back from step {before}")
+    lost = max(0, reached(folder) - last_step(folder))
+    ledger.repeated_steps += lost
+    ledger.most_repeated = max(ledger.most_repeated, lost)
+
+
+def finished(ledger: Ledger, folder: Path, whole: Path) -> None:
+    ledger.whole_runs += 1
+    ledger.broken += differences(folder, whole)
+
+
+def kill_at_random(ledger: Ledger, tree, whole: Path, kills: int, seconds: float, seed: int) -> None:
+    chance, run = random.Random(seed), 0
+    while ledger.kills < kills and not ledger.broken:
+        recipe = settings(tree, name=f"random-{run}")
+        before = last_step(recipe.run_folder)
+        pid = fork(recipe)
+        time.sleep(chance.uniform(0, seconds))
+        os.kill(pid, signal.SIGKILL)  # of a child that has ended, and was not waited for, it asks nothing
+        code = ended(pid)
+        if code is None:
+            account(ledger, recipe.run_folder, "a random moment", before)
+        elif code == 0:
+            finished(ledger, recipe.run_folder, whole)
+            run += 1
+        else:
+            ledger.broken.append(f"a start ended with {code}")
+    recipe = settings(tree, name=f"random-{run}")
+    if not ledger.broken and (code := ended(fork(recipe))) == 0:
+        finished(ledger, recipe.run_folder, whole)
+    elif not ledger.broken:
+        ledger.broken.append(f"the last start ended with {code}")
+
+
+def sweep(ledger: Ledger, tree, whole: Path, most: int, plant=lambda: None) -> None:
+    """Kill before the first file operation, then before the second, and so on; from the first again at each save."""
+    recipe, number = settings(tree, name="swept"), 1
+    folder = recipe.run_folder
+    while not ledger.broken and ledger.kills < most:
+        before, (heard, told) = last_step(folder), os.pipe()
+
+        def begin(number=number, told=told):
+            plant()
+            kill_before_operation(number, folder, told)
+
+        code = ended(fork(recipe, begin))
+        os.close(told)
+        where = os.read(heard, 4096).decode()
+        os.close(heard)
+        if code is None:
+            event, _, path = where.partition(" ")
+            kind = "".join("0" if letter.isdigit() else letter for letter in Path(path).name)
+            account(ledger, folder, f"{event} {kind}", before)
+            number = 1 if last_step(folder) > before else number + 1
+            continue
+        if code == 0:
+            finished(ledger, folder, whole)
+        else:
+            ledger.broken.append(f"a start ended with {code}")
+        return
+
+
+def plant_half_write() -> None:
+    """The fault that the suite must find: the pointer moves first, and the checkpoint is written in its place."""
+    save = checkpoint.save
+
+    def careless(run, step, *rest):
+        checkpoint._aside = lambda folder: folder.mkdir(parents=True, exist_ok=True) or folder
+        checkpoint._settle = lambda aside, folder: checkpoint.seal(folder, apart=(checkpoint.STATE,))
+        checkpoint.shutil.rmtree, kept = lambda *_, **__: None, checkpoint.shutil.rmtree
+        checkpoint._point(run, "last", step)
+        try:
+            return save(run, step, *rest)
+        finally:
+            checkpoint.shutil.rmtree = kept
+
+    checkpoint.save = careless
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--plant", action="store_true")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ["THINKTUNE_CACHE"] = str(chosen.folder / "cache")
+    tree = small_tree(chosen.folder)
+    whole = settings(tree, name="whole")
+    assert ended(fork(whole)) == 0  # fills the cache of rows, too
+    begun = time.monotonic()
+    assert ended(fork(settings(tree, name="timed"))) == 0
+    seconds = time.monotonic() - begun
+    ledger = Ledger()
+    if chosen.sweep:
+        sweep(ledger, tree, whole.run_folder, chosen.kills, plant_half_write if chosen.plant else lambda: None)
+    else:
+        kill_at_random(ledger, tree, whole.run_folder, chosen.kills, seconds, chosen.seed)
+    print(json.dumps(ledger.__dict__, ensure_ascii=False))
+    return 1 if ledger.broken else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,152 @@
+"""A run stopped at any moment and started again by the same command ends bit for bit as if it had never stopped."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from runs import quiet, settings, without_times
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from thinktune import checkpoint, track, watch
+from thinktune.errors import Stopped
+from thinktune.optim import TIERS
+from thinktune.train import train
+
+TIERS_TRIED = [(memory, inside) for memory in TIERS for inside in (False, True)]
+
+
+def equal(mine, theirs):
+    """Whether two finished runs hold the same: weights, state, metrics, samples, files."""
+    last = checkpoint.find(mine, "last").folder.name
+    for file in (
+        f"checkpoints/{last}/model.safetensors",
+        f"checkpoints/{last}/state.safetensors",
+        "final/model.safetensors",
+    ):
+        ours, other = load_file(mine / file), load_file(theirs / file)
+        assert ours.keys() == other.keys()
+        assert all(ours[name].equal(other[name]) for name in ours), file
+    assert without_times(track.read_metrics(mine)) == without_times(track.read_metrics(theirs))
+    assert track.read_samples(mine) == track.read_samples(theirs)
+    assert {path.relative_to(mine) for path in mine.rglob("*")} == {
+        path.relative_to(theirs) for path in theirs.rglob("*")
+    }
+
+
+def stop_in_step(monkeypatch, step, number=signal.SIGTERM):
+    """Have a signal come in the midst of a step's arithmetic."""
+    import thinktune.train as room
+
+    taken = room.step
+
+    def stepping(*given):
+        made = taken(*given)
+        stepping.made += 1
+        if stepping.made == step:
+            os.kill(os.getpid(), number)
+        return made
+
+    stepping.made = 0
+    monkeypatch.setattr(room, "step", stepping)
+
+
+def interrupted(monkeypatch, room, name, call, number=signal.SIGTERM):
+    """Have a signal come at the end of a function's n-th call, before what it was called for is done."""
+    real = getattr(room, name)
+
+    def calling(*given, **options):
+        calling.made += 1
+        result = real(*given, **options)
+        if calling.made == call:
+            os.kill(os.getpid(), number)
+        return result
+
+    calling.made = 0
+    monkeypatch.setattr(room, name, calling)
+
+
+# Six rows for training, two a step: an epoch is three steps; evaluations come every four, lines of metrics every two.
+STOPS = {
+    "inside an epoch": lambda patch: stop_in_step(patch, 5),
+    "at an epoch's edge": lambda patch: stop_in_step(patch, 6),
+    "at an evaluation's step": lambda patch: stop_in_step(patch, 4),
+    "in the first evaluation": lambda patch: interrupted(patch, watch, "evaluate_loss", 1),
+    "during evaluation": lambda patch: interrupted(patch, watch, "evaluate_loss", 2),
+    "during sampling": lambda patch: interrupted(patch, watch, "record", 1),
+}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Runs that were never stopped, by what was chosen for them."""
+    return {}
+
+
+def never_stopped(whole, tree, tmp_path_factory, **chosen):
+    key = str(chosen)
+    if key not in whole:
+        runs = tmp_path_factory.mktemp("whole")
+        whole[key] = train(settings(tree, name="whole", runs_folder=str(runs), train=chosen), quiet)
+    return whole[key]
+
+
+@pytest.mark.parametrize("place", STOPS)
+def test_a_stop_anywhere_changes_nothing(tree, whole, tmp_path_factory, monkeypatch, tried, place):
+    reference = never_stopped(whole, tree, tmp_path_factory, evaluate_every_steps=4)
+    recipe = settings(tree, name="cut", train={"evaluate_every_steps": 4})
+    with monkeypatch.context() as patch:
+        STOPS[place](patch)
+        with pytest.raises(Stopped, match=r"SIGTERM.*the same command goes on"):
+            train(recipe, quiet)
+    last = checkpoint.find(recipe.run_folder, "last")
+    assert (last.step if last else 0) == {
+        "inside an epoch": 5,
+        "at an epoch's edge": 6,
+        "in the first evaluation": 0,
+    }.get(place, 4)
+    equal(train(recipe, quiet), reference)
+    tried(f"a stop {place}")
+
+
+@pytest.mark.parametrize(("memory", "inside"), TIERS_TRIED)
+def test_a_stop_in_every_tier_changes_nothing(tree, whole, tmp_path_factory, monkeypatch, tried, memory, inside):
+    chosen = {"memory": memory, "update_in_backward": inside, "evaluate_every_steps": 4}
+    reference = never_stopped(whole, tree, tmp_path_factory, **chosen)
+    recipe = settings(tree, name="cut", train=chosen)
+    for step in (2, 3):  # in step 2 of the run, and in step 3 of what is left
+        with monkeypatch.context() as patch:
+            stop_in_step(patch, step)
+            with pytest.raises(Stopped):
+                train(recipe, quiet)
+    assert checkpoint.find(recipe.run_folder, "last").step == 5
+    equal(train(recipe, quiet), reference)
+    tried(f"two stops with memory {memory}{', updated in the backward pass' if inside else ''}")
+
+
+def test_dropout_draws_on_where_it_stopped(tree, start, tmp_path, monkeypatch, tried):
+    model = AutoModelForCausalLM.from_pretrained(start)
+    model.config.attention_dropout = 0.5
+    model.save_pretrained(tmp_path / "dropping")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "dropping")
+    named = {"name": str(tmp_path / "dropping")}
+    whole = train(settings(tree, name="whole", model=named), quiet)
+    plain = train(settings(tree, name="plain"), quiet)
+    assert without_times(track.read_metrics(whole)) != without_times(track.read_metrics(plain)), "nothing was dropped"
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 4)
+        with pytest.raises(Stopped):
+            train(settings(tree, name="cut", model=named), quiet)
+    equal(train(settings(tree, name="cut", model=named), quiet), whole)
+    tried("a stop of a model with dropout")
+
+
+def test_checkpoints_between_evaluations_come_by_the_clock_and_change_nothing(tree, monkeypatch):
+    whole = train(settings(tree, name="whole"), quiet)
+    said = []
+    often = train(settings(tree, name="often", train={"save_every_minutes": 1e-9}), said.append)
+    saved = [line.split("/")[0] for line in said if " saved " in line]
+    assert saved == [f"step {step}" for step in range(1, 10)]
+    equal(often, whole)
+    assert not list((Path(often) / "checkpoints").glob(".*"))

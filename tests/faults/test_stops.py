@@ -1,0 +1,85 @@
+"""Signals and time limits: everything is saved at the next step's end, and the exit code says so."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import quiet, settings
+from test_resume import stop_in_step
+
+from thinktune import checkpoint
+from thinktune.cli import main
+from thinktune.errors import Stopped
+from thinktune.stop import Stop, seconds
+from thinktune.train import train
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, monkeypatch, capsys, tried, number):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(json.dumps(tree), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["thinktune", "train", str(recipe)])
+    before = signal.getsignal(number)
+    stop_in_step(monkeypatch, 4, number)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 75
+    assert f"{number.name}: stopped after step 4 of 9" in capsys.readouterr().err
+    kept = checkpoint.find(Path(tree["runs_folder"]) / "small", "last")
+    checkpoint.verify(kept, state=True)
+    assert kept.step == 4
+    assert signal.getsignal(number) == before
+    tried(f"{number.name} in the midst of a step")
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path, tried):
+    script = tmp_path / "waiting.py"
+    script.write_text(
+        "import os, signal, time\nfrom thinktune.stop import Stop\nstop = Stop(None)\n"
+        "with stop.listening():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n    print(stop.reason, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n    print('still here')\n",
+        encoding="utf-8",
+    )
+    made = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=50, check=False)
+    assert (made.returncode, made.stdout) == (130, "SIGINT\n")
+    tried("SIGINT twice", "the steps since the last checkpoint, as was asked")
+
+
+def test_a_time_limit_saves_before_it_is_reached(tree, monkeypatch, tried):
+    clock = time.monotonic
+    ahead = [0.0]
+    monkeypatch.setattr("thinktune.stop.time.monotonic", lambda: clock() + ahead[0])
+    import thinktune.train as room
+
+    taken = room.step
+
+    def slow(*given):
+        ahead[0] += 1000
+        return taken(*given)
+
+    monkeypatch.setattr(room, "step", slow)
+    recipe = settings(tree, train={"time_limit": "1.5h"})  # 5,400 s: five steps, and the sixth would end too late
+    with pytest.raises(Stopped, match=r"train\.time_limit: stopped after step [45] of 9"):
+        train(recipe, quiet)
+    monkeypatch.setattr(room, "step", taken)
+    longer = settings(tree, train={"time_limit": "9h"})
+    assert checkpoint.find(train(longer, quiet), "last").step == 9
+    tried("a time limit")
+
+
+def test_a_time_limit_ends_an_evaluation_too():
+    stop = Stop(0.2)
+    with stop.listening(), pytest.raises(Stopped), stop.interruptible():
+        time.sleep(60)
+    assert stop.reason == "train.time_limit"
+
+
+def test_durations_are_read_as_written(tree):
+    assert [seconds(text) for text in ("600s", "90m", "3.5h", None)] == [600, 5400, 12600, None]
+    with pytest.raises(Exception, match=r"train\.time_limit"):
+        settings(tree, train={"time_limit": "3:50"})

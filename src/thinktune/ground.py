@@ -23,8 +23,17 @@ LOCK, ROWS = ".lock", "rows.txt"
 BESIDE_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page
 # What may change under a run, since neither the weights nor the choice among them depends on it: whole sections, or
 # single knobs. Batches and recomputation leave the results equal but for rounding.
-HARMLESS = ("generate.", "train.log_every_steps", "train.save_every_minutes", "train.time_limit", "train.bad_numbers")
-HARMLESS += ("train.full_disk", "train.deterministic", "train.batch_tokens", "train.recompute")
+HARMLESS = (
+    "generate.",
+    "train.log_every_steps",
+    "train.save_every_minutes",
+    "train.time_limit",
+    "train.bad_numbers",
+    "train.full_disk",
+    "train.deterministic",
+    "train.batch_tokens",
+    "train.recompute",
+)
 TOLD = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
 PACKAGE = Path(__file__).parent
 
@@ -37,6 +46,7 @@ def hold(folder: Path) -> Generator[None]:
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    fresh = not (folder / LOCK).exists()
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(blocking=False)
@@ -48,7 +58,7 @@ def hold(folder: Path) -> Generator[None]:
     try:
         yield
     finally:
-        if made and [path.name for path in folder.iterdir()] == [LOCK]:
+        if fresh and not (folder / "recipe.yaml").exists():  # it became no run
             (folder / LOCK).unlink()
         lock.release()
         for path in made:

@@ -15,7 +15,7 @@ def seal(folder: Path, apart: Collection[str] = ()) -> None:
     """Write the list of all files below a folder into it, but for those `apart`, which may be taken away later."""
     names = [name for name in _names(folder) if name not in apart]
     with ThreadPoolExecutor(TOGETHER) as pool:
-        measured = pool.map(lambda name: measure(folder / name), names)
+        measured = pool.map(measure, [folder / name for name in names])
         write_json(folder / SEAL, dict(zip(names, measured, strict=True)))
 
 
@@ -39,7 +39,7 @@ def broken(folder: Path, apart: Collection[str] = ()) -> list[str]:
     faults += [f"{name} was not written with it" for name in found - sizes.keys() - set(apart)]
     there = sorted(sizes.keys() & found)
     with ThreadPoolExecutor(TOGETHER) as pool:
-        faults += filter(None, pool.map(lambda name: changed(folder / name, listed[name]), there))
+        faults += filter(None, pool.map(changed, [folder / name for name in there], [listed[name] for name in there]))
     return sorted(faults)
 
 

@@ -10,6 +10,7 @@ from runs import quiet, settings
 
 from thinktune import checkpoint, dry, track
 from thinktune.errors import UserError
+from thinktune.ground import hold
 from thinktune.pack import pack
 from thinktune.run import open_run
 from thinktune.spikes import FEWEST, is_spike
@@ -94,9 +95,14 @@ def test_what_wanders_is_no_spike_and_what_doubles_is(losses):
     assert not is_spike(1.3, losses[: FEWEST - 1])
 
 
+def opened(recipe):
+    with hold(recipe.run_folder):
+        return open_run(recipe, quiet, ("here",))
+
+
 @pytest.mark.parametrize("memory", ["fp32", "exact", "4bit"])
 def test_a_dry_step_takes_the_largest_shapes_and_changes_nothing(tree, memory):
-    run = open_run(settings(tree, train={"memory": memory, "batch_tokens": 200, "rows_per_step": 6}), quiet, ("here",))
+    run = opened(settings(tree, train={"memory": memory, "batch_tokens": 200, "rows_per_step": 6}))
     before = [weight.clone() for weight in run.model.parameters()]
     state = {name: tensor.clone() for name, tensor in run.update.state().items()}
     batches = dry.largest_batches(run)
@@ -116,7 +122,7 @@ def test_a_memory_full_in_the_dry_step_says_what_would_fit(tree, monkeypatch):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
     monkeypatch.setattr(dry, "rehearse", full)
-    run = open_run(settings(tree), quiet, ("here",))
+    run = opened(settings(tree))
     with pytest.raises(
         UserError, match=r"dry step.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
     ):

@@ -16,6 +16,9 @@ settings.load_profile("thinktune")
 
 TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。", "Reasoning: a muscle."]
 
+settings.register_profile("untimed", deadline=None)  # how long a busy machine takes says nothing of the code
+settings.load_profile("untimed")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def two_threads():
@@ -36,7 +39,7 @@ def tokenizer():
 @pytest.fixture
 def model(tokenizer):
     made = make_model(tokenizer, Size())
-    made.set_attn_implementation("thinktune_packed")
+    made.set_attn_implementation("thinktune_rows")
     return made
 
 

@@ -23,7 +23,7 @@ step checkpoint request slots ground
 model prepare chart track grade
 divide
 work
-loss pack optim parallel reply store trim account
+loss pack optim attention layers parallel reply store trim account
 render adamw
 unused
 judge layout rows twins codec
@@ -59,6 +59,8 @@ HEAVY = [
     "checkpoint",
     "model",
     "loss",
+    "attention",
+    "layers",
     "pack",
     "optim",
     "adamw",

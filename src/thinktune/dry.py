@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from thinktune.errors import UserError, brief
-from thinktune.model import count_parameters, padding
+from thinktune.model import count_parameters
 from thinktune.optim import TIERS
 from thinktune.pack import Batch, fit, pack
 from thinktune.run import Run, batch_capacity
@@ -18,12 +18,12 @@ def dry_step(run: Run) -> None:
     """
     try:
         batches = [batch.to(run.device) for batch in largest_batches(run)]
-        rehearse(run.model, batches, run.update, run.precision)
+        rehearse(run.model, batches, run.update, run.precision, run.chunk_rows)
         if len(run.prepared.validation):
             rows = run.prepared.validation
             capacity = batch_capacity(run.recipe, rows, run.device)
             chosen = rows.replies(_filling(rows.lengths, rows.learned, capacity))
-            evaluate(run.model, pack(chosen, capacity, pad=_pad(run)), run.device, run.precision)
+            evaluate(run.model, pack(chosen, capacity, pad=run.pad), run.device, run.precision, run.chunk_rows)
     except torch.OutOfMemoryError as error:
         raise too_large(run, error, "in a dry step at the run's largest shapes") from error
 
@@ -32,7 +32,7 @@ def largest_batches(run: Run) -> list[Batch]:
     """A batch as full of learned tokens as any; twice where some step takes several, as gradients are kept then."""
     rows = run.prepared.train
     chosen = rows.replies(_filling(rows.lengths, rows.learned, run.capacity))
-    packed = pack(chosen, run.capacity, pad=_pad(run))
+    packed = pack(chosen, run.capacity, pad=run.pad)
     largest = max(run.steps, key=lambda dealt: int(rows.lengths[list(dealt.rows)].sum()))
     several = len(fit(rows.lengths[list(largest.rows)].tolist(), run.capacity)) > 1
     return packed * 2 if several else packed
@@ -41,8 +41,8 @@ def largest_batches(run: Run) -> list[Batch]:
 def too_large(run: Run, error: BaseException, when: str) -> UserError:
     """The error for a full memory, naming what would fit: first what changes no result, then cheaper tiers."""
     settings, ways = run.recipe.train, list[str]()
-    if not settings.recompute:
-        ways.append("train.recompute=true")
+    if settings.activation_budget != 0:
+        ways.append("train.activation_budget=0")
     if run.capacity > run.recipe.data.max_tokens:
         ways.append(f"train.batch_tokens={max(run.recipe.data.max_tokens, run.capacity // 2)}")
     count, tier = count_parameters(run.model), TIERS[run.update.memory]
@@ -66,7 +66,3 @@ def _filling(lengths: np.ndarray, learned: np.ndarray, capacity: int) -> list[in
             chosen.append(row)
             room -= int(lengths[row])
     return chosen
-
-
-def _pad(run: Run) -> int | None:
-    return padding(run.device, run.tokenizer)

@@ -9,13 +9,14 @@ from rich import box
 from rich.table import Table
 
 from thinktune import checkpoint, grade, hub, recipe, report
+from thinktune.attention import use_attention
 from thinktune.data import Example
 from thinktune.engine import Completion, Engine, Request, Sampling, record
 from thinktune.errors import UserError
 from thinktune.files import write_json, write_json_lines
 from thinktune.ground import refuse_other_data
 from thinktune.knobs import Recipe
-from thinktune.model import load_model, padding, pick_device, pick_precision
+from thinktune.model import load_model, pick_device, pick_padding, pick_precision
 from thinktune.pack import pack
 from thinktune.prepare import prepare
 from thinktune.progress import Say
@@ -58,7 +59,9 @@ def _measure(
     trusted = settings.model.trust_remote_code
     tokenizer = read_tokenizer(source, trust_remote_code=trusted)
     model = load_model(source, device, trust_remote_code=trusted)
-    packed = pack(rows.replies(), batch_capacity(settings, rows, device), pad=padding(device, tokenizer))
+    use_attention(model, precision)
+    capacity = batch_capacity(settings, rows, device)
+    packed = pack(rows.replies(), capacity, pad=pick_padding(device, tokenizer, rows.lengths, capacity))
     losses = evaluate(model, packed, device, precision).values()
     sampling = Sampling(settings.generate.max_new_tokens)
     requests = [Request(example.turns[:-1], sampling) for example in asked]

@@ -32,7 +32,7 @@ HARMLESS = (
     "train.full_disk",
     "train.deterministic",
     "train.batch_tokens",
-    "train.recompute",
+    "train.activation_budget",
 )
 TOLD = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
 PACKAGE = Path(__file__).parent
@@ -152,7 +152,8 @@ def refuse_no_room(folder: Path, weights_bytes: int, state_bytes: int) -> None:
     """
     needed = 2 * (weights_bytes + state_bytes) + weights_bytes + BESIDE_BYTES
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    free = shutil.disk_usage(folder).free
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free + held < needed:
         gib = 2**30
         raise UserError(

@@ -17,11 +17,10 @@ from thinktune.files import is_full, read_json
 from thinktune.ground import hold
 from thinktune.health import fault
 from thinktune.knobs import Recipe
-from thinktune.model import load_model, padding
-from thinktune.pack import pack
+from thinktune.model import load_model
 from thinktune.progress import Say
 from thinktune.run import Run, evaluation_interval, open_run
-from thinktune.step import step
+from thinktune.step import step, warm_up
 from thinktune.stop import Stop, seconds
 
 Written = TypeVar("Written")
@@ -51,6 +50,8 @@ def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) ->
 
 def _train(run: Run, stop: Stop) -> None:
     if run.device.type != "cpu" and run.done < len(run.steps):  # the memory of a CPU swaps, it does not refuse
+        if run.compiled:
+            _compile(run)
         dry_step(run)
     run.started = time.monotonic()
     if run.carried:
@@ -78,15 +79,24 @@ def _train(run: Run, stop: Stop) -> None:
 
 
 def _train_step(run: Run, number: int) -> None:
-    dealt = run.steps[number - 1]
-    rows = run.prepared.train.replies(dealt.rows)
-    packed = pack(rows, run.capacity, pad=padding(run.device, run.tokenizer))
+    """One step; while the device works on it, the next one's batches are packed and copied."""
+    batches = run.batches(number)
     run.update.begin(number, run.learning_rate(number))
-    made = step(run.model, [batch.to(run.device) for batch in packed], run.update, run.world, run.precision)
-    assert made.learned_tokens == dealt.learned_tokens
+    made = step(run.model, batches, run.update, run.world, run.precision, run.chunk_rows)
+    assert made.learned_tokens == run.steps[number - 1].learned_tokens
     run.pending.append(made)
     run.done = number
     run.evaluated = False
+    if number < len(run.steps):
+        run.ahead[number + 1] = run.batches(number + 1)
+
+
+def _compile(run: Run) -> None:
+    """Before the clock starts, so that neither speed nor time left is told wrong."""
+    first = run.done + 1
+    run.ahead[first] = run.batches(first)
+    seconds = warm_up(run.model, run.ahead[first][0], run.precision, run.chunk_rows)
+    run.say(f"layers compiled in {seconds:.0f} s, once for the whole run")
 
 
 def _evaluates(run: Run) -> bool:

@@ -15,8 +15,8 @@ check chat cleaned
 train evaluate session
 watch
 run
-engine report small
-schedule
+engine endpoint report small
+schedule wire
 writer sample stream
 step checkpoint request slots
 model prepare chart track grade

@@ -16,8 +16,8 @@ train evaluate session
 dry watch
 carried health
 run
-engine report small
-schedule
+engine endpoint report small
+schedule wire
 writer sample stream
 step checkpoint request slots ground
 model prepare chart track grade

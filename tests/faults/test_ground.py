@@ -175,6 +175,7 @@ def test_a_damaged_final_model_is_written_again(tree, tried):
 HOLDING = """
 import sys, time
 from pathlib import Path
+from thinktune.ground import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -117,6 +117,12 @@ def test_a_dry_step_takes_the_largest_shapes_and_changes_nothing(tree, memory):
     assert max(len(batch.targets) for batch in every) <= max(len(batch.targets) for batch in batches)
 
 
+def test_deterministic_operations_are_asked_for_run_by_run(tree):
+    for chosen in (True, False):
+        opened(settings(tree, name=f"run-{chosen}", train={"deterministic": chosen}))
+        assert torch.are_deterministic_algorithms_enabled() == chosen
+
+
 def test_a_memory_full_in_the_dry_step_says_what_would_fit(tree, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")

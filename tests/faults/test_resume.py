@@ -112,7 +112,7 @@ def test_a_stop_anywhere_changes_nothing(tree, whole, tmp_path_factory, monkeypa
 
 @pytest.mark.parametrize(("memory", "inside"), TIERS_TRIED)
 def test_a_stop_in_every_tier_changes_nothing(tree, whole, tmp_path_factory, monkeypatch, tried, memory, inside):
-    chosen = {"memory": memory, "update_in_backward": inside, "evaluate_every_steps": 4}
+    chosen = {"memory": memory, "update_in_backward": inside, "evaluate_every_steps": 4, "epochs": 2}
     reference = never_stopped(whole, tree, tmp_path_factory, **chosen)
     recipe = settings(tree, name="cut", train=chosen)
     for step in (2, 3):  # in step 2 of the run, and in step 3 of what is left

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-GIB, MIB = 2**30, 2**20
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,6 @@ class Clock:
 
     def __init__(self, job: Job) -> None:
         self._card, self._warm_up = job.on_card, job.plan.warm_up
-        self._loading_mib = 0.0
-        self._free = torch.cuda.mem_get_info()[0] if self._card else 0
 
     def begin(self) -> None:
         """Everything is built, no batch is read."""
@@ -50,9 +48,10 @@ class Clock:
         self._wait()
         if self._card:
             torch.cuda.reset_peak_memory_stats()
-        self._loading_mib = _memory_mib("VmHWM")
-        Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is the peak since here
-        self._start_mib = _memory_mib("VmRSS")
+        else:
+            self._loading_mib = _memory_mib("VmHWM")
+            Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is the peak since here
+            self._start_mib = _memory_mib("VmRSS")
         self._began = time.perf_counter()
         self.warm_up_seconds = 0.0
         if self._warm_up == 0:
@@ -76,17 +75,22 @@ class Clock:
         self.seconds, self.cpu_seconds = time.perf_counter() - self._begun, time.process_time() - self._begun_cpu
         after = resource.getrusage(resource.RUSAGE_SELF)
         self.system_seconds = after.ru_stime - self._before.ru_stime
+        self.memory = self._card_memory() if self._card else self._host_memory()
+
+    def _card_memory(self) -> dict[str, float]:
+        free, total = torch.cuda.mem_get_info()  # of the whole device: this process is alone on it
+        return {
+            "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
+            "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
+            "device_gib": (total - free) / GIB,
+        }
+
+    def _host_memory(self) -> dict[str, float]:
         peak_mib = _memory_mib("VmHWM")
-        self.memory = {
+        return {
             "above_start_mib": peak_mib - self._start_mib,
             "process_peak_mib": max(peak_mib, self._loading_mib),
         }
-        if self._card:
-            self.memory |= {
-                "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
-                "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-                "device_gib": (self._free - torch.cuda.mem_get_info()[0]) / GIB,
-            }
 
     def _wait(self) -> None:
         if self._card:

@@ -11,12 +11,12 @@ from trainers import (
     ClockCallback,
     SameSteps,
     attention,
+    examples,
     finished,
     has_liger,
     load,
     load_tokenizer,
     settings,
-    table,
     tokens_of,
 )
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, Trainer, TrainingArguments
@@ -49,7 +49,7 @@ def _default(job: Job, told: dict[str, Any], clock: Clock) -> tuple[Any, list[in
     trainer = Trainer(
         model=load(job, dtype, attention(job, packed=False)),
         args=TrainingArguments(**told, per_device_train_batch_size=DEFAULT_ROWS),
-        train_dataset=table(rows),
+        train_dataset=examples(rows),
         data_collator=DataCollatorForSeq2Seq(load_tokenizer(job), padding=True),
         callbacks=[ClockCallback(clock, job.plan.steps)],
     )
@@ -70,7 +70,7 @@ def _tuned(job: Job, told: dict[str, Any], chosen: Chosen, clock: Clock) -> tupl
     trainer = FlatTrainer(
         model=load(job, torch.float32, attention(job, packed=True)),
         args=TrainingArguments(**told),
-        train_dataset=table(job.rows, mask=False),
+        train_dataset=examples(job.rows, mask=False),
         data_collator=DataCollatorWithFlattening(return_flash_attn_kwargs=job.on_card),
         callbacks=[ClockCallback(clock, job.plan.steps)],
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from common import Chosen, Clock, Trained, main
+from datasets import Dataset
 from jobs import Job
-from trainers import ClockCallback, SameSteps, attention, finished, load, load_tokenizer, settings, table, tokens_of
+from trainers import ClockCallback, SameSteps, attention, examples, finished, load, load_tokenizer, settings, tokens_of
 from trl import SFTConfig, SFTTrainer
 
 DEFAULT_ROWS = 8  # TRL's own per_device_train_batch_size
@@ -103,7 +104,7 @@ def _made(
     return kind(
         model=load(job, dtype, attention(job, packed=packed)),
         args=SFTConfig(**told),
-        train_dataset=table(rows, mask=False),
+        train_dataset=Dataset.from_list(examples(rows, mask=False)),
         processing_class=load_tokenizer(job),
         callbacks=[ClockCallback(clock, job.plan.steps)],
     )

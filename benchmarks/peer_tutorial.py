@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from common import Chosen, Clock, Trained, main
 from jobs import Job
-from trainers import ClockCallback, attention, finished, load, load_tokenizer, settings, table, tokens_of
+from trainers import ClockCallback, attention, examples, finished, load, load_tokenizer, settings, tokens_of
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 ROWS_PER_STEP = 4
@@ -29,7 +29,7 @@ def train(job: Job, chosen: Chosen, clock: Clock) -> Trained:
         trainer = Trainer(
             model=load(job, dtype, attention(job, packed=False)),
             args=told,
-            train_dataset=table(rows),
+            train_dataset=examples(rows),
             data_collator=DataCollatorForSeq2Seq(load_tokenizer(job), padding=True),
             callbacks=[ClockCallback(clock, job.plan.steps)],
         )

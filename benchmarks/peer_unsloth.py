@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from common import Chosen, Clock, Trained, main
+from datasets import Dataset
 from jobs import Job
 from peer_trl import packing_settings, step_tokens_of_packs
-from trainers import ClockCallback, finished, load_tokenizer, settings, table
+from trainers import ClockCallback, examples, finished, load_tokenizer, settings
 from trl import SFTConfig, SFTTrainer
 
 
@@ -29,7 +30,7 @@ def train(job: Job, chosen: Chosen, clock: Clock) -> Trained:
         trainer = SFTTrainer(
             model=model,
             args=SFTConfig(**told),
-            train_dataset=table(job.rows_in_order, mask=False),
+            train_dataset=Dataset.from_list(examples(job.rows_in_order, mask=False)),
             processing_class=load_tokenizer(job),
             callbacks=[ClockCallback(clock, job.plan.steps)],
         )

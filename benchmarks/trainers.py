@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from common import Clock, Trained
-from datasets import Dataset
 from jobs import Job, Row
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -90,12 +89,10 @@ def load_tokenizer(job: Job) -> Any:
     return AutoTokenizer.from_pretrained(job.model)
 
 
-def table(rows: Iterable[Row], *, mask: bool = True) -> Dataset:
-    """Rows as a data set of token ids and labels."""
-    columns = [{"input_ids": row.ids.tolist(), "labels": row.labels} for row in rows]
-    return Dataset.from_list(
-        [column | {"attention_mask": [1] * len(column["labels"])} for column in columns] if mask else columns
-    )
+def examples(rows: Iterable[Row], *, mask: bool = True) -> list[dict[str, list[int]]]:
+    """Rows as token ids and labels; a plain list, so that Trainer's contenders need no other package."""
+    made = [{"input_ids": row.ids.tolist(), "labels": row.labels} for row in rows]
+    return [example | {"attention_mask": [1] * len(example["labels"])} for example in made] if mask else made
 
 
 def tokens_of(rows: list[Row], rows_per_step: int, steps: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 __version__ = "2.8.3"  # what transformers asks for; the metadata beside this package says the same
-_ASKED_FOR = inspect.signature(varlen.varlen_attn).parameters  # differs between torch 2.11 and 2.13
+_ASKED_FOR = inspect.signature(varlen.varlen_attn).parameters
 
 
 def flash_attn_varlen_func(
@@ -33,11 +33,10 @@ def flash_attn_varlen_func(
     """Causal attention within each row of packed ones: q (n, heads, size), k and v (n, groups, size)."""
     if not causal or dropout_p or window_size != (-1, -1) or any(value is not None for value in others.values()):
         raise NotImplementedError(f"causal {causal}, dropout {dropout_p}, window {window_size}, {others}")
-    told: dict[str, Any] = {"scale": softmax_scale}
-    told |= {"window_size": (-1, 0)} if "window_size" in _ASKED_FOR else {"is_causal": True}
+    told: dict[str, Any] = {"scale": softmax_scale, "window_size": (-1, 0)}  # causal
     if "enable_gqa" in _ASKED_FOR:
         told["enable_gqa"] = q.shape[1] != k.shape[1]
-    else:
+    else:  # torch 2.11
         k, v = (each.repeat_interleave(q.shape[1] // each.shape[1], 1) for each in (k, v))
     return varlen.varlen_attn(q, k, v, cu_seqlens_q, cu_seqlens_k, int(max_seqlen_q), int(max_seqlen_k), **told)
 

@@ -161,18 +161,18 @@ def _write_jobs(folder: Path, quick: bool) -> list[Path]:
 
     plan = Plan(steps=10, warm_up=0, learning_rate=LEARNING_RATE, device="cpu", rows_per_step=ROWS_PER_STEP)
     made = {  # lengths spread so that the 95th percentile is 1.38 times the mean, as in the medical rows
-        "work": (Shape(256, 768, 4, 4, 2, 64, 8192), Lengths(800, 0.21, 2048), 2 if quick else 10),
-        "overhead": (Shape(32, 64, 1, 2, 1, 16, 320), Lengths(20, 0.21, 40), 10 if quick else 100),
+        "work": (Shape(256, 768, 4, 4, 2, 64, 8192), Lengths(800, 0.21, 2048), 3 if quick else 10, 1),
+        "overhead": (Shape(32, 64, 1, 2, 1, 16, 320), Lengths(20, 0.21, 40), 10 if quick else 100, 10),
     }
     return [
         write_job(
             folder / name,
             write_model(folder / f"{name}-model", shape, "cpu", torch.float32),
-            replace(plan, steps=steps),
+            replace(plan, steps=steps, log_every=log_every),
             lengths,
             steps * ROWS_PER_STEP,
         )
-        for name, (shape, lengths, steps) in ((name, made[name]) for name in JOBS)
+        for name, (shape, lengths, steps, log_every) in ((name, made[name]) for name in JOBS)
     ]
 
 

@@ -127,6 +127,8 @@ def _as_logged(losses: list[tuple[int, float]], job: "Job") -> list[tuple[int, f
     """The loss of the first step, then the mean since the last entry, as transformers' Trainer logs it."""
     entries, since = [losses[0]], 1
     for number in range(job.plan.log_every, job.plan.steps + 1, job.plan.log_every):
+        if number == since:
+            continue
         entries.append((number, float(np.mean([loss for _, loss in losses[since:number]]))))
         since = number
     return entries

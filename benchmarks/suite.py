@@ -190,7 +190,11 @@ def curves(lines: Sequence[Line], title: str, job: int = 0) -> str:
         for number, line in enumerate(drawn)
     ]
     chart = line_chart(
-        series, title=f"Loss, {title}", x_label="thousand tokens", y_label="mean loss a token", size=(960, 480)
+        series,
+        title=f"{title}: loss",
+        x_label="",
+        y_label="mean of a token, over thousand tokens seen",
+        size=(960, 480),
     )
     # Colours go round by the golden angle, so that neighbours differ; later lines are dashed, so that equal ones show.
     colours = "\n".join(
@@ -221,5 +225,4 @@ h3 { font-weight: 600; } .unit { font-weight: 400; color: #666; }
 .key { width: 26px; height: 10px; margin-right: .4rem; }
 .line { fill: none; stroke-width: 2; } .grid { stroke: #ddd; }
 .tick { font-size: 12px; fill: #555; text-anchor: middle; dominant-baseline: middle; } .tick.y { text-anchor: end; }
-.tick.name { text-anchor: end; }
 """

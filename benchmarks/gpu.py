@@ -134,21 +134,20 @@ def _part(name: str, size: str, contenders: Sequence[Contender], arguments: Name
         job, card = apart.submit(_write_job, name.partition("-")[0], size, arguments).result()
     chosen = [each for each in contenders if _is_asked_for(each, arguments.only)]
     lines: list[Line] = []
+    shapes = "tiny shapes" if arguments.tiny else f"Qwen3 {size}"
     for contender in chosen:
-        line = run(_tiny(contender) if arguments.tiny else contender, [job], budget)
+        line = run(_tiny(contender), [job], budget, 1) if arguments.tiny else run(contender, [job], budget)
         lines.append(line)
         told = line.absent or f"{_rate(line):,.0f} tokens/s, {budget.left:.0f} s left"
         print(f"{name}: {contender.name}: {told}", file=sys.stderr, flush=True)
     facts = {
-        "size": size,
+        "shapes": shapes,
         "card": card,
         "commit": commit(),
         "versions": versions() + ("" if arguments.tiny else f"; attention: {kernel()}"),
         "seconds": round(budget.seconds - budget.left),
     }
-    text = (
-        f"{table(lines, card)}\n\nQwen3 {size}, random weights; {card}; commit {facts['commit']}; {facts['versions']}."
-    )
+    text = f"{table(lines, card)}\n\n{shapes}, random weights; {card}; commit {facts['commit']}; {facts['versions']}."
     goals = _goals(lines) if name == "peers" and not arguments.tiny else []
     text = "\n".join([text, *([""] if goals else []), *goals])
     write(arguments.out, name, lines, facts, text)
@@ -273,7 +272,7 @@ def _write_job(part: str, size: str, arguments: Namespace) -> tuple[Path, str]:
         model = write_model(work / "tiny", Shape(64, 128, 2, 4, 2, 16, 512), "cpu", torch.float32)
         plan = Plan(4, 1, 1e-3, "cpu", tokens_per_step=256, log_every=2)
         job = write_job(work / f"job-{part}-tiny", model, plan, Lengths(60, 0.55, 128), 48)
-        return job, "CPU, tiny shapes: these figures mean nothing"
+        return job, "CPU: these figures mean nothing"
     if not torch.cuda.is_available():
         sys.exit("no CUDA card here; --tiny runs the same on the CPU with tiny shapes")
     model = write_model(work / size, QWEN3[size], "cuda", torch.bfloat16)

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 SHIM = HERE / "shim"
 OURS = "thinktune"
 SMALLEST_BATCH_TOKENS = 2048
-LIBRARIES = ("torch", "transformers", "trl", "accelerate", "liger-kernel", "unsloth", "llamafactory", "flash-attn")
+LIBRARIES = ("torch", "transformers", "trl", "accelerate", "liger-kernel", "unsloth", "llamafactory")
 
 
 @dataclass(frozen=True)

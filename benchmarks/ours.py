@@ -37,7 +37,7 @@ def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
 
     from thinktune import watch
     from thinktune.run import open_run
-    from thinktune.train import _train_step
+    from thinktune.train import _compile, _train_step
 
     with tempfile.TemporaryDirectory() as folder:
         rows = _prepared(job, Path(folder) / "store")
@@ -47,6 +47,8 @@ def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
         reports = []
         run.started = time.monotonic()
         clock.begin()
+        if run.compiled:
+            _compile(run)
         for number in range(1, job.plan.steps + 1):
             _train_step(run, number)
             if number % job.plan.log_every == 0 or number == job.plan.steps:
@@ -55,7 +57,7 @@ def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
             clock.step(number, job.plan.steps)
         losses = [(number, report.losses.values()["loss"]) for number, report in enumerate(reports, start=1)]
         norms = [float(report.gradient_norm) for report in reports]
-        setting = f"{run.update.memory}, batches of {run.capacity:,}"
+        setting = f"{run.update.memory}, batches of {run.capacity:,}, {'compiled' if run.compiled else 'eager'}"
         return Trained(run.model, job.step_tokens, norms, _as_logged(losses, job), setting, run.update.weights())
 
 

@@ -38,7 +38,8 @@ def rows(section: type[BaseModel] = Recipe, prefix: str = "") -> str:
             made += rows(kind, f"{prefix}{name}.")
             continue
         default = "required" if field.default is PydanticUndefined else shown(field.default)
-        made += f"| `{prefix}{name}` | {default} | {field.description} |\n"
+        description = " ".join((field.description or "").split())  # a line break would end the table
+        made += f"| `{prefix}{name}` | {default} | {description} |\n"
     return made
 
 

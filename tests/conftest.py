@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from runs import write_rows
 
 from thinktune.small import Size, make_model, make_tokenizer
 
 TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。", "Reasoning: a muscle."]
+
+settings.register_profile("untimed", deadline=None)  # how long a busy machine takes says nothing of the code
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +35,7 @@ def tokenizer():
 @pytest.fixture
 def model(tokenizer):
     made = make_model(tokenizer, Size())
-    made.set_attn_implementation("thinktune_packed")
+    made.set_attn_implementation("thinktune_rows")
     return made
 
 

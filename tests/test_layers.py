@@ -20,7 +20,7 @@ step checkpoint
 model prepare chart track grade
 divide
 work
-loss pack optim parallel reply store trim account
+loss pack optim attention layers parallel reply store trim account
 render adamw
 unused
 judge layout rows twins codec
@@ -49,6 +49,8 @@ HEAVY = [
     "checkpoint",
     "model",
     "loss",
+    "attention",
+    "layers",
     "pack",
     "optim",
     "adamw",

@@ -1,13 +1,14 @@
 """Dealing and packing: every row once, nothing cut, nothing over the size, targets the learned next tokens alone."""
 
 import hashlib
+from itertools import accumulate
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from thinktune.pack import deal, fit, pack
+from thinktune.pack import deal, fit, pack, padding
 from thinktune.render import Rendered
 
 CAPACITY = 64
@@ -111,12 +112,28 @@ def test_targets_are_the_learned_next_tokens_and_nothing_else(rows):
 
 
 @given(learnable())
-def test_padding_adds_a_row_of_its_own_and_nothing_to_learn(rows):
-    for batch, exact in zip(pack(rows, CAPACITY, pad=7), pack(rows, CAPACITY), strict=True):
+def test_padding_adds_rows_of_its_own_and_nothing_to_learn(rows):
+    pad = padding(7, [len(row) for row in rows], CAPACITY)
+    for batch, exact in zip(pack(rows, CAPACITY, pad=pad), pack(rows, CAPACITY), strict=True):
         assert batch.ids.shape == (1, CAPACITY)
         assert batch.ids[0, : exact.tokens].equal(exact.ids[0])
         assert (batch.ids[0, exact.tokens :] == 7).all()
+        assert batch.boundaries.shape == (pad.rows + 1,)
         assert batch.boundaries[-1] == CAPACITY
+        lengths = batch.boundaries.diff().tolist()
+        assert all(0 <= length <= batch.longest == pad.longest for length in lengths)
+        starts = batch.boundaries[batch.boundaries < CAPACITY].unique().long()
+        assert (batch.positions[0] == 0).nonzero()[:, 0].equal(starts)
         assert batch.boundaries[: len(exact.boundaries)].equal(exact.boundaries)
         assert batch.targets.equal(exact.targets)
         assert batch.tokens == exact.tokens
+
+
+@given(st.lists(st.integers(1, CAPACITY), min_size=1, max_size=30), st.data())
+def test_every_choice_of_rows_finds_room_among_the_boundaries(sizes, data):
+    pad = padding(0, sizes, CAPACITY)
+    order = data.draw(st.permutations(sizes))
+    chosen = [size for size, filled in zip(order, accumulate(order), strict=True) if filled <= CAPACITY]
+    free = CAPACITY - sum(chosen)
+    assert len(chosen) + -(-free // pad.longest) <= pad.rows
+    assert pad.longest == max(sizes)

@@ -8,12 +8,13 @@ from rich import box
 from rich.table import Table
 
 from thinktune import checkpoint, grade, hub, recipe, report
+from thinktune.attention import use_attention
 from thinktune.data import Example
 from thinktune.engine import Completion, Engine, Sampling, record
 from thinktune.errors import UserError
 from thinktune.files import write_json, write_json_lines
 from thinktune.knobs import Recipe
-from thinktune.model import load_model, padding, pick_device, pick_precision
+from thinktune.model import load_model, pick_device, pick_padding, pick_precision
 from thinktune.pack import pack
 from thinktune.prepare import prepare
 from thinktune.progress import Say
@@ -56,7 +57,9 @@ def _measure(
     precision = pick_precision(settings.train.precision, device, settings.train.memory)
     tokenizer = read_tokenizer(source)
     model = load_model(source, device)
-    packed = pack(rows.replies(), batch_capacity(settings, rows, device), pad=padding(device, tokenizer))
+    use_attention(model, precision)
+    capacity = batch_capacity(settings, rows, device)
+    packed = pack(rows.replies(), capacity, pad=pick_padding(device, tokenizer, rows.lengths, capacity))
     losses = evaluate(model, packed, device, precision).values()
     prompts = [render_prompt(example.turns[:-1], tokenizer) for example in asked]
     replies = Engine(model, tokenizer, precision).complete(

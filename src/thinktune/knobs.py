@@ -9,6 +9,7 @@ from thinktune.faults import HANDED_PHRASES, resolve
 
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
+Precision = Literal["auto", "fp32", "bf16", "fp8"]
 Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "4bit"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
@@ -117,15 +118,17 @@ class Train(Section):
     """The largest gradient norm; a larger gradient is scaled down to it."""
     seed: int = 42
     """Seed of the row order."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; auto is bf16 on an accelerator and wherever weights are bf16 (see `memory`), fp32 on the CPU."""
+    precision: Precision = "auto"
+    """Arithmetic; auto is bf16 on an accelerator and wherever weights are bf16 (see `memory`), fp32 on the CPU; fp8 has
+    the layers' matrix products in 8 bits, where the card has them (needs the extra `fp8`)."""
     memory: Literal["auto"] | Memory = "auto"
     """Bytes a weight and AdamW's state: fp32 12, exact 12 (computes in bf16 over an fp32 master), exact-bf16 8, 8bit 4,
     4bit 3; auto is exact on an accelerator, fp32 on the CPU."""
     update_in_backward: bool = False
     """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch."""
-    recompute: bool = False
-    """Recompute activations in the backward pass: about a fifth slower, much less memory."""
+    activation_budget: float | None = Field(default=None, ge=0, le=1)
+    """Share of the layers' activations that is kept for the backward pass: 1 keeps all, 0 only what enters each layer
+    and computes the rest again (a quarter more work, much less memory); none means what suits the device."""
     batch_tokens: PositiveInt | None = None
     """Tokens in one forward pass; none means what suits the device. Changes speed, not results."""
     log_every_steps: PositiveInt = 10

@@ -1,12 +1,16 @@
 """Cross entropy over learned positions only, in chunks: the full table of logits never exists."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Bytes of fp32 logits at a time: what a CPU keeps near its cores, and what keeps an accelerator busy.
-CPU_CHUNK_BYTES, CHUNK_BYTES = 16 * 2**20, 256 * 2**20
+# Bytes of logits at a time: what a CPU keeps near its cores; on a card a share of all its memory, because matrix
+# products of few rows leave it idle.
+CPU_CHUNK_BYTES, CHUNK_BYTES, CHUNK_SHARE = 16 * 2**20, 256 * 2**20, 1 / 64
+LEAST_ROWS = 16
+FUSED_ON = ("cuda",)  # devices on which the softmax is one compiled kernel; elsewhere it is a pass for each operation
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -14,30 +18,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, dtype: torch.dtype
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, dtype: torch.dtype, rows: int
     ) -> tuple[Tensor, Tensor]:
         learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if learning else None
         weight_gradient = torch.zeros_like(weight) if learning else None
-        chunk_bytes = CPU_CHUNK_BYTES if hidden.device.type == "cpu" else CHUNK_BYTES
-        rows = min(max(16, chunk_bytes // (4 * len(weight))), max(1, len(targets)))
+        fused = hidden.device.type in FUSED_ON
+        softmax = _fused_softmax() if fused else _softmax
+        # A tensor: a number would become part of the compiled code, and it differs from step to step.
+        factor = torch.full((), scale, device=hidden.device) if learning else None
         # One buffer for all chunks, and only operations in place: fresh pages for each would cost more than the sums.
-        buffer = torch.empty(rows, len(weight), dtype=torch.float32, device=hidden.device)
+        rows = min(rows, max(1, len(targets)))
+        buffer = torch.empty(rows, len(weight), dtype=dtype if fused else torch.float32, device=hidden.device)
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
             states, target = hidden[part].to(dtype), targets[part, None]
             logits = _logits(states, head, buffer[: len(target)])
-            top = logits.amax(-1, keepdim=True)
-            chosen = logits.gather(1, target)
-            total = logits.sub_(top).exp_().sum(-1, keepdim=True)
-            losses[part] = (total.log() + top - chosen)[:, 0]
+            losses[part] = softmax(logits, target, factor)
             if hidden_gradient is None or weight_gradient is None:
                 continue
-            gradient = logits.mul_(scale / total)  # softmax less one at the target is the gradient of cross entropy
-            gradient.scatter_add_(1, target, torch.full_like(top, -scale))
-            gradient = gradient.to(dtype)
+            gradient = logits.to(dtype)
             hidden_gradient[part] = gradient @ head
             if dtype == weight.dtype:
                 weight_gradient.addmm_(gradient.T, states)
@@ -51,11 +53,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         # In place: another copy of the head's gradient would be the largest tensor of the step. So backward runs once.
-        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None
+        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None
+
+
+def chunk_rows(device: torch.device, vocabulary: int, dtype: torch.dtype) -> int:
+    """How many rows of logits exist at a time where no plan says it: much work at once, in little of the memory."""
+    if device.type == "cpu":
+        return max(LEAST_ROWS, CPU_CHUNK_BYTES // (4 * vocabulary))
+    size = CHUNK_BYTES
+    if device.type == "cuda":
+        size = int(torch.cuda.get_device_properties(device).total_memory * CHUNK_SHARE)
+    return max(LEAST_ROWS, size // ((dtype.itemsize if device.type in FUSED_ON else 4) * vocabulary))
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, scale: float, dtype: torch.dtype
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, scale: float, dtype: torch.dtype, rows: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The loss of predicting `targets` from `hidden` through the head `weight`.
 
@@ -65,16 +77,51 @@ def linear_cross_entropy(
         targets: (m,) int64.
         scale: what the summed loss is multiplied with; one over the learned tokens of the whole step.
         dtype: arithmetic of the matrix products; the softmax is always fp32.
+        rows: how many rows of logits exist at a time; none means `chunk_rows`. Changes speed and memory, not results.
 
     Returns:
         The scaled sum, to call backward on, and the m losses by themselves in fp32, without gradient.
     """
     if not torch.is_grad_enabled():  # which the function itself cannot see; without it, it would make both gradients
         hidden, weight = hidden.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(hidden, weight, targets, scale, dtype)  # pyright: ignore[reportReturnType]
+    rows = rows or chunk_rows(hidden.device, len(weight), dtype)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, scale, dtype, rows)  # pyright: ignore[reportReturnType]
 
 
 def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
     if states.dtype == buffer.dtype:
         return torch.mm(states, head.T, out=buffer)
     return buffer.copy_(states @ head.T)
+
+
+def _softmax(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
+    """The losses (rows,); with a scale, the fp32 logits become their own scaled gradient, in place."""
+    top = logits.amax(-1, keepdim=True)
+    chosen = logits.gather(1, target)
+    total = logits.sub_(top).exp_().sum(-1, keepdim=True)
+    losses = (total.log() + top - chosen)[:, 0]
+    if scale is not None:  # softmax less one at the target is the gradient of cross entropy
+        logits.mul_(total.reciprocal() * scale).scatter_add_(1, target, -scale.expand_as(top))
+    return losses
+
+
+def _softmax_in_one(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
+    """The same as the compiler likes it, for logits of any float type: read twice, written once."""
+    exact = logits.float()
+    total = exact.logsumexp(-1, keepdim=True)
+    losses = (total - exact.gather(1, target))[:, 0]
+    if scale is not None:
+        at_target = torch.arange(logits.shape[1], device=logits.device) == target
+        logits.copy_(((exact - total).exp() - at_target.float()) * scale)
+    return losses
+
+
+_kernels: list[Any] = []
+
+
+def _fused_softmax() -> Any:
+    """`_softmax_in_one` as kernels, compiled once for any number of rows; plain where there is no compiler."""
+    if not _kernels:
+        able = find_spec("triton") is not None
+        _kernels.append(torch.compile(_softmax_in_one, dynamic=True) if able else _softmax_in_one)
+    return _kernels[0]

@@ -1,24 +1,22 @@
 """The model: transformers' own class, loaded from a folder, with attention that keeps packed rows apart."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from thinktune.attention import reads_boundaries_on_device
 from thinktune.errors import UserError, brief
-from thinktune.knobs import Memory
-from thinktune.pack import Batch
+from thinktune.knobs import Memory, Precision
+from thinktune.pack import Batch, Padding, padding
 
 MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
-ATTENTION = "thinktune_packed"  # must not hold "flash", or transformers looks for a kernel
 
 
 def pick_device() -> torch.device:
@@ -28,12 +26,11 @@ def pick_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def pick_precision(
-    wanted: Literal["auto", "fp32", "bf16"], device: torch.device, memory: Literal["auto"] | Memory = "auto"
-) -> torch.dtype:
+def pick_precision(wanted: Precision, device: torch.device, memory: Literal["auto"] | Memory = "auto") -> torch.dtype:
     """The arithmetic for `train.precision`: auto is that of the weights where `train.memory` keeps them in bf16.
 
-    Otherwise it is bf16 on an accelerator, where it is fast, and fp32 on the CPU.
+    Otherwise it is bf16 on an accelerator, where it is fast, and fp32 on the CPU. With fp8, only the matrix products
+    of the layers are fp8; all that stands between them is bf16.
     """
     if memory not in ("auto", "fp32"):
         return torch.bfloat16
@@ -49,9 +46,9 @@ def arithmetic(model: Any, precision: torch.dtype) -> AbstractContextManager[Any
     return torch.autocast(model.device.type, precision)
 
 
-def padding(device: torch.device, tokenizer: Any) -> int | None:
-    """The token that fills batches to a fixed size; none on the CPU, where padding costs as much as real tokens."""
-    return None if device.type == "cpu" else tokenizer.pad_token_id or 0
+def pick_padding(device: torch.device, tokenizer: Any, lengths: NDArray[np.integer], capacity: int) -> Padding | None:
+    """What fills batches to a fixed size; nothing on the CPU, where padding costs as much as real tokens."""
+    return None if device.type == "cpu" else padding(tokenizer.pad_token_id or 0, lengths, capacity)
 
 
 def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal["auto"] = torch.float32) -> Any:
@@ -61,7 +58,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype | Literal[
     """
     options: Any = {
         "dtype": dtype,
-        "attn_implementation": ATTENTION,
+        "attn_implementation": "thinktune_rows",  # which runs anywhere; `use_attention` may choose a faster one
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
@@ -94,20 +91,18 @@ def _refuse_unknown(config: Any, folder: Path) -> None:
         )
 
 
-def recompute_activations(model: Any) -> None:
-    """Keep only each layer's input, and compute the rest again in the backward pass."""
-    enable = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
-    (enable or model.gradient_checkpointing_enable)()
-
-
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """The last hidden states (n, hidden) of a packed batch; a row sees only itself."""
+    boundaries = batch.boundaries
+    if reads_boundaries_on_device(model.config._attn_implementation):
+        boundaries = boundaries.to(batch.ids.device, non_blocking=True)
     output = model.model(
         input_ids=batch.ids,
         position_ids=batch.positions,
         attention_mask={"full_attention": None},  # the boundaries say it all; transformers builds no mask
         use_cache=False,
-        boundaries=batch.boundaries,
+        boundaries=boundaries,
+        longest=batch.longest,
     )
     return output.last_hidden_state[0]
 
@@ -122,47 +117,4 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    boundaries: Tensor | None = None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Causal attention within each packed row: one call of torch's own attention for each.
-
-    Args:
-        module: the attention layer, as transformers hands it over.
-        query: (1, heads, n, size).
-        key: (1, groups, n, size).
-        value: (1, groups, n, size).
-        attention_mask: used where there are no boundaries (generation), as transformers' own attention uses it.
-        boundaries: (rows + 1,) where each row starts and the last ends, on the CPU.
-        options: what else transformers passes on.
-
-    Returns:
-        (1, n, heads, size) and None, as transformers asks.
-    """
-    if boundaries is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    # split's backward is one concatenation; slicing each row out would fill a tensor of full size for every row
-    lengths: list[int] = boundaries.diff().tolist()
-    rows = [
-        scaled_dot_product_attention(
-            *parts,
-            is_causal=True,
-            scale=options.get("scaling"),
-            dropout_p=options.get("dropout", 0.0),
-            enable_gqa=query.shape[1] != key.shape[1],
-        ).transpose(1, 2)
-        for parts in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    ]
-    return torch.cat(rows, dim=1), None
-
-
 logging.disable_progress_bar()  # its bars for each file would stand between our lines
-_mask: Callable[..., Any] = sdpa_mask
-AttentionInterface.register(ATTENTION, packed_attention)
-AttentionMaskInterface.register(ATTENTION, _mask)

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 from thinktune.errors import UserError, brief
 from thinktune.knobs import Recipe
 
+FORMER_KEYS = {"recompute": "activation_budget"}  # what a key of older recipes is called now
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML file, apply `a.b=value` overrides in order, and check the result.
@@ -87,7 +89,7 @@ def _explain(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         *parents, leaf = place.split(".")
         known = _known_keys(parents)
-        close = get_close_matches(leaf, known, n=1)
+        close = [FORMER_KEYS[leaf]] if FORMER_KEYS.get(leaf) in known else get_close_matches(leaf, known, n=1)
         return f"{place}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}")
     if fault["type"] == "missing":
         return f"{place}: is missing; add it to the recipe"

@@ -7,18 +7,20 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from transformers import AutoConfig
 
-from thinktune import account, checkpoint, hub, track
+from thinktune import account, checkpoint, hub, layers, track
+from thinktune.attention import use_attention
 from thinktune.environment import describe
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_whole
 from thinktune.knobs import Recipe
-from thinktune.model import count_parameters, load_model, pick_device, pick_precision, recompute_activations
+from thinktune.model import count_parameters, load_model, pick_device, pick_padding, pick_precision
 from thinktune.optim import TIERS, Update, learning_rate_share, pick_memory
-from thinktune.pack import Step, deal
+from thinktune.pack import Batch, Padding, Step, deal, pack
 from thinktune.parallel import World
 from thinktune.prepare import Prepared, prepare
 from thinktune.progress import Say
@@ -43,6 +45,10 @@ class Run:
     capacity: int
     done: int
     say: Say
+    pad: Padding | None = None  # on an accelerator, what batches are filled up with
+    compiled: bool = False
+    chunk_rows: int | None = None  # of logits that exist at a time; none means what suits the device
+    ahead: dict[int, list[Batch]] = field(default_factory=dict[int, list[Batch]])  # of the next step, on the device
     world: World = field(default_factory=World)
     pending: list[StepReport] = field(default_factory=list[StepReport])
     started: float = 0.0
@@ -64,6 +70,13 @@ class Run:
         """How many times the training rows were seen."""
         rows = sum(len(dealt.rows) for dealt in self.steps[: self.done])
         return round(rows / len(self.prepared.train.lengths), 4)
+
+    def batches(self, number: int) -> list[Batch]:
+        """A step's batches on the device: those that were made ahead, or made now."""
+        if made := self.ahead.pop(number, None):
+            return made
+        rows = self.prepared.train.replies(self.steps[number - 1].rows)
+        return [batch.to(self.device) for batch in pack(rows, self.capacity, pad=self.pad)]
 
     def learning_rate(self, number: int) -> float:
         """The learning rate of a step."""
@@ -88,18 +101,21 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
         say(line)
     last = checkpoint.find(folder, "last")
     device = pick_device()
+    if recipe.train.precision == "fp8":
+        layers.refuse_float8(device)
     model = load_model(last.folder if last else source, device, TIERS[pick_memory(recipe.train, device)].loaded)
-    if recipe.train.recompute:
-        recompute_activations(model)
     refuse_small_vocabulary(model, prepared)
     update = Update(model, recipe.train)
     steps = deal_steps(recipe, prepared)
     capacity = batch_capacity(recipe, prepared.train, model.device)
     if recipe.train.update_in_backward:
         _refuse_many_batches(steps, prepared.train, capacity)
+    lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
+    pad = pick_padding(device, tokenizer, lengths, capacity)
     done = last.step if last else 0
     tokens_left = _tokens_left(steps, prepared.train)
-    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, capacity, done, say)
+    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, capacity, done, say, pad)
+    _fit_layers(run)
     track.rewind(folder, run.done)
     if last:
         checkpoint.restore(last, update)
@@ -108,6 +124,19 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
         _describe(run, source, command)
     say(f"{count_parameters(model):,} parameters on {run.device}, {len(steps)} steps, run folder {folder}")
     return run
+
+
+def _fit_layers(run: Run) -> None:
+    """Make the model's layers what the recipe and the device ask for: their arithmetic, attention, memory and code."""
+    settings = run.recipe.train
+    if settings.precision == "fp8":
+        layers.use_float8(run.model)
+    use_attention(run.model, run.precision)
+    run.compiled = layers.can_compile(run.device)
+    budget = 1.0 if settings.activation_budget is None else settings.activation_budget
+    layers.apply_activation_budget(run.model, budget, run.compiled)
+    if run.compiled:
+        layers.compile_layers(run.model)
 
 
 def refuse_small_vocabulary(model: Any, prepared: Prepared) -> None:

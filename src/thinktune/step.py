@@ -1,5 +1,6 @@
 """One optimizer step, and the loss of rows that are not trained on."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,18 +47,26 @@ class StepReport:
     rows: tuple[str, ...]
 
 
-def step(model: Any, batches: Sequence[Batch], update: Update, world: World, precision: torch.dtype) -> StepReport:
-    """Forward and backward over a step's batches, then one update.
+def step(
+    model: Any,
+    batches: Sequence[Batch],
+    update: Update,
+    world: World,
+    precision: torch.dtype,
+    chunk_rows: int | None = None,
+) -> StepReport:
+    """Forward and backward over a step's batches, then one update; the host waits for nothing in it.
 
     The loss is the sum over learned tokens divided by the learned tokens of the whole step, over all batches and
-    ranks: how rows were packed never changes what is learned.
+    ranks: how rows were packed never changes what is learned. `chunk_rows` is how many rows of logits exist at a time
+    (none: what suits the device).
     """
     if not model.training:
         model.train()
     learned_tokens = world.sum(sum(batch.learned_tokens for batch in batches))
     losses = _Sums(batches[0].ids.device)
     for batch in batches:
-        scaled, each = _forward(model, batch, 1 / learned_tokens, precision)
+        scaled, each = _forward(model, batch, 1 / learned_tokens, precision, chunk_rows)
         scaled.backward()
         losses.add(each, batch.parts)
     norm = update.finish()
@@ -68,22 +77,48 @@ def step(model: Any, batches: Sequence[Batch], update: Update, world: World, pre
 
 
 @torch.no_grad()
-def evaluate(model: Any, batches: Iterable[Batch], device: torch.device, precision: torch.dtype) -> LossReport:
-    """The exact loss over all learned tokens of the batches, each moved to the device when its turn comes."""
+def evaluate(
+    model: Any,
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: torch.dtype,
+    chunk_rows: int | None = None,
+) -> LossReport:
+    """The exact loss over all learned tokens of the batches, each copied to the device while it works on the last."""
     model.eval()
     losses = _Sums(device)
     for batch in batches:
         on_device = batch.to(device)
-        _, each = _forward(model, on_device, 1.0, precision)
+        _, each = _forward(model, on_device, 1.0, precision, chunk_rows)
         losses.add(each, on_device.parts)
     return losses.report()
 
 
-def _forward(model: Any, batch: Batch, scale: float, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
+    """Compile everything that a step and an evaluation need, by one batch that moves no weight; returns the seconds.
+
+    Of the backward pass only the last layer is run: the others share its code.
+    """
+    begun = time.monotonic()
+    model.train()
+    scaled, _ = _forward(model, batch, 1.0, precision, chunk_rows)
+    torch.autograd.grad(scaled, model.model.layers[-1].input_layernorm.weight)
+    model.eval()
+    with torch.no_grad():
+        _forward(model, batch, 1.0, precision, chunk_rows)
+    if batch.ids.device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.monotonic() - begun
+
+
+def _forward(
+    model: Any, batch: Batch, scale: float, precision: torch.dtype, chunk_rows: int | None
+) -> tuple[Tensor, Tensor]:
     with arithmetic(model, precision):
         states = hidden_states(model, batch)
     learned = states.index_select(0, batch.learned_at)
-    return linear_cross_entropy(learned, head_weight(model), batch.targets, scale=scale, dtype=precision)
+    weight = head_weight(model)
+    return linear_cross_entropy(learned, weight, batch.targets, scale=scale, dtype=precision, rows=chunk_rows)
 
 
 class _Sums:

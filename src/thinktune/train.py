@@ -11,11 +11,10 @@ from thinktune import checkpoint, report, track, watch
 from thinktune.errors import UserError, brief
 from thinktune.files import read_json
 from thinktune.knobs import Recipe
-from thinktune.model import load_model, padding
-from thinktune.pack import pack
+from thinktune.model import load_model
 from thinktune.progress import Say
 from thinktune.run import Run, evaluation_interval, open_run
-from thinktune.step import step
+from thinktune.step import step, warm_up
 
 
 def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) -> Path:
@@ -29,7 +28,7 @@ def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) ->
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"train.batch_tokens: the memory of {run.device} is full after step {run.done} ({brief(error, 120)}); "
-            "set train.recompute: true, lower train.batch_tokens or data.max_tokens, or take a smaller model"
+            "lower train.activation_budget, train.batch_tokens or data.max_tokens, or take a smaller model"
         ) from error
     return run.folder
 
@@ -39,6 +38,8 @@ def _train(run: Run) -> None:
     if run.done:  # a stop may have come between a checkpoint and what follows it
         _point_at_best(run)
         checkpoint.prune(run.folder)
+    if run.compiled and run.done < len(run.steps):
+        _compile(run)
     steps_per_evaluation = evaluation_interval(recipe, run.steps)
     if run.done == 0 and not track.read_metrics(run.folder):
         watch.evaluate(run)
@@ -59,14 +60,23 @@ def _train(run: Run) -> None:
 
 
 def _train_step(run: Run, number: int) -> None:
-    dealt = run.steps[number - 1]
-    rows = run.prepared.train.replies(dealt.rows)
-    packed = pack(rows, run.capacity, pad=padding(run.device, run.tokenizer))
+    """One step; while the device works on it, the next one's batches are packed and copied."""
+    batches = run.batches(number)
     run.update.begin(number, run.learning_rate(number))
-    made = step(run.model, [batch.to(run.device) for batch in packed], run.update, run.world, run.precision)
-    assert made.learned_tokens == dealt.learned_tokens
+    made = step(run.model, batches, run.update, run.world, run.precision, run.chunk_rows)
+    assert made.learned_tokens == run.steps[number - 1].learned_tokens
     run.pending.append(made)
     run.done = number
+    if number < len(run.steps):
+        run.ahead[number + 1] = run.batches(number + 1)
+
+
+def _compile(run: Run) -> None:
+    """Before the clock starts, so that neither speed nor time left is told wrong."""
+    first = run.done + 1
+    run.ahead[first] = run.batches(first)
+    seconds = warm_up(run.model, run.ahead[first][0], run.precision, run.chunk_rows)
+    run.say(f"layers compiled in {seconds:.0f} s, once for the whole run")
 
 
 def _keep(run: Run) -> None:

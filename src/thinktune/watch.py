@@ -10,7 +10,6 @@ import torch
 from thinktune import track
 from thinktune.engine import Engine, Sampling, record
 from thinktune.errors import UserError
-from thinktune.model import padding
 from thinktune.pack import pack
 from thinktune.progress import clock
 from thinktune.render import render_prompt
@@ -63,9 +62,10 @@ def evaluate(run: Run) -> None:
     if not len(rows):
         return
     begun = time.monotonic()
-    capacity = batch_capacity(run.recipe, rows, run.device)
-    packed = pack(rows.replies(), capacity, pad=padding(run.device, run.tokenizer))
-    losses = evaluate_loss(run.model, packed, run.device, run.precision).values()
+    # Padded batches have the shapes of training, for which the layers are compiled.
+    capacity = run.capacity if run.pad else batch_capacity(run.recipe, rows, run.device)
+    packed = pack(rows.replies(), capacity, pad=run.pad)
+    losses = evaluate_loss(run.model, packed, run.device, run.precision, run.chunk_rows).values()
     seconds = round(time.monotonic() - begun, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.learned.sum()), "seconds": seconds}
     track.append(run.folder, track.METRICS, [{"kind": "eval", "step": run.done, "epoch": run.epoch, **losses, **facts}])

@@ -1,0 +1,184 @@
+"""Packed attention: which path runs where, and that each path gives every row what it gets alone."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from thinktune import attention
+from thinktune.attention import call_varlen, pick_attention, pick_newer_flash
+
+HEADS, GROUPS, SIZE = 4, 2, 8
+BOUNDARIES = torch.tensor([0, 5, 6, 13, 20, 20, 20], dtype=torch.int32)  # the last two rows hold nothing
+LONGEST, SCALE = 9, 0.3
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "capability", "path"),
+    [
+        ("cuda", torch.bfloat16, (9, 0), "thinktune_varlen"),
+        ("cuda", torch.float16, (8, 0), "thinktune_varlen"),
+        ("cuda", torch.bfloat16, (12, 0), "thinktune_varlen"),
+        ("cuda", torch.float32, (9, 0), "thinktune_rows"),  # the kernel has no fp32
+        ("cuda", torch.bfloat16, (7, 5), "thinktune_rows"),  # the kernel does not run there
+        ("npu", torch.bfloat16, None, "thinktune_ascend"),
+        ("npu", torch.float32, None, "thinktune_rows"),
+        ("mps", torch.bfloat16, None, "thinktune_rows"),
+        ("cpu", torch.bfloat16, None, "thinktune_rows"),
+        ("cpu", torch.float32, None, "thinktune_rows"),
+    ],
+)
+def test_the_path_follows_device_precision_and_card(device, precision, capability, path):
+    assert pick_attention(device, precision, capability) == path
+
+
+def test_newer_kernels_are_taken_where_their_package_is_and_the_card_is_theirs():
+    everything, nothing = (lambda _: True), (lambda _: False)
+    assert pick_newer_flash((9, 0), everything) == "FA3"
+    assert pick_newer_flash((10, 0), everything) == "FA4"
+    assert pick_newer_flash((8, 6), everything) is None
+    assert pick_newer_flash((9, 0), nothing) is None
+    assert not attention._is_installed("no_such_package.inner")
+
+
+def parts(dtype, *, requires_grad=True):
+    torch.manual_seed(0)
+    made = [torch.randn(1, heads, 20, SIZE).to(dtype) for heads in (HEADS, GROUPS, GROUPS)]
+    return [part.requires_grad_(requires_grad) for part in made]
+
+
+def alone(query, key, value):
+    """Each row by itself, keys and values repeated, by torch's plain mathematics."""
+    rows = []
+    for start, end in zip(BOUNDARIES[:-1].tolist(), BOUNDARIES[1:].tolist(), strict=True):
+        q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
+        k, v = (part.repeat_interleave(HEADS // GROUPS, 1) for part in (k, v))
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            rows.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=SCALE))
+    return torch.cat(rows, 2).transpose(1, 2)
+
+
+def packed_kernel(query, key, value, starts, longest, scale):
+    """What the packed kernels of cards compute, by a mask over all tokens: (n, heads, size) in and out."""
+    assert starts.dtype == torch.int32
+    assert int(starts.diff().max()) <= longest
+    assert query.shape[1:] == (HEADS, SIZE)
+    rows = torch.searchsorted(starts, torch.arange(len(query), dtype=torch.int32), right=True)
+    allowed = (rows[:, None] == rows) & torch.ones(len(query), len(query), dtype=torch.bool).tril()
+    q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+    return scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+
+
+def varlen_of_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+):
+    assert window_size == (-1, 0), "not causal"
+    assert query.shape[1] == key.shape[1], "this version takes no grouped keys"
+    assert max_q == max_k
+    assert cu_seq_q is cu_seq_k
+    return packed_kernel(query, key, value, cu_seq_q, max_q, scale)
+
+
+def varlen_of_2_13(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1),
+    enable_gqa=False, seqused_k=None, block_table=None, num_splits=None,
+):  # fmt: skip
+    assert window_size == (-1, 0), "not causal"
+    assert enable_gqa or query.shape[1] == key.shape[1]
+    assert key.shape[1] == GROUPS, "repeated for nothing"
+    return packed_kernel(query, key, value, cu_seq_q, max_q, scale)
+
+
+def fused_of_ascend(
+    query,
+    key,
+    value,
+    head_num,
+    *,
+    input_layout,
+    atten_mask,
+    actual_seq_qlen,
+    actual_seq_kvlen,
+    scale,
+    keep_prob,
+    sparse_mode,
+    **_,
+):
+    assert (head_num, input_layout, keep_prob, sparse_mode) == (HEADS, "TND", 1.0, 3)
+    assert atten_mask.equal(torch.ones(2048, 2048, dtype=torch.bool).triu(1))
+    assert actual_seq_qlen == actual_seq_kvlen == (5, 6, 13, 20)  # where rows end; empty ones are not named
+    starts = torch.tensor([0, *actual_seq_qlen], dtype=torch.int32)
+    return (packed_kernel(query, key, value, starts, LONGEST, scale),)
+
+
+@pytest.fixture(params=["rows", "varlen 2.11", "varlen 2.13", "ascend"])
+def path(request, monkeypatch):
+    if request.param == "ascend":
+        place = "transformers.integrations.npu_flash_attention.npu_fusion_attention"
+        monkeypatch.setattr(place, fused_of_ascend, raising=False)
+        return attention.ascend_attention
+    if request.param == "rows":
+        return attention.rows_attention
+    kernel = varlen_of_2_11 if request.param == "varlen 2.11" else varlen_of_2_13
+    monkeypatch.setattr(attention, "_varlen", call_varlen(kernel))
+    return attention.varlen_attention
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_path_gives_a_row_what_it_gets_alone(path, dtype):
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.03, "atol": 0.03}
+    mine, theirs = parts(dtype), parts(torch.float32)
+    found, rest = path(torch.nn.Module(), *mine, None, boundaries=BOUNDARIES, longest=LONGEST, scaling=SCALE)
+    expected = alone(*theirs)
+    assert rest is None
+    assert found.shape == (1, 20, HEADS, SIZE)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, **close)
+    weights = torch.randn(expected.shape)
+    (found.float() * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.grad.float(), other.grad, **close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_path_has_the_same_gradients(dtype):
+    """`_rows_op`, which stands in for a kernel of the card where compiled code runs elsewhere."""
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.03, "atol": 0.03}
+    mine, theirs = parts(dtype), parts(torch.float32)
+    found, expected = attention._rows_op(*mine, BOUNDARIES, SCALE), alone(*theirs)
+    torch.testing.assert_close(found.float(), expected, **close)
+    weights = torch.randn(expected.shape)
+    (found.float() * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one.grad.float(), other.grad, **close)
+    torch.library.opcheck(attention._rows_op, (*parts(dtype), BOUNDARIES, SCALE))
+
+
+def test_torchs_own_function_is_called_as_its_signature_asks():
+    """The installed torch's, on shapes alone: its kernel needs a card."""
+    query, key, value = (part[0].transpose(0, 1).to("meta") for part in parts(torch.bfloat16, requires_grad=False))
+    found = call_varlen(torch.nn.attention.varlen.varlen_attn)(query, key, value, BOUNDARIES.to("meta"), LONGEST, SCALE)
+    assert found.shape == (20, HEADS, SIZE)
+
+
+def test_queries_that_a_norm_made_fp32_follow_the_values(monkeypatch):
+    """As under autocast over fp32 weights: the kernel takes one type, and only half precision."""
+    monkeypatch.setattr(
+        attention, "_varlen", lambda query, key, value, *_: (seen.extend([query, key, value]), value)[1]
+    )
+    seen = []
+    query, key, value = parts(torch.float32)
+    attention.varlen_attention(torch.nn.Module(), query, key, value.bfloat16(), None, boundaries=BOUNDARIES, longest=9)
+    assert {part.dtype for part in seen} == {torch.bfloat16}
+
+
+def test_without_boundaries_every_path_is_transformers_own():
+    module = torch.nn.Module()
+    module.is_causal, module.num_key_value_groups = True, HEADS // GROUPS
+    made = [
+        path(module, *parts(torch.float32), None, scaling=SCALE)[0]
+        for path in (attention.rows_attention, attention.varlen_attention, attention.ascend_attention)
+    ]
+    assert made[0].equal(made[1])
+    assert made[0].equal(made[2])

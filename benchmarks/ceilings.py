@@ -1,6 +1,6 @@
 """What the card itself can do: matrix products, memory, and attention over packed rows by each path that torch offers.
 
-    python benchmarks/ceilings.py [--tiny] [--out FOLDER]
+    python benchmarks/gpu.py ceilings [--tiny] [--out FOLDER]
 
 Random data (zeros run faster), three runs unmeasured, then ten in one go between two synchronisations.
 """

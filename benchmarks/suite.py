@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "src"))  # nothing of this tree need be installed
 SHIM = HERE / "shim"
 OURS = "thinktune"
 SMALLEST_BATCH_TOKENS = 2048

@@ -1,6 +1,6 @@
 """The suite for one card: ours and its peers side by side, on Qwen3's shapes with random weights and real row lengths.
 
-    python benchmarks/gpu.py PART [--out FOLDER] [--work FOLDER] [--only NAME ...] [--seconds N] [--tiny]
+    python benchmarks/gpu.py PART [--only NAME ...] [--size SIZE ...] [--out FOLDER] [--tiny]
 
 PART is one of: ceilings, sweep, peers, sizes, parity, small-cards. Each ends within --seconds (590); what could not be
 run in that time is said to be so, as is every peer whose package is not installed. Needs this tree, torch and
@@ -75,7 +75,7 @@ def main() -> None:
         case "small-cards":
             sys.exit(_script("small_cards.py", arguments, budget))
         case "sizes":
-            sizes = ("tiny",) if arguments.tiny else ("0.6B", "4B", "8B")
+            sizes = ("tiny",) if arguments.tiny else arguments.size
             wrong = [
                 fault
                 for size in sizes
@@ -110,6 +110,7 @@ def _arguments() -> Namespace:
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="where results go")
     parser.add_argument("--work", type=Path, default=Path("/tmp/thinktune-benchmark"), help="weights and rows, kept")
     parser.add_argument("--only", nargs="+", default=[], help="contenders whose names begin so; ours always runs")
+    parser.add_argument("--size", nargs="+", default=["0.6B", "4B", "8B"], help="which of them part sizes measures")
     parser.add_argument("--seconds", type=float, default=590, help="when the command is to end")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes on the CPU")
     return parser.parse_args()

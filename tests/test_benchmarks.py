@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import cpu_loops  # noqa: E402
 import jobs  # noqa: E402
 import suite  # noqa: E402
 from gpu import faults, table  # noqa: E402
@@ -131,6 +132,38 @@ def test_the_page_draws_a_curve_of_every_contender_that_ran():
     assert page.count('class="line contender-0"') == 2  # its curve and its key
     assert "two &amp; three" in page
     assert suite._points(result([(1, 6.0), (4, 5.0)])) == [(0.1, 6.0), (0.5, 5.0)]
+
+
+def cpu_round(work, overhead):
+    """A round in which every contender costs the same but those named, and losses are equal."""
+
+    def cost(seconds, steps):
+        memory = {"above_start_mib": 1.0, "process_peak_mib": 1.0}
+        return result([(1, 6.0)]) | {
+            "cpu_seconds": seconds,
+            "system_seconds": 0,
+            "timed_steps": steps,
+            "memory": memory,
+        }
+
+    return [
+        suite.Line(each, [cost(work.get(each.name, 2.0), 10), cost(overhead.get(each.name, 2.0), 100)])
+        for each in cpu_loops.CONTENDERS
+    ]
+
+
+def test_the_suite_for_the_cpu_demands_that_ours_costs_least():
+    least = {suite.OURS: 1.0, f"{suite.OURS}, last": 1.0}
+    assert cpu_loops.faults([cpu_round(least, least)], losses_only=False) == []
+    near = least | {cpu_loops.TUTORIAL: 1.1}
+    assert cpu_loops.faults([cpu_round(near, least)], losses_only=False) == [
+        f"{cpu_loops.TUTORIAL}: 1.10 of our cost, not 1.2"
+    ]
+    quicker = least | {"TRL, packing": 0.9}
+    assert cpu_loops.faults([cpu_round(least, quicker)], losses_only=False) == [
+        "TRL, packing: 9.00 ms a step, ours 10.00"
+    ]
+    assert cpu_loops.faults([cpu_round(least, quicker)], losses_only=True) == []
 
 
 def by_row(query, key, value, ends):

@@ -1,4 +1,4 @@
-"""What every contender shares: rows, first weights, the clock, the checks and the result it prints."""
+"""What every contender's process shares: the clock, the checks that it really trained, and the result it prints."""
 
 import gc
 import json
@@ -8,260 +8,231 @@ import resource
 import time
 import warnings
 from argparse import ArgumentParser
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from jobs import Job, Row, read_job
+from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from thinktune.render import Part, Rendered
-from thinktune.small import Size, make_model, make_tokenizer
-
-ROWS_PER_STEP = 4
-LEARNING_RATE = 1e-3  # a model of random weights; large enough that the probe's loss shows a wrong update
-BETAS, EPSILON, WEIGHT_DECAY, CLIP_NORM = (0.9, 0.999), 1e-8, 0.0, 1.0
-STEPS_PER_LOG = 10
-PROMPT_SHARE, REASONING_SHARE = 0.08, 0.6
-PROBE_ROWS = 8
-LENGTH_SPREAD = 0.21  # of a lognormal whose 95th percentile is 1.38 times its mean, as in the medical rows
+GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """One model and one set of rows."""
+class Chosen:
+    """How a contender is to run: its variant, tokens of a batch where it cannot find them itself, its own settings."""
 
-    size: Size
-    vocabulary: int
-    steps: int
-    mean_tokens: int
-    longest_tokens: int
-
-
-# "work" is where arithmetic counts, "overhead" where there is next to none and only what surrounds it is left.
-SHAPES = {
-    "work": Shape(Size(hidden=256, layers=4, heads=4, groups=2, head=64, inner=768), 8192, 10, 800, 2048),
-    "overhead": Shape(Size(hidden=32, layers=1, heads=2, groups=1, head=16, inner=64), 320, 100, 20, 40),
-}
-QUICK_STEPS = {"work": 2, "overhead": 10}
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Where the first weights stand, and the rows in the order in which they are learned, four a step."""
-
-    model: Path
-    rows: list[Rendered]
-    probe: list[Rendered]
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of one pass over the rows."""
-        return len(self.rows) // ROWS_PER_STEP
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all rows; no contender is credited with padding."""
-        return sum(map(len, self.rows))
+    variant: str
+    batch_tokens: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 class Clock:
-    """CPU time and memory of this process between `start` and `stop`: all threads, user and system."""
+    """Time and memory of this process between two steps, with the device's work done at both.
 
-    def start(self) -> None:
-        """Just before the first step."""
+    `begin` just before the first step, `step` after each. The clock runs from the end of the last warm-up step (without
+    one: from `begin`) to the end of the last step. Memory is the peak since `begin`.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._card, self._warm_up = job.on_card, job.plan.warm_up
+
+    def begin(self) -> None:
+        """Everything is built, no batch is read."""
         gc.collect()
-        self._loading_mib = _memory_mib("VmHWM")
-        Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is the peak since here
-        self._start_mib = _memory_mib("VmRSS")
-        self._before = resource.getrusage(resource.RUSAGE_SELF)
-        self._begun = time.process_time()
+        self._wait()
+        if self._card:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._loading_mib = _memory_mib("VmHWM")
+            Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is the peak since here
+            self._start_mib = _memory_mib("VmRSS")
+        self._began = time.perf_counter()
+        self.warm_up_seconds = 0.0
+        if self._warm_up == 0:
+            self._start()
 
-    def stop(self) -> None:
-        """Just after the last step."""
-        self.cpu_seconds = time.process_time() - self._begun
+    def step(self, number: int, last: int) -> None:
+        """A step is taken."""
+        if number == self._warm_up:
+            self._wait()
+            self.warm_up_seconds = time.perf_counter() - self._began
+            self._start()
+        if number == last:
+            self._stop()
+
+    def _start(self) -> None:
+        self._before = resource.getrusage(resource.RUSAGE_SELF)
+        self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
+
+    def _stop(self) -> None:
+        self._wait()
+        self.seconds, self.cpu_seconds = time.perf_counter() - self._begun, time.process_time() - self._begun_cpu
         after = resource.getrusage(resource.RUSAGE_SELF)
         self.system_seconds = after.ru_stime - self._before.ru_stime
-        self.page_faults = after.ru_minflt - self._before.ru_minflt
+        self.memory = self._card_memory() if self._card else self._host_memory()
+
+    def _card_memory(self) -> dict[str, float]:
+        free, total = torch.cuda.mem_get_info()  # of the whole device: this process is alone on it
+        return {
+            "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
+            "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
+            "device_gib": (total - free) / GIB,
+        }
+
+    def _host_memory(self) -> dict[str, float]:
         peak_mib = _memory_mib("VmHWM")
-        self.above_start_mib = peak_mib - self._start_mib
-        self.process_peak_mib = max(peak_mib, self._loading_mib)
+        return {
+            "above_start_mib": peak_mib - self._start_mib,
+            "process_peak_mib": max(peak_mib, self._loading_mib),
+        }
+
+    def _wait(self) -> None:
+        if self._card:
+            torch.cuda.synchronize()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trained:
-    """What a contender hands back: its model after the last step, the steps it took, the gradient norm of the first."""
+    """What a contender hands back after its last step.
+
+    `step_tokens` holds the tokens of each step, without padding; `losses` a step and the mean loss since the entry
+    before it; `masters` the exact weights, where the model's own are only their rounding.
+    """
 
     model: Any
-    steps: int
-    gradient_norm: float
+    step_tokens: list[int]
+    gradient_norms: list[float]
+    losses: list[tuple[int, float]]
+    setting: str = ""
+    masters: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table before any median."""
+    """What one contender did on one job, as its process prints it."""
 
-    steps: int
-    tokens: int
+    setting: str
+    step_tokens: list[int]
+    timed_tokens: int
+    timed_steps: int
+    seconds: float
     cpu_seconds: float
     system_seconds: float
-    page_faults: int
-    above_start_mib: float
-    process_peak_mib: float
-    gradient_norm: float
+    warm_up_seconds: float
+    memory: dict[str, float]
+    gradient_norms: list[float]
+    losses: list[tuple[int, float]]
     weights_moved: float
     probe_loss: float
+    flops_per_token: float
 
 
-Train = Callable[[Job, str, Clock], Trained]
-
-
-def make_job(folder: Path, shape: Shape, steps: int) -> None:
-    """Write first weights and rows into a folder: the same ones whenever it is called."""
-    generator = np.random.default_rng(0)
-    words = ["".join(generator.choice(list("abcdefghijklmnop"), 8)) for _ in range(shape.vocabulary)]
-    tokenizer = make_tokenizer(words, shape.vocabulary - 2)
-    assert len(tokenizer) == shape.vocabulary
-    torch.manual_seed(0)
-    make_model(tokenizer, shape.size).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    rows = [_make_row(generator, shape, index) for index in range(steps * ROWS_PER_STEP + PROBE_ROWS)]
-    ends = np.cumsum([len(row) for row in rows])
-    np.savez(
-        folder / "rows.npz", ids=np.concatenate([r.ids for r in rows]), ends=ends, prompts=[_prompt(r) for r in rows]
-    )
-
-
-def read_job(folder: Path) -> Job:
-    """The job that make_job wrote."""
-    table = np.load(folder / "rows.npz")
-    starts = [0, *table["ends"][:-1]]
-    rows = [
-        _rendered(table["ids"][start:end], int(prompt), f"row {index}")
-        for index, (start, end, prompt) in enumerate(zip(starts, table["ends"], table["prompts"], strict=True))
-    ]
-    return Job(folder / "model", rows[:-PROBE_ROWS], rows[-PROBE_ROWS:])
-
-
-def labels(row: Rendered) -> list[int]:
-    """Token ids where they are learned, -100 elsewhere, as transformers wants them."""
-    return np.where(row.parts > 0, row.ids, -100).tolist()
-
-
-def load_plain(job: Job) -> Any:
-    """The first weights as a plain transformers model in fp32, with torch's own attention."""
-    return AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32, attn_implementation="sdpa")
-
-
-def load_tokenizer(job: Job) -> Any:
-    """The model's tokenizer; contenders need it for its padding token."""
-    return AutoTokenizer.from_pretrained(job.model)
-
-
-def trainer_settings(folder: Path) -> dict[str, Any]:
-    """What both transformers' Trainer and TRL's are told, so that they take the same steps as ours."""
-    return {
-        "output_dir": str(folder),
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant",
-        "weight_decay": WEIGHT_DECAY,
-        "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1],
-        "adam_epsilon": EPSILON,
-        "max_grad_norm": CLIP_NORM,
-        "num_train_epochs": 1,
-        "logging_steps": STEPS_PER_LOG,
-        "logging_first_step": True,  # for its gradient norm, the one that is taken at the same weights by all
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "bf16": False,
-        "train_sampling_strategy": "sequential",
-    }
+Train = Callable[[Job, Chosen, Clock], Trained]
 
 
 def main(train: Train) -> None:
-    """Run one variant of a contender on every job of a folder and print its results as one line of JSON."""
+    """Run one variant of a contender on each job named, and print the results as one line of JSON."""
     parser = ArgumentParser()
-    parser.add_argument("folder", type=Path)
     parser.add_argument("variant")
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--batch-tokens", type=int)
+    parser.add_argument("--settings", type=json.loads, default={}, help="knobs of ours, as JSON")
+    parser.add_argument("--threads", type=int, help="on the CPU")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    results: dict[str, Any] = {}
-    for name in SHAPES:
-        job = read_job(arguments.folder / name)
-        clock = Clock()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    chosen = Chosen(arguments.variant, arguments.batch_tokens, arguments.settings)
+    results: list[dict[str, Any]] = []
+    for folder in arguments.folders:
+        job = read_job(folder)
+        clock = Clock(job)
         torch.manual_seed(0)
-        trained = train(job, arguments.variant, clock)
-        results[name] = asdict(_checked(job, clock, trained))
+        results.append(asdict(_checked(job, clock, train(job, chosen, clock))))
     print(json.dumps(results), flush=True)
 
 
 def _checked(job: Job, clock: Clock, trained: Trained) -> Result:
     """The result; AssertionError where a contender did not really train."""
-    plain = load_plain(job)
-    first = {name: weight.clone() for name, weight in plain.named_parameters()}
-    plain.load_state_dict(trained.model.state_dict())
-    moved = sum(int((weight != first[name]).sum()) for name, weight in plain.named_parameters())
-    assert trained.steps == job.steps, f"{trained.steps} steps where {job.steps} were asked for"
-    assert 0 < trained.gradient_norm < math.inf, f"the gradient norm is {trained.gradient_norm}"
+    assert len(trained.step_tokens) == job.plan.steps, f"{len(trained.step_tokens)} steps, not {job.plan.steps}"
+    assert trained.gradient_norms, "no gradient norm was told"
+    wrong = [norm for norm in trained.gradient_norms if not 0 < norm < math.inf]
+    assert not wrong, f"gradient norms {wrong} of {len(trained.gradient_norms)}"
+    step_tokens, norms, losses, setting = trained.step_tokens, trained.gradient_norms, trained.losses, trained.setting
+    state = {name: weight.detach().cpu() for name, weight in trained.model.state_dict().items()}
+    state |= {name: weight.cpu() for name, weight in (trained.masters or {}).items()}
+    if trained.model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)  # the embedding under another name, and not its master
+    trained.model, trained.masters = None, None
+    gc.collect()
+    if job.on_card:
+        torch.cuda.empty_cache()
+    moved = _weights_moved(job, state)
     assert moved, "no weight moved"
+    timed = step_tokens[job.plan.warm_up :]
     return Result(
-        steps=trained.steps,
-        tokens=job.tokens,
+        setting=setting,
+        step_tokens=step_tokens,
+        timed_tokens=sum(timed),
+        timed_steps=len(timed),
+        seconds=clock.seconds,
         cpu_seconds=clock.cpu_seconds,
         system_seconds=clock.system_seconds,
-        page_faults=clock.page_faults,
-        above_start_mib=clock.above_start_mib,
-        process_peak_mib=clock.process_peak_mib,
-        gradient_norm=trained.gradient_norm,
-        weights_moved=moved / sum(weight.numel() for weight in first.values()),
-        probe_loss=_probe_loss(plain, job.probe),
+        warm_up_seconds=clock.warm_up_seconds,
+        memory=clock.memory,
+        gradient_norms=norms,
+        losses=losses,
+        weights_moved=moved,
+        probe_loss=_probe_loss(job, state),
+        flops_per_token=job.flops_per_token(),
     )
 
 
+def _weights_moved(job: Job, state: dict[str, Tensor]) -> float:
+    """The share of weights that are not what they were at first."""
+    moved = total = 0
+    for name, first in _first_weights(job.model):
+        now = state[name].to(job.device)
+        moved += int((now.float() != first.to(job.device).float()).sum())
+        total += first.numel()
+    return moved / total
+
+
+def _first_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for file in sorted(folder.glob("*.safetensors")):
+        yield from load_file(file).items()
+
+
 @torch.no_grad()
-def _probe_loss(model: Any, rows: list[Rendered]) -> float:
+def _probe_loss(job: Job, state: dict[str, Tensor]) -> float:
     """Mean cross entropy over the learned tokens of rows nobody trained on, by transformers alone, row by row."""
-    model.eval()
+    dtype = torch.bfloat16 if job.on_card else torch.float32
+    plain = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation="sdpa")
+    missing, unknown = plain.load_state_dict(state, strict=False)
+    assert set(missing) <= {"lm_head.weight"}, f"weights are missing: {missing}"
+    assert not unknown, f"weights are unknown: {unknown}"
+    plain = plain.to(job.device).eval()
     total, count = 0.0, 0
-    for row in rows:
-        logits = model(torch.from_numpy(row.ids.astype(np.int64))[None]).logits[0, :-1].double()
-        targets = torch.tensor(labels(row)[1:])
-        total += float(cross_entropy(logits, targets, ignore_index=-100, reduction="sum"))
-        count += int((targets != -100).sum())
+    for row in job.probe:
+        loss, tokens = _row_loss(plain, row, job.device)
+        total, count = total + loss, count + tokens
     return total / count
 
 
-def _make_row(generator: np.random.Generator, shape: Shape, index: int) -> Rendered:
-    """Tokens drawn by Zipf's law, so that there is something to learn, and a length drawn as in the medical rows."""
-    middle = math.log(shape.mean_tokens) - LENGTH_SPREAD**2 / 2
-    length = min(shape.longest_tokens, round(float(generator.lognormal(middle, LENGTH_SPREAD))))
-    weights = 1 / np.arange(10, shape.vocabulary + 10)
-    ids = generator.choice(shape.vocabulary, size=length, p=weights / weights.sum())
-    return _rendered(ids, max(1, round(length * PROMPT_SHARE)), f"row {index}")
+def _row_loss(model: Any, row: Row, device: torch.device) -> tuple[float, int]:
+    ids = torch.from_numpy(row.ids).long().to(device)
+    logits = model(ids[None]).logits[0, row.prompt - 1 : -1].double()
+    return float(cross_entropy(logits, ids[row.prompt :], reduction="sum")), len(row) - row.prompt
 
 
-def _rendered(ids: Any, prompt: int, name: str) -> Rendered:
-    parts = np.full(len(ids), Part.REASONING, np.uint8)
-    parts[:prompt] = Part.GIVEN
-    parts[prompt + round((len(ids) - prompt) * REASONING_SHARE) :] = Part.ANSWER
-    parts[-1] = Part.END
-    return Rendered(np.asarray(ids, np.int32), parts, name)
-
-
-def _prompt(row: Rendered) -> int:
-    return int(np.argmax(row.parts > 0))
-
-
-def _memory_mib(field: str) -> float:
+def _memory_mib(name: str) -> float:
     """A field of this process's status, such as VmRSS (resident now) or VmHWM (its peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024

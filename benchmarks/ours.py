@@ -1,82 +1,147 @@
-"""Our loop as `thinktune train` runs it, between two evaluations: packed, chunked loss, one fused update."""
+"""Ours: the run that `thinktune train` opens and the steps it takes, on rows that are token ids already.
 
+The only file here that knows thinktune from within. `run.prepare`, which makes rows from text, is answered with the
+job's rows; everything after it is the package's own: plan, model, optimizer, steps and their log.
+"""
+
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
-import torch
-from common import (
-    BETAS,
-    CLIP_NORM,
-    LEARNING_RATE,
-    ROWS_PER_STEP,
-    STEPS_PER_LOG,
-    WEIGHT_DECAY,
-    Clock,
-    Job,
-    Trained,
-    main,
-)
+import numpy as np
 
-from thinktune import track
-from thinktune.knobs import Train
-from thinktune.layers import apply_activation_budget
-from thinktune.model import load_model
-from thinktune.optim import Update, learning_rate_share
-from thinktune.pack import Step, pack
-from thinktune.parallel import World
-from thinktune.step import StepReport, step
+if TYPE_CHECKING:
+    from common import Chosen, Clock, Trained
+    from jobs import Job, Row
 
-FLOOR_TOKENS = 1024  # as thinktune.run.batch_capacity has it on the CPU
+SEED = 42
 
 
-def train(job: Job, variant: str, clock: Clock) -> Trained:
-    """One pass over the job's rows; with variant `recompute`, activations are made again in the backward pass."""
-    settings = Train(
-        epochs=1,
-        rows_per_step=ROWS_PER_STEP,
-        learning_rate=LEARNING_RATE,
-        schedule="constant",
-        warmup_fraction=0,
-        weight_decay=WEIGHT_DECAY,
-        betas=BETAS,
-        clip_norm=CLIP_NORM,
-    )
-    model = load_model(job.model, torch.device("cpu"))
-    apply_activation_budget(model, 0.0 if variant == "recompute" else 1.0, compiled=False)
-    update = Update(model, settings)
+def deal_rows(rows: Sequence["Row"], tokens_per_step: int | None, rows_per_step: int | None) -> list[list[int]]:
+    """Which rows share a step in one epoch of ours: all contenders that can take the same."""
+    from thinktune.pack import deal
+
+    lengths, learned = [len(row) for row in rows], [len(row) - row.prompt for row in rows]
+    steps = deal(lengths, learned, tokens_per_step=tokens_per_step, rows_per_step=rows_per_step, epochs=1, seed=SEED)
+    return [list(step.rows) for step in steps]
+
+
+def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
+    """The job's steps as `thinktune train` takes them; `chosen.settings` are knobs of `train`."""
+    import time
+
+    from common import Trained
+
+    from thinktune import watch
+    from thinktune.run import open_run
+    from thinktune.train import _compile, _train_step
+
     with tempfile.TemporaryDirectory() as folder:
-        clock.start()
-        norm = _loop(job, settings, model, update, Path(folder))
-        clock.stop()
-    return Trained(model, job.steps, norm)
+        rows = _prepared(job, Path(folder) / "store")
+        with patch("thinktune.run.prepare", lambda *_: rows):
+            run = open_run(_recipe(job, chosen, Path(folder)), _quiet, ["benchmark"])
+        assert [list(step.rows) for step in run.steps[: job.plan.steps]] == job.steps
+        reports = []
+        run.started = time.monotonic()
+        clock.begin()
+        if run.compiled:
+            _compile(run)
+        for number in range(1, job.plan.steps + 1):
+            _train_step(run, number)
+            if number % job.plan.log_every == 0 or number == job.plan.steps:
+                reports += run.pending
+                watch.log(run)
+            clock.step(number, job.plan.steps)
+        losses = [(number, report.losses.values()["loss"]) for number, report in enumerate(reports, start=1)]
+        norms = [float(report.gradient_norm) for report in reports]
+        setting = f"{run.update.memory}, batches of {run.capacity:,}, {'compiled' if run.compiled else 'eager'}"
+        return Trained(run.model, job.step_tokens, norms, _as_logged(losses, job), setting, run.update.weights())
 
 
-def _loop(job: Job, settings: Train, model: torch.nn.Module, update: Update, folder: Path) -> float:
-    """All steps, as thinktune.train takes and logs them; returns the gradient norm of the first."""
-    pending: list[StepReport] = []
-    norms: list[float] = []
-    dealt = _steps_in_order(job)
-    capacity = max(FLOOR_TOKENS, *map(len, job.rows))
-    for number, share in enumerate(dealt, start=1):
-        batches = pack([job.rows[index] for index in share.rows], capacity)
-        rate = learning_rate_share(number, len(dealt), settings.warmup_fraction, settings.schedule)
-        update.begin(number, settings.learning_rate * rate)
-        made = step(model, batches, update, World(), torch.float32)
-        assert made.learned_tokens == share.learned_tokens
-        pending.append(made)
-        if number % STEPS_PER_LOG == 0 or number == len(dealt):
-            norms += torch.stack([report.gradient_norm for report in pending]).tolist()
-            lines = [{"kind": "train", "step": number, **report.losses.values()} for report in pending]
-            track.append(folder, track.METRICS, lines)
-            pending = []
-    return norms[0]
+def _recipe(job: "Job", chosen: "Chosen", folder: Path) -> Any:
+    from thinktune.recipe import check
+
+    plan = job.plan
+    longest = max(len(row) for row in job.rows)
+    train = {
+        "epochs": 1,
+        "tokens_per_step": plan.tokens_per_step,
+        "rows_per_step": plan.rows_per_step,
+        "learning_rate": plan.learning_rate,
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
+        "log_every_steps": plan.log_every,
+        "seed": SEED,
+    }
+    tree = {
+        "name": "benchmark",
+        "runs_folder": str(folder / "runs"),
+        "model": {"name": str(job.model)},
+        "data": {"name": "rows.jsonl", "max_tokens": longest, "validation": 0.0},
+        "train": train | chosen.settings,
+    }
+    return check(tree, "benchmark")
 
 
-def _steps_in_order(job: Job) -> list[Step]:
-    """What thinktune.pack.deal returns, but without the shuffle: every contender takes the rows as they stand."""
-    groups = [tuple(range(start, start + ROWS_PER_STEP)) for start in range(0, len(job.rows), ROWS_PER_STEP)]
-    return [Step(group, sum(job.rows[index].learned_tokens for index in group)) for group in groups]
+def _prepared(job: "Job", folder: Path) -> Any:
+    """The job's rows as `prepare` hands them over: tokenized, on the disk, mapped."""
+    from thinktune.data import Example, Turn
+    from thinktune.prepare import Prepared
+    from thinktune.render import Part, Rendered
+    from thinktune.store import Writer, choose, open_store, write_example
+
+    folder.mkdir()
+    text = write_example(Example((Turn("user", "?"), Turn("assistant", "!")), "rows.jsonl:1"))
+    with Writer(folder) as writer:
+        for number, row in enumerate(job.rows):
+            parts = np.full(len(row), Part.REASONING, np.uint8)
+            parts[: row.prompt], parts[-1] = Part.GIVEN, Part.END
+            source = f"rows.jsonl:{number + 1}"
+            writer.add(number, source, text, [Rendered(np.asarray(row.ids, np.int32), parts, source)])
+    store = open_store(folder)
+    train, nothing = choose(store, np.arange(len(job.rows))), choose(store, np.arange(0))
+    return Prepared(train, nothing, _account(job, train), "benchmark")
+
+
+def _account(job: "Job", rows: Any) -> dict[str, Any]:
+    """What a run says of its rows when it opens."""
+    return {
+        "files": [],
+        "rows_read": len(job.rows),
+        "train_rows": len(job.rows),
+        "train_tokens": int(rows.lengths.sum()),
+        "train_learned_tokens": int(rows.learned.sum()),
+        "validation_rows": 0,
+        "dropped_rows": 0,
+        "stopping_rows": 0,
+        "validation": 0.0,
+        "faults": [],
+        "own_system_rows": 0,
+        "over": {},
+        "largest_token": max(int(row.ids.max()) for row in job.rows),
+    }
+
+
+def _as_logged(losses: list[tuple[int, float]], job: "Job") -> list[tuple[int, float]]:
+    """The loss of the first step, then the mean since the last entry, as transformers' Trainer logs it."""
+    entries, since = [losses[0]], 1
+    for number in range(job.plan.log_every, job.plan.steps + 1, job.plan.log_every):
+        if number == since:
+            continue
+        entries.append((number, float(np.mean([loss for _, loss in losses[since:number]]))))
+        since = number
+    return entries
+
+
+def _quiet(line: str) -> None:
+    """Lines go where nobody reads them, but are written."""
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":
+    from common import main
+
     main(train)

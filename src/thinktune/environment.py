@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,17 @@ LIBRARIES = ("thinktune", "torch", "transformers", "tokenizers", "safetensors", 
 
 def describe(command: Sequence[str]) -> dict[str, Any]:
     """Facts for environment.json; no host name, no user name, no folder but those in the command."""
-    return {name: version(name) for name in LIBRARIES} | {
+    return {name: _version(name) for name in LIBRARIES} | {
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
         "processor_count": os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count(),
         "command": mask(shlex.join([Path(command[0]).name, *command[1:]])),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # of this package, where it runs from its source tree
+        return "not installed"

@@ -1,0 +1,54 @@
+"""Stands in for flash-attn: its functions with torch's own variable-length attention behind them.
+
+Put on the peers' path where flash-attn is not installed, so that every contender gets the same kernel and the
+comparison is one of frameworks. Causal attention without dropout, as training needs it; anything else is refused.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import varlen
+
+__version__ = "2.8.3"  # what transformers asks for; the metadata beside this package says the same
+_ASKED_FOR = inspect.signature(varlen.varlen_attn).parameters
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    deterministic: bool = False,
+    **others: Any,
+) -> Tensor:
+    """Causal attention within each row of packed ones: q (n, heads, size), k and v (n, groups, size)."""
+    if not causal or dropout_p or window_size != (-1, -1) or any(value is not None for value in others.values()):
+        raise NotImplementedError(f"causal {causal}, dropout {dropout_p}, window {window_size}, {others}")
+    told: dict[str, Any] = {"scale": softmax_scale, "window_size": (-1, 0)}  # causal
+    if "enable_gqa" in _ASKED_FOR:
+        told["enable_gqa"] = q.shape[1] != k.shape[1]
+    else:  # torch 2.11
+        k, v = (each.repeat_interleave(q.shape[1] // each.shape[1], 1) for each in (k, v))
+    return varlen.varlen_attn(q, k, v, cu_seqlens_q, cu_seqlens_k, int(max_seqlen_q), int(max_seqlen_k), **told)
+
+
+def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    """The same for rows of equal length: q (rows, n, heads, size), k and v (rows, n, groups, size)."""
+    rows, length = q.shape[:2]
+    ends = torch.arange(0, (rows + 1) * length, length, dtype=torch.int32, device=q.device)
+    flat = (each.flatten(0, 1) for each in (q, k, v))
+    return flash_attn_varlen_func(*flat, ends, ends, length, length, **options).unflatten(0, (rows, length))
+
+
+def flash_attn_with_kvcache(*arguments: Any, **options: Any) -> Tensor:
+    """Only generation needs it, and nothing here generates."""
+    raise NotImplementedError("no contender generates")

@@ -30,7 +30,7 @@ hub
 download recipe
 knobs
 cache
-environment faults files find flops progress tokens workers
+environment faults files find flops progress tokens verdict workers
 errors
 bundled
 """

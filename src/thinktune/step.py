@@ -67,16 +67,35 @@ def step(model: Any, batches: Sequence[Batch], update: Update, world: World, pre
     )
 
 
-@torch.no_grad()
 def evaluate(model: Any, batches: Iterable[Batch], device: torch.device, precision: torch.dtype) -> LossReport:
     """The exact loss over all learned tokens of the batches, each moved to the device when its turn comes."""
+    return evaluate_rows(model, batches, device, precision)[0]
+
+
+@torch.no_grad()
+def evaluate_rows(
+    model: Any, batches: Iterable[Batch], device: torch.device, precision: torch.dtype
+) -> tuple[LossReport, dict[str, tuple[float, int]]]:
+    """The same, and of each row (by its `file:line`) the mean loss and the learned tokens, over all its replies."""
     model.eval()
     losses = _Sums(device)
+    names: list[str] = []
+    sums: list[Tensor] = []
+    counts: list[Tensor] = []
     for batch in batches:
         on_device = batch.to(device)
         _, each = _forward(model, on_device, 1.0, precision)
         losses.add(each, on_device.parts)
-    return losses.report()
+        owners = torch.searchsorted(batch.boundaries[1:].long(), batch.learned_at, right=True)
+        names += batch.rows
+        sums.append(each.new_zeros(len(batch.rows)).index_add_(0, owners.to(device), each))
+        counts.append(owners.bincount(minlength=len(batch.rows)))
+    found: dict[str, tuple[float, int]] = {}
+    if names:
+        for name, total, count in zip(names, torch.cat(sums).tolist(), torch.cat(counts).tolist(), strict=True):
+            former, tokens = found.get(name, (0.0, 0))
+            found[name] = (former + total, tokens + count)
+    return losses.report(), {name: (total / max(1, count), count) for name, (total, count) in found.items()}
 
 
 def _forward(model: Any, batch: Batch, scale: float, precision: torch.dtype) -> tuple[Tensor, Tensor]:

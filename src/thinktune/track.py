@@ -1,4 +1,4 @@
-"""The run's journal: one JSON object a line in metrics.jsonl and samples.jsonl, whole lines only."""
+"""The run's journal: one JSON object a line in metrics.jsonl, samples.jsonl and losses.jsonl, whole lines only."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 from thinktune.files import write_json_lines
 
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+METRICS, SAMPLES, LOSSES = "metrics.jsonl", "samples.jsonl", "losses.jsonl"
 
 
 def append(run: Path, file: str, records: Iterable[dict[str, Any]]) -> None:
@@ -34,9 +34,17 @@ def read_samples(run: Path) -> list[dict[str, Any]]:
     return _read(run / SAMPLES)
 
 
+def read_row_losses(run: Path) -> dict[int, dict[str, tuple[float, int]]]:
+    """By step of evaluation, each held-out row's mean loss and its learned tokens."""
+    found: dict[int, dict[str, tuple[float, int]]] = {}
+    for record in _read(run / LOSSES):
+        found[record["step"]] = {row: (float(loss), int(tokens)) for row, (loss, tokens) in record["rows"].items()}
+    return found
+
+
 def rewind(run: Path, step: int) -> None:
     """Forget what was recorded after a step, so that a run that starts again there has no gap and no double."""
-    for file in (METRICS, SAMPLES):
+    for file in (METRICS, SAMPLES, LOSSES):
         if (run / file).exists():
             write_json_lines(run / file, [record for record in _read(run / file) if record["step"] <= step])
 

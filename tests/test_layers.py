@@ -13,11 +13,14 @@ cli
 demo
 check chat cleaned
 train evaluate
-watch
+watch samples
 run
-engine report small
+engine report small sinks
 step checkpoint
-model prepare chart track grade
+model prepare chart outcome grade follow
+to_swanlab to_tensorboard
+entries
+track sentences
 divide
 work
 loss pack optim parallel reply store trim account
@@ -42,6 +45,7 @@ HEAVY = [
     "train",
     "evaluate",
     "watch",
+    "samples",
     "run",
     "engine",
     "small",

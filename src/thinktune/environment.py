@@ -22,3 +22,13 @@ def describe(command: Sequence[str]) -> dict[str, Any]:
         "command": shlex.join([Path(command[0]).name, *command[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def peak_memory_gib() -> float:
+    """The most memory that this process has held; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,6 +1,7 @@
 """A run: opened from a recipe, described in its folder, and refused where the folder holds another one."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -21,7 +22,7 @@ from thinktune.optim import TIERS, Update, learning_rate_share, pick_memory
 from thinktune.pack import Step, deal
 from thinktune.parallel import World
 from thinktune.prepare import Prepared, prepare
-from thinktune.progress import Say
+from thinktune.progress import Bar, Say, no_bar
 from thinktune.recipe import check, dump
 from thinktune.step import StepReport
 from thinktune.store import Rows
@@ -47,6 +48,11 @@ class Run:
     pending: list[StepReport] = field(default_factory=list[StepReport])
     started: float = 0.0
     trained_tokens: int = 0
+    logged: tuple[float, int] = (0.0, 0)  # seconds and tokens at the last line of metrics
+    opened: float = field(default_factory=time.monotonic)
+    sampled_seconds: float = 0.0
+    sampled_tokens_per_second: float | None = None
+    bar: Bar = no_bar
     refused_in_a_row: int = 0
 
     @property
@@ -190,7 +196,11 @@ def _refuse_other_recipe(recipe: Recipe, folder: Path) -> None:
         return
     former = check(yaml.safe_load(written.read_text(encoding="utf-8")), str(written))
     before, now = _flat(former.model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
-    changed = [f"{key} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]]
+    changed = [
+        f"{key} (was {before[key]!r}, is {now[key]!r})"
+        for key in now
+        if before.get(key) != now[key] and not key.startswith("track.")  # which decides nothing of the result
+    ]
     if changed:
         raise UserError(
             f"{folder}: holds a run of another recipe; changed: {', '.join(changed)}; "

@@ -8,6 +8,8 @@ from typing import Any
 
 from thinktune.files import write_json_lines
 
+Record = dict[str, Any]
+
 METRICS, SAMPLES, LOSSES = "metrics.jsonl", "samples.jsonl", "losses.jsonl"
 
 

@@ -7,25 +7,27 @@ from pathlib import Path
 
 import torch
 
-from thinktune import checkpoint, report, track, watch
+from thinktune import checkpoint, report, samples, sinks, track, watch
 from thinktune.errors import UserError, brief
 from thinktune.files import read_json
 from thinktune.knobs import Recipe
 from thinktune.model import load_model, padding
 from thinktune.pack import pack
-from thinktune.progress import Say
+from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import Run, evaluation_interval, open_run
 from thinktune.step import step
 
 
-def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) -> Path:
+def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv), bar: Bar = no_bar) -> Path:
     """Train to the end and return the run's folder; where it holds an unfinished run, go on with that.
 
     Raises UserError as `open_run` does, where no gradient is finite any more, and where the device's memory is full.
     """
     run = open_run(recipe, say, command)
+    run.bar = bar
     try:
-        _train(run)
+        with sinks.following(run.folder, recipe.track, say):
+            _train(run)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"train.batch_tokens: the memory of {run.device} is full after step {run.done} ({brief(error, 120)}); "
@@ -44,14 +46,17 @@ def _train(run: Run) -> None:
         watch.evaluate(run)
     run.started = time.monotonic()
     for number in range(run.done + 1, len(run.steps) + 1):
+        if watch.has_overfitted(run):
+            break
         _train_step(run, number)
+        watch.stepped(run)
         at_evaluation = number % steps_per_evaluation == 0 or number == len(run.steps)
         if at_evaluation or number % recipe.train.log_every_steps == 0:
             watch.log(run)
         if at_evaluation:
             pause = time.monotonic()
             watch.evaluate(run)
-            watch.sample(run)
+            samples.sample(run)
             _keep(run)
             report.write(run.folder)
             run.started += time.monotonic() - pause
@@ -96,4 +101,5 @@ def _finish(run: Run) -> None:
         kept = getattr(torch, read_json(run.folder / "environment.json")["model_dtype"])
         checkpoint.write_final(run.folder, best, load_model(best.folder, torch.device("cpu"), kept), run.tokenizer)
     report.write(run.folder)
+    watch.conclude(run)
     run.say(f"final model: {run.folder / 'final'} (step {best.step}, the best of those evaluated)")

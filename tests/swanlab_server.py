@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(*self.reply(path, json.loads(body) if body else None))
 
-    do_GET = do_POST = do_PUT = serve
+    do_GET = do_POST = do_PUT = serve  # noqa: N815
 
     def reply(self, path, body):
         server = self.server

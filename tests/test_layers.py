@@ -15,12 +15,12 @@ check chat cleaned
 train evaluate
 watch samples
 run
-engine report small sinks
-step checkpoint
-model prepare chart outcome grade follow
-to_swanlab to_tensorboard
-entries
-track sentences
+engine compare small sinks
+step checkpoint report
+model prepare curves outcome grade follow
+to_swanlab to_tensorboard chart
+entries sentences page
+track
 divide
 work
 loss pack optim parallel reply store trim account
@@ -33,7 +33,7 @@ hub
 download recipe
 knobs
 cache
-environment faults files find flops progress tokens verdict workers
+bilingual environment faults files find flops progress tokens verdict workers
 errors
 bundled
 """

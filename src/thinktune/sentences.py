@@ -1,41 +1,51 @@
 """What a verdict is in words, in English and in Chinese: the state, and what to do about it."""
 
-from typing import NamedTuple
+from thinktune.bilingual import Words
+from thinktune.verdict import State, Verdict
 
-from thinktune.verdict import Verdict
+STATES: dict[State, Words] = {
+    "waiting": Words("Too early to say", "尚早"),
+    "learning": Words("Still learning", "仍在学习"),
+    "best": Words("At its best", "处于最佳"),
+    "overfitting": Words("Overfitting since step {since}", "自第 {since} 步起过拟合"),
+    "diverging": Words("Diverging since step {since}", "自第 {since} 步起发散"),
+}
 
 
-class Words(NamedTuple):
-    """The same said in both languages."""
+def state_name(verdict: Verdict) -> Words:
+    """The verdict in a few words."""
+    en, zh = (text.format(since=f"{verdict.since:,}") for text in STATES[verdict.state])
+    return Words(en, zh)
 
-    en: str
-    zh: str
 
-
-def state_sentence(verdict: Verdict) -> Words:
-    """The verdict in one sentence, without a full stop."""
-    best, loss = f"{verdict.best_step:,}", f"{verdict.best_loss:.3f}"
+def finding_sentence(verdict: Verdict) -> Words:
+    """What the verdict rests on."""
+    best, loss, last = f"{verdict.best_step:,}", f"{verdict.best_loss:.3f}", f"{verdict.last_loss:.3f}"
     match verdict.state:
         case "waiting":
-            return Words("no verdict before two evaluations", "至少评估两次后才有结论")
+            return Words("A verdict takes two evaluations.", "至少评估两次后才有结论。")
         case "learning":
-            return Words("still learning: the eval loss is still falling", "仍在学习：验证损失还在下降")
+            return Words("The eval loss is still falling.", "验证损失还在下降。")
         case "best":
             return Words(
-                f"at its best: the eval loss is level with its lowest, {loss} at step {best}",
-                f"处于最佳状态：验证损失与最低值（第 {best} 步的 {loss}）没有明显差别",
+                f"The eval loss is level with its lowest, {loss} at step {best}.",
+                f"验证损失与最低值（第 {best} 步的 {loss}）没有明显差别。",
             )
         case "overfitting":
             return Words(
-                f"overfitting since step {verdict.since:,}: the eval loss has risen from {loss} (step {best}) "
-                f"to {verdict.last_loss:.3f}",
-                f"自第 {verdict.since:,} 步起过拟合：验证损失从 {loss}（第 {best} 步）升到了 {verdict.last_loss:.3f}",
+                f"The eval loss has risen from {loss} at step {best} to {last}, by more than chance explains.",
+                f"验证损失从第 {best} 步的 {loss} 升到了 {last}，超出了偶然波动。",
             )
         case "diverging":
             return Words(
-                f"diverging since step {verdict.since:,}: train and eval loss rise together",
-                f"自第 {verdict.since:,} 步起发散：训练损失和验证损失一起上升",
+                f"Train and eval loss rise together, eval from {loss} to {last}.",
+                f"训练损失和验证损失一起上升，验证损失从 {loss} 升到 {last}。",
             )
+
+
+def spoken(verdict: Verdict) -> str:
+    """Name and finding in one line, for the terminal."""
+    return f"{state_name(verdict).en.lower()}. {finding_sentence(verdict).en}"
 
 
 def advice_sentence(verdict: Verdict, epochs_at_best: float | None = None) -> Words:

@@ -1,5 +1,6 @@
 """SwanLab as a sink. Everything that can go wrong in it raises here, in a process of its own."""
 
+import importlib
 import json
 import os
 import uuid
@@ -22,8 +23,7 @@ class SwanLab:
         # Read by its settings as a nested field, which crashes them; the name it wants is another.
         project = settings.project or os.environ.get("SWANLAB_PROJECT") or DEFAULT_PROJECT
         os.environ.pop("SWANLAB_PROJECT", None)
-        import swanlab
-
+        swanlab: Any = importlib.import_module("swanlab")  # half a second, so only where it is used
         probes = ("hardware", "runtime", "requirements", "git", "swanlab", "monitor")
         wanted = swanlab.Settings(
             interactive=False,
@@ -34,7 +34,7 @@ class SwanLab:
         self.mode = mode if mode != "auto" else "cloud" if wanted.api_key else "offline"
         folder = run / "swanlab"
         folder.mkdir(exist_ok=True)
-        self._swanlab: Any = swanlab
+        self._swanlab = swanlab
         self._run: Any = swanlab.init(
             mode=MODES[self.mode],
             project=project,

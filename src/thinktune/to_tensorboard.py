@@ -18,15 +18,17 @@ class TensorBoard:
 
     def __init__(self, run: Path, _mode: str, _settings: Track, facts: dict[str, Any]) -> None:
         """Begin anew; raises ImportError where TensorBoard is not installed."""
-        from tensorboard.plugins.custom_scalar.layout_pb2 import Category, Chart, Layout, MultilineChartContent
+        from tensorboard.plugins.custom_scalar import layout_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.folder = self.place = str(run / "tensorboard")
         shutil.rmtree(self.folder, ignore_errors=True)
         self._writer = EventFileWriter(self.folder)
-        lines = MultilineChartContent(tag=["^train/loss$", "^eval/loss$"])
-        category = Category(title="loss", chart=[Chart(title=LOSS_CHART, multiline=lines)])
-        self._strings("custom_scalars__config__", "custom_scalars", [Layout(category=[category]).SerializeToString()])
+        kinds: Any = layout_pb2
+        lines = kinds.MultilineChartContent(tag=["^train/loss$", "^eval/loss$"])
+        category = kinds.Category(title="loss", chart=[kinds.Chart(title=LOSS_CHART, multiline=lines)])
+        layout = kinds.Layout(category=[category]).SerializeToString()
+        self._strings("custom_scalars__config__", "custom_scalars", [layout])
         described = yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
         self._strings("facts", "text", [f"```\n{described}```".encode()])
 
@@ -47,18 +49,13 @@ class TensorBoard:
 
     def _strings(self, tag: str, plugin: str, texts: list[bytes], step: int = 0) -> None:
         """Texts for one of TensorBoard's plugins; its own helpers for them need TensorFlow."""
-        from tensorboard.compat.proto.summary_pb2 import SummaryMetadata
-        from tensorboard.compat.proto.tensor_pb2 import TensorProto
-        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-
-        shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=len(texts))])
-        tensor = TensorProto(dtype="DT_STRING", string_val=texts, tensor_shape=shape)
-        metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin))
+        shape = {"dim": [{"size": len(texts)}]}
+        tensor = {"dtype": "DT_STRING", "string_val": texts, "tensor_shape": shape}
+        metadata = {"plugin_data": {"plugin_name": plugin}}
         self._add([{"tag": tag, "metadata": metadata, "tensor": tensor}], step)
 
     def _add(self, values: list[dict[str, Any]], step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto import event_pb2
 
-        summary = Summary(value=[Summary.Value(**value) for value in values])
-        self._writer.add_event(Event(summary=summary, step=step, wall_time=time.time()))
+        kinds: Any = event_pb2
+        self._writer.add_event(kinds.Event(summary={"value": values}, step=step, wall_time=time.time()))

@@ -46,7 +46,7 @@ def judge(losses: Mapping[int, float], margin: float | Margin, train: Mapping[in
         train: train loss around the same steps, where known. If it rises along with the eval loss, the run is not
             overfitting but diverging.
     """
-    apart = margin if callable(margin) else lambda _one, _other: margin
+    apart = margin if callable(margin) else _fixed(margin)
     finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
     steps = sorted(step for step in finite if step > 0)
     if not steps:
@@ -107,6 +107,13 @@ def margins(rows: Mapping[int, Rows], losses: Mapping[int, float]) -> Margin:
         if one in rows and other in rows:
             return paired_margin(rows[one], rows[other])
         return UNKNOWN_MARGIN * losses[other]
+
+    return between
+
+
+def _fixed(margin: float) -> Margin:
+    def between(_one: int, _other: int) -> float:
+        return margin
 
     return between
 

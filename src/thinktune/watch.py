@@ -16,7 +16,7 @@ from thinktune.outcome import overfits_for, run_verdict
 from thinktune.pack import pack
 from thinktune.progress import clock
 from thinktune.run import Run, batch_capacity, evaluation_interval
-from thinktune.sentences import advice_sentence, state_sentence
+from thinktune.sentences import advice_sentence, spoken
 from thinktune.step import LossReport, StepReport, evaluate_rows
 
 MOST_REFUSED_IN_A_ROW = 10  # one bad row is the row's fault; this many in a row are the run's
@@ -84,7 +84,7 @@ def evaluate(run: Run) -> None:
     track.append(run.folder, track.METRICS, [{"kind": "eval", "step": run.done, "epoch": run.epoch, **losses, **facts}])
     run.say(
         f"step {run.done}/{len(run.steps)} eval loss {losses['loss']:.4f} "
-        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {state_sentence(run_verdict(run.folder)).en}"
+        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {spoken(run_verdict(run.folder))}"
     )
 
 
@@ -103,7 +103,7 @@ def conclude(run: Run) -> None:
         run.say(f"stopped after step {run.done} of {len(run.steps)}, as train.stop_when_overfitting: {patience} asks")
     verdict = run_verdict(run.folder)
     epochs = run.epoch * verdict.best_step / max(1, run.done)
-    run.say(f"{state_sentence(verdict).en}. {advice_sentence(verdict, epochs).en}".strip())
+    run.say(f"{spoken(verdict)} {advice_sentence(verdict, epochs).en}".strip())
 
 
 def _refused(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) -> list[dict[str, Any]]:

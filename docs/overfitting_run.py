@@ -25,11 +25,12 @@ data:
   columns: {{reasoning: think, keypoint: keypoint}}
   max_tokens: 512
 train:
-  epochs: 8
-  tokens_per_step: 2048
-  learning_rate: 3e-3
+  epochs: 12
+  tokens_per_step: 1024
+  learning_rate: 4e-3
   warmup_fraction: 0.05
-  log_every_steps: 2
+  log_every_steps: 4
+  evaluate_every_steps: 20
   stop_when_overfitting: {patience}
 generate: {{max_new_tokens: 96, sample_questions: 3, sample_share: 0.2}}
 runs_folder: {folder}

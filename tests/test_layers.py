@@ -12,11 +12,12 @@ __main__
 cli
 demo
 check chat cleaned
-train evaluate
-watch samples
+train evaluate session
+watch answers
 run
 engine compare small sinks
-step checkpoint report
+writer sample
+step checkpoint report request
 model prepare curves outcome grade follow
 to_swanlab to_tensorboard chart
 entries sentences page
@@ -42,12 +43,14 @@ HEAVY = [
     "demo",
     "check",
     "chat",
+    "session",
     "train",
     "evaluate",
     "watch",
-    "samples",
+    "answers",
     "run",
     "engine",
+    "sample",
     "small",
     "step",
     "checkpoint",

@@ -46,7 +46,8 @@ def test_the_published_curve_up_to_its_best_still_learns():
         ({0: 3.0, 10: 2.0}, "learning", 10, 10),
         ({0: 3.0, 10: 2.0, 20: 1.99, 30: 1.995}, "best", 20, 30),
         ({0: 3.0, 10: 2.0, 20: 1.96, 30: 1.92}, "learning", 30, 30),  # slow, but clear over two evaluations
-        ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2}, "overfitting", 10, 20),
+        ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2}, "best", 10, 20),  # a second one will tell
+        ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2, 40: 2.2}, "overfitting", 10, 20),
         ({0: 3.0, 10: 2.0, 20: 2.2, 30: 2.01}, "best", 10, 30),  # a peak that went away
         ({0: 1.0, 10: 2.0, 20: 1.5}, "learning", 20, 20),
         ({0: 3.0, 10: math.nan, 20: 2.0}, "learning", 20, 20),
@@ -58,10 +59,10 @@ def test_curves_are_named(curve, state, best, since):
 
 
 def test_a_run_whose_train_loss_rises_too_diverges():
-    curve = {0: 3.0, 10: 2.0, 20: 2.6}
-    assert judge(curve, 0.05, {10: 2.0, 20: 2.5}).state == "diverging"
-    assert judge(curve, 0.05, {10: 2.0, 20: 1.5}).state == "overfitting"
-    assert judge(curve, 0.05, {10: 2.0, 20: 2.1}).state == "overfitting"
+    curve = {0: 3.0, 10: 2.0, 20: 2.3, 30: 2.6}
+    assert judge(curve, 0.05, {10: 2.0, 30: 2.5}).state == "diverging"
+    assert judge(curve, 0.05, {10: 2.0, 30: 1.5}).state == "overfitting"
+    assert judge(curve, 0.05, {10: 2.0, 30: 2.1}).state == "overfitting"
 
 
 def test_a_tuned_model_that_is_no_better_than_its_base_is_told():
@@ -75,7 +76,9 @@ def test_the_best_is_the_lowest_and_overfitting_means_clearly_above_it_ever_sinc
     verdict = judge(curve, margin)
     tuned = {step: loss for step, loss in curve.items() if step}
     assert verdict.best_loss == min(tuned.values())
-    assert (verdict.state in ("overfitting", "diverging")) == (curve[max(curve)] - verdict.best_loss > margin)
+    last_two = [curve[step] for step in sorted(tuned)[-2:]]
+    rose = len(last_two) == 2 and all(loss - verdict.best_loss > margin for loss in last_two)
+    assert (verdict.state == "overfitting") == rose
     assert all(curve[step] - verdict.best_loss > margin for step in tuned if step > verdict.since)
     assert verdict.best_step <= verdict.since
     assert curve[verdict.since] - verdict.best_loss <= margin

@@ -19,7 +19,7 @@ def both(label: Label, tag: Literal["span", "tspan"] = "span", **values: Any) ->
     """HTML that holds both languages, the values put in and everything escaped; inside SVG the tag is `tspan`."""
     if isinstance(label, str):
         return escape(label.format(**values) if values else label)
-    texts = [Markup(escape(text)).format(**values) for text in label]
+    texts = [escape(text).format(**values) if values else escape(text) for text in label]
     return Markup('<{0} class="en">{1}</{0}><{0} class="zh" lang="zh">{2}</{0}>').format(tag, *texts)
 
 

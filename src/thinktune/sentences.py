@@ -26,6 +26,12 @@ def finding_sentence(verdict: Verdict) -> Words:
             return Words("A verdict takes two evaluations.", "至少评估两次后才有结论。")
         case "learning":
             return Words("The eval loss is still falling.", "验证损失还在下降。")
+        case "best" if verdict.since < verdict.last_step:
+            return Words(
+                f"The eval loss, {last}, stands above its lowest, {loss} at step {best}; a second evaluation like this "
+                "means overfitting.",
+                f"验证损失 {last} 高于最低值（第 {best} 步的 {loss}）；再有一次这样的评估就是过拟合。",
+            )
         case "best":
             return Words(
                 f"The eval loss is level with its lowest, {loss} at step {best}.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from thinktune import checkpoint, report, samples, sinks, track, watch
+from thinktune import answers, checkpoint, report, sinks, track, watch
 from thinktune.errors import UserError, brief
 from thinktune.files import read_json
 from thinktune.knobs import Recipe
@@ -56,7 +56,7 @@ def _train(run: Run) -> None:
         if at_evaluation:
             pause = time.monotonic()
             watch.evaluate(run)
-            samples.sample(run)
+            answers.sample(run)
             _keep(run)
             report.write(run.folder)
             run.started += time.monotonic() - pause

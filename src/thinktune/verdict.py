@@ -11,6 +11,7 @@ Margin = Callable[[int, int], float]
 
 TWO_SIDED_95 = 1.959964
 UNKNOWN_MARGIN = 0.01  # of the loss, where no rows were kept to compute the margin from
+CONFIRMED = 2  # evaluations in a row that stand above the best one: a single one may be a peak of the training itself
 LOOKBACK = 2  # evaluations: a loss that falls slowly is seen to fall over two of them
 WITHIN_TRAINING = 0.5  # of the rise in eval loss; if train loss rises by more, the run diverges
 
@@ -20,7 +21,7 @@ class Verdict:
     """What the eval losses say at a run's last evaluation.
 
     `best_step` has the lowest loss after step 0, which is the base model's. `since` is the last evaluation that is
-    not clearly above it: from there on the loss rose. `gained` says whether the best is clearly below the base.
+    not clearly above it: if `last_step` is another one, the loss rose from there on. `gained` says whether the best is clearly below the base.
     """
 
     state: State
@@ -37,7 +38,8 @@ def judge(losses: Mapping[int, float], margin: float | Margin, train: Mapping[in
 
     The held-out loss is the usual stopping rule of early stopping (Prechelt, "Early Stopping - But When?", 1998),
     which calls a run overfitted when the loss stands a fixed share above its lowest. Here it must stand above it by
-    more than chance explains, in the spirit of the one-standard-error rule (Breiman et al., CART, 1984).
+    more than chance explains, in the spirit of the one-standard-error rule (Breiman et al., CART, 1984), and twice in
+    a row, as Prechelt's second criterion asks.
 
     Args:
         losses: eval loss by step; step 0 is the base model.
@@ -55,7 +57,8 @@ def judge(losses: Mapping[int, float], margin: float | Margin, train: Mapping[in
     level = [step for step in steps if step >= best and finite[step] - finite[best] <= apart(step, best)]
     gained = finite[0] - finite[best] > apart(0, best) if 0 in finite else None
     before = sorted(finite)[-1 - LOOKBACK : -1]
-    if level[-1] != last:
+    above = [step for step in steps if step > level[-1]]
+    if len(above) >= CONFIRMED:
         state = "diverging" if _rises_too(train or {}, level[-1], last, finite) else "overfitting"
     elif best == last and any(finite[step] - finite[last] > apart(step, last) for step in before):
         state = "learning"
@@ -66,8 +69,7 @@ def judge(losses: Mapping[int, float], margin: float | Margin, train: Mapping[in
 
 def evaluations_above(losses: Mapping[int, float], margin: float | Margin) -> int:
     """How many of the last evaluations in a row stand clearly above the best one."""
-    verdict = judge(losses, margin)
-    return sum(step > verdict.since for step in losses) if verdict.state == "overfitting" else 0
+    return sum(step > judge(losses, margin).since > 0 for step in losses)
 
 
 def paired_margin(one: Rows, other: Rows) -> float:

@@ -3,12 +3,11 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from thinktune import track
-from thinktune.data import Example
-from thinktune.engine import Completion, Engine, Sampling, record
-from thinktune.render import render_prompt
+from thinktune.engine import Completion, Engine, Request, Sampling, record
 from thinktune.run import Run
 
 FEWEST_TOKENS = 32  # a reply cut shorter than this shows nothing
@@ -25,17 +24,19 @@ def sample(run: Run) -> None:
     examples = run.prepared.validation.examples(run.recipe.generate.sample_questions)
     if not examples:
         return
-    limit = _affordable(run, examples)
+    limit = _affordable(run, len(examples))
     if limit < min(FEWEST_TOKENS, run.recipe.generate.max_new_tokens):
         run.say(f"step {run.done}: no samples yet; they would take more than generate.sample_share of the time")
         return
+    kinds = samplings(run.model.generation_config, limit)
+    asked = [(example, name) for name in kinds for example in examples]
+    replies = _answer(run, [Request(example.turns[:-1], kinds[name]) for example, name in asked])
     records: list[dict[str, Any]] = []
-    for name, sampling in samplings(run.model.generation_config, limit).items():
-        for example, reply in zip(examples, _answer(run, examples, sampling), strict=True):
-            made = {"step": run.done, **record(example, reply), "sampling": name, "limit_tokens": limit}
-            made["reference_reasoning"] = example.turns[-1].reasoning
-            made["repetition"] = round(repetition(_tokens(run, reply)), 4)
-            records.append(made)
+    for (example, name), reply in zip(asked, replies, strict=True):
+        made = {"step": run.done, **record(example, reply), "sampling": name, "limit_tokens": limit}
+        made["reference_reasoning"] = example.turns[-1].reasoning
+        made["repetition"] = round(repetition(_tokens(run, reply)), 4)
+        records.append(made)
     track.append(run.folder, track.SAMPLES, records)
 
 
@@ -59,31 +60,30 @@ def repetition(tokens: Sequence[int]) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _affordable(run: Run, examples: Sequence[Example]) -> int:
+def _affordable(run: Run, questions: int) -> int:
     settings = run.recipe.generate
     if settings.sample_share == 1:
         return settings.max_new_tokens
     if run.sampled_tokens_per_second is None:  # nothing is known yet: a few tokens tell the speed
-        _answer(run, examples, Sampling(PROBE_TOKENS))
+        examples = run.prepared.validation.examples(questions)
+        probe = Sampling(PROBE_TOKENS)
+        kinds = len(samplings(run.model.generation_config, 1))
+        _answer(run, [Request(example.turns[:-1], probe) for example in examples] * kinds)
     assert run.sampled_tokens_per_second is not None
-    kinds = len(samplings(run.model.generation_config, 1))
     elapsed = time.monotonic() - run.opened
-    tokens = affordable_tokens(
-        settings.sample_share, elapsed, run.sampled_seconds, run.sampled_tokens_per_second / kinds
-    )
+    tokens = affordable_tokens(settings.sample_share, elapsed, run.sampled_seconds, run.sampled_tokens_per_second)
     return min(settings.max_new_tokens, tokens)
 
 
-def _answer(run: Run, examples: Sequence[Example], sampling: Sampling) -> list[Completion]:
+def _answer(run: Run, requests: Sequence[Request]) -> list[Completion]:
     """The replies, with the time they took on the account, and the speed of one of them beside the others."""
     begun = time.monotonic()
-    prompts = [render_prompt(example.turns[:-1], run.tokenizer) for example in examples]
-    engine = Engine(run.model, run.tokenizer, run.precision)
-    replies = engine.complete(prompts, sampling, run.recipe.generate.batch_rows)
+    with closing(Engine(run.model, run.tokenizer, run.precision)) as engine:
+        replies = dict(engine.complete(requests, run.recipe.generate.batch_rows))
     seconds = time.monotonic() - begun
     run.sampled_seconds += seconds
-    run.sampled_tokens_per_second = max(reply.tokens for reply in replies) / max(1e-9, seconds)
-    return replies
+    run.sampled_tokens_per_second = max(reply.tokens for reply in replies.values()) / max(1e-9, seconds)
+    return [replies[index] for index in range(len(requests))]
 
 
 def _tokens(run: Run, reply: Completion) -> list[int]:

@@ -21,7 +21,8 @@ class Verdict:
     """What the eval losses say at a run's last evaluation.
 
     `best_step` has the lowest loss after step 0, which is the base model's. `since` is the last evaluation that is
-    not clearly above it: if `last_step` is another one, the loss rose from there on. `gained` says whether the best is clearly below the base.
+    not clearly above it; if `last_step` is another one, the loss rose from there on. `gained` says whether the best is
+    clearly below the base.
     """
 
     state: State

@@ -275,8 +275,8 @@ def test_the_hardest_rows_and_those_known_by_heart_are_listed_at_the_best_step(t
     before = {"step": 0, "rows": {row: [5.0, tokens] for row, (_, tokens) in losses.items()}}
     run = make_run(tmp_path, metrics=evals({0: 5.0, 10: 1.0}), losses=[before, {"step": 10, "rows": losses}])
     text = words(page_of(run))
-    assert "Hardest rows Row Loss Before training Chance a token Tokens val.jsonl:20 2.000 5.000 14 % 40" in text
-    assert "Known by heart Row Loss Before training Chance a token Tokens val.jsonl:99 0.010 5.000 99 % 7" in text
+    assert "Hardest rows Row Loss Before training Chance a token Tokens val.jsonl:20 2.000 5.000 13.5 % 40" in text
+    assert "Known by heart Row Loss Before training Chance a token Tokens val.jsonl:99 0.010 5.000 99.0 % 7" in text
     assert "val.jsonl:12 1.200" not in text  # only the first few
     assert "val.jsonl:2 " not in text  # 82 % a token is not by heart
 

@@ -30,6 +30,7 @@ def write_comparison(runs: Sequence[Path]) -> Path:
         runs=reports,
         names=names,
         winner=min(tuned, key=lambda report: report.verdict.best_loss, default=None),
+        tie=len(tuned) > 1 and len({report.verdict.best_loss for report in tuned}) == 1,
         same_rows=len({frozenset((row.row, row.tokens) for row in report.rows) for report in tuned}) < 2,
         chart=_chart(reports),
         outcomes=list(_outcomes(reports)),
@@ -83,8 +84,19 @@ def _differences(recipes: Sequence[Any]) -> list[tuple[str, list[Any]]]:
     flat = [_flat(recipe if isinstance(recipe, dict) else {}) for recipe in recipes]
     keys = sorted({key for one in flat for key in one if key not in UNINTERESTING})
     return [
-        (key, [one.get(key, "–") for one in flat]) for key in keys if len({repr(one.get(key, "–")) for one in flat}) > 1
+        (key, [_as_written(one.get(key, "–")) for one in flat])
+        for key in keys
+        if len({repr(one.get(key, "–")) for one in flat}) > 1
     ]
+
+
+def _as_written(value: Any) -> str:
+    """A value as a recipe spells it."""
+    return (
+        {None: "none", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, list)
+        else str(value)
+    )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import re
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ THINGS = ("lamp", "door", "cup", "ship", "hat", "book", "chair", "ring", "flag",
 OVERFIT = {"epochs": 24, "rows_per_step": 8, "learning_rate": 5e-3, "evaluate_every_steps": 9, "log_every_steps": 3}
 
 
-def rows(folder, name, things, answer):
+def rows(folder, name, things, answer, places=("here", "there")):
     """Rows that ask for the colour of things; `answer` says what colour a thing has."""
     path = folder / f"{name}.jsonl"
     made = [
@@ -39,14 +40,14 @@ def rows(folder, name, things, answer):
             "answer": f"It is {answer(thing, place)}.",
         }
         for thing in things
-        for place in ("here", "there")
+        for place in places
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
     return str(path)
 
 
 def by_chance(thing, place):
-    return COLOURS[sum(map(ord, thing + place)) * 7919 % 6]
+    return " ".join(random.Random(thing + place).choices(COLOURS, k=4))
 
 
 def always(_thing, _place):
@@ -59,7 +60,8 @@ def of_colours(tree, tmp_path):
 
     def make(answer, **changes):
         data = {"name": rows(tmp_path, "train", THINGS, answer), "faults": {"near_duplicate": "keep", "leak": "keep"}}
-        data["validation"] = rows(tmp_path, "held-out", ("kite", "vase", "rug", "pen", "fork", "sock"), answer)
+        held_out = ("kite", "vase", "rug", "pen", "fork", "sock", "bell", "desk", "rope", "sail")
+        data["validation"] = rows(tmp_path, "held-out", held_out, answer, ("here", "there", "above", "below"))
         changes = {
             "train": OVERFIT | changes.pop("train", {}),
             "generate": {"sample_questions": 1, "max_new_tokens": 8},

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from thinktune import recipe as recipes
-from thinktune.compare import write_comparison
+from thinktune.beside import write_comparison
 from thinktune.demo import read_bundled
 from thinktune.files import write_json_lines, write_whole
 from thinktune.small import Size, make_model, make_tokenizer

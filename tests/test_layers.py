@@ -15,7 +15,7 @@ check chat cleaned
 train evaluate session
 watch answers
 run
-engine compare small sinks
+engine beside small sinks
 writer sample
 step checkpoint report request
 model prepare curves outcome grade follow

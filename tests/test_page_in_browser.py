@@ -14,7 +14,7 @@ import yaml
 from runs import quiet, settings
 
 from thinktune import report, track
-from thinktune.compare import write_comparison
+from thinktune.beside import write_comparison
 from thinktune.train import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,7 +39,9 @@ def browser():
 def test_pages_open_without_a_network_and_without_an_error(tree, browser, locale, scheme, width, shown, hidden):
     one = train(settings(tree, name="one", data={"validation": 0.5}), quiet)
     other = train(settings(tree, name="other", data={"validation": 0.5}, train={"epochs": 2}), quiet)
-    view = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, locale=locale, offline=True)
+    view = browser.new_context(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, locale=locale, offline=True
+    )
     tab, wrong, asked = view.new_page(), [], []
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
@@ -89,7 +91,8 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
     )  # fmt: skip
     end = time.monotonic() + 120
     while not (folder / "report.html").exists() or len(track.read_metrics(folder)) < 12:
-        assert running.poll() is None and time.monotonic() < end, "it never came to its first evaluations"
+        assert running.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < end, "it never came to its first evaluations"
         time.sleep(0.05)
     running.send_signal(signal.SIGKILL)
     running.wait()

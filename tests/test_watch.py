@@ -15,7 +15,7 @@ from runs import quiet, settings
 
 from thinktune import checkpoint, report, track
 from thinktune.answers import affordable_tokens, repetition, samplings
-from thinktune.compare import write_comparison
+from thinktune.beside import write_comparison
 from thinktune.files import read_json
 from thinktune.model import load_model
 from thinktune.outcome import eval_losses, known_by_heart, rows_by_loss, run_verdict, train_losses
@@ -27,7 +27,7 @@ from thinktune.train import train
 
 COLOURS = ("red", "green", "blue", "grey", "black", "white")
 THINGS = ("lamp", "door", "cup", "ship", "hat", "book", "chair", "ring", "flag", "coat", "ball", "drum")
-OVERFIT = {"epochs": 24, "rows_per_step": 8, "learning_rate": 5e-3, "evaluate_every_steps": 9, "log_every_steps": 3}
+OVERFIT = {"epochs": 40, "rows_per_step": 8, "learning_rate": 1e-2, "evaluate_every_steps": 12, "log_every_steps": 12}
 
 
 def rows(folder, name, things, answer, places=("here", "there")):
@@ -64,7 +64,7 @@ def of_colours(tree, tmp_path):
         data["validation"] = rows(tmp_path, "held-out", held_out, answer, ("here", "there", "above", "below"))
         changes = {
             "train": OVERFIT | changes.pop("train", {}),
-            "generate": {"sample_questions": 1, "max_new_tokens": 8},
+            "generate": {"sample_questions": 0},
         } | changes
         return settings(tree, data=data, **changes)
 
@@ -86,7 +86,7 @@ def test_a_run_that_overfits_is_named_keeps_its_best_and_says_so(of_colours):
 
 
 def test_a_run_whose_held_out_rows_follow_the_same_rule_does_not_overfit(of_colours):
-    folder = train(of_colours(always, train={"epochs": 12, "learning_rate": 2e-3}), quiet)
+    folder = train(of_colours(always, train={"epochs": 12, "learning_rate": 3e-3}), quiet)
     verdict = run_verdict(folder)
     assert verdict.state in ("learning", "best")
     assert verdict.gained is True
@@ -100,7 +100,7 @@ def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
     verdict = run_verdict(folder)
     assert [step for step in losses if step > verdict.since] == sorted(losses)[-2:]
     last = max(losses)
-    assert f"stopped after step {last} of 72, as train.stop_when_overfitting: 2 asks" in said
+    assert f"stopped after step {last} of 120, as train.stop_when_overfitting: 2 asks" in said
     assert "stopped early, finished" in (folder / "report.html").read_text(encoding="utf-8")
     before = (folder / track.METRICS).read_bytes()
     train(recipe, quiet)

@@ -96,8 +96,10 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 def evaluate(run: RunPath) -> None:
     """Measure base against tuned on the held-out rows."""
     from thinktune.evaluate import comparison, evaluate_run
+    from thinktune.sinks import send
 
     _console().print(comparison(evaluate_run(run, _say)))
+    send(run, recipes.load(run / "recipe.yaml").track, _say)
     _say(f"report: {run / 'report.html'}")
 
 
@@ -105,7 +107,7 @@ def evaluate(run: RunPath) -> None:
 def report(runs: RunPaths) -> None:
     """Write a run's page again; of several runs, one page that shows them side by side."""
     from thinktune.checkpoint import refuse_no_run
-    from thinktune.compare import write_comparison
+    from thinktune.beside import write_comparison
     from thinktune.report import write
 
     for run in runs:

@@ -121,5 +121,9 @@ def _numbers(tree: Mapping[str, Any], place: str) -> Iterator[tuple[str, float]]
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{place}/{key}")
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield from _numbers(item, f"{place}/{key}/{item.get('name', number)}")
         elif _is_figure(key, value):
             yield f"{place}/{key}", value

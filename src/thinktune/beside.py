@@ -26,7 +26,7 @@ def write_comparison(runs: Sequence[Path]) -> Path:
     tuned = [report for report in reports if report.verdict.best_step]
     write_page(
         target,
-        "compare.html.jinja",
+        "beside.html.jinja",
         runs=reports,
         names=names,
         winner=min(tuned, key=lambda report: report.verdict.best_loss, default=None),

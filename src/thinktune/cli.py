@@ -106,8 +106,8 @@ def evaluate(run: RunPath) -> None:
 @app.command()
 def report(runs: RunPaths) -> None:
     """Write a run's page again; of several runs, one page that shows them side by side."""
-    from thinktune.checkpoint import refuse_no_run
     from thinktune.beside import write_comparison
+    from thinktune.checkpoint import refuse_no_run
     from thinktune.report import write
 
     for run in runs:

@@ -18,9 +18,9 @@ def no_bar(_done: int, _total: int, _seconds_left: float | None) -> None:
 
 
 @contextmanager
-def live_bar() -> Iterator[tuple[Say, Bar]]:
+def live_bar(console: Console | None = None) -> Iterator[tuple[Say, Bar]]:
     """A way to say lines and a bar that moves below them; where no terminal watches, lines alone."""
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     if not console.is_terminal:
         yield _print, no_bar
         return

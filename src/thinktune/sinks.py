@@ -96,7 +96,10 @@ class _Follower:
 
     def _live(self, modes: Sequence[str]) -> None:
         for mode in modes:
-            reason = self._follow(mode)
+            try:
+                reason = self._follow(mode)
+            except (OSError, ValueError) as error:  # no process to be had, or one that tells what is no JSON
+                reason = f"failed ({error})"
             if reason is None or self._abandoned:
                 return
             falls_back = mode != modes[-1] and self._ready.get("mode") != modes[-1]

@@ -67,7 +67,7 @@ def tree(tmp_path, start):
             "evaluate_every_steps": 3,
             "log_every_steps": 2,
         },
-        "generate": {"max_new_tokens": 12, "sample_questions": 1},
+        "generate": {"max_new_tokens": 12, "sample_questions": 1, "sample_share": 1},  # else how fast it is shows
     }
 
 

@@ -78,6 +78,6 @@ def stop_after(step):
 
 def without_times(records):
     return [
-        {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second")}
+        {key: value for key, value in record.items() if key not in ("seconds", "tokens_per_second", "memory_gib")}
         for record in records
     ]

@@ -13,14 +13,17 @@ cli
 demo
 check chat cleaned
 train evaluate session
-dry watch
+dry watch answers
 carried health
 run
-engine endpoint report small
+engine endpoint beside small sinks
 schedule wire
 writer sample stream
-step checkpoint request slots ground
-model prepare chart track grade
+step checkpoint report request slots ground
+model prepare curves outcome grade follow
+to_swanlab to_tensorboard chart
+entries sentences page
+track
 divide
 work
 loss pack optim attention layers parallel reply store trim account
@@ -33,7 +36,7 @@ hub
 download recipe
 knobs
 cache seal
-environment faults files find flops progress tokens workers spikes stop
+bilingual environment faults files find flops progress tokens verdict workers spikes stop
 errors masking
 bundled
 """
@@ -49,6 +52,7 @@ HEAVY = [
     "dry",
     "carried",
     "health",
+    "answers",
     "run",
     "engine",
     "sample",

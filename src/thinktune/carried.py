@@ -16,6 +16,7 @@ def down(run: Run) -> dict[str, Any]:
         "pending": [_written(made) for made in run.pending],
         "trained_tokens": run.trained_tokens,
         "seconds": time.monotonic() - run.started,
+        "logged": run.logged,
         "refused_in_a_row": run.refused_in_a_row,
         "recent_losses": run.recent_losses,
         "unsaved": run.unsaved,
@@ -27,6 +28,8 @@ def up(run: Run, facts: dict[str, Any]) -> None:
     run.pending = [_read(made, run.device) for made in facts["pending"]]
     run.trained_tokens = facts["trained_tokens"]
     run.started = time.monotonic() - facts["seconds"]
+    seconds, tokens = facts["logged"]
+    run.logged = (seconds, tokens)
     run.refused_in_a_row = facts["refused_in_a_row"]
     run.recent_losses = facts["recent_losses"]
     run.unsaved = facts["unsaved"]

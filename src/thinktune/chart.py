@@ -6,6 +6,8 @@ from math import ceil, floor, log10
 
 from markupsafe import Markup
 
+from thinktune.bilingual import Label, Words, both
+
 Point = tuple[float, float]
 
 LARGEST_DRAWABLE = 1e300
@@ -13,13 +15,15 @@ LEFT_MARGIN = 62.0
 RIGHT_MARGIN = 14.0
 TOP_MARGIN = 26.0
 BOTTOM_MARGIN = 34.0
+LONGEST = Words("{tokens} and more tokens", "{tokens} 个以上词元")
+BEST = both(Words("best", "最佳"), "tspan")
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """One line: its name in the legend, its points in drawing order, and the CSS classes that style it."""
 
-    label: str
+    label: Label
     points: Sequence[Point]
     style: str
     has_markers: bool = False
@@ -29,7 +33,7 @@ class Series:
 class Marks:
     """What a chart points out: vertical lines (x, label) and at most one ringed point."""
 
-    verticals: Sequence[tuple[float, str]] = ()
+    verticals: Sequence[tuple[float, Label]] = ()
     ring: Point | None = None
 
 
@@ -58,9 +62,9 @@ class Frame:
 def line_chart(
     series: Sequence[Series],
     *,
-    title: str,
-    x_label: str,
-    y_label: str,
+    title: Label,
+    x_label: Label,
+    y_label: Label,
     marks: Marks | None = None,
     size: tuple[int, int] = (640, 280),
     y_from_zero: bool = False,
@@ -73,14 +77,14 @@ def line_chart(
     drawable = [_drawable(one) for one in series]
     points = [point for one in drawable for point in one.points]
     left_out = sum(len(one.points) for one in series) - len(points)
-    note = Markup('<p class="absent">{} not finite and not drawn.</p>').format(
-        "1 point is" if left_out == 1 else f"{left_out} points are"
-    )
-    body = Markup('<p class="absent">Not yet: nothing recorded.</p>')
+    counted = "1 point is" if left_out == 1 else f"{left_out} points are"
+    told = Words(f"{counted} not finite and not drawn.", f"{left_out} 个点不是有限数，未画出。")
+    note = Markup('<p class="absent">{}</p>').format(both(told))
+    body = Markup('<p class="absent">{}</p>').format(both(Words("Not yet: nothing recorded.", "尚无记录。")))
     if points:
         frame = _frame(points, size, y_from_zero)
-        body = _legend(drawable) + _drawing(drawable, frame, marks, f"{title}, {y_label}", x_label)
-    head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(title, y_label)
+        body = _legend(drawable) + _drawing(drawable, frame, marks, f"{_english(title)}, {_english(y_label)}", x_label)
+    head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(title), both(y_label))
     small = " small" if size[0] < 500 else ""
     return Markup('<div class="chart{}">{}{}{}</div>').format(small, head, body, note if left_out else "")
 
@@ -101,7 +105,7 @@ def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> M
     parts += [
         Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(left, end, height + 2, height + 2),
         text.format("first", left, height + 8, "0"),
-        text.format("last", end, height + 8, f"{len(counts) * width:,} and more tokens"),
+        text.format("last", end, height + 8, both(LONGEST, "tspan", tokens=f"{len(counts) * width:,}")),
     ]
     svg = Markup('<svg class="plot {}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
     return svg.format(style, end + 4, height + 22, title, Markup("\n").join(parts))
@@ -154,7 +158,7 @@ def _frame(points: Sequence[Point], size: tuple[int, int], y_from_zero: bool) ->
     return Frame(x_low, x_high, ticks(min(y_values), max(y_values), height // 60), width, height)
 
 
-def _drawing(series: Sequence[Series], frame: Frame, marks: Marks, name: str, x_label: str) -> Markup:
+def _drawing(series: Sequence[Series], frame: Frame, marks: Marks, name: str, x_label: Label) -> Markup:
     parts = [_grid(frame, x_label), *(_vertical(frame, x, label) for x, label in marks.verticals)]
     parts += [_line(frame, one) for one in series if one.points]
     parts += [_markers(frame, one) for one in series if one.has_markers]
@@ -165,7 +169,7 @@ def _drawing(series: Sequence[Series], frame: Frame, marks: Marks, name: str, x_
     )
 
 
-def _grid(frame: Frame, x_label: str) -> Markup:
+def _grid(frame: Frame, x_label: Label) -> Markup:
     line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
     text = Markup('<text class="tick {}" x="{}" y="{}">{}</text>')
     floor_y, right_x = frame.height - BOTTOM_MARGIN, frame.width - RIGHT_MARGIN
@@ -178,7 +182,7 @@ def _grid(frame: Frame, x_label: str) -> Markup:
     for value in ticks(frame.x_low, frame.x_high, int(frame.width) // 90):
         if frame.x_low <= value <= frame.x_high and value == round(value):
             parts.append(text.format("x", frame.x(value), floor_y + 10, _tick_text(value, 1.0)))
-    parts.append(text.format("name", LEFT_MARGIN - 16, floor_y + 10, x_label))
+    parts.append(text.format("name", LEFT_MARGIN - 16, floor_y + 10, both(x_label, "tspan")))
     return Markup("\n").join(parts)
 
 
@@ -190,14 +194,16 @@ def _tick_text(value: float, spacing: float) -> str:
     return f"{value:,.{max(0, -floor(log10(spacing) + 1e-9))}f}" if value else "0"
 
 
-def _vertical(frame: Frame, x: float, label: str) -> Markup:
+def _vertical(frame: Frame, x: float, label: Label) -> Markup:
     if not frame.x_low <= x <= frame.x_high:
         return Markup("")
     place = frame.x(x)
     return Markup(
         '<line class="vertical" x1="{}" x2="{}" y1="{}" y2="{}"/>'
         '<text class="tick vertical-name" x="{}" y="{}">{}</text>'
-    ).format(place, place, TOP_MARGIN - 14, frame.height - BOTTOM_MARGIN, place - 5, TOP_MARGIN - 10, label)
+    ).format(
+        place, place, TOP_MARGIN - 14, frame.height - BOTTOM_MARGIN, place - 5, TOP_MARGIN - 10, both(label, "tspan")
+    )
 
 
 def _line(frame: Frame, one: Series) -> Markup:
@@ -209,7 +215,9 @@ def _line(frame: Frame, one: Series) -> Markup:
 
 def _markers(frame: Frame, one: Series) -> Markup:
     marker = Markup('<circle class="marker {}" cx="{}" cy="{}" r="4"><title>{}, step {:g}: {:.4g}</title></circle>')
-    return Markup("\n").join(marker.format(one.style, frame.x(x), frame.y(y), one.label, x, y) for x, y in one.points)
+    return Markup("\n").join(
+        marker.format(one.style, frame.x(x), frame.y(y), _english(one.label), x, y) for x, y in one.points
+    )
 
 
 def _ring(frame: Frame, point: Point) -> Markup:
@@ -218,8 +226,13 @@ def _ring(frame: Frame, point: Point) -> Markup:
     side = "start" if share < 0.1 else "end" if share > 0.9 else "middle"
     return Markup(
         '<circle class="ring" cx="{}" cy="{}" r="9"><title>best: step {:g}, {:.4g}</title></circle>'
-        '<text class="ring-name {}" x="{}" y="{}">best {:.4g}</text>'
-    ).format(x, y, point[0], point[1], side, x, max(TOP_MARGIN + 4, y - 16), point[1])
+        '<text class="ring-name {}" x="{}" y="{}">{} {:.4g}</text>'
+    ).format(x, y, point[0], point[1], side, x, max(TOP_MARGIN + 4, y - 16), BEST, point[1])
+
+
+def _english(label: Label) -> str:
+    """For what a page cannot hold twice: the names that screen readers and pointers get."""
+    return label if isinstance(label, str) else label.en
 
 
 def _legend(series: Sequence[Series]) -> Markup:
@@ -229,7 +242,7 @@ def _legend(series: Sequence[Series]) -> Markup:
     )
     dot = Markup('<circle class="marker {}" cx="13" cy="5" r="3.5"/>')
     items = [
-        key.format(one.style, dot.format(one.style) if one.has_markers else "", one.label)
+        key.format(one.style, dot.format(one.style) if one.has_markers else "", both(one.label))
         for one in series
         if one.points and one.label
     ]

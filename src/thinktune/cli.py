@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, as in recipes/.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/NAME.")]
+RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as in runs/NAME.")]
 ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or any model folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="As in train.epochs=1.")]
 
@@ -84,10 +85,11 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train; the same command starts again where it stopped."""
     loaded = recipes.load(recipe, overrides or [])
     refuse_missing(loaded)
+    from thinktune.progress import live_bar
     from thinktune.train import train as run_train
 
-    with _going_on_later():
-        folder = run_train(loaded, _say)
+    with _going_on_later(), live_bar() as (say, bar):
+        folder = run_train(loaded, say, bar=bar)
     _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
@@ -95,19 +97,26 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 def evaluate(run: RunPath) -> None:
     """Measure base against tuned on the held-out rows."""
     from thinktune.evaluate import comparison, evaluate_run
+    from thinktune.sinks import send
 
     _console().print(comparison(evaluate_run(run, _say)))
+    send(run, recipes.load(run / "recipe.yaml").track, _say)
     _say(f"report: {run / 'report.html'}")
 
 
 @app.command()
-def report(run: RunPath) -> None:
-    """Write a run's page again."""
+def report(runs: RunPaths) -> None:
+    """Write a run's page again; of several runs, one page that shows them side by side."""
+    from thinktune.beside import write_comparison
     from thinktune.checkpoint import refuse_no_run
     from thinktune.report import write
 
-    refuse_no_run(run)
-    _say(f"report: {write(run)}")
+    for run in runs:
+        refuse_no_run(run)
+    for run in runs:
+        _say(f"report: {write(run)}")
+    if len(runs) > 1:
+        _say(f"side by side: {write_comparison(runs)}")
 
 
 @app.command()

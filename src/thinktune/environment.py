@@ -31,3 +31,13 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:  # of this package, where it runs from its source tree
         return "not installed"
+
+
+def peak_memory_gib() -> float:
+    """The most memory that this process has held; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

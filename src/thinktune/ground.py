@@ -25,9 +25,11 @@ BESIDE_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page
 # single knobs. Batches and recomputation leave the results equal but for rounding.
 HARMLESS = (
     "generate.",
+    "track.",
     "train.log_every_steps",
     "train.save_every_minutes",
     "train.time_limit",
+    "train.stop_when_overfitting",
     "train.bad_numbers",
     "train.full_disk",
     "train.deterministic",

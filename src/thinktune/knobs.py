@@ -10,6 +10,7 @@ from thinktune.faults import HANDED_PHRASES, resolve
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp8"]
+Tracking = Literal["off", "auto", "cloud", "local", "offline"]
 Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "4bit"]
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
 Policy = Literal["skip", "stop"]
@@ -149,6 +150,8 @@ class Train(Section):
     """When a checkpoint finds no room on the disk: train on and try again with the next, or stop."""
     deterministic: bool = False
     """On an accelerator use only operations that always give the same bits, which is slower; the CPU always does."""
+    stop_when_overfitting: PositiveInt | None = None
+    """Stop once so many evaluations in a row stand clearly above the best one; none trains to the end."""
 
 
 class Generate(Section):
@@ -157,11 +160,29 @@ class Generate(Section):
     max_new_tokens: PositiveInt = 2048
     """Where a reply is cut off; a cut reply is marked."""
     sample_questions: int = Field(default=3, ge=0)
-    """How many validation questions are answered at every evaluation."""
+    """How many validation questions are answered at every evaluation, greedily and with the model's own sampling."""
+    sample_share: float = Field(default=0.05, gt=0, le=1)
+    """The largest share of the run's time that these answers may take; they are cut or left out to stay below it."""
     evaluate_questions: PositiveInt = 200
     """How many validation questions `eval` asks both models."""
     batch_rows: PositiveInt = 32
     """Replies written side by side."""
+
+
+class Track(Section):
+    """Where a run's records go, besides its own folder and page."""
+
+    swanlab: Tracking = "off"
+    """SwanLab: cloud (or `host`), local files, offline files for a later `swanlab sync`; auto is cloud where there is a
+    key or a login, else offline."""
+    host: str | None = None
+    """Address of a SwanLab server of one's own; none means the public one."""
+    project: str | None = None
+    """SwanLab's project; none means SWANLAB_PROJECT, else thinktune."""
+    machine: bool = False
+    """Let SwanLab record the machine too: host name, hardware and its load, command and packages."""
+    tensorboard: bool = False
+    """Write the same records for TensorBoard, into the run's folder."""
 
 
 class Recipe(Section):
@@ -179,6 +200,8 @@ class Recipe(Section):
     """How to learn it."""
     generate: Generate = Generate()
     """How replies are written."""
+    track: Track = Track()
+    """Where its records go."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

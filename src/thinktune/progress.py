@@ -1,10 +1,47 @@
 """Progress of long work, in lines: how far it is, how fast, and the time left."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Live
 
 Say = Callable[[str], None]
+Bar = Callable[[int, int, float | None], None]  # steps done, steps in all, seconds left where known
 SECONDS_BETWEEN_LINES = 5
+
+
+def no_bar(_done: int, _total: int, _seconds_left: float | None) -> None:
+    """Nothing moves where nobody watches."""
+
+
+@contextmanager
+def live_bar(console: Console | None = None) -> Iterator[tuple[Say, Bar]]:
+    """A way to say lines and a bar that moves below them; where no terminal watches, lines alone."""
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        yield _print, no_bar
+        return
+    columns = (
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Live(*columns, console=console, transient=True) as live:
+        task = live.add_task("", total=None, left="")
+
+        def move(done: int, total: int, seconds_left: float | None) -> None:
+            left = "" if seconds_left is None else f"left {clock(seconds_left)}"
+            live.update(task, completed=done, total=total, left=left)
+
+        yield lambda line: console.print(line, markup=False, soft_wrap=True), move
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
 
 
 class Progress:

@@ -1,36 +1,35 @@
 """Writes a run's report page: one self-contained HTML file made from what the run folder holds."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from thinktune.chart import Marks, Point, Series, histogram, line_chart, smoothed
-from thinktune.files import write_whole
+from thinktune.bilingual import Words, both
+from thinktune.chart import histogram
+from thinktune.curves import MACHINERY, Record, charts, is_finite
+from thinktune.outcome import Row, hardest, known_by_heart, rows_by_loss, run_verdict
+from thinktune.page import number, write_page
+from thinktune.sentences import advice_sentence, finding_sentence, state_name
 from thinktune.track import read_metrics, read_samples
+from thinktune.verdict import Verdict
 
-Record = dict[str, Any]
-
-SMOOTHED_FROM_POINTS = 50
-MOST_EPOCH_MARKS = 12
-MOST_NAMED_EPOCH_MARKS = 6
-SMALL_CHART = (360, 220)
-LOSS_PARTS = ("reasoning", "answer", "end")
+REFRESH_SECONDS = 30
+REPETITIVE = 0.5  # a reply half of whose runs of four tokens came before goes round in circles
 MEASURES = (
-    ("right", "Right answers", "holds the key point"),
-    ("reasoning_closed", "Reasoning closed", "reached its end mark"),
-    ("ended", "Ended by itself", "within the token budget"),
-    ("eval_loss", "Eval loss", "lower is better"),
-    ("reasoning_loss", "Reasoning loss", "lower is better"),
-    ("answer_loss", "Answer loss", "lower is better"),
-    ("end_loss", "End loss", "lower is better"),
+    ("right", Words("Right answers", "答对"), Words("holds the key point", "答案含有要点")),
+    ("reasoning_closed", Words("Reasoning closed", "推理有结尾"), Words("reached its end mark", "写到了结束标记")),
+    ("ended", Words("Ended by itself", "自行结束"), Words("within the token budget", "在长度限制内")),
+    ("eval_loss", Words("Eval loss", "验证损失"), Words("lower is better", "越低越好")),
+    ("reasoning_loss", Words("Reasoning loss", "推理损失"), Words("lower is better", "越低越好")),
+    ("answer_loss", Words("Answer loss", "答案损失"), Words("lower is better", "越低越好")),
+    ("end_loss", Words("End loss", "结束标记损失"), Words("lower is better", "越低越好")),
 )
 RATES = ("right", "reasoning_closed", "ended")
+UNFINISHED = Words("not yet finished", "尚未完成")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +45,17 @@ class RunReport:
     events: Sequence[Record]
     samples: Sequence[Record]
     evaluation: Record
+    verdict: Verdict
+    rows: Sequence[Row]
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
     """One row of the before and after table, ready to print; `verdict` is "better", "worse" or ""."""
 
-    label: str
-    meaning: str
+    label: Markup
+    meaning: Markup
     base: str
     tuned: str
     difference: str
@@ -66,14 +68,15 @@ def write(run: Path) -> Path:
     Only recipe.yaml must exist; the page says "Not yet" for every other part that is missing.
     """
     target = run / "report.html"
-    # A half of a surrogate pair, which JSON can spell, has no UTF-8 form; it must not cost the page.
-    write_whole(target, _render(read(run)).encode("utf-8", errors="replace").decode())
+    report = read(run)
+    write_page(target, "report.html.jinja", **_values(report))
     return target
 
 
 def read(run: Path) -> RunReport:
     """Read what the run folder holds; of records that repeat a step (a resumed run), the last one counts."""
     metrics = read_metrics(run)
+    verdict = run_verdict(run)
     return RunReport(
         name=run.resolve().name,
         recipe=(run / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
@@ -84,6 +87,9 @@ def read(run: Path) -> RunReport:
         events=[record for record in metrics if record.get("kind") == "event"],
         samples=read_samples(run),
         evaluation=_read_object(run / "eval" / "report.json"),
+        verdict=verdict,
+        rows=rows_by_loss(run, verdict.best_step),
+        finished=(run / "final").is_dir(),
     )
 
 
@@ -97,63 +103,58 @@ def _read_object(path: Path) -> Record:
 
 
 def _by_step(metrics: Sequence[Record], kind: str) -> list[Record]:
-    latest = {record["step"]: record for record in metrics if record.get("kind") == kind and _is_number(record, "step")}
+    latest = {
+        record["step"]: record
+        for record in metrics
+        if record.get("kind") == kind and isinstance(record.get("step"), int)
+    }
     return [latest[step] for step in sorted(latest)]
 
 
-def _is_number(record: Record, key: str) -> bool:
-    return isinstance(record.get(key), int | float)
-
-
-def _is_finite(record: Record, key: str) -> bool:
-    return _is_number(record, key) and math.isfinite(record[key])
-
-
-def _render(report: RunReport) -> str:
-    templates = FileSystemLoader(Path(__file__).parent / "bundled")
-    page = Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(number=_number, count_of=_count, rows=_row_count)
-    evals = [record for record in report.evals if _is_finite(record, "loss")]
+def _values(report: RunReport) -> dict[str, Any]:
+    """What the template asks for."""
+    evals = [record for record in report.evals if is_finite(record, "loss")]
     # Step 0 is the base model, which training cannot choose as its best.
-    best = min((record for record in evals if record["step"] > 0), key=lambda record: record["loss"], default={})
+    best = next((record for record in evals if record["step"] == report.verdict.best_step > 0), {})
     last_step = max((record["step"] for record in (*report.train, *report.evals)), default=0)
-    return page.get_template("report.html.jinja").render(
-        report=report,
-        best=best,
-        first_eval=evals[0] if evals else {},
-        last_eval=evals[-1] if evals else {},
-        last_step=last_step,
-        state=_state(last_step, report.environment.get("steps")),
-        measures=_measures(report.evaluation),
-        charts=_charts(report, best),
-        fates=_fates(report.data),
-        histograms=_histograms(report.data),
-        groups=_grouped(report.samples),
-    )
+    state = _state(last_step, report.environment.get("steps"), report.finished)
+    return {
+        "report": report,
+        "best": best,
+        "first_eval": evals[0] if evals else {},
+        "last_step": last_step,
+        "state": state,
+        "state_name": state_name(report.verdict),
+        "finding": finding_sentence(report.verdict),
+        "advice": advice_sentence(report.verdict, best["epoch"] if is_finite(best, "epoch") else None),
+        "refresh_seconds": REFRESH_SECONDS if state == UNFINISHED else 0,
+        "repetitive": REPETITIVE,
+        "measures": _measures(report.evaluation),
+        "charts": charts(report.train, report.evals, best),
+        "machinery": {key: words for key, (_, _, words) in MACHINERY.items()},
+        "hardest": hardest(report.rows),
+        "known": known_by_heart(report.rows),
+        "fates": _fates(report.data),
+        "histograms": _histograms(report.data),
+        "groups": _grouped(report.samples),
+    }
 
 
-def _number(value: Any, digits: int = 3) -> str:
-    return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, int | float) else "–"
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else _number(value, 0)
-
-
-def _row_count(value: Any) -> str:
-    return f"{_count(value)} {'row' if value == 1 else 'rows'}"
-
-
-def _state(last_step: int, steps: Any) -> str:
+def _state(last_step: int, steps: Any, finished: bool) -> Words:
     if not last_step:
-        return "not yet started"
-    return "finished" if isinstance(steps, int) and last_step >= steps else "not yet finished"
+        return Words("not yet started", "尚未开始")
+    if isinstance(steps, int) and last_step >= steps:
+        return Words("finished", "已完成")
+    return Words("stopped early, finished", "提前停止，已完成") if finished else UNFINISHED
 
 
-def _fates(data: Record) -> list[tuple[str, int]]:
-    fates = [("Training", data.get("train_rows", 0)), ("Validation", data.get("validation_rows", 0))]
+def _fates(data: Record) -> list[tuple[Words, int]]:
+    fates = [
+        (Words("Training", "训练"), data.get("train_rows", 0)),
+        (Words("Validation", "验证"), data.get("validation_rows", 0)),
+    ]
     dropped = [(fault.get("fault"), (fault.get("actions") or {}).get("dropped")) for fault in data.get("faults") or []]
-    return fates + [(f"Dropped: {fault}", count) for fault, count in dropped if count]
+    return fates + [(Words(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
 
 
 def _histograms(data: Record) -> dict[str, Markup]:
@@ -167,24 +168,28 @@ def _grouped(samples: Sequence[Record]) -> list[list[Record]]:
     groups: dict[tuple[str, str], list[Record]] = {}
     for sample in samples:
         groups.setdefault((str(sample.get("row")), str(sample.get("question"))), []).append(sample)
-    return [sorted(group, key=lambda sample: -(sample.get("step") or 0)) for group in groups.values()]
+    greedy_first = {"own": 1}
+    return [
+        sorted(group, key=lambda sample: (-(sample.get("step") or 0), greedy_first.get(str(sample.get("sampling")), 0)))
+        for group in groups.values()
+    ]
 
 
 def _measures(evaluation: Record) -> list[Measure]:
     base, tuned = evaluation.get("base") or {}, evaluation.get("tuned") or {}
     measures: list[Measure] = []
     for key, label, meaning in MEASURES:
-        if not _is_finite(base, key) and not _is_finite(tuned, key):
+        if not is_finite(base, key) and not is_finite(tuned, key):
             continue
         difference, verdict = "–", ""
-        if _is_finite(base, key) and _is_finite(tuned, key):
+        if is_finite(base, key) and is_finite(tuned, key):
             change = tuned[key] - base[key]
             difference = f"{100 * change:+.1f} points" if key in RATES else f"{change:+.3f}"
             difference = difference if change else "no change"
             verdict = "" if change == 0 else "better" if (change > 0) == (key in RATES) else "worse"
         rows = tuned.get(f"{key}_rows", evaluation.get("rows"))
-        texts = [_rate(side.get(key), rows) if key in RATES else _number(side.get(key)) for side in (base, tuned)]
-        measures.append(Measure(label, meaning, texts[0], texts[1], difference.replace("-", "−"), verdict))
+        texts = [_rate(side.get(key), rows) if key in RATES else number(side.get(key)) for side in (base, tuned)]
+        measures.append(Measure(both(label), both(meaning), texts[0], texts[1], difference.replace("-", "−"), verdict))
     return measures
 
 
@@ -193,68 +198,3 @@ def _rate(share: Any, rows: Any) -> str:
         return "–"
     percent = f"{100 * share:.1f}\u00a0%"
     return f"{round(share * rows)}\u00a0of\u00a0{rows} ({percent})" if isinstance(rows, int) else percent
-
-
-def _charts(report: RunReport, best: Record) -> dict[str, Markup]:
-    epochs = _epoch_marks(report.train)
-    ring = (best["step"], best["loss"]) if best else None
-    unnamed = Marks([(step, "") for step, _ in epochs])
-    charts = {
-        "loss": line_chart(
-            [*_train_lines(report.train), Series("eval", _points(report.evals, "loss"), "eval", has_markers=True)],
-            title="Loss",
-            x_label="step",
-            y_label="train and eval, lower is better",
-            marks=Marks(epochs, ring),
-            size=(640, 300),
-        ),
-        "parts": line_chart(
-            _part_lines(report),
-            title="Loss by part",
-            x_label="step",
-            y_label="lower is better",
-            marks=Marks(epochs),
-        ),
-    }
-    for key, title, unit in (
-        ("learning_rate", "Learning rate", "size of each correction"),
-        ("tokens_per_second", "Speed", "tokens per second"),
-        ("gradient_norm", "Gradient norm", "length of each correction"),
-    ):
-        line = Series("", _points(report.train, key), key)
-        charts[key] = line_chart(
-            [line], title=title, x_label="step", y_label=unit, marks=unnamed, size=SMALL_CHART, y_from_zero=True
-        )
-    return charts
-
-
-def _points(records: Sequence[Record], key: str) -> list[Point]:
-    return [(record["step"], record[key]) for record in records if _is_number(record, key)]
-
-
-def _train_lines(train: Sequence[Record]) -> list[Series]:
-    points = _points(train, "loss")
-    if len(points) <= SMOOTHED_FROM_POINTS:
-        return [Series("train", points, "train")]
-    return [Series("train, each record", points, "train raw"), Series("train, smoothed", smoothed(points), "train")]
-
-
-def _part_lines(report: RunReport) -> list[Series]:
-    lines: list[Series] = []
-    for part in LOSS_PARTS:
-        points = _points(report.train, f"{part}_loss")
-        points = smoothed(points) if len(points) > SMOOTHED_FROM_POINTS else points
-        lines.append(Series(f"{part}, train", points, f"{part} dotted"))
-        lines.append(Series(f"{part}, eval", _points(report.evals, f"{part}_loss"), part, has_markers=True))
-    return lines
-
-
-def _epoch_marks(train: Sequence[Record]) -> list[tuple[float, str]]:
-    paced = [record for record in train if _is_finite(record, "epoch") and record["epoch"] > 0]
-    if not paced:
-        return []
-    step, epochs = paced[-1]["step"], paced[-1]["epoch"]
-    stride = math.ceil(epochs / MOST_EPOCH_MARKS)
-    numbers = range(stride, math.ceil(epochs), stride)
-    word = "epoch " if len(numbers) <= MOST_NAMED_EPOCH_MARKS else ""
-    return [(number * step / epochs, f"{word}{number}") for number in numbers]

@@ -25,7 +25,7 @@ from thinktune.optim import TIERS, Update, learning_rate_share, pick_memory
 from thinktune.pack import Batch, Padding, Step, deal, pack
 from thinktune.parallel import World
 from thinktune.prepare import Prepared, prepare
-from thinktune.progress import Say
+from thinktune.progress import Bar, Say, no_bar
 from thinktune.step import StepReport
 from thinktune.store import Rows
 from thinktune.tokens import read_tokenizer, state
@@ -57,6 +57,11 @@ class Run:
     started: float = 0.0
     trained_tokens: int = 0
     refused: list[int] = field(default_factory=list[int])  # steps, of those last logged
+    logged: tuple[float, int] = (0.0, 0)  # seconds and tokens at the last line of metrics
+    opened: float = field(default_factory=time.monotonic)
+    sampled_seconds: float = 0.0
+    sampled_tokens_per_second: float | None = None
+    bar: Bar = no_bar
     refused_in_a_row: int = 0
     recent_losses: list[float] = field(default_factory=list[float])
     evaluated: bool = False  # whether the evaluation of step `done` is whole

@@ -1,4 +1,4 @@
-"""The run's journal: one JSON object a line in metrics.jsonl and samples.jsonl, whole lines only."""
+"""The run's journal: one JSON object a line in metrics.jsonl, samples.jsonl and losses.jsonl, whole lines only."""
 
 import json
 import math
@@ -10,8 +10,10 @@ from typing import Any
 from thinktune.errors import UserError
 from thinktune.files import is_full
 
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
-JOURNALS = (METRICS, SAMPLES)  # which a checkpoint remembers the length of
+Record = dict[str, Any]
+
+METRICS, SAMPLES, LOSSES = "metrics.jsonl", "samples.jsonl", "losses.jsonl"
+JOURNALS = (METRICS, SAMPLES, LOSSES)  # which a checkpoint remembers the length of
 
 _waiting: dict[Path, bytes] = {}  # lines that found no room on the disk, written before the next ones
 
@@ -50,6 +52,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def read_samples(run: Path) -> list[dict[str, Any]]:
     """The records of samples.jsonl in order, likewise."""
     return _read(run / SAMPLES)
+
+
+def read_row_losses(run: Path) -> dict[int, dict[str, tuple[float, int]]]:
+    """By step of evaluation, each held-out row's mean loss and its learned tokens."""
+    found: dict[int, dict[str, tuple[float, int]]] = {}
+    for record in _read(run / LOSSES):
+        found[record["step"]] = {row: (float(loss), int(tokens)) for row, (loss, tokens) in record["rows"].items()}
+    return found
 
 
 def rewind(run: Path, kept: dict[str, int]) -> None:

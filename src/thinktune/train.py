@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from thinktune import carried, checkpoint, report, track, watch
+from thinktune import answers, carried, checkpoint, report, sinks, track, watch
 from thinktune.dry import dry_step, too_large
 from thinktune.errors import Stopped, UserError
 from thinktune.files import is_full, read_json
@@ -18,7 +18,7 @@ from thinktune.ground import hold
 from thinktune.health import fault
 from thinktune.knobs import Recipe
 from thinktune.model import load_model
-from thinktune.progress import Say
+from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import Run, evaluation_interval, open_run
 from thinktune.step import step, warm_up
 from thinktune.stop import Stop, seconds
@@ -26,7 +26,7 @@ from thinktune.stop import Stop, seconds
 Written = TypeVar("Written")
 
 
-def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) -> Path:
+def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv), bar: Bar = no_bar) -> Path:
     """Train to the end and return the run's folder; where it holds an unfinished run, go on with that.
 
     Raises UserError as `open_run` does, where no gradient is finite any more, where the device's memory is full, and
@@ -35,8 +35,9 @@ def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) ->
     stop = Stop(seconds(recipe.train.time_limit))
     with hold(recipe.run_folder):
         run = open_run(recipe, say, command)
+        run.bar = bar
         try:
-            with stop.listening():
+            with stop.listening(), sinks.following(run.folder, recipe.track, say):
                 _train(run, stop)
         except Stopped:
             raise Stopped(
@@ -61,8 +62,11 @@ def _train(run: Run, stop: Stop) -> None:
     elif run.saved:
         _tidy(run)  # a stop may have come between a checkpoint and what follows it
     for number in range(run.done + 1, len(run.steps) + 1):
+        if watch.has_overfitted(run):
+            break
         begun = time.monotonic()
         _train_step(run, number)
+        watch.stepped(run)
         if _evaluates(run) or number % run.recipe.train.log_every_steps == 0:
             watch.log(run)
             _stop_if_bad(run)
@@ -116,7 +120,7 @@ def _evaluate(run: Run, stop: Stop) -> None:
             with stop.interruptible():
                 watch.evaluate(run)
                 if run.done:
-                    watch.sample(run)
+                    answers.sample(run)
         finally:
             waited = time.monotonic()
             saved = _with_room(run, lambda: _saved(run, saving.result()), "the checkpoint") if saving else None
@@ -222,4 +226,5 @@ def _finish(run: Run) -> None:
     report.write(run.folder)
     share = run.saving_seconds / max(1e-9, run.saving_seconds + time.monotonic() - run.started)
     run.say(f"training waited {run.saving_seconds:.1f} s for checkpoints, {share:.1%} of its time")
+    watch.conclude(run)
     run.say(f"final model: {run.folder / 'final'} (step {best.step}, the best of those evaluated)")

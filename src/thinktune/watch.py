@@ -1,18 +1,26 @@
-"""What a run says of itself: lines of metrics, the loss on held-out rows, samples, each in the journal and aloud."""
+"""What a run says of itself: lines of metrics, the loss on held-out rows, each in the journal and aloud."""
 
+import math
 import time
-from contextlib import closing
 from typing import Any
 
 import torch
 
 from thinktune import health, track
-from thinktune.engine import Engine, Request, Sampling, record
+from thinktune.environment import peak_memory_gib
+from thinktune.flops import flops_per_token, mean_context, mfu
+from thinktune.outcome import overfits_for, run_verdict
 from thinktune.pack import pack
 from thinktune.progress import clock
-from thinktune.run import Run, batch_capacity
-from thinktune.step import LossReport
-from thinktune.step import evaluate as evaluate_loss
+from thinktune.run import Run, batch_capacity, evaluation_interval
+from thinktune.sentences import advice_sentence, spoken
+from thinktune.step import LossReport, evaluate_rows
+
+
+def stepped(run: Run) -> None:
+    """Move the bar; nothing is read from the device."""
+    seconds, tokens = run.logged
+    run.bar(run.done, len(run.steps), run.tokens_left[run.done] * seconds / tokens if tokens else None)
 
 
 def log(run: Run) -> None:
@@ -24,6 +32,9 @@ def log(run: Run) -> None:
     tokens = sum(made.tokens for made in reports)
     run.trained_tokens += tokens
     seconds = time.monotonic() - run.started
+    # The speed of this interval alone: a mean since the start would hide that something slows the machine.
+    speed = (run.trained_tokens - run.logged[1]) / max(1e-9, seconds - run.logged[0])
+    run.logged = (seconds, run.trained_tokens)
     line = {
         "kind": "train",
         "step": run.done,
@@ -33,8 +44,8 @@ def log(run: Run) -> None:
         "gradient_norm": norms[-1],
         "learned_tokens": sum(made.learned_tokens for made in reports),
         "tokens": tokens,
-        "tokens_per_second": round(run.trained_tokens / seconds, 1),
-        **_memory(run.device),
+        "tokens_per_second": round(speed, 1),
+        **_device_facts(run, speed),
         "seconds": round(seconds, 2),
     }
     events = health.events(run, reports, norms)
@@ -51,7 +62,7 @@ def tell(run: Run, text: str) -> None:
 
 
 def evaluate(run: Run) -> None:
-    """Measure the held-out rows; without any there is nothing to measure, and the last model is the best."""
+    """Measure the held-out rows, all of them and row by row; without any, the last model counts as the best."""
     rows = run.prepared.validation
     if not len(rows):
         return
@@ -59,45 +70,59 @@ def evaluate(run: Run) -> None:
     # Padded batches have the shapes of training, for which the layers are compiled.
     capacity = run.capacity if run.pad else batch_capacity(run.recipe, rows, run.device)
     packed = pack(rows.replies(), capacity, pad=run.pad)
-    losses = evaluate_loss(run.model, packed, run.device, run.precision, run.chunk_rows).values()
+    report, by_row = evaluate_rows(run.model, packed, run.device, run.precision, run.chunk_rows)
+    losses = report.values()
     seconds = round(time.monotonic() - begun, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.learned.sum()), "seconds": seconds}
+    kept = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}
+    track.append(run.folder, track.LOSSES, [{"step": run.done, "rows": kept}])
     track.append(run.folder, track.METRICS, [{"kind": "eval", "step": run.done, "epoch": run.epoch, **losses, **facts}])
     run.say(
         f"step {run.done}/{len(run.steps)} eval loss {losses['loss']:.4f} "
-        f"on {len(rows):,} held-out rows in {seconds:.1f} s"
+        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {spoken(run_verdict(run.folder))}"
     )
 
 
-def sample(run: Run) -> None:
-    """Let the model answer fixed held-out questions, beside what the rows answer."""
-    examples = run.prepared.validation.examples(run.recipe.generate.sample_questions)
-    if not examples:
-        return
-    sampling = Sampling(run.recipe.generate.max_new_tokens)
-    requests = [Request(example.turns[:-1], sampling) for example in examples]
-    with closing(Engine(run.model, run.tokenizer, run.precision)) as engine:
-        replies = dict(engine.complete(requests, run.recipe.generate.batch_rows))
-    records = [
-        {"step": run.done, **record(example, replies[index]), "reference_reasoning": example.turns[-1].reasoning}
-        for index, example in enumerate(examples)
-    ]
-    track.append(run.folder, track.SAMPLES, records)
+def has_overfitted(run: Run) -> bool:
+    """Whether the run is to stop here, by `train.stop_when_overfitting`."""
+    patience = run.recipe.train.stop_when_overfitting
+    if patience is None or run.done % evaluation_interval(run.recipe, run.steps):
+        return False
+    return overfits_for(run.folder) >= patience
+
+
+def conclude(run: Run) -> None:
+    """Say how the run ended, what its evaluations mean, and what follows."""
+    if run.done < len(run.steps):
+        patience = run.recipe.train.stop_when_overfitting
+        run.say(f"stopped after step {run.done} of {len(run.steps)}, as train.stop_when_overfitting: {patience} asks")
+    verdict = run_verdict(run.folder)
+    epochs = run.epoch * verdict.best_step / max(1, run.done)
+    run.say(f"{spoken(verdict)} {advice_sentence(verdict, epochs).en}".strip())
 
 
 def _line(run: Run, line: dict[str, Any]) -> str:
-    coming = run.tokens_left[run.done]
+    """One plain line, each figure after its name: it is read by people and by grep."""
+    seconds_left = run.tokens_left[run.done] * line["seconds"] / max(1, run.trained_tokens)
     parts = " ".join(
         f"{part} {line[f'{part}_loss']:.3f}" for part in ("reasoning", "answer", "end") if f"{part}_loss" in line
     )
+    device = f" mfu {line['mfu']:.1%}" if "mfu" in line else ""
+    device += f" memory {line['memory_gib']:.1f} GiB" if "memory_gib" in line else ""
     return (
         f"step {run.done}/{len(run.steps)} {run.done / len(run.steps):.0%} loss {line['loss']:.4f} ({parts}) "
         f"rate {line['learning_rate']:.2e} norm {line['gradient_norm']:.2f} "
-        f"{line['tokens_per_second']:,.0f} tokens/s left {clock(coming / line['tokens_per_second'])}"
+        f"{line['tokens_per_second']:,.0f} tokens/s{device} left {clock(seconds_left)}"
     )
 
 
-def _memory(device: torch.device) -> dict[str, float]:
-    if device.type == "cpu":
-        return {}
-    return {"memory_gib": round(torch.accelerator.max_memory_allocated() / 2**30, 3)}
+def _device_facts(run: Run, tokens_per_second: float) -> dict[str, float]:
+    """MFU where the card's peak is known, and the most memory held: the card's, or on the CPU the process's."""
+    if run.device.type == "cpu":
+        return {"memory_gib": round(peak_memory_gib(), 3)}
+    facts = {"memory_gib": round(torch.accelerator.max_memory_allocated() / 2**30, 3)}
+    if run.device.type == "cuda":
+        flops = flops_per_token(run.model.config, mean_context(run.prepared.train.lengths))
+        share = mfu(tokens_per_second, flops, torch.cuda.get_device_name(run.device))
+        facts |= {} if share is None else {"mfu": round(share, 4)}
+    return facts

@@ -1,0 +1,45 @@
+"""Fills a page's template: self-contained HTML whose only script is bundled and named by its hash in the policy."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from thinktune.bilingual import both, t
+from thinktune.files import write_whole
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+def write_page(target: Path, template: str, **values: Any) -> None:
+    """Write a page, whole or not at all."""
+    # A half of a surrogate pair, which JSON can spell, has no UTF-8 form; it must not cost the page.
+    write_whole(target, render(template, **values).encode("utf-8", errors="replace").decode())
+
+
+def render(template: str, **values: Any) -> str:
+    """A page as text; everything in `values` that is no Markup is escaped."""
+    page = Environment(loader=FileSystemLoader(BUNDLED), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters.update(number=number, count_of=count, rows=row_count)
+    page.globals.update(t=t, both=both)
+    style, script = (Markup((BUNDLED / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page.get_template(template).render(style=style, script=script, script_hash=f"sha256-{digest}", **values)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A figure as pages print it; what is no figure is a dash."""
+    return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, int | float) else "–"
+
+
+def count(value: Any) -> str:
+    """A count, with its thousands apart."""
+    return f"{value:,}" if isinstance(value, int) else number(value, 0)
+
+
+def row_count(value: Any) -> Markup:
+    """So many rows."""
+    return t("{n} row" if value == 1 else "{n} rows", "{n} 行", n=count(value))

@@ -1,0 +1,28 @@
+"""Progress: plain lines for files, and a bar below them only where a terminal watches."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from thinktune.progress import live_bar, no_bar
+
+
+def test_without_a_terminal_there_are_only_plain_lines(capsys):
+    with live_bar() as (say, bar):
+        bar(1, 10, 5.0)
+        say("step 1/10 [1/2] 心脏")
+    assert bar is no_bar
+    assert capsys.readouterr().out == "step 1/10 [1/2] 心脏\n"
+
+
+def test_on_a_terminal_a_bar_moves_below_the_lines_and_is_gone_at_the_end():
+    screen = StringIO()
+    with live_bar(Console(file=screen, force_terminal=True, width=100)) as (say, bar):
+        bar(3, 12, 75.0)
+        say("step 3/12 [half] " + "x" * 120)
+        bar(6, 12, None)
+    shown = screen.getvalue()
+    assert "step 3/12 [half] " + "x" * 120 + "\n" in shown  # whole, so that it can be copied
+    assert "3/12" in shown
+    assert "left 1:15" in shown
+    assert shown.endswith(("\x1b[2K", "\x1b[?25h")), repr(shown[-40:])

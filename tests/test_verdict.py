@@ -1,0 +1,151 @@
+"""The verdict over eval losses: by the published curve, by property, and with noise from the rows themselves."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinktune.verdict import evaluations_above, judge, margins, paired_margin, student_t
+
+# The eval loss that a public tutorial shows for two epochs over 2,166 rows, read off its chart to within 0.005.
+TUTORIAL = {100: 1.384, 400: 1.184, 500: 1.143, 600: 1.192, 1000: 1.161}
+READ_TO = 0.005
+TUTORIAL_TRAIN = {100: 1.38, 400: 1.2, 500: 1.18, 600: 0.63, 1000: 0.6}
+
+losses = st.floats(0.01, 20)
+curves = st.lists(losses, min_size=2, max_size=12).map(lambda found: {10 * n: loss for n, loss in enumerate(found)})
+margin = st.floats(1e-4, 0.5)
+
+
+@pytest.mark.parametrize("train", [None, TUTORIAL_TRAIN])
+def test_the_published_curve_is_best_at_500_and_overfits_after_it(train):
+    verdict = judge(TUTORIAL, 2 * READ_TO, train)
+    assert (verdict.state, verdict.best_step, verdict.since) == ("overfitting", 500, 500)
+    assert evaluations_above(TUTORIAL, 2 * READ_TO) == 2
+
+
+@given(st.lists(st.floats(-READ_TO, READ_TO), min_size=5, max_size=5))
+def test_nothing_within_the_reading_error_changes_the_verdict_on_the_published_curve(errors):
+    read = {step: loss + error for (step, loss), error in zip(TUTORIAL.items(), errors, strict=True)}
+    verdict = judge(read, 0.0075)
+    assert (verdict.state, verdict.best_step, verdict.since) == ("overfitting", 500, 500)
+
+
+def test_the_published_curve_up_to_its_best_still_learns():
+    assert judge({step: loss for step, loss in TUTORIAL.items() if step <= 500}, 0.01).state == "learning"
+
+
+@pytest.mark.parametrize(
+    ("curve", "state", "best", "since"),
+    [
+        ({}, "waiting", 0, 0),
+        ({0: 3.0}, "waiting", 0, 0),
+        ({10: 2.0}, "waiting", 10, 10),
+        ({0: 3.0, 10: 2.0}, "learning", 10, 10),
+        ({0: 3.0, 10: 2.0, 20: 1.99, 30: 1.995}, "best", 20, 30),
+        ({0: 3.0, 10: 2.0, 20: 1.96, 30: 1.92}, "learning", 30, 30),  # slow, but clear over two evaluations
+        ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2}, "best", 10, 20),  # a second one will tell
+        ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2, 40: 2.2}, "overfitting", 10, 20),
+        ({0: 3.0, 10: 2.0, 20: 2.2, 30: 2.01}, "best", 10, 30),  # a peak that went away
+        ({0: 1.0, 10: 2.0, 20: 1.5}, "learning", 20, 20),
+        ({0: 3.0, 10: math.nan, 20: 2.0}, "learning", 20, 20),
+    ],
+)
+def test_curves_are_named(curve, state, best, since):
+    verdict = judge(curve, 0.05)
+    assert (verdict.state, verdict.best_step, verdict.since) == (state, best, since)
+
+
+def test_a_run_whose_train_loss_rises_too_diverges():
+    curve = {0: 3.0, 10: 2.0, 20: 2.3, 30: 2.6}
+    assert judge(curve, 0.05, {10: 2.0, 30: 2.5}).state == "diverging"
+    assert judge(curve, 0.05, {10: 2.0, 30: 1.5}).state == "overfitting"
+    assert judge(curve, 0.05, {10: 2.0, 30: 2.1}).state == "overfitting"
+
+
+def test_a_tuned_model_that_is_no_better_than_its_base_is_told():
+    assert judge({0: 1.0, 10: 2.0}, 0.05).gained is False
+    assert judge({0: 1.0, 10: 0.9}, 0.05).gained is True
+    assert judge({10: 0.9}, 0.05).gained is None
+
+
+@given(curves, margin)
+def test_the_best_is_the_lowest_and_overfitting_means_clearly_above_it_ever_since(curve, margin):
+    verdict = judge(curve, margin)
+    tuned = {step: loss for step, loss in curve.items() if step}
+    assert verdict.best_loss == min(tuned.values())
+    last_two = [curve[step] for step in sorted(tuned)[-2:]]
+    rose = len(last_two) == 2 and all(loss - verdict.best_loss > margin for loss in last_two)
+    assert (verdict.state == "overfitting") == rose
+    assert all(curve[step] - verdict.best_loss > margin for step in tuned if step > verdict.since)
+    assert verdict.best_step <= verdict.since
+    assert curve[verdict.since] - verdict.best_loss <= margin
+
+
+@given(st.lists(st.floats(0.02, 1), min_size=2, max_size=12))
+def test_a_loss_that_keeps_falling_clearly_still_learns(falls):
+    curve, level = {}, 20.0
+    for number, fall in enumerate(falls):
+        level -= fall
+        curve[10 * number] = level
+    assert judge(curve, 0.01).state == "learning"
+
+
+@given(curves, margin, st.floats(0.1, 10), st.integers(1, 50))
+def test_neither_the_unit_of_the_loss_nor_of_the_steps_matters(curve, margin, factor, stretch):
+    factor = 2.0 ** round(math.log2(factor))  # exact, so that no comparison tips over
+    scaled = judge({stretch * step: factor * loss for step, loss in curve.items()}, factor * margin)
+    plain = judge(curve, margin)
+    assert (scaled.state, scaled.best_step, scaled.since) == (
+        plain.state,
+        stretch * plain.best_step,
+        stretch * plain.since,
+    )
+
+
+@given(curves, margin)
+def test_more_noise_never_makes_a_run_overfit(curve, margin):
+    if judge(curve, 2 * margin).state == "overfitting":
+        assert judge(curve, margin).state == "overfitting"
+
+
+def test_students_t_meets_its_table():
+    for freedom, point in {3: 3.182, 5: 2.571, 10: 2.228, 30: 2.042, 240: 1.970}.items():
+        assert student_t(freedom) == pytest.approx(point, rel=0.01)
+
+
+def drawn(count: int, shift: float, seed: int) -> tuple[dict, dict]:
+    """Rows of very different losses and lengths, evaluated twice; each changes by `shift`, give or take 0.1."""
+    dice = random.Random(seed)
+    one, other = {}, {}
+    for row in range(count):
+        loss, tokens = dice.uniform(0.5, 4), dice.randint(20, 400)
+        one[f"a:{row}"] = (loss, tokens)
+        other[f"a:{row}"] = (loss + shift + dice.gauss(0, 0.1), tokens)
+    return one, other
+
+
+def test_the_margin_holds_what_chance_does_in_95_of_100_draws():
+    inside = 0
+    for seed in range(400):
+        one, other = drawn(40, 0.0, seed)
+        tokens = sum(count for _, count in one.values())
+        change = sum((other[row][0] - one[row][0]) * one[row][1] for row in one) / tokens
+        inside += abs(change) <= paired_margin(other, one)
+    assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_the_margin_comes_from_paired_rows_and_not_from_how_different_rows_are():
+    one, other = drawn(200, 0.05, 1)
+    assert paired_margin(other, one) < 0.03  # losses themselves spread over 3.5
+    assert paired_margin(one, one) == 0
+    assert paired_margin({"a": (1.0, 5)}, {"a": (2.0, 5)}) == math.inf
+
+
+def test_margins_come_from_rows_where_both_steps_have_them_and_from_the_loss_otherwise():
+    one, other = drawn(50, 0.05, 2)
+    between = margins({10: one, 20: other}, {10: 2.0, 20: 2.1, 30: 2.2})
+    assert between(20, 10) == paired_margin(other, one)
+    assert between(30, 10) == pytest.approx(0.02)

@@ -37,7 +37,7 @@ def live_bar(console: Console | None = None) -> Iterator[tuple[Say, Bar]]:
             left = "" if seconds_left is None else f"left {clock(seconds_left)}"
             live.update(task, completed=done, total=total, left=left)
 
-        yield lambda line: console.print(line, markup=False, soft_wrap=True), move
+        yield lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), move
 
 
 def _print(line: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -75,9 +74,9 @@ def test_a_page_keeps_its_folds_when_it_reads_itself_anew(tmp_path, browser):
     tab = browser.new_page()
     tab.goto(page.resolve().as_uri())
     tab.click("#recipe summary")
-    tab.evaluate("window.before = true")
-    tab.wait_for_function("!window.before")
-    tab.wait_for_function("document.getElementById('recipe')?.open")
+    with tab.expect_event("load"):
+        pass
+    assert tab.locator("#recipe").evaluate("fold => fold.open")
     tab.close()
 
 
@@ -89,13 +88,13 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
         [sys.executable, "-m", "thinktune", "train", str(tmp_path / "small.yaml")],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    end = time.monotonic() + 120
-    while not (folder / "report.html").exists() or len(track.read_metrics(folder)) < 12:
-        assert running.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < end, "it never came to its first evaluations"
-        time.sleep(0.05)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    try:
+        while not (folder / "report.html").exists() or len(track.read_metrics(folder)) < 12:
+            assert running.poll() is None, "it ended before it was killed"
+            time.sleep(0.05)
+    finally:
+        running.kill()
+        running.wait()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
     assert "not yet finished" in page

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from thinktune.to_tensorboard import TensorBoard
 from thinktune.track import METRICS, SAMPLES, Record
 
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_AFTER_THE_END = 300
 SINKS = {"swanlab": SwanLab, "tensorboard": TensorBoard}
 
 
@@ -90,6 +92,8 @@ def _wait_for_the_end(how: list[str], ended: threading.Event) -> None:
     for line in sys.stdin:
         how[0] = line.strip()
     ended.set()
+    time.sleep(SECONDS_AFTER_THE_END)  # the run's process limits it, unless that was killed
+    os._exit(1)
 
 
 def _take_standard_output(log: Path) -> TextIO:

@@ -24,7 +24,8 @@ def render(template: str, **values: Any) -> str:
     """A page as text; everything in `values` that is no Markup is escaped."""
     page = Environment(loader=FileSystemLoader(BUNDLED), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(number=number, count_of=count, rows=row_count)
-    page.globals.update(t=t, both=both)
+    known: Any = page.globals  # whose declared type is that of what it holds at first
+    known.update(t=t, both=both)
     style, script = (Markup((BUNDLED / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page.get_template(template).render(style=style, script=script, script_hash=f"sha256-{digest}", **values)

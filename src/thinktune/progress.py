@@ -1,7 +1,7 @@
 """Progress of long work, in lines: how far it is, how fast, and the time left."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -18,7 +18,7 @@ def no_bar(_done: int, _total: int, _seconds_left: float | None) -> None:
 
 
 @contextmanager
-def live_bar(console: Console | None = None) -> Iterator[tuple[Say, Bar]]:
+def live_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
     """A way to say lines and a bar that moves below them; where no terminal watches, lines alone."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
@@ -37,7 +37,7 @@ def live_bar(console: Console | None = None) -> Iterator[tuple[Say, Bar]]:
             left = "" if seconds_left is None else f"left {clock(seconds_left)}"
             live.update(task, completed=done, total=total, left=left)
 
-        yield lambda line: console.print(line, markup=False, soft_wrap=True), move
+        yield lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), move
 
 
 def _print(line: str) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Limits:
 
 
 @contextmanager
-def following(run: Path, settings: Track, say: Say, limits: Limits | None = None) -> Iterator[None]:
+def following(run: Path, settings: Track, say: Say, limits: Limits | None = None) -> Generator[None]:
     """While the block runs, the trackers of a run get its records; at its end they get time to send the rest.
 
     Whatever happens to a tracker is said once, with how to send later what it did not get; nothing is raised.

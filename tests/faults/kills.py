@@ -146,17 +146,20 @@ def finished(ledger: Ledger, folder: Path, whole: Path) -> None:
     ledger.broken += differences(folder, whole)
 
 
-def kill_at_random(ledger: Ledger, tree, whole: Path, kills: int, seconds: float, seed: int) -> None:
-    chance, run = random.Random(seed), 0
-    while ledger.kills < kills and not ledger.broken:
+def kill_at_random(ledger: Ledger, tree, whole: Path, chosen: argparse.Namespace, seconds: float) -> None:
+    chance, run, until = random.Random(chosen.seed), 0, time.monotonic() + 60 * chosen.minutes
+    while ledger.kills < chosen.kills and not ledger.broken and time.monotonic() < until:
         recipe = settings(tree, name=f"random-{run}")
         before = last_step(recipe.run_folder)
         pid = fork(recipe)
         time.sleep(chance.uniform(0, seconds))
         os.kill(pid, signal.SIGKILL)  # of a child that has ended, and was not waited for, it asks nothing
         code = ended(pid)
+        seconds *= 1.05 if code is None else 0.9  # so that, however busy the machine is, most kills hit
         if code is None:
             account(ledger, recipe.run_folder, "a random moment", before)
+            if ledger.kills % 10 == 0:
+                print(f"{ledger.kills} kills, {ledger.whole_runs} whole runs", file=sys.stderr, flush=True)
         elif code == 0:
             finished(ledger, recipe.run_folder, whole)
             run += 1
@@ -219,6 +222,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which it ends with fewer kills")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--plant", action="store_true")
     chosen = parser.parse_args()
@@ -234,7 +238,7 @@ def main() -> int:
     if chosen.sweep:
         sweep(ledger, tree, whole.run_folder, chosen.kills, plant_half_write if chosen.plant else lambda: None)
     else:
-        kill_at_random(ledger, tree, whole.run_folder, chosen.kills, seconds, chosen.seed)
+        kill_at_random(ledger, tree, whole.run_folder, chosen, seconds)
     print(json.dumps(ledger.__dict__, ensure_ascii=False))
     return 1 if ledger.broken else 0
 

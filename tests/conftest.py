@@ -8,6 +8,8 @@ import torch
 from hypothesis import settings
 from runs import write_rows
 
+from thinktune.data import Example, Turn
+from thinktune.render import render
 from thinktune.small import Size, make_model, make_tokenizer
 
 # How long an example takes says what else the machine does, not whether the code is right.
@@ -34,6 +36,13 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer(TEXTS, 400)
+
+
+@pytest.fixture
+def rows(tokenizer):
+    """Three rendered rows of different lengths."""
+    texts = [("2+2?", "two and two", "4"), ("心脏泵什么？", "想一想", "血液"), ("Hi", "greet " * 9, "hello there")]
+    return [render(Example((Turn("user", q), Turn("assistant", a, r)), f"r:{q}"), tokenizer)[0] for q, r, a in texts]
 
 
 @pytest.fixture

@@ -178,3 +178,10 @@ def test_the_page_of_knobs_is_the_one_that_the_recipe_makes():
         [sys.executable, ROOT / "docs" / "recipe_page.py"], capture_output=True, text=True, encoding="utf-8", check=True
     )
     assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == done.stdout
+
+
+def test_a_key_of_older_recipes_is_told_its_new_name():
+    with pytest.raises(UserError, match=r"train\.recompute: unknown key; did you mean activation_budget\?"):
+        recipe.check(
+            {"model": {"name": "m"}, "data": {"name": "d"}, "train": {"rows_per_step": 1, "recompute": True}}, "here"
+        )

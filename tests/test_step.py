@@ -7,24 +7,17 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from thinktune.data import Example, Turn
 from thinktune.knobs import Train
 from thinktune.loss import linear_cross_entropy
 from thinktune.model import hidden_states, pick_device
 from thinktune.optim import Update
 from thinktune.pack import Padding, pack
 from thinktune.parallel import World
-from thinktune.render import Part, render
+from thinktune.render import Part
 from thinktune.step import evaluate, step
 
 SETTINGS = Train(rows_per_step=1, learning_rate=1e-3, weight_decay=0.1)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def rows(tokenizer):
-    texts = [("2+2?", "two and two", "4"), ("心脏泵什么？", "想一想", "血液"), ("Hi", "greet " * 9, "hello there")]
-    return [render(Example((Turn("user", q), Turn("assistant", a, r)), f"r:{q}"), tokenizer)[0] for q, r, a in texts]
 
 
 def plain_losses(model, row):
@@ -65,8 +58,13 @@ def test_the_loss_is_transformers_own(model, rows):
         assert found[name] == pytest.approx(plain[parts == part].mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("in_one", [False, True])
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
-def test_the_fused_loss_has_the_plain_losses_gradients(tokens):
+def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_one):
+    """As the CPU takes it, and as what a card compiles into one kernel, here run operation by operation."""
+    monkeypatch.setattr("thinktune.loss.FUSED_ON", ("cpu",) if in_one else ())
+    monkeypatch.setattr("thinktune.loss.find_spec", lambda _: None)
+    monkeypatch.setattr("thinktune.loss._kernels", [])
     torch.manual_seed(0)
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(50, (tokens,))
@@ -79,6 +77,27 @@ def test_the_fused_loss_has_the_plain_losses_gradients(tokens):
     torch.testing.assert_close(each, plain.detach(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(mine[0], hidden.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(mine[1], weight.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("in_one", [False, True])
+def test_bf16_losses_are_within_what_bf16_rounds(monkeypatch, in_one):
+    """Against the plain loss of the same bf16 numbers; all of the noise is that of rounding logits and gradients."""
+    monkeypatch.setattr("thinktune.loss.FUSED_ON", ("cpu",) if in_one else ())
+    monkeypatch.setattr("thinktune.loss.find_spec", lambda _: None)
+    monkeypatch.setattr("thinktune.loss._kernels", [])
+    torch.manual_seed(0)
+    mine = [(torch.randn(*size) / 2).bfloat16().requires_grad_() for size in ((100, 32), (400, 32))]
+    plain = [part.detach().float().requires_grad_() for part in mine]
+    targets = torch.randint(400, (100,))
+    scaled, each = linear_cross_entropy(*mine, targets, scale=0.01, dtype=torch.bfloat16, rows=32)
+    scaled.backward()
+    expected = cross_entropy(plain[0] @ plain[1].T, targets, reduction="none")
+    (0.01 * expected.sum()).backward()
+    torch.testing.assert_close(
+        each, expected.detach(), rtol=0, atol=2**-8 * 8
+    )  # half a step of bf16 at the logits' size
+    for one, other in zip(mine, plain, strict=True):
+        assert (one.grad.float() - other.grad).norm() < 2**-7 * other.grad.norm()
 
 
 def test_huge_logits_do_not_overflow():

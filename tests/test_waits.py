@@ -17,7 +17,7 @@ from thinktune.render import Rendered
 from thinktune.run import open_run
 from thinktune.small import Size, make_model
 from thinktune.step import evaluate, step
-from thinktune.train import _train_step
+from thinktune.train import _compile, _train_step
 
 LENGTHS = (5, 9, 17, 33, 40)
 CPU = torch.device("cpu")
@@ -74,3 +74,20 @@ def test_the_last_step_makes_nothing_ahead(tree):
     run = open_run(settings(tree), quiet, ("test",))
     _train_step(run, len(run.steps))
     assert not run.ahead
+
+
+def test_a_runs_budget_reaches_its_layers(tree):
+    run = open_run(settings(tree, train={"activation_budget": 0.5}), quiet, ("test",))
+    assert [layer.gradient_checkpointing for layer in run.model.model.layers] == [True, False]
+
+
+def test_compiling_is_told_and_moves_nothing(tree):
+    """With layers as they are: what the compiler makes of them is tested elsewhere."""
+    told = []
+    run = open_run(settings(tree), told.append, ("test",))
+    before = [weight.clone() for weight in run.model.parameters()]
+    _compile(run)
+    assert told[-1].startswith("layers compiled in ")
+    assert all(old.equal(new) for old, new in zip(before, run.model.parameters(), strict=True))
+    assert all(weight.grad is None for weight in run.model.parameters())
+    assert list(run.ahead) == [1]

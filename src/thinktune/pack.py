@@ -67,7 +67,7 @@ class Batch:
         """
         found: dict[str, Tensor] = {name: getattr(self, name) for name in ON_DEVICE}
         boundaries = self.boundaries
-        if device.type == "cuda":
+        if device.type == "cuda" and self.ids.device.type == "cpu":
             found = {name: tensor.pin_memory() for name, tensor in found.items()}
             boundaries = boundaries.pin_memory()
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in found.items()}

@@ -1,0 +1,194 @@
+"""What only a card can show. All of it: `pytest -m gpu`; without a card each test says that it was skipped."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.nn.functional import cross_entropy
+
+from thinktune.attention import use_attention
+from thinktune.knobs import Train
+from thinktune.layers import apply_activation_budget, can_compile, compile_layers, float8_problem, use_float8
+from thinktune.loss import linear_cross_entropy
+from thinktune.model import hidden_states
+from thinktune.optim import Update
+from thinktune.pack import pack, padding
+from thinktune.parallel import World
+from thinktune.render import Rendered
+from thinktune.small import Size, make_model
+from thinktune.step import evaluate, step, warm_up
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card on this machine: nothing here was checked"),
+]
+CARD = torch.device("cuda")
+LENGTHS = (50, 90, 170, 330, 120, 400, 70, 210, 300, 20)
+SIZE = Size(hidden=256, layers=4, heads=4, groups=2, head=64, inner=512)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+    torch._functorch.config.activation_memory_budget = 1.0
+
+
+@pytest.fixture
+def made(tokenizer):
+    return make_model(tokenizer, SIZE).to(CARD)
+
+
+@pytest.fixture(scope="module")
+def lined():
+    drawn = np.random.default_rng(0)
+    return [
+        Rendered(drawn.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}")
+        for size in LENGTHS
+    ]
+
+
+def packed(rows, capacity=640):
+    return [batch.to(CARD) for batch in pack(rows, capacity, pad=padding(0, LENGTHS, capacity))]
+
+
+def near(mine, theirs, tolerance, name=""):
+    """By the norm of the difference: single numbers near zero say nothing in bf16."""
+    error = (mine.float() - theirs.float()).norm() / theirs.float().norm().clamp(min=1e-12)
+    assert error < tolerance, f"{name}: differs by {error.item():.2e} of its norm"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_packed_equals_alone(made, lined, dtype, tolerance):
+    """Each row by transformers' own attention in fp32, against the path of this card; states and all gradients."""
+    alone = copy.deepcopy(made)
+    alone.set_attn_implementation("sdpa")
+    chosen = use_attention(made.to(dtype), dtype)
+    assert chosen == ("thinktune_rows" if dtype == torch.float32 else "thinktune_varlen")
+    by_name = {row.row: row for row in lined}
+    for batch in packed(lined):
+        mine = hidden_states(made, batch)[: batch.tokens]
+        ids = [torch.from_numpy(by_name[name].ids.astype("int64"))[None].to(CARD) for name in batch.rows]
+        theirs = torch.cat([alone.model(each).last_hidden_state[0] for each in ids])
+        near(mine, theirs, tolerance)
+        weights = torch.randn(theirs.shape, device=CARD)
+        (mine.float() * weights).sum().backward()
+        (theirs * weights).sum().backward()
+    for (name, weight), other in zip(made.named_parameters(), alone.parameters(), strict=True):
+        near(weight.grad, other.grad, tolerance, name)
+
+
+@pytest.mark.parametrize("memory", ["fp32", "exact", "8bit"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_step_waits_for_the_card(made, lined, memory, compiled):
+    """CUDA's own check raises at the first wait; copies of the next batch are part of it."""
+    update = Update(made, Train(rows_per_step=1, memory=memory))
+    use_attention(made, torch.bfloat16)
+    if compiled:
+        compile_layers(made)
+    for number in (1, 2):  # what is compiled or allocated at first use may wait
+        update.begin(number, 1e-4)
+        warm_up(made, packed(lined)[0], torch.bfloat16)
+        step(made, packed(lined), update, World(), torch.bfloat16)
+    evaluate(made, pack(lined, 640, pad=padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    for number in (3, 4, 5):
+        update.begin(number, 1e-4)
+        report = step(made, packed(lined), update, World(), torch.bfloat16)
+        evaluate(made, pack(lined, 640, pad=padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        report.gradient_norm.item()  # or the check was off
+    torch.cuda.set_sync_debug_mode("default")
+    assert report.gradient_norm.isfinite()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("rows", [None, 64, 1000])
+def test_the_loss_in_one_kernel_is_the_plain_one(dtype, tolerance, rows):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(300, 64, device=CARD) / 8, torch.randn(5000, 64, device=CARD)
+    targets = torch.randint(5000, (300,), device=CARD)
+    plain = [part.clone().requires_grad_() for part in (hidden, weight)]
+    mine = [part.to(dtype).requires_grad_() for part in (hidden, weight)]
+    expected = cross_entropy(plain[0] @ plain[1].T, targets, reduction="none")
+    (0.25 * expected.sum()).backward()
+    for scale in (0.5, 0.25):  # another scale is no other kernel
+        for part in mine:
+            part.grad = None
+        scaled, each = linear_cross_entropy(*mine, targets, scale=scale, dtype=dtype, rows=rows)
+        scaled.backward()
+    near(each, expected, 1e-6 if dtype == torch.float32 else tolerance)
+    near(mine[0].grad, plain[0].grad, tolerance)
+    near(mine[1].grad, plain[1].grad, tolerance)
+
+
+@pytest.mark.parametrize("tier", ["fp32", "exact"])
+def test_compiled_layers_learn_the_same_at_every_budget_in_less_memory(made, lined, tier):
+    if not can_compile(CARD):
+        pytest.skip("this card or this machine has no compiler")
+    precision = torch.float32 if tier == "fp32" else torch.bfloat16
+    made.to(precision)
+    use_attention(made, precision)
+    plain, found = copy.deepcopy(made), []
+    [batch, *_] = packed(lined)
+    for budget, compiled in ((1.0, False), (1.0, True), (0.5, True), (0.0, True)):
+        torch._dynamo.reset()
+        model = copy.deepcopy(plain)
+        apply_activation_budget(model, budget, compiled)
+        if compiled:
+            compile_layers(model)
+            warm_up(model, batch, precision)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        states = hidden_states(model.train(), batch)
+        kept = torch.cuda.memory_allocated() - before
+        (states.float() ** 3).mean().backward()
+        found.append((states.detach(), [weight.grad for weight in model.parameters()], kept))
+    tolerance = 1e-4 if tier == "fp32" else 5e-2
+    for states, gradients, _ in found[1:]:
+        near(states[: batch.tokens], found[0][0][: batch.tokens], tolerance)
+        for mine, theirs in zip(gradients, found[0][1], strict=True):
+            if theirs is not None:
+                near(mine, theirs, tolerance)
+    kept = [size for *_, size in found]
+    assert kept[0] > kept[1] > kept[2] > kept[3], kept
+
+
+def test_a_run_of_batches_compiles_each_layer_once(made, lined):
+    made.to(torch.bfloat16)
+    use_attention(made, torch.bfloat16)
+    compile_layers(made)
+    warm_up(made, packed(lined)[0], torch.bfloat16)
+    graphs = counters["stats"]["unique_graphs"]
+    for seed in range(3):
+        chosen = [lined[index] for index in np.random.default_rng(seed).permutation(len(lined))[:7]]
+        update = Update(made, Train(rows_per_step=1, memory="8bit"))
+        update.begin(1, 1e-4)
+        step(made, packed(chosen), update, World(), torch.bfloat16)
+    assert counters["stats"]["unique_graphs"] - graphs <= 1  # the update's own kernel
+    assert not counters["graph_break"]
+
+
+def test_learning_in_8_bits_stays_near_bf16(made, lined):
+    if problem := float8_problem("cuda", torch.cuda.get_device_capability(), installed=True):
+        pytest.skip(f"fp8: {problem}")
+    pytest.importorskip("torchao")
+    losses = []
+    for coded in (False, True):
+        model = copy.deepcopy(made).to(torch.bfloat16)
+        if coded:
+            use_float8(model)
+        use_attention(model, torch.bfloat16)
+        compile_layers(model)
+        update = Update(model, Train(rows_per_step=1, memory="exact"))
+        for number in range(1, 11):
+            update.begin(number, 1e-3)
+            step(model, packed(lined), update, World(), torch.bfloat16)
+        losses.append(evaluate(model, packed(lined), CARD, torch.bfloat16).values()["loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -78,3 +78,16 @@ def test_a_stop_text_ends_the_reply_and_is_left_out(engine):
     assert reply.finish == "stop"
     assert reply.answer == free.answer[: free.answer.index(stop)]
     assert reply.tokens < free.tokens
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_bf16_arithmetic_writes_side_by_side_too(model, tokenizer, weights):
+    kinds = set()
+    with closing(Engine(decided(model).to(weights), tokenizer, torch.bfloat16)) as engine:
+        watch = engine.model.model.layers[0].self_attn.o_proj.register_forward_hook(
+            lambda _, __, output: kinds.add(output.dtype)
+        )
+        requests = [ask(question, 6) for question in QUESTIONS]
+        assert all(reply.tokens for _, reply in engine.complete(requests))
+        watch.remove()
+    assert kinds == {torch.bfloat16}

@@ -1,0 +1,145 @@
+"""How fast replies are written: ours side by side, transformers' generate one row at a time, and its own batching.
+
+python benchmarks/generate_speed.py [--rows 32] [--rounds 3] [--tokens 96] [--threads 2]
+
+The demo's shape with random weights that decide clearly. Every contender writes the same rows greedily, in turn, round
+after round, and its replies are held to the first one's. Prints one JSON object; on a shared machine read the ratios.
+"""
+
+import json
+import logging
+import statistics
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any
+
+import torch
+import transformers
+from transformers import ContinuousBatchingConfig, GenerationConfig
+
+from thinktune.data import Turn
+from thinktune.demo import SIZE, read_bundled
+from thinktune.engine import Engine, Request, Sampling
+from thinktune.model import ATTENTION
+from thinktune.render import render_prompt
+from thinktune.small import make_model, make_tokenizer
+
+VOCABULARY = 2500
+Texts = list[str]
+
+
+def main() -> None:
+    asked = ArgumentParser()
+    asked.add_argument("--rows", type=int, default=32)
+    asked.add_argument("--rounds", type=int, default=3)
+    asked.add_argument("--tokens", type=int, default=96)
+    asked.add_argument("--threads", type=int, default=2)
+    options = asked.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    questions, model, tokenizer = _rows(options.rows)
+    contenders: dict[str, Callable[[], Texts]] = {
+        "generate, one by one": lambda: _one_by_one(model, tokenizer, questions, options.tokens),
+        "transformers continuous batching": lambda: _theirs(model, tokenizer, questions, options.tokens),
+        "thinktune, one by one": lambda: _ours(model, tokenizer, questions, options.tokens, at_once=1),
+        "thinktune": lambda: _ours(model, tokenizer, questions, options.tokens, at_once=options.rows),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    expected: Texts | None = None
+    for number in range(options.rounds + 1):  # the first round warms up
+        for name, write in contenders.items():
+            begun = time.perf_counter()
+            texts = write()
+            print(f"round {number}: {name} {time.perf_counter() - begun:.2f} s", file=sys.stderr, flush=True)
+            if number:
+                seconds[name].append(time.perf_counter() - begun)
+            expected = expected or texts
+            same = sum(a == b for a, b in zip(texts, expected, strict=True))
+            if same < len(texts):
+                print(f"{name}: {same} of {len(texts)} replies equal the first contender's")
+    assert expected
+    slowest = seconds["generate, one by one"]
+    found = {
+        name: {
+            "seconds": round(statistics.median(taken), 3),
+            "times_as_fast": round(statistics.median(a / b for a, b in zip(slowest, taken, strict=True)), 2),
+        }
+        for name, taken in seconds.items()
+    }
+    print(
+        json.dumps(
+            {
+                "rows": options.rows,
+                "new_tokens": options.tokens,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "threads": options.threads,
+            }
+            | found,
+            indent=1,
+        )
+    )
+
+
+def _rows(count: int) -> tuple[list[str], Any, Any]:
+    """Held-out questions of the demo, its tokenizer, and its model with weights too large for rounding to matter."""
+    facts = read_bundled("facts.jsonl")
+    texts = [text for fact in facts for text in (*fact["questions"], fact["reasoning"], fact["answer"])]
+    tokenizer = make_tokenizer(texts, VOCABULARY)
+    model = make_model(tokenizer, SIZE).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.2) if weight.dim() > 1 else weight.fill_(1.0)
+    model.set_attn_implementation(ATTENTION)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return [question for fact in facts for question in fact["held_out"]][:count], model, tokenizer
+
+
+def _one_by_one(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int) -> Texts:
+    found = []
+    for question in questions:
+        prompt = torch.tensor([render_prompt([Turn("user", question)], tokenizer)])
+        written = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False, pad_token_id=0
+        )
+        found.append(_text(tokenizer, written[0, prompt.shape[1] :].tolist()))
+    return found
+
+
+def _theirs(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int) -> Texts:
+    prompts = [render_prompt([Turn("user", question)], tokenizer) for question in questions]
+    settings = GenerationConfig(
+        max_new_tokens=tokens, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+    )
+    model.set_attn_implementation("sdpa")  # it knows no other on this machine
+    try:
+        written = model.generate_batch(
+            prompts,
+            generation_config=settings,
+            continuous_batching_config=ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=512),
+        )
+    finally:
+        model.set_attn_implementation(ATTENTION)
+    replies = sorted(written.values(), key=lambda reply: int(reply.request_id.rsplit("_", 1)[-1]))
+    return [_text(tokenizer, reply.generated_tokens) for reply in replies]
+
+
+def _ours(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int, at_once: int) -> Texts:
+    requests = [Request((Turn("user", question),), Sampling(tokens)) for question in questions]
+    with closing(Engine(model, tokenizer)) as engine:
+        found = dict(engine.complete(requests, at_once))
+    return [found[number].reasoning + found[number].answer for number in range(len(requests))]
+
+
+def _text(tokenizer: Any, ids: list[int]) -> str:
+    from thinktune.reply import split
+
+    reply = split(tokenizer.backend_tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id]))
+    return reply.reasoning + reply.answer
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu.py PART [--only NAME ...] [--size SIZE ...] [--out FOLDER] [--tiny]
 
-PART is one of: ceilings, sweep, peers, sizes, parity, small-cards. Each ends within --seconds (590); what could not be
-run in that time is said to be so, as is every peer whose package is not installed. Needs this tree, torch and
+PART is one of: ceilings, sweep, peers, sizes, parity, small-cards-1 to -4. Each ends within --seconds (590); what could
+not be run in that time is said to be so, as is every peer whose package is not installed. Needs this tree, torch and
 transformers; peers are found where they are installed or on PYTHONPATH. First weights and rows are written once, to
 --work. Prints a table in Markdown and writes it, all figures as JSON and all loss curves as a page, to --out. Exit code
 1 where a contender failed or where losses differ that must not. --tiny runs the same on the CPU with tiny shapes, to
@@ -36,7 +36,8 @@ from suite import (
     write,
 )
 
-PARTS = ("ceilings", "sweep", "peers", "sizes", "parity", "small-cards")
+SMALL_CARDS = tuple(f"small-cards-{number}" for number in range(1, 5))  # the parts of small_cards.py
+PARTS = ("ceilings", "sweep", "peers", "sizes", "parity", *SMALL_CARDS)
 REACHED_TFLOPS = 790.0  # what matrix products reach on an H200; the share of it is printed beside MFU
 SAME_LOSS = 0.01  # relative, in bf16; where only the rounding differs
 TOKENS_PER_STEP, PEER_BATCH_TOKENS = 32_768, 16_384  # a larger batch costs peers memory and brings them nothing
@@ -71,9 +72,9 @@ def main() -> None:
     budget = Budget(arguments.seconds)
     match arguments.part:
         case "ceilings":
-            sys.exit(_script("ceilings.py", arguments, budget))
-        case "small-cards":
-            sys.exit(_script("small_cards.py", arguments, budget))
+            sys.exit(_script("ceilings.py", ["--out", str(arguments.out)], arguments, budget))
+        case part if part in SMALL_CARDS:
+            sys.exit(_script("small_cards.py", ["--part", part[-1]], arguments, budget))
         case "sizes":
             sizes = ("tiny",) if arguments.tiny else arguments.size
             wrong = [
@@ -116,12 +117,12 @@ def _arguments() -> Namespace:
     return parser.parse_args()
 
 
-def _script(name: str, arguments: Namespace, budget: Budget) -> int:
+def _script(name: str, told: list[str], arguments: Namespace, budget: Budget) -> int:
     """A part that is a script of its own."""
     if not (HERE / name).is_file():
         print(f"missing: benchmarks/{name} is not in this tree")
         return 1
-    command = [sys.executable, str(HERE / name), "--out", str(arguments.out), *(["--tiny"] if arguments.tiny else [])]
+    command = [sys.executable, str(HERE / name), *told, *(["--tiny"] if arguments.tiny else [])]
     try:
         return subprocess.run(command, env=environment(), check=False, timeout=budget.left).returncode
     except subprocess.TimeoutExpired:

@@ -13,8 +13,10 @@ from torch.nn.functional import scaled_dot_product_attention
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import common  # noqa: E402
 import cpu_loops  # noqa: E402
 import jobs  # noqa: E402
+import ours  # noqa: E402
 import suite  # noqa: E402
 from gpu import faults, table  # noqa: E402
 
@@ -25,7 +27,7 @@ from thinktune.flops import flops_per_token  # noqa: E402
 def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     model = jobs.write_model(folder / "model", jobs.Shape(32, 64, 1, 2, 1, 16, 320), "cpu", torch.float32)
-    plan = jobs.Plan(4, 1, 1e-3, "cpu", tokens_per_step=512)
+    plan = jobs.Plan(4, 1, 1e-3, "cpu", tokens_per_step=512, log_every=2)
     return jobs.read_job(jobs.write_job(folder / "job", model, plan, jobs.Lengths(60, 0.55, 128), 48))
 
 
@@ -68,6 +70,16 @@ def test_rows_beyond_the_steps_follow_them(job):
     assert sum(map(len, taken)) == sum(map(len, job.rows))
     with pytest.raises(AssertionError, match="48 rows where 49"):
         job.first_rows(49)
+
+
+def test_ours_takes_the_job_s_steps_and_learns(job):
+    clock = common.Clock(job)
+    trained = ours.train(job, common.Chosen("plan", settings={"batch_tokens": 256}), clock)
+    assert trained.step_tokens == job.step_tokens
+    assert len(trained.gradient_norms) == job.plan.steps
+    assert [step for step, _ in trained.losses] == [1, 2, 4]
+    assert trained.losses[0][1] > trained.losses[-1][1]
+    assert clock.seconds < clock.warm_up_seconds + clock.seconds
 
 
 @pytest.mark.parametrize(("size", "gigaflops"), [("0.6B", 3.99), ("1.7B", 10.74), ("4B", 25.20), ("8B", 46.47)])
@@ -232,6 +244,13 @@ alone = torch.cat([plain(row).logits for row in rows], 1)
 positions = torch.cat([torch.arange(row.shape[1])[None] for row in rows], 1)
 together = packed(torch.cat(rows, 1), position_ids=positions, use_cache=False).logits
 torch.testing.assert_close(together, alone, rtol=2e-2, atol=2e-2)
+ends = torch.tensor([0, 5, 14], dtype=torch.int32)
+told = dict(cu_seq_lens_q=ends, cu_seq_lens_k=ends, max_length_q=9, max_length_k=9)
+torch.testing.assert_close(packed(torch.cat(rows, 1), position_ids=positions, use_cache=False, **told).logits, together)
+with torch.autocast("cpu", torch.bfloat16):
+    master = packed.float()(torch.cat(rows, 1), position_ids=positions, use_cache=False, **told).logits
+torch.testing.assert_close(master.bfloat16(), alone, rtol=5e-2, atol=5e-2)
+packed.bfloat16()
 one_row = packed(torch.cat(rows, 1), use_cache=False).logits
 assert (one_row[0, 5:] - alone[0, 5:]).abs().max() > 0.1, "rows that see their neighbour must differ"
 print("equal")

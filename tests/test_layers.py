@@ -22,7 +22,7 @@ divide
 work
 loss pack optim parallel reply store trim account
 render adamw
-unused
+unused ferry
 judge layout rows twins codec
 mend turns encoding sources script
 data
@@ -52,6 +52,7 @@ HEAVY = [
     "pack",
     "optim",
     "adamw",
+    "ferry",
     "codec",
     "parallel",
 ]

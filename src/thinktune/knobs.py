@@ -9,7 +9,7 @@ from thinktune.faults import HANDED_PHRASES, resolve
 
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
-Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "4bit"]
+Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -121,7 +121,7 @@ class Train(Section):
     """Arithmetic; auto is bf16 on an accelerator and wherever weights are bf16 (see `memory`), fp32 on the CPU."""
     memory: Literal["auto"] | Memory = "auto"
     """Bytes a weight and AdamW's state: fp32 12, exact 12 (computes in bf16 over an fp32 master), exact-bf16 8, 8bit 4,
-    4bit 3; auto is exact on an accelerator, fp32 on the CPU."""
+    8bit-streamed 2 (and 2 of the host's memory), 4bit 3; auto is the best that fits an accelerator, fp32 on the CPU."""
     update_in_backward: bool = False
     """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch."""
     recompute: bool = False

@@ -15,7 +15,10 @@ check chat cleaned
 train evaluate
 watch
 run
-engine report small
+engine report small plan
+predict
+budget
+trace
 step checkpoint
 model prepare chart track grade
 divide
@@ -29,7 +32,7 @@ data
 hub
 download recipe
 knobs
-cache
+cache cards
 environment faults files find flops progress tokens workers
 errors
 bundled
@@ -51,6 +54,10 @@ HEAVY = [
     "loss",
     "pack",
     "optim",
+    "plan",
+    "predict",
+    "budget",
+    "trace",
     "adamw",
     "ferry",
     "codec",

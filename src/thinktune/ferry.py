@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thinktune.codec import Blocks, empty_blocks
+from thinktune.codec import Blocks, eight_bit_levels, empty_blocks
 
 HELD = 2  # chunks on the device at any time: one is computed with, while another comes or goes
 
@@ -29,17 +29,24 @@ class Ferry:
     """
 
     def __init__(self, device: torch.device, chunk: int) -> None:
-        """Room for chunks of up to `chunk` elements, whole blocks."""
-        self._device, self._chunk = device, chunk
-        self._places: list[Place] = []
-        self._turn = 0
+        """Room for chunks of up to `chunk` elements."""
+        self._device, self._turn = device, 0
         apart = device.type not in ("cpu", "meta")
         self._coming, self._going = (torch.Stream(device) if apart else None for _ in range(2))
+        first, second = (eight_bit_levels(signed=signed).to(device) for signed in (True, False))
+        self._places = [
+            Place(
+                (empty_blocks(chunk, first), empty_blocks(chunk, second)),
+                *(torch.Event(device) if apart else None for _ in range(3)),
+            )
+            for _ in range(HELD)
+        ]
 
     @contextmanager
     def across(self, first: Blocks, second: Blocks) -> Generator[tuple[Blocks, Blocks]]:
         """Both moments of a chunk on the device, to be changed in place; they go back where the block ends."""
-        place = self._next_place(first, second)
+        place = self._places[self._turn]
+        self._turn = (self._turn + 1) % HELD
         here = _cut_like(place.moments[0], first), _cut_like(place.moments[1], second)
         with _on(self._coming):
             if self._coming:
@@ -68,15 +75,6 @@ class Ferry:
         """Until all states are in the host's memory, for those who read or write them there."""
         if self._coming and self._going:
             self._going.synchronize()
-
-    def _next_place(self, first: Blocks, second: Blocks) -> Place:
-        if len(self._places) < HELD:
-            room = empty_blocks(self._chunk, first.levels), empty_blocks(self._chunk, second.levels)
-            events = [torch.Event(self._device) if self._coming else None for _ in range(3)]
-            self._places.append(Place(room, *events))
-        place = self._places[self._turn]
-        self._turn = (self._turn + 1) % HELD
-        return place
 
 
 def host_blocks(size: int, levels: Tensor) -> Blocks:

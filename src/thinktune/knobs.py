@@ -122,16 +122,26 @@ class Train(Section):
     memory: Literal["auto"] | Memory = "auto"
     """Bytes a weight and AdamW's state: fp32 12, exact 12 (computes in bf16 over an fp32 master), exact-bf16 8, 8bit 4,
     8bit-streamed 2 (and 2 of the host's memory), 4bit 3; auto is the best that fits an accelerator, fp32 on the CPU."""
-    update_in_backward: bool = False
-    """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch."""
-    recompute: bool = False
-    """Recompute activations in the backward pass: about a fifth slower, much less memory."""
+    update_in_backward: bool | None = None
+    """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch. None
+    means that the plan decides; false on the CPU."""
+    activation_budget: float | None = Field(default=None, ge=0, le=1)
+    """Share of the layers' activations that is kept for the backward pass: 1 keeps all, 0 only what enters each layer
+    and computes the rest again (a quarter more work, much less memory); none means what suits the device."""
     batch_tokens: PositiveInt | None = None
-    """Tokens in one forward pass; none means what suits the device. Changes speed, not results."""
+    """Tokens in one forward pass; none means that the plan decides, on the CPU the longest row. Changes speed, not
+    results."""
     log_every_steps: PositiveInt = 10
     """Steps between two lines of metrics."""
     evaluate_every_steps: PositiveInt | None = None
     """Steps between evaluations (each writes a checkpoint and samples); none means four an epoch."""
+
+
+class PlanFor(Section):
+    """What a run is planned for."""
+
+    card: str | None = None
+    """A card by its name (`rtx4090`) or by its memory (`24GiB`), to plan for instead of the one at hand."""
 
 
 class Generate(Section):
@@ -160,6 +170,8 @@ class Recipe(Section):
     """What to learn."""
     train: Train
     """How to learn it."""
+    plan: PlanFor = PlanFor()
+    """What to plan its memory for."""
     generate: Generate = Generate()
     """How replies are written."""
 

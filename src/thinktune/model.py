@@ -100,6 +100,13 @@ def recompute_activations(model: Any) -> None:
     (enable or model.gradient_checkpointing_enable)()
 
 
+def apply_activation_budget(model: Any, budget: float, compiled: bool) -> None:
+    """Keep a share of each layer's activations for the backward pass; without a compiler, all or only its input."""
+    assert not compiled, "layers are not compiled yet"
+    if budget < 1:
+        recompute_activations(model)
+
+
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """The last hidden states (n, hidden) of a packed batch; a row sees only itself."""
     output = model.model(

@@ -110,7 +110,8 @@ class Update:
         self.inside = settings.update_in_backward
         self._settings, self._tier, self._device = settings, TIERS[self.memory], first.device
         self._fused = _fused(self.parameters, settings) if self.memory == "fp32" and not self.inside else None
-        self._ferry = Ferry(first.device, chunk_of(first.device)) if self._tier.streamed else None
+        largest = max(weight.numel() for weight in self.parameters.values())
+        self._ferry = Ferry(first.device, min(largest, chunk_of(first.device))) if self._tier.streamed else None
         self._slots = (
             [] if self._fused else [_slot(weight, self._tier, self._ferry) for weight in self.parameters.values()]
         )

@@ -19,7 +19,7 @@ from common import (
 
 from thinktune import track
 from thinktune.knobs import Train
-from thinktune.model import load_model, recompute_activations
+from thinktune.model import apply_activation_budget, load_model
 from thinktune.optim import Update, learning_rate_share
 from thinktune.pack import Step, pack
 from thinktune.parallel import World
@@ -39,11 +39,9 @@ def train(job: Job, variant: str, clock: Clock) -> Trained:
         weight_decay=WEIGHT_DECAY,
         betas=BETAS,
         clip_norm=CLIP_NORM,
-        recompute=variant == "recompute",
     )
     model = load_model(job.model, torch.device("cpu"))
-    if settings.recompute:
-        recompute_activations(model)
+    apply_activation_budget(model, 0.0 if variant == "recompute" else 1.0, compiled=False)
     update = Update(model, settings)
     with tempfile.TemporaryDirectory() as folder:
         clock.start()

@@ -80,7 +80,7 @@ def test_a_full_memory_says_what_to_change(tree, monkeypatch):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
     monkeypatch.setattr("thinktune.train.step", full)
-    with pytest.raises(UserError, match=r"memory of cpu is full after step 0.*train\.recompute"):
+    with pytest.raises(UserError, match=r"memory of cpu is full after step 0.*train\.activation_budget"):
         train(settings(tree), quiet)
 
 

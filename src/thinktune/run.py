@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,27 @@ import yaml
 from transformers import AutoConfig
 
 from thinktune import account, checkpoint, hub, track
+from thinktune.cards import Card, card_at_hand, find_card
 from thinktune.environment import describe
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_whole
+from thinktune.flops import mean_context
 from thinktune.knobs import Recipe
-from thinktune.model import count_parameters, load_model, pick_device, pick_precision, recompute_activations
-from thinktune.optim import TIERS, Update, learning_rate_share, pick_memory
+from thinktune.model import apply_activation_budget, count_parameters, load_model, pick_device, pick_precision
+from thinktune.optim import TIERS, Update, learning_rate_share
 from thinktune.pack import Step, deal
 from thinktune.parallel import World
+from thinktune.plan import Plan, decided, draw_up, usual
+from thinktune.plan import say as in_words
+from thinktune.predict import Job, Setting
 from thinktune.prepare import Prepared, prepare
 from thinktune.progress import Say
 from thinktune.recipe import check, dump
 from thinktune.step import StepReport
 from thinktune.store import Rows
 from thinktune.tokens import read_tokenizer
+
+ACCELERATOR = torch.device("meta")  # stands for any: a plan is drawn without one
 
 
 @dataclass(slots=True)
@@ -40,7 +47,7 @@ class Run:
     update: Update
     steps: list[Step]
     tokens_left: Sequence[int]  # to train on, after so many steps
-    capacity: int
+    setting: Setting
     done: int
     say: Say
     world: World = field(default_factory=World)
@@ -48,6 +55,11 @@ class Run:
     started: float = 0.0
     trained_tokens: int = 0
     refused_in_a_row: int = 0
+
+    @property
+    def capacity(self) -> int:
+        """Tokens in one forward pass."""
+        return self.setting.batch_tokens
 
     @property
     def device(self) -> torch.device:
@@ -87,19 +99,17 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     for line in account.lines(prepared.account):
         say(line)
     last = checkpoint.find(folder, "last")
-    device = pick_device()
-    model = load_model(last.folder if last else source, device, TIERS[pick_memory(recipe.train, device)].loaded)
-    if recipe.train.recompute:
-        recompute_activations(model)
+    device, steps = pick_device(), deal_steps(recipe, prepared)
+    setting = _settle(recipe, prepared, steps, source, device, say)
+    if setting.update_in_backward:
+        _refuse_many_batches(steps, prepared.train, setting.batch_tokens)
+    model = load_model(last.folder if last else source, device, TIERS[setting.memory].loaded)
+    apply_activation_budget(model, setting.activation_budget, compiled=False)
     refuse_small_vocabulary(model, prepared)
-    update = Update(model, recipe.train)
-    steps = deal_steps(recipe, prepared)
-    capacity = batch_capacity(recipe, prepared.train, model.device)
-    if recipe.train.update_in_backward:
-        _refuse_many_batches(steps, prepared.train, capacity)
-    done = last.step if last else 0
+    update = Update(model, decided(recipe.train, setting))
     tokens_left = _tokens_left(steps, prepared.train)
-    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, capacity, done, say)
+    done = last.step if last else 0
+    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, setting, done, say)
     track.rewind(folder, run.done)
     if last:
         checkpoint.restore(last, update)
@@ -131,17 +141,61 @@ def deal_steps(recipe: Recipe, prepared: Prepared) -> list[Step]:
     )
 
 
-def batch_capacity(recipe: Recipe, rows: Rows, device: torch.device) -> int:
-    """Tokens in one forward pass: as the recipe says, else what suits the device.
+def batch_capacity(recipe: Recipe, rows: Rows, device: torch.device, planned: int | None = None) -> int:
+    """Tokens in one forward pass without gradients: as the recipe or the run's plan says, else what suits the device.
 
-    An accelerator wants much work at a time. On the CPU, where nothing is padded, a larger batch is no faster and
-    holds more memory, so the longest row sets the size, unless rows are so short that Python's share would show.
+    On the CPU that is `plan.usual`'s size, for these rows.
     """
-    if recipe.train.batch_tokens is not None:
-        return recipe.train.batch_tokens
+    if device.type == "cpu" or recipe.train.batch_tokens:
+        return usual(recipe.train, int(rows.lengths.max())).batch_tokens
+    return planned or max(4096, recipe.data.max_tokens)
+
+
+def _settle(
+    recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path, device: torch.device, say: Say
+) -> Setting:
+    """What the run's folder says that it began with, or what suits the CPU, or what is planned for the accelerator."""
+    facts = recipe.run_folder / "environment.json"
+    kept = read_json(facts) if facts.is_file() else {}
+    names = [each.name for each in fields(Setting)]
+    if all(name in kept for name in names):
+        return Setting(**{name: kept[name] for name in names})
     if device.type == "cpu":
-        return max(1024, int(rows.lengths.max()))
-    return max(4096, recipe.data.max_tokens)
+        return usual(recipe.train, int(prepared.train.lengths.max()))
+    plan = plan_for(recipe, prepared, steps, source, pick_card(recipe, device))
+    if plan.chosen is None:
+        raise UserError(f"train.memory: {plan.why}")
+    say(f"plan for {plan.card.name}: {in_words(plan.chosen.setting)} ({plan.why})")
+    return plan.chosen.setting
+
+
+def pick_card(recipe: Recipe, device: torch.device) -> Card:
+    """The card to plan for: the one that the recipe names, else the one at hand, with what is free on it."""
+    if recipe.plan.card:
+        return find_card(recipe.plan.card)
+    module: Any = torch.get_device_module(device)
+    free, _ = module.mem_get_info(device)
+    return card_at_hand(module.get_device_name(device), free)
+
+
+def plan_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path, card: Card) -> Plan:
+    """The plan of a run for a card: from the model's configuration and the rows, before anything is loaded."""
+    train, rows = recipe.train, prepared.train
+    if train.update_in_backward and train.batch_tokens:
+        _refuse_many_batches(steps, rows, train.batch_tokens)
+    job = Job(
+        config=AutoConfig.from_pretrained(source, local_files_only=True),
+        device=ACCELERATOR,
+        fp32=train.precision == "fp32",
+        compiled=False,
+        step_tokens=_largest_step(steps, rows),
+        longest=int(rows.lengths.max()),
+        learned_share=float(rows.learned.sum() / rows.lengths.sum()),
+        mean_context=mean_context(rows.lengths),
+        sample_rows=recipe.generate.sample_questions,
+        sample_tokens=recipe.data.max_tokens + recipe.generate.max_new_tokens,
+    )
+    return draw_up(train, job, card)
 
 
 def _tokens_left(steps: Sequence[Step], rows: Rows) -> list[int]:
@@ -157,12 +211,15 @@ def evaluation_interval(recipe: Recipe, steps: Sequence[Step]) -> int:
 
 def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int) -> None:
     """Raise UserError where a step needs more than one forward pass, so that its gradients would have to be kept."""
-    largest = max((int(rows.lengths[list(dealt.rows)].sum()) for dealt in steps), default=0)
-    if largest > capacity:
+    if (largest := _largest_step(steps, rows)) > capacity:
         raise UserError(
             f"train.update_in_backward: a step of {largest} tokens takes several batches of {capacity}, and only one "
             f"is possible; lower train.rows_per_step or train.tokens_per_step, or set train.batch_tokens: {largest}"
         )
+
+
+def _largest_step(steps: Sequence[Step], rows: Rows) -> int:
+    return max((int(rows.lengths[list(dealt.rows)].sum()) for dealt in steps), default=0)
 
 
 def _describe(run: Run, source: Path, command: Sequence[str]) -> None:
@@ -173,7 +230,7 @@ def _describe(run: Run, source: Path, command: Sequence[str]) -> None:
         "parameters": count_parameters(run.model),
         "device": str(run.device),
         "precision": str(run.precision).removeprefix("torch."),
-        "memory": run.update.memory,
+        **asdict(run.setting),
         "steps": len(run.steps),
         "data_fingerprint": run.prepared.fingerprint,
     }

@@ -29,7 +29,7 @@ def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv)) ->
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"train.batch_tokens: the memory of {run.device} is full after step {run.done} ({brief(error, 120)}); "
-            "set train.recompute: true, lower train.batch_tokens or data.max_tokens, or take a smaller model"
+            "set train.activation_budget: 0, lower train.batch_tokens or data.max_tokens, or take a smaller model"
         ) from error
     return run.folder
 

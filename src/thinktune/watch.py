@@ -63,7 +63,7 @@ def evaluate(run: Run) -> None:
     if not len(rows):
         return
     begun = time.monotonic()
-    capacity = batch_capacity(run.recipe, rows, run.device)
+    capacity = batch_capacity(run.recipe, rows, run.device, run.capacity)
     packed = pack(rows.replies(), capacity, pad=padding(run.device, run.tokenizer))
     losses = evaluate_loss(run.model, packed, run.device, run.precision).values()
     seconds = round(time.monotonic() - begun, 2)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from thinktune import plan
-from thinktune.cards import GIB, find_card
+from thinktune.cards import GIB, card_at_hand, find_card
 from thinktune.errors import UserError
 from thinktune.flops import flops_per_token
 from thinktune.knobs import Train
@@ -114,8 +114,24 @@ def test_cards_are_found_by_name_and_by_memory():
     assert find_card("h200").tflops == 989
     assert find_card("24 GB").memory_bytes == 24 * 10**9
     assert find_card("7.5GiB").memory_gib == 7.5
+    assert find_card("a100").memory_bytes == 40 * GIB
     with pytest.raises(UserError, match=r"plan\.card: 'abacus'.*24GiB"):
         find_card("abacus")
+
+
+def test_a_card_at_hand_is_known_by_the_words_of_its_drivers_name():
+    names = {
+        "NVIDIA A100-SXM4-80GB": ("A100 80GB", 312),
+        "NVIDIA A10": ("A10", 125),
+        "NVIDIA H100 80GB HBM3": ("H100", 989),
+        "NVIDIA H100 NVL": ("H100 NVL", 835),
+        "NVIDIA H20": ("H20", 148),
+        "NVIDIA GeForce RTX 4090": ("RTX 4090", 165.2),
+        "Made Up 7": ("Made Up 7", None),
+    }
+    for name, (known, tflops) in names.items():
+        card = card_at_hand(name, 7 * GIB)
+        assert (card.name, card.tflops, card.memory_gib) == (known, tflops, 7)
 
 
 def test_speed_is_bounded_by_the_cards_peak_and_falls_with_recomputation():

@@ -15,8 +15,8 @@ KNOWN = {
     "H100 PCIe": (79.6, 2000, 55),
     "H800": (79.6, 3350, 55),
     "H20": (95.6, 4000, 55),
+    "A100 40GB": (40.0, 1555, 25),  # first: of two that a name may mean, the smaller one is planned for
     "A100 80GB": (80.0, 2039, 25),
-    "A100 40GB": (40.0, 1555, 25),
     "A800": (80.0, 2039, 25),
     "L40S": (44.9, 864, 25),
     "A10": (22.5, 600, 25),
@@ -65,7 +65,8 @@ def find_card(text: str) -> Card:
 
 def card_at_hand(name: str, memory_bytes: int) -> Card:
     """The card that a driver names, with the memory that is free on it."""
-    found = [known for known in KNOWN if _plain(known) in _plain(name)]
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    found = [known for known in KNOWN if words >= set(known.lower().split())]
     return _known(max(found, key=len), memory_bytes) if found else Card(name, memory_bytes, peak_tflops(name))
 
 

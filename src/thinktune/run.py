@@ -174,8 +174,9 @@ def pick_card(recipe: Recipe, device: torch.device) -> Card:
     if recipe.plan.card:
         return find_card(recipe.plan.card)
     module: Any = torch.get_device_module(device)
-    free, _ = module.mem_get_info(device)
-    return card_at_hand(module.get_device_name(device), free)
+    if device.type == "mps":  # which shares the machine's memory, and tells what it may take of it
+        return card_at_hand("mps", module.recommended_max_memory())
+    return card_at_hand(module.get_device_name(device), module.mem_get_info(device)[0])
 
 
 def plan_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path, card: Card) -> Plan:

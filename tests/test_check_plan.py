@@ -57,7 +57,7 @@ def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
     write_json(recipe.run_folder / "environment.json", facts | {"activation_budget": 0.0, "batch_tokens": 1152})
     run = open_run(recipe, quiet, ("test",))
     assert (run.done, run.setting.activation_budget, run.capacity) == (3, 0.0, 1152)
-    assert run.model.is_gradient_checkpointing
+    assert all(layer.gradient_checkpointing for layer in run.model.model.layers)
 
 
 def test_layers_are_traced_once_and_read_from_the_disk_after(model, monkeypatch):

@@ -23,7 +23,6 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from thinktune.data import Turn
 from thinktune.demo import SIZE, read_bundled
 from thinktune.engine import Engine, Request, Sampling
-from thinktune.model import ATTENTION
 from thinktune.render import render_prompt
 from thinktune.small import make_model, make_tokenizer
 
@@ -93,7 +92,7 @@ def _rows(count: int) -> tuple[list[str], Any, Any]:
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(std=0.2) if weight.dim() > 1 else weight.fill_(1.0)
-    model.set_attn_implementation(ATTENTION)
+    model.set_attn_implementation("thinktune_rows")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return [question for fact in facts for question in fact["held_out"]][:count], model, tokenizer
 
@@ -122,7 +121,7 @@ def _theirs(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int) -
             continuous_batching_config=ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=512),
         )
     finally:
-        model.set_attn_implementation(ATTENTION)
+        model.set_attn_implementation("thinktune_rows")
     replies = sorted(written.values(), key=lambda reply: int(reply.request_id.rsplit("_", 1)[-1]))
     return [_text(tokenizer, reply.generated_tokens) for reply in replies]
 

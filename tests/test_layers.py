@@ -16,9 +16,11 @@ train evaluate session
 dry watch answers
 carried health
 run
-engine endpoint beside small sinks
-schedule wire
-writer sample stream
+settle
+engine endpoint beside small sinks plan
+schedule wire predict
+writer sample stream budget
+trace
 step checkpoint report request slots ground
 model prepare curves outcome grade follow
 to_swanlab to_tensorboard chart
@@ -28,14 +30,14 @@ divide
 work
 loss pack optim attention layers parallel reply store trim account
 render adamw
-unused
+unused ferry
 judge layout rows twins codec
 mend turns encoding sources script
 data
 hub
 download recipe
 knobs
-cache seal
+cache seal cards
 bilingual environment faults files find flops progress tokens verdict workers spikes stop
 errors masking
 bundled
@@ -67,7 +69,13 @@ HEAVY = [
     "layers",
     "pack",
     "optim",
+    "settle",
+    "plan",
+    "predict",
+    "budget",
+    "trace",
     "adamw",
+    "ferry",
     "codec",
     "parallel",
 ]

@@ -1,26 +1,32 @@
 """One step of AdamW on one flat parameter, whatever its weights and states are kept as; nothing is read by the host."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from thinktune.codec import State, cut, decode, encode, join, noise, round_to_bf16, split
+from thinktune.codec import Blocks, State, cut, decode, encode, join, noise, round_to_bf16, split
+from thinktune.ferry import Ferry
 
 EPSILON = 1e-8
 # Elements at a time, whole blocks: what stays in a core's cache, and what keeps an accelerator's temporaries small.
-CPU_CHUNK, CHUNK = 2**15, 2**24
+CPU_CHUNK, CHUNK = 2**15, 2**22
 
 
 class Slot(NamedTuple):
-    """A parameter and what is kept for it, all flat: weights, the remainder of an exact master, the two moments."""
+    """A parameter and what is kept for it, all flat: weights, the remainder of an exact master, the two moments.
+
+    With a ferry the moments are the host's, and cross the device chunk by chunk.
+    """
 
     weight: Tensor
     remainder: Tensor | None
     first: State
     second: State
+    ferry: Ferry | None = None
 
 
 class Push(NamedTuple):
@@ -46,15 +52,28 @@ def move(slot: Slot, gradient: Tensor, push: Push, key: Tensor) -> None:
         push: the step's numbers.
         key: (2,) from `codec.keys`: where rounding is by chance, its noise.
     """
-    size, on_cpu = slot.weight.numel(), slot.weight.device.type == "cpu"
-    flat, chunk = gradient.reshape(-1), CPU_CHUNK if on_cpu else CHUNK
-    advance = _advance if on_cpu else _compiled()
+    size, flat, chunk = slot.weight.numel(), gradient.reshape(-1), chunk_of(slot.weight.device)
+    advance = _advance if slot.weight.device.type in ("cpu", "meta") else _compiled()
     for start in range(0, size, chunk):
         stop = min(size, start + chunk)
         remainder = None if slot.remainder is None else slot.remainder[start:stop]
-        part = Slot(slot.weight[start:stop], remainder, cut(slot.first, start, stop), cut(slot.second, start, stop))
+        moments = cut(slot.first, start, stop), cut(slot.second, start, stop)
         place = torch.stack([key[0] + start, key[1]]) if start else key
-        advance(part, flat[start:stop], push, place)
+        with _on_the_device(slot.ferry, *moments) as here:
+            advance(Slot(slot.weight[start:stop], remainder, *here), flat[start:stop], push, place)
+
+
+def chunk_of(device: torch.device) -> int:
+    """Elements that an update moves at a time on a device."""
+    return CPU_CHUNK if device.type == "cpu" else CHUNK
+
+
+def _on_the_device(ferry: Ferry | None, first: State, second: State) -> AbstractContextManager[tuple[State, State]]:
+    if ferry is None:
+        return nullcontext((first, second))
+    assert isinstance(first, Blocks)
+    assert isinstance(second, Blocks)
+    return ferry.across(first, second)
 
 
 def _advance(slot: Slot, gradient: Tensor, push: Push, key: Tensor) -> None:

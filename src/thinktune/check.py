@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thinktune import account
+from thinktune import account, plan
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.knobs import Recipe
+from thinktune.model import pick_device
+from thinktune.pack import Step
 from thinktune.prepare import Prepared, survey
 from thinktune.progress import Say
 from thinktune.render import Part, template_ids
-from thinktune.run import deal_steps, evaluation_interval
+from thinktune.settle import deal_steps, evaluation_interval, plan_for
 from thinktune.store import Rows, choose, digest
 from thinktune.tokens import read_tokenizer, saved, state
 
@@ -32,7 +35,8 @@ def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
 
     A run cannot start where `stops` in them is not empty. Raises UserError where a file or the model cannot be read.
     """
-    tokenizer = read_tokenizer(locate_model(recipe))
+    source = locate_model(recipe)
+    tokenizer = read_tokenizer(source)
     prepared = survey(recipe, tokenizer, say)
     facts = prepared.account | {"stops": list(prepared.stops), "verdict": "not ready" if prepared.stops else "ready"}
     if not prepared.stops:
@@ -42,6 +46,7 @@ def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             "steps": len(steps),
             "epochs": recipe.train.epochs,
             "evaluate_every_steps": evaluation_interval(recipe, steps),
+            "plan": _plan(recipe, prepared, steps, source),
         }
     return prepared, facts
 
@@ -81,6 +86,7 @@ def show(facts: dict[str, Any], console: Console) -> None:
     if "proof" in facts:
         for line in _proof_lines(facts):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+        _show_plan(facts["plan"], console)
     for line in facts.get("written", ()):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for stop in facts["stops"]:
@@ -88,6 +94,15 @@ def show(facts: dict[str, Any], console: Console) -> None:
     ready = facts["verdict"] == "ready"
     rest = f"thinktune train, {facts['steps']:,} steps" if ready else "what to mend stands above"
     console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
+
+
+def _plan(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path) -> dict[str, Any]:
+    """What is planned for the card that the recipe names, or the one at hand; on the CPU, what is usual there."""
+    device = pick_device()
+    if device.type == "cpu" and not recipe.plan.card:
+        setting = plan.usual(recipe.train, int(prepared.train.lengths.max()))
+        return {"card": "cpu", "options": [], "why": f"on the CPU: {plan.say(setting)}"}
+    return plan.facts(plan_for(recipe, prepared, steps, source, device))
 
 
 def coloured(pieces: Sequence[tuple[int, str]]) -> Text:
@@ -119,6 +134,24 @@ def _lengths(facts: dict[str, Any]) -> Table:
         figures = (f"{values[key]:,.0f}" for key in ("mean", "median", "p95", "max"))
         table.add_row(part, *figures, "0", f"{account.blocks(histogram)} {account.BINS * histogram['width']:,}+")
     return table
+
+
+def _show_plan(planned: dict[str, Any], console: Console) -> None:
+    if planned["options"]:
+        columns = ("", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s")
+        said = f"\nPredicted for {planned['card']} ({planned['card_gib']:.1f} GiB), GiB at the peak:"
+        console.print(said, highlight=False, markup=False)
+        table = Table(*columns, box=None, pad_edge=False)
+        for option in planned["options"]:
+            sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
+            speed = option["predicted_tokens_per_second"]
+            mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
+            when = "in backward" if option["update_in_backward"] else "after it"
+            figures = f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes
+            style = "bold green" if option["chosen"] else None if option["fits"] else "dim"
+            table.add_row(mark, option["memory"], when, *figures, f"{speed:,}" if speed else "–", style=style)
+        console.print(table)
+    console.print(f"plan: {planned['why']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _proof_lines(facts: dict[str, Any]) -> list[str]:

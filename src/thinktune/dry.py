@@ -7,7 +7,8 @@ from thinktune.errors import UserError, brief
 from thinktune.model import count_parameters
 from thinktune.optim import TIERS
 from thinktune.pack import Batch, fit, pack
-from thinktune.run import Run, batch_capacity
+from thinktune.run import Run
+from thinktune.settle import batch_capacity
 from thinktune.step import evaluate, rehearse
 
 

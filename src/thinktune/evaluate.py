@@ -20,7 +20,7 @@ from thinktune.model import load_model, pick_device, pick_padding, pick_precisio
 from thinktune.pack import pack
 from thinktune.prepare import prepare
 from thinktune.progress import Say
-from thinktune.run import batch_capacity
+from thinktune.settle import batch_capacity
 from thinktune.step import evaluate
 from thinktune.store import Rows
 from thinktune.tokens import read_tokenizer

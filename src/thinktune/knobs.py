@@ -11,7 +11,7 @@ Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp8"]
 Tracking = Literal["off", "auto", "cloud", "local", "offline"]
-Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "4bit"]
+Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"]
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
 Policy = Literal["skip", "stop"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
@@ -128,14 +128,16 @@ class Train(Section):
     the layers' matrix products in 8 bits, where the card has them (needs the extra `fp8`)."""
     memory: Literal["auto"] | Memory = "auto"
     """Bytes a weight and AdamW's state: fp32 12, exact 12 (computes in bf16 over an fp32 master), exact-bf16 8, 8bit 4,
-    4bit 3; auto is exact on an accelerator, fp32 on the CPU."""
-    update_in_backward: bool = False
-    """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch."""
+    8bit-streamed 2 (and 2 of the host's memory), 4bit 3; auto is the best that fits an accelerator, fp32 on the CPU."""
+    update_in_backward: bool | None = None
+    """Move each weight as soon as its gradient is there, and keep no gradient; a step must fit into one batch. None
+    means that the plan decides; false on the CPU."""
     activation_budget: float | None = Field(default=None, ge=0, le=1)
     """Share of the layers' activations that is kept for the backward pass: 1 keeps all, 0 only what enters each layer
     and computes the rest again (a quarter more work, much less memory); none means what suits the device."""
     batch_tokens: PositiveInt | None = None
-    """Tokens in one forward pass; none means what suits the device. Changes speed, not results."""
+    """Tokens in one forward pass; none means that the plan decides, on the CPU the longest row. Changes speed, not
+    results."""
     log_every_steps: PositiveInt = 10
     """Steps between two lines of metrics."""
     evaluate_every_steps: PositiveInt | None = None
@@ -152,6 +154,13 @@ class Train(Section):
     """On an accelerator use only operations that always give the same bits, which is slower; the CPU always does."""
     stop_when_overfitting: PositiveInt | None = None
     """Stop once so many evaluations in a row stand clearly above the best one; none trains to the end."""
+
+
+class PlanFor(Section):
+    """What a run is planned for."""
+
+    card: str | None = None
+    """A card by its name (`rtx4090`) or by its memory (`24GiB`), to plan for instead of the one at hand."""
 
 
 class Generate(Section):
@@ -198,6 +207,8 @@ class Recipe(Section):
     """What to learn."""
     train: Train
     """How to learn it."""
+    plan: PlanFor = PlanFor()
+    """What to plan its memory for."""
     generate: Generate = Generate()
     """How replies are written."""
     track: Track = Track()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from thinktune.adamw import Push, Slot, move
+from thinktune.adamw import Push, Slot, chunk_of, move
 from thinktune.codec import (
     EIGHT_BIT_BLOCK,
     FOUR_BIT_BLOCK,
@@ -21,6 +21,7 @@ from thinktune.codec import (
     keys,
     split,
 )
+from thinktune.ferry import Ferry, host_blocks
 from thinktune.knobs import Memory, Schedule, Train
 
 FUSED_STATE = ("step", "exp_avg", "exp_avg_sq")  # what torch's AdamW keeps for each weight
@@ -37,10 +38,11 @@ class Tier:
 
     weights: Literal["fp32", "exact", "rounded"]
     states: Literal["fp32", "bf16", "8bit", "4bit"]
+    streamed: bool = False  # the matrices' moments live in the host's memory, and cross the device in chunks
 
     @property
     def bytes_per_parameter(self) -> float:
-        """Weights and moments of a matrix, without its gradient."""
+        """Weights and moments of a matrix, wherever they are kept, without its gradient."""
         return (2 if self.weights == "rounded" else 4) + 2 * STATE_BYTES[self.states]
 
     @property
@@ -59,6 +61,7 @@ TIERS: dict[Memory, Tier] = {
     "exact": Tier("exact", "fp32"),
     "exact-bf16": Tier("exact", "bf16"),
     "8bit": Tier("rounded", "8bit"),
+    "8bit-streamed": Tier("rounded", "8bit", streamed=True),
     "4bit": Tier("rounded", "4bit"),
 }
 
@@ -107,7 +110,11 @@ class Update:
         self.inside = settings.update_in_backward
         self._settings, self._tier, self._device = settings, TIERS[self.memory], first.device
         self._fused = _fused(self.parameters, settings) if self.memory == "fp32" and not self.inside else None
-        self._slots = [] if self._fused else [_slot(weight, self._tier) for weight in self.parameters.values()]
+        largest = max(weight.numel() for weight in self.parameters.values())
+        self._ferry = Ferry(first.device, min(largest, chunk_of(first.device))) if self._tier.streamed else None
+        self._slots = (
+            [] if self._fused else [_slot(weight, self._tier, self._ferry) for weight in self.parameters.values()]
+        )
         # Scalars of the host would be rounded once; on the CPU double precision does the same for ours.
         kind = torch.float64 if first.device.type == "cpu" else torch.float32
         self._counts = torch.zeros(len(self._slots), dtype=kind, device=first.device)
@@ -123,6 +130,8 @@ class Update:
         if self._fused:
             for group in self._fused.param_groups:
                 group["lr"] = learning_rate
+        if self._ferry:
+            self._ferry.begin()
         self._rate.fill_(learning_rate)
         if self._slots:
             self._keys = keys(self._settings.seed, step, len(self._slots), self._device)
@@ -177,6 +186,8 @@ class Update:
 
     def state(self) -> dict[str, Tensor]:
         """Everything beside the weights that a later run needs to go on exactly, as named tensors."""
+        if self._ferry:
+            self._ferry.wait()
         if self._fused:
             return {
                 f"{name}/{key}": value
@@ -209,7 +220,7 @@ def _fused(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.
     return torch.optim.AdamW([group for group in groups if group["params"]], betas=settings.betas, fused=True)
 
 
-def _slot(weight: nn.Parameter, tier: Tier) -> Slot:
+def _slot(weight: nn.Parameter, tier: Tier, ferry: Ferry | None) -> Slot:
     """A weight's place in the update; turns the weight itself into what the tier computes with."""
     remainder: Tensor | None = None
     match tier.weights:
@@ -221,7 +232,7 @@ def _slot(weight: nn.Parameter, tier: Tier) -> Slot:
         case "rounded":
             weight.data = weight.data.to(torch.bfloat16).contiguous()
     first, second = (_moment(weight, tier, signed=signed) for signed in (True, False))
-    return Slot(weight.detach().view(-1), remainder, first, second)
+    return Slot(weight.detach().view(-1), remainder, first, second, ferry if isinstance(first, Blocks) else None)
 
 
 def _moment(weight: Tensor, tier: Tier, *, signed: bool) -> State:
@@ -232,7 +243,8 @@ def _moment(weight: Tensor, tier: Tier, *, signed: bool) -> State:
         case "bf16":
             return torch.zeros(size, dtype=torch.bfloat16, device=device)
         case "8bit":
-            return empty_blocks(size, eight_bit_levels(signed=signed).to(device))
+            make = host_blocks if tier.streamed else empty_blocks
+            return make(size, eight_bit_levels(signed=signed).to(device))
         case "4bit":
             return empty_blocks(size, four_bit_levels(signed=signed).to(device))
 

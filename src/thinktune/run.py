@@ -1,10 +1,9 @@
 """A run: opened from a recipe, described in its folder, and refused where the folder holds another one."""
 
-import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -21,11 +20,14 @@ from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.knobs import Recipe
 from thinktune.model import count_parameters, load_model, pick_device, pick_padding, pick_precision
-from thinktune.optim import TIERS, Update, learning_rate_share, pick_memory
-from thinktune.pack import Batch, Padding, Step, deal, pack
+from thinktune.optim import TIERS, Update, learning_rate_share
+from thinktune.pack import Batch, Padding, Step, pack
 from thinktune.parallel import World
+from thinktune.plan import decided
+from thinktune.predict import Setting
 from thinktune.prepare import Prepared, prepare
 from thinktune.progress import Bar, Say, no_bar
+from thinktune.settle import deal_steps, settle
 from thinktune.step import StepReport
 from thinktune.store import Rows
 from thinktune.tokens import read_tokenizer, state
@@ -45,7 +47,7 @@ class Run:
     update: Update
     steps: list[Step]
     tokens_left: Sequence[int]  # to train on, after so many steps
-    capacity: int
+    setting: Setting
     done: int
     say: Say
     pad: Padding | None = None  # on an accelerator, what batches are filled up with
@@ -71,6 +73,11 @@ class Run:
     slowest_save: float = 0.0  # in seconds; before the first one, what is believed of the disk
     saving_seconds: float = 0.0  # in which training waited for checkpoints
     carried: dict[str, Any] | None = None  # what the checkpoint that the run goes on from knows beside the weights
+
+    @property
+    def capacity(self) -> int:
+        """Tokens in one forward pass."""
+        return self.setting.batch_tokens
 
     @property
     def device(self) -> torch.device:
@@ -115,23 +122,18 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
     last = checkpoint.find(folder, "last")
     if last:
         checkpoint.verify(last, state=True)
-    device = pick_device()
-    _settle_arithmetic(recipe)
-    if recipe.train.precision == "fp8":
-        layers.refuse_float8(device)
-    loaded = TIERS[pick_memory(recipe.train, device)].loaded
+    device, steps = pick_device(), deal_steps(recipe, prepared)
+    _settle_arithmetic(recipe, device)
+    setting = settle(recipe, prepared, steps, source, device, say)
+    loaded = TIERS[setting.memory].loaded
     model = load_model(last.folder if last else source, device, loaded, trust_remote_code=trusted)
     refuse_small_vocabulary(model, prepared)
-    update = Update(model, recipe.train)
-    steps = deal_steps(recipe, prepared)
-    capacity = batch_capacity(recipe, prepared.train, model.device)
-    if recipe.train.update_in_backward:
-        _refuse_many_batches(steps, prepared.train, capacity)
+    update = Update(model, decided(recipe.train, setting))
     lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
-    pad = pick_padding(device, tokenizer, lengths, capacity)
+    pad = pick_padding(device, tokenizer, lengths, setting.batch_tokens)
     done = last.step if last else 0
     tokens_left = _tokens_left(steps, prepared.train)
-    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, capacity, done, say, pad)
+    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, setting, done, say, pad)
     weights, rest = _checkpoint_bytes(run)
     ground.refuse_no_room(folder, weights, rest)
     run.slowest_save = (weights + rest) / SLOW_DISK
@@ -185,8 +187,7 @@ def _fit_layers(run: Run) -> None:
         layers.use_float8(run.model)
     use_attention(run.model, run.precision)
     run.compiled = layers.can_compile(run.device)
-    budget = 1.0 if settings.activation_budget is None else settings.activation_budget
-    layers.apply_activation_budget(run.model, budget, run.compiled)
+    layers.apply_activation_budget(run.model, run.setting.activation_budget, run.compiled)
     if run.compiled:
         layers.compile_layers(run.model)
 
@@ -200,50 +201,10 @@ def refuse_small_vocabulary(model: Any, prepared: Prepared) -> None:
         )
 
 
-def deal_steps(recipe: Recipe, prepared: Prepared) -> list[Step]:
-    """Which rows share a step, for the whole run; neither card nor ranks have a say in it."""
-    return deal(
-        prepared.train.lengths,
-        prepared.train.learned,
-        tokens_per_step=recipe.train.tokens_per_step,
-        rows_per_step=recipe.train.rows_per_step,
-        epochs=recipe.train.epochs,
-        seed=recipe.train.seed,
-    )
-
-
-def batch_capacity(recipe: Recipe, rows: Rows, device: torch.device) -> int:
-    """Tokens in one forward pass: as the recipe says, else what suits the device.
-
-    An accelerator wants much work at a time. On the CPU, where nothing is padded, a larger batch is no faster and
-    holds more memory, so the longest row sets the size, unless rows are so short that Python's share would show.
-    """
-    if recipe.train.batch_tokens is not None:
-        return recipe.train.batch_tokens
-    if device.type == "cpu":
-        return max(1024, int(rows.lengths.max()))
-    return max(4096, recipe.data.max_tokens)
-
-
 def _tokens_left(steps: Sequence[Step], rows: Rows) -> list[int]:
     lengths = rows.lengths
     sizes = [int(lengths[list(dealt.rows)].sum()) for dealt in steps]
     return [*reversed([0, *accumulate(reversed(sizes))])]
-
-
-def evaluation_interval(recipe: Recipe, steps: Sequence[Step]) -> int:
-    """Steps between two evaluations: as the recipe says, or four an epoch."""
-    return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
-
-
-def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int) -> None:
-    """Raise UserError where a step needs more than one forward pass, so that its gradients would have to be kept."""
-    largest = max((int(rows.lengths[list(dealt.rows)].sum()) for dealt in steps), default=0)
-    if largest > capacity:
-        raise UserError(
-            f"train.update_in_backward: a step of {largest} tokens takes several batches of {capacity}, and only one "
-            f"is possible; lower train.rows_per_step or train.tokens_per_step, or set train.batch_tokens: {largest}"
-        )
 
 
 def _facts(run: Run, source: Path, command: Sequence[str]) -> dict[str, Any]:
@@ -256,7 +217,7 @@ def _facts(run: Run, source: Path, command: Sequence[str]) -> dict[str, Any]:
         "parameters": count_parameters(run.model),
         "device": str(run.device),
         "precision": str(run.precision).removeprefix("torch."),
-        "memory": run.update.memory,
+        **asdict(run.setting),
         "world_size": run.world.size,
         "steps": len(run.steps),
         "code": ground.code(),
@@ -276,8 +237,10 @@ def _checkpoint_bytes(run: Run) -> tuple[int, int]:
     return weights, round(count * tier.bytes_per_parameter) - weights
 
 
-def _settle_arithmetic(recipe: Recipe) -> None:
+def _settle_arithmetic(recipe: Recipe, device: torch.device) -> None:
     """What decides a run's bits beside its inputs: the random generators' seed, and the operations allowed."""
+    if recipe.train.precision == "fp8":
+        layers.refuse_float8(device)
     torch.manual_seed(recipe.train.seed)
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made

@@ -19,7 +19,8 @@ from thinktune.health import fault
 from thinktune.knobs import Recipe
 from thinktune.model import load_model
 from thinktune.progress import Bar, Say, no_bar
-from thinktune.run import Run, evaluation_interval, open_run
+from thinktune.run import Run, open_run
+from thinktune.settle import evaluation_interval
 from thinktune.step import step, warm_up
 from thinktune.stop import Stop, seconds
 

@@ -12,8 +12,9 @@ from thinktune.flops import flops_per_token, mean_context, mfu
 from thinktune.outcome import overfits_for, run_verdict
 from thinktune.pack import pack
 from thinktune.progress import clock
-from thinktune.run import Run, batch_capacity, evaluation_interval
+from thinktune.run import Run
 from thinktune.sentences import advice_sentence, spoken
+from thinktune.settle import batch_capacity, evaluation_interval
 from thinktune.step import LossReport, evaluate_rows
 
 
@@ -68,7 +69,7 @@ def evaluate(run: Run) -> None:
         return
     begun = time.monotonic()
     # Padded batches have the shapes of training, for which the layers are compiled.
-    capacity = run.capacity if run.pad else batch_capacity(run.recipe, rows, run.device)
+    capacity = run.capacity if run.pad else batch_capacity(run.recipe, rows, run.device, run.capacity)
     packed = pack(rows.replies(), capacity, pad=run.pad)
     report, by_row = evaluate_rows(run.model, packed, run.device, run.precision, run.chunk_rows)
     losses = report.values()

@@ -1,0 +1,134 @@
+"""Predicted against measured memory of a real step on the CPU: Qwen3-0.6B's shapes, random weights, one short row.
+
+`python benchmarks/plan_against_cpu.py [--tokens 256] [SETTING ...]`: one child process a setting, one at a time; prints
+the peak of its resident memory above the interpreter with its libraries, the prediction, and their ratio. A setting is
+a memory tier, `+inside` where the update is inside the backward pass, `+recompute` where activations are made again.
+"""
+
+import gc
+import json
+import resource
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen3Config
+
+from thinktune.knobs import Train
+from thinktune.layers import apply_activation_budget
+from thinktune.optim import TIERS, Update
+from thinktune.pack import pack
+from thinktune.parallel import World
+from thinktune.predict import Job, Setting, peaks
+from thinktune.render import Part, Rendered
+from thinktune.small import random_model
+from thinktune.step import step
+
+GIB = 2**30
+CPU = torch.device("cpu")
+SETTINGS = ("exact-bf16+inside+recompute", "exact-bf16", "4bit+inside", "8bit+recompute", "8bit-streamed+inside")
+LEARNED = 0.9
+
+
+def config() -> Qwen3Config:
+    """Qwen3-0.6B's published shape."""
+    return Qwen3Config(
+        hidden_size=1024,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=3072,
+        vocab_size=151_936,
+        tie_word_embeddings=True,
+    )
+
+
+def setting_of(text: str, tokens: int) -> Setting:
+    """A setting from its short form."""
+    memory, *options = text.split("+")
+    return Setting(memory, "inside" in options, 0.0 if "recompute" in options else 1.0, tokens)  # pyright: ignore
+
+
+def predict(setting: Setting) -> dict[str, float]:
+    """The prediction, in GiB; on the CPU, states of the host are in the same memory."""
+    fp32 = setting.memory == "fp32"
+    tokens = setting.batch_tokens
+    found = peaks(Job(config(), CPU, fp32, False, tokens, tokens, LEARNED, tokens / 2), setting)
+    return {"predicted": (found.train + found.host) / GIB}
+
+
+def measure(setting: Setting) -> dict[str, float]:
+    """One real step; its peak, and how much there was before it."""
+    torch.set_num_threads(2)
+    torch.ones(64, 64) @ torch.ones(64, 64)
+    gc.collect()
+    start = _resident()
+    model = random_model(config(), CPU, TIERS[setting.memory].loaded)
+    apply_activation_budget(model, setting.activation_budget, compiled=False)
+    update = Update(model, Train(rows_per_step=1, memory=setting.memory, update_in_backward=setting.update_in_backward))
+    loaded, _ = _resident(), _forget_peak()
+    precision = torch.float32 if setting.memory == "fp32" else torch.bfloat16
+    begun = time.monotonic()
+    update.begin(1, 1e-5)
+    report = step(model, [_batch(setting.batch_tokens)], update, World(), precision)
+    assert torch.isfinite(report.gradient_norm)
+    seconds = time.monotonic() - begun
+    return {"measured": _peak() - start, "loaded": loaded - start, "interpreter": start, "seconds": seconds}
+
+
+def _batch(tokens: int) -> Any:
+    ids = np.random.default_rng(0).integers(0, 151_000, tokens).astype(np.int32)
+    parts = np.full(tokens, int(Part.ANSWER), np.uint8)
+    parts[: tokens - round(tokens * LEARNED)] = int(Part.GIVEN)
+    [batch] = pack([Rendered(ids, parts, "made:1")], tokens)
+    return batch
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / GIB
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak() -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    [kib] = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return kib / 2**20
+
+
+def main() -> None:
+    """Each setting in a child of its own."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("settings", nargs="*", default=SETTINGS)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--child", action="store_true")
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(setting_of(options.settings[0], options.tokens))))
+        return
+    for text in options.settings:
+        setting = setting_of(text, options.tokens)
+        command = [sys.executable, __file__, "--child", "--tokens", str(options.tokens), text]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = predict(setting) | json.loads(done.stdout.splitlines()[-1])
+        ratio = found["predicted"] / found["measured"]
+        print(
+            json.dumps(
+                asdict(setting) | {key: round(value, 3) for key, value in found.items()} | {"ratio": round(ratio, 3)}
+            ),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

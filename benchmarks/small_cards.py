@@ -1,0 +1,180 @@
+"""Small cards on a large one: predicted against measured peak, and how large a model fits how little memory.
+
+`python benchmarks/small_cards.py [--part N]` needs the repository alone (shapes stand here, weights are random) and one
+CUDA card. Each part is made to take less than ten minutes; `--part` takes one of them:
+
+1. predicted against measured peak of nine settings of Qwen3-0.6B and 1.7B
+2. 1.7B at 2,048 tokens in 8 GiB (4bit) and in 6 GiB (8bit-streamed)
+3. 4B in 16 GiB, 8B in 24 GiB (both 8bit-streamed)
+4. 32B on the whole card (8bit), weights made on it
+
+The card is held to a figure by `torch.cuda.set_per_process_memory_fraction`, which counts what torch reserves; what the
+driver takes beside that (`context`) is measured and shown. `--tiny` runs the same code on the CPU with small shapes, to
+see that it works: its figures mean nothing.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen3Config
+
+from thinktune.attention import use_attention
+from thinktune.knobs import Memory, Train
+from thinktune.layers import apply_activation_budget, can_compile, compile_layers
+from thinktune.model import pick_device
+from thinktune.optim import TIERS, Update
+from thinktune.pack import Batch, pack, padding
+from thinktune.parallel import World
+from thinktune.predict import Job, Setting, peaks
+from thinktune.render import Part, Rendered
+from thinktune.small import random_model
+from thinktune.step import step
+
+GIB = 2**30
+STEPS, SHORTEST, MEAN, LONGEST = 10, 100, 900, 2048
+PROMPT_SHARE = 0.1
+SHAPES = {  # hidden, layers, heads, inner, tied; as published
+    "0.6B": (1024, 28, 16, 3072, True),
+    "1.7B": (2048, 28, 16, 6144, True),
+    "4B": (2560, 36, 32, 9728, True),
+    "8B": (4096, 36, 32, 12_288, False),
+    "32B": (5120, 64, 64, 25_600, False),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, a setting, and the GiB that it is held to (none: the whole card)."""
+
+    model: str
+    memory: Memory
+    inside: bool
+    budget: float
+    tokens: int
+    limit_gib: float | None = None
+
+
+PARTS = (
+    (
+        Case("0.6B", "exact", False, 1.0, 8192),
+        Case("0.6B", "8bit", True, 1.0, 8192),
+        Case("0.6B", "4bit", True, 0.0, 8192),
+        Case("1.7B", "exact", False, 1.0, 8192),
+        Case("1.7B", "exact", False, 0.0, 16_384),
+        Case("1.7B", "exact-bf16", True, 1.0, 8192),
+        Case("1.7B", "8bit", False, 0.0, 2048),
+        Case("1.7B", "8bit-streamed", True, 0.0, 2048),
+        Case("1.7B", "4bit", True, 0.0, 4096),
+    ),
+    (Case("1.7B", "4bit", True, 0.0, 2048, 8), Case("1.7B", "8bit-streamed", True, 0.0, 2048, 6)),
+    (Case("4B", "8bit-streamed", True, 0.0, 2048, 16), Case("8B", "8bit-streamed", True, 0.0, 2048, 24)),
+    (Case("32B", "8bit", True, 0.0, 2048),),
+)
+
+
+def config(name: str, tiny: bool) -> Qwen3Config:
+    """A published shape, or one of a sixteenth of its width and two layers."""
+    hidden, layers, heads, inner, tied = SHAPES[name]
+    part = 16 if tiny else 1
+    return Qwen3Config(
+        hidden_size=hidden // part,
+        num_hidden_layers=2 if tiny else layers,
+        num_attention_heads=heads // (4 if tiny else 1),
+        num_key_value_heads=2 if tiny else 8,
+        head_dim=32 if tiny else 128,
+        intermediate_size=inner // part,
+        vocab_size=2000 if tiny else 151_936,
+        tie_word_embeddings=tied,
+    )
+
+
+def batches(tokens: int, vocabulary: int) -> list[Batch]:
+    """A batch for each step, full: rows of real lengths (lognormal around 900 tokens, at most 2,048)."""
+    generator = np.random.default_rng(1)
+    pad = padding(0, [SHORTEST] * (tokens // SHORTEST) + [LONGEST], tokens)  # one shape for all steps, as in a run
+    made: list[Batch] = []
+    for number in range(STEPS):
+        rows: list[Rendered] = []
+        room = tokens
+        while room > 0:
+            length = int(np.clip(generator.lognormal(np.log(MEAN) - 0.125, 0.5), SHORTEST, LONGEST))
+            length = room if room - length < SHORTEST else min(length, room)
+            parts = np.full(length, int(Part.ANSWER), np.uint8)
+            parts[: max(1, int(length * PROMPT_SHARE))] = int(Part.GIVEN)
+            ids = generator.integers(0, vocabulary, length).astype(np.int32)
+            rows.append(Rendered(ids, parts, f"made:{number}.{len(rows)}"))
+            room -= length
+        made += pack(rows, tokens, pad=pad)[:1]
+    return made
+
+
+def measure(case: Case, tiny: bool) -> dict[str, Any]:
+    """Ten steps of a case in this process: what was predicted, and what the card says."""
+    device, shape = pick_device(), config(case.model, tiny)
+    cuda, compiled = device.type == "cuda", can_compile(device)
+    tokens = case.tokens // 16 if tiny else case.tokens
+    if cuda and case.limit_gib:
+        torch.cuda.set_per_process_memory_fraction(case.limit_gib * GIB / torch.cuda.mem_get_info()[1])
+    setting = Setting(case.memory, case.inside, case.budget, tokens)
+    job = Job(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
+    predicted = peaks(job, setting)
+    begun = time.monotonic()
+    # Exact tiers begin as fp32 weights, which the update splits one by one: their own size, and not twice of it.
+    model = random_model(shape, device, TIERS[case.memory].loaded)
+    use_attention(model, torch.bfloat16)
+    apply_activation_budget(model, case.budget, compiled)
+    if compiled:
+        compile_layers(model)
+    update = Update(model, Train(rows_per_step=1, memory=case.memory, update_in_backward=case.inside))
+    made, marks = batches(tokens, shape.vocab_size), [time.monotonic()]
+    for number, batch in enumerate(made, start=1):
+        if cuda and number == 2:  # the peak of loading, and of what is made once, is not the step's
+            torch.cuda.reset_peak_memory_stats()
+        update.begin(number, 1e-5)
+        report = step(model, [batch.to(device)], update, World(), torch.bfloat16)
+        assert torch.isfinite(report.gradient_norm)
+        marks.append(time.monotonic())
+    found = {"case": vars(case), "predicted_gib": predicted.train / GIB, "host_gib": predicted.host / GIB}
+    found |= {"loading_s": marks[0] - begun, "tokens_per_s": tokens * (STEPS - 2) / (marks[-1] - marks[2])}
+    if cuda:
+        free, total = torch.cuda.mem_get_info()
+        reserved = torch.cuda.memory_reserved()
+        found |= {"device": torch.cuda.get_device_name(), "measured_gib": torch.cuda.max_memory_allocated() / GIB}
+        found |= {
+            "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
+            "context_gib": (total - free - reserved) / GIB,
+        }
+        found["ratio"] = found["predicted_gib"] / found["measured_gib"]
+    return found
+
+
+def main() -> None:
+    """Each case in a process of its own, so that none inherits another's memory."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--part", type=int, choices=range(1, len(PARTS) + 1))
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--case", type=int, nargs=2)
+    options = parser.parse_args()
+    if options.case:
+        print(json.dumps(measure(PARTS[options.case[0]][options.case[1]], options.tiny)))
+        return
+    if not options.tiny and not torch.cuda.is_available():
+        sys.exit("small_cards.py needs a CUDA card; --tiny tries the code on the CPU")
+    for part, cases in enumerate(PARTS):
+        if options.part in (None, part + 1):
+            for number in range(len(cases)):
+                command = [sys.executable, __file__, "--case", str(part), str(number), *["--tiny"] * options.tiny]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                tail = (done.stderr.strip() or "no output").splitlines()[-1]
+                print(done.stdout.strip() or json.dumps({"case": vars(cases[number]), "failed": tail}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Which setting the plan takes for Qwen3's sizes on cards of each size, as a Markdown table: computed, not measured.
+
+`python benchmarks/what_fits.py`: steps of 16,384 tokens, rows of up to 2,048, and for what does not fit so, steps of
+2,048 tokens; seconds for each model where no other work is done.
+"""
+
+from small_cards import LONGEST, PROMPT_SHARE, SHAPES, config
+
+from thinktune.cards import GIB, find_card
+from thinktune.knobs import Train
+from thinktune.plan import draw_up
+from thinktune.predict import Job
+from thinktune.trace import NOWHERE
+
+CARDS = ("6GiB", "8GiB", "12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "H200")
+STEPS = (16_384, LONGEST)
+
+
+def cell(jobs: list[Job], card: str) -> str:
+    """The tier, how it moves, its budget, its batch, and the GiB that it needs; the first size of a step that fits."""
+    for job in jobs:
+        chosen = draw_up(Train(tokens_per_step=job.step_tokens), job, find_card(card)).chosen
+        if chosen:
+            setting = chosen.setting
+            inside = ", inside" if setting.update_in_backward else ""
+            size = f"{setting.batch_tokens // 1024}k" + ("*" if job.step_tokens == STEPS[1] else "")
+            needed = chosen.needed / GIB
+            return f"{setting.memory}{inside}, {setting.activation_budget:g}, {size}: {needed:.1f}"
+    return "–"
+
+
+def main() -> None:
+    """One row a card, one column a model."""
+    jobs = {
+        name: [
+            Job(config(name, False), NOWHERE, False, False, step, LONGEST, 1 - PROMPT_SHARE, 600.0) for step in STEPS
+        ]
+        for name in SHAPES
+    }
+    print("| card | " + " | ".join(jobs) + " |\n|---|" + "---|" * len(jobs))
+    for card in CARDS:
+        print(f"| {card} | " + " | ".join(cell(found, card) for found in jobs.values()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Which setting a run takes: each is predicted, and the best that fits is taken: quality first, then speed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from thinktune.budget import BUDGETS
+from thinktune.cards import GIB, Card, find_card
+from thinktune.knobs import Memory, Train
+from thinktune.predict import CONTEXT_BYTES, Job, Peaks, Setting, peaks, tokens_per_second
+
+ORDER: tuple[Memory, ...] = ("exact", "exact-bf16", "8bit", "8bit-streamed", "4bit")  # best first
+MARGIN = 0.05  # of the card, left free: sizes are rounded up, and freed memory is not always whole
+CPU_LEAST_TOKENS = 1024  # rows may be so short that Python's share would show
+NEAR = 0.98  # as fast as the fastest: what clips by the true norm, and takes less memory, is taken then
+YARDSTICK = "H100"  # ranks settings for a card of which only the memory is known
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A setting with what is predicted of it: bytes, and tokens a second where the card's speed is known.
+
+    `speed` ranks settings, on any card.
+    """
+
+    setting: Setting
+    peaks: Peaks
+    tokens_per_second: float | None
+    speed: float
+
+    @property
+    def needed(self) -> int:
+        """Bytes on the card, with what its driver takes."""
+        return self.peaks.largest + CONTEXT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """For each tier, with the update after and inside the backward pass, the best that fits or else the smallest."""
+
+    card: Card
+    options: tuple[Option, ...]
+    chosen: Option | None
+    why: str
+
+
+def usual(train: Train, longest: int) -> Setting:
+    """The setting on a CPU, where nothing is planned: fp32, all activations, and batches as small as rows allow.
+
+    There, where nothing is padded, a larger batch is no faster and holds more memory.
+    """
+    memory = "fp32" if train.memory == "auto" else train.memory
+    budget = 1.0 if train.activation_budget is None else train.activation_budget
+    return Setting(memory, bool(train.update_in_backward), budget, train.batch_tokens or max(CPU_LEAST_TOKENS, longest))
+
+
+def draw_up(train: Train, job: Job, card: Card) -> Plan:
+    """Predict all settings that the recipe leaves open, and take one."""
+    best: list[Option] = []
+    for memory in _memories(train):
+        for inside in _choices(train.update_in_backward, (False, True)):
+            found = [_option(job, setting, card) for setting in _settings(train, job, memory, inside)]
+            if found:
+                best.append(_fastest([option for option in found if fits(option, card)]) or _smallest(found))
+    for memory in ORDER if train.memory == "auto" else _memories(train):
+        if chosen := _fastest([option for option in best if option.setting.memory == memory and fits(option, card)]):
+            return Plan(card, tuple(best), chosen, _why(chosen, card, train))
+    return Plan(card, tuple(best), None, _why_not(best, card))
+
+
+def fits(option: Option, card: Card) -> bool:
+    """Whether a card holds a setting with the margin to spare."""
+    return option.needed <= card.memory_bytes * (1 - MARGIN)
+
+
+def decided(train: Train, setting: Setting) -> Train:
+    """The recipe's section with nothing of the setting left open."""
+    return train.model_copy(update=asdict(setting))
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values."""
+    return {
+        "card": plan.card.name,
+        "card_gib": round(plan.card.memory_gib, 2),
+        "options": [
+            asdict(option.setting)
+            | {f"{name}_gib": round(size / GIB, 2) for name, size in asdict(option.peaks).items()}
+            | {
+                "needed_gib": round(option.needed / GIB, 2),
+                "predicted_tokens_per_second": option.tokens_per_second and round(option.tokens_per_second),
+                "fits": fits(option, plan.card),
+                "chosen": option == plan.chosen,
+            }
+            for option in plan.options
+        ],
+        "why": plan.why,
+    }
+
+
+def say(setting: Setting) -> str:
+    """A setting in one line."""
+    inside = ", each weight moved inside the backward pass" if setting.update_in_backward else ""
+    return (
+        f"memory tier {setting.memory}{inside}, activation budget {setting.activation_budget:g}, "
+        f"batches of {setting.batch_tokens:,} tokens"
+    )
+
+
+def _memories(train: Train) -> Sequence[Memory]:
+    if train.memory != "auto":
+        return (train.memory,)
+    return ("fp32",) if train.precision == "fp32" else ORDER
+
+
+def _settings(train: Train, job: Job, memory: Memory, inside: bool) -> list[Setting]:
+    """Budgets and sizes of batches; a step that is moved inside the backward pass must be one batch."""
+    budgets = [budget for budget in BUDGETS if budget in job.layers]
+    if train.activation_budget is not None:
+        budgets = [train.activation_budget]
+    sizes = [train.batch_tokens] if train.batch_tokens else _sizes(job)
+    return [
+        Setting(memory, inside, budget, size)
+        for size in sizes
+        for budget in budgets
+        if not inside or size >= job.step_tokens
+    ]
+
+
+def _sizes(job: Job) -> list[int]:
+    """A step in one batch, in two, in four, and so on, down to the longest row; rounded up for the card's sake."""
+    sizes: list[int] = []
+    parts = 1
+    while not sizes or sizes[-1] > _rounded(job.longest):
+        sizes.append(max(_rounded(-(-job.step_tokens // parts)), _rounded(job.longest)))
+        parts *= 2
+    return sizes
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // 128) * 128
+
+
+def _choices(fixed: bool | None, free: tuple[bool, ...]) -> tuple[bool, ...]:
+    return free if fixed is None else (fixed,)
+
+
+def _option(job: Job, setting: Setting, card: Card) -> Option:
+    known = tokens_per_second(job, setting, card)
+    speed = known or tokens_per_second(job, setting, find_card(YARDSTICK)) or 0.0
+    return Option(setting, peaks(job, setting), known, speed)
+
+
+def _fastest(options: Sequence[Option]) -> Option | None:
+    if not options:
+        return None
+    top = max(option.speed for option in options)
+    near = [option for option in options if option.speed >= NEAR * top]
+    return min(near, key=lambda option: (option.setting.update_in_backward, option.needed))
+
+
+def _smallest(options: Sequence[Option]) -> Option:
+    return min(options, key=lambda option: option.needed)
+
+
+def _why(chosen: Option, card: Card, train: Train) -> str:
+    memory = chosen.setting.memory
+    named = "is the recipe's tier" if train.memory != "auto" else "is the best tier that fits"
+    return (
+        f"{memory} {named}: {chosen.needed / GIB:.1f} of {card.memory_gib:.1f} GiB with {MARGIN:.0%} left free; "
+        f"of its settings that fit, this one is predicted to be the fastest"
+    )
+
+
+def _why_not(options: Sequence[Option], card: Card) -> str:
+    least = _smallest(options)
+    room = least.needed / (1 - MARGIN) / GIB
+    return (
+        f"nothing fits {card.name} ({card.memory_gib:.1f} GiB); the least is {say(least.setting)}, which takes a card "
+        f"of {room:.1f} GiB: lower data.max_tokens or the size of a step, or take a smaller model"
+    )

@@ -1,0 +1,135 @@
+"""What a recipe leaves open, settled before anything is loaded: rows of a step, tokens of a batch, memory by plan."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from thinktune.cards import Card, card_at_hand, find_card
+from thinktune.errors import UserError
+from thinktune.files import read_json
+from thinktune.flops import mean_context
+from thinktune.knobs import Recipe
+from thinktune.layers import can_compile
+from thinktune.pack import Step, deal
+from thinktune.plan import Plan, draw_up, usual
+from thinktune.plan import say as in_words
+from thinktune.predict import Job, Setting
+from thinktune.prepare import Prepared
+from thinktune.progress import Say
+from thinktune.store import Rows
+
+ACCELERATOR = torch.device("meta")  # stands for any: a plan is drawn without one
+
+
+def deal_steps(recipe: Recipe, prepared: Prepared) -> list[Step]:
+    """Which rows share a step, for the whole run; neither card nor ranks have a say in it."""
+    return deal(
+        prepared.train.lengths,
+        prepared.train.learned,
+        tokens_per_step=recipe.train.tokens_per_step,
+        rows_per_step=recipe.train.rows_per_step,
+        epochs=recipe.train.epochs,
+        seed=recipe.train.seed,
+    )
+
+
+def evaluation_interval(recipe: Recipe, steps: Sequence[Step]) -> int:
+    """Steps between two evaluations: as the recipe says, or four an epoch."""
+    return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
+
+
+def batch_capacity(recipe: Recipe, rows: Rows, device: torch.device, planned: int | None = None) -> int:
+    """Tokens in one forward pass without gradients: as the recipe or the run's plan says, else what suits the device.
+
+    On the CPU that is `plan.usual`'s size, for these rows.
+    """
+    if device.type == "cpu" or recipe.train.batch_tokens:
+        return usual(recipe.train, int(rows.lengths.max())).batch_tokens
+    return planned or max(4096, recipe.data.max_tokens)
+
+
+def settle(
+    recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path, device: torch.device, say: Say
+) -> Setting:
+    """What the run's folder says that it began with, or what suits the CPU, or what is planned for the accelerator.
+
+    What the recipe says now of batches and of activations counts also in a run that began otherwise. Raises UserError
+    where nothing fits, and where weights shall move inside the backward pass but a step takes several batches.
+    """
+    setting = _kept(recipe)
+    if setting is None and device.type == "cpu":
+        setting = usual(recipe.train, int(prepared.train.lengths.max()))
+    elif setting is None:
+        plan = plan_for(recipe, prepared, steps, source, device)
+        if plan.chosen is None:
+            raise UserError(f"train.memory: {plan.why}")
+        say(f"plan for {plan.card.name}: {in_words(plan.chosen.setting)} ({plan.why})")
+        setting = plan.chosen.setting
+    if setting.update_in_backward:
+        _refuse_many_batches(steps, prepared.train, setting.batch_tokens)
+    return setting
+
+
+def _kept(recipe: Recipe) -> Setting | None:
+    """What a run that goes on began with; none for a new one."""
+    facts = recipe.run_folder / "environment.json"
+    kept = read_json(facts) if facts.is_file() else {}
+    names = [each.name for each in fields(Setting)]
+    if not all(name in kept for name in names):
+        return None
+    now = {name: getattr(recipe.train, name) for name in ("activation_budget", "batch_tokens")}
+    changed = {name: value for name, value in now.items() if value is not None}
+    return replace(Setting(**{name: kept[name] for name in names}), **changed)
+
+
+def pick_card(recipe: Recipe, device: torch.device) -> Card:
+    """The card to plan for: the one that the recipe names, else the one at hand, with what is free on it."""
+    if recipe.plan.card:
+        return find_card(recipe.plan.card)
+    module: Any = torch.get_device_module(device)
+    if device.type == "mps":  # which shares the machine's memory, and tells what it may take of it
+        return card_at_hand("mps", module.recommended_max_memory())
+    return card_at_hand(module.get_device_name(device), module.mem_get_info(device)[0])
+
+
+def plan_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path, device: torch.device) -> Plan:
+    """The plan of a run for a card: from the model's configuration and the rows, before anything is loaded.
+
+    Planned on a machine without an accelerator, layers are taken to be compiled where the run will be.
+    """
+    train, rows = recipe.train, prepared.train
+    if train.update_in_backward and train.batch_tokens:
+        _refuse_many_batches(steps, rows, train.batch_tokens)
+    job = Job(
+        config=AutoConfig.from_pretrained(
+            source, local_files_only=True, trust_remote_code=recipe.model.trust_remote_code
+        ),
+        device=ACCELERATOR,
+        fp32=train.precision == "fp32",
+        compiled=device.type == "cpu" or can_compile(device),
+        step_tokens=_largest_step(steps, rows),
+        longest=int(rows.lengths.max()),
+        learned_share=float(rows.learned.sum() / rows.lengths.sum()),
+        mean_context=mean_context(rows.lengths),
+        sample_rows=recipe.generate.sample_questions,
+        sample_tokens=recipe.data.max_tokens + recipe.generate.max_new_tokens,
+    )
+    return draw_up(train, job, pick_card(recipe, device))
+
+
+def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int) -> None:
+    """Raise UserError where a step needs more than one forward pass, so that its gradients would have to be kept."""
+    if (largest := _largest_step(steps, rows)) > capacity:
+        raise UserError(
+            f"train.update_in_backward: a step of {largest} tokens takes several batches of {capacity}, and only one "
+            f"is possible; lower train.rows_per_step or train.tokens_per_step, or set train.batch_tokens: {largest}"
+        )
+
+
+def _largest_step(steps: Sequence[Step], rows: Rows) -> int:
+    return max((int(rows.lengths[list(dealt.rows)].sum()) for dealt in steps), default=0)

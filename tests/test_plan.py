@@ -1,0 +1,152 @@
+"""The plan: quality first, then speed, within the card; what it says; cards by name; and what a run takes from it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from thinktune import plan
+from thinktune.cards import GIB, card_at_hand, find_card
+from thinktune.errors import UserError
+from thinktune.flops import flops_per_token
+from thinktune.knobs import Train
+from thinktune.plan import ORDER, draw_up, facts, fits, usual
+from thinktune.predict import Job, Setting, tokens_per_second
+from thinktune.trace import NOWHERE, Ends, Layer, Share
+
+QWEN = SimpleNamespace(  # the 1.7B
+    hidden_size=2048,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    intermediate_size=6144,
+    vocab_size=151_936,
+)
+SHAPES = [(151_936, 2048), *28 * [(2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048)]]
+SHAPES += [*28 * [(6144, 2048), (2048, 6144), (2048,), (2048,), (128,), (128,)], (2048,)]
+
+
+class Known(Job):
+    """A job whose traced shares are given, so that choices are tested apart from tracing."""
+
+    shapes = SHAPES
+    layers = {  # noqa: RUF012
+        budget: Layer(Share(0, kept), Share(0, 60e3), Share(1e8, 60e3), Share(1e8, 4e3), operations)
+        for budget, kept, operations in ((1.0, 7e4, 1.0), (0.5, 3.4e4, 1.03), (0.0, 0.0, 1.25))
+    }
+    recomputed = layers[0.0]
+
+    def ends(self, tokens):
+        return Ends(*(int(6e8 + share * tokens) for share in (2e5, 5e4, 5e3, 5e3, 5e3)))
+
+
+def job(step_tokens=16_384, longest=2048):
+    return Known(QWEN, NOWHERE, False, True, step_tokens, longest, 0.9, 600.0, 3, 4096)
+
+
+def train(**changes):
+    return Train(tokens_per_step=16_384, **changes)
+
+
+def test_a_larger_card_never_gets_a_worse_tier():
+    """From too small to an H200: the tiers come in their order, and each choice fits with its margin."""
+    ranks = []
+    for gib in (3, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 140):
+        drawn = draw_up(train(), job(), find_card(f"{gib}GiB"))
+        if drawn.chosen is None:
+            assert not ranks
+            continue
+        assert fits(drawn.chosen, drawn.card)
+        ranks.append(ORDER.index(drawn.chosen.setting.memory))
+    assert ranks == sorted(ranks, reverse=True)
+    assert ranks[-1] == 0
+    assert len(set(ranks)) >= 3
+
+
+def test_the_fastest_of_the_best_tier_is_taken():
+    drawn = draw_up(train(), job(), find_card("H200"))
+    chosen = drawn.chosen.setting
+    assert (chosen.memory, chosen.update_in_backward) == ("exact", False)
+    whole = tokens_per_second(job(), Setting("exact", False, 1.0, 16_384), drawn.card)
+    assert drawn.chosen.tokens_per_second >= plan.NEAR * whole
+    tight = draw_up(train(), job(), find_card("28GiB"))
+    assert tight.chosen.setting.memory == "exact"
+    assert tight.chosen.setting.activation_budget < 1 or tight.chosen.setting.batch_tokens < 16_384
+
+
+def test_what_the_recipe_says_is_kept():
+    chosen = train(memory="8bit", update_in_backward=True, activation_budget=0.45, batch_tokens=16_384)
+    drawn = draw_up(chosen, job(), find_card("h100"))
+    assert {option.setting for option in drawn.options} == {Setting("8bit", True, 0.45, 16_384)}
+    assert "recipe's tier" in drawn.why
+
+
+def test_an_update_inside_the_backward_pass_takes_a_step_as_one_batch():
+    drawn = draw_up(train(), job(), find_card("24GiB"))
+    inside = [option.setting.batch_tokens for option in drawn.options if option.setting.update_in_backward]
+    assert inside
+    assert min(inside) >= 16_384
+
+
+def test_where_nothing_fits_it_says_what_would():
+    drawn = draw_up(train(), job(), find_card("2GiB"))
+    assert drawn.chosen is None
+    least = min(option.needed for option in drawn.options) / GIB
+    assert f"a card of {least / (1 - plan.MARGIN):.1f} GiB" in drawn.why
+    plain = facts(drawn)
+    assert not any(option["fits"] or option["chosen"] for option in plain["options"])
+    assert plain["card_gib"] == 2
+
+
+def test_facts_mark_one_line():
+    plain = facts(draw_up(train(), job(), find_card("rtx4090")))
+    assert sum(option["chosen"] for option in plain["options"]) == 1
+    assert all(option["predicted_tokens_per_second"] > 0 for option in plain["options"])
+    unknown = facts(draw_up(train(), job(), find_card("24GiB")))
+    assert all(option["predicted_tokens_per_second"] is None for option in unknown["options"])
+    chosen = [next(o["memory"] for o in each["options"] if o["chosen"]) for each in (plain, unknown)]
+    assert chosen[0] == chosen[1]
+
+
+def test_cards_are_found_by_name_and_by_memory():
+    assert find_card("rtx4090").memory_bytes == 24 * GIB
+    assert find_card("NVIDIA GeForce RTX 4090").name == "RTX 4090"
+    assert find_card("h200").tflops == 989
+    assert find_card("24 GB").memory_bytes == 24 * 10**9
+    assert find_card("7.5GiB").memory_gib == 7.5
+    assert find_card("a100").memory_bytes == 40 * GIB
+    with pytest.raises(UserError, match=r"plan\.card: 'abacus'.*24GiB"):
+        find_card("abacus")
+
+
+def test_a_card_at_hand_is_known_by_the_words_of_its_drivers_name():
+    names = {
+        "NVIDIA A100-SXM4-80GB": ("A100 80GB", 312),
+        "NVIDIA A10": ("A10", 125),
+        "NVIDIA H100 80GB HBM3": ("H100", 989),
+        "NVIDIA H100 NVL": ("H100 NVL", 835),
+        "NVIDIA H20": ("H20", 148),
+        "NVIDIA GeForce RTX 4090": ("RTX 4090", 165.2),
+        "Made Up 7": ("Made Up 7", None),
+    }
+    for name, (known, tflops) in names.items():
+        card = card_at_hand(name, 7 * GIB)
+        assert (card.name, card.tflops, card.memory_gib) == (known, tflops, 7)
+
+
+def test_speed_is_bounded_by_the_cards_peak_and_falls_with_recomputation():
+    card, whole = find_card("H200"), Setting("exact", False, 1.0, 16_384)
+    speed = tokens_per_second(job(), whole, card)
+    assert 0.3 * 989e12 < speed * flops_per_token(QWEN, 600) < 0.85 * 989e12
+    assert tokens_per_second(job(), Setting("exact", False, 0.0, 16_384), card) < speed
+    assert tokens_per_second(job(), Setting("exact", False, 1.0, 2048), card) < speed
+    streamed = tokens_per_second(job(2048), Setting("8bit-streamed", True, 1.0, 2048), card)
+    assert streamed <= 2048 / (1.72e9 * 2.03 / card.link) * 1.01
+    assert tokens_per_second(job(), whole, find_card("24GiB")) is None
+
+
+def test_the_cpu_keeps_its_ways():
+    assert usual(Train(rows_per_step=4), 300) == Setting("fp32", False, 1.0, 1024)
+    assert usual(Train(rows_per_step=4, memory="8bit", activation_budget=0.0), 3000) == Setting(
+        "8bit", False, 0.0, 3000
+    )

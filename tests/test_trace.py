@@ -1,0 +1,100 @@
+"""Predicted memory: the composition against a whole step, traced; shares against each other; bytes against real ones."""
+
+import pytest
+import torch
+from transformers import Qwen3Config
+
+from thinktune import trace
+from thinktune.knobs import Train
+from thinktune.model import load_model
+from thinktune.optim import TIERS, Update
+from thinktune.predict import Job, Setting, peaks, states_bytes, weights_bytes
+
+BF16 = torch.bfloat16
+
+
+def shape(*, tied=True, depth=2, **changes):
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+    return Qwen3Config(
+        **{**sizes, "num_hidden_layers": depth, "intermediate_size": 384, "vocab_size": 4000, **changes},
+        tie_word_embeddings=tied,
+    )
+
+
+def job(config, tokens, *, step_tokens=None):
+    return Job(config, trace.NOWHERE, False, False, step_tokens or tokens, tokens, 0.9, 600.0)
+
+
+@pytest.mark.parametrize(
+    ("memory", "inside", "budget", "tokens", "tied"),
+    [
+        ("8bit", True, 1.0, 2048, True),
+        ("8bit-streamed", True, 0.0, 8192, True),
+        pytest.param("exact", False, 1.0, 8192, False, marks=pytest.mark.slow),
+        pytest.param("exact-bf16", False, 0.0, 512, True, marks=pytest.mark.slow),
+    ],
+)
+def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens, tied):
+    """Every live storage of a real step of a real model, against shares of one layer, the ends, and exact bytes."""
+    config = shape(tied=tied, depth=2)
+    settings = Train(rows_per_step=1, memory=memory, update_in_backward=inside)
+    learned = round(tokens * 0.9)
+    before, peak, host = trace.whole_step(config, settings, BF16, tokens, learned, recompute=budget == 0)
+    found = peaks(job(config, tokens), Setting(memory, inside, budget, tokens))
+    assert found.train == pytest.approx(peak, rel=0.05)
+    assert (found.host > 0) == (host > 0) == (memory == "8bit-streamed")
+    assert found.host >= host
+    assert before < peak
+
+
+def test_resident_bytes_are_exact(start):
+    """Against the tensors of an update of a real model, in every tier."""
+    for memory, tier in TIERS.items():
+        model = load_model(start, torch.device("cpu"), tier.loaded)
+        update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=True))
+        shapes = [tuple(weight.shape) for weight in model.parameters()]
+        kept = [tensor for name, tensor in update.state().items() if "/" in name]
+        device, host = states_bytes(shapes, memory)
+        found = sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        assert device + host == found if not tier.streamed else device < found <= device + host
+        remainders = [slot.remainder for slot in update._slots if slot.remainder is not None]
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *remainders])
+        assert weights_bytes(shapes, memory) == weights
+        assert trace.parameter_shapes(model.config) == shapes
+
+
+def test_counting_sees_what_lives_and_when_it_dies():
+    with torch.device(trace.NOWHERE), trace.FakeTensorMode(), trace.Live(trace.NOWHERE) as live:
+        first = torch.empty(1000)
+        view = first[10:]
+        again = first * 2
+        assert live.now == live.peak == 8000
+        del first
+        assert live.now == 8000, "a view keeps its storage"
+        del view, again
+        assert (live.now, live.peak) == (0, 8000)
+        host = torch.empty(10, device="cpu")
+        assert (live.now, live.host) == (0, 40)
+        del host
+        assert live.host == 0
+
+
+def test_a_layer_that_recomputes_keeps_its_input_alone_and_pays_in_the_backward_pass():
+    plain, recomputed = (trace.layer(shape(), BF16, trace.NOWHERE, recompute=recompute) for recompute in (False, True))
+    assert recomputed.kept.a_token == 0 < plain.kept.a_token
+    assert recomputed.backward.a_token > plain.backward.a_token
+    assert plain.kept.fixed == 0
+
+
+def test_more_tokens_layers_and_gradients_take_more():
+    config, setting = shape(), Setting("8bit", True, 1.0, 4096)
+    base = peaks(job(config, 4096), setting)
+    assert base.train > peaks(job(config, 2048), Setting("8bit", True, 1.0, 2048)).train
+    assert base.train > peaks(job(config, 4096), Setting("8bit", True, 0.0, 4096)).train
+    deeper = shape(depth=4)
+    assert peaks(job(deeper, 4096), setting).train > base.train
+    after = Setting("8bit", False, 1.0, 4096)
+    gradients = 2 * sum(torch.Size(size).numel() for size in trace.parameter_shapes(config))
+    many = peaks(job(config, 4096, step_tokens=9000), after).train
+    assert many == pytest.approx(base.train + gradients, rel=0.05)
+    assert base.evaluate < base.train

@@ -29,12 +29,15 @@ def cell(jobs: list[Job], card: str) -> str:
     return "–"
 
 
+def job(name: str, step_tokens: int) -> Job:
+    """What a run of that model asks of a card."""
+    shape = config(name, tiny=False)
+    return Job(shape, NOWHERE, False, False, step_tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
+
+
 def main() -> None:
     """One row a card, one column a model."""
-    jobs = {
-        name: [Job(config(name, False), NOWHERE, False, False, step, LONGEST, 1 - PROMPT_SHARE, 600.0) for step in STEPS]
-        for name in SHAPES
-    }
+    jobs = {name: [job(name, step_tokens) for step_tokens in STEPS] for name in SHAPES}
     print("| card | " + " | ".join(jobs) + " |\n|---|" + "---|" * len(jobs))
     for card in CARDS:
         print(f"| {card} | " + " | ".join(cell(found, card) for found in jobs.values()) + " |", flush=True)

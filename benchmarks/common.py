@@ -210,11 +210,16 @@ def _first_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         yield from load_file(file).items()
 
 
+def load_first(job: Job) -> Any:
+    """The first weights as a plain transformers model, in the type that is judged in."""
+    dtype = torch.bfloat16 if job.on_card else torch.float32
+    return AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation="sdpa")
+
+
 @torch.no_grad()
 def _probe_loss(job: Job, state: dict[str, Tensor]) -> float:
     """Mean cross entropy over the learned tokens of rows nobody trained on, by transformers alone, row by row."""
-    dtype = torch.bfloat16 if job.on_card else torch.float32
-    plain = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation="sdpa")
+    plain = load_first(job)
     missing, unknown = plain.load_state_dict(state, strict=False)
     assert set(missing) <= {"lm_head.weight"}, f"weights are missing: {missing}"
     assert not unknown, f"weights are unknown: {unknown}"

@@ -7,12 +7,13 @@ from thinktune import chat as room
 from thinktune.engine import Completion, Engine, Sampling
 from thinktune.render import render_prompt
 from thinktune.reply import Piece
+from thinktune.session import Session
 
 
 def test_later_turns_see_earlier_answers_without_their_reasoning(tokenizer):
-    session = room.Session("Be kind.")
-    session.answered("q?", Completion("why", "a.", 9, "end", closed=True))
-    assert tokenizer.decode(render_prompt(session.asked("r?"), tokenizer)) == (
+    session = Session("Be kind.")
+    session.answered("q?", Completion("why", "a.", 9, 4, "end", closed=True))
+    assert tokenizer.decode(render_prompt(session.asked("r?", Sampling(8)).turns, tokenizer)) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nq?<|im_end|>\n"
         "<|im_start|>assistant\na.<|im_end|>\n<|im_start|>user\nr?<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -25,12 +26,12 @@ def talk(model, tokenizer, monkeypatch):
     def talk(lines, pieces):
         prompts = []
 
-        def stream(_, prompt, _sampling):
-            prompts.append(tokenizer.decode(prompt))
+        def stream(_, request):
+            prompts.append(tokenizer.decode(render_prompt(request.turns, tokenizer, thinking=request.thinking)))
             yield from pieces
 
         monkeypatch.setattr(Engine, "stream", stream)
-        opened = (Engine(model, tokenizer), room.Session(None), Sampling(8))
+        opened = (Engine(model, tokenizer), Session(None), Sampling(8))
         monkeypatch.setattr(room, "open_engine", lambda _: opened)
         console, coming = Console(width=80, force_terminal=True, color_system="standard"), iter(lines)
 
@@ -51,7 +52,7 @@ def reply(reasoning, answer, finish="end"):
     return [
         Piece("reasoning", reasoning),
         Piece("answer", answer),
-        Completion(reasoning, answer, 5, finish, closed=True),
+        Completion(reasoning, answer, 5, 2, finish, closed=True),
     ]
 
 
@@ -80,6 +81,6 @@ def test_reasoning_without_an_opening_tag_is_named_as_such(talk):
         Piece("answer", "why"),
         Piece("moved", ""),
         Piece("answer", "so."),
-        Completion("why", "so.", 5, "end", closed=True),
+        Completion("why", "so.", 5, 2, "end", closed=True),
     ]
     assert "the text above was reasoning" in talk(["q?"], pieces)[1]

@@ -1,11 +1,16 @@
-"""Replies: the same alone and side by side, the same as transformers', streamed as they are in the end."""
+"""Replies in process: the same alone and side by side, the same as transformers', streamed as they are in the end."""
+
+from contextlib import closing
 
 import pytest
 import torch
 
-from thinktune.engine import Completion, Engine, Sampling, choose
+from thinktune.data import Turn
+from thinktune.engine import Completion, Engine, Request, Sampling
+from thinktune.render import render_prompt
+from thinktune.reply import gather
 
-PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [20], list(range(30, 60))]
+QUESTIONS = ["q?", "What does the heart pump?", "心脏泵什么？", "blood " * 12, "a"]
 
 
 @pytest.fixture
@@ -13,65 +18,76 @@ def engine(model, tokenizer):
     torch.manual_seed(3)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)  # decided enough that rounding does not choose the token
-    return Engine(model, tokenizer)
+    with closing(Engine(model, tokenizer)) as made:
+        yield made
 
 
-def new_tokens(engine, prompts, sampling):
-    replies = [[] for _ in prompts]
-    for row, token in engine._tokens(prompts, sampling):
-        replies[row].append(token)
-    return replies
+def ask(question, tokens=20, **sampling):
+    return Request((Turn("user", question),), Sampling(tokens, **sampling))
 
 
-def test_greedy_side_by_side_is_greedy_alone_and_transformers_own(engine):
-    together = new_tokens(engine, PROMPTS, Sampling(20))
-    for prompt, reply in zip(PROMPTS, together, strict=True):
-        assert new_tokens(engine, [prompt], Sampling(20)) == [reply]
+def alone(engine, request):
+    ((_, reply),) = engine.complete([request])
+    return reply
+
+
+def test_greedy_alone_is_what_transformers_own_loop_writes(engine, tokenizer):
+    for question in QUESTIONS:
+        prompt = render_prompt([Turn("user", question)], tokenizer)
         theirs = engine.model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=20, do_sample=False
-        )
-        assert theirs[0, len(prompt) :].tolist() == reply
+        )[0, len(prompt) :].tolist()
+        ended = theirs[-1] in engine.model.generation_config.eos_token_id
+        reply = alone(engine, ask(question))
+        assert (reply.tokens, reply.finish) == (len(theirs), "end" if ended else "length")
+        written = tokenizer.backend_tokenizer.decode(theirs[:-1] if ended else theirs)
+        assert (reply.reasoning + reply.answer).strip() in written
+        assert reply.prompt_tokens == len(prompt)
 
 
-def test_a_row_that_has_ended_leaves_the_others_as_they_are(engine):
-    free = new_tokens(engine, PROMPTS, Sampling(20))
-    stop = free[0][4]  # make what one row says in fifth place an end token
-    engine.model.generation_config.eos_token_id = stop
-    stopped = new_tokens(engine, PROMPTS, Sampling(20))
-    for before, after in zip(free, stopped, strict=True):
-        assert after == (before[: before.index(stop) + 1] if stop in before else before)
-    assert len(stopped[0]) < 20
+def test_side_by_side_is_alone(engine):
+    requests = [ask(question, 8 + 5 * number) for number, question in enumerate(QUESTIONS)]
+    together = list(engine.complete(requests, most_at_once=3))
+    assert sorted(index for index, _ in together) == list(range(len(requests)))
+    for index, reply in together:
+        assert reply == alone(engine, requests[index])
 
 
-def test_completions_come_in_the_order_of_the_prompts(engine):
-    one_by_one = [engine.complete([prompt], Sampling(8), 1)[0] for prompt in PROMPTS]
-    heard = []
-    assert engine.complete(PROMPTS, Sampling(8), 2, heard.append) == one_by_one
-    assert heard == [2, 4]
+def test_a_reply_that_ends_leaves_the_others_as_they_are(engine, tokenizer):
+    free = dict(engine.complete([ask(question) for question in QUESTIONS]))
+    first = tokenizer.encode(free[0].answer, add_special_tokens=False)[3]
+    engine.model.generation_config.eos_token_id = first  # what one reply says becomes an end token
+    with closing(Engine(engine.model, tokenizer)) as other:
+        stopped = dict(other.complete([ask(question) for question in QUESTIONS]))
+    assert stopped[0].finish == "end"
+    assert stopped[0].tokens < free[0].tokens
+    for index, reply in stopped.items():
+        assert free[index].answer.startswith(reply.answer.rstrip("\ufffd"))
+        assert reply.finish == "end" or reply.answer == free[index].answer
 
 
-def test_a_stream_ends_as_the_completion_says(engine):
-    *pieces, last = engine.stream(PROMPTS[1], Sampling(30))
+def test_a_stream_ends_with_what_it_gave(engine):
+    *pieces, last = engine.stream(ask(QUESTIONS[1], 30))
     assert isinstance(last, Completion)
-    assert last == engine.complete([PROMPTS[1]], Sampling(30), 1)[0]
-    assert "".join(piece.text for piece in pieces if piece.place == "answer").strip("\ufffd") in last.answer
+    assert last == alone(engine, ask(QUESTIONS[1], 30))
+    assert gather(pieces) == (last.reasoning, last.answer)
+    assert len(pieces) > 1
 
 
-def test_sampling_is_the_seeds(engine):
-    def draw(seed):
-        return new_tokens(engine, PROMPTS, Sampling(12, temperature=1.5, seed=seed))
+def test_each_request_samples_by_its_own_seed(engine):
+    def drawn(seed):
+        return ask(QUESTIONS[1], 12, temperature=1.5, top_p=0.9, seed=seed)
 
-    assert draw(1) == draw(1) != draw(2)
+    together = dict(engine.complete([drawn(1), drawn(2), drawn(1), ask("q?")]))
+    assert together[0] == together[2] == alone(engine, drawn(1))
+    assert together[1] == alone(engine, drawn(2)) != together[0]
+    assert together[3] == alone(engine, ask("q?"))
 
 
-def test_top_k_and_top_p_leave_only_the_likeliest():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(400, 1)
-    generator = torch.Generator().manual_seed(0)
-    for sampling, kept in (
-        (Sampling(1, temperature=1.0, top_k=2), {0, 1}),
-        (Sampling(1, temperature=1.0, top_p=0.7), {0, 1}),
-        (Sampling(1, temperature=1.0, top_p=0.5), {0}),
-        (Sampling(1, temperature=1.0), {0, 1, 2, 3}),
-        (Sampling(1), {0}),
-    ):
-        assert set(choose(logits, sampling, generator)[:, 0].tolist()) == kept
+def test_a_stop_text_ends_the_reply_and_is_left_out(engine):
+    free = alone(engine, ask("q?", 30))
+    stop = free.answer[6:9]
+    reply = alone(engine, ask("q?", 30, stop=(stop,)))
+    assert reply.finish == "stop"
+    assert reply.answer == free.answer[: free.answer.index(stop)]
+    assert reply.tokens < free.tokens

@@ -12,11 +12,12 @@ __main__
 cli
 demo
 check chat cleaned
-train evaluate
+train evaluate session
 watch
 run
 engine report small
-step checkpoint
+writer sample
+step checkpoint request
 model prepare chart track grade
 divide
 work
@@ -39,11 +40,13 @@ HEAVY = [
     "demo",
     "check",
     "chat",
+    "session",
     "train",
     "evaluate",
     "watch",
     "run",
     "engine",
+    "sample",
     "small",
     "step",
     "checkpoint",

@@ -11,13 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinktune import checkpoint, track
-from thinktune.engine import Engine, Sampling
+from thinktune.engine import Engine, Request, Sampling
 from thinktune.errors import UserError
 from thinktune.evaluate import evaluate_run
 from thinktune.files import read_json
 from thinktune.model import load_model
 from thinktune.prepare import prepare
-from thinktune.render import render_prompt
 from thinktune.tokens import read_tokenizer
 from thinktune.train import train
 
@@ -117,9 +116,10 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
     tokenizer = read_tokenizer(folder / "final")
     engine = Engine(load_model(folder / "final", torch.device("cpu")), tokenizer)
     examples = prepare(loaded, tokenizer).train.examples()
-    replies = engine.complete([render_prompt(example.turns[:-1], tokenizer) for example in examples], Sampling(40), 8)
+    replies = dict(engine.complete([Request(example.turns[:-1], Sampling(40)) for example in examples], 8))
     assert len(replies) == 8
-    for example, reply in zip(examples, replies, strict=True):
+    for index, example in enumerate(examples):
+        reply = replies[index]
         assert (reply.reasoning, reply.answer) == (example.turns[-1].reasoning, example.turns[-1].content)
         assert (reply.finish, reply.closed) == ("end", True)
 

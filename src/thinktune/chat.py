@@ -1,54 +1,16 @@
 """Talking to a model in the terminal: the reasoning dimmed and apart from the answer, both as they are written."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
-from thinktune import checkpoint, recipe
-from thinktune.data import Turn
-from thinktune.engine import Completion, Engine, Sampling
-from thinktune.model import load_model, pick_device, pick_precision
-from thinktune.render import render_prompt
+from thinktune.engine import Completion, Engine, Request
 from thinktune.reply import Piece, gather
-from thinktune.tokens import read_tokenizer
+from thinktune.session import open_engine
 
 HELP = "/think turns reasoning on or off · /reset forgets the conversation · /quit leaves"
-
-
-@dataclass(slots=True)
-class Session:
-    """A conversation: its turns so far, and whether the model shall reason."""
-
-    system: str | None
-    thinking: bool = True
-    turns: list[Turn] = field(default_factory=list[Turn])
-
-    def asked(self, question: str) -> list[Turn]:
-        """The conversation with a new question at its end."""
-        system = [Turn("system", self.system)] if self.system else []
-        return [*system, *self.turns, Turn("user", question)]
-
-    def answered(self, question: str, reply: Completion) -> None:
-        """Remember a question and its reply; the template decides what later turns see of the reasoning."""
-        self.turns += [Turn("user", question), Turn("assistant", reply.answer, reply.reasoning)]
-
-
-def open_engine(folder: Path) -> tuple[Engine, Session, Sampling]:
-    """The model of a run or of a model folder, ready to talk, with the run's own system prompt and budget."""
-    source = checkpoint.model_folder(folder)
-    device = pick_device()
-    engine = Engine(load_model(source, device), read_tokenizer(source), pick_precision("auto", device))
-    trained = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
-    chosen = engine.model.generation_config
-    sampling = Sampling(
-        trained.generate.max_new_tokens if trained else 2048,
-        temperature=(chosen.temperature or 0.0) if chosen.do_sample else 0.0,
-        top_p=chosen.top_p or 1.0,
-        top_k=chosen.top_k or 0,
-    )
-    return engine, Session(trained.data.system if trained else None), sampling
 
 
 def chat(folder: Path, console: Console, ask: Callable[[], str]) -> None:
@@ -76,35 +38,29 @@ def chat(folder: Path, console: Console, ask: Callable[[], str]) -> None:
                     f"{question.split()[0]} is no command; {HELP}", style="yellow", highlight=False, markup=False
                 )
             case _:
-                session.answered(question, _answer(engine, session, sampling, question, console))
+                session.answered(question, _answer(engine, session.asked(question, sampling), console))
 
 
-def _answer(engine: Engine, session: Session, sampling: Sampling, question: str, console: Console) -> Completion:
+def _answer(engine: Engine, request: Request, console: Console) -> Completion:
     """Print a reply as it comes; Ctrl-C stops it, and what was written so far counts as cut."""
-    prompt = render_prompt(session.asked(question), engine.tokenizer, thinking=session.thinking)
     shown: str | None = None
     pieces: list[Piece] = []
     reply: Completion | None = None
     try:
-        for piece in engine.stream(prompt, sampling):
-            if isinstance(piece, Completion):
-                reply = piece
-                break
-            if piece.place != shown:
-                _turn_to(piece, shown, console)
-                shown = piece.place
-            pieces.append(piece)
-            console.print(
-                piece.text,
-                end="",
-                style="" if piece.place == "answer" else "dim",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+        with closing(engine.stream(request)) as coming:
+            for piece in coming:
+                if isinstance(piece, Completion):
+                    reply = piece
+                    break
+                if piece.place != shown:
+                    _turn_to(piece, shown, console)
+                    shown = piece.place
+                pieces.append(piece)
+                style = "" if piece.place == "answer" else "dim"
+                console.print(piece.text, end="", style=style, highlight=False, markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         reasoning, answer = gather(pieces)
-        reply = Completion(reasoning, answer, 0, "length", closed=bool(answer))
+        reply = Completion(reasoning, answer, 0, 0, "length", closed=bool(answer))
     assert reply is not None
     console.print("" if reply.finish == "end" else "\n[yellow]— cut here[/]")
     console.print()

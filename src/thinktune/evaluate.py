@@ -1,6 +1,7 @@
 """Base against tuned on the same held-out rows: the same prompts, the same budget, one report."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from thinktune import checkpoint, grade, hub, recipe, report
 from thinktune.data import Example
-from thinktune.engine import Completion, Engine, Sampling, record
+from thinktune.engine import Completion, Engine, Request, Sampling, record
 from thinktune.errors import UserError
 from thinktune.files import write_json, write_json_lines
 from thinktune.knobs import Recipe
@@ -17,7 +18,6 @@ from thinktune.model import load_model, padding, pick_device, pick_precision
 from thinktune.pack import pack
 from thinktune.prepare import prepare
 from thinktune.progress import Say
-from thinktune.render import render_prompt
 from thinktune.run import batch_capacity, refuse_other_data
 from thinktune.step import evaluate
 from thinktune.store import Rows
@@ -58,13 +58,15 @@ def _measure(
     model = load_model(source, device)
     packed = pack(rows.replies(), batch_capacity(settings, rows, device), pad=padding(device, tokenizer))
     losses = evaluate(model, packed, device, precision).values()
-    prompts = [render_prompt(example.turns[:-1], tokenizer) for example in asked]
-    replies = Engine(model, tokenizer, precision).complete(
-        prompts,
-        Sampling(settings.generate.max_new_tokens),
-        settings.generate.batch_rows,
-        lambda done: say(f"{name}: {done} of {len(asked)} questions answered"),
-    )
+    sampling = Sampling(settings.generate.max_new_tokens)
+    requests = [Request(example.turns[:-1], sampling) for example in asked]
+    done: dict[int, Completion] = {}
+    with closing(Engine(model, tokenizer, precision)) as engine:
+        for index, reply in engine.complete(requests, settings.generate.batch_rows):
+            done[index] = reply
+            if len(done) % settings.generate.batch_rows == 0 or len(done) == len(asked):
+                say(f"{name}: {len(done)} of {len(asked)} questions answered")
+    replies = [done[index] for index in range(len(asked))]
     records = [_graded(example, reply) for example, reply in zip(asked, replies, strict=True)]
     write_json_lines(folder / "eval" / f"{name}.jsonl", records)
     graded = [kept["right"] for kept in records if kept["right"] is not None]

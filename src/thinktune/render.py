@@ -82,6 +82,13 @@ def render_prompt(turns: Sequence[Turn], tokenizer: Any, *, thinking: bool = Tru
     return _tokenize([text], tokenizer)[0]
 
 
+def closing_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that the chat template writes between reasoning and answer, the closing tag among them."""
+    whole = _template(tokenizer, (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning")))
+    between = whole.partition("some reasoning")[2].partition("an answer")[0]
+    return tuple(_tokenize([between if CLOSING in between else f"\n{CLOSING}\n\n"], tokenizer)[0])
+
+
 def template_ids(examples: Sequence[Example], tokenizer: Any) -> list[list[list[int] | None]]:
     """The ids of each learned reply as transformers alone gives them, to hold ours to.
 

@@ -34,13 +34,20 @@ class Splitter:
 
     The pieces given out, put together, do not depend on how the text was cut. The first closing tag ends the
     reasoning; later tags are text of the answer. Line breaks around the tags belong to them, as in Qwen3's template.
+    `opened` says that the prompt has opened the reasoning already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, opened: bool = False) -> None:
         self.closed = False
+        self._opened = opened
         self._place: Literal["start", "reasoning", "answer"] = "start"
         self._held = ""  # text that cannot be given out yet: the beginning of a tag, or line breaks before one
         self._fresh = True  # nothing of the present place was given out, so its leading line breaks are dropped
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the reasoning is open: what comes next belongs to it."""
+        return self._place == "reasoning" or (self._place == "start" and self._opened)
 
     def feed(self, text: str) -> Iterator[Piece]:
         """The pieces that are certain after this text."""
@@ -49,7 +56,7 @@ class Splitter:
             begun = self._held.lstrip()
             if OPENING.startswith(begun) and len(begun) < len(OPENING):
                 return
-            self._place = "reasoning" if begun.startswith(OPENING) else "answer"
+            self._place = "reasoning" if self._opened or begun.startswith(OPENING) else "answer"
             self._held = begun.removeprefix(OPENING)
         if not self.closed:
             head, tag, tail = self._held.partition(CLOSING)
@@ -61,7 +68,7 @@ class Splitter:
     def finish(self) -> Iterator[Piece]:
         """The rest, when no more text will come."""
         if self._place == "start":
-            self._place = "answer"
+            self._place = "reasoning" if self._opened else "answer"
         if self._place == "reasoning":
             self._held = self._held.rstrip("\n")
         yield from self._give(len(self._held))

@@ -3,17 +3,17 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
 
 from thinktune import track
-from thinktune.engine import Engine, Sampling, record
+from thinktune.engine import Engine, Request, Sampling, record
 from thinktune.errors import UserError
 from thinktune.model import padding
 from thinktune.pack import pack
 from thinktune.progress import clock
-from thinktune.render import render_prompt
 from thinktune.run import Run, batch_capacity
 from thinktune.step import LossReport, StepReport
 from thinktune.step import evaluate as evaluate_loss
@@ -80,12 +80,13 @@ def sample(run: Run) -> None:
     examples = run.prepared.validation.examples(run.recipe.generate.sample_questions)
     if not examples:
         return
-    engine = Engine(run.model, run.tokenizer, run.precision)
-    prompts = [render_prompt(example.turns[:-1], run.tokenizer) for example in examples]
-    replies = engine.complete(prompts, Sampling(run.recipe.generate.max_new_tokens), run.recipe.generate.batch_rows)
+    sampling = Sampling(run.recipe.generate.max_new_tokens)
+    requests = [Request(example.turns[:-1], sampling) for example in examples]
+    with closing(Engine(run.model, run.tokenizer, run.precision)) as engine:
+        replies = dict(engine.complete(requests, run.recipe.generate.batch_rows))
     records = [
-        {"step": run.done, **record(example, reply), "reference_reasoning": example.turns[-1].reasoning}
-        for example, reply in zip(examples, replies, strict=True)
+        {"step": run.done, **record(example, replies[index]), "reference_reasoning": example.turns[-1].reasoning}
+        for index, example in enumerate(examples)
     ]
     track.append(run.folder, track.SAMPLES, records)
 

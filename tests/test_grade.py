@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune import grade
 from thinktune.grade import (
     bare,
     chrf,
@@ -138,6 +137,7 @@ def test_likeness_lies_between_0_and_1(one, other):
         ("并不存在这样的人。", True),
         ("The colour blue has four sides.", False),
         ("有四条边。", False),
+        ("The answer is 4. 答案是四。", False),
         ("", False),
     ],
 )
@@ -173,7 +173,3 @@ def test_a_refusal_is_recognised(answer, refusing):
 )
 def test_rules_of_form_are_decided(answer, rules, kept):
     assert obeys(answer, Rules.model_validate(rules)) is kept
-
-
-def test_no_refusal_word_is_in_a_plain_statement_of_numbers():
-    assert not [word for word in grade.REFUSALS if word in normalise("The answer is 4. 答案是四。")]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinktune import intervals
@@ -27,6 +27,7 @@ def test_a_rate_lies_within_its_interval(pair):
     assert found.low < found.high
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
 def test_a_difference_lies_within_its_interval_and_turns_with_its_sides(pairs):
     base, tuned = zip(*pairs, strict=True)

@@ -16,23 +16,25 @@ train evaluate session
 watch
 run
 engine report small
-writer sample
+evaluation_page
+comparison regrade
+writer sample referee compare
 step checkpoint request
-model prepare chart track grade
+model prepare chart track probe task_files overlap
 divide
 work
-loss pack optim parallel reply store trim account
+loss pack optim parallel reply store trim account form
 render adamw
 unused
-judge layout rows twins codec
-mend turns encoding sources script
-data
+judge layout rows twins codec tasks
+mend turns encoding sources script obey
+data grade
 hub
 download recipe
 knobs
 cache
-environment faults files find flops progress tokens workers
-errors
+environment faults files find flops progress tokens workers intervals completions extract
+errors numerals
 bundled
 """
 LEVELS = {room: level for level, line in enumerate(ROOMS.split("\n")) for room in line.split()}

@@ -1,4 +1,4 @@
-"""Base against tuned: measures of every row to figures with intervals, and a verdict that claims no more than they do."""
+"""Base against tuned: measures of every row to figures with intervals, and a verdict that claims no more."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -118,11 +118,12 @@ def forgetting(measures: Sequence[Mapping[str, Any]]) -> str:
         return f"general ability: the base had next to none to lose; {facts}"
     if change["low"] * 100 >= -KEPT_POINTS:
         return f"general ability: kept, to within {KEPT_POINTS} points; {facts}"
-    return f"general ability: no loss shown, but so few questions cannot rule out {-100 * change['low']:.0f} points; {facts}"
+    unknown = f"so few questions cannot rule out {-100 * change['low']:.0f} points"
+    return f"general ability: no loss shown, but {unknown}; {facts}"
 
 
 def outcome(base: Scores, tuned: Scores) -> str:
-    """What became of one row: "better", "worse", "same", or "" where nothing says so. By its first measure of substance."""
+    """What became of one row by its first measure of substance: "better", "worse", "same", or "" without one."""
     key = next((key for key in SUBSTANCE if key in base and key in tuned), None)
     if key is None:
         return ""

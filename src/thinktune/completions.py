@@ -1,4 +1,4 @@
-"""Replies kept as they come: an evaluation that was stopped goes on, and its report can be made again without a model."""
+"""Replies kept as they come: an evaluation that was stopped goes on, and its report needs no model."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def model_print(folder: Path) -> str:
 
 
 def read_saved(file: Path) -> dict[str, dict[str, Any]]:
-    """Saved records by their `key`; of records of one key the last counts, and a line that was torn counts for nothing."""
+    """Saved records by their `key`; of records of one key the last counts, of a torn line nothing does."""
     saved: dict[str, dict[str, Any]] = {}
     if file.is_file():
         for line in file.read_bytes().splitlines():

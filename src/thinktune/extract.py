@@ -78,7 +78,7 @@ _UNITS = _units(
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as written, the dimension of its unit ("" without one), its value there, and its digits after the point."""
+    """A number as written, the dimension of its unit ("" without one), its value there, and its decimals."""
 
     written: Fraction
     unit: str
@@ -89,12 +89,14 @@ class Number:
 def letters(answer: str, options: Sequence[str]) -> str:
     """The letters of the options that an answer settles on, in order ("C", "ABD"), or "" where it cannot be told.
 
-    Looked for in this order: a statement ("the answer is C", 「故选C」), an answer that begins with the letters, one that
-    calls an option correct, the only letter that it mentions, the only option whose words it repeats.
+    Looked for in this order: a statement ("the answer is C", 「故选C」), letters that the answer begins with, an option
+    that is called correct, the only letter that it mentions, the only option whose words it repeats.
     """
     known = LETTERS[: len(options)]
     text = unicodedata.normalize("NFKC", answer).strip()
-    further = rf"(?:\s*(?:[,、/&;]|\band\b|和|与|及)\s*(?:and\s+)?)?{_OPENING}[{known}](?![a-z']|\s*(?:项|选项|错|不)|\s+(?!are\b|and\b|both\b)[a-z])"
+    joined = r"(?:\s*(?:[,、/&;]|\band\b|和|与|及)\s*(?:and\s+)?)?"
+    no_subject = r"(?![a-z']|\s*(?:项|选项|错|不)|\s+(?!are\b|and\b|both\b)[a-z])"  # "C, A is wrong" settles on C alone
+    further = rf"{joined}{_OPENING}[{known}]{no_subject}"
     several = rf"[{known}](?![a-z'])(?:{further})*(?![A-Za-z'])"
     stated = re.findall(rf"(?i:{_LEAD}){_OPENING}({several})", text) or re.findall(
         rf"\\boxed\{{{_OPENING}({several})", text

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -14,66 +14,13 @@ SHORT_CHARACTERS = 40
 _ASIDE = re.compile(
     r"^(?:so|therefore|thus|所以|因此)?[\s,]*(?:the\s+)?(?:final\s+)?(?:answer\s+is|answer|答案是|答案为|答案)\s*:?\s*"
 )
-REFUSALS = [
-    "no sense",
-    "nonsens",
-    "meaningless",
-    "not meaningful",
-    "not possible",
-    "impossible",
-    "no such",
-    "not exist",
-    "n't exist",
-    "not real",
-    "n't a real",
-    "not a real",
-    "does not have",
-    "doesn't have",
-    "do not have",
-    "don't have",
-    "did not",
-    "didn't",
-    "cannot",
-    "can't",
-    "can not",
-    "unable",
-    "there is no ",
-    "there are no ",
-    "there was no ",
-    "has no ",
-    "have no ",
-    "had no ",
-    "not a valid",
-    "never ",
-    "isn't ",
-    "is not ",
-    "are not ",
-    "aren't ",
-    "was not ",
-    "wasn't ",
-    "were not ",
-    "category error",
-    "没有",
-    "不存在",
-    "无法",
-    "不能",
-    "不可能",
-    "并不",
-    "并非",
-    "并未",
-    "不是",
-    "毫无意义",
-    "无意义",
-    "不成立",
-    "不合理",
-    "从未",
-    "未曾",
-    "说不通",
-    "不会",
-    "不具",
-    "不适用",
-    "不对",
-]
+_REFUSAL = re.compile(
+    "no sense|nonsens|meaningless|not meaningful|not possible|impossible|no such|not exist|n't exist|not real|"
+    "n't a real|not a real|does not have|doesn't have|do not have|don't have|did not|didn't|cannot|can't|can not|"
+    "unable|not valid|there (?:is|are|was) no |(?:has|have|had) no |not a valid|never |category error|"
+    "(?:is|are|was|were)(?: not|n't) |"
+    "没有|不存在|无法|不能|不可能|并不|并非|并未|不是|毫无意义|无意义|不成立|不合理|从未|未曾|说不通|不会|不具|不适用|不对"
+)
 
 
 def normalise(text: str) -> str:
@@ -134,8 +81,7 @@ def is_short(answer: str, wanted: Sequence[str]) -> bool:
 
 def refuses(answer: str) -> bool:
     """Whether an answer to a question that makes no sense says so; by common words of refusal, so roughly."""
-    plain = normalise(answer).replace("’", "'")
-    return any(word in plain for word in REFUSALS)
+    return _REFUSAL.search(normalise(answer).replace("’", "'")) is not None
 
 
 def words(text: str) -> list[str]:
@@ -145,7 +91,7 @@ def words(text: str) -> list[str]:
 
 def rouge_l(answer: str, reference: str) -> float:
     """ROUGE-L (F1 of the longest common subsequence), 0 to 1, on `words`; by Google's rouge-score."""
-    return float(_rouge()(reference, answer))
+    return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
 
 
 def chrf(answer: str, reference: str) -> float:
@@ -154,11 +100,10 @@ def chrf(answer: str, reference: str) -> float:
 
 
 @cache
-def _rouge() -> Callable[[str, str], float]:
+def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"], tokenizer=_Tokens())
-    return lambda reference, answer: scorer.score(reference, answer)["rougeL"].fmeasure
+    return RougeScorer(["rougeL"], tokenizer=_Tokens())
 
 
 class _Tokens:

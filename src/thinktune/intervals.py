@@ -28,7 +28,7 @@ class Interval:
 
 
 def rate(hits: int, rows: int) -> Interval:
-    """The share of `hits` in `rows` with Wilson's interval (1927), which holds its promise for few rows and near 0 and 1."""
+    """The share of `hits` in `rows` with Wilson's interval (1927), which holds for few rows and near 0 and 1."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share = hits / rows
     centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)

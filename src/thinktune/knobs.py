@@ -143,6 +143,8 @@ class Generate(Section):
     """How many validation questions are answered at every evaluation."""
     evaluate_questions: PositiveInt = 200
     """How many validation questions `eval` asks both models."""
+    evaluate_tokens: PositiveInt | None = None
+    """Where `eval` cuts a reply off; none means twice the longest reply that was trained on."""
     batch_rows: PositiveInt = 32
     """Replies written side by side."""
 

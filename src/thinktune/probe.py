@@ -36,12 +36,12 @@ _ARITHMETIC = (
 )
 
 
-def probe() -> list[Task]:
-    """All questions of the probe, the same on every machine."""
+def probe(system: str | None = None) -> list[Task]:
+    """All questions of the probe, the same on every machine, each after the system prompt that the model will have."""
     bundled = files("thinktune.bundled").joinpath("probe.jsonl").read_text(encoding="utf-8").splitlines()
     written = [(f"probe.jsonl:{number}", json.loads(line)) for number, line in enumerate(bundled, 1)]
     generated = [(f"arithmetic:{number}", row) for number, row in enumerate(_arithmetic(), 1)]
-    return [make_task(row, PROBE, source) for source, row in [*generated, *written]]
+    return [make_task(row, PROBE, source, system) for source, row in [*generated, *written]]
 
 
 def _arithmetic() -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from thinktune.chart import Marks, Point, Series, histogram, line_chart, smoothed
+from thinktune.evaluation_page import section
 from thinktune.files import write_whole
 from thinktune.track import read_metrics, read_samples
 
@@ -21,16 +22,6 @@ MOST_EPOCH_MARKS = 12
 MOST_NAMED_EPOCH_MARKS = 6
 SMALL_CHART = (360, 220)
 LOSS_PARTS = ("reasoning", "answer", "end")
-MEASURES = (
-    ("right", "Right answers", "holds the key point"),
-    ("reasoning_closed", "Reasoning closed", "reached its end mark"),
-    ("ended", "Ended by itself", "within the token budget"),
-    ("eval_loss", "Eval loss", "lower is better"),
-    ("reasoning_loss", "Reasoning loss", "lower is better"),
-    ("answer_loss", "Answer loss", "lower is better"),
-    ("end_loss", "End loss", "lower is better"),
-)
-RATES = ("right", "reasoning_closed", "ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +36,7 @@ class RunReport:
     evals: Sequence[Record]
     events: Sequence[Record]
     samples: Sequence[Record]
-    evaluation: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One row of the before and after table, ready to print; `verdict` is "better", "worse" or ""."""
-
-    label: str
-    meaning: str
-    base: str
-    tuned: str
-    difference: str
-    verdict: str
+    evaluation: Markup
 
 
 def write(run: Path) -> Path:
@@ -83,7 +62,7 @@ def read(run: Path) -> RunReport:
         evals=_by_step(metrics, "eval"),
         events=[record for record in metrics if record.get("kind") == "event"],
         samples=read_samples(run),
-        evaluation=_read_object(run / "eval" / "report.json"),
+        evaluation=section(run),
     )
 
 
@@ -124,7 +103,6 @@ def _render(report: RunReport) -> str:
         last_eval=evals[-1] if evals else {},
         last_step=last_step,
         state=_state(last_step, report.environment.get("steps")),
-        measures=_measures(report.evaluation),
         charts=_charts(report, best),
         fates=_fates(report.data),
         histograms=_histograms(report.data),
@@ -168,31 +146,6 @@ def _grouped(samples: Sequence[Record]) -> list[list[Record]]:
     for sample in samples:
         groups.setdefault((str(sample.get("row")), str(sample.get("question"))), []).append(sample)
     return [sorted(group, key=lambda sample: -(sample.get("step") or 0)) for group in groups.values()]
-
-
-def _measures(evaluation: Record) -> list[Measure]:
-    base, tuned = evaluation.get("base") or {}, evaluation.get("tuned") or {}
-    measures: list[Measure] = []
-    for key, label, meaning in MEASURES:
-        if not _is_finite(base, key) and not _is_finite(tuned, key):
-            continue
-        difference, verdict = "–", ""
-        if _is_finite(base, key) and _is_finite(tuned, key):
-            change = tuned[key] - base[key]
-            difference = f"{100 * change:+.1f} points" if key in RATES else f"{change:+.3f}"
-            difference = difference if change else "no change"
-            verdict = "" if change == 0 else "better" if (change > 0) == (key in RATES) else "worse"
-        rows = tuned.get(f"{key}_rows", evaluation.get("rows"))
-        texts = [_rate(side.get(key), rows) if key in RATES else _number(side.get(key)) for side in (base, tuned)]
-        measures.append(Measure(label, meaning, texts[0], texts[1], difference.replace("-", "−"), verdict))
-    return measures
-
-
-def _rate(share: Any, rows: Any) -> str:
-    if not isinstance(share, int | float):
-        return "–"
-    percent = f"{100 * share:.1f}\u00a0%"
-    return f"{round(share * rows)}\u00a0of\u00a0{rows} ({percent})" if isinstance(rows, int) else percent
 
 
 def _charts(report: RunReport, best: Record) -> dict[str, Markup]:

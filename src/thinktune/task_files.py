@@ -146,8 +146,8 @@ def _first_fitting(file: Path, names: set[str]) -> TaskLayout:
         if not layout.header and _fits(layout, names):
             return layout
     raise UserError(
-        f"{file}: no known layout has its columns ({', '.join(sorted(names)) or 'none'}); rename them to question, answer, "
-        f"choices or keypoints, or write {file.name}.yaml beside it, as docs/evaluation.md shows"
+        f"{file}: no known layout has its columns ({', '.join(sorted(names)) or 'none'}); rename them to question, "
+        f"answer, choices or keypoints, or write {file.name}.yaml beside it, as docs/evaluation.md shows"
     )
 
 

@@ -1,9 +1,11 @@
 """Questions with what a right answer is: the noun of an evaluation, from held-out rows or from files of tasks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, get_args
+
+from pydantic import TypeAdapter
 
 from thinktune import grade
 from thinktune.data import Example, Turn
@@ -31,6 +33,7 @@ class Task:
     rules: Mapping[str, Any] | None = None
     reasoning: str = ""
     kind: str = ""  # a group inside the set, such as the probe's arithmetic
+    stem: str = ""  # the question without its options, where it has any
 
     @property
     def question(self) -> str:
@@ -42,6 +45,9 @@ class Task:
         """What the prompt is known by: the same for the same turns."""
         said = repr([(turn.role, turn.content, turn.reasoning) for turn in self.turns])
         return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+_TASK = TypeAdapter(Task)
 
 
 def from_example(example: Example, name: str) -> Task:
@@ -78,18 +84,18 @@ def make_task(row: Mapping[str, Any], name: str, source: str, system: str | None
         rules = _rules(rules, source, faults)
     if faults:
         raise UserError(faults)
-    turns = (*([Turn("system", system)] if system else []), Turn("user", _asked(str(question), choices)))
     return Task(
         name,
         source,
-        turns,
+        (*([Turn("system", system)] if system else []), Turn("user", _asked(str(question), choices))),
         grader,
         references,
         choices,
         points,
         rules,
-        str(row.get("think") or ""),
-        str(row.get("kind") or ""),
+        reasoning=str(row.get("think") or ""),
+        kind=str(row.get("kind") or ""),
+        stem=str(question) if choices else "",
     )
 
 
@@ -121,8 +127,7 @@ def to_record(task: Task) -> dict[str, Any]:
 
 def from_record(record: Mapping[str, Any]) -> Task:
     """The task of a record that `to_record` made."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-    return replace(Task(**values), turns=tuple(Turn(**turn) for turn in record["turns"]))
+    return _TASK.validate_python(dict(record))
 
 
 def _likeness(task: Task, answer: str) -> dict[str, float]:

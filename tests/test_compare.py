@@ -23,7 +23,7 @@ def test_a_loss_is_called_worse_and_a_small_change_nothing():
 
 def test_cut_replies_are_told():
     text = verdict("t", compare(rows(2, 100, cut=1.0), rows(90, 100)))
-    assert "100% of the base's replies were cut by the budget" in text
+    assert "100 % of the base's replies were cut by the budget" in text
     assert "tuned's" not in text
 
 

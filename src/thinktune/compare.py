@@ -75,6 +75,12 @@ def compare(base: Sequence[Scores], tuned: Sequence[Scores]) -> list[dict[str, A
     return found
 
 
+def in_order(measures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Figures in the order of the table."""
+    keys = [measure.key for measure in MEASURES]
+    return sorted(measures, key=lambda row: keys.index(row["measure"]))
+
+
 def measure_of(key: str) -> Measure:
     """The measure of a name."""
     return next(measure for measure in MEASURES if measure.key == key)
@@ -82,9 +88,14 @@ def measure_of(key: str) -> Measure:
 
 def shown(measure: Measure, figure: Mapping[str, float], *, signed: bool = False) -> str:
     """A figure with its interval, as tables and sentences write it; `signed` for a difference."""
+    return " ".join(figure_and_interval(measure, figure, signed=signed))
+
+
+def figure_and_interval(measure: Measure, figure: Mapping[str, float], *, signed: bool = False) -> tuple[str, str]:
+    """A figure and its interval, apart."""
     value, low, high = (_number(measure, figure[name], signed) for name in ("value", "low", "high"))
     unit = "" if measure.kind != "share" else " points" if signed else " %"
-    return f"{value}{unit} ({low} to {high})"
+    return f"{value}{unit}", f"({low} to {high})"
 
 
 def verdict(name: str, measures: Sequence[Mapping[str, Any]]) -> str:
@@ -150,7 +161,7 @@ def _truncation(measures: Sequence[Mapping[str, Any]]) -> str:
         if cut is None
         else [(side, cut[side]["value"]) for side in ("base", "tuned") if cut[side]["value"] >= CUT_SHARE]
     )
-    told = " and ".join(f"{share:.0%} of the {side}'s replies" for side, share in sides)
+    told = " and ".join(f"{100 * share:.0f} % of the {side}'s replies" for side, share in sides)
     return f"; {told} were cut by the budget, so raise generate.evaluate_tokens" if told else ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from thinktune.compare import Measure, measure_of, shown
+from thinktune.compare import Measure, figure_and_interval, measure_of, shown
 from thinktune.comparison import judge_line
 from thinktune.regrade import REPORT, ROWS
 
@@ -65,9 +65,9 @@ def _set(found: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "label": measure.label,
                 "meaning": measure.meaning,
-                "base": shown(measure, row["base"]),
-                "tuned": shown(measure, row["tuned"]),
-                "difference": shown(measure, row["difference"], signed=True),
+                "base": figure_and_interval(measure, row["base"]),
+                "tuned": figure_and_interval(measure, row["tuned"]),
+                "difference": figure_and_interval(measure, row["difference"], signed=True),
                 "verdict": row["verdict"],
                 "drawing": draw(measure, row["difference"], row["verdict"]),
             }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from thinktune import referee
-from thinktune.compare import Scores, compare, forgetting, outcome, verdict
+from thinktune.compare import Scores, compare, forgetting, in_order, outcome, verdict
 from thinktune.completions import COMPLETIONS, read_saved, reply_key
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_json_lines
@@ -116,7 +116,7 @@ def _set(
         "name": name,
         "rows": len(counted),
         "apart": len(places) - len(counted),
-        "measures": measures,
+        "measures": in_order(measures),
         "verdict": forgetting(measures) if name == PROBE else verdict(name, measures),
     }
     kinds = sorted({tasks[place].kind for place in counted} - {""})

@@ -16,10 +16,10 @@ train evaluate session
 watch
 run
 engine report small
-evaluation_page
+evaluation_page schedule
 comparison regrade
-writer sample referee compare
-step checkpoint request
+writer sample stream referee compare
+step checkpoint request slots
 model prepare chart track probe task_files overlap
 divide
 work
@@ -49,6 +49,8 @@ HEAVY = [
     "run",
     "engine",
     "sample",
+    "schedule",
+    "slots",
     "small",
     "step",
     "checkpoint",

@@ -100,6 +100,7 @@ def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
         ('{"winner": 2, "reason": "x"}', "tuned"),
         ('```json\n{"reason": "a\nb", "winner": "tie"}\n```', "tie"),
         ('First {"winner": "1"} then {"winner": "2"}', "tuned"),
+        ('{"reason": "1 holds {x}, 2 not", "winner": "1"}', "base"),
         ('{"winner": "3"}', "unread"),
         ("", "unread"),
     ],

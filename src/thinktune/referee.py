@@ -1,7 +1,6 @@
 """A judge model compares two answers: both orders, ties allowed, verdict and reason kept, tokens counted."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from thinktune.request import Completion, Request, Sampling
 JUDGEMENTS = "judgements.jsonl"
 ORDERS = ("base first", "tuned first")
 MAX_TOKENS = 2048  # of a verdict, with the reasoning that a judge may do before it
+_LENIENT = json.JSONDecoder(strict=False)  # a judge breaks its reason into lines
 _WINNERS = {"1": 0, "2": 1, "first": 0, "second": 1}
 
 ASKED = """\
@@ -98,9 +98,9 @@ def pair_key(pair: Pair, order: str, model: str) -> str:
 
 def read_verdict(text: str, order: str) -> tuple[str, str]:
     """The winner ("base", "tuned", "tie", or "unread") and the reason of a judge's reply."""
-    for found in reversed(re.findall(r"\{[^{}]*\}", text)):
+    for brace in reversed([place for place, character in enumerate(text) if character == "{"]):
         try:
-            said: Any = json.loads(found, strict=False)
+            said: Any = _LENIENT.raw_decode(text, brace)[0]
         except ValueError:
             continue
         winner = str(said.get("winner", "")).strip().casefold()

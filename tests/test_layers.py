@@ -15,8 +15,8 @@ check chat cleaned
 train evaluate session
 watch
 run
-engine report small
-evaluation_page schedule
+engine endpoint report small
+evaluation_page schedule wire
 comparison regrade
 writer sample stream referee compare
 step checkpoint request slots

@@ -1,12 +1,10 @@
 """Base against tuned: the same questions, the same prompts, the same budget; replies kept as they come, one report."""
 
 import gc
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 
 from thinktune import checkpoint, hub, recipe, referee, report
 from thinktune.completions import COMPLETIONS, Saving, model_print, read_saved
+from thinktune.endpoint import Endpoint
 from thinktune.engine import Engine, Request, Sampling
 from thinktune.environment import LIBRARIES
 from thinktune.errors import UserError
@@ -39,7 +38,6 @@ from thinktune.tasks import Task, from_example, to_record
 from thinktune.tokens import read_tokenizer
 
 HELD_OUT = "held-out"
-KEY_NAME = "OPENAI_API_KEY"
 MOST_AT_ONCE = 32  # requests to an endpoint
 LIBRARIES_OF_GRADERS = ("sacrebleu", "rouge-score")
 
@@ -224,11 +222,10 @@ def _ask_judge(judge: str, tasks: Sequence[Task], facts: Mapping[str, Any], plac
         referee.judge(pairs, judge, completer, place / referee.JUDGEMENTS, say)
 
 
-def open_endpoint(address: str) -> Any:
+def open_endpoint(address: str) -> Endpoint:
     """The endpoint of URL or URL#MODEL; its key is taken from the environment."""
-    endpoint = import_module("thinktune.endpoint")
     url, _, model = address.partition("#")
-    return endpoint.Endpoint(url, model or None, os.environ.get(KEY_NAME))
+    return Endpoint(url, model)
 
 
 def _refuse_same_names(tasks: Sequence[Task], options: Options) -> None:

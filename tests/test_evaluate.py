@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+from chat_server import DONE, part, refuse, reply, serving, usage
 from runs import quiet, settings, write_rows
 
+from thinktune import endpoint, report
 from thinktune import evaluate as evaluating
-from thinktune import report
 from thinktune.completions import Saving, model_print, read_saved
 from thinktune.errors import UserError
 from thinktune.evaluate import Options, evaluate_run, regrade_run
@@ -76,9 +78,9 @@ def test_the_loss_is_the_one_that_training_reports(finished):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     evals = [line for line in lines if line["kind"] == "eval"]
     best = min(evals[1:], key=lambda line: line["loss"])
-    for part in ("loss", "reasoning_loss", "answer_loss", "end_loss"):
-        assert measures(found)[part]["base"]["value"] == pytest.approx(evals[0][part], rel=1e-4)
-        assert measures(found)[part]["tuned"]["value"] == pytest.approx(best[part], rel=1e-4)
+    for name in ("loss", "reasoning_loss", "answer_loss", "end_loss"):
+        assert measures(found)[name]["base"]["value"] == pytest.approx(evals[0][name], rel=1e-4)
+        assert measures(found)[name]["tuned"]["value"] == pytest.approx(best[name], rel=1e-4)
 
 
 def test_questions_that_were_trained_on_are_set_apart(finished):
@@ -186,3 +188,52 @@ def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
     assert "<img" not in html
     assert html.count('class="read ') == len(rows)
     assert html.count('<svg class="interval') == sum(len(each["measures"]) for each in found["sets"])
+
+
+def test_an_endpoint_that_breaks_loses_no_reply_and_a_judge_compares_them(evaluated, monkeypatch):
+    run, options, _ = evaluated
+    monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(endpoint, "TRIES", 2)
+    broken = True
+
+    def script(asked):
+        text = asked["messages"][-1]["content"]
+        if asked["model"] == "judge":
+            winner = "1" if text.index("right reply") < text.index("wrong reply") else "2"
+            return reply(
+                part('{"reason": "it is right", "winner": "' + winner + '"}'), part(finish="stop"), usage(9, 4), DONE
+            )
+        if broken and asked["model"] == "tuned" and text.startswith("6 x 7"):
+            return refuse(500)
+        words = "right reply" if asked["model"] == "tuned" else "wrong reply"
+        return reply(part(words, reasoning="because"), part(finish="stop"), usage(5, 3), DONE)
+
+    with serving(script, models=("base", "tuned", "judge")) as (url, asked):
+        sides = {side: f"{url}/v1#{side}" for side in ("base", "tuned")}
+        served = replace(options, endpoints=sides, judge=f"{url}/v1#judge")
+        with pytest.raises(UserError, match="500"):
+            evaluate_run(run, quiet, served)
+        assert len([one for one in asked if one["model"] == "base"]) == 12
+        broken, before = False, len(asked)
+        found = evaluate_run(run, quiet, served)
+        again = [one["model"] for one in asked[before:]]
+        assert again.count("base") == 0
+        assert 1 <= again.count("tuned") < 12
+        assert again.count("judge") == 24
+        count = len(asked)
+        assert evaluate_run(run, quiet, served)["sets"] == found["sets"]
+        assert len(asked) == count
+    assert found["judge"] | {"model": ""} == {
+        "model": "",
+        "pairs": 12,
+        "wins": 12,
+        "ties": 0,
+        "losses": 0,
+        "unread": 0,
+        "orders_agreed": 12,
+        "prompt_tokens": 216,
+        "tokens": 96,
+    }
+    assert "loss" not in measures(found)
+    assert measures(found)["well_formed"]["tuned"]["value"] == 1
+    assert measures(found)["preferred"]["difference"]["value"] == 1

@@ -113,3 +113,23 @@ def test_verdicts_are_read(text, winner):
 
 def test_an_order_is_a_verdict_of_its_own():
     assert len({pair_key(pair, order, "m") for pair in PAIRS for order in ORDERS}) == 8
+
+
+@pytest.mark.parametrize(
+    ("winners", "preferred"),
+    [
+        (("tuned", "tuned"), 1),
+        (("tuned", "tie"), 0.5),
+        (("tie", "tie"), 0.5),
+        (("base", "tuned"), 0.5),
+        (("tie", "base"), 0.5),
+        (("base", "base"), 0),
+        (("tuned", "unread"), None),
+    ],
+)
+def test_a_side_wins_where_both_orders_say_so(winners, preferred):
+    saved = {
+        pair_key(PAIRS[0], order, "m"): {"winner": winner, "prompt_tokens": 1, "tokens": 1}
+        for order, winner in zip(ORDERS, winners, strict=True)
+    }
+    assert combine(PAIRS[0], "m", saved).preferred == preferred

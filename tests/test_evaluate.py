@@ -213,12 +213,12 @@ def test_an_endpoint_that_breaks_loses_no_reply_and_a_judge_compares_them(evalua
         served = replace(options, endpoints=sides, judge=f"{url}/v1#judge")
         with pytest.raises(UserError, match="500"):
             evaluate_run(run, quiet, served)
-        assert len([one for one in asked if one["model"] == "base"]) == 12
+        assert len([one for one in asked if one["model"] == "base"]) == 10  # two held-out rows stand among the tasks
         broken, before = False, len(asked)
         found = evaluate_run(run, quiet, served)
         again = [one["model"] for one in asked[before:]]
         assert again.count("base") == 0
-        assert 1 <= again.count("tuned") < 12
+        assert 1 <= again.count("tuned") < 10
         assert again.count("judge") == 24
         count = len(asked)
         assert evaluate_run(run, quiet, served)["sets"] == found["sets"]

@@ -108,6 +108,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
 ) -> None:
     """Measure base against tuned, with intervals; the same command goes on where it stopped."""
+    sides = _sides(endpoint or [])
     from thinktune.comparison import comparison
     from thinktune.evaluate import Options, evaluate_run, regrade_run
 
@@ -116,7 +117,7 @@ def evaluate(
         if regrade:
             found = regrade_run(run, thinking=thinking)
         else:
-            options = Options(tuple(tasks or ()), probe, thinking, temperature, seed, _sides(endpoint or []), judge)
+            options = Options(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
             found = evaluate_run(run, say, options)
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=2))

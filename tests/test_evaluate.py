@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from chat_server import DONE, part, refuse, reply, serving, usage
@@ -190,31 +191,32 @@ def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
     assert html.count('<svg class="interval') == sum(len(each["measures"]) for each in found["sets"])
 
 
+def two_models_and_a_judge(state, asked):
+    """What a server answers; one question of the tuned model breaks it while the state says so."""
+    text = asked["messages"][-1]["content"]
+    if asked["model"] == "judge":
+        winner = "1" if text.index("right reply") < text.index("wrong reply") else "2"
+        said = json.dumps({"reason": "it is right", "winner": winner})
+        return reply(part(said), part(finish="stop"), usage(9, 4), DONE)
+    if state["broken"] and asked["model"] == "tuned" and text.startswith("6 x 7"):
+        return refuse(500)
+    words = "right reply" if asked["model"] == "tuned" else "wrong reply"
+    return reply(part(words, reasoning="because"), part(finish="stop"), usage(5, 3), DONE)
+
+
 def test_an_endpoint_that_breaks_loses_no_reply_and_a_judge_compares_them(evaluated, monkeypatch):
     run, options, _ = evaluated
     monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr(endpoint, "TRIES", 2)
-    broken = True
+    state = {"broken": True}
 
-    def script(asked):
-        text = asked["messages"][-1]["content"]
-        if asked["model"] == "judge":
-            winner = "1" if text.index("right reply") < text.index("wrong reply") else "2"
-            return reply(
-                part('{"reason": "it is right", "winner": "' + winner + '"}'), part(finish="stop"), usage(9, 4), DONE
-            )
-        if broken and asked["model"] == "tuned" and text.startswith("6 x 7"):
-            return refuse(500)
-        words = "right reply" if asked["model"] == "tuned" else "wrong reply"
-        return reply(part(words, reasoning="because"), part(finish="stop"), usage(5, 3), DONE)
-
-    with serving(script, models=("base", "tuned", "judge")) as (url, asked):
+    with serving(partial(two_models_and_a_judge, state), models=("base", "tuned", "judge")) as (url, asked):
         sides = {side: f"{url}/v1#{side}" for side in ("base", "tuned")}
         served = replace(options, endpoints=sides, judge=f"{url}/v1#judge")
         with pytest.raises(UserError, match="500"):
             evaluate_run(run, quiet, served)
         assert len([one for one in asked if one["model"] == "base"]) == 10  # two held-out rows stand among the tasks
-        broken, before = False, len(asked)
+        state["broken"], before = False, len(asked)
         found = evaluate_run(run, quiet, served)
         again = [one["model"] for one in asked[before:]]
         assert again.count("base") == 0

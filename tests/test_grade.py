@@ -4,7 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.grade import holds, normalise
+from thinktune.grade import (
+    bare,
+    chrf,
+    holds,
+    is_choice,
+    is_short,
+    normalise,
+    pick_grader,
+    recall,
+    refuses,
+    rouge_l,
+    words,
+)
+from thinktune.obey import Rules, obeys
 
 
 @pytest.mark.parametrize(
@@ -31,8 +44,132 @@ def test_key_points_count_as_whole_words(answer, keypoint, right):
 @given(st.text())
 def test_normalising_twice_is_normalising_once(text):
     assert normalise(normalise(text)) == normalise(text)
+    assert bare(bare(text)) == bare(text)
 
 
 @given(st.text(min_size=1).filter(str.strip))
 def test_a_key_point_is_in_itself(text):
     assert holds(text, text)
+
+
+def test_recall_is_the_share_of_points_and_any_way_of_saying_one_counts():
+    assert recall("铁和维生素C", ["铁|Fe", "维生素C", "锌"]) == pytest.approx(2 / 3)
+    assert recall("Fe", ["iron|Fe"]) == 1
+    assert recall("", ["iron"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "grader"),
+    [
+        ("42", "number"),
+        ("3.5 mg", "number"),
+        ("20%", "number"),
+        ("１２", "number"),
+        ("120元", "number"),
+        ("Paris", "short"),
+        ("维生素C", "short"),
+        ("in 1969 and 1972", "short"),
+        ("It is caused by a lack of vitamin C, which collagen needs.", "text"),
+        ("one\ntwo", "text"),
+    ],
+)
+def test_the_grader_follows_from_the_reference(reference, grader):
+    assert pick_grader(reference) == grader
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "right"),
+    [
+        ("Paris", ["paris"], True),
+        ("Paris.", ["Paris"], True),
+        ("The answer is Paris.", ["Paris"], True),
+        ("答案是巴黎。", ["巴黎"], True),
+        ("ＰＡＲＩＳ", ["paris"], True),
+        ("the Louvre", ["Louvre"], True),
+        ("**Paris**", ["Paris"], True),
+        ("Lutetia", ["Paris", "Lutetia"], True),
+        ("Paris or London", ["Paris"], False),
+        ("3.5", ["35"], False),
+        ("not Paris", ["Paris"], False),
+        ("", ["Paris"], False),
+    ],
+)
+def test_short_answers_are_compared_whole(answer, wanted, right):
+    assert is_short(answer, wanted) is right
+
+
+def test_a_choice_is_exactly_its_letters():
+    options = ["one", "two", "three"]
+    assert is_choice("The answer is B", "B", options)
+    assert is_choice("答案：A、C", "CA", options)
+    assert not is_choice("答案：A、B、C", "AC", options)
+    assert not is_choice("no idea", "A", options)
+
+
+@pytest.mark.parametrize("measure", [chrf, rouge_l])
+def test_likeness_of_chinese_is_counted_on_characters(measure):
+    assert measure("缺乏维生素C引起坏血病", "缺乏维生素C引起坏血病") == pytest.approx(1)
+    near = measure("坏血病是缺乏维生素C引起的", "缺乏维生素C引起坏血病")
+    assert 0.3 < near < 1
+    assert measure("完全不同", "缺乏维生素C引起坏血病") < near
+    assert measure("", "缺乏") == 0
+
+
+def test_rouge_is_by_words_and_by_chinese_characters():
+    assert words("Vitamin C，维生素Ｃ。") == ["vitamin", "c", "维", "生", "素", "c"]
+    # Longest common subsequence 3 of 4 and 3: precision 3/4, recall 1.
+    assert rouge_l("the red cat sat", "the cat sat") == pytest.approx(2 * 0.75 / 1.75)
+    assert rouge_l("甲乙丙丁", "甲丙丁") == pytest.approx(2 * 0.75 / 1.75)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_likeness_lies_between_0_and_1(one, other):
+    for measure in (chrf, rouge_l):
+        assert 0 <= measure(one, other) <= 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "refusing"),
+    [
+        ("Blue has no sides; the question makes no sense.", True),
+        ("There is no such treaty.", True),
+        ("这个问题没有意义。", True),
+        ("并不存在这样的人。", True),
+        ("The colour blue has four sides.", False),
+        ("有四条边。", False),
+        ("The answer is 4. 答案是四。", False),
+        ("", False),
+    ],
+)
+def test_a_refusal_is_recognised(answer, refusing):
+    assert refuses(answer) is refusing
+
+
+@pytest.mark.parametrize(
+    ("answer", "rules", "kept"),
+    [
+        ("one\n\ntwo", {"lines": 2}, True),
+        ("one\ntwo\nthree", {"lines": 2}, False),
+        ("a b c", {"words": 3}, True),
+        ("红绿蓝", {"words": 3}, True),
+        ("too many words here", {"most_words": 3}, False),
+        ('{"name": "x", "age": 3}', {"json_keys": ["age", "name"]}, True),
+        ('```json\n{"name": "x"}\n```', {"json_keys": ["name"]}, True),
+        ('Here: {"name": "x"}', {"json_keys": ["name"]}, False),
+        ("[1]", {"json_keys": ["name"]}, False),
+        ("1. a\n2. b\n3. c", {"numbered": 3}, True),
+        ("1、甲\n2、乙", {"numbered": 2}, True),
+        ("1. a\n3. c", {"numbered": 2}, False),
+        ("Yes.", {"one_of": ["yes", "no"]}, True),
+        ("Yes, it is", {"one_of": ["yes", "no"]}, False),
+        ("HELLO, WORLD!", {"capitals": True}, True),
+        ("Hello", {"capitals": True}, False),
+        ("Dear reader ... END", {"begins": "dear", "ends": "end"}, True),
+        ("a cat", {"without": ["dog"], "holds": ["cat"]}, True),
+        ("2024-05-01", {"pattern": r"\d{4}-\d\d-\d\d"}, True),
+        ("on 2024-05-01", {"pattern": r"\d{4}-\d\d-\d\d"}, False),
+        (" ", {"without": ["dog"]}, False),
+    ],
+)
+def test_rules_of_form_are_decided(answer, rules, kept):
+    assert obeys(answer, Rules.model_validate(rules)) is kept

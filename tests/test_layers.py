@@ -18,28 +18,29 @@ carried health
 run
 settle
 engine endpoint beside small sinks plan
-schedule wire predict
-writer sample stream budget
-trace
-step checkpoint report request slots ground
-model prepare curves outcome grade follow
+report predict
+evaluation_page schedule wire budget
+comparison regrade trace
+writer sample stream referee compare
+step checkpoint request slots ground
+model prepare curves outcome probe task_files overlap follow
 to_swanlab to_tensorboard chart
 entries sentences page
 track
 divide
 work
-loss pack optim attention layers parallel reply store trim account
+loss pack optim attention layers parallel reply store trim account form
 render adamw
 unused ferry
-judge layout rows twins codec
-mend turns encoding sources script
-data
+judge layout rows twins codec tasks
+mend turns encoding sources script obey
+data grade
 hub
 download recipe
 knobs
 cache seal cards
-bilingual environment faults files find flops progress tokens verdict workers spikes stop
-errors masking
+bilingual environment faults files find flops progress tokens verdict workers spikes stop intervals completions extract
+errors masking numerals
 bundled
 """
 LEVELS = {room: level for level, line in enumerate(ROOMS.split("\n")) for room in line.split()}

@@ -220,16 +220,6 @@ def test_a_vertical_line_ends_every_epoch_but_the_last(tmp_path: Path) -> None:
     assert re.findall(r'vertical-name"[^>]*><tspan class="en">(epoch \d+)<', html) == ["epoch 1", "epoch 2"]
 
 
-def test_before_and_after_shows_counts_shares_and_which_way_is_better(tmp_path: Path) -> None:
-    base = {"right": 0.0, "reasoning_closed": 1.0, "ended": None, "eval_loss": 4.0}
-    tuned = {"right": 0.5, "reasoning_closed": 0.975, "ended": None, "eval_loss": 1.5}
-    text = text_of(tmp_path, evaluation={"rows": 120, "budget_tokens": 256, "base": base, "tuned": tuned})
-    assert "0 of 120 (0.0 %) 60 of 120 (50.0 %) +50.0 points better" in text
-    assert "120 of 120 (100.0 %) 117 of 120 (97.5 %) −2.5 points worse" in text
-    assert "4.000 1.500 −2.500 better" in text
-    assert "Ended by itself" not in text
-
-
 def test_samples_stand_together_by_question_with_the_newest_step_first(tmp_path: Path) -> None:
     other = SAMPLE | {"row": "val.jsonl:4", "question": "别的问题"}
     text = text_of(tmp_path, samples=[SAMPLE, other, SAMPLE | {"step": 30}, SAMPLE | {"step": 10}])

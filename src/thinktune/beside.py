@@ -72,7 +72,10 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[Words, list[Any]]]:
 
 
 def _percent(evaluation: dict[str, Any]) -> str:
-    share = (evaluation.get("tuned") or {}).get("right")
+    """The tuned model's right answers among the held-out rows, where they were graded."""
+    held_out = [found for found in evaluation.get("sets") or [] if found.get("name") == "held-out"]
+    measures = [measure for found in held_out for measure in found.get("measures") or []]
+    share = next((measure["tuned"]["value"] for measure in measures if measure.get("measure") == "right"), None)
     return f"{share:.1%}" if isinstance(share, int | float) else "–"
 
 

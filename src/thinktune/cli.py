@@ -94,14 +94,50 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 @app.command(name="eval")
-def evaluate(run: RunPath) -> None:
-    """Measure base against tuned on the held-out rows."""
-    from thinktune.evaluate import comparison, evaluate_run
+def evaluate(
+    run: RunPath,
+    tasks: Annotated[
+        list[Path] | None, typer.Option(help="A file of questions with answers; give it several times.")
+    ] = None,
+    probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
+    thinking: Annotated[bool, typer.Option(help="Let both models reason first.")] = True,
+    regrade: Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again, without a model.")] = False,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="base=URL[#MODEL] and tuned=URL[#MODEL] that reply.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge that compares the answers.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+) -> None:
+    """Measure base against tuned, with intervals; the same command goes on where it stopped."""
+    sides = _sides(endpoint or [])
+    from thinktune.comparison import comparison
+    from thinktune.evaluate import Options, evaluate_run, regrade_run
     from thinktune.sinks import send
 
-    _console().print(comparison(evaluate_run(run, _say)))
-    send(run, recipes.load(run / "recipe.yaml").track, _say)
+    say = _whisper if as_json else _say
+    with _going_on_later("stopped; the same command goes on after the last saved reply"):
+        if regrade:
+            found = regrade_run(run, thinking=thinking)
+        else:
+            options = Options(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
+            found = evaluate_run(run, say, options)
+    send(run, recipes.load(run / "recipe.yaml").track, say)
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    _console().print(comparison(found))
     _say(f"report: {run / 'report.html'}")
+
+
+def _sides(endpoints: list[str]) -> dict[str, str]:
+    """Endpoints by the side that they stand for."""
+    found = {side: url for side, _, url in (text.partition("=") for text in endpoints)}
+    wrong = sorted(set(found) - {"base", "tuned"})
+    if wrong or len(found) < len(endpoints):
+        raise UserError(f"--endpoint: write base=URL and tuned=URL, each once; given were {', '.join(endpoints)}")
+    return found
 
 
 @app.command()

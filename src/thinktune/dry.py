@@ -22,7 +22,7 @@ def dry_step(run: Run) -> None:
         rehearse(run.model, batches, run.update, run.precision, run.chunk_rows)
         if len(run.prepared.validation):
             rows = run.prepared.validation
-            capacity = batch_capacity(run.recipe, rows, run.device)
+            capacity = batch_capacity(run.recipe, rows, run.device, run.capacity)
             chosen = rows.replies(_filling(rows.lengths, rows.learned, capacity))
             evaluate(run.model, pack(chosen, capacity, pad=run.pad), run.device, run.precision, run.chunk_rows)
     except torch.OutOfMemoryError as error:

@@ -26,7 +26,7 @@ class Engine:
     """
 
     def __init__(self, model: Any, tokenizer: Any, precision: torch.dtype = torch.float32, slots: int = 128) -> None:
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self._marks = Marks.of(tokenizer, model.generation_config.eos_token_id)
         self._schedule = Schedule(model, precision, slots)
 

@@ -1,102 +1,250 @@
-"""Base against tuned on the same held-out rows: the same prompts, the same budget, one report."""
+"""Base against tuned: the same questions, the same prompts, the same budget; replies kept as they come, one report."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
+import torch
 
-from thinktune import checkpoint, grade, hub, recipe, report
+from thinktune import checkpoint, hub, recipe, referee, report
 from thinktune.attention import use_attention
-from thinktune.data import Example
-from thinktune.engine import Completion, Engine, Request, Sampling, record
+from thinktune.completions import COMPLETIONS, Saving, model_print, read_saved
+from thinktune.endpoint import Endpoint
+from thinktune.engine import Engine, Request, Sampling
+from thinktune.environment import LIBRARIES
 from thinktune.errors import UserError
-from thinktune.files import write_json, write_json_lines
+from thinktune.files import read_json, write_json, write_json_lines
 from thinktune.ground import refuse_other_data
+from thinktune.intervals import CONFIDENCE, RESAMPLES
+from thinktune.intervals import SEED as RESAMPLE_SEED
 from thinktune.knobs import Recipe
-from thinktune.model import load_model, pick_device, pick_padding, pick_precision
+from thinktune.model import load_model, pick_device, pick_precision
+from thinktune.overlap import seen_in_training
 from thinktune.pack import pack
-from thinktune.prepare import prepare
-from thinktune.progress import Say
-from thinktune.settle import batch_capacity
+from thinktune.prepare import Prepared, prepare
+from thinktune.probe import PROBE, probe
+from thinktune.probe import SEED as PROBE_SEED
+from thinktune.progress import Progress, Say
+from thinktune.referee import Completer
+from thinktune.regrade import LOSSES, SETTINGS, SIDES, TASKS, pair_of, regrade, replies_key
 from thinktune.step import evaluate
 from thinktune.store import Rows
+from thinktune.task_files import read_tasks
+from thinktune.tasks import Task, from_example, to_record
 from thinktune.tokens import read_tokenizer
 
+HELD_OUT = "held-out"
+MOST_AT_ONCE = 32  # requests to an endpoint
+LIBRARIES_OF_GRADERS = ("sacrebleu", "rouge-score")
 
-def evaluate_run(folder: Path, say: Say) -> dict[str, Any]:
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `eval` was asked for, beside the run: more questions, where replies come from, who judges.
+
+    `endpoints` names for base and tuned a URL, or URL#MODEL; without, the models run in this process. `judge` likewise.
+    """
+
+    tasks: tuple[Path, ...] = ()
+    probe: bool = True
+    thinking: bool = True
+    temperature: float = 0.0
+    seed: int = 0
+    endpoints: Mapping[str, str] = field(default_factory=dict[str, str])
+    judge: str | None = None
+
+
+def evaluate_run(folder: Path, say: Say, options: Options | None = None) -> dict[str, Any]:
     """Measure a run's base and tuned model, write `eval/`, and return what its report.json holds.
 
-    Losses are over all held-out rows; replies are written greedily to the first `generate.evaluate_questions` of them.
+    The sets are the first `generate.evaluate_questions` held-out rows, the files of tasks, and the general probe. What
+    was answered before, by the same model in the same way, is not asked again.
     """
+    options = options or Options()
+    if options.endpoints and set(options.endpoints) != set(SIDES):
+        raise UserError("--endpoint: name both, as in --endpoint base=http://host:8000/v1 --endpoint tuned=http://...")
     checkpoint.refuse_no_run(folder)
     settings = recipe.load(folder / "recipe.yaml")
-    tuned = checkpoint.model_folder(folder)
-    base = hub.locate_model(settings)
-    tokenizer = read_tokenizer(tuned, trust_remote_code=settings.model.trust_remote_code)
-    prepared = prepare(settings, tokenizer, say)
+    sources = {"base": hub.locate_model(settings), "tuned": checkpoint.model_folder(folder)}
+    files = [task for file in options.tasks for task in read_tasks(file, settings.data.system)]
+    prepared = prepare(
+        settings, read_tokenizer(sources["tuned"], trust_remote_code=settings.model.trust_remote_code), say
+    )
     refuse_other_data(prepared, folder)
-    rows = prepared.validation
-    if not len(rows):
-        raise UserError("data.validation: the run held out no rows; start a run with a share or a file of them")
-    asked = rows.examples(settings.generate.evaluate_questions)
-    facts: dict[str, Any] = {"rows": len(asked), "budget_tokens": settings.generate.max_new_tokens}
-    for name, model_folder in (("base", base), ("tuned", tuned)):
-        facts[name] = _measure(name, model_folder, rows, asked, settings, folder, say)
-    write_json(folder / "eval" / "report.json", facts)
+    tasks = [
+        *(
+            from_example(example, HELD_OUT)
+            for example in prepared.validation.examples(settings.generate.evaluate_questions)
+        ),
+        *files,
+        *(probe(settings.data.system) if options.probe else ()),
+    ]
+    _refuse_same_names(tasks, options)
+    place = eval_folder(folder, options.thinking)
+    facts = _settings(settings, prepared, sources, tasks, options)
+    write_json_lines(place / TASKS, map(to_record, tasks))
+    write_json(place / SETTINGS, facts)
+    for side in SIDES:
+        _measure(side, sources[side], prepared.validation, tasks, settings, facts, place, options, say)
+    if options.judge:
+        _ask_judge(options.judge, tasks, facts, place, say)
+    found = regrade(place)
     report.write(folder)
-    return facts
+    return found
+
+
+def regrade_run(folder: Path, *, thinking: bool = True) -> dict[str, Any]:
+    """Grade a run's saved replies again, without a model, and write the report and the page."""
+    checkpoint.refuse_no_run(folder)
+    found = regrade(eval_folder(folder, thinking))
+    report.write(folder)
+    return found
+
+
+def eval_folder(run: Path, thinking: bool) -> Path:
+    """Where an evaluation of a run is kept; one without thinking stands apart."""
+    return run / "eval" if thinking else run / "eval" / "no-thinking"
+
+
+def _settings(
+    settings: Recipe, prepared: Prepared, sources: Mapping[str, Path], tasks: Sequence[Task], options: Options
+) -> dict[str, Any]:
+    """What decides the figures, beside the questions: models, sampling, seeds, versions, rows set apart."""
+    seen = seen_in_training(tasks, prepared.train.examples())
+    budget = settings.generate.evaluate_tokens or 2 * int(prepared.train.learned.max(initial=32))
+    names = {"base": settings.model.name, "tuned": sources["tuned"].name}
+    prints = {side: options.endpoints.get(side) or model_print(sources[side]) for side in SIDES}
+    return {
+        "models": {side: {"name": names[side], "print": prints[side]} for side in SIDES},
+        "sampling": {
+            "max_new_tokens": budget,
+            "temperature": options.temperature,
+            "seed": options.seed,
+            "thinking": options.thinking,
+        },
+        "budget": "generate.evaluate_tokens"
+        if settings.generate.evaluate_tokens
+        else "twice the longest trained reply",
+        "longest_trained_reply": int(prepared.train.learned.max(initial=0)),
+        "apart": [{"set": tasks[at].set, "row": tasks[at].source, "trained": row} for at, row in sorted(seen.items())],
+        "judge": options.judge,
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+        "seeds": {"resampling": RESAMPLE_SEED, "probe": PROBE_SEED, "sampling": options.seed},
+        "versions": {name: version(name) for name in (*LIBRARIES, *LIBRARIES_OF_GRADERS)},
+        "data_fingerprint": prepared.fingerprint,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _measure(
-    name: str, source: Path, rows: Rows, asked: Sequence[Example], settings: Recipe, folder: Path, say: Say
-) -> dict[str, float | None]:
-    """Losses and rates of one model; its completions are kept in eval/NAME.jsonl."""
-    device = pick_device()
+    side: str,
+    source: Path,
+    rows: Rows,
+    tasks: Sequence[Task],
+    settings: Recipe,
+    facts: Mapping[str, Any],
+    place: Path,
+    options: Options,
+    say: Say,
+) -> None:
+    """Losses and replies of one side that are not saved yet; the model is loaded only where something is left to do."""
+    saved = read_saved(place / side / COMPLETIONS)
+    left = {replies_key(task, side, facts): task for task in tasks}
+    left = {key: task for key, task in left.items() if key not in saved}
+    if options.endpoints:
+        (place / side / LOSSES).unlink(missing_ok=True)  # an endpoint tells none; old ones may be another model's
+        if left:
+            with closing(open_endpoint(options.endpoints[side])) as engine:
+                _answer(side, left, engine, MOST_AT_ONCE, facts["sampling"], place, say)
+        return
+    known = {"model": facts["models"][side]["print"], "data": facts["data_fingerprint"]}
+    losses = read_json(place / side / LOSSES) if (place / side / LOSSES).is_file() else {}
+    measured = not len(rows) or {name: losses.get(name) for name in known} == known
+    if left or not measured:
+        say(f"{side}: {source}")
+        with closing(_open_engine(source, settings)) as engine:
+            if not measured:
+                losses = _losses(engine.model, rows, engine.precision, say)
+                write_json(place / side / LOSSES, known | {"rows": losses})
+            _answer(side, left, engine, settings.generate.batch_rows, facts["sampling"], place, say)
+        del engine
+        gc.collect()
+        if pick_device().type != "cpu":
+            torch.accelerator.empty_cache()
+
+
+def _open_engine(source: Path, settings: Recipe) -> Engine:
+    """The model of a folder in this process, in the arithmetic of the run."""
+    device, trusted = pick_device(), settings.model.trust_remote_code
     precision = pick_precision(settings.train.precision, device, settings.train.memory)
-    trusted = settings.model.trust_remote_code
-    tokenizer = read_tokenizer(source, trust_remote_code=trusted)
     model = load_model(source, device, trust_remote_code=trusted)
     use_attention(model, precision)
-    capacity = batch_capacity(settings, rows, device)
-    packed = pack(rows.replies(), capacity, pad=pick_padding(device, tokenizer, rows.lengths, capacity))
-    losses = evaluate(model, packed, device, precision).values()
-    sampling = Sampling(settings.generate.max_new_tokens)
-    requests = [Request(example.turns[:-1], sampling) for example in asked]
-    done: dict[int, Completion] = {}
-    with closing(Engine(model, tokenizer, precision)) as engine:
-        for index, reply in engine.complete(requests, settings.generate.batch_rows):
-            done[index] = reply
-            if len(done) % settings.generate.batch_rows == 0 or len(done) == len(asked):
-                say(f"{name}: {len(done)} of {len(asked)} questions answered")
-    replies = [done[index] for index in range(len(asked))]
-    records = [_graded(example, reply) for example, reply in zip(asked, replies, strict=True)]
-    write_json_lines(folder / "eval" / f"{name}.jsonl", records)
-    graded = [kept["right"] for kept in records if kept["right"] is not None]
-    return {
-        "right": sum(graded) / len(graded) if graded else None,
-        "right_rows": len(graded),
-        "reasoning_closed": sum(reply.closed for reply in replies) / len(replies),
-        "ended": sum(reply.finish == "end" for reply in replies) / len(replies),
-        "eval_loss": losses["loss"],
-    } | {key: value for key, value in losses.items() if key != "loss"}
+    return Engine(model, read_tokenizer(source, trust_remote_code=trusted), precision)
 
 
-def _graded(example: Example, reply: Completion) -> dict[str, Any]:
-    right = grade.holds(reply.answer, example.keypoint) if example.keypoint else None
-    return {**record(example, reply), "keypoint": example.keypoint, "right": right}
+def _answer(
+    side: str,
+    left: Mapping[str, Task],
+    engine: Completer,
+    most_at_once: int,
+    sampling: Mapping[str, Any],
+    place: Path,
+    say: Say,
+) -> None:
+    """Have what is left answered; each reply is on the disk before the next is waited for."""
+    keys = sorted(left, key=lambda key: len(left[key].question))  # alike lengths need little padding
+    chosen = Sampling(sampling["max_new_tokens"], temperature=sampling["temperature"], seed=sampling["seed"])
+    requests = [Request(left[key].turns, chosen, sampling["thinking"]) for key in keys]
+    progress = Progress(say, f"{side} replies", len(requests))
+    with Saving(place / side / COMPLETIONS) as saving:
+        for done, (index, reply) in enumerate(engine.complete(requests, most_at_once), 1):
+            task = left[keys[index]]
+            saving.add({"key": keys[index], "set": task.set, "row": task.source, **asdict(reply)})
+            progress.reached(done)
+    if keys:
+        say(f"{side}: {len(keys)} questions answered")
 
 
-def comparison(facts: dict[str, Any]) -> Table:
-    """What `evaluate_run` found as a table: before, after."""
-    table = Table("on the held-out rows", "before", "after", title=None, box=box.SIMPLE_HEAD)
-    rates = {"right": "answers right", "reasoning_closed": "reasoning closed", "ended": "ended by itself"}
-    for key, label in rates.items():
-        if facts["tuned"][key] is not None:
-            rows = facts["tuned"]["right_rows"] if key == "right" else facts["rows"]
-            shares = [facts[name][key] for name in ("base", "tuned")]
-            table.add_row(label, *(f"{share:.0%} ({round(share * rows)} of {rows})" for share in shares))
-    table.add_row("eval loss", *(f"{facts[name]['eval_loss']:.3f}" for name in ("base", "tuned")))
-    return table
+def _losses(model: Any, rows: Rows, precision: torch.dtype, say: Say) -> list[dict[str, Any]]:
+    """The summed losses and the tokens of reasoning, answer and end, held-out reply by reply."""
+    progress = Progress(say, "losses", len(rows))
+    found: list[dict[str, Any]] = []
+    for done, reply in enumerate(rows.replies(), 1):
+        batches = pack([reply], len(reply.ids), pad=None)
+        losses = evaluate(model, batches, model.device, precision)
+        found.append({"row": reply.row, "sums": losses.sums.tolist(), "counts": losses.counts.tolist()})
+        progress.reached(done)
+    return found
+
+
+def _ask_judge(judge: str, tasks: Sequence[Task], facts: Mapping[str, Any], place: Path, say: Say) -> None:
+    """Have a judge model compare the answers of all sets but the probe, which has exact answers."""
+    replies = {side: read_saved(place / side / COMPLETIONS) for side in SIDES}
+    answers = [[replies[side][replies_key(task, side, facts)]["answer"] for side in SIDES] for task in tasks]
+    pairs = [pair_of(task, *pair) for task, pair in zip(tasks, answers, strict=True) if task.set != PROBE]
+    with closing(open_endpoint(judge)) as completer:
+        referee.judge(pairs, judge, completer, place / referee.JUDGEMENTS, say)
+
+
+def open_endpoint(address: str) -> Endpoint:
+    """The endpoint of URL or URL#MODEL; its key is taken from the environment."""
+    url, _, model = address.partition("#")
+    return Endpoint(url, model)
+
+
+def _refuse_same_names(tasks: Sequence[Task], options: Options) -> None:
+    if not tasks:
+        raise UserError(
+            "eval: there is nothing to ask; the run held out no rows, and neither --tasks nor the probe is there"
+        )
+    stems = [file.stem for file in options.tasks]
+    known = [HELD_OUT, PROBE]
+    wrong = sorted({stem for stem in stems if stems.count(stem) > 1 or stem in known})
+    if wrong:
+        raise UserError(f"--tasks: the name {', '.join(wrong)} stands for two sets; rename the file")

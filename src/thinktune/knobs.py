@@ -174,6 +174,8 @@ class Generate(Section):
     """The largest share of the run's time that these answers may take; they are cut or left out to stay below it."""
     evaluate_questions: PositiveInt = 200
     """How many validation questions `eval` asks both models."""
+    evaluate_tokens: PositiveInt | None = None
+    """Where `eval` cuts a reply off; none means twice the longest reply that was trained on."""
     batch_rows: PositiveInt = 32
     """Replies written side by side."""
 

@@ -29,8 +29,8 @@ def can_compile(device: torch.device) -> bool:
 def compile_layers(model: Any, backend: str = "inductor") -> None:
     """Compile the decoder layer, once for all of them: one graph, whatever their number.
 
-    Packed batches run compiled. What comes without boundaries (generation, whose shapes change with every token) runs
-    the layers as they are. The names of weights stay what they were. `backend` is torch.compile's.
+    Packed batches run compiled. What comes without boundaries or with a cache (generation, whose shapes change with
+    every token) runs the layers as they are. The names of weights stay what they were. `backend` is torch.compile's.
     """
     for layer in model.model.layers:
         layer.forward = _compiled_where_packed(layer.forward, backend)
@@ -40,7 +40,8 @@ def _compiled_where_packed(plain: Callable[..., Tensor], backend: str) -> Callab
     compiled: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, dynamic=False, backend=backend)
 
     def forward(*arguments: Any, **options: Any) -> Tensor:
-        return (plain if options.get("boundaries") is None else compiled)(*arguments, **options)
+        trains = options.get("boundaries") is not None and options.get("past_key_values") is None
+        return (compiled if trains else plain)(*arguments, **options)
 
     return forward
 

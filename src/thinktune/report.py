@@ -8,27 +8,18 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thinktune.bilingual import Words, both
+from thinktune.bilingual import Words
 from thinktune.chart import histogram
 from thinktune.curves import MACHINERY, Record, charts, is_finite
+from thinktune.evaluation_page import section
 from thinktune.outcome import Row, hardest, known_by_heart, rows_by_loss, run_verdict
-from thinktune.page import number, write_page
+from thinktune.page import write_page
 from thinktune.sentences import advice_sentence, finding_sentence, state_name
 from thinktune.track import read_metrics, read_samples
 from thinktune.verdict import Verdict
 
 REFRESH_SECONDS = 30
 REPETITIVE = 0.5  # a reply half of whose runs of four tokens came before goes round in circles
-MEASURES = (
-    ("right", Words("Right answers", "答对"), Words("holds the key point", "答案含有要点")),
-    ("reasoning_closed", Words("Reasoning closed", "推理有结尾"), Words("reached its end mark", "写到了结束标记")),
-    ("ended", Words("Ended by itself", "自行结束"), Words("within the token budget", "在长度限制内")),
-    ("eval_loss", Words("Eval loss", "验证损失"), Words("lower is better", "越低越好")),
-    ("reasoning_loss", Words("Reasoning loss", "推理损失"), Words("lower is better", "越低越好")),
-    ("answer_loss", Words("Answer loss", "答案损失"), Words("lower is better", "越低越好")),
-    ("end_loss", Words("End loss", "结束标记损失"), Words("lower is better", "越低越好")),
-)
-RATES = ("right", "reasoning_closed", "ended")
 UNFINISHED = Words("not yet finished", "尚未完成")
 
 
@@ -45,21 +36,10 @@ class RunReport:
     events: Sequence[Record]
     samples: Sequence[Record]
     evaluation: Record
+    evaluation_section: Markup
     verdict: Verdict
     rows: Sequence[Row]
     finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One row of the before and after table, ready to print; `verdict` is "better", "worse" or ""."""
-
-    label: Markup
-    meaning: Markup
-    base: str
-    tuned: str
-    difference: str
-    verdict: str
 
 
 def write(run: Path) -> Path:
@@ -87,6 +67,7 @@ def read(run: Path) -> RunReport:
         events=[record for record in metrics if record.get("kind") == "event"],
         samples=read_samples(run),
         evaluation=_read_object(run / "eval" / "report.json"),
+        evaluation_section=section(run),
         verdict=verdict,
         rows=rows_by_loss(run, verdict.best_step),
         finished=(run / "final").is_dir(),
@@ -129,7 +110,6 @@ def _values(report: RunReport) -> dict[str, Any]:
         "advice": advice_sentence(report.verdict, best["epoch"] if is_finite(best, "epoch") else None),
         "refresh_seconds": REFRESH_SECONDS if state == UNFINISHED else 0,
         "repetitive": REPETITIVE,
-        "measures": _measures(report.evaluation),
         "charts": charts(report.train, report.evals, best),
         "machinery": {key: words for key, (_, _, words) in MACHINERY.items()},
         "hardest": hardest(report.rows),
@@ -173,28 +153,3 @@ def _grouped(samples: Sequence[Record]) -> list[list[Record]]:
         sorted(group, key=lambda sample: (-(sample.get("step") or 0), greedy_first.get(str(sample.get("sampling")), 0)))
         for group in groups.values()
     ]
-
-
-def _measures(evaluation: Record) -> list[Measure]:
-    base, tuned = evaluation.get("base") or {}, evaluation.get("tuned") or {}
-    measures: list[Measure] = []
-    for key, label, meaning in MEASURES:
-        if not is_finite(base, key) and not is_finite(tuned, key):
-            continue
-        difference, verdict = "–", ""
-        if is_finite(base, key) and is_finite(tuned, key):
-            change = tuned[key] - base[key]
-            difference = f"{100 * change:+.1f} points" if key in RATES else f"{change:+.3f}"
-            difference = difference if change else "no change"
-            verdict = "" if change == 0 else "better" if (change > 0) == (key in RATES) else "worse"
-        rows = tuned.get(f"{key}_rows", evaluation.get("rows"))
-        texts = [_rate(side.get(key), rows) if key in RATES else number(side.get(key)) for side in (base, tuned)]
-        measures.append(Measure(both(label), both(meaning), texts[0], texts[1], difference.replace("-", "−"), verdict))
-    return measures
-
-
-def _rate(share: Any, rows: Any) -> str:
-    if not isinstance(share, int | float):
-        return "–"
-    percent = f"{100 * share:.1f}\u00a0%"
-    return f"{round(share * rows)}\u00a0of\u00a0{rows} ({percent})" if isinstance(rows, int) else percent

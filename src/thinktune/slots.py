@@ -9,6 +9,8 @@ from torch import Tensor
 BLOCK = 256  # columns by which the buffers grow; each growth copies what is there
 ROWS = 8  # rows by which they grow
 
+from thinktune.attention import reads_boundaries_on_device
+
 
 class Slots:
     """Rows of keys and values: the tokens of row r stand in columns 0 to `lengths[r]` - 1, the rest is padding.
@@ -30,9 +32,9 @@ class Slots:
         rows = [first + number for number, length in enumerate(lengths) for _ in range(length)]
         columns = [column for length in lengths for column in range(length)]
         ids = [token for prompt in prompts for token in prompt]
-        boundaries = torch.tensor([0, *lengths]).cumsum(0)
+        boundaries = torch.tensor([0, *lengths]).cumsum(0).int()
         self._aim(rows, columns, shown=(0, 0), needed=(first + len(prompts), max(lengths)))
-        hidden = self._pass([ids], [columns], None, boundaries=boundaries)[0, boundaries[1:] - 1]
+        hidden = self._pass([ids], [columns], None, **self._apart(boundaries, max(lengths)))[0, boundaries[1:] - 1]
         self.lengths += lengths
         return self._logits(hidden)
 
@@ -103,6 +105,12 @@ class Slots:
             **options,
         )
         return output.last_hidden_state
+
+    def _apart(self, boundaries: Tensor, longest: int) -> dict[str, Any]:
+        """What keeps packed prompts apart, where the model's attention reads it."""
+        if reads_boundaries_on_device(self._model.config._attn_implementation):
+            boundaries = boundaries.to(self._model.device)
+        return {"boundaries": boundaries, "longest": longest}
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._model.get_output_embeddings()(hidden).float()

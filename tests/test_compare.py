@@ -1,0 +1,59 @@
+"""Figures and verdicts claim no more than their intervals; what was lost is told."""
+
+import pytest
+
+from thinktune.compare import compare, forgetting, outcome, verdict
+
+
+def rows(right, count, **more):
+    return [{"right": float(place < right), "cut": 0.0} | more for place in range(count)]
+
+
+def test_a_real_gain_is_called_better_with_its_figures():
+    text = verdict("held-out", compare(rows(2, 100), rows(90, 100)))
+    assert text.startswith("held-out: better; answers right 2.0 % → 90.0 %, +88.0 points (+")
+    assert text.endswith(", 100 rows")
+
+
+def test_a_loss_is_called_worse_and_a_small_change_nothing():
+    assert verdict("t", compare(rows(90, 100), rows(20, 100))).startswith("t: worse; ")
+    for base, tuned in ((50, 52), (50, 50), (3, 0)):
+        assert verdict("t", compare(rows(base, 100), rows(tuned, 100))).startswith("t: no difference shown; ")
+
+
+def test_cut_replies_are_told():
+    text = verdict("t", compare(rows(2, 100, cut=1.0), rows(90, 100)))
+    assert "100 % of the base's replies were cut by the budget" in text
+    assert "tuned's" not in text
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "told"),
+    [
+        (90, 60, "general ability: LOST; 75.0 % → 50.0 % right"),
+        (90, 90, "general ability: kept, to within 5 points"),
+        (0, 0, "general ability: the base had next to none to lose"),
+    ],
+)
+def test_forgetting_is_told_as_surely_as_it_is_known(base, tuned, told):
+    assert forgetting(compare(rows(base, 120), rows(tuned, 120))).startswith(told)
+
+
+def test_few_questions_do_not_show_that_nothing_was_lost():
+    assert "cannot rule out" in forgetting(compare(rows(8, 10), rows(8, 10)))
+
+
+def test_a_measure_that_rows_lack_is_left_out_and_lower_can_be_better():
+    base, tuned = [{"loss": 3.0 + place / 100} for place in range(20)], [{"loss": 1.0}] * 20
+    [found] = compare(base, tuned)
+    assert (found["measure"], found["rows"], found["verdict"]) == ("loss", 20, "better")
+    assert compare(tuned, base)[0]["verdict"] == "worse"
+    longer = compare([{"tokens": 5.0}] * 9, [{"tokens": 9.0}] * 9)
+    assert longer[0]["verdict"] == ""
+
+
+def test_what_became_of_a_row():
+    assert outcome({"right": 0.0}, {"right": 1.0}) == "better"
+    assert outcome({"right": 1.0, "chrf": 0.1}, {"right": 0.0, "chrf": 0.9}) == "worse"
+    assert outcome({"chrf": 0.50}, {"chrf": 0.52}) == "same"
+    assert outcome({"tokens": 1.0}, {"tokens": 2.0}) == ""

@@ -1,0 +1,135 @@
+"""A judge sees both orders; only what both say counts; every verdict is kept and paid for once."""
+
+import json
+
+import pytest
+
+from thinktune.completions import read_saved
+from thinktune.referee import ORDERS, Pair, account, combine, judge, pair_key, read_verdict
+from thinktune.request import Completion
+
+PAIRS = [
+    Pair("What pumps blood?", "the heart", "the lung", "the heart"),
+    Pair("什么泵血？", "心脏", "心脏", "肺"),
+    Pair("Why {so}?", "", "because", "because of it"),
+    Pair("Same?", "yes", "yes", "yes "),
+]
+
+
+class Judge:
+    """A judge model that we stand in for: it answers by a rule on what it is shown, last request first."""
+
+    def __init__(self, rule):
+        self.rule, self.asked = rule, []
+
+    def complete(self, requests, most_at_once=32):
+        for index in reversed(range(len(requests))):
+            shown = requests[index].turns[-1].content
+            self.asked.append(shown)
+            first, second = shown.split("[Answer 1]\n")[1].split("\n\nReply with")[0].split("\n\n[Answer 2]\n")
+            yield index, Completion("", self.rule(first, second), 20, 0, "end", True, prompt_tokens=100)
+
+
+def by_reference(first, second):
+    good = {"the heart", "心脏"}
+    winner = "tie" if (first in good) == (second in good) else "1" if first in good else "2"
+    return 'Well: {"reason": "it is right", "winner": "' + winner + '"}'
+
+
+def quiet(_line):
+    pass
+
+
+def judged(file, model="m"):
+    saved = read_saved(file)
+    return [combine(pair, model, saved) for pair in PAIRS]
+
+
+def test_both_orders_are_asked_and_what_both_say_counts(tmp_path):
+    file = tmp_path / "judgements.jsonl"
+    asked = Judge(by_reference)
+    judge(PAIRS, "m", asked, file, quiet)
+    assert len(asked.asked) == 6  # the pair of equal answers is a tie by itself
+    assert [found.preferred for found in judged(file)] == [1, 0, 0.5, 0.5]
+    told = account("m", judged(file))
+    assert (told["wins"], told["ties"], told["losses"], told["orders_agreed"]) == (1, 2, 1, 4)
+    assert (told["prompt_tokens"], told["tokens"]) == (600, 120)
+    assert {json.loads(line)["reason"] for line in file.read_text(encoding="utf-8").splitlines()} == {"it is right"}
+
+
+def test_a_judge_that_always_takes_the_first_has_no_preference(tmp_path):
+    file = tmp_path / "judgements.jsonl"
+    judge(PAIRS, "m", Judge(lambda first, second: '{"winner": "1", "reason": ""}'), file, quiet)
+    assert [found.preferred for found in judged(file)] == [0.5] * 4
+    assert account("m", judged(file))["orders_agreed"] == 1
+
+
+def test_a_verdict_that_cannot_be_read_is_counted_as_such(tmp_path):
+    file = tmp_path / "judgements.jsonl"
+    judge(PAIRS, "m", Judge(lambda first, second: "Both are nice."), file, quiet)
+    told = account("m", judged(file))
+    assert (told["unread"], told["ties"], told["pairs"]) == (3, 1, 4)
+
+
+def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
+    file = tmp_path / "judgements.jsonl"
+
+    class Stops(Judge):
+        def complete(self, requests, most_at_once=32):
+            for number, said in enumerate(super().complete(requests)):
+                if number == 4:
+                    raise ConnectionError
+                yield said
+
+    with pytest.raises(ConnectionError):
+        judge(PAIRS, "m", Stops(by_reference), file, quiet)
+    assert judged(file)[0] is None
+    rest = Judge(by_reference)
+    judge(PAIRS, "m", rest, file, quiet)
+    assert len(rest.asked) == 2
+    assert [found.preferred for found in judged(file)] == [1, 0, 0.5, 0.5]
+    other = Judge(by_reference)
+    judge(PAIRS, "another", other, file, quiet)
+    assert len(other.asked) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "winner"),
+    [
+        ('{"reason": "x", "winner": "1"}', "base"),
+        ('{"winner": 2, "reason": "x"}', "tuned"),
+        ('```json\n{"reason": "a\nb", "winner": "tie"}\n```', "tie"),
+        ('First {"winner": "1"} then {"winner": "2"}', "tuned"),
+        ('{"reason": "1 holds {x}, 2 not", "winner": "1"}', "base"),
+        ('{"winner": "3"}', "unread"),
+        ("", "unread"),
+    ],
+)
+def test_verdicts_are_read(text, winner):
+    assert read_verdict(text, ORDERS[0])[0] == winner
+    turned = {"base": "tuned", "tuned": "base"}.get(winner, winner)
+    assert read_verdict(text, ORDERS[1])[0] == turned
+
+
+def test_an_order_is_a_verdict_of_its_own():
+    assert len({pair_key(pair, order, "m") for pair in PAIRS for order in ORDERS}) == 8
+
+
+@pytest.mark.parametrize(
+    ("winners", "preferred"),
+    [
+        (("tuned", "tuned"), 1),
+        (("tuned", "tie"), 0.5),
+        (("tie", "tie"), 0.5),
+        (("base", "tuned"), 0.5),
+        (("tie", "base"), 0.5),
+        (("base", "base"), 0),
+        (("tuned", "unread"), None),
+    ],
+)
+def test_a_side_wins_where_both_orders_say_so(winners, preferred):
+    saved = {
+        pair_key(PAIRS[0], order, "m"): {"winner": winner, "prompt_tokens": 1, "tokens": 1}
+        for order, winner in zip(ORDERS, winners, strict=True)
+    }
+    assert combine(PAIRS[0], "m", saved).preferred == preferred

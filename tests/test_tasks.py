@@ -1,0 +1,143 @@
+"""Task files in our own layout and in public ones, by mapping; what cannot be used is told row by row."""
+
+import json
+
+import pytest
+
+from thinktune.data import Example, Turn
+from thinktune.errors import UserError
+from thinktune.overlap import seen_in_training
+from thinktune.probe import probe
+from thinktune.task_files import read_tasks
+from thinktune.tasks import from_example, from_record, make_task, score, to_record
+
+OPTIONS = {"A": "lung", "B": "heart", "C": "liver", "D": "skin"}
+LAYOUTS = {
+    "medqa.jsonl": json.dumps(
+        {
+            "question": "What pumps blood?",
+            "answer": "heart",
+            "options": OPTIONS,
+            "answer_idx": "B",
+            "meta_info": "step1",
+        }
+    ),
+    "cmb.json": json.dumps(
+        [{"exam_type": "医师考试", "question": "什么泵血？", "option": OPTIONS | {"E": ""}, "answer": "B"}]
+    ),
+    "cmmlu.csv": ",Question,A,B,C,D,Answer\n0,什么泵血？,lung,heart,liver,skin,B\n",
+    "ceval.csv": "id,question,A,B,C,D,answer,explanation\n0,什么泵血？,lung,heart,liver,skin,B,因为\n",
+    "mmlu.csv": "What pumps blood?,lung,heart,liver,skin,B\n",
+    "mmlu.jsonl": json.dumps(
+        {"question": "What pumps blood?", "choices": [*OPTIONS.values()], "answer": 1, "subject": "anatomy"}
+    ),
+    "medmcqa.jsonl": json.dumps(
+        {"question": "What pumps blood?", "opa": "lung", "opb": "heart", "opc": "liver", "opd": "skin", "cop": 1}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_public_layouts_of_choices_load_by_mapping(tmp_path, name):
+    (tmp_path / name).write_text(LAYOUTS[name], encoding="utf-8")
+    [task] = read_tasks(tmp_path / name)
+    assert (task.grader, task.references, task.choices) == ("choice", ("B",), tuple(OPTIONS.values()))
+    assert "B. heart" in task.question
+    assert score(task, "The answer is B." if "What" in task.question else "答案：B") == {"right": 1}
+    assert score(task, "The answer is A.") == {"right": 0}
+    assert ("答案" in task.question) is ("什么" in task.question)
+
+
+def test_free_answers_of_public_layouts_load(tmp_path):
+    rows = {
+        "o1.jsonl": ({"Question": "Why?", "Complex_CoT": "because", "Response": "It is " + "so " * 20}, "text"),
+        "verifiable.jsonl": ({"Open-ended Verifiable Question": "Where?", "Ground-True Answer": "Heart"}, "short"),
+        "own.jsonl": ({"question": "6 x 7?", "answer": 42}, "number"),
+        "points.jsonl": ({"question": "Which?", "keypoints": ["iron", "zinc|Zn"]}, "keypoints"),
+    }
+    for name, (row, grader) in rows.items():
+        (tmp_path / name).write_text(json.dumps(row), encoding="utf-8")
+        [task] = read_tasks(tmp_path / name)
+        assert task.grader == grader
+    assert score(task, "Zn and iron") == {"right": 1, "keypoint_recall": 1}
+    assert score(task, "iron") == {"right": 0, "keypoint_recall": 0.5}
+
+
+def test_a_mapping_beside_the_file_is_taken(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"ask": "6 x 7?", "say": "42", "question": "no"}', encoding="utf-8")
+    mapping = "columns: {question: ask, answer: say}\ngrader: short\nsystem: Be brief."
+    (tmp_path / "own.jsonl.yaml").write_text(mapping, encoding="utf-8")
+    [task] = read_tasks(tmp_path / "own.jsonl")
+    assert (task.grader, task.question, task.turns[0]) == ("short", "6 x 7?", Turn("system", "Be brief."))
+    (tmp_path / "own.jsonl.yaml").write_text("column: {question: ask}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"own.jsonl.yaml: is no mapping"):
+        read_tasks(tmp_path / "own.jsonl")
+
+
+def test_every_row_that_cannot_be_used_is_named(tmp_path):
+    rows = [
+        {"question": "", "answer": "x"},
+        {"question": "q", "answer": ""},
+        {"question": "q", "choices": ["a", "b"], "answer": "E"},
+        {"question": "q", "choices": ["a"], "answer": "A"},
+        {"question": "q", "answer": "x", "grader": "vibes"},
+        {"question": "q", "grader": "format", "rules": {"linez": 2}},
+    ]
+    file = tmp_path / "bad.jsonl"
+    file.write_text("\n".join(json.dumps({"keypoints": None, "choices": None, "answer": None} | row) for row in rows))
+    with pytest.raises(UserError) as told:
+        read_tasks(file)
+    for line, field in enumerate(("question", "nothing to grade by", "answer", "choices", "grader", "rules"), 1):
+        assert any(fault.startswith(f"bad.jsonl:{line}") and field in fault for fault in told.value.faults), field
+    file.write_text('{"ask": "q"}')
+    with pytest.raises(UserError, match="no known layout has its columns"):
+        read_tasks(file)
+    with pytest.raises(UserError, match="is no file here"):
+        read_tasks(tmp_path / "gone.jsonl")
+
+
+def test_a_held_out_row_is_graded_by_its_key_point_or_its_answer():
+    turns = (Turn("user", "What pumps?"), Turn("assistant", "It is the heart.", "a muscle"))
+    task = from_example(Example(turns, "rows:1", "heart"), "held-out")
+    assert (task.grader, task.turns, task.reasoning) == ("keypoints", turns[:1], "a muscle")
+    scores = score(task, "The heart.")
+    assert scores["right"] == 1
+    assert 0 < scores["rouge_l"] < 1
+    assert from_example(Example(turns, "rows:1"), "held-out").grader == "short"
+
+
+def test_a_task_survives_being_written(tmp_path):
+    for task in probe():
+        assert from_record(json.loads(json.dumps(to_record(task)))) == task
+
+
+def test_the_probe_is_large_bilingual_and_answerable():
+    tasks = probe()
+    assert len(tasks) >= 120
+    assert len({task.key for task in tasks}) == len(tasks)
+    for kind in ("arithmetic", "reading", "format", "nonsense"):
+        chosen = [task for task in tasks if task.kind == kind]
+        chinese = sum(any("\u4e00" <= letter <= "\u9fff" for letter in task.question) for task in chosen)
+        assert 0.4 <= chinese / len(chosen) <= 0.6
+    for task in tasks:
+        if task.kind in ("arithmetic", "reading"):
+            assert score(task, (task.references or (task.keypoints[0].split("|")[0],))[0])["right"] == 1
+        assert score(task, "")["right"] == 0
+        assert not any(score(task, "ZZZ")["right"] for task in tasks if task.kind != "format")
+
+
+def test_questions_of_the_training_rows_are_found_word_for_word_and_nearly():
+    trained = [
+        Example(
+            (Turn("user", "What does the human heart pump through the body?"), Turn("assistant", "Blood.")), "rows:1"
+        ),
+        Example((Turn("user", "心脏泵什么？"), Turn("assistant", "血液。")), "rows:2"),
+    ]
+    asked = [
+        make_task({"question": "what does the HUMAN heart pump through the body?", "answer": "x"}, "t", "t:1"),
+        make_task({"question": "What does the human heart pump through a body?", "answer": "x"}, "t", "t:2"),
+        make_task({"question": "心脏泵什么？", "choices": ["a", "b"], "answer": "A"}, "t", "t:3"),
+        make_task({"question": "Where does bile come from, and what is it for?", "answer": "x"}, "t", "t:4"),
+    ]
+    assert seen_in_training(asked, trained) == {0: "rows:1", 1: "rows:1", 2: "rows:2"}
+    assert seen_in_training(asked, []) == {}

@@ -11,13 +11,17 @@ ROOMS = """
 __main__
 cli
 demo
-check chat cleaned
-train evaluate session
+check chat cleaned serve
+exchange
+guard openapi voices
+api session
+train evaluate
 watch
 run
 engine report small
 writer sample
-step checkpoint request
+step checkpoint manners
+request
 model prepare chart track grade
 divide
 work
@@ -40,6 +44,9 @@ HEAVY = [
     "demo",
     "check",
     "chat",
+    "serve",
+    "exchange",
+    "voices",
     "session",
     "train",
     "evaluate",

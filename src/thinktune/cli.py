@@ -118,6 +118,19 @@ def chat(run: ModelPath) -> None:
     run_chat(run, console, lambda: console.input("[bold]› [/]"))
 
 
+@app.command()
+def serve(
+    run: ModelPath,
+    host: Annotated[str, typer.Option(help="Where to listen; beyond loopback, set THINKTUNE_API_KEY.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8420,
+) -> None:
+    """Open a chat page and an OpenAI-compatible API, reasoning and answer apart."""
+    from thinktune.serve import serve as run_serve
+    from thinktune.voices import find_voices
+
+    run_serve(find_voices(run, _say), host, port, _say)
+
+
 def main() -> None:
     """Run a verb. What is the user's or the system's fault becomes sentences and exit code 2, without a traceback."""
     for stream in (sys.stdout, sys.stderr):

@@ -147,6 +147,13 @@ class Generate(Section):
     """Replies written side by side."""
 
 
+class Serve(Section):
+    """How the page and the API present the model."""
+
+    notice: str | None = None
+    """A line of caution that the page shows above every chat, as in 'not medical advice'."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -162,6 +169,8 @@ class Recipe(Section):
     """How to learn it."""
     generate: Generate = Generate()
     """How replies are written."""
+    serve: Serve = Serve()
+    """How the model is presented."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

@@ -28,27 +28,47 @@ class Scripted:
         self.go = threading.Event()  # cleared, replies wait before they close the reasoning
         self.go.set()
 
-    def stream(self, request: Request) -> Generator[Piece | Completion]:
+    def stream(self, request: Request) -> "Saying":
         self.asked.append(request)
-        splitter, pieces = Splitter(), []
-        try:
-            for start in range(0, len(self.text), 4):
-                time.sleep(self.seconds)
-                assert start + 4 < self.text.find("</think>") or self.go.wait(30)
-                for piece in splitter.feed(self.text[start : start + 4]):
-                    pieces.append(piece)
-                    yield piece
-            for piece in splitter.finish():
-                pieces.append(piece)
-                yield piece
-        except GeneratorExit:
-            self.left.set()
-            raise
-        reasoning, answer = gather(pieces)
-        yield Completion(reasoning, answer, 20, 8, self.finish, splitter.closed, 11)
+        return Saying(self._said(), self.left)
 
     def close(self) -> None:
         pass
+
+    def _said(self) -> Generator[Piece | Completion]:
+        splitter, pieces = Splitter(), []
+        for start in range(0, len(self.text), 4):
+            time.sleep(self.seconds)
+            assert start + 4 < self.text.find("</think>") or self.go.wait(30)
+            for piece in splitter.feed(self.text[start : start + 4]):
+                pieces.append(piece)
+                yield piece
+        for piece in splitter.finish():
+            pieces.append(piece)
+            yield piece
+        yield Completion(*gather(pieces), 20, 8, self.finish, splitter.closed, 11)
+
+
+class Saying:
+    """A reply as it comes; closing it before its end is a cancel, which `left` tells."""
+
+    def __init__(self, pieces: Generator[Piece | Completion], left: threading.Event) -> None:
+        self._pieces, self._left, self._over = pieces, left, False
+
+    def __iter__(self) -> "Saying":
+        return self
+
+    def __next__(self) -> Piece | Completion:
+        if self._over:
+            raise StopIteration
+        piece = next(self._pieces)
+        self._over = self._over or isinstance(piece, Completion)
+        return piece
+
+    def close(self) -> None:
+        if not self._over:
+            self._over = True
+            self._left.set()
 
 
 def scripted_voice(door: Scripted, name: str = "tuned", manners: Manners | None = None) -> Voice:

@@ -4,31 +4,18 @@ from contextlib import closing
 
 import pytest
 import torch
+from speaking import QUESTIONS, alone, ask, decided
 
 from thinktune.data import Turn
-from thinktune.engine import Completion, Engine, Request, Sampling
+from thinktune.engine import Completion, Engine
 from thinktune.render import render_prompt
 from thinktune.reply import gather
-
-QUESTIONS = ["q?", "What does the heart pump?", "心脏泵什么？", "blood " * 12, "a"]
 
 
 @pytest.fixture
 def engine(model, tokenizer):
-    torch.manual_seed(3)
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.3)  # decided enough that rounding does not choose the token
-    with closing(Engine(model, tokenizer)) as made:
+    with closing(Engine(decided(model), tokenizer)) as made:
         yield made
-
-
-def ask(question, tokens=20, **sampling):
-    return Request((Turn("user", question),), Sampling(tokens, **sampling))
-
-
-def alone(engine, request):
-    ((_, reply),) = engine.complete([request])
-    return reply
 
 
 def test_greedy_alone_is_what_transformers_own_loop_writes(engine, tokenizer):

@@ -19,8 +19,9 @@ train evaluate
 watch
 run
 engine report small
-writer sample
-step checkpoint manners
+schedule
+writer sample stream
+step checkpoint manners slots
 request
 model prepare chart track grade
 divide
@@ -54,6 +55,8 @@ HEAVY = [
     "run",
     "engine",
     "sample",
+    "schedule",
+    "slots",
     "small",
     "step",
     "checkpoint",

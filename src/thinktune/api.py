@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from thinktune.data import Turn
 from thinktune.manners import Manners, conversation
@@ -16,6 +16,14 @@ from thinktune.reply import Piece, split
 from thinktune.request import Completion, Request, Sampling
 
 Json = dict[str, Any]
+
+
+def _refuse(said: bool) -> bool:
+    if said:
+        raise ValueError("is not supported")
+    return said
+
+
 MOST_MESSAGES, MOST_STOPS = 4096, 16
 FINISH = {"end": "stop", "stop": "stop", "length": "length"}
 NEUTRAL = (
@@ -32,6 +40,10 @@ NEUTRAL = (
 """Options that are accepted where they ask for what happens anyway; any other value is refused, never ignored."""
 Text = Annotated[str, Field(min_length=1)]
 Neutral = Annotated[float, Field(ge=0, le=0)]
+
+
+# Not Literal[False], which takes 0 as well.
+No = Annotated[bool, AfterValidator(_refuse), Field(json_schema_extra={"const": False})]
 Empty = Annotated[list[Any], Field(max_length=0)]
 
 
@@ -121,11 +133,11 @@ class ChatRequest(Part):
     tools: Empty | None = None
     tool_choice: Literal["none"] | None = None
     response_format: TextFormat | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: No | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     presence_penalty: Neutral | None = None
     frequency_penalty: Neutral | None = None
-    store: Literal[False] | None = None
+    store: No | None = None
     # Accepted and without effect: they say who asks, not what is wanted.
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -141,6 +153,9 @@ def read(body: bytes) -> ChatRequest:
         raise ApiError(400, "; ".join(told), param=_place(faults[0]) or None) from None
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
         raise ApiError(400, "max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
+    for number, message in enumerate(request.messages):
+        if message.content is None and message.role != "assistant":
+            raise ApiError(400, f"messages.{number}.content: is missing", param=f"messages.{number}.content")
     if request.messages[-1].role != "user":
         raise ApiError(400, "messages: the last one must be the user's", param="messages")
     return request

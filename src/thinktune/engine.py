@@ -1,99 +1,89 @@
 """Writing replies with a model in this process: many requests to completions, or one to pieces as they come."""
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
 
-from thinktune.model import arithmetic
+from thinktune.errors import UserError
 from thinktune.render import render_prompt
-from thinktune.reply import Piece
 from thinktune.request import Completion, Request, Sampling, record
-from thinktune.sample import Chooser, choose
+from thinktune.schedule import Schedule, Ticket
+from thinktune.stream import Event, Events, Stream
 from thinktune.writer import Marks, Writer
 
 __all__ = ["Completion", "Engine", "Request", "Sampling", "record"]
 
 
-@dataclass(frozen=True)
 class Engine:
-    """A model in this process with its tokenizer, and the arithmetic that it runs in."""
+    """A model in this process, its tokenizer, the arithmetic that it runs in, and the most replies written at once.
 
-    model: Any
-    tokenizer: Any
-    precision: torch.dtype = torch.float32
+    All methods may be called from many threads; their requests share one running batch, first come, first served.
+    A greedy reply is the same as the one that the request gets alone. An error in writing a reply is raised to whoever
+    waits for it. The model must be left alone while replies are written.
+    """
 
-    def complete(self, requests: Sequence[Request], most_at_once: int = 32) -> Iterator[tuple[int, Completion]]:
-        """Each request's index and completion, as replies end, in any order; `most_at_once` are written side by side.
+    def __init__(self, model: Any, tokenizer: Any, precision: torch.dtype = torch.float32, slots: int = 128) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self._marks = Marks.of(tokenizer, model.generation_config.eos_token_id)
+        self._schedule = Schedule(model, precision, slots)
 
-        A greedy reply is the same as the one that the request gets alone.
+    def complete(self, requests: Sequence[Request], most_at_once: int = 32) -> Generator[tuple[int, Completion]]:
+        """Each request's index and completion, as replies end, in any order; `most_at_once` are in the batch or line.
+
+        Raises UserError where a conversation is refused; closing the iterator cancels what is not done.
         """
-        for start in range(0, len(requests), most_at_once):
-            for row, pieces in self._written(requests[start : start + most_at_once]):
-                if isinstance(pieces, Completion):
-                    yield start + row, pieces
+        events: Events = SimpleQueue()
+        waiting, asked = deque(enumerate(requests)), dict[int, Ticket]()
+        done: list[tuple[int, Event | None]] = []
+        try:
+            while waiting or asked or done:
+                new = [waiting.popleft() for _ in range(min(len(waiting), most_at_once - len(asked)))]
+                asked |= {number: self._ticket(request, events, number, pieces=False) for number, request in new}
+                self._schedule.submit([asked[number] for number, _ in new])
+                for number, event in done:  # after their places were filled, for the caller may take his time
+                    if isinstance(event, Exception):
+                        raise event
+                    assert isinstance(event, Completion)
+                    yield number, event
+                done = _what_came(events) if asked else []
+                for number, _ in done:
+                    del asked[number]
+        finally:
+            for ticket in asked.values():
+                ticket.cancelled = True
 
-    def stream(self, request: Request) -> Generator[Piece | Completion]:
-        """The pieces of one reply as they come, and last its Completion. Closing the iterator cancels it."""
-        for _, pieces in self._written([request]):
-            if isinstance(pieces, Completion):
-                yield pieces
-            else:
-                yield from pieces
+    def stream(self, request: Request) -> Stream:
+        """The pieces of one reply as they come, and last its Completion. Closing the iterator cancels it.
+
+        Raises UserError where the conversation is refused.
+        """
+        events: Events = SimpleQueue()
+        ticket = self._ticket(request, events, 0, pieces=True)
+        self._schedule.submit([ticket])
+        return Stream(events, ticket.cancel)
 
     def close(self) -> None:
-        """End every reply; nothing can be asked after it."""
+        """End every reply with an error to whoever waits for it; nothing can be asked any more."""
+        self._schedule.close()
 
-    @cached_property
-    def _marks(self) -> Marks:
-        return Marks.of(self.tokenizer, self.model.generation_config.eos_token_id)
-
-    def _written(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[Piece] | Completion]]:
-        """What every request's reply gains, token by token, side by side; a row that has ended leaves the batch."""
-        prompts = [render_prompt(request.turns, self.tokenizer, thinking=request.thinking) for request in requests]
-        writers = [
-            Writer(request.sampling, self._marks, prompt) for request, prompt in zip(requests, prompts, strict=True)
-        ]
-        choosers = [Chooser(request.sampling) for request in requests]
-        rows = list(range(len(requests)))
-        ids, mask = _pad_left(prompts, self.tokenizer.pad_token_id or 0, self.model.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
-        self.model.eval()
-        while rows:
-            with torch.no_grad(), arithmetic(self.model, self.precision):
-                output = self.model(
-                    ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-            chosen = choose(output.logits[:, -1].float(), [choosers[row] for row in rows]).tolist()
-            tokens = [writers[row].next(token) for row, token in zip(rows, chosen, strict=True)]
-            for row, token in zip(rows, tokens, strict=True):
-                yield row, writers[row].take(token)
-                if writers[row].finish:
-                    yield row, writers[row].completion()
-            ids = torch.tensor(tokens, device=self.model.device)[:, None]
-            kept = [place for place, row in enumerate(rows) if not writers[row].finish]
-            if not kept:
-                return
-            if len(kept) < len(rows):
-                rows = [rows[place] for place in kept]
-                cache.batch_select_indices(torch.tensor(kept, device=self.model.device))
-                ids, mask, positions = ids[kept], mask[kept], positions[kept]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            positions = positions[:, -1:] + 1
+    def _ticket(self, request: Request, events: Events, number: int, *, pieces: bool) -> Ticket:
+        prompt = render_prompt(request.turns, self.tokenizer, thinking=request.thinking)
+        most = self.model.config.max_position_embeddings
+        if len(prompt) >= most:
+            raise UserError(f"the conversation takes {len(prompt):,} tokens, and the model {most:,}; shorten it")
+        budget = min(request.sampling.max_new_tokens, most - len(prompt))
+        sampling = replace(request.sampling, max_new_tokens=budget)
+        writer = Writer(sampling, self._marks, prompt)
+        return Ticket(prompt, sampling, writer, events, number=number, pieces=pieces)
 
 
-def _pad_left(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    return ids, mask
+def _what_came(events: Events) -> list[tuple[int, Event | None]]:
+    """All that has come; waits for the first."""
+    found = [events.get()]
+    while not events.empty():
+        found.append(events.get())
+    return found

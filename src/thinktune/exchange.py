@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -17,6 +17,7 @@ from thinktune.errors import UserError
 from thinktune.guard import Limits, refusal
 from thinktune.reply import Piece
 from thinktune.request import Completion, Request
+from thinktune.stream import Stream
 from thinktune.voices import NoRoomError, Voice
 
 STREAM_HEADERS = [
@@ -122,8 +123,9 @@ class Exchange:
 
 
 async def spoken(voice: Voice, request: Request) -> AsyncGenerator[Piece | Completion]:
-    """What a voice says, written in a thread of its own. Closing this ends it with the token that is being written."""
+    """What a voice says, heard in a thread of its own. Closing this cancels it, wherever it is."""
     loop, gone = asyncio.get_running_loop(), threading.Event()
+    coming: list[Stream] = []
     said: asyncio.Queue[Piece | Completion | Exception | None] = asyncio.Queue()
 
     def tell(what: Piece | Completion | Exception | None) -> None:
@@ -131,18 +133,18 @@ async def spoken(voice: Voice, request: Request) -> AsyncGenerator[Piece | Compl
             if not gone.is_set():
                 loop.call_soon_threadsafe(said.put_nowait, what)
 
-    def write() -> None:
+    def hear() -> None:
         try:
-            with closing(voice.stream(request)) as pieces:
-                for piece in pieces:
-                    tell(piece)
-                    if gone.is_set():
-                        return
+            coming.append(stream := voice.stream(request))
+            if gone.is_set():  # between the two, where closing it was too early
+                stream.close()
+            for piece in stream:
+                tell(piece)
         except Exception as error:
             tell(error)
         tell(None)
 
-    threading.Thread(target=write, daemon=True, name=f"reply of {voice.name}").start()
+    threading.Thread(target=hear, daemon=True, name=f"reply of {voice.name}").start()
     try:
         while (what := await said.get()) is not None:
             if isinstance(what, Exception):
@@ -150,6 +152,8 @@ async def spoken(voice: Voice, request: Request) -> AsyncGenerator[Piece | Compl
             yield what
     finally:
         gone.set()
+        for stream in coming:
+            stream.close()
 
 
 def as_api_error(error: Exception, limits: Limits) -> ApiError:

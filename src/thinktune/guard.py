@@ -83,7 +83,7 @@ class Guard:
         if origin is not None and _netloc(origin) != host.lower():
             raise ApiError(403, f"pages of {origin!r} may not ask this server; use its own page")
         if self._key is not None and path.startswith("/v1/"):
-            given = headers.get("authorization", "").encode("utf-8", "surrogateescape")
+            given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
             if not hmac.compare_digest(given, self._key):
                 raise ApiError(
                     401, "the API key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key"

@@ -1,7 +1,7 @@
 """Models that can be talked to, by the names that clients say; each is opened when it is first asked."""
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,16 +13,16 @@ from thinktune.manners import Manners, read_manners
 from thinktune.model import pick_device
 from thinktune.progress import Say
 from thinktune.render import CLOSING, render_prompt
-from thinktune.reply import Piece
-from thinktune.request import Completion, Request
+from thinktune.request import Request
 from thinktune.session import load_engine
+from thinktune.stream import Stream
 from thinktune.tokens import read_tokenizer
 
 
 class Door(Protocol):
     """What writes replies: the engine in this process, or one behind an endpoint."""
 
-    def stream(self, request: Request) -> Generator[Piece | Completion]:
+    def stream(self, request: Request) -> Stream:
         """The pieces of a reply as they come, and last its Completion. Closing the iterator cancels it."""
         ...
 
@@ -67,7 +67,7 @@ class Voice:
         """Whether its replies may hold reasoning: its chat template knows the tags, or nobody knows."""
         return self.tokenizer is None or CLOSING in self.tokenizer.chat_template
 
-    def stream(self, request: Request) -> Generator[Piece | Completion]:
+    def stream(self, request: Request) -> Stream:
         """The pieces of a reply, which is no longer than the model's context allows.
 
         Raises UserError where the chat template refuses the conversation, NoRoomError where it is too long.

@@ -1,0 +1,25 @@
+"""What tests of generation share: an engine that decides clearly, and questions of several lengths."""
+
+import torch
+
+from thinktune.data import Turn
+from thinktune.engine import Request, Sampling
+
+QUESTIONS = ["q?", "What does the heart pump?", "心脏泵什么？", "blood " * 12, "a"]
+
+
+def decided(model):
+    """The model with weights so large that rounding does not choose the token."""
+    torch.manual_seed(3)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return model
+
+
+def ask(question, tokens=20, **sampling):
+    return Request((Turn("user", question),), Sampling(tokens, **sampling))
+
+
+def alone(engine, request):
+    ((_, reply),) = engine.complete([request])
+    return reply

@@ -54,7 +54,7 @@ def serve_in_process(folder: Path, port: Any) -> None:
         if line.startswith("page: "):
             port.put(line.split()[1].rstrip("/"))
 
-    serve.serve(voices.find_voices(folder, say), "127.0.0.1", 0, say)
+    serve.serve(voices.find_voices(folder, None, None, "here", say), "127.0.0.1", 0, say)
 
 
 def make_small(folder: Path) -> None:

@@ -17,9 +17,9 @@ guard openapi voices
 api session
 train evaluate
 watch
-run
-engine report small
-schedule
+run vllm
+engine endpoint report small
+schedule wire
 writer sample stream
 step checkpoint manners slots
 request

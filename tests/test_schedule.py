@@ -156,7 +156,7 @@ def test_a_pass_that_fails_is_told_to_all_in_it_and_the_engine_goes_on(engine, e
 def test_one_request_that_fails_takes_nobody_along(engine, expected, monkeypatch):
     refused = engine._ticket(ask("q?", 30), schedule.Events(), 0, pieces=False)
     monkeypatch.setattr(refused.writer, "take", None)  # not callable: its own reply cannot be written
-    engine._schedule.submit([refused])
+    engine._schedule.submit(refused)
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
     assert isinstance(refused._events.get()[1], TypeError)
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from thinktune.data import Turn
 from thinktune.render import render_prompt
-from thinktune.reply import gather, split
+from thinktune.reply import Stopper, gather, split
 from thinktune.request import Sampling
-from thinktune.writer import Marks, Stopper, Writer
+from thinktune.writer import Marks, Writer
 
 
 @pytest.fixture(scope="module")

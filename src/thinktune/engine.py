@@ -1,6 +1,5 @@
 """Writing replies with a model in this process: many requests to completions, or one to pieces as they come."""
 
-from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
@@ -12,7 +11,7 @@ from thinktune.errors import UserError
 from thinktune.render import render_prompt
 from thinktune.request import Completion, Request, Sampling, record
 from thinktune.schedule import Schedule, Ticket
-from thinktune.stream import Event, Events, Stream
+from thinktune.stream import Events, Stream, as_they_end
 from thinktune.writer import Marks, Writer
 
 __all__ = ["Completion", "Engine", "Request", "Sampling", "record"]
@@ -36,25 +35,9 @@ class Engine:
 
         Raises UserError where a conversation is refused; closing the iterator cancels what is not done.
         """
-        events: Events = SimpleQueue()
-        waiting, asked = deque(enumerate(requests)), dict[int, Ticket]()
-        done: list[tuple[int, Event | None]] = []
-        try:
-            while waiting or asked or done:
-                new = [waiting.popleft() for _ in range(min(len(waiting), most_at_once - len(asked)))]
-                asked |= {number: self._ticket(request, events, number, pieces=False) for number, request in new}
-                self._schedule.submit([asked[number] for number, _ in new])
-                for number, event in done:  # after their places were filled, for the caller may take his time
-                    if isinstance(event, Exception):
-                        raise event
-                    assert isinstance(event, Completion)
-                    yield number, event
-                done = _what_came(events) if asked else []
-                for number, _ in done:
-                    del asked[number]
-        finally:
-            for ticket in asked.values():
-                ticket.cancelled = True
+        return as_they_end(
+            requests, most_at_once, lambda number, events: self._submit(requests[number], events, number, pieces=False)
+        )
 
     def stream(self, request: Request) -> Stream:
         """The pieces of one reply as they come, and last its Completion. Closing the iterator cancels it.
@@ -62,13 +45,16 @@ class Engine:
         Raises UserError where the conversation is refused.
         """
         events: Events = SimpleQueue()
-        ticket = self._ticket(request, events, 0, pieces=True)
-        self._schedule.submit([ticket])
-        return Stream(events, ticket.cancel)
+        return Stream(events, self._submit(request, events, 0, pieces=True).cancel)
 
     def close(self) -> None:
         """End every reply with an error to whoever waits for it; nothing can be asked any more."""
         self._schedule.close()
+
+    def _submit(self, request: Request, events: Events, number: int, *, pieces: bool) -> Ticket:
+        ticket = self._ticket(request, events, number, pieces=pieces)
+        self._schedule.submit(ticket)
+        return ticket
 
     def _ticket(self, request: Request, events: Events, number: int, *, pieces: bool) -> Ticket:
         prompt = render_prompt(request.turns, self.tokenizer, thinking=request.thinking)
@@ -79,11 +65,3 @@ class Engine:
         sampling = replace(request.sampling, max_new_tokens=budget)
         writer = Writer(sampling, self._marks, prompt)
         return Ticket(prompt, sampling, writer, events, number=number, pieces=pieces)
-
-
-def _what_came(events: Events) -> list[tuple[int, Event | None]]:
-    """All that has come; waits for the first."""
-    found = [events.get()]
-    while not events.empty():
-        found.append(events.get())
-    return found

@@ -90,6 +90,95 @@ class Splitter:
             yield Piece("answer" if self._place == "answer" else "reasoning", text)
 
 
+class Draft:
+    """A reply's text in the making: pieces as they are certain, up to a stop text in the answer; and what they make.
+
+    After `stopped` or `finish` nothing may be fed.
+    """
+
+    def __init__(self, stop: tuple[str, ...] = (), *, opened: bool = False) -> None:
+        self.stopped = False
+        self._splitter, self._stopper = Splitter(opened=opened), Stopper(stop)
+        self._pieces: list[Piece] = []
+
+    @property
+    def open(self) -> bool:
+        """Whether the reasoning is open."""
+        return self._splitter.reasoning
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reasoning was closed."""
+        return self._splitter.closed
+
+    def feed(self, text: str) -> list[Piece]:
+        """The pieces that are certain after this text."""
+        return self._keep(self._until_stop(self._splitter.feed(text)))
+
+    def finish(self) -> list[Piece]:
+        """The rest, when no more text will come."""
+        if self.stopped:
+            return []
+        pieces = self._keep(self._until_stop(self._splitter.finish()))
+        return pieces if self.stopped else pieces + self._keep(self._held())
+
+    def reply(self) -> Reply:
+        """What the pieces make so far."""
+        return Reply(*gather(self._pieces), self.closed)
+
+    def _keep(self, pieces: Iterable[Piece]) -> list[Piece]:
+        new = list(pieces)
+        self._pieces += new
+        return new
+
+    def _held(self) -> Iterator[Piece]:
+        if rest := self._stopper.rest():
+            yield Piece("answer", rest)
+
+    def _until_stop(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        for piece in pieces:
+            if piece.place != "answer":
+                yield from self._held()  # what looked like a stop's beginning stands before this
+                yield piece
+                continue
+            text, self.stopped = self._stopper.feed(piece.text)
+            if text:
+                yield Piece("answer", text)
+            if self.stopped:
+                return
+
+
+class Stopper:
+    """Gives text out up to the first stop text in it; what may be the beginning of one is held back.
+
+    The stop that is whole first wins, and of two that end together the longer: so it does not matter how the text was
+    cut into pieces.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """The text that is certain now, and whether a stop came after it."""
+        self._held += text
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            return self._held[: min(found)[1]], True
+        keep = next(
+            (n for n in range(len(self._held), 0, -1) if any(stop.startswith(self._held[-n:]) for stop in self._stops)),
+            0,
+        )
+        certain = len(self._held) - keep
+        given, self._held = self._held[:certain], self._held[certain:]
+        return given, False
+
+    def rest(self) -> str:
+        """What is held back, when no stop came of it."""
+        held, self._held = self._held, ""
+        return held
+
+
 def split(text: str) -> Reply:
     """A whole reply taken apart."""
     splitter = Splitter()

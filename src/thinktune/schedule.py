@@ -71,13 +71,13 @@ class Schedule:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Put requests in line."""
+    def submit(self, ticket: Ticket) -> None:
+        """Put a request in line."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._waiting += tickets
-            if self._waiting and not self._thread:
+            self._waiting.append(ticket)
+            if not self._thread:
                 self._thread = threading.Thread(target=self._work, name="thinktune-engine", daemon=True)
                 self._thread.start()
 

@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from thinktune import checkpoint, download, hub, recipe
+from thinktune import checkpoint, download, hub, recipe, vllm
+from thinktune.endpoint import Endpoint
 from thinktune.errors import UserError, brief
 from thinktune.knobs import Recipe
-from thinktune.manners import Manners, read_manners
+from thinktune.manners import Manners, WantedEngine, read_manners
 from thinktune.model import pick_device
 from thinktune.progress import Say
 from thinktune.render import CLOSING, render_prompt
@@ -17,6 +19,8 @@ from thinktune.request import Request
 from thinktune.session import load_engine
 from thinktune.stream import Stream
 from thinktune.tokens import read_tokenizer
+
+VLLM_SHARE = 0.45
 
 
 class Door(Protocol):
@@ -85,13 +89,42 @@ class Voice:
         return self.open().stream(request)
 
 
-def find_voices(run: Path, say: Say) -> list[Voice]:
-    """The voices that a command line asks for; says of each where it is."""
-    voices = voices_at_hand(run, lambda folder, _: load_engine(folder), say)
+def find_voices(
+    run: Path | None, endpoint: str | None, model: str | None, wanted: WantedEngine, say: Say
+) -> list[Voice]:
+    """The voices that a command line asks for; says of each where it is and what writes its replies."""
+    if (run is None) == (endpoint is None):
+        raise UserError("name a run's or a model's folder, or --endpoint URL; exactly one of the two")
+    if run is None:
+        assert endpoint is not None
+        voices = voices_behind(endpoint, model)
+        for voice in voices:
+            say(f"{voice.name}: {voice.source}")
+        return voices
+    device = pick_device()
+    engine, why = vllm.choose(wanted, installed=vllm.is_installed(), gpu=device.type == "cuda")
+    if engine == "vllm":
+        # Two models may have to share the card, and each process takes its share at its start.
+        voices = voices_at_hand(run, lambda folder, name: vllm.start(folder, name, VLLM_SHARE), say)
+    else:
+        voices = voices_at_hand(run, lambda folder, _: load_engine(folder), say)
+    place = "by vLLM" if engine == "vllm" else f"in this process on {device}"
     for voice in voices:
         when = "" if voice is voices[0] else "; loaded when it is first asked"
-        say(f"{voice.name}: {voice.source}, in this process on {pick_device()}{when}")
+        say(f"{voice.name}: {voice.source}, {place} ({why}){when}")
     return voices
+
+
+def voices_behind(url: str, model: str | None) -> list[Voice]:
+    """The models of an endpoint, or the one that is named. Raises UserError where it does not say which it has."""
+    door = Endpoint(url, model or "")
+    try:
+        names = [model] if model else door.models()
+    finally:
+        door.close()
+    if not names:
+        raise UserError(f"{url}: does not say which models it has; name one by --model")
+    return [Voice(name, f"behind {door.url}", Manners(), partial(Endpoint, url, name)) for name in names]
 
 
 def voices_at_hand(folder: Path, make: Callable[[Path, str], Door], say: Say) -> list[Voice]:

@@ -1,13 +1,12 @@
 """One reply in the making: tokens in, one by one; pieces out, as soon as they are certain; and where it ends."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
 
 from thinktune.render import OPENING, closing_ids
-from thinktune.reply import Piece, Splitter, gather
+from thinktune.reply import Draft, Piece
 from thinktune.request import Completion, Finish, Sampling
 
 
@@ -38,19 +37,17 @@ class Writer:
         self.finish: Finish | None = None
         self.tokens = 0
         self._sampling, self._marks, self._prompt_tokens = sampling, marks, len(prompt)
-        self._splitter = Splitter(opened=marks.opened(prompt))
-        self._stopper = Stopper(sampling.stop)
+        self._draft = Draft(sampling.stop, opened=marks.opened(prompt))
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
         self._decoded = 0  # characters of the text that were handed on; the rest are bytes of half a character
-        self._pieces: list[Piece] = []
         self._reasoning_tokens: int | None = None
         self._forced: list[int] | None = None
 
     def next(self, chosen: int) -> int:
         """The next token: the one that was chosen, or where the reasoning's budget is spent, what closes it."""
         budget = self._sampling.reasoning_tokens
-        if self._forced is None and budget is not None and self.tokens >= budget and self._splitter.reasoning:
+        if self._forced is None and budget is not None and self.tokens >= budget and self._draft.open:
             self._forced = list(self._marks.closing)
         return self._forced.pop(0) if self._forced else chosen
 
@@ -63,11 +60,11 @@ class Writer:
         self._ids.append(token)
         text = self._decoder.step(self._marks.tokenizer.backend_tokenizer, token) or ""
         self._decoded += len(text)
-        pieces = list(self._until_stop(self._splitter.feed(text)))
-        if self._splitter.closed and self._reasoning_tokens is None:
+        pieces = self._draft.feed(text)
+        if self._draft.closed and self._reasoning_tokens is None:
             self._reasoning_tokens = self.tokens
-        self._pieces += pieces
-        if self.finish:
+        if self._draft.stopped:
+            self.finish = "stop"
             return pieces
         if self.tokens >= self._sampling.max_new_tokens:
             self.finish = "length"
@@ -77,69 +74,17 @@ class Writer:
     def completion(self) -> Completion:
         """The reply, taken apart, once it is over."""
         assert self.finish is not None
-        reasoning, answer = gather(self._pieces)
-        spent = self._reasoning_tokens
+        reply, spent = self._draft.reply(), self._reasoning_tokens
         if spent is None:
-            spent = self.tokens - (self.finish == "end") if self._splitter.reasoning else 0
+            spent = self.tokens - (self.finish == "end") if self._draft.open else 0
         return Completion(
-            reasoning, answer, self.tokens, spent, self.finish, self._splitter.closed, self._prompt_tokens
+            reply.reasoning, reply.answer, self.tokens, spent, self.finish, reply.closed, self._prompt_tokens
         )
 
     def _end(self) -> list[Piece]:
         """What was held back: half a character, a tag or a stop text that never came whole."""
-        finish = self.finish
         whole = self._marks.tokenizer.backend_tokenizer.decode(self._ids, skip_special_tokens=True)
-        pieces = list(self._until_stop(self._splitter.feed(whole[self._decoded :])))
-        if self.finish == finish:
-            pieces += self._until_stop(self._splitter.finish())
-        if self.finish == finish and (rest := self._stopper.rest()):
-            pieces.append(Piece("answer", rest))
-        self._pieces += pieces
+        pieces = [*self._draft.feed(whole[self._decoded :]), *self._draft.finish()]
+        if self._draft.stopped:
+            self.finish = "stop"
         return pieces
-
-    def _until_stop(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """Pieces up to a stop text in the answer, which ends the reply."""
-        for piece in pieces:
-            if piece.place != "answer":
-                # Text held back as a stop's beginning stands before the tag that says it was no answer.
-                if rest := self._stopper.rest():
-                    yield Piece("answer", rest)
-                yield piece
-                continue
-            text, hit = self._stopper.feed(piece.text)
-            if text:
-                yield Piece("answer", text)
-            if hit:
-                self.finish = "stop"
-                return
-
-
-class Stopper:
-    """Gives text out up to the first stop text in it; what may be the beginning of one is held back.
-
-    The stop that is whole first wins, and of two that end together the longer: so it does not matter how the text was
-    cut into pieces.
-    """
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
-        self._held = ""
-
-    def feed(self, text: str) -> tuple[str, bool]:
-        """The text that is certain now, and whether a stop came after it."""
-        self._held += text
-        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            return self._held[: min(found)[1]], True
-        keep = next(
-            (n for n in range(len(self._held), 0, -1) if any(stop.startswith(self._held[-n:]) for stop in self._stops)),
-            0,
-        )
-        certain = len(self._held) - keep
-        given, self._held = self._held[:certain], self._held[certain:]
-        return given, False
-
-    def rest(self) -> str:
-        """What is held back, when no stop came of it."""
-        held, self._held = self._held, ""
-        return held

@@ -55,8 +55,8 @@ export async function grow(reply, request, signal, changed) {
       }
       if (usage) {
         reply.usage = { prompt: usage.prompt_tokens, tokens: usage.completion_tokens, reasoning: usage.completion_tokens_details.reasoning_tokens };
-        reply.speed = (usage.completion_tokens - 1) / ((now - first) / 1000) || null;
-        if (!Number.isFinite(reply.speed)) reply.speed = null;
+        const seconds = (now - first) / 1000;
+        reply.speed = seconds > 0.1 ? (usage.completion_tokens - 1) / seconds : null; // too short to tell
       }
       changed();
     }

@@ -11,18 +11,22 @@ ROOMS = """
 __main__
 cli
 demo
-check chat cleaned
-train evaluate session
+check chat cleaned serve
+exchange
+guard openapi voices
+api session
+train evaluate
 dry watch answers
 carried health
 run
-settle
+settle vllm
 engine endpoint beside small sinks plan
 report predict
 evaluation_page schedule wire budget
 comparison regrade trace
 writer sample stream referee compare
-step checkpoint request slots ground
+step checkpoint manners slots ground
+request
 model prepare curves outcome probe task_files overlap follow
 to_swanlab to_tensorboard chart
 entries sentences page
@@ -48,6 +52,9 @@ HEAVY = [
     "demo",
     "check",
     "chat",
+    "serve",
+    "exchange",
+    "voices",
     "session",
     "train",
     "evaluate",

@@ -14,6 +14,7 @@ from rich.markup import escape
 from thinktune import recipe as recipes
 from thinktune.errors import Stopped, UserError
 from thinktune.hub import refuse_missing
+from thinktune.manners import WantedEngine
 from thinktune.masking import mask
 
 # Rooms that load torch are imported inside the verbs: --help and a bad recipe answer at once.
@@ -162,6 +163,26 @@ def chat(run: ModelPath) -> None:
 
     console = _console()
     run_chat(run, console, lambda: console.input("[bold]› [/]"))
+
+
+@app.command()
+def serve(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder, or any model folder.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Talk to this OpenAI-compatible server instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="The endpoint's model; by default all that it lists.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond loopback THINKTUNE_API_KEY must be set.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8420,
+    engine: Annotated[
+        WantedEngine, typer.Option(help="What writes replies; auto is vLLM where it and a GPU are.")
+    ] = "auto",
+) -> None:
+    """Open a chat page and an OpenAI-compatible API, reasoning and answer apart."""
+    from thinktune.serve import serve as run_serve
+    from thinktune.voices import find_voices
+
+    run_serve(find_voices(run, endpoint, model, engine, _say), host, port, _say)
 
 
 def main() -> None:

@@ -196,6 +196,13 @@ class Track(Section):
     """Write the same records for TensorBoard, into the run's folder."""
 
 
+class Serve(Section):
+    """How the page and the API present the model."""
+
+    notice: str | None = None
+    """A line of caution that the page shows above every chat, as in 'not medical advice'."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -215,6 +222,8 @@ class Recipe(Section):
     """How replies are written."""
     track: Track = Track()
     """Where its records go."""
+    serve: Serve = Serve()
+    """How the model is presented."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

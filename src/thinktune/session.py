@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from thinktune import checkpoint, recipe
+from thinktune import checkpoint
 from thinktune.data import Turn
 from thinktune.engine import Completion, Engine, Sampling
+from thinktune.manners import conversation, read_manners
 from thinktune.model import load_model, pick_device, pick_precision
 from thinktune.request import Request
 from thinktune.tokens import read_tokenizer
@@ -21,8 +22,8 @@ class Session:
 
     def asked(self, question: str, sampling: Sampling) -> Request:
         """The conversation with a new question at its end."""
-        system = [Turn("system", self.system)] if self.system else []
-        return Request((*system, *self.turns, Turn("user", question)), sampling, self.thinking)
+        turns = conversation(self.system, [*self.turns, Turn("user", question)])
+        return Request(turns, sampling, self.thinking)
 
     def answered(self, question: str, reply: Completion) -> None:
         """Remember a question and its reply; the template decides what later turns see of the reasoning."""
@@ -30,19 +31,14 @@ class Session:
 
 
 def open_engine(folder: Path) -> tuple[Engine, Session, Sampling]:
-    """The model of a run or of a model folder, ready to talk, with the run's own system prompt and budget.
-
-    It samples as the model's generation settings say; a run's `generate.max_new_tokens` is the budget, else 2,048.
-    """
+    """The model of a run or of a model folder, ready to talk, with the run's own system prompt and sampling."""
     source = checkpoint.model_folder(folder)
+    manners = read_manners(folder, source)
+    return load_engine(source), Session(manners.system), manners.sampling
+
+
+def load_engine(source: Path) -> Engine:
+    """The model of a folder in this process, its weights in what it computes in."""
     device = pick_device()
-    engine = Engine(load_model(source, device), read_tokenizer(source), pick_precision("auto", device))
-    trained = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
-    chosen = engine.model.generation_config
-    sampling = Sampling(
-        trained.generate.max_new_tokens if trained else 2048,
-        temperature=(chosen.temperature or 0.0) if chosen.do_sample else 0.0,
-        top_p=chosen.top_p or 1.0,
-        top_k=chosen.top_k or 0,
-    )
-    return engine, Session(trained.data.system if trained else None), sampling
+    precision = pick_precision("auto", device)
+    return Engine(load_model(source, device, precision), read_tokenizer(source), precision)

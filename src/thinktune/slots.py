@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinktune.attention import reads_boundaries_on_device
+
 BLOCK = 256  # columns by which the buffers grow; each growth copies what is there
 ROWS = 8  # rows by which they grow
-
-from thinktune.attention import reads_boundaries_on_device
 
 
 class Slots:

@@ -1,0 +1,62 @@
+// The same API that every other client uses: models, and a reply as a stream of events.
+
+const KEY = 'thinktune.key';
+
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Keep the API key until the tab is closed. */
+export function useKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+/** The models that can be asked, each with what it was set up with. */
+export async function listModels() {
+  return (await (await call('/v1/models')).json()).data;
+}
+
+/** The deltas of a reply, then what it took: {delta}, {finish}, {usage}. */
+export async function* streamReply(request, signal) {
+  const options = { include_usage: true, allow_moved: true };
+  const response = await call('/v1/chat/completions', {
+    method: 'POST',
+    body: JSON.stringify({ ...request, stream: true, stream_options: options }),
+    headers: { 'content-type': 'application/json' },
+    signal,
+  });
+  let text = '';
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const events = text.split('\n\n');
+    text = events.pop();
+    for (const event of events) {
+      const data = event.slice('data: '.length);
+      if (data !== '[DONE]') yield* read(JSON.parse(data));
+    }
+  }
+}
+
+function* read(body) {
+  if (body.error) throw new ApiError(0, body.error.message);
+  if (body.usage) yield { usage: body.usage };
+  for (const choice of body.choices) {
+    yield { delta: choice.delta };
+    if (choice.finish_reason) yield { finish: choice.finish_reason };
+  }
+}
+
+async function call(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
+  const response = await fetch(path, { ...options, headers });
+  if (response.ok) return response;
+  const said = await response.json().catch(() => null);
+  throw new ApiError(response.status, said?.error?.message ?? `HTTP ${response.status}`);
+}

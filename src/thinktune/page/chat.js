@@ -1,0 +1,86 @@
+// A conversation: its turns, each a question and one reply of every model that was asked, and how replies grow.
+
+import { streamReply } from './api.js';
+
+export function newChat() {
+  return { id: Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16)).join(''), changed: Date.now(), title: '', turns: [] };
+}
+
+export function newReply(model) {
+  return { model, reasoning: '', answer: '', thought: null, finish: null, usage: null, speed: null, error: null };
+}
+
+/** What a model is asked: the settings, and the conversation as that model has seen it. */
+export function requestFor(model, chat, upTo, settings) {
+  const messages = [];
+  if (settings.system != null) messages.push({ role: 'system', content: settings.system });
+  for (const turn of chat.turns.slice(0, upTo)) {
+    messages.push({ role: 'user', content: turn.question });
+    const reply = turn.replies.find((one) => one.model === model) ?? turn.replies[0];
+    if (reply && (reply.answer || reply.reasoning))
+      messages.push({ role: 'assistant', content: reply.answer, reasoning_content: reply.reasoning });
+  }
+  messages.push({ role: 'user', content: chat.turns[upTo].question });
+  const request = { model, messages, chat_template_kwargs: { enable_thinking: settings.thinking !== false } };
+  for (const name of ['temperature', 'top_p', 'top_k', 'max_tokens', 'reasoning_budget', 'seed'])
+    if (settings[name] != null) request[name] = settings[name];
+  return request;
+}
+
+/** Let a reply grow until it ends, fails or is stopped; `changed` hears of every step. */
+export async function grow(reply, request, signal, changed) {
+  let thinkingSince = null;
+  let first = null;
+  try {
+    for await (const { delta, finish, usage } of streamReply(request, signal)) {
+      const now = performance.now();
+      const thinks = delta?.reasoning_content ?? delta?.reasoning;
+      if (first === null && (thinks || delta?.content)) first = now;
+      if (thinks) {
+        thinkingSince ??= now;
+        reply.reasoning += thinks;
+      }
+      if (delta?.moved) {
+        reply.reasoning = reply.answer; // it was reasoning whose opening tag the model left out
+        reply.answer = '';
+        thinkingSince = first;
+      }
+      if (delta?.content) {
+        if (reply.reasoning) reply.thought ??= (now - thinkingSince) / 1000;
+        reply.answer += delta.content;
+      }
+      if (finish) {
+        reply.finish = finish;
+        if (reply.reasoning) reply.thought ??= (now - thinkingSince) / 1000;
+      }
+      if (usage) {
+        reply.usage = { prompt: usage.prompt_tokens, tokens: usage.completion_tokens, reasoning: usage.completion_tokens_details.reasoning_tokens };
+        const seconds = (now - first) / 1000;
+        reply.speed = seconds > 0.1 ? (usage.completion_tokens - 1) / seconds : null; // too short to tell
+      }
+      changed();
+    }
+    reply.finish ??= 'stopped'; // the server went away
+  } catch (error) {
+    reply.finish = error.name === 'AbortError' ? 'stopped' : 'failed';
+    if (reply.finish === 'failed') reply.error = error.message;
+    reply.status = error.status;
+  }
+  changed();
+}
+
+/** A chat as Markdown, the reasoning quoted. */
+export function asMarkdown(chat, words) {
+  const lines = [`# ${chat.title}`];
+  for (const turn of chat.turns) {
+    lines.push(`## ${turn.question}`);
+    for (const reply of turn.replies) {
+      if (turn.replies.length > 1) lines.push(`### ${reply.model}`);
+      if (reply.reasoning) lines.push(`> **${words.thoughts}**\n>\n${reply.reasoning.replace(/^/gm, '> ')}`);
+      if (reply.answer) lines.push(reply.answer);
+      if (reply.finish === 'length') lines.push(`*${words.cut}*`);
+      if (reply.finish === 'stopped') lines.push(`*${words.stopped}*`);
+    }
+  }
+  return lines.join('\n\n') + '\n';
+}

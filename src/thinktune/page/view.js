@@ -1,0 +1,125 @@
+// How turns and replies look: elements made once and kept up to date while a reply grows.
+
+import { showMarkdown } from './markdown.js';
+import { words } from './words.js';
+
+/** An element with properties (`on…` listeners, attributes with a dash) and children. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes('-')) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+/** A question with its replies below it; `actions` says what its buttons do. */
+export function turnView(turn, actions) {
+  const text = make('div', { className: 'text', textContent: turn.question });
+  const edit = make('button', { className: 'quiet', textContent: words.edit, onclick: () => editQuestion(question, turn, actions) });
+  const question = make('section', { className: 'question', ariaLabel: words.you }, text, edit);
+  const replies = make('div', { className: 'replies' });
+  const element = make('div', { className: 'turn' }, question, replies);
+  const show = () => replies.replaceChildren(...turn.replies.map((reply) => replyView(reply, turn.replies.length > 1, actions)));
+  show();
+  return { element, replies, show };
+}
+
+function editQuestion(question, turn, actions) {
+  const before = [...question.childNodes];
+  const field = make('textarea', { value: turn.question, rows: 3, ariaLabel: words.question });
+  const leave = () => {
+    question.replaceChildren(...before);
+    before.at(-1).focus();
+  };
+  const resend = () => field.value.trim() && actions.edit(turn, field.value.trim());
+  field.onkeydown = (event) => {
+    if (event.key === 'Escape') leave();
+    if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      resend();
+    }
+    event.stopPropagation();
+  };
+  question.replaceChildren(
+    field,
+    make('button', { className: 'strong', textContent: words.resend, onclick: resend }),
+    make('button', { textContent: words.cancel, onclick: leave }),
+  );
+  field.focus();
+}
+
+/** The element of a reply; its `update` shows what the reply has become. */
+export function replyView(reply, named, actions) {
+  const summary = make('summary');
+  const thoughts = make('div', { className: 'thoughts' });
+  const reasoning = make('details', { className: 'reasoning', open: actions.fold() !== 'closed' && !reply.finish }, summary, thoughts);
+  const answer = make('div', { className: 'answer' });
+  const mark = make('p', { className: 'mark' });
+  const facts = make('p', { className: 'facts small' });
+  const tools = make('div', { className: 'tools' });
+  const head = named ? [make('h3', { textContent: reply.model })] : [];
+  const element = make('article', { className: 'reply', ariaLabel: reply.model }, ...head, reasoning, answer, mark, facts, tools);
+  element.dataset.model = reply.model;
+  summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click turns it over just after
+  if (actions.fold() === 'open') reasoning.open = true;
+  let shownAnswer = null;
+  let folded = Boolean(reply.finish);
+  element.update = () => {
+    reasoning.hidden = !reply.reasoning;
+    summary.textContent = reply.thought === null ? (reply.finish ? words.thoughts : words.thinkingNow) : words.thought(seconds(reply.thought));
+    if (thoughts.textContent !== reply.reasoning) thoughts.textContent = reply.reasoning;
+    if (reply.thought !== null && !folded) {
+      folded = true;
+      if (!actions.fold()) reasoning.open = false;
+    }
+    if (shownAnswer !== reply.answer) showMarkdown((shownAnswer = reply.answer), answer);
+    const waiting = !reply.finish && !reply.reasoning && !reply.answer;
+    mark.textContent = waiting ? words.wait : markOf(reply);
+    mark.hidden = !mark.textContent;
+    mark.classList.toggle('failed', reply.finish === 'failed');
+    facts.textContent = reply.usage ? words.facts(reply.usage.tokens, reply.usage.reasoning, reply.speed?.toFixed(1) ?? '–') : '';
+    element.ariaBusy = String(!reply.finish);
+    if (reply.finish && !tools.childNodes.length) tools.append(...toolsOf(reply, actions));
+  };
+  element.update();
+  return element;
+}
+
+function seconds(value) {
+  return value < 10 ? value.toFixed(1) : Math.round(value);
+}
+
+function markOf(reply) {
+  if (reply.finish === 'length') return words.cut;
+  if (reply.finish === 'stopped') return words.stopped;
+  return reply.finish === 'failed' ? words.failed(reply.error) : '';
+}
+
+function toolsOf(reply, actions) {
+  const copy = (label, text) => {
+    const button = make('button', { className: 'quiet', textContent: label });
+    button.onclick = async () => {
+      await copyText(text);
+      button.textContent = words.copied;
+      setTimeout(() => (button.textContent = label), 1500);
+    };
+    return button;
+  };
+  const tools = [];
+  if (reply.answer) tools.push(copy(words.copyAnswer, reply.answer));
+  if (reply.reasoning) tools.push(copy(words.copyReasoning, reply.reasoning));
+  if (reply.answer && reply.reasoning) tools.push(copy(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
+  tools.push(make('button', { className: 'quiet regenerate', textContent: words.regenerate, onclick: () => actions.regenerate(reply) }));
+  return tools;
+}
+
+async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = make('textarea', { value: text, className: 'away' }); // without https, only this way is open
+  document.body.append(field);
+  field.select();
+  document.execCommand('copy');
+  field.remove();
+}

@@ -14,12 +14,12 @@ demo
 check chat cleaned serve
 exchange
 guard openapi voices
-api session
+api
 train evaluate
 dry watch answers
 carried health
 run
-settle vllm
+settle session vllm
 engine endpoint beside small sinks plan
 report predict
 evaluation_page schedule wire budget

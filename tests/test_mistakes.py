@@ -13,7 +13,7 @@ from thinktune import checkpoint, track
 from thinktune.cli import main
 from thinktune.demo import demo
 from thinktune.errors import UserError
-from thinktune.evaluate import comparison, evaluate_run
+from thinktune.evaluate import evaluate_run
 from thinktune.small import Size, make_model
 from thinktune.train import train
 
@@ -91,25 +91,6 @@ def test_evaluation_refuses_rows_that_were_not_the_runs(tree):
         evaluate_run(folder, quiet)
 
 
-def test_only_rows_with_a_key_point_count_as_graded(tree):
-    rows = Path(tree["data"]["name"])
-    plain = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    keyed = [
-        row | {"question": f"{row['question']}?", "key": "blood" if n < 2 else None} for n, row in enumerate(plain)
-    ]
-    for path, kept in ((rows, [row | {"key": None} for row in plain]), (rows.with_name("own.jsonl"), keyed)):
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
-    columns = {"reasoning": "think", "keypoint": "key"}
-    folder = train(settings(tree, data={"validation": str(rows.with_name("own.jsonl")), "columns": columns}), quiet)
-    found = evaluate_run(folder, quiet)
-    assert (found["rows"], found["tuned"]["right_rows"]) == (8, 2)
-    console = Console(width=100)
-    with console.capture() as shown:
-        console.print(comparison(found))
-    assert "of 2)" in shown.get()
-    assert "of\u00a02 (" in (folder / "report.html").read_text(encoding="utf-8")
-
-
 def test_the_demo_writes_over_nobodys_files(tmp_path):
     (tmp_path / "base.yaml").write_text("mine")
     with pytest.raises(UserError, match="is not empty and no demo's folder"):
@@ -133,7 +114,7 @@ def test_ctrl_c_says_how_to_go_on(tree, tmp_path, monkeypatch, capsys):
     recipe.write_text(json.dumps(tree), encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["thinktune", "train", str(recipe)])
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("thinktune.train.train", stop)

@@ -51,8 +51,14 @@ def pick_newer_flash(capability: tuple[int, int], installed: Callable[[str], boo
 
 
 def use_attention(model: Any, precision: torch.dtype) -> Attention:
-    """Give a model the attention of its device; it is chosen once, so that compiled code never asks."""
+    """Give a model the attention of its device; it is chosen once, so that compiled code never asks.
+
+    A model with dropout in its attention, which the kernels for packed rows lack, has one call for each row anywhere.
+    """
     device: torch.device = model.device
+    if model.config.attention_dropout:
+        model.set_attn_implementation("thinktune_rows")
+        return "thinktune_rows"
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     chosen = pick_attention(device.type, precision, capability)
     if chosen == "thinktune_varlen" and capability and (newer := pick_newer_flash(capability, _is_installed)):
@@ -93,7 +99,7 @@ def rows_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if torch.compiler.is_compiling():  # the compiler would follow the lengths, and compile anew for each list of them
         return _rows_op(query, key, value, boundaries, options["scaling"]), None
-    return _each_row(query, key, value, boundaries, options.get("scaling")), None
+    return _each_row(query, key, value, boundaries, options.get("scaling"), options.get("dropout", 0.0)), None
 
 
 def varlen_attention(
@@ -175,12 +181,14 @@ def _activate(kernel: str) -> None:
         warnings.warn(f"FlashAttention: {kernel} is installed but does not start ({error})", stacklevel=2)
 
 
-def _each_row(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float | None) -> Tensor:
+def _each_row(
+    query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float | None, dropout: float = 0.0
+) -> Tensor:
     # split's backward is one concatenation; slicing each row out would fill a tensor of full size for every row
     lengths = _lengths(boundaries)
     rows = [
         scaled_dot_product_attention(
-            *parts, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+            *parts, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
         ).transpose(1, 2)
         for parts in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     ]

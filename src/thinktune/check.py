@@ -36,7 +36,7 @@ def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     A run cannot start where `stops` in them is not empty. Raises UserError where a file or the model cannot be read.
     """
     source = locate_model(recipe)
-    tokenizer = read_tokenizer(source)
+    tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
     prepared = survey(recipe, tokenizer, say)
     facts = prepared.account | {"stops": list(prepared.stops), "verdict": "not ready" if prepared.stops else "ready"}
     if not prepared.stops:

@@ -104,7 +104,13 @@ def restore(checkpoint: Checkpoint, update: Update) -> None:
     device = next(iter(update.parameters.values())).device
     for name in [name for name in state if name.startswith(_RANDOM)]:
         _set_random_state(name.removeprefix(_RANDOM), state.pop(name), device)
-    update.restore(state)
+    try:
+        update.restore(state)
+    except ValueError as error:
+        raise UserError(
+            f"train.memory: {checkpoint.folder} cannot be taken up ({error}); go on where the run was begun, or start "
+            "a new run with name=..."
+        ) from None
 
 
 def is_saved(run: Path, step: int) -> bool:

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from thinktune import checkpoint, hub, recipe, referee, report
-from thinktune.attention import use_attention
 from thinktune.completions import COMPLETIONS, Saving, model_print, read_saved
 from thinktune.endpoint import Endpoint
-from thinktune.engine import Engine, Request, Sampling
+from thinktune.engine import Request, Sampling
 from thinktune.environment import LIBRARIES
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json, write_json_lines
@@ -23,7 +22,7 @@ from thinktune.ground import refuse_other_data
 from thinktune.intervals import CONFIDENCE, RESAMPLES
 from thinktune.intervals import SEED as RESAMPLE_SEED
 from thinktune.knobs import Recipe
-from thinktune.model import load_model, pick_device, pick_precision
+from thinktune.model import pick_device, pick_precision
 from thinktune.overlap import seen_in_training
 from thinktune.pack import pack
 from thinktune.prepare import Prepared, prepare
@@ -32,6 +31,7 @@ from thinktune.probe import SEED as PROBE_SEED
 from thinktune.progress import Progress, Say
 from thinktune.referee import Completer
 from thinktune.regrade import LOSSES, SETTINGS, SIDES, TASKS, pair_of, regrade, replies_key
+from thinktune.session import load_engine
 from thinktune.step import evaluate
 from thinktune.store import Rows
 from thinktune.task_files import read_tasks
@@ -168,7 +168,9 @@ def _measure(
     measured = not len(rows) or {name: losses.get(name) for name in known} == known
     if left or not measured:
         say(f"{side}: {source}")
-        with closing(_open_engine(source, settings)) as engine:
+        precision = pick_precision(settings.train.precision, pick_device(), settings.train.memory)
+        trusted = settings.model.trust_remote_code
+        with closing(load_engine(source, precision, trust_remote_code=trusted)) as engine:
             if not measured:
                 losses = _losses(engine.model, rows, engine.precision, say)
                 write_json(place / side / LOSSES, known | {"rows": losses})
@@ -177,15 +179,6 @@ def _measure(
         gc.collect()
         if pick_device().type != "cpu":
             torch.accelerator.empty_cache()
-
-
-def _open_engine(source: Path, settings: Recipe) -> Engine:
-    """The model of a folder in this process, in the arithmetic of the run."""
-    device, trusted = pick_device(), settings.model.trust_remote_code
-    precision = pick_precision(settings.train.precision, device, settings.train.memory)
-    model = load_model(source, device, trust_remote_code=trusted)
-    use_attention(model, precision)
-    return Engine(model, read_tokenizer(source, trust_remote_code=trusted), precision)
 
 
 def _answer(

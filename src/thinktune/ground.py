@@ -121,16 +121,8 @@ def refuse_other_tokenizer(fingerprint: str, folder: Path) -> None:
 
 
 def changes(facts: dict[str, Any], folder: Path) -> list[str]:
-    """What else changed since the run was begun: versions, our own code, device, ranks. The state stays exact.
-
-    Raises UserError where the state is kept in another form, so that it cannot be taken up.
-    """
+    """What else changed since the run was begun: versions, our own code, device, ranks. The state stays exact."""
     former = read_json(folder / "environment.json")
-    if former["memory"] != facts["memory"]:
-        raise UserError(
-            f"train.memory: the run in {folder} keeps its state as {former['memory']}, and here it would be "
-            f"{facts['memory']}; go on where it was begun, or start a new run with name={folder.name}-2"
-        )
     return [
         f"{key} (was {former[key]!r}, is {facts[key]!r})"
         for key in TOLD

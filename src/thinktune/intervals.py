@@ -65,4 +65,10 @@ def difference(base: Sequence[float], tuned: Sequence[float], *, bounded: bool) 
     two are not of equal length.
     """
     changes = [after - before for before, after in zip(base, tuned, strict=True)]
-    return mean(changes, (-1.0, 1.0) if bounded else None)
+    turned = [-change for change in changes]
+    bounds = (-1.0, 1.0) if bounded else None
+    if sorted(changes) >= sorted(turned):
+        return mean(changes, bounds)
+    # Few rows have few different means, between which the draws decide: the same draws, whichever side is called base.
+    found = mean(turned, bounds)
+    return Interval(-found.value, -found.high, -found.low)

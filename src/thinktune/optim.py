@@ -201,11 +201,16 @@ class Update:
         return found
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up a saved state; the names are those of `state`."""
+        """Take up a saved state; the names are those of `state`. Raises ValueError where it is another tier's."""
         if not self._fused:
-            for name, kept in self.state().items():
+            mine = self.state()
+            if {name: kept.shape for name, kept in mine.items()} != {name: kept.shape for name, kept in state.items()}:
+                raise ValueError(f"the state is not that of memory {self.memory}")
+            for name, kept in mine.items():
                 kept.copy_(state[name])
             return
+        if any(name.rpartition("/")[2] not in FUSED_STATE for name in state):
+            raise ValueError(f"the state is not that of memory {self.memory}")
         for name, weight in self.parameters.items():
             own = {key: state[f"{name}/{key}"] for key in FUSED_STATE if f"{name}/{key}" in state}
             if own:

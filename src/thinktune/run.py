@@ -186,7 +186,8 @@ def _fit_layers(run: Run) -> None:
     if settings.precision == "fp8":
         layers.use_float8(run.model)
     use_attention(run.model, run.precision)
-    run.compiled = layers.can_compile(run.device)
+    # Rows with dropout are attended to one by one, which the compiler would follow and compile anew for each batch.
+    run.compiled = layers.can_compile(run.device) and not run.model.config.attention_dropout
     layers.apply_activation_budget(run.model, run.setting.activation_budget, run.compiled)
     if run.compiled:
         layers.compile_layers(run.model)

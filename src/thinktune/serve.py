@@ -73,7 +73,7 @@ def make_app(voices: Sequence[Voice], limits: Limits, key: str | None, hosts: fr
 
 def read_page() -> dict[str, bytes]:
     """The page's files by name, read once: no request ever names a path of the machine."""
-    folder = files("thinktune") / "page"
+    folder = files("thinktune") / "chat_page"
     found = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
     libraries = folder / "libraries"
     return found | {f"libraries/{entry.name}": entry.read_bytes() for entry in libraries.iterdir()}

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from thinktune import checkpoint
+from thinktune.attention import use_attention
 from thinktune.data import Turn
 from thinktune.engine import Completion, Engine, Sampling
 from thinktune.manners import conversation, read_manners
@@ -37,8 +40,10 @@ def open_engine(folder: Path) -> tuple[Engine, Session, Sampling]:
     return load_engine(source), Session(manners.system), manners.sampling
 
 
-def load_engine(source: Path) -> Engine:
-    """The model of a folder in this process, its weights in what it computes in."""
+def load_engine(source: Path, precision: torch.dtype | None = None, *, trust_remote_code: bool = False) -> Engine:
+    """The model of a folder in this process, its weights in what it computes in (none: what suits the device)."""
     device = pick_device()
-    precision = pick_precision("auto", device)
-    return Engine(load_model(source, device, precision), read_tokenizer(source), precision)
+    precision = precision or pick_precision("auto", device)
+    model = load_model(source, device, precision, trust_remote_code=trust_remote_code)
+    use_attention(model, precision)
+    return Engine(model, read_tokenizer(source, trust_remote_code=trust_remote_code), precision)

@@ -100,7 +100,7 @@ def equal_but_for_events(folder, whole):
 def test_a_state_of_another_form_is_refused(tree, stopped, monkeypatch):
     path = stopped.run_folder / "environment.json"
     write_json(path, read_json(path) | {"memory": "exact"})
-    refused(stopped, r"keeps its state as exact, and here it would be fp32")
+    refused(stopped, r"train\.memory: .*cannot be taken up \(the state is not that of memory exact\)")
 
 
 DAMAGE = {

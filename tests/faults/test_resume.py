@@ -9,7 +9,7 @@ from runs import quiet, settings, without_times
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from thinktune import checkpoint, track, watch
+from thinktune import answers, checkpoint, track, watch
 from thinktune.errors import Stopped
 from thinktune.optim import TIERS
 from thinktune.train import train
@@ -72,9 +72,9 @@ STOPS = {
     "inside an epoch": lambda patch: stop_in_step(patch, 5),
     "at an epoch's edge": lambda patch: stop_in_step(patch, 6),
     "at an evaluation's step": lambda patch: stop_in_step(patch, 4),
-    "in the first evaluation": lambda patch: interrupted(patch, watch, "evaluate_loss", 1),
-    "during evaluation": lambda patch: interrupted(patch, watch, "evaluate_loss", 2),
-    "during sampling": lambda patch: interrupted(patch, watch, "record", 1),
+    "in the first evaluation": lambda patch: interrupted(patch, watch, "evaluate_rows", 1),
+    "during evaluation": lambda patch: interrupted(patch, watch, "evaluate_rows", 2),
+    "during sampling": lambda patch: interrupted(patch, answers, "record", 1),
 }
 
 

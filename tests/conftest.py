@@ -13,18 +13,16 @@ from thinktune.render import render
 from thinktune.small import Size, make_model, make_tokenizer
 
 # How long an example takes says what else the machine does, not whether the code is right.
-settings.register_profile("thinktune", deadline=None)
+# In CI the examples are the same in every run, so that a red one means that our change is at fault.
+settings.register_profile("thinktune", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("thinktune")
 
 TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。", "Reasoning: a muscle."]
 
-settings.register_profile("untimed", deadline=None)  # how long a busy machine takes says nothing of the code
-settings.load_profile("untimed")
-
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads():
-    torch.set_num_threads(1)
+def one_thread():
+    torch.set_num_threads(1)  # the tests themselves run side by side
 
 
 @pytest.fixture(scope="session", autouse=True)

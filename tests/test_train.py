@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from thinktune import checkpoint, track
 from thinktune.engine import Engine, Request, Sampling
 from thinktune.errors import UserError
-from thinktune.evaluate import evaluate_run
 from thinktune.files import read_json
 from thinktune.model import load_model
 from thinktune.prepare import prepare
@@ -122,26 +121,6 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
         reply = replies[index]
         assert (reply.reasoning, reply.answer) == (example.turns[-1].reasoning, example.turns[-1].content)
         assert (reply.finish, reply.closed) == ("end", True)
-
-
-def test_evaluation_sets_base_beside_tuned(tree):
-    rows = Path(tree["data"]["name"])
-    plain = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
-    keyed = [row | {"key": row["answer"].split(" - ")[1]} for row in plain]
-    for path in (rows, own := rows.with_name("own.jsonl")):
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in keyed), encoding="utf-8")
-    columns = {"reasoning": "think", "keypoint": "key"}
-    data = {"validation": str(own), "columns": columns, "faults": {"leak": "keep"}}  # asked what it was trained on
-    changes = {"rows_per_step": 8, "epochs": 150, "learning_rate": 5e-3, "evaluate_every_steps": 150}
-    folder = train(settings(tree, data=data, train=changes, generate={"max_new_tokens": 40}), quiet)
-    found = evaluate_run(folder, quiet)
-    assert found["rows"] == found["tuned"]["right_rows"] == 8
-    assert found["base"]["right"] == found["base"]["ended"] == 0
-    assert found["tuned"]["right"] == found["tuned"]["ended"] == found["tuned"]["reasoning_closed"] == 1
-    first, last = (record["loss"] for record in (track.read_metrics(folder)[0], track.read_metrics(folder)[-1]))
-    assert found["base"]["eval_loss"] == pytest.approx(first, rel=1e-5)
-    assert found["tuned"]["eval_loss"] == pytest.approx(last, rel=1e-5)
-    assert read_json(folder / "eval" / "report.json") == found
 
 
 def test_every_row_read_is_accounted_for(tree):

@@ -1,6 +1,7 @@
 """Who can be talked to: a run's two models, a model folder, what an endpoint has; and the page's files themselves."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from thinktune.data import Turn
 from thinktune.errors import UserError
 from thinktune.manners import conversation, read_manners
 from thinktune.request import Completion, Request, Sampling
+from thinktune.seal import seal
 from thinktune.serve import read_page
 from thinktune.voices import find_voices
 
@@ -30,7 +32,8 @@ def run(tmp_path, start) -> Path:
     }
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    (tmp_path / "run" / "final").symlink_to(start)
+    shutil.copytree(start, tmp_path / "run" / "final")
+    seal(tmp_path / "run" / "final")
     return tmp_path / "run"
 
 

@@ -81,7 +81,13 @@ def judge(
             return Judged(None, tuple(findings))
         if action == "repaired" and mended is not None:
             turns = mended
-    return Judged(example if turns is example.turns else replace(example, turns=turns), tuple(findings))
+    if turns is example.turns:
+        return Judged(example, tuple(findings))
+    # A repair may lay open what none could see before it: text that is garbled behind an odd space.
+    again = judge(replace(example, turns=turns), places, policies, phrases, control_tokens)
+    told = {finding.fault for finding in findings}
+    more = [found for found in again.findings if found.action != "kept" or found.fault not in told]
+    return Judged(again.example, (*findings, *more))
 
 
 def _action(fault: str, policy: str, mended: Turns | None) -> Action:
@@ -100,7 +106,7 @@ def _action(fault: str, policy: str, mended: Turns | None) -> Action:
 
 @lru_cache(maxsize=8)
 def _checks(phrases: tuple[str, ...], control_tokens: frozenset[str]) -> tuple[tuple[str, Check], ...]:
-    """Every fault with its check, in an order in which no repair makes work for an earlier one."""
+    """Every fault with its check, in an order in which hardly any repair makes work for an earlier one."""
     tokens = _any_of([token for token in control_tokens if token])  # of the think tags none is left by then
     latin = tuple(phrase.lower() for phrase in phrases if phrase and phrase.isascii())
     other = tuple(phrase.lower() for phrase in phrases if not phrase.isascii())

@@ -98,10 +98,9 @@ def evaluate(
     chunk_rows: int | None = None,
 ) -> LossReport:
     """The exact loss over all learned tokens of the batches, each copied to the device while it works on the last."""
-    return evaluate_rows(model, batches, device, precision, chunk_rows)[0]
+    return _measure(model, batches, device, precision, chunk_rows)[0]
 
 
-@torch.no_grad()
 def evaluate_rows(
     model: Any,
     batches: Iterable[Batch],
@@ -109,26 +108,36 @@ def evaluate_rows(
     precision: torch.dtype,
     chunk_rows: int | None = None,
 ) -> tuple[LossReport, dict[str, tuple[float, int]]]:
-    """The same, and of each row (by its `file:line`) the mean loss and the learned tokens, over all its replies."""
+    """The same, and of each row (by its `file:line`) the mean loss and the learned tokens, over all its replies.
+
+    Reading the rows' losses waits for the device, once, when all is done.
+    """
+    report, rows = _measure(model, batches, device, precision, chunk_rows)
+    found: dict[str, tuple[float, int]] = {}
+    for names, sums, counts in rows:
+        for name, total, count in zip(names, sums.tolist(), counts.tolist(), strict=True):
+            former, tokens = found.get(name, (0.0, 0))
+            found[name] = (former + total, tokens + count)
+    return report, {name: (total / max(1, count), count) for name, (total, count) in found.items()}
+
+
+@torch.no_grad()
+def _measure(
+    model: Any, batches: Iterable[Batch], device: torch.device, precision: torch.dtype, chunk_rows: int | None
+) -> tuple[LossReport, list[tuple[tuple[str, ...], Tensor, Tensor]]]:
+    """The losses by part, and of each batch its rows, the sums of their losses and their learned tokens."""
     model.eval()
     losses = _Sums(device)
-    names: list[str] = []
-    sums: list[Tensor] = []
-    counts: list[Tensor] = []
+    rows: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
     for batch in batches:
         on_device = batch.to(device)
         _, each = _forward(model, on_device, 1.0, precision, chunk_rows)
         losses.add(each, on_device.parts)
         owners = torch.searchsorted(batch.boundaries[1:].long(), batch.learned_at, right=True)
-        names += batch.rows
-        sums.append(each.new_zeros(len(batch.rows)).index_add_(0, owners.to(device), each))
-        counts.append(owners.bincount(minlength=len(batch.rows)))
-    found: dict[str, tuple[float, int]] = {}
-    if names:
-        for name, total, count in zip(names, torch.cat(sums).tolist(), torch.cat(counts).tolist(), strict=True):
-            former, tokens = found.get(name, (0.0, 0))
-            found[name] = (former + total, tokens + count)
-    return losses.report(), {name: (total / max(1, count), count) for name, (total, count) in found.items()}
+        sums = each.new_zeros(len(batch.rows)).index_add_(0, owners.to(device), each)
+        counts = owners.new_zeros(len(batch.rows)).index_add_(0, owners, torch.ones_like(owners))
+        rows.append((batch.rows, sums, counts))
+    return losses.report(), rows
 
 
 def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:

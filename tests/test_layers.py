@@ -42,7 +42,7 @@ data grade
 hub
 download recipe
 knobs
-cache seal cards
+cache seal cards spread
 bilingual environment faults files find flops progress tokens verdict workers spikes stop intervals completions extract
 errors masking numerals
 bundled

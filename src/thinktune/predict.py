@@ -18,6 +18,7 @@ from thinktune.ferry import HELD
 from thinktune.flops import flops_per_token, head_size
 from thinktune.knobs import Memory
 from thinktune.optim import TIERS
+from thinktune.spread import Strategy
 from thinktune.trace import NOWHERE, Ends, Layer, ends, parameter_shapes, update_bytes
 
 CONTEXT_BYTES = GIB // 2  # what a driver, its kernels and their workspaces take beside our tensors; not yet measured
@@ -35,6 +36,7 @@ class Setting:
     update_in_backward: bool
     activation_budget: float
     batch_tokens: int
+    strategy: Strategy = "replicate"  # of many cards; one card has only this
 
 
 @dataclass(frozen=True, slots=True)

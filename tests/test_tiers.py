@@ -134,7 +134,8 @@ def test_a_restored_update_goes_on_bit_for_bit(memory, inside):
     for name, weight in other.named_parameters():
         weight.data = masters[name]
     again = Update(other, settings(memory, update_in_backward=inside))
-    again.restore({name: tensor.clone() for name, tensor in update.state().items()})
+    for name, kept in again.state().items():
+        kept.copy_(update.state()[name])
     drive(model, update, range(6, 9))
     drive(other, again, range(6, 9))
     assert same(everything(model, update), everything(other, again))

@@ -22,7 +22,7 @@ def equal(mine, theirs):
     last = checkpoint.find(mine, "last").folder.name
     for file in (
         f"checkpoints/{last}/model.safetensors",
-        f"checkpoints/{last}/state.safetensors",
+        f"checkpoints/{last}/state/state.safetensors",
         "final/model.safetensors",
     ):
         ours, other = load_file(mine / file), load_file(theirs / file)

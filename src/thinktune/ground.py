@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -18,6 +18,9 @@ from thinktune.knobs import Recipe
 from thinktune.prepare import Prepared
 from thinktune.recipe import check, dump
 from thinktune.store import Rows
+
+if TYPE_CHECKING:
+    from thinktune.parallel import World
 
 LOCK, ROWS = ".lock", "rows.txt"
 BESIDE_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page
@@ -35,6 +38,7 @@ HARMLESS = (
     "train.deterministic",
     "train.batch_tokens",
     "train.activation_budget",
+    "train.strategy",
 )
 TOLD = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
 PACKAGE = Path(__file__).parent
@@ -66,6 +70,16 @@ def hold(folder: Path) -> Generator[None]:
         for path in made:
             with suppress(OSError):  # it is not empty, so it is a run's
                 path.rmdir()
+
+
+def refuse_other_disk(folder: Path, world: "World", step: int) -> None:
+    """Raise UserError where ranks do not find the same in the run's folder, because its disk is not everybody's."""
+    found = world.gather((folder.is_dir(), step))
+    if others := [rank for rank, each in enumerate(found) if each != found[0]]:
+        raise UserError(
+            f"runs_folder: {folder} is not the same for rank {others[0]} as for rank 0; name one on a disk that all "
+            "machines see"
+        )
 
 
 def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:

@@ -98,3 +98,9 @@ def test_more_tokens_layers_and_gradients_take_more():
     many = peaks(job(config, 4096, step_tokens=9000), after).train
     assert many == pytest.approx(base.train + gradients, rel=0.05)
     assert base.evaluate < base.train
+
+
+def test_what_was_traced_before_is_enough_for_a_plan(model, monkeypatch):
+    """A fresh process reads layers from the disk, and still has to trace the ends."""
+    monkeypatch.setattr(trace.AttentionInterface, "_global_mapping", {})
+    assert trace.ends(model.config, model.dtype, trace.NOWHERE, 64, 32).forward > 0

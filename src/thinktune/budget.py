@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.cache import cache_folder
 from thinktune.files import read_json, write_json
-from thinktune.trace import NOWHERE, Layer, Share, attend_counted, layer, one_layer, positions
+from thinktune.trace import NOWHERE, Layer, Share, layer, one_layer, positions
 
 BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 TOKENS = 2048  # of the traced row; all bytes and operations grow with it alike, but for attention's, which are few
@@ -59,7 +59,6 @@ def _read(facts: dict[str, Any]) -> Layer:
 
 def _compiled(config: Any, dtype: torch.dtype) -> dict[float, Layer]:
     """All budgets from one trace of the layer: only the partition differs."""
-    attend_counted()
     found: dict[float, tuple[Any, Any, int]] = {}
 
     def partition(joint: Any, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> tuple[Any, Any]:

@@ -163,7 +163,6 @@ def whole_step(
     config: Any, settings: Train, dtype: torch.dtype, tokens: int, learned: int, *, recompute: bool
 ) -> tuple[int, int, int]:
     """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host."""
-    attend_counted()
     ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(Part.GIVEN), np.uint8)
     parts[tokens - learned :] = int(Part.ANSWER)
     [batch] = pack([Rendered(ids, parts, "traced")], tokens)
@@ -188,13 +187,6 @@ def parameter_shapes(config: Any) -> list[tuple[int, ...]]:
     return [tuple(weight.shape) for weight in model.parameters()]
 
 
-def attend_counted() -> None:
-    """Make known the attention that stands in for a kernel: it computes nothing, and keeps what such kernels keep."""
-    AttentionInterface.register(COUNTED, _attention)
-    nothing: Callable[..., Any] = _no_mask
-    AttentionMaskInterface.register(COUNTED, nothing)
-
-
 def positions(config: Any, tokens: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Stand-ins for the rotary embeddings of a row."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -210,16 +202,23 @@ def one_layer(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    _attend_counted()
     config = _with(config, _attn_implementation=COUNTED)
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=COUNTED)
     return model.train()
 
 
+def _attend_counted() -> None:
+    """Make known the attention that stands in for a kernel: it computes nothing, and keeps what such kernels keep."""
+    AttentionInterface.register(COUNTED, _attention)
+    nothing: Callable[..., Any] = _no_mask
+    AttentionMaskInterface.register(COUNTED, nothing)
+
+
 def _layer_bytes(
     config: Any, dtype: torch.dtype, device: torch.device, tokens: int, *, recompute: bool
 ) -> tuple[int, int, int, int]:
-    attend_counted()
     with FakeTensorMode(), Live(device) as live:
         model = one_layer(config, dtype, device)
         if recompute:

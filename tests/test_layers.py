@@ -21,6 +21,7 @@ carried health
 run
 settle session vllm
 engine endpoint beside small sinks plan
+speed
 report predict
 evaluation_page schedule wire budget
 comparison regrade trace
@@ -41,7 +42,7 @@ mend turns encoding sources script obey
 data grade
 hub
 download recipe
-knobs
+knobs traffic
 cache seal cards spread
 bilingual environment faults files find flops progress tokens verdict workers spikes stop intervals completions extract
 errors masking numerals
@@ -79,6 +80,7 @@ HEAVY = [
     "optim",
     "settle",
     "plan",
+    "speed",
     "predict",
     "budget",
     "trace",

@@ -10,7 +10,8 @@ from thinktune.errors import UserError
 from thinktune.flops import flops_per_token
 from thinktune.knobs import Train
 from thinktune.plan import ORDER, draw_up, facts, fits, usual
-from thinktune.predict import Job, Setting, tokens_per_second
+from thinktune.predict import Job, Setting
+from thinktune.speed import tokens_per_second
 from thinktune.trace import NOWHERE, Ends, Layer, Share
 
 QWEN = SimpleNamespace(  # the 1.7B

@@ -1,4 +1,4 @@
-"""Cards: how much memory they have, and how fast they and their link to the host move bytes."""
+"""Cards: how much memory they have, how fast they and their links move bytes, and how many of them there are."""
 
 import re
 from dataclasses import dataclass
@@ -28,6 +28,18 @@ KNOWN = {
     "RTX 3060": (12.0, 360, 25),
 }
 LINK = 12  # GB/s where the card is not known
+# GB/s from one card to the others of its machine in one direction (NVLink), as the makers state them; of cards that
+# are not here, the link to the host is taken.
+NVLINK = {
+    "H200": 450,
+    "H100": 450,
+    "H100 NVL": 300,
+    "H800": 200,
+    "H20": 450,
+    "A100 40GB": 300,
+    "A100 80GB": 300,
+    "A800": 200,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +51,37 @@ class Card:
     tflops: float | None = None  # dense bf16, as the maker states it
     bandwidth: float | None = None  # bytes/s
     link: float = LINK * 1e9  # bytes/s to the host, in each direction
+    peers: float = LINK * 1e9  # bytes/s to the other cards of its machine, in each direction
 
     @property
     def memory_gib(self) -> float:
         """Its memory in GiB."""
         return self.memory_bytes / GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Cards of one kind: `ranks` of them, `per_node` in each machine."""
+
+    card: Card
+    ranks: int = 1
+    per_node: int = 1
+
+
+def find_cluster(text: str) -> Cluster:
+    """The cards that a recipe names: one (`H100`, `24GiB`), a machine of them (`8xH100`), or machines (`4x8xH100`).
+
+    Raises UserError where the card is not known, or a number is not one or more.
+    """
+    parts = re.fullmatch(r"\s*(?:([0-9]+)\s*[x×]\s*)?(?:([0-9]+)\s*[x×]\s*)?(.+?)\s*", text, re.IGNORECASE)
+    first, second, name = parts.groups() if parts else (None, None, text)
+    machines, per_node = (1, int(first or 1)) if second is None else (int(first or 1), int(second))
+    if not machines * per_node:
+        raise UserError(
+            f"plan.card: {text!r} is no card at all; write how many cards a machine has, as in 8xH100, "
+            "or how many machines and cards in each, as in 4x8xH100"
+        )
+    return Cluster(find_card(name), machines * per_node, per_node)
 
 
 def find_card(text: str) -> Card:
@@ -72,7 +110,9 @@ def card_at_hand(name: str, memory_bytes: int) -> Card:
 
 def _known(name: str, memory_bytes: int | None) -> Card:
     gib, bandwidth, link = KNOWN[name]
-    return Card(name, memory_bytes or int(gib * GIB), peak_tflops(name), bandwidth * 1e9, link * 1e9)
+    peers = NVLINK.get(name, link)
+    size = memory_bytes or int(gib * GIB)
+    return Card(name, size, peak_tflops(name), bandwidth * 1e9, link * 1e9, peers * 1e9)
 
 
 def _plain(name: str) -> str:

@@ -138,20 +138,49 @@ def _lengths(facts: dict[str, Any]) -> Table:
 
 def _show_plan(planned: dict[str, Any], console: Console) -> None:
     if planned["options"]:
-        columns = ("", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s")
-        said = f"\nPredicted for {planned['card']} ({planned['card_gib']:.1f} GiB), GiB at the peak:"
-        console.print(said, highlight=False, markup=False)
+        many = planned["ranks"] > 1
+        columns = ["", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s"]
+        columns += ["strategy", "sent inside", "between"] if many else []
+        console.print(f"\nPredicted for {_cards(planned)}, GiB at the peak:", highlight=False, markup=False)
         table = Table(*columns, box=None, pad_edge=False)
         for option in planned["options"]:
             sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
             speed = option["predicted_tokens_per_second"]
             mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
             when = "in backward" if option["update_in_backward"] else "after it"
-            figures = f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes
+            figures = [f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes]
+            figures.append(f"{speed:,}" if speed else "–")
+            if many:
+                sent = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))
+                figures += [option["strategy"], *sent]
             style = "bold green" if option["chosen"] else None if option["fits"] else "dim"
-            table.add_row(mark, option["memory"], when, *figures, f"{speed:,}" if speed else "–", style=style)
+            table.add_row(mark, option["memory"], when, *figures, style=style)
         console.print(table)
+        _show_networks(planned["networks"], console)
     console.print(f"plan: {planned['why']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _cards(planned: dict[str, Any]) -> str:
+    """Of one card its name and size; of many how they stand, too."""
+    card = f"{planned['card']} ({planned['card_gib']:.1f} GiB)"
+    machines = planned["ranks"] // planned["per_node"]
+    where = f"on {machines:,} machines with {planned['per_node']} each" if machines > 1 else "on one machine"
+    return f"{planned['ranks']:,} cards {card} {where}, each card's" if planned["ranks"] > 1 else card
+
+
+def _show_networks(networks: Sequence[dict[str, Any]], console: Console) -> None:
+    """How fast many cards are with the chosen line, over each network."""
+    if not networks:
+        return
+    table = Table("between machines", "seconds a step", "tokens/s", "efficiency", box=None, pad_edge=False)
+    for each in networks:
+        seconds, speed = f"{each['seconds_per_step']:.2f}", f"{each['tokens_per_second']:,.0f}"
+        table.add_row(each["network"], seconds, speed, f"{each['efficiency']:.0%}")
+    said = (
+        "\ntokens/s: of all cards, with 200 Gb/s between machines; sent: GiB of each card in a step. The arrow's line:"
+    )
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
 
 
 def _proof_lines(facts: dict[str, Any]) -> list[str]:

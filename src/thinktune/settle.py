@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from thinktune.cards import Card, card_at_hand, find_card
+from thinktune.cards import Card, Cluster, card_at_hand, find_cluster
 from thinktune.errors import UserError
 from thinktune.files import read_json
 from thinktune.flops import mean_context
@@ -65,7 +65,7 @@ def settle(
     if setting is None and device.type == "cpu":
         setting = usual(recipe.train, int(prepared.train.lengths.max()))
     elif setting is None:
-        plan = plan_for(recipe, prepared, steps, source, device)
+        plan = plan_for(recipe, prepared, steps, source, device, ranks=1)
         if plan.chosen is None:
             raise UserError(f"train.memory: {plan.why}")
         say(f"plan for {plan.card.name}: {in_words(plan.chosen.setting)} ({plan.why})")
@@ -90,21 +90,35 @@ def _kept(recipe: Recipe) -> Setting | None:
 def pick_card(recipe: Recipe, device: torch.device) -> Card:
     """The card to plan for: the one that the recipe names, else the one at hand, with what is free on it."""
     if recipe.plan.card:
-        return find_card(recipe.plan.card)
+        return find_cluster(recipe.plan.card).card
     module: Any = torch.get_device_module(device)
     if device.type == "mps":  # which shares the machine's memory, and tells what it may take of it
         return card_at_hand("mps", module.recommended_max_memory())
     return card_at_hand(module.get_device_name(device), module.mem_get_info(device)[0])
 
 
-def plan_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path, device: torch.device) -> Plan:
-    """The plan of a run for a card: from the model's configuration and the rows, before anything is loaded.
+def plan_for(
+    recipe: Recipe,
+    prepared: Prepared,
+    steps: Sequence[Step],
+    source: Path,
+    device: torch.device,
+    *,
+    ranks: int | None = None,
+    per_node: int = 1,
+) -> Plan:
+    """The plan of a run for its cards: from the model's configuration and the rows, before anything is loaded.
 
-    Planned on a machine without an accelerator, layers are taken to be compiled where the run will be.
+    `ranks` cards, `per_node` on each machine; none means as many as the recipe names. Planned on a machine without an
+    accelerator, layers are taken to be compiled where the run will be.
     """
     train, rows = recipe.train, prepared.train
     if train.update_in_backward and train.batch_tokens:
         _refuse_many_batches(steps, rows, train.batch_tokens)
+    card = pick_card(recipe, device)
+    if ranks is None:
+        named = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card)
+        ranks, per_node = named.ranks, named.per_node
     job = Job(
         config=AutoConfig.from_pretrained(
             source, local_files_only=True, trust_remote_code=recipe.model.trust_remote_code
@@ -118,8 +132,10 @@ def plan_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: 
         mean_context=mean_context(rows.lengths),
         sample_rows=recipe.generate.sample_questions,
         sample_tokens=recipe.data.max_tokens + recipe.generate.max_new_tokens,
+        ranks=ranks,
+        per_node=per_node,
     )
-    return draw_up(train, job, pick_card(recipe, device))
+    return draw_up(train, job, card)
 
 
 def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int) -> None:

@@ -45,6 +45,7 @@ SHAPES = {  # hidden, layers, heads, inner, tied; as published
     "1.7B": (2048, 28, 16, 6144, True),
     "4B": (2560, 36, 32, 9728, True),
     "8B": (4096, 36, 32, 12_288, False),
+    "14B": (5120, 40, 40, 17_408, False),
     "32B": (5120, 64, 64, 25_600, False),
 }
 

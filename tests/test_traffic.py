@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from counted import BATCHES, CASES, config
+from collectives import BATCHES, CASES, config
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -21,7 +21,7 @@ GROUPS = Groups(root=((1000, 8), (8,)), layer=((16, 8), (7, 8), (8,)), depth=5)
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory):
-    script = Path(__file__).with_name("counted.py")
+    script = Path(__file__).with_name("collectives.py")
     command = [sys.executable, script, tmp_path_factory.mktemp("counted")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

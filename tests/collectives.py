@@ -1,6 +1,6 @@
 """Collectives that really run on gloo, counted: a tiny Qwen3 under FSDP2, each rank a process. Prints JSON for a test.
 
-`python counted.py FOLDER`. One import serves all ranks: they are forked from it.
+`python collectives.py FOLDER`. One import serves all ranks: they are forked from it.
 """
 
 import json

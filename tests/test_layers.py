@@ -22,7 +22,7 @@ run
 settle session vllm
 engine endpoint beside small sinks plan
 report predict
-evaluation_page schedule wire budget
+evaluation_page schedule wire budget disk
 comparison regrade trace
 writer sample stream referee compare
 step checkpoint manners slots ground
@@ -81,6 +81,7 @@ HEAVY = [
     "plan",
     "predict",
     "budget",
+    "disk",
     "trace",
     "adamw",
     "ferry",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from thinktune.cards import Card, card_at_hand, find_card
 from thinktune.errors import UserError
@@ -15,6 +14,7 @@ from thinktune.files import read_json
 from thinktune.flops import mean_context
 from thinktune.knobs import Recipe
 from thinktune.layers import can_compile
+from thinktune.model import read_config
 from thinktune.pack import Step, deal
 from thinktune.plan import Plan, draw_up, usual
 from thinktune.plan import say as in_words
@@ -106,9 +106,7 @@ def plan_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: 
     if train.update_in_backward and train.batch_tokens:
         _refuse_many_batches(steps, rows, train.batch_tokens)
     job = Job(
-        config=AutoConfig.from_pretrained(
-            source, local_files_only=True, trust_remote_code=recipe.model.trust_remote_code
-        ),
+        config=read_config(source, trust_remote_code=recipe.model.trust_remote_code),
         device=ACCELERATOR,
         fp32=train.precision == "fp32",
         compiled=device.type == "cpu" or can_compile(device),

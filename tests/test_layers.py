@@ -16,7 +16,8 @@ exchange
 guard openapi voices
 api
 train evaluate
-dry watch answers
+dry
+watch answers
 carried health
 run
 settle session vllm

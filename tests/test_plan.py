@@ -9,7 +9,7 @@ from thinktune.cards import GIB, card_at_hand, find_card
 from thinktune.errors import UserError
 from thinktune.flops import flops_per_token
 from thinktune.knobs import Train
-from thinktune.plan import ORDER, draw_up, facts, fits, usual
+from thinktune.plan import ORDER, draw_up, facts, fits, instead, usual
 from thinktune.predict import Job, Setting, tokens_per_second
 from thinktune.trace import NOWHERE, Ends, Layer, Share
 
@@ -96,6 +96,34 @@ def test_where_nothing_fits_it_says_what_would():
     plain = facts(drawn)
     assert not any(option["fits"] or option["chosen"] for option in plain["options"])
     assert plain["card_gib"] == 2
+
+
+def test_where_a_setting_failed_a_smaller_one_is_named():
+    """What was predicted to fit and did not: batches and activations first, then a cheaper tier, then nothing."""
+    card = find_card("24GiB")
+    failed = draw_up(train(), job(), card).chosen
+    option, goes_on = instead(train(), job(), card, failed.setting)
+    assert goes_on
+    assert (option.setting.memory, option.setting.update_in_backward) == ("exact-bf16", False)
+    assert option.needed <= failed.needed * (1 - plan.MARGIN)
+    option, goes_on = instead(train(), job(), find_card("12GiB"), failed.setting)
+    assert not goes_on
+    assert fits(option, find_card("12GiB"))
+    assert ORDER.index(option.setting.memory) > ORDER.index(failed.setting.memory)
+    assert instead(train(), job(), find_card("2GiB"), failed.setting) is None
+
+
+def test_what_the_recipe_fixes_is_let_go_only_where_it_must_be():
+    fixed = train(batch_tokens=16_384, activation_budget=1.0, memory="exact")
+    failed = Setting("exact", False, 1.0, 16_384)
+    option, goes_on = instead(fixed, job(), find_card("28GiB"), failed)
+    assert (goes_on, option.setting.memory) == (True, "exact")
+    small = train(batch_tokens=2048)
+    option, goes_on = instead(small, job(), find_card("10GiB"), Setting("exact", False, 1.0, 2048))
+    assert (goes_on, option.setting.batch_tokens) == (False, 2048)
+    option, goes_on = instead(fixed, job(), find_card("10GiB"), failed)
+    assert not goes_on
+    assert option.setting.memory != "exact"
 
 
 def test_facts_mark_one_line():

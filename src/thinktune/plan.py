@@ -1,7 +1,7 @@
 """Which setting a run takes: each is predicted, and the best that fits is taken: quality first, then speed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from thinktune.budget import BUDGETS
@@ -66,6 +66,29 @@ def draw_up(train: Train, job: Job, card: Card) -> Plan:
         if chosen := _fastest([option for option in best if option.setting.memory == memory and fits(option, card)]):
             return Plan(card, tuple(best), chosen, _why(chosen, card, train))
     return Plan(card, tuple(best), None, _why_not(best, card))
+
+
+def instead(train: Train, job: Job, card: Card, failed: Setting) -> tuple[Option, bool] | None:
+    """What to take where a setting proved too large for a card: an option, and whether the same run can go on with it.
+
+    The failure shows what the predictions are worth here: what is named takes less, by the margin, than the setting
+    that failed was predicted to take. First in its tier, where batches and activations may change within a run; then
+    as the recipe leaves it open; then any. None where nothing fits.
+    """
+    room = min(card.memory_bytes, peaks(job, failed).largest + CONTEXT_BYTES)
+    opened: dict[str, Any] = {"activation_budget": None, "batch_tokens": None}
+    kept = {"memory": failed.memory, "update_in_backward": failed.update_in_backward}
+    free = {"memory": "auto", "update_in_backward": None}
+    for changes in (opened | kept, {}, opened | free):
+        if chosen := draw_up(train.model_copy(update=changes), job, replace(card, memory_bytes=room)).chosen:
+            return chosen, changes == opened | kept
+    return None
+
+
+def words(option: Option, names: Sequence[str]) -> str:
+    """An option's setting, or some of it, as a recipe or a command says it."""
+    values = asdict(option.setting)
+    return " ".join(f"train.{name}={str(values[name]).lower()}" for name in names)
 
 
 def fits(option: Option, card: Card) -> bool:

@@ -52,6 +52,7 @@ class Run:
     pad: Padding | None = None  # on an accelerator, what batches are filled up with
     compiled: bool = False
     chunk_rows: int | None = None  # of logits that exist at a time; none means what suits the device
+    replies_at_once: int | None = None  # of samples, where the device does not hold all that the recipe asks for
     ahead: dict[int, list[Batch]] = field(default_factory=dict[int, list[Batch]])  # of the next step, on the device
     world: World = field(default_factory=World)
     pending: list[StepReport] = field(default_factory=list[StepReport])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from thinktune import checkpoint, disk
 from thinktune.budget import layers
 from thinktune.check import check, show
+from thinktune.dry import dry_step
 from thinktune.files import read_json, write_json
 from thinktune.run import open_run
 from thinktune.trace import NOWHERE
@@ -61,6 +62,28 @@ def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
     run = open_run(recipe, quiet, ("test",))
     assert (run.done, run.setting.activation_budget, run.capacity) == (3, 0.0, 1152)
     assert all(layer.gradient_checkpointing for layer in run.model.model.layers)
+
+
+def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
+    import thinktune.step as room
+
+    real, taken = room.linear_cross_entropy, []
+
+    def spy(*given, **options):
+        taken.append((torch.is_grad_enabled(), options["rows"]))
+        return real(*given, **options)
+
+    monkeypatch.setattr(room, "linear_cross_entropy", spy)
+    recipe = settings(tree)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, stop_after(3))
+    assert set(taken) == {(True, None), (False, None)}, "on the CPU the loss decides"
+    facts = recipe.run_folder / "environment.json"
+    write_json(facts, read_json(facts) | {"chunk_rows": 7})
+    taken.clear()
+    dry_step(open_run(recipe, quiet, ("test",)))
+    train(recipe, quiet)
+    assert set(taken) == {(True, 7), (False, 7)}
 
 
 def test_layers_are_traced_once_and_read_from_the_disk_after(model, monkeypatch):

@@ -34,7 +34,7 @@ entries sentences page
 track
 divide
 work
-loss pack optim attention layers parallel reply store trim account form
+loss pack optim attention layers counted parallel reply store trim account form
 render adamw
 unused ferry
 judge layout rows twins codec tasks
@@ -82,6 +82,7 @@ HEAVY = [
     "plan",
     "predict",
     "budget",
+    "counted",
     "disk",
     "trace",
     "adamw",

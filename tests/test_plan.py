@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from thinktune import plan
 from thinktune.cards import GIB, card_at_hand, find_card
 from thinktune.errors import UserError
 from thinktune.flops import flops_per_token
 from thinktune.knobs import Train
+from thinktune.loss import chunk_rows
 from thinktune.plan import ORDER, draw_up, facts, fits, instead, usual
 from thinktune.predict import Job, Setting, tokens_per_second
 from thinktune.trace import NOWHERE, Ends, Layer, Share
@@ -36,7 +38,7 @@ class Known(Job):
     }
     recomputed = layers[0.0]
 
-    def ends(self, tokens):
+    def ends(self, tokens, rows=None):
         return Ends(*(int(6e8 + share * tokens) for share in (2e5, 5e4, 5e3, 5e3, 5e3)))
 
 
@@ -74,10 +76,19 @@ def test_the_fastest_of_the_best_tier_is_taken():
     assert tight.chosen.setting.activation_budget < 1 or tight.chosen.setting.batch_tokens < 16_384
 
 
+def test_the_plan_and_the_loss_take_their_rows_of_logits_by_one_rule(monkeypatch):
+    card = find_card("24GiB")
+    chosen = draw_up(train(), job(), card).chosen.setting
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=card.memory_bytes))
+    by_the_loss = chunk_rows(torch.device("cuda"), QWEN.vocab_size, torch.bfloat16)
+    assert chosen.chunk_rows == by_the_loss == 24 * GIB // 64 // (2 * QWEN.vocab_size)
+
+
 def test_what_the_recipe_says_is_kept():
     chosen = train(memory="8bit", update_in_backward=True, activation_budget=0.45, batch_tokens=16_384)
     drawn = draw_up(chosen, job(), find_card("h100"))
-    assert {option.setting for option in drawn.options} == {Setting("8bit", True, 0.45, 16_384)}
+    rows = job().chunk_rows(drawn.card.memory_bytes)
+    assert {option.setting for option in drawn.options} == {Setting("8bit", True, 0.45, 16_384, chunk_rows=rows)}
     assert "recipe's tier" in drawn.why
 
 

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.cache import cache_folder
 from thinktune.files import read_json, write_json
-from thinktune.trace import NOWHERE, Layer, Share, attend_counted, layer, one_layer, positions
+from thinktune.trace import NOWHERE, Layer, Share, layer, one_layer, positions
 
 BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 TOKENS = 2048  # of the traced row; all bytes and operations grow with it alike, but for attention's, which are few
@@ -46,7 +46,9 @@ def _place(config: Any, dtype: torch.dtype, device: torch.device, *, compiled: b
     shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
     for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
         shape.pop(name, None)  # which one layer does not depend on
-    source = b"".join(Path(__file__).with_name(f"{room}.py").read_bytes() for room in ("budget", "trace", "model"))
+    source = b"".join(
+        Path(__file__).with_name(f"{room}.py").read_bytes() for room in ("budget", "trace", "counted", "model")
+    )
     facts = [shape, str(dtype), device.type, compiled, version("torch"), version("transformers")]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + source).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
@@ -59,7 +61,6 @@ def _read(facts: dict[str, Any]) -> Layer:
 
 def _compiled(config: Any, dtype: torch.dtype) -> dict[float, Layer]:
     """All budgets from one trace of the layer: only the partition differs."""
-    attend_counted()
     found: dict[float, tuple[Any, Any, int]] = {}
 
     def partition(joint: Any, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> tuple[Any, Any]:

@@ -56,10 +56,11 @@ def usual(train: Train, longest: int) -> Setting:
 
 def draw_up(train: Train, job: Job, card: Card) -> Plan:
     """Predict all settings that the recipe leaves open, and take one."""
-    best: list[Option] = []
+    best, rows = list[Option](), job.chunk_rows(card.memory_bytes)
     for memory in _memories(train):
         for inside in _choices(train.update_in_backward, (False, True)):
-            found = [_option(job, setting, card) for setting in _settings(train, job, memory, inside)]
+            settings = [replace(setting, chunk_rows=rows) for setting in _settings(train, job, memory, inside)]
+            found = [_option(job, setting, card) for setting in settings]
             if found:
                 best.append(_fastest([option for option in found if fits(option, card)]) or _smallest(found))
     for memory in ORDER if train.memory == "auto" else _memories(train):

@@ -51,7 +51,6 @@ class Run:
     say: Say
     pad: Padding | None = None  # on an accelerator, what batches are filled up with
     compiled: bool = False
-    chunk_rows: int | None = None  # of logits that exist at a time; none means what suits the device
     replies_at_once: int | None = None  # of samples, where the device does not hold all that the recipe asks for
     ahead: dict[int, list[Batch]] = field(default_factory=dict[int, list[Batch]])  # of the next step, on the device
     world: World = field(default_factory=World)
@@ -78,6 +77,11 @@ class Run:
     def capacity(self) -> int:
         """Tokens in one forward pass."""
         return self.setting.batch_tokens
+
+    @property
+    def chunk_rows(self) -> int | None:
+        """Of logits that exist at a time; none means what suits the device."""
+        return self.setting.chunk_rows
 
     @property
     def device(self) -> torch.device:

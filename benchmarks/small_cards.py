@@ -123,8 +123,9 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
     tokens = case.tokens // 16 if tiny else case.tokens
     if cuda and case.limit_gib:
         torch.cuda.set_per_process_memory_fraction(case.limit_gib * GIB / torch.cuda.mem_get_info()[1])
-    setting = Setting(case.memory, case.inside, case.budget, tokens)
     job = Job(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
+    held_to = int(case.limit_gib * GIB) if case.limit_gib else torch.cuda.mem_get_info()[1] if cuda else GIB
+    setting = Setting(case.memory, case.inside, case.budget, tokens, chunk_rows=job.chunk_rows(held_to))
     predicted = peaks(job, setting)
     begun = time.monotonic()
     # Exact tiers begin as fp32 weights, which the update splits one by one: their own size, and not twice of it.
@@ -139,7 +140,7 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
         if cuda and number == 2:  # the peak of loading, and of what is made once, is not the step's
             torch.cuda.reset_peak_memory_stats()
         update.begin(number, 1e-5)
-        report = step(model, [batch.to(device)], update, World(), torch.bfloat16)
+        report = step(model, [batch.to(device)], update, World(), torch.bfloat16, setting.chunk_rows)
         assert torch.isfinite(report.gradient_norm)
         marks.append(time.monotonic())
     found = {"case": vars(case), "predicted_gib": predicted.train / GIB, "host_gib": predicted.host / GIB}

@@ -16,14 +16,15 @@ exchange
 guard openapi voices
 api
 train evaluate
-dry watch answers
+dry
+watch answers
 carried health
 run
 settle session vllm
 engine endpoint beside small sinks plan
 speed
 report predict
-evaluation_page schedule wire budget
+evaluation_page schedule wire budget disk
 comparison regrade trace
 writer sample stream referee compare
 step checkpoint manners slots ground
@@ -34,7 +35,7 @@ entries sentences page
 track
 divide
 work
-loss pack optim attention layers parallel reply store trim account form
+loss pack optim attention layers counted parallel reply store trim account form
 render adamw
 unused ferry
 judge layout rows twins codec tasks
@@ -83,6 +84,8 @@ HEAVY = [
     "speed",
     "predict",
     "budget",
+    "counted",
+    "disk",
     "trace",
     "adamw",
     "ferry",

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import Qwen3Config
+from transformers import AttentionInterface, Qwen3Config
 
 from thinktune import trace
 from thinktune.knobs import Train
+from thinktune.loss import linear_cross_entropy
 from thinktune.model import load_model
 from thinktune.optim import TIERS, Update
 from thinktune.predict import Job, Setting, peaks, states_bytes, weights_bytes
@@ -79,6 +80,24 @@ def test_counting_sees_what_lives_and_when_it_dies():
         assert live.host == 0
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
+    """What the plan's trace grows by with the rows is what the loss itself grows by, and is just those logits."""
+    config, grown = shape(), []
+    sizes = {"hidden": (2000, 128), "weight": (config.vocab_size, 128)}
+    for rows in (700, 900):  # enough for the head to be the peak
+        traced = trace.ends(config, BF16, trace.NOWHERE, 4096, 2000, rows, fused)
+        with torch.device(trace.NOWHERE), trace.FakeTensorMode(), trace.Live(trace.NOWHERE) as live:
+            hidden, weight = (torch.empty(size, dtype=BF16, requires_grad=True) for size in sizes.values())
+            targets, before = torch.empty(2000, dtype=torch.int64), live.now
+            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, rows=rows, fused=fused)
+            grown.append((traced.forward, live.peak - before))
+    growth = [many - few for few, many in zip(*grown, strict=True)]
+    assert growth[0] == growth[1]
+    a_row = config.vocab_size * (2 if fused else 6) + 2 * config.hidden_size  # fp32 with a bf16 copy; states' gradient
+    assert growth[0] == 200 * a_row
+
+
 def test_a_layer_that_recomputes_keeps_its_input_alone_and_pays_in_the_backward_pass():
     plain, recomputed = (trace.layer(shape(), BF16, trace.NOWHERE, recompute=recompute) for recompute in (False, True))
     assert recomputed.kept.a_token == 0 < plain.kept.a_token
@@ -102,5 +121,5 @@ def test_more_tokens_layers_and_gradients_take_more():
 
 def test_what_was_traced_before_is_enough_for_a_plan(model, monkeypatch):
     """A fresh process reads layers from the disk, and still has to trace the ends."""
-    monkeypatch.setattr(trace.AttentionInterface, "_global_mapping", {})
+    monkeypatch.setattr(AttentionInterface, "_global_mapping", {})
     assert trace.ends(model.config, model.dtype, trace.NOWHERE, 64, 32).forward > 0

@@ -46,7 +46,9 @@ def _place(config: Any, dtype: torch.dtype, device: torch.device, *, compiled: b
     shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
     for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
         shape.pop(name, None)  # which one layer does not depend on
-    source = b"".join(Path(__file__).with_name(f"{room}.py").read_bytes() for room in ("budget", "trace", "model"))
+    source = b"".join(
+        Path(__file__).with_name(f"{room}.py").read_bytes() for room in ("budget", "trace", "counted", "model")
+    )
     facts = [shape, str(dtype), device.type, compiled, version("torch"), version("transformers")]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + source).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"

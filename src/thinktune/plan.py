@@ -1,7 +1,7 @@
 """Which setting a run takes: each is predicted, and the best that fits is taken: quality first, then speed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from thinktune.budget import BUDGETS
@@ -81,6 +81,30 @@ def draw_up(train: Train, job: Job, card: Card, strategy: Strategy | Literal["au
     return Plan(card, tuple(best), None, _why_not(best, card), job.ranks, job.per_node)
 
 
+def instead(train: Train, job: Job, card: Card, failed: Setting) -> tuple[Option, bool] | None:
+    """What to take where a setting proved too large for a card: an option, and whether the same run can go on with it.
+
+    The failure shows what the predictions are worth here: what is named takes less, by the margin, than the setting
+    that failed was predicted to take. First in its tier, where batches and activations may change within a run; then
+    as the recipe leaves it open; then any. None where nothing fits.
+    """
+    room = min(card.memory_bytes, peaks(job, failed).largest + CONTEXT_BYTES)
+    opened: dict[str, Any] = {"activation_budget": None, "batch_tokens": None}
+    kept = {"memory": failed.memory, "update_in_backward": failed.update_in_backward}
+    free = {"memory": "auto", "update_in_backward": None}
+    for changes in (opened | kept, {}, opened | free):
+        smaller = draw_up(train.model_copy(update=changes), job, replace(card, memory_bytes=room), failed.strategy)
+        if chosen := smaller.chosen:
+            return chosen, changes == opened | kept
+    return None
+
+
+def words(option: Option, names: Sequence[str]) -> str:
+    """An option's setting, or some of it, as a recipe or a command says it."""
+    values = asdict(option.setting)
+    return " ".join(f"train.{name}={str(values[name]).lower()}" for name in names)
+
+
 def fits(option: Option, card: Card) -> bool:
     """Whether a card holds a setting with the margin to spare."""
     return option.needed <= card.memory_bytes * (1 - MARGIN)
@@ -148,10 +172,11 @@ def _of_tier(train: Train, job: Job, card: Card, memory: Memory, strategies: Seq
     The first by which the former fits; else the first by which the latter does; else the one that needs least.
     """
     found: list[list[Option]] = []
+    rows = job.chunk_rows(card.memory_bytes)
     for strategy in strategies:
         found.append([])
         for inside in _choices(train.update_in_backward, (False, True)):
-            settings = _settings(train, job, memory, inside, strategy)
+            settings = [replace(each, chunk_rows=rows) for each in _settings(train, job, memory, inside, strategy)]
             if options := [_option(job, setting, card) for setting in settings]:
                 fitting = [option for option in options if fits(option, card)]
                 found[-1].append(_fastest(fitting) or _smallest(options))

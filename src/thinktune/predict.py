@@ -19,6 +19,7 @@ from thinktune.codec import EIGHT_BIT_BLOCK, FOUR_BIT_BLOCK
 from thinktune.ferry import HELD
 from thinktune.flops import head_size
 from thinktune.knobs import Memory
+from thinktune.loss import chunk_rows
 from thinktune.optim import TIERS
 from thinktune.spread import Spread, Strategy
 from thinktune.trace import NOWHERE, Ends, Layer, ends, parameter_shapes, update_bytes
@@ -37,6 +38,7 @@ class Setting:
     activation_budget: float
     batch_tokens: int
     strategy: Strategy = "replicate"  # of many cards; one card has only this
+    chunk_rows: int | None = None  # of logits that exist at a time; none means what suits the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +99,25 @@ class Job:
         return layers(self.config, self.dtype, self.place, compiled=self.compiled)
 
     @cached_property
-    def _ends(self) -> dict[int, Ends]:
+    def _ends(self) -> dict[tuple[int, int | None], Ends]:
         return {}
 
-    def ends(self, tokens: int) -> Ends:
-        """All but the layers, of a batch of so many tokens."""
-        if tokens not in self._ends:
+    def ends(self, tokens: int, rows: int | None = None) -> Ends:
+        """All but the layers, of a batch of so many tokens, with so many rows of logits at a time."""
+        if (tokens, rows) not in self._ends:
             learned = max(1, round(tokens * self.learned_share))
-            self._ends[tokens] = ends(self.config, self.dtype, self.place, tokens, learned)
-        return self._ends[tokens]
+            facts = self.config, self.dtype, self.place, tokens, learned
+            self._ends[tokens, rows] = ends(*facts, rows, fused=self.fused)
+        return self._ends[tokens, rows]
+
+    @property
+    def fused(self) -> bool:
+        """Whether the softmax of the loss is one kernel: where layers are compiled, it is, too."""
+        return self.compiled and self.device.type != "cpu"
+
+    def chunk_rows(self, memory_bytes: int) -> int:
+        """How many rows of logits exist at a time on a card of so much memory."""
+        return chunk_rows(self.place, self.config.vocab_size, self.dtype, memory_bytes, self.fused)
 
     def layer(self, budget: float) -> Layer:
         """One layer under a budget: of those that were traced, the next that keeps no less."""
@@ -182,7 +194,7 @@ def peaks(job: Job, setting: Setting) -> Peaks:
     chunk = _chunk(job, shapes)
     resident += weights_bytes(shapes, setting.memory) + _ferry_bytes(chunk, setting.memory)
     states = config.hidden_size * tokens * job.dtype.itemsize  # what goes from one layer to the next
-    layer, rest = job.layer(setting.activation_budget), job.ends(tokens)
+    layer, rest = job.layer(setting.activation_budget), job.ends(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes
     before = gradients if job.rank_tokens > tokens else 0  # those of former batches of the step

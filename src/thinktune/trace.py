@@ -6,7 +6,6 @@ cards add by themselves (a context, rounding of sizes) is not counted.
 
 import copy
 import weakref
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
+from thinktune.counted import COUNTED, attend_counted
 from thinktune.knobs import Memory, Train
 from thinktune.layers import apply_activation_budget
 from thinktune.loss import linear_cross_entropy
@@ -27,7 +27,6 @@ from thinktune.parallel import World
 from thinktune.render import Part, Rendered
 from thinktune.step import step
 
-COUNTED = "thinktune_counted"
 NOWHERE = torch.device("meta")
 
 
@@ -119,8 +118,16 @@ def layer(config: Any, dtype: torch.dtype, device: torch.device, *, recompute: b
     return Layer(*shares, operations=1.25 if recompute else 1.0)
 
 
-def ends(config: Any, dtype: torch.dtype, device: torch.device, tokens: int, learned: int) -> Ends:
-    """All but the layers, from a model that has none."""
+def ends(
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    tokens: int,
+    learned: int,
+    rows: int | None = None,
+    fused: bool | None = None,
+) -> Ends:
+    """All but the layers, from a model that has none; `rows` and `fused` as `linear_cross_entropy` takes them."""
     marks: list[int] = []
 
     def mark(gradient: Tensor) -> Tensor:
@@ -138,7 +145,8 @@ def ends(config: Any, dtype: torch.dtype, device: torch.device, tokens: int, lea
         entering.register_hook(mark)
         angles = positions(config, tokens, dtype, device)
         states = model.model.norm(entering).index_select(0, targets)
-        loss, each = linear_cross_entropy(states, model.lm_head.weight, targets, scale=1.0, dtype=dtype)
+        weight = model.lm_head.weight
+        loss, each = linear_cross_entropy(states, weight, targets, scale=1.0, dtype=dtype, rows=rows, fused=fused)
         del states
         forward = live.peak
         live.forget_peak()
@@ -202,18 +210,11 @@ def one_layer(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    _attend_counted()
+    attend_counted()
     config = _with(config, _attn_implementation=COUNTED)
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=COUNTED)
     return model.train()
-
-
-def _attend_counted() -> None:
-    """Make known the attention that stands in for a kernel: it computes nothing, and keeps what such kernels keep."""
-    AttentionInterface.register(COUNTED, _attention)
-    nothing: Callable[..., Any] = _no_mask
-    AttentionMaskInterface.register(COUNTED, nothing)
 
 
 def _layer_bytes(
@@ -259,40 +260,3 @@ def _watch_gradients(model: Any, live: Live) -> list[int]:
 def _line(near: int, small: float, far: int, large: float) -> Share:
     slope = (large - small) / (far - near)
     return Share(large - slope * far, slope)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """What attention kernels make in the forward pass: the output, and a number for each token and head."""
-    return torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=torch.float32)
-
-
-def _attend_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What they make in the backward pass."""
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-attend = torch.library.custom_op("thinktune::attend", _attend, mutates_args=())
-attend_backward = torch.library.custom_op("thinktune::attend_backward", _attend_backward, mutates_args=())
-attend.register_fake(_attend)
-attend_backward.register_fake(_attend_backward)
-
-
-def _keep(ctx: Any, inputs: Sequence[Tensor], output: Sequence[Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-
-
-def _gradients(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return attend_backward(gradient, *ctx.saved_tensors)
-
-
-attend.register_autograd(_gradients, setup_context=_keep)
-
-
-def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    return attend(*(part.transpose(1, 2).contiguous() for part in (query, key, value)))[0], None
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None

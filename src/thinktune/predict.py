@@ -4,7 +4,7 @@ All of it before anything is loaded: from the model's configuration, the rows' l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -62,7 +62,7 @@ class Job:
 
     config: Any
     device: torch.device  # the CPU, or any other for an accelerator
-    fp32: bool  # arithmetic and activations; else bf16
+    fp32: bool  # arithmetic; else bf16
     compiled: bool
     step_tokens: int  # of the largest step
     longest: int  # tokens of a row
@@ -70,6 +70,7 @@ class Job:
     mean_context: float
     sample_rows: int = 0
     sample_tokens: int = 0  # of a prompt and its reply together
+    mixed: bool = False  # weights and states between the layers are fp32, products bf16 by autocast
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -79,7 +80,7 @@ class Job:
     @cached_property
     def layers(self) -> dict[float, Layer]:
         """One layer under each activation budget."""
-        return layers(self.config, self.dtype, self.place, compiled=self.compiled)
+        return layers(self.config, self.dtype, self.place, compiled=self.compiled, weights=self.weights)
 
     @cached_property
     def _ends(self) -> dict[tuple[int, int | None], Ends]:
@@ -90,7 +91,7 @@ class Job:
         if (tokens, rows) not in self._ends:
             learned = max(1, round(tokens * self.learned_share))
             facts = self.config, self.dtype, self.place, tokens, learned
-            self._ends[tokens, rows] = ends(*facts, rows, fused=self.fused)
+            self._ends[tokens, rows] = ends(*facts, rows, self.fused, self.weights)
         return self._ends[tokens, rows]
 
     @property
@@ -109,17 +110,33 @@ class Job:
     @cached_property
     def recomputed(self) -> Layer:
         """A layer that keeps its input alone: what a pass without gradients takes, too."""
-        return layers(self.config, self.dtype, self.place, compiled=False)[0.0]
+        return layers(self.config, self.dtype, self.place, compiled=False, weights=self.weights)[0.0]
+
+    @cached_property
+    def cast(self) -> "Job":
+        """The same over fp32 weights; in bf16 arithmetic autocast makes copies of them."""
+        return self if self.fp32 else replace(self, mixed=True)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations."""
+        """Of the arithmetic."""
         return torch.float32 if self.fp32 else torch.bfloat16
 
     @property
+    def weights(self) -> torch.dtype:
+        """Of the weights, and of what goes from one layer to the next."""
+        return torch.float32 if self.mixed else self.dtype
+
+    @property
+    def copies(self) -> int:
+        """Bytes of the layers' matrices as autocast copies them, kept until the forward pass is over."""
+        layers = (shape for shape in self.shapes if len(shape) == 2 and shape[0] != self.config.vocab_size)
+        return sum(map(_count, layers)) * self.dtype.itemsize if self.mixed else 0
+
+    @property
     def place(self) -> torch.device:
-        """The device that is traced for it."""
-        return self.device if self.device.type == "cpu" else NOWHERE
+        """The device that is traced for it; autocast is known on the CPU, and not where there is no memory."""
+        return torch.device("cpu") if self.mixed or self.device.type == "cpu" else NOWHERE
 
 
 def weights_bytes(shapes: Sequence[tuple[int, ...]], memory: Memory) -> int:
@@ -153,10 +170,11 @@ def states_bytes(shapes: Sequence[tuple[int, ...]], memory: Memory) -> tuple[int
 def peaks(job: Job, setting: Setting) -> Peaks:
     """The bytes of a setting at their peak, without what the device's driver takes for itself."""
     tier, shapes, config = TIERS[setting.memory], job.shapes, job.config
+    job = job.cast if tier.weights == "fp32" else job
     tokens, depth = setting.batch_tokens, config.num_hidden_layers
     resident, host = states_bytes(shapes, setting.memory)
     resident += weights_bytes(shapes, setting.memory) + _ferry_bytes(job, setting.memory)
-    states = config.hidden_size * tokens * job.dtype.itemsize  # what goes from one layer to the next
+    states = config.hidden_size * tokens * job.weights.itemsize  # what goes from one layer to the next
     layer, rest = job.layer(setting.activation_budget), job.ends(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(_count, shapes)) * tier.gradient_bytes
@@ -174,11 +192,16 @@ def peaks(job: Job, setting: Setting) -> Peaks:
         max(0, gradients - _embedding_bytes(job)) + last,
         gradients + (0 if inside else scratch),
     ]
+    copies = job.copies
+    if copies:  # those that the layers do not keep themselves are there while the last layer works
+        unkept = copies - depth * int(layer.kept.fixed)
+        moments.append(before + (depth - 1) * kept + unkept + layer.forward.at(tokens))
     rows = job.sample_rows * job.sample_tokens
     cache = 2 * depth * config.num_key_value_heads * head_size(config) * job.dtype.itemsize * rows
     once = job.recomputed.forward
-    evaluate = once.at(tokens) + 2 * states + rest.forward - _embedding_bytes(job)
-    sample = cache + once.at(rows) + 3 * 4 * config.vocab_size * job.sample_rows
+    evaluate = copies + once.at(tokens) + 2 * states + rest.forward - _embedding_bytes(job)
+    sample = copies + cache + once.at(rows) + 3 * 4 * config.vocab_size * job.sample_rows
+    sample += config.vocab_size * config.hidden_size * job.dtype.itemsize * job.mixed  # the head's copy
     train, evaluate, sample = (int(resident + extra) for extra in (max(moments), evaluate, sample))
     return Peaks(train, evaluate, sample, host)
 
@@ -227,7 +250,7 @@ def _ferry_bytes(job: Job, memory: Memory) -> int:
 
 def _embedding_bytes(job: Job) -> int:
     """One gradient of the head or the embedding."""
-    return job.config.vocab_size * job.config.hidden_size * job.dtype.itemsize
+    return job.config.vocab_size * job.config.hidden_size * job.weights.itemsize
 
 
 def _count(shape: Sequence[int]) -> int:

@@ -163,6 +163,9 @@ def test_a_card_at_hand_is_known_by_the_words_of_its_drivers_name():
     names = {
         "NVIDIA A100-SXM4-80GB": ("A100 80GB", 312),
         "NVIDIA A10": ("A10", 125),
+        "NVIDIA RTX A1000": ("NVIDIA RTX A1000", None),
+        "NVIDIA A100-PCIE-40GB": ("A100 40GB", 312),
+        "NVIDIA A100-SXM-64GB": ("A100", 312),
         "NVIDIA H100 80GB HBM3": ("H100", 989),
         "NVIDIA H100 NVL": ("H100 NVL", 835),
         "NVIDIA H20": ("H20", 148),

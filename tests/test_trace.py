@@ -48,6 +48,21 @@ def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens,
     assert before < peak
 
 
+@pytest.mark.parametrize("recompute", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_fp32_weights_in_bf16_arithmetic_are_counted_with_autocasts_copies(recompute):
+    """On a card that is autocast, which keeps bf16 copies of the weights; held to a whole step like the others."""
+    config, cpu, tokens = shape(depth=3), torch.device("cpu"), 1024
+    settings = Train(rows_per_step=1, memory="fp32", update_in_backward=True)
+    _, peak, _ = trace.whole_step(config, settings, BF16, tokens, 922, recompute=recompute, device=cpu)
+    made = Job(config, cpu, False, False, tokens, tokens, 0.9, 600.0)
+    setting = Setting("fp32", True, 0.0 if recompute else 1.0, tokens)
+    found = peaks(made, setting)
+    assert found.train == pytest.approx(peak, rel=0.05)
+    weights = sum(torch.Size(size).numel() for size in trace.parameter_shapes(config) if size[0] != 4000)
+    plain = peaks(Job(config, cpu, True, False, tokens, tokens, 0.9, 600.0), setting)
+    assert found.evaluate - plain.evaluate > weights, "two bytes a weight, less what bf16 activations save"
+
+
 def test_resident_bytes_are_exact(start):
     """Against the tensors of an update of a real model, in every tier."""
     for memory, tier in TIERS.items():

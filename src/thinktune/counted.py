@@ -47,7 +47,8 @@ attend.register_autograd(_gradients, setup_context=_keep)
 
 
 def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    return attend(*(part.transpose(1, 2).contiguous() for part in (query, key, value)))[0], None
+    # As kernels are given them: under autocast, norms make queries and keys fp32 again.
+    return attend(*(part.transpose(1, 2).contiguous().to(value.dtype) for part in (query, key, value)))[0], None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -4,7 +4,7 @@ All of it before anything is loaded: from the model's configuration, the rows' l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
@@ -62,7 +62,7 @@ class Job:
 
     config: Any
     device: torch.device  # the CPU, or any other for an accelerator
-    fp32: bool  # arithmetic and activations; else bf16
+    fp32: bool  # arithmetic; else bf16
     compiled: bool
     step_tokens: int  # of the largest step, over all cards
     longest: int  # tokens of a row
@@ -70,6 +70,7 @@ class Job:
     mean_context: float
     sample_rows: int = 0
     sample_tokens: int = 0  # of a prompt and its reply together
+    mixed: bool = False  # weights and states between the layers are fp32, products bf16 by autocast
     ranks: int = 1  # cards, one process each
     per_node: int = 1  # of them on one machine
 
@@ -96,7 +97,7 @@ class Job:
     @cached_property
     def layers(self) -> dict[float, Layer]:
         """One layer under each activation budget."""
-        return layers(self.config, self.dtype, self.place, compiled=self.compiled)
+        return layers(self.config, self.dtype, self.place, compiled=self.compiled, weights=self.weights)
 
     @cached_property
     def _ends(self) -> dict[tuple[int, int | None], Ends]:
@@ -107,7 +108,7 @@ class Job:
         if (tokens, rows) not in self._ends:
             learned = max(1, round(tokens * self.learned_share))
             facts = self.config, self.dtype, self.place, tokens, learned
-            self._ends[tokens, rows] = ends(*facts, rows, fused=self.fused)
+            self._ends[tokens, rows] = ends(*facts, rows, self.fused, self.weights)
         return self._ends[tokens, rows]
 
     @property
@@ -126,17 +127,33 @@ class Job:
     @cached_property
     def recomputed(self) -> Layer:
         """A layer that keeps its input alone: what a pass without gradients takes, too."""
-        return layers(self.config, self.dtype, self.place, compiled=False)[0.0]
+        return layers(self.config, self.dtype, self.place, compiled=False, weights=self.weights)[0.0]
+
+    @cached_property
+    def cast(self) -> "Job":
+        """The same over fp32 weights; in bf16 arithmetic autocast makes copies of them."""
+        return self if self.fp32 else replace(self, mixed=True)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations."""
+        """Of the arithmetic."""
         return torch.float32 if self.fp32 else torch.bfloat16
 
     @property
+    def weights(self) -> torch.dtype:
+        """Of the weights, and of what goes from one layer to the next."""
+        return torch.float32 if self.mixed else self.dtype
+
+    @property
+    def copies(self) -> int:
+        """Bytes of the layers' matrices as autocast copies them, kept until the forward pass is over."""
+        layers = (shape for shape in self.shapes if len(shape) == 2 and shape[0] != self.config.vocab_size)
+        return sum(map(prod, layers)) * self.dtype.itemsize if self.mixed else 0
+
+    @property
     def place(self) -> torch.device:
-        """The device that is traced for it."""
-        return self.device if self.device.type == "cpu" else NOWHERE
+        """The device that is traced for it; autocast is known on the CPU, and not where there is no memory."""
+        return torch.device("cpu") if self.mixed or self.device.type == "cpu" else NOWHERE
 
 
 def parameter_groups(config: Any) -> Groups:
@@ -188,12 +205,12 @@ def exchanged(job: Job, setting: Setting) -> Buffers:
 def peaks(job: Job, setting: Setting) -> Peaks:
     """The bytes of a setting at their peak on one card, without what the device's driver takes for itself."""
     tier, config, shards = TIERS[setting.memory], job.config, job.spread(setting).shards
-    shapes = [share(shape, shards) for shape in job.shapes]
-    tokens, depth, extra = setting.batch_tokens, config.num_hidden_layers, exchanged(job, setting)
+    shapes, extra = [share(shape, shards) for shape in job.shapes], exchanged(job, setting)
+    job = job.cast if tier.weights == "fp32" else job
+    tokens, depth, chunk = setting.batch_tokens, config.num_hidden_layers, _chunk(job, shapes)
     resident, host = states_bytes(shapes, setting.memory)
-    chunk = _chunk(job, shapes)
     resident += weights_bytes(shapes, setting.memory) + _ferry_bytes(chunk, setting.memory)
-    states = config.hidden_size * tokens * job.dtype.itemsize  # what goes from one layer to the next
+    states = config.hidden_size * tokens * job.weights.itemsize  # what goes from one layer to the next
     layer, rest = job.layer(setting.activation_budget), job.ends(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes
@@ -216,13 +233,22 @@ def peaks(job: Job, setting: Setting) -> Peaks:
         late + extra.leaving,
         gradients + (0 if inside else scratch),
     ]
-    rows = job.sample_rows * job.sample_tokens
-    cache = 2 * depth * config.num_key_value_heads * head_size(config) * job.dtype.itemsize * rows
-    once, gathered = job.recomputed.forward, extra.root + extra.layers
-    evaluate = once.at(tokens) + 2 * states + rest.forward - _embedding_bytes(job)
-    sample = cache + once.at(rows) + 3 * 4 * config.vocab_size * job.sample_rows
-    train, evaluate, sample = (int(resident + each) for each in (max(moments), evaluate + gathered, sample + gathered))
+    if job.copies:  # those that the layers do not keep themselves are there while the last layer works
+        unkept = job.copies - depth * int(layer.kept.fixed) + extra.root + extra.layers
+        moments.append(before + (depth - 1) * kept + unkept + layer.forward.at(tokens))
+    evaluate, sample = (each + extra.root + extra.layers for each in _without_gradients(job, setting, rest, states))
+    train, evaluate, sample = (int(resident + each) for each in (max(moments), evaluate, sample))
     return Peaks(train, evaluate, sample, host)
+
+
+def _without_gradients(job: Job, setting: Setting, rest: Ends, states: int) -> tuple[float, float]:
+    """What evaluation and writing samples take beside what is always there; `states` go from one layer to the next."""
+    config, rows, once = job.config, job.sample_rows * job.sample_tokens, job.recomputed.forward
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config) * job.dtype.itemsize * rows
+    evaluate = job.copies + once.at(setting.batch_tokens) + 2 * states + rest.forward - _embedding_bytes(job)
+    sample = job.copies + cache + once.at(rows) + 3 * 4 * config.vocab_size * job.sample_rows
+    sample += config.vocab_size * config.hidden_size * job.dtype.itemsize * job.mixed  # the head's copy
+    return evaluate, sample
 
 
 def _chunk(job: Job, shapes: Sequence[Shape]) -> int:
@@ -245,7 +271,7 @@ def _ferry_bytes(chunk: int, memory: Memory) -> int:
 
 def _embedding_bytes(job: Job) -> int:
     """One gradient of the head or the embedding."""
-    return job.config.vocab_size * job.config.hidden_size * job.dtype.itemsize
+    return job.config.vocab_size * job.config.hidden_size * job.weights.itemsize
 
 
 def _late_bytes(job: Job, extra: Buffers, shards: int) -> int:

@@ -21,6 +21,7 @@ from thinktune.counted import COUNTED, attend_counted
 from thinktune.knobs import Memory, Train
 from thinktune.layers import apply_activation_budget
 from thinktune.loss import linear_cross_entropy
+from thinktune.model import arithmetic
 from thinktune.optim import TIERS, Update, pick_memory
 from thinktune.pack import pack
 from thinktune.parallel import World
@@ -111,9 +112,15 @@ class Ends:
     moving: int
 
 
-def layer(config: Any, dtype: torch.dtype, device: torch.device, *, recompute: bool) -> Layer:
-    """One layer without a compiler, each gradient forgotten as it comes; `recompute` keeps its input only."""
-    near, far = (_layer_bytes(config, dtype, device, tokens, recompute=recompute) for tokens in (512, 1024))
+def layer(
+    config: Any, dtype: torch.dtype, device: torch.device, *, recompute: bool, weights: torch.dtype | None = None
+) -> Layer:
+    """One layer without a compiler, each gradient forgotten as it comes; `recompute` keeps its input only.
+
+    Where `weights` are of another type than the arithmetic, it is autocast's, with the copies of them that it makes.
+    """
+    kinds = dtype, weights or dtype
+    near, far = (_layer_bytes(config, kinds, device, tokens, recompute=recompute) for tokens in (512, 1024))
     shares = [_line(512, small, 1024, large) for small, large in zip(near, far, strict=True)]
     return Layer(*shares, operations=1.25 if recompute else 1.0)
 
@@ -126,8 +133,12 @@ def ends(
     learned: int,
     rows: int | None = None,
     fused: bool | None = None,
+    weights: torch.dtype | None = None,
 ) -> Ends:
-    """All but the layers, from a model that has none; `rows` and `fused` as `linear_cross_entropy` takes them."""
+    """All but the layers, from a model that has none; `rows` and `fused` as `linear_cross_entropy` takes them.
+
+    `weights` are of the type of the arithmetic, if nothing else is said.
+    """
     marks: list[int] = []
 
     def mark(gradient: Tensor) -> Tensor:
@@ -136,14 +147,15 @@ def ends(
         return gradient
 
     with FakeTensorMode(), Live(device) as live:
-        model = _model(_with(config, num_hidden_layers=0, layer_types=[]), dtype, device)
+        kept = weights or dtype
+        model = _model(_with(config, num_hidden_layers=0, layer_types=[]), kept, device)
         moving = _watch_gradients(model, live)
         sizes = tokens, learned
         ids, targets = (torch.empty(size, dtype=torch.int64, device=device) for size in sizes)
         before = live.forget_peak()
         entering = model.model.embed_tokens(ids)
         entering.register_hook(mark)
-        angles = positions(config, tokens, dtype, device)
+        angles = positions(config, tokens, kept, device)
         states = model.model.norm(entering).index_select(0, targets)
         weight = model.lm_head.weight
         loss, each = linear_cross_entropy(states, weight, targets, scale=1.0, dtype=dtype, rows=rows, fused=fused)
@@ -168,18 +180,28 @@ def update_bytes(memory: Memory, device: torch.device, count: int) -> int:
 
 
 def whole_step(
-    config: Any, settings: Train, dtype: torch.dtype, tokens: int, learned: int, *, recompute: bool
+    config: Any,
+    settings: Train,
+    dtype: torch.dtype,
+    tokens: int,
+    learned: int,
+    *,
+    recompute: bool,
+    device: torch.device = NOWHERE,
 ) -> tuple[int, int, int]:
-    """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host."""
+    """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host.
+
+    Autocast knows the CPU, but not the device without memory; what is traced on the CPU has all bytes there.
+    """
     ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(Part.GIVEN), np.uint8)
     parts[tokens - learned :] = int(Part.ANSWER)
     [batch] = pack([Rendered(ids, parts, "traced")], tokens)
-    with FakeTensorMode(allow_non_fake_inputs=True), Live(NOWHERE) as live:
-        model = _model(config, TIERS[pick_memory(settings, NOWHERE)].loaded, NOWHERE)
+    with FakeTensorMode(allow_non_fake_inputs=True), Live(device) as live:
+        model = _model(config, TIERS[pick_memory(settings, device)].loaded, device)
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
         update = Update(model, settings)
-        on_device = batch.to(NOWHERE)
+        on_device = batch.to(device)
         before = live.forget_peak()
         update.begin(1, 1e-5)
         made = step(model, [on_device], update, World(), dtype)
@@ -218,17 +240,19 @@ def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def _layer_bytes(
-    config: Any, dtype: torch.dtype, device: torch.device, tokens: int, *, recompute: bool
+    config: Any, kinds: tuple[torch.dtype, torch.dtype], device: torch.device, tokens: int, *, recompute: bool
 ) -> tuple[int, int, int, int]:
+    dtype, weights = kinds
     with FakeTensorMode(), Live(device) as live:
-        model = one_layer(config, dtype, device)
+        model = one_layer(config, weights, device)
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
         moving = _watch_gradients(model, live)
-        entering = torch.empty(1, tokens, config.hidden_size, dtype=dtype, device=device, requires_grad=True)
-        angles = positions(config, tokens, dtype, device)
+        entering = torch.empty(1, tokens, config.hidden_size, dtype=weights, device=device, requires_grad=True)
+        angles = positions(config, tokens, weights, device)
         before = live.forget_peak()
-        leaving = model.model.layers[0](entering, attention_mask=None, position_embeddings=angles)
+        with arithmetic(model, dtype):
+            leaving = model.model.layers[0](entering, attention_mask=None, position_embeddings=angles)
         size = leaving.numel() * leaving.element_size()
         kept, forward = live.now - before - size, live.peak - before
         gradient = torch.empty_like(leaving)

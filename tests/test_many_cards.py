@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import inf, prod
+from pathlib import Path
 
 import pytest
 from runs import quiet, settings
@@ -171,3 +172,15 @@ def test_check_plans_for_machines_that_are_not_there(tree):
     one = shown(check(settings({**tree, "plan": {"card": "2xH100"}}), quiet)[1])
     assert "2 cards H100 (79.6 GiB) on one machine" in one
     assert "25 Gb/s" not in one
+
+
+def test_the_page_says_the_same_in_both_languages():
+    pages = [(Path(__file__).parents[1] / "docs" / name).read_text() for name in ("scale.md", "scale.zh.md")]
+    tables = [
+        [line for line in page.splitlines() if line.startswith(("| 0", "| 1", "| 4", "| 8", "| 3"))] for page in pages
+    ]
+    assert tables[0] == tables[1]
+    assert [row.split()[1] for row in tables[0]] == [
+        name for name in "0.6B 1.7B 4B 8B 14B 32B".split() for _ in range(5)
+    ]
+    assert len({page.split("```")[5] for page in pages}) == 1, "the plan that is shown"

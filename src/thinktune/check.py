@@ -156,7 +156,8 @@ def _show_plan(planned: dict[str, Any], console: Console) -> None:
         many = planned["ranks"] > 1
         columns = ["", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s"]
         columns += ["strategy", "sent inside", "between"] if many else []
-        console.print(f"\nPredicted for {_cards(planned)}, GiB at the peak:", highlight=False, markup=False)
+        whose = "each one's" if many else "the"
+        console.print(f"\nPredicted for {_cards(planned)}, GiB at {whose} peak:", highlight=False, markup=False)
         table = Table(*columns, box=None, pad_edge=False)
         for option in planned["options"]:
             sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
@@ -180,7 +181,7 @@ def _cards(planned: dict[str, Any]) -> str:
     card = f"{planned['card']} ({planned['card_gib']:.1f} GiB)"
     machines = planned["ranks"] // planned["per_node"]
     where = f"on {machines:,} machines with {planned['per_node']} each" if machines > 1 else "on one machine"
-    return f"{planned['ranks']:,} cards {card} {where}, each card's" if planned["ranks"] > 1 else card
+    return f"{planned['ranks']:,} cards {card} {where}" if planned["ranks"] > 1 else card
 
 
 def _show_networks(networks: Sequence[dict[str, Any]], console: Console) -> None:

@@ -29,13 +29,14 @@ from thinktune.attention import use_attention
 from thinktune.knobs import Memory, Train
 from thinktune.layers import apply_activation_budget, can_compile, compile_layers
 from thinktune.model import pick_device
-from thinktune.optim import TIERS, Update
+from thinktune.optim import Update
 from thinktune.pack import Batch, pack, padding
 from thinktune.parallel import World
 from thinktune.predict import Job, Setting, peaks
 from thinktune.render import Part, Rendered
 from thinktune.small import random_model
 from thinktune.step import step
+from thinktune.tiers import TIERS
 
 GIB = 2**30
 STEPS, SHORTEST, MEAN, LONGEST = 10, 100, 900, 2048
@@ -45,6 +46,7 @@ SHAPES = {  # hidden, layers, heads, inner, tied; as published
     "1.7B": (2048, 28, 16, 6144, True),
     "4B": (2560, 36, 32, 9728, True),
     "8B": (4096, 36, 32, 12_288, False),
+    "14B": (5120, 40, 40, 17_408, False),
     "32B": (5120, 64, 64, 25_600, False),
 }
 
@@ -122,8 +124,9 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
     tokens = case.tokens // 16 if tiny else case.tokens
     if cuda and case.limit_gib:
         torch.cuda.set_per_process_memory_fraction(case.limit_gib * GIB / torch.cuda.mem_get_info()[1])
-    setting = Setting(case.memory, case.inside, case.budget, tokens)
     job = Job(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
+    held_to = int(case.limit_gib * GIB) if case.limit_gib else torch.cuda.mem_get_info()[1] if cuda else GIB
+    setting = Setting(case.memory, case.inside, case.budget, tokens, chunk_rows=job.chunk_rows(held_to))
     predicted = peaks(job, setting)
     begun = time.monotonic()
     # Exact tiers begin as fp32 weights, which the update splits one by one: their own size, and not twice of it.
@@ -138,7 +141,7 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
         if cuda and number == 2:  # the peak of loading, and of what is made once, is not the step's
             torch.cuda.reset_peak_memory_stats()
         update.begin(number, 1e-5)
-        report = step(model, [batch.to(device)], update, World(), torch.bfloat16)
+        report = step(model, [batch.to(device)], update, World(), torch.bfloat16, setting.chunk_rows)
         assert torch.isfinite(report.gradient_norm)
         marks.append(time.monotonic())
     found = {"case": vars(case), "predicted_gib": predicted.train / GIB, "host_gib": predicted.host / GIB}

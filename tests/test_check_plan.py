@@ -2,14 +2,18 @@
 
 import io
 import json
+import re
 
 import pytest
 import torch
 from rich.console import Console
 from runs import quiet, settings, stop_after
+from safetensors.torch import load_file
 
+from thinktune import checkpoint, disk
 from thinktune.budget import layers
 from thinktune.check import check, show
+from thinktune.dry import dry_step
 from thinktune.files import read_json, write_json
 from thinktune.run import open_run
 from thinktune.trace import NOWHERE
@@ -60,6 +64,28 @@ def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
     assert all(layer.gradient_checkpointing for layer in run.model.model.layers)
 
 
+def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
+    import thinktune.step as room
+
+    real, taken = room.linear_cross_entropy, []
+
+    def spy(*given, **options):
+        taken.append((torch.is_grad_enabled(), options["rows"]))
+        return real(*given, **options)
+
+    monkeypatch.setattr(room, "linear_cross_entropy", spy)
+    recipe = settings(tree)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, stop_after(3))
+    assert set(taken) == {(True, None), (False, None)}, "on the CPU the loss decides"
+    facts = recipe.run_folder / "environment.json"
+    write_json(facts, read_json(facts) | {"chunk_rows": 7})
+    taken.clear()
+    dry_step(open_run(recipe, quiet, ("test",)))
+    train(recipe, quiet)
+    assert set(taken) == {(True, 7), (False, 7)}
+
+
 def test_layers_are_traced_once_and_read_from_the_disk_after(model, monkeypatch):
     first = layers(model.config, BF16, NOWHERE, compiled=False)
     monkeypatch.setattr("thinktune.budget.layer", None)
@@ -77,3 +103,43 @@ def test_a_compiled_layer_keeps_less_and_works_more_as_its_budget_falls(model):
     assert kept[0] == 0 < kept[-1]
     assert operations == sorted(operations)
     assert operations[0] == 1 < operations[-1] < 1.34
+
+
+def tensor_bytes(file):
+    """Of all tensors but the random generators' states, without the file's head: both are of no account but here."""
+    kept = load_file(file).items()
+    return sum(each.numel() * each.element_size() for name, each in kept if not name.startswith("random/"))
+
+
+@pytest.mark.parametrize("memory", ["fp32", "exact-bf16", "4bit"])
+def test_check_says_what_the_run_will_write(tree, memory):
+    """Each figure against the files of a run that came to its end; the base is fp32, so `final` is, too."""
+    recipe = settings(tree, train={"memory": memory, "epochs": 1})
+    _, facts = check(recipe, quiet)
+    needs = json.loads(json.dumps(facts["disk"]))
+    folder = train(recipe, quiet)
+    last = checkpoint.find(folder, "last").folder
+    weights, state = (tensor_bytes(last / file) for file in ("model.safetensors", "state.safetensors"))
+    assert needs["best_weights_bytes"] == pytest.approx(weights, rel=0.05)
+    assert needs["checkpoint_bytes"] == pytest.approx(weights + state, rel=0.05)
+    assert needs["final_bytes"] == pytest.approx(tensor_bytes(folder / "final" / "model.safetensors"), rel=0.05)
+    second = max(needs["checkpoint_bytes"], needs["final_bytes"])
+    assert needs["most_bytes"] - disk.BESIDE_BYTES == needs["checkpoint_bytes"] + needs["best_weights_bytes"] + second
+    assert (needs["fits"], needs["held_bytes"]) == (True, 0)
+    gib = [f"{needs[name] / 2**30:.2f}" for name in ("most_bytes", "free_bytes")]
+    [line] = [line for line in shown(facts).splitlines() if line.startswith("disk: ")]
+    assert line.startswith(f"disk: at most {gib[0]} GiB at a time in {folder} (two checkpoints of ")
+    assert re.search(r"; free are [0-9.]+ GiB$", line)
+    assert check(recipe, quiet)[1]["disk"]["held_bytes"] > weights, "what a run holds counts as its room"
+
+
+def test_a_disk_too_small_is_a_stop_where_the_run_would_be(tree, monkeypatch):
+    monkeypatch.setattr(disk, "room", lambda _: disk.Room(free=2**20, held=0))
+    _, facts = check(settings(tree), quiet)
+    assert (facts["verdict"], facts["disk"]["fits"]) == ("not ready", False)
+    [stop] = facts["stops"]
+    assert "its disk has 0.00 GiB free" in stop
+    assert "runs_folder=" in stop
+    assert stop in shown(facts)
+    elsewhere = check(settings({**tree, "plan": {"card": "24GiB"}}), quiet)[1]
+    assert (elsewhere["verdict"], elsewhere["disk"]["fits"]) == ("ready", False), "it is planned for another machine"

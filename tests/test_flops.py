@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import Qwen3Config
 
-from thinktune.flops import flops_per_token, mean_context, mfu, peak_tflops
+from thinktune.cards import mfu, peak_tflops
+from thinktune.flops import flops_per_token, mean_context
 
 SHAPES = {  # hidden, layers, heads, inner, GFLOP/token by hand at a mean context of 600: (matrices, head, attention)
     "0.6B": (1024, 28, 16, 3072, (2.64, 0.93, 0.41)),
@@ -43,9 +44,19 @@ def test_a_tokens_mean_context_is_counted_within_its_own_row():
     assert mean_context([1, 3]) == pytest.approx(7 / 4)
 
 
-def test_a_cards_peak_is_found_by_the_longest_name_that_fits():
-    assert peak_tflops("NVIDIA H100 PCIe") == 756
-    assert peak_tflops("NVIDIA H200") == 989
-    assert peak_tflops("unheard of") is None
+def test_a_cards_peak_is_found_by_the_words_of_its_name():
+    peaks = {
+        "NVIDIA H100 PCIe": 756,
+        "NVIDIA H100 80GB HBM3": 989,
+        "NVIDIA H200": 989,
+        "NVIDIA A100-SXM4-80GB": 312,
+        "NVIDIA GeForce RTX 4090": 165.2,
+        "NVIDIA RTX A1000": None,  # no A100
+        "NVIDIA A10G": None,  # no A10
+        "NVIDIA GeForce RTX 4090 Laptop GPU": None,
+        "NVIDIA GeForce RTX 4060 Ti": None,
+        "unheard of": None,
+    }
+    assert {name: peak_tflops(name) for name in peaks} == peaks
     assert mfu(1e5, 989e7, "NVIDIA H200") == 1
     assert mfu(1e5, 1e9, "unheard of") is None

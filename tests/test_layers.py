@@ -16,13 +16,15 @@ exchange
 guard openapi voices
 api
 train evaluate
-dry watch answers
+dry
+watch answers
 carried health
 run
 settle session vllm
 engine endpoint beside small sinks plan
+speed
 report predict
-evaluation_page schedule wire budget
+evaluation_page schedule wire budget disk
 comparison regrade trace
 writer sample stream referee compare
 step checkpoint manners slots ground shard
@@ -33,7 +35,7 @@ entries sentences page
 track
 divide
 work balance
-loss pack optim attention layers parallel reply store trim account form
+loss pack optim attention layers counted parallel reply store trim account form
 render adamw shares
 unused ferry tiers chance
 judge layout rows twins codec tasks
@@ -41,7 +43,7 @@ mend turns encoding sources script obey
 data grade
 hub
 download recipe
-knobs
+knobs traffic
 cache seal cards spread
 bilingual environment faults files find flops progress tokens verdict workers spikes stop intervals completions extract
 errors masking numerals
@@ -79,8 +81,11 @@ HEAVY = [
     "optim",
     "settle",
     "plan",
+    "speed",
     "predict",
     "budget",
+    "counted",
+    "disk",
     "trace",
     "adamw",
     "ferry",

@@ -3,14 +3,17 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from thinktune import plan
 from thinktune.cards import GIB, card_at_hand, find_card
 from thinktune.errors import UserError
 from thinktune.flops import flops_per_token
 from thinktune.knobs import Train
-from thinktune.plan import ORDER, draw_up, facts, fits, usual
-from thinktune.predict import Job, Setting, tokens_per_second
+from thinktune.loss import chunk_rows
+from thinktune.plan import ORDER, draw_up, facts, fits, instead, usual
+from thinktune.predict import Job, Setting
+from thinktune.speed import tokens_per_second
 from thinktune.trace import NOWHERE, Ends, Layer, Share
 
 QWEN = SimpleNamespace(  # the 1.7B
@@ -36,7 +39,7 @@ class Known(Job):
     }
     recomputed = layers[0.0]
 
-    def ends(self, tokens):
+    def ends(self, tokens, rows=None):
         return Ends(*(int(6e8 + share * tokens) for share in (2e5, 5e4, 5e3, 5e3, 5e3)))
 
 
@@ -74,10 +77,19 @@ def test_the_fastest_of_the_best_tier_is_taken():
     assert tight.chosen.setting.activation_budget < 1 or tight.chosen.setting.batch_tokens < 16_384
 
 
+def test_the_plan_and_the_loss_take_their_rows_of_logits_by_one_rule(monkeypatch):
+    card = find_card("24GiB")
+    chosen = draw_up(train(), job(), card).chosen.setting
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=card.memory_bytes))
+    by_the_loss = chunk_rows(torch.device("cuda"), QWEN.vocab_size, torch.bfloat16)
+    assert chosen.chunk_rows == by_the_loss == 24 * GIB // 64 // (2 * QWEN.vocab_size)
+
+
 def test_what_the_recipe_says_is_kept():
     chosen = train(memory="8bit", update_in_backward=True, activation_budget=0.45, batch_tokens=16_384)
     drawn = draw_up(chosen, job(), find_card("h100"))
-    assert {option.setting for option in drawn.options} == {Setting("8bit", True, 0.45, 16_384)}
+    rows = job().chunk_rows(drawn.card.memory_bytes)
+    assert {option.setting for option in drawn.options} == {Setting("8bit", True, 0.45, 16_384, chunk_rows=rows)}
     assert "recipe's tier" in drawn.why
 
 
@@ -96,6 +108,34 @@ def test_where_nothing_fits_it_says_what_would():
     plain = facts(drawn)
     assert not any(option["fits"] or option["chosen"] for option in plain["options"])
     assert plain["card_gib"] == 2
+
+
+def test_where_a_setting_failed_a_smaller_one_is_named():
+    """What was predicted to fit and did not: batches and activations first, then a cheaper tier, then nothing."""
+    card = find_card("24GiB")
+    failed = draw_up(train(), job(), card).chosen
+    option, goes_on = instead(train(), job(), card, failed.setting)
+    assert goes_on
+    assert (option.setting.memory, option.setting.update_in_backward) == ("exact-bf16", False)
+    assert option.needed <= failed.needed * (1 - plan.MARGIN)
+    option, goes_on = instead(train(), job(), find_card("12GiB"), failed.setting)
+    assert not goes_on
+    assert fits(option, find_card("12GiB"))
+    assert ORDER.index(option.setting.memory) > ORDER.index(failed.setting.memory)
+    assert instead(train(), job(), find_card("2GiB"), failed.setting) is None
+
+
+def test_what_the_recipe_fixes_is_let_go_only_where_it_must_be():
+    fixed = train(batch_tokens=16_384, activation_budget=1.0, memory="exact")
+    failed = Setting("exact", False, 1.0, 16_384)
+    option, goes_on = instead(fixed, job(), find_card("28GiB"), failed)
+    assert (goes_on, option.setting.memory) == (True, "exact")
+    small = train(batch_tokens=2048)
+    option, goes_on = instead(small, job(), find_card("10GiB"), Setting("exact", False, 1.0, 2048))
+    assert (goes_on, option.setting.batch_tokens) == (False, 2048)
+    option, goes_on = instead(fixed, job(), find_card("10GiB"), failed)
+    assert not goes_on
+    assert option.setting.memory != "exact"
 
 
 def test_facts_mark_one_line():
@@ -123,6 +163,9 @@ def test_a_card_at_hand_is_known_by_the_words_of_its_drivers_name():
     names = {
         "NVIDIA A100-SXM4-80GB": ("A100 80GB", 312),
         "NVIDIA A10": ("A10", 125),
+        "NVIDIA RTX A1000": ("NVIDIA RTX A1000", None),
+        "NVIDIA A100-PCIE-40GB": ("A100 40GB", 312),
+        "NVIDIA A100-SXM-64GB": ("A100", 312),
         "NVIDIA H100 80GB HBM3": ("H100", 989),
         "NVIDIA H100 NVL": ("H100 NVL", 835),
         "NVIDIA H20": ("H20", 148),

@@ -8,11 +8,12 @@ from thinktune import adamw
 from thinktune.data import Example, Turn
 from thinktune.knobs import Train
 from thinktune.model import load_model
-from thinktune.optim import TIERS, Update, pick_memory
+from thinktune.optim import Update
 from thinktune.pack import pack
 from thinktune.parallel import World
 from thinktune.render import render
 from thinktune.step import step
+from thinktune.tiers import TIERS, pick_memory
 
 CODED = [memory for memory in TIERS if memory != "fp32"]
 CPU = torch.device("cpu")

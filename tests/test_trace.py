@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from transformers import Qwen3Config
+from transformers import AttentionInterface, Qwen3Config
 
 from thinktune import trace
 from thinktune.knobs import Train
+from thinktune.loss import linear_cross_entropy
 from thinktune.model import load_model
-from thinktune.optim import TIERS, Update
+from thinktune.optim import Update
 from thinktune.predict import Job, Setting, peaks, states_bytes, weights_bytes
+from thinktune.tiers import TIERS
 
 BF16 = torch.bfloat16
 
@@ -47,6 +49,21 @@ def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens,
     assert before < peak
 
 
+@pytest.mark.parametrize("recompute", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_fp32_weights_in_bf16_arithmetic_are_counted_with_autocasts_copies(recompute):
+    """On a card that is autocast, which keeps bf16 copies of the weights; held to a whole step like the others."""
+    config, cpu, tokens = shape(depth=3), torch.device("cpu"), 1024
+    settings = Train(rows_per_step=1, memory="fp32", update_in_backward=True)
+    _, peak, _ = trace.whole_step(config, settings, BF16, tokens, 922, recompute=recompute, device=cpu)
+    made = Job(config, cpu, False, False, tokens, tokens, 0.9, 600.0)
+    setting = Setting("fp32", True, 0.0 if recompute else 1.0, tokens)
+    found = peaks(made, setting)
+    assert found.train == pytest.approx(peak, rel=0.05)
+    weights = sum(torch.Size(size).numel() for size in trace.parameter_shapes(config) if size[0] != 4000)
+    plain = peaks(Job(config, cpu, True, False, tokens, tokens, 0.9, 600.0), setting)
+    assert found.evaluate - plain.evaluate > weights, "two bytes a weight, less what bf16 activations save"
+
+
 def test_resident_bytes_are_exact(start):
     """Against the tensors of an update of a real model, in every tier."""
     for memory, tier in TIERS.items():
@@ -79,6 +96,24 @@ def test_counting_sees_what_lives_and_when_it_dies():
         assert live.host == 0
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
+    """What the plan's trace grows by with the rows is what the loss itself grows by, and is just those logits."""
+    config, grown = shape(), []
+    sizes = {"hidden": (2000, 128), "weight": (config.vocab_size, 128)}
+    for rows in (700, 900):  # enough for the head to be the peak
+        traced = trace.ends(config, BF16, trace.NOWHERE, 4096, 2000, rows, fused)
+        with torch.device(trace.NOWHERE), trace.FakeTensorMode(), trace.Live(trace.NOWHERE) as live:
+            hidden, weight = (torch.empty(size, dtype=BF16, requires_grad=True) for size in sizes.values())
+            targets, before = torch.empty(2000, dtype=torch.int64), live.now
+            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, rows=rows, fused=fused)
+            grown.append((traced.forward, live.peak - before))
+    growth = [many - few for few, many in zip(*grown, strict=True)]
+    assert growth[0] == growth[1]
+    a_row = config.vocab_size * (2 if fused else 6) + 2 * config.hidden_size  # fp32 with a bf16 copy; states' gradient
+    assert growth[0] == 200 * a_row
+
+
 def test_a_layer_that_recomputes_keeps_its_input_alone_and_pays_in_the_backward_pass():
     plain, recomputed = (trace.layer(shape(), BF16, trace.NOWHERE, recompute=recompute) for recompute in (False, True))
     assert recomputed.kept.a_token == 0 < plain.kept.a_token
@@ -98,3 +133,9 @@ def test_more_tokens_layers_and_gradients_take_more():
     many = peaks(job(config, 4096, step_tokens=9000), after).train
     assert many == pytest.approx(base.train + gradients, rel=0.05)
     assert base.evaluate < base.train
+
+
+def test_what_was_traced_before_is_enough_for_a_plan(model, monkeypatch):
+    """A fresh process reads layers from the disk, and still has to trace the ends."""
+    monkeypatch.setattr(AttentionInterface, "_global_mapping", {})
+    assert trace.ends(model.config, model.dtype, trace.NOWHERE, 64, 32).forward > 0

@@ -80,7 +80,7 @@ def _answer(run: Run, requests: Sequence[Request]) -> list[Completion]:
     """The replies, with the time they took on the account, and the speed of one of them beside the others."""
     begun = time.monotonic()
     with closing(Engine(run.model, run.tokenizer, run.precision)) as engine:
-        replies = dict(engine.complete(requests, run.recipe.generate.batch_rows))
+        replies = dict(engine.complete(requests, run.replies_at_once or run.recipe.generate.batch_rows))
     seconds = time.monotonic() - begun
     run.sampled_seconds += seconds
     run.sampled_tokens_per_second = max(reply.tokens for reply in replies.values()) / max(1e-9, seconds)

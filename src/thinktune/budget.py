@@ -18,36 +18,43 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.cache import cache_folder
 from thinktune.files import read_json, write_json
-from thinktune.trace import NOWHERE, Layer, Share, attend_counted, layer, one_layer, positions
+from thinktune.trace import NOWHERE, Layer, Share, layer, one_layer, positions
 
 BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 TOKENS = 2048  # of the traced row; all bytes and operations grow with it alike, but for attention's, which are few
 PRODUCTS = ("mm", "addmm", "bmm")
 
 
-def layers(config: Any, dtype: torch.dtype, device: torch.device, *, compiled: bool) -> dict[float, Layer]:
+def layers(
+    config: Any, dtype: torch.dtype, device: torch.device, *, compiled: bool, weights: torch.dtype | None = None
+) -> dict[float, Layer]:
     """One layer under each budget that a plan may choose: with a compiler all of BUDGETS, else 1 and 0.
 
+    With `weights` of another type than the arithmetic it is traced without a compiler, which keeps no less.
     The first time takes seconds; what was found is kept with the user's other cached files, under a hash of the
     layer's shape, the versions of the libraries, and our own source.
     """
-    kept = _place(config, dtype, device, compiled=compiled)
+    weights = weights or dtype
+    compiled = compiled and weights == dtype
+    kept = _place(config, (dtype, weights), device, compiled=compiled)
     if kept.is_file():
         return {float(budget): _read(facts) for budget, facts in read_json(kept).items()}
     if compiled:
         found = _compiled(config, dtype)
     else:
-        found = {budget: layer(config, dtype, device, recompute=budget < 1) for budget in (1.0, 0.0)}
+        found = {budget: layer(config, dtype, device, recompute=budget < 1, weights=weights) for budget in (1.0, 0.0)}
     write_json(kept, {str(budget): asdict(facts) for budget, facts in found.items()})
     return found
 
 
-def _place(config: Any, dtype: torch.dtype, device: torch.device, *, compiled: bool) -> Path:
+def _place(config: Any, kinds: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool) -> Path:
     shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
     for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
         shape.pop(name, None)  # which one layer does not depend on
-    source = b"".join(Path(__file__).with_name(f"{room}.py").read_bytes() for room in ("budget", "trace", "model"))
-    facts = [shape, str(dtype), device.type, compiled, version("torch"), version("transformers")]
+    source = b"".join(
+        Path(__file__).with_name(f"{room}.py").read_bytes() for room in ("budget", "trace", "counted", "model")
+    )
+    facts = [shape, *map(str, kinds), device.type, compiled, version("torch"), version("transformers")]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + source).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
 
@@ -59,7 +66,6 @@ def _read(facts: dict[str, Any]) -> Layer:
 
 def _compiled(config: Any, dtype: torch.dtype) -> dict[float, Layer]:
     """All budgets from one trace of the layer: only the partition differs."""
-    attend_counted()
     found: dict[float, tuple[Any, Any, int]] = {}
 
     def partition(joint: Any, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> tuple[Any, Any]:

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thinktune import account, plan
+from thinktune import account, disk, plan
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
-from thinktune.knobs import Recipe
-from thinktune.model import pick_device
+from thinktune.knobs import Memory, Recipe
+from thinktune.model import pick_device, read_config
 from thinktune.pack import Step
 from thinktune.prepare import Prepared, survey
 from thinktune.progress import Say
@@ -38,17 +38,23 @@ def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     source = locate_model(recipe)
     tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
     prepared = survey(recipe, tokenizer, say)
-    facts = prepared.account | {"stops": list(prepared.stops), "verdict": "not ready" if prepared.stops else "ready"}
+    facts = prepared.account | {"stops": list(prepared.stops)}
     if not prepared.stops:
         steps = deal_steps(recipe, prepared)
+        memory, planned = _plan(recipe, prepared, steps, source)
         facts |= {
             "proof": prove(prepared, tokenizer),
             "steps": len(steps),
             "epochs": recipe.train.epochs,
             "evaluate_every_steps": evaluation_interval(recipe, steps),
-            "plan": _plan(recipe, prepared, steps, source),
+            "plan": planned,
         }
-    return prepared, facts
+        if memory:
+            needs = disk.needs(read_config(source, trust_remote_code=recipe.model.trust_remote_code), memory)
+            facts["disk"] = disk.facts(recipe.run_folder, needs)
+            if not recipe.plan.card and (told := disk.fault(recipe.run_folder, needs)):  # else it may run elsewhere
+                facts["stops"].append(told)
+    return prepared, facts | {"verdict": "not ready" if facts["stops"] else "ready"}
 
 
 def prove(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
@@ -87,6 +93,9 @@ def show(facts: dict[str, Any], console: Console) -> None:
         for line in _proof_lines(facts):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         _show_plan(facts["plan"], console)
+    if "disk" in facts:
+        style = None if facts["disk"]["fits"] else "red"
+        console.print(disk.say(facts["disk"]), style=style, highlight=False, markup=False, soft_wrap=True)
     for line in facts.get("written", ()):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for stop in facts["stops"]:
@@ -96,13 +105,19 @@ def show(facts: dict[str, Any], console: Console) -> None:
     console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
 
 
-def _plan(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path) -> dict[str, Any]:
-    """What is planned for the card that the recipe names, or the one at hand; on the CPU, what is usual there."""
+def _plan(
+    recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path
+) -> tuple[Memory | None, dict[str, Any]]:
+    """What is planned for the card that the recipe names, or the one at hand; on the CPU, what is usual there.
+
+    With the memory tier that is taken; none where nothing fits.
+    """
     device = pick_device()
     if device.type == "cpu" and not recipe.plan.card:
         setting = plan.usual(recipe.train, int(prepared.train.lengths.max()))
-        return {"card": "cpu", "options": [], "why": f"on the CPU: {plan.say(setting)}"}
-    return plan.facts(plan_for(recipe, prepared, steps, source, device))
+        return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.say(setting)}"}
+    drawn = plan_for(recipe, prepared, steps, source, device)
+    return drawn.chosen and drawn.chosen.setting.memory, plan.facts(drawn)
 
 
 def coloured(pieces: Sequence[tuple[int, str]]) -> Text:
@@ -138,20 +153,50 @@ def _lengths(facts: dict[str, Any]) -> Table:
 
 def _show_plan(planned: dict[str, Any], console: Console) -> None:
     if planned["options"]:
-        columns = ("", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s")
-        said = f"\nPredicted for {planned['card']} ({planned['card_gib']:.1f} GiB), GiB at the peak:"
-        console.print(said, highlight=False, markup=False)
+        many = planned["ranks"] > 1
+        columns = ["", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s"]
+        columns += ["strategy", "sent inside", "between"] if many else []
+        whose = "each one's" if many else "the"
+        console.print(f"\nPredicted for {_cards(planned)}, GiB at {whose} peak:", highlight=False, markup=False)
         table = Table(*columns, box=None, pad_edge=False)
         for option in planned["options"]:
             sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
             speed = option["predicted_tokens_per_second"]
             mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
             when = "in backward" if option["update_in_backward"] else "after it"
-            figures = f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes
+            figures = [f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes]
+            figures.append(f"{speed:,}" if speed else "–")
+            if many:
+                sent = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))
+                figures += [option["strategy"], *sent]
             style = "bold green" if option["chosen"] else None if option["fits"] else "dim"
-            table.add_row(mark, option["memory"], when, *figures, f"{speed:,}" if speed else "–", style=style)
+            table.add_row(mark, option["memory"], when, *figures, style=style)
         console.print(table)
+        _show_networks(planned["networks"], console)
     console.print(f"plan: {planned['why']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _cards(planned: dict[str, Any]) -> str:
+    """Of one card its name and size; of many how they stand, too."""
+    card = f"{planned['card']} ({planned['card_gib']:.1f} GiB)"
+    machines = planned["ranks"] // planned["per_node"]
+    where = f"on {machines:,} machines with {planned['per_node']} each" if machines > 1 else "on one machine"
+    return f"{planned['ranks']:,} cards {card} {where}" if planned["ranks"] > 1 else card
+
+
+def _show_networks(networks: Sequence[dict[str, Any]], console: Console) -> None:
+    """How fast many cards are with the chosen line, over each network."""
+    if not networks:
+        return
+    table = Table("between machines", "seconds a step", "tokens/s", "efficiency", box=None, pad_edge=False)
+    for each in networks:
+        seconds, speed = f"{each['seconds_per_step']:.2f}", f"{each['tokens_per_second']:,.0f}"
+        table.add_row(each["network"], seconds, speed, f"{each['efficiency']:.0%}")
+    said = (
+        "\ntokens/s: of all cards, with 200 Gb/s between machines; sent: GiB of each card in a step. The arrow's line:"
+    )
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
 
 
 def _proof_lines(facts: dict[str, Any]) -> list[str]:

@@ -74,7 +74,7 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None
         refuse_written(write)
     prepared, facts = run_check(loaded, _whisper)
     ready = facts["verdict"] == "ready"
-    if write and ready:
+    if write and not prepared.stops:
         facts["written"] = write_cleaned(prepared, write, loaded.data.system)
     elif write:
         facts["written"] = [f"{write}: nothing is written, for the rows are not ready"]

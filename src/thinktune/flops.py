@@ -1,27 +1,9 @@
-"""Floating-point operations of training, counted from a model's shape, and what cards can do at their best."""
+"""Floating-point operations of training, counted from a model's shape."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-# Dense bf16 TFLOP/s without sparsity, as the makers state them, under a part of the name that the driver gives.
-PEAK_TFLOPS = {
-    "H200": 989.0,
-    "H100 NVL": 835.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "H800": 989.0,
-    "H20": 148.0,
-    "A100": 312.0,
-    "A800": 312.0,
-    "L40S": 362.0,
-    "A10": 125.0,
-    "RTX 5090": 209.5,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-    "RTX A6000": 154.8,
-}
 
 
 def flops_per_token(config: Any, mean_context_tokens: float) -> float:
@@ -51,15 +33,3 @@ def mean_context(lengths: ArrayLike) -> float:
 def head_size(config: Any) -> int:
     """Numbers in one attention head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-
-
-def peak_tflops(device_name: str) -> float | None:
-    """What a card's maker states for dense bf16, or None for a card that is not in the table."""
-    known = sorted((name for name in PEAK_TFLOPS if name.lower() in device_name.lower()), key=len)
-    return PEAK_TFLOPS[known[-1]] if known else None
-
-
-def mfu(tokens_per_second: float, flops: float, device_name: str) -> float | None:
-    """Model FLOPs utilization (Chowdhery et al., PaLM, 2022): the share of the card's peak that learning takes."""
-    peak = peak_tflops(device_name)
-    return None if peak is None else tokens_per_second * flops / (peak * 1e12)

@@ -1,6 +1,5 @@
-"""What a run stands on: its folder held against a second process, room on the disk, and what changed under it."""
+"""What a run stands on: its folder held against a second process, and what changed under it."""
 
-import shutil
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from thinktune.parallel import World
 
 LOCK, ROWS = ".lock", "rows.txt"
-BESIDE_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page
 # What may change under a run, since neither the weights nor the choice among them depends on it: whole sections, or
 # single knobs. Batches and recomputation leave the results equal but for rounding.
 HARMLESS = (
@@ -150,25 +148,6 @@ def code() -> str:
     for file in sorted(PACKAGE.glob("*.py")):
         digest.update(blake2b(file.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def refuse_no_room(folder: Path, weights_bytes: int, state_bytes: int) -> None:
-    """Raise UserError where the disk cannot hold what a run needs at most.
-
-    That is two whole checkpoints, the former one and the one that is written, and the weights of the best. What the
-    run holds already counts as room.
-    """
-    needed = 2 * (weights_bytes + state_bytes) + weights_bytes + BESIDE_BYTES
-    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    if free + held < needed:
-        gib = 2**30
-        raise UserError(
-            f"{folder}: its disk has {free / gib:.2f} GiB free, and the run needs {(needed - held) / gib:.2f} GiB more "
-            f"(two checkpoints of {(weights_bytes + state_bytes) / gib:.2f} GiB and the best weights); free "
-            f"{(needed - held - free) / gib:.2f} GiB, or write elsewhere by runs_folder=..."
-        )
 
 
 def _difference(prepared: Prepared, folder: Path) -> str:

@@ -164,7 +164,8 @@ class PlanFor(Section):
     """What a run is planned for."""
 
     card: str | None = None
-    """A card by its name (`rtx4090`) or by its memory (`24GiB`), to plan for instead of the one at hand."""
+    """A card by its name (`rtx4090`) or by its memory (`24GiB`), to plan for instead of the one at hand; `check` also
+    plans for many, as in `8xH100` (one machine) or `4x8xH100` (four machines of eight)."""
 
 
 class Generate(Section):

@@ -18,15 +18,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, dtype: torch.dtype, rows: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        scale: float,
+        dtype: torch.dtype,
+        rows: int,
+        fused: bool,
     ) -> tuple[Tensor, Tensor]:
         learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if learning else None
         weight_gradient = torch.zeros_like(weight) if learning else None
-        fused = hidden.device.type in FUSED_ON
-        softmax = _fused_softmax() if fused else _softmax
+        # Where there is no memory there are no kernels: what works in place stands for one that does.
+        softmax = _fused_softmax() if fused and hidden.device.type != "meta" else _softmax
         # A tensor: a number would become part of the compiled code, and it differs from step to step.
         factor = torch.full((), scale, device=hidden.device) if learning else None
         # One buffer for all chunks, and only operations in place: fresh pages for each would cost more than the sums.
@@ -45,6 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 weight_gradient.addmm_(gradient.T, states)
             else:
                 weight_gradient += gradient.T @ states
+            del gradient  # else it would still be there while the next chunk's logits are made
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(losses)
         return losses.sum() * scale, losses
@@ -53,21 +61,42 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         # In place: another copy of the head's gradient would be the largest tensor of the step. So backward runs once.
-        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None
+        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None, None
 
 
-def chunk_rows(device: torch.device, vocabulary: int, dtype: torch.dtype) -> int:
-    """How many rows of logits exist at a time where no plan says it: much work at once, in little of the memory."""
+def chunk_rows(
+    device: torch.device,
+    vocabulary: int,
+    dtype: torch.dtype,
+    memory_bytes: int | None = None,
+    fused: bool | None = None,
+) -> int:
+    """How many rows of logits exist at a time: much work at once, in little of the memory.
+
+    Args:
+        device: where they are; the CPU, or any other for an accelerator.
+        vocabulary: logits in a row.
+        dtype: of the arithmetic.
+        memory_bytes: of the card, as a plan counts it; none means what a CUDA card says of itself.
+        fused: whether the softmax is one kernel, so that logits are kept in `dtype`; none means as on this device.
+    """
     if device.type == "cpu":
         return max(LEAST_ROWS, CPU_CHUNK_BYTES // (4 * vocabulary))
-    size = CHUNK_BYTES
-    if device.type == "cuda":
-        size = int(torch.cuda.get_device_properties(device).total_memory * CHUNK_SHARE)
-    return max(LEAST_ROWS, size // ((dtype.itemsize if device.type in FUSED_ON else 4) * vocabulary))
+    if memory_bytes is None and device.type == "cuda":
+        memory_bytes = int(torch.cuda.get_device_properties(device).total_memory)
+    size = int(memory_bytes * CHUNK_SHARE) if memory_bytes else CHUNK_BYTES
+    return max(LEAST_ROWS, size // ((dtype.itemsize if _fuses(device, fused) else 4) * vocabulary))
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, scale: float, dtype: torch.dtype, rows: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    scale: float,
+    dtype: torch.dtype,
+    rows: int | None = None,
+    fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of predicting `targets` from `hidden` through the head `weight`.
 
@@ -78,14 +107,19 @@ def linear_cross_entropy(
         scale: what the summed loss is multiplied with; one over the learned tokens of the whole step.
         dtype: arithmetic of the matrix products; the softmax is always fp32.
         rows: how many rows of logits exist at a time; none means `chunk_rows`. Changes speed and memory, not results.
+        fused: whether the softmax is one kernel; none means as on this device.
 
     Returns:
         The scaled sum, to call backward on, and the m losses by themselves in fp32, without gradient.
     """
     if not torch.is_grad_enabled():  # which the function itself cannot see; without it, it would make both gradients
         hidden, weight = hidden.detach(), weight.detach()
-    rows = rows or chunk_rows(hidden.device, len(weight), dtype)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, scale, dtype, rows)  # pyright: ignore[reportReturnType]
+    rows, fused = rows or chunk_rows(hidden.device, len(weight), dtype), _fuses(hidden.device, fused)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, scale, dtype, rows, fused)  # pyright: ignore[reportReturnType]
+
+
+def _fuses(device: torch.device, said: bool | None) -> bool:
+    return device.type in FUSED_ON if said is None else said
 
 
 def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
@@ -101,7 +135,7 @@ def _softmax(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
     total = logits.sub_(top).exp_().sum(-1, keepdim=True)
     losses = (total.log() + top - chosen)[:, 0]
     if scale is not None:  # softmax less one at the target is the gradient of cross entropy
-        logits.mul_(total.reciprocal() * scale).scatter_add_(1, target, -scale.expand_as(top))
+        logits.mul_(total.reciprocal() * scale).scatter_add_(1, target, -scale.expand_as(top).to(logits.dtype))
     return losses
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from thinktune.attention import reads_boundaries_on_device
@@ -62,6 +62,11 @@ def no_gradients(model: Any) -> AbstractContextManager[Any]:
 def pick_padding(device: torch.device, tokenizer: Any, lengths: NDArray[np.integer], capacity: int) -> Padding | None:
     """What fills batches to a fixed size; nothing on the CPU, where padding costs as much as real tokens."""
     return None if device.type == "cpu" else padding(tokenizer.pad_token_id or 0, lengths, capacity)
+
+
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration in a model's local folder, without its weights."""
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
 
 
 def load_model(

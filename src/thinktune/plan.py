@@ -1,13 +1,16 @@
 """Which setting a run takes: each is predicted, and the best that fits is taken: quality first, then speed."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from thinktune.budget import BUDGETS
 from thinktune.cards import GIB, Card, find_card
 from thinktune.knobs import Memory, Train
-from thinktune.predict import CONTEXT_BYTES, Job, Peaks, Setting, peaks, tokens_per_second
+from thinktune.predict import CONTEXT_BYTES, Job, Peaks, Setting, peaks
+from thinktune.speed import Pace, merit, networks, pace, step_traffic, tokens_per_second
+from thinktune.spread import Strategy
+from thinktune.traffic import Traffic
 
 ORDER: tuple[Memory, ...] = ("exact", "exact-bf16", "8bit", "8bit-streamed", "4bit")  # best first
 MARGIN = 0.05  # of the card, left free: sizes are rounded up, and freed memory is not always whole
@@ -20,13 +23,14 @@ YARDSTICK = "H100"  # ranks settings for a card of which only the memory is know
 class Option:
     """A setting with what is predicted of it: bytes, and tokens a second where the card's speed is known.
 
-    `speed` ranks settings, on any card.
+    `speed` ranks settings, on any card. `traffic` is what each card sends in a step.
     """
 
     setting: Setting
     peaks: Peaks
     tokens_per_second: float | None
     speed: float
+    traffic: Traffic
 
     @property
     def needed(self) -> int:
@@ -36,12 +40,18 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """For each tier, with the update after and inside the backward pass, the best that fits or else the smallest."""
+    """For each tier, with the update after and inside the backward pass, the best that fits or else the smallest.
+
+    Of many cards, `paces` tells how fast the chosen one is over each network.
+    """
 
     card: Card
     options: tuple[Option, ...]
     chosen: Option | None
     why: str
+    ranks: int = 1
+    per_node: int = 1
+    paces: tuple[Pace, ...] = ()
 
 
 def usual(train: Train, longest: int) -> Setting:
@@ -54,18 +64,45 @@ def usual(train: Train, longest: int) -> Setting:
     return Setting(memory, bool(train.update_in_backward), budget, train.batch_tokens or max(CPU_LEAST_TOKENS, longest))
 
 
-def draw_up(train: Train, job: Job, card: Card) -> Plan:
-    """Predict all settings that the recipe leaves open, and take one."""
+def draw_up(train: Train, job: Job, card: Card, strategy: Strategy | Literal["auto"] | None = None) -> Plan:
+    """Predict all settings that the recipe leaves open, and take one; of many cards, by `strategy` or the first fit.
+
+    Quality first: the best tier that fits in any way. Then the update after the backward pass before that inside it,
+    then the strategies in their order, then the fastest.
+    """
     best: list[Option] = []
     for memory in _memories(train):
-        for inside in _choices(train.update_in_backward, (False, True)):
-            found = [_option(job, setting, card) for setting in _settings(train, job, memory, inside)]
-            if found:
-                best.append(_fastest([option for option in found if fits(option, card)]) or _smallest(found))
+        best += _of_tier(train, job, card, memory, _strategies(job, strategy))
     for memory in ORDER if train.memory == "auto" else _memories(train):
         if chosen := _fastest([option for option in best if option.setting.memory == memory and fits(option, card)]):
-            return Plan(card, tuple(best), chosen, _why(chosen, card, train))
-    return Plan(card, tuple(best), None, _why_not(best, card))
+            found = (pace(job, chosen.setting, card, network) for network in networks(card)) if job.ranks > 1 else ()
+            paces = tuple(each for each in found if each)[: None if job.ranks > job.per_node else 1]
+            return Plan(card, tuple(best), chosen, _why(chosen, card, train), job.ranks, job.per_node, paces)
+    return Plan(card, tuple(best), None, _why_not(best, card), job.ranks, job.per_node)
+
+
+def instead(train: Train, job: Job, card: Card, failed: Setting) -> tuple[Option, bool] | None:
+    """What to take where a setting proved too large for a card: an option, and whether the same run can go on with it.
+
+    The failure shows what the predictions are worth here: what is named takes less, by the margin, than the setting
+    that failed was predicted to take. First in its tier, where batches and activations may change within a run; then
+    as the recipe leaves it open; then any. None where nothing fits.
+    """
+    room = min(card.memory_bytes, peaks(job, failed).largest + CONTEXT_BYTES)
+    opened: dict[str, Any] = {"activation_budget": None, "batch_tokens": None}
+    kept = {"memory": failed.memory, "update_in_backward": failed.update_in_backward}
+    free = {"memory": "auto", "update_in_backward": None}
+    for changes in (opened | kept, {}, opened | free):
+        smaller = draw_up(train.model_copy(update=changes), job, replace(card, memory_bytes=room), failed.strategy)
+        if chosen := smaller.chosen:
+            return chosen, changes == opened | kept
+    return None
+
+
+def words(option: Option, names: Sequence[str]) -> str:
+    """An option's setting, or some of it, as a recipe or a command says it."""
+    values = asdict(option.setting)
+    return " ".join(f"train.{name}={str(values[name]).lower()}" for name in names)
 
 
 def fits(option: Option, card: Card) -> bool:
@@ -83,11 +120,15 @@ def facts(plan: Plan) -> dict[str, Any]:
     return {
         "card": plan.card.name,
         "card_gib": round(plan.card.memory_gib, 2),
+        "ranks": plan.ranks,
+        "per_node": plan.per_node,
         "options": [
             asdict(option.setting)
             | {f"{name}_gib": round(size / GIB, 2) for name, size in asdict(option.peaks).items()}
             | {
                 "needed_gib": round(option.needed / GIB, 2),
+                "sent_inside_gib": round(option.traffic.inside / GIB, 2),
+                "sent_between_gib": round(option.traffic.between / GIB, 2),
                 "predicted_tokens_per_second": option.tokens_per_second and round(option.tokens_per_second),
                 "fits": fits(option, plan.card),
                 "chosen": option == plan.chosen,
@@ -95,15 +136,17 @@ def facts(plan: Plan) -> dict[str, Any]:
             for option in plan.options
         ],
         "why": plan.why,
+        "networks": [asdict(each) for each in plan.paces],
     }
 
 
 def say(setting: Setting) -> str:
     """A setting in one line."""
     inside = ", each weight moved inside the backward pass" if setting.update_in_backward else ""
+    spread = "" if setting.strategy == "replicate" else f", strategy {setting.strategy}"
     return (
         f"memory tier {setting.memory}{inside}, activation budget {setting.activation_budget:g}, "
-        f"batches of {setting.batch_tokens:,} tokens"
+        f"batches of {setting.batch_tokens:,} tokens{spread}"
     )
 
 
@@ -113,26 +156,58 @@ def _memories(train: Train) -> Sequence[Memory]:
     return ("fp32",) if train.precision == "fp32" else ORDER
 
 
-def _settings(train: Train, job: Job, memory: Memory, inside: bool) -> list[Setting]:
+def _strategies(job: Job, strategy: Strategy | Literal["auto"] | None) -> tuple[Strategy, ...]:
+    """Whole copies while they fit; else shares, of one copy a machine before those of one copy in all."""
+    if strategy not in (None, "auto"):
+        return (strategy,)
+    if job.ranks == 1:
+        return ("replicate",)
+    # Of one card a machine, a copy a machine is a whole copy a card.
+    return ("replicate", "hybrid", "shard") if 1 < job.per_node < job.ranks else ("replicate", "shard")
+
+
+def _of_tier(train: Train, job: Job, card: Card, memory: Memory, strategies: Sequence[Strategy]) -> list[Option]:
+    """The best option with the update after the backward pass and that inside it, by one strategy.
+
+    The first by which the former fits; else the first by which the latter does; else the one that needs least.
+    """
+    found: list[list[Option]] = []
+    rows = job.chunk_rows(card.memory_bytes)
+    for strategy in strategies:
+        found.append([])
+        for inside in _choices(train.update_in_backward, (False, True)):
+            settings = [replace(each, chunk_rows=rows) for each in _settings(train, job, memory, inside, strategy)]
+            if options := [_option(job, setting, card) for setting in settings]:
+                fitting = [option for option in options if fits(option, card)]
+                found[-1].append(_fastest(fitting) or _smallest(options))
+
+    def rank(options: list[Option]) -> tuple[int, int]:
+        fitting = [place for place, option in enumerate(options) if fits(option, card)]
+        return (fitting[0], 0) if fitting else (len(options), min((option.needed for option in options), default=0))
+
+    return min(found, key=rank)
+
+
+def _settings(train: Train, job: Job, memory: Memory, inside: bool, strategy: Strategy) -> list[Setting]:
     """Budgets and sizes of batches; a step that is moved inside the backward pass must be one batch."""
     budgets = [budget for budget in BUDGETS if budget in job.layers]
     if train.activation_budget is not None:
         budgets = [train.activation_budget]
     sizes = [train.batch_tokens] if train.batch_tokens else _sizes(job)
     return [
-        Setting(memory, inside, budget, size)
+        Setting(memory, inside, budget, size, strategy)
         for size in sizes
         for budget in budgets
-        if not inside or size >= job.step_tokens
+        if not inside or size >= job.rank_tokens
     ]
 
 
 def _sizes(job: Job) -> list[int]:
-    """A step in one batch, in two, in four, and so on, down to the longest row; rounded up for the card's sake."""
+    """A card's part of a step in one batch, in two, in four, down to the longest row; rounded up for its sake."""
     sizes: list[int] = []
     parts = 1
     while not sizes or sizes[-1] > _rounded(job.longest):
-        sizes.append(max(_rounded(-(-job.step_tokens // parts)), _rounded(job.longest)))
+        sizes.append(max(_rounded(-(-job.rank_tokens // parts)), _rounded(job.longest)))
         parts *= 2
     return sizes
 
@@ -147,8 +222,8 @@ def _choices(fixed: bool | None, free: tuple[bool, ...]) -> tuple[bool, ...]:
 
 def _option(job: Job, setting: Setting, card: Card) -> Option:
     known = tokens_per_second(job, setting, card)
-    speed = known or tokens_per_second(job, setting, find_card(YARDSTICK)) or 0.0
-    return Option(setting, peaks(job, setting), known, speed)
+    speed = merit(job, setting, card if known else find_card(YARDSTICK)) or 0.0
+    return Option(setting, peaks(job, setting), known, speed, step_traffic(job, setting))
 
 
 def _fastest(options: Sequence[Option]) -> Option | None:

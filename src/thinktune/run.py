@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
-from thinktune import account, checkpoint, ground, hub, layers, track
+from thinktune import account, checkpoint, disk, ground, hub, layers, track
 from thinktune.attention import use_attention
 from thinktune.balance import balance
 from thinktune.environment import describe
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.knobs import Recipe
-from thinktune.model import count_parameters, load_model, pick_device, pick_padding, pick_precision
+from thinktune.model import count_parameters, load_model, pick_device, pick_padding, pick_precision, read_config
 from thinktune.optim import Update, learning_rate_share
 from thinktune.pack import Batch, Padding, Step, collate
 from thinktune.parallel import ALONE, World
@@ -56,7 +55,7 @@ class Run:
     say: Say
     pad: Padding | None = None  # on an accelerator, what batches are filled up with
     compiled: bool = False
-    chunk_rows: int | None = None  # of logits that exist at a time; none means what suits the device
+    replies_at_once: int | None = None  # of samples, where the device does not hold all that the recipe asks for
     ahead: dict[int, list[Batch]] = field(default_factory=dict[int, list[Batch]])  # of the next step, on the device
     world: World = field(default_factory=World)
     pending: list[StepReport] = field(default_factory=list[StepReport])
@@ -82,6 +81,11 @@ class Run:
     def capacity(self) -> int:
         """Tokens in one forward pass."""
         return self.setting.batch_tokens
+
+    @property
+    def chunk_rows(self) -> int | None:
+        """Of logits that exist at a time; none means what suits the device."""
+        return self.setting.chunk_rows
 
     @property
     def device(self) -> torch.device:
@@ -145,6 +149,9 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], world: World = AL
     device, steps = pick_device(), deal_steps(recipe, prepared)
     _settle_arithmetic(recipe, device)
     setting = world.agree(settle(recipe, prepared, steps, source, device, say, world))
+    trusted = recipe.model.trust_remote_code
+    needed = disk.needs(read_config(source, trust_remote_code=trusted), setting.memory)
+    disk.refuse_no_room(folder, needed)
     model = _load(recipe, last.folder if last else source, device, setting, world)
     refuse_small_vocabulary(model, prepared)
     update = Update(model, decided(recipe.train, setting))
@@ -155,9 +162,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], world: World = AL
     run = Run(
         recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, setting, done, say, pad, world=world
     )
-    weights, rest = _checkpoint_bytes(run)
-    ground.refuse_no_room(folder, weights, rest)
-    run.slowest_save = (weights + rest) / SLOW_DISK
+    run.slowest_save = needed.checkpoint / SLOW_DISK
     _fit_layers(run)
     _take_up(run, last, _facts(run, source, command), changed)
     where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(run.device)
@@ -245,7 +250,7 @@ def _tokens_left(steps: Sequence[Step], rows: Rows) -> list[int]:
 def _facts(run: Run, source: Path, command: Sequence[str]) -> dict[str, Any]:
     """What environment.json says."""
     trusted = run.recipe.model.trust_remote_code
-    config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=trusted)
+    config = read_config(source, trust_remote_code=trusted)
     return describe(command) | {
         "model": run.recipe.model.name,
         "model_dtype": str(config.dtype or torch.float32).removeprefix("torch."),
@@ -263,13 +268,6 @@ def _facts(run: Run, source: Path, command: Sequence[str]) -> dict[str, Any]:
 
 def _fingerprint(tokenizer: Any) -> str:
     return blake2b(state(tokenizer).encode(), digest_size=16).hexdigest()
-
-
-def _checkpoint_bytes(run: Run) -> tuple[int, int]:
-    """Of a checkpoint's weights, and of the optimizer's state beside them."""
-    count, tier = count_parameters(run.model), TIERS[run.update.memory]
-    weights = count * (2 if tier.weights == "rounded" else 4)
-    return weights, round(count * tier.bytes_per_parameter) - weights
 
 
 def _settle_arithmetic(recipe: Recipe, device: torch.device) -> None:

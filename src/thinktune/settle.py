@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from thinktune.balance import balance
-from thinktune.cards import Card, card_at_hand, find_card
+from thinktune.cards import Card, Cluster, card_at_hand, find_cluster
 from thinktune.errors import UserError
 from thinktune.files import read_json
 from thinktune.flops import mean_context
 from thinktune.knobs import Recipe
 from thinktune.layers import can_compile
+from thinktune.model import read_config
 from thinktune.pack import Step, deal
 from thinktune.parallel import ALONE, World
 from thinktune.plan import Plan, draw_up, usual
@@ -77,7 +77,7 @@ def settle(
     if setting is None and device.type == "cpu":
         setting = usual(recipe.train, int(prepared.train.lengths.max()))
     elif setting is None:
-        plan = plan_for(recipe, prepared, steps, source, device, world)
+        plan = plan_for(recipe, prepared, steps, source, device, ranks=world.size, per_node=world.per_node)
         if plan.chosen is None:
             raise UserError(f"train.memory: {plan.why}")
         say(f"plan for {plan.card.name}: {in_words(plan.chosen.setting)} ({plan.why})")
@@ -102,13 +102,27 @@ def _kept(recipe: Recipe) -> tuple[Setting | None, int]:
 
 
 def pick_card(recipe: Recipe, device: torch.device) -> Card:
-    """The card to plan for: the one that the recipe names, else the one at hand, with what is free on it."""
-    if recipe.plan.card:
-        return find_card(recipe.plan.card)
+    """The card to plan for: the one that the recipe names, else the one at hand."""
+    return find_cluster(recipe.plan.card).card if recipe.plan.card else card_here(device)
+
+
+def card_here(device: torch.device) -> Card:
+    """The card at hand, with what is free on it and what this process holds of it already."""
     module: Any = torch.get_device_module(device)
     if device.type == "mps":  # which shares the machine's memory, and tells what it may take of it
         return card_at_hand("mps", module.recommended_max_memory())
-    return card_at_hand(module.get_device_name(device), module.mem_get_info(device)[0])
+    room = module.mem_get_info(device)[0] + module.memory_reserved(device)
+    return card_at_hand(module.get_device_name(device), room)
+
+
+def sample_shape(recipe: Recipe, rows: Rows, kinds: int = 1) -> tuple[int, int]:
+    """How many samples are written side by side at most, and the tokens of the longest of them with its prompt.
+
+    `kinds` is in how many ways each question is answered. A plan counts one of them: where there is no room for more
+    replies side by side, the others wait.
+    """
+    replies = min(recipe.generate.batch_rows, kinds * min(recipe.generate.sample_questions, len(rows)))
+    return (replies, int(rows.lengths.max()) + recipe.generate.max_new_tokens) if replies else (0, 0)
 
 
 def plan_for(
@@ -117,30 +131,43 @@ def plan_for(
     steps: Sequence[Step],
     source: Path,
     device: torch.device,
-    world: World = ALONE,
+    *,
+    ranks: int | None = None,
+    per_node: int = 1,
 ) -> Plan:
-    """The plan of a run for a card: from the model's configuration and the rows, before anything is loaded.
+    """The plan of a run for its cards: from the model's configuration and the rows, before anything is loaded.
 
-    Planned on a machine without an accelerator, layers are taken to be compiled where the run will be.
+    `ranks` cards, `per_node` on each machine; none means as many as the recipe names. Planned on a machine without an
+    accelerator, layers are taken to be compiled where the run will be.
     """
-    train, rows = recipe.train, prepared.train
+    train = recipe.train
     if train.update_in_backward and train.batch_tokens:
-        _refuse_many_batches(steps, rows, train.batch_tokens, world.size)
-    job = Job(
-        config=AutoConfig.from_pretrained(
-            source, local_files_only=True, trust_remote_code=recipe.model.trust_remote_code
-        ),
+        _refuse_many_batches(steps, prepared.train, train.batch_tokens, ranks or 1)
+    card = pick_card(recipe, device)
+    if ranks is None:
+        named = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card)
+        ranks, per_node = named.ranks, named.per_node
+    config = read_config(source, trust_remote_code=recipe.model.trust_remote_code)
+    job = replace(job_for(recipe, prepared, steps, config, device), ranks=ranks, per_node=per_node)
+    return draw_up(train, job, card, train.strategy)
+
+
+def job_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], config: Any, device: torch.device) -> Job:
+    """What a run asks of an accelerator."""
+    rows = prepared.train
+    replies, tokens = sample_shape(recipe, prepared.validation)
+    return Job(
+        config=config,
         device=ACCELERATOR,
-        fp32=train.precision == "fp32",
+        fp32=recipe.train.precision == "fp32",
         compiled=device.type == "cpu" or can_compile(device),
         step_tokens=_largest_step(steps, rows),
         longest=int(rows.lengths.max()),
         learned_share=float(rows.learned.sum() / rows.lengths.sum()),
         mean_context=mean_context(rows.lengths),
-        sample_rows=recipe.generate.sample_questions,
-        sample_tokens=recipe.data.max_tokens + recipe.generate.max_new_tokens,
+        sample_rows=replies,
+        sample_tokens=tokens,
     )
-    return draw_up(train, job, pick_card(recipe, device))
 
 
 def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int, ranks: int) -> None:

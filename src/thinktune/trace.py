@@ -6,7 +6,6 @@ cards add by themselves (a context, rounding of sizes) is not counted.
 
 import copy
 import weakref
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +15,20 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
+from thinktune.counted import COUNTED, attend_counted
 from thinktune.knobs import Memory, Train
 from thinktune.layers import apply_activation_budget
 from thinktune.loss import linear_cross_entropy
-from thinktune.optim import TIERS, Update, pick_memory
+from thinktune.model import arithmetic
+from thinktune.optim import Update
 from thinktune.pack import pack
 from thinktune.parallel import World
 from thinktune.render import Part, Rendered
 from thinktune.step import step
+from thinktune.tiers import TIERS, pick_memory
 
-COUNTED = "thinktune_counted"
 NOWHERE = torch.device("meta")
 
 
@@ -112,15 +113,33 @@ class Ends:
     moving: int
 
 
-def layer(config: Any, dtype: torch.dtype, device: torch.device, *, recompute: bool) -> Layer:
-    """One layer without a compiler, each gradient forgotten as it comes; `recompute` keeps its input only."""
-    near, far = (_layer_bytes(config, dtype, device, tokens, recompute=recompute) for tokens in (512, 1024))
+def layer(
+    config: Any, dtype: torch.dtype, device: torch.device, *, recompute: bool, weights: torch.dtype | None = None
+) -> Layer:
+    """One layer without a compiler, each gradient forgotten as it comes; `recompute` keeps its input only.
+
+    Where `weights` are of another type than the arithmetic, it is autocast's, with the copies of them that it makes.
+    """
+    kinds = dtype, weights or dtype
+    near, far = (_layer_bytes(config, kinds, device, tokens, recompute=recompute) for tokens in (512, 1024))
     shares = [_line(512, small, 1024, large) for small, large in zip(near, far, strict=True)]
     return Layer(*shares, operations=1.25 if recompute else 1.0)
 
 
-def ends(config: Any, dtype: torch.dtype, device: torch.device, tokens: int, learned: int) -> Ends:
-    """All but the layers, from a model that has none."""
+def ends(
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device,
+    tokens: int,
+    learned: int,
+    rows: int | None = None,
+    fused: bool | None = None,
+    weights: torch.dtype | None = None,
+) -> Ends:
+    """All but the layers, from a model that has none; `rows` and `fused` as `linear_cross_entropy` takes them.
+
+    `weights` are of the type of the arithmetic, if nothing else is said.
+    """
     marks: list[int] = []
 
     def mark(gradient: Tensor) -> Tensor:
@@ -129,16 +148,18 @@ def ends(config: Any, dtype: torch.dtype, device: torch.device, tokens: int, lea
         return gradient
 
     with FakeTensorMode(), Live(device) as live:
-        model = _model(_with(config, num_hidden_layers=0, layer_types=[]), dtype, device)
+        kept = weights or dtype
+        model = _model(_with(config, num_hidden_layers=0, layer_types=[]), kept, device)
         moving = _watch_gradients(model, live)
         sizes = tokens, learned
         ids, targets = (torch.empty(size, dtype=torch.int64, device=device) for size in sizes)
         before = live.forget_peak()
         entering = model.model.embed_tokens(ids)
         entering.register_hook(mark)
-        angles = positions(config, tokens, dtype, device)
+        angles = positions(config, tokens, kept, device)
         states = model.model.norm(entering).index_select(0, targets)
-        loss, each = linear_cross_entropy(states, model.lm_head.weight, targets, scale=1.0, dtype=dtype)
+        weight = model.lm_head.weight
+        loss, each = linear_cross_entropy(states, weight, targets, scale=1.0, dtype=dtype, rows=rows, fused=fused)
         del states
         forward = live.peak
         live.forget_peak()
@@ -160,19 +181,28 @@ def update_bytes(memory: Memory, device: torch.device, count: int) -> int:
 
 
 def whole_step(
-    config: Any, settings: Train, dtype: torch.dtype, tokens: int, learned: int, *, recompute: bool
+    config: Any,
+    settings: Train,
+    dtype: torch.dtype,
+    tokens: int,
+    learned: int,
+    *,
+    recompute: bool,
+    device: torch.device = NOWHERE,
 ) -> tuple[int, int, int]:
-    """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host."""
-    attend_counted()
+    """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host.
+
+    Autocast knows the CPU, but not the device without memory; what is traced on the CPU has all bytes there.
+    """
     ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(Part.GIVEN), np.uint8)
     parts[tokens - learned :] = int(Part.ANSWER)
     [batch] = pack([Rendered(ids, parts, "traced")], tokens)
-    with FakeTensorMode(allow_non_fake_inputs=True), Live(NOWHERE) as live:
-        model = _model(config, TIERS[pick_memory(settings, NOWHERE)].loaded, NOWHERE)
+    with FakeTensorMode(allow_non_fake_inputs=True), Live(device) as live:
+        model = _model(config, TIERS[pick_memory(settings, device)].loaded, device)
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
         update = Update(model, settings)
-        on_device = batch.to(NOWHERE)
+        on_device = batch.to(device)
         before = live.forget_peak()
         update.begin(1, 1e-5)
         made = step(model, [on_device], update, World(), dtype)
@@ -186,13 +216,6 @@ def parameter_shapes(config: Any) -> list[tuple[int, ...]]:
     with torch.device(NOWHERE):
         model: Any = AutoModelForCausalLM.from_config(config)
     return [tuple(weight.shape) for weight in model.parameters()]
-
-
-def attend_counted() -> None:
-    """Make known the attention that stands in for a kernel: it computes nothing, and keeps what such kernels keep."""
-    AttentionInterface.register(COUNTED, _attention)
-    nothing: Callable[..., Any] = _no_mask
-    AttentionMaskInterface.register(COUNTED, nothing)
 
 
 def positions(config: Any, tokens: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -210,6 +233,7 @@ def one_layer(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    attend_counted()
     config = _with(config, _attn_implementation=COUNTED)
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=COUNTED)
@@ -217,18 +241,19 @@ def _model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def _layer_bytes(
-    config: Any, dtype: torch.dtype, device: torch.device, tokens: int, *, recompute: bool
+    config: Any, kinds: tuple[torch.dtype, torch.dtype], device: torch.device, tokens: int, *, recompute: bool
 ) -> tuple[int, int, int, int]:
-    attend_counted()
+    dtype, weights = kinds
     with FakeTensorMode(), Live(device) as live:
-        model = one_layer(config, dtype, device)
+        model = one_layer(config, weights, device)
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
         moving = _watch_gradients(model, live)
-        entering = torch.empty(1, tokens, config.hidden_size, dtype=dtype, device=device, requires_grad=True)
-        angles = positions(config, tokens, dtype, device)
+        entering = torch.empty(1, tokens, config.hidden_size, dtype=weights, device=device, requires_grad=True)
+        angles = positions(config, tokens, weights, device)
         before = live.forget_peak()
-        leaving = model.model.layers[0](entering, attention_mask=None, position_embeddings=angles)
+        with arithmetic(model, dtype):
+            leaving = model.model.layers[0](entering, attention_mask=None, position_embeddings=angles)
         size = leaving.numel() * leaving.element_size()
         kept, forward = live.now - before - size, live.peak - before
         gradient = torch.empty_like(leaving)
@@ -260,40 +285,3 @@ def _watch_gradients(model: Any, live: Live) -> list[int]:
 def _line(near: int, small: float, far: int, large: float) -> Share:
     slope = (large - small) / (far - near)
     return Share(large - slope * far, slope)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """What attention kernels make in the forward pass: the output, and a number for each token and head."""
-    return torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=torch.float32)
-
-
-def _attend_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What they make in the backward pass."""
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-attend = torch.library.custom_op("thinktune::attend", _attend, mutates_args=())
-attend_backward = torch.library.custom_op("thinktune::attend_backward", _attend_backward, mutates_args=())
-attend.register_fake(_attend)
-attend_backward.register_fake(_attend_backward)
-
-
-def _keep(ctx: Any, inputs: Sequence[Tensor], output: Sequence[Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-
-
-def _gradients(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return attend_backward(gradient, *ctx.saved_tensors)
-
-
-attend.register_autograd(_gradients, setup_context=_keep)
-
-
-def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    return attend(*(part.transpose(1, 2).contiguous() for part in (query, key, value)))[0], None
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from thinktune import health, track
+from thinktune.cards import mfu
 from thinktune.environment import peak_memory_gib
-from thinktune.flops import flops_per_token, mean_context, mfu
+from thinktune.flops import flops_per_token, mean_context
 from thinktune.outcome import overfits_for, run_verdict
 from thinktune.progress import clock
 from thinktune.run import Run

@@ -8,7 +8,7 @@ from runs import quiet, settings, without_times
 from safetensors.torch import load_file
 from test_resume import equal
 
-from thinktune import checkpoint, ground, track
+from thinktune import checkpoint, track
 from thinktune.errors import UserError
 from thinktune.train import train
 
@@ -18,7 +18,7 @@ ROOM = 24 * 2**20  # what the small run is given: many checkpoints of 1.1 MB
 @pytest.fixture
 def small_needs(monkeypatch):
     """The room kept for tokenizers and journals is that of real models; here it would fill the memory."""
-    monkeypatch.setattr(ground, "BESIDE_BYTES", 2**20)
+    monkeypatch.setattr("thinktune.disk.BESIDE_BYTES", 2**20)
 
 
 def filling(full, place, step, freed_after=None):

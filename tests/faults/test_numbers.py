@@ -1,6 +1,7 @@
 """Numbers gone bad: no weight takes one, the rows are named, the policy is kept, and a loss that jumps is flagged."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as some
 from runs import quiet, settings
 
-from thinktune import checkpoint, dry, track
+from thinktune import answers, checkpoint, dry, recipe, slots, track
+from thinktune.cards import GIB, Card
 from thinktune.errors import UserError
 from thinktune.ground import hold
 from thinktune.pack import pack
+from thinktune.predict import Setting, peaks
 from thinktune.run import open_run
 from thinktune.spikes import FEWEST, is_spike
 from thinktune.train import train
@@ -133,3 +136,57 @@ def test_a_memory_full_in_the_dry_step_says_what_would_fit(tree, monkeypatch):
         UserError, match=r"dry step.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
     ):
         dry.dry_step(run)
+
+
+def test_the_setting_that_would_fit_is_named_in_the_recipes_own_words(tree, monkeypatch, tmp_path):
+    """First one that the run can go on with, as it then does; on a smaller card one for a new run."""
+    monkeypatch.setattr("thinktune.plan.CONTEXT_BYTES", 0)  # it is larger than this model with all its states
+    run = opened(settings(tree, train={"memory": "exact", "rows_per_step": 6, "batch_tokens": 512}))
+    said = dry.planned_way(run, Card("a card", 24 * GIB))
+    assert said.startswith("this fits (0.0")
+    given = tmp_path / "mine.yaml"
+    given.write_text(recipe.dump(run.recipe), encoding="utf-8")
+    changed = recipe.load(given, said.partition(": ")[2].split())
+    assert (changed.train.activation_budget, changed.train.batch_tokens) != (None, 512)
+    assert opened(changed).capacity == changed.train.batch_tokens < 512
+    job = replace(dry.job_for(run.recipe, run.prepared, run.steps, run.model.config, run.device), compiled=False)
+    said = dry.planned_way(run, Card("a card for less", peaks(job, Setting("exact", False, 0.0, 256)).train))
+    assert said.startswith("in this tier nothing smaller fits; this does (")
+    changed = recipe.load(given, said.partition("): ")[2].split())
+    assert (changed.name, changed.run_folder.exists()) == (f"{run.folder.name}-2", False)
+    assert changed.train.memory in ("exact-bf16", "8bit", "8bit-streamed", "4bit")
+
+
+def test_a_dry_step_writes_the_longest_samples_that_may_come(tree, monkeypatch):
+    """No cache of a run's own samples is larger than those of its dry step; half as many where memory is full."""
+    run = opened(settings(tree, generate={"max_new_tokens": 60, "sample_questions": 3}))
+    monkeypatch.setattr(slots, "BLOCK", 16)  # so that a reply of this length outgrows several
+    real, made, full = slots._larger, [], []
+
+    def larger(buffer, needed, like):
+        if needed[0] > (full or [needed[0]])[0]:
+            raise torch.OutOfMemoryError
+        made.append(real(buffer, needed, like))
+        return made[-1]
+
+    monkeypatch.setattr(slots, "_larger", larger)
+    questions = len(run.prepared.validation.examples(3))
+    assert questions > 1
+    assert dry.replies_that_fit(run) == questions
+    largest = max(buffer.numel() for buffer in made)
+    made.clear()
+    answers.sample(run)
+    assert 0 < max(buffer.numel() for buffer in made) <= largest
+    full.append(1)
+    run.replies_at_once = dry.replies_that_fit(run)
+    assert run.replies_at_once == 1
+    answers.sample(run)
+    assert len(track.read_samples(run.folder)) == 2 * questions, "all are written, one after another"
+    full[0] = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        dry.replies_that_fit(run)
+
+
+def test_a_run_without_samples_writes_none_in_its_dry_step(tree):
+    assert dry.replies_that_fit(opened(settings(tree, generate={"sample_questions": 0}))) is None
+    assert dry.replies_that_fit(opened(settings(tree, name="all", data={"validation": 0.0}))) is None

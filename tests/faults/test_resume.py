@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinktune import answers, checkpoint, track, watch
 from thinktune.errors import Stopped
-from thinktune.optim import TIERS
+from thinktune.tiers import TIERS
 from thinktune.train import train
 
 TIERS_TRIED = [(memory, inside) for memory in TIERS for inside in (False, True)]

@@ -2,16 +2,32 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import torch
 from runs import settings
 
 import thinktune.train as room
+from thinktune import checkpoint
 from thinktune.errors import Stopped
+from thinktune.knobs import Train
+from thinktune.model import load_model
+from thinktune.optim import Update
 from thinktune.parallel import join, leave
+from thinktune.shard import load_shares
+from thinktune.shares import cut_like, rows_before, share
+from thinktune.spread import Spread
+from thinktune.tiers import TIERS
 
 CPU = torch.device("cpu")
+
+
+class Name:
+    """As much of a tokenizer as a checkpoint asks for."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "tokenizer.txt").write_text("none", encoding="utf-8")
 
 
 def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
@@ -34,3 +50,41 @@ def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
         said.append(str(stopped))
     leave()
     return said
+
+
+def go_on(folder: Path, former: str, name: str, steps: list[int], spread: Spread) -> list[int]:
+    """Of every tier read a checkpoint, take some steps with given gradients, and write the next checkpoint.
+
+    Returns how many numbers this rank kept of each tier's weights, and those of all.
+    """
+    world = join(CPU)
+    kept: list[int] = []
+    for memory in TIERS:
+        found = checkpoint.find(folder / f"{former}-{memory}", "last")
+        source = found.folder if found else folder / "start"
+        if world.size > 1:
+            model = load_shares(source, world.mesh(spread, CPU), CPU, TIERS[memory].loaded)
+        else:
+            model = load_model(source, CPU, TIERS[memory].loaded)
+        update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=False, clip_norm=1e9))
+        if found:
+            checkpoint.restore(found, update)
+        for step in steps:
+            take_step(update, step)
+        kept.append(sum(share(weight).numel() for weight in update.parameters.values()))
+        kept.append(sum(weight.numel() for weight in update.parameters.values()))
+        checkpoint.save(folder / f"{name}-{memory}", steps[-1], model, Name(), update, {}, world)
+    leave()
+    return kept
+
+
+def take_step(update: Update, step: int) -> None:
+    """A step of the update by gradients that depend on nothing but its number."""
+    chance = torch.Generator().manual_seed(step)
+    update.begin(step, 1e-3)
+    for weight in update.parameters.values():
+        gradient = torch.randn(weight.shape, generator=chance).to(weight.dtype)
+        first = rows_before(weight)
+        part = gradient[first : first + len(share(weight.detach()))]
+        weight.grad = cut_like(part, weight)
+    update.finish()

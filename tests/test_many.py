@@ -20,7 +20,13 @@ from thinktune.tiers import TIERS
 from thinktune.train import train
 
 CPU = torch.device("cpu")
-SPREADS = [Spread("replicate", 2, 2), Spread("shard", 2, 2), Spread("hybrid", 4, 2)]
+SPREADS = [
+    Spread("replicate", 2, 2),
+    Spread("hybrid", 4, 2),
+    pytest.param(Spread("shard", 2, 2), marks=pytest.mark.slow),
+    pytest.param(Spread("shard", 4, 4), marks=pytest.mark.slow),
+]
+BOTH = [Spread("shard", 2, 2), pytest.param(Spread("replicate", 2, 2), marks=pytest.mark.slow)]
 MEASURED = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 
@@ -66,9 +72,10 @@ def assert_same_run(mine, theirs, start):
 def test_many_ranks_make_the_run_of_one(one, start, spread):
     tree, alone = one
     assert len(track.read_metrics(alone)) > 50
-    changed = {**tree, "name": spread.strategy, "train": {**tree["train"], "strategy": spread.strategy}}
+    name = f"{spread.strategy}-{spread.ranks}"
+    changed = {**tree, "name": name, "train": {**tree["train"], "strategy": spread.strategy}}
     said = run_ranks(spread.ranks, many.train_here, changed, per_node=spread.per_node)
-    assert_same_run(alone.with_name(spread.strategy), alone, start)
+    assert_same_run(alone.with_name(name), alone, start)
     assert f"{spread.ranks} x cpu ({spread.strategy})" in "\n".join(said[0])
     assert not any(said[1:])  # the first rank speaks for all
 
@@ -89,17 +96,18 @@ def test_a_run_stops_on_all_ranks_and_goes_on_with_more_and_with_one(one, start)
 def wide(tmp_path_factory):
     """A model whose rows fill whole blocks of coded states, its vocabulary divided by no number of ranks."""
     folder = tmp_path_factory.mktemp("wide")
-    config = Qwen3Config(
-        hidden_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        intermediate_size=256,
-        vocab_size=301,
-        tie_word_embeddings=True,
-    )
-    random_model(config, CPU, torch.float32).save_pretrained(folder / "start")
+    for name, tied in (("start", True), ("tied", True), ("untied", False)):
+        config = Qwen3Config(
+            hidden_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=64,
+            intermediate_size=256,
+            vocab_size=301,
+            tie_word_embeddings=tied,
+        )
+        random_model(config, CPU, torch.float32).save_pretrained(folder / name)
     return folder
 
 
@@ -129,3 +137,24 @@ def test_checkpoints_pass_from_one_rank_to_four_to_two_bit_for_bit(wide):
     for kept in four:  # no rank keeps more than its share and a row of every weight
         assert all(mine <= whole / 4 + 100 * 256 for mine, whole in zip(kept[::2], kept[1::2], strict=True))
     assert sum(kept[0] for kept in four) == four[0][1]
+
+
+CASES = [
+    *(many.Case(memory, inside) for memory in TIERS for inside in (False, True)),
+    many.Case("fp32", budget=0.0),
+    many.Case("fp32", compiled=True),
+    many.Case("exact", budget=0.5, tied=False),
+    many.Case("fp32", tied=False),
+]
+
+
+@pytest.mark.parametrize(
+    "spread", [Spread("shard", 2, 2), Spread("replicate", 2, 2)], ids=lambda spread: spread.strategy
+)
+def test_every_tier_and_way_to_train_works_on_many_ranks(wide, spread):
+    """Losses, norms and the loss after two steps: equal in fp32, and within bf16's rounding where weights are bf16."""
+    alone = many.two_steps(wide, CASES, Spread())
+    together = run_ranks(2, many.two_steps, wide, CASES, spread)
+    assert together[0] == together[1]
+    for case, one, made in zip(CASES, alone, together[0], strict=True):
+        assert made == pytest.approx(one, rel=1e-5 if case.memory == "fp32" else 3e-3), case

@@ -148,9 +148,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "spread", [Spread("shard", 2, 2), Spread("replicate", 2, 2)], ids=lambda spread: spread.strategy
-)
+@pytest.mark.parametrize("spread", BOTH, ids=lambda spread: spread.strategy)
 def test_every_tier_and_way_to_train_works_on_many_ranks(wide, spread):
     """Losses, norms and the loss after two steps: equal in fp32, and within bf16's rounding where weights are bf16."""
     alone = many.two_steps(wide, CASES, Spread())

@@ -181,6 +181,6 @@ def test_the_page_says_the_same_in_both_languages():
     ]
     assert tables[0] == tables[1]
     assert [row.split()[1] for row in tables[0]] == [
-        name for name in "0.6B 1.7B 4B 8B 14B 32B".split() for _ in range(5)
+        name for name in ["0.6B", "1.7B", "4B", "8B", "14B", "32B"] for _ in range(5)
     ]
     assert len({page.split("```")[5] for page in pages}) == 1, "the plan that is shown"

@@ -22,13 +22,14 @@ from transformers import Qwen3Config
 
 from thinktune.knobs import Train
 from thinktune.layers import apply_activation_budget
-from thinktune.optim import TIERS, Update
+from thinktune.optim import Update
 from thinktune.pack import pack
 from thinktune.parallel import World
 from thinktune.predict import Job, Setting, peaks
 from thinktune.render import Part, Rendered
 from thinktune.small import random_model
 from thinktune.step import step
+from thinktune.tiers import TIERS
 
 GIB = 2**30
 CPU = torch.device("cpu")

@@ -29,13 +29,14 @@ from thinktune.attention import use_attention
 from thinktune.knobs import Memory, Train
 from thinktune.layers import apply_activation_budget, can_compile, compile_layers
 from thinktune.model import pick_device
-from thinktune.optim import TIERS, Update
+from thinktune.optim import Update
 from thinktune.pack import Batch, pack, padding
 from thinktune.parallel import World
 from thinktune.predict import Job, Setting, peaks
 from thinktune.render import Part, Rendered
 from thinktune.small import random_model
 from thinktune.step import step
+from thinktune.tiers import TIERS
 
 GIB = 2**30
 STEPS, SHORTEST, MEAN, LONGEST = 10, 100, 900, 2048

@@ -35,7 +35,8 @@ def test_a_run_may_go_on_with_its_states_in_another_place():
     for mine, its in zip(other.parameters(), model.parameters(), strict=True):
         mine.data = its.detach().clone()
     again = Update(other, settings("8bit-streamed"))
-    again.restore({name: tensor.clone() for name, tensor in update.state().items()})
+    for name, kept in again.state().items():
+        kept.copy_(update.state()[name])
     take(model, update, [4])
     take(other, again, [4])
     assert same(everything(model, update), everything(other, again))

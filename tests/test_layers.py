@@ -11,7 +11,7 @@ ROOMS = """
 __main__
 cli
 demo
-check chat cleaned serve
+check chat cleaned serve launch
 exchange
 guard openapi voices
 api
@@ -27,17 +27,17 @@ report predict
 evaluation_page schedule wire budget disk
 comparison regrade trace
 writer sample stream referee compare
-step checkpoint manners slots ground
-request
+step checkpoint manners slots ground shard
+request written
 model prepare curves outcome probe task_files overlap follow
 to_swanlab to_tensorboard chart
 entries sentences page
 track
 divide
-work
+work balance
 loss pack optim attention layers counted parallel reply store trim account form
-render adamw
-unused ferry
+render adamw shares
+unused ferry tiers chance
 judge layout rows twins codec tasks
 mend turns encoding sources script obey
 data grade
@@ -91,6 +91,13 @@ HEAVY = [
     "ferry",
     "codec",
     "parallel",
+    "launch",
+    "shard",
+    "written",
+    "balance",
+    "shares",
+    "tiers",
+    "chance",
 ]
 TORCH_FREE = set(LEVELS) - {*HEAVY, "__main__", "bundled"}
 

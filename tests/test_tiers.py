@@ -8,11 +8,12 @@ from thinktune import adamw
 from thinktune.data import Example, Turn
 from thinktune.knobs import Train
 from thinktune.model import load_model
-from thinktune.optim import TIERS, Update, pick_memory
+from thinktune.optim import Update
 from thinktune.pack import pack
 from thinktune.parallel import World
 from thinktune.render import render
 from thinktune.step import step
+from thinktune.tiers import TIERS, pick_memory
 
 CODED = [memory for memory in TIERS if memory != "fp32"]
 CPU = torch.device("cpu")
@@ -134,7 +135,8 @@ def test_a_restored_update_goes_on_bit_for_bit(memory, inside):
     for name, weight in other.named_parameters():
         weight.data = masters[name]
     again = Update(other, settings(memory, update_in_backward=inside))
-    again.restore({name: tensor.clone() for name, tensor in update.state().items()})
+    for name, kept in again.state().items():
+        kept.copy_(update.state()[name])
     drive(model, update, range(6, 9))
     drive(other, again, range(6, 9))
     assert same(everything(model, update), everything(other, again))

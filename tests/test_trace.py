@@ -8,8 +8,9 @@ from thinktune import trace
 from thinktune.knobs import Train
 from thinktune.loss import linear_cross_entropy
 from thinktune.model import load_model
-from thinktune.optim import TIERS, Update
+from thinktune.optim import Update
 from thinktune.predict import Job, Setting, peaks, states_bytes, weights_bytes
+from thinktune.tiers import TIERS
 
 BF16 = torch.bfloat16
 

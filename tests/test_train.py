@@ -28,7 +28,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tree, stop):
     assert not (Path(tree["runs_folder"]) / "cut" / "final").exists()
     cut = train(settings(tree, name="cut"), quiet)
     last = checkpoint.find(whole, "last")
-    for file in ("model.safetensors", checkpoint.STATE):
+    for file in ("model.safetensors", "state/state.safetensors"):
         mine, theirs = load_file(last.folder / file), load_file(cut / "checkpoints" / last.folder.name / file)
         assert mine.keys() == theirs.keys()
         assert all(mine[name].equal(theirs[name]) for name in mine)

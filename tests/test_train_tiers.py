@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from thinktune import checkpoint, track
 from thinktune.errors import UserError
 from thinktune.files import read_json
-from thinktune.optim import TIERS
+from thinktune.tiers import TIERS
 from thinktune.train import train
 
 

@@ -19,7 +19,8 @@ CPU_CHUNK, CHUNK = 2**15, 2**22
 class Slot(NamedTuple):
     """A parameter and what is kept for it, all flat: weights, the remainder of an exact master, the two moments.
 
-    With a ferry the moments are the host's, and cross the device chunk by chunk.
+    With a ferry the moments are the host's, and cross the device chunk by chunk. `start` is how many elements of the
+    parameter stand before these, where it is cut over ranks: rounding depends on an element's place in the whole.
     """
 
     weight: Tensor
@@ -27,6 +28,7 @@ class Slot(NamedTuple):
     first: State
     second: State
     ferry: Ferry | None = None
+    start: int = 0
 
 
 class Push(NamedTuple):
@@ -58,7 +60,8 @@ def move(slot: Slot, gradient: Tensor, push: Push, key: Tensor) -> None:
         stop = min(size, start + chunk)
         remainder = None if slot.remainder is None else slot.remainder[start:stop]
         moments = cut(slot.first, start, stop), cut(slot.second, start, stop)
-        place = torch.stack([key[0] + start, key[1]]) if start else key
+        before = slot.start + start
+        place = torch.stack([key[0] + before, key[1]]) if before else key
         with _on_the_device(slot.ferry, *moments) as here:
             advance(Slot(slot.weight[start:stop], remainder, *here), flat[start:stop], push, place)
 

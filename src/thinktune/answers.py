@@ -37,7 +37,8 @@ def sample(run: Run) -> None:
         made["reference_reasoning"] = example.turns[-1].reasoning
         made["repetition"] = round(repetition(_tokens(run, reply)), 4)
         records.append(made)
-    track.append(run.folder, track.SAMPLES, records)
+    if run.world.leads:
+        track.append(run.folder, track.SAMPLES, records)
 
 
 def samplings(settings: Any, limit_tokens: int) -> dict[str, Sampling]:
@@ -72,7 +73,7 @@ def _affordable(run: Run, questions: int) -> int:
     assert run.sampled_tokens_per_second is not None
     elapsed = time.monotonic() - run.opened
     tokens = affordable_tokens(settings.sample_share, elapsed, run.sampled_seconds, run.sampled_tokens_per_second)
-    return min(settings.max_new_tokens, tokens)
+    return run.world.agree(min(settings.max_new_tokens, tokens))  # all ranks write the same, each by its own clock
 
 
 def _answer(run: Run, requests: Sequence[Request]) -> list[Completion]:

@@ -42,8 +42,6 @@ def _written(made: StepReport) -> dict[str, Any]:
         "counts": _tensor(made.losses.counts),
         "gradient_norm": _tensor(made.gradient_norm),
         "learned_tokens": made.learned_tokens,
-        "tokens": made.tokens,
-        "rows": made.rows,
     }
 
 
@@ -52,8 +50,7 @@ def _read(written: dict[str, Any], device: torch.device) -> StepReport:
         torch.tensor(written[key]["values"], dtype=getattr(torch, written[key]["dtype"]), device=device)
         for key in ("sums", "counts", "gradient_norm")
     )
-    learned_tokens, tokens, rows = (written[key] for key in ("learned_tokens", "tokens", "rows"))
-    return StepReport(LossReport(sums, counts), norm, learned_tokens, tokens, tuple(rows))
+    return StepReport(LossReport(sums, counts), norm, written["learned_tokens"])
 
 
 def _tensor(tensor: Tensor) -> dict[str, Any]:

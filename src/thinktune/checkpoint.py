@@ -3,26 +3,31 @@
 import os
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from thinktune import chance
 from thinktune.errors import UserError
 from thinktune.files import read_json, sync_folder, sync_tree, write_json, write_whole
 from thinktune.optim import Update
-from thinktune.seal import SEAL, added, broken, changed, measure, seal
+from thinktune.parallel import ALONE, World
+from thinktune.seal import SEAL, added, broken, differing, measure, seal
+from thinktune.written import write_shares
 
-STATE, FACTS = "state.safetensors", "state.json"
-STATE_DIGEST = "state_digest"  # in FACTS: the state is no part of the seal, as it goes when the next one comes
+STATE, FACTS = "state", "state.json"  # a folder of safetensors, one of each rank; and what else the run needs
+STATE_DIGEST = "state_digests"  # in FACTS: the state is no part of the seal, as it goes when the next one comes
 EVALUATED = "evaluated.json"  # of a run: the last step whose evaluation stands whole in the journals, with their length
 _NAME = re.compile(r"step-\d{6,}")
 _PARTIAL = re.compile(r"\.(step-\d{6,}|final)\.\d+\.(gone\.)?partial")
 _PARTIAL_FILE = re.compile(r"\..+\.\d+\.partial")  # as `files.write_whole` names it
-_RANDOM = "random/"  # prefix of the generators' states among those of the update
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +38,39 @@ class Checkpoint:
     step: int
 
 
-def save(run: Path, step: int, model: Any, tokenizer: Any, update: Update, facts: dict[str, Any]) -> Checkpoint:
+def save(
+    run: Path, step: int, model: Any, tokenizer: Any, update: Update, facts: dict[str, Any], world: World = ALONE
+) -> Checkpoint:
     """Write the whole state of a step, then point `last` at it. A crash leaves the former checkpoint in place.
 
     Where the update keeps fp32 masters, those are the weights that are written. Nothing is copied on the device, so
-    that weights and state must stand still meanwhile; generation and evaluation may go on. Raises OSError and what
-    safetensors raises where the disk refuses; then nothing of the new checkpoint is left.
+    that weights and state must stand still meanwhile; generation and evaluation may go on, with one process. All ranks
+    write at once, and what they write can be read by any number of ranks. Raises OSError and what safetensors raises
+    where a disk refuses, on all ranks; then nothing of the new checkpoint is left.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, on a disk that all ranks see.
         step: how many steps were made.
         model: what is trained.
         tokenizer: its tokenizer.
         update: what trains it.
-        facts: what else the run needs to go on, as JSON.
+        facts: what else the run needs to go on, as JSON; the first rank's count.
+        world: the ranks, all of which must call.
     """
     folder = run / "checkpoints" / _name(step)
-    aside = _aside(folder)
+    aside = world.agree(_aside(folder) if world.leads else folder)
     try:
-        _save_model(aside, model, tokenizer, update.weights())
-        state = update.state() | _random_states(next(iter(update.parameters.values())).device)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside / STATE)
-        write_json(aside / FACTS, {"step": step, STATE_DIGEST: measure(aside / STATE), **facts})
-        _settle(aside, folder)
+        if world.size == 1:
+            _save_model(aside, model, update.weights())
+        else:
+            write_shares(aside, model, update, world)
+        _save_state(aside / STATE, update, world)
+        world.together(lambda: _close(aside, folder, tokenizer, {"step": step, **facts}) if world.leads else None)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    _point(run, "last", step)
+        if world.leads:
+            shutil.rmtree(aside, ignore_errors=True)
+    if world.leads:
+        _point(run, "last", step)
     return Checkpoint(folder, step)
 
 
@@ -82,10 +94,7 @@ def verify(checkpoint: Checkpoint, *, state: bool = False) -> None:
     """
     faults = broken(checkpoint.folder, apart=(STATE,))
     if state and not faults:
-        if not (checkpoint.folder / STATE).is_file():
-            faults = [f"{STATE} is missing"]
-        elif difference := changed(checkpoint.folder / STATE, facts_of(checkpoint)[STATE_DIGEST]):
-            faults = [difference]
+        faults = differing(checkpoint.folder, facts_of(checkpoint)[STATE_DIGEST])
     if faults:
         raise UserError(
             f"{checkpoint.folder}: is not as it was written: {'; '.join(faults)}; put back what it was (or move away "
@@ -99,18 +108,30 @@ def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def restore(checkpoint: Checkpoint, update: Update) -> None:
-    """Give optimizer and random generators the state that they had; the weights are loaded like any model's."""
-    state = load_file(checkpoint.folder / STATE)
+    """Give optimizer and random generators the state that they had; the weights are loaded like any model's.
+
+    Each rank reads its share alone, however many wrote. Raises UserError where it is another tier's.
+    """
     device = next(iter(update.parameters.values())).device
-    for name in [name for name in state if name.startswith(_RANDOM)]:
-        _set_random_state(name.removeprefix(_RANDOM), state.pop(name), device)
-    try:
-        update.restore(state)
-    except ValueError as error:
+    random = chance.states(device)
+    state = update.state() | random
+    reader = HuggingFaceStorageReader(str(checkpoint.folder / STATE))
+    written = {name: entry.size for name, entry in reader.read_metadata().state_dict_metadata.items()}  # pyright: ignore
+    lacking = random.keys() - written.keys()  # of another device's generators
+    for name in lacking:
+        del state[name]
+    if {name: size for name, size in written.items() if not name.startswith(chance.PREFIX)} != {
+        name: tensor.shape for name, tensor in state.items() if not name.startswith(chance.PREFIX)
+    }:
         raise UserError(
-            f"train.memory: {checkpoint.folder} cannot be taken up ({error}); go on where the run was begun, or start "
-            "a new run with name=..."
-        ) from None
+            f"train.memory: {checkpoint.folder} cannot be taken up (the state is not that of memory {update.memory}); "
+            "go on where the run was begun, or start a new run with name=..."
+        )
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process, or that each reads for itself, is meant
+        dcp.load(state, storage_reader=reader, no_dist=True)
+    for name in random.keys() - lacking:
+        chance.restore(name.removeprefix(chance.PREFIX), random[name], device)
 
 
 def is_saved(run: Path, step: int) -> bool:
@@ -159,15 +180,23 @@ def prune(run: Path) -> None:
             if not added(folder, apart=(STATE,)):
                 _remove(folder)
         elif last is None or folder != last.folder:
-            (folder / STATE).unlink(missing_ok=True)
+            shutil.rmtree(folder / STATE, ignore_errors=True)
 
 
-def write_final(run: Path, checkpoint: Checkpoint, model: Any, tokenizer: Any) -> Path:
-    """Write a checkpoint's model, already loaded in the type it shall be kept in, as the plain folder `final`."""
+def write_final(run: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> Path:
+    """Write a checkpoint's model, its weights as `dtype`, as the plain folder `final`; file by file, so within little
+    memory."""
     final = run / "final"
     aside = _aside(final)
     try:
-        _save_model(aside, model, tokenizer)
+        for path in sorted(checkpoint.folder.iterdir()):
+            if path.suffix == ".safetensors":
+                weights = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+                save_file(weights, aside / path.name, {"format": "pt"})
+            elif path.is_file() and path.name not in (SEAL, FACTS):
+                shutil.copyfile(path, aside / path.name)
+        config = read_json(aside / "config.json")
+        write_json(aside / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
         write_json(aside / FACTS, {"step": checkpoint.step})
         _settle(aside, final)
     finally:
@@ -211,10 +240,32 @@ def _aside(folder: Path) -> Path:
     return aside
 
 
-def _save_model(folder: Path, model: Any, tokenizer: Any, weights: dict[str, Tensor] | None = None) -> None:
+def _save_model(folder: Path, model: Any, weights: dict[str, Tensor] | None) -> None:
     with torch.no_grad():
         model.save_pretrained(folder, state_dict=weights)
-    tokenizer.save_pretrained(folder)
+
+
+def _save_state(folder: Path, update: Update, world: World) -> None:
+    """The optimizer's state and the generators', in one file of each rank."""
+    state = update.state() | chance.states(next(iter(update.parameters.values())).device)
+    if world.size == 1:
+        folder.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "state.safetensors")
+        return
+    dcp.save(
+        state,
+        storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+        process_group=world.host,
+    )
+
+
+def _close(aside: Path, folder: Path, tokenizer: Any, facts: dict[str, Any]) -> None:
+    """What the first rank adds to what all have written, and the rename that makes it a checkpoint."""
+    tokenizer.save_pretrained(aside)
+    files = sorted((aside / STATE).iterdir())
+    digests = {f"{STATE}/{path.name}": measure(path) for path in files}
+    write_json(aside / FACTS, {STATE_DIGEST: digests, **facts})
+    _settle(aside, folder)
 
 
 def _settle(aside: Path, folder: Path) -> None:
@@ -235,18 +286,3 @@ def _remove(folder: Path) -> None:
 
 def _point(run: Path, pointer: str, step: int) -> None:
     write_whole(run / pointer, _name(step) + "\n")
-
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's generators; only a model with dropout draws from them."""
-    states = {f"{_RANDOM}cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[f"{_RANDOM}{device.type}"] = torch.get_device_module(device).get_rng_state()
-    return states
-
-
-def _set_random_state(kind: str, state: Tensor, device: torch.device) -> None:
-    if kind == "cpu":
-        torch.set_rng_state(state)
-    elif kind == device.type:
-        torch.get_device_module(device).set_rng_state(state)

@@ -1,11 +1,12 @@
 """The command line: verbs in, exit codes out. The only file that prints errors or exits."""
 
 import json
+import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +17,9 @@ from thinktune.errors import Stopped, UserError
 from thinktune.hub import refuse_missing
 from thinktune.manners import WantedEngine
 from thinktune.masking import mask
+
+if TYPE_CHECKING:
+    from thinktune.parallel import World
 
 # Rooms that load torch are imported inside the verbs: --help and a bad recipe answer at once.
 
@@ -83,15 +87,36 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None
 
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Train; the same command starts again where it stopped."""
+    """Train; the same command starts again where it stopped. Takes all cards of the machine, or torchrun's."""
+    if "RANK" in os.environ:  # as torchrun and its kind say it
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # every rank would warn of what is meant
+        from thinktune.launch import among_ranks
+
+        with among_ranks() as world:
+            _train(recipe, overrides or [], world)
+        return
     loaded = recipes.load(recipe, overrides or [])
     refuse_missing(loaded)
+    from thinktune.launch import cards_here, hand_over
+
+    if (cards := cards_here()) > 1:
+        _say(f"hands over to torchrun, one process for each of {cards} cards")
+        raise typer.Exit(hand_over(cards, recipe, overrides or []))
+    _train(recipe, overrides or [])
+
+
+def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
+    loaded = recipes.load(recipe, overrides)
+    refuse_missing(loaded)
+    from thinktune.parallel import ALONE
     from thinktune.progress import live_bar
     from thinktune.train import train as run_train
 
-    with _going_on_later(), live_bar() as (say, bar):
-        folder = run_train(loaded, say, bar=bar)
-    _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
+    world = world or ALONE
+    with _going_on_later(aloud=world.leads), live_bar() as (say, bar):
+        folder = run_train(loaded, say, bar=bar, world=world)
+    if world.leads:
+        _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
 @app.command(name="eval")
@@ -208,7 +233,9 @@ def _faults(error: UserError | OSError) -> list[str]:
 
 
 @contextmanager
-def _going_on_later(told: str = "stopped; the same command goes on from the last checkpoint") -> Generator[None]:
+def _going_on_later(
+    told: str = "stopped; the same command goes on from the last checkpoint", *, aloud: bool = True
+) -> Generator[None]:
     """A stop that was asked for ends with exit code 75, or 130 where nothing was saved, and says how to go on.
 
     Typer would end without a word.
@@ -216,7 +243,8 @@ def _going_on_later(told: str = "stopped; the same command goes on from the last
     try:
         yield
     except Stopped as stopped:
-        Console(stderr=True).print(escape(str(stopped)), highlight=False, soft_wrap=True)
+        if aloud:
+            Console(stderr=True).print(escape(str(stopped)), highlight=False, soft_wrap=True)
         raise typer.Exit(Stopped.EXIT_CODE) from None
     except KeyboardInterrupt:
         Console(stderr=True).print(told, highlight=False)

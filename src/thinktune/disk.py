@@ -11,7 +11,7 @@ import torch
 from thinktune.cards import GIB
 from thinktune.errors import UserError
 from thinktune.knobs import Memory
-from thinktune.optim import TIERS
+from thinktune.tiers import TIERS
 from thinktune.trace import parameter_shapes
 
 BESIDE_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page

@@ -6,16 +6,17 @@ import numpy as np
 import torch
 
 from thinktune.answers import samplings
+from thinktune.balance import balance
 from thinktune.cards import GIB, Card
 from thinktune.errors import UserError, brief
 from thinktune.model import arithmetic, count_parameters
-from thinktune.optim import TIERS
-from thinktune.pack import Batch, fit, pack
+from thinktune.pack import Batch, pack
 from thinktune.plan import instead, words
 from thinktune.run import Run
 from thinktune.settle import batch_capacity, card_here, job_for, sample_shape
 from thinktune.slots import BLOCK, Slots
 from thinktune.step import evaluate, rehearse
+from thinktune.tiers import TIERS
 
 BATCHES = ("activation_budget", "batch_tokens")  # of a setting, what may change while a run goes on
 
@@ -45,7 +46,7 @@ def largest_batches(run: Run) -> list[Batch]:
     chosen = rows.replies(_filling(rows.lengths, rows.learned, run.capacity))
     packed = pack(chosen, run.capacity, pad=run.pad)
     largest = max(run.steps, key=lambda dealt: int(rows.lengths[list(dealt.rows)].sum()))
-    several = len(fit(rows.lengths[list(largest.rows)].tolist(), run.capacity)) > 1
+    several = len(balance(rows.lengths[list(largest.rows)].tolist(), run.capacity, run.world.size)[0]) > 1
     return packed * 2 if several else packed
 
 

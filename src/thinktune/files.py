@@ -11,10 +11,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none of the user'
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk had no room. Libraries written in Rust hand the system's number over as text alone."""
+    """Whether a disk had no room. Some libraries hand the system's number over as text alone."""
     if isinstance(error, OSError) and error.errno in FULL:
         return True
-    return any(f"(os error {number})" in str(error) for number in FULL)
+    return any(f"(os error {number})" in str(error) or f"[Errno {number}]" in str(error) for number in FULL)
 
 
 def is_inside(name: str) -> bool:

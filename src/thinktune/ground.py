@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -17,6 +17,9 @@ from thinktune.knobs import Recipe
 from thinktune.prepare import Prepared
 from thinktune.recipe import check, dump
 from thinktune.store import Rows
+
+if TYPE_CHECKING:
+    from thinktune.parallel import World
 
 LOCK, ROWS = ".lock", "rows.txt"
 # What may change under a run, since neither the weights nor the choice among them depends on it: whole sections, or
@@ -33,6 +36,7 @@ HARMLESS = (
     "train.deterministic",
     "train.batch_tokens",
     "train.activation_budget",
+    "train.strategy",
 )
 TOLD = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
 PACKAGE = Path(__file__).parent
@@ -64,6 +68,16 @@ def hold(folder: Path) -> Generator[None]:
         for path in made:
             with suppress(OSError):  # it is not empty, so it is a run's
                 path.rmdir()
+
+
+def refuse_other_disk(folder: Path, world: "World", step: int) -> None:
+    """Raise UserError where ranks do not find the same in the run's folder, because its disk is not everybody's."""
+    found = world.gather((folder.is_dir(), step))
+    if others := [rank for rank, each in enumerate(found) if each != found[0]]:
+        raise UserError(
+            f"runs_folder: {folder} is not the same for rank {others[0]} as for rank 0; name one on a disk that all "
+            "machines see"
+        )
 
 
 def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:

@@ -21,11 +21,11 @@ def events(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) -> l
         if not math.isfinite(norm):
             run.refused.append(number)
             run.refused_in_a_row += 1
-            found.append({"kind": "event", "step": number, "text": _refusal(run, number, made, loss)})
+            found.append({"kind": "event", "step": number, "text": _refusal(run, number, loss)})
             continue
         run.refused_in_a_row = 0
         if is_spike(loss, run.recent_losses):
-            text = f"loss {loss:.3f} is a spike; rows: {', '.join(made.rows)}"
+            text = f"loss {loss:.3f} is a spike; rows: {', '.join(run.rows_of(number))}"
             found.append({"kind": "event", "step": number, "text": text})
         run.recent_losses = [*run.recent_losses, loss][-WINDOW:]
     return found
@@ -46,11 +46,11 @@ def fault(run: Run) -> str | None:
     return None
 
 
-def _refusal(run: Run, number: int, made: StepReport, loss: float) -> str:
+def _refusal(run: Run, number: int, loss: float) -> str:
     what = "gradient" if math.isfinite(loss) else "loss"
     done = "weights from the bad one on left as they were" if run.update.inside else "step refused"
     bad = _bad_rows(run, number)
-    which = f"rows whose own loss is not finite: {', '.join(bad)}" if bad else f"rows: {', '.join(made.rows)}"
+    which = f"rows whose own loss is not finite: {', '.join(bad)}" if bad else f"rows: {', '.join(run.rows_of(number))}"
     return f"{what} not finite, {done}; {which}"
 
 
@@ -58,6 +58,7 @@ def _bad_rows(run: Run, number: int) -> list[str]:
     """Of a refused step, the rows that give no finite loss by themselves."""
     bad: list[str] = []
     for row in run.prepared.train.replies(run.steps[number - 1].rows):
+        # On all ranks, each the same row by itself: their weights are everybody's.
         losses = evaluate(run.model, pack([row], len(row)), run.device, run.precision)
         if not all(map(math.isfinite, losses.sums.tolist())):
             bad.append(row.row)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from thinktune.faults import HANDED_PHRASES, resolve
+from thinktune.spread import Strategy
 
 Hub = Literal["modelscope", "huggingface"]
 Schedule = Literal["cosine", "linear", "constant"]
@@ -138,6 +139,9 @@ class Train(Section):
     batch_tokens: PositiveInt | None = None
     """Tokens in one forward pass; none means that the plan decides, on the CPU the longest row. Changes speed, not
     results."""
+    strategy: Literal["auto"] | Strategy = "auto"
+    """On many cards: replicate (each keeps all weights and states), shard (each keeps its share), hybrid (a machine's
+    cards share one copy); none of them changes results. Auto is replicate while that fits, as the plan says."""
     log_every_steps: PositiveInt = 10
     """Steps between two lines of metrics."""
     evaluate_every_steps: PositiveInt | None = None

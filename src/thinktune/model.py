@@ -1,8 +1,10 @@
 """The model: transformers' own class, loaded from a folder, with attention that keeps packed rows apart."""
 
+import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +19,18 @@ from thinktune.files import is_inside, read_json
 from thinktune.knobs import Memory, Precision
 from thinktune.pack import Batch, Padding, padding
 
+Made = TypeVar("Made")
+
 MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
 
 
 def pick_device() -> torch.device:
-    """The machine's accelerator (CUDA, NPU, MPS), else the CPU."""
+    """The machine's accelerator (CUDA, NPU, MPS), else the CPU; of several processes each takes its own."""
     # A build for an accelerator names it even on a machine that has none, so availability is asked for first.
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found and (place := os.environ.get("LOCAL_RANK")):
+        torch.accelerator.set_device_index(int(place))
+        return torch.device(found.type, int(place))
     return found or torch.device("cpu")
 
 
@@ -45,6 +52,11 @@ def arithmetic(model: Any, precision: torch.dtype) -> AbstractContextManager[Any
     if precision in (torch.float32, model.dtype):
         return nullcontext()
     return torch.autocast(model.device.type, precision)
+
+
+def no_gradients(model: Any) -> AbstractContextManager[Any]:
+    """The context in which a model only answers; FSDP2 cannot train on with what it made in inference mode."""
+    return torch.no_grad() if hasattr(model, "gathered") else torch.inference_mode()
 
 
 def pick_padding(device: torch.device, tokenizer: Any, lengths: NDArray[np.integer], capacity: int) -> Padding | None:
@@ -69,7 +81,7 @@ def load_model(
     Only safetensors are read, and no code of the folder runs unless it is trusted. Raises UserError where the folder
     holds no model that loads whole, or names files outside itself.
     """
-    _refuse_escapes(folder)
+    refuse_escapes(folder)
     options: Any = {
         "dtype": dtype,
         "attn_implementation": "thinktune_rows",  # which runs anywhere; `use_attention` may choose a faster one
@@ -86,7 +98,7 @@ def load_model(
             f"model.name: {folder} holds no model that loads ({brief(error)}); name a whole transformers folder"
         ) from error
     model, report = loaded
-    _refuse_unknown(model.config, folder)
+    refuse_unknown(model.config, folder)
     wrong = [
         f"{kind} {len(names)} ({', '.join(map(str, sorted(names, key=str)[:3]))})"
         for kind, names in report.items()
@@ -97,7 +109,7 @@ def load_model(
     return model.to(device)
 
 
-def _refuse_escapes(folder: Path) -> None:
+def refuse_escapes(folder: Path) -> None:
     """Raise UserError where the list of a model's shards names a place outside its folder."""
     for index in folder.glob("*.index.json"):
         try:
@@ -110,7 +122,8 @@ def _refuse_escapes(folder: Path) -> None:
             )
 
 
-def _refuse_unknown(config: Any, folder: Path) -> None:
+def refuse_unknown(config: Any, folder: Path) -> None:
+    """Raise UserError where a model is of no kind whose forward pass is known to keep packed rows apart."""
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     if config.model_type not in MODEL_TYPES or layers != {"full_attention"}:
         raise UserError(
@@ -133,6 +146,12 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
         longest=batch.longest,
     )
     return output.last_hidden_state[0]
+
+
+def gathered(model: Any, function: Callable[[], Made]) -> Made:
+    """What a function gives that uses parts of the model by themselves; where its weights are cut over ranks, those
+    that belong to no layer are put together for it."""
+    return model.gathered(function) if hasattr(model, "gathered") else function()
 
 
 def head_weight(model: Any) -> Tensor:

@@ -1,17 +1,15 @@
 """The update: AdamW in every memory tier, clipped and refused on the device itself, and the learning rate's shape."""
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from thinktune.adamw import Push, Slot, chunk_of, move
 from thinktune.codec import (
-    EIGHT_BIT_BLOCK,
-    FOUR_BIT_BLOCK,
     Blocks,
     State,
     eight_bit_levels,
@@ -21,56 +19,11 @@ from thinktune.codec import (
     keys,
     split,
 )
+from thinktune.errors import UserError
 from thinktune.ferry import Ferry, host_blocks
 from thinktune.knobs import Memory, Schedule, Train
-
-FUSED_STATE = ("step", "exp_avg", "exp_avg_sq")  # what torch's AdamW keeps for each weight
-STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1 + 4 / EIGHT_BIT_BLOCK, "4bit": 0.5 + 4 / FOUR_BIT_BLOCK}
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """What a parameter is kept as: its weights, and each of AdamW's two moments.
-
-    `exact` weights are bf16 with an int16 remainder: an fp32 master, bit for bit. `rounded` ones are bf16, rounded
-    stochastically. Norms and biases keep fp32 moments where the matrices' are coded; they are too few to count.
-    """
-
-    weights: Literal["fp32", "exact", "rounded"]
-    states: Literal["fp32", "bf16", "8bit", "4bit"]
-    streamed: bool = False  # the matrices' moments live in the host's memory, and cross the device in chunks
-
-    @property
-    def bytes_per_parameter(self) -> float:
-        """Weights and moments of a matrix, wherever they are kept, without its gradient."""
-        return (2 if self.weights == "rounded" else 4) + 2 * STATE_BYTES[self.states]
-
-    @property
-    def gradient_bytes(self) -> int:
-        """Of one parameter's gradient, where it is kept until the backward pass is over."""
-        return 4 if self.weights == "fp32" else 2
-
-    @property
-    def loaded(self) -> torch.dtype:
-        """The type that a model is loaded in to be trained in this tier."""
-        return torch.bfloat16 if self.weights == "rounded" else torch.float32
-
-
-TIERS: dict[Memory, Tier] = {
-    "fp32": Tier("fp32", "fp32"),
-    "exact": Tier("exact", "fp32"),
-    "exact-bf16": Tier("exact", "bf16"),
-    "8bit": Tier("rounded", "8bit"),
-    "8bit-streamed": Tier("rounded", "8bit", streamed=True),
-    "4bit": Tier("rounded", "4bit"),
-}
-
-
-def pick_memory(settings: Train, device: torch.device) -> Memory:
-    """The tier for `train.memory`: auto is exact on an accelerator, and fp32 on the CPU or where arithmetic is fp32."""
-    if settings.memory != "auto":
-        return settings.memory
-    return "fp32" if device.type == "cpu" or settings.precision == "fp32" else "exact"
+from thinktune.shares import cut_like, elements_before, shard_mesh, share
+from thinktune.tiers import TIERS, Tier, pick_memory
 
 
 def learning_rate_share(step: int, steps: int, warmup_fraction: float, schedule: Schedule) -> float:
@@ -109,12 +62,20 @@ class Update:
         self.memory: Memory = pick_memory(settings, first.device)
         self.inside = settings.update_in_backward
         self._settings, self._tier, self._device = settings, TIERS[self.memory], first.device
-        self._fused = _fused(self.parameters, settings) if self.memory == "fp32" and not self.inside else None
-        largest = max(weight.numel() for weight in self.parameters.values())
+        remainders = [_convert(weight, self._tier) for weight in self.parameters.values()]
+        self._mesh = shard_mesh(first)
+        if self._mesh:
+            model._apply(_itself)  # has FSDP2 take up the converted weights
+        shares = [share(weight) for weight in self.parameters.values()]
+        largest = max(1, *(kept.numel() for kept in shares))
         self._ferry = Ferry(first.device, min(largest, chunk_of(first.device))) if self._tier.streamed else None
-        self._slots = (
-            [] if self._fused else [_slot(weight, self._tier, self._ferry) for weight in self.parameters.values()]
-        )
+        self._leaves, self._fused, self._slots = list[Tensor](), None, list[Slot]()
+        if self.memory == "fp32" and not self.inside:
+            self._leaves = [nn.Parameter(kept) for kept in shares] if self._mesh else [*self.parameters.values()]
+            self._fused = _fused(self._leaves, settings)
+        if not self._fused:
+            whose = zip(self.parameters.values(), remainders, strict=True)
+            self._slots = [_slot(weight, rest, self._tier, self._ferry) for weight, rest in whose]
         # Scalars of the host would be rounded once; on the CPU double precision does the same for ours.
         kind = torch.float64 if first.device.type == "cpu" else torch.float32
         self._counts = torch.zeros(len(self._slots), dtype=kind, device=first.device)
@@ -143,24 +104,39 @@ class Update:
             norm = self._square.sqrt()
             self._last_norm = torch.where(norm.isfinite(), norm, self._last_norm)
             return norm
-        gradients = [weight.grad for weight in self.parameters.values() if weight.grad is not None]
+        gradients = [share(weight.grad) for weight in self.parameters.values() if weight.grad is not None]
         norm = nn.utils.get_total_norm(gradients) if self._tier.weights == "fp32" else _norm(gradients)
+        norm = self._over_shares(norm)
         scale, bad = (norm / self._settings.clip_norm).clamp(min=1.0), ~torch.isfinite(norm)
         if self._fused:
-            adamw: Any = self._fused
-            adamw.grad_scale = scale  # what the pass divides gradients by
-            adamw.found_inf = bad.float()  # where it is 1 the pass leaves everything as it was
-            adamw.step()
-            adamw.zero_grad(set_to_none=True)
+            self._move_all(self._fused, scale, bad)
             return norm
         for index, weight in enumerate(self.parameters.values()):
             self._move(index, weight, scale, bad)
         return norm
 
+    def _over_shares(self, norm: Tensor) -> Tensor:
+        """The norm of all shares, from that of this rank's."""
+        if self._mesh is None or self._mesh.size() == 1:
+            return norm
+        square = norm.square()
+        dist.all_reduce(square, group=self._mesh.get_group())
+        return square.sqrt()
+
+    def _move_all(self, adamw: Any, scale: Tensor, bad: Tensor) -> None:
+        """Torch's own pass over all weights."""
+        for leaf, weight in zip(self._leaves, self.parameters.values(), strict=True):
+            if leaf is not weight:
+                leaf.grad, weight.grad = None if weight.grad is None else share(weight.grad), None
+        adamw.grad_scale = scale  # what the pass divides gradients by
+        adamw.found_inf = bad.float()  # where it is 1 the pass leaves everything as it was
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
+
     def _move_now(self, index: int, weight: Tensor) -> None:
         """The hook of a weight whose gradient is whole."""
         assert weight.grad is not None
-        self._square = self._square + _norm([weight.grad]).square()
+        self._square = self._square + self._over_shares(_norm([share(weight.grad)])).square()
         norm = torch.maximum(self._square.sqrt(), self._last_norm)
         self._move(index, weight, (norm / self._settings.clip_norm).clamp(min=1.0), ~torch.isfinite(norm))
 
@@ -170,95 +146,126 @@ class Update:
         decay = self._settings.weight_decay if weight.ndim >= 2 else 0.0
         push = Push(self._rate, self._counts[index], scale, bad, self._settings.betas, decay)
         with torch.no_grad():
-            move(self._slots[index], weight.grad, push, self._keys[index])
+            move(self._slots[index], share(weight.grad), push, self._keys[index])
             self._counts[index] += ~bad
         weight.grad = None
+
+    def master(self, name: str) -> Tensor:
+        """A weight as it is kept: the fp32 master where there is one, cut over ranks as the weight is."""
+        weight = self.parameters[name]
+        if self._tier.weights != "exact":
+            return weight
+        slot = self._slots[list(self.parameters).index(name)]
+        assert slot.remainder is not None
+        return cut_like(join(slot.weight, slot.remainder).view(share(weight).shape), weight)
 
     def weights(self) -> dict[str, Tensor] | None:
         """The fp32 masters on the CPU, where they are kept apart from the model's weights; else none."""
         if self._tier.weights != "exact":
             return None
-        return {
-            name: join(slot.weight, slot.remainder).view(weight.shape).cpu()
-            for (name, weight), slot in zip(self.parameters.items(), self._slots, strict=True)
-            if slot.remainder is not None
-        }
+        return {name: self.master(name).cpu() for name in self.parameters}
 
     def state(self) -> dict[str, Tensor]:
-        """Everything beside the weights that a later run needs to go on exactly, as named tensors."""
+        """Everything beside the weights that a later run needs to go on exactly, as named tensors, not copied.
+
+        Where weights are cut over ranks, so are these; the whole does not depend on how.
+        """
         if self._ferry:
             self._ferry.wait()
+        found: dict[str, Tensor] = {}
         if self._fused:
-            return {
-                f"{name}/{key}": value
-                for name, weight in self.parameters.items()
-                for key, value in self._fused.state.get(weight, {}).items()
-            }
+            for (name, weight), leaf in zip(self.parameters.items(), self._leaves, strict=True):
+                kept = self._fused.state[leaf]
+                found |= {f"{name}/{key}": cut_like(kept[key], weight) for key in ("exp_avg", "exp_avg_sq")}
+                found[f"{name}/step"] = kept["step"]
+            return found
         found = {"counts": self._counts, "last_norm": self._last_norm}
-        for name, slot in zip(self.parameters, self._slots, strict=True):
+        for (name, weight), slot in zip(self.parameters.items(), self._slots, strict=True):
             for moment in ("first", "second"):
-                found |= {f"{name}/{key}": value for key, value in _named(moment, getattr(slot, moment)).items()}
+                parts = _named(moment, getattr(slot, moment), weight)
+                found |= {f"{name}/{key}": value for key, value in parts.items()}
         return found
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Take up a saved state; the names are those of `state`. Raises ValueError where it is another tier's."""
-        if not self._fused:
-            mine = self.state()
-            if {name: kept.shape for name, kept in mine.items()} != {name: kept.shape for name, kept in state.items()}:
-                raise ValueError(f"the state is not that of memory {self.memory}")
-            for name, kept in mine.items():
-                kept.copy_(state[name])
-            return
-        if any(name.rpartition("/")[2] not in FUSED_STATE for name in state):
-            raise ValueError(f"the state is not that of memory {self.memory}")
-        for name, weight in self.parameters.items():
-            own = {key: state[f"{name}/{key}"] for key in FUSED_STATE if f"{name}/{key}" in state}
-            if own:
-                self._fused.state[weight] = {key: value.to(weight.device) for key, value in own.items()}
 
-
-def _fused(parameters: dict[str, nn.Parameter], settings: Train) -> torch.optim.AdamW:
+def _fused(leaves: list[Tensor], settings: Train) -> torch.optim.AdamW:
     """Torch's own AdamW over fp32 weights, in one fused pass over all of them."""
-    matrices = [weight for weight in parameters.values() if weight.ndim >= 2]
-    others = [weight for weight in parameters.values() if weight.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=settings.betas, fused=True)
+    groups = [
+        {"params": [leaf for leaf in leaves if leaf.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [leaf for leaf in leaves if leaf.ndim < 2], "weight_decay": 0.0},
+    ]
+    made = torch.optim.AdamW([group for group in groups if group["params"]], betas=settings.betas, fused=True)
+    for leaf in leaves:  # as its first step would; so that there is something to read a saved state into
+        step = torch.zeros((), device=leaf.device)
+        made.state[leaf] = {"step": step, "exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf)}
+    return made
 
 
-def _slot(weight: nn.Parameter, tier: Tier, ferry: Ferry | None) -> Slot:
-    """A weight's place in the update; turns the weight itself into what the tier computes with."""
-    remainder: Tensor | None = None
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _convert(weight: nn.Parameter, tier: Tier) -> Tensor | None:
+    """Turn a weight into what the tier computes with; the flat remainder of an exact master."""
+    kept, remainder = share(weight.detach()), None
     match tier.weights:
         case "fp32":
-            weight.data = weight.data.float().contiguous()
+            kept = kept.float().contiguous()
         case "exact":
-            weight.data, remainder = split(weight.data.float().contiguous())
+            kept, remainder = split(kept.float().contiguous())
             remainder = remainder.view(-1)
         case "rounded":
-            weight.data = weight.data.to(torch.bfloat16).contiguous()
-    first, second = (_moment(weight, tier, signed=signed) for signed in (True, False))
-    return Slot(weight.detach().view(-1), remainder, first, second, ferry if isinstance(first, Blocks) else None)
+            kept = kept.to(torch.bfloat16).contiguous()
+    if shard_mesh(weight):
+        torch.utils.swap_tensors(weight, nn.Parameter(cut_like(kept, weight)))
+    else:
+        weight.data = kept
+    return remainder
 
 
-def _moment(weight: Tensor, tier: Tier, *, signed: bool) -> State:
-    size, device = weight.numel(), weight.device
-    match tier.states if weight.ndim >= 2 or tier.states == "bf16" else "fp32":
+def _slot(weight: nn.Parameter, remainder: Tensor | None, tier: Tier, ferry: Ferry | None) -> Slot:
+    """A weight's place in the update."""
+    kept = share(weight.detach())
+    first, second = (_moment(weight, kept, tier, signed=signed) for signed in (True, False))
+    carried = ferry if isinstance(first, Blocks) else None
+    return Slot(kept.view(-1), remainder, first, second, carried, elements_before(weight))
+
+
+def _moment(weight: Tensor, kept: Tensor, tier: Tier, *, signed: bool) -> State:
+    size, device = kept.numel(), kept.device
+    states = tier.states if weight.ndim >= 2 or tier.states == "bf16" else "fp32"
+    match states:
         case "fp32":
             return torch.zeros(size, device=device)
         case "bf16":
             return torch.zeros(size, dtype=torch.bfloat16, device=device)
         case "8bit":
             make = host_blocks if tier.streamed else empty_blocks
-            return make(size, eight_bit_levels(signed=signed).to(device))
+            made = make(size, eight_bit_levels(signed=signed).to(device))
         case "4bit":
-            return empty_blocks(size, four_bit_levels(signed=signed).to(device))
+            made = empty_blocks(size, four_bit_levels(signed=signed).to(device))
+    if size < weight.numel() and not _has_whole_rows(made, weight):
+        raise UserError(
+            f"train.strategy: cuts weights over cards, and a row of {weight.shape[-1]} numbers does not fill whole "
+            f"blocks of {made.block}, as {states} states need; set train.strategy: replicate, or train.memory: exact"
+        )
+    return made
 
 
-def _named(moment: str, state: State) -> dict[str, Tensor]:
-    """A moment's own tensors under their names; the levels are the code's, not the run's."""
-    if isinstance(state, Blocks):
-        return {f"{moment}_codes": state.codes, f"{moment}_scales": state.scales}
-    return {moment: state}
+def _has_whole_rows(blocks: Blocks, weight: Tensor) -> bool:
+    return (weight.numel() // max(1, weight.shape[0])) % blocks.block == 0
+
+
+def _named(moment: str, state: State, weight: Tensor) -> dict[str, Tensor]:
+    """A moment's own tensors under their names, by the weight's rows; the levels are the code's, not the run's."""
+    kept = share(weight.detach())
+    if isinstance(state, Tensor):
+        return {moment: cut_like(state.view(kept.shape), weight)}
+    codes, scales = state.codes, state.scales
+    if _has_whole_rows(state, weight):
+        rows = kept.shape[0]
+        blocks = weight.numel() // weight.shape[0] // state.block
+        codes, scales = (cut_like(part, weight) for part in (codes.view(rows, blocks, -1), scales.view(rows, blocks)))
+    return {f"{moment}_codes": codes, f"{moment}_scales": scales}
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:

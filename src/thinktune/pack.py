@@ -119,7 +119,7 @@ def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None)
     never change; without it no time is spent on padding (the CPU).
     """
     return [
-        _collate([rows[index] for index in group], capacity, pad) for group in fit([len(row) for row in rows], capacity)
+        collate([rows[index] for index in group], capacity, pad) for group in fit([len(row) for row in rows], capacity)
     ]
 
 
@@ -204,13 +204,16 @@ def _by_tokens(order: Sequence[int], lengths: Sequence[int], size: int) -> Itera
         yield group
 
 
-def _collate(rows: Sequence[Rendered], capacity: int, pad: Padding | None) -> Batch:
+def collate(rows: Sequence[Rendered], capacity: int, pad: Padding | None = None) -> Batch:
+    """One batch of rows that fit into it. Without rows it is padding alone, for a rank that has none."""
+    if not rows and not pad:
+        capacity, pad = 1, Padding(0, 1, 1)
     lengths = [len(row) for row in rows]
     tokens = sum(lengths)
     filling = _filling(capacity - tokens, pad.longest) if pad else []
     ids = np.concatenate([row.ids for row in rows] + [np.full(sum(filling), pad.token if pad else 0, np.int32)])
     positions = np.concatenate([np.arange(length) for length in (*lengths, *filling)])
-    parts = np.concatenate([row.parts for row in rows])
+    parts = np.concatenate([np.zeros(0, np.uint8), *(row.parts for row in rows)])
     learned = np.flatnonzero(parts)
     ends = np.cumsum([0, *lengths, *filling])
     if pad:

@@ -1,16 +1,198 @@
-"""The world a run lives in: its rank, its size and sums over all ranks; one device is the trivial world."""
+"""The world a run lives in: one process, or many that torchrun started; its rank, and what ranks tell each other."""
 
+import os
+import socket
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from thinktune.errors import UserError, brief
+from thinktune.spread import Spread
+
+Value = TypeVar("Value")
+
+TIMEOUT_SECONDS = (
+    600.0  # after which ranks that hear nothing of another give up; THINKTUNE_TIMEOUT_SECONDS says otherwise
+)
+FOREVER = timedelta(days=30)  # for work that others wait for without a limit: downloads, tokens, checks of files
+HEARING_SECONDS = 5.0  # in which a rank that lost the others looks for the one whose error came first
+FAILED = "thinktune/failed/"
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One process among `size`. With one process a sum is the value itself."""
+    """One process among `size`, the `local_rank`-th of the `per_node` on its machine.
+
+    With one process nothing is exchanged: each answer is the value itself. All ranks must ask the same, in the same
+    order. `host` carries what processes tell each other beside the arithmetic, so that nothing waits for a device.
+    """
 
     rank: int = 0
     size: int = 1
+    local_rank: int = 0
+    per_node: int = 1
+    host: Any = None
 
-    def sum(self, value: int) -> int:
-        """The sum of a number over all ranks."""
-        assert self.size == 1, "many ranks are not built yet"
-        return value
+    @property
+    def leads(self) -> bool:
+        """Whether this rank speaks and writes for all."""
+        return self.rank == 0
+
+    def mesh(self, spread: Spread, device: torch.device) -> DeviceMesh:
+        """The ranks as a grid of copies by shares; without copies a row of shares."""
+        if spread.strategy == "shard":
+            return init_device_mesh(device.type, (spread.shards,), mesh_dim_names=("shard",))
+        return init_device_mesh(device.type, (spread.replicas, spread.shards), mesh_dim_names=("replicate", "shard"))
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a device's tensor over all ranks, in place; the host does not wait for it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Value) -> list[Value]:
+        """Everybody's value, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self.host)
+        return found
+
+    def agree(self, value: Value) -> Value:
+        """What the first rank says."""
+        if self.size == 1:
+            return value
+        said = [value]
+        dist.broadcast_object_list(said, src=0, group=self.host)
+        return said[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank."""
+        if self.size == 1:
+            return flag
+        found = torch.tensor(int(flag))
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
+        return bool(found)
+
+    def wait(self) -> None:
+        """Until all ranks are here, however long the others take."""
+        if self.size > 1:
+            dist.monitored_barrier(group=self.host, timeout=FOREVER)
+
+    def together(self, work: Callable[[], Value]) -> Value:
+        """What some work gives on this rank; where it fails on one rank it fails on all, with that one's error.
+
+        The work must ask nothing of the others. They wait for it, however long it takes.
+        """
+        try:
+            made, failed = work(), None
+        except Exception as error:
+            made, failed = None, error
+        self.wait()
+        for error in self.gather(failed):
+            if error:
+                raise error
+        return made  # pyright: ignore[reportReturnType]
+
+    @contextmanager
+    def one_a_machine(self) -> Generator[None]:
+        """A block that each machine's first rank goes through before its others do, who find its files then."""
+        if self.local_rank > 0:
+            self.wait()
+        yield
+        if self.local_rank == 0:
+            self.wait()
+
+
+ALONE = World()
+
+
+def is_many() -> bool:
+    """Whether torchrun, or another of its kind, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join(device: torch.device) -> World:
+    """Meet the other ranks, if there are any; `device` is this rank's own.
+
+    The collectives of its kind carry tensors (NCCL, HCCL, Gloo, as torch knows them), Gloo what the hosts say.
+    """
+    if not is_many():
+        return World()
+    timeout = timedelta(seconds=float(os.environ.get("THINKTUNE_TIMEOUT_SECONDS", TIMEOUT_SECONDS)))
+    if not dist.is_initialized():
+        kinds = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}
+        dist.init_process_group(",".join(f"{kind}:{backend}" for kind, backend in kinds.items()), timeout=timeout)
+    rank, size = dist.get_rank(), dist.get_world_size()
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    return World(rank, size, local_rank, per_node, dist.new_group(backend="gloo", timeout=timeout))
+
+
+def leave() -> None:
+    """Let the others go, where all is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def named(world: World) -> Generator[None]:
+    """Have the rank speak whose error came first, by name; the others, whom it took along, say nothing of their own.
+
+    Raises what the block raised, as UserError where the rank lost the others and nobody says why; SystemExit where
+    another rank speaks.
+    """
+    try:
+        yield
+    except Exception as error:
+        if world.size == 1:
+            raise
+        if not _is_first(world, patient=not isinstance(error, UserError) and _is_loss(error)):
+            raise SystemExit(1) from None
+        place = f"rank {world.rank} of {world.size} on {socket.gethostname()}"
+        if isinstance(error, UserError):
+            raise (error if world.leads else UserError([f"{place}: {fault}" for fault in error.faults])) from None
+        if _is_loss(error):
+            raise UserError(
+                f"{place}: lost the other ranks ({brief(error, 200)}); look at the machines that say nothing, and at "
+                "the network between them; the same command goes on from the last checkpoint"
+            ) from error
+        error.add_note(place)
+        raise
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone or silent."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _is_glooms(str(error)))
+
+
+def _is_glooms(text: str) -> bool:
+    """Whether a RuntimeError is Gloo's: it raises no kind of its own."""
+    return any(word in text for word in ("gloo", "Connection closed by peer", "monitoredBarrier", "Timed out waiting"))
+
+
+def _is_first(world: World, *, patient: bool) -> bool:
+    """Whether this rank's error is the one to be told: the first one, and of a common one the first rank's.
+
+    A rank that lost the others is `patient`: the cause is somebody else's, who may need a moment to say so.
+    """
+    key = f"{FAILED}{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        wait = HEARING_SECONDS if patient else 0.0 if world.leads else 1.0
+        ends = time.monotonic() + wait
+        while time.monotonic() < ends:
+            if store.check([key]):
+                return False
+            time.sleep(0.1)
+        return store.add(key, 1) == 1
+    except Exception:  # the machine that keeps the store is gone as well
+        return True

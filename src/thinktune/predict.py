@@ -20,8 +20,8 @@ from thinktune.ferry import HELD
 from thinktune.flops import head_size
 from thinktune.knobs import Memory
 from thinktune.loss import chunk_rows
-from thinktune.optim import TIERS
 from thinktune.spread import Spread, Strategy
+from thinktune.tiers import TIERS
 from thinktune.trace import NOWHERE, Ends, Layer, ends, parameter_shapes, update_bytes
 from thinktune.traffic import Buffers, Groups, Shape, buffers, share
 

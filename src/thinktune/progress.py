@@ -17,6 +17,10 @@ def no_bar(_done: int, _total: int, _seconds_left: float | None) -> None:
     """Nothing moves where nobody watches."""
 
 
+def unheard(_line: str) -> None:
+    """Nothing is said where another process speaks for all."""
+
+
 @contextmanager
 def live_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
     """A way to say lines and a bar that moves below them; where no terminal watches, lines alone."""

@@ -14,21 +14,25 @@ import torch
 
 from thinktune import account, checkpoint, disk, ground, hub, layers, track
 from thinktune.attention import use_attention
+from thinktune.balance import balance
 from thinktune.environment import describe
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.knobs import Recipe
 from thinktune.model import count_parameters, load_model, pick_device, pick_padding, pick_precision, read_config
-from thinktune.optim import TIERS, Update, learning_rate_share
-from thinktune.pack import Batch, Padding, Step, pack
-from thinktune.parallel import World
+from thinktune.optim import Update, learning_rate_share
+from thinktune.pack import Batch, Padding, Step, collate
+from thinktune.parallel import ALONE, World
 from thinktune.plan import decided
 from thinktune.predict import Setting
 from thinktune.prepare import Prepared, prepare
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.settle import deal_steps, settle
+from thinktune.shard import load_shares
+from thinktune.spread import Spread
 from thinktune.step import StepReport
 from thinktune.store import Rows
+from thinktune.tiers import TIERS
 from thinktune.tokens import read_tokenizer, state
 
 SLOW_DISK = 100e6  # bytes a second
@@ -100,11 +104,24 @@ class Run:
         return round(rows / len(self.prepared.train.lengths), 4)
 
     def batches(self, number: int) -> list[Batch]:
-        """A step's batches on the device: those that were made ahead, or made now."""
+        """This rank's batches of a step, on the device: those that were made ahead, or made now."""
         if made := self.ahead.pop(number, None):
             return made
-        rows = self.prepared.train.replies(self.steps[number - 1].rows)
-        return [batch.to(self.device) for batch in pack(rows, self.capacity, pad=self.pad)]
+        rows = self.steps[number - 1].rows
+        return [batch.to(self.device) for batch in self.packed(self.prepared.train, rows, self.capacity)]
+
+    def packed(self, rows: Rows, chosen: Sequence[int], capacity: int) -> list[Batch]:
+        """This rank's share of some rows; every rank has the same number of batches."""
+        lengths: list[int] = rows.lengths[list(chosen)].tolist()
+        groups = balance(lengths, capacity, self.world.size)[self.world.rank]
+        return [
+            collate(rows.replies([chosen[index] for index in group]) if group else [], capacity, self.pad)
+            for group in groups
+        ]
+
+    def rows_of(self, number: int) -> list[str]:
+        """Where the rows of a step stand."""
+        return self.prepared.train.sources(self.steps[number - 1].rows)
 
     def learning_rate(self, number: int) -> float:
         """The learning rate of a step."""
@@ -113,38 +130,54 @@ class Run:
         return settings.learning_rate * share
 
 
-def open_run(recipe: Recipe, say: Say, command: Sequence[str]) -> Run:
+def open_run(recipe: Recipe, say: Say, command: Sequence[str], world: World = ALONE) -> Run:
     """Everything up to the first step: rows, steps, model, optimizer, and the folder with what describes the run.
 
-    Raises UserError before anything is written where the recipe, the data or the model is at fault, and where the
-    folder holds a run of another recipe or of other data.
+    Of many ranks each machine's first one downloads and makes tokens, and the first of all writes. Raises UserError
+    before anything is written where the recipe, the data or the model is at fault, and where the folder holds a run of
+    another recipe or of other data.
     """
-    folder, trusted = recipe.run_folder, recipe.model.trust_remote_code
+    folder = recipe.run_folder
     changed = ground.recipe_changes(recipe, folder)
-    source = hub.locate_model(recipe)
-    tokenizer, prepared = _read_rows(recipe, source, say)
+    with world.one_a_machine():
+        source = hub.locate_model(recipe)
+        tokenizer, prepared = _read_rows(recipe, source, say)
     last = checkpoint.find(folder, "last")
+    ground.refuse_other_disk(folder, world, last.step if last else 0)
     if last:
-        checkpoint.verify(last, state=True)
+        world.together(lambda: checkpoint.verify(last, state=True) if world.leads else None)
     device, steps = pick_device(), deal_steps(recipe, prepared)
     _settle_arithmetic(recipe, device)
-    setting = settle(recipe, prepared, steps, source, device, say)
+    setting = world.agree(settle(recipe, prepared, steps, source, device, say, world))
+    trusted = recipe.model.trust_remote_code
     needed = disk.needs(read_config(source, trust_remote_code=trusted), setting.memory)
     disk.refuse_no_room(folder, needed)
-    loaded = TIERS[setting.memory].loaded
-    model = load_model(last.folder if last else source, device, loaded, trust_remote_code=trusted)
+    model = _load(recipe, last.folder if last else source, device, setting, world)
     refuse_small_vocabulary(model, prepared)
     update = Update(model, decided(recipe.train, setting))
     lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
     pad = pick_padding(device, tokenizer, lengths, setting.batch_tokens)
     done = last.step if last else 0
     tokens_left = _tokens_left(steps, prepared.train)
-    run = Run(recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, setting, done, say, pad)
+    run = Run(
+        recipe, folder, prepared, tokenizer, model, update, steps, tokens_left, setting, done, say, pad, world=world
+    )
     run.slowest_save = needed.checkpoint / SLOW_DISK
     _fit_layers(run)
     _take_up(run, last, _facts(run, source, command), changed)
-    say(f"{count_parameters(model):,} parameters on {run.device}, {len(steps)} steps, run folder {folder}")
+    where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(run.device)
+    say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
     return run
+
+
+def _load(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
+    """The model in its tier's type; of many ranks each one's share."""
+    dtype, trusted = TIERS[setting.memory].loaded, recipe.model.trust_remote_code
+    if world.size == 1:
+        return load_model(folder, device, dtype, trust_remote_code=trusted)
+    mesh = world.mesh(Spread(setting.strategy, world.size, world.per_node), device)
+    float8 = recipe.train.precision == "fp8"
+    return load_shares(folder, mesh, device, dtype, trust_remote_code=trusted, float8=float8)
 
 
 def _read_rows(recipe: Recipe, source: Path, say: Say) -> tuple[Any, Prepared]:
@@ -161,6 +194,7 @@ def _read_rows(recipe: Recipe, source: Path, say: Say) -> tuple[Any, Prepared]:
 def _take_up(run: Run, last: checkpoint.Checkpoint | None, facts: dict[str, Any], changed: list[str]) -> None:
     """Set the run where its folder says it is, or describe it there; what changed under it is told and recorded."""
     folder = run.folder
+    run.world.wait()  # from here on what all have read is written
     if (folder / "environment.json").is_file():
         changed = [*changed, *ground.changes(facts, folder)]
     journals = checkpoint.evaluated(folder, run.done)
@@ -169,10 +203,11 @@ def _take_up(run: Run, last: checkpoint.Checkpoint | None, facts: dict[str, Any]
         run.carried = checkpoint.facts_of(last)
         run.saved = run.done
         checkpoint.restore(last, run.update)
-        track.rewind(folder, journals or run.carried["journals"])
         run.say(f"goes on after step {run.done} of {len(run.steps)} ({last.folder})")
-    else:
-        track.rewind(folder, journals or {})
+    run.world.wait()
+    if not run.world.leads:
+        return
+    track.rewind(folder, journals or (run.carried["journals"] if run.carried else {}))
     if changed or not (folder / "environment.json").is_file():
         ground.keep_recipe(run.recipe, folder)  # first: it marks the folder as a run
         write_json(folder / "data.json", run.prepared.account)
@@ -187,7 +222,7 @@ def _take_up(run: Run, last: checkpoint.Checkpoint | None, facts: dict[str, Any]
 def _fit_layers(run: Run) -> None:
     """Make the model's layers what the recipe and the device ask for: their arithmetic, attention, memory and code."""
     settings = run.recipe.train
-    if settings.precision == "fp8":
+    if settings.precision == "fp8" and run.world.size == 1:  # of many ranks each had it before its share was cut
         layers.use_float8(run.model)
     use_attention(run.model, run.precision)
     # Rows with dropout are attended to one by one, which the compiler would follow and compile anew for each batch.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinktune.model import arithmetic
+from thinktune.model import arithmetic, no_gradients
 from thinktune.request import Sampling
 from thinktune.sample import Chooser, choose
 from thinktune.slots import Slots
@@ -93,7 +93,7 @@ class Schedule:
         batch = Batch(self._model, self._most)
         self._model.eval()
         try:
-            with torch.inference_mode(), arithmetic(self._model, self._precision):
+            with no_gradients(self._model), arithmetic(self._model, self._precision):
                 while self._feed(batch):
                     batch.step()
         except Exception as error:  # the schedule itself failed: nobody may be left waiting

@@ -12,8 +12,8 @@ TOGETHER = 4  # files that are read at a time; hashing lets other threads run
 
 
 def seal(folder: Path, apart: Collection[str] = ()) -> None:
-    """Write the list of all files below a folder into it, but for those `apart`, which may be taken away later."""
-    names = [name for name in _names(folder) if name not in apart]
+    """Write the list of all files below a folder into it, but for those in folders `apart`, which may be taken away."""
+    names = [name for name in _names(folder) if _top(name) not in apart]
     with ThreadPoolExecutor(TOGETHER) as pool:
         measured = pool.map(measure, [folder / name for name in names])
         write_json(folder / SEAL, dict(zip(names, measured, strict=True)))
@@ -36,15 +36,20 @@ def broken(folder: Path, apart: Collection[str] = ()) -> list[str]:
         return [f"{SEAL} cannot be read"]
     found = set(_names(folder))
     faults = [f"{name} is missing" for name in sizes.keys() - found]
-    faults += [f"{name} was not written with it" for name in found - sizes.keys() - set(apart)]
-    there = sorted(sizes.keys() & found)
+    faults += [f"{name} was not written with it" for name in found - sizes.keys() if _top(name) not in apart]
+    return sorted(faults + differing(folder, {name: listed[name] for name in sizes.keys() & found}))
+
+
+def differing(folder: Path, written: dict[str, dict[str, int | str]]) -> list[str]:
+    """How files below a folder, by name, differ from what `measure` once gave of them, in words."""
     with ThreadPoolExecutor(TOGETHER) as pool:
-        faults += filter(None, pool.map(changed, [folder / name for name in there], [listed[name] for name in there]))
-    return sorted(faults)
+        return sorted(filter(None, pool.map(changed, [folder / name for name in written], written.values())))
 
 
 def changed(file: Path, written: dict[str, int | str]) -> str | None:
     """How a file differs from what `measure` once gave, in words, or none."""
+    if not file.is_file():
+        return f"{file.name} is missing"
     size = file.stat().st_size
     if size != written["bytes"]:
         return f"{file.name} has {size:,} bytes, and {written['bytes']:,} were written"
@@ -54,7 +59,11 @@ def changed(file: Path, written: dict[str, int | str]) -> str | None:
 def added(folder: Path, apart: Collection[str] = ()) -> bool:
     """Whether a sealed folder holds files that are not of its list, so that somebody put them there."""
     listed = read_json(folder / SEAL) if (folder / SEAL).is_file() else {}
-    return bool(set(_names(folder)) - set(listed) - set(apart))
+    return any(_top(name) not in apart for name in set(_names(folder)) - set(listed))
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _names(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from thinktune.balance import balance
 from thinktune.cards import Card, Cluster, card_at_hand, find_cluster
 from thinktune.errors import UserError
 from thinktune.files import read_json
@@ -16,6 +17,7 @@ from thinktune.knobs import Recipe
 from thinktune.layers import can_compile
 from thinktune.model import read_config
 from thinktune.pack import Step, deal
+from thinktune.parallel import ALONE, World
 from thinktune.plan import Plan, draw_up, usual
 from thinktune.plan import say as in_words
 from thinktune.predict import Job, Setting
@@ -54,37 +56,49 @@ def batch_capacity(recipe: Recipe, rows: Rows, device: torch.device, planned: in
 
 
 def settle(
-    recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path, device: torch.device, say: Say
+    recipe: Recipe,
+    prepared: Prepared,
+    steps: Sequence[Step],
+    source: Path,
+    device: torch.device,
+    say: Say,
+    world: World = ALONE,
 ) -> Setting:
     """What the run's folder says that it began with, or what suits the CPU, or what is planned for the accelerator.
 
     What the recipe says now of batches and of activations counts also in a run that began otherwise. Raises UserError
     where nothing fits, and where weights shall move inside the backward pass but a step takes several batches.
     """
-    setting = _kept(recipe)
+    setting, size = _kept(recipe)
+    if setting and size != world.size and device.type != "cpu":
+        # Other cards, another plan; but what weights and states are kept as is the run's.
+        same = {"memory": setting.memory, "update_in_backward": setting.update_in_backward}
+        recipe, setting = recipe.model_copy(update={"train": recipe.train.model_copy(update=same)}), None
     if setting is None and device.type == "cpu":
         setting = usual(recipe.train, int(prepared.train.lengths.max()))
     elif setting is None:
-        plan = plan_for(recipe, prepared, steps, source, device, ranks=1)
+        plan = plan_for(recipe, prepared, steps, source, device, ranks=world.size, per_node=world.per_node)
         if plan.chosen is None:
             raise UserError(f"train.memory: {plan.why}")
         say(f"plan for {plan.card.name}: {in_words(plan.chosen.setting)} ({plan.why})")
         setting = plan.chosen.setting
+    if recipe.train.strategy != "auto":
+        setting = replace(setting, strategy=recipe.train.strategy)
     if setting.update_in_backward:
-        _refuse_many_batches(steps, prepared.train, setting.batch_tokens)
+        _refuse_many_batches(steps, prepared.train, setting.batch_tokens, world.size)
     return setting
 
 
-def _kept(recipe: Recipe) -> Setting | None:
-    """What a run that goes on began with; none for a new one."""
+def _kept(recipe: Recipe) -> tuple[Setting | None, int]:
+    """What a run that goes on began with, and on how many ranks; none for a new one."""
     facts = recipe.run_folder / "environment.json"
     kept = read_json(facts) if facts.is_file() else {}
     names = [each.name for each in fields(Setting)]
     if not all(name in kept for name in names):
-        return None
+        return None, 0
     now = {name: getattr(recipe.train, name) for name in ("activation_budget", "batch_tokens")}
     changed = {name: value for name, value in now.items() if value is not None}
-    return replace(Setting(**{name: kept[name] for name in names}), **changed)
+    return replace(Setting(**{name: kept[name] for name in names}), **changed), kept["world_size"]
 
 
 def pick_card(recipe: Recipe, device: torch.device) -> Card:
@@ -128,14 +142,14 @@ def plan_for(
     """
     train = recipe.train
     if train.update_in_backward and train.batch_tokens:
-        _refuse_many_batches(steps, prepared.train, train.batch_tokens)
+        _refuse_many_batches(steps, prepared.train, train.batch_tokens, ranks or 1)
     card = pick_card(recipe, device)
     if ranks is None:
         named = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card)
         ranks, per_node = named.ranks, named.per_node
     config = read_config(source, trust_remote_code=recipe.model.trust_remote_code)
     job = replace(job_for(recipe, prepared, steps, config, device), ranks=ranks, per_node=per_node)
-    return draw_up(train, job, card)
+    return draw_up(train, job, card, train.strategy)
 
 
 def job_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], config: Any, device: torch.device) -> Job:
@@ -156,12 +170,15 @@ def job_for(recipe: Recipe, prepared: Prepared, steps: Sequence[Step], config: A
     )
 
 
-def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int) -> None:
-    """Raise UserError where a step needs more than one forward pass, so that its gradients would have to be kept."""
-    if (largest := _largest_step(steps, rows)) > capacity:
+def _refuse_many_batches(steps: Sequence[Step], rows: Rows, capacity: int, ranks: int) -> None:
+    """Raise UserError where a rank needs more than one forward pass a step, so that its gradients must be kept."""
+    largest = max((rows.lengths[list(dealt.rows)] for dealt in steps), key=lambda lengths: int(lengths.sum()))
+    if any(len(groups) > 1 for groups in balance(largest.tolist(), capacity, ranks)):
+        each = f" over {ranks} ranks" if ranks > 1 else ""
         raise UserError(
-            f"train.update_in_backward: a step of {largest} tokens takes several batches of {capacity}, and only one "
-            f"is possible; lower train.rows_per_step or train.tokens_per_step, or set train.batch_tokens: {largest}"
+            f"train.update_in_backward: a step of {largest.sum()} tokens{each} takes several batches of {capacity}, "
+            "and only one is possible; lower train.rows_per_step or train.tokens_per_step, or set train.batch_tokens: "
+            f"{largest.sum() if ranks == 1 else -(-largest.sum() // ranks) + largest.max()}"
         )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from thinktune.attention import reads_boundaries_on_device
+from thinktune.model import gathered
 
 BLOCK = 256  # columns by which the buffers grow; each growth copies what is there
 ROWS = 8  # rows by which they grow
@@ -34,9 +35,12 @@ class Slots:
         ids = [token for prompt in prompts for token in prompt]
         boundaries = torch.tensor([0, *lengths]).cumsum(0).int()
         self._aim(rows, columns, shown=(0, 0), needed=(first + len(prompts), max(lengths)))
-        hidden = self._pass([ids], [columns], None, **self._apart(boundaries, max(lengths)))[0, boundaries[1:] - 1]
+        apart = self._apart(boundaries, max(lengths))
+        logits = gathered(
+            self._model, lambda: self._logits(self._pass([ids], [columns], None, **apart)[0, boundaries[1:] - 1])
+        )
         self.lengths += lengths
-        return self._logits(hidden)
+        return logits
 
     def extend(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Read the same number of tokens behind every row; their next logits (rows, vocabulary)."""
@@ -45,9 +49,9 @@ class Slots:
         rows = [row for row in range(len(ids)) for _ in range(many)]
         seen = (len(ids), max(self.lengths) + many)
         self._aim(rows, [column for row in positions for column in row], shown=seen, needed=seen)
-        hidden = self._pass(ids, positions, seen[1])[:, -1]
+        logits = gathered(self._model, lambda: self._logits(self._pass(ids, positions, seen[1])[:, -1]))
         self.lengths = [length + many for length in self.lengths]
-        return self._logits(hidden)
+        return logits
 
     def adopt(self, other: "Slots") -> None:
         """Take over the rows of another one."""

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from thinktune.cards import Card
 from thinktune.flops import flops_per_token
-from thinktune.optim import TIERS
 from thinktune.predict import Job, Setting
 from thinktune.spread import Spread
+from thinktune.tiers import TIERS
 from thinktune.traffic import Handed, Shape, Traffic, handed, sent, share, traffic
 
 # The share of the makers' peak that large products reach (790 of 989 TFLOP/s were measured by others on an H200), and

@@ -4,16 +4,17 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thinktune.loss import linear_cross_entropy
-from thinktune.model import arithmetic, head_weight, hidden_states
+from thinktune.model import arithmetic, gathered, head_weight, hidden_states
 from thinktune.optim import Update
 from thinktune.pack import Batch
-from thinktune.parallel import World
+from thinktune.parallel import ALONE, World
 from thinktune.render import Part
 
 LEARNED_PARTS = (Part.REASONING, Part.ANSWER, Part.END)
@@ -44,8 +45,6 @@ class StepReport:
     losses: LossReport
     gradient_norm: Tensor
     learned_tokens: int
-    tokens: int
-    rows: tuple[str, ...]
 
 
 def step(
@@ -55,27 +54,25 @@ def step(
     world: World,
     precision: torch.dtype,
     chunk_rows: int | None = None,
+    learned_tokens: int | None = None,
 ) -> StepReport:
-    """Forward and backward over a step's batches, then one update; the host waits for nothing in it.
+    """Forward and backward over this rank's batches of a step, then one update; the host waits for nothing in it.
 
-    The loss is the sum over learned tokens divided by the learned tokens of the whole step, over all batches and
-    ranks: how rows were packed never changes what is learned. `chunk_rows` is how many rows of logits exist at a time
-    (none: what suits the device).
+    The loss is the sum over learned tokens divided by `learned_tokens`, those of the whole step, over all batches and
+    ranks (none: of these batches): how rows were packed never changes what is learned. `chunk_rows` is how many rows of
+    logits exist at a time (none: what suits the device).
     """
     if not model.training:
         model.train()
-    learned_tokens = world.sum(sum(batch.learned_tokens for batch in batches))
+    learned_tokens = learned_tokens or sum(batch.learned_tokens for batch in batches)
+    scale = world.size / learned_tokens  # ranks' gradients are averaged, and their sum is meant
     losses = _Sums(batches[0].ids.device)
     for batch in batches:
-        scaled, each = _forward(model, batch, 1 / learned_tokens, precision, chunk_rows)
+        scaled, each = _forward(model, batch, scale, precision, chunk_rows)
         # A loss that is not finite makes every gradient so, and the update refuses those on the device.
         scaled.backward(torch.where(scaled.isfinite(), torch.ones_like(scaled), math.nan))
         losses.add(each, batch.parts)
-    norm = update.finish()
-    tokens = world.sum(sum(batch.tokens for batch in batches))
-    return StepReport(
-        losses.report(), norm, learned_tokens, tokens, tuple(row for batch in batches for row in batch.rows)
-    )
+    return StepReport(losses.report(world), update.finish(), learned_tokens)
 
 
 def rehearse(
@@ -96,9 +93,10 @@ def evaluate(
     device: torch.device,
     precision: torch.dtype,
     chunk_rows: int | None = None,
+    world: World = ALONE,
 ) -> LossReport:
-    """The exact loss over all learned tokens of the batches, each copied to the device while it works on the last."""
-    return _measure(model, batches, device, precision, chunk_rows)[0]
+    """The exact loss over all learned tokens of all ranks' batches, each copied while the device works on the last."""
+    return _measure(model, batches, device, precision, chunk_rows, world)[0]
 
 
 def evaluate_rows(
@@ -107,15 +105,17 @@ def evaluate_rows(
     device: torch.device,
     precision: torch.dtype,
     chunk_rows: int | None = None,
+    world: World = ALONE,
 ) -> tuple[LossReport, dict[str, tuple[float, int]]]:
     """The same, and of each row (by its `file:line`) the mean loss and the learned tokens, over all its replies.
 
     Reading the rows' losses waits for the device, once, when all is done.
     """
-    report, rows = _measure(model, batches, device, precision, chunk_rows)
+    report, rows = _measure(model, batches, device, precision, chunk_rows, world)
+    mine = [(names, sums.tolist(), counts.tolist()) for names, sums, counts in rows]
     found: dict[str, tuple[float, int]] = {}
-    for names, sums, counts in rows:
-        for name, total, count in zip(names, sums.tolist(), counts.tolist(), strict=True):
+    for names, sums, counts in chain.from_iterable(world.gather(mine)):
+        for name, total, count in zip(names, sums, counts, strict=True):
             former, tokens = found.get(name, (0.0, 0))
             found[name] = (former + total, tokens + count)
     return report, {name: (total / max(1, count), count) for name, (total, count) in found.items()}
@@ -123,7 +123,12 @@ def evaluate_rows(
 
 @torch.no_grad()
 def _measure(
-    model: Any, batches: Iterable[Batch], device: torch.device, precision: torch.dtype, chunk_rows: int | None
+    model: Any,
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: torch.dtype,
+    chunk_rows: int | None,
+    world: World,
 ) -> tuple[LossReport, list[tuple[tuple[str, ...], Tensor, Tensor]]]:
     """The losses by part, and of each batch its rows, the sums of their losses and their learned tokens."""
     model.eval()
@@ -137,7 +142,7 @@ def _measure(
         sums = each.new_zeros(len(batch.rows)).index_add_(0, owners.to(device), each)
         counts = owners.new_zeros(len(batch.rows)).index_add_(0, owners, torch.ones_like(owners))
         rows.append((batch.rows, sums, counts))
-    return losses.report(), rows
+    return losses.report(world), rows
 
 
 def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
@@ -160,11 +165,14 @@ def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | 
 def _forward(
     model: Any, batch: Batch, scale: float, precision: torch.dtype, chunk_rows: int | None
 ) -> tuple[Tensor, Tensor]:
-    with arithmetic(model, precision):
-        states = hidden_states(model, batch)
-    learned = states.index_select(0, batch.learned_at)
-    weight = head_weight(model)
-    return linear_cross_entropy(learned, weight, batch.targets, scale=scale, dtype=precision, rows=chunk_rows)
+    def pass_through() -> tuple[Tensor, Tensor]:
+        with arithmetic(model, precision):
+            states = hidden_states(model, batch)
+        learned = states.index_select(0, batch.learned_at)
+        weight = head_weight(model)
+        return linear_cross_entropy(learned, weight, batch.targets, scale=scale, dtype=precision, rows=chunk_rows)
+
+    return gathered(model, pass_through)
 
 
 class _Sums:
@@ -180,5 +188,5 @@ class _Sums:
         self._sums.index_add_(0, parts, each.to(self._sums.dtype))
         self._counts.index_add_(0, parts, torch.ones_like(parts))
 
-    def report(self) -> LossReport:
-        return LossReport(self._sums[1:], self._counts[1:])
+    def report(self, world: World) -> LossReport:
+        return LossReport(world.total(self._sums)[1:], world.total(self._counts)[1:])

@@ -29,6 +29,7 @@ class Stop:
         self.reserve = 0.0
         self._ends = None if limit_seconds is None else time.monotonic() + limit_seconds
         self._may_raise = self._hears = False
+        self._aloud = True
 
     @property
     def due(self) -> bool:
@@ -38,13 +39,13 @@ class Stop:
         return self.reason is not None
 
     @contextmanager
-    def listening(self) -> Generator[None]:
-        """Hear SIGTERM and SIGINT instead of dying of them; only a program's main thread can."""
+    def listening(self, *, aloud: bool = True) -> Generator[None]:
+        """Hear SIGTERM and SIGINT instead of dying of them, `aloud` or not; only a program's main thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before = {number: signal.signal(number, self._hear) for number in SIGNALS}
-        self._hears = True
+        self._hears, self._aloud = True, aloud
         try:
             yield
         finally:
@@ -82,7 +83,8 @@ class Stop:
         if self.reason is None:
             self.reason = signal.Signals(number).name
             # Not by print, which must not be entered twice; a signal can come while it is at work.
-            os.write(2, f"{self.reason}: saves after this step, then ends; Ctrl-C now leaves at once\n".encode())
+            if self._aloud:
+                os.write(2, f"{self.reason}: saves after this step, then ends; Ctrl-C now leaves at once\n".encode())
         if self._may_raise:
             self._may_raise = False
             raise Stopped(self.reason)

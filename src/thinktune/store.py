@@ -87,6 +87,11 @@ class Rows:
         numbers = self.numbers if indices is None else self.numbers[np.fromiter(indices, np.int64)]
         return [self.store.reply(int(number)) for number in numbers]
 
+    def sources(self, indices: Iterable[int]) -> list[str]:
+        """The `file:line` of the replies at these indices of `lengths`."""
+        examples = self.store.replies["example"][self.numbers[np.fromiter(indices, np.int64)]]
+        return [self.store.source(int(example)) for example in examples]
+
 
 def choose(store: Store, chosen: NDArray[np.int64]) -> Rows:
     """Some examples of a store with their replies."""

@@ -22,11 +22,12 @@ from thinktune.knobs import Memory, Train
 from thinktune.layers import apply_activation_budget
 from thinktune.loss import linear_cross_entropy
 from thinktune.model import arithmetic
-from thinktune.optim import TIERS, Update, pick_memory
+from thinktune.optim import Update
 from thinktune.pack import pack
 from thinktune.parallel import World
 from thinktune.render import Part, Rendered
 from thinktune.step import step
+from thinktune.tiers import TIERS, pick_memory
 
 NOWHERE = torch.device("meta")
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,8 @@ from thinktune.files import is_full, read_json
 from thinktune.ground import hold
 from thinktune.health import fault
 from thinktune.knobs import Recipe
-from thinktune.model import load_model
-from thinktune.progress import Bar, Say, no_bar
+from thinktune.parallel import ALONE, World
+from thinktune.progress import Bar, Say, no_bar, unheard
 from thinktune.run import Run, open_run
 from thinktune.settle import evaluation_interval
 from thinktune.step import step, warm_up
@@ -27,18 +28,22 @@ from thinktune.stop import Stop, seconds
 Written = TypeVar("Written")
 
 
-def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv), bar: Bar = no_bar) -> Path:
+def train(
+    recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv), bar: Bar = no_bar, world: World = ALONE
+) -> Path:
     """Train to the end and return the run's folder; where it holds an unfinished run, go on with that.
 
     Raises UserError as `open_run` does, where no gradient is finite any more, where the device's memory is full, and
     where the disk is, if the recipe says so; Stopped where a signal or the time limit ended it, with all steps saved.
+    Of many ranks, all of which must call, the first one alone speaks and writes.
     """
     stop = Stop(seconds(recipe.train.time_limit))
-    with hold(recipe.run_folder):
-        run = open_run(recipe, say, command)
-        run.bar = bar
+    with hold(recipe.run_folder) if world.leads else nullcontext():
+        run = open_run(recipe, say if world.leads else unheard, command, world)
+        run.bar = bar if world.leads else no_bar
+        followed = sinks.following(run.folder, recipe.track, say) if world.leads else nullcontext()
         try:
-            with stop.listening(), sinks.following(run.folder, recipe.track, say):
+            with stop.listening(aloud=world.leads), followed:
                 _train(run, stop)
         except Stopped:
             raise Stopped(
@@ -47,6 +52,7 @@ def train(recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv), ba
             ) from None
         except torch.OutOfMemoryError as error:
             raise too_large(run, error, f"after step {run.done}") from error
+        world.wait()
     return run.folder
 
 
@@ -73,22 +79,37 @@ def _train(run: Run, stop: Stop) -> None:
             _stop_if_bad(run)
         step_seconds = time.monotonic() - begun
         stop.reserve = max(stop.reserve, 2 * run.slowest_save + step_seconds)
+        ends, saves = _asked(run, stop)
         if _evaluates(run):
             _evaluate(run, stop)
-        elif stop.due or time.monotonic() - run.saved_at > 60 * run.recipe.train.save_every_minutes:
+        elif ends or saves:
             _keep(run)
-        if stop.due:
+        if ends:
             raise Stopped
-    with stop.interruptible():
+    with _interruptible(run, stop):
         _finish(run)
+
+
+def _asked(run: Run, stop: Stop) -> tuple[bool, bool]:
+    """Whether the run is to stop after this step, and whether it is time for a checkpoint, the same on all ranks."""
+    late = time.monotonic() - run.saved_at > 60 * run.recipe.train.save_every_minutes
+    ends = run.world.any(stop.due)
+    if ends:
+        stop.reason = stop.reason or "another rank's signal"
+    return ends, run.world.agree(late)
+
+
+def _interruptible(run: Run, stop: Stop) -> AbstractContextManager[None]:
+    """Work that a stop may leave at once, where no other rank waits for its end."""
+    return stop.interruptible() if run.world.size == 1 else nullcontext()
 
 
 def _train_step(run: Run, number: int) -> None:
     """One step; while the device works on it, the next one's batches are packed and copied."""
     batches = run.batches(number)
     run.update.begin(number, run.learning_rate(number))
-    made = step(run.model, batches, run.update, run.world, run.precision, run.chunk_rows)
-    assert made.learned_tokens == run.steps[number - 1].learned_tokens
+    learned_tokens = run.steps[number - 1].learned_tokens
+    made = step(run.model, batches, run.update, run.world, run.precision, run.chunk_rows, learned_tokens)
     run.pending.append(made)
     run.done = number
     run.evaluated = False
@@ -112,13 +133,18 @@ def _evaluate(run: Run, stop: Stop) -> None:
     """Evaluate and sample while a thread writes the checkpoint: weights and state stand still meanwhile.
 
     So the checkpoint needs no copy. A stop leaves the evaluation, which the next start makes again, but not the save.
+    Many ranks write first and evaluate then, for they must ask each other in one order.
     """
     pause, due = time.monotonic(), run.saved < run.done
     saved = None
+    if due and run.world.size > 1:
+        saved, due = _write_checkpoint(run), False
+        if not saved:
+            run.unsaved.append(run.done)
     with ThreadPoolExecutor(1) as writer:
         saving = _with_room(run, lambda: writer.submit(_save, run, _facts(run)), "the checkpoint") if due else None
         try:
-            with stop.interruptible():
+            with _interruptible(run, stop):
                 watch.evaluate(run)
                 if run.done:
                     answers.sample(run)
@@ -131,14 +157,17 @@ def _evaluate(run: Run, stop: Stop) -> None:
     run.evaluated = True
     if run.saved:
         _with_room(run, lambda: _tidy(run), "what follows an evaluation")
-        _with_room(run, lambda: report.write(run.folder), "the page")
-    else:
+        if run.world.leads:
+            _with_room(run, lambda: report.write(run.folder), "the page")
+    elif run.world.leads:
         checkpoint.mark_evaluated(run.folder, run.done, track.lengths(run.folder))
     run.started += time.monotonic() - pause
 
 
 def _tidy(run: Run) -> None:
     """Say which evaluation stands whole and which checkpoint is the best; what is neither last nor best goes."""
+    if not run.world.leads:
+        return
     if run.evaluated:
         checkpoint.mark_evaluated(run.folder, run.done, track.lengths(run.folder))
         _point_at_best(run)
@@ -147,22 +176,29 @@ def _tidy(run: Run) -> None:
 
 def _keep(run: Run) -> None:
     """A checkpoint between two steps; training waits for it, for the next step would move what is being written."""
-    begun = run.saved_at = time.monotonic()
-    if _with_room(run, lambda: _saved(run, _save(run, _facts(run))), "the checkpoint"):
+    begun = time.monotonic()
+    if _write_checkpoint(run) and run.world.leads:
         checkpoint.prune(run.folder)
-    taken = time.monotonic() - begun
-    run.saving_seconds += taken
-    run.started += taken
+    run.started += time.monotonic() - begun
+
+
+def _write_checkpoint(run: Run) -> bool:
+    """Save while everything waits; whether there was room."""
+    begun = run.saved_at = time.monotonic()
+    made = _with_room(run, lambda: _saved(run, _save(run, _facts(run))), "the checkpoint")
+    run.saving_seconds += time.monotonic() - begun
+    return bool(made)
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    return {"journals": track.lengths(run.folder), **carried.down(run)}
+    journals = track.lengths(run.folder) if run.world.leads else {}
+    return {"journals": journals, **carried.down(run)}
 
 
 def _save(run: Run, facts: dict[str, Any]) -> tuple[Path, float]:
     """Write a checkpoint, in a thread or not: its folder and the seconds."""
     begun = time.monotonic()
-    saved = checkpoint.save(run.folder, run.done, run.model, run.tokenizer, run.update, facts)
+    saved = checkpoint.save(run.folder, run.done, run.model, run.tokenizer, run.update, facts, run.world)
     return saved.folder, time.monotonic() - begun
 
 
@@ -216,14 +252,17 @@ def _finish(run: Run) -> None:
             f"{run.folder}: its disk is full, and the last checkpoint is of step {run.saved}; free some room, and the "
             "same command makes the steps after it again"
         )
+    run.world.together(lambda: _write_final(run) if run.world.leads else None)
+
+
+def _write_final(run: Run) -> None:
     _tidy(run)
     best = checkpoint.find(run.folder, "best")
     assert best is not None
     if not checkpoint.has_final(run.folder, best):
         checkpoint.verify(best)
         kept = getattr(torch, read_json(run.folder / "environment.json")["model_dtype"])
-        model = load_model(best.folder, torch.device("cpu"), kept, trust_remote_code=run.recipe.model.trust_remote_code)
-        checkpoint.write_final(run.folder, best, model, run.tokenizer)
+        checkpoint.write_final(run.folder, best, kept)
     report.write(run.folder)
     share = run.saving_seconds / max(1e-9, run.saving_seconds + time.monotonic() - run.started)
     run.say(f"training waited {run.saving_seconds:.1f} s for checkpoints, {share:.1%} of its time")

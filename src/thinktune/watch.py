@@ -11,7 +11,6 @@ from thinktune.cards import mfu
 from thinktune.environment import peak_memory_gib
 from thinktune.flops import flops_per_token, mean_context
 from thinktune.outcome import overfits_for, run_verdict
-from thinktune.pack import pack
 from thinktune.progress import clock
 from thinktune.run import Run
 from thinktune.sentences import advice_sentence, spoken
@@ -31,7 +30,8 @@ def log(run: Run) -> None:
     norms = torch.stack([made.gradient_norm for made in reports]).tolist()
     sums = torch.stack([made.losses.sums for made in reports]).sum(0)
     counts = torch.stack([made.losses.counts for made in reports]).sum(0)
-    tokens = sum(made.tokens for made in reports)
+    first = run.done - len(reports)
+    tokens = run.tokens_left[first] - run.tokens_left[run.done]
     run.trained_tokens += tokens
     seconds = time.monotonic() - run.started
     # The speed of this interval alone: a mean since the start would hide that something slows the machine.
@@ -51,6 +51,8 @@ def log(run: Run) -> None:
         "seconds": round(seconds, 2),
     }
     events = health.events(run, reports, norms)
+    if not run.world.leads:
+        return
     track.append(run.folder, track.METRICS, [*events, line])
     for event in events:
         run.say(f"step {event['step']}: {event['text']}")
@@ -59,6 +61,8 @@ def log(run: Run) -> None:
 
 def tell(run: Run, text: str) -> None:
     """Say something that happened to the run, and record it."""
+    if not run.world.leads:
+        return
     track.append(run.folder, track.METRICS, [{"kind": "event", "step": run.done, "text": text}])
     run.say(f"step {run.done}: {text}")
 
@@ -71,8 +75,10 @@ def evaluate(run: Run) -> None:
     begun = time.monotonic()
     # Padded batches have the shapes of training, for which the layers are compiled.
     capacity = run.capacity if run.pad else batch_capacity(run.recipe, rows, run.device, run.capacity)
-    packed = pack(rows.replies(), capacity, pad=run.pad)
-    report, by_row = evaluate_rows(run.model, packed, run.device, run.precision, run.chunk_rows)
+    packed = run.packed(rows, range(len(rows.lengths)), capacity)
+    report, by_row = evaluate_rows(run.model, packed, run.device, run.precision, run.chunk_rows, run.world)
+    if not run.world.leads:
+        return
     losses = report.values()
     seconds = round(time.monotonic() - begun, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.learned.sum()), "seconds": seconds}
@@ -90,7 +96,7 @@ def has_overfitted(run: Run) -> bool:
     patience = run.recipe.train.stop_when_overfitting
     if patience is None or run.done % evaluation_interval(run.recipe, run.steps):
         return False
-    return overfits_for(run.folder) >= patience
+    return run.world.agree(run.world.leads and overfits_for(run.folder) >= patience)
 
 
 def conclude(run: Run) -> None:
@@ -125,6 +131,6 @@ def _device_facts(run: Run, tokens_per_second: float) -> dict[str, float]:
     facts = {"memory_gib": round(torch.accelerator.max_memory_allocated() / 2**30, 3)}
     if run.device.type == "cuda":
         flops = flops_per_token(run.model.config, mean_context(run.prepared.train.lengths))
-        share = mfu(tokens_per_second, flops, torch.cuda.get_device_name(run.device))
+        share = mfu(tokens_per_second / run.world.size, flops, torch.cuda.get_device_name(run.device))
         facts |= {} if share is None else {"mfu": round(share, 4)}
     return facts

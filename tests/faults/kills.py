@@ -104,7 +104,7 @@ def differences(folder: Path, whole: Path) -> list[str]:
     """What a run that was killed and went on has other than one that ran through."""
     found = [
         f"{name} differs"
-        for name in ("checkpoints/step-000009/model.safetensors", "checkpoints/step-000009/state.safetensors")
+        for name in ("checkpoints/step-000009/model.safetensors", "checkpoints/step-000009/state/state.safetensors")
         if (folder / name).read_bytes() != (whole / name).read_bytes()
     ]
     if (folder / "final/model.safetensors").read_bytes() != (whole / "final/model.safetensors").read_bytes():

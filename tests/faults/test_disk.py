@@ -60,7 +60,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(tree, disk, ful
     assert without_events(folder) == without_events(whole), "lines of metrics were lost"
     assert track.read_samples(folder) == track.read_samples(whole)
     assert not list((folder / "checkpoints").glob(".*"))
-    for file in ("model.safetensors", "state.safetensors"):
+    for file in ("model.safetensors", "state/state.safetensors"):
         mine, theirs = (load_file(run / "checkpoints" / "step-000009" / file) for run in (folder, whole))
         assert all(mine[name].equal(theirs[name]) for name in theirs)
     tried("a disk full to the last byte from step 3 to step 8", "the checkpoint of step 6, and nothing else")

@@ -53,7 +53,7 @@ def test_a_bad_row_is_refused_and_named(tree, bad_row, tried, memory, inside):
     from safetensors.torch import load_file
 
     kept = checkpoint.find(folder, "last").folder
-    for file in ("model.safetensors", "state.safetensors"):
+    for file in ("model.safetensors", "state/state.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(kept / file).values() if tensor.is_floating_point())
     tried(f"a row whose loss is not finite, memory {memory}", "its steps, refused")
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinktune import answers, checkpoint, track, watch
 from thinktune.errors import Stopped
-from thinktune.optim import TIERS
+from thinktune.tiers import TIERS
 from thinktune.train import train
 
 TIERS_TRIED = [(memory, inside) for memory in TIERS for inside in (False, True)]
@@ -22,7 +22,7 @@ def equal(mine, theirs):
     last = checkpoint.find(mine, "last").folder.name
     for file in (
         f"checkpoints/{last}/model.safetensors",
-        f"checkpoints/{last}/state.safetensors",
+        f"checkpoints/{last}/state/state.safetensors",
         "final/model.safetensors",
     ):
         ours, other = load_file(mine / file), load_file(theirs / file)

@@ -1,0 +1,67 @@
+"""One process a card: PyTorch's own torchrun starts them and ends them; what each does is `train`."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from uuid import uuid4
+
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from thinktune.model import pick_device
+from thinktune.parallel import World, join, leave, named
+
+
+def cards_here() -> int:
+    """How many cards this machine shows; the CPU is none."""
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+def hand_over(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
+    """Train by so many processes of this machine, and return the exit code: that of the first process that failed.
+
+    What went wrong the processes say themselves.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle="SIGQUIT",  # all others are for the processes, which save before they end
+    )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    before = {number: signal.signal(number, _pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        elastic_launch(config, sys.executable)("-m", "thinktune", "train", str(recipe), *overrides)
+    except ChildFailedError as failed:
+        first = min(failed.failures.values(), key=lambda failure: failure.timestamp)
+        return first.exitcode if first.exitcode > 0 else 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+@contextmanager
+def among_ranks() -> Generator[World]:
+    """This process's world, met at the beginning and left at the end; of errors the first one is told, and by name."""
+    world = join(pick_device())
+    with named(world):
+        yield world
+    leave()
+
+
+def _pass_on(number: int, _frame: FrameType | None) -> None:
+    """A signal to the one that the user started is for all; those of a terminal have come to all already."""
+    if number == signal.SIGTERM:
+        signal.signal(number, signal.SIG_IGN)
+        os.killpg(0, number)

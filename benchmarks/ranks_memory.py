@@ -11,13 +11,10 @@ import weakref
 from argparse import ArgumentParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MethodType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.fsdp._fully_shard import _fsdp_param, _fsdp_param_group
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,8 +23,11 @@ from transformers import Qwen3Config
 
 from thinktune.loss import linear_cross_entropy
 from thinktune.model import pick_device
+from thinktune.parallel import World
 from thinktune.predict import Job, Setting, peaks, states_bytes
+from thinktune.shard import spread_over
 from thinktune.small import random_model
+from thinktune.spread import Spread
 from thinktune.traffic import share
 
 RANKS, PER_NODE = 4, 2
@@ -79,15 +79,10 @@ class Live(TorchDispatchMode):
         return made
 
 
-def measured(way: str, tied: bool, batches: int, tokens: int) -> int:
+def measured(way: Any, tied: bool, batches: int, tokens: int) -> int:
     """The peak of this rank."""
     model = random_model(config(tied), torch.device("cpu"), BF16).train()
-    shape = {"replicate": (RANKS, 1), "shard": (RANKS,), "hybrid": (RANKS // PER_NODE, PER_NODE)}[way]
-    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
-    for part in (*model.model.layers, model):
-        fully_shard(part, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32))
-    model.gathered = MethodType(lambda _, function: function(), model)
-    register_fsdp_forward_method(model, "gathered")
+    spread_over(model, World().mesh(Spread(way, RANKS, PER_NODE), torch.device("cpu")))
     ids, live = torch.arange(tokens), Live()
 
     def loss() -> torch.Tensor:

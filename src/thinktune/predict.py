@@ -281,7 +281,8 @@ def _late(job: Job, extra: Buffers, gradients: int, *, again: bool) -> tuple[int
     A batch that comes `again` finds all gradients there, and adds to them.
     """
     if job.ranks == 1:
-        return (max(0, gradients - _embedding_bytes(job)),) * 2
+        late = max(0, gradients - _embedding_bytes(job))
+        return late, late
     late = gradients + extra.held - extra.root_sum
     late -= extra.root_share if gradients and not again else 0
     return late - extra.layer_sum - (extra.layer_share if gradients and not again else 0), late

@@ -69,8 +69,8 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
 def make_model(tokenizer: Any, size: Size, seed: int = 0) -> Any:
     """A Qwen3 of random weights, fp32, tied, for this tokenizer."""
     torch.manual_seed(seed)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
-    model = Qwen3ForCausalLM(size.config(len(tokenizer) + -len(tokenizer) % 64, **ids))
+    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = Qwen3ForCausalLM(size.config(len(tokenizer) + -len(tokenizer) % 64, bos_token_id=None, **ends))
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

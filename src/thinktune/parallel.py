@@ -186,7 +186,7 @@ def _is_first(world: World, *, patient: bool) -> bool:
     """
     key = f"{FAILED}{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
-        store = dist.distributed_c10d._get_default_store()
+        store: Any = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
         wait = HEARING_SECONDS if patient else 0.0 if world.leads else 1.0
         ends = time.monotonic() + wait
         while time.monotonic() < ends:

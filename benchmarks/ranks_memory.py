@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config
 
 from thinktune.loss import linear_cross_entropy
-from thinktune.model import pick_device
+from thinktune.model import pick_device, sum_over_copies
 from thinktune.parallel import World
 from thinktune.predict import Job, Setting, peaks, states_bytes
 from thinktune.shard import spread_over
@@ -99,7 +99,8 @@ def measured(way: Any, tied: bool, batches: int, tokens: int) -> int:
     with live:
         for weight in model.parameters():
             live.see(weight.to_local())
-        for _ in range(batches):
+        for number in range(1, batches + 1):
+            sum_over_copies(model, now=number == batches)
             model.gathered(loss).backward()
     _fsdp_param.alloc_storage = _fsdp_param_group.alloc_storage = real
     return live.peak

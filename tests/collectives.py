@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config
 
-import thinktune.model  # noqa: F401 - makes its attention known
 from thinktune.layers import apply_activation_budget
+from thinktune.model import sum_over_copies
 from thinktune.parallel import World
 from thinktune.shard import spread_over
 from thinktune.small import random_model
@@ -80,7 +80,8 @@ def count(strategy: str, ranks: int, per_node: int, kind: str, tied: bool, recom
     spread_over(model, World().mesh(Spread(strategy, ranks, per_node), torch.device("cpu")))
     ids = torch.arange(12).view(1, -1) + dist.get_rank()
     with Counting() as counting:
-        for _ in range(BATCHES):
+        for number in range(1, BATCHES + 1):
+            sum_over_copies(model, now=number == BATCHES)
             model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     weights = [weight.to_local() for weight in model.parameters() if isinstance(weight, DTensor)]
     return counting.bytes | {"kept": sum(weight.numel() for weight in weights)}

@@ -131,17 +131,19 @@ def _two_steps(source: Path, case: Case, spread: Spread, world: World) -> list[f
     told: list[float] = []
     for number in (1, 2):
         update.begin(number, 1e-3)
-        made = step(model, _batches(number, world), update, world, precision, learned_tokens=100)
+        made = step(
+            model, _batches(number, world, 512 if case.inside else 48), update, world, precision, learned_tokens=100
+        )
         told += [made.losses.values()["loss"], made.gradient_norm.item()]
-    return [*told, evaluate(model, _batches(3, world), CPU, precision, world=world).values()["loss"]]
+    return [*told, evaluate(model, _batches(3, world, 48), CPU, precision, world=world).values()["loss"]]
 
 
-def _batches(number: int, world: World) -> list[Batch]:
-    """Four rows of 100 learned tokens in all, one batch of each rank."""
+def _batches(number: int, world: World, capacity: int) -> list[Batch]:
+    """Four rows of 100 learned tokens in all, in batches of up to so many tokens."""
     chance = np.random.default_rng(number)
     rows = [
         Rendered(chance.integers(0, 300, size).astype(np.int32), np.array([0] * 5 + [2] * (size - 5), np.uint8), "r:1")
         for size in (25, 40, 15, 40)
     ]
-    [group] = balance([len(row) for row in rows], 512, world.size)[world.rank]
-    return [collate([rows[index] for index in group], 512)]
+    groups = balance([len(row) for row in rows], capacity, world.size)[world.rank]
+    return [collate([rows[index] for index in group], capacity) for group in groups]

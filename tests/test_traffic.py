@@ -60,7 +60,7 @@ def test_shares_are_rows_rounded_up():
 def test_the_wire_carries_what_rings_need():
     """By hand, of groups of 8,008 and 192 numbers."""
     everything = 8008 + 5 * 192
-    assert traffic(GROUPS, Spread("replicate", 4, 4), 2, 3) == Traffic(3 * 2 * 3 / 4 * 4 * everything, 0)
+    assert traffic(GROUPS, Spread("replicate", 4, 4), 2, 3) == Traffic(2 * 3 / 4 * 4 * everything, 0)
     assert traffic(GROUPS, Spread("replicate", 4, 2), 2, 1) == Traffic(0, 2 * 3 / 4 * 4 * everything)
     eight = handed(GROUPS.layer, Spread("shard", 8, 8), 2)
     assert (eight.gathered, eight.scattered, eight.summed) == (8 * 25 * 2, 8 * 25 * 4, 0)  # 16, 8 and 1 of 8 rows

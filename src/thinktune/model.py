@@ -154,6 +154,15 @@ def gathered(model: Any, function: Callable[[], Made]) -> Made:
     return model.gathered(function) if hasattr(model, "gathered") else function()
 
 
+def sum_over_copies(model: Any, *, now: bool) -> None:
+    """Whether the coming backward pass is a step's last, after which copies of the model sum their gradients.
+
+    Until then each adds up its own: the wire between copies, the slowest, is used once a step.
+    """
+    if hasattr(model, "set_requires_all_reduce"):
+        model.set_requires_all_reduce(now)
+
+
 def head_weight(model: Any) -> Tensor:
     """The matrix (vocabulary, hidden) that turns hidden states into logits."""
     return model.get_output_embeddings().weight

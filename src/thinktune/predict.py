@@ -214,7 +214,8 @@ def peaks(job: Job, setting: Setting) -> Peaks:
     layer, rest = job.layer(setting.activation_budget), job.ends(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes
-    before = gradients if job.rank_tokens > tokens else 0  # those of former batches of the step
+    several = job.rank_tokens > tokens
+    before = (extra.held or gradients) if several else 0  # of former batches; what copies have yet to sum is fp32
     scratch = _scratch(job, chunk, setting.memory) if setting.memory != "fp32" or inside else 0
     kept = layer.kept.at(tokens) + states
     working, last = layer.backward.at(tokens), rest.last
@@ -223,7 +224,7 @@ def peaks(job: Job, setting: Setting) -> Peaks:
     # A whole layer's gradient is there before any of it is summed; what the trace already has of it counts once.
     working += rest.waiting + extra.layers + extra.head + max(0, extra.gradient - layer.backward.fixed)
     last += extra.head + extra.summing
-    first, late = _late(job, extra, gradients, again=before > 0)
+    first, late = _late(job, extra, gradients, several=several)
     moments = [
         before + extra.entering,
         before + extra.root + depth * kept + max(rest.forward, rest.start) + extra.layers,
@@ -275,17 +276,18 @@ def _embedding_bytes(job: Job) -> int:
     return job.config.vocab_size * job.config.hidden_size * job.weights.itemsize
 
 
-def _late(job: Job, extra: Buffers, gradients: int, *, again: bool) -> tuple[int, int]:
+def _late(job: Job, extra: Buffers, gradients: int, *, several: bool) -> tuple[int, int]:
     """What is kept of gradients when the first layer's come, the last but those of the root, and when the root's do.
 
-    A batch that comes `again` finds all gradients there, and adds to them.
+    The last of `several` batches finds all gradients there and adds to them, or all sums, where copies sum theirs.
     """
     if job.ranks == 1:
         late = max(0, gradients - _embedding_bytes(job))
         return late, late
-    late = gradients + extra.held - extra.root_sum
-    late -= extra.root_share if gradients and not again else 0
-    return late - extra.layer_sum - (extra.layer_share if gradients and not again else 0), late
+    again = several and not extra.held
+    late = gradients + extra.held - (extra.root_share if gradients and not again else 0)
+    first = late - (extra.layer_share if gradients and not again else 0)
+    return (first, late) if several else (first - extra.root_sum - extra.layer_sum, late - extra.root_sum)
 
 
 def _power_of_two(size: int) -> int:

@@ -77,17 +77,20 @@ def seconds_per_step(job: Job, setting: Setting, card: Card, network: Network | 
     The model of many cards. Of each batch, the gathering of the root and of the first layer is waited for; then each
     layer takes as long as its forward pass or the next one's gathering, whichever is longer. In the backward pass each
     takes as long as the longest of three that run side by side: its arithmetic; the next one's gathering and the last
-    one's scattering, which share their wire; and the sum over copies. At the end the first layer's gradients and the
-    root's are waited for. The next batch begins after that, and so does the update, of which each card does its share.
+    one's scattering, which share their wire; and, in a step's last batch, the sum over copies. At the end the first
+    layer's gradients and the root's are waited for. The next batch begins after that, and so does the update, of which
+    each card does its share.
     """
     if not card.tflops or not card.bandwidth:
         return None
     batches, spread = -(-job.rank_tokens // setting.batch_tokens), job.spread(setting)
     batch = _batch(job, setting, card, card.bandwidth)
-    each = batch.whole
+    seconds = batches * batch.whole
     if job.ranks > 1:
-        each = _exchanging(job, setting, batch, spread, network or networks(card)[1])
-    return _with_update(job, setting, card, card.bandwidth, batches * each, spread.shards)
+        wires = network or networks(card)[1]
+        last, former = (_exchanging(job, setting, batch, spread, wires, sums=sums) for sums in (True, False))
+        seconds = (batches - 1) * former + last
+    return _with_update(job, setting, card, card.bandwidth, seconds, spread.shards)
 
 
 def merit(job: Job, setting: Setting, card: Card) -> float | None:
@@ -149,10 +152,12 @@ def _with_update(job: Job, setting: Setting, card: Card, bandwidth: float, batch
     return seconds
 
 
-def _exchanging(job: Job, setting: Setting, batch: Batch, spread: Spread, network: Network) -> float:
-    """Seconds of one batch with what is exchanged."""
+def _exchanging(job: Job, setting: Setting, batch: Batch, spread: Spread, network: Network, *, sums: bool) -> float:
+    """Seconds of one batch with what is exchanged; `sums` says whether copies sum their gradients after it."""
     depth = job.groups.depth
     root, layer = (_waits(shapes, job, setting, spread, network) for shapes in (job.groups.root, job.groups.layer))
+    if not sums:
+        root, layer = root._replace(total=0.0), layer._replace(total=0.0)
     forward = root.gather + layer.gather + (depth - 1) * max(batch.forward, layer.gather) + batch.forward
     backward = batch.head / 3 + max(batch.head * 2 / 3, layer.gather)
     for done in range(depth):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thinktune.loss import linear_cross_entropy
-from thinktune.model import arithmetic, gathered, head_weight, hidden_states
+from thinktune.model import arithmetic, gathered, head_weight, hidden_states, sum_over_copies
 from thinktune.optim import Update
 from thinktune.pack import Batch
 from thinktune.parallel import ALONE, World
@@ -67,7 +67,8 @@ def step(
     learned_tokens = learned_tokens or sum(batch.learned_tokens for batch in batches)
     scale = world.size / learned_tokens  # ranks' gradients are averaged, and their sum is meant
     losses = _Sums(batches[0].ids.device)
-    for batch in batches:
+    for number, batch in enumerate(batches, 1):
+        sum_over_copies(model, now=number == len(batches))
         scaled, each = _forward(model, batch, scale, precision, chunk_rows)
         # A loss that is not finite makes every gradient so, and the update refuses those on the device.
         scaled.backward(torch.where(scaled.isfinite(), torch.ones_like(scaled), math.nan))
@@ -81,7 +82,8 @@ def rehearse(
     """A step with all the memory of one that changes nothing: its gradients are bad, and the update refuses them."""
     model.train()
     update.begin(0, 0.0)
-    for batch in batches:
+    for number, batch in enumerate(batches, 1):
+        sum_over_copies(model, now=number == len(batches))
         scaled, _ = _forward(model, batch, math.nan, precision, chunk_rows)
         scaled.backward()
     update.finish()

@@ -3,7 +3,8 @@
 Read from torch 2.13's `torch.distributed.fsdp._fully_shard`, and held to counted collectives by a test. Each layer is a
 group that is gathered before its forward pass, cut again after it, gathered once more for its backward pass, and whose
 gradients are summed when they are whole. What is in no layer (embedding, last norm, head) is the root: gathered before
-the forward pass, kept, and summed last. All of it happens for each batch; nothing waits for the last batch of a step.
+the forward pass, kept, and summed last. All of it happens for each batch, but for the sums over copies: those wait for
+the last batch of a step (`model.sum_over_copies`).
 """
 
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def handed_in_step(groups: Groups, spread: Spread, weight_bytes: int, batches: i
     return Handed(
         batches * (root.gathered + 2 * groups.depth * layer.gathered),
         batches * (root.scattered + groups.depth * layer.scattered),
-        batches * (root.summed + groups.depth * layer.summed),
+        root.summed + groups.depth * layer.summed,
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from thinktune.errors import UserError, brief
+from thinktune.meeting import meet
 from thinktune.spread import Spread
 
 Value = TypeVar("Value")
@@ -24,7 +25,7 @@ TIMEOUT_SECONDS = (
 )
 FOREVER = timedelta(days=30)  # for work that others wait for without a limit: downloads, tokens, checks of files
 HEARING_SECONDS = 5.0  # in which a rank that lost the others looks for the one whose error came first
-FAILED = "thinktune/failed/"
+FAILED = "thinktune/failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +124,28 @@ def is_many() -> bool:
 def join(device: torch.device) -> World:
     """Meet the other ranks, if there are any; `device` is this rank's own.
 
-    The collectives of its kind carry tensors (NCCL, HCCL, Gloo, as torch knows them), Gloo what the hosts say.
+    The collectives of its kind carry tensors (NCCL, HCCL, Gloo, as torch knows them), Gloo what the hosts say. Raises
+    UserError where the others are not to be reached.
     """
     if not is_many():
         return World()
     timeout = timedelta(seconds=float(os.environ.get("THINKTUNE_TIMEOUT_SECONDS", TIMEOUT_SECONDS)))
-    if not dist.is_initialized():
-        kinds = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}
-        dist.init_process_group(",".join(f"{kind}:{backend}" for kind, backend in kinds.items()), timeout=timeout)
-    rank, size = dist.get_rank(), dist.get_world_size()
+    kinds = {"cpu": "gloo", device.type: dist.get_default_backend_for_device(device)}
+    backend = ",".join(f"{kind}:{backend}" for kind, backend in kinds.items())
+    try:
+        store, rank, size = meet(timeout)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        host = dist.new_group(backend="gloo", timeout=timeout)
+    except RuntimeError as error:
+        rank, size = os.environ.get("RANK"), os.environ["WORLD_SIZE"]
+        raise UserError(
+            f"rank {rank} of {size} on {socket.gethostname()}: does not reach the other ranks "
+            f"({brief(error, 200)}); look whether all machines were started, with the same options, and whether they "
+            "reach each other by name"
+        ) from error
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return World(rank, size, local_rank, per_node, dist.new_group(backend="gloo", timeout=timeout))
+    return World(rank, size, local_rank, per_node, host)
 
 
 def leave() -> None:
@@ -184,15 +195,14 @@ def _is_first(world: World, *, patient: bool) -> bool:
 
     A rank that lost the others is `patient`: the cause is somebody else's, who may need a moment to say so.
     """
-    key = f"{FAILED}{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
         store = dist.distributed_c10d._get_default_store()
         wait = HEARING_SECONDS if patient else 0.0 if world.leads else 1.0
         ends = time.monotonic() + wait
         while time.monotonic() < ends:
-            if store.check([key]):
+            if store.check([FAILED]):
                 return False
             time.sleep(0.1)
-        return store.add(key, 1) == 1
+        return store.add(FAILED, 1) == 1
     except Exception:  # the machine that keeps the store is gone as well
         return True

@@ -1,4 +1,4 @@
-"""How ranks meet: in one store, by the addresses at which other machines reach them, and with nothing of a former start."""
+"""How ranks meet: in one store, by the addresses that other machines reach, and with nothing of a former start."""
 
 import os
 import socket

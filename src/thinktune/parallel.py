@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -166,7 +167,7 @@ def named(world: World) -> Generator[None]:
     except Exception as error:
         if world.size == 1:
             raise
-        if not _is_first(world, patient=not isinstance(error, UserError) and _is_loss(error)):
+        if not _is_first(leads=world.leads, patient=not isinstance(error, UserError) and _is_loss(error)):
             raise SystemExit(1) from None
         place = f"rank {world.rank} of {world.size} on {socket.gethostname()}"
         if isinstance(error, UserError):
@@ -190,19 +191,29 @@ def _is_glooms(text: str) -> bool:
     return any(word in text for word in ("gloo", "Connection closed by peer", "monitoredBarrier", "Timed out waiting"))
 
 
-def _is_first(world: World, *, patient: bool) -> bool:
+def _is_first(*, leads: bool, patient: bool) -> bool:
     """Whether this rank's error is the one to be told: the first one, and of a common one the first rank's.
 
-    A rank that lost the others is `patient`: the cause is somebody else's, who may need a moment to say so.
+    A rank that lost the others is `patient`: the cause is somebody else's, who may need a moment to say so. Where the
+    machine that keeps what ranks tell each other is lost as well, this one speaks for itself.
     """
+    heard: list[bool] = []
+    wait = HEARING_SECONDS if patient else 0.0 if leads else 1.0
+    asking = threading.Thread(target=lambda: heard.append(_comes_first(wait)), daemon=True)
+    asking.start()
+    asking.join(wait + HEARING_SECONDS)  # over a broken wire the store does not answer, and has no limit of its own
+    return heard[0] if heard else True
+
+
+def _comes_first(wait: float) -> bool:
+    """Ask for so many seconds whether another rank's error came before; if not, this one's stands there."""
     try:
         store = dist.distributed_c10d._get_default_store()
-        wait = HEARING_SECONDS if patient else 0.0 if world.leads else 1.0
         ends = time.monotonic() + wait
         while time.monotonic() < ends:
             if store.check([FAILED]):
                 return False
             time.sleep(0.1)
         return store.add(FAILED, 1) == 1
-    except Exception:  # the machine that keeps the store is gone as well
+    except Exception:
         return True

@@ -14,11 +14,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hosts import Command, Host, start, two_hosts
 from runs import small_tree, without_times
-
 from safetensors.torch import load_file
 
 from thinktune import checkpoint, track
@@ -50,8 +49,9 @@ def write_recipe(folder: Path, tree: dict, name: str) -> tuple[str, Path]:
     return str(path), Path(tree["runs_folder"]) / name
 
 
-def train_on(hosts: tuple[Host, Host], recipe: str) -> list[Command]:
-    return [start(host, "train", recipe, THINKTUNE_TIMEOUT_SECONDS=str(TIMEOUT)) for host in hosts]
+def train_on(hosts: tuple[Host, Host], recipe: str, only: int | None = None) -> list[Command]:
+    chosen = hosts if only is None else [hosts[only]]
+    return [start(host, "train", recipe, THINKTUNE_TIMEOUT_SECONDS=str(TIMEOUT)) for host in chosen]
 
 
 def within(seconds: float, is_so) -> bool:
@@ -150,7 +150,7 @@ def cut(ledger: Ledger, hosts: tuple[Host, Host], recipe: str, folder: Path) -> 
     before = [command.workers() for command in commands]
     hosts[1].link("down")
     for host, command, [worker] in zip(hosts, commands, before, strict=True):
-        gone = within(TIMEOUT + MARGIN, lambda worker=worker: not Path(f"/proc/{worker}").exists())
+        gone = within(TIMEOUT + MARGIN, lambda worker=worker: is_gone(worker))
         ledger.seconds[f"cut: until the process on {host.name} had ended"] = time.monotonic() - at
         ledger.hold(gone, f"cut: {host.name} still waits after {TIMEOUT + MARGIN:.0f} s")
         said = command.said("lost the other ranks", at)
@@ -159,19 +159,32 @@ def cut(ledger: Ledger, hosts: tuple[Host, Host], recipe: str, folder: Path) -> 
         ):
             ledger.seconds[f"cut: until {host.name} said so"] = said[0][0] - at
             ledger.hold(f" of 2 on {host.name}: " in said[0][1], f"cut: {said[0][1]}")
-    time.sleep(20)
-    for host, command in zip(hosts, commands, strict=True):
-        state = "waits for the other machine" if command.wait(0) is None else f"ended with {command.process.returncode}"
-        print(f"torchrun on {host.name} {state}", file=sys.stderr)
     hosts[1].link("up")
-    at = time.monotonic()
-    again = [
-        start(host, "train", recipe, THINKTUNE_TIMEOUT_SECONDS=str(TIMEOUT)) if command.ended else command
-        for host, command in zip(hosts, commands, strict=True)
-    ]
-    if ends_well(ledger, again, "cut"):
+    at, starts = time.monotonic(), 0
+    while not ended_well(commands) and starts < 6:
+        for index, command in enumerate(commands):
+            if command.wait(1):  # torchrun itself lost the other machine, as a whole: its user starts it again
+                commands[index], starts = train_on(hosts, recipe, index)[0], starts + 1
+        if time.monotonic() > at + 4 * STARTS_IN:
+            break
+    if ends_well(ledger, commands, "cut"):
         ledger.seconds["cut: from the wire's return to the end of the run"] = time.monotonic() - at
-        ledger.tried.append(f"the wire pulled out after the checkpoint of step {kept}, and put back")
+        ledger.tried.append(
+            f"the wire pulled out after the checkpoint of step {kept}, and put back: the same command, started again "
+            f"{starts} times, went on to the end"
+        )
+
+
+def ended_well(commands: list[Command]) -> bool:
+    return all(command.wait(0) == 0 for command in commands)
+
+
+def is_gone(worker: int) -> bool:
+    """Whether a process has ended, be it that its parent has not asked for it yet."""
+    try:
+        return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def main() -> int:

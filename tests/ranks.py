@@ -2,28 +2,28 @@
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["thinktune.train", "thinktune.small", "thinktune.launch", "many"])
+_CONTEXT.set_forkserver_preload(["thinktune.train", "thinktune.small", "thinktune.launch", "many", "speaking_ranks"])
 SECONDS = 240
 
 
 def run_ranks(size: int, work: Callable[..., Any], *given: Any, per_node: int | None = None) -> list[Any]:
     """What some work, a function of a module, gives on each of so many ranks; an error on any of them is raised."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    # As under torchrun, the store outlives each of its ranks.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes, processes = [], []
     for rank in range(size):
         mine, its = _CONTEXT.Pipe()
-        place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank % (per_node or size), "MASTER_PORT": port}
+        place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank % (per_node or size), "MASTER_PORT": store.port}
         place |= {"LOCAL_WORLD_SIZE": per_node or size, "MASTER_ADDR": "127.0.0.1", "THINKTUNE_TIMEOUT_SECONDS": 60}
-        place |= {"THINKTUNE_CACHE": os.environ["THINKTUNE_CACHE"]}
+        place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "THINKTUNE_CACHE": os.environ["THINKTUNE_CACHE"]}
         process = _CONTEXT.Process(target=_one, args=(place, its, work, given))
         process.start()
         its.close()

@@ -1,5 +1,6 @@
 """The world a run lives in: one process, or many that torchrun started; its rank, and what ranks tell each other."""
 
+import json
 import os
 import socket
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from thinktune.errors import UserError, brief
+from thinktune.errors import Stopped, UserError, brief
 from thinktune.meeting import meet
 from thinktune.spread import Spread
 
@@ -138,12 +140,13 @@ def join(device: torch.device) -> World:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         host = dist.new_group(backend="gloo", timeout=timeout)
     except RuntimeError as error:
-        rank, size = os.environ.get("RANK"), os.environ["WORLD_SIZE"]
-        raise UserError(
-            f"rank {rank} of {size} on {socket.gethostname()}: does not reach the other ranks "
+        text = (
+            f"{_place(os.environ['RANK'], os.environ['WORLD_SIZE'])}: does not reach the other ranks "
             f"({brief(error, 200)}); look whether all machines were started, with the same options, and whether they "
             "reach each other by name"
-        ) from error
+        )
+        _tell_torchrun(text)
+        raise UserError(text) from error
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     return World(rank, size, local_rank, per_node, host)
@@ -164,21 +167,36 @@ def named(world: World) -> Generator[None]:
     """
     try:
         yield
+    except Stopped:
+        raise
     except Exception as error:
         if world.size == 1:
             raise
-        if not _is_first(leads=world.leads, patient=not isinstance(error, UserError) and _is_loss(error)):
+        lost = not isinstance(error, UserError) and _is_loss(error)
+        if not _is_first(leads=world.leads, patient=lost):
             raise SystemExit(1) from None
-        place = f"rank {world.rank} of {world.size} on {socket.gethostname()}"
-        if isinstance(error, UserError):
-            raise (error if world.leads else UserError([f"{place}: {fault}" for fault in error.faults])) from None
-        if _is_loss(error):
+        place = _place(world.rank, world.size)
+        _tell_torchrun(f"{place}: {brief(error)}")
+        if lost:
             raise UserError(
                 f"{place}: lost the other ranks ({brief(error, 200)}); look at the machines that say nothing, and at "
                 "the network between them; the same command goes on from the last checkpoint"
             ) from error
+        if isinstance(error, UserError):
+            raise (error if world.leads else UserError([f"{place}: {fault}" for fault in error.faults])) from None
         error.add_note(place)
         raise
+
+
+def _place(rank: int | str, size: int | str) -> str:
+    return f"rank {rank} of {size} on {socket.gethostname()}"
+
+
+def _tell_torchrun(text: str) -> None:
+    """Leave what torchrun's own summary is to say of this process, where torchrun has started it."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
+        Path(path).write_text(json.dumps({"message": told}), encoding="utf-8")
 
 
 def _is_loss(error: BaseException) -> bool:

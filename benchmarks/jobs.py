@@ -14,7 +14,7 @@ from ours import deal_rows
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from thinktune.flops import flops_per_token, mean_context
-from thinktune.small import make_tokenizer
+from thinktune.small import Size, make_tokenizer
 
 PROMPT_SHARE = 0.08  # of a row's tokens; as in the medical rows, the rest is learned
 PROBE_ROWS = 8
@@ -36,25 +36,18 @@ class Shape:
 
     def config(self) -> Qwen3Config:
         """The configuration that transformers makes a model from."""
-        return Qwen3Config(
-            hidden_size=self.hidden,
-            intermediate_size=self.inner,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.groups,
-            head_dim=self.head,
-            vocab_size=self.vocabulary,
-            tie_word_embeddings=self.tied,
-            max_position_embeddings=40_960,
-            rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-        )
+        size = Size(self.hidden, self.layers, self.heads, self.groups, self.head, self.inner)
+        turns = {"rope_type": "default", "rope_theta": 1_000_000.0}
+        return size.config(self.vocabulary, tied=self.tied, context=40_960, rope_parameters=turns)
 
 
-QWEN3 = {
+QWEN3 = {  # as published
     "0.6B": Shape(1024, 3072, 28, 16, 8, 128),
     "1.7B": Shape(2048, 6144, 28, 16, 8, 128),
     "4B": Shape(2560, 9728, 36, 32, 8, 128),
     "8B": Shape(4096, 12_288, 36, 32, 8, 128, tied=False),
+    "14B": Shape(5120, 17_408, 40, 40, 8, 128, tied=False),
+    "32B": Shape(5120, 25_600, 64, 64, 8, 128, tied=False),
 }
 
 

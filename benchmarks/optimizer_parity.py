@@ -26,7 +26,7 @@ from thinktune.small import Size, make_model, make_tokenizer
 TOKENS, ROWS, VOCABULARY = 256, 4, 2048
 BASE_STEPS, STEPS, NOISE_EVERY = 700, 200, 10
 BASE_RATE, RATE = 2e-3, 1e-5
-TIERS = ("fp32", "exact", "exact-bf16", "8bit", "4bit")
+TIERS = ("fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit")
 CLIPS = ("clip-true", "clip-inside", "clip-last", "clip-each", "clip-none")
 SIZE = Size(hidden=192, layers=3, heads=3, groups=1, head=64, inner=512)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen3Config
+from jobs import QWEN3
 
 from thinktune.knobs import Train
 from thinktune.layers import apply_activation_budget
@@ -34,21 +34,7 @@ from thinktune.tiers import TIERS
 GIB = 2**30
 CPU = torch.device("cpu")
 SETTINGS = ("exact-bf16+inside+recompute", "exact-bf16", "4bit+inside", "8bit+recompute", "8bit-streamed+inside")
-LEARNED = 0.9
-
-
-def config() -> Qwen3Config:
-    """Qwen3-0.6B's published shape."""
-    return Qwen3Config(
-        hidden_size=1024,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        intermediate_size=3072,
-        vocab_size=151_936,
-        tie_word_embeddings=True,
-    )
+LEARNED, SIZE = 0.9, "0.6B"
 
 
 def setting_of(text: str, tokens: int) -> Setting:
@@ -61,7 +47,7 @@ def predict(setting: Setting) -> dict[str, float]:
     """The prediction, in GiB; on the CPU, states of the host are in the same memory."""
     fp32 = setting.memory == "fp32"
     tokens = setting.batch_tokens
-    found = peaks(Job(config(), CPU, fp32, False, tokens, tokens, LEARNED, tokens / 2), setting)
+    found = peaks(Job(QWEN3[SIZE].config(), CPU, fp32, False, tokens, tokens, LEARNED, tokens / 2), setting)
     return {"predicted": (found.train + found.host) / GIB}
 
 
@@ -71,7 +57,7 @@ def measure(setting: Setting) -> dict[str, float]:
     torch.ones(64, 64) @ torch.ones(64, 64)
     gc.collect()
     start = _resident()
-    model = random_model(config(), CPU, TIERS[setting.memory].loaded)
+    model = random_model(QWEN3[SIZE].config(), CPU, TIERS[setting.memory].loaded)
     apply_activation_budget(model, setting.activation_budget, compiled=False)
     update = Update(model, Train(rows_per_step=1, memory=setting.memory, update_in_backward=setting.update_in_backward))
     loaded, _ = _resident(), _forget_peak()

@@ -6,7 +6,8 @@ compiled. Needs no accelerator; a few minutes, and less the second time, as trac
 
 from argparse import ArgumentParser
 
-from small_cards import LONGEST, PROMPT_SHARE, SHAPES, config
+from jobs import QWEN3
+from small_cards import LONGEST, PROMPT_SHARE
 
 from thinktune.cards import Card, find_card
 from thinktune.knobs import Train
@@ -26,7 +27,7 @@ def row(name: str, machines: int, per_node: int, card: Card) -> str:
     """One line: what is taken, what a card holds and sends; over each network seconds a step, tokens/s, efficiency."""
     ranks = machines * per_node
     job = Job(
-        config(name, False),
+        QWEN3[name].config(),
         NOWHERE,
         False,
         True,
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--card", default="H100")
     card = find_card(parser.parse_args().card)
     print(HEAD)
-    for name in SHAPES:
+    for name in QWEN3:
         for machines, per_node in MACHINES:
             print(row(name, machines, per_node, card), flush=True)
 

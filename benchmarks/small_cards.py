@@ -1,6 +1,6 @@
 """Small cards on a large one: predicted against measured peak, and how large a model fits how little memory.
 
-`python benchmarks/small_cards.py [--part N]` needs the repository alone (shapes stand here, weights are random) and one
+`python benchmarks/small_cards.py [--part N]` needs the repository alone (weights are random) and one
 CUDA card. Each part is made to take less than ten minutes; `--part` takes one of them:
 
 1. predicted against measured peak of nine settings of Qwen3-0.6B and 1.7B
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jobs import QWEN3, Shape
 from transformers import Qwen3Config
 
 from thinktune.attention import use_attention
@@ -41,14 +42,6 @@ from thinktune.tiers import TIERS
 GIB = 2**30
 STEPS, SHORTEST, MEAN, LONGEST = 10, 100, 900, 2048
 PROMPT_SHARE = 0.1
-SHAPES = {  # hidden, layers, heads, inner, tied; as published
-    "0.6B": (1024, 28, 16, 3072, True),
-    "1.7B": (2048, 28, 16, 6144, True),
-    "4B": (2560, 36, 32, 9728, True),
-    "8B": (4096, 36, 32, 12_288, False),
-    "14B": (5120, 40, 40, 17_408, False),
-    "32B": (5120, 64, 64, 25_600, False),
-}
 
 
 @dataclass(frozen=True)
@@ -83,18 +76,10 @@ PARTS = (
 
 def config(name: str, tiny: bool) -> Qwen3Config:
     """A published shape, or one of a sixteenth of its width and two layers."""
-    hidden, layers, heads, inner, tied = SHAPES[name]
-    part = 16 if tiny else 1
-    return Qwen3Config(
-        hidden_size=hidden // part,
-        num_hidden_layers=2 if tiny else layers,
-        num_attention_heads=heads // (4 if tiny else 1),
-        num_key_value_heads=2 if tiny else 8,
-        head_dim=32 if tiny else 128,
-        intermediate_size=inner // part,
-        vocab_size=2000 if tiny else 151_936,
-        tie_word_embeddings=tied,
-    )
+    shape = QWEN3[name]
+    if tiny:
+        shape = Shape(shape.hidden // 16, shape.inner // 16, 2, shape.heads // 4, 2, 32, 2000, shape.tied)
+    return shape.config()
 
 
 def batches(tokens: int, vocabulary: int) -> list[Batch]:

@@ -4,7 +4,8 @@
 2,048 tokens; seconds for each model where no other work is done.
 """
 
-from small_cards import LONGEST, PROMPT_SHARE, SHAPES, config
+from jobs import QWEN3
+from small_cards import LONGEST, PROMPT_SHARE
 
 from thinktune.cards import GIB, find_card
 from thinktune.knobs import Train
@@ -32,10 +33,8 @@ def cell(jobs: list[Job], card: str) -> str:
 def main() -> None:
     """One row a card, one column a model."""
     jobs = {
-        name: [
-            Job(config(name, False), NOWHERE, False, False, step, LONGEST, 1 - PROMPT_SHARE, 600.0) for step in STEPS
-        ]
-        for name in SHAPES
+        name: [Job(shape.config(), NOWHERE, False, False, step, LONGEST, 1 - PROMPT_SHARE, 600.0) for step in STEPS]
+        for name, shape in QWEN3.items()
     }
     print("| card | " + " | ".join(jobs) + " |\n|---|" + "---|" * len(jobs))
     for card in CARDS:

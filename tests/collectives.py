@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config
 
 import thinktune.model  # noqa: F401 - makes its attention known
 from thinktune.layers import apply_activation_budget
+from thinktune.parallel import World
+from thinktune.shard import spread_over
 from thinktune.small import random_model
+from thinktune.spread import Spread
 
 BATCHES = 2
 # In the order of ranks. Strategy, ranks, of which so many on a machine, type of the weights, whether head and embedding are one, and recompute.
@@ -76,12 +77,7 @@ def count(strategy: str, ranks: int, per_node: int, kind: str, tied: bool, recom
     model = random_model(config(tied=tied), torch.device("cpu"), getattr(torch, kind)).train()
     if recompute:
         apply_activation_budget(model, 0.0, compiled=False)
-    shape = {"replicate": (ranks, 1), "shard": (ranks,), "hybrid": (ranks // per_node, per_node)}[strategy]
-    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
-    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    spread_over(model, World().mesh(Spread(strategy, ranks, per_node), torch.device("cpu")))
     ids = torch.arange(12).view(1, -1) + dist.get_rank()
     with Counting() as counting:
         for _ in range(BATCHES):

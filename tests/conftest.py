@@ -61,10 +61,15 @@ def start(tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(tmp_path, start):
-    rows = write_rows(tmp_path / "rows.jsonl")
+    return make_tree(tmp_path, start)
+
+
+def make_tree(folder: Path, start: Path):
+    """A small run's recipe, its rows and runs in a folder."""
+    rows = write_rows(folder / "rows.jsonl")
     return {
         "name": "small",
-        "runs_folder": str(tmp_path / "runs"),
+        "runs_folder": str(folder / "runs"),
         "model": {"name": str(start)},
         "data": {"name": str(rows), "columns": {"reasoning": "think"}, "validation": 0.3, "max_tokens": 200},
         "train": {

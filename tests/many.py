@@ -2,16 +2,40 @@
 
 import os
 import signal
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from runs import settings
 
 import thinktune.train as room
+from thinktune import checkpoint
+from thinktune.attention import use_attention
+from thinktune.balance import balance
 from thinktune.errors import Stopped
-from thinktune.parallel import join, leave
+from thinktune.knobs import Train
+from thinktune.layers import apply_activation_budget, compile_layers
+from thinktune.model import load_model
+from thinktune.optim import Update
+from thinktune.pack import Batch, collate
+from thinktune.parallel import World, join, leave
+from thinktune.render import Rendered
+from thinktune.shard import load_shares
+from thinktune.shares import cut_like, rows_before, share
+from thinktune.spread import Spread
+from thinktune.step import evaluate, step
+from thinktune.tiers import TIERS
 
 CPU = torch.device("cpu")
+
+
+class Name:
+    """As much of a tokenizer as a checkpoint asks for."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "tokenizer.txt").write_text("none", encoding="utf-8")
 
 
 def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
@@ -34,3 +58,90 @@ def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
         said.append(str(stopped))
     leave()
     return said
+
+
+def go_on(folder: Path, former: str, name: str, steps: list[int], spread: Spread) -> list[int]:
+    """Of every tier read a checkpoint, take some steps with given gradients, and write the next checkpoint.
+
+    Returns how many numbers this rank kept of each tier's weights, and those of all.
+    """
+    world = join(CPU)
+    kept: list[int] = []
+    for memory in TIERS:
+        found = checkpoint.find(folder / f"{former}-{memory}", "last")
+        source = found.folder if found else folder / "start"
+        if world.size > 1:
+            model = load_shares(source, world.mesh(spread, CPU), CPU, TIERS[memory].loaded)
+        else:
+            model = load_model(source, CPU, TIERS[memory].loaded)
+        update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=False, clip_norm=1e9))
+        if found:
+            checkpoint.restore(found, update)
+        for number in steps:
+            take_step(update, number)
+        kept.append(sum(share(weight).numel() for weight in update.parameters.values()))
+        kept.append(sum(weight.numel() for weight in update.parameters.values()))
+        checkpoint.save(folder / f"{name}-{memory}", steps[-1], model, Name(), update, {}, world)
+    leave()
+    return kept
+
+
+def take_step(update: Update, step: int) -> None:
+    """A step of the update by gradients that depend on nothing but its number."""
+    chance = torch.Generator().manual_seed(step)
+    update.begin(step, 1e-3)
+    for weight in update.parameters.values():
+        gradient = torch.randn(weight.shape, generator=chance).to(weight.dtype)
+        first = rows_before(weight)
+        part = gradient[first : first + len(share(weight.detach()))]
+        weight.grad = cut_like(part, weight)
+    update.finish()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to train: tier, where the update is, the share of activations kept, whether layers are compiled."""
+
+    memory: str
+    inside: bool = False
+    budget: float = 1.0
+    compiled: bool = False
+    tied: bool = True
+
+
+def two_steps(folder: Path, cases: list[Case], spread: Spread) -> list[list[float]]:
+    """Of each case the losses of two steps, the norms of their gradients, and the loss after them."""
+    world = join(CPU)
+    found = [_two_steps(folder / ("tied" if case.tied else "untied"), case, spread, world) for case in cases]
+    leave()
+    return found
+
+
+def _two_steps(source: Path, case: Case, spread: Spread, world: World) -> list[float]:
+    dtype, precision = TIERS[case.memory].loaded, torch.float32 if case.memory == "fp32" else torch.bfloat16
+    model = (
+        load_shares(source, world.mesh(spread, CPU), CPU, dtype) if world.size > 1 else load_model(source, CPU, dtype)
+    )
+    asked = Train(rows_per_step=1, memory=case.memory, update_in_backward=case.inside, clip_norm=1e9)
+    update = Update(model, asked)
+    use_attention(model, precision)
+    apply_activation_budget(model, case.budget, compiled=False)
+    if case.compiled:
+        compile_layers(model, backend="aot_eager")
+    told: list[float] = []
+    for number in (1, 2):
+        update.begin(number, 1e-3)
+        made = step(model, _batches(number, world), update, world, precision, learned_tokens=100)
+        told += [made.losses.values()["loss"], made.gradient_norm.item()]
+    return [*told, evaluate(model, _batches(3, world), CPU, precision, world=world).values()["loss"]]
+
+
+def _batches(number: int, world: World) -> list[Batch]:
+    """Four rows of 100 learned tokens in all, one batch of each rank."""
+    chance = np.random.default_rng(number)
+    rows = [
+        Rendered(chance.integers(0, 300, size).astype(np.int32), np.array([0] * 5 + [2] * (size - 5), np.uint8), "r:1")
+        for size in (25, 40, 15, 40)
+    ]
+    [group] = balance([len(row) for row in rows], 512, world.size)[world.rank]
+    return [collate([rows[index] for index in group], 512)]

@@ -12,13 +12,26 @@ import torch.distributed as dist
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["thinktune.train", "thinktune.small", "thinktune.launch", "many", "speaking_ranks"])
 SECONDS = 240
+_STORES: list[dist.Store] = []  # as under torchrun, they outlive each of their ranks
 
 
 def run_ranks(size: int, work: Callable[..., Any], *given: Any, per_node: int | None = None) -> list[Any]:
     """What some work, a function of a module, gives on each of so many ranks; an error on any of them is raised."""
-    # As under torchrun, the store outlives each of its ranks.
+    started = start_ranks(size, work, *given, per_node=per_node)
+    found = [pipe.recv() if pipe.poll(SECONDS) else ("silent", None) for _, pipe in started]
+    for process, _ in started:
+        process.join(10)
+        process.kill()
+    for told, made in found:
+        assert told == "made", made or f"a rank said nothing for {SECONDS} s"
+    return [made for _, made in found]
+
+
+def start_ranks(size: int, work: Callable[..., Any], *given: Any, per_node: int | None = None) -> list[tuple[Any, Any]]:
+    """Start so many ranks; each one's process, and the pipe through which it tells what came of its work."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    pipes, processes = [], []
+    _STORES.append(store)
+    started: list[tuple[Any, Any]] = []
     for rank in range(size):
         mine, its = _CONTEXT.Pipe()
         place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank % (per_node or size), "MASTER_PORT": store.port}
@@ -27,15 +40,8 @@ def run_ranks(size: int, work: Callable[..., Any], *given: Any, per_node: int | 
         process = _CONTEXT.Process(target=_one, args=(place, its, work, given))
         process.start()
         its.close()
-        pipes.append(mine)
-        processes.append(process)
-    found = [pipe.recv() if pipe.poll(SECONDS) else ("silent", None) for pipe in pipes]
-    for process in processes:
-        process.join(10)
-        process.kill()
-    for told, made in found:
-        assert told == "made", made or f"a rank said nothing for {SECONDS} s"
-    return [made for _, made in found]
+        started.append((process, mine))
+    return started
 
 
 def _one(place: dict[str, Any], pipe: Any, work: Callable[..., Any], given: tuple[Any, ...]) -> None:

@@ -110,7 +110,7 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
     done = run("eval", "runs/mine", "--no-probe", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "eval loss" in done.stdout.lower(), done.stdout
+    assert "Eval loss" in done.stdout, done.stdout
     done = run("eval", "runs/mine", "--regrade", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == json.loads((tmp_path / "runs/mine/eval/report.json").read_text(encoding="utf-8"))
     assert_refused(run("eval", "runs/mine", "--endpoint", "http://x/v1", cwd=tmp_path), "--endpoint: write base=URL")

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from chat_server import DONE, part, refuse, reply, serving, usage
@@ -189,6 +190,34 @@ def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
     assert "<img" not in html
     assert html.count('class="read ') == len(rows)
     assert html.count('<svg class="interval') == sum(len(each["measures"]) for each in found["sets"])
+
+
+def test_rows_that_were_trained_on_show_both_models_and_only_key_points_are_graded_by_key_points(tree):
+    """A model that has learned its rows by heart answers them; apart from the figures, but side by side on the page."""
+    rows = [json.loads(line) for line in Path(tree["data"]["name"]).read_text(encoding="utf-8").splitlines()]
+    keyed = [row | {"key": row["answer"][:-1].split(" - ")[1] if n < 2 else None} for n, row in enumerate(rows)]
+    for name in ("rows.jsonl", "own.jsonl"):
+        lines = [json.dumps(row, ensure_ascii=False) for row in keyed]
+        Path(tree["data"]["name"]).with_name(name).write_text("\n".join(lines), encoding="utf-8")
+    data = {"validation": str(Path(tree["data"]["name"]).with_name("own.jsonl")), "faults": {"leak": "keep"}}
+    data["columns"] = {"reasoning": "think", "keypoint": "key"}
+    changes = {"rows_per_step": 8, "epochs": 80, "learning_rate": 1e-2, "evaluate_every_steps": 80}
+    generate = {"sample_questions": 0, "evaluate_tokens": 40}
+    run = train(settings(tree, data=data, train=changes, generate=generate), quiet)
+    found = evaluate_run(run, quiet, Options(probe=False))
+    [held_out] = found["sets"]
+    assert (held_out["rows"], held_out["apart"]) == (0, 8)
+    shown = [json.loads(line) for line in (run / "eval" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    graded = 2 * [(True, "keypoints")] + 6 * [(True, "short")]
+    assert [(row["apart"], row["grader"]) for row in shown] == graded
+    scores = [row[side]["scores"] for row in shown for side in ("base", "tuned")]
+    assert [found["right"] for found in scores] == 8 * [0, 1]
+    assert [found.get("keypoint_recall") for found in scores] == [0, 1, 0, 1] + 12 * [None]
+    assert all(row["tuned"]["answer"] == kept["answer"] for row, kept in zip(shown, keyed, strict=True))
+    assert not any(row["base"]["answer"] == row["tuned"]["answer"] for row in shown)
+    assert measures(found)["loss"]["tuned"]["value"] < 0.1 < measures(found)["loss"]["base"]["value"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="read ') == 8
 
 
 def two_models_and_a_judge(state, asked):

@@ -7,15 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import torch
+from chat_server import refuse
+from chat_server import serving as upstream_serving
 from talking import Scripted, scripted_voice, serving
 
 from thinktune.engine import Engine
 from thinktune.errors import UserError
 from thinktune.guard import Limits
 from thinktune.manners import Manners
+from thinktune.openapi import document
 from thinktune.request import Sampling
 from thinktune.serve import serve
-from thinktune.voices import Voice
+from thinktune.voices import Voice, voices_behind
 
 LIMITS = Limits(at_once=2, waiting=1, body_bytes=20_000, head_seconds=0.5, body_seconds=0.5, reply_seconds=2)
 CHAT = "/v1/chat/completions"
@@ -59,6 +62,35 @@ def test_a_reply_ends_where_the_context_does_and_a_prompt_beyond_it_is_refused(m
         refused = asked(address, "word " * 200)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("upstream", "status", "code"),
+    [
+        (refuse(500), 502, "upstream_failed"),
+        (refuse(401), 502, "upstream_failed"),
+        (refuse(404), 502, "upstream_failed"),
+        (refuse(400, "too long"), 400, None),
+    ],
+)
+def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, status, code):
+    monkeypatch.setattr("thinktune.endpoint.TRIES", 1)
+    with upstream_serving(lambda _: upstream) as (url, _), serving(voices_behind(url, None)) as address:
+        refused = asked(address)
+        streamed = asked(address, stream=True)
+    assert [one.status_code for one in (refused, streamed)] == [status, status]
+    told = refused.json()["error"]
+    assert (told["code"], told["type"]) == (code, "server_error" if code else "invalid_request_error")
+    assert str(status) in document("1")["paths"][CHAT]["post"]["responses"]
+
+
+def test_a_server_behind_that_is_gone_is_told_as_such(monkeypatch):
+    monkeypatch.setattr("thinktune.endpoint.TRIES", 1)
+    with upstream_serving(lambda _: refuse(500)) as (url, _):
+        voices = voices_behind(url, None)
+    with serving(voices) as address:
+        gone = asked(address)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (502, "upstream_failed")
 
 
 def test_more_than_may_wait_are_refused_with_429_and_the_rest_answered():

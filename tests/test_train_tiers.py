@@ -5,6 +5,7 @@ import torch
 from runs import quiet, settings
 from safetensors.torch import load_file
 
+import thinktune.step as room
 from thinktune import checkpoint, track
 from thinktune.errors import UserError
 from thinktune.files import read_json
@@ -41,11 +42,24 @@ def test_fp32_arithmetic_over_bf16_weights_is_refused(tree):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_bad_gradient_is_told_with_what_became_of_the_step(tree, inside):
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_bad_loss_or_gradient_is_told_with_what_became_of_the_step(tree, monkeypatch, what, inside):
+    """Weights that are thrown far away give no loss; a root at zero gives a loss and no gradient."""
     said = []
-    changes = {"learning_rate": 1e38, "warmup_fraction": 0, "update_in_backward": inside, "memory": "exact"}
+    changes = {"warmup_fraction": 0, "update_in_backward": inside, "memory": "exact", "epochs": 20}
+    if what == "loss":
+        changes["learning_rate"] = 1e38
+    else:
+        real = room.linear_cross_entropy
+
+        def rooted(hidden, *given, **options):
+            scaled, each = real(hidden, *given, **options)
+            return scaled + (0 * hidden).sum().abs().sqrt(), each
+
+        monkeypatch.setattr(room, "linear_cross_entropy", rooted)
     with pytest.raises(UserError, match="no gradient of the last"):
-        train(settings(tree, train=changes | {"epochs": 20}), said.append)
+        train(settings(tree, train=changes), said.append)
     told = [line for line in said if " not finite" in line]
-    assert told
+    assert len(told) >= 10
+    assert all(f": {what} not finite" in line for line in told)
     assert all(("left as they were" in line) == inside and "rows.jsonl:" in line for line in told)

@@ -7,13 +7,16 @@ from thinktune.pack import fit
 
 Groups = list[list[int]]
 
+MOST_REFINED = 512  # rows; more of them are level without
+
 
 def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[Groups]:
     """Of every rank its batches, as indices of rows; a batch that finds no row is empty.
 
     Ranks work in step, so what counts is the rank with most batches, and then that with most tokens. Two ways are
-    tried: rows levelled over ranks (the largest differencing method, Karmarkar and Karp, 1982) and then packed, and
-    rows packed as for one rank, whose batches are dealt out. The second one wins where batches are filled to the brim.
+    tried: rows levelled over ranks (by the largest differencing method, Karmarkar and Karp, 1982, and then row by row)
+    and packed there, and rows packed as for one rank, whose batches are dealt out. The second one wins where batches
+    are filled to the brim.
 
     Args:
         lengths: tokens of each row.
@@ -59,7 +62,33 @@ def _levelled(lengths: Sequence[int], ranks: int) -> list[list[int]]:
         joined = [(size + more, rows + rest) for (size, rows), (more, rest) in zip(some, reversed(others), strict=True)]
         joined.sort(key=lambda part: -part[0])
         heapq.heappush(heap, (joined[-1][0] - joined[0][0], number, joined))
-    return [rows for _, rows in heap[0][2]] if heap else [[] for _ in range(ranks)]
+    parts = [rows for _, rows in heap[0][2]] if heap else [[] for _ in range(ranks)]
+    while len(lengths) <= MOST_REFINED and _refined(parts, lengths):
+        pass
+    return parts
+
+
+def _refined(parts: list[list[int]], lengths: Sequence[int]) -> bool:
+    """Move a row from the fullest part to another one, or change it for one there, where that levels most."""
+    sizes = [sum(lengths[row] for row in rows) for rows in parts]
+    full = max(range(len(parts)), key=lambda part: sizes[part])
+    best = (sizes[full], -1, -1, -1)
+    for part, rows in enumerate(parts):
+        if part == full or sizes[part] == sizes[full]:
+            continue
+        for given in parts[full]:
+            for taken in (-1, *rows):
+                less = lengths[given] - (lengths[taken] if taken >= 0 else 0)
+                best = min(best, (max(sizes[full] - less, sizes[part] + less), part, given, taken))
+    top, part, given, taken = best
+    if top == sizes[full]:
+        return False
+    parts[full].remove(given)
+    parts[part].append(given)
+    if taken >= 0:
+        parts[part].remove(taken)
+        parts[full].append(taken)
+    return True
 
 
 def _dealt(groups: Groups, lengths: Sequence[int], ranks: int) -> list[Groups]:

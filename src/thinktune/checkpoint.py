@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_cut
+from torch.distributed.checkpoint.state_dict_saver import save as save_cut
 
 from thinktune import chance
 from thinktune.errors import UserError
@@ -129,7 +130,7 @@ def restore(checkpoint: Checkpoint, update: Update) -> None:
         )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is one process, or that each reads for itself, is meant
-        dcp.load(state, storage_reader=reader, no_dist=True)
+        load_cut(state, storage_reader=reader, no_dist=True)
     for name in random.keys() - lacking:
         chance.restore(name.removeprefix(chance.PREFIX), random[name], device)
 
@@ -252,7 +253,7 @@ def _save_state(folder: Path, update: Update, world: World) -> None:
         folder.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "state.safetensors")
         return
-    dcp.save(
+    save_cut(
         state,
         storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
         process_group=world.host,

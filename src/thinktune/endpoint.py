@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from thinktune.errors import UserError
+from thinktune.errors import UpstreamError, UserError
 from thinktune.reply import Piece
 from thinktune.request import Completion, Request
 from thinktune.stream import Events, Stream, as_they_end
@@ -110,7 +110,7 @@ class Endpoint:
             except (PassingError, httpx.RequestError) as error:
                 if attempt == TRIES or (give and answer.given):
                     often = f"tried {attempt} times" if attempt > 1 else "what was read until then stands"
-                    raise UserError(f"{self.url}: {self._told(error)} ({often})") from None
+                    raise UpstreamError(f"{self.url}: {self._told(error)} ({often})") from None
                 await asyncio.sleep(_wait(error, attempt))
 
     async def _once(self, request: Request, answer: Answer, give: Give | None) -> Completion:
@@ -136,9 +136,9 @@ class Endpoint:
         match status:
             case 401 | 403:
                 held = "refuses the key" if self._key else "asks for a key"
-                raise UserError(f"{self.url}: {held} ({status}); set {KEYS[0]} in the environment")
+                raise UpstreamError(f"{self.url}: {held} ({status}); set {KEYS[0]} in the environment")
             case 404:
-                raise UserError(
+                raise UpstreamError(
                     f"{self.url}: has no model {self.model!r}, or no /chat/completions (404: {self._clean(told)}); "
                     "look at its /models, and write the address as in http://127.0.0.1:8000/v1"
                 )
@@ -150,13 +150,13 @@ class Endpoint:
             response = await self._client.get(f"{self.url}/models")
             return model_names(response.content) if response.status_code == 200 else []
         except (PassingError, httpx.RequestError) as error:
-            raise UserError(f"{self.url}/models: {self._told(error)}; is the server running?") from None
+            raise UpstreamError(f"{self.url}/models: {self._told(error)}; is the server running?") from None
 
     async def _only_model(self) -> str:
         names = await self._models()
         if len(names) != 1:
             held = f"it has {', '.join(names)}" if names else "it does not say what it has"
-            raise UserError(f"{self.url}: name the model that shall answer; {held}")
+            raise UpstreamError(f"{self.url}: name the model that shall answer; {held}")
         return names[0]
 
     def _told(self, error: Exception) -> str:

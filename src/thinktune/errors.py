@@ -16,7 +16,11 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[list[str]]]:
         """All faults, also where the error comes from another process."""
-        return UserError, (self.faults,)
+        return type(self), (self.faults,)
+
+
+class UpstreamError(UserError):
+    """A server that replies are asked of is gone, fails, or will not have us: no fault of the request."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error: it was asked for

@@ -59,6 +59,19 @@ class Options:
     judge: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of a run: what is asked, how, and where what comes of it is kept."""
+
+    place: Path
+    settings: Recipe
+    facts: Mapping[str, Any]  # what decides the figures, beside the questions
+    tasks: Sequence[Task]
+    held_out: Rows  # of which the losses are measured
+    options: Options
+    say: Say
+
+
 def evaluate_run(folder: Path, say: Say, options: Options | None = None) -> dict[str, Any]:
     """Measure a run's base and tuned model, write `eval/`, and return what its report.json holds.
 
@@ -89,10 +102,11 @@ def evaluate_run(folder: Path, say: Say, options: Options | None = None) -> dict
     facts = _settings(settings, prepared, sources, tasks, options)
     write_json_lines(place / TASKS, map(to_record, tasks))
     write_json(place / SETTINGS, facts)
+    evaluation = Evaluation(place, settings, facts, tasks, prepared.validation, options, say)
     for side in SIDES:
-        _measure(side, sources[side], prepared.validation, tasks, settings, facts, place, options, say)
+        _measure(evaluation, side, sources[side])
     if options.judge:
-        _ask_judge(options.judge, tasks, facts, place, say)
+        _ask_judge(evaluation, options.judge)
     found = regrade(place)
     report.write(folder)
     return found
@@ -142,60 +156,44 @@ def _settings(
     }
 
 
-def _measure(
-    side: str,
-    source: Path,
-    rows: Rows,
-    tasks: Sequence[Task],
-    settings: Recipe,
-    facts: Mapping[str, Any],
-    place: Path,
-    options: Options,
-    say: Say,
-) -> None:
+def _measure(evaluation: Evaluation, side: str, source: Path) -> None:
     """Losses and replies of one side that are not saved yet; the model is loaded only where something is left to do."""
-    saved = read_saved(place / side / COMPLETIONS)
-    left = {replies_key(task, side, facts): task for task in tasks}
+    kept, facts, settings = evaluation.place / side, evaluation.facts, evaluation.settings
+    saved = read_saved(kept / COMPLETIONS)
+    left = {replies_key(task, side, facts): task for task in evaluation.tasks}
     left = {key: task for key, task in left.items() if key not in saved}
-    if options.endpoints:
-        (place / side / LOSSES).unlink(missing_ok=True)  # an endpoint tells none; old ones may be another model's
+    if endpoint := evaluation.options.endpoints.get(side):
+        (kept / LOSSES).unlink(missing_ok=True)  # an endpoint tells none; old ones may be another model's
         if left:
-            with closing(open_endpoint(options.endpoints[side])) as engine:
-                _answer(side, left, engine, MOST_AT_ONCE, facts["sampling"], place, say)
+            with closing(open_endpoint(endpoint)) as engine:
+                _answer(evaluation, side, left, engine, MOST_AT_ONCE)
         return
     known = {"model": facts["models"][side]["print"], "data": facts["data_fingerprint"]}
-    losses = read_json(place / side / LOSSES) if (place / side / LOSSES).is_file() else {}
-    measured = not len(rows) or {name: losses.get(name) for name in known} == known
+    losses = read_json(kept / LOSSES) if (kept / LOSSES).is_file() else {}
+    measured = not len(evaluation.held_out) or {name: losses.get(name) for name in known} == known
     if left or not measured:
-        say(f"{side}: {source}")
+        evaluation.say(f"{side}: {source}")
         precision = pick_precision(settings.train.precision, pick_device(), settings.train.memory)
         trusted = settings.model.trust_remote_code
         with closing(load_engine(source, precision, trust_remote_code=trusted)) as engine:
             if not measured:
-                losses = _losses(engine.model, rows, engine.precision, say)
-                write_json(place / side / LOSSES, known | {"rows": losses})
-            _answer(side, left, engine, settings.generate.batch_rows, facts["sampling"], place, say)
+                losses = _losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
+                write_json(kept / LOSSES, known | {"rows": losses})
+            _answer(evaluation, side, left, engine, settings.generate.batch_rows)
         del engine
         gc.collect()
         if pick_device().type != "cpu":
             torch.accelerator.empty_cache()
 
 
-def _answer(
-    side: str,
-    left: Mapping[str, Task],
-    engine: Completer,
-    most_at_once: int,
-    sampling: Mapping[str, Any],
-    place: Path,
-    say: Say,
-) -> None:
+def _answer(evaluation: Evaluation, side: str, left: Mapping[str, Task], engine: Completer, most_at_once: int) -> None:
     """Have what is left answered; each reply is on the disk before the next is waited for."""
+    sampling, say = evaluation.facts["sampling"], evaluation.say
     keys = sorted(left, key=lambda key: len(left[key].question))  # alike lengths need little padding
     chosen = Sampling(sampling["max_new_tokens"], temperature=sampling["temperature"], seed=sampling["seed"])
     requests = [Request(left[key].turns, chosen, sampling["thinking"]) for key in keys]
     progress = Progress(say, f"{side} replies", len(requests))
-    with Saving(place / side / COMPLETIONS) as saving:
+    with Saving(evaluation.place / side / COMPLETIONS) as saving:
         for done, (index, reply) in enumerate(engine.complete(requests, most_at_once), 1):
             task = left[keys[index]]
             saving.add({"key": keys[index], "set": task.set, "row": task.source, **asdict(reply)})
@@ -216,13 +214,14 @@ def _losses(model: Any, rows: Rows, precision: torch.dtype, say: Say) -> list[di
     return found
 
 
-def _ask_judge(judge: str, tasks: Sequence[Task], facts: Mapping[str, Any], place: Path, say: Say) -> None:
+def _ask_judge(evaluation: Evaluation, judge: str) -> None:
     """Have a judge model compare the answers of all sets but the probe, which has exact answers."""
+    place, facts, tasks = evaluation.place, evaluation.facts, evaluation.tasks
     replies = {side: read_saved(place / side / COMPLETIONS) for side in SIDES}
     answers = [[replies[side][replies_key(task, side, facts)]["answer"] for side in SIDES] for task in tasks]
     pairs = [pair_of(task, *pair) for task, pair in zip(tasks, answers, strict=True) if task.set != PROBE]
     with closing(open_endpoint(judge)) as completer:
-        referee.judge(pairs, judge, completer, place / referee.JUDGEMENTS, say)
+        referee.judge(pairs, judge, completer, place / referee.JUDGEMENTS, evaluation.say)
 
 
 def open_endpoint(address: str) -> Endpoint:

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from thinktune.compare import Measure, figure_and_interval, measure_of, shown
 from thinktune.comparison import judge_line
+from thinktune.page import fill
 from thinktune.regrade import REPORT, ROWS
 
 MOST_ROWS = 300  # of one evaluation on the page, worse ones first; the file holds them all
@@ -25,10 +25,8 @@ def section(run: Path) -> Markup:
     """
     found = [(note, *_read(run / folder)) for folder, note in _FOLDERS]
     made = [(note, report, rows) for note, report, rows in found if report.get("sets")]
-    templates = FileSystemLoader(Path(__file__).parent / "bundled")
-    page = Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     parts = [_evaluation(number, *each) for number, each in enumerate(made)]
-    return Markup(page.get_template("evaluation.html.jinja").render(parts=parts)) if parts else Markup()
+    return fill("evaluation.html.jinja", parts=parts) if parts else Markup()
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from thinktune import api
 from thinktune.api import ApiError, ChatRequest, Json
-from thinktune.errors import UserError
+from thinktune.errors import UpstreamError, UserError
 from thinktune.guard import Limits, refusal
 from thinktune.reply import Piece
 from thinktune.request import Completion, Request
@@ -163,6 +163,8 @@ def as_api_error(error: Exception, limits: Limits) -> ApiError:
             return error
         case NoRoomError():
             return ApiError(400, str(error), code="context_length_exceeded", param="messages")
+        case UpstreamError():
+            return ApiError(502, str(error), code="upstream_failed")
         case UserError():
             return ApiError(400, str(error))
         case TimeoutError():

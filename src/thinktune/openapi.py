@@ -18,6 +18,7 @@ REFUSALS = {
     "421": "The Host header names another server.",
     "429": "Too many requests are waiting.",
     "500": "The server failed.",
+    "502": "The server that writes the replies is gone, fails, or refuses this one's key.",
     "504": "The reply took too long.",
 }
 

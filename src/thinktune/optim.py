@@ -1,6 +1,7 @@
 """The update: AdamW in every memory tier, clipped and refused on the device itself, and the learning rate's shape."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -65,11 +66,13 @@ class Update:
         remainders = [_convert(weight, self._tier) for weight in self.parameters.values()]
         self._mesh = shard_mesh(first)
         if self._mesh:
-            model._apply(_itself)  # has FSDP2 take up the converted weights
+            model._apply(_itself)  # pyright: ignore[reportPrivateUsage]  # has FSDP2 take up the converted weights
         shares = [share(weight) for weight in self.parameters.values()]
         largest = max(1, *(kept.numel() for kept in shares))
         self._ferry = Ferry(first.device, min(largest, chunk_of(first.device))) if self._tier.streamed else None
-        self._leaves, self._fused, self._slots = list[Tensor](), None, list[Slot]()
+        self._leaves: Sequence[Tensor] = ()
+        self._fused: torch.optim.AdamW | None = None
+        self._slots: list[Slot] = []
         if self.memory == "fp32" and not self.inside:
             self._leaves = [nn.Parameter(kept) for kept in shares] if self._mesh else [*self.parameters.values()]
             self._fused = _fused(self._leaves, settings)
@@ -187,7 +190,7 @@ class Update:
         return found
 
 
-def _fused(leaves: list[Tensor], settings: Train) -> torch.optim.AdamW:
+def _fused(leaves: Sequence[Tensor], settings: Train) -> torch.optim.AdamW:
     """Torch's own AdamW over fp32 weights, in one fused pass over all of them."""
     groups = [
         {"params": [leaf for leaf in leaves if leaf.ndim >= 2], "weight_decay": settings.weight_decay},

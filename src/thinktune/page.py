@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,24 @@ def write_page(target: Path, template: str, **values: Any) -> None:
 
 def render(template: str, **values: Any) -> str:
     """A page as text; everything in `values` that is no Markup is escaped."""
-    page = Environment(loader=FileSystemLoader(BUNDLED), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(number=number, count_of=count, rows=row_count)
-    known: Any = page.globals  # whose declared type is that of what it holds at first
-    known.update(t=t, both=both)
     style, script = (Markup((BUNDLED / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return page.get_template(template).render(style=style, script=script, script_hash=f"sha256-{digest}", **values)
+    return fill(template, style=style, script=script, script_hash=f"sha256-{digest}", **values)
+
+
+def fill(template: str, **values: Any) -> Markup:
+    """A template's safe HTML, a page's or that of a part of one."""
+    return Markup(_templates().get_template(template).render(values))
+
+
+@cache
+def _templates() -> Environment:
+    """All of them, each compiled when it is first filled."""
+    made = Environment(loader=FileSystemLoader(BUNDLED), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.filters.update(number=number, count_of=count, rows=row_count)
+    known: Any = made.globals  # whose declared type is that of what it holds at first
+    known.update(t=t, both=both)
+    return made
 
 
 def number(value: Any, digits: int = 3) -> str:

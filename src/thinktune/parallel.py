@@ -226,7 +226,7 @@ def _is_first(*, leads: bool, patient: bool) -> bool:
 def _comes_first(wait: float) -> bool:
     """Ask for so many seconds whether another rank's error came before; if not, this one's stands there."""
     try:
-        store = dist.distributed_c10d._get_default_store()
+        store: Any = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
         ends = time.monotonic() + wait
         while time.monotonic() < ends:
             if store.check([FAILED]):

@@ -221,14 +221,15 @@ def peaks(job: Job, setting: Setting) -> Peaks:
     if inside:
         working, last = max(working, layer.moving.at(tokens) + scratch), max(last, rest.moving + scratch)
     # A whole layer's gradient is there before any of it is summed; what the trace already has of it counts once.
-    working += rest.waiting + extra.layers + extra.head + extra.summing + max(0, extra.gradient - layer.backward.fixed)
+    working += rest.waiting + extra.layers + extra.head + max(0, extra.gradient - layer.backward.fixed)
     last += extra.head + extra.summing
-    late = max(0, gradients + extra.held - _late_bytes(job, extra, shards))  # all but what the embedding's adds
+    first, late = _late(job, extra, gradients, again=before > 0)
     moments = [
         before + extra.entering,
         before + extra.root + depth * kept + max(rest.forward, rest.start) + extra.layers,
         before + extra.root + depth * kept + working,
-        late + extra.root + kept + working,
+        before + extra.root + (depth - 1) * kept + working + extra.summing,  # of the layer before
+        first + extra.root + kept + working + extra.summing,
         late + extra.root + last,
         late + extra.leaving,
         gradients + (0 if inside else scratch),
@@ -274,9 +275,17 @@ def _embedding_bytes(job: Job) -> int:
     return job.config.vocab_size * job.config.hidden_size * job.weights.itemsize
 
 
-def _late_bytes(job: Job, extra: Buffers, shards: int) -> int:
-    """What is kept of the last gradient, which is not there yet while others are."""
-    return _embedding_bytes(job) // shards + extra.held_root
+def _late(job: Job, extra: Buffers, gradients: int, *, again: bool) -> tuple[int, int]:
+    """What is kept of gradients when the first layer's come, the last but those of the root, and when the root's do.
+
+    A batch that comes `again` finds all gradients there, and adds to them.
+    """
+    if job.ranks == 1:
+        late = max(0, gradients - _embedding_bytes(job))
+        return late, late
+    late = gradients + extra.held - extra.root_sum
+    late -= extra.root_share if gradients and not again else 0
+    return late - extra.layer_sum - (extra.layer_share if gradients and not again else 0), late
 
 
 def _power_of_two(size: int) -> int:

@@ -7,9 +7,9 @@ from types import MethodType
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_cut
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -115,7 +115,7 @@ def _read_weights(model: Any, folder: Path) -> None:
         raise UserError(f"model.name: the weights in {folder} are not whole: {'; '.join(wrong)}; fetch the model again")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that each rank reads for itself is meant
-        dcp.load(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        load_cut(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

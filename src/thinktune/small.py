@@ -18,7 +18,7 @@ WORDS = r"\p{Han}| ?[^\s\p{L}\p{N}]+|\p{N}| ?(?!\p{Han})\p{L}(?:(?!\p{Han})\p{L}
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Shapes of a small Qwen3."""
+    """Shapes of a Qwen3, small ones if nothing else is said."""
 
     hidden: int = 64
     layers: int = 2
@@ -26,6 +26,21 @@ class Size:
     groups: int = 2
     head: int = 16
     inner: int = 128
+
+    def config(self, vocabulary: int, *, tied: bool = True, context: int = 4096, **more: Any) -> Qwen3Config:
+        """The configuration of a Qwen3 of this size; `more` is what else transformers takes."""
+        return Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.groups,
+            head_dim=self.head,
+            max_position_embeddings=context,
+            tie_word_embeddings=tied,
+            **more,
+        )
 
 
 def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -54,21 +69,8 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
 def make_model(tokenizer: Any, size: Size, seed: int = 0) -> Any:
     """A Qwen3 of random weights, fp32, tied, for this tokenizer."""
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer) + -len(tokenizer) % 64,
-        hidden_size=size.hidden,
-        intermediate_size=size.inner,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.groups,
-        head_dim=size.head,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
-    model = Qwen3ForCausalLM(config)
+    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = Qwen3ForCausalLM(size.config(len(tokenizer) + -len(tokenizer) % 64, bos_token_id=None, **ends))
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

@@ -60,7 +60,10 @@ class Buffers:
     summing: int = 0  # of a layer, in fp32: what is summed, the sum, and the sum in the weights' type
     leaving: int = 0  # the same of the root, with its gradient
     held: int = 0  # sums over copies, which FSDP2 keeps in fp32 until the backward pass is over
-    held_root: int = 0  # those among them that are the root's
+    root_sum: int = 0  # what the root adds to them, and to a card's gradients in the weights' type
+    root_share: int = 0
+    layer_sum: int = 0  # the same of a layer
+    layer_share: int = 0
 
 
 def share(shape: Shape, shards: int) -> Shape:
@@ -133,5 +136,8 @@ def buffers(groups: Groups, spread: Spread, weight_bytes: int) -> Buffers:
         summing=sums[1],
         leaving=sums[0] + root * weight_bytes,
         held=keeps * (own[0] + groups.depth * own[1]),
-        held_root=keeps * own[0],
+        root_sum=keeps * own[0],
+        root_share=weight_bytes * own[0],
+        layer_sum=keeps * own[1],
+        layer_share=weight_bytes * own[1],
     )

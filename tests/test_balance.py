@@ -1,0 +1,38 @@
+"""A step's rows over ranks: each row once, no batch too full, the same number of batches, tokens level."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from thinktune.balance import balance, imbalance
+from thinktune.pack import deal, fit
+
+
+@given(some.lists(some.integers(1, 50), max_size=40), some.integers(50, 120), some.integers(1, 5))
+def test_every_row_has_one_place_and_no_batch_is_too_full(lengths, capacity, ranks):
+    shares = balance(lengths, capacity, ranks)
+    assert len(shares) == ranks
+    assert len({len(groups) for groups in shares}) == 1
+    assert sorted(row for groups in shares for group in groups for row in group) == list(range(len(lengths)))
+    assert all(sum(lengths[row] for row in group) <= capacity for groups in shares for group in groups)
+
+
+@given(some.lists(some.integers(1, 50), min_size=1, max_size=40), some.integers(50, 120), some.integers(2, 5))
+def test_no_rank_has_more_batches_than_dealing_out_those_of_one_rank_would_give(lengths, capacity, ranks):
+    assert len(balance(lengths, capacity, ranks)[0]) <= -(-len(fit(lengths, capacity)) // ranks)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_tokens_of_real_lengths_are_level_within_two_percent_at_every_step(ranks):
+    """Rows as long as medical ones (mean 800, few above 1,100), a step of 8,192 tokens a rank, three epochs."""
+    chance = random.Random(0)
+    lengths = [max(40, min(2048, round(chance.gauss(800, 170)))) for _ in range(2400)]
+    steps = deal(lengths, lengths, tokens_per_step=8192 * ranks, rows_per_step=None, epochs=3, seed=0)
+    apart = [
+        imbalance(balance(sizes, 2**20, ranks), sizes) for sizes in ([lengths[row] for row in s.rows] for s in steps)
+    ]
+    whole = [value for step, value in zip(steps, apart, strict=True) if len(step.rows) >= 8 * ranks]
+    assert len(whole) > 0.9 * len(steps)
+    assert max(whole) < 0.02

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line has it; read where torch is loaded
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["thinktune.train", "thinktune.small", "thinktune.launch", "many", "speaking_ranks"])
 SECONDS = 240

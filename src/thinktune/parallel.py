@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from thinktune.errors import Stopped, UserError, brief
 from thinktune.meeting import meet
+from thinktune.pulse import FAILED, Pulse
 from thinktune.spread import Spread
 
 Value = TypeVar("Value")
@@ -26,9 +27,7 @@ Value = TypeVar("Value")
 TIMEOUT_SECONDS = (
     600.0  # after which ranks that hear nothing of another give up; THINKTUNE_TIMEOUT_SECONDS says otherwise
 )
-FOREVER = timedelta(days=30)  # for work that others wait for without a limit: downloads, tokens, checks of files
 HEARING_SECONDS = 5.0  # in which a rank that lost the others looks for the one whose error came first
-FAILED = "thinktune/failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,8 @@ class World:
     """One process among `size`, the `local_rank`-th of the `per_node` on its machine.
 
     With one process nothing is exchanged: each answer is the value itself. All ranks must ask the same, in the same
-    order. `host` carries what processes tell each other beside the arithmetic, so that nothing waits for a device.
+    order. `host` carries what processes tell each other beside the arithmetic, so that nothing waits for a device;
+    `pulse` their signs of life.
     """
 
     rank: int = 0
@@ -44,6 +44,7 @@ class World:
     local_rank: int = 0
     per_node: int = 1
     host: Any = None
+    pulse: Any = None
 
     @property
     def leads(self) -> bool:
@@ -87,9 +88,10 @@ class World:
         return bool(found)
 
     def wait(self) -> None:
-        """Until all ranks are here, however long the others take."""
+        """Until all ranks are here, however long the others work."""
         if self.size > 1:
-            dist.monitored_barrier(group=self.host, timeout=FOREVER)
+            self.pulse.wait()
+            dist.barrier(group=self.host)  # so that none leaves, and takes the store along, before all have seen it
 
     def together(self, work: Callable[[], Value]) -> Value:
         """What some work gives on this rank; where it fails on one rank it fails on all, with that one's error.
@@ -108,12 +110,26 @@ class World:
 
     @contextmanager
     def one_a_machine(self) -> Generator[None]:
-        """A block that each machine's first rank goes through before its others do, who find its files then."""
+        """A block that each machine's first rank goes through before its others do, who find its files then.
+
+        Where it fails on one of them, the others end by SystemExit: that one speaks.
+        """
         if self.local_rank > 0:
-            self.wait()
-        yield
+            self._hear_of(None)
+        try:
+            yield
+        except Exception as error:
+            if self.local_rank == 0:
+                self._hear_of(error)
+            raise
         if self.local_rank == 0:
-            self.wait()
+            self._hear_of(None)
+
+    def _hear_of(self, error: Exception | None) -> None:
+        """Wait for everybody, and end where another one has failed and this one has not."""
+        self.wait()
+        if any(self.gather(error is not None)) and not error:
+            raise SystemExit(1)
 
 
 ALONE = World()
@@ -149,7 +165,7 @@ def join(device: torch.device) -> World:
         raise UserError(text) from error
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return World(rank, size, local_rank, per_node, host)
+    return World(rank, size, local_rank, per_node, host, Pulse(store, rank, size, timeout.total_seconds()))
 
 
 def leave() -> None:

@@ -2,16 +2,18 @@
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line has it; read where torch is loaded
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["thinktune.train", "thinktune.small", "thinktune.launch", "many"])
+_CONTEXT.set_forkserver_preload(["thinktune.train", "thinktune.small", "thinktune.launch", "many", "speaking_ranks"])
 SECONDS = 240
+_STORES: list[dist.Store] = []  # as under torchrun, they outlive each of their ranks
 
 
 def run_ranks(size: int, work: Callable[..., Any], *given: Any, per_node: int | None = None) -> list[Any]:
@@ -28,14 +30,14 @@ def run_ranks(size: int, work: Callable[..., Any], *given: Any, per_node: int | 
 
 def start_ranks(size: int, work: Callable[..., Any], *given: Any, per_node: int | None = None) -> list[tuple[Any, Any]]:
     """Start so many ranks; each one's process, and the pipe through which it tells what came of its work."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _STORES.append(store)
     started: list[tuple[Any, Any]] = []
     for rank in range(size):
         mine, its = _CONTEXT.Pipe()
-        place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank % (per_node or size), "MASTER_PORT": port}
+        place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank % (per_node or size), "MASTER_PORT": store.port}
         place |= {"LOCAL_WORLD_SIZE": per_node or size, "MASTER_ADDR": "127.0.0.1", "THINKTUNE_TIMEOUT_SECONDS": 60}
-        place |= {"THINKTUNE_CACHE": os.environ["THINKTUNE_CACHE"]}
+        place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "THINKTUNE_CACHE": os.environ["THINKTUNE_CACHE"]}
         process = _CONTEXT.Process(target=_one, args=(place, its, work, given))
         process.start()
         its.close()

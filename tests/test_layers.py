@@ -45,7 +45,7 @@ hub
 download recipe
 knobs traffic
 cache seal cards spread
-bilingual environment faults files find flops progress tokens verdict workers spikes stop intervals completions extract
+bilingual meeting pulse environment faults files find flops progress tokens verdict workers spikes stop intervals completions extract
 errors masking numerals
 bundled
 """

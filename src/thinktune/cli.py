@@ -92,7 +92,7 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # every rank would warn of what is meant
         from thinktune.launch import among_ranks
 
-        with among_ranks() as world:
+        with _going_on_later(aloud=os.environ["RANK"] == "0"), among_ranks() as world:
             _train(recipe, overrides or [], world)
         return
     loaded = recipes.load(recipe, overrides or [])
@@ -102,7 +102,8 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     if (cards := cards_here()) > 1:
         _say(f"hands over to torchrun, one process for each of {cards} cards")
         raise typer.Exit(hand_over(cards, recipe, overrides or []))
-    _train(recipe, overrides or [])
+    with _going_on_later():
+        _train(recipe, overrides or [])
 
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
@@ -113,7 +114,7 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
     from thinktune.train import train as run_train
 
     world = world or ALONE
-    with _going_on_later(aloud=world.leads), live_bar() as (say, bar):
+    with live_bar() as (say, bar):
         folder = run_train(loaded, say, bar=bar, world=world)
     if world.leads:
         _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
@@ -228,7 +229,7 @@ def main() -> None:
 def _faults(error: UserError | OSError) -> list[str]:
     if isinstance(error, UserError):
         return error.faults
-    place = error.filename or "the system"
+    place = ": ".join([*getattr(error, "__notes__", ()), str(error.filename or "the system")])
     return [f"{place}: {error.strerror or error}; look at the path, its rights and the room on the disk"]
 
 
@@ -245,9 +246,10 @@ def _going_on_later(
     except Stopped as stopped:
         if aloud:
             Console(stderr=True).print(escape(str(stopped)), highlight=False, soft_wrap=True)
-        raise typer.Exit(Stopped.EXIT_CODE) from None
+        raise typer.Exit(stopped.exit_code) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print(told, highlight=False)
+        if aloud:
+            Console(stderr=True).print(told, highlight=False)
         raise typer.Exit(130) from None
 
 

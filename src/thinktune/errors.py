@@ -1,5 +1,6 @@
 """The one error a user is meant to read."""
 
+import os
 from collections.abc import Sequence
 
 
@@ -29,6 +30,16 @@ class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """
 
     EXIT_CODE = 75  # "temporary failure; try again", as sysexits.h has it
+    BY_LIMIT = "train.time_limit"  # the reason, where it was no signal
+
+    @property
+    def exit_code(self) -> int:
+        """`EXIT_CODE`; 0 under a torchrun that would start anew, and so never end, what its time limit has stopped.
+
+        After a signal to one process alone, as from a machine that is taken away, torchrun is to start the others anew.
+        """
+        may_start_again = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+        return 0 if may_start_again and str(self).startswith(self.BY_LIMIT) else self.EXIT_CODE
 
 
 def brief(error: BaseException, most: int = 300) -> str:

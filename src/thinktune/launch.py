@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from uuid import uuid4
@@ -14,6 +14,7 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from thinktune.errors import Stopped
 from thinktune.model import pick_device
 from thinktune.parallel import World, join, leave, named
 
@@ -36,14 +37,15 @@ def hand_over(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        signals_to_handle="SIGQUIT",  # all others are for the processes, which save before they end
+        signals_to_handle="SIGQUIT",  # the others are for the processes, which save before they end
     )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     before = {number: signal.signal(number, _pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         elastic_launch(config, sys.executable)("-m", "thinktune", "train", str(recipe), *overrides)
     except ChildFailedError as failed:
-        first = min(failed.failures.values(), key=lambda failure: failure.timestamp)
+        # Those that another one took along have left no word, and no file.
+        first = min(failed.failures.values(), key=lambda failure: (failure.error_file == "<N/A>", failure.timestamp))
         return first.exitcode if first.exitcode > 0 else 1
     finally:
         for number, handler in before.items():
@@ -55,13 +57,28 @@ def hand_over(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
 def among_ranks() -> Generator[World]:
     """This process's world, met at the beginning and left at the end; of errors the first one is told, and by name."""
     world = join(pick_device())
-    with named(world):
-        yield world
+    try:
+        with named(world):
+            yield world
+    except Stopped:
+        leave()
+        raise
     leave()
 
 
 def _pass_on(number: int, _frame: FrameType | None) -> None:
-    """A signal to the one that the user started is for all; those of a terminal have come to all already."""
-    if number == signal.SIGTERM:
-        signal.signal(number, signal.SIG_IGN)
-        os.killpg(0, number)
+    """A signal to the one that the user started is for its processes, which torchrun keeps apart from the terminal.
+
+    The first one asks them to save and end; SIGINT after that, to end at once.
+    """
+    again = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for process in _children():
+        with suppress(ProcessLookupError):
+            os.kill(process, number if again else signal.SIGTERM)
+
+
+def _children() -> list[int]:
+    """The processes that this one has started, as Linux lists them."""
+    lists = Path("/proc/self/task").glob("*/children")
+    return [int(number) for path in lists for number in path.read_text().split()]

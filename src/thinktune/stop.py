@@ -35,7 +35,7 @@ class Stop:
     def due(self) -> bool:
         """Whether to stop now."""
         if self._ends is not None and time.monotonic() >= self._ends - self.reserve:
-            self.reason = self.reason or "train.time_limit"
+            self.reason = self.reason or Stopped.BY_LIMIT
         return self.reason is not None
 
     @contextmanager
@@ -74,7 +74,7 @@ class Stop:
     def _end(self) -> None:
         """The time limit came during interruptible work: have the main thread hear it as it hears a signal."""
         if self._may_raise:
-            self.reason = self.reason or "train.time_limit"
+            self.reason = self.reason or Stopped.BY_LIMIT
             _thread.interrupt_main(signal.SIGTERM)
 
     def _hear(self, number: int, frame: FrameType | Any) -> None:

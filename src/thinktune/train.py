@@ -95,7 +95,7 @@ def _asked(run: Run, stop: Stop) -> tuple[bool, bool]:
     late = time.monotonic() - run.saved_at > 60 * run.recipe.train.save_every_minutes
     ends = run.world.any(stop.due)
     if ends:
-        stop.reason = stop.reason or "another rank's signal"
+        stop.reason = next(reason for reason in run.world.gather(stop.reason) if reason)  # the same one on all ranks
     return ends, run.world.agree(late)
 
 

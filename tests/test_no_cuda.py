@@ -1,0 +1,61 @@
+"""No CUDA name in the common path: devices by torch.accelerator, collectives by the device's own backend."""
+
+import ast
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cuda_calls import OURS, cuda_calls
+from ranks import run_ranks
+from runs import quiet, settings, stop_after
+from speaking_ranks import without_cuda
+
+from thinktune import parallel
+from thinktune.attention import use_attention
+from thinktune.train import train
+
+
+def test_one_process_trains_evaluates_samples_saves_and_goes_on_without_torch_cuda(tree):
+    with cuda_calls() as found:
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(tree), stop_after(3))
+        folder = train(settings(tree), quiet)
+    assert (folder / "final").is_dir()
+    assert found == []
+
+
+def test_two_ranks_do_so_too(tree, tmp_path):
+    (tmp_path / "mine.yaml").write_text(json.dumps(tree), encoding="utf-8")
+    for code, said, found in run_ranks(2, without_cuda, str(tmp_path / "mine.yaml")):
+        assert (code, found) == (0, []), said
+
+
+def test_a_call_of_torch_cuda_would_be_seen():
+    planted = compile("import torch\ntorch.cuda.is_available()\n", f"{OURS}/planted.py", "exec")
+    with cuda_calls() as found:
+        torch.cuda.is_available()
+        exec(planted, {})
+    assert found == ["planted.py:2 calls torch.cuda.is_available"]
+
+
+def functions_that_call_cuda():
+    """Of all rooms, the functions in which torch.cuda stands, and whether they ask for the device's kind there."""
+    for path in sorted(Path(OURS).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and "torch.cuda." in ast.unparse(node):
+                yield f"{path.stem}.{node.name}", "device.type == 'cuda'" in ast.unparse(node)
+
+
+def test_what_only_cuda_cards_tell_is_asked_of_them_alone():
+    found = dict(functions_that_call_cuda())
+    assert found, use_attention
+    assert all(found.values()), found
+
+
+def test_collectives_are_the_devices_own():
+    """So that a card of another maker, whose backend torch knows by its plugin, needs no word of ours."""
+    assert "get_default_backend_for_device(device)" in inspect.getsource(parallel.join)
+    assert "nccl" not in inspect.getsource(parallel).replace("NCCL", "")
+    assert torch.distributed.get_default_backend_for_device(torch.device("cpu")) == "gloo"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from runs import write_rows
+from runs import small_tree_of
 
 from thinktune.data import Example, Turn
 from thinktune.render import render
@@ -61,26 +61,7 @@ def start(tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(tmp_path, start):
-    return make_tree(tmp_path, start)
-
-
-def make_tree(folder: Path, start: Path):
-    """A small run's recipe, its rows and runs in a folder."""
-    rows = write_rows(folder / "rows.jsonl")
-    return {
-        "name": "small",
-        "runs_folder": str(folder / "runs"),
-        "model": {"name": str(start)},
-        "data": {"name": str(rows), "columns": {"reasoning": "think"}, "validation": 0.3, "max_tokens": 200},
-        "train": {
-            "rows_per_step": 2,
-            "epochs": 3,
-            "learning_rate": 1e-3,
-            "evaluate_every_steps": 3,
-            "log_every_steps": 2,
-        },
-        "generate": {"max_new_tokens": 12, "sample_questions": 1, "sample_share": 1},  # else how fast it is shows
-    }
+    return small_tree_of(tmp_path, start)
 
 
 @pytest.fixture(scope="session")

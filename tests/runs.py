@@ -41,10 +41,15 @@ def small_tree(folder: Path):
     tokenizer = make_tokenizer(3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。"], 400)
     make_model(tokenizer, Size()).save_pretrained(folder / "start")
     tokenizer.save_pretrained(folder / "start")
+    return {**small_tree_of(folder, folder / "start"), "generate": {"max_new_tokens": 6, "sample_questions": 1}}
+
+
+def small_tree_of(folder: Path, start: Path):
+    """A recipe's tree with its rows in a folder, and a model that is there already."""
     return {
         "name": "small",
         "runs_folder": str(folder / "runs"),
-        "model": {"name": str(folder / "start")},
+        "model": {"name": str(start)},
         "data": {
             "name": str(write_rows(folder / "rows.jsonl")),
             "columns": {"reasoning": "think"},
@@ -58,7 +63,7 @@ def small_tree(folder: Path):
             "evaluate_every_steps": 3,
             "log_every_steps": 2,
         },
-        "generate": {"max_new_tokens": 6, "sample_questions": 1},
+        "generate": {"max_new_tokens": 12, "sample_questions": 1, "sample_share": 1},  # else how fast it is shows
     }
 
 

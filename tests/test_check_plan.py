@@ -119,7 +119,7 @@ def test_check_says_what_the_run_will_write(tree, memory):
     needs = json.loads(json.dumps(facts["disk"]))
     folder = train(recipe, quiet)
     last = checkpoint.find(folder, "last").folder
-    weights, state = (tensor_bytes(last / file) for file in ("model.safetensors", "state.safetensors"))
+    weights, state = (tensor_bytes(last / file) for file in ("model.safetensors", "state/state.safetensors"))
     assert needs["best_weights_bytes"] == pytest.approx(weights, rel=0.05)
     assert needs["checkpoint_bytes"] == pytest.approx(weights + state, rel=0.05)
     assert needs["final_bytes"] == pytest.approx(tensor_bytes(folder / "final" / "model.safetensors"), rel=0.05)

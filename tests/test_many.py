@@ -6,7 +6,7 @@ import many
 import pytest
 import torch
 from ranks import run_ranks
-from runs import settings
+from runs import settings, small_tree_of
 from safetensors.torch import load_file
 from transformers import Qwen3Config
 
@@ -45,9 +45,7 @@ def fifty_steps(tree):
 @pytest.fixture(scope="module")
 def one(tmp_path_factory, start):
     """The run of one process, and its recipe's tree."""
-    from conftest import make_tree
-
-    tree = fifty_steps(make_tree(tmp_path_factory.mktemp("one"), start))
+    tree = fifty_steps(small_tree_of(tmp_path_factory.mktemp("one"), start))
     return tree, train(settings(tree), lambda _: None, ("test",))
 
 

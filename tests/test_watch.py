@@ -20,6 +20,7 @@ from thinktune.files import read_json
 from thinktune.model import load_model
 from thinktune.outcome import eval_losses, known_by_heart, rows_by_loss, run_verdict, train_losses
 from thinktune.pack import pack
+from thinktune.parallel import World
 from thinktune.prepare import prepare
 from thinktune.step import evaluate_rows
 from thinktune.tokens import read_tokenizer
@@ -164,7 +165,7 @@ def test_mfu_is_told_of_a_card_whose_peak_is_known(tree, monkeypatch):
         type = "cuda"
 
     class Held:
-        device, recipe = Card(), None
+        device, recipe, world = Card(), None, World()
 
     run = Held()
     run.prepared = type("P", (), {"train": type("T", (), {"lengths": [100, 200]})})

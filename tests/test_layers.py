@@ -98,6 +98,8 @@ HEAVY = [
     "shares",
     "tiers",
     "chance",
+    "meeting",
+    "pulse",
 ]
 TORCH_FREE = set(LEVELS) - {*HEAVY, "__main__", "bundled"}
 

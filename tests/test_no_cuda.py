@@ -28,8 +28,9 @@ def test_one_process_trains_evaluates_samples_saves_and_goes_on_without_torch_cu
 
 def test_two_ranks_do_so_too(tree, tmp_path):
     (tmp_path / "mine.yaml").write_text(json.dumps(tree), encoding="utf-8")
-    for code, said, found in run_ranks(2, without_cuda, str(tmp_path / "mine.yaml")):
-        assert (code, found) == (0, []), said
+    for fault, ends_with in (("stop", 75), ("none", 0)):
+        for code, said, found in run_ranks(2, without_cuda, str(tmp_path / "mine.yaml"), fault):
+            assert (code, found) == (ends_with, []), said
 
 
 def test_a_call_of_torch_cuda_would_be_seen():

@@ -6,23 +6,27 @@ import struct
 import time
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
-def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
+def meet(timeout: timedelta) -> tuple[Any, int, int]:
     """The store of this start, this process's rank, and how many there are; Gloo knows its interface afterwards.
 
     Raises DistError where the others do not come within the timeout.
     """
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store: Any
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
     # After a restart torchrun gives the same store, with the addresses of processes that are gone.
-    store = dist.PrefixStore(f"thinktune/{_start(store, rank, size, timeout)}", store)
+    store = PrefixStore(f"thinktune/{_start(store, rank, size, timeout)}", store)
     if INTERFACE not in os.environ and size > int(os.environ.get("LOCAL_WORLD_SIZE", size)):
         interface = interface_of(_address(store, rank, size))
         if interface:
@@ -30,7 +34,7 @@ def meet(timeout: timedelta) -> tuple[dist.Store, int, int]:
     return store, rank, size
 
 
-def _start(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
+def _start(store: Any, rank: int, size: int, timeout: timedelta) -> str:
     """A name that all ranks of this start know, and no former one; not every machine counts as many restarts."""
     mine, key = uuid4().hex, "thinktune/start"
     if rank == 0:
@@ -49,7 +53,7 @@ def _start(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
     raise dist.DistStoreError(f"rank 0 did not come within {timeout.total_seconds():.0f} s")
 
 
-def _address(store: dist.Store, rank: int, size: int) -> str:
+def _address(store: Any, rank: int, size: int) -> str:
     """By which of its addresses the other machines reach this one.
 
     On Debian and Ubuntu a machine's own name means a loopback address, which is what Gloo would take.

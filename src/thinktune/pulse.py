@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import torch.distributed as dist
 
@@ -17,7 +18,7 @@ class Pulse:
     Over a broken wire a store does not answer at all, so nothing else may ask it.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, timeout_seconds: float) -> None:
+    def __init__(self, store: Any, rank: int, size: int, timeout_seconds: float) -> None:
         self._store, self._rank, self._size = store.clone(), rank, size
         self._silence = min(timeout_seconds, MOST_SILENT_SECONDS)
         self._beats = self._asked = self._arrived = self._passed = 0

@@ -1,0 +1,85 @@
+"""How ranks meet, and how they wait: by a start's own name, by the address that others reach, while all show life."""
+
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+
+import thinktune.pulse as room
+from thinktune.meeting import _start, address_towards, interface_of
+from thinktune.pulse import FAILED, Pulse
+
+TIMEOUT = timedelta(seconds=30)
+
+
+@pytest.fixture
+def store():
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
+
+
+def start(store, late, size=3):
+    """Of so many ranks the name of their start; the `late` one comes a moment after the others."""
+
+    def one(rank):
+        time.sleep(0.3 * (rank == late))
+        return _start(store.clone(), rank, size, TIMEOUT)
+
+    with ThreadPoolExecutor(size) as ranks:
+        return set(ranks.map(one, range(size)))
+
+
+def test_every_start_in_one_store_has_a_name_of_its_own_that_all_ranks_know(store):
+    names = [start(store, late) for late in (0, 1, 2, 0)]
+    assert [len(name) for name in names] == [1, 1, 1, 1]
+    assert len(set.union(*names)) == 4
+
+
+def test_a_rank_whose_first_rank_does_not_come_says_so(store):
+    start(store, 0)
+    with pytest.raises(dist.DistStoreError, match="rank 0 did not come within 1 s"):
+        _start(store.clone(), 1, 3, timedelta(seconds=1))
+
+
+def test_the_way_to_another_machine_names_address_and_interface():
+    assert address_towards("localhost").startswith("127.")
+    assert address_towards("no.such.machine.invalid") == ""
+    assert interface_of("192.0.2.77") is None
+    if sys.platform == "linux":
+        assert interface_of("127.0.0.1") == "lo"
+
+
+@pytest.fixture
+def pulses(store, monkeypatch):
+    monkeypatch.setattr(room, "EVERY_SECONDS", 0.1)
+    made = [Pulse(store, rank, 2, 1.0) for rank in range(2)]
+    yield made
+    for pulse in made:
+        pulse.end()
+
+
+def test_a_wait_lasts_as_long_as_the_other_one_works(pulses):
+    """Three times as long as one may be silent."""
+    for _ in range(2):
+        waiting = threading.Thread(target=pulses[0].wait)
+        waiting.start()
+        waiting.join(3.0)
+        assert waiting.is_alive()
+        pulses[1].wait()
+        waiting.join(10.0)
+        assert not waiting.is_alive()
+
+
+def test_a_wait_ends_where_the_other_one_is_gone(pulses):
+    pulses[1].end()
+    with pytest.raises(dist.DistStoreError, match="no sign of life of rank 1 for 1 s"):
+        pulses[0].wait()
+
+
+def test_a_wait_ends_where_another_one_has_failed(pulses, store):
+    store.set(FAILED, "1")
+    with pytest.raises(dist.DistStoreError, match="another rank has failed"):
+        pulses[0].wait()

@@ -21,9 +21,9 @@ from thinktune.train import train
 
 CPU = torch.device("cpu")
 SPREADS = [
-    Spread("replicate", 2, 2),
+    Spread("shard", 2, 2),
     Spread("hybrid", 4, 2),
-    pytest.param(Spread("shard", 2, 2), marks=pytest.mark.slow),
+    pytest.param(Spread("replicate", 2, 2), marks=pytest.mark.slow),
     pytest.param(Spread("shard", 4, 4), marks=pytest.mark.slow),
 ]
 BOTH = [Spread("shard", 2, 2), pytest.param(Spread("replicate", 2, 2), marks=pytest.mark.slow)]

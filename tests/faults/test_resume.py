@@ -14,7 +14,9 @@ from thinktune.errors import Stopped
 from thinktune.tiers import TIERS
 from thinktune.train import train
 
-TIERS_TRIED = [(memory, inside) for memory in TIERS for inside in (False, True)]
+# Streamed states are 8-bit ones in another place; they are tried apart.
+SLOW = {"8bit-streamed": pytest.mark.slow}
+TIERS_TRIED = [pytest.param(memory, inside, marks=SLOW.get(memory, ())) for memory in TIERS for inside in (False, True)]
 
 
 def equal(mine, theirs):

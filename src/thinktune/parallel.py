@@ -129,7 +129,7 @@ class World:
         """Wait for everybody, and end where another one has failed and this one has not."""
         self.wait()
         if any(self.gather(error is not None)) and not error:
-            raise SystemExit(1)
+            raise _taken_along()
 
 
 ALONE = World()
@@ -190,7 +190,7 @@ def named(world: World) -> Generator[None]:
             raise
         lost = not isinstance(error, UserError) and _is_loss(error)
         if not _is_first(leads=world.leads, patient=lost):
-            raise SystemExit(1) from None
+            raise _taken_along() from None
         place = _place(world.rank, world.size)
         _tell_torchrun(f"{place}: {brief(error)}")
         if lost:
@@ -202,6 +202,12 @@ def named(world: World) -> Generator[None]:
             raise (error if world.leads else UserError([f"{place}: {fault}" for fault in error.faults])) from None
         error.add_note(place)
         raise
+
+
+def _taken_along() -> SystemExit:
+    """How a rank ends that another one took along: after that one, for torchrun ends all when the first has ended."""
+    time.sleep(HEARING_SECONDS)
+    return SystemExit(1)
 
 
 def _place(rank: int | str, size: int | str) -> str:

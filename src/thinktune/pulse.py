@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 EVERY_SECONDS = 2.0
-MOST_SILENT_SECONDS = 60.0
+MOST_SILENT_SECONDS = 30.0
 POLL_SECONDS = 0.02
 FAILED = "failed"  # in the store, where a rank tells that it ends with an error
 

@@ -26,6 +26,7 @@ def test_one_process_trains_evaluates_samples_saves_and_goes_on_without_torch_cu
     assert found == []
 
 
+@pytest.mark.slow
 def test_two_ranks_do_so_too(tree, tmp_path):
     (tmp_path / "mine.yaml").write_text(json.dumps(tree), encoding="utf-8")
     for fault, ends_with in (("stop", 75), ("none", 0)):

@@ -11,9 +11,13 @@ from safetensors.torch import load_file
 from transformers import Qwen3Config
 
 from thinktune import checkpoint, track
+from thinktune.errors import UserError
 from thinktune.knobs import Train
 from thinktune.model import load_model
 from thinktune.optim import Update
+from thinktune.parallel import World
+from thinktune.predict import Setting
+from thinktune.run import _load
 from thinktune.small import random_model
 from thinktune.spread import Spread
 from thinktune.tiers import TIERS
@@ -154,3 +158,9 @@ def test_every_tier_and_way_to_train_works_on_many_ranks(wide, spread):
     assert together[0] == together[1]
     for case, one, made in zip(CASES, alone, together[0], strict=True):
         assert made == pytest.approx(one, rel=1e-5 if case.memory == "fp32" else 3e-3), case
+
+
+def test_copies_over_machines_with_other_numbers_of_ranks_are_refused(tree, start):
+    hybrid = Setting("fp32", False, 1.0, 1024, "hybrid")
+    with pytest.raises(UserError, match=r"train.strategy: is hybrid, and 3 ranks .* 2 each"):
+        _load(settings(tree), start, CPU, hybrid, World(0, 3, 0, 2))

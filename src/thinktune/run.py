@@ -175,6 +175,11 @@ def _load(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, 
     dtype, trusted = TIERS[setting.memory].loaded, recipe.model.trust_remote_code
     if world.size == 1:
         return load_model(folder, device, dtype, trust_remote_code=trusted)
+    if setting.strategy == "hybrid" and world.size % world.per_node:
+        raise UserError(
+            f"train.strategy: is hybrid, and {world.size} ranks are no whole number of machines with {world.per_node} "
+            "each; start as many on each machine, or set train.strategy: shard"
+        )
     mesh = world.mesh(Spread(setting.strategy, world.size, world.per_node), device)
     float8 = recipe.train.precision == "fp8"
     return load_shares(folder, mesh, device, dtype, trust_remote_code=trusted, float8=float8)

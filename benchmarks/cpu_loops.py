@@ -21,8 +21,8 @@ from typing import Any
 from suite import OURS, Budget, Contender, Line, commit, differences, markdown, run, versions, write
 
 ROWS_PER_STEP = 4
-# Of models of random weights; large enough that losses show a wrong update. A hundred steps of the tiny one at the larger
-# rate end in chaos, where differences of the last digit grow a thousandfold.
+# Of models of random weights; large enough that losses show a wrong update. A hundred steps of the tiny one at the
+# larger rate end in chaos, where differences of the last digit grow a thousandfold.
 LEARNING_RATES = {"work": 1e-3, "overhead": 1e-4}
 JOBS = ("work", "overhead")  # where arithmetic counts, and where only what surrounds it is left
 SAME_LOSS, SAME_PROBE = 2e-5, 0.01  # relative; the second for TRL's packing, where other rows share a step

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from thinktune import recipe
+from thinktune.errors import UserError
 
 FACTS = {
     "heart": "blood",
@@ -65,6 +66,17 @@ def small_tree_of(folder: Path, start: Path):
         },
         "generate": {"max_new_tokens": 12, "sample_questions": 1, "sample_share": 1},  # else how fast it is shows
     }
+
+
+def last_step(folder: Path) -> int:
+    """The step of a run's last checkpoint; 0 where there is none yet."""
+    from thinktune import checkpoint
+
+    try:
+        kept = checkpoint.find(folder, "last")
+    except UserError:
+        return 0
+    return kept.step if kept else 0
 
 
 def quiet(_line):

@@ -8,7 +8,6 @@ import torch
 from ranks import run_ranks
 from runs import settings, small_tree_of
 from safetensors.torch import load_file
-from transformers import Qwen3Config
 
 from thinktune import checkpoint, track
 from thinktune.errors import UserError
@@ -18,7 +17,7 @@ from thinktune.optim import Update
 from thinktune.parallel import World
 from thinktune.predict import Setting
 from thinktune.run import _load
-from thinktune.small import random_model
+from thinktune.small import Size, random_model
 from thinktune.spread import Spread
 from thinktune.tiers import TIERS
 from thinktune.train import train
@@ -99,16 +98,7 @@ def wide(tmp_path_factory):
     """A model whose rows fill whole blocks of coded states, its vocabulary divided by no number of ranks."""
     folder = tmp_path_factory.mktemp("wide")
     for name, tied in (("start", True), ("tied", True), ("untied", False)):
-        config = Qwen3Config(
-            hidden_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=64,
-            intermediate_size=256,
-            vocab_size=301,
-            tie_word_embeddings=tied,
-        )
+        config = Size(hidden=256, head=64, inner=256).config(301, tied=tied)
         random_model(config, CPU, torch.float32).save_pretrained(folder / name)
     return folder
 

@@ -93,10 +93,7 @@ def load_model(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
-        # transformers raises whatever its parsers raise; each means that this folder cannot be loaded.
-        raise UserError(
-            f"model.name: {folder} holds no model that loads ({brief(error)}); name a whole transformers folder"
-        ) from error
+        raise does_not_load(folder, error) from error
     model, report = loaded
     refuse_unknown(model.config, folder)
     wrong = [
@@ -107,6 +104,13 @@ def load_model(
     if wrong:
         raise UserError(f"model.name: the weights in {folder} are not whole: {'; '.join(wrong)}; fetch the model again")
     return model.to(device)
+
+
+def does_not_load(folder: Path, error: Exception) -> UserError:
+    """The error for a folder of which no model comes: libraries raise whatever their parsers raise."""
+    return UserError(
+        f"model.name: {folder} holds no model that loads ({brief(error)}); name a whole transformers folder"
+    )
 
 
 def refuse_escapes(folder: Path) -> None:

@@ -24,9 +24,7 @@ from thinktune.spread import Spread
 
 Value = TypeVar("Value")
 
-TIMEOUT_SECONDS = (
-    600.0  # after which ranks that hear nothing of another give up; THINKTUNE_TIMEOUT_SECONDS says otherwise
-)
+TIMEOUT_SECONDS = 600.0  # of silence, after which a rank gives the others up; or what THINKTUNE_TIMEOUT_SECONDS says
 HEARING_SECONDS = 5.0  # in which a rank that lost the others looks for the one whose error came first
 
 

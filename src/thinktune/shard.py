@@ -14,10 +14,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from thinktune.errors import UserError, brief
+from thinktune.errors import UserError
 from thinktune.files import read_json
 from thinktune.layers import use_float8
-from thinktune.model import refuse_escapes, refuse_unknown
+from thinktune.model import does_not_load, refuse_escapes, refuse_unknown
 
 Made = TypeVar("Made")
 
@@ -87,10 +87,7 @@ def _empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> A
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        # transformers raises whatever its parsers raise; each means that this folder cannot be loaded.
-        raise UserError(
-            f"model.name: {folder} holds no model that loads ({brief(error)}); name a whole transformers folder"
-        ) from error
+        raise does_not_load(folder, error) from error
     return model
 
 
@@ -100,9 +97,7 @@ def _read_weights(model: Any, folder: Path) -> None:
     try:
         written = _shapes(folder)
     except Exception as error:
-        raise UserError(
-            f"model.name: {folder} holds no model that loads ({brief(error)}); name a whole transformers folder"
-        ) from error
+        raise does_not_load(folder, error) from error
     # Of tied weights a folder may hold either name, or both.
     for name, other in (model.all_tied_weights_keys or {}).items():
         if other in wanted and other not in written and name in written:

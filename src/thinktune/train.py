@@ -96,7 +96,7 @@ def _asked(run: Run, stop: Stop) -> tuple[bool, bool]:
     ends = run.world.any(stop.due)
     if ends:
         stop.reason = next(reason for reason in run.world.gather(stop.reason) if reason)  # the same one on all ranks
-    return ends, run.world.agree(late)
+    return ends, run.world.any(late)
 
 
 def _interruptible(run: Run, stop: Stop) -> AbstractContextManager[None]:

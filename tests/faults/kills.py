@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # a fork takes no threads along
 
 import torch
-from runs import settings, small_tree, without_times
+from runs import last_step, settings, small_tree, without_times
 
 from thinktune import checkpoint, track
 from thinktune.errors import UserError
@@ -115,14 +115,6 @@ def differences(folder: Path, whole: Path) -> list[str]:
         found.append("samples.jsonl differs")
     mine, theirs = ({str(path.relative_to(run)) for path in run.rglob("*")} for run in (folder, whole))
     return found + [f"other files: {sorted(mine ^ theirs)}"] * (mine != theirs)
-
-
-def last_step(folder: Path) -> int:
-    try:
-        kept = checkpoint.find(folder, "last")
-    except UserError:
-        return 0
-    return kept.step if kept else 0
 
 
 def reached(folder: Path) -> int:

@@ -17,11 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from hosts import Command, Host, start, two_hosts
-from runs import small_tree, without_times
+from runs import last_step, small_tree, without_times
 from safetensors.torch import load_file
 
-from thinktune import checkpoint, track
-from thinktune.errors import UserError
+from thinktune import track
 
 TIMEOUT = 15.0  # THINKTUNE_TIMEOUT_SECONDS
 MARGIN = 20.0  # within which after the time-out a rank that was left alone has said so and ended
@@ -62,14 +61,6 @@ def within(seconds: float, is_so) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-def last_step(folder: Path) -> int:
-    try:
-        kept = checkpoint.find(folder, "last")
-    except UserError:
-        return 0
-    return kept.step if kept else 0
 
 
 def reached(folder: Path) -> int:

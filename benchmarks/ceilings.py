@@ -19,7 +19,7 @@ from suite import commit, markdown, versions
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from thinktune.cards import peak_tflops
+from thinktune.planner.hardware import peak_tflops
 
 WARM_UP, RUNS = 3, 10
 ROWS = Lengths(900, 0.55, 2048)

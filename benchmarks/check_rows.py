@@ -38,9 +38,9 @@ def make_rows(path: Path, count: int) -> None:
 
 
 def ours(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
-    from thinktune import recipe
-    from thinktune.prepare import prepare
-    from thinktune.tokens import read_tokenizer
+    from thinktune.config import loading as recipe
+    from thinktune.data.pipeline import prepare
+    from thinktune.data.tokenizer import read_tokenizer
 
     tree = {
         "model": {"name": str(tokenizer_folder)},

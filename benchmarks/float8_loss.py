@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from thinktune.attention import use_attention
-from thinktune.knobs import Train
-from thinktune.layers import can_compile, compile_layers, float8_problem, use_float8
-from thinktune.model import pick_device
-from thinktune.optim import Update
-from thinktune.pack import pack, padding
-from thinktune.parallel import World
-from thinktune.render import Rendered
-from thinktune.small import Size, make_model, make_tokenizer
-from thinktune.step import evaluate, step
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import Rendered
+from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+from thinktune.distributed.world import World
+from thinktune.model.attention import use_attention
+from thinktune.model.batch import pack, padding
+from thinktune.model.device import pick_device
+from thinktune.model.forward import evaluate
+from thinktune.model.transforms import can_compile, compile_layers, float8_problem, use_float8
+from thinktune.optim.optimizer import Update
+from thinktune.train.step import step
 
 SIZE = Size(hidden=128, layers=4, heads=4, groups=2, head=32, inner=384)
 VOCABULARY, CAPACITY, HELD_OUT = 512, 1024, 8

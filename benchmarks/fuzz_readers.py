@@ -27,9 +27,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from thinktune.data.readers import read_rows
+from thinktune.data.sources import SUFFIXES
 from thinktune.errors import UserError
-from thinktune.find import SUFFIXES
-from thinktune.rows import read_rows
 
 DAMAGED, MADE_UP = 400, 100  # inputs of each format in a round
 ENCODINGS = (*["utf-8"] * 5, "utf-8-sig", "gb18030", "utf-16", "latin-1")

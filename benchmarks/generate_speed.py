@@ -20,11 +20,12 @@ import torch
 import transformers
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from thinktune.data import Turn
-from thinktune.demo import SIZE, read_bundled
-from thinktune.engine import Engine, Request, Sampling
-from thinktune.render import render_prompt
-from thinktune.small import make_model, make_tokenizer
+from thinktune.data.chat_template import render_prompt
+from thinktune.data.types import Turn
+from thinktune.demo.pipeline import SIZE, read_bundled
+from thinktune.demo.tiny_model import make_model, make_tokenizer
+from thinktune.inference.engine import Engine
+from thinktune.inference.requests import Request, Sampling
 
 VOCABULARY = 2500
 Texts = list[str]
@@ -134,7 +135,7 @@ def _ours(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int, at_
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:
-    from thinktune.reply import split
+    from thinktune.inference.replies import split
 
     reply = split(tokenizer.backend_tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id]))
     return reply.reasoning + reply.answer

@@ -169,7 +169,7 @@ def faults(lines: Sequence[Line], tolerance: float) -> list[str]:
 
 def table(lines: Sequence[Line], card: str) -> str:
     """Figures of all contenders as Markdown; ratios are to ours."""
-    from thinktune.cards import mfu
+    from thinktune.planner.hardware import mfu
 
     ours = next((_rate(line) for line in lines if line.contender.name == OURS and line.results), None)
     logged = [dict(map(tuple, line.results[0]["losses"])) if line.results else {} for line in lines]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ours import deal_rows
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
-from thinktune.flops import flops_per_token, mean_context
-from thinktune.small import Size, make_tokenizer
+from thinktune.demo.tiny_model import Size, make_tokenizer
+from thinktune.model.flops import flops_per_token, mean_context
 
 PROMPT_SHARE = 0.08  # of a row's tokens; as in the medical rows, the rest is learned
 PROBE_ROWS = 8

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinktune.knobs import Train
-from thinktune.optim import Update
-from thinktune.small import Size, make_model, make_tokenizer
+from thinktune.config.schema import Train
+from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+from thinktune.optim.optimizer import Update
 
 TOKENS, ROWS, VOCABULARY = 256, 4, 2048
 BASE_STEPS, STEPS, NOISE_EVERY = 700, 200, 10

@@ -22,7 +22,7 @@ SEED = 42
 
 def deal_rows(rows: Sequence["Row"], tokens_per_step: int | None, rows_per_step: int | None) -> list[list[int]]:
     """Which rows share a step in one epoch of ours: all contenders that can take the same."""
-    from thinktune.pack import deal
+    from thinktune.data.packing import deal
 
     lengths, learned = [len(row) for row in rows], [len(row) - row.prompt for row in rows]
     steps = deal(lengths, learned, tokens_per_step=tokens_per_step, rows_per_step=rows_per_step, epochs=1, seed=SEED)
@@ -35,13 +35,13 @@ def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
 
     from common import Trained
 
-    from thinktune import watch
-    from thinktune.run import open_run
-    from thinktune.train import _compile, _train_step
+    from thinktune.train import metrics as watch
+    from thinktune.train.loop import _compile, _train_step
+    from thinktune.train.setup import open_run
 
     with tempfile.TemporaryDirectory() as folder:
         rows = _prepared(job, Path(folder) / "store")
-        with patch("thinktune.run.prepare", lambda *_: rows):
+        with patch("thinktune.train.setup.prepare", lambda *_: rows):
             run = open_run(_recipe(job, chosen, Path(folder)), _quiet, ["benchmark"])
         assert [list(step.rows) for step in run.steps[: job.plan.steps]] == job.steps
         reports = []
@@ -62,7 +62,7 @@ def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
 
 
 def _recipe(job: "Job", chosen: "Chosen", folder: Path) -> Any:
-    from thinktune.recipe import check
+    from thinktune.config.loading import check
 
     plan = job.plan
     longest = max(len(row) for row in job.rows)
@@ -88,10 +88,10 @@ def _recipe(job: "Job", chosen: "Chosen", folder: Path) -> Any:
 
 def _prepared(job: "Job", folder: Path) -> Any:
     """The job's rows as `prepare` hands them over: tokenized, on the disk, mapped."""
-    from thinktune.data import Example, Turn
-    from thinktune.prepare import Prepared
-    from thinktune.render import Part, Rendered
-    from thinktune.store import Writer, choose, open_store, write_example
+    from thinktune.data.chat_template import Part, Rendered
+    from thinktune.data.dataset import Writer, choose, open_store, write_example
+    from thinktune.data.pipeline import Prepared
+    from thinktune.data.types import Example, Turn
 
     folder.mkdir()
     text = write_example(Example((Turn("user", "?"), Turn("assistant", "!")), "rows.jsonl:1"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.pack import deal, fit
+from thinktune.data.packing import deal, fit
 
 MEAN_TOKENS, SPREAD, LEAST_TOKENS, MOST_TOKENS = 790, 0.21, 32, 2048
 STEPS = (2048, 4096, 8192, 16_384, 32_768, 65_536)

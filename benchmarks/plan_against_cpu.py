@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from jobs import QWEN3
 
-from thinktune.knobs import Train
-from thinktune.layers import apply_activation_budget
-from thinktune.optim import Update
-from thinktune.pack import pack
-from thinktune.parallel import World
-from thinktune.predict import Job, Setting, peaks
-from thinktune.render import Part, Rendered
-from thinktune.small import random_model
-from thinktune.step import step
-from thinktune.tiers import TIERS
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import Part, Rendered
+from thinktune.demo.tiny_model import random_model
+from thinktune.distributed.world import World
+from thinktune.model.batch import pack
+from thinktune.model.transforms import apply_activation_budget
+from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim.optimizer import Update
+from thinktune.planner.memory import Job, Setting, peaks
+from thinktune.train.step import step
 
 GIB = 2**30
 CPU = torch.device("cpu")

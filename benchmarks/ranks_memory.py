@@ -21,14 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config
 
-from thinktune.loss import linear_cross_entropy
-from thinktune.model import pick_device, sum_over_copies
-from thinktune.parallel import World
-from thinktune.predict import Job, Setting, peaks, states_bytes
-from thinktune.shard import spread_over
-from thinktune.small import random_model
-from thinktune.spread import Spread
-from thinktune.traffic import share
+from thinktune.demo.tiny_model import random_model
+from thinktune.distributed.sharding import Spread
+from thinktune.distributed.world import World
+from thinktune.model.device import pick_device
+from thinktune.model.forward import sum_over_copies
+from thinktune.model.loading import spread_over
+from thinktune.model.loss import linear_cross_entropy
+from thinktune.planner.communication import share
+from thinktune.planner.memory import Job, Setting, peaks, states_bytes
 
 RANKS, PER_NODE = 4, 2
 CASES = [

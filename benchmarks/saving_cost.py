@@ -15,9 +15,11 @@ from statistics import median
 
 import torch
 
-from thinktune import checkpoint, recipe, watch
-from thinktune import train as room
-from thinktune.small import Size, make_model, make_tokenizer
+from thinktune.checkpoint import store as checkpoint
+from thinktune.config import loading as recipe
+from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+from thinktune.train import loop as room
+from thinktune.train import metrics as watch
 
 
 def make_recipe(folder: Path, size: Size, chosen: argparse.Namespace) -> recipe.Recipe:

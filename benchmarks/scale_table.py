@@ -9,11 +9,11 @@ from argparse import ArgumentParser
 from jobs import QWEN3
 from small_cards import LONGEST, PROMPT_SHARE
 
-from thinktune.cards import Card, find_card
-from thinktune.knobs import Train
-from thinktune.plan import draw_up
-from thinktune.predict import GIB, Job
-from thinktune.trace import NOWHERE
+from thinktune.config.schema import Train
+from thinktune.planner.hardware import GIB, Card, find_card
+from thinktune.planner.memory import Job
+from thinktune.planner.plan import draw_up
+from thinktune.planner.trace import NOWHERE
 
 CARD_TOKENS = 16_384  # of a step
 MEAN_CONTEXT = 600.0  # as in what_fits.py

@@ -46,7 +46,8 @@ class Tally:
 def serve_in_process(folder: Path, port: Any) -> None:
     import torch
 
-    from thinktune import serve, voices
+    from thinktune.serve import models as voices
+    from thinktune.serve import server as serve
 
     torch.set_num_threads(2)
 
@@ -61,7 +62,7 @@ def make_small(folder: Path) -> None:
     """A random Qwen3 of the tests' size, decided enough that rounding does not choose its tokens."""
     import torch
 
-    from thinktune.small import Size, make_model, make_tokenizer
+    from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
 
     tokenizer = make_tokenizer(QUESTIONS * 3, 400)
     model = make_model(tokenizer, Size())

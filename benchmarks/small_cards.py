@@ -26,18 +26,18 @@ import torch
 from jobs import QWEN3, Shape
 from transformers import Qwen3Config
 
-from thinktune.attention import use_attention
-from thinktune.knobs import Memory, Train
-from thinktune.layers import apply_activation_budget, can_compile, compile_layers
-from thinktune.model import pick_device
-from thinktune.optim import Update
-from thinktune.pack import Batch, pack, padding
-from thinktune.parallel import World
-from thinktune.predict import Job, Setting, peaks
-from thinktune.render import Part, Rendered
-from thinktune.small import random_model
-from thinktune.step import step
-from thinktune.tiers import TIERS
+from thinktune.config.schema import Memory, Train
+from thinktune.data.chat_template import Part, Rendered
+from thinktune.demo.tiny_model import random_model
+from thinktune.distributed.world import World
+from thinktune.model.attention import use_attention
+from thinktune.model.batch import Batch, pack, padding
+from thinktune.model.device import pick_device
+from thinktune.model.transforms import apply_activation_budget, can_compile, compile_layers
+from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim.optimizer import Update
+from thinktune.planner.memory import Job, Setting, peaks
+from thinktune.train.step import step
 
 GIB = 2**30
 STEPS, SHORTEST, MEAN, LONGEST = 10, 100, 900, 2048

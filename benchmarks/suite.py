@@ -183,7 +183,7 @@ def write(folder: Path, name: str, lines: Sequence[Line], facts: dict[str, Any],
 
 def curves(lines: Sequence[Line], title: str, job: int = 0) -> str:
     """A page with one chart: the loss of each contender over the tokens it has seen."""
-    from thinktune.chart import Series, line_chart
+    from thinktune.report.svg_charts import Series, line_chart
 
     drawn = [line for line in lines if line.results]
     series = [

@@ -7,11 +7,11 @@
 from jobs import QWEN3
 from small_cards import LONGEST, PROMPT_SHARE
 
-from thinktune.cards import GIB, find_card
-from thinktune.knobs import Train
-from thinktune.plan import draw_up
-from thinktune.predict import Job
-from thinktune.trace import NOWHERE
+from thinktune.config.schema import Train
+from thinktune.planner.hardware import GIB, find_card
+from thinktune.planner.memory import Job
+from thinktune.planner.plan import draw_up
+from thinktune.planner.trace import NOWHERE
 
 CARDS = ("6GiB", "8GiB", "12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "H200")
 STEPS = (16_384, LONGEST)

@@ -8,12 +8,12 @@ with `train.stop_when_overfitting: 2`.
 import sys
 from pathlib import Path
 
-from thinktune import recipe as recipes
-from thinktune.beside import write_comparison
-from thinktune.demo import read_bundled
+from thinktune.config import loading as recipes
+from thinktune.demo.pipeline import read_bundled
+from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
 from thinktune.files import write_json_lines, write_whole
-from thinktune.small import Size, make_model, make_tokenizer
-from thinktune.train import train
+from thinktune.report.comparison_page import write_comparison
+from thinktune.train.loop import train
 
 TRAINED_FACTS = 110
 SIZE = Size(hidden=96, layers=3, heads=4, groups=2, head=24, inner=288)

@@ -3,8 +3,8 @@
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from thinktune.faults import KINDS
-from thinktune.knobs import Recipe
+from thinktune.config.row_faults import KINDS
+from thinktune.config.schema import Recipe
 
 MOST_SHOWN = 4
 HEAD = """\

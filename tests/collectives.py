@@ -15,12 +15,12 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config
 
-from thinktune.layers import apply_activation_budget
-from thinktune.model import sum_over_copies
-from thinktune.parallel import World
-from thinktune.shard import spread_over
-from thinktune.small import random_model
-from thinktune.spread import Spread
+from thinktune.demo.tiny_model import random_model
+from thinktune.distributed.sharding import Spread
+from thinktune.distributed.world import World
+from thinktune.model.forward import sum_over_copies
+from thinktune.model.loading import spread_over
+from thinktune.model.transforms import apply_activation_budget
 
 BATCHES = 2
 # In the order of ranks. Strategy, ranks, of which so many on a machine, type of the weights, whether head and embedding are one, and recompute.

@@ -1,8 +1,8 @@
 """Rows to judge, in Chinese and English, and judging them by chosen policies."""
 
-from thinktune.data import Example, Turn
-from thinktune.faults import HANDED_PHRASES, resolve
-from thinktune.judge import judge
+from thinktune.config.row_faults import HANDED_PHRASES, resolve
+from thinktune.data.checks import judge
+from thinktune.data.types import Example, Turn
 
 TOKENS = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
 PLACES = (("question", ""), ("answer", "think"))

@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from runs import settings
 
-import thinktune.train as room
-from thinktune import checkpoint
-from thinktune.attention import use_attention
-from thinktune.balance import balance
+import thinktune.train.loop as room
+from thinktune.checkpoint import saving as checkpoint
+from thinktune.checkpoint import store as checkpoint_store
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import Rendered
+from thinktune.data.packing import balance
+from thinktune.distributed.sharding import Spread, cut_like, rows_before, share
+from thinktune.distributed.world import World, join, leave
 from thinktune.errors import Stopped
-from thinktune.knobs import Train
-from thinktune.layers import apply_activation_budget, compile_layers
-from thinktune.model import load_model
-from thinktune.optim import Update
-from thinktune.pack import Batch, collate
-from thinktune.parallel import World, join, leave
-from thinktune.render import Rendered
-from thinktune.shard import load_shares
-from thinktune.shares import cut_like, rows_before, share
-from thinktune.spread import Spread
-from thinktune.step import evaluate, step
-from thinktune.tiers import TIERS
+from thinktune.model.attention import use_attention
+from thinktune.model.batch import Batch, collate
+from thinktune.model.forward import evaluate
+from thinktune.model.loading import load_model, load_shares
+from thinktune.model.transforms import apply_activation_budget, compile_layers
+from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim.optimizer import Update
+from thinktune.train.step import step
 
 CPU = torch.device("cpu")
 
@@ -68,7 +68,7 @@ def go_on(folder: Path, former: str, name: str, steps: list[int], spread: Spread
     world = join(CPU)
     kept: list[int] = []
     for memory in TIERS:
-        found = checkpoint.find(folder / f"{former}-{memory}", "last")
+        found = checkpoint_store.find(folder / f"{former}-{memory}", "last")
         source = found.folder if found else folder / "start"
         if world.size > 1:
             model = load_shares(source, world.mesh(spread, CPU), CPU, TIERS[memory].loaded)

@@ -11,7 +11,9 @@ import torch.distributed as dist
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line has it; read where torch is loaded
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["thinktune.train", "thinktune.small", "thinktune.launch", "many", "speaking_ranks"])
+_CONTEXT.set_forkserver_preload(
+    ["thinktune.train.loop", "thinktune.demo.tiny_model", "thinktune.train.launcher", "many", "speaking_ranks"]
+)
 SECONDS = 240
 _STORES: list[dist.Store] = []  # as under torchrun, they outlive each of their ranks
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from thinktune.data.readers import read_rows
 from thinktune.errors import UserError
-from thinktune.rows import read_rows
 
 GOOD = {"question": "心脏泵什么？", "reasoning": "想一想，心脏是一块肌肉。", "answer": "血液"}
 ROWS = [GOOD, {"question": 'He said "hi",\nthen left', "reasoning": "a, b\t\\", "answer": "é"}]

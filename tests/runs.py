@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from thinktune import recipe
+from thinktune.config import loading as recipe
 from thinktune.errors import UserError
 
 FACTS = {
@@ -36,7 +36,7 @@ def settings(tree, **changes):
 
 def small_tree(folder: Path):
     """A recipe's tree with the rows and the model that it needs, all made in a folder; without any fixture."""
-    from thinktune.small import Size, make_model, make_tokenizer
+    from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。"], 400)
@@ -70,7 +70,7 @@ def small_tree_of(folder: Path, start: Path):
 
 def last_step(folder: Path) -> int:
     """The step of a run's last checkpoint; 0 where there is none yet."""
-    from thinktune import checkpoint
+    from thinktune.checkpoint import store as checkpoint
 
     try:
         kept = checkpoint.find(folder, "last")

@@ -2,8 +2,8 @@
 
 import torch
 
-from thinktune.data import Turn
-from thinktune.engine import Request, Sampling
+from thinktune.data.types import Turn
+from thinktune.inference.requests import Request, Sampling
 
 QUESTIONS = ["q?", "What does the heart pump?", "心脏泵什么？", "blood " * 12, "a"]
 

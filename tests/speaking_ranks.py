@@ -10,8 +10,8 @@ from typing import Any
 
 from cuda_calls import cuda_calls
 
-import thinktune.run as opening
-import thinktune.train as room
+import thinktune.train.loop as room
+import thinktune.train.setup as opening
 from thinktune.cli import main
 from thinktune.errors import UserError
 

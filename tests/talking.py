@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from thinktune.guard import LOOPBACK_HOSTS, Limits
-from thinktune.manners import Manners
-from thinktune.reply import Piece, Splitter, gather
-from thinktune.request import Completion, Request, Sampling
-from thinktune.serve import _settings, make_app
-from thinktune.voices import Voice
+from thinktune.inference.chat_defaults import Manners
+from thinktune.inference.replies import Piece, Splitter, gather
+from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.serve.models import Voice
+from thinktune.serve.security import LOOPBACK_HOSTS, Limits
+from thinktune.serve.server import _settings, make_app
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 

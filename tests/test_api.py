@@ -7,9 +7,9 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from talking import QUESTION, Scripted, scripted_voice, serving
 
-from thinktune.data import Turn
-from thinktune.manners import Manners
-from thinktune.request import Sampling
+from thinktune.data.types import Turn
+from thinktune.inference.chat_defaults import Manners
+from thinktune.inference.requests import Sampling
 
 THOUGHT, SAID = "It is so.\nQuite.", "Because **so**."
 REPLIES = {

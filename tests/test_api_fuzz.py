@@ -12,9 +12,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from talking import Scripted, scripted_voice
 
-from thinktune.guard import Limits
-from thinktune.openapi import document
-from thinktune.serve import make_app
+from thinktune.serve.openai_schema import document
+from thinktune.serve.security import Limits
+from thinktune.serve.server import make_app
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=1500, derandomize=False)

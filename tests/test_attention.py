@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from thinktune import attention
-from thinktune.attention import call_varlen, pick_attention, pick_newer_flash
+from thinktune.model import attention
+from thinktune.model.attention import call_varlen, pick_attention, pick_newer_flash
 
 HEADS, GROUPS, SIZE = 4, 2, 8
 BOUNDARIES = torch.tensor([0, 5, 6, 13, 20, 20, 20], dtype=torch.int32)  # the last two rows hold nothing

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from thinktune.balance import balance, imbalance
-from thinktune.pack import deal, fit
+from thinktune.data.packing import balance, deal, fit, imbalance
 
 
 @given(some.lists(some.integers(1, 50), max_size=40), some.integers(50, 120), some.integers(1, 5))

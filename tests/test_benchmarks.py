@@ -19,7 +19,7 @@ import ours  # noqa: E402
 import suite  # noqa: E402
 from gpu import faults, table  # noqa: E402
 
-from thinktune.flops import flops_per_token  # noqa: E402
+from thinktune.model.flops import flops_per_token  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from prepared import rows_of, tokens_of, with_rows, write
 from runs import settings
 
 from thinktune import cache as cache_room
-from thinktune import prepare as prepare_room
-from thinktune import store
+from thinktune.data import dataset as store
+from thinktune.data import pipeline as prepare_room
+from thinktune.data.pipeline import prepare, survey
 from thinktune.errors import UserError
-from thinktune.prepare import prepare, survey
 
 
 def entries(folder):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from thinktune.bilingual import Words
-from thinktune.chart import Marks, Point, Series, line_chart, smoothed, ticks
+from thinktune.report.html import Words
+from thinktune.report.svg_charts import Marks, Point, Series, line_chart, smoothed, ticks
 
 finite = st.floats(min_value=-1e300, max_value=1e300)
 points = st.lists(st.tuples(finite, finite), min_size=1, max_size=30)

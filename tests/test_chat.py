@@ -3,11 +3,12 @@
 import pytest
 from rich.console import Console
 
-from thinktune import chat as room
-from thinktune.engine import Completion, Engine, Sampling
-from thinktune.render import render_prompt
-from thinktune.reply import Piece
-from thinktune.session import Session
+from thinktune.commands import chat as room
+from thinktune.data.chat_template import render_prompt
+from thinktune.inference.engine import Engine
+from thinktune.inference.replies import Piece
+from thinktune.inference.requests import Completion, Sampling
+from thinktune.inference.session import Session
 
 
 def test_later_turns_see_earlier_answers_without_their_reasoning(tokenizer):

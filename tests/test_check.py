@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 from runs import settings
 
-from thinktune import recipe
-from thinktune.account import BINS, blocks
-from thinktune.check import check, coloured, prove, show
-from thinktune.cleaned import write_cleaned
+from thinktune.commands.check import check, coloured, prove, show
+from thinktune.config import loading as recipe
+from thinktune.data.dataset import digest
+from thinktune.data.export import write_cleaned
+from thinktune.data.pipeline import prepare, survey
+from thinktune.data.summary import BINS, blocks
 from thinktune.errors import UserError
-from thinktune.prepare import prepare, survey
-from thinktune.store import digest
 
 ROWS = [
     {

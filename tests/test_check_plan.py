@@ -10,14 +10,15 @@ from rich.console import Console
 from runs import quiet, settings, stop_after
 from safetensors.torch import load_file
 
-from thinktune import checkpoint, disk
-from thinktune.budget import layers
-from thinktune.check import check, show
-from thinktune.dry import dry_step
+from thinktune.checkpoint import store as checkpoint
+from thinktune.commands.check import check, show
 from thinktune.files import read_json, write_json
-from thinktune.run import open_run
-from thinktune.trace import NOWHERE
-from thinktune.train import train
+from thinktune.planner import disk_space as disk
+from thinktune.planner.activation_budgets import layers
+from thinktune.planner.trace import NOWHERE
+from thinktune.train.dry_run import dry_step
+from thinktune.train.loop import train
+from thinktune.train.setup import open_run
 
 BF16 = torch.bfloat16
 
@@ -65,7 +66,7 @@ def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
 
 
 def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
-    import thinktune.step as room
+    import thinktune.model.forward as room
 
     real, taken = room.linear_cross_entropy, []
 
@@ -88,7 +89,7 @@ def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
 
 def test_layers_are_traced_once_and_read_from_the_disk_after(model, monkeypatch):
     first = layers(model.config, BF16, NOWHERE, compiled=False)
-    monkeypatch.setattr("thinktune.budget.layer", None)
+    monkeypatch.setattr("thinktune.planner.activation_budgets.layer", None)
     assert layers(model.config, BF16, NOWHERE, compiled=False) == first
     with pytest.raises(TypeError):
         layers(model.config, model.dtype, NOWHERE, compiled=False)

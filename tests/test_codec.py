@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.codec import (
+from thinktune.optim.quantization import (
     Blocks,
     decode,
     eight_bit_levels,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thinktune.compare import compare, forgetting, outcome, verdict
+from thinktune.eval.comparison import compare, forgetting, outcome, verdict
 
 
 def rows(right, count, **more):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from thinktune.layers import apply_activation_budget, compile_layers, pick_compiled
-from thinktune.model import hidden_states
-from thinktune.pack import pack, padding
-from thinktune.render import Rendered
-from thinktune.small import Size, make_model
-from thinktune.step import evaluate, warm_up
+from thinktune.data.chat_template import Rendered
+from thinktune.demo.tiny_model import Size, make_model
+from thinktune.model.batch import pack, padding
+from thinktune.model.forward import evaluate, hidden_states
+from thinktune.model.transforms import apply_activation_budget, compile_layers, pick_compiled
+from thinktune.train.step import warm_up
 
 LENGTHS = (5, 9, 17, 33, 12, 40, 7, 21, 30, 2)
 CPU = torch.device("cpu")

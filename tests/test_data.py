@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data import MOST_STOPS, Finding, Tally, hash_share, shuffled_out
+from thinktune.data.split import hash_share, shuffled_out
+from thinktune.data.types import MOST_STOPS, Finding, Tally
 
 
 def held_out(questions, share, seed):

@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from thinktune.demo import demo, read_bundled
-from thinktune.grade import holds
+from thinktune.demo.pipeline import demo, read_bundled
+from thinktune.eval.grading import holds
 
 FACTS = read_bundled("facts.jsonl")
 FORM = read_bundled("form.jsonl")

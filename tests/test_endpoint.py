@@ -7,12 +7,12 @@ from contextlib import closing
 import pytest
 from chat_server import DONE, HANG, part, refuse, reply, serving, usage
 
-from thinktune import endpoint as room
-from thinktune.data import Turn
-from thinktune.endpoint import Endpoint
+from thinktune.data.types import Turn
 from thinktune.errors import UserError
-from thinktune.reply import Piece, gather
-from thinktune.request import Completion, Request, Sampling
+from thinktune.inference import openai_client as room
+from thinktune.inference.openai_client import Endpoint
+from thinktune.inference.replies import Piece, gather
+from thinktune.inference.requests import Completion, Request, Sampling
 
 GOOD = [part("heart"), part("."), part(finish="stop"), usage(7, 3), DONE]
 WAYS = {

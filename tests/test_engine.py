@@ -6,10 +6,11 @@ import pytest
 import torch
 from speaking import QUESTIONS, alone, ask, decided
 
-from thinktune.data import Turn
-from thinktune.engine import Completion, Engine
-from thinktune.render import render_prompt
-from thinktune.reply import gather
+from thinktune.data.chat_template import render_prompt
+from thinktune.data.types import Turn
+from thinktune.inference.engine import Engine
+from thinktune.inference.replies import gather
+from thinktune.inference.requests import Completion
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import pytest
 from chat_server import DONE, part, refuse, reply, serving, usage
 from runs import quiet, settings, write_rows
 
-from thinktune import endpoint, report
-from thinktune import evaluate as evaluating
-from thinktune.completions import Saving, model_print, read_saved
 from thinktune.errors import UserError
-from thinktune.evaluate import Options, evaluate_run, regrade_run
-from thinktune.train import train
+from thinktune.eval import runner as evaluating
+from thinktune.eval.completion_store import Saving, model_print, read_saved
+from thinktune.eval.runner import Options, evaluate_run, regrade_run
+from thinktune.inference import openai_client as endpoint
+from thinktune.report import run_page as report
+from thinktune.train.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.extract import letters, number, same_number
-from thinktune.numerals import read_numeral
+from thinktune.eval.answer_extraction import letters, number, read_numeral, same_number
 
 OPTIONS = ["insulin", "glucagon", "cortisol", "growth hormone", "none of these"]
 

@@ -5,9 +5,10 @@ import torch
 from test_tiers import Small, everything, same, settings, take, take_inside
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thinktune import adamw, ferry
-from thinktune.codec import eight_bit_levels
-from thinktune.optim import Update
+from thinktune.optim import adamw
+from thinktune.optim import offload as ferry
+from thinktune.optim.optimizer import Update
+from thinktune.optim.quantization import eight_bit_levels
 
 CHUNK = 512
 

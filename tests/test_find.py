@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
+from thinktune.data.sources import SUFFIXES
+from thinktune.data.sources import match_files as find_files
 from thinktune.errors import UserError
-from thinktune.find import SUFFIXES, find_files
 
 
 def place(folder, *names):

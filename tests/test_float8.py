@@ -8,16 +8,17 @@ import pytest
 import torch
 from runs import quiet, settings
 
+from thinktune.config.schema import Train
+from thinktune.demo.tiny_model import Size, make_model
+from thinktune.distributed.world import World
 from thinktune.errors import UserError
-from thinktune.knobs import Train
-from thinktune.layers import float8_problem, use_float8
-from thinktune.model import pick_precision
-from thinktune.optim import Update
-from thinktune.pack import pack
-from thinktune.parallel import World
-from thinktune.small import Size, make_model
-from thinktune.step import evaluate, step
-from thinktune.train import train
+from thinktune.model.batch import pack
+from thinktune.model.device import pick_precision
+from thinktune.model.forward import evaluate
+from thinktune.model.transforms import float8_problem, use_float8
+from thinktune.optim.optimizer import Update
+from thinktune.train.loop import train
+from thinktune.train.step import step
 
 CPU = torch.device("cpu")
 

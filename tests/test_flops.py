@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import Qwen3Config
 
-from thinktune.cards import mfu, peak_tflops
-from thinktune.flops import flops_per_token, mean_context
+from thinktune.model.flops import flops_per_token, mean_context
+from thinktune.planner.hardware import mfu, peak_tflops
 
 SHAPES = {  # hidden, layers, heads, inner, GFLOP/token by hand at a mean context of 600: (matrices, head, attention)
     "0.6B": (1024, 28, 16, 3072, (2.64, 0.93, 0.41)),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.form import form, loops, switches
+from thinktune.eval.grading import form, loops, switches
 
 REPLY = {"reasoning": "because", "answer": "so", "tokens": 7, "reasoning_tokens": 4, "finish": "end", "closed": True}
 

@@ -8,17 +8,17 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
-from thinktune.attention import use_attention
-from thinktune.knobs import Train
-from thinktune.layers import apply_activation_budget, can_compile, compile_layers, float8_problem, use_float8
-from thinktune.loss import linear_cross_entropy
-from thinktune.model import hidden_states
-from thinktune.optim import Update
-from thinktune.pack import pack, padding
-from thinktune.parallel import World
-from thinktune.render import Rendered
-from thinktune.small import Size, make_model
-from thinktune.step import evaluate, step, warm_up
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import Rendered
+from thinktune.demo.tiny_model import Size, make_model
+from thinktune.distributed.world import World
+from thinktune.model.attention import use_attention
+from thinktune.model.batch import pack, padding
+from thinktune.model.forward import evaluate, hidden_states
+from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.transforms import apply_activation_budget, can_compile, compile_layers, float8_problem, use_float8
+from thinktune.optim.optimizer import Update
+from thinktune.train.step import step, warm_up
 
 pytestmark = [
     pytest.mark.gpu,

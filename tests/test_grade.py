@@ -4,20 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.grade import (
-    bare,
+from thinktune.eval.grading import (
+    Rules,
     chrf,
     holds,
     is_choice,
     is_short,
     normalise,
+    obeys,
     pick_grader,
     recall,
     refuses,
     rouge_l,
     words,
 )
-from thinktune.obey import Rules, obeys
+from thinktune.eval.grading import bare_text as bare
 
 
 @pytest.mark.parametrize(

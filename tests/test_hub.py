@@ -9,10 +9,10 @@ import pytest
 from hub_client import HUBS, at_once, contents, killed_after, locate, run, unfinished
 from hub_server import Fault, HubServer
 
-from thinktune import recipe
-from thinktune.hub import locate_model
-from thinktune.prepare import prepare
-from thinktune.tokens import read_tokenizer
+from thinktune.config import loading as recipe
+from thinktune.data.pipeline import prepare
+from thinktune.data.tokenizer import read_tokenizer
+from thinktune.hub.repository import locate_model
 
 ROWS = [{"question": f"q{number}?", "think": f"because {number}", "answer": f"心脏 {number}"} for number in range(6)]
 WEIGHTS = "model.safetensors"

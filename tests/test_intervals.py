@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinktune import intervals
-from thinktune.intervals import difference, mean, rate
+from thinktune.eval import statistics as intervals
+from thinktune.eval.statistics import difference, mean, rate
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import AUFSATZ, EN, ESSAY, PLACES, ZH, conversation, example, judged, texts_of
 
-from thinktune.data import Turn
-from thinktune.faults import KINDS, resolve
-from thinktune.judge import judge
+from thinktune.config.row_faults import KINDS, resolve
+from thinktune.data.checks import judge
+from thinktune.data.types import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
 MINE = KINDS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}

@@ -3,7 +3,7 @@
 import pytest
 from judging import AUFSATZ, ESSAY, conversation, example, judged
 
-from thinktune.data import Turn
+from thinktune.data.types import Turn
 
 ASKED, TOLD, UNTHOUGHT = (
     Turn("user", "甲？"),

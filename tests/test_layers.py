@@ -119,7 +119,7 @@ def imports(path: Path, *, top_only: bool = False) -> set[str]:
 
 
 def test_every_import_points_down():
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         if path.stem == "__init__":
             continue
         for name in imports(path):
@@ -137,7 +137,7 @@ def test_rooms_that_answer_at_once_load_no_torch():
 
 
 def test_no_file_and_no_function_outgrows_one_head():
-    for path in [*PACKAGE.glob("*.py"), *Path(__file__).parent.rglob("*.py")]:
+    for path in [*PACKAGE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]:
         source = path.read_text(encoding="utf-8")
         assert source.count("\n") <= 300, f"{path.name} has {source.count(chr(10))} lines"
         for node in ast.walk(ast.parse(source)):

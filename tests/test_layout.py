@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinktune.data import Finding, RawRow
+from thinktune.config.schema import Columns
+from thinktune.data.columns import Drafted, count_columns, detect, refuse_unused, to_example
+from thinktune.data.readers import read_rows
+from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError
-from thinktune.knobs import Columns
-from thinktune.layout import Drafted, detect, to_example
-from thinktune.rows import read_rows
-from thinktune.unused import count_columns, refuse_unused
 
 LONG = "a long sentence that was written to be read"
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

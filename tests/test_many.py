@@ -9,18 +9,20 @@ from ranks import run_ranks
 from runs import settings, small_tree_of
 from safetensors.torch import load_file
 
-from thinktune import checkpoint, track
+from thinktune.checkpoint import saving as checkpoint
+from thinktune.checkpoint import store as checkpoint_store
+from thinktune.config.schema import Train
+from thinktune.demo.tiny_model import Size, random_model
+from thinktune.distributed.sharding import Spread
+from thinktune.distributed.world import World
 from thinktune.errors import UserError
-from thinktune.knobs import Train
-from thinktune.model import load_model
-from thinktune.optim import Update
-from thinktune.parallel import World
-from thinktune.predict import Setting
-from thinktune.run import _load
-from thinktune.small import Size, random_model
-from thinktune.spread import Spread
-from thinktune.tiers import TIERS
-from thinktune.train import train
+from thinktune.model.loading import load_model
+from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim.optimizer import Update
+from thinktune.planner.memory import Setting
+from thinktune.run import journal as track
+from thinktune.train.loop import train
+from thinktune.train.setup import _load
 
 CPU = torch.device("cpu")
 SPREADS = [
@@ -105,10 +107,10 @@ def wide(tmp_path_factory):
 
 def everything(run, memory):
     """Weights and state of a run's last checkpoint, as one process reads them."""
-    last = checkpoint.find(run, "last")
+    last = checkpoint_store.find(run, "last")
     model = load_model(last.folder, CPU, TIERS[memory].loaded)
     update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=False))
-    checkpoint.verify(last, state=True)
+    checkpoint_store.verify(last, state=True)
     checkpoint.restore(last, update)
     return {**{name: update.master(name).detach() for name in update.parameters}, **update.state()}
 

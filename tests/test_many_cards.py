@@ -9,13 +9,13 @@ from runs import quiet, settings
 from test_check_plan import shown
 from test_plan import Known, job, train
 
-from thinktune.cards import GIB, find_card, find_cluster
-from thinktune.check import check
+from thinktune.commands.check import check
 from thinktune.errors import UserError
-from thinktune.plan import ORDER, draw_up, facts, fits
-from thinktune.predict import Setting, peaks, states_bytes, weights_bytes
-from thinktune.speed import Network, networks, pace, seconds_per_step, tokens_per_second
-from thinktune.traffic import Groups, share
+from thinktune.planner.communication import Groups, share
+from thinktune.planner.hardware import GIB, find_card, find_cluster
+from thinktune.planner.memory import Setting, peaks, states_bytes, weights_bytes
+from thinktune.planner.plan import ORDER, draw_up, facts, fits
+from thinktune.planner.speed import Network, networks, pace, seconds_per_step, tokens_per_second
 
 LAYER = ((2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048), (6144, 2048), (2048, 6144))
 LAYER += ((2048,), (2048,), (128,), (128,))

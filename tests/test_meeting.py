@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-import thinktune.pulse as room
-from thinktune.meeting import _start, address_towards, interface_of
-from thinktune.pulse import FAILED, Pulse
+import thinktune.distributed.heartbeat as room
+from thinktune.distributed.heartbeat import FAILED, Pulse
+from thinktune.distributed.rendezvous import _start, address_towards, interface_of
 
 TIMEOUT = timedelta(seconds=30)
 

@@ -9,13 +9,14 @@ from rich.console import Console
 from runs import quiet, settings, without_times, write_rows
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from thinktune import checkpoint, track
+from thinktune.checkpoint import store as checkpoint
 from thinktune.cli import main
-from thinktune.demo import demo
+from thinktune.demo.pipeline import demo
+from thinktune.demo.tiny_model import Size, make_model
 from thinktune.errors import UserError
-from thinktune.evaluate import evaluate_run
-from thinktune.small import Size, make_model
-from thinktune.train import train
+from thinktune.eval.runner import evaluate_run
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 
 def test_a_stop_between_the_two_pointers_loses_no_best_model(tree, monkeypatch):
@@ -79,7 +80,7 @@ def test_a_full_memory_says_what_to_change(tree, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
-    monkeypatch.setattr("thinktune.train.step", full)
+    monkeypatch.setattr("thinktune.train.loop.step", full)
     with pytest.raises(UserError, match=r"memory of cpu is full after step 0.*train\.activation_budget"):
         train(settings(tree), quiet)
 
@@ -117,7 +118,7 @@ def test_ctrl_c_says_how_to_go_on(tree, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("thinktune.train.train", stop)
+    monkeypatch.setattr("thinktune.train.loop.train", stop)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130

@@ -12,9 +12,9 @@ from ranks import run_ranks
 from runs import quiet, settings, stop_after
 from speaking_ranks import without_cuda
 
-from thinktune import parallel
-from thinktune.attention import use_attention
-from thinktune.train import train
+from thinktune.distributed import world as parallel
+from thinktune.model.attention import use_attention
+from thinktune.train.loop import train
 
 
 def test_one_process_trains_evaluates_samples_saves_and_goes_on_without_torch_cuda(tree):
@@ -44,7 +44,7 @@ def test_a_call_of_torch_cuda_would_be_seen():
 
 def functions_that_call_cuda():
     """Of all rooms, the functions in which torch.cuda stands, and whether they ask for the device's kind there."""
-    for path in sorted(Path(OURS).glob("*.py")):
+    for path in sorted(Path(OURS).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and "torch.cuda." in ast.unparse(node):
                 yield f"{path.stem}.{node.name}", "device.type == 'cuda'" in ast.unparse(node)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.optim import learning_rate_share
+from thinktune.optim.lr_schedule import learning_rate_share
 
 runs = st.tuples(st.integers(1, 500), st.floats(0, 0.9), st.sampled_from(["cosine", "linear", "constant"]))
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from thinktune.pack import deal, fit, pack, padding
-from thinktune.render import Rendered
+from thinktune.data.chat_template import Rendered
+from thinktune.data.packing import deal, fit
+from thinktune.model.batch import pack, padding
 
 CAPACITY = 64
 lengths = st.lists(st.integers(2, CAPACITY), max_size=60)

@@ -8,8 +8,8 @@ import pytest
 from browser import CHAT, open_browser
 from talking import Scripted, scripted_voice, serving
 
-from thinktune.manners import Manners
-from thinktune.request import Sampling
+from thinktune.inference.chat_defaults import Manners
+from thinktune.inference.requests import Sampling
 
 MARKDOWN = """\
 A **bold** word, `code`, and $x^2 + \\frac{1}{2}$ within a line; it costs $5 or $6.

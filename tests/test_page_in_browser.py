@@ -12,9 +12,10 @@ import pytest
 import yaml
 from runs import quiet, settings
 
-from thinktune import report, track
-from thinktune.beside import write_comparison
-from thinktune.train import train
+from thinktune.report import run_page as report
+from thinktune.report.comparison_page import write_comparison
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VIEWS = [

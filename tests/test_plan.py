@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from thinktune import plan
-from thinktune.cards import GIB, card_at_hand, find_card
+from thinktune.config.schema import Train
 from thinktune.errors import UserError
-from thinktune.flops import flops_per_token
-from thinktune.knobs import Train
-from thinktune.loss import chunk_rows
-from thinktune.plan import ORDER, draw_up, facts, fits, instead, usual
-from thinktune.predict import Job, Setting
-from thinktune.speed import tokens_per_second
-from thinktune.trace import NOWHERE, Ends, Layer, Share
+from thinktune.model.flops import flops_per_token
+from thinktune.model.loss import chunk_rows
+from thinktune.planner import plan
+from thinktune.planner.hardware import GIB, card_at_hand, find_card
+from thinktune.planner.memory import Job, Setting
+from thinktune.planner.plan import ORDER, draw_up, facts, fits, instead, usual
+from thinktune.planner.speed import tokens_per_second
+from thinktune.planner.trace import NOWHERE, Ends, Layer, Share
 
 QWEN = SimpleNamespace(  # the 1.7B
     hidden_size=2048,

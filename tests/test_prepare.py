@@ -11,10 +11,10 @@ import pytest
 from prepared import GOOD, rows_of, tokens_of, with_rows, write
 from runs import settings
 
-from thinktune import account
-from thinktune import prepare as prepare_room
+from thinktune.data import pipeline as prepare_room
+from thinktune.data import summary as account
+from thinktune.data.pipeline import prepare, survey
 from thinktune.errors import UserError
-from thinktune.prepare import prepare, survey
 
 
 def test_every_row_read_is_trained_on_held_out_or_dropped(tree, tokenizer):

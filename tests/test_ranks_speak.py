@@ -13,7 +13,7 @@ import pytest
 from ranks import run_ranks
 from speaking_ranks import command, slow_to_prepare
 
-from thinktune import checkpoint
+from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import Stopped
 
 NAME = f"rank 1 of 2 on {socket.gethostname()}: "

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from thinktune import recipe
-from thinktune.demo import read_bundled
+from thinktune.config import loading as recipe
+from thinktune.demo.pipeline import read_bundled
 
 ROOT = Path(__file__).parent.parent
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e"

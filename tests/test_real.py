@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from thinktune import recipe, track
-from thinktune.account import lines
-from thinktune.prepare import prepare
-from thinktune.render import Part
-from thinktune.small import Size, make_model
-from thinktune.train import train
+from thinktune.config import loading as recipe
+from thinktune.data.chat_template import Part
+from thinktune.data.pipeline import prepare
+from thinktune.data.summary import lines
+from thinktune.demo.tiny_model import Size, make_model
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 pytestmark = pytest.mark.real
 # Nothing dropped and nothing mended, to hold tokens to the files' own texts.

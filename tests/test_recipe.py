@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import thinktune
-from thinktune import recipe
+from thinktune.config import loading as recipe
+from thinktune.config.row_faults import KINDS
+from thinktune.config.schema import Recipe
 from thinktune.errors import UserError
-from thinktune.faults import KINDS
-from thinktune.knobs import Recipe
 
 PACKAGE = Path(thinktune.__file__).parent
 ROOT = Path(__file__).parent.parent
@@ -139,7 +139,7 @@ def test_there_are_at_most_61_knobs_and_each_is_explained():
 
 def test_every_knob_is_read_somewhere():
     read = set()
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 read.add(node.attr)
@@ -149,7 +149,7 @@ def test_every_knob_is_read_somewhere():
 
 
 def test_every_fault_is_found_somewhere():
-    rooms = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py") if path.stem != "faults")
+    rooms = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if path.stem != "faults")
     assert not [fault for fault in KINDS if f'"{fault}"' not in rooms]
 
 

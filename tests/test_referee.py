@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from thinktune.completions import read_saved
-from thinktune.referee import ORDERS, Pair, account, combine, judge, pair_key, read_verdict
-from thinktune.request import Completion
+from thinktune.eval.completion_store import read_saved
+from thinktune.eval.llm_judge import ORDERS, Pair, account, combine, judge, pair_key, read_verdict
+from thinktune.inference.requests import Completion
 
 PAIRS = [
     Pair("What pumps blood?", "the heart", "the lung", "the heart"),

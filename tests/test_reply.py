@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.reply import Splitter, split
+from thinktune.inference.replies import Splitter, split
 
 TABLE = {
     "<think>\nwhy\n</think>\n\nanswer": ("why", "answer", True),

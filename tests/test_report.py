@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from thinktune import report
+from thinktune.report import run_page as report
 
 ACCOUNT: dict[str, Any] = {
     "files": [{"path": "rows.jsonl", "rows": 241}],

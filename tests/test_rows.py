@@ -10,8 +10,8 @@ import tracemalloc
 import pytest
 from row_files import GOOD, ROWS, as_file, lines, read, refusal, table, told, write
 
-from thinktune.find import SUFFIXES
-from thinktune.rows import read_rows
+from thinktune.data.readers import read_rows
+from thinktune.data.sources import SUFFIXES
 
 BOM = codecs.BOM_UTF8
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from row_files import ROWS, as_file, table
 
+from thinktune.data.readers import read_rows
+from thinktune.data.sources import SUFFIXES
 from thinktune.errors import UserError
-from thinktune.find import SUFFIXES
-from thinktune.rows import read_rows
 
 ENCODINGS = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "gb18030", "utf-16", "latin-1"])
 HARD = [

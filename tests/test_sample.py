@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from thinktune.request import Sampling
-from thinktune.sample import Chooser, choose
+from thinktune.inference.requests import Sampling
+from thinktune.inference.sampler import Chooser, choose
 
 SHARES = torch.tensor([0.05, 0.5, 0.15, 0.3])
 KEPT = [

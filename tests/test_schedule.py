@@ -10,12 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from speaking import QUESTIONS, alone, ask, decided
 
-from thinktune import schedule, slots
-from thinktune.data import Turn
-from thinktune.engine import Completion, Engine, Request, Sampling
+from thinktune.data.types import Turn
+from thinktune.demo.tiny_model import Size, make_model
 from thinktune.errors import UserError
-from thinktune.reply import gather
-from thinktune.small import Size, make_model
+from thinktune.inference import engine as schedule
+from thinktune.inference import kv_cache as slots
+from thinktune.inference.engine import Engine
+from thinktune.inference.replies import gather
+from thinktune.inference.requests import Completion, Request, Sampling
 
 VARIED = [
     ask(question, 4 + 3 * number + 40 * (number == 3), **settings)

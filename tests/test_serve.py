@@ -11,14 +11,14 @@ from chat_server import refuse
 from chat_server import serving as upstream_serving
 from talking import Scripted, scripted_voice, serving
 
-from thinktune.engine import Engine
 from thinktune.errors import UserError
-from thinktune.guard import Limits
-from thinktune.manners import Manners
-from thinktune.openapi import document
-from thinktune.request import Sampling
-from thinktune.serve import serve
-from thinktune.voices import Voice, voices_behind
+from thinktune.inference.chat_defaults import Manners
+from thinktune.inference.engine import Engine
+from thinktune.inference.requests import Sampling
+from thinktune.serve.models import Voice, voices_behind
+from thinktune.serve.openai_schema import document
+from thinktune.serve.security import Limits
+from thinktune.serve.server import serve
 
 LIMITS = Limits(at_once=2, waiting=1, body_bytes=20_000, head_seconds=0.5, body_seconds=0.5, reply_seconds=2)
 CHAT = "/v1/chat/completions"
@@ -74,7 +74,7 @@ def test_a_reply_ends_where_the_context_does_and_a_prompt_beyond_it_is_refused(m
     ],
 )
 def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, status, code):
-    monkeypatch.setattr("thinktune.endpoint.TRIES", 1)
+    monkeypatch.setattr("thinktune.inference.openai_client.TRIES", 1)
     with upstream_serving(lambda _: upstream) as (url, _), serving(voices_behind(url, None)) as address:
         refused = asked(address)
         streamed = asked(address, stream=True)
@@ -85,7 +85,7 @@ def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, 
 
 
 def test_a_server_behind_that_is_gone_is_told_as_such(monkeypatch):
-    monkeypatch.setattr("thinktune.endpoint.TRIES", 1)
+    monkeypatch.setattr("thinktune.inference.openai_client.TRIES", 1)
     with upstream_serving(lambda _: refuse(500)) as (url, _):
         voices = voices_behind(url, None)
     with serving(voices) as address:

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from swanlab_server import KEY, Server
 
-from thinktune import sinks, track
-from thinktune.entries import Losses, Numbers, Texts, Translator, evaluation, facts, samples
-from thinktune.knobs import Track
+from thinktune.config.schema import Track
+from thinktune.run import journal as track
+from thinktune.tracking import trackers as sinks
+from thinktune.tracking.records import Losses, Numbers, Texts, Translator, evaluation, facts, samples
 
 GOLDEN = Path(__file__).parent / "golden" / "entries.json"
 SAMPLE = {
@@ -241,7 +242,7 @@ def children():
             fields = status.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == me and b"thinktune.follow" in (status.parent / "cmdline").read_bytes():
+        if int(fields[1]) == me and b"thinktune.tracking.worker" in (status.parent / "cmdline").read_bytes():
             yield int(status.parent.name)
 
 

@@ -7,14 +7,15 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from thinktune.knobs import Train
-from thinktune.loss import linear_cross_entropy
-from thinktune.model import hidden_states, pick_device
-from thinktune.optim import Update
-from thinktune.pack import Padding, pack
-from thinktune.parallel import World
-from thinktune.render import Part
-from thinktune.step import evaluate, step
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import Part
+from thinktune.distributed.world import World
+from thinktune.model.batch import Padding, pack
+from thinktune.model.device import pick_device
+from thinktune.model.forward import evaluate, hidden_states
+from thinktune.model.loss import linear_cross_entropy
+from thinktune.optim.optimizer import Update
+from thinktune.train.step import step
 
 SETTINGS = Train(rows_per_step=1, learning_rate=1e-3, weight_decay=0.1)
 CPU = torch.device("cpu")
@@ -62,9 +63,9 @@ def test_the_loss_is_transformers_own(model, rows):
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
 def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_one):
     """As the CPU takes it, and as what a card compiles into one kernel, here run operation by operation."""
-    monkeypatch.setattr("thinktune.loss.FUSED_ON", ("cpu",) if in_one else ())
-    monkeypatch.setattr("thinktune.loss.find_spec", lambda _: None)
-    monkeypatch.setattr("thinktune.loss._kernels", [])
+    monkeypatch.setattr("thinktune.model.loss.FUSED_ON", ("cpu",) if in_one else ())
+    monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
+    monkeypatch.setattr("thinktune.model.loss._kernels", [])
     torch.manual_seed(0)
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(50, (tokens,))
@@ -82,9 +83,9 @@ def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_o
 @pytest.mark.parametrize("in_one", [False, True])
 def test_bf16_losses_are_within_what_bf16_rounds(monkeypatch, in_one):
     """Against the plain loss of the same bf16 numbers; all of the noise is that of rounding logits and gradients."""
-    monkeypatch.setattr("thinktune.loss.FUSED_ON", ("cpu",) if in_one else ())
-    monkeypatch.setattr("thinktune.loss.find_spec", lambda _: None)
-    monkeypatch.setattr("thinktune.loss._kernels", [])
+    monkeypatch.setattr("thinktune.model.loss.FUSED_ON", ("cpu",) if in_one else ())
+    monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
+    monkeypatch.setattr("thinktune.model.loss._kernels", [])
     torch.manual_seed(0)
     mine = [(torch.randn(*size) / 2).bfloat16().requires_grad_() for size in ((100, 32), (400, 32))]
     plain = [part.detach().float().requires_grad_() for part in mine]

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from thinktune.data import Example, Turn
+from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
-from thinktune.overlap import seen_in_training
-from thinktune.probe import probe
-from thinktune.task_files import read_tasks
-from thinktune.tasks import from_example, from_record, make_task, score, to_record
+from thinktune.eval.general_probe import probe
+from thinktune.eval.runner import seen_in_training
+from thinktune.eval.tasks import from_example, from_record, make_task, read_tasks, score, to_record
 
 OPTIONS = {"A": "lung", "B": "heart", "C": "liver", "D": "skin"}
 LAYOUTS = {

@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thinktune import adamw
-from thinktune.data import Example, Turn
-from thinktune.knobs import Train
-from thinktune.model import load_model
-from thinktune.optim import Update
-from thinktune.pack import pack
-from thinktune.parallel import World
-from thinktune.render import render
-from thinktune.step import step
-from thinktune.tiers import TIERS, pick_memory
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import render
+from thinktune.data.types import Example, Turn
+from thinktune.distributed.world import World
+from thinktune.model.batch import pack
+from thinktune.model.loading import load_model
+from thinktune.optim import adamw
+from thinktune.optim.memory_tiers import TIERS, pick_memory
+from thinktune.optim.optimizer import Update
+from thinktune.train.step import step
 
 CODED = [memory for memory in TIERS if memory != "fp32"]
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def same(some, others):
 def test_exact_is_fp32_bit_for_bit(monkeypatch):
     """The master and both moments after 50 steps, against the same arithmetic over fp32 weights."""
     plain, exact = Small(), Small()
-    monkeypatch.setattr("thinktune.optim._fused", lambda *_: None)
+    monkeypatch.setattr("thinktune.optim.optimizer._fused", lambda *_: None)
     first, second = Update(plain, settings("fp32")), Update(exact, settings("exact"))
     take(plain, first, range(1, 51))
     take(exact, second, range(1, 51))
@@ -170,7 +170,7 @@ def take_inside(model, update, numbers, change=lambda gradient: gradient):
 
 @pytest.mark.parametrize("memory", TIERS)
 def test_inside_the_backward_pass_is_after_it_where_nothing_is_clipped(memory, monkeypatch):
-    monkeypatch.setattr("thinktune.optim._fused", lambda *_: None)
+    monkeypatch.setattr("thinktune.optim.optimizer._fused", lambda *_: None)
     found = []
     for inside, drive in ((False, take), (True, take_inside)):
         model = Small()

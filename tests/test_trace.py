@@ -4,13 +4,14 @@ import pytest
 import torch
 from transformers import AttentionInterface, Qwen3Config
 
-from thinktune import trace
-from thinktune.knobs import Train
-from thinktune.loss import linear_cross_entropy
-from thinktune.model import load_model
-from thinktune.optim import Update
-from thinktune.predict import Job, Setting, peaks, states_bytes, weights_bytes
-from thinktune.tiers import TIERS
+from thinktune.config.schema import Train
+from thinktune.model.loading import load_model
+from thinktune.model.loss import linear_cross_entropy
+from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim.optimizer import Update
+from thinktune.planner import trace
+from thinktune.planner.memory import Job, Setting, peaks, states_bytes, weights_bytes
+from thinktune.train import traced_step as trace_traced_step
 
 BF16 = torch.bfloat16
 
@@ -41,7 +42,7 @@ def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens,
     config = shape(tied=tied, depth=2)
     settings = Train(rows_per_step=1, memory=memory, update_in_backward=inside)
     learned = round(tokens * 0.9)
-    before, peak, host = trace.whole_step(config, settings, BF16, tokens, learned, recompute=budget == 0)
+    before, peak, host = trace_traced_step.whole_step(config, settings, BF16, tokens, learned, recompute=budget == 0)
     found = peaks(job(config, tokens), Setting(memory, inside, budget, tokens))
     assert found.train == pytest.approx(peak, rel=0.05)
     assert (found.host > 0) == (host > 0) == (memory == "8bit-streamed")
@@ -54,7 +55,7 @@ def test_fp32_weights_in_bf16_arithmetic_are_counted_with_autocasts_copies(recom
     """On a card that is autocast, which keeps bf16 copies of the weights; held to a whole step like the others."""
     config, cpu, tokens = shape(depth=3), torch.device("cpu"), 1024
     settings = Train(rows_per_step=1, memory="fp32", update_in_backward=True)
-    _, peak, _ = trace.whole_step(config, settings, BF16, tokens, 922, recompute=recompute, device=cpu)
+    _, peak, _ = trace_traced_step.whole_step(config, settings, BF16, tokens, 922, recompute=recompute, device=cpu)
     made = Job(config, cpu, False, False, tokens, tokens, 0.9, 600.0)
     setting = Setting("fp32", True, 0.0 if recompute else 1.0, tokens)
     found = peaks(made, setting)

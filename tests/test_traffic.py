@@ -12,9 +12,9 @@ from collectives import BATCHES, CASES, config
 from hypothesis import given
 from hypothesis import strategies as some
 
-from thinktune.predict import parameter_groups
-from thinktune.spread import Spread
-from thinktune.traffic import Groups, Traffic, buffers, handed, handed_in_step, share, traffic
+from thinktune.distributed.sharding import Spread
+from thinktune.planner.communication import Groups, Traffic, buffers, handed, handed_in_step, share, traffic
+from thinktune.planner.memory import parameter_groups
 
 GROUPS = Groups(root=((1000, 8), (8,)), layer=((16, 8), (7, 8), (8,)), depth=5)
 

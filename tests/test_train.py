@@ -10,14 +10,16 @@ from runs import FACTS, quiet, settings, stop_after, without_times, write_rows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from thinktune import checkpoint, track
-from thinktune.engine import Engine, Request, Sampling
+from thinktune.checkpoint import store as checkpoint
+from thinktune.data.pipeline import prepare
+from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import UserError
 from thinktune.files import read_json
-from thinktune.model import load_model
-from thinktune.prepare import prepare
-from thinktune.tokens import read_tokenizer
-from thinktune.train import train
+from thinktune.inference.engine import Engine
+from thinktune.inference.requests import Request, Sampling
+from thinktune.model.loading import load_model
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 
 @pytest.mark.parametrize("stop", [3, 6])

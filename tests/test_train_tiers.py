@@ -5,12 +5,13 @@ import torch
 from runs import quiet, settings
 from safetensors.torch import load_file
 
-import thinktune.step as room
-from thinktune import checkpoint, track
+import thinktune.model.forward as room
+from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import UserError
 from thinktune.files import read_json
-from thinktune.tiers import TIERS
-from thinktune.train import train
+from thinktune.optim.memory_tiers import TIERS
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 
 @pytest.mark.parametrize("memory", TIERS)

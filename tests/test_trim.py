@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinktune.data import Example, Turn
-from thinktune.render import Part, render
-from thinktune.trim import MARK, trim
+from thinktune.data.chat_template import MARK, Part, render, trim
+from thinktune.data.types import Example, Turn
 
 CHINESE = [f"第{number}步，看血液。" for number in range(40)]
 ENGLISH = [f"Step {number}: it is 2.5 mg, so think. " for number in range(40)]

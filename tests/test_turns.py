@@ -2,10 +2,10 @@
 
 import pytest
 
-from thinktune.data import Finding, RawRow, Turn
-from thinktune.knobs import Columns
-from thinktune.layout import Drafted, detect, to_example
-from thinktune.turns import with_general_system
+from thinktune.config.schema import Columns
+from thinktune.data.columns import Drafted, detect, to_example
+from thinktune.data.messages import with_general_system
+from thinktune.data.types import Finding, RawRow, Turn
 
 USER = {"role": "user", "content": "q"}
 REPLY = {"role": "assistant", "content": "a"}

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data import Example, Turn, twin_key
-from thinktune.twins import (
+from thinktune.data.duplicates import (
     BANDS,
     NEIGHBOURS,
     SIMILAR,
@@ -21,7 +20,9 @@ from thinktune.twins import (
     near_duplicates,
     neighbours,
     question_text,
+    twin_key,
 )
+from thinktune.data.types import Example, Turn
 
 FORTY_WORDS = (
     "I am a woman of fifty two and for about three weeks my left knee has been swollen every morning, it hurts when I "

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.verdict import evaluations_above, judge, margins, paired_margin, student_t
+from thinktune.run.diagnosis import evaluations_above, judge, margins, paired_margin, student_t
 
 # The eval loss that a public tutorial shows for two epochs over 2,166 rows, read off its chart to within 0.005.
 TUTORIAL = {100: 1.384, 400: 1.184, 500: 1.143, 600: 1.192, 1000: 1.161}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from thinktune import vllm
-from thinktune.data import Turn
+from thinktune.data.types import Turn
 from thinktune.errors import UserError
-from thinktune.request import Completion, Request, Sampling
-from thinktune.voices import find_voices
+from thinktune.inference import vllm_server as vllm
+from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.serve.models import find_voices
 
 STAND_IN = f"""\
 #!{sys.executable}

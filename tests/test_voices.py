@@ -8,13 +8,13 @@ import pytest
 import yaml
 from talking import Scripted, scripted_voice, serving
 
-from thinktune.data import Turn
+from thinktune.checkpoint.manifest import seal
+from thinktune.data.types import Turn
 from thinktune.errors import UserError
-from thinktune.manners import conversation, read_manners
-from thinktune.request import Completion, Request, Sampling
-from thinktune.seal import seal
-from thinktune.serve import read_page
-from thinktune.voices import find_voices
+from thinktune.inference.chat_defaults import conversation, read_manners
+from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.serve.models import find_voices
+from thinktune.serve.server import read_page
 
 PAGE_BYTES = 300_000
 LICENCES = "libraries/LICENSES.txt"  # ships with the page, and is not loaded by it

@@ -10,15 +10,16 @@ from runs import quiet, settings
 from test_tiers import Reads
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from thinktune.knobs import Train
-from thinktune.optim import Update
-from thinktune.pack import ON_DEVICE, pack, padding
-from thinktune.parallel import World
-from thinktune.render import Rendered
-from thinktune.run import open_run
-from thinktune.small import Size, make_model
-from thinktune.step import evaluate, step
-from thinktune.train import _compile, _train_step
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import Rendered
+from thinktune.demo.tiny_model import Size, make_model
+from thinktune.distributed.world import World
+from thinktune.model.batch import ON_DEVICE, pack, padding
+from thinktune.model.forward import evaluate
+from thinktune.optim.optimizer import Update
+from thinktune.train.loop import _compile, _train_step
+from thinktune.train.setup import open_run
+from thinktune.train.step import step
 
 LENGTHS = (5, 9, 17, 33, 40)
 CPU = torch.device("cpu")

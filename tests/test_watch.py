@@ -13,18 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import quiet, settings
 
-from thinktune import checkpoint, report, track
-from thinktune.answers import affordable_tokens, repetition, samplings
-from thinktune.beside import write_comparison
+from thinktune.checkpoint import store as checkpoint
+from thinktune.data.pipeline import prepare
+from thinktune.data.tokenizer import read_tokenizer
+from thinktune.distributed.world import World
 from thinktune.files import read_json
-from thinktune.model import load_model
-from thinktune.outcome import eval_losses, known_by_heart, rows_by_loss, run_verdict, train_losses
-from thinktune.pack import pack
-from thinktune.parallel import World
-from thinktune.prepare import prepare
-from thinktune.step import evaluate_rows
-from thinktune.tokens import read_tokenizer
-from thinktune.train import train
+from thinktune.model.batch import pack
+from thinktune.model.forward import evaluate_rows
+from thinktune.model.loading import load_model
+from thinktune.report import run_page as report
+from thinktune.report.comparison_page import write_comparison
+from thinktune.run import journal as track
+from thinktune.run.diagnosis import eval_losses, known_by_heart, rows_by_loss, run_verdict, train_losses
+from thinktune.train.loop import train
+from thinktune.train.samples import affordable_tokens, repetition, samplings
 
 COLOURS = ("red", "green", "blue", "grey", "black", "white")
 THINGS = ("lamp", "door", "cup", "ship", "hat", "book", "chair", "ring", "flag", "coat", "ball", "drum")
@@ -159,7 +161,7 @@ def test_a_line_of_metrics_is_plain_and_each_figure_has_its_name(tree):
 
 
 def test_mfu_is_told_of_a_card_whose_peak_is_known(tree, monkeypatch):
-    from thinktune import watch
+    from thinktune.train import metrics as watch
 
     class Card:
         type = "cuda"

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data import Turn
-from thinktune.render import render_prompt
-from thinktune.reply import Stopper, gather, split
-from thinktune.request import Sampling
-from thinktune.writer import Marks, Writer
+from thinktune.data.chat_template import render_prompt
+from thinktune.data.types import Turn
+from thinktune.inference.replies import Marks, Stopper, Writer, gather, split
+from thinktune.inference.requests import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,14 @@ from secrets import token_hex
 from thinktune.files import read_json, sync_tree, write_json
 
 SIZES = "sizes.json"  # bytes of every other file of an entry, written last
+
+
 OURS = re.compile(r"(\.)?[0-9a-f]{32}(\.[0-9a-f]{16}\.partial)?")
+
+
 KEPT_DAYS = 30  # an entry that no one read for so long is removed when another one is put
+
+
 PARTIAL_DAYS = 2  # after which what a killed process left is removed in the same way
 
 

@@ -12,23 +12,30 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from thinktune import recipe as recipes
-from thinktune.errors import Stopped, UserError
-from thinktune.hub import refuse_missing
-from thinktune.manners import WantedEngine
-from thinktune.masking import mask
+from thinktune.config import loading as recipes
+from thinktune.config.schema import WantedEngine
+from thinktune.data.sources import refuse_missing
+from thinktune.errors import Stopped, UserError, mask
 
 if TYPE_CHECKING:
-    from thinktune.parallel import World
+    from thinktune.distributed.world import World
 
-# Rooms that load torch are imported inside the verbs: --help and a bad recipe answer at once.
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, as in recipes/.")]
+
+
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/NAME.")]
+
+
 RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as in runs/NAME.")]
+
+
 ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or any model folder.")]
+
+
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="As in train.epochs=1.")]
 
 
@@ -37,7 +44,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where it is written.")] = Path("runs/demo"),
 ) -> None:
     """Run the whole pipeline on a small Qwen3 made on the spot: CPU, minutes."""
-    from thinktune.demo import demo as run_demo
+    from thinktune.demo.pipeline import demo as run_demo
 
     with _going_on_later():
         run_demo(folder, _console())
@@ -66,9 +73,9 @@ def check(
 def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
     loaded = recipes.load(recipe, overrides)
     refuse_missing(loaded)
-    from thinktune.check import check as run_check
-    from thinktune.check import show
-    from thinktune.cleaned import refuse_written, write_cleaned
+    from thinktune.commands.check import check as run_check
+    from thinktune.commands.check import show
+    from thinktune.data.export import refuse_written, write_cleaned
 
     if write:
         refuse_written(write)
@@ -90,14 +97,14 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train; the same command starts again where it stopped. Takes all cards of the machine, or torchrun's."""
     if "RANK" in os.environ:  # as torchrun and its kind say it
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # every rank would warn of what is meant
-        from thinktune.launch import among_ranks
+        from thinktune.train.launcher import among_ranks
 
         with _going_on_later(aloud=os.environ["RANK"] == "0"), among_ranks() as world:
             _train(recipe, overrides or [], world)
         return
     loaded = recipes.load(recipe, overrides or [])
     refuse_missing(loaded)
-    from thinktune.launch import cards_here, hand_over
+    from thinktune.train.launcher import cards_here, hand_over
 
     if (cards := cards_here()) > 1:
         _say(f"hands over to torchrun, one process for each of {cards} cards")
@@ -109,9 +116,9 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
     loaded = recipes.load(recipe, overrides)
     refuse_missing(loaded)
-    from thinktune.parallel import ALONE
+    from thinktune.distributed.world import ALONE
     from thinktune.progress import live_bar
-    from thinktune.train import train as run_train
+    from thinktune.train.loop import train as run_train
 
     world = world or ALONE
     with live_bar() as (say, bar):
@@ -139,9 +146,10 @@ def evaluate(
 ) -> None:
     """Measure base against tuned, with intervals; the same command goes on where it stopped."""
     sides = _sides(endpoint or [])
-    from thinktune.comparison import comparison
-    from thinktune.evaluate import Options, evaluate_run, regrade_run
-    from thinktune.sinks import send
+    from thinktune.eval.comparison import comparison
+    from thinktune.eval.runner import Options, evaluate_run, regrade_run
+    from thinktune.report.run_page import write as write_page
+    from thinktune.tracking.trackers import send
 
     say = _whisper if as_json else _say
     with _going_on_later("stopped; the same command goes on after the last saved reply"):
@@ -150,6 +158,7 @@ def evaluate(
         else:
             options = Options(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
             found = evaluate_run(run, say, options)
+        write_page(run)
     send(run, recipes.load(run / "recipe.yaml").track, say)
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
@@ -170,9 +179,9 @@ def _sides(endpoints: list[str]) -> dict[str, str]:
 @app.command()
 def report(runs: RunPaths) -> None:
     """Write a run's page again; of several runs, one page that shows them side by side."""
-    from thinktune.beside import write_comparison
-    from thinktune.checkpoint import refuse_no_run
-    from thinktune.report import write
+    from thinktune.checkpoint.store import refuse_no_run
+    from thinktune.report.comparison_page import write_comparison
+    from thinktune.report.run_page import write
 
     for run in runs:
         refuse_no_run(run)
@@ -185,7 +194,7 @@ def report(runs: RunPaths) -> None:
 @app.command()
 def chat(run: ModelPath) -> None:
     """Talk to a model, its reasoning dimmed."""
-    from thinktune.chat import chat as run_chat
+    from thinktune.commands.chat import chat as run_chat
 
     console = _console()
     run_chat(run, console, lambda: console.input("[bold]› [/]"))
@@ -205,8 +214,8 @@ def serve(
     ] = "auto",
 ) -> None:
     """Open a chat page and an OpenAI-compatible API, reasoning and answer apart."""
-    from thinktune.serve import serve as run_serve
-    from thinktune.voices import find_voices
+    from thinktune.serve.models import find_voices
+    from thinktune.serve.server import serve as run_serve
 
     run_serve(find_voices(run, endpoint, model, engine, _say), host, port, _say)
 

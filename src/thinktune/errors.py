@@ -1,6 +1,7 @@
 """The one error a user is meant to read."""
 
 import os
+import re
 from collections.abc import Sequence
 
 
@@ -45,3 +46,20 @@ class Stopped(Exception):  # noqa: N818 - no error: it was asked for
 def brief(error: BaseException, most: int = 300) -> str:
     """What another library's error says, on one line of at most so many characters."""
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+_NAMES = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)S?$", re.IGNORECASE)
+
+
+_SHAPES = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|ms-[0-9a-f]{8}-[0-9a-f-]{20,})")
+
+
+FEWEST = 8  # characters; a shorter value of the environment is more likely a word than a secret
+
+
+def mask(text: str) -> str:
+    """A text in which each token or key is three stars."""
+    for name, value in os.environ.items():
+        if _NAMES.search(name) and len(value.strip()) >= FEWEST:
+            text = text.replace(value.strip(), "***")
+    return _SHAPES.sub("***", text)

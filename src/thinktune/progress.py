@@ -9,7 +9,11 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Live
 
 Say = Callable[[str], None]
+
+
 Bar = Callable[[int, int, float | None], None]  # steps done, steps in all, seconds left where known
+
+
 SECONDS_BETWEEN_LINES = 5
 
 

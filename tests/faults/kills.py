@@ -21,11 +21,13 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # a f
 import torch
 from runs import last_step, settings, small_tree, without_times
 
-from thinktune import checkpoint, track
+from thinktune.checkpoint import saving as checkpoint
+from thinktune.checkpoint import store as checkpoint_store
+from thinktune.checkpoint.manifest import broken
 from thinktune.errors import UserError
 from thinktune.files import read_json
-from thinktune.seal import broken
-from thinktune.train import train
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"}
 
@@ -83,8 +85,8 @@ def faults(folder: Path) -> list[str]:
     found = []
     for pointer in ("last", "best"):
         try:
-            if kept := checkpoint.find(folder, pointer):
-                checkpoint.verify(kept, state=pointer == "last")
+            if kept := checkpoint_store.find(folder, pointer):
+                checkpoint_store.verify(kept, state=pointer == "last")
         except (UserError, OSError, ValueError, KeyError) as error:
             found.append(f"{pointer}: {error}")
     if (folder / "final").is_dir() and broken(folder / "final"):
@@ -198,13 +200,13 @@ def plant_half_write() -> None:
 
     def careless(run, step, *rest):
         checkpoint._aside = lambda folder: folder.mkdir(parents=True, exist_ok=True) or folder
-        checkpoint._settle = lambda aside, folder: checkpoint.seal(folder, apart=(checkpoint.STATE,))
-        checkpoint.shutil.rmtree, kept = lambda *_, **__: None, checkpoint.shutil.rmtree
-        checkpoint._point(run, "last", step)
+        checkpoint._settle = lambda aside, folder: checkpoint.seal(folder, apart=(checkpoint_store.STATE,))
+        checkpoint_store.shutil.rmtree, kept = lambda *_, **__: None, checkpoint_store.shutil.rmtree
+        checkpoint_store.point_to(run, "last", step)
         try:
             return save(run, step, *rest)
         finally:
-            checkpoint.shutil.rmtree = kept
+            checkpoint_store.shutil.rmtree = kept
 
     checkpoint.save = careless
 

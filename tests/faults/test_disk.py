@@ -8,9 +8,10 @@ from runs import quiet, settings, without_times
 from safetensors.torch import load_file
 from test_resume import equal
 
-from thinktune import checkpoint, track
+from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import UserError
-from thinktune.train import train
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 ROOM = 24 * 2**20  # what the small run is given: many checkpoints of 1.1 MB
 
@@ -18,7 +19,7 @@ ROOM = 24 * 2**20  # what the small run is given: many checkpoints of 1.1 MB
 @pytest.fixture
 def small_needs(monkeypatch):
     """The room kept for tokenizers and journals is that of real models; here it would fill the memory."""
-    monkeypatch.setattr("thinktune.disk.BESIDE_BYTES", 2**20)
+    monkeypatch.setattr("thinktune.planner.disk_space.BESIDE_BYTES", 2**20)
 
 
 def filling(full, place, step, freed_after=None):

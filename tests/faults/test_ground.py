@@ -9,10 +9,11 @@ from runs import FACTS, quiet, settings, write_rows
 from test_resume import equal, stop_in_step
 from transformers import AutoTokenizer
 
-from thinktune import checkpoint, track
+from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import Stopped, UserError
 from thinktune.files import read_json, write_json
-from thinktune.train import train
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 
 @pytest.fixture

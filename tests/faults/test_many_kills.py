@@ -10,8 +10,9 @@ import pytest
 from runs import settings
 from safetensors.torch import load_file
 
-from thinktune import checkpoint, track
-from thinktune.train import train
+from thinktune.checkpoint import store as checkpoint
+from thinktune.run import journal as track
+from thinktune.train.loop import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import many

@@ -9,15 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as some
 from runs import quiet, settings
 
-from thinktune import answers, checkpoint, dry, recipe, slots, track
-from thinktune.cards import GIB, Card
+from thinktune.checkpoint import store as checkpoint
+from thinktune.config import loading as recipe
 from thinktune.errors import UserError
-from thinktune.ground import hold
-from thinktune.pack import pack
-from thinktune.predict import Setting, peaks
-from thinktune.run import open_run
-from thinktune.spikes import FEWEST, is_spike
-from thinktune.train import train
+from thinktune.inference import kv_cache as slots
+from thinktune.model.batch import pack
+from thinktune.planner.hardware import GIB, Card
+from thinktune.planner.memory import Setting, peaks
+from thinktune.run import journal as track
+from thinktune.run.resume import hold
+from thinktune.train import dry_run as dry
+from thinktune.train import samples as answers
+from thinktune.train.anomalies import FEWEST, is_spike
+from thinktune.train.loop import train
+from thinktune.train.setup import open_run
 
 BAD = "血液"  # the answer of one row
 
@@ -25,7 +30,7 @@ BAD = "血液"  # the answer of one row
 @pytest.fixture
 def bad_row(monkeypatch):
     """A model whose embedding gives NaN for the row that holds a word, as broken memory would."""
-    import thinktune.step as room
+    import thinktune.model.forward as room
 
     real = room.hidden_states
 
@@ -72,7 +77,7 @@ def test_the_policy_stop_saves_and_stops_and_the_run_can_go_on(tree, bad_row):
 
 
 def test_a_loss_that_jumps_is_flagged_with_its_rows(tree, monkeypatch, tried):
-    import thinktune.step as room
+    import thinktune.model.forward as room
 
     real, calls = room.linear_cross_entropy, []
 
@@ -140,7 +145,7 @@ def test_a_memory_full_in_the_dry_step_says_what_would_fit(tree, monkeypatch):
 
 def test_the_setting_that_would_fit_is_named_in_the_recipes_own_words(tree, monkeypatch, tmp_path):
     """First one that the run can go on with, as it then does; on a smaller card one for a new run."""
-    monkeypatch.setattr("thinktune.plan.CONTEXT_BYTES", 0)  # it is larger than this model with all its states
+    monkeypatch.setattr("thinktune.planner.plan.CONTEXT_BYTES", 0)  # it is larger than this model with all its states
     run = opened(settings(tree, train={"memory": "exact", "rows_per_step": 6, "batch_tokens": 512}))
     said = dry.planned_way(run, Card("a card", 24 * GIB))
     assert said.startswith("this fits (0.0")

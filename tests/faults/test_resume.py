@@ -9,10 +9,13 @@ from runs import quiet, settings, without_times
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from thinktune import answers, checkpoint, track, watch
+from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import Stopped
-from thinktune.tiers import TIERS
-from thinktune.train import train
+from thinktune.optim.memory_tiers import TIERS
+from thinktune.run import journal as track
+from thinktune.train import metrics as watch
+from thinktune.train import samples as answers
+from thinktune.train.loop import train
 
 # Streamed states are 8-bit ones in another place; they are tried apart.
 SLOW = {"8bit-streamed": pytest.mark.slow}
@@ -39,7 +42,7 @@ def equal(mine, theirs):
 
 def stop_in_step(monkeypatch, step, number=signal.SIGTERM):
     """Have a signal come in the midst of a step's arithmetic."""
-    import thinktune.train as room
+    import thinktune.train.loop as room
 
     taken = room.step
 

@@ -11,11 +11,11 @@ import pytest
 from runs import quiet, settings
 from test_resume import stop_in_step
 
-from thinktune import checkpoint
+from thinktune.checkpoint import store as checkpoint
 from thinktune.cli import main
 from thinktune.errors import Stopped
-from thinktune.stop import Stop, seconds
-from thinktune.train import train
+from thinktune.train.interrupt import Stop, seconds
+from thinktune.train.loop import train
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -53,8 +53,8 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path, tried):
 def test_a_time_limit_saves_before_it_is_reached(tree, monkeypatch, tried):
     clock = time.monotonic
     ahead = [0.0]
-    monkeypatch.setattr("thinktune.stop.time.monotonic", lambda: clock() + ahead[0])
-    import thinktune.train as room
+    monkeypatch.setattr("thinktune.train.interrupt.time.monotonic", lambda: clock() + ahead[0])
+    import thinktune.train.loop as room
 
     taken = room.step
 

@@ -13,14 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 from runs import quiet, settings
 
-from thinktune import report
-from thinktune.download import _listing
-from thinktune.errors import UserError
+from thinktune.data.tokenizer import read_tokenizer
+from thinktune.errors import UserError, mask
 from thinktune.files import is_inside
-from thinktune.masking import mask
-from thinktune.model import load_model
-from thinktune.tokens import read_tokenizer
-from thinktune.train import train
+from thinktune.hub.huggingface import listing_of as _listing
+from thinktune.model.loading import load_model
+from thinktune.report import run_page as report
+from thinktune.train.loop import train
 
 SECRET = "hf_" + "Zq3" * 11
 

@@ -20,7 +20,7 @@ from hosts import Command, Host, start, two_hosts
 from runs import last_step, small_tree, without_times
 from safetensors.torch import load_file
 
-from thinktune import track
+from thinktune.run import journal as track
 
 TIMEOUT = 15.0  # THINKTUNE_TIMEOUT_SECONDS
 MARGIN = 20.0  # within which after the time-out a rank that was left alone has said so and ended

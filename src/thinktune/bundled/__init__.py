@@ -1,1 +1,0 @@
-"""Files that travel with the package: the demo's rows and the templates."""

@@ -1,0 +1,76 @@
+"""Talking to a model in the terminal: the reasoning dimmed and apart from the answer, both as they are written."""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from thinktune.inference.engine import Engine
+from thinktune.inference.replies import Piece, gather
+from thinktune.inference.requests import Completion, Request
+from thinktune.inference.session import open_engine
+
+HELP = "/think turns reasoning on or off · /reset forgets the conversation · /quit leaves"
+
+
+def chat(folder: Path, console: Console, ask: Callable[[], str]) -> None:
+    """Answer what `ask` returns until it raises EOFError or says /quit."""
+    engine, session, sampling = open_engine(folder)
+    console.print(f"{HELP}\n", style="dim", highlight=False)
+    while True:
+        try:
+            question = ask().strip()
+        except EOFError:
+            return
+        match question:
+            case "":
+                continue
+            case "/quit":
+                return
+            case "/reset":
+                session.turns.clear()
+                console.print("forgotten", style="dim")
+            case "/think":
+                session.thinking = not session.thinking
+                console.print(f"reasoning {'on' if session.thinking else 'off'}", style="dim")
+            case _ if question.startswith("/"):
+                console.print(
+                    f"{question.split()[0]} is no command; {HELP}", style="yellow", highlight=False, markup=False
+                )
+            case _:
+                session.answered(question, _answer(engine, session.asked(question, sampling), console))
+
+
+def _answer(engine: Engine, request: Request, console: Console) -> Completion:
+    """Print a reply as it comes; Ctrl-C stops it, and what was written so far counts as cut."""
+    shown: str | None = None
+    pieces: list[Piece] = []
+    reply: Completion | None = None
+    try:
+        with closing(engine.stream(request)) as coming:
+            for piece in coming:
+                if isinstance(piece, Completion):
+                    reply = piece
+                    break
+                if piece.place != shown:
+                    _turn_to(piece, shown, console)
+                    shown = piece.place
+                pieces.append(piece)
+                style = "" if piece.place == "answer" else "dim"
+                console.print(piece.text, end="", style=style, highlight=False, markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        reasoning, answer = gather(pieces)
+        reply = Completion(reasoning, answer, 0, 0, "length", closed=bool(answer))
+    assert reply is not None
+    console.print("" if reply.finish == "end" else "\n[yellow]— cut here[/]")
+    console.print()
+    return reply
+
+
+def _turn_to(piece: Piece, shown: str | None, console: Console) -> None:
+    """The break between reasoning and answer; `moved` says that what stands above was reasoning without a tag."""
+    if piece.place == "moved":
+        console.print("\n(the text above was reasoning)", style="dim italic")
+    elif shown is not None:
+        console.print("\n")

@@ -1,0 +1,385 @@
+"""Files to raw rows: JSON lines, JSON, CSV and Parquet read in order, whatever is wrong with a row told with it."""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from thinktune.data.sources import SUFFIXES
+from thinktune.data.types import Finding, RawRow
+from thinktune.errors import UserError, brief
+
+# The first bytes of what is no text in UTF-8 or GBK. UTF-32 begins as UTF-16 does, so it stands first.
+FOREIGN = {
+    codecs.BOM_UTF32_LE: "UTF-32, not UTF-8; save it as UTF-8",
+    codecs.BOM_UTF32_BE: "UTF-32, not UTF-8; save it as UTF-8",
+    codecs.BOM_UTF16_LE: "UTF-16, not UTF-8; save it as UTF-8",
+    codecs.BOM_UTF16_BE: "UTF-16, not UTF-8; save it as UTF-8",
+    b"\x1f\x8b": "packed by gzip; add .gz to its name",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
+}
+
+
+NEARLY_ALL = 0.9
+
+
+RARE = bytes(range(0xD8, 0xF8))  # first bytes of GB2312's second level: its rarer characters
+
+
+@dataclass(frozen=True, slots=True)
+class BadByte:
+    """The first byte that is no UTF-8: its line and its place in the line, both from 1."""
+
+    line: int
+    place: int
+    value: int
+
+    def __str__(self) -> str:
+        return f"byte {self.place} is {self.value:#x}"
+
+
+@contextmanager
+def open_text(file: Path) -> Generator[tuple[BinaryIO, bool]]:
+    """The bytes of a text file, unpacked, from behind its byte order mark, and whether it has one.
+
+    Raises UserError, naming the file, where it cannot be read to its end or is no text.
+    """
+    packed = file.name.lower().endswith(".gz")
+    try:
+        with cast(BinaryIO, gzip.open(file)) if packed else file.open("rb") as opened:
+            head = opened.read(4)
+            if packed and not file.stat().st_size:
+                raise EOFError("it is empty")  # which gzip takes for whole
+            for mark, meaning in FOREIGN.items():
+                if head.startswith(mark):
+                    raise UserError(f"{file}: is {meaning}")
+            marked = head.startswith(codecs.BOM_UTF8)
+            opened.seek(len(codecs.BOM_UTF8) if marked else 0)
+            yield opened, marked
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}: is no whole gzip file ({brief(error)}); copy or download it anew") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or brief(error)}); mend that first") from None
+
+
+def find_bad_byte(lines: Iterable[bytes]) -> BadByte | None:
+    """Where lines cease to be UTF-8, if they do. A line feed is no part of another character in UTF-8 or GBK."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            return BadByte(number, error.start + 1, line[error.start])
+    return None
+
+
+def is_gbk(lines: Iterable[bytes]) -> bool:
+    """Whether lines that are no UTF-8 are surely GBK.
+
+    They decode as GB18030, and nearly all characters beyond ASCII are GB2312's, half of them or more of its first
+    level: broken UTF-8 makes characters that GB2312 lacks, and two accented letters of Latin-1 make a rare one.
+    """
+    beyond = known = rare = 0
+    try:
+        for line in lines:
+            characters = re.sub("[\0-\x7f]+", "", line.decode("gb18030"))
+            pairs = characters.encode("gb2312", "ignore")
+            beyond += len(characters)
+            known += len(pairs) // 2
+            rare += len(pairs) // 2 - len(pairs[::2].translate(None, RARE))
+    except UnicodeDecodeError:
+        return False
+    return known >= NEARLY_ALL * beyond and rare <= known / 2
+
+
+Found = tuple[Finding, ...]
+
+
+PARQUET_ROWS = 1024  # in memory at once
+
+
+BLANKS = b" \t\r\n"  # what JSON holds for white space
+
+
+JSON_BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An open text file: its path, its name in sources, its bytes, and what was found where they begin."""
+
+    file: Path
+    shown: str
+    opened: BinaryIO
+    repair: bool
+    found: Found
+
+
+def read_rows(file: Path, shown: str, *, repair_encoding: bool) -> Iterator[RawRow]:
+    """Rows of one file in order, faulty ones included; `shown` is the file's name in their sources (`shown:line`).
+
+    JSON lines and CSV are streamed, Parquet comes in batches, and a JSON list is held whole. Raises UserError, naming
+    the file, where the file as a whole cannot be read: what was yielded until then is not all of it.
+    """
+    if not file.name.lower().endswith(SUFFIXES):
+        raise UserError(f"{file}: its ending is none of {', '.join(SUFFIXES)}; convert the rows or rename the file")
+    if file.name.lower().endswith(".parquet"):
+        yield from _parquet(file, shown)
+        return
+    with open_text(file) as (opened, marked):
+        sentence = f"{shown}:1: begins with a byte order mark"
+        found = (Finding("byte_order_mark", sentence, "repaired"),) if marked else ()
+        source = Source(file, shown, opened, repair_encoding, found)
+        match file.name.lower().removesuffix(".gz").rpartition(".")[2]:
+            case "json":
+                yield from _json(source)
+            case "csv":
+                yield from _csv(source, ",")
+            case "tsv":
+                yield from _csv(source, "\t")
+            case _:
+                yield from _json_lines(source)
+
+
+def _json_lines(source: Source) -> Iterator[RawRow]:
+    found = source.found
+    for number, line in enumerate(source.opened, start=1):
+        if not line.isspace():
+            yield _json_line(f"{source.shown}:{number}", line.rstrip(b"\r\n"), source.repair, found)
+            found = ()
+
+
+def _json_line(place: str, line: bytes, repair: bool, found: Found) -> RawRow:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        if not is_gbk([line]):
+            sentence = f"{place}: is neither UTF-8 nor GBK ({find_bad_byte([line])})"
+            return RawRow(place, None, (*found, Finding("encoding", sentence)))
+        if not repair:
+            return RawRow(place, None, (*found, Finding("encoding", f"{place}: is GBK, not UTF-8")))
+        text = line.decode("gb18030")
+        found = (*found, Finding("encoding", f"{place}: is GBK, not UTF-8, and is read as such", "repaired"))
+    try:
+        return _row(place, DECODER.decode(text), found)
+    except (ValueError, RecursionError) as error:
+        return _unreadable(place, _why(error), found)
+
+
+def _json(source: Source) -> Iterator[RawRow]:
+    """A list, JSON lines that are named `.json`, or one object: the first line that is not blank tells which."""
+    start = source.opened.tell()
+    first = next((bare for line in source.opened if (bare := line.strip(BLANKS))), b"")
+    source.opened.seek(start)
+    if first.startswith(b"["):
+        yield from _json_list(source)
+    elif not first.startswith(b"{") or _is_json(first):
+        yield from _json_lines(source)
+    else:
+        yield from _json_object(source, is_line=first.endswith(b"}"))
+
+
+def _json_object(source: Source, is_line: bool) -> Iterator[RawRow]:
+    """One object over several lines; or, where it is none and the first line looks like a row, JSON lines after all."""
+    start = source.opened.tell()
+    text, found = _whole_text(source)
+    try:
+        value = DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        if not is_line:
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+            raise UserError(f"{source.file}:{line}: {_why(error)}; mend it, or save the rows as JSON lines") from None
+        source.opened.seek(start)
+        yield from _json_lines(source)
+    else:
+        yield _row(f"{source.shown}:{_line_at(text, text.index('{'))}", value, found)
+
+
+def _json_list(source: Source) -> Iterator[RawRow]:
+    """The elements of a list, each at its own line."""
+    text, found = _whole_text(source)
+    start, line, counted = _past_blanks(text, text.index("[") + 1), 1, 0
+    closed = text[start : start + 1] == "]"
+    while not closed:
+        line, counted = line + text.count("\n", counted, start), start
+        try:
+            row, end = _json_element(text, start, f"{source.shown}:{line}", found)
+        except (ValueError, RecursionError) as error:
+            line = error.lineno if isinstance(error, json.JSONDecodeError) else line
+            raise UserError(f"{source.file}:{line}: the list {_why(error)}; mend it or save JSON lines") from None
+        yield row
+        found, start = (), _past_blanks(text, end)
+        closed = text[start : start + 1] == "]"
+        if not closed:
+            if text[start : start + 1] != ",":
+                where = f"{source.file}:{_line_at(text, start)}"
+                raise UserError(f"{where}: the list breaks off or lacks a comma after an element; mend it")
+            start = _past_blanks(text, start + 1)
+    rest = _past_blanks(text, start + 1)
+    if rest < len(text):
+        where = f"{source.file}:{_line_at(text, rest)}"
+        raise UserError(
+            f"{where}: something stands after the end of the list ({text[rest : rest + 20]!r}); take it out"
+        )
+
+
+def _json_element(text: str, start: int, place: str, found: Found) -> tuple[RawRow, int]:
+    """The row at a place of a text and where it ends; raises where not even its end is known."""
+    try:
+        value, end = DECODER.raw_decode(text, start)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # a key that stands twice or a number too long: the lenient decoder finds the end
+        return _unreadable(place, _why(error), found), LENIENT.raw_decode(text, start)[1]
+    return _row(place, value, found), end
+
+
+def _csv(source: Source, delimiter: str) -> Iterator[RawRow]:
+    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # the most that every platform's C long holds
+    encoding, found = _whole_encoding(source)
+    text = io.TextIOWrapper(source.opened, encoding, newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    names: list[str] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{source.file}:{line}: is no CSV ({error}); mend the row that begins here") from None
+        if not cells or (len(cells) == 1 and cells[0].isspace()):
+            continue
+        place = f"{source.shown}:{line}"
+        if not names:
+            names = cells
+            _refuse_bad_names(f"{source.file}:{line}", names)
+            continue
+        if len(cells) == len(names):
+            yield RawRow(place, dict(zip(names, cells, strict=True)), found)
+        else:
+            yield _unreadable(place, f"has {len(cells)} columns where the header has {len(names)}", found)
+        found = ()
+
+
+def _refuse_bad_names(place: str, names: list[str]) -> None:
+    double = sorted(name for name, count in Counter(names).items() if count > 1 and name.strip())
+    if double:
+        raise UserError(f"{place}: names the column {', '.join(double)} more than once; rename all but one")
+    nameless = [str(number) for number, name in enumerate(names, start=1) if not name.strip()]
+    if nameless:
+        raise UserError(
+            f"{place}: column {', '.join(nameless)} has no name; give it one "
+            "(a table's row numbers are best left out when it is saved)"
+        )
+
+
+def _parquet(file: Path, shown: str) -> Iterator[RawRow]:
+    try:
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError(f"{file}: Parquet needs one more package; install thinktune[parquet]") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+            _refuse_bad_names(str(file), opened.schema_arrow.names)
+            for batch in opened.iter_batches(PARQUET_ROWS):
+                for index in range(batch.num_rows):
+                    number += 1
+                    yield _parquet_row(batch.slice(index, 1), f"{shown}:{number}")
+    except UserError:
+        raise
+    except Exception as error:  # the library raises Arrow's errors, OSError and more: each means a bad file
+        raise UserError(f"{file}: cannot be read as Parquet ({brief(error)}); write or download it anew") from None
+
+
+def _parquet_row(batch: Any, place: str) -> RawRow:
+    try:
+        return RawRow(place, batch.to_pylist()[0])
+    except Exception as error:  # text that is no UTF-8, dates beyond Python's: the library has one error for each
+        return _unreadable(place, f"holds a value that Python cannot hold ({brief(error, 100)})", ())
+
+
+def _whole_text(source: Source) -> tuple[str, Found]:
+    encoding, found = _whole_encoding(source)
+    return source.opened.read().decode(encoding), found
+
+
+def _whole_encoding(source: Source) -> tuple[str, Found]:
+    """The encoding of a file that has one for all its rows, and the findings of its first row; reads it through."""
+    start = source.opened.tell()
+    bad = find_bad_byte(source.opened)
+    source.opened.seek(start)
+    if bad is None:
+        return "utf-8", source.found
+    gbk = is_gbk(source.opened)
+    source.opened.seek(start)
+    if not gbk:
+        raise UserError(f"{source.file}:{bad.line}: is neither UTF-8 nor GBK ({bad}); save the file as UTF-8")
+    if not source.repair:
+        remedy = "save it as UTF-8, or set data.faults.encoding: repair"
+        raise UserError(f"{source.file}: is GBK, not UTF-8 (line {bad.line}, {bad}); {remedy}")
+    sentence = f"{source.shown}:1: is GBK, not UTF-8, and so is the file, which is read as such"
+    return "gb18030", (*source.found, Finding("encoding", sentence, "repaired"))
+
+
+def _row(place: str, value: Any, found: Found) -> RawRow:
+    if isinstance(value, dict):
+        return RawRow(place, value, found)
+    return _unreadable(place, f"is of type {type(value).__name__}, not an object with columns", found)
+
+
+def _unreadable(place: str, why: str, found: Found) -> RawRow:
+    return RawRow(place, None, (*found, Finding("unreadable", f"{place}: {why}")))
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    """What is wrong with JSON, as the end of a sentence."""
+    match error:
+        case json.JSONDecodeError():
+            return f"is no JSON ({error.msg.removesuffix(' at')}, character {error.colno})"
+        case RecursionError():
+            return "is nested too deep"
+        case _:
+            return f"cannot be read ({str(error).partition(';')[0]})"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; Python itself would let the last of two equal keys win in silence."""
+    columns = dict(pairs)
+    if len(columns) != len(pairs):
+        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {double[:40]!r} stands twice in one object")
+    return columns
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+LENIENT = json.JSONDecoder(parse_int=str)  # only ever asked where a value ends
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line by itself is JSON; bytes beyond ASCII change nothing in that."""
+    try:
+        DECODER.decode(line.decode("latin-1"))
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _past_blanks(text: str, position: int) -> int:
+    match = JSON_BLANKS.match(text, position)
+    return match.end() if match else position
+
+
+def _line_at(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1

@@ -1,0 +1,207 @@
+"""A path, folder or glob to the files of rows that it means: never half of them, never two splits as one."""
+
+import glob
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
+from pathlib import Path, PurePath
+
+from thinktune.config.schema import Recipe
+from thinktune.errors import UserError, brief
+from thinktune.hub import repository as hub
+from thinktune.hub.repository import locate_model
+
+SUFFIXES = (
+    *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"),
+    *(".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz", ".tsv.gz"),
+)
+
+
+# Files that hubs put beside the rows; they describe the data set and hold none of it.
+DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json"}
+
+
+# What file names call a split. Chinese sets no spaces between words, so there a part of the name is enough.
+SPLITS = {
+    **dict.fromkeys(("train", "training", "训练"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval", "验证"), "validation"),
+    **dict.fromkeys(("test", "测试"), "test"),
+}
+
+
+LISTED = 8
+
+
+def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
+    """The files of rows that a path or glob and `data.files` mean, sorted.
+
+    All files of a folder are read, unless their names say that they are of several splits. Raises UserError, naming
+    `field`, where nothing is found or the choice is unclear.
+    """
+    try:
+        return _find(name, pattern, field)
+    except (OSError, RuntimeError, ValueError) as error:  # no such user's home, a name too long or with a null byte
+        raise UserError(f"{field}: {str(name)!r} cannot be looked up ({brief(error)}); correct it") from None
+
+
+def _find(name: str | Path, pattern: str | None, field: str) -> list[Path]:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _in_folder(path, pattern, field)
+    is_file = path.is_file()
+    if not is_file and not glob.has_magic(str(path)):
+        raise UserError(
+            f"{field}: {str(name)!r} is no file or folder here; "
+            "correct it, or name its hub beside it, as in hub: modelscope"
+        )
+    if pattern is not None:
+        what = "file" if is_file else "glob"
+        remedy = "name its folder, or leave files out"
+        raise UserError(f"data.files: is {pattern!r}, but {str(name)!r} is a {what} already; {remedy}")
+    found = [path] if is_file else _matching(None, str(path))
+    if not found:
+        raise UserError(f"{field}: no file of rows ({', '.join(SUFFIXES)}) matches {str(name)!r}; correct it")
+    return found
+
+
+def _in_folder(folder: Path, pattern: str | None, field: str) -> list[Path]:
+    if pattern is not None and (PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts):
+        raise UserError(f"data.files: {pattern!r} leaves {folder}; write a pattern within it, such as train*.jsonl")
+    found = _matching(folder, "**/*" if pattern is None else f"**/{pattern}")
+    if pattern is None:
+        found = [file for file in found if file.name not in DESCRIPTIONS]
+    if not found:
+        wanted = "is there" if pattern is None else f"matches {pattern!r}"
+        raise UserError(f"{field}: no file of rows ({', '.join(SUFFIXES)}) {wanted} in {folder}; correct it")
+    names = {file.relative_to(folder).as_posix(): file for file in found}
+    splits = {_split_of(name) for name in names}
+    if pattern is None and len(splits) > 1:
+        listing = ", ".join(list(names)[:LISTED]) + (", …" if len(names) > LISTED else "")
+        if field == "data.name":
+            remedy = f"data.files: {_in_yaml(_choice(folder, names, ('train', None)))}"
+        else:
+            remedy = f"{field}: {_in_yaml(str(folder / _choice(folder, names, ('validation', 'test', None))))}"
+        raise UserError(f"{field}: {folder} holds files of several splits ({listing}); choose, as in {remedy}")
+    return found
+
+
+def _matching(folder: Path | None, pattern: str) -> list[Path]:
+    """Files of rows by a glob, sorted, hidden ones left out; a folder that links make appear twice is read once."""
+    once: dict[tuple[Path, str], Path] = {}
+    matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob finds hidden files too)
+    for match in sorted(matches):
+        file = Path(match) if folder is None else folder / match
+        if file.name.lower().endswith(SUFFIXES) and file.is_file():
+            once.setdefault((file.parent.resolve(), file.name), file)
+    return list(once.values())
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a whole word of a file's name, or of its folders' names, says it is of."""
+    words = set(re.findall("[a-z]+", name.lower()))
+    return next((SPLITS[word] for word in SPLITS if word in (words if word.isascii() else name)), None)
+
+
+def _choice(folder: Path, names: dict[str, Path], wanted: tuple[str | None, ...]) -> str:
+    """A pattern for exactly the files of one split, the first of those wanted that is there."""
+    present = {_split_of(name) for name in names}
+    split = next(split for split in (*wanted, *present) if split in present)
+    chosen = [name for name in names if _split_of(name) == split]
+    beginning = glob.escape(commonprefix(chosen))  # noqa: RUF071 (letters are compared, not folders)
+    for pattern in (f"{beginning}*", f"*{split}*"):
+        if len(chosen) > 1 and _matching(folder, f"**/{pattern}") == [names[name] for name in chosen]:
+            return pattern
+    return glob.escape(chosen[0])
+
+
+def _in_yaml(text: str) -> str:
+    """A text as YAML reads it back, in quotes where it needs them."""
+    return text if re.fullmatch(r"[\w/][\w./*-]*", text) else json.dumps(text, ensure_ascii=False)
+
+
+def refuse_missing(recipe: Recipe) -> None:
+    """Raise one UserError for all local paths of a recipe that are not there; it needs no network and no torch."""
+    looks: list[Callable[[], object]] = []
+    if recipe.model.hub is None:
+        looks.append(lambda: locate_model(recipe))
+    if recipe.data.hub is None:
+        looks.append(lambda: match_files(recipe.data.name, recipe.data.files, "data.name"))
+    if isinstance(validation := recipe.data.validation, str):
+        looks.append(lambda: match_files(validation, None, "data.validation"))
+    faults: list[str] = []
+    for look in looks:
+        try:
+            look()
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+
+
+PACKED = 4  # bytes of text in a byte of a packed file, about
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """A file of rows: its path, the name that sentences give it, and whether its rows are for evaluation alone."""
+
+    path: Path
+    shown: str
+    for_validation: bool
+
+
+def find_files(recipe: Recipe) -> list[RowFile]:
+    """The files of a recipe's rows; raises UserError where they are not there, or stand on both sides."""
+    settings = recipe.data
+    folder = Path(settings.name).expanduser()
+    if settings.hub is not None:
+        folder = hub.locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
+    paths = match_files(folder, settings.files, "data.name")
+    own: list[Path] = []
+    if isinstance(settings.validation, str):
+        own = match_files(Path(settings.validation).expanduser(), None, "data.validation")
+        both = {path.resolve() for path in paths} & {path.resolve() for path in own}
+        if both:
+            raise UserError(f"data.validation: {min(both)} is trained on as well; name a file of other rows")
+    names = Counter(path.name for path in (*paths, *own))
+    return [
+        RowFile(path, path.name if names[path.name] == 1 else path.as_posix(), place >= len(paths))
+        for place, path in enumerate((*paths, *own))
+    ]
+
+
+def expected_rows(files: Sequence[RowFile]) -> int | None:
+    """How many rows the files hold, for the time left; none where only reading them tells it."""
+    try:
+        counts = [_expected_rows(file.path) for file in files]
+    except Exception:  # whatever is wrong with a file, who reads its rows says so better
+        return None
+    return None if None in counts else sum(count for count in counts if count)
+
+
+def text_bytes(file: RowFile) -> int:
+    """About how many bytes of text a file holds: a packed one holds more than its size."""
+    packed = file.path.suffix.lower() in (".gz", ".parquet")
+    return file.path.stat().st_size * (PACKED if packed else 1)
+
+
+def _expected_rows(path: Path) -> int | None:
+    suffixes = path.name.lower()
+    if suffixes.endswith(".parquet"):
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
+
+        return parquet.read_metadata(path).num_rows
+    if suffixes.removesuffix(".gz").endswith(".json"):
+        return None
+    return sum(block.count(b"\n") for block in blocks(path, unpacked=True))
+
+
+def blocks(path: Path, *, unpacked: bool = False) -> Iterator[bytes]:
+    """A file's bytes, a mebibyte at a time, as they are on the disk or unpacked."""
+    with gzip.open(path) if unpacked and path.suffix.lower() == ".gz" else path.open("rb") as file:
+        while block := file.read(2**20):
+            yield block

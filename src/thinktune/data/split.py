@@ -1,0 +1,92 @@
+"""Examples to training and evaluation: held out as the recipe says, then rid of leaks and twins."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thinktune.config.schema import Data
+from thinktune.data import duplicates as twins
+from thinktune.data.duplicates import twin_key
+from thinktune.data.types import ACTIONS, Finding
+
+
+def shuffled_out(count: int, share: float, seed: int) -> set[int]:
+    """Which of so many rows the common recipe holds out: all shuffled by Python's generator, the last share of them."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return set(order[int(count * (1 - share)) :]) if share else set()
+
+
+def hash_share(question: str, seed: int) -> float:
+    """A number from 0 to 1 that a question and a seed decide: the same for twins, and whatever other rows there are."""
+    digest = hashlib.blake2b(f"{seed}\0{twin_key(question)}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+# What is known of every example: its number among all rows read, whether it stands in a validation file, where in
+# [0, 1) its question's hash falls, and what finds its twins.
+TRAITS = np.dtype(
+    [
+        ("row", "i8"),
+        ("validation_file", "?"),
+        ("share", "f8"),
+        ("question", "u8"),
+        ("whole", "u8"),
+        ("bands", "u8", (twins.BANDS,)),
+    ]
+)
+
+
+def divide(
+    traits: NDArray[Any], settings: Data, shared_rows: int, source: Callable[[int], str], question: Callable[[int], str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Finding]]:
+    """Numbers of the examples to train on, of those held out, and what was found between them.
+
+    `traits` are in the order of reading; `shared_rows` is how many rows were read that both sides share. A leak is
+    taken out of training, never out of evaluation; of twins the first one stays.
+    """
+    held = _held_out(traits, settings, shared_rows)
+    alive = np.ones(len(traits), np.bool_)
+    findings: list[Finding] = []
+
+    def found(fault: str, number: int, sentence: str) -> None:
+        action = ACTIONS[settings.faults[fault]]
+        findings.append(Finding(fault, f"{source(number)}: {sentence}", action))
+        alive[number] &= action == "kept"
+
+    for number, twin in enumerate(twins.leaks(traits["question"], held)):
+        if twin >= 0:
+            found("leak", number, f"its question is held out as well, in {source(int(twin))}")
+    for side in (held, ~held):
+        for number, twin in _twins(np.flatnonzero(side & alive), traits["whole"]):
+            found("duplicate", number, f"is the same as {source(twin)}")
+    # Held-out rows first, so that of a pair across the two sides it is the training row that is found.
+    order = np.concatenate([np.flatnonzero(held & alive), np.flatnonzero(~held & alive)])
+    near = twins.near_duplicates(
+        traits["bands"][order], traits["whole"][order], lambda place: question(int(order[place]))
+    )
+    for later, earlier, similarity in near:
+        number, twin = int(order[later]), int(order[earlier])
+        across = ", which is held out" if held[twin] and not held[number] else ""
+        found("near_duplicate", number, f"its question is {similarity:.0%} like that of {source(twin)}{across}")
+    return np.flatnonzero(~held & alive), np.flatnonzero(held & alive), findings
+
+
+def _held_out(traits: NDArray[Any], settings: Data, shared_rows: int) -> NDArray[np.bool_]:
+    share = settings.validation
+    if isinstance(share, str):
+        return traits["validation_file"].copy()
+    if settings.split == "hash":
+        return traits["share"] < share
+    return np.isin(traits["row"], list(shuffled_out(shared_rows, share, settings.seed)))
+
+
+def _twins(numbers: NDArray[np.int64], keys: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """Later and first number of each pair of examples with the same key."""
+    for place, first in enumerate(twins.duplicates(keys[numbers])):
+        if first >= 0:
+            yield int(numbers[place]), int(numbers[first])

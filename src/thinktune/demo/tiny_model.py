@@ -1,0 +1,100 @@
+"""A small Qwen3 with its tokenizer, made on the spot: for the demo, the tests and the benchmarks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+PLAIN_TOKENS = ("<think>", "</think>")  # one token each but, as in Qwen3, kept when control tokens are skipped
+
+
+# Words with the space before them, numbers digit by digit, and each Chinese character by itself: in a vocabulary this
+# small, longer runs would become whole sentences, and a name would be cut differently in every question.
+WORDS = r"\p{Han}| ?[^\s\p{L}\p{N}]+|\p{N}| ?(?!\p{Han})\p{L}(?:(?!\p{Han})\p{L})*|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Shapes of a Qwen3, small ones if nothing else is said."""
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    groups: int = 2
+    head: int = 16
+    inner: int = 128
+
+    def config(self, vocabulary: int, *, tied: bool = True, context: int = 4096, **more: Any) -> Qwen3Config:
+        """The configuration of a Qwen3 of this size; `more` is what else transformers takes."""
+        return Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.groups,
+            head_dim=self.head,
+            max_position_embeddings=context,
+            tie_word_embeddings=tied,
+            **more,
+        )
+
+
+def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on texts, with Qwen3's turn and think tokens and a template like Qwen3's."""
+    raw = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(CONTROL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(texts, trainer)
+    raw.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_TOKENS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = files("thinktune.demo").joinpath("chat_template.jinja").read_text(encoding="utf-8")
+    return tokenizer
+
+
+def make_model(tokenizer: Any, size: Size, seed: int = 0) -> Any:
+    """A Qwen3 of random weights, fp32, tied, for this tokenizer."""
+    torch.manual_seed(seed)
+    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = Qwen3ForCausalLM(size.config(len(tokenizer) + -len(tokenizer) % 64, bos_token_id=None, **ends))
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def random_model(config: Any, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
+    """A model of any shape with random weights, made on the device itself and in `dtype`: no copy, no second form.
+
+    A shape of 32 billion weights takes 2 bytes for each in bf16, on the device and nowhere else.
+    """
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="thinktune_rows")
+    model.to_empty(device=device)
+    model.tie_weights()
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim < 2:
+                weight.fill_(1)
+            else:
+                weight.normal_(std=0.02, generator=generator)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)  # its buffers are computed, not drawn
+    return model

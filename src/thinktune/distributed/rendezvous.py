@@ -1,0 +1,90 @@
+"""How ranks meet: in one store, by the addresses that other machines reach, and with nothing of a former start."""
+
+import os
+import socket
+import struct
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+INTERFACE = "GLOO_SOCKET_IFNAME"
+
+
+SIOCGIFADDR = 0x8915  # Linux: the address of an interface
+
+
+def meet(timeout: timedelta) -> tuple[Any, int, int]:
+    """The store of this start, this process's rank, and how many there are; Gloo knows its interface afterwards.
+
+    Raises DistError where the others do not come within the timeout.
+    """
+    store: Any
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    # After a restart torchrun gives the same store, with the addresses of processes that are gone.
+    store = PrefixStore(f"thinktune/{_start(store, rank, size, timeout)}", store)
+    if INTERFACE not in os.environ and size > int(os.environ.get("LOCAL_WORLD_SIZE", size)):
+        interface = interface_of(_address(store, rank, size))
+        if interface:
+            os.environ[INTERFACE] = interface
+    return store, rank, size
+
+
+def _start(store: Any, rank: int, size: int, timeout: timedelta) -> str:
+    """A name that all ranks of this start know, and no former one; not every machine counts as many restarts."""
+    mine, key = uuid4().hex, "thinktune/start"
+    if rank == 0:
+        store.set(key, mine)
+        for other in range(1, size):
+            store.set(f"{mine}/go/{other}", store.get(f"{mine}/here/{other}"))
+        return mine
+    ends = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < ends:
+        start = store.get(key).decode()  # perhaps a former one's, whose first rank is not there to answer
+        store.set(f"{start}/here/{rank}", mine)
+        go = f"{start}/go/{rank}"
+        if store.check([go]) and store.get(go).decode() == mine:
+            return start
+        time.sleep(0.05)
+    raise dist.DistStoreError(f"rank 0 did not come within {timeout.total_seconds():.0f} s")
+
+
+def _address(store: Any, rank: int, size: int) -> str:
+    """By which of its addresses the other machines reach this one.
+
+    On Debian and Ubuntu a machine's own name means a loopback address, which is what Gloo would take.
+    """
+    mine = address_towards(os.environ["MASTER_ADDR"])
+    store.set(f"address/{rank}", mine)
+    if mine.startswith("127."):  # on the machine that all meet at; the last rank is on another one
+        mine = address_towards(store.get(f"address/{size - 1}").decode())
+    return mine
+
+
+def address_towards(other: str) -> str:
+    """The address that packets to another machine leave from; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as packets, suppress(OSError):
+        packets.connect((other, 9))
+        return packets.getsockname()[0]
+    return ""
+
+
+def interface_of(address: str) -> str | None:
+    """The name of the network interface that has an address of IPv4, where the system tells it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as packets:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):
+                told = fcntl.ioctl(packets, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(told[20:24]) == address:
+                    return name
+    return None

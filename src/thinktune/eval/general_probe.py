@@ -1,0 +1,63 @@
+"""The general probe: questions of our own, Chinese and English, that show whether tuning cost general ability.
+
+Arithmetic is generated from a seed; reading, following a format and refusing nonsense are bundled.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+from thinktune.eval.tasks import Task, make_task
+
+PROBE = "general"
+
+
+SEED = 20261
+
+
+EACH = 3  # questions of each form of arithmetic and each language
+
+
+# What is asked with a and b (and c), in English and in Chinese, how large they are, and the answer.
+_ARITHMETIC = (
+    ("What is {a} + {b}?", "{a} + {b} 等于多少？", (100, 9999)),
+    ("What is {a} − {b}?", "{a} − {b} 等于多少？", (100, 9999)),
+    ("What is {a} × {b}?", "{a} × {b} 等于多少？", (12, 99)),
+    ("What is {c} ÷ {a}?", "{c} ÷ {a} 等于多少？", (6, 49)),
+    ("A box holds {a} cups. How many cups do {b} boxes hold?", "一箱有{a}个杯子，{b}箱一共有多少个杯子？", (11, 60)),
+    (
+        "{a} people were on the train, then {b} more got on. How many are on it now?",
+        "车上原有{a}人，又上来{b}人，现在车上有多少人？",
+        (20, 400),
+    ),
+    (
+        "{c} apples are shared equally by {a} children. How many does each get?",
+        "{c}个苹果平均分给{a}个孩子，每人得几个？",
+        (4, 30),
+    ),
+    ("What remainder does {a} leave when divided by 7?", "{a}除以7的余数是多少？", (50, 999)),
+)
+
+
+def probe(system: str | None = None) -> list[Task]:
+    """All questions of the probe, the same on every machine, each after the system prompt that the model will have."""
+    bundled = files("thinktune.eval").joinpath("probe.jsonl").read_text(encoding="utf-8").splitlines()
+    written = [(f"probe.jsonl:{number}", json.loads(line)) for number, line in enumerate(bundled, 1)]
+    generated = [(f"arithmetic:{number}", row) for number, row in enumerate(_arithmetic(), 1)]
+    return [make_task(row, PROBE, source, system) for source, row in [*generated, *written]]
+
+
+def _arithmetic() -> Iterator[dict[str, Any]]:
+    draw = random.Random(SEED)
+    for form, (english, chinese, (least, most)) in enumerate(_ARITHMETIC):
+        for text in EACH * (english, chinese):
+            b, a = sorted(draw.sample(range(least, most), 2))
+            answer = (a + b, a - b, a * b, b, a * b, a + b, b, a % 7)[form]
+            yield {
+                "kind": "arithmetic",
+                "question": text.format(a=a, b=b, c=a * b),
+                "answer": str(answer),
+                "grader": "number",
+            }

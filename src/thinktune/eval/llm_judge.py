@@ -1,0 +1,166 @@
+"""A judge model compares two answers: both orders, ties allowed, verdict and reason kept, tokens counted."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+from thinktune.data.types import Turn
+from thinktune.eval.completion_store import Saving, read_saved
+from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.progress import Progress, Say
+
+JUDGEMENTS = "judgements.jsonl"
+
+
+ORDERS = ("base first", "tuned first")
+
+
+MAX_TOKENS = 2048  # of a verdict, with the reasoning that a judge may do before it
+
+
+_LENIENT = json.JSONDecoder(strict=False)  # a judge breaks its reason into lines
+
+
+_WINNERS = {"1": 0, "2": 1, "first": 0, "second": 1}
+
+
+ASKED = """\
+You compare two answers to one question. Judge only whether they are right, complete and safe to follow; neither length
+nor style nor order counts. Where both are equally right or equally wrong, say "tie".{reference}
+
+[Question]
+{question}
+
+[Answer 1]
+{first}
+
+[Answer 2]
+{second}
+
+Reply with one JSON object and nothing else: {{"reason": "one or two sentences", "winner": "1", "2" or "tie"}}"""
+
+
+class Completer(Protocol):
+    """What a judge is asked through: an endpoint, or a model in this process."""
+
+    def complete(self, requests: Sequence[Request], most_at_once: int = 32) -> Iterator[tuple[int, Completion]]:
+        """Each request's index and completion, in any order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one question, and the reference where there is one."""
+
+    question: str
+    reference: str
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What both orders say of a pair, whether they agree, and what they cost in tokens.
+
+    `preferred` is how far the tuned answer is: 1, 0.5 or 0; none where a verdict could not be read.
+    """
+
+    preferred: float | None
+    agreed: bool
+    prompt_tokens: int
+    tokens: int
+
+
+def judge(pairs: Sequence[Pair], model: str, completer: Completer, file: Path, say: Say, most_at_once: int = 8) -> None:
+    """Ask for every verdict that is not in the file yet; each is written there as it comes.
+
+    Pairs whose answers are the same are not asked: they are ties.
+    """
+    saved = read_saved(file)
+    wanted = {
+        key: (pair, order)
+        for pair in pairs
+        if pair.base.strip() != pair.tuned.strip()
+        for order in ORDERS
+        if (key := pair_key(pair, order, model)) not in saved
+    }
+    requests = [_request(pair, order) for pair, order in wanted.values()]
+    keys = list(wanted)
+    progress = Progress(say, "verdicts", len(requests))
+    with Saving(file) as saving:
+        for done, (index, reply) in enumerate(completer.complete(requests, most_at_once), 1):
+            _, order = wanted[keys[index]]
+            winner, reason = read_verdict(reply.answer, order)
+            said = {"key": keys[index], "order": order, "winner": winner, "reason": reason, "reply": reply.answer}
+            saving.add(said | {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens})
+            progress.reached(done)
+
+
+def pair_key(pair: Pair, order: str, model: str) -> str:
+    """What a verdict is known by: everything that the judge is shown, and who it is."""
+    said = json.dumps([ASKED, model, order, pair.question, pair.reference, pair.base, pair.tuned])
+    return blake2b(said.encode(), digest_size=12).hexdigest()
+
+
+def read_verdict(text: str, order: str) -> tuple[str, str]:
+    """The winner ("base", "tuned", "tie", or "unread") and the reason of a judge's reply."""
+    for brace in reversed([place for place, character in enumerate(text) if character == "{"]):
+        try:
+            said: Any = _LENIENT.raw_decode(text, brace)[0]
+        except ValueError:
+            continue
+        winner = str(said.get("winner", "")).strip().casefold()
+        reason = str(said.get("reason", ""))
+        if winner == "tie":
+            return "tie", reason
+        if winner in _WINNERS:
+            sides = ("base", "tuned") if order == ORDERS[0] else ("tuned", "base")
+            return sides[_WINNERS[winner]], reason
+    return "unread", text.strip()[:500]
+
+
+def combine(pair: Pair, model: str, saved: Mapping[str, Mapping[str, Any]]) -> Judged | None:
+    """What the saved verdicts of both orders say together: a side wins where both say so, all else is a tie.
+
+    None where a verdict is not there.
+    """
+    if pair.base.strip() == pair.tuned.strip():
+        return Judged(0.5, True, 0, 0)
+    said = [saved.get(pair_key(pair, order, model)) for order in ORDERS]
+    found = [verdict for verdict in said if verdict is not None]
+    if len(found) < len(ORDERS):
+        return None
+    winners = [verdict["winner"] for verdict in found]
+    points = {"base": 0, "tie": 0.5, "tuned": 1}
+    preferred: float | None = None
+    if "unread" not in winners:
+        total = sum(points[winner] for winner in winners)
+        preferred = total / 2 if total in (0, 2) else 0.5
+    prompt_tokens, tokens = (sum(int(verdict[name]) for verdict in found) for name in ("prompt_tokens", "tokens"))
+    return Judged(preferred, winners[0] == winners[1], prompt_tokens, tokens)
+
+
+def account(model: str, judged: Sequence[Judged]) -> dict[str, Any]:
+    """Wins, ties and losses of the tuned model, how often both orders agreed, and the cost."""
+    preferred = [each.preferred for each in judged]
+    return {
+        "model": model,
+        "pairs": len(judged),
+        "wins": preferred.count(1.0),
+        "ties": preferred.count(0.5),
+        "losses": preferred.count(0.0),
+        "unread": preferred.count(None),
+        "orders_agreed": sum(each.agreed for each in judged),
+        "prompt_tokens": sum(each.prompt_tokens for each in judged),
+        "tokens": sum(each.tokens for each in judged),
+    }
+
+
+def _request(pair: Pair, order: str) -> Request:
+    first, second = (pair.base, pair.tuned) if order == ORDERS[0] else (pair.tuned, pair.base)
+    reference = f"\n\n[A right answer]\n{pair.reference}" if pair.reference else ""
+    text = ASKED.format(question=pair.question, reference=reference, first=first, second=second)
+    return Request((Turn("user", text),), Sampling(MAX_TOKENS))

@@ -1,0 +1,179 @@
+"""Saved replies to the report: everything of an evaluation that needs no model, so that it can be done again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from thinktune.errors import UserError
+from thinktune.eval import llm_judge as referee
+from thinktune.eval.comparison import Scores, compare, forgetting, in_order, outcome, verdict
+from thinktune.eval.completion_store import COMPLETIONS, read_saved, reply_key
+from thinktune.eval.general_probe import PROBE
+from thinktune.eval.grading import form
+from thinktune.eval.tasks import Task, from_record, score
+from thinktune.files import read_json, write_json, write_json_lines
+
+SIDES = ("base", "tuned")
+
+
+REPORT, SETTINGS, TASKS, ROWS, LOSSES = "report.json", "settings.json", "tasks.jsonl", "rows.jsonl", "losses.json"
+
+
+LOSS_PARTS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
+
+
+def regrade(folder: Path) -> dict[str, Any]:
+    """Grade the saved replies of an evaluation's folder, write its report.json and rows.jsonl, and return the report.
+
+    The same folder gives the same report, byte for byte. Raises UserError where nothing was evaluated, or replies are
+    missing.
+    """
+    if not (folder / SETTINGS).is_file() or not (folder / TASKS).is_file():
+        raise UserError(f"{folder}: holds no saved replies; run thinktune eval without --regrade first")
+    settings = read_json(folder / SETTINGS)
+    tasks = [from_record(json.loads(line)) for line in (folder / TASKS).read_text(encoding="utf-8").splitlines()]
+    replies = {side: _replies(folder, side, settings, tasks) for side in SIDES}
+    scores = {
+        side: [_scores(task, reply, settings) for task, reply in zip(tasks, replies[side], strict=True)]
+        for side in SIDES
+    }
+    judged = _judge(folder, settings, tasks, replies, scores)
+    apart = {(seen["set"], seen["row"]) for seen in settings["apart"]}
+    names = list(dict.fromkeys(task.set for task in tasks))
+    sets = [_set(folder, name, tasks, scores, apart) for name in names]
+    report = {
+        "format": 2,
+        "verdicts": [found["verdict"] for found in sets if found["rows"]],
+        "sets": sets,
+        **({"judge": judged} if judged else {}),
+        "settings": settings,
+    }
+    write_json_lines(folder / ROWS, _rows(tasks, replies, scores, apart))
+    write_json(folder / REPORT, report)
+    return report
+
+
+def replies_key(task: Task, side: str, settings: Mapping[str, Any]) -> str:
+    """What a side's reply to a task is known by."""
+    return reply_key(task.key, settings["models"][side]["print"], settings["sampling"])
+
+
+def pair_of(task: Task, base: str, tuned: str) -> referee.Pair:
+    """Two answers to a task, as the judge compares them."""
+    return referee.Pair(task.stem or task.question, task.references[0] if task.references else "", base, tuned)
+
+
+def _replies(folder: Path, side: str, settings: Mapping[str, Any], tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    saved = read_saved(folder / side / COMPLETIONS)
+    keys = [replies_key(task, side, settings) for task in tasks]
+    missing = sum(key not in saved for key in keys)
+    if missing:
+        raise UserError(
+            f"{folder / side / COMPLETIONS}: lacks {missing} of {len(keys)} replies; run eval without --regrade"
+        )
+    return [saved[key] for key in keys]
+
+
+def _scores(task: Task, reply: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
+    measured = form(task.question, reply, settings["sampling"]["thinking"]) | score(task, str(reply["answer"]))
+    return {name: float(value) for name, value in measured.items()}
+
+
+def _judge(
+    folder: Path,
+    settings: Mapping[str, Any],
+    tasks: Sequence[Task],
+    replies: Mapping[str, Sequence[Mapping[str, Any]]],
+    scores: Mapping[str, Sequence[dict[str, float]]],
+) -> dict[str, Any] | None:
+    """Add what the judge said to the scores, and return the account of it; none where no judge was asked."""
+    if not settings.get("judge"):
+        return None
+    saved = read_saved(folder / referee.JUDGEMENTS)
+    found: list[referee.Judged] = []
+    for place, task in enumerate(tasks):
+        pair = pair_of(task, replies["base"][place]["answer"], replies["tuned"][place]["answer"])
+        judged = referee.combine(pair, settings["judge"], saved) if task.set != PROBE else None
+        if judged is not None:
+            found.append(judged)
+            if judged.preferred is not None:
+                scores["tuned"][place]["preferred"] = judged.preferred
+                scores["base"][place]["preferred"] = 1 - judged.preferred
+    return referee.account(settings["judge"], found)
+
+
+def _set(
+    folder: Path,
+    name: str,
+    tasks: Sequence[Task],
+    scores: Mapping[str, Sequence[Scores]],
+    apart: set[tuple[str, str]],
+) -> dict[str, Any]:
+    places = [place for place, task in enumerate(tasks) if task.set == name]
+    counted = [place for place in places if (name, tasks[place].source) not in apart]
+    base, tuned = ([scores[side][place] for place in counted] for side in SIDES)
+    measures = compare(base, tuned)
+    if (folder / "base" / LOSSES).is_file() and name == "held-out":
+        measures += compare(*(_losses(read_json(folder / side / LOSSES)["rows"]) for side in SIDES))
+    made = {
+        "name": name,
+        "rows": len(counted),
+        "apart": len(places) - len(counted),
+        "measures": in_order(measures),
+        "verdict": forgetting(measures) if name == PROBE else verdict(name, measures),
+    }
+    kinds = sorted({tasks[place].kind for place in counted} - {""})
+    made["kinds"] = [_kind(kind, [place for place in counted if tasks[place].kind == kind], scores) for kind in kinds]
+    return made
+
+
+def _kind(kind: str, places: Sequence[int], scores: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
+    right = {side: sum(int(scores[side][place].get("right", 0)) for place in places) for side in SIDES}
+    return {"kind": kind, "rows": len(places), **right}
+
+
+def _losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Losses of rows such that their plain mean is the loss of a token, as training reports it.
+
+    A ratio's linear form (Taylor): with R = all loss / all tokens, a row stands for R + (its loss - R its tokens) / the
+    mean tokens of a row. Resampling these gives the interval of the ratio.
+    """
+    made: list[dict[str, float]] = [{} for _ in rows]
+    for number, name in enumerate(LOSS_PARTS):
+        parts = range(3) if name == "loss" else (number - 1,)
+        pairs = [(sum(row["sums"][part] for part in parts), sum(row["counts"][part] for part in parts)) for row in rows]
+        tokens = sum(count for _, count in pairs)
+        if tokens:
+            ratio = sum(total for total, _ in pairs) / tokens
+            for row, (total, count) in zip(made, pairs, strict=True):
+                row[name] = ratio + (total - ratio * count) * len(rows) / tokens
+    return made
+
+
+def _rows(
+    tasks: Sequence[Task],
+    replies: Mapping[str, Sequence[Mapping[str, Any]]],
+    scores: Mapping[str, Sequence[Scores]],
+    apart: set[tuple[str, str]],
+) -> list[dict[str, Any]]:
+    """Every row for people: what was asked, what is right, and what both models wrote."""
+    return [
+        {
+            "set": task.set,
+            "row": task.source,
+            "question": task.question,
+            "grader": task.grader,
+            "references": task.references,
+            "keypoints": task.keypoints,
+            "reference_reasoning": task.reasoning,
+            "outcome": outcome(scores["base"][place], scores["tuned"][place]),
+            "apart": (task.set, task.source) in apart,
+            **{
+                side: {name: replies[side][place][name] for name in ("reasoning", "answer", "finish")}
+                | {"scores": scores[side][place]}
+                for side in SIDES
+            },
+        }
+        for place, task in enumerate(tasks)
+    ]

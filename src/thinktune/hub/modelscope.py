@@ -1,0 +1,71 @@
+"""Downloads by the hubs' own clients: what they leave open of resuming, waiting and verifying is closed here."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from thinktune.files import refuse_outside, write_json
+from thinktune.hub.snapshots import SILENCE, TOGETHER, TRIES, Kind, bytes_in, token_of, unlisted_files, while_bytes_come
+
+RECORD = ".thinktune"
+"""Beside the files of a snapshot from ModelScope, whose client keeps no listing: what it holds, once it is whole."""
+
+
+# ModelScope's client reads these when it is first imported. By itself it waits for 68 s where a listing does not come,
+# six times 60 s where a body stalls, and logs what the error says, with whatever the hub has answered.
+MODELSCOPE_DEFAULTS = {
+    "MODELSCOPE_DOWNLOAD_TIMEOUT": str(SILENCE),
+    "MODELSCOPE_DOWNLOAD_MAX_RETRIES": str(TRIES),
+    "MODELSCOPE_DOWNLOAD_RETRY_MAX_DELAY_SECONDS": str(SILENCE),
+    "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": str(SILENCE),
+    "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": str(TRIES),
+    "MODELSCOPE_LOG_LEVEL": "CRITICAL",
+}
+
+
+def modelscope() -> Any:
+    for variable, value in MODELSCOPE_DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+    from modelscope_hub import HubApi  # imported late: a recipe with local paths needs no hub client
+
+    return HubApi(token=token_of("modelscope"))  # "" is no token: not even one that a login stored
+
+
+def from_modelscope(name: str, revision: str | None, kind: Kind) -> Path:
+    """Its client resumes and verifies; here are patience while bytes come, the record, and no file of yesterday's."""
+    client = modelscope()
+    files = [file for file in client.list_repo_files(name, kind, revision=revision) if not file.is_dir]
+    names = [file.path for file in files]
+    refuse_outside(names)
+    entries = [{"Path": file.path, "Size": file.size or None, "Sha256": file.sha256} for file in files]
+    folder = Path(client.download_repo(name, kind, revision=revision, file_list=[]))  # brings nothing, tells the place
+    # The client tries every file before it gives up: of a few at a time, a hub that hangs is told of after the first.
+    for start in range(0, len(entries), TOGETHER):
+        options = {"revision": revision, "file_list": entries[start : start + TOGETHER], "max_workers": TOGETHER}
+        while_bytes_come(lambda options=options: client.download_repo(name, kind, **options), lambda: bytes_in(folder))
+    _remove_unlisted(folder, names)
+    listing = {file.path: _measure(folder / file.path, file.sha256) for file in files}
+    with contextlib.suppress(OSError):  # a cache that can only be read serves as well
+        write_json(folder / RECORD, listing)
+    return folder
+
+
+def _remove_unlisted(folder: Path, names: Collection[str]) -> None:
+    """Take away what the hub holds no longer, or never held: it would be read as data."""
+    unlisted = unlisted_files(folder, names)
+    if unlisted and folder.parent.name != "snapshots":
+        # The layout of older clients, where people keep files of their own: not ours to remove.
+        raise OSError(f"{folder} also holds {', '.join(unlisted[:3])}, which the hub does not list; move it elsewhere")
+    for name in unlisted:
+        (folder / name).unlink()
+
+
+def _measure(file: Path, sha256: str | None) -> tuple[int, str]:
+    """A file's size and its sha256, read from it where the hub has not told it."""
+    if sha256 is None:
+        with file.open("rb") as opened:
+            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    return file.stat().st_size, sha256

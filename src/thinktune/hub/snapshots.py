@@ -1,0 +1,97 @@
+"""Downloads by the hubs' own clients: what they leave open of resuming, waiting and verifying is closed here."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["model", "dataset"]
+
+
+Listing = dict[str, tuple[int, str]]
+"""What a repository holds: by name, each file's size and its digest (sha256, or git's sha1 of a small file)."""
+
+
+TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
+
+
+SILENCE = 8
+"""Seconds without a byte after which a connection is given up; HF_HUB_DOWNLOAD_TIMEOUT says otherwise."""
+
+
+TRIES = 3
+"""How often a request is sent that gets no answer."""
+
+
+TOGETHER = 8
+"""Files that are downloaded at a time."""
+
+
+SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class IncompleteError(Exception):
+    """A snapshot in the cache that is not known to be whole."""
+
+
+class WrongBytesError(Exception):
+    """The names of files that did not come as the hub announced them, and were removed."""
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it, the outermost first; once each, as errors that are raised again run in circles."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def while_bytes_come(bring: Callable[[], object], measure: Callable[[], int]) -> None:
+    """Bring again after a lost connection as long as each time brings more: the clients count losses, not bytes."""
+    before = measure()
+    while True:
+        try:
+            bring()
+            return
+        except Exception as error:
+            faults = getattr(error, "failed_files", {"": error}).values()
+            if not all(map(_is_loss, faults)) or measure() <= before:
+                raise
+            before = measure()
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether a connection broke: not one that the client has waited for in vain, several times."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    stalled = any(re.search("(Read|Connect)Timeout", type(link).__name__) for link in chain(error))
+    return not stalled and not kinds.isdisjoint({"ConnectionError", "TransportError"})
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def token_of(hub: str) -> str:
+    return os.environ.get(TOKENS[hub], "").strip()
+
+
+def wrong_files(folder: Path, listing: Listing) -> list[str]:
+    """The names of the files that are not there, or not as they are listed."""
+    return [name for name, (size, digest) in listing.items() if not is_right(folder / name, size, digest)]
+
+
+def is_right(file: Path, size: int, digest: str) -> bool:
+    if not file.is_file() or file.stat().st_size != size:
+        return False
+    with file.open("rb") as opened:
+        begun = hashlib.sha256() if SHA256.fullmatch(digest) else hashlib.sha1(b"blob %d\0" % size)  # git's
+        return hashlib.file_digest(opened, lambda: begun).hexdigest() == digest
+
+
+def unlisted_files(folder: Path, names: Collection[str]) -> list[str]:
+    """The names of a snapshot's files that the hub does not list, but for the record and the clients' own marks."""
+    found = [path for path in folder.rglob("*") if path.is_file() and (path.suffix or not path.name.startswith("."))]
+    return sorted({path.relative_to(folder).as_posix() for path in found} - set(names))

@@ -1,0 +1,50 @@
+"""What the terminal and the page share: a model opened to talk to, how it samples, and a conversation's turns."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from thinktune.checkpoint import store as checkpoint
+from thinktune.data.tokenizer import read_tokenizer
+from thinktune.data.types import Turn
+from thinktune.inference.chat_defaults import conversation, read_manners
+from thinktune.inference.engine import Engine
+from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.model.attention import use_attention
+from thinktune.model.device import pick_device, pick_precision
+from thinktune.model.loading import load_model
+
+
+@dataclass(slots=True)
+class Session:
+    """A conversation: its turns so far, and whether the model shall reason."""
+
+    system: str | None
+    thinking: bool = True
+    turns: list[Turn] = field(default_factory=list[Turn])
+
+    def asked(self, question: str, sampling: Sampling) -> Request:
+        """The conversation with a new question at its end."""
+        turns = conversation(self.system, [*self.turns, Turn("user", question)])
+        return Request(turns, sampling, self.thinking)
+
+    def answered(self, question: str, reply: Completion) -> None:
+        """Remember a question and its reply; the template decides what later turns see of the reasoning."""
+        self.turns += [Turn("user", question), Turn("assistant", reply.answer, reply.reasoning)]
+
+
+def open_engine(folder: Path) -> tuple[Engine, Session, Sampling]:
+    """The model of a run or of a model folder, ready to talk, with the run's own system prompt and sampling."""
+    source = checkpoint.model_folder(folder)
+    manners = read_manners(folder, source)
+    return load_engine(source), Session(manners.system), manners.sampling
+
+
+def load_engine(source: Path, precision: torch.dtype | None = None, *, trust_remote_code: bool = False) -> Engine:
+    """The model of a folder in this process, its weights in what it computes in (none: what suits the device)."""
+    device = pick_device()
+    precision = precision or pick_precision("auto", device)
+    model = load_model(source, device, precision, trust_remote_code=trust_remote_code)
+    use_attention(model, precision)
+    return Engine(model, read_tokenizer(source, trust_remote_code=trust_remote_code), precision)

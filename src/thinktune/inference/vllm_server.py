@@ -1,0 +1,115 @@
+"""vLLM as the engine behind a voice: whether to use it, its command line, and its process from start to end."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+from thinktune.config.schema import WantedEngine
+from thinktune.errors import UserError
+from thinktune.inference.openai_client import Endpoint
+from thinktune.inference.requests import Request
+from thinktune.inference.streaming import Stream
+
+START_SECONDS = 900  # it compiles its graphs first
+
+
+LAST_LINES = 5
+
+
+def choose(wanted: WantedEngine, *, installed: bool, gpu: bool) -> tuple[Literal["here", "vllm"], str]:
+    """What writes the replies and why. Raises UserError where vLLM is asked for and cannot be had."""
+    missing = "is not installed" if not installed else "needs a GPU, and there is none" if not gpu else None
+    if wanted == "here":
+        return "here", "as asked"
+    if missing is None:
+        return "vllm", "it is installed and there is a GPU" if wanted == "auto" else "as asked"
+    if wanted == "vllm":
+        raise UserError(f"--engine vllm: vLLM {missing}; install it beside thinktune, or leave --engine out")
+    return "here", f"vLLM {missing}"
+
+
+def is_installed() -> bool:
+    """Whether its command is on the path."""
+    return shutil.which("vllm") is not None
+
+
+def command(folder: Path, name: str, port: int, memory_share: float) -> list[str]:
+    """The command line that serves a model folder under a name, on loopback; its key goes by the environment."""
+    shown = {
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--served-model-name": name,
+        "--gpu-memory-utilization": f"{memory_share:g}",
+    }
+    return ["vllm", "serve", str(folder), *(word for pair in shown.items() for word in pair)]
+
+
+@dataclass(slots=True)
+class Vllm:
+    """A running vLLM; its replies come through the same endpoint door as any other server's."""
+
+    process: subprocess.Popen[bytes]
+    endpoint: Endpoint
+    log: IO[bytes] = field(repr=False)
+
+    def stream(self, request: Request) -> Stream:
+        """The pieces of a reply, and last its Completion."""
+        return self.endpoint.stream(request)
+
+    def close(self) -> None:
+        """End the process; one that does not end by itself within some seconds is killed."""
+        self.endpoint.close()
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+def start(folder: Path, name: str, memory_share: float) -> Vllm:
+    """Start vLLM for a model folder and wait until it answers; raises UserError with its last words where it ends."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    key, address = secrets.token_urlsafe(24), f"http://127.0.0.1:{port}"
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+    process = subprocess.Popen(
+        command(folder, name, port, memory_share),
+        env=os.environ | {"VLLM_API_KEY": key},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for us to hear; we end it
+    )
+    running = Vllm(process, Endpoint(f"{address}/v1", name, key), log)
+    deadline = time.monotonic() + START_SECONDS
+    while not _is_up(address):
+        if process.poll() is not None or time.monotonic() > deadline:
+            told = _last_words(log)
+            running.close()
+            raise UserError(f"vLLM did not start for {folder}: {told}; mend that, or use --engine here")
+        time.sleep(0.5)
+    return running
+
+
+def _is_up(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def _last_words(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode("utf-8", "replace").splitlines()
+    return " | ".join(line.strip() for line in lines[-LAST_LINES:]) or "it said nothing"

@@ -1,0 +1,275 @@
+"""Attention that keeps packed rows apart: one function for each kind of device, under transformers' own interface."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import attention as torch_attention
+from torch.nn.attention import varlen
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations import npu_flash_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+# Names in transformers' registry; they must not hold "flash", or transformers looks for a kernel.
+Attention = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
+
+
+FIRST_FLASH = (8, 0)  # compute capability from which FlashAttention runs
+
+
+HALVES = (torch.bfloat16, torch.float16)  # the only types that it takes
+
+
+# Packages by which torch's switch finds newer kernels: the kernel's name there, the module, the cards it is made for.
+NEWER_FLASH = (("FA3", "flash_attn_interface", (9,)), ("FA4", "flash_attn.cute", (10,)))
+
+
+def pick_attention(device_type: str, precision: torch.dtype, capability: tuple[int, int] | None) -> Attention:
+    """How packed rows attend on a device.
+
+    `thinktune_varlen` (torch's FlashAttention) on NVIDIA and AMD cards that have it and in half precision,
+    `thinktune_ascend` on Ascend (experimental: never run on one), elsewhere one call of torch's attention for each row.
+
+    Args:
+        device_type: as `torch.device.type` names it.
+        precision: the type that attention computes in.
+        capability: the card's compute capability; None where the device has no such thing.
+    """
+    if precision in HALVES and device_type == "cuda" and capability is not None and capability >= FIRST_FLASH:
+        return "thinktune_varlen"
+    if precision in HALVES and device_type == "npu":
+        return "thinktune_ascend"
+    return "thinktune_rows"
+
+
+def pick_newer_flash(capability: tuple[int, int], installed: Callable[[str], bool]) -> str | None:
+    """FlashAttention 3 or 4 where its package is installed and made for the card; the one in torch needs neither."""
+    for kernel, module, majors in NEWER_FLASH:
+        if capability[0] in majors and installed(module):
+            return kernel
+    return None
+
+
+def use_attention(model: Any, precision: torch.dtype) -> Attention:
+    """Give a model the attention of its device; it is chosen once, so that compiled code never asks.
+
+    A model with dropout in its attention, which the kernels for packed rows lack, has one call for each row anywhere.
+    """
+    device: torch.device = model.device
+    if model.config.attention_dropout:
+        model.set_attn_implementation("thinktune_rows")
+        return "thinktune_rows"
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    chosen = pick_attention(device.type, precision, capability)
+    if chosen == "thinktune_varlen" and capability and (newer := pick_newer_flash(capability, _is_installed)):
+        _activate(newer)
+    model.set_attn_implementation(chosen)
+    return chosen
+
+
+def reads_boundaries_on_device(attention: str) -> bool:
+    """Whether the kernel reads where rows start on the device; the others read it on the host."""
+    return attention == "thinktune_varlen"
+
+
+def rows_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    boundaries: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each packed row: one call of torch's own attention for each.
+
+    Args:
+        module: the attention layer, as transformers hands it over.
+        query: (1, heads, n, size).
+        key: (1, groups, n, size).
+        value: (1, groups, n, size).
+        attention_mask: used where there are no boundaries (generation), as transformers' own attention uses it.
+        boundaries: (rows + 1,) where each row starts and the last ends, on the CPU; repeated ones are rows of nothing.
+        options: what else transformers passes on; `scaling` is read.
+
+    Returns:
+        (1, n, heads, size) and None, as transformers asks.
+    """
+    if boundaries is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if torch.compiler.is_compiling():  # the compiler would follow the lengths, and compile anew for each list of them
+        return _rows_op(query, key, value, boundaries, options["scaling"]), None
+    return _each_row(query, key, value, boundaries, options.get("scaling"), options.get("dropout", 0.0)), None
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    boundaries: Tensor | None = None,
+    longest: int = 0,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The same by one FlashAttention kernel for all rows, which reads the boundaries on the device.
+
+    `longest` is at least the tokens of the longest row: what stands beyond it in a row would never be written.
+    """
+    if boundaries is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    # Under autocast, norms make queries and keys fp32 again; the values never pass one.
+    parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
+    return _varlen(*parts, boundaries, longest, options.get("scaling"))[None], None
+
+
+def ascend_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    boundaries: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The same by Ascend's fused attention in its packed layout. Experimental: written from its documentation."""
+    if boundaries is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    ends = boundaries.unique_consecutive()  # on the CPU; this kernel takes lengths as numbers of the host
+    parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
+    fused: Any = npu_flash_attention.npu_flash_attn_varlen_func
+    return fused(*parts, ends, ends, softmax_scale=options.get("scaling"), causal=True)[None], None
+
+
+def call_varlen(function: Callable[..., Any]) -> Callable[..., Tensor]:
+    """A call (query, key, value, boundaries, longest, scale) of torch's `varlen_attn`, causal, whatever its version.
+
+    Torch 2.10 asks for `is_causal`, later ones for a window; grouped keys came in 2.12, before which they are repeated.
+    """
+    known = inspect.signature(function).parameters
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+
+    def call(
+        query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int, scale: float | None
+    ) -> Tensor:
+        if not grouped and (times := query.shape[1] // key.shape[1]) > 1:
+            key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+        return function(query, key, value, boundaries, boundaries, longest, longest, scale=scale, **causal, **grouped)
+
+    return call
+
+
+_varlen = call_varlen(varlen.varlen_attn)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package above it is missing
+        return False
+
+
+def _activate(kernel: str) -> None:
+    """Torch's switch, which torch itself calls a prototype: where it refuses, the kernel inside torch goes on."""
+    switch: Any = getattr(torch_attention, "activate_flash_attention_impl", None)
+    if switch is None:
+        return
+    try:
+        switch(kernel)
+    except Exception as error:
+        warnings.warn(f"FlashAttention: {kernel} is installed but does not start ({error})", stacklevel=2)
+
+
+def _each_row(
+    query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float | None, dropout: float = 0.0
+) -> Tensor:
+    # split's backward is one concatenation; slicing each row out would fill a tensor of full size for every row
+    lengths = _lengths(boundaries)
+    rows = [
+        scaled_dot_product_attention(
+            *parts, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
+        ).transpose(1, 2)
+        for parts in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    ]
+    return torch.cat(rows, dim=1)
+
+
+def _lengths(boundaries: Tensor) -> list[int]:
+    return [length for length in boundaries.diff().tolist() if length]
+
+
+@torch.library.custom_op("thinktune::attend_rows", mutates_args=())
+def _rows_op(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float) -> Tensor:
+    """`_each_row` as one operation that the compiler does not look into, with a gradient of its own below."""
+    return _each_row(query, key, value, boundaries, scale).contiguous()
+
+
+@torch.library.custom_op("thinktune::attend_rows_backward", mutates_args=())
+def _rows_backward_op(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    lengths = _lengths(boundaries)
+    parts = (part.split(lengths, 2) for part in (gradient.transpose(1, 2), query, key, value))
+    rows = [_row_gradients(*row, scale=scale) for row in zip(*parts, strict=True)]
+    queries, keys, values = zip(*rows, strict=True)
+    return torch.cat(queries, 2), torch.cat(keys, 2), torch.cat(values, 2)
+
+
+def _row_gradients(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of one row, written out in fp32: autograd does not reach into an operation."""
+    groups, times, size = key.shape[1], query.shape[1] // key.shape[1], query.shape[2]
+    keys, values = (part.repeat_interleave(times, 1).float() for part in (key, value))
+    masked = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)
+    shares = (query.float() @ keys.mT * scale).masked_fill(masked, -torch.inf).softmax(-1)
+    of_shares = gradient.float() @ values.mT
+    of_scores = shares * (of_shares - (shares * of_shares).sum(-1, keepdim=True)) * scale
+    of_key, of_value = (
+        wide.unflatten(1, (groups, times)).sum(2).to(query.dtype)
+        for wide in (of_scores.mT @ query.float(), shares.mT @ gradient.float())
+    )
+    return (of_scores @ keys).to(query.dtype), of_key, of_value
+
+
+@_rows_op.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
+
+
+@_rows_backward_op.register_fake
+def _(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.scale = inputs[4]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return *_rows_backward_op(gradient, *ctx.saved_tensors, ctx.scale), None, None
+
+
+_rows_op.register_autograd(_backward, setup_context=_keep)
+
+
+_mask: Callable[..., Any] = sdpa_mask
+
+
+for _name, _function in (
+    ("thinktune_rows", rows_attention),
+    ("thinktune_varlen", varlen_attention),
+    ("thinktune_ascend", ascend_attention),
+):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, _mask)

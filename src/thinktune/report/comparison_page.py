@@ -1,0 +1,119 @@
+"""Runs side by side: one page with their curves on one chart, what came of each, and where their recipes differ."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from thinktune.report.diagnosis_text import state_name
+from thinktune.report.html import Words, both, count, number, write_page
+from thinktune.report.run_charts import LOWER, SMOOTHED_FROM_POINTS, points
+from thinktune.report.run_page import REPETITIVE, RunReport, read
+from thinktune.report.svg_charts import Series, line_chart, smoothed
+
+COLOURS = 4
+
+
+UNINTERESTING = ("name", "runs_folder")
+
+
+def write_comparison(runs: Sequence[Path]) -> Path:
+    """Write the page beside the first run and return its path; each folder must be a run's."""
+    reports = [read(run) for run in runs]
+    names = [report.name for report in reports]
+    target = runs[0].resolve().parent / f"{'-beside-'.join(names)}.html"
+    tuned = [report for report in reports if report.verdict.best_step]
+    write_page(
+        target,
+        "beside.html.jinja",
+        runs=reports,
+        names=names,
+        winner=min(tuned, key=lambda report: report.verdict.best_loss, default=None),
+        tie=len(tuned) > 1 and len({report.verdict.best_loss for report in tuned}) == 1,
+        same_rows=len({frozenset((row.row, row.tokens) for row in report.rows) for report in tuned}) < 2,
+        chart=_chart(reports),
+        outcomes=list(_outcomes(reports)),
+        differences=_differences([yaml.safe_load(report.recipe) for report in reports]),
+        samples=_shared_samples(reports),
+        repetitive=REPETITIVE,
+    )
+    return target
+
+
+def _chart(reports: Sequence[RunReport]) -> Markup:
+    lines: list[Series] = []
+    for number_, report in enumerate(reports):
+        train, colour = points(report.train, "loss", "epoch"), f"run{number_ % COLOURS}"
+        train = smoothed(train) if len(train) > SMOOTHED_FROM_POINTS else train
+        lines.append(Series(f"{report.name}: train", train, f"{colour} dotted"))
+        lines.append(Series(f"{report.name}: eval", points(report.evals, "loss", "epoch"), colour, has_markers=True))
+    return line_chart(lines, title=Words("Loss", "损失"), x_label=Words("epoch", "轮"), y_label=LOWER, size=(640, 320))
+
+
+def _outcomes(reports: Sequence[RunReport]) -> list[tuple[Words, list[Any]]]:
+    def last(report: RunReport, key: str) -> Any:
+        return next((record[key] for record in reversed(report.train) if key in record), None)
+
+    return [
+        (Words("Verdict", "结论"), [both(state_name(report.verdict)) for report in reports]),
+        (Words("Best eval loss", "最低验证损失"), [number(report.verdict.best_loss) for report in reports]),
+        (Words("at step", "所在步"), [count(report.verdict.best_step) for report in reports]),
+        (Words("Last eval loss", "最后的验证损失"), [number(report.verdict.last_loss) for report in reports]),
+        (Words("Last train loss", "最后的训练损失"), [number(last(report, "loss")) for report in reports]),
+        (Words("Right answers", "答对"), [_percent(report.evaluation) for report in reports]),
+        (Words("Training rows", "训练行数"), [count(report.data.get("train_rows")) for report in reports]),
+        (
+            Words("Tokens per second", "每秒词元"),
+            [count(_whole(last(report, "tokens_per_second"))) for report in reports],
+        ),
+        (Words("Memory, GiB", "内存 / 显存，GiB"), [number(last(report, "memory_gib"), 2) for report in reports]),
+    ]
+
+
+def _percent(evaluation: dict[str, Any]) -> str:
+    """The tuned model's right answers among the held-out rows, where they were graded."""
+    held_out = [found for found in evaluation.get("sets") or [] if found.get("name") == "held-out"]
+    measures = [measure for found in held_out for measure in found.get("measures") or []]
+    share = next((measure["tuned"]["value"] for measure in measures if measure.get("measure") == "right"), None)
+    return f"{share:.1%}" if isinstance(share, int | float) else "–"
+
+
+def _whole(value: Any) -> Any:
+    return round(value) if isinstance(value, float) else value
+
+
+def _differences(recipes: Sequence[Any]) -> list[tuple[str, list[Any]]]:
+    flat = [_flat(recipe if isinstance(recipe, dict) else {}) for recipe in recipes]
+    keys = sorted({key for one in flat for key in one if key not in UNINTERESTING})
+    return [
+        (key, [_as_written(one.get(key, "–")) for one in flat])
+        for key in keys
+        if len({repr(one.get(key, "–")) for one in flat}) > 1
+    ]
+
+
+def _as_written(value: Any) -> str:
+    """A value as a recipe spells it."""
+    return (
+        {None: "none", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, list)
+        else str(value)
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _shared_samples(reports: Sequence[RunReport]) -> list[tuple[str, list[Any]]]:
+    newest: list[dict[str, Any]] = []
+    for report in reports:
+        greedy = [sample for sample in report.samples if sample.get("sampling", "greedy") == "greedy"]
+        newest.append({str(sample.get("question")): sample for sample in greedy})
+    shared = [question for question in newest[0] if all(question in found for found in newest)]
+    return [(question, [found[question] for found in newest]) for question in shared]

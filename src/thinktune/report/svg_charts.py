@@ -1,0 +1,262 @@
+"""Draws line charts as inline SVG that the page's CSS colours; nothing is scripted and nothing is fetched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+from markupsafe import Markup
+
+from thinktune.report.html import Label, Words, both
+
+Point = tuple[float, float]
+
+
+LARGEST_DRAWABLE = 1e300
+
+
+LEFT_MARGIN = 62.0
+
+
+RIGHT_MARGIN = 14.0
+
+
+TOP_MARGIN = 26.0
+
+
+BOTTOM_MARGIN = 34.0
+
+
+LONGEST = Words("{tokens} and more tokens", "{tokens} 个以上词元")
+
+
+BEST = both(Words("best", "最佳"), "tspan")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: its name in the legend, its points in drawing order, and the CSS classes that style it."""
+
+    label: Label
+    points: Sequence[Point]
+    style: str
+    has_markers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a chart points out: vertical lines (x, label) and at most one ringed point."""
+
+    verticals: Sequence[tuple[float, Label]] = ()
+    ring: Point | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Maps data onto the plot area inside a viewBox of `width` by `height` units."""
+
+    x_low: float
+    x_high: float
+    y_ticks: Sequence[float]
+    width: float
+    height: float
+
+    def x(self, value: float) -> float:
+        """The horizontal place of a value, in viewBox units."""
+        share = (value - self.x_low) / (self.x_high - self.x_low)
+        return round(LEFT_MARGIN + share * (self.width - LEFT_MARGIN - RIGHT_MARGIN), 1)
+
+    def y(self, value: float) -> float:
+        """The vertical place of a value, in viewBox units; larger values stand higher."""
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        share = (value - low) / (high - low)
+        return round(self.height - BOTTOM_MARGIN - share * (self.height - TOP_MARGIN - BOTTOM_MARGIN), 1)
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: Label,
+    x_label: Label,
+    y_label: Label,
+    marks: Marks | None = None,
+    size: tuple[int, int] = (640, 280),
+    y_from_zero: bool = False,
+) -> Markup:
+    """A <figure> with a heading, a legend and an SVG that shows every finite point of every series.
+
+    Points that are not finite are left out and counted under the chart; with none left it says "Not yet".
+    """
+    marks = marks or Marks()
+    drawable = [_drawable(one) for one in series]
+    points = [point for one in drawable for point in one.points]
+    left_out = sum(len(one.points) for one in series) - len(points)
+    counted = "1 point is" if left_out == 1 else f"{left_out} points are"
+    told = Words(f"{counted} not finite and not drawn.", f"{left_out} 个点不是有限数，未画出。")
+    note = Markup('<p class="absent">{}</p>').format(both(told))
+    body = Markup('<p class="absent">{}</p>').format(both(Words("Not yet: nothing recorded.", "尚无记录。")))
+    if points:
+        frame = _frame(points, size, y_from_zero)
+        body = _legend(drawable) + _drawing(drawable, frame, marks, f"{_english(title)}, {_english(y_label)}", x_label)
+    head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(title), both(y_label))
+    small = " small" if size[0] < 500 else ""
+    return Markup('<div class="chart{}">{}{}{}</div>').format(small, head, body, note if left_out else "")
+
+
+def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> Markup:
+    """Bars for counts in bins of `width` tokens from 0, the last of which also holds what is longer."""
+    bar, height, left = 11, 64, 4
+    top = max(counts, default=0) or 1
+    shape = Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>')
+    parts: list[Markup] = []
+    for place, count in enumerate(counts):
+        tall = round(height * count / top, 1)
+        upto = f"{(place + 1) * width - 1:,}" if place < len(counts) - 1 else "more"
+        told = f"{place * width:,} to {upto} tokens: {count:,} rows"
+        parts.append(shape.format(left + place * bar, round(height - tall + 2, 1), bar - 1, tall, told))
+    end = left + bar * len(counts)
+    text = Markup('<text class="tick {}" x="{}" y="{}">{}</text>')
+    parts += [
+        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(left, end, height + 2, height + 2),
+        text.format("first", left, height + 8, "0"),
+        text.format("last", end, height + 8, both(LONGEST, "tspan", tokens=f"{len(counts) * width:,}")),
+    ]
+    svg = Markup('<svg class="plot {}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    return svg.format(style, end + 4, height + 22, title, Markup("\n").join(parts))
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` evenly spaced round numbers, the first at or below `low` and the last at or above `high`."""
+    low, high = _widened(low, high)
+    wanted = (high - low) / count
+    power = 10.0 ** floor(log10(wanted))
+    spacing = next((factor * power for factor in (1, 2, 5) if factor * power >= wanted), 10 * power)
+    first, last = floor(low / spacing), ceil(high / spacing)
+    # Division may round across a whole number, which would leave an end uncovered by a hair.
+    first -= first * spacing > low
+    last += last * spacing < high
+    return [number * spacing for number in range(first, last + 1)]
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """The finite points, each value replaced by the mean of a twentieth of the points, or of 101 at most."""
+    finite = [point for point in points if _is_drawable(point)]
+    reach = min(max(2, len(finite) // 40), 50)
+    result: list[Point] = []
+    for index, (x, _) in enumerate(finite):
+        window = [y for _, y in finite[max(0, index - reach) : index + reach + 1]]
+        result.append((x, sum(window) / len(window)))
+    return result
+
+
+def _is_drawable(point: Point) -> bool:
+    return all(abs(value) <= LARGEST_DRAWABLE for value in point)
+
+
+def _drawable(one: Series) -> Series:
+    return Series(one.label, [point for point in one.points if _is_drawable(point)], one.style, one.has_markers)
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    magnitude = max(abs(low), abs(high))
+    if high - low > 1e-9 * magnitude + 1e-200:
+        return low, high
+    pad = 0.1 * magnitude if magnitude > 1e-200 else 1.0
+    return low - pad, high + pad
+
+
+def _frame(points: Sequence[Point], size: tuple[int, int], y_from_zero: bool) -> Frame:
+    width, height = size
+    y_values = [y for _, y in points] + ([0.0] if y_from_zero else [])
+    x_low, x_high = _widened(min(x for x, _ in points), max(x for x, _ in points))
+    return Frame(x_low, x_high, ticks(min(y_values), max(y_values), height // 60), width, height)
+
+
+def _drawing(series: Sequence[Series], frame: Frame, marks: Marks, name: str, x_label: Label) -> Markup:
+    parts = [_grid(frame, x_label), *(_vertical(frame, x, label) for x, label in marks.verticals)]
+    parts += [_line(frame, one) for one in series if one.points]
+    parts += [_markers(frame, one) for one in series if one.has_markers]
+    if marks.ring is not None and _is_drawable(marks.ring):
+        parts.append(_ring(frame, marks.ring))
+    return Markup('<svg class="plot" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
+        frame.width, frame.height, name, Markup("\n").join(parts)
+    )
+
+
+def _grid(frame: Frame, x_label: Label) -> Markup:
+    line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
+    text = Markup('<text class="tick {}" x="{}" y="{}">{}</text>')
+    floor_y, right_x = frame.height - BOTTOM_MARGIN, frame.width - RIGHT_MARGIN
+    parts: list[Markup] = []
+    for value in frame.y_ticks:
+        y = frame.y(value)
+        parts.append(line.format(LEFT_MARGIN, right_x, y, y))
+        parts.append(text.format("y", LEFT_MARGIN - 8, y, _tick_text(value, frame.y_ticks[1] - frame.y_ticks[0])))
+    # x counts steps, so a tick between two whole numbers would name a step that never was.
+    for value in ticks(frame.x_low, frame.x_high, int(frame.width) // 90):
+        if frame.x_low <= value <= frame.x_high and value == round(value):
+            parts.append(text.format("x", frame.x(value), floor_y + 10, _tick_text(value, 1.0)))
+    parts.append(text.format("name", LEFT_MARGIN - 16, floor_y + 10, both(x_label, "tspan")))
+    return Markup("\n").join(parts)
+
+
+def _tick_text(value: float, spacing: float) -> str:
+    if value != 0 and not 1e-3 <= spacing < 1e6:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    # 1e-9 forgives a spacing that came out of a subtraction a hair below its power of ten.
+    return f"{value:,.{max(0, -floor(log10(spacing) + 1e-9))}f}" if value else "0"
+
+
+def _vertical(frame: Frame, x: float, label: Label) -> Markup:
+    if not frame.x_low <= x <= frame.x_high:
+        return Markup("")
+    place = frame.x(x)
+    return Markup(
+        '<line class="vertical" x1="{}" x2="{}" y1="{}" y2="{}"/>'
+        '<text class="tick vertical-name" x="{}" y="{}">{}</text>'
+    ).format(
+        place, place, TOP_MARGIN - 14, frame.height - BOTTOM_MARGIN, place - 5, TOP_MARGIN - 10, both(label, "tspan")
+    )
+
+
+def _line(frame: Frame, one: Series) -> Markup:
+    places = [f"{frame.x(x)} {frame.y(y)}" for x, y in one.points]
+    # A lone point becomes a line of no length, which round caps show as a dot.
+    path = "M" + " L".join(places if len(places) > 1 else places * 2)
+    return Markup('<path class="line {}" d="{}"/>').format(one.style, path)
+
+
+def _markers(frame: Frame, one: Series) -> Markup:
+    marker = Markup('<circle class="marker {}" cx="{}" cy="{}" r="4"><title>{}, step {:g}: {:.4g}</title></circle>')
+    return Markup("\n").join(
+        marker.format(one.style, frame.x(x), frame.y(y), _english(one.label), x, y) for x, y in one.points
+    )
+
+
+def _ring(frame: Frame, point: Point) -> Markup:
+    x, y = frame.x(point[0]), frame.y(point[1])
+    share = (x - LEFT_MARGIN) / (frame.width - LEFT_MARGIN - RIGHT_MARGIN)
+    side = "start" if share < 0.1 else "end" if share > 0.9 else "middle"
+    return Markup(
+        '<circle class="ring" cx="{}" cy="{}" r="9"><title>best: step {:g}, {:.4g}</title></circle>'
+        '<text class="ring-name {}" x="{}" y="{}">{} {:.4g}</text>'
+    ).format(x, y, point[0], point[1], side, x, max(TOP_MARGIN + 4, y - 16), BEST, point[1])
+
+
+def _english(label: Label) -> str:
+    """For what a page cannot hold twice: the names that screen readers and pointers get."""
+    return label if isinstance(label, str) else label.en
+
+
+def _legend(series: Sequence[Series]) -> Markup:
+    key = Markup(
+        '<li><svg class="key" viewBox="0 0 26 10" aria-hidden="true">'
+        '<path class="line {}" d="M1 5 L25 5"/>{}</svg>{}</li>'
+    )
+    dot = Markup('<circle class="marker {}" cx="13" cy="5" r="3.5"/>')
+    items = [
+        key.format(one.style, dot.format(one.style) if one.has_markers else "", both(one.label))
+        for one in series
+        if one.points and one.label
+    ]
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items)) if len(items) > 1 else Markup("")

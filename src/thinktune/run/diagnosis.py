@@ -1,0 +1,225 @@
+"""Says of a run's eval losses whether it still learns, is at its best or overfits, beyond what chance explains."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from thinktune.run.journal import read_metrics, read_row_losses
+
+State = Literal["waiting", "learning", "best", "overfitting", "diverging"]
+
+
+Rows = Mapping[str, tuple[float, int]]  # of each held-out row: its mean loss and its learned tokens
+
+
+Margin = Callable[[int, int], float]
+
+
+TWO_SIDED_95 = 1.959964
+
+
+UNKNOWN_MARGIN = 0.01  # of the loss, where no rows were kept to compute the margin from
+
+
+CONFIRMED = 2  # evaluations in a row that stand above the best one: a single one may be a peak of the training itself
+
+
+LOOKBACK = 2  # evaluations: a loss that falls slowly is seen to fall over two of them
+
+
+WITHIN_TRAINING = 0.5  # of the rise in eval loss; if train loss rises by more, the run diverges
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the eval losses say at a run's last evaluation.
+
+    `best_step` has the lowest loss after step 0, which is the base model's. `since` is the last evaluation that is
+    not clearly above it; if `last_step` is another one, the loss rose from there on. `gained` says whether the best is
+    clearly below the base.
+    """
+
+    state: State
+    best_step: int = 0
+    best_loss: float = math.nan
+    last_step: int = 0
+    last_loss: float = math.nan
+    since: int = 0
+    gained: bool | None = None
+
+
+def judge(losses: Mapping[int, float], margin: float | Margin, train: Mapping[int, float] | None = None) -> Verdict:
+    """The verdict over eval losses by step.
+
+    The held-out loss is the usual stopping rule of early stopping (Prechelt, "Early Stopping - But When?", 1998),
+    which calls a run overfitted when the loss stands a fixed share above its lowest. Here it must stand above it by
+    more than chance explains, in the spirit of the one-standard-error rule (Breiman et al., CART, 1984), and twice in
+    a row, as Prechelt's second criterion asks.
+
+    Args:
+        losses: eval loss by step; step 0 is the base model.
+        margin: the largest difference between two evaluations that chance explains, or a function that gives it
+            for two steps (see `paired_margin`).
+        train: train loss around the same steps, where known. If it rises along with the eval loss, the run is not
+            overfitting but diverging.
+    """
+    apart = margin if callable(margin) else _fixed(margin)
+    finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
+    steps = sorted(step for step in finite if step > 0)
+    if not steps:
+        return Verdict("waiting")
+    best, last = min(steps, key=lambda step: (finite[step], step)), steps[-1]
+    level = [step for step in steps if step >= best and finite[step] - finite[best] <= apart(step, best)]
+    gained = finite[0] - finite[best] > apart(0, best) if 0 in finite else None
+    before = sorted(finite)[-1 - LOOKBACK : -1]
+    above = [step for step in steps if step > level[-1]]
+    if len(above) >= CONFIRMED:
+        state = "diverging" if _rises_too(train or {}, level[-1], last, finite) else "overfitting"
+    elif best == last and any(finite[step] - finite[last] > apart(step, last) for step in before):
+        state = "learning"
+    else:
+        state = "best" if len(finite) > 1 else "waiting"
+    return Verdict(state, best, finite[best], last, finite[last], level[-1], gained)
+
+
+def evaluations_above(losses: Mapping[int, float], margin: float | Margin) -> int:
+    """How many of the last evaluations in a row stand clearly above the best one."""
+    return sum(step > judge(losses, margin).since > 0 for step in losses)
+
+
+def paired_margin(one: Rows, other: Rows) -> float:
+    """The difference between two eval losses over the same rows that chance explains in 95 cases of 100.
+
+    The rows are a sample of all questions that could be asked. The two losses are means over tokens, so their
+    difference is a ratio of sums over rows, with the standard error of a ratio estimate (Cochran, Sampling
+    Techniques, 1977, section 6.3); both losses are of the same rows, which makes it far smaller than the error of
+    either. With fewer than two rows it is infinite.
+    """
+    shared = one.keys() & other.keys()
+    tokens = sum(one[row][1] for row in shared)
+    if len(shared) < 2 or not tokens:
+        return math.inf
+    changes = {row: one[row][0] - other[row][0] for row in shared}
+    mean = sum(changes[row] * one[row][1] for row in shared) / tokens
+    squares = sum(((changes[row] - mean) * one[row][1]) ** 2 for row in shared)
+    error = math.sqrt(squares * len(shared) / (len(shared) - 1)) / tokens
+    return student_t(len(shared) - 1) * error
+
+
+def student_t(freedom: int) -> float:
+    """The two-sided 95 % point of Student's t, by the series of Abramowitz and Stegun, 26.7.5."""
+    z = TWO_SIDED_95
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
+
+
+def margins(rows: Mapping[int, Rows], losses: Mapping[int, float]) -> Margin:
+    """The margin between two steps: from the rows of both where they were kept, else a fixed share of the loss."""
+
+    def between(one: int, other: int) -> float:
+        if one in rows and other in rows:
+            return paired_margin(rows[one], rows[other])
+        return UNKNOWN_MARGIN * losses[other]
+
+    return between
+
+
+def _fixed(margin: float) -> Margin:
+    def between(_one: int, _other: int) -> float:
+        return margin
+
+    return between
+
+
+def _rises_too(train: Mapping[int, float], since: int, last: int, losses: Mapping[int, float]) -> bool:
+    if since not in train or last not in train:
+        return False
+    return train[last] - train[since] > WITHIN_TRAINING * (losses[last] - losses[since])
+
+
+MOST_ROWS = 8
+
+
+KNOWN_BY_HEART = -math.log(0.9)  # a mean loss below this gives each token nine chances in ten
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A held-out row: its `file:line`, its mean loss before training (where measured) and now, its learned tokens."""
+
+    row: str
+    before: float | None
+    loss: float
+    tokens: int
+
+    @property
+    def probability(self) -> float:
+        """The geometric mean of the chances that the model gives the row's tokens."""
+        return math.exp(-self.loss)
+
+
+def run_verdict(run: Path) -> Verdict:
+    """The verdict over a run's evaluations so far, with the noise of its own rows."""
+    metrics = read_metrics(run)
+    losses = eval_losses(metrics)
+    return judge(losses, _margin(run, losses), train_losses(metrics))
+
+
+def overfits_for(run: Path) -> int:
+    """How many of a run's last evaluations in a row stand clearly above its best one."""
+    losses = eval_losses(read_metrics(run))
+    return evaluations_above(losses, _margin(run, losses))
+
+
+def eval_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Eval loss by step; of records that repeat a step, the last one counts."""
+    return {record["step"]: record["loss"] for record in metrics if record.get("kind") == "eval" and _counts(record)}
+
+
+def train_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """By step of evaluation, the mean train loss of the steps since the evaluation before it."""
+    found: dict[int, float] = {}
+    total = tokens = 0.0
+    for record in metrics:
+        if record.get("kind") == "train" and _counts(record):
+            weight = record.get("learned_tokens", 1)
+            total, tokens = total + weight * record["loss"], tokens + weight
+        elif record.get("kind") == "eval" and tokens:
+            found[record["step"]] = total / tokens
+            total = tokens = 0.0
+    return found
+
+
+def rows_by_loss(run: Path, step: int) -> list[Row]:
+    """The held-out rows as they stood at a step, the hardest first; none where that step kept none."""
+    kept = read_row_losses(run)
+    before: Rows = kept.get(0, {})
+    rows = [
+        Row(name, before[name][0] if name in before else None, loss, tokens)
+        for name, (loss, tokens) in kept.get(step, {}).items()
+    ]
+    return sorted(rows, key=lambda row: (-row.loss, row.row))
+
+
+def hardest(rows: Sequence[Row]) -> list[Row]:
+    """Of rows in that order, the first few: often faulty data."""
+    return list(rows[:MOST_ROWS])
+
+
+def known_by_heart(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose every token the model all but knows, although it never trained on them; the surest first."""
+    return [row for row in reversed(rows) if row.loss < KNOWN_BY_HEART][:MOST_ROWS]
+
+
+def _margin(run: Path, losses: Mapping[int, float]) -> Margin:
+    return margins(read_row_losses(run), losses)
+
+
+def _counts(record: Mapping[str, Any]) -> bool:
+    return all(isinstance(record.get(key), int | float) for key in ("step", "loss")) and math.isfinite(record["loss"])

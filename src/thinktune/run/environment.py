@@ -1,0 +1,43 @@
+"""What a run ran on: versions, machine and command, as plain facts."""
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from thinktune.errors import mask
+
+LIBRARIES = ("thinktune", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def describe(command: Sequence[str]) -> dict[str, Any]:
+    """Facts for environment.json; no host name, no user name, no folder but those in the command."""
+    return {name: _version(name) for name in LIBRARIES} | {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "processor_count": os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count(),
+        "command": mask(shlex.join([Path(command[0]).name, *command[1:]])),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # of this package, where it runs from its source tree
+        return "not installed"
+
+
+def peak_memory_gib() -> float:
+    """The most memory that this process has held; 0 where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

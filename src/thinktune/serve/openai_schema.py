@@ -1,0 +1,382 @@
+"""Requests and replies in OpenAI's form: a stranger's JSON to a Request, a Completion to what clients read."""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.json_schema import models_json_schema
+
+from thinktune.data.types import Turn
+from thinktune.inference.chat_defaults import Manners, conversation
+from thinktune.inference.replies import Piece, split
+from thinktune.inference.requests import Completion, Request, Sampling
+
+Json = dict[str, Any]
+
+
+def _refuse(said: bool) -> bool:
+    if said:
+        raise ValueError("is not supported")
+    return said
+
+
+MOST_MESSAGES, MOST_STOPS = 4096, 16
+
+
+FINISH = {"end": "stop", "stop": "stop", "length": "length"}
+
+
+NEUTRAL = (
+    "n",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "logprobs",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "store",
+)
+"""Options that are accepted where they ask for what happens anyway; any other value is refused, never ignored."""
+
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+Neutral = Annotated[float, Field(ge=0, le=0)]
+
+
+# Not Literal[False], which takes 0 as well.
+No = Annotated[bool, AfterValidator(_refuse), Field(json_schema_extra={"const": False})]
+
+
+Empty = Annotated[list[Any], Field(max_length=0)]
+
+
+class ApiError(Exception):
+    """A refusal as clients read it: an HTTP status, a sentence, and OpenAI's names for what is at fault."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+    @property
+    def body(self) -> Json:
+        """The refusal in OpenAI's form."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+class Part(BaseModel):
+    """Fields of a stranger's JSON: of the right kind, and none that we would have to ignore."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class TextPart(Part):
+    """A piece of a message; only text is understood."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Part):
+    """One message of a conversation. An assistant's may carry its reasoning under either name."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    name: str | None = None
+    # What clients send back of a reply that they have got: no more than empty.
+    refusal: None = None
+    tool_calls: Empty | None = None
+    function_call: None = None
+    annotations: Empty | None = None
+    audio: None = None
+
+
+class StreamOptions(Part):
+    """What a stream holds beside the reply's text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    allow_moved: bool | None = None
+    """Ours: send text at once that may prove to be reasoning; a delta `moved: true` then says that it was."""
+
+
+class TemplateOptions(Part):
+    """Switches of the model's own chat template."""
+
+    enable_thinking: bool | None = None
+
+
+class TextFormat(Part):
+    """The only form of a reply: text."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Part):
+    """The body of POST /v1/chat/completions; null means that the option is left out."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    model: str | None = None
+    """None means the first model of /v1/models."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] | None = None
+    reasoning_budget: Annotated[int, Field(ge=0)] | None = None
+    """Tokens after which the reasoning is closed for the model."""
+    chat_template_kwargs: TemplateOptions | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    tools: Empty | None = None
+    tool_choice: Literal["none"] | None = None
+    response_format: TextFormat | None = None
+    logprobs: No | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    presence_penalty: Neutral | None = None
+    frequency_penalty: Neutral | None = None
+    store: No | None = None
+    # Accepted and without effect: they say who asks, not what is wanted.
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+
+
+def read(body: bytes) -> ChatRequest:
+    """The request that a body holds; raises ApiError (400) naming every fault of it."""
+    try:
+        request = ChatRequest.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        told = dict.fromkeys(_explain(fault) for fault in faults)
+        raise ApiError(400, "; ".join(told), param=_place(faults[0]) or None) from None
+    if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
+        raise ApiError(400, "max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
+    for number, message in enumerate(request.messages):
+        if message.content is None and message.role != "assistant":
+            raise ApiError(400, f"messages.{number}.content: is missing", param=f"messages.{number}.content")
+    if request.messages[-1].role != "user":
+        raise ApiError(400, "messages: the last one must be the user's", param="messages")
+    return request
+
+
+def to_engine(asked: ChatRequest, manners: Manners) -> Request:
+    """What the engine is to write; what the client left open is as in the run, the system prompt too."""
+    turns = conversation(manners.system, [_turn(message) for message in asked.messages])
+    usual, template = manners.sampling, asked.chat_template_kwargs
+    stops = asked.stop or ()
+    sampling = Sampling(
+        max_new_tokens=asked.max_completion_tokens or asked.max_tokens or usual.max_new_tokens,
+        temperature=usual.temperature if asked.temperature is None else asked.temperature,
+        top_p=usual.top_p if asked.top_p is None else asked.top_p,
+        top_k=usual.top_k if asked.top_k is None else max(0, asked.top_k),
+        seed=uuid.uuid4().int >> 66 if asked.seed is None else asked.seed,
+        stop=(stops,) if isinstance(stops, str) else tuple(stops),
+        reasoning_tokens=asked.reasoning_budget,
+    )
+    return Request(turns, sampling, thinking=not (template and template.enable_thinking is False))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One reply on its way to a client: by which model, its id, and when it was asked for."""
+
+    model: str
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, reply: Completion) -> Json:
+        """The body that answers a request without `stream`."""
+        message = {"role": "assistant", "content": reply.answer, **_reasoning(reply.reasoning or None)}
+        choice = {"index": 0, "message": message, "finish_reason": FINISH[reply.finish], "logprobs": None}
+        return self._envelope("chat.completion", [choice]) | {"usage": usage(reply)}
+
+    def chunk(self, delta: Json, finish: str | None = None) -> Json:
+        """One event of a stream."""
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._envelope("chat.completion.chunk", [choice])
+
+    def ending(self, reply: Completion, rest: Iterable[Json], options: StreamOptions | None) -> Iterator[Json]:
+        """The last events: the rest, why the reply ended, and what it took where the client asked for that."""
+        for delta in rest:
+            yield self.chunk(delta)
+        yield self.chunk({}, FINISH[reply.finish])
+        if options and options.include_usage:
+            yield self._envelope("chat.completion.chunk", []) | {"usage": usage(reply)}
+
+    def _envelope(self, kind: str, choices: list[Json]) -> Json:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+def usage(reply: Completion) -> Json:
+    """Tokens of the prompt and of the reply, the reasoning's apart."""
+    return {
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.tokens,
+        "total_tokens": reply.prompt_tokens + reply.tokens,
+        "completion_tokens_details": {"reasoning_tokens": reply.reasoning_tokens},
+    }
+
+
+class Wire:
+    """Pieces to deltas. What may yet prove to be reasoning without an opening tag is held back, unless allowed.
+
+    So `content` never holds reasoning; the price is that a model which answers without reasoning, though it was to
+    reason, is heard at its end.
+    """
+
+    def __init__(self, *, hold: bool) -> None:
+        self._held: str | None = "" if hold else None
+
+    def feed(self, piece: Piece) -> Iterator[Json]:
+        """The deltas that are certain after this piece."""
+        if piece.place == "answer" and self._held is not None:
+            self._held += piece.text
+            return
+        held, self._held = self._held, None
+        match piece.place:
+            case "moved":
+                yield {"moved": True} if held is None else _reasoning(held)
+            case "reasoning":
+                yield _reasoning(piece.text)
+            case "answer":
+                yield {"content": piece.text}
+
+    def finish(self) -> Iterator[Json]:
+        """The rest, when no more will come."""
+        if self._held:
+            yield {"content": self._held}
+
+
+def event(body: Json) -> bytes:
+    """A server-sent event."""
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
+
+
+def _reasoning(text: str | None) -> Json:
+    """Reasoning under both names in use: vLLM says `reasoning`, others `reasoning_content`."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def _turn(message: Message) -> Turn:
+    text = message.content or ""
+    if not isinstance(text, str):
+        text = "".join(part.text for part in text)
+    if message.role != "assistant":
+        return Turn("system" if message.role == "developer" else message.role, text)
+    reasoning = message.reasoning_content or message.reasoning or ""
+    if not reasoning and (reply := split(text)).closed:  # a client that keeps replies with their tags
+        return Turn("assistant", reply.answer, reply.reasoning)
+    return Turn("assistant", text, reasoning)
+
+
+def _place(fault: Mapping[str, Any]) -> str:
+    """Where in the body: its own names and numbers, without pydantic's names of alternatives."""
+    names = (part for part in fault["loc"] if isinstance(part, int) or re.fullmatch("[a-z_]+", part))
+    return ".".join(str(name) for name in names if name != "str")
+
+
+def _explain(fault: Mapping[str, Any]) -> str:
+    place = _place(fault)
+    if fault["type"] == "extra_forbidden":
+        return f"{place}: is not supported here; leave it out"
+    if place.partition(".")[0] in NEUTRAL or place.rpartition(".")[2] == "tool_calls":
+        return f"{place}: is not supported here; leave it out"
+    return f"{place}: {fault['msg']}" if place else f"the body is no such request: {fault['msg']}"
+
+
+REFUSALS = {
+    "400": "The body is no such request, or the conversation is too long.",
+    "401": "The API key is missing or wrong.",
+    "403": "A page of another site asked.",
+    "404": "There is no such model or address.",
+    "405": "This address takes another method.",
+    "408": "The body came too slowly.",
+    "413": "The body is too large.",
+    "415": "The body is not application/json.",
+    "421": "The Host header names another server.",
+    "429": "Too many requests are waiting.",
+    "500": "The server failed.",
+    "502": "The server that writes the replies is gone, fails, or refuses this one's key.",
+    "504": "The reply took too long.",
+}
+
+
+def document(version: str) -> Json:
+    """The OpenAPI 3.1 document of the API."""
+    _, schemas = models_json_schema([(ChatRequest, "validation")], ref_template="#/components/schemas/{model}")
+    chat = _operation("Write the next reply of a conversation, whole or as a stream of events.", _reference("Reply"))
+    chat["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": _reference("ChatRequest")}},
+    }
+    chat["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    one_model = _operation("One model.", _reference("Model"))
+    one_model["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "thinktune", "version": version},
+        "paths": {
+            "/health": {"get": _operation("Whether the server is up.", _object(status={"const": "ok"}))},
+            "/v1/models": {"get": _operation("The models that can be asked.", _reference("Models"))},
+            "/v1/models/{model}": {"get": one_model},
+            "/v1/chat/completions": {"post": chat},
+        },
+        "components": {
+            "schemas": schemas["$defs"] | _answers(),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _answers() -> dict[str, Json]:
+    text, number = {"type": "string"}, {"type": "integer", "minimum": 0}
+    maybe_text = {"type": ["string", "null"]}
+    message = _object(role={"const": "assistant"}, content=text, reasoning_content=maybe_text, reasoning=maybe_text)
+    choice = _object(index=number, message=message, finish_reason={"enum": ["stop", "length"]})
+    usage = _object(
+        prompt_tokens=number,
+        completion_tokens=number,
+        total_tokens=number,
+        completion_tokens_details=_object(reasoning_tokens=number),
+    )
+    known = {"id": text, "created": number, "model": text}
+    fault = _object(message=text, type=text, param=maybe_text, code=maybe_text)
+    return {
+        "Reply": _object(
+            **known, object={"const": "chat.completion"}, choices={"type": "array", "items": choice}, usage=usage
+        ),
+        "Model": _object(id=text, object={"const": "model"}, created=number, owned_by=text),
+        "Models": _object(object={"const": "list"}, data={"type": "array", "items": _reference("Model")}),
+        "Error": _object(error=fault),
+    }
+
+
+def _operation(summary: str, answer: Json) -> dict[str, Any]:
+    refused = {
+        status: {"description": why, "content": {"application/json": {"schema": _reference("Error")}}}
+        for status, why in REFUSALS.items()
+    }
+    found = {"description": "As asked.", "content": {"application/json": {"schema": answer}}}
+    return {"summary": summary, "responses": {"200": found, **refused}}
+
+
+def _object(**properties: Json) -> Json:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _reference(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,61 @@
+"""TensorBoard as a sink: event files in the run's folder, made anew from the journal each time."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thinktune.config.schema import Track
+from thinktune.tracking.records import LOSS_CHART, Entry, Losses, Numbers, Texts
+
+
+class TensorBoard:
+    """A folder of event files that `tensorboard --logdir RUN/tensorboard` shows."""
+
+    mode = "files"
+
+    def __init__(self, run: Path, _mode: str, _settings: Track, facts: dict[str, Any]) -> None:
+        """Begin anew; raises ImportError where TensorBoard is not installed."""
+        from tensorboard.plugins.custom_scalar import layout_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.folder = self.place = str(run / "tensorboard")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._writer = EventFileWriter(self.folder)
+        kinds: Any = layout_pb2
+        lines = kinds.MultilineChartContent(tag=["^train/loss$", "^eval/loss$"])
+        category = kinds.Category(title="loss", chart=[kinds.Chart(title=LOSS_CHART, multiline=lines)])
+        layout = kinds.Layout(category=[category]).SerializeToString()
+        self._strings("custom_scalars__config__", "custom_scalars", [layout])
+        described = yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
+        self._strings("facts", "text", [f"```\n{described}```".encode()])
+
+    def take(self, entry: Entry) -> None:
+        """Write an entry; the chart of both losses is a layout that TensorBoard fills by itself."""
+        match entry:
+            case Numbers(step, values):
+                self._add([{"tag": tag, "simple_value": value} for tag, value in values.items()], step)
+            case Texts(step, name, texts):
+                self._strings(name, "text", [text.encode() for text in texts], step)
+            case Losses():
+                pass
+        self._writer.flush()
+
+    def close(self, _state: str) -> None:
+        """Write the rest."""
+        self._writer.close()
+
+    def _strings(self, tag: str, plugin: str, texts: list[bytes], step: int = 0) -> None:
+        """Texts for one of TensorBoard's plugins; its own helpers for them need TensorFlow."""
+        shape = {"dim": [{"size": len(texts)}]}
+        tensor = {"dtype": "DT_STRING", "string_val": texts, "tensor_shape": shape}
+        metadata = {"plugin_data": {"plugin_name": plugin}}
+        self._add([{"tag": tag, "metadata": metadata, "tensor": tensor}], step)
+
+    def _add(self, values: list[dict[str, Any]], step: int) -> None:
+        from tensorboard.compat.proto import event_pb2
+
+        kinds: Any = event_pb2
+        self._writer.add_event(kinds.Event(summary={"value": values}, step=step, wall_time=time.time()))

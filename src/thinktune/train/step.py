@@ -1,0 +1,83 @@
+"""One optimizer step, and the loss of rows that are not trained on."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinktune.distributed.world import World
+from thinktune.model.batch import Batch
+from thinktune.model.forward import LossReport, Sums, forward, sum_over_copies
+from thinktune.optim.optimizer import Update
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did; numbers stay on the device until they are read."""
+
+    losses: LossReport
+    gradient_norm: Tensor
+    learned_tokens: int
+
+
+def step(
+    model: Any,
+    batches: Sequence[Batch],
+    update: Update,
+    world: World,
+    precision: torch.dtype,
+    chunk_rows: int | None = None,
+    learned_tokens: int | None = None,
+) -> StepReport:
+    """Forward and backward over this rank's batches of a step, then one update; the host waits for nothing in it.
+
+    The loss is the sum over learned tokens divided by `learned_tokens`, those of the whole step, over all batches and
+    ranks (none: of these batches): how rows were packed never changes what is learned. `chunk_rows` is how many rows of
+    logits exist at a time (none: what suits the device).
+    """
+    if not model.training:
+        model.train()
+    learned_tokens = learned_tokens or sum(batch.learned_tokens for batch in batches)
+    scale = world.size / learned_tokens  # ranks' gradients are averaged, and their sum is meant
+    losses = Sums(batches[0].ids.device)
+    for number, batch in enumerate(batches, 1):
+        sum_over_copies(model, now=number == len(batches))
+        scaled, each = forward(model, batch, scale, precision, chunk_rows)
+        # A loss that is not finite makes every gradient so, and the update refuses those on the device.
+        scaled.backward(torch.where(scaled.isfinite(), torch.ones_like(scaled), math.nan))
+        losses.add(each, batch.parts)
+    return StepReport(losses.report(world), update.finish(), learned_tokens)
+
+
+def rehearse(
+    model: Any, batches: Sequence[Batch], update: Update, precision: torch.dtype, chunk_rows: int | None = None
+) -> None:
+    """A step with all the memory of one that changes nothing: its gradients are bad, and the update refuses them."""
+    model.train()
+    update.begin(0, 0.0)
+    for number, batch in enumerate(batches, 1):
+        sum_over_copies(model, now=number == len(batches))
+        scaled, _ = forward(model, batch, math.nan, precision, chunk_rows)
+        scaled.backward()
+    update.finish()
+
+
+def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
+    """Compile everything that a step and an evaluation need, by one batch that moves no weight; returns the seconds.
+
+    Of the backward pass only the last layer is run: the others share its code.
+    """
+    begun = time.monotonic()
+    model.train()
+    scaled, _ = forward(model, batch, 1.0, precision, chunk_rows)
+    torch.autograd.grad(scaled, model.model.layers[-1].input_layernorm.weight)
+    model.eval()
+    with torch.no_grad():
+        forward(model, batch, 1.0, precision, chunk_rows)
+    if batch.ids.device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.monotonic() - begun

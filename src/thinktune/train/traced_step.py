@@ -1,0 +1,52 @@
+"""What a step holds in memory, counted on fake tensors: of one layer, of the head, or of a whole step. Nothing is run.
+
+Storages are counted, as the operations make them, on a device that has no memory; so no figure here needs a card. What
+cards add by themselves (a context, rounding of sizes) is not counted.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from thinktune.config.schema import Train
+from thinktune.data.chat_template import Part, Rendered
+from thinktune.distributed.world import World
+from thinktune.model.batch import pack
+from thinktune.model.transforms import apply_activation_budget
+from thinktune.optim.memory_tiers import TIERS, pick_memory
+from thinktune.optim.optimizer import Update
+from thinktune.planner.trace import NOWHERE, Live, traced_model
+from thinktune.train.step import step
+
+
+def whole_step(
+    config: Any,
+    settings: Train,
+    dtype: torch.dtype,
+    tokens: int,
+    learned: int,
+    *,
+    recompute: bool,
+    device: torch.device = NOWHERE,
+) -> tuple[int, int, int]:
+    """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host.
+
+    Autocast knows the CPU, but not the device without memory; what is traced on the CPU has all bytes there.
+    """
+    ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(Part.GIVEN), np.uint8)
+    parts[tokens - learned :] = int(Part.ANSWER)
+    [batch] = pack([Rendered(ids, parts, "traced")], tokens)
+    with FakeTensorMode(allow_non_fake_inputs=True), Live(device) as live:
+        model = traced_model(config, TIERS[pick_memory(settings, device)].loaded, device)
+        if recompute:
+            apply_activation_budget(model, 0.0, compiled=False)
+        update = Update(model, settings)
+        on_device = batch.to(device)
+        before = live.forget_peak()
+        update.begin(1, 1e-5)
+        made = step(model, [on_device], update, World(), dtype)
+        found = before, live.peak, live.host
+        del made, model, update
+    return found

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORDS = Path(__file__).parent.parent / "src" / "thinktune" / "bundled" / "facts.jsonl"
+WORDS = Path(__file__).parent.parent / "src" / "thinktune" / "demo" / "facts.jsonl"
 SYSTEM = "你是一个医学专家,你需要根据用户的问题,给出带有思考的回答。"
 
 

@@ -2,8 +2,8 @@
 
 `python benchmarks/ranks_memory.py [--tokens 64]`: four ranks as two machines of two, weights in bf16, a forward and
 backward pass of one batch and of two. Every live storage of a rank is counted, those that FSDP2 frees and takes again
-too; what gloo copies for itself, which other backends do not, is left out. No optimizer state: `tests/test_trace.py`
-counts it.
+too; what gloo copies for itself, which other backends do not, is left out. No optimizer state:
+`tests/planner/test_trace.py` counts it.
 """
 
 import multiprocessing

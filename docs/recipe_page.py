@@ -10,7 +10,8 @@ MOST_SHOWN = 4
 HEAD = """\
 # Every knob of a recipe
 
-Made from `src/thinktune/knobs.py` by `python docs/recipe_page.py > docs/recipe.md`; a test holds the two together.
+Made from `src/thinktune/config/schema.py` by `python docs/recipe_page.py > docs/recipe.md`; a test holds them
+together.
 On the command line any of them is `key.path=value`, as in `thinktune train recipe.yaml train.epochs=1`.
 
 | knob | default | meaning |

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from runs import small_tree_of
+from support.runs import small_tree_of
 
 from thinktune.data.chat_template import render
 from thinktune.data.types import Example, Turn

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from prepared import rows_of, tokens_of, with_rows, write
-from runs import settings
+from support.prepared_rows import rows_of, tokens_of, with_rows, write
+from support.runs import settings
 
 from thinktune import cache as cache_room
 from thinktune.data import dataset as store

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_calls import OURS, cuda_calls
-from ranks import run_ranks
-from runs import quiet, settings, stop_after
-from speaking_ranks import without_cuda
+from support.cli_ranks import without_cuda
+from support.cuda_calls import OURS, cuda_calls
+from support.ranks import run_ranks
+from support.runs import quiet, settings, stop_after
 
 from thinktune.distributed import world as parallel
 from thinktune.model.attention import use_attention

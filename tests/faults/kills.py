@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # a fork takes no threads along
 
 import torch
-from runs import last_step, settings, small_tree, without_times
+from support.runs import last_step, settings, small_tree, without_times
 
 from thinktune.checkpoint import saving as checkpoint
 from thinktune.checkpoint import store as checkpoint_store

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import quiet, settings, without_times
 from safetensors.torch import load_file
-from test_resume import equal
+from support.runs import equal, quiet, settings, without_times
 
 from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import UserError

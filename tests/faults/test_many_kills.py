@@ -7,16 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import settings
 from safetensors.torch import load_file
+from support.runs import settings
 
 from thinktune.checkpoint import store as checkpoint
 from thinktune.run import journal as track
 from thinktune.train.loop import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import many
-from ranks import run_ranks, start_ranks
+from support import many_ranks as many
+from support.ranks import run_ranks, start_ranks
 
 KILLS = 40
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
-from runs import quiet, settings
+from support.runs import quiet, settings
 
 from thinktune.checkpoint import store as checkpoint
 from thinktune.config import loading as recipe

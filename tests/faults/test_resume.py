@@ -5,8 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import quiet, settings, without_times
-from safetensors.torch import load_file
+from support.runs import equal, quiet, settings, stop_in_step, without_times
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinktune.checkpoint import store as checkpoint
@@ -20,41 +19,6 @@ from thinktune.train.loop import train
 # Streamed states are 8-bit ones in another place; they are tried apart.
 SLOW = {"8bit-streamed": pytest.mark.slow}
 TIERS_TRIED = [pytest.param(memory, inside, marks=SLOW.get(memory, ())) for memory in TIERS for inside in (False, True)]
-
-
-def equal(mine, theirs):
-    """Whether two finished runs hold the same: weights, state, metrics, samples, files."""
-    last = checkpoint.find(mine, "last").folder.name
-    for file in (
-        f"checkpoints/{last}/model.safetensors",
-        f"checkpoints/{last}/state/state.safetensors",
-        "final/model.safetensors",
-    ):
-        ours, other = load_file(mine / file), load_file(theirs / file)
-        assert ours.keys() == other.keys()
-        assert all(ours[name].equal(other[name]) for name in ours), file
-    assert without_times(track.read_metrics(mine)) == without_times(track.read_metrics(theirs))
-    assert track.read_samples(mine) == track.read_samples(theirs)
-    assert {path.relative_to(mine) for path in mine.rglob("*")} == {
-        path.relative_to(theirs) for path in theirs.rglob("*")
-    }
-
-
-def stop_in_step(monkeypatch, step, number=signal.SIGTERM):
-    """Have a signal come in the midst of a step's arithmetic."""
-    import thinktune.train.loop as room
-
-    taken = room.step
-
-    def stepping(*given):
-        made = taken(*given)
-        stepping.made += 1
-        if stepping.made == step:
-            os.kill(os.getpid(), number)
-        return made
-
-    stepping.made = 0
-    monkeypatch.setattr(room, "step", stepping)
 
 
 def interrupted(monkeypatch, room, name, call, number=signal.SIGTERM):

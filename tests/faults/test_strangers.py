@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
-from runs import quiet, settings
+from support.runs import quiet, settings
 
 from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import UserError, mask

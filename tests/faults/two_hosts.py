@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from hosts import Command, Host, start, two_hosts
-from runs import last_step, small_tree, without_times
 from safetensors.torch import load_file
+from support.network_namespaces import Command, Host, start, two_hosts
+from support.runs import last_step, small_tree, without_times
 
 from thinktune.run import journal as track
 

@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are whole or absent and known by their digests, pointers to them, and the final model."""
+"""Find, verify, point to and prune the checkpoints of a run; a checkpoint is whole or absent. Loads no torch."""
 
 import os
 import re
@@ -145,6 +145,7 @@ def model_folder(run: Path) -> Path:
 
 
 def step_name(step: int) -> str:
+    """Return the folder name of a step's checkpoint."""
     return f"step-{step:06d}"
 
 
@@ -156,4 +157,5 @@ def remove_folder(folder: Path) -> None:
 
 
 def point_to(run: Path, pointer: str, step: int) -> None:
+    """Let a pointer file (`last`, `best`) name a step's checkpoint."""
     write_whole(run / pointer, step_name(step) + "\n")

@@ -1,4 +1,4 @@
-"""Examples to training and evaluation: held out as the recipe says, then rid of leaks and twins."""
+"""Split examples into training and validation, then drop leaks and duplicates across the two."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""The share of a weight that this rank keeps, where weights are cut over ranks; of one that is whole, all of it."""
+"""Parallel layout (replicas by shards), and the local shard of a DTensor; a plain tensor is its own shard."""
 
 from dataclasses import dataclass
 

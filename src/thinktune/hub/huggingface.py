@@ -1,4 +1,4 @@
-"""Downloads by the hubs' own clients: what they leave open of resuming, waiting and verifying is closed here."""
+"""Download a snapshot from Hugging Face: resumed, bounded in time, verified by checksum."""
 
 import contextlib
 import os

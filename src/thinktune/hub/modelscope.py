@@ -1,4 +1,4 @@
-"""Downloads by the hubs' own clients: what they leave open of resuming, waiting and verifying is closed here."""
+"""Download a snapshot from ModelScope: resumed, bounded in time, verified by checksum."""
 
 import contextlib
 import hashlib
@@ -27,6 +27,7 @@ MODELSCOPE_DEFAULTS = {
 
 
 def modelscope() -> Any:
+    """Import ModelScope's client with our defaults for its environment variables."""
     for variable, value in MODELSCOPE_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     from modelscope_hub import HubApi  # imported late: a recipe with local paths needs no hub client

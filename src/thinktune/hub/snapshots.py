@@ -1,4 +1,4 @@
-"""Downloads by the hubs' own clients: what they leave open of resuming, waiting and verifying is closed here."""
+"""What both hubs' downloads share: file listings, checksums, retries and time limits."""
 
 import hashlib
 import os
@@ -71,10 +71,12 @@ def _is_loss(error: BaseException) -> bool:
 
 
 def bytes_in(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def token_of(hub: str) -> str:
+    """Read a hub's access token from the environment; empty where there is none."""
     return os.environ.get(TOKENS[hub], "").strip()
 
 
@@ -84,6 +86,7 @@ def wrong_files(folder: Path, listing: Listing) -> list[str]:
 
 
 def is_right(file: Path, size: int, digest: str) -> bool:
+    """Return True if a file has the listed size and SHA-256."""
     if not file.is_file() or file.stat().st_size != size:
         return False
     with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""Rows to steps, and steps to packed batches: nothing is cut, nothing is split, and no row sees its neighbour."""
+"""Packed batches: a step's rows as tensors, none cut and none seeing its neighbour."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The model: transformers' own class, loaded from a folder, with attention that keeps packed rows apart."""
+"""Choose the device and the arithmetic of a model."""
 
 import os
 from typing import Literal

@@ -1,4 +1,4 @@
-"""One optimizer step, and the loss of rows that are not trained on."""
+"""Forward passes and losses: of a batch that trains, and of rows that do not."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -148,6 +148,8 @@ def _measure(
 def forward(
     model: Any, batch: Batch, scale: float, precision: torch.dtype, chunk_rows: int | None
 ) -> tuple[Tensor, Tensor]:
+    """Return the loss of a batch, its sum times `scale`, and the loss of each label, detached."""
+
     def pass_through() -> tuple[Tensor, Tensor]:
         with arithmetic(model, precision):
             states = hidden_states(model, batch)
@@ -168,8 +170,10 @@ class Sums:
         self._counts = torch.zeros(len(Part), dtype=torch.int64, device=device)
 
     def add(self, each: Tensor, parts: Tensor) -> None:
+        """Add the losses of labels to the sums of their kinds."""
         self._sums.index_add_(0, parts, each.to(self._sums.dtype))
         self._counts.index_add_(0, parts, torch.ones_like(parts))
 
     def report(self, world: World) -> LossReport:
+        """Sum over all ranks."""
         return LossReport(world.total(self._sums)[1:], world.total(self._counts)[1:])

@@ -1,4 +1,4 @@
-"""The update: AdamW in every memory tier, clipped and refused on the device itself, and the learning rate's shape."""
+"""Learning-rate schedules."""
 
 import math
 

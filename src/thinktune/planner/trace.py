@@ -250,6 +250,7 @@ def one_layer(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def traced_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """Build the model of a configuration on a device without memory, with counted attention."""
     attend_counted()
     config = with_changes(config, _attn_implementation=COUNTED)
     with torch.device(device):
@@ -280,6 +281,7 @@ def _layer_bytes(
 
 
 def with_changes(config: Any, **changes: Any) -> Any:
+    """Return a copy of a configuration with some values changed."""
     changed = copy.deepcopy(config)
     for name, value in changes.items():
         setattr(changed, name, value)

@@ -1,8 +1,8 @@
 """The process beside a run that reads its journal as it grows and gives it to one tracker.
 
 A tracker may hang, crash or lose its server; here it can only hurt itself. Started as
-`python -m thinktune.follow RUN TRACKER MODE SETTINGS`, it tells of itself on its standard output, one JSON object a
-line, and ends when its standard input ends: after a line that says how the run ended, or without one after a crash.
+`python -m thinktune.tracking.worker RUN TRACKER MODE SETTINGS`, it reports on its standard output, one JSON object
+a line, and ends when its standard input ends: after a line that says how the run ended, or without one after a crash.
 """
 
 import json

@@ -1,0 +1,211 @@
+"""What `check` shows: golden outputs, the verdict with its exit code, the same facts as JSON, and cleaned files."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support.runs import settings
+
+from thinktune.commands.check import check, coloured, prove, show
+from thinktune.config import loading as recipe
+from thinktune.data.dataset import digest
+from thinktune.data.export import write_cleaned
+from thinktune.data.pipeline import prepare, survey
+from thinktune.data.summary import BINS, blocks
+from thinktune.errors import UserError
+
+ROWS = [
+    {
+        "Question": f"心脏第{number}问？",
+        "Complex_CoT": f"先想{number}。\n再答。",
+        "Response": f"血液{number}。",
+        "id": number,
+    }
+    for number in range(12)
+]
+ROWS[3] |= {"Complex_CoT": "用户提供的答案是血液。"}
+ROWS[4] |= {"Response": "第一行。\\n第二行。"}
+ROWS[5] |= {"Question": " "}
+ROWS[6] = dict(ROWS[0])
+
+GOLDEN = """\
+rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answer = Response
+12 rows read: 9 to train on (TOKENS tokens, LEARNED learned), 0 held out, 3 dropped
+  blank: 1 dropped, as in rows.jsonl:6: Question: is empty
+  literal_newline: 1 repaired, as in rows.jsonl:5: Response: holds a backslash and an n where a line should end ('第一行。\\\\n第二行。')
+  handed_answer: 1 dropped, as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
+  duplicate: 1 dropped, as in rows.jsonl:7: is the same as rows.jsonl:1
+"""
+PARTS = """\
+What is learned of rows.jsonl:1, token by token:
+
+[given] <|im_start|>user
+心脏第0问？<|im_end|>
+<|im_start|>assistant
+
+[reasoning] <think>
+先想0。
+再答。
+</think>
+
+
+[answer] 血液0。
+[end of turn] <|im_end|>
+[given]
+"""
+
+
+def shown(facts, **options):
+    console = Console(file=io.StringIO(), width=120, **options)
+    show(facts, console)
+    return console.file.getvalue()
+
+
+def plain(text):
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+@pytest.fixture
+def recipe_of(tree):
+    def make(rows=ROWS, **data):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        Path(tree["data"]["name"]).write_text(lines, encoding="utf-8")
+        return settings(tree, data={"columns": {}, "validation": 0.0} | data)
+
+    return make
+
+
+def test_what_is_shown_is_the_golden_text(recipe_of):
+    prepared, facts = check(recipe_of(), print)
+    account = prepared.account
+    told = plain(shown(facts))
+    expected = GOLDEN.replace("TOKENS", str(account["train_tokens"])).replace(
+        "LEARNED", str(account["train_learned_tokens"])
+    )
+    assert told.startswith(expected)
+    assert PARTS in told
+    assert "proved of 9 replies: the prompt is a prefix of the whole, the last learned token is <|im_end|>" in told
+    assert "of 9 of them once more: transformers' chat template gives the same ids" in told
+    assert told.endswith("\nready: thinktune train, 15 steps\n")
+
+
+def test_every_token_of_the_row_is_there_and_coloured_by_its_part(recipe_of, tokenizer):
+    prepared, facts = check(recipe_of(), print)
+    [row] = facts["shown"]
+    reply = prepared.train.replies([0])[0]
+    assert row["row"] == reply.row
+    assert "".join(piece for _, piece in row["pieces"]) == tokenizer.decode(reply.ids.tolist())
+    text = coloured(row["pieces"])
+    answer = text.plain.index("血液0")
+    assert {str(span.style) for span in text.spans if span.start <= answer < span.end} <= {"green", "green underline"}
+    assert "\x1b[32m" in shown(facts, force_terminal=True, color_system="standard")
+
+
+def test_nothing_in_a_row_commands_the_terminal():
+    assert coloured([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[given] a\\x1b[2Jb\\u202ec\n"
+
+
+def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe_of):
+    rows = [row | {"metadata": "a long text that somebody may have meant to train " * 2} for row in ROWS]
+    _, facts = check(recipe_of(rows), print)
+    told = shown(facts)
+    assert facts["verdict"] == "not ready"
+    assert "data.ignore: [metadata]" in told
+    assert "12 rows read" in told
+    assert "not ready: " in told.splitlines()[-1]
+    assert "proof" not in facts
+
+
+def test_all_rows_that_stop_are_told_with_the_rest_of_the_account(recipe_of, tokenizer):
+    prepared = survey(recipe_of(faults={"blank": "stop", "handed_answer": "stop"}), tokenizer, print)
+    assert len(prepared.stops) == 2
+    assert "data.faults: {blank: drop}" in prepared.stops[1]
+    assert prepared.account["stopping_rows"] == 2
+
+
+def test_tokens_that_are_not_the_templates_or_not_those_that_were_made_are_found(recipe_of, tokenizer):
+    prepared = prepare(recipe_of(), tokenizer)
+    store = prepared.train.store
+    changed = store.ids.copy()
+    changed[int(store.replies["start"][2]) + 3] += 1
+    object.__setattr__(store, "ids", changed)
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; remove "):
+        prove(prepared, tokenizer)
+    store.replies["digest"][2] = digest(store.reply(2))
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its ids are not those"):
+        prove(prepared, tokenizer)
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", "thinktune", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, check=False)
+
+
+def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path):
+    made = recipe_of()
+    (tmp_path / "mine.yaml").write_text(recipe.dump(made), encoding="utf-8")
+    done = run("check", "mine.yaml", "--json", "--write", "cleaned", cwd=tmp_path)
+    facts = json.loads(done.stdout)
+    assert (done.returncode, facts["verdict"]) == (0, "ready")
+    assert (facts["rows_read"], facts["train_rows"], facts["dropped_rows"]) == (12, 9, 3)
+    assert sum(facts["histograms"]["whole"]["counts"]) == 10
+    assert [path.name for path in sorted((tmp_path / "cleaned").iterdir())] == ["train.jsonl"]
+    assert "cleaned/train.jsonl: 9 rows" in facts["written"][0]
+    assert facts["written"][1].endswith("val.jsonl: no row is held out, so it is not written")
+    again = run("check", "mine.yaml", "--json", "--write", "cleaned", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "is there already" in json.loads(again.stdout)["stops"][0]
+    bad = run("check", "mine.yaml", "--json", "--write", "other", "data.faults.blank=stop", cwd=tmp_path)
+    facts = json.loads(bad.stdout)
+    assert (bad.returncode, facts["verdict"]) == (2, "not ready")
+    assert facts["written"] == ["other: nothing is written, for the rows are not ready"]
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "occupied").write_text("a file")
+    blocked = run("check", "mine.yaml", "--json", "--write", "occupied", cwd=tmp_path)
+    assert (blocked.returncode, json.loads(blocked.stdout)["verdict"]) == (2, "not ready")
+
+
+@pytest.mark.parametrize("system", [None, "你是医生。"])
+def test_cleaned_rows_are_read_back_as_the_same_tokens(recipe_of, tokenizer, tmp_path, system):
+    first = prepare(recipe_of(validation=0.3, system=system), tokenizer)
+    said = write_cleaned(first, tmp_path / "out", system)
+    assert [line.split(": ")[1].split(",")[0] for line in said] == [
+        f"{len(first.train)} rows",
+        f"{len(first.validation)} rows",
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(set(row) == {"question", "think", "answer"} for row in rows)
+    place = {"name": str(tmp_path / "out" / "train.jsonl"), "validation": str(tmp_path / "out" / "val.jsonl")}
+    again = prepare(recipe_of(system=system, **place), tokenizer)
+    for side in ("train", "validation"):
+        mine, theirs = getattr(first, side), getattr(again, side)
+        assert [row.ids.tolist() for row in mine.replies()] == [row.ids.tolist() for row in theirs.replies()]
+    assert sum(again.account[key] for key in ("dropped_rows", "stopping_rows")) == 0
+
+
+def test_longer_conversations_are_written_as_messages(recipe_of, tokenizer, tmp_path):
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a", "loss_weight": 0},
+    ]
+    turns += [{"role": "user", "content": "r"}, {"role": "assistant", "content": "b", "reasoning_content": "think"}]
+    first = prepare(recipe_of([{"messages": turns, "keypoint": "b"}]), tokenizer)
+    write_cleaned(first, tmp_path, None)
+    [row] = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+    again = prepare(recipe_of([row]), tokenizer)
+    assert again.train.examples() == first.train.examples()
+    assert again.train.examples()[0].keypoint == "b"
+
+
+def test_a_histogram_shows_every_bin_that_holds_a_row():
+    counts = [0] * BINS
+    counts[2], counts[7] = 1000, 1
+    drawn = blocks({"width": 10, "counts": counts})
+    assert len(drawn) == BINS
+    assert (drawn[2], drawn[7], drawn[3]) == ("█", "▁", " ")

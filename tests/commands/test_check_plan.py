@@ -1,0 +1,139 @@
+"""What `check` shows of the plan, and what a run takes from it and keeps when it goes on."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.plans import shown
+from support.runs import quiet, settings, stop_after
+
+from thinktune.checkpoint import store as checkpoint
+from thinktune.commands.check import check
+from thinktune.files import read_json, write_json
+from thinktune.planner import disk_space as disk
+from thinktune.planner.activation_budgets import layers
+from thinktune.planner.trace import NOWHERE
+from thinktune.train.dry_run import dry_step
+from thinktune.train.loop import train
+from thinktune.train.setup import open_run
+
+BF16 = torch.bfloat16
+
+
+def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
+    _, facts = check(settings({**tree, "plan": {"card": "24GiB"}}), quiet)
+    options = json.loads(json.dumps(facts["plan"]))["options"]
+    [chosen] = [option for option in options if option["chosen"]]
+    assert chosen["memory"] == "exact"
+    assert {option["memory"] for option in options} == {"exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"}
+    text = shown(facts)
+    marked = [line for line in text.splitlines() if line.startswith("→")]
+    assert [line.split()[1] for line in marked] == ["exact"]
+    assert "Predicted for 24GiB (24.0 GiB)" in text
+    assert f"plan: {facts['plan']['why']}" in text
+    small = shown(check(settings({**tree, "plan": {"card": "0.1GiB"}}), quiet)[1])
+    assert "nothing fits 0.1GiB" in small
+    assert "→" not in small
+
+
+def test_check_on_the_cpu_says_what_is_usual_there(tree):
+    _, facts = check(settings(tree), quiet)
+    assert "plan: on the CPU: memory tier fp32, activation budget 1, batches of 1,024 tokens" in shown(facts)
+    assert facts["plan"]["options"] == []
+
+
+def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
+    """Also where the plan, drawn anew, would be another one: what a run began with decides."""
+    recipe = settings(tree)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, stop_after(3))
+    facts = read_json(recipe.run_folder / "environment.json")
+    names = ("memory", "update_in_backward", "activation_budget", "batch_tokens")
+    assert [facts[name] for name in names] == ["fp32", False, 1.0, 1024]
+    write_json(recipe.run_folder / "environment.json", facts | {"activation_budget": 0.0, "batch_tokens": 1152})
+    run = open_run(recipe, quiet, ("test",))
+    assert (run.done, run.setting.activation_budget, run.capacity) == (3, 0.0, 1152)
+    assert all(layer.gradient_checkpointing for layer in run.model.model.layers)
+
+
+def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
+    import thinktune.model.forward as room
+
+    real, taken = room.linear_cross_entropy, []
+
+    def spy(*given, **options):
+        taken.append((torch.is_grad_enabled(), options["rows"]))
+        return real(*given, **options)
+
+    monkeypatch.setattr(room, "linear_cross_entropy", spy)
+    recipe = settings(tree)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, stop_after(3))
+    assert set(taken) == {(True, None), (False, None)}, "on the CPU the loss decides"
+    facts = recipe.run_folder / "environment.json"
+    write_json(facts, read_json(facts) | {"chunk_rows": 7})
+    taken.clear()
+    dry_step(open_run(recipe, quiet, ("test",)))
+    train(recipe, quiet)
+    assert set(taken) == {(True, 7), (False, 7)}
+
+
+def test_layers_are_traced_once_and_read_from_the_disk_after(model, monkeypatch):
+    first = layers(model.config, BF16, NOWHERE, compiled=False)
+    monkeypatch.setattr("thinktune.planner.activation_budgets.layer", None)
+    assert layers(model.config, BF16, NOWHERE, compiled=False) == first
+    with pytest.raises(TypeError):
+        layers(model.config, model.dtype, NOWHERE, compiled=False)
+
+
+@pytest.mark.slow
+def test_a_compiled_layer_keeps_less_and_works_more_as_its_budget_falls(model):
+    found = layers(model.config, BF16, NOWHERE, compiled=True)
+    kept = [found[budget].kept.a_token for budget in sorted(found)]
+    operations = [found[budget].operations for budget in sorted(found, reverse=True)]
+    assert kept == sorted(kept)
+    assert kept[0] == 0 < kept[-1]
+    assert operations == sorted(operations)
+    assert operations[0] == 1 < operations[-1] < 1.34
+
+
+def tensor_bytes(file):
+    """Of all tensors but the random generators' states, without the file's head: both are of no account but here."""
+    kept = load_file(file).items()
+    return sum(each.numel() * each.element_size() for name, each in kept if not name.startswith("random/"))
+
+
+@pytest.mark.parametrize("memory", ["fp32", "exact-bf16", "4bit"])
+def test_check_says_what_the_run_will_write(tree, memory):
+    """Each figure against the files of a run that came to its end; the base is fp32, so `final` is, too."""
+    recipe = settings(tree, train={"memory": memory, "epochs": 1})
+    _, facts = check(recipe, quiet)
+    needs = json.loads(json.dumps(facts["disk"]))
+    folder = train(recipe, quiet)
+    last = checkpoint.find(folder, "last").folder
+    weights, state = (tensor_bytes(last / file) for file in ("model.safetensors", "state/state.safetensors"))
+    assert needs["best_weights_bytes"] == pytest.approx(weights, rel=0.05)
+    assert needs["checkpoint_bytes"] == pytest.approx(weights + state, rel=0.05)
+    assert needs["final_bytes"] == pytest.approx(tensor_bytes(folder / "final" / "model.safetensors"), rel=0.05)
+    second = max(needs["checkpoint_bytes"], needs["final_bytes"])
+    assert needs["most_bytes"] - disk.BESIDE_BYTES == needs["checkpoint_bytes"] + needs["best_weights_bytes"] + second
+    assert (needs["fits"], needs["held_bytes"]) == (True, 0)
+    gib = [f"{needs[name] / 2**30:.2f}" for name in ("most_bytes", "free_bytes")]
+    [line] = [line for line in shown(facts).splitlines() if line.startswith("disk: ")]
+    assert line.startswith(f"disk: at most {gib[0]} GiB at a time in {folder} (two checkpoints of ")
+    assert re.search(r"; free are [0-9.]+ GiB$", line)
+    assert check(recipe, quiet)[1]["disk"]["held_bytes"] > weights, "what a run holds counts as its room"
+
+
+def test_a_disk_too_small_is_a_stop_where_the_run_would_be(tree, monkeypatch):
+    monkeypatch.setattr(disk, "room", lambda _: disk.Room(free=2**20, held=0))
+    _, facts = check(settings(tree), quiet)
+    assert (facts["verdict"], facts["disk"]["fits"]) == ("not ready", False)
+    [stop] = facts["stops"]
+    assert "its disk has 0.00 GiB free" in stop
+    assert "runs_folder=" in stop
+    assert stop in shown(facts)
+    elsewhere = check(settings({**tree, "plan": {"card": "24GiB"}}), quiet)[1]
+    assert (elsewhere["verdict"], elsewhere["disk"]["fits"]) == ("ready", False), "it is planned for another machine"

@@ -1,0 +1,76 @@
+"""Judging conversations: what is left out, what is history, and in which language the last reply is."""
+
+import pytest
+from support.row_checks import AUFSATZ, ESSAY, conversation, example, judged
+
+from thinktune.data.types import Turn
+
+ASKED, TOLD, UNTHOUGHT = (
+    Turn("user", "甲？"),
+    Turn("assistant", "乙。", "想一想。"),
+    Turn("assistant", "Yes, of course."),
+)
+HISTORY = Turn("assistant", "", learned=False)
+
+
+@pytest.mark.parametrize(
+    ("policy", "turns", "action", "becomes"),
+    [
+        ("repair", (ASKED, TOLD, ASKED), "repaired", (ASKED, TOLD)),
+        ("repair", (ASKED, TOLD, ASKED, ASKED), "repaired", (ASKED, TOLD)),
+        ("repair", (ASKED,), "dropped", None),
+        ("repair", (Turn("system", "S"), ASKED), "dropped", None),
+        ("repair", (ASKED, HISTORY, ASKED), "dropped", None),
+        ("drop", (ASKED, TOLD, ASKED), "dropped", None),
+        ("stop", (ASKED, TOLD, ASKED), "stops", None),
+    ],
+)
+def test_a_last_question_without_a_reply_is_left_out(policy, turns, action, becomes):
+    found = judged(*conversation(*turns), ends_on_user=policy)
+    told = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is the user's, and no reply follows"
+    assert [(finding.sentence, finding.action) for finding in found.findings] == [(told, action)]
+    assert (found.example and found.example.turns) == becomes
+
+
+@pytest.mark.parametrize(
+    ("policy", "action", "becomes"),
+    [
+        ("drop", "repaired", (ASKED, TOLD, ASKED, Turn("assistant", "Yes, of course.", learned=False))),
+        ("keep", "kept", (ASKED, TOLD, ASKED, UNTHOUGHT)),
+        ("stop", "stops", None),
+    ],
+)
+def test_a_conversation_unlearns_only_its_replies_without_reasoning(policy, action, becomes):
+    found = judged(*conversation(ASKED, TOLD, ASKED, UNTHOUGHT), no_reasoning=policy)
+    assert (found.example and found.example.turns) == becomes
+    assert found.findings[0].action == action
+    assert found.findings[0].sentence.startswith("rows.jsonl:7: messages[3].think: is empty")
+    assert ("the reply is history, not learned" in found.findings[0].sentence) == (policy == "drop")
+
+
+def test_a_conversation_without_any_reasoning_is_dropped_and_history_is_not_judged():
+    found = judged(*conversation(ASKED, UNTHOUGHT, ASKED, UNTHOUGHT))
+    assert (found.example, found.findings[0].action) == (None, "dropped")
+    right, places = conversation(ASKED, HISTORY, ASKED, TOLD)
+    assert judged(right, places).example is right
+
+
+def test_the_language_is_that_of_the_last_learned_reply_and_its_question():
+    english = (Turn("user", ESSAY), Turn("assistant", ESSAY, "Yes. " + ESSAY))
+    mixed = (Turn("user", ESSAY), Turn("assistant", AUFSATZ, "好。" + AUFSATZ))
+    chinese = (Turn("user", AUFSATZ), Turn("assistant", AUFSATZ, "好。" + AUFSATZ))
+    assert judged(*conversation(*mixed, *english)).findings == judged(*conversation(*chinese, *english)).findings == ()
+    assert [finding.fault for finding in judged(*conversation(*english, *mixed)).findings] == ["language_mix"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        AUFSATZ + "（blood pressure, heart rate, cardiac output, EF）",
+        "Γ, β: " + ESSAY,
+        "心臓は全身に血液を送る筋肉です。",
+    ],
+)
+def test_a_language_bears_the_terms_of_another(text):
+    row = example({"question": text, "think": "。" + text, "answer": text})
+    assert judged(row).findings == ()

@@ -1,0 +1,273 @@
+"""An evaluation of a real small run: resumed after a kill, graded again without a model, the same both times."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.chat_server import DONE, part, refuse, reply, serving, usage
+from support.runs import quiet, settings, write_rows
+
+from thinktune.errors import UserError
+from thinktune.eval import runner as evaluating
+from thinktune.eval.completion_store import Saving, model_print, read_saved
+from thinktune.eval.runner import Options, evaluate_run, regrade_run
+from thinktune.inference import openai_client as endpoint
+from thinktune.report import run_page as report
+from thinktune.train.loop import train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, start):
+    """A trained small run, evaluated with a file of tasks, one of whose questions was trained on."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    rows = write_rows(folder / "rows.jsonl")
+    tree = {
+        "name": "small",
+        "runs_folder": str(folder / "runs"),
+        "model": {"name": str(start)},
+        "data": {"name": str(rows), "columns": {"reasoning": "think"}, "validation": 0.4, "max_tokens": 200},
+        "train": {"rows_per_step": 2, "epochs": 1, "learning_rate": 1e-3},
+        "generate": {"max_new_tokens": 12, "sample_questions": 0, "evaluate_tokens": 12},
+    }
+    run = train(settings(tree), quiet)
+    trained = json.loads(rows.read_text(encoding="utf-8").splitlines()[0])["question"]
+    tasks = [{"question": "6 x 7?", "answer": "42"}, {"question": "Is it?", "choices": ["yes", "no"], "answer": "B"}]
+    tasks += [
+        {"question": json.loads(line)["question"], "answer": "x"}
+        for line in rows.read_text(encoding="utf-8").splitlines()
+    ]
+    lines = [json.dumps({"choices": None, "keypoints": None} | task) for task in tasks]
+    (folder / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    options = Options(tasks=(folder / "own.jsonl",), probe=False)
+    found = evaluate_run(run, quiet, options)
+    return run, options, found, trained
+
+
+@pytest.fixture
+def evaluated(finished, tmp_path):
+    run, options, found, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run", options, found
+
+
+def files_of(run):
+    return {name: (run / "eval" / name).read_bytes() for name in ("report.json", "rows.jsonl")}
+
+
+def measures(found, number=0):
+    return {row["measure"]: row for row in found["sets"][number]["measures"]}
+
+
+def test_the_report_has_losses_form_and_substance_with_intervals(finished):
+    _, _, found, _ = finished
+    held_out, own = found["sets"]
+    assert (held_out["name"], own["name"]) == ("held-out", "own")
+    known = measures(found)
+    assert {"loss", "reasoning_loss", "answer_loss", "end_loss", "well_formed", "ended", "cut", "tokens"} <= set(known)
+    for row in known.values():
+        for side in ("base", "tuned", "difference"):
+            assert row[side]["low"] <= row[side]["value"] <= row[side]["high"]
+    assert known["tokens"]["base"]["value"] <= 12
+    assert found["verdicts"][0].startswith("held-out: ")
+    assert found["settings"]["sampling"] == {"max_new_tokens": 12, "temperature": 0.0, "seed": 0, "thinking": True}
+    assert {"torch", "sacrebleu", "rouge-score"} <= set(found["settings"]["versions"])
+
+
+def test_the_loss_is_the_one_that_training_reports(finished):
+    run, _, found, _ = finished
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    evals = [line for line in lines if line["kind"] == "eval"]
+    best = min(evals[1:], key=lambda line: line["loss"])
+    for name in ("loss", "reasoning_loss", "answer_loss", "end_loss"):
+        assert measures(found)[name]["base"]["value"] == pytest.approx(evals[0][name], rel=1e-4)
+        assert measures(found)[name]["tuned"]["value"] == pytest.approx(best[name], rel=1e-4)
+
+
+def test_questions_that_were_trained_on_are_set_apart(finished):
+    _, _, found, _ = finished
+    own = found["sets"][1]
+    trained = found["settings"]["apart"]
+    assert own["apart"] == len(trained) >= 3
+    assert own["rows"] + own["apart"] == 10
+    assert all(seen["set"] == "own" for seen in trained)
+
+
+def test_grading_again_gives_the_same_report_without_a_model(evaluated):
+    run, _, found = evaluated
+    before = files_of(run)
+    shutil.rmtree(run / "final")
+    shutil.rmtree(run / "checkpoints")
+    assert regrade_run(run) == found
+    assert files_of(run) == before
+
+
+def test_what_was_answered_is_not_asked_again(evaluated, monkeypatch):
+    run, options, found = evaluated
+    monkeypatch.setattr(evaluating, "load_engine", None)  # nothing is left for a model to do
+    again = evaluate_run(run, quiet, options)
+    assert again["sets"] == found["sets"]
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_report(evaluated, monkeypatch):
+    run, options, found = evaluated
+    file = run / "eval" / "tuned" / "completions.jsonl"
+    whole = file.read_bytes()
+    shutil.rmtree(run / "eval")
+
+    class Killed(BaseException):
+        pass
+
+    kept = Saving.add
+    written = []
+
+    def add(saving, record):
+        if len(written) == 14:  # in the middle of the second model
+            saving._file.write('{"key": "torn')
+            raise Killed
+        written.append(record)
+        kept(saving, record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Saving, "add", add)
+        with pytest.raises(Killed):
+            evaluate_run(run, quiet, options)
+    assert len(read_saved(file)) == 14 - len(read_saved(run / "eval" / "base" / "completions.jsonl"))
+    again = evaluate_run(run, quiet, options)
+    assert again["sets"] == found["sets"]
+    assert sorted(read_saved(file)) == sorted({json.loads(line)["key"] for line in whole.splitlines()})
+
+
+def test_another_budget_or_model_is_another_reply(evaluated):
+    run, options, _ = evaluated
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("evaluate_tokens: 12", "evaluate_tokens: 3"))
+    found = evaluate_run(run, quiet, options)
+    assert measures(found)["tokens"]["base"]["value"] <= 3
+    folder = run / "final"
+    before = model_print(folder)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert model_print(folder) != before
+
+
+def test_without_thinking_stands_apart(evaluated):
+    run, _, _ = evaluated
+    before = files_of(run)
+    found = evaluate_run(run, quiet, Options(probe=False, thinking=False))
+    assert found["settings"]["sampling"]["thinking"] is False
+    assert files_of(run) == before
+    assert regrade_run(run, thinking=False) == found
+    report.write(run)
+    assert "without thinking" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_missing_replies_and_wrong_options_are_told(evaluated):
+    run, _, _ = evaluated
+    (run / "eval" / "tuned" / "completions.jsonl").unlink()
+    with pytest.raises(UserError, match=r"lacks \d+ of \d+ replies"):
+        regrade_run(run)
+    shutil.rmtree(run / "eval")
+    with pytest.raises(UserError, match="holds no saved replies"):
+        regrade_run(run)
+    with pytest.raises(UserError, match="--endpoint: name both"):
+        evaluate_run(run, quiet, Options(endpoints={"base": "http://127.0.0.1:1/v1"}))
+
+
+def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
+    run, _, found = evaluated
+    attack = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    rows = [json.loads(line) for line in (run / "eval" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row |= {"question": attack, "references": [attack], "keypoints": [attack], "row": attack, "set": attack}
+        row["base"] |= {"reasoning": attack, "answer": attack}
+    (run / "eval" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    changed = found | {"verdicts": [attack]}
+    (run / "eval" / "report.json").write_text(json.dumps(changed), encoding="utf-8")
+    html = report.write(run).read_text(encoding="utf-8")
+    assert html.count("<script") == 1  # the page's own
+    assert "<img" not in html
+    assert html.count('class="read ') == len(rows)
+    assert html.count('<svg class="interval') == sum(len(each["measures"]) for each in found["sets"])
+
+
+def test_rows_that_were_trained_on_show_both_models_and_only_key_points_are_graded_by_key_points(tree):
+    """A model that has learned its rows by heart answers them; apart from the figures, but side by side on the page."""
+    rows = [json.loads(line) for line in Path(tree["data"]["name"]).read_text(encoding="utf-8").splitlines()]
+    keyed = [row | {"key": row["answer"][:-1].split(" - ")[1] if n < 2 else None} for n, row in enumerate(rows)]
+    for name in ("rows.jsonl", "own.jsonl"):
+        lines = [json.dumps(row, ensure_ascii=False) for row in keyed]
+        Path(tree["data"]["name"]).with_name(name).write_text("\n".join(lines), encoding="utf-8")
+    data = {"validation": str(Path(tree["data"]["name"]).with_name("own.jsonl")), "faults": {"leak": "keep"}}
+    data["columns"] = {"reasoning": "think", "keypoint": "key"}
+    changes = {"rows_per_step": 8, "epochs": 80, "learning_rate": 1e-2, "evaluate_every_steps": 80}
+    generate = {"sample_questions": 0, "evaluate_tokens": 40}
+    run = train(settings(tree, data=data, train=changes, generate=generate), quiet)
+    found = evaluate_run(run, quiet, Options(probe=False))
+    [held_out] = found["sets"]
+    assert (held_out["rows"], held_out["apart"]) == (0, 8)
+    shown = [json.loads(line) for line in (run / "eval" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    graded = 2 * [(True, "keypoints")] + 6 * [(True, "short")]
+    assert [(row["apart"], row["grader"]) for row in shown] == graded
+    scores = [row[side]["scores"] for row in shown for side in ("base", "tuned")]
+    assert [found["right"] for found in scores] == 8 * [0, 1]
+    assert [found.get("keypoint_recall") for found in scores] == [0, 1, 0, 1] + 12 * [None]
+    assert all(row["tuned"]["answer"] == kept["answer"] for row, kept in zip(shown, keyed, strict=True))
+    assert not any(row["base"]["answer"] == row["tuned"]["answer"] for row in shown)
+    assert measures(found)["loss"]["tuned"]["value"] < 0.1 < measures(found)["loss"]["base"]["value"]
+    report.write(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="read ') == 8
+
+
+def two_models_and_a_judge(state, asked):
+    """What a server answers; one question of the tuned model breaks it while the state says so."""
+    text = asked["messages"][-1]["content"]
+    if asked["model"] == "judge":
+        winner = "1" if text.index("right reply") < text.index("wrong reply") else "2"
+        said = json.dumps({"reason": "it is right", "winner": winner})
+        return reply(part(said), part(finish="stop"), usage(9, 4), DONE)
+    if state["broken"] and asked["model"] == "tuned" and text.startswith("6 x 7"):
+        return refuse(500)
+    words = "right reply" if asked["model"] == "tuned" else "wrong reply"
+    return reply(part(words, reasoning="because"), part(finish="stop"), usage(5, 3), DONE)
+
+
+def test_an_endpoint_that_breaks_loses_no_reply_and_a_judge_compares_them(evaluated, monkeypatch):
+    run, options, _ = evaluated
+    monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(endpoint, "TRIES", 2)
+    state = {"broken": True}
+
+    with serving(partial(two_models_and_a_judge, state), models=("base", "tuned", "judge")) as (url, asked):
+        sides = {side: f"{url}/v1#{side}" for side in ("base", "tuned")}
+        served = replace(options, endpoints=sides, judge=f"{url}/v1#judge")
+        with pytest.raises(UserError, match="500"):
+            evaluate_run(run, quiet, served)
+        assert len([one for one in asked if one["model"] == "base"]) == 10  # two held-out rows stand among the tasks
+        state["broken"], before = False, len(asked)
+        found = evaluate_run(run, quiet, served)
+        again = [one["model"] for one in asked[before:]]
+        assert again.count("base") == 0
+        assert 1 <= again.count("tuned") < 10
+        assert again.count("judge") == 24
+        count = len(asked)
+        assert evaluate_run(run, quiet, served)["sets"] == found["sets"]
+        assert len(asked) == count
+    assert found["judge"] | {"model": ""} == {
+        "model": "",
+        "pairs": 12,
+        "wins": 12,
+        "ties": 0,
+        "losses": 0,
+        "unread": 0,
+        "orders_agreed": 12,
+        "prompt_tokens": 216,
+        "tokens": 96,
+    }
+    assert "loss" not in measures(found)
+    assert measures(found)["well_formed"]["tuned"]["value"] == 1
+    assert measures(found)["preferred"]["difference"]["value"] == 1

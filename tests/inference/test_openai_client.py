@@ -1,0 +1,264 @@
+"""A model behind a server: what it says is taken apart as in process, and its faults pass or are told plainly."""
+
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from support.chat_server import DONE, HANG, part, refuse, reply, serving, usage
+
+from thinktune.data.types import Turn
+from thinktune.errors import UserError
+from thinktune.inference import openai_client as room
+from thinktune.inference.openai_client import Endpoint
+from thinktune.inference.replies import Piece, gather
+from thinktune.inference.requests import Completion, Request, Sampling
+
+GOOD = [part("heart"), part("."), part(finish="stop"), usage(7, 3), DONE]
+WAYS = {
+    "a field": [part(reasoning="\nwhy "), part(reasoning="so\n"), part("\n\nthe "), part("heart")],
+    "vLLM's field": [
+        part(reasoning="why ", field="reasoning"),
+        part(reasoning="so", field="reasoning"),
+        part("the heart"),
+    ],
+    "tags": [part("<think>\nwhy"), part(" so\n</th"), part("ink>\n\nthe heart")],
+    "a tag the prompt has opened": [part("why so\n"), part("</think>\n\nthe heart")],
+}
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(room, "FIRST_WAIT_SECONDS", 0.01)
+    for name in room.KEYS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def ask(question="q?", **sampling):
+    return Request((Turn("system", "Be kind."), Turn("user", question)), Sampling(**{"max_new_tokens": 50} | sampling))
+
+
+def answer(script, *requests, **options):
+    """Completions of requests, and what the server was asked."""
+    with serving(script) as (url, asked), closing(Endpoint(url, **options)) as endpoint:
+        found = dict(endpoint.complete(requests or [ask()]))
+    return [found[number] for number in range(len(found))], asked
+
+
+def in_turn(*replies):
+    """A script that gives the replies one after the other, and the last one for ever."""
+    coming = list(replies)
+    return lambda _: coming.pop(0) if len(coming) > 1 else coming[0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reasoning_and_answer_stand_apart_however_the_server_sends_them(way):
+    script = in_turn(reply(*WAYS[way], part(finish="stop"), usage(11, 9, 4), DONE))
+    (found,), _ = answer(script)
+    assert found == Completion("why so", "the heart", 9, 4, "end", closed=True, prompt_tokens=11)
+    with serving(script) as (url, _), closing(Endpoint(url)) as endpoint:
+        *pieces, last = endpoint.stream(ask())
+    assert last == found
+    assert gather(pieces) == ("why so", "the heart")
+    assert len(pieces) > 1
+
+
+def test_a_server_that_does_not_stream_is_read_too():
+    text = b'{"choices": [{"message": {"content": "heart", "reasoning": "why"}, "finish_reason": "length"}]}'
+    (found,), _ = answer(in_turn(reply(text, kind="application/json")))
+    assert (found.reasoning, found.answer, found.finish, found.closed) == ("why", "heart", "length", True)
+
+
+def test_what_is_sent_is_what_was_asked(monkeypatch):
+    monkeypatch.setenv("THINKTUNE_ENDPOINT_KEY", "secret")
+    request = Request(
+        (Turn("user", "q?"), Turn("assistant", "a", "hidden"), Turn("user", "r?")),
+        Sampling(99, temperature=0.6, top_p=0.95, top_k=20, seed=5, stop=("END",), reasoning_tokens=30),
+        thinking=False,
+    )
+    _, (sent,) = answer(in_turn(reply(*GOOD)), request, model="expert")
+    assert sent["messages"] == [
+        {"role": "user", "content": "q?"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "r?"},
+    ]
+    expected = {"max_tokens": 99, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "seed": 5, "model": "expert"}
+    assert expected.items() <= sent.items()
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+    assert sent["thinking_token_budget"] == sent["reasoning_budget"] == 30
+    assert "stop" not in sent
+    assert (sent["path"], sent["key"]) == ("/v1/chat/completions", "Bearer secret")
+
+
+def test_a_stop_text_ends_the_answer_and_hangs_up():
+    parts = [part(reasoning="an END"), part("b EN"), part("D c"), *(part("d") for _ in range(5)), HANG]
+    (found,), _ = answer(in_turn(reply(*parts)), ask(stop=("END",)))
+    assert (found.reasoning, found.answer, found.finish) == ("an END", "b ", "stop")
+
+
+FAULTS = {
+    "429 with a time": refuse(429, **{"Retry-After": "0"}),
+    "429 with a date": refuse(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
+    "500": refuse(500),
+    "503": refuse(503, "loading"),
+    "half a stream": reply(part("hea")),
+    "half a line": reply(part("heart"), b'data: {"choi'),
+    "nothing": reply(),
+    "garbage": reply(b"<html>hello</html>"),
+    "garbled bytes": reply(b"data: \xff\xfe{}\n\n"),
+    "an error inside": reply(part("hea"), b'data: {"error": {"message": "lost"}}\n\n'),
+    "given up": reply(part("hea"), part(finish="abort"), DONE),
+    "a hang": reply(part("hea"), HANG),
+    "a hang before": reply(HANG),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_passes_is_tried_again(fault):
+    found, asked = answer(in_turn(FAULTS[fault], FAULTS[fault], reply(*GOOD)), patience_seconds=0.3)
+    assert found == [Completion("", "heart.", 3, 0, "end", closed=False, prompt_tokens=7)]
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(("fault", "told"), [("500", "answers 500: no"), ("half a stream", "breaks off")])
+def test_what_does_not_pass_is_told_after_some_tries(fault, told):
+    with pytest.raises(UserError, match=rf"/v1: .*{told}.*tried {room.TRIES} times"):
+        answer(in_turn(FAULTS[fault]))
+
+
+def test_a_server_that_is_not_there_is_named():
+    with serving(in_turn(reply())) as (url, _):
+        pass
+    with closing(Endpoint(url, "expert")) as endpoint, pytest.raises(UserError, match=rf"{url}/v1: ConnectError"):
+        list(endpoint.complete([ask()]))
+
+
+@pytest.mark.parametrize(
+    ("status", "key", "told"),
+    [
+        (401, None, "asks for a key .401.; set THINKTUNE_ENDPOINT_KEY"),
+        (403, "secret", "refuses the key .403."),
+        (404, None, "has no model 'expert'"),
+        (400, "secret", r"refuses the request \(400\): no \*\*\*"),
+    ],
+)
+def test_the_users_faults_are_told_at_once_and_without_the_key(status, key, told):
+    script = in_turn(refuse(status, f"no {key or ''}"))
+    with serving(script) as (url, asked), closing(Endpoint(url, key=key)) as endpoint:
+        with pytest.raises(UserError, match=told) as raised:
+            list(endpoint.complete([ask()]))
+        assert "secret" not in str(raised.value)
+        assert len(asked) == 1
+
+
+def test_a_field_that_a_server_refuses_and_nothing_needs_is_left_out():
+    def script(asked):
+        wrong = [name for name in ("chat_template_kwargs", "stream_options", "max_tokens") if name in asked]
+        return refuse(400, f"unknown argument: {wrong[0]}") if wrong else reply(*GOOD)
+
+    found, asked = answer(script, ask())
+    assert found[0].answer == "heart."
+    assert asked[-1]["max_completion_tokens"] == 50
+    without = Request(ask().turns, Sampling(50), thinking=False)
+    with pytest.raises(UserError, match="chat_template_kwargs"):  # here it changes what the model does
+        answer(script, without)
+
+
+def test_a_stream_that_was_read_from_is_not_begun_anew():
+    with serving(in_turn(reply(part("hea")), reply(*GOOD))) as (url, asked), closing(Endpoint(url)) as endpoint:
+        stream = endpoint.stream(ask())
+        assert next(stream) == Piece("answer", "hea")
+        with pytest.raises(UserError, match="breaks off"):
+            next(stream)
+        assert len(asked) == 1
+
+
+def test_a_closed_stream_hangs_up():
+    endless = reply(*(text for _ in range(2000) for text in (part("a"), 0.005)))
+    with serving(in_turn(endless)) as (url, asked), closing(Endpoint(url)) as endpoint:
+        stream = endpoint.stream(ask())
+        next(stream)
+        stream.close()
+        assert list(stream) == []
+        limit = time.monotonic() + 10
+        while not asked[0].get("left"):
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
+
+def test_closing_the_endpoint_ends_those_who_wait():
+    told = []
+    with serving(in_turn(reply(HANG))) as (url, asked):
+        endpoint = Endpoint(url)
+
+        def read():
+            try:
+                list(endpoint.complete([ask()]))
+            except RuntimeError as error:
+                told.append(str(error))
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        while not asked:
+            time.sleep(0.01)
+        endpoint.close()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(told) == 1
+    with pytest.raises(RuntimeError, match="closed"):
+        endpoint.stream(ask())
+
+
+def test_many_are_asked_at_once_but_no_more_than_wished():
+    now, most, lock = [0], [0], threading.Lock()
+
+    def script(asked):
+        def parts():
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.05)
+            with lock:
+                now[0] -= 1
+            yield part(asked["messages"][-1]["content"] + "!", finish="stop")
+            yield DONE
+
+        return 200, {"Content-Type": "text/event-stream"}, parts()
+
+    requests = [ask(f"q{number}") for number in range(20)]
+    with serving(script) as (url, _), closing(Endpoint(url)) as endpoint:
+        found = dict(endpoint.complete(requests, most_at_once=5))
+    assert [found[number].answer for number in range(20)] == [f"q{number}!" for number in range(20)]
+    assert 2 <= most[0] <= 5
+
+
+def test_a_line_ends_only_where_a_line_ends():
+    (found,), _ = answer(in_turn(reply(part("a\u2028b\x85c"), part(finish="stop"), DONE)))
+    assert found.answer == "a\u2028b\x85c"
+
+
+def test_a_budget_that_the_server_does_not_keep_is_told():
+    long = [part(reasoning="why ") for _ in range(200)]
+    with pytest.raises(UserError, match="reasoning_tokens: is 5, but this server let the model reason for 200"):
+        answer(in_turn(reply(*long, part("so"), part(finish="stop"), DONE)), ask(reasoning_tokens=5))
+
+
+def test_a_model_is_found_where_there_is_one_and_named_where_there_are_more():
+    _, (sent,) = answer(in_turn(reply(*GOOD)))
+    assert sent["model"] == "expert"
+    with serving(in_turn(reply(*GOOD)), models=("a", "b")) as (url, _), closing(Endpoint(url)) as endpoint:
+        assert endpoint.models() == ["a", "b"]
+        with pytest.raises(UserError, match="name the model that shall answer; it has a, b"):
+            list(endpoint.complete([ask()]))
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_an_address_is_understood_however_it_ends(ending):
+    with serving(in_turn(reply(*GOOD))) as (url, asked), closing(Endpoint(url + ending)) as endpoint:
+        list(endpoint.complete([ask()]))
+    assert asked[0]["path"] == "/v1/chat/completions"
+
+
+def test_no_address_is_refused():
+    with pytest.raises(UserError, match="is no address"):
+        Endpoint("localhost:8000")

@@ -1,0 +1,217 @@
+"""The running batch: whoever comes and goes, each reply is the one that its request gets alone, and nobody hangs."""
+
+import threading
+import time
+from contextlib import closing
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.generation import QUESTIONS, alone, ask, decided
+
+from thinktune.data.types import Turn
+from thinktune.demo.tiny_model import Size, make_model
+from thinktune.errors import UserError
+from thinktune.inference import engine as schedule
+from thinktune.inference import kv_cache as slots
+from thinktune.inference.engine import Engine
+from thinktune.inference.replies import gather
+from thinktune.inference.requests import Completion, Request, Sampling
+
+VARIED = [
+    ask(question, 4 + 3 * number + 40 * (number == 3), **settings)
+    for number, question in enumerate(QUESTIONS)
+    for settings in ({}, {"temperature": 1.5, "seed": number}, {"stop": ("th",)})
+]
+
+
+@pytest.fixture
+def engine(model, tokenizer):
+    with closing(Engine(decided(model), tokenizer, slots=4)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def expected(tokenizer):
+    with closing(Engine(decided(make_model(tokenizer, Size())), tokenizer)) as engine:
+        return [alone(engine, request) for request in VARIED]
+
+
+def wait_until_idle():
+    limit = time.monotonic() + 30
+    while any(thread.name == "thinktune-engine" for thread in threading.enumerate()):
+        assert time.monotonic() < limit, "the engine's thread did not end"
+        time.sleep(0.01)
+
+
+def in_threads(*calls):
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    order=st.permutations(range(len(VARIED))),
+    left=st.sets(st.integers(0, len(VARIED) - 1), max_size=4),
+    together=st.integers(1, 6),
+)
+def test_each_reply_is_the_one_given_alone_whoever_comes_and_goes(engine, expected, order, left, together):
+    found = {}
+
+    def read(numbers):
+        for number in numbers:
+            with closing(engine.stream(VARIED[number])) as coming:
+                pieces = []
+                for piece in coming:
+                    if number in left and len(pieces) == 2:
+                        break
+                    pieces.append(piece)
+                if number not in left:
+                    found[number] = pieces
+
+    in_threads(*(lambda start=start: read(order[start::together]) for start in range(together)))
+    assert set(found) == set(range(len(VARIED))) - left
+    for number, (*pieces, last) in found.items():
+        assert last == expected[number]
+        assert gather(pieces) == (last.reasoning, last.answer)
+
+
+def test_long_prompts_are_read_in_parts_beside_the_others(engine, expected, monkeypatch):
+    monkeypatch.setattr(schedule, "PROMPT_TOKENS", 16)  # most of the prompts are longer
+    assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
+
+
+def test_a_cache_that_grows_and_shrinks_changes_no_reply(engine, expected, monkeypatch):
+    monkeypatch.setattr(slots, "BLOCK", 8)
+    monkeypatch.setattr(slots, "ROWS", 1)
+    assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
+
+
+def test_no_more_than_the_slots_are_written_at_once(engine):
+    rows = []
+    watch = engine.model.model.register_forward_pre_hook(
+        lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    assert len(list(engine.complete([ask("q?", 6) for _ in range(12)], most_at_once=12))) == 12
+    watch.remove()
+    assert max(rows) == 4
+
+
+def test_first_come_is_first_served(model, tokenizer):
+    with closing(Engine(decided(model), tokenizer, slots=1)) as engine:
+        order = [number for number, _ in engine.complete([ask("q?", 6) for _ in range(12)], most_at_once=12)]
+    assert order == list(range(12))
+
+
+def test_a_closed_stream_frees_its_slot_at_once(model, tokenizer):
+    with closing(Engine(decided(model), tokenizer, slots=1)) as engine:
+        endless = engine.stream(ask("q?", 4000))
+        next(endless)
+        endless.close()
+        assert alone(engine, ask("a", 3)).tokens <= 3
+        assert list(endless) == []
+        abandoned = engine.stream(ask("q?", 4000))
+        next(abandoned)
+        del abandoned  # forgotten, not closed
+        assert alone(engine, ask("a", 3)).tokens <= 3
+    wait_until_idle()
+
+
+def test_a_stream_may_be_closed_by_another_thread_while_one_waits(engine):
+    held, seen = threading.Event(), []
+    hook = engine.model.model.register_forward_pre_hook(lambda *_: held.wait(30) and None)
+    stream = engine.stream(ask("q?", 50))
+    reader = threading.Thread(target=lambda: seen.extend(stream))
+    reader.start()
+    stream.close()
+    reader.join(30)
+    assert not reader.is_alive()
+    assert seen == []
+    held.set()
+    hook.remove()
+
+
+def test_a_pass_that_fails_is_told_to_all_in_it_and_the_engine_goes_on(engine, expected):
+    passes = []
+
+    def fail(_, __, given):
+        passes.append(given)
+        if len(passes) == 5:
+            raise ValueError("planted")
+
+    hook = engine.model.model.register_forward_pre_hook(fail, with_kwargs=True)
+    told = []
+
+    def read(number):
+        try:
+            list(engine.stream(ask(QUESTIONS[number], 40)))
+        except ValueError as error:
+            told.append(str(error))
+
+    in_threads(*(lambda number=number: read(number) for number in range(3)))
+    assert set(told) == {"planted"}
+    hook.remove()
+    assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
+
+
+def test_one_request_that_fails_takes_nobody_along(engine, expected, monkeypatch):
+    refused = engine._ticket(ask("q?", 30), schedule.Events(), 0, pieces=False)
+    monkeypatch.setattr(refused.writer, "take", None)  # not callable: its own reply cannot be written
+    engine._schedule.submit(refused)
+    assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
+    assert isinstance(refused._events.get()[1], TypeError)
+
+
+def test_where_memory_runs_out_replies_give_way_and_come_back(engine, expected):
+    def limit(_, __, given):
+        if len(given["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("planted")
+
+    hook = engine.model.model.register_forward_pre_hook(limit, with_kwargs=True)
+    assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
+    hook.remove()
+
+
+def test_closing_ends_everything(model, tokenizer):
+    engine = Engine(decided(model), tokenizer, slots=2)
+    told = []
+
+    def read():
+        try:
+            list(engine.stream(ask("q?", 4000)))
+        except RuntimeError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while engine._schedule._thread is None:
+        time.sleep(0.01)
+    engine.close()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(told) == 4
+    assert all("closed" in text for text in told)
+    wait_until_idle()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.stream(ask("q?"))
+
+
+def test_completing_stops_when_its_reader_does(engine):
+    for _, reply in engine.complete([ask("a", 3), *(ask("q?", 4000) for _ in range(9))]):
+        assert isinstance(reply, Completion)
+        break
+    assert alone(engine, ask("a", 3)).tokens <= 3
+    wait_until_idle()
+
+
+def test_a_conversation_too_long_for_the_model_is_refused(engine):
+    with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model 4,096"):
+        engine.stream(Request((Turn("user", "\n\n" * 2500),), Sampling(5)))
+    assert engine._ticket(Request((Turn("user", "\n\n" * 2030),), Sampling(500)), schedule.Events(), 0, pieces=False)

@@ -1,0 +1,185 @@
+"""The plan for many cards: how they are written, which strategy is taken, what each holds, and how fast they are."""
+
+from dataclasses import replace
+from math import inf, prod
+from pathlib import Path
+
+import pytest
+from support.plans import Known, job, shown, train
+from support.runs import quiet, settings
+
+from thinktune.commands.check import check
+from thinktune.errors import UserError
+from thinktune.planner.communication import Groups, share
+from thinktune.planner.hardware import GIB, find_card, find_cluster
+from thinktune.planner.memory import Setting, peaks, states_bytes, weights_bytes
+from thinktune.planner.plan import ORDER, draw_up, facts, fits
+from thinktune.planner.speed import Network, networks, pace, seconds_per_step, tokens_per_second
+
+LAYER = ((2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048), (6144, 2048), (2048, 6144))
+LAYER += ((2048,), (2048,), (128,), (128,))
+WHOLE = Setting("exact", False, 1.0, 4096)
+ENDLESS = Network("endless", inf, inf)
+
+
+class Cards(Known):
+    """The known job of one card, with its groups given, too."""
+
+    groups = Groups(((151_936, 2048), (2048,)), LAYER, 28)
+
+
+def many(ranks=32, per_node=8, step_tokens=32 * 4096):
+    return Cards(**(vars(job(step_tokens)) | {"ranks": ranks, "per_node": per_node}))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "ranks", "per_node"),
+    [
+        ("H100", "H100", 1, 1),
+        ("8xH100", "H100", 8, 8),
+        ("4x8xH100", "H100", 32, 8),
+        (" 2 x 4 × rtx4090 ", "RTX 4090", 8, 4),
+        ("3X24GiB", "24GiB", 3, 3),
+        ("16x1x24 GB", "24 GB", 16, 1),
+    ],
+)
+def test_many_cards_are_written_as_machines_of_cards(text, name, ranks, per_node):
+    found = find_cluster(text)
+    assert (found.card.name, found.ranks, found.per_node) == (name, ranks, per_node)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0xH100", "is no card at all; write how many"),
+        ("4x0xH100", "is no card at all"),
+        ("2x2x2xH100", "'2xH100' is no card known here"),
+        ("8x", "'8x' is no card known here"),
+        ("8xabacus", "'abacus' is no card known here"),
+    ],
+)
+def test_what_names_no_cards_is_told_in_one_sentence(text, said):
+    with pytest.raises(UserError, match=r"^plan\.card: ") as caught:
+        find_cluster(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_copies_while_they_fit_then_shares_of_a_machine_then_of_all():
+    """One tier, from a large card to a small one; each fits where the one before does not."""
+    asked, taken = train(memory="exact", update_in_backward=False), []
+    for gib in (80, 60, 48, 40, 32, 28, 24, 20, 16, 12, 10, 8, 6, 5):
+        drawn = draw_up(asked, many(), find_card(f"{gib}GiB"))
+        if drawn.chosen:
+            assert fits(drawn.chosen, drawn.card)
+            taken.append(drawn.chosen.setting.strategy)
+    assert sorted(set(taken), key=taken.index) == ["replicate", "hybrid", "shard"]
+    assert taken == sorted(taken, key=["replicate", "hybrid", "shard"].index)
+
+
+def test_quality_comes_before_whole_copies():
+    """Where a worse tier would fit as a whole, the best one is cut up."""
+    drawn = draw_up(train(), many(8, 8), find_card("24GiB"))
+    assert (drawn.chosen.setting.memory, drawn.chosen.setting.strategy) == ("exact", "shard")
+    assert "replicate" in {option.setting.strategy for option in drawn.options}
+    ranks = [draw_up(train(), many(8, 8), find_card(f"{gib}GiB")).chosen for gib in (6, 8, 12, 24)]
+    tiers = [ORDER.index(chosen.setting.memory) for chosen in ranks if chosen]
+    assert tiers == sorted(tiers, reverse=True)
+
+
+def test_what_the_recipe_says_of_the_strategy_is_kept():
+    for strategy in ("replicate", "shard", "hybrid"):
+        drawn = draw_up(train(), many(), find_card("H200"), strategy)
+        assert {option.setting.strategy for option in drawn.options} == {strategy}
+    assert draw_up(train(), many(), find_card("H200"), "auto") == draw_up(train(), many(), find_card("H200"))
+    assert draw_up(train(), job(), find_card("H200"), "auto").chosen.setting.strategy == "replicate"
+    machines_of_one = draw_up(train(), many(8, 1), find_card("12GiB"))
+    assert "hybrid" not in {option.setting.strategy for option in machines_of_one.options}
+
+
+def test_a_card_keeps_its_share_and_what_it_needs_whole():
+    """Of weights, states and gradients, a rank's rows; beside them the root, and two layers that are gathered."""
+    whole, cut = peaks(many(), WHOLE), peaks(many(), replace(WHOLE, strategy="shard"))
+    shapes, shares = many().shapes, [share(shape, 32) for shape in many().shapes]
+    kept = [weights_bytes(each, "exact") + states_bytes(each, "exact")[0] for each in (shapes, shares)]
+    assert kept[1] == pytest.approx(kept[0] / 32, rel=0.01)
+    numbers = [sum(prod(shape) for shape in each) for each in (shapes, LAYER)]
+    gradients, layer, root = 2 * numbers[0], 2 * numbers[1], 2 * (151_936 * 2048 + 2048)
+    assert kept[1] + root + 2 * layer < cut.train < whole.train
+    assert whole.train - kept[0] >= gradients + 2 * gradients, "each sum over copies stays in fp32 beside the gradient"
+    assert cut.evaluate - kept[1] == pytest.approx(whole.evaluate - kept[0] + layer, rel=1e-6)
+    hybrid = peaks(many(), replace(WHOLE, strategy="hybrid"))
+    assert cut.train < hybrid.train < whole.train
+    alone = peaks(job(4096), WHOLE)
+    assert whole.train > alone.train
+    assert peaks(Known(**vars(job(4096))), replace(WHOLE, strategy="shard")) == alone
+
+
+def test_a_wire_without_end_costs_nothing_and_a_slower_one_more():
+    card = find_card("H100")
+    for strategy in ("replicate", "shard", "hybrid"):
+        setting = replace(WHOLE, strategy=strategy)
+        alone = tokens_per_second(job(4096), WHOLE, card)
+        free = pace(many(), setting, card, ENDLESS)
+        assert free.tokens_per_second >= 32 * alone * 0.999
+        assert free.efficiency == pytest.approx(free.tokens_per_second / (32 * alone))
+        times = [pace(many(), setting, card, network).seconds_per_step for network in networks(card)]
+        assert free.seconds_per_step < times[0] < times[1] < times[2]
+        slow = pace(many(), setting, card, networks(card)[2])
+        assert slow.efficiency < 0.5
+    assert pace(many(), WHOLE, card, ENDLESS).efficiency == pytest.approx(1)
+    assert pace(many(), WHOLE, find_card("24GiB"), ENDLESS) is None
+
+
+def test_a_slow_wire_is_the_bound():
+    """No step is shorter than what its slowest wire has to carry: by hand, of sums of fp32 over 32 cards."""
+    numbers = sum(prod(shape) for shape in many().shapes)
+    wire = Network("slow", 1e9, 1e9)
+    least = 2 * 31 / 32 * 4 * numbers / 1e9
+    found = seconds_per_step(many(), WHOLE, find_card("H100"), wire)
+    assert least < found < least + 2 * seconds_per_step(job(4096), WHOLE, find_card("H100"))
+    shared = seconds_per_step(many(), replace(WHOLE, strategy="shard"), find_card("H100"), wire)
+    assert shared == pytest.approx(least, rel=0.25), "weights twice and gradients once take as many bytes"
+
+
+def test_a_card_takes_an_even_share_of_a_step_but_a_whole_row():
+    assert many(4, 4, 10_001).rank_tokens == 2501
+    assert many(32, 8, 8192).rank_tokens == 2048
+    assert many(32, 8, 100).rank_tokens == 100
+    assert job(10_001).rank_tokens == 10_001
+
+
+def test_facts_tell_of_each_network_and_each_wire():
+    plain = facts(draw_up(train(), many(), find_card("H100")))
+    assert (plain["ranks"], plain["per_node"]) == (32, 8)
+    assert [each["network"] for each in plain["networks"]] == ["as inside a machine", "200 Gb/s", "25 Gb/s"]
+    [chosen] = [option for option in plain["options"] if option["chosen"]]
+    assert (chosen["strategy"], chosen["sent_inside_gib"]) == ("replicate", 0)
+    assert chosen["sent_between_gib"] == pytest.approx(2 * 31 / 32 * 4 * 1.72e9 / GIB, rel=0.01)
+    assert chosen["predicted_tokens_per_second"] == round(plain["networks"][1]["tokens_per_second"])
+    assert len(facts(draw_up(train(), many(8, 8), find_card("H100")))["networks"]) == 1
+    assert facts(draw_up(train(), job(), find_card("H100")))["networks"] == []
+
+
+def test_check_plans_for_machines_that_are_not_there(tree):
+    _, found = check(settings({**tree, "plan": {"card": "8x8xH100"}}), quiet)
+    text = shown(found)
+    assert "64 cards H100 (79.6 GiB) on 8 machines with 8 each" in text
+    assert [line.split()[0] for line in text.splitlines() if "Gb/s  " in line] == ["200", "25"]
+    [arrow] = [line for line in text.splitlines() if line.startswith("→")]
+    assert "replicate" in arrow
+    one = shown(check(settings({**tree, "plan": {"card": "2xH100"}}), quiet)[1])
+    assert "2 cards H100 (79.6 GiB) on one machine" in one
+    assert "25 Gb/s" not in one
+
+
+def test_the_page_says_the_same_in_both_languages():
+    pages = [(Path(__file__).parents[2] / "docs" / name).read_text() for name in ("scale.md", "scale.zh.md")]
+    tables = [
+        [line for line in page.splitlines() if line.startswith(("| 0", "| 1", "| 4", "| 8", "| 3"))] for page in pages
+    ]
+    assert tables[0] == tables[1]
+    assert [row.split()[1] for row in tables[0]] == [
+        name for name in ["0.6B", "1.7B", "4B", "8B", "14B", "32B"] for _ in range(5)
+    ]
+    assert len({page.split("```")[5] for page in pages}) == 1, "the plan that is shown"

@@ -1,0 +1,290 @@
+"""The report page tells what the run folder holds, safely, whole, and in two languages."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from thinktune.report import run_page as report
+
+ACCOUNT: dict[str, Any] = {
+    "files": [{"path": "rows.jsonl", "rows": 241}],
+    "rows_read": 241,
+    "faults": [
+        {"fault": "too_long", "policy": "drop", "actions": {"dropped": 3}, "examples": ["rows.jsonl:17: 3151 tokens"]},
+        {"fault": "no_reasoning", "policy": "keep", "actions": {"kept": 7}, "examples": ["rows.jsonl:40: empty"]},
+    ],
+    "train_rows": 215,
+    "validation_rows": 23,
+    "lengths": {"prompt": {"mean": 61.2, "median": 55, "p95": 120, "max": 310}},
+    "over": {"1024": 22},
+}
+SAMPLE: dict[str, Any] = {
+    "step": 20,
+    "row": "val.jsonl:3",
+    "question": "夜间咳嗽？",
+    "reference_reasoning": "先看病程",
+    "reference_answer": "先做胸片",
+    "reasoning": "三周属于亚急性\n\n  1. 需要胸片",
+    "answer": "排除肺结核",
+    "tokens": 123,
+    "finish": "end",
+    "reasoning_closed": True,
+}
+
+
+VOID = {"meta", "br", "img", "hr", "input", "link", "line", "rect", "circle", "path"}
+
+
+def parsed(html: str, language: str = "en") -> tuple[list[tuple[str, dict[str, str | None]]], str]:
+    """What a browser makes of a page: its tags with their attributes, and the text that it shows in a language."""
+    parser, tags, pieces = HTMLParser(), [], []
+    hidden = 0
+
+    def start(tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        nonlocal hidden
+        found = dict(attributes)
+        tags.append((tag, found))
+        other = found.get("class") == ("zh" if language == "en" else "en")
+        hidden += (hidden > 0 or other) and tag not in VOID
+        pieces.append("" if tag == "b" or found.get("class") in ("en", "zh") else " ")
+
+    def end(tag: str) -> None:
+        nonlocal hidden
+        hidden -= hidden > 0 and tag not in VOID
+
+    parser.handle_starttag, parser.handle_endtag = start, end
+    parser.handle_startendtag = lambda tag, attributes: tags.append((tag, dict(attributes)))
+    parser.handle_data = lambda text: None if hidden else pieces.append(text)
+    parser.feed(re.sub("<(style|script)>.*?</\\1>", "<\\1></\\1>", html, flags=re.DOTALL))
+    return tags, "".join(pieces)
+
+
+def make_run(folder: Path, **parts: Any) -> Path:
+    """A run folder; `metrics` and `samples` are lists of records, every other part a JSON object."""
+    run = folder / "run-1"
+    (run / "eval").mkdir(parents=True)
+    (run / "recipe.yaml").write_text("name: run-1\n", encoding="utf-8")
+    places = {
+        "metrics": "metrics.jsonl",
+        "samples": "samples.jsonl",
+        "losses": "losses.jsonl",
+        "evaluation": "eval/report.json",
+    }
+    for name, value in parts.items():
+        text = "".join(json.dumps(line) + "\n" for line in (value if isinstance(value, list) else [value]))
+        (run / places.get(name, f"{name}.json")).write_text(text, encoding="utf-8")
+    return run
+
+
+def page_of(run: Path) -> str:
+    return report.write(run).read_text(encoding="utf-8")
+
+
+def text_of(folder: Path, **parts: Any) -> str:
+    return words(page_of(make_run(folder, **parts)))
+
+
+def words(html: str, language: str = "en") -> str:
+    return " ".join(parsed(html, language)[1].split())
+
+
+def evals(losses: dict[int, float]) -> list[dict[str, Any]]:
+    return [{"kind": "eval", "step": step, "loss": loss} for step, loss in losses.items()]
+
+
+def trained(*steps: int) -> list[dict[str, Any]]:
+    return [{"kind": "train", "step": step, "epoch": step / 10, "loss": 3 - step / 100} for step in steps]
+
+
+def test_a_run_with_only_a_recipe_gives_a_page_that_says_not_yet_for_every_part(tmp_path: Path) -> None:
+    text = text_of(tmp_path)
+    for file in ("eval/report.json", "data.json", "samples.jsonl", "losses.jsonl", "environment.json"):
+        assert f"Not yet: {file}" in text
+    assert text.count("Not yet: nothing recorded") == 5
+    assert "not yet started" in text
+    assert "name: run-1" in text
+
+
+def test_empty_objects_and_records_without_their_keys_give_a_page(tmp_path: Path) -> None:
+    bare = [{"kind": kind, "step": 1} for kind in ("train", "eval", "event")]
+    parts = {"environment": {}, "data": {"rows_read": 1}, "samples": [{"step": 1}], "evaluation": {"base": None}}
+    assert "Last step 1 " in text_of(tmp_path, metrics=bare, **parts)
+
+
+def test_torn_files_count_as_missing_and_half_a_surrogate_pair_costs_one_character(tmp_path: Path) -> None:
+    run = make_run(tmp_path, samples=[SAMPLE | {"answer": "before \ud83d after"}])
+    (run / "data.json").write_text('{"rows_read": 24', encoding="utf-8")
+    with (run / "samples.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 30, "ques')
+    assert "Not yet: data.json" in words(page_of(run))
+    assert "before ? after" in words(page_of(run))
+
+
+def test_markup_in_every_input_is_text(tmp_path: Path) -> None:
+    attack = "</pre></details><script>alert('x')</script><img src=x onerror=alert(1)>"
+    sample = {key: attack if isinstance(value, str) else value for key, value in SAMPLE.items()}
+    fault = {"fault": attack, "policy": "drop", "actions": {"dropped": 1}, "meaning": attack, "examples": [attack]}
+    data = ACCOUNT | {"faults": [fault], "ignored": [attack], "shown": [{"row": attack, "pieces": [[1, attack]]}]}
+    environment, events = {"command": attack, "model": attack}, [{"kind": "event", "step": 1, "text": attack}]
+    run = make_run(tmp_path, environment=environment, data=data, metrics=events, samples=[sample])
+    (run / "recipe.yaml").write_text(attack, encoding="utf-8")
+    tags, text = parsed(page_of(run))
+    assert [tag for tag, _ in tags if tag in ("script", "img")] == ["script"]  # our own
+    assert text.count(attack) >= 14
+
+
+def test_chinese_text_and_its_line_breaks_are_intact(tmp_path: Path) -> None:
+    html = page_of(make_run(tmp_path, samples=[SAMPLE]))
+    tags, text = parsed(html)
+    assert ".text { white-space: pre-wrap; }" in html
+    for key in ("question", "reference_reasoning", "reference_answer", "reasoning", "answer"):
+        assert SAMPLE[key] in text
+    assert ("meta", {"charset": "utf-8"}) in tags
+
+
+def test_the_page_asks_for_nothing_outside_itself(tmp_path: Path) -> None:
+    html = page_of(make_run(tmp_path, environment={"model": "Qwen/Qwen3-1.7B"}, data=ACCOUNT, samples=[SAMPLE]))
+    fetching = {"src", "srcset", "data", "action", "poster", "background", "xlink:href"}
+    for tag, attributes in parsed(html)[0]:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        assert not fetching & attributes.keys()
+        assert (attributes.get("href") or "#").startswith("#")
+    assert not re.search(r"url\(|@import|https?://", html)
+    scripts = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert len(scripts) == 1
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in html
+
+
+def test_every_row_read_is_accounted_for_or_named_as_lost(tmp_path: Path) -> None:
+    text = text_of(tmp_path, data=ACCOUNT)
+    assert "Training 215 Validation 23 Dropped: too_long 3 Read 241" in text
+    assert "215 + 23 + 3 = 241 rows read" in text
+    assert "too_long: 3 rows dropped, policy drop rows.jsonl:17: 3151 tokens" in text
+    assert "no_reasoning: 7 rows kept, policy keep rows.jsonl:40: empty" in text
+    assert "prompt 61 55 120 310" in text
+    assert "Over 1024 tokens 22 rows" in text
+    lost = text_of(tmp_path / "lost", data=ACCOUNT | {"rows_read": 250})
+    assert "Unaccounted for 9" in lost
+    assert "215 + 23 + 3 ≠ 250 rows read" in lost
+
+
+def test_the_best_step_is_ringed_and_named_and_a_later_rise_is_told(tmp_path: Path) -> None:
+    html = page_of(make_run(tmp_path, metrics=evals({10: 2.5, 20: 1.75, 30: 2.25, 40: 2.3})))
+    marker = re.findall(r'class="marker eval" cx="(\S+)" cy="(\S+)" r="4"><title>eval, step 20: 1.75<', html)
+    ring = re.findall(r'class="ring" cx="(\S+)" cy="(\S+)" r="9"><title>best: step 20, 1.75<', html)
+    assert marker == ring != []
+    assert "Best at step 20, with an eval loss of 1.750, down from 2.500 at step 10." in words(html)
+    assert "Overfitting since step 20 Best at step 20" in words(html)
+    assert "The eval loss has risen from 1.750 at step 20 to 2.300, by more than chance explains." in words(html)
+    assert "自第 20 步起过拟合 最佳是第 20 步，验证损失 1.750" in words(html, "zh")
+
+
+def test_the_base_model_is_never_the_best_step_and_a_loss_that_still_falls_is_not_memorising(tmp_path: Path) -> None:
+    text = text_of(tmp_path, metrics=evals({0: 1.0, 10: 3.0, 20: 2.0}))
+    assert "Best at step 20, with an eval loss of 2.000, up from 1.000 before training." in text
+    assert "Still learning" in text
+    assert "has risen" not in text
+
+
+@pytest.mark.parametrize(("steps", "state"), [(40, "State not yet finished"), (20, "State finished")])
+def test_the_state_follows_from_the_planned_steps(tmp_path: Path, steps: int, state: str) -> None:
+    text = text_of(tmp_path, environment={"steps": steps}, metrics=trained(20))
+    assert state in text
+    assert f"Last step 20 of {steps}" in text
+
+
+def test_of_records_that_repeat_a_step_the_last_counts_and_steps_are_in_order(tmp_path: Path) -> None:
+    again = {"kind": "train", "step": 2, "loss": 9.0}
+    facts = report.read(make_run(tmp_path, metrics=[*trained(1, 3, 2), again]))
+    assert [record["step"] for record in facts.train] == [1, 2, 3]
+    assert facts.train[1] == again
+
+
+def test_train_loss_is_smoothed_beside_the_raw_line_only_when_there_are_many_records(tmp_path: Path) -> None:
+    few = page_of(make_run(tmp_path / "few", metrics=trained(*range(1, 51))))
+    many = page_of(make_run(tmp_path / "many", metrics=trained(*range(1, 52))))
+    assert "train, smoothed" not in few
+    assert "train, each record train, smoothed" in words(many)
+
+
+def test_a_vertical_line_ends_every_epoch_but_the_last(tmp_path: Path) -> None:
+    html = page_of(make_run(tmp_path, metrics=trained(*range(1, 31))))
+    assert re.findall(r'vertical-name"[^>]*><tspan class="en">(epoch \d+)<', html) == ["epoch 1", "epoch 2"]
+
+
+def test_samples_stand_together_by_question_with_the_newest_step_first(tmp_path: Path) -> None:
+    other = SAMPLE | {"row": "val.jsonl:4", "question": "别的问题"}
+    text = text_of(tmp_path, samples=[SAMPLE, other, SAMPLE | {"step": 30}, SAMPLE | {"step": 10}])
+    assert text.count("夜间咳嗽？") == 1
+    assert text.index("Step 30") < text.index("Step 20") < text.index("Step 10") < text.index("别的问题")
+
+
+def test_reasoning_is_folded_apart_from_the_answer_and_faults_of_a_sample_are_badged(tmp_path: Path) -> None:
+    good = page_of(make_run(tmp_path / "good", samples=[SAMPLE]))
+    bad = SAMPLE | {"finish": "length", "reasoning_closed": False, "sampling": "own", "repetition": 0.75}
+    cut = page_of(make_run(tmp_path / "cut", samples=[bad]))
+    folded = re.search(r"<summary>[^/]*reasoning.*?</summary>(.*?)</details>(.*?)</div>", good, re.DOTALL)
+    assert folded
+    assert "三周属于亚急性" in folded[1]
+    assert "排除肺结核" in folded[2]
+    assert 'class="badge"' not in good
+    assert cut.count('class="badge"') == 3
+    assert "Step 20 · 123 tokens sampled cut short reasoning not closed repeats itself (75 %)" in words(cut)
+
+
+def test_the_command_that_repeats_the_run_is_shown_once_and_alone(tmp_path: Path) -> None:
+    html = page_of(make_run(tmp_path, environment={"command": "thinktune train a.yaml", "memory_gib": 1.5}))
+    assert re.search(r"<pre[^>]*>thinktune train a.yaml</pre>", html)
+    assert html.count("thinktune train a.yaml") == 1
+    assert "memory gib 1.5" in words(html)
+
+
+@pytest.mark.parametrize("broken", ["report.html.render", "files.os.fsync", "files.Path.replace"])
+def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    run = make_run(tmp_path)
+    old = page_of(run)
+    before = sorted(run.iterdir())
+    monkeypatch.setattr(f"thinktune.{broken}", Mock(side_effect=RuntimeError("planted")))
+    (run / "recipe.yaml").write_text("name: changed\n", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="planted"):
+        report.write(run)
+    assert (run / "report.html").read_text(encoding="utf-8") == old
+    assert sorted(run.iterdir()) == before
+
+
+def test_the_hardest_rows_and_those_known_by_heart_are_listed_at_the_best_step(tmp_path: Path) -> None:
+    losses = {f"val.jsonl:{n}": [n / 10, 40] for n in range(1, 21)} | {"val.jsonl:99": [0.01, 7]}
+    before = {"step": 0, "rows": {row: [5.0, tokens] for row, (_, tokens) in losses.items()}}
+    run = make_run(tmp_path, metrics=evals({0: 5.0, 10: 1.0}), losses=[before, {"step": 10, "rows": losses}])
+    text = words(page_of(run))
+    assert "Hardest rows Row Loss Before training Chance a token Tokens val.jsonl:20 2.000 5.000 13.5 % 40" in text
+    assert "Known by heart Row Loss Before training Chance a token Tokens val.jsonl:99 0.010 5.000 99.0 % 7" in text
+    assert "val.jsonl:12 1.200" not in text  # only the first few
+    assert "val.jsonl:2 " not in text  # 82 % a token is not by heart
+
+
+@pytest.mark.parametrize(("steps", "refreshed"), [(40, True), (20, False)])
+def test_a_page_refreshes_itself_only_while_its_run_goes_on(tmp_path: Path, steps: int, refreshed: bool) -> None:
+    html = page_of(make_run(tmp_path, environment={"steps": steps}, metrics=trained(20)))
+    assert ('data-refresh="30"' in html) == refreshed
+    assert ("http-equiv" in html and '"refresh"' in html) == refreshed
+
+
+def test_every_text_stands_in_both_languages(tmp_path: Path) -> None:
+    full = page_of(
+        make_run(tmp_path, metrics=[*trained(10, 20), *evals({0: 3.0, 10: 2.0})], data=ACCOUNT, samples=[SAMPLE])
+    )
+    tags, _ = parsed(full)
+    pairs = [
+        found.get("class") for tag, found in tags if found.get("class") in ("en", "zh") and tag in ("span", "tspan")
+    ]
+    assert pairs.count("en") == pairs.count("zh") > 80
+    assert ("学习率" in words(full, "zh"), "学习率" in words(full, "en")) == (True, False)

@@ -1,0 +1,255 @@
+"""The server holds: a small real model behind it, limits, and clients that leave, linger or send nonsense."""
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import torch
+from support.api_server import Scripted, scripted_voice, serving
+from support.chat_server import refuse
+from support.chat_server import serving as upstream_serving
+
+from thinktune.errors import UserError
+from thinktune.inference.chat_defaults import Manners
+from thinktune.inference.engine import Engine
+from thinktune.inference.requests import Sampling
+from thinktune.serve.models import Voice, voices_behind
+from thinktune.serve.openai_schema import document
+from thinktune.serve.security import Limits
+from thinktune.serve.server import serve
+
+LIMITS = Limits(at_once=2, waiting=1, body_bytes=20_000, head_seconds=0.5, body_seconds=0.5, reply_seconds=2)
+CHAT = "/v1/chat/completions"
+
+
+def small_voice(model, tokenizer, name="tuned", context=200):
+    torch.manual_seed(3)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)  # decided enough that rounding does not choose the token
+    return Voice(name, "small", Manners(sampling=Sampling(24)), lambda: Engine(model, tokenizer), tokenizer, context)
+
+
+def asked(address, content="Why?", **options):
+    body = {"messages": [{"role": "user", "content": content}], **options}
+    return httpx.post(f"{address}{CHAT}", json=body, timeout=30)
+
+
+def put_together(address, content, **options):
+    """The reasoning and the answer that a stream's deltas put together."""
+    import json
+
+    text = asked(address, content, stream=True, **options).text
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in text.split("\n\n")[:-2]]
+    return tuple("".join(delta.get(name) or "" for delta in deltas) for name in ("reasoning", "content"))
+
+
+def test_replies_to_many_at_once_are_those_given_alone(model, tokenizer):
+    questions = [f"What does part {number} do? 心脏" for number in range(6)]
+    with serving([small_voice(model, tokenizer)]) as address:
+        alone = [asked(address, question).json()["choices"][0]["message"] for question in questions]
+        with ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(lambda question: put_together(address, question), questions))
+    assert together == [(said["reasoning"] or "", said["content"]) for said in alone]
+    assert len(set(together)) > 1
+
+
+def test_a_reply_ends_where_the_context_does_and_a_prompt_beyond_it_is_refused(model, tokenizer):
+    with serving([small_voice(model, tokenizer, context=40)]) as address:
+        reply = asked(address, "Why?", max_tokens=1000).json()
+        assert reply["usage"]["total_tokens"] <= 40
+        refused = asked(address, "word " * 200)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("upstream", "status", "code"),
+    [
+        (refuse(500), 502, "upstream_failed"),
+        (refuse(401), 502, "upstream_failed"),
+        (refuse(404), 502, "upstream_failed"),
+        (refuse(400, "too long"), 400, None),
+    ],
+)
+def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, status, code):
+    monkeypatch.setattr("thinktune.inference.openai_client.TRIES", 1)
+    with upstream_serving(lambda _: upstream) as (url, _), serving(voices_behind(url, None)) as address:
+        refused = asked(address)
+        streamed = asked(address, stream=True)
+    assert [one.status_code for one in (refused, streamed)] == [status, status]
+    told = refused.json()["error"]
+    assert (told["code"], told["type"]) == (code, "server_error" if code else "invalid_request_error")
+    assert str(status) in document("1")["paths"][CHAT]["post"]["responses"]
+
+
+def test_a_server_behind_that_is_gone_is_told_as_such(monkeypatch):
+    monkeypatch.setattr("thinktune.inference.openai_client.TRIES", 1)
+    with upstream_serving(lambda _: refuse(500)) as (url, _):
+        voices = voices_behind(url, None)
+    with serving(voices) as address:
+        gone = asked(address)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (502, "upstream_failed")
+
+
+def test_more_than_may_wait_are_refused_with_429_and_the_rest_answered():
+    door = Scripted("<think>\nso\n</think>\n\nyes", 0.01)
+    door.go.clear()
+    with serving([scripted_voice(door)], LIMITS) as address, ThreadPoolExecutor(4) as pool:
+        held = [pool.submit(asked, address) for _ in range(3)]
+        wait_until(lambda: len(door.asked) == 2)
+        wait_until(lambda: asked(address).status_code == 429)
+        door.go.set()
+        assert [one.result().status_code for one in held] == [200, 200, 200]
+        assert asked(address).status_code == 200
+
+
+def wait_until(holds):
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_place(stream):
+    door = Scripted("<think>\n" + "so " * 200, 0.02)
+    limits = Limits(at_once=1, waiting=0)
+    with serving([scripted_voice(door)], limits) as address:
+        host, port = address.removeprefix("http://").split(":")
+        body = f'{{"messages": [{{"role": "user", "content": "q"}}], "stream": {str(stream).lower()}}}'
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as leaving:
+            leaving.sendall((head + body).encode())
+            wait_until(lambda: door.asked)
+            assert asked(address).status_code == 429
+        assert door.left.wait(5)
+        door.seconds = 0
+        assert asked(address).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_reply_that_takes_too_long_is_ended(stream):
+    door = Scripted("<think>\n" + "so " * 2000, 0.05)
+    with serving([scripted_voice(door)], LIMITS) as address:
+        reply = asked(address, stream=stream)
+        assert door.left.wait(5)
+    assert reply.status_code == (200 if stream else 504)
+    assert '"code": "timeout"' in reply.text if stream else reply.json()["error"]["code"] == "timeout"
+
+
+def test_a_reply_that_fails_is_told_without_a_traceback(caplog):
+    class Broken(Scripted):
+        def stream(self, request):
+            raise RuntimeError("secret path")
+
+    with serving([scripted_voice(Broken(""))]) as address:
+        for stream in (True, False):
+            failed = asked(address, stream=stream)
+            assert failed.status_code == 500
+            assert failed.json()["error"]["type"] == "server_error"
+            assert "secret" not in failed.text
+    assert "secret path" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def address():
+    with serving([scripted_voice(Scripted("<think>\nso\n</think>\n\nyes"))], LIMITS) as address:
+        yield address
+        assert asked(address).status_code == 200  # whatever came, it still answers
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "headers"),
+    [
+        (400, b"", JSON),
+        (400, b"{", JSON),
+        (400, b"\xff\xfe", JSON),
+        (400, b"[" * 15_000, JSON),
+        (400, b'{"messages": [{"role": "user", "content": "\\ud800"}]}', JSON),
+        (400, b'{"messages": [{"role": "user", "content": "q"}], "temperature": NaN}', JSON),
+        (413, b" " * 30_000, JSON),
+        (415, b"{}", {"content-type": "text/plain"}),
+        (421, b"{}", JSON | {"host": "evil.example"}),
+        (421, b"{}", JSON | {"host": "127.0.0.1.evil.example:80"}),
+        (403, b"{}", JSON | {"origin": "http://evil.example"}),
+        (403, b"{}", JSON | {"origin": "null"}),
+    ],
+)
+def test_what_must_not_come_in_is_refused_in_openais_form(address, status, content, headers):
+    refused = httpx.post(f"{address}{CHAT}", content=content, headers=headers)
+    assert refused.status_code == status
+    assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_a_key_is_asked_for_below_v1(address):
+    assert asked(address).status_code == 200
+    with serving([scripted_voice(Scripted("yes"))], key="sésame") as guarded:
+        for given in (None, "Bearer wrong", "sésame", "Bearer sésame x"):
+            headers = {"authorization": given.encode()} if given else {}
+            assert httpx.get(f"{guarded}/v1/models", headers=headers).status_code == 401
+        right = {"authorization": "Bearer sésame".encode()}
+        assert httpx.get(f"{guarded}/v1/models", headers=right).status_code == 200
+        assert httpx.get(f"{guarded}/health").json() == {"status": "ok"}
+        assert httpx.get(guarded).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: 127", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET"]
+)
+def test_a_head_that_does_not_come_ends_the_connection(address, sent):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=15) as slow:
+        slow.sendall(sent)
+        while slow.recv(1000):
+            pass
+
+
+def test_a_body_that_does_not_come_is_refused(address):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=15) as slow:
+        slow.sendall(
+            f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode()
+        )
+        assert b" 408 " in slow.recv(1000)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/../serve.py",
+        "/page/%2e%2e/serve.py",
+        "/page/..%2fserve.py",
+        "/page//etc/passwd",
+        "/page/libraries",
+        "/etc/passwd",
+        "/page/%00",
+    ],
+)
+def test_no_file_but_the_pages_own_can_be_read(address, path):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=15) as raw:
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        assert raw.recv(1000).startswith(b"HTTP/1.1 404 ")
+
+
+def test_the_page_may_load_its_own_files_alone(address):
+    for path in ("/", "/page/main.js", "/page/libraries/marked.esm.js", "/health"):
+        headers = httpx.get(f"{address}{path}").headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_another_address_than_loopback_needs_a_key_and_a_taken_port_is_told(monkeypatch):
+    monkeypatch.delenv("THINKTUNE_API_KEY", raising=False)
+    voice = scripted_voice(Scripted(""))
+    with pytest.raises(UserError, match="THINKTUNE_API_KEY"):
+        serve([voice], "0.0.0.0", 0, print)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="cannot listen there"):
+        serve([voice], "127.0.0.1", taken.getsockname()[1], print)

@@ -1,0 +1,1 @@
+"""What tests share: small models and runs, servers on the loopback, ranks as processes."""

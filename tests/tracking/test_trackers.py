@@ -1,0 +1,256 @@
+"""Trackers get the same records, and nothing that happens to one stops or stalls a run."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from support.swanlab_server import KEY, Server
+
+from thinktune.config.schema import Track
+from thinktune.run import journal as track
+from thinktune.tracking import trackers as sinks
+from thinktune.tracking.records import Losses, Numbers, Texts, Translator, evaluation, facts, samples
+
+GOLDEN = Path(__file__).with_name("golden_records.json")
+SAMPLE = {
+    "step": 4, "row": "val.jsonl:1", "question": "心脏？", "reasoning": "想一想", "answer": "血液", "tokens": 9,
+    "finish": "end", "reasoning_closed": True, "sampling": "greedy",
+}  # fmt: skip
+LIMITS = sinks.Limits(start=30, finish=20)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run folder with a journal; no key, no login, no settings of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("SWANLAB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SWANLAB_ROOT", str(tmp_path / "no-login"))
+    folder = tmp_path / "run-1"
+    (folder / "eval").mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("name: run-1\ntrain: {epochs: 2}\n", encoding="utf-8")
+    (folder / "data.json").write_text('{"rows_read": 9, "faults": [], "shown": ["a private row"]}', encoding="utf-8")
+    (folder / "environment.json").write_text('{"model": "m", "steps": 4, "command": "thinktune train x"}')
+    (folder / "eval" / "report.json").write_text('{"rows": 2, "tuned": {"right": 0.5}, "base": {"right": null}}')
+    write(folder, 2, 4)
+    return folder
+
+
+def write(folder, *steps):
+    for step in steps:
+        train = {"kind": "train", "step": step, "epoch": step / 4, "loss": 3 - step / 4, "answer_loss": 1.5, "mfu": 0.4}
+        track.append(folder, track.METRICS, [train, {"kind": "eval", "step": step, "loss": 3 - step / 8, "rows": 2}])
+        track.append(folder, track.SAMPLES, [SAMPLE | {"step": step}, SAMPLE | {"step": step, "sampling": "own"}])
+    track.append(folder, track.METRICS, [{"kind": "event", "step": steps[-1], "text": "gradient not finite"}])
+
+
+def follow(run, settings, during=lambda: None, limits=LIMITS):
+    said = []
+    with sinks.following(run, settings, said.append, limits):
+        during()
+    return said
+
+
+def entries(run):
+    made = [*Translator().metrics(track.read_metrics(run)), *samples(track.read_samples(run)), *evaluation(run, 4)]
+    return [[type(entry).__name__, *[getattr(entry, name) for name in entry.__slots__]] for entry in made]
+
+
+def golden(kind):
+    return [entry for entry in json.loads(GOLDEN.read_text(encoding="utf-8")) if entry[0] == kind.__name__]
+
+
+def figures():
+    """Every figure of the golden file as {chart: {step: value}}."""
+    found = {}
+    for _, step, values in golden(Numbers):
+        for name, value in values.items():
+            found.setdefault(name, {})[step] = pytest.approx(value)
+    return found
+
+
+def test_records_become_the_entries_of_the_golden_file(run):
+    assert json.loads(json.dumps(entries(run))) == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_facts_hold_the_recipe_and_counts_but_neither_rows_nor_the_machine_unless_asked(run):
+    told = facts(run, machine=False)
+    assert told["recipe"]["train"]["epochs"] == 2
+    assert told["data"] == {"rows_read": 9}
+    assert told["run"] == {"model": "m", "steps": 4}
+    assert facts(run, machine=True)["run"]["command"] == "thinktune train x"
+
+
+def test_tensorboard_holds_the_same_records_and_both_losses_on_one_chart(run):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for _ in range(2):  # again, as a run that goes on does: nothing is double
+        said = follow(run, Track(tensorboard=True))
+    assert said == [f"TensorBoard: look at it with: tensorboard --logdir {run / 'tensorboard'}"]
+    events = accumulator.EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "tensors": 0}).Reload()
+    tags = events.Tags()
+    assert {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]} == figures()
+    written = [
+        ["Texts", event.step, tag, [text.decode() for text in event.tensor_proto.string_val]]
+        for tag in ("event", "Prediction")
+        for event in events.Tensors(tag)
+    ]
+    assert sorted(written) == sorted(golden(Texts))
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"^train/loss$" in layout
+    assert b"^eval/loss$" in layout
+    assert "epochs: 2" in events.Tensors("facts")[0].tensor_proto.string_val[0].decode()
+
+
+@pytest.fixture
+def cloud(run, monkeypatch):
+    monkeypatch.setenv("SWANLAB_API_KEY", KEY)
+    with Server() as server:
+        yield server
+
+
+def texts(server, name):
+    """The texts of a medium as {step: [text, ...]}, from the files that it was sent as."""
+    kept = {path.split("/")[-1]: body.decode() for path, body in server.files.items()}
+    return {
+        step: [kept[item["filename"]] for batch in data for item in batch] if isinstance(data[0], list) else data
+        for step, data in server.media[name].items()
+    }
+
+
+def test_the_cloud_gets_the_same_records_and_a_run_that_goes_on_is_the_same_run(run, cloud):
+    settings = Track(swanlab="cloud", host=cloud.url)
+    (run / "eval" / "report.json").unlink()
+    said = follow(run, settings)
+    assert len(said) == 1
+    assert "/@someone/thinktune/runs/" in said[0]
+    seen = {name: values for name, values in figures().items() if not name.startswith("evaluation")}
+    assert {name: {step: data[0] for step, data in kept.items()} for name, kept in cloud.scalars.items()} == seen
+    assert cloud.media.keys() == {"Prediction", "event", "loss/train and eval"}
+    follow(run, settings, lambda: write(run, 6))
+    assert len(set(cloud.runs)) == 1
+    assert len(cloud.runs) == 2
+    assert list(cloud.scalars["train/loss"]) == [2, 4, 6]
+    assert all(len(data) == 1 for kept in cloud.scalars.values() for data in kept.values()), "a figure was sent twice"
+    assert cloud.states == ["FINISHED", "FINISHED"]
+    stored = b"\n".join(cloud.files.values()).decode()
+    for _, step, name, kept in golden(Texts):
+        assert all(text in stored for text in kept), (step, name)
+    charts = [json.loads(body) for path, body in cloud.files.items() if path.endswith(".json")]
+    assert {line["name"] for chart in charts for line in chart["series"]} == {"train", "eval"}
+
+
+def test_neither_the_machine_nor_the_key_is_written_anywhere(run, cloud):
+    follow(run, Track(swanlab="cloud", host=cloud.url))
+    sent = b"\n".join([*cloud.bodies, *cloud.files.values()])
+    kept = b"\n".join(
+        path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "environment.json"
+    )
+    for secret in (
+        os.uname().nodename,
+        "thinktune train x",
+        "pydantic==",
+        "a private row",
+        str(os.cpu_count()) + " cores",
+    ):
+        if len(secret) > 3:
+            assert secret.encode() not in sent, secret
+    assert KEY.encode() not in sent + kept
+    assert "epochs" in json.dumps(cloud.profiles)
+
+
+def test_a_wrong_key_keeps_the_run_offline_and_tells_how_to_send_it_later(run, cloud):
+    cloud.mood = "refuses"
+    said = follow(run, Track(swanlab="cloud", host=cloud.url))
+    assert "AuthenticationError" in said[0]
+    assert "training goes on, and everything is kept offline" in said[0]
+    assert "swanlab sync --id" in said[1]
+    assert len(said) == 2
+    cloud.mood = "accepts"
+    sync = said[1].partition("swanlab sync ")[2].split()
+    subprocess.run(
+        [sys.executable, "-m", "swanlab", "sync", "--project", "thinktune", *sync],
+        check=True,
+        capture_output=True,
+        cwd=run,
+        timeout=120,
+    )
+    assert {name: {step: data[0] for step, data in kept.items()} for name, kept in cloud.scalars.items()} == figures()
+
+
+def test_a_server_that_hangs_is_left_after_the_time_it_has(run, cloud):
+    cloud.mood = "hangs"
+    begun = time.monotonic()
+    said = follow(run, Track(swanlab="cloud", host=cloud.url), limits=sinks.Limits(start=8, finish=20))
+    assert time.monotonic() - begun < 28
+    assert said[0] == "SwanLab: did not answer within 8 s; training goes on, and everything is kept offline"
+    assert "kept offline" in said[1]
+
+
+def test_a_server_that_dies_in_the_middle_costs_the_run_nothing_and_the_rest_can_be_sent(run, cloud):
+    def die_when_started():
+        until(lambda: "train/loss" in cloud.scalars)
+        cloud.die()
+        write(run, 6)
+
+    said = follow(run, Track(swanlab="cloud", host=cloud.url), die_when_started, sinks.Limits(start=30, finish=4))
+    assert len(said) == 2
+    assert "had not taken everything 4 s after the run's end; send the rest by: swanlab sync --id" in said[1]
+
+
+def test_a_tracker_that_is_killed_is_told_once_and_the_block_goes_on(run):
+    def kill():
+        until(lambda: list((run / "tensorboard").glob("events*")))
+        for process in children():
+            os.kill(process, 9)
+        until(lambda: len(said) == 2)
+
+    said = []
+    with sinks.following(run, Track(tensorboard=True), said.append, LIMITS):
+        kill()
+    assert said[1] == "TensorBoard: ended by itself; training goes on"
+
+
+@pytest.mark.parametrize("mode", ["auto", "offline", "local"])
+def test_without_a_key_nothing_is_asked_and_files_are_kept(run, monkeypatch, mode):
+    monkeypatch.setenv("SWANLAB_PROJECT", "mine")  # crashes SwanLab's settings where it reaches them
+    said = follow(run, Track(swanlab=mode))
+    assert len(said) == 1
+    assert ("swanlab watch" if mode == "local" else "swanlab sync") in said[0]
+    stored = next((run / "swanlab").glob("run-*/files/config.yaml"))
+    assert yaml.safe_load(stored.read_text(encoding="utf-8"))["recipe"]["value"]["train"]["epochs"] == 2
+
+
+def test_cloud_without_a_key_does_not_prompt(run):
+    said = follow(run, Track(swanlab="cloud"))
+    assert "no API key was provided" in said[0]
+    assert "kept offline" in said[1]
+
+
+def test_off_starts_nothing(run):
+    assert follow(run, Track()) == []
+    assert not (run / "swanlab").exists()
+
+
+def children():
+    me = os.getpid()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == me and b"thinktune.tracking.worker" in (status.parent / "cmdline").read_bytes():
+            yield int(status.parent.name)
+
+
+def until(true, seconds=30):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+assert Losses

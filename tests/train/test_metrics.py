@@ -1,0 +1,243 @@
+"""What a run says of itself is true: losses row by row, the verdict of real runs, samples within their time."""
+
+import json
+import math
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.runs import quiet, settings
+
+from thinktune.checkpoint import store as checkpoint
+from thinktune.data.pipeline import prepare
+from thinktune.data.tokenizer import read_tokenizer
+from thinktune.distributed.world import World
+from thinktune.files import read_json
+from thinktune.model.batch import pack
+from thinktune.model.forward import evaluate_rows
+from thinktune.model.loading import load_model
+from thinktune.report import run_page as report
+from thinktune.report.comparison_page import write_comparison
+from thinktune.run import journal as track
+from thinktune.run.diagnosis import eval_losses, known_by_heart, rows_by_loss, run_verdict, train_losses
+from thinktune.train.loop import train
+from thinktune.train.samples import affordable_tokens, repetition, samplings
+
+COLOURS = ("red", "green", "blue", "grey", "black", "white")
+THINGS = ("lamp", "door", "cup", "ship", "hat", "book", "chair", "ring", "flag", "coat", "ball", "drum")
+OVERFIT = {"epochs": 40, "rows_per_step": 8, "learning_rate": 1e-2, "evaluate_every_steps": 12, "log_every_steps": 12}
+
+
+def rows(folder, name, things, answer, places=("here", "there")):
+    """Rows that ask for the colour of things; `answer` says what colour a thing has."""
+    path = folder / f"{name}.jsonl"
+    made = [
+        {
+            "question": f"{thing} {place}?",
+            "think": f"{thing}: {answer(thing, place)}.",
+            "answer": f"It is {answer(thing, place)}.",
+        }
+        for thing in things
+        for place in places
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    return str(path)
+
+
+def by_chance(thing, place):
+    return " ".join(random.Random(thing + place).choices(COLOURS, k=4))
+
+
+def always(_thing, _place):
+    return "blue"
+
+
+@pytest.fixture
+def of_colours(tree, tmp_path):
+    """A recipe whose held-out things have colours that cannot be known from the training rows, or always can."""
+
+    def make(answer, **changes):
+        data = {"name": rows(tmp_path, "train", THINGS, answer), "faults": {"near_duplicate": "keep", "leak": "keep"}}
+        held_out = ("kite", "vase", "rug", "pen", "fork", "sock", "bell", "desk", "rope", "sail")
+        data["validation"] = rows(tmp_path, "held-out", held_out, answer, ("here", "there", "above", "below"))
+        changes = {
+            "train": OVERFIT | changes.pop("train", {}),
+            "generate": {"sample_questions": 0},
+        } | changes
+        return settings(tree, data=data, **changes)
+
+    return make
+
+
+def test_a_run_that_overfits_is_named_keeps_its_best_and_says_so(of_colours):
+    said = []
+    folder = train(of_colours(by_chance), said.append)
+    verdict = run_verdict(folder)
+    losses = eval_losses(track.read_metrics(folder))
+    assert verdict.state == "overfitting"
+    assert verdict.best_step == min((step for step in losses if step), key=lambda step: losses[step]) <= verdict.since
+    assert checkpoint.find(folder, "best").step == verdict.best_step < max(losses)
+    assert read_json(folder / "final" / checkpoint.FACTS)["step"] == verdict.best_step
+    assert any(f"overfitting since step {verdict.since}" in line for line in said)
+    assert said[-1].endswith(f"(step {verdict.best_step}, the best of those evaluated)")
+    assert f"Overfitting since step {verdict.since}" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_whose_held_out_rows_follow_the_same_rule_does_not_overfit(of_colours):
+    folder = train(of_colours(always, train={"epochs": 12, "learning_rate": 3e-3}), quiet)
+    verdict = run_verdict(folder)
+    assert verdict.state in ("learning", "best")
+    assert verdict.gained is True
+
+
+def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
+    said = []
+    recipe = of_colours(by_chance, train={"stop_when_overfitting": 2})
+    folder = train(recipe, said.append)
+    losses = eval_losses(track.read_metrics(folder))
+    verdict = run_verdict(folder)
+    assert [step for step in losses if step > verdict.since] == sorted(losses)[-2:]
+    last = max(losses)
+    assert f"stopped after step {last} of 120, as train.stop_when_overfitting: 2 asks" in said
+    assert "stopped early, finished" in (folder / "report.html").read_text(encoding="utf-8")
+    before = (folder / track.METRICS).read_bytes()
+    train(recipe, quiet)
+    assert (folder / track.METRICS).read_bytes() == before
+
+
+def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
+    folder = train(settings(tree, data={"validation": 0.5}), quiet)
+    kept, losses = track.read_row_losses(folder), eval_losses(track.read_metrics(folder))
+    assert kept.keys() == losses.keys()
+    for step, found in kept.items():
+        total, tokens = sum(loss * count for loss, count in found.values()), sum(count for _, count in found.values())
+        assert total / tokens == pytest.approx(losses[step], abs=2e-6)
+    best = checkpoint.find(folder, "last")
+    model, tokenizer = load_model(best.folder, torch.device("cpu")), read_tokenizer(best.folder)
+    held_out = prepare(settings(tree, data={"validation": 0.5}), tokenizer).validation.replies()
+    assert len(held_out) == len(kept[best.step]) > 2
+    for reply in held_out:  # each by itself, as if it were the only one
+        _, alone = evaluate_rows(model, pack([reply], len(reply)), torch.device("cpu"), torch.float32)
+        assert alone[reply.row] == (pytest.approx(kept[best.step][reply.row][0], abs=1e-5), reply.learned_tokens)
+
+
+def test_rows_are_listed_from_the_hardest_and_those_known_by_heart_from_the_surest(tmp_path):
+    found = {"a:1": [2.0, 5], "a:2": [0.05, 9], "a:3": [0.01, 4], "a:4": [0.2, 4]}
+    track.append(tmp_path, track.LOSSES, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}])
+    listed = rows_by_loss(tmp_path, 8)
+    assert [row.row for row in listed] == ["a:1", "a:4", "a:2", "a:3"]
+    assert (listed[0].before, listed[1].before) == (4.0, None)
+    assert [row.row for row in known_by_heart(listed)] == ["a:3", "a:2"]
+    assert rows_by_loss(tmp_path, 9) == []
+
+
+def test_train_loss_beside_an_evaluation_is_that_of_the_steps_since_the_one_before():
+    records = [
+        {"kind": "eval", "step": 0, "loss": 9.0},
+        {"kind": "train", "step": 1, "loss": 4.0, "learned_tokens": 30},
+        {"kind": "train", "step": 2, "loss": 2.0, "learned_tokens": 10},
+        {"kind": "eval", "step": 2, "loss": 3.0},
+        {"kind": "train", "step": 3, "loss": 1.0, "learned_tokens": 10},
+        {"kind": "eval", "step": 3, "loss": 3.0},
+    ]
+    assert train_losses(records) == {2: 3.5, 3: 1.0}
+
+
+def test_a_line_of_metrics_is_plain_and_each_figure_has_its_name(tree):
+    said = []
+    train(settings(tree), said.append)
+    line = next(line for line in said if line.startswith("step 2/"))
+    shape = (
+        r"step 2/9 22% loss \d+\.\d{4} \(reasoning \d+\.\d{3} answer \d+\.\d{3} end \d+\.\d{3}\) rate \d\.\d\de[-+]\d\d "
+        r"norm \d+\.\d\d [\d,]+ tokens/s memory \d+\.\d GiB left \d+:\d\d"
+    )
+    assert re.fullmatch(shape, line), line
+    assert not [line for line in said if "\x1b" in line or "\r" in line]
+
+
+def test_mfu_is_told_of_a_card_whose_peak_is_known(tree, monkeypatch):
+    from thinktune.train import metrics as watch
+
+    class Card:
+        type = "cuda"
+
+    class Held:
+        device, recipe, world = Card(), None, World()
+
+    run = Held()
+    run.prepared = type("P", (), {"train": type("T", (), {"lengths": [100, 200]})})
+    run.model = load_model(Path(tree["model"]["name"]), torch.device("cpu"))
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda: 3 * 2**30)
+    for name, known in (("NVIDIA H100 80GB HBM3", True), ("a card of tomorrow", False)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
+        facts = watch._device_facts(run, 1e9)
+        assert facts["memory_gib"] == 3.0
+        assert ("mfu" in facts) == known
+
+
+def test_samples_are_greedy_and_with_the_models_own_settings_and_carry_their_flags(tree, start, tmp_path):
+    model, own = tmp_path / "own", {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}
+    load = load_model(start, torch.device("cpu"))
+    load.generation_config.update(**own)
+    load.save_pretrained(model)
+    read_tokenizer(start).save_pretrained(model)
+    folder = train(settings(tree, model={"name": str(model)}, generate={"sample_questions": 2}), quiet)
+    found = track.read_samples(folder)
+    assert [(one["step"], one["sampling"]) for one in found[:4]] == [
+        (3, "greedy"),
+        (3, "greedy"),
+        (3, "own"),
+        (3, "own"),
+    ]
+    assert {one["step"] for one in found} == {3, 6, 9}
+    for one in found:
+        assert {"tokens", "finish", "reasoning_closed", "limit_tokens", "reference_reasoning"} <= one.keys()
+        assert 0 <= one["repetition"] <= 1
+        assert one["tokens"] <= 12
+
+
+def test_a_models_own_sampling_is_left_out_where_it_has_none(model):
+    assert samplings(model.generation_config, 9).keys() == {"greedy"}
+
+
+def test_repetition_is_the_share_of_runs_that_came_before():
+    assert repetition([1, 2, 3, 4, 5, 6]) == 0
+    assert repetition([1, 2]) == 0
+    assert repetition([7] * 103) == pytest.approx(0.99)
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+
+
+@given(st.floats(0.001, 0.9), st.floats(0, 1e5), st.floats(0, 1e4), st.floats(0.1, 1e4))
+def test_what_is_affordable_stays_within_the_share(share, elapsed, spent, speed):
+    tokens = affordable_tokens(share, elapsed, spent, speed)
+    assert tokens >= 0
+    if tokens:
+        cost = tokens / speed
+        assert spent + cost <= share * (elapsed + cost) * (1 + 1e-9)
+        assert spent + (tokens + 1) / speed > share * (elapsed + (tokens + 1) / speed) * (1 - 1e-9)
+
+
+def test_samples_that_would_take_too_long_are_left_out_and_that_is_said(tree):
+    said, begun = [], time.monotonic()
+    folder = train(settings(tree, generate={"max_new_tokens": 400, "sample_share": 1e-6}), said.append)
+    assert math.isfinite(time.monotonic() - begun)
+    assert track.read_samples(folder) == []
+    assert sum("they would take more than generate.sample_share" in line for line in said) == 3
+
+
+def test_runs_stand_side_by_side_with_what_differs_between_them(tree):
+    one = train(settings(tree, name="one"), quiet)
+    other = train(settings(tree, name="other", train={"learning_rate": 2e-3}), quiet)
+    page = write_comparison([one, other])
+    assert page == one.resolve().parent / "one-beside-other.html"
+    html = page.read_text(encoding="utf-8")
+    assert re.search(r"train.learning_rate</th><td>0.001</td><td>0.002</td>", html)
+    assert "data.max_tokens" not in html
+    assert html.count('class="marker run0"') >= 4
+    assert html.count('class="marker run1"') >= 4
+    assert report.read(one).verdict.best_loss != report.read(other).verdict.best_loss

@@ -19,7 +19,7 @@ from suite import commit, markdown, versions
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from thinktune.planner.hardware import peak_tflops
+from thinktune.planner.hardware import peak_bf16_tflops
 
 WARM_UP, RUNS = 3, 10
 ROWS = Lengths(900, 0.55, 2048)
@@ -39,7 +39,7 @@ def main() -> None:
     ]
     name = "CPU" if arguments.tiny else torch.cuda.get_device_name()
     text = markdown(("what", "measured", ""), [(what, figure, more) for what, figure, more in measured])
-    text += f"\n\n{name}, peak by its maker {peak_tflops(name)} TFLOP/s in bf16; commit {commit()}; {versions()}."
+    text += f"\n\n{name}, peak by its maker {peak_bf16_tflops(name)} TFLOP/s in bf16; commit {commit()}; {versions()}."
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "ceilings.json").write_text(json.dumps({"device": name, "measured": measured}, indent=1))
     (arguments.out / "ceilings.md").write_text(text + "\n")

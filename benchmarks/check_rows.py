@@ -49,17 +49,17 @@ def ours(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
     }
     tokenizer = read_tokenizer(tokenizer_folder)
     begun = time.monotonic()
-    prepared = prepare(recipe.check(tree, "benchmark"), tokenizer, print)
+    prepared = prepare(recipe.validate_recipe(tree, "benchmark"), tokenizer, print)
     seconds = time.monotonic() - begun
     begun = time.monotonic()
-    prepare(recipe.check(tree, "benchmark"), tokenizer, print)
-    tokens = prepared.account["train_tokens"] + int(prepared.validation.lengths.sum())
+    prepare(recipe.validate_recipe(tree, "benchmark"), tokenizer, print)
+    tokens = prepared.summary["train_tokens"] + int(prepared.validation.lengths.sum())
     again = time.monotonic() - begun
     return {
         "seconds": seconds,
         "again_seconds": again,
         "tokens": tokens,
-        "lengths": prepared.account["lengths"]["whole"],
+        "lengths": prepared.summary["lengths"]["whole"],
     }
 
 

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.data.chat_template import Rendered
-from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 from thinktune.distributed.world import World
-from thinktune.model.attention import use_attention
-from thinktune.model.batch import pack, padding
+from thinktune.model.attention import set_attention
+from thinktune.model.batch import make_padding, pack
 from thinktune.model.device import pick_device
-from thinktune.model.forward import evaluate
-from thinktune.model.transforms import can_compile, compile_layers, float8_problem, use_float8
-from thinktune.optim.optimizer import Update
+from thinktune.model.forward import evaluate_loss
+from thinktune.model.transforms import apply_float8, can_compile, compile_layers, float8_problem
+from thinktune.optim.optimizer import Optimizer
 from thinktune.train.step import step
 
-SIZE = Size(hidden=128, layers=4, heads=4, groups=2, head=32, inner=384)
+SIZE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
 VOCABULARY, CAPACITY, HELD_OUT = 512, 1024, 8
 
 
@@ -40,17 +40,19 @@ def rows(text: str, tokenizer: Any) -> list[Rendered]:
 
 def losses(model: Any, drawn: Sequence[Rendered], steps: int, every: int) -> list[float]:
     """Eval loss before, and after each `every` steps."""
-    device, pad = model.device, padding(0, [len(row) for row in drawn], CAPACITY)
+    device, pad = model.device, make_padding(0, [len(row) for row in drawn], CAPACITY)
     held, trained = drawn[:HELD_OUT], drawn[HELD_OUT:]
-    update = Update(model, Train(rows_per_step=4, memory="exact"))
-    found = [evaluate(model, pack(held, CAPACITY, pad=pad), device, torch.bfloat16).values()["loss"]]
+    update = Optimizer(model, TrainConfig(rows_per_step=4, memory="exact"))
+    found = [evaluate_loss(model, pack(held, CAPACITY, pad=pad), device, torch.bfloat16).mean_losses()["loss"]]
     for number in range(1, steps + 1):
         chosen = [trained[(4 * number + offset) % len(trained)] for offset in range(4)]
-        update.begin(number, 1e-3)
+        update.begin_step(number, 1e-3)
         batches = [batch.to(device) for batch in pack(chosen, CAPACITY, pad=pad)]
         step(model, batches, update, World(), torch.bfloat16)
         if number % every == 0:
-            found.append(evaluate(model, pack(held, CAPACITY, pad=pad), device, torch.bfloat16).values()["loss"])
+            found.append(
+                evaluate_loss(model, pack(held, CAPACITY, pad=pad), device, torch.bfloat16).mean_losses()["loss"]
+            )
     return found
 
 
@@ -73,8 +75,8 @@ def main() -> None:
     for coded in (False, True):
         model = copy.deepcopy(start)
         if coded:
-            use_float8(model, emulate=emulate)
-        use_attention(model, torch.bfloat16)
+            apply_float8(model, emulate=emulate)
+        set_attention(model, torch.bfloat16)
         if can_compile(device):
             compile_layers(model)
         columns.append(losses(model, drawn, steps, max(1, steps // 4)))

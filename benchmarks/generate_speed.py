@@ -22,10 +22,10 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from thinktune.data.chat_template import render_prompt
 from thinktune.data.types import Turn
-from thinktune.demo.pipeline import SIZE, read_bundled
+from thinktune.demo.pipeline import MODEL_SHAPE, read_bundled
 from thinktune.demo.tiny_model import make_model, make_tokenizer
 from thinktune.inference.engine import Engine
-from thinktune.inference.requests import Request, Sampling
+from thinktune.inference.requests import Request, SamplingParams
 
 VOCABULARY = 2500
 Texts = list[str]
@@ -89,7 +89,7 @@ def _rows(count: int) -> tuple[list[str], Any, Any]:
     facts = read_bundled("facts.jsonl")
     texts = [text for fact in facts for text in (*fact["questions"], fact["reasoning"], fact["answer"])]
     tokenizer = make_tokenizer(texts, VOCABULARY)
-    model = make_model(tokenizer, SIZE).eval()
+    model = make_model(tokenizer, MODEL_SHAPE).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.normal_(std=0.2) if weight.dim() > 1 else weight.fill_(1.0)
@@ -128,16 +128,16 @@ def _theirs(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int) -
 
 
 def _ours(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int, at_once: int) -> Texts:
-    requests = [Request((Turn("user", question),), Sampling(tokens)) for question in questions]
+    requests = [Request((Turn("user", question),), SamplingParams(tokens)) for question in questions]
     with closing(Engine(model, tokenizer)) as engine:
         found = dict(engine.complete(requests, at_once))
     return [found[number].reasoning + found[number].answer for number in range(len(requests))]
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:
-    from thinktune.inference.replies import split
+    from thinktune.inference.replies import parse_reply
 
-    reply = split(tokenizer.backend_tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id]))
+    reply = parse_reply(tokenizer.backend_tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id]))
     return reply.reasoning + reply.answer
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ours import deal_rows
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
-from thinktune.demo.tiny_model import Size, make_tokenizer
+from thinktune.demo.tiny_model import ModelShape, make_tokenizer
 from thinktune.model.flops import flops_per_token, mean_context
 
 PROMPT_SHARE = 0.08  # of a row's tokens; as in the medical rows, the rest is learned
@@ -36,9 +36,11 @@ class Shape:
 
     def config(self) -> Qwen3Config:
         """The configuration that transformers makes a model from."""
-        size = Size(self.hidden, self.layers, self.heads, self.groups, self.head, self.inner)
+        size = ModelShape(self.hidden, self.layers, self.heads, self.groups, self.head, self.inner)
         turns = {"rope_type": "default", "rope_theta": 1_000_000.0}
-        return size.config(self.vocabulary, tied=self.tied, context=40_960, rope_parameters=turns)
+        return size.config(
+            self.vocabulary, tie_word_embeddings=self.tied, max_position_embeddings=40_960, rope_parameters=turns
+        )
 
 
 QWEN3 = {  # as published

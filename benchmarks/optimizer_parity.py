@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinktune.config.schema import Train
-from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
-from thinktune.optim.optimizer import Update
+from thinktune.config.schema import TrainConfig
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
+from thinktune.optim.optimizer import Optimizer
 
 TOKENS, ROWS, VOCABULARY = 256, 4, 2048
 BASE_STEPS, STEPS, NOISE_EVERY = 700, 200, 10
 BASE_RATE, RATE = 2e-3, 1e-5
 TIERS = ("fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit")
 CLIPS = ("clip-true", "clip-inside", "clip-last", "clip-each", "clip-none")
-SIZE = Size(hidden=192, layers=3, heads=3, groups=1, head=64, inner=512)
+SIZE = ModelShape(hidden_size=192, num_layers=3, num_heads=3, num_kv_heads=1, head_dim=64, intermediate_size=512)
 
 
 def base(folder: Path) -> tuple[Any, Tensor]:
@@ -93,10 +93,10 @@ class _Mover:
             model.bfloat16()
             self._adamw = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
             return
-        settings = Train(
+        settings = TrainConfig(
             rows_per_step=1, memory=memory, clip_norm=clip_norm, seed=seed, update_in_backward=kind == "clip-inside"
         )
-        self._update = Update(model, settings)
+        self._update = Optimizer(model, settings)
 
     def step(self, number: int, model: Any, batch: Tensor) -> float:
         """One step on a batch; returns the gradient's norm."""
@@ -106,7 +106,7 @@ class _Mover:
             self._adamw.step()
             self._adamw.zero_grad()
             return norm.item()
-        self._update.begin(number, RATE)
+        self._update.begin_step(number, RATE)
         model(input_ids=batch, labels=batch).loss.backward()
         match self._kind:
             case "clip-last":
@@ -117,13 +117,13 @@ class _Mover:
                     weight.grad /= max(1.0, weight.grad.norm().item())
             case _:
                 pass
-        norm = self._update.finish().item()
+        norm = self._update.finish_step().item()
         self._last_norm = norm * max(1.0, self._last_norm) if self._kind == "clip-last" else norm
         return self._last_norm
 
     def masters(self) -> Tensor | None:
         """The exact weights, where the update keeps them."""
-        found = None if self._adamw else self._update.weights()
+        found = None if self._adamw else self._update.master_weights()
         return None if found is None else torch.cat([tensor.flatten() for tensor in found.values()])
 
 

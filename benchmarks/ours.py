@@ -22,15 +22,17 @@ SEED = 42
 
 def deal_rows(rows: Sequence["Row"], tokens_per_step: int | None, rows_per_step: int | None) -> list[list[int]]:
     """Which rows share a step in one epoch of ours: all contenders that can take the same."""
-    from thinktune.data.packing import deal
+    from thinktune.data.packing import assign_rows
 
     lengths, learned = [len(row) for row in rows], [len(row) - row.prompt for row in rows]
-    steps = deal(lengths, learned, tokens_per_step=tokens_per_step, rows_per_step=rows_per_step, epochs=1, seed=SEED)
+    steps = assign_rows(
+        lengths, learned, tokens_per_step=tokens_per_step, rows_per_step=rows_per_step, epochs=1, seed=SEED
+    )
     return [list(step.rows) for step in steps]
 
 
 def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
-    """The job's steps as `thinktune train` takes them; `chosen.settings` are knobs of `train`."""
+    """The job's steps as `thinktune train` takes them; `chosen.recipe` are knobs of `train`."""
     import time
 
     from common import Trained
@@ -53,16 +55,18 @@ def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
             _train_step(run, number)
             if number % job.plan.log_every == 0 or number == job.plan.steps:
                 reports += run.pending
-                watch.log(run)
+                watch.log_metrics(run)
             clock.step(number, job.plan.steps)
         losses = [(number, report.losses.values()["loss"]) for number, report in enumerate(reports, start=1)]
         norms = [float(report.gradient_norm) for report in reports]
-        setting = f"{run.update.memory}, batches of {run.capacity:,}, {'compiled' if run.compiled else 'eager'}"
-        return Trained(run.model, job.step_tokens, norms, _as_logged(losses, job), setting, run.update.weights())
+        setting = f"{run.optimizer.memory}, batches of {run.capacity:,}, {'compiled' if run.compiled else 'eager'}"
+        return Trained(
+            run.model, job.step_tokens, norms, _as_logged(losses, job), setting, run.optimizer.master_weights()
+        )
 
 
 def _recipe(job: "Job", chosen: "Chosen", folder: Path) -> Any:
-    from thinktune.config.loading import check
+    from thinktune.config.loading import validate_recipe
 
     plan = job.plan
     longest = max(len(row) for row in job.rows)
@@ -83,26 +87,26 @@ def _recipe(job: "Job", chosen: "Chosen", folder: Path) -> Any:
         "data": {"name": "rows.jsonl", "max_tokens": longest, "validation": 0.0},
         "train": train | chosen.settings,
     }
-    return check(tree, "benchmark")
+    return validate_recipe(tree, "benchmark")
 
 
 def _prepared(job: "Job", folder: Path) -> Any:
     """The job's rows as `prepare` hands them over: tokenized, on the disk, mapped."""
-    from thinktune.data.chat_template import Part, Rendered
-    from thinktune.data.dataset import Writer, choose, open_store, write_example
+    from thinktune.data.chat_template import Rendered, TokenKind
+    from thinktune.data.dataset import DatasetWriter, example_to_json, open_dataset, select
     from thinktune.data.pipeline import Prepared
     from thinktune.data.types import Example, Turn
 
     folder.mkdir()
-    text = write_example(Example((Turn("user", "?"), Turn("assistant", "!")), "rows.jsonl:1"))
-    with Writer(folder) as writer:
+    text = example_to_json(Example((Turn("user", "?"), Turn("assistant", "!")), "rows.jsonl:1"))
+    with DatasetWriter(folder) as writer:
         for number, row in enumerate(job.rows):
-            parts = np.full(len(row), Part.REASONING, np.uint8)
-            parts[: row.prompt], parts[-1] = Part.GIVEN, Part.END
+            parts = np.full(len(row), TokenKind.REASONING, np.uint8)
+            parts[: row.prompt], parts[-1] = TokenKind.PROMPT, TokenKind.END
             source = f"rows.jsonl:{number + 1}"
             writer.add(number, source, text, [Rendered(np.asarray(row.ids, np.int32), parts, source)])
-    store = open_store(folder)
-    train, nothing = choose(store, np.arange(len(job.rows))), choose(store, np.arange(0))
+    store = open_dataset(folder)
+    train, nothing = select(store, np.arange(len(job.rows))), select(store, np.arange(0))
     return Prepared(train, nothing, _account(job, train), "benchmark")
 
 

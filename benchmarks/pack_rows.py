@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.data.packing import deal, fit
+from thinktune.data.packing import assign_rows, bin_pack
 
 MEAN_TOKENS, SPREAD, LEAST_TOKENS, MOST_TOKENS = 790, 0.21, 32, 2048
 STEPS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
@@ -41,7 +41,7 @@ def main() -> None:
 def _measure(lengths: NDArray[np.int64], tokens_per_step: int, capacities: Sequence[int], seed: int) -> None:
     """Print a line for each capacity that a step fills, and that holds every row."""
     start = time.perf_counter()
-    steps = deal(lengths, lengths, tokens_per_step=tokens_per_step, rows_per_step=None, epochs=1, seed=seed)
+    steps = assign_rows(lengths, lengths, tokens_per_step=tokens_per_step, rows_per_step=None, epochs=1, seed=seed)
     dealing = time.perf_counter() - start
     tokens = int(lengths.sum())
     sizes = lengths.tolist()
@@ -49,7 +49,7 @@ def _measure(lengths: NDArray[np.int64], tokens_per_step: int, capacities: Seque
         if not lengths.max() <= capacity <= tokens_per_step:
             continue
         start = time.perf_counter()
-        batches = sum(len(fit([sizes[row] for row in step.rows], capacity)) for step in steps)
+        batches = sum(len(bin_pack([sizes[row] for row in step.rows], capacity)) for step in steps)
         fitting = time.perf_counter() - start
         times = f"{dealing:.1f} | {fitting:.1f}"
         fills = f"{tokens / (len(steps) * tokens_per_step):.2%} | {tokens / (batches * capacity):.2%}"

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from jobs import QWEN3
 
-from thinktune.config.schema import Train
-from thinktune.data.chat_template import Part, Rendered
+from thinktune.config.schema import TrainConfig
+from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.demo.tiny_model import random_model
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim.memory_tiers import TIERS
-from thinktune.optim.optimizer import Update
-from thinktune.planner.memory import Job, Setting, peaks
+from thinktune.optim.optimizer import Optimizer
+from thinktune.planner.memory import Setting, Workload, memory_peaks
 from thinktune.train.step import step
 
 GIB = 2**30
@@ -47,7 +47,7 @@ def predict(setting: Setting) -> dict[str, float]:
     """The prediction, in GiB; on the CPU, states of the host are in the same memory."""
     fp32 = setting.memory == "fp32"
     tokens = setting.batch_tokens
-    found = peaks(Job(QWEN3[SIZE].config(), CPU, fp32, False, tokens, tokens, LEARNED, tokens / 2), setting)
+    found = memory_peaks(Workload(QWEN3[SIZE].config(), CPU, fp32, False, tokens, tokens, LEARNED, tokens / 2), setting)
     return {"predicted": (found.train + found.host) / GIB}
 
 
@@ -57,13 +57,15 @@ def measure(setting: Setting) -> dict[str, float]:
     torch.ones(64, 64) @ torch.ones(64, 64)
     gc.collect()
     start = _resident()
-    model = random_model(QWEN3[SIZE].config(), CPU, TIERS[setting.memory].loaded)
+    model = random_model(QWEN3[SIZE].config(), CPU, TIERS[setting.memory].load_dtype)
     apply_activation_budget(model, setting.activation_budget, compiled=False)
-    update = Update(model, Train(rows_per_step=1, memory=setting.memory, update_in_backward=setting.update_in_backward))
+    update = Optimizer(
+        model, TrainConfig(rows_per_step=1, memory=setting.memory, update_in_backward=setting.update_in_backward)
+    )
     loaded, _ = _resident(), _forget_peak()
     precision = torch.float32 if setting.memory == "fp32" else torch.bfloat16
     begun = time.monotonic()
-    update.begin(1, 1e-5)
+    update.begin_step(1, 1e-5)
     report = step(model, [_batch(setting.batch_tokens)], update, World(), precision)
     assert torch.isfinite(report.gradient_norm)
     seconds = time.monotonic() - begun
@@ -72,8 +74,8 @@ def measure(setting: Setting) -> dict[str, float]:
 
 def _batch(tokens: int) -> Any:
     ids = np.random.default_rng(0).integers(0, 151_000, tokens).astype(np.int32)
-    parts = np.full(tokens, int(Part.ANSWER), np.uint8)
-    parts[: tokens - round(tokens * LEARNED)] = int(Part.GIVEN)
+    parts = np.full(tokens, int(TokenKind.ANSWER), np.uint8)
+    parts[: tokens - round(tokens * LEARNED)] = int(TokenKind.PROMPT)
     [batch] = pack([Rendered(ids, parts, "made:1")], tokens)
     return batch
 

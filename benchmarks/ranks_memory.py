@@ -22,14 +22,14 @@ from torch.utils._pytree import tree_leaves
 from transformers import Qwen3Config
 
 from thinktune.demo.tiny_model import random_model
-from thinktune.distributed.sharding import Spread
+from thinktune.distributed.sharding import ParallelDims
 from thinktune.distributed.world import World
 from thinktune.model.device import pick_device
-from thinktune.model.forward import sum_over_copies
-from thinktune.model.loading import spread_over
+from thinktune.model.forward import set_replica_all_reduce
+from thinktune.model.loading import apply_fsdp
 from thinktune.model.loss import linear_cross_entropy
-from thinktune.planner.communication import share
-from thinktune.planner.memory import Job, Setting, peaks, states_bytes
+from thinktune.planner.communication import shard_shape
+from thinktune.planner.memory import Setting, Workload, memory_peaks, optimizer_state_bytes
 
 RANKS, PER_NODE = 4, 2
 CASES = [
@@ -83,7 +83,7 @@ class Live(TorchDispatchMode):
 def measured(way: Any, tied: bool, batches: int, tokens: int) -> int:
     """The peak of this rank."""
     model = random_model(config(tied), torch.device("cpu"), BF16).train()
-    spread_over(model, World().mesh(Spread(way, RANKS, PER_NODE), torch.device("cpu")))
+    apply_fsdp(model, World().mesh(ParallelDims(way, RANKS, PER_NODE), torch.device("cpu")))
     ids, live = torch.arange(tokens), Live()
 
     def loss() -> torch.Tensor:
@@ -101,7 +101,7 @@ def measured(way: Any, tied: bool, batches: int, tokens: int) -> int:
         for weight in model.parameters():
             live.see(weight.to_local())
         for number in range(1, batches + 1):
-            sum_over_copies(model, now=number == batches)
+            set_replica_all_reduce(model, enabled=number == batches)
             model.gathered(loss).backward()
     _fsdp_param.alloc_storage = _fsdp_param_group.alloc_storage = real
     return live.peak
@@ -109,12 +109,12 @@ def measured(way: Any, tied: bool, batches: int, tokens: int) -> int:
 
 def predicted(way: Any, tied: bool, batches: int, tokens: int) -> int:
     step = tokens * RANKS * batches
-    job = Job(
+    job = Workload(
         config(tied), torch.device("cpu"), False, False, step, tokens, 1.0, tokens / 2, ranks=RANKS, per_node=PER_NODE
     )
     setting = Setting("8bit", False, 1.0, tokens, way)
-    shapes = [share(shape, job.spread(setting).shards) for shape in job.shapes]
-    return peaks(job, setting).train - states_bytes(shapes, "8bit")[0]
+    shapes = [shard_shape(shape, job.parallel_dims(setting).shards) for shape in job.shapes]
+    return memory_peaks(job, setting).train - optimizer_state_bytes(shapes, "8bit")[0]
 
 
 def work(rank: int, folder: Path, tokens: int, found: Any) -> None:

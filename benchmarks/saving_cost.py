@@ -17,12 +17,12 @@ import torch
 
 from thinktune.checkpoint import store as checkpoint
 from thinktune.config import loading as recipe
-from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 from thinktune.train import loop as room
 from thinktune.train import metrics as watch
 
 
-def make_recipe(folder: Path, size: Size, chosen: argparse.Namespace) -> recipe.Recipe:
+def make_recipe(folder: Path, size: ModelShape, chosen: argparse.Namespace) -> recipe.Recipe:
     """Rows, a model and a recipe in a folder."""
     text = "The heart pumps blood through the body, and the lungs give it air. "
     rows = [{"question": f"{n}? {text}", "think": text * 4, "answer": text * 2} for n in range(chosen.rows)]
@@ -39,7 +39,7 @@ def make_recipe(folder: Path, size: Size, chosen: argparse.Namespace) -> recipe.
         "train": {"rows_per_step": 4, "epochs": 1, "evaluate_every_steps": chosen.steps, "memory": chosen.memory},
         "generate": {"sample_questions": 0},
     }
-    return recipe.check(tree, "here")
+    return recipe.validate_recipe(tree, "here")
 
 
 def timed(taken: dict[str, float], holder: object, name: str) -> None:
@@ -60,7 +60,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, float]:
     """One run: seconds in all, in saves, in their parts, in evaluations, and those that training waited."""
     with tempfile.TemporaryDirectory(dir=chosen.folder) as place:
         os.environ["THINKTUNE_CACHE"] = f"{place}/cache"
-        size = Size(hidden=chosen.hidden, layers=chosen.layers, inner=3 * chosen.hidden)
+        size = ModelShape(hidden_size=chosen.hidden, num_layers=chosen.layers, intermediate_size=3 * chosen.hidden)
         settings = make_recipe(Path(place), size, chosen)
         taken: dict[str, float] = {}
         for holder, name in (
@@ -73,7 +73,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, float]:
         timed(taken, room, "_train")
         said: list[str] = []
         run = room.train(settings, said.append)
-        last = checkpoint.find(run, "last")
+        last = checkpoint.find_checkpoint(run, "last")
         assert last
         waited = next(line for line in said if line.startswith("training waited"))
         saved = sum(path.stat().st_size for path in last.folder.iterdir())

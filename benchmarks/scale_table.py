@@ -9,11 +9,11 @@ from argparse import ArgumentParser
 from jobs import QWEN3
 from small_cards import LONGEST, PROMPT_SHARE
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.planner.hardware import GIB, Card, find_card
-from thinktune.planner.memory import Job
-from thinktune.planner.plan import draw_up
-from thinktune.planner.trace import NOWHERE
+from thinktune.planner.memory import Workload
+from thinktune.planner.plan import make_plan
+from thinktune.planner.trace import META
 
 CARD_TOKENS = 16_384  # of a step
 MEAN_CONTEXT = 600.0  # as in what_fits.py
@@ -26,9 +26,9 @@ HEAD = """\
 def row(name: str, machines: int, per_node: int, card: Card) -> str:
     """One line: what is taken, what a card holds and sends; over each network seconds a step, tokens/s, efficiency."""
     ranks = machines * per_node
-    job = Job(
+    job = Workload(
         QWEN3[name].config(),
-        NOWHERE,
+        META,
         False,
         True,
         CARD_TOKENS * ranks,
@@ -38,17 +38,18 @@ def row(name: str, machines: int, per_node: int, card: Card) -> str:
         ranks=ranks,
         per_node=per_node,
     )
-    plan = draw_up(Train(tokens_per_step=job.step_tokens), job, card)
+    plan = make_plan(TrainConfig(tokens_per_step=job.step_tokens), job, card)
     cards = f"{ranks}" if ranks == 1 else f"{machines}×{per_node}"
     if plan.chosen is None:
-        least = min(option.needed for option in plan.options) / GIB
+        least = min(option.needed_bytes for option in plan.options) / GIB
         return f"| {name} | {cards} | nothing fits: {least:.0f} GiB at least | | | | | | |"
     option, setting = plan.chosen, plan.chosen.setting
     inside = ", inside" if setting.update_in_backward else ""
     size = f"{setting.batch_tokens // 1024}k"
-    sent = f"{option.traffic.inside / GIB:.1f} / {option.traffic.between / GIB:.1f}" if ranks > 1 else ""
+    sent = f"{option.volume.intra_node / GIB:.1f} / {option.volume.inter_node / GIB:.1f}" if ranks > 1 else ""
     paces = [
-        f"{pace.seconds_per_step:.2f} s, {short(pace.tokens_per_second)}, {pace.efficiency:.0%}" for pace in plan.paces
+        f"{pace.seconds_per_step:.2f} s, {short(pace.tokens_per_second)}, {pace.efficiency:.0%}"
+        for pace in plan.throughputs
     ]
     if ranks == 1 and option.tokens_per_second:
         paces = [f"{job.step_tokens / option.tokens_per_second:.2f} s, {short(option.tokens_per_second)}"]
@@ -58,7 +59,7 @@ def row(name: str, machines: int, per_node: int, card: Card) -> str:
         setting.strategy if ranks > 1 else "",
         f"{setting.memory}{inside}, {setting.activation_budget:g}, {size}",
     ]
-    cells += [f"{option.needed / GIB:.1f}", sent, *paces, *[""] * (3 - len(paces))]
+    cells += [f"{option.needed_bytes / GIB:.1f}", sent, *paces, *[""] * (3 - len(paces))]
     return f"| {' | '.join(cells)} |"
 
 

@@ -55,17 +55,17 @@ def serve_in_process(folder: Path, port: Any) -> None:
         if line.startswith("page: "):
             port.put(line.split()[1].rstrip("/"))
 
-    serve.serve(voices.find_voices(folder, None, None, "here", say), "127.0.0.1", 0, say)
+    serve.serve(voices.find_models(folder, None, None, "here", say), "127.0.0.1", 0, say)
 
 
 def make_small(folder: Path) -> None:
     """A random Qwen3 of the tests' size, decided enough that rounding does not choose its tokens."""
     import torch
 
-    from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+    from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 
     tokenizer = make_tokenizer(QUESTIONS * 3, 400)
-    model = make_model(tokenizer, Size())
+    model = make_model(tokenizer, ModelShape())
     torch.manual_seed(3)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)

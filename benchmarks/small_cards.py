@@ -26,17 +26,17 @@ import torch
 from jobs import QWEN3, Shape
 from transformers import Qwen3Config
 
-from thinktune.config.schema import Memory, Train
-from thinktune.data.chat_template import Part, Rendered
+from thinktune.config.schema import MemoryTierName, TrainConfig
+from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.demo.tiny_model import random_model
 from thinktune.distributed.world import World
-from thinktune.model.attention import use_attention
-from thinktune.model.batch import Batch, pack, padding
+from thinktune.model.attention import set_attention
+from thinktune.model.batch import Batch, make_padding, pack
 from thinktune.model.device import pick_device
 from thinktune.model.transforms import apply_activation_budget, can_compile, compile_layers
 from thinktune.optim.memory_tiers import TIERS
-from thinktune.optim.optimizer import Update
-from thinktune.planner.memory import Job, Setting, peaks
+from thinktune.optim.optimizer import Optimizer
+from thinktune.planner.memory import Setting, Workload, memory_peaks
 from thinktune.train.step import step
 
 GIB = 2**30
@@ -49,7 +49,7 @@ class Case:
     """A model, a setting, and the GiB that it is held to (none: the whole card)."""
 
     model: str
-    memory: Memory
+    memory: MemoryTierName
     inside: bool
     budget: float
     tokens: int
@@ -85,7 +85,7 @@ def config(name: str, tiny: bool) -> Qwen3Config:
 def batches(tokens: int, vocabulary: int) -> list[Batch]:
     """A batch for each step, full: rows of real lengths (lognormal around 900 tokens, at most 2,048)."""
     generator = np.random.default_rng(1)
-    pad = padding(0, [SHORTEST] * (tokens // SHORTEST) + [LONGEST], tokens)  # one shape for all steps, as in a run
+    pad = make_padding(0, [SHORTEST] * (tokens // SHORTEST) + [LONGEST], tokens)  # one shape for all steps, as in a run
     made: list[Batch] = []
     for number in range(STEPS):
         rows: list[Rendered] = []
@@ -93,8 +93,8 @@ def batches(tokens: int, vocabulary: int) -> list[Batch]:
         while room > 0:
             length = int(np.clip(generator.lognormal(np.log(MEAN) - 0.125, 0.5), SHORTEST, LONGEST))
             length = room if room - length < SHORTEST else min(length, room)
-            parts = np.full(length, int(Part.ANSWER), np.uint8)
-            parts[: max(1, int(length * PROMPT_SHARE))] = int(Part.GIVEN)
+            parts = np.full(length, int(TokenKind.ANSWER), np.uint8)
+            parts[: max(1, int(length * PROMPT_SHARE))] = int(TokenKind.PROMPT)
             ids = generator.integers(0, vocabulary, length).astype(np.int32)
             rows.append(Rendered(ids, parts, f"made:{number}.{len(rows)}"))
             room -= length
@@ -109,23 +109,23 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
     tokens = case.tokens // 16 if tiny else case.tokens
     if cuda and case.limit_gib:
         torch.cuda.set_per_process_memory_fraction(case.limit_gib * GIB / torch.cuda.mem_get_info()[1])
-    job = Job(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
+    job = Workload(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
     held_to = int(case.limit_gib * GIB) if case.limit_gib else torch.cuda.mem_get_info()[1] if cuda else GIB
     setting = Setting(case.memory, case.inside, case.budget, tokens, chunk_rows=job.chunk_rows(held_to))
-    predicted = peaks(job, setting)
+    predicted = memory_peaks(job, setting)
     begun = time.monotonic()
     # Exact tiers begin as fp32 weights, which the update splits one by one: their own size, and not twice of it.
-    model = random_model(shape, device, TIERS[case.memory].loaded)
-    use_attention(model, torch.bfloat16)
+    model = random_model(shape, device, TIERS[case.memory].load_dtype)
+    set_attention(model, torch.bfloat16)
     apply_activation_budget(model, case.budget, compiled)
     if compiled:
         compile_layers(model)
-    update = Update(model, Train(rows_per_step=1, memory=case.memory, update_in_backward=case.inside))
+    update = Optimizer(model, TrainConfig(rows_per_step=1, memory=case.memory, update_in_backward=case.inside))
     made, marks = batches(tokens, shape.vocab_size), [time.monotonic()]
     for number, batch in enumerate(made, start=1):
         if cuda and number == 2:  # the peak of loading, and of what is made once, is not the step's
             torch.cuda.reset_peak_memory_stats()
-        update.begin(number, 1e-5)
+        update.begin_step(number, 1e-5)
         report = step(model, [batch.to(device)], update, World(), torch.bfloat16, setting.chunk_rows)
         assert torch.isfinite(report.gradient_norm)
         marks.append(time.monotonic())

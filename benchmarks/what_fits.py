@@ -7,25 +7,25 @@
 from jobs import QWEN3
 from small_cards import LONGEST, PROMPT_SHARE
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.planner.hardware import GIB, find_card
-from thinktune.planner.memory import Job
-from thinktune.planner.plan import draw_up
-from thinktune.planner.trace import NOWHERE
+from thinktune.planner.memory import Workload
+from thinktune.planner.plan import make_plan
+from thinktune.planner.trace import META
 
 CARDS = ("6GiB", "8GiB", "12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "H200")
 STEPS = (16_384, LONGEST)
 
 
-def cell(jobs: list[Job], card: str) -> str:
+def cell(jobs: list[Workload], card: str) -> str:
     """The tier, how it moves, its budget, its batch, and the GiB that it needs; the first size of a step that fits."""
     for job in jobs:
-        chosen = draw_up(Train(tokens_per_step=job.step_tokens), job, find_card(card)).chosen
+        chosen = make_plan(TrainConfig(tokens_per_step=job.step_tokens), job, find_card(card)).chosen
         if chosen:
             setting = chosen.setting
             inside = ", inside" if setting.update_in_backward else ""
             size = f"{setting.batch_tokens // 1024}k" + ("*" if job.step_tokens == STEPS[1] else "")
-            needed = chosen.needed / GIB
+            needed = chosen.needed_bytes / GIB
             return f"{setting.memory}{inside}, {setting.activation_budget:g}, {size}: {needed:.1f}"
     return "–"
 
@@ -33,7 +33,7 @@ def cell(jobs: list[Job], card: str) -> str:
 def main() -> None:
     """One row a card, one column a model."""
     jobs = {
-        name: [Job(shape.config(), NOWHERE, False, False, step, LONGEST, 1 - PROMPT_SHARE, 600.0) for step in STEPS]
+        name: [Workload(shape.config(), META, False, False, step, LONGEST, 1 - PROMPT_SHARE, 600.0) for step in STEPS]
         for name, shape in QWEN3.items()
     }
     print("| card | " + " | ".join(jobs) + " |\n|---|" + "---|" * len(jobs))

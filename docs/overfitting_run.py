@@ -10,13 +10,13 @@ from pathlib import Path
 
 from thinktune.config import loading as recipes
 from thinktune.demo.pipeline import read_bundled
-from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
-from thinktune.files import write_json_lines, write_whole
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
+from thinktune.files import atomic_write_text, write_json_lines
 from thinktune.report.comparison_page import write_comparison
 from thinktune.train.loop import train
 
 TRAINED_FACTS = 110
-SIZE = Size(hidden=96, layers=3, heads=4, groups=2, head=24, inner=288)
+SIZE = ModelShape(hidden_size=96, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=24, intermediate_size=288)
 RECIPE = """\
 model: {{name: {folder}/start}}
 data:
@@ -56,8 +56,8 @@ def main(folder: Path) -> None:
         model.save_pretrained(folder / "start")
     runs: list[Path] = []
     for name, patience in (("overfitting", "null"), ("stopped", "2")):
-        write_whole(folder / f"{name}.yaml", RECIPE.format(folder=folder.as_posix(), patience=patience))
-        runs.append(train(recipes.load(folder / f"{name}.yaml"), print))
+        atomic_write_text(folder / f"{name}.yaml", RECIPE.format(folder=folder.as_posix(), patience=patience))
+        runs.append(train(recipes.load_recipe(folder / f"{name}.yaml"), print))
     print(f"side by side: {write_comparison(runs)}")
 
 

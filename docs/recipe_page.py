@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from thinktune.config.row_faults import KINDS
+from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
 
 MOST_SHOWN = 4
@@ -61,7 +61,7 @@ def fault_rows() -> str:
     """The table's rows for the faults; the first policy is the default."""
     return "".join(
         f"| `{name}` | **{kind.default}**{''.join(f', {policy}' for policy in kind.policies[1:])} | {kind.meaning} |\n"
-        for name, kind in KINDS.items()
+        for name, kind in ROW_FAULTS.items()
     )
 
 

@@ -10,7 +10,7 @@ from support.runs import small_tree_of
 
 from thinktune.data.chat_template import render
 from thinktune.data.types import Example, Turn
-from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 
 # How long an example takes says what else the machine does, not whether the code is right.
 # In CI the examples are the same in every run, so that a red one means that our change is at fault.
@@ -45,7 +45,7 @@ def rows(tokenizer):
 
 @pytest.fixture
 def model(tokenizer):
-    made = make_model(tokenizer, Size())
+    made = make_model(tokenizer, ModelShape())
     made.set_attn_implementation("thinktune_rows")
     return made
 
@@ -54,7 +54,7 @@ def model(tokenizer):
 def start(tokenizer, tmp_path_factory) -> Path:
     """A model folder: small random Qwen3 with its tokenizer."""
     folder = tmp_path_factory.mktemp("start")
-    make_model(tokenizer, Size()).save_pretrained(folder)
+    make_model(tokenizer, ModelShape()).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

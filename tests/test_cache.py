@@ -12,7 +12,7 @@ from support.runs import settings
 from thinktune import cache as cache_room
 from thinktune.data import dataset as store
 from thinktune.data import pipeline as prepare_room
-from thinktune.data.pipeline import prepare, survey
+from thinktune.data.pipeline import prepare, prepare_with_faults
 from thinktune.errors import UserError
 
 
@@ -30,13 +30,13 @@ def cache(tmp_path, monkeypatch):
 def worked(monkeypatch):
     """How many chunks were worked on."""
     seen = []
-    real = prepare_room.work
+    real = prepare_room.process_chunk
 
     def counted(*given):
         seen.append(given)
         return real(*given)
 
-    monkeypatch.setattr(prepare_room, "work", counted)
+    monkeypatch.setattr(prepare_room, "process_chunk", counted)
     return seen
 
 
@@ -48,7 +48,7 @@ def test_a_second_start_works_on_nothing_and_gives_the_same(tree, tokenizer, cac
     again = prepare(recipe, tokenizer)
     assert not worked
     assert tokens_of(again) == tokens_of(first)
-    assert again.account == first.account
+    assert again.summary == first.summary
     assert again.fingerprint == first.fingerprint
     assert again.train.examples() == first.train.examples()
 
@@ -76,7 +76,7 @@ def test_changed_rows_or_settings_are_never_served_stale(tree, tokenizer, cache,
     prepare(settings(tree), tokenizer)
     worked.clear()
     CHANGES[what](tree)
-    survey(settings(tree), tokenizer)
+    prepare_with_faults(settings(tree), tokenizer)
     assert worked
 
 
@@ -93,14 +93,14 @@ def test_a_changed_template_tokenizer_or_program_is_never_served_stale(tree, tok
         worked.clear()
         prepare(recipe, changed)
         assert worked
-    monkeypatch.setattr(prepare_room, "_versions", lambda: "other libraries")
+    monkeypatch.setattr(prepare_room, "_library_versions", lambda: "other libraries")
     worked.clear()
     prepare(recipe, tokenizer)
     assert worked
     copied = Path(os.environ["THINKTUNE_CACHE"]) / "program"
     copied.mkdir()
     (copied / "render.py").write_text("other code")
-    monkeypatch.setattr(prepare_room, "PACKAGE", copied)
+    monkeypatch.setattr(prepare_room, "PACKAGE_FOLDER", copied)
     worked.clear()
     prepare(recipe, tokenizer)
     assert worked
@@ -109,7 +109,7 @@ def test_a_changed_template_tokenizer_or_program_is_never_served_stale(tree, tok
 def test_what_breaks_off_leaves_nothing_that_is_served_later(tree, tokenizer, cache, monkeypatch):
     recipe = with_rows(tree, rows_of(20))
     with monkeypatch.context() as broken:
-        broken.setattr(store.Writer, "add", lambda *_: 1 / 0)
+        broken.setattr(store.DatasetWriter, "add", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(recipe, tokenizer)
     assert not entries(cache)
@@ -118,9 +118,9 @@ def test_what_breaks_off_leaves_nothing_that_is_served_later(tree, tokenizer, ca
 
 def test_rows_that_stop_the_run_stop_the_next_start_as_well(tree, tokenizer, cache, worked):
     recipe = with_rows(tree, [*rows_of(9), {"question": "q"}])
-    first = survey(recipe, tokenizer)
+    first = prepare_with_faults(recipe, tokenizer)
     worked.clear()
-    assert survey(recipe, tokenizer).stops == first.stops
+    assert prepare_with_faults(recipe, tokenizer).stop_reasons == first.stop_reasons
     assert not worked
     with pytest.raises(UserError, match=r"rows\.jsonl:10: "):
         prepare(recipe, tokenizer)
@@ -155,12 +155,12 @@ def test_a_damaged_entry_is_made_anew(tree, tokenizer, cache, worked, damage):
 
 def test_of_two_processes_that_fill_one_entry_both_find_it_whole(tmp_path):
     entry = tmp_path / "rows" / ("a" * 32)
-    with cache_room.filling(entry) as ours:
+    with cache_room.create_entry(entry) as ours:
         (ours / "x").write_text("same")
-        with cache_room.filling(entry) as theirs:
+        with cache_room.create_entry(entry) as theirs:
             assert theirs != ours
             (theirs / "x").write_text("same")
-    assert cache_room.is_whole(entry)
+    assert cache_room.is_complete(entry)
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 

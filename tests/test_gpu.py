@@ -8,16 +8,22 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.data.chat_template import Rendered
-from thinktune.demo.tiny_model import Size, make_model
+from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
-from thinktune.model.attention import use_attention
-from thinktune.model.batch import pack, padding
-from thinktune.model.forward import evaluate, hidden_states
+from thinktune.model.attention import set_attention
+from thinktune.model.batch import make_padding, pack
+from thinktune.model.forward import evaluate_loss, hidden_states
 from thinktune.model.loss import linear_cross_entropy
-from thinktune.model.transforms import apply_activation_budget, can_compile, compile_layers, float8_problem, use_float8
-from thinktune.optim.optimizer import Update
+from thinktune.model.transforms import (
+    apply_activation_budget,
+    apply_float8,
+    can_compile,
+    compile_layers,
+    float8_problem,
+)
+from thinktune.optim.optimizer import Optimizer
 from thinktune.train.step import step, warm_up
 
 pytestmark = [
@@ -26,7 +32,7 @@ pytestmark = [
 ]
 CARD = torch.device("cuda")
 LENGTHS = (50, 90, 170, 330, 120, 400, 70, 210, 300, 20)
-SIZE = Size(hidden=256, layers=4, heads=4, groups=2, head=64, inner=512)
+SIZE = ModelShape(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, intermediate_size=512)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,7 @@ def lined():
 
 
 def packed(rows, capacity=640):
-    return [batch.to(CARD) for batch in pack(rows, capacity, pad=padding(0, LENGTHS, capacity))]
+    return [batch.to(CARD) for batch in pack(rows, capacity, pad=make_padding(0, LENGTHS, capacity))]
 
 
 def near(mine, theirs, tolerance, name=""):
@@ -67,12 +73,12 @@ def test_packed_equals_alone(made, lined, dtype, tolerance):
     """Each row by transformers' own attention in fp32, against the path of this card; states and all gradients."""
     alone = copy.deepcopy(made)
     alone.set_attn_implementation("sdpa")
-    chosen = use_attention(made.to(dtype), dtype)
+    chosen = set_attention(made.to(dtype), dtype)
     assert chosen == ("thinktune_rows" if dtype == torch.float32 else "thinktune_varlen")
     by_name = {row.row: row for row in lined}
     for batch in packed(lined):
-        mine = hidden_states(made, batch)[: batch.tokens]
-        ids = [torch.from_numpy(by_name[name].ids.astype("int64"))[None].to(CARD) for name in batch.rows]
+        mine = hidden_states(made, batch)[: batch.unpadded_tokens]
+        ids = [torch.from_numpy(by_name[name].ids.astype("int64"))[None].to(CARD) for name in batch.row_sources]
         theirs = torch.cat([alone.model(each).last_hidden_state[0] for each in ids])
         near(mine, theirs, tolerance)
         weights = torch.randn(theirs.shape, device=CARD)
@@ -86,21 +92,21 @@ def test_packed_equals_alone(made, lined, dtype, tolerance):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_no_step_waits_for_the_card(made, lined, memory, compiled):
     """CUDA's own check raises at the first wait; copies of the next batch are part of it."""
-    update = Update(made, Train(rows_per_step=1, memory=memory))
-    use_attention(made, torch.bfloat16)
+    update = Optimizer(made, TrainConfig(rows_per_step=1, memory=memory))
+    set_attention(made, torch.bfloat16)
     if compiled:
         compile_layers(made)
     for number in (1, 2):  # what is compiled or allocated at first use may wait
-        update.begin(number, 1e-4)
+        update.begin_step(number, 1e-4)
         warm_up(made, packed(lined)[0], torch.bfloat16)
         step(made, packed(lined), update, World(), torch.bfloat16)
-    evaluate(made, pack(lined, 640, pad=padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
+    evaluate_loss(made, pack(lined, 640, pad=make_padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     for number in (3, 4, 5):
-        update.begin(number, 1e-4)
+        update.begin_step(number, 1e-4)
         report = step(made, packed(lined), update, World(), torch.bfloat16)
-        evaluate(made, pack(lined, 640, pad=padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
+        evaluate_loss(made, pack(lined, 640, pad=make_padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
     with pytest.raises(RuntimeError, match="synchroniz"):
         report.gradient_norm.item()  # or the check was off
     torch.cuda.set_sync_debug_mode("default")
@@ -120,7 +126,7 @@ def test_the_loss_in_one_kernel_is_the_plain_one(dtype, tolerance, rows):
     for scale in (0.5, 0.25):  # another scale is no other kernel
         for part in mine:
             part.grad = None
-        scaled, each = linear_cross_entropy(*mine, targets, scale=scale, dtype=dtype, rows=rows)
+        scaled, each = linear_cross_entropy(*mine, targets, scale=scale, dtype=dtype, chunk_rows=rows)
         scaled.backward()
     near(each, expected, 1e-6 if dtype == torch.float32 else tolerance)
     near(mine[0].grad, plain[0].grad, tolerance)
@@ -133,7 +139,7 @@ def test_compiled_layers_learn_the_same_at_every_budget_in_less_memory(made, lin
         pytest.skip("this card or this machine has no compiler")
     precision = torch.float32 if tier == "fp32" else torch.bfloat16
     made.to(precision)
-    use_attention(made, precision)
+    set_attention(made, precision)
     plain, found = copy.deepcopy(made), []
     [batch, *_] = packed(lined)
     for budget, compiled in ((1.0, False), (1.0, True), (0.5, True), (0.0, True)):
@@ -151,7 +157,7 @@ def test_compiled_layers_learn_the_same_at_every_budget_in_less_memory(made, lin
         found.append((states.detach(), [weight.grad for weight in model.parameters()], kept))
     tolerance = 1e-4 if tier == "fp32" else 5e-2
     for states, gradients, _ in found[1:]:
-        near(states[: batch.tokens], found[0][0][: batch.tokens], tolerance)
+        near(states[: batch.unpadded_tokens], found[0][0][: batch.unpadded_tokens], tolerance)
         for mine, theirs in zip(gradients, found[0][1], strict=True):
             if theirs is not None:
                 near(mine, theirs, tolerance)
@@ -161,14 +167,14 @@ def test_compiled_layers_learn_the_same_at_every_budget_in_less_memory(made, lin
 
 def test_a_run_of_batches_compiles_each_layer_once(made, lined):
     made.to(torch.bfloat16)
-    use_attention(made, torch.bfloat16)
+    set_attention(made, torch.bfloat16)
     compile_layers(made)
     warm_up(made, packed(lined)[0], torch.bfloat16)
     graphs = counters["stats"]["unique_graphs"]
     for seed in range(3):
         chosen = [lined[index] for index in np.random.default_rng(seed).permutation(len(lined))[:7]]
-        update = Update(made, Train(rows_per_step=1, memory="8bit"))
-        update.begin(1, 1e-4)
+        update = Optimizer(made, TrainConfig(rows_per_step=1, memory="8bit"))
+        update.begin_step(1, 1e-4)
         step(made, packed(chosen), update, World(), torch.bfloat16)
     assert counters["stats"]["unique_graphs"] - graphs <= 1  # the update's own kernel
     assert not counters["graph_break"]
@@ -182,13 +188,13 @@ def test_learning_in_8_bits_stays_near_bf16(made, lined):
     for coded in (False, True):
         model = copy.deepcopy(made).to(torch.bfloat16)
         if coded:
-            use_float8(model)
-        use_attention(model, torch.bfloat16)
+            apply_float8(model)
+        set_attention(model, torch.bfloat16)
         compile_layers(model)
-        update = Update(model, Train(rows_per_step=1, memory="exact"))
+        update = Optimizer(model, TrainConfig(rows_per_step=1, memory="exact"))
         for number in range(1, 11):
-            update.begin(number, 1e-3)
+            update.begin_step(number, 1e-3)
             step(model, packed(lined), update, World(), torch.bfloat16)
-        losses.append(evaluate(model, packed(lined), CARD, torch.bfloat16).values()["loss"])
+        losses.append(evaluate_loss(model, packed(lined), CARD, torch.bfloat16).mean_losses()["loss"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)

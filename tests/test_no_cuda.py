@@ -13,7 +13,7 @@ from support.ranks import run_ranks
 from support.runs import quiet, settings, stop_after
 
 from thinktune.distributed import world as parallel
-from thinktune.model.attention import use_attention
+from thinktune.model.attention import set_attention
 from thinktune.train.loop import train
 
 
@@ -52,12 +52,12 @@ def functions_that_call_cuda():
 
 def test_what_only_cuda_cards_tell_is_asked_of_them_alone():
     found = dict(functions_that_call_cuda())
-    assert found, use_attention
+    assert found, set_attention
     assert all(found.values()), found
 
 
 def test_collectives_are_the_devices_own():
     """So that a card of another maker, whose backend torch knows by its plugin, needs no word of ours."""
-    assert "get_default_backend_for_device(device)" in inspect.getsource(parallel.join)
+    assert "get_default_backend_for_device(device)" in inspect.getsource(parallel.init_distributed)
     assert "nccl" not in inspect.getsource(parallel).replace("NCCL", "")
     assert torch.distributed.get_default_backend_for_device(torch.device("cpu")) == "gloo"

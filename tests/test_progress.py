@@ -4,11 +4,11 @@ from io import StringIO
 
 from rich.console import Console
 
-from thinktune.progress import live_bar, no_bar
+from thinktune.progress import no_bar, progress_bar
 
 
 def test_without_a_terminal_there_are_only_plain_lines(capsys):
-    with live_bar() as (say, bar):
+    with progress_bar() as (say, bar):
         bar(1, 10, 5.0)
         say("step 1/10 [1/2] 心脏")
     assert bar is no_bar
@@ -17,7 +17,7 @@ def test_without_a_terminal_there_are_only_plain_lines(capsys):
 
 def test_on_a_terminal_a_bar_moves_below_the_lines_and_is_gone_at_the_end():
     screen = StringIO()
-    with live_bar(Console(file=screen, force_terminal=True, width=100)) as (say, bar):
+    with progress_bar(Console(file=screen, force_terminal=True, width=100)) as (say, bar):
         bar(3, 12, None)
         say("step 3/12 [half] " + "x" * 120)
         bar(6, 12, 75.0)

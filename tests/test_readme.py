@@ -45,7 +45,7 @@ def test_every_verb_exists(text):
 def test_the_recipe_shown_is_one(text, tmp_path):
     [shown] = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
-    assert recipe.load(tmp_path / "mine.yaml").data.columns.reasoning == "think"
+    assert recipe.load_recipe(tmp_path / "mine.yaml").data.columns.reasoning == "think"
 
 
 def test_the_number_of_facts_is_true(text):

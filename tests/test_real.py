@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from thinktune.config import loading as recipe
-from thinktune.data.chat_template import Part
+from thinktune.data.chat_template import TokenKind
 from thinktune.data.pipeline import prepare
-from thinktune.data.summary import lines
-from thinktune.demo.tiny_model import Size, make_model
+from thinktune.data.summary import summary_lines
+from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.run import journal as track
 from thinktune.train.loop import train
 
@@ -22,7 +22,7 @@ PROMPT = "你是一个医学专家,你需要根据用户的问题,给出带有�
 @pytest.fixture(scope="module")
 def tree(real, official_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
-    size = Size(hidden=16, layers=1, heads=2, groups=1, head=8, inner=32)
+    size = ModelShape(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, intermediate_size=32)
     make_model(official_tokenizer, size).save_pretrained(folder / "start")
     official_tokenizer.save_pretrained(folder / "start")
     return {
@@ -42,7 +42,7 @@ def tree(real, official_tokenizer, tmp_path_factory):
 
 
 def test_every_real_row_is_rendered_byte_for_byte_as_the_official_template_writes_it(tree, real, official_tokenizer):
-    loaded = recipe.check(tree | {"data": tree["data"] | {"max_tokens": 4096, "validation": 0.0}}, "here")
+    loaded = recipe.validate_recipe(tree | {"data": tree["data"] | {"max_tokens": 4096, "validation": 0.0}}, "here")
     rows = prepare(loaded, official_tokenizer).train.replies()
     lines = (real / "medical" / "delicate_medical_r1_val.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == len(lines) == 241
@@ -55,14 +55,14 @@ def test_every_real_row_is_rendered_byte_for_byte_as_the_official_template_write
         ]
         text = official_tokenizer.apply_chat_template(messages, tokenize=False)
         assert official_tokenizer.decode(rendered.ids.tolist()) == text
-        learned = official_tokenizer.decode(rendered.ids[rendered.parts != Part.GIVEN].tolist())
+        learned = official_tokenizer.decode(rendered.ids[rendered.kinds != TokenKind.PROMPT].tolist())
         assert (
             learned == f"<think>\n{row['think'].strip(chr(10))}\n</think>\n\n{row['answer'].lstrip(chr(10))}<|im_end|>"
         )
 
 
 def test_the_real_rows_are_all_accounted_for(tree, official_tokenizer):
-    account = prepare(recipe.check(tree, "here"), official_tokenizer, print).account
+    account = prepare(recipe.validate_recipe(tree, "here"), official_tokenizer, print).summary
     assert account["rows_read"] == 241
     assert (account["over"]["1024"], account["over"]["2048"]) == (22, 1)
     found = {fault["fault"]: fault for fault in account["faults"]}
@@ -73,7 +73,7 @@ def test_the_real_rows_are_all_accounted_for(tree, official_tokenizer):
     }
     assert "3151 tokens" in found["too_long"]["examples"][0]
     assert account["train_rows"] + account["validation_rows"] == 240
-    assert any("22 over 1024, 1 over 2048" in line for line in lines(account))
+    assert any("22 over 1024, 1 over 2048" in line for line in summary_lines(account))
 
 
 def test_real_rows_train_end_to_end(tree, tmp_path):
@@ -84,7 +84,7 @@ def test_real_rows_train_end_to_end(tree, tmp_path):
         "data": tree["data"] | {"name": str(tmp_path / "rows.jsonl")},
         "train": tree["train"] | {"tokens_per_step": 2048},
     }
-    folder = train(recipe.check(few, "here"), print)
+    folder = train(recipe.validate_recipe(few, "here"), print)
     losses = [record["loss"] for record in track.read_metrics(folder) if record["kind"] == "eval"]
     assert losses[-1] < losses[0] - 0.5
     assert len(track.read_samples(folder)) == 2 * (len(losses) - 1)

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from thinktune.config import loading as recipes
-from thinktune.config.schema import WantedEngine
-from thinktune.data.sources import refuse_missing
-from thinktune.errors import Stopped, UserError, mask
+from thinktune.config.schema import EngineChoice
+from thinktune.data.sources import refuse_missing_paths
+from thinktune.errors import Stopped, UserError, redact
 
 if TYPE_CHECKING:
     from thinktune.distributed.world import World
@@ -46,7 +46,7 @@ def demo(
     """Run the whole pipeline on a small Qwen3 made on the spot: CPU, minutes."""
     from thinktune.demo.pipeline import demo as run_demo
 
-    with _going_on_later():
+    with _exit_when_stopped():
         run_demo(folder, _console())
 
 
@@ -59,36 +59,36 @@ def check(
 ) -> None:
     """Show what a recipe will train, before anything is spent; exit code 0 if it is ready, 2 if not."""
     try:
-        with _going_on_later("stopped; nothing was written, and the next check begins anew"):
+        with _exit_when_stopped("stopped; nothing was written, and the next check begins anew"):
             ready = _check(recipe, overrides or [], as_json, write)
     except (UserError, OSError) as error:
         if not as_json:
             raise
-        print(json.dumps({"verdict": "not ready", "stops": _faults(error)}, ensure_ascii=False, indent=2))
+        print(json.dumps({"verdict": "not ready", "stops": _error_messages(error)}, ensure_ascii=False, indent=2))
         ready = False
     if not ready:
         raise typer.Exit(2)
 
 
 def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
-    loaded = recipes.load(recipe, overrides)
-    refuse_missing(loaded)
+    loaded = recipes.load_recipe(recipe, overrides)
+    refuse_missing_paths(loaded)
     from thinktune.commands.check import check as run_check
-    from thinktune.commands.check import show
-    from thinktune.data.export import refuse_written, write_cleaned
+    from thinktune.commands.check import print_check
+    from thinktune.data.export import export_rows, refuse_existing
 
     if write:
-        refuse_written(write)
-    prepared, facts = run_check(loaded, _whisper)
+        refuse_existing(write)
+    prepared, facts = run_check(loaded, _say_to_stderr)
     ready = facts["verdict"] == "ready"
-    if write and not prepared.stops:
-        facts["written"] = write_cleaned(prepared, write, loaded.data.system)
+    if write and not prepared.stop_reasons:
+        facts["written"] = export_rows(prepared, write, loaded.data.system)
     elif write:
         facts["written"] = [f"{write}: nothing is written, for the rows are not ready"]
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
     else:
-        show(facts, _console())
+        print_check(facts, _console())
     return ready
 
 
@@ -97,33 +97,33 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train; the same command starts again where it stopped. Takes all cards of the machine, or torchrun's."""
     if "RANK" in os.environ:  # as torchrun and its kind say it
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # every rank would warn of what is meant
-        from thinktune.train.launcher import among_ranks
+        from thinktune.train.launcher import process_group
 
-        with _going_on_later(aloud=os.environ["RANK"] == "0"), among_ranks() as world:
+        with _exit_when_stopped(announce=os.environ["RANK"] == "0"), process_group() as world:
             _train(recipe, overrides or [], world)
         return
-    loaded = recipes.load(recipe, overrides or [])
-    refuse_missing(loaded)
-    from thinktune.train.launcher import cards_here, hand_over
+    loaded = recipes.load_recipe(recipe, overrides or [])
+    refuse_missing_paths(loaded)
+    from thinktune.train.launcher import device_count, launch_workers
 
-    if (cards := cards_here()) > 1:
+    if (cards := device_count()) > 1:
         _say(f"hands over to torchrun, one process for each of {cards} cards")
-        raise typer.Exit(hand_over(cards, recipe, overrides or []))
-    with _going_on_later():
+        raise typer.Exit(launch_workers(cards, recipe, overrides or []))
+    with _exit_when_stopped():
         _train(recipe, overrides or [])
 
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
-    loaded = recipes.load(recipe, overrides)
-    refuse_missing(loaded)
-    from thinktune.distributed.world import ALONE
-    from thinktune.progress import live_bar
+    loaded = recipes.load_recipe(recipe, overrides)
+    refuse_missing_paths(loaded)
+    from thinktune.distributed.world import SINGLE
+    from thinktune.progress import progress_bar
     from thinktune.train.loop import train as run_train
 
-    world = world or ALONE
-    with live_bar() as (say, bar):
+    world = world or SINGLE
+    with progress_bar() as (say, bar):
         folder = run_train(loaded, say, bar=bar, world=world)
-    if world.leads:
+    if world.is_main:
         _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
@@ -145,29 +145,29 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
 ) -> None:
     """Measure base against tuned, with intervals; the same command goes on where it stopped."""
-    sides = _sides(endpoint or [])
-    from thinktune.eval.comparison import comparison
-    from thinktune.eval.runner import Options, evaluate_run, regrade_run
-    from thinktune.report.run_page import write as write_page
-    from thinktune.tracking.trackers import send
+    sides = _endpoints_by_side(endpoint or [])
+    from thinktune.eval.comparison import comparison_tables
+    from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
+    from thinktune.report.run_page import write_run_page as write_page
+    from thinktune.tracking.trackers import update_trackers
 
-    say = _whisper if as_json else _say
-    with _going_on_later("stopped; the same command goes on after the last saved reply"):
+    say = _say_to_stderr if as_json else _say
+    with _exit_when_stopped("stopped; the same command goes on after the last saved reply"):
         if regrade:
-            found = regrade_run(run, thinking=thinking)
+            found = rescore_run(run, thinking=thinking)
         else:
-            options = Options(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
+            options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
             found = evaluate_run(run, say, options)
         write_page(run)
-    send(run, recipes.load(run / "recipe.yaml").track, say)
+    update_trackers(run, recipes.load_recipe(run / "recipe.yaml").track, say)
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
-    _console().print(comparison(found))
+    _console().print(comparison_tables(found))
     _say(f"report: {run / 'report.html'}")
 
 
-def _sides(endpoints: list[str]) -> dict[str, str]:
+def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
     """Endpoints by the side that they stand for."""
     found = {side: url for side, _, url in (text.partition("=") for text in endpoints)}
     wrong = sorted(set(found) - {"base", "tuned"})
@@ -179,14 +179,14 @@ def _sides(endpoints: list[str]) -> dict[str, str]:
 @app.command()
 def report(runs: RunPaths) -> None:
     """Write a run's page again; of several runs, one page that shows them side by side."""
-    from thinktune.checkpoint.store import refuse_no_run
+    from thinktune.checkpoint.store import require_run_folder
     from thinktune.report.comparison_page import write_comparison
-    from thinktune.report.run_page import write
+    from thinktune.report.run_page import write_run_page
 
     for run in runs:
-        refuse_no_run(run)
+        require_run_folder(run)
     for run in runs:
-        _say(f"report: {write(run)}")
+        _say(f"report: {write_run_page(run)}")
     if len(runs) > 1:
         _say(f"side by side: {write_comparison(runs)}")
 
@@ -210,14 +210,14 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8420,
     engine: Annotated[
-        WantedEngine, typer.Option(help="What writes replies; auto is vLLM where it and a GPU are.")
+        EngineChoice, typer.Option(help="What writes replies; auto is vLLM where it and a GPU are.")
     ] = "auto",
 ) -> None:
     """Open a chat page and an OpenAI-compatible API, reasoning and answer apart."""
-    from thinktune.serve.models import find_voices
+    from thinktune.serve.models import find_models
     from thinktune.serve.server import serve as run_serve
 
-    run_serve(find_voices(run, endpoint, model, engine, _say), host, port, _say)
+    run_serve(find_models(run, endpoint, model, engine, _say), host, port, _say)
 
 
 def main() -> None:
@@ -227,15 +227,15 @@ def main() -> None:
     try:
         app()
     except (UserError, OSError) as error:
-        faults = _faults(error)
+        faults = _error_messages(error)
     else:
         return
     for fault in faults:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(mask(fault))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(redact(fault))}", highlight=False, soft_wrap=True)
     raise SystemExit(2)
 
 
-def _faults(error: UserError | OSError) -> list[str]:
+def _error_messages(error: UserError | OSError) -> list[str]:
     if isinstance(error, UserError):
         return error.faults
     place = ": ".join([*getattr(error, "__notes__", ()), str(error.filename or "the system")])
@@ -243,8 +243,8 @@ def _faults(error: UserError | OSError) -> list[str]:
 
 
 @contextmanager
-def _going_on_later(
-    told: str = "stopped; the same command goes on from the last checkpoint", *, aloud: bool = True
+def _exit_when_stopped(
+    message: str = "stopped; the same command goes on from the last checkpoint", *, announce: bool = True
 ) -> Generator[None]:
     """A stop that was asked for ends with exit code 75, or 130 where nothing was saved, and says how to go on.
 
@@ -253,12 +253,12 @@ def _going_on_later(
     try:
         yield
     except Stopped as stopped:
-        if aloud:
+        if announce:
             Console(stderr=True).print(escape(str(stopped)), highlight=False, soft_wrap=True)
         raise typer.Exit(stopped.exit_code) from None
     except KeyboardInterrupt:
-        if aloud:
-            Console(stderr=True).print(told, highlight=False)
+        if announce:
+            Console(stderr=True).print(message, highlight=False)
         raise typer.Exit(130) from None
 
 
@@ -270,6 +270,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _whisper(line: str) -> None:
+def _say_to_stderr(line: str) -> None:
     """Progress beside a result that others may read from the standard output."""
     print(line, file=sys.stderr, flush=True)

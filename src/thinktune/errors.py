@@ -31,7 +31,7 @@ class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """
 
     EXIT_CODE = 75  # "temporary failure; try again", as sysexits.h has it
-    BY_LIMIT = "train.time_limit"  # the reason, where it was no signal
+    TIME_LIMIT = "train.time_limit"  # the reason, where it was no signal
 
     @property
     def exit_code(self) -> int:
@@ -40,26 +40,26 @@ class Stopped(Exception):  # noqa: N818 - no error: it was asked for
         After a signal to one process alone, as from a machine that is taken away, torchrun is to start the others anew.
         """
         may_start_again = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
-        return 0 if may_start_again and str(self).startswith(self.BY_LIMIT) else self.EXIT_CODE
+        return 0 if may_start_again and str(self).startswith(self.TIME_LIMIT) else self.EXIT_CODE
 
 
-def brief(error: BaseException, most: int = 300) -> str:
+def shorten_error(error: BaseException, max_characters: int = 300) -> str:
     """What another library's error says, on one line of at most so many characters."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    return " ".join(str(error).split())[:max_characters] or type(error).__name__
 
 
-_NAMES = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)S?$", re.IGNORECASE)
+_SECRET_NAMES = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)S?$", re.IGNORECASE)
 
 
-_SHAPES = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|ms-[0-9a-f]{8}-[0-9a-f-]{20,})")
+_SECRET_PATTERNS = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{16,}|ms-[0-9a-f]{8}-[0-9a-f-]{20,})")
 
 
-FEWEST = 8  # characters; a shorter value of the environment is more likely a word than a secret
+MIN_SECRET_CHARACTERS = 8  # characters; a shorter value of the environment is more likely a word than a secret
 
 
-def mask(text: str) -> str:
+def redact(text: str) -> str:
     """A text in which each token or key is three stars."""
     for name, value in os.environ.items():
-        if _NAMES.search(name) and len(value.strip()) >= FEWEST:
+        if _SECRET_NAMES.search(name) and len(value.strip()) >= MIN_SECRET_CHARACTERS:
             text = text.replace(value.strip(), "***")
-    return _SHAPES.sub("***", text)
+    return _SECRET_PATTERNS.sub("***", text)

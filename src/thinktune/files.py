@@ -7,34 +7,34 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none of the user's share
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none of the user's share
 
 
-def is_full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a disk had no room. Some libraries hand the system's number over as text alone."""
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         return True
-    return any(f"(os error {number})" in str(error) or f"[Errno {number}]" in str(error) for number in FULL)
+    return any(f"(os error {number})" in str(error) or f"[Errno {number}]" in str(error) for number in DISK_FULL_ERRNOS)
 
 
-def is_inside(name: str) -> bool:
+def is_safe_relative_path(name: str) -> bool:
     """Whether a relative name that a stranger gave stays in its folder, on any system."""
     kinds = (PurePosixPath(name), PureWindowsPath(name))
     return bool(name) and not any(path.is_absolute() or path.drive or ".." in path.parts for path in kinds)
 
 
-def refuse_outside(names: Iterable[str]) -> None:
+def refuse_unsafe_paths(names: Iterable[str]) -> None:
     """Raise OSError where a hub's list names a place outside a repository's folder."""
-    if unsafe := [name for name in names if not is_inside(name)]:
+    if unsafe := [name for name in names if not is_safe_relative_path(name)]:
         raise OSError(f"the hub lists {unsafe[0]!r}, which is no place inside a repository")
 
 
-def write_whole(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text so that a reader, or a crash, sees the old file or the new one and never a part."""
-    write_pieces(path, (text,))
+    atomic_write_stream(path, (text,))
 
 
-def write_pieces(path: Path, texts: Iterable[str]) -> None:
+def atomic_write_stream(path: Path, texts: Iterable[str]) -> None:
     """Write texts one after another, as they come, to one UTF-8 file; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -46,17 +46,17 @@ def write_pieces(path: Path, texts: Iterable[str]) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON, whole or not at all."""
-    write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    atomic_write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_json_lines(path: Path, records: Iterable[Any]) -> None:
     """Write values as JSON, one a line, whole or not at all."""
-    write_pieces(path, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    atomic_write_stream(path, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def read_json(path: Path) -> Any:
@@ -64,7 +64,7 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make renames inside a folder last through a power cut, where the system lets a folder be flushed."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
@@ -74,12 +74,12 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def sync_tree(folder: Path) -> None:
+def fsync_tree(folder: Path) -> None:
     """Flush every file and folder below a folder to the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         else:
-            sync_folder(path)
-    sync_folder(folder)
+            fsync_folder(path)
+    fsync_folder(folder)

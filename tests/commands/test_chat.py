@@ -7,14 +7,14 @@ from thinktune.commands import chat as room
 from thinktune.data.chat_template import render_prompt
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import Piece
-from thinktune.inference.requests import Completion, Sampling
+from thinktune.inference.requests import Completion, SamplingParams
 from thinktune.inference.session import Session
 
 
 def test_later_turns_see_earlier_answers_without_their_reasoning(tokenizer):
     session = Session("Be kind.")
-    session.answered("q?", Completion("why", "a.", 9, 4, "end", closed=True))
-    assert tokenizer.decode(render_prompt(session.asked("r?", Sampling(8)).turns, tokenizer)) == (
+    session.add_reply("q?", Completion("why", "a.", 9, 4, "end", closed=True))
+    assert tokenizer.decode(render_prompt(session.make_request("r?", SamplingParams(8)).turns, tokenizer)) == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nq?<|im_end|>\n"
         "<|im_start|>assistant\na.<|im_end|>\n<|im_start|>user\nr?<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -32,7 +32,7 @@ def talk(model, tokenizer, monkeypatch):
             yield from pieces
 
         monkeypatch.setattr(Engine, "stream", stream)
-        opened = (Engine(model, tokenizer), Session(None), Sampling(8))
+        opened = (Engine(model, tokenizer), Session(None), SamplingParams(8))
         monkeypatch.setattr(room, "open_engine", lambda _: opened)
         console, coming = Console(width=80, force_terminal=True, color_system="standard"), iter(lines)
 

@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 from support.runs import settings
 
-from thinktune.commands.check import check, coloured, prove, show
+from thinktune.commands.check import check, colour_tokens, print_check, verify_tokens
 from thinktune.config import loading as recipe
-from thinktune.data.dataset import digest
-from thinktune.data.export import write_cleaned
-from thinktune.data.pipeline import prepare, survey
-from thinktune.data.summary import BINS, blocks
+from thinktune.data.dataset import reply_digest
+from thinktune.data.export import export_rows
+from thinktune.data.pipeline import prepare, prepare_with_faults
+from thinktune.data.summary import HISTOGRAM_BINS, sparkline
 from thinktune.errors import UserError
 
 ROWS = [
@@ -61,7 +61,7 @@ What is learned of rows.jsonl:1, token by token:
 
 def shown(facts, **options):
     console = Console(file=io.StringIO(), width=120, **options)
-    show(facts, console)
+    print_check(facts, console)
     return console.file.getvalue()
 
 
@@ -81,7 +81,7 @@ def recipe_of(tree):
 
 def test_what_is_shown_is_the_golden_text(recipe_of):
     prepared, facts = check(recipe_of(), print)
-    account = prepared.account
+    account = prepared.summary
     told = plain(shown(facts))
     expected = GOLDEN.replace("TOKENS", str(account["train_tokens"])).replace(
         "LEARNED", str(account["train_learned_tokens"])
@@ -97,16 +97,16 @@ def test_every_token_of_the_row_is_there_and_coloured_by_its_part(recipe_of, tok
     prepared, facts = check(recipe_of(), print)
     [row] = facts["shown"]
     reply = prepared.train.replies([0])[0]
-    assert row["row"] == reply.row
+    assert row["row"] == reply.source
     assert "".join(piece for _, piece in row["pieces"]) == tokenizer.decode(reply.ids.tolist())
-    text = coloured(row["pieces"])
+    text = colour_tokens(row["pieces"])
     answer = text.plain.index("血液0")
     assert {str(span.style) for span in text.spans if span.start <= answer < span.end} <= {"green", "green underline"}
     assert "\x1b[32m" in shown(facts, force_terminal=True, color_system="standard")
 
 
 def test_nothing_in_a_row_commands_the_terminal():
-    assert coloured([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[given] a\\x1b[2Jb\\u202ec\n"
+    assert colour_tokens([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[given] a\\x1b[2Jb\\u202ec\n"
 
 
 def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe_of):
@@ -121,23 +121,23 @@ def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe
 
 
 def test_all_rows_that_stop_are_told_with_the_rest_of_the_account(recipe_of, tokenizer):
-    prepared = survey(recipe_of(faults={"blank": "stop", "handed_answer": "stop"}), tokenizer, print)
-    assert len(prepared.stops) == 2
-    assert "data.faults: {blank: drop}" in prepared.stops[1]
-    assert prepared.account["stopping_rows"] == 2
+    prepared = prepare_with_faults(recipe_of(faults={"blank": "stop", "handed_answer": "stop"}), tokenizer, print)
+    assert len(prepared.stop_reasons) == 2
+    assert "data.faults: {blank: drop}" in prepared.stop_reasons[1]
+    assert prepared.summary["stopping_rows"] == 2
 
 
 def test_tokens_that_are_not_the_templates_or_not_those_that_were_made_are_found(recipe_of, tokenizer):
     prepared = prepare(recipe_of(), tokenizer)
-    store = prepared.train.store
+    store = prepared.train.dataset
     changed = store.ids.copy()
     changed[int(store.replies["start"][2]) + 3] += 1
     object.__setattr__(store, "ids", changed)
     with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; remove "):
-        prove(prepared, tokenizer)
-    store.replies["digest"][2] = digest(store.reply(2))
+        verify_tokens(prepared, tokenizer)
+    store.replies["digest"][2] = reply_digest(store.reply(2))
     with pytest.raises(UserError, match=r"rows\.jsonl:3: its ids are not those"):
-        prove(prepared, tokenizer)
+        verify_tokens(prepared, tokenizer)
 
 
 def run(*arguments, cwd):
@@ -147,7 +147,7 @@ def run(*arguments, cwd):
 
 def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path):
     made = recipe_of()
-    (tmp_path / "mine.yaml").write_text(recipe.dump(made), encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(recipe.dump_recipe(made), encoding="utf-8")
     done = run("check", "mine.yaml", "--json", "--write", "cleaned", cwd=tmp_path)
     facts = json.loads(done.stdout)
     assert (done.returncode, facts["verdict"]) == (0, "ready")
@@ -172,7 +172,7 @@ def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path)
 @pytest.mark.parametrize("system", [None, "你是医生。"])
 def test_cleaned_rows_are_read_back_as_the_same_tokens(recipe_of, tokenizer, tmp_path, system):
     first = prepare(recipe_of(validation=0.3, system=system), tokenizer)
-    said = write_cleaned(first, tmp_path / "out", system)
+    said = export_rows(first, tmp_path / "out", system)
     assert [line.split(": ")[1].split(",")[0] for line in said] == [
         f"{len(first.train)} rows",
         f"{len(first.validation)} rows",
@@ -184,7 +184,7 @@ def test_cleaned_rows_are_read_back_as_the_same_tokens(recipe_of, tokenizer, tmp
     for side in ("train", "validation"):
         mine, theirs = getattr(first, side), getattr(again, side)
         assert [row.ids.tolist() for row in mine.replies()] == [row.ids.tolist() for row in theirs.replies()]
-    assert sum(again.account[key] for key in ("dropped_rows", "stopping_rows")) == 0
+    assert sum(again.summary[key] for key in ("dropped_rows", "stopping_rows")) == 0
 
 
 def test_longer_conversations_are_written_as_messages(recipe_of, tokenizer, tmp_path):
@@ -195,7 +195,7 @@ def test_longer_conversations_are_written_as_messages(recipe_of, tokenizer, tmp_
     ]
     turns += [{"role": "user", "content": "r"}, {"role": "assistant", "content": "b", "reasoning_content": "think"}]
     first = prepare(recipe_of([{"messages": turns, "keypoint": "b"}]), tokenizer)
-    write_cleaned(first, tmp_path, None)
+    export_rows(first, tmp_path, None)
     [row] = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant", "user", "assistant"]
     again = prepare(recipe_of([row]), tokenizer)
@@ -204,8 +204,8 @@ def test_longer_conversations_are_written_as_messages(recipe_of, tokenizer, tmp_
 
 
 def test_a_histogram_shows_every_bin_that_holds_a_row():
-    counts = [0] * BINS
+    counts = [0] * HISTOGRAM_BINS
     counts[2], counts[7] = 1000, 1
-    drawn = blocks({"width": 10, "counts": counts})
-    assert len(drawn) == BINS
+    drawn = sparkline({"width": 10, "counts": counts})
+    assert len(drawn) == HISTOGRAM_BINS
     assert (drawn[2], drawn[7], drawn[3]) == ("█", "▁", " ")

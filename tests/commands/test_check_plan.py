@@ -13,9 +13,9 @@ from thinktune.checkpoint import store as checkpoint
 from thinktune.commands.check import check
 from thinktune.files import read_json, write_json
 from thinktune.planner import disk_space as disk
-from thinktune.planner.activation_budgets import layers
-from thinktune.planner.trace import NOWHERE
-from thinktune.train.dry_run import dry_step
+from thinktune.planner.activation_budgets import trace_layers
+from thinktune.planner.trace import META
+from thinktune.train.dry_run import dry_run
 from thinktune.train.loop import train
 from thinktune.train.setup import open_run
 
@@ -75,24 +75,24 @@ def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
     facts = recipe.run_folder / "environment.json"
     write_json(facts, read_json(facts) | {"chunk_rows": 7})
     taken.clear()
-    dry_step(open_run(recipe, quiet, ("test",)))
+    dry_run(open_run(recipe, quiet, ("test",)))
     train(recipe, quiet)
     assert set(taken) == {(True, 7), (False, 7)}
 
 
 def test_layers_are_traced_once_and_read_from_the_disk_after(model, monkeypatch):
-    first = layers(model.config, BF16, NOWHERE, compiled=False)
-    monkeypatch.setattr("thinktune.planner.activation_budgets.layer", None)
-    assert layers(model.config, BF16, NOWHERE, compiled=False) == first
+    first = trace_layers(model.config, BF16, META, compiled=False)
+    monkeypatch.setattr("thinktune.planner.activation_budgets.trace_layer", None)
+    assert trace_layers(model.config, BF16, META, compiled=False) == first
     with pytest.raises(TypeError):
-        layers(model.config, model.dtype, NOWHERE, compiled=False)
+        trace_layers(model.config, model.dtype, META, compiled=False)
 
 
 @pytest.mark.slow
 def test_a_compiled_layer_keeps_less_and_works_more_as_its_budget_falls(model):
-    found = layers(model.config, BF16, NOWHERE, compiled=True)
-    kept = [found[budget].kept.a_token for budget in sorted(found)]
-    operations = [found[budget].operations for budget in sorted(found, reverse=True)]
+    found = trace_layers(model.config, BF16, META, compiled=True)
+    kept = [found[budget].saved.per_token for budget in sorted(found)]
+    operations = [found[budget].recompute_factor for budget in sorted(found, reverse=True)]
     assert kept == sorted(kept)
     assert kept[0] == 0 < kept[-1]
     assert operations == sorted(operations)
@@ -107,18 +107,20 @@ def tensor_bytes(file):
 
 @pytest.mark.parametrize("memory", ["fp32", "exact-bf16", "4bit"])
 def test_check_says_what_the_run_will_write(tree, memory):
-    """Each figure against the files of a run that came to its end; the base is fp32, so `final` is, too."""
+    """Each figure against the files of a run that came to its end; the base is fp32, so `final_bytes` is, too."""
     recipe = settings(tree, train={"memory": memory, "epochs": 1})
     _, facts = check(recipe, quiet)
     needs = json.loads(json.dumps(facts["disk"]))
     folder = train(recipe, quiet)
-    last = checkpoint.find(folder, "last").folder
+    last = checkpoint.find_checkpoint(folder, "last").folder
     weights, state = (tensor_bytes(last / file) for file in ("model.safetensors", "state/state.safetensors"))
     assert needs["best_weights_bytes"] == pytest.approx(weights, rel=0.05)
     assert needs["checkpoint_bytes"] == pytest.approx(weights + state, rel=0.05)
     assert needs["final_bytes"] == pytest.approx(tensor_bytes(folder / "final" / "model.safetensors"), rel=0.05)
     second = max(needs["checkpoint_bytes"], needs["final_bytes"])
-    assert needs["most_bytes"] - disk.BESIDE_BYTES == needs["checkpoint_bytes"] + needs["best_weights_bytes"] + second
+    assert (
+        needs["most_bytes"] - disk.OTHER_FILES_BYTES == needs["checkpoint_bytes"] + needs["best_weights_bytes"] + second
+    )
     assert (needs["fits"], needs["held_bytes"]) == (True, 0)
     gib = [f"{needs[name] / 2**30:.2f}" for name in ("most_bytes", "free_bytes")]
     [line] = [line for line in shown(facts).splitlines() if line.startswith("disk: ")]
@@ -128,7 +130,7 @@ def test_check_says_what_the_run_will_write(tree, memory):
 
 
 def test_a_disk_too_small_is_a_stop_where_the_run_would_be(tree, monkeypatch):
-    monkeypatch.setattr(disk, "room", lambda _: disk.Room(free=2**20, held=0))
+    monkeypatch.setattr(disk, "disk_space", lambda _: disk.DiskSpace(free_bytes=2**20, run_folder_bytes=0))
     _, facts = check(settings(tree), quiet)
     assert (facts["verdict"], facts["disk"]["fits"]) == ("not ready", False)
     [stop] = facts["stops"]

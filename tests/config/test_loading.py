@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 import thinktune
 from thinktune.config import loading as recipe
-from thinktune.config.row_faults import KINDS
+from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
 from thinktune.errors import UserError
 
@@ -39,9 +39,9 @@ def knobs(section=Recipe, prefix=""):
 
 
 def test_a_recipe_written_out_is_read_back_equal(tmp_path):
-    first = recipe.load(write(tmp_path, SMALL), ["data.system=你是医生", "train.learning_rate=1e-5"])
-    (tmp_path / "again.yaml").write_text(recipe.dump(first), encoding="utf-8")
-    assert recipe.load(tmp_path / "again.yaml") == first
+    first = recipe.load_recipe(write(tmp_path, SMALL), ["data.system=你是医生", "train.learning_rate=1e-5"])
+    (tmp_path / "again.yaml").write_text(recipe.dump_recipe(first), encoding="utf-8")
+    assert recipe.load_recipe(tmp_path / "again.yaml") == first
 
 
 @given(
@@ -55,11 +55,11 @@ def test_any_recipe_survives_being_written_out(rate, share, prompt):
         "data": {"name": "d", "validation": share, "system": prompt},
         "train": {"rows_per_step": 1, "learning_rate": rate},
     }
-    first = recipe.check(tree, "here")
+    first = recipe.validate_recipe(tree, "here")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8", newline="") as file:
-        file.write(recipe.dump(first))
+        file.write(recipe.dump_recipe(first))
         file.flush()
-        again = recipe.load(Path(file.name))
+        again = recipe.load_recipe(Path(file.name))
     assert again.model_copy(update={"name": first.name}) == first
 
 
@@ -70,7 +70,7 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
         "train": {"learning_rat": 1, "schedule": "wavy", "rows_per_step": 1},
     }
     with pytest.raises(UserError) as caught:
-        recipe.load(write(tmp_path, tree))
+        recipe.load_recipe(write(tmp_path, tree))
     told = "\n".join(caught.value.faults)
     assert len(caught.value.faults) == 5
     assert "model.name: is missing" in told
@@ -98,37 +98,39 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
 )
 def test_a_wrong_override_is_explained(tmp_path, override, told):
     with pytest.raises(UserError, match=told):
-        recipe.load(write(tmp_path, SMALL), [override])
+        recipe.load_recipe(write(tmp_path, SMALL), [override])
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "\x00"])
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match="mine"):
-        recipe.load(tmp_path / "mine.yaml")
+        recipe.load_recipe(tmp_path / "mine.yaml")
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match=r"nowhere\.yaml"):
-        recipe.load(Path("nowhere.yaml"))
+        recipe.load_recipe(Path("nowhere.yaml"))
 
 
 @pytest.mark.parametrize("text", ["1e-5", "2E-5", "1.5e-5"])
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path, text):
-    first = recipe.load(write(tmp_path, SMALL), [f"data.system='{text}'"])
+    first = recipe.load_recipe(write(tmp_path, SMALL), [f"data.system='{text}'"])
     assert first.data.system == text
-    (tmp_path / "again.yaml").write_text(recipe.dump(first), encoding="utf-8")
-    assert recipe.load(tmp_path / "again.yaml") == first
+    (tmp_path / "again.yaml").write_text(recipe.dump_recipe(first), encoding="utf-8")
+    assert recipe.load_recipe(tmp_path / "again.yaml") == first
 
 
 @pytest.mark.parametrize("text", ["1e-5", "2E-5", "1.5e-5"])
 def test_scientific_notation_is_a_number(tmp_path, text):
-    assert recipe.load(write(tmp_path, SMALL), [f"train.learning_rate={text}"]).train.learning_rate == float(text)
+    assert recipe.load_recipe(write(tmp_path, SMALL), [f"train.learning_rate={text}"]).train.learning_rate == float(
+        text
+    )
 
 
 def test_the_files_stem_names_the_run(tmp_path):
     for extra in ({}, {"name": None}):
-        assert recipe.load(write(tmp_path, SMALL | extra)).run_folder == Path("runs/mine")
+        assert recipe.load_recipe(write(tmp_path, SMALL | extra)).run_folder == Path("runs/mine")
 
 
 def test_there_are_at_most_61_knobs_and_each_is_explained():
@@ -150,19 +152,21 @@ def test_every_knob_is_read_somewhere():
 
 def test_every_fault_is_found_somewhere():
     rooms = "".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py") if path.stem != "faults")
-    assert not [fault for fault in KINDS if f'"{fault}"' not in rooms]
+    assert not [fault for fault in ROW_FAULTS if f'"{fault}"' not in rooms]
 
 
 def test_every_fault_has_a_policy_and_wrong_ones_are_all_told():
-    chosen = recipe.check(SMALL | {"data": {"name": "d", "faults": {"blank": "stop"}}}, "here").data.faults
-    assert set(chosen) == set(KINDS)
+    chosen = recipe.validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blank": "stop"}}}, "here").data.faults
+    assert set(chosen) == set(ROW_FAULTS)
     assert (chosen["blank"], chosen["leak"]) == ("stop", "drop")
     with pytest.raises(UserError) as caught:
-        recipe.check(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep", "leak": 1}}}, "here")
+        recipe.validate_recipe(
+            SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep", "leak": 1}}}, "here"
+        )
     told = str(caught.value)
     assert "data.faults" in told
     with pytest.raises(UserError) as caught:
-        recipe.check(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep"}}}, "here")
+        recipe.validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep"}}}, "here")
     told = str(caught.value)
     assert "blnk is no fault; did you mean blank?" in told
     assert "blank is 'keep'; write one of drop, stop" in told
@@ -170,7 +174,7 @@ def test_every_fault_has_a_policy_and_wrong_ones_are_all_told():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_load(path):
-    recipe.load(path)
+    recipe.load_recipe(path)
 
 
 def test_the_page_of_knobs_is_the_one_that_the_recipe_makes():
@@ -182,6 +186,6 @@ def test_the_page_of_knobs_is_the_one_that_the_recipe_makes():
 
 def test_a_key_of_older_recipes_is_told_its_new_name():
     with pytest.raises(UserError, match=r"train\.recompute: unknown key; did you mean activation_budget\?"):
-        recipe.check(
+        recipe.validate_recipe(
             {"model": {"name": "m"}, "data": {"name": "d"}, "train": {"rows_per_step": 1, "recompute": True}}, "here"
         )

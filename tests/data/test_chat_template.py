@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data.chat_template import Part, render, render_prompt
+from thinktune.data.chat_template import TokenKind, render, render_prompt
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
 
@@ -36,7 +36,7 @@ def official(turns, tokenizer, **options):
 
 
 def learned_text(rendered, tokenizer):
-    ids = [int(token) for token, part in zip(rendered.ids, rendered.parts, strict=True) if part != Part.GIVEN]
+    ids = [int(token) for token, part in zip(rendered.ids, rendered.parts, strict=True) if part != TokenKind.PROMPT]
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
@@ -49,15 +49,15 @@ def assert_faithful(turns, tokenizer):
     prompt = official(turns[:-1], tokenizer, add_generation_prompt=True)
     assert render_prompt(turns[:-1], tokenizer) == prompt
     assert last.ids[: len(prompt)].tolist() == prompt
-    assert not last.parts[: len(prompt)].any()
+    assert not last.kinds[: len(prompt)].any()
     reply = turns[-1]
     expected = "<think>\n" + reply.reasoning.strip("\n") + "\n</think>\n\n" + reply.content.lstrip("\n") + "<|im_end|>"
     assert learned_text(last, tokenizer) == expected
-    learned = last.parts[last.parts != Part.GIVEN].tolist()
+    learned = last.kinds[last.kinds != TokenKind.PROMPT].tolist()
     assert learned == sorted(learned)  # reasoning, then answer, then end
-    assert learned[-1] == Part.END
-    assert learned.count(Part.END) == 1
-    assert last.ids[last.parts == Part.END][0] == tokenizer.eos_token_id
+    assert learned[-1] == TokenKind.END
+    assert learned.count(TokenKind.END) == 1
+    assert last.ids[last.kinds == TokenKind.END][0] == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -79,7 +79,7 @@ def test_the_literal_ids_of_qwen3(official_tokenizer):
         151644, 872, 198, 14990, 151645, 198, 151644, 77091, 198,
         151667, 198, 385, 1826, 198, 151668, 271, 34084, 151645, 198,
     ]  # fmt: skip
-    assert rendered.parts.tolist() == [0] * 9 + [1] * 7 + [2, 3, 0]
+    assert rendered.kinds.tolist() == [0] * 9 + [1] * 7 + [2, 3, 0]
 
 
 plain_text = st.text(st.characters(codec="utf-8", exclude_characters="<>|"), min_size=1, max_size=30).filter(str.strip)

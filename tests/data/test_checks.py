@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.row_checks import AUFSATZ, EN, ESSAY, PLACES, ZH, conversation, example, judged, texts_of
 
-from thinktune.config.row_faults import KINDS, resolve
-from thinktune.data.checks import judge
+from thinktune.config.row_faults import ROW_FAULTS, resolve_policies
+from thinktune.data.checks import check_example
 from thinktune.data.types import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
-MINE = KINDS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}
+MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}
 ACTIONS = {"keep": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
 
 # The fault, the usual row, the field that is wrong, its text, what repair makes of it (None: nothing sure), the sentence.
@@ -92,7 +92,7 @@ def test_every_fault_is_in_the_table_in_both_languages():
 
 @pytest.mark.parametrize(
     ("fault", "base", "field", "text", "mended", "told", "policy"),
-    [(*case, policy) for case in WRONG for policy in KINDS[case[0]].policies],
+    [(*case, policy) for case in WRONG for policy in ROW_FAULTS[case[0]].policies],
 )
 def test_a_fault_is_told_and_handled_by_its_policy(fault, base, field, text, mended, told, policy):
     wrong = example({**base, field: text})
@@ -155,9 +155,9 @@ def test_one_unsure_tag_drops_the_row_and_is_told_first():
 
 def test_phrases_and_tokens_are_texts_and_not_patterns():
     row = example({**ZH, "think": "答案（见上）已知，心脏推动血液。"})
-    found = judge(row, PLACES, resolve({}), ["答案（见上）", ""], ["[a-z]", "(", ""])
+    found = check_example(row, PLACES, resolve_policies({}), ["答案（见上）", ""], ["[a-z]", "(", ""])
     assert [finding.fault for finding in found.findings] == ["handed_answer"]
-    assert judge(row, PLACES, resolve({}), [], []).example is row
+    assert check_example(row, PLACES, resolve_policies({}), [], []).example is row
 
 
 @pytest.mark.parametrize("text", ["<think>" * 20_000 + "x", "<think>" + " " * 99_999 + "x", " x" + "\n  " * 99_999])
@@ -187,7 +187,7 @@ BITS += [
 ]
 TEXTS = st.lists(st.sampled_from(BITS), max_size=9).map("".join)
 TURNS = st.builds(lambda question, reply: (Turn("user", question), reply), TEXTS, st.builds(Turn, st.just("assistant"), TEXTS, TEXTS))  # fmt: skip
-POLICIES = st.fixed_dictionaries({fault: st.sampled_from(KINDS[fault].policies) for fault in MINE})
+POLICIES = st.fixed_dictionaries({fault: st.sampled_from(ROW_FAULTS[fault].policies) for fault in MINE})
 LENIENT = POLICIES.map(
     lambda chosen: {**chosen, "think_tag": "repair", "control_token": "keep", "no_reasoning": "drop"}
 )

@@ -10,7 +10,7 @@ ASKED, TOLD, UNTHOUGHT = (
     Turn("assistant", "乙。", "想一想。"),
     Turn("assistant", "Yes, of course."),
 )
-HISTORY = Turn("assistant", "", learned=False)
+HISTORY = Turn("assistant", "", trained=False)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_last_question_without_a_reply_is_left_out(policy, turns, action, beco
 @pytest.mark.parametrize(
     ("policy", "action", "becomes"),
     [
-        ("drop", "repaired", (ASKED, TOLD, ASKED, Turn("assistant", "Yes, of course.", learned=False))),
+        ("drop", "repaired", (ASKED, TOLD, ASKED, Turn("assistant", "Yes, of course.", trained=False))),
         ("keep", "kept", (ASKED, TOLD, ASKED, UNTHOUGHT)),
         ("stop", "stops", None),
     ],

@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinktune.config.schema import Columns
-from thinktune.data.columns import Drafted, count_columns, detect, refuse_unused, to_example
+from thinktune.config.schema import ColumnsConfig
+from thinktune.data.columns import (
+    UncheckedExample,
+    count_unused_columns,
+    detect_columns,
+    refuse_unused_columns,
+    to_example,
+)
 from thinktune.data.readers import read_rows
 from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError
@@ -18,7 +24,7 @@ CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
 def look(*rows, columns=None, ignore=()):
     numbered = [RawRow(f"rows.jsonl:{number}", row) for number, row in enumerate(rows, start=1)]
-    return detect(numbered, Columns(**(columns or {})), ignore, "rows.jsonl")
+    return detect_columns(numbered, ColumnsConfig(**(columns or {})), ignore, "rows.jsonl")
 
 
 def refused(*rows, columns=None, ignore=(), sample=None):
@@ -26,9 +32,9 @@ def refused(*rows, columns=None, ignore=(), sample=None):
     layout = look(*(sample or rows), columns=columns, ignore=ignore)
     counts = {}
     for row in rows:
-        count_columns(RawRow("rows.jsonl:1", row), layout, counts)
+        count_unused_columns(RawRow("rows.jsonl:1", row), layout, counts)
     try:
-        refuse_unused(counts, layout, "rows.jsonl")
+        refuse_unused_columns(counts, layout, "rows.jsonl")
     except UserError as error:
         return error.faults
     return []
@@ -57,15 +63,15 @@ def test_a_layout_is_found_and_told_in_one_line(row, told):
 
 def test_the_first_of_several_spellings_is_taken_and_the_recipe_comes_before_it():
     row = {"instruction": "i", "question": "q", "cot": "c", "think": "t", "solution": "s", "answer": "a"}
-    assert look(row).mapping == "{question: question, reasoning: think, answer: answer}"
+    assert look(row).as_recipe_value == "{question: question, reasoning: think, answer: answer}"
     given = {"question": "instruction", "reasoning": "cot"}
-    assert look(row, columns=given).mapping == "{question: instruction, reasoning: cot, answer: answer}"
+    assert look(row, columns=given).as_recipe_value == "{question: instruction, reasoning: cot, answer: answer}"
     assert (
-        look(row, ignore=["question", "think", "answer"]).mapping
+        look(row, ignore=["question", "think", "answer"]).as_recipe_value
         == "{question: instruction, reasoning: cot, answer: solution}"
     )
     assert (
-        look({"messages": CHAT, "a b": "q", "answer": "a"}, columns={"question": "a b"}).mapping
+        look({"messages": CHAT, "a b": "q", "answer": "a"}, columns={"question": "a b"}).as_recipe_value
         == "{question: a b, answer: answer}"
     )
 
@@ -110,7 +116,7 @@ def test_a_file_without_a_readable_row_says_why():
         ([gbk], r"mend it, or write data.faults: {encoding: repair}"),
     ):
         with pytest.raises(UserError, match=told):
-            detect(rows, Columns(), (), "rows.jsonl")
+            detect_columns(rows, ColumnsConfig(), (), "rows.jsonl")
 
 
 def test_an_unused_column_full_of_text_stops_the_run_with_the_whole_mapping():
@@ -208,10 +214,10 @@ def test_any_json_anywhere_gives_an_example_or_a_reason(sample, row):
     counts = {}
     for columns in (*sample, row):
         raw = RawRow("rows.jsonl:7", columns)
-        count_columns(raw, layout, counts)
+        count_unused_columns(raw, layout, counts)
         check(to_example(raw, layout))
     try:
-        refuse_unused(counts, layout, "rows.jsonl")
+        refuse_unused_columns(counts, layout, "rows.jsonl")
     except UserError as error:
         assert all(sentence.encode() for sentence in error.faults)
 
@@ -252,9 +258,9 @@ REAL = {  # rows, examples, findings
 @pytest.mark.parametrize("name", REAL)
 def test_the_files_of_other_tools_load(real, name):
     found = list(read_rows(real / "formats" / name, name, repair_encoding=False))
-    layout = detect(found[:9], Columns(), ["tools"], name)
+    layout = detect_columns(found[:9], ColumnsConfig(), ["tools"], name)
     results = [to_example(row, layout) for row in found]
-    assert (len(results), sum(isinstance(result, Drafted) for result in results)) == REAL[name]
+    assert (len(results), sum(isinstance(result, UncheckedExample) for result in results)) == REAL[name]
     assert {result.sentence.rpartition(": ")[2] for result in results if isinstance(result, Finding)} <= {
         "calls tools, which is not trained yet"
     }
@@ -272,4 +278,7 @@ def test_the_medical_rows_stop_with_their_mapping_and_then_load(real):
     assert refused(*found, ignore=ignore) == []
     layout = look(*found, ignore=ignore)
     results = [to_example(RawRow("x:1", row), layout) for row in found]
-    assert sum(isinstance(result, Drafted) and bool(result.example.turns[1].reasoning) for result in results) == 241
+    assert (
+        sum(isinstance(result, UncheckedExample) and bool(result.example.turns[1].reasoning) for result in results)
+        == 241
+    )

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinktune.data.duplicates import (
-    BANDS,
-    NEIGHBOURS,
-    SIMILAR,
-    duplicates,
+    MAX_NEIGHBOURS,
+    MIN_JACCARD,
+    MINHASH_WORDS,
+    candidate_pairs,
+    find_duplicates,
+    find_leaks,
+    find_near_duplicates,
+    fingerprint,
     jaccard,
-    keys,
-    leaks,
-    near_duplicates,
-    neighbours,
+    normalize_text,
     question_text,
-    twin_key,
 )
 from thinktune.data.types import Example, Turn
 
@@ -45,9 +45,9 @@ def conversation(*contents):
 
 
 def near(questions, exact=None):
-    bands = np.array([keys(example(question)).bands for question in questions])
+    bands = np.array([fingerprint(example(question)).minhash for question in questions])
     exact = np.arange(len(questions), dtype=np.uint64) if exact is None else np.array(exact, np.uint64)
-    return list(near_duplicates(bands, exact, questions.__getitem__))
+    return list(find_near_duplicates(bands, exact, questions.__getitem__))
 
 
 few = st.lists(st.integers(0, 9).map(lambda number: number * 2**60), max_size=40)
@@ -57,7 +57,7 @@ few = st.lists(st.integers(0, 9).map(lambda number: number * 2**60), max_size=40
 def test_duplicates_are_what_a_dictionary_finds(rows):
     first = {}
     expected = [first.setdefault(row, index) for index, row in enumerate(rows)]
-    found = duplicates(np.array(rows, np.uint64))
+    found = find_duplicates(np.array(rows, np.uint64))
     assert found.tolist() == [earlier if earlier != index else -1 for index, earlier in enumerate(expected)]
 
 
@@ -69,7 +69,7 @@ def test_leaks_are_what_a_dictionary_finds(questions, chance):
         if held[index]:
             first.setdefault(question, index)
     expected = [-1 if held[index] else first.get(question, -1) for index, question in enumerate(questions)]
-    assert leaks(np.array(questions, np.uint64), np.array(held, bool)).tolist() == expected
+    assert find_leaks(np.array(questions, np.uint64), np.array(held, bool)).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -81,19 +81,26 @@ def test_leaks_are_what_a_dictionary_finds(questions, chance):
     ],
 )
 def test_case_white_space_and_width_make_no_difference(other):
-    ours, theirs = keys(example("What does the heart pump?")), keys(example(other))
-    assert (ours.question, ours.row, ours.bands.tolist()) == (theirs.question, theirs.row, theirs.bands.tolist())
+    ours, theirs = fingerprint(example("What does the heart pump?")), fingerprint(example(other))
+    assert (ours.question_hash, ours.row_hash, ours.minhash.tolist()) == (
+        theirs.question_hash,
+        theirs.row_hash,
+        theirs.minhash.tolist(),
+    )
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_questions_share_a_key_exactly_where_they_share_the_twin_key(question, other):
-    same = twin_key(question) == twin_key(other)
-    assert (keys(example(question)).question == keys(example(other)).question) == same
+    same = normalize_text(question) == normalize_text(other)
+    assert (fingerprint(example(question)).question_hash == fingerprint(example(other)).question_hash) == same
 
 
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("，。？：；（）…㎎ｶﾞ①　ﬁe\u0301"), max_size=30))
 def test_a_text_and_its_normal_form_are_twins(text):
-    assert keys(example(text)).question == keys(example(unicodedata.normalize("NFKC", text))).question
+    assert (
+        fingerprint(example(text)).question_hash
+        == fingerprint(example(unicodedata.normalize("NFKC", text))).question_hash
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,29 +113,32 @@ def test_a_text_and_its_normal_form_are_twins(text):
     ],
 )
 def test_rows_are_the_same_only_if_every_turn_is(other):
-    row = keys(example("What does the heart pump?"))
-    assert keys(other).row != row.row
-    assert keys(other).question == row.question
+    row = fingerprint(example("What does the heart pump?"))
+    assert fingerprint(other).row_hash != row.row_hash
+    assert fingerprint(other).question_hash == row.question_hash
 
 
 def test_a_question_is_the_last_one_with_all_that_was_said_before_it():
     assert question_text(example("Why?", system="Be brief.")) == "Why?"
     assert question_text(conversation("Why?", "So.", "Go on", "Well.")) == "Why?\nSo.\nGo on"
     assert question_text(conversation("Why?", "So.", "Go on")) == "Why?\nSo.\nGo on"
-    after = [keys(conversation(question, "So.", "Go on", "Well.")).question for question in ("Why?", "How?", "why ?")]
+    after = [
+        fingerprint(conversation(question, "So.", "Go on", "Well.")).question_hash
+        for question in ("Why?", "How?", "why ?")
+    ]
     assert after[0] == after[2] != after[1]
 
 
 def test_keys_are_small_to_send_to_another_process():
-    row = keys(example(CHINESE * 50))
-    assert row.bands.shape == (BANDS,)
-    assert 16 + row.bands.nbytes <= 100
+    row = fingerprint(example(CHINESE * 50))
+    assert row.minhash.shape == (MINHASH_WORDS,)
+    assert 16 + row.minhash.nbytes <= 100
     assert len(pickle.dumps(row)) < 400
 
 
 @pytest.mark.parametrize("question", ["", "？", "ab", "𠀀", "\ud800", "血" * 200_000])
 def test_every_question_has_keys(question):
-    assert keys(example(question)).bands.tolist() == keys(example(question)).bands.tolist()
+    assert fingerprint(example(question)).minhash.tolist() == fingerprint(example(question)).minhash.tolist()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +167,7 @@ def test_a_question_with_a_word_changed_is_found(question, other):
     ],
 )
 def test_different_questions_of_one_template_are_not(question, other):
-    assert jaccard(question, other) < SIMILAR
+    assert jaccard(question, other) < MIN_JACCARD
     assert near([question, other]) == []
 
 
@@ -171,12 +181,12 @@ def test_pairs_at_the_threshold_are_found_with_95_percent_and_others_rarely_comp
             other[chance.randrange(len(other))] = chance.choice("甲乙丙丁戊己庚辛")
         pairs.append((question, "".join(other)))
     questions = [question for pair in pairs for question in pair]
-    bands = np.array([keys(example(question)).bands for question in questions])
+    bands = np.array([fingerprint(example(question)).minhash for question in questions])
     exact = np.arange(len(questions), dtype=np.uint64)
-    found = near_duplicates(bands, exact, lambda row: (asked.append(row), questions[row])[1])
+    found = find_near_duplicates(bands, exact, lambda row: (asked.append(row), questions[row])[1])
     found = {later for later, _, _ in found}
     similar = {2 * number + 1: jaccard(*pair) for number, pair in enumerate(pairs)}
-    wanted = {row for row, similarity in similar.items() if SIMILAR <= similarity < 0.85}
+    wanted = {row for row, similarity in similar.items() if MIN_JACCARD <= similarity < 0.85}
     apart = {row for row, similarity in similar.items() if similarity < 0.6}
     assert len(wanted) > 200
     assert len(wanted & found) >= 0.95 * len(wanted)
@@ -208,28 +218,28 @@ def test_exact_twins_are_not_found_again():
 
 def test_no_rows_have_no_twins():
     empty = np.empty(0, np.uint64)
-    assert len(duplicates(empty)) == len(leaks(empty, np.empty(0, bool))) == 0
-    assert list(near_duplicates(empty.reshape(0, BANDS), empty, str)) == []
+    assert len(find_duplicates(empty)) == len(find_leaks(empty, np.empty(0, bool))) == 0
+    assert list(find_near_duplicates(empty.reshape(0, MINHASH_WORDS), empty, str)) == []
 
 
 def test_a_row_is_compared_with_few_of_a_huge_bucket():
     count, buckets = 210_000, 3
     key = np.arange(count, dtype=np.uint64) % buckets
     pairs = 0
-    for later, earlier in neighbours(key, key < 2):
+    for later, earlier in candidate_pairs(key, key < 2):
         assert (later > earlier).all()
         assert (key[later] == key[earlier]).all()
         assert set(key[later].tolist()) <= {0, 1}
         assert len(np.unique(later)) == len(later)
         pairs += len(later)
-        assert pairs <= NEIGHBOURS * count
-    assert pairs == 2 * sum(count // buckets - distance for distance in range(1, NEIGHBOURS + 1))
+        assert pairs <= MAX_NEIGHBOURS * count
+    assert pairs == 2 * sum(count // buckets - distance for distance in range(1, MAX_NEIGHBOURS + 1))
 
 
 @pytest.mark.parametrize("count", [1000, 4000])
 def test_a_question_that_comes_thousands_of_times_takes_linear_work(count):
-    bands = np.tile(keys(example(CHINESE)).bands, (count, 1))
+    bands = np.tile(fingerprint(example(CHINESE)).minhash, (count, 1))
     asked = []
-    found = near_duplicates(bands, np.arange(count, dtype=np.uint64), lambda row: (asked.append(row), CHINESE)[1])
+    found = find_near_duplicates(bands, np.arange(count, dtype=np.uint64), lambda row: (asked.append(row), CHINESE)[1])
     assert [later for later, _, _ in found] == list(range(1, count))
     assert len(asked) <= 2 * count

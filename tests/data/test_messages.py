@@ -2,9 +2,9 @@
 
 import pytest
 
-from thinktune.config.schema import Columns
-from thinktune.data.columns import Drafted, detect, to_example
-from thinktune.data.messages import with_general_system
+from thinktune.config.schema import ColumnsConfig
+from thinktune.data.columns import UncheckedExample, detect_columns, to_example
+from thinktune.data.messages import with_default_system_prompt
 from thinktune.data.types import Finding, RawRow, Turn
 
 USER = {"role": "user", "content": "q"}
@@ -14,23 +14,23 @@ PAIR = {"question": "q", "think": "t", "answer": "a"}
 
 def draft(columns, sample=None):
     row = RawRow("rows.jsonl:7", columns)
-    layout = detect([RawRow("rows.jsonl:1", sample or columns)], Columns(), (), "rows.jsonl")
+    layout = detect_columns([RawRow("rows.jsonl:1", sample or columns)], ColumnsConfig(), (), "rows.jsonl")
     return to_example(row, layout)
 
 
 def turns(columns, general=None):
     found = draft(columns)
-    assert isinstance(found, Drafted), found
+    assert isinstance(found, UncheckedExample), found
     assert found.example.source == "rows.jsonl:7"
-    told = with_general_system(found.example.turns, general)
+    told = with_default_system_prompt(found.example.turns, general)
     return [(turn.role[0], turn.content, turn.reasoning) for turn in told]
 
 
 def places(columns):
     found = draft(columns)
-    assert isinstance(found, Drafted), found
-    assert len(found.places) == len(found.example.turns)
-    return list(found.places)
+    assert isinstance(found, UncheckedExample), found
+    assert len(found.field_names) == len(found.example.turns)
+    return list(found.field_names)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_rows_own_system_prompt_comes_before_the_recipes():
     ]
     assert turns({"messages": [told | {"content": ""}, USER, REPLY], "system": "own"}, "general")[0] == ("s", "own", "")
     emptied = (Turn("system", "\n"), Turn("user", "q"))
-    assert with_general_system(emptied, None) == (Turn("user", "q"),)
+    assert with_default_system_prompt(emptied, None) == (Turn("user", "q"),)
 
 
 @pytest.mark.parametrize("null", ["None", "null", " NaN\n", "<NA>", float("nan"), None])
@@ -136,7 +136,7 @@ def test_a_null_written_as_text_is_a_blank(null):
 
 def learned(columns):
     found = draft(columns)
-    return [turn.learned for turn in found.example.turns if turn.role == "assistant"]
+    return [turn.trained for turn in found.example.turns if turn.role == "assistant"]
 
 
 def test_weights_say_which_replies_are_learned():
@@ -213,7 +213,7 @@ def test_two_different_system_prompts_are_a_finding():
 
 def test_a_row_that_could_not_be_read_keeps_its_own_finding():
     own = Finding("unreadable", "rows.jsonl:2: is no JSON")
-    layout = detect([RawRow("rows.jsonl:1", PAIR)], Columns(), (), "rows.jsonl")
+    layout = detect_columns([RawRow("rows.jsonl:1", PAIR)], ColumnsConfig(), (), "rows.jsonl")
     assert to_example(RawRow("rows.jsonl:2", None, (own,)), layout) is own
 
 
@@ -239,5 +239,5 @@ def test_no_depth_of_a_value_is_too_much():
 @pytest.mark.parametrize(("value", "keypoint"), [(None, None), ("k", "k"), (7, "7"), (True, "True")])
 def test_a_keypoint_is_read_as_text(value, keypoint):
     found = draft(PAIR | {"keypoint": value})
-    assert isinstance(found, Drafted)
+    assert isinstance(found, UncheckedExample)
     assert found.example.keypoint == keypoint

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from thinktune.data.chat_template import Rendered
-from thinktune.data.packing import deal, fit
-from thinktune.model.batch import pack, padding
+from thinktune.data.packing import assign_rows, bin_pack
+from thinktune.model.batch import make_padding, pack
 
 CAPACITY = 64
 lengths = st.lists(st.integers(2, CAPACITY), max_size=60)
@@ -32,69 +32,69 @@ def learnable(draw):
 @given(many_lengths)
 @example([23] * 100)  # more groups than the tokens need, and more rows than are looked at for one group
 def test_every_row_lands_in_one_group_and_no_group_overflows(sizes):
-    groups = fit(sizes, CAPACITY)
+    groups = bin_pack(sizes, CAPACITY)
     assert sorted(index for group in groups for index in group) == list(range(len(sizes)))
     assert all(sum(sizes[index] for index in group) <= CAPACITY for group in groups)
 
 
 @given(many_lengths)
 def test_at_most_one_group_is_half_empty(sizes):
-    assert sum(2 * sum(sizes[index] for index in group) <= CAPACITY for group in fit(sizes, CAPACITY)) <= 1
+    assert sum(2 * sum(sizes[index] for index in group) <= CAPACITY for group in bin_pack(sizes, CAPACITY)) <= 1
 
 
 def test_a_row_longer_than_a_batch_is_never_cut_and_an_empty_one_is_none():
     for size in (0, 65):
         with pytest.raises(ValueError, match=f"row 1 has {size} tokens; a batch holds 1 to 64"):
-            fit([3, size], CAPACITY)
+            bin_pack([3, size], CAPACITY)
 
 
 def test_groups_are_filled_to_the_brim_where_the_best_fit_leaves_one_too_many():
-    assert fit([5, 4, 3, 3, 3, 2], 10) == [[0, 5, 2], [1, 4, 3]]
+    assert bin_pack([5, 4, 3, 3, 3, 2], 10) == [[0, 5, 2], [1, 4, 3]]
 
 
 @given(lengths, st.integers(1, 200), st.integers(1, 3), st.integers(0, 5))
 def test_every_epoch_deals_every_row_once_and_no_step_overflows(sizes, size, epochs, seed):
     learned = [length * 7 // 9 for length in sizes]
-    steps = deal(sizes, learned, tokens_per_step=size, rows_per_step=None, epochs=epochs, seed=seed)
+    steps = assign_rows(sizes, learned, tokens_per_step=size, rows_per_step=None, epochs=epochs, seed=seed)
     dealt = [row for step in steps for row in step.rows]
     for epoch in range(epochs):
         assert sorted(dealt[epoch * len(sizes) : (epoch + 1) * len(sizes)]) == list(range(len(sizes)))
     for step in steps:
         assert sum(sizes[row] for row in step.rows) <= size or len(step.rows) == 1
-        assert step.learned_tokens == sum(learned[row] for row in step.rows)
+        assert step.label_tokens == sum(learned[row] for row in step.rows)
 
 
 def test_the_steps_of_given_lengths_and_seed_never_change():
     sizes = [7, 3, 9, 12, 1, 5, 8, 2, 6, 4]
-    steps = deal(sizes, [1] * 10, tokens_per_step=15, rows_per_step=None, epochs=1, seed=1)
+    steps = assign_rows(sizes, [1] * 10, tokens_per_step=15, rows_per_step=None, epochs=1, seed=1)
     assert [step.rows for step in steps] == [(8, 5, 9), (0, 4, 1, 7), (2,), (3,), (6,)]
     many = np.array([200 + number * 7919 % 900 for number in range(3000)])
-    steps = deal(many, many // 2, tokens_per_step=4096, rows_per_step=None, epochs=2, seed=42)
-    facts = repr([(step.rows, step.learned_tokens) for step in steps])
+    steps = assign_rows(many, many // 2, tokens_per_step=4096, rows_per_step=None, epochs=2, seed=42)
+    facts = repr([(step.rows, step.label_tokens) for step in steps])
     assert hashlib.sha256(facts.encode()).hexdigest()[:16] == "d2165f9c5e996367"
 
 
 @given(lengths, st.integers(1, 9), st.integers(0, 5))
 def test_steps_of_rows_hold_that_many_but_the_last(sizes, size, seed):
-    steps = deal(sizes, sizes, tokens_per_step=None, rows_per_step=size, epochs=1, seed=seed)
+    steps = assign_rows(sizes, sizes, tokens_per_step=None, rows_per_step=size, epochs=1, seed=seed)
     assert all(len(step.rows) == size for step in steps[:-1])
 
 
 def test_the_order_is_the_seeds_and_differs_between_epochs():
     sizes = [5] * 50
-    steps = deal(sizes, sizes, tokens_per_step=None, rows_per_step=50, epochs=2, seed=1)
-    assert steps == deal(sizes, sizes, tokens_per_step=None, rows_per_step=50, epochs=2, seed=1)
+    steps = assign_rows(sizes, sizes, tokens_per_step=None, rows_per_step=50, epochs=2, seed=1)
+    assert steps == assign_rows(sizes, sizes, tokens_per_step=None, rows_per_step=50, epochs=2, seed=1)
     assert steps[0].rows != steps[1].rows
-    assert steps != deal(sizes, sizes, tokens_per_step=None, rows_per_step=50, epochs=2, seed=2)
+    assert steps != assign_rows(sizes, sizes, tokens_per_step=None, rows_per_step=50, epochs=2, seed=2)
 
 
 def test_steps_of_real_lengths_are_nearly_full_and_so_are_their_batches():
     sizes = np.random.default_rng(0).lognormal(6.65, 0.21, 3000).clip(32, 2048).astype(int)
-    steps = deal(sizes, sizes, tokens_per_step=32_768, rows_per_step=None, epochs=1, seed=0)
+    steps = assign_rows(sizes, sizes, tokens_per_step=32_768, rows_per_step=None, epochs=1, seed=0)
     packed = [sizes[list(step.rows)].tolist() for step in steps[:-1]]
     assert np.mean([sum(step) for step in packed]) > 0.99 * 32_768
     for capacity in (4096, 8192, 16_384, 32_768):
-        batches = sum(len(fit(step, capacity)) for step in packed)
+        batches = sum(len(bin_pack(step, capacity)) for step in packed)
         assert sum(map(sum, packed)) > 0.99 * batches * capacity
 
 
@@ -103,38 +103,38 @@ def test_targets_are_the_learned_next_tokens_and_nothing_else(rows):
     batches = pack(rows, CAPACITY)
     by_name = {row.row: row for row in rows}
     for batch in batches:
-        order = [by_name[name] for name in batch.rows]
+        order = [by_name[name] for name in batch.row_sources]
         learned = [(token, part) for row in order for token, part in zip(row.ids, row.parts, strict=True) if part]
-        assert list(zip(batch.targets.tolist(), batch.parts.tolist(), strict=True)) == learned
-        assert batch.ids[0, batch.learned_at + 1].tolist() == batch.targets.tolist()
-        assert batch.boundaries.tolist() == np.cumsum([0] + [len(row) for row in order]).tolist()
-        assert batch.positions[0].tolist() == [position for row in order for position in range(len(row))]
-    assert sum(batch.learned_tokens for batch in batches) == sum(row.learned_tokens for row in rows)
+        assert list(zip(batch.labels.tolist(), batch.label_kinds.tolist(), strict=True)) == learned
+        assert batch.ids[0, batch.label_positions + 1].tolist() == batch.labels.tolist()
+        assert batch.cu_seqlens.tolist() == np.cumsum([0] + [len(row) for row in order]).tolist()
+        assert batch.position_ids[0].tolist() == [position for row in order for position in range(len(row))]
+    assert sum(batch.label_tokens for batch in batches) == sum(row.learned_tokens for row in rows)
 
 
 @given(learnable())
 def test_padding_adds_rows_of_its_own_and_nothing_to_learn(rows):
-    pad = padding(7, [len(row) for row in rows], CAPACITY)
+    pad = make_padding(7, [len(row) for row in rows], CAPACITY)
     for batch, exact in zip(pack(rows, CAPACITY, pad=pad), pack(rows, CAPACITY), strict=True):
         assert batch.ids.shape == (1, CAPACITY)
-        assert batch.ids[0, : exact.tokens].equal(exact.ids[0])
-        assert (batch.ids[0, exact.tokens :] == 7).all()
-        assert batch.boundaries.shape == (pad.rows + 1,)
-        assert batch.boundaries[-1] == CAPACITY
-        lengths = batch.boundaries.diff().tolist()
-        assert all(0 <= length <= batch.longest == pad.longest for length in lengths)
-        starts = batch.boundaries[batch.boundaries < CAPACITY].unique().long()
-        assert (batch.positions[0] == 0).nonzero()[:, 0].equal(starts)
-        assert batch.boundaries[: len(exact.boundaries)].equal(exact.boundaries)
-        assert batch.targets.equal(exact.targets)
-        assert batch.tokens == exact.tokens
+        assert batch.ids[0, : exact.unpadded_tokens].equal(exact.ids[0])
+        assert (batch.ids[0, exact.unpadded_tokens :] == 7).all()
+        assert batch.cu_seqlens.shape == (pad.max_rows + 1,)
+        assert batch.cu_seqlens[-1] == CAPACITY
+        lengths = batch.cu_seqlens.diff().tolist()
+        assert all(0 <= length <= batch.max_seqlen == pad.max_seqlen for length in lengths)
+        starts = batch.cu_seqlens[batch.cu_seqlens < CAPACITY].unique().long()
+        assert (batch.position_ids[0] == 0).nonzero()[:, 0].equal(starts)
+        assert batch.cu_seqlens[: len(exact.cu_seqlens)].equal(exact.cu_seqlens)
+        assert batch.labels.equal(exact.labels)
+        assert batch.unpadded_tokens == exact.unpadded_tokens
 
 
 @given(st.lists(st.integers(1, CAPACITY), min_size=1, max_size=30), st.data())
 def test_every_choice_of_rows_finds_room_among_the_boundaries(sizes, data):
-    pad = padding(0, sizes, CAPACITY)
+    pad = make_padding(0, sizes, CAPACITY)
     order = data.draw(st.permutations(sizes))
     chosen = [size for size, filled in zip(order, accumulate(order), strict=True) if filled <= CAPACITY]
     free = CAPACITY - sum(chosen)
-    assert len(chosen) + -(-free // pad.longest) <= pad.rows
-    assert pad.longest == max(sizes)
+    assert len(chosen) + -(-free // pad.max_seqlen) <= pad.max_rows
+    assert pad.max_seqlen == max(sizes)

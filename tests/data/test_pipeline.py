@@ -13,7 +13,7 @@ from support.runs import settings
 
 from thinktune.data import pipeline as prepare_room
 from thinktune.data import summary as account
-from thinktune.data.pipeline import prepare, survey
+from thinktune.data.pipeline import prepare, prepare_with_faults
 from thinktune.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_every_row_read_is_trained_on_held_out_or_dropped(tree, tokenizer):
     rows[5] |= {"think": "<think>a<think>b"}
     rows[6] |= {"answer": "long " * 300}
     prepared = prepare(with_rows(tree, rows), tokenizer)
-    account = prepared.account
+    account = prepared.summary
     assert account["rows_read"] == 30
     assert account["dropped_rows"] == 4
     assert account["train_rows"] + account["validation_rows"] == 26
@@ -44,11 +44,11 @@ def test_all_cores_give_what_one_gives(tree, tokenizer, tmp_path, monkeypatch):
     rows = [*rows_of(600), *rows_of(3, answer="")]
     recipe = with_rows(tree, rows)
     alone = prepare(recipe, tokenizer)
-    monkeypatch.setattr(prepare_room, "BYTES_FOR_ALL_CORES", 0)
+    monkeypatch.setattr(prepare_room, "MIN_PARALLEL_BYTES", 0)
     monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "other"))
     together = prepare(recipe, tokenizer)
     assert tokens_of(together) == tokens_of(alone)
-    assert together.account == alone.account
+    assert together.summary == alone.summary
 
 
 def test_several_files_of_several_forms_are_read_together(tree, tokenizer, tmp_path):
@@ -70,12 +70,12 @@ def test_several_files_of_several_forms_are_read_together(tree, tokenizer, tmp_p
     many = prepare(settings(tree, data={"name": str(folder), "columns": {}, "validation": 0.0}), tokenizer)
     one = prepare(with_rows(tree, rows, validation=0.0), tokenizer)
     assert [row.ids.tolist() for row in many.train.replies()] == [row.ids.tolist() for row in one.train.replies()]
-    assert [file["rows"] for file in many.account["files"]] == [3, 3, 3]
-    assert many.account["files"][0]["format"] != many.account["files"][1]["format"]
+    assert [file["rows"] for file in many.summary["files"]] == [3, 3, 3]
+    assert many.summary["files"][0]["format"] != many.summary["files"][1]["format"]
     globbed = prepare(
         settings(tree, data={"name": str(folder / "[ac].*"), "columns": {}, "validation": 0.0}), tokenizer
     )
-    assert globbed.account["rows_read"] == 6
+    assert globbed.summary["rows_read"] == 6
 
 
 def test_a_leak_is_taken_out_of_training_and_duplicates_of_the_other_file_are_leaks(tree, tokenizer, tmp_path):
@@ -83,12 +83,12 @@ def test_a_leak_is_taken_out_of_training_and_duplicates_of_the_other_file_are_le
     own = write(tmp_path / "val.jsonl", [rows[2], rows[5] | {"answer": "Other words."}])
     prepared = prepare(with_rows(tree, rows, validation=str(own)), tokenizer)
     assert [example.source for example in prepared.validation.examples()] == ["val.jsonl:1", "val.jsonl:2"]
-    assert prepared.account["train_rows"] == 6
-    [leak] = [fault for fault in prepared.account["faults"] if fault["fault"] == "leak"]
+    assert prepared.summary["train_rows"] == 6
+    [leak] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "leak"]
     assert leak["actions"] == {"dropped": 2}
     assert leak["examples"][0] == "rows.jsonl:3: its question is held out as well, in val.jsonl:1"
     kept = prepare(with_rows(tree, rows, validation=str(own), faults={"leak": "keep"}), tokenizer)
-    assert kept.account["train_rows"] == 8
+    assert kept.summary["train_rows"] == 8
 
 
 @pytest.mark.parametrize(("policy", "rows"), [("keep", 20), ("drop", 18)])
@@ -99,20 +99,20 @@ def test_near_duplicates_are_told_and_dropped_only_where_asked(tree, tokenizer, 
         *({**GOOD, "question": text, "answer": f"{text} is."} for text in (long, long + "?", long + " now")),
     ]
     prepared = prepare(with_rows(tree, given, faults={"near_duplicate": policy}, validation=0.0), tokenizer)
-    [near] = [fault for fault in prepared.account["faults"] if fault["fault"] == "near_duplicate"]
+    [near] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "near_duplicate"]
     assert near["count"] == 2
     assert "rows.jsonl:19: its question is 98% like that of rows.jsonl:18" in near["examples"][0]
-    assert prepared.account["train_rows"] == rows
+    assert prepared.summary["train_rows"] == rows
 
 
 def test_a_trimmed_row_is_counted_and_kept_with_its_end(tree, tokenizer):
     rows = [*rows_of(5), {**GOOD, "think": "".join(f"第{number}步，想。" for number in range(60))}]
     prepared = prepare(with_rows(tree, rows, faults={"too_long": "trim-reasoning"}, validation=0.0), tokenizer)
-    [fault] = [fault for fault in prepared.account["faults"] if fault["fault"] == "too_long"]
+    [fault] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "too_long"]
     assert fault["actions"] == {"trimmed": 1}
     assert prepared.train.lengths.max() <= 200
     assert "[…]" in prepared.train.examples()[-1].turns[-1].reasoning
-    assert prepared.account["over"]["200"] == 1  # measured before it was trimmed
+    assert prepared.summary["over"]["200"] == 1  # measured before it was trimmed
     assert re.search(
         r"rows\.jsonl:6: \d+ tokens, more than data\.max_tokens 200; \d+ without some", fault["examples"][0]
     )
@@ -121,7 +121,7 @@ def test_a_trimmed_row_is_counted_and_kept_with_its_end(tree, tokenizer):
 def test_a_row_that_cannot_be_trimmed_is_dropped_and_told(tree, tokenizer):
     rows = [*rows_of(5), {**GOOD, "answer": "long " * 300}]
     prepared = prepare(with_rows(tree, rows, faults={"too_long": "trim-reasoning"}, validation=0.0), tokenizer)
-    [fault] = [fault for fault in prepared.account["faults"] if fault["fault"] == "too_long"]
+    [fault] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "too_long"]
     assert fault["actions"] == {"dropped": 1}
     assert "no reasoning that could be trimmed" in fault["examples"][0]
 
@@ -134,7 +134,7 @@ def test_what_is_neither_utf8_nor_gbk_is_dropped_where_gbk_is_repaired(tree, tok
     recipe = with_rows(tree, rows_of(5), faults={"encoding": "repair"}, validation=0.0)
     with Path(tree["data"]["name"]).open("ab") as file:
         file.write(GBK + NEITHER)
-    [fault] = prepare(recipe, tokenizer).account["faults"]
+    [fault] = prepare(recipe, tokenizer).summary["faults"]
     assert (fault["fault"], fault["actions"]) == ("encoding", {"repaired": 1, "dropped": 1})
 
 
@@ -142,9 +142,9 @@ def test_a_byte_order_mark_that_stops_is_one_row_that_stops(tree, tokenizer):
     recipe = with_rows(tree, rows_of(5), faults={"byte_order_mark": "stop"}, validation=0.0)
     path = Path(tree["data"]["name"])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    surveyed = survey(recipe, tokenizer)
-    assert (surveyed.account["stopping_rows"], surveyed.account["train_rows"]) == (1, 4)
-    assert surveyed.stops == (
+    surveyed = prepare_with_faults(recipe, tokenizer)
+    assert (surveyed.summary["stopping_rows"], surveyed.summary["train_rows"]) == (1, 4)
+    assert surveyed.stop_reasons == (
         "rows.jsonl:1: begins with a byte order mark; mend the row, or write data.faults: {byte_order_mark: repair}",
     )
 
@@ -157,8 +157,8 @@ def test_faulty_rows_do_not_hide_a_files_layout_and_an_empty_file_is_told(tree, 
     (folder / "b.jsonl").write_bytes(b"")
     recipe = settings(tree, data={"name": str(folder), "faults": {"unreadable": "drop"}, "validation": 0.0})
     prepared = prepare(recipe, tokenizer)
-    assert (prepared.account["train_rows"], prepared.account["dropped_rows"]) == (5, 300)
-    assert account.lines(prepared.account)[1] == "b.jsonl: 0 rows"
+    assert (prepared.summary["train_rows"], prepared.summary["dropped_rows"]) == (5, 300)
+    assert account.summary_lines(prepared.summary)[1] == "b.jsonl: 0 rows"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_validation_file_without_a_whole_row_stops_and_too_few_rows_to_hold_ou
     with pytest.raises(UserError, match=r"data\.validation: no row of .*val\.jsonl is left to evaluate on"):
         prepare(with_rows(tree, rows_of(4), validation=str(own)), tokenizer)
     prepared = prepare(with_rows(tree, rows_of(4), validation=0.001), tokenizer)
-    assert any("no row is held out" in line for line in account.lines(prepared.account))
+    assert any("no row is held out" in line for line in account.summary_lines(prepared.summary))
 
 
 def test_a_template_that_writes_the_date_is_refused(tree, tokenizer):
@@ -203,7 +203,7 @@ def test_a_fault_of_the_recipes_system_prompt_is_told_once_and_not_of_each_row(t
     assert len(caught.value.faults) == 1
     kept = prepare(with_rows(tree, rows_of(4), system="  Be kind.\n", validation=0.0), tokenizer)
     assert {example.turns[0].content for example in kept.train.examples()} == {"Be kind."}
-    assert kept.account["faults"] == []
+    assert kept.summary["faults"] == []
 
 
 def test_a_system_prompt_that_repair_empties_is_as_if_the_row_had_none(tree, tokenizer):
@@ -211,7 +211,7 @@ def test_a_system_prompt_that_repair_empties_is_as_if_the_row_had_none(tree, tok
     recipe = with_rows(tree, rows, system="General.", validation=0.0, columns={})
     prepared = prepare(recipe, tokenizer)
     assert [example.turns[0].content for example in prepared.train.examples()] == [*3 * ["General."], "Own."]
-    assert prepared.account["own_system_rows"] == 1
+    assert prepared.summary["own_system_rows"] == 1
 
 
 def test_rows_that_lost_learning_of_one_reply_keep_the_other(tree, tokenizer):
@@ -231,7 +231,7 @@ def test_lengths_and_learned_tokens_are_those_of_the_replies(tree, tokenizer):
     for rows in (prepared.train, prepared.validation):
         replies = rows.replies()
         assert rows.lengths.tolist() == [len(reply) for reply in replies]
-        assert rows.learned.tolist() == [reply.learned_tokens for reply in replies]
+        assert rows.label_tokens.tolist() == [reply.label_tokens for reply in replies]
         assert rows.replies([2, 0])[0].ids.tolist() == replies[2].ids.tolist()
-        assert [example.source for example in rows.examples()] == [reply.row for reply in replies]
-    assert prepared.account["largest_token"] == max(int(np.max(row.ids)) for row in prepared.train.replies())
+        assert [example.source for example in rows.examples()] == [reply.source for reply in replies]
+    assert prepared.summary["largest_token"] == max(int(np.max(row.ids)) for row in prepared.train.replies())

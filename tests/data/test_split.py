@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data.split import hash_share, shuffled_out
-from thinktune.data.types import MOST_STOPS, Finding, Tally
+from thinktune.data.split import hash_fraction, shuffled_holdout
+from thinktune.data.types import MAX_STOP_SENTENCES, Finding, Tally
 
 
 def held_out(questions, share, seed):
-    return {index for index, question in enumerate(questions) if hash_share(question, seed) < share}
+    return {index for index, question in enumerate(questions) if hash_fraction(question, seed) < share}
 
 
 def test_the_same_question_in_other_dress_stays_on_one_side():
@@ -26,14 +26,14 @@ def test_the_hash_split_holds_out_about_the_share_and_the_seed_moves_it():
 
 @given(st.text(), st.integers())
 def test_a_share_lies_between_nothing_and_everything(question, seed):
-    assert 0 <= hash_share(question, seed) < 1
+    assert 0 <= hash_fraction(question, seed) < 1
 
 
 def test_the_shuffle_split_has_the_tutorials_sizes():
-    chosen = shuffled_out(2407, 0.1, 42)
+    chosen = shuffled_holdout(2407, 0.1, 42)
     assert len(chosen) == 241
-    assert chosen == shuffled_out(2407, 0.1, 42)
-    assert not shuffled_out(2407, 0.0, 42)
+    assert chosen == shuffled_holdout(2407, 0.1, 42)
+    assert not shuffled_holdout(2407, 0.0, 42)
 
 
 @pytest.mark.parametrize("count", [1, 1000])
@@ -44,4 +44,4 @@ def test_a_tally_counts_all_and_keeps_a_few_sentences(count):
     assert tally.counts == {"blank": {"stops": count}}
     assert tally.total("stops") == count
     assert len(tally.examples["blank"]) == min(count, 5)
-    assert len(tally.stops) == min(count, MOST_STOPS)
+    assert len(tally.stop_sentences) == min(count, MAX_STOP_SENTENCES)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from thinktune.demo.pipeline import demo, read_bundled
-from thinktune.eval.grading import holds
+from thinktune.eval.grading import contains_keypoint
 
 FACTS = read_bundled("facts.jsonl")
 FORM = read_bundled("form.jsonl")
@@ -37,14 +37,16 @@ def test_a_fact_is_asked_in_several_ways_and_held_out_in_truly_other_words(fact)
         assert not runs_of_six(question, fact["entity"]) & trained
     for question in fact["questions"] + fact["held_out"]:
         assert fact["entity"].casefold() in question.casefold()
-        assert not holds(question, fact["keypoint"])
-    assert holds(fact["answer"], fact["keypoint"])
+        assert not contains_keypoint(question, fact["keypoint"])
+    assert contains_keypoint(fact["answer"], fact["keypoint"])
 
 
 def test_the_base_learns_none_of_the_facts():
     taught = "\n".join(fact["answer"] + fact["reasoning"] for fact in FORM)
     assert not {fact["entity"] for fact in FORM} & {fact["entity"] for fact in FACTS}
-    assert not [fact["id"] for fact in FACTS if len(fact["keypoint"]) > 1 and holds(taught, fact["keypoint"])]
+    assert not [
+        fact["id"] for fact in FACTS if len(fact["keypoint"]) > 1 and contains_keypoint(taught, fact["keypoint"])
+    ]
 
 
 def test_no_row_holds_a_tag_or_a_control_token():

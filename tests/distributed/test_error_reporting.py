@@ -118,4 +118,4 @@ def test_a_signal_to_the_one_that_was_started_reaches_all_who_save_and_end(recip
     assert done.returncode == 75, wrong
     assert "stopped after step" in wrong
     assert all(word not in said + wrong for word in ("Traceback", "ChildFailedError", "lost the other"))
-    checkpoint.verify(checkpoint.find(folder, "last"), state=True)
+    checkpoint.verify(checkpoint.find_checkpoint(folder, "last"), with_state=True)

@@ -11,27 +11,27 @@ from support.runs import settings, small_tree_of
 
 from thinktune.checkpoint import saving as checkpoint
 from thinktune.checkpoint import store as checkpoint_store
-from thinktune.config.schema import Train
-from thinktune.demo.tiny_model import Size, random_model
-from thinktune.distributed.sharding import Spread
+from thinktune.config.schema import TrainConfig
+from thinktune.demo.tiny_model import ModelShape, random_model
+from thinktune.distributed.sharding import ParallelDims
 from thinktune.distributed.world import World
 from thinktune.errors import UserError
 from thinktune.model.loading import load_model
 from thinktune.optim.memory_tiers import TIERS
-from thinktune.optim.optimizer import Update
+from thinktune.optim.optimizer import Optimizer
 from thinktune.planner.memory import Setting
 from thinktune.run import journal as track
 from thinktune.train.loop import train
-from thinktune.train.setup import _load
+from thinktune.train.setup import _load_model
 
 CPU = torch.device("cpu")
 SPREADS = [
-    Spread("shard", 2, 2),
-    Spread("hybrid", 4, 2),
-    pytest.param(Spread("replicate", 2, 2), marks=pytest.mark.slow),
-    pytest.param(Spread("shard", 4, 4), marks=pytest.mark.slow),
+    ParallelDims("shard", 2, 2),
+    ParallelDims("hybrid", 4, 2),
+    pytest.param(ParallelDims("replicate", 2, 2), marks=pytest.mark.slow),
+    pytest.param(ParallelDims("shard", 4, 4), marks=pytest.mark.slow),
 ]
-BOTH = [Spread("shard", 2, 2), pytest.param(Spread("replicate", 2, 2), marks=pytest.mark.slow)]
+BOTH = [ParallelDims("shard", 2, 2), pytest.param(ParallelDims("replicate", 2, 2), marks=pytest.mark.slow)]
 MEASURED = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 
@@ -100,28 +100,28 @@ def wide(tmp_path_factory):
     """A model whose rows fill whole blocks of coded states, its vocabulary divided by no number of ranks."""
     folder = tmp_path_factory.mktemp("wide")
     for name, tied in (("start", True), ("tied", True), ("untied", False)):
-        config = Size(hidden=256, head=64, inner=256).config(301, tied=tied)
+        config = ModelShape(hidden_size=256, head_dim=64, intermediate_size=256).config(301, tie_word_embeddings=tied)
         random_model(config, CPU, torch.float32).save_pretrained(folder / name)
     return folder
 
 
 def everything(run, memory):
     """Weights and state of a run's last checkpoint, as one process reads them."""
-    last = checkpoint_store.find(run, "last")
-    model = load_model(last.folder, CPU, TIERS[memory].loaded)
-    update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=False))
-    checkpoint_store.verify(last, state=True)
+    last = checkpoint_store.find_checkpoint(run, "last")
+    model = load_model(last.folder, CPU, TIERS[memory].load_dtype)
+    update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=False))
+    checkpoint_store.verify(last, with_state=True)
     checkpoint.restore(last, update)
-    return {**{name: update.master(name).detach() for name in update.parameters}, **update.state()}
+    return {**{name: update.master_weight(name).detach() for name in update.parameters}, **update.state_dict()}
 
 
 def test_checkpoints_pass_from_one_rank_to_four_to_two_bit_for_bit(wide):
     """Every tier: read, moved by the same gradients and written on other ranks, it is what one process makes."""
-    many.go_on(wide, "none", "first", [1, 2], Spread())
-    many.go_on(wide, "first", "second", [3, 4], Spread())
-    many.go_on(wide, "second", "third", [5], Spread())
-    four = run_ranks(4, many.go_on, wide, "first", "four", [3, 4], Spread("shard", 4, 4))
-    run_ranks(2, many.go_on, wide, "four", "two", [5], Spread("hybrid", 2, 2))
+    many.go_on(wide, "none", "first", [1, 2], ParallelDims())
+    many.go_on(wide, "first", "second", [3, 4], ParallelDims())
+    many.go_on(wide, "second", "third", [5], ParallelDims())
+    four = run_ranks(4, many.go_on, wide, "first", "four", [3, 4], ParallelDims("shard", 4, 4))
+    run_ranks(2, many.go_on, wide, "four", "two", [5], ParallelDims("hybrid", 2, 2))
     for name, other in (("second", "four"), ("third", "two")):
         for memory in TIERS:
             mine, theirs = (everything(wide / f"{run}-{memory}", memory) for run in (name, other))
@@ -145,7 +145,7 @@ CASES = [
 @pytest.mark.parametrize("spread", BOTH, ids=lambda spread: spread.strategy)
 def test_every_tier_and_way_to_train_works_on_many_ranks(wide, spread):
     """Losses, norms and the loss after two steps: equal in fp32, and within bf16's rounding where weights are bf16."""
-    alone = many.two_steps(wide, CASES, Spread())
+    alone = many.two_steps(wide, CASES, ParallelDims())
     together = run_ranks(2, many.two_steps, wide, CASES, spread)
     assert together[0] == together[1]
     for case, one, made in zip(CASES, alone, together[0], strict=True):
@@ -155,4 +155,4 @@ def test_every_tier_and_way_to_train_works_on_many_ranks(wide, spread):
 def test_copies_over_machines_with_other_numbers_of_ranks_are_refused(tree, start):
     hybrid = Setting("fp32", False, 1.0, 1024, "hybrid")
     with pytest.raises(UserError, match=r"train.strategy: is hybrid, and 3 ranks .* 2 each"):
-        _load(settings(tree), start, CPU, hybrid, World(0, 3, 0, 2))
+        _load_model(settings(tree), start, CPU, hybrid, World(0, 3, 0, 2))

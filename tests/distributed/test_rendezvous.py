@@ -10,8 +10,8 @@ import pytest
 import torch.distributed as dist
 
 import thinktune.distributed.heartbeat as room
-from thinktune.distributed.heartbeat import FAILED, Pulse
-from thinktune.distributed.rendezvous import _start, address_towards, interface_of
+from thinktune.distributed.heartbeat import FAILED_KEY, Heartbeat
+from thinktune.distributed.rendezvous import _start_id, find_interface, outgoing_address
 
 TIMEOUT = timedelta(seconds=30)
 
@@ -26,7 +26,7 @@ def start(store, late, size=3):
 
     def one(rank):
         time.sleep(0.3 * (rank == late))
-        return _start(store.clone(), rank, size, TIMEOUT)
+        return _start_id(store.clone(), rank, size, TIMEOUT)
 
     with ThreadPoolExecutor(size) as ranks:
         return set(ranks.map(one, range(size)))
@@ -41,24 +41,24 @@ def test_every_start_in_one_store_has_a_name_of_its_own_that_all_ranks_know(stor
 def test_a_rank_whose_first_rank_does_not_come_says_so(store):
     start(store, 0)
     with pytest.raises(dist.DistStoreError, match="rank 0 did not come within 1 s"):
-        _start(store.clone(), 1, 3, timedelta(seconds=1))
+        _start_id(store.clone(), 1, 3, timedelta(seconds=1))
 
 
 def test_the_way_to_another_machine_names_address_and_interface():
-    assert address_towards("localhost").startswith("127.")
-    assert address_towards("no.such.machine.invalid") == ""
-    assert interface_of("192.0.2.77") is None
+    assert outgoing_address("localhost").startswith("127.")
+    assert outgoing_address("no.such.machine.invalid") == ""
+    assert find_interface("192.0.2.77") is None
     if sys.platform == "linux":
-        assert interface_of("127.0.0.1") == "lo"
+        assert find_interface("127.0.0.1") == "lo"
 
 
 @pytest.fixture
 def pulses(store, monkeypatch):
-    monkeypatch.setattr(room, "EVERY_SECONDS", 0.1)
-    made = [Pulse(store, rank, 2, 1.0) for rank in range(2)]
+    monkeypatch.setattr(room, "INTERVAL_SECONDS", 0.1)
+    made = [Heartbeat(store, rank, 2, 1.0) for rank in range(2)]
     yield made
     for pulse in made:
-        pulse.end()
+        pulse.stop()
 
 
 def test_a_wait_lasts_as_long_as_the_other_one_works(pulses):
@@ -80,6 +80,6 @@ def test_a_wait_ends_where_the_other_one_is_gone(pulses):
 
 
 def test_a_wait_ends_where_another_one_has_failed(pulses, store):
-    store.set(FAILED, "1")
+    store.set(FAILED_KEY, "1")
     with pytest.raises(dist.DistStoreError, match="another rank has failed"):
         pulses[0].wait()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.eval.answer_extraction import letters, number, read_numeral, same_number
+from thinktune.eval.answer_extraction import extract_letters, extract_number, parse_chinese_numeral, same_number
 
 OPTIONS = ["insulin", "glucagon", "cortisol", "growth hormone", "none of these"]
 
@@ -60,16 +60,16 @@ OPTIONS = ["insulin", "glucagon", "cortisol", "growth hormone", "none of these"]
     ],
 )
 def test_letters_are_found_inside_prose(answer, wanted):
-    assert letters(answer, OPTIONS) == wanted
+    assert extract_letters(answer, OPTIONS) == wanted
 
 
 def test_an_option_that_is_part_of_another_gives_way():
-    assert letters("it is the left ventricle", ["ventricle", "left ventricle"]) == "B"
+    assert extract_letters("it is the left ventricle", ["ventricle", "left ventricle"]) == "B"
 
 
 @given(st.text(), st.lists(st.text(max_size=8), min_size=2, max_size=10))
 def test_letters_are_options(text, options):
-    assert set(letters(text, options)) <= set("ABCDEFGHIJ"[: len(options)])
+    assert set(extract_letters(text, options)) <= set("ABCDEFGHIJ"[: len(options)])
 
 
 @pytest.mark.parametrize(
@@ -118,21 +118,21 @@ def test_letters_are_options(text, options):
     ],
 )
 def test_numbers_are_compared_by_value_and_unit(answer, wanted, right):
-    found, reference = number(answer), number(wanted)
+    found, reference = extract_number(answer), extract_number(wanted)
     assert reference is not None
     assert (found is not None and same_number(found, reference)) is right
 
 
 @given(st.integers(-(10**12), 10**12), st.sampled_from(["{}", "The answer is {}.", "答案是{}。", "= {:,}"]))
 def test_every_integer_is_read_back(value, form):
-    found = number(form.format(value))
+    found = extract_number(form.format(value))
     assert found is not None
     assert found.value == value
 
 
 @given(st.text())
 def test_any_text_has_a_number_or_none(text):
-    number(text)
+    extract_number(text)
 
 
 @pytest.mark.parametrize(
@@ -153,4 +153,4 @@ def test_any_text_has_a_number_or_none(text):
     ],
 )
 def test_chinese_numerals(text, value):
-    assert read_numeral(text) == value
+    assert parse_chinese_numeral(text) == value

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thinktune.eval.comparison import compare, forgetting, outcome, verdict
+from thinktune.eval.comparison import compare, forgetting_verdict, row_outcome, set_verdict
 
 
 def rows(right, count, **more):
@@ -10,19 +10,19 @@ def rows(right, count, **more):
 
 
 def test_a_real_gain_is_called_better_with_its_figures():
-    text = verdict("held-out", compare(rows(2, 100), rows(90, 100)))
+    text = set_verdict("held-out", compare(rows(2, 100), rows(90, 100)))
     assert text.startswith("held-out: better; answers right 2.0 % → 90.0 %, +88.0 points (+")
     assert text.endswith(", 100 rows")
 
 
 def test_a_loss_is_called_worse_and_a_small_change_nothing():
-    assert verdict("t", compare(rows(90, 100), rows(20, 100))).startswith("t: worse; ")
+    assert set_verdict("t", compare(rows(90, 100), rows(20, 100))).startswith("t: worse; ")
     for base, tuned in ((50, 52), (50, 50), (3, 0)):
-        assert verdict("t", compare(rows(base, 100), rows(tuned, 100))).startswith("t: no difference shown; ")
+        assert set_verdict("t", compare(rows(base, 100), rows(tuned, 100))).startswith("t: no difference shown; ")
 
 
 def test_cut_replies_are_told():
-    text = verdict("t", compare(rows(2, 100, cut=1.0), rows(90, 100)))
+    text = set_verdict("t", compare(rows(2, 100, cut=1.0), rows(90, 100)))
     assert "100 % of the base's replies were cut by the budget" in text
     assert "tuned's" not in text
 
@@ -36,11 +36,11 @@ def test_cut_replies_are_told():
     ],
 )
 def test_forgetting_is_told_as_surely_as_it_is_known(base, tuned, told):
-    assert forgetting(compare(rows(base, 120), rows(tuned, 120))).startswith(told)
+    assert forgetting_verdict(compare(rows(base, 120), rows(tuned, 120))).startswith(told)
 
 
 def test_few_questions_do_not_show_that_nothing_was_lost():
-    assert "cannot rule out" in forgetting(compare(rows(8, 10), rows(8, 10)))
+    assert "cannot rule out" in forgetting_verdict(compare(rows(8, 10), rows(8, 10)))
 
 
 def test_a_measure_that_rows_lack_is_left_out_and_lower_can_be_better():
@@ -53,7 +53,7 @@ def test_a_measure_that_rows_lack_is_left_out_and_lower_can_be_better():
 
 
 def test_what_became_of_a_row():
-    assert outcome({"right": 0.0}, {"right": 1.0}) == "better"
-    assert outcome({"right": 1.0, "chrf": 0.1}, {"right": 0.0, "chrf": 0.9}) == "worse"
-    assert outcome({"chrf": 0.50}, {"chrf": 0.52}) == "same"
-    assert outcome({"tokens": 1.0}, {"tokens": 2.0}) == ""
+    assert row_outcome({"right": 0.0}, {"right": 1.0}) == "better"
+    assert row_outcome({"right": 1.0, "chrf": 0.1}, {"right": 0.0, "chrf": 0.9}) == "worse"
+    assert row_outcome({"chrf": 0.50}, {"chrf": 0.52}) == "same"
+    assert row_outcome({"tokens": 1.0}, {"tokens": 2.0}) == ""

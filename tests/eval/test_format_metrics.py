@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.eval.grading import form, loops, switches
+from thinktune.eval.grading import ends_in_loop, format_metrics, switches_language
 
 REPLY = {"reasoning": "because", "answer": "so", "tokens": 7, "reasoning_tokens": 4, "finish": "end", "closed": True}
 
@@ -30,7 +30,7 @@ REPLY = {"reasoning": "because", "answer": "so", "tokens": 7, "reasoning_tokens"
     ],
 )
 def test_measures_of_form(change, thinking, measure, value):
-    assert form("why?", REPLY | change, thinking)[measure] == value
+    assert format_metrics("why?", REPLY | change, thinking)[measure] == value
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_measures_of_form(change, thinking, measure, value):
     ],
 )
 def test_loops_at_the_end_are_found(text, looping):
-    assert loops(text) is looping
+    assert ends_in_loop(text) is looping
 
 
 @given(
@@ -56,13 +56,13 @@ def test_loops_at_the_end_are_found(text, looping):
     st.integers(5, 9),
 )
 def test_anything_said_five_times_is_a_loop(text, times):
-    assert loops("start: " + text * times)
+    assert ends_in_loop("start: " + text * times)
 
 
 def test_a_switch_of_language_is_found():
     chinese, english = "患者咳嗽三周，应当先做哪一项检查？", "The patient has been coughing for three weeks."
-    assert switches(chinese, english)
-    assert switches(english, chinese)
-    assert not switches(chinese, "应当先做胸部影像检查，排除肺结核。")
-    assert not switches(chinese, "CT")
-    assert form(chinese, REPLY | {"reasoning": english}, True)["language_switch"]
+    assert switches_language(chinese, english)
+    assert switches_language(english, chinese)
+    assert not switches_language(chinese, "应当先做胸部影像检查，排除肺结核。")
+    assert not switches_language(chinese, "CT")
+    assert format_metrics(chinese, REPLY | {"reasoning": english}, True)["language_switch"]

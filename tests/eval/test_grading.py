@@ -5,20 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinktune.eval.grading import (
-    Rules,
+    FormatRules,
     chrf,
-    holds,
-    is_choice,
-    is_short,
+    contains_keypoint,
+    follows_rules,
+    is_refusal,
+    keypoint_recall,
+    matches_choice,
+    matches_short_answer,
     normalise,
-    obeys,
     pick_grader,
-    recall,
-    refuses,
     rouge_l,
-    words,
+    rouge_tokens,
 )
-from thinktune.eval.grading import bare_text as bare
+from thinktune.eval.grading import normalize_answer as bare
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ from thinktune.eval.grading import bare_text as bare
     ],
 )
 def test_key_points_count_as_whole_words(answer, keypoint, right):
-    assert holds(answer, keypoint) is right
+    assert contains_keypoint(answer, keypoint) is right
 
 
 @given(st.text())
@@ -50,13 +50,13 @@ def test_normalising_twice_is_normalising_once(text):
 
 @given(st.text(min_size=1).filter(str.strip))
 def test_a_key_point_is_in_itself(text):
-    assert holds(text, text)
+    assert contains_keypoint(text, text)
 
 
 def test_recall_is_the_share_of_points_and_any_way_of_saying_one_counts():
-    assert recall("铁和维生素C", ["铁|Fe", "维生素C", "锌"]) == pytest.approx(2 / 3)
-    assert recall("Fe", ["iron|Fe"]) == 1
-    assert recall("", ["iron"]) == 0
+    assert keypoint_recall("铁和维生素C", ["铁|Fe", "维生素C", "锌"]) == pytest.approx(2 / 3)
+    assert keypoint_recall("Fe", ["iron|Fe"]) == 1
+    assert keypoint_recall("", ["iron"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,15 @@ def test_the_grader_follows_from_the_reference(reference, grader):
     ],
 )
 def test_short_answers_are_compared_whole(answer, wanted, right):
-    assert is_short(answer, wanted) is right
+    assert matches_short_answer(answer, wanted) is right
 
 
 def test_a_choice_is_exactly_its_letters():
     options = ["one", "two", "three"]
-    assert is_choice("The answer is B", "B", options)
-    assert is_choice("答案：A、C", "CA", options)
-    assert not is_choice("答案：A、B、C", "AC", options)
-    assert not is_choice("no idea", "A", options)
+    assert matches_choice("The answer is B", "B", options)
+    assert matches_choice("答案：A、C", "CA", options)
+    assert not matches_choice("答案：A、B、C", "AC", options)
+    assert not matches_choice("no idea", "A", options)
 
 
 @pytest.mark.parametrize("measure", [chrf, rouge_l])
@@ -117,7 +117,7 @@ def test_likeness_of_chinese_is_counted_on_characters(measure):
 
 
 def test_rouge_is_by_words_and_by_chinese_characters():
-    assert words("Vitamin C，维生素Ｃ。") == ["vitamin", "c", "维", "生", "素", "c"]
+    assert rouge_tokens("Vitamin C，维生素Ｃ。") == ["vitamin", "c", "维", "生", "素", "c"]
     # Longest common subsequence 3 of 4 and 3: precision 3/4, recall 1.
     assert rouge_l("the red cat sat", "the cat sat") == pytest.approx(2 * 0.75 / 1.75)
     assert rouge_l("甲乙丙丁", "甲丙丁") == pytest.approx(2 * 0.75 / 1.75)
@@ -143,7 +143,7 @@ def test_likeness_lies_between_0_and_1(one, other):
     ],
 )
 def test_a_refusal_is_recognised(answer, refusing):
-    assert refuses(answer) is refusing
+    assert is_refusal(answer) is refusing
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_a_refusal_is_recognised(answer, refusing):
     ],
 )
 def test_rules_of_form_are_decided(answer, rules, kept):
-    assert obeys(answer, Rules.model_validate(rules)) is kept
+    assert follows_rules(answer, FormatRules.model_validate(rules)) is kept

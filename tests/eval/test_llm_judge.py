@@ -4,15 +4,23 @@ import json
 
 import pytest
 
-from thinktune.eval.completion_store import read_saved
-from thinktune.eval.llm_judge import ORDERS, Pair, account, combine, judge, pair_key, read_verdict
+from thinktune.eval.completion_store import read_records
+from thinktune.eval.llm_judge import (
+    ORDERS,
+    AnswerPair,
+    combine_orders,
+    judge_pairs,
+    judgement_key,
+    parse_judgement,
+    summarize_judgements,
+)
 from thinktune.inference.requests import Completion
 
 PAIRS = [
-    Pair("What pumps blood?", "the heart", "the lung", "the heart"),
-    Pair("什么泵血？", "心脏", "心脏", "肺"),
-    Pair("Why {so}?", "", "because", "because of it"),
-    Pair("Same?", "yes", "yes", "yes "),
+    AnswerPair("What pumps blood?", "the heart", "the lung", "the heart"),
+    AnswerPair("什么泵血？", "心脏", "心脏", "肺"),
+    AnswerPair("Why {so}?", "", "because", "because of it"),
+    AnswerPair("Same?", "yes", "yes", "yes "),
 ]
 
 
@@ -41,17 +49,17 @@ def quiet(_line):
 
 
 def judged(file, model="m"):
-    saved = read_saved(file)
-    return [combine(pair, model, saved) for pair in PAIRS]
+    saved = read_records(file)
+    return [combine_orders(pair, model, saved) for pair in PAIRS]
 
 
 def test_both_orders_are_asked_and_what_both_say_counts(tmp_path):
     file = tmp_path / "judgements.jsonl"
     asked = Judge(by_reference)
-    judge(PAIRS, "m", asked, file, quiet)
+    judge_pairs(PAIRS, "m", asked, file, quiet)
     assert len(asked.asked) == 6  # the pair of equal answers is a tie by itself
     assert [found.preferred for found in judged(file)] == [1, 0, 0.5, 0.5]
-    told = account("m", judged(file))
+    told = summarize_judgements("m", judged(file))
     assert (told["wins"], told["ties"], told["losses"], told["orders_agreed"]) == (1, 2, 1, 4)
     assert (told["prompt_tokens"], told["tokens"]) == (600, 120)
     assert {json.loads(line)["reason"] for line in file.read_text(encoding="utf-8").splitlines()} == {"it is right"}
@@ -59,15 +67,15 @@ def test_both_orders_are_asked_and_what_both_say_counts(tmp_path):
 
 def test_a_judge_that_always_takes_the_first_has_no_preference(tmp_path):
     file = tmp_path / "judgements.jsonl"
-    judge(PAIRS, "m", Judge(lambda first, second: '{"winner": "1", "reason": ""}'), file, quiet)
+    judge_pairs(PAIRS, "m", Judge(lambda first, second: '{"winner": "1", "reason": ""}'), file, quiet)
     assert [found.preferred for found in judged(file)] == [0.5] * 4
-    assert account("m", judged(file))["orders_agreed"] == 1
+    assert summarize_judgements("m", judged(file))["orders_agreed"] == 1
 
 
 def test_a_verdict_that_cannot_be_read_is_counted_as_such(tmp_path):
     file = tmp_path / "judgements.jsonl"
-    judge(PAIRS, "m", Judge(lambda first, second: "Both are nice."), file, quiet)
-    told = account("m", judged(file))
+    judge_pairs(PAIRS, "m", Judge(lambda first, second: "Both are nice."), file, quiet)
+    told = summarize_judgements("m", judged(file))
     assert (told["unread"], told["ties"], told["pairs"]) == (3, 1, 4)
 
 
@@ -82,14 +90,14 @@ def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
                 yield said
 
     with pytest.raises(ConnectionError):
-        judge(PAIRS, "m", Stops(by_reference), file, quiet)
+        judge_pairs(PAIRS, "m", Stops(by_reference), file, quiet)
     assert judged(file)[0] is None
     rest = Judge(by_reference)
-    judge(PAIRS, "m", rest, file, quiet)
+    judge_pairs(PAIRS, "m", rest, file, quiet)
     assert len(rest.asked) == 2
     assert [found.preferred for found in judged(file)] == [1, 0, 0.5, 0.5]
     other = Judge(by_reference)
-    judge(PAIRS, "another", other, file, quiet)
+    judge_pairs(PAIRS, "another", other, file, quiet)
     assert len(other.asked) == 6
 
 
@@ -106,13 +114,13 @@ def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
     ],
 )
 def test_verdicts_are_read(text, winner):
-    assert read_verdict(text, ORDERS[0])[0] == winner
+    assert parse_judgement(text, ORDERS[0])[0] == winner
     turned = {"base": "tuned", "tuned": "base"}.get(winner, winner)
-    assert read_verdict(text, ORDERS[1])[0] == turned
+    assert parse_judgement(text, ORDERS[1])[0] == turned
 
 
 def test_an_order_is_a_verdict_of_its_own():
-    assert len({pair_key(pair, order, "m") for pair in PAIRS for order in ORDERS}) == 8
+    assert len({judgement_key(pair, order, "m") for pair in PAIRS for order in ORDERS}) == 8
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,7 @@ def test_an_order_is_a_verdict_of_its_own():
 )
 def test_a_side_wins_where_both_orders_say_so(winners, preferred):
     saved = {
-        pair_key(PAIRS[0], order, "m"): {"winner": winner, "prompt_tokens": 1, "tokens": 1}
+        judgement_key(PAIRS[0], order, "m"): {"winner": winner, "prompt_tokens": 1, "tokens": 1}
         for order, winner in zip(ORDERS, winners, strict=True)
     }
-    assert combine(PAIRS[0], "m", saved).preferred == preferred
+    assert combine_orders(PAIRS[0], "m", saved).preferred == preferred

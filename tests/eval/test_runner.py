@@ -12,8 +12,8 @@ from support.runs import quiet, settings, write_rows
 
 from thinktune.errors import UserError
 from thinktune.eval import runner as evaluating
-from thinktune.eval.completion_store import Saving, model_print, read_saved
-from thinktune.eval.runner import Options, evaluate_run, regrade_run
+from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
+from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
 from thinktune.inference import openai_client as endpoint
 from thinktune.report import run_page as report
 from thinktune.train.loop import train
@@ -41,7 +41,7 @@ def finished(tmp_path_factory, start):
     ]
     lines = [json.dumps({"choices": None, "keypoints": None} | task) for task in tasks]
     (folder / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    options = Options(tasks=(folder / "own.jsonl",), probe=False)
+    options = EvalOptions(tasks=(folder / "own.jsonl",), probe=False)
     found = evaluate_run(run, quiet, options)
     return run, options, found, trained
 
@@ -100,7 +100,7 @@ def test_grading_again_gives_the_same_report_without_a_model(evaluated):
     before = files_of(run)
     shutil.rmtree(run / "final")
     shutil.rmtree(run / "checkpoints")
-    assert regrade_run(run) == found
+    assert rescore_run(run) == found
     assert files_of(run) == before
 
 
@@ -120,7 +120,7 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_report(evaluated, mon
     class Killed(BaseException):
         pass
 
-    kept = Saving.add
+    kept = RecordWriter.add
     written = []
 
     def add(saving, record):
@@ -131,13 +131,13 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_report(evaluated, mon
         kept(saving, record)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Saving, "add", add)
+        patched.setattr(RecordWriter, "add", add)
         with pytest.raises(Killed):
             evaluate_run(run, quiet, options)
-    assert len(read_saved(file)) == 14 - len(read_saved(run / "eval" / "base" / "completions.jsonl"))
+    assert len(read_records(file)) == 14 - len(read_records(run / "eval" / "base" / "completions.jsonl"))
     again = evaluate_run(run, quiet, options)
     assert again["sets"] == found["sets"]
-    assert sorted(read_saved(file)) == sorted({json.loads(line)["key"] for line in whole.splitlines()})
+    assert sorted(read_records(file)) == sorted({json.loads(line)["key"] for line in whole.splitlines()})
 
 
 def test_another_budget_or_model_is_another_reply(evaluated):
@@ -147,21 +147,21 @@ def test_another_budget_or_model_is_another_reply(evaluated):
     found = evaluate_run(run, quiet, options)
     assert measures(found)["tokens"]["base"]["value"] <= 3
     folder = run / "final"
-    before = model_print(folder)
+    before = model_fingerprint(folder)
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-5] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
-    assert model_print(folder) != before
+    assert model_fingerprint(folder) != before
 
 
 def test_without_thinking_stands_apart(evaluated):
     run, _, _ = evaluated
     before = files_of(run)
-    found = evaluate_run(run, quiet, Options(probe=False, thinking=False))
+    found = evaluate_run(run, quiet, EvalOptions(probe=False, thinking=False))
     assert found["settings"]["sampling"]["thinking"] is False
     assert files_of(run) == before
-    assert regrade_run(run, thinking=False) == found
-    report.write(run)
+    assert rescore_run(run, thinking=False) == found
+    report.write_run_page(run)
     assert "without thinking" in (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -169,12 +169,12 @@ def test_missing_replies_and_wrong_options_are_told(evaluated):
     run, _, _ = evaluated
     (run / "eval" / "tuned" / "completions.jsonl").unlink()
     with pytest.raises(UserError, match=r"lacks \d+ of \d+ replies"):
-        regrade_run(run)
+        rescore_run(run)
     shutil.rmtree(run / "eval")
     with pytest.raises(UserError, match="holds no saved replies"):
-        regrade_run(run)
+        rescore_run(run)
     with pytest.raises(UserError, match="--endpoint: name both"):
-        evaluate_run(run, quiet, Options(endpoints={"base": "http://127.0.0.1:1/v1"}))
+        evaluate_run(run, quiet, EvalOptions(endpoints={"base": "http://127.0.0.1:1/v1"}))
 
 
 def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
@@ -187,7 +187,7 @@ def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
     (run / "eval" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     changed = found | {"verdicts": [attack]}
     (run / "eval" / "report.json").write_text(json.dumps(changed), encoding="utf-8")
-    html = report.write(run).read_text(encoding="utf-8")
+    html = report.write_run_page(run).read_text(encoding="utf-8")
     assert html.count("<script") == 1  # the page's own
     assert "<img" not in html
     assert html.count('class="read ') == len(rows)
@@ -206,7 +206,7 @@ def test_rows_that_were_trained_on_show_both_models_and_only_key_points_are_grad
     changes = {"rows_per_step": 8, "epochs": 80, "learning_rate": 1e-2, "evaluate_every_steps": 80}
     generate = {"sample_questions": 0, "evaluate_tokens": 40}
     run = train(settings(tree, data=data, train=changes, generate=generate), quiet)
-    found = evaluate_run(run, quiet, Options(probe=False))
+    found = evaluate_run(run, quiet, EvalOptions(probe=False))
     [held_out] = found["sets"]
     assert (held_out["rows"], held_out["apart"]) == (0, 8)
     shown = [json.loads(line) for line in (run / "eval" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -218,7 +218,7 @@ def test_rows_that_were_trained_on_show_both_models_and_only_key_points_are_grad
     assert all(row["tuned"]["answer"] == kept["answer"] for row, kept in zip(shown, keyed, strict=True))
     assert not any(row["base"]["answer"] == row["tuned"]["answer"] for row in shown)
     assert measures(found)["loss"]["tuned"]["value"] < 0.1 < measures(found)["loss"]["base"]["value"]
-    report.write(run)
+    report.write_run_page(run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count('class="read ') == 8
 
@@ -239,7 +239,7 @@ def two_models_and_a_judge(state, asked):
 def test_an_endpoint_that_breaks_loses_no_reply_and_a_judge_compares_them(evaluated, monkeypatch):
     run, options, _ = evaluated
     monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(endpoint, "TRIES", 2)
+    monkeypatch.setattr(endpoint, "MAX_ATTEMPTS", 2)
     state = {"broken": True}
 
     with serving(partial(two_models_and_a_judge, state), models=("base", "tuned", "judge")) as (url, asked):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinktune.eval import statistics as intervals
-from thinktune.eval.statistics import difference, mean, rate
+from thinktune.eval.statistics import bootstrap_mean, paired_difference, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -15,14 +15,14 @@ from thinktune.eval.statistics import difference, mean, rate
     [(0, 10, 0.0, 0.277533), (5, 10, 0.236593, 0.763407), (10, 10, 0.722467, 1.0), (111, 120, 0.863591, 0.960043)],
 )
 def test_a_rate_has_wilsons_interval(hits, rows, low, high):
-    found = rate(hits, rows)
+    found = wilson_interval(hits, rows)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
     assert found.value == hits / rows
 
 
 @given(st.integers(1, 500).flatmap(lambda rows: st.tuples(st.integers(0, rows), st.just(rows))))
 def test_a_rate_lies_within_its_interval(pair):
-    found = rate(*pair)
+    found = wilson_interval(*pair)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.low < found.high
 
@@ -31,7 +31,7 @@ def test_a_rate_lies_within_its_interval(pair):
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
 def test_a_difference_lies_within_its_interval_and_turns_with_its_sides(pairs):
     base, tuned = zip(*pairs, strict=True)
-    found, turned = difference(base, tuned, bounded=True), difference(tuned, base, bounded=True)
+    found, turned = paired_difference(base, tuned, bounded=True), paired_difference(tuned, base, bounded=True)
     assert -1 <= found.low <= found.value <= found.high <= 1
     assert found.low < found.high
     assert turned.value == pytest.approx(-found.value, abs=1e-9)
@@ -40,7 +40,7 @@ def test_a_difference_lies_within_its_interval_and_turns_with_its_sides(pairs):
 
 def test_the_same_rows_give_the_same_interval():
     rows = [0.1, 0.9, 0.4, 0.4, 1.0]
-    assert mean(rows, (0, 1)) == mean(rows, (0, 1))
+    assert bootstrap_mean(rows, (0, 1)) == bootstrap_mean(rows, (0, 1))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def covered(draw, truth, rounds=300):
 def test_a_difference_of_rates_covers_the_truth(rows, lost, gained, fewer_resamples):
     def draw(generator):
         kinds = generator.choice(3, size=rows, p=[lost, gained, 1 - lost - gained])
-        return difference((kinds == 0).astype(float), (kinds == 1).astype(float), bounded=True)
+        return paired_difference((kinds == 0).astype(float), (kinds == 1).astype(float), bounded=True)
 
     assert covered(draw, gained - lost) >= 0.92
 
@@ -70,19 +70,19 @@ def test_two_equal_models_are_seldom_told_apart(fewer_resamples):
 
     def draw(generator):
         kinds = generator.choice(3, size=100, p=[0.03, 0.03, 0.94])
-        return difference((kinds == 0).astype(float), (kinds == 1).astype(float), bounded=True)
+        return paired_difference((kinds == 0).astype(float), (kinds == 1).astype(float), bounded=True)
 
     assert covered(draw, 0.0) >= 0.95
 
 
 @pytest.mark.parametrize("rows", [20, 60])
 def test_the_mean_of_a_score_and_of_a_length_covers_the_truth(rows, fewer_resamples):
-    assert covered(lambda generator: mean(generator.beta(2, 5, rows), (0, 1)), 2 / 7) >= 0.92
-    assert covered(lambda generator: mean(generator.gamma(4, 100, rows)), 400) >= 0.88 + 0.04 * (rows > 50)
+    assert covered(lambda generator: bootstrap_mean(generator.beta(2, 5, rows), (0, 1)), 2 / 7) >= 0.92
+    assert covered(lambda generator: bootstrap_mean(generator.gamma(4, 100, rows)), 400) >= 0.88 + 0.04 * (rows > 50)
 
 
 def test_rows_without_a_difference_prove_no_equality():
-    found = difference([1.0] * 20, [1.0] * 20, bounded=True)
+    found = paired_difference([1.0] * 20, [1.0] * 20, bounded=True)
     assert found.value == 0
     assert found.low < -0.04
     assert found.high > 0.04
@@ -90,4 +90,4 @@ def test_rows_without_a_difference_prove_no_equality():
 
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError):
-        difference([1.0], [1.0, 0.0], bounded=True)
+        paired_difference([1.0], [1.0, 0.0], bounded=True)

@@ -6,9 +6,16 @@ import pytest
 
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
-from thinktune.eval.general_probe import probe
-from thinktune.eval.runner import seen_in_training
-from thinktune.eval.tasks import from_example, from_record, make_task, read_tasks, score, to_record
+from thinktune.eval.general_probe import probe_tasks
+from thinktune.eval.runner import find_contaminated
+from thinktune.eval.tasks import (
+    grade_answer,
+    make_task,
+    read_tasks,
+    task_from_example,
+    task_from_record,
+    task_to_record,
+)
 
 OPTIONS = {"A": "lung", "B": "heart", "C": "liver", "D": "skin"}
 LAYOUTS = {
@@ -42,8 +49,8 @@ def test_public_layouts_of_choices_load_by_mapping(tmp_path, name):
     [task] = read_tasks(tmp_path / name)
     assert (task.grader, task.references, task.choices) == ("choice", ("B",), tuple(OPTIONS.values()))
     assert "B. heart" in task.question
-    assert score(task, "The answer is B." if "What" in task.question else "答案：B") == {"right": 1}
-    assert score(task, "The answer is A.") == {"right": 0}
+    assert grade_answer(task, "The answer is B." if "What" in task.question else "答案：B") == {"right": 1}
+    assert grade_answer(task, "The answer is A.") == {"right": 0}
     assert ("答案" in task.question) is ("什么" in task.question)
 
 
@@ -58,8 +65,8 @@ def test_free_answers_of_public_layouts_load(tmp_path):
         (tmp_path / name).write_text(json.dumps(row), encoding="utf-8")
         [task] = read_tasks(tmp_path / name)
         assert task.grader == grader
-    assert score(task, "Zn and iron") == {"right": 1, "keypoint_recall": 1}
-    assert score(task, "iron") == {"right": 0, "keypoint_recall": 0.5}
+    assert grade_answer(task, "Zn and iron") == {"right": 1, "keypoint_recall": 1}
+    assert grade_answer(task, "iron") == {"right": 0, "keypoint_recall": 0.5}
 
 
 def test_a_mapping_beside_the_file_is_taken(tmp_path):
@@ -97,21 +104,21 @@ def test_every_row_that_cannot_be_used_is_named(tmp_path):
 
 def test_a_held_out_row_is_graded_by_its_key_point_or_its_answer():
     turns = (Turn("user", "What pumps?"), Turn("assistant", "It is the heart.", "a muscle"))
-    task = from_example(Example(turns, "rows:1", "heart"), "held-out")
+    task = task_from_example(Example(turns, "rows:1", "heart"), "held-out")
     assert (task.grader, task.turns, task.reasoning) == ("keypoints", turns[:1], "a muscle")
-    scores = score(task, "The heart.")
+    scores = grade_answer(task, "The heart.")
     assert scores["right"] == 1
     assert 0 < scores["rouge_l"] < 1
-    assert from_example(Example(turns, "rows:1"), "held-out").grader == "short"
+    assert task_from_example(Example(turns, "rows:1"), "held-out").grader == "short"
 
 
 def test_a_task_survives_being_written(tmp_path):
-    for task in probe():
-        assert from_record(json.loads(json.dumps(to_record(task)))) == task
+    for task in probe_tasks():
+        assert task_from_record(json.loads(json.dumps(task_to_record(task)))) == task
 
 
 def test_the_probe_is_large_bilingual_and_answerable():
-    tasks = probe()
+    tasks = probe_tasks()
     assert len(tasks) >= 120
     assert len({task.key for task in tasks}) == len(tasks)
     for kind in ("arithmetic", "reading", "format", "nonsense"):
@@ -120,9 +127,9 @@ def test_the_probe_is_large_bilingual_and_answerable():
         assert 0.4 <= chinese / len(chosen) <= 0.6
     for task in tasks:
         if task.kind in ("arithmetic", "reading"):
-            assert score(task, (task.references or (task.keypoints[0].split("|")[0],))[0])["right"] == 1
-        assert score(task, "")["right"] == 0
-        assert not any(score(task, "ZZZ")["right"] for task in tasks if task.kind != "format")
+            assert grade_answer(task, (task.references or (task.keypoints[0].split("|")[0],))[0])["right"] == 1
+        assert grade_answer(task, "")["right"] == 0
+        assert not any(grade_answer(task, "ZZZ")["right"] for task in tasks if task.kind != "format")
 
 
 def test_questions_of_the_training_rows_are_found_word_for_word_and_nearly():
@@ -138,5 +145,5 @@ def test_questions_of_the_training_rows_are_found_word_for_word_and_nearly():
         make_task({"question": "心脏泵什么？", "choices": ["a", "b"], "answer": "A"}, "t", "t:3"),
         make_task({"question": "Where does bile come from, and what is it for?", "answer": "x"}, "t", "t:4"),
     ]
-    assert seen_in_training(asked, trained) == {0: "rows:1", 1: "rows:1", 2: "rows:2"}
-    assert seen_in_training(asked, []) == {}
+    assert find_contaminated(asked, trained) == {0: "rows:1", 1: "rows:1", 2: "rows:2"}
+    assert find_contaminated(asked, []) == {}

@@ -23,7 +23,7 @@ from support.runs import last_step, settings, small_tree, without_times
 
 from thinktune.checkpoint import saving as checkpoint
 from thinktune.checkpoint import store as checkpoint_store
-from thinktune.checkpoint.manifest import broken
+from thinktune.checkpoint.manifest import manifest_mismatches
 from thinktune.errors import UserError
 from thinktune.files import read_json
 from thinktune.run import journal as track
@@ -85,12 +85,12 @@ def faults(folder: Path) -> list[str]:
     found = []
     for pointer in ("last", "best"):
         try:
-            if kept := checkpoint_store.find(folder, pointer):
-                checkpoint_store.verify(kept, state=pointer == "last")
+            if kept := checkpoint_store.find_checkpoint(folder, pointer):
+                checkpoint_store.verify(kept, with_state=pointer == "last")
         except (UserError, OSError, ValueError, KeyError) as error:
             found.append(f"{pointer}: {error}")
-    if (folder / "final").is_dir() and broken(folder / "final"):
-        found.append(f"final: {broken(folder / 'final')}")
+    if (folder / "final").is_dir() and manifest_mismatches(folder / "final"):
+        found.append(f"final: {manifest_mismatches(folder / 'final')}")
     for path in folder.glob("*.json"):
         try:
             read_json(path)
@@ -199,10 +199,12 @@ def plant_half_write() -> None:
     save = checkpoint.save
 
     def careless(run, step, *rest):
-        checkpoint._aside = lambda folder: folder.mkdir(parents=True, exist_ok=True) or folder
-        checkpoint._settle = lambda aside, folder: checkpoint.seal(folder, apart=(checkpoint_store.STATE,))
+        checkpoint._partial_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True) or folder
+        checkpoint._commit_folder = lambda aside, folder: checkpoint.write_manifest(
+            folder, exclude=(checkpoint_store.STATE_FOLDER,)
+        )
         checkpoint_store.shutil.rmtree, kept = lambda *_, **__: None, checkpoint_store.shutil.rmtree
-        checkpoint_store.point_to(run, "last", step)
+        checkpoint_store.write_pointer(run, "last", step)
         try:
             return save(run, step, *rest)
         finally:

@@ -18,7 +18,7 @@ ROOM = 24 * 2**20  # what the small run is given: many checkpoints of 1.1 MB
 @pytest.fixture
 def small_needs(monkeypatch):
     """The room kept for tokenizers and journals is that of real models; here it would fill the memory."""
-    monkeypatch.setattr("thinktune.planner.disk_space.BESIDE_BYTES", 2**20)
+    monkeypatch.setattr("thinktune.planner.disk_space.OTHER_FILES_BYTES", 2**20)
 
 
 def filling(full, place, step, freed_after=None):
@@ -72,7 +72,7 @@ def test_a_full_disk_can_stop_the_run_which_goes_on_once_there_is_room(tree, dis
     recipe = settings(tree, name="cut", runs_folder=str(place / "runs"), train={"full_disk": "stop"})
     with pytest.raises(UserError, match=r"train\.full_disk: .* the checkpoint of step 3 stands; free some room"):
         train(recipe, say)
-    checkpoint.verify(checkpoint.find(recipe.run_folder, "last"), state=True)
+    checkpoint.verify(checkpoint.find_checkpoint(recipe.run_folder, "last"), with_state=True)
     (place / "somebody-elses-file").unlink()
     equal(train(recipe, quiet), train(settings(tree, name="whole", train={"full_disk": "stop"}), quiet))
     tried("a full disk where the recipe says stop", "the steps since the last checkpoint")
@@ -90,17 +90,17 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_to_do(tree, disk, full, s
 
 def test_records_that_found_no_room_come_with_the_next_ones(disk, full):
     place = disk(2**20)
-    track.append(place, track.METRICS, [{"kind": "train", "step": 1, "text": "x" * 4000}])
+    track.append(place, track.METRICS_FILE, [{"kind": "train", "step": 1, "text": "x" * 4000}])
     full(place)
     for step in (2, 3):
-        track.append(place, track.METRICS, [{"kind": "train", "step": step, "text": "y" * 9000}])
+        track.append(place, track.METRICS_FILE, [{"kind": "train", "step": step, "text": "y" * 9000}])
     assert [record["step"] for record in track.read_metrics(place)] == [1]
     with pytest.raises(OSError, match="No space"):
-        track.lengths(place)
+        track.flush_journals(place)
     (place / "somebody-elses-file").unlink()
-    track.append(place, track.METRICS, [{"kind": "train", "step": 4}])
+    track.append(place, track.METRICS_FILE, [{"kind": "train", "step": 4}])
     assert [record["step"] for record in track.read_metrics(place)] == [1, 2, 3, 4]
-    assert track.lengths(place) == {track.METRICS: (place / track.METRICS).stat().st_size}
+    assert track.flush_journals(place) == {track.METRICS_FILE: (place / track.METRICS_FILE).stat().st_size}
 
 
 def test_a_read_only_folder_is_a_sentence_and_stays_as_it_was(tree, disk, monkeypatch, capsys, tried):

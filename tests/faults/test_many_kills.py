@@ -41,9 +41,9 @@ def test_kills_of_a_rank_leave_a_run_that_ends_like_one_undisturbed(tree):
     run, reached = undisturbed.with_name("small"), []
     for _ in range(KILLS):
         killed(tree, random.uniform(0.5, 4.0))
-        last = checkpoint.find(run, "last")
+        last = checkpoint.find_checkpoint(run, "last")
         if last:
-            checkpoint.verify(last, state=True)
+            checkpoint.verify(last, with_state=True)
         reached.append(last.step if last else 0)
         if (run / "final").exists():
             break
@@ -55,7 +55,7 @@ def test_kills_of_a_rank_leave_a_run_that_ends_like_one_undisturbed(tree):
     assert [(line["kind"], line["step"]) for line in ours] == [(line["kind"], line["step"]) for line in theirs]
     for mine, whole in zip(ours, theirs, strict=True):
         assert mine.get("loss") == pytest.approx(whole.get("loss"), rel=1e-5)
-    last = {each: checkpoint.find(each, "last").step for each in (run, undisturbed)}
+    last = {each: checkpoint.find_checkpoint(each, "last").step for each in (run, undisturbed)}
     assert len(set(last.values())) == 1
     assert not list(run.rglob("*.partial"))
     final = {name for file in (run / "final").glob("*.safetensors") for name in load_file(file)}

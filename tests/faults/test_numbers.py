@@ -15,12 +15,12 @@ from thinktune.errors import UserError
 from thinktune.inference import kv_cache as slots
 from thinktune.model.batch import pack
 from thinktune.planner.hardware import GIB, Card
-from thinktune.planner.memory import Setting, peaks
+from thinktune.planner.memory import Setting, memory_peaks
 from thinktune.run import journal as track
-from thinktune.run.resume import hold
+from thinktune.run.resume import lock_run
 from thinktune.train import dry_run as dry
 from thinktune.train import samples as answers
-from thinktune.train.anomalies import FEWEST, is_spike
+from thinktune.train.anomalies import MIN_WINDOW_STEPS, is_spike
 from thinktune.train.loop import train
 from thinktune.train.setup import open_run
 
@@ -57,7 +57,7 @@ def test_a_bad_row_is_refused_and_named(tree, bad_row, tried, memory, inside):
     assert all(text.startswith("loss not finite") and text.endswith("rows.jsonl:5") for text in told)
     from safetensors.torch import load_file
 
-    kept = checkpoint.find(folder, "last").folder
+    kept = checkpoint.find_checkpoint(folder, "last").folder
     for file in ("model.safetensors", "state/state.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(kept / file).values() if tensor.is_floating_point())
     tried(f"a row whose loss is not finite, memory {memory}", "its steps, refused")
@@ -68,9 +68,9 @@ def test_the_policy_stop_saves_and_stops_and_the_run_can_go_on(tree, bad_row):
     with pytest.raises(UserError, match=r"train\.bad_numbers: step \d+ was refused.*rows named above"):
         train(recipe, quiet)
     [event] = events(recipe)
-    assert checkpoint.find(recipe.run_folder, "last").step == event["step"]
+    assert checkpoint.find_checkpoint(recipe.run_folder, "last").step == event["step"]
     folder = train(settings(tree, data={"validation": 0.0}, train={"log_every_steps": 1}), quiet)
-    assert checkpoint.find(folder, "last").step == 12
+    assert checkpoint.find_checkpoint(folder, "last").step == 12
     assert "goes on with a change: train.bad_numbers (was 'stop', is 'skip')" in [
         record["text"] for record in events(recipe)
     ]
@@ -96,15 +96,15 @@ def test_a_loss_that_jumps_is_flagged_with_its_rows(tree, monkeypatch, tried):
     tried("a loss that jumps", "nothing; it is flagged with its rows")
 
 
-@given(some.lists(some.floats(0.5, 0.6), min_size=FEWEST, max_size=90))
+@given(some.lists(some.floats(0.5, 0.6), min_size=MIN_WINDOW_STEPS, max_size=90))
 def test_what_wanders_is_no_spike_and_what_doubles_is(losses):
     assert not is_spike(losses[-1], losses)
     assert is_spike(1.3, losses)
-    assert not is_spike(1.3, losses[: FEWEST - 1])
+    assert not is_spike(1.3, losses[: MIN_WINDOW_STEPS - 1])
 
 
 def opened(recipe):
-    with hold(recipe.run_folder):
+    with lock_run(recipe.run_folder):
         return open_run(recipe, quiet, ("here",))
 
 
@@ -112,17 +112,17 @@ def opened(recipe):
 def test_a_dry_step_takes_the_largest_shapes_and_changes_nothing(tree, memory):
     run = opened(settings(tree, train={"memory": memory, "batch_tokens": 200, "rows_per_step": 6}))
     before = [weight.clone() for weight in run.model.parameters()]
-    state = {name: tensor.clone() for name, tensor in run.update.state().items()}
+    state = {name: tensor.clone() for name, tensor in run.optimizer.state_dict().items()}
     batches = dry.largest_batches(run)
-    dry.dry_step(run)
+    dry.dry_run(run)
     assert all(weight.equal(kept) for weight, kept in zip(run.model.parameters(), before, strict=True))
     assert all(weight.grad is None for weight in run.model.parameters())
-    after = run.update.state()
+    after = run.optimizer.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in state.items())
     assert not any(tensor.any() for name, tensor in after.items() if name not in state), "fresh states hold something"
     every = [batch for dealt in run.steps for batch in pack(run.prepared.train.replies(dealt.rows), run.capacity)]
     assert len(batches) > 1, "a step of several batches keeps gradients"
-    assert max(len(batch.targets) for batch in every) <= max(len(batch.targets) for batch in batches)
+    assert max(len(batch.labels) for batch in every) <= max(len(batch.labels) for batch in batches)
 
 
 def test_deterministic_operations_are_asked_for_run_by_run(tree):
@@ -135,29 +135,29 @@ def test_a_memory_full_in_the_dry_step_says_what_would_fit(tree, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
-    monkeypatch.setattr(dry, "rehearse", full)
+    monkeypatch.setattr(dry, "dry_train_step", full)
     run = opened(settings(tree))
     with pytest.raises(
         UserError, match=r"dry step.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
     ):
-        dry.dry_step(run)
+        dry.dry_run(run)
 
 
 def test_the_setting_that_would_fit_is_named_in_the_recipes_own_words(tree, monkeypatch, tmp_path):
     """First one that the run can go on with, as it then does; on a smaller card one for a new run."""
     monkeypatch.setattr("thinktune.planner.plan.CONTEXT_BYTES", 0)  # it is larger than this model with all its states
     run = opened(settings(tree, train={"memory": "exact", "rows_per_step": 6, "batch_tokens": 512}))
-    said = dry.planned_way(run, Card("a card", 24 * GIB))
+    said = dry.suggest_plan(run, Card("a card", 24 * GIB))
     assert said.startswith("this fits (0.0")
     given = tmp_path / "mine.yaml"
-    given.write_text(recipe.dump(run.recipe), encoding="utf-8")
-    changed = recipe.load(given, said.partition(": ")[2].split())
+    given.write_text(recipe.dump_recipe(run.recipe), encoding="utf-8")
+    changed = recipe.load_recipe(given, said.partition(": ")[2].split())
     assert (changed.train.activation_budget, changed.train.batch_tokens) != (None, 512)
     assert opened(changed).capacity == changed.train.batch_tokens < 512
-    job = replace(dry.job_for(run.recipe, run.prepared, run.steps, run.model.config, run.device), compiled=False)
-    said = dry.planned_way(run, Card("a card for less", peaks(job, Setting("exact", False, 0.0, 256)).train))
+    job = replace(dry.make_workload(run.recipe, run.prepared, run.steps, run.model.config, run.device), compiled=False)
+    said = dry.suggest_plan(run, Card("a card for less", memory_peaks(job, Setting("exact", False, 0.0, 256)).train))
     assert said.startswith("in this tier nothing smaller fits; this does (")
-    changed = recipe.load(given, said.partition("): ")[2].split())
+    changed = recipe.load_recipe(given, said.partition("): ")[2].split())
     assert (changed.name, changed.run_folder.exists()) == (f"{run.folder.name}-2", False)
     assert changed.train.memory in ("exact-bf16", "8bit", "8bit-streamed", "4bit")
 
@@ -165,8 +165,8 @@ def test_the_setting_that_would_fit_is_named_in_the_recipes_own_words(tree, monk
 def test_a_dry_step_writes_the_longest_samples_that_may_come(tree, monkeypatch):
     """No cache of a run's own samples is larger than those of its dry step; half as many where memory is full."""
     run = opened(settings(tree, generate={"max_new_tokens": 60, "sample_questions": 3}))
-    monkeypatch.setattr(slots, "BLOCK", 16)  # so that a reply of this length outgrows several
-    real, made, full = slots._larger, [], []
+    monkeypatch.setattr(slots, "GROW_COLUMNS", 16)  # so that a reply of this length outgrows several
+    real, made, full = slots._grown, [], []
 
     def larger(buffer, needed, like):
         if needed[0] > (full or [needed[0]])[0]:
@@ -174,18 +174,18 @@ def test_a_dry_step_writes_the_longest_samples_that_may_come(tree, monkeypatch):
         made.append(real(buffer, needed, like))
         return made[-1]
 
-    monkeypatch.setattr(slots, "_larger", larger)
+    monkeypatch.setattr(slots, "_grown", larger)
     questions = len(run.prepared.validation.examples(3))
     assert questions > 1
     assert dry.replies_that_fit(run) == questions
     largest = max(buffer.numel() for buffer in made)
     made.clear()
-    answers.sample(run)
+    answers.write_samples(run)
     assert 0 < max(buffer.numel() for buffer in made) <= largest
     full.append(1)
     run.replies_at_once = dry.replies_that_fit(run)
     assert run.replies_at_once == 1
-    answers.sample(run)
+    answers.write_samples(run)
     assert len(track.read_samples(run.folder)) == 2 * questions, "all are written, one after another"
     full[0] = 0
     with pytest.raises(torch.OutOfMemoryError):

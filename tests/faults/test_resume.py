@@ -69,7 +69,7 @@ def test_a_stop_anywhere_changes_nothing(tree, whole, tmp_path_factory, monkeypa
         STOPS[place](patch)
         with pytest.raises(Stopped, match=r"SIGTERM.*the same command goes on"):
             train(recipe, quiet)
-    last = checkpoint.find(recipe.run_folder, "last")
+    last = checkpoint.find_checkpoint(recipe.run_folder, "last")
     assert (last.step if last else 0) == {
         "inside an epoch": 5,
         "at an epoch's edge": 6,
@@ -89,7 +89,7 @@ def test_a_stop_in_every_tier_changes_nothing(tree, whole, tmp_path_factory, mon
             stop_in_step(patch, step)
             with pytest.raises(Stopped):
                 train(recipe, quiet)
-    assert checkpoint.find(recipe.run_folder, "last").step == 5
+    assert checkpoint.find_checkpoint(recipe.run_folder, "last").step == 5
     equal(train(recipe, quiet), reference)
     tried(f"two stops with memory {memory}{', updated in the backward pass' if inside else ''}")
 

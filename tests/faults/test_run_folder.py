@@ -92,8 +92,8 @@ def test_other_versions_and_more_ranks_are_told_and_go_on(tree, stopped, tried):
 
 
 def equal_but_for_events(folder, whole):
-    lines = (folder / track.METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / track.METRICS).write_text("".join(line for line in lines if '"event"' not in line), encoding="utf-8")
+    lines = (folder / track.METRICS_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / track.METRICS_FILE).write_text("".join(line for line in lines if '"event"' not in line), encoding="utf-8")
     equal(folder, whole)
 
 
@@ -127,7 +127,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_refused_and_named(stopped, tried, damage):
     name, change, told = DAMAGE[damage]
-    path = checkpoint.find(stopped.run_folder, "last").folder / name
+    path = checkpoint.find_checkpoint(stopped.run_folder, "last").folder / name
     after = change(path.read_bytes() if path.exists() else b"")
     path.unlink(missing_ok=True) if after is None else path.write_bytes(after)
     refused(stopped, rf"step-000004: is not as it was written: .*{told}.*start anew with name=")
@@ -141,7 +141,7 @@ def test_a_pointer_that_leads_elsewhere_is_refused(stopped):
 
 
 def test_a_shortened_journal_is_refused(stopped):
-    journal = stopped.run_folder / track.METRICS
+    journal = stopped.run_folder / track.METRICS_FILE
     journal.write_bytes(journal.read_bytes()[:-30])
     refused(stopped, r"metrics\.jsonl: has .* bytes, and had .* at the last checkpoint")
 
@@ -166,7 +166,7 @@ def test_a_damaged_final_model_is_written_again(tree, tried):
     good = contents(folder / "final")
     (folder / "final" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"final: is not as it was written: model\.safetensors"):
-        checkpoint.model_folder(folder)
+        checkpoint.resolve_model_folder(folder)
     train(settings(tree), quiet)
     assert contents(folder / "final") == good
     tried("a damaged final model")

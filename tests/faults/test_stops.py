@@ -13,7 +13,7 @@ from support.runs import quiet, settings, stop_in_step
 from thinktune.checkpoint import store as checkpoint
 from thinktune.cli import main
 from thinktune.errors import Stopped
-from thinktune.train.interrupt import Stop, seconds
+from thinktune.train.interrupt import StopRequest, parse_duration_seconds
 from thinktune.train.loop import train
 
 
@@ -28,8 +28,8 @@ def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, mo
         main()
     assert ended.value.code == 75
     assert f"{number.name}: stopped after step 4 of 9" in capsys.readouterr().err
-    kept = checkpoint.find(Path(tree["runs_folder"]) / "small", "last")
-    checkpoint.verify(kept, state=True)
+    kept = checkpoint.find_checkpoint(Path(tree["runs_folder"]) / "small", "last")
+    checkpoint.verify(kept, with_state=True)
     assert kept.step == 4
     assert signal.getsignal(number) == before
     tried(f"{number.name} in the midst of a step")
@@ -67,14 +67,14 @@ def test_a_time_limit_saves_before_it_is_reached(tree, monkeypatch, tried):
         train(recipe, quiet)
     monkeypatch.setattr(room, "step", taken)
     longer = settings(tree, train={"time_limit": "9h"})
-    assert checkpoint.find(train(longer, quiet), "last").step == 9
+    assert checkpoint.find_checkpoint(train(longer, quiet), "last").step == 9
     tried("a time limit")
 
 
 def test_a_time_limit_ends_an_evaluation_too():
-    stop = Stop(0.2)
+    stop = StopRequest(0.2)
     begun = time.monotonic()
-    with stop.listening(), pytest.raises(Stopped), stop.interruptible():
+    with stop.catch_signals(), pytest.raises(Stopped), stop.interruptible():
         evaluate_for(60)
     assert time.monotonic() - begun < 50
     assert stop.reason == "train.time_limit"
@@ -87,6 +87,6 @@ def evaluate_for(seconds):
 
 
 def test_durations_are_read_as_written(tree):
-    assert [seconds(text) for text in ("600s", "90m", "3.5h", None)] == [600, 5400, 12600, None]
+    assert [parse_duration_seconds(text) for text in ("600s", "90m", "3.5h", None)] == [600, 5400, 12600, None]
     with pytest.raises(Exception, match=r"train\.time_limit"):
         settings(tree, train={"time_limit": "3:50"})

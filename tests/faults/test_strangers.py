@@ -14,9 +14,9 @@ from hypothesis import strategies as some
 from support.runs import quiet, settings
 
 from thinktune.data.tokenizer import read_tokenizer
-from thinktune.errors import UserError, mask
-from thinktune.files import is_inside
-from thinktune.hub.huggingface import listing_of as _listing
+from thinktune.errors import UserError, redact
+from thinktune.files import is_safe_relative_path
+from thinktune.hub.huggingface import to_listing as _listing
 from thinktune.model.loading import load_model
 from thinktune.report import run_page as report
 from thinktune.train.loop import train
@@ -93,7 +93,7 @@ def test_a_hubs_list_that_leads_outside_is_refused(name):
 @given(some.lists(some.sampled_from(["a", "..", ".", "b.c", ""]), min_size=1, max_size=6))
 def test_a_name_that_is_inside_never_leads_outside(parts):
     name = "/".join(parts)
-    if is_inside(name):
+    if is_safe_relative_path(name):
         base = Path("/folder/inside")
         assert (base / name).parts[:3] == base.parts
         assert ".." not in Path(name).parts
@@ -117,7 +117,7 @@ def test_a_row_of_markup_shows_as_text(tree, tried):
     bad = [{key: f"{value} {evil}" for key, value in row.items()} for row in plain]
     rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad), encoding="utf-8")
     folder = train(settings(tree, data={"max_tokens": 2000, "system": f"Be {evil}"}), quiet)
-    text = report.write(folder).read_text(encoding="utf-8")
+    text = report.write_run_page(folder).read_text(encoding="utf-8")
     page = Page(text)
     assert "&lt;script&gt;alert(1)" in text
     assert text.count("<script") == 1  # the page's own
@@ -145,5 +145,5 @@ def test_secrets_are_in_nothing_that_is_written(tree, monkeypatch, tried):
 
 @given(some.from_regex(r"(hf_[A-Za-z0-9]{24}|sk-[A-Za-z0-9]{20})", fullmatch=True))
 def test_what_has_the_shape_of_a_token_is_masked(token):
-    assert token not in mask(f"https://user:{token}@hub/x?{token}")
-    assert re.search(r"\*\*\*", mask(f" {token} "))
+    assert token not in redact(f"https://user:{token}@hub/x?{token}")
+    assert re.search(r"\*\*\*", redact(f" {token} "))

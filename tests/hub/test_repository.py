@@ -85,7 +85,7 @@ def refused(name: str, hub: str, revision: str = "by default") -> str:
 
 
 def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloads_nothing(hub, start, data, tmp_path):
-    local = recipe.check(tree(start, data), "here")
+    local = recipe.validate_recipe(tree(start, data), "here")
     expected = prepare(local, read_tokenizer(locate_model(local)))
     originals = {"model": contents(start), "dataset": contents(data)}
     place = {"address": hub.address, "caches": tmp_path}
@@ -97,7 +97,7 @@ def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloa
     for line in first.stdout.splitlines():
         found = json.loads(line)
         assert found["fingerprint"] == expected.fingerprint, "of all ids and parts"
-        assert without_paths(found["account"]) == without_paths(json.loads(json.dumps(expected.account)))
+        assert without_paths(found["account"]) == without_paths(json.loads(json.dumps(expected.summary)))
 
     hub.forget()
     starts = at_once(lambda one: folder_of(locate(REPOSITORIES[one[1]], *one, **place)), CACHED)

@@ -6,22 +6,22 @@ from hypothesis import strategies as st
 
 from thinktune.data.chat_template import render_prompt
 from thinktune.data.types import Turn
-from thinktune.inference.replies import Marks, Stopper, Writer, gather, split
-from thinktune.inference.requests import Sampling
+from thinktune.inference.replies import Detokenizer, SpecialTokens, StopStrings, join_pieces, parse_reply
+from thinktune.inference.requests import SamplingParams
 
 
 @pytest.fixture(scope="module")
 def marks(tokenizer):
-    return Marks.of(tokenizer, None)
+    return SpecialTokens.from_tokenizer(tokenizer, None)
 
 
 def write(marks, text, *, end=True, prompt=(1,), **settings):
     """The pieces and the completion of a reply whose model says `text`."""
     ids = marks.tokenizer.encode(text, add_special_tokens=False)
-    writer, pieces = Writer(Sampling(**{"max_new_tokens": 500} | settings), marks, list(prompt)), []
+    writer, pieces = Detokenizer(SamplingParams(**{"max_new_tokens": 500} | settings), marks, list(prompt)), []
     coming = iter([*ids, marks.tokenizer.eos_token_id] if end else ids)
-    while not writer.finish:
-        pieces += writer.take(writer.next(next(coming)))
+    while not writer.finish_reason:
+        pieces += writer.append(writer.next_token(next(coming)))
     return pieces, writer.completion()
 
 
@@ -31,7 +31,7 @@ def test_a_reply_is_taken_apart_and_its_tokens_counted(marks, tokenizer):
     assert (reply.reasoning, reply.answer, reply.finish, reply.closed) == ("why so", "the heart", "end", True)
     assert reply.reasoning_tokens == len(tokenizer.encode(head, add_special_tokens=False))
     assert reply.tokens == len(tokenizer.encode(head + tail, add_special_tokens=False)) + 1
-    assert gather(pieces) == ("why so", "the heart")
+    assert join_pieces(pieces) == ("why so", "the heart")
 
 
 words = st.lists(
@@ -41,13 +41,13 @@ words = st.lists(
 
 @given(words.map("".join), st.integers(1, 30))
 def test_pieces_make_up_the_completion_however_it_ends(tokenizer, text, budget):
-    marks = Marks.of(tokenizer, None)
+    marks = SpecialTokens.from_tokenizer(tokenizer, None)
     ids = tokenizer.encode(text, add_special_tokens=False)
     pieces, reply = write(marks, text, max_new_tokens=budget)
-    assert gather(pieces) == (reply.reasoning, reply.answer)
+    assert join_pieces(pieces) == (reply.reasoning, reply.answer)
     assert reply.tokens == min(budget, len(ids) + 1)
     assert reply.finish == ("end" if budget > len(ids) else "length")
-    whole = split(tokenizer.backend_tokenizer.decode(ids[:budget]))
+    whole = parse_reply(tokenizer.backend_tokenizer.decode(ids[:budget]))
     assert (reply.reasoning, reply.answer, reply.closed) == (whole.reasoning, whole.answer, whole.closed)
     assert 0 <= reply.reasoning_tokens <= reply.tokens
 
@@ -56,7 +56,7 @@ def test_what_is_cut_in_a_character_shows_that_it_is(marks, tokenizer):
     ids = tokenizer.encode("🙂", add_special_tokens=False)
     assert len(ids) > 1
     pieces, reply = write(marks, "🙂", max_new_tokens=1)
-    assert reply.answer == gather(pieces)[1] == "\ufffd"
+    assert reply.answer == join_pieces(pieces)[1] == "\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_what_is_cut_in_a_character_shows_that_it_is(marks, tokenizer):
 def test_stop_texts_end_the_answer_not_the_reasoning(marks, text, stop, reasoning, answer, finish):
     pieces, reply = write(marks, text, stop=stop)
     assert (reply.reasoning, reply.answer, reply.finish) == (reasoning, answer, finish)
-    assert gather(pieces) == (reasoning, answer)
+    assert join_pieces(pieces) == (reasoning, answer)
 
 
 @given(
@@ -82,7 +82,7 @@ def test_stop_texts_end_the_answer_not_the_reasoning(marks, text, stop, reasonin
     st.lists(st.integers(1, 5), max_size=30),
 )
 def test_a_stop_is_found_however_the_text_was_cut(text, stops, sizes):
-    given_out, stopper, rest, hit = "", Stopper(tuple(stops)), text, False
+    given_out, stopper, rest, hit = "", StopStrings(tuple(stops)), text, False
     for size in [*sizes, len(text)]:
         piece, rest = rest[:size], rest[size:]
         certain, hit = stopper.feed(piece)
@@ -95,7 +95,7 @@ def test_a_stop_is_found_however_the_text_was_cut(text, stops, sizes):
         longest = max((stop for stop in stops if text[: min(ends)].endswith(stop)), key=len)
         assert given_out == text[: min(ends) - len(longest)]
     else:
-        assert given_out + stopper.rest() == text
+        assert given_out + stopper.flush() == text
 
 
 def test_reasoning_over_its_budget_is_closed_as_the_template_closes_it(marks, tokenizer):

@@ -9,7 +9,7 @@ from support.generation import QUESTIONS, alone, ask, decided
 from thinktune.data.chat_template import render_prompt
 from thinktune.data.types import Turn
 from thinktune.inference.engine import Engine
-from thinktune.inference.replies import gather
+from thinktune.inference.replies import join_pieces
 from thinktune.inference.requests import Completion
 
 
@@ -58,7 +58,7 @@ def test_a_stream_ends_with_what_it_gave(engine):
     *pieces, last = engine.stream(ask(QUESTIONS[1], 30))
     assert isinstance(last, Completion)
     assert last == alone(engine, ask(QUESTIONS[1], 30))
-    assert gather(pieces) == (last.reasoning, last.answer)
+    assert join_pieces(pieces) == (last.reasoning, last.answer)
     assert len(pieces) > 1
 
 

@@ -11,8 +11,8 @@ from thinktune.data.types import Turn
 from thinktune.errors import UserError
 from thinktune.inference import openai_client as room
 from thinktune.inference.openai_client import Endpoint
-from thinktune.inference.replies import Piece, gather
-from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.inference.replies import Piece, join_pieces
+from thinktune.inference.requests import Completion, Request, SamplingParams
 
 GOOD = [part("heart"), part("."), part(finish="stop"), usage(7, 3), DONE]
 WAYS = {
@@ -30,12 +30,14 @@ WAYS = {
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(room, "FIRST_WAIT_SECONDS", 0.01)
-    for name in room.KEYS:
+    for name in room.API_KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
 def ask(question="q?", **sampling):
-    return Request((Turn("system", "Be kind."), Turn("user", question)), Sampling(**{"max_new_tokens": 50} | sampling))
+    return Request(
+        (Turn("system", "Be kind."), Turn("user", question)), SamplingParams(**{"max_new_tokens": 50} | sampling)
+    )
 
 
 def answer(script, *requests, **options):
@@ -59,7 +61,7 @@ def test_reasoning_and_answer_stand_apart_however_the_server_sends_them(way):
     with serving(script) as (url, _), closing(Endpoint(url)) as endpoint:
         *pieces, last = endpoint.stream(ask())
     assert last == found
-    assert gather(pieces) == ("why so", "the heart")
+    assert join_pieces(pieces) == ("why so", "the heart")
     assert len(pieces) > 1
 
 
@@ -73,7 +75,7 @@ def test_what_is_sent_is_what_was_asked(monkeypatch):
     monkeypatch.setenv("THINKTUNE_ENDPOINT_KEY", "secret")
     request = Request(
         (Turn("user", "q?"), Turn("assistant", "a", "hidden"), Turn("user", "r?")),
-        Sampling(99, temperature=0.6, top_p=0.95, top_k=20, seed=5, stop=("END",), reasoning_tokens=30),
+        SamplingParams(99, temperature=0.6, top_p=0.95, top_k=20, seed=5, stop=("END",), max_reasoning_tokens=30),
         thinking=False,
     )
     _, (sent,) = answer(in_turn(reply(*GOOD)), request, model="expert")
@@ -122,7 +124,7 @@ def test_what_passes_is_tried_again(fault):
 
 @pytest.mark.parametrize(("fault", "told"), [("500", "answers 500: no"), ("half a stream", "breaks off")])
 def test_what_does_not_pass_is_told_after_some_tries(fault, told):
-    with pytest.raises(UserError, match=rf"/v1: .*{told}.*tried {room.TRIES} times"):
+    with pytest.raises(UserError, match=rf"/v1: .*{told}.*tried {room.MAX_ATTEMPTS} times"):
         answer(in_turn(FAULTS[fault]))
 
 
@@ -159,7 +161,7 @@ def test_a_field_that_a_server_refuses_and_nothing_needs_is_left_out():
     found, asked = answer(script, ask())
     assert found[0].answer == "heart."
     assert asked[-1]["max_completion_tokens"] == 50
-    without = Request(ask().turns, Sampling(50), thinking=False)
+    without = Request(ask().turns, SamplingParams(50), thinking=False)
     with pytest.raises(UserError, match="chat_template_kwargs"):  # here it changes what the model does
         answer(script, without)
 
@@ -227,7 +229,7 @@ def test_many_are_asked_at_once_but_no_more_than_wished():
 
     requests = [ask(f"q{number}") for number in range(20)]
     with serving(script) as (url, _), closing(Endpoint(url)) as endpoint:
-        found = dict(endpoint.complete(requests, most_at_once=5))
+        found = dict(endpoint.complete(requests, max_concurrency=5))
     assert [found[number].answer for number in range(20)] == [f"q{number}!" for number in range(20)]
     assert 2 <= most[0] <= 5
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.inference.replies import Splitter, split
+from thinktune.inference.replies import ReasoningParser, parse_reply
 
 TABLE = {
     "<think>\nwhy\n</think>\n\nanswer": ("why", "answer", True),
@@ -29,21 +29,21 @@ TABLE = {
 
 def streamed(text, cuts):
     """What a reader has in front of him at the end, fed piece by piece."""
-    splitter = Splitter()
+    splitter = ReasoningParser()
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     shown = {"reasoning": "", "answer": ""}
     pieces = [piece for start, stop in pairwise(edges) for piece in splitter.feed(text[start:stop])]
-    for piece in [*pieces, *splitter.finish()]:
-        if piece.place == "moved":
+    for piece in [*pieces, *splitter.flush()]:
+        if piece.kind == "moved":
             shown = {"reasoning": shown["answer"], "answer": ""}
         else:
-            shown[piece.place] += piece.text
+            shown[piece.kind] += piece.text
     return shown["reasoning"], shown["answer"], splitter.closed
 
 
 @pytest.mark.parametrize("text", TABLE)
 def test_a_reply_is_taken_apart(text):
-    reply = split(text)
+    reply = parse_reply(text)
     assert (reply.reasoning, reply.answer, reply.closed) == TABLE[text]
 
 
@@ -54,7 +54,7 @@ tags = st.lists(st.sampled_from(["<think>", "</think>", "<", "/think>", "\n", " 
 
 @given(tags, st.lists(st.integers(0, 60), max_size=12))
 def test_how_a_stream_was_cut_changes_nothing(text, cuts):
-    whole = split(text)
+    whole = parse_reply(text)
     assert streamed(text, cuts) == (whole.reasoning, whole.answer, whole.closed)
 
 
@@ -64,7 +64,7 @@ def test_character_by_character_is_the_same(text):
 
 
 def test_a_tag_in_the_making_is_held_back():
-    splitter = Splitter()
+    splitter = ReasoningParser()
     given_out = [piece.text for text in ("<think>", "why", "\n</th") for piece in splitter.feed(text)]
     assert "".join(given_out) == "why"
 
@@ -74,5 +74,5 @@ def test_a_tag_in_the_making_is_held_back():
     st.text(st.characters(exclude_characters="<>\n"), min_size=1),
 )
 def test_what_the_template_writes_is_read_back(reasoning, answer):
-    reply = split(f"<think>\n{reasoning}\n</think>\n\n{answer}")
+    reply = parse_reply(f"<think>\n{reasoning}\n</think>\n\n{answer}")
     assert (reply.reasoning, reply.answer, reply.closed) == (reasoning, answer, True)

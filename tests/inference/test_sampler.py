@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from thinktune.inference.requests import Sampling
-from thinktune.inference.sampler import Chooser, choose
+from thinktune.inference.requests import SamplingParams
+from thinktune.inference.sampler import Sampler, sample_tokens
 
 SHARES = torch.tensor([0.05, 0.5, 0.15, 0.3])
 KEPT = [
@@ -20,8 +20,8 @@ KEPT = [
 
 @pytest.mark.parametrize(("settings", "kept"), KEPT)
 def test_only_the_likeliest_come_each_as_often_as_its_share(settings, kept):
-    chooser, draws = Chooser(Sampling(1, **settings)), 4000
-    chosen = torch.cat([choose(SHARES.log()[None], [chooser]) for _ in range(draws)])
+    chooser, draws = Sampler(SamplingParams(1, **settings)), 4000
+    chosen = torch.cat([sample_tokens(SHARES.log()[None], [chooser]) for _ in range(draws)])
     counts = torch.bincount(chosen, minlength=4) / draws
     expected = torch.where(torch.tensor([token in kept for token in range(4)]), SHARES, 0.0)
     assert set(chosen.tolist()) == kept
@@ -30,8 +30,8 @@ def test_only_the_likeliest_come_each_as_often_as_its_share(settings, kept):
 
 def test_temperature_flattens():
     def share(temperature):
-        chooser = Chooser(Sampling(1, temperature=temperature))
-        return sum(int(choose(SHARES.log()[None], [chooser])) == 1 for _ in range(1000)) / 1000
+        chooser = Sampler(SamplingParams(1, temperature=temperature))
+        return sum(int(sample_tokens(SHARES.log()[None], [chooser])) == 1 for _ in range(1000)) / 1000
 
     assert share(0.3) > 0.75 > share(1.0) > 0.42 > share(3.0)
 
@@ -39,18 +39,23 @@ def test_temperature_flattens():
 def test_a_row_draws_the_same_whoever_stands_beside_it():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(7, 200, generator=generator)
-    settings = [Sampling(1, **given, seed=seed) for seed, (given, _) in enumerate(KEPT)]
+    settings = [SamplingParams(1, **given, seed=seed) for seed, (given, _) in enumerate(KEPT)]
     for _ in range(20):
-        together = choose(logits, [Chooser(sampling) for sampling in settings])
+        together = sample_tokens(logits, [Sampler(sampling) for sampling in settings])
         assert together.tolist() == [
-            int(choose(logits[row, None], [Chooser(sampling)])) for row, sampling in enumerate(settings)
+            int(sample_tokens(logits[row, None], [Sampler(sampling)])) for row, sampling in enumerate(settings)
         ]
         logits = torch.randn(7, 200, generator=generator)
 
 
 def test_seeds_differ():
     logits = torch.zeros(1, 1000)
-    assert len({int(choose(logits, [Chooser(Sampling(1, temperature=1.0, seed=seed))])) for seed in range(50)}) > 40
+    assert (
+        len(
+            {int(sample_tokens(logits, [Sampler(SamplingParams(1, temperature=1.0, seed=seed))])) for seed in range(50)}
+        )
+        > 40
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,4 +71,4 @@ def test_seeds_differ():
 )
 def test_settings_out_of_range_are_refused(wrong, told):
     with pytest.raises(ValueError, match=told):
-        Sampling(**{"max_new_tokens": 1} | wrong)
+        SamplingParams(**{"max_new_tokens": 1} | wrong)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from support.generation import QUESTIONS, alone, ask, decided
 
 from thinktune.data.types import Turn
-from thinktune.demo.tiny_model import Size, make_model
+from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.errors import UserError
 from thinktune.inference import engine as schedule
 from thinktune.inference import kv_cache as slots
 from thinktune.inference.engine import Engine
-from thinktune.inference.replies import gather
-from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.inference.replies import join_pieces
+from thinktune.inference.requests import Completion, Request, SamplingParams
 
 VARIED = [
     ask(question, 4 + 3 * number + 40 * (number == 3), **settings)
@@ -28,13 +28,13 @@ VARIED = [
 
 @pytest.fixture
 def engine(model, tokenizer):
-    with closing(Engine(decided(model), tokenizer, slots=4)) as made:
+    with closing(Engine(decided(model), tokenizer, max_sequences=4)) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def expected(tokenizer):
-    with closing(Engine(decided(make_model(tokenizer, Size())), tokenizer)) as engine:
+    with closing(Engine(decided(make_model(tokenizer, ModelShape())), tokenizer)) as engine:
         return [alone(engine, request) for request in VARIED]
 
 
@@ -78,17 +78,17 @@ def test_each_reply_is_the_one_given_alone_whoever_comes_and_goes(engine, expect
     assert set(found) == set(range(len(VARIED))) - left
     for number, (*pieces, last) in found.items():
         assert last == expected[number]
-        assert gather(pieces) == (last.reasoning, last.answer)
+        assert join_pieces(pieces) == (last.reasoning, last.answer)
 
 
 def test_long_prompts_are_read_in_parts_beside_the_others(engine, expected, monkeypatch):
-    monkeypatch.setattr(schedule, "PROMPT_TOKENS", 16)  # most of the prompts are longer
+    monkeypatch.setattr(schedule, "MAX_PREFILL_TOKENS", 16)  # most of the prompts are longer
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
 
 
 def test_a_cache_that_grows_and_shrinks_changes_no_reply(engine, expected, monkeypatch):
-    monkeypatch.setattr(slots, "BLOCK", 8)
-    monkeypatch.setattr(slots, "ROWS", 1)
+    monkeypatch.setattr(slots, "GROW_COLUMNS", 8)
+    monkeypatch.setattr(slots, "GROW_ROWS", 1)
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
 
 
@@ -103,13 +103,13 @@ def test_no_more_than_the_slots_are_written_at_once(engine):
 
 
 def test_first_come_is_first_served(model, tokenizer):
-    with closing(Engine(decided(model), tokenizer, slots=1)) as engine:
-        order = [number for number, _ in engine.complete([ask("q?", 6) for _ in range(12)], most_at_once=12)]
+    with closing(Engine(decided(model), tokenizer, max_sequences=1)) as engine:
+        order = [number for number, _ in engine.complete([ask("q?", 6) for _ in range(12)], max_concurrency=12)]
     assert order == list(range(12))
 
 
 def test_a_closed_stream_frees_its_slot_at_once(model, tokenizer):
-    with closing(Engine(decided(model), tokenizer, slots=1)) as engine:
+    with closing(Engine(decided(model), tokenizer, max_sequences=1)) as engine:
         endless = engine.stream(ask("q?", 4000))
         next(endless)
         endless.close()
@@ -160,7 +160,7 @@ def test_a_pass_that_fails_is_told_to_all_in_it_and_the_engine_goes_on(engine, e
 
 
 def test_one_request_that_fails_takes_nobody_along(engine, expected, monkeypatch):
-    refused = engine._ticket(ask("q?", 30), schedule.Events(), 0, pieces=False)
+    refused = engine._ticket(ask("q?", 30), schedule.EventQueue(), 0, pieces=False)
     monkeypatch.setattr(refused.writer, "take", None)  # not callable: its own reply cannot be written
     engine._schedule.submit(refused)
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
@@ -178,7 +178,7 @@ def test_where_memory_runs_out_replies_give_way_and_come_back(engine, expected):
 
 
 def test_closing_ends_everything(model, tokenizer):
-    engine = Engine(decided(model), tokenizer, slots=2)
+    engine = Engine(decided(model), tokenizer, max_sequences=2)
     told = []
 
     def read():
@@ -190,7 +190,7 @@ def test_closing_ends_everything(model, tokenizer):
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while engine._schedule._thread is None:
+    while engine._scheduler._thread is None:
         time.sleep(0.01)
     engine.close()
     for thread in threads:
@@ -213,5 +213,7 @@ def test_completing_stops_when_its_reader_does(engine):
 
 def test_a_conversation_too_long_for_the_model_is_refused(engine):
     with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model 4,096"):
-        engine.stream(Request((Turn("user", "\n\n" * 2500),), Sampling(5)))
-    assert engine._ticket(Request((Turn("user", "\n\n" * 2030),), Sampling(500)), schedule.Events(), 0, pieces=False)
+        engine.stream(Request((Turn("user", "\n\n" * 2500),), SamplingParams(5)))
+    assert engine._ticket(
+        Request((Turn("user", "\n\n" * 2030),), SamplingParams(500)), schedule.EventQueue(), 0, pieces=False
+    )

@@ -10,8 +10,8 @@ import pytest
 from thinktune.data.types import Turn
 from thinktune.errors import UserError
 from thinktune.inference import vllm_server as vllm
-from thinktune.inference.requests import Completion, Request, Sampling
-from thinktune.serve.models import find_voices
+from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.serve.models import find_models
 
 STAND_IN = f"""\
 #!{sys.executable}
@@ -44,19 +44,19 @@ uvicorn.Server(settings).run()
     ],
 )
 def test_vllm_is_used_where_it_and_a_gpu_are(wanted, installed, gpu, chosen):
-    assert vllm.choose(wanted, installed=installed, gpu=gpu)[0] == chosen
+    assert vllm.choose_engine(wanted, installed=installed, gpu=gpu)[0] == chosen
 
 
 @pytest.mark.parametrize(("installed", "gpu", "why"), [(False, True, "not installed"), (True, False, "needs a GPU")])
 def test_vllm_that_is_asked_for_and_missing_is_refused(installed, gpu, why):
     with pytest.raises(UserError, match=why):
-        vllm.choose("vllm", installed=installed, gpu=gpu)
+        vllm.choose_engine("vllm", installed=installed, gpu=gpu)
 
 
 def test_one_thing_to_talk_to_must_be_named():
     for run, endpoint in ((None, None), (Path("runs/x"), "http://127.0.0.1:1/v1")):
         with pytest.raises(UserError, match="exactly one"):
-            find_voices(run, endpoint, None, "auto", print)
+            find_models(run, endpoint, None, "auto", print)
 
 
 def test_it_is_started_on_loopback_with_a_key_asked_and_ended(tmp_path, monkeypatch):
@@ -66,14 +66,14 @@ def test_it_is_started_on_loopback_with_a_key_asked_and_ended(tmp_path, monkeypa
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert vllm.is_installed()
-    running = vllm.start(tmp_path / "model", "tuned", 0.45)
+    running = vllm.start_server(tmp_path / "model", "tuned", 0.45)
     try:
-        *pieces, last = running.stream(Request((Turn("user", "Why?"),), Sampling(8)))
-        assert "".join(piece.text for piece in pieces if piece.place == "answer") == "yes"
+        *pieces, last = running.stream(Request((Turn("user", "Why?"),), SamplingParams(8)))
+        assert "".join(piece.text for piece in pieces if piece.kind == "answer") == "yes"
         assert isinstance(last, Completion)
         assert (last.reasoning, last.answer) == ("so", "yes")
         pid, *words = record.read_text().split("\n")
-        assert words == vllm.command(tmp_path / "model", "tuned", int(words[words.index("--port") + 1]), 0.45)[1:]
+        assert words == vllm.command_line(tmp_path / "model", "tuned", int(words[words.index("--port") + 1]), 0.45)[1:]
         assert words[words.index("--host") + 1] == "127.0.0.1"
         assert "key" not in " ".join(words)
     finally:
@@ -84,4 +84,4 @@ def test_it_is_started_on_loopback_with_a_key_asked_and_ended(tmp_path, monkeypa
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(UserError, match="no such architecture"):
-        vllm.start(tmp_path / "broken", "tuned", 0.45)
+        vllm.start_server(tmp_path / "broken", "tuned", 0.45)

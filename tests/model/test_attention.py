@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from thinktune.model import attention
-from thinktune.model.attention import call_varlen, pick_attention, pick_newer_flash
+from thinktune.model.attention import pick_attention, pick_flash_kernel, wrap_varlen_attn
 
 HEADS, GROUPS, SIZE = 4, 2, 8
 BOUNDARIES = torch.tensor([0, 5, 6, 13, 20, 20, 20], dtype=torch.int32)  # the last two rows hold nothing
@@ -33,10 +33,10 @@ def test_the_path_follows_device_precision_and_card(device, precision, capabilit
 
 def test_newer_kernels_are_taken_where_their_package_is_and_the_card_is_theirs():
     everything, nothing = (lambda _: True), (lambda _: False)
-    assert pick_newer_flash((9, 0), everything) == "FA3"
-    assert pick_newer_flash((10, 0), everything) == "FA4"
-    assert pick_newer_flash((8, 6), everything) is None
-    assert pick_newer_flash((9, 0), nothing) is None
+    assert pick_flash_kernel((9, 0), everything) == "FA3"
+    assert pick_flash_kernel((10, 0), everything) == "FA4"
+    assert pick_flash_kernel((8, 6), everything) is None
+    assert pick_flash_kernel((9, 0), nothing) is None
     assert not attention._is_installed("no_such_package.inner")
 
 
@@ -119,7 +119,7 @@ def path(request, monkeypatch):
     if request.param == "rows":
         return attention.rows_attention
     kernel = varlen_of_2_11 if request.param == "varlen 2.11" else varlen_of_2_13
-    monkeypatch.setattr(attention, "_varlen", call_varlen(kernel))
+    monkeypatch.setattr(attention, "_varlen", wrap_varlen_attn(kernel))
     return attention.varlen_attention
 
 
@@ -158,7 +158,9 @@ def test_the_compiled_path_has_the_same_gradients(dtype):
 def test_torchs_own_function_is_called_as_its_signature_asks():
     """The installed torch's, on shapes alone: its kernel needs a card."""
     query, key, value = (part[0].transpose(0, 1).to("meta") for part in parts(torch.bfloat16, requires_grad=False))
-    found = call_varlen(torch.nn.attention.varlen.varlen_attn)(query, key, value, BOUNDARIES.to("meta"), LONGEST, SCALE)
+    found = wrap_varlen_attn(torch.nn.attention.varlen.varlen_attn)(
+        query, key, value, BOUNDARIES.to("meta"), LONGEST, SCALE
+    )
     assert found.shape == (20, HEADS, SIZE)
 
 
@@ -169,7 +171,9 @@ def test_queries_that_a_norm_made_fp32_follow_the_values(monkeypatch):
     )
     seen = []
     query, key, value = parts(torch.float32)
-    attention.varlen_attention(torch.nn.Module(), query, key, value.bfloat16(), None, boundaries=BOUNDARIES, longest=9)
+    attention.varlen_attention(
+        torch.nn.Module(), query, key, value.bfloat16(), None, cu_seqlens=BOUNDARIES, max_seqlen=9
+    )
     assert {part.dtype for part in seen} == {torch.bfloat16}
 
 

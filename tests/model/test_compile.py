@@ -8,10 +8,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from thinktune.data.chat_template import Rendered
-from thinktune.demo.tiny_model import Size, make_model
-from thinktune.model.batch import pack, padding
-from thinktune.model.forward import evaluate, hidden_states
-from thinktune.model.transforms import apply_activation_budget, compile_layers, pick_compiled
+from thinktune.demo.tiny_model import ModelShape, make_model
+from thinktune.model.batch import make_padding, pack
+from thinktune.model.forward import evaluate_loss, hidden_states
+from thinktune.model.transforms import apply_activation_budget, compile_layers, supports_compile
 from thinktune.train.step import warm_up
 
 LENGTHS = (5, 9, 17, 33, 12, 40, 7, 21, 30, 2)
@@ -21,7 +21,7 @@ FAST = "aot_eager"  # the compiler's front and its gradients; slow tests have al
 
 @pytest.fixture
 def layered(tokenizer):
-    model = make_model(tokenizer, Size(layers=4))
+    model = make_model(tokenizer, ModelShape(num_layers=4))
     model.set_attn_implementation("thinktune_rows")
     return model
 
@@ -42,7 +42,7 @@ def batches():
         Rendered(drawn.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}")
         for size in LENGTHS
     ]
-    return pack(rows, 64, pad=padding(0, LENGTHS, 64))
+    return pack(rows, 64, pad=make_padding(0, LENGTHS, 64))
 
 
 def gradients(model, batch):
@@ -68,7 +68,7 @@ def gradients(model, batch):
     ],
 )
 def test_layers_are_compiled_where_the_compiler_is_good(device, capability, triton, compiled):
-    assert pick_compiled(device, capability, triton) == compiled
+    assert supports_compile(device, capability, triton) == compiled
 
 
 def compiled_equals_plain(layered, batches, backend, close):
@@ -84,7 +84,9 @@ def compiled_equals_plain(layered, batches, backend, close):
         torch.testing.assert_close(states, expected, **close)
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, **close, msg=lambda text, name=name: f"{name}: {text}")
-    mine, theirs = (evaluate(model, batches, CPU, torch.float32).values()["loss"] for model in (layered, plain))
+    mine, theirs = (
+        evaluate_loss(model, batches, CPU, torch.float32).mean_losses()["loss"] for model in (layered, plain)
+    )
     assert mine == pytest.approx(theirs, rel=1e-6)
     assert counters["stats"]["unique_graphs"] == 2  # rows differ from batch to batch, shapes never do
     assert not counters["graph_break"]

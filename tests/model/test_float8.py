@@ -8,15 +8,15 @@ import pytest
 import torch
 from support.runs import quiet, settings
 
-from thinktune.config.schema import Train
-from thinktune.demo.tiny_model import Size, make_model
+from thinktune.config.schema import TrainConfig
+from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
 from thinktune.errors import UserError
 from thinktune.model.batch import pack
 from thinktune.model.device import pick_precision
-from thinktune.model.forward import evaluate
-from thinktune.model.transforms import float8_problem, use_float8
-from thinktune.optim.optimizer import Update
+from thinktune.model.forward import evaluate_loss
+from thinktune.model.transforms import apply_float8, float8_problem
+from thinktune.optim.optimizer import Optimizer
 from thinktune.train.loop import train
 from thinktune.train.step import step
 
@@ -55,20 +55,20 @@ def test_all_but_the_layers_products_is_bf16():
 def test_learning_in_8_bits_stays_near_bf16_and_keeps_every_name(tokenizer, rows):
     pytest.importorskip("torchao")
     torch.manual_seed(0)
-    plain = make_model(tokenizer, Size()).to(torch.bfloat16)
+    plain = make_model(tokenizer, ModelShape()).to(torch.bfloat16)
     plain.set_attn_implementation("thinktune_rows")
     model = copy.deepcopy(plain)
-    use_float8(model, emulate=True)
+    apply_float8(model, emulate=True)
     assert list(model.state_dict()) == list(plain.state_dict())
     assert type(model.lm_head) is torch.nn.Linear
     losses = []
     for each in (plain, model):
-        update = Update(each, Train(rows_per_step=1, memory="exact"))
+        update = Optimizer(each, TrainConfig(rows_per_step=1, memory="exact"))
         for number in range(1, 6):
-            update.begin(number, 1e-2)
+            update.begin_step(number, 1e-2)
             made = step(each, pack(rows, 512), update, World(), torch.bfloat16)
             assert made.gradient_norm.isfinite()
-        losses.append(evaluate(each, pack(rows, 512), CPU, torch.bfloat16).values()["loss"])
+        losses.append(evaluate_loss(each, pack(rows, 512), CPU, torch.bfloat16).mean_losses()["loss"])
     assert losses[0] != losses[1]  # or nothing was rounded
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
     assert losses[1] < 0.9 * math.log(400)

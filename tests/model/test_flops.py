@@ -5,7 +5,7 @@ import torch
 from transformers import Qwen3Config
 
 from thinktune.model.flops import flops_per_token, mean_context
-from thinktune.planner.hardware import mfu, peak_tflops
+from thinktune.planner.hardware import mfu, peak_bf16_tflops
 
 SHAPES = {  # hidden, layers, heads, inner, GFLOP/token by hand at a mean context of 600: (matrices, head, attention)
     "0.6B": (1024, 28, 16, 3072, (2.64, 0.93, 0.41)),
@@ -57,6 +57,6 @@ def test_a_cards_peak_is_found_by_the_words_of_its_name():
         "NVIDIA GeForce RTX 4060 Ti": None,
         "unheard of": None,
     }
-    assert {name: peak_tflops(name) for name in peaks} == peaks
+    assert {name: peak_bf16_tflops(name) for name in peaks} == peaks
     assert mfu(1e5, 989e7, "NVIDIA H200") == 1
     assert mfu(1e5, 1e9, "unheard of") is None

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.optim.lr_schedule import learning_rate_share
+from thinktune.optim.lr_schedule import learning_rate_factor
 
 runs = st.tuples(st.integers(1, 500), st.floats(0, 0.9), st.sampled_from(["cosine", "linear", "constant"]))
 
@@ -13,14 +13,14 @@ runs = st.tuples(st.integers(1, 500), st.floats(0, 0.9), st.sampled_from(["cosin
 @given(runs)
 def test_every_step_moves_and_none_exceeds_the_peak(run):
     steps, warmup, schedule = run
-    shares = [learning_rate_share(step, steps, warmup, schedule) for step in range(1, steps + 1)]
+    shares = [learning_rate_factor(step, steps, warmup, schedule) for step in range(1, steps + 1)]
     assert all(0 < share <= 1 for share in shares)
 
 
 @given(runs)
 def test_it_rises_to_the_peak_and_then_never_rises(run):
     steps, warmup, schedule = run
-    shares = [learning_rate_share(step, steps, warmup, schedule) for step in range(1, steps + 1)]
+    shares = [learning_rate_factor(step, steps, warmup, schedule) for step in range(1, steps + 1)]
     peak = shares.index(max(shares))
     assert peak in (round(steps * warmup), round(steps * warmup) - 1)  # at the end of the warm-up
     assert all(a < b for a, b in pairwise(shares[: peak + 1]))
@@ -28,8 +28,8 @@ def test_it_rises_to_the_peak_and_then_never_rises(run):
 
 
 def test_the_shapes_are_the_named_ones():
-    assert learning_rate_share(1, 100, 0, "cosine") == 1
-    assert abs(learning_rate_share(51, 100, 0, "cosine") - 0.5) < 1e-9
-    assert abs(learning_rate_share(26, 100, 0, "linear") - 0.75) < 1e-9
-    assert learning_rate_share(100, 100, 0, "constant") == 1
-    assert learning_rate_share(5, 100, 0.1, "linear") == 5 / 11
+    assert learning_rate_factor(1, 100, 0, "cosine") == 1
+    assert abs(learning_rate_factor(51, 100, 0, "cosine") - 0.5) < 1e-9
+    assert abs(learning_rate_factor(26, 100, 0, "linear") - 0.75) < 1e-9
+    assert learning_rate_factor(100, 100, 0, "constant") == 1
+    assert learning_rate_factor(5, 100, 0.1, "linear") == 5 / 11

@@ -4,15 +4,15 @@ import pytest
 import torch
 from support.optimizers import RATE, Reads, Small, everything, gradients, same, settings, take, take_inside
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.data.chat_template import render
 from thinktune.data.types import Example, Turn
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
 from thinktune.model.loading import load_model
 from thinktune.optim import adamw
-from thinktune.optim.memory_tiers import TIERS, pick_memory
-from thinktune.optim.optimizer import Update
+from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
+from thinktune.optim.optimizer import Optimizer
 from thinktune.train.step import step
 
 CODED = [memory for memory in TIERS if memory != "fp32"]
@@ -22,21 +22,21 @@ CPU = torch.device("cpu")
 def test_exact_is_fp32_bit_for_bit(monkeypatch):
     """The master and both moments after 50 steps, against the same arithmetic over fp32 weights."""
     plain, exact = Small(), Small()
-    monkeypatch.setattr("thinktune.optim.optimizer._fused", lambda *_: None)
-    first, second = Update(plain, settings("fp32")), Update(exact, settings("exact"))
+    monkeypatch.setattr("thinktune.optim.optimizer._make_fused_adamw", lambda *_: None)
+    first, second = Optimizer(plain, settings("fp32")), Optimizer(exact, settings("exact"))
     take(plain, first, range(1, 51))
     take(exact, second, range(1, 51))
     assert {weight.dtype for weight in exact.parameters()} == {torch.bfloat16}
-    for weight, master in zip(plain.parameters(), second.weights().values(), strict=True):
+    for weight, master in zip(plain.parameters(), second.master_weights().values(), strict=True):
         assert weight.equal(master)
-    for name, kept in first.state().items():
-        assert name == "last_norm" or kept.equal(second.state()[name])
+    for name, kept in first.state_dict().items():
+        assert name == "last_norm" or kept.equal(second.state_dict()[name])
 
 
 @pytest.mark.parametrize("foreach", [False, True])
 def test_exact_is_torchs_own_adamw(foreach):
     plain, exact = Small(), Small()
-    update = Update(exact, settings("exact"))
+    update = Optimizer(exact, settings("exact"))
     matrices, others = [plain.matrix, plain.little], [plain.vector]
     theirs = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=RATE, foreach=foreach
@@ -47,7 +47,7 @@ def test_exact_is_torchs_own_adamw(foreach):
             weight.grad = gradient.bfloat16().float()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         theirs.step()
-    for weight, master in zip(plain.parameters(), update.weights().values(), strict=True):
+    for weight, master in zip(plain.parameters(), update.master_weights().values(), strict=True):
         torch.testing.assert_close(master, weight, rtol=2e-6, atol=2e-7)
 
 
@@ -55,9 +55,9 @@ def test_exact_is_torchs_own_adamw(foreach):
 def test_cuts_do_not_change_results(monkeypatch, memory):
     found = []
     for chunk in (2**20, 1024, 256):
-        monkeypatch.setattr(adamw, "CPU_CHUNK", chunk)
+        monkeypatch.setattr(adamw, "CPU_CHUNK_ELEMENTS", chunk)
         model = Small()
-        update = Update(model, settings(memory))
+        update = Optimizer(model, settings(memory))
         take(model, update, range(1, 6))
         found.append(everything(model, update))
     assert same(found[0], found[1])
@@ -70,7 +70,7 @@ def test_noise_is_the_steps_own(memory):
     found = []
     for seed in (1, 1, 2):
         model = Small()
-        update = Update(model, settings(memory, seed=seed))
+        update = Optimizer(model, settings(memory, seed=seed))
         torch.rand(seed + len(found))
         take(model, update, range(1, 4))
         found.append(everything(model, update))
@@ -82,16 +82,16 @@ def test_noise_is_the_steps_own(memory):
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_restored_update_goes_on_bit_for_bit(memory, inside):
     model = Small()
-    update = Update(model, settings(memory, update_in_backward=inside))
+    update = Optimizer(model, settings(memory, update_in_backward=inside))
     drive = take_inside if inside else take
     drive(model, update, range(1, 6))  # the last of these has the largest norm, which inside clips the next
     other = Small()
-    masters = update.weights() or {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    masters = update.master_weights() or {name: weight.detach().clone() for name, weight in model.named_parameters()}
     for name, weight in other.named_parameters():
         weight.data = masters[name]
-    again = Update(other, settings(memory, update_in_backward=inside))
-    for name, kept in again.state().items():
-        kept.copy_(update.state()[name])
+    again = Optimizer(other, settings(memory, update_in_backward=inside))
+    for name, kept in again.state_dict().items():
+        kept.copy_(update.state_dict()[name])
     drive(model, update, range(6, 9))
     drive(other, again, range(6, 9))
     assert same(everything(model, update), everything(other, again))
@@ -101,7 +101,7 @@ def test_a_restored_update_goes_on_bit_for_bit(memory, inside):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_moves_nothing(memory, bad):
     model = Small()
-    update = Update(model, settings(memory))
+    update = Optimizer(model, settings(memory))
     take(model, update, range(1, 4))
     before = everything(model, update)
     [norm] = take(model, update, [4], lambda gradient: gradient.index_fill(0, torch.tensor([1]), bad))
@@ -113,11 +113,11 @@ def test_a_gradient_that_is_not_finite_moves_nothing(memory, bad):
 
 @pytest.mark.parametrize("memory", TIERS)
 def test_inside_the_backward_pass_is_after_it_where_nothing_is_clipped(memory, monkeypatch):
-    monkeypatch.setattr("thinktune.optim.optimizer._fused", lambda *_: None)
+    monkeypatch.setattr("thinktune.optim.optimizer._make_fused_adamw", lambda *_: None)
     found = []
     for inside, drive in ((False, take), (True, take_inside)):
         model = Small()
-        update = Update(model, settings(memory, update_in_backward=inside, clip_norm=1e9))
+        update = Optimizer(model, settings(memory, update_in_backward=inside, clip_norm=1e9))
         norms = drive(model, update, range(1, 6))
         update._last_norm.zero_()
         found.append((everything(model, update), norms))
@@ -128,7 +128,7 @@ def test_inside_the_backward_pass_is_after_it_where_nothing_is_clipped(memory, m
 @pytest.mark.parametrize("memory", TIERS)
 def test_inside_the_backward_pass_a_bad_gradient_stops_the_rest_of_its_step_only(memory):
     model = Small()
-    update = Update(model, settings(memory, update_in_backward=True))
+    update = Optimizer(model, settings(memory, update_in_backward=True))
     take_inside(model, update, range(1, 3))
     before = everything(model, update)
     [norm] = take_inside(model, update, [3], lambda gradient: gradient * float("nan"))
@@ -142,33 +142,33 @@ def test_inside_the_backward_pass_a_bad_gradient_stops_the_rest_of_its_step_only
 def test_inside_the_backward_pass_no_gradient_is_used_larger_than_the_last_norm_allows():
     """A second moment of beta 0 is the square of the gradient that the update used."""
     model = Small()
-    update = Update(model, settings("exact", update_in_backward=True, betas=(0.0, 0.0)))
+    update = Optimizer(model, settings("exact", update_in_backward=True, betas=(0.0, 0.0)))
     [first, second] = take_inside(model, update, [1, 2])
-    used = sum(value.sum() for name, value in update.state().items() if name.endswith("/second")).sqrt()
+    used = sum(value.sum() for name, value in update.state_dict().items() if name.endswith("/second")).sqrt()
     torch.testing.assert_close(used, second / torch.maximum(first, second).clamp(min=1), rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize("memory", TIERS)
 def test_bytes_are_those_of_the_table(memory):
     model = torch.nn.Linear(512, 256, bias=False)
-    update = Update(model, settings(memory))
+    update = Optimizer(model, settings(memory))
     model.weight.grad = torch.ones_like(model.weight)
-    update.begin(1, RATE)
-    update.finish()
-    kept = {"weight": model.weight, **{name: tensor for name, tensor in update.state().items() if "/" in name}}
+    update.begin_step(1, RATE)
+    update.finish_step()
+    kept = {"weight": model.weight, **{name: tensor for name, tensor in update.state_dict().items() if "/" in name}}
     if memory.startswith("exact"):
-        kept["remainder"] = update._slots[0].remainder
+        kept["remainder"] = update._states[0].remainder
     counted = sum(tensor.numel() * tensor.element_size() for name, tensor in kept.items() if not name.endswith("/step"))
     assert counted / model.weight.numel() == TIERS[memory].bytes_per_parameter
     assert [TIERS[name].bytes_per_parameter for name in TIERS] == [12, 12, 8, 4.03125, 4.03125, 3.0625]
 
 
 def test_auto_is_exact_on_an_accelerator_only():
-    train = Train(rows_per_step=1)
-    assert pick_memory(train, CPU) == "fp32"
-    assert pick_memory(train, torch.device("cuda")) == "exact"
-    assert pick_memory(Train(rows_per_step=1, precision="fp32"), torch.device("cuda")) == "fp32"
-    assert pick_memory(Train(rows_per_step=1, memory="4bit"), CPU) == "4bit"
+    train = TrainConfig(rows_per_step=1)
+    assert pick_memory_tier(train, CPU) == "fp32"
+    assert pick_memory_tier(train, torch.device("cuda")) == "exact"
+    assert pick_memory_tier(TrainConfig(rows_per_step=1, precision="fp32"), torch.device("cuda")) == "fp32"
+    assert pick_memory_tier(TrainConfig(rows_per_step=1, memory="4bit"), CPU) == "4bit"
 
 
 @pytest.mark.parametrize("memory", CODED)
@@ -179,14 +179,14 @@ def test_a_real_step_in_bf16_is_near_that_of_fp32(start, tokenizer, memory, insi
     batches = pack([render(Example(turns, "r:1"), tokenizer)[0]], 512)
     losses = []
     for train in (settings(), settings(memory, update_in_backward=inside)):
-        model = load_model(start, CPU, TIERS[train.memory].loaded)
-        update = Update(model, train)
+        model = load_model(start, CPU, TIERS[train.memory].load_dtype)
+        update = Optimizer(model, train)
         assert model.lm_head.weight is model.model.embed_tokens.weight
         made = []
         for number in range(1, 6):
-            update.begin(number, RATE)
+            update.begin_step(number, RATE)
             precision = torch.float32 if train.memory == "fp32" else torch.bfloat16
-            made.append(step(model, batches, update, World(), precision).losses.values()["loss"])
+            made.append(step(model, batches, update, World(), precision).losses.mean_losses()["loss"])
         losses.append(made)
     assert losses[0][-1] < losses[0][0] - 0.5
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
@@ -194,12 +194,12 @@ def test_a_real_step_in_bf16_is_near_that_of_fp32(start, tokenizer, memory, insi
 
 def test_bf16_weights_compute_without_casts(start, tokenizer):
     model = load_model(start, CPU)
-    update = Update(model, settings("exact"))
+    update = Optimizer(model, settings("exact"))
     turns = (Turn("user", "2+2?"), Turn("assistant", "4", "two and two"))
     [batch] = pack([render(Example(turns, "r:1"), tokenizer)[0]], 512)
     seen = []
     model.model.layers[0].mlp.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
-    update.begin(1, RATE)
+    update.begin_step(1, RATE)
     step(model, [batch], update, World(), torch.bfloat16)
     assert seen == [False]
 
@@ -208,7 +208,7 @@ def test_bf16_weights_compute_without_casts(start, tokenizer):
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_host_reads_nothing_in_an_update(memory, inside):
     model = Small()
-    update = Update(model, settings(memory, update_in_backward=inside))
+    update = Optimizer(model, settings(memory, update_in_backward=inside))
     with Reads() as reads:
         (take_inside if inside else take)(model, update, [1, 2])
     assert not reads.found

@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thinktune.optim import adamw
 from thinktune.optim import offload as ferry
-from thinktune.optim.optimizer import Update
-from thinktune.optim.quantization import eight_bit_levels
+from thinktune.optim.optimizer import Optimizer
+from thinktune.optim.quantization import eight_bit_codebook
 
 CHUNK = 512
 
@@ -16,13 +16,13 @@ CHUNK = 512
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("chunk", [CHUNK, 2**15])
 def test_streamed_is_resident_bit_for_bit(inside, chunk, monkeypatch):
-    monkeypatch.setattr(adamw, "CPU_CHUNK", chunk)
+    monkeypatch.setattr(adamw, "CPU_CHUNK_ELEMENTS", chunk)
     found = []
     for memory in ("8bit", "8bit-streamed"):
         model = Small()
-        update = Update(model, settings(memory, update_in_backward=inside))
+        update = Optimizer(model, settings(memory, update_in_backward=inside))
         (take_inside if inside else take)(model, update, range(1, 8))
-        found.append((everything(model, update), list(update.state())))
+        found.append((everything(model, update), list(update.state_dict())))
     assert found[0][1] == found[1][1]
     assert same(found[0][0], found[1][0])
 
@@ -30,14 +30,14 @@ def test_streamed_is_resident_bit_for_bit(inside, chunk, monkeypatch):
 def test_a_run_may_go_on_with_its_states_in_another_place():
     """What one of the two saved, the other takes up."""
     model = Small()
-    update = Update(model, settings("8bit"))
+    update = Optimizer(model, settings("8bit"))
     take(model, update, range(1, 4))
     other = Small()
     for mine, its in zip(other.parameters(), model.parameters(), strict=True):
         mine.data = its.detach().clone()
-    again = Update(other, settings("8bit-streamed"))
-    for name, kept in again.state().items():
-        kept.copy_(update.state()[name])
+    again = Optimizer(other, settings("8bit-streamed"))
+    for name, kept in again.state_dict().items():
+        kept.copy_(update.state_dict()[name])
     take(model, update, [4])
     take(other, again, [4])
     assert same(everything(model, update), everything(other, again))
@@ -67,27 +67,27 @@ class Crossings(TorchDispatchMode):
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_the_device_holds_no_more_than_the_stated_chunks(inside, monkeypatch):
-    monkeypatch.setattr(adamw, "CPU_CHUNK", CHUNK)
+    monkeypatch.setattr(adamw, "CPU_CHUNK_ELEMENTS", CHUNK)
     model = Small()
-    update = Update(model, settings("8bit-streamed", update_in_backward=inside))
-    host = [tensor for name, tensor in update.state().items() if "codes" in name or "scales" in name]
+    update = Optimizer(model, settings("8bit-streamed", update_in_backward=inside))
+    host = [tensor for name, tensor in update.state_dict().items() if "codes" in name or "scales" in name]
     with Crossings(host) as crossings:
         (take_inside if inside else take)(model, update, [1, 2])
     tensors = 4  # a chunk's codes and scales, of both moments
     chunks = -(-model.matrix.numel() // CHUNK) + 1
-    assert chunks > 4 * ferry.HELD
+    assert chunks > 4 * ferry.BUFFER_COUNT
     assert crossings.crossed == 2 * chunks * tensors
     assert not crossings.here
-    assert 0 < crossings.most <= ferry.HELD * tensors
-    assert len(crossings.places) == ferry.HELD * tensors
-    rooms = [place for moments in update._ferry._places for place in moments.moments]
-    assert all(len(room.scales) * room.block == CHUNK for room in rooms)
+    assert 0 < crossings.most <= ferry.BUFFER_COUNT * tensors
+    assert len(crossings.places) == ferry.BUFFER_COUNT * tensors
+    rooms = [place for moments in update._offloader._buffers for place in moments.moments]
+    assert all(len(room.scales) * room.block_size == CHUNK for room in rooms)
 
 
 def test_host_states_take_the_hosts_memory_and_leave_the_levels_on_the_device():
-    levels = eight_bit_levels(signed=True).to("meta")
-    made = ferry.host_blocks(1000, levels)
-    assert (made.codes.device.type, made.scales.device.type, made.levels.device.type) == ("cpu", "cpu", "meta")
+    levels = eight_bit_codebook(signed=True).to("meta")
+    made = ferry.zero_blocks_on_host(1000, levels)
+    assert (made.codes.device.type, made.scales.device.type, made.codebook.device.type) == ("cpu", "cpu", "meta")
     assert (made.codes.shape, made.scales.shape) == ((4, 256), (4,))
     assert not made.codes.any()
     assert not torch.count_nonzero(made.scales)

@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinktune.optim.quantization import (
-    Blocks,
-    decode,
-    eight_bit_levels,
-    empty_blocks,
-    encode,
-    four_bit_levels,
-    join,
-    keys,
-    noise,
-    round_to_bf16,
-    split,
+    BlockQuantized,
+    dequantize,
+    eight_bit_codebook,
+    four_bit_codebook,
+    join_master,
+    quantize,
+    random_bits,
+    random_keys,
+    split_master,
+    stochastic_round_to_bf16,
+    zero_blocks,
 )
 
 CPU = torch.device("cpu")
-CODES = {"8bit": (eight_bit_levels, 256), "4bit": (four_bit_levels, 16)}
+CODES = {"8bit": (eight_bit_codebook, 256), "4bit": (four_bit_codebook, 16)}
 
 
 def from_bits(*patterns: int):
@@ -29,21 +29,21 @@ def from_bits(*patterns: int):
 
 
 def bits_for(size, step=1):
-    return noise(keys(0, step, 1, CPU)[0], 0, size)
+    return random_bits(random_keys(0, step, 1, CPU)[0], 0, size)
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=64))
 def test_any_pattern_of_fp32_comes_back(patterns):
     master = from_bits(*patterns)
-    assert torch.equal(join(*split(master)).view(torch.int32), master.view(torch.int32))
+    assert torch.equal(join_master(*split_master(master)).view(torch.int32), master.view(torch.int32))
 
 
 def test_every_corner_comes_back_and_the_weight_is_the_nearest_bf16():
     edges = [upper << 16 | lower for upper in range(2**16) for lower in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)]
     master = from_bits(*edges)
-    weight, remainder = split(master)
+    weight, remainder = split_master(master)
     assert (weight.dtype, remainder.dtype) == (torch.bfloat16, torch.int16)
-    assert torch.equal(join(weight, remainder).view(torch.int32), master.view(torch.int32))
+    assert torch.equal(join_master(weight, remainder).view(torch.int32), master.view(torch.int32))
     usual = master.isfinite() & (torch.tensor(edges) & 0xFFFF != 0x8000)  # a tie goes away from zero, not to even
     assert torch.equal(weight[usual], master[usual].bfloat16())
 
@@ -51,7 +51,7 @@ def test_every_corner_comes_back_and_the_weight_is_the_nearest_bf16():
 @pytest.mark.parametrize("value", [1.0, 1.001, -1.001, 3.3e-39, -2.7e4, 1e-20])
 def test_stochastic_rounding_is_right_on_average_and_takes_neighbours_only(value):
     values = torch.full((200_000,), value)
-    rounded = round_to_bf16(values, bits_for(len(values))).double()
+    rounded = stochastic_round_to_bf16(values, bits_for(len(values))).double()
     spacing = rounded.max() - rounded.min()
     assert len(rounded.unique()) == (1 if value == 1.0 else 2)
     assert abs(rounded.mean().item() - values[0].item()) <= 5 * spacing / (2 * len(values) ** 0.5)
@@ -67,14 +67,17 @@ def test_noise_is_fair_from_bit_to_bit_step_to_step_and_place_to_place():
 
 
 def test_noise_depends_on_seed_step_parameter_and_place_and_on_nothing_else():
-    key = keys(7, 3, 5, CPU)
-    whole = noise(key[4], 0, 1000)
+    key = random_keys(7, 3, 5, CPU)
+    whole = random_bits(key[4], 0, 1000)
     torch.manual_seed(1)
-    assert whole.equal(torch.cat([noise(key[4], 0, 333), noise(key[4], 333, 667)]))
-    assert keys(7, 3, 9, CPU)[:5].equal(key)  # more parameters behind it change nothing
-    others = [noise(keys(*names, 5, CPU)[place], 0, 1000) for names, place in [((8, 3), 4), ((7, 4), 4), ((7, 3), 3)]]
+    assert whole.equal(torch.cat([random_bits(key[4], 0, 333), random_bits(key[4], 333, 667)]))
+    assert random_keys(7, 3, 9, CPU)[:5].equal(key)  # more parameters behind it change nothing
+    others = [
+        random_bits(random_keys(*names, 5, CPU)[place], 0, 1000)
+        for names, place in [((8, 3), 4), ((7, 4), 4), ((7, 3), 3)]
+    ]
     assert all((whole == other).sum() < 3 for other in others)
-    assert keys(2**40 + 1, 3, 1, CPU).ne(keys(1, 3, 1, CPU)).all()  # all of a long seed counts
+    assert random_keys(2**40 + 1, 3, 1, CPU).ne(random_keys(1, 3, 1, CPU)).all()  # all of a long seed counts
 
 
 @pytest.mark.parametrize("kind", CODES)
@@ -86,11 +89,11 @@ def test_codes_are_right_on_average_and_near(kind, signed):
     torch.manual_seed(0)
     values = torch.randn(300) * torch.logspace(-3, 0, 300)
     values = values if signed else values.square()
-    like = empty_blocks(len(values), levels)
-    rounds = [decode(encode(values, like, bits_for(300, step)), 300) for step in range(400)]
+    like = zero_blocks(len(values), levels)
+    rounds = [dequantize(quantize(values, like, bits_for(300, step)), 300) for step in range(400)]
     mean = torch.stack(rounds).mean(0)
-    scales = values.split(like.block)
-    for start, part in zip(range(0, 300, like.block), scales, strict=False):
+    scales = values.split(like.block_size)
+    for start, part in zip(range(0, 300, like.block_size), scales, strict=False):
         top = part[part.abs().argmax()]  # its sign is the scale's
         within = slice(start, start + len(part))
         inside = (values[within] / top).clamp(levels[0], 1) * top
@@ -100,14 +103,14 @@ def test_codes_are_right_on_average_and_near(kind, signed):
 
 
 def test_blocks_of_zeros_stay_zeros_and_what_a_level_says_stays():
-    like = empty_blocks(512, eight_bit_levels(signed=True))
-    assert decode(like, 512).eq(0).all()
-    assert decode(encode(torch.zeros(512), like, bits_for(512)), 512).eq(0).all()
-    exact = eight_bit_levels(signed=True).repeat(2) * 0.5
-    assert decode(encode(exact, like, bits_for(512)), 512).equal(exact)
+    like = zero_blocks(512, eight_bit_codebook(signed=True))
+    assert dequantize(like, 512).eq(0).all()
+    assert dequantize(quantize(torch.zeros(512), like, bits_for(512)), 512).eq(0).all()
+    exact = eight_bit_codebook(signed=True).repeat(2) * 0.5
+    assert dequantize(quantize(exact, like, bits_for(512)), 512).equal(exact)
 
 
 def test_four_bits_take_half_a_byte():
-    made = encode(torch.randn(1000), empty_blocks(1000, four_bit_levels(signed=True)), bits_for(1000))
-    assert isinstance(made, Blocks)
+    made = quantize(torch.randn(1000), zero_blocks(1000, four_bit_codebook(signed=True)), bits_for(1000))
+    assert isinstance(made, BlockQuantized)
     assert made.codes.shape == (8, 64)

@@ -13,11 +13,19 @@ from hypothesis import strategies as some
 from support import counted_collectives
 from support.counted_collectives import BATCHES, CASES, config
 
-from thinktune.distributed.sharding import Spread
-from thinktune.planner.communication import Groups, Traffic, buffers, handed, handed_in_step, share, traffic
+from thinktune.distributed.sharding import ParallelDims
+from thinktune.planner.communication import (
+    CommunicationVolume,
+    ParameterGroups,
+    collective_bytes,
+    collective_bytes_per_step,
+    communication_buffers,
+    shard_shape,
+    volume_per_step,
+)
 from thinktune.planner.memory import parameter_groups
 
-GROUPS = Groups(root=((1000, 8), (8,)), layer=((16, 8), (7, 8), (8,)), depth=5)
+GROUPS = ParameterGroups(root=((1000, 8), (8,)), layer=((16, 8), (7, 8), (8,)), num_layers=5)
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +40,12 @@ def counted(tmp_path_factory):
 def test_the_volumes_are_those_that_collectives_really_have(counted):
     """Byte for byte, on every rank, padding of uneven rows included; and no other collective runs."""
     for (strategy, ranks, per_node, kind, tied, _), found in zip(CASES, counted, strict=True):
-        spread, size = Spread(strategy, ranks, per_node), getattr(torch, kind).itemsize
+        spread, size = ParallelDims(strategy, ranks, per_node), getattr(torch, kind).itemsize
         groups = parameter_groups(config(tied=tied))
-        expected = asdict(handed_in_step(groups, spread, size, BATCHES))
+        expected = asdict(collective_bytes_per_step(groups, spread, size, BATCHES))
         assert all({name: rank[name] for name in expected} == expected for rank in found), (strategy, ranks, kind)
-        everything = [*groups.root, *(shape for shape in groups.layer for _ in range(groups.depth))]
-        kept = sum(torch.Size(share(shape, spread.shards)).numel() for shape in everything)
+        everything = [*groups.root, *(shape for shape in groups.layer for _ in range(groups.num_layers))]
+        kept = sum(torch.Size(shard_shape(shape, spread.shards)).numel() for shape in everything)
         assert max(rank["kept"] for rank in found) == kept, "no rank keeps more than the largest share"
 
 
@@ -46,50 +54,63 @@ def test_sums_over_copies_are_all_there_at_the_end_of_a_backward_pass(counted):
     seen = set()
     for (strategy, ranks, per_node, kind, tied, _), found in zip(CASES, counted, strict=True):
         if kind == "bfloat16":
-            held = buffers(parameter_groups(config(tied=tied)), Spread(strategy, ranks, per_node), 2).held
+            held = communication_buffers(
+                parameter_groups(config(tied=tied)), ParallelDims(strategy, ranks, per_node), 2
+            ).replica_sums
             assert all(rank["held"] == held for rank in found)
             seen.add((strategy, held > 0))
     assert seen == {("replicate", True), ("hybrid", True), ("shard", False)}
 
 
 def test_shares_are_rows_rounded_up():
-    assert share((10, 3), 4) == (3, 3)
-    assert share((2, 3), 512) == (1, 3)
-    assert share((5,), 1) == (5,)
+    assert shard_shape((10, 3), 4) == (3, 3)
+    assert shard_shape((2, 3), 512) == (1, 3)
+    assert shard_shape((5,), 1) == (5,)
 
 
 def test_the_wire_carries_what_rings_need():
     """By hand, of groups of 8,008 and 192 numbers."""
     everything = 8008 + 5 * 192
-    assert traffic(GROUPS, Spread("replicate", 4, 4), 2, 3) == Traffic(2 * 3 / 4 * 4 * everything, 0)
-    assert traffic(GROUPS, Spread("replicate", 4, 2), 2, 1) == Traffic(0, 2 * 3 / 4 * 4 * everything)
-    eight = handed(GROUPS.layer, Spread("shard", 8, 8), 2)
-    assert (eight.gathered, eight.scattered, eight.summed) == (8 * 25 * 2, 8 * 25 * 4, 0)  # 16, 8 and 1 of 8 rows
-    hybrid = traffic(GROUPS, Spread("hybrid", 4, 2), 2, 1)
+    assert volume_per_step(GROUPS, ParallelDims("replicate", 4, 4), 2, 3) == CommunicationVolume(
+        2 * 3 / 4 * 4 * everything, 0
+    )
+    assert volume_per_step(GROUPS, ParallelDims("replicate", 4, 2), 2, 1) == CommunicationVolume(
+        0, 2 * 3 / 4 * 4 * everything
+    )
+    eight = collective_bytes(GROUPS.layer, ParallelDims("shard", 8, 8), 2)
+    assert (eight.all_gather, eight.reduce_scatter, eight.all_reduce) == (
+        8 * 25 * 2,
+        8 * 25 * 4,
+        0,
+    )  # 16, 8 and 1 of 8 rows
+    hybrid = volume_per_step(GROUPS, ParallelDims("hybrid", 4, 2), 2, 1)
     own_root, own_layer = 500 * 8 + 4, 8 * 8 + 4 * 8 + 4
-    assert hybrid.inside == own_root * (2 + 4) + 5 * own_layer * (2 + 2 + 4)
-    assert hybrid.between == 2 * 1 / 2 * 4 * (own_root + 5 * own_layer)
+    assert hybrid.intra_node == own_root * (2 + 4) + 5 * own_layer * (2 + 2 + 4)
+    assert hybrid.inter_node == 2 * 1 / 2 * 4 * (own_root + 5 * own_layer)
 
 
 @given(some.integers(1, 4), some.integers(1, 8), some.integers(1, 5))
 def test_where_it_goes(machines, per_node, batches):
     ranks = machines * per_node
     by = {
-        strategy: traffic(GROUPS, Spread(strategy, ranks, per_node), 2, batches)
+        strategy: volume_per_step(GROUPS, ParallelDims(strategy, ranks, per_node), 2, batches)
         for strategy in ("replicate", "shard", "hybrid")
     }
     if machines == 1:
         assert by["hybrid"] == by["shard"]
-        assert all(each.between == 0 for each in by.values())
+        assert all(each.inter_node == 0 for each in by.values())
     else:
-        assert by["shard"].inside == by["replicate"].inside == 0 < by["shard"].between
+        assert by["shard"].intra_node == by["replicate"].intra_node == 0 < by["shard"].inter_node
     if per_node == 1:
         assert by["hybrid"] == by["replicate"]
-    assert by["hybrid"].between <= by["replicate"].between + 1
-    assert traffic(GROUPS, Spread("shard", ranks, per_node), 2, 2 * batches).between == 2 * by["shard"].between
+    assert by["hybrid"].inter_node <= by["replicate"].inter_node + 1
+    assert (
+        volume_per_step(GROUPS, ParallelDims("shard", ranks, per_node), 2, 2 * batches).inter_node
+        == 2 * by["shard"].inter_node
+    )
 
 
 def test_one_rank_exchanges_nothing():
     for strategy in ("replicate", "shard", "hybrid"):
-        assert traffic(GROUPS, Spread(strategy), 2, 4) == Traffic(0, 0)
-        assert not any(asdict(buffers(GROUPS, Spread(strategy), 2)).values())
+        assert volume_per_step(GROUPS, ParallelDims(strategy), 2, 4) == CommunicationVolume(0, 0)
+        assert not any(asdict(communication_buffers(GROUPS, ParallelDims(strategy), 2)).values())

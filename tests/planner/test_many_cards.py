@@ -10,11 +10,11 @@ from support.runs import quiet, settings
 
 from thinktune.commands.check import check
 from thinktune.errors import UserError
-from thinktune.planner.communication import Groups, share
+from thinktune.planner.communication import ParameterGroups, shard_shape
 from thinktune.planner.hardware import GIB, find_card, find_cluster
-from thinktune.planner.memory import Setting, peaks, states_bytes, weights_bytes
-from thinktune.planner.plan import ORDER, draw_up, facts, fits
-from thinktune.planner.speed import Network, networks, pace, seconds_per_step, tokens_per_second
+from thinktune.planner.memory import Setting, memory_peaks, optimizer_state_bytes, weights_bytes
+from thinktune.planner.plan import TIER_PREFERENCE, fits, make_plan, plan_as_dict
+from thinktune.planner.speed import Network, assumed_networks, predict_throughput, seconds_per_step, tokens_per_second
 
 LAYER = ((2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048), (6144, 2048), (2048, 6144))
 LAYER += ((2048,), (2048,), (128,), (128,))
@@ -25,7 +25,7 @@ ENDLESS = Network("endless", inf, inf)
 class Cards(Known):
     """The known job of one card, with its groups given, too."""
 
-    groups = Groups(((151_936, 2048), (2048,)), LAYER, 28)
+    groups = ParameterGroups(((151_936, 2048), (2048,)), LAYER, 28)
 
 
 def many(ranks=32, per_node=8, step_tokens=32 * 4096):
@@ -69,7 +69,7 @@ def test_whole_copies_while_they_fit_then_shares_of_a_machine_then_of_all():
     """One tier, from a large card to a small one; each fits where the one before does not."""
     asked, taken = train(memory="exact", update_in_backward=False), []
     for gib in (80, 60, 48, 40, 32, 28, 24, 20, 16, 12, 10, 8, 6, 5):
-        drawn = draw_up(asked, many(), find_card(f"{gib}GiB"))
+        drawn = make_plan(asked, many(), find_card(f"{gib}GiB"))
         if drawn.chosen:
             assert fits(drawn.chosen, drawn.card)
             taken.append(drawn.chosen.setting.strategy)
@@ -79,40 +79,40 @@ def test_whole_copies_while_they_fit_then_shares_of_a_machine_then_of_all():
 
 def test_quality_comes_before_whole_copies():
     """Where a worse tier would fit as a whole, the best one is cut up."""
-    drawn = draw_up(train(), many(8, 8), find_card("24GiB"))
+    drawn = make_plan(train(), many(8, 8), find_card("24GiB"))
     assert (drawn.chosen.setting.memory, drawn.chosen.setting.strategy) == ("exact", "shard")
     assert "replicate" in {option.setting.strategy for option in drawn.options}
-    ranks = [draw_up(train(), many(8, 8), find_card(f"{gib}GiB")).chosen for gib in (6, 8, 12, 24)]
-    tiers = [ORDER.index(chosen.setting.memory) for chosen in ranks if chosen]
+    ranks = [make_plan(train(), many(8, 8), find_card(f"{gib}GiB")).chosen for gib in (6, 8, 12, 24)]
+    tiers = [TIER_PREFERENCE.index(chosen.setting.memory) for chosen in ranks if chosen]
     assert tiers == sorted(tiers, reverse=True)
 
 
 def test_what_the_recipe_says_of_the_strategy_is_kept():
     for strategy in ("replicate", "shard", "hybrid"):
-        drawn = draw_up(train(), many(), find_card("H200"), strategy)
+        drawn = make_plan(train(), many(), find_card("H200"), strategy)
         assert {option.setting.strategy for option in drawn.options} == {strategy}
-    assert draw_up(train(), many(), find_card("H200"), "auto") == draw_up(train(), many(), find_card("H200"))
-    assert draw_up(train(), job(), find_card("H200"), "auto").chosen.setting.strategy == "replicate"
-    machines_of_one = draw_up(train(), many(8, 1), find_card("12GiB"))
+    assert make_plan(train(), many(), find_card("H200"), "auto") == make_plan(train(), many(), find_card("H200"))
+    assert make_plan(train(), job(), find_card("H200"), "auto").chosen.setting.strategy == "replicate"
+    machines_of_one = make_plan(train(), many(8, 1), find_card("12GiB"))
     assert "hybrid" not in {option.setting.strategy for option in machines_of_one.options}
 
 
 def test_a_card_keeps_its_share_and_what_it_needs_whole():
     """Of weights, states and gradients, a rank's rows; beside them the root, and two layers that are gathered."""
-    whole, cut = peaks(many(), WHOLE), peaks(many(), replace(WHOLE, strategy="shard"))
-    shapes, shares = many().shapes, [share(shape, 32) for shape in many().shapes]
-    kept = [weights_bytes(each, "exact") + states_bytes(each, "exact")[0] for each in (shapes, shares)]
+    whole, cut = memory_peaks(many(), WHOLE), memory_peaks(many(), replace(WHOLE, strategy="shard"))
+    shapes, shares = many().shapes, [shard_shape(shape, 32) for shape in many().shapes]
+    kept = [weights_bytes(each, "exact") + optimizer_state_bytes(each, "exact")[0] for each in (shapes, shares)]
     assert kept[1] == pytest.approx(kept[0] / 32, rel=0.01)
     numbers = [sum(prod(shape) for shape in each) for each in (shapes, LAYER)]
     gradients, layer, root = 2 * numbers[0], 2 * numbers[1], 2 * (151_936 * 2048 + 2048)
     assert kept[1] + root + 2 * layer < cut.train < whole.train
     assert whole.train - kept[0] >= gradients + 2 * gradients, "each sum over copies stays in fp32 beside the gradient"
     assert cut.evaluate - kept[1] == pytest.approx(whole.evaluate - kept[0] + layer, rel=1e-6)
-    hybrid = peaks(many(), replace(WHOLE, strategy="hybrid"))
+    hybrid = memory_peaks(many(), replace(WHOLE, strategy="hybrid"))
     assert cut.train < hybrid.train < whole.train
-    alone = peaks(job(4096), WHOLE)
+    alone = memory_peaks(job(4096), WHOLE)
     assert whole.train > alone.train
-    assert peaks(Known(**vars(job(4096))), replace(WHOLE, strategy="shard")) == alone
+    assert memory_peaks(Known(**vars(job(4096))), replace(WHOLE, strategy="shard")) == alone
 
 
 def test_a_wire_without_end_costs_nothing_and_a_slower_one_more():
@@ -120,15 +120,17 @@ def test_a_wire_without_end_costs_nothing_and_a_slower_one_more():
     for strategy in ("replicate", "shard", "hybrid"):
         setting = replace(WHOLE, strategy=strategy)
         alone = tokens_per_second(job(4096), WHOLE, card)
-        free = pace(many(), setting, card, ENDLESS)
+        free = predict_throughput(many(), setting, card, ENDLESS)
         assert free.tokens_per_second >= 32 * alone * 0.999
         assert free.efficiency == pytest.approx(free.tokens_per_second / (32 * alone))
-        times = [pace(many(), setting, card, network).seconds_per_step for network in networks(card)]
+        times = [
+            predict_throughput(many(), setting, card, network).seconds_per_step for network in assumed_networks(card)
+        ]
         assert free.seconds_per_step < times[0] < times[1] < times[2]
-        slow = pace(many(), setting, card, networks(card)[2])
+        slow = predict_throughput(many(), setting, card, assumed_networks(card)[2])
         assert slow.efficiency < 0.5
-    assert pace(many(), WHOLE, card, ENDLESS).efficiency == pytest.approx(1)
-    assert pace(many(), WHOLE, find_card("24GiB"), ENDLESS) is None
+    assert predict_throughput(many(), WHOLE, card, ENDLESS).efficiency == pytest.approx(1)
+    assert predict_throughput(many(), WHOLE, find_card("24GiB"), ENDLESS) is None
 
 
 def test_a_slow_wire_is_the_bound():
@@ -150,15 +152,15 @@ def test_a_card_takes_an_even_share_of_a_step_but_a_whole_row():
 
 
 def test_facts_tell_of_each_network_and_each_wire():
-    plain = facts(draw_up(train(), many(), find_card("H100")))
+    plain = plan_as_dict(make_plan(train(), many(), find_card("H100")))
     assert (plain["ranks"], plain["per_node"]) == (32, 8)
     assert [each["network"] for each in plain["networks"]] == ["as inside a machine", "200 Gb/s", "25 Gb/s"]
     [chosen] = [option for option in plain["options"] if option["chosen"]]
     assert (chosen["strategy"], chosen["sent_inside_gib"]) == ("replicate", 0)
     assert chosen["sent_between_gib"] == pytest.approx(2 * 31 / 32 * 4 * 1.72e9 / GIB, rel=0.01)
     assert chosen["predicted_tokens_per_second"] == round(plain["networks"][1]["tokens_per_second"])
-    assert len(facts(draw_up(train(), many(8, 8), find_card("H100")))["networks"]) == 1
-    assert facts(draw_up(train(), job(), find_card("H100")))["networks"] == []
+    assert len(plan_as_dict(make_plan(train(), many(8, 8), find_card("H100")))["networks"]) == 1
+    assert plan_as_dict(make_plan(train(), job(), find_card("H100")))["networks"] == []
 
 
 def test_check_plans_for_machines_that_are_not_there(tree):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from support.plans import QWEN, job, train
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.errors import UserError
 from thinktune.model.flops import flops_per_token
-from thinktune.model.loss import chunk_rows
+from thinktune.model.loss import pick_chunk_rows
 from thinktune.planner import plan
-from thinktune.planner.hardware import GIB, card_at_hand, find_card
+from thinktune.planner.hardware import GIB, card_from_driver, find_card
 from thinktune.planner.memory import Setting
-from thinktune.planner.plan import ORDER, draw_up, facts, fits, instead, usual
+from thinktune.planner.plan import TIER_PREFERENCE, cpu_default, fallback, fits, make_plan, plan_as_dict
 from thinktune.planner.speed import tokens_per_second
 
 
@@ -21,57 +21,57 @@ def test_a_larger_card_never_gets_a_worse_tier():
     """From too small to an H200: the tiers come in their order, and each choice fits with its margin."""
     ranks = []
     for gib in (3, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 80, 140):
-        drawn = draw_up(train(), job(), find_card(f"{gib}GiB"))
+        drawn = make_plan(train(), job(), find_card(f"{gib}GiB"))
         if drawn.chosen is None:
             assert not ranks
             continue
         assert fits(drawn.chosen, drawn.card)
-        ranks.append(ORDER.index(drawn.chosen.setting.memory))
+        ranks.append(TIER_PREFERENCE.index(drawn.chosen.setting.memory))
     assert ranks == sorted(ranks, reverse=True)
     assert ranks[-1] == 0
     assert len(set(ranks)) >= 3
 
 
 def test_the_fastest_of_the_best_tier_is_taken():
-    drawn = draw_up(train(), job(), find_card("H200"))
+    drawn = make_plan(train(), job(), find_card("H200"))
     chosen = drawn.chosen.setting
     assert (chosen.memory, chosen.update_in_backward) == ("exact", False)
     whole = tokens_per_second(job(), Setting("exact", False, 1.0, 16_384), drawn.card)
-    assert drawn.chosen.tokens_per_second >= plan.NEAR * whole
-    tight = draw_up(train(), job(), find_card("28GiB"))
+    assert drawn.chosen.tokens_per_second >= plan.SPEED_TOLERANCE * whole
+    tight = make_plan(train(), job(), find_card("28GiB"))
     assert tight.chosen.setting.memory == "exact"
     assert tight.chosen.setting.activation_budget < 1 or tight.chosen.setting.batch_tokens < 16_384
 
 
 def test_the_plan_and_the_loss_take_their_rows_of_logits_by_one_rule(monkeypatch):
     card = find_card("24GiB")
-    chosen = draw_up(train(), job(), card).chosen.setting
+    chosen = make_plan(train(), job(), card).chosen.setting
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=card.memory_bytes))
-    by_the_loss = chunk_rows(torch.device("cuda"), QWEN.vocab_size, torch.bfloat16)
+    by_the_loss = pick_chunk_rows(torch.device("cuda"), QWEN.vocab_size, torch.bfloat16)
     assert chosen.chunk_rows == by_the_loss == 24 * GIB // 64 // (2 * QWEN.vocab_size)
 
 
 def test_what_the_recipe_says_is_kept():
     chosen = train(memory="8bit", update_in_backward=True, activation_budget=0.45, batch_tokens=16_384)
-    drawn = draw_up(chosen, job(), find_card("h100"))
+    drawn = make_plan(chosen, job(), find_card("h100"))
     rows = job().chunk_rows(drawn.card.memory_bytes)
     assert {option.setting for option in drawn.options} == {Setting("8bit", True, 0.45, 16_384, chunk_rows=rows)}
-    assert "recipe's tier" in drawn.why
+    assert "recipe's tier" in drawn.reason
 
 
 def test_an_update_inside_the_backward_pass_takes_a_step_as_one_batch():
-    drawn = draw_up(train(), job(), find_card("24GiB"))
+    drawn = make_plan(train(), job(), find_card("24GiB"))
     inside = [option.setting.batch_tokens for option in drawn.options if option.setting.update_in_backward]
     assert inside
     assert min(inside) >= 16_384
 
 
 def test_where_nothing_fits_it_says_what_would():
-    drawn = draw_up(train(), job(), find_card("2GiB"))
+    drawn = make_plan(train(), job(), find_card("2GiB"))
     assert drawn.chosen is None
-    least = min(option.needed for option in drawn.options) / GIB
-    assert f"a card of {least / (1 - plan.MARGIN):.1f} GiB" in drawn.why
-    plain = facts(drawn)
+    least = min(option.needed_bytes for option in drawn.options) / GIB
+    assert f"a card of {least / (1 - plan.FREE_MEMORY_MARGIN):.1f} GiB" in drawn.reason
+    plain = plan_as_dict(drawn)
     assert not any(option["fits"] or option["chosen"] for option in plain["options"])
     assert plain["card_gib"] == 2
 
@@ -79,36 +79,36 @@ def test_where_nothing_fits_it_says_what_would():
 def test_where_a_setting_failed_a_smaller_one_is_named():
     """What was predicted to fit and did not: batches and activations first, then a cheaper tier, then nothing."""
     card = find_card("24GiB")
-    failed = draw_up(train(), job(), card).chosen
-    option, goes_on = instead(train(), job(), card, failed.setting)
+    failed = make_plan(train(), job(), card).chosen
+    option, goes_on = fallback(train(), job(), card, failed.setting)
     assert goes_on
     assert (option.setting.memory, option.setting.update_in_backward) == ("exact-bf16", False)
-    assert option.needed <= failed.needed * (1 - plan.MARGIN)
-    option, goes_on = instead(train(), job(), find_card("12GiB"), failed.setting)
+    assert option.needed_bytes <= failed.needed_bytes * (1 - plan.FREE_MEMORY_MARGIN)
+    option, goes_on = fallback(train(), job(), find_card("12GiB"), failed.setting)
     assert not goes_on
     assert fits(option, find_card("12GiB"))
-    assert ORDER.index(option.setting.memory) > ORDER.index(failed.setting.memory)
-    assert instead(train(), job(), find_card("2GiB"), failed.setting) is None
+    assert TIER_PREFERENCE.index(option.setting.memory) > TIER_PREFERENCE.index(failed.setting.memory)
+    assert fallback(train(), job(), find_card("2GiB"), failed.setting) is None
 
 
 def test_what_the_recipe_fixes_is_let_go_only_where_it_must_be():
     fixed = train(batch_tokens=16_384, activation_budget=1.0, memory="exact")
     failed = Setting("exact", False, 1.0, 16_384)
-    option, goes_on = instead(fixed, job(), find_card("28GiB"), failed)
+    option, goes_on = fallback(fixed, job(), find_card("28GiB"), failed)
     assert (goes_on, option.setting.memory) == (True, "exact")
     small = train(batch_tokens=2048)
-    option, goes_on = instead(small, job(), find_card("10GiB"), Setting("exact", False, 1.0, 2048))
+    option, goes_on = fallback(small, job(), find_card("10GiB"), Setting("exact", False, 1.0, 2048))
     assert (goes_on, option.setting.batch_tokens) == (False, 2048)
-    option, goes_on = instead(fixed, job(), find_card("10GiB"), failed)
+    option, goes_on = fallback(fixed, job(), find_card("10GiB"), failed)
     assert not goes_on
     assert option.setting.memory != "exact"
 
 
 def test_facts_mark_one_line():
-    plain = facts(draw_up(train(), job(), find_card("rtx4090")))
+    plain = plan_as_dict(make_plan(train(), job(), find_card("rtx4090")))
     assert sum(option["chosen"] for option in plain["options"]) == 1
     assert all(option["predicted_tokens_per_second"] > 0 for option in plain["options"])
-    unknown = facts(draw_up(train(), job(), find_card("24GiB")))
+    unknown = plan_as_dict(make_plan(train(), job(), find_card("24GiB")))
     assert all(option["predicted_tokens_per_second"] is None for option in unknown["options"])
     chosen = [next(o["memory"] for o in each["options"] if o["chosen"]) for each in (plain, unknown)]
     assert chosen[0] == chosen[1]
@@ -139,7 +139,7 @@ def test_a_card_at_hand_is_known_by_the_words_of_its_drivers_name():
         "Made Up 7": ("Made Up 7", None),
     }
     for name, (known, tflops) in names.items():
-        card = card_at_hand(name, 7 * GIB)
+        card = card_from_driver(name, 7 * GIB)
         assert (card.name, card.tflops, card.memory_gib) == (known, tflops, 7)
 
 
@@ -150,12 +150,12 @@ def test_speed_is_bounded_by_the_cards_peak_and_falls_with_recomputation():
     assert tokens_per_second(job(), Setting("exact", False, 0.0, 16_384), card) < speed
     assert tokens_per_second(job(), Setting("exact", False, 1.0, 2048), card) < speed
     streamed = tokens_per_second(job(2048), Setting("8bit-streamed", True, 1.0, 2048), card)
-    assert streamed <= 2048 / (1.72e9 * 2.03 / card.link) * 1.01
+    assert streamed <= 2048 / (1.72e9 * 2.03 / card.host_bytes_per_second) * 1.01
     assert tokens_per_second(job(), whole, find_card("24GiB")) is None
 
 
 def test_the_cpu_keeps_its_ways():
-    assert usual(Train(rows_per_step=4), 300) == Setting("fp32", False, 1.0, 1024)
-    assert usual(Train(rows_per_step=4, memory="8bit", activation_budget=0.0), 3000) == Setting(
+    assert cpu_default(TrainConfig(rows_per_step=4), 300) == Setting("fp32", False, 1.0, 1024)
+    assert cpu_default(TrainConfig(rows_per_step=4, memory="8bit", activation_budget=0.0), 3000) == Setting(
         "8bit", False, 0.0, 3000
     )

@@ -5,13 +5,13 @@ import torch
 from support.traced_step import whole_step
 from transformers import AttentionInterface, Qwen3Config
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.model.loading import load_model
 from thinktune.model.loss import linear_cross_entropy
 from thinktune.optim.memory_tiers import TIERS
-from thinktune.optim.optimizer import Update
+from thinktune.optim.optimizer import Optimizer
 from thinktune.planner import trace
-from thinktune.planner.memory import Job, Setting, peaks, states_bytes, weights_bytes
+from thinktune.planner.memory import Setting, Workload, memory_peaks, optimizer_state_bytes, weights_bytes
 
 BF16 = torch.bfloat16
 
@@ -25,7 +25,7 @@ def shape(*, tied=True, depth=2, **changes):
 
 
 def job(config, tokens, *, step_tokens=None):
-    return Job(config, trace.NOWHERE, False, False, step_tokens or tokens, tokens, 0.9, 600.0)
+    return Workload(config, trace.META, False, False, step_tokens or tokens, tokens, 0.9, 600.0)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def job(config, tokens, *, step_tokens=None):
 def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens, tied):
     """Every live storage of a real step of a real model, against shares of one layer, the ends, and exact bytes."""
     config = shape(tied=tied, depth=2)
-    settings = Train(rows_per_step=1, memory=memory, update_in_backward=inside)
+    settings = TrainConfig(rows_per_step=1, memory=memory, update_in_backward=inside)
     learned = round(tokens * 0.9)
     before, peak, host = whole_step(config, settings, BF16, tokens, learned, recompute=budget == 0)
-    found = peaks(job(config, tokens), Setting(memory, inside, budget, tokens))
+    found = memory_peaks(job(config, tokens), Setting(memory, inside, budget, tokens))
     assert found.train == pytest.approx(peak, rel=0.05)
     assert (found.host > 0) == (host > 0) == (memory == "8bit-streamed")
     assert found.host >= host
@@ -54,47 +54,47 @@ def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens,
 def test_fp32_weights_in_bf16_arithmetic_are_counted_with_autocasts_copies(recompute):
     """On a card that is autocast, which keeps bf16 copies of the weights; held to a whole step like the others."""
     config, cpu, tokens = shape(depth=3), torch.device("cpu"), 1024
-    settings = Train(rows_per_step=1, memory="fp32", update_in_backward=True)
+    settings = TrainConfig(rows_per_step=1, memory="fp32", update_in_backward=True)
     _, peak, _ = whole_step(config, settings, BF16, tokens, 922, recompute=recompute, device=cpu)
-    made = Job(config, cpu, False, False, tokens, tokens, 0.9, 600.0)
+    made = Workload(config, cpu, False, False, tokens, tokens, 0.9, 600.0)
     setting = Setting("fp32", True, 0.0 if recompute else 1.0, tokens)
-    found = peaks(made, setting)
+    found = memory_peaks(made, setting)
     assert found.train == pytest.approx(peak, rel=0.05)
     weights = sum(torch.Size(size).numel() for size in trace.parameter_shapes(config) if size[0] != 4000)
-    plain = peaks(Job(config, cpu, True, False, tokens, tokens, 0.9, 600.0), setting)
+    plain = memory_peaks(Workload(config, cpu, True, False, tokens, tokens, 0.9, 600.0), setting)
     assert found.evaluate - plain.evaluate > weights, "two bytes a weight, less what bf16 activations save"
 
 
 def test_resident_bytes_are_exact(start):
     """Against the tensors of an update of a real model, in every tier."""
     for memory, tier in TIERS.items():
-        model = load_model(start, torch.device("cpu"), tier.loaded)
-        update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=True))
+        model = load_model(start, torch.device("cpu"), tier.load_dtype)
+        update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True))
         shapes = [tuple(weight.shape) for weight in model.parameters()]
-        kept = [tensor for name, tensor in update.state().items() if "/" in name]
-        device, host = states_bytes(shapes, memory)
+        kept = [tensor for name, tensor in update.state_dict().items() if "/" in name]
+        device, host = optimizer_state_bytes(shapes, memory)
         found = sum(tensor.numel() * tensor.element_size() for tensor in kept)
-        assert device + host == found if not tier.streamed else device < found <= device + host
-        remainders = [slot.remainder for slot in update._slots if slot.remainder is not None]
+        assert device + host == found if not tier.offloaded else device < found <= device + host
+        remainders = [slot.remainder for slot in update._states if slot.remainder is not None]
         weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *remainders])
         assert weights_bytes(shapes, memory) == weights
         assert trace.parameter_shapes(model.config) == shapes
 
 
 def test_counting_sees_what_lives_and_when_it_dies():
-    with torch.device(trace.NOWHERE), trace.FakeTensorMode(), trace.Live(trace.NOWHERE) as live:
+    with torch.device(trace.META), trace.FakeTensorMode(), trace.LiveBytes(trace.META) as live:
         first = torch.empty(1000)
         view = first[10:]
         again = first * 2
-        assert live.now == live.peak == 8000
+        assert live.current_bytes == live.peak_bytes == 8000
         del first
-        assert live.now == 8000, "a view keeps its storage"
+        assert live.current_bytes == 8000, "a view keeps its storage"
         del view, again
-        assert (live.now, live.peak) == (0, 8000)
+        assert (live.current_bytes, live.peak_bytes) == (0, 8000)
         host = torch.empty(10, device="cpu")
-        assert (live.now, live.host) == (0, 40)
+        assert (live.current_bytes, live.host_bytes) == (0, 40)
         del host
-        assert live.host == 0
+        assert live.host_bytes == 0
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -103,12 +103,12 @@ def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
     config, grown = shape(), []
     sizes = {"hidden": (2000, 128), "weight": (config.vocab_size, 128)}
     for rows in (700, 900):  # enough for the head to be the peak
-        traced = trace.ends(config, BF16, trace.NOWHERE, 4096, 2000, rows, fused)
-        with torch.device(trace.NOWHERE), trace.FakeTensorMode(), trace.Live(trace.NOWHERE) as live:
+        traced = trace.trace_root(config, BF16, trace.META, 4096, 2000, rows, fused)
+        with torch.device(trace.META), trace.FakeTensorMode(), trace.LiveBytes(trace.META) as live:
             hidden, weight = (torch.empty(size, dtype=BF16, requires_grad=True) for size in sizes.values())
-            targets, before = torch.empty(2000, dtype=torch.int64), live.now
-            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, rows=rows, fused=fused)
-            grown.append((traced.forward, live.peak - before))
+            targets, before = torch.empty(2000, dtype=torch.int64), live.current_bytes
+            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, chunk_rows=rows, fused=fused)
+            grown.append((traced.forward_peak, live.peak_bytes - before))
     growth = [many - few for few, many in zip(*grown, strict=True)]
     assert growth[0] == growth[1]
     a_row = config.vocab_size * (2 if fused else 6) + 2 * config.hidden_size  # fp32 with a bf16 copy; states' gradient
@@ -116,22 +116,24 @@ def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
 
 
 def test_a_layer_that_recomputes_keeps_its_input_alone_and_pays_in_the_backward_pass():
-    plain, recomputed = (trace.layer(shape(), BF16, trace.NOWHERE, recompute=recompute) for recompute in (False, True))
-    assert recomputed.kept.a_token == 0 < plain.kept.a_token
-    assert recomputed.backward.a_token > plain.backward.a_token
-    assert plain.kept.fixed == 0
+    plain, recomputed = (
+        trace.trace_layer(shape(), BF16, trace.META, recompute=recompute) for recompute in (False, True)
+    )
+    assert recomputed.saved.per_token == 0 < plain.saved.per_token
+    assert recomputed.backward.per_token > plain.backward.per_token
+    assert plain.saved.fixed == 0
 
 
 def test_more_tokens_layers_and_gradients_take_more():
     config, setting = shape(), Setting("8bit", True, 1.0, 4096)
-    base = peaks(job(config, 4096), setting)
-    assert base.train > peaks(job(config, 2048), Setting("8bit", True, 1.0, 2048)).train
-    assert base.train > peaks(job(config, 4096), Setting("8bit", True, 0.0, 4096)).train
+    base = memory_peaks(job(config, 4096), setting)
+    assert base.train > memory_peaks(job(config, 2048), Setting("8bit", True, 1.0, 2048)).train
+    assert base.train > memory_peaks(job(config, 4096), Setting("8bit", True, 0.0, 4096)).train
     deeper = shape(depth=4)
-    assert peaks(job(deeper, 4096), setting).train > base.train
+    assert memory_peaks(job(deeper, 4096), setting).train > base.train
     after = Setting("8bit", False, 1.0, 4096)
     gradients = 2 * sum(torch.Size(size).numel() for size in trace.parameter_shapes(config))
-    many = peaks(job(config, 4096, step_tokens=9000), after).train
+    many = memory_peaks(job(config, 4096, step_tokens=9000), after).train
     assert many == pytest.approx(base.train + gradients, rel=0.05)
     assert base.evaluate < base.train
 
@@ -139,4 +141,4 @@ def test_more_tokens_layers_and_gradients_take_more():
 def test_what_was_traced_before_is_enough_for_a_plan(model, monkeypatch):
     """A fresh process reads layers from the disk, and still has to trace the ends."""
     monkeypatch.setattr(AttentionInterface, "_global_mapping", {})
-    assert trace.ends(model.config, model.dtype, trace.NOWHERE, 64, 32).forward > 0
+    assert trace.trace_root(model.config, model.dtype, trace.META, 64, 32).forward_peak > 0

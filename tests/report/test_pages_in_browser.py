@@ -69,8 +69,8 @@ def test_a_page_keeps_its_folds_when_it_reads_itself_anew(tmp_path, browser):
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text("name: run\n")
-    track.append(run, track.METRICS, [{"kind": "train", "step": 1, "loss": 2.0}])
-    page = report.write(run)
+    track.append(run, track.METRICS_FILE, [{"kind": "train", "step": 1, "loss": 2.0}])
+    page = report.write_run_page(run)
     page.write_text(page.read_text(encoding="utf-8").replace('data-refresh="30"', 'data-refresh="1"'), encoding="utf-8")
     tab = browser.new_page()
     tab.goto(page.resolve().as_uri())
@@ -100,7 +100,7 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
     assert page.rstrip().endswith("</html>")
     assert "not yet finished" in page
     assert 'class="marker eval"' in page
-    lines = (folder / track.METRICS).read_bytes().split(b"\n")[:-1]
+    lines = (folder / track.METRICS_FILE).read_bytes().split(b"\n")[:-1]
     assert [json.loads(line)["kind"] for line in lines[:1]] == ["eval"]
     assert all(json.loads(line) for line in lines)
-    assert report.write(folder).is_file()
+    assert report.write_run_page(folder).is_file()

@@ -67,7 +67,7 @@ def parsed(html: str, language: str = "en") -> tuple[list[tuple[str, dict[str, s
 
 
 def make_run(folder: Path, **parts: Any) -> Path:
-    """A run folder; `metrics` and `samples` are lists of records, every other part a JSON object."""
+    """A run folder; `convert_metrics` and `samples` are lists of records, every other part a JSON object."""
     run = folder / "run-1"
     (run / "eval").mkdir(parents=True)
     (run / "recipe.yaml").write_text("name: run-1\n", encoding="utf-8")
@@ -84,7 +84,7 @@ def make_run(folder: Path, **parts: Any) -> Path:
 
 
 def page_of(run: Path) -> str:
-    return report.write(run).read_text(encoding="utf-8")
+    return report.write_run_page(run).read_text(encoding="utf-8")
 
 
 def text_of(folder: Path, **parts: Any) -> str:
@@ -203,7 +203,7 @@ def test_the_state_follows_from_the_planned_steps(tmp_path: Path, steps: int, st
 
 def test_of_records_that_repeat_a_step_the_last_counts_and_steps_are_in_order(tmp_path: Path) -> None:
     again = {"kind": "train", "step": 2, "loss": 9.0}
-    facts = report.read(make_run(tmp_path, metrics=[*trained(1, 3, 2), again]))
+    facts = report.read_run(make_run(tmp_path, metrics=[*trained(1, 3, 2), again]))
     assert [record["step"] for record in facts.train] == [1, 2, 3]
     assert facts.train[1] == again
 
@@ -247,7 +247,7 @@ def test_the_command_that_repeats_the_run_is_shown_once_and_alone(tmp_path: Path
     assert "memory gib 1.5" in words(html)
 
 
-@pytest.mark.parametrize("broken", ["report.html.render", "files.os.fsync", "files.Path.replace"])
+@pytest.mark.parametrize("broken", ["report.html.render_page", "files.os.fsync", "files.Path.replace"])
 def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     run = make_run(tmp_path)
     old = page_of(run)
@@ -255,7 +255,7 @@ def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(f"thinktune.{broken}", Mock(side_effect=RuntimeError("planted")))
     (run / "recipe.yaml").write_text("name: changed\n", encoding="utf-8")
     with pytest.raises(RuntimeError, match="planted"):
-        report.write(run)
+        report.write_run_page(run)
     assert (run / "report.html").read_text(encoding="utf-8") == old
     assert sorted(run.iterdir()) == before
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from thinktune.report.html import Words
-from thinktune.report.svg_charts import Marks, Point, Series, line_chart, smoothed, ticks
+from thinktune.report.html import BilingualText
+from thinktune.report.svg_charts import ChartMarks, Point, Series, line_chart, smooth_points, ticks
 
 finite = st.floats(min_value=-1e300, max_value=1e300)
 points = st.lists(st.tuples(finite, finite), min_size=1, max_size=30)
@@ -24,7 +24,7 @@ def drawn_places(svg: str) -> list[Point]:
 
 @given(points, st.booleans())
 def test_every_finite_point_is_drawn_inside_the_view_box(series: list[Point], y_from_zero: bool) -> None:
-    line, marks = Series("a", series, "train", has_markers=True), Marks(ring=series[0])
+    line, marks = Series("a", series, "train", has_markers=True), ChartMarks(ring=series[0])
     places = drawn_places(line_chart([line], title="", x_label="", y_label="", marks=marks, y_from_zero=y_from_zero))
     assert len(places) == max(len(series), 2) + len(series) + 1
     assert all(0 <= x <= 640 and 0 <= y <= 280 for x, y in places)
@@ -48,7 +48,7 @@ def test_ticks_are_round_numbers() -> None:
 
 @given(points)
 def test_smoothing_keeps_the_steps_and_stays_within_the_data(series: list[Point]) -> None:
-    smooth = smoothed(series)
+    smooth = smooth_points(series)
     values = [y for _, y in series]
     slack = 1e-9 * max(map(abs, values))
     assert [x for x, _ in smooth] == [x for x, _ in series]
@@ -66,9 +66,11 @@ def test_points_that_are_not_finite_are_left_out_and_counted_and_the_others_stan
 
 
 def test_names_stand_in_both_languages_and_inside_the_drawing_as_svg() -> None:
-    line = Series(Words("train", "训练"), [(0, 1.0), (9, 2.0)], "train")
+    line = Series(BilingualText("train", "训练"), [(0, 1.0), (9, 2.0)], "train")
     other = Series("eval", [(0, 1.0)], "eval")
-    svg = line_chart([line, other], title=Words("Loss", "损失"), x_label=Words("step", "步"), y_label="")
+    svg = line_chart(
+        [line, other], title=BilingualText("Loss", "损失"), x_label=BilingualText("step", "步"), y_label=""
+    )
     drawing = svg.partition('class="plot"')[2]
     assert '<span class="zh" lang="zh">损失</span>' in svg
     assert '<tspan class="zh" lang="zh">步</tspan>' in drawing

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.run.diagnosis import evaluations_above, judge, margins, paired_margin, student_t
+from thinktune.run.diagnosis import (
+    diagnose,
+    evaluations_above_best,
+    margin_between_steps,
+    paired_margin,
+    student_t_quantile,
+)
 
 # The eval loss that a public tutorial shows for two epochs over 2,166 rows, read off its chart to within 0.005.
 TUTORIAL = {100: 1.384, 400: 1.184, 500: 1.143, 600: 1.192, 1000: 1.161}
@@ -21,20 +27,20 @@ margin = st.floats(1e-4, 0.5)
 
 @pytest.mark.parametrize("train", [None, TUTORIAL_TRAIN])
 def test_the_published_curve_is_best_at_500_and_overfits_after_it(train):
-    verdict = judge(TUTORIAL, 2 * READ_TO, train)
-    assert (verdict.state, verdict.best_step, verdict.since) == ("overfitting", 500, 500)
-    assert evaluations_above(TUTORIAL, 2 * READ_TO) == 2
+    verdict = diagnose(TUTORIAL, 2 * READ_TO, train)
+    assert (verdict.state, verdict.best_step, verdict.plateau_end_step) == ("overfitting", 500, 500)
+    assert evaluations_above_best(TUTORIAL, 2 * READ_TO) == 2
 
 
 @given(st.lists(st.floats(-READ_TO, READ_TO), min_size=5, max_size=5))
 def test_nothing_within_the_reading_error_changes_the_verdict_on_the_published_curve(errors):
     read = {step: loss + error for (step, loss), error in zip(TUTORIAL.items(), errors, strict=True)}
-    verdict = judge(read, 0.0075)
-    assert (verdict.state, verdict.best_step, verdict.since) == ("overfitting", 500, 500)
+    verdict = diagnose(read, 0.0075)
+    assert (verdict.state, verdict.best_step, verdict.plateau_end_step) == ("overfitting", 500, 500)
 
 
 def test_the_published_curve_up_to_its_best_still_learns():
-    assert judge({step: loss for step, loss in TUTORIAL.items() if step <= 500}, 0.01).state == "learning"
+    assert diagnose({step: loss for step, loss in TUTORIAL.items() if step <= 500}, 0.01).state == "learning"
 
 
 @pytest.mark.parametrize(
@@ -54,34 +60,34 @@ def test_the_published_curve_up_to_its_best_still_learns():
     ],
 )
 def test_curves_are_named(curve, state, best, since):
-    verdict = judge(curve, 0.05)
-    assert (verdict.state, verdict.best_step, verdict.since) == (state, best, since)
+    verdict = diagnose(curve, 0.05)
+    assert (verdict.state, verdict.best_step, verdict.plateau_end_step) == (state, best, since)
 
 
 def test_a_run_whose_train_loss_rises_too_diverges():
     curve = {0: 3.0, 10: 2.0, 20: 2.3, 30: 2.6}
-    assert judge(curve, 0.05, {10: 2.0, 30: 2.5}).state == "diverging"
-    assert judge(curve, 0.05, {10: 2.0, 30: 1.5}).state == "overfitting"
-    assert judge(curve, 0.05, {10: 2.0, 30: 2.1}).state == "overfitting"
+    assert diagnose(curve, 0.05, {10: 2.0, 30: 2.5}).state == "diverging"
+    assert diagnose(curve, 0.05, {10: 2.0, 30: 1.5}).state == "overfitting"
+    assert diagnose(curve, 0.05, {10: 2.0, 30: 2.1}).state == "overfitting"
 
 
 def test_a_tuned_model_that_is_no_better_than_its_base_is_told():
-    assert judge({0: 1.0, 10: 2.0}, 0.05).gained is False
-    assert judge({0: 1.0, 10: 0.9}, 0.05).gained is True
-    assert judge({10: 0.9}, 0.05).gained is None
+    assert diagnose({0: 1.0, 10: 2.0}, 0.05).improved is False
+    assert diagnose({0: 1.0, 10: 0.9}, 0.05).improved is True
+    assert diagnose({10: 0.9}, 0.05).improved is None
 
 
 @given(curves, margin)
 def test_the_best_is_the_lowest_and_overfitting_means_clearly_above_it_ever_since(curve, margin):
-    verdict = judge(curve, margin)
+    verdict = diagnose(curve, margin)
     tuned = {step: loss for step, loss in curve.items() if step}
     assert verdict.best_loss == min(tuned.values())
     last_two = [curve[step] for step in sorted(tuned)[-2:]]
     rose = len(last_two) == 2 and all(loss - verdict.best_loss > margin for loss in last_two)
     assert (verdict.state == "overfitting") == rose
-    assert all(curve[step] - verdict.best_loss > margin for step in tuned if step > verdict.since)
-    assert verdict.best_step <= verdict.since
-    assert curve[verdict.since] - verdict.best_loss <= margin
+    assert all(curve[step] - verdict.best_loss > margin for step in tuned if step > verdict.plateau_end_step)
+    assert verdict.best_step <= verdict.plateau_end_step
+    assert curve[verdict.plateau_end_step] - verdict.best_loss <= margin
 
 
 @given(st.lists(st.floats(0.02, 1), min_size=2, max_size=12))
@@ -90,30 +96,30 @@ def test_a_loss_that_keeps_falling_clearly_still_learns(falls):
     for number, fall in enumerate(falls):
         level -= fall
         curve[10 * number] = level
-    assert judge(curve, 0.01).state == "learning"
+    assert diagnose(curve, 0.01).state == "learning"
 
 
 @given(curves, margin, st.floats(0.1, 10), st.integers(1, 50))
 def test_neither_the_unit_of_the_loss_nor_of_the_steps_matters(curve, margin, factor, stretch):
     factor = 2.0 ** round(math.log2(factor))  # exact, so that no comparison tips over
-    scaled = judge({stretch * step: factor * loss for step, loss in curve.items()}, factor * margin)
-    plain = judge(curve, margin)
-    assert (scaled.state, scaled.best_step, scaled.since) == (
+    scaled = diagnose({stretch * step: factor * loss for step, loss in curve.items()}, factor * margin)
+    plain = diagnose(curve, margin)
+    assert (scaled.state, scaled.best_step, scaled.plateau_end_step) == (
         plain.state,
         stretch * plain.best_step,
-        stretch * plain.since,
+        stretch * plain.plateau_end_step,
     )
 
 
 @given(curves, margin)
 def test_more_noise_never_makes_a_run_overfit(curve, margin):
-    if judge(curve, 2 * margin).state == "overfitting":
-        assert judge(curve, margin).state == "overfitting"
+    if diagnose(curve, 2 * margin).state == "overfitting":
+        assert diagnose(curve, margin).state == "overfitting"
 
 
 def test_students_t_meets_its_table():
     for freedom, point in {3: 3.182, 5: 2.571, 10: 2.228, 30: 2.042, 240: 1.970}.items():
-        assert student_t(freedom) == pytest.approx(point, rel=0.01)
+        assert student_t_quantile(freedom) == pytest.approx(point, rel=0.01)
 
 
 def drawn(count: int, shift: float, seed: int) -> tuple[dict, dict]:
@@ -146,6 +152,6 @@ def test_the_margin_comes_from_paired_rows_and_not_from_how_different_rows_are()
 
 def test_margins_come_from_rows_where_both_steps_have_them_and_from_the_loss_otherwise():
     one, other = drawn(50, 0.05, 2)
-    between = margins({10: one, 20: other}, {10: 2.0, 20: 2.1, 30: 2.2})
+    between = margin_between_steps({10: one, 20: other}, {10: 2.0, 20: 2.1, 30: 2.2})
     assert between(20, 10) == paired_margin(other, one)
     assert between(30, 10) == pytest.approx(0.02)

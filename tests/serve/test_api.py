@@ -8,8 +8,8 @@ from openai import BadRequestError, NotFoundError, OpenAI
 from support.api_server import QUESTION, Scripted, scripted_voice, serving
 
 from thinktune.data.types import Turn
-from thinktune.inference.chat_defaults import Manners
-from thinktune.inference.requests import Sampling
+from thinktune.inference.chat_defaults import ChatDefaults
+from thinktune.inference.requests import SamplingParams
 
 THOUGHT, SAID = "It is so.\nQuite.", "Because **so**."
 REPLIES = {
@@ -27,7 +27,7 @@ def doors():
 
 @pytest.fixture(scope="module")
 def address(doors):
-    manners = Manners("Be kind.", Sampling(64, temperature=0.6, top_p=0.95, top_k=20))
+    manners = ChatDefaults("Be kind.", SamplingParams(64, temperature=0.6, top_p=0.95, top_k=20))
     with serving([scripted_voice(door, name, manners) for name, door in doors.items()]) as address:
         yield address
 
@@ -109,7 +109,7 @@ def test_every_option_reaches_the_engine(client, doors):
         extra_body={"top_k": 3, "reasoning_budget": 5, "chat_template_kwargs": {"enable_thinking": False}},
     )
     asked = doors["tagged"].asked[-1]
-    assert asked.sampling == Sampling(9, 0.25, 0.5, 3, 7, ("\n", "END"), 5)
+    assert asked.sampling == SamplingParams(9, 0.25, 0.5, 3, 7, ("\n", "END"), 5)
     assert asked.thinking is False
     assert asked.turns == (
         Turn("system", "Be brief."),

@@ -8,8 +8,8 @@ import pytest
 from support.api_server import Scripted, scripted_voice, serving
 from support.browser import CHAT, open_browser
 
-from thinktune.inference.chat_defaults import Manners
-from thinktune.inference.requests import Sampling
+from thinktune.inference.chat_defaults import ChatDefaults
+from thinktune.inference.requests import SamplingParams
 
 MARKDOWN = """\
 A **bold** word, `code`, and $x^2 + \\frac{1}{2}$ within a line; it costs $5 or $6.
@@ -43,7 +43,7 @@ def doors():
 
 @pytest.fixture(scope="module")
 def address(doors):
-    manners = Manners("Be kind.", Sampling(64, temperature=0.6), "Not medical advice.")
+    manners = ChatDefaults("Be kind.", SamplingParams(64, temperature=0.6), "Not medical advice.")
     with serving([scripted_voice(door, name, manners) for name, door in doors.items()]) as address:
         yield address
 
@@ -231,7 +231,7 @@ def test_settings_reach_the_model(page, doors):
     ask(page)
     finished(page)
     asked = doors["tuned"].asked[-1]
-    assert asked.sampling == Sampling(33, 0.3, 0.8, 4, 5, (), 7)
+    assert asked.sampling == SamplingParams(33, 0.3, 0.8, 4, 5, (), 7)
     assert asked.thinking is False
     assert asked.turns[0].content == "Be terse."
     page.click("#settings-open")

@@ -8,12 +8,12 @@ import pytest
 import yaml
 from support.api_server import Scripted, scripted_voice, serving
 
-from thinktune.checkpoint.manifest import seal
+from thinktune.checkpoint.manifest import write_manifest
 from thinktune.data.types import Turn
 from thinktune.errors import UserError
-from thinktune.inference.chat_defaults import conversation, read_manners
-from thinktune.inference.requests import Completion, Request, Sampling
-from thinktune.serve.models import find_voices
+from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
+from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.serve.models import find_models
 from thinktune.serve.server import read_page
 
 PAGE_BYTES = 300_000
@@ -33,25 +33,25 @@ def run(tmp_path, start) -> Path:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     shutil.copytree(start, tmp_path / "run" / "final")
-    seal(tmp_path / "run" / "final")
+    write_manifest(tmp_path / "run" / "final")
     return tmp_path / "run"
 
 
 def test_a_run_speaks_as_tuned_and_as_base(run, start):
     told = []
-    tuned, base = find_voices(run, None, None, "here", told.append)
+    tuned, base = find_models(run, None, None, "here", told.append)
     assert (tuned.name, base.name) == ("tuned", "base")
     for voice in (tuned, base):
-        assert (voice.manners.system, voice.manners.notice) == ("Be kind.", "No advice.")
-        assert voice.manners.sampling == Sampling(9)
+        assert (voice.defaults.system, voice.defaults.notice) == ("Be kind.", "No advice.")
+        assert voice.defaults.sampling == SamplingParams(9)
         assert voice.context_tokens == 4096
     assert any(line.startswith("tuned: ") and "in this process on" in line for line in told)
-    *_, last = base.stream(Request((Turn("user", "Why?"),), Sampling(4)))
+    *_, last = base.stream(Request((Turn("user", "Why?"),), SamplingParams(4)))
     base.close()
     assert isinstance(last, Completion)
     assert last.tokens <= 4
-    [alone] = find_voices(start, None, None, "here", told.append)
-    assert (alone.name, alone.manners.system) == (start.name, None)
+    [alone] = find_models(start, None, None, "here", told.append)
+    assert (alone.name, alone.defaults.system) == (start.name, None)
 
 
 def test_a_run_whose_base_is_gone_speaks_alone_and_says_so(run):
@@ -59,7 +59,7 @@ def test_a_run_whose_base_is_gone_speaks_alone_and_says_so(run):
     tree["model"]["name"] = "nowhere"
     (run / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     told = []
-    assert [voice.name for voice in find_voices(run, None, None, "here", told.append)] == ["tuned"]
+    assert [voice.name for voice in find_models(run, None, None, "here", told.append)] == ["tuned"]
     assert "nowhere is not on this machine" in told[0]
 
 
@@ -67,29 +67,29 @@ def test_the_models_own_settings_say_how_it_samples(run, start, tmp_path):
     (tmp_path / "model").mkdir()
     chosen = '{"do_sample": true, "temperature": 0.6, "top_p": 0.95, "top_k": 20}'
     (tmp_path / "model" / "generation_config.json").write_text(chosen, encoding="utf-8")
-    assert read_manners(run, tmp_path / "model").sampling == Sampling(9, 0.6, 0.95, 20)
+    assert read_chat_defaults(run, tmp_path / "model").sampling == SamplingParams(9, 0.6, 0.95, 20)
 
 
 def test_the_models_of_an_endpoint_are_found_and_answer():
     doors = [Scripted("<think>\nso\n</think>\n\nyes"), Scripted("no")]
     with serving([scripted_voice(doors[0], "one"), scripted_voice(doors[1], "two")]) as address:
-        voices = find_voices(None, f"{address}/v1", None, "auto", print)
+        voices = find_models(None, f"{address}/v1", None, "auto", print)
         assert [voice.name for voice in voices] == ["one", "two"]
-        *_, last = voices[0].stream(Request((Turn("user", "Why?"),), Sampling(64)))
+        *_, last = voices[0].stream(Request((Turn("user", "Why?"),), SamplingParams(64)))
         assert isinstance(last, Completion)
         assert (last.reasoning, last.answer) == ("so", "yes")
         voices[0].close()
-        assert [voice.name for voice in find_voices(None, address, "two", "auto", print)] == ["two"]
+        assert [voice.name for voice in find_models(None, address, "two", "auto", print)] == ["two"]
     with pytest.raises(UserError):
-        find_voices(None, "http://127.0.0.1:9", None, "auto", print)
+        find_models(None, "http://127.0.0.1:9", None, "auto", print)
 
 
 def test_a_conversation_begins_with_its_own_system_prompt_or_the_runs():
     asked = Turn("user", "q")
-    assert conversation("Be kind.", [asked]) == (Turn("system", "Be kind."), asked)
-    assert conversation("Be kind.", [Turn("system", "Be brief."), asked]) == (Turn("system", "Be brief."), asked)
-    assert conversation("Be kind.", [Turn("system", ""), asked]) == (asked,)
-    assert conversation(None, [asked]) == (asked,)
+    assert with_system_prompt("Be kind.", [asked]) == (Turn("system", "Be kind."), asked)
+    assert with_system_prompt("Be kind.", [Turn("system", "Be brief."), asked]) == (Turn("system", "Be brief."), asked)
+    assert with_system_prompt("Be kind.", [Turn("system", ""), asked]) == (asked,)
+    assert with_system_prompt(None, [asked]) == (asked,)
 
 
 def test_the_page_is_small_and_loads_nothing_from_elsewhere():

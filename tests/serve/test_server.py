@@ -12,15 +12,22 @@ from support.chat_server import refuse
 from support.chat_server import serving as upstream_serving
 
 from thinktune.errors import UserError
-from thinktune.inference.chat_defaults import Manners
+from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
-from thinktune.inference.requests import Sampling
-from thinktune.serve.models import Voice, voices_behind
+from thinktune.inference.requests import SamplingParams
+from thinktune.serve.models import ServedModel, find_endpoint_models
 from thinktune.serve.openai_schema import document
 from thinktune.serve.security import Limits
 from thinktune.serve.server import serve
 
-LIMITS = Limits(at_once=2, waiting=1, body_bytes=20_000, head_seconds=0.5, body_seconds=0.5, reply_seconds=2)
+LIMITS = Limits(
+    max_running=2,
+    max_waiting=1,
+    max_body_bytes=20_000,
+    head_timeout_seconds=0.5,
+    body_timeout_seconds=0.5,
+    reply_timeout_seconds=2,
+)
 CHAT = "/v1/chat/completions"
 
 
@@ -28,7 +35,9 @@ def small_voice(model, tokenizer, name="tuned", context=200):
     torch.manual_seed(3)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)  # decided enough that rounding does not choose the token
-    return Voice(name, "small", Manners(sampling=Sampling(24)), lambda: Engine(model, tokenizer), tokenizer, context)
+    return ServedModel(
+        name, "small", ChatDefaults(sampling=SamplingParams(24)), lambda: Engine(model, tokenizer), tokenizer, context
+    )
 
 
 def asked(address, content="Why?", **options):
@@ -74,8 +83,8 @@ def test_a_reply_ends_where_the_context_does_and_a_prompt_beyond_it_is_refused(m
     ],
 )
 def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, status, code):
-    monkeypatch.setattr("thinktune.inference.openai_client.TRIES", 1)
-    with upstream_serving(lambda _: upstream) as (url, _), serving(voices_behind(url, None)) as address:
+    monkeypatch.setattr("thinktune.inference.openai_client.MAX_ATTEMPTS", 1)
+    with upstream_serving(lambda _: upstream) as (url, _), serving(find_endpoint_models(url, None)) as address:
         refused = asked(address)
         streamed = asked(address, stream=True)
     assert [one.status_code for one in (refused, streamed)] == [status, status]
@@ -85,9 +94,9 @@ def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, 
 
 
 def test_a_server_behind_that_is_gone_is_told_as_such(monkeypatch):
-    monkeypatch.setattr("thinktune.inference.openai_client.TRIES", 1)
+    monkeypatch.setattr("thinktune.inference.openai_client.MAX_ATTEMPTS", 1)
     with upstream_serving(lambda _: refuse(500)) as (url, _):
-        voices = voices_behind(url, None)
+        voices = find_endpoint_models(url, None)
     with serving(voices) as address:
         gone = asked(address)
     assert (gone.status_code, gone.json()["error"]["code"]) == (502, "upstream_failed")
@@ -115,7 +124,7 @@ def wait_until(holds):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_its_place(stream):
     door = Scripted("<think>\n" + "so " * 200, 0.02)
-    limits = Limits(at_once=1, waiting=0)
+    limits = Limits(max_running=1, max_waiting=0)
     with serving([scripted_voice(door)], limits) as address:
         host, port = address.removeprefix("http://").split(":")
         body = f'{{"messages": [{{"role": "user", "content": "q"}}], "stream": {str(stream).lower()}}}'

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from thinktune.inference.chat_defaults import Manners
-from thinktune.inference.replies import Piece, Splitter, gather
-from thinktune.inference.requests import Completion, Request, Sampling
-from thinktune.serve.models import Voice
+from thinktune.inference.chat_defaults import ChatDefaults
+from thinktune.inference.replies import Piece, ReasoningParser, join_pieces
+from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.serve.models import ServedModel
 from thinktune.serve.security import LOOPBACK_HOSTS, Limits
 from thinktune.serve.server import _settings, make_app
 
@@ -36,21 +36,21 @@ class Scripted:
         pass
 
     def _said(self) -> Generator[Piece | Completion]:
-        splitter, pieces = Splitter(), []
+        splitter, pieces = ReasoningParser(), []
         for start in range(0, len(self.text), 4):
             time.sleep(self.seconds)
             assert start + 4 < self.text.find("</think>") or self.go.wait(30)
             for piece in splitter.feed(self.text[start : start + 4]):
                 pieces.append(piece)
                 yield piece
-        for piece in splitter.finish():
+        for piece in splitter.flush():
             pieces.append(piece)
             yield piece
-        yield Completion(*gather(pieces), 20, 8, self.finish, splitter.closed, 11)
+        yield Completion(*join_pieces(pieces), 20, 8, self.finish, splitter.closed, 11)
 
 
 class Saying:
-    """A reply as it comes; closing it before its end is a cancel, which `left` tells."""
+    """A reply as it comes; closing it before its end is a cancel, which `copied_out` tells."""
 
     def __init__(self, pieces: Generator[Piece | Completion], left: threading.Event) -> None:
         self._pieces, self._left, self._over = pieces, left, False
@@ -71,8 +71,8 @@ class Saying:
             self._left.set()
 
 
-def scripted_voice(door: Scripted, name: str = "tuned", manners: Manners | None = None) -> Voice:
-    return Voice(name, "a script", manners or Manners(sampling=Sampling(64)), lambda: door)
+def scripted_voice(door: Scripted, name: str = "tuned", manners: ChatDefaults | None = None) -> ServedModel:
+    return ServedModel(name, "a script", manners or ChatDefaults(sampling=SamplingParams(64)), lambda: door)
 
 
 @contextmanager

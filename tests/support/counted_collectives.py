@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config
 
 from thinktune.demo.tiny_model import random_model
-from thinktune.distributed.sharding import Spread
+from thinktune.distributed.sharding import ParallelDims
 from thinktune.distributed.world import World
-from thinktune.model.forward import sum_over_copies
-from thinktune.model.loading import spread_over
+from thinktune.model.forward import set_replica_all_reduce
+from thinktune.model.loading import apply_fsdp
 from thinktune.model.transforms import apply_activation_budget
 
 BATCHES = 2
@@ -77,11 +77,11 @@ def count(strategy: str, ranks: int, per_node: int, kind: str, tied: bool, recom
     model = random_model(config(tied=tied), torch.device("cpu"), getattr(torch, kind)).train()
     if recompute:
         apply_activation_budget(model, 0.0, compiled=False)
-    spread_over(model, World().mesh(Spread(strategy, ranks, per_node), torch.device("cpu")))
+    apply_fsdp(model, World().mesh(ParallelDims(strategy, ranks, per_node), torch.device("cpu")))
     ids = torch.arange(12).view(1, -1) + dist.get_rank()
     with Counting() as counting:
         for number in range(1, BATCHES + 1):
-            sum_over_copies(model, now=number == BATCHES)
+            set_replica_all_reduce(model, enabled=number == BATCHES)
             model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     weights = [weight.to_local() for weight in model.parameters() if isinstance(weight, DTensor)]
     return counting.bytes | {"kept": sum(weight.numel() for weight in weights)}

@@ -3,7 +3,7 @@
 import torch
 
 from thinktune.data.types import Turn
-from thinktune.inference.requests import Request, Sampling
+from thinktune.inference.requests import Request, SamplingParams
 
 QUESTIONS = ["q?", "What does the heart pump?", "心脏泵什么？", "blood " * 12, "a"]
 
@@ -17,7 +17,7 @@ def decided(model):
 
 
 def ask(question, tokens=20, **sampling):
-    return Request((Turn("user", question),), Sampling(tokens, **sampling))
+    return Request((Turn("user", question),), SamplingParams(tokens, **sampling))
 
 
 def alone(engine, request):

@@ -13,19 +13,19 @@ import thinktune.train.loop as room
 from support.runs import settings
 from thinktune.checkpoint import saving as checkpoint
 from thinktune.checkpoint import store as checkpoint_store
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import balance
-from thinktune.distributed.sharding import Spread, cut_like, rows_before, share
-from thinktune.distributed.world import World, join, leave
+from thinktune.distributed.sharding import ParallelDims, as_shard_of, local_shard, row_offset
+from thinktune.distributed.world import World, destroy_distributed, init_distributed
 from thinktune.errors import Stopped
-from thinktune.model.attention import use_attention
+from thinktune.model.attention import set_attention
 from thinktune.model.batch import Batch, collate
-from thinktune.model.forward import evaluate
-from thinktune.model.loading import load_model, load_shares
+from thinktune.model.forward import evaluate_loss
+from thinktune.model.loading import load_model, load_sharded_model
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.optim.memory_tiers import TIERS
-from thinktune.optim.optimizer import Update
+from thinktune.optim.optimizer import Optimizer
 from thinktune.train.step import step
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ class Name:
 
 def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
     """Train by a recipe's tree among the ranks; what this rank said. With `stop_at` the last rank is told to stop."""
-    world = join(CPU)
+    world = init_distributed(CPU)
     said: list[str] = []
     if stop_at and world.rank == world.size - 1:
         taken, made = room.step, []
@@ -56,46 +56,46 @@ def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
         room.train(settings(tree), said.append, ("test",), world=world)
     except Stopped as stopped:
         said.append(str(stopped))
-    leave()
+    destroy_distributed()
     return said
 
 
-def go_on(folder: Path, former: str, name: str, steps: list[int], spread: Spread) -> list[int]:
+def go_on(folder: Path, former: str, name: str, steps: list[int], spread: ParallelDims) -> list[int]:
     """Of every tier read a checkpoint, take some steps with given gradients, and write the next checkpoint.
 
     Returns how many numbers this rank kept of each tier's weights, and those of all.
     """
-    world = join(CPU)
+    world = init_distributed(CPU)
     kept: list[int] = []
     for memory in TIERS:
-        found = checkpoint_store.find(folder / f"{former}-{memory}", "last")
+        found = checkpoint_store.find_checkpoint(folder / f"{former}-{memory}", "last")
         source = found.folder if found else folder / "start"
         if world.size > 1:
-            model = load_shares(source, world.mesh(spread, CPU), CPU, TIERS[memory].loaded)
+            model = load_sharded_model(source, world.mesh(spread, CPU), CPU, TIERS[memory].load_dtype)
         else:
-            model = load_model(source, CPU, TIERS[memory].loaded)
-        update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=False, clip_norm=1e9))
+            model = load_model(source, CPU, TIERS[memory].load_dtype)
+        update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=False, clip_norm=1e9))
         if found:
             checkpoint.restore(found, update)
         for number in steps:
             take_step(update, number)
-        kept.append(sum(share(weight).numel() for weight in update.parameters.values()))
+        kept.append(sum(local_shard(weight).numel() for weight in update.parameters.values()))
         kept.append(sum(weight.numel() for weight in update.parameters.values()))
         checkpoint.save(folder / f"{name}-{memory}", steps[-1], model, Name(), update, {}, world)
-    leave()
+    destroy_distributed()
     return kept
 
 
-def take_step(update: Update, step: int) -> None:
+def take_step(update: Optimizer, step: int) -> None:
     """A step of the update by gradients that depend on nothing but its number."""
     chance = torch.Generator().manual_seed(step)
-    update.begin(step, 1e-3)
+    update.begin_step(step, 1e-3)
     for weight in update.parameters.values():
         gradient = torch.randn(weight.shape, generator=chance).to(weight.dtype)
-        first = rows_before(weight)
-        part = gradient[first : first + len(share(weight.detach()))]
-        weight.grad = cut_like(part, weight)
-    update.finish()
+        first = row_offset(weight)
+        part = gradient[first : first + len(local_shard(weight.detach()))]
+        weight.grad = as_shard_of(part, weight)
+    update.finish_step()
 
 
 @dataclass(frozen=True)
@@ -109,33 +109,35 @@ class Case:
     tied: bool = True
 
 
-def two_steps(folder: Path, cases: list[Case], spread: Spread) -> list[list[float]]:
+def two_steps(folder: Path, cases: list[Case], spread: ParallelDims) -> list[list[float]]:
     """Of each case the losses of two steps, the norms of their gradients, and the loss after them."""
-    world = join(CPU)
+    world = init_distributed(CPU)
     found = [_two_steps(folder / ("tied" if case.tied else "untied"), case, spread, world) for case in cases]
-    leave()
+    destroy_distributed()
     return found
 
 
-def _two_steps(source: Path, case: Case, spread: Spread, world: World) -> list[float]:
-    dtype, precision = TIERS[case.memory].loaded, torch.float32 if case.memory == "fp32" else torch.bfloat16
+def _two_steps(source: Path, case: Case, spread: ParallelDims, world: World) -> list[float]:
+    dtype, precision = TIERS[case.memory].load_dtype, torch.float32 if case.memory == "fp32" else torch.bfloat16
     model = (
-        load_shares(source, world.mesh(spread, CPU), CPU, dtype) if world.size > 1 else load_model(source, CPU, dtype)
+        load_sharded_model(source, world.mesh(spread, CPU), CPU, dtype)
+        if world.size > 1
+        else load_model(source, CPU, dtype)
     )
-    asked = Train(rows_per_step=1, memory=case.memory, update_in_backward=case.inside, clip_norm=1e9)
-    update = Update(model, asked)
-    use_attention(model, precision)
+    asked = TrainConfig(rows_per_step=1, memory=case.memory, update_in_backward=case.inside, clip_norm=1e9)
+    update = Optimizer(model, asked)
+    set_attention(model, precision)
     apply_activation_budget(model, case.budget, compiled=False)
     if case.compiled:
         compile_layers(model, backend="aot_eager")
     told: list[float] = []
     for number in (1, 2):
-        update.begin(number, 1e-3)
+        update.begin_step(number, 1e-3)
         made = step(
-            model, _batches(number, world, 512 if case.inside else 48), update, world, precision, learned_tokens=100
+            model, _batches(number, world, 512 if case.inside else 48), update, world, precision, label_tokens=100
         )
-        told += [made.losses.values()["loss"], made.gradient_norm.item()]
-    return [*told, evaluate(model, _batches(3, world, 48), CPU, precision, world=world).values()["loss"]]
+        told += [made.losses.mean_losses()["loss"], made.gradient_norm.item()]
+    return [*told, evaluate_loss(model, _batches(3, world, 48), CPU, precision, world=world).mean_losses()["loss"]]
 
 
 def _batches(number: int, world: World, capacity: int) -> list[Batch]:

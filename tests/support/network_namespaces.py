@@ -29,7 +29,7 @@ class Host:
         subprocess.run(["ip", "netns", "exec", self.space, *command], check=True, timeout=20)
 
     def link(self, state: str) -> None:
-        """Plug the wire in (`up`) or pull it out (`down`)."""
+        """Plug the wire in (`load_state_dict`) or pull it out (`state_dict`)."""
         self.run("ip", "link", "set", self.wire, state)
 
     def kill_all(self) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 
 RATE = 1e-3
 
@@ -20,7 +20,7 @@ class Small(torch.nn.Module):
 
 
 def settings(memory="fp32", **changes):
-    return Train(rows_per_step=1, weight_decay=0.1, memory=memory, **changes)
+    return TrainConfig(rows_per_step=1, weight_decay=0.1, memory=memory, **changes)
 
 
 def gradients(number, scale=1.0):

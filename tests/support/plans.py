@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from thinktune.commands.check import show
-from thinktune.config.schema import Train
-from thinktune.planner.memory import Job
-from thinktune.planner.trace import NOWHERE, Ends, Layer, Share
+from thinktune.commands.check import print_check
+from thinktune.config.schema import TrainConfig
+from thinktune.planner.memory import Workload
+from thinktune.planner.trace import META, LayerBytes, LinearBytes, RootBytes
 
 QWEN = SimpleNamespace(  # the 1.7B
     hidden_size=2048,
@@ -27,29 +27,31 @@ SHAPES = [(151_936, 2048), *28 * [(2048, 2048), (1024, 2048), (1024, 2048), (204
 SHAPES += [*28 * [(6144, 2048), (2048, 6144), (2048,), (2048,), (128,), (128,)], (2048,)]
 
 
-class Known(Job):
+class Known(Workload):
     """A job whose traced shares are given, so that choices are tested apart from tracing."""
 
     shapes = SHAPES
-    layers = {  # noqa: RUF012
-        budget: Layer(Share(0, kept), Share(0, 60e3), Share(1e8, 60e3), Share(1e8, 4e3), operations)
+    layers_by_budget = {  # noqa: RUF012
+        budget: LayerBytes(
+            LinearBytes(0, kept), LinearBytes(0, 60e3), LinearBytes(1e8, 60e3), LinearBytes(1e8, 4e3), operations
+        )
         for budget, kept, operations in ((1.0, 7e4, 1.0), (0.5, 3.4e4, 1.03), (0.0, 0.0, 1.25))
     }
-    recomputed = layers[0.0]
+    recomputed_layer = layers_by_budget[0.0]
 
-    def ends(self, tokens, rows=None):
-        return Ends(*(int(6e8 + share * tokens) for share in (2e5, 5e4, 5e3, 5e3, 5e3)))
+    def root_bytes(self, tokens, rows=None):
+        return RootBytes(*(int(6e8 + share * tokens) for share in (2e5, 5e4, 5e3, 5e3, 5e3)))
 
 
 def job(step_tokens=16_384, longest=2048):
-    return Known(QWEN, NOWHERE, False, True, step_tokens, longest, 0.9, 600.0, 3, 4096)
+    return Known(QWEN, META, False, True, step_tokens, longest, 0.9, 600.0, 3, 4096)
 
 
 def train(**changes):
-    return Train(tokens_per_step=16_384, **changes)
+    return TrainConfig(tokens_per_step=16_384, **changes)
 
 
 def shown(facts):
     console = Console(file=io.StringIO(), width=140)
-    show(facts, console)
+    print_check(facts, console)
     return console.file.getvalue()

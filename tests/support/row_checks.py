@@ -1,7 +1,7 @@
 """Rows to judge, in Chinese and English, and judging them by chosen policies."""
 
-from thinktune.config.row_faults import HANDED_PHRASES, resolve
-from thinktune.data.checks import judge
+from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
+from thinktune.data.checks import check_example
 from thinktune.data.types import Example, Turn
 
 TOKENS = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
@@ -22,7 +22,7 @@ def texts_of(turns):
 
 
 def judged(row, places=PLACES, **chosen):
-    return judge(row, places, resolve(chosen), HANDED_PHRASES, TOKENS)
+    return check_example(row, places, resolve_policies(chosen), HANDED_PHRASES, TOKENS)
 
 
 def conversation(*turns):

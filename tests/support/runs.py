@@ -37,16 +37,16 @@ def settings(tree, **changes):
     merged = json.loads(json.dumps(tree))
     for section, values in changes.items():
         merged[section] = {**merged[section], **values} if isinstance(values, dict) else values
-    return recipe.check(merged, "here")
+    return recipe.validate_recipe(merged, "here")
 
 
 def small_tree(folder: Path):
     """A recipe's tree with the rows and the model that it needs, all made in a folder; without any fixture."""
-    from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+    from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。"], 400)
-    make_model(tokenizer, Size()).save_pretrained(folder / "start")
+    make_model(tokenizer, ModelShape()).save_pretrained(folder / "start")
     tokenizer.save_pretrained(folder / "start")
     return {**small_tree_of(folder, folder / "start"), "generate": {"max_new_tokens": 6, "sample_questions": 1}}
 
@@ -79,7 +79,7 @@ def last_step(folder: Path) -> int:
     from thinktune.checkpoint import store as checkpoint
 
     try:
-        kept = checkpoint.find(folder, "last")
+        kept = checkpoint.find_checkpoint(folder, "last")
     except UserError:
         return 0
     return kept.step if kept else 0
@@ -108,7 +108,7 @@ def without_times(records):
 
 def equal(mine, theirs):
     """Whether two finished runs hold the same: weights, state, metrics, samples, files."""
-    last = checkpoint.find(mine, "last").folder.name
+    last = checkpoint.find_checkpoint(mine, "last").folder.name
     for file in (
         f"checkpoints/{last}/model.safetensors",
         f"checkpoints/{last}/state/state.safetensors",

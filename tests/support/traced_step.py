@@ -10,43 +10,43 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from thinktune.config.schema import Train
-from thinktune.data.chat_template import Part, Rendered
+from thinktune.config.schema import TrainConfig
+from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
 from thinktune.model.transforms import apply_activation_budget
-from thinktune.optim.memory_tiers import TIERS, pick_memory
-from thinktune.optim.optimizer import Update
-from thinktune.planner.trace import NOWHERE, Live, traced_model
+from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
+from thinktune.optim.optimizer import Optimizer
+from thinktune.planner.trace import META, LiveBytes, traced_model
 from thinktune.train.step import step
 
 
 def whole_step(
     config: Any,
-    settings: Train,
+    settings: TrainConfig,
     dtype: torch.dtype,
     tokens: int,
     learned: int,
     *,
     recompute: bool,
-    device: torch.device = NOWHERE,
+    device: torch.device = META,
 ) -> tuple[int, int, int]:
     """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host.
 
     Autocast knows the CPU, but not the device without memory; what is traced on the CPU has all bytes there.
     """
-    ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(Part.GIVEN), np.uint8)
-    parts[tokens - learned :] = int(Part.ANSWER)
+    ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(TokenKind.PROMPT), np.uint8)
+    parts[tokens - learned :] = int(TokenKind.ANSWER)
     [batch] = pack([Rendered(ids, parts, "traced")], tokens)
-    with FakeTensorMode(allow_non_fake_inputs=True), Live(device) as live:
-        model = traced_model(config, TIERS[pick_memory(settings, device)].loaded, device)
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(device) as live:
+        model = traced_model(config, TIERS[pick_memory_tier(settings, device)].load_dtype, device)
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
-        update = Update(model, settings)
+        update = Optimizer(model, settings)
         on_device = batch.to(device)
-        before = live.forget_peak()
-        update.begin(1, 1e-5)
+        before = live.reset_peak()
+        update.begin_step(1, 1e-5)
         made = step(model, [on_device], update, World(), dtype)
-        found = before, live.peak, live.host
+        found = before, live.peak_bytes, live.host_bytes
         del made, model, update
     return found

@@ -11,17 +11,25 @@ import pytest
 import yaml
 from support.swanlab_server import KEY, Server
 
-from thinktune.config.schema import Track
+from thinktune.config.schema import TrackConfig
 from thinktune.run import journal as track
 from thinktune.tracking import trackers as sinks
-from thinktune.tracking.records import Losses, Numbers, Texts, Translator, evaluation, facts, samples
+from thinktune.tracking.records import (
+    LossCurves,
+    RecordConverter,
+    Scalars,
+    TextEntries,
+    evaluation_entries,
+    run_config,
+    sample_entries,
+)
 
 GOLDEN = Path(__file__).with_name("golden_records.json")
 SAMPLE = {
     "step": 4, "row": "val.jsonl:1", "question": "心脏？", "reasoning": "想一想", "answer": "血液", "tokens": 9,
     "finish": "end", "reasoning_closed": True, "sampling": "greedy",
 }  # fmt: skip
-LIMITS = sinks.Limits(start=30, finish=20)
+LIMITS = sinks.Timeouts(start_seconds=30, finish_seconds=20)
 
 
 @pytest.fixture
@@ -43,20 +51,26 @@ def run(tmp_path, monkeypatch):
 def write(folder, *steps):
     for step in steps:
         train = {"kind": "train", "step": step, "epoch": step / 4, "loss": 3 - step / 4, "answer_loss": 1.5, "mfu": 0.4}
-        track.append(folder, track.METRICS, [train, {"kind": "eval", "step": step, "loss": 3 - step / 8, "rows": 2}])
-        track.append(folder, track.SAMPLES, [SAMPLE | {"step": step}, SAMPLE | {"step": step, "sampling": "own"}])
-    track.append(folder, track.METRICS, [{"kind": "event", "step": steps[-1], "text": "gradient not finite"}])
+        track.append(
+            folder, track.METRICS_FILE, [train, {"kind": "eval", "step": step, "loss": 3 - step / 8, "rows": 2}]
+        )
+        track.append(folder, track.SAMPLES_FILE, [SAMPLE | {"step": step}, SAMPLE | {"step": step, "sampling": "own"}])
+    track.append(folder, track.METRICS_FILE, [{"kind": "event", "step": steps[-1], "text": "gradient not finite"}])
 
 
 def follow(run, settings, during=lambda: None, limits=LIMITS):
     said = []
-    with sinks.following(run, settings, said.append, limits):
+    with sinks.run_trackers(run, settings, said.append, limits):
         during()
     return said
 
 
 def entries(run):
-    made = [*Translator().metrics(track.read_metrics(run)), *samples(track.read_samples(run)), *evaluation(run, 4)]
+    made = [
+        *RecordConverter().convert_metrics(track.read_metrics(run)),
+        *sample_entries(track.read_samples(run)),
+        *evaluation_entries(run, 4),
+    ]
     return [[type(entry).__name__, *[getattr(entry, name) for name in entry.__slots__]] for entry in made]
 
 
@@ -67,7 +81,7 @@ def golden(kind):
 def figures():
     """Every figure of the golden file as {chart: {step: value}}."""
     found = {}
-    for _, step, values in golden(Numbers):
+    for _, step, values in golden(Scalars):
         for name, value in values.items():
             found.setdefault(name, {})[step] = pytest.approx(value)
     return found
@@ -78,17 +92,17 @@ def test_records_become_the_entries_of_the_golden_file(run):
 
 
 def test_facts_hold_the_recipe_and_counts_but_neither_rows_nor_the_machine_unless_asked(run):
-    told = facts(run, machine=False)
+    told = run_config(run, include_machine=False)
     assert told["recipe"]["train"]["epochs"] == 2
     assert told["data"] == {"rows_read": 9}
     assert told["run"] == {"model": "m", "steps": 4}
-    assert facts(run, machine=True)["run"]["command"] == "thinktune train x"
+    assert run_config(run, include_machine=True)["run"]["command"] == "thinktune train x"
 
 
 def test_tensorboard_holds_the_same_records_and_both_losses_on_one_chart(run):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # again, as a run that goes on does: nothing is double
-        said = follow(run, Track(tensorboard=True))
+        said = follow(run, TrackConfig(tensorboard=True))
     assert said == [f"TensorBoard: look at it with: tensorboard --logdir {run / 'tensorboard'}"]
     events = accumulator.EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "tensors": 0}).Reload()
     tags = events.Tags()
@@ -98,7 +112,7 @@ def test_tensorboard_holds_the_same_records_and_both_losses_on_one_chart(run):
         for tag in ("event", "Prediction")
         for event in events.Tensors(tag)
     ]
-    assert sorted(written) == sorted(golden(Texts))
+    assert sorted(written) == sorted(golden(TextEntries))
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert b"^train/loss$" in layout
     assert b"^eval/loss$" in layout
@@ -122,7 +136,7 @@ def texts(server, name):
 
 
 def test_the_cloud_gets_the_same_records_and_a_run_that_goes_on_is_the_same_run(run, cloud):
-    settings = Track(swanlab="cloud", host=cloud.url)
+    settings = TrackConfig(swanlab="cloud", host=cloud.url)
     (run / "eval" / "report.json").unlink()
     said = follow(run, settings)
     assert len(said) == 1
@@ -137,14 +151,14 @@ def test_the_cloud_gets_the_same_records_and_a_run_that_goes_on_is_the_same_run(
     assert all(len(data) == 1 for kept in cloud.scalars.values() for data in kept.values()), "a figure was sent twice"
     assert cloud.states == ["FINISHED", "FINISHED"]
     stored = b"\n".join(cloud.files.values()).decode()
-    for _, step, name, kept in golden(Texts):
+    for _, step, name, kept in golden(TextEntries):
         assert all(text in stored for text in kept), (step, name)
     charts = [json.loads(body) for path, body in cloud.files.items() if path.endswith(".json")]
     assert {line["name"] for chart in charts for line in chart["series"]} == {"train", "eval"}
 
 
 def test_neither_the_machine_nor_the_key_is_written_anywhere(run, cloud):
-    follow(run, Track(swanlab="cloud", host=cloud.url))
+    follow(run, TrackConfig(swanlab="cloud", host=cloud.url))
     sent = b"\n".join([*cloud.bodies, *cloud.files.values()])
     kept = b"\n".join(
         path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "environment.json"
@@ -164,7 +178,7 @@ def test_neither_the_machine_nor_the_key_is_written_anywhere(run, cloud):
 
 def test_a_wrong_key_keeps_the_run_offline_and_tells_how_to_send_it_later(run, cloud):
     cloud.mood = "refuses"
-    said = follow(run, Track(swanlab="cloud", host=cloud.url))
+    said = follow(run, TrackConfig(swanlab="cloud", host=cloud.url))
     assert "AuthenticationError" in said[0]
     assert "training goes on, and everything is kept offline" in said[0]
     assert "swanlab sync --id" in said[1]
@@ -184,7 +198,9 @@ def test_a_wrong_key_keeps_the_run_offline_and_tells_how_to_send_it_later(run, c
 def test_a_server_that_hangs_is_left_after_the_time_it_has(run, cloud):
     cloud.mood = "hangs"
     begun = time.monotonic()
-    said = follow(run, Track(swanlab="cloud", host=cloud.url), limits=sinks.Limits(start=8, finish=20))
+    said = follow(
+        run, TrackConfig(swanlab="cloud", host=cloud.url), limits=sinks.Timeouts(start_seconds=8, finish_seconds=20)
+    )
     assert time.monotonic() - begun < 28
     assert said[0] == "SwanLab: did not answer within 8 s; training goes on, and everything is kept offline"
     assert "kept offline" in said[1]
@@ -196,7 +212,12 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_nothing_and_the_rest_can
         cloud.die()
         write(run, 6)
 
-    said = follow(run, Track(swanlab="cloud", host=cloud.url), die_when_started, sinks.Limits(start=30, finish=4))
+    said = follow(
+        run,
+        TrackConfig(swanlab="cloud", host=cloud.url),
+        die_when_started,
+        sinks.Timeouts(start_seconds=30, finish_seconds=4),
+    )
     assert len(said) == 2
     assert "had not taken everything 4 s after the run's end; send the rest by: swanlab sync --id" in said[1]
 
@@ -209,7 +230,7 @@ def test_a_tracker_that_is_killed_is_told_once_and_the_block_goes_on(run):
         until(lambda: len(said) == 2)
 
     said = []
-    with sinks.following(run, Track(tensorboard=True), said.append, LIMITS):
+    with sinks.run_trackers(run, TrackConfig(tensorboard=True), said.append, LIMITS):
         kill()
     assert said[1] == "TensorBoard: ended by itself; training goes on"
 
@@ -217,7 +238,7 @@ def test_a_tracker_that_is_killed_is_told_once_and_the_block_goes_on(run):
 @pytest.mark.parametrize("mode", ["auto", "offline", "local"])
 def test_without_a_key_nothing_is_asked_and_files_are_kept(run, monkeypatch, mode):
     monkeypatch.setenv("SWANLAB_PROJECT", "mine")  # crashes SwanLab's settings where it reaches them
-    said = follow(run, Track(swanlab=mode))
+    said = follow(run, TrackConfig(swanlab=mode))
     assert len(said) == 1
     assert ("swanlab watch" if mode == "local" else "swanlab sync") in said[0]
     stored = next((run / "swanlab").glob("run-*/files/config.yaml"))
@@ -225,13 +246,13 @@ def test_without_a_key_nothing_is_asked_and_files_are_kept(run, monkeypatch, mod
 
 
 def test_cloud_without_a_key_does_not_prompt(run):
-    said = follow(run, Track(swanlab="cloud"))
+    said = follow(run, TrackConfig(swanlab="cloud"))
     assert "no API key was provided" in said[0]
     assert "kept offline" in said[1]
 
 
 def test_off_starts_nothing(run):
-    assert follow(run, Track()) == []
+    assert follow(run, TrackConfig()) == []
     assert not (run / "swanlab").exists()
 
 
@@ -253,4 +274,4 @@ def until(true, seconds=30):
         time.sleep(0.05)
 
 
-assert Losses
+assert LossCurves

@@ -16,7 +16,7 @@ from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import UserError
 from thinktune.files import read_json
 from thinktune.inference.engine import Engine
-from thinktune.inference.requests import Request, Sampling
+from thinktune.inference.requests import Request, SamplingParams
 from thinktune.model.loading import load_model
 from thinktune.run import journal as track
 from thinktune.train.loop import train
@@ -29,7 +29,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tree, stop):
         train(settings(tree, name="cut"), stop_after(stop))
     assert not (Path(tree["runs_folder"]) / "cut" / "final").exists()
     cut = train(settings(tree, name="cut"), quiet)
-    last = checkpoint.find(whole, "last")
+    last = checkpoint.find_checkpoint(whole, "last")
     for file in ("model.safetensors", "state/state.safetensors"):
         mine, theirs = load_file(last.folder / file), load_file(cut / "checkpoints" / last.folder.name / file)
         assert mine.keys() == theirs.keys()
@@ -43,7 +43,7 @@ def test_what_a_crash_left_half_written_is_forgotten(tree):
     with pytest.raises(KeyboardInterrupt):
         train(settings(tree, name="cut"), stop_after(3))
     cut = Path(tree["runs_folder"]) / "cut"
-    with (cut / track.METRICS).open("a") as journal:
+    with (cut / track.METRICS_FILE).open("a") as journal:
         journal.write('{"kind": "train", "step": 4, "loss": 9}\n{"kind": "tr')
     (cut / "checkpoints" / ".step-000006.1.partial").mkdir()
     (cut / "checkpoints" / "step-000006").mkdir()  # settled, but the pointer was not moved yet
@@ -69,11 +69,11 @@ def test_the_best_model_is_kept_and_is_the_final_one(tree):
     best = min((step for step in evals if step), key=lambda step: evals[step])
     last = max(evals)
     assert best != last, "the run did not overfit, so nothing was tried"
-    assert checkpoint.find(folder, "best").step == best
-    assert checkpoint.find(folder, "last").step == last
+    assert checkpoint.find_checkpoint(folder, "best").step == best
+    assert checkpoint.find_checkpoint(folder, "last").step == last
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {f"step-{best:06}", f"step-{last:06}"}
-    assert not (folder / "checkpoints" / f"step-{best:06}" / checkpoint.STATE).exists()
-    assert read_json(folder / "final" / checkpoint.FACTS)["step"] == best
+    assert not (folder / "checkpoints" / f"step-{best:06}" / checkpoint.STATE_FOLDER).exists()
+    assert read_json(folder / "final" / checkpoint.TRAINER_STATE_FILE)["step"] == best
     final = load_file(folder / "final" / "model.safetensors")
     kept = load_file(folder / "checkpoints" / f"step-{best:06}" / "model.safetensors")
     assert all(final[name].equal(kept[name]) for name in kept)
@@ -84,7 +84,7 @@ def test_final_is_a_plain_transformers_folder_with_the_same_logits(tree):
     plain = AutoModelForCausalLM.from_pretrained(folder / "final", dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(folder / "final")
     assert "thinktune" not in (folder / "final" / "config.json").read_text()
-    ours = load_model(checkpoint.find(folder, "best").folder, torch.device("cpu"))
+    ours = load_model(checkpoint.find_checkpoint(folder, "best").folder, torch.device("cpu"))
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "心脏?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
@@ -98,7 +98,7 @@ def test_a_bf16_base_trains_in_fp32_and_ends_in_bf16(tree, start, tmp_path):
     AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "bf16")
     folder = train(settings(tree, model={"name": str(tmp_path / "bf16")}), quiet)
     assert {tensor.dtype for tensor in load_file(folder / "final" / "model.safetensors").values()} == {torch.bfloat16}
-    kept = load_file(checkpoint.find(folder, "last").folder / "model.safetensors")
+    kept = load_file(checkpoint.find_checkpoint(folder, "last").folder / "model.safetensors")
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
 
 
@@ -117,7 +117,7 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
     tokenizer = read_tokenizer(folder / "final")
     engine = Engine(load_model(folder / "final", torch.device("cpu")), tokenizer)
     examples = prepare(loaded, tokenizer).train.examples()
-    replies = dict(engine.complete([Request(example.turns[:-1], Sampling(40)) for example in examples], 8))
+    replies = dict(engine.complete([Request(example.turns[:-1], SamplingParams(40)) for example in examples], 8))
     assert len(replies) == 8
     for index, example in enumerate(examples):
         reply = replies[index]
@@ -144,10 +144,10 @@ def test_every_row_read_is_accounted_for(tree):
 )
 def test_a_run_of_another_recipe_is_not_written_over(tree, changes, told):
     folder = train(settings(tree), quiet)
-    before = (folder / track.METRICS).read_bytes()
+    before = (folder / track.METRICS_FILE).read_bytes()
     with pytest.raises(UserError, match=told):
         train(settings(tree, **changes), quiet)
-    assert (folder / track.METRICS).read_bytes() == before
+    assert (folder / track.METRICS_FILE).read_bytes() == before
 
 
 def test_a_run_of_other_data_is_not_written_over(tree):

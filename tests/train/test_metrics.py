@@ -19,14 +19,14 @@ from thinktune.data.tokenizer import read_tokenizer
 from thinktune.distributed.world import World
 from thinktune.files import read_json
 from thinktune.model.batch import pack
-from thinktune.model.forward import evaluate_rows
+from thinktune.model.forward import evaluate_row_losses
 from thinktune.model.loading import load_model
 from thinktune.report import run_page as report
 from thinktune.report.comparison_page import write_comparison
 from thinktune.run import journal as track
-from thinktune.run.diagnosis import eval_losses, known_by_heart, rows_by_loss, run_verdict, train_losses
+from thinktune.run.diagnosis import diagnose_run, eval_losses, memorized_rows, rows_by_loss, train_losses
 from thinktune.train.loop import train
-from thinktune.train.samples import affordable_tokens, repetition, samplings
+from thinktune.train.samples import affordable_tokens, repetition_rate, sampling_modes
 
 COLOURS = ("red", "green", "blue", "grey", "black", "white")
 THINGS = ("lamp", "door", "cup", "ship", "hat", "book", "chair", "ring", "flag", "coat", "ball", "drum")
@@ -77,22 +77,26 @@ def of_colours(tree, tmp_path):
 def test_a_run_that_overfits_is_named_keeps_its_best_and_says_so(of_colours):
     said = []
     folder = train(of_colours(by_chance), said.append)
-    verdict = run_verdict(folder)
+    verdict = diagnose_run(folder)
     losses = eval_losses(track.read_metrics(folder))
     assert verdict.state == "overfitting"
-    assert verdict.best_step == min((step for step in losses if step), key=lambda step: losses[step]) <= verdict.since
-    assert checkpoint.find(folder, "best").step == verdict.best_step < max(losses)
-    assert read_json(folder / "final" / checkpoint.FACTS)["step"] == verdict.best_step
-    assert any(f"overfitting since step {verdict.since}" in line for line in said)
+    assert (
+        verdict.best_step
+        == min((step for step in losses if step), key=lambda step: losses[step])
+        <= verdict.plateau_end_step
+    )
+    assert checkpoint.find_checkpoint(folder, "best").step == verdict.best_step < max(losses)
+    assert read_json(folder / "final" / checkpoint.TRAINER_STATE_FILE)["step"] == verdict.best_step
+    assert any(f"overfitting since step {verdict.plateau_end_step}" in line for line in said)
     assert said[-1].endswith(f"(step {verdict.best_step}, the best of those evaluated)")
-    assert f"Overfitting since step {verdict.since}" in (folder / "report.html").read_text(encoding="utf-8")
+    assert f"Overfitting since step {verdict.plateau_end_step}" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_whose_held_out_rows_follow_the_same_rule_does_not_overfit(of_colours):
     folder = train(of_colours(always, train={"epochs": 12, "learning_rate": 3e-3}), quiet)
-    verdict = run_verdict(folder)
+    verdict = diagnose_run(folder)
     assert verdict.state in ("learning", "best")
-    assert verdict.gained is True
+    assert verdict.improved is True
 
 
 def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
@@ -100,14 +104,14 @@ def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
     recipe = of_colours(by_chance, train={"stop_when_overfitting": 2})
     folder = train(recipe, said.append)
     losses = eval_losses(track.read_metrics(folder))
-    verdict = run_verdict(folder)
-    assert [step for step in losses if step > verdict.since] == sorted(losses)[-2:]
+    verdict = diagnose_run(folder)
+    assert [step for step in losses if step > verdict.plateau_end_step] == sorted(losses)[-2:]
     last = max(losses)
     assert f"stopped after step {last} of 120, as train.stop_when_overfitting: 2 asks" in said
     assert "stopped early, finished" in (folder / "report.html").read_text(encoding="utf-8")
-    before = (folder / track.METRICS).read_bytes()
+    before = (folder / track.METRICS_FILE).read_bytes()
     train(recipe, quiet)
-    assert (folder / track.METRICS).read_bytes() == before
+    assert (folder / track.METRICS_FILE).read_bytes() == before
 
 
 def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
@@ -117,22 +121,22 @@ def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
     for step, found in kept.items():
         total, tokens = sum(loss * count for loss, count in found.values()), sum(count for _, count in found.values())
         assert total / tokens == pytest.approx(losses[step], abs=2e-6)
-    best = checkpoint.find(folder, "last")
+    best = checkpoint.find_checkpoint(folder, "last")
     model, tokenizer = load_model(best.folder, torch.device("cpu")), read_tokenizer(best.folder)
     held_out = prepare(settings(tree, data={"validation": 0.5}), tokenizer).validation.replies()
     assert len(held_out) == len(kept[best.step]) > 2
     for reply in held_out:  # each by itself, as if it were the only one
-        _, alone = evaluate_rows(model, pack([reply], len(reply)), torch.device("cpu"), torch.float32)
-        assert alone[reply.row] == (pytest.approx(kept[best.step][reply.row][0], abs=1e-5), reply.learned_tokens)
+        _, alone = evaluate_row_losses(model, pack([reply], len(reply)), torch.device("cpu"), torch.float32)
+        assert alone[reply.source] == (pytest.approx(kept[best.step][reply.source][0], abs=1e-5), reply.label_tokens)
 
 
 def test_rows_are_listed_from_the_hardest_and_those_known_by_heart_from_the_surest(tmp_path):
     found = {"a:1": [2.0, 5], "a:2": [0.05, 9], "a:3": [0.01, 4], "a:4": [0.2, 4]}
-    track.append(tmp_path, track.LOSSES, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}])
+    track.append(tmp_path, track.ROW_LOSSES_FILE, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}])
     listed = rows_by_loss(tmp_path, 8)
-    assert [row.row for row in listed] == ["a:1", "a:4", "a:2", "a:3"]
-    assert (listed[0].before, listed[1].before) == (4.0, None)
-    assert [row.row for row in known_by_heart(listed)] == ["a:3", "a:2"]
+    assert [row.source for row in listed] == ["a:1", "a:4", "a:2", "a:3"]
+    assert (listed[0].base_loss, listed[1].base_loss) == (4.0, None)
+    assert [row.source for row in memorized_rows(listed)] == ["a:3", "a:2"]
     assert rows_by_loss(tmp_path, 9) == []
 
 
@@ -175,7 +179,7 @@ def test_mfu_is_told_of_a_card_whose_peak_is_known(tree, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda: 3 * 2**30)
     for name, known in (("NVIDIA H100 80GB HBM3", True), ("a card of tomorrow", False)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
-        facts = watch._device_facts(run, 1e9)
+        facts = watch._device_metrics(run, 1e9)
         assert facts["memory_gib"] == 3.0
         assert ("mfu" in facts) == known
 
@@ -202,14 +206,14 @@ def test_samples_are_greedy_and_with_the_models_own_settings_and_carry_their_fla
 
 
 def test_a_models_own_sampling_is_left_out_where_it_has_none(model):
-    assert samplings(model.generation_config, 9).keys() == {"greedy"}
+    assert sampling_modes(model.generation_config, 9).keys() == {"greedy"}
 
 
 def test_repetition_is_the_share_of_runs_that_came_before():
-    assert repetition([1, 2, 3, 4, 5, 6]) == 0
-    assert repetition([1, 2]) == 0
-    assert repetition([7] * 103) == pytest.approx(0.99)
-    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+    assert repetition_rate([1, 2, 3, 4, 5, 6]) == 0
+    assert repetition_rate([1, 2]) == 0
+    assert repetition_rate([7] * 103) == pytest.approx(0.99)
+    assert repetition_rate([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
 
 
 @given(st.floats(0.001, 0.9), st.floats(0, 1e5), st.floats(0, 1e4), st.floats(0.1, 1e4))
@@ -240,4 +244,4 @@ def test_runs_stand_side_by_side_with_what_differs_between_them(tree):
     assert "data.max_tokens" not in html
     assert html.count('class="marker run0"') >= 4
     assert html.count('class="marker run1"') >= 4
-    assert report.read(one).verdict.best_loss != report.read(other).verdict.best_loss
+    assert report.read_run(one).diagnosis.best_loss != report.read_run(other).diagnosis.best_loss

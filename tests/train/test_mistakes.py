@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from thinktune.checkpoint import store as checkpoint
 from thinktune.cli import main
 from thinktune.demo.pipeline import demo
-from thinktune.demo.tiny_model import Size, make_model
+from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.errors import UserError
 from thinktune.eval.runner import evaluate_run
 from thinktune.run import journal as track
@@ -22,9 +22,9 @@ from thinktune.train.loop import train
 def test_a_stop_between_the_two_pointers_loses_no_best_model(tree, monkeypatch):
     overfits = {"learning_rate": 0.01, "epochs": 40, "evaluate_every_steps": 5}
     whole = train(settings(tree, name="whole", train=overfits), quiet)
-    best = checkpoint.find(whole, "best").step
-    assert 5 < best < checkpoint.find(whole, "last").step, "the best is at an edge, so nothing was tried"
-    point_best = checkpoint.point_best
+    best = checkpoint.find_checkpoint(whole, "best").step
+    assert 5 < best < checkpoint.find_checkpoint(whole, "last").step, "the best is at an edge, so nothing was tried"
+    point_best = checkpoint.mark_best
     for stop in (5, best):
 
         def stopping(run, step, stop=stop):
@@ -32,12 +32,12 @@ def test_a_stop_between_the_two_pointers_loses_no_best_model(tree, monkeypatch):
                 raise KeyboardInterrupt
             point_best(run, step)
 
-        monkeypatch.setattr(checkpoint, "point_best", stopping)
+        monkeypatch.setattr(checkpoint, "mark_best", stopping)
         with pytest.raises(KeyboardInterrupt):
             train(settings(tree, name=f"cut-{stop}", train=overfits), quiet)
-        monkeypatch.setattr(checkpoint, "point_best", point_best)
+        monkeypatch.setattr(checkpoint, "mark_best", point_best)
         cut = train(settings(tree, name=f"cut-{stop}", train=overfits), quiet)
-        assert checkpoint.find(cut, "best").step == best
+        assert checkpoint.find_checkpoint(cut, "best").step == best
         assert without_times(track.read_metrics(whole)) == without_times(track.read_metrics(cut))
         assert (cut / "final" / "model.safetensors").read_bytes() == (
             whole / "final" / "model.safetensors"
@@ -55,7 +55,7 @@ def test_another_kind_of_model_is_refused_before_anything_is_written(tree, start
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tree, start, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(start)
-    model = make_model(tokenizer, Size())
+    model = make_model(tokenizer, ModelShape())
     model.resize_token_embeddings(64)
     model.save_pretrained(tmp_path / "narrow")
     tokenizer.save_pretrained(tmp_path / "narrow")

@@ -10,13 +10,13 @@ from support.optimizers import Reads
 from support.runs import quiet, settings
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from thinktune.config.schema import Train
+from thinktune.config.schema import TrainConfig
 from thinktune.data.chat_template import Rendered
-from thinktune.demo.tiny_model import Size, make_model
+from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
-from thinktune.model.batch import ON_DEVICE, pack, padding
-from thinktune.model.forward import evaluate
-from thinktune.optim.optimizer import Update
+from thinktune.model.batch import DEVICE_FIELDS, make_padding, pack
+from thinktune.model.forward import evaluate_loss
+from thinktune.optim.optimizer import Optimizer
 from thinktune.train.loop import _compile, _train_step
 from thinktune.train.setup import open_run
 from thinktune.train.step import step
@@ -34,22 +34,24 @@ def made_rows():
 
 
 def without_values(mode, batches):
-    return [replace(batch, **{name: mode.from_tensor(getattr(batch, name)) for name in ON_DEVICE}) for batch in batches]
+    return [
+        replace(batch, **{name: mode.from_tensor(getattr(batch, name)) for name in DEVICE_FIELDS}) for batch in batches
+    ]
 
 
 @pytest.mark.parametrize(("memory", "inside"), [("fp32", False), ("exact", False), ("8bit", True)])
 def test_a_step_runs_on_tensors_that_have_no_values(tokenizer, memory, inside):
     """On a card's path (packed kernel, padded batches): whatever read a number, or a shape out of one, would raise."""
-    batches = pack(made_rows(), 64, pad=padding(0, LENGTHS, 64))
+    batches = pack(made_rows(), 64, pad=make_padding(0, LENGTHS, 64))
     assert len(batches) == 2
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        model = make_model(tokenizer, Size())
+        model = make_model(tokenizer, ModelShape())
         model.set_attn_implementation("thinktune_varlen")
-        update = Update(model, Train(rows_per_step=1, memory=memory, update_in_backward=inside))
+        update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=inside))
         chosen = without_values(mode, batches[:1] if inside else batches)
-        update.begin(1, 1e-3)
+        update.begin_step(1, 1e-3)
         made = step(model, chosen, update, World(), torch.bfloat16)
-        found = evaluate(model, chosen, CPU, torch.bfloat16)
+        found = evaluate_loss(model, chosen, CPU, torch.bfloat16)
         for number in (made.gradient_norm, made.losses.sums, found.sums):
             with pytest.raises(DataDependentOutputException):
                 number.sum().item()  # or the numbers were there, and nothing was shown
@@ -64,18 +66,18 @@ def test_the_loop_reads_nothing_between_its_lines(tree, monkeypatch):
     with Reads() as reads:
         _train_step(run, 1)
         assert sorted(chain(*asked)) == sorted((*run.steps[0].rows, *run.steps[1].rows))
-        assert list(run.ahead) == [2]
+        assert list(run.prefetched_batches) == [2]
         _train_step(run, 2)
     assert sorted(chain(*asked)) == sorted(chain(*(dealt.rows for dealt in run.steps[:3])))
     assert not reads.found
     assert len(run.pending) == 2
-    assert set(run.rows_of(2)) == {run.prepared.train.replies([row])[0].row for row in run.steps[1].rows}
+    assert set(run.row_sources(2)) == {run.prepared.train.replies([row])[0].source for row in run.steps[1].rows}
 
 
 def test_the_last_step_makes_nothing_ahead(tree):
     run = open_run(settings(tree), quiet, ("test",))
     _train_step(run, len(run.steps))
-    assert not run.ahead
+    assert not run.prefetched_batches
 
 
 def test_a_runs_budget_reaches_its_layers(tree):
@@ -92,4 +94,4 @@ def test_compiling_is_told_and_moves_nothing(tree):
     assert told[-1].startswith("layers compiled in ")
     assert all(old.equal(new) for old, new in zip(before, run.model.parameters(), strict=True))
     assert all(weight.grad is None for weight in run.model.parameters())
-    assert list(run.ahead) == [1]
+    assert list(run.prefetched_batches) == [1]

@@ -7,17 +7,17 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from thinktune.config.schema import Train
-from thinktune.data.chat_template import Part
+from thinktune.config.schema import TrainConfig
+from thinktune.data.chat_template import TokenKind
 from thinktune.distributed.world import World
 from thinktune.model.batch import Padding, pack
 from thinktune.model.device import pick_device
-from thinktune.model.forward import evaluate, hidden_states
+from thinktune.model.forward import evaluate_loss, hidden_states
 from thinktune.model.loss import linear_cross_entropy
-from thinktune.optim.optimizer import Update
+from thinktune.optim.optimizer import Optimizer
 from thinktune.train.step import step
 
-SETTINGS = Train(rows_per_step=1, learning_rate=1e-3, weight_decay=0.1)
+SETTINGS = TrainConfig(rows_per_step=1, learning_rate=1e-3, weight_decay=0.1)
 CPU = torch.device("cpu")
 
 
@@ -37,8 +37,8 @@ def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
     alone = copy.deepcopy(model)
     alone.set_attn_implementation(attention)
     [batch] = pack(rows, 512, pad=pad)
-    packed = hidden_states(model, batch)[: batch.tokens]
-    order = sorted(rows, key=lambda row: batch.rows.index(row.row))
+    packed = hidden_states(model, batch)[: batch.unpadded_tokens]
+    order = sorted(rows, key=lambda row: batch.row_sources.index(row.row))
     each = torch.cat(
         [alone.model(torch.from_numpy(row.ids.astype("int64"))[None]).last_hidden_state[0] for row in order]
     )
@@ -53,9 +53,13 @@ def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
 def test_the_loss_is_transformers_own(model, rows):
     plain = torch.cat([plain_losses(model, row) for row in rows])
     parts = torch.cat([torch.from_numpy(row.parts[row.parts > 0]) for row in rows])
-    found = evaluate(model, pack(rows, 512), CPU, torch.float32).values()
+    found = evaluate_loss(model, pack(rows, 512), CPU, torch.float32).mean_losses()
     assert found["loss"] == pytest.approx(plain.mean().item(), rel=1e-6)
-    for part, name in ((Part.REASONING, "reasoning_loss"), (Part.ANSWER, "answer_loss"), (Part.END, "end_loss")):
+    for part, name in (
+        (TokenKind.REASONING, "reasoning_loss"),
+        (TokenKind.ANSWER, "answer_loss"),
+        (TokenKind.END, "end_loss"),
+    ):
         assert found[name] == pytest.approx(plain[parts == part].mean().item(), rel=1e-5)
 
 
@@ -63,13 +67,13 @@ def test_the_loss_is_transformers_own(model, rows):
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
 def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_one):
     """As the CPU takes it, and as what a card compiles into one kernel, here run operation by operation."""
-    monkeypatch.setattr("thinktune.model.loss.FUSED_ON", ("cpu",) if in_one else ())
+    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
     monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
     monkeypatch.setattr("thinktune.model.loss._kernels", [])
     torch.manual_seed(0)
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(50, (tokens,))
-    fused, each = linear_cross_entropy(hidden, weight, targets, scale=0.25, dtype=torch.float32, rows=16)
+    fused, each = linear_cross_entropy(hidden, weight, targets, scale=0.25, dtype=torch.float32, chunk_rows=16)
     (3 * fused).backward()
     mine = hidden.grad, weight.grad
     hidden.grad = weight.grad = None
@@ -83,14 +87,14 @@ def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_o
 @pytest.mark.parametrize("in_one", [False, True])
 def test_bf16_losses_are_within_what_bf16_rounds(monkeypatch, in_one):
     """Against the plain loss of the same bf16 numbers; all of the noise is that of rounding logits and gradients."""
-    monkeypatch.setattr("thinktune.model.loss.FUSED_ON", ("cpu",) if in_one else ())
+    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
     monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
     monkeypatch.setattr("thinktune.model.loss._kernels", [])
     torch.manual_seed(0)
     mine = [(torch.randn(*size) / 2).bfloat16().requires_grad_() for size in ((100, 32), (400, 32))]
     plain = [part.detach().float().requires_grad_() for part in mine]
     targets = torch.randint(400, (100,))
-    scaled, each = linear_cross_entropy(*mine, targets, scale=0.01, dtype=torch.bfloat16, rows=32)
+    scaled, each = linear_cross_entropy(*mine, targets, scale=0.01, dtype=torch.bfloat16, chunk_rows=32)
     scaled.backward()
     expected = cross_entropy(plain[0] @ plain[1].T, targets, reduction="none")
     (0.01 * expected.sum()).backward()
@@ -121,13 +125,13 @@ def test_many_batches_equal_one(model, rows, tied):
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     other = copy.deepcopy(model)
-    one = step(model, pack(rows, 512), Update(model, SETTINGS), World(), torch.float32)
+    one = step(model, pack(rows, 512), Optimizer(model, SETTINGS), World(), torch.float32)
     many = step(
-        other, [batch for row in rows for batch in pack([row], 512)], Update(other, SETTINGS), World(), torch.float32
+        other, [batch for row in rows for batch in pack([row], 512)], Optimizer(other, SETTINGS), World(), torch.float32
     )
-    assert one.losses.values() == pytest.approx(many.losses.values(), rel=1e-6)
+    assert one.losses.mean_losses() == pytest.approx(many.losses.mean_losses(), rel=1e-6)
     assert one.gradient_norm.item() == pytest.approx(many.gradient_norm.item(), rel=1e-5)
-    assert one.learned_tokens == many.learned_tokens
+    assert one.label_tokens == many.label_tokens
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
 
@@ -140,9 +144,9 @@ def test_the_step_is_adamw_clipped_with_norms_not_decayed(model, rows):
     plain = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0}], foreach=False
     )
-    update = Update(model, SETTINGS)
+    update = Optimizer(model, SETTINGS)
     for number in range(1, 4):
-        update.begin(number, 1e-3)
+        update.begin_step(number, 1e-3)
         made = step(model, pack(rows, 512), update, World(), torch.float32)
         torch.cat([plain_losses(other, row) for row in rows]).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(other.parameters(), SETTINGS.clip_norm)
@@ -156,23 +160,23 @@ def test_the_step_is_adamw_clipped_with_norms_not_decayed(model, rows):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_moves_nothing(model, rows, bad):
-    update = Update(model, SETTINGS)
-    update.begin(1, 1e-3)
+    update = Optimizer(model, SETTINGS)
+    update.begin_step(1, 1e-3)
     step(model, pack(rows, 512), update, World(), torch.float32)
-    before = [tensor.clone() for tensor in (*model.parameters(), *update.state().values())]
+    before = [tensor.clone() for tensor in (*model.parameters(), *update.state_dict().values())]
     handle = model.model.norm.register_forward_hook(lambda *_: _[-1] * bad)
     made = step(model, pack(rows, 512), update, World(), torch.float32)
     handle.remove()
     assert not made.gradient_norm.isfinite()
-    for old, new in zip(before, (*model.parameters(), *update.state().values()), strict=True):
+    for old, new in zip(before, (*model.parameters(), *update.state_dict().values()), strict=True):
         assert old.equal(new)
 
 
 def test_bf16_arithmetic_keeps_fp32_weights_and_is_near(model, rows):
-    exact = evaluate(model, pack(rows, 512), CPU, torch.float32).values()["loss"]
-    rounded = evaluate(model, pack(rows, 512), CPU, torch.bfloat16).values()["loss"]
+    exact = evaluate_loss(model, pack(rows, 512), CPU, torch.float32).mean_losses()["loss"]
+    rounded = evaluate_loss(model, pack(rows, 512), CPU, torch.bfloat16).mean_losses()["loss"]
     assert rounded == pytest.approx(exact, rel=0.01)
-    step(model, pack(rows, 512), Update(model, SETTINGS), World(), torch.bfloat16)
+    step(model, pack(rows, 512), Optimizer(model, SETTINGS), World(), torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 

@@ -20,10 +20,10 @@ def test_every_tier_learns_and_ends_in_the_type_of_its_base(tree, memory):
     folder = train(settings(tree, data={"validation": 0.0}, train=changes), quiet)
     losses = [record["loss"] for record in track.read_metrics(folder) if record["kind"] == "train"]
     assert losses[-1] < 2.5 < 4.5 < losses[0]
-    kept = load_file(checkpoint.find(folder, "last").folder / "model.safetensors")
+    kept = load_file(checkpoint.find_checkpoint(folder, "last").folder / "model.safetensors")
     final = load_file(folder / "final" / "model.safetensors")
     assert {tensor.dtype for tensor in final.values()} == {torch.float32}  # that of the small base
-    assert {tensor.dtype for tensor in kept.values()} == {TIERS[memory].loaded}
+    assert {tensor.dtype for tensor in kept.values()} == {TIERS[memory].load_dtype}
     assert all(final[name].equal(kept[name].float()) for name in final)
     facts = read_json(folder / "environment.json")
     assert (facts["memory"], facts["precision"]) == (memory, "float32" if memory == "fp32" else "bfloat16")

@@ -7,67 +7,67 @@ from pathlib import Path
 
 from thinktune.files import read_json, write_json
 
-SEAL = "files.json"
+MANIFEST = "files.json"
 
 
-TOGETHER = 4  # files that are read at a time; hashing lets other threads run
+HASH_THREADS = 4  # files that are read at a time; hashing lets other threads run
 
 
-def seal(folder: Path, apart: Collection[str] = ()) -> None:
-    """Write the list of all files below a folder into it, but for those in folders `apart`, which may be taken away."""
-    names = [name for name in _names(folder) if _top(name) not in apart]
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        measured = pool.map(measure, [folder / name for name in names])
-        write_json(folder / SEAL, dict(zip(names, measured, strict=True)))
+def write_manifest(folder: Path, exclude: Collection[str] = ()) -> None:
+    """Write the list of all files below a folder into it, but for those in folders `exclude`, which may be taken away."""
+    names = [name for name in _file_names(folder) if _top_folder(name) not in exclude]
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        measured = pool.map(checksum, [folder / name for name in names])
+        write_json(folder / MANIFEST, dict(zip(names, measured, strict=True)))
 
 
-def measure(file: Path) -> dict[str, int | str]:
+def checksum(file: Path) -> dict[str, int | str]:
     """A file's size in bytes and its sha256."""
     with file.open("rb") as opened:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
-def broken(folder: Path, apart: Collection[str] = ()) -> list[str]:
+def manifest_mismatches(folder: Path, exclude: Collection[str] = ()) -> list[str]:
     """What is not as it was sealed, in words: missing, short, changed, or added; nothing where all is well."""
     try:
-        listed = read_json(folder / SEAL)
+        listed = read_json(folder / MANIFEST)
         sizes = {name: entry["bytes"] for name, entry in listed.items()}
     except FileNotFoundError:
-        return [f"{SEAL} is missing"]
+        return [f"{MANIFEST} is missing"]
     except (ValueError, TypeError, KeyError, AttributeError):
-        return [f"{SEAL} cannot be read"]
-    found = set(_names(folder))
+        return [f"{MANIFEST} cannot be read"]
+    found = set(_file_names(folder))
     faults = [f"{name} is missing" for name in sizes.keys() - found]
-    faults += [f"{name} was not written with it" for name in found - sizes.keys() if _top(name) not in apart]
-    return sorted(faults + differing(folder, {name: listed[name] for name in sizes.keys() & found}))
+    faults += [f"{name} was not written with it" for name in found - sizes.keys() if _top_folder(name) not in exclude]
+    return sorted(faults + checksum_mismatches(folder, {name: listed[name] for name in sizes.keys() & found}))
 
 
-def differing(folder: Path, written: dict[str, dict[str, int | str]]) -> list[str]:
-    """How files below a folder, by name, differ from what `measure` once gave of them, in words."""
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        return sorted(filter(None, pool.map(changed, [folder / name for name in written], written.values())))
+def checksum_mismatches(folder: Path, written: dict[str, dict[str, int | str]]) -> list[str]:
+    """How files below a folder, by name, differ from what `checksum` once gave of them, in words."""
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        return sorted(filter(None, pool.map(checksum_mismatch, [folder / name for name in written], written.values())))
 
 
-def changed(file: Path, written: dict[str, int | str]) -> str | None:
-    """How a file differs from what `measure` once gave, in words, or none."""
+def checksum_mismatch(file: Path, written: dict[str, int | str]) -> str | None:
+    """How a file differs from what `checksum` once gave, in words, or none."""
     if not file.is_file():
         return f"{file.name} is missing"
     size = file.stat().st_size
     if size != written["bytes"]:
         return f"{file.name} has {size:,} bytes, and {written['bytes']:,} were written"
-    return None if measure(file) == written else f"{file.name} holds other bytes than were written"
+    return None if checksum(file) == written else f"{file.name} holds other bytes than were written"
 
 
-def added(folder: Path, apart: Collection[str] = ()) -> bool:
+def has_unlisted_files(folder: Path, exclude: Collection[str] = ()) -> bool:
     """Whether a sealed folder holds files that are not of its list, so that somebody put them there."""
-    listed = read_json(folder / SEAL) if (folder / SEAL).is_file() else {}
-    return any(_top(name) not in apart for name in set(_names(folder)) - set(listed))
+    listed = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    return any(_top_folder(name) not in exclude for name in set(_file_names(folder)) - set(listed))
 
 
-def _top(name: str) -> str:
+def _top_folder(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _names(folder: Path) -> list[str]:
+def _file_names(folder: Path) -> list[str]:
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in found if name != SEAL)
+    return sorted(name for name in found if name != MANIFEST)

@@ -7,20 +7,20 @@ from pathlib import Path
 from rich.console import Console
 
 from thinktune.inference.engine import Engine
-from thinktune.inference.replies import Piece, gather
+from thinktune.inference.replies import Piece, join_pieces
 from thinktune.inference.requests import Completion, Request
 from thinktune.inference.session import open_engine
 
 HELP = "/think turns reasoning on or off · /reset forgets the conversation · /quit leaves"
 
 
-def chat(folder: Path, console: Console, ask: Callable[[], str]) -> None:
-    """Answer what `ask` returns until it raises EOFError or says /quit."""
+def chat(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
+    """Answer what `read_line` returns until it raises EOFError or says /quit."""
     engine, session, sampling = open_engine(folder)
     console.print(f"{HELP}\n", style="dim", highlight=False)
     while True:
         try:
-            question = ask().strip()
+            question = read_line().strip()
         except EOFError:
             return
         match question:
@@ -39,10 +39,10 @@ def chat(folder: Path, console: Console, ask: Callable[[], str]) -> None:
                     f"{question.split()[0]} is no command; {HELP}", style="yellow", highlight=False, markup=False
                 )
             case _:
-                session.answered(question, _answer(engine, session.asked(question, sampling), console))
+                session.add_reply(question, _print_reply(engine, session.make_request(question, sampling), console))
 
 
-def _answer(engine: Engine, request: Request, console: Console) -> Completion:
+def _print_reply(engine: Engine, request: Request, console: Console) -> Completion:
     """Print a reply as it comes; Ctrl-C stops it, and what was written so far counts as cut."""
     shown: str | None = None
     pieces: list[Piece] = []
@@ -53,14 +53,14 @@ def _answer(engine: Engine, request: Request, console: Console) -> Completion:
                 if isinstance(piece, Completion):
                     reply = piece
                     break
-                if piece.place != shown:
-                    _turn_to(piece, shown, console)
-                    shown = piece.place
+                if piece.kind != shown:
+                    _print_break(piece, shown, console)
+                    shown = piece.kind
                 pieces.append(piece)
-                style = "" if piece.place == "answer" else "dim"
+                style = "" if piece.kind == "answer" else "dim"
                 console.print(piece.text, end="", style=style, highlight=False, markup=False, soft_wrap=True)
     except KeyboardInterrupt:
-        reasoning, answer = gather(pieces)
+        reasoning, answer = join_pieces(pieces)
         reply = Completion(reasoning, answer, 0, 0, "length", closed=bool(answer))
     assert reply is not None
     console.print("" if reply.finish == "end" else "\n[yellow]— cut here[/]")
@@ -68,9 +68,9 @@ def _answer(engine: Engine, request: Request, console: Console) -> Completion:
     return reply
 
 
-def _turn_to(piece: Piece, shown: str | None, console: Console) -> None:
-    """The break between reasoning and answer; `moved` says that what stands above was reasoning without a tag."""
-    if piece.place == "moved":
+def _print_break(piece: Piece, shown: str | None, console: Console) -> None:
+    """The break between reasoning and answer; `step_count` says that what stands above was reasoning without a tag."""
+    if piece.kind == "moved":
         console.print("\n(the text above was reasoning)", style="dim italic")
     elif shown is not None:
         console.print("\n")

@@ -10,34 +10,44 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thinktune.config.schema import Memory, Recipe
+from thinktune.config.schema import MemoryTierName, Recipe
 from thinktune.data import summary as account
-from thinktune.data.chat_template import Part, template_ids
-from thinktune.data.dataset import Rows, choose, digest
-from thinktune.data.packing import Step, deal_steps
-from thinktune.data.pipeline import Prepared, survey
-from thinktune.data.tokenizer import read_tokenizer, saved, state
+from thinktune.data.chat_template import TokenKind, reference_ids
+from thinktune.data.dataset import Subset, reply_digest, select
+from thinktune.data.packing import StepRows, plan_steps
+from thinktune.data.pipeline import Prepared, prepare_with_faults
+from thinktune.data.tokenizer import read_tokenizer, save_and_reload, tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub.repository import locate_model
 from thinktune.model.device import pick_device
 from thinktune.model.loading import read_config
 from thinktune.planner import disk_space as disk
 from thinktune.planner import plan
-from thinktune.planner.resolve import plan_for
+from thinktune.planner.resolve import plan_run
 from thinktune.progress import Say
-from thinktune.train.state import evaluation_interval
+from thinktune.train.state import evaluation_interval_steps
 
-STYLES = {Part.GIVEN: "dim", Part.REASONING: "cyan", Part.ANSWER: "green", Part.END: "bold red"}
+TOKEN_KIND_STYLES = {
+    TokenKind.PROMPT: "dim",
+    TokenKind.REASONING: "cyan",
+    TokenKind.ANSWER: "green",
+    TokenKind.END: "bold red",
+}
 
 
-NAMES = {Part.GIVEN: "given", Part.REASONING: "reasoning", Part.ANSWER: "answer", Part.END: "end of turn"}
+TOKEN_KIND_NAMES = {
+    TokenKind.PROMPT: "given",
+    TokenKind.REASONING: "reasoning",
+    TokenKind.ANSWER: "answer",
+    TokenKind.END: "end of turn",
+}
 
 
-MOST_RENDERED_AGAIN = 1000
+MAX_RERENDERED = 1000
 
 
 # Characters that a terminal obeys, or that turn the order of what follows.
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
@@ -47,65 +57,71 @@ def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     """
     source = locate_model(recipe)
     tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
-    prepared = survey(recipe, tokenizer, say)
-    facts = prepared.account | {"stops": list(prepared.stops)}
-    if not prepared.stops:
-        steps = deal_steps(recipe, prepared)
+    prepared = prepare_with_faults(recipe, tokenizer, say)
+    facts = prepared.summary | {"stops": list(prepared.stop_reasons)}
+    if not prepared.stop_reasons:
+        steps = plan_steps(recipe, prepared)
         memory, planned = _plan(recipe, prepared, steps, source)
         facts |= {
-            "proof": prove(prepared, tokenizer),
+            "proof": verify_tokens(prepared, tokenizer),
             "steps": len(steps),
             "epochs": recipe.train.epochs,
-            "evaluate_every_steps": evaluation_interval(recipe, steps),
+            "evaluate_every_steps": evaluation_interval_steps(recipe, steps),
             "plan": planned,
         }
         if memory:
-            needs = disk.needs(read_config(source, trust_remote_code=recipe.model.trust_remote_code), memory)
-            facts["disk"] = disk.facts(recipe.run_folder, needs)
-            if not recipe.plan.card and (told := disk.fault(recipe.run_folder, needs)):  # else it may run elsewhere
+            needs = disk.disk_requirements(
+                read_config(source, trust_remote_code=recipe.model.trust_remote_code), memory
+            )
+            facts["disk"] = disk.disk_as_dict(recipe.run_folder, needs)
+            if not recipe.plan.card and (
+                told := disk.describe_shortage(recipe.run_folder, needs)
+            ):  # else it may run elsewhere
                 facts["stops"].append(told)
     return prepared, facts | {"verdict": "not ready" if facts["stops"] else "ready"}
 
 
-def prove(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
+def verify_tokens(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
     """What holds of the tokens; raises UserError where it does not.
 
-    Of every reply: its tokens are those that were made by `render_all`, which proves of each that the prompt is a
+    Of every reply: its tokens are those that were made by `render_batch`, which proves of each that the prompt is a
     prefix, that the last learned token ends the turn, and that the tokens decode to the template's text. Of all
     examples, or a thousand drawn evenly, rendered once more: their ids are those that transformers gives. Of the
     tokenizer: saved and loaded again, it is the same, and so are all ids that it gives.
     """
-    rows = choose(prepared.train.store, np.concatenate([prepared.train.chosen, prepared.validation.chosen]))
-    for number in rows.numbers:
-        reply = rows.store.reply(int(number))
-        if digest(reply) != rows.store.replies["digest"][number]:
+    rows = select(
+        prepared.train.dataset, np.concatenate([prepared.train.example_indices, prepared.validation.example_indices])
+    )
+    for number in rows.reply_indices:
+        reply = rows.dataset.reply(int(number))
+        if reply_digest(reply) != rows.dataset.replies["digest"][number]:
             raise UserError(
-                f"{reply.row}: its tokens on the disk are damaged; remove {rows.store.texts.parent}, "
+                f"{reply.source}: its tokens on the disk are damaged; remove {rows.dataset.texts_file.parent}, "
                 "and they are made anew"
             )
-    drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_RENDERED_AGAIN)).astype(int))
-    replies = _render_again(choose(rows.store, rows.chosen[drawn]), tokenizer)
-    if state(saved(tokenizer)) != state(tokenizer):
+    drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_RERENDERED)).astype(int))
+    replies = _compare_with_template(select(rows.dataset, rows.example_indices[drawn]), tokenizer)
+    if tokenizer_state(save_and_reload(tokenizer)) != tokenizer_state(tokenizer):
         raise UserError("model.name: its tokenizer, saved and loaded again, is another one; take another model")
     return {"replies": len(rows.lengths), "rendered_again": replies, "end_of_turn": tokenizer.eos_token}
 
 
-def show(facts: dict[str, Any], console: Console) -> None:
+def print_check(facts: dict[str, Any], console: Console) -> None:
     """Print what `check` found, the verdict last."""
-    for line in account.lines(facts):
+    for line in account.summary_lines(facts):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if facts["lengths"]:
-        console.print(_lengths(facts))
+        console.print(_length_table(facts))
     for shown in facts["shown"]:
         console.print(f"\nWhat is learned of {shown['row']}, token by token:", highlight=False, markup=False)
-        console.print(coloured(shown["pieces"]), soft_wrap=True)
+        console.print(colour_tokens(shown["pieces"]), soft_wrap=True)
     if "proof" in facts:
         for line in _proof_lines(facts):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         _show_plan(facts["plan"], console)
     if "disk" in facts:
         style = None if facts["disk"]["fits"] else "red"
-        console.print(disk.say(facts["disk"]), style=style, highlight=False, markup=False, soft_wrap=True)
+        console.print(disk.describe_disk(facts["disk"]), style=style, highlight=False, markup=False, soft_wrap=True)
     for line in facts.get("written", ()):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for stop in facts["stops"]:
@@ -116,48 +132,50 @@ def show(facts: dict[str, Any], console: Console) -> None:
 
 
 def _plan(
-    recipe: Recipe, prepared: Prepared, steps: Sequence[Step], source: Path
-) -> tuple[Memory | None, dict[str, Any]]:
+    recipe: Recipe, prepared: Prepared, steps: Sequence[StepRows], source: Path
+) -> tuple[MemoryTierName | None, dict[str, Any]]:
     """What is planned for the card that the recipe names, or the one at hand; on the CPU, what is usual there.
 
     With the memory tier that is taken; none where nothing fits.
     """
     device = pick_device()
     if device.type == "cpu" and not recipe.plan.card:
-        setting = plan.usual(recipe.train, int(prepared.train.lengths.max()))
-        return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.say(setting)}"}
-    drawn = plan_for(recipe, prepared, steps, source, device)
-    return drawn.chosen and drawn.chosen.setting.memory, plan.facts(drawn)
+        setting = plan.cpu_default(recipe.train, int(prepared.train.lengths.max()))
+        return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.describe_setting(setting)}"}
+    drawn = plan_run(recipe, prepared, steps, source, device)
+    return drawn.chosen and drawn.chosen.setting.memory, plan.plan_as_dict(drawn)
 
 
-def coloured(pieces: Sequence[tuple[int, str]]) -> Text:
+def colour_tokens(pieces: Sequence[tuple[int, str]]) -> Text:
     """Tokens in the colours of their parts, every second one underlined; each part is named, also without colours."""
     text = Text()
     former = None
     for number, (part, piece) in enumerate(pieces):
         if part != former:
-            text.append(f"\n[{NAMES[Part(part)]}] ", "bold")
+            text.append(f"\n[{TOKEN_KIND_NAMES[TokenKind(part)]}] ", "bold")
             former = part
-        visible = UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), piece)
-        text.append(visible, f"{STYLES[Part(part)]}{' underline' * (number % 2)}")
+        visible = CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), piece)
+        text.append(visible, f"{TOKEN_KIND_STYLES[TokenKind(part)]}{' underline' * (number % 2)}")
     return text
 
 
-def _render_again(rows: Rows, tokenizer: Any) -> int:
+def _compare_with_template(rows: Subset, tokenizer: Any) -> int:
     """Hold replies to transformers' own ids for them, and count those that were held."""
-    expected = [ids for replies in template_ids(rows.examples(), tokenizer) for ids in replies]
+    expected = [ids for replies in reference_ids(rows.examples(), tokenizer) for ids in replies]
     for reply, ids in zip(rows.replies(), expected, strict=True):
         if ids is not None and reply.ids.tolist() != ids:
-            raise UserError(f"{reply.row}: its ids are not those that the chat template gives; please report this")
+            raise UserError(f"{reply.source}: its ids are not those that the chat template gives; please report this")
     return sum(ids is not None for ids in expected)
 
 
-def _lengths(facts: dict[str, Any]) -> Table:
+def _length_table(facts: dict[str, Any]) -> Table:
     table = Table("tokens of", "mean", "median", "95 % below", "longest", "", "how many rows", box=None, pad_edge=False)
-    for part in account.PARTS:
+    for part in account.LENGTH_KINDS:
         values, histogram = facts["lengths"][part], facts["histograms"][part]
         figures = (f"{values[key]:,.0f}" for key in ("mean", "median", "p95", "max"))
-        table.add_row(part, *figures, "0", f"{account.blocks(histogram)} {account.BINS * histogram['width']:,}+")
+        table.add_row(
+            part, *figures, "0", f"{account.sparkline(histogram)} {account.HISTOGRAM_BINS * histogram['width']:,}+"
+        )
     return table
 
 
@@ -167,7 +185,9 @@ def _show_plan(planned: dict[str, Any], console: Console) -> None:
         columns = ["", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s"]
         columns += ["strategy", "sent inside", "between"] if many else []
         whose = "each one's" if many else "the"
-        console.print(f"\nPredicted for {_cards(planned)}, GiB at {whose} peak:", highlight=False, markup=False)
+        console.print(
+            f"\nPredicted for {_describe_cards(planned)}, GiB at {whose} peak:", highlight=False, markup=False
+        )
         table = Table(*columns, box=None, pad_edge=False)
         for option in planned["options"]:
             sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
@@ -186,7 +206,7 @@ def _show_plan(planned: dict[str, Any], console: Console) -> None:
     console.print(f"plan: {planned['why']}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _cards(planned: dict[str, Any]) -> str:
+def _describe_cards(planned: dict[str, Any]) -> str:
     """Of one card its name and size; of many how they stand, too."""
     card = f"{planned['card']} ({planned['card_gib']:.1f} GiB)"
     machines = planned["ranks"] // planned["per_node"]

@@ -10,12 +10,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from thinktune.config.schema import Recipe
-from thinktune.errors import UserError, brief
+from thinktune.errors import UserError, shorten_error
 
 FORMER_KEYS = {"recompute": "activation_budget"}  # what a key of older recipes is called now
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a YAML file, apply `a.b=value` overrides in order, and check the result.
 
     Raises UserError with every mistake at once.
@@ -27,25 +27,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             f"{path}: cannot be read ({error.strerror}); name a recipe file, as in recipes/*.yaml"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no YAML in UTF-8: {brief(error)}") from None
+        raise UserError(f"{path}: is no YAML in UTF-8: {shorten_error(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see recipes/*.yaml")
     tree["name"] = tree.get("name") or path.stem
     for override in overrides:
-        _apply(tree, override)
-    return check(tree, str(path))
+        _apply_override(tree, override)
+    return validate_recipe(tree, str(path))
 
 
-def check(tree: dict[str, Any], place: str) -> Recipe:
+def validate_recipe(tree: dict[str, Any], place: str) -> Recipe:
     """The recipe that a tree of plain values describes; raises UserError naming `place` and every mistake."""
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError([f"{place}: {_explain(fault)}" for fault in error.errors()]) from None
+        raise UserError([f"{place}: {_describe_fault(fault)}" for fault in error.errors()]) from None
 
 
-def dump(recipe: Recipe) -> str:
-    """YAML that `load` reads back equal, every knob written out."""
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML that `load_recipe` reads back equal, every knob written out."""
     tree = recipe.model_dump(mode="json")
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
@@ -64,7 +64,7 @@ for kind in (_Loader, _Dumper):
     )
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     *parents, leaf = key.split(".")
     if not equals or not leaf:
@@ -78,11 +78,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         branch[leaf] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(
-            f"{override!r}: its value is no YAML ({brief(error)}); put it into quotes, as in '{key}=\"{value}\"'"
+            f"{override!r}: its value is no YAML ({shorten_error(error)}); put it into quotes, as in '{key}=\"{value}\"'"
         ) from None
 
 
-def _explain(fault: Any) -> str:
+def _describe_fault(fault: Any) -> str:
     """One line a person can act on, for one of pydantic's faults."""
     place = ".".join(str(part) for part in fault["loc"] if part not in ("float", "str"))
     message = fault["msg"].removeprefix("Value error, ")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from thinktune.config.row_faults import HANDED_PHRASES, resolve
+from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
 
 Strategy = Literal["replicate", "shard", "hybrid"]
 
@@ -13,22 +13,22 @@ Strategy = Literal["replicate", "shard", "hybrid"]
 Hub = Literal["modelscope", "huggingface"]
 
 
-Schedule = Literal["cosine", "linear", "constant"]
+LRSchedule = Literal["cosine", "linear", "constant"]
 
 
 Precision = Literal["auto", "fp32", "bf16", "fp8"]
 
 
-Tracking = Literal["off", "auto", "cloud", "local", "offline"]
+SwanlabMode = Literal["off", "auto", "cloud", "local", "offline"]
 
 
-Memory = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"]
+MemoryTierName = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"]
 
 
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
 
 
-Policy = Literal["skip", "stop"]
+FailurePolicy = Literal["skip", "stop"]
 
 
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
@@ -40,7 +40,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
-class Model(Section):
+class ModelConfig(Section):
     """The model to start from."""
 
     name: str
@@ -53,7 +53,7 @@ class Model(Section):
     """Run the Python files that the model's folder brings along; what they do is not looked at."""
 
 
-class Columns(Section):
+class ColumnsConfig(Section):
     """Which column of the rows holds what; what is not said is found by its usual names, and shown."""
 
     question: str | None = None
@@ -70,7 +70,7 @@ class Columns(Section):
     """A short text that a right answer holds; used for grading only, never trained."""
 
 
-class Data(Section):
+class DataConfig(Section):
     """What the model learns from."""
 
     name: str
@@ -81,7 +81,7 @@ class Data(Section):
     """Branch, tag or commit on the hub; none means its main branch."""
     files: str | None = None
     """Which files of a folder or data set to read, as a glob such as `train*.jsonl`."""
-    columns: Columns = Columns()
+    columns: ColumnsConfig = ColumnsConfig()
     """Which column holds what."""
     ignore: tuple[str, ...] = ()
     """Columns that are knowingly not used; any other column full of text stops the run."""
@@ -108,7 +108,7 @@ class Data(Section):
     @field_validator("faults")
     @classmethod
     def _every_fault_has_its_policy(cls, chosen: dict[str, str]) -> dict[str, str]:
-        return resolve(chosen)
+        return resolve_policies(chosen)
 
     @model_validator(mode="after")
     def _share_is_a_share(self) -> Self:
@@ -117,7 +117,7 @@ class Data(Section):
         return self
 
 
-class Train(Section):
+class TrainConfig(Section):
     """How the weights move."""
 
     epochs: PositiveInt = 2
@@ -128,7 +128,7 @@ class Train(Section):
     """Size of a step in rows, over all devices; give this or `tokens_per_step`."""
     learning_rate: PositiveFloat = 1e-5
     """The peak learning rate."""
-    schedule: Schedule = "cosine"
+    schedule: LRSchedule = "cosine"
     """Shape of the learning rate after the warm-up: falling to zero, or constant."""
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of all steps in which the learning rate rises from zero."""
@@ -143,7 +143,7 @@ class Train(Section):
     precision: Precision = "auto"
     """Arithmetic; auto is bf16 on an accelerator and wherever weights are bf16 (see `memory`), fp32 on the CPU; fp8 has
     the layers' matrix products in 8 bits, where the card has them (needs the extra `fp8`)."""
-    memory: Literal["auto"] | Memory = "auto"
+    memory: Literal["auto"] | MemoryTierName = "auto"
     """Bytes a weight and AdamW's state: fp32 12, exact 12 (computes in bf16 over an fp32 master), exact-bf16 8, 8bit 4,
     8bit-streamed 2 (and 2 of the host's memory), 4bit 3; auto is the best that fits an accelerator, fp32 on the CPU."""
     update_in_backward: bool | None = None
@@ -166,9 +166,9 @@ class Train(Section):
     """The most minutes between two checkpoints, so that a killed run loses no more; evaluations bring their own."""
     time_limit: Duration | None = None
     """When to have saved and ended with exit code 75, as in 3.5h, 90m or 600s since the start; none means no limit."""
-    bad_numbers: Policy = "skip"
+    bad_numbers: FailurePolicy = "skip"
     """After a step whose loss or gradient is not finite, which moves no weight: go on, or save and stop."""
-    full_disk: Policy = "skip"
+    full_disk: FailurePolicy = "skip"
     """When a checkpoint finds no room on the disk: train on and try again with the next, or stop."""
     deterministic: bool = False
     """On an accelerator use only operations that always give the same bits, which is slower; the CPU always does."""
@@ -176,7 +176,7 @@ class Train(Section):
     """Stop once so many evaluations in a row stand clearly above the best one; none trains to the end."""
 
 
-class PlanFor(Section):
+class PlanConfig(Section):
     """What a run is planned for."""
 
     card: str | None = None
@@ -184,7 +184,7 @@ class PlanFor(Section):
     plans for many, as in `8xH100` (one machine) or `4x8xH100` (four machines of eight)."""
 
 
-class Generate(Section):
+class GenerateConfig(Section):
     """How replies are written, in samples, evaluation and chat."""
 
     max_new_tokens: PositiveInt = 2048
@@ -201,10 +201,10 @@ class Generate(Section):
     """Replies written side by side."""
 
 
-class Track(Section):
+class TrackConfig(Section):
     """Where a run's records go, besides its own folder and page."""
 
-    swanlab: Tracking = "off"
+    swanlab: SwanlabMode = "off"
     """SwanLab: cloud (or `host`), local files, offline files for a later `swanlab sync`; auto is cloud where there is a
     key or a login, else offline."""
     host: str | None = None
@@ -217,7 +217,7 @@ class Track(Section):
     """Write the same records for TensorBoard, into the run's folder."""
 
 
-class Serve(Section):
+class ServeConfig(Section):
     """How the page and the API present the model."""
 
     notice: str | None = None
@@ -231,19 +231,19 @@ class Recipe(Section):
     """The run's name; none means the recipe file's stem."""
     runs_folder: Path = Path("runs")
     """Where runs are written."""
-    model: Model
+    model: ModelConfig
     """What to start from."""
-    data: Data
+    data: DataConfig
     """What to learn."""
-    train: Train
+    train: TrainConfig
     """How to learn it."""
-    plan: PlanFor = PlanFor()
+    plan: PlanConfig = PlanConfig()
     """What to plan its memory for."""
-    generate: Generate = Generate()
+    generate: GenerateConfig = GenerateConfig()
     """How replies are written."""
-    track: Track = Track()
+    track: TrackConfig = TrackConfig()
     """Where its records go."""
-    serve: Serve = Serve()
+    serve: ServeConfig = ServeConfig()
     """How the model is presented."""
 
     @model_validator(mode="after")
@@ -269,4 +269,4 @@ class Recipe(Section):
         return self.runs_folder / (self.name or "run")
 
 
-WantedEngine = Literal["auto", "here", "vllm"]
+EngineChoice = Literal["auto", "here", "vllm"]

@@ -11,53 +11,53 @@ from numpy.typing import NDArray
 
 from thinktune.data.types import Example
 
-WIDE = re.compile("[\u2000-\u206f\u3000-\u303f\u3200-\u33ff\uff00-\uffef]")
+WIDE_CHARACTERS = re.compile("[\u2000-\u206f\u3000-\u303f\u3200-\u33ff\uff00-\uffef]")
 
 
-def twin_key(question: str) -> str:
+def normalize_text(text: str) -> str:
     """A question without case, white space and width of characters (NFKC): the same for twins."""
-    for character in set(WIDE.findall(question)):  # NFKC is slow once it meets a wide comma, so those go first
-        question = question.replace(character, unicodedata.normalize("NFKC", character))
-    return "".join(unicodedata.normalize("NFKC", question).split()).casefold()
+    for character in set(WIDE_CHARACTERS.findall(text)):  # NFKC is slow once it meets a wide comma, so those go first
+        text = text.replace(character, unicodedata.normalize("NFKC", character))
+    return "".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
-SIMILAR = 0.8  # the Jaccard similarity from which two questions are near duplicates
+MIN_JACCARD = 0.8  # the Jaccard similarity from which two questions are near duplicates
 
 
-BANDS = 10  # words of a sketch; with the two hashes a row's keys take 96 bytes
+MINHASH_WORDS = 10  # words of a sketch; with the two hashes a row's keys take 96 bytes
 
 
-NEIGHBOURS = 8  # with how many rows of its bucket a row is compared, so that a huge bucket takes linear time
+MAX_NEIGHBOURS = 8  # with how many rows of its bucket a row is compared, so that a huge bucket takes linear time
 
 
-_HASHES = 8 * BANDS  # minima of a sketch, one byte each
+_NUM_HASHES = 8 * MINHASH_WORDS  # minima of a sketch, one byte each
 
 
-_AGREEING = 56  # of them, from which a pair is worth an exact comparison: at 0.8, 64 agree, give or take 3.6
+_MIN_AGREEING_BYTES = 56  # of them, from which a pair is worth an exact comparison: at 0.8, 64 agree, give or take 3.6
 
 
-_SPREAD = 2**16  # pairs, or shingles, in one numpy operation: memory stays flat
+_CHUNK_ELEMENTS = 2**16  # pairs, or shingles, in one numpy operation: memory stays flat
 
 
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
-_MULTIPLIERS = np.random.default_rng(0).integers(2**63, size=(_HASHES, 1), dtype=np.uint64) * np.uint64(2) + np.uint64(
-    1
-)
+_MULTIPLIERS = np.random.default_rng(0).integers(2**63, size=(_NUM_HASHES, 1), dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 
 
 # Which eight bytes make a bucket. Three ways to deal the bytes to buckets find a pair of 0.8 with 0.98, one with 0.85.
-_BUCKETS = np.concatenate([np.random.default_rng(way).permutation(_HASHES).reshape(-1, 8) for way in range(3)])
+_BANDS = np.concatenate([np.random.default_rng(way).permutation(_NUM_HASHES).reshape(-1, 8) for way in range(3)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Keys:
+class Fingerprint:
     """What is compared of a row: hashes of its question and of the whole of it, and a sketch of its question."""
 
-    question: int
-    row: int
-    bands: NDArray[np.uint64]  # (BANDS,), a MinHash of one byte each: as many bytes agree as shingles are shared
+    question_hash: int
+    row_hash: int
+    minhash: NDArray[np.uint64]  # (BANDS,), a MinHash of one byte each: as many bytes agree as shingles are shared
 
 
 def question_text(example: Example) -> str:
@@ -66,76 +66,80 @@ def question_text(example: Example) -> str:
     return "\n".join(turn.content for turn in example.turns[: last + 1] if turn.role != "system")
 
 
-def keys(example: Example) -> Keys:
+def fingerprint(example: Example) -> Fingerprint:
     """The keys of a row; rows that differ in case, white space or width of characters alone share theirs."""
-    question = twin_key(question_text(example))
-    parts = (part for turn in example.turns for part in (turn.role, twin_key(turn.content), twin_key(turn.reasoning)))
-    return Keys(_hash([question]), _hash(parts), _sketch(_shingles(question)))
+    question = normalize_text(question_text(example))
+    parts = (
+        part
+        for turn in example.turns
+        for part in (turn.role, normalize_text(turn.content), normalize_text(turn.reasoning))
+    )
+    return Fingerprint(_hash([question]), _hash(parts), _minhash(_shingles(question)))
 
 
-def duplicates(rows: NDArray[np.uint64]) -> NDArray[np.int64]:
+def find_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     """For each row the index of the first row with the same key, or -1 where it is the first itself."""
-    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     earlier = first[group]
     earlier[first] = -1
     return earlier
 
 
-def leaks(question: NDArray[np.uint64], held_out: NDArray[np.bool_]) -> NDArray[np.int64]:
+def find_leaks(question_hashes: NDArray[np.uint64], held_out: NDArray[np.bool_]) -> NDArray[np.int64]:
     """For each row of training the index of the first held-out row that asks the same, or -1; -1 for held-out rows."""
-    found = np.full(len(question), -1, np.int64)
-    asked, first = np.unique(question[held_out], return_index=True)
+    found = np.full(len(question_hashes), -1, np.int64)
+    asked, first = np.unique(question_hashes[held_out], return_index=True)
     if len(asked):
-        place = np.searchsorted(asked, question).clip(max=len(asked) - 1)
-        leaking = (asked[place] == question) & ~held_out
+        place = np.searchsorted(asked, question_hashes).clip(max=len(asked) - 1)
+        leaking = (asked[place] == question_hashes) & ~held_out
         found[leaking] = np.flatnonzero(held_out)[first[place[leaking]]]
     return found
 
 
-def near_duplicates(
-    bands: NDArray[np.uint64], exact: NDArray[np.uint64], question_of: Callable[[int], str]
+def find_near_duplicates(
+    minhashes: NDArray[np.uint64], exact_hashes: NDArray[np.uint64], question_of: Callable[[int], str]
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs of rows whose questions are almost the same: the later row, the earlier one, their Jaccard similarity.
 
     Each later row comes once at most, with the most similar of the earlier rows it was compared with; a row whose
-    `exact` key an earlier row has is left out altogether. `question_of` gives the `question_text` of a row.
+    `exact_hashes` key an earlier row has is left out altogether. `question_of` gives the `question_text` of a row.
     """
-    nearest = _nearest(bands, duplicates(exact) < 0)
+    nearest = _most_similar_earlier(minhashes, find_duplicates(exact_hashes) < 0)
     for later in np.flatnonzero(nearest >= 0).tolist():
         earlier = int(nearest[later])
         similarity = jaccard(question_of(later), question_of(earlier))
-        if similarity >= SIMILAR:
+        if similarity >= MIN_JACCARD:
             yield later, earlier, similarity
 
 
-def neighbours(
-    key: NDArray[np.uint64], candidates: NDArray[np.bool_]
+def candidate_pairs(
+    band_hashes: NDArray[np.uint64], candidates: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Candidates with the same key: many later rows at a time, each with one of the NEIGHBOURS closest before it."""
-    order = np.argsort(key, kind="stable")
+    order = np.argsort(band_hashes, kind="stable")
     order = order[candidates[order]]
-    key = key[order]
-    for distance in range(1, NEIGHBOURS + 1):
-        pairs = np.flatnonzero(key[distance:] == key[:-distance])
-        for start in range(0, len(pairs), _SPREAD):
-            some = pairs[start : start + _SPREAD]
+    band_hashes = band_hashes[order]
+    for distance in range(1, MAX_NEIGHBOURS + 1):
+        pairs = np.flatnonzero(band_hashes[distance:] == band_hashes[:-distance])
+        for start in range(0, len(pairs), _CHUNK_ELEMENTS):
+            some = pairs[start : start + _CHUNK_ELEMENTS]
             yield order[some + distance], order[some]
 
 
 def jaccard(question: str, other: str) -> float:
     """The share of shingles that two questions have in common, of all that either has."""
-    ours, theirs = (set(_shingles(twin_key(text)).tolist()) for text in (question, other))
+    ours, theirs = (set(_shingles(normalize_text(text)).tolist()) for text in (question, other))
     return len(ours & theirs) / len(ours | theirs)
 
 
-def _nearest(bands: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _most_similar_earlier(minhashes: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.int64]:
     """For each row the earlier row whose sketch agrees most, or -1 where none agrees enough."""
-    sketches = np.ascontiguousarray(bands).view(np.uint8)
-    nearest = np.full(len(bands), -1, np.int64)
-    agreeing = np.full(len(bands), _AGREEING - 1, np.uint8)
-    for bucket in _BUCKETS:
+    sketches = np.ascontiguousarray(minhashes).view(np.uint8)
+    nearest = np.full(len(minhashes), -1, np.int64)
+    agreeing = np.full(len(minhashes), _MIN_AGREEING_BYTES - 1, np.uint8)
+    for bucket in _BANDS:
         key = np.ascontiguousarray(sketches[:, bucket]).view(np.uint64).ravel()
-        for later, earlier in neighbours(key, candidates):
+        for later, earlier in candidate_pairs(key, candidates):
             agree = np.count_nonzero(sketches[later] == sketches[earlier], axis=1)
             better = agree > agreeing[later]
             nearest[later[better]] = earlier[better]
@@ -151,22 +155,22 @@ def _hash(texts: Iterable[str]) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _shingles(normal: str) -> NDArray[np.uint64]:
+def _shingles(normalized: str) -> NDArray[np.uint64]:
     """Every run of three characters as one number.
 
     Three, because two say too little: most English texts share most pairs of letters, and Chinese questions on one
     subject share its words. Four or more would ask for 40 Chinese characters before one of them may differ.
     """
-    raw = normal.ljust(3, "\0").encode("utf-32-le", "surrogatepass")
+    raw = normalized.ljust(3, "\0").encode("utf-32-le", "surrogatepass")
     characters = np.frombuffer(raw, np.uint32).astype(np.uint64)
     return characters[:-2] << np.uint64(42) | characters[1:-1] << np.uint64(21) | characters[2:]
 
 
-def _sketch(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _minhash(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A MinHash: under each of many hash functions the least shingle, of which one byte is kept."""
-    least = np.full(_HASHES, 2**64 - 1, np.uint64)
-    for start in range(0, len(shingles), _SPREAD // _HASHES):
-        some = shingles[start : start + _SPREAD // _HASHES]
+    least = np.full(_NUM_HASHES, 2**64 - 1, np.uint64)
+    for start in range(0, len(shingles), _CHUNK_ELEMENTS // _NUM_HASHES):
+        some = shingles[start : start + _CHUNK_ELEMENTS // _NUM_HASHES]
         np.minimum(least, (_MULTIPLIERS * some).min(axis=1), out=least)
     # The first bits of a minimum are nearly always zero; those of its product are not.
     return (least * _MIXER >> np.uint64(56)).astype(np.uint8).view(np.uint64)

@@ -4,45 +4,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from thinktune.data.dataset import Rows
+from thinktune.data.dataset import Subset
 from thinktune.data.pipeline import Prepared
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
 from thinktune.files import write_json_lines
 
-FILES = ("train.jsonl", "val.jsonl")
+EXPORT_FILES = ("train.jsonl", "val.jsonl")
 
 
-def refuse_written(folder: Path) -> None:
+def refuse_existing(folder: Path) -> None:
     """Raise UserError where one of the files is there already."""
-    there = [str(folder / name) for name in FILES if (folder / name).exists()]
+    there = [str(folder / name) for name in EXPORT_FILES if (folder / name).exists()]
     if there:
         raise UserError(f"{', '.join(there)}: is there already and is not written over; name another folder")
 
 
-def write_cleaned(prepared: Prepared, folder: Path, system: str | None) -> list[str]:
+def export_rows(prepared: Prepared, folder: Path, system: str | None) -> list[str]:
     """Write train.jsonl and, if rows are held out, val.jsonl, each whole or not at all, and say how large they are.
 
     Single questions become rows of question, think and answer; where any row is a longer conversation, all become
     messages with `reasoning_content`. A row's own system prompt is written, the recipe's (`system`) is not. Raises
     UserError where one of the files is there already.
     """
-    refuse_written(folder)
-    as_messages = any(_is_long(example) for rows in (prepared.train, prepared.validation) for example in _each(rows))
+    refuse_existing(folder)
+    as_messages = any(
+        _is_multi_turn(example) for rows in (prepared.train, prepared.validation) for example in _examples(rows)
+    )
     said: list[str] = []
-    for name, rows in zip(FILES, (prepared.train, prepared.validation), strict=True):
+    for name, rows in zip(EXPORT_FILES, (prepared.train, prepared.validation), strict=True):
         if not len(rows):
             said.append(f"{folder / name}: no row is held out, so it is not written")
             continue
-        convert = _messages if as_messages else _columns
-        write_json_lines(folder / name, (convert(example, system) for example in _each(rows)))
+        convert = _to_messages if as_messages else _to_columns
+        write_json_lines(folder / name, (convert(example, system) for example in _examples(rows)))
         size = (folder / name).stat().st_size
         said.append(f"{folder / name}: {len(rows):,} rows, {size / 1e6:,.2f} MB")
     return said
 
 
-def _each(rows: Rows) -> Iterator[Example]:
-    return (rows.store.example(int(number)) for number in rows.chosen)
+def _examples(rows: Subset) -> Iterator[Example]:
+    return (rows.dataset.example(int(number)) for number in rows.example_indices)
 
 
 def _own_turns(example: Example, system: str | None) -> tuple[Turn, ...]:
@@ -51,11 +53,11 @@ def _own_turns(example: Example, system: str | None) -> tuple[Turn, ...]:
     return example.turns[1:] if first.role == "system" and first.content == system else example.turns
 
 
-def _is_long(example: Example) -> bool:
+def _is_multi_turn(example: Example) -> bool:
     return sum(turn.role != "system" for turn in example.turns) > 2
 
 
-def _columns(example: Example, system: str | None) -> dict[str, str]:
+def _to_columns(example: Example, system: str | None) -> dict[str, str]:
     turns = _own_turns(example, system)
     own = {"system": turns[0].content} if turns[0].role == "system" else {}
     question, reply = turns[-2:]
@@ -63,13 +65,13 @@ def _columns(example: Example, system: str | None) -> dict[str, str]:
     return row | _keypoint(example)
 
 
-def _messages(example: Example, system: str | None) -> dict[str, Any]:
-    return {"messages": [_message(turn) for turn in _own_turns(example, system)]} | _keypoint(example)
+def _to_messages(example: Example, system: str | None) -> dict[str, Any]:
+    return {"messages": [_to_message(turn) for turn in _own_turns(example, system)]} | _keypoint(example)
 
 
-def _message(turn: Turn) -> dict[str, Any]:
+def _to_message(turn: Turn) -> dict[str, Any]:
     reasoning = {"reasoning_content": turn.reasoning} if turn.role == "assistant" else {}
-    weight = {} if turn.learned else {"loss_weight": 0}
+    weight = {} if turn.trained else {"loss_weight": 0}
     return {"role": turn.role, "content": turn.content} | reasoning | weight
 
 

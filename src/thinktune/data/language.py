@@ -1,7 +1,7 @@
 """In which script a text is written, told fast, by the first bytes of its letters in UTF-8."""
 
 # The first byte of a letter in UTF-8 says its script. E3 is kana or Chinese punctuation, told apart by its next byte.
-_LEADS = {
+_LEAD_BYTES = {
     "Latin": bytes((*range(0x41, 0x5B), *range(0x61, 0x7B), *range(0xC3, 0xCA), 0xE1)),
     "Greek": bytes(range(0xCE, 0xD0)),
     "Cyrillic": bytes(range(0xD0, 0xD4)),
@@ -14,17 +14,17 @@ _LEADS = {
 }
 
 
-_NO_LEADS = bytes(set(range(256)).difference(*_LEADS.values()))
+_NON_LEAD_BYTES = bytes(set(range(256)).difference(*_LEAD_BYTES.values()))
 
 
-_FEWEST_LETTERS = 20  # a shorter text has no language
+_MIN_LETTERS = 20  # a shorter text has no language
 
 
 def main_script(text: str) -> str | None:
     """The script of at least 60 % of a text's letters, a Chinese, Japanese or Korean one counting as three."""
     raw = text.encode("utf-8", "ignore")
-    leads = raw.translate(None, _NO_LEADS)
-    letters = {script: len(leads) - len(leads.translate(None, delete)) for script, delete in _LEADS.items()}
+    leads = raw.translate(None, _NON_LEAD_BYTES)
+    letters = {script: len(leads) - len(leads.translate(None, delete)) for script, delete in _LEAD_BYTES.items()}
     kana = letters.pop("Japanese")
     if kana * 5 > letters["Chinese"]:
         kana -= raw.count(b"\xe3\x80")
@@ -33,5 +33,5 @@ def main_script(text: str) -> str | None:
     if kana * 12 > letters["Chinese"]:  # Japanese is written with Chinese characters too: a fifth of it kana is enough
         letters["Japanese"] = 3 * kana + letters.pop("Chinese")
     script = max(letters, key=letters.__getitem__)
-    enough = max(_FEWEST_LETTERS, 0.6 * sum(letters.values()))
+    enough = max(_MIN_LETTERS, 0.6 * sum(letters.values()))
     return script if letters[script] >= enough else None

@@ -11,49 +11,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinktune.config.schema import Recipe
-from thinktune.data.chat_template import Part
+from thinktune.data.chat_template import TokenKind
 from thinktune.data.pipeline import Prepared
 
 LOOKAHEAD_ROWS = 64  # how far past a row that does not fit the dealer looks for one that does
 
 
-BRIM_ROWS = 64  # of how many rows a batch is filled to the brim; more would cost time and bring nothing
+SUBSET_SUM_ROWS = 64  # of how many rows a batch is filled to the brim; more would cost time and bring nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepRows:
     """Which rows share an optimizer step, decided by recipe and seed alone, and how many tokens it learns in all."""
 
     rows: tuple[int, ...]
-    learned_tokens: int
+    label_tokens: int
 
 
-def deal(
+def assign_rows(
     lengths: Sequence[int] | NDArray[np.integer],
-    learned: Sequence[int] | NDArray[np.integer],
+    label_tokens: Sequence[int] | NDArray[np.integer],
     *,
     tokens_per_step: int | None,
     rows_per_step: int | None,
     epochs: int,
     seed: int,
-) -> list[Step]:
+) -> list[StepRows]:
     """The steps of a run, from each row's tokens and learned tokens: in every epoch each row once, in a seeded order.
 
     A step of `tokens_per_step` is filled up to that size: where the next row does not fit, one of the following ones
     may, and the row that waited opens the next step. A longer row has a step of its own. The last step of an epoch
     holds what is left.
     """
-    sizes, gains = (np.asarray(counts).tolist() for counts in (lengths, learned))  # plain ints are faster one by one
-    steps: list[Step] = []
+    sizes, gains = (
+        np.asarray(counts).tolist() for counts in (lengths, label_tokens)
+    )  # plain ints are faster one by one
+    steps: list[StepRows] = []
     for epoch in range(epochs):
         order = list(range(len(sizes)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
         groups = _by_count(order, rows_per_step) if rows_per_step else _by_tokens(order, sizes, tokens_per_step or 1)
-        steps += [Step(tuple(group), sum(gains[row] for row in group)) for group in groups]
+        steps += [StepRows(tuple(group), sum(gains[row] for row in group)) for group in groups]
     return steps
 
 
-def fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+def bin_pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Indices grouped so that no group's lengths exceed `capacity`, in as few groups as two simple rules find.
 
     Best-fit decreasing comes first. Where it takes more groups than the tokens need, each group in turn is filled as
@@ -87,7 +89,7 @@ def _best_fit(order: Iterable[int], lengths: Sequence[int], capacity: int) -> li
 def _fullest_first(order: Iterable[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Each group the longest row left, and of the next ones those that come closest to `capacity`."""
     coming = iter(order)
-    waiting = list(islice(coming, BRIM_ROWS))
+    waiting = list(islice(coming, SUBSET_SUM_ROWS))
     groups: list[list[int]] = []
     within = (1 << capacity + 1) - 1
     while waiting:
@@ -104,7 +106,7 @@ def _fullest_first(order: Iterable[int], lengths: Sequence[int], capacity: int) 
         groups.append(group)
         taken = set(group)
         waiting = [index for index in waiting if index not in taken]
-        waiting += islice(coming, BRIM_ROWS - len(waiting))
+        waiting += islice(coming, SUBSET_SUM_ROWS - len(waiting))
     return groups
 
 
@@ -134,16 +136,16 @@ def _by_tokens(order: Sequence[int], lengths: Sequence[int], size: int) -> Itera
         yield group
 
 
-assert Part.GIVEN == 0  # a token is learned exactly where its part is not zero
+assert TokenKind.PROMPT == 0  # a token is learned exactly where its part is not zero
 
 
-Groups = list[list[int]]
+MicroBatchRows = list[list[int]]
 
 
-MOST_REFINED = 512  # rows; more of them are level without
+MAX_REFINED_ROWS = 512  # rows; more of them are level without
 
 
-def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[Groups]:
+def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[MicroBatchRows]:
     """Of every rank its batches, as indices of rows; a batch that finds no row is empty.
 
     Ranks work in step, so what counts is the rank with most batches, and then that with most tokens. Two ways are
@@ -157,32 +159,32 @@ def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[Groups]:
         ranks: how many share the rows.
     """
     if ranks == 1:
-        return [fit(lengths, capacity)]
+        return [bin_pack(lengths, capacity)]
     levelled = [
-        [[rows[index] for index in group] for group in fit([lengths[row] for row in rows], capacity)]
-        for rows in _levelled(lengths, ranks)
+        [[rows[index] for index in group] for group in bin_pack([lengths[row] for row in rows], capacity)]
+        for rows in _karmarkar_karp(lengths, ranks)
     ]
-    dealt = _dealt(fit(lengths, capacity), lengths, ranks)
+    dealt = _assign_batches(bin_pack(lengths, capacity), lengths, ranks)
     chosen = min(levelled, dealt, key=lambda made: _cost(made, lengths))
     most = max(map(len, chosen))
     return [[*groups, *([] for _ in range(most - len(groups)))] for groups in chosen]
 
 
-def imbalance(shares: Sequence[Groups], lengths: Sequence[int]) -> float:
+def imbalance(rank_batches: Sequence[MicroBatchRows], lengths: Sequence[int]) -> float:
     """By how much the rank with most tokens exceeds the mean, as a share of it."""
-    sizes = _sizes(shares, lengths)
+    sizes = _rank_tokens(rank_batches, lengths)
     return max(sizes) / (sum(sizes) / len(sizes)) - 1
 
 
-def _cost(shares: Sequence[Groups], lengths: Sequence[int]) -> tuple[int, int]:
-    return max(map(len, shares)), max(_sizes(shares, lengths))
+def _cost(rank_batches: Sequence[MicroBatchRows], lengths: Sequence[int]) -> tuple[int, int]:
+    return max(map(len, rank_batches)), max(_rank_tokens(rank_batches, lengths))
 
 
-def _sizes(shares: Sequence[Groups], lengths: Sequence[int]) -> list[int]:
-    return [sum(lengths[row] for group in groups for row in group) for groups in shares]
+def _rank_tokens(rank_batches: Sequence[MicroBatchRows], lengths: Sequence[int]) -> list[int]:
+    return [sum(lengths[row] for group in groups for row in group) for groups in rank_batches]
 
 
-def _levelled(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+def _karmarkar_karp(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     """Rows in as many parts as ranks, of tokens as equal as differencing makes them."""
     # Partial divisions, the most uneven first; the largest part of one joins the smallest of the other.
     heap: list[tuple[int, int, list[tuple[int, list[int]]]]] = [
@@ -196,38 +198,38 @@ def _levelled(lengths: Sequence[int], ranks: int) -> list[list[int]]:
         joined.sort(key=lambda part: -part[0])
         heapq.heappush(heap, (joined[-1][0] - joined[0][0], number, joined))
     parts = [rows for _, rows in heap[0][2]] if heap else [[] for _ in range(ranks)]
-    while len(lengths) <= MOST_REFINED and _refined(parts, lengths):
+    while len(lengths) <= MAX_REFINED_ROWS and _swap_rows(parts, lengths):
         pass
     return parts
 
 
-def _refined(parts: list[list[int]], lengths: Sequence[int]) -> bool:
+def _swap_rows(rank_rows: list[list[int]], lengths: Sequence[int]) -> bool:
     """Move a row from the fullest part to another one, or change it for one there, where that levels most."""
-    sizes = [sum(lengths[row] for row in rows) for rows in parts]
-    full = max(range(len(parts)), key=lambda part: sizes[part])
+    sizes = [sum(lengths[row] for row in rows) for rows in rank_rows]
+    full = max(range(len(rank_rows)), key=lambda part: sizes[part])
     best = (sizes[full], -1, -1, -1)
-    for part, rows in enumerate(parts):
+    for part, rows in enumerate(rank_rows):
         if part == full or sizes[part] == sizes[full]:
             continue
-        for given in parts[full]:
+        for given in rank_rows[full]:
             for taken in (-1, *rows):
                 less = lengths[given] - (lengths[taken] if taken >= 0 else 0)
                 best = min(best, (max(sizes[full] - less, sizes[part] + less), part, given, taken))
     top, part, given, taken = best
     if top == sizes[full]:
         return False
-    parts[full].remove(given)
-    parts[part].append(given)
+    rank_rows[full].remove(given)
+    rank_rows[part].append(given)
     if taken >= 0:
-        parts[part].remove(taken)
-        parts[full].append(taken)
+        rank_rows[part].remove(taken)
+        rank_rows[full].append(taken)
     return True
 
 
-def _dealt(groups: Groups, lengths: Sequence[int], ranks: int) -> list[Groups]:
+def _assign_batches(groups: MicroBatchRows, lengths: Sequence[int], ranks: int) -> list[MicroBatchRows]:
     """Batches over ranks, the fullest first, each to the rank with least of those that have room for one more."""
     most = -(-len(groups) // ranks)
-    shares: list[Groups] = [[] for _ in range(ranks)]
+    shares: list[MicroBatchRows] = [[] for _ in range(ranks)]
     sizes = [0] * ranks
     for group in sorted(groups, key=lambda group: -sum(lengths[row] for row in group)):
         rank = min((rank for rank in range(ranks) if len(shares[rank]) < most), key=lambda rank: sizes[rank])
@@ -236,11 +238,11 @@ def _dealt(groups: Groups, lengths: Sequence[int], ranks: int) -> list[Groups]:
     return shares
 
 
-def deal_steps(recipe: Recipe, prepared: Prepared) -> list[Step]:
+def plan_steps(recipe: Recipe, prepared: Prepared) -> list[StepRows]:
     """Which rows share a step, for the whole run; neither card nor ranks have a say in it."""
-    return deal(
+    return assign_rows(
         prepared.train.lengths,
-        prepared.train.learned,
+        prepared.train.label_tokens,
         tokens_per_step=recipe.train.tokens_per_step,
         rows_per_step=recipe.train.rows_per_step,
         epochs=recipe.train.epochs,

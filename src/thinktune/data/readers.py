@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, cast
 
 from thinktune.data.sources import SUFFIXES
 from thinktune.data.types import Finding, RawRow
-from thinktune.errors import UserError, brief
+from thinktune.errors import UserError, shorten_error
 
 # The first bytes of what is no text in UTF-8 or GBK. UTF-32 begins as UTF-16 does, so it stands first.
-FOREIGN = {
+UNSUPPORTED_SIGNATURES = {
     codecs.BOM_UTF32_LE: "UTF-32, not UTF-8; save it as UTF-8",
     codecs.BOM_UTF32_BE: "UTF-32, not UTF-8; save it as UTF-8",
     codecs.BOM_UTF16_LE: "UTF-16, not UTF-8; save it as UTF-8",
@@ -29,10 +29,10 @@ FOREIGN = {
 }
 
 
-NEARLY_ALL = 0.9
+MIN_GB2312_SHARE = 0.9
 
 
-RARE = bytes(range(0xD8, 0xF8))  # first bytes of GB2312's second level: its rarer characters
+RARE_LEAD_BYTES = bytes(range(0xD8, 0xF8))  # first bytes of GB2312's second level: its rarer characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class BadByte:
     """The first byte that is no UTF-8: its line and its place in the line, both from 1."""
 
     line: int
-    place: int
+    column: int
     value: int
 
     def __str__(self) -> str:
-        return f"byte {self.place} is {self.value:#x}"
+        return f"byte {self.column} is {self.value:#x}"
 
 
 @contextmanager
@@ -59,16 +59,16 @@ def open_text(file: Path) -> Generator[tuple[BinaryIO, bool]]:
             head = opened.read(4)
             if packed and not file.stat().st_size:
                 raise EOFError("it is empty")  # which gzip takes for whole
-            for mark, meaning in FOREIGN.items():
+            for mark, meaning in UNSUPPORTED_SIGNATURES.items():
                 if head.startswith(mark):
                     raise UserError(f"{file}: is {meaning}")
             marked = head.startswith(codecs.BOM_UTF8)
             opened.seek(len(codecs.BOM_UTF8) if marked else 0)
             yield opened, marked
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}: is no whole gzip file ({brief(error)}); copy or download it anew") from None
+        raise UserError(f"{file}: is no whole gzip file ({shorten_error(error)}); copy or download it anew") from None
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or brief(error)}); mend that first") from None
+        raise UserError(f"{file}: cannot be read ({error.strerror or shorten_error(error)}); mend that first") from None
 
 
 def find_bad_byte(lines: Iterable[bytes]) -> BadByte | None:
@@ -94,37 +94,37 @@ def is_gbk(lines: Iterable[bytes]) -> bool:
             pairs = characters.encode("gb2312", "ignore")
             beyond += len(characters)
             known += len(pairs) // 2
-            rare += len(pairs) // 2 - len(pairs[::2].translate(None, RARE))
+            rare += len(pairs) // 2 - len(pairs[::2].translate(None, RARE_LEAD_BYTES))
     except UnicodeDecodeError:
         return False
-    return known >= NEARLY_ALL * beyond and rare <= known / 2
+    return known >= MIN_GB2312_SHARE * beyond and rare <= known / 2
 
 
-Found = tuple[Finding, ...]
+Findings = tuple[Finding, ...]
 
 
-PARQUET_ROWS = 1024  # in memory at once
+PARQUET_BATCH_ROWS = 1024  # in memory at once
 
 
-BLANKS = b" \t\r\n"  # what JSON holds for white space
+JSON_WHITESPACE = b" \t\r\n"  # what JSON holds for white space
 
 
-JSON_BLANKS = re.compile(r"[ \t\r\n]*")
+JSON_WHITESPACE_PATTERN = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class OpenFile:
     """An open text file: its path, its name in sources, its bytes, and what was found where they begin."""
 
     file: Path
-    shown: str
-    opened: BinaryIO
-    repair: bool
-    found: Found
+    display_name: str
+    stream: BinaryIO
+    repair_encoding: bool
+    findings: Findings
 
 
-def read_rows(file: Path, shown: str, *, repair_encoding: bool) -> Iterator[RawRow]:
-    """Rows of one file in order, faulty ones included; `shown` is the file's name in their sources (`shown:line`).
+def read_rows(file: Path, display_name: str, *, repair_encoding: bool) -> Iterator[RawRow]:
+    """Rows of one file in order, faulty ones included; `display_name` is the file's name in their sources (`shown:line`).
 
     JSON lines and CSV are streamed, Parquet comes in batches, and a JSON list is held whole. Raises UserError, naming
     the file, where the file as a whole cannot be read: what was yielded until then is not all of it.
@@ -132,12 +132,12 @@ def read_rows(file: Path, shown: str, *, repair_encoding: bool) -> Iterator[RawR
     if not file.name.lower().endswith(SUFFIXES):
         raise UserError(f"{file}: its ending is none of {', '.join(SUFFIXES)}; convert the rows or rename the file")
     if file.name.lower().endswith(".parquet"):
-        yield from _parquet(file, shown)
+        yield from _parquet(file, display_name)
         return
     with open_text(file) as (opened, marked):
-        sentence = f"{shown}:1: begins with a byte order mark"
+        sentence = f"{display_name}:1: begins with a byte order mark"
         found = (Finding("byte_order_mark", sentence, "repaired"),) if marked else ()
-        source = Source(file, shown, opened, repair_encoding, found)
+        source = OpenFile(file, display_name, opened, repair_encoding, found)
         match file.name.lower().removesuffix(".gz").rpartition(".")[2]:
             case "json":
                 yield from _json(source)
@@ -149,36 +149,36 @@ def read_rows(file: Path, shown: str, *, repair_encoding: bool) -> Iterator[RawR
                 yield from _json_lines(source)
 
 
-def _json_lines(source: Source) -> Iterator[RawRow]:
-    found = source.found
-    for number, line in enumerate(source.opened, start=1):
+def _json_lines(source: OpenFile) -> Iterator[RawRow]:
+    found = source.findings
+    for number, line in enumerate(source.stream, start=1):
         if not line.isspace():
-            yield _json_line(f"{source.shown}:{number}", line.rstrip(b"\r\n"), source.repair, found)
+            yield _json_line(f"{source.display_name}:{number}", line.rstrip(b"\r\n"), source.repair_encoding, found)
             found = ()
 
 
-def _json_line(place: str, line: bytes, repair: bool, found: Found) -> RawRow:
+def _json_line(place: str, line: bytes, repair_encoding: bool, findings: Findings) -> RawRow:
     try:
         text = line.decode()
     except UnicodeDecodeError:
         if not is_gbk([line]):
             sentence = f"{place}: is neither UTF-8 nor GBK ({find_bad_byte([line])})"
-            return RawRow(place, None, (*found, Finding("encoding", sentence)))
-        if not repair:
-            return RawRow(place, None, (*found, Finding("encoding", f"{place}: is GBK, not UTF-8")))
+            return RawRow(place, None, (*findings, Finding("encoding", sentence)))
+        if not repair_encoding:
+            return RawRow(place, None, (*findings, Finding("encoding", f"{place}: is GBK, not UTF-8")))
         text = line.decode("gb18030")
-        found = (*found, Finding("encoding", f"{place}: is GBK, not UTF-8, and is read as such", "repaired"))
+        findings = (*findings, Finding("encoding", f"{place}: is GBK, not UTF-8, and is read as such", "repaired"))
     try:
-        return _row(place, DECODER.decode(text), found)
+        return _object_row(place, DECODER.decode(text), findings)
     except (ValueError, RecursionError) as error:
-        return _unreadable(place, _why(error), found)
+        return _unreadable_row(place, _describe_json_error(error), findings)
 
 
-def _json(source: Source) -> Iterator[RawRow]:
+def _json(source: OpenFile) -> Iterator[RawRow]:
     """A list, JSON lines that are named `.json`, or one object: the first line that is not blank tells which."""
-    start = source.opened.tell()
-    first = next((bare for line in source.opened if (bare := line.strip(BLANKS))), b"")
-    source.opened.seek(start)
+    start = source.stream.tell()
+    first = next((bare for line in source.stream if (bare := line.strip(JSON_WHITESPACE))), b"")
+    source.stream.seek(start)
     if first.startswith(b"["):
         yield from _json_list(source)
     elif not first.startswith(b"{") or _is_json(first):
@@ -187,65 +187,69 @@ def _json(source: Source) -> Iterator[RawRow]:
         yield from _json_object(source, is_line=first.endswith(b"}"))
 
 
-def _json_object(source: Source, is_line: bool) -> Iterator[RawRow]:
+def _json_object(source: OpenFile, is_line: bool) -> Iterator[RawRow]:
     """One object over several lines; or, where it is none and the first line looks like a row, JSON lines after all."""
-    start = source.opened.tell()
+    start = source.stream.tell()
     text, found = _whole_text(source)
     try:
         value = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         if not is_line:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-            raise UserError(f"{source.file}:{line}: {_why(error)}; mend it, or save the rows as JSON lines") from None
-        source.opened.seek(start)
+            raise UserError(
+                f"{source.file}:{line}: {_describe_json_error(error)}; mend it, or save the rows as JSON lines"
+            ) from None
+        source.stream.seek(start)
         yield from _json_lines(source)
     else:
-        yield _row(f"{source.shown}:{_line_at(text, text.index('{'))}", value, found)
+        yield _object_row(f"{source.display_name}:{_line_number(text, text.index('{'))}", value, found)
 
 
-def _json_list(source: Source) -> Iterator[RawRow]:
+def _json_list(source: OpenFile) -> Iterator[RawRow]:
     """The elements of a list, each at its own line."""
     text, found = _whole_text(source)
-    start, line, counted = _past_blanks(text, text.index("[") + 1), 1, 0
+    start, line, counted = _skip_whitespace(text, text.index("[") + 1), 1, 0
     closed = text[start : start + 1] == "]"
     while not closed:
         line, counted = line + text.count("\n", counted, start), start
         try:
-            row, end = _json_element(text, start, f"{source.shown}:{line}", found)
+            row, end = _json_element(text, start, f"{source.display_name}:{line}", found)
         except (ValueError, RecursionError) as error:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            raise UserError(f"{source.file}:{line}: the list {_why(error)}; mend it or save JSON lines") from None
+            raise UserError(
+                f"{source.file}:{line}: the list {_describe_json_error(error)}; mend it or save JSON lines"
+            ) from None
         yield row
-        found, start = (), _past_blanks(text, end)
+        found, start = (), _skip_whitespace(text, end)
         closed = text[start : start + 1] == "]"
         if not closed:
             if text[start : start + 1] != ",":
-                where = f"{source.file}:{_line_at(text, start)}"
+                where = f"{source.file}:{_line_number(text, start)}"
                 raise UserError(f"{where}: the list breaks off or lacks a comma after an element; mend it")
-            start = _past_blanks(text, start + 1)
-    rest = _past_blanks(text, start + 1)
+            start = _skip_whitespace(text, start + 1)
+    rest = _skip_whitespace(text, start + 1)
     if rest < len(text):
-        where = f"{source.file}:{_line_at(text, rest)}"
+        where = f"{source.file}:{_line_number(text, rest)}"
         raise UserError(
             f"{where}: something stands after the end of the list ({text[rest : rest + 20]!r}); take it out"
         )
 
 
-def _json_element(text: str, start: int, place: str, found: Found) -> tuple[RawRow, int]:
+def _json_element(text: str, start: int, place: str, findings: Findings) -> tuple[RawRow, int]:
     """The row at a place of a text and where it ends; raises where not even its end is known."""
     try:
         value, end = DECODER.raw_decode(text, start)
     except json.JSONDecodeError:
         raise
     except ValueError as error:  # a key that stands twice or a number too long: the lenient decoder finds the end
-        return _unreadable(place, _why(error), found), LENIENT.raw_decode(text, start)[1]
-    return _row(place, value, found), end
+        return _unreadable_row(place, _describe_json_error(error), findings), LENIENT_DECODER.raw_decode(text, start)[1]
+    return _object_row(place, value, findings), end
 
 
-def _csv(source: Source, delimiter: str) -> Iterator[RawRow]:
+def _csv(source: OpenFile, delimiter: str) -> Iterator[RawRow]:
     csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # the most that every platform's C long holds
     encoding, found = _whole_encoding(source)
-    text = io.TextIOWrapper(source.opened, encoding, newline="")
+    text = io.TextIOWrapper(source.stream, encoding, newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
@@ -258,7 +262,7 @@ def _csv(source: Source, delimiter: str) -> Iterator[RawRow]:
             raise UserError(f"{source.file}:{line}: is no CSV ({error}); mend the row that begins here") from None
         if not cells or (len(cells) == 1 and cells[0].isspace()):
             continue
-        place = f"{source.shown}:{line}"
+        place = f"{source.display_name}:{line}"
         if not names:
             names = cells
             _refuse_bad_names(f"{source.file}:{line}", names)
@@ -266,7 +270,7 @@ def _csv(source: Source, delimiter: str) -> Iterator[RawRow]:
         if len(cells) == len(names):
             yield RawRow(place, dict(zip(names, cells, strict=True)), found)
         else:
-            yield _unreadable(place, f"has {len(cells)} columns where the header has {len(names)}", found)
+            yield _unreadable_row(place, f"has {len(cells)} columns where the header has {len(names)}", found)
         found = ()
 
 
@@ -282,7 +286,7 @@ def _refuse_bad_names(place: str, names: list[str]) -> None:
         )
 
 
-def _parquet(file: Path, shown: str) -> Iterator[RawRow]:
+def _parquet(file: Path, display_name: str) -> Iterator[RawRow]:
     try:
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -291,57 +295,59 @@ def _parquet(file: Path, shown: str) -> Iterator[RawRow]:
     try:
         with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
             _refuse_bad_names(str(file), opened.schema_arrow.names)
-            for batch in opened.iter_batches(PARQUET_ROWS):
+            for batch in opened.iter_batches(PARQUET_BATCH_ROWS):
                 for index in range(batch.num_rows):
                     number += 1
-                    yield _parquet_row(batch.slice(index, 1), f"{shown}:{number}")
+                    yield _parquet_row(batch.slice(index, 1), f"{display_name}:{number}")
     except UserError:
         raise
     except Exception as error:  # the library raises Arrow's errors, OSError and more: each means a bad file
-        raise UserError(f"{file}: cannot be read as Parquet ({brief(error)}); write or download it anew") from None
+        raise UserError(
+            f"{file}: cannot be read as Parquet ({shorten_error(error)}); write or download it anew"
+        ) from None
 
 
 def _parquet_row(batch: Any, place: str) -> RawRow:
     try:
         return RawRow(place, batch.to_pylist()[0])
     except Exception as error:  # text that is no UTF-8, dates beyond Python's: the library has one error for each
-        return _unreadable(place, f"holds a value that Python cannot hold ({brief(error, 100)})", ())
+        return _unreadable_row(place, f"holds a value that Python cannot hold ({shorten_error(error, 100)})", ())
 
 
-def _whole_text(source: Source) -> tuple[str, Found]:
+def _whole_text(source: OpenFile) -> tuple[str, Findings]:
     encoding, found = _whole_encoding(source)
-    return source.opened.read().decode(encoding), found
+    return source.stream.read().decode(encoding), found
 
 
-def _whole_encoding(source: Source) -> tuple[str, Found]:
+def _whole_encoding(source: OpenFile) -> tuple[str, Findings]:
     """The encoding of a file that has one for all its rows, and the findings of its first row; reads it through."""
-    start = source.opened.tell()
-    bad = find_bad_byte(source.opened)
-    source.opened.seek(start)
+    start = source.stream.tell()
+    bad = find_bad_byte(source.stream)
+    source.stream.seek(start)
     if bad is None:
-        return "utf-8", source.found
-    gbk = is_gbk(source.opened)
-    source.opened.seek(start)
+        return "utf-8", source.findings
+    gbk = is_gbk(source.stream)
+    source.stream.seek(start)
     if not gbk:
         raise UserError(f"{source.file}:{bad.line}: is neither UTF-8 nor GBK ({bad}); save the file as UTF-8")
-    if not source.repair:
+    if not source.repair_encoding:
         remedy = "save it as UTF-8, or set data.faults.encoding: repair"
         raise UserError(f"{source.file}: is GBK, not UTF-8 (line {bad.line}, {bad}); {remedy}")
-    sentence = f"{source.shown}:1: is GBK, not UTF-8, and so is the file, which is read as such"
-    return "gb18030", (*source.found, Finding("encoding", sentence, "repaired"))
+    sentence = f"{source.display_name}:1: is GBK, not UTF-8, and so is the file, which is read as such"
+    return "gb18030", (*source.findings, Finding("encoding", sentence, "repaired"))
 
 
-def _row(place: str, value: Any, found: Found) -> RawRow:
+def _object_row(place: str, value: Any, findings: Findings) -> RawRow:
     if isinstance(value, dict):
-        return RawRow(place, value, found)
-    return _unreadable(place, f"is of type {type(value).__name__}, not an object with columns", found)
+        return RawRow(place, value, findings)
+    return _unreadable_row(place, f"is of type {type(value).__name__}, not an object with columns", findings)
 
 
-def _unreadable(place: str, why: str, found: Found) -> RawRow:
-    return RawRow(place, None, (*found, Finding("unreadable", f"{place}: {why}")))
+def _unreadable_row(place: str, why: str, findings: Findings) -> RawRow:
+    return RawRow(place, None, (*findings, Finding("unreadable", f"{place}: {why}")))
 
 
-def _why(error: ValueError | RecursionError) -> str:
+def _describe_json_error(error: ValueError | RecursionError) -> str:
     """What is wrong with JSON, as the end of a sentence."""
     match error:
         case json.JSONDecodeError():
@@ -352,7 +358,7 @@ def _why(error: ValueError | RecursionError) -> str:
             return f"cannot be read ({str(error).partition(';')[0]})"
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; Python itself would let the last of two equal keys win in silence."""
     columns = dict(pairs)
     if len(columns) != len(pairs):
@@ -361,10 +367,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return columns
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object)
+DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicate_keys)
 
 
-LENIENT = json.JSONDecoder(parse_int=str)  # only ever asked where a value ends
+LENIENT_DECODER = json.JSONDecoder(parse_int=str)  # only ever asked where a value ends
 
 
 def _is_json(line: bytes) -> bool:
@@ -376,10 +382,10 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _past_blanks(text: str, position: int) -> int:
-    match = JSON_BLANKS.match(text, position)
+def _skip_whitespace(text: str, position: int) -> int:
+    match = JSON_WHITESPACE_PATTERN.match(text, position)
     return match.end() if match else position
 
 
-def _line_at(text: str, position: int) -> int:
+def _line_number(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1

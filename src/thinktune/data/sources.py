@@ -11,7 +11,7 @@ from os.path import commonprefix
 from pathlib import Path, PurePath
 
 from thinktune.config.schema import Recipe
-from thinktune.errors import UserError, brief
+from thinktune.errors import UserError, shorten_error
 from thinktune.hub import repository as hub
 from thinktune.hub.repository import locate_model
 
@@ -22,18 +22,18 @@ SUFFIXES = (
 
 
 # Files that hubs put beside the rows; they describe the data set and hold none of it.
-DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json"}
+METADATA_FILES = {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json"}
 
 
 # What file names call a split. Chinese sets no spaces between words, so there a part of the name is enough.
-SPLITS = {
+SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training", "训练"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval", "验证"), "validation"),
     **dict.fromkeys(("test", "测试"), "test"),
 }
 
 
-LISTED = 8
+MAX_LISTED_FILES = 8
 
 
 def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
@@ -43,15 +43,15 @@ def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]
     `field`, where nothing is found or the choice is unclear.
     """
     try:
-        return _find(name, pattern, field)
+        return _match_files(name, pattern, field)
     except (OSError, RuntimeError, ValueError) as error:  # no such user's home, a name too long or with a null byte
-        raise UserError(f"{field}: {str(name)!r} cannot be looked up ({brief(error)}); correct it") from None
+        raise UserError(f"{field}: {str(name)!r} cannot be looked up ({shorten_error(error)}); correct it") from None
 
 
-def _find(name: str | Path, pattern: str | None, field: str) -> list[Path]:
+def _match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
-        return _in_folder(path, pattern, field)
+        return _match_in_folder(path, pattern, field)
     is_file = path.is_file()
     if not is_file and not glob.has_magic(str(path)):
         raise UserError(
@@ -62,34 +62,36 @@ def _find(name: str | Path, pattern: str | None, field: str) -> list[Path]:
         what = "file" if is_file else "glob"
         remedy = "name its folder, or leave files out"
         raise UserError(f"data.files: is {pattern!r}, but {str(name)!r} is a {what} already; {remedy}")
-    found = [path] if is_file else _matching(None, str(path))
+    found = [path] if is_file else _glob_row_files(None, str(path))
     if not found:
         raise UserError(f"{field}: no file of rows ({', '.join(SUFFIXES)}) matches {str(name)!r}; correct it")
     return found
 
 
-def _in_folder(folder: Path, pattern: str | None, field: str) -> list[Path]:
+def _match_in_folder(folder: Path, pattern: str | None, field: str) -> list[Path]:
     if pattern is not None and (PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts):
         raise UserError(f"data.files: {pattern!r} leaves {folder}; write a pattern within it, such as train*.jsonl")
-    found = _matching(folder, "**/*" if pattern is None else f"**/{pattern}")
+    found = _glob_row_files(folder, "**/*" if pattern is None else f"**/{pattern}")
     if pattern is None:
-        found = [file for file in found if file.name not in DESCRIPTIONS]
+        found = [file for file in found if file.name not in METADATA_FILES]
     if not found:
         wanted = "is there" if pattern is None else f"matches {pattern!r}"
         raise UserError(f"{field}: no file of rows ({', '.join(SUFFIXES)}) {wanted} in {folder}; correct it")
     names = {file.relative_to(folder).as_posix(): file for file in found}
     splits = {_split_of(name) for name in names}
     if pattern is None and len(splits) > 1:
-        listing = ", ".join(list(names)[:LISTED]) + (", …" if len(names) > LISTED else "")
+        listing = ", ".join(list(names)[:MAX_LISTED_FILES]) + (", …" if len(names) > MAX_LISTED_FILES else "")
         if field == "data.name":
-            remedy = f"data.files: {_in_yaml(_choice(folder, names, ('train', None)))}"
+            remedy = f"data.files: {_quote_for_yaml(_split_pattern(folder, names, ('train', None)))}"
         else:
-            remedy = f"{field}: {_in_yaml(str(folder / _choice(folder, names, ('validation', 'test', None))))}"
+            remedy = (
+                f"{field}: {_quote_for_yaml(str(folder / _split_pattern(folder, names, ('validation', 'test', None))))}"
+            )
         raise UserError(f"{field}: {folder} holds files of several splits ({listing}); choose, as in {remedy}")
     return found
 
 
-def _matching(folder: Path | None, pattern: str) -> list[Path]:
+def _glob_row_files(folder: Path | None, pattern: str) -> list[Path]:
     """Files of rows by a glob, sorted, hidden ones left out; a folder that links make appear twice is read once."""
     once: dict[tuple[Path, str], Path] = {}
     matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob finds hidden files too)
@@ -103,27 +105,27 @@ def _matching(folder: Path | None, pattern: str) -> list[Path]:
 def _split_of(name: str) -> str | None:
     """The split that a whole word of a file's name, or of its folders' names, says it is of."""
     words = set(re.findall("[a-z]+", name.lower()))
-    return next((SPLITS[word] for word in SPLITS if word in (words if word.isascii() else name)), None)
+    return next((SPLIT_ALIASES[word] for word in SPLIT_ALIASES if word in (words if word.isascii() else name)), None)
 
 
-def _choice(folder: Path, names: dict[str, Path], wanted: tuple[str | None, ...]) -> str:
+def _split_pattern(folder: Path, names: dict[str, Path], wanted: tuple[str | None, ...]) -> str:
     """A pattern for exactly the files of one split, the first of those wanted that is there."""
     present = {_split_of(name) for name in names}
     split = next(split for split in (*wanted, *present) if split in present)
     chosen = [name for name in names if _split_of(name) == split]
     beginning = glob.escape(commonprefix(chosen))  # noqa: RUF071 (letters are compared, not folders)
     for pattern in (f"{beginning}*", f"*{split}*"):
-        if len(chosen) > 1 and _matching(folder, f"**/{pattern}") == [names[name] for name in chosen]:
+        if len(chosen) > 1 and _glob_row_files(folder, f"**/{pattern}") == [names[name] for name in chosen]:
             return pattern
     return glob.escape(chosen[0])
 
 
-def _in_yaml(text: str) -> str:
+def _quote_for_yaml(text: str) -> str:
     """A text as YAML reads it back, in quotes where it needs them."""
     return text if re.fullmatch(r"[\w/][\w./*-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
-def refuse_missing(recipe: Recipe) -> None:
+def refuse_missing_paths(recipe: Recipe) -> None:
     """Raise one UserError for all local paths of a recipe that are not there; it needs no network and no torch."""
     looks: list[Callable[[], object]] = []
     if recipe.model.hub is None:
@@ -142,7 +144,7 @@ def refuse_missing(recipe: Recipe) -> None:
         raise UserError(faults)
 
 
-PACKED = 4  # bytes of text in a byte of a packed file, about
+COMPRESSION_RATIO = 4  # bytes of text in a byte of a packed file, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class RowFile:
     """A file of rows: its path, the name that sentences give it, and whether its rows are for evaluation alone."""
 
     path: Path
-    shown: str
+    display_name: str
     for_validation: bool
 
 
@@ -174,22 +176,22 @@ def find_files(recipe: Recipe) -> list[RowFile]:
     ]
 
 
-def expected_rows(files: Sequence[RowFile]) -> int | None:
+def estimate_row_count(files: Sequence[RowFile]) -> int | None:
     """How many rows the files hold, for the time left; none where only reading them tells it."""
     try:
-        counts = [_expected_rows(file.path) for file in files]
+        counts = [_estimate_file_rows(file.path) for file in files]
     except Exception:  # whatever is wrong with a file, who reads its rows says so better
         return None
     return None if None in counts else sum(count for count in counts if count)
 
 
-def text_bytes(file: RowFile) -> int:
+def estimate_text_bytes(file: RowFile) -> int:
     """About how many bytes of text a file holds: a packed one holds more than its size."""
     packed = file.path.suffix.lower() in (".gz", ".parquet")
-    return file.path.stat().st_size * (PACKED if packed else 1)
+    return file.path.stat().st_size * (COMPRESSION_RATIO if packed else 1)
 
 
-def _expected_rows(path: Path) -> int | None:
+def _estimate_file_rows(path: Path) -> int | None:
     suffixes = path.name.lower()
     if suffixes.endswith(".parquet"):
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
@@ -197,11 +199,11 @@ def _expected_rows(path: Path) -> int | None:
         return parquet.read_metadata(path).num_rows
     if suffixes.removesuffix(".gz").endswith(".json"):
         return None
-    return sum(block.count(b"\n") for block in blocks(path, unpacked=True))
+    return sum(block.count(b"\n") for block in read_blocks(path, decompress=True))
 
 
-def blocks(path: Path, *, unpacked: bool = False) -> Iterator[bytes]:
+def read_blocks(path: Path, *, decompress: bool = False) -> Iterator[bytes]:
     """A file's bytes, a mebibyte at a time, as they are on the disk or unpacked."""
-    with gzip.open(path) if unpacked and path.suffix.lower() == ".gz" else path.open("rb") as file:
+    with gzip.open(path) if decompress and path.suffix.lower() == ".gz" else path.open("rb") as file:
         while block := file.read(2**20):
             yield block

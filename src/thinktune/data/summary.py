@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.config.row_faults import KINDS
-from thinktune.config.schema import Data
+from thinktune.config.row_faults import ROW_FAULTS
+from thinktune.config.schema import DataConfig
 from thinktune.data.types import Tally
 
-LENGTH_MARKS = (512, 1024, 2048, 4096, 8192)
+LENGTH_THRESHOLDS_TOKENS = (512, 1024, 2048, 4096, 8192)
 
 
-PARTS = ("prompt", "reasoning", "answer", "whole")
+LENGTH_KINDS = ("prompt", "reasoning", "answer", "whole")
 
 
-BINS = 24
+HISTOGRAM_BINS = 24
 
 
-MOST_IN_BINS = 0.995  # of the rows; the few longest share the last bin, so that they do not flatten all others
+HISTOGRAM_QUANTILE = 0.995  # of the rows; the few longest share the last bin, so that they do not flatten all others
 
 
-BLOCKS = " ▁▂▃▄▅▆▇█"
+SPARKLINE_BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def draw_up(
-    settings: Data, tally: Tally, files: Sequence[dict[str, Any]], lengths: NDArray[np.int32]
+def summarize(
+    settings: DataConfig, tally: Tally, files: Sequence[dict[str, Any]], lengths: NDArray[np.int32]
 ) -> dict[str, Any]:
     """What was read, found and measured; `lengths` (replies, 4) holds the tokens of each part, before any policy."""
     return {
@@ -36,56 +36,65 @@ def draw_up(
         "faults": [
             {
                 "fault": name,
-                "meaning": KINDS[name].meaning,
+                "meaning": ROW_FAULTS[name].meaning,
                 "policy": settings.faults[name],
                 "count": sum(tally.counts[name].values()),
                 "actions": tally.counts[name],
                 "examples": tally.examples[name],
             }
-            for name in KINDS
+            for name in ROW_FAULTS
             if name in tally.counts
         ],
         "dropped_rows": tally.total("dropped"),
         "stopping_rows": tally.total("stops"),
         "max_tokens": settings.max_tokens,
         "validation": settings.validation,
-        "lengths": {part: _summary(lengths[:, place]) for place, part in enumerate(PARTS)} if len(lengths) else {},
-        "histograms": {part: _histogram(lengths[:, place]) for place, part in enumerate(PARTS)} if len(lengths) else {},
-        "over": {str(mark): int((lengths[:, 3] > mark).sum()) for mark in sorted({*LENGTH_MARKS, settings.max_tokens})},
+        "lengths": {part: _statistics(lengths[:, place]) for place, part in enumerate(LENGTH_KINDS)}
+        if len(lengths)
+        else {},
+        "histograms": {part: _histogram(lengths[:, place]) for place, part in enumerate(LENGTH_KINDS)}
+        if len(lengths)
+        else {},
+        "over": {
+            str(mark): int((lengths[:, 3] > mark).sum())
+            for mark in sorted({*LENGTH_THRESHOLDS_TOKENS, settings.max_tokens})
+        },
     }
 
 
-def lines(account: dict[str, Any]) -> list[str]:
+def summary_lines(summary: dict[str, Any]) -> list[str]:
     """What became of the rows, in sentences: everything read is trained on, held out or dropped."""
     said = [
         f"{file['path']}: {file['rows']:,} rows" + (f", {file['format']}" if file["rows"] else "")
-        for file in account["files"]
+        for file in summary["files"]
     ]
     said.append(
-        f"{account['rows_read']:,} rows read: {account['train_rows']:,} to train on "
-        f"({account['train_tokens']:,} tokens, {account['train_learned_tokens']:,} learned), "
-        f"{account['validation_rows']:,} held out, {account['dropped_rows']:,} dropped"
-        + (f", {account['stopping_rows']:,} that stop the run" if account["stopping_rows"] else "")
+        f"{summary['rows_read']:,} rows read: {summary['train_rows']:,} to train on "
+        f"({summary['train_tokens']:,} tokens, {summary['train_learned_tokens']:,} learned), "
+        f"{summary['validation_rows']:,} held out, {summary['dropped_rows']:,} dropped"
+        + (f", {summary['stopping_rows']:,} that stop the run" if summary["stopping_rows"] else "")
     )
-    if account["validation"] and account["train_rows"] and not account["validation_rows"]:
+    if summary["validation"] and summary["train_rows"] and not summary["validation_rows"]:
         said.append("  no row is held out: there are too few, so nothing will say when the model is at its best")
-    for fault in account["faults"]:
+    for fault in summary["faults"]:
         done = ", ".join(f"{count:,} {action}" for action, count in fault["actions"].items())
         said.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
-    if account["own_system_rows"]:
-        said.append(f"  {account['own_system_rows']:,} rows have a system prompt of their own, not that of data.system")
-    over = ", ".join(f"{count:,} over {mark}" for mark, count in account["over"].items() if count)
+    if summary["own_system_rows"]:
+        said.append(f"  {summary['own_system_rows']:,} rows have a system prompt of their own, not that of data.system")
+    over = ", ".join(f"{count:,} over {mark}" for mark, count in summary["over"].items() if count)
     return said + ([f"  of all replies measured: {over} tokens"] if over else [])
 
 
-def blocks(histogram: dict[str, Any]) -> str:
+def sparkline(histogram: dict[str, Any]) -> str:
     """A histogram as a line of blocks; the smallest block stands wherever there is any row."""
     counts = histogram["counts"]
     top = max(counts)
-    return "".join(BLOCKS[max(1, round(8 * count / top))] if count else BLOCKS[0] for count in counts)
+    return "".join(
+        SPARKLINE_BLOCKS[max(1, round(8 * count / top))] if count else SPARKLINE_BLOCKS[0] for count in counts
+    )
 
 
-def _summary(values: NDArray[np.int32]) -> dict[str, float]:
+def _statistics(values: NDArray[np.int32]) -> dict[str, float]:
     return {
         "mean": round(float(values.mean()), 1),
         "median": float(np.median(values)),
@@ -96,9 +105,9 @@ def _summary(values: NDArray[np.int32]) -> dict[str, float]:
 
 def _histogram(values: NDArray[np.int32]) -> dict[str, Any]:
     """Counts in bins of equal, round width from 0; the last one also holds what is longer."""
-    width = _round_up(max(1.0, float(np.quantile(values, MOST_IN_BINS)) / BINS))
-    bins = np.minimum(values // width, BINS - 1)
-    counts = np.bincount(bins, minlength=BINS).tolist()
+    width = _round_up(max(1.0, float(np.quantile(values, HISTOGRAM_QUANTILE)) / HISTOGRAM_BINS))
+    bins = np.minimum(values // width, HISTOGRAM_BINS - 1)
+    counts = np.bincount(bins, minlength=HISTOGRAM_BINS).tolist()
     return {"width": width, "counts": counts}
 
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from thinktune.errors import UserError, brief
+from thinktune.errors import UserError, shorten_error
 
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -20,7 +20,7 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     except Exception as error:
         # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, ...): the folder is at fault.
         raise UserError(
-            f"model.name: {folder} holds no tokenizer that loads ({brief(error)}); name a whole model folder"
+            f"model.name: {folder} holds no tokenizer that loads ({shorten_error(error)}); name a whole model folder"
         ) from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(
@@ -29,7 +29,7 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
-def state(tokenizer: Any) -> str:
+def tokenizer_state(tokenizer: Any) -> str:
     """Everything that decides which ids a conversation gets: two tokenizers of one state give the same ids."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
@@ -38,7 +38,7 @@ def state(tokenizer: Any) -> str:
     return "\0".join((backend.to_str(), str(tokenizer.chat_template), special))
 
 
-def saved(tokenizer: Any) -> Any:
+def save_and_reload(tokenizer: Any) -> Any:
     """The tokenizer as others will load it from a run's `final/`."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from thinktune.config.row_faults import KINDS
+from thinktune.config.row_faults import ROW_FAULTS
 
 Role = Literal["system", "user", "assistant"]
 
@@ -14,17 +14,17 @@ Action = Literal["kept", "repaired", "trimmed", "dropped", "stops"]
 EXAMPLES_PER_FAULT = 5
 
 
-MOST_STOPS = 20  # sentences; the rest is counted
+MAX_STOP_SENTENCES = 20  # sentences; the rest is counted
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message; only an assistant's carries reasoning, and one that is not `learned` is history alone."""
+    """One message; only an assistant's carries reasoning, and one that is not `trained` is history alone."""
 
     role: Role
     content: str
     reasoning: str = ""
-    learned: bool = True
+    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Tally:
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     examples: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    stops: list[str] = field(default_factory=list[str])
+    stop_sentences: list[str] = field(default_factory=list[str])
 
     def add(self, finding: Finding) -> None:
         """Count one finding."""
@@ -74,18 +74,18 @@ class Tally:
         kept = self.examples.setdefault(finding.fault, [])
         if len(kept) < EXAMPLES_PER_FAULT:
             kept.append(finding.sentence)
-        if finding.action == "stops" and len(self.stops) < MOST_STOPS:
-            self.stops.append(f"{finding.sentence}; mend the row, or {way_out(finding.fault)}")
+        if finding.action == "stops" and len(self.stop_sentences) < MAX_STOP_SENTENCES:
+            self.stop_sentences.append(f"{finding.sentence}; mend the row, or {suggest_policy(finding.fault)}")
 
     def total(self, action: Action) -> int:
         """How many findings led to an action."""
         return sum(counts.get(action, 0) for counts in self.counts.values())
 
 
-def way_out(fault: str) -> str:
+def suggest_policy(fault: str) -> str:
     """What to write so that a fault no longer stops the run."""
-    policy = "repair" if "repair" in KINDS[fault].policies else "drop"
+    policy = "repair" if "repair" in ROW_FAULTS[fault].policies else "drop"
     return f"write data.faults: {{{fault}: {policy}}}"
 
 
-ACTIONS: dict[str, Action] = {"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"}
+ACTION_OF_POLICY: dict[str, Action] = {"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"}

@@ -12,41 +12,41 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from thinktune.config.schema import Data
-from thinktune.data.chat_template import Part, Rendered, control_tokens, render_all, trim
-from thinktune.data.checks import judge
-from thinktune.data.columns import Layout, count_columns, to_example
-from thinktune.data.dataset import write_example
-from thinktune.data.duplicates import Keys, keys, question_text
-from thinktune.data.messages import with_general_system
-from thinktune.data.split import hash_share
-from thinktune.data.types import ACTIONS, Action, Example, Finding, RawRow
+from thinktune.config.schema import DataConfig
+from thinktune.data.chat_template import Rendered, TokenKind, control_tokens, render_batch, trim_reasoning
+from thinktune.data.checks import check_example
+from thinktune.data.columns import ColumnMapping, count_unused_columns, to_example
+from thinktune.data.dataset import example_to_json
+from thinktune.data.duplicates import Fingerprint, fingerprint, question_text
+from thinktune.data.messages import with_default_system_prompt
+from thinktune.data.split import hash_fraction
+from thinktune.data.types import ACTION_OF_POLICY, Action, Example, Finding, RawRow
 from thinktune.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class TokenizedExample:
     """A row that became an example: its place in its chunk, its text, its tokens, and what finds its twins."""
 
-    place: int
+    row_index: int
     source: str
-    text: bytes
+    example_json: bytes
     replies: list[Rendered]
-    keys: Keys
-    share: float
-    own_system: bool
+    fingerprint: Fingerprint
+    hash_fraction: float
+    has_own_system: bool
 
 
 @dataclass(slots=True)
-class Made:
+class ChunkResult:
     """What became of a chunk: its examples, all findings in order, unused columns, and every reply's lengths."""
 
-    file: int
-    rows: int
-    largest_token: int = 0
-    kept: list[Kept] = field(default_factory=list[Kept])
+    file_index: int
+    row_count: int
+    max_token_id: int = 0
+    examples: list[TokenizedExample] = field(default_factory=list[TokenizedExample])
     findings: list[Finding] = field(default_factory=list[Finding])
-    columns: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    unused_columns: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     lengths: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
 
 
@@ -54,70 +54,72 @@ class Made:
 class Chunk:
     """Rows of one file (its number), one after another, and what its columns mean."""
 
-    file: int
+    file_index: int
     rows: Sequence[RawRow]
-    layout: Layout
+    mapping: ColumnMapping
 
 
-def work(chunk: Chunk, settings: Data, tokenizer: Any) -> Made:
+def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: Any) -> ChunkResult:
     """Examples with their tokens, or findings, for every row of a chunk."""
-    made = Made(chunk.file, len(chunk.rows))
+    made = ChunkResult(chunk.file_index, len(chunk.rows))
     controls = control_tokens(tokenizer)
     examples: dict[int, Example] = {}
     for place, row in enumerate(chunk.rows):
-        example = _example(row, chunk.layout, settings, controls, made)
+        example = _checked_example(row, chunk.mapping, settings, controls, made)
         if example:
             examples[place] = example
-    rendered = render_all(list(examples.values()), tokenizer)
+    rendered = render_batch(list(examples.values()), tokenizer)
     for (place, example), replies in zip(examples.items(), rendered, strict=True):
-        made.lengths += map(lengths_of, replies)
-        made.largest_token = max(made.largest_token, *(int(reply.ids.max()) for reply in replies))
-        fitting = _fit(example, replies, settings, tokenizer, made)
+        made.lengths += map(lengths_by_kind, replies)
+        made.max_token_id = max(made.max_token_id, *(int(reply.ids.max()) for reply in replies))
+        fitting = _enforce_max_tokens(example, replies, settings, tokenizer, made)
         if fitting:
-            made.kept.append(_kept(place, *fitting, settings))
+            made.examples.append(_tokenized_example(place, *fitting, settings))
     return made
 
 
-def lengths_of(reply: Rendered) -> tuple[int, int, int, int]:
+def lengths_by_kind(reply: Rendered) -> tuple[int, int, int, int]:
     """Tokens of a reply's prompt, reasoning, answer, and of the whole."""
-    counts = np.bincount(reply.parts, minlength=len(Part))
-    return int(np.argmax(reply.parts > 0)), int(counts[Part.REASONING]), int(counts[Part.ANSWER]), len(reply)
+    counts = np.bincount(reply.kinds, minlength=len(TokenKind))
+    return int(np.argmax(reply.kinds > 0)), int(counts[TokenKind.REASONING]), int(counts[TokenKind.ANSWER]), len(reply)
 
 
-def _example(row: RawRow, layout: Layout, settings: Data, controls: Sequence[str], made: Made) -> Example | None:
+def _checked_example(
+    row: RawRow, mapping: ColumnMapping, settings: DataConfig, controls: Sequence[str], result: ChunkResult
+) -> Example | None:
     policies = settings.faults
     for finding in row.findings:
-        made.findings.append(_under(finding, policies))
-        if made.findings[-1].action in ("dropped", "stops"):
+        result.findings.append(_apply_policy(finding, policies))
+        if result.findings[-1].action in ("dropped", "stops"):
             return None
     if row.columns is None:
         return None
-    count_columns(row, layout, made.columns)
-    drafted = to_example(row, layout)
+    count_unused_columns(row, mapping, result.unused_columns)
+    drafted = to_example(row, mapping)
     if isinstance(drafted, Finding):
-        made.findings.append(_under(drafted, policies))
+        result.findings.append(_apply_policy(drafted, policies))
         return None
-    judged = judge(drafted.example, drafted.places, policies, settings.handed_phrases, controls)
-    made.findings += judged.findings
+    judged = check_example(drafted.example, drafted.field_names, policies, settings.handed_phrases, controls)
+    result.findings += judged.findings
     if judged.example is None:
         return None
-    return replace(judged.example, turns=with_general_system(judged.example.turns, settings.system))
+    return replace(judged.example, turns=with_default_system_prompt(judged.example.turns, settings.system))
 
 
-def _under(finding: Finding, policies: dict[str, str]) -> Finding:
+def _apply_policy(finding: Finding, policies: dict[str, str]) -> Finding:
     """The finding with the action that its policy asks for; whether a repair was sure is known since the reading."""
     policy = policies[finding.fault]
-    return finding if policy == "repair" else replace(finding, action=ACTIONS[policy])
+    return finding if policy == "repair" else replace(finding, action=ACTION_OF_POLICY[policy])
 
 
-def _fit(
-    example: Example, replies: list[Rendered], settings: Data, tokenizer: Any, made: Made
+def _enforce_max_tokens(
+    example: Example, replies: list[Rendered], settings: DataConfig, tokenizer: Any, result: ChunkResult
 ) -> tuple[Example, list[Rendered]] | None:
     longest, limit = max(map(len, replies)), settings.max_tokens
     if longest <= limit:
         return example, replies
     policy = settings.faults["too_long"]
-    trimmed = trim(example, tokenizer, limit) if policy == "trim-reasoning" else None
+    trimmed = trim_reasoning(example, tokenizer, limit) if policy == "trim-reasoning" else None
     action: Action = "trimmed" if trimmed else "stops" if policy == "stop" else "dropped"
     told = ""
     if trimmed:
@@ -125,56 +127,61 @@ def _fit(
     elif policy == "trim-reasoning":
         told = ", and too many of them are no reasoning that could be trimmed"
     sentence = f"{example.source}: {longest} tokens, more than data.max_tokens {limit}{told}"
-    made.findings.append(Finding("too_long", sentence, action))
+    result.findings.append(Finding("too_long", sentence, action))
     return trimmed
 
 
-def _kept(place: int, example: Example, replies: list[Rendered], settings: Data) -> Kept:
+def _tokenized_example(
+    row_index: int, example: Example, replies: list[Rendered], settings: DataConfig
+) -> TokenizedExample:
     first = example.turns[0]
     own_system = bool(settings.system) and first.role == "system" and first.content != settings.system
-    return Kept(
-        place,
+    return TokenizedExample(
+        row_index,
         example.source,
-        write_example(example),
+        example_to_json(example),
         replies,
-        keys(example),
-        hash_share(question_text(example), settings.seed),
+        fingerprint(example),
+        hash_fraction(question_text(example), settings.seed),
         own_system,
     )
 
 
-_context: tuple[Data, Any] | None = None
+_worker_args: tuple[DataConfig, Any] | None = None
 
 
-def begin(settings: Data, tokenizer: Any) -> None:
-    """Called once in every worker process: what `work_there` needs for each chunk."""
-    global _context
+def init_worker(settings: DataConfig, tokenizer: Any) -> None:
+    """Called once in every worker process: what `process_chunk_in_worker` needs for each chunk."""
+    global _worker_args
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has a process already
-    _context = settings, tokenizer
+    _worker_args = settings, tokenizer
 
 
-def work_there(chunk: Chunk) -> Made:
-    """`work`, in a worker process."""
-    assert _context is not None
-    return work(chunk, *_context)
+def process_chunk_in_worker(chunk: Chunk) -> ChunkResult:
+    """`process_chunk`, in a worker process."""
+    assert _worker_args is not None
+    return process_chunk(chunk, *_worker_args)
 
 
-Given = TypeVar("Given")
+ItemT = TypeVar("ItemT")
 
 
-Result = TypeVar("Result")
+ResultT = TypeVar("ResultT")
 
 
-MOST_PROCESSES = 16  # one process reads the rows for all of them, and keeps about so many busy
+MAX_PROCESSES = 16  # one process reads the rows for all of them, and keeps about so many busy
 
 
 CHUNKS_PER_PROCESS = 3  # waiting or at work
 
 
-def spread(
-    function: Callable[[Given], Result], chunks: Iterable[Given], begin: Callable[..., None], context: tuple[Any, ...]
-) -> Iterator[Result]:
-    """`function` of every chunk, in order, by processes that have each called `begin` with the context.
+def map_in_processes(
+    function: Callable[[ItemT], ResultT],
+    items: Iterable[ItemT],
+    initializer: Callable[..., None],
+    initargs: tuple[Any, ...],
+) -> Iterator[ResultT]:
+    """`function` of every chunk, in order, by processes that have each called `initializer` with the context.
 
     An error of a chunk is raised where its turn is. Raises UserError where a process dies.
     """
@@ -182,12 +189,12 @@ def spread(
     method = "forkserver" if sys.platform == "linux" else "spawn"
     processes = get_context(method)
     if method == "forkserver":
-        processes.set_forkserver_preload(["transformers.tokenization_utils_tokenizers", begin.__module__])
-    count = min(cores(), MOST_PROCESSES)
-    with ProcessPoolExecutor(count, processes, begin, context) as pool:
-        waiting: deque[Future[Result]] = deque()
+        processes.set_forkserver_preload(["transformers.tokenization_utils_tokenizers", initializer.__module__])
+    count = min(usable_cores(), MAX_PROCESSES)
+    with ProcessPoolExecutor(count, processes, initializer, initargs) as pool:
+        waiting: deque[Future[ResultT]] = deque()
         try:
-            for chunk in chunks:
+            for chunk in items:
                 waiting.append(pool.submit(function, chunk))
                 if len(waiting) > count * CHUNKS_PER_PROCESS:
                     yield waiting.popleft().result()
@@ -201,6 +208,6 @@ def spread(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

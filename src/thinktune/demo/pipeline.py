@@ -10,25 +10,25 @@ from typing import Any
 
 from rich.console import Console
 
-from thinktune.commands.check import check, show
+from thinktune.commands.check import check, print_check
 from thinktune.config import loading as recipes
-from thinktune.demo.tiny_model import Size, make_model, make_tokenizer
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 from thinktune.errors import UserError
-from thinktune.eval.comparison import comparison
-from thinktune.eval.runner import Options, evaluate_run
-from thinktune.eval.scoring import ROWS
-from thinktune.files import write_json_lines, write_whole
-from thinktune.progress import Say, clock
-from thinktune.report.run_page import write as write_page
+from thinktune.eval.comparison import comparison_tables
+from thinktune.eval.runner import EvalOptions, evaluate_run
+from thinktune.eval.scoring import ROWS_FILE
+from thinktune.files import atomic_write_text, write_json_lines
+from thinktune.progress import Say, format_duration
+from thinktune.report.run_page import write_run_page as write_page
 from thinktune.train.loop import train
 
-SIZE = Size(hidden=128, layers=4, heads=4, groups=2, head=32, inner=384)
+MODEL_SHAPE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
 
 
-VOCABULARY = 2500
+VOCAB_SIZE = 2500
 
 
-SAMPLES = 4
+SHOWN_SAMPLES = 4
 
 
 BASE_RECIPE = """\
@@ -87,43 +87,43 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
             f"{folder}: is not empty and no demo's folder; name another one, as in thinktune demo runs/demo"
         )
     for name, text in (("base", BASE_RECIPE), ("expert", EXPERT_RECIPE)):
-        write_whole(folder / f"{name}.yaml", text.format(folder=folder.as_posix()))
+        atomic_write_text(folder / f"{name}.yaml", text.format(folder=folder.as_posix()))
     write_rows(folder / "rows")
     if not (folder / "start").is_dir():
         _headline(console, "a small Qwen3 of random weights, and a tokenizer learned from the bundled rows")
-        _make_start(folder)
-    say = _narrator(console)
+        _make_initial_model(folder)
+    say = _make_say(console)
     _headline(console, "base: learns the form, think and then answer, on other facts")
-    train(recipes.load(folder / "base.yaml"), say)
-    expert = recipes.load(folder / "expert.yaml")
+    train(recipes.load_recipe(folder / "base.yaml"), say)
+    expert = recipes.load_recipe(folder / "expert.yaml")
     _headline(console, "check: what the expert will be trained on")
-    show(check(expert, say)[1], console)
+    print_check(check(expert, say)[1], console)
     _headline(console, "train: every parameter, on the facts")
     run = train(expert, say)
     _headline(console, "eval: base and expert answer the held-out phrasings")
     # Without the general probe: a model of a million parameters that knows 270 facts has no general ability to lose.
-    found = evaluate_run(run, say, Options(probe=False))
+    found = evaluate_run(run, say, EvalOptions(probe=False))
     write_page(run)
-    _close(console, run, found, time.monotonic() - begun)
+    _print_results(console, run, found, time.monotonic() - begun)
     return found
 
 
-def _make_start(folder: Path) -> None:
+def _make_initial_model(folder: Path) -> None:
     """Write the small model aside, then rename: a stop in between leaves no half of it."""
     aside = folder / "start.partial"
-    tokenizer = make_tokenizer(_texts(folder / "rows"), VOCABULARY)
+    tokenizer = make_tokenizer(_tokenizer_texts(folder / "rows"), VOCAB_SIZE)
     tokenizer.save_pretrained(aside)
-    make_model(tokenizer, SIZE).save_pretrained(aside)
+    make_model(tokenizer, MODEL_SHAPE).save_pretrained(aside)
     aside.rename(folder / "start")
 
 
 def write_rows(folder: Path) -> None:
     """The bundled facts as rows: every phrasing a row, the held-out ones in a file of their own."""
     facts, form = read_bundled("facts.jsonl"), read_bundled("form.jsonl")
-    write_json_lines(folder / "form.jsonl", _rows(form, "questions"))
-    write_json_lines(folder / "train.jsonl", _rows(facts, "questions"))
+    write_json_lines(folder / "form.jsonl", _to_rows(form, "questions"))
+    write_json_lines(folder / "train.jsonl", _to_rows(facts, "questions"))
     mixed = random.Random(0).sample(facts, len(facts))  # so that the first ones, which are shown, are of every kind
-    write_json_lines(folder / "held-out.jsonl", _rows(mixed, "held_out"))
+    write_json_lines(folder / "held-out.jsonl", _to_rows(mixed, "held_out"))
 
 
 def read_bundled(name: str) -> list[dict[str, Any]]:
@@ -132,14 +132,14 @@ def read_bundled(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _rows(facts: Iterable[dict[str, Any]], phrasings: str) -> Iterator[dict[str, str]]:
+def _to_rows(facts: Iterable[dict[str, Any]], phrasings: str) -> Iterator[dict[str, str]]:
     for fact in facts:
         for question in fact[phrasings]:
             kept = {"think": fact["reasoning"], "answer": fact["answer"], "keypoint": fact["keypoint"]}
             yield {"question": question, **kept}
 
 
-def _texts(rows: Path) -> Iterable[str]:
+def _tokenizer_texts(rows: Path) -> Iterable[str]:
     """What the tokenizer learns from: the rows that are trained on, not the held-out ones."""
     for name in ("form.jsonl", "train.jsonl"):
         for line in (rows / name).read_text(encoding="utf-8").splitlines():
@@ -147,7 +147,7 @@ def _texts(rows: Path) -> Iterable[str]:
             yield from (row["question"], row["think"], row["answer"])
 
 
-def _narrator(console: Console) -> Say:
+def _make_say(console: Console) -> Say:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -158,9 +158,11 @@ def _headline(console: Console, text: str) -> None:
     console.print(f"\n[bold]■ {text}[/]", highlight=False, soft_wrap=True)
 
 
-def _close(console: Console, run: Path, found: dict[str, Any], seconds: float) -> None:
+def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seconds: float) -> None:
     _headline(console, "samples: held-out phrasings, answered before and after")
-    for row in [json.loads(line) for line in (run / "eval" / ROWS).read_text(encoding="utf-8").splitlines()][:SAMPLES]:
+    for row in [json.loads(line) for line in (run / "eval" / ROWS_FILE).read_text(encoding="utf-8").splitlines()][
+        :SHOWN_SAMPLES
+    ]:
         for text, style in (
             (f"› {row['question']}", "bold"),
             (f"  before  {row['base']['answer']}", "dim"),
@@ -168,8 +170,10 @@ def _close(console: Console, run: Path, found: dict[str, Any], seconds: float) -
             (f"          {row['tuned']['answer']}", "green"),
         ):
             console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-    _headline(console, f"before and after, on questions in words that were not trained on ({clock(seconds)} in all)")
-    console.print(comparison(found))
+    _headline(
+        console, f"before and after, on questions in words that were not trained on ({format_duration(seconds)} in all)"
+    )
+    console.print(comparison_tables(evaluation))
     console.print(f"report: {run / 'report.html'}\n", soft_wrap=True, highlight=False)
     console.print("next, type:", style="bold")
     for command in (

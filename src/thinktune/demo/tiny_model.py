@@ -9,60 +9,62 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-PLAIN_TOKENS = ("<think>", "</think>")  # one token each but, as in Qwen3, kept when control tokens are skipped
+NON_SPECIAL_TOKENS = ("<think>", "</think>")  # one token each but, as in Qwen3, kept when control tokens are skipped
 
 
 # Words with the space before them, numbers digit by digit, and each Chinese character by itself: in a vocabulary this
 # small, longer runs would become whole sentences, and a name would be cut differently in every question.
-WORDS = r"\p{Han}| ?[^\s\p{L}\p{N}]+|\p{N}| ?(?!\p{Han})\p{L}(?:(?!\p{Han})\p{L})*|\s+(?!\S)|\s+"
+PRETOKENIZER_PATTERN = r"\p{Han}| ?[^\s\p{L}\p{N}]+|\p{N}| ?(?!\p{Han})\p{L}(?:(?!\p{Han})\p{L})*|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class ModelShape:
     """Shapes of a Qwen3, small ones if nothing else is said."""
 
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 4
-    groups: int = 2
-    head: int = 16
-    inner: int = 128
+    hidden_size: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 16
+    intermediate_size: int = 128
 
-    def config(self, vocabulary: int, *, tied: bool = True, context: int = 4096, **more: Any) -> Qwen3Config:
+    def config(
+        self, vocab_size: int, *, tie_word_embeddings: bool = True, max_position_embeddings: int = 4096, **more: Any
+    ) -> Qwen3Config:
         """The configuration of a Qwen3 of this size; `more` is what else transformers takes."""
         return Qwen3Config(
-            vocab_size=vocabulary,
-            hidden_size=self.hidden,
-            intermediate_size=self.inner,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.groups,
-            head_dim=self.head,
-            max_position_embeddings=context,
-            tie_word_embeddings=tied,
+            vocab_size=vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.num_layers,
+            num_attention_heads=self.num_heads,
+            num_key_value_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            max_position_embeddings=max_position_embeddings,
+            tie_word_embeddings=tie_word_embeddings,
             **more,
         )
 
 
-def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on texts, with Qwen3's turn and think tokens and a template like Qwen3's."""
     raw = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    words = pre_tokenizers.Split(Regex(PRETOKENIZER_PATTERN), "isolated")
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=list(CONTROL_TOKENS),
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     raw.train_from_iterator(texts, trainer)
-    raw.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_TOKENS])
+    raw.add_tokens([AddedToken(token, special=False, normalized=False) for token in NON_SPECIAL_TOKENS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
@@ -70,11 +72,11 @@ def make_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizer
     return tokenizer
 
 
-def make_model(tokenizer: Any, size: Size, seed: int = 0) -> Any:
+def make_model(tokenizer: Any, shape: ModelShape, seed: int = 0) -> Any:
     """A Qwen3 of random weights, fp32, tied, for this tokenizer."""
     torch.manual_seed(seed)
     ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = Qwen3ForCausalLM(size.config(len(tokenizer) + -len(tokenizer) % 64, bos_token_id=None, **ends))
+    model = Qwen3ForCausalLM(shape.config(len(tokenizer) + -len(tokenizer) % 64, bos_token_id=None, **ends))
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model

@@ -13,13 +13,13 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-INTERFACE = "GLOO_SOCKET_IFNAME"
+GLOO_INTERFACE_ENV = "GLOO_SOCKET_IFNAME"
 
 
 SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
-def meet(timeout: timedelta) -> tuple[Any, int, int]:
+def join_rendezvous(timeout: timedelta) -> tuple[Any, int, int]:
     """The store of this start, this process's rank, and how many there are; Gloo knows its interface afterwards.
 
     Raises DistError where the others do not come within the timeout.
@@ -28,15 +28,15 @@ def meet(timeout: timedelta) -> tuple[Any, int, int]:
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
     # After a restart torchrun gives the same store, with the addresses of processes that are gone.
-    store = PrefixStore(f"thinktune/{_start(store, rank, size, timeout)}", store)
-    if INTERFACE not in os.environ and size > int(os.environ.get("LOCAL_WORLD_SIZE", size)):
-        interface = interface_of(_address(store, rank, size))
+    store = PrefixStore(f"thinktune/{_start_id(store, rank, size, timeout)}", store)
+    if GLOO_INTERFACE_ENV not in os.environ and size > int(os.environ.get("LOCAL_WORLD_SIZE", size)):
+        interface = find_interface(_reachable_address(store, rank, size))
         if interface:
-            os.environ[INTERFACE] = interface
+            os.environ[GLOO_INTERFACE_ENV] = interface
     return store, rank, size
 
 
-def _start(store: Any, rank: int, size: int, timeout: timedelta) -> str:
+def _start_id(store: Any, rank: int, size: int, timeout: timedelta) -> str:
     """A name that all ranks of this start know, and no former one; not every machine counts as many restarts."""
     mine, key = uuid4().hex, "thinktune/start"
     if rank == 0:
@@ -55,19 +55,19 @@ def _start(store: Any, rank: int, size: int, timeout: timedelta) -> str:
     raise dist.DistStoreError(f"rank 0 did not come within {timeout.total_seconds():.0f} s")
 
 
-def _address(store: Any, rank: int, size: int) -> str:
+def _reachable_address(store: Any, rank: int, size: int) -> str:
     """By which of its addresses the other machines reach this one.
 
     On Debian and Ubuntu a machine's own name means a loopback address, which is what Gloo would take.
     """
-    mine = address_towards(os.environ["MASTER_ADDR"])
+    mine = outgoing_address(os.environ["MASTER_ADDR"])
     store.set(f"address/{rank}", mine)
     if mine.startswith("127."):  # on the machine that all meet at; the last rank is on another one
-        mine = address_towards(store.get(f"address/{size - 1}").decode())
+        mine = outgoing_address(store.get(f"address/{size - 1}").decode())
     return mine
 
 
-def address_towards(other: str) -> str:
+def outgoing_address(other: str) -> str:
     """The address that packets to another machine leave from; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as packets, suppress(OSError):
         packets.connect((other, 9))
@@ -75,7 +75,7 @@ def address_towards(other: str) -> str:
     return ""
 
 
-def interface_of(address: str) -> str | None:
+def find_interface(address: str) -> str | None:
     """The name of the network interface that has an address of IPv4, where the system tells it."""
     try:
         import fcntl

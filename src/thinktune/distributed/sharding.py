@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor, Shard
 from thinktune.config.schema import Strategy
 
 
-def share(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This rank's rows of a tensor that may be cut, as a view."""
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -21,7 +21,7 @@ def shard_mesh(weight: Tensor) -> DeviceMesh | None:
     return weight.device_mesh["shard"] if isinstance(weight, DTensor) else None
 
 
-def rows_before(weight: Tensor) -> int:
+def row_offset(weight: Tensor) -> int:
     """How many rows stand before this rank's share: shares are as long as the first one, but for the last ones."""
     mesh = shard_mesh(weight)
     if mesh is None:
@@ -30,30 +30,30 @@ def rows_before(weight: Tensor) -> int:
     return min(weight.shape[0], longest * mesh.get_local_rank())
 
 
-def elements_before(weight: Tensor) -> int:
+def element_offset(weight: Tensor) -> int:
     """How many elements of the whole stand before this rank's share."""
-    return rows_before(weight) * (weight.numel() // max(1, weight.shape[0]))
+    return row_offset(weight) * (weight.numel() // max(1, weight.shape[0]))
 
 
-def cut_like(part: Tensor, weight: Tensor) -> Tensor:
+def as_shard_of(shard: Tensor, weight: Tensor) -> Tensor:
     """A tensor that has this rank's rows of something, as the share of a whole that is cut as `weight` is."""
     if not isinstance(weight, DTensor):
-        return part
+        return shard
     assert all(not isinstance(placement, Shard) or placement.dim == 0 for placement in weight.placements)
-    size = torch.Size([weight.shape[0], *part.shape[1:]])
+    size = torch.Size([weight.shape[0], *shard.shape[1:]])
     strides = torch.empty(size, device="meta").stride()
     return DTensor.from_local(
-        part.contiguous(), weight.device_mesh, weight.placements, run_check=False, shape=size, stride=strides
+        shard.contiguous(), weight.device_mesh, weight.placements, run_check=False, shape=size, stride=strides
     )
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All rows of a tensor that may be cut, put together on every rank; all ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class ParallelDims:
     """`ranks` processes, one a card, `per_node` of them on each machine.
 
     `replicate`: every rank keeps all weights and states, and gradients are summed over all. `shard`: every rank keeps

@@ -9,13 +9,13 @@ from fractions import Fraction
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 
 
-_TENS = {"十": 10, "百": 100, "千": 1000}
+_MULTIPLIERS = {"十": 10, "百": 100, "千": 1000}
 
 
-def read_numeral(text: str) -> Fraction | None:
+def parse_chinese_numeral(text: str) -> Fraction | None:
     """The value of a Chinese numeral, or none where the characters are no number (a lone 点, 一一, 百百)."""
     whole, point, fraction = text.removeprefix("负").partition("点")
-    value = _whole(whole)
+    value = _parse_chinese_integer(whole)
     if value is None or (point and not fraction) or any(character not in _DIGITS for character in fraction):
         return None
     digits = "".join(str(_DIGITS[character]) for character in fraction)
@@ -23,7 +23,7 @@ def read_numeral(text: str) -> Fraction | None:
     return -total if text.startswith("负") else total
 
 
-def _whole(text: str) -> int | None:
+def _parse_chinese_integer(text: str) -> int | None:
     total = section = 0
     digit: int | None = None
     least = 10**5  # of the tens in this section: they come from large to small
@@ -32,8 +32,8 @@ def _whole(text: str) -> int | None:
             if digit:
                 return None
             digit = _DIGITS[character]
-        elif character in _TENS:
-            unit = _TENS[character]
+        elif character in _MULTIPLIERS:
+            unit = _MULTIPLIERS[character]
             if unit >= least or digit == 0:
                 return None
             section, digit, least = section + (1 if digit is None else digit) * unit, None, unit
@@ -46,16 +46,16 @@ def _whole(text: str) -> int | None:
     return total + section + (digit or 0) if text else None
 
 
-LETTERS = "ABCDEFGHIJ"
+OPTION_LETTERS = "ABCDEFGHIJ"
 
 
-_LEAD = (
+_ANSWER_LEAD_IN = (
     r"(?:\b(?:final\s+)?answers?(?:\s+(?:is|are|would\s+be|should\s+be))?|\b(?:correct|right|best)\s+(?:options?|choices?)"
     r"(?:\s+(?:is|are))?|答案(?:应该|应当|应)?(?:选择|选|是|为)?|(?<!不)(?<!能)选择?(?:项)?(?:是|为)?|而是)\s*[:：=]?\s*"
 )
 
 
-_OPENING = r"[\s(\[{「『【*\"'$]*(?:\\boxed\{|\\text\{)*"
+_OPENING_MARKS = r"[\s(\[{「『【*\"'$]*(?:\\boxed\{|\\text\{)*"
 
 
 _NUMBER = re.compile(
@@ -73,10 +73,10 @@ _NUMERAL = re.compile(
 _DASHES = str.maketrans("−–—", "---")
 
 
-_NEAR = 16  # characters between a statement and its number
+_NEAR_CHARACTERS = 16  # characters between a statement and its number
 
 
-MOST_POWER = 300  # of ten; a larger one would only cost memory
+MAX_POWER_OF_TEN = 300  # of ten; a larger one would only cost memory
 
 
 _UNIT = re.compile(r"\s*(%|‰|°c|°f|℃|[a-z]+(?:/[a-z]+)?|[\u4e00-\u9fff]{1,2})", re.IGNORECASE)
@@ -135,50 +135,50 @@ _UNITS = _units(
 class Number:
     """A number as written, the dimension of its unit ("" without one), its value there, and its decimals."""
 
-    written: Fraction
-    unit: str
+    written_value: Fraction
+    dimension: str
     value: Fraction
     decimals: int
 
 
-def letters(answer: str, options: Sequence[str]) -> str:
+def extract_letters(answer: str, options: Sequence[str]) -> str:
     """The letters of the options that an answer settles on, in order ("C", "ABD"), or "" where it cannot be told.
 
     Looked for in this order: a statement ("the answer is C", 「故选C」), letters that the answer begins with, an option
     that is called correct, the only letter that it mentions, the only option whose words it repeats.
     """
-    known = LETTERS[: len(options)]
+    known = OPTION_LETTERS[: len(options)]
     text = unicodedata.normalize("NFKC", answer).strip()
     joined = r"(?:\s*(?:[,、/&;]|\band\b|和|与|及)\s*(?:and\s+)?)?"
     no_subject = r"(?![a-z']|\s*(?:项|选项|错|不)|\s+(?!are\b|and\b|both\b)[a-z])"  # "C, A is wrong" settles on C alone
-    further = rf"{joined}{_OPENING}[{known}]{no_subject}"
+    further = rf"{joined}{_OPENING_MARKS}[{known}]{no_subject}"
     several = rf"[{known}](?![a-z'])(?:{further})*(?![A-Za-z'])"
-    stated = re.findall(rf"(?i:{_LEAD}){_OPENING}({several})", text) or re.findall(
-        rf"\\boxed\{{{_OPENING}({several})", text
+    stated = re.findall(rf"(?i:{_ANSWER_LEAD_IN}){_OPENING_MARKS}({several})", text) or re.findall(
+        rf"\\boxed\{{{_OPENING_MARKS}({several})", text
     )
     if stated:
-        return _sorted(stated[-1])
-    begun = re.match(rf"{_OPENING}({several})(?=[\s)\]}}」』】*\"'$]*(?:$|[.,;:、。\n]|\)|\]))", text)
+        return _sort_letters(stated[-1])
+    begun = re.match(rf"{_OPENING_MARKS}({several})(?=[\s)\]}}」』】*\"'$]*(?:$|[.,;:、。\n]|\)|\]))", text)
     if begun:
-        return _sorted(begun[1])
+        return _sort_letters(begun[1])
     alone = re.fullmatch(rf"\W*([{known.lower()}])\W*", text)
     if alone:
         return alone[1].upper()
     praise = rf"(?<![A-Za-z])([{known}])\)?\s*(?:选项|项)?\s*(?:is|是|为)?\s*(?:the\s+)?(?:correct|right|正确)"
     praised = re.findall(praise, text)
-    return praised[-1] if praised else _only_one(text, options, known)
+    return praised[-1] if praised else _only_candidate(text, options, known)
 
 
-def number(text: str) -> Number | None:
+def extract_number(text: str) -> Number | None:
     """The number that a text settles on: the last that it states as the answer, else the last equal to something.
 
     Without either it is the last number of the text; none where there is no number.
     """
     plain = unicodedata.normalize("NFKC", text).translate(_DASHES).replace("\\%", "%")
-    found = _numbers(plain)
-    for lead in (rf"{_LEAD}|\\boxed\{{|####", r"等于|=|≈|约为"):
+    found = _find_numbers(plain)
+    for lead in (rf"{_ANSWER_LEAD_IN}|\\boxed\{{|####", r"等于|=|≈|约为"):
         for statement in reversed(list(re.finditer(lead, plain, re.IGNORECASE))):
-            near = [made for place, made in found if statement.end() <= place <= statement.end() + _NEAR]
+            near = [made for place, made in found if statement.end() <= place <= statement.end() + _NEAR_CHARACTERS]
             if near:
                 return near[0]
     return found[-1][1] if found else None
@@ -186,38 +186,38 @@ def number(text: str) -> Number | None:
 
 def same_number(found: Number, wanted: Number) -> bool:
     """Whether two numbers are equal, in the same unit where both name one, to the decimals that are wanted."""
-    if found.unit and wanted.unit:
-        return found.unit == wanted.unit and (found.value == wanted.value or _rounds(found, wanted))
-    if {found.unit, wanted.unit} == {"", "share"} and found.value == wanted.value:
+    if found.dimension and wanted.dimension:
+        return found.dimension == wanted.dimension and (found.value == wanted.value or _rounds_to(found, wanted))
+    if {found.dimension, wanted.dimension} == {"", "share"} and found.value == wanted.value:
         return True  # 0.2 for 20 %
-    return found.written == wanted.written or _rounds(found, wanted)
+    return found.written_value == wanted.written_value or _rounds_to(found, wanted)
 
 
-def _rounds(found: Number, wanted: Number) -> bool:
+def _rounds_to(found: Number, wanted: Number) -> bool:
     """Whether a more exact number is the wanted one, rounded to its decimals."""
-    return 0 < wanted.decimals < found.decimals and round(found.written, wanted.decimals) == wanted.written
+    return 0 < wanted.decimals < found.decimals and round(found.written_value, wanted.decimals) == wanted.written_value
 
 
-def _numbers(text: str) -> list[tuple[int, Number]]:
+def _find_numbers(text: str) -> list[tuple[int, Number]]:
     """Where numbers stand in a text, and what they are: in digits, or in Chinese numerals that are surely numbers."""
     found: list[tuple[int, Number]] = []
     for match in _NUMBER.finditer(text):
         digits = match["digits"].replace(",", "")
         value = Fraction(f"{match['sign'] if _is_sign(text, match.start()) else ''}{digits}")
-        if match["power"] and abs(int(match["power"])) <= MOST_POWER:
+        if match["power"] and abs(int(match["power"])) <= MAX_POWER_OF_TEN:
             value *= Fraction(10) ** int(match["power"])
         if match["below"] and Fraction(match["below"]):
             value /= Fraction(match["below"])
         value *= _SCALES.get(match["scale"] or "", 1)
         found.append((match.start(), _with_unit(value, text[match.end() :], len(digits.partition(".")[2]))))
     for match in _NUMERAL.finditer(text):
-        value = read_numeral(match["numeral"])
+        value = parse_chinese_numeral(match["numeral"])
         made = _with_unit(value, text[match.end() :], 0) if value is not None else None
         if made is None or value is None or text[: match.start()][-1:].isdigit():
             continue
         if match["share"]:
             found.append((match.start(), Number(value, "share", value / 100, 0)))
-        elif len(match["numeral"]) > 1 or made.unit or match[0] == text.strip(" .。"):
+        elif len(match["numeral"]) > 1 or made.dimension or match[0] == text.strip(" .。"):
             found.append((match.start(), made))
     return sorted(found, key=lambda pair: pair[0])
 
@@ -238,7 +238,7 @@ def _is_sign(text: str, start: int) -> bool:
     return not re.search(r"[\d)]\s*$|[A-Za-z_]$", text[:start])
 
 
-def _only_one(text: str, options: Sequence[str], known: str) -> str:
+def _only_candidate(text: str, options: Sequence[str], known: str) -> str:
     """The only letter that stands by itself in the text, else the only option whose words stand in it."""
     mentioned = {
         match[1]
@@ -258,5 +258,5 @@ def _only_one(text: str, options: Sequence[str], known: str) -> str:
     return longest[0] if len(longest) == 1 else ""
 
 
-def _sorted(text: str) -> str:
+def _sort_letters(text: str) -> str:
     return "".join(sorted(set(re.sub(r"and|[^A-J]", "", text))))

@@ -8,19 +8,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-COMPLETIONS = "completions.jsonl"
+COMPLETIONS_FILE = "completions.jsonl"
 
 
-_PROBED = 2**20  # bytes at each end of a file of weights, from which a model is known again
+_HASHED_BYTES = 2**20  # bytes at each end of a file of weights, from which a model is known again
 
 
-def reply_key(prompt: str, model: str, sampling: Mapping[str, Any]) -> str:
+def completion_key(prompt: str, model: str, sampling: Mapping[str, Any]) -> str:
     """What a reply is known by: its prompt's key, its model, and how it was written."""
     said = json.dumps([prompt, model, dict(sorted(sampling.items()))])
     return blake2b(said.encode(), digest_size=12).hexdigest()
 
 
-def model_print(folder: Path) -> str:
+def model_fingerprint(folder: Path) -> str:
     """What a model folder is known by: its small files whole, and size, beginning and end of each file of weights.
 
     Reading all of a large model would take longer than some evaluations; two trained models differ everywhere.
@@ -32,13 +32,13 @@ def model_print(folder: Path) -> str:
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as opened:
-            digest.update(opened.read(_PROBED))
-            opened.seek(max(_PROBED, size - _PROBED))
+            digest.update(opened.read(_HASHED_BYTES))
+            opened.seek(max(_HASHED_BYTES, size - _HASHED_BYTES))
             digest.update(opened.read())
     return digest.hexdigest()
 
 
-def read_saved(file: Path) -> dict[str, dict[str, Any]]:
+def read_records(file: Path) -> dict[str, dict[str, Any]]:
     """Saved records by their `key`; of records of one key the last counts, of a torn line nothing does."""
     saved: dict[str, dict[str, Any]] = {}
     if file.is_file():
@@ -52,14 +52,14 @@ def read_saved(file: Path) -> dict[str, dict[str, Any]]:
     return saved
 
 
-class Saving:
+class RecordWriter:
     """A file of records that grows by a line at a time, each on the disk before the next is waited for."""
 
     def __init__(self, file: Path) -> None:
         self._path = file
         self._file: TextIO | None = None
 
-    def __enter__(self) -> "Saving":
+    def __enter__(self) -> "RecordWriter":
         self._path.parent.mkdir(parents=True, exist_ok=True)
         torn = self._path.is_file() and self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n")
         self._file = self._path.open("a", encoding="utf-8", errors="replace", newline="\n")

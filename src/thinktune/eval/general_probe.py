@@ -11,13 +11,13 @@ from typing import Any
 
 from thinktune.eval.tasks import Task, make_task
 
-PROBE = "general"
+PROBE_SET = "general"
 
 
-SEED = 20261
+PROBE_SEED = 20261
 
 
-EACH = 3  # questions of each form of arithmetic and each language
+QUESTIONS_PER_FORM = 3  # questions of each form of arithmetic and each language
 
 
 # What is asked with a and b (and c), in English and in Chinese, how large they are, and the answer.
@@ -41,18 +41,18 @@ _ARITHMETIC = (
 )
 
 
-def probe(system: str | None = None) -> list[Task]:
+def probe_tasks(system: str | None = None) -> list[Task]:
     """All questions of the probe, the same on every machine, each after the system prompt that the model will have."""
     bundled = files("thinktune.eval").joinpath("probe.jsonl").read_text(encoding="utf-8").splitlines()
     written = [(f"probe.jsonl:{number}", json.loads(line)) for number, line in enumerate(bundled, 1)]
     generated = [(f"arithmetic:{number}", row) for number, row in enumerate(_arithmetic(), 1)]
-    return [make_task(row, PROBE, source, system) for source, row in [*generated, *written]]
+    return [make_task(row, PROBE_SET, source, system) for source, row in [*generated, *written]]
 
 
 def _arithmetic() -> Iterator[dict[str, Any]]:
-    draw = random.Random(SEED)
+    draw = random.Random(PROBE_SEED)
     for form, (english, chinese, (least, most)) in enumerate(_ARITHMETIC):
-        for text in EACH * (english, chinese):
+        for text in QUESTIONS_PER_FORM * (english, chinese):
             b, a = sorted(draw.sample(range(least, most), 2))
             answer = (a + b, a - b, a * b, b, a * b, a + b, b, a % 7)[form]
             yield {

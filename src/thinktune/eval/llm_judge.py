@@ -8,26 +8,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from thinktune.data.types import Turn
-from thinktune.eval.completion_store import Saving, read_saved
-from thinktune.inference.requests import Completion, Request, Sampling
-from thinktune.progress import Progress, Say
+from thinktune.eval.completion_store import RecordWriter, read_records
+from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.progress import ProgressReporter, Say
 
-JUDGEMENTS = "judgements.jsonl"
+JUDGEMENTS_FILE = "judgements.jsonl"
 
 
 ORDERS = ("base first", "tuned first")
 
 
-MAX_TOKENS = 2048  # of a verdict, with the reasoning that a judge may do before it
+MAX_JUDGE_TOKENS = 2048  # of a verdict, with the reasoning that a judge may do before it
 
 
-_LENIENT = json.JSONDecoder(strict=False)  # a judge breaks its reason into lines
+_LENIENT_JSON = json.JSONDecoder(strict=False)  # a judge breaks its reason into lines
 
 
 _WINNERS = {"1": 0, "2": 1, "first": 0, "second": 1}
 
 
-ASKED = """\
+JUDGE_PROMPT = """\
 You compare two answers to one question. Judge only whether they are right, complete and safe to follow; neither length
 nor style nor order counts. Where both are equally right or equally wrong, say "tie".{reference}
 
@@ -46,13 +46,13 @@ Reply with one JSON object and nothing else: {{"reason": "one or two sentences",
 class Completer(Protocol):
     """What a judge is asked through: an endpoint, or a model in this process."""
 
-    def complete(self, requests: Sequence[Request], most_at_once: int = 32) -> Iterator[tuple[int, Completion]]:
+    def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Iterator[tuple[int, Completion]]:
         """Each request's index and completion, in any order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AnswerPair:
     """Two answers to one question, and the reference where there is one."""
 
     question: str
@@ -62,7 +62,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Judgement:
     """What both orders say of a pair, whether they agree, and what they cost in tokens.
 
     `preferred` is how far the tuned answer is: 1, 0.5 or 0; none where a verdict could not be read.
@@ -74,42 +74,44 @@ class Judged:
     tokens: int
 
 
-def judge(pairs: Sequence[Pair], model: str, completer: Completer, file: Path, say: Say, most_at_once: int = 8) -> None:
+def judge_pairs(
+    pairs: Sequence[AnswerPair], model: str, completer: Completer, file: Path, say: Say, max_concurrency: int = 8
+) -> None:
     """Ask for every verdict that is not in the file yet; each is written there as it comes.
 
     Pairs whose answers are the same are not asked: they are ties.
     """
-    saved = read_saved(file)
+    saved = read_records(file)
     wanted = {
         key: (pair, order)
         for pair in pairs
         if pair.base.strip() != pair.tuned.strip()
         for order in ORDERS
-        if (key := pair_key(pair, order, model)) not in saved
+        if (key := judgement_key(pair, order, model)) not in saved
     }
-    requests = [_request(pair, order) for pair, order in wanted.values()]
+    requests = [_judge_request(pair, order) for pair, order in wanted.values()]
     keys = list(wanted)
-    progress = Progress(say, "verdicts", len(requests))
-    with Saving(file) as saving:
-        for done, (index, reply) in enumerate(completer.complete(requests, most_at_once), 1):
+    progress = ProgressReporter(say, "verdicts", len(requests))
+    with RecordWriter(file) as saving:
+        for done, (index, reply) in enumerate(completer.complete(requests, max_concurrency), 1):
             _, order = wanted[keys[index]]
-            winner, reason = read_verdict(reply.answer, order)
+            winner, reason = parse_judgement(reply.answer, order)
             said = {"key": keys[index], "order": order, "winner": winner, "reason": reason, "reply": reply.answer}
             saving.add(said | {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens})
-            progress.reached(done)
+            progress.update(done)
 
 
-def pair_key(pair: Pair, order: str, model: str) -> str:
+def judgement_key(pair: AnswerPair, order: str, model: str) -> str:
     """What a verdict is known by: everything that the judge is shown, and who it is."""
-    said = json.dumps([ASKED, model, order, pair.question, pair.reference, pair.base, pair.tuned])
+    said = json.dumps([JUDGE_PROMPT, model, order, pair.question, pair.reference, pair.base, pair.tuned])
     return blake2b(said.encode(), digest_size=12).hexdigest()
 
 
-def read_verdict(text: str, order: str) -> tuple[str, str]:
+def parse_judgement(text: str, order: str) -> tuple[str, str]:
     """The winner ("base", "tuned", "tie", or "unread") and the reason of a judge's reply."""
     for brace in reversed([place for place, character in enumerate(text) if character == "{"]):
         try:
-            said: Any = _LENIENT.raw_decode(text, brace)[0]
+            said: Any = _LENIENT_JSON.raw_decode(text, brace)[0]
         except ValueError:
             continue
         winner = str(said.get("winner", "")).strip().casefold()
@@ -122,14 +124,14 @@ def read_verdict(text: str, order: str) -> tuple[str, str]:
     return "unread", text.strip()[:500]
 
 
-def combine(pair: Pair, model: str, saved: Mapping[str, Mapping[str, Any]]) -> Judged | None:
+def combine_orders(pair: AnswerPair, model: str, saved: Mapping[str, Mapping[str, Any]]) -> Judgement | None:
     """What the saved verdicts of both orders say together: a side wins where both say so, all else is a tie.
 
     None where a verdict is not there.
     """
     if pair.base.strip() == pair.tuned.strip():
-        return Judged(0.5, True, 0, 0)
-    said = [saved.get(pair_key(pair, order, model)) for order in ORDERS]
+        return Judgement(0.5, True, 0, 0)
+    said = [saved.get(judgement_key(pair, order, model)) for order in ORDERS]
     found = [verdict for verdict in said if verdict is not None]
     if len(found) < len(ORDERS):
         return None
@@ -140,10 +142,10 @@ def combine(pair: Pair, model: str, saved: Mapping[str, Mapping[str, Any]]) -> J
         total = sum(points[winner] for winner in winners)
         preferred = total / 2 if total in (0, 2) else 0.5
     prompt_tokens, tokens = (sum(int(verdict[name]) for verdict in found) for name in ("prompt_tokens", "tokens"))
-    return Judged(preferred, winners[0] == winners[1], prompt_tokens, tokens)
+    return Judgement(preferred, winners[0] == winners[1], prompt_tokens, tokens)
 
 
-def account(model: str, judged: Sequence[Judged]) -> dict[str, Any]:
+def summarize_judgements(model: str, judged: Sequence[Judgement]) -> dict[str, Any]:
     """Wins, ties and losses of the tuned model, how often both orders agreed, and the cost."""
     preferred = [each.preferred for each in judged]
     return {
@@ -159,8 +161,8 @@ def account(model: str, judged: Sequence[Judged]) -> dict[str, Any]:
     }
 
 
-def _request(pair: Pair, order: str) -> Request:
+def _judge_request(pair: AnswerPair, order: str) -> Request:
     first, second = (pair.base, pair.tuned) if order == ORDERS[0] else (pair.tuned, pair.base)
     reference = f"\n\n[A right answer]\n{pair.reference}" if pair.reference else ""
-    text = ASKED.format(question=pair.question, reference=reference, first=first, second=second)
-    return Request((Turn("user", text),), Sampling(MAX_TOKENS))
+    text = JUDGE_PROMPT.format(question=pair.question, reference=reference, first=first, second=second)
+    return Request((Turn("user", text),), SamplingParams(MAX_JUDGE_TOKENS))

@@ -7,41 +7,49 @@ from typing import Any
 
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge as referee
-from thinktune.eval.comparison import Scores, compare, forgetting, in_order, outcome, verdict
-from thinktune.eval.completion_store import COMPLETIONS, read_saved, reply_key
-from thinktune.eval.general_probe import PROBE
-from thinktune.eval.grading import form
-from thinktune.eval.tasks import Task, from_record, score
+from thinktune.eval.comparison import Scores, compare, forgetting_verdict, row_outcome, set_verdict, sort_measures
+from thinktune.eval.completion_store import COMPLETIONS_FILE, completion_key, read_records
+from thinktune.eval.general_probe import PROBE_SET
+from thinktune.eval.grading import format_metrics
+from thinktune.eval.tasks import Task, grade_answer, task_from_record
 from thinktune.files import read_json, write_json, write_json_lines
 
 SIDES = ("base", "tuned")
 
 
-REPORT, SETTINGS, TASKS, ROWS, LOSSES = "report.json", "settings.json", "tasks.jsonl", "rows.jsonl", "losses.json"
+REPORT_FILE, SETTINGS_FILE, TASKS_FILE, ROWS_FILE, LOSSES_FILE = (
+    "report.json",
+    "settings.json",
+    "tasks.jsonl",
+    "rows.jsonl",
+    "losses.json",
+)
 
 
-LOSS_PARTS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
+LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 
-def regrade(folder: Path) -> dict[str, Any]:
+def score_completions(folder: Path) -> dict[str, Any]:
     """Grade the saved replies of an evaluation's folder, write its report.json and rows.jsonl, and return the report.
 
     The same folder gives the same report, byte for byte. Raises UserError where nothing was evaluated, or replies are
     missing.
     """
-    if not (folder / SETTINGS).is_file() or not (folder / TASKS).is_file():
+    if not (folder / SETTINGS_FILE).is_file() or not (folder / TASKS_FILE).is_file():
         raise UserError(f"{folder}: holds no saved replies; run thinktune eval without --regrade first")
-    settings = read_json(folder / SETTINGS)
-    tasks = [from_record(json.loads(line)) for line in (folder / TASKS).read_text(encoding="utf-8").splitlines()]
-    replies = {side: _replies(folder, side, settings, tasks) for side in SIDES}
+    settings = read_json(folder / SETTINGS_FILE)
+    tasks = [
+        task_from_record(json.loads(line)) for line in (folder / TASKS_FILE).read_text(encoding="utf-8").splitlines()
+    ]
+    replies = {side: _saved_replies(folder, side, settings, tasks) for side in SIDES}
     scores = {
-        side: [_scores(task, reply, settings) for task, reply in zip(tasks, replies[side], strict=True)]
+        side: [_score_reply(task, reply, settings) for task, reply in zip(tasks, replies[side], strict=True)]
         for side in SIDES
     }
-    judged = _judge(folder, settings, tasks, replies, scores)
+    judged = _add_judge_scores(folder, settings, tasks, replies, scores)
     apart = {(seen["set"], seen["row"]) for seen in settings["apart"]}
     names = list(dict.fromkeys(task.set for task in tasks))
-    sets = [_set(folder, name, tasks, scores, apart) for name in names]
+    sets = [_score_set(folder, name, tasks, scores, apart) for name in names]
     report = {
         "format": 2,
         "verdicts": [found["verdict"] for found in sets if found["rows"]],
@@ -49,38 +57,40 @@ def regrade(folder: Path) -> dict[str, Any]:
         **({"judge": judged} if judged else {}),
         "settings": settings,
     }
-    write_json_lines(folder / ROWS, _rows(tasks, replies, scores, apart))
-    write_json(folder / REPORT, report)
+    write_json_lines(folder / ROWS_FILE, _row_records(tasks, replies, scores, apart))
+    write_json(folder / REPORT_FILE, report)
     return report
 
 
-def replies_key(task: Task, side: str, settings: Mapping[str, Any]) -> str:
+def task_completion_key(task: Task, side: str, settings: Mapping[str, Any]) -> str:
     """What a side's reply to a task is known by."""
-    return reply_key(task.key, settings["models"][side]["print"], settings["sampling"])
+    return completion_key(task.key, settings["models"][side]["print"], settings["sampling"])
 
 
-def pair_of(task: Task, base: str, tuned: str) -> referee.Pair:
+def answer_pair(task: Task, base: str, tuned: str) -> referee.AnswerPair:
     """Two answers to a task, as the judge compares them."""
-    return referee.Pair(task.stem or task.question, task.references[0] if task.references else "", base, tuned)
+    return referee.AnswerPair(task.stem or task.question, task.references[0] if task.references else "", base, tuned)
 
 
-def _replies(folder: Path, side: str, settings: Mapping[str, Any], tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    saved = read_saved(folder / side / COMPLETIONS)
-    keys = [replies_key(task, side, settings) for task in tasks]
+def _saved_replies(folder: Path, side: str, settings: Mapping[str, Any], tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    saved = read_records(folder / side / COMPLETIONS_FILE)
+    keys = [task_completion_key(task, side, settings) for task in tasks]
     missing = sum(key not in saved for key in keys)
     if missing:
         raise UserError(
-            f"{folder / side / COMPLETIONS}: lacks {missing} of {len(keys)} replies; run eval without --regrade"
+            f"{folder / side / COMPLETIONS_FILE}: lacks {missing} of {len(keys)} replies; run eval without --regrade"
         )
     return [saved[key] for key in keys]
 
 
-def _scores(task: Task, reply: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
-    measured = form(task.question, reply, settings["sampling"]["thinking"]) | score(task, str(reply["answer"]))
+def _score_reply(task: Task, reply: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float]:
+    measured = format_metrics(task.question, reply, settings["sampling"]["thinking"]) | grade_answer(
+        task, str(reply["answer"])
+    )
     return {name: float(value) for name, value in measured.items()}
 
 
-def _judge(
+def _add_judge_scores(
     folder: Path,
     settings: Mapping[str, Any],
     tasks: Sequence[Task],
@@ -90,20 +100,20 @@ def _judge(
     """Add what the judge said to the scores, and return the account of it; none where no judge was asked."""
     if not settings.get("judge"):
         return None
-    saved = read_saved(folder / referee.JUDGEMENTS)
-    found: list[referee.Judged] = []
+    saved = read_records(folder / referee.JUDGEMENTS_FILE)
+    found: list[referee.Judgement] = []
     for place, task in enumerate(tasks):
-        pair = pair_of(task, replies["base"][place]["answer"], replies["tuned"][place]["answer"])
-        judged = referee.combine(pair, settings["judge"], saved) if task.set != PROBE else None
+        pair = answer_pair(task, replies["base"][place]["answer"], replies["tuned"][place]["answer"])
+        judged = referee.combine_orders(pair, settings["judge"], saved) if task.set != PROBE_SET else None
         if judged is not None:
             found.append(judged)
             if judged.preferred is not None:
                 scores["tuned"][place]["preferred"] = judged.preferred
                 scores["base"][place]["preferred"] = 1 - judged.preferred
-    return referee.account(settings["judge"], found)
+    return referee.summarize_judgements(settings["judge"], found)
 
 
-def _set(
+def _score_set(
     folder: Path,
     name: str,
     tasks: Sequence[Task],
@@ -114,33 +124,35 @@ def _set(
     counted = [place for place in places if (name, tasks[place].source) not in apart]
     base, tuned = ([scores[side][place] for place in counted] for side in SIDES)
     measures = compare(base, tuned)
-    if (folder / "base" / LOSSES).is_file() and name == "held-out":
-        measures += compare(*(_losses(read_json(folder / side / LOSSES)["rows"]) for side in SIDES))
+    if (folder / "base" / LOSSES_FILE).is_file() and name == "held-out":
+        measures += compare(*(_linearized_losses(read_json(folder / side / LOSSES_FILE)["rows"]) for side in SIDES))
     made = {
         "name": name,
         "rows": len(counted),
         "apart": len(places) - len(counted),
-        "measures": in_order(measures),
-        "verdict": forgetting(measures) if name == PROBE else verdict(name, measures),
+        "measures": sort_measures(measures),
+        "verdict": forgetting_verdict(measures) if name == PROBE_SET else set_verdict(name, measures),
     }
     kinds = sorted({tasks[place].kind for place in counted} - {""})
-    made["kinds"] = [_kind(kind, [place for place in counted if tasks[place].kind == kind], scores) for kind in kinds]
+    made["kinds"] = [
+        _score_kind(kind, [place for place in counted if tasks[place].kind == kind], scores) for kind in kinds
+    ]
     return made
 
 
-def _kind(kind: str, places: Sequence[int], scores: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
+def _score_kind(kind: str, places: Sequence[int], scores: Mapping[str, Sequence[Scores]]) -> dict[str, Any]:
     right = {side: sum(int(scores[side][place].get("right", 0)) for place in places) for side in SIDES}
     return {"kind": kind, "rows": len(places), **right}
 
 
-def _losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+def _linearized_losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """Losses of rows such that their plain mean is the loss of a token, as training reports it.
 
     A ratio's linear form (Taylor): with R = all loss / all tokens, a row stands for R + (its loss - R its tokens) / the
     mean tokens of a row. Resampling these gives the interval of the ratio.
     """
     made: list[dict[str, float]] = [{} for _ in rows]
-    for number, name in enumerate(LOSS_PARTS):
+    for number, name in enumerate(LOSS_KEYS):
         parts = range(3) if name == "loss" else (number - 1,)
         pairs = [(sum(row["sums"][part] for part in parts), sum(row["counts"][part] for part in parts)) for row in rows]
         tokens = sum(count for _, count in pairs)
@@ -151,7 +163,7 @@ def _losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     return made
 
 
-def _rows(
+def _row_records(
     tasks: Sequence[Task],
     replies: Mapping[str, Sequence[Mapping[str, Any]]],
     scores: Mapping[str, Sequence[Scores]],
@@ -167,7 +179,7 @@ def _rows(
             "references": task.references,
             "keypoints": task.keypoints,
             "reference_reasoning": task.reasoning,
-            "outcome": outcome(scores["base"][place], scores["tuned"][place]),
+            "outcome": row_outcome(scores["base"][place], scores["tuned"][place]),
             "apart": (task.set, task.source) in apart,
             **{
                 side: {name: replies[side][place][name] for name in ("reasoning", "answer", "finish")}

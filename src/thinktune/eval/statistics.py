@@ -13,10 +13,10 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
 
-SEED = 0
+RESAMPLE_SEED = 0
 
 
-_AT_ONCE = 2**22  # drawn counts in memory
+_MAX_COUNTS_IN_MEMORY = 2**22  # drawn counts in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def rate(hits: int, rows: int) -> Interval:
+def wilson_interval(hits: int, rows: int) -> Interval:
     """The share of `hits` in `rows` with Wilson's interval (1927), which holds for few rows and near 0 and 1."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share = hits / rows
@@ -42,7 +42,7 @@ def rate(hits: int, rows: int) -> Interval:
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
-def mean(values: Sequence[float], bounds: tuple[float, float] | None = None) -> Interval:
+def bootstrap_mean(values: Sequence[float], bounds: tuple[float, float] | None = None) -> Interval:
     """The mean with its percentile bootstrap interval.
 
     With `bounds`, between which every value lies, one imagined row stands at each of them: resampling what was seen
@@ -52,11 +52,11 @@ def mean(values: Sequence[float], bounds: tuple[float, float] | None = None) -> 
     imagined = np.array([*values, *(bounds or ())], dtype=float)
     kinds, counts = np.unique(imagined, return_counts=True)
     rows = len(imagined)
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng(RESAMPLE_SEED)
     means: list[np.ndarray] = []
     left = RESAMPLES
     while left:
-        some = min(left, max(1, _AT_ONCE // len(kinds)))
+        some = min(left, max(1, _MAX_COUNTS_IN_MEMORY // len(kinds)))
         means.append(generator.multinomial(rows, counts / rows, size=some) @ kinds / rows)
         left -= some
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
@@ -64,7 +64,7 @@ def mean(values: Sequence[float], bounds: tuple[float, float] | None = None) -> 
     return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
-def difference(base: Sequence[float], tuned: Sequence[float], *, bounded: bool) -> Interval:
+def paired_difference(base: Sequence[float], tuned: Sequence[float], *, bounded: bool) -> Interval:
     """Tuned less base, row by row, with its paired bootstrap interval; `bounded` values lie between 0 and 1.
 
     Rows are resampled as pairs, so what makes a question hard for both models cancels out. Raises ValueError where the
@@ -74,7 +74,7 @@ def difference(base: Sequence[float], tuned: Sequence[float], *, bounded: bool) 
     turned = [-change for change in changes]
     bounds = (-1.0, 1.0) if bounded else None
     if sorted(changes) >= sorted(turned):
-        return mean(changes, bounds)
+        return bootstrap_mean(changes, bounds)
     # Few rows have few different means, between which the draws decide: the same draws, whichever side is called base.
-    found = mean(turned, bounds)
+    found = bootstrap_mean(turned, bounds)
     return Interval(-found.value, -found.high, -found.low)

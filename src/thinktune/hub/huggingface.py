@@ -9,53 +9,55 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from thinktune.files import refuse_outside, write_whole
+from thinktune.files import atomic_write_text, refuse_unsafe_paths
 from thinktune.hub.snapshots import (
-    SHA256,
-    SILENCE,
-    TOGETHER,
-    TRIES,
-    Kind,
+    MAX_ATTEMPTS,
+    MAX_WORKERS,
+    SHA256_PATTERN,
+    STALL_TIMEOUT_SECONDS,
+    ChecksumMismatchError,
     Listing,
-    WrongBytesError,
-    is_right,
-    token_of,
-    while_bytes_come,
-    wrong_files,
+    RepoType,
+    access_token,
+    matches_digest,
+    mismatched_files,
+    retry_while_progressing,
 )
 
 
-def from_huggingface(name: str, revision: str | None, kind: Kind) -> Path:
+def download_from_huggingface(name: str, revision: str | None, repo_type: RepoType) -> Path:
     """Its client links what is in its cache; the large files are brought there first, resumed and verified."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
 
-    _bound_waits()
-    token = token_of("huggingface") or False  # False: not even one that a login stored
+    _limit_timeouts()
+    token = access_token("huggingface") or False  # False: not even one that a login stored
     client = HfApi(token=token)
-    commit = client.repo_info(name, repo_type=kind, revision=revision).sha or ""
-    listing = listing_of(client.list_repo_tree(name, repo_type=kind, revision=commit, recursive=True))
-    repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+    commit = client.repo_info(name, repo_type=repo_type, revision=revision).sha or ""
+    listing = to_listing(client.list_repo_tree(name, repo_type=repo_type, revision=commit, recursive=True))
+    repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
     folder = repository / "snapshots" / commit
-    wrong = wrong_files(folder, listing)
-    _remove_linked(folder, wrong)
+    wrong = mismatched_files(folder, listing)
+    _remove_with_blobs(folder, wrong)
 
     def bring(file: str) -> None:
-        _bring_large(name, kind, commit, file, repository, *listing[file])
+        _download_large_file(name, repo_type, commit, file, repository, *listing[file])
 
-    with ThreadPoolExecutor(TOGETHER) as pool:
+    with ThreadPoolExecutor(MAX_WORKERS) as pool:
         list(pool.map(bring, [file for file in wrong if _is_large(*listing[file])]))
-    snapshot_download(name, repo_type=kind, revision=commit, token=token)
-    if wrong := wrong_files(folder, {file: listing[file] for file in wrong}):
-        _remove_linked(folder, wrong)
-        raise WrongBytesError(", ".join(wrong))
+    snapshot_download(name, repo_type=repo_type, revision=commit, token=token)
+    if wrong := mismatched_files(folder, {file: listing[file] for file in wrong}):
+        _remove_with_blobs(folder, wrong)
+        raise ChecksumMismatchError(", ".join(wrong))
     with contextlib.suppress(OSError):  # a cache that can only be read serves as well
         if revision != commit:
-            write_whole(repository / "refs" / (revision or constants.DEFAULT_REVISION), commit)
+            atomic_write_text(repository / "refs" / (revision or constants.DEFAULT_REVISION), commit)
     return folder
 
 
-def _bring_large(name: str, kind: Kind, commit: str, file: str, repository: Path, size: int, sha256: str) -> None:
+def _download_large_file(
+    name: str, repo_type: RepoType, commit: str, file: str, repository: Path, size: int, sha256: str
+) -> None:
     """Bring a large file to where the client looks for it, going on where an earlier start was cut or killed.
 
     The client itself begins each time at zero, in a file of a new name, so that processes whose file system has no
@@ -71,36 +73,38 @@ def _bring_large(name: str, kind: Kind, commit: str, file: str, repository: Path
     lock = Path(HF_HUB_CACHE) / ".locks" / repository.name / f"{sha256}.lock"  # the client's own
     for folder in (blob.parent, lock.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    headers = build_hf_headers(token=token_of("huggingface") or False) | {"Accept-Encoding": "identity"}
+    headers = build_hf_headers(token=access_token("huggingface") or False) | {"Accept-Encoding": "identity"}
     with WeakFileLock(lock):
         if blob.exists():
             return
         if partial.exists() and partial.stat().st_size > size:
             partial.unlink()
-        address = hf_hub_url(name, file, repo_type=kind, revision=commit)
+        address = hf_hub_url(name, file, repo_type=repo_type, revision=commit)
         with partial.open("ab") as opened:
             options: dict[str, Any] = {"headers": headers, "expected_size": size}
-            while_bytes_come(lambda: http_get(address, opened, resume_size=opened.tell(), **options), opened.tell)
-        if not is_right(partial, size, sha256):
+            retry_while_progressing(
+                lambda: http_get(address, opened, resume_size=opened.tell(), **options), opened.tell
+            )
+        if not matches_digest(partial, size, sha256):
             partial.unlink()
-            raise WrongBytesError(file)
+            raise ChecksumMismatchError(file)
         partial.replace(blob)
 
 
-def _bound_waits() -> None:
+def _limit_timeouts() -> None:
     """Have Hugging Face's client give up a hub that hangs: by itself it waits for minutes, or without end."""
     from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
-    seconds = int(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or SILENCE)
+    seconds = int(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or STALL_TIMEOUT_SECONDS)
     unanswered = Counter[str]()
 
     def ask(request: Any) -> None:
         limits = request.extensions["timeout"]
         request.extensions["timeout"] = {step: min(limit or seconds, seconds) for step, limit in limits.items()}
         unanswered[f"{request.method} {request.url}"] += 1
-        if unanswered[f"{request.method} {request.url}"] > TRIES:
-            raise TimeoutError(f"no answer within {seconds} s, {TRIES} times")
+        if unanswered[f"{request.method} {request.url}"] > MAX_ATTEMPTS:
+            raise TimeoutError(f"no answer within {seconds} s, {MAX_ATTEMPTS} times")
 
     def hear(response: Any) -> None:
         del unanswered[f"{response.request.method} {response.request.url}"]
@@ -118,19 +122,19 @@ def _bound_waits() -> None:
     constants.DOWNLOAD_CHUNK_SIZE = 2**16  # a chunk that is cut is lost: of 10 MiB, on a bad line every one
 
 
-def listing_of(entries: Iterable[Any]) -> Listing:
+def to_listing(entries: Iterable[Any]) -> Listing:
     """Hugging Face's listing as ours; folders have no digest."""
     files = [entry for entry in entries if hasattr(entry, "blob_id")]
-    refuse_outside(file.path for file in files)
+    refuse_unsafe_paths(file.path for file in files)
     return {file.path: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
 
 
 def _is_large(size: int, digest: str) -> bool:
     """Whether a file is kept in the hub's large storage, and not too large for plain HTTP there."""
-    return SHA256.fullmatch(digest) is not None and size <= 50_000_000_000
+    return SHA256_PATTERN.fullmatch(digest) is not None and size <= 50_000_000_000
 
 
-def _remove_linked(folder: Path, names: Iterable[str]) -> None:
+def _remove_with_blobs(folder: Path, names: Iterable[str]) -> None:
     """Remove files of a snapshot with all that they link to, so that the client downloads them again."""
     for name in names:
         file = folder / name

@@ -7,50 +7,63 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from thinktune.files import refuse_outside, write_json
-from thinktune.hub.snapshots import SILENCE, TOGETHER, TRIES, Kind, bytes_in, token_of, unlisted_files, while_bytes_come
+from thinktune.files import refuse_unsafe_paths, write_json
+from thinktune.hub.snapshots import (
+    MAX_ATTEMPTS,
+    MAX_WORKERS,
+    STALL_TIMEOUT_SECONDS,
+    RepoType,
+    access_token,
+    folder_bytes,
+    retry_while_progressing,
+    unlisted_files,
+)
 
-RECORD = ".thinktune"
+LISTING_FILE = ".thinktune"
 """Beside the files of a snapshot from ModelScope, whose client keeps no listing: what it holds, once it is whole."""
 
 
 # ModelScope's client reads these when it is first imported. By itself it waits for 68 s where a listing does not come,
 # six times 60 s where a body stalls, and logs what the error says, with whatever the hub has answered.
 MODELSCOPE_DEFAULTS = {
-    "MODELSCOPE_DOWNLOAD_TIMEOUT": str(SILENCE),
-    "MODELSCOPE_DOWNLOAD_MAX_RETRIES": str(TRIES),
-    "MODELSCOPE_DOWNLOAD_RETRY_MAX_DELAY_SECONDS": str(SILENCE),
-    "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": str(SILENCE),
-    "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": str(TRIES),
+    "MODELSCOPE_DOWNLOAD_TIMEOUT": str(STALL_TIMEOUT_SECONDS),
+    "MODELSCOPE_DOWNLOAD_MAX_RETRIES": str(MAX_ATTEMPTS),
+    "MODELSCOPE_DOWNLOAD_RETRY_MAX_DELAY_SECONDS": str(STALL_TIMEOUT_SECONDS),
+    "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": str(STALL_TIMEOUT_SECONDS),
+    "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
     "MODELSCOPE_LOG_LEVEL": "CRITICAL",
 }
 
 
-def modelscope() -> Any:
+def modelscope_client() -> Any:
     """Import ModelScope's client with our defaults for its environment variables."""
     for variable, value in MODELSCOPE_DEFAULTS.items():
         os.environ.setdefault(variable, value)
     from modelscope_hub import HubApi  # imported late: a recipe with local paths needs no hub client
 
-    return HubApi(token=token_of("modelscope"))  # "" is no token: not even one that a login stored
+    return HubApi(token=access_token("modelscope"))  # "" is no token: not even one that a login stored
 
 
-def from_modelscope(name: str, revision: str | None, kind: Kind) -> Path:
+def download_from_modelscope(name: str, revision: str | None, repo_type: RepoType) -> Path:
     """Its client resumes and verifies; here are patience while bytes come, the record, and no file of yesterday's."""
-    client = modelscope()
-    files = [file for file in client.list_repo_files(name, kind, revision=revision) if not file.is_dir]
+    client = modelscope_client()
+    files = [file for file in client.list_repo_files(name, repo_type, revision=revision) if not file.is_dir]
     names = [file.path for file in files]
-    refuse_outside(names)
+    refuse_unsafe_paths(names)
     entries = [{"Path": file.path, "Size": file.size or None, "Sha256": file.sha256} for file in files]
-    folder = Path(client.download_repo(name, kind, revision=revision, file_list=[]))  # brings nothing, tells the place
+    folder = Path(
+        client.download_repo(name, repo_type, revision=revision, file_list=[])
+    )  # brings nothing, tells the place
     # The client tries every file before it gives up: of a few at a time, a hub that hangs is told of after the first.
-    for start in range(0, len(entries), TOGETHER):
-        options = {"revision": revision, "file_list": entries[start : start + TOGETHER], "max_workers": TOGETHER}
-        while_bytes_come(lambda options=options: client.download_repo(name, kind, **options), lambda: bytes_in(folder))
+    for start in range(0, len(entries), MAX_WORKERS):
+        options = {"revision": revision, "file_list": entries[start : start + MAX_WORKERS], "max_workers": MAX_WORKERS}
+        retry_while_progressing(
+            lambda options=options: client.download_repo(name, repo_type, **options), lambda: folder_bytes(folder)
+        )
     _remove_unlisted(folder, names)
-    listing = {file.path: _measure(folder / file.path, file.sha256) for file in files}
+    listing = {file.path: _size_and_digest(folder / file.path, file.sha256) for file in files}
     with contextlib.suppress(OSError):  # a cache that can only be read serves as well
-        write_json(folder / RECORD, listing)
+        write_json(folder / LISTING_FILE, listing)
     return folder
 
 
@@ -64,7 +77,7 @@ def _remove_unlisted(folder: Path, names: Collection[str]) -> None:
         (folder / name).unlink()
 
 
-def _measure(file: Path, sha256: str | None) -> tuple[int, str]:
+def _size_and_digest(file: Path, sha256: str | None) -> tuple[int, str]:
     """A file's size and its sha256, read from it where the hub has not told it."""
     if sha256 is None:
         with file.open("rb") as opened:

@@ -7,40 +7,40 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["model", "dataset"]
+RepoType = Literal["model", "dataset"]
 
 
 Listing = dict[str, tuple[int, str]]
 """What a repository holds: by name, each file's size and its digest (sha256, or git's sha1 of a small file)."""
 
 
-TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
+TOKEN_VARIABLES = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
 
 
-SILENCE = 8
+STALL_TIMEOUT_SECONDS = 8
 """Seconds without a byte after which a connection is given up; HF_HUB_DOWNLOAD_TIMEOUT says otherwise."""
 
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 """How often a request is sent that gets no answer."""
 
 
-TOGETHER = 8
+MAX_WORKERS = 8
 """Files that are downloaded at a time."""
 
 
-SHA256 = re.compile("[0-9a-f]{64}")
+SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 
 
-class IncompleteError(Exception):
+class IncompleteSnapshotError(Exception):
     """A snapshot in the cache that is not known to be whole."""
 
 
-class WrongBytesError(Exception):
+class ChecksumMismatchError(Exception):
     """The names of files that did not come as the hub announced them, and were removed."""
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
+def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what led to it, the outermost first; once each, as errors that are raised again run in circles."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -49,48 +49,48 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def while_bytes_come(bring: Callable[[], object], measure: Callable[[], int]) -> None:
+def retry_while_progressing(download: Callable[[], object], downloaded_bytes: Callable[[], int]) -> None:
     """Bring again after a lost connection as long as each time brings more: the clients count losses, not bytes."""
-    before = measure()
+    before = downloaded_bytes()
     while True:
         try:
-            bring()
+            download()
             return
         except Exception as error:
             faults = getattr(error, "failed_files", {"": error}).values()
-            if not all(map(_is_loss, faults)) or measure() <= before:
+            if not all(map(_is_connection_loss, faults)) or downloaded_bytes() <= before:
                 raise
-            before = measure()
+            before = downloaded_bytes()
 
 
-def _is_loss(error: BaseException) -> bool:
+def _is_connection_loss(error: BaseException) -> bool:
     """Whether a connection broke: not one that the client has waited for in vain, several times."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    stalled = any(re.search("(Read|Connect)Timeout", type(link).__name__) for link in chain(error))
+    stalled = any(re.search("(Read|Connect)Timeout", type(link).__name__) for link in exception_chain(error))
     return not stalled and not kinds.isdisjoint({"ConnectionError", "TransportError"})
 
 
-def bytes_in(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def token_of(hub: str) -> str:
+def access_token(hub: str) -> str:
     """Read a hub's access token from the environment; empty where there is none."""
-    return os.environ.get(TOKENS[hub], "").strip()
+    return os.environ.get(TOKEN_VARIABLES[hub], "").strip()
 
 
-def wrong_files(folder: Path, listing: Listing) -> list[str]:
+def mismatched_files(folder: Path, listing: Listing) -> list[str]:
     """The names of the files that are not there, or not as they are listed."""
-    return [name for name, (size, digest) in listing.items() if not is_right(folder / name, size, digest)]
+    return [name for name, (size, digest) in listing.items() if not matches_digest(folder / name, size, digest)]
 
 
-def is_right(file: Path, size: int, digest: str) -> bool:
+def matches_digest(file: Path, size: int, digest: str) -> bool:
     """Return True if a file has the listed size and SHA-256."""
     if not file.is_file() or file.stat().st_size != size:
         return False
     with file.open("rb") as opened:
-        begun = hashlib.sha256() if SHA256.fullmatch(digest) else hashlib.sha1(b"blob %d\0" % size)  # git's
+        begun = hashlib.sha256() if SHA256_PATTERN.fullmatch(digest) else hashlib.sha1(b"blob %d\0" % size)  # git's
         return hashlib.file_digest(opened, lambda: begun).hexdigest() == digest
 
 

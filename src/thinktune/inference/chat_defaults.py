@@ -6,39 +6,39 @@ from pathlib import Path
 
 from thinktune.config import loading as recipe
 from thinktune.data.types import Turn
-from thinktune.inference.requests import Sampling
+from thinktune.inference.requests import SamplingParams
 
-USUAL_TOKENS = 2048
+DEFAULT_MAX_NEW_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class ChatDefaults:
     """What a conversation begins with, how replies are drawn, and what the page says above them."""
 
     system: str | None = None
-    sampling: Sampling = field(default_factory=lambda: Sampling(USUAL_TOKENS))
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(DEFAULT_MAX_NEW_TOKENS))
     notice: str | None = None
 
 
-def read_manners(folder: Path, model: Path) -> Manners:
+def read_chat_defaults(folder: Path, model: Path) -> ChatDefaults:
     """The manners of a run or of a plain model folder; the model's own generation settings name the sampling."""
     from transformers import GenerationConfig  # imported late: it takes seconds
 
-    trained = recipe.load(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
+    trained = recipe.load_recipe(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
     named = (model / "generation_config.json").is_file()
     chosen = GenerationConfig.from_pretrained(model, local_files_only=True) if named else GenerationConfig()
-    sampling = Sampling(
-        trained.generate.max_new_tokens if trained else USUAL_TOKENS,
+    sampling = SamplingParams(
+        trained.generate.max_new_tokens if trained else DEFAULT_MAX_NEW_TOKENS,
         temperature=(chosen.temperature or 0.0) if chosen.do_sample else 0.0,
         top_p=chosen.top_p or 1.0,
         top_k=chosen.top_k or 0,
     )
     if trained is None:
-        return Manners(sampling=sampling)
-    return Manners(trained.data.system, sampling, trained.serve.notice)
+        return ChatDefaults(sampling=sampling)
+    return ChatDefaults(trained.data.system, sampling, trained.serve.notice)
 
 
-def conversation(system: str | None, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+def with_system_prompt(system: str | None, turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """The turns behind their system prompt: their own where they have one (an empty one is none), else `system`.
 
     Earlier replies keep their reasoning; the chat template decides what the model sees of it.

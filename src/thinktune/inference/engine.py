@@ -12,77 +12,84 @@ from torch import Tensor
 
 from thinktune.data.chat_template import render_prompt
 from thinktune.errors import UserError
-from thinktune.inference.kv_cache import Slots
-from thinktune.inference.replies import Marks, Writer
-from thinktune.inference.requests import Completion, Request, Sampling, record
-from thinktune.inference.sampler import Chooser, choose
-from thinktune.inference.streaming import Events, Stream, as_they_end
-from thinktune.model.forward import arithmetic, no_gradients
+from thinktune.inference.kv_cache import KVCache
+from thinktune.inference.replies import Detokenizer, SpecialTokens
+from thinktune.inference.requests import Completion, Request, SamplingParams, completion_record
+from thinktune.inference.sampler import Sampler, sample_tokens
+from thinktune.inference.streaming import EventQueue, Stream, as_completed
+from thinktune.model.forward import autocast, inference_context
 
-PROMPT_TOKENS = 512  # read in one pass while others write: so long, and no longer, they wait for a prompt
+MAX_PREFILL_TOKENS = 512  # read in one pass while others write: so long, and no longer, they wait for a prompt
 
 
-class Ticket:
+class SequenceState:
     """One request in the batch or in line: its tokens so far, and where what comes of it is put, beside its number.
 
     `cancelled` may be set by any thread; its row is free at the next token.
     """
 
     def __init__(
-        self, prompt: list[int], sampling: Sampling, writer: Writer, events: Events, *, number: int, pieces: bool
+        self,
+        prompt: list[int],
+        sampling: SamplingParams,
+        detokenizer: Detokenizer,
+        events: EventQueue,
+        *,
+        index: int,
+        streamed: bool,
     ) -> None:
         self.ids = list(prompt)
-        self.writer, self.chooser = writer, Chooser(sampling)
+        self.detokenizer, self.sampler = detokenizer, Sampler(sampling)
         self.cancelled = False
-        self._events, self._number, self._pieces = events, number, pieces
+        self._events, self._index, self._streamed = events, index, streamed
 
     def cancel(self) -> None:
         """Ask for its end."""
         self.cancelled = True
 
     @property
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether nothing more is to be written."""
-        return self.cancelled or self.writer.finish is not None
+        return self.cancelled or self.detokenizer.finish_reason is not None
 
-    def write(self, chosen: int) -> None:
+    def append_token(self, sampled: int) -> None:
         """Take the next token, and put out what is certain now."""
-        token = self.writer.next(chosen)
+        token = self.detokenizer.next_token(sampled)
         self.ids.append(token)
-        pieces = self.writer.take(token)
-        if pieces and self._pieces:
-            self._events.put((self._number, pieces))
-        if self.writer.finish:
-            self._events.put((self._number, self.writer.completion()))
+        pieces = self.detokenizer.append(token)
+        if pieces and self._streamed:
+            self._events.put((self._index, pieces))
+        if self.detokenizer.finish_reason:
+            self._events.put((self._index, self.detokenizer.completion()))
 
     def fail(self, error: Exception) -> None:
         """End it with an error, which its caller will raise."""
         self.cancelled = True
-        self._events.put((self._number, error))
+        self._events.put((self._index, error))
 
 
-class Schedule:
-    """Lets requests share one running batch: first come, first served, `slots` at a time.
+class Scheduler:
+    """Lets requests share one running batch: first come, first served, `max_sequences` at a time.
 
     Its thread lives while there is work, and the cache with it. A pass that fails ends the requests that were in it
     and no others; where memory runs out, the youngest goes back in line, to be read again when there is room.
     """
 
-    def __init__(self, model: Any, precision: torch.dtype, slots: int) -> None:
-        self._model, self._precision, self._most = model, precision, slots
+    def __init__(self, model: Any, precision: torch.dtype, max_sequences: int) -> None:
+        self._model, self._precision, self._max_sequences = model, precision, max_sequences
         self._lock = threading.Lock()
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[SequenceState] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, sequence: SequenceState) -> None:
         """Put a request in line."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._waiting.append(ticket)
+            self._waiting.append(sequence)
             if not self._thread:
-                self._thread = threading.Thread(target=self._work, name="thinktune-engine", daemon=True)
+                self._thread = threading.Thread(target=self._run_loop, name="thinktune-engine", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
@@ -93,158 +100,166 @@ class Schedule:
         if thread and thread is not threading.current_thread():
             thread.join()
 
-    def _work(self) -> None:
-        batch = Batch(self._model, self._most)
+    def _run_loop(self) -> None:
+        batch = RunningBatch(self._model, self._max_sequences)
         self._model.eval()
         try:
-            with no_gradients(self._model), arithmetic(self._model, self._precision):
-                while self._feed(batch):
+            with inference_context(self._model), autocast(self._model, self._precision):
+                while self._admit(batch):
                     batch.step()
         except Exception as error:  # the schedule itself failed: nobody may be left waiting
             with self._lock:
                 self._fail_all(batch, error)
                 self._thread = None
 
-    def _feed(self, batch: "Batch") -> bool:
+    def _admit(self, batch: "RunningBatch") -> bool:
         """Let requests in line join while there is room; returns whether there is anything to do."""
-        batch.leave()
+        batch.free_finished()
         with self._lock:
             if self._closed:
                 self._fail_all(batch, RuntimeError("the engine was closed before the reply was whole"))
-            while self._waiting and batch.room():
+            while self._waiting and batch.has_room():
                 ticket = self._waiting.popleft()
-                if not ticket.over:
-                    batch.joining.append(ticket)
-            if not batch.tickets():
+                if not ticket.is_finished:
+                    batch.prefilling.append(ticket)
+            if not batch.sequences():
                 self._thread = None
                 return False
             return True
 
-    def _fail_all(self, batch: "Batch", error: Exception) -> None:
-        for ticket in (*batch.tickets(), *self._waiting):
+    def _fail_all(self, batch: "RunningBatch", error: Exception) -> None:
+        for ticket in (*batch.sequences(), *self._waiting):
             ticket.fail(error)
         self._waiting.clear()
-        batch.leave()
+        batch.free_finished()
 
 
-class Batch:
+class RunningBatch:
     """The requests that are being read and written, beside their rows in the cache."""
 
-    def __init__(self, model: Any, most: int) -> None:
-        self.joining: deque[Ticket] = deque()
-        self._writing: list[Ticket] = []  # row by row as in the cache
-        self._slots, self._model, self._most = Slots(model), model, most
-        self._begun: Slots | None = None  # the first of those joining, where its prompt takes several passes
-        self._full = False  # memory ran out, and nobody has left since
+    def __init__(self, model: Any, max_sequences: int) -> None:
+        self.prefilling: deque[SequenceState] = deque()
+        self._decoding: list[SequenceState] = []  # row by row as in the cache
+        self._cache, self._model, self._max_sequences = KVCache(model), model, max_sequences
+        self._partial_prefill: KVCache | None = (
+            None  # the first of those joining, where its prompt takes several passes
+        )
+        self._out_of_memory = False  # memory ran out, and nobody has left since
 
-    def tickets(self) -> list[Ticket]:
+    def sequences(self) -> list[SequenceState]:
         """All requests in it."""
-        return [*self._writing, *self.joining]
+        return [*self._decoding, *self.prefilling]
 
-    def room(self) -> bool:
+    def has_room(self) -> bool:
         """Whether one more may join."""
-        return len(self._writing) + len(self.joining) < self._most
+        return len(self._decoding) + len(self.prefilling) < self._max_sequences
 
-    def leave(self) -> None:
+    def free_finished(self) -> None:
         """Let go whatever is over."""
-        if self.joining and self.joining[0].over:
-            self._begun = None
-        self.joining = deque(ticket for ticket in self.joining if not ticket.over)
-        for row in range(len(self._writing) - 1, -1, -1):
-            if self._writing[row].over:
-                self._drop(row)
+        if self.prefilling and self.prefilling[0].is_finished:
+            self._partial_prefill = None
+        self.prefilling = deque(ticket for ticket in self.prefilling if not ticket.is_finished)
+        for row in range(len(self._decoding) - 1, -1, -1):
+            if self._decoding[row].is_finished:
+                self._free(row)
 
     def step(self) -> None:
         """One more token for every reply that is being written, then some of the prompts of those that join."""
-        if self._writing:
-            self._write()
-        self.leave()
-        if self.joining and not self._full:
-            self._read()
+        if self._decoding:
+            self._decode()
+        self.free_finished()
+        if self.prefilling and not self._out_of_memory:
+            self._prefill()
 
-    def _write(self) -> None:
+    def _decode(self) -> None:
         try:
-            logits = self._slots.extend([ticket.ids[-1:] for ticket in self._writing])
+            logits = self._cache.extend([ticket.ids[-1:] for ticket in self._decoding])
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and len(self._writing) > 1:
-                self._give_way()
+            if isinstance(error, torch.OutOfMemoryError) and len(self._decoding) > 1:
+                self._preempt()
                 return
-            for ticket in self._writing:
+            for ticket in self._decoding:
                 ticket.fail(error)
             return
-        _advance(self._writing, logits)
+        _append_sampled(self._decoding, logits)
 
-    def _read(self) -> None:
+    def _prefill(self) -> None:
         """Read the next prompts; of whom that has succeeded, the first token is written."""
-        reading = self._next_to_read()
+        reading = self._next_prefill()
         try:
-            logits = self._read_part(reading[0]) if self._begun else self._slots.join([t.ids for t in reading])
+            logits = (
+                self._prefill_chunk(reading[0])
+                if self._partial_prefill
+                else self._cache.prefill([t.ids for t in reading])
+            )
         except Exception as error:
-            self._begun = None
-            if isinstance(error, torch.OutOfMemoryError) and self._writing:
-                self._full = True
+            self._partial_prefill = None
+            if isinstance(error, torch.OutOfMemoryError) and self._decoding:
+                self._out_of_memory = True
                 return
             for ticket in reading:
                 ticket.fail(error)
             return
         if logits is not None:
-            self._writing += reading
+            self._decoding += reading
             for _ in reading:
-                self.joining.popleft()
-            _advance(reading, logits)
+                self.prefilling.popleft()
+            _append_sampled(reading, logits)
 
-    def _next_to_read(self) -> list[Ticket]:
+    def _next_prefill(self) -> list[SequenceState]:
         """In the order of their coming, those whose prompts fit into one pass, or one with a longer prompt."""
-        first, *others = self.joining
-        if len(first.ids) > PROMPT_TOKENS:
-            self._begun = self._begun or Slots(self._model)
+        first, *others = self.prefilling
+        if len(first.ids) > MAX_PREFILL_TOKENS:
+            self._partial_prefill = self._partial_prefill or KVCache(self._model)
             return [first]
         reading, tokens = [first], len(first.ids)
         for ticket in others:
             tokens += len(ticket.ids)
-            if tokens > PROMPT_TOKENS:
+            if tokens > MAX_PREFILL_TOKENS:
                 break
             reading.append(ticket)
         return reading
 
-    def _read_part(self, ticket: Ticket) -> Tensor | None:
+    def _prefill_chunk(self, sequence: SequenceState) -> Tensor | None:
         """Read the next part of a long prompt, apart from the others; the logits at its end, else none."""
-        assert self._begun is not None
-        done = sum(self._begun.lengths)
-        part = ticket.ids[done : done + PROMPT_TOKENS]
-        logits = self._begun.extend([part]) if done else self._begun.join([part])
-        if done + len(part) < len(ticket.ids):
+        assert self._partial_prefill is not None
+        done = sum(self._partial_prefill.lengths)
+        part = sequence.ids[done : done + MAX_PREFILL_TOKENS]
+        logits = self._partial_prefill.extend([part]) if done else self._partial_prefill.prefill([part])
+        if done + len(part) < len(sequence.ids):
             return None
-        self._slots.adopt(self._begun)
-        self._begun = None
+        self._cache.adopt(self._partial_prefill)
+        self._partial_prefill = None
         return logits
 
-    def _give_way(self) -> None:
+    def _preempt(self) -> None:
         """Memory ran out: who has written least goes back in line, and is read again once somebody has left."""
-        row = min(range(len(self._writing)), key=lambda row: self._writing[row].writer.tokens)
-        self.joining.appendleft(self._writing[row])
-        self._begun = None
-        self._drop(row)
-        self._full = True
+        row = min(range(len(self._decoding)), key=lambda row: self._decoding[row].detokenizer.tokens)
+        self.prefilling.appendleft(self._decoding[row])
+        self._partial_prefill = None
+        self._free(row)
+        self._out_of_memory = True
 
-    def _drop(self, row: int) -> None:
-        self._slots.drop(row)
-        self._writing[row] = self._writing[-1]
-        self._writing.pop()
-        self._full = False
+    def _free(self, row: int) -> None:
+        self._cache.free(row)
+        self._decoding[row] = self._decoding[-1]
+        self._decoding.pop()
+        self._out_of_memory = False
 
 
-def _advance(tickets: Sequence[Ticket], logits: Tensor) -> None:
+def _append_sampled(sequences: Sequence[SequenceState], logits: Tensor) -> None:
     """Write the next token of each request."""
-    chosen: list[int] = choose(logits, [ticket.chooser for ticket in tickets]).tolist()  # the one wait for the device
-    for ticket, token in zip(tickets, chosen, strict=True):
+    chosen: list[int] = sample_tokens(
+        logits, [ticket.sampler for ticket in sequences]
+    ).tolist()  # the one wait for the device
+    for ticket, token in zip(sequences, chosen, strict=True):
         try:
-            ticket.write(token)
+            ticket.append_token(token)
         except Exception as error:
             ticket.fail(error)
 
 
-__all__ = ["Completion", "Engine", "Request", "Sampling", "record"]
+__all__ = ["Completion", "Engine", "Request", "SamplingParams", "completion_record"]
 
 
 class Engine:
@@ -255,18 +270,22 @@ class Engine:
     waits for it. The model must be left alone while replies are written.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, precision: torch.dtype = torch.float32, slots: int = 128) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, precision: torch.dtype = torch.float32, max_sequences: int = 128
+    ) -> None:
         self.model, self.tokenizer, self.precision = model, tokenizer, precision
-        self._marks = Marks.of(tokenizer, model.generation_config.eos_token_id)
-        self._schedule = Schedule(model, precision, slots)
+        self._special_tokens = SpecialTokens.from_tokenizer(tokenizer, model.generation_config.eos_token_id)
+        self._scheduler = Scheduler(model, precision, max_sequences)
 
-    def complete(self, requests: Sequence[Request], most_at_once: int = 32) -> Generator[tuple[int, Completion]]:
-        """Each request's index and completion, as replies end, in any order; `most_at_once` are in the batch or line.
+    def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Generator[tuple[int, Completion]]:
+        """Each request's index and completion, as replies end, in any order; `max_concurrency` are in the batch or line.
 
         Raises UserError where a conversation is refused; closing the iterator cancels what is not done.
         """
-        return as_they_end(
-            requests, most_at_once, lambda number, events: self._submit(requests[number], events, number, pieces=False)
+        return as_completed(
+            requests,
+            max_concurrency,
+            lambda number, events: self._submit(requests[number], events, number, streamed=False),
         )
 
     def stream(self, request: Request) -> Stream:
@@ -274,24 +293,24 @@ class Engine:
 
         Raises UserError where the conversation is refused.
         """
-        events: Events = SimpleQueue()
-        return Stream(events, self._submit(request, events, 0, pieces=True).cancel)
+        events: EventQueue = SimpleQueue()
+        return Stream(events, self._submit(request, events, 0, streamed=True).cancel)
 
     def close(self) -> None:
         """End every reply with an error to whoever waits for it; nothing can be asked any more."""
-        self._schedule.close()
+        self._scheduler.close()
 
-    def _submit(self, request: Request, events: Events, number: int, *, pieces: bool) -> Ticket:
-        ticket = self._ticket(request, events, number, pieces=pieces)
-        self._schedule.submit(ticket)
+    def _submit(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
+        ticket = self._make_sequence(request, events, index, streamed=streamed)
+        self._scheduler.submit(ticket)
         return ticket
 
-    def _ticket(self, request: Request, events: Events, number: int, *, pieces: bool) -> Ticket:
+    def _make_sequence(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
         prompt = render_prompt(request.turns, self.tokenizer, thinking=request.thinking)
         most = self.model.config.max_position_embeddings
         if len(prompt) >= most:
             raise UserError(f"the conversation takes {len(prompt):,} tokens, and the model {most:,}; shorten it")
         budget = min(request.sampling.max_new_tokens, most - len(prompt))
         sampling = replace(request.sampling, max_new_tokens=budget)
-        writer = Writer(sampling, self._marks, prompt)
-        return Ticket(prompt, sampling, writer, events, number=number, pieces=pieces)
+        writer = Detokenizer(sampling, self._special_tokens, prompt)
+        return SequenceState(prompt, sampling, writer, events, index=index, streamed=streamed)

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from thinktune.data.chat_template import CLOSING, OPENING
+from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN
 from thinktune.errors import UpstreamError, UserError
-from thinktune.inference.replies import Draft, Piece
+from thinktune.inference.replies import Piece, ReplyParser
 from thinktune.inference.requests import Completion, Request
-from thinktune.inference.streaming import Events, Stream, as_they_end
+from thinktune.inference.streaming import EventQueue, Stream, as_completed
 
 BUDGET_SLACK_TOKENS = 64  # how far a server may overrun the reasoning's budget: its closing words are its own
 
@@ -70,13 +70,13 @@ class _Models(BaseModel):
     data: list[_Model]
 
 
-def body(request: Request, model: str, left_out: set[str]) -> dict[str, Any]:
+def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, Any]:
     """A request as JSON. Earlier reasoning is not sent: templates leave it out of a conversation that goes on.
 
     Stop texts are not sent either: servers look for them in the reasoning too, so the answer is watched here.
     """
     sampling = request.sampling
-    most = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+    most = "max_completion_tokens" if "max_tokens" in dropped else "max_tokens"
     fields: dict[str, Any] = {
         "model": model,
         "messages": [{"role": turn.role, "content": turn.content} for turn in request.turns],
@@ -90,24 +90,24 @@ def body(request: Request, model: str, left_out: set[str]) -> dict[str, Any]:
     }
     if sampling.top_k:
         fields["top_k"] = sampling.top_k
-    if sampling.reasoning_tokens is not None:  # vLLM's name, and ours
-        fields |= dict.fromkeys(("thinking_token_budget", "reasoning_budget"), sampling.reasoning_tokens)
-    return {name: value for name, value in fields.items() if name not in left_out}
+    if sampling.max_reasoning_tokens is not None:  # vLLM's name, and ours
+        fields |= dict.fromkeys(("thinking_token_budget", "reasoning_budget"), sampling.max_reasoning_tokens)
+    return {name: value for name, value in fields.items() if name not in dropped}
 
 
-def spared(told: str, request: Request) -> set[str]:
+def droppable_fields(message: str, request: Request) -> set[str]:
     """The fields that a server's refusal names and that a request can do without."""
     needless = {"stream_options", "max_tokens", *(["chat_template_kwargs"] if request.thinking else [])}
-    return {name for name in needless if name in told}
+    return {name for name in needless if name in message}
 
 
-class Answer:
-    """A reply as it is read; `over` once all of it is there, `given` once any of it was handed on."""
+class ReplyAccumulator:
+    """A reply as it is read; `finished` once all of it is there, `delivered` once any of it was handed on."""
 
     def __init__(self, request: Request) -> None:
-        self.over = self.given = False
+        self.finished = self.delivered = False
         self._sampling = request.sampling
-        self._draft = Draft(request.sampling.stop)
+        self._parser = ReplyParser(request.sampling.stop)
         self._usage = _Usage()
         self._finish: str | None = None
         self._fields = False  # the reasoning comes in a field of its own, and its last part was not the answer's
@@ -122,7 +122,7 @@ class Answer:
             raise PassingError(f"sends what is no event stream: {line[:80]!r}")
         if data.strip() == b"[DONE]":
             self._finish = self._finish or "stop"
-            self.over = True
+            self.finished = True
             return []
         return self._take(data.strip())
 
@@ -132,23 +132,23 @@ class Answer:
 
     def end(self) -> list[Piece]:
         """What was held back, once no more will come; raises PassingError where the reply's end is missing."""
-        if not self._finish and not self._draft.stopped:
+        if not self._finish and not self._parser.stopped:
             raise PassingError("breaks off in the middle of a reply")
-        return self._draft.finish()
+        return self._parser.flush()
 
     def completion(self) -> Completion:
         """The reply, taken apart, after its end; raises UserError where its reasoning's budget was not kept."""
-        reply, usage = self._draft.reply(), self._usage
+        reply, usage = self._parser.reply(), self._usage
         told = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
         spent = self._reasoning_parts if told is None else told
-        budget = self._sampling.reasoning_tokens
+        budget = self._sampling.max_reasoning_tokens
         if budget is not None and spent > budget + BUDGET_SLACK_TOKENS:
             raise UserError(
                 f"reasoning_tokens: is {budget}, but this server let the model reason for {spent} tokens; "
                 "leave it out, or serve the model with `thinktune serve`"
             )
         tokens = self._parts if usage.completion_tokens is None else usage.completion_tokens
-        finish = "stop" if self._draft.stopped else "length" if self._finish == "length" else "end"
+        finish = "stop" if self._parser.stopped else "length" if self._finish == "length" else "end"
         return Completion(reply.reasoning, reply.answer, tokens, spent, finish, reply.closed, usage.prompt_tokens or 0)
 
     def _take(self, text: bytes) -> list[Piece]:
@@ -165,25 +165,25 @@ class Answer:
             if self._finish in ("abort", "error"):
                 raise PassingError(f"gave the reply up ({self._finish})")
             pieces += self._text(choice.delta or choice.message or _Text())
-        self.given = self.given or bool(pieces)
+        self.delivered = self.delivered or bool(pieces)
         return pieces
 
     def _text(self, new: _Text) -> list[Piece]:
         """Reasoning in a field of its own is read as if it stood between tags, so that one parser takes it apart."""
-        if self._draft.stopped:
+        if self._parser.stopped:
             return []
         pieces: list[Piece] = []
         reasoning = new.reasoning_content or new.reasoning
         self._parts += bool(reasoning or new.content)
         if reasoning:
-            pieces += self._draft.feed(reasoning if self._fields else OPENING + reasoning)
+            pieces += self._parser.feed(reasoning if self._fields else THINK_OPEN + reasoning)
             self._fields = True
-        if new.content and self._draft.closed and not self._draft.stopped:
-            pieces += self._draft.feed(new.content)
+        if new.content and self._parser.closed and not self._parser.stopped:
+            pieces += self._parser.feed(new.content)
         elif new.content:
-            pieces += self._draft.feed(CLOSING + new.content if self._fields else new.content)
-        self._reasoning_parts += self._draft.open
-        self.over = self._draft.stopped
+            pieces += self._parser.feed(THINK_CLOSE + new.content if self._fields else new.content)
+        self._reasoning_parts += self._parser.in_reasoning
+        self.finished = self._parser.stopped
         return pieces
 
 
@@ -206,10 +206,13 @@ def model_names(text: bytes) -> list[str]:
         raise PassingError("sends no list of models") from None
 
 
-KEYS = ("THINKTUNE_ENDPOINT_KEY", "OPENAI_API_KEY")  # where the environment may hold the key; the first one counts
+API_KEY_VARIABLES = (
+    "THINKTUNE_ENDPOINT_KEY",
+    "OPENAI_API_KEY",
+)  # where the environment may hold the key; the first one counts
 
 
-TRIES = 6
+MAX_ATTEMPTS = 6
 
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
@@ -230,19 +233,19 @@ Give = Callable[[list[Piece]], None]
 class Endpoint:
     """A model behind `/v1/chat/completions`; without a name, the only one that the server has.
 
-    What can pass (429, 5xx, a lost connection, half a stream, silence of `patience_seconds`) is tried again, with
+    What can pass (429, 5xx, a lost connection, half a stream, silence of `timeout_seconds`) is tried again, with
     growing waits or the server's own Retry-After; a stream that has begun to be read is not, for its reader cannot
     unread it. The user's faults (the key, the address, the request) are UserErrors at once. The key is taken from the
     environment where none is given, and never shown. All methods may be called from many threads.
     """
 
-    def __init__(self, url: str, model: str = "", key: str | None = None, patience_seconds: float = 300.0) -> None:
+    def __init__(self, url: str, model: str = "", key: str | None = None, timeout_seconds: float = 300.0) -> None:
         self.url, self.model = _base(url), model
-        self._key = key or next((found for name in KEYS if (found := os.environ.get(name))), None)
-        self._spared: set[str] = set()  # fields that this server refuses and that nothing depends on
+        self._key = key or next((found for name in API_KEY_VARIABLES if (found := os.environ.get(name))), None)
+        self._dropped_fields: set[str] = set()  # fields that this server refuses and that nothing depends on
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx.Timeout(patience_seconds, connect=CONNECT_SECONDS, pool=None),
+            timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),  # no proxy leads to itself
         )
@@ -250,16 +253,18 @@ class Endpoint:
         self._thread = threading.Thread(target=self._loop.run_forever, name="thinktune-endpoint", daemon=True)
         self._thread.start()
 
-    def complete(self, requests: Sequence[Request], most_at_once: int = 32) -> Generator[tuple[int, Completion]]:
+    def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Generator[tuple[int, Completion]]:
         """Each request's index and completion, as replies end, in any order; closing the iterator cancels the rest."""
-        return as_they_end(
-            requests, most_at_once, lambda number, events: self._submit(requests[number], events, number, pieces=False)
+        return as_completed(
+            requests,
+            max_concurrency,
+            lambda number, events: self._submit(requests[number], events, number, streamed=False),
         )
 
     def stream(self, request: Request) -> Stream:
         """The pieces of one reply as they come, and last its Completion. Closing the iterator hangs up."""
-        events: Events = SimpleQueue()
-        return Stream(events, self._submit(request, events, 0, pieces=True).cancel)
+        events: EventQueue = SimpleQueue()
+        return Stream(events, self._submit(request, events, 0, streamed=True).cancel)
 
     def models(self) -> list[str]:
         """The names of the models that the server has; raises UserError where it does not say."""
@@ -273,10 +278,10 @@ class Endpoint:
             self._thread.join()
             self._loop.close()
 
-    def _submit(self, request: Request, events: Events, number: int, *, pieces: bool) -> "Future[None]":
+    def _submit(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> "Future[None]":
         if self._loop.is_closed():
             raise RuntimeError("the endpoint is closed")
-        return asyncio.run_coroutine_threadsafe(self._write(request, events, number, pieces=pieces), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._write(request, events, index, streamed=streamed), self._loop)
 
     async def _hang_up(self) -> None:
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -285,33 +290,33 @@ class Endpoint:
         await asyncio.gather(*others, return_exceptions=True)
         await self._client.aclose()
 
-    async def _write(self, request: Request, events: Events, number: int, *, pieces: bool) -> None:
+    async def _write(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> None:
         """One request to its end: whatever comes of it is put out."""
         try:
             self.model = self.model or await self._only_model()
-            events.put((number, await self._tried(request, partial(_put, events, number) if pieces else None)))
+            events.put((index, await self._tried(request, partial(_put, events, index) if streamed else None)))
         except asyncio.CancelledError:
-            events.put((number, RuntimeError("the request was cancelled before the reply was whole")))
+            events.put((index, RuntimeError("the request was cancelled before the reply was whole")))
             raise
         except Exception as error:
-            events.put((number, error))
+            events.put((index, error))
 
     async def _tried(self, request: Request, give: Give | None) -> Completion:
-        """Ask until there is a whole reply, at most `TRIES` times."""
+        """Ask until there is a whole reply, at most `MAX_ATTEMPTS` times."""
         attempt = 0
         while True:
             attempt += 1
-            answer = Answer(request)
+            answer = ReplyAccumulator(request)
             try:
                 return await self._once(request, answer, give)
             except (PassingError, httpx.RequestError) as error:
-                if attempt == TRIES or (give and answer.given):
+                if attempt == MAX_ATTEMPTS or (give and answer.delivered):
                     often = f"tried {attempt} times" if attempt > 1 else "what was read until then stands"
                     raise UpstreamError(f"{self.url}: {self._told(error)} ({often})") from None
                 await asyncio.sleep(_wait(error, attempt))
 
-    async def _once(self, request: Request, answer: Answer, give: Give | None) -> Completion:
-        sent = body(request, self.model, self._spared)
+    async def _once(self, request: Request, answer: ReplyAccumulator, give: Give | None) -> Completion:
+        sent = request_body(request, self.model, self._dropped_fields)
         async with self._client.stream("POST", f"{self.url}/chat/completions", json=sent) as response:
             if response.status_code != 200:
                 await self._refuse(response, request)
@@ -326,14 +331,14 @@ class Endpoint:
         status, told = response.status_code, error_text(await _beginning(response))
         if status == 429 or status == 408 or status >= 500:
             raise PassingError(f"answers {status}: {told}", after=response.headers.get("retry-after"))
-        spare = spared(told, request) - self._spared if status in (400, 422) else set[str]()
+        spare = droppable_fields(told, request) - self._dropped_fields if status in (400, 422) else set[str]()
         if spare:
-            self._spared |= spare
+            self._dropped_fields |= spare
             raise PassingError("refuses a field that is not needed", after="0")
         match status:
             case 401 | 403:
                 held = "refuses the key" if self._key else "asks for a key"
-                raise UpstreamError(f"{self.url}: {held} ({status}); set {KEYS[0]} in the environment")
+                raise UpstreamError(f"{self.url}: {held} ({status}); set {API_KEY_VARIABLES[0]} in the environment")
             case 404:
                 raise UpstreamError(
                     f"{self.url}: has no model {self.model!r}, or no /chat/completions (404: {self._clean(told)}); "
@@ -365,7 +370,7 @@ class Endpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _put(events: Events, number: int, new: list[Piece]) -> None:
+def _put(events: EventQueue, number: int, new: list[Piece]) -> None:
     events.put((number, new))
 
 
@@ -378,12 +383,12 @@ def _base(url: str) -> str:
     return base if urlsplit(base).path.strip("/") else f"{base}/v1"
 
 
-async def _whole(response: httpx.Response, answer: Answer) -> AsyncGenerator[list[Piece]]:
+async def _whole(response: httpx.Response, answer: ReplyAccumulator) -> AsyncGenerator[list[Piece]]:
     yield answer.whole(await response.aread())
     yield answer.end()
 
 
-async def _parts(response: httpx.Response, answer: Answer) -> AsyncGenerator[list[Piece]]:
+async def _parts(response: httpx.Response, answer: ReplyAccumulator) -> AsyncGenerator[list[Piece]]:
     """The pieces of a streamed reply, line by line; only a line feed ends a line (httpx cuts at U+2028 too)."""
     rest = b""
     async for read in response.aiter_bytes():
@@ -392,7 +397,7 @@ async def _parts(response: httpx.Response, answer: Answer) -> AsyncGenerator[lis
             raise PassingError("sends a line without an end")
         for line in lines:
             yield answer.line(line)
-            if answer.over:
+            if answer.finished:
                 yield answer.end()
                 return
     yield answer.line(rest)

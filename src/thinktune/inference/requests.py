@@ -5,15 +5,15 @@ from typing import Any, Literal
 
 from thinktune.data.types import Example, Turn
 
-Finish = Literal["end", "length", "stop"]
+FinishReason = Literal["end", "length", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How a reply is written: how its next token is chosen, and where it ends.
 
     `temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 leave every token in. `stop` holds texts that
-    end the answer and are left out of it. `reasoning_tokens` is a budget: once it is spent and the reasoning is still
+    end the answer and are left out of it. `max_reasoning_tokens` is a budget: once it is spent and the reasoning is still
     open, it is closed for the model, in the words of its own template. Raises ValueError for a value out of range.
     """
 
@@ -23,7 +23,7 @@ class Sampling:
     top_k: int = 0
     seed: int = 0
     stop: tuple[str, ...] = ()
-    reasoning_tokens: int | None = None
+    max_reasoning_tokens: int | None = None
 
     def __post_init__(self) -> None:
         wrong = [
@@ -35,8 +35,8 @@ class Sampling:
                 (self.top_k >= 0, f"top_k is {self.top_k}; it must be 0 (all tokens) or more"),
                 (all(self.stop), "stop holds an empty text; leave it out"),
                 (
-                    (self.reasoning_tokens or 0) >= 0,
-                    f"reasoning_tokens is {self.reasoning_tokens}; it must be 0 or more",
+                    (self.max_reasoning_tokens or 0) >= 0,
+                    f"reasoning_tokens is {self.max_reasoning_tokens}; it must be 0 or more",
                 ),
             )
             if not holds
@@ -50,7 +50,7 @@ class Request:
     """A conversation up to where the assistant speaks next, and how the reply shall be written."""
 
     turns: tuple[Turn, ...]
-    sampling: Sampling
+    sampling: SamplingParams
     thinking: bool = True
 
 
@@ -67,12 +67,12 @@ class Completion:
     answer: str
     tokens: int
     reasoning_tokens: int
-    finish: Finish
+    finish: FinishReason
     closed: bool
     prompt_tokens: int = 0
 
 
-def record(example: Example, reply: Completion) -> dict[str, Any]:
+def completion_record(example: Example, reply: Completion) -> dict[str, Any]:
     """A reply beside what was asked and expected, as samples and evaluations keep it."""
     return {
         "row": example.source,

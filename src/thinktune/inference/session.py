@@ -8,10 +8,10 @@ import torch
 from thinktune.checkpoint import store as checkpoint
 from thinktune.data.tokenizer import read_tokenizer
 from thinktune.data.types import Turn
-from thinktune.inference.chat_defaults import conversation, read_manners
+from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
 from thinktune.inference.engine import Engine
-from thinktune.inference.requests import Completion, Request, Sampling
-from thinktune.model.attention import use_attention
+from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.model.attention import set_attention
 from thinktune.model.device import pick_device, pick_precision
 from thinktune.model.loading import load_model
 
@@ -24,20 +24,20 @@ class Session:
     thinking: bool = True
     turns: list[Turn] = field(default_factory=list[Turn])
 
-    def asked(self, question: str, sampling: Sampling) -> Request:
+    def make_request(self, question: str, sampling: SamplingParams) -> Request:
         """The conversation with a new question at its end."""
-        turns = conversation(self.system, [*self.turns, Turn("user", question)])
+        turns = with_system_prompt(self.system, [*self.turns, Turn("user", question)])
         return Request(turns, sampling, self.thinking)
 
-    def answered(self, question: str, reply: Completion) -> None:
+    def add_reply(self, question: str, reply: Completion) -> None:
         """Remember a question and its reply; the template decides what later turns see of the reasoning."""
         self.turns += [Turn("user", question), Turn("assistant", reply.answer, reply.reasoning)]
 
 
-def open_engine(folder: Path) -> tuple[Engine, Session, Sampling]:
+def open_engine(folder: Path) -> tuple[Engine, Session, SamplingParams]:
     """The model of a run or of a model folder, ready to talk, with the run's own system prompt and sampling."""
-    source = checkpoint.model_folder(folder)
-    manners = read_manners(folder, source)
+    source = checkpoint.resolve_model_folder(folder)
+    manners = read_chat_defaults(folder, source)
     return load_engine(source), Session(manners.system), manners.sampling
 
 
@@ -46,5 +46,5 @@ def load_engine(source: Path, precision: torch.dtype | None = None, *, trust_rem
     device = pick_device()
     precision = precision or pick_precision("auto", device)
     model = load_model(source, device, precision, trust_remote_code=trust_remote_code)
-    use_attention(model, precision)
+    set_attention(model, precision)
     return Engine(model, read_tokenizer(source, trust_remote_code=trust_remote_code), precision)

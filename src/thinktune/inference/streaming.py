@@ -11,29 +11,31 @@ from thinktune.inference.requests import Completion, Request
 Event = list[Piece] | Completion | Exception  # what a writer puts out: some pieces, then the whole, or what went wrong
 
 
-Events = SimpleQueue[tuple[int, Event | None]]  # beside the number of the request; none wakes a reader who has closed
+EventQueue = SimpleQueue[
+    tuple[int, Event | None]
+]  # beside the number of the request; none wakes a reader who has closed
 
 
-class Asked(Protocol):
+class Cancellable(Protocol):
     """A request on its way."""
 
     def cancel(self) -> object:
         """Ask for its end."""
 
 
-def as_they_end(
-    requests: Sequence[Request], most_at_once: int, submit: Callable[[int, Events], Asked]
+def as_completed(
+    requests: Sequence[Request], max_concurrency: int, submit: Callable[[int, EventQueue], Cancellable]
 ) -> Generator[tuple[int, Completion]]:
     """The completions of requests beside their indexes, as they end; `submit` sends the request of an index on its way.
 
     An error of any of them is raised. Closing the iterator cancels what is not done.
     """
-    events: Events = SimpleQueue()
-    waiting, asked = deque(range(len(requests))), dict[int, Asked]()
+    events: EventQueue = SimpleQueue()
+    waiting, asked = deque(range(len(requests))), dict[int, Cancellable]()
     done: list[tuple[int, Event | None]] = []
     try:
         while waiting or asked or done:
-            while waiting and len(asked) < most_at_once:
+            while waiting and len(asked) < max_concurrency:
                 number = waiting.popleft()
                 asked[number] = submit(number, events)
             for number, event in done:  # after their places were filled, for the reader may take his time
@@ -41,7 +43,7 @@ def as_they_end(
                     raise event
                 assert isinstance(event, Completion)
                 yield number, event
-            done = _what_came(events) if asked else []
+            done = _drain(events) if asked else []
             for number, _ in done:
                 del asked[number]
     finally:
@@ -49,7 +51,7 @@ def as_they_end(
             request.cancel()
 
 
-def _what_came(events: Events) -> list[tuple[int, Event | None]]:
+def _drain(events: EventQueue) -> list[tuple[int, Event | None]]:
     """All that has come; waits for the first."""
     found = [events.get()]
     while not events.empty():
@@ -63,29 +65,29 @@ class Stream:
     `close` cancels the reply; it may be called from any thread, also while another one waits for the next piece.
     """
 
-    def __init__(self, events: Events, cancel: Callable[[], object]) -> None:
+    def __init__(self, events: EventQueue, cancel: Callable[[], object]) -> None:
         self._events, self._cancel = events, cancel
         self._ready: deque[Piece | Completion] = deque()
-        self._over = False
+        self._finished = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Piece | Completion:
         while not self._ready:
-            if self._over:
+            if self._finished:
                 raise StopIteration
             _, event = self._events.get()
-            if self._over:  # closed while this thread waited
+            if self._finished:  # closed while this thread waited
                 raise StopIteration
             match event:
                 case None:
-                    self._over = True
+                    self._finished = True
                 case Completion():
-                    self._over = True
+                    self._finished = True
                     self._ready.append(event)
                 case Exception():
-                    self._over = True
+                    self._finished = True
                     raise event
                 case _:
                     self._ready.extend(event)
@@ -93,7 +95,7 @@ class Stream:
 
     def close(self) -> None:
         """Cancel the reply; whoever waits for its next piece comes to an end."""
-        self._over = True
+        self._finished = True
         self._cancel()
         self._ready.clear()
         self._events.put((0, None))

@@ -12,19 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-from thinktune.config.schema import WantedEngine
+from thinktune.config.schema import EngineChoice
 from thinktune.errors import UserError
 from thinktune.inference.openai_client import Endpoint
 from thinktune.inference.requests import Request
 from thinktune.inference.streaming import Stream
 
-START_SECONDS = 900  # it compiles its graphs first
+START_TIMEOUT_SECONDS = 900  # it compiles its graphs first
 
 
-LAST_LINES = 5
+LOG_TAIL_LINES = 5
 
 
-def choose(wanted: WantedEngine, *, installed: bool, gpu: bool) -> tuple[Literal["here", "vllm"], str]:
+def choose_engine(wanted: EngineChoice, *, installed: bool, gpu: bool) -> tuple[Literal["here", "vllm"], str]:
     """What writes the replies and why. Raises UserError where vLLM is asked for and cannot be had."""
     missing = "is not installed" if not installed else "needs a GPU, and there is none" if not gpu else None
     if wanted == "here":
@@ -41,19 +41,19 @@ def is_installed() -> bool:
     return shutil.which("vllm") is not None
 
 
-def command(folder: Path, name: str, port: int, memory_share: float) -> list[str]:
+def command_line(folder: Path, name: str, port: int, gpu_memory_utilization: float) -> list[str]:
     """The command line that serves a model folder under a name, on loopback; its key goes by the environment."""
     shown = {
         "--host": "127.0.0.1",
         "--port": str(port),
         "--served-model-name": name,
-        "--gpu-memory-utilization": f"{memory_share:g}",
+        "--gpu-memory-utilization": f"{gpu_memory_utilization:g}",
     }
     return ["vllm", "serve", str(folder), *(word for pair in shown.items() for word in pair)]
 
 
 @dataclass(slots=True)
-class Vllm:
+class VllmServer:
     """A running vLLM; its replies come through the same endpoint door as any other server's."""
 
     process: subprocess.Popen[bytes]
@@ -76,32 +76,32 @@ class Vllm:
         self.log.close()
 
 
-def start(folder: Path, name: str, memory_share: float) -> Vllm:
+def start_server(folder: Path, name: str, gpu_memory_utilization: float) -> VllmServer:
     """Start vLLM for a model folder and wait until it answers; raises UserError with its last words where it ends."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     key, address = secrets.token_urlsafe(24), f"http://127.0.0.1:{port}"
     log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
     process = subprocess.Popen(
-        command(folder, name, port, memory_share),
+        command_line(folder, name, port, gpu_memory_utilization),
         env=os.environ | {"VLLM_API_KEY": key},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is for us to hear; we end it
     )
-    running = Vllm(process, Endpoint(f"{address}/v1", name, key), log)
-    deadline = time.monotonic() + START_SECONDS
-    while not _is_up(address):
+    running = VllmServer(process, Endpoint(f"{address}/v1", name, key), log)
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not _is_healthy(address):
         if process.poll() is not None or time.monotonic() > deadline:
-            told = _last_words(log)
+            told = _log_tail(log)
             running.close()
             raise UserError(f"vLLM did not start for {folder}: {told}; mend that, or use --engine here")
         time.sleep(0.5)
     return running
 
 
-def _is_up(address: str) -> bool:
+def _is_healthy(address: str) -> bool:
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=5) as response:
             return response.status == 200
@@ -109,7 +109,7 @@ def _is_up(address: str) -> bool:
         return False
 
 
-def _last_words(log: IO[bytes]) -> str:
+def _log_tail(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode("utf-8", "replace").splitlines()
-    return " | ".join(line.strip() for line in lines[-LAST_LINES:]) or "it said nothing"
+    return " | ".join(line.strip() for line in lines[-LOG_TAIL_LINES:]) or "it said nothing"

@@ -17,20 +17,20 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 # Names in transformers' registry; they must not hold "flash", or transformers looks for a kernel.
-Attention = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
+AttentionName = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
 
 
-FIRST_FLASH = (8, 0)  # compute capability from which FlashAttention runs
+MIN_FLASH_CAPABILITY = (8, 0)  # compute capability from which FlashAttention runs
 
 
-HALVES = (torch.bfloat16, torch.float16)  # the only types that it takes
+HALF_DTYPES = (torch.bfloat16, torch.float16)  # the only types that it takes
 
 
 # Packages by which torch's switch finds newer kernels: the kernel's name there, the module, the cards it is made for.
-NEWER_FLASH = (("FA3", "flash_attn_interface", (9,)), ("FA4", "flash_attn.cute", (10,)))
+FLASH_KERNELS = (("FA3", "flash_attn_interface", (9,)), ("FA4", "flash_attn.cute", (10,)))
 
 
-def pick_attention(device_type: str, precision: torch.dtype, capability: tuple[int, int] | None) -> Attention:
+def pick_attention(device_type: str, dtype: torch.dtype, capability: tuple[int, int] | None) -> AttentionName:
     """How packed rows attend on a device.
 
     `thinktune_varlen` (torch's FlashAttention) on NVIDIA and AMD cards that have it and in half precision,
@@ -41,22 +41,22 @@ def pick_attention(device_type: str, precision: torch.dtype, capability: tuple[i
         precision: the type that attention computes in.
         capability: the card's compute capability; None where the device has no such thing.
     """
-    if precision in HALVES and device_type == "cuda" and capability is not None and capability >= FIRST_FLASH:
+    if dtype in HALF_DTYPES and device_type == "cuda" and capability is not None and capability >= MIN_FLASH_CAPABILITY:
         return "thinktune_varlen"
-    if precision in HALVES and device_type == "npu":
+    if dtype in HALF_DTYPES and device_type == "npu":
         return "thinktune_ascend"
     return "thinktune_rows"
 
 
-def pick_newer_flash(capability: tuple[int, int], installed: Callable[[str], bool]) -> str | None:
+def pick_flash_kernel(capability: tuple[int, int], is_installed: Callable[[str], bool]) -> str | None:
     """FlashAttention 3 or 4 where its package is installed and made for the card; the one in torch needs neither."""
-    for kernel, module, majors in NEWER_FLASH:
-        if capability[0] in majors and installed(module):
+    for kernel, module, majors in FLASH_KERNELS:
+        if capability[0] in majors and is_installed(module):
             return kernel
     return None
 
 
-def use_attention(model: Any, precision: torch.dtype) -> Attention:
+def set_attention(model: Any, dtype: torch.dtype) -> AttentionName:
     """Give a model the attention of its device; it is chosen once, so that compiled code never asks.
 
     A model with dropout in its attention, which the kernels for packed rows lack, has one call for each row anywhere.
@@ -66,14 +66,14 @@ def use_attention(model: Any, precision: torch.dtype) -> Attention:
         model.set_attn_implementation("thinktune_rows")
         return "thinktune_rows"
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-    chosen = pick_attention(device.type, precision, capability)
-    if chosen == "thinktune_varlen" and capability and (newer := pick_newer_flash(capability, _is_installed)):
-        _activate(newer)
+    chosen = pick_attention(device.type, dtype, capability)
+    if chosen == "thinktune_varlen" and capability and (newer := pick_flash_kernel(capability, _is_installed)):
+        _activate_flash_kernel(newer)
     model.set_attn_implementation(chosen)
     return chosen
 
 
-def reads_boundaries_on_device(attention: str) -> bool:
+def reads_cu_seqlens_on_device(attention: str) -> bool:
     """Whether the kernel reads where rows start on the device; the others read it on the host."""
     return attention == "thinktune_varlen"
 
@@ -84,7 +84,7 @@ def rows_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    boundaries: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each packed row: one call of torch's own attention for each.
@@ -101,11 +101,11 @@ def rows_attention(
     Returns:
         (1, n, heads, size) and None, as transformers asks.
     """
-    if boundaries is None:
+    if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if torch.compiler.is_compiling():  # the compiler would follow the lengths, and compile anew for each list of them
-        return _rows_op(query, key, value, boundaries, options["scaling"]), None
-    return _each_row(query, key, value, boundaries, options.get("scaling"), options.get("dropout", 0.0)), None
+        return _rows_op(query, key, value, cu_seqlens, options["scaling"]), None
+    return _attend_each_row(query, key, value, cu_seqlens, options.get("scaling"), options.get("dropout", 0.0)), None
 
 
 def varlen_attention(
@@ -114,19 +114,19 @@ def varlen_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    boundaries: Tensor | None = None,
-    longest: int = 0,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int = 0,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The same by one FlashAttention kernel for all rows, which reads the boundaries on the device.
 
-    `longest` is at least the tokens of the longest row: what stands beyond it in a row would never be written.
+    `max_seqlen` is at least the tokens of the longest row: what stands beyond it in a row would never be written.
     """
-    if boundaries is None:
+    if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     # Under autocast, norms make queries and keys fp32 again; the values never pass one.
     parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
-    return _varlen(*parts, boundaries, longest, options.get("scaling"))[None], None
+    return _varlen(*parts, cu_seqlens, max_seqlen, options.get("scaling"))[None], None
 
 
 def ascend_attention(
@@ -135,19 +135,19 @@ def ascend_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    boundaries: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The same by Ascend's fused attention in its packed layout. Experimental: written from its documentation."""
-    if boundaries is None:
+    if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    ends = boundaries.unique_consecutive()  # on the CPU; this kernel takes lengths as numbers of the host
+    ends = cu_seqlens.unique_consecutive()  # on the CPU; this kernel takes lengths as numbers of the host
     parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     fused: Any = npu_flash_attention.npu_flash_attn_varlen_func
     return fused(*parts, ends, ends, softmax_scale=options.get("scaling"), causal=True)[None], None
 
 
-def call_varlen(function: Callable[..., Any]) -> Callable[..., Tensor]:
+def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
     """A call (query, key, value, boundaries, longest, scale) of torch's `varlen_attn`, causal, whatever its version.
 
     Torch 2.10 asks for `is_causal`, later ones for a window; grouped keys came in 2.12, before which they are repeated.
@@ -166,7 +166,7 @@ def call_varlen(function: Callable[..., Any]) -> Callable[..., Tensor]:
     return call
 
 
-_varlen = call_varlen(varlen.varlen_attn)
+_varlen = wrap_varlen_attn(varlen.varlen_attn)
 
 
 def _is_installed(module: str) -> bool:
@@ -176,7 +176,7 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _activate(kernel: str) -> None:
+def _activate_flash_kernel(kernel: str) -> None:
     """Torch's switch, which torch itself calls a prototype: where it refuses, the kernel inside torch goes on."""
     switch: Any = getattr(torch_attention, "activate_flash_attention_impl", None)
     if switch is None:
@@ -187,11 +187,11 @@ def _activate(kernel: str) -> None:
         warnings.warn(f"FlashAttention: {kernel} is installed but does not start ({error})", stacklevel=2)
 
 
-def _each_row(
-    query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float | None, dropout: float = 0.0
+def _attend_each_row(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float | None, dropout: float = 0.0
 ) -> Tensor:
     # split's backward is one concatenation; slicing each row out would fill a tensor of full size for every row
-    lengths = _lengths(boundaries)
+    lengths = _row_lengths(cu_seqlens)
     rows = [
         scaled_dot_product_attention(
             *parts, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
@@ -201,21 +201,21 @@ def _each_row(
     return torch.cat(rows, dim=1)
 
 
-def _lengths(boundaries: Tensor) -> list[int]:
-    return [length for length in boundaries.diff().tolist() if length]
+def _row_lengths(cu_seqlens: Tensor) -> list[int]:
+    return [length for length in cu_seqlens.diff().tolist() if length]
 
 
 @torch.library.custom_op("thinktune::attend_rows", mutates_args=())
-def _rows_op(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float) -> Tensor:
-    """`_each_row` as one operation that the compiler does not look into, with a gradient of its own below."""
-    return _each_row(query, key, value, boundaries, scale).contiguous()
+def _rows_op(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:
+    """`_attend_each_row` as one operation that the compiler does not look into, with a gradient of its own below."""
+    return _attend_each_row(query, key, value, cu_seqlens, scale).contiguous()
 
 
 @torch.library.custom_op("thinktune::attend_rows_backward", mutates_args=())
 def _rows_backward_op(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lengths = _lengths(boundaries)
+    lengths = _row_lengths(cu_seqlens)
     parts = (part.split(lengths, 2) for part in (gradient.transpose(1, 2), query, key, value))
     rows = [_row_gradients(*row, scale=scale) for row in zip(*parts, strict=True)]
     queries, keys, values = zip(*rows, strict=True)
@@ -251,7 +251,7 @@ def _(
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
     ctx.scale = inputs[4]
 
@@ -260,7 +260,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return *_rows_backward_op(gradient, *ctx.saved_tensors, ctx.scale), None, None
 
 
-_rows_op.register_autograd(_backward, setup_context=_keep)
+_rows_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 _mask: Callable[..., Any] = sdpa_mask

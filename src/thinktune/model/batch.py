@@ -10,59 +10,59 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thinktune.data.chat_template import Rendered
-from thinktune.data.packing import fit
+from thinktune.data.packing import bin_pack
 
-ON_DEVICE = ("ids", "positions", "learned_at", "targets", "parts")  # what a batch has there
+DEVICE_FIELDS = ("ids", "positions", "learned_at", "targets", "parts")  # what a batch has there
 
 
 @dataclass(frozen=True, slots=True)
 class Padding:
     """What batches are filled up with, so that no shape of a run ever changes."""
 
-    token: int
-    rows: int  # for how many rows, that of the padding among them, a batch has room
-    longest: int  # tokens of the longest row; padding is cut into rows of no more
+    token_id: int
+    max_rows: int  # for how many rows, that of the padding among them, a batch has room
+    max_seqlen: int  # tokens of the longest row; padding is cut into rows of no more
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Packed rows as one flat row of n tokens, the learned ones (m of them) listed apart.
 
-    `positions` restarts at 0 where a row starts; `boundaries` holds where each row starts and, last, where the padding
-    ends, repeated up to a fixed number where there is padding; `longest` is no less than the longest row's tokens;
-    `learned_at` holds the positions whose next token is learned, `targets` those tokens, `parts` their Part.
+    `position_ids` restarts at 0 where a row starts; `cu_seqlens` holds where each row starts and, last, where the padding
+    ends, repeated up to a fixed number where there is padding; `max_seqlen` is no less than the longest row's tokens;
+    `label_positions` holds the positions whose next token is learned, `labels` those tokens, `label_kinds` their Part.
     """
 
     ids: Tensor  # (1, n) int64
-    positions: Tensor  # (1, n) int64
-    boundaries: Tensor  # (rows + 1,) int32, on the CPU
-    longest: int
-    learned_at: Tensor  # (m,) int64
-    targets: Tensor  # (m,) int64
-    parts: Tensor  # (m,) int64
-    rows: tuple[str, ...]
-    tokens: int  # without padding
+    position_ids: Tensor  # (1, n) int64
+    cu_seqlens: Tensor  # (rows + 1,) int32, on the CPU
+    max_seqlen: int
+    label_positions: Tensor  # (m,) int64
+    labels: Tensor  # (m,) int64
+    label_kinds: Tensor  # (m,) int64
+    row_sources: tuple[str, ...]
+    unpadded_tokens: int  # without padding
 
     @property
-    def learned_tokens(self) -> int:
+    def label_tokens(self) -> int:
         """How many tokens are learned."""
-        return len(self.targets)
+        return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device, copied while that device works; boundaries stay on the CPU.
 
         CUDA copies without the host only from memory that is pinned; the boundaries may follow later.
         """
-        found: dict[str, Tensor] = {name: getattr(self, name) for name in ON_DEVICE}
-        boundaries = self.boundaries
+        found: dict[str, Tensor] = {name: getattr(self, name) for name in DEVICE_FIELDS}
+        boundaries = self.cu_seqlens
         if device.type == "cuda" and self.ids.device.type == "cpu":
             found = {name: tensor.pin_memory() for name, tensor in found.items()}
             boundaries = boundaries.pin_memory()
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in found.items()}
-        return replace(self, boundaries=boundaries, **moved)
+        return replace(self, cu_seqlens=boundaries, **moved)
 
 
-def padding(token: int, lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> Padding:
+def make_padding(token_id: int, lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> Padding:
     """The padding of batches of `capacity` tokens, for any choice among rows of these lengths.
 
     A batch holds most rows where they are the shortest ones, and what they leave free is filled by rows of padding.
@@ -72,7 +72,7 @@ def padding(token: int, lengths: Sequence[int] | NDArray[np.integer], capacity: 
     filled = np.cumsum(sizes)
     most, longest = int(np.searchsorted(filled, capacity, side="right")), int(sizes[-1])
     free = capacity - (int(filled[most - 1]) if most else 0)
-    return Padding(token, most + len(_filling(free, longest)), longest)
+    return Padding(token_id, most + len(_padding_lengths(free, longest)), longest)
 
 
 def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None) -> list[Batch]:
@@ -82,7 +82,8 @@ def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None)
     never change; without it no time is spent on padding (the CPU).
     """
     return [
-        collate([rows[index] for index in group], capacity, pad) for group in fit([len(row) for row in rows], capacity)
+        collate([rows[index] for index in group], capacity, pad)
+        for group in bin_pack([len(row) for row in rows], capacity)
     ]
 
 
@@ -92,34 +93,34 @@ def collate(rows: Sequence[Rendered], capacity: int, pad: Padding | None = None)
         capacity, pad = 1, Padding(0, 1, 1)
     lengths = [len(row) for row in rows]
     tokens = sum(lengths)
-    filling = _filling(capacity - tokens, pad.longest) if pad else []
-    ids = np.concatenate([row.ids for row in rows] + [np.full(sum(filling), pad.token if pad else 0, np.int32)])
+    filling = _padding_lengths(capacity - tokens, pad.max_seqlen) if pad else []
+    ids = np.concatenate([row.ids for row in rows] + [np.full(sum(filling), pad.token_id if pad else 0, np.int32)])
     positions = np.concatenate([np.arange(length) for length in (*lengths, *filling)])
-    parts = np.concatenate([np.zeros(0, np.uint8), *(row.parts for row in rows)])
+    parts = np.concatenate([np.zeros(0, np.uint8), *(row.kinds for row in rows)])
     learned = np.flatnonzero(parts)
     ends = np.cumsum([0, *lengths, *filling])
     if pad:
-        assert len(ends) <= pad.rows + 1, "the padding was made for other rows"
-        ends = np.pad(ends, (0, pad.rows + 1 - len(ends)), mode="edge")
+        assert len(ends) <= pad.max_rows + 1, "the padding was made for other rows"
+        ends = np.pad(ends, (0, pad.max_rows + 1 - len(ends)), mode="edge")
     return Batch(
         ids=torch.from_numpy(ids.astype(np.int64))[None],
-        positions=torch.from_numpy(positions.astype(np.int64))[None],
-        boundaries=torch.from_numpy(ends.astype(np.int32)),
-        longest=pad.longest if pad else max(lengths),
-        learned_at=torch.from_numpy(learned - 1),
-        targets=torch.from_numpy(ids[learned].astype(np.int64)),
-        parts=torch.from_numpy(parts[learned].astype(np.int64)),
-        rows=tuple(row.row for row in rows),
-        tokens=tokens,
+        position_ids=torch.from_numpy(positions.astype(np.int64))[None],
+        cu_seqlens=torch.from_numpy(ends.astype(np.int32)),
+        max_seqlen=pad.max_seqlen if pad else max(lengths),
+        label_positions=torch.from_numpy(learned - 1),
+        labels=torch.from_numpy(ids[learned].astype(np.int64)),
+        label_kinds=torch.from_numpy(parts[learned].astype(np.int64)),
+        row_sources=tuple(row.source for row in rows),
+        unpadded_tokens=tokens,
     )
 
 
-def _filling(free: int, longest: int) -> list[int]:
-    """`free` tokens as rows of at most `longest`."""
-    whole, rest = divmod(free, longest)
-    return [longest] * whole + [rest] * (rest > 0)
+def _padding_lengths(free: int, max_seqlen: int) -> list[int]:
+    """`free` tokens as rows of at most `max_seqlen`."""
+    whole, rest = divmod(free, max_seqlen)
+    return [max_seqlen] * whole + [rest] * (rest > 0)
 
 
 def pick_padding(device: torch.device, tokenizer: Any, lengths: NDArray[np.integer], capacity: int) -> Padding | None:
     """What fills batches to a fixed size; nothing on the CPU, where padding costs as much as real tokens."""
-    return None if device.type == "cpu" else padding(tokenizer.pad_token_id or 0, lengths, capacity)
+    return None if device.type == "cpu" else make_padding(tokenizer.pad_token_id or 0, lengths, capacity)

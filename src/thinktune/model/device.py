@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from thinktune.config.schema import Memory, Precision
+from thinktune.config.schema import MemoryTierName, Precision
 
 
 def pick_device() -> torch.device:
@@ -18,7 +18,9 @@ def pick_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def pick_precision(wanted: Precision, device: torch.device, memory: Literal["auto"] | Memory = "auto") -> torch.dtype:
+def pick_precision(
+    wanted: Precision, device: torch.device, memory: Literal["auto"] | MemoryTierName = "auto"
+) -> torch.dtype:
     """The arithmetic for `train.precision`: auto is that of the weights where `train.memory` keeps them in bf16.
 
     Otherwise it is bf16 on an accelerator, where it is fast, and fp32 on the CPU. With fp8, only the matrix products

@@ -17,7 +17,7 @@ def flops_per_token(config: Any, mean_context_tokens: float) -> float:
         config: a transformers configuration of Qwen's kind.
         mean_context_tokens: how many tokens a token attends to, itself among them.
     """
-    heads, groups, size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
+    heads, groups, size = config.num_attention_heads, config.num_key_value_heads, head_dim(config)
     attention = config.hidden_size * size * (2 * heads + 2 * groups)
     matrices = config.num_hidden_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
     head = config.vocab_size * config.hidden_size
@@ -30,6 +30,6 @@ def mean_context(lengths: ArrayLike) -> float:
     return float((rows * (rows + 1) / 2).sum() / rows.sum())
 
 
-def head_size(config: Any) -> int:
+def head_dim(config: Any) -> int:
     """Numbers in one attention head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

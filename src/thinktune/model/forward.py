@@ -9,64 +9,64 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from thinktune.data.chat_template import Part
-from thinktune.distributed.world import ALONE, World
-from thinktune.model.attention import reads_boundaries_on_device
+from thinktune.data.chat_template import TokenKind
+from thinktune.distributed.world import SINGLE, World
+from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.batch import Batch
 from thinktune.model.loss import linear_cross_entropy
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def arithmetic(model: Any, precision: torch.dtype) -> AbstractContextManager[Any]:
-    """The context in which a model computes in `precision`; weights of that type need none."""
-    if precision in (torch.float32, model.dtype):
+def autocast(model: Any, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """The context in which a model computes in `dtype`; weights of that type need none."""
+    if dtype in (torch.float32, model.dtype):
         return nullcontext()
-    return torch.autocast(model.device.type, precision)
+    return torch.autocast(model.device.type, dtype)
 
 
-def no_gradients(model: Any) -> AbstractContextManager[Any]:
+def inference_context(model: Any) -> AbstractContextManager[Any]:
     """The context in which a model only answers; FSDP2 cannot train on with what it made in inference mode."""
     return torch.no_grad() if hasattr(model, "gathered") else torch.inference_mode()
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """The last hidden states (n, hidden) of a packed batch; a row sees only itself."""
-    boundaries = batch.boundaries
-    if reads_boundaries_on_device(model.config._attn_implementation):
+    boundaries = batch.cu_seqlens
+    if reads_cu_seqlens_on_device(model.config._attn_implementation):
         boundaries = boundaries.to(batch.ids.device, non_blocking=True)
     output = model.model(
         input_ids=batch.ids,
-        position_ids=batch.positions,
+        position_ids=batch.position_ids,
         attention_mask={"full_attention": None},  # the boundaries say it all; transformers builds no mask
         use_cache=False,
         boundaries=boundaries,
-        longest=batch.longest,
+        longest=batch.max_seqlen,
     )
     return output.last_hidden_state[0]
 
 
-def gathered(model: Any, function: Callable[[], Made]) -> Made:
+def with_unsharded_root(model: Any, function: Callable[[], Result]) -> Result:
     """What a function gives that uses parts of the model by themselves; where its weights are cut over ranks, those
     that belong to no layer are put together for it."""
     return model.gathered(function) if hasattr(model, "gathered") else function()
 
 
-def sum_over_copies(model: Any, *, now: bool) -> None:
+def set_replica_all_reduce(model: Any, *, enabled: bool) -> None:
     """Whether the coming backward pass is a step's last, after which copies of the model sum their gradients.
 
     Until then each adds up its own: the wire between copies, the slowest, is used once a step.
     """
     if hasattr(model, "set_requires_all_reduce"):
-        model.set_requires_all_reduce(now)
+        model.set_requires_all_reduce(enabled)
 
 
-def head_weight(model: Any) -> Tensor:
+def lm_head_weight(model: Any) -> Tensor:
     """The matrix (vocabulary, hidden) that turns hidden states into logits."""
     return model.get_output_embeddings().weight
 
 
-LEARNED_PARTS = (Part.REASONING, Part.ANSWER, Part.END)
+TRAINED_KINDS = (TokenKind.REASONING, TokenKind.ANSWER, TokenKind.END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,45 +76,45 @@ class LossReport:
     sums: Tensor
     counts: Tensor
 
-    def values(self) -> dict[str, float]:
+    def mean_losses(self) -> dict[str, float]:
         """Mean losses under the names that metrics.jsonl uses; reading them waits for the device."""
         sums, counts = self.sums.tolist(), self.counts.tolist()
         means = {
             f"{part.name.lower()}_loss": total / count
-            for part, total, count in zip(LEARNED_PARTS, sums, counts, strict=True)
+            for part, total, count in zip(TRAINED_KINDS, sums, counts, strict=True)
             if count
         }
         return {"loss": sum(sums) / max(1, sum(counts)), **means}
 
 
-def evaluate(
+def evaluate_loss(
     model: Any,
     batches: Iterable[Batch],
     device: torch.device,
     precision: torch.dtype,
     chunk_rows: int | None = None,
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> LossReport:
     """The exact loss over all learned tokens of all ranks' batches, each copied while the device works on the last."""
-    return _measure(model, batches, device, precision, chunk_rows, world)[0]
+    return _sum_row_losses(model, batches, device, precision, chunk_rows, world)[0]
 
 
-def evaluate_rows(
+def evaluate_row_losses(
     model: Any,
     batches: Iterable[Batch],
     device: torch.device,
     precision: torch.dtype,
     chunk_rows: int | None = None,
-    world: World = ALONE,
+    world: World = SINGLE,
 ) -> tuple[LossReport, dict[str, tuple[float, int]]]:
     """The same, and of each row (by its `file:line`) the mean loss and the learned tokens, over all its replies.
 
     Reading the rows' losses waits for the device, once, when all is done.
     """
-    report, rows = _measure(model, batches, device, precision, chunk_rows, world)
+    report, rows = _sum_row_losses(model, batches, device, precision, chunk_rows, world)
     mine = [(names, sums.tolist(), counts.tolist()) for names, sums, counts in rows]
     found: dict[str, tuple[float, int]] = {}
-    for names, sums, counts in chain.from_iterable(world.gather(mine)):
+    for names, sums, counts in chain.from_iterable(world.all_gather(mine)):
         for name, total, count in zip(names, sums, counts, strict=True):
             former, tokens = found.get(name, (0.0, 0))
             found[name] = (former + total, tokens + count)
@@ -122,7 +122,7 @@ def evaluate_rows(
 
 
 @torch.no_grad()
-def _measure(
+def _sum_row_losses(
     model: Any,
     batches: Iterable[Batch],
     device: torch.device,
@@ -132,48 +132,50 @@ def _measure(
 ) -> tuple[LossReport, list[tuple[tuple[str, ...], Tensor, Tensor]]]:
     """The losses by part, and of each batch its rows, the sums of their losses and their learned tokens."""
     model.eval()
-    losses = Sums(device)
+    losses = LossSums(device)
     rows: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
     for batch in batches:
         on_device = batch.to(device)
-        _, each = forward(model, on_device, 1.0, precision, chunk_rows)
-        losses.add(each, on_device.parts)
-        owners = torch.searchsorted(batch.boundaries[1:].long(), batch.learned_at, right=True)
-        sums = each.new_zeros(len(batch.rows)).index_add_(0, owners.to(device), each)
-        counts = owners.new_zeros(len(batch.rows)).index_add_(0, owners, torch.ones_like(owners))
-        rows.append((batch.rows, sums, counts))
-    return losses.report(world), rows
+        _, each = compute_loss(model, on_device, 1.0, precision, chunk_rows)
+        losses.add(each, on_device.label_kinds)
+        owners = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.label_positions, right=True)
+        sums = each.new_zeros(len(batch.row_sources)).index_add_(0, owners.to(device), each)
+        counts = owners.new_zeros(len(batch.row_sources)).index_add_(0, owners, torch.ones_like(owners))
+        rows.append((batch.row_sources, sums, counts))
+    return losses.all_reduce(world), rows
 
 
-def forward(
-    model: Any, batch: Batch, scale: float, precision: torch.dtype, chunk_rows: int | None
+def compute_loss(
+    model: Any, batch: Batch, loss_scale: float, precision: torch.dtype, chunk_rows: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of a batch, its sum times `scale`, and the loss of each label, detached."""
+    """Return the loss of a batch, its sum times `loss_scale`, and the loss of each label, detached."""
 
     def pass_through() -> tuple[Tensor, Tensor]:
-        with arithmetic(model, precision):
+        with autocast(model, precision):
             states = hidden_states(model, batch)
-        learned = states.index_select(0, batch.learned_at)
-        weight = head_weight(model)
-        return linear_cross_entropy(learned, weight, batch.targets, scale=scale, dtype=precision, rows=chunk_rows)
+        learned = states.index_select(0, batch.label_positions)
+        weight = lm_head_weight(model)
+        return linear_cross_entropy(
+            learned, weight, batch.labels, scale=loss_scale, dtype=precision, chunk_rows=chunk_rows
+        )
 
-    return gathered(model, pass_through)
+    return with_unsharded_root(model, pass_through)
 
 
-class Sums:
+class LossSums:
     """Losses summed by part, on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(
-            len(Part), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
+            len(TokenKind), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
         )
-        self._counts = torch.zeros(len(Part), dtype=torch.int64, device=device)
+        self._counts = torch.zeros(len(TokenKind), dtype=torch.int64, device=device)
 
-    def add(self, each: Tensor, parts: Tensor) -> None:
+    def add(self, losses: Tensor, label_kinds: Tensor) -> None:
         """Add the losses of labels to the sums of their kinds."""
-        self._sums.index_add_(0, parts, each.to(self._sums.dtype))
-        self._counts.index_add_(0, parts, torch.ones_like(parts))
+        self._sums.index_add_(0, label_kinds, losses.to(self._sums.dtype))
+        self._counts.index_add_(0, label_kinds, torch.ones_like(label_kinds))
 
-    def report(self, world: World) -> LossReport:
+    def all_reduce(self, world: World) -> LossReport:
         """Sum over all ranks."""
-        return LossReport(world.total(self._sums)[1:], world.total(self._counts)[1:])
+        return LossReport(world.all_reduce(self._sums)[1:], world.all_reduce(self._counts)[1:])

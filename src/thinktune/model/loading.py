@@ -16,11 +16,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
-from thinktune.errors import UserError, brief
-from thinktune.files import is_inside, read_json
-from thinktune.model.transforms import use_float8
+from thinktune.errors import UserError, shorten_error
+from thinktune.files import is_safe_relative_path, read_json
+from thinktune.model.transforms import apply_float8
 
-MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
+SUPPORTED_MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -40,10 +40,10 @@ def load_model(
     Only safetensors are read, and no code of the folder runs unless it is trusted. Raises UserError where the folder
     holds no model that loads whole, or names files outside itself.
     """
-    refuse_escapes(folder)
+    refuse_outside_paths(folder)
     options: Any = {
         "dtype": dtype,
-        "attn_implementation": "thinktune_rows",  # which runs anywhere; `use_attention` may choose a faster one
+        "attn_implementation": "thinktune_rows",  # which runs anywhere; `set_attention` may choose a faster one
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
@@ -52,9 +52,9 @@ def load_model(
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
-        raise does_not_load(folder, error) from error
+        raise load_error(folder, error) from error
     model, report = loaded
-    refuse_unknown(model.config, folder)
+    refuse_unknown_architecture(model.config, folder)
     wrong = [
         f"{kind} {len(names)} ({', '.join(map(str, sorted(names, key=str)[:3]))})"
         for kind, names in report.items()
@@ -65,33 +65,33 @@ def load_model(
     return model.to(device)
 
 
-def does_not_load(folder: Path, error: Exception) -> UserError:
+def load_error(folder: Path, error: Exception) -> UserError:
     """The error for a folder of which no model comes: libraries raise whatever their parsers raise."""
     return UserError(
-        f"model.name: {folder} holds no model that loads ({brief(error)}); name a whole transformers folder"
+        f"model.name: {folder} holds no model that loads ({shorten_error(error)}); name a whole transformers folder"
     )
 
 
-def refuse_escapes(folder: Path) -> None:
+def refuse_outside_paths(folder: Path) -> None:
     """Raise UserError where the list of a model's shards names a place outside its folder."""
     for index in folder.glob("*.index.json"):
         try:
             names = set(read_json(index)["weight_map"].values())
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             continue  # transformers says what is wrong with it
-        if outside := sorted(name for name in names if not is_inside(str(name))):
+        if outside := sorted(name for name in names if not is_safe_relative_path(str(name))):
             raise UserError(
                 f"model.name: {index} names {outside[0]!r}, which is no file of that folder; take the model elsewhere"
             )
 
 
-def refuse_unknown(config: Any, folder: Path) -> None:
+def refuse_unknown_architecture(config: Any, folder: Path) -> None:
     """Raise UserError where a model is of no kind whose forward pass is known to keep packed rows apart."""
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config.model_type not in MODEL_TYPES or layers != {"full_attention"}:
+    if config.model_type not in SUPPORTED_MODEL_TYPES or layers != {"full_attention"}:
         raise UserError(
             f"model.name: {folder} is of type {config.model_type} with layers of {', '.join(sorted(layers))}; "
-            f"only {', '.join(MODEL_TYPES)} with full_attention are known, so take one of those"
+            f"only {', '.join(SUPPORTED_MODEL_TYPES)} with full_attention are known, so take one of those"
         )
 
 
@@ -103,10 +103,10 @@ def count_parameters(model: nn.Module) -> int:
 logging.disable_progress_bar()  # its bars for each file would stand between our lines
 
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def load_shares(
+def load_sharded_model(
     folder: Path,
     mesh: DeviceMesh,
     device: torch.device,
@@ -128,20 +128,20 @@ def load_shares(
         trust_remote_code: whether code of the folder may run.
         float8: whether the layers' products are to be made in 8 bits, which must be said before they are cut.
     """
-    refuse_escapes(folder)
-    model = _empty_model(folder, dtype, trust_remote_code)
-    refuse_unknown(model.config, folder)
+    refuse_outside_paths(folder)
+    model = _meta_model(folder, dtype, trust_remote_code)
+    refuse_unknown_architecture(model.config, folder)
     if float8:
-        use_float8(model)
-    spread_over(model, mesh)
+        apply_float8(model)
+    apply_fsdp(model, mesh)
     model.to_empty(device=device)
     # What is computed and not read: the rotary frequencies.
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
-    _read_weights(model, folder)
+    _load_sharded_weights(model, folder)
     return model
 
 
-def spread_over(model: Any, mesh: DeviceMesh) -> None:
+def apply_fsdp(model: Any, mesh: DeviceMesh) -> None:
     """Cut a model's weights over a mesh, layer by layer; what is not in a layer is a group of its own.
 
     Gradients are summed in fp32, whatever the weights are kept in. `gathered` runs with the group that is in no layer
@@ -151,15 +151,15 @@ def spread_over(model: Any, mesh: DeviceMesh) -> None:
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    model.gathered = MethodType(_call, model)
+    model.gathered = MethodType(_call_function, model)
     register_fsdp_forward_method(model, "gathered")
 
 
-def _call(_model: Any, function: Callable[[], Made]) -> Made:
+def _call_function(_model: Any, function: Callable[[], Result]) -> Result:
     return function()
 
 
-def _empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def _meta_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     """The model's parts without any numbers."""
     options: Any = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
@@ -171,17 +171,17 @@ def _empty_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> A
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise does_not_load(folder, error) from error
+        raise load_error(folder, error) from error
     return model
 
 
-def _read_weights(model: Any, folder: Path) -> None:
+def _load_sharded_weights(model: Any, folder: Path) -> None:
     """Fill this rank's shares from the folder's safetensors; raises UserError where they are not the model's."""
     wanted = dict(model.named_parameters())  # tied weights once
     try:
-        written = _shapes(folder)
+        written = _safetensors_shapes(folder)
     except Exception as error:
-        raise does_not_load(folder, error) from error
+        raise load_error(folder, error) from error
     # Of tied weights a folder may hold either name, or both.
     for name, other in (model.all_tied_weights_keys or {}).items():
         if other in wanted and other not in written and name in written:
@@ -197,7 +197,7 @@ def _read_weights(model: Any, folder: Path) -> None:
         load_cut(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+def _safetensors_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in a folder's safetensors."""
     index = folder / "model.safetensors.index.json"
     names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]

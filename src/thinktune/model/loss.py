@@ -8,13 +8,15 @@ from torch import Tensor
 
 # Bytes of logits at a time: what a CPU keeps near its cores; on a card a share of all its memory, because matrix
 # products of few rows leave it idle.
-CPU_CHUNK_BYTES, CHUNK_BYTES, CHUNK_SHARE = 16 * 2**20, 256 * 2**20, 1 / 64
+CPU_CHUNK_BYTES, CHUNK_BYTES, CHUNK_MEMORY_FRACTION = 16 * 2**20, 256 * 2**20, 1 / 64
 
 
-LEAST_ROWS = 16
+MIN_CHUNK_ROWS = 16
 
 
-FUSED_ON = ("cuda",)  # devices on which the softmax is one compiled kernel; elsewhere it is a pass for each operation
+FUSED_DEVICE_TYPES = (
+    "cuda",
+)  # devices on which the softmax is one compiled kernel; elsewhere it is a pass for each operation
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -25,27 +27,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
-        targets: Tensor,
+        labels: Tensor,
         scale: float,
         dtype: torch.dtype,
-        rows: int,
+        chunk_rows: int,
         fused: bool,
     ) -> tuple[Tensor, Tensor]:
         learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
-        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if learning else None
         weight_gradient = torch.zeros_like(weight) if learning else None
         # Where there is no memory there are no kernels: what works in place stands for one that does.
-        softmax = _fused_softmax() if fused and hidden.device.type != "meta" else _softmax
+        softmax = _fused_kernel() if fused and hidden.device.type != "meta" else _cross_entropy_inplace
         # A tensor: a number would become part of the compiled code, and it differs from step to step.
         factor = torch.full((), scale, device=hidden.device) if learning else None
         # One buffer for all chunks, and only operations in place: fresh pages for each would cost more than the sums.
-        rows = min(rows, max(1, len(targets)))
-        buffer = torch.empty(rows, len(weight), dtype=dtype if fused else torch.float32, device=hidden.device)
-        for start in range(0, len(targets), rows):
-            part = slice(start, start + rows)
-            states, target = hidden[part].to(dtype), targets[part, None]
+        chunk_rows = min(chunk_rows, max(1, len(labels)))
+        buffer = torch.empty(chunk_rows, len(weight), dtype=dtype if fused else torch.float32, device=hidden.device)
+        for start in range(0, len(labels), chunk_rows):
+            part = slice(start, start + chunk_rows)
+            states, target = hidden[part].to(dtype), labels[part, None]
             logits = _logits(states, head, buffer[: len(target)])
             losses[part] = softmax(logits, target, factor)
             if hidden_gradient is None or weight_gradient is None:
@@ -68,9 +70,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None, None
 
 
-def chunk_rows(
+def pick_chunk_rows(
     device: torch.device,
-    vocabulary: int,
+    vocab_size: int,
     dtype: torch.dtype,
     memory_bytes: int | None = None,
     fused: bool | None = None,
@@ -85,24 +87,24 @@ def chunk_rows(
         fused: whether the softmax is one kernel, so that logits are kept in `dtype`; none means as on this device.
     """
     if device.type == "cpu":
-        return max(LEAST_ROWS, CPU_CHUNK_BYTES // (4 * vocabulary))
+        return max(MIN_CHUNK_ROWS, CPU_CHUNK_BYTES // (4 * vocab_size))
     if memory_bytes is None and device.type == "cuda":
         memory_bytes = int(torch.cuda.get_device_properties(device).total_memory)
-    size = int(memory_bytes * CHUNK_SHARE) if memory_bytes else CHUNK_BYTES
-    return max(LEAST_ROWS, size // ((dtype.itemsize if _fuses(device, fused) else 4) * vocabulary))
+    size = int(memory_bytes * CHUNK_MEMORY_FRACTION) if memory_bytes else CHUNK_BYTES
+    return max(MIN_CHUNK_ROWS, size // ((dtype.itemsize if _is_fused(device, fused) else 4) * vocab_size))
 
 
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
-    targets: Tensor,
+    labels: Tensor,
     *,
     scale: float,
     dtype: torch.dtype,
-    rows: int | None = None,
+    chunk_rows: int | None = None,
     fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of predicting `targets` from `hidden` through the head `weight`.
+    """The loss of predicting `labels` from `hidden` through the head `weight`.
 
     Args:
         hidden: (m, hidden), the states at the m learned positions.
@@ -110,7 +112,7 @@ def linear_cross_entropy(
         targets: (m,) int64.
         scale: what the summed loss is multiplied with; one over the learned tokens of the whole step.
         dtype: arithmetic of the matrix products; the softmax is always fp32.
-        rows: how many rows of logits exist at a time; none means `chunk_rows`. Changes speed and memory, not results.
+        rows: how many rows of logits exist at a time; none means `pick_chunk_rows`. Changes speed and memory, not results.
         fused: whether the softmax is one kernel; none means as on this device.
 
     Returns:
@@ -118,12 +120,15 @@ def linear_cross_entropy(
     """
     if not torch.is_grad_enabled():  # which the function itself cannot see; without it, it would make both gradients
         hidden, weight = hidden.detach(), weight.detach()
-    rows, fused = rows or chunk_rows(hidden.device, len(weight), dtype), _fuses(hidden.device, fused)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, scale, dtype, rows, fused)  # pyright: ignore[reportReturnType]
+    chunk_rows, fused = (
+        chunk_rows or pick_chunk_rows(hidden.device, len(weight), dtype),
+        _is_fused(hidden.device, fused),
+    )
+    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunk_rows, fused)  # pyright: ignore[reportReturnType]
 
 
-def _fuses(device: torch.device, said: bool | None) -> bool:
-    return device.type in FUSED_ON if said is None else said
+def _is_fused(device: torch.device, override: bool | None) -> bool:
+    return device.type in FUSED_DEVICE_TYPES if override is None else override
 
 
 def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
@@ -132,7 +137,7 @@ def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
     return buffer.copy_(states @ head.T)
 
 
-def _softmax(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
+def _cross_entropy_inplace(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
     """The losses (rows,); with a scale, the fp32 logits become their own scaled gradient, in place."""
     top = logits.amax(-1, keepdim=True)
     chosen = logits.gather(1, target)
@@ -143,7 +148,7 @@ def _softmax(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
     return losses
 
 
-def _softmax_in_one(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
+def _cross_entropy_fused(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
     """The same as the compiler likes it, for logits of any float type: read twice, written once."""
     exact = logits.float()
     total = exact.logsumexp(-1, keepdim=True)
@@ -157,9 +162,9 @@ def _softmax_in_one(logits: Tensor, target: Tensor, scale: Tensor | None) -> Ten
 _kernels: list[Any] = []
 
 
-def _fused_softmax() -> Any:
-    """`_softmax_in_one` as kernels, compiled once for any number of rows; plain where there is no compiler."""
+def _fused_kernel() -> Any:
+    """`_cross_entropy_fused` as kernels, compiled once for any number of rows; plain where there is no compiler."""
     if not _kernels:
         able = find_spec("triton") is not None
-        _kernels.append(torch.compile(_softmax_in_one, dynamic=True) if able else _softmax_in_one)
+        _kernels.append(torch.compile(_cross_entropy_fused, dynamic=True) if able else _cross_entropy_fused)
     return _kernels[0]

@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 from thinktune.errors import UserError
 
-FIRST_TRITON, FIRST_FLOAT8 = (7, 0), (8, 9)  # compute capabilities from which cards have them
+MIN_TRITON_CAPABILITY, MIN_FLOAT8_CAPABILITY = (7, 0), (8, 9)  # compute capabilities from which cards have them
 
 
 FLOAT8_MULTIPLE = 16  # of both sides of a matrix that the card multiplies in 8 bits
 
 
-def pick_compiled(device_type: str, capability: tuple[int, int] | None, triton: bool) -> bool:
+def supports_compile(device_type: str, capability: tuple[int, int] | None, has_triton: bool) -> bool:
     """Whether layers are compiled: on cards for which torch's compiler writes good code, and where Triton is there.
 
     Not on the CPU: what compiling takes is longer than what it saves there.
     """
-    return device_type == "cuda" and capability is not None and capability >= FIRST_TRITON and triton
+    return device_type == "cuda" and capability is not None and capability >= MIN_TRITON_CAPABILITY and has_triton
 
 
 def can_compile(device: torch.device) -> bool:
-    """`pick_compiled` of this machine."""
-    return pick_compiled(device.type, _capability(device), find_spec("triton") is not None)
+    """`supports_compile` of this machine."""
+    return supports_compile(device.type, _capability(device), find_spec("triton") is not None)
 
 
 def compile_layers(model: Any, backend: str = "inductor") -> None:
@@ -35,10 +35,10 @@ def compile_layers(model: Any, backend: str = "inductor") -> None:
     every token) runs the layers as they are. The names of weights stay what they were. `backend` is torch.compile's.
     """
     for layer in model.model.layers:
-        layer.forward = _compiled_where_packed(layer.forward, backend)
+        layer.forward = _compile_packed_forward(layer.forward, backend)
 
 
-def _compiled_where_packed(plain: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
+def _compile_packed_forward(plain: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
     compiled: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, dynamic=False, backend=backend)
 
     def forward(*arguments: Any, **options: Any) -> Tensor:
@@ -74,7 +74,7 @@ def apply_activation_budget(model: Any, budget: float, compiled: bool) -> None:
         layer.gradient_checkpointing = index < recomputed
 
 
-def refuse_float8(device: torch.device) -> None:
+def require_float8(device: torch.device) -> None:
     """Raise UserError where `train.precision: fp8` cannot run: on this card, or without its package."""
     if problem := float8_problem(device.type, _capability(device), find_spec("torchao") is not None):
         raise UserError(f"train.precision: is fp8, {problem}")
@@ -82,20 +82,20 @@ def refuse_float8(device: torch.device) -> None:
 
 def float8_problem(device_type: str, capability: tuple[int, int] | None, installed: bool) -> str | None:
     """Why fp8 cannot run, and what to do; None where it can."""
-    if device_type != "cuda" or capability is None or capability < FIRST_FLOAT8:
+    if device_type != "cuda" or capability is None or capability < MIN_FLOAT8_CAPABILITY:
         which = (
             device_type
             if capability is None
             else f"{device_type} of compute capability {'.'.join(map(str, capability))}"
         )
         return (
-            f"which needs an NVIDIA card of compute capability {FIRST_FLOAT8[0]}.{FIRST_FLOAT8[1]} or more "
+            f"which needs an NVIDIA card of compute capability {MIN_FLOAT8_CAPABILITY[0]}.{MIN_FLOAT8_CAPABILITY[1]} or more "
             f"(Ada, Hopper, Blackwell), and this is {which}; take bf16"
         )
     return None if installed else "which needs torchao; install it with pip install 'thinktune[fp8]', or take bf16"
 
 
-def use_float8(model: Any, *, emulate: bool = False) -> None:
+def apply_float8(model: Any, *, emulate: bool = False) -> None:
     """Multiply the layers' matrices in 8 bits, forward and backward, each tensor scaled by its largest number.
 
     Weights, their names and all else stay as they are; embedding and head stay in full. By torchao's float8 training

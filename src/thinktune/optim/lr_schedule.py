@@ -2,10 +2,10 @@
 
 import math
 
-from thinktune.config.schema import Schedule
+from thinktune.config.schema import LRSchedule
 
 
-def learning_rate_share(step: int, steps: int, warmup_fraction: float, schedule: Schedule) -> float:
+def learning_rate_factor(step: int, steps: int, warmup_fraction: float, schedule: LRSchedule) -> float:
     """The learning rate of step `step` (1 to `steps`) as a share of its peak: a linear rise, then the schedule.
 
     The first step already moves (it has one warm-up step's share) and the last one still does.

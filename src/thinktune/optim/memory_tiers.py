@@ -5,14 +5,19 @@ from typing import Literal
 
 import torch
 
-from thinktune.config.schema import Memory, Train
-from thinktune.optim.quantization import EIGHT_BIT_BLOCK, FOUR_BIT_BLOCK
+from thinktune.config.schema import MemoryTierName, TrainConfig
+from thinktune.optim.quantization import EIGHT_BIT_BLOCK_SIZE, FOUR_BIT_BLOCK_SIZE
 
-STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1 + 4 / EIGHT_BIT_BLOCK, "4bit": 0.5 + 4 / FOUR_BIT_BLOCK}
+STATE_BYTES_PER_PARAMETER = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "8bit": 1 + 4 / EIGHT_BIT_BLOCK_SIZE,
+    "4bit": 0.5 + 4 / FOUR_BIT_BLOCK_SIZE,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class MemoryTier:
     """What a parameter is kept as: its weights, and each of AdamW's two moments.
 
     `exact` weights are bf16 with an int16 remainder: an fp32 master, bit for bit. `rounded` ones are bf16, rounded
@@ -21,35 +26,35 @@ class Tier:
 
     weights: Literal["fp32", "exact", "rounded"]
     states: Literal["fp32", "bf16", "8bit", "4bit"]
-    streamed: bool = False  # the matrices' moments live in the host's memory, and cross the device in chunks
+    offloaded: bool = False  # the matrices' moments live in the host's memory, and cross the device in chunks
 
     @property
     def bytes_per_parameter(self) -> float:
         """Weights and moments of a matrix, wherever they are kept, without its gradient."""
-        return (2 if self.weights == "rounded" else 4) + 2 * STATE_BYTES[self.states]
+        return (2 if self.weights == "rounded" else 4) + 2 * STATE_BYTES_PER_PARAMETER[self.states]
 
     @property
-    def gradient_bytes(self) -> int:
+    def gradient_bytes_per_parameter(self) -> int:
         """Of one parameter's gradient, where it is kept until the backward pass is over."""
         return 4 if self.weights == "fp32" else 2
 
     @property
-    def loaded(self) -> torch.dtype:
+    def load_dtype(self) -> torch.dtype:
         """The type that a model is loaded in to be trained in this tier."""
         return torch.bfloat16 if self.weights == "rounded" else torch.float32
 
 
-TIERS: dict[Memory, Tier] = {
-    "fp32": Tier("fp32", "fp32"),
-    "exact": Tier("exact", "fp32"),
-    "exact-bf16": Tier("exact", "bf16"),
-    "8bit": Tier("rounded", "8bit"),
-    "8bit-streamed": Tier("rounded", "8bit", streamed=True),
-    "4bit": Tier("rounded", "4bit"),
+TIERS: dict[MemoryTierName, MemoryTier] = {
+    "fp32": MemoryTier("fp32", "fp32"),
+    "exact": MemoryTier("exact", "fp32"),
+    "exact-bf16": MemoryTier("exact", "bf16"),
+    "8bit": MemoryTier("rounded", "8bit"),
+    "8bit-streamed": MemoryTier("rounded", "8bit", offloaded=True),
+    "4bit": MemoryTier("rounded", "4bit"),
 }
 
 
-def pick_memory(settings: Train, device: torch.device) -> Memory:
+def pick_memory_tier(settings: TrainConfig, device: torch.device) -> MemoryTierName:
     """The tier for `train.memory`: auto is exact on an accelerator, and fp32 on the CPU or where arithmetic is fp32."""
     if settings.memory != "auto":
         return settings.memory

@@ -18,40 +18,45 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.cache import cache_folder
 from thinktune.files import read_json, write_json
-from thinktune.planner.trace import NOWHERE, Layer, Share, layer, one_layer, positions
+from thinktune.planner.trace import META, LayerBytes, LinearBytes, one_layer_model, rotary_embeddings, trace_layer
 
-BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
-
-
-TOKENS = 2048  # of the traced row; all bytes and operations grow with it alike, but for attention's, which are few
+ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 
 
-PRODUCTS = ("mm", "addmm", "bmm")
+TRACED_TOKENS = (
+    2048  # of the traced row; all bytes and operations grow with it alike, but for attention's, which are few
+)
 
 
-def layers(
-    config: Any, dtype: torch.dtype, device: torch.device, *, compiled: bool, weights: torch.dtype | None = None
-) -> dict[float, Layer]:
+MATMUL_OPS = ("mm", "addmm", "bmm")
+
+
+def trace_layers(
+    config: Any, dtype: torch.dtype, device: torch.device, *, compiled: bool, weight_dtype: torch.dtype | None = None
+) -> dict[float, LayerBytes]:
     """One layer under each budget that a plan may choose: with a compiler all of BUDGETS, else 1 and 0.
 
-    With `weights` of another type than the arithmetic it is traced without a compiler, which keeps no less.
+    With `weight_dtype` of another type than the arithmetic it is traced without a compiler, which keeps no less.
     The first time takes seconds; what was found is kept with the user's other cached files, under a hash of the
     layer's shape, the versions of the libraries, and our own source.
     """
-    weights = weights or dtype
-    compiled = compiled and weights == dtype
-    kept = _place(config, (dtype, weights), device, compiled=compiled)
+    weight_dtype = weight_dtype or dtype
+    compiled = compiled and weight_dtype == dtype
+    kept = _cache_file(config, (dtype, weight_dtype), device, compiled=compiled)
     if kept.is_file():
-        return {float(budget): _read(facts) for budget, facts in read_json(kept).items()}
+        return {float(budget): _read_layer(facts) for budget, facts in read_json(kept).items()}
     if compiled:
-        found = _compiled(config, dtype)
+        found = _trace_compiled(config, dtype)
     else:
-        found = {budget: layer(config, dtype, device, recompute=budget < 1, weights=weights) for budget in (1.0, 0.0)}
+        found = {
+            budget: trace_layer(config, dtype, device, recompute=budget < 1, weight_dtype=weight_dtype)
+            for budget in (1.0, 0.0)
+        }
     write_json(kept, {str(budget): asdict(facts) for budget, facts in found.items()})
     return found
 
 
-def _place(config: Any, kinds: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool) -> Path:
+def _cache_file(config: Any, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool) -> Path:
     shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
     for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
         shape.pop(name, None)  # which one layer does not depend on
@@ -60,55 +65,60 @@ def _place(config: Any, kinds: tuple[torch.dtype, torch.dtype], device: torch.de
         (package / f"{name}.py").read_bytes()
         for name in ("planner/activation_budgets", "planner/trace", "model/forward", "model/loading")
     )
-    facts = [shape, *map(str, kinds), device.type, compiled, version("torch"), version("transformers")]
+    facts = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers")]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + source).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
 
 
-def _read(facts: dict[str, Any]) -> Layer:
-    kept, forward, backward, moving = (Share(**facts[name]) for name in ("kept", "forward", "backward", "moving"))
-    return Layer(kept, forward, backward, moving, facts["operations"])
+def _read_layer(facts: dict[str, Any]) -> LayerBytes:
+    kept, forward, backward, moving = (LinearBytes(**facts[name]) for name in ("kept", "forward", "backward", "moving"))
+    return LayerBytes(kept, forward, backward, moving, facts["operations"])
 
 
-def _compiled(config: Any, dtype: torch.dtype) -> dict[float, Layer]:
+def _trace_compiled(config: Any, dtype: torch.dtype) -> dict[float, LayerBytes]:
     """All budgets from one trace of the layer: only the partition differs."""
     found: dict[float, tuple[Any, Any, int]] = {}
 
     def partition(joint: Any, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> tuple[Any, Any]:
-        for budget in BUDGETS:
+        for budget in ACTIVATION_BUDGETS:
             with functorch.patch(activation_memory_budget=budget):
                 both = min_cut_rematerialization_partition(
                     copy.deepcopy(joint), inputs, num_fwd_outputs=num_fwd_outputs, **options
                 )
             found[budget] = (*both, num_fwd_outputs)
-        forward, backward, _ = found[BUDGETS[0]]
+        forward, backward, _ = found[ACTIVATION_BUDGETS[0]]
         return forward, backward
 
     backend = aot_autograd(
-        fw_compiler=_as_it_is, bw_compiler=_as_it_is, partition_fn=partition, decompositions=select_decomp_table
+        fw_compiler=_passthrough_compiler,
+        bw_compiler=_passthrough_compiler,
+        partition_fn=partition,
+        decompositions=select_decomp_table,
     )
     with FakeTensorMode():
-        model = one_layer(config, dtype, NOWHERE)
-        entering = torch.empty(1, TOKENS, config.hidden_size, dtype=dtype, device=NOWHERE, requires_grad=True)
+        model = one_layer_model(config, dtype, META)
+        entering = torch.empty(1, TRACED_TOKENS, config.hidden_size, dtype=dtype, device=META, requires_grad=True)
         run = torch.compile(model.model.layers[0], backend=backend, fullgraph=True, dynamic=False)
-        run(entering, attention_mask=None, position_embeddings=positions(config, TOKENS, dtype, NOWHERE))
+        run(entering, attention_mask=None, position_embeddings=rotary_embeddings(config, TRACED_TOKENS, dtype, META))
         weights = sum(weight.numel() for weight in model.model.layers[0].parameters()) * dtype.itemsize
         torch.compiler.reset()
-        least = _operations(*found[1.0][:2])
-        plain = layer(config, dtype, NOWHERE, recompute=False)
+        least = _matmul_operations(*found[1.0][:2])
+        plain = trace_layer(config, dtype, META, recompute=False)
     return {
-        budget: Layer(
-            kept=Share(0, _saved(forward, outputs) / TOKENS),
+        budget: LayerBytes(
+            saved=LinearBytes(0, _saved_bytes(forward, outputs) / TRACED_TOKENS),
             forward=plain.forward,
-            backward=Share(weights, _most_live(backward) / TOKENS),
-            moving=Share(weights, config.hidden_size * dtype.itemsize),  # the graph's end gives them all at once
-            operations=_operations(forward, backward) / least,
+            backward=LinearBytes(weights, _peak_live_bytes(backward) / TRACED_TOKENS),
+            gradient_ready=LinearBytes(
+                weights, config.hidden_size * dtype.itemsize
+            ),  # the graph's end gives them all at once
+            recompute_factor=_matmul_operations(forward, backward) / least,
         )
         for budget, (forward, backward, outputs) in found.items()
     }
 
 
-def _as_it_is(module: Any, _: Any) -> Any:
+def _passthrough_compiler(module: Any, _: Any) -> Any:
     def run(inputs: list[Any]) -> Any:
         arguments = list(inputs)
         inputs.clear()
@@ -118,13 +128,13 @@ def _as_it_is(module: Any, _: Any) -> Any:
     return run
 
 
-def _saved(forward: Any, outputs: int) -> int:
+def _saved_bytes(forward: Any, outputs: int) -> int:
     """Bytes that the forward graph hands to the backward one, beside what entered it."""
     [last] = [node for node in forward.graph.nodes if node.op == "output"]
-    return sum(_bytes(node) for node in last.args[0][outputs:] if node.op != "placeholder")
+    return sum(_node_bytes(node) for node in last.args[0][outputs:] if node.op != "placeholder")
 
 
-def _most_live(backward: Any) -> float:
+def _peak_live_bytes(backward: Any) -> float:
     """The peak of a backward graph beyond what enters it, without gradients of weights.
 
     What only flows between elementwise operations is fused and never stored; what a product, an attention or the
@@ -132,54 +142,54 @@ def _most_live(backward: Any) -> float:
     """
     nodes = list(backward.graph.nodes)
     [last] = [node for node in nodes if node.op == "output"]
-    ends = {node for node in last.args[0] if node is not None and not _is_gradient_of_weight(node)}
+    ends = {node for node in last.args[0] if node is not None and not _is_weight_gradient(node)}
     stored = {node for node in nodes if node.op == "placeholder" and not node.name.startswith("primals")} | ends
     for node in nodes:
-        if _is_product(node):
+        if _is_matmul_or_attention(node):
             stored |= {node, *node.all_input_nodes}
-    stored = {node for node in stored if not _is_weight(node) and not _is_gradient_of_weight(node)}
+    stored = {node for node in stored if not _is_weight(node) and not _is_weight_gradient(node)}
     place = {node: number for number, node in enumerate(nodes)}
     changes = [0] * (len(nodes) + 1)
     for node in stored:
         begin = 0 if node.op == "placeholder" else place[node]
         end = len(nodes) - 1 if node in ends else max((place[user] for user in node.users), default=begin)
-        changes[begin] += _bytes(node)
-        changes[end + 1] -= _bytes(node)
+        changes[begin] += _node_bytes(node)
+        changes[end + 1] -= _node_bytes(node)
     now = most = 0
     for change in changes:
         now += change
         most = max(most, now)
-    return most - sum(_bytes(node) for node in stored if node.op == "placeholder")
+    return most - sum(_node_bytes(node) for node in stored if node.op == "placeholder")
 
 
-def _is_product(node: Any) -> bool:
+def _is_matmul_or_attention(node: Any) -> bool:
     name = str(node.target)
-    return node.op == "call_function" and (name.split(".")[1:2] in [[p] for p in PRODUCTS] or "attend" in name)
+    return node.op == "call_function" and (name.split(".")[1:2] in [[p] for p in MATMUL_OPS] or "attend" in name)
 
 
 def _is_weight(node: Any) -> bool:
     return node.op == "placeholder" and node.name.startswith("primals")
 
 
-def _is_gradient_of_weight(node: Any) -> bool:
+def _is_weight_gradient(node: Any) -> bool:
     """No dimension of an activation of ours is lost but in gradients of weights: none of their sizes is the row's."""
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and TOKENS not in value.shape
+    return isinstance(value, torch.Tensor) and TRACED_TOKENS not in value.shape
 
 
-def _bytes(node: Any) -> int:
+def _node_bytes(node: Any) -> int:
     value = node.meta.get("val")
     if isinstance(value, Sequence):
         return sum(part.numel() * part.element_size() for part in value if isinstance(part, torch.Tensor))
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
-def _operations(*graphs: Any) -> float:
+def _matmul_operations(*graphs: Any) -> float:
     """Multiplications of all products of matrices."""
     count = 0.0
     for node in (node for graph in graphs for node in graph.graph.nodes if node.op == "call_function"):
         name = str(node.target).split(".")
-        if len(name) > 1 and name[1] in PRODUCTS:
+        if len(name) > 1 and name[1] in MATMUL_OPS:
             left, right = (each.meta["val"] for each in node.all_input_nodes[-2:])
             count += left.numel() * right.shape[-1]
     return count

@@ -8,99 +8,104 @@ from typing import Any
 
 import torch
 
-from thinktune.config.schema import Memory
+from thinktune.config.schema import MemoryTierName
 from thinktune.errors import UserError
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.planner.hardware import GIB
 from thinktune.planner.trace import parameter_shapes
 
-BESIDE_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page
+OTHER_FILES_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class DiskRequirements:
     """Bytes of a checkpoint's weights, of the optimizer's state beside them, and of the final model."""
 
-    weights: int
-    state: int
-    final: int
+    weights_bytes: int
+    state_bytes: int
+    final_bytes: int
 
     @property
-    def checkpoint(self) -> int:
+    def checkpoint_bytes(self) -> int:
         """A whole one."""
-        return self.weights + self.state
+        return self.weights_bytes + self.state_bytes
 
     @property
-    def most(self) -> int:
+    def peak_bytes(self) -> int:
         """At the worst moment: the last checkpoint and the best weights stand while the next one is written.
 
         Or the final model, which may be the larger: a base in fp32 that is trained in bf16 is written in fp32.
         """
-        return self.checkpoint + self.weights + max(self.checkpoint, self.final) + BESIDE_BYTES
+        return (
+            self.checkpoint_bytes
+            + self.weights_bytes
+            + max(self.checkpoint_bytes, self.final_bytes)
+            + OTHER_FILES_BYTES
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DiskSpace:
     """Bytes that are free where a run writes, and those that its folder holds already, which count as room."""
 
-    free: int
-    held: int
+    free_bytes: int
+    run_folder_bytes: int
 
-    def missing(self, needs: Needs) -> int:
+    def missing_bytes(self, requirements: DiskRequirements) -> int:
         """How many bytes more the run needs than there are."""
-        return max(0, needs.most - self.held - self.free)
+        return max(0, requirements.peak_bytes - self.run_folder_bytes - self.free_bytes)
 
 
-def needs(config: Any, memory: Memory) -> Needs:
+def disk_requirements(config: Any, memory: MemoryTierName) -> DiskRequirements:
     """What a run of a model in a memory tier writes: its masters, and the final model in the type of the base."""
     count, tier = sum(map(math.prod, parameter_shapes(config))), TIERS[memory]
     weights = count * (2 if tier.weights == "rounded" else 4)
     state = round(count * tier.bytes_per_parameter) - weights
-    return Needs(weights, state, count * (config.dtype or torch.float32).itemsize)
+    return DiskRequirements(weights, state, count * (config.dtype or torch.float32).itemsize)
 
 
-def room(folder: Path) -> Room:
+def disk_space(folder: Path) -> DiskSpace:
     """The room for a run's folder, which need not be there yet."""
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    return Room(shutil.disk_usage(there).free, held)
+    return DiskSpace(shutil.disk_usage(there).free, held)
 
 
-def fault(folder: Path, needs: Needs) -> str | None:
+def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | None:
     """What to do where the disk is too small for a run; none where it is not."""
-    found = room(folder)
-    if not (missing := found.missing(needs)):
+    found = disk_space(folder)
+    if not (missing := found.missing_bytes(requirements)):
         return None
-    more = (needs.most - found.held) / GIB
+    more = (requirements.peak_bytes - found.run_folder_bytes) / GIB
     return (
-        f"{folder}: its disk has {found.free / GIB:.2f} GiB free, and the run needs {more:.2f} GiB more (the best "
-        f"weights and two checkpoints of {needs.checkpoint / GIB:.2f} GiB, the second making room for the final "
-        f"model of {needs.final / GIB:.2f} GiB); free {missing / GIB:.2f} GiB, or write elsewhere by runs_folder=..."
+        f"{folder}: its disk has {found.free_bytes / GIB:.2f} GiB free, and the run needs {more:.2f} GiB more (the best "
+        f"weights and two checkpoints of {requirements.checkpoint_bytes / GIB:.2f} GiB, the second making room for the final "
+        f"model of {requirements.final_bytes / GIB:.2f} GiB); free {missing / GIB:.2f} GiB, or write elsewhere by runs_folder=..."
     )
 
 
-def refuse_no_room(folder: Path, needs: Needs) -> None:
+def require_disk_space(folder: Path, requirements: DiskRequirements) -> None:
     """Raise UserError where the disk cannot hold what a run needs at most."""
-    if told := fault(folder, needs):
+    if told := describe_shortage(folder, requirements):
         raise UserError(told)
 
 
-def facts(folder: Path, needs: Needs) -> dict[str, Any]:
+def disk_as_dict(folder: Path, requirements: DiskRequirements) -> dict[str, Any]:
     """Needs and room as plain values, in bytes."""
-    found = room(folder)
+    found = disk_space(folder)
     return {
         "folder": str(folder),
-        "checkpoint_bytes": needs.checkpoint,
-        "best_weights_bytes": needs.weights,
-        "final_bytes": needs.final,
-        "most_bytes": needs.most,
-        "held_bytes": found.held,
-        "free_bytes": found.free,
-        "fits": not found.missing(needs),
+        "checkpoint_bytes": requirements.checkpoint_bytes,
+        "best_weights_bytes": requirements.weights_bytes,
+        "final_bytes": requirements.final_bytes,
+        "most_bytes": requirements.peak_bytes,
+        "held_bytes": found.run_folder_bytes,
+        "free_bytes": found.free_bytes,
+        "fits": not found.missing_bytes(requirements),
     }
 
 
-def say(facts: dict[str, Any]) -> str:
+def describe_disk(facts: dict[str, Any]) -> str:
     """The same in one line."""
     checkpoint, best, final, most, held, free = (
         f"{facts[f'{name}_bytes'] / GIB:.2f}"

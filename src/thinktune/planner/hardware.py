@@ -10,7 +10,7 @@ GIB = 2**30
 
 # GiB as the driver reports them, dense bf16 TFLOP/s without sparsity as the maker states them (none: not looked up),
 # GB/s of the card's memory, GB/s to the host in one direction (PCIe, as built).
-KNOWN: dict[str, tuple[float, float | None, int, int]] = {
+KNOWN_CARDS: dict[str, tuple[float, float | None, int, int]] = {
     "H200": (140.4, 989.0, 4800, 55),
     "H200 NVL": (140.4, 835.0, 4800, 55),
     "H100": (79.6, 989.0, 3350, 55),
@@ -33,15 +33,15 @@ KNOWN: dict[str, tuple[float, float | None, int, int]] = {
 }
 
 
-OTHERS = {"laptop", "mobile", "max", "ti", "super", "d", "ada", "sff"}  # words that make another card of a name
+VARIANT_WORDS = {"laptop", "mobile", "max", "ti", "super", "d", "ada", "sff"}  # words that make another card of a name
 
 
-LINK = 12  # GB/s where the card is not known
+DEFAULT_LINK_GB_PER_SECOND = 12  # GB/s where the card is not known
 
 
 # GB/s from one card to the others of its machine in one direction (NVLink), as the makers state them; of cards that
 # are not here, the link to the host is taken.
-NVLINK = {
+NVLINK_GB_PER_SECOND = {
     "H200": 450,
     "H200 NVL": 450,
     "H100": 450,
@@ -62,9 +62,11 @@ class Card:
     name: str
     memory_bytes: int
     tflops: float | None = None  # dense bf16, as the maker states it
-    bandwidth: float | None = None  # bytes/s
-    link: float = LINK * 1e9  # bytes/s to the host, in each direction
-    peers: float = LINK * 1e9  # bytes/s to the other cards of its machine, in each direction
+    memory_bytes_per_second: float | None = None  # bytes/s
+    host_bytes_per_second: float = DEFAULT_LINK_GB_PER_SECOND * 1e9  # bytes/s to the host, in each direction
+    peer_bytes_per_second: float = (
+        DEFAULT_LINK_GB_PER_SECOND * 1e9
+    )  # bytes/s to the other cards of its machine, in each direction
 
     @property
     def memory_gib(self) -> float:
@@ -105,45 +107,45 @@ def find_card(text: str) -> Card:
     if size := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(GiB|GB|G)", text.strip(), re.IGNORECASE):
         unit = 10**9 if size[2].upper() == "GB" else GIB
         return Card(text.strip(), int(float(size[1]) * unit))
-    names = [name for name in KNOWN if _plain(text) in _plain(name)]
+    names = [name for name in KNOWN_CARDS if _normalize(text) in _normalize(name)]
     if not names:
         raise UserError(
             f"plan.card: {text!r} is no card known here; name its memory instead, as in 24GiB, "
-            f"or one of {', '.join(KNOWN)}"
+            f"or one of {', '.join(KNOWN_CARDS)}"
         )
-    return _known(min(names, key=len), None)
+    return _make_known_card(min(names, key=len), None)
 
 
-def card_at_hand(name: str, memory_bytes: int) -> Card:
+def card_from_driver(name: str, memory_bytes: int) -> Card:
     """The card that a driver names, with the memory that is free on it."""
-    known = _by_words(name)
-    return _known(known, memory_bytes) if known else Card(name, memory_bytes)
+    known = _match_driver_name(name)
+    return _make_known_card(known, memory_bytes) if known else Card(name, memory_bytes)
 
 
-def peak_tflops(name: str) -> float | None:
+def peak_bf16_tflops(name: str) -> float | None:
     """What a card's maker states for dense bf16, by the name that its driver gives; none for a card not known here."""
-    known = _by_words(name)
-    return KNOWN[known][1] if known else None
+    known = _match_driver_name(name)
+    return KNOWN_CARDS[known][1] if known else None
 
 
-def mfu(tokens_per_second: float, flops: float, name: str) -> float | None:
+def mfu(tokens_per_second: float, flops_per_token: float, name: str) -> float | None:
     """Model FLOPs utilization (Chowdhery et al., PaLM, 2022): the share of the card's peak that learning takes."""
-    peak = peak_tflops(name)
-    return None if peak is None else tokens_per_second * flops / (peak * 1e12)
+    peak = peak_bf16_tflops(name)
+    return None if peak is None else tokens_per_second * flops_per_token / (peak * 1e12)
 
 
-def _by_words(name: str) -> str | None:
+def _match_driver_name(name: str) -> str | None:
     """The longest known name of which a driver's name holds every word, unless it is another card of that name."""
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    found = [known for known in KNOWN if words >= set(known.lower().split())]
-    return max(found, key=len) if found and not words & OTHERS else None
+    found = [known for known in KNOWN_CARDS if words >= set(known.lower().split())]
+    return max(found, key=len) if found and not words & VARIANT_WORDS else None
 
 
-def _known(name: str, memory_bytes: int | None) -> Card:
-    gib, tflops, bandwidth, link = KNOWN[name]
-    peers = NVLINK.get(name, link)
+def _make_known_card(name: str, memory_bytes: int | None) -> Card:
+    gib, tflops, bandwidth, link = KNOWN_CARDS[name]
+    peers = NVLINK_GB_PER_SECOND.get(name, link)
     return Card(name, memory_bytes or int(gib * GIB), tflops, bandwidth * 1e9, link * 1e9, peers * 1e9)
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("nvidia").removeprefix("geforce")

@@ -12,30 +12,36 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from thinktune.config.schema import Memory, Strategy
-from thinktune.distributed.sharding import Spread
-from thinktune.model.flops import head_size
-from thinktune.model.loss import chunk_rows
-from thinktune.optim.adamw import CHUNK, CPU_CHUNK
+from thinktune.config.schema import MemoryTierName, Strategy
+from thinktune.distributed.sharding import ParallelDims
+from thinktune.model.flops import head_dim
+from thinktune.model.loss import pick_chunk_rows
+from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from thinktune.optim.memory_tiers import TIERS
-from thinktune.optim.offload import HELD
-from thinktune.optim.quantization import EIGHT_BIT_BLOCK, FOUR_BIT_BLOCK
-from thinktune.planner.activation_budgets import layers
-from thinktune.planner.communication import Buffers, Groups, Shape, buffers, share
+from thinktune.optim.offload import BUFFER_COUNT
+from thinktune.optim.quantization import EIGHT_BIT_BLOCK_SIZE, FOUR_BIT_BLOCK_SIZE
+from thinktune.planner.activation_budgets import trace_layers
+from thinktune.planner.communication import (
+    CommunicationBuffers,
+    ParameterGroups,
+    Shape,
+    communication_buffers,
+    shard_shape,
+)
 from thinktune.planner.hardware import GIB
-from thinktune.planner.trace import NOWHERE, Ends, Layer, ends, parameter_shapes, update_bytes
+from thinktune.planner.trace import META, LayerBytes, RootBytes, parameter_shapes, trace_root, update_bytes
 
 CONTEXT_BYTES = GIB // 2  # what a driver, its kernels and their workspaces take beside our tensors; not yet measured
 
 
-FUSED_TEMPORARIES = 4  # fp32 ones of a chunk, where an update is compiled
+FUSED_UPDATE_TEMPORARIES = 4  # fp32 ones of a chunk, where an update is compiled
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a plan decides: none of it changes what is learned but the memory tier, and clipping in the backward."""
 
-    memory: Memory
+    memory: MemoryTierName
     update_in_backward: bool
     activation_budget: float
     batch_tokens: int
@@ -44,7 +50,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Peaks:
+class MemoryPeaks:
     """Bytes on each card at the worst moment of training, of evaluation and of writing samples, and on the host."""
 
     train: int
@@ -53,13 +59,13 @@ class Peaks:
     host: int
 
     @property
-    def largest(self) -> int:
+    def device_bytes(self) -> int:
         """Of the three on the card."""
         return max(self.train, self.evaluate, self.sample)
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """What a run asks, known before it: the model's shape, the rows', and the cards' kind, number and arithmetic."""
 
     config: Any
@@ -67,12 +73,12 @@ class Job:
     fp32: bool  # arithmetic; else bf16
     compiled: bool
     step_tokens: int  # of the largest step, over all cards
-    longest: int  # tokens of a row
-    learned_share: float
-    mean_context: float
+    longest_row_tokens: int  # tokens of a row
+    label_fraction: float
+    mean_context_tokens: float
     sample_rows: int = 0
     sample_tokens: int = 0  # of a prompt and its reply together
-    mixed: bool = False  # weights and states between the layers are fp32, products bf16 by autocast
+    autocast_weights: bool = False  # weights and states between the layers are fp32, products bf16 by autocast
     ranks: int = 1  # cards, one process each
     per_node: int = 1  # of them on one machine
 
@@ -80,16 +86,16 @@ class Job:
     def rank_tokens(self) -> int:
         """Tokens of the largest step on one card: an even share, but no less than a row, which is never cut."""
         even = -(-self.step_tokens // self.ranks)
-        return even if self.ranks == 1 else max(even, min(self.longest, self.step_tokens))
+        return even if self.ranks == 1 else max(even, min(self.longest_row_tokens, self.step_tokens))
 
     @cached_property
-    def groups(self) -> Groups:
+    def parameter_groups(self) -> ParameterGroups:
         """All parameters as they are exchanged."""
         return parameter_groups(self.config)
 
-    def spread(self, setting: Setting) -> Spread:
+    def parallel_dims(self, setting: Setting) -> ParallelDims:
         """How a setting spreads weights and states over the cards."""
-        return Spread(setting.strategy, self.ranks, self.per_node)
+        return ParallelDims(setting.strategy, self.ranks, self.per_node)
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -97,84 +103,90 @@ class Job:
         return parameter_shapes(self.config)
 
     @cached_property
-    def layers(self) -> dict[float, Layer]:
+    def layers_by_budget(self) -> dict[float, LayerBytes]:
         """One layer under each activation budget."""
-        return layers(self.config, self.dtype, self.place, compiled=self.compiled, weights=self.weights)
+        return trace_layers(
+            self.config, self.compute_dtype, self.trace_device, compiled=self.compiled, weight_dtype=self.weight_dtype
+        )
 
     @cached_property
-    def _ends(self) -> dict[tuple[int, int | None], Ends]:
+    def _root_bytes(self) -> dict[tuple[int, int | None], RootBytes]:
         return {}
 
-    def ends(self, tokens: int, rows: int | None = None) -> Ends:
+    def root_bytes(self, tokens: int, rows: int | None = None) -> RootBytes:
         """All but the layers, of a batch of so many tokens, with so many rows of logits at a time."""
-        if (tokens, rows) not in self._ends:
-            learned = max(1, round(tokens * self.learned_share))
-            facts = self.config, self.dtype, self.place, tokens, learned
-            self._ends[tokens, rows] = ends(*facts, rows, self.fused, self.weights)
-        return self._ends[tokens, rows]
+        if (tokens, rows) not in self._root_bytes:
+            learned = max(1, round(tokens * self.label_fraction))
+            facts = self.config, self.compute_dtype, self.trace_device, tokens, learned
+            self._root_bytes[tokens, rows] = trace_root(*facts, rows, self.fused_loss, self.weight_dtype)
+        return self._root_bytes[tokens, rows]
 
     @property
-    def fused(self) -> bool:
+    def fused_loss(self) -> bool:
         """Whether the softmax of the loss is one kernel: where layers are compiled, it is, too."""
         return self.compiled and self.device.type != "cpu"
 
     def chunk_rows(self, memory_bytes: int) -> int:
         """How many rows of logits exist at a time on a card of so much memory."""
-        return chunk_rows(self.place, self.config.vocab_size, self.dtype, memory_bytes, self.fused)
+        return pick_chunk_rows(
+            self.trace_device, self.config.vocab_size, self.compute_dtype, memory_bytes, self.fused_loss
+        )
 
-    def layer(self, budget: float) -> Layer:
+    def layer(self, budget: float) -> LayerBytes:
         """One layer under a budget: of those that were traced, the next that keeps no less."""
-        return self.layers[min(known for known in self.layers if known >= budget)]
+        return self.layers_by_budget[min(known for known in self.layers_by_budget if known >= budget)]
 
     @cached_property
-    def recomputed(self) -> Layer:
+    def recomputed_layer(self) -> LayerBytes:
         """A layer that keeps its input alone: what a pass without gradients takes, too."""
-        return layers(self.config, self.dtype, self.place, compiled=False, weights=self.weights)[0.0]
+        return trace_layers(
+            self.config, self.compute_dtype, self.trace_device, compiled=False, weight_dtype=self.weight_dtype
+        )[0.0]
 
     @cached_property
-    def cast(self) -> "Job":
+    def over_fp32_weights(self) -> "Workload":
         """The same over fp32 weights; in bf16 arithmetic autocast makes copies of them."""
-        return self if self.fp32 else replace(self, mixed=True)
+        return self if self.fp32 else replace(self, autocast_weights=True)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def compute_dtype(self) -> torch.dtype:
         """Of the arithmetic."""
         return torch.float32 if self.fp32 else torch.bfloat16
 
     @property
-    def weights(self) -> torch.dtype:
+    def weight_dtype(self) -> torch.dtype:
         """Of the weights, and of what goes from one layer to the next."""
-        return torch.float32 if self.mixed else self.dtype
+        return torch.float32 if self.autocast_weights else self.compute_dtype
 
     @property
-    def copies(self) -> int:
+    def autocast_copies_bytes(self) -> int:
         """Bytes of the layers' matrices as autocast copies them, kept until the forward pass is over."""
         layers = (shape for shape in self.shapes if len(shape) == 2 and shape[0] != self.config.vocab_size)
-        return sum(map(prod, layers)) * self.dtype.itemsize if self.mixed else 0
+        return sum(map(prod, layers)) * self.compute_dtype.itemsize if self.autocast_weights else 0
 
     @property
-    def place(self) -> torch.device:
+    def trace_device(self) -> torch.device:
         """The device that is traced for it; autocast is known on the CPU, and not where there is no memory."""
-        return torch.device("cpu") if self.mixed or self.device.type == "cpu" else NOWHERE
+        return torch.device("cpu") if self.autocast_weights or self.device.type == "cpu" else META
 
 
-def parameter_groups(config: Any) -> Groups:
+def parameter_groups(config: Any) -> ParameterGroups:
     """A model's parameters by what is exchanged together, tied ones once, from its configuration alone."""
-    with torch.device(NOWHERE):
+    with torch.device(META):
         model: Any = AutoModelForCausalLM.from_config(config)
     first, *_ = blocks = model.model.layers
     inside = {id(weight) for weight in blocks.parameters()}
     root = [weight for weight in model.parameters() if id(weight) not in inside]
     shapes = [tuple(tuple(weight.shape) for weight in weights) for weights in (root, first.parameters())]
-    return Groups(*shapes, depth=len(blocks))
+    return ParameterGroups(*shapes, num_layers=len(blocks))
 
 
-def weights_bytes(shapes: Sequence[Shape], memory: Memory) -> int:
+def weights_bytes(shapes: Sequence[Shape], memory: MemoryTierName) -> int:
     """Weights, with the remainder of an exact master."""
     return sum(map(prod, shapes)) * (2 if TIERS[memory].weights == "rounded" else 4)
 
 
-def states_bytes(shapes: Sequence[Shape], memory: Memory) -> tuple[int, int]:
+def optimizer_state_bytes(shapes: Sequence[Shape], memory: MemoryTierName) -> tuple[int, int]:
     """Both moments, in bytes on the device and on the host, where pinned memory comes in powers of two."""
     tier = TIERS[memory]
     device = host = 0
@@ -187,110 +199,157 @@ def states_bytes(shapes: Sequence[Shape], memory: Memory) -> tuple[int, int]:
             case "bf16":
                 device += 4 * count
             case "4bit":
-                device += 2 * (FOUR_BIT_BLOCK // 2 + 4) * -(-count // FOUR_BIT_BLOCK)
+                device += 2 * (FOUR_BIT_BLOCK_SIZE // 2 + 4) * -(-count // FOUR_BIT_BLOCK_SIZE)
             case "8bit":
-                blocks = -(-count // EIGHT_BIT_BLOCK)
-                if tier.streamed:
-                    host += 2 * (_power_of_two(EIGHT_BIT_BLOCK * blocks) + _power_of_two(4 * blocks))
+                blocks = -(-count // EIGHT_BIT_BLOCK_SIZE)
+                if tier.offloaded:
+                    host += 2 * (_next_power_of_two(EIGHT_BIT_BLOCK_SIZE * blocks) + _next_power_of_two(4 * blocks))
                 else:
-                    device += 2 * (EIGHT_BIT_BLOCK + 4) * blocks
+                    device += 2 * (EIGHT_BIT_BLOCK_SIZE + 4) * blocks
     return device, host
 
 
-def exchanged(job: Job, setting: Setting) -> Buffers:
+def buffers_for(workload: Workload, setting: Setting) -> CommunicationBuffers:
     """What exchanging weights and gradients takes on each card; nothing where there is one."""
-    if job.ranks == 1:
-        return Buffers()
-    return buffers(job.groups, job.spread(setting), TIERS[setting.memory].gradient_bytes)
+    if workload.ranks == 1:
+        return CommunicationBuffers()
+    return communication_buffers(
+        workload.parameter_groups, workload.parallel_dims(setting), TIERS[setting.memory].gradient_bytes_per_parameter
+    )
 
 
-def peaks(job: Job, setting: Setting) -> Peaks:
+def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     """The bytes of a setting at their peak on one card, without what the device's driver takes for itself."""
-    tier, config, shards = TIERS[setting.memory], job.config, job.spread(setting).shards
-    shapes, extra = [share(shape, shards) for shape in job.shapes], exchanged(job, setting)
-    job = job.cast if tier.weights == "fp32" else job
-    tokens, depth, chunk = setting.batch_tokens, config.num_hidden_layers, _chunk(job, shapes)
-    resident, host = states_bytes(shapes, setting.memory)
-    resident += weights_bytes(shapes, setting.memory) + _ferry_bytes(chunk, setting.memory)
-    states = config.hidden_size * tokens * job.weights.itemsize  # what goes from one layer to the next
-    layer, rest = job.layer(setting.activation_budget), job.ends(tokens, setting.chunk_rows)
+    tier, config, shards = TIERS[setting.memory], workload.config, workload.parallel_dims(setting).shards
+    shapes, extra = [shard_shape(shape, shards) for shape in workload.shapes], buffers_for(workload, setting)
+    workload = workload.over_fp32_weights if tier.weights == "fp32" else workload
+    tokens, depth, chunk = setting.batch_tokens, config.num_hidden_layers, _update_chunk_elements(workload, shapes)
+    resident, host = optimizer_state_bytes(shapes, setting.memory)
+    resident += weights_bytes(shapes, setting.memory) + _offload_buffer_bytes(chunk, setting.memory)
+    states = config.hidden_size * tokens * workload.weight_dtype.itemsize  # what goes from one layer to the next
+    layer, rest = workload.layer(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
-    gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes
-    several = job.rank_tokens > tokens
-    before = (extra.held or gradients) if several else 0  # of former batches; what copies have yet to sum is fp32
-    scratch = _scratch(job, chunk, setting.memory) if setting.memory != "fp32" or inside else 0
-    kept = layer.kept.at(tokens) + states
-    working, last = layer.backward.at(tokens), rest.last
+    gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes_per_parameter
+    several = workload.rank_tokens > tokens
+    before = (
+        (extra.replica_sums or gradients) if several else 0
+    )  # of former batches; what copies have yet to sum is fp32
+    scratch = _update_scratch_bytes(workload, chunk, setting.memory) if setting.memory != "fp32" or inside else 0
+    kept = layer.saved.at(tokens) + states
+    working, last = layer.backward.at(tokens), rest.backward_end_peak
     if inside:
-        working, last = max(working, layer.moving.at(tokens) + scratch), max(last, rest.moving + scratch)
+        working, last = (
+            max(working, layer.gradient_ready.at(tokens) + scratch),
+            max(last, rest.gradient_ready + scratch),
+        )
     # A whole layer's gradient is there before any of it is summed; what the trace already has of it counts once.
-    working += rest.waiting + extra.layers + extra.head + max(0, extra.gradient - layer.backward.fixed)
-    last += extra.head + extra.summing
-    first, late = _late(job, extra, gradients, several=several)
+    working += (
+        rest.held_during_layers
+        + extra.layer_weights
+        + extra.root_gradient_waiting
+        + max(0, extra.layer_gradient - layer.backward.fixed)
+    )
+    last += extra.root_gradient_waiting + extra.layer_reduce
+    first, late = _late_gradient_bytes(workload, extra, gradients, several_batches=several)
     moments = [
-        before + extra.entering,
-        before + extra.root + depth * kept + max(rest.forward, rest.start) + extra.layers,
-        before + extra.root + depth * kept + working,
-        before + extra.root + (depth - 1) * kept + working + extra.summing,  # of the layer before
-        first + extra.root + kept + working + extra.summing,
-        late + extra.root + last,
-        late + extra.leaving,
+        before + extra.root_all_gather,
+        before
+        + extra.root_weights
+        + depth * kept
+        + max(rest.forward_peak, rest.backward_start_peak)
+        + extra.layer_weights,
+        before + extra.root_weights + depth * kept + working,
+        before + extra.root_weights + (depth - 1) * kept + working + extra.layer_reduce,  # of the layer before
+        first + extra.root_weights + kept + working + extra.layer_reduce,
+        late + extra.root_weights + last,
+        late + extra.root_reduce,
         gradients + (0 if inside else scratch),
     ]
-    if job.copies:  # those that the layers do not keep themselves are there while the last layer works
-        unkept = job.copies - depth * int(layer.kept.fixed) + extra.root + extra.layers
+    if (
+        workload.autocast_copies_bytes
+    ):  # those that the layers do not keep themselves are there while the last layer works
+        unkept = (
+            workload.autocast_copies_bytes - depth * int(layer.saved.fixed) + extra.root_weights + extra.layer_weights
+        )
         moments.append(before + (depth - 1) * kept + unkept + layer.forward.at(tokens))
-    evaluate, sample = (each + extra.root + extra.layers for each in _without_gradients(job, setting, rest, states))
+    evaluate, sample = (
+        each + extra.root_weights + extra.layer_weights for each in _inference_bytes(workload, setting, rest, states)
+    )
     train, evaluate, sample = (int(resident + each) for each in (max(moments), evaluate, sample))
-    return Peaks(train, evaluate, sample, host)
+    return MemoryPeaks(train, evaluate, sample, host)
 
 
-def _without_gradients(job: Job, setting: Setting, rest: Ends, states: int) -> tuple[float, float]:
+def _inference_bytes(workload: Workload, setting: Setting, rest: RootBytes, states: int) -> tuple[float, float]:
     """What evaluation and writing samples take beside what is always there; `states` go from one layer to the next."""
-    config, rows, once = job.config, job.sample_rows * job.sample_tokens, job.recomputed.forward
-    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size(config) * job.dtype.itemsize * rows
-    evaluate = job.copies + once.at(setting.batch_tokens) + 2 * states + rest.forward - _embedding_bytes(job)
-    sample = job.copies + cache + once.at(rows) + 3 * 4 * config.vocab_size * job.sample_rows
-    sample += config.vocab_size * config.hidden_size * job.dtype.itemsize * job.mixed  # the head's copy
+    config, rows, once = (
+        workload.config,
+        workload.sample_rows * workload.sample_tokens,
+        workload.recomputed_layer.forward,
+    )
+    cache = (
+        2
+        * config.num_hidden_layers
+        * config.num_key_value_heads
+        * head_dim(config)
+        * workload.compute_dtype.itemsize
+        * rows
+    )
+    evaluate = (
+        workload.autocast_copies_bytes
+        + once.at(setting.batch_tokens)
+        + 2 * states
+        + rest.forward_peak
+        - _embedding_gradient_bytes(workload)
+    )
+    sample = workload.autocast_copies_bytes + cache + once.at(rows) + 3 * 4 * config.vocab_size * workload.sample_rows
+    sample += (
+        config.vocab_size * config.hidden_size * workload.compute_dtype.itemsize * workload.autocast_weights
+    )  # the head's copy
     return evaluate, sample
 
 
-def _chunk(job: Job, shapes: Sequence[Shape]) -> int:
-    return min(max(map(prod, shapes)), CPU_CHUNK if job.device.type == "cpu" else CHUNK)
+def _update_chunk_elements(workload: Workload, shapes: Sequence[Shape]) -> int:
+    return min(max(map(prod, shapes)), CPU_CHUNK_ELEMENTS if workload.device.type == "cpu" else CHUNK_ELEMENTS)
 
 
-def _scratch(job: Job, chunk: int, memory: Memory) -> int:
-    if job.compiled:
-        return FUSED_TEMPORARIES * 4 * chunk
-    return _update_bytes("8bit" if TIERS[memory].streamed else memory, job.place, chunk)
+def _update_scratch_bytes(workload: Workload, chunk: int, memory: MemoryTierName) -> int:
+    if workload.compiled:
+        return FUSED_UPDATE_TEMPORARIES * 4 * chunk
+    return _update_bytes("8bit" if TIERS[memory].offloaded else memory, workload.trace_device, chunk)
 
 
 _update_bytes = lru_cache(update_bytes)
 
 
-def _ferry_bytes(chunk: int, memory: Memory) -> int:
-    blocks = -(-chunk // EIGHT_BIT_BLOCK)
-    return HELD * 2 * blocks * (EIGHT_BIT_BLOCK + 4) if TIERS[memory].streamed else 0
+def _offload_buffer_bytes(chunk: int, memory: MemoryTierName) -> int:
+    blocks = -(-chunk // EIGHT_BIT_BLOCK_SIZE)
+    return BUFFER_COUNT * 2 * blocks * (EIGHT_BIT_BLOCK_SIZE + 4) if TIERS[memory].offloaded else 0
 
 
-def _embedding_bytes(job: Job) -> int:
+def _embedding_gradient_bytes(workload: Workload) -> int:
     """One gradient of the head or the embedding."""
-    return job.config.vocab_size * job.config.hidden_size * job.weights.itemsize
+    return workload.config.vocab_size * workload.config.hidden_size * workload.weight_dtype.itemsize
 
 
-def _late(job: Job, extra: Buffers, gradients: int, *, several: bool) -> tuple[int, int]:
+def _late_gradient_bytes(
+    workload: Workload, extra: CommunicationBuffers, gradients: int, *, several_batches: bool
+) -> tuple[int, int]:
     """What is kept of gradients when the first layer's come, the last but those of the root, and when the root's do.
 
-    The last of `several` batches finds all gradients there and adds to them, or all sums, where copies sum theirs.
+    The last of `several_batches` batches finds all gradients there and adds to them, or all sums, where copies sum theirs.
     """
-    if job.ranks == 1:
-        late = max(0, gradients - _embedding_bytes(job))
+    if workload.ranks == 1:
+        late = max(0, gradients - _embedding_gradient_bytes(workload))
         return late, late
-    again = several and not extra.held
-    late = gradients + extra.held - (extra.root_share if gradients and not again else 0)
-    first = late - (extra.layer_share if gradients and not again else 0)
-    return (first, late) if several else (first - extra.root_sum - extra.layer_sum, late - extra.root_sum)
+    again = several_batches and not extra.replica_sums
+    late = gradients + extra.replica_sums - (extra.root_gradient_shard if gradients and not again else 0)
+    first = late - (extra.layer_gradient_shard if gradients and not again else 0)
+    return (
+        (first, late)
+        if several_batches
+        else (first - extra.root_replica_sum - extra.layer_replica_sum, late - extra.root_replica_sum)
+    )
 
 
-def _power_of_two(size: int) -> int:
+def _next_power_of_two(size: int) -> int:
     return 1 << max(0, size - 1).bit_length()

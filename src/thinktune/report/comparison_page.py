@@ -8,36 +8,36 @@ import yaml
 from markupsafe import Markup
 
 from thinktune.report.diagnosis_text import state_name
-from thinktune.report.html import Words, both, count, number, write_page
-from thinktune.report.run_charts import LOWER, SMOOTHED_FROM_POINTS, points
-from thinktune.report.run_page import REPETITIVE, RunReport, read
-from thinktune.report.svg_charts import Series, line_chart, smoothed
+from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
+from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
+from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run
+from thinktune.report.svg_charts import Series, line_chart, smooth_points
 
-COLOURS = 4
+LINE_COLOURS = 4
 
 
-UNINTERESTING = ("name", "runs_folder")
+IGNORED_KEYS = ("name", "runs_folder")
 
 
 def write_comparison(runs: Sequence[Path]) -> Path:
     """Write the page beside the first run and return its path; each folder must be a run's."""
-    reports = [read(run) for run in runs]
+    reports = [read_run(run) for run in runs]
     names = [report.name for report in reports]
     target = runs[0].resolve().parent / f"{'-beside-'.join(names)}.html"
-    tuned = [report for report in reports if report.verdict.best_step]
+    tuned = [report for report in reports if report.diagnosis.best_step]
     write_page(
         target,
         "beside.html.jinja",
         runs=reports,
         names=names,
-        winner=min(tuned, key=lambda report: report.verdict.best_loss, default=None),
-        tie=len(tuned) > 1 and len({report.verdict.best_loss for report in tuned}) == 1,
-        same_rows=len({frozenset((row.row, row.tokens) for row in report.rows) for report in tuned}) < 2,
+        winner=min(tuned, key=lambda report: report.diagnosis.best_loss, default=None),
+        tie=len(tuned) > 1 and len({report.diagnosis.best_loss for report in tuned}) == 1,
+        same_rows=len({frozenset((row.source, row.tokens) for row in report.rows) for report in tuned}) < 2,
         chart=_chart(reports),
         outcomes=list(_outcomes(reports)),
         differences=_differences([yaml.safe_load(report.recipe) for report in reports]),
         samples=_shared_samples(reports),
-        repetitive=REPETITIVE,
+        repetitive=REPETITIVE_RATE,
     )
     return target
 
@@ -45,34 +45,57 @@ def write_comparison(runs: Sequence[Path]) -> Path:
 def _chart(reports: Sequence[RunReport]) -> Markup:
     lines: list[Series] = []
     for number_, report in enumerate(reports):
-        train, colour = points(report.train, "loss", "epoch"), f"run{number_ % COLOURS}"
-        train = smoothed(train) if len(train) > SMOOTHED_FROM_POINTS else train
+        train, colour = metric_points(report.train, "loss", "epoch"), f"run{number_ % LINE_COLOURS}"
+        train = smooth_points(train) if len(train) > MIN_POINTS_TO_SMOOTH else train
         lines.append(Series(f"{report.name}: train", train, f"{colour} dotted"))
-        lines.append(Series(f"{report.name}: eval", points(report.evals, "loss", "epoch"), colour, has_markers=True))
-    return line_chart(lines, title=Words("Loss", "损失"), x_label=Words("epoch", "轮"), y_label=LOWER, size=(640, 320))
+        lines.append(
+            Series(f"{report.name}: eval", metric_points(report.evals, "loss", "epoch"), colour, has_markers=True)
+        )
+    return line_chart(
+        lines,
+        title=BilingualText("Loss", "损失"),
+        x_label=BilingualText("epoch", "轮"),
+        y_label=LOWER_IS_BETTER,
+        size=(640, 320),
+    )
 
 
-def _outcomes(reports: Sequence[RunReport]) -> list[tuple[Words, list[Any]]]:
+def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[Any]]]:
     def last(report: RunReport, key: str) -> Any:
         return next((record[key] for record in reversed(report.train) if key in record), None)
 
     return [
-        (Words("Verdict", "结论"), [both(state_name(report.verdict)) for report in reports]),
-        (Words("Best eval loss", "最低验证损失"), [number(report.verdict.best_loss) for report in reports]),
-        (Words("at step", "所在步"), [count(report.verdict.best_step) for report in reports]),
-        (Words("Last eval loss", "最后的验证损失"), [number(report.verdict.last_loss) for report in reports]),
-        (Words("Last train loss", "最后的训练损失"), [number(last(report, "loss")) for report in reports]),
-        (Words("Right answers", "答对"), [_percent(report.evaluation) for report in reports]),
-        (Words("Training rows", "训练行数"), [count(report.data.get("train_rows")) for report in reports]),
+        (BilingualText("Verdict", "结论"), [both(state_name(report.diagnosis)) for report in reports]),
         (
-            Words("Tokens per second", "每秒词元"),
-            [count(_whole(last(report, "tokens_per_second"))) for report in reports],
+            BilingualText("Best eval loss", "最低验证损失"),
+            [format_number(report.diagnosis.best_loss) for report in reports],
         ),
-        (Words("Memory, GiB", "内存 / 显存，GiB"), [number(last(report, "memory_gib"), 2) for report in reports]),
+        (BilingualText("at step", "所在步"), [format_count(report.diagnosis.best_step) for report in reports]),
+        (
+            BilingualText("Last eval loss", "最后的验证损失"),
+            [format_number(report.diagnosis.last_loss) for report in reports],
+        ),
+        (
+            BilingualText("Last train loss", "最后的训练损失"),
+            [format_number(last(report, "loss")) for report in reports],
+        ),
+        (BilingualText("Right answers", "答对"), [_right_percent(report.evaluation) for report in reports]),
+        (
+            BilingualText("Training rows", "训练行数"),
+            [format_count(report.data.get("train_rows")) for report in reports],
+        ),
+        (
+            BilingualText("Tokens per second", "每秒词元"),
+            [format_count(_rounded(last(report, "tokens_per_second"))) for report in reports],
+        ),
+        (
+            BilingualText("Memory, GiB", "内存 / 显存，GiB"),
+            [format_number(last(report, "memory_gib"), 2) for report in reports],
+        ),
     ]
 
 
-def _percent(evaluation: dict[str, Any]) -> str:
+def _right_percent(evaluation: dict[str, Any]) -> str:
     """The tuned model's right answers among the held-out rows, where they were graded."""
     held_out = [found for found in evaluation.get("sets") or [] if found.get("name") == "held-out"]
     measures = [measure for found in held_out for measure in found.get("measures") or []]
@@ -80,21 +103,21 @@ def _percent(evaluation: dict[str, Any]) -> str:
     return f"{share:.1%}" if isinstance(share, int | float) else "–"
 
 
-def _whole(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     return round(value) if isinstance(value, float) else value
 
 
 def _differences(recipes: Sequence[Any]) -> list[tuple[str, list[Any]]]:
-    flat = [_flat(recipe if isinstance(recipe, dict) else {}) for recipe in recipes]
-    keys = sorted({key for one in flat for key in one if key not in UNINTERESTING})
+    flat = [_flatten(recipe if isinstance(recipe, dict) else {}) for recipe in recipes]
+    keys = sorted({key for one in flat for key in one if key not in IGNORED_KEYS})
     return [
-        (key, [_as_written(one.get(key, "–")) for one in flat])
+        (key, [_format_value(one.get(key, "–")) for one in flat])
         for key in keys
         if len({repr(one.get(key, "–")) for one in flat}) > 1
     ]
 
 
-def _as_written(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A value as a recipe spells it."""
     return (
         {None: "none", True: "true", False: "false"}.get(value, str(value))
@@ -103,10 +126,10 @@ def _as_written(value: Any) -> str:
     )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -1,92 +1,92 @@
 """What a verdict is in words, in English and in Chinese: the state, and what to do about it."""
 
-from thinktune.report.html import Words
-from thinktune.run.diagnosis import State, Verdict
+from thinktune.report.html import BilingualText
+from thinktune.run.diagnosis import Diagnosis, DiagnosisState
 
-STATES: dict[State, Words] = {
-    "waiting": Words("Too early to say", "尚早"),
-    "learning": Words("Still learning", "仍在学习"),
-    "best": Words("At its best", "处于最佳"),
-    "overfitting": Words("Overfitting since step {since}", "自第 {since} 步起过拟合"),
-    "diverging": Words("Diverging since step {since}", "自第 {since} 步起发散"),
+STATE_NAMES: dict[DiagnosisState, BilingualText] = {
+    "waiting": BilingualText("Too early to say", "尚早"),
+    "learning": BilingualText("Still learning", "仍在学习"),
+    "best": BilingualText("At its best", "处于最佳"),
+    "overfitting": BilingualText("Overfitting since step {since}", "自第 {since} 步起过拟合"),
+    "diverging": BilingualText("Diverging since step {since}", "自第 {since} 步起发散"),
 }
 
 
-def state_name(verdict: Verdict) -> Words:
+def state_name(diagnosis: Diagnosis) -> BilingualText:
     """The verdict in a few words."""
-    en, zh = (text.format(since=f"{verdict.since:,}") for text in STATES[verdict.state])
-    return Words(en, zh)
+    en, zh = (text.format(since=f"{diagnosis.plateau_end_step:,}") for text in STATE_NAMES[diagnosis.state])
+    return BilingualText(en, zh)
 
 
-def finding_sentence(verdict: Verdict) -> Words:
+def reason_sentence(diagnosis: Diagnosis) -> BilingualText:
     """What the verdict rests on."""
-    best, loss, last = f"{verdict.best_step:,}", f"{verdict.best_loss:.3f}", f"{verdict.last_loss:.3f}"
-    match verdict.state:
+    best, loss, last = f"{diagnosis.best_step:,}", f"{diagnosis.best_loss:.3f}", f"{diagnosis.last_loss:.3f}"
+    match diagnosis.state:
         case "waiting":
-            return Words("A verdict takes two evaluations.", "至少评估两次后才有结论。")
+            return BilingualText("A verdict takes two evaluations.", "至少评估两次后才有结论。")
         case "learning":
-            return Words("The eval loss is still falling.", "验证损失还在下降。")
-        case "best" if verdict.since < verdict.last_step:
-            return Words(
+            return BilingualText("The eval loss is still falling.", "验证损失还在下降。")
+        case "best" if diagnosis.plateau_end_step < diagnosis.last_step:
+            return BilingualText(
                 f"The eval loss, {last}, stands above its lowest, {loss} at step {best}; a second evaluation like this "
                 "means overfitting.",
                 f"验证损失 {last} 高于最低值（第 {best} 步的 {loss}）；再有一次这样的评估就是过拟合。",
             )
         case "best":
-            return Words(
+            return BilingualText(
                 f"The eval loss is level with its lowest, {loss} at step {best}.",
                 f"验证损失与最低值（第 {best} 步的 {loss}）没有明显差别。",
             )
         case "overfitting":
-            return Words(
+            return BilingualText(
                 f"The eval loss has risen from {loss} at step {best} to {last}, by more than chance explains.",
                 f"验证损失从第 {best} 步的 {loss} 升到了 {last}，超出了偶然波动。",
             )
         case "diverging":
-            return Words(
+            return BilingualText(
                 f"Train and eval loss rise together, eval from {loss} to {last}.",
                 f"训练损失和验证损失一起上升，验证损失从 {loss} 升到 {last}。",
             )
 
 
-def spoken(verdict: Verdict) -> str:
+def diagnosis_line(diagnosis: Diagnosis) -> str:
     """Name and finding in one line, for the terminal."""
-    return f"{state_name(verdict).en.lower()}. {finding_sentence(verdict).en}"
+    return f"{state_name(diagnosis).en.lower()}. {reason_sentence(diagnosis).en}"
 
 
-def advice_sentence(verdict: Verdict, epochs_at_best: float | None = None) -> Words:
+def advice_sentence(diagnosis: Diagnosis, epochs_at_best: float | None = None) -> BilingualText:
     """What follows from the verdict, in one sentence; empty where nothing does."""
-    best = f"{verdict.best_step:,}"
-    if verdict.gained is False and verdict.state != "learning":
-        return Words(
+    best = f"{diagnosis.best_step:,}"
+    if diagnosis.improved is False and diagnosis.state != "learning":
+        return BilingualText(
             "No step is clearly better on held-out rows than the base model; look at the data and the learning rate "
             "before training longer.",
             "没有任何一步在验证数据上明显好于基座模型；请先检查数据和学习率，不要急着延长训练。",
         )
-    match verdict.state:
+    match diagnosis.state:
         case "waiting":
-            return Words("", "")
+            return BilingualText("", "")
         case "learning":
-            return Words(
+            return BilingualText(
                 "Let it go on; if the run ends like this, more epochs are likely to help.",
                 "继续训练即可；如果结束时仍是这样，增加轮数（epochs）多半还有帮助。",
             )
         case "best":
-            return Words(
+            return BilingualText(
                 "More steps on the same rows bring nothing that can be measured; more or better rows may.",
                 "在同样的数据上继续训练已没有可测量的收益；增加数据或提高数据质量才可能更好。",
             )
         case "overfitting":
             about = "" if epochs_at_best is None else f" ({epochs_at_best:.1f} epochs)"
             about_zh = "" if epochs_at_best is None else f"（约 {epochs_at_best:.1f} 轮）"
-            return Words(
+            return BilingualText(
                 f"Later steps learn the training rows by heart: stop here, train only to step {best}{about} next time, "
                 f"or add rows; the model of step {best} is kept.",
                 f"之后的步骤只是在背训练数据：可以就此停止；下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
                 f"第 {best} 步的模型已保留。",
             )
         case "diverging":
-            return Words(
+            return BilingualText(
                 "The steps are too large: lower train.learning_rate and start a new run.",
                 "步子太大：请调低 train.learning_rate，重新开始训练。",
             )

@@ -7,86 +7,94 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thinktune.eval.comparison import Measure, figure_and_interval, judge_line, measure_of, shown
-from thinktune.eval.scoring import REPORT, ROWS
-from thinktune.report.html import fill
+from thinktune.eval.comparison import (
+    Measure,
+    find_measure,
+    format_figure_and_interval,
+    format_with_interval,
+    judge_line,
+)
+from thinktune.eval.scoring import REPORT_FILE, ROWS_FILE
+from thinktune.report.html import render_template
 
-MOST_ROWS = 300  # of one evaluation on the page, worse ones first; the file holds them all
-
-
-WIDTH, HEIGHT = 220, 22  # of a drawn interval
-
-
-_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
-
-
-_FOLDERS = (("eval", ""), ("eval/no-thinking", "without thinking"))
+MAX_SHOWN_ROWS = 300  # of one evaluation on the page, worse ones first; the file holds them all
 
 
-def section(run: Path) -> Markup:
+INTERVAL_WIDTH, INTERVAL_HEIGHT = 220, 22  # of a drawn interval
+
+
+_OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
+
+
+_EVAL_FOLDERS = (("eval", ""), ("eval/no-thinking", "without thinking"))
+
+
+def evaluation_html(run: Path) -> Markup:
     """The safe HTML of what a run's evaluations found; empty where there are none, or their files are not readable.
 
     It needs the page's own style, brings its own, and runs no script.
     """
-    found = [(note, *_read(run / folder)) for folder, note in _FOLDERS]
+    found = [(note, *_read_evaluation(run / folder)) for folder, note in _EVAL_FOLDERS]
     made = [(note, report, rows) for note, report, rows in found if report.get("sets")]
-    parts = [_evaluation(number, *each) for number, each in enumerate(made)]
-    return fill("evaluation.html.jinja", parts=parts) if parts else Markup()
+    parts = [_evaluation_values(number, *each) for number, each in enumerate(made)]
+    return render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read_evaluation(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8", errors="replace"))
-        lines = (folder / ROWS).read_text(encoding="utf-8", errors="replace").splitlines()
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8", errors="replace"))
+        lines = (folder / ROWS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return {}, []
     return (report, rows) if isinstance(report, dict) else ({}, [])
 
 
-def _evaluation(number: int, note: str, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    shown_first = sorted(rows, key=lambda row: _ORDER.get(row["outcome"], 3))
+def _evaluation_values(
+    number: int, note: str, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    shown_first = sorted(rows, key=lambda row: _OUTCOME_ORDER.get(row["outcome"], 3))
     outcomes = ("worse", "better", "same")
     return {
         "number": number,
         "note": note,
         "verdicts": report["verdicts"],
-        "sets": [_set(found) for found in report["sets"] if found["measures"]],
+        "sets": [_set_values(found) for found in report["sets"] if found["measures"]],
         "judge": judge_line(report["judge"]) if "judge" in report else "",
         "settings": report["settings"],
-        "rows": shown_first[:MOST_ROWS],
+        "rows": shown_first[:MAX_SHOWN_ROWS],
         "all_rows": len(rows),
         "counts": {name: sum(row["outcome"] == name for row in rows) for name in outcomes},
     }
 
 
-def _set(found: Mapping[str, Any]) -> dict[str, Any]:
+def _set_values(found: Mapping[str, Any]) -> dict[str, Any]:
     lines: list[dict[str, Any]] = []
     for row in found["measures"]:
-        measure = measure_of(row["measure"])
+        measure = find_measure(row["measure"])
         lines.append(
             {
                 "label": measure.label,
                 "meaning": measure.meaning,
-                "base": figure_and_interval(measure, row["base"]),
-                "tuned": figure_and_interval(measure, row["tuned"]),
-                "difference": figure_and_interval(measure, row["difference"], signed=True),
+                "base": format_figure_and_interval(measure, row["base"]),
+                "tuned": format_figure_and_interval(measure, row["tuned"]),
+                "difference": format_figure_and_interval(measure, row["difference"], signed=True),
                 "verdict": row["verdict"],
-                "drawing": draw(measure, row["difference"], row["verdict"]),
+                "drawing": draw_interval(measure, row["difference"], row["verdict"]),
             }
         )
     return {**found, "lines": lines}
 
 
-def draw(measure: Measure, change: Mapping[str, float], verdict: str) -> Markup:
+def draw_interval(measure: Measure, change: Mapping[str, float], verdict: str) -> Markup:
     """A difference and its interval on a line with zero in the middle: to the right is more, in SVG.
 
     The line reaches as far as the interval does, but for shares at least 10 points, so that a small one looks small.
     """
     reach = max(abs(change["low"]), abs(change["high"]), 0.1 if measure.kind == "share" else 1e-9)
-    low, at, high = (WIDTH / 2 * (1 + 0.94 * change[name] / reach) for name in ("low", "value", "high"))
-    middle = HEIGHT / 2
-    text = shown(measure, change, signed=True)
+    low, at, high = (INTERVAL_WIDTH / 2 * (1 + 0.94 * change[name] / reach) for name in ("low", "value", "high"))
+    middle = INTERVAL_HEIGHT / 2
+    text = format_with_interval(measure, change, signed=True)
     return Markup(
         '<svg class="interval {verdict}" viewBox="0 0 {width} {height}" role="img" aria-label="{text}">'
         '<line class="zero" x1="{half}" x2="{half}" y1="2" y2="{bottom}"/>'
@@ -94,11 +102,11 @@ def draw(measure: Measure, change: Mapping[str, float], verdict: str) -> Markup:
         '<circle cx="{at:.1f}" cy="{middle}" r="4"/></svg>'
     ).format(
         verdict=verdict or "unclear",
-        width=WIDTH,
-        height=HEIGHT,
+        width=INTERVAL_WIDTH,
+        height=INTERVAL_HEIGHT,
         text=text,
-        half=WIDTH / 2,
-        bottom=HEIGHT - 2,
+        half=INTERVAL_WIDTH / 2,
+        bottom=INTERVAL_HEIGHT - 2,
         low=low,
         high=high,
         middle=middle,

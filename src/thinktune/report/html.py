@@ -9,17 +9,17 @@ from typing import Any, Literal, NamedTuple
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
-from thinktune.files import write_whole
+from thinktune.files import atomic_write_text
 
 
-class Words(NamedTuple):
+class BilingualText(NamedTuple):
     """The same said in both languages; both may hold the same `{names}` for values."""
 
     en: str
     zh: str
 
 
-Label = Words | str  # a plain text is the same in both
+Label = BilingualText | str  # a plain text is the same in both
 
 
 def both(label: Label, tag: Literal["span", "tspan"] = "span", **values: Any) -> Markup:
@@ -30,28 +30,28 @@ def both(label: Label, tag: Literal["span", "tspan"] = "span", **values: Any) ->
     return Markup('<{0} class="en">{1}</{0}><{0} class="zh" lang="zh">{2}</{0}>').format(tag, *texts)
 
 
-def t(en: str, zh: str, **values: Any) -> Markup:
+def both_texts(en: str, zh: str, **values: Any) -> Markup:
     """`both`, as templates call it."""
-    return both(Words(en, zh), **values)
+    return both(BilingualText(en, zh), **values)
 
 
-BUNDLED = Path(__file__).parent / "templates"
+TEMPLATES_FOLDER = Path(__file__).parent / "templates"
 
 
 def write_page(target: Path, template: str, **values: Any) -> None:
     """Write a page, whole or not at all."""
     # A half of a surrogate pair, which JSON can spell, has no UTF-8 form; it must not cost the page.
-    write_whole(target, render(template, **values).encode("utf-8", errors="replace").decode())
+    atomic_write_text(target, render_page(template, **values).encode("utf-8", errors="replace").decode())
 
 
-def render(template: str, **values: Any) -> str:
+def render_page(template: str, **values: Any) -> str:
     """A page as text; everything in `values` that is no Markup is escaped."""
-    style, script = (Markup((BUNDLED / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    style, script = (Markup((TEMPLATES_FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return fill(template, style=style, script=script, script_hash=f"sha256-{digest}", **values)
+    return render_template(template, style=style, script=script, script_hash=f"sha256-{digest}", **values)
 
 
-def fill(template: str, **values: Any) -> Markup:
+def render_template(template: str, **values: Any) -> Markup:
     """A template's safe HTML, a page's or that of a part of one."""
     return Markup(_templates().get_template(template).render(values))
 
@@ -59,23 +59,23 @@ def fill(template: str, **values: Any) -> Markup:
 @cache
 def _templates() -> Environment:
     """All of them, each compiled when it is first filled."""
-    made = Environment(loader=FileSystemLoader(BUNDLED), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(number=number, count_of=count, rows=row_count)
+    made = Environment(loader=FileSystemLoader(TEMPLATES_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made.filters.update(number=format_number, count_of=format_count, rows=format_row_count)
     known: Any = made.globals  # whose declared type is that of what it holds at first
-    known.update(t=t, both=both)
+    known.update(t=both_texts, both=both)
     return made
 
 
-def number(value: Any, digits: int = 3) -> str:
+def format_number(value: Any, digits: int = 3) -> str:
     """A figure as pages print it; what is no figure is a dash."""
     return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, int | float) else "–"
 
 
-def count(value: Any) -> str:
+def format_count(value: Any) -> str:
     """A count, with its thousands apart."""
-    return f"{value:,}" if isinstance(value, int) else number(value, 0)
+    return f"{value:,}" if isinstance(value, int) else format_number(value, 0)
 
 
-def row_count(value: Any) -> Markup:
+def format_row_count(value: Any) -> Markup:
     """So many rows."""
-    return t("{n} row" if value == 1 else "{n} rows", "{n} 行", n=count(value))
+    return both_texts("{n} row" if value == 1 else "{n} rows", "{n} 行", n=format_count(value))

@@ -6,7 +6,7 @@ from math import ceil, floor, log10
 
 from markupsafe import Markup
 
-from thinktune.report.html import Label, Words, both
+from thinktune.report.html import BilingualText, Label, both
 
 Point = tuple[float, float]
 
@@ -26,10 +26,10 @@ TOP_MARGIN = 26.0
 BOTTOM_MARGIN = 34.0
 
 
-LONGEST = Words("{tokens} and more tokens", "{tokens} 个以上词元")
+LAST_BIN_LABEL = BilingualText("{tokens} and more tokens", "{tokens} 个以上词元")
 
 
-BEST = both(Words("best", "最佳"), "tspan")
+BEST_LABEL = both(BilingualText("best", "最佳"), "tspan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class ChartMarks:
     """What a chart points out: vertical lines (x, label) and at most one ringed point."""
 
-    verticals: Sequence[tuple[float, Label]] = ()
+    vertical_lines: Sequence[tuple[float, Label]] = ()
     ring: Point | None = None
 
 
@@ -78,7 +78,7 @@ def line_chart(
     title: Label,
     x_label: Label,
     y_label: Label,
-    marks: Marks | None = None,
+    marks: ChartMarks | None = None,
     size: tuple[int, int] = (640, 280),
     y_from_zero: bool = False,
 ) -> Markup:
@@ -86,17 +86,17 @@ def line_chart(
 
     Points that are not finite are left out and counted under the chart; with none left it says "Not yet".
     """
-    marks = marks or Marks()
-    drawable = [_drawable(one) for one in series]
+    marks = marks or ChartMarks()
+    drawable = [_drop_undrawable(one) for one in series]
     points = [point for one in drawable for point in one.points]
     left_out = sum(len(one.points) for one in series) - len(points)
     counted = "1 point is" if left_out == 1 else f"{left_out} points are"
-    told = Words(f"{counted} not finite and not drawn.", f"{left_out} 个点不是有限数，未画出。")
+    told = BilingualText(f"{counted} not finite and not drawn.", f"{left_out} 个点不是有限数，未画出。")
     note = Markup('<p class="absent">{}</p>').format(both(told))
-    body = Markup('<p class="absent">{}</p>').format(both(Words("Not yet: nothing recorded.", "尚无记录。")))
+    body = Markup('<p class="absent">{}</p>').format(both(BilingualText("Not yet: nothing recorded.", "尚无记录。")))
     if points:
         frame = _frame(points, size, y_from_zero)
-        body = _legend(drawable) + _drawing(drawable, frame, marks, f"{_english(title)}, {_english(y_label)}", x_label)
+        body = _legend(drawable) + _draw_svg(drawable, frame, marks, f"{_english(title)}, {_english(y_label)}", x_label)
     head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(title), both(y_label))
     small = " small" if size[0] < 500 else ""
     return Markup('<div class="chart{}">{}{}{}</div>').format(small, head, body, note if left_out else "")
@@ -118,7 +118,7 @@ def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> M
     parts += [
         Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(left, end, height + 2, height + 2),
         text.format("first", left, height + 8, "0"),
-        text.format("last", end, height + 8, both(LONGEST, "tspan", tokens=f"{len(counts) * width:,}")),
+        text.format("last", end, height + 8, both(LAST_BIN_LABEL, "tspan", tokens=f"{len(counts) * width:,}")),
     ]
     svg = Markup('<svg class="plot {}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
     return svg.format(style, end + 4, height + 22, title, Markup("\n").join(parts))
@@ -126,7 +126,7 @@ def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> M
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` evenly spaced round numbers, the first at or below `low` and the last at or above `high`."""
-    low, high = _widened(low, high)
+    low, high = _widen(low, high)
     wanted = (high - low) / count
     power = 10.0 ** floor(log10(wanted))
     spacing = next((factor * power for factor in (1, 2, 5) if factor * power >= wanted), 10 * power)
@@ -137,7 +137,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [number * spacing for number in range(first, last + 1)]
 
 
-def smoothed(points: Sequence[Point]) -> list[Point]:
+def smooth_points(points: Sequence[Point]) -> list[Point]:
     """The finite points, each value replaced by the mean of a twentieth of the points, or of 101 at most."""
     finite = [point for point in points if _is_drawable(point)]
     reach = min(max(2, len(finite) // 40), 50)
@@ -152,11 +152,11 @@ def _is_drawable(point: Point) -> bool:
     return all(abs(value) <= LARGEST_DRAWABLE for value in point)
 
 
-def _drawable(one: Series) -> Series:
+def _drop_undrawable(one: Series) -> Series:
     return Series(one.label, [point for point in one.points if _is_drawable(point)], one.style, one.has_markers)
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
+def _widen(low: float, high: float) -> tuple[float, float]:
     magnitude = max(abs(low), abs(high))
     if high - low > 1e-9 * magnitude + 1e-200:
         return low, high
@@ -167,12 +167,12 @@ def _widened(low: float, high: float) -> tuple[float, float]:
 def _frame(points: Sequence[Point], size: tuple[int, int], y_from_zero: bool) -> Frame:
     width, height = size
     y_values = [y for _, y in points] + ([0.0] if y_from_zero else [])
-    x_low, x_high = _widened(min(x for x, _ in points), max(x for x, _ in points))
+    x_low, x_high = _widen(min(x for x, _ in points), max(x for x, _ in points))
     return Frame(x_low, x_high, ticks(min(y_values), max(y_values), height // 60), width, height)
 
 
-def _drawing(series: Sequence[Series], frame: Frame, marks: Marks, name: str, x_label: Label) -> Markup:
-    parts = [_grid(frame, x_label), *(_vertical(frame, x, label) for x, label in marks.verticals)]
+def _draw_svg(series: Sequence[Series], frame: Frame, marks: ChartMarks, name: str, x_label: Label) -> Markup:
+    parts = [_grid(frame, x_label), *(_vertical(frame, x, label) for x, label in marks.vertical_lines)]
     parts += [_line(frame, one) for one in series if one.points]
     parts += [_markers(frame, one) for one in series if one.has_markers]
     if marks.ring is not None and _is_drawable(marks.ring):
@@ -240,7 +240,7 @@ def _ring(frame: Frame, point: Point) -> Markup:
     return Markup(
         '<circle class="ring" cx="{}" cy="{}" r="9"><title>best: step {:g}, {:.4g}</title></circle>'
         '<text class="ring-name {}" x="{}" y="{}">{} {:.4g}</text>'
-    ).format(x, y, point[0], point[1], side, x, max(TOP_MARGIN + 4, y - 16), BEST, point[1])
+    ).format(x, y, point[0], point[1], side, x, max(TOP_MARGIN + 4, y - 16), BEST_LABEL, point[1])
 
 
 def _english(label: Label) -> str:

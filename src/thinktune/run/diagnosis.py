@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from thinktune.run.journal import read_metrics, read_row_losses
 
-State = Literal["waiting", "learning", "best", "overfitting", "diverging"]
+DiagnosisState = Literal["waiting", "learning", "best", "overfitting", "diverging"]
 
 
-Rows = Mapping[str, tuple[float, int]]  # of each held-out row: its mean loss and its learned tokens
+LossByRow = Mapping[str, tuple[float, int]]  # of each held-out row: its mean loss and its learned tokens
 
 
 Margin = Callable[[int, int], float]
@@ -20,37 +20,41 @@ Margin = Callable[[int, int], float]
 TWO_SIDED_95 = 1.959964
 
 
-UNKNOWN_MARGIN = 0.01  # of the loss, where no rows were kept to compute the margin from
+FALLBACK_MARGIN = 0.01  # of the loss, where no rows were kept to compute the margin from
 
 
-CONFIRMED = 2  # evaluations in a row that stand above the best one: a single one may be a peak of the training itself
+CONFIRMING_EVALUATIONS = (
+    2  # evaluations in a row that stand above the best one: a single one may be a peak of the training itself
+)
 
 
-LOOKBACK = 2  # evaluations: a loss that falls slowly is seen to fall over two of them
+LOOKBACK_EVALUATIONS = 2  # evaluations: a loss that falls slowly is seen to fall over two of them
 
 
-WITHIN_TRAINING = 0.5  # of the rise in eval loss; if train loss rises by more, the run diverges
+DIVERGING_TRAIN_SHARE = 0.5  # of the rise in eval loss; if train loss rises by more, the run diverges
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Diagnosis:
     """What the eval losses say at a run's last evaluation.
 
-    `best_step` has the lowest loss after step 0, which is the base model's. `since` is the last evaluation that is
-    not clearly above it; if `last_step` is another one, the loss rose from there on. `gained` says whether the best is
+    `best_step` has the lowest loss after step 0, which is the base model's. `plateau_end_step` is the last evaluation that is
+    not clearly above it; if `last_step` is another one, the loss rose from there on. `improved` says whether the best is
     clearly below the base.
     """
 
-    state: State
+    state: DiagnosisState
     best_step: int = 0
     best_loss: float = math.nan
     last_step: int = 0
     last_loss: float = math.nan
-    since: int = 0
-    gained: bool | None = None
+    plateau_end_step: int = 0
+    improved: bool | None = None
 
 
-def judge(losses: Mapping[int, float], margin: float | Margin, train: Mapping[int, float] | None = None) -> Verdict:
+def diagnose(
+    losses: Mapping[int, float], margin: float | Margin, train: Mapping[int, float] | None = None
+) -> Diagnosis:
     """The verdict over eval losses by step.
 
     The held-out loss is the usual stopping rule of early stopping (Prechelt, "Early Stopping - But When?", 1998),
@@ -65,31 +69,31 @@ def judge(losses: Mapping[int, float], margin: float | Margin, train: Mapping[in
         train: train loss around the same steps, where known. If it rises along with the eval loss, the run is not
             overfitting but diverging.
     """
-    apart = margin if callable(margin) else _fixed(margin)
+    apart = margin if callable(margin) else _constant_margin(margin)
     finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
     steps = sorted(step for step in finite if step > 0)
     if not steps:
-        return Verdict("waiting")
+        return Diagnosis("waiting")
     best, last = min(steps, key=lambda step: (finite[step], step)), steps[-1]
     level = [step for step in steps if step >= best and finite[step] - finite[best] <= apart(step, best)]
     gained = finite[0] - finite[best] > apart(0, best) if 0 in finite else None
-    before = sorted(finite)[-1 - LOOKBACK : -1]
+    before = sorted(finite)[-1 - LOOKBACK_EVALUATIONS : -1]
     above = [step for step in steps if step > level[-1]]
-    if len(above) >= CONFIRMED:
-        state = "diverging" if _rises_too(train or {}, level[-1], last, finite) else "overfitting"
+    if len(above) >= CONFIRMING_EVALUATIONS:
+        state = "diverging" if _train_loss_rises(train or {}, level[-1], last, finite) else "overfitting"
     elif best == last and any(finite[step] - finite[last] > apart(step, last) for step in before):
         state = "learning"
     else:
         state = "best" if len(finite) > 1 else "waiting"
-    return Verdict(state, best, finite[best], last, finite[last], level[-1], gained)
+    return Diagnosis(state, best, finite[best], last, finite[last], level[-1], gained)
 
 
-def evaluations_above(losses: Mapping[int, float], margin: float | Margin) -> int:
+def evaluations_above_best(losses: Mapping[int, float], margin: float | Margin) -> int:
     """How many of the last evaluations in a row stand clearly above the best one."""
-    return sum(step > judge(losses, margin).since > 0 for step in losses)
+    return sum(step > diagnose(losses, margin).plateau_end_step > 0 for step in losses)
 
 
-def paired_margin(one: Rows, other: Rows) -> float:
+def paired_margin(one: LossByRow, other: LossByRow) -> float:
     """The difference between two eval losses over the same rows that chance explains in 95 cases of 100.
 
     The rows are a sample of all questions that could be asked. The two losses are means over tokens, so their
@@ -105,56 +109,56 @@ def paired_margin(one: Rows, other: Rows) -> float:
     mean = sum(changes[row] * one[row][1] for row in shared) / tokens
     squares = sum(((changes[row] - mean) * one[row][1]) ** 2 for row in shared)
     error = math.sqrt(squares * len(shared) / (len(shared) - 1)) / tokens
-    return student_t(len(shared) - 1) * error
+    return student_t_quantile(len(shared) - 1) * error
 
 
-def student_t(freedom: int) -> float:
+def student_t_quantile(degrees_of_freedom: int) -> float:
     """The two-sided 95 % point of Student's t, by the series of Abramowitz and Stegun, 26.7.5."""
     z = TWO_SIDED_95
     return (
         z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+        + (z**3 + z) / (4 * degrees_of_freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees_of_freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees_of_freedom**3)
     )
 
 
-def margins(rows: Mapping[int, Rows], losses: Mapping[int, float]) -> Margin:
+def margin_between_steps(rows: Mapping[int, LossByRow], losses: Mapping[int, float]) -> Margin:
     """The margin between two steps: from the rows of both where they were kept, else a fixed share of the loss."""
 
     def between(one: int, other: int) -> float:
         if one in rows and other in rows:
             return paired_margin(rows[one], rows[other])
-        return UNKNOWN_MARGIN * losses[other]
+        return FALLBACK_MARGIN * losses[other]
 
     return between
 
 
-def _fixed(margin: float) -> Margin:
+def _constant_margin(margin: float) -> Margin:
     def between(_one: int, _other: int) -> float:
         return margin
 
     return between
 
 
-def _rises_too(train: Mapping[int, float], since: int, last: int, losses: Mapping[int, float]) -> bool:
+def _train_loss_rises(train: Mapping[int, float], since: int, last: int, losses: Mapping[int, float]) -> bool:
     if since not in train or last not in train:
         return False
-    return train[last] - train[since] > WITHIN_TRAINING * (losses[last] - losses[since])
+    return train[last] - train[since] > DIVERGING_TRAIN_SHARE * (losses[last] - losses[since])
 
 
-MOST_ROWS = 8
+MAX_SHOWN_ROWS = 8
 
 
-KNOWN_BY_HEART = -math.log(0.9)  # a mean loss below this gives each token nine chances in ten
+MEMORIZED_LOSS = -math.log(0.9)  # a mean loss below this gives each token nine chances in ten
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class HeldOutRow:
     """A held-out row: its `file:line`, its mean loss before training (where measured) and now, its learned tokens."""
 
-    row: str
-    before: float | None
+    source: str
+    base_loss: float | None
     loss: float
     tokens: int
 
@@ -164,22 +168,26 @@ class Row:
         return math.exp(-self.loss)
 
 
-def run_verdict(run: Path) -> Verdict:
+def diagnose_run(run: Path) -> Diagnosis:
     """The verdict over a run's evaluations so far, with the noise of its own rows."""
     metrics = read_metrics(run)
     losses = eval_losses(metrics)
-    return judge(losses, _margin(run, losses), train_losses(metrics))
+    return diagnose(losses, _run_margin(run, losses), train_losses(metrics))
 
 
-def overfits_for(run: Path) -> int:
+def overfitting_evaluations(run: Path) -> int:
     """How many of a run's last evaluations in a row stand clearly above its best one."""
     losses = eval_losses(read_metrics(run))
-    return evaluations_above(losses, _margin(run, losses))
+    return evaluations_above_best(losses, _run_margin(run, losses))
 
 
 def eval_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     """Eval loss by step; of records that repeat a step, the last one counts."""
-    return {record["step"]: record["loss"] for record in metrics if record.get("kind") == "eval" and _counts(record)}
+    return {
+        record["step"]: record["loss"]
+        for record in metrics
+        if record.get("kind") == "eval" and _has_finite_loss(record)
+    }
 
 
 def train_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
@@ -187,7 +195,7 @@ def train_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     found: dict[int, float] = {}
     total = tokens = 0.0
     for record in metrics:
-        if record.get("kind") == "train" and _counts(record):
+        if record.get("kind") == "train" and _has_finite_loss(record):
             weight = record.get("learned_tokens", 1)
             total, tokens = total + weight * record["loss"], tokens + weight
         elif record.get("kind") == "eval" and tokens:
@@ -196,30 +204,30 @@ def train_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
     return found
 
 
-def rows_by_loss(run: Path, step: int) -> list[Row]:
+def rows_by_loss(run: Path, step: int) -> list[HeldOutRow]:
     """The held-out rows as they stood at a step, the hardest first; none where that step kept none."""
     kept = read_row_losses(run)
-    before: Rows = kept.get(0, {})
+    before: LossByRow = kept.get(0, {})
     rows = [
-        Row(name, before[name][0] if name in before else None, loss, tokens)
+        HeldOutRow(name, before[name][0] if name in before else None, loss, tokens)
         for name, (loss, tokens) in kept.get(step, {}).items()
     ]
-    return sorted(rows, key=lambda row: (-row.loss, row.row))
+    return sorted(rows, key=lambda row: (-row.loss, row.source))
 
 
-def hardest(rows: Sequence[Row]) -> list[Row]:
+def hardest_rows(rows: Sequence[HeldOutRow]) -> list[HeldOutRow]:
     """Of rows in that order, the first few: often faulty data."""
-    return list(rows[:MOST_ROWS])
+    return list(rows[:MAX_SHOWN_ROWS])
 
 
-def known_by_heart(rows: Sequence[Row]) -> list[Row]:
+def memorized_rows(rows: Sequence[HeldOutRow]) -> list[HeldOutRow]:
     """The rows whose every token the model all but knows, although it never trained on them; the surest first."""
-    return [row for row in reversed(rows) if row.loss < KNOWN_BY_HEART][:MOST_ROWS]
+    return [row for row in reversed(rows) if row.loss < MEMORIZED_LOSS][:MAX_SHOWN_ROWS]
 
 
-def _margin(run: Path, losses: Mapping[int, float]) -> Margin:
-    return margins(read_row_losses(run), losses)
+def _run_margin(run: Path, losses: Mapping[int, float]) -> Margin:
+    return margin_between_steps(read_row_losses(run), losses)
 
 
-def _counts(record: Mapping[str, Any]) -> bool:
+def _has_finite_loss(record: Mapping[str, Any]) -> bool:
     return all(isinstance(record.get(key), int | float) for key in ("step", "loss")) and math.isfinite(record["loss"])

@@ -10,18 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from thinktune.errors import mask
+from thinktune.errors import redact
 
 LIBRARIES = ("thinktune", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def describe(command: Sequence[str]) -> dict[str, Any]:
+def describe_environment(command: Sequence[str]) -> dict[str, Any]:
     """Facts for environment.json; no host name, no user name, no folder but those in the command."""
     return {name: _version(name) for name in LIBRARIES} | {
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
         "processor_count": os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count(),
-        "command": mask(shlex.join([Path(command[0]).name, *command[1:]])),
+        "command": redact(shlex.join([Path(command[0]).name, *command[1:]])),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -33,7 +33,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def peak_memory_gib() -> float:
+def peak_host_memory_gib() -> float:
     """The most memory that this process has held; 0 where the system does not say (Windows)."""
     try:
         import resource

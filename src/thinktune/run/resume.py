@@ -10,20 +10,20 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from thinktune.config.loading import check, dump
+from thinktune.config.loading import dump_recipe, validate_recipe
 from thinktune.config.schema import Recipe
-from thinktune.data.dataset import Rows
+from thinktune.data.dataset import Subset
 from thinktune.data.pipeline import Prepared
 from thinktune.errors import UserError
-from thinktune.files import read_json, write_pieces, write_whole
+from thinktune.files import atomic_write_stream, atomic_write_text, read_json
 from thinktune.run.environment import LIBRARIES
 
-LOCK, ROWS = ".lock", "rows.txt"
+LOCK_FILE, ROW_DIGESTS_FILE = ".lock", "rows.txt"
 
 
 # What may change under a run, since neither the weights nor the choice among them depends on it: whole sections, or
 # single knobs. Batches and recomputation leave the results equal but for rounding.
-HARMLESS = (
+RESUMABLE_CHANGES = (
     "generate.",
     "track.",
     "train.log_every_steps",
@@ -39,22 +39,22 @@ HARMLESS = (
 )
 
 
-TOLD = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
+RECORDED = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
 
 
 PACKAGE = Path(__file__).parent.parent
 
 
 @contextmanager
-def hold(folder: Path) -> Generator[None]:
+def lock_run(folder: Path) -> Generator[None]:
     """Keep a run's folder for this process; the system lets go of it however the process ends.
 
     Raises UserError where another process holds it. What was made for the lock alone is gone afterwards.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = not (folder / LOCK).exists()
-    lock = FileLock(folder / LOCK)
+    fresh = not (folder / LOCK_FILE).exists()
+    lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -66,7 +66,7 @@ def hold(folder: Path) -> Generator[None]:
         yield
     finally:
         if fresh and not (folder / "recipe.yaml").exists():  # it became no run
-            (folder / LOCK).unlink()
+            (folder / LOCK_FILE).unlink()
         lock.release()
         for path in made:
             with suppress(OSError):  # it is not empty, so it is a run's
@@ -80,14 +80,14 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     """
     written = folder / "recipe.yaml"
     if not written.is_file():
-        ours = (LOCK, ".partial")
+        ours = (LOCK_FILE, ".partial")
         if folder.is_dir() and any(not path.name.endswith(ours) for path in folder.iterdir()):
             raise UserError(f"{folder}: is no run of thinktune and not empty; choose another name with name=...")
         return []
-    former = check(yaml.safe_load(written.read_text(encoding="utf-8")), str(written))
-    before, now = _flat(former.model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    former = validate_recipe(yaml.safe_load(written.read_text(encoding="utf-8")), str(written))
+    before, now = _flatten(former.model_dump(mode="json")), _flatten(recipe.model_dump(mode="json"))
     changed = {key: f"{key} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]}
-    if harmful := [text for key, text in changed.items() if not key.startswith(HARMLESS)]:
+    if harmful := [text for key, text in changed.items() if not key.startswith(RESUMABLE_CHANGES)]:
         raise UserError(
             f"{folder}: holds a run of another recipe; changed: {', '.join(harmful)}; "
             f"go on with the former values, or start a new run with name={folder.name}-2"
@@ -95,14 +95,14 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     return list(changed.values())
 
 
-def keep_recipe(recipe: Recipe, folder: Path) -> None:
+def record_recipe(recipe: Recipe, folder: Path) -> None:
     """Write the recipe that a run goes by now."""
-    write_whole(folder / "recipe.yaml", dump(recipe))
+    atomic_write_text(folder / "recipe.yaml", dump_recipe(recipe))
 
 
-def keep_rows(rows: Rows, folder: Path) -> None:
+def record_rows(rows: Subset, folder: Path) -> None:
     """Write a line for each training row, its digest and where it stands, so that a change can be named."""
-    write_pieces(folder / ROWS, (f"{line}\n" for line in _row_lines(rows)))
+    atomic_write_stream(folder / ROW_DIGESTS_FILE, (f"{line}\n" for line in _row_lines(rows)))
 
 
 def refuse_other_data(prepared: Prepared, folder: Path) -> None:
@@ -111,7 +111,7 @@ def refuse_other_data(prepared: Prepared, folder: Path) -> None:
     if facts.is_file() and read_json(facts)["data_fingerprint"] != prepared.fingerprint:
         raise UserError(
             f"{folder}: holds a run of other data (the rows or the chat template changed"
-            f"{_difference(prepared, folder)}); put them back, or start a new run with name={folder.name}-2"
+            f"{_describe_row_changes(prepared, folder)}); put them back, or start a new run with name={folder.name}-2"
         )
 
 
@@ -125,17 +125,17 @@ def refuse_other_tokenizer(fingerprint: str, folder: Path) -> None:
         )
 
 
-def changes(facts: dict[str, Any], folder: Path) -> list[str]:
+def environment_changes(facts: dict[str, Any], folder: Path) -> list[str]:
     """What else changed since the run was begun: versions, our own code, device, ranks. The state stays exact."""
     former = read_json(folder / "environment.json")
     return [
         f"{key} (was {former[key]!r}, is {facts[key]!r})"
-        for key in TOLD
+        for key in RECORDED
         if key in facts and key in former and former[key] != facts[key]
     ]
 
 
-def code() -> str:
+def code_fingerprint() -> str:
     """Changes with any line of our own source."""
     digest = blake2b(sys.version.encode(), digest_size=8)
     for file in sorted(PACKAGE.rglob("*.py")):
@@ -143,11 +143,11 @@ def code() -> str:
     return digest.hexdigest()
 
 
-def _difference(prepared: Prepared, folder: Path) -> str:
+def _describe_row_changes(prepared: Prepared, folder: Path) -> str:
     """How many rows differ from those that a run was begun with, and where the first of them stand."""
-    if not (folder / ROWS).is_file():
+    if not (folder / ROW_DIGESTS_FILE).is_file():
         return ""
-    before = dict(line.split(" ", 1) for line in (folder / ROWS).read_text(encoding="utf-8").splitlines())
+    before = dict(line.split(" ", 1) for line in (folder / ROW_DIGESTS_FILE).read_text(encoding="utf-8").splitlines())
     now = dict(line.split(" ", 1) for line in _row_lines(prepared.train))
     told: list[str] = []
     for what, some, others in (("gone", before, now), ("new", now, before)):
@@ -156,14 +156,14 @@ def _difference(prepared: Prepared, folder: Path) -> str:
     return f": {'; '.join(told)}" if told else ": those held out, or their order"
 
 
-def _row_lines(rows: Rows) -> Iterable[str]:
-    for number in rows.numbers:
-        entry = rows.store.replies[number]
-        yield f"{int(entry['digest']):016x} {rows.store.source(int(entry['example']))}"
+def _row_lines(rows: Subset) -> Iterable[str]:
+    for number in rows.reply_indices:
+        entry = rows.dataset.replies[number]
+        yield f"{int(entry['digest']):016x} {rows.dataset.source(int(entry['example']))}"
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

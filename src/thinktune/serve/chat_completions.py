@@ -16,9 +16,9 @@ from thinktune.inference.replies import Piece
 from thinktune.inference.requests import Completion, Request
 from thinktune.inference.streaming import Stream
 from thinktune.serve import openai_schema as api
-from thinktune.serve.models import NoRoomError, Voice
+from thinktune.serve.models import ContextLengthError, ServedModel
 from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
-from thinktune.serve.security import Limits, refusal
+from thinktune.serve.security import Limits, error_response
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -33,35 +33,35 @@ START: Message = {"type": "http.response.start", "status": 200, "headers": STREA
 log = logging.getLogger("thinktune")
 
 
-class Desk:
+class AdmissionQueue:
     """Places for replies, given in the order of arrival; beyond so many waiting, who comes is sent away."""
 
     def __init__(self, limits: Limits) -> None:
-        self._places, self._limits, self._waiting = asyncio.Semaphore(limits.at_once), limits, 0
+        self._slots, self._limits, self._waiting = asyncio.Semaphore(limits.max_running), limits, 0
 
     @asynccontextmanager
-    async def place(self) -> AsyncGenerator[None]:
+    async def slot(self) -> AsyncGenerator[None]:
         """Wait for a place and hold it; raises ApiError (429) where too many wait."""
-        if self._places.locked() and self._waiting >= self._limits.waiting:
+        if self._slots.locked() and self._waiting >= self._limits.max_waiting:
             raise ApiError(429, f"{self._waiting} requests are waiting already; try again", code="rate_limit_exceeded")
         self._waiting += 1
         try:
-            await self._places.acquire()
+            await self._slots.acquire()
         finally:
             self._waiting -= 1
         try:
             yield
         finally:
-            self._places.release()
+            self._slots.release()
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class ChatCompletionHandler:
     """One request for a reply and its answer, as an ASGI app; it ends as soon as the client has left."""
 
-    voice: Voice
-    asked: ChatRequest
-    desk: Desk
+    served_model: ServedModel
+    chat_request: ChatRequest
+    admission_queue: AdmissionQueue
     limits: Limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -74,19 +74,19 @@ class Exchange:
                 group.cancel_scope.cancel()
 
             group.start_soon(leave_with_client)
-            await self._answer(scope, receive, send)
+            await self._respond(scope, receive, send)
             group.cancel_scope.cancel()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
         try:
             async with (
-                asyncio.timeout(self.limits.reply_seconds),
-                self.desk.place(),
-                aclosing(self._bodies()) as bodies,
+                asyncio.timeout(self.limits.reply_timeout_seconds),
+                self.admission_queue.slot(),
+                aclosing(self._response_bodies()) as bodies,
             ):
                 async for body in bodies:
-                    if not self.asked.stream:
+                    if not self.chat_request.stream:
                         await JSONResponse(body)(scope, receive, send)
                         return
                     if not begun:
@@ -96,37 +96,37 @@ class Exchange:
         except Exception as error:
             refused = as_api_error(error, self.limits)
             if not begun:
-                await refusal(refused)(scope, receive, send)
+                await error_response(refused)(scope, receive, send)
                 return
             await send(_part(api.event(refused.body)))
         await send(_part(b"data: [DONE]\n\n", more=False))
 
-    async def _bodies(self) -> AsyncGenerator[Json]:
+    async def _response_bodies(self) -> AsyncGenerator[Json]:
         """The events of a stream, or the one body of a whole reply."""
-        request = api.to_engine(self.asked, self.voice.manners)
-        answer, options = api.Answer(self.voice.name), self.asked.stream_options
+        request = api.to_engine_request(self.chat_request, self.served_model.defaults)
+        answer, options = api.ResponseBuilder(self.served_model.name), self.chat_request.stream_options
         allowed = bool(options and options.allow_moved)
-        wire = api.Wire(hold=self.voice.reasons and request.thinking and not allowed)
-        async with aclosing(spoken(self.voice, request)) as pieces:
-            begun = not self.asked.stream
+        wire = api.DeltaStream(hold_answer=self.served_model.may_reason and request.thinking and not allowed)
+        async with aclosing(stream_in_thread(self.served_model, request)) as pieces:
+            begun = not self.chat_request.stream
             async for piece in pieces:
                 if not begun:
                     yield answer.chunk({"role": "assistant", "content": ""})
                     begun = True
                 match piece:
-                    case Completion() if not self.asked.stream:
-                        yield answer.whole(piece)
+                    case Completion() if not self.chat_request.stream:
+                        yield answer.completion(piece)
                     case Completion():
-                        for body in answer.ending(piece, wire.finish(), options):
+                        for body in answer.final_chunks(piece, wire.flush(), options):
                             yield body
-                    case Piece() if self.asked.stream:
+                    case Piece() if self.chat_request.stream:
                         for delta in wire.feed(piece):
                             yield answer.chunk(delta)
                     case Piece():
                         pass
 
 
-async def spoken(voice: Voice, request: Request) -> AsyncGenerator[Piece | Completion]:
+async def stream_in_thread(served_model: ServedModel, request: Request) -> AsyncGenerator[Piece | Completion]:
     """What a voice says, heard in a thread of its own. Closing this cancels it, wherever it is."""
     loop, gone = asyncio.get_running_loop(), threading.Event()
     coming: list[Stream] = []
@@ -139,7 +139,7 @@ async def spoken(voice: Voice, request: Request) -> AsyncGenerator[Piece | Compl
 
     def hear() -> None:
         try:
-            coming.append(stream := voice.stream(request))
+            coming.append(stream := served_model.stream(request))
             if gone.is_set():  # between the two, where closing it was too early
                 stream.close()
             for piece in stream:
@@ -148,7 +148,7 @@ async def spoken(voice: Voice, request: Request) -> AsyncGenerator[Piece | Compl
             tell(error)
         tell(None)
 
-    threading.Thread(target=hear, daemon=True, name=f"reply of {voice.name}").start()
+    threading.Thread(target=hear, daemon=True, name=f"reply of {served_model.name}").start()
     try:
         while (what := await said.get()) is not None:
             if isinstance(what, Exception):
@@ -165,14 +165,14 @@ def as_api_error(error: Exception, limits: Limits) -> ApiError:
     match error:
         case ApiError():
             return error
-        case NoRoomError():
+        case ContextLengthError():
             return ApiError(400, str(error), code="context_length_exceeded", param="messages")
         case UpstreamError():
             return ApiError(502, str(error), code="upstream_failed")
         case UserError():
             return ApiError(400, str(error))
         case TimeoutError():
-            return ApiError(504, f"the reply took longer than {limits.reply_seconds:g} s", code="timeout")
+            return ApiError(504, f"the reply took longer than {limits.reply_timeout_seconds:g} s", code="timeout")
         case _:
             log.error("a reply failed", exc_info=error)
             return ApiError(500, "the reply failed; the server's log says why")

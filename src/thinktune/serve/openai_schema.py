@@ -12,26 +12,26 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.json_schema import models_json_schema
 
 from thinktune.data.types import Turn
-from thinktune.inference.chat_defaults import Manners, conversation
-from thinktune.inference.replies import Piece, split
-from thinktune.inference.requests import Completion, Request, Sampling
+from thinktune.inference.chat_defaults import ChatDefaults, with_system_prompt
+from thinktune.inference.replies import Piece, parse_reply
+from thinktune.inference.requests import Completion, Request, SamplingParams
 
 Json = dict[str, Any]
 
 
-def _refuse(said: bool) -> bool:
+def _reject_true(said: bool) -> bool:
     if said:
         raise ValueError("is not supported")
     return said
 
 
-MOST_MESSAGES, MOST_STOPS = 4096, 16
+MAX_MESSAGES, MAX_STOP_STRINGS = 4096, 16
 
 
-FINISH = {"end": "stop", "stop": "stop", "length": "length"}
+FINISH_REASONS = {"end": "stop", "stop": "stop", "length": "length"}
 
 
-NEUTRAL = (
+NO_OP_OPTIONS = (
     "n",
     "tools",
     "tool_choice",
@@ -45,17 +45,17 @@ NEUTRAL = (
 """Options that are accepted where they ask for what happens anyway; any other value is refused, never ignored."""
 
 
-Text = Annotated[str, Field(min_length=1)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
-Neutral = Annotated[float, Field(ge=0, le=0)]
+Zero = Annotated[float, Field(ge=0, le=0)]
 
 
 # Not Literal[False], which takes 0 as well.
-No = Annotated[bool, AfterValidator(_refuse), Field(json_schema_extra={"const": False})]
+AlwaysFalse = Annotated[bool, AfterValidator(_reject_true), Field(json_schema_extra={"const": False})]
 
 
-Empty = Annotated[list[Any], Field(max_length=0)]
+EmptyList = Annotated[list[Any], Field(max_length=0)]
 
 
 class ApiError(Exception):
@@ -72,20 +72,20 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-class Part(BaseModel):
+class StrictModel(BaseModel):
     """Fields of a stranger's JSON: of the right kind, and none that we would have to ignore."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-class TextPart(Part):
+class TextPart(StrictModel):
     """A piece of a message; only text is understood."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(Part):
+class Message(StrictModel):
     """One message of a conversation. An assistant's may carry its reasoning under either name."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -95,13 +95,13 @@ class Message(Part):
     name: str | None = None
     # What clients send back of a reply that they have got: no more than empty.
     refusal: None = None
-    tool_calls: Empty | None = None
+    tool_calls: EmptyList | None = None
     function_call: None = None
-    annotations: Empty | None = None
+    annotations: EmptyList | None = None
     audio: None = None
 
 
-class StreamOptions(Part):
+class StreamOptions(StrictModel):
     """What a stream holds beside the reply's text."""
 
     include_usage: bool | None = None
@@ -110,22 +110,22 @@ class StreamOptions(Part):
     """Ours: send text at once that may prove to be reasoning; a delta `moved: true` then says that it was."""
 
 
-class TemplateOptions(Part):
+class TemplateOptions(StrictModel):
     """Switches of the model's own chat template."""
 
     enable_thinking: bool | None = None
 
 
-class TextFormat(Part):
+class TextFormat(StrictModel):
     """The only form of a reply: text."""
 
     type: Literal["text"]
 
 
-class ChatRequest(Part):
+class ChatRequest(StrictModel):
     """The body of POST /v1/chat/completions; null means that the option is left out."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     model: str | None = None
     """None means the first model of /v1/models."""
     stream: bool | None = None
@@ -136,32 +136,32 @@ class ChatRequest(Part):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=MOST_STOPS)] | None = None
+    stop: NonEmptyText | Annotated[list[NonEmptyText], Field(max_length=MAX_STOP_STRINGS)] | None = None
     reasoning_budget: Annotated[int, Field(ge=0)] | None = None
     """Tokens after which the reasoning is closed for the model."""
     chat_template_kwargs: TemplateOptions | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
-    tools: Empty | None = None
+    tools: EmptyList | None = None
     tool_choice: Literal["none"] | None = None
     response_format: TextFormat | None = None
-    logprobs: No | None = None
+    logprobs: AlwaysFalse | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    presence_penalty: Neutral | None = None
-    frequency_penalty: Neutral | None = None
-    store: No | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
+    store: AlwaysFalse | None = None
     # Accepted and without effect: they say who asks, not what is wanted.
     user: str | None = None
     metadata: dict[str, str] | None = None
 
 
-def read(body: bytes) -> ChatRequest:
+def parse_request(body: bytes) -> ChatRequest:
     """The request that a body holds; raises ApiError (400) naming every fault of it."""
     try:
         request = ChatRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
         told = dict.fromkeys(_explain(fault) for fault in faults)
-        raise ApiError(400, "; ".join(told), param=_place(faults[0]) or None) from None
+        raise ApiError(400, "; ".join(told), param=_field_path(faults[0]) or None) from None
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
         raise ApiError(400, "max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
     for number, message in enumerate(request.messages):
@@ -172,35 +172,35 @@ def read(body: bytes) -> ChatRequest:
     return request
 
 
-def to_engine(asked: ChatRequest, manners: Manners) -> Request:
+def to_engine_request(chat_request: ChatRequest, defaults: ChatDefaults) -> Request:
     """What the engine is to write; what the client left open is as in the run, the system prompt too."""
-    turns = conversation(manners.system, [_turn(message) for message in asked.messages])
-    usual, template = manners.sampling, asked.chat_template_kwargs
-    stops = asked.stop or ()
-    sampling = Sampling(
-        max_new_tokens=asked.max_completion_tokens or asked.max_tokens or usual.max_new_tokens,
-        temperature=usual.temperature if asked.temperature is None else asked.temperature,
-        top_p=usual.top_p if asked.top_p is None else asked.top_p,
-        top_k=usual.top_k if asked.top_k is None else max(0, asked.top_k),
-        seed=uuid.uuid4().int >> 66 if asked.seed is None else asked.seed,
+    turns = with_system_prompt(defaults.system, [_turn(message) for message in chat_request.messages])
+    usual, template = defaults.sampling, chat_request.chat_template_kwargs
+    stops = chat_request.stop or ()
+    sampling = SamplingParams(
+        max_new_tokens=chat_request.max_completion_tokens or chat_request.max_tokens or usual.max_new_tokens,
+        temperature=usual.temperature if chat_request.temperature is None else chat_request.temperature,
+        top_p=usual.top_p if chat_request.top_p is None else chat_request.top_p,
+        top_k=usual.top_k if chat_request.top_k is None else max(0, chat_request.top_k),
+        seed=uuid.uuid4().int >> 66 if chat_request.seed is None else chat_request.seed,
         stop=(stops,) if isinstance(stops, str) else tuple(stops),
-        reasoning_tokens=asked.reasoning_budget,
+        max_reasoning_tokens=chat_request.reasoning_budget,
     )
     return Request(turns, sampling, thinking=not (template and template.enable_thinking is False))
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResponseBuilder:
     """One reply on its way to a client: by which model, its id, and when it was asked for."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, reply: Completion) -> Json:
+    def completion(self, reply: Completion) -> Json:
         """The body that answers a request without `stream`."""
         message = {"role": "assistant", "content": reply.answer, **_reasoning(reply.reasoning or None)}
-        choice = {"index": 0, "message": message, "finish_reason": FINISH[reply.finish], "logprobs": None}
+        choice = {"index": 0, "message": message, "finish_reason": FINISH_REASONS[reply.finish], "logprobs": None}
         return self._envelope("chat.completion", [choice]) | {"usage": usage(reply)}
 
     def chunk(self, delta: Json, finish: str | None = None) -> Json:
@@ -208,11 +208,11 @@ class Answer:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return self._envelope("chat.completion.chunk", [choice])
 
-    def ending(self, reply: Completion, rest: Iterable[Json], options: StreamOptions | None) -> Iterator[Json]:
+    def final_chunks(self, reply: Completion, rest: Iterable[Json], options: StreamOptions | None) -> Iterator[Json]:
         """The last events: the rest, why the reply ended, and what it took where the client asked for that."""
         for delta in rest:
             yield self.chunk(delta)
-        yield self.chunk({}, FINISH[reply.finish])
+        yield self.chunk({}, FINISH_REASONS[reply.finish])
         if options and options.include_usage:
             yield self._envelope("chat.completion.chunk", []) | {"usage": usage(reply)}
 
@@ -230,23 +230,23 @@ def usage(reply: Completion) -> Json:
     }
 
 
-class Wire:
+class DeltaStream:
     """Pieces to deltas. What may yet prove to be reasoning without an opening tag is held back, unless allowed.
 
     So `content` never holds reasoning; the price is that a model which answers without reasoning, though it was to
     reason, is heard at its end.
     """
 
-    def __init__(self, *, hold: bool) -> None:
-        self._held: str | None = "" if hold else None
+    def __init__(self, *, hold_answer: bool) -> None:
+        self._held: str | None = "" if hold_answer else None
 
     def feed(self, piece: Piece) -> Iterator[Json]:
         """The deltas that are certain after this piece."""
-        if piece.place == "answer" and self._held is not None:
+        if piece.kind == "answer" and self._held is not None:
             self._held += piece.text
             return
         held, self._held = self._held, None
-        match piece.place:
+        match piece.kind:
             case "moved":
                 yield {"moved": True} if held is None else _reasoning(held)
             case "reasoning":
@@ -254,7 +254,7 @@ class Wire:
             case "answer":
                 yield {"content": piece.text}
 
-    def finish(self) -> Iterator[Json]:
+    def flush(self) -> Iterator[Json]:
         """The rest, when no more will come."""
         if self._held:
             yield {"content": self._held}
@@ -277,22 +277,22 @@ def _turn(message: Message) -> Turn:
     if message.role != "assistant":
         return Turn("system" if message.role == "developer" else message.role, text)
     reasoning = message.reasoning_content or message.reasoning or ""
-    if not reasoning and (reply := split(text)).closed:  # a client that keeps replies with their tags
+    if not reasoning and (reply := parse_reply(text)).closed:  # a client that keeps replies with their tags
         return Turn("assistant", reply.answer, reply.reasoning)
     return Turn("assistant", text, reasoning)
 
 
-def _place(fault: Mapping[str, Any]) -> str:
+def _field_path(fault: Mapping[str, Any]) -> str:
     """Where in the body: its own names and numbers, without pydantic's names of alternatives."""
     names = (part for part in fault["loc"] if isinstance(part, int) or re.fullmatch("[a-z_]+", part))
     return ".".join(str(name) for name in names if name != "str")
 
 
 def _explain(fault: Mapping[str, Any]) -> str:
-    place = _place(fault)
+    place = _field_path(fault)
     if fault["type"] == "extra_forbidden":
         return f"{place}: is not supported here; leave it out"
-    if place.partition(".")[0] in NEUTRAL or place.rpartition(".")[2] == "tool_calls":
+    if place.partition(".")[0] in NO_OP_OPTIONS or place.rpartition(".")[2] == "tool_calls":
         return f"{place}: is not supported here; leave it out"
     return f"{place}: {fault['msg']}" if place else f"the body is no such request: {fault['msg']}"
 

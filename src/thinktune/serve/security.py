@@ -33,20 +33,20 @@ SECURITY_HEADERS = {
 class Limits:
     """How much strangers may ask for at once, and how long they may take."""
 
-    at_once: int = 32
+    max_running: int = 32
     """Replies written side by side."""
-    waiting: int = 64
+    max_waiting: int = 64
     """Requests that wait for a place; one more is refused with 429."""
-    connections: int = 256
-    body_bytes: int = 4 * 2**20
-    head_seconds: float = 10
+    max_connections: int = 256
+    max_body_bytes: int = 4 * 2**20
+    head_timeout_seconds: float = 10
     """How long a connection may stay open without a whole request head."""
-    body_seconds: float = 15
-    reply_seconds: float = 900
+    body_timeout_seconds: float = 15
+    reply_timeout_seconds: float = 900
     """How long a reply may take, its wait for a place counted in."""
 
 
-class Guard:
+class SecurityMiddleware:
     """Refuses what must not reach the app, and puts the security headers on every response.
 
     Args:
@@ -71,15 +71,15 @@ class Guard:
             await send(message)
 
         try:
-            self._refuse(scope["path"], Headers(scope=scope))
+            self._verify(scope["path"], Headers(scope=scope))
         except ApiError as error:
-            await refusal(error)(scope, receive, send_guarded)
+            await error_response(error)(scope, receive, send_guarded)
         else:
             await self._app(scope, receive, send_guarded)
 
-    def _refuse(self, path: str, headers: Headers) -> None:
+    def _verify(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if self._hosts is not None and _name(host) not in self._hosts:
+        if self._hosts is not None and _host_name(host) not in self._hosts:
             raise ApiError(421, f"Host {host!r} is not this server; use the address that it printed")
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host.lower():
@@ -92,7 +92,7 @@ class Guard:
                 )
 
 
-def refusal(error: ApiError) -> JSONResponse:
+def error_response(error: ApiError) -> JSONResponse:
     """An error as a response; the connection ends with it, so that an unread body costs nothing more."""
     headers = {"connection": "close"}
     if error.status == 401:
@@ -109,15 +109,15 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         raise ApiError(415, f"the body is {kind or 'of no kind'}; send Content-Type: application/json")
     body = bytearray()
     try:
-        async with asyncio.timeout(limits.body_seconds):
+        async with asyncio.timeout(limits.body_timeout_seconds):
             async for piece in request.stream():
                 body += piece
-                if len(body) > limits.body_bytes:
+                if len(body) > limits.max_body_bytes:
                     raise ApiError(
-                        413, f"the body is larger than {limits.body_bytes:,} bytes; shorten the conversation"
+                        413, f"the body is larger than {limits.max_body_bytes:,} bytes; shorten the conversation"
                     )
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {limits.body_seconds:g} s") from None
+        raise ApiError(408, f"the body did not come within {limits.body_timeout_seconds:g} s") from None
     except ClientDisconnect:
         raise ApiError(400, "the client left before its request was whole") from None
     return bytes(body)
@@ -131,7 +131,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def timed_protocol(seconds: float) -> type[H11Protocol]:
+def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
     """Uvicorn's HTTP protocol, but a connection that brings no whole request head within so many seconds is closed.
 
     uvicorn itself waits for ever for a head that comes byte by byte. Its protocol is a class to inherit from.
@@ -161,7 +161,7 @@ def _netloc(origin: str) -> str:
         return ""
 
 
-def _name(host: str) -> str | None:
+def _host_name(host: str) -> str | None:
     """The name in a Host header, without its port."""
     try:
         return urlsplit(f"//{host}").hostname

@@ -7,9 +7,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from thinktune.config.schema import Track
-from thinktune.files import write_whole
-from thinktune.tracking.records import LOSS_CHART, Entry, Losses, Numbers, Texts
+from thinktune.config.schema import TrackConfig
+from thinktune.files import atomic_write_text
+from thinktune.tracking.records import LOSS_CHART, LossCurves, Scalars, TextEntries, TrackerEntry
 
 MODES = {"cloud": "online", "local": "local", "offline": "offline"}
 
@@ -20,7 +20,7 @@ DEFAULT_PROJECT = "thinktune"
 class SwanLab:
     """An open SwanLab run; the same run of ours is always the same run there, because its id is kept in its folder."""
 
-    def __init__(self, run: Path, mode: str, settings: Track, facts: dict[str, Any]) -> None:
+    def __init__(self, run: Path, mode: str, settings: TrackConfig, facts: dict[str, Any]) -> None:
         """Open it; raises whatever SwanLab raises: no key, a wrong one, no network."""
         # Read by its settings as a nested field, which crashes them; the name it wants is another.
         project = settings.project or os.environ.get("SWANLAB_PROJECT") or DEFAULT_PROJECT
@@ -47,22 +47,22 @@ class SwanLab:
             config=facts,
             settings=wanted,
         )
-        self.place = str(self._run.url) if self.mode == "cloud" else self.folder
+        self.location = str(self._run.url) if self.mode == "cloud" else self.folder
 
     @property
     def folder(self) -> str:
         """Where SwanLab keeps its own copy, from which `swanlab sync` sends."""
         return str(self._run.dir)
 
-    def take(self, entry: Entry) -> None:
+    def log(self, entry: TrackerEntry) -> None:
         """Log an entry; what this step already has is left out by SwanLab itself."""
         match entry:
-            case Numbers(step, values):
+            case Scalars(step, values):
                 self._run.log(dict(values), step=step)
-            case Texts(step, name, texts):
+            case TextEntries(step, name, texts):
                 self._run.log({name: [self._swanlab.Text(text) for text in texts]}, step=step)
-            case Losses(step):
-                self._run.log({LOSS_CHART: self._swanlab.ECharts(_Chart(entry))}, step=step)
+            case LossCurves(step):
+                self._run.log({LOSS_CHART: self._swanlab.ECharts(_LossChart(entry))}, step=step)
 
     def close(self, state: str) -> None:
         """Send what is left and end the run; waits as long as SwanLab does."""
@@ -73,14 +73,14 @@ def run_id(run: Path) -> str:
     """The id of a run at SwanLab, made once and kept in the run's folder."""
     kept = run / "swanlab" / "id"
     if not kept.is_file():
-        write_whole(kept, uuid.uuid4().hex + "\n")
+        atomic_write_text(kept, uuid.uuid4().hex + "\n")
     return kept.read_text(encoding="utf-8").strip()
 
 
-class _Chart:
+class _LossChart:
     """An echarts line chart of both losses; SwanLab asks a chart for its options and for nothing else."""
 
-    def __init__(self, losses: Losses) -> None:
+    def __init__(self, losses: LossCurves) -> None:
         self._losses = losses
 
     def dump_options(self) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from thinktune.config.schema import Track
-from thinktune.tracking.records import LOSS_CHART, Entry, Losses, Numbers, Texts
+from thinktune.config.schema import TrackConfig
+from thinktune.tracking.records import LOSS_CHART, LossCurves, Scalars, TextEntries, TrackerEntry
 
 
 class TensorBoard:
@@ -16,30 +16,30 @@ class TensorBoard:
 
     mode = "files"
 
-    def __init__(self, run: Path, _mode: str, _settings: Track, facts: dict[str, Any]) -> None:
+    def __init__(self, run: Path, _mode: str, _settings: TrackConfig, facts: dict[str, Any]) -> None:
         """Begin anew; raises ImportError where TensorBoard is not installed."""
         from tensorboard.plugins.custom_scalar import layout_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.folder = self.place = str(run / "tensorboard")
+        self.folder = self.location = str(run / "tensorboard")
         shutil.rmtree(self.folder, ignore_errors=True)
         self._writer = EventFileWriter(self.folder)
         kinds: Any = layout_pb2
         lines = kinds.MultilineChartContent(tag=["^train/loss$", "^eval/loss$"])
         category = kinds.Category(title="loss", chart=[kinds.Chart(title=LOSS_CHART, multiline=lines)])
         layout = kinds.Layout(category=[category]).SerializeToString()
-        self._strings("custom_scalars__config__", "custom_scalars", [layout])
+        self._add_strings("custom_scalars__config__", "custom_scalars", [layout])
         described = yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
-        self._strings("facts", "text", [f"```\n{described}```".encode()])
+        self._add_strings("facts", "text", [f"```\n{described}```".encode()])
 
-    def take(self, entry: Entry) -> None:
+    def log(self, entry: TrackerEntry) -> None:
         """Write an entry; the chart of both losses is a layout that TensorBoard fills by itself."""
         match entry:
-            case Numbers(step, values):
-                self._add([{"tag": tag, "simple_value": value} for tag, value in values.items()], step)
-            case Texts(step, name, texts):
-                self._strings(name, "text", [text.encode() for text in texts], step)
-            case Losses():
+            case Scalars(step, values):
+                self._add_values([{"tag": tag, "simple_value": value} for tag, value in values.items()], step)
+            case TextEntries(step, name, texts):
+                self._add_strings(name, "text", [text.encode() for text in texts], step)
+            case LossCurves():
                 pass
         self._writer.flush()
 
@@ -47,14 +47,14 @@ class TensorBoard:
         """Write the rest."""
         self._writer.close()
 
-    def _strings(self, tag: str, plugin: str, texts: list[bytes], step: int = 0) -> None:
+    def _add_strings(self, tag: str, plugin: str, texts: list[bytes], step: int = 0) -> None:
         """Texts for one of TensorBoard's plugins; its own helpers for them need TensorFlow."""
         shape = {"dim": [{"size": len(texts)}]}
         tensor = {"dtype": "DT_STRING", "string_val": texts, "tensor_shape": shape}
         metadata = {"plugin_data": {"plugin_name": plugin}}
-        self._add([{"tag": tag, "metadata": metadata, "tensor": tensor}], step)
+        self._add_values([{"tag": tag, "metadata": metadata, "tensor": tensor}], step)
 
-    def _add(self, values: list[dict[str, Any]], step: int) -> None:
+    def _add_values(self, values: list[dict[str, Any]], step: int) -> None:
         from tensorboard.compat.proto import event_pb2
 
         kinds: Any = event_pb2

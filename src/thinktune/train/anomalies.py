@@ -6,39 +6,41 @@ from statistics import median
 from typing import Any
 
 from thinktune.model.batch import pack
-from thinktune.model.forward import evaluate
+from thinktune.model.forward import evaluate_loss
 from thinktune.train.state import Run
 from thinktune.train.step import StepReport
 
-WINDOW = 64  # steps that a loss is held against
+WINDOW_STEPS = 64  # steps that a loss is held against
 
 
-FEWEST = 16  # before so many there is nothing to hold it against
+MIN_WINDOW_STEPS = 16  # before so many there is nothing to hold it against
 
 
-DEVIATIONS = 6.0
+SPIKE_DEVIATIONS = 6.0
 
 
-SHARE = 1.25  # of the median; where losses hardly differ, six deviations would be nothing
+SPIKE_RATIO = 1.25  # of the median; where losses hardly differ, six deviations would be nothing
 
 
-TO_DEVIATION = 1.4826  # the median distance of a normal distribution, times this, is its standard deviation
+MAD_TO_STANDARD_DEVIATION = (
+    1.4826  # the median distance of a normal distribution, times this, is its standard deviation
+)
 
 
-def is_spike(loss: float, before: Sequence[float]) -> bool:
+def is_spike(loss: float, previous_losses: Sequence[float]) -> bool:
     """Whether a step's loss stands out above those of the steps before it (robust z-score: Iglewicz, Hoaglin, 1993)."""
-    recent = before[-WINDOW:]
-    if len(recent) < FEWEST:
+    recent = previous_losses[-WINDOW_STEPS:]
+    if len(recent) < MIN_WINDOW_STEPS:
         return False
     middle = median(recent)
-    deviation = TO_DEVIATION * median(abs(value - middle) for value in recent)
-    return loss > middle + DEVIATIONS * deviation and loss > SHARE * middle
+    deviation = MAD_TO_STANDARD_DEVIATION * median(abs(value - middle) for value in recent)
+    return loss > middle + SPIKE_DEVIATIONS * deviation and loss > SPIKE_RATIO * middle
 
 
-MOST_REFUSED_IN_A_ROW = 10  # one bad row is the row's fault; this many steps in a row are the run's
+MAX_REFUSED_STEPS_IN_A_ROW = 10  # one bad row is the row's fault; this many steps in a row are the run's
 
 
-def events(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) -> list[dict[str, Any]]:
+def detect_anomalies(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) -> list[dict[str, Any]]:
     """An event for each finished step that was refused, or whose loss jumped, with its rows; the run remembers both."""
     found: list[dict[str, Any]] = []
     run.refused = []
@@ -47,19 +49,19 @@ def events(run: Run, reports: Sequence[StepReport], norms: Sequence[float]) -> l
         if not math.isfinite(norm):
             run.refused.append(number)
             run.refused_in_a_row += 1
-            found.append({"kind": "event", "step": number, "text": _refusal(run, number, loss)})
+            found.append({"kind": "event", "step": number, "text": _describe_refused_step(run, number, loss)})
             continue
         run.refused_in_a_row = 0
         if is_spike(loss, run.recent_losses):
-            text = f"loss {loss:.3f} is a spike; rows: {', '.join(run.rows_of(number))}"
+            text = f"loss {loss:.3f} is a spike; rows: {', '.join(run.row_sources(number))}"
             found.append({"kind": "event", "step": number, "text": text})
-        run.recent_losses = [*run.recent_losses, loss][-WINDOW:]
+        run.recent_losses = [*run.recent_losses, loss][-WINDOW_STEPS:]
     return found
 
 
-def fault(run: Run) -> str | None:
-    """Why the run should not go on after the steps of the last `events`, in a sentence, or none."""
-    if run.refused_in_a_row >= MOST_REFUSED_IN_A_ROW:
+def stop_reason(run: Run) -> str | None:
+    """Why the run should not go on after the steps of the last `detect_anomalies`, in a sentence, or none."""
+    if run.refused_in_a_row >= MAX_REFUSED_STEPS_IN_A_ROW:
         return (
             f"train.learning_rate: is {run.recipe.train.learning_rate:g}, and no gradient of the last "
             f"{run.refused_in_a_row} steps is finite; lower it, or look at the rows named above"
@@ -72,20 +74,22 @@ def fault(run: Run) -> str | None:
     return None
 
 
-def _refusal(run: Run, number: int, loss: float) -> str:
+def _describe_refused_step(run: Run, number: int, loss: float) -> str:
     what = "gradient" if math.isfinite(loss) else "loss"
-    done = "weights from the bad one on left as they were" if run.update.inside else "step refused"
-    bad = _bad_rows(run, number)
-    which = f"rows whose own loss is not finite: {', '.join(bad)}" if bad else f"rows: {', '.join(run.rows_of(number))}"
+    done = "weights from the bad one on left as they were" if run.optimizer.in_backward else "step refused"
+    bad = _non_finite_rows(run, number)
+    which = (
+        f"rows whose own loss is not finite: {', '.join(bad)}" if bad else f"rows: {', '.join(run.row_sources(number))}"
+    )
     return f"{what} not finite, {done}; {which}"
 
 
-def _bad_rows(run: Run, number: int) -> list[str]:
+def _non_finite_rows(run: Run, number: int) -> list[str]:
     """Of a refused step, the rows that give no finite loss by themselves."""
     bad: list[str] = []
     for row in run.prepared.train.replies(run.steps[number - 1].rows):
         # On all ranks, each the same row by itself: their weights are everybody's.
-        losses = evaluate(run.model, pack([row], len(row)), run.device, run.precision)
+        losses = evaluate_loss(run.model, pack([row], len(row)), run.device, run.precision)
         if not all(map(math.isfinite, losses.sums.tolist())):
-            bad.append(row.row)
+            bad.append(row.source)
     return bad

@@ -14,17 +14,17 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from thinktune.distributed.world import World, join, leave, named
+from thinktune.distributed.world import World, destroy_distributed, init_distributed, report_first_error
 from thinktune.errors import Stopped
 from thinktune.model.device import pick_device
 
 
-def cards_here() -> int:
+def device_count() -> int:
     """How many cards this machine shows; the CPU is none."""
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
-def hand_over(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
+def launch_workers(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
     """Train by so many processes of this machine, and return the exit code: that of the first process that failed.
 
     What went wrong the processes say themselves.
@@ -40,7 +40,7 @@ def hand_over(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
         signals_to_handle="SIGQUIT",  # the others are for the processes, which save before they end
     )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    before = {number: signal.signal(number, _pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, _forward_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         elastic_launch(config, sys.executable)("-m", "thinktune", "train", str(recipe), *overrides)
     except ChildFailedError as failed:
@@ -54,31 +54,31 @@ def hand_over(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
 
 
 @contextmanager
-def among_ranks() -> Generator[World]:
+def process_group() -> Generator[World]:
     """This process's world, met at the beginning and left at the end; of errors the first one is told, and by name."""
-    world = join(pick_device())
+    world = init_distributed(pick_device())
     try:
-        with named(world):
+        with report_first_error(world):
             yield world
     except Stopped:
-        leave()
+        destroy_distributed()
         raise
-    leave()
+    destroy_distributed()
 
 
-def _pass_on(number: int, _frame: FrameType | None) -> None:
+def _forward_signal(number: int, _frame: FrameType | None) -> None:
     """A signal to the one that the user started is for its processes, which torchrun keeps apart from the terminal.
 
     The first one asks them to save and end; SIGINT after that, to end at once.
     """
     again = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for process in _children():
+    for process in _child_pids():
         with suppress(ProcessLookupError):
             os.kill(process, number if again else signal.SIGTERM)
 
 
-def _children() -> list[int]:
+def _child_pids() -> list[int]:
     """The processes that this one has started, as Linux lists them."""
     lists = Path("/proc/self/task").glob("*/children")
     return [int(number) for path in lists for number in path.read_text().split()]

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from thinktune.config.schema import Recipe
-from thinktune.data.dataset import Rows
-from thinktune.data.packing import Step, balance
+from thinktune.data.dataset import Subset
+from thinktune.data.packing import StepRows, balance
 from thinktune.data.pipeline import Prepared
 from thinktune.distributed.world import World
 from thinktune.model.batch import Batch, Padding, collate
 from thinktune.model.device import pick_precision
 from thinktune.model.forward import LossReport
-from thinktune.optim.lr_schedule import learning_rate_share
-from thinktune.optim.optimizer import Update
+from thinktune.optim.lr_schedule import learning_rate_factor
+from thinktune.optim.optimizer import Optimizer
 from thinktune.planner.memory import Setting
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.train.step import StepReport
 
 
-def evaluation_interval(recipe: Recipe, steps: Sequence[Step]) -> int:
+def evaluation_interval_steps(recipe: Recipe, steps: Sequence[StepRows]) -> int:
     """Steps between two evaluations: as the recipe says, or four an epoch."""
     return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
 
@@ -39,8 +39,8 @@ class Run:
     prepared: Prepared
     tokenizer: Any
     model: Any
-    update: Update
-    steps: list[Step]
+    optimizer: Optimizer
+    steps: list[StepRows]
     tokens_left: Sequence[int]  # to train on, after so many steps
     setting: Setting
     done: int
@@ -48,7 +48,9 @@ class Run:
     pad: Padding | None = None  # on an accelerator, what batches are filled up with
     compiled: bool = False
     replies_at_once: int | None = None  # of samples, where the device does not hold all that the recipe asks for
-    ahead: dict[int, list[Batch]] = field(default_factory=dict[int, list[Batch]])  # of the next step, on the device
+    prefetched_batches: dict[int, list[Batch]] = field(
+        default_factory=dict[int, list[Batch]]
+    )  # of the next step, on the device
     world: World = field(default_factory=World)
     pending: list[StepReport] = field(default_factory=list[StepReport])
     started: float = 0.0
@@ -67,7 +69,9 @@ class Run:
     unsaved: list[int] = field(default_factory=list[int])  # steps whose checkpoint found no room
     slowest_save: float = 0.0  # in seconds; before the first one, what is believed of the disk
     saving_seconds: float = 0.0  # in which training waited for checkpoints
-    carried: dict[str, Any] | None = None  # what the checkpoint that the run goes on from knows beside the weights
+    restored_state: dict[str, Any] | None = (
+        None  # what the checkpoint that the run goes on from knows beside the weights
+    )
 
     @property
     def capacity(self) -> int:
@@ -87,7 +91,7 @@ class Run:
     @property
     def precision(self) -> torch.dtype:
         """What it computes in."""
-        return pick_precision(self.recipe.train.precision, self.device, self.update.memory)
+        return pick_precision(self.recipe.train.precision, self.device, self.optimizer.memory)
 
     @property
     def epoch(self) -> float:
@@ -97,12 +101,12 @@ class Run:
 
     def batches(self, number: int) -> list[Batch]:
         """This rank's batches of a step, on the device: those that were made ahead, or made now."""
-        if made := self.ahead.pop(number, None):
+        if made := self.prefetched_batches.pop(number, None):
             return made
         rows = self.steps[number - 1].rows
-        return [batch.to(self.device) for batch in self.packed(self.prepared.train, rows, self.capacity)]
+        return [batch.to(self.device) for batch in self.rank_batches(self.prepared.train, rows, self.capacity)]
 
-    def packed(self, rows: Rows, chosen: Sequence[int], capacity: int) -> list[Batch]:
+    def rank_batches(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[Batch]:
         """This rank's share of some rows; every rank has the same number of batches."""
         lengths: list[int] = rows.lengths[list(chosen)].tolist()
         groups = balance(lengths, capacity, self.world.size)[self.world.rank]
@@ -111,21 +115,21 @@ class Run:
             for group in groups
         ]
 
-    def rows_of(self, number: int) -> list[str]:
+    def row_sources(self, number: int) -> list[str]:
         """Where the rows of a step stand."""
         return self.prepared.train.sources(self.steps[number - 1].rows)
 
     def learning_rate(self, number: int) -> float:
         """The learning rate of a step."""
         settings = self.recipe.train
-        share = learning_rate_share(number, len(self.steps), settings.warmup_fraction, settings.schedule)
+        share = learning_rate_factor(number, len(self.steps), settings.warmup_fraction, settings.schedule)
         return settings.learning_rate * share
 
 
-def down(run: Run) -> dict[str, Any]:
-    """Everything that `up` needs; reading it waits for the device."""
+def state_dict(run: Run) -> dict[str, Any]:
+    """Everything that `load_state_dict` needs; reading it waits for the device."""
     return {
-        "pending": [_written(made) for made in run.pending],
+        "pending": [_report_to_json(made) for made in run.pending],
         "trained_tokens": run.trained_tokens,
         "seconds": time.monotonic() - run.started,
         "logged": run.logged,
@@ -135,29 +139,29 @@ def down(run: Run) -> dict[str, Any]:
     }
 
 
-def up(run: Run, facts: dict[str, Any]) -> None:
+def load_state_dict(run: Run, state: dict[str, Any]) -> None:
     """Go on as if the run had never stopped: the next line of metrics covers the steps before the stop as well."""
-    run.pending = [_read(made, run.device) for made in facts["pending"]]
-    run.trained_tokens = facts["trained_tokens"]
-    run.started = time.monotonic() - facts["seconds"]
-    seconds, tokens = facts["logged"]
+    run.pending = [_report_from_json(made, run.device) for made in state["pending"]]
+    run.trained_tokens = state["trained_tokens"]
+    run.started = time.monotonic() - state["seconds"]
+    seconds, tokens = state["logged"]
     run.logged = (seconds, tokens)
-    run.refused_in_a_row = facts["refused_in_a_row"]
-    run.recent_losses = facts["recent_losses"]
-    run.unsaved = facts["unsaved"]
+    run.refused_in_a_row = state["refused_in_a_row"]
+    run.recent_losses = state["recent_losses"]
+    run.unsaved = state["unsaved"]
 
 
-def _written(made: StepReport) -> dict[str, Any]:
+def _report_to_json(made: StepReport) -> dict[str, Any]:
     # A float of Python holds every fp32 exactly, and JSON as Python writes it every float.
     return {
-        "sums": _tensor(made.losses.sums),
-        "counts": _tensor(made.losses.counts),
-        "gradient_norm": _tensor(made.gradient_norm),
-        "learned_tokens": made.learned_tokens,
+        "sums": _tensor_to_json(made.losses.sums),
+        "counts": _tensor_to_json(made.losses.counts),
+        "gradient_norm": _tensor_to_json(made.gradient_norm),
+        "learned_tokens": made.label_tokens,
     }
 
 
-def _read(written: dict[str, Any], device: torch.device) -> StepReport:
+def _report_from_json(written: dict[str, Any], device: torch.device) -> StepReport:
     sums, counts, norm = (
         torch.tensor(written[key]["values"], dtype=getattr(torch, written[key]["dtype"]), device=device)
         for key in ("sums", "counts", "gradient_norm")
@@ -165,5 +169,5 @@ def _read(written: dict[str, Any], device: torch.device) -> StepReport:
     return StepReport(LossReport(sums, counts), norm, written["learned_tokens"])
 
 
-def _tensor(tensor: Tensor) -> dict[str, Any]:
+def _tensor_to_json(tensor: Tensor) -> dict[str, Any]:
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "values": tensor.tolist()}

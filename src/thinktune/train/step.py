@@ -11,8 +11,8 @@ from torch import Tensor
 
 from thinktune.distributed.world import World
 from thinktune.model.batch import Batch
-from thinktune.model.forward import LossReport, Sums, forward, sum_over_copies
-from thinktune.optim.optimizer import Update
+from thinktune.model.forward import LossReport, LossSums, compute_loss, set_replica_all_reduce
+from thinktune.optim.optimizer import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,49 +21,49 @@ class StepReport:
 
     losses: LossReport
     gradient_norm: Tensor
-    learned_tokens: int
+    label_tokens: int
 
 
 def step(
     model: Any,
     batches: Sequence[Batch],
-    update: Update,
+    optimizer: Optimizer,
     world: World,
     precision: torch.dtype,
     chunk_rows: int | None = None,
-    learned_tokens: int | None = None,
+    label_tokens: int | None = None,
 ) -> StepReport:
     """Forward and backward over this rank's batches of a step, then one update; the host waits for nothing in it.
 
-    The loss is the sum over learned tokens divided by `learned_tokens`, those of the whole step, over all batches and
+    The loss is the sum over learned tokens divided by `label_tokens`, those of the whole step, over all batches and
     ranks (none: of these batches): how rows were packed never changes what is learned. `chunk_rows` is how many rows of
     logits exist at a time (none: what suits the device).
     """
     if not model.training:
         model.train()
-    learned_tokens = learned_tokens or sum(batch.learned_tokens for batch in batches)
-    scale = world.size / learned_tokens  # ranks' gradients are averaged, and their sum is meant
-    losses = Sums(batches[0].ids.device)
+    label_tokens = label_tokens or sum(batch.label_tokens for batch in batches)
+    scale = world.size / label_tokens  # ranks' gradients are averaged, and their sum is meant
+    losses = LossSums(batches[0].ids.device)
     for number, batch in enumerate(batches, 1):
-        sum_over_copies(model, now=number == len(batches))
-        scaled, each = forward(model, batch, scale, precision, chunk_rows)
+        set_replica_all_reduce(model, enabled=number == len(batches))
+        scaled, each = compute_loss(model, batch, scale, precision, chunk_rows)
         # A loss that is not finite makes every gradient so, and the update refuses those on the device.
         scaled.backward(torch.where(scaled.isfinite(), torch.ones_like(scaled), math.nan))
-        losses.add(each, batch.parts)
-    return StepReport(losses.report(world), update.finish(), learned_tokens)
+        losses.add(each, batch.label_kinds)
+    return StepReport(losses.all_reduce(world), optimizer.finish_step(), label_tokens)
 
 
-def rehearse(
-    model: Any, batches: Sequence[Batch], update: Update, precision: torch.dtype, chunk_rows: int | None = None
+def dry_train_step(
+    model: Any, batches: Sequence[Batch], optimizer: Optimizer, precision: torch.dtype, chunk_rows: int | None = None
 ) -> None:
     """A step with all the memory of one that changes nothing: its gradients are bad, and the update refuses them."""
     model.train()
-    update.begin(0, 0.0)
+    optimizer.begin_step(0, 0.0)
     for number, batch in enumerate(batches, 1):
-        sum_over_copies(model, now=number == len(batches))
-        scaled, _ = forward(model, batch, math.nan, precision, chunk_rows)
+        set_replica_all_reduce(model, enabled=number == len(batches))
+        scaled, _ = compute_loss(model, batch, math.nan, precision, chunk_rows)
         scaled.backward()
-    update.finish()
+    optimizer.finish_step()
 
 
 def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
@@ -73,11 +73,11 @@ def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | 
     """
     begun = time.monotonic()
     model.train()
-    scaled, _ = forward(model, batch, 1.0, precision, chunk_rows)
+    scaled, _ = compute_loss(model, batch, 1.0, precision, chunk_rows)
     torch.autograd.grad(scaled, model.model.layers[-1].input_layernorm.weight)
     model.eval()
     with torch.no_grad():
-        forward(model, batch, 1.0, precision, chunk_rows)
+        compute_loss(model, batch, 1.0, precision, chunk_rows)
     if batch.ids.device.type != "cpu":
         torch.accelerator.synchronize()
     return time.monotonic() - begun

@@ -102,7 +102,7 @@ def measured(way: Any, tied: bool, batches: int, tokens: int) -> int:
             live.see(weight.to_local())
         for number in range(1, batches + 1):
             set_replica_all_reduce(model, enabled=number == batches)
-            model.gathered(loss).backward()
+            model.with_unsharded_root(loss).backward()
     _fsdp_param.alloc_storage = _fsdp_param_group.alloc_storage = real
     return live.peak
 

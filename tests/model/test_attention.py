@@ -127,7 +127,7 @@ def path(request, monkeypatch):
 def test_each_path_gives_a_row_what_it_gets_alone(path, dtype):
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.03, "atol": 0.03}
     mine, theirs = parts(dtype), parts(torch.float32)
-    found, rest = path(torch.nn.Module(), *mine, None, boundaries=BOUNDARIES, longest=LONGEST, scaling=SCALE)
+    found, rest = path(torch.nn.Module(), *mine, None, cu_seqlens=BOUNDARIES, max_seqlen=LONGEST, scaling=SCALE)
     expected = alone(*theirs)
     assert rest is None
     assert found.shape == (1, 20, HEADS, SIZE)

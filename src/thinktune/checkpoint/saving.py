@@ -109,7 +109,7 @@ def save(
     trainer_state: dict[str, Any],
     world: World = SINGLE,
 ) -> Checkpoint:
-    """Write the whole state of a step, then point `backward_end_peak` at it. A crash leaves the former checkpoint in place.
+    """Write the whole state of a step, then point `last` at it. A crash leaves the former checkpoint in place.
 
     Where the update keeps fp32 masters, those are the weights that are written. Nothing is copied on the device, so
     that weights and state must stand still meanwhile; generation and evaluation may go on, with one process. All ranks

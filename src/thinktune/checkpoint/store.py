@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def find_checkpoint(run_folder: Path, pointer: str) -> Checkpoint | None:
-    """The checkpoint that `backward_end_peak` or `best` points at, if there is one."""
+    """The checkpoint that `last` or `best` points at, if there is one."""
     if not (run_folder / pointer).is_file():
         return None
     name = (run_folder / pointer).read_text(encoding="utf-8", errors="replace").strip()
@@ -164,5 +164,5 @@ def remove_folder(folder: Path) -> None:
 
 
 def write_pointer(run_folder: Path, pointer: str, step: int) -> None:
-    """Let a pointer file (`backward_end_peak`, `best`) name a step's checkpoint."""
+    """Let a pointer file (`last`, `best`) name a step's checkpoint."""
     atomic_write_text(run_folder / pointer, checkpoint_name(step) + "\n")

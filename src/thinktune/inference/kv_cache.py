@@ -37,11 +37,11 @@ class KVCache:
         rows = [first + number for number, length in enumerate(lengths) for _ in range(length)]
         columns = [column for length in lengths for column in range(length)]
         ids = [token for prompt in prompts for token in prompt]
-        boundaries = torch.tensor([0, *lengths]).cumsum(0).int()
+        cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
         self._set_write_positions(rows, columns, visible=(0, 0), required=(first + len(prompts), max(lengths)))
-        apart = self._varlen_kwargs(boundaries, max(lengths))
+        apart = self._varlen_kwargs(cu_seqlens, max(lengths))
         logits = with_unsharded_root(
-            self._model, lambda: self._logits(self._forward([ids], [columns], None, **apart)[0, boundaries[1:] - 1])
+            self._model, lambda: self._logits(self._forward([ids], [columns], None, **apart)[0, cu_seqlens[1:] - 1])
         )
         self.lengths += lengths
         return logits
@@ -124,7 +124,7 @@ class KVCache:
         """What keeps packed prompts apart, where the model's attention reads it."""
         if reads_cu_seqlens_on_device(self._model.config._attn_implementation):
             cu_seqlens = cu_seqlens.to(self._model.device)
-        return {"boundaries": cu_seqlens, "longest": max_seqlen}
+        return {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen}
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._model.get_output_embeddings()(hidden).float()

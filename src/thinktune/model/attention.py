@@ -94,8 +94,8 @@ def rows_attention(
         query: (1, heads, n, size).
         key: (1, groups, n, size).
         value: (1, groups, n, size).
-        attention_mask: used where there are no boundaries (generation), as transformers' own attention uses it.
-        boundaries: (rows + 1,) where each row starts and the last ends, on the CPU; repeated ones are rows of nothing.
+        attention_mask: used where there are no cu_seqlens (generation), as transformers' own attention uses it.
+        cu_seqlens: (rows + 1,) where each row starts and the last ends, on the CPU; repeated ones are rows of nothing.
         options: what else transformers passes on; `scaling` is read.
 
     Returns:
@@ -148,7 +148,7 @@ def ascend_attention(
 
 
 def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """A call (query, key, value, boundaries, longest, scale) of torch's `varlen_attn`, causal, whatever its version.
+    """A call (query, key, value, cu_seqlens, max_seqlen, scale) of torch's `varlen_attn`, causal, whatever its version.
 
     Torch 2.10 asks for `is_causal`, later ones for a window; grouped keys came in 2.12, before which they are repeated.
     """
@@ -157,11 +157,11 @@ def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
     grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
 
     def call(
-        query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int, scale: float | None
+        query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float | None
     ) -> Tensor:
         if not grouped and (times := query.shape[1] // key.shape[1]) > 1:
             key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
-        return function(query, key, value, boundaries, boundaries, longest, longest, scale=scale, **causal, **grouped)
+        return function(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, **causal, **grouped)
 
     return call
 
@@ -240,13 +240,13 @@ def _row_gradients(
 
 
 @_rows_op.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
 
 
 @_rows_backward_op.register_fake
 def _(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scale: float
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 

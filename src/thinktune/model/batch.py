@@ -12,7 +12,7 @@ from torch import Tensor
 from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import bin_pack
 
-DEVICE_FIELDS = ("ids", "positions", "learned_at", "targets", "parts")  # what a batch has there
+DEVICE_FIELDS = ("ids", "position_ids", "label_positions", "labels", "label_kinds")  # what a batch has there
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,17 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device, copied while that device works; boundaries stay on the CPU.
+        """The same batch on another device, copied while that device works; `cu_seqlens` stays on the CPU.
 
-        CUDA copies without the host only from memory that is pinned; the boundaries may follow later.
+        CUDA copies without the host only from memory that is pinned; `cu_seqlens` may follow later.
         """
         found: dict[str, Tensor] = {name: getattr(self, name) for name in DEVICE_FIELDS}
-        boundaries = self.cu_seqlens
+        cu_seqlens = self.cu_seqlens
         if device.type == "cuda" and self.ids.device.type == "cpu":
             found = {name: tensor.pin_memory() for name, tensor in found.items()}
-            boundaries = boundaries.pin_memory()
+            cu_seqlens = cu_seqlens.pin_memory()
         moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in found.items()}
-        return replace(self, cu_seqlens=boundaries, **moved)
+        return replace(self, cu_seqlens=cu_seqlens, **moved)
 
 
 def make_padding(token_id: int, lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> Padding:

@@ -27,21 +27,21 @@ def autocast(model: Any, dtype: torch.dtype) -> AbstractContextManager[Any]:
 
 def inference_context(model: Any) -> AbstractContextManager[Any]:
     """The context in which a model only answers; FSDP2 cannot train on with what it made in inference mode."""
-    return torch.no_grad() if hasattr(model, "gathered") else torch.inference_mode()
+    return torch.no_grad() if hasattr(model, "with_unsharded_root") else torch.inference_mode()
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """The last hidden states (n, hidden) of a packed batch; a row sees only itself."""
-    boundaries = batch.cu_seqlens
+    cu_seqlens = batch.cu_seqlens
     if reads_cu_seqlens_on_device(model.config._attn_implementation):
-        boundaries = boundaries.to(batch.ids.device, non_blocking=True)
+        cu_seqlens = cu_seqlens.to(batch.ids.device, non_blocking=True)
     output = model.model(
         input_ids=batch.ids,
         position_ids=batch.position_ids,
         attention_mask={"full_attention": None},  # the boundaries say it all; transformers builds no mask
         use_cache=False,
-        boundaries=boundaries,
-        longest=batch.max_seqlen,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=batch.max_seqlen,
     )
     return output.last_hidden_state[0]
 
@@ -49,7 +49,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 def with_unsharded_root(model: Any, function: Callable[[], Result]) -> Result:
     """What a function gives that uses parts of the model by themselves; where its weights are cut over ranks, those
     that belong to no layer are put together for it."""
-    return model.gathered(function) if hasattr(model, "gathered") else function()
+    return model.with_unsharded_root(function) if hasattr(model, "with_unsharded_root") else function()
 
 
 def set_replica_all_reduce(model: Any, *, enabled: bool) -> None:

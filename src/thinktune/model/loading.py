@@ -144,15 +144,15 @@ def load_sharded_model(
 def apply_fsdp(model: Any, mesh: DeviceMesh) -> None:
     """Cut a model's weights over a mesh, layer by layer; what is not in a layer is a group of its own.
 
-    Gradients are summed in fp32, whatever the weights are kept in. `gathered` runs with the group that is in no layer
+    Gradients are summed in fp32, whatever the weights are kept in. `with_unsharded_root` runs with the group that is in no layer
     put together.
     """
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    model.gathered = MethodType(_call_function, model)
-    register_fsdp_forward_method(model, "gathered")
+    model.with_unsharded_root = MethodType(_call_function, model)
+    register_fsdp_forward_method(model, "with_unsharded_root")
 
 
 def _call_function(_model: Any, function: Callable[[], Result]) -> Result:

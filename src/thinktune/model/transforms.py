@@ -42,7 +42,7 @@ def _compile_packed_forward(plain: Callable[..., Tensor], backend: str) -> Calla
     compiled: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, dynamic=False, backend=backend)
 
     def forward(*arguments: Any, **options: Any) -> Tensor:
-        trains = options.get("boundaries") is not None and options.get("past_key_values") is None
+        trains = options.get("cu_seqlens") is not None and options.get("past_key_values") is None
         return (compiled if trains else plain)(*arguments, **options)
 
     return forward

@@ -71,8 +71,8 @@ def _cache_file(config: Any, dtypes: tuple[torch.dtype, torch.dtype], device: to
 
 
 def _read_layer(facts: dict[str, Any]) -> LayerBytes:
-    kept, forward, backward, moving = (LinearBytes(**facts[name]) for name in ("kept", "forward", "backward", "moving"))
-    return LayerBytes(kept, forward, backward, moving, facts["operations"])
+    kept, forward, backward, moving = (LinearBytes(**facts[name]) for name in ("saved", "forward", "backward", "gradient_ready"))
+    return LayerBytes(kept, forward, backward, moving, facts["recompute_factor"])
 
 
 def _trace_compiled(config: Any, dtype: torch.dtype) -> dict[float, LayerBytes]:

@@ -61,16 +61,16 @@ def follow_journal(run: Path, tracker: Any, ended: threading.Event) -> None:
     step = 0
     for last in poll(ended):
         for entry in translator.convert_metrics(metrics.read_new()):
-            tracker.take(entry)
+            tracker.log(entry)
             step = max(step, entry.step)
         found = kept.read_new()
         waiting += found
         if last or not found:  # the samples of a step stand together, and may still be growing
             for entry in sample_entries(waiting):
-                tracker.take(entry)
+                tracker.log(entry)
             waiting.clear()
     for entry in evaluation_entries(run, step):
-        tracker.take(entry)
+        tracker.log(entry)
 
 
 def main(arguments: list[str]) -> None:
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> None:
     ended, how = threading.Event(), ["crashed"]
     try:
         sink = TRACKERS[name](run, mode, settings, run_config(run, settings.machine))
-        _report_to_parent(told, ready=True, mode=sink.mode, place=sink.place, folder=sink.folder)
+        _report_to_parent(told, ready=True, mode=sink.mode, place=sink.location, folder=sink.folder)
         threading.Thread(target=_wait_for_run_end, args=(how, ended), daemon=True).start()
         follow_journal(run, sink, ended)
         sink.close(how[0])

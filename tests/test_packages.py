@@ -36,7 +36,7 @@ WITHOUT_TORCH = ["config", "hub", "data", "run", "report", "tracking"]
 MODULES_WITHOUT_TORCH = [
     "cli", "cache", "errors", "files", "progress", "checkpoint.store", "checkpoint.manifest",
     "eval.comparison", "eval.grading", "eval.scoring", "eval.statistics", "eval.tasks",
-    "inference.requests", "inference.replies", "inference.openai_client", "serve.openai_schema", "serve.security",
+    "inference.requests", "inference.replies", "inference.openai_client",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from thinktune.data.sources import refuse_missing_paths
 from thinktune.errors import Stopped, UserError, redact
 
 if TYPE_CHECKING:
-    from thinktune.distributed.world import World
+    from thinktune.distributed import World
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -44,7 +44,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where it is written.")] = Path("runs/demo"),
 ) -> None:
     """Run the whole pipeline on a small Qwen3 made on the spot: CPU, minutes."""
-    from thinktune.demo.pipeline import demo as run_demo
+    from thinktune.demo import demo as run_demo
 
     with _exit_when_stopped():
         run_demo(folder, _console())
@@ -73,8 +73,8 @@ def check(
 def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
     loaded = recipes.load_recipe(recipe, overrides)
     refuse_missing_paths(loaded)
-    from thinktune.commands.check import check as run_check
-    from thinktune.commands.check import print_check
+    from thinktune.commands import check_recipe as run_check
+    from thinktune.commands import print_check
     from thinktune.data.export import export_rows, refuse_existing
 
     if write:
@@ -97,14 +97,14 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train; the same command starts again where it stopped. Takes all cards of the machine, or torchrun's."""
     if "RANK" in os.environ:  # as torchrun and its kind say it
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # every rank would warn of what is meant
-        from thinktune.train.launcher import process_group
+        from thinktune.train import process_group
 
         with _exit_when_stopped(announce=os.environ["RANK"] == "0"), process_group() as world:
             _train(recipe, overrides or [], world)
         return
     loaded = recipes.load_recipe(recipe, overrides or [])
     refuse_missing_paths(loaded)
-    from thinktune.train.launcher import device_count, launch_workers
+    from thinktune.train import device_count, launch_workers
 
     if (cards := device_count()) > 1:
         _say(f"hands over to torchrun, one process for each of {cards} cards")
@@ -116,9 +116,9 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
     loaded = recipes.load_recipe(recipe, overrides)
     refuse_missing_paths(loaded)
-    from thinktune.distributed.world import SINGLE
+    from thinktune.distributed import SINGLE
     from thinktune.progress import progress_bar
-    from thinktune.train.loop import train as run_train
+    from thinktune.train import train as run_train
 
     world = world or SINGLE
     with progress_bar() as (say, bar):
@@ -146,10 +146,10 @@ def evaluate(
 ) -> None:
     """Measure base against tuned, with intervals; the same command goes on where it stopped."""
     sides = _endpoints_by_side(endpoint or [])
-    from thinktune.eval.comparison import comparison_tables
+    from thinktune.eval import comparison_tables
     from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
-    from thinktune.report.run_page import write_run_page as write_page
-    from thinktune.tracking.trackers import update_trackers
+    from thinktune.report import write_run_page as write_page
+    from thinktune.tracking import update_trackers
 
     say = _say_to_stderr if as_json else _say
     with _exit_when_stopped("stopped; the same command goes on after the last saved reply"):
@@ -179,9 +179,8 @@ def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
 @app.command()
 def report(runs: RunPaths) -> None:
     """Write a run's page again; of several runs, one page that shows them side by side."""
-    from thinktune.checkpoint.store import require_run_folder
-    from thinktune.report.comparison_page import write_comparison
-    from thinktune.report.run_page import write_run_page
+    from thinktune.checkpoint import require_run_folder
+    from thinktune.report import write_comparison, write_run_page
 
     for run in runs:
         require_run_folder(run)
@@ -194,7 +193,7 @@ def report(runs: RunPaths) -> None:
 @app.command()
 def chat(run: ModelPath) -> None:
     """Talk to a model, its reasoning dimmed."""
-    from thinktune.commands.chat import chat as run_chat
+    from thinktune.commands import chat_in_terminal as run_chat
 
     console = _console()
     run_chat(run, console, lambda: console.input("[bold]› [/]"))
@@ -214,8 +213,8 @@ def serve(
     ] = "auto",
 ) -> None:
     """Open a chat page and an OpenAI-compatible API, reasoning and answer apart."""
-    from thinktune.serve.models import find_models
-    from thinktune.serve.server import serve as run_serve
+    from thinktune.serve import find_models
+    from thinktune.serve import serve as run_serve
 
     run_serve(find_models(run, endpoint, model, engine, _say), host, port, _say)
 

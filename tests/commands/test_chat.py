@@ -43,7 +43,7 @@ def talk(model, tokenizer, monkeypatch):
                 raise EOFError from None
 
         with console.capture() as shown:
-            room.chat(None, console, ask)
+            room.chat_in_terminal(None, console, ask)
         return prompts, shown.get()
 
     return talk

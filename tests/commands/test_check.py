@@ -1,4 +1,4 @@
-"""What `check` shows: golden outputs, the verdict with its exit code, the same facts as JSON, and cleaned files."""
+"""What `check_recipe` shows: golden outputs, the verdict with its exit code, the same facts as JSON, and cleaned files."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from support.runs import settings
 
-from thinktune.commands.check import check, colour_tokens, print_check, verify_tokens
+from thinktune.commands.check import check_recipe, colour_tokens, print_check, verify_tokens
 from thinktune.config import loading as recipe
 from thinktune.data.dataset import reply_digest
 from thinktune.data.export import export_rows
@@ -80,7 +80,7 @@ def recipe_of(tree):
 
 
 def test_what_is_shown_is_the_golden_text(recipe_of):
-    prepared, facts = check(recipe_of(), print)
+    prepared, facts = check_recipe(recipe_of(), print)
     account = prepared.summary
     told = plain(shown(facts))
     expected = GOLDEN.replace("TOKENS", str(account["train_tokens"])).replace(
@@ -94,7 +94,7 @@ def test_what_is_shown_is_the_golden_text(recipe_of):
 
 
 def test_every_token_of_the_row_is_there_and_coloured_by_its_part(recipe_of, tokenizer):
-    prepared, facts = check(recipe_of(), print)
+    prepared, facts = check_recipe(recipe_of(), print)
     [row] = facts["shown"]
     reply = prepared.train.replies([0])[0]
     assert row["row"] == reply.source
@@ -111,7 +111,7 @@ def test_nothing_in_a_row_commands_the_terminal():
 
 def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe_of):
     rows = [row | {"metadata": "a long text that somebody may have meant to train " * 2} for row in ROWS]
-    _, facts = check(recipe_of(rows), print)
+    _, facts = check_recipe(recipe_of(rows), print)
     told = shown(facts)
     assert facts["verdict"] == "not ready"
     assert "data.ignore: [metadata]" in told

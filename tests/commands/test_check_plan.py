@@ -1,4 +1,4 @@
-"""What `check` shows of the plan, and what a run takes from it and keeps when it goes on."""
+"""What `check_recipe` shows of the plan, and what a run takes from it and keeps when it goes on."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from support.plans import shown
 from support.runs import quiet, settings, stop_after
 
 from thinktune.checkpoint import store as checkpoint
-from thinktune.commands.check import check
+from thinktune.commands.check import check_recipe
 from thinktune.files import read_json, write_json
 from thinktune.planner import disk_space as disk
 from thinktune.planner.activation_budgets import trace_layers
@@ -23,7 +23,7 @@ BF16 = torch.bfloat16
 
 
 def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
-    _, facts = check(settings({**tree, "plan": {"card": "24GiB"}}), quiet)
+    _, facts = check_recipe(settings({**tree, "plan": {"card": "24GiB"}}), quiet)
     options = json.loads(json.dumps(facts["plan"]))["options"]
     [chosen] = [option for option in options if option["chosen"]]
     assert chosen["memory"] == "exact"
@@ -33,13 +33,13 @@ def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
     assert [line.split()[1] for line in marked] == ["exact"]
     assert "Predicted for 24GiB (24.0 GiB)" in text
     assert f"plan: {facts['plan']['why']}" in text
-    small = shown(check(settings({**tree, "plan": {"card": "0.1GiB"}}), quiet)[1])
+    small = shown(check_recipe(settings({**tree, "plan": {"card": "0.1GiB"}}), quiet)[1])
     assert "nothing fits 0.1GiB" in small
     assert "→" not in small
 
 
 def test_check_on_the_cpu_says_what_is_usual_there(tree):
-    _, facts = check(settings(tree), quiet)
+    _, facts = check_recipe(settings(tree), quiet)
     assert "plan: on the CPU: memory tier fp32, activation budget 1, batches of 1,024 tokens" in shown(facts)
     assert facts["plan"]["options"] == []
 
@@ -109,7 +109,7 @@ def tensor_bytes(file):
 def test_check_says_what_the_run_will_write(tree, memory):
     """Each figure against the files of a run that came to its end; the base is fp32, so `final_bytes` is, too."""
     recipe = settings(tree, train={"memory": memory, "epochs": 1})
-    _, facts = check(recipe, quiet)
+    _, facts = check_recipe(recipe, quiet)
     needs = json.loads(json.dumps(facts["disk"]))
     folder = train(recipe, quiet)
     last = checkpoint.find_checkpoint(folder, "last").folder
@@ -126,16 +126,16 @@ def test_check_says_what_the_run_will_write(tree, memory):
     [line] = [line for line in shown(facts).splitlines() if line.startswith("disk: ")]
     assert line.startswith(f"disk: at most {gib[0]} GiB at a time in {folder} (two checkpoints of ")
     assert re.search(r"; free are [0-9.]+ GiB$", line)
-    assert check(recipe, quiet)[1]["disk"]["held_bytes"] > weights, "what a run holds counts as its room"
+    assert check_recipe(recipe, quiet)[1]["disk"]["held_bytes"] > weights, "what a run holds counts as its room"
 
 
 def test_a_disk_too_small_is_a_stop_where_the_run_would_be(tree, monkeypatch):
     monkeypatch.setattr(disk, "disk_space", lambda _: disk.DiskSpace(free_bytes=2**20, run_folder_bytes=0))
-    _, facts = check(settings(tree), quiet)
+    _, facts = check_recipe(settings(tree), quiet)
     assert (facts["verdict"], facts["disk"]["fits"]) == ("not ready", False)
     [stop] = facts["stops"]
     assert "its disk has 0.00 GiB free" in stop
     assert "runs_folder=" in stop
     assert stop in shown(facts)
-    elsewhere = check(settings({**tree, "plan": {"card": "24GiB"}}), quiet)[1]
+    elsewhere = check_recipe(settings({**tree, "plan": {"card": "24GiB"}}), quiet)[1]
     assert (elsewhere["verdict"], elsewhere["disk"]["fits"]) == ("ready", False), "it is planned for another machine"

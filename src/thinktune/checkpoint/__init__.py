@@ -1,1 +1,5 @@
-"""Package checkpoint."""
+"""Checkpoints that are whole or absent: found and verified here, without torch; saved in `checkpoint.saving`."""
+
+from thinktune.checkpoint.store import Checkpoint, find_checkpoint, require_run_folder, resolve_model_folder, verify
+
+__all__ = ["Checkpoint", "find_checkpoint", "require_run_folder", "resolve_model_folder", "verify"]

@@ -24,11 +24,10 @@ from thinktune.checkpoint.store import (
     remove_folder,
     write_pointer,
 )
-from thinktune.distributed.sharding import full_tensor
-from thinktune.distributed.world import SINGLE, World
+from thinktune.distributed import SINGLE, World, full_tensor
 from thinktune.errors import UserError
 from thinktune.files import fsync_folder, fsync_tree, read_json, write_json
-from thinktune.optim.optimizer import Optimizer
+from thinktune.optim import Optimizer
 
 RNG_PREFIX = "random/"  # of their names among those of an update's state
 

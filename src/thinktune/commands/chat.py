@@ -6,15 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from thinktune.inference import Completion, Piece, Request
 from thinktune.inference.engine import Engine
-from thinktune.inference.replies import Piece, join_pieces
-from thinktune.inference.requests import Completion, Request
+from thinktune.inference.replies import join_pieces
 from thinktune.inference.session import open_engine
 
 HELP = "/think turns reasoning on or off · /reset forgets the conversation · /quit leaves"
 
 
-def chat(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
+def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
     """Answer what `read_line` returns until it raises EOFError or says /quit."""
     engine, session, sampling = open_engine(folder)
     console.print(f"{HELP}\n", style="dim", highlight=False)

@@ -10,22 +10,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thinktune.config.schema import MemoryTierName, Recipe
+from thinktune.config import MemoryTierName, Recipe
+from thinktune.data import Prepared, StepRows, Subset, TokenKind, read_tokenizer
 from thinktune.data import summary as account
-from thinktune.data.chat_template import TokenKind, reference_ids
-from thinktune.data.dataset import Subset, reply_digest, select
-from thinktune.data.packing import StepRows, plan_steps
-from thinktune.data.pipeline import Prepared, prepare_with_faults
-from thinktune.data.tokenizer import read_tokenizer, save_and_reload, tokenizer_state
+from thinktune.data.chat_template import reference_ids
+from thinktune.data.dataset import reply_digest, select
+from thinktune.data.packing import plan_steps
+from thinktune.data.pipeline import prepare_with_faults
+from thinktune.data.tokenizer import save_and_reload, tokenizer_state
 from thinktune.errors import UserError
-from thinktune.hub.repository import locate_model
-from thinktune.model.device import pick_device
-from thinktune.model.loading import read_config
+from thinktune.hub import locate_model
+from thinktune.model import pick_device, read_config
 from thinktune.planner import disk_space as disk
-from thinktune.planner import plan
-from thinktune.planner.resolve import plan_run
+from thinktune.planner import plan, plan_run
 from thinktune.progress import Say
-from thinktune.train.state import evaluation_interval_steps
+from thinktune.train import evaluation_interval_steps
 
 TOKEN_KIND_STYLES = {
     TokenKind.PROMPT: "dim",
@@ -50,7 +49,7 @@ MAX_RERENDERED = 1000
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def check(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
+def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     """What the rows hold and what will be learned, as plain values beside the prepared rows.
 
     A run cannot start where `stops` in them is not empty. Raises UserError where a file or the model cannot be read.
@@ -107,7 +106,7 @@ def verify_tokens(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
 
 
 def print_check(facts: dict[str, Any], console: Console) -> None:
-    """Print what `check` found, the verdict last."""
+    """Print what `check_recipe` found, the verdict last."""
     for line in account.summary_lines(facts):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if facts["lengths"]:

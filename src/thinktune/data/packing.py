@@ -10,7 +10,7 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.config.schema import Recipe
+from thinktune.config import Recipe
 from thinktune.data.chat_template import TokenKind
 from thinktune.data.pipeline import Prepared
 

@@ -15,8 +15,7 @@ import jinja2
 import numpy as np
 
 from thinktune import cache
-from thinktune.config.row_faults import ROW_FAULTS
-from thinktune.config.schema import DataConfig, Recipe
+from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.data import columns as layout
 from thinktune.data import readers, sources
 from thinktune.data import summary as account

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path, PurePath
 
-from thinktune.config.schema import Recipe
+from thinktune.config import Recipe
 from thinktune.errors import UserError, shorten_error
+from thinktune.hub import locate_model
 from thinktune.hub import repository as hub
-from thinktune.hub.repository import locate_model
 
 SUFFIXES = (
     *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"),

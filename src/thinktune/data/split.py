@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.config.schema import DataConfig
+from thinktune.config import DataConfig
 from thinktune.data import duplicates as twins
 from thinktune.data.duplicates import normalize_text
 from thinktune.data.types import ACTION_OF_POLICY, Finding

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.config.row_faults import ROW_FAULTS
-from thinktune.config.schema import DataConfig
+from thinktune.config import ROW_FAULTS, DataConfig
 from thinktune.data.types import Tally
 
 LENGTH_THRESHOLDS_TOKENS = (512, 1024, 2048, 4096, 8192)

@@ -2,13 +2,42 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from thinktune.errors import UserError, shorten_error
 
 
-def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+class ChatTokenizer(Protocol):
+    """The part of transformers' fast tokenizers that we use."""
+
+    chat_template: Any
+    eos_token: str
+    eos_token_id: int
+    pad_token_id: int | None
+    is_fast: bool
+    special_tokens_map: dict[str, Any]
+    backend_tokenizer: Any  # a `tokenizers.Tokenizer`
+
+    def apply_chat_template(self, conversation: Any, /, **options: Any) -> Any:
+        """Render a conversation, as text or as token ids."""
+        ...
+
+    def convert_tokens_to_ids(self, tokens: str, /) -> int:
+        """Return the id of one token."""
+        ...
+
+    def decode(self, token_ids: Sequence[int], /, **options: Any) -> str:
+        """Return the text of token ids."""
+        ...
+
+    def save_pretrained(self, save_directory: Any, /) -> Any:
+        """Write the tokenizer's files."""
+        ...
+
+
+def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatTokenizer:
     """The tokenizer of a model folder; raises UserError where it holds none that loads.
 
     No code of the folder runs unless it is trusted.

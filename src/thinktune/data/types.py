@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from thinktune.config.row_faults import ROW_FAULTS
+from thinktune.config import ROW_FAULTS
 
 Role = Literal["system", "user", "assistant"]
 

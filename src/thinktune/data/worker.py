@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from thinktune.config.schema import DataConfig
+from thinktune.config import DataConfig
 from thinktune.data.chat_template import Rendered, TokenKind, control_tokens, render_batch, trim_reasoning
 from thinktune.data.checks import check_example
 from thinktune.data.columns import ColumnMapping, count_unused_columns, to_example

@@ -1,1 +1,5 @@
-"""Package demo."""
+"""The whole pipeline in minutes on a CPU, on a small model made on the spot."""
+
+from thinktune.demo.pipeline import demo
+
+__all__ = ["demo"]

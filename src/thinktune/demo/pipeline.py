@@ -10,17 +10,17 @@ from typing import Any
 
 from rich.console import Console
 
-from thinktune.commands.check import check, print_check
+from thinktune.commands import check_recipe, print_check
 from thinktune.config import loading as recipes
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 from thinktune.errors import UserError
-from thinktune.eval.comparison import comparison_tables
+from thinktune.eval import comparison_tables
 from thinktune.eval.runner import EvalOptions, evaluate_run
 from thinktune.eval.scoring import ROWS_FILE
 from thinktune.files import atomic_write_text, write_json_lines
 from thinktune.progress import Say, format_duration
-from thinktune.report.run_page import write_run_page as write_page
-from thinktune.train.loop import train
+from thinktune.report import write_run_page as write_page
+from thinktune.train import train
 
 MODEL_SHAPE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
 
@@ -97,7 +97,7 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
     train(recipes.load_recipe(folder / "base.yaml"), say)
     expert = recipes.load_recipe(folder / "expert.yaml")
     _headline(console, "check: what the expert will be trained on")
-    print_check(check(expert, say)[1], console)
+    print_check(check_recipe(expert, say)[1], console)
     _headline(console, "train: every parameter, on the facts")
     run = train(expert, say)
     _headline(console, "eval: base and expert answer the held-out phrasings")

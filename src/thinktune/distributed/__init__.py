@@ -1,1 +1,15 @@
-"""Package distributed."""
+"""Ranks: how they meet, what they tell each other, and which part of a weight each keeps."""
+
+from thinktune.distributed.sharding import ParallelDims, full_tensor, local_shard
+from thinktune.distributed.world import SINGLE, World, destroy_distributed, init_distributed, report_first_error
+
+__all__ = [
+    "SINGLE",
+    "ParallelDims",
+    "World",
+    "destroy_distributed",
+    "full_tensor",
+    "init_distributed",
+    "local_shard",
+    "report_first_error",
+]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from thinktune.config.schema import Strategy
+from thinktune.config import Strategy
 
 
 def local_shard(tensor: Tensor) -> Tensor:

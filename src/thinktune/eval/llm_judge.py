@@ -7,9 +7,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
-from thinktune.data.types import Turn
+from thinktune.data import Turn
 from thinktune.eval.completion_store import RecordWriter, read_records
-from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.progress import ProgressReporter, Say
 
 JUDGEMENTS_FILE = "judgements.jsonl"

@@ -13,13 +13,10 @@ import numpy as np
 import torch
 
 from thinktune.checkpoint import store as checkpoint
+from thinktune.config import Recipe
 from thinktune.config import loading as recipe
-from thinktune.config.schema import Recipe
-from thinktune.data.dataset import Subset
+from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
-from thinktune.data.pipeline import Prepared, prepare
-from thinktune.data.tokenizer import read_tokenizer
-from thinktune.data.types import Example
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge as referee
 from thinktune.eval.completion_store import COMPLETIONS_FILE, RecordWriter, model_fingerprint, read_records
@@ -40,12 +37,9 @@ from thinktune.eval.statistics import RESAMPLE_SEED as RESAMPLE_SEED
 from thinktune.eval.tasks import Task, read_tasks, task_from_example, task_to_record
 from thinktune.files import read_json, write_json, write_json_lines
 from thinktune.hub import repository as hub
-from thinktune.inference.openai_client import Endpoint
-from thinktune.inference.requests import Request, SamplingParams
+from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
-from thinktune.model.batch import pack
-from thinktune.model.device import pick_device, pick_precision
-from thinktune.model.forward import evaluate_loss
+from thinktune.model import evaluate_loss, pack, pick_device, pick_precision
 from thinktune.progress import ProgressReporter, Say
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.resume import refuse_other_data

@@ -13,10 +13,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from thinktune.data import Example, Turn
 from thinktune.data.language import main_script
 from thinktune.data.readers import read_rows
 from thinktune.data.sources import SUFFIXES
-from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError, shorten_error
 from thinktune.eval import grading as grade
 from thinktune.eval.answer_extraction import OPTION_LETTERS

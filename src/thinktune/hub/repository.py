@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from thinktune.config.schema import Recipe
+from thinktune.config import Recipe
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import read_json
 from thinktune.hub.huggingface import download_from_huggingface, to_listing

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thinktune.config import loading as recipe
-from thinktune.data.types import Turn
+from thinktune.data import Turn
 from thinktune.inference.requests import SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 2048

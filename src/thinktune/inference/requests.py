@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from thinktune.data.types import Example, Turn
+from thinktune.data import Example, Turn
 
 FinishReason = Literal["end", "length", "stop"]
 

@@ -6,14 +6,12 @@ from pathlib import Path
 import torch
 
 from thinktune.checkpoint import store as checkpoint
-from thinktune.data.tokenizer import read_tokenizer
-from thinktune.data.types import Turn
+from thinktune.data import Turn, read_tokenizer
 from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.model import load_model, pick_device, pick_precision
 from thinktune.model.attention import set_attention
-from thinktune.model.device import pick_device, pick_precision
-from thinktune.model.loading import load_model
 
 
 @dataclass(slots=True)

@@ -161,7 +161,9 @@ def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
     ) -> Tensor:
         if not grouped and (times := query.shape[1] // key.shape[1]) > 1:
             key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
-        return function(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, **causal, **grouped)
+        return function(
+            query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, **causal, **grouped
+        )
 
     return call
 

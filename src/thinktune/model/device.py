@@ -5,7 +5,8 @@ from typing import Literal
 
 import torch
 
-from thinktune.config.schema import MemoryTierName, Precision
+from thinktune.config import MemoryTierName
+from thinktune.config.schema import Precision
 
 
 def pick_device() -> torch.device:

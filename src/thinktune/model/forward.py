@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from thinktune.data.chat_template import TokenKind
-from thinktune.distributed.world import SINGLE, World
+from thinktune.data import TokenKind
+from thinktune.distributed import SINGLE, World
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.batch import Batch
 from thinktune.model.loss import linear_cross_entropy

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from thinktune.config.schema import MemoryTierName, TrainConfig
+from thinktune.config import MemoryTierName, TrainConfig
 from thinktune.optim.quantization import EIGHT_BIT_BLOCK_SIZE, FOUR_BIT_BLOCK_SIZE
 
 STATE_BYTES_PER_PARAMETER = {

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from thinktune.config.schema import MemoryTierName, TrainConfig
-from thinktune.distributed.sharding import as_shard_of, element_offset, local_shard, shard_mesh
+from thinktune.config import MemoryTierName, TrainConfig
+from thinktune.distributed import local_shard
+from thinktune.distributed.sharding import as_shard_of, element_offset, shard_mesh
 from thinktune.errors import UserError
 from thinktune.optim.adamw import ParameterState, StepScalars, adamw_update, chunk_elements
 from thinktune.optim.memory_tiers import TIERS, MemoryTier, pick_memory_tier

@@ -71,7 +71,9 @@ def _cache_file(config: Any, dtypes: tuple[torch.dtype, torch.dtype], device: to
 
 
 def _read_layer(facts: dict[str, Any]) -> LayerBytes:
-    kept, forward, backward, moving = (LinearBytes(**facts[name]) for name in ("saved", "forward", "backward", "gradient_ready"))
+    kept, forward, backward, moving = (
+        LinearBytes(**facts[name]) for name in ("saved", "forward", "backward", "gradient_ready")
+    )
     return LayerBytes(kept, forward, backward, moving, facts["recompute_factor"])
 
 

@@ -10,7 +10,7 @@ the last batch of a step (`model.set_replica_all_reduce`).
 from dataclasses import dataclass
 from math import prod
 
-from thinktune.distributed.sharding import ParallelDims
+from thinktune.distributed import ParallelDims
 
 Shape = tuple[int, ...]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from thinktune.config.schema import MemoryTierName
+from thinktune.config import MemoryTierName
 from thinktune.errors import UserError
-from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim import TIERS
 from thinktune.planner.hardware import GIB
 from thinktune.planner.trace import parameter_shapes
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from thinktune.config.schema import MemoryTierName, Strategy
-from thinktune.distributed.sharding import ParallelDims
+from thinktune.config import MemoryTierName, Strategy
+from thinktune.distributed import ParallelDims
 from thinktune.model.flops import head_dim
 from thinktune.model.loss import pick_chunk_rows
+from thinktune.optim import TIERS
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
-from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.offload import BUFFER_COUNT
 from thinktune.optim.quantization import EIGHT_BIT_BLOCK_SIZE, FOUR_BIT_BLOCK_SIZE
 from thinktune.planner.activation_budgets import trace_layers

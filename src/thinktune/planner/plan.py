@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from thinktune.config.schema import MemoryTierName, Strategy, TrainConfig
+from thinktune.config import MemoryTierName, Strategy, TrainConfig
 from thinktune.planner.activation_budgets import ACTIVATION_BUDGETS
 from thinktune.planner.communication import CommunicationVolume
 from thinktune.planner.hardware import GIB, Card, find_card

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
-from thinktune.config.schema import Recipe
-from thinktune.data.dataset import Subset
-from thinktune.data.packing import StepRows, balance
-from thinktune.data.pipeline import Prepared
-from thinktune.distributed.world import SINGLE, World
+from thinktune.config import Recipe
+from thinktune.data import Prepared, StepRows, Subset
+from thinktune.data.packing import balance
+from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError
 from thinktune.files import read_json
+from thinktune.model import read_config
 from thinktune.model.flops import mean_context
-from thinktune.model.loading import read_config
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
 from thinktune.planner.memory import Setting, Workload

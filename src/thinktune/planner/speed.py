@@ -8,9 +8,9 @@ from dataclasses import astuple, dataclass
 from math import prod
 from typing import NamedTuple
 
-from thinktune.distributed.sharding import ParallelDims
+from thinktune.distributed import ParallelDims
 from thinktune.model.flops import flops_per_token
-from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim import TIERS
 from thinktune.planner.communication import (
     CollectiveBytes,
     CommunicationVolume,

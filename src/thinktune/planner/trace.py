@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 
-from thinktune.config.schema import MemoryTierName, TrainConfig
+from thinktune.config import MemoryTierName, TrainConfig
 from thinktune.model.forward import autocast
 from thinktune.model.loss import linear_cross_entropy
 from thinktune.model.transforms import apply_activation_budget
-from thinktune.optim.optimizer import Optimizer
+from thinktune.optim import Optimizer
 
 TRACE_ATTENTION = "thinktune_counted"
 

@@ -1,7 +1,8 @@
 """What a verdict is in words, in English and in Chinese: the state, and what to do about it."""
 
 from thinktune.report.html import BilingualText
-from thinktune.run.diagnosis import Diagnosis, DiagnosisState
+from thinktune.run import Diagnosis
+from thinktune.run.diagnosis import DiagnosisState
 
 STATE_NAMES: dict[DiagnosisState, BilingualText] = {
     "waiting": BilingualText("Too early to say", "尚早"),

@@ -7,13 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thinktune.eval.comparison import (
-    Measure,
-    find_measure,
-    format_figure_and_interval,
-    format_with_interval,
-    judge_line,
-)
+from thinktune.eval import Measure, find_measure
+from thinktune.eval.comparison import format_figure_and_interval, format_with_interval, judge_line
 from thinktune.eval.scoring import REPORT_FILE, ROWS_FILE
 from thinktune.report.html import render_template
 

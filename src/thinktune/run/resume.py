@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from thinktune.config import Recipe
 from thinktune.config.loading import dump_recipe, validate_recipe
-from thinktune.config.schema import Recipe
-from thinktune.data.dataset import Subset
-from thinktune.data.pipeline import Prepared
+from thinktune.data import Prepared, Subset
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_stream, atomic_write_text, read_json
 from thinktune.run.environment import LIBRARIES

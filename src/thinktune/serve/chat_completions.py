@@ -12,9 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from thinktune.errors import UpstreamError, UserError
-from thinktune.inference.replies import Piece
-from thinktune.inference.requests import Completion, Request
-from thinktune.inference.streaming import Stream
+from thinktune.inference import Completion, Piece, Request, Stream
 from thinktune.serve import openai_schema as api
 from thinktune.serve.models import ContextLengthError, ServedModel
 from thinktune.serve.openai_schema import ApiError, ChatRequest, Json

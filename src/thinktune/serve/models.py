@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from thinktune.checkpoint import store as checkpoint
+from thinktune.config import Recipe
 from thinktune.config import loading as recipe
-from thinktune.config.schema import EngineChoice, Recipe
+from thinktune.config.schema import EngineChoice
+from thinktune.data import read_tokenizer
 from thinktune.data.chat_template import THINK_CLOSE, render_prompt
-from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import UserError, shorten_error
 from thinktune.hub import repository as download
 from thinktune.hub import repository as hub
+from thinktune.inference import ChatDefaults, Endpoint, Request, Stream, read_chat_defaults
 from thinktune.inference import vllm_server as vllm
-from thinktune.inference.chat_defaults import ChatDefaults, read_chat_defaults
-from thinktune.inference.openai_client import Endpoint
-from thinktune.inference.requests import Request
 from thinktune.inference.session import load_engine
-from thinktune.inference.streaming import Stream
-from thinktune.model.device import pick_device
+from thinktune.model import pick_device
 from thinktune.progress import Say
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
-from thinktune.data.types import Turn
-from thinktune.inference.chat_defaults import ChatDefaults, with_system_prompt
-from thinktune.inference.replies import Piece, parse_reply
-from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.data import Turn
+from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
+from thinktune.inference.chat_defaults import with_system_prompt
+from thinktune.inference.replies import parse_reply
 
 Json = dict[str, Any]
 

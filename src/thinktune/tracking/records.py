@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from thinktune.files import read_json
-from thinktune.run.journal import Record
+from thinktune.run import Record
 
 SAMPLES_CHART = "Prediction"
 

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from thinktune.config.schema import TrackConfig
+from thinktune.config import TrackConfig
 from thinktune.files import atomic_write_text
 from thinktune.tracking.records import LOSS_CHART, LossCurves, Scalars, TextEntries, TrackerEntry
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from thinktune.config.schema import TrackConfig
+from thinktune.config import TrackConfig
 from thinktune.tracking.records import LOSS_CHART, LossCurves, Scalars, TextEntries, TrackerEntry
 
 

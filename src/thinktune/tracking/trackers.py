@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinktune.config.schema import TrackConfig
+from thinktune.config import TrackConfig
 from thinktune.errors import Stopped
 from thinktune.progress import Say
 

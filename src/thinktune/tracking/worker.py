@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from thinktune.config.schema import TrackConfig
-from thinktune.run.journal import METRICS_FILE, SAMPLES_FILE, Record
+from thinktune.config import TrackConfig
+from thinktune.run import Record
+from thinktune.run.journal import METRICS_FILE, SAMPLES_FILE
 from thinktune.tracking.records import RecordConverter, evaluation_entries, run_config, sample_entries
 from thinktune.tracking.swanlab import SwanLab
 from thinktune.tracking.tensorboard import TensorBoard

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from thinktune.model.batch import pack
-from thinktune.model.forward import evaluate_loss
+from thinktune.model import evaluate_loss, pack
 from thinktune.train.state import Run
 from thinktune.train.step import StepReport
 

@@ -8,12 +8,12 @@ import torch
 from thinktune.data.packing import balance
 from thinktune.errors import UserError, shorten_error
 from thinktune.inference.kv_cache import GROW_COLUMNS, KVCache
-from thinktune.model.batch import Batch, pack
-from thinktune.model.forward import autocast, evaluate_loss
+from thinktune.model import Batch, evaluate_loss, pack
+from thinktune.model.forward import autocast
 from thinktune.model.loading import count_parameters
-from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim import TIERS
+from thinktune.planner import as_overrides, fallback
 from thinktune.planner.hardware import GIB, Card
-from thinktune.planner.plan import as_overrides, fallback
 from thinktune.planner.resolve import evaluation_batch_tokens, local_card, make_workload, sample_shape
 from thinktune.train.samples import sampling_modes
 from thinktune.train.state import Run

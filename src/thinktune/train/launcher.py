@@ -14,9 +14,9 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from thinktune.distributed.world import World, destroy_distributed, init_distributed, report_first_error
+from thinktune.distributed import World, destroy_distributed, init_distributed, report_first_error
 from thinktune.errors import Stopped
-from thinktune.model.device import pick_device
+from thinktune.model import pick_device
 
 
 def device_count() -> int:

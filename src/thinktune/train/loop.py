@@ -13,14 +13,14 @@ import torch
 
 from thinktune.checkpoint import saving
 from thinktune.checkpoint import store as checkpoint
-from thinktune.config.schema import Recipe
-from thinktune.distributed.world import SINGLE, World
+from thinktune.config import Recipe
+from thinktune.distributed import SINGLE, World
 from thinktune.errors import Stopped, UserError
 from thinktune.files import is_disk_full, read_json
 from thinktune.progress import Bar, Say, no_bar, say_nothing
 from thinktune.report import run_page as report
 from thinktune.run import journal as track
-from thinktune.run.resume import lock_run
+from thinktune.run import lock_run
 from thinktune.tracking import trackers as sinks
 from thinktune.train import metrics as watch
 from thinktune.train import samples as answers

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 
+from thinktune.model import LossReport
 from thinktune.model.flops import flops_per_token, mean_context
-from thinktune.model.forward import LossReport, evaluate_row_losses
+from thinktune.model.forward import evaluate_row_losses
 from thinktune.planner.hardware import mfu
 from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import format_duration
-from thinktune.report.diagnosis_text import advice_sentence, diagnosis_line
+from thinktune.report import advice_sentence, diagnosis_line
+from thinktune.run import diagnose_run
 from thinktune.run import journal as track
-from thinktune.run.diagnosis import diagnose_run, overfitting_evaluations
+from thinktune.run.diagnosis import overfitting_evaluations
 from thinktune.run.environment import peak_host_memory_gib
 from thinktune.train import anomalies as health
 from thinktune.train.state import Run, evaluation_interval_steps

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
+from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
-from thinktune.inference.requests import Completion, Request, SamplingParams, completion_record
+from thinktune.inference.requests import completion_record
 from thinktune.run import journal as track
 from thinktune.train.state import Run
 

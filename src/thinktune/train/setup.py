@@ -13,36 +13,32 @@ import torch
 
 from thinktune.checkpoint import saving
 from thinktune.checkpoint import store as checkpoint
-from thinktune.config.schema import Recipe
+from thinktune.config import Recipe
+from thinktune.data import Prepared, StepRows, Subset, prepare, read_tokenizer
 from thinktune.data import summary as account
-from thinktune.data.dataset import Subset
-from thinktune.data.packing import StepRows, plan_steps
-from thinktune.data.pipeline import Prepared, prepare
-from thinktune.data.tokenizer import read_tokenizer, tokenizer_state
-from thinktune.distributed.sharding import ParallelDims
-from thinktune.distributed.world import SINGLE, World
+from thinktune.data.packing import plan_steps
+from thinktune.data.tokenizer import tokenizer_state
+from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.hub import repository as hub
+from thinktune.model import load_model, pick_device, read_config
 from thinktune.model import transforms as layers
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import pick_padding
-from thinktune.model.device import pick_device
-from thinktune.model.loading import count_parameters, load_model, load_sharded_model, read_config
-from thinktune.optim.memory_tiers import TIERS
-from thinktune.optim.optimizer import Optimizer
+from thinktune.model.loading import count_parameters, load_sharded_model
+from thinktune.optim import TIERS, Optimizer
+from thinktune.planner import Setting, resolve_setting
 from thinktune.planner import disk_space as disk
-from thinktune.planner.memory import Setting
 from thinktune.planner.plan import with_setting
-from thinktune.planner.resolve import resolve_setting
 from thinktune.progress import Say
+from thinktune.run import describe_environment
 from thinktune.run import journal as track
 from thinktune.run import resume as ground
-from thinktune.run.environment import describe_environment
 from thinktune.train.state import Run
 
 if TYPE_CHECKING:
-    from thinktune.distributed.world import World
+    from thinktune.distributed import World
 
 
 def refuse_unshared_folder(folder: Path, world: "World", step: int) -> None:

@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinktune.config.schema import Recipe
-from thinktune.data.dataset import Subset
-from thinktune.data.packing import StepRows, balance
-from thinktune.data.pipeline import Prepared
-from thinktune.distributed.world import World
-from thinktune.model.batch import Batch, Padding, collate
-from thinktune.model.device import pick_precision
-from thinktune.model.forward import LossReport
-from thinktune.optim.lr_schedule import learning_rate_factor
-from thinktune.optim.optimizer import Optimizer
-from thinktune.planner.memory import Setting
+from thinktune.config import Recipe
+from thinktune.data import Prepared, StepRows, Subset
+from thinktune.data.packing import balance
+from thinktune.distributed import World
+from thinktune.model import Batch, LossReport, pick_precision
+from thinktune.model.batch import Padding, collate
+from thinktune.optim import Optimizer, learning_rate_factor
+from thinktune.planner import Setting
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.train.step import StepReport
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinktune.distributed.world import World
-from thinktune.model.batch import Batch
-from thinktune.model.forward import LossReport, LossSums, compute_loss, set_replica_all_reduce
-from thinktune.optim.optimizer import Optimizer
+from thinktune.distributed import World
+from thinktune.model import Batch, LossReport
+from thinktune.model.forward import LossSums, compute_loss, set_replica_all_reduce
+from thinktune.optim import Optimizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,70 @@
+"""Protocols of transformers' models and configurations: the members that we use, typed."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+
+class ModelConfig(Protocol):
+    """A decoder's configuration."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    max_position_embeddings: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every value by its name."""
+        ...
+
+
+class CausalLM(Protocol):
+    """A decoder with its language-model head, on one device or sharded over ranks."""
+
+    config: ModelConfig
+    generation_config: Any
+    model: Any  # the decoder without its head: embedding, layers, norm
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Iterate over the weights, tied ones once."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Iterate over the weights with their names."""
+        ...
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode: dropout is on, where the model has any."""
+        ...
+
+    def eval(self) -> Self:
+        """Set evaluation mode."""
+        ...
+
+    def get_input_embeddings(self) -> Any:
+        """Return the embedding, whose `weight` is (vocabulary, hidden)."""
+        ...
+
+    def get_output_embeddings(self) -> Any:
+        """Return the head, whose `weight` is (vocabulary, hidden)."""
+        ...
+
+    def __call__(self, *inputs: Tensor, **options: Any) -> Any:
+        """Run a forward pass."""
+        ...

@@ -75,7 +75,7 @@ def test_packed_equals_alone(made, lined, dtype, tolerance):
     alone.set_attn_implementation("sdpa")
     chosen = set_attention(made.to(dtype), dtype)
     assert chosen == ("thinktune_rows" if dtype == torch.float32 else "thinktune_varlen")
-    by_name = {row.row: row for row in lined}
+    by_name = {row.source: row for row in lined}
     for batch in packed(lined):
         mine = hidden_states(made, batch)[: batch.unpadded_tokens]
         ids = [torch.from_numpy(by_name[name].ids.astype("int64"))[None].to(CARD) for name in batch.row_sources]

@@ -36,7 +36,7 @@ def official(turns, tokenizer, **options):
 
 
 def learned_text(rendered, tokenizer):
-    ids = [int(token) for token, part in zip(rendered.ids, rendered.parts, strict=True) if part != TokenKind.PROMPT]
+    ids = [int(token) for token, part in zip(rendered.ids, rendered.kinds, strict=True) if part != TokenKind.PROMPT]
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 

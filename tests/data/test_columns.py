@@ -232,8 +232,8 @@ def check(found):
     assert roles == (["user", "assistant"] * len(roles))[: len(roles)]
     assert "assistant" in roles
     assert len(found.example.turns) - len(roles) in (0, 1)
-    assert len(found.places) == len(found.example.turns)
-    for turn, (content, reasoning) in zip(found.example.turns, found.places, strict=True):
+    assert len(found.field_names) == len(found.example.turns)
+    for turn, (content, reasoning) in zip(found.example.turns, found.field_names, strict=True):
         assert (turn.content + turn.reasoning).encode() is not None
         assert content
         assert bool(reasoning) == (turn.role == "assistant")

@@ -101,15 +101,15 @@ def test_steps_of_real_lengths_are_nearly_full_and_so_are_their_batches():
 @given(learnable())
 def test_targets_are_the_learned_next_tokens_and_nothing_else(rows):
     batches = pack(rows, CAPACITY)
-    by_name = {row.row: row for row in rows}
+    by_name = {row.source: row for row in rows}
     for batch in batches:
         order = [by_name[name] for name in batch.row_sources]
-        learned = [(token, part) for row in order for token, part in zip(row.ids, row.parts, strict=True) if part]
+        learned = [(token, part) for row in order for token, part in zip(row.ids, row.kinds, strict=True) if part]
         assert list(zip(batch.labels.tolist(), batch.label_kinds.tolist(), strict=True)) == learned
         assert batch.ids[0, batch.label_positions + 1].tolist() == batch.labels.tolist()
         assert batch.cu_seqlens.tolist() == np.cumsum([0] + [len(row) for row in order]).tolist()
         assert batch.position_ids[0].tolist() == [position for row in order for position in range(len(row))]
-    assert sum(batch.label_tokens for batch in batches) == sum(row.learned_tokens for row in rows)
+    assert sum(batch.label_tokens for batch in batches) == sum(row.label_tokens for row in rows)
 
 
 @given(learnable())

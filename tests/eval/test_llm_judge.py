@@ -30,7 +30,7 @@ class Judge:
     def __init__(self, rule):
         self.rule, self.asked = rule, []
 
-    def complete(self, requests, most_at_once=32):
+    def complete(self, requests, max_concurrency=32):
         for index in reversed(range(len(requests))):
             shown = requests[index].turns[-1].content
             self.asked.append(shown)
@@ -83,7 +83,7 @@ def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
     file = tmp_path / "judgements.jsonl"
 
     class Stops(Judge):
-        def complete(self, requests, most_at_once=32):
+        def complete(self, requests, max_concurrency=32):
             for number, said in enumerate(super().complete(requests)):
                 if number == 4:
                     raise ConnectionError

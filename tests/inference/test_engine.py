@@ -35,7 +35,7 @@ def test_greedy_alone_is_what_transformers_own_loop_writes(engine, tokenizer):
 
 def test_side_by_side_is_alone(engine):
     requests = [ask(question, 8 + 5 * number) for number, question in enumerate(QUESTIONS)]
-    together = list(engine.complete(requests, most_at_once=3))
+    together = list(engine.complete(requests, max_concurrency=3))
     assert sorted(index for index, _ in together) == list(range(len(requests)))
     for index, reply in together:
         assert reply == alone(engine, requests[index])

@@ -97,7 +97,7 @@ def test_no_more_than_the_slots_are_written_at_once(engine):
     watch = engine.model.model.register_forward_pre_hook(
         lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
     )
-    assert len(list(engine.complete([ask("q?", 6) for _ in range(12)], most_at_once=12))) == 12
+    assert len(list(engine.complete([ask("q?", 6) for _ in range(12)], max_concurrency=12))) == 12
     watch.remove()
     assert max(rows) == 4
 
@@ -160,9 +160,9 @@ def test_a_pass_that_fails_is_told_to_all_in_it_and_the_engine_goes_on(engine, e
 
 
 def test_one_request_that_fails_takes_nobody_along(engine, expected, monkeypatch):
-    refused = engine._ticket(ask("q?", 30), schedule.EventQueue(), 0, pieces=False)
-    monkeypatch.setattr(refused.writer, "take", None)  # not callable: its own reply cannot be written
-    engine._schedule.submit(refused)
+    refused = engine._make_sequence(ask("q?", 30), schedule.EventQueue(), 0, streamed=False)
+    monkeypatch.setattr(refused.detokenizer, "append", None)  # not callable: its own reply cannot be written
+    engine._scheduler.submit(refused)
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
     assert isinstance(refused._events.get()[1], TypeError)
 
@@ -214,6 +214,6 @@ def test_completing_stops_when_its_reader_does(engine):
 def test_a_conversation_too_long_for_the_model_is_refused(engine):
     with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model 4,096"):
         engine.stream(Request((Turn("user", "\n\n" * 2500),), SamplingParams(5)))
-    assert engine._ticket(
-        Request((Turn("user", "\n\n" * 2030),), SamplingParams(500)), schedule.EventQueue(), 0, pieces=False
+    assert engine._make_sequence(
+        Request((Turn("user", "\n\n" * 2030),), SamplingParams(500)), schedule.EventQueue(), 0, streamed=False
     )

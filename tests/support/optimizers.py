@@ -35,16 +35,16 @@ def take(model, update, numbers, change=lambda gradient: gradient, like=torch.bf
     """Steps with made gradients, rounded to bf16 so that every tier sees the same ones."""
     norms = []
     for number in numbers:
-        update.begin(number, RATE)
+        update.begin_step(number, RATE)
         for weight, gradient in zip(model.parameters(), gradients(number), strict=True):
             weight.grad = change(gradient.to(like).to(weight.dtype))
-        norms.append(update.finish())
+        norms.append(update.finish_step())
     return norms
 
 
 def everything(model, update):
     return [
-        tensor.clone() for tensor in (*model.parameters(), *(update.weights() or {}).values(), *update.state().values())
+        tensor.clone() for tensor in (*model.parameters(), *(update.master_weights() or {}).values(), *update.state_dict().values())
     ]
 
 
@@ -55,12 +55,12 @@ def same(some, others):
 def take_inside(model, update, numbers, change=lambda gradient: gradient):
     norms = []
     for number in numbers:
-        update.begin(number, RATE)
+        update.begin_step(number, RATE)
         pairs = zip(model.parameters(), gradients(number), strict=True)
         sum((weight * change(gradient.bfloat16().to(weight.dtype))).sum() for weight, gradient in pairs).backward()
         assert update._settings.update_in_backward
         assert all(weight.grad is None for weight in model.parameters())
-        norms.append(update.finish())
+        norms.append(update.finish_step())
     return norms
 
 

@@ -32,6 +32,6 @@ def with_rows(tree, rows, **data):
 
 def tokens_of(prepared):
     return [
-        [(row.row, row.ids.tolist(), row.parts.tolist()) for row in rows.replies()]
+        [(row.source, row.ids.tolist(), row.kinds.tolist()) for row in rows.replies()]
         for rows in (prepared.train, prepared.validation)
     ]

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def plain_losses(model, row):
     """What transformers' own forward pass, one row alone, gives for each learned token."""
     logits = model(torch.from_numpy(row.ids.astype("int64"))[None]).logits[0, :-1].float()
-    learned = torch.from_numpy(row.parts[1:] > 0)
+    learned = torch.from_numpy(row.kinds[1:] > 0)
     return cross_entropy(logits[learned], torch.from_numpy(row.ids[1:].astype("int64"))[learned], reduction="none")
 
 
@@ -38,7 +38,7 @@ def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
     alone.set_attn_implementation(attention)
     [batch] = pack(rows, 512, pad=pad)
     packed = hidden_states(model, batch)[: batch.unpadded_tokens]
-    order = sorted(rows, key=lambda row: batch.row_sources.index(row.row))
+    order = sorted(rows, key=lambda row: batch.row_sources.index(row.source))
     each = torch.cat(
         [alone.model(torch.from_numpy(row.ids.astype("int64"))[None]).last_hidden_state[0] for row in order]
     )
@@ -52,7 +52,7 @@ def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
 
 def test_the_loss_is_transformers_own(model, rows):
     plain = torch.cat([plain_losses(model, row) for row in rows])
-    parts = torch.cat([torch.from_numpy(row.parts[row.parts > 0]) for row in rows])
+    parts = torch.cat([torch.from_numpy(row.kinds[row.kinds > 0]) for row in rows])
     found = evaluate_loss(model, pack(rows, 512), CPU, torch.float32).mean_losses()
     assert found["loss"] == pytest.approx(plain.mean().item(), rel=1e-6)
     for part, name in (

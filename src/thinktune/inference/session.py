@@ -46,3 +46,25 @@ def load_engine(source: Path, precision: torch.dtype | None = None, *, trust_rem
     model = load_model(source, device, precision, trust_remote_code=trust_remote_code)
     set_attention(model, precision)
     return Engine(model, read_tokenizer(source, trust_remote_code=trust_remote_code), precision)
+
+
+class Chat:
+    """A model and one conversation with it."""
+
+    def __init__(self, engine: Engine, session: Session, sampling: SamplingParams) -> None:
+        self.engine, self.session, self.sampling = engine, session, sampling
+
+    def ask(self, question: str) -> Completion:
+        """Ask the next question of the conversation and return the completion; raises UserError if it is too long."""
+        [(_, reply)] = self.engine.complete([self.session.make_request(question, self.sampling)])
+        self.session.add_reply(question, reply)
+        return reply
+
+    def close(self) -> None:
+        """Release the engine's thread and its KV cache."""
+        self.engine.close()
+
+
+def open_chat(folder: Path) -> Chat:
+    """Load the model of a run or of a model folder for a new conversation."""
+    return Chat(*open_engine(folder))

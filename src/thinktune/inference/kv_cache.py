@@ -122,7 +122,7 @@ class KVCache:
 
     def _varlen_kwargs(self, cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
         """What keeps packed prompts apart, where the model's attention reads it."""
-        if reads_cu_seqlens_on_device(self._model.config._attn_implementation):
+        if reads_cu_seqlens_on_device(self._model):
             cu_seqlens = cu_seqlens.to(self._model.device)
         return {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen}
 

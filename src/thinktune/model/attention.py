@@ -22,11 +22,9 @@ from thinktune.model.protocols import CausalLM
 # Names in transformers' registry. They must not contain "flash", or transformers looks for a kernel.
 AttentionName = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
 
-
 HALF_DTYPES = (torch.bfloat16, torch.float16)  # the only dtypes that FlashAttention takes
 
 # Newer kernels: their name in torch's switch, the module that brings them, and the major compute capabilities.
-
 FLASH_KERNELS = (("FA3", "flash_attn_interface", (9,)), ("FA4", "flash_attn.cute", (10,)))
 
 
@@ -73,9 +71,10 @@ def set_attention(model: CausalLM, dtype: torch.dtype) -> AttentionName:
     return chosen
 
 
-def reads_cu_seqlens_on_device(attention: str) -> bool:
-    """Return True if the kernel reads `cu_seqlens` on the device; the others read it on the host."""
-    return attention == "thinktune_varlen"
+def reads_cu_seqlens_on_device(model: CausalLM) -> bool:
+    """Return True if the model's attention reads `cu_seqlens` on the device; the others read it on the host."""
+    # transformers keeps the name in a private field and offers no public one.
+    return getattr(model.config, "_attn_implementation", None) == "thinktune_varlen"
 
 
 def rows_attention(
@@ -95,7 +94,8 @@ def rows_attention(
         key: (1, kv_heads, n, head_dim).
         value: (1, kv_heads, n, head_dim).
         attention_mask: used without `cu_seqlens` (generation), as in transformers' own attention.
-        cu_seqlens: (rows + 1,) int32 on the CPU: the start of each row, then the end of the last; equal ones are empty rows.
+        cu_seqlens: (rows + 1,) int32 on the CPU: the start of each row, then the end of the last; equal ones are
+            empty rows.
         options: other options from transformers; `scaling` and `dropout` are read.
 
     Returns:

@@ -13,7 +13,7 @@ from thinktune.data import TokenKind
 from thinktune.distributed import SINGLE, World
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.batch import Batch
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.model.protocols import CausalLM
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def inference_context(model: CausalLM) -> AbstractContextManager[Any]:
 def hidden_states(model: CausalLM, batch: Batch) -> Tensor:
     """Return the last hidden states (n, hidden) of a packed batch; a row attends only to itself."""
     cu_seqlens = batch.cu_seqlens
-    if reads_cu_seqlens_on_device(model.config._attn_implementation):
+    if reads_cu_seqlens_on_device(model):
         cu_seqlens = cu_seqlens.to(batch.ids.device, non_blocking=True)
     output = model.model(
         input_ids=batch.ids,
@@ -157,9 +157,8 @@ def compute_loss(
             states = hidden_states(model, batch)
         labelled = states.index_select(0, batch.label_positions)
         weight = lm_head_weight(model)
-        return linear_cross_entropy(
-            labelled, weight, batch.labels, scale=loss_scale, dtype=precision, chunk_rows=chunk_rows
-        )
+        chunks = LogitChunks(chunk_rows)
+        return linear_cross_entropy(labelled, weight, batch.labels, scale=loss_scale, dtype=precision, chunks=chunks)
 
     return with_unsharded_root(model, forward)
 

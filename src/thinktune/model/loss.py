@@ -1,5 +1,6 @@
 """Fused linear cross entropy over labelled positions only, in chunks: the full logits never exist."""
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -10,12 +11,16 @@ from torch import Tensor
 # Bytes of logits at a time: what fits in a CPU's cache; on a card a fraction of its memory, because matrix products
 # of few rows leave it idle.
 CPU_CHUNK_BYTES, CHUNK_BYTES, CHUNK_MEMORY_FRACTION = 16 * 2**20, 256 * 2**20, 1 / 64
-
-
 MIN_CHUNK_ROWS = 16
-
-
 FUSED_DEVICE_TYPES = ("cuda",)  # where the softmax is one compiled kernel; elsewhere it is one pass per operation
+
+
+@dataclass(frozen=True, slots=True)
+class LogitChunks:
+    """Chunks in which logits are made. They change speed and memory, not results; None means as suits the device."""
+
+    rows: int | None = None  # rows of logits that exist at a time
+    fused: bool | None = None  # whether the softmax is one kernel, so that logits stay in the dtype of the products
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -29,9 +34,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels: Tensor,
         scale: float,
         dtype: torch.dtype,
-        chunk_rows: int,
-        fused: bool,
+        chunks: LogitChunks,
     ) -> tuple[Tensor, Tensor]:
+        fused = _is_fused(hidden.device, chunks.fused)
         with_gradients = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
@@ -42,6 +47,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # A tensor, because a number would be compiled in, and it changes from step to step.
         factor = torch.full((), scale, device=hidden.device) if with_gradients else None
         # One buffer for all chunks, in place: new pages for each would cost more than the arithmetic.
+        chunk_rows = chunks.rows or pick_chunk_rows(hidden.device, len(weight), dtype)
         chunk_rows = min(chunk_rows, max(1, len(labels)))
         buffer = torch.empty(chunk_rows, len(weight), dtype=dtype if fused else torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk_rows):
@@ -66,7 +72,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         # In place: a copy of the head's gradient would be the largest tensor of the step. So backward runs only once.
-        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None, None
+        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None
 
 
 def pick_chunk_rows(
@@ -93,15 +99,14 @@ def pick_chunk_rows(
     return max(MIN_CHUNK_ROWS, size // ((dtype.itemsize if _is_fused(device, fused) else 4) * vocab_size))
 
 
-def linear_cross_entropy(  # noqa: PLR0913
+def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
     *,
     scale: float,
     dtype: torch.dtype,
-    chunk_rows: int | None = None,
-    fused: bool | None = None,
+    chunks: LogitChunks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the cross entropy of `labels` given `hidden` through the head `weight`.
 
@@ -111,18 +116,14 @@ def linear_cross_entropy(  # noqa: PLR0913
         labels: (m,) int64.
         scale: factor of the summed loss: one over the label tokens of the whole step.
         dtype: dtype of the matrix products; the softmax is always fp32.
-        chunk_rows: rows of logits that exist at a time; None means `pick_chunk_rows`. Changes speed and memory, not
-            results.
-        fused: whether the softmax is one kernel; None means as on this device.
+        chunks: rows of logits that exist at a time; None means `pick_chunk_rows`.
 
     Returns:
         The scaled sum, to call backward on, and the m losses in fp32, without gradient.
     """
     if not torch.is_grad_enabled():  # the autograd function cannot see this, and would make both gradients
         hidden, weight = hidden.detach(), weight.detach()
-    chunk_rows = chunk_rows or pick_chunk_rows(hidden.device, len(weight), dtype)
-    fused = _is_fused(hidden.device, fused)
-    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunk_rows, fused)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunks or LogitChunks())  # pyright: ignore[reportReturnType]
 
 
 def _is_fused(device: torch.device, override: bool | None) -> bool:

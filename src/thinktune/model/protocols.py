@@ -20,7 +20,6 @@ class ModelConfig(Protocol):
     max_position_embeddings: int
     attention_dropout: float
     dtype: Any  # of the saved weights: a torch.dtype, or None
-    _attn_implementation: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value by its name."""

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 
 from thinktune.config import MemoryTierName, TrainConfig
 from thinktune.model.forward import autocast
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim import Optimizer
 
@@ -208,7 +208,7 @@ def trace_root(
         states = model.model.norm(entering).index_select(0, targets)
         weight = model.lm_head.weight
         loss, each = linear_cross_entropy(
-            states, weight, targets, scale=1.0, dtype=dtype, chunk_rows=chunk_rows, fused=fused
+            states, weight, targets, scale=1.0, dtype=dtype, chunks=LogitChunks(chunk_rows, fused)
         )
         del states
         forward = live.peak_bytes

@@ -21,7 +21,7 @@ On the command line any of them is `key.path=value`, as in `thinktune train reci
 FAULTS = """
 ## Faults: what `data.faults` decides
 
-`drop` leaves the row out, `keep` trains it as it is, `repair` mends what can surely be mended and drops the rest,
+`drop` leaves the row out, `keep` trains it as it is, `repair` repairs what is safe to repair and drops the rest,
 `stop` ends the run with such rows named. Whatever happens is counted, and shown with examples, by `thinktune check` and
 in the report. Written as in `data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
 

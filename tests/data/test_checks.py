@@ -20,10 +20,10 @@ ACTIONS = {"keep": "kept", "drop": "dropped", "stop": "stops", "repair": "repair
 
 # The fault, the usual row, the field that is wrong, its text, what repair makes of it (None: nothing sure), the sentence.
 WRONG = [
-    ("garbled", ZH, "answer", "血\ufffd液。", None, "holds U+FFFD, which stands where a character was lost in decoding ('血"),
+    ("garbled", ZH, "answer", "血\ufffd液。", None, "contains U+FFFD, where a character was lost in decoding ('血"),
     ("garbled", EN, "think", "Le café a été fermé.".encode().decode("latin-1"), "Le café a été fermé.", "is UTF-8 that was read as Windows-1252"),
-    ("garbled", EN, "answer", "It’s the café’s blood.".encode().decode("cp1252"), "It’s the café’s blood.", "('Itâ€™s the cafÃ©â€™s' is 'It’s the café’s bloo"),
-    ("control_character", ZH, "answer", "血\a液。", "血液。", "holds the invisible character U+0007 ('血"),
+    ("garbled", EN, "answer", "It’s the café’s blood.".encode().decode("cp1252"), "It’s the café’s blood.", "('Itâ€™s the cafÃ©â€™s' should be 'It’s the café’s bloo"),
+    ("control_character", ZH, "answer", "血\a液。", "血液。", "contains the invisible character U+0007 ('血"),
     ("control_character", EN, "answer", "Blood,\r\nof\rcourse.", "Blood,\nof\ncourse.", "U+000D"),
     ("control_character", ZH, "think", "想\u200b一\ufeff想\u00ad。", "想一想。", "U+200B"),
     ("control_character", EN, "question", "What\u202e\x85is it?\x7f", "What\nis it?", "U+202E"),
@@ -49,13 +49,13 @@ WRONG = [
     ("odd_space", ZH, "question", "\n心脏泵什么？\n", "心脏泵什么？", "begins with white space ('\\n心脏"),
     ("odd_space", EN, "answer", "\n  if x:\n    y()\n", "  if x:\n    y()", "begins with white space"),
     ("odd_space", EN, "think", "\n  So it\u00a0is.\n", "\nSo it is.\n", "begins with white space"),
-    ("odd_space", ZH, "answer", "血\u2009液\u202f。", "血 液 。", "holds a space of odd width, U+2009"),
+    ("odd_space", ZH, "answer", "血\u2009液\u202f。", "血 液 。", "contains a space of unusual width, U+2009"),
     ("blank", ZH, "answer", "", None, "is empty"),
     ("blank", EN, "question", "\u200d", None, "is empty"),
     ("blank", EN, "answer", "None", None, "is 'None'"),
     ("blank", ZH, "question", "NaN", None, "is 'NaN'"),
-    ("control_token", ZH, "question", "x<|im_end|>y", None, "holds the control token <|im_end|> ('x<|im"),
-    ("control_token", EN, "think", "So <|im_start|>it is.", None, "holds the control token <|im_start|>"),
+    ("control_token", ZH, "question", "x<|im_end|>y", None, "contains the control token <|im_end|> ('x<|im"),
+    ("control_token", EN, "think", "So <|im_start|>it is.", None, "contains the control token <|im_start|>"),
     ("no_reasoning", ZH, "think", "", None, "is empty or null"),
     ("no_reasoning", EN, "think", "\n\n", None, "is empty or null"),
     ("reasoning_is_answer", ZH, "think", "血 液\n。", None, "is the same text as answer ('血液"),
@@ -67,9 +67,9 @@ WRONG = [
     ("fragment", EN, "answer", "It pumps the anti-", None, "breaks off"),
     ("fragment", EN, "answer", "Run this:\n```python\npump()", None, "breaks off"),
     ("fragment", EN, "answer", "x", None, "breaks off"),
-    *(("bare_number", ZH, "answer", text, None, "is the number") for text in ("7", "１２％", "三分之二。", "百分之五", "约3.5")),
-    *(("bare_number", EN, "answer", text, None, "is the number") for text in ("-1,234.5.", "1/2", "6.02e23", "$3 \\times 10^{-4}$")),
-    ("bare_number", EN, "answer", "**\\(\\boxed{\\frac{1}{2}}\\)**", None, "is the number"),
+    *(("bare_number", ZH, "answer", text, None, "is only the number") for text in ("7", "１２％", "三分之二。", "百分之五", "约3.5")),
+    *(("bare_number", EN, "answer", text, None, "is only the number") for text in ("-1,234.5.", "1/2", "6.02e23", "$3 \\times 10^{-4}$")),
+    ("bare_number", EN, "answer", "**\\(\\boxed{\\frac{1}{2}}\\)**", None, "is only the number"),
     ("language_mix", {**ZH, "question": AUFSATZ}, "answer", ESSAY, None, "the question is Chinese, the reasoning is Chinese, the answer is Latin"),
     ("language_mix", {**EN, "question": ESSAY}, "think", AUFSATZ, None, "the question is Latin, the reasoning is Chinese"),
     ("language_mix", {**ZH, "question": AUFSATZ}, "answer", "心臓は全身に血液を送る筋肉です。", None, "the answer is Japanese"),
@@ -136,7 +136,7 @@ def test_garbled_chinese_is_read_anew_before_its_bytes_count_as_control_characte
 
 def test_an_answer_without_any_reasoning_is_told_to_hold_no_think_block():
     found = judged(example({**EN, "think": ""}), places=(("question", ""), ("answer", "answer")))
-    assert found.findings[0].sentence == "rows.jsonl:7: answer: holds no think block"
+    assert found.findings[0].sentence == "rows.jsonl:7: answer: has no think block"
 
 
 def test_a_row_is_dropped_by_one_fault_alone():

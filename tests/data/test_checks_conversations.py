@@ -27,7 +27,7 @@ HISTORY = Turn("assistant", "", trained=False)
 )
 def test_a_last_question_without_a_reply_is_left_out(policy, turns, action, becomes):
     found = judged(*conversation(*turns), ends_on_user=policy)
-    told = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is the user's, and no reply follows"
+    told = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is a user turn without a reply"
     assert [(finding.sentence, finding.action) for finding in found.findings] == [(told, action)]
     assert (found.example and found.example.turns) == becomes
 
@@ -45,7 +45,7 @@ def test_a_conversation_unlearns_only_its_replies_without_reasoning(policy, acti
     assert (found.example and found.example.turns) == becomes
     assert found.findings[0].action == action
     assert found.findings[0].sentence.startswith("rows.jsonl:7: messages[3].think: is empty")
-    assert ("the reply is history, not learned" in found.findings[0].sentence) == (policy == "drop")
+    assert ("the reply becomes history, not trained" in found.findings[0].sentence) == (policy == "drop")
 
 
 def test_a_conversation_without_any_reasoning_is_dropped_and_history_is_not_judged():

@@ -24,7 +24,7 @@ def test_a_line_in_gbk_is_named_or_repaired_by_itself(tmp_path, name):
     assert [row.columns for row in (first, refused, last)] == [{"a": "好"}, None, {"a": "é"}]
     first, repaired, last = read(file, repair=True)
     assert repaired.columns == CHINESE[0]
-    assert told(repaired) == [("encoding", "repaired", f"{name}:2: is GBK, not UTF-8, and is read as such")]
+    assert told(repaired) == [("encoding", "repaired", f"{name}:2: is GBK, not UTF-8, and was read as GBK")]
     assert not first.findings
     assert not last.findings
 

@@ -154,7 +154,7 @@ def test_weights_say_which_replies_are_learned():
         (PAIR | {"answer": 7}, "not_text", "answer: is 7, not text"),
         (PAIR | {"think": ["x"]}, "not_text", "think: is ['x'], not text"),
         (PAIR | {"question": {"a": 1}}, "not_text", "question: is {'a': 1}, not text"),
-        (PAIR | {"answer": "a\ud83d"}, "unreadable", "answer: holds half a character (a lone surrogate)"),
+        (PAIR | {"answer": "a\ud83d"}, "unreadable", "answer: contains half a character (a lone surrogate)"),
         ({"question": "q"}, "unreadable", "answer: the row has no such column"),
         (PAIR | {"system": 0}, "not_text", "system: is 0, not text"),
         (PAIR | {"history": [["x"]]}, "not_text", "history[0]: is ['x'], not a pair of a question and a reply"),
@@ -167,7 +167,7 @@ def test_what_is_no_text_is_named_with_its_place(columns, fault, told):
     assert draft(columns, sample=sample) == Finding(fault, f"rows.jsonl:7: {told}")
 
 
-TOOLS = "calls tools, which is not trained yet"
+TOOLS = "calls tools, which cannot be trained yet"
 
 
 @pytest.mark.parametrize(
@@ -179,24 +179,24 @@ TOOLS = "calls tools, which is not trained yet"
         ([USER | {"content": [{"type": "image_url"}]}, REPLY], "not_text", "messages[0].content[0]: is of type 'image_url', not text"),
         ([USER | {"content": [{"type": [1]}]}, REPLY], "not_text", "messages[0].content[0]: is of type [1], not text"),
         ([USER, REPLY | {"content": [{"type": "text", "text": 7}]}], "not_text", "messages[1].content[0].text: is 7, not text"),
-        ([USER, USER, REPLY], "role", "messages[1].content: is the user's, where the assistant's turn belongs"),
-        ([REPLY], "role", "messages[0].content: is the assistant's, where the user's turn belongs"),
-        ([USER, REPLY, {"role": "system", "content": "s"}], "role", "messages[2].content: is the system's, where the user's turn belongs"),
-        ([USER, {"role": "critic", "content": "x"}], "role", "messages[1]: has the role 'critic'; known are system, user and assistant"),
+        ([USER, USER, REPLY], "role", "messages[1].content: is the user's turn where the assistant's is expected"),
+        ([REPLY], "role", "messages[0].content: is the assistant's turn where the user's is expected"),
+        ([USER, REPLY, {"role": "system", "content": "s"}], "role", "messages[2].content: is the system's turn where the user's is expected"),
+        ([USER, {"role": "critic", "content": "x"}], "role", "messages[1]: has the role 'critic'; use system, user or assistant"),
         ([{"content": "x"}], "role", "messages[0]: has no role"),
         ([{"content": "x", "user": "bob"}], "role", "messages[0]: has no role"),
         ([USER, REPLY, {"role": "tool", "content": "x"}], "role", f"messages[2]: {TOOLS}"),
         ([USER, {"role": "assistant", "content": None, "tool_calls": [{}]}], "role", f"messages[1]: {TOOLS}"),
         ([USER, REPLY | {"content": [{"type": "tool_call", "value": "x"}]}], "role", f"messages[1].content[0]: {TOOLS}"),
-        ([USER, REPLY | {"loss_weight": 0.5}], "role", "messages[1].loss_weight: is 0.5; only 1 (trained) and 0 (not trained) are known"),
+        ([USER, REPLY | {"loss_weight": 0.5}], "role", "messages[1].loss_weight: is 0.5; use 1 (trained) or 0 (not trained)"),
         ([USER | {"reasoning": "t"}, REPLY], "role", "messages[0].reasoning: is reasoning, which only the assistant can have"),
-        ([USER, REPLY | {"content": ["a", {"type": "thinking", "thinking": "t"}]}], "role", "messages[1].content[1]: is reasoning after the answer has begun"),
-        ([USER, REPLY | {"reasoning": "t", "thinking": "u"}], "unreadable", "messages[1]: reasoning and thinking mean the same and differ"),
+        ([USER, REPLY | {"content": ["a", {"type": "thinking", "thinking": "t"}]}], "role", "messages[1].content[1]: is reasoning after the start of the answer"),
+        ([USER, REPLY | {"reasoning": "t", "thinking": "u"}], "unreadable", "messages[1]: reasoning and thinking mean the same but differ"),
         ([USER, REPLY | {"reasoning": "t", "content": [{"type": "thinking", "text": "u"}]}], "unreadable", "messages[1]: content and reasoning hold different reasoning"),
         ([USER], "blank", "has no reply"),
         ([], "blank", "has no reply"),
         (None, "blank", "has no reply"),
-        ([USER, REPLY | {"weight": 0}], "blank", "has no reply that is trained: the weight of each is 0"),
+        ([USER, REPLY | {"weight": 0}], "blank", "has no trained reply: every weight is 0"),
     ],
 )  # fmt: skip
 def test_a_conversation_that_cannot_be_trained_says_why(messages, fault, told):
@@ -207,12 +207,12 @@ def test_a_conversation_that_cannot_be_trained_says_why(messages, fault, told):
 def test_two_different_system_prompts_are_a_finding():
     columns = {"system": "s", "messages": [{"role": "system", "content": "t"}, USER, REPLY]}
     found = draft(columns)
-    assert found == Finding("role", "rows.jsonl:7: system: is another system prompt than messages[0].content")
+    assert found == Finding("role", "rows.jsonl:7: system: differs from the system prompt in messages[0].content")
     assert turns(columns | {"system": "t"})[0] == ("s", "t", "")
 
 
 def test_a_row_that_could_not_be_read_keeps_its_own_finding():
-    own = Finding("unreadable", "rows.jsonl:2: is no JSON")
+    own = Finding("unreadable", "rows.jsonl:2: is not valid JSON")
     layout = detect_columns([RawRow("rows.jsonl:1", PAIR)], ColumnsConfig(), (), "rows.jsonl")
     assert to_example(RawRow("rows.jsonl:2", None, (own,)), layout) is own
 

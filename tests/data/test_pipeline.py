@@ -86,7 +86,7 @@ def test_a_leak_is_taken_out_of_training_and_duplicates_of_the_other_file_are_le
     assert prepared.summary["train_rows"] == 6
     [leak] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "leak"]
     assert leak["actions"] == {"dropped": 2}
-    assert leak["examples"][0] == "rows.jsonl:3: its question is held out as well, in val.jsonl:1"
+    assert leak["examples"][0] == "rows.jsonl:3: its question is also held out, in val.jsonl:1"
     kept = prepare(with_rows(tree, rows, validation=str(own), faults={"leak": "keep"}), tokenizer)
     assert kept.summary["train_rows"] == 8
 
@@ -145,7 +145,7 @@ def test_a_byte_order_mark_that_stops_is_one_row_that_stops(tree, tokenizer):
     surveyed = prepare_with_faults(recipe, tokenizer)
     assert (surveyed.summary["stopping_rows"], surveyed.summary["train_rows"]) == (1, 4)
     assert surveyed.stop_reasons == (
-        "rows.jsonl:1: begins with a byte order mark; mend the row, or write data.faults: {byte_order_mark: repair}",
+        "rows.jsonl:1: begins with a byte order mark; fix the row, or write data.faults: {byte_order_mark: repair}",
     )
 
 
@@ -165,8 +165,8 @@ def test_faulty_rows_do_not_hide_a_files_layout_and_an_empty_file_is_told(tree, 
     ("rows", "data", "told"),
     [
         (rows_of(4, think=""), {}, "is left to train on \\(no_reasoning 4\\).*data.faults: {no_reasoning: keep}"),
-        (rows_of(4, answer=""), {}, "is left to train on \\(blank 4\\); mend the rows\n.*:1: answer: is empty"),
-        (rows_of(2), {"validation": 0.5, "seed": 6}, "the 2 that are whole are held out"),
+        (rows_of(4, answer=""), {}, "is left to train on \\(blank 4\\); fix the rows\n.*:1: answer: is empty"),
+        (rows_of(2), {"validation": 0.5, "seed": 6}, "all 2 usable rows are held out"),
         ([], {}, "the files hold none"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_template_that_writes_the_date_is_refused(tree, tokenizer):
 @pytest.mark.parametrize(
     ("system", "told"),
     [
-        ("Be\u00a0kind.", r'data\.system: holds a space of odd width.*; write "Be kind\."'),
+        ("Be\u00a0kind.", r'data\.system: contains a space of unusual width.*; write "Be kind\."'),
         ("Think.<think>", r"data\.system: a think tag is stray .*; leave it out"),
     ],
 )

@@ -89,14 +89,14 @@ def test_files_of_several_splits_are_refused_with_the_line_to_write(tmp_path, na
     place(tmp_path, *names)
     told = refusal(tmp_path)
     assert all(name in told for name in names)
-    assert yaml.safe_load(told.rpartition("choose, as in ")[2]) == {"data.files": remedy}
+    assert yaml.safe_load(told.rpartition("choose one, as in ")[2]) == {"data.files": remedy}
     assert found(tmp_path, ".", remedy) == chosen
 
 
 def test_the_remedy_for_rows_of_validation_names_their_split(tmp_path):
     place(tmp_path, "train.jsonl", "val.jsonl")
     told = refusal(tmp_path, field="data.validation")
-    assert told.endswith(f"choose, as in data.validation: {tmp_path / 'val.jsonl'}")
+    assert told.endswith(f"choose one, as in data.validation: {tmp_path / 'val.jsonl'}")
     assert find_files(tmp_path / "val.jsonl", None, "data.validation") == [tmp_path / "val.jsonl"]
 
 
@@ -118,16 +118,16 @@ def test_files_of_one_split_or_of_none_are_all_read(tmp_path, names):
 @pytest.mark.parametrize(
     ("name", "pattern", "told"),
     [
-        ("nowhere", None, "is no file or folder here; correct it, or name its hub beside it, as in hub: modelscope"),
-        ("nowhere/*.jsonl", None, "data.name: no file of rows"),
-        ("*.txt", None, "data.name: no file of rows"),
-        ("empty", None, "is there in"),
+        ("nowhere", None, "is not a file or folder here; correct it, or name its hub too, as in hub: modelscope"),
+        ("nowhere/*.jsonl", None, "data.name: no row file"),
+        ("*.txt", None, "data.name: no row file"),
+        ("empty", None, "was found in"),
         (".", "nothing*", "matches 'nothing*'"),
         (".", "", "matches ''"),
-        (".", "/etc/*.json", "data.files: '/etc/*.json' leaves"),
-        (".", "../*", "data.files: '../*' leaves"),
-        ("a.jsonl", "*.jsonl", "is a file already"),
-        ("*.jsonl", "*.jsonl", "is a glob already"),
+        (".", "/etc/*.json", "data.files: '/etc/*.json' points outside"),
+        (".", "../*", "data.files: '../*' points outside"),
+        ("a.jsonl", "*.jsonl", "is already a file"),
+        ("*.jsonl", "*.jsonl", "is already a glob"),
         ("null\0byte*", None, "data.name: "),
         ("long" * 999, None, "data.name: "),
     ],

@@ -12,11 +12,11 @@ WEIGHTS = "model.safetensors"
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
 SECRET = "hf_aSecretThatNobodyMayRead"
 AN_HOUR = Fault(429, headers=(("Retry-After", "3600"),))
-SILENT = "it does not answer; check the network, name a mirror in {mirror}, and start again: what has come is kept"
-BUSY = "it has had too many requests (429); wait some minutes, set {token}, or name a mirror in {mirror}"
-BROKEN = "it has failed (500); wait, or name a mirror in {mirror}, and start again: what has come is kept"
-ASKS = "it asks for a token (401); set {token} to one that may read it, or correct the name"
-REFUSES = "it refuses access (403); ask for it on the page there, and set {token} to a token of that account"
+SILENT = "it does not answer; check the network, or name a mirror in {mirror}, and start again: what has been downloaded is kept"
+BUSY = "it received too many requests (429); wait a few minutes, set {token}, or name a mirror in {mirror}"
+BROKEN = "it failed (500); wait, or name a mirror in {mirror}, and start again: what has been downloaded is kept"
+ASKS = "it requires a token (401); set {token} to one with read access, or correct the name"
+REFUSES = "it denies access (403); request access on its page, and set {token} to a token of that account"
 FAULTS = {
     "a body hangs half way": (WEIGHTS, Fault(after=2**20, then="hang"), SILENT),
     "the tree hangs": ("tree", Fault(then="hang"), SILENT),
@@ -80,7 +80,7 @@ def test_a_fault_of_the_hub_is_one_sentence_with_its_remedy_in_bounded_time(faul
     mirror = "MODELSCOPE_ENDPOINT" if name == "modelscope" else "HF_ENDPOINT"
     file = f"{WEIGHTS}: " if FAULTS[fault][0] == WEIGHTS and name == "modelscope" else ""
     sentence = FAULTS[fault][2].format(token=TOKENS[name], mirror=mirror)
-    refusal = f"REFUSED model.name: 'clinic/large' (revision by default) could not be had from {name}: {file}{sentence}"
+    refusal = f"REFUSED model.name: 'clinic/large' (revision by default) could not be downloaded from {name}: {file}{sentence}"
     assert refusal in found.said
     assert "Traceback" not in found.said
     assert WEIGHTS not in [path.name for path in found.trusted]
@@ -159,8 +159,8 @@ def test_a_body_with_a_wrong_bit_is_refused_and_not_trusted_later(large, tmp_pat
             done = locate("clinic/large", name, **place)
             assert done.returncode == 1, done.stdout
             told = done.stderr.split("REFUSED")[1]
-            assert f" could not be had from {name}: {file}" in told
-            assert "came with other bytes than announced and was removed" in told
+            assert f" could not be downloaded from {name}: {file}" in told
+            assert "did not match the listing after download and was removed" in told
             size = (large / file).stat().st_size
             assert [path for path in place["caches"].rglob("*") if path.is_file() and path.stat().st_size == size] == []
 

@@ -22,12 +22,12 @@ CACHED = [(name, kind) for name in HUBS for kind in REPOSITORIES]
 CHECK = """
 import json, sys
 from pathlib import Path
-from thinktune.config import loading as recipe
-from thinktune.commands.check import check
+from thinktune.commands.check import check_recipe
+from thinktune.config import load_recipe
 for path in sys.argv[1:]:
-    prepared, facts = check(recipe.load(Path(path), []), lambda line: print(line, file=sys.stderr))
+    prepared, facts = check_recipe(load_recipe(Path(path), []), lambda line: print(line, file=sys.stderr))
     assert facts["verdict"] == "ready"
-    print(json.dumps({"fingerprint": prepared.fingerprint, "account": prepared.account}))
+    print(json.dumps({"fingerprint": prepared.fingerprint, "account": prepared.summary}))
 """
 
 
@@ -81,7 +81,7 @@ def folder_of(done) -> Path:
 
 
 def refused(name: str, hub: str, revision: str = "by default") -> str:
-    return f"REFUSED model.name: '{name}' (revision {revision}) could not be had from {hub}: "
+    return f"REFUSED model.name: '{name}' (revision {revision}) could not be downloaded from {hub}: "
 
 
 def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloads_nothing(hub, start, data, tmp_path):
@@ -110,7 +110,9 @@ def test_a_name_a_kind_and_a_revision_are_ones_that_the_hub_knows(hub, tmp_path)
     def check(asked):
         name, kind, repository, revision = asked
         done = locate(repository, name, kind, revision, address=hub.address, caches=tmp_path / name / kind)
-        said = refused(repository, name, revision or "by default") + "it has nothing of that name, kind and revision"
+        said = (
+            refused(repository, name, revision or "by default") + "it has no repository of that name, type and revision"
+        )
         assert said in done.stderr
 
     unknown = [

@@ -1,4 +1,4 @@
-"""Every format to raw rows: each row with its true line, each fault told, no file ever taken for whole that is not."""
+"""Every format is read as raw rows with true lines; every fault is reported, and no incomplete file passes."""
 
 import codecs
 import csv
@@ -8,7 +8,7 @@ import sys
 import tracemalloc
 
 import pytest
-from support.row_files import GOOD, ROWS, as_file, lines, read, refusal, table, told, write
+from support.row_files import GOOD, ROWS, as_file, findings_of, lines, read, refusal, table, write
 
 from thinktune.data.readers import read_rows
 from thinktune.data.sources import SUFFIXES
@@ -45,7 +45,7 @@ PRETTY = json.dumps(ROWS, ensure_ascii=False, indent=1)
         ("a.csv", 'a\n""\n\nx\n', [2, 4]),
     ],
 )
-def test_a_row_stands_at_its_true_line(tmp_path, name, text, places):
+def test_a_row_is_at_its_true_line(tmp_path, name, text, places):
     file = write(tmp_path, name, text)
     rows = read(file)
     assert [row.source for row in rows] == [f"{name}:{place}" for place in places]
@@ -78,7 +78,7 @@ def test_sources_have_the_name_that_is_shown(tmp_path):
 def test_a_line_that_is_no_row_is_a_finding_and_the_next_is_read(tmp_path, name, bad, why):
     rows = read(write(tmp_path, name, f'{{"a": 0}}\n{bad}\n{{"a": 9}}\n'))
     assert [row.columns for row in rows] == [{"a": 0}, None, {"a": 9}]
-    [(fault, action, sentence)] = told(rows[1])
+    [(fault, action, sentence)] = findings_of(rows[1])
     assert (fault, action) == ("unreadable", "dropped")
     assert sentence.startswith(f"{name}:2: {why}")
 
@@ -165,11 +165,11 @@ def test_a_csv_field_keeps_its_own_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.csv.gz"])
-def test_a_byte_order_mark_is_read_past_and_told_once(tmp_path, name):
+def test_a_byte_order_mark_is_read_past_and_reported_once(tmp_path, name):
     text = {"jsonl": "\n" + lines(ROWS), "json": json.dumps(ROWS)}.get(name.split(".")[1]) or table(ROWS)
     rows = read(write(tmp_path, name, BOM + text.encode()))
     assert [row.columns for row in rows] == ROWS
-    assert told(rows[0]) == [("byte_order_mark", "repaired", f"{name}:1: begins with a byte order mark")]
+    assert findings_of(rows[0]) == [("byte_order_mark", "repaired", f"{name}:1: begins with a byte order mark")]
     assert not rows[1].findings
 
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path, file):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[-5:])
-def test_a_gzip_file_that_is_cut_off_anywhere_or_damaged_never_passes_for_whole(tmp_path, suffix):
+def test_a_gzip_file_that_is_cut_off_anywhere_or_damaged_never_passes_as_complete(tmp_path, suffix):
     whole = as_file(tmp_path, suffix, ROWS).read_bytes()
     for length in range(len(whole)):
         (tmp_path / f"cut{suffix}").write_bytes(whole[:length])
@@ -213,7 +213,7 @@ def test_parquet_of_several_batches_is_read_to_its_end_with_the_number_of_each_r
     assert [row.source for row in rows] == [f"rows.parquet:{number}" for number in range(1, 2501)]
 
 
-def test_a_parquet_value_that_python_cannot_hold_is_a_finding_and_the_next_is_read(tmp_path):
+def test_a_parquet_value_that_python_cannot_represent_is_a_finding_and_the_next_is_read(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 

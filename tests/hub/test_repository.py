@@ -1,4 +1,4 @@
-"""Hubs: what their own clients download from a server of both is what a local folder gives, now and from the cache."""
+"""Hubs: what the clients download from a server of both equals a local folder, now and from the cache."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def hub(start, data):
 
 @pytest.fixture
 def closed_address():
-    """An address where nothing listens, and nothing else can begin to."""
+    """An address where nothing listens, and where nothing else can start to."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -130,7 +130,7 @@ HARMED = ("clinic/gone", "clinic/rotten", "clinic/unknown", "clinic/mixed")
 
 @pytest.fixture(scope="module")
 def filled(start, data, tmp_path_factory):
-    """Caches that hold what the hubs have, to be copied; the hub that filled them is gone."""
+    """Caches filled from hubs that are gone, to be copied."""
     caches = tmp_path_factory.mktemp("filled")
     wanted = {"model": "clinic/small", "dataset": " ".join(["clinic/rows", *HARMED])}
     repositories = {f"datasets/{name}": data for name in wanted["dataset"].split()}
@@ -171,7 +171,7 @@ def test_offline_nothing_is_asked_and_the_cache_serves_or_a_sentence_names_the_v
     assert hub.requests == []
 
 
-def test_a_snapshot_that_is_not_whole_does_not_serve_without_the_hub(caches, closed_address):
+def test_an_incomplete_snapshot_is_not_used_without_the_hub(caches, closed_address):
     def check(name):
         cache = caches / {"modelscope": "MODELSCOPE_CACHE", "huggingface": "HF_HOME"}[name]
         gone, rotten, unknown, mixed = (
@@ -195,7 +195,7 @@ def spoil(file: Path) -> None:
     file.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
 
 
-def test_what_rots_in_the_cache_is_downloaded_again(hub, caches, start):
+def test_what_is_damaged_in_the_cache_is_downloaded_again(hub, caches, start):
     def check(name):
         place = {"address": hub.address, "caches": caches}
         folder = folder_of(locate("clinic/small", name, **place))
@@ -218,7 +218,7 @@ def test_what_the_hub_no_longer_holds_is_not_read(data, tmp_path):
         assert contents(folder_of(locate("clinic/rows", "modelscope", "dataset", **place))) == contents(upstream)
 
 
-def test_a_killed_download_goes_on_where_it_stopped_and_is_not_trusted_before(tmp_path, closed_address):
+def test_a_killed_download_resumes_and_is_not_trusted_before(tmp_path, closed_address):
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / WEIGHTS).write_bytes(bytes(range(256)) * 2**14)  # 4 MiB
 

@@ -56,7 +56,7 @@ _BANDS = np.concatenate([np.random.default_rng(way).permutation(_NUM_HASHES).res
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """What is compared of a row: 64-bit hashes of its question and of the whole row, and a MinHash of its question."""
+    """Comparable digest of a row: 64-bit hashes of its question and of the whole row, and a MinHash of its question."""
 
     question_hash: int
     row_hash: int

@@ -110,7 +110,7 @@ def _build_dataset(
 
 @dataclass(slots=True)
 class _ProcessedFile:
-    """A file of rows, and what its chunks add up to."""
+    """A file of rows, and the sums over its chunks."""
 
     file: RowFile
     mapping: ColumnMapping
@@ -120,7 +120,7 @@ class _ProcessedFile:
 
 @dataclass(slots=True)
 class _ProcessedRows:
-    """What all chunks add up to before rows are compared; the examples themselves go to the dataset's writer."""
+    """Sums over all chunks, before rows are compared; the examples themselves go to the dataset's writer."""
 
     files: list[_ProcessedFile]
     row_count: int = 0

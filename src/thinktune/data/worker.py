@@ -40,7 +40,7 @@ class TokenizedExample:
 
 @dataclass(slots=True)
 class ChunkResult:
-    """What became of a chunk's rows; `lengths` holds every reply's `lengths_by_kind`, before any is shortened."""
+    """Result of a chunk of rows; `lengths` holds every reply's `lengths_by_kind`, before any is shortened."""
 
     file_index: int
     row_count: int

@@ -63,10 +63,10 @@ def test_all_missing_paths_are_told_at_once_before_torch_is_loaded(tmp_path):
 
 def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
     assert_refused(run("train", "nowhere.yaml", cwd=tmp_path), "nowhere.yaml", "cannot be read")
-    assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is no file or folder here")
+    assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is not a file or folder here")
     (tmp_path / "hollow").mkdir()
     assert_refused(
-        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "holds no tokenizer that loads"
+        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "has no tokenizer that loads"
     )
     model = {"name": str(start)}
     assert_refused(

@@ -25,7 +25,7 @@ ENDLESS = Network("endless", inf, inf)
 class Cards(Known):
     """The known job of one card, with its groups given, too."""
 
-    groups = ParameterGroups(((151_936, 2048), (2048,)), LAYER, 28)
+    parameter_groups = ParameterGroups(((151_936, 2048), (2048,)), LAYER, 28)
 
 
 def many(ranks=32, per_node=8, step_tokens=32 * 4096):

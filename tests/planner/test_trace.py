@@ -11,7 +11,7 @@ from thinktune.model.loss import linear_cross_entropy
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner import trace
-from thinktune.planner.memory import Setting, Workload, memory_peaks, optimizer_state_bytes, weights_bytes
+from thinktune.planner.memory import Setting, Workload, memory_peaks
 
 BF16 = torch.bfloat16
 
@@ -72,12 +72,12 @@ def test_resident_bytes_are_exact(start):
         update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True))
         shapes = [tuple(weight.shape) for weight in model.parameters()]
         kept = [tensor for name, tensor in update.state_dict().items() if "/" in name]
-        device, host = optimizer_state_bytes(shapes, memory)
+        device, host = tier.moments_bytes(shapes)
         found = sum(tensor.numel() * tensor.element_size() for tensor in kept)
         assert device + host == found if not tier.offloaded else device < found <= device + host
-        remainders = [slot.remainder for slot in update._states if slot.remainder is not None]
+        remainders = [state.remainder for state in update._states.values() if state.remainder is not None]
         weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *remainders])
-        assert weights_bytes(shapes, memory) == weights
+        assert tier.weights_bytes(shapes) == weights
         assert trace.parameter_shapes(model.config) == shapes
 
 

@@ -7,6 +7,7 @@ import torch
 
 from thinktune.config import MemoryTierName
 from thinktune.config.schema import Precision
+from thinktune.optim import TIERS
 
 
 def pick_device() -> torch.device:
@@ -27,7 +28,7 @@ def pick_precision(
     Otherwise it is bf16 on an accelerator, where it is fast, and fp32 on the CPU. With fp8, only the matrix products
     of the layers are fp8; all that stands between them is bf16.
     """
-    if memory not in ("auto", "fp32"):
+    if memory != "auto" and TIERS[memory].weights == torch.bfloat16:
         return torch.bfloat16
     if wanted == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16

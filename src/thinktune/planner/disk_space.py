@@ -59,7 +59,7 @@ class DiskSpace:
 def disk_requirements(config: Any, memory: MemoryTierName) -> DiskRequirements:
     """What a run of a model in a memory tier writes: its masters, and the final model in the type of the base."""
     count, tier = sum(map(math.prod, parameter_shapes(config))), TIERS[memory]
-    weights = count * (2 if tier.weights == "rounded" else 4)
+    weights = count * tier.weight_bytes_per_parameter
     state = round(count * tier.bytes_per_parameter) - weights
     return DiskRequirements(weights, state, count * (config.dtype or torch.float32).itemsize)
 

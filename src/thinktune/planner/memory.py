@@ -16,10 +16,10 @@ from thinktune.config import MemoryTierName, Strategy
 from thinktune.distributed import ParallelDims
 from thinktune.model.flops import head_dim
 from thinktune.model.loss import pick_chunk_rows
-from thinktune.optim import TIERS
+from thinktune.optim import TIERS, MemoryTier
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from thinktune.optim.offload import BUFFER_COUNT
-from thinktune.optim.quantization import EIGHT_BIT_BLOCK_SIZE, FOUR_BIT_BLOCK_SIZE
+from thinktune.optim.quantization import moment_bytes
 from thinktune.planner.activation_budgets import trace_layers
 from thinktune.planner.communication import (
     CommunicationBuffers,
@@ -181,34 +181,6 @@ def parameter_groups(config: Any) -> ParameterGroups:
     return ParameterGroups(*shapes, num_layers=len(blocks))
 
 
-def weights_bytes(shapes: Sequence[Shape], memory: MemoryTierName) -> int:
-    """Weights, with the remainder of an exact master."""
-    return sum(map(prod, shapes)) * (2 if TIERS[memory].weights == "rounded" else 4)
-
-
-def optimizer_state_bytes(shapes: Sequence[Shape], memory: MemoryTierName) -> tuple[int, int]:
-    """Both moments, in bytes on the device and on the host, where pinned memory comes in powers of two."""
-    tier = TIERS[memory]
-    device = host = 0
-    for shape in shapes:
-        count = prod(shape)
-        states = tier.states if len(shape) >= 2 or tier.states == "bf16" else "fp32"
-        match states:
-            case "fp32":
-                device += 8 * count
-            case "bf16":
-                device += 4 * count
-            case "4bit":
-                device += 2 * (FOUR_BIT_BLOCK_SIZE // 2 + 4) * -(-count // FOUR_BIT_BLOCK_SIZE)
-            case "8bit":
-                blocks = -(-count // EIGHT_BIT_BLOCK_SIZE)
-                if tier.offloaded:
-                    host += 2 * (_next_power_of_two(EIGHT_BIT_BLOCK_SIZE * blocks) + _next_power_of_two(4 * blocks))
-                else:
-                    device += 2 * (EIGHT_BIT_BLOCK_SIZE + 4) * blocks
-    return device, host
-
-
 def buffers_for(workload: Workload, setting: Setting) -> CommunicationBuffers:
     """What exchanging weights and gradients takes on each card; nothing where there is one."""
     if workload.ranks == 1:
@@ -222,10 +194,10 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     """The bytes of a setting at their peak on one card, without what the device's driver takes for itself."""
     tier, config, shards = TIERS[setting.memory], workload.config, workload.parallel_dims(setting).shards
     shapes, extra = [shard_shape(shape, shards) for shape in workload.shapes], buffers_for(workload, setting)
-    workload = workload.over_fp32_weights if tier.weights == "fp32" else workload
+    workload = workload.over_fp32_weights if tier.weights == torch.float32 else workload
     tokens, depth, chunk = setting.batch_tokens, config.num_hidden_layers, _update_chunk_elements(workload, shapes)
-    resident, host = optimizer_state_bytes(shapes, setting.memory)
-    resident += weights_bytes(shapes, setting.memory) + _offload_buffer_bytes(chunk, setting.memory)
+    resident, host = tier.moments_bytes(shapes)
+    resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier)
     states = config.hidden_size * tokens * workload.weight_dtype.itemsize  # what goes from one layer to the next
     layer, rest = workload.layer(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
@@ -234,7 +206,7 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     before = (
         (extra.replica_sums or gradients) if several else 0
     )  # of former batches; what copies have yet to sum is fp32
-    scratch = _update_scratch_bytes(workload, chunk, setting.memory) if setting.memory != "fp32" or inside else 0
+    scratch = _update_scratch_bytes(workload, chunk, setting.memory) if inside or not tier.uses_fused_adamw else 0
     kept = layer.saved.at(tokens) + states
     working, last = layer.backward.at(tokens), rest.backward_end_peak
     if inside:
@@ -315,15 +287,14 @@ def _update_chunk_elements(workload: Workload, shapes: Sequence[Shape]) -> int:
 def _update_scratch_bytes(workload: Workload, chunk: int, memory: MemoryTierName) -> int:
     if workload.compiled:
         return FUSED_UPDATE_TEMPORARIES * 4 * chunk
-    return _update_bytes("8bit" if TIERS[memory].offloaded else memory, workload.trace_device, chunk)
+    return _update_bytes(memory, workload.trace_device, chunk)
 
 
 _update_bytes = lru_cache(update_bytes)
 
 
-def _offload_buffer_bytes(chunk: int, memory: MemoryTierName) -> int:
-    blocks = -(-chunk // EIGHT_BIT_BLOCK_SIZE)
-    return BUFFER_COUNT * 2 * blocks * (EIGHT_BIT_BLOCK_SIZE + 4) if TIERS[memory].offloaded else 0
+def _offload_buffer_bytes(chunk: int, tier: MemoryTier) -> int:
+    return BUFFER_COUNT * 2 * sum(moment_bytes(tier.moments, chunk)) if tier.offloaded else 0
 
 
 def _embedding_gradient_bytes(workload: Workload) -> int:
@@ -349,7 +320,3 @@ def _late_gradient_bytes(
         if several_batches
         else (first - extra.root_replica_sum - extra.layer_replica_sum, late - extra.root_replica_sum)
     )
-
-
-def _next_power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length()

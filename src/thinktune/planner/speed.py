@@ -172,7 +172,7 @@ def _step_seconds(
     tier, count = TIERS[setting.memory], sum(prod(shard_shape(shape, shards)) for shape in workload.shapes)
     seconds = batch_seconds + count * (2 * tier.bytes_per_parameter + tier.gradient_bytes_per_parameter) / bandwidth
     if tier.offloaded:
-        seconds = max(seconds, count * (tier.bytes_per_parameter - 2) / card.host_bytes_per_second)
+        seconds = max(seconds, count * tier.moment_bytes_per_parameter / card.host_bytes_per_second)
     return seconds
 
 

@@ -55,9 +55,9 @@ def test_many_cards_are_written_as_machines_of_cards(text, name, ranks, per_node
     [
         ("0xH100", "is no card at all; write how many"),
         ("4x0xH100", "is no card at all"),
-        ("2x2x2xH100", "'2xH100' is no card known here"),
-        ("8x", "'8x' is no card known here"),
-        ("8xabacus", "'abacus' is no card known here"),
+        ("2x2x2xH100", "'2xH100' is not a known card"),
+        ("8x", "'8x' is not a known card"),
+        ("8xabacus", "'abacus' is not a known card"),
     ],
 )
 def test_what_names_no_cards_is_told_in_one_sentence(text, said):

@@ -18,6 +18,7 @@ class ModelConfig(Protocol):
     num_key_value_heads: int
     vocab_size: int
     max_position_embeddings: int
+    dtype: torch.dtype | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value by its name."""

@@ -108,7 +108,7 @@ def test_tensorboard_holds_the_same_records_and_both_losses_on_one_chart(run):
     tags = events.Tags()
     assert {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]} == figures()
     written = [
-        ["Texts", event.step, tag, [text.decode() for text in event.tensor_proto.string_val]]
+        ["TextEntries", event.step, tag, [text.decode() for text in event.tensor_proto.string_val]]
         for tag in ("event", "Prediction")
         for event in events.Tensors(tag)
     ]

@@ -14,6 +14,7 @@ from support.runs import quiet, settings
 
 from thinktune.report import run_page as report
 from thinktune.report.comparison_page import write_comparison
+from thinktune.run import RunFolder
 from thinktune.run import journal as track
 from thinktune.train.loop import train
 
@@ -69,7 +70,7 @@ def test_a_page_keeps_its_folds_when_it_reads_itself_anew(tmp_path, browser):
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text("name: run\n")
-    track.append(run, track.METRICS_FILE, [{"kind": "train", "step": 1, "loss": 2.0}])
+    track.append(RunFolder(run).metrics, [{"kind": "train", "step": 1, "loss": 2.0}])
     page = report.write_run_page(run)
     page.write_text(page.read_text(encoding="utf-8").replace('data-refresh="30"', 'data-refresh="1"'), encoding="utf-8")
     tab = browser.new_page()
@@ -100,7 +101,7 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
     assert page.rstrip().endswith("</html>")
     assert "not yet finished" in page
     assert 'class="marker eval"' in page
-    lines = (folder / track.METRICS_FILE).read_bytes().split(b"\n")[:-1]
+    lines = RunFolder(folder).metrics.read_bytes().split(b"\n")[:-1]
     assert [json.loads(line)["kind"] for line in lines[:1]] == ["eval"]
     assert all(json.loads(line) for line in lines)
     assert report.write_run_page(folder).is_file()

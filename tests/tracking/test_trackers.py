@@ -12,6 +12,7 @@ import yaml
 from support.swanlab_server import KEY, Server
 
 from thinktune.config.schema import TrackConfig
+from thinktune.run import RunFolder
 from thinktune.run import journal as track
 from thinktune.tracking import trackers as sinks
 from thinktune.tracking.records import (
@@ -52,10 +53,10 @@ def write(folder, *steps):
     for step in steps:
         train = {"kind": "train", "step": step, "epoch": step / 4, "loss": 3 - step / 4, "answer_loss": 1.5, "mfu": 0.4}
         track.append(
-            folder, track.METRICS_FILE, [train, {"kind": "eval", "step": step, "loss": 3 - step / 8, "rows": 2}]
+            RunFolder(folder).metrics, [train, {"kind": "eval", "step": step, "loss": 3 - step / 8, "rows": 2}]
         )
-        track.append(folder, track.SAMPLES_FILE, [SAMPLE | {"step": step}, SAMPLE | {"step": step, "sampling": "own"}])
-    track.append(folder, track.METRICS_FILE, [{"kind": "event", "step": steps[-1], "text": "gradient not finite"}])
+        track.append(RunFolder(folder).samples, [SAMPLE | {"step": step}, SAMPLE | {"step": step, "sampling": "own"}])
+    track.append(RunFolder(folder).metrics, [{"kind": "event", "step": steps[-1], "text": "gradient not finite"}])
 
 
 def follow(run, settings, during=lambda: None, limits=LIMITS):
@@ -103,7 +104,7 @@ def test_tensorboard_holds_the_same_records_and_both_losses_on_one_chart(run):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # again, as a run that goes on does: nothing is double
         said = follow(run, TrackConfig(tensorboard=True))
-    assert said == [f"TensorBoard: look at it with: tensorboard --logdir {run / 'tensorboard'}"]
+    assert said == [f"TensorBoard: view it with: tensorboard --logdir {run / 'tensorboard'}"]
     events = accumulator.EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "tensors": 0}).Reload()
     tags = events.Tags()
     assert {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]} == figures()
@@ -180,7 +181,7 @@ def test_a_wrong_key_keeps_the_run_offline_and_tells_how_to_send_it_later(run, c
     cloud.mood = "refuses"
     said = follow(run, TrackConfig(swanlab="cloud", host=cloud.url))
     assert "AuthenticationError" in said[0]
-    assert "training goes on, and everything is kept offline" in said[0]
+    assert "training continues, and everything is kept offline" in said[0]
     assert "swanlab sync --id" in said[1]
     assert len(said) == 2
     cloud.mood = "accepts"
@@ -202,7 +203,7 @@ def test_a_server_that_hangs_is_left_after_the_time_it_has(run, cloud):
         run, TrackConfig(swanlab="cloud", host=cloud.url), limits=sinks.Timeouts(start_seconds=8, finish_seconds=20)
     )
     assert time.monotonic() - begun < 28
-    assert said[0] == "SwanLab: did not answer within 8 s; training goes on, and everything is kept offline"
+    assert said[0] == "SwanLab: did not answer within 8 s; training continues, and everything is kept offline"
     assert "kept offline" in said[1]
 
 
@@ -219,7 +220,7 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_nothing_and_the_rest_can
         sinks.Timeouts(start_seconds=30, finish_seconds=4),
     )
     assert len(said) == 2
-    assert "had not taken everything 4 s after the run's end; send the rest by: swanlab sync --id" in said[1]
+    assert "had not uploaded everything 4 s after the run's end; upload the rest with: swanlab sync --id" in said[1]
 
 
 def test_a_tracker_that_is_killed_is_told_once_and_the_block_goes_on(run):
@@ -232,7 +233,7 @@ def test_a_tracker_that_is_killed_is_told_once_and_the_block_goes_on(run):
     said = []
     with sinks.run_trackers(run, TrackConfig(tensorboard=True), said.append, LIMITS):
         kill()
-    assert said[1] == "TensorBoard: ended by itself; training goes on"
+    assert said[1] == "TensorBoard: stopped unexpectedly; training continues"
 
 
 @pytest.mark.parametrize("mode", ["auto", "offline", "local"])

@@ -1,7 +1,9 @@
 """What is kept on the disk is served again, whole, and never when anything changed."""
 
+import ast
 import copy
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from thinktune.data import dataset as store
 from thinktune.data import pipeline as prepare_room
 from thinktune.data.pipeline import prepare, prepare_with_faults
 from thinktune.errors import UserError
+from thinktune.run.resume import TRAINING_PACKAGES, code_fingerprint
 
 
 def entries(folder):
@@ -97,13 +100,65 @@ def test_a_changed_template_tokenizer_or_program_is_never_served_stale(tree, tok
     worked.clear()
     prepare(recipe, tokenizer)
     assert worked
-    copied = Path(os.environ["THINKTUNE_CACHE"]) / "program"
-    copied.mkdir()
-    (copied / "render.py").write_text("other code")
-    monkeypatch.setattr(prepare_room, "PACKAGE_FOLDER", copied)
-    worked.clear()
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A copy of our source whose files are hashed in place of those that run."""
+    copied = tmp_path / "source"
+    shutil.copytree(cache_room.PACKAGE_FOLDER, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cache_room, "PACKAGE_FOLDER", copied)
+    return copied
+
+
+def change(file):
+    file.write_text(file.read_text(encoding="utf-8") + "\n# another line\n", encoding="utf-8")
+
+
+def test_only_a_change_to_the_source_of_tokens_makes_them_stale(tree, tokenizer, cache, worked, source):
+    recipe = with_rows(tree, rows_of(20))
     prepare(recipe, tokenizer)
-    assert worked
+    for name in ("serve/server.py", "train/loop.py", "report/html.py"):
+        change(source / name)
+        worked.clear()
+        prepare(recipe, tokenizer)
+        assert not worked, name
+    for name in ("data/messages.py", "config/row_faults.py", "errors.py"):
+        change(source / name)
+        worked.clear()
+        prepare(recipe, tokenizer)
+        assert worked, name
+
+
+def test_only_a_change_to_the_source_of_training_is_a_change_to_a_run(source):
+    before = code_fingerprint()
+    for name in ("serve/server.py", "report/html.py", "planner/plan.py", "tracking/worker.py"):
+        change(source / name)
+        assert code_fingerprint() == before, name
+    for name in TRAINING_PACKAGES:
+        change(source / name / "__init__.py")
+        changed = code_fingerprint()
+        assert changed != before, name
+        before = changed
+
+
+def test_a_fingerprint_is_of_whole_packages_or_single_modules_and_of_nothing_that_is_missing(source):
+    module, package = (cache_room.source_fingerprint(name) for name in ("model.loss", "model"))
+    change(source / "model" / "batch.py")
+    assert cache_room.source_fingerprint("model.loss") == module
+    assert cache_room.source_fingerprint("model") != package
+    with pytest.raises(FileNotFoundError):
+        cache_room.source_fingerprint("model.nowhere")
+
+
+def test_every_package_that_tokens_are_made_with_is_hashed_or_known_to_leave_them_alone():
+    used = {
+        (node.module or "").split(".")[1]
+        for file in (cache_room.PACKAGE_FOLDER / "data").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("thinktune.")
+    }
+    assert used == {*prepare_room.TOKEN_SOURCES, "files", "hub", "progress"}
 
 
 def test_what_breaks_off_leaves_nothing_that_is_served_later(tree, tokenizer, cache, monkeypatch):

@@ -5,8 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 Say = Callable[[str], None]
 
@@ -38,7 +37,7 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
         TextColumn("step {task.completed}/{task.total}"),
         TextColumn("{task.fields[left]}"),
     )
-    with Live(*columns, console=console, transient=True) as live:
+    with Progress(*columns, console=console, transient=True) as live:
         task = live.add_task("", total=None, left="")
 
         def move(done: int, total: int, seconds_left: float | None) -> None:

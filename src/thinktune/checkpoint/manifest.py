@@ -37,9 +37,9 @@ def manifest_mismatches(folder: Path, exclude: Collection[str] = ()) -> list[str
     except (ValueError, TypeError, KeyError, AttributeError):
         return [f"{MANIFEST} cannot be read"]
     found = set(_file_names(folder))
-    faults = [f"{name} is missing" for name in sizes.keys() - found]
-    faults += [f"{name} was added later" for name in found - sizes.keys() if _top_folder(name) not in exclude]
-    return sorted(faults + checksum_mismatches(folder, {name: listed[name] for name in sizes.keys() & found}))
+    mismatches = [f"{name} is missing" for name in sizes.keys() - found]
+    mismatches += [f"{name} was added later" for name in found - sizes.keys() if _top_folder(name) not in exclude]
+    return sorted(mismatches + checksum_mismatches(folder, {name: listed[name] for name in sizes.keys() & found}))
 
 
 def checksum_mismatches(folder: Path, written: dict[str, dict[str, int | str]]) -> list[str]:

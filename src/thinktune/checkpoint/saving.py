@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict_loader import load as load_cut
-from torch.distributed.checkpoint.state_dict_saver import save as save_cut
 
 from thinktune.checkpoint.manifest import MANIFEST, checksum, write_manifest
 from thinktune.checkpoint.store import (
@@ -166,7 +165,7 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
         )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a single process, or each reading by itself: both are intended
-        load_cut(state, storage_reader=reader, no_dist=True)
+        state_dict_loader.load(state, storage_reader=reader, no_dist=True)
     for name in random.keys() - missing:
         set_rng_state(name.removeprefix(RNG_PREFIX), random[name], device)
 
@@ -210,7 +209,7 @@ def _save_optimizer_state(folder: Path, optimizer: Optimizer, world: World) -> N
         folder.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "state.safetensors")
         return
-    save_cut(
+    state_dict_saver.save(
         state,
         storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
         process_group=world.gloo_group,

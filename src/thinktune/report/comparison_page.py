@@ -27,7 +27,7 @@ def write_comparison(runs: Sequence[Path]) -> Path:
     tuned = [report for report in reports if report.diagnosis.best_step]
     write_page(
         target,
-        "beside.html.jinja",
+        "comparison.html.jinja",
         runs=reports,
         names=names,
         winner=min(tuned, key=lambda report: report.diagnosis.best_loss, default=None),
@@ -95,8 +95,8 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
 
 def _right_percent(evaluation: dict[str, Any]) -> str:
     """Format the tuned model's share of right answers among the held-out rows, where they were graded."""
-    held_out = [found for found in evaluation.get("sets") or [] if found.get("name") == "held-out"]
-    measures = [measure for found in held_out for measure in found.get("measures") or []]
+    held_out = [each for each in evaluation.get("sets") or [] if each.get("name") == "held-out"]
+    measures = [measure for each in held_out for measure in each.get("measures") or []]
     share = next((measure["tuned"]["value"] for measure in measures if measure.get("measure") == "right"), None)
     return f"{share:.1%}" if isinstance(share, int | float) else "–"
 
@@ -136,5 +136,5 @@ def _shared_samples(reports: Sequence[RunReport]) -> list[tuple[str, list[Any]]]
     for report in reports:
         greedy = [sample for sample in report.samples if sample.get("sampling", "greedy") == "greedy"]
         newest.append({str(sample.get("question")): sample for sample in greedy})
-    shared = [question for question in newest[0] if all(question in found for found in newest)]
-    return [(question, [found[question] for found in newest]) for question in shared]
+    shared = [question for question in newest[0] if all(question in answers for answers in newest)]
+    return [(question, [answers[question] for answers in newest]) for question in shared]

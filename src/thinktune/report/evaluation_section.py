@@ -53,7 +53,7 @@ def _evaluation_values(
         "number": number,
         "note": note,
         "verdicts": report["verdicts"],
-        "sets": [_set_values(found) for found in report["sets"] if found["measures"]],
+        "sets": [_set_values(one) for one in report["sets"] if one["measures"]],
         "judge": judge_line(report["judge"]) if "judge" in report else "",
         "settings": report["settings"],
         "rows": shown_first[:MAX_SHOWN_ROWS],
@@ -62,9 +62,9 @@ def _evaluation_values(
     }
 
 
-def _set_values(found: Mapping[str, Any]) -> dict[str, Any]:
+def _set_values(task_set: Mapping[str, Any]) -> dict[str, Any]:
     lines: list[dict[str, Any]] = []
-    for row in found["measures"]:
+    for row in task_set["measures"]:
         measure = find_measure(row["measure"])
         lines.append(
             {
@@ -77,7 +77,7 @@ def _set_values(found: Mapping[str, Any]) -> dict[str, Any]:
                 "drawing": draw_interval(measure, row["difference"], row["verdict"]),
             }
         )
-    return {**found, "lines": lines}
+    return {**task_set, "lines": lines}
 
 
 def draw_interval(measure: Measure, change: Mapping[str, float], verdict: str) -> Markup:

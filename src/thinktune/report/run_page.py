@@ -114,10 +114,10 @@ def _template_values(report: RunReport) -> dict[str, Any]:
         "refresh_seconds": REFRESH_SECONDS if state == UNFINISHED else 0,
         "repetitive": REPETITIVE_RATE,
         "charts": draw_charts(report.train, report.evals, best),
-        "machinery": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
+        "system_charts": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
         "hardest": hardest_rows(report.rows),
-        "known": memorized_rows(report.rows),
-        "fates": _row_counts(report.data),
+        "memorized": memorized_rows(report.rows),
+        "row_counts": _row_counts(report.data),
         "histograms": _histograms(report.data),
         "groups": _group_samples(report.samples),
     }
@@ -132,12 +132,12 @@ def _run_state(last_step: int, steps: Any, finished: bool) -> BilingualText:
 
 
 def _row_counts(data: Record) -> list[tuple[BilingualText, int]]:
-    fates = [
+    counts = [
         (BilingualText("Training", "训练"), data.get("train_rows", 0)),
         (BilingualText("Validation", "验证"), data.get("validation_rows", 0)),
     ]
     dropped = [(fault.get("fault"), (fault.get("actions") or {}).get("dropped")) for fault in data.get("faults") or []]
-    return fates + [(BilingualText(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
+    return counts + [(BilingualText(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
 
 
 def _histograms(data: Record) -> dict[str, Markup]:

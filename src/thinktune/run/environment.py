@@ -1,4 +1,4 @@
-"""What a run runs on: versions, machine and command, as plain facts."""
+"""Environment of a run: versions, machine and command, as plain facts."""
 
 import os
 import platform

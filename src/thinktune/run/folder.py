@@ -15,7 +15,7 @@ class EvaluationFolder:
 
     @property
     def settings(self) -> Path:
-        """What decides the figures besides the questions."""
+        """The settings that, besides the questions, decide the figures."""
         return self.path / "settings.json"
 
     @property
@@ -55,7 +55,7 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether a run was started here: its recipe is the first file that it writes."""
+        """Return True if a run was started here: its recipe is the first file that it writes."""
         return self.recipe.is_file()
 
     @property
@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def data_summary(self) -> Path:
-        """What was read, repaired, dropped and held out."""
+        """Counts of the rows that were read, repaired, dropped and held out."""
         return self.path / "data.json"
 
     @property

@@ -1,4 +1,4 @@
-"""The report page tells what the run folder holds, safely, whole, and in two languages."""
+"""The report page shows a run's folder safely, completely, and in two languages."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ VOID = {"meta", "br", "img", "hr", "input", "link", "line", "rect", "circle", "p
 
 
 def parsed(html: str, language: str = "en") -> tuple[list[tuple[str, dict[str, str | None]]], str]:
-    """What a browser makes of a page: its tags with their attributes, and the text that it shows in a language."""
+    """Parse a page as a browser does: its tags with attributes, and the text shown in a language."""
     parser, tags, pieces = HTMLParser(), [], []
     hidden = 0
 

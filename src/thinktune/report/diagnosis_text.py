@@ -5,7 +5,7 @@ from thinktune.run import Diagnosis
 from thinktune.run.diagnosis import DiagnosisState
 
 STATE_NAMES: dict[DiagnosisState, BilingualText] = {
-    "waiting": BilingualText("Too early to say", "尚早"),
+    "waiting": BilingualText("Too early to say", "为时尚早"),
     "learning": BilingualText("Still learning", "仍在学习"),
     "best": BilingualText("At its best", "处于最佳"),
     "overfitting": BilingualText("Overfitting since step {since}", "自第 {since} 步起过拟合"),

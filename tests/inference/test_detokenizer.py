@@ -100,9 +100,9 @@ def test_a_stop_is_found_however_the_text_was_cut(text, stops, sizes):
 
 def test_reasoning_over_its_budget_is_closed_as_the_template_closes_it(marks, tokenizer):
     prompt, text = render_prompt([Turn("user", "q?")], tokenizer), "<think>\nwhy why why why why why why"
-    _, reply = write(marks, text, prompt=prompt, reasoning_tokens=5, max_new_tokens=12)
+    _, reply = write(marks, text, prompt=prompt, max_reasoning_tokens=5, max_new_tokens=12)
     closing = tokenizer.encode("\n</think>\n\n", add_special_tokens=False)
-    assert marks.closing == tuple(closing)
+    assert marks.reasoning_end_ids == tuple(closing)
     begun = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:5])
     assert (reply.reasoning, reply.closed) == (begun.removeprefix("<think>\n"), True)
     assert reply.reasoning_tokens == 5 + closing.index(tokenizer.convert_tokens_to_ids("</think>")) + 1
@@ -112,14 +112,14 @@ def test_reasoning_over_its_budget_is_closed_as_the_template_closes_it(marks, to
 
 def test_a_budget_closes_nothing_that_is_closed_or_was_never_opened(marks):
     for text in ("<think>\na\n</think>\n\nb c d e f g h i j k l m n", "a b c d e f g h i"):
-        assert write(marks, text, reasoning_tokens=6)[1] == write(marks, text)[1]
+        assert write(marks, text, max_reasoning_tokens=6)[1] == write(marks, text)[1]
 
 
 def test_a_prompt_that_opens_the_reasoning_is_known_to(marks, tokenizer):
     prompt = tokenizer.encode("<|im_start|>assistant\n<think>\n", add_special_tokens=False)
     pieces, reply = write(marks, "why\n</think>\n\nso", prompt=prompt)
-    assert [piece.place for piece in pieces if piece.place != "answer"] == ["reasoning"] * sum(
-        piece.place != "answer" for piece in pieces
+    assert [piece.kind for piece in pieces if piece.kind != "answer"] == ["reasoning"] * sum(
+        piece.kind != "answer" for piece in pieces
     )
     assert (reply.reasoning, reply.answer, reply.closed) == ("why", "so", True)
-    assert write(marks, "why why why", prompt=prompt, reasoning_tokens=1, max_new_tokens=9)[1].closed
+    assert write(marks, "why why why", prompt=prompt, max_reasoning_tokens=1, max_new_tokens=9)[1].closed

@@ -117,7 +117,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_passes_is_tried_again(fault):
-    found, asked = answer(in_turn(FAULTS[fault], FAULTS[fault], reply(*GOOD)), patience_seconds=0.3)
+    found, asked = answer(in_turn(FAULTS[fault], FAULTS[fault], reply(*GOOD)), timeout_seconds=0.3)
     assert found == [Completion("", "heart.", 3, 0, "end", closed=False, prompt_tokens=7)]
     assert len(asked) == 3
 
@@ -242,7 +242,7 @@ def test_a_line_ends_only_where_a_line_ends():
 def test_a_budget_that_the_server_does_not_keep_is_told():
     long = [part(reasoning="why ") for _ in range(200)]
     with pytest.raises(UserError, match="reasoning_tokens: is 5, but this server let the model reason for 200"):
-        answer(in_turn(reply(*long, part("so"), part(finish="stop"), DONE)), ask(reasoning_tokens=5))
+        answer(in_turn(reply(*long, part("so"), part(finish="stop"), DONE)), ask(max_reasoning_tokens=5))
 
 
 def test_a_model_is_found_where_there_is_one_and_named_where_there_are_more():

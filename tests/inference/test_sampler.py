@@ -66,7 +66,7 @@ def test_seeds_differ():
         ({"top_p": 0.0}, "top_p is 0"),
         ({"top_k": -1}, "top_k is -1"),
         ({"stop": ("a", "")}, "empty text"),
-        ({"reasoning_tokens": -1}, "reasoning_tokens is -1"),
+        ({"max_reasoning_tokens": -1}, "reasoning_tokens is -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, told):

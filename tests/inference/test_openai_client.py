@@ -9,7 +9,7 @@ from support.chat_server import DONE, HANG, part, refuse, reply, serving, usage
 
 from thinktune.data.types import Turn
 from thinktune.errors import UserError
-from thinktune.inference import openai_client as room
+from thinktune.inference import openai_client
 from thinktune.inference.openai_client import Endpoint
 from thinktune.inference.replies import Piece, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
@@ -29,8 +29,8 @@ WAYS = {
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(room, "FIRST_WAIT_SECONDS", 0.01)
-    for name in room.API_KEY_VARIABLES:
+    monkeypatch.setattr(openai_client, "FIRST_WAIT_SECONDS", 0.01)
+    for name in openai_client.API_KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -98,11 +98,13 @@ def test_a_stop_text_ends_the_answer_and_hangs_up():
     assert (found.reasoning, found.answer, found.finish) == ("an END", "b ", "stop")
 
 
+NOW = {"Retry-After": "0.01"}  # else the `openai` client waits half a second and more
 FAULTS = {
-    "429 with a time": refuse(429, **{"Retry-After": "0"}),
+    "429 with a time": refuse(429, **{"Retry-After": "0.01"}),
     "429 with a date": refuse(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
-    "500": refuse(500),
-    "503": refuse(503, "loading"),
+    "408": refuse(408, **NOW),
+    "500": refuse(500, **NOW),
+    "503": refuse(503, "loading", **NOW),
     "half a stream": reply(part("hea")),
     "half a line": reply(part("heart"), b'data: {"choi'),
     "nothing": reply(),
@@ -110,6 +112,8 @@ FAULTS = {
     "garbled bytes": reply(b"data: \xff\xfe{}\n\n"),
     "an error inside": reply(part("hea"), b'data: {"error": {"message": "lost"}}\n\n'),
     "given up": reply(part("hea"), part(finish="abort"), DONE),
+    "another shape": reply(b'data: {"choices": [{"delta": {"content": ["hea"]}}]}\n\n'),
+    "half a whole reply": reply(b'{"choices": [', HANG, kind="application/json"),
     "a hang": reply(part("hea"), HANG),
     "a hang before": reply(HANG),
 }
@@ -122,17 +126,38 @@ def test_what_passes_is_tried_again(fault):
     assert len(asked) == 3
 
 
-@pytest.mark.parametrize(("fault", "told"), [("500", "answers 500: no"), ("half a stream", "breaks off")])
+@pytest.mark.parametrize(("fault", "told"), [("500", "answers 500: no"), ("half a stream", "broke off")])
 def test_what_does_not_pass_is_told_after_some_tries(fault, told):
-    with pytest.raises(UserError, match=rf"/v1: .*{told}.*tried {room.MAX_ATTEMPTS} times"):
+    with pytest.raises(UserError, match=rf"/v1: .*{told}.*tried {openai_client.MAX_ATTEMPTS} times"):
         answer(in_turn(FAULTS[fault]))
 
 
-def test_a_server_that_is_not_there_is_named():
+def test_a_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(openai_client, "MAX_ATTEMPTS", 2)
     with serving(in_turn(reply())) as (url, _):
         pass
-    with closing(Endpoint(url, "expert")) as endpoint, pytest.raises(UserError, match=rf"{url}/v1: ConnectError"):
-        list(endpoint.complete([ask()]))
+    with closing(Endpoint(url, "expert")) as endpoint:
+        with pytest.raises(UserError, match=rf"{url}/v1: ConnectError: .*tried 2 times\); is the server running"):
+            list(endpoint.complete([ask()]))
+        with pytest.raises(UserError, match=rf"{url}/v1: ConnectError: .*; is the server running"):
+            endpoint.models()
+
+
+def test_the_wait_that_a_server_asks_for_is_kept():
+    times = []
+
+    def script(_):
+        times.append(time.monotonic())
+        return reply(*GOOD) if len(times) > 1 else refuse(429, **{"Retry-After": "1"})
+
+    answer(script, model="expert")
+    assert times[1] - times[0] >= 1  # the `openai` client's own first wait is at most half a second
+
+
+def test_without_a_key_no_other_one_is_sent(monkeypatch):
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "secret")
+    _, (sent,) = answer(in_turn(reply(*GOOD)))
+    assert sent["key"] is None
 
 
 @pytest.mark.parametrize(
@@ -170,7 +195,7 @@ def test_a_stream_that_was_read_from_is_not_begun_anew():
     with serving(in_turn(reply(part("hea")), reply(*GOOD))) as (url, asked), closing(Endpoint(url)) as endpoint:
         stream = endpoint.stream(ask())
         assert next(stream) == Piece("answer", "hea")
-        with pytest.raises(UserError, match="breaks off"):
+        with pytest.raises(UserError, match="broke off"):
             next(stream)
         assert len(asked) == 1
 
@@ -250,7 +275,7 @@ def test_a_model_is_found_where_there_is_one_and_named_where_there_are_more():
     assert sent["model"] == "expert"
     with serving(in_turn(reply(*GOOD)), models=("a", "b")) as (url, _), closing(Endpoint(url)) as endpoint:
         assert endpoint.models() == ["a", "b"]
-        with pytest.raises(UserError, match="name the model that shall answer; it has a, b"):
+        with pytest.raises(UserError, match="name the model that is to answer; it has a, b"):
             list(endpoint.complete([ask()]))
 
 

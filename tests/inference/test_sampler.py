@@ -65,7 +65,7 @@ def test_seeds_differ():
         ({"temperature": -1.0}, "temperature is -1"),
         ({"top_p": 0.0}, "top_p is 0"),
         ({"top_k": -1}, "top_k is -1"),
-        ({"stop": ("a", "")}, "empty text"),
+        ({"stop": ("a", "")}, "empty string"),
         ({"max_reasoning_tokens": -1}, "reasoning_tokens is -1"),
     ],
 )

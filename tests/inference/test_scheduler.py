@@ -212,7 +212,7 @@ def test_completing_stops_when_its_reader_does(engine):
 
 
 def test_a_conversation_too_long_for_the_model_is_refused(engine):
-    with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model 4,096"):
+    with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model's context holds 4,096"):
         engine.stream(Request((Turn("user", "\n\n" * 2500),), SamplingParams(5)))
     assert engine._make_sequence(
         Request((Turn("user", "\n\n" * 2030),), SamplingParams(500)), schedule.EventQueue(), 0, streamed=False

@@ -295,6 +295,6 @@ class Engine:
 
     def _make_sequence(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
         request = render_request(request, self.tokenizer, self.model.config.max_position_embeddings)
-        prompt = request.prompt_ids or ()
-        detokenizer = Detokenizer(request.sampling, self._special_tokens, prompt)
-        return SequenceState(prompt, detokenizer, events, index=index, streamed=streamed)
+        assert request.prompt_ids is not None
+        detokenizer = Detokenizer(request.sampling, self._special_tokens, request.prompt_ids)
+        return SequenceState(request.prompt_ids, detokenizer, events, index=index, streamed=streamed)

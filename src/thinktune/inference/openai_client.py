@@ -72,7 +72,7 @@ class _ModelList(BaseModel):
     data: list[_Model]
 
 
-def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, Any]:
+def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, object]:
     """Return the JSON body of a request, without the `dropped` fields.
 
     Earlier reasoning is not sent, because chat templates leave it out of later turns. Stop texts are not sent either:
@@ -80,7 +80,7 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, A
     """
     sampling = request.sampling
     max_tokens = "max_completion_tokens" if "max_tokens" in dropped else "max_tokens"
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "model": model,
         "messages": [{"role": turn.role, "content": turn.content} for turn in request.turns],
         "stream": True,
@@ -244,7 +244,7 @@ class Endpoint:
         await self._client.close()
 
     async def _run(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> None:
-        """Run one request to its end, and put its completion or its error in the queue."""
+        """Run one request, and put its completion or its error in the queue."""
         deliver: Deliver | None = (lambda pieces: events.put((index, pieces))) if streamed else None
         try:
             self.model = self.model or await self._find_only_model()
@@ -256,7 +256,7 @@ class Endpoint:
             events.put((index, error))
 
     async def _complete_with_retries(self, request: Request, deliver: Deliver | None) -> Completion:
-        """Request a reply until it comes whole; a failure to open it is final, for `openai` has retried it."""
+        """Request a reply until it is complete; a failure to open it is final, because `openai` has retried it."""
         attempt = 1
         while True:
             reply = ReplyAccumulator(request, deliver)
@@ -337,8 +337,8 @@ class Endpoint:
 
     def _clean(self, text: str) -> str:
         """Return a server's text on one line, short, and without the key, which it may repeat."""
-        text = " ".join(text.split())[:MAX_ERROR_CHARACTERS]
-        return text.replace(self._key, "***") if self._key else text
+        text = text.replace(self._key, "***") if self._key else text
+        return " ".join(text.split())[:MAX_ERROR_CHARACTERS]
 
 
 def _base_url(url: str) -> str:

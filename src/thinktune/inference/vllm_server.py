@@ -18,9 +18,7 @@ from thinktune.inference.openai_client import Endpoint
 from thinktune.inference.requests import Request
 from thinktune.inference.streaming import Stream
 
-START_TIMEOUT_SECONDS = 900  # it compiles its graphs first
-
-
+START_TIMEOUT_SECONDS = 900  # vLLM compiles its graphs first
 LOG_TAIL_LINES = 5
 
 
@@ -91,7 +89,7 @@ def start_server(folder: Path, name: str, gpu_memory_utilization: float) -> Vllm
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C comes to us alone, and we terminate it
+        start_new_session=True,  # Ctrl-C reaches this process alone, which terminates vLLM
     )
     running = VllmServer(process, Endpoint(f"{address}/v1", name, key), log)
     deadline = time.monotonic() + START_TIMEOUT_SECONDS

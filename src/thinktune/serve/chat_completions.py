@@ -13,8 +13,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from thinktune.errors import UpstreamError, UserError
 from thinktune.inference import Completion, Piece, Request, Stream
+from thinktune.inference.requests import ContextLengthError
 from thinktune.serve import openai_schema as api
-from thinktune.serve.models import ContextLengthError, ServedModel
+from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
 from thinktune.serve.security import Limits, error_response
 

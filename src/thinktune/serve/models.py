@@ -12,12 +12,13 @@ from thinktune.config import Recipe
 from thinktune.config import loading as recipe
 from thinktune.config.schema import EngineChoice
 from thinktune.data import read_tokenizer
-from thinktune.data.chat_template import THINK_CLOSE, render_prompt
+from thinktune.data.chat_template import THINK_CLOSE
 from thinktune.errors import UserError, shorten_error
 from thinktune.hub import repository as download
 from thinktune.hub import repository as hub
 from thinktune.inference import ChatDefaults, Endpoint, Request, Stream, read_chat_defaults
 from thinktune.inference import vllm_server as vllm
+from thinktune.inference.requests import render_request
 from thinktune.inference.session import load_engine
 from thinktune.model import pick_device
 from thinktune.progress import Say
@@ -36,10 +37,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give everything back."""
         ...
-
-
-class ContextLengthError(UserError):
-    """A conversation that leaves the model no room to answer."""
 
 
 @dataclass(slots=True)
@@ -77,18 +74,10 @@ class ServedModel:
     def stream(self, request: Request) -> Stream:
         """The pieces of a reply, which is no longer than the model's context allows.
 
-        Raises UserError where the chat template refuses the conversation, NoRoomError where it is too long.
+        Raises UserError where the chat template refuses the conversation, ContextLengthError where it is too long.
         """
         if self.tokenizer is not None and self.context_tokens is not None:
-            prompt = len(render_prompt(request.turns, self.tokenizer, thinking=request.thinking))
-            room = self.context_tokens - prompt
-            if room < 1:
-                raise ContextLengthError(
-                    f"messages: they take {prompt} tokens, and {self.name} reads at most {self.context_tokens} with "
-                    "its reply; shorten them"
-                )
-            most = min(room, request.sampling.max_new_tokens)
-            request = replace(request, sampling=replace(request.sampling, max_new_tokens=most))
+            request = render_request(request, self.tokenizer, self.context_tokens)
         return self.open().stream(request)
 
 

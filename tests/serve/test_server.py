@@ -16,7 +16,6 @@ from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import SamplingParams
 from thinktune.serve.models import ServedModel, find_endpoint_models
-from thinktune.serve.openai_schema import document
 from thinktune.serve.security import Limits
 from thinktune.serve.server import serve
 
@@ -87,10 +86,11 @@ def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, 
     with upstream_serving(lambda _: upstream) as (url, _), serving(find_endpoint_models(url, None)) as address:
         refused = asked(address)
         streamed = asked(address, stream=True)
+        document = httpx.get(f"{address}/openapi.json").json()
     assert [one.status_code for one in (refused, streamed)] == [status, status]
     told = refused.json()["error"]
     assert (told["code"], told["type"]) == (code, "server_error" if code else "invalid_request_error")
-    assert str(status) in document("1")["paths"][CHAT]["post"]["responses"]
+    assert str(status) in document["paths"][CHAT]["post"]["responses"]
 
 
 def test_a_server_behind_that_is_gone_is_told_as_such(monkeypatch):
@@ -253,6 +253,18 @@ def test_the_page_may_load_its_own_files_alone(address):
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect"])
+def test_no_page_of_documentation_that_loads_from_elsewhere_is_served(address, path):
+    assert httpx.get(f"{address}{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/page/main.js", "/health", "/v1/models", "/v1/models/tuned", "/openapi.json"])
+def test_head_is_answered_like_get(address, path):
+    head, get = httpx.head(f"{address}{path}"), httpx.get(f"{address}{path}")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(get.content))
 
 
 def test_another_address_than_loopback_needs_a_key_and_a_taken_port_is_told(monkeypatch):

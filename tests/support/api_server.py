@@ -13,7 +13,7 @@ from thinktune.inference.replies import Piece, ReasoningParser, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.serve.models import ServedModel
 from thinktune.serve.security import LOOPBACK_HOSTS, Limits
-from thinktune.serve.server import _settings, make_app
+from thinktune.serve.server import uvicorn_config, make_app
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 
@@ -79,7 +79,7 @@ def scripted_voice(door: Scripted, name: str = "tuned", manners: ChatDefaults | 
 def serving(voices, limits: Limits | None = None, key: str | None = None) -> Generator[str]:
     """The address of a server that runs in a thread of this process, as `thinktune serve` runs it."""
     limits = limits or Limits()
-    server = uvicorn.Server(_settings(make_app(voices, limits, key, LOOPBACK_HOSTS), limits))
+    server = uvicorn.Server(uvicorn_config(make_app(voices, limits, key, LOOPBACK_HOSTS), limits))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -1,6 +1,5 @@
 """Requests and replies in OpenAI's form: a stranger's JSON to a Request, a Completion to what clients read."""
 
-import json
 import re
 import time
 import uuid
@@ -15,6 +14,7 @@ from thinktune.data import Turn
 from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
 from thinktune.inference.chat_defaults import with_system_prompt
 from thinktune.inference.replies import parse_reply
+from thinktune.inference.requests import FinishReason
 
 Json = dict[str, Any]
 
@@ -28,7 +28,7 @@ def _reject_true(said: bool) -> bool:
 MAX_MESSAGES, MAX_STOP_STRINGS = 4096, 16
 
 
-FINISH_REASONS = {"end": "stop", "stop": "stop", "length": "length"}
+FINISH_REASONS: dict[FinishReason, Literal["stop", "length"]] = {"end": "stop", "stop": "stop", "length": "length"}
 
 
 NO_OP_OPTIONS = (
@@ -69,7 +69,111 @@ class ApiError(Exception):
     def body(self) -> Json:
         """The refusal in OpenAI's form."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        detail = ErrorDetail(message=str(self), type=kind, param=self.param, code=self.code)
+        return ErrorResponse(error=detail).model_dump()
+
+
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class ResponseModel(BaseModel):
+    """Base of what the server sends, for its OpenAPI document too: every field is always there."""
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+
+
+class ErrorDetail(ResponseModel):
+    """A refusal in OpenAI's form."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(ResponseModel):
+    """The body of every refusal."""
+
+    error: ErrorDetail
+
+
+class Health(ResponseModel):
+    """The body of GET /health."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ModelDefaults(ResponseModel):
+    """What holds where a request does not say otherwise."""
+
+    system: str | None
+    notice: str | None
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+
+
+class ModelCard(ResponseModel):
+    """A model as /v1/models lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: NonNegativeInt
+    owned_by: str = "thinktune"
+    max_model_len: int | None
+    thinktune: ModelDefaults
+
+
+class ModelList(ResponseModel):
+    """The body of GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class CompletionTokensDetails(ResponseModel):
+    """Tokens of a reply by kind."""
+
+    reasoning_tokens: NonNegativeInt
+
+
+class Usage(ResponseModel):
+    """Tokens of the prompt and of the reply."""
+
+    prompt_tokens: NonNegativeInt
+    completion_tokens: NonNegativeInt
+    total_tokens: NonNegativeInt
+    completion_tokens_details: CompletionTokensDetails
+
+
+class ReplyMessage(ResponseModel):
+    """A reply: its reasoning under both names in use, and its answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    reasoning_content: str | None
+    reasoning: str | None
+
+
+class Choice(ResponseModel):
+    """The one choice of a reply."""
+
+    index: Literal[0] = 0
+    message: ReplyMessage
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class ChatCompletion(ResponseModel):
+    """The body that answers POST /v1/chat/completions without `stream`."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: NonNegativeInt
+    model: str
+    choices: list[Choice]
+    usage: Usage
 
 
 class StrictModel(BaseModel):
@@ -199,14 +303,15 @@ class ResponseBuilder:
 
     def completion(self, reply: Completion) -> Json:
         """The body that answers a request without `stream`."""
-        message = {"role": "assistant", "content": reply.answer, **_reasoning(reply.reasoning or None)}
-        choice = {"index": 0, "message": message, "finish_reason": FINISH_REASONS[reply.finish], "logprobs": None}
-        return self._envelope("chat.completion", [choice]) | {"usage": usage(reply)}
+        message = ReplyMessage(content=reply.answer, **_reasoning(reply.reasoning or None))
+        choice = Choice(message=message, finish_reason=FINISH_REASONS[reply.finish])
+        body = ChatCompletion(id=self.id, created=self.created, model=self.model, choices=[choice], usage=usage(reply))
+        return body.model_dump()
 
     def chunk(self, delta: Json, finish: str | None = None) -> Json:
         """One event of a stream."""
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return self._envelope("chat.completion.chunk", [choice])
+        return self._chunk([choice])
 
     def final_chunks(self, reply: Completion, rest: Iterable[Json], options: StreamOptions | None) -> Iterator[Json]:
         """The last events: the rest, why the reply ended, and what it took where the client asked for that."""
@@ -214,20 +319,21 @@ class ResponseBuilder:
             yield self.chunk(delta)
         yield self.chunk({}, FINISH_REASONS[reply.finish])
         if options and options.include_usage:
-            yield self._envelope("chat.completion.chunk", []) | {"usage": usage(reply)}
+            yield self._chunk([]) | {"usage": usage(reply).model_dump()}
 
-    def _envelope(self, kind: str, choices: list[Json]) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+    def _chunk(self, choices: list[Json]) -> Json:
+        envelope = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
+        return {**envelope, "choices": choices}
 
 
-def usage(reply: Completion) -> Json:
-    """Tokens of the prompt and of the reply, the reasoning's apart."""
-    return {
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.tokens,
-        "total_tokens": reply.prompt_tokens + reply.tokens,
-        "completion_tokens_details": {"reasoning_tokens": reply.reasoning_tokens},
-    }
+def usage(reply: Completion) -> Usage:
+    """Count the tokens of a prompt and of its reply, the reasoning's apart."""
+    return Usage(
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.tokens,
+        total_tokens=reply.prompt_tokens + reply.tokens,
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reply.reasoning_tokens),
+    )
 
 
 class DeltaStream:
@@ -258,11 +364,6 @@ class DeltaStream:
         """The rest, when no more will come."""
         if self._held:
             yield {"content": self._held}
-
-
-def event(body: Json) -> bytes:
-    """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
 
 
 def _reasoning(text: str | None) -> Json:
@@ -297,86 +398,44 @@ def _explain(fault: Mapping[str, Any]) -> str:
     return f"{place}: {fault['msg']}" if place else f"the body is no such request: {fault['msg']}"
 
 
-REFUSALS = {
-    "400": "The body is no such request, or the conversation is too long.",
-    "401": "The API key is missing or wrong.",
-    "403": "A page of another site asked.",
-    "404": "There is no such model or address.",
-    "405": "This address takes another method.",
-    "408": "The body came too slowly.",
-    "413": "The body is too large.",
-    "415": "The body is not application/json.",
-    "421": "The Host header names another server.",
-    "429": "Too many requests are waiting.",
-    "500": "The server failed.",
-    "502": "The server that writes the replies is gone, fails, or refuses this one's key.",
-    "504": "The reply took too long.",
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": meaning}
+    for status, meaning in {
+        400: "The body is no such request, or the conversation is too long.",
+        401: "The API key is missing or wrong.",
+        403: "A page of another site asked.",
+        404: "There is no such model or address.",
+        405: "This address takes another method.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        415: "The body is not application/json.",
+        421: "The Host header names another server.",
+        429: "Too many requests are waiting.",
+        500: "The server failed.",
+        502: "The server that writes the replies is gone, fails, or refuses this one's key.",
+        504: "The reply took too long.",
+    }.items()
 }
 
 
-def document(version: str) -> Json:
-    """The OpenAPI 3.1 document of the API."""
-    _, schemas = models_json_schema([(ChatRequest, "validation")], ref_template="#/components/schemas/{model}")
-    chat = _operation("Write the next reply of a conversation, whole or as a stream of events.", _reference("Reply"))
-    chat["requestBody"] = {
+CHAT_REQUEST_BODY = {
+    "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": _reference("ChatRequest")}},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}},
     }
-    chat["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    one_model = _operation("One model.", _reference("Model"))
-    one_model["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "thinktune", "version": version},
-        "paths": {
-            "/health": {"get": _operation("Whether the server is up.", _object(status={"const": "ok"}))},
-            "/v1/models": {"get": _operation("The models that can be asked.", _reference("Models"))},
-            "/v1/models/{model}": {"get": one_model},
-            "/v1/chat/completions": {"post": chat},
-        },
-        "components": {
-            "schemas": schemas["$defs"] | _answers(),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        },
-        "security": [{}, {"key": []}],
-    }
+}
 
 
-def _answers() -> dict[str, Json]:
-    text, number = {"type": "string"}, {"type": "integer", "minimum": 0}
-    maybe_text = {"type": ["string", "null"]}
-    message = _object(role={"const": "assistant"}, content=text, reasoning_content=maybe_text, reasoning=maybe_text)
-    choice = _object(index=number, message=message, finish_reason={"enum": ["stop", "length"]})
-    usage = _object(
-        prompt_tokens=number,
-        completion_tokens=number,
-        total_tokens=number,
-        completion_tokens_details=_object(reasoning_tokens=number),
-    )
-    known = {"id": text, "created": number, "model": text}
-    fault = _object(message=text, type=text, param=maybe_text, code=maybe_text)
-    return {
-        "Reply": _object(
-            **known, object={"const": "chat.completion"}, choices={"type": "array", "items": choice}, usage=usage
-        ),
-        "Model": _object(id=text, object={"const": "model"}, created=number, owned_by=text),
-        "Models": _object(object={"const": "list"}, data={"type": "array", "items": _reference("Model")}),
-        "Error": _object(error=fault),
-    }
-
-
-def _operation(summary: str, answer: Json) -> dict[str, Any]:
-    refused = {
-        status: {"description": why, "content": {"application/json": {"schema": _reference("Error")}}}
-        for status, why in REFUSALS.items()
-    }
-    found = {"description": "As asked.", "content": {"application/json": {"schema": answer}}}
-    return {"summary": summary, "responses": {"200": found, **refused}}
-
-
-def _object(**properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _reference(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
+def complete_document(document: Json) -> None:
+    """Correct FastAPI's OpenAPI document where FastAPI cannot know: the body that we read ourselves, the optional key."""
+    schemas = document["components"]["schemas"]
+    _, request = models_json_schema([(ChatRequest, "validation")], ref_template="#/components/schemas/{model}")
+    schemas.update(request["$defs"])
+    # FastAPI announces a refusal of its own for each parameter. Ours is any text of a path, so it never comes.
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"key": []}]

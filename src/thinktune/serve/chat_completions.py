@@ -1,4 +1,4 @@
-"""One request for a reply and its answer: a place to wait for, a thread that writes, and a client that may leave."""
+"""Responses to chat requests: an admission queue, a thread that generates, and a client that may leave."""
 
 import asyncio
 import json
@@ -14,14 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from thinktune.errors import UpstreamError, UserError
 from thinktune.inference import Completion, Piece, Request, Stream
 from thinktune.serve.models import ContextLengthError, ServedModel
-from thinktune.serve.openai_schema import (
-    ApiError,
-    ChatRequest,
-    DeltaStream,
-    Json,
-    ResponseBuilder,
-    to_engine_request,
-)
+from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
+from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
 from thinktune.serve.security import Limits, error_response
 
 STREAM_START: Message = {
@@ -30,7 +24,7 @@ STREAM_START: Message = {
     "headers": [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-store"),
-        (b"x-accel-buffering", b"no"),  # a proxy between shall not collect the stream
+        (b"x-accel-buffering", b"no"),  # a proxy must not buffer the stream
     ],
 }
 
@@ -42,16 +36,18 @@ log = logging.getLogger("thinktune")
 
 
 class AdmissionQueue:
-    """Places for replies, given in the order of arrival; beyond so many waiting, who comes is sent away."""
+    """Limit of concurrent replies; further requests wait in order of arrival, and a full queue refuses with 429."""
 
     def __init__(self, limits: Limits) -> None:
         self._slots, self._limits, self._waiting = asyncio.Semaphore(limits.max_running), limits, 0
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:
-        """Wait for a place and hold it; raises ApiError (429) where too many wait."""
+        """Wait for a slot and hold it; raises ApiError (429) if the queue is full."""
         if self._slots.locked() and self._waiting >= self._limits.max_waiting:
-            raise ApiError(429, f"{self._waiting} requests are waiting already; try again", code="rate_limit_exceeded")
+            raise ApiError(
+                429, f"{self._waiting} requests are already waiting; try again later", code="rate_limit_exceeded"
+            )
         self._waiting += 1
         try:
             await self._slots.acquire()
@@ -64,10 +60,10 @@ class AdmissionQueue:
 
 
 class ChatCompletionResponse(Response):
-    """The reply to one chat request, whole or as server-sent events; it ends as soon as the client has left.
+    """Response to one chat request, whole or as server-sent events; it ends as soon as the client has left.
 
-    FastAPI wants a `Response` of every endpoint. Starlette's and sse-starlette's streaming ones send status 200 before
-    the first event is there, so a refusal (a full queue, too long a conversation) could not have a status of its own.
+    FastAPI requires endpoints to return a `Response`. The streaming responses of Starlette, FastAPI and sse-starlette
+    send status 200 before the first event, so an early failure (full queue, context too long) could not have its own.
     """
 
     def __init__(
@@ -78,7 +74,7 @@ class ChatCompletionResponse(Response):
         self._admission_queue, self._limits = admission_queue, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, whole or as a stream."""
+        """Send the reply; cancel it when the client disconnects."""
         async with anyio.create_task_group() as group:
 
             async def cancel_on_disconnect() -> None:
@@ -96,7 +92,7 @@ class ChatCompletionResponse(Response):
             async with (
                 asyncio.timeout(self._limits.reply_timeout_seconds),
                 self._admission_queue.slot(),
-                aclosing(self._bodies()) as bodies,
+                aclosing(self._response_bodies()) as bodies,
             ):
                 async for body in bodies:
                     if not self._chat_request.stream:
@@ -114,7 +110,7 @@ class ChatCompletionResponse(Response):
             await send(_event(api_error.body))
         await send(STREAM_END)
 
-    async def _bodies(self) -> AsyncGenerator[Json]:
+    async def _response_bodies(self) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole reply."""
         stream, options = bool(self._chat_request.stream), self._chat_request.stream_options
         request = to_engine_request(self._chat_request, self._served_model.defaults)
@@ -141,20 +137,20 @@ class ChatCompletionResponse(Response):
 
 
 async def stream_in_thread(served_model: ServedModel, request: Request) -> AsyncGenerator[Piece | Completion]:
-    """Stream a reply from a worker thread; closing the generator cancels the reply, wherever it is."""
+    """Stream a reply from a worker thread; closing the generator cancels it, whatever the thread is doing."""
     loop, closed = asyncio.get_running_loop(), threading.Event()
-    streams: list[Stream] = []  # the reply's, once it is there
+    streams: list[Stream] = []  # the one stream, once it is open
     queue: asyncio.Queue[Piece | Completion | Exception | None] = asyncio.Queue()
 
     def put(item: Piece | Completion | Exception | None) -> None:
-        with suppress(RuntimeError):  # the server has closed its loop, and nobody listens
+        with suppress(RuntimeError):  # the server has closed its loop, and nobody reads
             if not closed.is_set():
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
     def run() -> None:
         try:
             streams.append(stream := served_model.stream(request))
-            if closed.is_set():  # in between, where closing it was too early
+            if closed.is_set():  # meanwhile, when there was no stream to close
                 stream.close()
             for piece in stream:
                 put(piece)
@@ -175,7 +171,7 @@ async def stream_in_thread(served_model: ServedModel, request: Request) -> Async
 
 
 def as_api_error(error: Exception, limits: Limits) -> ApiError:
-    """What went wrong, as the client may read it; what is our fault is told to the server's log alone."""
+    """Convert an error for the client; the details of our own failures go to the server's log only."""
     match error:
         case ApiError():
             return error
@@ -193,6 +189,6 @@ def as_api_error(error: Exception, limits: Limits) -> ApiError:
 
 
 def _event(body: Json) -> Message:
-    """A server-sent event. A lone surrogate, which an endpoint's JSON may hold, becomes a question mark."""
+    """Encode a server-sent event; a lone surrogate, which an endpoint's JSON may hold, becomes a question mark."""
     text = f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
     return {"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True}

@@ -1,4 +1,4 @@
-"""The chat page and the OpenAI-compatible API in one process: their routes, and the server that listens."""
+"""The HTTP server: routes of the chat page and of the OpenAI-compatible API, in one process."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ MEDIA_TYPES = {
 }
 
 
-# FastAPI would record and could export every request, by the environment's variables. Nothing leaves this server.
+# FastAPI would record every request, and export it if environment variables say so. Nothing must leave this server.
 NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
     "metrics": False,
@@ -67,7 +67,14 @@ NO_TELEMETRY: TelemetryConfig = {
 def make_app(
     served_models: Sequence[ServedModel], limits: Limits, key: str | None, hosts: frozenset[str] | None
 ) -> ASGIApp:
-    """The whole application: `served_models` by name, the first one where a client names none."""
+    """Build the application.
+
+    Args:
+        served_models: the models to offer; the first one answers requests that name none.
+        limits: limits of concurrency, sizes and times.
+        key: the API key required below /v1/, or None.
+        hosts: the names allowed in the Host header, or None for any.
+    """
     admission_queue, created, page = AdmissionQueue(limits), int(time.time()), read_page()
     by_name = {served_model.name: served_model for served_model in served_models}
 
@@ -97,23 +104,22 @@ def make_app(
     app = _empty_app()
     app.add_route("/", page_file, methods=["GET"])
     app.add_route("/page/{name:path}", page_file, methods=["GET"])
-    app.add_api_route("/health", health, summary="Whether the server is up.")
-    app.add_api_route("/v1/models", list_models, summary="The models that can be asked.")
-    app.add_api_route("/v1/models/{model:path}", retrieve_model, summary="One model.")
+    app.add_api_route("/health", health, summary="Report that the server is up.")
+    app.add_api_route("/v1/models", list_models, summary="List the models.")
+    app.add_api_route("/v1/models/{model:path}", retrieve_model, summary="Describe one model.")
     app.add_api_route(
         "/v1/chat/completions",
         create_chat_completion,
         methods=["POST"],
-        summary="Write the next reply of a conversation, whole or as a stream of events.",
+        summary="Write the next reply of a conversation, whole or as a stream of server-sent events.",
         response_model=ChatCompletion,
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
         openapi_extra=CHAT_REQUEST_BODY,
     )
-    complete_document(app.openapi())  # FastAPI makes it once and keeps it
-    for (
-        route
-    ) in app.routes:  # HEAD where there is GET, as Starlette's own routes have it; FastAPI would describe it, too
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+    complete_document(app.openapi())  # FastAPI builds it once and keeps it
+    # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
     return SecurityMiddleware(app, key, hosts)
 
@@ -122,7 +128,7 @@ def _empty_app() -> FastAPI:
     return FastAPI(
         title="thinktune",
         version=version("thinktune"),
-        docs_url=None,  # both pages of documentation load from elsewhere
+        docs_url=None,  # the documentation pages load scripts from a CDN
         redoc_url=None,
         telemetry=NO_TELEMETRY,
         responses=REFUSALS,
@@ -132,7 +138,7 @@ def _empty_app() -> FastAPI:
 
 
 def read_page() -> dict[str, bytes]:
-    """The page's files by name, read once: no request ever names a path of the machine."""
+    """Read the page's files by name, once, so that no request ever names a path of the machine."""
     folder = files("thinktune.serve") / "page"
     found = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
     libraries = folder / "libraries"
@@ -140,11 +146,11 @@ def read_page() -> dict[str, bytes]:
 
 
 def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, limits: Limits | None = None) -> None:
-    """Listen until Ctrl-C. Raises UserError where the address cannot be had, or needs an API key and has none."""
+    """Serve until Ctrl-C; raises UserError if the address is taken, or open to other machines without an API key."""
     limits, key = limits or Limits(), os.environ.get(API_KEY_VARIABLE)
     if not is_loopback(host) and not key:
         raise UserError(
-            f"--host {host}: other machines would reach the model; set {API_KEY_VARIABLE} to a key that they must send, "
+            f"--host {host}: other machines could use the model; set {API_KEY_VARIABLE} to a key that they must send, "
             "or leave --host out"
         )
     listening = _listen(host, port)
@@ -152,7 +158,8 @@ def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, 
         served_models[0].open()
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
-        say(f"page: {address}/\nAPI:  {address}/v1 (OpenAI's form{', with your API key' if key else ''}); Ctrl-C ends")
+        kind = "OpenAI-compatible, with your API key" if key else "OpenAI-compatible"
+        say(f"page: {address}/\nAPI:  {address}/v1 ({kind}); Ctrl-C stops")
         app = make_app(served_models, limits, key, LOOPBACK_HOSTS if is_loopback(host) else None)
         uvicorn.Server(uvicorn_config(app, limits)).run(sockets=[listening])
     finally:
@@ -188,7 +195,9 @@ def _listen(host: str, port: int) -> socket.socket:
 def _find_model(by_name: dict[str, ServedModel], name: str) -> ServedModel:
     if name not in by_name:
         known = ", ".join(by_name)
-        raise ApiError(404, f"model {name!r} is not here; there is {known}", code="model_not_found", param="model")
+        raise ApiError(
+            404, f"there is no model {name!r}; the models are {known}", code="model_not_found", param="model"
+        )
     return by_name[name]
 
 
@@ -216,7 +225,7 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = error_response(ApiError(error.status_code, f"{error.detail}; /openapi.json names what is there"))
+    response = error_response(ApiError(error.status_code, f"{error.detail}; /openapi.json lists the addresses"))
     response.headers.update(error.headers or {})
     return response
 

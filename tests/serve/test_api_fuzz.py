@@ -1,4 +1,4 @@
-"""Made-up requests by the hundred, right and wrong ones, against our own OpenAPI document."""
+"""Generated requests, valid and invalid ones, held against our own OpenAPI document."""
 
 import pytest
 import schemathesis
@@ -10,10 +10,9 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.api_server import Scripted, scripted_voice
+from support.api_server import ScriptedBackend, scripted_model
 
-from thinktune.serve.security import Limits
-from thinktune.serve.server import make_app
+from thinktune.serve import Limits, make_app
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=1500, derandomize=False)
@@ -24,13 +23,13 @@ CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
 ]
-app = make_app([scripted_voice(Scripted("<think>\nso\n</think>\n\nyes"))], Limits(), None, None)
+app = make_app([scripted_model(ScriptedBackend("<think>\nso\n</think>\n\nyes"))], Limits(), None, None)
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 @schema.parametrize()
 @QUICK
-def test_fuzzed_requests_get_what_the_document_says(case):
+def test_fuzzed_requests_get_the_documented_responses(case):
     case.call_and_validate(checks=CHECKS)
 
 

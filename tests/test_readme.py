@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from thinktune.config import loading as recipe
+from thinktune.config import load_recipe
 from thinktune.demo.pipeline import read_bundled
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +45,7 @@ def test_every_verb_exists(text):
 def test_the_recipe_shown_is_one(text, tmp_path):
     [shown] = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
-    assert recipe.load_recipe(tmp_path / "mine.yaml").data.columns.reasoning == "think"
+    assert load_recipe(tmp_path / "mine.yaml").data.columns.reasoning == "think"
 
 
 def test_the_number_of_facts_is_true(text):

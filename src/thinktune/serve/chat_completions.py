@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from thinktune.errors import UpstreamError, UserError
 from thinktune.inference import Completion, Piece, Request, Stream
-from thinktune.serve.models import ContextLengthError, ServedModel
+from thinktune.inference.requests import ContextLengthError
+from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
 from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
 from thinktune.serve.security import Limits, error_response

@@ -11,14 +11,16 @@ from thinktune.checkpoint import resolve_model_folder
 from thinktune.config import load_recipe
 from thinktune.config.schema import EngineChoice
 from thinktune.data import read_tokenizer
-from thinktune.data.chat_template import THINK_CLOSE, render_prompt
+from thinktune.data.chat_template import THINK_CLOSE
 from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.errors import UserError, shorten_error
 from thinktune.hub import find_in_cache, locate_model
 from thinktune.inference import ChatDefaults, Endpoint, Request, Stream, read_chat_defaults, vllm_server
+from thinktune.inference.requests import render_request
 from thinktune.inference.session import load_engine
 from thinktune.model import pick_device
 from thinktune.progress import Say
+from thinktune.run import RunFolder
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45
 
@@ -33,10 +35,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free everything."""
         ...
-
-
-class ContextLengthError(UserError):
-    """A conversation that leaves the model's context no room for a reply."""
 
 
 @dataclass(slots=True)
@@ -77,15 +75,7 @@ class ServedModel:
         Raises UserError if the chat template refuses the conversation, ContextLengthError if it is too long.
         """
         if self.tokenizer is not None and self.context_tokens is not None:
-            prompt = len(render_prompt(request.turns, self.tokenizer, thinking=request.thinking))
-            room = self.context_tokens - prompt
-            if room < 1:
-                raise ContextLengthError(
-                    f"messages: they take {prompt} tokens, and {self.name} reads at most {self.context_tokens} with "
-                    "its reply; shorten them"
-                )
-            most = min(room, request.sampling.max_new_tokens)
-            request = replace(request, sampling=replace(request.sampling, max_new_tokens=most))
+            request = render_request(request, self.tokenizer, self.context_tokens)
         return self.open().stream(request)
 
 
@@ -138,10 +128,10 @@ def find_local_models(folder: Path, make_backend: Callable[[Path, str], Backend]
     """
     source = resolve_model_folder(folder)
     defaults = read_chat_defaults(folder, source)
-    if not (folder / "recipe.yaml").is_file():
+    if not RunFolder(folder).is_run:
         return [_local_model(source, folder.resolve().name, defaults, make_backend)]
     tuned = _local_model(source, "tuned", defaults, make_backend)
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_recipe(RunFolder(folder).recipe)
     start = recipe.model
     try:
         if start.hub is None:

@@ -56,7 +56,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, address) -> Generator:
-    """A fresh page; it must leave no error in the console, and ask nobody but its own server."""
+    """Open a fresh page; it must log no error to the console, and request nothing from other servers."""
     context = browser.new_context(viewport={"width": 1100, "height": 760}, locale="en-US")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()

@@ -89,7 +89,7 @@ def usage(reply: Completion) -> Usage:
 class DeltaStream:
     """Convert pieces to deltas; hold back text that may yet prove to be reasoning whose opening tag is missing.
 
-    So `content` never holds reasoning. The price: a model that should reason and does not is heard only at its end.
+    So `content` never holds reasoning. The price: a model that should reason and does not is seen only at its end.
     With `hold_answer` off, such text is sent at once, and a delta `moved: true` takes it back.
     """
 

@@ -55,7 +55,7 @@ class Throughput:
 
 
 class BatchSeconds(NamedTuple):
-    """Seconds of one batch on one card: a layer's forward and backward pass, the head with its loss, and all together."""
+    """Seconds of one batch on one card: a layer's forward and backward pass, head with loss, and the total."""
 
     forward: float
     backward: float

@@ -7,7 +7,7 @@ from transformers import AttentionInterface, Qwen3Config
 
 from thinktune.config.schema import TrainConfig
 from thinktune.model.loading import load_model
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner import trace
@@ -107,7 +107,7 @@ def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
         with torch.device(trace.META), trace.FakeTensorMode(), trace.LiveBytes(trace.META) as live:
             hidden, weight = (torch.empty(size, dtype=BF16, requires_grad=True) for size in sizes.values())
             targets, before = torch.empty(2000, dtype=torch.int64), live.current_bytes
-            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, chunk_rows=rows, fused=fused)
+            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, chunks=LogitChunks(rows, fused))
             grown.append((traced.forward_peak, live.peak_bytes - before))
     growth = [many - few for few, many in zip(*grown, strict=True)]
     assert growth[0] == growth[1]

@@ -18,7 +18,7 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 
-from thinktune.cache import cache_folder
+from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model.protocols import ModelConfig
 from thinktune.planner.trace import META, LayerBytes, LinearBytes, one_layer_model, rotary_embeddings, trace_layer
@@ -27,6 +27,10 @@ ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 
 
 TRACED_TOKENS = 2048  # all bytes and operations are proportional to it, but for attention's few
+
+
+# Our own source that decides the bytes of one layer: how it is traced, autocast and recomputed.
+TRACED_SOURCES = ("planner.activation_budgets", "planner.trace", "model.forward", "model.transforms")
 
 
 MATMUL_OPS = ("mm", "addmm", "bmm")
@@ -68,13 +72,9 @@ def _cache_file(
     shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
     for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
         shape.pop(name, None)  # one layer does not depend on it
-    package = Path(__file__).parent.parent
-    source = b"".join(
-        (package / f"{name}.py").read_bytes()
-        for name in ("planner/activation_budgets", "planner/trace", "model/forward", "model/loading")
-    )
-    key = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers")]
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode() + source).hexdigest()[:32]
+    source = source_fingerprint(*TRACED_SOURCES)
+    facts = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers"), source]
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
 
 

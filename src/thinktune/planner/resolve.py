@@ -21,6 +21,7 @@ from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_clu
 from thinktune.planner.memory import Setting, Workload
 from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan
 from thinktune.progress import Say
+from thinktune.run import RunFolder
 
 ANY_ACCELERATOR = torch.device("meta")  # stands for any accelerator: a plan is made without one
 
@@ -77,7 +78,7 @@ def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Sett
 
 def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, int]:
     """Return the setting that a run was started with and its number of ranks; None and 0 for a new run."""
-    file = recipe.run_folder / "environment.json"
+    file = RunFolder(recipe.run_folder).environment
     recorded = read_json(file) if file.is_file() else {}
     names = [each.name for each in fields(Setting)]
     if not all(name in recorded for name in names):

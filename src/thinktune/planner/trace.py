@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from thinktune.config import MemoryTierName, TrainConfig
 from thinktune.model.flops import head_dim
 from thinktune.model.forward import autocast
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.model.protocols import CausalLM, ModelConfig
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim import Optimizer
@@ -217,8 +217,8 @@ def trace_root(
         embedded.register_hook(mark)
         angles = rotary_embeddings(config, batch.tokens, kept, device)
         hidden = model.model.norm(embedded).index_select(0, targets)
-        weight, rows, fused = model.get_output_embeddings().weight, batch.chunk_rows, batch.fused
-        loss, each = linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=dtype, chunk_rows=rows, fused=fused)
+        weight, chunks = model.get_output_embeddings().weight, LogitChunks(batch.chunk_rows, batch.fused)
+        loss, each = linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=dtype, chunks=chunks)
         del hidden
         forward = live.peak_bytes
         live.reset_peak()

@@ -1,4 +1,4 @@
-"""The learning rate's shape."""
+"""Learning-rate schedules."""
 
 from itertools import pairwise
 
@@ -11,20 +11,20 @@ runs = st.tuples(st.integers(1, 500), st.floats(0, 0.9), st.sampled_from(["cosin
 
 
 @given(runs)
-def test_every_step_moves_and_none_exceeds_the_peak(run):
+def test_every_step_is_above_zero_and_none_exceeds_the_peak(run):
     steps, warmup, schedule = run
-    shares = [learning_rate_factor(step, steps, warmup, schedule) for step in range(1, steps + 1)]
-    assert all(0 < share <= 1 for share in shares)
+    factors = [learning_rate_factor(step, steps, warmup, schedule) for step in range(1, steps + 1)]
+    assert all(0 < factor <= 1 for factor in factors)
 
 
 @given(runs)
 def test_it_rises_to_the_peak_and_then_never_rises(run):
     steps, warmup, schedule = run
-    shares = [learning_rate_factor(step, steps, warmup, schedule) for step in range(1, steps + 1)]
-    peak = shares.index(max(shares))
+    factors = [learning_rate_factor(step, steps, warmup, schedule) for step in range(1, steps + 1)]
+    peak = factors.index(max(factors))
     assert peak in (round(steps * warmup), round(steps * warmup) - 1)  # at the end of the warm-up
-    assert all(a < b for a, b in pairwise(shares[: peak + 1]))
-    assert all(a >= b for a, b in pairwise(shares[peak:]))
+    assert all(a < b for a, b in pairwise(factors[: peak + 1]))
+    assert all(a >= b for a, b in pairwise(factors[peak:]))
 
 
 def test_the_shapes_are_the_named_ones():

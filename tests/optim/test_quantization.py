@@ -1,4 +1,4 @@
-"""Fewer bytes: what is exact comes back bit for bit, what is rounded is right on average and depends on its place only."""
+"""Number formats: masters come back bit for bit, and rounding is unbiased and depends on an element's index only."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_every_corner_comes_back_and_the_weight_is_the_nearest_bf16():
 
 
 @pytest.mark.parametrize("value", [1.0, 1.001, -1.001, 3.3e-39, -2.7e4, 1e-20])
-def test_stochastic_rounding_is_right_on_average_and_takes_neighbours_only(value):
+def test_stochastic_rounding_is_unbiased_and_takes_neighbours_only(value):
     values = torch.full((200_000,), value)
     rounded = stochastic_round_to_bf16(values, bits_for(len(values))).double()
     spacing = rounded.max() - rounded.min()
@@ -57,7 +57,7 @@ def test_stochastic_rounding_is_right_on_average_and_takes_neighbours_only(value
     assert abs(rounded.mean().item() - values[0].item()) <= 5 * spacing / (2 * len(values) ** 0.5)
 
 
-def test_noise_is_fair_from_bit_to_bit_step_to_step_and_place_to_place():
+def test_random_bits_are_fair_across_bits_steps_and_indices():
     first, second = bits_for(100_000), bits_for(100_000, step=2)
     for shift in range(32):
         own = (first >> shift & 1).double()
@@ -66,7 +66,7 @@ def test_noise_is_fair_from_bit_to_bit_step_to_step_and_place_to_place():
         assert abs(own.mean() - 0.5) < 0.01
 
 
-def test_noise_depends_on_seed_step_parameter_and_place_and_on_nothing_else():
+def test_random_bits_depend_on_seed_step_parameter_and_index_only():
     key = random_keys(7, 3, 5, CPU)
     whole = random_bits(key[4], 0, 1000)
     torch.manual_seed(1)
@@ -82,7 +82,7 @@ def test_noise_depends_on_seed_step_parameter_and_place_and_on_nothing_else():
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("signed", [True, False])
-def test_codes_are_right_on_average_and_near(kind, signed):
+def test_codes_are_unbiased_and_near(kind, signed):
     block_format, most = FORMATS[kind]
     like = block_format.zeros(300, CPU, signed=signed)
     levels = like.codebook
@@ -102,7 +102,7 @@ def test_codes_are_right_on_average_and_near(kind, signed):
         assert rounds[0][within][part.abs().argmax()] == top
 
 
-def test_blocks_of_zeros_stay_zeros_and_what_a_level_says_stays():
+def test_blocks_of_zeros_and_exact_levels_are_kept():
     like = EIGHT_BIT.zeros(512, CPU, signed=True)
     assert dequantize(like, 512).eq(0).all()
     assert dequantize(quantize(torch.zeros(512), like, bits_for(512)), 512).eq(0).all()

@@ -1,4 +1,4 @@
-"""What many cards exchange: the formula against collectives counted on gloo, and what holds of any spread."""
+"""Communication volume: the formula against collectives counted on gloo, and properties of every strategy."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from support import counted_collectives
 from support.counted_collectives import BATCHES, CASES, config
 
@@ -37,20 +37,20 @@ def counted(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-def test_the_volumes_are_those_that_collectives_really_have(counted):
-    """Byte for byte, on every rank, padding of uneven rows included; and no other collective runs."""
+def test_the_volumes_are_those_of_real_collectives(counted):
+    """Compare every byte on every rank, including the padding of uneven rows; no other collective runs."""
     for (strategy, ranks, per_node, kind, tied, _), found in zip(CASES, counted, strict=True):
-        spread, size = ParallelDims(strategy, ranks, per_node), getattr(torch, kind).itemsize
+        dims, size = ParallelDims(strategy, ranks, per_node), getattr(torch, kind).itemsize
         groups = parameter_groups(config(tied=tied))
-        expected = asdict(collective_bytes_per_step(groups, spread, size, BATCHES))
+        expected = asdict(collective_bytes_per_step(groups, dims, size, BATCHES))
         assert all({name: rank[name] for name in expected} == expected for rank in found), (strategy, ranks, kind)
         everything = [*groups.root, *(shape for shape in groups.layer for _ in range(groups.num_layers))]
-        kept = sum(torch.Size(shard_shape(shape, spread.shards)).numel() for shape in everything)
+        kept = sum(torch.Size(shard_shape(shape, dims.shards)).numel() for shape in everything)
         assert max(rank["kept"] for rank in found) == kept, "no rank keeps more than the largest share"
 
 
-def test_sums_over_copies_are_all_there_at_the_end_of_a_backward_pass(counted):
-    """Which is what memory is planned for: torch keeps each in fp32 until then."""
+def test_all_reduce_outputs_are_kept_until_the_backward_pass_ends(counted):
+    """As the plan assumes: torch keeps each of them in fp32 until then."""
     seen = set()
     for (strategy, ranks, per_node, kind, tied, _), found in zip(CASES, counted, strict=True):
         if kind == "bfloat16":
@@ -62,14 +62,14 @@ def test_sums_over_copies_are_all_there_at_the_end_of_a_backward_pass(counted):
     assert seen == {("replicate", True), ("hybrid", True), ("shard", False)}
 
 
-def test_shares_are_rows_rounded_up():
+def test_shards_are_rows_rounded_up():
     assert shard_shape((10, 3), 4) == (3, 3)
     assert shard_shape((2, 3), 512) == (1, 3)
     assert shard_shape((5,), 1) == (5,)
 
 
-def test_the_wire_carries_what_rings_need():
-    """By hand, of groups of 8,008 and 192 numbers."""
+def test_the_volume_is_that_of_rings():
+    """Computed by hand for groups of 8,008 and 192 elements."""
     everything = 8008 + 5 * 192
     assert volume_per_step(GROUPS, ParallelDims("replicate", 4, 4), 2, 3) == CommunicationVolume(
         2 * 3 / 4 * 4 * everything, 0
@@ -89,8 +89,8 @@ def test_the_wire_carries_what_rings_need():
     assert hybrid.inter_node == 2 * 1 / 2 * 4 * (own_root + 5 * own_layer)
 
 
-@given(some.integers(1, 4), some.integers(1, 8), some.integers(1, 5))
-def test_where_it_goes(machines, per_node, batches):
+@given(st.integers(1, 4), st.integers(1, 8), st.integers(1, 5))
+def test_traffic_within_and_across_machines(machines, per_node, batches):
     ranks = machines * per_node
     by = {
         strategy: volume_per_step(GROUPS, ParallelDims(strategy, ranks, per_node), 2, batches)
@@ -110,7 +110,7 @@ def test_where_it_goes(machines, per_node, batches):
     )
 
 
-def test_one_rank_exchanges_nothing():
+def test_one_rank_communicates_nothing():
     for strategy in ("replicate", "shard", "hybrid"):
         assert volume_per_step(GROUPS, ParallelDims(strategy), 2, 4) == CommunicationVolume(0, 0)
         assert not any(asdict(communication_buffers(GROUPS, ParallelDims(strategy), 2)).values())

@@ -1,4 +1,4 @@
-"""Predicted memory: the composition against a whole step, traced; shares against each other; bytes against real ones."""
+"""Predicted memory: compared with a whole traced step, with the optimizer's real tensors, and with itself."""
 
 import pytest
 import torch
@@ -24,12 +24,12 @@ def shape(*, tied=True, depth=2, **changes):
     )
 
 
-def job(config, tokens, *, step_tokens=None):
+def workload(config, tokens, *, step_tokens=None):
     return Workload(config, trace.META, False, False, step_tokens or tokens, tokens, 0.9, 600.0)
 
 
 @pytest.mark.parametrize(
-    ("memory", "inside", "budget", "tokens", "tied"),
+    ("memory", "in_backward", "budget", "tokens", "tied"),
     [
         ("8bit", True, 1.0, 2048, True),
         ("8bit-streamed", True, 0.0, 8192, True),
@@ -37,13 +37,13 @@ def job(config, tokens, *, step_tokens=None):
         pytest.param("exact-bf16", False, 0.0, 512, True, marks=pytest.mark.slow),
     ],
 )
-def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens, tied):
-    """Every live storage of a real step of a real model, against shares of one layer, the ends, and exact bytes."""
+def test_the_prediction_is_that_of_a_whole_step(memory, in_backward, budget, tokens, tied):
+    """Compare all live storages of a real step with the sum of one layer, the root and exact bytes."""
     config = shape(tied=tied, depth=2)
-    settings = TrainConfig(rows_per_step=1, memory=memory, update_in_backward=inside)
-    learned = round(tokens * 0.9)
-    before, peak, host = whole_step(config, settings, BF16, tokens, learned, recompute=budget == 0)
-    found = memory_peaks(job(config, tokens), Setting(memory, inside, budget, tokens))
+    settings = TrainConfig(rows_per_step=1, memory=memory, update_in_backward=in_backward)
+    label_tokens = round(tokens * 0.9)
+    before, peak, host = whole_step(config, settings, BF16, tokens, label_tokens, recompute=budget == 0)
+    found = memory_peaks(workload(config, tokens), Setting(memory, in_backward, budget, tokens))
     assert found.train == pytest.approx(peak, rel=0.05)
     assert (found.host > 0) == (host > 0) == (memory == "8bit-streamed")
     assert found.host >= host
@@ -51,8 +51,8 @@ def test_the_composition_is_that_of_a_whole_step(memory, inside, budget, tokens,
 
 
 @pytest.mark.parametrize("recompute", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_fp32_weights_in_bf16_arithmetic_are_counted_with_autocasts_copies(recompute):
-    """On a card that is autocast, which keeps bf16 copies of the weights; held to a whole step like the others."""
+def test_fp32_weights_in_bf16_arithmetic_count_autocasts_copies(recompute):
+    """Autocast keeps bf16 copies of the weights; compared with a whole step like the others."""
     config, cpu, tokens = shape(depth=3), torch.device("cpu"), 1024
     settings = TrainConfig(rows_per_step=1, memory="fp32", update_in_backward=True)
     _, peak, _ = whole_step(config, settings, BF16, tokens, 922, recompute=recompute, device=cpu)
@@ -66,22 +66,22 @@ def test_fp32_weights_in_bf16_arithmetic_are_counted_with_autocasts_copies(recom
 
 
 def test_resident_bytes_are_exact(start):
-    """Against the tensors of an update of a real model, in every tier."""
+    """Compare with the tensors of an optimizer of a real model, in every tier."""
     for memory, tier in TIERS.items():
         model = load_model(start, torch.device("cpu"), tier.load_dtype)
-        update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True))
+        optimizer = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True))
         shapes = [tuple(weight.shape) for weight in model.parameters()]
-        kept = [tensor for name, tensor in update.state_dict().items() if "/" in name]
+        kept = [tensor for name, tensor in optimizer.state_dict().items() if "/" in name]
         device, host = tier.moments_bytes(shapes)
         found = sum(tensor.numel() * tensor.element_size() for tensor in kept)
         assert device + host == found if not tier.offloaded else device < found <= device + host
-        remainders = [state.remainder for state in update._states.values() if state.remainder is not None]
+        remainders = [state.remainder for state in optimizer._states.values() if state.remainder is not None]
         weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *remainders])
         assert tier.weights_bytes(shapes) == weights
         assert trace.parameter_shapes(model.config) == shapes
 
 
-def test_counting_sees_what_lives_and_when_it_dies():
+def test_live_bytes_follow_allocation_and_release():
     with torch.device(trace.META), trace.FakeTensorMode(), trace.LiveBytes(trace.META) as live:
         first = torch.empty(1000)
         view = first[10:]
@@ -99,7 +99,7 @@ def test_counting_sees_what_lives_and_when_it_dies():
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
-    """What the plan's trace grows by with the rows is what the loss itself grows by, and is just those logits."""
+    """With more rows, the trace grows by as much as the loss itself, which is just those logits."""
     config, grown = shape(), []
     sizes = {"hidden": (2000, 128), "weight": (config.vocab_size, 128)}
     for rows in (700, 900):  # enough for the head to be the peak
@@ -126,19 +126,19 @@ def test_a_layer_that_recomputes_keeps_its_input_alone_and_pays_in_the_backward_
 
 def test_more_tokens_layers_and_gradients_take_more():
     config, setting = shape(), Setting("8bit", True, 1.0, 4096)
-    base = memory_peaks(job(config, 4096), setting)
-    assert base.train > memory_peaks(job(config, 2048), Setting("8bit", True, 1.0, 2048)).train
-    assert base.train > memory_peaks(job(config, 4096), Setting("8bit", True, 0.0, 4096)).train
+    base = memory_peaks(workload(config, 4096), setting)
+    assert base.train > memory_peaks(workload(config, 2048), Setting("8bit", True, 1.0, 2048)).train
+    assert base.train > memory_peaks(workload(config, 4096), Setting("8bit", True, 0.0, 4096)).train
     deeper = shape(depth=4)
-    assert memory_peaks(job(deeper, 4096), setting).train > base.train
+    assert memory_peaks(workload(deeper, 4096), setting).train > base.train
     after = Setting("8bit", False, 1.0, 4096)
     gradients = 2 * sum(torch.Size(size).numel() for size in trace.parameter_shapes(config))
-    many = memory_peaks(job(config, 4096, step_tokens=9000), after).train
+    many = memory_peaks(workload(config, 4096, step_tokens=9000), after).train
     assert many == pytest.approx(base.train + gradients, rel=0.05)
     assert base.evaluate < base.train
 
 
-def test_what_was_traced_before_is_enough_for_a_plan(model, monkeypatch):
-    """A fresh process reads layers from the disk, and still has to trace the ends."""
+def test_cached_layers_are_enough_for_a_plan(model, monkeypatch):
+    """A fresh process reads layers from the cache, and still has to trace the root."""
     monkeypatch.setattr(AttentionInterface, "_global_mapping", {})
     assert trace.trace_root(model.config, model.dtype, trace.META, trace.RootBatch(64, 32)).forward_peak > 0

@@ -1,4 +1,4 @@
-"""Collectives that really run on gloo, counted: a tiny Qwen3 under FSDP2, each rank a process. Prints JSON for a test.
+"""Count the collectives that really run on gloo: a tiny Qwen3 under FSDP2, one process per rank. Prints JSON for a test.
 
 `python counted_collectives.py FOLDER`. One import serves all ranks: they are forked from it.
 """
@@ -23,7 +23,7 @@ from thinktune.model.loading import apply_fsdp
 from thinktune.model.transforms import apply_activation_budget
 
 BATCHES = 2
-# In the order of ranks. Strategy, ranks, of which so many on a machine, type of the weights, whether head and embedding are one, and recompute.
+# By number of ranks: strategy, ranks, ranks per machine, dtype of the weights, tied embeddings, recomputation.
 CASES = [
     ("replicate", 2, 2, "bfloat16", True, False),
     ("shard", 2, 2, "float32", False, True),
@@ -34,7 +34,7 @@ CASES = [
 
 
 def config(*, tied: bool) -> Qwen3Config:
-    """Rows that neither two nor four ranks share evenly."""
+    """Make a configuration whose rows neither two nor four ranks divide evenly."""
     return Qwen3Config(
         vocab_size=101,
         hidden_size=36,
@@ -49,7 +49,7 @@ def config(*, tied: bool) -> Qwen3Config:
 
 
 class Counting(TorchDispatchMode):
-    """Adds up the whole buffers of collectives by their kind, and the most bytes of sums that are alive at once."""
+    """Sum the buffers of collectives by kind, and record the peak bytes of all-reduce outputs alive at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Counting(TorchDispatchMode):
 
 
 def count(strategy: str, ranks: int, per_node: int, kind: str, tied: bool, recompute: bool) -> dict[str, int]:
-    """What one rank hands to collectives in a step of two batches, and the weights that it keeps."""
+    """Count the bytes that one rank passes to collectives in a step of two batches, and the weights it keeps."""
     model = random_model(config(tied=tied), torch.device("cpu"), getattr(torch, kind)).train()
     if recompute:
         apply_activation_budget(model, 0.0, compiled=False)
@@ -87,8 +87,8 @@ def count(strategy: str, ranks: int, per_node: int, kind: str, tied: bool, recom
     return counting.bytes | {"kept": sum(weight.numel() for weight in weights)}
 
 
-def work(rank: int, ranks: int, folder: Path) -> None:
-    """One rank's part in all cases of its world."""
+def run_rank(rank: int, ranks: int, folder: Path) -> None:
+    """Run one rank's part of all cases of its world size."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / f"{ranks}"), ranks), rank=rank, world_size=ranks)
     found = [count(*case) for case in CASES if case[1] == ranks]
@@ -97,11 +97,11 @@ def work(rank: int, ranks: int, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Print what each rank counted, for each case."""
+    """Print the counts of each rank, case by case."""
     fork = multiprocessing.get_context("fork")
     found = []
     for ranks in (2, 4):
-        workers = [fork.Process(target=work, args=(rank, ranks, folder)) for rank in range(ranks)]
+        workers = [fork.Process(target=run_rank, args=(rank, ranks, folder)) for rank in range(ranks)]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -1,4 +1,4 @@
-"""Small models and made gradients for tests of the optimizer."""
+"""A small model and random gradients for tests of the optimizer."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,15 +8,15 @@ from thinktune.config.schema import TrainConfig
 RATE = 1e-3
 
 
-class Small(torch.nn.Module):
-    """A matrix that is no whole number of blocks, a vector, and a matrix smaller than a block."""
+class SmallModel(torch.nn.Module):
+    """A matrix that does not fill whole blocks, a vector, and a matrix smaller than a block."""
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.matrix = torch.nn.Parameter(torch.randn(37, 131))
         self.vector = torch.nn.Parameter(torch.ones(19))
-        self.little = torch.nn.Parameter(torch.randn(3, 5) * 1e-3)
+        self.small_matrix = torch.nn.Parameter(torch.randn(3, 5) * 1e-3)
 
 
 def settings(memory="fp32", **changes):
@@ -27,45 +27,52 @@ def gradients(number, scale=1.0):
     generator = torch.Generator().manual_seed(number)
     return [
         torch.randn(weight.shape, generator=generator) * scale * 10.0 ** -(number % 5)
-        for weight in Small().parameters()
+        for weight in SmallModel().parameters()
     ]
 
 
-def take(model, update, numbers, change=lambda gradient: gradient, like=torch.bfloat16):
-    """Steps with made gradients, rounded to bf16 so that every tier sees the same ones."""
+def take_steps(model, optimizer, numbers, change=lambda gradient: gradient, like=torch.bfloat16):
+    """Take steps with random gradients, rounded to bf16 so that every tier gets the same ones."""
     norms = []
     for number in numbers:
-        update.begin_step(number, RATE)
+        optimizer.begin_step(number, RATE)
         for weight, gradient in zip(model.parameters(), gradients(number), strict=True):
             weight.grad = change(gradient.to(like).to(weight.dtype))
-        norms.append(update.finish_step())
+        norms.append(optimizer.finish_step())
     return norms
 
 
-def everything(model, update):
+def all_tensors(model, optimizer):
+    """Copy weights, masters and optimizer state."""
     return [
-        tensor.clone() for tensor in (*model.parameters(), *(update.master_weights() or {}).values(), *update.state_dict().values())
+        tensor.clone()
+        for tensor in (
+            *model.parameters(),
+            *(optimizer.master_weights() or {}).values(),
+            *optimizer.state_dict().values(),
+        )
     ]
 
 
-def same(some, others):
+def all_equal(some, others):
     return len(some) == len(others) and all(one.equal(other) for one, other in zip(some, others, strict=True))
 
 
-def take_inside(model, update, numbers, change=lambda gradient: gradient):
+def take_steps_in_backward(model, optimizer, numbers, change=lambda gradient: gradient):
+    """Take the same steps by real backward passes, whose gradients are the random ones."""
     norms = []
     for number in numbers:
-        update.begin_step(number, RATE)
+        optimizer.begin_step(number, RATE)
         pairs = zip(model.parameters(), gradients(number), strict=True)
         sum((weight * change(gradient.bfloat16().to(weight.dtype))).sum() for weight, gradient in pairs).backward()
-        assert update._settings.update_in_backward
+        assert optimizer._settings.update_in_backward
         assert all(weight.grad is None for weight in model.parameters())
-        norms.append(update.finish_step())
+        norms.append(optimizer.finish_step())
     return norms
 
 
 class Reads(TorchDispatchMode):
-    """Collects the operations by which the host would wait for the device."""
+    """Record the operations in which the host would wait for the device."""
 
     def __init__(self):
         super().__init__()

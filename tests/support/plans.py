@@ -1,4 +1,4 @@
-"""A planner workload of known sizes, and what `check` prints of a plan."""
+"""A workload of known sizes for tests of the planner, and the text that `check` prints."""
 
 import io
 from types import SimpleNamespace
@@ -27,27 +27,27 @@ SHAPES = [(151_936, 2048), *28 * [(2048, 2048), (1024, 2048), (1024, 2048), (204
 SHAPES += [*28 * [(6144, 2048), (2048, 6144), (2048,), (2048,), (128,), (128,)], (2048,)]
 
 
-class Known(Workload):
-    """A job whose traced shares are given, so that choices are tested apart from tracing."""
+class KnownWorkload(Workload):
+    """A workload whose traced bytes are given, so that choices are tested without tracing."""
 
     shapes = SHAPES
     layers_by_budget = {  # noqa: RUF012
         budget: LayerBytes(
-            LinearBytes(0, kept), LinearBytes(0, 60e3), LinearBytes(1e8, 60e3), LinearBytes(1e8, 4e3), operations
+            LinearBytes(0, saved), LinearBytes(0, 60e3), LinearBytes(1e8, 60e3), LinearBytes(1e8, 4e3), recompute_factor
         )
-        for budget, kept, operations in ((1.0, 7e4, 1.0), (0.5, 3.4e4, 1.03), (0.0, 0.0, 1.25))
+        for budget, saved, recompute_factor in ((1.0, 7e4, 1.0), (0.5, 3.4e4, 1.03), (0.0, 0.0, 1.25))
     }
     recomputed_layer = layers_by_budget[0.0]
 
     def root_bytes(self, tokens, rows=None):
-        return RootBytes(*(int(6e8 + share * tokens) for share in (2e5, 5e4, 5e3, 5e3, 5e3)))
+        return RootBytes(*(int(6e8 + per_token * tokens) for per_token in (2e5, 5e4, 5e3, 5e3, 5e3)))
 
 
-def job(step_tokens=16_384, longest=2048):
-    return Known(QWEN, META, False, True, step_tokens, longest, 0.9, 600.0, 3, 4096)
+def workload(step_tokens=16_384, longest_row_tokens=2048):
+    return KnownWorkload(QWEN, META, False, True, step_tokens, longest_row_tokens, 0.9, 600.0, 3, 4096)
 
 
-def train(**changes):
+def train_config(**changes):
     return TrainConfig(tokens_per_step=16_384, **changes)
 
 

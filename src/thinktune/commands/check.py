@@ -21,8 +21,8 @@ from thinktune.data.tokenizer import save_and_reload, tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.model import pick_device, read_config
+from thinktune.planner import PlanInputs, plan, plan_run
 from thinktune.planner import disk_space as disk
-from thinktune.planner import plan, plan_run
 from thinktune.progress import Say
 from thinktune.train import evaluation_interval_steps
 
@@ -141,7 +141,7 @@ def _plan(
     if device.type == "cpu" and not recipe.plan.card:
         setting = plan.cpu_default(recipe.train, int(prepared.train.lengths.max()))
         return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.describe_setting(setting)}"}
-    drawn = plan_run(recipe, prepared, steps, source, device)
+    drawn = plan_run(PlanInputs(recipe, prepared, steps, source, device))
     return drawn.chosen and drawn.chosen.setting.memory, plan.plan_as_dict(drawn)
 
 

@@ -6,7 +6,7 @@ from thinktune.config.schema import LRSchedule
 
 
 def learning_rate_factor(step: int, steps: int, warmup_fraction: float, schedule: LRSchedule) -> float:
-    """Return the learning rate of step `step` (1 to `steps`) as a factor of its peak: a linear warm-up, then the schedule.
+    """Return the learning rate of a step (1 to `steps`) as a factor of its peak: a linear warm-up, then the schedule.
 
     It is above 0 at every step, the first and the last included.
     """

@@ -226,11 +226,11 @@ def _zero_moment(weight: Tensor, shard: Tensor, tier: MemoryTier, *, signed: boo
     make = partial(zero_blocks_on_host, moments) if tier.offloaded else moments.zeros
     made = make(size, shard.device, signed=signed)
     if size < weight.numel() and not _rows_fill_blocks(made, weight):
-        whole = next(name for name, other in TIERS.items() if other.remainder)
+        exact = next(name for name, other in TIERS.items() if other.remainder)
         raise UserError(
             f"train.strategy: shards weights over cards, and {moments.bits}-bit states need rows of whole blocks of "
             f"{made.block_size} numbers, but a row has {weight.shape[-1]}; set train.strategy: replicate, or "
-            f"train.memory: {whole}"
+            f"train.memory: {exact}"
         )
     return made
 

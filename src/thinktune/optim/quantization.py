@@ -1,4 +1,4 @@
-"""Number formats of weights and moments: bf16 with a remainder, stochastic rounding, block-wise 8-bit and 4-bit codes."""
+"""Number formats of weights and moments: bf16 with a remainder, stochastic rounding, 8-bit and 4-bit blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ def quantize(values: Tensor, like: Moment, bits: Tensor | None) -> Moment:
     rows = pad(values, (0, missing)).view(-1, like.block_size)
     thresholds = (pad(bits, (0, missing)).view(-1, like.block_size) & 0xFFFF).float().add_(0.5).div_(2**16)
     top, bottom = rows.amax(1), rows.amin(1)
-    # The scale keeps its sign: the largest value is exactly 1, though codebooks have fewer levels below zero than above.
+    # The scale keeps its sign: the largest value is exactly 1, and codebooks have fewer negative levels than positive.
     scales = torch.where(top >= -bottom, top, bottom)
     safe = torch.where(scales == 0, 1.0, scales)
     codes = _round_to_codebook(rows / safe[:, None], like.codebook, thresholds)

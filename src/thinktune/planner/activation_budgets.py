@@ -16,6 +16,7 @@ from torch._functorch import config as functorch
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule, Node
 
 from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
@@ -84,9 +85,11 @@ def _read_layer(values: dict[str, Any]) -> LayerBytes:
 
 def _trace_compiled(config: ModelConfig, dtype: torch.dtype) -> dict[float, LayerBytes]:
     """Derive all budgets from one trace of the layer: only the partition differs."""
-    found: dict[float, tuple[Any, Any, int]] = {}
+    found: dict[float, tuple[GraphModule, GraphModule, int]] = {}
 
-    def partition(joint: Any, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> tuple[Any, Any]:
+    def partition(
+        joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **options: Any
+    ) -> tuple[GraphModule, GraphModule]:
         for budget in ACTIVATION_BUDGETS:
             with functorch.patch(activation_memory_budget=budget):
                 both = min_cut_rematerialization_partition(
@@ -124,7 +127,7 @@ def _trace_compiled(config: ModelConfig, dtype: torch.dtype) -> dict[float, Laye
     }
 
 
-def _passthrough_compiler(module: Any, _: Any) -> Any:
+def _passthrough_compiler(module: GraphModule, _: Any) -> Any:
     def run(inputs: list[Any]) -> Any:
         arguments = list(inputs)
         inputs.clear()
@@ -134,13 +137,13 @@ def _passthrough_compiler(module: Any, _: Any) -> Any:
     return run
 
 
-def _saved_bytes(forward: Any, outputs: int) -> int:
+def _saved_bytes(forward: GraphModule, outputs: int) -> int:
     """Count the bytes that the forward graph passes to the backward one, besides its own inputs."""
     [last] = [node for node in forward.graph.nodes if node.op == "output"]
     return sum(_node_bytes(node) for node in last.args[0][outputs:] if node.op != "placeholder")
 
 
-def _peak_live_bytes(backward: Any) -> float:
+def _peak_live_bytes(backward: GraphModule) -> float:
     """Compute the peak bytes of a backward graph besides its inputs, without gradients of weights.
 
     What only passes between elementwise operations is fused and never stored. Inputs and outputs of matrix products, of
@@ -164,29 +167,29 @@ def _peak_live_bytes(backward: Any) -> float:
     return max(accumulate(changes)) - sum(_node_bytes(node) for node in stored if node.op == "placeholder")
 
 
-def _is_matmul_or_attention(node: Any) -> bool:
+def _is_matmul_or_attention(node: Node) -> bool:
     name = str(node.target)
     return node.op == "call_function" and (name.split(".")[1:2] in [[p] for p in MATMUL_OPS] or "attend" in name)
 
 
-def _is_weight(node: Any) -> bool:
+def _is_weight(node: Node) -> bool:
     return node.op == "placeholder" and node.name.startswith("primals")
 
 
-def _is_weight_gradient(node: Any) -> bool:
+def _is_weight_gradient(node: Node) -> bool:
     """Return True if no dimension of a node is the row's, which only gradients of weights lose."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and TRACED_TOKENS not in value.shape
 
 
-def _node_bytes(node: Any) -> int:
+def _node_bytes(node: Node) -> int:
     value = node.meta.get("val")
     if isinstance(value, Sequence):
         return sum(part.numel() * part.element_size() for part in value if isinstance(part, torch.Tensor))
     return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
-def _matmul_operations(*graphs: Any) -> float:
+def _matmul_operations(*graphs: GraphModule) -> float:
     """Count the multiplications of all matrix products."""
     count = 0.0
     for node in (node for graph in graphs for node in graph.graph.nodes if node.op == "call_function"):

@@ -1,10 +1,10 @@
 """Communication of FSDP2 in a step: bytes on the wire, and the buffers that hold them on each card.
 
 Derived from torch 2.13's `torch.distributed.fsdp._fully_shard`; a test compares it with counted collectives. Each layer
-is a group: gathered before its forward pass, resharded after it, gathered again for its backward pass, and its gradients
-reduced once complete. What is in no layer (embedding, last norm, head) is the root: gathered before the forward pass,
-kept, and reduced last. All of it happens for each batch, but the all-reduce over replicas waits for the last batch of a
-step (`model.forward.set_replica_all_reduce`).
+is a group: gathered before its forward pass, resharded after it, gathered again for its backward pass, and its
+gradients are reduced once complete. What is in no layer (embedding, last norm, head) is the root: gathered before the
+forward pass, kept, and reduced last. All of it happens for each batch, but the all-reduce over replicas waits for the
+last batch of a step (`model.forward.set_replica_all_reduce`).
 """
 
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def collective_bytes_per_step(
 def ring_volume(buffer_bytes: CollectiveBytes, parallel_dims: ParallelDims) -> CommunicationVolume:
     """Compute the bytes that ring collectives send, the fewest possible (Patarasuk and Yuan, 2009).
 
-    Of a buffer among N ranks, each sends (N-1)/N in an all-gather or reduce-scatter, and twice as much in an all-reduce.
+    Of a buffer over N ranks, each sends (N-1)/N in an all-gather or reduce-scatter, and twice as much in an all-reduce.
     """
     shards, replicas = parallel_dims.shards, parallel_dims.replicas
     sharding = (buffer_bytes.all_gather + buffer_bytes.reduce_scatter) * (shards - 1) / shards

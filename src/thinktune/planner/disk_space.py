@@ -58,7 +58,7 @@ class DiskSpace:
 
 
 def disk_requirements(config: ModelConfig, memory: MemoryTierName) -> DiskRequirements:
-    """Compute the bytes that a run in a memory tier writes: master weights and states, and a final model as the base."""
+    """Compute the bytes that a run in a memory tier writes; the final model has the dtype of the base."""
     count, tier = sum(map(math.prod, parameter_shapes(config))), TIERS[memory]
     weights = count * tier.weight_bytes_per_parameter
     state = round(count * tier.bytes_per_parameter) - weights

@@ -42,14 +42,14 @@ VARIANT_WORDS = {
     "d",
     "ada",
     "sff",
-}  # a name with one of these is another card
+}  # each makes a name another card
 
 
 DEFAULT_LINK_GB_PER_SECOND = 12  # to the host, for an unknown card
 
 
-# GB/s from one card to the others of its machine in one direction (NVLink), as the makers state them. Cards that are not
-# listed use the link to the host.
+# GB/s from one card to the others of its machine in one direction (NVLink), as the makers state them. Cards not listed
+# use the link to the host.
 NVLINK_GB_PER_SECOND = {
     "H200": 450,
     "H200 NVL": 450,
@@ -142,7 +142,7 @@ def mfu(tokens_per_second: float, flops_per_token: float, name: str) -> float | 
 
 
 def _match_driver_name(name: str) -> str | None:
-    """Find the longest known name whose words are all in a driver's name; None if another word makes it another card."""
+    """Find the longest known name whose words are all in a driver's name; None if it is a variant."""
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
     found = [known for known in KNOWN_CARDS if words >= set(known.lower().split())]
     return max(found, key=len) if found and not words & VARIANT_WORDS else None

@@ -207,22 +207,22 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     resident, host = tier.moments_bytes(shapes)
     resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier)
     states = config.hidden_size * tokens * workload.weight_dtype.itemsize
-    layer, rest = workload.layer(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
+    layer, root = workload.layer(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes_per_parameter
     several = workload.rank_tokens > tokens
     before = (extra.replica_sums or gradients) if several else 0  # of earlier batches; replicas sum theirs in fp32
     scratch = _update_scratch_bytes(workload, chunk, setting.memory) if inside or not tier.uses_fused_adamw else 0
     kept = layer.saved.at(tokens) + states
-    working, last = layer.backward.at(tokens), rest.backward_end_peak
+    working, last = layer.backward.at(tokens), root.backward_end_peak
     if inside:
         working, last = (
             max(working, layer.gradient_ready.at(tokens) + scratch),
-            max(last, rest.gradient_ready + scratch),
+            max(last, root.gradient_ready + scratch),
         )
     # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
     working += (
-        rest.held_during_layers
+        root.held_during_layers
         + extra.layer_weights
         + extra.root_gradient_waiting
         + max(0, extra.layer_gradient - layer.backward.fixed)
@@ -234,7 +234,7 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
         before
         + extra.root_weights
         + depth * kept
-        + max(rest.forward_peak, rest.backward_start_peak)
+        + max(root.forward_peak, root.backward_start_peak)
         + extra.layer_weights,
         before + extra.root_weights + depth * kept + working,
         before + extra.root_weights + (depth - 1) * kept + working + extra.layer_reduce,  # of the previous layer
@@ -248,17 +248,17 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
         unsaved += extra.root_weights + extra.layer_weights
         moments.append(before + (depth - 1) * kept + unsaved + layer.forward.at(tokens))
     evaluate, sample = (
-        each + extra.root_weights + extra.layer_weights for each in _inference_bytes(workload, setting, rest, states)
+        each + extra.root_weights + extra.layer_weights for each in _inference_bytes(workload, setting, root, states)
     )
     train, evaluate, sample = (int(resident + each) for each in (max(moments), evaluate, sample))
     return MemoryPeaks(train, evaluate, sample, host)
 
 
-def _inference_bytes(workload: Workload, setting: Setting, rest: RootBytes, states: int) -> tuple[float, float]:
+def _inference_bytes(workload: Workload, setting: Setting, root: RootBytes, states: int) -> tuple[float, float]:
     """Predict the bytes that evaluation and generation add; `states` are those of a batch's hidden states."""
     config, layer, itemsize = workload.config, workload.recomputed_layer.forward, workload.compute_dtype.itemsize
     evaluate = workload.autocast_copies_bytes + layer.at(setting.batch_tokens) + 2 * states
-    evaluate += rest.forward_peak - _embedding_gradient_bytes(workload)
+    evaluate += root.forward_peak - _embedding_gradient_bytes(workload)
     tokens = workload.sample_rows * workload.sample_tokens
     kv_cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(config) * itemsize * tokens
     logits = 3 * 4 * config.vocab_size * workload.sample_rows

@@ -1,4 +1,4 @@
-"""Which setting a run takes: each is predicted, and the best that fits is taken: quality first, then speed."""
+"""Choice of a run's setting: all are predicted, and the best that fits is taken: quality first, then speed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,13 +21,13 @@ from thinktune.planner.speed import (
     tokens_per_second,
 )
 
-FREE_MEMORY_MARGIN = 0.05  # of the card, left free: sizes are rounded up, and freed memory is not always whole
+FREE_MEMORY_MARGIN = 0.05  # of the card, left free: sizes are rounded up, and freed memory is fragmented
 
 
-CPU_MIN_BATCH_TOKENS = 1024  # rows may be so short that Python's share would show
+CPU_MIN_BATCH_TOKENS = 1024  # with very short rows, the overhead of Python would show
 
 
-SPEED_TOLERANCE = 0.98  # as fast as the fastest: what clips by the true norm, and takes less memory, is taken then
+SPEED_TOLERANCE = 0.98  # of the fastest: among those, clipping by the true norm and less memory are preferred
 
 
 REFERENCE_CARD = "H100"  # ranks settings for a card of which only the memory is known
@@ -35,9 +35,9 @@ REFERENCE_CARD = "H100"  # ranks settings for a card of which only the memory is
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A setting with what is predicted of it: bytes, and tokens a second where the card's speed is known.
+    """A setting and its predictions: bytes, and tokens per second if the card's speed is known.
 
-    `ranking_score` ranks settings, on any card. `volume` is what each card sends in a step.
+    `ranking_score` ranks settings on any card. `volume` is what each card sends in a step.
     """
 
     setting: Setting
@@ -48,15 +48,15 @@ class Option:
 
     @property
     def needed_bytes(self) -> int:
-        """Bytes on the card, with what its driver takes."""
+        """Bytes on the card, with those of its driver."""
         return self.peaks.device_bytes + CONTEXT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """For each tier, with the update after and inside the backward pass, the best that fits or else the smallest.
+    """The best option that fits, or else the smallest, per tier and for an update after or inside the backward pass.
 
-    Of many cards, `throughputs` tells how fast the chosen one is over each network.
+    For many cards, `throughputs` has the chosen option's speed over each network.
     """
 
     card: Card
@@ -69,9 +69,9 @@ class Plan:
 
 
 def cpu_default(train: TrainConfig, longest_row_tokens: int) -> Setting:
-    """The setting on a CPU, where nothing is planned: fp32, all activations, and batches as small as rows allow.
+    """Return the setting for a CPU, where nothing is planned: fp32, all activations kept, the smallest batches.
 
-    There, where nothing is padded, a larger batch is no faster and holds more memory.
+    Nothing is padded there, so a larger batch is no faster and takes more memory.
     """
     budget = 1.0 if train.activation_budget is None else train.activation_budget
     return Setting(
@@ -85,72 +85,67 @@ def cpu_default(train: TrainConfig, longest_row_tokens: int) -> Setting:
 def make_plan(
     train: TrainConfig, workload: Workload, card: Card, strategy: Strategy | Literal["auto"] | None = None
 ) -> Plan:
-    """Predict all settings that the recipe leaves open, and take one; of many cards, by `strategy` or the first fit.
+    """Predict all settings that the recipe leaves open, and choose one; `strategy` may fix that of many cards.
 
-    Quality first: the best tier that fits in any way. Then the update after the backward pass before that inside it,
-    then the strategies in their order, then the fastest.
+    Quality comes first: the best tier that fits in any way. Then an update after the backward pass before one inside
+    it, then the strategies in their order, then speed.
     """
-    best: list[Option] = []
-    for memory in candidate_tiers(train):
-        best += _best_of_tier(train, workload, card, memory, _candidate_strategies(workload, strategy))
-    for memory in candidate_tiers(train):
-        if chosen := _fastest([option for option in best if option.setting.memory == memory and fits(option, card)]):
-            found = (
-                (predict_throughput(workload, chosen.setting, card, network) for network in assumed_networks(card))
-                if workload.ranks > 1
-                else ()
-            )
-            paces = tuple(each for each in found if each)[: None if workload.ranks > workload.per_node else 1]
-            return Plan(
-                card,
-                tuple(best),
-                chosen,
-                _explain_choice(chosen, card, train),
-                workload.ranks,
-                workload.per_node,
-                paces,
-            )
-    return Plan(card, tuple(best), None, _explain_no_fit(best, card), workload.ranks, workload.per_node)
+    tiers, strategies = candidate_tiers(train), _candidate_strategies(workload, strategy)
+    options = tuple(option for tier in tiers for option in _best_of_tier(train, workload, card, tier, strategies))
+    for tier in tiers:
+        if chosen := _fastest([option for option in options if option.setting.memory == tier and fits(option, card)]):
+            reason, speeds = _explain_choice(chosen, card, train), _throughputs(workload, chosen, card)
+            return Plan(card, options, chosen, reason, workload.ranks, workload.per_node, speeds)
+    return Plan(card, options, None, _explain_no_fit(options, card), workload.ranks, workload.per_node)
+
+
+def _throughputs(workload: Workload, option: Option, card: Card) -> tuple[Throughput, ...]:
+    """Predict the speed of an option over each assumed network; over one if all cards are in one machine."""
+    if workload.ranks == 1:
+        return ()
+    networks = assumed_networks(card)[: None if workload.ranks > workload.per_node else 1]
+    found = (predict_throughput(workload, option.setting, card, network) for network in networks)
+    return tuple(each for each in found if each)
 
 
 def fallback(train: TrainConfig, workload: Workload, card: Card, failed: Setting) -> tuple[Option, bool] | None:
-    """What to take where a setting proved too large for a card: an option, and whether the same run can go on with it.
+    """Choose another option after an OOM, and report whether the run can be resumed with it; None if nothing fits.
 
-    The failure shows what the predictions are worth here: what is named takes less, by the margin, than the setting
-    that failed was predicted to take. First in its tier, where batches and activations may change within a run; then
-    as the recipe leaves it open; then any. None where nothing fits.
+    The failure corrects the predictions: the option is predicted to take less, by the margin, than was predicted for
+    the setting that failed. The search is first within its tier, where batches and activations may change in a run;
+    then within what the recipe leaves open; then among all.
     """
-    room = min(card.memory_bytes, memory_peaks(workload, failed).device_bytes + CONTEXT_BYTES)
-    opened: dict[str, Any] = {"activation_budget": None, "batch_tokens": None}
-    kept = {"memory": failed.memory, "update_in_backward": failed.update_in_backward}
-    free = {"memory": "auto", "update_in_backward": None}
-    for changes in (opened | kept, {}, opened | free):
+    available = min(card.memory_bytes, memory_peaks(workload, failed).device_bytes + CONTEXT_BYTES)
+    resumable: dict[str, Any] = {"activation_budget": None, "batch_tokens": None}
+    resumable |= {"memory": failed.memory, "update_in_backward": failed.update_in_backward}
+    anything = dict.fromkeys(resumable) | {"memory": "auto"}
+    for changes in (resumable, {}, anything):
         smaller = make_plan(
-            train.model_copy(update=changes), workload, replace(card, memory_bytes=room), failed.strategy
+            train.model_copy(update=changes), workload, replace(card, memory_bytes=available), failed.strategy
         )
         if chosen := smaller.chosen:
-            return chosen, changes == opened | kept
+            return chosen, changes == resumable
     return None
 
 
 def as_overrides(option: Option, names: Sequence[str]) -> str:
-    """An option's setting, or some of it, as a recipe or a command says it."""
+    """Format an option's values as the overrides of a command: `train.name=value`, for the given names."""
     values = asdict(option.setting)
     return " ".join(f"train.{name}={str(values[name]).lower()}" for name in names)
 
 
 def fits(option: Option, card: Card) -> bool:
-    """Whether a card holds a setting with the margin to spare."""
+    """Return True if an option fits a card with the margin left free."""
     return option.needed_bytes <= card.memory_bytes * (1 - FREE_MEMORY_MARGIN)
 
 
 def with_setting(train: TrainConfig, setting: Setting) -> TrainConfig:
-    """The recipe's section with nothing of the setting left open."""
+    """Return the recipe's section with all values of a setting filled in."""
     return train.model_copy(update=asdict(setting))
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
-    """The plan as plain values."""
+    """Return the plan as JSON values."""
     return {
         "card": plan.card.name,
         "card_gib": round(plan.card.memory_gib, 2),
@@ -175,37 +170,37 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def describe_setting(setting: Setting) -> str:
-    """A setting in one line."""
-    inside = ", each weight moved inside the backward pass" if setting.update_in_backward else ""
-    spread = "" if setting.strategy == "replicate" else f", strategy {setting.strategy}"
+    """Describe a setting in one line."""
+    inside = ", each weight updated inside the backward pass" if setting.update_in_backward else ""
+    strategy = "" if setting.strategy == "replicate" else f", strategy {setting.strategy}"
     return (
         f"memory tier {setting.memory}{inside}, activation budget {setting.activation_budget:g}, "
-        f"batches of {setting.batch_tokens:,} tokens{spread}"
+        f"batches of {setting.batch_tokens:,} tokens{strategy}"
     )
 
 
 def _candidate_strategies(workload: Workload, strategy: Strategy | Literal["auto"] | None) -> tuple[Strategy, ...]:
-    """Whole copies while they fit; else shares, of one copy a machine before those of one copy in all."""
+    """List the strategies, best first: replicas, then one sharded copy per machine, then one in all."""
     if strategy not in (None, "auto"):
         return (strategy,)
     if workload.ranks == 1:
         return ("replicate",)
-    # Of one card a machine, a copy a machine is a whole copy a card.
+    # With one card per machine, hybrid would be replicate.
     return ("replicate", "hybrid", "shard") if 1 < workload.per_node < workload.ranks else ("replicate", "shard")
 
 
 def _best_of_tier(
     train: TrainConfig, workload: Workload, card: Card, memory: MemoryTierName, strategies: Sequence[Strategy]
 ) -> list[Option]:
-    """The best option with the update after the backward pass and that inside it, by one strategy.
+    """Predict a tier's best options for an update after and inside the backward pass, both by the same strategy.
 
-    The first by which the former fits; else the first by which the latter does; else the one that needs least.
+    That is the first strategy by which the former fits, or else the latter; or else the one that needs least memory.
     """
     found: list[list[Option]] = []
     rows = workload.chunk_rows(card.memory_bytes)
     for strategy in strategies:
         found.append([])
-        for inside in _fixed_or_free(train.update_in_backward, (False, True)):
+        for inside in (False, True) if train.update_in_backward is None else (train.update_in_backward,):
             settings = [
                 replace(each, chunk_rows=rows)
                 for each in _candidate_settings(train, workload, memory, inside, strategy)
@@ -215,10 +210,9 @@ def _best_of_tier(
                 found[-1].append(_fastest(fitting) or _smallest(options))
 
     def rank(options: list[Option]) -> tuple[int, int]:
-        fitting = [place for place, option in enumerate(options) if fits(option, card)]
-        return (
-            (fitting[0], 0) if fitting else (len(options), min((option.needed_bytes for option in options), default=0))
-        )
+        if fitting := [index for index, option in enumerate(options) if fits(option, card)]:
+            return fitting[0], 0
+        return len(options), min((option.needed_bytes for option in options), default=0)
 
     return min(found, key=rank)
 
@@ -226,7 +220,7 @@ def _best_of_tier(
 def _candidate_settings(
     train: TrainConfig, workload: Workload, memory: MemoryTierName, inside: bool, strategy: Strategy
 ) -> list[Setting]:
-    """Budgets and sizes of batches; a step that is moved inside the backward pass must be one batch."""
+    """List all budgets and batch sizes; an update inside the backward pass needs a step of one batch."""
     budgets = [budget for budget in ACTIVATION_BUDGETS if budget in workload.layers_by_budget]
     if train.activation_budget is not None:
         budgets = [train.activation_budget]
@@ -240,23 +234,17 @@ def _candidate_settings(
 
 
 def _candidate_batch_tokens(workload: Workload) -> list[int]:
-    """A card's part of a step in one batch, in two, in four, down to the longest row; rounded up for its sake."""
+    """List a card's part of a step in one batch, in two, in four, down to the longest row; rounded up to fit it."""
     sizes: list[int] = []
-    parts = 1
-    while not sizes or sizes[-1] > _round_up_tokens(workload.longest_row_tokens):
-        sizes.append(
-            max(_round_up_tokens(-(-workload.rank_tokens // parts)), _round_up_tokens(workload.longest_row_tokens))
-        )
-        parts *= 2
+    smallest, batches = _round_up_tokens(workload.longest_row_tokens), 1
+    while not sizes or sizes[-1] > smallest:
+        sizes.append(max(_round_up_tokens(-(-workload.rank_tokens // batches)), smallest))
+        batches *= 2
     return sizes
 
 
 def _round_up_tokens(tokens: int) -> int:
     return -(-tokens // 128) * 128
-
-
-def _fixed_or_free(fixed: bool | None, free: tuple[bool, ...]) -> tuple[bool, ...]:
-    return free if fixed is None else (fixed,)
 
 
 def _predict_option(workload: Workload, setting: Setting, card: Card) -> Option:
@@ -268,8 +256,8 @@ def _predict_option(workload: Workload, setting: Setting, card: Card) -> Option:
 def _fastest(options: Sequence[Option]) -> Option | None:
     if not options:
         return None
-    top = max(option.ranking_score for option in options)
-    near = [option for option in options if option.ranking_score >= SPEED_TOLERANCE * top]
+    best = max(option.ranking_score for option in options)
+    near = [option for option in options if option.ranking_score >= SPEED_TOLERANCE * best]
     return min(near, key=lambda option: (option.setting.update_in_backward, option.needed_bytes))
 
 
@@ -278,18 +266,18 @@ def _smallest(options: Sequence[Option]) -> Option:
 
 
 def _explain_choice(chosen: Option, card: Card, train: TrainConfig) -> str:
-    memory = chosen.setting.memory
-    named = "is the recipe's tier" if train.memory != "auto" else "is the best tier that fits"
+    why = "is the recipe's tier" if train.memory != "auto" else "is the best tier that fits"
     return (
-        f"{memory} {named}: {chosen.needed_bytes / GIB:.1f} of {card.memory_gib:.1f} GiB with {FREE_MEMORY_MARGIN:.0%} left free; "
-        f"of its settings that fit, this one is predicted to be the fastest"
+        f"{chosen.setting.memory} {why}: {chosen.needed_bytes / GIB:.1f} of {card.memory_gib:.1f} GiB with "
+        f"{FREE_MEMORY_MARGIN:.0%} left free; of its settings that fit, this one is predicted to be the fastest"
     )
 
 
 def _explain_no_fit(options: Sequence[Option], card: Card) -> str:
-    least = _smallest(options)
-    room = least.needed_bytes / (1 - FREE_MEMORY_MARGIN) / GIB
+    smallest = _smallest(options)
+    needed = smallest.needed_bytes / (1 - FREE_MEMORY_MARGIN) / GIB
     return (
-        f"nothing fits {card.name} ({card.memory_gib:.1f} GiB); the least is {describe_setting(least.setting)}, which takes a card "
-        f"of {room:.1f} GiB: lower data.max_tokens or the size of a step, or take a smaller model"
+        f"nothing fits {card.name} ({card.memory_gib:.1f} GiB); the smallest setting is "
+        f"{describe_setting(smallest.setting)}, which needs a card of {needed:.1f} GiB: lower data.max_tokens or the "
+        "size of a step, or use a smaller model"
     )

@@ -55,7 +55,7 @@ class Throughput:
 
 
 class BatchSeconds(NamedTuple):
-    """Seconds of one batch on one card: a layer's forward and backward pass, the head with its loss, and all together."""
+    """Seconds of one batch on one card: a layer's forward and backward pass, head with loss, and the total."""
 
     forward: float
     backward: float
@@ -125,8 +125,8 @@ def predict_throughput(workload: Workload, setting: Setting, card: Card, network
     if not seconds or not card.memory_bytes_per_second:
         return None
     batches = -(-workload.rank_tokens // setting.batch_tokens)
-    whole = _batch_seconds(workload, setting, card, card.memory_bytes_per_second).total
-    alone = _step_seconds(workload, setting, card, card.memory_bytes_per_second, batches * whole, 1)
+    batch_alone = _batch_seconds(workload, setting, card, card.memory_bytes_per_second).total
+    alone = _step_seconds(workload, setting, card, card.memory_bytes_per_second, batches * batch_alone, 1)
     speed = workload.step_tokens / seconds
     return Throughput(network.name, seconds, speed, speed / (workload.ranks * workload.rank_tokens / alone))
 
@@ -148,22 +148,22 @@ def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: 
     """Predict the seconds of a batch by the roofline: matrix products at the peak, and all else at `bandwidth`."""
     config, tier, layer = workload.config, TIERS[setting.memory], workload.layer(setting.activation_budget)
     tokens, count = min(workload.rank_tokens, setting.batch_tokens), sum(map(prod, workload.shapes))
-    head = 6 * config.vocab_size * config.hidden_size
+    head_flops = 6 * config.vocab_size * config.hidden_size
     products = (
-        flops_per_token(config, workload.mean_context_tokens) - head
-    ) * layer.recompute_factor + head * workload.label_fraction
+        flops_per_token(config, workload.mean_context_tokens) - head_flops
+    ) * layer.recompute_factor + head_flops * workload.label_fraction
     passes = COMPILED_MEMORY_PASSES if workload.compiled else EAGER_MEMORY_PASSES
     elementwise = (
         passes * config.num_hidden_layers * workload.layers_by_budget[1.0].saved.per_token * layer.recompute_factor
     )
     # Each batch reads the weights twice, and writes the gradients or adds to them.
     peak = MATMUL_EFFICIENCY * (card.tflops or 0) * 1e12
-    whole = tokens * (products / peak + elementwise / bandwidth)
-    whole += count * (4 + 2 * tier.gradient_bytes_per_parameter) / bandwidth
-    top = tokens * head * workload.label_fraction / peak
-    a_layer = (whole - top) / config.num_hidden_layers
-    forward = a_layer / (3 * layer.recompute_factor)  # a third of the operations without recomputation
-    return BatchSeconds(forward, a_layer - forward, top, whole)
+    seconds = tokens * (products / peak + elementwise / bandwidth)
+    seconds += count * (4 + 2 * tier.gradient_bytes_per_parameter) / bandwidth
+    head_seconds = tokens * head_flops * workload.label_fraction / peak
+    layer_seconds = (seconds - head_seconds) / config.num_hidden_layers
+    forward = layer_seconds / (3 * layer.recompute_factor)  # a third of the operations without recomputation
+    return BatchSeconds(forward, layer_seconds - forward, head_seconds, seconds)
 
 
 def _step_seconds(

@@ -28,7 +28,7 @@ from thinktune.model.attention import set_attention
 from thinktune.model.batch import pick_padding
 from thinktune.model.loading import count_parameters, load_sharded_model
 from thinktune.optim import TIERS, Optimizer
-from thinktune.planner import Setting, resolve_setting
+from thinktune.planner import PlanInputs, Setting, resolve_setting
 from thinktune.planner import disk_space as disk
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Say
@@ -72,7 +72,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], world: World = SI
         world.run_on_all(lambda: checkpoint.verify(last, with_state=True) if world.is_main else None)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     _seed_and_set_determinism(recipe, device)
-    setting = world.broadcast(resolve_setting(recipe, prepared, steps, source, device, say, world))
+    setting = world.broadcast(resolve_setting(PlanInputs(recipe, prepared, steps, source, device), say, world))
     trusted = recipe.model.trust_remote_code
     needed = disk.disk_requirements(read_config(source, trust_remote_code=trusted), setting.memory)
     disk.require_disk_space(folder, needed)

@@ -3,7 +3,7 @@
     python benchmarks/cpu_loops.py [--rounds N] [--quick] [--out FOLDER]
 
 Every contender runs in a process of its own, one after another, on the same initial weights and rows and, except for
-TRL's own packing, with the same rows in the same step. Ours runs first and last in every round: the difference of the two
+TRL's own packing, with the same rows in the same step. Ours runs first and last in every round: the difference of both
 lines is the noise of the machine in every figure. Costs are CPU-seconds of the process, so that other work on the
 machine counts as little as possible; only ratios within a run are worth quoting. Exits with code 1 if losses differ
 that must be equal, or if ours is not the cheapest. Needs the extra `benchmark` and Linux.

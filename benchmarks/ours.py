@@ -96,7 +96,7 @@ def _summary(job: Job, rows: Any) -> dict[str, Any]:
         "rows_read": len(job.rows),
         "train_rows": len(job.rows),
         "train_tokens": int(rows.lengths.sum()),
-        "train_learned_tokens": int(rows.learned.sum()),
+        "train_learned_tokens": int(rows.label_tokens.sum()),
         "validation_rows": 0,
         "dropped_rows": 0,
         "stopping_rows": 0,

@@ -45,8 +45,7 @@ class Tally:
 def serve_in_process(folder: Path, address: Any) -> None:
     import torch
 
-    from thinktune.serve.models import find_models
-    from thinktune.serve.server import serve
+    from thinktune.serve import find_models, serve
 
     torch.set_num_threads(2)
 

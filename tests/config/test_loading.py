@@ -172,7 +172,7 @@ def test_every_fault_has_a_policy_and_wrong_ones_are_all_told():
     with pytest.raises(UserError) as caught:
         validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep"}}}, "here")
     told = str(caught.value)
-    assert "blnk is no fault; did you mean blank?" in told
+    assert "blnk is not a fault; did you mean blank?" in told
     assert "blank is 'keep'; write one of drop, stop" in told
 
 

@@ -7,6 +7,7 @@ import torch
 
 from thinktune.config import MemoryTierName
 from thinktune.config.schema import Precision
+from thinktune.optim import TIERS
 
 # Compute capabilities from which NVIDIA cards have a feature.
 MIN_TRITON_CAPABILITY, MIN_FLASH_CAPABILITY, MIN_FLOAT8_CAPABILITY = (7, 0), (8, 0), (8, 9)
@@ -30,7 +31,7 @@ def pick_precision(
     Auto is bf16 on an accelerator, where it is fast, and fp32 on the CPU. With fp8, the matrix products of the layers
     are in fp8 and everything between them is in bf16.
     """
-    if memory not in ("auto", "fp32"):
+    if memory != "auto" and TIERS[memory].weights == torch.bfloat16:
         return torch.bfloat16
     if wanted == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16

@@ -19,7 +19,7 @@ class ModelConfig(Protocol):
     vocab_size: int
     max_position_embeddings: int
     attention_dropout: float
-    dtype: Any  # of the saved weights: a torch.dtype, or None
+    dtype: torch.dtype | None  # of the saved weights
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value by its name."""

@@ -1,8 +1,8 @@
-"""What the card itself can do: matrix products, memory, and attention over packed rows by each path that torch offers.
+"""Ceilings of a card: matrix products, memory, and attention over packed rows by each path that torch offers.
 
     python benchmarks/gpu.py ceilings [--tiny] [--out FOLDER]
 
-Random data (zeros run faster), three runs unmeasured, then ten in one go between two synchronisations.
+Random data (zeros run faster), three unmeasured runs, then ten in a row between two synchronisations.
 """
 
 import json
@@ -50,25 +50,25 @@ def _products(side: int, tokens: int, *, tiny: bool) -> list[tuple[int, int, int
     if tiny:
         return [(side, side, side)]
     shape = QWEN3["1.7B"]
-    layer = (tokens, shape.hidden, shape.inner)
-    return [(side, side, side), layer, (layer[0], layer[2], layer[1]), (4096, shape.hidden, shape.vocabulary)]
+    layer = (tokens, shape.hidden_size, shape.intermediate_size)
+    return [(side, side, side), layer, (layer[0], layer[2], layer[1]), (4096, shape.hidden_size, shape.vocab_size)]
 
 
-def milliseconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Of one run, in the mean of ten."""
+def milliseconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Return the mean milliseconds of ten runs."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
     for _ in range(WARM_UP):
-        work()
+        function()
     wait()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     for _ in range(RUNS):
-        work()
+        function()
     wait()
-    return 1000 * (time.perf_counter() - begun) / RUNS
+    return 1000 * (time.perf_counter() - started) / RUNS
 
 
 def _product(device: torch.device, rows: int, inner: int, columns: int) -> tuple[str, str, str]:
@@ -86,14 +86,15 @@ def _copy(device: torch.device, size: int) -> tuple[str, str, str]:
 
 
 def _attention(device: torch.device, tokens: int, *, tiny: bool) -> list[tuple[str, str, str]]:
-    """Forward and backward of one layer of 1.7B's attention, over rows that fill so many tokens."""
+    """Measure forward and backward of one layer of 1.7B's attention, over rows of `tokens` tokens in all."""
     lengths = _lengths(tokens, tiny=tiny)
-    heads, groups, size = (2, 1, 16) if tiny else (16, 8, 128)
+    heads, kv_heads, head_dim = (2, 1, 16) if tiny else (16, 8, 128)
     query, key, value = (
-        torch.randn(tokens, count, size, device=device).bfloat16().requires_grad_() for count in (heads, groups, groups)
+        torch.randn(tokens, count, head_dim, device=device).bfloat16().requires_grad_()
+        for count in (heads, kv_heads, kv_heads)
     )
-    flops = 3.5 * sum(4 * length * (length + 1) / 2 * heads * size for length in lengths)  # backward: 2.5 forwards
-    paths = {"SDPA, a call a row": _by_row, "varlen_attn": _varlen, "flex_attention, compiled": _flex}
+    flops = 3.5 * sum(4 * length * (length + 1) / 2 * heads * head_dim for length in lengths)  # backward: 2.5 forwards
+    paths = {"SDPA, one call per row": _by_row, "varlen_attn": _varlen, "flex_attention, compiled": _flex}
     lines: list[tuple[str, str, str]] = []
     for name, path in paths.items():
         what = f"attention of {len(lengths)} rows, {tokens} tokens: {name}"
@@ -138,10 +139,10 @@ def _by_row(lengths: Sequence[int], device: torch.device) -> Callable[..., Tenso
 def _varlen(lengths: Sequence[int], device: torch.device) -> Callable[..., Tensor]:
     from shim.flash_attn import flash_attn_varlen_func
 
-    ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
+    cu_seqlens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device)
     longest = max(lengths)
     return lambda query, key, value: flash_attn_varlen_func(
-        query, key, value, ends, ends, longest, longest, causal=True
+        query, key, value, cu_seqlens, cu_seqlens, longest, longest, causal=True
     )
 
 
@@ -151,10 +152,10 @@ def _flex(lengths: Sequence[int], device: torch.device) -> Callable[..., Tensor]
     row = torch.repeat_interleave(torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device))
     tokens = len(row)
 
-    def sees(batch: Tensor, head: Tensor, at: Tensor, other: Tensor) -> Tensor:
+    def attends(batch: Tensor, head: Tensor, at: Tensor, other: Tensor) -> Tensor:
         return (row[at] == row[other]) & (at >= other)
 
-    mask = create_block_mask(sees, None, None, tokens, tokens, device=str(device))
+    mask = create_block_mask(attends, None, None, tokens, tokens, device=str(device))
     compiled: Any = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
     return lambda *parts: compiled(*(part.transpose(0, 1)[None] for part in parts), block_mask=mask, enable_gqa=True)[
         0

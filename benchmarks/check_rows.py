@@ -1,9 +1,9 @@
-"""Rows to tokens at scale: `check`'s own path beside `datasets.map` with the same tokenizer, a process each.
+"""Rows to tokens at scale: `check`'s own path against `datasets.map` with the same tokenizer, a process each.
 
     python benchmarks/check_rows.py --tokenizer FOLDER --rows 50000 100000
 
 Rows are made on the spot: question, reasoning and answer of random sentences, about 800 tokens with Qwen3's tokenizer.
-Ours judges, renders, proves, divides and stores every row; the peer renders and tokenizes prompt and whole, masks the
+Ours checks, renders, verifies, splits and stores every row; the peer renders and tokenizes prompt and whole, masks the
 prompt, and writes its table. Printed: seconds, rows/s, and the peak memory (RSS) of the main process and of a worker.
 """
 
@@ -23,22 +23,22 @@ SYSTEM = "你是一个医学专家,你需要根据用户的问题,给出带有�
 
 
 def make_rows(path: Path, count: int) -> None:
-    """Rows of random Chinese and English sentences; no two questions are alike."""
-    draw = random.Random(0)
+    """Write rows of random Chinese and English sentences; no two questions are equal."""
+    generator = random.Random(0)
     facts = [json.loads(line) for line in WORDS.read_text(encoding="utf-8").splitlines()]
     sentences = [fact[part] for fact in facts for part in ("reasoning", "answer")]
     entities = [fact["entity"] for fact in facts]
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            asked = "，".join(f"{draw.choice(entities)}{draw.randrange(10**6)}" for _ in range(4))
-            reasoning = "\n".join(draw.choices(sentences, k=draw.randint(16, 32)))
-            answer = " ".join(draw.choices(sentences, k=draw.randint(6, 14)))
-            row = {"question": f"{asked}？", "think": f"{number}. {reasoning}", "answer": answer}
+            question = "，".join(f"{generator.choice(entities)}{generator.randrange(10**6)}" for _ in range(4))
+            reasoning = "\n".join(generator.choices(sentences, k=generator.randint(16, 32)))
+            answer = " ".join(generator.choices(sentences, k=generator.randint(6, 14)))
+            row = {"question": f"{question}？", "think": f"{number}. {reasoning}", "answer": answer}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def ours(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
-    from thinktune.config import loading as recipe
+    from thinktune.config.loading import validate_recipe
     from thinktune.data.pipeline import prepare
     from thinktune.data.tokenizer import read_tokenizer
 
@@ -48,13 +48,13 @@ def ours(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
         "train": {"rows_per_step": 8},
     }
     tokenizer = read_tokenizer(tokenizer_folder)
-    begun = time.monotonic()
-    prepared = prepare(recipe.validate_recipe(tree, "benchmark"), tokenizer, print)
-    seconds = time.monotonic() - begun
-    begun = time.monotonic()
-    prepare(recipe.validate_recipe(tree, "benchmark"), tokenizer, print)
+    started = time.monotonic()
+    prepared = prepare(validate_recipe(tree, "benchmark"), tokenizer, print)
+    seconds = time.monotonic() - started
+    started = time.monotonic()
+    prepare(validate_recipe(tree, "benchmark"), tokenizer, print)
     tokens = prepared.summary["train_tokens"] + int(prepared.validation.lengths.sum())
-    again = time.monotonic() - begun
+    again = time.monotonic() - started
     return {
         "seconds": seconds,
         "again_seconds": again,
@@ -76,15 +76,15 @@ def peer(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
         whole = tokenizer.apply_chat_template([*prompt, reply], return_dict=False)
         return {"input_ids": whole, "labels": [-100] * len(given) + whole[len(given) :]}
 
-    begun = time.monotonic()
+    started = time.monotonic()
     loaded = load_dataset("json", data_files=str(rows), split="train")
     made = loaded.map(tokenize, num_proc=len(os.sched_getaffinity(0)), remove_columns=loaded.column_names)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     return {"seconds": seconds, "rows": len(made)}
 
 
 def measure(contender: str, rows: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
-    """One contender in a process of its own, with caches of its own; the memory of all its processes is watched."""
+    """Run one contender in a process of its own, with caches of its own; return its results and peak memory."""
     caches = {name: str(folder / contender) for name in ("THINKTUNE_CACHE", "HF_HOME")}
     command = [sys.executable, __file__, "--contender", contender, "--tokenizer", str(tokenizer), str(rows)]
     peaks: dict[int, int] = {}
@@ -93,7 +93,7 @@ def measure(contender: str, rows: Path, tokenizer: Path, folder: Path) -> dict[s
             command, env=os.environ | caches, stdout=output, stderr=output, start_new_session=True
         )
         while running.poll() is None:
-            watch(running.pid, peaks)
+            note_peaks(running.pid, peaks)
             time.sleep(0.5)
         output.seek(0)
         lines = output.read().splitlines()
@@ -103,8 +103,8 @@ def measure(contender: str, rows: Path, tokenizer: Path, folder: Path) -> dict[s
     return json.loads(lines[-1]) | {"main_memory_mib": main, "largest_worker_mib": max(peaks.values(), default=0)}
 
 
-def watch(session: int, peaks: dict[int, int]) -> None:
-    """Note the highest memory (RSS) that each process of a session has had."""
+def note_peaks(session: int, peaks: dict[int, int]) -> None:
+    """Note the peak memory (RSS) of each process of a session, in MiB."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if os.getsid(int(folder.name)) == session:
@@ -112,11 +112,11 @@ def watch(session: int, peaks: dict[int, int]) -> None:
                 [peak] = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
                 peaks[int(folder.name)] = int(peak) // 1024
         except (OSError, ValueError):
-            continue  # it has just ended
+            continue  # the process has just ended
 
 
 def main() -> None:
-    """Measure both, side by side, for every number of rows."""
+    """Measure both for every number of rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", type=Path, required=True, help="a folder with a tokenizer and its chat template")
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 100_000])

@@ -1,4 +1,4 @@
-"""What every contender's process shares: the clock, the checks that it really trained, and the result it prints."""
+"""Code of every contender's process: the clock, the checks that it really trained, and the result that it prints."""
 
 import gc
 import json
@@ -24,8 +24,8 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """How a contender is to run: its variant, tokens of a batch where it cannot find them itself, its own settings."""
+class Options:
+    """Options of a contender: its variant, the tokens of a batch if it cannot choose them, and its own settings."""
 
     variant: str
     batch_tokens: int | None = None
@@ -33,17 +33,17 @@ class Chosen:
 
 
 class Clock:
-    """Time and memory of this process between two steps, with the device's work done at both.
+    """Time and memory of this process between two steps, measured when the device is idle.
 
-    `begin` just before the first step, `step` after each. The clock runs from the end of the last warm-up step (without
-    one: from `begin`) to the end of the last step. Memory is the peak since `begin`.
+    Call `begin` just before the first step, and `step` after each. The clock runs from the end of the last warm-up step
+    (without one: from `begin`) to the end of the last step. Memory is the peak since `begin`.
     """
 
     def __init__(self, job: Job) -> None:
         self._card, self._warm_up = job.on_card, job.plan.warm_up
 
     def begin(self) -> None:
-        """Everything is built, no batch is read."""
+        """Start measuring memory: everything is built, and no batch is read yet."""
         gc.collect()
         self._wait()
         if self._card:
@@ -58,7 +58,7 @@ class Clock:
             self._start()
 
     def step(self, number: int, last: int) -> None:
-        """A step is taken."""
+        """Record that a step was taken."""
         if number == self._warm_up:
             self._wait()
             self.warm_up_seconds = time.perf_counter() - self._began
@@ -68,11 +68,12 @@ class Clock:
 
     def _start(self) -> None:
         self._before = resource.getrusage(resource.RUSAGE_SELF)
-        self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
+        self._started, self._started_cpu = time.perf_counter(), time.process_time()
 
     def _stop(self) -> None:
         self._wait()
-        self.seconds, self.cpu_seconds = time.perf_counter() - self._begun, time.process_time() - self._begun_cpu
+        self.seconds = time.perf_counter() - self._started
+        self.cpu_seconds = time.process_time() - self._started_cpu
         after = resource.getrusage(resource.RUSAGE_SELF)
         self.system_seconds = after.ru_stime - self._before.ru_stime
         self.memory = self._card_memory() if self._card else self._host_memory()
@@ -99,10 +100,10 @@ class Clock:
 
 @dataclass(slots=True)
 class Trained:
-    """What a contender hands back after its last step.
+    """A contender after its last step.
 
-    `step_tokens` holds the tokens of each step, without padding; `losses` a step and the mean loss since the entry
-    before it; `masters` the exact weights, where the model's own are only their rounding.
+    `step_tokens` are the tokens of each step, without padding; `losses` pairs of a step and the mean loss since the
+    entry before it; `masters` the exact weights, if the model's own are rounded.
     """
 
     model: Any
@@ -115,7 +116,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one contender did on one job, as its process prints it."""
+    """Result of one contender on one job, as its process prints it."""
 
     setting: str
     step_tokens: list[int]
@@ -133,38 +134,40 @@ class Result:
     flops_per_token: float
 
 
-Train = Callable[[Job, Chosen, Clock], Trained]
+Train = Callable[[Job, Options, Clock], Trained]
 
 
 def main(train: Train) -> None:
-    """Run one variant of a contender on each job named, and print the results as one line of JSON."""
+    """Run one variant of a contender on each job, and print the results as one line of JSON."""
     parser = ArgumentParser()
     parser.add_argument("variant")
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--batch-tokens", type=int)
-    parser.add_argument("--settings", type=json.loads, default={}, help="knobs of ours, as JSON")
-    parser.add_argument("--threads", type=int, help="on the CPU")
+    parser.add_argument(
+        "--settings", type=json.loads, default={}, help="settings of train, as JSON; for thinktune only"
+    )
+    parser.add_argument("--threads", type=int, help="threads of the CPU")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    chosen = Chosen(arguments.variant, arguments.batch_tokens, arguments.settings)
+    options = Options(arguments.variant, arguments.batch_tokens, arguments.settings)
     results: list[dict[str, Any]] = []
     for folder in arguments.folders:
         job = read_job(folder)
         clock = Clock(job)
         torch.manual_seed(0)
-        results.append(asdict(_checked(job, clock, train(job, chosen, clock))))
+        results.append(asdict(_check_trained(job, clock, train(job, options, clock))))
     print(json.dumps(results), flush=True)
 
 
-def _checked(job: Job, clock: Clock, trained: Trained) -> Result:
-    """The result; AssertionError where a contender did not really train."""
+def _check_trained(job: Job, clock: Clock, trained: Trained) -> Result:
+    """Return the result; raise AssertionError if a contender did not really train."""
     assert len(trained.step_tokens) == job.plan.steps, f"{len(trained.step_tokens)} steps, not {job.plan.steps}"
-    assert trained.gradient_norms, "no gradient norm was told"
-    wrong = [norm for norm in trained.gradient_norms if not 0 < norm < math.inf]
-    assert not wrong, f"gradient norms {wrong} of {len(trained.gradient_norms)}"
+    assert trained.gradient_norms, "no gradient norm was reported"
+    bad = [norm for norm in trained.gradient_norms if not 0 < norm < math.inf]
+    assert not bad, f"gradient norms {bad} of {len(trained.gradient_norms)}"
     step_tokens, norms, losses, setting = trained.step_tokens, trained.gradient_norms, trained.losses, trained.setting
     state = {name: weight.detach().cpu() for name, weight in trained.model.state_dict().items()}
     state |= {name: weight.cpu() for name, weight in (trained.masters or {}).items()}
@@ -196,30 +199,30 @@ def _checked(job: Job, clock: Clock, trained: Trained) -> Result:
 
 
 def _weights_moved(job: Job, state: dict[str, Tensor]) -> float:
-    """The share of weights that are not what they were at first."""
+    """Return the share of weights that changed."""
     moved = total = 0
-    for name, first in _first_weights(job.model):
+    for name, first in _initial_weights(job.model):
         now = state[name].to(job.device)
         moved += int((now.float() != first.to(job.device).float()).sum())
         total += first.numel()
     return moved / total
 
 
-def _first_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _initial_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for file in sorted(folder.glob("*.safetensors")):
         yield from load_file(file).items()
 
 
-def load_first(job: Job) -> Any:
-    """The first weights as a plain transformers model, in the type that is judged in."""
+def load_initial_model(job: Job) -> Any:
+    """Load the initial weights as a plain transformers model, in the dtype of the probe loss."""
     dtype = torch.bfloat16 if job.on_card else torch.float32
     return AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation="sdpa")
 
 
 @torch.no_grad()
 def _probe_loss(job: Job, state: dict[str, Tensor]) -> float:
-    """Mean cross entropy over the learned tokens of rows nobody trained on, by transformers alone, row by row."""
-    plain = load_first(job)
+    """Return the mean cross entropy over the labels of rows nobody trained on: by transformers alone, row by row."""
+    plain = load_initial_model(job)
     missing, unknown = plain.load_state_dict(state, strict=False)
     assert set(missing) <= {"lm_head.weight"}, f"weights are missing: {missing}"
     assert not unknown, f"weights are unknown: {unknown}"
@@ -238,6 +241,6 @@ def _row_loss(model: Any, row: Row, device: torch.device) -> tuple[float, int]:
 
 
 def _memory_mib(name: str) -> float:
-    """A field of this process's status, such as VmRSS (resident now) or VmHWM (its peak)."""
+    """Read a field of this process's status, such as VmRSS (resident now) or VmHWM (its peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024

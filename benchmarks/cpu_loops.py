@@ -1,12 +1,12 @@
-"""Measures our training loop against its peers on one CPU thread: work, overhead, memory and loss curves.
+"""Measure our training loop against its peers on one CPU thread: work, overhead, memory and loss curves.
 
     python benchmarks/cpu_loops.py [--rounds N] [--quick] [--out FOLDER]
 
-Every contender runs in a process of its own, one after another, on the same first weights, the same rows and, but for
-TRL's own packing, the same rows in the same step. Ours runs first and last in every round: how far the two lines
-differ is what the machine's unrest does to every figure. Costs are CPU-seconds of the process, so that other work on
-the machine counts as little as can be; only ratios within a run are worth quoting. Ends with exit code 1 where losses
-differ that must not, or where ours is not the cheapest. Needs the extra `benchmark` and Linux.
+Every contender runs in a process of its own, one after another, on the same initial weights and rows and, except for
+TRL's own packing, with the same rows in the same step. Ours runs first and last in every round: the difference of both
+lines is the noise of the machine in every figure. Costs are CPU-seconds of the process, so that other work on the
+machine counts as little as possible; only ratios within a run are worth quoting. Exits with code 1 if losses differ
+that must be equal, or if ours is not the cheapest. Needs the extra `benchmark` and Linux.
 """
 
 import sys
@@ -21,12 +21,12 @@ from typing import Any
 from suite import OURS, Budget, Contender, Line, commit, differences, markdown, run, versions, write
 
 ROWS_PER_STEP = 4
-# Of models of random weights; large enough that losses show a wrong update. A hundred steps of the tiny one at the
+# Of models with random weights; large enough that losses show a wrong update. A hundred steps of the tiny one at the
 # larger rate end in chaos, where differences of the last digit grow a thousandfold.
 LEARNING_RATES = {"work": 1e-3, "overhead": 1e-4}
-JOBS = ("work", "overhead")  # where arithmetic counts, and where only what surrounds it is left
-SAME_LOSS, SAME_PROBE = 2e-5, 0.01  # relative; the second for TRL's packing, where other rows share a step
-TUTORIAL_RATIO = 1.2  # by how much the tutorial's loop must cost more
+JOBS = ("work", "overhead")  # where arithmetic dominates, and where only the loop around it is left
+SAME_LOSS, SAME_PROBE = 2e-5, 0.01  # relative; the second for TRL's packing, because other rows share a step
+TUTORIAL_RATIO = 1.2  # the tutorial's loop must cost at least this many times ours
 
 CONTENDERS = (
     Contender(OURS, "ours.py", "plain"),
@@ -48,27 +48,27 @@ TUTORIAL = CONTENDERS[2].name
 
 
 def main() -> None:
-    """Run the rounds, print the table and what it was measured on, and hold the demands."""
+    """Run the rounds, print the table and what it was measured on, and check the demands."""
     parser = ArgumentParser(description=__doc__, formatter_class=lambda prog: _wide(prog))
-    parser.add_argument("--rounds", type=int, default=3, help="how often every contender runs; medians are quoted")
+    parser.add_argument("--rounds", type=int, default=3, help="how often every contender runs; medians are printed")
     parser.add_argument(
-        "--quick", action="store_true", help="few steps, to see that everything runs; holds losses only"
+        "--quick", action="store_true", help="few steps, to see that everything runs; checks losses only"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="where table, JSON and chart go")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder of table, JSON and chart")
     arguments = parser.parse_args()
     budget = Budget(3600 * arguments.rounds)
     rounds: list[list[Line]] = []
     with tempfile.TemporaryDirectory() as folder:
         jobs = _write_jobs(Path(folder), arguments.quick)
-        for turn in range(arguments.rounds):
+        for number in range(arguments.rounds):
             rounds.append([])
             for contender in CONTENDERS:
                 line = run(contender, jobs, budget, threads=1)
                 if line.absent.startswith(("failed", "stopped")):
                     sys.exit(f"{contender.name} {line.absent}")
                 rounds[-1].append(line)
-                told = line.absent or f"{line.results[0]['cpu_seconds']:.2f} CPU-seconds"
-                print(f"round {turn + 1}: {contender.name}: {told}", file=sys.stderr, flush=True)
+                outcome = line.absent or f"{line.results[0]['cpu_seconds']:.2f} CPU-seconds"
+                print(f"round {number + 1}: {contender.name}: {outcome}", file=sys.stderr, flush=True)
     took = budget.seconds - budget.left
     facts = {"commit": commit(), "versions": versions(), "rounds": arguments.rounds, "seconds": round(took)}
     text = f"{table(rounds)}\n\nCommit {facts['commit']}; {facts['versions']}; one thread, fp32, median of "
@@ -76,12 +76,12 @@ def main() -> None:
     write(arguments.out, "cpu", rounds[-1], facts, text)
     print(text)
     print(f"\nloss curves: {arguments.out / 'cpu.html'}", file=sys.stderr)
-    if wrong := faults(rounds, losses_only=arguments.quick):
-        sys.exit("\n".join(["not as it must be:", *wrong]))
+    if found := faults(rounds, losses_only=arguments.quick):
+        sys.exit("\n".join(["failed:", *found]))
 
 
 def table(rounds: Sequence[Sequence[Line]]) -> str:
-    """The medians of all rounds as Markdown, each with its ratio to ours, first and last taken together."""
+    """Return the medians of all rounds as Markdown, each with its ratio to ours, first and last taken together."""
     head = (
         *("loop", "CPU-s per 1,000 tokens", "ratio", "of it system", "MiB above start", "ratio", "process peak MiB"),
         *("ms a step, tiny model", "ratio", "probe loss", "largest difference of a logged loss", "first gradient norm"),
@@ -114,7 +114,7 @@ def table(rounds: Sequence[Sequence[Line]]) -> str:
 
 
 def costs(lines: Sequence[Line]) -> dict[str, float]:
-    """Medians of a contender's rounds."""
+    """Return the medians of a contender's rounds."""
     work, tiny = ([line.results[job] for line in lines] for job in range(2))
     return {
         "work": median(1000 * each["cpu_seconds"] / each["timed_tokens"] for each in work),
@@ -127,12 +127,12 @@ def costs(lines: Sequence[Line]) -> dict[str, float]:
 
 
 def costs_of_ours(rounds: Sequence[Sequence[Line]]) -> dict[str, float]:
-    """Those of ours, first and last in all rounds."""
+    """Return the medians of ours, first and last in all rounds."""
     return costs([line for turn in rounds for line in turn if line.contender.name.startswith(OURS)])
 
 
 def faults(rounds: Sequence[Sequence[Line]], *, losses_only: bool) -> list[str]:
-    """What must hold and does not: equal mathematics gives equal losses, and ours costs the least."""
+    """Return the broken demands: equal computations give equal losses, and ours costs the least."""
     found = [
         f"{name}: a logged loss differs from ours by {difference:.1e}, more than {SAME_LOSS:.0e}"
         for job in range(2)

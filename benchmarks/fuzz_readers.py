@@ -1,11 +1,11 @@
-"""Feeds damaged files of every format to the readers, and counts what comes of it; a crash is the only wrong outcome.
+"""Feed damaged files of every format to the readers and count the outcomes; only a crash is wrong.
 
     python benchmarks/fuzz_readers.py --minutes 10 [--seed N]
 
-Four in five inputs are whole files of rows (UTF-8, GBK, UTF-16, Latin-1) with bytes changed, put in, taken out,
-doubled or cut off, before or after they are packed; the others are what Hypothesis makes up. Right is what ends in rows
-that are whole or told faulty, or in a UserError that names the file. Opening files takes most of the time, so that
-TMPDIR had best lie in memory. Needs the extra `test`.
+Four in five inputs are whole files of rows (UTF-8, GBK, UTF-16, Latin-1) with bytes changed, inserted, removed, doubled
+or cut off, before or after compression; Hypothesis makes up the others. An outcome is right if each row is either read
+or reported as faulty, or if a UserError names the file. Opening files takes most of the time, so TMPDIR is best in
+memory. Needs the extra `test`.
 """
 
 import csv
@@ -38,7 +38,7 @@ ROWS = [
     {"question": 'He said "no", did he?', "reasoning": "a, b\t\\ and so on", "answer": "café"},
     {"question": "高血压患者应如何饮食？", "reasoning": "", "answer": "建议减少盐分摄取，多吃蔬菜水果。"},
 ]
-# What damage likes to look like, in JSON, in CSV, in Chinese, at the beginning and at the end of a file.
+# Typical damage: in JSON, in CSV, in Chinese, at the beginning and at the end of a file.
 PIECES = (
     *(b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\r", b"\n\n", b"\0", b" ", b"\t", b"\x85", b"null"),
     *(b"\xef\xbb\xbf", b"\xff\xfe", b"\x1f\x8b\x08", b"PAR1", b'{"a": 1, "a": 2}', b"\\ud83d", b"1e999", b"-Infinity"),
@@ -48,7 +48,7 @@ PIECES = (
 
 @dataclass(slots=True)
 class Count:
-    """What came of the inputs of one format."""
+    """Outcomes of the inputs of one format."""
 
     inputs: int = 0
     rows: int = 0
@@ -58,13 +58,13 @@ class Count:
 
 
 def main() -> int:
-    faulthandler.enable()  # should a library's C code break, this says where
+    faulthandler.enable()  # reports where a library's C code crashes
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    chance = random.Random(arguments.seed)
+    generator = random.Random(arguments.seed)
     counts = {suffix: Count() for suffix in SUFFIXES}
     end = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
@@ -72,8 +72,8 @@ def main() -> int:
             for suffix, count in counts.items():
                 file = Path(folder) / f"rows{suffix}"
                 for _ in range(DAMAGED):
-                    try_input(file, damaged(suffix, chance), count, repair=chance.random() < 0.5)
-                try_made_up(file, count, chance)
+                    try_input(file, damaged(suffix, generator), count, repair=generator.random() < 0.5)
+                try_made_up(file, count, generator)
     print("| format | inputs | rows | findings | refusals | crashes |\n|---|---:|---:|---:|---:|---:|")
     for suffix, count in [*counts.items(), ("all", total(counts))]:
         print(f"| {suffix} | {count.inputs} | {count.rows} | {count.findings} | {count.refusals} | {count.crashes} |")
@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def try_input(file: Path, raw: bytes, count: Count, repair: bool) -> None:
-    """Read one input and count what came of it; of a crash, the input and the trace are printed."""
+    """Read one input and count the outcome; print the input and the traceback of a crash."""
     file.write_bytes(raw)
     count.inputs += 1
     try:
@@ -92,12 +92,12 @@ def try_input(file: Path, raw: bytes, count: Count, repair: bool) -> None:
 
 
 def read_all(file: Path, count: Count, repair: bool) -> None:
-    """Count the rows, findings and refusals of a file; raises where one of them is not as promised."""
+    """Count the rows, findings and refusals of a file; raise AssertionError if one breaks the readers' contract."""
     try:
         for row in read_rows(file, file.name, repair_encoding=repair):
-            told = [finding for finding in row.findings if finding.action != "repaired"]
-            assert (row.columns is None) == bool(told), "a row is either read or told faulty"
-            assert all(finding.sentence.startswith(f"{file.name}:") for finding in row.findings), "no place"
+            faults = [finding for finding in row.findings if finding.action != "repaired"]
+            assert (row.columns is None) == bool(faults), "a row is either read or reported as faulty"
+            assert all(finding.sentence.startswith(f"{file.name}:") for finding in row.findings), "no file and line"
             count.rows += row.columns is not None
             count.findings += len(row.findings)
     except UserError as error:
@@ -106,45 +106,45 @@ def read_all(file: Path, count: Count, repair: bool) -> None:
         count.refusals += 1
 
 
-def damaged(suffix: str, chance: random.Random) -> bytes:
-    """A file of rows with up to four damages; of packed files, half are damaged inside and half outside."""
-    packed = suffix.endswith(".gz")
-    inside = not packed or chance.random() < 0.5
-    raw = whole(suffix.removesuffix(".gz"), chance)
-    raw = damage(raw, chance) if inside else raw
-    raw = gzip.compress(raw, 1) if packed else raw
-    return raw if inside else damage(raw, chance)
+def damaged(suffix: str, generator: random.Random) -> bytes:
+    """Return a file of rows with up to four damages, for half of the compressed files before compression."""
+    compressed = suffix.endswith(".gz")
+    inside = not compressed or generator.random() < 0.5
+    raw = whole(suffix.removesuffix(".gz"), generator)
+    raw = damage(raw, generator) if inside else raw
+    raw = gzip.compress(raw, 1) if compressed else raw
+    return raw if inside else damage(raw, generator)
 
 
-def whole(suffix: str, chance: random.Random) -> bytes:
-    """A file of rows without a fault, but for its encoding."""
-    rows = chance.choices(ROWS, k=chance.randrange(1, 5))
+def whole(suffix: str, generator: random.Random) -> bytes:
+    """Return a file of rows without any fault, except possibly its encoding."""
+    rows = generator.choices(ROWS, k=generator.randrange(1, 5))
     text = io.StringIO(newline="")
     match suffix:
         case ".parquet":
             packed = io.BytesIO()
             table = pyarrow.Table.from_pylist([{**row, "messages": [row], "number": 7} for row in rows])
-            parquet.write_table(table, packed, compression=chance.choice(("none", "snappy", "zstd", "gzip")))
+            parquet.write_table(table, packed, compression=generator.choice(("none", "snappy", "zstd", "gzip")))
             return packed.getvalue()
         case ".csv" | ".tsv":
             writer = csv.DictWriter(text, list(ROWS[0]), delimiter="," if suffix == ".csv" else "\t")
             writer.writeheader()
             writer.writerows(rows)
-        case ".json" if chance.random() < 0.7:
-            text.write(json.dumps(rows, ensure_ascii=False, indent=chance.choice((None, 1))))
+        case ".json" if generator.random() < 0.7:
+            text.write(json.dumps(rows, ensure_ascii=False, indent=generator.choice((None, 1))))
         case _:
             text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return text.getvalue().encode(chance.choice(ENCODINGS), "replace")
+    return text.getvalue().encode(generator.choice(ENCODINGS), "replace")
 
 
-def damage(raw: bytes, chance: random.Random) -> bytes:
-    """Bytes with up to four damages."""
-    for _ in range(chance.randrange(5)):
-        start = chance.randrange(len(raw) + 1)
-        stop = min(len(raw), start + chance.choice((1, 1, 2, 3, 8, 60)))
-        match chance.randrange(6):
+def damage(raw: bytes, generator: random.Random) -> bytes:
+    """Damage bytes up to four times."""
+    for _ in range(generator.randrange(5)):
+        start = generator.randrange(len(raw) + 1)
+        stop = min(len(raw), start + generator.choice((1, 1, 2, 3, 8, 60)))
+        match generator.randrange(6):
             case 0:
-                raw = raw[:start] + chance.randbytes(stop - start) + raw[stop:]
+                raw = raw[:start] + generator.randbytes(stop - start) + raw[stop:]
             case 1:
                 raw = raw[:start] + raw[stop:]
             case 2:
@@ -152,12 +152,12 @@ def damage(raw: bytes, chance: random.Random) -> bytes:
             case 3:
                 raw = raw[:stop] + raw[start:]
             case _:
-                raw = raw[:start] + chance.choice(PIECES) + raw[chance.choice((start, stop)) :]
+                raw = raw[:start] + generator.choice(PIECES) + raw[generator.choice((start, stop)) :]
     return raw
 
 
-def try_made_up(file: Path, count: Count, chance: random.Random) -> None:
-    """Read what Hypothesis makes up: bytes as they come, and pieces of JSON, CSV and text in a row."""
+def try_made_up(file: Path, count: Count, generator: random.Random) -> None:
+    """Read what Hypothesis makes up: random bytes, and sequences of pieces of JSON, CSV and text."""
     parts = st.sampled_from((*PIECES, b'{"a": "b"}', b'"a": ', b"a,b", '{"问": "答"}'.encode("gb18030"))) | st.binary(
         max_size=4
     )
@@ -169,11 +169,11 @@ def try_made_up(file: Path, count: Count, chance: random.Random) -> None:
     def run(raw: bytes, repair: bool, packed: bool) -> None:
         try_input(file, gzip.compress(raw, 1) if packed and file.suffix == ".gz" else raw, count, repair)
 
-    seed(chance.randrange(2**32))(run)()
+    seed(generator.randrange(2**32))(run)()
 
 
 def total(counts: dict[str, Count]) -> Count:
-    """The counts of all formats together."""
+    """Add up the counts of all formats."""
     return Count(*(sum(getattr(count, name) for count in counts.values()) for name in Count.__slots__))
 
 

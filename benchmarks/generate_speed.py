@@ -1,9 +1,10 @@
-"""How fast replies are written: ours side by side, transformers' generate one row at a time, and its own batching.
+"""Speed of generation: ours with many rows at once, transformers' generate row by row, and its own batching.
 
 python benchmarks/generate_speed.py [--rows 32] [--rounds 3] [--tokens 96] [--threads 2]
 
-The demo's shape with random weights that decide clearly. Every contender writes the same rows greedily, in turn, round
-after round, and its replies are held to the first one's. Prints one JSON object; on a shared machine read the ratios.
+The demo's shape with random weights that leave no close choices. Every contender answers the same questions greedily,
+in turn, round after round, and its replies are compared with the first one's. Prints one JSON object; on a shared
+machine only the ratios mean anything.
 """
 
 import json
@@ -32,30 +33,30 @@ Texts = list[str]
 
 
 def main() -> None:
-    asked = ArgumentParser()
-    asked.add_argument("--rows", type=int, default=32)
-    asked.add_argument("--rounds", type=int, default=3)
-    asked.add_argument("--tokens", type=int, default=96)
-    asked.add_argument("--threads", type=int, default=2)
-    options = asked.parse_args()
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     questions, model, tokenizer = _rows(options.rows)
     contenders: dict[str, Callable[[], Texts]] = {
         "generate, one by one": lambda: _one_by_one(model, tokenizer, questions, options.tokens),
-        "transformers continuous batching": lambda: _theirs(model, tokenizer, questions, options.tokens),
-        "thinktune, one by one": lambda: _ours(model, tokenizer, questions, options.tokens, at_once=1),
-        "thinktune": lambda: _ours(model, tokenizer, questions, options.tokens, at_once=options.rows),
+        "transformers continuous batching": lambda: _continuous_batching(model, tokenizer, questions, options.tokens),
+        "thinktune, one by one": lambda: _ours(model, tokenizer, questions, options.tokens, concurrency=1),
+        "thinktune": lambda: _ours(model, tokenizer, questions, options.tokens, concurrency=options.rows),
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     expected: Texts | None = None
     for number in range(options.rounds + 1):  # the first round warms up
-        for name, write in contenders.items():
-            begun = time.perf_counter()
-            texts = write()
-            print(f"round {number}: {name} {time.perf_counter() - begun:.2f} s", file=sys.stderr, flush=True)
+        for name, generate in contenders.items():
+            started = time.perf_counter()
+            texts = generate()
+            print(f"round {number}: {name} {time.perf_counter() - started:.2f} s", file=sys.stderr, flush=True)
             if number:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - started)
             expected = expected or texts
             same = sum(a == b for a, b in zip(texts, expected, strict=True))
             if same < len(texts):
@@ -85,7 +86,7 @@ def main() -> None:
 
 
 def _rows(count: int) -> tuple[list[str], Any, Any]:
-    """Held-out questions of the demo, its tokenizer, and its model with weights too large for rounding to matter."""
+    """Return the demo's held-out questions, tokenizer, and model with weights too large for rounding to matter."""
     facts = read_bundled("facts.jsonl")
     texts = [text for fact in facts for text in (*fact["questions"], fact["reasoning"], fact["answer"])]
     tokenizer = make_tokenizer(texts, VOCABULARY)
@@ -109,12 +110,12 @@ def _one_by_one(model: Any, tokenizer: Any, questions: Sequence[str], tokens: in
     return found
 
 
-def _theirs(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int) -> Texts:
+def _continuous_batching(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int) -> Texts:
     prompts = [render_prompt([Turn("user", question)], tokenizer) for question in questions]
     settings = GenerationConfig(
         max_new_tokens=tokens, do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
     )
-    model.set_attn_implementation("sdpa")  # it knows no other on this machine
+    model.set_attn_implementation("sdpa")  # it supports no other on this machine
     try:
         written = model.generate_batch(
             prompts,
@@ -127,10 +128,10 @@ def _theirs(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int) -
     return [_text(tokenizer, reply.generated_tokens) for reply in replies]
 
 
-def _ours(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int, at_once: int) -> Texts:
+def _ours(model: Any, tokenizer: Any, questions: Sequence[str], tokens: int, concurrency: int) -> Texts:
     requests = [Request((Turn("user", question),), SamplingParams(tokens)) for question in questions]
     with closing(Engine(model, tokenizer)) as engine:
-        found = dict(engine.complete(requests, at_once))
+        found = dict(engine.complete(requests, concurrency))
     return [found[number].reasoning + found[number].answer for number in range(len(requests))]
 
 

@@ -1,12 +1,12 @@
-"""The suite for one card: ours and its peers side by side, on Qwen3's shapes with random weights and real row lengths.
+"""The suite for one card: thinktune and its peers on Qwen3's shapes with random weights and realistic row lengths.
 
     python benchmarks/gpu.py PART [--only NAME ...] [--size SIZE ...] [--out FOLDER] [--tiny]
 
-PART is one of: ceilings, sweep, peers, sizes, parity, small-cards-1 to -4. Each ends within --seconds (590); what could
-not be run in that time is said to be so, as is every peer whose package is not installed. Needs this tree, torch and
-transformers; peers are found where they are installed or on PYTHONPATH. First weights and rows are written once, to
+PART is one of: ceilings, sweep, peers, sizes, parity, small-cards-1 to -4. Each ends within --seconds (590) and
+names what could not run in that time, and every peer whose package is not installed. Needs this tree, torch and
+transformers; peers are found where they are installed or on PYTHONPATH. Initial weights and rows are written once, to
 --work. Prints a table in Markdown and writes it, all figures as JSON and all loss curves as a page, to --out. Exit code
-1 where a contender failed or where losses differ that must not. --tiny runs the same on the CPU with tiny shapes, to
+1 if a contender failed or if losses differ that must be equal. --tiny runs the same on the CPU with tiny shapes, to
 see that everything works; its figures mean nothing.
 """
 
@@ -38,16 +38,16 @@ from suite import (
 
 SMALL_CARDS = tuple(f"small-cards-{number}" for number in range(1, 5))  # the parts of small_cards.py
 PARTS = ("ceilings", "sweep", "peers", "sizes", "parity", *SMALL_CARDS)
-REACHED_TFLOPS = 790.0  # what matrix products reach on an H200; the share of it is printed beside MFU
-SAME_LOSS = 0.01  # relative, in bf16; where only the rounding differs
-TOKENS_PER_STEP, PEER_BATCH_TOKENS = 32_768, 16_384  # a larger batch costs peers memory and brings them nothing
+REACHED_TFLOPS = 790.0  # what matrix products reach on an H200; the share of it is printed next to MFU
+SAME_LOSS = 0.01  # relative, in bf16; only the rounding differs
+TOKENS_PER_STEP, PEER_BATCH_TOKENS = 32_768, 16_384  # a larger batch costs peers memory and makes them no faster
 PARITY_STEPS, PARITY_TOKENS = 200, 8192
 GOALS = {"tokens/s": 45_000, "times the fastest peer": 1.5, "times the tutorial's loop": 10}
 
 TRL = Contender("TRL, tuned", "peer_trl.py", "tuned", "trl", PEER_BATCH_TOKENS)
 TRL_BF16 = Contender("TRL, tuned, bf16 weights", "peer_trl.py", "tuned-bf16", "trl", PEER_BATCH_TOKENS)
 TUTORIAL = Contender("the tutorial's loop", "peer_tutorial.py", "checkpointing", "accelerate")
-PEERS = (  # what tells most first, should the time be up
+PEERS = (  # the most important first, in case time runs out
     Contender(OURS, "ours.py", "plan"),
     TUTORIAL,
     TRL,
@@ -77,52 +77,54 @@ def main() -> None:
             sys.exit(_script("small_cards.py", ["--part", part[-1]], arguments, budget))
         case "sizes":
             sizes = ("tiny",) if arguments.tiny else arguments.size
-            wrong = [
+            faults_found = [
                 fault
                 for size in sizes
                 for fault in _part(f"sizes-{size}", size, (PEERS[0], TRL, TRL_BF16), arguments, budget)
             ]
         case "peers":
-            wrong = _part("peers", "1.7B", PEERS, arguments, budget)
+            faults_found = _part("peers", "1.7B", PEERS, arguments, budget)
         case "parity":
-            wrong = _part("parity", "1.7B", PARITY, arguments, budget)
+            faults_found = _part("parity", "1.7B", PARITY, arguments, budget)
         case _:
-            wrong = _part("sweep", "1.7B", _sweep(), arguments, budget)
-    if wrong:
-        sys.exit("\n".join(["not as it must be:", *wrong]))
+            faults_found = _part("sweep", "1.7B", _sweep(), arguments, budget)
+    if faults_found:
+        sys.exit("\n".join(["failed:", *faults_found]))
 
 
 def _sweep() -> tuple[Contender, ...]:
-    """Ours: tokens of a batch, activation budget and tier, one at a time around the plan's own choice."""
+    """Return variants of ours: batch tokens, activation budget and tier, one at a time around the plan's choice."""
     batches = [{"batch_tokens": tokens} for tokens in (8192, 16_384, 32_768)]
     budgets = [{"batch_tokens": 16_384, "activation_budget": budget} for budget in (1.0, 0.7, 0.5, 0.0)]
     tiers = [{"batch_tokens": 16_384, "memory": memory} for memory in ("exact-bf16", "8bit", "4bit")]
-    chosen: list[dict[str, Any]] = [*batches, *budgets, *tiers]
-    names = [", ".join(f"{knob} {value}" for knob, value in settings.items()) for settings in chosen]
-    made = [
-        Contender(name, "ours.py", "sweep", settings=settings) for name, settings in zip(names, chosen, strict=True)
+    variants: list[dict[str, Any]] = [*batches, *budgets, *tiers]
+    names = [", ".join(f"{key} {value}" for key, value in settings.items()) for settings in variants]
+    contenders = [
+        Contender(name, "ours.py", "sweep", settings=settings) for name, settings in zip(names, variants, strict=True)
     ]
-    return (PEERS[0], *made)
+    return (PEERS[0], *contenders)
 
 
 def _arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="where results go")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/thinktune-benchmark"), help="weights and rows, kept")
-    parser.add_argument("--only", nargs="+", default=[], help="contenders whose names begin so; ours always runs")
-    parser.add_argument("--size", nargs="+", default=["0.6B", "4B", "8B"], help="which of them part sizes measures")
-    parser.add_argument("--seconds", type=float, default=590, help="when the command is to end")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder of the results")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/thinktune-benchmark"), help="folder of weights and rows, which are kept"
+    )
+    parser.add_argument("--only", nargs="+", default=[], help="run only contenders whose names start so, and ours")
+    parser.add_argument("--size", nargs="+", default=["0.6B", "4B", "8B"], help="sizes that the part sizes measures")
+    parser.add_argument("--seconds", type=float, default=590, help="seconds after which the command ends")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes on the CPU")
     return parser.parse_args()
 
 
-def _script(name: str, told: list[str], arguments: Namespace, budget: Budget) -> int:
-    """A part that is a script of its own."""
+def _script(name: str, options: list[str], arguments: Namespace, budget: Budget) -> int:
+    """Run a part that is a script of its own; return its exit code."""
     if not (HERE / name).is_file():
         print(f"missing: benchmarks/{name} is not in this tree")
         return 1
-    command = [sys.executable, str(HERE / name), *told, *(["--tiny"] if arguments.tiny else [])]
+    command = [sys.executable, str(HERE / name), *options, *(["--tiny"] if arguments.tiny else [])]
     try:
         return subprocess.run(command, env=environment(), check=False, timeout=budget.left).returncode
     except subprocess.TimeoutExpired:
@@ -131,17 +133,17 @@ def _script(name: str, told: list[str], arguments: Namespace, budget: Budget) ->
 
 
 def _part(name: str, size: str, contenders: Sequence[Contender], arguments: Namespace, budget: Budget) -> list[str]:
-    """Run contenders on a size, print and write what came of it; returns what is not as it must be."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # this process must hold nothing on the card
-        job, card = apart.submit(_write_job, name.partition("-")[0], size, arguments).result()
-    chosen = [each for each in contenders if _is_asked_for(each, arguments.only)]
+    """Run contenders on a size, print and write the results; return the faults."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # this process must hold nothing on the card
+        job, card = pool.submit(_write_job, name.partition("-")[0], size, arguments).result()
+    chosen = [each for each in contenders if _is_selected(each, arguments.only)]
     lines: list[Line] = []
     shapes = "tiny shapes" if arguments.tiny else f"Qwen3 {size}"
     for contender in chosen:
         line = run(_tiny(contender), [job], budget, 1) if arguments.tiny else run(contender, [job], budget)
         lines.append(line)
-        told = line.absent or f"{_rate(line):,.0f} tokens/s, {budget.left:.0f} s left"
-        print(f"{name}: {contender.name}: {told}", file=sys.stderr, flush=True)
+        outcome = line.absent or f"{_rate(line):,.0f} tokens/s, {budget.left:.0f} s left"
+        print(f"{name}: {contender.name}: {outcome}", file=sys.stderr, flush=True)
     facts = {
         "shapes": shapes,
         "card": card,
@@ -158,7 +160,7 @@ def _part(name: str, size: str, contenders: Sequence[Contender], arguments: Name
 
 
 def faults(lines: Sequence[Line], tolerance: float) -> list[str]:
-    """Contenders that failed, and those whose losses are not those of ours though their mathematics is."""
+    """Return which contenders failed, and whose losses differ from ours though they compute the same."""
     failed = [f"{line.contender.name}: {line.absent}" for line in lines if line.absent.startswith("failed")]
     return failed + [
         f"{name}: a logged loss differs from ours by {difference:.1e}, more than {tolerance:.0e}"
@@ -168,7 +170,7 @@ def faults(lines: Sequence[Line], tolerance: float) -> list[str]:
 
 
 def table(lines: Sequence[Line], card: str) -> str:
-    """Figures of all contenders as Markdown; ratios are to ours."""
+    """Return the figures of all contenders as Markdown; ratios are to ours."""
     from thinktune.planner.hardware import mfu
 
     ours = next((_rate(line) for line in lines if line.contender.name == OURS and line.results), None)
@@ -228,7 +230,7 @@ def table(lines: Sequence[Line], card: str) -> str:
 
 
 def _goals(lines: Sequence[Line]) -> list[str]:
-    """What was asked for and what was measured, for 1.7B on an H200."""
+    """Return the goals and what was measured, for 1.7B on an H200."""
     rates = {line.contender.name: _rate(line) for line in lines if line.results}
     ours = rates.pop(OURS, None)
     if ours is None:
@@ -250,22 +252,22 @@ def _goals(lines: Sequence[Line]) -> list[str]:
 
 
 def _rate(line: Line) -> float:
-    """Tokens a second that are not padding."""
+    """Return tokens per second, without padding."""
     return line.results[0]["timed_tokens"] / line.results[0]["seconds"]
 
 
-def _is_asked_for(contender: Contender, only: Sequence[str]) -> bool:
+def _is_selected(contender: Contender, only: Sequence[str]) -> bool:
     return not only or contender.name == OURS or any(contender.name.startswith(name) for name in only)
 
 
 def _tiny(contender: Contender) -> Contender:
-    """The same with sizes that a CPU runs in seconds."""
-    settings = {knob: 256 if knob == "batch_tokens" else value for knob, value in contender.settings.items()}
+    """Return the same contender with sizes that a CPU runs in seconds."""
+    settings = {key: 256 if key == "batch_tokens" else value for key, value in contender.settings.items()}
     return replace(contender, batch_tokens=contender.batch_tokens and 256, settings=settings)
 
 
 def _write_job(part: str, size: str, arguments: Namespace) -> tuple[Path, str]:
-    """Weights, where they are not written yet, and the part's job; returns its folder and the card's name."""
+    """Write the weights, unless they exist, and the part's job; return its folder and the card's name."""
     import torch
     from jobs import QWEN3, Lengths, Plan, Shape, write_job, write_model
 

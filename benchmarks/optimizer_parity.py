@@ -1,9 +1,10 @@
-"""What each memory tier learns: a tiny Qwen3, trained in fp32 on Python's own source, then tuned on package texts.
+"""Parity of the memory tiers: a tiny Qwen3, trained in fp32 on Python's own source, then tuned on package texts.
 
 `OMP_NUM_THREADS=1 python benchmarks/optimizer_parity.py --folder FOLDER [--seed N] [KIND ...]`: minutes on one core.
-The base is kept in FOLDER and used again; one JSON line for each kind: the eval loss after 200 steps at a learning rate
-of 1e-5, how many weights never moved, and the update beside that of fp32. Kinds: the tiers; `bf16`, plain AdamW over
-bf16 weights, which thinktune does not offer; and `clip-*`, fp32 with ways of clipping, every tenth batch being noise.
+The base is kept in FOLDER and reused; one JSON line for each kind: the eval loss after 200 steps at a learning rate of
+1e-5, how many weights never changed, and the update compared with that of fp32. Kinds: the tiers; `bf16`, plain
+AdamW over bf16 weights, which thinktune does not offer; and `clip-*`, fp32 with several ways of clipping, where every
+tenth batch is noise.
 """
 
 import copy
@@ -32,7 +33,7 @@ SIZE = ModelShape(hidden_size=192, num_layers=3, num_heads=3, num_kv_heads=1, he
 
 
 def base(folder: Path) -> tuple[Any, Tensor]:
-    """The model that was trained a little, rounded to bf16 as published ones are, and the tokens to tune it on."""
+    """Return a briefly trained model, rounded to bf16 as published ones are, and the tokens to tune it on."""
     library = Path(sysconfig.get_path("stdlib"))
     source = _text(library.glob("*.py"), 4_000_000)
     tuning = _text(Path(sysconfig.get_path("purelib")).glob("*.dist-info/METADATA"), 2_000_000)
@@ -50,8 +51,8 @@ def base(folder: Path) -> tuple[Any, Tensor]:
 def _train_base(model: Any, tokens: Tensor) -> None:
     adamw = torch.optim.AdamW(model.parameters(), lr=BASE_RATE, weight_decay=0.01)
     for step, batch in enumerate(_batches(tokens, BASE_STEPS, 1)):
-        fall = 0.02 + 0.98 * (1 + math.cos(math.pi * step / BASE_STEPS)) / 2
-        adamw.param_groups[0]["lr"] = BASE_RATE * min(1, (step + 1) / 50) * fall
+        decay = 0.02 + 0.98 * (1 + math.cos(math.pi * step / BASE_STEPS)) / 2
+        adamw.param_groups[0]["lr"] = BASE_RATE * min(1, (step + 1) / 50) * decay
         model(input_ids=batch, labels=batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
@@ -59,22 +60,22 @@ def _train_base(model: Any, tokens: Tensor) -> None:
 
 
 def tune(model: Any, tokens: Tensor, kind: str, seed: int) -> tuple[dict[str, Any], Tensor]:
-    """Tune a copy of the base; returns the figures, and how each weight changed."""
+    """Tune a copy of the base; return the figures, and the change of each weight."""
     cut = int(len(tokens) * 0.9)
     held_out = tokens[cut:][: (len(tokens) - cut) // TOKENS * TOKENS].view(-1, TOKENS)
     held_out = held_out[:: max(1, len(held_out) // 40)][:40]
-    before, model = _flat(model), copy.deepcopy(model)
-    mover = _Mover(model, kind, seed)
+    before, model = _flatten(model), copy.deepcopy(model)
+    updater = _Updater(model, kind, seed)
     found = {"kind": kind, "seed": seed, "eval_before": round(_loss(model, held_out), 4)}
-    begun, clipped = time.process_time(), 0
+    started, clipped = time.process_time(), 0
     noise = torch.Generator().manual_seed(3)
     for step, batch in enumerate(_batches(tokens[:cut], STEPS, 7 + seed), start=1):
         if kind.startswith("clip") and step % NOISE_EVERY == 0:
             batch = torch.randint(VOCABULARY, batch.shape, generator=noise)
-        clipped += mover.step(step, model, batch) > 1
-    seconds = time.process_time() - begun
-    master = mover.masters()
-    change = (_flat(model) if master is None else master) - before
+        clipped += updater.step(step, model, batch) > 1
+    seconds = time.process_time() - started
+    master = updater.masters()
+    change = (_flatten(model) if master is None else master) - before
     found |= {
         "eval_after": round(_loss(model, held_out), 4),
         "never_moved": round((change == 0).float().mean().item(), 4),
@@ -82,8 +83,8 @@ def tune(model: Any, tokens: Tensor, kind: str, seed: int) -> tuple[dict[str, An
     return found | {"steps_clipped": clipped, "cpu_seconds": round(seconds, 1)}, change
 
 
-class _Mover:
-    """One kind of update on a model."""
+class _Updater:
+    """Updates of a model by one kind of optimizer."""
 
     def __init__(self, model: Any, kind: str, seed: int) -> None:
         self._kind, self._adamw, self._last_norm = kind, None, 0.0
@@ -96,17 +97,17 @@ class _Mover:
         settings = TrainConfig(
             rows_per_step=1, memory=memory, clip_norm=clip_norm, seed=seed, update_in_backward=kind == "clip-inside"
         )
-        self._update = Optimizer(model, settings)
+        self._optimizer = Optimizer(model, settings)
 
     def step(self, number: int, model: Any, batch: Tensor) -> float:
-        """One step on a batch; returns the gradient's norm."""
+        """Take one step on a batch; return the gradient's norm."""
         if self._adamw:
             model(input_ids=batch, labels=batch).loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             self._adamw.step()
             self._adamw.zero_grad()
             return norm.item()
-        self._update.begin_step(number, RATE)
+        self._optimizer.begin_step(number, RATE)
         model(input_ids=batch, labels=batch).loss.backward()
         match self._kind:
             case "clip-last":
@@ -117,13 +118,13 @@ class _Mover:
                     weight.grad /= max(1.0, weight.grad.norm().item())
             case _:
                 pass
-        norm = self._update.finish_step().item()
+        norm = self._optimizer.finish_step().item()
         self._last_norm = norm * max(1.0, self._last_norm) if self._kind == "clip-last" else norm
         return self._last_norm
 
     def masters(self) -> Tensor | None:
-        """The exact weights, where the update keeps them."""
-        found = None if self._adamw else self._update.master_weights()
+        """Return the exact weights, if the optimizer keeps them."""
+        found = None if self._adamw else self._optimizer.master_weights()
         return None if found is None else torch.cat([tensor.flatten() for tensor in found.values()])
 
 
@@ -133,7 +134,7 @@ def _loss(model: Any, rows: Tensor) -> float:
     return sum(losses) / len(losses)
 
 
-def _flat(model: Any) -> Tensor:
+def _flatten(model: Any) -> Tensor:
     return torch.cat([weight.detach().float().flatten() for weight in model.parameters()])
 
 

@@ -1,9 +1,9 @@
-"""Measures how fast rows are dealt to steps and fitted into batches, and how full both get; prints Markdown.
+"""Measure how fast rows are assigned to steps and packed into batches, and how full both are; print Markdown.
 
     python benchmarks/pack_rows.py [--rows N] [--lengths FILE] [--steps N ...] [--capacities N ...] [--seed N]
 
 Lengths are drawn like those of real medical rows (log-normal, mean 790 tokens, 95th percentile 1,090, at most 2,048),
-or read from a text file of one number a line. Needs Linux or macOS for the peak of memory.
+or read from a text file with one number per line. Needs Linux or macOS for the peak memory.
 """
 
 import resource
@@ -22,7 +22,7 @@ MEAN_TOKENS, SPREAD, LEAST_TOKENS, MOST_TOKENS = 790, 0.21, 32, 2048
 STEPS = (2048, 4096, 8192, 16_384, 32_768, 65_536)
 CAPACITIES = (2048, 4096, 8192, 16_384, 32_768)
 HEADER = (
-    "| tokens per step | batch capacity | dealt in s | fitted in s | step fill | batch fill |\n" + "|---:" * 6 + "|"
+    "| tokens per step | batch capacity | assigned in s | packed in s | step fill | batch fill |\n" + "|---:" * 6 + "|"
 )
 
 
@@ -35,14 +35,14 @@ def main() -> None:
     print(HEADER)
     for tokens_per_step in arguments.steps:
         _measure(lengths, tokens_per_step, arguments.capacities, arguments.seed)
-    print(f"\npeak of memory, with torch imported: {_peak_gib():.2f} GiB")
+    print(f"\npeak memory, with torch imported: {_peak_gib():.2f} GiB")
 
 
 def _measure(lengths: NDArray[np.int64], tokens_per_step: int, capacities: Sequence[int], seed: int) -> None:
-    """Print a line for each capacity that a step fills, and that holds every row."""
+    """Print a line for each capacity that a step can fill and that every row fits into."""
     start = time.perf_counter()
     steps = assign_rows(lengths, lengths, tokens_per_step=tokens_per_step, rows_per_step=None, epochs=1, seed=seed)
-    dealing = time.perf_counter() - start
+    assigning = time.perf_counter() - start
     tokens = int(lengths.sum())
     sizes = lengths.tolist()
     for capacity in capacities:
@@ -50,8 +50,8 @@ def _measure(lengths: NDArray[np.int64], tokens_per_step: int, capacities: Seque
             continue
         start = time.perf_counter()
         batches = sum(len(bin_pack([sizes[row] for row in step.rows], capacity)) for step in steps)
-        fitting = time.perf_counter() - start
-        times = f"{dealing:.1f} | {fitting:.1f}"
+        packing = time.perf_counter() - start
+        times = f"{assigning:.1f} | {packing:.1f}"
         fills = f"{tokens / (len(steps) * tokens_per_step):.2%} | {tokens / (batches * capacity):.2%}"
         print(f"| {tokens_per_step:,} | {capacity:,} | {times} | {fills} |", flush=True)
 
@@ -75,8 +75,10 @@ def _peak_gib() -> float:
 
 def _arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1_000_000, help="how many lengths are drawn")
-    parser.add_argument("--lengths", type=Path, help="a text file of real lengths, one a line, in place of drawn ones")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="number of random lengths")
+    parser.add_argument(
+        "--lengths", type=Path, help="a text file of real lengths, one per line, instead of random ones"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="sizes of a step in tokens")
     parser.add_argument("--capacities", type=int, nargs="+", default=CAPACITIES, help="sizes of a batch in tokens")
     parser.add_argument("--seed", type=int, default=0)

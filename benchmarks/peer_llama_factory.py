@@ -1,4 +1,4 @@
-"""LLaMA-Factory's full fine-tuning, through its own entry, on packs that are tokenized already."""
+"""LLaMA-Factory's full fine-tuning, through its own entry point, on packs that are tokenized already."""
 
 import os
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from common import Chosen, Clock, Trained, main
+from common import Clock, Options, Trained, main
 from datasets import Dataset, DatasetDict
 from jobs import Job
 from llamafactory.train.tuner import run_exp
@@ -20,27 +20,27 @@ UNKNOWN_TO_IT = ("train_sampling_strategy", "use_cpu")  # names that the transfo
 
 
 class KeepCallback(TrainerCallback):
-    """Keeps the model and the log, which its entry does not hand back."""
+    """Keep the model and the log, which its entry point does not return."""
 
     def on_train_end(self, arguments: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Training is over."""
+        """Keep them when training ends."""
         self.kept = SimpleNamespace(state=state, model=rest["model"])
 
 
-def train(job: Job, chosen: Chosen, clock: Clock) -> Trained:
-    """Its `pure_bf16`, FlashAttention, neat packing and Liger where installed; the batches are the job's own."""
+def train(job: Job, options: Options, clock: Clock) -> Trained:
+    """Train with `pure_bf16`, FlashAttention, neat packing and Liger if installed, on the job's batches."""
     keep = KeepCallback()
     with tempfile.TemporaryDirectory() as folder:
-        packs = [_pack(job, batch) for batch in job.batches(chosen.batch_tokens)]
+        packs = [_pack(job, batch) for batch in job.batches(options.batch_tokens)]
         DatasetDict({"train": Dataset.from_list(packs)}).save_to_disk(f"{folder}/packs")
-        told = settings(job, Path(folder) / "out")
-        told = {name: value for name, value in told.items() if name not in UNKNOWN_TO_IT} | {
+        arguments = settings(job, Path(folder) / "out")
+        arguments = {name: value for name, value in arguments.items() if name not in UNKNOWN_TO_IT} | {
             "stage": "sft",
             "do_train": True,
             "finetuning_type": "full",
             "model_name_or_path": str(job.model),
             "template": "empty",
-            "dataset": "benchmark",  # asked for, and not read where packs are on the disk
+            "dataset": "benchmark",  # required, but not read when packs are on the disk
             "tokenized_path": f"{folder}/packs",
             "cutoff_len": max(len(pack["input_ids"]) for pack in packs),
             "neat_packing": True,
@@ -51,14 +51,14 @@ def train(job: Job, chosen: Chosen, clock: Clock) -> Trained:
             "disable_gradient_checkpointing": True,
             "disable_shuffling": True,
             "per_device_train_batch_size": 1,
-            "gradient_accumulation_steps": job.batches_per_step(chosen.batch_tokens),
+            "gradient_accumulation_steps": job.batches_per_step(options.batch_tokens),
         }
-        run_exp(told, callbacks=[ClockCallback(clock, job.plan.steps), keep])
+        run_exp(arguments, callbacks=[ClockCallback(clock, job.plan.steps), keep])
     return finished(keep.kept, job.step_tokens, f"bf16 weights, {'Liger' if has_liger() else 'no Liger'}")
 
 
 def _pack(job: Job, batch: list[int]) -> dict[str, Any]:
-    """A batch as its neat packing makes it: the mask counts rows from one, the positions start again in each."""
+    """Return a batch as its neat packing makes it: the mask counts rows from one, positions restart in each."""
     rows = [job.rows[row] for row in batch]
     ends = [sum(len(row) for row in rows[:count]) for count in range(len(rows) + 1)]
     nothing = [2**31 - 1]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Chosen, Clock, Trained, main
+from common import Clock, Options, Trained, main
 from jobs import Job
 from trainers import (
     ClockCallback,
@@ -28,27 +28,30 @@ class FlatTrainer(SameSteps, Trainer):
     """Trainer with the job's batches."""
 
 
-def train(job: Job, chosen: Chosen, clock: Clock) -> Trained:
-    """Variant `default` or `tuned`.
+def train(job: Job, options: Options, clock: Clock) -> Trained:
+    """Train variant `default` or `tuned`.
 
     Default: eight padded rows, the weights' own type (bf16 on a card), everything else as it comes. Tuned: fp32 weights
-    under bf16 autocast, flat batches without padding, fused AdamW, no checkpointing, no look at each loss for bad
-    numbers, Liger's kernels where they are installed.
+    under bf16 autocast, flat batches without padding, fused AdamW, no checkpointing, no check of each loss for
+    bad numbers, Liger's kernels if installed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        told = settings(job, Path(folder))
-        made = _default(job, told, clock) if chosen.variant == "default" else _tuned(job, told, chosen, clock)
-        trainer, step_tokens, setting = made
+        arguments = settings(job, Path(folder))
+        match options.variant:
+            case "default":
+                trainer, step_tokens, setting = _default(job, arguments, clock)
+            case _:
+                trainer, step_tokens, setting = _tuned(job, arguments, options, clock)
         trainer.train()
     return finished(trainer, step_tokens, setting)
 
 
-def _default(job: Job, told: dict[str, Any], clock: Clock) -> tuple[Any, list[int], str]:
+def _default(job: Job, arguments: dict[str, Any], clock: Clock) -> tuple[Any, list[int], str]:
     rows = job.first_rows(job.plan.steps * DEFAULT_ROWS)
     dtype = torch.bfloat16 if job.on_card else torch.float32
     trainer = Trainer(
         model=load(job, dtype, attention(job, packed=False)),
-        args=TrainingArguments(**told, per_device_train_batch_size=DEFAULT_ROWS),
+        args=TrainingArguments(**arguments, per_device_train_batch_size=DEFAULT_ROWS),
         train_dataset=examples(rows),
         data_collator=DataCollatorForSeq2Seq(load_tokenizer(job), padding=True),
         callbacks=[ClockCallback(clock, job.plan.steps)],
@@ -57,24 +60,24 @@ def _default(job: Job, told: dict[str, Any], clock: Clock) -> tuple[Any, list[in
     return trainer, tokens_of(rows, DEFAULT_ROWS, job.plan.steps), f"{kind} weights, {DEFAULT_ROWS} padded rows"
 
 
-def _tuned(job: Job, told: dict[str, Any], chosen: Chosen, clock: Clock) -> tuple[Any, list[int], str]:
+def _tuned(job: Job, arguments: dict[str, Any], options: Options, clock: Clock) -> tuple[Any, list[int], str]:
     liger = has_liger() and job.on_card
-    told |= {
+    arguments |= {
         "bf16": job.on_card,
         "optim": "adamw_torch_fused",
-        "gradient_accumulation_steps": job.batches_per_step(chosen.batch_tokens),
+        "gradient_accumulation_steps": job.batches_per_step(options.batch_tokens),
         "use_liger_kernel": liger,
         "logging_nan_inf_filter": False,
         "dataloader_num_workers": 2 if job.on_card else 0,
     }
     trainer = FlatTrainer(
         model=load(job, torch.float32, attention(job, packed=True)),
-        args=TrainingArguments(**told),
+        args=TrainingArguments(**arguments),
         train_dataset=examples(job.rows, mask=False),
         data_collator=DataCollatorWithFlattening(return_flash_attn_kwargs=job.on_card),
         callbacks=[ClockCallback(clock, job.plan.steps)],
     )
-    trainer.same_batches = job.batches(chosen.batch_tokens)
+    trainer.same_batches = job.batches(options.batch_tokens)
     setting = f"fp32 weights, bf16 autocast, {'Liger' if liger else 'no Liger'}" if job.on_card else "fp32 weights"
     return trainer, job.step_tokens, setting
 

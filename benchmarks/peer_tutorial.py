@@ -1,10 +1,10 @@
-"""The tutorial's loop: Trainer over bf16 weights, one row a batch, four batches a step, activations made twice."""
+"""The tutorial's loop: Trainer over bf16 weights, one row a batch, four batches a step, activation checkpointing."""
 
 import tempfile
 from pathlib import Path
 
 import torch
-from common import Chosen, Clock, Trained, main
+from common import Clock, Options, Trained, main
 from jobs import Job
 from trainers import ClockCallback, attention, examples, finished, load, load_tokenizer, settings, tokens_of
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -12,23 +12,23 @@ from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 ROWS_PER_STEP = 4
 
 
-def train(job: Job, chosen: Chosen, clock: Clock) -> Trained:
-    """Its own steps of four rows; variant `kept` keeps the activations, `checkpointing` is the tutorial's own.
+def train(job: Job, options: Options, clock: Clock) -> Trained:
+    """Train in its own steps of four rows; variant `kept` keeps activations, `checkpointing` is the tutorial's own.
 
-    On the CPU the weights are fp32, as those of all contenders there.
+    On the CPU the weights are fp32, as for all contenders there.
     """
     rows = job.first_rows(job.plan.steps * ROWS_PER_STEP)
     dtype = torch.bfloat16 if job.on_card else torch.float32
     with tempfile.TemporaryDirectory() as folder:
-        told = TrainingArguments(
+        arguments = TrainingArguments(
             **settings(job, Path(folder)),
             per_device_train_batch_size=1,
             gradient_accumulation_steps=ROWS_PER_STEP,
-            gradient_checkpointing=chosen.variant == "checkpointing",
+            gradient_checkpointing=options.variant == "checkpointing",
         )
         trainer = Trainer(
             model=load(job, dtype, attention(job, packed=False)),
-            args=told,
+            args=arguments,
             train_dataset=examples(rows),
             data_collator=DataCollatorForSeq2Seq(load_tokenizer(job), padding=True),
             callbacks=[ClockCallback(clock, job.plan.steps)],

@@ -1,8 +1,8 @@
-"""What saving costs of a run: seconds of a save and its parts, and the time that training waits for it.
+"""Cost of saving in a run: seconds of a save and its parts, and the time that training waits for it.
 
-`python benchmarks/saving_cost.py --hidden 512 --layers 8 --rounds 3`; a small Qwen3 made on the spot, on this machine's
-device, one process a round. Evaluation and save overlap as in a run, so the share depends on both, and on the steps
-between two evaluations: all are told.
+`python benchmarks/saving_cost.py --hidden 512 --layers 8 --rounds 3`; a small random Qwen3 on this machine's device,
+one process per round. Evaluation and save overlap as in a run, so the share depends on both, and on the steps between
+two evaluations: all are printed.
 """
 
 import argparse
@@ -15,17 +15,17 @@ from statistics import median
 
 import torch
 
-from thinktune.checkpoint import store as checkpoint
-from thinktune.config import loading as recipe
+from thinktune.checkpoint import saving, store
+from thinktune.config.loading import validate_recipe
+from thinktune.config.schema import Recipe
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
-from thinktune.train import loop as room
-from thinktune.train import metrics as watch
+from thinktune.train import loop, metrics
 
 
-def make_recipe(folder: Path, size: ModelShape, chosen: argparse.Namespace) -> recipe.Recipe:
-    """Rows, a model and a recipe in a folder."""
+def make_recipe(folder: Path, size: ModelShape, options: argparse.Namespace) -> Recipe:
+    """Write rows and a model into a folder, and return a recipe for them."""
     text = "The heart pumps blood through the body, and the lungs give it air. "
-    rows = [{"question": f"{n}? {text}", "think": text * 4, "answer": text * 2} for n in range(chosen.rows)]
+    rows = [{"question": f"{n}? {text}", "think": text * 4, "answer": text * 2} for n in range(options.rows)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = make_tokenizer([text], 400)
     make_model(tokenizer, size).save_pretrained(folder / "start")
@@ -36,52 +36,52 @@ def make_recipe(folder: Path, size: ModelShape, chosen: argparse.Namespace) -> r
         "runs_folder": str(folder / "runs"),
         "model": {"name": str(folder / "start")},
         "data": {"name": str(folder / "rows.jsonl"), "validation": 0.2, "faults": faults},
-        "train": {"rows_per_step": 4, "epochs": 1, "evaluate_every_steps": chosen.steps, "memory": chosen.memory},
+        "train": {"rows_per_step": 4, "epochs": 1, "evaluate_every_steps": options.steps, "memory": options.memory},
         "generate": {"sample_questions": 0},
     }
-    return recipe.validate_recipe(tree, "here")
+    return validate_recipe(tree, "here")
 
 
-def timed(taken: dict[str, float], holder: object, name: str) -> None:
-    """Add up the seconds that a function takes."""
+def time_calls(taken: dict[str, float], holder: object, name: str) -> None:
+    """Replace a function by one that adds up the seconds of its calls."""
     real = getattr(holder, name)
 
-    def calling(*given, **options):
-        begun = time.monotonic()
+    def timed_call(*arguments, **keywords):
+        started = time.monotonic()
         try:
-            return real(*given, **options)
+            return real(*arguments, **keywords)
         finally:
-            taken[name] = taken.get(name, 0.0) + time.monotonic() - begun
+            taken[name] = taken.get(name, 0.0) + time.monotonic() - started
 
-    setattr(holder, name, calling)
+    setattr(holder, name, timed_call)
 
 
-def measure(chosen: argparse.Namespace) -> dict[str, float]:
-    """One run: seconds in all, in saves, in their parts, in evaluations, and those that training waited."""
-    with tempfile.TemporaryDirectory(dir=chosen.folder) as place:
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Run once; return the seconds in all, in saves, in their parts, in evaluations, and those that training waited."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as place:
         os.environ["THINKTUNE_CACHE"] = f"{place}/cache"
-        size = ModelShape(hidden_size=chosen.hidden, num_layers=chosen.layers, intermediate_size=3 * chosen.hidden)
-        settings = make_recipe(Path(place), size, chosen)
+        size = ModelShape(hidden_size=options.hidden, num_layers=options.layers, intermediate_size=3 * options.hidden)
+        settings = make_recipe(Path(place), size, options)
         taken: dict[str, float] = {}
         for holder, name in (
-            (checkpoint, "save"),
-            (checkpoint, "seal"),
-            (checkpoint, "sync_tree"),
-            (watch, "evaluate"),
+            (saving, "save"),
+            (saving, "write_manifest"),
+            (saving, "fsync_tree"),
+            (metrics, "evaluate_held_out"),
         ):
-            timed(taken, holder, name)
-        timed(taken, room, "_train")
-        said: list[str] = []
-        run = room.train(settings, said.append)
-        last = checkpoint.find_checkpoint(run, "last")
+            time_calls(taken, holder, name)
+        time_calls(taken, loop, "_train")
+        lines: list[str] = []
+        run = loop.train(settings, lines.append)
+        last = store.find_checkpoint(run, "last")
         assert last
-        waited = next(line for line in said if line.startswith("training waited"))
+        waited = next(line for line in lines if line.startswith("training waited"))
         saved = sum(path.stat().st_size for path in last.folder.iterdir())
         return taken | {"mib": saved / 2**20, "waited": float(waited.split()[2])}
 
 
 def main() -> None:
-    """Medians over rounds, as JSON."""
+    """Print the medians over rounds, as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
@@ -90,10 +90,10 @@ def main() -> None:
     parser.add_argument("--memory", default="auto")
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--rounds", type=int, default=1)
-    chosen = parser.parse_args()
-    if chosen.rounds == 1:
+    options = parser.parse_args()
+    if options.rounds == 1:
         torch.set_num_threads(1)
-        print(json.dumps({key: round(value, 3) for key, value in measure(chosen).items()}))
+        print(json.dumps({key: round(value, 3) for key, value in measure(options).items()}))
         return
     import subprocess
     import sys
@@ -101,7 +101,7 @@ def main() -> None:
     command = [sys.executable, *sys.argv, "--rounds", "1"]
     rounds = [
         json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
-        for _ in range(chosen.rounds)
+        for _ in range(options.rounds)
     ]
     print(json.dumps({key: median(each[key] for each in rounds) for key in rounds[0]}))
 

@@ -1,7 +1,7 @@
-"""What the plan takes for Qwen3's sizes on 1 to 512 cards, and how fast they should be, as a Markdown table: computed.
+"""Plans for Qwen3's sizes on 1 to 512 cards and their predicted speed, as a Markdown table: computed, not measured.
 
-`python benchmarks/scale_table.py [--card H200]`: 16,384 tokens a step for each card, rows of up to 2,048 tokens, layers
-compiled. Needs no accelerator; a few minutes, and less the second time, as traced layers are kept.
+`python benchmarks/scale_table.py [--card H200]`: 16,384 tokens per step for each card, rows of up to 2,048 tokens,
+compiled layers. Needs no accelerator; a few minutes, and less the second time, because traced layers are cached.
 """
 
 from argparse import ArgumentParser
@@ -17,16 +17,16 @@ from thinktune.planner.trace import META
 
 CARD_TOKENS = 16_384  # of a step
 MEAN_CONTEXT = 600.0  # as in what_fits.py
-MACHINES = ((1, 1), (1, 8), (8, 1), (8, 8), (64, 8))  # so many, with so many cards each
+NODES = ((1, 1), (1, 8), (8, 1), (8, 8), (64, 8))  # machines, and cards of each
 HEAD = """\
 | model | cards | strategy | tier, budget, batch | GiB a card | sent in / between | as inside | 200 Gb/s | 25 Gb/s |
 |---|---|---|---|---:|---:|---:|---:|---:|"""
 
 
-def row(name: str, machines: int, per_node: int, card: Card) -> str:
-    """One line: what is taken, what a card holds and sends; over each network seconds a step, tokens/s, efficiency."""
-    ranks = machines * per_node
-    job = Workload(
+def row(name: str, nodes: int, per_node: int, card: Card) -> str:
+    """Return a row: setting, memory and traffic of a card; for each network seconds per step, tokens/s, efficiency."""
+    ranks = nodes * per_node
+    workload = Workload(
         QWEN3[name].config(),
         META,
         False,
@@ -38,8 +38,8 @@ def row(name: str, machines: int, per_node: int, card: Card) -> str:
         ranks=ranks,
         per_node=per_node,
     )
-    plan = make_plan(TrainConfig(tokens_per_step=job.step_tokens), job, card)
-    cards = f"{ranks}" if ranks == 1 else f"{machines}×{per_node}"
+    plan = make_plan(TrainConfig(tokens_per_step=workload.step_tokens), workload, card)
+    cards = f"{ranks}" if ranks == 1 else f"{nodes}×{per_node}"
     if plan.chosen is None:
         least = min(option.needed_bytes for option in plan.options) / GIB
         return f"| {name} | {cards} | nothing fits: {least:.0f} GiB at least | | | | | | |"
@@ -47,36 +47,36 @@ def row(name: str, machines: int, per_node: int, card: Card) -> str:
     inside = ", inside" if setting.update_in_backward else ""
     size = f"{setting.batch_tokens // 1024}k"
     sent = f"{option.volume.intra_node / GIB:.1f} / {option.volume.inter_node / GIB:.1f}" if ranks > 1 else ""
-    paces = [
-        f"{pace.seconds_per_step:.2f} s, {short(pace.tokens_per_second)}, {pace.efficiency:.0%}"
-        for pace in plan.throughputs
+    speeds = [
+        f"{each.seconds_per_step:.2f} s, {short(each.tokens_per_second)}, {each.efficiency:.0%}"
+        for each in plan.throughputs
     ]
     if ranks == 1 and option.tokens_per_second:
-        paces = [f"{job.step_tokens / option.tokens_per_second:.2f} s, {short(option.tokens_per_second)}"]
+        speeds = [f"{workload.step_tokens / option.tokens_per_second:.2f} s, {short(option.tokens_per_second)}"]
     cells = [
         name,
         cards,
         setting.strategy if ranks > 1 else "",
         f"{setting.memory}{inside}, {setting.activation_budget:g}, {size}",
     ]
-    cells += [f"{option.needed_bytes / GIB:.1f}", sent, *paces, *[""] * (3 - len(paces))]
+    cells += [f"{option.needed_bytes / GIB:.1f}", sent, *speeds, *[""] * (3 - len(speeds))]
     return f"| {' | '.join(cells)} |"
 
 
 def short(speed: float) -> str:
-    """Tokens a second in thousands."""
+    """Format tokens per second in thousands."""
     return f"{speed / 1000:,.0f}k" if speed >= 9_950 else f"{speed / 1000:.1f}k"
 
 
 def main() -> None:
-    """One row a model and number of cards."""
+    """Print one row per model and number of cards."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--card", default="H100")
     card = find_card(parser.parse_args().card)
     print(HEAD)
     for name in QWEN3:
-        for machines, per_node in MACHINES:
-            print(row(name, machines, per_node, card), flush=True)
+        for nodes, per_node in NODES:
+            print(row(name, nodes, per_node, card), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Many streams at once against `thinktune serve`'s own server: errors, mixed-up replies, and tokens/s.
+"""Load test of `thinktune serve` with many streams at once: errors, mixed-up replies, and tokens/s.
 
     python benchmarks/serve_load.py --streams 32 --seconds 120
-    python benchmarks/serve_load.py --model runs/demo/expert   # another model than the small random one
+    python benchmarks/serve_load.py --model runs/demo/expert   # a model other than the small random one
 
-The server runs in a process of its own, on loopback. First all questions are answered alone, greedily, in turn;
-then so many clients ask for so many seconds, each its next question as soon as the last is answered. A reply
-that differs from the one given alone in a character is counted as mixed up; whatever is no whole stream is an error.
-One client in sixteen leaves in the middle of its reply, as people do. It ends by itself, with exit code 1 if anything
-was wrong.
+The server runs in a process of its own, on loopback. First all questions are answered one at a time, greedily; then
+`--streams` clients ask for `--seconds` seconds, each its next question as soon as the last is answered. A reply that
+differs in any character from the one given alone is counted as mixed up; an incomplete stream is an error. One request
+in sixteen is cancelled in the middle of its reply, as people do. Exits with code 1 if anything was wrong.
 """
 
 import argparse
@@ -32,7 +31,7 @@ LEAVES_ONE_IN = 16
 
 @dataclass
 class Tally:
-    """What the clients met, written by all of them under one lock."""
+    """Results of the clients, written by all of them under one lock."""
 
     replies: int = 0
     tokens: int = 0
@@ -43,7 +42,7 @@ class Tally:
     lock: Any = field(default_factory=threading.Lock)
 
 
-def serve_in_process(folder: Path, port: Any) -> None:
+def serve_in_process(folder: Path, address: Any) -> None:
     import torch
 
     from thinktune.serve import find_models, serve
@@ -52,13 +51,13 @@ def serve_in_process(folder: Path, port: Any) -> None:
 
     def say(line: str) -> None:
         if line.startswith("page: "):
-            port.put(line.split()[1].rstrip("/"))
+            address.put(line.split()[1].rstrip("/"))
 
     serve(find_models(folder, None, None, "here", say), "127.0.0.1", 0, say)
 
 
 def make_small(folder: Path) -> None:
-    """A random Qwen3 of the tests' size, decided enough that rounding does not choose its tokens."""
+    """Write a random Qwen3 of the tests' size, with weights too large for rounding to choose its tokens."""
     import torch
 
     from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
@@ -73,7 +72,7 @@ def make_small(folder: Path) -> None:
 
 
 def ask(client: httpx.Client, question: str, tokens: int, leave: bool = False) -> tuple[str, int, float]:
-    """The whole text of a streamed reply, its tokens, and the seconds to its first piece."""
+    """Stream a reply; return its whole text, its number of tokens, and the seconds to its first piece."""
     body = {
         "messages": [{"role": "user", "content": question}],
         "stream": True,
@@ -81,7 +80,7 @@ def ask(client: httpx.Client, question: str, tokens: int, leave: bool = False) -
         "temperature": 0,
         "max_tokens": tokens,
     }
-    begun, first, text, used, done = time.monotonic(), 0.0, "", 0, False
+    started, first, text, used, done = time.monotonic(), 0.0, "", 0, False
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code} {response.read()!r}")
@@ -92,7 +91,7 @@ def ask(client: httpx.Client, question: str, tokens: int, leave: bool = False) -
                 event = json.loads(line.removeprefix("data: "))
                 used = event.get("usage", {}).get("completion_tokens", used)
                 for choice in event["choices"]:
-                    first = first or time.monotonic() - begun
+                    first = first or time.monotonic() - started
                     text += json.dumps(choice["delta"], ensure_ascii=False)
                 if leave and first:
                     return text, 0, first
@@ -102,25 +101,25 @@ def ask(client: httpx.Client, question: str, tokens: int, leave: bool = False) -
 
 
 def _joined(text: str) -> str:
-    """The deltas' texts in their order; how they were cut into pieces does not count."""
-    decoder, at, said = json.JSONDecoder(), 0, {"reasoning": "", "content": ""}
+    """Join the deltas' texts, so that the way they were split does not matter."""
+    decoder, at, reply = json.JSONDecoder(), 0, {"reasoning": "", "content": ""}
     while at < len(text):
         delta, at = decoder.raw_decode(text, at)
         if delta.get("moved"):
-            said = {"reasoning": said["content"], "content": ""}
-        for place in said:
-            said[place] += delta.get(place) or ""
-    return json.dumps(said, ensure_ascii=False)
+            reply = {"reasoning": reply["content"], "content": ""}
+        for part in reply:
+            reply[part] += delta.get(part) or ""
+    return json.dumps(reply, ensure_ascii=False)
 
 
 def keep_asking(address: str, alone: dict[str, str], tally: Tally, until: float, tokens: int, number: int) -> None:
-    draw = random.Random(number)
+    generator = random.Random(number)
     with httpx.Client(base_url=address, timeout=120) as client:
         while time.monotonic() < until:
-            question, leave = draw.choice(QUESTIONS), draw.randrange(LEAVES_ONE_IN) == 0
+            question, leave = generator.choice(QUESTIONS), generator.randrange(LEAVES_ONE_IN) == 0
             try:
                 text, used, first = ask(client, question, tokens, leave)
-            except Exception as error:  # whatever a client meets is what this looks for
+            except Exception as error:  # any error that a client meets is a result
                 with tally.lock:
                     tally.errors.append(f"{type(error).__name__}: {error}")
                 continue
@@ -134,24 +133,24 @@ def keep_asking(address: str, alone: dict[str, str], tally: Tally, until: float,
 
 
 def measure(address: str, streams: int, seconds: float, tokens: int) -> dict[str, Any]:
-    """Alone first, then all at once."""
+    """Ask one question at a time, then all at once."""
     with httpx.Client(base_url=address, timeout=120) as client:
         ask(client, QUESTIONS[0], tokens)
-        begun = time.monotonic()
+        started = time.monotonic()
         answers = {question: ask(client, question, tokens) for question in QUESTIONS}
-        alone_seconds = time.monotonic() - begun
+        alone_seconds = time.monotonic() - started
     alone_speed = sum(used for _, used, _ in answers.values()) / alone_seconds
     alone = {question: text for question, (text, _, _) in answers.items()}
-    tally, begun = Tally(), time.monotonic()
+    tally, started = Tally(), time.monotonic()
     clients = [
-        threading.Thread(target=keep_asking, args=(address, alone, tally, begun + seconds, tokens, number))
+        threading.Thread(target=keep_asking, args=(address, alone, tally, started + seconds, tokens, number))
         for number in range(streams)
     ]
     for client in clients:
         client.start()
     for client in clients:
         client.join()
-    elapsed = time.monotonic() - begun
+    elapsed = time.monotonic() - started
     return {
         "streams": streams,
         "seconds": round(elapsed, 1),
@@ -169,22 +168,22 @@ def measure(address: str, streams: int, seconds: float, tokens: int) -> dict[str
 
 
 def main() -> None:
-    """Serve, measure, print one JSON object."""
+    """Serve, measure, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="a run's or a model's folder; none makes a small one")
+    parser.add_argument("--model", type=Path, help="a run's or a model's folder; without it, a small model is made")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--tokens", type=int, default=64, help="the longest reply")
-    asked = parser.parse_args()
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of a reply at most")
+    options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as made:
-        if asked.model is None:
+        if options.model is None:
             make_small(Path(made))
         addresses: Any = context.Queue()
-        server = context.Process(target=serve_in_process, args=(asked.model or Path(made), addresses), daemon=True)
+        server = context.Process(target=serve_in_process, args=(options.model or Path(made), addresses), daemon=True)
         server.start()
         try:
-            found = measure(addresses.get(timeout=300), asked.streams, asked.seconds, asked.tokens)
+            found = measure(addresses.get(timeout=300), options.streams, options.seconds, options.tokens)
         finally:
             server.terminate()
             server.join(30)

@@ -1,16 +1,16 @@
-"""Small cards on a large one: predicted against measured peak, and how large a model fits how little memory.
+"""Small cards on a large one: predicted against measured peak, and how large a model fits into how little memory.
 
-`python benchmarks/small_cards.py [--part N]` needs the repository alone (weights are random) and one
-CUDA card. Each part is made to take less than ten minutes; `--part` takes one of them:
+`python benchmarks/small_cards.py [--part N]` needs only the repository (weights are random) and one CUDA card. Each
+part takes less than ten minutes; `--part` runs one of them:
 
 1. predicted against measured peak of nine settings of Qwen3-0.6B and 1.7B
 2. 1.7B at 2,048 tokens in 8 GiB (4bit) and in 6 GiB (8bit-streamed)
 3. 4B in 16 GiB, 8B in 24 GiB (both 8bit-streamed)
-4. 32B on the whole card (8bit), weights made on it
+4. 32B on the whole card (8bit), its weights made on the card
 
-The card is held to a figure by `torch.cuda.set_per_process_memory_fraction`, which counts what torch reserves; what the
-driver takes beside that (`context`) is measured and shown. `--tiny` runs the same code on the CPU with small shapes, to
-see that it works: its figures mean nothing.
+The card is limited by `torch.cuda.set_per_process_memory_fraction`, which counts what torch reserves; the driver's own
+memory (`context`) is measured and printed. `--tiny` runs the same code on the CPU with small shapes, to see that it
+works: its figures mean nothing.
 """
 
 import json
@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from jobs import QWEN3, Shape
+from random_model import random_model
 from transformers import Qwen3Config
 
 from thinktune.config.schema import MemoryTierName, TrainConfig
 from thinktune.data.chat_template import Rendered, TokenKind
-from thinktune.demo.tiny_model import random_model
 from thinktune.distributed.world import World
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import Batch, make_padding, pack
@@ -46,11 +46,11 @@ PROMPT_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Case:
-    """A model, a setting, and the GiB that it is held to (none: the whole card)."""
+    """A model, a setting, and the GiB that it is limited to (None: the whole card)."""
 
     model: str
     memory: MemoryTierName
-    inside: bool
+    update_in_backward: bool
     budget: float
     tokens: int
     limit_gib: float | None = None
@@ -75,62 +75,67 @@ PARTS = (
 
 
 def config(name: str, tiny: bool) -> Qwen3Config:
-    """A published shape, or one of a sixteenth of its width and two layers."""
+    """Return a published shape's configuration, or one of a sixteenth of its width and two layers."""
     shape = QWEN3[name]
     if tiny:
-        shape = Shape(shape.hidden // 16, shape.inner // 16, 2, shape.heads // 4, 2, 32, 2000, shape.tied)
+        hidden_size, intermediate_size = shape.hidden_size // 16, shape.intermediate_size // 16
+        shape = Shape(hidden_size, intermediate_size, 2, shape.num_heads // 4, 2, 32, 2000, shape.tied)
     return shape.config()
 
 
-def batches(tokens: int, vocabulary: int) -> list[Batch]:
-    """A batch for each step, full: rows of real lengths (lognormal around 900 tokens, at most 2,048)."""
+def batches(tokens: int, vocab_size: int) -> list[Batch]:
+    """Return a full batch for each step: rows of realistic lengths (lognormal around 900 tokens, at most 2,048)."""
     generator = np.random.default_rng(1)
     pad = make_padding(0, [SHORTEST] * (tokens // SHORTEST) + [LONGEST], tokens)  # one shape for all steps, as in a run
     made: list[Batch] = []
     for number in range(STEPS):
         rows: list[Rendered] = []
-        room = tokens
-        while room > 0:
+        free = tokens
+        while free > 0:
             length = int(np.clip(generator.lognormal(np.log(MEAN) - 0.125, 0.5), SHORTEST, LONGEST))
-            length = room if room - length < SHORTEST else min(length, room)
-            parts = np.full(length, int(TokenKind.ANSWER), np.uint8)
-            parts[: max(1, int(length * PROMPT_SHARE))] = int(TokenKind.PROMPT)
-            ids = generator.integers(0, vocabulary, length).astype(np.int32)
-            rows.append(Rendered(ids, parts, f"made:{number}.{len(rows)}"))
-            room -= length
+            length = free if free - length < SHORTEST else min(length, free)
+            kinds = np.full(length, int(TokenKind.ANSWER), np.uint8)
+            kinds[: max(1, int(length * PROMPT_SHARE))] = int(TokenKind.PROMPT)
+            ids = generator.integers(0, vocab_size, length).astype(np.int32)
+            rows.append(Rendered(ids, kinds, f"made:{number}.{len(rows)}"))
+            free -= length
         made += pack(rows, tokens, pad=pad)[:1]
     return made
 
 
 def measure(case: Case, tiny: bool) -> dict[str, Any]:
-    """Ten steps of a case in this process: what was predicted, and what the card says."""
+    """Take ten steps of a case in this process; return the predicted and the measured memory."""
     device, shape = pick_device(), config(case.model, tiny)
     cuda, compiled = device.type == "cuda", can_compile(device)
     tokens = case.tokens // 16 if tiny else case.tokens
     if cuda and case.limit_gib:
         torch.cuda.set_per_process_memory_fraction(case.limit_gib * GIB / torch.cuda.mem_get_info()[1])
-    job = Workload(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
-    held_to = int(case.limit_gib * GIB) if case.limit_gib else torch.cuda.mem_get_info()[1] if cuda else GIB
-    setting = Setting(case.memory, case.inside, case.budget, tokens, chunk_rows=job.chunk_rows(held_to))
-    predicted = memory_peaks(job, setting)
-    begun = time.monotonic()
-    # Exact tiers begin as fp32 weights, which the update splits one by one: their own size, and not twice of it.
+    workload = Workload(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
+    memory_bytes = int(case.limit_gib * GIB) if case.limit_gib else torch.cuda.mem_get_info()[1] if cuda else GIB
+    setting = Setting(
+        case.memory, case.update_in_backward, case.budget, tokens, chunk_rows=workload.chunk_rows(memory_bytes)
+    )
+    predicted = memory_peaks(workload, setting)
+    started = time.monotonic()
+    # Exact tiers start as fp32 weights, which the update splits one by one: that takes their own size, not twice of it.
     model = random_model(shape, device, TIERS[case.memory].load_dtype)
     set_attention(model, torch.bfloat16)
     apply_activation_budget(model, case.budget, compiled)
     if compiled:
         compile_layers(model)
-    update = Optimizer(model, TrainConfig(rows_per_step=1, memory=case.memory, update_in_backward=case.inside))
+    optimizer = Optimizer(
+        model, TrainConfig(rows_per_step=1, memory=case.memory, update_in_backward=case.update_in_backward)
+    )
     made, marks = batches(tokens, shape.vocab_size), [time.monotonic()]
     for number, batch in enumerate(made, start=1):
-        if cuda and number == 2:  # the peak of loading, and of what is made once, is not the step's
+        if cuda and number == 2:  # the peak of loading and of the first step's states is not that of a step
             torch.cuda.reset_peak_memory_stats()
-        update.begin_step(number, 1e-5)
-        report = step(model, [batch.to(device)], update, World(), torch.bfloat16, setting.chunk_rows)
+        optimizer.begin_step(number, 1e-5)
+        report = step(model, [batch.to(device)], optimizer, World(), torch.bfloat16, setting.chunk_rows)
         assert torch.isfinite(report.gradient_norm)
         marks.append(time.monotonic())
     found = {"case": vars(case), "predicted_gib": predicted.train / GIB, "host_gib": predicted.host / GIB}
-    found |= {"loading_s": marks[0] - begun, "tokens_per_s": tokens * (STEPS - 2) / (marks[-1] - marks[2])}
+    found |= {"loading_s": marks[0] - started, "tokens_per_s": tokens * (STEPS - 2) / (marks[-1] - marks[2])}
     if cuda:
         free, total = torch.cuda.mem_get_info()
         reserved = torch.cuda.memory_reserved()
@@ -144,7 +149,7 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Each case in a process of its own, so that none inherits another's memory."""
+    """Run each case in a process of its own, so that none inherits another's memory."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--part", type=int, choices=range(1, len(PARTS) + 1))
     parser.add_argument("--tiny", action="store_true")
@@ -154,7 +159,7 @@ def main() -> None:
         print(json.dumps(measure(PARTS[options.case[0]][options.case[1]], options.tiny)))
         return
     if not options.tiny and not torch.cuda.is_available():
-        sys.exit("small_cards.py needs a CUDA card; --tiny tries the code on the CPU")
+        sys.exit("small_cards.py needs a CUDA card; --tiny runs the same code on the CPU")
     for part, cases in enumerate(PARTS):
         if options.part in (None, part + 1):
             for number in range(len(cases)):

@@ -1,4 +1,4 @@
-"""What both suites do with contenders: each in a process of its own, a table of figures, a chart of all loss curves."""
+"""Code of both suites: contenders, each in a process of its own; tables of figures and a chart of all loss curves."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "src"))  # nothing of this tree need be installed
+sys.path.insert(0, str(HERE.parent / "src"))  # so that this tree need not be installed
 SHIM = HERE / "shim"
 OURS = "thinktune"
 SMALLEST_BATCH_TOKENS = 2048
@@ -23,20 +23,20 @@ LIBRARIES = ("torch", "transformers", "trl", "accelerate", "liger-kernel", "unsl
 
 @dataclass(frozen=True)
 class Contender:
-    """A line of the table: the file and the variant that make it, and what it is told."""
+    """A contender: its file, its variant and its options."""
 
     name: str
     file: str
     variant: str
-    needs: str | None = None  # a package that is not ours
-    batch_tokens: int | None = None  # where it cannot find them itself; halved until they fit
+    needs: str | None = None  # the package that it measures, if that is not thinktune
+    batch_tokens: int | None = None  # if it cannot choose them itself; halved until they fit
     settings: dict[str, Any] = field(default_factory=dict)
-    same_steps: bool = False  # its mathematics is that of ours, step for step
+    same_steps: bool = False  # it computes the same as thinktune, step for step
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What became of a contender: results of its jobs, or why there are none."""
+    """A line of the table: the results of a contender's jobs, or the reason why there are none."""
 
     contender: Contender
     results: list[dict[str, Any]]
@@ -46,19 +46,19 @@ class Line:
 
 @dataclass(slots=True)
 class Budget:
-    """Seconds that a command may take."""
+    """Seconds that a command may take, counted from now."""
 
     seconds: float
-    begun: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def left(self) -> float:
-        """Seconds from now."""
-        return self.seconds - (time.monotonic() - self.begun)
+        """Return the seconds that are left."""
+        return self.seconds - (time.monotonic() - self.started)
 
 
 def run(contender: Contender, jobs: Sequence[Path], budget: Budget, threads: int | None = None) -> Line:
-    """One contender from start to end; where the card's memory is not enough, again with half the batch."""
+    """Run one contender; if the card's memory is not enough, again with half the batch."""
     if contender.needs and importlib.util.find_spec(contender.needs) is None:
         return Line(contender, [], absent=f"missing: {contender.needs} is not installed here")
     batch_tokens = contender.batch_tokens
@@ -70,9 +70,9 @@ def run(contender: Contender, jobs: Sequence[Path], budget: Budget, threads: int
             return Line(contender, json.loads(output.splitlines()[-1]), batch_tokens)
         if code is None:
             return Line(contender, [], batch_tokens, "stopped: the command's time was up")
-        if not _is_memory(errors):
+        if not _is_out_of_memory(errors):
             print(errors[-6000:], file=sys.stderr)
-            return Line(contender, [], batch_tokens, f"failed: {_last(errors)}")
+            return Line(contender, [], batch_tokens, f"failed: {_last_line(errors)}")
         if batch_tokens is None or batch_tokens // 2 < SMALLEST_BATCH_TOKENS:
             return Line(contender, [], batch_tokens, "does not fit: out of memory")
         batch_tokens //= 2
@@ -95,7 +95,7 @@ def _process(
 
 
 def environment(threads: int | None = None) -> dict[str, str]:
-    """The environment of a contender's process: this tree's own sources, the kernel that all share, no network."""
+    """Return the environment of a contender's process: this tree's sources, the kernel of all, no network."""
     path = [str(HERE.parent / "src"), *([] if _has_flash_attn() else [str(SHIM)]), os.environ.get("PYTHONPATH", "")]
     quiet = {
         "TOKENIZERS_PARALLELISM": "false",
@@ -108,7 +108,7 @@ def environment(threads: int | None = None) -> dict[str, str]:
 
 
 def kernel() -> str:
-    """Which attention the packed contenders have on a card."""
+    """Return which attention the packed contenders have on a card."""
     return "flash-attn as installed" if _has_flash_attn() else "torch's varlen_attn for all packed contenders"
 
 
@@ -119,23 +119,23 @@ def _has_flash_attn() -> bool:
         return False
 
 
-def _is_memory(errors: str) -> bool:
+def _is_out_of_memory(errors: str) -> bool:
     return bool(re.search(r"OutOfMemoryError|CUDA out of memory|the memory of .* is full", errors))
 
 
-def _last(errors: str) -> str:
+def _last_line(errors: str) -> str:
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return (lines[-1] if lines else "no word")[:200]
+    return (lines[-1] if lines else "no output")[:200]
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, numbers to the right."""
+    """Format a table in Markdown, numbers aligned right."""
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def versions() -> str:
-    """The libraries that are there, with their versions."""
+    """Return the installed libraries with their versions."""
     found: list[str] = []
     for name in LIBRARIES:
         try:
@@ -146,16 +146,16 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The commit of the tree, where git can tell."""
-    asked = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=7"]
+    """Return the commit of the tree, or `unknown` without git."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=7"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 def differences(lines: Sequence[Line], job: int = 0) -> dict[str, float]:
-    """For contenders with the steps of ours: the largest relative difference of a logged loss from ours."""
+    """Return the largest relative difference of a logged loss from ours, for contenders with the same steps."""
     ours = next((line for line in lines if line.results and line.contender.name == OURS), None)
     if ours is None:
         return {}
@@ -170,7 +170,7 @@ def differences(lines: Sequence[Line], job: int = 0) -> dict[str, float]:
 
 
 def write(folder: Path, name: str, lines: Sequence[Line], facts: dict[str, Any], text: str, job: int = 0) -> None:
-    """The results as NAME.json, the table as NAME.md, and the loss curves of all contenders as NAME.html."""
+    """Write the results as NAME.json, the table as NAME.md, and the loss curves of all contenders as NAME.html."""
     folder.mkdir(parents=True, exist_ok=True)
     tree = [
         {"name": line.contender.name, "batch_tokens": line.batch_tokens, "absent": line.absent, "results": line.results}
@@ -182,7 +182,7 @@ def write(folder: Path, name: str, lines: Sequence[Line], facts: dict[str, Any],
 
 
 def curves(lines: Sequence[Line], title: str, job: int = 0) -> str:
-    """A page with one chart: the loss of each contender over the tokens it has seen."""
+    """Return a page with one chart: the loss of each contender by tokens seen."""
     from thinktune.report.svg_charts import Series, line_chart
 
     drawn = [line for line in lines if line.results]
@@ -194,10 +194,10 @@ def curves(lines: Sequence[Line], title: str, job: int = 0) -> str:
         series,
         title=f"{title}: loss",
         x_label="",
-        y_label="mean of a token, over thousand tokens seen",
+        y_label="mean loss of a token by thousand tokens seen",
         size=(960, 480),
     )
-    # Colours go round by the golden angle, so that neighbours differ; later lines are dashed, so that equal ones show.
+    # Colours advance by the golden angle, so that neighbours differ; later lines are dashed, so that equal ones show.
     colours = "\n".join(
         f".contender-{number} {{ stroke: hsl({number * 137.5 % 360:.0f} 75% 42%); "
         f"stroke-dasharray: {'none' if number == 0 else f'{4 + 3 * number} {3 + 2 * number}'}; }}"
@@ -208,7 +208,7 @@ def curves(lines: Sequence[Line], title: str, job: int = 0) -> str:
 
 
 def _points(result: dict[str, Any]) -> list[tuple[float, float]]:
-    """The middle of the steps that an entry averages, in thousand tokens, and the loss."""
+    """Return a curve's points: the middle of the steps that an entry averages, in thousand tokens, and the loss."""
     seen = [0, *result["step_tokens"]]
     for step in range(1, len(seen)):
         seen[step] += seen[step - 1]

@@ -1,4 +1,4 @@
-"""What peers built on transformers' Trainer share: their settings, the clock among their callbacks, the same steps."""
+"""Code of peers built on transformers' Trainer: their settings, the clock as a callback, the same steps."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -13,32 +13,32 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 
 class ClockCallback(TrainerCallback):
-    """Tells the clock of every step; the last one is over when training is, with everything that was logged."""
+    """Report every step to the clock; the last one ends when training does, with everything that was logged."""
 
     def __init__(self, clock: Clock, steps: int) -> None:
         self._clock, self._steps = clock, steps
 
     def on_train_begin(self, *arguments: Any, **state: Any) -> None:
-        """The model stands, the optimizer is made, no batch is read."""
+        """Start the clock: model and optimizer exist, and no batch is read yet."""
         self._clock.begin()
 
     def on_step_end(self, arguments: Any, state: Any, *others: Any, **rest: Any) -> None:
-        """A step is taken, and not logged yet."""
+        """Record a step, before it is logged."""
         if state.global_step < self._steps:
             self._clock.step(state.global_step, self._steps)
 
     def on_train_end(self, *arguments: Any, **state: Any) -> None:
-        """The last step is taken and logged."""
+        """Record the last step, after it was logged."""
         self._clock.step(self._steps, self._steps)
 
 
 class SameSteps:
-    """Put before a Trainer: its batches are the job's own, so that the mathematics is that of ours."""
+    """Base class, put before a Trainer, that gives it the job's batches, so that it computes the same as ours."""
 
     same_batches: list[list[int]]
 
     def get_train_dataloader(self: Any) -> Any:
-        """One batch of rows after another, in the job's order."""
+        """Return a loader of the job's batches in their order."""
         batches = DataLoader(
             self.train_dataset,
             batch_sampler=self.same_batches,
@@ -50,7 +50,7 @@ class SameSteps:
 
 
 def settings(job: Job, folder: Path) -> dict[str, Any]:
-    """What every Trainer is told, so that it takes the same steps as ours and nothing else happens."""
+    """Return the settings of every Trainer, with which it takes the same steps as ours and does nothing else."""
     plan = job.plan
     return {
         "output_dir": str(folder),
@@ -63,7 +63,7 @@ def settings(job: Job, folder: Path) -> dict[str, Any]:
         "max_grad_norm": 1.0,
         "max_steps": plan.steps,
         "logging_steps": plan.log_every,
-        "logging_first_step": True,  # for its gradient norm, the one that is taken at the same weights by all
+        "logging_first_step": True,  # for its gradient norm, the only one that all compute at the same weights
         "save_strategy": "no",
         "eval_strategy": "no",
         "report_to": "none",
@@ -75,39 +75,39 @@ def settings(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def attention(job: Job, *, packed: bool) -> str:
-    """FlashAttention's interface, behind which torch's kernel stands for all, on a card; SDPA where rows are padded."""
+    """Return FlashAttention's interface, behind which is torch's kernel, for packed rows on a card; otherwise SDPA."""
     return "flash_attention_2" if packed and job.on_card else "sdpa"
 
 
 def load(job: Job, dtype: torch.dtype, attention: str) -> Any:
-    """The first weights as a plain transformers model."""
+    """Load the initial weights as a plain transformers model."""
     return AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype, attn_implementation=attention)
 
 
 def load_tokenizer(job: Job) -> Any:
-    """The model's tokenizer; contenders need it for its padding token."""
+    """Load the model's tokenizer; contenders need it for its padding token."""
     return AutoTokenizer.from_pretrained(job.model)
 
 
 def examples(rows: Iterable[Row], *, mask: bool = True) -> list[dict[str, list[int]]]:
-    """Rows as token ids and labels; a plain list, so that Trainer's contenders need no other package."""
+    """Return rows as token ids and labels; a plain list, so that contenders with Trainer need no other package."""
     made = [{"input_ids": row.ids.tolist(), "labels": row.labels} for row in rows]
     return [example | {"attention_mask": [1] * len(example["labels"])} for example in made] if mask else made
 
 
 def tokens_of(rows: list[Row], rows_per_step: int, steps: int) -> list[int]:
-    """Tokens of each step of a contender that takes so many rows at a time, in order."""
+    """Return the tokens of each step of a contender that takes `rows_per_step` rows at a time, in order."""
     starts = range(0, steps * rows_per_step, rows_per_step)
     return [sum(map(len, rows[start : start + rows_per_step])) for start in starts]
 
 
 def has_liger() -> bool:
-    """Whether Liger's kernels are there; without them their users run without, and say so."""
+    """Return True if Liger's kernels are installed; without them, contenders run without, and report it."""
     return importlib.util.find_spec("liger_kernel") is not None
 
 
 def finished(trainer: Any, step_tokens: list[int], setting: str) -> Trained:
-    """What a trainer reports of itself after training."""
+    """Return a trainer's model, steps, gradient norms and losses after training."""
     entries = trainer.state.log_history
     norms = [float(entry["grad_norm"]) for entry in entries if "grad_norm" in entry]
     losses = [(int(entry["step"]), float(entry["loss"])) for entry in entries if "loss" in entry]

@@ -1,4 +1,4 @@
-"""The benchmark suites: the same work for all, and faults that are told and not hidden."""
+"""The benchmark suites: the same work for all contenders, and faults that are reported."""
 
 import inspect
 import subprocess
@@ -71,32 +71,32 @@ def test_rows_beyond_the_steps_follow_them(job):
         job.first_rows(49)
 
 
-def test_ours_takes_the_job_s_steps_and_is_measured(job):
+def test_ours_takes_the_jobs_steps_and_is_measured(job):
     clock = common.Clock(job)
-    trained = ours.train(job, common.Chosen("plan", settings={"batch_tokens": 256}), clock)
+    trained = ours.train(job, common.Options("plan", settings={"batch_tokens": 256}), clock)
     assert len(trained.gradient_norms) == job.plan.steps
     assert [step for step, _ in trained.losses] == [1, 2, 4]
-    measured = common._checked(job, clock, trained)
+    measured = common._check_trained(job, clock, trained)
     assert measured.weights_moved > 0.99
     assert (measured.timed_steps, measured.timed_tokens) == (3, sum(job.step_tokens[1:]))
     assert min(measured.seconds, measured.cpu_seconds, measured.warm_up_seconds) > 0
     assert measured.probe_loss == pytest.approx(5.76, abs=0.05)  # of 320 tokens by Zipf's law, hardly learned yet
 
 
-def test_who_did_not_train_is_refused(job):
+def test_a_contender_that_did_not_train_is_refused(job):
     clock = common.Clock(job)
-    still = common.load_first(job)
+    untrained = common.load_initial_model(job)
     with pytest.raises(AssertionError, match="gradient norms"):
-        common._checked(job, clock, common.Trained(still, [1] * 4, [1.0, 0.0], [(1, 6.0)]))
+        common._check_trained(job, clock, common.Trained(untrained, [1] * 4, [1.0, 0.0], [(1, 6.0)]))
     with pytest.raises(AssertionError, match="no weight moved"):
-        common._checked(job, clock, common.Trained(still, [1] * 4, [1.0], [(1, 6.0)]))
+        common._check_trained(job, clock, common.Trained(untrained, [1] * 4, [1.0], [(1, 6.0)]))
     with pytest.raises(AssertionError, match="3 steps, not 4"):
-        common._checked(job, clock, common.Trained(still, [1] * 3, [1.0], [(1, 6.0)]))
+        common._check_trained(job, clock, common.Trained(untrained, [1] * 3, [1.0], [(1, 6.0)]))
 
 
 @pytest.mark.parametrize(("size", "gigaflops"), [("0.6B", 3.99), ("1.7B", 10.74), ("4B", 25.20), ("8B", 46.47)])
 def test_shapes_are_those_of_qwen3(size, gigaflops):
-    """Operations a token at a mean context of 590, counted apart from this code."""
+    """Operations per token at a mean context of 590, counted independently of this code."""
     assert flops_per_token(jobs.QWEN3[size].config(), 590) / 1e9 == pytest.approx(gigaflops, rel=0.005)
 
 
@@ -140,7 +140,7 @@ def test_losses_that_must_be_equal_and_are_not_are_a_fault():
         faults([ours, line("short", [(1, 6.0)], same_steps=True)], 0.01)
 
 
-def test_the_table_names_who_is_absent_and_counts_tokens_that_are_not_padding():
+def test_the_table_names_absent_contenders_and_counts_tokens_without_padding():
     absent = suite.Line(suite.Contender("gone", "x.py", "x"), [], absent="missing: gone is not installed here")
     rows = table([line(suite.OURS, [(1, 6.0)]), line("slow", [(1, 6.0)], seconds=3.0), absent], "NVIDIA H200").split(
         "\n"
@@ -159,7 +159,7 @@ def test_the_page_draws_a_curve_of_every_contender_that_ran():
 
 
 def cpu_round(work, overhead):
-    """A round in which every contender costs the same but those named, and losses are equal."""
+    """Return a round in which every contender costs the same except those named, and losses are equal."""
 
     def cost(seconds, steps):
         memory = {"above_start_mib": 1.0, "process_peak_mib": 1.0}
@@ -190,8 +190,8 @@ def test_the_suite_for_the_cpu_demands_that_ours_costs_least():
     assert cpu_loops.faults([cpu_round(least, quicker)], losses_only=True) == []
 
 
-def by_row(query, key, value, ends):
-    parts = [each.split(ends.diff().tolist()) for each in (query, key, value)]
+def by_row(query, key, value, cu_seqlens):
+    parts = [each.split(cu_seqlens.diff().tolist()) for each in (query, key, value)]
     rows = [
         scaled_dot_product_attention(*(part.transpose(0, 1) for part in row), is_causal=True, enable_gqa=True)
         for row in zip(*parts, strict=True)
@@ -200,14 +200,14 @@ def by_row(query, key, value, ends):
 
 
 def old_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
-    """As torch 2.11 asks for it: as many heads of keys as of queries."""
+    """Take the arguments of torch 2.11: as many heads of keys as of queries."""
     assert window_size == (-1, 0)
     assert key.shape == query.shape
     return by_row(query, key, value, cu_seq_q)
 
 
 def new_varlen(q, k, v, cq, ck, mq, mk, *, scale=None, window_size=(-1, -1), enable_gqa=False, num_splits=None):
-    """As torch 2.13 asks for it."""
+    """Take the arguments of torch 2.13."""
     assert window_size == (-1, 0)
     assert enable_gqa or q.shape == k.shape
     return by_row(q, k, v, cq)
@@ -220,7 +220,7 @@ def test_the_stand_in_for_flash_attention_is_causal_attention_within_rows(monkey
     from torch.nn.attention import varlen
 
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
-    monkeypatch.setattr(flash_attn, "_ASKED_FOR", inspect.signature(kernel).parameters)
+    monkeypatch.setattr(flash_attn, "_PARAMETERS", inspect.signature(kernel).parameters)
     query, key, value = torch.randn(10, 4, 8), torch.randn(10, 2, 8), torch.randn(10, 2, 8)
     ends = torch.tensor([0, 3, 10], dtype=torch.int32)
     made = flash_attn.flash_attn_varlen_func(query, key, value, ends, ends, 7, 7, causal=True)
@@ -234,8 +234,8 @@ def test_the_stand_in_for_flash_attention_is_causal_attention_within_rows(monkey
         flash_attn.flash_attn_varlen_func(query, key, value, ends, ends, 7, 7)
 
 
-# A Qwen3 in bf16 under transformers' FlashAttention interface, on a machine that says it has a card, and whose kernel
-# is one call of SDPA a row: packed rows give what each gives alone under plain SDPA.
+# A Qwen3 in bf16 under transformers' FlashAttention interface, on a machine that pretends to have a card, with a kernel
+# of one SDPA call per row: packed rows give the same as each row alone under plain SDPA.
 STAND_IN = """
 import sys
 import torch, transformers.utils.import_utils as utils
@@ -244,7 +244,7 @@ from torch.nn.attention import varlen
 import flash_attn, jobs
 from test_benchmarks import new_varlen
 assert utils.is_flash_attn_2_available()
-varlen.varlen_attn, flash_attn._ASKED_FOR = new_varlen, {"enable_gqa"}
+varlen.varlen_attn, flash_attn._PARAMETERS = new_varlen, {"enable_gqa"}
 config = jobs.Shape(32, 64, 2, 4, 2, 16, 320).config()
 torch.manual_seed(0)
 from transformers import Qwen3ForCausalLM
@@ -257,14 +257,14 @@ positions = torch.cat([torch.arange(row.shape[1])[None] for row in rows], 1)
 together = packed(torch.cat(rows, 1), position_ids=positions, use_cache=False).logits
 torch.testing.assert_close(together, alone, rtol=2e-2, atol=2e-2)
 ends = torch.tensor([0, 5, 14], dtype=torch.int32)
-told = dict(cu_seq_lens_q=ends, cu_seq_lens_k=ends, max_length_q=9, max_length_k=9)
-torch.testing.assert_close(packed(torch.cat(rows, 1), position_ids=positions, use_cache=False, **told).logits, together)
+kwargs = dict(cu_seq_lens_q=ends, cu_seq_lens_k=ends, max_length_q=9, max_length_k=9)
+torch.testing.assert_close(packed(torch.cat(rows, 1), position_ids=positions, use_cache=False, **kwargs).logits, together)
 with torch.autocast("cpu", torch.bfloat16):
-    master = packed.float()(torch.cat(rows, 1), position_ids=positions, use_cache=False, **told).logits
+    master = packed.float()(torch.cat(rows, 1), position_ids=positions, use_cache=False, **kwargs).logits
 torch.testing.assert_close(master.bfloat16(), alone, rtol=5e-2, atol=5e-2)
 packed.bfloat16()
 one_row = packed(torch.cat(rows, 1), use_cache=False).logits
-assert (one_row[0, 5:] - alone[0, 5:]).abs().max() > 0.1, "rows that see their neighbour must differ"
+assert (one_row[0, 5:] - alone[0, 5:]).abs().max() > 0.1, "rows that attend to their neighbour must differ"
 print("equal")
 """
 

@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 from support import many_ranks as many
 from support.ranks import run_ranks
 from support.runs import settings, small_tree_of
+from transformers import Qwen3ForCausalLM
 
 from thinktune.checkpoint import saving as checkpoint
 from thinktune.checkpoint import store as checkpoint_store
 from thinktune.config.schema import TrainConfig
-from thinktune.demo.tiny_model import ModelShape, random_model
+from thinktune.demo.tiny_model import ModelShape
 from thinktune.distributed.sharding import ParallelDims
 from thinktune.distributed.world import World
 from thinktune.errors import UserError
@@ -101,7 +102,8 @@ def wide(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wide")
     for name, tied in (("start", True), ("tied", True), ("untied", False)):
         config = ModelShape(hidden_size=256, head_dim=64, intermediate_size=256).config(301, tie_word_embeddings=tied)
-        random_model(config, CPU, torch.float32).save_pretrained(folder / name)
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).save_pretrained(folder / name)
     return folder
 
 

@@ -58,7 +58,7 @@ def alone(query, key, value):
 
 
 def packed_kernel(query, key, value, starts, longest, scale):
-    """What the packed kernels of cards compute, by a mask over all tokens: (n, heads, size) in and out."""
+    """Compute what the packed kernels of cards do, by a mask over all tokens: (n, heads, head_dim) in and out."""
     assert starts.dtype == torch.int32
     assert int(starts.diff().max()) <= longest
     assert query.shape[1:] == (HEADS, SIZE)

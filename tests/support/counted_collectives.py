@@ -13,9 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import Qwen3Config
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from thinktune.demo.tiny_model import random_model
 from thinktune.distributed.sharding import ParallelDims
 from thinktune.distributed.world import World
 from thinktune.model.forward import set_replica_all_reduce
@@ -74,7 +73,9 @@ class Counting(TorchDispatchMode):
 
 def count(strategy: str, ranks: int, per_node: int, kind: str, tied: bool, recompute: bool) -> dict[str, int]:
     """Count the bytes that one rank passes to collectives in a step of two batches, and the weights it keeps."""
-    model = random_model(config(tied=tied), torch.device("cpu"), getattr(torch, kind)).train()
+    model = Qwen3ForCausalLM._from_config(
+        config(tied=tied), dtype=getattr(torch, kind), attn_implementation="thinktune_rows"
+    ).train()
     if recompute:
         apply_activation_budget(model, 0.0, compiled=False)
     apply_fsdp(model, World().mesh(ParallelDims(strategy, ranks, per_node), torch.device("cpu")))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -79,24 +79,4 @@ def make_model(tokenizer: Any, shape: ModelShape, seed: int = 0) -> Any:
     model = Qwen3ForCausalLM(shape.config(len(tokenizer) + -len(tokenizer) % 64, bos_token_id=None, **ends))
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model
-
-
-def random_model(config: Any, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A model of any shape with random weights, made on the device itself and in `dtype`: no copy, no second form.
-
-    A shape of 32 billion weights takes 2 bytes for each in bf16, on the device and nowhere else.
-    """
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="thinktune_rows")
-    model.to_empty(device=device)
-    model.tie_weights()
-    generator = torch.Generator(device).manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim < 2:
-                weight.fill_(1)
-            else:
-                weight.normal_(std=0.02, generator=generator)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)  # its buffers are computed, not drawn
     return model

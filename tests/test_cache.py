@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def worked(monkeypatch):
-    """The chunks that were processed."""
+    """Collect the chunks that are processed."""
     chunks = []
     original = pipeline.process_chunk
 
@@ -103,7 +103,7 @@ def test_a_changed_template_tokenizer_or_library_makes_entries_stale(tree, token
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """A copy of our source whose files are hashed in place of those that run."""
+    """Copy our source, and hash the copy in place of the files that run."""
     copied = tmp_path / "source"
     shutil.copytree(entry_cache.PACKAGE_FOLDER, copied, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(entry_cache, "PACKAGE_FOLDER", copied)

@@ -67,7 +67,7 @@ def parsed(html: str, language: str = "en") -> tuple[list[tuple[str, dict[str, s
 
 
 def make_run(folder: Path, **parts: Any) -> Path:
-    """A run folder; `metrics` and `samples` are lists of records, every other part a JSON object."""
+    """Write a run folder; `metrics` and `samples` are lists of records, every other part a JSON object."""
     run = folder / "run-1"
     (run / "eval").mkdir(parents=True)
     (run / "recipe.yaml").write_text("name: run-1\n", encoding="utf-8")

@@ -12,7 +12,7 @@ SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", 
 
 @contextmanager
 def open_browser() -> Generator:
-    """A headless browser; skips the test where Chromium or Playwright is not installed."""
+    """Open a headless browser; skip the test where Chromium or Playwright is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright")
     chromium = shutil.which("chromium")
     if chromium is None:

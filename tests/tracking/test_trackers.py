@@ -33,7 +33,7 @@ TIMEOUTS = trackers.Timeouts(start_seconds=30, finish_seconds=20)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run folder with a journal, without any key, login or settings of the user who runs the tests."""
+    """Write a run folder with a journal, without any key, login or settings of the user who runs the tests."""
     for name in [name for name in os.environ if name.startswith("SWANLAB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SWANLAB_ROOT", str(tmp_path / "no-login"))

@@ -1,4 +1,4 @@
-"""The step: packed equals alone, many batches equal one, the loss is the plain one, bad numbers move nothing."""
+"""The step: packed rows equal single ones, many batches equal one, and bad numbers change nothing."""
 
 import copy
 
@@ -13,7 +13,7 @@ from thinktune.distributed.world import World
 from thinktune.model.batch import Padding, pack
 from thinktune.model.device import pick_device
 from thinktune.model.forward import evaluate_loss, hidden_states
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, _cross_entropy_fused, linear_cross_entropy
 from thinktune.optim.optimizer import Optimizer
 from thinktune.train.step import step
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def plain_losses(model, row):
-    """What transformers' own forward pass, one row alone, gives for each learned token."""
+    """Return the loss of each learned token by transformers' own forward pass, one row alone."""
     logits = model(torch.from_numpy(row.ids.astype("int64"))[None]).logits[0, :-1].float()
     learned = torch.from_numpy(row.kinds[1:] > 0)
     return cross_entropy(logits[learned], torch.from_numpy(row.ids[1:].astype("int64"))[learned], reduction="none")
@@ -31,7 +31,7 @@ def plain_losses(model, row):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("pad", [None, Padding(0, 12, 60)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
+def test_a_packed_row_attends_only_to_itself(model, rows, attention, pad, dtype):
     """Hidden states and the gradients of all weights, against transformers' own attention, row by row."""
     model.to(dtype)
     alone = copy.deepcopy(model)
@@ -50,7 +50,7 @@ def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
         torch.testing.assert_close(mine.grad, theirs.grad, **close, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_the_loss_is_transformers_own(model, rows):
+def test_the_loss_equals_that_of_transformers(model, rows):
     plain = torch.cat([plain_losses(model, row) for row in rows])
     parts = torch.cat([torch.from_numpy(row.kinds[row.kinds > 0]) for row in rows])
     found = evaluate_loss(model, pack(rows, 512), CPU, torch.float32).mean_losses()
@@ -63,18 +63,24 @@ def test_the_loss_is_transformers_own(model, rows):
         assert found[name] == pytest.approx(plain[parts == part].mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("in_one", [False, True])
+def take_fused_loss(monkeypatch, fused):
+    """Let the CPU take the form of the loss that cards compile, here run operation by operation; or the CPU's own."""
+    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if fused else ())
+    monkeypatch.setattr("thinktune.model.loss._fused_kernel", lambda: _cross_entropy_fused)
+
+
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
-def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_one):
-    """As the CPU takes it, and as what a card compiles into one kernel, here run operation by operation."""
-    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
-    monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
-    monkeypatch.setattr("thinktune.model.loss._kernels", [])
+def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, fused):
+    """As on the CPU, and as what a card compiles into one kernel, here run operation by operation."""
+    take_fused_loss(monkeypatch, fused)
     torch.manual_seed(0)
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(50, (tokens,))
-    fused, each = linear_cross_entropy(hidden, weight, targets, scale=0.25, dtype=torch.float32, chunk_rows=16)
-    (3 * fused).backward()
+    scaled, each = linear_cross_entropy(
+        hidden, weight, targets, scale=0.25, dtype=torch.float32, chunks=LogitChunks(16)
+    )
+    (3 * scaled).backward()
     mine = hidden.grad, weight.grad
     hidden.grad = weight.grad = None
     plain = cross_entropy(hidden @ weight.T, targets, reduction="none")
@@ -84,17 +90,15 @@ def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_o
     torch.testing.assert_close(mine[1], weight.grad, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("in_one", [False, True])
-def test_bf16_losses_are_within_what_bf16_rounds(monkeypatch, in_one):
-    """Against the plain loss of the same bf16 numbers; all of the noise is that of rounding logits and gradients."""
-    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
-    monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
-    monkeypatch.setattr("thinktune.model.loss._kernels", [])
+@pytest.mark.parametrize("fused", [False, True])
+def test_bf16_losses_are_within_the_rounding_of_bf16(monkeypatch, fused):
+    """Compare with the plain loss of the same bf16 numbers; the noise is that of rounding logits and gradients."""
+    take_fused_loss(monkeypatch, fused)
     torch.manual_seed(0)
     mine = [(torch.randn(*size) / 2).bfloat16().requires_grad_() for size in ((100, 32), (400, 32))]
     plain = [part.detach().float().requires_grad_() for part in mine]
     targets = torch.randint(400, (100,))
-    scaled, each = linear_cross_entropy(*mine, targets, scale=0.01, dtype=torch.bfloat16, chunk_rows=32)
+    scaled, each = linear_cross_entropy(*mine, targets, scale=0.01, dtype=torch.bfloat16, chunks=LogitChunks(32))
     scaled.backward()
     expected = cross_entropy(plain[0] @ plain[1].T, targets, reduction="none")
     (0.01 * expected.sum()).backward()
@@ -113,7 +117,7 @@ def test_huge_logits_do_not_overflow():
     assert weight.grad.isfinite().all()
 
 
-def test_evaluation_makes_no_gradient():
+def test_evaluation_computes_no_gradient():
     hidden, weight, targets = torch.randn(6, 8), torch.randn(50, 8, requires_grad=True), torch.randint(50, (6,))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=torch.float32)
@@ -137,7 +141,7 @@ def test_many_batches_equal_one(model, rows, tied):
 
 
 def test_the_step_is_adamw_clipped_with_norms_not_decayed(model, rows):
-    """Against torch's own loss, clipping and unfused AdamW."""
+    """Compare with torch's own loss, clipping and unfused AdamW."""
     other = copy.deepcopy(model)
     decayed = [weight for weight in other.parameters() if weight.ndim > 1]
     spared = [weight for weight in other.parameters() if weight.ndim == 1]
@@ -153,13 +157,13 @@ def test_the_step_is_adamw_clipped_with_norms_not_decayed(model, rows):
         plain.step()
         plain.zero_grad()
         assert made.gradient_norm.item() == pytest.approx(norm.item(), rel=1e-4)
-    assert norm > SETTINGS.clip_norm  # or clipping was not tried
+    assert norm > SETTINGS.clip_norm  # otherwise clipping was not tested
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_moves_nothing(model, rows, bad):
+def test_a_gradient_that_is_not_finite_changes_nothing(model, rows, bad):
     update = Optimizer(model, SETTINGS)
     update.begin_step(1, 1e-3)
     step(model, pack(rows, 512), update, World(), torch.float32)

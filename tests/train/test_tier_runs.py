@@ -28,7 +28,7 @@ def test_every_tier_learns_and_ends_in_the_type_of_its_base(tree, memory):
     facts = read_json(folder / "environment.json")
     assert (facts["memory"], facts["precision"]) == (memory, "float32" if memory == "fp32" else "bfloat16")
     below_bf16 = any(not tensor.equal(tensor.bfloat16().float()) for tensor in final.values())
-    assert below_bf16 == (TIERS[memory].weights != "rounded")  # the master itself, not what computes
+    assert below_bf16 == (TIERS[memory].load_dtype == torch.float32)  # the master itself, not what computes
 
 
 def test_steps_of_several_batches_keep_their_gradients(tree):

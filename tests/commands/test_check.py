@@ -158,7 +158,7 @@ def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path)
     assert facts["written"][1].endswith("val.jsonl: no row is held out, so it is not written")
     again = run("check", "mine.yaml", "--json", "--write", "cleaned", cwd=tmp_path)
     assert again.returncode == 2
-    assert "is there already" in json.loads(again.stdout)["stops"][0]
+    assert "already exists" in json.loads(again.stdout)["stops"][0]
     bad = run("check", "mine.yaml", "--json", "--write", "other", "data.faults.blank=stop", cwd=tmp_path)
     facts = json.loads(bad.stdout)
     assert (bad.returncode, facts["verdict"]) == (2, "not ready")

@@ -129,7 +129,7 @@ def with_template(tokenizer, template):
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}<|im_end|>",
@@ -141,6 +141,6 @@ def with_template(tokenizer, template):
         ("{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{% endfor %}", "never writes the end-of-turn"),
     ],
 )
-def test_a_template_that_would_lose_something_is_refused(tokenizer, template, told):
-    with pytest.raises(UserError, match=told):
+def test_a_template_that_would_lose_something_is_refused(tokenizer, template, message):
+    with pytest.raises(UserError, match=message):
         render(Example(tuple(CASES["plain"]), "rows.jsonl:3"), with_template(tokenizer, template))

@@ -91,17 +91,17 @@ def test_every_fault_is_in_the_table_in_both_languages():
 
 
 @pytest.mark.parametrize(
-    ("fault", "base", "field", "text", "repaired", "told", "policy"),
+    ("fault", "base", "field", "text", "repaired", "message", "policy"),
     [(*case, policy) for case in WRONG for policy in ROW_FAULTS[case[0]].policies],
 )
-def test_a_fault_is_reported_and_handled_by_its_policy(fault, base, field, text, repaired, told, policy):
+def test_a_fault_is_reported_and_handled_by_its_policy(fault, base, field, text, repaired, message, policy):
     wrong = example({**base, field: text})
     found = checked(wrong, **{fault: policy})
     action = "dropped" if policy == "repair" and repaired is None else ACTIONS[policy]
     assert [(finding.fault, finding.action) for finding in found.findings] == [(fault, action)]
     sentence = found.findings[0].sentence
     assert sentence.startswith("rows.jsonl:7: answer: " if fault == "language_mix" else f"rows.jsonl:7: {field}: ")
-    assert told in sentence
+    assert message in sentence
     if action == "kept":
         assert found.example is wrong
     elif action == "repaired":

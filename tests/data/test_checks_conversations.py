@@ -27,8 +27,8 @@ HISTORY = Turn("assistant", "", trained=False)
 )
 def test_a_last_question_without_a_reply_is_left_out(policy, turns, action, becomes):
     found = checked(*conversation(*turns), ends_on_user=policy)
-    told = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is a user turn without a reply"
-    assert [(finding.sentence, finding.action) for finding in found.findings] == [(told, action)]
+    message = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is a user turn without a reply"
+    assert [(finding.sentence, finding.action) for finding in found.findings] == [(message, action)]
     assert (found.example and found.example.turns) == becomes
 
 

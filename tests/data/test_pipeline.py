@@ -162,7 +162,7 @@ def test_faulty_rows_do_not_hide_a_files_columns_and_an_empty_file_is_reported(t
 
 
 @pytest.mark.parametrize(
-    ("rows", "data", "told"),
+    ("rows", "data", "message"),
     [
         (rows_of(4, think=""), {}, "is left to train on \\(no_reasoning 4\\).*data.faults: {no_reasoning: keep}"),
         (rows_of(4, answer=""), {}, "is left to train on \\(blank 4\\); fix the rows\n.*:1: answer: is empty"),
@@ -170,8 +170,8 @@ def test_faulty_rows_do_not_hide_a_files_columns_and_an_empty_file_is_reported(t
         ([], {}, "the files hold none"),
     ],
 )
-def test_why_no_row_is_left_is_reported(tree, tokenizer, rows, data, told):
-    with pytest.raises(UserError, match=told):
+def test_why_no_row_is_left_is_reported(tree, tokenizer, rows, data, message):
+    with pytest.raises(UserError, match=message):
         prepare(with_rows(tree, rows, **{"validation": 0.0} | data), tokenizer)
 
 
@@ -193,14 +193,14 @@ def test_a_template_that_writes_the_date_is_refused(tree, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("system", "told"),
+    ("system", "message"),
     [
         ("Be\u00a0kind.", r'data\.system: contains a space of unusual width.*; write "Be kind\."'),
         ("Think.<think>", r"data\.system: a think tag is stray .*; leave it out"),
     ],
 )
-def test_a_fault_of_the_recipes_system_prompt_is_reported_once_and_not_for_each_row(tree, tokenizer, system, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_a_fault_of_the_recipes_system_prompt_is_reported_once_and_not_for_each_row(tree, tokenizer, system, message):
+    with pytest.raises(UserError, match=message) as caught:
         prepare(with_rows(tree, rows_of(4), system=system), tokenizer)
     assert len(caught.value.faults) == 1
     kept = prepare(with_rows(tree, rows_of(4), system="  Be kind.\n", validation=0.0), tokenizer)

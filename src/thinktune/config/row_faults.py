@@ -7,7 +7,7 @@ from typing import Literal
 FaultPolicy = Literal["drop", "keep", "repair", "stop", "trim-reasoning"]
 
 
-# Default of `data.handed_phrases`: phrases of reasoning that says it was handed the answer.
+# Default of `expert.handed_phrases`: phrases of reasoning that says it was handed the answer.
 HANDED_PHRASES = (
     "用户提供的答案",
     "用户给的答案",
@@ -111,7 +111,7 @@ ROW_FAULTS: dict[str, RowFault] = {
     ),
     "reasoning_is_answer": RowFault("reasoning and answer are the same text", ("drop", "keep", "stop")),
     "handed_answer": RowFault(
-        "the reasoning says that it was handed the answer (data.handed_phrases)", ("drop", "keep", "stop")
+        "the reasoning says that it was handed the answer (expert.handed_phrases)", ("drop", "keep", "stop")
     ),
     "bare_number": RowFault("the answer is only a number", ("keep", "drop", "stop")),
     "fragment": RowFault("the answer breaks off in the middle of a sentence", ("drop", "keep", "stop")),

@@ -15,7 +15,7 @@ ARITHMETIC = {"precision", "wanted"}  # variables that hold a precision, whose n
 
 
 def spelled_tiers(source: str) -> list[str]:
-    """String constants of a file that are a tier's name, but where one is compared with a precision."""
+    """List the string constants of a file that are a tier's name, except those compared with a precision."""
     tree = ast.parse(source)
     precisions = {
         id(constant)

@@ -183,20 +183,15 @@ def write(folder: Path, name: str, lines: Sequence[Line], facts: dict[str, Any],
 
 def curves(lines: Sequence[Line], title: str, job: int = 0) -> str:
     """Return a page with one chart: the loss of each contender by tokens seen."""
-    from thinktune.report.svg_charts import Series, line_chart
+    from thinktune.report.svg_charts import Axes, Series, line_chart
 
     drawn = [line for line in lines if line.results]
     series = [
         Series(line.contender.name, _points(line.results[job]), f"contender-{number}")
         for number, line in enumerate(drawn)
     ]
-    chart = line_chart(
-        series,
-        title=f"{title}: loss",
-        x_label="",
-        y_label="mean loss of a token by thousand tokens seen",
-        size=(960, 480),
-    )
+    axes = Axes(f"{title}: loss", x_label="", y_label="mean loss of a token by thousand tokens seen")
+    chart = line_chart(series, axes, size=(960, 480))
     # Colours advance by the golden angle, so that neighbours differ; later lines are dashed, so that equal ones show.
     colours = "\n".join(
         f".contender-{number} {{ stroke: hsl({number * 137.5 % 360:.0f} 75% 42%); "

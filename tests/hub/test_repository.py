@@ -49,7 +49,7 @@ def hub(start, data):
 
 @pytest.fixture
 def closed_address():
-    """An address where nothing listens, and where nothing else can start to."""
+    """Reserve an address where nothing listens, and where nothing else can start to."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -130,7 +130,7 @@ HARMED = ("clinic/gone", "clinic/rotten", "clinic/unknown", "clinic/mixed")
 
 @pytest.fixture(scope="module")
 def filled(start, data, tmp_path_factory):
-    """Caches filled from hubs that are gone, to be copied."""
+    """Fill caches to be copied from hubs that are gone by then."""
     caches = tmp_path_factory.mktemp("filled")
     wanted = {"model": "clinic/small", "dataset": " ".join(["clinic/rows", *HARMED])}
     repositories = {f"datasets/{name}": data for name in wanted["dataset"].split()}

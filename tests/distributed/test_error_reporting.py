@@ -91,7 +91,7 @@ def test_a_time_limit_is_no_failure_where_torchrun_would_start_again(monkeypatch
 
 
 def handed_over(recipe, cwd):
-    code = f"from pathlib import Path\nfrom thinktune.train.launcher import hand_over\nraise SystemExit(hand_over(2, Path({recipe!r}), []))"
+    code = f"from pathlib import Path\nfrom thinktune.train.launcher import launch_workers\nraise SystemExit(launch_workers(2, Path({recipe!r}), []))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", code], cwd=cwd, env=environment, text=True, **pipes)

@@ -64,22 +64,22 @@ def pulses(store, monkeypatch):
 def test_a_wait_lasts_as_long_as_the_other_one_works(pulses):
     """Three times as long as one may be silent."""
     for _ in range(2):
-        waiting = threading.Thread(target=pulses[0].wait)
+        waiting = threading.Thread(target=pulses[0].barrier)
         waiting.start()
         waiting.join(3.0)
         assert waiting.is_alive()
-        pulses[1].wait()
+        pulses[1].barrier()
         waiting.join(10.0)
         assert not waiting.is_alive()
 
 
 def test_a_wait_ends_where_the_other_one_is_gone(pulses):
-    pulses[1].end()
+    pulses[1].stop()
     with pytest.raises(dist.DistStoreError, match="no sign of life of rank 1 for 1 s"):
-        pulses[0].wait()
+        pulses[0].barrier()
 
 
 def test_a_wait_ends_where_another_one_has_failed(pulses, store):
     store.set(FAILED_KEY, "1")
     with pytest.raises(dist.DistStoreError, match="another rank has failed"):
-        pulses[0].wait()
+        pulses[0].barrier()

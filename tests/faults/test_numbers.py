@@ -36,7 +36,7 @@ def bad_row(monkeypatch):
 
     def hidden_states(model, batch):
         states = real(model, batch)
-        for row, start, end in zip(batch.rows, batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
+        for row, start, end in zip(batch.row_sources, batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
             if row.endswith(":5"):
                 states = states.index_fill(0, torch.arange(int(start), int(end)), math.nan)
         return states

@@ -41,9 +41,9 @@ STOPS = {
     "inside an epoch": lambda patch: stop_in_step(patch, 5),
     "at an epoch's edge": lambda patch: stop_in_step(patch, 6),
     "at an evaluation's step": lambda patch: stop_in_step(patch, 4),
-    "in the first evaluation": lambda patch: interrupted(patch, watch, "evaluate_rows", 1),
-    "during evaluation": lambda patch: interrupted(patch, watch, "evaluate_rows", 2),
-    "during sampling": lambda patch: interrupted(patch, answers, "record", 1),
+    "in the first evaluation": lambda patch: interrupted(patch, watch, "evaluate_row_losses", 1),
+    "during evaluation": lambda patch: interrupted(patch, watch, "evaluate_row_losses", 2),
+    "during sampling": lambda patch: interrupted(patch, answers, "completion_record", 1),
 }
 
 

@@ -175,8 +175,8 @@ def test_a_damaged_final_model_is_written_again(tree, tried):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from thinktune.run.resume import hold
-with hold(Path(sys.argv[1])):
+from thinktune.run.resume import lock_run
+with lock_run(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

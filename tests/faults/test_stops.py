@@ -38,8 +38,8 @@ def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, mo
 def test_a_second_ctrl_c_leaves_at_once(tmp_path, tried):
     script = tmp_path / "waiting.py"
     script.write_text(
-        "import os, signal, time\nfrom thinktune.train.interrupt import Stop\nstop = Stop(None)\n"
-        "with stop.listening():\n"
+        "import os, signal, time\nfrom thinktune.train.interrupt import StopRequest\nstop = StopRequest(None)\n"
+        "with stop.catch_signals():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    print(stop.reason, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(60)\n    print('still here')\n",
         encoding="utf-8",

@@ -95,7 +95,7 @@ class World:
     def barrier(self) -> None:
         """Until all ranks are here, however long the others work."""
         if self.size > 1:
-            self.heartbeat.wait()
+            self.heartbeat.barrier()
             dist.barrier(
                 group=self.gloo_group
             )  # so that none leaves, and takes the store along, before all have seen it

@@ -33,11 +33,9 @@ def deal_rows(rows: Sequence["Row"], tokens_per_step: int | None, rows_per_step:
 
 def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
     """The job's steps as `thinktune train` takes them; `chosen.recipe` are knobs of `train`."""
-    import time
 
     from common import Trained
 
-    from thinktune.train import metrics as watch
     from thinktune.train.loop import _compile, _train_step
     from thinktune.train.setup import open_run
 
@@ -45,24 +43,25 @@ def train(job: "Job", chosen: "Chosen", clock: "Clock") -> "Trained":
         rows = _prepared(job, Path(folder) / "store")
         with patch("thinktune.train.setup.prepare", lambda *_: rows):
             run = open_run(_recipe(job, chosen, Path(folder)), _quiet, ["benchmark"])
-        assert [list(step.rows) for step in run.steps[: job.plan.steps]] == job.steps
+        context = run.context
+        assert [list(step.rows) for step in context.steps[: job.plan.steps]] == job.steps
         reports = []
-        run.started = time.monotonic()
+        run.metrics.start_clock()
         clock.begin()
-        if run.compiled:
+        if context.compiled:
             _compile(run)
         for number in range(1, job.plan.steps + 1):
             _train_step(run, number)
             if number % job.plan.log_every == 0 or number == job.plan.steps:
-                reports += run.pending
-                watch.log_metrics(run)
+                reports += run.metrics.pending
+                run.metrics.log(context, number, run.anomalies)
             clock.step(number, job.plan.steps)
-        losses = [(number, report.losses.values()["loss"]) for number, report in enumerate(reports, start=1)]
+        losses = [(number, report.losses.mean_losses()["loss"]) for number, report in enumerate(reports, start=1)]
         norms = [float(report.gradient_norm) for report in reports]
-        setting = f"{run.optimizer.memory}, batches of {run.capacity:,}, {'compiled' if run.compiled else 'eager'}"
-        return Trained(
-            run.model, job.step_tokens, norms, _as_logged(losses, job), setting, run.optimizer.master_weights()
-        )
+        memory, compiled = context.optimizer.memory, "compiled" if context.compiled else "eager"
+        setting = f"{memory}, batches of {context.capacity:,}, {compiled}"
+        weights = context.optimizer.master_weights()
+        return Trained(context.model, job.step_tokens, norms, _as_logged(losses, job), setting, weights)
 
 
 def _recipe(job: "Job", chosen: "Chosen", folder: Path) -> Any:

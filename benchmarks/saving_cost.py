@@ -15,11 +15,10 @@ from statistics import median
 
 import torch
 
-from thinktune.checkpoint import store as checkpoint
+from thinktune.checkpoint import saving, store
 from thinktune.config import loading as recipe
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
-from thinktune.train import loop as room
-from thinktune.train import metrics as watch
+from thinktune.train import loop, metrics
 
 
 def make_recipe(folder: Path, size: ModelShape, chosen: argparse.Namespace) -> recipe.Recipe:
@@ -64,16 +63,16 @@ def measure(chosen: argparse.Namespace) -> dict[str, float]:
         settings = make_recipe(Path(place), size, chosen)
         taken: dict[str, float] = {}
         for holder, name in (
-            (checkpoint, "save"),
-            (checkpoint, "seal"),
-            (checkpoint, "sync_tree"),
-            (watch, "evaluate"),
+            (saving, "save"),
+            (saving, "write_manifest"),
+            (saving, "fsync_tree"),
+            (metrics, "evaluate_held_out"),
         ):
             timed(taken, holder, name)
-        timed(taken, room, "_train")
+        timed(taken, loop, "_train")
         said: list[str] = []
-        run = room.train(settings, said.append)
-        last = checkpoint.find_checkpoint(run, "last")
+        run = loop.train(settings, said.append)
+        last = store.find_checkpoint(run, "last")
         assert last
         waited = next(line for line in said if line.startswith("training waited"))
         saved = sum(path.stat().st_size for path in last.folder.iterdir())

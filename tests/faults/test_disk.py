@@ -54,7 +54,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(tree, disk, ful
     folder = train(settings(tree, name="cut", runs_folder=str(place / "runs")), say)
     events = [record["text"] for record in track.read_metrics(folder) if record["kind"] == "event"]
     assert any(
-        "is full (0 MiB free), the checkpoint could not be written; the checkpoint of step 3 stands" in text
+        "is full (0 MiB free), the checkpoint could not be written; the checkpoint of step 3 remains" in text
         for text in events
     )
     assert without_events(folder) == without_events(whole), "lines of metrics were lost"
@@ -70,7 +70,7 @@ def test_a_full_disk_can_stop_the_run_which_goes_on_once_there_is_room(tree, dis
     place = disk(ROOM)
     say = filling(full, place, 3)
     recipe = settings(tree, name="cut", runs_folder=str(place / "runs"), train={"full_disk": "stop"})
-    with pytest.raises(UserError, match=r"train\.full_disk: .* the checkpoint of step 3 stands; free some room"):
+    with pytest.raises(UserError, match=r"train\.full_disk: .* the checkpoint of step 3 remains; free some space"):
         train(recipe, say)
     checkpoint.verify(checkpoint.find_checkpoint(recipe.run_folder, "last"), with_state=True)
     (place / "somebody-elses-file").unlink()
@@ -81,7 +81,7 @@ def test_a_full_disk_can_stop_the_run_which_goes_on_once_there_is_room(tree, dis
 def test_a_disk_that_stays_full_ends_the_run_with_what_to_do(tree, disk, full, small_needs, tried):
     place = disk(ROOM)
     recipe = settings(tree, name="cut", runs_folder=str(place / "runs"))
-    with pytest.raises(UserError, match="last checkpoint is of step 6; free some room"):
+    with pytest.raises(UserError, match="last checkpoint is of step 6; free some space"):
         train(recipe, filling(full, place, 6))
     (place / "somebody-elses-file").unlink()
     equal(train(recipe, quiet), train(settings(tree, name="whole"), quiet))

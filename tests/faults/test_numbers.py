@@ -22,6 +22,7 @@ from thinktune.train import dry_run as dry
 from thinktune.train import samples as answers
 from thinktune.train.anomalies import MIN_WINDOW_STEPS, is_spike
 from thinktune.train.loop import train
+from thinktune.train.samples import SampleBudget
 from thinktune.train.setup import open_run
 
 BAD = "血液"  # the answer of one row
@@ -65,13 +66,13 @@ def test_a_bad_row_is_refused_and_named(tree, bad_row, tried, memory, inside):
 
 def test_the_policy_stop_saves_and_stops_and_the_run_can_go_on(tree, bad_row):
     recipe = settings(tree, data={"validation": 0.0}, train={"bad_numbers": "stop", "log_every_steps": 1})
-    with pytest.raises(UserError, match=r"train\.bad_numbers: step \d+ was refused.*rows named above"):
+    with pytest.raises(UserError, match=r"train\.bad_numbers: is stop, and step \d+ was refused.*rows named above"):
         train(recipe, quiet)
     [event] = events(recipe)
     assert checkpoint.find_checkpoint(recipe.run_folder, "last").step == event["step"]
     folder = train(settings(tree, data={"validation": 0.0}, train={"log_every_steps": 1}), quiet)
     assert checkpoint.find_checkpoint(folder, "last").step == 12
-    assert "goes on with a change: train.bad_numbers (was 'stop', is 'skip')" in [
+    assert "resumed with a change: train.bad_numbers (was 'stop', is 'skip')" in [
         record["text"] for record in events(recipe)
     ]
 
@@ -105,22 +106,26 @@ def test_what_wanders_is_no_spike_and_what_doubles_is(losses):
 
 def opened(recipe):
     with lock_run(recipe.run_folder):
-        return open_run(recipe, quiet, ("here",))
+        return open_run(recipe, quiet, ("here",)).context
 
 
 @pytest.mark.parametrize("memory", ["fp32", "exact", "4bit"])
 def test_a_dry_step_takes_the_largest_shapes_and_changes_nothing(tree, memory):
-    run = opened(settings(tree, train={"memory": memory, "batch_tokens": 200, "rows_per_step": 6}))
-    before = [weight.clone() for weight in run.model.parameters()]
-    state = {name: tensor.clone() for name, tensor in run.optimizer.state_dict().items()}
-    batches = dry.largest_batches(run)
-    dry.dry_run(run)
-    assert all(weight.equal(kept) for weight, kept in zip(run.model.parameters(), before, strict=True))
-    assert all(weight.grad is None for weight in run.model.parameters())
-    after = run.optimizer.state_dict()
+    context = opened(settings(tree, train={"memory": memory, "batch_tokens": 200, "rows_per_step": 6}))
+    before = [weight.clone() for weight in context.model.parameters()]
+    state = {name: tensor.clone() for name, tensor in context.optimizer.state_dict().items()}
+    batches = dry.largest_batches(context)
+    dry.dry_run(context)
+    assert all(weight.equal(kept) for weight, kept in zip(context.model.parameters(), before, strict=True))
+    assert all(weight.grad is None for weight in context.model.parameters())
+    after = context.optimizer.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in state.items())
     assert not any(tensor.any() for name, tensor in after.items() if name not in state), "fresh states hold something"
-    every = [batch for dealt in run.steps for batch in pack(run.prepared.train.replies(dealt.rows), run.capacity)]
+    every = [
+        batch
+        for planned in context.steps
+        for batch in pack(context.prepared.train.replies(planned.rows), context.capacity)
+    ]
     assert len(batches) > 1, "a step of several batches keeps gradients"
     assert max(len(batch.labels) for batch in every) <= max(len(batch.labels) for batch in batches)
 
@@ -136,35 +141,40 @@ def test_a_memory_full_in_the_dry_step_says_what_would_fit(tree, monkeypatch):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
     monkeypatch.setattr(dry, "dry_train_step", full)
-    run = opened(settings(tree))
+    context = opened(settings(tree))
     with pytest.raises(
-        UserError, match=r"dry step.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
+        UserError, match=r"dry run.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
     ):
-        dry.dry_run(run)
+        dry.dry_run(context)
 
 
 def test_the_setting_that_would_fit_is_named_in_the_recipes_own_words(tree, monkeypatch, tmp_path):
     """First one that the run can go on with, as it then does; on a smaller card one for a new run."""
     monkeypatch.setattr("thinktune.planner.plan.CONTEXT_BYTES", 0)  # it is larger than this model with all its states
-    run = opened(settings(tree, train={"memory": "exact", "rows_per_step": 6, "batch_tokens": 512}))
-    said = dry.suggest_plan(run, Card("a card", 24 * GIB))
+    context = opened(settings(tree, train={"memory": "exact", "rows_per_step": 6, "batch_tokens": 512}))
+    said = dry.suggest_plan(context, Card("a card", 24 * GIB))
     assert said.startswith("this fits (0.0")
     given = tmp_path / "mine.yaml"
-    given.write_text(recipe.dump_recipe(run.recipe), encoding="utf-8")
+    given.write_text(recipe.dump_recipe(context.recipe), encoding="utf-8")
     changed = recipe.load_recipe(given, said.partition(": ")[2].split())
     assert (changed.train.activation_budget, changed.train.batch_tokens) != (None, 512)
     assert opened(changed).capacity == changed.train.batch_tokens < 512
-    job = replace(dry.make_workload(run.recipe, run.prepared, run.steps, run.model.config, run.device), compiled=False)
-    said = dry.suggest_plan(run, Card("a card for less", memory_peaks(job, Setting("exact", False, 0.0, 256)).train))
+    job = replace(
+        dry.make_workload(context.recipe, context.prepared, context.steps, context.model.config, context.device),
+        compiled=False,
+    )
+    said = dry.suggest_plan(
+        context, Card("a card for less", memory_peaks(job, Setting("exact", False, 0.0, 256)).train)
+    )
     assert said.startswith("in this tier nothing smaller fits; this does (")
     changed = recipe.load_recipe(given, said.partition("): ")[2].split())
-    assert (changed.name, changed.run_folder.exists()) == (f"{run.folder.name}-2", False)
+    assert (changed.name, changed.run_folder.exists()) == (f"{context.folder.name}-2", False)
     assert changed.train.memory in ("exact-bf16", "8bit", "8bit-streamed", "4bit")
 
 
 def test_a_dry_step_writes_the_longest_samples_that_may_come(tree, monkeypatch):
     """No cache of a run's own samples is larger than those of its dry step; half as many where memory is full."""
-    run = opened(settings(tree, generate={"max_new_tokens": 60, "sample_questions": 3}))
+    context = opened(settings(tree, generate={"max_new_tokens": 60, "sample_questions": 3}))
     monkeypatch.setattr(slots, "GROW_COLUMNS", 16)  # so that a reply of this length outgrows several
     real, made, full = slots._grown, [], []
 
@@ -175,21 +185,22 @@ def test_a_dry_step_writes_the_longest_samples_that_may_come(tree, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(slots, "_grown", larger)
-    questions = len(run.prepared.validation.examples(3))
+    questions = len(context.prepared.validation.examples(3))
     assert questions > 1
-    assert dry.replies_that_fit(run) == questions
+    assert dry.replies_that_fit(context) == questions
     largest = max(buffer.numel() for buffer in made)
     made.clear()
-    answers.write_samples(run)
+    budget = SampleBudget()
+    answers.write_samples(context, budget, 1)
     assert 0 < max(buffer.numel() for buffer in made) <= largest
     full.append(1)
-    run.replies_at_once = dry.replies_that_fit(run)
-    assert run.replies_at_once == 1
-    answers.write_samples(run)
-    assert len(track.read_samples(run.folder)) == 2 * questions, "all are written, one after another"
+    budget.limit_batch(dry.replies_that_fit(context))
+    assert budget.batch_rows == 1
+    answers.write_samples(context, budget, 1)
+    assert len(track.read_samples(context.folder)) == 2 * questions, "all are written, one after another"
     full[0] = 0
     with pytest.raises(torch.OutOfMemoryError):
-        dry.replies_that_fit(run)
+        dry.replies_that_fit(context)
 
 
 def test_a_run_without_samples_writes_none_in_its_dry_step(tree):

@@ -67,7 +67,7 @@ def test_a_stop_anywhere_changes_nothing(tree, whole, tmp_path_factory, monkeypa
     recipe = settings(tree, name="cut", train={"evaluate_every_steps": 4})
     with monkeypatch.context() as patch:
         STOPS[place](patch)
-        with pytest.raises(Stopped, match=r"SIGTERM.*the same command goes on"):
+        with pytest.raises(Stopped, match=r"SIGTERM.*run the same command to resume"):
             train(recipe, quiet)
     last = checkpoint.find_checkpoint(recipe.run_folder, "last")
     assert (last.step if last else 0) == {

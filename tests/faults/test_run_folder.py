@@ -49,7 +49,7 @@ def test_a_changed_recipe_says_what_changed_and_stops(tree, stopped, tried):
 def test_a_harmless_change_is_told_recorded_and_goes_on_to_the_same_end(tree, stopped, tried):
     said = []
     folder = train(settings(tree, name="cut", train={"save_every_minutes": 5, "log_every_steps": 2}), said.append)
-    text = "goes on with a change: train.save_every_minutes (was 30.0, is 5.0)"
+    text = "resumed with a change: train.save_every_minutes (was 30.0, is 5.0)"
     assert text in said
     assert [record["text"] for record in track.read_metrics(folder) if record["kind"] == "event"] == [text]
     assert "save_every_minutes: 5.0" in (folder / "recipe.yaml").read_text()
@@ -83,7 +83,7 @@ def test_other_versions_and_more_ranks_are_told_and_go_on(tree, stopped, tried):
     write_json(path, read_json(path) | {"torch": "2.11.0", "world_size": 8, "code": "0"})
     said = []
     folder = train(stopped, said.append)
-    [told] = [line for line in said if line.startswith("goes on with a change")]
+    [told] = [line for line in said if line.startswith("resumed with a change")]
     assert "torch (was '2.11.0'" in told
     assert "world_size (was 8, is 1)" in told
     assert "code (was '0'" in told

@@ -125,7 +125,7 @@ def killed(ledger: Ledger, hosts: tuple[Host, Host], recipe: str, folder: Path) 
     if not ends_well(ledger, commands, "killed"):
         return
     ledger.seconds["killed: until the run was at its end, restart included"] = time.monotonic() - at
-    again = commands[0].said("goes on after step", at)
+    again = commands[0].said("resumed after step", at)
     ledger.hold(len(again) == 1, f"killed: restarted {len(again)} times")
     if again:
         ledger.seconds["killed: until the run went on"] = again[0][0] - at

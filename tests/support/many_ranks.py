@@ -26,7 +26,7 @@ from thinktune.model.loading import load_model, load_sharded_model
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
-from thinktune.train.step import step
+from thinktune.train.step import StepOptions, step
 
 CPU = torch.device("cpu")
 
@@ -133,9 +133,8 @@ def _two_steps(source: Path, case: Case, spread: ParallelDims, world: World) -> 
     told: list[float] = []
     for number in (1, 2):
         update.begin_step(number, 1e-3)
-        made = step(
-            model, _batches(number, world, 512 if case.inside else 48), update, world, precision, label_tokens=100
-        )
+        batches = _batches(number, world, 512 if case.inside else 48)
+        made = step(model, batches, update, world, precision, StepOptions(label_tokens=100))
         told += [made.losses.mean_losses()["loss"], made.gradient_norm.item()]
     return [*told, evaluate_loss(model, _batches(3, world, 48), CPU, precision, world=world).mean_losses()["loss"]]
 

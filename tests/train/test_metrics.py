@@ -6,6 +6,7 @@ import random
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from thinktune.report import run_page as report
 from thinktune.report.comparison_page import write_comparison
 from thinktune.run import journal as track
 from thinktune.run.diagnosis import diagnose_run, eval_losses, memorized_rows, rows_by_loss, train_losses
+from thinktune.train import metrics
 from thinktune.train.loop import train
 from thinktune.train.samples import affordable_tokens, repetition_rate, sampling_modes
 
@@ -107,7 +109,7 @@ def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
     verdict = diagnose_run(folder)
     assert [step for step in losses if step > verdict.plateau_end_step] == sorted(losses)[-2:]
     last = max(losses)
-    assert f"stopped after step {last} of 120, as train.stop_when_overfitting: 2 asks" in said
+    assert f"stopped after step {last} of 120 because of train.stop_when_overfitting: 2" in said
     assert "stopped early, finished" in (folder / "report.html").read_text(encoding="utf-8")
     before = (folder / track.METRICS_FILE).read_bytes()
     train(recipe, quiet)
@@ -164,22 +166,17 @@ def test_a_line_of_metrics_is_plain_and_each_figure_has_its_name(tree):
     assert not [line for line in said if "\x1b" in line or "\r" in line]
 
 
-def test_mfu_is_told_of_a_card_whose_peak_is_known(tree, monkeypatch):
-    from thinktune.train import metrics as watch
-
-    class Card:
-        type = "cuda"
-
-    class Held:
-        device, recipe, world = Card(), None, World()
-
-    run = Held()
-    run.prepared = type("P", (), {"train": type("T", (), {"lengths": [100, 200]})})
-    run.model = load_model(Path(tree["model"]["name"]), torch.device("cpu"))
+def test_mfu_is_reported_for_a_card_whose_peak_is_known(tree, monkeypatch):
+    context = SimpleNamespace(
+        device=SimpleNamespace(type="cuda"),
+        world=World(),
+        prepared=SimpleNamespace(train=SimpleNamespace(lengths=[100, 200])),
+        model=load_model(Path(tree["model"]["name"]), torch.device("cpu")),
+    )
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda: 3 * 2**30)
     for name, known in (("NVIDIA H100 80GB HBM3", True), ("a card of tomorrow", False)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
-        facts = watch._device_metrics(run, 1e9)
+        facts = metrics._device_metrics(context, 1e9)
         assert facts["memory_gib"] == 3.0
         assert ("mfu" in facts) == known
 

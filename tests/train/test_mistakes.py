@@ -59,7 +59,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tree, start, tmp
     model.resize_token_embeddings(64)
     model.save_pretrained(tmp_path / "narrow")
     tokenizer.save_pretrained(tmp_path / "narrow")
-    with pytest.raises(UserError, match="the model knows 64"):
+    with pytest.raises(UserError, match="the model has 64 tokens"):
         train(settings(tree, model={"name": str(tmp_path / "narrow")}), quiet)
 
 

@@ -60,38 +60,39 @@ def test_a_step_runs_on_tensors_that_have_no_values(tokenizer, memory, inside):
 def test_the_loop_reads_nothing_between_its_lines(tree, monkeypatch):
     """Read by read, as the real loop runs: steps of several batches, each of them made ahead but the first."""
     run = open_run(settings(tree, train={"rows_per_step": 3, "batch_tokens": 200}), quiet, ("test",))
-    asked = []
-    replies = run.prepared.train.replies
-    monkeypatch.setattr(type(run.prepared.train), "replies", lambda _, rows: (asked.append(rows), replies(rows))[1])
+    steps, asked = run.context.steps, []
+    rows = run.context.prepared.train
+    replies = rows.replies
+    monkeypatch.setattr(type(rows), "replies", lambda _, chosen: (asked.append(chosen), replies(chosen))[1])
     with Reads() as reads:
         _train_step(run, 1)
-        assert sorted(chain(*asked)) == sorted((*run.steps[0].rows, *run.steps[1].rows))
-        assert list(run.prefetched_batches) == [2]
+        assert sorted(chain(*asked)) == sorted((*steps[0].rows, *steps[1].rows))
+        assert list(run.prefetcher.batches) == [2]
         _train_step(run, 2)
-    assert sorted(chain(*asked)) == sorted(chain(*(dealt.rows for dealt in run.steps[:3])))
+    assert sorted(chain(*asked)) == sorted(chain(*(planned.rows for planned in steps[:3])))
     assert not reads.found
-    assert len(run.pending) == 2
-    assert set(run.row_sources(2)) == {run.prepared.train.replies([row])[0].source for row in run.steps[1].rows}
+    assert len(run.metrics.pending) == 2
+    assert set(run.context.row_sources(2)) == {replies([row])[0].source for row in steps[1].rows}
 
 
 def test_the_last_step_makes_nothing_ahead(tree):
     run = open_run(settings(tree), quiet, ("test",))
-    _train_step(run, len(run.steps))
-    assert not run.prefetched_batches
+    _train_step(run, len(run.context.steps))
+    assert not run.prefetcher.batches
 
 
 def test_a_runs_budget_reaches_its_layers(tree):
     run = open_run(settings(tree, train={"activation_budget": 0.5}), quiet, ("test",))
-    assert [layer.gradient_checkpointing for layer in run.model.model.layers] == [True, False]
+    assert [layer.gradient_checkpointing for layer in run.context.model.model.layers] == [True, False]
 
 
 def test_compiling_is_told_and_moves_nothing(tree):
     """With layers as they are: what the compiler makes of them is tested elsewhere."""
     told = []
     run = open_run(settings(tree), told.append, ("test",))
-    before = [weight.clone() for weight in run.model.parameters()]
+    before = [weight.clone() for weight in run.context.model.parameters()]
     _compile(run)
     assert told[-1].startswith("layers compiled in ")
-    assert all(old.equal(new) for old, new in zip(before, run.model.parameters(), strict=True))
-    assert all(weight.grad is None for weight in run.model.parameters())
-    assert list(run.prefetched_batches) == [1]
+    assert all(old.equal(new) for old, new in zip(before, run.context.model.parameters(), strict=True))
+    assert all(weight.grad is None for weight in run.context.model.parameters())
+    assert list(run.prefetcher.batches) == [1]

@@ -20,6 +20,10 @@ class ChatTokenizer(Protocol):
     special_tokens_map: dict[str, Any]
     backend_tokenizer: Any  # a `tokenizers.Tokenizer`
 
+    def __call__(self, text: str, /, **options: Any) -> Any:
+        """Tokenize a text."""
+        ...
+
     def apply_chat_template(self, conversation: Any, /, **options: Any) -> Any:
         """Render a conversation, as text or as token ids."""
         ...

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import is_safe_relative_path, read_json
+from thinktune.model.protocols import CausalLM
 from thinktune.model.transforms import apply_float8
 
 SUPPORTED_MODEL_TYPES = ("qwen3", "qwen2")  # whose forward pass takes boundaries and hands them to the attention
@@ -95,7 +96,7 @@ def refuse_unknown_architecture(config: Any, folder: Path) -> None:
         )
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module | CausalLM) -> int:
     """Number of weights, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -18,6 +18,7 @@ class ModelConfig(Protocol):
     num_key_value_heads: int
     vocab_size: int
     max_position_embeddings: int
+    attention_dropout: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value by its name."""
@@ -30,6 +31,7 @@ class CausalLM(Protocol):
     config: ModelConfig
     generation_config: Any
     model: Any  # the decoder without its head: embedding, layers, norm
+    training: bool
 
     @property
     def device(self) -> torch.device:

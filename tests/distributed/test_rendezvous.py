@@ -40,7 +40,7 @@ def test_every_start_in_one_store_has_a_name_of_its_own_that_all_ranks_know(stor
 
 def test_a_rank_whose_first_rank_does_not_come_says_so(store):
     start(store, 0)
-    with pytest.raises(dist.DistStoreError, match="rank 0 did not come within 1 s"):
+    with pytest.raises(dist.DistStoreError, match="rank 0 did not arrive within 1 s"):
         _start_id(store.clone(), 1, 3, timedelta(seconds=1))
 
 
@@ -75,7 +75,7 @@ def test_a_wait_lasts_as_long_as_the_other_one_works(pulses):
 
 def test_a_wait_ends_where_the_other_one_is_gone(pulses):
     pulses[1].stop()
-    with pytest.raises(dist.DistStoreError, match="no sign of life of rank 1 for 1 s"):
+    with pytest.raises(dist.DistStoreError, match="no heartbeat of rank 1 for 1 s"):
         pulses[0].barrier()
 
 

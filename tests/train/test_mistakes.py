@@ -118,7 +118,7 @@ def test_ctrl_c_says_how_to_go_on(tree, tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("thinktune.train.loop.train", stop)
+    monkeypatch.setattr("thinktune.train.train", stop)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130

@@ -130,9 +130,9 @@ def _suggestions(context: RunContext) -> list[str]:
 def _fill_batch(lengths: np.ndarray, label_tokens: np.ndarray, capacity: int) -> list[int]:
     """Return the rows with the most learned tokens, as many as a batch takes."""
     chosen: list[int] = []
-    room = capacity
+    free = capacity
     for row in np.argsort(-label_tokens.astype(np.int64), kind="stable").tolist():
-        if lengths[row] <= room:
+        if lengths[row] <= free:
             chosen.append(row)
-            room -= int(lengths[row])
+            free -= int(lengths[row])
     return chosen

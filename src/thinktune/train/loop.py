@@ -243,7 +243,7 @@ def _tolerate_full_disk(run: Run, what: str) -> Generator[None]:
 
 
 def _stop_on_anomaly(run: Run) -> None:
-    """End a run whose numbers are bad; its weights are good, for they never took one."""
+    """End a run whose numbers are bad; its weights are good, because bad updates were refused."""
     if reason := run.anomalies.stop_reason(run.context, run.state.step):
         if run.state.saved < run.state.step:
             _save_and_prune(run)

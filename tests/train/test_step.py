@@ -1,4 +1,4 @@
-"""The step: packed equals alone, many batches equal one, the loss is the plain one, bad numbers move nothing."""
+"""The step: packed rows equal single ones, many batches equal one, and bad numbers change nothing."""
 
 import copy
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def plain_losses(model, row):
-    """What transformers' own forward pass, one row alone, gives for each learned token."""
+    """Return the loss of each learned token by transformers' own forward pass, one row alone."""
     logits = model(torch.from_numpy(row.ids.astype("int64"))[None]).logits[0, :-1].float()
     learned = torch.from_numpy(row.kinds[1:] > 0)
     return cross_entropy(logits[learned], torch.from_numpy(row.ids[1:].astype("int64"))[learned], reduction="none")
@@ -31,7 +31,7 @@ def plain_losses(model, row):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("pad", [None, Padding(0, 12, 60)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
+def test_a_packed_row_attends_only_to_itself(model, rows, attention, pad, dtype):
     """Hidden states and the gradients of all weights, against transformers' own attention, row by row."""
     model.to(dtype)
     alone = copy.deepcopy(model)
@@ -50,7 +50,7 @@ def test_a_packed_row_sees_only_itself(model, rows, attention, pad, dtype):
         torch.testing.assert_close(mine.grad, theirs.grad, **close, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_the_loss_is_transformers_own(model, rows):
+def test_the_loss_equals_that_of_transformers(model, rows):
     plain = torch.cat([plain_losses(model, row) for row in rows])
     parts = torch.cat([torch.from_numpy(row.kinds[row.kinds > 0]) for row in rows])
     found = evaluate_loss(model, pack(rows, 512), CPU, torch.float32).mean_losses()
@@ -66,7 +66,7 @@ def test_the_loss_is_transformers_own(model, rows):
 @pytest.mark.parametrize("in_one", [False, True])
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
 def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_one):
-    """As the CPU takes it, and as what a card compiles into one kernel, here run operation by operation."""
+    """As on the CPU, and as what a card compiles into one kernel, here run operation by operation."""
     monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
     monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
     monkeypatch.setattr("thinktune.model.loss._kernels", [])
@@ -85,8 +85,8 @@ def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_o
 
 
 @pytest.mark.parametrize("in_one", [False, True])
-def test_bf16_losses_are_within_what_bf16_rounds(monkeypatch, in_one):
-    """Against the plain loss of the same bf16 numbers; all of the noise is that of rounding logits and gradients."""
+def test_bf16_losses_are_within_the_rounding_of_bf16(monkeypatch, in_one):
+    """Compare with the plain loss of the same bf16 numbers; the noise is that of rounding logits and gradients."""
     monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
     monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
     monkeypatch.setattr("thinktune.model.loss._kernels", [])
@@ -113,7 +113,7 @@ def test_huge_logits_do_not_overflow():
     assert weight.grad.isfinite().all()
 
 
-def test_evaluation_makes_no_gradient():
+def test_evaluation_computes_no_gradient():
     hidden, weight, targets = torch.randn(6, 8), torch.randn(50, 8, requires_grad=True), torch.randint(50, (6,))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=torch.float32)
@@ -137,7 +137,7 @@ def test_many_batches_equal_one(model, rows, tied):
 
 
 def test_the_step_is_adamw_clipped_with_norms_not_decayed(model, rows):
-    """Against torch's own loss, clipping and unfused AdamW."""
+    """Compare with torch's own loss, clipping and unfused AdamW."""
     other = copy.deepcopy(model)
     decayed = [weight for weight in other.parameters() if weight.ndim > 1]
     spared = [weight for weight in other.parameters() if weight.ndim == 1]
@@ -153,13 +153,13 @@ def test_the_step_is_adamw_clipped_with_norms_not_decayed(model, rows):
         plain.step()
         plain.zero_grad()
         assert made.gradient_norm.item() == pytest.approx(norm.item(), rel=1e-4)
-    assert norm > SETTINGS.clip_norm  # or clipping was not tried
+    assert norm > SETTINGS.clip_norm  # otherwise clipping was not tested
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_moves_nothing(model, rows, bad):
+def test_a_gradient_that_is_not_finite_changes_nothing(model, rows, bad):
     update = Optimizer(model, SETTINGS)
     update.begin_step(1, 1e-3)
     step(model, pack(rows, 512), update, World(), torch.float32)

@@ -7,13 +7,18 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from support.cli_ranks import command, slow_main_rank
 from support.ranks import run_ranks
 
 from thinktune.checkpoint import store
+from thinktune.distributed.world import _is_lost_peer
 from thinktune.errors import Stopped
 
 NAME = f"rank 1 of 2 on {socket.gethostname()}: "
@@ -90,6 +95,21 @@ def test_a_time_limit_is_no_failure_where_torchrun_would_restart(monkeypatch):
     assert (limit.exit_code, signalled.exit_code) == (75, 75)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert (limit.exit_code, signalled.exit_code) == (0, 75)
+
+
+def test_gloos_errors_are_those_of_a_lost_peer():
+    """By the words of the installed torch: Gloo has no error class of its own."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def join(rank):
+        return dist.ProcessGroupGloo(store.clone(), rank, 2, timeout=timedelta(seconds=1))
+
+    with ThreadPoolExecutor(2) as ranks:
+        groups = list(ranks.map(join, range(2)))
+    with pytest.raises(RuntimeError) as raised:
+        groups[0].allreduce(torch.ones(1)).wait()
+    assert _is_lost_peer(raised.value)
+    assert not _is_lost_peer(RuntimeError("shapes do not match"))
 
 
 def start_launcher(recipe, cwd):

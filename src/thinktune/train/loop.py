@@ -60,9 +60,8 @@ def train(
 
 def _train(run: Run, stop: StopRequest) -> None:
     context, state = run.context, run.state
-    if context.device.type != "cpu" and state.step < len(
-        context.steps
-    ):  # the memory of a CPU swaps, it does not refuse
+    # The memory of a CPU swaps, it does not refuse.
+    if context.device.type != "cpu" and state.step < len(context.steps):
         if context.compiled:
             _compile(run)
         run.samples.limit_batch(dry_run(context))

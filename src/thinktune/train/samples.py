@@ -65,7 +65,8 @@ def write_samples(context: RunContext, budget: SampleBudget, step: int) -> None:
     for (example, mode), reply in zip(asked, replies, strict=True):
         record = {"step": step, **completion_record(example, reply), "sampling": mode, "limit_tokens": limit}
         record["reference_reasoning"] = example.turns[-1].reasoning
-        record["repetition"] = round(repetition_rate(_tokenize_reply(context, reply)), 4)
+        tokens = context.tokenizer(f"{reply.reasoning}\n{reply.answer}", add_special_tokens=False)["input_ids"]
+        record["repetition"] = round(repetition_rate(tokens), 4)
         records.append(record)
     if context.world.is_main:
         journal.append(context.folder, journal.SAMPLES_FILE, records)
@@ -112,7 +113,3 @@ def _generate(context: RunContext, budget: SampleBudget, requests: Sequence[Requ
         replies = dict(engine.complete(requests, budget.batch_rows or context.recipe.generate.batch_rows))
     budget.record(max(reply.tokens for reply in replies.values()), time.monotonic() - started_at)
     return [replies[index] for index in range(len(requests))]
-
-
-def _tokenize_reply(context: RunContext, reply: Completion) -> list[int]:
-    return context.tokenizer(f"{reply.reasoning}\n{reply.answer}", add_special_tokens=False)["input_ids"]

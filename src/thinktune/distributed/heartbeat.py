@@ -1,4 +1,4 @@
-"""Heartbeats between ranks, so that one waits long for another that works, but not for one that is gone."""
+"""Heartbeats of ranks: a barrier waits long for a rank that works, but not for one that is gone."""
 
 import threading
 import time
@@ -13,9 +13,9 @@ FAILED_KEY = "failed"  # in the store, set by a rank that ends with an error
 
 
 class Heartbeat:
-    """Reports every few seconds that this process is alive, from a thread that alone uses its copy of the store.
+    """Reports every few seconds that this process is alive, and waits for the others.
 
-    Over a broken network connection a store never answers, so no other thread may wait for it.
+    Only its own thread uses its copy of the store: over a broken network connection a store never answers.
     """
 
     def __init__(self, store: Any, rank: int, size: int, timeout_seconds: float) -> None:
@@ -28,7 +28,10 @@ class Heartbeat:
         threading.Thread(target=self._run, daemon=True).start()
 
     def barrier(self) -> None:
-        """Wait until all ranks are here, however long they work; raise DistStoreError where one is gone or failed."""
+        """Wait for all ranks, however long they work.
+
+        Raises DistStoreError where one is gone or has failed.
+        """
         self._all_arrived.clear()
         self._barriers_requested += 1
         self._wake.set()

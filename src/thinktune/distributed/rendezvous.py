@@ -18,9 +18,10 @@ SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
 def join_rendezvous(timeout: timedelta) -> tuple[Any, int, int]:
-    """Return the store of this start, this process's rank, and their number; set Gloo's network interface.
+    """Return the store of this start, this process's rank, and the number of ranks.
 
-    Raises DistError where the others do not arrive within the timeout.
+    Sets Gloo's network interface where ranks are on several machines. Raises DistError where the others do not arrive
+    within the timeout.
     """
     store: Any
     store, rank, size = next(rendezvous("env://", timeout=timeout))
@@ -77,7 +78,7 @@ def outgoing_address(other: str) -> str:
 
 
 def find_interface(address: str) -> str | None:
-    """Return the name of the network interface with an IPv4 address; None where the system does not list it."""
+    """Return the name of the network interface with an IPv4 address; None if it is not listed."""
     try:
         import fcntl
     except ImportError:  # Windows

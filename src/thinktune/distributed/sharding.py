@@ -1,4 +1,4 @@
-"""Parallel layout (replicas × shards), and the local shards of DTensors; a plain tensor is its own shard."""
+"""Parallel layout (replicas × shards) and local shards of DTensors; a plain tensor is whole."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ def shard_mesh(weight: Tensor) -> DeviceMesh | None:
 
 
 def row_offset(weight: Tensor) -> int:
-    """Return the index of this rank's first row; all shards but the last ones are as long as the first."""
+    """Return the index of this rank's first row; only the last shards are shorter than the first."""
     mesh = shard_mesh(weight)
     if mesh is None:
         return 0
@@ -36,7 +36,7 @@ def element_offset(weight: Tensor) -> int:
 
 
 def as_shard_of(shard: Tensor, weight: Tensor) -> Tensor:
-    """Wrap a local shard as a DTensor placed like `weight`; return it as it is if `weight` is not sharded."""
+    """Wrap a local shard as a DTensor placed like `weight`, if `weight` is sharded."""
     if not isinstance(weight, DTensor):
         return shard
     assert all(not isinstance(placement, Shard) or placement.dim == 0 for placement in weight.placements)

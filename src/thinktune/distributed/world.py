@@ -1,4 +1,4 @@
-"""The world of a process: its rank among those that torchrun started, exchange between ranks, and error reports."""
+"""World of a process: its rank, exchange between ranks, and reports of the first error."""
 
 import json
 import os
@@ -96,9 +96,10 @@ class World:
             dist.barrier(group=self.gloo_group)
 
     def run_on_all(self, work: Callable[[], Value]) -> Value:
-        """Return the result of `work` on this rank; raise on all ranks where it fails on one, with that rank's error.
+        """Return the result of `work` on this rank; where it fails on one rank, raise on all.
 
-        `work` must not exchange anything between ranks. All wait for it, however long it takes.
+        All raise the failed rank's error. `work` must not exchange anything between ranks. All wait for it, however
+        long it takes.
         """
         try:
             result, failure = work(), None
@@ -178,10 +179,10 @@ def destroy_distributed() -> None:
 
 @contextmanager
 def report_first_error(world: World) -> Generator[None]:
-    """Report only the first failing rank's error, with its rank and host; the ranks that fail because of it are silent.
+    """Report only the first failing rank's error, prefixed with its rank and host.
 
-    Raises what the block raised, as UserError where the rank lost the others and none reports why; SystemExit where
-    another rank reports.
+    The ranks that fail because of it are silent. Raises what the block raised, as UserError where the rank lost the
+    others and none reports why; SystemExit where another rank reports.
     """
     try:
         yield
@@ -229,12 +230,12 @@ def _is_lost_peer(error: BaseException) -> bool:
 
 
 def _is_gloo_error(text: str) -> bool:
-    """Return True if a RuntimeError is from Gloo, which has no error class: known by words of its messages."""
+    """Return True for the text of an error of Gloo, which has no error class of its own."""
     return any(word in text for word in ("gloo", "Connection closed by peer", "monitoredBarrier", "Timed out waiting"))
 
 
 def _reports_error(*, is_main: bool, lost_peers: bool) -> bool:
-    """Return True if this rank should report its error: the first to fail, or rank 0 if all fail alike.
+    """Return True if this rank reports its error: the first to fail, or rank 0 if all fail alike.
 
     With `lost_peers` the cause is on another rank, which may need a moment to report it. Where the machine that holds
     the store is lost too, this rank reports for itself.
@@ -249,7 +250,7 @@ def _reports_error(*, is_main: bool, lost_peers: bool) -> bool:
 
 
 def _claim_first_error(wait: float) -> bool:
-    """Claim the report of the first error in the store; False if another rank claims it within `wait` seconds."""
+    """Claim the report of the first error; False if another rank claims it in `wait` seconds."""
     try:
         store: Any = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
         deadline = time.monotonic() + wait

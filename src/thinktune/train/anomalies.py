@@ -1,4 +1,4 @@
-"""Anomalies of training: refused steps and their rows, spikes of the loss, and when a run has to stop for them."""
+"""Anomalies of training: refused steps, loss spikes, and when a run has to stop for them."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MAX_REFUSED_STEPS_IN_A_ROW = 10  # one bad row is the row's fault; this many ste
 
 
 def is_spike(loss: float, previous_losses: Sequence[float]) -> bool:
-    """Return True if a loss is far above those before it, by a robust z-score (Iglewicz and Hoaglin, 1993)."""
+    """Return True if a loss is far above those before it (robust z-score: Iglewicz, Hoaglin, 1993)."""
     recent = previous_losses[-WINDOW_STEPS:]
     if len(recent) < MIN_WINDOW_STEPS:
         return False
@@ -30,7 +30,7 @@ def is_spike(loss: float, previous_losses: Sequence[float]) -> bool:
 
 @dataclass(slots=True)
 class AnomalyDetector:
-    """Finds refused steps and loss spikes in finished steps, and remembers what it compares the next ones with."""
+    """Finds refused steps and loss spikes, and keeps what the next steps are compared with."""
 
     NOT_CARRIED: ClassVar = frozenset({"refused"})
 

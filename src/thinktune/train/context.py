@@ -1,4 +1,4 @@
-"""What a run consists of once it is open: recipe, data, model and plan, fixed from the first step to the last."""
+"""Context of an open run: recipe, data, model and plan, fixed from the first step to the last."""
 
 import math
 from collections.abc import Sequence

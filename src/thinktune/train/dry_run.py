@@ -1,4 +1,4 @@
-"""A dry run: a run's largest shapes once through everything before its first step, and a remedy if they fail."""
+"""Dry run of the largest shapes before the first step, and the remedy if memory is full."""
 
 from dataclasses import replace
 
@@ -43,7 +43,10 @@ def dry_run(context: RunContext) -> int | None:
 
 
 def largest_batches(context: RunContext) -> list[Batch]:
-    """Return a batch with as many learned tokens as any; twice where a step takes several and so keeps gradients."""
+    """Return a batch with as many learned tokens as any; twice where a step takes several batches.
+
+    Such a step keeps gradients between its batches.
+    """
     rows = context.prepared.train
     chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, context.capacity))
     packed = pack(chosen, context.capacity, pad=context.pad)
@@ -53,9 +56,10 @@ def largest_batches(context: RunContext) -> list[Batch]:
 
 
 def replies_that_fit(context: RunContext) -> int | None:
-    """Return how many samples of full length the device holds side by side: all, or half of them, and so on.
+    """Return how many samples of full length the device holds side by side.
 
-    None where a run writes none. Raises torch.OutOfMemoryError where it does not hold one.
+    Tries all of them, then half of them, and so on; None where a run writes none. Raises torch.OutOfMemoryError where
+    it does not hold one.
     """
     modes = len(sampling_modes(context.model.generation_config, 1))
     replies, tokens = sample_shape(context.recipe, context.prepared.validation, modes)
@@ -82,7 +86,7 @@ def _decode_at_full_length(context: RunContext, replies: int, tokens: int) -> No
 
 
 def out_of_memory_error(context: RunContext, error: BaseException, when: str) -> UserError:
-    """Return the error for a full memory, with settings that would fit the memory that the card really has.
+    """Return the error for a full memory, with settings that would fit the card.
 
     Where there is no card, or nothing is predicted to fit, it lists remedies: first those that change no result, then
     cheaper tiers.

@@ -1,4 +1,4 @@
-"""Interrupts of a run: signals and its time limit, noticed at once and followed where nothing is lost."""
+"""Interrupts of a run: signals and the time limit, followed where nothing is lost."""
 
 import _thread
 import os
@@ -47,7 +47,7 @@ class StopRequest:
 
     @contextmanager
     def catch_signals(self, *, announce: bool = True) -> Generator[None]:
-        """Take SIGTERM and SIGINT as requests to stop, and print so if `announce`; only a main thread can."""
+        """Take SIGTERM and SIGINT as requests to stop; only a main thread can. Print so if `announce`."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -25,9 +25,9 @@ def device_count() -> int:
 
 
 def launch_workers(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
-    """Train with so many processes on this machine; return 0, or the exit code of the first that failed.
+    """Train with so many processes on this machine, and return the exit code.
 
-    The processes print their errors themselves.
+    It is 0, or that of the first process that failed. The processes print their errors themselves.
     """
     config = LaunchConfig(
         min_nodes=1,

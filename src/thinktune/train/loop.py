@@ -103,7 +103,7 @@ def _should_stop_and_save(run: Run, stop: StopRequest) -> tuple[bool, bool]:
 
 
 def _interruptible(run: Run, stop: StopRequest) -> AbstractContextManager[None]:
-    """Run a block that a stop may leave at once; with many ranks it may not, as the others wait for its end."""
+    """Run a block that a stop may leave at once; not with many ranks, which wait for each other."""
     return stop.interruptible() if run.context.world.size == 1 else nullcontext()
 
 
@@ -128,10 +128,10 @@ def _compile(run: Run) -> None:
 
 
 def _evaluate(run: Run, stop: StopRequest) -> None:
-    """Evaluate and sample while a thread writes the checkpoint: weights and states do not change meanwhile.
+    """Evaluate and sample while a thread writes the checkpoint.
 
-    So the checkpoint needs no copy. A stop leaves the evaluation, which the next start repeats, but not the save. Many
-    ranks save first and evaluate afterwards, because their collectives need one order.
+    Weights and states do not change meanwhile, so it needs no copy. A stop leaves the evaluation, which the next start
+    repeats, but not the save. Many ranks save first and evaluate afterwards, because their collectives need one order.
     """
     context, state = run.context, run.state
     started_at = time.monotonic()
@@ -180,7 +180,7 @@ def _evaluate_while_saving(run: Run, stop: StopRequest) -> None:
 
 
 def _save_and_prune(run: Run) -> None:
-    """Save between two steps; training waits, because the next step would change what is being written."""
+    """Save between two steps; training waits, as the next step would change what is written."""
     started_at = time.monotonic()
     if _save_blocking(run) and run.context.world.is_main:
         store.prune_checkpoints(run.context.folder)
@@ -226,7 +226,7 @@ def _record_save(run: Run, folder: Path, seconds: float) -> None:
 
 @contextmanager
 def _tolerate_full_disk(run: Run, what: str) -> Generator[None]:
-    """Leave a block where the disk is full, and log it; raise UserError where the recipe says to stop instead."""
+    """Leave a block where the disk is full, and log it; raise UserError if the recipe says stop."""
     context = run.context
     try:
         yield
@@ -250,7 +250,7 @@ def _stop_on_anomaly(run: Run) -> None:
 
 
 def _mark_best_and_prune(run: Run) -> None:
-    """Mark the complete evaluation and the best checkpoint; remove checkpoints that are neither last nor best."""
+    """Mark the complete evaluation and the best checkpoint; keep only the last and the best."""
     context, state = run.context, run.state
     if not context.world.is_main:
         return
@@ -261,7 +261,10 @@ def _mark_best_and_prune(run: Run) -> None:
 
 
 def _mark_best(run: Run) -> None:
-    """Mark the saved step of lowest eval loss after step 0 as best; without held-out rows, the last step."""
+    """Mark the saved step of lowest eval loss as best; without held-out rows, the last step.
+
+    Step 0, the base model, does not count.
+    """
     folder = run.context.folder
     losses = {
         record["step"]: record["loss"]

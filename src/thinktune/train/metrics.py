@@ -1,4 +1,4 @@
-"""Metrics of a run: lines for steps, evaluations and events, each written to the journal and printed."""
+"""Metrics of a run: steps, evaluations and events, written to the journal and printed."""
 
 import math
 import time
@@ -185,7 +185,7 @@ def _format_line(record: dict[str, Any], steps: int, seconds_left: float) -> str
 
 
 def _device_metrics(context: RunContext, tokens_per_second: float) -> dict[str, float]:
-    """Return MFU where the card's peak is known, and peak memory: of the card, or on the CPU of the process."""
+    """Return peak memory, of the card or on the CPU of the process, and MFU where it is known."""
     if context.device.type == "cpu":
         return {"memory_gib": round(peak_host_memory_gib(), 3)}
     facts = {"memory_gib": round(torch.accelerator.max_memory_allocated() / 2**30, 3)}

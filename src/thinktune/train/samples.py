@@ -1,4 +1,4 @@
-"""Samples during training: answers to fixed held-out questions, within a set share of the run's time."""
+"""Samples during training: answers to held-out questions, within a share of the run's time."""
 
 import math
 import time
@@ -39,14 +39,14 @@ class SampleBudget:
         self.tokens_per_second = tokens / max(1e-9, seconds)
 
     def affordable_tokens(self, time_share: float) -> int:
-        """Return the tokens of a reply that keep samples below a share of the run's time; call `record` before."""
+        """Return how long replies may be within a share of the run's time; call `record` before."""
         assert self.tokens_per_second is not None
         elapsed = time.monotonic() - self.opened_at
         return affordable_tokens(time_share, elapsed, self.spent_seconds, self.tokens_per_second)
 
 
 def write_samples(context: RunContext, budget: SampleBudget, step: int) -> None:
-    """Answer fixed held-out questions, greedily and by the model's own sampling settings where it has any.
+    """Answer fixed held-out questions, greedily and by the model's own sampling settings.
 
     All answers of an evaluation are generated together. They are cut to what the time budget affords, and each record
     has that limit; where it is too short to show anything, they are left out.
@@ -82,13 +82,13 @@ def sampling_modes(generation_config: Any, limit_tokens: int) -> dict[str, Sampl
 
 
 def affordable_tokens(time_share: float, run_seconds: float, spent_seconds: float, tokens_per_second: float) -> int:
-    """Return the tokens of a reply that keep samples, these included, below a share of the run's time."""
+    """Return how long replies may be so that samples, these included, keep to a share of the time."""
     seconds = (time_share * run_seconds - spent_seconds) / (1 - time_share)
     return max(0, math.floor(seconds * tokens_per_second))
 
 
 def repetition_rate(tokens: Sequence[int]) -> float:
-    """Return the share of 4-grams that occurred before (seq-rep-4 of Welleck et al., 2020); 0 repeats nothing."""
+    """Return the share of 4-grams that occurred before (seq-rep-4 of Welleck et al., 2020)."""
     ngrams = [tuple(tokens[start : start + REPETITION_NGRAM]) for start in range(len(tokens) - REPETITION_NGRAM + 1)]
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 

@@ -1,4 +1,4 @@
-"""Opening a run: data, model and plan from a recipe, checked against its folder and recorded there."""
+"""Opening of a run: data, model and plan by a recipe, checked against its folder."""
 
 import os
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ ASSUMED_DISK_BYTES_PER_SECOND = 100e6  # until a checkpoint has been timed
 
 
 def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_bar, world: World = SINGLE) -> Run:
-    """Do everything up to the first step: rows, steps, model, optimizer, and the folder that describes the run.
+    """Open a run: do everything up to the first step, and describe the run in its folder.
 
     Of many ranks, each machine's first one downloads and tokenizes, and the main rank writes. Raises UserError before
     anything is written where the recipe, the data or the model is at fault, and where the folder holds a run of
@@ -86,7 +86,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
 
 
 def refuse_unshared_folder(folder: Path, world: World, step: int) -> None:
-    """Raise UserError where ranks find different contents in the run folder, because its disk is not shared."""
+    """Raise UserError where the run folder is not on a disk that all ranks share."""
     found = world.all_gather((folder.is_dir(), step))
     if others := [rank for rank, each in enumerate(found) if each != found[0]]:
         raise UserError(
@@ -111,7 +111,7 @@ def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Set
 
 
 def _read_rows(recipe: Recipe, source: Path, say: Say) -> tuple[ChatTokenizer, Prepared]:
-    """Read the tokenizer and the tokenized rows; raise UserError where the run's folder was made with others."""
+    """Read tokenizer and tokenized rows; raise UserError where the run was made with others."""
     tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(tokenizer), recipe.run_folder)
     prepared = prepare(recipe, tokenizer, say)
@@ -128,7 +128,7 @@ def _resume_or_record(
     environment: dict[str, Any],
     changes: list[str],
 ) -> Run:
-    """Restore the run from its last checkpoint, or record a new one; print and record what changed since."""
+    """Restore the run from its last checkpoint, or record a new one; report what changed."""
     folder, world = context.folder, context.world
     step = last.step if last else 0
     world.barrier()  # from here on what all have read is written
@@ -163,7 +163,7 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
 
 
 def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: World) -> bool:
-    """Set the layers' arithmetic, attention and recomputation; compile them and return True where that is possible."""
+    """Set up the layers' arithmetic, attention and recomputation; return True if they are compiled."""
     if recipe.train.precision == "fp8" and world.size == 1:  # with many ranks, done before the model was sharded
         transforms.apply_float8(model)
     set_attention(model, pick_precision(recipe.train.precision, model.device, setting.memory))
@@ -214,7 +214,7 @@ def _tokenizer_fingerprint(tokenizer: ChatTokenizer) -> str:
 
 
 def _seed_and_set_determinism(recipe: Recipe, device: torch.device) -> None:
-    """Seed the random generators, and allow only deterministic operations where the recipe asks for that."""
+    """Seed the random generators, and allow only deterministic operations if the recipe says so."""
     if recipe.train.precision == "fp8":
         transforms.require_float8(device)
     torch.manual_seed(recipe.train.seed)

@@ -1,7 +1,7 @@
-"""The state of a run in progress: what changes from step to step, and what of it a checkpoint carries.
+"""State of a run in progress, and what of it a checkpoint carries.
 
-Each part has one owner, whose methods alone write it. Beside weights and optimizer states, a checkpoint carries what
-`Run.state_dict` returns, as JSON; an owner's `NOT_CARRIED` names the fields that start afresh.
+Each part has one owner, whose methods alone write it. Apart from weights and optimizer states, a checkpoint carries
+what `Run.state_dict` returns, as JSON; an owner's `NOT_CARRIED` names the fields that start afresh.
 """
 
 import time
@@ -17,7 +17,7 @@ from thinktune.train.samples import SampleBudget
 
 @dataclass(slots=True)
 class TrainState:
-    """Progress of a run: the last step, whether its evaluation is complete, and the last step with a checkpoint."""
+    """Progress of a run: the last step, whether it is evaluated, and the last one saved."""
 
     NOT_CARRIED: ClassVar = frozenset({"step", "evaluated", "saved"})  # a checkpoint's own name, and the folder's marks
 
@@ -40,7 +40,7 @@ class TrainState:
 
 @dataclass(slots=True)
 class CheckpointClock:
-    """Times of checkpoints: when the last was written, how long one takes, and how long training waited for them."""
+    """Times of checkpoints: the last one, the slowest one, and the waits of training for them."""
 
     NOT_CARRIED: ClassVar = frozenset({"saved_at", "slowest_save_seconds", "waited_seconds"})
 
@@ -113,7 +113,7 @@ class Run:
         return {**self.metrics.state_dict(), **self.anomalies.state_dict(), **self.checkpoints.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue as if the run had never stopped: the next line of metrics covers the steps before the stop too."""
+        """Restore what `state_dict` returned: the next line of metrics covers the steps before it too."""
         self.metrics.load_state_dict(state, self.context.device)
         self.anomalies.load_state_dict(state)
         self.checkpoints.load_state_dict(state)

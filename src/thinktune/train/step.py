@@ -47,10 +47,10 @@ def step(
     precision: torch.dtype,
     options: StepOptions = DEFAULT_OPTIONS,
 ) -> StepReport:
-    """Run forward and backward over this rank's batches of a step, then one update; the host waits for nothing.
+    """Run forward and backward over this rank's batches of a step, then one update.
 
-    The loss is the sum over the learned tokens of all batches and ranks, divided by their number: how rows were packed
-    never changes what is learned.
+    The host waits for nothing in it. The loss is the sum over the learned tokens of all batches and ranks, divided by
+    their number: how rows were packed never changes what is learned.
     """
     if not model.training:
         model.train()
@@ -73,7 +73,7 @@ def dry_train_step(
     precision: torch.dtype,
     chunk_rows: int | None = None,
 ) -> None:
-    """Run a step with all its memory but without effect: gradients are NaN, so the optimizer skips the update."""
+    """Run a step with full memory use and NaN gradients, so that the optimizer skips the update."""
     model.train()
     optimizer.begin_step(0, 0.0)
     for number, batch in enumerate(batches, 1):
@@ -84,9 +84,10 @@ def dry_train_step(
 
 
 def warm_up(model: CausalLM, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
-    """Compile what a step and an evaluation need, by one batch that changes no weight; return the seconds it took.
+    """Compile what a step and an evaluation need, and return the seconds it took.
 
-    The backward pass runs through the last layer only: the others share its code.
+    One batch runs, and changes no weight. The backward pass runs through the last layer only: the others share its
+    code.
     """
     started_at = time.monotonic()
     model.train()

@@ -28,8 +28,9 @@ from thinktune.model.device import pick_device
 from thinktune.model.forward import set_replica_all_reduce
 from thinktune.model.loading import apply_fsdp
 from thinktune.model.loss import linear_cross_entropy
+from thinktune.optim import TIERS
 from thinktune.planner.communication import shard_shape
-from thinktune.planner.memory import Setting, Workload, memory_peaks, optimizer_state_bytes
+from thinktune.planner.memory import Setting, Workload, memory_peaks
 
 RANKS, PER_NODE = 4, 2
 CASES = [
@@ -114,7 +115,7 @@ def predicted(way: Any, tied: bool, batches: int, tokens: int) -> int:
     )
     setting = Setting("8bit", False, 1.0, tokens, way)
     shapes = [shard_shape(shape, job.parallel_dims(setting).shards) for shape in job.shapes]
-    return memory_peaks(job, setting).train - optimizer_state_bytes(shapes, "8bit")[0]
+    return memory_peaks(job, setting).train - TIERS["8bit"].moments_bytes(shapes)[0]
 
 
 def work(rank: int, folder: Path, tokens: int, found: Any) -> None:

@@ -46,8 +46,7 @@ class Tally:
 def serve_in_process(folder: Path, port: Any) -> None:
     import torch
 
-    from thinktune.serve import models as voices
-    from thinktune.serve import server as serve
+    from thinktune.serve import find_models, serve
 
     torch.set_num_threads(2)
 
@@ -55,7 +54,7 @@ def serve_in_process(folder: Path, port: Any) -> None:
         if line.startswith("page: "):
             port.put(line.split()[1].rstrip("/"))
 
-    serve.serve(voices.find_models(folder, None, None, "here", say), "127.0.0.1", 0, say)
+    serve(find_models(folder, None, None, "here", say), "127.0.0.1", 0, say)
 
 
 def make_small(folder: Path) -> None:

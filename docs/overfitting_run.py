@@ -1,4 +1,4 @@
-"""Makes the run that docs/reading-your-run.md shows: `python docs/overfitting_run.py runs/overfitting` (CPU, minutes).
+"""Make the run that docs/reading-your-run.md shows: `python docs/overfitting_run.py runs/overfitting` (CPU, minutes).
 
 A small Qwen3 of random weights learns 110 facts and is asked about 40 others, of which it can know only how they are
 worded: that it learns in the first epochs, and after that only the training rows. A second run, `stopped`, is the same

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/reading-your-run.md from a made run: `python docs/reading_pictures.py runs/overfitting`.
+"""Take the pictures of docs/reading-your-run.md from a made run: `python docs/reading_pictures.py runs/overfitting`.
 
 Needs playwright and Chromium; `docs/overfitting_run.py` makes the run.
 """
@@ -14,7 +14,7 @@ LANGUAGES = {"en": "en-US", "zh": "zh-CN"}
 
 
 def main(folder: Path) -> None:
-    """The parts of the page that the docs show, in both languages; and the page of both runs."""
+    """Take the parts of the page that the docs show, in both languages, and the page of both runs."""
     with sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         for language, locale in LANGUAGES.items():
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
 
 
 def _until(page: Page, selector: str) -> dict[str, float]:
-    """From the page's top to the end of the first element that a selector finds."""
+    """Return the area from the page's top to the end of the first element that a selector finds."""
     box = page.locator(selector).first.bounding_box()
     assert box
     return {"x": 0, "y": 0, "width": WIDTH, "height": box["y"] + box["height"] + 12}

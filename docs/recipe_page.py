@@ -1,51 +1,63 @@
-"""Prints docs/recipe.md, the page of all knobs, from the recipe's own types: `python docs/recipe_page.py`."""
+"""Print docs/recipe.md, the page of all settings, from the recipe's schema: `python docs/recipe_page.py`."""
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from thinktune.config.expert import EXPERT_FIELDS, recipe_key
 from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
 
 MOST_SHOWN = 4
 HEAD = """\
-# Every knob of a recipe
+# Every setting of a recipe
 
-Made from `src/thinktune/config/schema.py` by `python docs/recipe_page.py > docs/recipe.md`; a test holds them
-together.
-On the command line any of them is `key.path=value`, as in `thinktune train recipe.yaml train.epochs=1`.
+`python docs/recipe_page.py > docs/recipe.md` makes this page from `src/thinktune/config/schema.py`; a test keeps them
+equal. Only `model.name` and `data.name` must be set. On the command line, set anything with `key.path=value`, as in
+`thinktune train recipe.yaml train.epochs=1`. The settings that you will hardly ever need are in
+[a list of their own](#expert-settings).
 
-| knob | default | meaning |
+| setting | default | meaning |
+|---|---|---|
+"""
+
+EXPERT = """
+## Expert settings
+
+Written under `expert:`, as in `expert: {rows_per_step: 8, log_every_steps: 1}`. Recipes that name them at their former
+places still work; `check` and `train` name the new place.
+
+| setting | default | meaning |
 |---|---|---|
 """
 
 FAULTS = """
-## Faults: what `data.faults` decides
+## Row faults and `data.faults`
 
-`drop` leaves the row out, `keep` trains it as it is, `repair` mends what can surely be mended and drops the rest,
-`stop` ends the run with such rows named. Whatever happens is counted, and shown with examples, by `thinktune check` and
-in the report. Written as in `data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
+`drop` leaves the row out, `keep` trains it as it is, `repair` repairs what is certain and drops the rest, and `stop`
+ends the run and names such rows. `thinktune check` and the report count them all and show examples. Write
+`data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
 
 | fault | policies, the default first | meaning |
 |---|---|---|
 """
 
 
-def rows(section: type[BaseModel] = Recipe, prefix: str = "") -> str:
-    """The table's rows for a section and the sections below it."""
-    made = ""
+def table_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
+    """Return a table row for each field of a section and the sections below it, by the field's path."""
+    made: dict[str, str] = {}
     for name, field in section.model_fields.items():
-        kind = field.annotation
+        kind, path = field.annotation, f"{prefix}{name}"
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            made += rows(kind, f"{prefix}{name}.")
+            made |= table_rows(kind, f"{path}.")
             continue
         default = "required" if field.default is PydanticUndefined else shown(field.default)
         description = " ".join((field.description or "").split())  # a line break would end the table
-        made += f"| `{prefix}{name}` | {default} | {description} |\n"
+        made[path] = f"| `{recipe_key(path)}` | {default} | {description} |\n"
     return made
 
 
 def shown(value: object) -> str:
-    """A default as one writes it in YAML."""
+    """Return a default as YAML writes it."""
     if value is None or value in ((), {}):
         return "none"
     if isinstance(value, bool):
@@ -58,7 +70,7 @@ def shown(value: object) -> str:
 
 
 def fault_rows() -> str:
-    """The table's rows for the faults; the first policy is the default."""
+    """Return a table row for each fault; the first policy is the default."""
     return "".join(
         f"| `{name}` | **{kind.default}**{''.join(f', {policy}' for policy in kind.policies[1:])} | {kind.meaning} |\n"
         for name, kind in ROW_FAULTS.items()
@@ -66,4 +78,6 @@ def fault_rows() -> str:
 
 
 if __name__ == "__main__":
-    print(HEAD + rows() + FAULTS + fault_rows(), end="")
+    rows = table_rows()
+    expert = [rows.pop(field) for field in EXPERT_FIELDS.values()]
+    print(HEAD + "".join(rows.values()) + EXPERT + "".join(expert) + FAULTS + fault_rows(), end="")

@@ -63,10 +63,10 @@ def test_all_missing_paths_are_told_at_once_before_torch_is_loaded(tmp_path):
 
 def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
     assert_refused(run("train", "nowhere.yaml", cwd=tmp_path), "nowhere.yaml", "cannot be read")
-    assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is no file or folder here")
+    assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is not a file or folder here")
     (tmp_path / "hollow").mkdir()
     assert_refused(
-        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "holds no tokenizer that loads"
+        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "has no tokenizer that loads"
     )
     model = {"name": str(start)}
     assert_refused(
@@ -123,9 +123,9 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
 
 
 def test_chat_with_nobody_is_refused(tmp_path):
-    assert_refused(run("chat", "nowhere", cwd=tmp_path), "nowhere: is no folder")
+    assert_refused(run("chat", "nowhere", cwd=tmp_path), "nowhere: is not a folder")
 
 
 @pytest.mark.parametrize("verb", ["eval", "report"])
 def test_a_folder_that_is_no_run_is_named(tmp_path, verb):
-    assert_refused(run(verb, "nowhere", cwd=tmp_path), "nowhere", "is no run's folder")
+    assert_refused(run(verb, "nowhere", cwd=tmp_path), "nowhere", "is not a run's folder")

@@ -15,7 +15,7 @@ from thinktune.distributed.world import World
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.model.transforms import (
     apply_activation_budget,
     apply_float8,
@@ -128,7 +128,7 @@ def test_the_loss_in_one_kernel_is_the_plain_one(dtype, tolerance, rows):
     for scale in (0.5, 0.25):  # another scale is no other kernel
         for part in mine:
             part.grad = None
-        scaled, each = linear_cross_entropy(*mine, targets, scale=scale, dtype=dtype, chunk_rows=rows)
+        scaled, each = linear_cross_entropy(*mine, targets, scale=scale, dtype=dtype, chunks=LogitChunks(rows))
         scaled.backward()
     near(each, expected, 1e-6 if dtype == torch.float32 else tolerance)
     near(mine[0].grad, plain[0].grad, tolerance)

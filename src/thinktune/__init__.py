@@ -1,3 +1,70 @@
-"""Turn an open base model into a domain expert that reasons before it answers."""
+"""Turn an open base model into a domain expert that reasons before it answers.
+
+The command line in four lines of Python; each line loads what it needs when it is called:
+
+    >>> facts = thinktune.check("mine.yaml")
+    >>> run = thinktune.train("mine.yaml", "train.epochs=1")
+    >>> report = thinktune.evaluate(run)
+    >>> print(thinktune.load(run).ask("What does insulin do?").answer)
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thinktune.inference.session import Chat
 
 __version__ = "0.1.0"
+__all__ = ["check", "evaluate", "load", "train"]
+
+
+def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
+    """Return what a recipe will train: `facts["verdict"]` is ready or not ready, `facts["stops"]` are the reasons.
+
+    The facts are those of `thinktune check --json`; overrides are written `train.epochs=1`. Raises UserError if the
+    recipe, the rows or the model cannot be read.
+    """
+    from thinktune.commands import check_recipe
+    from thinktune.config import load_recipe
+    from thinktune.data.sources import refuse_missing_paths
+
+    loaded = load_recipe(Path(recipe), overrides, print)
+    refuse_missing_paths(loaded)
+    return check_recipe(loaded, print)[1]
+
+
+def train(recipe: str | Path, *overrides: str) -> Path:
+    """Train in this process and return the run's folder; a run that was stopped is resumed.
+
+    Raises UserError for what the user must mend, and Stopped if a signal or the time limit ended the run.
+    """
+    from thinktune.config import load_recipe
+    from thinktune.data.sources import refuse_missing_paths
+    from thinktune.progress import progress_bar
+    from thinktune.train import train as run_training
+
+    loaded = load_recipe(Path(recipe), overrides, print)
+    refuse_missing_paths(loaded)
+    with progress_bar() as (say, bar):
+        return run_training(loaded, say, bar=bar)
+
+
+def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: bool = True) -> dict[str, Any]:
+    """Compare base and tuned model on held-out rows, task files and the bundled probe; return `eval/report.json`.
+
+    Writes the run's page as well. An evaluation that was interrupted is resumed.
+    """
+    from thinktune.eval.runner import EvalOptions, evaluate_run
+    from thinktune.report import write_run_page
+
+    folder = Path(run)
+    report = evaluate_run(folder, print, EvalOptions(tuple(map(Path, tasks)), thinking=thinking))
+    write_run_page(folder)
+    return report
+
+
+def load(run: str | Path) -> "Chat":
+    """Load a run's best model, or any model folder, to talk to: `load(run).ask("…")` returns reasoning and answer."""
+    from thinktune.inference.session import open_chat
+
+    return open_chat(Path(run))

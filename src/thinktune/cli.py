@@ -16,6 +16,7 @@ from thinktune.config import loading as recipes
 from thinktune.config.schema import EngineChoice
 from thinktune.data.sources import refuse_missing_paths
 from thinktune.errors import Stopped, UserError, redact
+from thinktune.run import RunFolder
 
 if TYPE_CHECKING:
     from thinktune.distributed import World
@@ -124,7 +125,7 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
     with progress_bar() as (say, bar):
         folder = run_train(loaded, say, bar=bar, world=world)
     if world.is_main:
-        _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
+        _say(f"report: {RunFolder(folder).report}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
 @app.command(name="eval")
@@ -159,12 +160,12 @@ def evaluate(
             options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
             found = evaluate_run(run, say, options)
         write_page(run)
-    update_trackers(run, recipes.load_recipe(run / "recipe.yaml").track, say)
+    update_trackers(run, recipes.load_recipe(RunFolder(run).recipe).track, say)
     if as_json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     _console().print(comparison_tables(found))
-    _say(f"report: {run / 'report.html'}")
+    _say(f"report: {RunFolder(run).report}")
 
 
 def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:

@@ -36,7 +36,7 @@ GOLDEN = """\
 rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answer = Response
 12 rows read: 9 to train on (TOKENS tokens, LEARNED learned), 0 held out, 3 dropped
   blank: 1 dropped, as in rows.jsonl:6: Question: is empty
-  literal_newline: 1 repaired, as in rows.jsonl:5: Response: holds a backslash and an n where a line should end ('第一行。\\\\n第二行。')
+  literal_newline: 1 repaired, as in rows.jsonl:5: Response: contains a backslash and an n where a line should end ('第一行。\\\\n第二行。')
   handed_answer: 1 dropped, as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
   duplicate: 1 dropped, as in rows.jsonl:7: is the same as rows.jsonl:1
 """

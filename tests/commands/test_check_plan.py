@@ -65,7 +65,7 @@ def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
     real, taken = room.linear_cross_entropy, []
 
     def spy(*given, **options):
-        taken.append((torch.is_grad_enabled(), options["chunk_rows"]))
+        taken.append((torch.is_grad_enabled(), options["chunks"].rows))
         return real(*given, **options)
 
     monkeypatch.setattr(room, "linear_cross_entropy", spy)

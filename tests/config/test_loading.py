@@ -1,4 +1,4 @@
-"""Recipes: every mistake at once, in words; what is written out is read back; every knob has a reader."""
+"""Recipes: every mistake at once, in words; what is written out is read back equal; every setting has a reader."""
 
 import ast
 import subprocess
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import thinktune
-from thinktune.config import loading as recipe
+from thinktune.config.expert import EXPERT_FIELDS
+from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
 from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
 from thinktune.errors import UserError
@@ -29,19 +30,19 @@ def write(folder: Path, tree) -> Path:
     return path
 
 
-def knobs(section=Recipe, prefix=""):
+def fields(section=Recipe, prefix=""):
     for name, field in section.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from knobs(kind, f"{prefix}{name}.")
+            yield from fields(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
 
 
 def test_a_recipe_written_out_is_read_back_equal(tmp_path):
-    first = recipe.load_recipe(write(tmp_path, SMALL), ["data.system=你是医生", "train.learning_rate=1e-5"])
-    (tmp_path / "again.yaml").write_text(recipe.dump_recipe(first), encoding="utf-8")
-    assert recipe.load_recipe(tmp_path / "again.yaml") == first
+    first = load_recipe(write(tmp_path, SMALL), ["data.system=你是医生", "train.learning_rate=1e-5"])
+    (tmp_path / "again.yaml").write_text(dump_recipe(first), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml") == first
 
 
 @given(
@@ -55,11 +56,11 @@ def test_any_recipe_survives_being_written_out(rate, share, prompt):
         "data": {"name": "d", "validation": share, "system": prompt},
         "train": {"rows_per_step": 1, "learning_rate": rate},
     }
-    first = recipe.validate_recipe(tree, "here")
+    first = validate_recipe(tree, "here")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8", newline="") as file:
-        file.write(recipe.dump_recipe(first))
+        file.write(dump_recipe(first))
         file.flush()
-        again = recipe.load_recipe(Path(file.name))
+        again = load_recipe(Path(file.name))
     assert again.model_copy(update={"name": first.name}) == first
 
 
@@ -70,7 +71,7 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
         "train": {"learning_rat": 1, "schedule": "wavy", "rows_per_step": 1},
     }
     with pytest.raises(UserError) as caught:
-        recipe.load_recipe(write(tmp_path, tree))
+        load_recipe(write(tmp_path, tree))
     told = "\n".join(caught.value.faults)
     assert len(caught.value.faults) == 5
     assert "model.name: is missing" in told
@@ -85,67 +86,72 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("train.epochs", "is no override"),
+        ("train.epochs", "is not an override"),
         ("train.epochs=many", "train.epochs"),
-        ("train.epochs=[", "its value is no YAML"),
-        ("data.files=*.jsonl", "put it into quotes"),
-        ("train.betas=[0.9, 1.5]", "train.betas.1"),
+        ("train.epochs=[", "its value is not YAML"),
+        ("data.files=*.jsonl", "put it in quotes"),
+        ("train.betas=[0.9, 1.5]", "expert.betas.1"),
         ("name.first=1", "name is a value"),
-        ("train.tokens_per_step=5", "exactly one"),
+        ("train.tokens_per_step=5", "two ways to set one size"),
         ("train.batch_tokens=5", "data.max_tokens 2048"),
+        ("expert.batch_tokens=5", r"expert\.batch_tokens is 5"),
+        ("expert.beta=[0.9, 0.999]", r"expert\.beta: unknown key"),
+        ("expert=7", "expert: holds 7"),
+        ("expert.log_every_steps=0", r"expert\.log_every_steps: .* \(it is 0\)"),
+        ("train.bets=1", r"did you mean expert\.betas\?"),
+        ("batch_tokens=1", r"did you mean expert\.batch_tokens\?"),
         ("data.validation=0.7", "0.7"),
     ],
 )
 def test_a_wrong_override_is_explained(tmp_path, override, told):
     with pytest.raises(UserError, match=told):
-        recipe.load_recipe(write(tmp_path, SMALL), [override])
+        load_recipe(write(tmp_path, SMALL), [override])
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "\x00"])
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match="mine"):
-        recipe.load_recipe(tmp_path / "mine.yaml")
+        load_recipe(tmp_path / "mine.yaml")
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(UserError, match=r"nowhere\.yaml"):
-        recipe.load_recipe(Path("nowhere.yaml"))
+        load_recipe(Path("nowhere.yaml"))
 
 
 @pytest.mark.parametrize("text", ["1e-5", "2E-5", "1.5e-5"])
 def test_a_text_that_looks_like_a_number_stays_a_text(tmp_path, text):
-    first = recipe.load_recipe(write(tmp_path, SMALL), [f"data.system='{text}'"])
+    first = load_recipe(write(tmp_path, SMALL), [f"data.system='{text}'"])
     assert first.data.system == text
-    (tmp_path / "again.yaml").write_text(recipe.dump_recipe(first), encoding="utf-8")
-    assert recipe.load_recipe(tmp_path / "again.yaml") == first
+    (tmp_path / "again.yaml").write_text(dump_recipe(first), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml") == first
 
 
 @pytest.mark.parametrize("text", ["1e-5", "2E-5", "1.5e-5"])
 def test_scientific_notation_is_a_number(tmp_path, text):
-    assert recipe.load_recipe(write(tmp_path, SMALL), [f"train.learning_rate={text}"]).train.learning_rate == float(
-        text
-    )
+    assert load_recipe(write(tmp_path, SMALL), [f"train.learning_rate={text}"]).train.learning_rate == float(text)
 
 
 def test_the_files_stem_names_the_run(tmp_path):
     for extra in ({}, {"name": None}):
-        assert recipe.load_recipe(write(tmp_path, SMALL | extra)).run_folder == Path("runs/mine")
+        assert load_recipe(write(tmp_path, SMALL | extra)).run_folder == Path("runs/mine")
 
 
-def test_there_are_at_most_61_knobs_and_each_is_explained():
-    found = dict(knobs())
-    assert len(found) <= 61
+def test_a_user_sees_at_most_44_settings_at_first_and_each_is_explained():
+    found = dict(fields())
+    assert len(found.keys() - EXPERT_FIELDS.values()) <= 44
+    assert len(EXPERT_FIELDS) == len(found.keys() & EXPERT_FIELDS.values()) <= 17
     assert not [name for name, field in found.items() if not field.description]
 
 
-def test_every_knob_is_read_somewhere():
+def test_every_setting_is_read_somewhere():
     read = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 read.add(node.attr)
-    for name, _ in knobs():
+    for name, _ in fields():
         leaf = name.rpartition(".")[2]
         assert leaf in read, f"nothing reads {name}"
 
@@ -156,28 +162,26 @@ def test_every_fault_is_found_somewhere():
 
 
 def test_every_fault_has_a_policy_and_wrong_ones_are_all_told():
-    chosen = recipe.validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blank": "stop"}}}, "here").data.faults
+    chosen = validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blank": "stop"}}}, "here").data.faults
     assert set(chosen) == set(ROW_FAULTS)
     assert (chosen["blank"], chosen["leak"]) == ("stop", "drop")
     with pytest.raises(UserError) as caught:
-        recipe.validate_recipe(
-            SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep", "leak": 1}}}, "here"
-        )
+        validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep", "leak": 1}}}, "here")
     told = str(caught.value)
     assert "data.faults" in told
     with pytest.raises(UserError) as caught:
-        recipe.validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep"}}}, "here")
+        validate_recipe(SMALL | {"data": {"name": "d", "faults": {"blnk": "drop", "blank": "keep"}}}, "here")
     told = str(caught.value)
-    assert "blnk is no fault; did you mean blank?" in told
+    assert "blnk is not a fault; did you mean blank?" in told
     assert "blank is 'keep'; write one of drop, stop" in told
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_recipes_load(path):
-    recipe.load_recipe(path)
+    load_recipe(path)
 
 
-def test_the_page_of_knobs_is_the_one_that_the_recipe_makes():
+def test_the_page_of_settings_is_the_one_that_the_schema_makes():
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "recipe_page.py"], capture_output=True, text=True, encoding="utf-8", check=True
     )
@@ -185,7 +189,68 @@ def test_the_page_of_knobs_is_the_one_that_the_recipe_makes():
 
 
 def test_a_key_of_older_recipes_is_told_its_new_name():
-    with pytest.raises(UserError, match=r"train\.recompute: unknown key; did you mean activation_budget\?"):
-        recipe.validate_recipe(
+    with pytest.raises(UserError, match=r"train\.recompute: unknown key; did you mean expert\.activation_budget\?"):
+        validate_recipe(
             {"model": {"name": "m"}, "data": {"name": "d"}, "train": {"rows_per_step": 1, "recompute": True}}, "here"
         )
+
+
+def test_model_and_data_are_the_only_settings_that_must_be_written():
+    made = validate_recipe({"model": {"name": "m"}, "data": {"name": "d"}}, "here")
+    assert (made.train.tokens_per_step, made.train.rows_per_step) == (16_384, None)
+    by_rows = validate_recipe({"model": {"name": "m"}, "data": {"name": "d"}, "expert": {"rows_per_step": 4}}, "here")
+    assert (by_rows.train.tokens_per_step, by_rows.train.rows_per_step) == (None, 4)
+    with pytest.raises(UserError, match=r"train\.tokens_per_step"):
+        validate_recipe({"model": {"name": "m"}, "data": {"name": "d"}, "train": {"tokens_per_step": 0}}, "here")
+
+
+VALUES = {
+    "split": "shuffle", "split_seed": 7, "handed_phrases": ["given"], "rows_per_step": 3, "betas": [0.8, 0.9],
+    "precision": "fp32", "update_in_backward": True, "activation_budget": 0.5, "batch_tokens": 4096, "log_every_steps": 2,
+    "bad_numbers": "stop", "full_disk": "stop", "deterministic": True, "sample_share": 0.2, "batch_rows": 5,
+    "evaluate_tokens": 9, "track_machine": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPERT_FIELDS)
+def test_an_expert_setting_is_read_at_both_places_and_the_former_one_is_named(tmp_path, name):
+    """Under `expert:` nothing is printed; at its former place one line says where it is now."""
+    section, leaf = EXPERT_FIELDS[name].split(".")
+    plain = {"name": "m", "model": {"name": "m"}, "data": {"name": "d"}}
+    new = {**plain, "expert": {name: VALUES[name]}}
+    old = {**plain, section: {**plain.get(section, {}), leaf: VALUES[name]}}
+    said: list[str] = []
+    recipes = [load_recipe(write(tmp_path, new), say=said.append)]
+    assert said == []
+    recipes.append(load_recipe(write(tmp_path, old), say=said.append))
+    path = tmp_path / "mine.yaml"
+    assert said == [f"{path}: {EXPERT_FIELDS[name]} is now expert.{name}; the former place is still read"]
+    recipes += [
+        load_recipe(
+            write(tmp_path, plain), [f"{key}={yaml.safe_dump(VALUES[name], default_flow_style=True).split(chr(10))[0]}"]
+        )
+        for key in (f"expert.{name}", EXPERT_FIELDS[name])
+    ]
+    assert recipes.count(recipes[0]) == 4
+    assert recipes[0] != validate_recipe(plain, "here")
+    written = yaml.safe_load(dump_recipe(recipes[0]))
+    assert list(written)[-1] == "expert"
+    assert written["expert"][name] == VALUES[name]
+    assert leaf not in written[section] or leaf in EXPERT_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("expert.log_every_steps", "train.log_every_steps"), ("train.log_every_steps", "expert.log_every_steps")],
+)
+def test_the_command_line_wins_whichever_place_the_recipe_uses(tmp_path, first, second):
+    section, leaf = first.split(".")
+    made = load_recipe(write(tmp_path, {**SMALL, section: {**SMALL.get(section, {}), leaf: 3}}), [f"{second}=5"])
+    assert made.train.log_every_steps == 5
+
+
+def test_a_setting_at_both_places_is_refused(tmp_path):
+    with pytest.raises(
+        UserError, match=r"expert\.rows_per_step, train\.rows_per_step: are one setting; keep the first"
+    ):
+        load_recipe(write(tmp_path, SMALL | {"expert": {"rows_per_step": 5}}))

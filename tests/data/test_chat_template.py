@@ -1,4 +1,4 @@
-"""Tokens: exactly what the template writes, and of those exactly reasoning, answer and end are learned."""
+"""Tokens are exactly what the template writes; exactly reasoning, answer and end are trained."""
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ CASES = {
 
 
 def official(turns, tokenizer, **options):
-    """What transformers itself makes of the conversation."""
+    """Tokenize the conversation with transformers itself."""
     messages = [
         {"role": turn.role, "content": turn.content}
         | ({"reasoning_content": turn.reasoning} if turn.role == "assistant" else {})
@@ -35,13 +35,13 @@ def official(turns, tokenizer, **options):
     return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
 
 
-def learned_text(rendered, tokenizer):
+def trained_text(rendered, tokenizer):
     ids = [int(token) for token, part in zip(rendered.ids, rendered.kinds, strict=True) if part != TokenKind.PROMPT]
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def assert_faithful(turns, tokenizer):
-    """Ids equal the template's, the prompt is a prefix, and what is learned is the last reply, whole, with its end."""
+    """Assert that ids equal the template's, the prompt is a prefix, and the last reply is trained whole, with its end."""
     rendered = render(Example(tuple(turns), "here:1"), tokenizer)
     assert len(rendered) == sum(turn.role == "assistant" for turn in turns)
     last = rendered[-1]
@@ -52,11 +52,11 @@ def assert_faithful(turns, tokenizer):
     assert not last.kinds[: len(prompt)].any()
     reply = turns[-1]
     expected = "<think>\n" + reply.reasoning.strip("\n") + "\n</think>\n\n" + reply.content.lstrip("\n") + "<|im_end|>"
-    assert learned_text(last, tokenizer) == expected
-    learned = last.kinds[last.kinds != TokenKind.PROMPT].tolist()
-    assert learned == sorted(learned)  # reasoning, then answer, then end
-    assert learned[-1] == TokenKind.END
-    assert learned.count(TokenKind.END) == 1
+    assert trained_text(last, tokenizer) == expected
+    trained = last.kinds[last.kinds != TokenKind.PROMPT].tolist()
+    assert trained == sorted(trained)  # reasoning, then answer, then end
+    assert trained[-1] == TokenKind.END
+    assert trained.count(TokenKind.END) == 1
     assert last.ids[last.kinds == TokenKind.END][0] == tokenizer.eos_token_id
 
 
@@ -133,10 +133,10 @@ def with_template(tokenizer, template):
     [
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}A:{% endif %}<|im_end|>",
-            "is no prefix",
+            "is not a prefix",
         ),
-        ("{{ raise_exception('no system here') }}", "refuses a row .no system here"),
-        ("{% for m in messages %}", "refuses a row"),
+        ("{{ raise_exception('no system here') }}", "rejects a row .no system here"),
+        ("{% for m in messages %}", "rejects a row"),
         ("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}", "does not write the row's reasoning"),
         ("{% for m in messages %}{{ m.content }}{{ m.reasoning_content }}{% endfor %}", "never writes the end-of-turn"),
     ],

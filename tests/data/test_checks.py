@@ -1,4 +1,4 @@
-"""Judging: every fault with each of its policies, in Chinese and English; what is mended stays mended."""
+"""Row checks: every fault with each of its policies, in Chinese and English; repaired rows need no second repair."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.row_checks import AUFSATZ, EN, ESSAY, PLACES, ZH, conversation, example, judged, texts_of
+from support.row_checks import EN, ESSAY_EN, ESSAY_ZH, FIELD_NAMES, ZH, checked, conversation, example, texts_of
 
 from thinktune.config.row_faults import ROW_FAULTS, resolve_policies
 from thinktune.data.checks import check_example
@@ -20,10 +20,10 @@ ACTIONS = {"keep": "kept", "drop": "dropped", "stop": "stops", "repair": "repair
 
 # The fault, the usual row, the field that is wrong, its text, what repair makes of it (None: nothing sure), the sentence.
 WRONG = [
-    ("garbled", ZH, "answer", "血\ufffd液。", None, "holds U+FFFD, which stands where a character was lost in decoding ('血"),
+    ("garbled", ZH, "answer", "血\ufffd液。", None, "contains U+FFFD, where a character was lost in decoding ('血"),
     ("garbled", EN, "think", "Le café a été fermé.".encode().decode("latin-1"), "Le café a été fermé.", "is UTF-8 that was read as Windows-1252"),
-    ("garbled", EN, "answer", "It’s the café’s blood.".encode().decode("cp1252"), "It’s the café’s blood.", "('Itâ€™s the cafÃ©â€™s' is 'It’s the café’s bloo"),
-    ("control_character", ZH, "answer", "血\a液。", "血液。", "holds the invisible character U+0007 ('血"),
+    ("garbled", EN, "answer", "It’s the café’s blood.".encode().decode("cp1252"), "It’s the café’s blood.", "('Itâ€™s the cafÃ©â€™s' should be 'It’s the café’s bloo"),
+    ("control_character", ZH, "answer", "血\a液。", "血液。", "contains the invisible character U+0007 ('血"),
     ("control_character", EN, "answer", "Blood,\r\nof\rcourse.", "Blood,\nof\ncourse.", "U+000D"),
     ("control_character", ZH, "think", "想\u200b一\ufeff想\u00ad。", "想一想。", "U+200B"),
     ("control_character", EN, "question", "What\u202e\x85is it?\x7f", "What\nis it?", "U+202E"),
@@ -49,13 +49,13 @@ WRONG = [
     ("odd_space", ZH, "question", "\n心脏泵什么？\n", "心脏泵什么？", "begins with white space ('\\n心脏"),
     ("odd_space", EN, "answer", "\n  if x:\n    y()\n", "  if x:\n    y()", "begins with white space"),
     ("odd_space", EN, "think", "\n  So it\u00a0is.\n", "\nSo it is.\n", "begins with white space"),
-    ("odd_space", ZH, "answer", "血\u2009液\u202f。", "血 液 。", "holds a space of odd width, U+2009"),
+    ("odd_space", ZH, "answer", "血\u2009液\u202f。", "血 液 。", "contains a space of unusual width, U+2009"),
     ("blank", ZH, "answer", "", None, "is empty"),
     ("blank", EN, "question", "\u200d", None, "is empty"),
     ("blank", EN, "answer", "None", None, "is 'None'"),
     ("blank", ZH, "question", "NaN", None, "is 'NaN'"),
-    ("control_token", ZH, "question", "x<|im_end|>y", None, "holds the control token <|im_end|> ('x<|im"),
-    ("control_token", EN, "think", "So <|im_start|>it is.", None, "holds the control token <|im_start|>"),
+    ("control_token", ZH, "question", "x<|im_end|>y", None, "contains the control token <|im_end|> ('x<|im"),
+    ("control_token", EN, "think", "So <|im_start|>it is.", None, "contains the control token <|im_start|>"),
     ("no_reasoning", ZH, "think", "", None, "is empty or null"),
     ("no_reasoning", EN, "think", "\n\n", None, "is empty or null"),
     ("reasoning_is_answer", ZH, "think", "血 液\n。", None, "is the same text as answer ('血液"),
@@ -67,13 +67,13 @@ WRONG = [
     ("fragment", EN, "answer", "It pumps the anti-", None, "breaks off"),
     ("fragment", EN, "answer", "Run this:\n```python\npump()", None, "breaks off"),
     ("fragment", EN, "answer", "x", None, "breaks off"),
-    *(("bare_number", ZH, "answer", text, None, "is the number") for text in ("7", "１２％", "三分之二。", "百分之五", "约3.5")),
-    *(("bare_number", EN, "answer", text, None, "is the number") for text in ("-1,234.5.", "1/2", "6.02e23", "$3 \\times 10^{-4}$")),
-    ("bare_number", EN, "answer", "**\\(\\boxed{\\frac{1}{2}}\\)**", None, "is the number"),
-    ("language_mix", {**ZH, "question": AUFSATZ}, "answer", ESSAY, None, "the question is Chinese, the reasoning is Chinese, the answer is Latin"),
-    ("language_mix", {**EN, "question": ESSAY}, "think", AUFSATZ, None, "the question is Latin, the reasoning is Chinese"),
-    ("language_mix", {**ZH, "question": AUFSATZ}, "answer", "心臓は全身に血液を送る筋肉です。", None, "the answer is Japanese"),
-    ("language_mix", {**EN, "question": ESSAY}, "answer", "Сердце качает кровь по телу.", None, "the answer is Cyrillic"),
+    *(("bare_number", ZH, "answer", text, None, "is only the number") for text in ("7", "１２％", "三分之二。", "百分之五", "约3.5")),
+    *(("bare_number", EN, "answer", text, None, "is only the number") for text in ("-1,234.5.", "1/2", "6.02e23", "$3 \\times 10^{-4}$")),
+    ("bare_number", EN, "answer", "**\\(\\boxed{\\frac{1}{2}}\\)**", None, "is only the number"),
+    ("language_mix", {**ZH, "question": ESSAY_ZH}, "answer", ESSAY_EN, None, "the question is Chinese, the reasoning is Chinese, the answer is Latin"),
+    ("language_mix", {**EN, "question": ESSAY_EN}, "think", ESSAY_ZH, None, "the question is Latin, the reasoning is Chinese"),
+    ("language_mix", {**ZH, "question": ESSAY_ZH}, "answer", "心臓は全身に血液を送る筋肉です。", None, "the answer is Japanese"),
+    ("language_mix", {**EN, "question": ESSAY_EN}, "answer", "Сердце качает кровь по телу.", None, "the answer is Cyrillic"),
 ]  # fmt: skip
 
 RIGHT = [
@@ -91,13 +91,13 @@ def test_every_fault_is_in_the_table_in_both_languages():
 
 
 @pytest.mark.parametrize(
-    ("fault", "base", "field", "text", "mended", "told", "policy"),
+    ("fault", "base", "field", "text", "repaired", "told", "policy"),
     [(*case, policy) for case in WRONG for policy in ROW_FAULTS[case[0]].policies],
 )
-def test_a_fault_is_told_and_handled_by_its_policy(fault, base, field, text, mended, told, policy):
+def test_a_fault_is_reported_and_handled_by_its_policy(fault, base, field, text, repaired, told, policy):
     wrong = example({**base, field: text})
-    found = judged(wrong, **{fault: policy})
-    action = "dropped" if policy == "repair" and mended is None else ACTIONS[policy]
+    found = checked(wrong, **{fault: policy})
+    action = "dropped" if policy == "repair" and repaired is None else ACTIONS[policy]
     assert [(finding.fault, finding.action) for finding in found.findings] == [(fault, action)]
     sentence = found.findings[0].sentence
     assert sentence.startswith("rows.jsonl:7: answer: " if fault == "language_mix" else f"rows.jsonl:7: {field}: ")
@@ -105,7 +105,7 @@ def test_a_fault_is_told_and_handled_by_its_policy(fault, base, field, text, men
     if action == "kept":
         assert found.example is wrong
     elif action == "repaired":
-        assert texts_of(found.example.turns) == {**base, field: mended}
+        assert texts_of(found.example.turns) == {**base, field: repaired}
         assert found.example.source == wrong.source
     else:
         assert found.example is None
@@ -115,55 +115,55 @@ def test_a_fault_is_told_and_handled_by_its_policy(fault, base, field, text, men
 @pytest.mark.parametrize(("field", "text"), [("answer", EN["answer"]), *RIGHT])
 def test_what_is_right_comes_back_as_the_same_object(base, field, text):
     right = example({**base, field: text})
-    found = judged(right)
+    found = checked(right)
     assert [finding.sentence for finding in found.findings] == []
     assert found.example is right
 
 
 def test_one_fault_in_several_fields_is_one_finding():
-    found = judged(example({"question": " 甲？", "think": "想一想。 ", "answer": " 乙。 "}))
+    found = checked(example({"question": " 甲？", "think": "想一想。 ", "answer": " 乙。 "}))
     assert [finding.sentence for finding in found.findings] == [
         "rows.jsonl:7: question: begins with white space (' 甲？') (and 2 more)"
     ]
     assert texts_of(found.example.turns) == {"question": "甲？", "think": "想一想。", "answer": "乙。"}
 
 
-def test_garbled_chinese_is_read_anew_before_its_bytes_count_as_control_characters():
-    found = judged(example({**ZH, "answer": "血液，流动。".encode().decode("latin-1")}))
+def test_garbled_chinese_is_decoded_before_its_bytes_count_as_control_characters():
+    found = checked(example({**ZH, "answer": "血液，流动。".encode().decode("latin-1")}))
     assert texts_of(found.example.turns)["answer"] == "血液，流动。"
     assert [finding.fault for finding in found.findings] == ["garbled"]
 
 
-def test_an_answer_without_any_reasoning_is_told_to_hold_no_think_block():
-    found = judged(example({**EN, "think": ""}), places=(("question", ""), ("answer", "answer")))
-    assert found.findings[0].sentence == "rows.jsonl:7: answer: holds no think block"
+def test_an_answer_without_any_reasoning_is_reported_as_having_no_think_block():
+    found = checked(example({**EN, "think": ""}), field_names=(("question", ""), ("answer", "answer")))
+    assert found.findings[0].sentence == "rows.jsonl:7: answer: has no think block"
 
 
 def test_a_row_is_dropped_by_one_fault_alone():
-    found = judged(example({"question": "甲\a？", "think": "", "answer": "乙，"}))
+    found = checked(example({"question": "甲\a？", "think": "", "answer": "乙，"}))
     assert [(finding.fault, finding.action) for finding in found.findings] == [
         ("control_character", "repaired"),
         ("no_reasoning", "dropped"),
     ]
 
 
-def test_one_unsure_tag_drops_the_row_and_is_told_first():
-    found = judged(example({"question": "甲？", "think": "<think>想一想。</think>", "answer": "乙</think>丙。"}))
+def test_one_unsafe_tag_drops_the_row_and_is_reported_first():
+    found = checked(example({"question": "甲？", "think": "<think>想一想。</think>", "answer": "乙</think>丙。"}))
     assert found.example is None
     assert found.findings[0].sentence == "rows.jsonl:7: answer: a think tag is stray ('乙</think>丙。') (and 1 more)"
 
 
 def test_phrases_and_tokens_are_texts_and_not_patterns():
     row = example({**ZH, "think": "答案（见上）已知，心脏推动血液。"})
-    found = check_example(row, PLACES, resolve_policies({}), ["答案（见上）", ""], ["[a-z]", "(", ""])
+    found = check_example(row, FIELD_NAMES, resolve_policies({}), ["答案（见上）", ""], ["[a-z]", "(", ""])
     assert [finding.fault for finding in found.findings] == ["handed_answer"]
-    assert check_example(row, PLACES, resolve_policies({}), [], []).example is row
+    assert check_example(row, FIELD_NAMES, resolve_policies({}), [], []).example is row
 
 
 @pytest.mark.parametrize("text", ["<think>" * 20_000 + "x", "<think>" + " " * 99_999 + "x", " x" + "\n  " * 99_999])
 def test_no_row_takes_long(text):
     began = time.perf_counter()
-    judged(example({**EN, "think": text, "answer": text}))
+    checked(example({**EN, "think": text, "answer": text}))
     assert time.perf_counter() - began < 5
 
 
@@ -195,13 +195,13 @@ LENIENT = POLICIES.map(
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(TURNS, min_size=1, max_size=2), POLICIES | LENIENT)
-def test_what_was_judged_needs_no_repair(pairs, chosen):
+def test_a_checked_row_needs_no_repair(pairs, chosen):
     row, places = conversation(*(turn for pair in pairs for turn in pair))
-    once = judged(row, places, **chosen)
+    once = checked(row, places, **chosen)
     assert (once.example is None) == any(finding.action in ("dropped", "stops") for finding in once.findings)
     if once.example is None:
         return
-    again = judged(once.example, places, **chosen)
+    again = checked(once.example, places, **chosen)
     assert again.example is once.example
     assert not any(finding.action == "repaired" for finding in again.findings)
     for turn in once.example.turns:
@@ -214,7 +214,7 @@ def test_what_was_judged_needs_no_repair(pairs, chosen):
 def test_the_real_rows_have_these_faults(real):
     file = real / "medical" / "delicate_medical_r1_val.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    found = [judged(example(row), handed_answer="keep") for row in rows]
+    found = [checked(example(row), handed_answer="keep") for row in rows]
     assert Counter((finding.fault, finding.action) for each in found for finding in each.findings) == {
         ("handed_answer", "kept"): 51,
         ("literal_newline", "repaired"): 8,

@@ -1,7 +1,7 @@
-"""Judging conversations: what is left out, what is history, and in which language the last reply is."""
+"""Row checks of conversations: what is left out, what is history, and the language of the last reply."""
 
 import pytest
-from support.row_checks import AUFSATZ, ESSAY, conversation, example, judged
+from support.row_checks import ESSAY_EN, ESSAY_ZH, checked, conversation, example
 
 from thinktune.data.types import Turn
 
@@ -26,8 +26,8 @@ HISTORY = Turn("assistant", "", trained=False)
     ],
 )
 def test_a_last_question_without_a_reply_is_left_out(policy, turns, action, becomes):
-    found = judged(*conversation(*turns), ends_on_user=policy)
-    told = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is the user's, and no reply follows"
+    found = checked(*conversation(*turns), ends_on_user=policy)
+    told = f"rows.jsonl:7: messages[{len(turns) - 1}].content: is a user turn without a reply"
     assert [(finding.sentence, finding.action) for finding in found.findings] == [(told, action)]
     assert (found.example and found.example.turns) == becomes
 
@@ -40,37 +40,39 @@ def test_a_last_question_without_a_reply_is_left_out(policy, turns, action, beco
         ("stop", "stops", None),
     ],
 )
-def test_a_conversation_unlearns_only_its_replies_without_reasoning(policy, action, becomes):
-    found = judged(*conversation(ASKED, TOLD, ASKED, UNTHOUGHT), no_reasoning=policy)
+def test_only_replies_without_reasoning_are_not_trained(policy, action, becomes):
+    found = checked(*conversation(ASKED, TOLD, ASKED, UNTHOUGHT), no_reasoning=policy)
     assert (found.example and found.example.turns) == becomes
     assert found.findings[0].action == action
     assert found.findings[0].sentence.startswith("rows.jsonl:7: messages[3].think: is empty")
-    assert ("the reply is history, not learned" in found.findings[0].sentence) == (policy == "drop")
+    assert ("the reply becomes history, not trained" in found.findings[0].sentence) == (policy == "drop")
 
 
-def test_a_conversation_without_any_reasoning_is_dropped_and_history_is_not_judged():
-    found = judged(*conversation(ASKED, UNTHOUGHT, ASKED, UNTHOUGHT))
+def test_a_conversation_without_any_reasoning_is_dropped_and_history_is_not_checked():
+    found = checked(*conversation(ASKED, UNTHOUGHT, ASKED, UNTHOUGHT))
     assert (found.example, found.findings[0].action) == (None, "dropped")
     right, places = conversation(ASKED, HISTORY, ASKED, TOLD)
-    assert judged(right, places).example is right
+    assert checked(right, places).example is right
 
 
-def test_the_language_is_that_of_the_last_learned_reply_and_its_question():
-    english = (Turn("user", ESSAY), Turn("assistant", ESSAY, "Yes. " + ESSAY))
-    mixed = (Turn("user", ESSAY), Turn("assistant", AUFSATZ, "好。" + AUFSATZ))
-    chinese = (Turn("user", AUFSATZ), Turn("assistant", AUFSATZ, "好。" + AUFSATZ))
-    assert judged(*conversation(*mixed, *english)).findings == judged(*conversation(*chinese, *english)).findings == ()
-    assert [finding.fault for finding in judged(*conversation(*english, *mixed)).findings] == ["language_mix"]
+def test_the_language_is_that_of_the_last_trained_reply_and_its_question():
+    english = (Turn("user", ESSAY_EN), Turn("assistant", ESSAY_EN, "Yes. " + ESSAY_EN))
+    mixed = (Turn("user", ESSAY_EN), Turn("assistant", ESSAY_ZH, "好。" + ESSAY_ZH))
+    chinese = (Turn("user", ESSAY_ZH), Turn("assistant", ESSAY_ZH, "好。" + ESSAY_ZH))
+    assert (
+        checked(*conversation(*mixed, *english)).findings == checked(*conversation(*chinese, *english)).findings == ()
+    )
+    assert [finding.fault for finding in checked(*conversation(*english, *mixed)).findings] == ["language_mix"]
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        AUFSATZ + "（blood pressure, heart rate, cardiac output, EF）",
-        "Γ, β: " + ESSAY,
+        ESSAY_ZH + "（blood pressure, heart rate, cardiac output, EF）",
+        "Γ, β: " + ESSAY_EN,
         "心臓は全身に血液を送る筋肉です。",
     ],
 )
-def test_a_language_bears_the_terms_of_another(text):
+def test_a_language_may_contain_terms_of_another(text):
     row = example({"question": text, "think": "。" + text, "answer": text})
-    assert judged(row).findings == ()
+    assert checked(row).findings == ()

@@ -1,4 +1,4 @@
-"""What columns mean is found, told in one line, and never guessed in silence."""
+"""Columns are detected, described in one line, and never silently guessed."""
 
 import json
 
@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.columns import (
     UncheckedExample,
-    count_unused_columns,
+    UnusedColumns,
     detect_columns,
-    refuse_unused_columns,
     to_example,
 )
 from thinktune.data.readers import read_rows
@@ -28,20 +27,20 @@ def look(*rows, columns=None, ignore=()):
 
 
 def refused(*rows, columns=None, ignore=(), sample=None):
-    """The sentences with which unused columns of the rows stop the run."""
+    """Return the errors about unused columns of the rows."""
     layout = look(*(sample or rows), columns=columns, ignore=ignore)
-    counts = {}
+    unused = UnusedColumns()
     for row in rows:
-        count_unused_columns(RawRow("rows.jsonl:1", row), layout, counts)
+        unused.add_row(RawRow("rows.jsonl:1", row), layout)
     try:
-        refuse_unused_columns(counts, layout, "rows.jsonl")
+        unused.refuse(layout, "rows.jsonl")
     except UserError as error:
         return error.faults
     return []
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"Question": "q", "Complex_CoT": "t", "Response": "a"}, "columns: question = Question, reasoning = Complex_CoT, answer = Response"),
         ({"instruction": "q", "input": "", "output": "a"}, "alpaca: question = instruction + input, answer = output (reasoning inside think tags)"),
@@ -57,8 +56,8 @@ def refused(*rows, columns=None, ignore=(), sample=None):
         ({"prompt": "q", "conversation": "not a list", "completion": "a"}, "columns: question = prompt, answer = completion (reasoning inside think tags)"),
     ],
 )  # fmt: skip
-def test_a_layout_is_found_and_told_in_one_line(row, told):
-    assert look(row).describe() == told
+def test_a_mapping_is_detected_and_described_in_one_line(row, message):
+    assert look(row).describe() == message
 
 
 def test_the_first_of_several_spellings_is_taken_and_the_recipe_comes_before_it():
@@ -88,34 +87,34 @@ def test_columns_of_later_sample_rows_count():
 
 
 @pytest.mark.parametrize(
-    ("row", "columns", "ignore", "told"),
+    ("row", "columns", "ignore", "message"),
     [
-        ({"a": 1, "b": 2, "c": 3}, {}, [], ["data.columns: rows.jsonl has the columns a, b, c and none is known as the question or the answer; write data.columns: {question: …, answer: …}"]),
-        ({"text": "x", "think": "t", "answer": "a"}, {}, [], ["data.columns: rows.jsonl has the columns text, think, answer and none is known as the question; write data.columns: {question: …, reasoning: think, answer: answer}"]),
+        ({"a": 1, "b": 2, "c": 3}, {}, [], ["data.columns: rows.jsonl has the columns a, b, c and none is recognized as the question or the answer; write data.columns: {question: …, answer: …}"]),
+        ({"text": "x", "think": "t", "answer": "a"}, {}, [], ["data.columns: rows.jsonl has the columns text, think, answer and none is recognized as the question; write data.columns: {question: …, reasoning: think, answer: answer}"]),
         ({"prompt": "q", "answer": "a"}, {"question": "promt", "answer": "antwort"}, [], [
             "data.columns.question: no row of rows.jsonl has a column 'promt'; its columns are prompt, answer",
             "data.columns.answer: no row of rows.jsonl has a column 'antwort'; its columns are prompt, answer",
         ]),
-        ({"q": "q", "answer": "a"}, {"question": "q"}, ["q"], ["data.columns.question: is 'q', which data.ignore names as well; take it out of one of them"]),
-        ({"q": "q"}, {"question": "q", "answer": "q"}, [], ["data.columns: {question: q, answer: q} names a column twice; a column holds one part"]),
-        ({"m": CHAT, "q": "q"}, {"messages": "m", "question": "q"}, [], ["data.columns: messages is a whole conversation; leave out question, or messages"]),
+        ({"q": "q", "answer": "a"}, {"question": "q"}, ["q"], ["data.columns.question: is 'q', which is also in data.ignore; remove it from one of them"]),
+        ({"q": "q"}, {"question": "q", "answer": "q"}, [], ["data.columns: {question: q, answer: q} names a column twice; a column can be only one part"]),
+        ({"m": CHAT, "q": "q"}, {"messages": "m", "question": "q"}, [], ["data.columns: messages holds whole conversations; remove question, or messages"]),
     ],
 )  # fmt: skip
-def test_what_is_not_clear_stops_with_the_mapping_to_write(row, columns, ignore, told):
+def test_what_is_not_clear_stops_with_the_mapping_to_write(row, columns, ignore, message):
     with pytest.raises(UserError) as caught:
         look(row, columns=columns, ignore=ignore)
-    assert caught.value.faults == told
+    assert caught.value.faults == message
 
 
 def test_a_file_without_a_readable_row_says_why():
-    broken = RawRow("rows.jsonl:1", None, (Finding("unreadable", "rows.jsonl:1: is no JSON"),))
+    broken = RawRow("rows.jsonl:1", None, (Finding("unreadable", "rows.jsonl:1: is not valid JSON"),))
     gbk = RawRow("rows.jsonl:1", None, (Finding("encoding", "rows.jsonl:1: is GBK, not UTF-8"),))
-    for rows, told in (
-        ([RawRow("rows.jsonl:1", {})], r"holds no row that can be read \(all are empty\); mend it"),
-        ([broken], r"\(rows.jsonl:1: is no JSON\); mend it, or write data.faults: {unreadable: drop}"),
-        ([gbk], r"mend it, or write data.faults: {encoding: repair}"),
+    for rows, message in (
+        ([RawRow("rows.jsonl:1", {})], r"no row can be read \(all are empty\); fix the file"),
+        ([broken], r"\(rows.jsonl:1: is not valid JSON\); fix the file, or write data.faults: {unreadable: drop}"),
+        ([gbk], r"fix the file, or write data.faults: {encoding: repair}"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             detect_columns(rows, ColumnsConfig(), (), "rows.jsonl")
 
 
@@ -127,7 +126,7 @@ def test_an_unused_column_full_of_text_stops_the_run_with_the_whole_mapping():
         "data.ignore: column 'notes' of rows.jsonl is full of text and is not used; "
         "name it under data.columns to train it or write data.ignore: [notes]",
         "data.columns: rows.jsonl is read as data.columns: {question: question, reasoning: think, answer: answer}; "
-        "where that is right, write it and data.ignore: [instruction, notes]",
+        "if that is right, write it and data.ignore: [instruction, notes]",
     ]
     assert "data.ignore: [notes, instruction]" in refused(row, ignore=["notes"])[-1]
     assert refused(row, ignore=["instruction", "notes"]) == []
@@ -150,7 +149,7 @@ def test_an_unused_column_full_of_text_stops_the_run_with_the_whole_mapping():
         ({"reasoning": "t", "cot": "one_word"}, ["cot"]),
     ],
 )
-def test_known_names_and_prose_are_never_left_out_in_silence(more, names):
+def test_known_names_and_prose_are_never_left_out_silently(more, names):
     found = refused({"question": "q", "answer": "a"} | more)
     assert [sentence.split("'")[1] for sentence in found[:-1]] == names
 
@@ -211,19 +210,19 @@ def test_any_json_anywhere_gives_an_example_or_a_reason(sample, row):
         assert all(sentence.encode() for sentence in error.faults)
         return
     assert "\n" not in layout.describe()
-    counts = {}
+    unused = UnusedColumns()
     for columns in (*sample, row):
         raw = RawRow("rows.jsonl:7", columns)
-        count_unused_columns(raw, layout, counts)
+        unused.add_row(raw, layout)
         check(to_example(raw, layout))
     try:
-        refuse_unused_columns(counts, layout, "rows.jsonl")
+        unused.refuse(layout, "rows.jsonl")
     except UserError as error:
         assert all(sentence.encode() for sentence in error.faults)
 
 
 def check(found):
-    """An example has turns in order, all of text; a finding has its place and can be printed."""
+    """Assert that an example has turns of text in order, or that a finding has its source and can be printed."""
     if isinstance(found, Finding):
         assert found.sentence.startswith("rows.jsonl:7: ")
         assert found.sentence.encode()
@@ -262,7 +261,7 @@ def test_the_files_of_other_tools_load(real, name):
     results = [to_example(row, layout) for row in found]
     assert (len(results), sum(isinstance(result, UncheckedExample) for result in results)) == REAL[name]
     assert {result.sentence.rpartition(": ")[2] for result in results if isinstance(result, Finding)} <= {
-        "calls tools, which is not trained yet"
+        "calls tools, which cannot be trained yet"
     }
 
 

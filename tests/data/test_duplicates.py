@@ -1,4 +1,4 @@
-"""Twins: the same rows, leaked questions and near duplicates are found, others are not, in linear work."""
+"""Duplicates, leaked questions and near duplicates are found, others are not, in linear time."""
 
 import pickle
 import random
@@ -90,13 +90,13 @@ def test_case_white_space_and_width_make_no_difference(other):
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
-def test_questions_share_a_key_exactly_where_they_share_the_twin_key(question, other):
+def test_questions_share_a_hash_exactly_where_their_normalized_texts_are_equal(question, other):
     same = normalize_text(question) == normalize_text(other)
     assert (fingerprint(example(question)).question_hash == fingerprint(example(other)).question_hash) == same
 
 
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from("，。？：；（）…㎎ｶﾞ①　ﬁe\u0301"), max_size=30))
-def test_a_text_and_its_normal_form_are_twins(text):
+def test_a_text_and_its_normal_form_are_duplicates(text):
     assert (
         fingerprint(example(text)).question_hash
         == fingerprint(example(unicodedata.normalize("NFKC", text))).question_hash
@@ -129,7 +129,7 @@ def test_a_question_is_the_last_one_with_all_that_was_said_before_it():
     assert after[0] == after[2] != after[1]
 
 
-def test_keys_are_small_to_send_to_another_process():
+def test_fingerprints_are_small_to_send_to_another_process():
     row = fingerprint(example(CHINESE * 50))
     assert row.minhash.shape == (MINHASH_WORDS,)
     assert 16 + row.minhash.nbytes <= 100
@@ -137,7 +137,7 @@ def test_keys_are_small_to_send_to_another_process():
 
 
 @pytest.mark.parametrize("question", ["", "？", "ab", "𠀀", "\ud800", "血" * 200_000])
-def test_every_question_has_keys(question):
+def test_every_question_has_a_fingerprint(question):
     assert fingerprint(example(question)).minhash.tolist() == fingerprint(example(question)).minhash.tolist()
 
 
@@ -210,13 +210,13 @@ def test_each_later_row_comes_once_with_the_most_similar_earlier_one(order):
     assert found == [(1, 0, jaccard(first, second)), (2, order.index(1), jaccard(variants[1], last))]
 
 
-def test_exact_twins_are_not_found_again():
+def test_exact_duplicates_are_not_found_again():
     changed = FORTY_WORDS.replace("swollen", "painful")
     found = near([FORTY_WORDS, changed, changed, FORTY_WORDS], exact=[1, 2, 2, 1])
     assert [(later, earlier) for later, earlier, _ in found] == [(1, 0)]
 
 
-def test_no_rows_have_no_twins():
+def test_no_rows_have_no_duplicates():
     empty = np.empty(0, np.uint64)
     assert len(find_duplicates(empty)) == len(find_leaks(empty, np.empty(0, bool))) == 0
     assert list(find_near_duplicates(empty.reshape(0, MINHASH_WORDS), empty, str)) == []

@@ -1,4 +1,4 @@
-"""Bytes that are no UTF-8: what is surely GBK is named or repaired, everything else is refused, never guessed."""
+"""Bytes that are not UTF-8: what is surely GBK is reported or repaired, everything else is refused, never guessed."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.row_files import GOOD, lines, read, refusal, table, told, write
+from support.row_files import GOOD, findings_of, lines, read, refusal, table, write
 
 from thinktune.data.readers import is_gbk
 
@@ -16,15 +16,15 @@ BROKEN = "心脏泵什么？".encode()[:-1]
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json"])
-def test_a_line_in_gbk_is_named_or_repaired_by_itself(tmp_path, name):
+def test_a_line_in_gbk_is_reported_or_repaired_by_itself(tmp_path, name):
     raw = '{"a": "好"}\n'.encode() + lines(CHINESE[:1]).encode("gb18030") + '{"a": "é"}\n'.encode()
     file = write(tmp_path, name, raw)
     first, refused, last = read(file)
-    assert told(refused) == [("encoding", "dropped", f"{name}:2: is GBK, not UTF-8")]
+    assert findings_of(refused) == [("encoding", "dropped", f"{name}:2: is GBK, not UTF-8")]
     assert [row.columns for row in (first, refused, last)] == [{"a": "好"}, None, {"a": "é"}]
     first, repaired, last = read(file, repair=True)
     assert repaired.columns == CHINESE[0]
-    assert told(repaired) == [("encoding", "repaired", f"{name}:2: is GBK, not UTF-8, and is read as such")]
+    assert findings_of(repaired) == [("encoding", "repaired", f"{name}:2: is GBK, not UTF-8, and was read as GBK")]
     assert not first.findings
     assert not last.findings
 
@@ -41,13 +41,13 @@ def test_a_line_in_gbk_is_named_or_repaired_by_itself(tmp_path, name):
 )
 def test_a_line_in_no_known_encoding_is_never_guessed(tmp_path, raw, byte, repair):
     bad, good = read(write(tmp_path, "rows.jsonl", raw + b'\n{"a": "b"}'), repair)
-    assert told(bad) == [("encoding", "dropped", f"rows.jsonl:1: is neither UTF-8 nor GBK ({byte})")]
+    assert findings_of(bad) == [("encoding", "dropped", f"rows.jsonl:1: is neither UTF-8 nor GBK ({byte})")]
     assert (bad.columns, good.columns) == (None, {"a": "b"})
 
 
-def test_a_line_in_gbk_that_is_no_json_is_told_with_both_its_faults(tmp_path):
+def test_a_line_in_gbk_that_is_not_json_is_reported_with_both_faults(tmp_path):
     [row] = read(write(tmp_path, "rows.jsonl", '{"a": "心脏泵'.encode("gbk")), repair=True)
-    assert [fault for fault, _, _ in told(row)] == ["encoding", "unreadable"]
+    assert [fault for fault, _, _ in findings_of(row)] == ["encoding", "unreadable"]
 
 
 WHOLE = {"rows.csv": table(CHINESE), "rows.json": json.dumps(CHINESE, ensure_ascii=False, indent=1)}
@@ -62,7 +62,7 @@ def test_a_table_or_a_list_in_gbk_is_refused_or_repaired_as_a_whole(tmp_path, na
     assert why.endswith("save it as UTF-8, or set data.faults.encoding: repair")
     rows = read(file, repair=True)
     assert [row.columns for row in rows] == CHINESE
-    assert [(fault, action) for fault, action, _ in told(rows[0])] == [("encoding", "repaired")]
+    assert [(fault, action) for fault, action, _ in findings_of(rows[0])] == [("encoding", "repaired")]
     assert not rows[1].findings
 
 

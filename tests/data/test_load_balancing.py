@@ -1,4 +1,4 @@
-"""A step's rows over ranks: each row once, no batch too full, the same number of batches, tokens level."""
+"""A step's rows over ranks: each row once, no batch too full, equally many batches, tokens balanced."""
 
 import random
 
@@ -19,13 +19,13 @@ def test_every_row_has_one_place_and_no_batch_is_too_full(lengths, capacity, ran
 
 
 @given(some.lists(some.integers(1, 50), min_size=1, max_size=40), some.integers(50, 120), some.integers(2, 5))
-def test_no_rank_has_more_batches_than_dealing_out_those_of_one_rank_would_give(lengths, capacity, ranks):
+def test_no_rank_has_more_batches_than_distributing_those_of_one_rank_would_give(lengths, capacity, ranks):
     assert len(balance(lengths, capacity, ranks)[0]) <= -(-len(bin_pack(lengths, capacity)) // ranks)
 
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
-def test_tokens_of_real_lengths_are_level_within_two_percent_at_every_step(ranks):
-    """Rows as long as medical ones (mean 800, few above 1,100), a step of 8,192 tokens a rank, three epochs."""
+def test_tokens_of_real_lengths_are_balanced_within_two_percent_at_every_step(ranks):
+    """Balance rows of the lengths of medical ones (mean 800, few above 1,100): 8,192 tokens a rank, three epochs."""
     chance = random.Random(0)
     lengths = [max(40, min(2048, round(chance.gauss(800, 170)))) for _ in range(2400)]
     steps = assign_rows(lengths, lengths, tokens_per_step=8192 * ranks, rows_per_step=None, epochs=3, seed=0)

@@ -1,4 +1,4 @@
-"""A raw row of every form becomes turns with their places, or a finding that says what is wrong and where."""
+"""Raw rows of every format become turns with their field names, or a finding: what is wrong, and where."""
 
 import pytest
 
@@ -22,11 +22,11 @@ def turns(columns, general=None):
     found = draft(columns)
     assert isinstance(found, UncheckedExample), found
     assert found.example.source == "rows.jsonl:7"
-    told = with_default_system_prompt(found.example.turns, general)
-    return [(turn.role[0], turn.content, turn.reasoning) for turn in told]
+    message = with_default_system_prompt(found.example.turns, general)
+    return [(turn.role[0], turn.content, turn.reasoning) for turn in message]
 
 
-def places(columns):
+def field_names(columns):
     found = draft(columns)
     assert isinstance(found, UncheckedExample), found
     assert len(found.field_names) == len(found.example.turns)
@@ -60,12 +60,12 @@ def places(columns):
         ({"prompt": [{"role": "system", "content": "s"}, USER], "completion": [REPLY]}, "s:s u:q a:a"),
     ],
 )  # fmt: skip
-def test_every_form_gives_its_turns(columns, expected):
-    told = " ".join(
+def test_every_format_gives_its_turns(columns, expected):
+    message = " ".join(
         f"{role}:{reasoning}>{content}" if reasoning else f"{role}:{content}"
         for role, content, reasoning in turns(columns)
     )
-    assert told == expected
+    assert message == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_only_one_clean_think_block_is_taken_for_reasoning(content, reasoning, a
     assert turns({"question": content, "answer": "a"})[0] == ("u", content, "")
 
 
-def test_tags_beside_given_reasoning_are_left_for_the_judge():
+def test_tags_next_to_given_reasoning_are_left_for_the_row_checks():
     both = "<think>t</think>a"
     assert turns(PAIR | {"answer": both})[1] == ("a", both, "t")
     assert turns(PAIR | {"answer": both, "think": " \n"})[1] == ("a", "a", "t")
@@ -108,19 +108,23 @@ def test_tags_beside_given_reasoning_are_left_for_the_judge():
     ],
 )  # fmt: skip
 def test_every_turn_knows_the_fields_that_it_came_from(columns, expected):
-    assert [f"{content}:{reasoning}" for content, reasoning in places(columns)] == expected
+    assert [f"{content}:{reasoning}" for content, reasoning in field_names(columns)] == expected
 
 
 def test_the_rows_own_system_prompt_comes_before_the_recipes():
-    told = {"role": "system", "content": "own"}
+    message = {"role": "system", "content": "own"}
     assert turns(PAIR | {"system": "own"}, "general")[0] == ("s", "own", "")
     assert turns(PAIR | {"system": " "}, "general")[0] == ("s", "general", "")
-    assert turns({"messages": [told, USER, REPLY]}, "general")[:2] == [("s", "own", ""), ("u", "q", "")]
-    assert turns({"messages": [told | {"content": ""}, USER, REPLY]}, "general")[:2] == [
+    assert turns({"messages": [message, USER, REPLY]}, "general")[:2] == [("s", "own", ""), ("u", "q", "")]
+    assert turns({"messages": [message | {"content": ""}, USER, REPLY]}, "general")[:2] == [
         ("s", "general", ""),
         ("u", "q", ""),
     ]
-    assert turns({"messages": [told | {"content": ""}, USER, REPLY], "system": "own"}, "general")[0] == ("s", "own", "")
+    assert turns({"messages": [message | {"content": ""}, USER, REPLY], "system": "own"}, "general")[0] == (
+        "s",
+        "own",
+        "",
+    )
     emptied = (Turn("system", "\n"), Turn("user", "q"))
     assert with_default_system_prompt(emptied, None) == (Turn("user", "q"),)
 
@@ -134,27 +138,29 @@ def test_a_null_written_as_text_is_a_blank(null):
     assert turns({"question": "q", "think": null, "answer": "<think>t</think>a"})[1] == ("a", "a", "t")
 
 
-def learned(columns):
+def trained_flags(columns):
     found = draft(columns)
     return [turn.trained for turn in found.example.turns if turn.role == "assistant"]
 
 
-def test_weights_say_which_replies_are_learned():
+def test_weights_say_which_replies_are_trained():
     for weight in ({"loss_weight": 0.0}, {"weight": 0}, {"loss": False}, {"train": False}):
-        assert learned({"messages": [USER | {"loss_weight": 0.5}, REPLY | weight, USER, REPLY | {"weight": 1.0}]}) == [
+        assert trained_flags(
+            {"messages": [USER | {"loss_weight": 0.5}, REPLY | weight, USER, REPLY | {"weight": 1.0}]}
+        ) == [
             False,
             True,
         ]
-    assert learned({"prompt": [USER, REPLY, USER], "completion": [REPLY]}) == [False, True]
+    assert trained_flags({"prompt": [USER, REPLY, USER], "completion": [REPLY]}) == [False, True]
 
 
 @pytest.mark.parametrize(
-    ("columns", "fault", "told"),
+    ("columns", "fault", "message"),
     [
         (PAIR | {"answer": 7}, "not_text", "answer: is 7, not text"),
         (PAIR | {"think": ["x"]}, "not_text", "think: is ['x'], not text"),
         (PAIR | {"question": {"a": 1}}, "not_text", "question: is {'a': 1}, not text"),
-        (PAIR | {"answer": "a\ud83d"}, "unreadable", "answer: holds half a character (a lone surrogate)"),
+        (PAIR | {"answer": "a\ud83d"}, "unreadable", "answer: contains half a character (a lone surrogate)"),
         ({"question": "q"}, "unreadable", "answer: the row has no such column"),
         (PAIR | {"system": 0}, "not_text", "system: is 0, not text"),
         (PAIR | {"history": [["x"]]}, "not_text", "history[0]: is ['x'], not a pair of a question and a reply"),
@@ -162,16 +168,16 @@ def test_weights_say_which_replies_are_learned():
         (PAIR | {"keypoint": ["x"]}, "not_text", "keypoint: is ['x'], not text"),
     ],
 )
-def test_what_is_no_text_is_named_with_its_place(columns, fault, told):
+def test_what_is_not_text_is_reported_with_its_field(columns, fault, message):
     sample = PAIR | {"history": [], "system": "", "keypoint": ""}
-    assert draft(columns, sample=sample) == Finding(fault, f"rows.jsonl:7: {told}")
+    assert draft(columns, sample=sample) == Finding(fault, f"rows.jsonl:7: {message}")
 
 
-TOOLS = "calls tools, which is not trained yet"
+TOOLS = "calls tools, which cannot be trained yet"
 
 
 @pytest.mark.parametrize(
-    ("messages", "fault", "told"),
+    ("messages", "fault", "message"),
     [
         ("text", "not_text", "messages: is 'text', not a list of messages"),
         ([USER, "a"], "not_text", "messages[1]: is 'a', not a message"),
@@ -179,40 +185,40 @@ TOOLS = "calls tools, which is not trained yet"
         ([USER | {"content": [{"type": "image_url"}]}, REPLY], "not_text", "messages[0].content[0]: is of type 'image_url', not text"),
         ([USER | {"content": [{"type": [1]}]}, REPLY], "not_text", "messages[0].content[0]: is of type [1], not text"),
         ([USER, REPLY | {"content": [{"type": "text", "text": 7}]}], "not_text", "messages[1].content[0].text: is 7, not text"),
-        ([USER, USER, REPLY], "role", "messages[1].content: is the user's, where the assistant's turn belongs"),
-        ([REPLY], "role", "messages[0].content: is the assistant's, where the user's turn belongs"),
-        ([USER, REPLY, {"role": "system", "content": "s"}], "role", "messages[2].content: is the system's, where the user's turn belongs"),
-        ([USER, {"role": "critic", "content": "x"}], "role", "messages[1]: has the role 'critic'; known are system, user and assistant"),
+        ([USER, USER, REPLY], "role", "messages[1].content: is the user's turn where the assistant's is expected"),
+        ([REPLY], "role", "messages[0].content: is the assistant's turn where the user's is expected"),
+        ([USER, REPLY, {"role": "system", "content": "s"}], "role", "messages[2].content: is the system's turn where the user's is expected"),
+        ([USER, {"role": "critic", "content": "x"}], "role", "messages[1]: has the role 'critic'; use system, user or assistant"),
         ([{"content": "x"}], "role", "messages[0]: has no role"),
         ([{"content": "x", "user": "bob"}], "role", "messages[0]: has no role"),
         ([USER, REPLY, {"role": "tool", "content": "x"}], "role", f"messages[2]: {TOOLS}"),
         ([USER, {"role": "assistant", "content": None, "tool_calls": [{}]}], "role", f"messages[1]: {TOOLS}"),
         ([USER, REPLY | {"content": [{"type": "tool_call", "value": "x"}]}], "role", f"messages[1].content[0]: {TOOLS}"),
-        ([USER, REPLY | {"loss_weight": 0.5}], "role", "messages[1].loss_weight: is 0.5; only 1 (trained) and 0 (not trained) are known"),
+        ([USER, REPLY | {"loss_weight": 0.5}], "role", "messages[1].loss_weight: is 0.5; use 1 (trained) or 0 (not trained)"),
         ([USER | {"reasoning": "t"}, REPLY], "role", "messages[0].reasoning: is reasoning, which only the assistant can have"),
-        ([USER, REPLY | {"content": ["a", {"type": "thinking", "thinking": "t"}]}], "role", "messages[1].content[1]: is reasoning after the answer has begun"),
-        ([USER, REPLY | {"reasoning": "t", "thinking": "u"}], "unreadable", "messages[1]: reasoning and thinking mean the same and differ"),
+        ([USER, REPLY | {"content": ["a", {"type": "thinking", "thinking": "t"}]}], "role", "messages[1].content[1]: is reasoning after the start of the answer"),
+        ([USER, REPLY | {"reasoning": "t", "thinking": "u"}], "unreadable", "messages[1]: reasoning and thinking mean the same but differ"),
         ([USER, REPLY | {"reasoning": "t", "content": [{"type": "thinking", "text": "u"}]}], "unreadable", "messages[1]: content and reasoning hold different reasoning"),
         ([USER], "blank", "has no reply"),
         ([], "blank", "has no reply"),
         (None, "blank", "has no reply"),
-        ([USER, REPLY | {"weight": 0}], "blank", "has no reply that is trained: the weight of each is 0"),
+        ([USER, REPLY | {"weight": 0}], "blank", "has no trained reply: every weight is 0"),
     ],
 )  # fmt: skip
-def test_a_conversation_that_cannot_be_trained_says_why(messages, fault, told):
+def test_a_conversation_that_cannot_be_trained_says_why(messages, fault, message):
     found = draft({"messages": messages}, sample={"messages": [USER, REPLY]})
-    assert found == Finding(fault, f"rows.jsonl:7: {told}")
+    assert found == Finding(fault, f"rows.jsonl:7: {message}")
 
 
 def test_two_different_system_prompts_are_a_finding():
     columns = {"system": "s", "messages": [{"role": "system", "content": "t"}, USER, REPLY]}
     found = draft(columns)
-    assert found == Finding("role", "rows.jsonl:7: system: is another system prompt than messages[0].content")
+    assert found == Finding("role", "rows.jsonl:7: system: differs from the system prompt in messages[0].content")
     assert turns(columns | {"system": "t"})[0] == ("s", "t", "")
 
 
 def test_a_row_that_could_not_be_read_keeps_its_own_finding():
-    own = Finding("unreadable", "rows.jsonl:2: is no JSON")
+    own = Finding("unreadable", "rows.jsonl:2: is not valid JSON")
     layout = detect_columns([RawRow("rows.jsonl:1", PAIR)], ColumnsConfig(), (), "rows.jsonl")
     assert to_example(RawRow("rows.jsonl:2", None, (own,)), layout) is own
 

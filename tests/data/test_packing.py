@@ -1,4 +1,4 @@
-"""Dealing and packing: every row once, nothing cut, nothing over the size, targets the learned next tokens alone."""
+"""Steps and packing: every row once, nothing cut, nothing over the size; labels are only the trained next tokens."""
 
 import hashlib
 from itertools import accumulate
@@ -18,8 +18,8 @@ many_lengths = st.lists(st.integers(2, CAPACITY), max_size=200)
 
 
 @st.composite
-def learnable(draw):
-    """Rows as rendering makes them: the first token given, the others of any part."""
+def trainable(draw):
+    """Draw rows as rendering makes them: the first token is prompt, the others are of any kind."""
     made = []
     for number in range(draw(st.integers(1, 8))):
         tokens = draw(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 3)), min_size=2, max_size=CAPACITY))
@@ -53,15 +53,15 @@ def test_groups_are_filled_to_the_brim_where_the_best_fit_leaves_one_too_many():
 
 
 @given(lengths, st.integers(1, 200), st.integers(1, 3), st.integers(0, 5))
-def test_every_epoch_deals_every_row_once_and_no_step_overflows(sizes, size, epochs, seed):
-    learned = [length * 7 // 9 for length in sizes]
-    steps = assign_rows(sizes, learned, tokens_per_step=size, rows_per_step=None, epochs=epochs, seed=seed)
+def test_every_epoch_has_every_row_once_and_no_step_overflows(sizes, size, epochs, seed):
+    trained = [length * 7 // 9 for length in sizes]
+    steps = assign_rows(sizes, trained, tokens_per_step=size, rows_per_step=None, epochs=epochs, seed=seed)
     dealt = [row for step in steps for row in step.rows]
     for epoch in range(epochs):
         assert sorted(dealt[epoch * len(sizes) : (epoch + 1) * len(sizes)]) == list(range(len(sizes)))
     for step in steps:
         assert sum(sizes[row] for row in step.rows) <= size or len(step.rows) == 1
-        assert step.label_tokens == sum(learned[row] for row in step.rows)
+        assert step.label_tokens == sum(trained[row] for row in step.rows)
 
 
 def test_the_steps_of_given_lengths_and_seed_never_change():
@@ -98,21 +98,21 @@ def test_steps_of_real_lengths_are_nearly_full_and_so_are_their_batches():
         assert sum(map(sum, packed)) > 0.99 * batches * capacity
 
 
-@given(learnable())
-def test_targets_are_the_learned_next_tokens_and_nothing_else(rows):
+@given(trainable())
+def test_labels_are_the_trained_next_tokens_and_nothing_else(rows):
     batches = pack(rows, CAPACITY)
     by_name = {row.source: row for row in rows}
     for batch in batches:
         order = [by_name[name] for name in batch.row_sources]
-        learned = [(token, part) for row in order for token, part in zip(row.ids, row.kinds, strict=True) if part]
-        assert list(zip(batch.labels.tolist(), batch.label_kinds.tolist(), strict=True)) == learned
+        trained = [(token, part) for row in order for token, part in zip(row.ids, row.kinds, strict=True) if part]
+        assert list(zip(batch.labels.tolist(), batch.label_kinds.tolist(), strict=True)) == trained
         assert batch.ids[0, batch.label_positions + 1].tolist() == batch.labels.tolist()
         assert batch.cu_seqlens.tolist() == np.cumsum([0] + [len(row) for row in order]).tolist()
         assert batch.position_ids[0].tolist() == [position for row in order for position in range(len(row))]
     assert sum(batch.label_tokens for batch in batches) == sum(row.label_tokens for row in rows)
 
 
-@given(learnable())
+@given(trainable())
 def test_padding_adds_rows_of_its_own_and_nothing_to_learn(rows):
     pad = make_padding(7, [len(row) for row in rows], CAPACITY)
     for batch, exact in zip(pack(rows, CAPACITY, pad=pad), pack(rows, CAPACITY), strict=True):
@@ -131,7 +131,7 @@ def test_padding_adds_rows_of_its_own_and_nothing_to_learn(rows):
 
 
 @given(st.lists(st.integers(1, CAPACITY), min_size=1, max_size=30), st.data())
-def test_every_choice_of_rows_finds_room_among_the_boundaries(sizes, data):
+def test_every_choice_of_rows_fits_among_the_cu_seqlens(sizes, data):
     pad = make_padding(0, sizes, CAPACITY)
     order = data.draw(st.permutations(sizes))
     chosen = [size for size, filled in zip(order, accumulate(order), strict=True) if filled <= CAPACITY]

@@ -1,4 +1,4 @@
-"""Rows to tokens: every row has one fate; what is kept on the disk is served again, and never when anything changed."""
+"""Rows to tokens: every row has one fate; the cache serves them again, and never when anything changed."""
 
 import copy
 import gzip
@@ -51,7 +51,7 @@ def test_all_cores_give_what_one_gives(tree, tokenizer, tmp_path, monkeypatch):
     assert together.summary == alone.summary
 
 
-def test_several_files_of_several_forms_are_read_together(tree, tokenizer, tmp_path):
+def test_several_files_of_several_formats_are_read_together(tree, tokenizer, tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
     rows = rows_of(9)
@@ -86,13 +86,13 @@ def test_a_leak_is_taken_out_of_training_and_duplicates_of_the_other_file_are_le
     assert prepared.summary["train_rows"] == 6
     [leak] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "leak"]
     assert leak["actions"] == {"dropped": 2}
-    assert leak["examples"][0] == "rows.jsonl:3: its question is held out as well, in val.jsonl:1"
+    assert leak["examples"][0] == "rows.jsonl:3: its question is also held out, in val.jsonl:1"
     kept = prepare(with_rows(tree, rows, validation=str(own), faults={"leak": "keep"}), tokenizer)
     assert kept.summary["train_rows"] == 8
 
 
 @pytest.mark.parametrize(("policy", "rows"), [("keep", 20), ("drop", 18)])
-def test_near_duplicates_are_told_and_dropped_only_where_asked(tree, tokenizer, policy, rows):
+def test_near_duplicates_are_reported_and_dropped_only_where_asked(tree, tokenizer, policy, rows):
     long = "Which of the many vessels of the human body brings the blood back to the left half of the heart"
     given = [
         *rows_of(17),
@@ -114,16 +114,16 @@ def test_a_trimmed_row_is_counted_and_kept_with_its_end(tree, tokenizer):
     assert "[…]" in prepared.train.examples()[-1].turns[-1].reasoning
     assert prepared.summary["over"]["200"] == 1  # measured before it was trimmed
     assert re.search(
-        r"rows\.jsonl:6: \d+ tokens, more than data\.max_tokens 200; \d+ without some", fault["examples"][0]
+        r"rows\.jsonl:6: \d+ tokens, more than data\.max_tokens 200; \d+ after sentences", fault["examples"][0]
     )
 
 
-def test_a_row_that_cannot_be_trimmed_is_dropped_and_told(tree, tokenizer):
+def test_a_row_that_cannot_be_trimmed_is_dropped_and_reported(tree, tokenizer):
     rows = [*rows_of(5), {**GOOD, "answer": "long " * 300}]
     prepared = prepare(with_rows(tree, rows, faults={"too_long": "trim-reasoning"}, validation=0.0), tokenizer)
     [fault] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "too_long"]
     assert fault["actions"] == {"dropped": 1}
-    assert "no reasoning that could be trimmed" in fault["examples"][0]
+    assert "too few of them are reasoning that could be trimmed" in fault["examples"][0]
 
 
 GBK = (json.dumps(rows_of(1)[0] | {"question": "心脏泵什么东西？"}, ensure_ascii=False) + "\n").encode("gbk")
@@ -145,11 +145,11 @@ def test_a_byte_order_mark_that_stops_is_one_row_that_stops(tree, tokenizer):
     surveyed = prepare_with_faults(recipe, tokenizer)
     assert (surveyed.summary["stopping_rows"], surveyed.summary["train_rows"]) == (1, 4)
     assert surveyed.stop_reasons == (
-        "rows.jsonl:1: begins with a byte order mark; mend the row, or write data.faults: {byte_order_mark: repair}",
+        "rows.jsonl:1: begins with a byte order mark; fix the row, or write data.faults: {byte_order_mark: repair}",
     )
 
 
-def test_faulty_rows_do_not_hide_a_files_layout_and_an_empty_file_is_told(tree, tokenizer, tmp_path):
+def test_faulty_rows_do_not_hide_a_files_columns_and_an_empty_file_is_reported(tree, tokenizer, tmp_path):
     folder = tmp_path / "several"
     folder.mkdir()
     good = write(folder / "a.jsonl", rows_of(5)).read_bytes()
@@ -165,17 +165,19 @@ def test_faulty_rows_do_not_hide_a_files_layout_and_an_empty_file_is_told(tree, 
     ("rows", "data", "told"),
     [
         (rows_of(4, think=""), {}, "is left to train on \\(no_reasoning 4\\).*data.faults: {no_reasoning: keep}"),
-        (rows_of(4, answer=""), {}, "is left to train on \\(blank 4\\); mend the rows\n.*:1: answer: is empty"),
-        (rows_of(2), {"validation": 0.5, "seed": 6}, "the 2 that are whole are held out"),
+        (rows_of(4, answer=""), {}, "is left to train on \\(blank 4\\); fix the rows\n.*:1: answer: is empty"),
+        (rows_of(2), {"validation": 0.5, "seed": 6}, "all 2 usable rows are held out"),
         ([], {}, "the files hold none"),
     ],
 )
-def test_why_no_row_is_left_is_told(tree, tokenizer, rows, data, told):
+def test_why_no_row_is_left_is_reported(tree, tokenizer, rows, data, told):
     with pytest.raises(UserError, match=told):
         prepare(with_rows(tree, rows, **{"validation": 0.0} | data), tokenizer)
 
 
-def test_a_validation_file_without_a_whole_row_stops_and_too_few_rows_to_hold_out_are_told(tree, tokenizer, tmp_path):
+def test_a_validation_file_without_a_whole_row_stops_and_too_few_rows_to_hold_out_are_reported(
+    tree, tokenizer, tmp_path
+):
     own = write(tmp_path / "val.jsonl", rows_of(3, answer=""))
     with pytest.raises(UserError, match=r"data\.validation: no row of .*val\.jsonl is left to evaluate on"):
         prepare(with_rows(tree, rows_of(4), validation=str(own)), tokenizer)
@@ -193,11 +195,11 @@ def test_a_template_that_writes_the_date_is_refused(tree, tokenizer):
 @pytest.mark.parametrize(
     ("system", "told"),
     [
-        ("Be\u00a0kind.", r'data\.system: holds a space of odd width.*; write "Be kind\."'),
+        ("Be\u00a0kind.", r'data\.system: contains a space of unusual width.*; write "Be kind\."'),
         ("Think.<think>", r"data\.system: a think tag is stray .*; leave it out"),
     ],
 )
-def test_a_fault_of_the_recipes_system_prompt_is_told_once_and_not_of_each_row(tree, tokenizer, system, told):
+def test_a_fault_of_the_recipes_system_prompt_is_reported_once_and_not_for_each_row(tree, tokenizer, system, told):
     with pytest.raises(UserError, match=told) as caught:
         prepare(with_rows(tree, rows_of(4), system=system), tokenizer)
     assert len(caught.value.faults) == 1
@@ -214,7 +216,7 @@ def test_a_system_prompt_that_repair_empties_is_as_if_the_row_had_none(tree, tok
     assert prepared.summary["own_system_rows"] == 1
 
 
-def test_rows_that_lost_learning_of_one_reply_keep_the_other(tree, tokenizer):
+def test_rows_with_one_untrained_reply_keep_the_other(tree, tokenizer):
     turns = [("user", "a?", ""), ("assistant", "A.", ""), ("user", "b?", ""), ("assistant", "B.", "think b")]
     messages = [
         {"role": role, "content": text} | ({"reasoning_content": why} if why else {}) for role, text, why in turns
@@ -226,7 +228,7 @@ def test_rows_that_lost_learning_of_one_reply_keep_the_other(tree, tokenizer):
     assert tokenizer.decode(prepared.train.replies()[0].ids.tolist()).endswith("think b\n</think>\n\nB.<|im_end|>\n")
 
 
-def test_lengths_and_learned_tokens_are_those_of_the_replies(tree, tokenizer):
+def test_lengths_and_label_tokens_are_those_of_the_replies(tree, tokenizer):
     prepared = prepare(with_rows(tree, rows_of(20)), tokenizer)
     for rows in (prepared.train, prepared.validation):
         replies = rows.replies()

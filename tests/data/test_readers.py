@@ -1,4 +1,4 @@
-"""Every format to raw rows: each row with its true line, each fault told, no file ever taken for whole that is not."""
+"""Every format is read as raw rows with true lines; every fault is reported, and no incomplete file passes."""
 
 import codecs
 import csv
@@ -8,7 +8,7 @@ import sys
 import tracemalloc
 
 import pytest
-from support.row_files import GOOD, ROWS, as_file, lines, read, refusal, table, told, write
+from support.row_files import GOOD, ROWS, as_file, findings_of, lines, read, refusal, table, write
 
 from thinktune.data.readers import read_rows
 from thinktune.data.sources import SUFFIXES
@@ -45,7 +45,7 @@ PRETTY = json.dumps(ROWS, ensure_ascii=False, indent=1)
         ("a.csv", 'a\n""\n\nx\n', [2, 4]),
     ],
 )
-def test_a_row_stands_at_its_true_line(tmp_path, name, text, places):
+def test_a_row_is_at_its_true_line(tmp_path, name, text, places):
     file = write(tmp_path, name, text)
     rows = read(file)
     assert [row.source for row in rows] == [f"{name}:{place}" for place in places]
@@ -62,15 +62,15 @@ def test_sources_have_the_name_that_is_shown(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        ("nonsense", "is no JSON (Expecting value, character 1)"),
-        ('{"a": 1} {"a": 2}', "is no JSON (Extra data, character 10)"),
-        ('{"a": "cut off', "is no JSON (Unterminated string starting, character 7)"),
-        ('{"a": "\0"}', "is no JSON (Invalid control character, character 8)"),
+        ("nonsense", "is not valid JSON (Expecting value, character 1)"),
+        ('{"a": 1} {"a": 2}', "is not valid JSON (Extra data, character 10)"),
+        ('{"a": "cut off', "is not valid JSON (Unterminated string starting, character 7)"),
+        ('{"a": "\0"}', "is not valid JSON (Invalid control character, character 8)"),
         ("[1]", "is of type list, not an object with columns"),
         ("null", "is of type NoneType, not an object with columns"),
-        ('{"a": 1, "b": 2, "a": 3}', "cannot be read (the key 'a' stands twice in one object)"),
-        ('{"m": [{"a": 1, "a": 1}]}', "cannot be read (the key 'a' stands twice in one object)"),
-        (f'{{"a": {DEEP}}}', "is nested too deep"),
+        ('{"a": 1, "b": 2, "a": 3}', "cannot be read (the key 'a' appears twice in one object)"),
+        ('{"m": [{"a": 1, "a": 1}]}', "cannot be read (the key 'a' appears twice in one object)"),
+        (f'{{"a": {DEEP}}}', "is nested too deeply"),
         (f'{{"a": {"7" * 5000}}}', "cannot be read (Exceeds the limit (4300 digits) for integer string conversion"),
     ],
 )
@@ -78,7 +78,7 @@ def test_sources_have_the_name_that_is_shown(tmp_path):
 def test_a_line_that_is_no_row_is_a_finding_and_the_next_is_read(tmp_path, name, bad, why):
     rows = read(write(tmp_path, name, f'{{"a": 0}}\n{bad}\n{{"a": 9}}\n'))
     assert [row.columns for row in rows] == [{"a": 0}, None, {"a": 9}]
-    [(fault, action, sentence)] = told(rows[1])
+    [(fault, action, sentence)] = findings_of(rows[1])
     assert (fault, action) == ("unreadable", "dropped")
     assert sentence.startswith(f"{name}:2: {why}")
 
@@ -99,7 +99,7 @@ def test_constants_that_only_python_writes_are_read(tmp_path):
     ("element", "why"),
     [
         ("7", "is of type int"),
-        ('{"a": 1, "a": [{}, "]"]}', "cannot be read (the key 'a' stands twice"),
+        ('{"a": 1, "a": [{}, "]"]}', "cannot be read (the key 'a' appears twice"),
         (f'{{"a": {"7" * 5000}}}', "cannot be read (Exceeds the limit"),
     ],
 )
@@ -116,23 +116,23 @@ def test_an_element_that_is_no_row_is_a_finding_and_the_next_is_read(tmp_path, e
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("a.json", '[\n{"a": 1},\n', ":3: the list is no JSON (Expecting value"),
+        ("a.json", '[\n{"a": 1},\n', ":3: the list is not valid JSON (Expecting value"),
         ("a.json", '[\n{"a": 1}\n', ":3: the list breaks off or lacks a comma"),
         ("a.json", '[{"a": 1}\n{"a": 2}]', ":2: the list breaks off or lacks a comma"),
-        ("a.json", '[{"a": 1},\n\n{"a" 2}]', ":3: the list is no JSON (Expecting ':' delimiter, character 6)"),
-        ("a.json", '[{"a": 1},]', ":1: the list is no JSON"),
-        ("a.json", "[", ":1: the list is no JSON"),
-        ("a.json", f'[{{"a": 1}},\n{DEEP}]', ":2: the list is nested too deep"),
-        ("a.json", '[{"a": 1}]\n\n]', ":3: something stands after the end of the list (']')"),
-        ("a.json", '[]\n{"a": 1}', ":2: something stands after the end of the list"),
-        ("a.json", '{\n"a": 1,\n"b" 2}', ":3: is no JSON (Expecting ':' delimiter, character 5)"),
-        ("a.json", '{\n"a": 1}\n{\n"a": 2}', ":3: is no JSON (Extra data, character 1)"),
-        ("a.csv", 'a,b\n1,2\n3,"4\n5,6\n', ":3: is no CSV (unexpected end of data)"),
-        ("a.csv", 'a,b\n1,2\n3,"4" 5\n', ":3: is no CSV ("),
+        ("a.json", '[{"a": 1},\n\n{"a" 2}]', ":3: the list is not valid JSON (Expecting ':' delimiter, character 6)"),
+        ("a.json", '[{"a": 1},]', ":1: the list is not valid JSON"),
+        ("a.json", "[", ":1: the list is not valid JSON"),
+        ("a.json", f'[{{"a": 1}},\n{DEEP}]', ":2: the list is nested too deeply"),
+        ("a.json", '[{"a": 1}]\n\n]', ":3: there is more after the end of the list (']')"),
+        ("a.json", '[]\n{"a": 1}', ":2: there is more after the end of the list"),
+        ("a.json", '{\n"a": 1,\n"b" 2}', ":3: is not valid JSON (Expecting ':' delimiter, character 5)"),
+        ("a.json", '{\n"a": 1}\n{\n"a": 2}', ":3: is not valid JSON (Extra data, character 1)"),
+        ("a.csv", 'a,b\n1,2\n3,"4\n5,6\n', ":3: is not valid CSV (unexpected end of data)"),
+        ("a.csv", 'a,b\n1,2\n3,"4" 5\n', ":3: is not valid CSV ("),
         ("a.csv", "a,b,a\n1,2,3\n", ":1: names the column a more than once"),
         ("a.csv", "\n\n,a,b, \n", ":3: column 1, 4 has no name"),
-        ("a.txt", "a", ": its ending is none of .jsonl, "),
-        ("a.parquet.gz", "a", ": its ending is none of .jsonl, "),
+        ("a.txt", "a", ": its extension is none of .jsonl, "),
+        ("a.parquet.gz", "a", ": its extension is none of .jsonl, "),
         ("a.parquet", "a", ": cannot be read as Parquet ("),
     ],
 )
@@ -165,11 +165,11 @@ def test_a_csv_field_keeps_its_own_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.csv.gz"])
-def test_a_byte_order_mark_is_read_past_and_told_once(tmp_path, name):
+def test_a_byte_order_mark_is_read_past_and_reported_once(tmp_path, name):
     text = {"jsonl": "\n" + lines(ROWS), "json": json.dumps(ROWS)}.get(name.split(".")[1]) or table(ROWS)
     rows = read(write(tmp_path, name, BOM + text.encode()))
     assert [row.columns for row in rows] == ROWS
-    assert told(rows[0]) == [("byte_order_mark", "repaired", f"{name}:1: begins with a byte order mark")]
+    assert findings_of(rows[0]) == [("byte_order_mark", "repaired", f"{name}:1: begins with a byte order mark")]
     assert not rows[1].findings
 
 
@@ -183,14 +183,14 @@ def test_what_cannot_be_opened_is_refused(tmp_path, file):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[-5:])
-def test_a_gzip_file_that_is_cut_off_anywhere_or_damaged_never_passes_for_whole(tmp_path, suffix):
+def test_a_gzip_file_that_is_cut_off_anywhere_or_damaged_never_passes_as_complete(tmp_path, suffix):
     whole = as_file(tmp_path, suffix, ROWS).read_bytes()
     for length in range(len(whole)):
         (tmp_path / f"cut{suffix}").write_bytes(whole[:length])
-        assert ": is no whole gzip file (" in refusal(tmp_path / f"cut{suffix}")
+        assert ": is not a complete gzip file (" in refusal(tmp_path / f"cut{suffix}")
     for raw in (b"plain text", whole + b"more", whole[:-6] + b"\0" + whole[-5:], whole[:14] + b"\xff" + whole[15:]):
         (tmp_path / f"bad{suffix}").write_bytes(raw)
-        assert ": is no whole gzip file (" in refusal(tmp_path / f"bad{suffix}")
+        assert ": is not a complete gzip file (" in refusal(tmp_path / f"bad{suffix}")
 
 
 def test_lines_and_tables_are_streamed(tmp_path):
@@ -213,7 +213,7 @@ def test_parquet_of_several_batches_is_read_to_its_end_with_the_number_of_each_r
     assert [row.source for row in rows] == [f"rows.parquet:{number}" for number in range(1, 2501)]
 
 
-def test_a_parquet_value_that_python_cannot_hold_is_a_finding_and_the_next_is_read(tmp_path):
+def test_a_parquet_value_that_python_cannot_represent_is_a_finding_and_the_next_is_read(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -223,7 +223,9 @@ def test_a_parquet_value_that_python_cannot_hold_is_a_finding_and_the_next_is_re
     parquet.write_table(pyarrow.table({"a": texts}), tmp_path / "rows.parquet")
     bad, good = read(tmp_path / "rows.parquet")
     assert (bad.columns, good.columns) == (None, {"a": "a"})
-    assert bad.findings[0].sentence.startswith("rows.parquet:1: holds a value that Python cannot hold ('utf-8' codec")
+    assert bad.findings[0].sentence.startswith(
+        "rows.parquet:1: contains a value that Python cannot represent ('utf-8' codec"
+    )
 
 
 def test_parquet_columns_of_one_name_are_refused(tmp_path):

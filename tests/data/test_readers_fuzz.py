@@ -1,4 +1,4 @@
-"""Whatever the bytes: rows, each whole or told faulty, or one UserError that names the file; never anything else."""
+"""Any bytes give rows, each complete or reported as faulty, or one UserError that names the file."""
 
 import gzip
 import io
@@ -39,7 +39,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.text
 
 
 def read(suffix, raw, repair=False):
-    """What a file of such bytes gives, or None where it is refused; what is promised of every file is asserted."""
+    """Read a file of such bytes, asserting what holds of every file; None if it is refused."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"rows{suffix}"
         file.write_bytes(raw)
@@ -70,7 +70,7 @@ def test_any_bytes(suffix, raw, repair):
 
 @st.composite
 def damaged(draw, whole):
-    """Bytes with pieces put in, put over others, or with the end cut off."""
+    """Draw damaged bytes: with pieces inserted, overwritten, or the end cut off."""
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(whole)))
         stop = draw(st.sampled_from([start, start + 1, start + 8, len(whole)]))

@@ -1,4 +1,4 @@
-"""Which files of rows a path, folder or glob means, and what is refused."""
+"""Which row files a path, folder or glob matches, and what is refused."""
 
 import pytest
 import yaml
@@ -67,7 +67,7 @@ def test_a_linked_folder_is_read_and_a_loop_of_links_only_once(tmp_path):
     assert found(tmp_path, "rows") == ["rows/a.jsonl", "rows/linked/b.jsonl"]
 
 
-def test_a_folder_that_is_called_like_a_file_is_looked_into(tmp_path):
+def test_a_folder_named_like_a_file_is_searched(tmp_path):
     place(tmp_path, "rows.jsonl/part.jsonl")
     assert found(tmp_path, ".") == ["rows.jsonl/part.jsonl"]
 
@@ -87,16 +87,16 @@ def test_a_folder_that_is_called_like_a_file_is_looked_into(tmp_path):
 )
 def test_files_of_several_splits_are_refused_with_the_line_to_write(tmp_path, names, remedy, chosen):
     place(tmp_path, *names)
-    told = refusal(tmp_path)
-    assert all(name in told for name in names)
-    assert yaml.safe_load(told.rpartition("choose, as in ")[2]) == {"data.files": remedy}
+    message = refusal(tmp_path)
+    assert all(name in message for name in names)
+    assert yaml.safe_load(message.rpartition("choose one, as in ")[2]) == {"data.files": remedy}
     assert found(tmp_path, ".", remedy) == chosen
 
 
 def test_the_remedy_for_rows_of_validation_names_their_split(tmp_path):
     place(tmp_path, "train.jsonl", "val.jsonl")
-    told = refusal(tmp_path, field="data.validation")
-    assert told.endswith(f"choose, as in data.validation: {tmp_path / 'val.jsonl'}")
+    message = refusal(tmp_path, field="data.validation")
+    assert message.endswith(f"choose one, as in data.validation: {tmp_path / 'val.jsonl'}")
     assert find_files(tmp_path / "val.jsonl", None, "data.validation") == [tmp_path / "val.jsonl"]
 
 
@@ -116,26 +116,26 @@ def test_files_of_one_split_or_of_none_are_all_read(tmp_path, names):
 
 
 @pytest.mark.parametrize(
-    ("name", "pattern", "told"),
+    ("name", "pattern", "message"),
     [
-        ("nowhere", None, "is no file or folder here; correct it, or name its hub beside it, as in hub: modelscope"),
-        ("nowhere/*.jsonl", None, "data.name: no file of rows"),
-        ("*.txt", None, "data.name: no file of rows"),
-        ("empty", None, "is there in"),
+        ("nowhere", None, "is not a file or folder here; correct it, or name its hub too, as in hub: modelscope"),
+        ("nowhere/*.jsonl", None, "data.name: no row file"),
+        ("*.txt", None, "data.name: no row file"),
+        ("empty", None, "was found in"),
         (".", "nothing*", "matches 'nothing*'"),
         (".", "", "matches ''"),
-        (".", "/etc/*.json", "data.files: '/etc/*.json' leaves"),
-        (".", "../*", "data.files: '../*' leaves"),
-        ("a.jsonl", "*.jsonl", "is a file already"),
-        ("*.jsonl", "*.jsonl", "is a glob already"),
+        (".", "/etc/*.json", "data.files: '/etc/*.json' points outside"),
+        (".", "../*", "data.files: '../*' points outside"),
+        ("a.jsonl", "*.jsonl", "is already a file"),
+        ("*.jsonl", "*.jsonl", "is already a glob"),
         ("null\0byte*", None, "data.name: "),
         ("long" * 999, None, "data.name: "),
     ],
 )
-def test_what_is_not_there_or_unclear_is_refused(tmp_path, name, pattern, told):
+def test_what_is_not_there_or_unclear_is_refused(tmp_path, name, pattern, message):
     place(tmp_path, *FILES)
     (tmp_path / "empty").mkdir()
-    assert told in refusal(f"{tmp_path}/{name}", pattern)
+    assert message in refusal(f"{tmp_path}/{name}", pattern)
 
 
 def test_a_home_that_nobody_has_is_refused():

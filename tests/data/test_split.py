@@ -14,8 +14,8 @@ def held_out(questions, share, seed):
 
 def test_the_same_question_in_other_dress_stays_on_one_side():
     for number in range(40):
-        twins = [f"What is {number}?", f"what  is {number}? ", f"WHAT IS {number}？\n"]
-        assert len(held_out(twins, 0.5, 42)) in (0, 3)
+        duplicates = [f"What is {number}?", f"what  is {number}? ", f"WHAT IS {number}？\n"]
+        assert len(held_out(duplicates, 0.5, 42)) in (0, 3)
 
 
 def test_the_hash_split_holds_out_about_the_share_and_the_seed_moves_it():

@@ -9,7 +9,7 @@ from support.runs import equal, quiet, settings, without_times
 
 from thinktune.checkpoint import store
 from thinktune.errors import UserError
-from thinktune.run import journal
+from thinktune.run import RunFolder, journal
 from thinktune.train import train
 
 DISK_BYTES = 24 * 2**20  # room for many checkpoints of the small run, of 1.1 MB each
@@ -90,17 +90,17 @@ def test_a_disk_that_stays_full_ends_the_run_with_a_remedy(tree, disk, full, sma
 
 def test_records_that_found_no_space_are_written_with_the_next_ones(disk, full):
     place = disk(2**20)
-    journal.append(place, journal.METRICS_FILE, [{"kind": "train", "step": 1, "text": "x" * 4000}])
+    journal.append(RunFolder(place).metrics, [{"kind": "train", "step": 1, "text": "x" * 4000}])
     full(place)
     for step in (2, 3):
-        journal.append(place, journal.METRICS_FILE, [{"kind": "train", "step": step, "text": "y" * 9000}])
+        journal.append(RunFolder(place).metrics, [{"kind": "train", "step": step, "text": "y" * 9000}])
     assert [record["step"] for record in journal.read_metrics(place)] == [1]
     with pytest.raises(OSError, match="No space"):
         journal.flush_journals(place)
     (place / "other-file").unlink()
-    journal.append(place, journal.METRICS_FILE, [{"kind": "train", "step": 4}])
+    journal.append(RunFolder(place).metrics, [{"kind": "train", "step": 4}])
     assert [record["step"] for record in journal.read_metrics(place)] == [1, 2, 3, 4]
-    assert journal.flush_journals(place) == {journal.METRICS_FILE: (place / journal.METRICS_FILE).stat().st_size}
+    assert journal.flush_journals(place) == {RunFolder(place).metrics.name: RunFolder(place).metrics.stat().st_size}
 
 
 def test_a_read_only_folder_gives_a_message_and_is_unchanged(tree, disk, monkeypatch, capsys, tried):

@@ -12,11 +12,11 @@ WEIGHTS = "model.safetensors"
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
 SECRET = "hf_aSecretThatNobodyMayRead"
 AN_HOUR = Fault(429, headers=(("Retry-After", "3600"),))
-SILENT = "it does not answer; check the network, name a mirror in {mirror}, and start again: what has come is kept"
-BUSY = "it has had too many requests (429); wait some minutes, set {token}, or name a mirror in {mirror}"
-BROKEN = "it has failed (500); wait, or name a mirror in {mirror}, and start again: what has come is kept"
-ASKS = "it asks for a token (401); set {token} to one that may read it, or correct the name"
-REFUSES = "it refuses access (403); ask for it on the page there, and set {token} to a token of that account"
+SILENT = "it does not answer; check the network, or name a mirror in {mirror}, and start again: what has been downloaded is kept"
+BUSY = "it received too many requests (429); wait a few minutes, set {token}, or name a mirror in {mirror}"
+BROKEN = "it failed (500); wait, or name a mirror in {mirror}, and start again: what has been downloaded is kept"
+ASKS = "it requires a token (401); set {token} to one with read access, or correct the name"
+REFUSES = "it denies access (403); request access on its page, and set {token} to a token of that account"
 FAULTS = {
     "a body hangs half way": (WEIGHTS, Fault(after=2**20, then="hang"), SILENT),
     "the tree hangs": ("tree", Fault(then="hang"), SILENT),
@@ -34,10 +34,10 @@ CASES = [(fault, name) for fault in FAULTS for name in HUBS if (fault, name) != 
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a start said, how long it took, and what the hub and the disk have of it."""
+class Outcome:
+    """Output and duration of a start, and what the hub and the disk have of it."""
 
-    said: str
+    output: str
     seconds: float
     tokens: str
     trusted: list[Path]
@@ -53,7 +53,7 @@ def large(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(large, tmp_path_factory) -> dict[tuple[str, str], Told]:
+def outcomes(large, tmp_path_factory) -> dict[tuple[str, str], Outcome]:
     """All faults of both hubs, several at a time, as most of the time is waiting."""
 
     def start(case):
@@ -68,27 +68,27 @@ def told(large, tmp_path_factory) -> dict[tuple[str, str], Told]:
         assert done.returncode == 1, done.stdout
         files = [path for path in caches.rglob("*") if path.is_file()]
         trusted = [path for path in files if path.stat().st_size and path.name in (WEIGHTS, "config.json")]
-        said = done.stdout + done.stderr
-        return Told(said, seconds, "".join(hub.tokens), trusted, b"".join(path.read_bytes() for path in files))
+        output = done.stdout + done.stderr
+        return Outcome(output, seconds, "".join(hub.tokens), trusted, b"".join(path.read_bytes() for path in files))
 
     return dict(zip(CASES, at_once(start, CASES, 8), strict=True))
 
 
 @pytest.mark.parametrize(("fault", "name"), CASES)
-def test_a_fault_of_the_hub_is_one_sentence_with_its_remedy_in_bounded_time(fault, name, told):
-    found = told[fault, name]
+def test_a_fault_of_the_hub_is_one_sentence_with_its_remedy_in_bounded_time(fault, name, outcomes):
+    found = outcomes[fault, name]
     mirror = "MODELSCOPE_ENDPOINT" if name == "modelscope" else "HF_ENDPOINT"
     file = f"{WEIGHTS}: " if FAULTS[fault][0] == WEIGHTS and name == "modelscope" else ""
     sentence = FAULTS[fault][2].format(token=TOKENS[name], mirror=mirror)
-    refusal = f"REFUSED model.name: 'clinic/large' (revision by default) could not be had from {name}: {file}{sentence}"
-    assert refusal in found.said
-    assert "Traceback" not in found.said
+    refusal = f"REFUSED model.name: 'clinic/large' (revision by default) could not be downloaded from {name}: {file}{sentence}"
+    assert refusal in found.output
+    assert "Traceback" not in found.output
     assert WEIGHTS not in [path.name for path in found.trusted]
     assert found.seconds < 28, "with a patience of one second"
 
 
 @pytest.mark.slow
-def test_a_hub_that_hangs_is_told_of_within_a_minute_or_so_by_default(large, tmp_path):
+def test_a_hub_that_hangs_is_reported_within_a_minute_or_so_by_default(large, tmp_path):
     def check(case):
         fault, name = case
         with HubServer({"models/clinic/large": large}) as hub:
@@ -102,11 +102,11 @@ def test_a_hub_that_hangs_is_told_of_within_a_minute_or_so_by_default(large, tmp
 
 
 @pytest.mark.parametrize("name", HUBS)
-def test_a_token_goes_to_the_hub_and_nowhere_else(name, told):
-    for (_, hub), found in told.items():
+def test_a_token_goes_to_the_hub_and_nowhere_else(name, outcomes):
+    for (_, hub), found in outcomes.items():
         if hub == name:
             assert SECRET in found.tokens
-            assert SECRET not in found.said
+            assert SECRET not in found.output
             assert SECRET.encode() not in found.files
 
 
@@ -158,9 +158,9 @@ def test_a_body_with_a_wrong_bit_is_refused_and_not_trusted_later(large, tmp_pat
             place = {"address": hub.address, "caches": tmp_path / f"{name} {file}"}
             done = locate("clinic/large", name, **place)
             assert done.returncode == 1, done.stdout
-            told = done.stderr.split("REFUSED")[1]
-            assert f" could not be had from {name}: {file}" in told
-            assert "came with other bytes than announced and was removed" in told
+            message = done.stderr.split("REFUSED")[1]
+            assert f" could not be downloaded from {name}: {file}" in message
+            assert "did not match the listing after download and was removed" in message
             size = (large / file).stat().st_size
             assert [path for path in place["caches"].rglob("*") if path.is_file() and path.stat().st_size == size] == []
 

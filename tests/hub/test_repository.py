@@ -1,4 +1,4 @@
-"""Hubs: what their own clients download from a server of both is what a local folder gives, now and from the cache."""
+"""Hubs: what the clients download from a server of both equals a local folder, now and from the cache."""
 
 import json
 import shutil
@@ -22,12 +22,12 @@ CACHED = [(name, kind) for name in HUBS for kind in REPOSITORIES]
 CHECK = """
 import json, sys
 from pathlib import Path
-from thinktune.config import loading as recipe
-from thinktune.commands.check import check
+from thinktune.commands.check import check_recipe
+from thinktune.config import load_recipe
 for path in sys.argv[1:]:
-    prepared, facts = check(recipe.load(Path(path), []), lambda line: print(line, file=sys.stderr))
+    prepared, facts = check_recipe(load_recipe(Path(path), []), lambda line: print(line, file=sys.stderr))
     assert facts["verdict"] == "ready"
-    print(json.dumps({"fingerprint": prepared.fingerprint, "account": prepared.account}))
+    print(json.dumps({"fingerprint": prepared.fingerprint, "account": prepared.summary}))
 """
 
 
@@ -49,7 +49,7 @@ def hub(start, data):
 
 @pytest.fixture
 def closed_address():
-    """An address where nothing listens, and nothing else can begin to."""
+    """An address where nothing listens, and where nothing else can start to."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
@@ -81,7 +81,7 @@ def folder_of(done) -> Path:
 
 
 def refused(name: str, hub: str, revision: str = "by default") -> str:
-    return f"REFUSED model.name: '{name}' (revision {revision}) could not be had from {hub}: "
+    return f"REFUSED model.name: '{name}' (revision {revision}) could not be downloaded from {hub}: "
 
 
 def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloads_nothing(hub, start, data, tmp_path):
@@ -110,7 +110,9 @@ def test_a_name_a_kind_and_a_revision_are_ones_that_the_hub_knows(hub, tmp_path)
     def check(asked):
         name, kind, repository, revision = asked
         done = locate(repository, name, kind, revision, address=hub.address, caches=tmp_path / name / kind)
-        said = refused(repository, name, revision or "by default") + "it has nothing of that name, kind and revision"
+        said = (
+            refused(repository, name, revision or "by default") + "it has no repository of that name, type and revision"
+        )
         assert said in done.stderr
 
     unknown = [
@@ -128,7 +130,7 @@ HARMED = ("clinic/gone", "clinic/rotten", "clinic/unknown", "clinic/mixed")
 
 @pytest.fixture(scope="module")
 def filled(start, data, tmp_path_factory):
-    """Caches that hold what the hubs have, to be copied; the hub that filled them is gone."""
+    """Caches filled from hubs that are gone, to be copied."""
     caches = tmp_path_factory.mktemp("filled")
     wanted = {"model": "clinic/small", "dataset": " ".join(["clinic/rows", *HARMED])}
     repositories = {f"datasets/{name}": data for name in wanted["dataset"].split()}
@@ -169,7 +171,7 @@ def test_offline_nothing_is_asked_and_the_cache_serves_or_a_sentence_names_the_v
     assert hub.requests == []
 
 
-def test_a_snapshot_that_is_not_whole_does_not_serve_without_the_hub(caches, closed_address):
+def test_an_incomplete_snapshot_is_not_used_without_the_hub(caches, closed_address):
     def check(name):
         cache = caches / {"modelscope": "MODELSCOPE_CACHE", "huggingface": "HF_HOME"}[name]
         gone, rotten, unknown, mixed = (
@@ -193,7 +195,7 @@ def spoil(file: Path) -> None:
     file.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
 
 
-def test_what_rots_in_the_cache_is_downloaded_again(hub, caches, start):
+def test_what_is_damaged_in_the_cache_is_downloaded_again(hub, caches, start):
     def check(name):
         place = {"address": hub.address, "caches": caches}
         folder = folder_of(locate("clinic/small", name, **place))
@@ -216,7 +218,7 @@ def test_what_the_hub_no_longer_holds_is_not_read(data, tmp_path):
         assert contents(folder_of(locate("clinic/rows", "modelscope", "dataset", **place))) == contents(upstream)
 
 
-def test_a_killed_download_goes_on_where_it_stopped_and_is_not_trusted_before(tmp_path, closed_address):
+def test_a_killed_download_resumes_and_is_not_trusted_before(tmp_path, closed_address):
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / WEIGHTS).write_bytes(bytes(range(256)) * 2**14)  # 4 MiB
 

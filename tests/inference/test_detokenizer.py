@@ -1,4 +1,4 @@
-"""One reply in the making: what it gives out is what it is in the end, wherever it stops."""
+"""Detokenizer: the pieces of a reply join to its completion, wherever it stops."""
 
 import pytest
 from hypothesis import given
@@ -11,23 +11,26 @@ from thinktune.inference.requests import SamplingParams
 
 
 @pytest.fixture(scope="module")
-def marks(tokenizer):
+def special_tokens(tokenizer):
     return SpecialTokens.from_tokenizer(tokenizer, None)
 
 
-def write(marks, text, *, end=True, prompt=(1,), **settings):
-    """The pieces and the completion of a reply whose model says `text`."""
-    ids = marks.tokenizer.encode(text, add_special_tokens=False)
-    writer, pieces = Detokenizer(SamplingParams(**{"max_new_tokens": 500} | settings), marks, list(prompt)), []
-    coming = iter([*ids, marks.tokenizer.eos_token_id] if end else ids)
-    while not writer.finish_reason:
-        pieces += writer.append(writer.next_token(next(coming)))
-    return pieces, writer.completion()
+def generate(special_tokens, text, *, end=True, prompt=(1,), **settings):
+    """Return the pieces and the completion of a reply whose sampled text is `text`."""
+    ids = special_tokens.tokenizer.encode(text, add_special_tokens=False)
+    detokenizer, pieces = (
+        Detokenizer(SamplingParams(**{"max_new_tokens": 500} | settings), special_tokens, list(prompt)),
+        [],
+    )
+    sampled = iter([*ids, special_tokens.tokenizer.eos_token_id] if end else ids)
+    while not detokenizer.finish_reason:
+        pieces += detokenizer.append(detokenizer.next_token(next(sampled)))
+    return pieces, detokenizer.completion()
 
 
-def test_a_reply_is_taken_apart_and_its_tokens_counted(marks, tokenizer):
+def test_a_reply_is_parsed_and_its_tokens_are_counted(special_tokens, tokenizer):
     head, tail = "<think>\nwhy so\n</think>", "\n\nthe heart"
-    pieces, reply = write(marks, head + tail)
+    pieces, reply = generate(special_tokens, head + tail)
     assert (reply.reasoning, reply.answer, reply.finish, reply.closed) == ("why so", "the heart", "end", True)
     assert reply.reasoning_tokens == len(tokenizer.encode(head, add_special_tokens=False))
     assert reply.tokens == len(tokenizer.encode(head + tail, add_special_tokens=False)) + 1
@@ -40,10 +43,10 @@ words = st.lists(
 
 
 @given(words.map("".join), st.integers(1, 30))
-def test_pieces_make_up_the_completion_however_it_ends(tokenizer, text, budget):
-    marks = SpecialTokens.from_tokenizer(tokenizer, None)
+def test_pieces_join_to_the_completion_however_it_ends(tokenizer, text, budget):
+    special_tokens = SpecialTokens.from_tokenizer(tokenizer, None)
     ids = tokenizer.encode(text, add_special_tokens=False)
-    pieces, reply = write(marks, text, max_new_tokens=budget)
+    pieces, reply = generate(special_tokens, text, max_new_tokens=budget)
     assert join_pieces(pieces) == (reply.reasoning, reply.answer)
     assert reply.tokens == min(budget, len(ids) + 1)
     assert reply.finish == ("end" if budget > len(ids) else "length")
@@ -52,10 +55,10 @@ def test_pieces_make_up_the_completion_however_it_ends(tokenizer, text, budget):
     assert 0 <= reply.reasoning_tokens <= reply.tokens
 
 
-def test_what_is_cut_in_a_character_shows_that_it_is(marks, tokenizer):
+def test_a_reply_cut_within_a_character_ends_in_a_replacement_character(special_tokens, tokenizer):
     ids = tokenizer.encode("🙂", add_special_tokens=False)
     assert len(ids) > 1
-    pieces, reply = write(marks, "🙂", max_new_tokens=1)
+    pieces, reply = generate(special_tokens, "🙂", max_new_tokens=1)
     assert reply.answer == join_pieces(pieces)[1] == "\ufffd"
 
 
@@ -70,8 +73,8 @@ def test_what_is_cut_in_a_character_shows_that_it_is(marks, tokenizer):
         ("答案是血液。完", ("血",), "", "答案是", "stop"),
     ],
 )
-def test_stop_texts_end_the_answer_not_the_reasoning(marks, text, stop, reasoning, answer, finish):
-    pieces, reply = write(marks, text, stop=stop)
+def test_stop_strings_end_the_answer_not_the_reasoning(special_tokens, text, stop, reasoning, answer, finish):
+    pieces, reply = generate(special_tokens, text, stop=stop)
     assert (reply.reasoning, reply.answer, reply.finish) == (reasoning, answer, finish)
     assert join_pieces(pieces) == (reasoning, answer)
 
@@ -81,45 +84,45 @@ def test_stop_texts_end_the_answer_not_the_reasoning(marks, text, stop, reasonin
     st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
     st.lists(st.integers(1, 5), max_size=30),
 )
-def test_a_stop_is_found_however_the_text_was_cut(text, stops, sizes):
-    given_out, stopper, rest, hit = "", StopStrings(tuple(stops)), text, False
+def test_a_stop_string_is_found_however_the_text_is_cut(text, stops, sizes):
+    emitted, stop_strings, rest, hit = "", StopStrings(tuple(stops)), text, False
     for size in [*sizes, len(text)]:
         piece, rest = rest[:size], rest[size:]
-        certain, hit = stopper.feed(piece)
-        given_out += certain
+        final, hit = stop_strings.feed(piece)
+        emitted += final
         if hit:
             break
     ends = [at + len(stop) for stop in stops if (at := text.find(stop)) >= 0]
     assert hit == bool(ends)
     if hit:
         longest = max((stop for stop in stops if text[: min(ends)].endswith(stop)), key=len)
-        assert given_out == text[: min(ends) - len(longest)]
+        assert emitted == text[: min(ends) - len(longest)]
     else:
-        assert given_out + stopper.flush() == text
+        assert emitted + stop_strings.flush() == text
 
 
-def test_reasoning_over_its_budget_is_closed_as_the_template_closes_it(marks, tokenizer):
+def test_reasoning_over_its_budget_is_closed_as_the_template_closes_it(special_tokens, tokenizer):
     prompt, text = render_prompt([Turn("user", "q?")], tokenizer), "<think>\nwhy why why why why why why"
-    _, reply = write(marks, text, prompt=prompt, reasoning_tokens=5, max_new_tokens=12)
+    _, reply = generate(special_tokens, text, prompt=prompt, max_reasoning_tokens=5, max_new_tokens=12)
     closing = tokenizer.encode("\n</think>\n\n", add_special_tokens=False)
-    assert marks.closing == tuple(closing)
-    begun = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:5])
-    assert (reply.reasoning, reply.closed) == (begun.removeprefix("<think>\n"), True)
+    assert special_tokens.reasoning_end_ids == tuple(closing)
+    kept = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[:5])
+    assert (reply.reasoning, reply.closed) == (kept.removeprefix("<think>\n"), True)
     assert reply.reasoning_tokens == 5 + closing.index(tokenizer.convert_tokens_to_ids("</think>")) + 1
     assert (reply.tokens, reply.finish) == (12, "length")
-    assert text.startswith(begun + reply.answer)
+    assert text.startswith(kept + reply.answer)
 
 
-def test_a_budget_closes_nothing_that_is_closed_or_was_never_opened(marks):
+def test_a_budget_closes_no_reasoning_that_is_closed_or_was_never_opened(special_tokens):
     for text in ("<think>\na\n</think>\n\nb c d e f g h i j k l m n", "a b c d e f g h i"):
-        assert write(marks, text, reasoning_tokens=6)[1] == write(marks, text)[1]
+        assert generate(special_tokens, text, max_reasoning_tokens=6)[1] == generate(special_tokens, text)[1]
 
 
-def test_a_prompt_that_opens_the_reasoning_is_known_to(marks, tokenizer):
+def test_a_prompt_that_opens_the_reasoning_is_recognised(special_tokens, tokenizer):
     prompt = tokenizer.encode("<|im_start|>assistant\n<think>\n", add_special_tokens=False)
-    pieces, reply = write(marks, "why\n</think>\n\nso", prompt=prompt)
-    assert [piece.place for piece in pieces if piece.place != "answer"] == ["reasoning"] * sum(
-        piece.place != "answer" for piece in pieces
+    pieces, reply = generate(special_tokens, "why\n</think>\n\nso", prompt=prompt)
+    assert [piece.kind for piece in pieces if piece.kind != "answer"] == ["reasoning"] * sum(
+        piece.kind != "answer" for piece in pieces
     )
     assert (reply.reasoning, reply.answer, reply.closed) == ("why", "so", True)
-    assert write(marks, "why why why", prompt=prompt, reasoning_tokens=1, max_new_tokens=9)[1].closed
+    assert generate(special_tokens, "why why why", prompt=prompt, max_reasoning_tokens=1, max_new_tokens=9)[1].closed

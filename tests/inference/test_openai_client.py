@@ -1,4 +1,4 @@
-"""A model behind a server: what it says is taken apart as in process, and its faults pass or are told plainly."""
+"""OpenAI client: replies are parsed as in process; temporary failures are retried, others reported plainly."""
 
 import threading
 import time
@@ -9,13 +9,13 @@ from support.chat_server import DONE, HANG, part, refuse, reply, serving, usage
 
 from thinktune.data.types import Turn
 from thinktune.errors import UserError
-from thinktune.inference import openai_client as room
+from thinktune.inference import openai_client
 from thinktune.inference.openai_client import Endpoint
 from thinktune.inference.replies import Piece, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
 
 GOOD = [part("heart"), part("."), part(finish="stop"), usage(7, 3), DONE]
-WAYS = {
+FORMATS = {
     "a field": [part(reasoning="\nwhy "), part(reasoning="so\n"), part("\n\nthe "), part("heart")],
     "vLLM's field": [
         part(reasoning="why ", field="reasoning"),
@@ -29,8 +29,8 @@ WAYS = {
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(room, "FIRST_WAIT_SECONDS", 0.01)
-    for name in room.API_KEY_VARIABLES:
+    monkeypatch.setattr(openai_client, "FIRST_WAIT_SECONDS", 0.01)
+    for name in openai_client.API_KEY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -41,21 +41,21 @@ def ask(question="q?", **sampling):
 
 
 def answer(script, *requests, **options):
-    """Completions of requests, and what the server was asked."""
+    """Return the completions of requests, and the bodies that the server received."""
     with serving(script) as (url, asked), closing(Endpoint(url, **options)) as endpoint:
         found = dict(endpoint.complete(requests or [ask()]))
     return [found[number] for number in range(len(found))], asked
 
 
 def in_turn(*replies):
-    """A script that gives the replies one after the other, and the last one for ever."""
-    coming = list(replies)
-    return lambda _: coming.pop(0) if len(coming) > 1 else coming[0]
+    """Make a script that gives the replies one after the other, the last one again and again."""
+    left = list(replies)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_reasoning_and_answer_stand_apart_however_the_server_sends_them(way):
-    script = in_turn(reply(*WAYS[way], part(finish="stop"), usage(11, 9, 4), DONE))
+@pytest.mark.parametrize("form", FORMATS)
+def test_reasoning_and_answer_are_separated_however_the_server_sends_them(form):
+    script = in_turn(reply(*FORMATS[form], part(finish="stop"), usage(11, 9, 4), DONE))
     (found,), _ = answer(script)
     assert found == Completion("why so", "the heart", 9, 4, "end", closed=True, prompt_tokens=11)
     with serving(script) as (url, _), closing(Endpoint(url)) as endpoint:
@@ -65,13 +65,13 @@ def test_reasoning_and_answer_stand_apart_however_the_server_sends_them(way):
     assert len(pieces) > 1
 
 
-def test_a_server_that_does_not_stream_is_read_too():
+def test_a_server_that_does_not_stream_works_too():
     text = b'{"choices": [{"message": {"content": "heart", "reasoning": "why"}, "finish_reason": "length"}]}'
     (found,), _ = answer(in_turn(reply(text, kind="application/json")))
     assert (found.reasoning, found.answer, found.finish, found.closed) == ("why", "heart", "length", True)
 
 
-def test_what_is_sent_is_what_was_asked(monkeypatch):
+def test_the_body_holds_every_field_of_the_request(monkeypatch):
     monkeypatch.setenv("THINKTUNE_ENDPOINT_KEY", "secret")
     request = Request(
         (Turn("user", "q?"), Turn("assistant", "a", "hidden"), Turn("user", "r?")),
@@ -92,17 +92,19 @@ def test_what_is_sent_is_what_was_asked(monkeypatch):
     assert (sent["path"], sent["key"]) == ("/v1/chat/completions", "Bearer secret")
 
 
-def test_a_stop_text_ends_the_answer_and_hangs_up():
+def test_a_stop_string_ends_the_answer_and_hangs_up():
     parts = [part(reasoning="an END"), part("b EN"), part("D c"), *(part("d") for _ in range(5)), HANG]
     (found,), _ = answer(in_turn(reply(*parts)), ask(stop=("END",)))
     assert (found.reasoning, found.answer, found.finish) == ("an END", "b ", "stop")
 
 
+NOW = {"Retry-After": "0.01"}  # else the `openai` client waits half a second and more
 FAULTS = {
-    "429 with a time": refuse(429, **{"Retry-After": "0"}),
+    "429 with a time": refuse(429, **{"Retry-After": "0.01"}),
     "429 with a date": refuse(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
-    "500": refuse(500),
-    "503": refuse(503, "loading"),
+    "408": refuse(408, **NOW),
+    "500": refuse(500, **NOW),
+    "503": refuse(503, "loading", **NOW),
     "half a stream": reply(part("hea")),
     "half a line": reply(part("heart"), b'data: {"choi'),
     "nothing": reply(),
@@ -110,33 +112,56 @@ FAULTS = {
     "garbled bytes": reply(b"data: \xff\xfe{}\n\n"),
     "an error inside": reply(part("hea"), b'data: {"error": {"message": "lost"}}\n\n'),
     "given up": reply(part("hea"), part(finish="abort"), DONE),
+    "another shape": reply(b'data: {"choices": [{"delta": {"content": ["hea"]}}]}\n\n'),
+    "half a whole reply": reply(b'{"choices": [', HANG, kind="application/json"),
     "a hang": reply(part("hea"), HANG),
     "a hang before": reply(HANG),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_passes_is_tried_again(fault):
-    found, asked = answer(in_turn(FAULTS[fault], FAULTS[fault], reply(*GOOD)), patience_seconds=0.3)
+def test_temporary_failures_are_retried(fault):
+    found, asked = answer(in_turn(FAULTS[fault], FAULTS[fault], reply(*GOOD)), timeout_seconds=0.3)
     assert found == [Completion("", "heart.", 3, 0, "end", closed=False, prompt_tokens=7)]
     assert len(asked) == 3
 
 
-@pytest.mark.parametrize(("fault", "told"), [("500", "answers 500: no"), ("half a stream", "breaks off")])
-def test_what_does_not_pass_is_told_after_some_tries(fault, told):
-    with pytest.raises(UserError, match=rf"/v1: .*{told}.*tried {room.MAX_ATTEMPTS} times"):
+@pytest.mark.parametrize(("fault", "message"), [("500", "answers 500: no"), ("half a stream", "broke off")])
+def test_lasting_failures_are_reported_after_some_attempts(fault, message):
+    with pytest.raises(UserError, match=rf"/v1: .*{message}.*tried {openai_client.MAX_ATTEMPTS} times"):
         answer(in_turn(FAULTS[fault]))
 
 
-def test_a_server_that_is_not_there_is_named():
+def test_an_unreachable_server_is_named(monkeypatch):
+    monkeypatch.setattr(openai_client, "MAX_ATTEMPTS", 2)
     with serving(in_turn(reply())) as (url, _):
         pass
-    with closing(Endpoint(url, "expert")) as endpoint, pytest.raises(UserError, match=rf"{url}/v1: ConnectError"):
-        list(endpoint.complete([ask()]))
+    with closing(Endpoint(url, "expert")) as endpoint:
+        with pytest.raises(UserError, match=rf"{url}/v1: ConnectError: .*tried 2 times\); is the server running"):
+            list(endpoint.complete([ask()]))
+        with pytest.raises(UserError, match=rf"{url}/v1: ConnectError: .*; is the server running"):
+            endpoint.models()
+
+
+def test_retry_after_is_obeyed():
+    times = []
+
+    def script(_):
+        times.append(time.monotonic())
+        return reply(*GOOD) if len(times) > 1 else refuse(429, **{"Retry-After": "1"})
+
+    answer(script, model="expert")
+    assert times[1] - times[0] >= 1  # the `openai` client's own first wait is at most half a second
+
+
+def test_without_a_key_no_other_key_of_the_environment_is_sent(monkeypatch):
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "secret")
+    _, (sent,) = answer(in_turn(reply(*GOOD)))
+    assert sent["key"] is None
 
 
 @pytest.mark.parametrize(
-    ("status", "key", "told"),
+    ("status", "key", "message"),
     [
         (401, None, "asks for a key .401.; set THINKTUNE_ENDPOINT_KEY"),
         (403, "secret", "refuses the key .403."),
@@ -144,16 +169,16 @@ def test_a_server_that_is_not_there_is_named():
         (400, "secret", r"refuses the request \(400\): no \*\*\*"),
     ],
 )
-def test_the_users_faults_are_told_at_once_and_without_the_key(status, key, told):
+def test_the_users_faults_are_reported_at_once_and_without_the_key(status, key, message):
     script = in_turn(refuse(status, f"no {key or ''}"))
     with serving(script) as (url, asked), closing(Endpoint(url, key=key)) as endpoint:
-        with pytest.raises(UserError, match=told) as raised:
+        with pytest.raises(UserError, match=message) as raised:
             list(endpoint.complete([ask()]))
         assert "secret" not in str(raised.value)
         assert len(asked) == 1
 
 
-def test_a_field_that_a_server_refuses_and_nothing_needs_is_left_out():
+def test_an_optional_field_that_a_server_refuses_is_left_out():
     def script(asked):
         wrong = [name for name in ("chat_template_kwargs", "stream_options", "max_tokens") if name in asked]
         return refuse(400, f"unknown argument: {wrong[0]}") if wrong else reply(*GOOD)
@@ -166,11 +191,11 @@ def test_a_field_that_a_server_refuses_and_nothing_needs_is_left_out():
         answer(script, without)
 
 
-def test_a_stream_that_was_read_from_is_not_begun_anew():
+def test_a_stream_that_was_read_from_is_not_requested_again():
     with serving(in_turn(reply(part("hea")), reply(*GOOD))) as (url, asked), closing(Endpoint(url)) as endpoint:
         stream = endpoint.stream(ask())
         assert next(stream) == Piece("answer", "hea")
-        with pytest.raises(UserError, match="breaks off"):
+        with pytest.raises(UserError, match="broke off"):
             next(stream)
         assert len(asked) == 1
 
@@ -188,8 +213,8 @@ def test_a_closed_stream_hangs_up():
             time.sleep(0.01)
 
 
-def test_closing_the_endpoint_ends_those_who_wait():
-    told = []
+def test_closing_the_endpoint_fails_the_requests_in_flight():
+    messages = []
     with serving(in_turn(reply(HANG))) as (url, asked):
         endpoint = Endpoint(url)
 
@@ -197,7 +222,7 @@ def test_closing_the_endpoint_ends_those_who_wait():
             try:
                 list(endpoint.complete([ask()]))
             except RuntimeError as error:
-                told.append(str(error))
+                messages.append(str(error))
 
         thread = threading.Thread(target=read)
         thread.start()
@@ -206,12 +231,12 @@ def test_closing_the_endpoint_ends_those_who_wait():
         endpoint.close()
         thread.join(10)
         assert not thread.is_alive()
-    assert len(told) == 1
+    assert len(messages) == 1
     with pytest.raises(RuntimeError, match="closed"):
         endpoint.stream(ask())
 
 
-def test_many_are_asked_at_once_but_no_more_than_wished():
+def test_requests_run_concurrently_up_to_the_limit():
     now, most, lock = [0], [0], threading.Lock()
 
     def script(asked):
@@ -234,33 +259,33 @@ def test_many_are_asked_at_once_but_no_more_than_wished():
     assert 2 <= most[0] <= 5
 
 
-def test_a_line_ends_only_where_a_line_ends():
+def test_only_line_feeds_and_carriage_returns_end_a_line():
     (found,), _ = answer(in_turn(reply(part("a\u2028b\x85c"), part(finish="stop"), DONE)))
     assert found.answer == "a\u2028b\x85c"
 
 
-def test_a_budget_that_the_server_does_not_keep_is_told():
+def test_an_overrun_reasoning_budget_is_reported():
     long = [part(reasoning="why ") for _ in range(200)]
     with pytest.raises(UserError, match="reasoning_tokens: is 5, but this server let the model reason for 200"):
-        answer(in_turn(reply(*long, part("so"), part(finish="stop"), DONE)), ask(reasoning_tokens=5))
+        answer(in_turn(reply(*long, part("so"), part(finish="stop"), DONE)), ask(max_reasoning_tokens=5))
 
 
-def test_a_model_is_found_where_there_is_one_and_named_where_there_are_more():
+def test_the_only_model_is_found_and_several_are_listed():
     _, (sent,) = answer(in_turn(reply(*GOOD)))
     assert sent["model"] == "expert"
     with serving(in_turn(reply(*GOOD)), models=("a", "b")) as (url, _), closing(Endpoint(url)) as endpoint:
         assert endpoint.models() == ["a", "b"]
-        with pytest.raises(UserError, match="name the model that shall answer; it has a, b"):
+        with pytest.raises(UserError, match="name the model that is to answer; it has a, b"):
             list(endpoint.complete([ask()]))
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
-def test_an_address_is_understood_however_it_ends(ending):
+def test_an_address_may_have_any_usual_ending(ending):
     with serving(in_turn(reply(*GOOD))) as (url, asked), closing(Endpoint(url + ending)) as endpoint:
         list(endpoint.complete([ask()]))
     assert asked[0]["path"] == "/v1/chat/completions"
 
 
-def test_no_address_is_refused():
+def test_a_text_that_is_no_address_is_refused():
     with pytest.raises(UserError, match="is no address"):
         Endpoint("localhost:8000")

@@ -1,4 +1,4 @@
-"""Replies taken apart: with tags, without, half of them, and cut anywhere."""
+"""Reasoning parser: replies with think tags, without, with incomplete ones, and cut anywhere."""
 
 from itertools import pairwise
 
@@ -28,21 +28,21 @@ TABLE = {
 
 
 def streamed(text, cuts):
-    """What a reader has in front of him at the end, fed piece by piece."""
-    splitter = ReasoningParser()
+    """Return what a reader sees at the end of a stream cut into pieces."""
+    parser = ReasoningParser()
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     shown = {"reasoning": "", "answer": ""}
-    pieces = [piece for start, stop in pairwise(edges) for piece in splitter.feed(text[start:stop])]
-    for piece in [*pieces, *splitter.flush()]:
+    pieces = [piece for start, stop in pairwise(edges) for piece in parser.feed(text[start:stop])]
+    for piece in [*pieces, *parser.flush()]:
         if piece.kind == "moved":
             shown = {"reasoning": shown["answer"], "answer": ""}
         else:
             shown[piece.kind] += piece.text
-    return shown["reasoning"], shown["answer"], splitter.closed
+    return shown["reasoning"], shown["answer"], parser.closed
 
 
 @pytest.mark.parametrize("text", TABLE)
-def test_a_reply_is_taken_apart(text):
+def test_a_reply_is_parsed(text):
     reply = parse_reply(text)
     assert (reply.reasoning, reply.answer, reply.closed) == TABLE[text]
 
@@ -53,7 +53,7 @@ tags = st.lists(st.sampled_from(["<think>", "</think>", "<", "/think>", "\n", " 
 
 
 @given(tags, st.lists(st.integers(0, 60), max_size=12))
-def test_how_a_stream_was_cut_changes_nothing(text, cuts):
+def test_how_a_stream_is_cut_changes_nothing(text, cuts):
     whole = parse_reply(text)
     assert streamed(text, cuts) == (whole.reasoning, whole.answer, whole.closed)
 
@@ -63,16 +63,16 @@ def test_character_by_character_is_the_same(text):
     assert streamed(text, range(len(text))) == TABLE[text]
 
 
-def test_a_tag_in_the_making_is_held_back():
-    splitter = ReasoningParser()
-    given_out = [piece.text for text in ("<think>", "why", "\n</th") for piece in splitter.feed(text)]
-    assert "".join(given_out) == "why"
+def test_an_incomplete_tag_is_held_back():
+    parser = ReasoningParser()
+    emitted = [piece.text for text in ("<think>", "why", "\n</th") for piece in parser.feed(text)]
+    assert "".join(emitted) == "why"
 
 
 @given(
     st.text(st.characters(exclude_characters="<>\n"), min_size=1),
     st.text(st.characters(exclude_characters="<>\n"), min_size=1),
 )
-def test_what_the_template_writes_is_read_back(reasoning, answer):
+def test_a_reply_written_by_the_template_is_parsed_back(reasoning, answer):
     reply = parse_reply(f"<think>\n{reasoning}\n</think>\n\n{answer}")
     assert (reply.reasoning, reply.answer, reply.closed) == (reasoning, answer, True)

@@ -1,4 +1,4 @@
-"""Choosing tokens: what top-k and top-p cut never comes, shares are what they were, and a row is its own."""
+"""Sampler: tokens cut by top-k or top-p are never sampled, probabilities are kept, and rows are independent."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from thinktune.inference.requests import SamplingParams
 from thinktune.inference.sampler import Sampler, sample_tokens
 
-SHARES = torch.tensor([0.05, 0.5, 0.15, 0.3])
+PROBABILITIES = torch.tensor([0.05, 0.5, 0.15, 0.3])
 KEPT = [
     ({"temperature": 1.0, "top_k": 2}, {1, 3}),
     ({"temperature": 1.0, "top_p": 0.7}, {1, 3}),
@@ -19,24 +19,24 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("settings", "kept"), KEPT)
-def test_only_the_likeliest_come_each_as_often_as_its_share(settings, kept):
-    chooser, draws = Sampler(SamplingParams(1, **settings)), 4000
-    chosen = torch.cat([sample_tokens(SHARES.log()[None], [chooser]) for _ in range(draws)])
-    counts = torch.bincount(chosen, minlength=4) / draws
-    expected = torch.where(torch.tensor([token in kept for token in range(4)]), SHARES, 0.0)
-    assert set(chosen.tolist()) == kept
+def test_only_kept_tokens_are_sampled_each_with_its_probability(settings, kept):
+    sampler, draws = Sampler(SamplingParams(1, **settings)), 4000
+    tokens = torch.cat([sample_tokens(PROBABILITIES.log()[None], [sampler]) for _ in range(draws)])
+    counts = torch.bincount(tokens, minlength=4) / draws
+    expected = torch.where(torch.tensor([token in kept for token in range(4)]), PROBABILITIES, 0.0)
+    assert set(tokens.tolist()) == kept
     assert (counts - expected / expected.sum()).abs().max() < 0.04  # 5 standard deviations
 
 
-def test_temperature_flattens():
-    def share(temperature):
-        chooser = Sampler(SamplingParams(1, temperature=temperature))
-        return sum(int(sample_tokens(SHARES.log()[None], [chooser])) == 1 for _ in range(1000)) / 1000
+def test_temperature_flattens_the_distribution():
+    def share_of_likeliest(temperature):
+        sampler = Sampler(SamplingParams(1, temperature=temperature))
+        return sum(int(sample_tokens(PROBABILITIES.log()[None], [sampler])) == 1 for _ in range(1000)) / 1000
 
-    assert share(0.3) > 0.75 > share(1.0) > 0.42 > share(3.0)
+    assert share_of_likeliest(0.3) > 0.75 > share_of_likeliest(1.0) > 0.42 > share_of_likeliest(3.0)
 
 
-def test_a_row_draws_the_same_whoever_stands_beside_it():
+def test_a_row_is_sampled_the_same_alone_and_in_a_batch():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(7, 200, generator=generator)
     settings = [SamplingParams(1, **given, seed=seed) for seed, (given, _) in enumerate(KEPT)]
@@ -48,7 +48,7 @@ def test_a_row_draws_the_same_whoever_stands_beside_it():
         logits = torch.randn(7, 200, generator=generator)
 
 
-def test_seeds_differ():
+def test_different_seeds_sample_different_tokens():
     logits = torch.zeros(1, 1000)
     assert (
         len(
@@ -59,16 +59,16 @@ def test_seeds_differ():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": -1.0}, "temperature is -1"),
         ({"top_p": 0.0}, "top_p is 0"),
         ({"top_k": -1}, "top_k is -1"),
-        ({"stop": ("a", "")}, "empty text"),
-        ({"reasoning_tokens": -1}, "reasoning_tokens is -1"),
+        ({"stop": ("a", "")}, "empty string"),
+        ({"max_reasoning_tokens": -1}, "reasoning_tokens is -1"),
     ],
 )
-def test_settings_out_of_range_are_refused(wrong, told):
-    with pytest.raises(ValueError, match=told):
+def test_parameters_out_of_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         SamplingParams(**{"max_new_tokens": 1} | wrong)

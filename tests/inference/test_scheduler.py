@@ -1,4 +1,4 @@
-"""The running batch: whoever comes and goes, each reply is the one that its request gets alone, and nobody hangs."""
+"""Continuous batching: whatever joins and leaves, each reply is the one given alone, and nobody hangs."""
 
 import threading
 import time
@@ -13,11 +13,12 @@ from support.generation import QUESTIONS, alone, ask, decided
 from thinktune.data.types import Turn
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.errors import UserError
-from thinktune.inference import engine as schedule
-from thinktune.inference import kv_cache as slots
+from thinktune.inference import engine as engine_module
+from thinktune.inference import kv_cache
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.inference.streaming import EventQueue
 
 VARIED = [
     ask(question, 4 + 3 * number + 40 * (number == 3), **settings)
@@ -28,8 +29,8 @@ VARIED = [
 
 @pytest.fixture
 def engine(model, tokenizer):
-    with closing(Engine(decided(model), tokenizer, max_sequences=4)) as made:
-        yield made
+    with closing(Engine(decided(model), tokenizer, max_sequences=4)) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -57,58 +58,58 @@ def in_threads(*calls):
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.permutations(range(len(VARIED))),
-    left=st.sets(st.integers(0, len(VARIED) - 1), max_size=4),
+    cancelled=st.sets(st.integers(0, len(VARIED) - 1), max_size=4),
     together=st.integers(1, 6),
 )
-def test_each_reply_is_the_one_given_alone_whoever_comes_and_goes(engine, expected, order, left, together):
+def test_each_reply_is_the_one_given_alone_whatever_joins_and_leaves(engine, expected, order, cancelled, together):
     found = {}
 
     def read(numbers):
         for number in numbers:
-            with closing(engine.stream(VARIED[number])) as coming:
+            with closing(engine.stream(VARIED[number])) as stream:
                 pieces = []
-                for piece in coming:
-                    if number in left and len(pieces) == 2:
+                for piece in stream:
+                    if number in cancelled and len(pieces) == 2:
                         break
                     pieces.append(piece)
-                if number not in left:
+                if number not in cancelled:
                     found[number] = pieces
 
     in_threads(*(lambda start=start: read(order[start::together]) for start in range(together)))
-    assert set(found) == set(range(len(VARIED))) - left
+    assert set(found) == set(range(len(VARIED))) - cancelled
     for number, (*pieces, last) in found.items():
         assert last == expected[number]
         assert join_pieces(pieces) == (last.reasoning, last.answer)
 
 
-def test_long_prompts_are_read_in_parts_beside_the_others(engine, expected, monkeypatch):
-    monkeypatch.setattr(schedule, "MAX_PREFILL_TOKENS", 16)  # most of the prompts are longer
+def test_long_prompts_are_prefilled_in_chunks_between_decode_steps(engine, expected, monkeypatch):
+    monkeypatch.setattr(engine_module, "MAX_PREFILL_TOKENS", 16)  # most of the prompts are longer
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
 
 
 def test_a_cache_that_grows_and_shrinks_changes_no_reply(engine, expected, monkeypatch):
-    monkeypatch.setattr(slots, "GROW_COLUMNS", 8)
-    monkeypatch.setattr(slots, "GROW_ROWS", 1)
+    monkeypatch.setattr(kv_cache, "GROW_COLUMNS", 8)
+    monkeypatch.setattr(kv_cache, "GROW_ROWS", 1)
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
 
 
-def test_no_more_than_the_slots_are_written_at_once(engine):
+def test_no_more_than_max_sequences_are_decoded_at_once(engine):
     rows = []
-    watch = engine.model.model.register_forward_pre_hook(
+    hook = engine.model.model.register_forward_pre_hook(
         lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True
     )
     assert len(list(engine.complete([ask("q?", 6) for _ in range(12)], max_concurrency=12))) == 12
-    watch.remove()
+    hook.remove()
     assert max(rows) == 4
 
 
-def test_first_come_is_first_served(model, tokenizer):
+def test_requests_are_served_first_come_first_served(model, tokenizer):
     with closing(Engine(decided(model), tokenizer, max_sequences=1)) as engine:
         order = [number for number, _ in engine.complete([ask("q?", 6) for _ in range(12)], max_concurrency=12)]
     assert order == list(range(12))
 
 
-def test_a_closed_stream_frees_its_slot_at_once(model, tokenizer):
+def test_a_closed_stream_frees_its_row_at_once(model, tokenizer):
     with closing(Engine(decided(model), tokenizer, max_sequences=1)) as engine:
         endless = engine.stream(ask("q?", 4000))
         next(endless)
@@ -122,7 +123,7 @@ def test_a_closed_stream_frees_its_slot_at_once(model, tokenizer):
     wait_until_idle()
 
 
-def test_a_stream_may_be_closed_by_another_thread_while_one_waits(engine):
+def test_a_stream_may_be_closed_while_another_thread_waits_for_it(engine):
     held, seen = threading.Event(), []
     hook = engine.model.model.register_forward_pre_hook(lambda *_: held.wait(30) and None)
     stream = engine.stream(ask("q?", 50))
@@ -136,7 +137,7 @@ def test_a_stream_may_be_closed_by_another_thread_while_one_waits(engine):
     hook.remove()
 
 
-def test_a_pass_that_fails_is_told_to_all_in_it_and_the_engine_goes_on(engine, expected):
+def test_a_failed_pass_fails_all_requests_in_it_and_the_engine_goes_on(engine, expected):
     passes = []
 
     def fail(_, __, given):
@@ -145,29 +146,29 @@ def test_a_pass_that_fails_is_told_to_all_in_it_and_the_engine_goes_on(engine, e
             raise ValueError("planted")
 
     hook = engine.model.model.register_forward_pre_hook(fail, with_kwargs=True)
-    told = []
+    messages = []
 
     def read(number):
         try:
             list(engine.stream(ask(QUESTIONS[number], 40)))
         except ValueError as error:
-            told.append(str(error))
+            messages.append(str(error))
 
     in_threads(*(lambda number=number: read(number) for number in range(3)))
-    assert set(told) == {"planted"}
+    assert set(messages) == {"planted"}
     hook.remove()
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
 
 
-def test_one_request_that_fails_takes_nobody_along(engine, expected, monkeypatch):
-    refused = engine._make_sequence(ask("q?", 30), schedule.EventQueue(), 0, streamed=False)
-    monkeypatch.setattr(refused.detokenizer, "append", None)  # not callable: its own reply cannot be written
+def test_a_request_that_fails_does_not_fail_others(engine, expected, monkeypatch):
+    refused = engine._make_sequence(ask("q?", 30), EventQueue(), 0, streamed=False)
+    monkeypatch.setattr(refused.detokenizer, "append", None)  # not callable: its own reply fails
     engine._scheduler.submit(refused)
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
     assert isinstance(refused._events.get()[1], TypeError)
 
 
-def test_where_memory_runs_out_replies_give_way_and_come_back(engine, expected):
+def test_out_of_memory_preempts_replies_that_are_completed_later(engine, expected):
     def limit(_, __, given):
         if len(given["input_ids"]) > 2:
             raise torch.OutOfMemoryError("planted")
@@ -177,15 +178,15 @@ def test_where_memory_runs_out_replies_give_way_and_come_back(engine, expected):
     hook.remove()
 
 
-def test_closing_ends_everything(model, tokenizer):
+def test_closing_ends_every_request(model, tokenizer):
     engine = Engine(decided(model), tokenizer, max_sequences=2)
-    told = []
+    messages = []
 
     def read():
         try:
             list(engine.stream(ask("q?", 4000)))
         except RuntimeError as error:
-            told.append(str(error))
+            messages.append(str(error))
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
@@ -196,14 +197,14 @@ def test_closing_ends_everything(model, tokenizer):
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    assert len(told) == 4
-    assert all("closed" in text for text in told)
+    assert len(messages) == 4
+    assert all("closed" in text for text in messages)
     wait_until_idle()
     with pytest.raises(RuntimeError, match="closed"):
         engine.stream(ask("q?"))
 
 
-def test_completing_stops_when_its_reader_does(engine):
+def test_closing_the_iterator_cancels_the_rest(engine):
     for _, reply in engine.complete([ask("a", 3), *(ask("q?", 4000) for _ in range(9))]):
         assert isinstance(reply, Completion)
         break
@@ -211,9 +212,9 @@ def test_completing_stops_when_its_reader_does(engine):
     wait_until_idle()
 
 
-def test_a_conversation_too_long_for_the_model_is_refused(engine):
-    with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model 4,096"):
+def test_a_conversation_longer_than_the_context_is_refused(engine):
+    with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model's context holds 4,096"):
         engine.stream(Request((Turn("user", "\n\n" * 2500),), SamplingParams(5)))
     assert engine._make_sequence(
-        Request((Turn("user", "\n\n" * 2030),), SamplingParams(500)), schedule.EventQueue(), 0, streamed=False
+        Request((Turn("user", "\n\n" * 2030),), SamplingParams(500)), EventQueue(), 0, streamed=False
     )

@@ -1,4 +1,4 @@
-"""vLLM as the engine: when it is chosen, how it is started, and that it is ended; a stand-in answers with our own API."""
+"""vLLM as the backend: when it is chosen, how it is started and ended; a stand-in for it serves our own API."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from thinktune.data.types import Turn
 from thinktune.errors import UserError
-from thinktune.inference import vllm_server as vllm
+from thinktune.inference import vllm_server
 from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.serve.models import find_models
 
@@ -17,24 +17,24 @@ STAND_IN = f"""\
 #!{sys.executable}
 import os, sys
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
-from support.api_server import Scripted, scripted_voice
-from thinktune.serve.server import _settings, make_app
+from support.api_server import ScriptedBackend, scripted_model
+from thinktune.serve.server import uvicorn_config, make_app
 from thinktune.serve.security import Limits
 import uvicorn
 words = sys.argv[1:]
 if words[1].endswith("broken"):
     sys.exit("no such architecture")
 open({{record!r}}, "w").write(f"{{{{os.getpid()}}}}\\n" + "\\n".join(words))
-app = make_app([scripted_voice(Scripted("<think>\\nso\\n</think>\\n\\nyes"), words[words.index("--served-model-name") + 1])],
+app = make_app([scripted_model(ScriptedBackend("<think>\\nso\\n</think>\\n\\nyes"), words[words.index("--served-model-name") + 1])],
                Limits(), os.environ["VLLM_API_KEY"], None)
-settings = _settings(app, Limits())
+settings = uvicorn_config(app, Limits())
 settings.host, settings.port = words[words.index("--host") + 1], int(words[words.index("--port") + 1])
 uvicorn.Server(settings).run()
 """
 
 
 @pytest.mark.parametrize(
-    ("wanted", "installed", "gpu", "chosen"),
+    ("wanted", "installed", "gpu", "engine"),
     [
         ("auto", True, True, "vllm"),
         ("auto", True, False, "here"),
@@ -43,37 +43,40 @@ uvicorn.Server(settings).run()
         ("vllm", True, True, "vllm"),
     ],
 )
-def test_vllm_is_used_where_it_and_a_gpu_are(wanted, installed, gpu, chosen):
-    assert vllm.choose_engine(wanted, installed=installed, gpu=gpu)[0] == chosen
+def test_vllm_is_used_where_it_is_installed_and_there_is_a_gpu(wanted, installed, gpu, engine):
+    assert vllm_server.choose_engine(wanted, installed=installed, gpu=gpu)[0] == engine
 
 
 @pytest.mark.parametrize(("installed", "gpu", "why"), [(False, True, "not installed"), (True, False, "needs a GPU")])
-def test_vllm_that_is_asked_for_and_missing_is_refused(installed, gpu, why):
+def test_vllm_that_is_required_but_missing_is_refused(installed, gpu, why):
     with pytest.raises(UserError, match=why):
-        vllm.choose_engine("vllm", installed=installed, gpu=gpu)
+        vllm_server.choose_engine("vllm", installed=installed, gpu=gpu)
 
 
-def test_one_thing_to_talk_to_must_be_named():
+def test_exactly_one_model_source_must_be_named():
     for run, endpoint in ((None, None), (Path("runs/x"), "http://127.0.0.1:1/v1")):
         with pytest.raises(UserError, match="exactly one"):
             find_models(run, endpoint, None, "auto", print)
 
 
-def test_it_is_started_on_loopback_with_a_key_asked_and_ended(tmp_path, monkeypatch):
+def test_it_is_started_on_loopback_with_a_key_used_and_ended(tmp_path, monkeypatch):
     record = tmp_path / "record"
     command = tmp_path / "vllm"
     command.write_text(STAND_IN.format(record=str(record)), encoding="utf-8")
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert vllm.is_installed()
-    running = vllm.start_server(tmp_path / "model", "tuned", 0.45)
+    assert vllm_server.is_installed()
+    running = vllm_server.start_server(tmp_path / "model", "tuned", 0.45)
     try:
         *pieces, last = running.stream(Request((Turn("user", "Why?"),), SamplingParams(8)))
         assert "".join(piece.text for piece in pieces if piece.kind == "answer") == "yes"
         assert isinstance(last, Completion)
         assert (last.reasoning, last.answer) == ("so", "yes")
         pid, *words = record.read_text().split("\n")
-        assert words == vllm.command_line(tmp_path / "model", "tuned", int(words[words.index("--port") + 1]), 0.45)[1:]
+        assert (
+            words
+            == vllm_server.command_line(tmp_path / "model", "tuned", int(words[words.index("--port") + 1]), 0.45)[1:]
+        )
         assert words[words.index("--host") + 1] == "127.0.0.1"
         assert "key" not in " ".join(words)
     finally:
@@ -84,4 +87,4 @@ def test_it_is_started_on_loopback_with_a_key_asked_and_ended(tmp_path, monkeypa
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(UserError, match="no such architecture"):
-        vllm.start_server(tmp_path / "broken", "tuned", 0.45)
+        vllm_server.start_server(tmp_path / "broken", "tuned", 0.45)

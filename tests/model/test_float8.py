@@ -24,16 +24,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "installed", "told"),
+    ("device", "capability", "installed", "problem"),
     [
-        ("cuda", (8, 0), True, r"8\.9 or more .*this is cuda of compute capability 8\.0; take bf16"),
+        ("cuda", (8, 0), True, r"8\.9 or more .*this is cuda of compute capability 8\.0; use bf16"),
         ("cuda", (9, 0), False, r"pip install 'thinktune\[fp8\]'"),
-        ("npu", None, True, "this is npu; take bf16"),
-        ("cpu", None, True, "this is cpu; take bf16"),
+        ("npu", None, True, "this is npu; use bf16"),
+        ("cpu", None, True, "this is cpu; use bf16"),
     ],
 )
-def test_what_cannot_run_says_why_and_what_to_do(device, capability, installed, told):
-    assert re.search(told, float8_problem(device, capability, installed))
+def test_what_cannot_run_says_why_and_what_to_do(device, capability, installed, problem):
+    assert re.search(problem, float8_problem(device, capability, installed))
 
 
 @pytest.mark.parametrize("capability", [(8, 9), (9, 0), (10, 0)])
@@ -43,7 +43,7 @@ def test_cards_that_have_it_are_taken(capability):
 
 def test_a_run_on_a_machine_without_it_is_refused_before_anything_is_written(tree):
     recipe = settings(tree, train={"precision": "fp8"})
-    with pytest.raises(UserError, match=r"train\.precision: is fp8, which needs an NVIDIA card"):
+    with pytest.raises(UserError, match=r"expert\.precision: is fp8, which needs an NVIDIA card"):
         train(recipe, quiet)
     assert not recipe.run_folder.exists()
 

@@ -6,9 +6,9 @@ from support.optimizers import Small, everything, same, settings, take, take_ins
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thinktune.optim import adamw
-from thinktune.optim import offload as ferry
+from thinktune.optim.offload import BUFFER_COUNT, zero_blocks_on_host
 from thinktune.optim.optimizer import Optimizer
-from thinktune.optim.quantization import eight_bit_codebook
+from thinktune.optim.quantization import EIGHT_BIT
 
 CHUNK = 512
 
@@ -75,18 +75,17 @@ def test_the_device_holds_no_more_than_the_stated_chunks(inside, monkeypatch):
         (take_inside if inside else take)(model, update, [1, 2])
     tensors = 4  # a chunk's codes and scales, of both moments
     chunks = -(-model.matrix.numel() // CHUNK) + 1
-    assert chunks > 4 * ferry.BUFFER_COUNT
+    assert chunks > 4 * BUFFER_COUNT
     assert crossings.crossed == 2 * chunks * tensors
     assert not crossings.here
-    assert 0 < crossings.most <= ferry.BUFFER_COUNT * tensors
-    assert len(crossings.places) == ferry.BUFFER_COUNT * tensors
+    assert 0 < crossings.most <= BUFFER_COUNT * tensors
+    assert len(crossings.places) == BUFFER_COUNT * tensors
     rooms = [place for moments in update._offloader._buffers for place in moments.moments]
     assert all(len(room.scales) * room.block_size == CHUNK for room in rooms)
 
 
 def test_host_states_take_the_hosts_memory_and_leave_the_levels_on_the_device():
-    levels = eight_bit_codebook(signed=True).to("meta")
-    made = ferry.zero_blocks_on_host(1000, levels)
+    made = zero_blocks_on_host(EIGHT_BIT, 1000, torch.device("meta"), signed=True)
     assert (made.codes.device.type, made.scales.device.type, made.codebook.device.type) == ("cpu", "cpu", "meta")
     assert (made.codes.shape, made.scales.shape) == ((4, 256), (4,))
     assert not made.codes.any()

@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinktune.optim.quantization import (
+    EIGHT_BIT,
+    FOUR_BIT,
     BlockQuantized,
     dequantize,
     eight_bit_codebook,
-    four_bit_codebook,
     join_master,
     quantize,
     random_bits,
     random_keys,
     split_master,
     stochastic_round_to_bf16,
-    zero_blocks,
 )
 
 CPU = torch.device("cpu")
-CODES = {"8bit": (eight_bit_codebook, 256), "4bit": (four_bit_codebook, 16)}
+FORMATS = {"8bit": (EIGHT_BIT, 256), "4bit": (FOUR_BIT, 16)}
 
 
 def from_bits(*patterns: int):
@@ -80,16 +80,16 @@ def test_noise_depends_on_seed_step_parameter_and_place_and_on_nothing_else():
     assert random_keys(2**40 + 1, 3, 1, CPU).ne(random_keys(1, 3, 1, CPU)).all()  # all of a long seed counts
 
 
-@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("signed", [True, False])
 def test_codes_are_right_on_average_and_near(kind, signed):
-    make, most = CODES[kind]
-    levels = make(signed=signed)
+    block_format, most = FORMATS[kind]
+    like = block_format.zeros(300, CPU, signed=signed)
+    levels = like.codebook
     assert len(levels) <= most
     torch.manual_seed(0)
     values = torch.randn(300) * torch.logspace(-3, 0, 300)
     values = values if signed else values.square()
-    like = zero_blocks(len(values), levels)
     rounds = [dequantize(quantize(values, like, bits_for(300, step)), 300) for step in range(400)]
     mean = torch.stack(rounds).mean(0)
     scales = values.split(like.block_size)
@@ -103,7 +103,7 @@ def test_codes_are_right_on_average_and_near(kind, signed):
 
 
 def test_blocks_of_zeros_stay_zeros_and_what_a_level_says_stays():
-    like = zero_blocks(512, eight_bit_codebook(signed=True))
+    like = EIGHT_BIT.zeros(512, CPU, signed=True)
     assert dequantize(like, 512).eq(0).all()
     assert dequantize(quantize(torch.zeros(512), like, bits_for(512)), 512).eq(0).all()
     exact = eight_bit_codebook(signed=True).repeat(2) * 0.5
@@ -111,6 +111,6 @@ def test_blocks_of_zeros_stay_zeros_and_what_a_level_says_stays():
 
 
 def test_four_bits_take_half_a_byte():
-    made = quantize(torch.randn(1000), zero_blocks(1000, four_bit_codebook(signed=True)), bits_for(1000))
+    made = quantize(torch.randn(1000), FOUR_BIT.zeros(1000, CPU, signed=True), bits_for(1000))
     assert isinstance(made, BlockQuantized)
     assert made.codes.shape == (8, 64)

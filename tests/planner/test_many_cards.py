@@ -10,12 +10,14 @@ from support.runs import quiet, settings
 
 from thinktune.commands.check import check_recipe
 from thinktune.errors import UserError
+from thinktune.optim import TIERS, candidate_tiers
 from thinktune.planner.communication import ParameterGroups, shard_shape
 from thinktune.planner.hardware import GIB, find_card, find_cluster
-from thinktune.planner.memory import Setting, memory_peaks, optimizer_state_bytes, weights_bytes
-from thinktune.planner.plan import TIER_PREFERENCE, fits, make_plan, plan_as_dict
+from thinktune.planner.memory import Setting, memory_peaks
+from thinktune.planner.plan import fits, make_plan, plan_as_dict
 from thinktune.planner.speed import Network, assumed_networks, predict_throughput, seconds_per_step, tokens_per_second
 
+BEST_FIRST = candidate_tiers(train())
 LAYER = ((2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048), (6144, 2048), (2048, 6144))
 LAYER += ((2048,), (2048,), (128,), (128,))
 WHOLE = Setting("exact", False, 1.0, 4096)
@@ -25,7 +27,7 @@ ENDLESS = Network("endless", inf, inf)
 class Cards(Known):
     """The known job of one card, with its groups given, too."""
 
-    groups = ParameterGroups(((151_936, 2048), (2048,)), LAYER, 28)
+    parameter_groups = ParameterGroups(((151_936, 2048), (2048,)), LAYER, 28)
 
 
 def many(ranks=32, per_node=8, step_tokens=32 * 4096):
@@ -53,9 +55,9 @@ def test_many_cards_are_written_as_machines_of_cards(text, name, ranks, per_node
     [
         ("0xH100", "is no card at all; write how many"),
         ("4x0xH100", "is no card at all"),
-        ("2x2x2xH100", "'2xH100' is no card known here"),
-        ("8x", "'8x' is no card known here"),
-        ("8xabacus", "'abacus' is no card known here"),
+        ("2x2x2xH100", "'2xH100' is not a known card"),
+        ("8x", "'8x' is not a known card"),
+        ("8xabacus", "'abacus' is not a known card"),
     ],
 )
 def test_what_names_no_cards_is_told_in_one_sentence(text, said):
@@ -83,7 +85,7 @@ def test_quality_comes_before_whole_copies():
     assert (drawn.chosen.setting.memory, drawn.chosen.setting.strategy) == ("exact", "shard")
     assert "replicate" in {option.setting.strategy for option in drawn.options}
     ranks = [make_plan(train(), many(8, 8), find_card(f"{gib}GiB")).chosen for gib in (6, 8, 12, 24)]
-    tiers = [TIER_PREFERENCE.index(chosen.setting.memory) for chosen in ranks if chosen]
+    tiers = [BEST_FIRST.index(chosen.setting.memory) for chosen in ranks if chosen]
     assert tiers == sorted(tiers, reverse=True)
 
 
@@ -101,7 +103,8 @@ def test_a_card_keeps_its_share_and_what_it_needs_whole():
     """Of weights, states and gradients, a rank's rows; beside them the root, and two layers that are gathered."""
     whole, cut = memory_peaks(many(), WHOLE), memory_peaks(many(), replace(WHOLE, strategy="shard"))
     shapes, shares = many().shapes, [shard_shape(shape, 32) for shape in many().shapes]
-    kept = [weights_bytes(each, "exact") + optimizer_state_bytes(each, "exact")[0] for each in (shapes, shares)]
+    tier = TIERS["exact"]
+    kept = [tier.weights_bytes(each) + tier.moments_bytes(each)[0] for each in (shapes, shares)]
     assert kept[1] == pytest.approx(kept[0] / 32, rel=0.01)
     numbers = [sum(prod(shape) for shape in each) for each in (shapes, LAYER)]
     gradients, layer, root = 2 * numbers[0], 2 * numbers[1], 2 * (151_936 * 2048 + 2048)

@@ -1,5 +1,6 @@
 """The plan: quality first, then speed, within the card; what it says; cards by name; and what a run takes from it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,14 @@ from thinktune.config.schema import TrainConfig
 from thinktune.errors import UserError
 from thinktune.model.flops import flops_per_token
 from thinktune.model.loss import pick_chunk_rows
+from thinktune.optim import candidate_tiers
 from thinktune.planner import plan
 from thinktune.planner.hardware import GIB, card_from_driver, find_card
 from thinktune.planner.memory import Setting
-from thinktune.planner.plan import TIER_PREFERENCE, cpu_default, fallback, fits, make_plan, plan_as_dict
+from thinktune.planner.plan import cpu_default, fallback, fits, make_plan, plan_as_dict
 from thinktune.planner.speed import tokens_per_second
+
+BEST_FIRST = candidate_tiers(train())
 
 
 def test_a_larger_card_never_gets_a_worse_tier():
@@ -26,7 +30,7 @@ def test_a_larger_card_never_gets_a_worse_tier():
             assert not ranks
             continue
         assert fits(drawn.chosen, drawn.card)
-        ranks.append(TIER_PREFERENCE.index(drawn.chosen.setting.memory))
+        ranks.append(BEST_FIRST.index(drawn.chosen.setting.memory))
     assert ranks == sorted(ranks, reverse=True)
     assert ranks[-1] == 0
     assert len(set(ranks)) >= 3
@@ -87,7 +91,7 @@ def test_where_a_setting_failed_a_smaller_one_is_named():
     option, goes_on = fallback(train(), job(), find_card("12GiB"), failed.setting)
     assert not goes_on
     assert fits(option, find_card("12GiB"))
-    assert TIER_PREFERENCE.index(option.setting.memory) > TIER_PREFERENCE.index(failed.setting.memory)
+    assert BEST_FIRST.index(option.setting.memory) > BEST_FIRST.index(failed.setting.memory)
     assert fallback(train(), job(), find_card("2GiB"), failed.setting) is None
 
 
@@ -159,3 +163,10 @@ def test_the_cpu_keeps_its_ways():
     assert cpu_default(TrainConfig(rows_per_step=4, memory="8bit", activation_budget=0.0), 3000) == Setting(
         "8bit", False, 0.0, 3000
     )
+
+
+def test_fp32_arithmetic_is_planned_in_the_fp32_tier():
+    asked = train(precision="fp32")
+    planned = make_plan(asked, replace(job(), fp32=True), find_card("H200"))
+    assert planned.chosen.setting.memory == "fp32"
+    assert fits(planned.chosen, planned.card)

@@ -7,11 +7,11 @@ from transformers import AttentionInterface, Qwen3Config
 
 from thinktune.config.schema import TrainConfig
 from thinktune.model.loading import load_model
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner import trace
-from thinktune.planner.memory import Setting, Workload, memory_peaks, optimizer_state_bytes, weights_bytes
+from thinktune.planner.memory import Setting, Workload, memory_peaks
 
 BF16 = torch.bfloat16
 
@@ -72,12 +72,12 @@ def test_resident_bytes_are_exact(start):
         update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True))
         shapes = [tuple(weight.shape) for weight in model.parameters()]
         kept = [tensor for name, tensor in update.state_dict().items() if "/" in name]
-        device, host = optimizer_state_bytes(shapes, memory)
+        device, host = tier.moments_bytes(shapes)
         found = sum(tensor.numel() * tensor.element_size() for tensor in kept)
         assert device + host == found if not tier.offloaded else device < found <= device + host
-        remainders = [slot.remainder for slot in update._states if slot.remainder is not None]
+        remainders = [state.remainder for state in update._states.values() if state.remainder is not None]
         weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *remainders])
-        assert weights_bytes(shapes, memory) == weights
+        assert tier.weights_bytes(shapes) == weights
         assert trace.parameter_shapes(model.config) == shapes
 
 
@@ -103,11 +103,11 @@ def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
     config, grown = shape(), []
     sizes = {"hidden": (2000, 128), "weight": (config.vocab_size, 128)}
     for rows in (700, 900):  # enough for the head to be the peak
-        traced = trace.trace_root(config, BF16, trace.META, 4096, 2000, rows, fused)
+        traced = trace.trace_root(config, BF16, trace.META, trace.RootBatch(4096, 2000, rows, fused))
         with torch.device(trace.META), trace.FakeTensorMode(), trace.LiveBytes(trace.META) as live:
             hidden, weight = (torch.empty(size, dtype=BF16, requires_grad=True) for size in sizes.values())
             targets, before = torch.empty(2000, dtype=torch.int64), live.current_bytes
-            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, chunk_rows=rows, fused=fused)
+            linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, chunks=LogitChunks(rows, fused))
             grown.append((traced.forward_peak, live.peak_bytes - before))
     growth = [many - few for few, many in zip(*grown, strict=True)]
     assert growth[0] == growth[1]
@@ -141,4 +141,4 @@ def test_more_tokens_layers_and_gradients_take_more():
 def test_what_was_traced_before_is_enough_for_a_plan(model, monkeypatch):
     """A fresh process reads layers from the disk, and still has to trace the ends."""
     monkeypatch.setattr(AttentionInterface, "_global_mapping", {})
-    assert trace.trace_root(model.config, model.dtype, trace.META, 64, 32).forward_peak > 0
+    assert trace.trace_root(model.config, model.dtype, trace.META, trace.RootBatch(64, 32)).forward_peak > 0

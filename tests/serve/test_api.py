@@ -1,34 +1,34 @@
-"""The API as its clients know it: the openai package, and plain requests, against a server on loopback."""
+"""The API as clients use it: the openai package, and plain requests, against a server on loopback."""
 
 import json
 
 import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
-from support.api_server import QUESTION, Scripted, scripted_voice, serving
+from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 
 from thinktune.data.types import Turn
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.requests import SamplingParams
 
-THOUGHT, SAID = "It is so.\nQuite.", "Because **so**."
+REASONING, ANSWER = "It is so.\nQuite.", "Because **so**."
 REPLIES = {
-    "tagged": f"<think>\n{THOUGHT}\n</think>\n\n{SAID}",
-    "opening-missing": f"{THOUGHT}\n</think>\n\n{SAID}",
-    "no-reasoning": SAID,
-    "cut": f"<think>\n{THOUGHT}",
+    "tagged": f"<think>\n{REASONING}\n</think>\n\n{ANSWER}",
+    "opening-missing": f"{REASONING}\n</think>\n\n{ANSWER}",
+    "no-reasoning": ANSWER,
+    "cut": f"<think>\n{REASONING}",
 }
 
 
 @pytest.fixture(scope="module")
-def doors():
-    return {name: Scripted(text, finish="length" if name == "cut" else "end") for name, text in REPLIES.items()}
+def backends():
+    return {name: ScriptedBackend(text, finish="length" if name == "cut" else "end") for name, text in REPLIES.items()}
 
 
 @pytest.fixture(scope="module")
-def address(doors):
-    manners = ChatDefaults("Be kind.", SamplingParams(64, temperature=0.6, top_p=0.95, top_k=20))
-    with serving([scripted_voice(door, name, manners) for name, door in doors.items()]) as address:
+def address(backends):
+    defaults = ChatDefaults("Be kind.", SamplingParams(64, temperature=0.6, top_p=0.95, top_k=20))
+    with serving([scripted_model(backend, name, defaults) for name, backend in backends.items()]) as address:
         yield address
 
 
@@ -39,7 +39,7 @@ def client(address):
 
 
 def streamed(client, model, **options):
-    """What a stream's deltas put together: reasoning under both names, content, finish reason, usage."""
+    """Join a stream's deltas: reasoning under both names, content, finish reason, usage."""
     found = {"reasoning_content": "", "reasoning": "", "content": "", "finish": None, "usage": None}
     stream = client.chat.completions.create(model=model, messages=QUESTION, stream=True, **options)
     for chunk in stream:
@@ -54,13 +54,13 @@ def streamed(client, model, **options):
 @pytest.mark.parametrize(
     ("model", "reasoning", "content", "finish"),
     [
-        ("tagged", THOUGHT, SAID, "stop"),
-        ("opening-missing", THOUGHT, SAID, "stop"),
-        ("no-reasoning", "", SAID, "stop"),
-        ("cut", THOUGHT, "", "length"),
+        ("tagged", REASONING, ANSWER, "stop"),
+        ("opening-missing", REASONING, ANSWER, "stop"),
+        ("no-reasoning", "", ANSWER, "stop"),
+        ("cut", REASONING, "", "length"),
     ],
 )
-def test_reasoning_and_answer_stand_apart_streamed_and_whole(client, model, reasoning, content, finish):
+def test_reasoning_and_answer_are_separate_streamed_and_whole(client, model, reasoning, content, finish):
     found = streamed(client, model, stream_options={"include_usage": True})
     assert (found["reasoning_content"], found["reasoning"], found["content"]) == (reasoning, reasoning, content)
     assert found["finish"] == finish
@@ -74,22 +74,22 @@ def test_reasoning_and_answer_stand_apart_streamed_and_whole(client, model, reas
         assert usage.completion_tokens_details.reasoning_tokens == 8
 
 
-def test_usage_comes_in_a_stream_only_where_it_is_asked_for(client):
+def test_a_stream_holds_usage_only_on_request(client):
     assert streamed(client, "tagged")["usage"] is None
 
 
-def test_a_client_that_allows_it_hears_at_once_what_may_be_taken_back(address):
+def test_a_client_that_allows_it_gets_text_at_once_that_may_be_taken_back(address):
     body = {"model": "opening-missing", "messages": QUESTION, "stream": True, "stream_options": {"allow_moved": True}}
     lines = httpx.post(f"{address}/v1/chat/completions", json=body).text.split("\n\n")
     assert lines[-2] == "data: [DONE]"
     deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines[:-2]]
     moved = deltas.index({"moved": True})
     assert deltas[0] == {"role": "assistant", "content": ""}
-    assert "".join(delta.get("content", "") for delta in deltas[:moved]) == THOUGHT
-    assert "".join(delta.get("content", "") for delta in deltas[moved:]) == SAID
+    assert "".join(delta.get("content", "") for delta in deltas[:moved]) == REASONING
+    assert "".join(delta.get("content", "") for delta in deltas[moved:]) == ANSWER
 
 
-def test_every_option_reaches_the_engine(client, doors):
+def test_every_option_reaches_the_engine(client, backends):
     client.chat.completions.create(
         model="tagged",
         messages=[
@@ -108,30 +108,30 @@ def test_every_option_reaches_the_engine(client, doors):
         user="me",
         extra_body={"top_k": 3, "reasoning_budget": 5, "chat_template_kwargs": {"enable_thinking": False}},
     )
-    asked = doors["tagged"].asked[-1]
-    assert asked.sampling == SamplingParams(9, 0.25, 0.5, 3, 7, ("\n", "END"), 5)
-    assert asked.thinking is False
-    assert asked.turns == (
+    request = backends["tagged"].requests[-1]
+    assert request.sampling == SamplingParams(9, 0.25, 0.5, 3, 7, ("\n", "END"), 5)
+    assert request.thinking is False
+    assert request.turns == (
         Turn("system", "Be brief."),
         Turn("user", "One?"),
-        Turn("assistant", SAID, THOUGHT),
+        Turn("assistant", ANSWER, REASONING),
         Turn("user", "Two?"),
         Turn("assistant", "2.", "1 + 1"),
         Turn("user", "Three?"),
     )
 
 
-def test_what_is_left_open_is_as_in_the_run(client, doors):
+def test_options_left_out_are_the_runs(client, backends):
     client.chat.completions.create(model="tagged", messages=QUESTION)
-    asked = doors["tagged"].asked[-1]
-    assert asked.turns == (Turn("system", "Be kind."), Turn("user", "Why?"))
-    assert (asked.sampling.temperature, asked.sampling.top_p, asked.sampling.top_k) == (0.6, 0.95, 20)
-    assert (asked.sampling.max_new_tokens, asked.thinking) == (64, True)
+    request = backends["tagged"].requests[-1]
+    assert request.turns == (Turn("system", "Be kind."), Turn("user", "Why?"))
+    assert (request.sampling.temperature, request.sampling.top_p, request.sampling.top_k) == (0.6, 0.95, 20)
+    assert (request.sampling.max_new_tokens, request.thinking) == (64, True)
     client.chat.completions.create(model="tagged", messages=[{"role": "system", "content": ""}, *QUESTION], stop="x")
-    assert doors["tagged"].asked[-1].turns == (Turn("user", "Why?"),)
-    assert doors["tagged"].asked[-1].sampling.stop == ("x",)
-    seeds = {door.sampling.seed for door in doors["tagged"].asked}
-    assert len(seeds) == len(doors["tagged"].asked)  # a new one for every request that names none
+    assert backends["tagged"].requests[-1].turns == (Turn("user", "Why?"),)
+    assert backends["tagged"].requests[-1].sampling.stop == ("x",)
+    seeds = {request.sampling.seed for request in backends["tagged"].requests}
+    assert len(seeds) == len(backends["tagged"].requests)  # a new one for every request that names none
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_what_is_left_open_is_as_in_the_run(client, doors):
         {"temperature": 3},
         {"max_tokens": 0},
         {"max_tokens": 1, "max_completion_tokens": 2},
-        {"extra_body": {"unheard_of": 1}},
+        {"extra_body": {"unknown_option": 1}},
         {"extra_body": {"chat_template_kwargs": {"add_generation_prompt": False}}},
     ],
 )
-def test_what_is_not_supported_is_refused_by_its_name(client, options):
+def test_an_unsupported_option_is_refused_by_name(client, options):
     with pytest.raises(BadRequestError) as refused:
         client.chat.completions.create(model="tagged", messages=QUESTION, **options)
     [name] = (options.get("extra_body") or {next(iter(options)): None}).keys()
@@ -158,7 +158,7 @@ def test_what_is_not_supported_is_refused_by_its_name(client, options):
     assert refused.value.body["param"].startswith(name)
 
 
-def test_neutral_values_of_such_options_are_taken(client):
+def test_neutral_values_of_unsupported_options_are_accepted(client):
     client.chat.completions.create(
         model="tagged", messages=QUESTION, n=1, tools=[], logprobs=False, presence_penalty=0.0, tool_choice="none"
     )
@@ -179,21 +179,21 @@ def test_an_image_is_refused_and_not_left_out(client):
         client.chat.completions.create(model="tagged", messages=[{"role": "user", "content": [picture]}])
 
 
-def test_models_are_listed_with_what_they_were_set_up_with(client):
+def test_models_are_listed_with_their_defaults(client):
     assert [model.id for model in client.models.list()] == list(REPLIES)
-    usual = client.models.retrieve("cut").thinktune
-    assert usual == {
+    defaults = client.models.retrieve("cut").thinktune
+    assert defaults == {
         "system": "Be kind.", "notice": None, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 64
     }  # fmt: skip
-    for ask in (client.models.retrieve, lambda name: client.chat.completions.create(model=name, messages=QUESTION)):
+    for call in (client.models.retrieve, lambda name: client.chat.completions.create(model=name, messages=QUESTION)):
         with pytest.raises(NotFoundError) as refused:
-            ask("nobody")
+            call("nobody")
         assert refused.value.code == "model_not_found"
 
 
 def test_a_conversation_may_be_as_a_client_sends_it_back(client):
     reply = client.chat.completions.create(model="tagged", messages=QUESTION).choices[0].message
     again = client.chat.completions.create(model="tagged", messages=[*QUESTION, reply, *QUESTION])
-    assert again.choices[0].message.content == SAID
+    assert again.choices[0].message.content == ANSWER
     dumped = client.chat.completions.create(model="tagged", messages=[*QUESTION, reply.model_dump(), *QUESTION])
-    assert dumped.choices[0].message.content == SAID
+    assert dumped.choices[0].message.content == ANSWER

@@ -5,7 +5,7 @@ import re
 from collections.abc import Generator
 
 import pytest
-from support.api_server import Scripted, scripted_voice, serving
+from support.api_server import ScriptedBackend, scripted_model, serving
 from support.browser import CHAT, open_browser
 
 from thinktune.inference.chat_defaults import ChatDefaults
@@ -32,19 +32,19 @@ SLOW = "<think>\nIt is a long thought.\n</think>\n\nAnd a long answer that takes
 
 
 @pytest.fixture(scope="module")
-def doors():
+def backends():
     return {
-        "tuned": Scripted("<think>\nFirst this,\n<b>then</b> that.\n</think>\n\nSo **it** is.", 0.03),
-        "base": Scripted("Who knows.", 0.03, finish="length"),
-        "slow": Scripted(SLOW, 0.15),
-        "rich": Scripted(MARKDOWN),
+        "tuned": ScriptedBackend("<think>\nFirst this,\n<b>then</b> that.\n</think>\n\nSo **it** is.", 0.03),
+        "base": ScriptedBackend("Who knows.", 0.03, finish="length"),
+        "slow": ScriptedBackend(SLOW, 0.15),
+        "rich": ScriptedBackend(MARKDOWN),
     }
 
 
 @pytest.fixture(scope="module")
-def address(doors):
-    manners = ChatDefaults("Be kind.", SamplingParams(64, temperature=0.6), "Not medical advice.")
-    with serving([scripted_voice(door, name, manners) for name, door in doors.items()]) as address:
+def address(backends):
+    defaults = ChatDefaults("Be kind.", SamplingParams(64, temperature=0.6), "Not medical advice.")
+    with serving([scripted_model(backend, name, defaults) for name, backend in backends.items()]) as address:
         yield address
 
 
@@ -59,14 +59,16 @@ def page(browser, address) -> Generator:
     """A fresh page; it must leave no error in the console, and ask nobody but its own server."""
     context = browser.new_context(viewport={"width": 1100, "height": 760}, locale="en-US")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    made = context.new_page()
+    page = context.new_page()
     faults, elsewhere = [], []
-    made.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("request", lambda asked: None if asked.url.startswith((address, "blob:")) else elsewhere.append(asked.url))
-    made.goto(address)
-    made.locator("#model option").first.wait_for(state="attached")
-    yield made
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith((address, "blob:")) else elsewhere.append(request.url)
+    )
+    page.goto(address)
+    page.locator("#model option").first.wait_for(state="attached")
+    yield page
     context.close()
     assert not faults
     assert not elsewhere
@@ -82,14 +84,14 @@ def finished(page):
     page.locator("#send").wait_for()
 
 
-def test_a_chat_streams_and_the_reasoning_folds_when_the_answer_begins(page, doors):
-    doors["tuned"].go.clear()
+def test_a_chat_streams_and_the_reasoning_folds_when_the_answer_begins(page, backends):
+    backends["tuned"].may_continue.clear()
     ask(page)
     page.locator(".thoughts", has_text="First").wait_for()
     assert page.locator("details.reasoning").evaluate("it => it.open")
     assert page.locator("summary").inner_text() == "Thinking…"
     assert page.locator(".answer").inner_text() == ""
-    doors["tuned"].go.set()
+    backends["tuned"].may_continue.set()
     finished(page)
     assert not page.locator("details.reasoning").evaluate("it => it.open")
     assert re.fullmatch(r"Thought for \d\.\d s", page.locator("summary").inner_text())
@@ -110,20 +112,20 @@ def test_the_page_remembers_how_one_likes_the_reasoning(page):
     assert page.locator("details.reasoning").evaluate("it => it.open")
 
 
-def test_stop_stops_and_frees_the_server(page, doors):
-    doors["slow"].left.clear()
+def test_stop_stops_and_frees_the_server(page, backends):
+    backends["slow"].cancelled.clear()
     ask(page, model="slow")
     page.locator(".thoughts:not(:empty)").wait_for()
     page.keyboard.press("Escape")
     finished(page)
     assert page.locator(".mark").inner_text() == "Stopped here."
-    assert doors["slow"].left.wait(5)
+    assert backends["slow"].cancelled.wait(5)
     page.wait_for_timeout(300)
     assert "takes its time" not in page.locator(".reply").inner_text()
 
 
-def test_side_by_side_both_stream_and_a_cut_reply_is_marked(page, doors):
-    page.select_option("#beside", "base")
+def test_side_by_side_both_stream_and_a_cut_reply_is_marked(page, backends):
+    page.select_option("#compare", "base")
     ask(page)
     page.locator(".reply").nth(1).wait_for()
     finished(page)
@@ -135,8 +137,8 @@ def test_side_by_side_both_stream_and_a_cut_reply_is_marked(page, doors):
     assert left["y"] == right["y"]
     ask(page, "And then?")
     finished(page)
-    for name, said in (("base", "Who knows."), ("tuned", "So **it** is.")):
-        assert [turn.content for turn in doors[name].asked[-1].turns] == ["Be kind.", "Why?", said, "And then?"]
+    for name, answer in (("base", "Who knows."), ("tuned", "So **it** is.")):
+        assert [turn.content for turn in backends[name].requests[-1].turns] == ["Be kind.", "Why?", answer, "And then?"]
 
 
 def test_markdown_is_shown_and_nothing_in_a_reply_runs(page):
@@ -156,22 +158,22 @@ def test_markdown_is_shown_and_nothing_in_a_reply_runs(page):
     ]
 
 
-def test_regenerate_asks_again_and_edit_sends_another_question(page, doors):
+def test_regenerate_asks_again_and_edit_sends_another_question(page, backends):
     ask(page, "One?")
     finished(page)
     ask(page, "Two?")
     finished(page)
-    before = len(doors["tuned"].asked)
+    before = len(backends["tuned"].requests)
     page.locator(".regenerate").last.click()
     finished(page)
-    assert len(doors["tuned"].asked) == before + 1
+    assert len(backends["tuned"].requests) == before + 1
     assert page.locator(".turn").count() == 2
     page.locator(".question button").first.click()
     page.locator(".question textarea").fill("Three?")
     page.locator(".question .strong").click()
     finished(page)
     assert page.locator(".question .text").all_inner_texts() == ["Three?"]
-    assert [turn.content for turn in doors["tuned"].asked[-1].turns] == ["Be kind.", "Three?"]
+    assert [turn.content for turn in backends["tuned"].requests[-1].turns] == ["Be kind.", "Three?"]
 
 
 def test_answer_reasoning_and_both_can_be_copied(page):
@@ -203,22 +205,22 @@ def test_chats_are_kept_in_the_browser_and_can_be_deleted(page, address):
 def test_a_chat_is_exported_as_json_and_markdown(page):
     ask(page)
     finished(page)
-    with page.expect_download() as coming:
+    with page.expect_download() as download:
         page.click("#export-json")
-    [reply] = json.loads(coming.value.path().read_text(encoding="utf-8"))["turns"][0]["replies"]
+    [reply] = json.loads(download.value.path().read_text(encoding="utf-8"))["turns"][0]["replies"]
     assert (reply["model"], reply["reasoning"], reply["answer"]) == (
         "tuned",
         "First this,\n<b>then</b> that.",
         "So **it** is.",
     )
-    with page.expect_download() as coming:
+    with page.expect_download() as download:
         page.click("#export-markdown")
-    assert coming.value.path().read_text(encoding="utf-8") == (
+    assert download.value.path().read_text(encoding="utf-8") == (
         "# Why?\n\n## Why?\n\n> **Reasoning**\n>\n> First this,\n> <b>then</b> that.\n\nSo **it** is.\n"
     )
 
 
-def test_settings_reach_the_model(page, doors):
+def test_settings_reach_the_model(page, backends):
     page.click("#settings-open")
     assert page.input_value("#set-system") == "Be kind."
     page.fill("#set-system", "Be terse.")
@@ -230,17 +232,17 @@ def test_settings_reach_the_model(page, doors):
     page.reload()
     ask(page)
     finished(page)
-    asked = doors["tuned"].asked[-1]
-    assert asked.sampling == SamplingParams(33, 0.3, 0.8, 4, 5, (), 7)
-    assert asked.thinking is False
-    assert asked.turns[0].content == "Be terse."
+    request = backends["tuned"].requests[-1]
+    assert request.sampling == SamplingParams(33, 0.3, 0.8, 4, 5, (), 7)
+    assert request.thinking is False
+    assert request.turns[0].content == "Be terse."
     page.click("#settings-open")
     page.click("#set-reset")
     page.click("#settings .actions .strong")
     ask(page)
     finished(page)
-    assert doors["tuned"].asked[-1].turns[0].content == "Be kind."
-    assert doors["tuned"].asked[-1].sampling.max_new_tokens == 64
+    assert backends["tuned"].requests[-1].turns[0].content == "Be kind."
+    assert backends["tuned"].requests[-1].sampling.max_new_tokens == 64
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -248,7 +250,7 @@ def test_on_a_phone_in_chinese_by_the_keyboard_alone(browser, address, theme):
     context = browser.new_context(viewport={"width": 375, "height": 667}, locale="zh-CN", color_scheme=theme)
     page = context.new_page()
     page.goto(address)
-    page.locator("#beside option").first.wait_for(state="attached")
+    page.locator("#compare option").first.wait_for(state="attached")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     assert page.evaluate("document.activeElement.id") == "question"
     page.keyboard.type("为什么？")
@@ -265,9 +267,9 @@ def test_on_a_phone_in_chinese_by_the_keyboard_alone(browser, address, theme):
     page.keyboard.press("Enter")
     assert page.locator("details.reasoning").evaluate("it => it.open")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    bare = "[...document.querySelectorAll('button, input, select, textarea')].filter(it => it.offsetParent && !(it.ariaLabel || it.textContent.trim() || it.labels?.length)).length"
-    assert page.evaluate(bare) == 0  # everything that can be used has a name for screen readers
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (ground == "rgb(20, 23, 28)") == (theme == "dark")
+    unlabelled = "[...document.querySelectorAll('button, input, select, textarea')].filter(it => it.offsetParent && !(it.ariaLabel || it.textContent.trim() || it.labels?.length)).length"
+    assert page.evaluate(unlabelled) == 0  # everything that can be used has a name for screen readers
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(20, 23, 28)") == (theme == "dark")
     assert CHAT in page.evaluate("Object.keys(localStorage).join()")
     context.close()

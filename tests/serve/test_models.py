@@ -1,4 +1,4 @@
-"""Who can be talked to: a run's two models, a model folder, what an endpoint has; and the page's files themselves."""
+"""The models on offer: a run's two, a model folder, those of an endpoint; and the page's files."""
 
 import hashlib
 import shutil
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.api_server import Scripted, scripted_voice, serving
+from support.api_server import ScriptedBackend, scripted_model, serving
 
 from thinktune.checkpoint.manifest import write_manifest
 from thinktune.data.types import Turn
 from thinktune.errors import UserError
 from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
 from thinktune.inference.requests import Completion, Request, SamplingParams
-from thinktune.serve.models import find_models
+from thinktune.serve import find_models
 from thinktune.serve.server import read_page
 
 PAGE_BYTES = 300_000
@@ -22,7 +22,7 @@ LICENCES = "libraries/LICENSES.txt"  # ships with the page, and is not loaded by
 
 @pytest.fixture
 def run(tmp_path, start) -> Path:
-    """A finished run's folder, whose final model is its start."""
+    """Make a finished run's folder; its final model is its base."""
     tree = {
         "model": {"name": str(start)},
         "data": {"name": "rows.jsonl", "system": "Be kind."},
@@ -37,33 +37,33 @@ def run(tmp_path, start) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_speaks_as_tuned_and_as_base(run, start):
-    told = []
-    tuned, base = find_models(run, None, None, "here", told.append)
+def test_a_run_is_served_as_tuned_and_base(run, start):
+    lines = []
+    tuned, base = find_models(run, None, None, "here", lines.append)
     assert (tuned.name, base.name) == ("tuned", "base")
-    for voice in (tuned, base):
-        assert (voice.defaults.system, voice.defaults.notice) == ("Be kind.", "No advice.")
-        assert voice.defaults.sampling == SamplingParams(9)
-        assert voice.context_tokens == 4096
-    assert any(line.startswith("tuned: ") and "in this process on" in line for line in told)
+    for served_model in (tuned, base):
+        assert (served_model.defaults.system, served_model.defaults.notice) == ("Be kind.", "No advice.")
+        assert served_model.defaults.sampling == SamplingParams(9)
+        assert served_model.context_tokens == 4096
+    assert any(line.startswith("tuned: ") and "in this process on" in line for line in lines)
     *_, last = base.stream(Request((Turn("user", "Why?"),), SamplingParams(4)))
     base.close()
     assert isinstance(last, Completion)
     assert last.tokens <= 4
-    [alone] = find_models(start, None, None, "here", told.append)
+    [alone] = find_models(start, None, None, "here", lines.append)
     assert (alone.name, alone.defaults.system) == (start.name, None)
 
 
-def test_a_run_whose_base_is_gone_speaks_alone_and_says_so(run):
+def test_a_run_whose_base_is_gone_is_served_alone_with_a_notice(run):
     tree = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     tree["model"]["name"] = "nowhere"
     (run / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
-    told = []
-    assert [voice.name for voice in find_models(run, None, None, "here", told.append)] == ["tuned"]
-    assert "nowhere is not on this machine" in told[0]
+    lines = []
+    assert [served_model.name for served_model in find_models(run, None, None, "here", lines.append)] == ["tuned"]
+    assert "nowhere is not on this machine" in lines[0]
 
 
-def test_the_models_own_settings_say_how_it_samples(run, start, tmp_path):
+def test_sampling_defaults_are_the_models_own(run, start, tmp_path):
     (tmp_path / "model").mkdir()
     chosen = '{"do_sample": true, "temperature": 0.6, "top_p": 0.95, "top_k": 20}'
     (tmp_path / "model" / "generation_config.json").write_text(chosen, encoding="utf-8")
@@ -71,25 +71,28 @@ def test_the_models_own_settings_say_how_it_samples(run, start, tmp_path):
 
 
 def test_the_models_of_an_endpoint_are_found_and_answer():
-    doors = [Scripted("<think>\nso\n</think>\n\nyes"), Scripted("no")]
-    with serving([scripted_voice(doors[0], "one"), scripted_voice(doors[1], "two")]) as address:
-        voices = find_models(None, f"{address}/v1", None, "auto", print)
-        assert [voice.name for voice in voices] == ["one", "two"]
-        *_, last = voices[0].stream(Request((Turn("user", "Why?"),), SamplingParams(64)))
+    backends = [ScriptedBackend("<think>\nso\n</think>\n\nyes"), ScriptedBackend("no")]
+    with serving([scripted_model(backends[0], "one"), scripted_model(backends[1], "two")]) as address:
+        served_models = find_models(None, f"{address}/v1", None, "auto", print)
+        assert [served_model.name for served_model in served_models] == ["one", "two"]
+        *_, last = served_models[0].stream(Request((Turn("user", "Why?"),), SamplingParams(64)))
         assert isinstance(last, Completion)
         assert (last.reasoning, last.answer) == ("so", "yes")
-        voices[0].close()
-        assert [voice.name for voice in find_models(None, address, "two", "auto", print)] == ["two"]
+        served_models[0].close()
+        assert [served_model.name for served_model in find_models(None, address, "two", "auto", print)] == ["two"]
     with pytest.raises(UserError):
         find_models(None, "http://127.0.0.1:9", None, "auto", print)
 
 
-def test_a_conversation_begins_with_its_own_system_prompt_or_the_runs():
-    asked = Turn("user", "q")
-    assert with_system_prompt("Be kind.", [asked]) == (Turn("system", "Be kind."), asked)
-    assert with_system_prompt("Be kind.", [Turn("system", "Be brief."), asked]) == (Turn("system", "Be brief."), asked)
-    assert with_system_prompt("Be kind.", [Turn("system", ""), asked]) == (asked,)
-    assert with_system_prompt(None, [asked]) == (asked,)
+def test_a_conversation_starts_with_its_own_system_prompt_or_the_runs():
+    question = Turn("user", "q")
+    assert with_system_prompt("Be kind.", [question]) == (Turn("system", "Be kind."), question)
+    assert with_system_prompt("Be kind.", [Turn("system", "Be brief."), question]) == (
+        Turn("system", "Be brief."),
+        question,
+    )
+    assert with_system_prompt("Be kind.", [Turn("system", ""), question]) == (question,)
+    assert with_system_prompt(None, [question]) == (question,)
 
 
 def test_the_page_is_small_and_loads_nothing_from_elsewhere():

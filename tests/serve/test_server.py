@@ -1,4 +1,4 @@
-"""The server holds: a small real model behind it, limits, and clients that leave, linger or send nonsense."""
+"""The server with a small real model: limits, and clients that leave, stall or send nonsense."""
 
 import socket
 import time
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import torch
-from support.api_server import Scripted, scripted_voice, serving
+from support.api_server import ScriptedBackend, scripted_model, serving
 from support.chat_server import refuse
 from support.chat_server import serving as upstream_serving
 
@@ -15,10 +15,8 @@ from thinktune.errors import UserError
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import SamplingParams
-from thinktune.serve.models import ServedModel, find_endpoint_models
-from thinktune.serve.openai_schema import document
-from thinktune.serve.security import Limits
-from thinktune.serve.server import serve
+from thinktune.serve import Limits, ServedModel, serve
+from thinktune.serve.models import find_endpoint_models
 
 LIMITS = Limits(
     max_running=2,
@@ -31,7 +29,7 @@ LIMITS = Limits(
 CHAT = "/v1/chat/completions"
 
 
-def small_voice(model, tokenizer, name="tuned", context=200):
+def small_model(model, tokenizer, name="tuned", context=200):
     torch.manual_seed(3)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)  # decided enough that rounding does not choose the token
@@ -40,35 +38,35 @@ def small_voice(model, tokenizer, name="tuned", context=200):
     )
 
 
-def asked(address, content="Why?", **options):
+def post_chat(address, content="Why?", **options):
     body = {"messages": [{"role": "user", "content": content}], **options}
     return httpx.post(f"{address}{CHAT}", json=body, timeout=30)
 
 
-def put_together(address, content, **options):
-    """The reasoning and the answer that a stream's deltas put together."""
+def stream_chat(address, content, **options):
+    """Join the reasoning and the answer of a stream's deltas."""
     import json
 
-    text = asked(address, content, stream=True, **options).text
+    text = post_chat(address, content, stream=True, **options).text
     deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in text.split("\n\n")[:-2]]
     return tuple("".join(delta.get(name) or "" for delta in deltas) for name in ("reasoning", "content"))
 
 
 def test_replies_to_many_at_once_are_those_given_alone(model, tokenizer):
     questions = [f"What does part {number} do? 心脏" for number in range(6)]
-    with serving([small_voice(model, tokenizer)]) as address:
-        alone = [asked(address, question).json()["choices"][0]["message"] for question in questions]
+    with serving([small_model(model, tokenizer)]) as address:
+        alone = [post_chat(address, question).json()["choices"][0]["message"] for question in questions]
         with ThreadPoolExecutor(6) as pool:
-            together = list(pool.map(lambda question: put_together(address, question), questions))
-    assert together == [(said["reasoning"] or "", said["content"]) for said in alone]
+            together = list(pool.map(lambda question: stream_chat(address, question), questions))
+    assert together == [(message["reasoning"] or "", message["content"]) for message in alone]
     assert len(set(together)) > 1
 
 
 def test_a_reply_ends_where_the_context_does_and_a_prompt_beyond_it_is_refused(model, tokenizer):
-    with serving([small_voice(model, tokenizer, context=40)]) as address:
-        reply = asked(address, "Why?", max_tokens=1000).json()
+    with serving([small_model(model, tokenizer, context=40)]) as address:
+        reply = post_chat(address, "Why?", max_tokens=1000).json()
         assert reply["usage"]["total_tokens"] <= 40
-        refused = asked(address, "word " * 200)
+        refused = post_chat(address, "word " * 200)
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"
 
@@ -82,36 +80,37 @@ def test_a_reply_ends_where_the_context_does_and_a_prompt_beyond_it_is_refused(m
         (refuse(400, "too long"), 400, None),
     ],
 )
-def test_faults_of_the_server_behind_are_not_the_clients(monkeypatch, upstream, status, code):
+def test_faults_of_the_endpoint_are_not_the_clients(monkeypatch, upstream, status, code):
     monkeypatch.setattr("thinktune.inference.openai_client.MAX_ATTEMPTS", 1)
     with upstream_serving(lambda _: upstream) as (url, _), serving(find_endpoint_models(url, None)) as address:
-        refused = asked(address)
-        streamed = asked(address, stream=True)
+        refused = post_chat(address)
+        streamed = post_chat(address, stream=True)
+        document = httpx.get(f"{address}/openapi.json").json()
     assert [one.status_code for one in (refused, streamed)] == [status, status]
-    told = refused.json()["error"]
-    assert (told["code"], told["type"]) == (code, "server_error" if code else "invalid_request_error")
-    assert str(status) in document("1")["paths"][CHAT]["post"]["responses"]
+    error = refused.json()["error"]
+    assert (error["code"], error["type"]) == (code, "server_error" if code else "invalid_request_error")
+    assert str(status) in document["paths"][CHAT]["post"]["responses"]
 
 
-def test_a_server_behind_that_is_gone_is_told_as_such(monkeypatch):
+def test_an_endpoint_that_is_gone_is_reported(monkeypatch):
     monkeypatch.setattr("thinktune.inference.openai_client.MAX_ATTEMPTS", 1)
     with upstream_serving(lambda _: refuse(500)) as (url, _):
-        voices = find_endpoint_models(url, None)
-    with serving(voices) as address:
-        gone = asked(address)
+        served_models = find_endpoint_models(url, None)
+    with serving(served_models) as address:
+        gone = post_chat(address)
     assert (gone.status_code, gone.json()["error"]["code"]) == (502, "upstream_failed")
 
 
-def test_more_than_may_wait_are_refused_with_429_and_the_rest_answered():
-    door = Scripted("<think>\nso\n</think>\n\nyes", 0.01)
-    door.go.clear()
-    with serving([scripted_voice(door)], LIMITS) as address, ThreadPoolExecutor(4) as pool:
-        held = [pool.submit(asked, address) for _ in range(3)]
-        wait_until(lambda: len(door.asked) == 2)
-        wait_until(lambda: asked(address).status_code == 429)
-        door.go.set()
+def test_requests_beyond_the_queue_are_refused_with_429_and_the_rest_answered():
+    backend = ScriptedBackend("<think>\nso\n</think>\n\nyes", 0.01)
+    backend.may_continue.clear()
+    with serving([scripted_model(backend)], LIMITS) as address, ThreadPoolExecutor(4) as pool:
+        held = [pool.submit(post_chat, address) for _ in range(3)]
+        wait_until(lambda: len(backend.requests) == 2)
+        wait_until(lambda: post_chat(address).status_code == 429)
+        backend.may_continue.set()
         assert [one.result().status_code for one in held] == [200, 200, 200]
-        assert asked(address).status_code == 200
+        assert post_chat(address).status_code == 200
 
 
 def wait_until(holds):
@@ -122,40 +121,40 @@ def wait_until(holds):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_frees_its_place(stream):
-    door = Scripted("<think>\n" + "so " * 200, 0.02)
+def test_a_client_that_leaves_frees_its_slot(stream):
+    backend = ScriptedBackend("<think>\n" + "so " * 200, 0.02)
     limits = Limits(max_running=1, max_waiting=0)
-    with serving([scripted_voice(door)], limits) as address:
+    with serving([scripted_model(backend)], limits) as address:
         host, port = address.removeprefix("http://").split(":")
         body = f'{{"messages": [{{"role": "user", "content": "q"}}], "stream": {str(stream).lower()}}}'
         head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection((host, int(port))) as leaving:
             leaving.sendall((head + body).encode())
-            wait_until(lambda: door.asked)
-            assert asked(address).status_code == 429
-        assert door.left.wait(5)
-        door.seconds = 0
-        assert asked(address).status_code == 200
+            wait_until(lambda: backend.requests)
+            assert post_chat(address).status_code == 429
+        assert backend.cancelled.wait(5)
+        backend.delay = 0
+        assert post_chat(address).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_reply_that_takes_too_long_is_ended(stream):
-    door = Scripted("<think>\n" + "so " * 2000, 0.05)
-    with serving([scripted_voice(door)], LIMITS) as address:
-        reply = asked(address, stream=stream)
-        assert door.left.wait(5)
+    backend = ScriptedBackend("<think>\n" + "so " * 2000, 0.05)
+    with serving([scripted_model(backend)], LIMITS) as address:
+        reply = post_chat(address, stream=stream)
+        assert backend.cancelled.wait(5)
     assert reply.status_code == (200 if stream else 504)
     assert '"code": "timeout"' in reply.text if stream else reply.json()["error"]["code"] == "timeout"
 
 
-def test_a_reply_that_fails_is_told_without_a_traceback(caplog):
-    class Broken(Scripted):
+def test_a_failing_reply_is_reported_without_a_traceback(caplog):
+    class Broken(ScriptedBackend):
         def stream(self, request):
             raise RuntimeError("secret path")
 
-    with serving([scripted_voice(Broken(""))]) as address:
+    with serving([scripted_model(Broken(""))]) as address:
         for stream in (True, False):
-            failed = asked(address, stream=stream)
+            failed = post_chat(address, stream=stream)
             assert failed.status_code == 500
             assert failed.json()["error"]["type"] == "server_error"
             assert "secret" not in failed.text
@@ -164,9 +163,9 @@ def test_a_reply_that_fails_is_told_without_a_traceback(caplog):
 
 @pytest.fixture(scope="module")
 def address():
-    with serving([scripted_voice(Scripted("<think>\nso\n</think>\n\nyes"))], LIMITS) as address:
+    with serving([scripted_model(ScriptedBackend("<think>\nso\n</think>\n\nyes"))], LIMITS) as address:
         yield address
-        assert asked(address).status_code == 200  # whatever came, it still answers
+        assert post_chat(address).status_code == 200  # whatever came, it still answers
 
 
 JSON = {"content-type": "application/json"}
@@ -189,16 +188,16 @@ JSON = {"content-type": "application/json"}
         (403, b"{}", JSON | {"origin": "null"}),
     ],
 )
-def test_what_must_not_come_in_is_refused_in_openais_form(address, status, content, headers):
+def test_bad_requests_are_refused_in_openais_form(address, status, content, headers):
     refused = httpx.post(f"{address}{CHAT}", content=content, headers=headers)
     assert refused.status_code == status
     assert set(refused.json()["error"]) == {"message", "type", "param", "code"}
     assert "access-control-allow-origin" not in refused.headers
 
 
-def test_a_key_is_asked_for_below_v1(address):
-    assert asked(address).status_code == 200
-    with serving([scripted_voice(Scripted("yes"))], key="sésame") as guarded:
+def test_a_key_is_required_below_v1(address):
+    assert post_chat(address).status_code == 200
+    with serving([scripted_model(ScriptedBackend("yes"))], key="sésame") as guarded:
         for given in (None, "Bearer wrong", "sésame", "Bearer sésame x"):
             headers = {"authorization": given.encode()} if given else {}
             assert httpx.get(f"{guarded}/v1/models", headers=headers).status_code == 401
@@ -211,7 +210,7 @@ def test_a_key_is_asked_for_below_v1(address):
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HTTP/1.1\r\nHost: 127", b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET"]
 )
-def test_a_head_that_does_not_come_ends_the_connection(address, sent):
+def test_a_head_that_does_not_arrive_ends_the_connection(address, sent):
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=15) as slow:
         slow.sendall(sent)
@@ -219,7 +218,7 @@ def test_a_head_that_does_not_come_ends_the_connection(address, sent):
             pass
 
 
-def test_a_body_that_does_not_come_is_refused(address):
+def test_a_body_that_does_not_arrive_is_refused(address):
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=15) as slow:
         slow.sendall(
@@ -255,10 +254,22 @@ def test_the_page_may_load_its_own_files_alone(address):
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_another_address_than_loopback_needs_a_key_and_a_taken_port_is_told(monkeypatch):
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect"])
+def test_no_page_of_documentation_that_loads_from_elsewhere_is_served(address, path):
+    assert httpx.get(f"{address}{path}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/page/main.js", "/health", "/v1/models", "/v1/models/tuned", "/openapi.json"])
+def test_head_is_answered_like_get(address, path):
+    head, get = httpx.head(f"{address}{path}"), httpx.get(f"{address}{path}")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(get.content))
+
+
+def test_another_address_than_loopback_needs_a_key_and_a_taken_port_is_reported(monkeypatch):
     monkeypatch.delenv("THINKTUNE_API_KEY", raising=False)
-    voice = scripted_voice(Scripted(""))
+    served_model = scripted_model(ScriptedBackend(""))
     with pytest.raises(UserError, match="THINKTUNE_API_KEY"):
-        serve([voice], "0.0.0.0", 0, print)
+        serve([served_model], "0.0.0.0", 0, print)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="cannot listen there"):
-        serve([voice], "127.0.0.1", taken.getsockname()[1], print)
+        serve([served_model], "127.0.0.1", taken.getsockname()[1], print)

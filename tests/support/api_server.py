@@ -1,4 +1,4 @@
-"""A server on loopback for tests: scripted voices, a real small model, and what both are asked through."""
+"""Scripted models for tests, and a server on loopback that offers them."""
 
 import socket
 import threading
@@ -11,84 +11,84 @@ import uvicorn
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.replies import Piece, ReasoningParser, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
-from thinktune.serve.models import ServedModel
-from thinktune.serve.security import LOOPBACK_HOSTS, Limits
-from thinktune.serve.server import _settings, make_app
+from thinktune.serve import Limits, ServedModel, make_app
+from thinktune.serve.security import LOOPBACK_HOSTS
+from thinktune.serve.server import uvicorn_config
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 
 
-class Scripted:
-    """A door that says the same text to everybody, some characters at a time; it remembers what it was asked."""
+class ScriptedBackend:
+    """Backend that answers every request with the same text, some characters at a time, and records the requests."""
 
-    def __init__(self, text: str, seconds: float = 0, finish: str = "end") -> None:
-        self.text, self.seconds, self.finish = text, seconds, finish
-        self.asked: list[Request] = []
-        self.left = threading.Event()  # set when a reply was cancelled
-        self.go = threading.Event()  # cleared, replies wait before they close the reasoning
-        self.go.set()
+    def __init__(self, text: str, delay: float = 0, finish: str = "end") -> None:
+        self.text, self.delay, self.finish = text, delay, finish
+        self.requests: list[Request] = []
+        self.cancelled = threading.Event()  # set when a reply is cancelled
+        self.may_continue = threading.Event()  # while cleared, replies wait before they close the reasoning
+        self.may_continue.set()
 
-    def stream(self, request: Request) -> "Saying":
-        self.asked.append(request)
-        return Saying(self._said(), self.left)
+    def stream(self, request: Request) -> "ScriptedStream":
+        self.requests.append(request)
+        return ScriptedStream(self._pieces(), self.cancelled)
 
     def close(self) -> None:
         pass
 
-    def _said(self) -> Generator[Piece | Completion]:
-        splitter, pieces = ReasoningParser(), []
+    def _pieces(self) -> Generator[Piece | Completion]:
+        parser, pieces = ReasoningParser(), []
         for start in range(0, len(self.text), 4):
-            time.sleep(self.seconds)
-            assert start + 4 < self.text.find("</think>") or self.go.wait(30)
-            for piece in splitter.feed(self.text[start : start + 4]):
+            time.sleep(self.delay)
+            assert start + 4 < self.text.find("</think>") or self.may_continue.wait(30)
+            for piece in parser.feed(self.text[start : start + 4]):
                 pieces.append(piece)
                 yield piece
-        for piece in splitter.flush():
+        for piece in parser.flush():
             pieces.append(piece)
             yield piece
-        yield Completion(*join_pieces(pieces), 20, 8, self.finish, splitter.closed, 11)
+        yield Completion(*join_pieces(pieces), 20, 8, self.finish, parser.closed, 11)
 
 
-class Saying:
-    """A reply as it comes; closing it before its end is a cancel, which `copied_out` tells."""
+class ScriptedStream:
+    """Stream of one reply; closing it before its end sets `cancelled`."""
 
-    def __init__(self, pieces: Generator[Piece | Completion], left: threading.Event) -> None:
-        self._pieces, self._left, self._over = pieces, left, False
+    def __init__(self, pieces: Generator[Piece | Completion], cancelled: threading.Event) -> None:
+        self._pieces, self._cancelled, self._finished = pieces, cancelled, False
 
-    def __iter__(self) -> "Saying":
+    def __iter__(self) -> "ScriptedStream":
         return self
 
     def __next__(self) -> Piece | Completion:
-        if self._over:
+        if self._finished:
             raise StopIteration
         piece = next(self._pieces)
-        self._over = self._over or isinstance(piece, Completion)
+        self._finished = self._finished or isinstance(piece, Completion)
         return piece
 
     def close(self) -> None:
-        if not self._over:
-            self._over = True
-            self._left.set()
+        if not self._finished:
+            self._finished = True
+            self._cancelled.set()
 
 
-def scripted_voice(door: Scripted, name: str = "tuned", manners: ChatDefaults | None = None) -> ServedModel:
-    return ServedModel(name, "a script", manners or ChatDefaults(sampling=SamplingParams(64)), lambda: door)
+def scripted_model(backend: ScriptedBackend, name: str = "tuned", defaults: ChatDefaults | None = None) -> ServedModel:
+    return ServedModel(name, "a script", defaults or ChatDefaults(sampling=SamplingParams(64)), lambda: backend)
 
 
 @contextmanager
-def serving(voices, limits: Limits | None = None, key: str | None = None) -> Generator[str]:
-    """The address of a server that runs in a thread of this process, as `thinktune serve` runs it."""
+def serving(served_models, limits: Limits | None = None, key: str | None = None) -> Generator[str]:
+    """Run a server in a thread of this process, as `thinktune serve` runs it; yields its address."""
     limits = limits or Limits()
-    server = uvicorn.Server(_settings(make_app(voices, limits, key, LOOPBACK_HOSTS), limits))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    server = uvicorn.Server(uvicorn_config(make_app(served_models, limits, key, LOOPBACK_HOSTS), limits))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.01)
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(20)
-            for voice in voices:
-                voice.close()
+            for served_model in served_models:
+                served_model.close()

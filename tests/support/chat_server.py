@@ -1,4 +1,4 @@
-"""A loopback server that answers chat completions as a test scripts it, faults included."""
+"""Loopback server for chat completions, scripted by a test, faults included."""
 
 import json
 import threading
@@ -14,22 +14,22 @@ def part(content=None, reasoning=None, finish=None, field="reasoning_content", *
 
 
 def usage(prompt, completion, reasoning=None):
-    told = {"prompt_tokens": prompt, "completion_tokens": completion}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
     if reasoning is not None:
-        told["completion_tokens_details"] = {"reasoning_tokens": reasoning}
-    return b"data: " + json.dumps({"choices": [], "usage": told}).encode() + b"\n\n"
+        counts["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return b"data: " + json.dumps({"choices": [], "usage": counts}).encode() + b"\n\n"
 
 
 DONE = b"data: [DONE]\n\n"
-HANG = object()  # sends nothing more and keeps the line
+HANG = object()  # sends nothing more and keeps the connection open
 
 
 def reply(*parts, kind="text/event-stream"):
     return 200, {"Content-Type": kind}, list(parts)
 
 
-def refuse(status, told="no", **headers):
-    text = json.dumps({"error": {"message": told}}).encode()
+def refuse(status, message="no", **headers):
+    text = json.dumps({"error": {"message": message}}).encode()
     return status, {"Content-Type": "application/json", **headers}, [text]
 
 
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(script, models=("expert",)):
-    """Serve; `script(asked)` says what a request gets: status, headers, parts. Yields the address and what was asked."""
+    """Serve `script(body) -> (status, headers, parts)`; yields the address and the list of received bodies."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.script, server.models, server.asked = script, models, []

@@ -53,17 +53,17 @@ class Counting(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = {"gathered": 0, "scattered": 0, "summed": 0, "held": 0}
+        self.bytes = {"all_gather": 0, "reduce_scatter": 0, "all_reduce": 0, "held": 0}
         self.sums = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         match func.name().partition("::"):
             case ("c10d", _, "_allgather_base_"):
-                self.bytes["gathered"] += args[0].nbytes
+                self.bytes["all_gather"] += args[0].nbytes
             case ("c10d", _, "_reduce_scatter_base_"):
-                self.bytes["scattered"] += args[1].nbytes
+                self.bytes["reduce_scatter"] += args[1].nbytes
             case ("c10d", _, "allreduce_"):
-                self.bytes["summed"] += sum(tensor.nbytes for tensor in args[0])
+                self.bytes["all_reduce"] += sum(tensor.nbytes for tensor in args[0])
                 self.sums += [weakref.ref(tensor) for tensor in args[0]]
                 alive = sum(tensor.nbytes for made in self.sums if (tensor := made()) is not None)
                 self.bytes["held"] = max(self.bytes["held"], alive)

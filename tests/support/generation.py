@@ -1,4 +1,4 @@
-"""What tests of generation share: an engine that decides clearly, and questions of several lengths."""
+"""Helpers of generation tests: a model with clear decisions, and questions of several lengths."""
 
 import torch
 
@@ -9,7 +9,7 @@ QUESTIONS = ["q?", "What does the heart pump?", "心脏泵什么？", "blood " *
 
 
 def decided(model):
-    """The model with weights so large that rounding does not choose the token."""
+    """Give the model weights so large that rounding does not decide the token."""
     torch.manual_seed(3)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)

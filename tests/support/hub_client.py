@@ -1,4 +1,4 @@
-"""Starts that ask a hub: each a process of its own, as the clients read their environment when they are imported."""
+"""Run hub clients, each in its own process: they read their environment when they are imported."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ QUICK = {
     "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": "1",
     "MODELSCOPE_REPO_TREE_PAGE_RETRY_MAX_DELAY_SECONDS": "1",
 }
-"""The users' own variables for a shorter patience."""
+"""Environment variables of users for shorter timeouts."""
 LOCATE = """
 import sys
 from thinktune.errors import UserError
@@ -34,7 +34,7 @@ sys.exit(failed)
 
 
 def environment(address: str, caches: Path, **more: str) -> dict[str, str]:
-    """This process's environment, without the user's own hubs, tokens and proxies."""
+    """Return this process's environment without the user's own hubs, tokens and proxies."""
     others = ("HF_", "HUGGING", "MODELSCOPE", "TRANSFORMERS_")
     kept = {
         name: value
@@ -57,7 +57,7 @@ def locate(name, hub, kind="model", revision="", **options):
 
 
 def killed_after(enough: int, name: str, hub: str, *, address: str, caches: Path) -> int:
-    """Start a download, kill it (as kill -9 does) when so many bytes are on the disk, and say how many are left."""
+    """Start a download, kill it (SIGKILL) once so many bytes are on disk, and return how many are left."""
     command = [sys.executable, "-c", LOCATE, name, hub, "model", ""]
     variables = environment(address, caches)
     process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,12 +74,12 @@ def unfinished(caches: Path) -> int:
 
 
 def at_once(check: Callable[[Any], Any], items: Iterable[Any] = HUBS, most: int = 4) -> list[Any]:
-    """What a check gives for each; the waiting of one is the work of another."""
+    """Run a check for each item, several at once, since they mostly wait."""
     with ThreadPoolExecutor(most) as pool:
         return list(pool.map(check, items))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files of a repository's folder; our record of it is none of them."""
+    """Read the files of a repository's folder, without our own listing."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".thinktune"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

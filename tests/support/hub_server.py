@@ -1,7 +1,7 @@
-"""A hub on 127.0.0.1: serves folders by the download APIs of ModelScope and of Hugging Face, and fails when told to.
+"""A hub on 127.0.0.1 that serves folders by ModelScope's and Hugging Face's download APIs, and fails on request.
 
-Only what the two clients ask for on the way to a repository's files is here. Names of repositories begin with their
-kind, as in the URLs: `models/owner/name`, `datasets/owner/name`.
+It answers only what the two clients request for a repository's files. Names of repositories begin with their
+type, as in the URLs: `models/owner/name`, `datasets/owner/name`.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ ROUTES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with an answer: its status, or its body, or that it comes at all."""
+    """A fault of an answer: in its status, in its body, or it does not come at all."""
 
     status: int = 200
     after: int | None = None
     then: str = ""
-    """`cut`: closed after so many bytes of an answer; `hang`: nothing comes, or nothing after so many of the file."""
+    """`cut`: closed after so many bytes of an answer; `hang`: nothing is sent, or nothing after so many bytes of a file."""
     pause: float = 0.0
     """Seconds between the eighths of a body."""
     headers: tuple[tuple[str, str], ...] = ()
@@ -49,13 +49,13 @@ class HubServer:
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = dict(repositories)
         self.corrupt: set[str] = set()
-        """Names of files whose bodies are sent with one bit turned, at their right length."""
+        """Names of files that are sent with one bit flipped, at their right length."""
         self.faults: dict[str, Fault] = {}
-        """By the name of a file, `tree` for Hugging Face's list of files, or `listing` for all else."""
+        """Faults by file name, `tree` for Hugging Face's list of files, or `listing` for everything else."""
         self.offsets: list[tuple[str, int]] = []
-        """Of every body sent, the file's name and where in it the body began."""
+        """The file name of every body sent, and the body's first byte in the file."""
         self.tokens: set[str] = set()
-        """What clients sent to say who they are."""
+        """Credentials that clients sent."""
         self.closing = threading.Event()
         self.bodies: list[str] = []
         """Names of the files whose bodies were sent, in order."""
@@ -66,11 +66,11 @@ class HubServer:
 
     @property
     def address(self) -> str:
-        """Its URL, for the variables that name a hub's endpoint."""
+        """URL for the variables that name a hub's endpoint."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Reset what is recorded."""
         self.bodies.clear()
         self.offsets.clear()
         self.requests.clear()
@@ -87,14 +87,14 @@ class HubServer:
 
 
 class _Server(ThreadingHTTPServer):
-    """As it is, but silent where a client has gone away, which killed ones do."""
+    """Server that stays silent when a client disconnects, as killed ones do."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing."""
+        """Report nothing."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection; the methods that ROUTES names answer."""
+    """Handler of one connection; ROUTES names the methods that answer."""
 
     hub: HubServer
     protocol_version = "HTTP/1.1"
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str], fault: Fault) -> None:
         if fault.status != 200:
-            # A hub that knows no manners: it sends back what it was told in confidence.
+            # A careless hub: it sends the credentials back.
             status, headers = fault.status, {"Content-Type": "application/json", **dict(fault.headers)}
             body = json.dumps({"Message": f"not for {self.hub.tokens}", "error": f"not for {self.hub.tokens}"}).encode()
         if fault.then == "hang" and fault.after is None:

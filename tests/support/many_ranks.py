@@ -82,7 +82,7 @@ def resume_and_step(folder: Path, former: str, name: str, steps: list[int], para
             take_step(optimizer, number)
         kept.append(sum(local_shard(weight).numel() for weight in optimizer.parameters.values()))
         kept.append(sum(weight.numel() for weight in optimizer.parameters.values()))
-        saving.save(folder / f"{name}-{memory}", steps[-1], model, FakeTokenizer(), optimizer, {}, world)
+        saving.save(folder / f"{name}-{memory}", model, FakeTokenizer(), optimizer, {"step": steps[-1]}, world)
     destroy_distributed()
     return kept
 

@@ -1,15 +1,15 @@
-"""Rows to judge, in Chinese and English, and judging them by chosen policies."""
+"""Rows to check, in Chinese and English, and checking them under chosen policies."""
 
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
 from thinktune.data.checks import check_example
 from thinktune.data.types import Example, Turn
 
 TOKENS = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
-PLACES = (("question", ""), ("answer", "think"))
+FIELD_NAMES = (("question", ""), ("answer", "think"))
 ZH = {"question": "心脏泵什么？", "think": "想一想，心脏推动血液流动。\n", "answer": "血液。"}
 EN = {"question": "What does it pump?", "think": "Let me think about the heart.\n", "answer": "Blood, of course."}
-ESSAY = "The heart is a muscle that pumps blood through the whole body, all day and all night."
-AUFSATZ = "心脏是推动血液流遍全身的肌肉，日夜不停地工作，从不休息。"
+ESSAY_EN = "The heart is a muscle that pumps blood through the whole body, all day and all night."
+ESSAY_ZH = "心脏是推动血液流遍全身的肌肉，日夜不停地工作，从不休息。"
 
 
 def example(texts):
@@ -21,8 +21,8 @@ def texts_of(turns):
     return {"question": turns[0].content, "think": turns[1].reasoning, "answer": turns[1].content}
 
 
-def judged(row, places=PLACES, **chosen):
-    return check_example(row, places, resolve_policies(chosen), HANDED_PHRASES, TOKENS)
+def checked(row, field_names=FIELD_NAMES, **chosen):
+    return check_example(row, field_names, resolve_policies(chosen), HANDED_PHRASES, TOKENS)
 
 
 def conversation(*turns):

@@ -1,4 +1,4 @@
-"""Small files of rows in every format, and what reading them gives."""
+"""Small row files in every format, and reading them."""
 
 import csv
 import gzip
@@ -43,7 +43,7 @@ def refusal(file, repair=False):
     return str(caught.value).removeprefix(str(file))
 
 
-def told(row):
+def findings_of(row):
     return [(finding.fault, finding.action, finding.sentence) for finding in row.findings]
 
 

@@ -24,7 +24,7 @@ from thinktune.model.forward import evaluate_row_losses
 from thinktune.model.loading import load_model
 from thinktune.report import run_page
 from thinktune.report.comparison_page import write_comparison
-from thinktune.run import journal
+from thinktune.run import RunFolder, journal
 from thinktune.run.diagnosis import diagnose_run, eval_losses, memorized_rows, rows_by_loss, train_losses
 from thinktune.train import metrics, train
 from thinktune.train.samples import affordable_tokens, repetition_rate, sampling_modes
@@ -112,9 +112,9 @@ def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(colour_recipe):
     last = max(losses)
     assert f"stopped after step {last} of 120 because of train.stop_when_overfitting: 2" in said
     assert "stopped early, finished" in (folder / "report.html").read_text(encoding="utf-8")
-    before = (folder / journal.METRICS_FILE).read_bytes()
+    before = RunFolder(folder).metrics.read_bytes()
     train(recipe, quiet)
-    assert (folder / journal.METRICS_FILE).read_bytes() == before
+    assert RunFolder(folder).metrics.read_bytes() == before
 
 
 def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
@@ -136,7 +136,7 @@ def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
 def test_rows_are_listed_from_the_hardest_and_memorized_ones_from_the_surest(tmp_path):
     found = {"a:1": [2.0, 5], "a:2": [0.05, 9], "a:3": [0.01, 4], "a:4": [0.2, 4]}
     journal.append(
-        tmp_path, journal.ROW_LOSSES_FILE, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}]
+        RunFolder(tmp_path).row_losses, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}]
     )
     listed = rows_by_loss(tmp_path, 8)
     assert [row.source for row in listed] == ["a:1", "a:4", "a:2", "a:3"]

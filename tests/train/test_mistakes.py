@@ -66,8 +66,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tree, start, tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"system": "Stop at <|im_end|>."}, r"data\.system: holds the control token <\|im_end\|>"),
-        ({"validation": "{name}"}, "is trained on as well"),
+        ({"system": "Stop at <|im_end|>."}, r"data\.system: contains the control token <\|im_end\|>"),
+        ({"validation": "{name}"}, "is also trained on"),
     ],
 )
 def test_data_that_would_train_something_else_is_refused(tree, change, message):

@@ -13,7 +13,7 @@ from thinktune.distributed.world import World
 from thinktune.model.batch import Padding, pack
 from thinktune.model.device import pick_device
 from thinktune.model.forward import evaluate_loss, hidden_states
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, _cross_entropy_fused, linear_cross_entropy
 from thinktune.optim.optimizer import Optimizer
 from thinktune.train.step import step
 
@@ -63,18 +63,24 @@ def test_the_loss_equals_that_of_transformers(model, rows):
         assert found[name] == pytest.approx(plain[parts == part].mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("in_one", [False, True])
+def take_fused_loss(monkeypatch, fused):
+    """Let the CPU take the form of the loss that cards compile, here run operation by operation; or the CPU's own."""
+    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if fused else ())
+    monkeypatch.setattr("thinktune.model.loss._fused_kernel", lambda: _cross_entropy_fused)
+
+
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
-def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_one):
+def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, fused):
     """As on the CPU, and as what a card compiles into one kernel, here run operation by operation."""
-    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
-    monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
-    monkeypatch.setattr("thinktune.model.loss._kernels", [])
+    take_fused_loss(monkeypatch, fused)
     torch.manual_seed(0)
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(50, (tokens,))
-    fused, each = linear_cross_entropy(hidden, weight, targets, scale=0.25, dtype=torch.float32, chunk_rows=16)
-    (3 * fused).backward()
+    scaled, each = linear_cross_entropy(
+        hidden, weight, targets, scale=0.25, dtype=torch.float32, chunks=LogitChunks(16)
+    )
+    (3 * scaled).backward()
     mine = hidden.grad, weight.grad
     hidden.grad = weight.grad = None
     plain = cross_entropy(hidden @ weight.T, targets, reduction="none")
@@ -84,17 +90,15 @@ def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, in_o
     torch.testing.assert_close(mine[1], weight.grad, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("in_one", [False, True])
-def test_bf16_losses_are_within_the_rounding_of_bf16(monkeypatch, in_one):
+@pytest.mark.parametrize("fused", [False, True])
+def test_bf16_losses_are_within_the_rounding_of_bf16(monkeypatch, fused):
     """Compare with the plain loss of the same bf16 numbers; the noise is that of rounding logits and gradients."""
-    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if in_one else ())
-    monkeypatch.setattr("thinktune.model.loss.find_spec", lambda _: None)
-    monkeypatch.setattr("thinktune.model.loss._kernels", [])
+    take_fused_loss(monkeypatch, fused)
     torch.manual_seed(0)
     mine = [(torch.randn(*size) / 2).bfloat16().requires_grad_() for size in ((100, 32), (400, 32))]
     plain = [part.detach().float().requires_grad_() for part in mine]
     targets = torch.randint(400, (100,))
-    scaled, each = linear_cross_entropy(*mine, targets, scale=0.01, dtype=torch.bfloat16, chunk_rows=32)
+    scaled, each = linear_cross_entropy(*mine, targets, scale=0.01, dtype=torch.bfloat16, chunks=LogitChunks(32))
     scaled.backward()
     expected = cross_entropy(plain[0] @ plain[1].T, targets, reduction="none")
     (0.01 * expected.sum()).backward()

@@ -1,4 +1,4 @@
-"""A recipe: one YAML file plus `key.path=value` overrides, checked whole before anything is loaded."""
+"""Read, validate and write a recipe: one YAML file plus `key.path=value` overrides."""
 
 import re
 from collections.abc import Sequence
@@ -9,53 +9,71 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from thinktune.config.expert import (
+    EXPERT_FIELDS,
+    fields_at_former_place,
+    from_fields,
+    other_key,
+    recipe_key,
+    to_fields,
+    without_key,
+)
 from thinktune.config.schema import Recipe
 from thinktune.errors import UserError, shorten_error
+from thinktune.progress import Say, say_nothing
 
-FORMER_KEYS = {"recompute": "activation_budget"}  # what a key of older recipes is called now
+RENAMED_KEYS = {"recompute": "activation_budget"}  # keys of older recipes and their names today
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a YAML file, apply `a.b=value` overrides in order, and check the result.
+def load_recipe(path: Path, overrides: Sequence[str] = (), say: Say = say_nothing) -> Recipe:
+    """Read a YAML file, apply `a.b=value` overrides in order, and validate the result.
 
-    Raises UserError with every mistake at once.
+    Prints a line for each setting that is written at its former place. Raises UserError with every mistake at once.
     """
     try:
         tree: Any = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader) or {}
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); name a recipe file, as in recipes/*.yaml"
+            f"{path}: cannot be read ({error.strerror}); name a recipe file, such as one in recipes/"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no YAML in UTF-8: {shorten_error(error)}") from None
+        raise UserError(f"{path}: is not YAML in UTF-8: {shorten_error(error)}") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see recipes/*.yaml")
+        raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see the files in recipes/")
     tree["name"] = tree.get("name") or path.stem
     for override in overrides:
-        _apply_override(tree, override)
-    return validate_recipe(tree, str(path))
+        tree = _with_override(tree, override)
+    recipe = validate_recipe(tree, str(path))
+    for field in fields_at_former_place(tree):
+        say(f"{path}: {field} is now {recipe_key(field)}; the former place is still read")
+    return recipe
 
 
 def validate_recipe(tree: dict[str, Any], place: str) -> Recipe:
-    """The recipe that a tree of plain values describes; raises UserError naming `place` and every mistake."""
+    """Return the recipe that a tree of plain values describes; raise UserError with `place` and every mistake."""
+    fields, faults = to_fields(tree)
     try:
-        return Recipe.model_validate(tree)
+        recipe = Recipe.model_validate(fields)
     except ValidationError as error:
-        raise UserError([f"{place}: {_describe_fault(fault)}" for fault in error.errors()]) from None
+        faults += [_describe_fault(fault) for fault in error.errors()]
+        raise UserError([f"{place}: {fault}" for fault in faults]) from None
+    if faults:
+        raise UserError([f"{place}: {fault}" for fault in faults])
+    return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML that `load_recipe` reads back equal, every knob written out."""
-    tree = recipe.model_dump(mode="json")
+    """Return YAML that `load_recipe` reads back equal, with every setting written out."""
+    tree = from_fields(recipe.model_dump(mode="json"))
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: `1e-5` is a number, as in YAML 1.2, and not a text, as PyYAML has it."""
+    """YAML loader that reads `1e-5` as a number, as YAML 1.2 does and PyYAML does not."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: a text that looks like a number is put into quotes."""
+    """YAML dumper for `_Loader`: quotes texts that look like numbers."""
 
 
 for kind in (_Loader, _Dumper):
@@ -64,33 +82,37 @@ for kind in (_Loader, _Dumper):
     )
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+def _with_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
+    """Return the tree with one `key.path=value` set; an expert setting is then set at this place alone."""
+    key, equals, text = override.partition("=")
     *parents, leaf = key.split(".")
     if not equals or not leaf:
-        raise UserError(f"{override!r}: is no override; write key.path=value, as in train.learning_rate=1e-5")
-    branch = tree
-    for name in parents:
-        branch = branch.setdefault(name, {})
-        if not isinstance(branch, dict):
-            raise UserError(f"{override!r}: {name} is a value, not a section")
+        raise UserError(f"{override!r}: is not an override; write key.path=value, as in train.learning_rate=1e-5")
     try:
-        branch[leaf] = yaml.load(value, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(
-            f"{override!r}: its value is no YAML ({shorten_error(error)}); put it into quotes, as in '{key}=\"{value}\"'"
+            f"{override!r}: its value is not YAML ({shorten_error(error)}); put it in quotes, as in '{key}=\"{text}\"'"
         ) from None
+    if other := other_key(key):
+        tree = without_key(tree, other)
+    branch = tree
+    for name in parents:
+        if branch.get(name) is None:
+            branch[name] = {}
+        branch = branch[name]
+        if not isinstance(branch, dict):
+            raise UserError(f"{override!r}: {name} is a value, not a section")
+    branch[leaf] = value
+    return tree
 
 
 def _describe_fault(fault: Any) -> str:
-    """One line a person can act on, for one of pydantic's faults."""
-    place = ".".join(str(part) for part in fault["loc"] if part not in ("float", "str"))
+    """Return one sentence, with place and remedy, for one of pydantic's errors."""
+    place = recipe_key(".".join(str(part) for part in fault["loc"] if part not in ("float", "str")))
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        *parents, leaf = place.split(".")
-        known = _known_keys(parents)
-        close = [FORMER_KEYS[leaf]] if FORMER_KEYS.get(leaf) in known else get_close_matches(leaf, known, n=1)
-        return f"{place}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}")
+        return f"{place}: unknown key; {_suggest_key(place)}"
     if fault["type"] == "missing":
         return f"{place}: is missing; add it to the recipe"
     if fault["type"] == "value_error":
@@ -98,9 +120,17 @@ def _describe_fault(fault: Any) -> str:
     return f"{place}: {message} (it is {fault['input']!r})"
 
 
-def _known_keys(parents: Sequence[str]) -> list[str]:
+def _suggest_key(key: str) -> str:
+    *parents, leaf = key.split(".")
     section: type[BaseModel] = Recipe
     for name in parents:
         annotation = section.model_fields[name].annotation
         section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
-    return list(section.model_fields)
+    prefix = "".join(f"{name}." for name in parents)
+    keys = {name: recipe_key(prefix + name).removeprefix(prefix) for name in section.model_fields}
+    if not parents:
+        keys |= {"expert": "expert"} | {name: f"expert.{name}" for name in EXPERT_FIELDS}
+    close = [RENAMED_KEYS[leaf]] if RENAMED_KEYS.get(leaf) in keys else get_close_matches(leaf, keys, n=1)
+    if close:
+        return f"did you mean {keys[close[0]]}?"
+    return f"known are {', '.join(name for name, shown in keys.items() if name == shown)}"

@@ -1,4 +1,4 @@
-"""Every fault that a row can have: what it means, what may be done about it, and what is done by default."""
+"""Catalogue of row faults: what each means, the policies it allows, and the default."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ from typing import Literal
 FaultPolicy = Literal["drop", "keep", "repair", "stop", "trim-reasoning"]
 
 
-# A list in the recipe's reach (`data.handed_phrases`): reasoning that says that someone handed it the answer.
+# Default of `data.handed_phrases`: phrases of reasoning that says it was handed the answer.
 HANDED_PHRASES = (
     "用户提供的答案",
     "用户给的答案",
@@ -59,87 +59,87 @@ HANDED_PHRASES = (
 
 @dataclass(frozen=True, slots=True)
 class RowFault:
-    """A fault: its meaning, and the policies that may be chosen for it, the default first."""
+    """A row fault: its meaning, and its allowed policies, the default first."""
 
     meaning: str
     policies: tuple[FaultPolicy, ...]
 
     @property
     def default(self) -> FaultPolicy:
-        """What is done where the recipe says nothing."""
+        """The policy if the recipe names none."""
         return self.policies[0]
 
 
 ROW_FAULTS: dict[str, RowFault] = {
     "unreadable": RowFault(
-        "the row is no JSON object, lacks a mapped column, or holds half a character", ("stop", "drop")
+        "the row is not a JSON object, lacks a mapped column, or contains half a character", ("stop", "drop")
     ),
-    "encoding": RowFault("the bytes are no UTF-8; repair reads what is surely GBK as such", ("stop", "repair", "drop")),
+    "encoding": RowFault("the bytes are not UTF-8; repair reads what is surely GBK as GBK", ("stop", "repair", "drop")),
     "byte_order_mark": RowFault("the file begins with a byte order mark; repair reads past it", ("repair", "stop")),
-    "not_text": RowFault("a number, list or object stands where text belongs", ("drop", "stop")),
+    "not_text": RowFault("a number, list or object is where text belongs", ("drop", "stop")),
     "blank": RowFault("a question or an answer is empty or null", ("drop", "stop")),
     "role": RowFault("a conversation's roles are unknown or out of order, or it calls tools", ("drop", "stop")),
     "ends_on_user": RowFault(
-        "a conversation ends on the user; repair leaves the last question out", ("repair", "drop", "stop")
+        "a conversation ends with the user; repair leaves out the last question", ("repair", "drop", "stop")
     ),
     "no_reasoning": RowFault(
         "the reasoning is empty or null; kept, it is trained as an empty think block", ("drop", "keep", "stop")
     ),
     "garbled": RowFault(
-        "a character was lost in decoding (U+FFFD), or UTF-8 was read as Windows-1252; repair reads the latter anew",
+        "a character was lost in decoding (U+FFFD), or UTF-8 was read as Windows-1252; repair decodes the latter again",
         ("repair", "keep", "drop", "stop"),
     ),
     "think_tag": RowFault(
-        "a think tag is nested, doubled, unclosed or stray; repair takes out what is surely no text, drops the rest",
+        "a think tag is nested, doubled, unclosed or stray; repair removes tags where that is safe, else drops",
         ("repair", "drop", "stop"),
     ),
     "control_token": RowFault(
-        "one of the tokenizer's control tokens stands in the text; kept, it is trained as plain characters",
+        "the text contains one of the tokenizer's control tokens; kept, it is trained as plain characters",
         ("drop", "keep", "stop"),
     ),
     "control_character": RowFault(
-        "a control or zero-width character, or a carriage return; repair takes it out",
+        "a control or zero-width character, or a carriage return; repair removes it",
         ("repair", "keep", "drop", "stop"),
     ),
     "odd_space": RowFault(
-        "a field begins or ends with spaces, or holds spaces of odd width; repair makes them plain",
+        "a field begins or ends with spaces, or contains spaces of unusual width; repair makes them plain",
         ("repair", "keep", "drop", "stop"),
     ),
     "literal_newline": RowFault(
-        "a backslash and an n where a line should end; repair breaks the line where that is sure",
+        "a backslash and an n where a line should end; repair breaks the line where that is safe",
         ("repair", "keep", "drop", "stop"),
     ),
     "reasoning_is_answer": RowFault("reasoning and answer are the same text", ("drop", "keep", "stop")),
     "handed_answer": RowFault(
         "the reasoning says that it was handed the answer (data.handed_phrases)", ("drop", "keep", "stop")
     ),
-    "bare_number": RowFault("the answer is a number and nothing else", ("keep", "drop", "stop")),
+    "bare_number": RowFault("the answer is only a number", ("keep", "drop", "stop")),
     "fragment": RowFault("the answer breaks off in the middle of a sentence", ("drop", "keep", "stop")),
     "language_mix": RowFault(
         "question, reasoning and answer are in different languages, by their script", ("keep", "drop", "stop")
     ),
     "too_long": RowFault(
-        "the row has more than data.max_tokens tokens; trim-reasoning takes sentences out of the reasoning's middle",
+        "the row has more than data.max_tokens tokens; trim-reasoning cuts sentences from the middle of the reasoning",
         ("drop", "trim-reasoning", "stop"),
     ),
     "duplicate": RowFault("the row is the same as an earlier one", ("drop", "keep", "stop")),
     "leak": RowFault(
-        "the question is held out for evaluation as well; drop takes it out of training", ("drop", "keep", "stop")
+        "the question is also held out for evaluation; drop removes it from training", ("drop", "keep", "stop")
     ),
-    "near_duplicate": RowFault("the question is almost that of an earlier row", ("keep", "drop", "stop")),
+    "near_duplicate": RowFault("the question is almost the same as an earlier row's", ("keep", "drop", "stop")),
 }
 
 
 def resolve_policies(chosen: dict[str, str]) -> dict[str, str]:
-    """The policy of every fault, as chosen or by default; raises ValueError naming every wrong fault and policy."""
+    """Resolve the policy of every fault, chosen or default; raises ValueError naming every wrong fault and policy."""
     wrong: list[str] = []
     for name, policy in chosen.items():
         if name not in ROW_FAULTS:
             close = get_close_matches(name, ROW_FAULTS, n=1)
-            remedy = f"did you mean {close[0]}?" if close else f"known are {', '.join(ROW_FAULTS)}"
-            wrong.append(f"{name} is no fault; {remedy}")
+            remedy = f"did you mean {close[0]}?" if close else f"the faults are {', '.join(ROW_FAULTS)}"
+            wrong.append(f"{name} is not a fault; {remedy}")
         elif policy not in ROW_FAULTS[name].policies:
             wrong.append(f"{name} is {policy!r}; write one of {', '.join(ROW_FAULTS[name].policies)}")
     if wrong:
         raise ValueError("; ".join(wrong))
-    return {name: chosen.get(name, kind.default) for name, kind in ROW_FAULTS.items()}
+    return {name: chosen.get(name, fault.default) for name, fault in ROW_FAULTS.items()}

@@ -1,4 +1,4 @@
-"""Conversations to tokens, exactly as the tokenizer's own chat template writes them, and what each token is."""
+"""Render conversations as tokens, exactly as the tokenizer's own chat template writes them, with each token's kind."""
 
 import json
 import re
@@ -13,17 +13,18 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError, shorten_error
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
-ESCAPE_MARK = "\ufdd0\ufdd1"  # no characters, by Unicode: they mark a spelled control token while the template writes
+ESCAPE_MARK = "\ufdd0\ufdd1"  # Unicode noncharacters: they mark control tokens spelled in a text during templating
 
 
 class TokenKind(IntEnum):
-    """What a token is: given to the model, or one of the three things that it learns to write."""
+    """Kind of a token: given to the model, or one of the three things that it learns to write."""
 
     PROMPT = 0
     REASONING = 1
@@ -33,7 +34,7 @@ class TokenKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One reply with its history as tokens: `ids` (n,) int32 and, beside each, its `TokenKind` in `kinds` (n,) uint8."""
+    """A reply with its history as tokens: `ids` (n,) int32, `kinds` (n,) uint8 of `TokenKind`, and its `file:line`."""
 
     ids: NDArray[np.int32]
     kinds: NDArray[np.uint8]
@@ -44,77 +45,76 @@ class Rendered:
 
     @property
     def label_tokens(self) -> int:
-        """How many tokens are learned."""
+        """Number of trained tokens."""
         return int(np.count_nonzero(self.kinds))
 
 
-def render(example: Example, tokenizer: Any) -> list[Rendered]:
-    """One Rendered for each learned reply, its history as the model will see it at inference."""
+def render(example: Example, tokenizer: ChatTokenizer) -> list[Rendered]:
+    """Render each trained reply, with its history as the model will see it at inference."""
     return render_batch([example], tokenizer)[0]
 
 
-def render_batch(examples: Sequence[Example], tokenizer: Any) -> list[list[Rendered]]:
-    """What `render` gives, for many examples at once, which tokenizes on all cores.
+def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[list[Rendered]]:
+    """Render many examples at once, tokenizing on all cores.
 
     Proved of every reply, or UserError says what differs: the prompt is a token prefix of the whole; the template keeps
-    reasoning and answer; the last learned token is the end-of-turn token; the tokens decode to the template's text.
-    What the template writes after the end-of-turn token is given, never learned.
+    reasoning and answer; the last trained token is the end-of-turn token; the tokens decode to the template's text.
+    What the template writes after the end-of-turn token is prompt, never trained.
     """
-    histories = [
-        (number, tuple(_escape_control_tokens(turn, tokenizer) for turn in turns))
-        for number, turns in _trained_conversations(examples)
+    conversations = [
+        (index, tuple(_escape_control_tokens(turn, tokenizer) for turn in turns))
+        for index, turns in _trained_conversations(examples)
     ]
-    wholes = [_apply_chat_template(tokenizer, turns) for _, turns in histories]
+    texts = [_apply_chat_template(tokenizer, turns) for _, turns in conversations]
     prompts = [
         _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=True)
-        for _, turns in histories
+        for _, turns in conversations
     ]
-    tokens = _tokenize(wholes + prompts, tokenizer)
-    made: list[list[Rendered]] = [[] for _ in examples]
-    for place, (number, turns) in enumerate(histories):
-        row, ids = examples[number].source, tokens[place]
-        _refuse_lossy_tokens(row, wholes[place], ids, tokenizer)
-        parts = _token_kinds(row, wholes[place], prompts[place], ids, tokens[len(wholes) + place], turns[-1], tokenizer)
-        made[number].append(Rendered(np.asarray(ids, np.int32), parts, row))
-    return made
+    ids = _tokenize(texts + prompts, tokenizer)
+    rendered: list[list[Rendered]] = [[] for _ in examples]
+    for place, (index, turns) in enumerate(conversations):
+        prompt_ids = ids[len(texts) + place]
+        reply = _TemplatedReply(examples[index].source, turns[-1], texts[place], prompts[place], ids[place], prompt_ids)
+        _refuse_lossy_tokens(reply, tokenizer)
+        kinds = _token_kinds(reply, tokenizer)
+        rendered[index].append(Rendered(np.asarray(reply.ids, np.int32), kinds, reply.source))
+    return rendered
 
 
-def render_prompt(turns: Sequence[Turn], tokenizer: Any, *, thinking: bool = True) -> list[int]:
-    """The tokens of a conversation up to where the assistant speaks next; control tokens in it are plain characters."""
-    shielded = [_escape_control_tokens(turn, tokenizer) for turn in turns]
-    text = _apply_chat_template(tokenizer, shielded, add_generation_prompt=True, enable_thinking=thinking)
+def render_prompt(turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: bool = True) -> list[int]:
+    """Tokenize a conversation up to the assistant's next reply; control tokens spelled in it stay plain characters."""
+    escaped = [_escape_control_tokens(turn, tokenizer) for turn in turns]
+    text = _apply_chat_template(tokenizer, escaped, add_generation_prompt=True, enable_thinking=thinking)
     return _tokenize([text], tokenizer)[0]
 
 
-def reasoning_end_ids(tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that the chat template writes between reasoning and answer, the closing tag among them."""
-    whole = _apply_chat_template(
-        tokenizer, (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning"))
-    )
-    between = whole.partition("some reasoning")[2].partition("an answer")[0]
+def reasoning_end_ids(tokenizer: ChatTokenizer) -> tuple[int, ...]:
+    """Return the tokens that the chat template writes between reasoning and answer, including the closing tag."""
+    text = _apply_chat_template(tokenizer, (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning")))
+    between = text.partition("some reasoning")[2].partition("an answer")[0]
     return tuple(_tokenize([between if THINK_CLOSE in between else f"\n{THINK_CLOSE}\n\n"], tokenizer)[0])
 
 
-def reference_ids(examples: Sequence[Example], tokenizer: Any) -> list[list[list[int] | None]]:
-    """The ids of each learned reply as transformers alone gives them, to hold ours to.
+def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[list[list[int] | None]]:
+    """Tokenize each trained reply with transformers alone, to compare our ids with.
 
-    None stands where the text spells a control token: there ours are plain characters, and transformers' are not.
+    None where the text spells a control token: ours are plain characters there, and transformers' are not.
     """
     found: list[list[list[int] | None]] = [[] for _ in examples]
-    asked: list[tuple[int, int, list[dict[str, str]]]] = []
-    for number, turns in _trained_conversations(examples):
+    comparable: list[tuple[int, int, list[dict[str, str]]]] = []
+    for index, turns in _trained_conversations(examples):
         if all(_escape_control_tokens(turn, tokenizer) is turn for turn in turns):
-            asked.append((number, len(found[number]), _to_messages(turns)))
-        found[number].append(None)
-    conversations = [messages for _, _, messages in asked]
-    given = tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False) if asked else []
-    for (number, place, _), ids in zip(asked, given, strict=True):
-        found[number][place] = ids
+            comparable.append((index, len(found[index]), _to_messages(turns)))
+        found[index].append(None)
+    conversations = [messages for _, _, messages in comparable]
+    references = tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False) if comparable else []
+    for (index, place, _), ids in zip(comparable, references, strict=True):
+        found[index][place] = ids
     return found
 
 
-def decode_by_token(rendered: Rendered, tokenizer: Any) -> list[list[Any]]:
-    """Each token as its part and its text; tokens that only together make a character stand together."""
+def decode_by_token(rendered: Rendered, tokenizer: ChatTokenizer) -> list[list[Any]]:
+    """Decode token by token as [kind, text]; tokens that only together make a character are joined."""
     found: list[list[Any]] = []
     start = 0
     for stop in range(1, len(rendered) + 1):
@@ -125,103 +125,116 @@ def decode_by_token(rendered: Rendered, tokenizer: Any) -> list[list[Any]]:
     return found
 
 
-def control_tokens(tokenizer: Any) -> list[str]:
-    """Texts that the tokenizer turns into single control tokens, wherever they stand."""
+def control_tokens(tokenizer: ChatTokenizer) -> list[str]:
+    """List the texts that the tokenizer turns into single control tokens wherever they appear."""
     return [token.content for token in tokenizer.added_tokens_decoder.values()]
 
 
+@dataclass(frozen=True, slots=True)
+class _TemplatedReply:
+    """A reply with its history and the prompt before it, as the template writes them, and the ids of both texts."""
+
+    source: str
+    reply: Turn
+    text: str
+    prompt: str
+    ids: list[int]
+    prompt_ids: list[int]
+
+
 def _trained_conversations(examples: Sequence[Example]) -> Iterator[tuple[int, tuple[Turn, ...]]]:
-    """Each learned reply with its history, and the number of its example."""
-    for number, example in enumerate(examples):
-        for index, turn in enumerate(example.turns):
+    """Yield each trained reply with its history, and the index of its example."""
+    for index, example in enumerate(examples):
+        for place, turn in enumerate(example.turns):
             if turn.role == "assistant" and turn.trained:
-                yield number, example.turns[: index + 1]
+                yield index, example.turns[: place + 1]
 
 
-def _token_kinds(
-    row: str, whole: str, prompt: str, ids: list[int], prompt_ids: list[int], reply: Turn, tokenizer: Any
-) -> NDArray[np.uint8]:
-    """What each token is."""
-    if ids[: len(prompt_ids)] != prompt_ids:
-        raise UserError(_prefix_fault(row, prompt_ids, ids, tokenizer))
-    learned = ids[len(prompt_ids) :]
-    end_of_turn = tokenizer.eos_token_id  # asked once: transformers looks it up anew each time
-    if end_of_turn not in learned:
+def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np.uint8]:
+    """Return the `TokenKind` of each token, (n,) uint8."""
+    ids, start = reply.ids, len(reply.prompt_ids)
+    if ids[:start] != reply.prompt_ids:
+        raise UserError(_prefix_fault(reply, tokenizer))
+    trained = ids[start:]
+    end_of_turn = tokenizer.eos_token_id  # read once: transformers looks it up again each time
+    if end_of_turn not in trained:
         raise UserError(
-            f"{row}: the chat template never writes the end-of-turn token {tokenizer.eos_token!r}; "
+            f"{reply.source}: the chat template never writes the end-of-turn token {tokenizer.eos_token!r}; "
             "the model could not learn to stop, so use another template"
         )
-    parts = np.full(len(ids), TokenKind.PROMPT, np.uint8)
-    answer = _answer_token_index(
-        whole, _answer_char_index(whole, len(prompt), reply, row), ids, len(prompt_ids), tokenizer
-    )
-    parts[len(prompt_ids) : answer] = TokenKind.REASONING
-    end = len(ids) - 1 - learned[::-1].index(end_of_turn)
-    parts[answer:end] = TokenKind.ANSWER
-    parts[end] = TokenKind.END
-    return parts
+    kinds = np.full(len(ids), TokenKind.PROMPT, np.uint8)
+    answer = _answer_token_index(reply, _answer_char_index(reply), tokenizer)
+    kinds[start:answer] = TokenKind.REASONING
+    end = len(ids) - 1 - trained[::-1].index(end_of_turn)
+    kinds[answer:end] = TokenKind.ANSWER
+    kinds[end] = TokenKind.END
+    return kinds
 
 
-def _answer_token_index(whole: str, answer_char_index: int, ids: list[int], first: int, tokenizer: Any) -> int:
-    """The token that the answer begins with."""
-    if THINK_CLOSE not in whole[:answer_char_index]:
-        return first
+def _answer_token_index(reply: _TemplatedReply, answer_char_index: int, tokenizer: ChatTokenizer) -> int:
+    """Find the first token of the answer."""
+    start = len(reply.prompt_ids)
+    if THINK_CLOSE not in reply.text[:answer_char_index]:
+        return start
     closing = tokenizer.convert_tokens_to_ids(THINK_CLOSE)
-    if closing in ids[first:]:
-        at = ids.index(closing, first) + 1
-        while not tokenizer.backend_tokenizer.decode([ids[at]], skip_special_tokens=False).strip("\n"):
-            at += 1
-        return at
-    # A tokenizer without think tokens of its own: only then the places of all tokens in the text are worth their time.
-    return tokenizer.backend_tokenizer.encode(whole, add_special_tokens=False).char_to_token(answer_char_index)
+    if closing in reply.ids[start:]:
+        index = reply.ids.index(closing, start) + 1
+        while not tokenizer.backend_tokenizer.decode([reply.ids[index]], skip_special_tokens=False).strip("\n"):
+            index += 1
+        return index
+    # A tokenizer without think tokens of its own: only then is it worth finding the places of all tokens in the text.
+    return tokenizer.backend_tokenizer.encode(reply.text, add_special_tokens=False).char_to_token(answer_char_index)
 
 
-def _answer_char_index(whole: str, reply_char_index: int, reply: Turn, row: str) -> int:
-    """Where in the text the answer begins; raises UserError where the template left out reasoning or answer."""
-    written = whole[reply_char_index:]
+def _answer_char_index(reply: _TemplatedReply) -> int:
+    """Find the first character of the answer; raises UserError if the template left out reasoning or answer."""
+    written = reply.text[len(reply.prompt) :]
     head, closing, tail = written.partition(THINK_CLOSE)
-    if reply.reasoning.strip("\n") not in head or reply.content.strip("\n") not in (tail if closing else written):
+    turn = reply.reply
+    if turn.reasoning.strip("\n") not in head or turn.content.strip("\n") not in (tail if closing else written):
         raise UserError(
-            f"{row}: the chat template does not write the row's reasoning and answer whole; it writes {written[:200]!r}"
+            f"{reply.source}: the chat template does not write the row's reasoning and answer in full; "
+            f"it writes {written[:200]!r}"
         )
     if not closing:
-        return reply_char_index
-    return len(whole) - len(tail.lstrip("\n"))
+        return len(reply.prompt)
+    return len(reply.text) - len(tail.lstrip("\n"))
 
 
-def _refuse_lossy_tokens(row: str, whole: str, ids: list[int], tokenizer: Any) -> None:
-    """Raise UserError where the tokens do not decode to the text that the template wrote."""
+def _refuse_lossy_tokens(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> None:
+    """Raise UserError if the tokens do not decode to the text that the template wrote."""
     backend = tokenizer.backend_tokenizer
-    expected = whole.replace(ESCAPE_MARK, "")
-    decoded = backend.decode(ids, skip_special_tokens=False)
+    expected = reply.text.replace(ESCAPE_MARK, "")
+    decoded = backend.decode(reply.ids, skip_special_tokens=False)
     if decoded != expected and decoded != (backend.normalizer.normalize_str(expected) if backend.normalizer else None):
         raise UserError(
-            f"{row}: its tokens decode to {decoded[:80]!r}…, which is not what the chat template wrote; "
+            f"{reply.source}: its tokens decode to {decoded[:80]!r}…, which is not what the chat template wrote; "
             "the tokenizer loses text, so use another model"
         )
 
 
-def _prefix_fault(row: str, prompt: list[int], ids: list[int], tokenizer: Any) -> str:
-    first = next(
-        (at for at, pair in enumerate(zip(prompt, ids, strict=False)) if pair[0] != pair[1]), min(len(prompt), len(ids))
-    )
-    shown = tokenizer.decode(prompt[first : first + 8]), tokenizer.decode(ids[first : first + 8])
+def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
+    pairs = enumerate(zip(reply.prompt_ids, reply.ids, strict=False))
+    shorter = min(len(reply.prompt_ids), len(reply.ids))
+    first = next((index for index, (ours, theirs) in pairs if ours != theirs), shorter)
+    prompt, row = (tokenizer.decode(ids[first : first + 8]) for ids in (reply.prompt_ids, reply.ids))
     return (
-        f"{row}: the chat template's prompt is no prefix of the whole row: at token {first} the prompt goes on with "
-        f"{shown[0]!r}, the row with {shown[1]!r}; what is trained would not be what is asked, so use another template"
+        f"{reply.source}: the chat template's prompt is not a prefix of the whole row: at token {first} the prompt "
+        f"continues with {prompt!r}, the row with {row!r}; training and inference would differ, so use another "
+        "template"
     )
 
 
-def _apply_chat_template(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> str:
+def _apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **options: Any) -> str:
     if not tokenizer.chat_template:
         raise UserError(
-            "model.name: the tokenizer has no chat template; take an instruction-tuned model such as Qwen/Qwen3-1.7B"
+            "model.name: the tokenizer has no chat template; use an instruction-tuned model such as Qwen/Qwen3-1.7B"
         )
     try:
         return tokenizer.apply_chat_template(_to_messages(turns), tokenize=False, **options)
     except TemplateError as error:
         raise UserError(
-            f"model.name: its chat template refuses a row ({shorten_error(error)}); use another template"
+            f"model.name: its chat template rejects a row ({shorten_error(error)}); use another template"
         ) from None
 
 
@@ -233,19 +246,19 @@ def _to_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
     ]
 
 
-def _tokenize(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """The ids that the tokenizer gives for each text, without padding or truncation, on all cores."""
+def _tokenize(texts: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
+    """Tokenize each text, without padding or truncation, on all cores."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    shielded = {place: _tokenize_escaped(text, tokenizer) for place, text in enumerate(texts) if ESCAPE_MARK in text}
-    plain = [text for place, text in enumerate(texts) if place not in shielded]
+    escaped = {index: _tokenize_escaped(text, tokenizer) for index, text in enumerate(texts) if ESCAPE_MARK in text}
+    plain = [text for index, text in enumerate(texts) if index not in escaped]
     rest = iter(backend.encode_batch_fast(plain, add_special_tokens=False))
-    return [shielded[place] if place in shielded else next(rest).ids for place in range(len(texts))]
+    return [escaped[index] if index in escaped else next(rest).ids for index in range(len(texts))]
 
 
-def _escape_control_tokens(turn: Turn, tokenizer: Any) -> Turn:
-    """The turn with a mark inside every control token that its own text spells, so that none of them takes effect."""
+def _escape_control_tokens(turn: Turn, tokenizer: ChatTokenizer) -> Turn:
+    """Put a mark inside every control token that the turn's text spells, so that none of them takes effect."""
     spelled = _control_token_pattern(tokenizer, len(tokenizer))
     if not (spelled.search(turn.content) or spelled.search(turn.reasoning)):
         return turn
@@ -256,16 +269,14 @@ def _escape_control_tokens(turn: Turn, tokenizer: Any) -> Turn:
     return replace(turn, content=content, reasoning=reasoning)
 
 
-def _tokenize_escaped(text: str, tokenizer: Any) -> list[int]:
-    """Ids of a text in which only unmarked control tokens are control tokens; all other text is plain characters.
+def _tokenize_escaped(text: str, tokenizer: ChatTokenizer) -> list[int]:
+    """Tokenize a text in which only unmarked control tokens take effect; marked ones are plain characters.
 
-    It is the tokenizer's own way (cut at control tokens, then encode what lies between) with those of the row left out.
+    As the tokenizer itself does, the text is cut at control tokens and the pieces between them are encoded.
     """
     ids: list[int] = []
-    plain, spelled = (
-        _tokenizer_without_control_tokens(tokenizer, len(tokenizer)),
-        _control_token_pattern(tokenizer, len(tokenizer)),
-    )
+    plain = _tokenizer_without_control_tokens(tokenizer, len(tokenizer))
+    spelled = _control_token_pattern(tokenizer, len(tokenizer))
     start = 0
     for found in (*spelled.finditer(text), None):
         stop = found.start() if found else len(text)
@@ -276,16 +287,16 @@ def _tokenize_escaped(text: str, tokenizer: Any) -> list[int]:
     return ids
 
 
-# Both take long to make, so each is made once; a tokenizer that got more tokens has another size.
+# Both are slow to build, so they are cached; a tokenizer with added tokens has another size.
 @lru_cache(maxsize=8)
-def _control_token_pattern(tokenizer: Any, size: int) -> re.Pattern[str]:
+def _control_token_pattern(tokenizer: ChatTokenizer, size: int) -> re.Pattern[str]:
     del size
     longest_first = sorted(control_tokens(tokenizer), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 @lru_cache(maxsize=2)
-def _tokenizer_without_control_tokens(tokenizer: Any, size: int) -> Tokenizer:
+def _tokenizer_without_control_tokens(tokenizer: ChatTokenizer, size: int) -> Tokenizer:
     del size
     tree = json.loads(tokenizer.backend_tokenizer.to_str()) | {"added_tokens": []}
     return Tokenizer.from_str(json.dumps(tree))
@@ -297,14 +308,16 @@ OMISSION_MARK = "\n[…]\n"
 SENTENCE_PATTERN = re.compile(r".+?(?:[。！？；!?…]+[”’」』）)\"]*\s*|\.(?=\s)\s*|\n+|$)", re.DOTALL)
 
 
-def trim_reasoning(example: Example, tokenizer: Any, max_tokens: int) -> tuple[Example, list[Rendered]] | None:
-    """The example and its tokens with as much reasoning as fits `max_tokens`, or None where none of it would fit.
+def trim_reasoning(
+    example: Example, tokenizer: ChatTokenizer, max_tokens: int
+) -> tuple[Example, list[Rendered]] | None:
+    """Trim an example's reasoning until every reply fits `max_tokens`; returns None if none of it would fit.
 
-    Of every reply that is too long, sentences go out of the reasoning's middle: how a thought begins and how it ends
-    stay. Question, answer and end-of-turn token are never touched.
+    Sentences are cut from the middle of the reasoning, so that how a thought begins and ends is kept. Question, answer
+    and end-of-turn token are never touched.
     """
     turns = list(example.turns)
-    made: list[Rendered] = []
+    replies: list[Rendered] = []
     for index, turn in enumerate(turns):
         if turn.role != "assistant" or not turn.trained:
             continue
@@ -322,12 +335,12 @@ def trim_reasoning(example: Example, tokenizer: Any, max_tokens: int) -> tuple[E
             return None
         rendered, reasoning = shortened(found)
         turns[index] = replace(turn, reasoning=reasoning)
-        made.append(rendered)
-    return replace(example, turns=tuple(turns)), made
+        replies.append(rendered)
+    return replace(example, turns=tuple(turns)), replies
 
 
 def _max_fitting_sentences(most: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest number of sentences that fits, at least one at each end; None where there is no such number."""
+    """Find the largest number of sentences that fits, at least one at each end; None if there is none."""
     if fits(most):
         return most
     low, high = 2, most - 1

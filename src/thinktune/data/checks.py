@@ -1,4 +1,4 @@
-"""What is wrong with an example, and what is done about it: each fault is found, and handled by its policy."""
+"""Check an example for every fault of `data.faults`, and handle each fault by its policy."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,7 +33,7 @@ Turns = tuple[Turn, ...]
 FieldNames = Sequence[tuple[str, str]]
 
 
-# What is wrong, place by place, each as `field: what`; and the turns as mended, or None where no repair is sure.
+# Faults, each as `field: what is wrong`; and the repaired turns, or None where no repair is safe.
 CheckResult = tuple[list[str], Turns | None]
 
 
@@ -74,7 +74,7 @@ _MAX_NUMBER_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True)
 class CheckedExample:
-    """An example as it will be learned, or None where its row is dropped or stops the run; and what was found."""
+    """An example as it will be trained, or None if its row is dropped or stops the run; and what was found."""
 
     example: Example | None
     findings: tuple[Finding, ...]
@@ -87,29 +87,31 @@ def check_example(
     handed_phrases: Sequence[str],
     control_tokens: Collection[str],
 ) -> CheckedExample:
-    """Judge an example fault by fault, until one drops it; `field_names` names each turn's content and reasoning fields.
+    """Check an example fault by fault, until one drops it.
 
-    An example without repairs comes back as the same object, and a judged example, judged again, needs no repair.
+    `field_names` holds the names of each turn's content and reasoning fields.
+
+    Without repairs the same object is returned. A checked example needs no repair when it is checked again.
     """
     turns, findings = example.turns, list[Finding]()
     for fault, check in _checks(tuple(handed_phrases), frozenset(control_tokens)):
-        wrong, mended = check(turns, field_names)
-        if not wrong:
+        faults, repaired = check(turns, field_names)
+        if not faults:
             continue
-        action = _action(fault, policies[fault], mended)
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        note = "; the reply is history, not learned" if (fault, action) == ("no_reasoning", "repaired") else ""
-        findings.append(Finding(fault, f"{example.source}: {wrong[0]}{note}{more}", action))
+        action = _action(fault, policies[fault], repaired)
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        note = "; the reply becomes history, not trained" if (fault, action) == ("no_reasoning", "repaired") else ""
+        findings.append(Finding(fault, f"{example.source}: {faults[0]}{note}{more}", action))
         if action in ("dropped", "stops"):
             return CheckedExample(None, tuple(findings))
-        if action == "repaired" and mended is not None:
-            turns = mended
+        if action == "repaired" and repaired is not None:
+            turns = repaired
     if turns is example.turns:
         return CheckedExample(example, tuple(findings))
-    # A repair may lay open what none could see before it: text that is garbled behind an odd space.
+    # A repair may reveal a fault that no check could see before, such as garbled text behind an odd space.
     again = check_example(replace(example, turns=turns), field_names, policies, handed_phrases, control_tokens)
-    told = {finding.fault for finding in findings}
-    more = [found for found in again.findings if found.action != "kept" or found.fault not in told]
+    reported = {finding.fault for finding in findings}
+    more = [found for found in again.findings if found.action != "kept" or found.fault not in reported]
     return CheckedExample(again.example, (*findings, *more))
 
 
@@ -121,7 +123,7 @@ def _action(fault: str, policy: str, repaired: Turns | None) -> Action:
             return "stops"
         case "repair" if repaired is not None:
             return "repaired"
-        case "drop" if fault == "no_reasoning" and repaired is not None:  # the other replies are still learned
+        case "drop" if fault == "no_reasoning" and repaired is not None:  # the other replies are still trained
             return "repaired"
         case _:
             return "dropped"
@@ -129,8 +131,8 @@ def _action(fault: str, policy: str, repaired: Turns | None) -> Action:
 
 @lru_cache(maxsize=8)
 def _checks(handed_phrases: tuple[str, ...], control_tokens: frozenset[str]) -> tuple[tuple[str, RowCheck], ...]:
-    """Every fault with its check, in an order in which hardly any repair makes work for an earlier one."""
-    tokens = _any_of([token for token in control_tokens if token])  # of the think tags none is left by then
+    """List every fault with its check, in an order in which repairs hardly ever make work for earlier checks."""
+    tokens = _any_of([token for token in control_tokens if token])  # no think tag is left by then
     latin = tuple(phrase.lower() for phrase in handed_phrases if phrase and phrase.isascii())
     other = tuple(phrase.lower() for phrase in handed_phrases if not phrase.isascii())
     return (
@@ -155,7 +157,7 @@ def _checks(handed_phrases: tuple[str, ...], control_tokens: frozenset[str]) -> 
 
 
 def _any_of(texts: Collection[str], then: str = "") -> re.Pattern[str]:
-    """Finds the longest of the texts at each place; nothing where there are none."""
+    """Compile a pattern of the longest of the texts at each place, which matches nothing if there are none."""
     longest_first = sorted(texts, key=len, reverse=True)
     return re.compile(f"(?:{'|'.join(map(re.escape, longest_first)) or '(?!)'}){then}")
 
@@ -167,55 +169,55 @@ def _repair(
     turns: Turns,
     field_names: FieldNames,
 ) -> CheckResult:
-    """Mend every text by itself; `describe` says what was wrong with one."""
-    wrong, mended = list[str](), list(turns)
+    """Repair every text by itself; `describe` says what is wrong with a text."""
+    faults, repaired = list[str](), list(turns)
     for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
         content, reasoning = repair(turn.content), repair_reasoning(turn.reasoning)
         if reasoning != turn.reasoning:
-            wrong.append(f"{reasoning_field}: {describe(turn.reasoning)}")
+            faults.append(f"{reasoning_field}: {describe(turn.reasoning)}")
         if content != turn.content:
-            wrong.append(f"{content_field}: {describe(turn.content)}")
+            faults.append(f"{content_field}: {describe(turn.content)}")
         if content != turn.content or reasoning != turn.reasoning:
-            mended[index] = replace(turn, content=content, reasoning=reasoning)
-    return wrong, tuple(mended)
+            repaired[index] = replace(turn, content=content, reasoning=reasoning)
+    return faults, tuple(repaired)
 
 
 def _garbled(turns: Turns, field_names: FieldNames) -> CheckResult:
-    wrong, mended = _repair(fix_mojibake, fix_mojibake, describe_garbled, turns, field_names)
+    faults, repaired = _repair(fix_mojibake, fix_mojibake, describe_garbled, turns, field_names)
     lost = [
         f"{field}: {describe_garbled(text)}"
         for turn, (content_field, reasoning_field) in zip(turns, field_names, strict=False)
         for field, text in ((reasoning_field, turn.reasoning), (content_field, turn.content))
         if REPLACEMENT_CHARACTER in text
     ]
-    return lost + wrong, None if lost else mended
+    return lost + faults, None if lost else repaired
 
 
 def _think_tag(turns: Turns, field_names: FieldNames) -> CheckResult:
-    sure, unsure, mended = list[str](), list[str](), list(turns)
+    safe, unsafe, repaired = list[str](), list[str](), list(turns)
     for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
         reasoning, content = turn.reasoning, turn.content
         if "<" in reasoning and THINK_TAG.search(reasoning):
             reasoning = strip_reasoning_tags(reasoning)
-            (unsure if THINK_TAG.search(reasoning) else sure).append(
+            (unsafe if THINK_TAG.search(reasoning) else safe).append(
                 f"{reasoning_field}: {describe_think_tag(turn.reasoning, turn.role)}"
             )
         if "<" in content and THINK_TAG.search(content):
             content = strip_answer_tags(content, reasoning) if turn.role == "assistant" else content
-            (unsure if THINK_TAG.search(content) else sure).append(
+            (unsafe if THINK_TAG.search(content) else safe).append(
                 f"{content_field}: {describe_think_tag(turn.content, turn.role)}"
             )
         if reasoning is not turn.reasoning or content is not turn.content:
-            mended[index] = replace(turn, content=content, reasoning=reasoning)
-    return unsure + sure, None if unsure else tuple(mended)
+            repaired[index] = replace(turn, content=content, reasoning=reasoning)
+    return unsafe + safe, None if unsafe else tuple(repaired)
 
 
 def _ends_on_user(turns: Turns, field_names: FieldNames) -> CheckResult:
     kept = turns
     while kept and kept[-1].role == "user":
         kept = kept[:-1]
-    wrong = [f"{field_names[len(turns) - 1][0]}: is the user's, and no reply follows"] if kept is not turns else []
-    return wrong, kept if any(_is_trained(turn) for turn in kept) else None
+    faults = [f"{field_names[len(turns) - 1][0]}: is a user turn without a reply"] if kept is not turns else []
+    return faults, kept if any(_is_trained(turn) for turn in kept) else None
 
 
 def _blank(turns: Turns, field_names: FieldNames) -> CheckResult:
@@ -228,7 +230,7 @@ def _blank(turns: Turns, field_names: FieldNames) -> CheckResult:
 
 def _control_token(tokens: re.Pattern[str], turns: Turns, field_names: FieldNames) -> CheckResult:
     return [
-        f"{field}: holds the control token {found[0]} ({excerpt(text, found)})"
+        f"{field}: contains the control token {found[0]} ({excerpt(text, found)})"
         for turn, (content_field, reasoning_field) in zip(turns, field_names, strict=False)
         for field, text in ((reasoning_field, turn.reasoning), (content_field, turn.content))
         if (found := tokens.search(text))
@@ -236,14 +238,15 @@ def _control_token(tokens: re.Pattern[str], turns: Turns, field_names: FieldName
 
 
 def _no_reasoning(turns: Turns, field_names: FieldNames) -> CheckResult:
-    """The mended conversation learns only the replies that have reasoning; None where that is no reply at all."""
+    """Find trained replies without reasoning; repaired, only the others are trained (None without others)."""
     without = [index for index, turn in enumerate(turns) if _is_trained(turn) and not _VISIBLE.search(turn.reasoning)]
-    mended = tuple(replace(turn, trained=False) if index in without else turn for index, turn in enumerate(turns))
-    told = {
-        index: "holds no think block" if len(set(field_names[index])) == 1 else "is empty or null" for index in without
-    }
-    wrong = [f"{field_names[index][1]}: {what}" for index, what in told.items()]
-    return wrong, mended if any(map(_is_trained, mended)) else None
+    repaired = tuple(replace(turn, trained=False) if index in without else turn for index, turn in enumerate(turns))
+    faults: list[str] = []
+    for index in without:
+        content_field, reasoning_field = field_names[index]
+        why = "has no think block" if reasoning_field == content_field else "is empty or null"
+        faults.append(f"{reasoning_field}: {why}")
+    return faults, repaired if any(map(_is_trained, repaired)) else None
 
 
 def _reasoning_is_answer(turns: Turns, field_names: FieldNames) -> CheckResult:
@@ -258,21 +261,24 @@ def _reasoning_is_answer(turns: Turns, field_names: FieldNames) -> CheckResult:
 def _handed_answer(
     latin: Sequence[str], any_latin: re.Pattern[str], any_other: re.Pattern[str], turns: Turns, field_names: FieldNames
 ) -> CheckResult:
-    """Latin phrases begin with letters so common that each is sought by itself first: three times as fast."""
-    wrong = list[str]()
+    """Find reasoning that says it was handed the answer.
+
+    Latin phrases begin with such common letters that looking for each by itself first is three times as fast.
+    """
+    faults = list[str]()
     for turn, (_, field) in _trained_replies(turns, field_names):
         text = turn.reasoning.lower()
         found = any_other.search(text)
         if not found and any(map(text.__contains__, latin)):
             found = any_latin.search(text)
         if found:
-            wrong.append(f"{field}: says that it was handed the answer ({excerpt(text, found)})")
-    return wrong, None
+            faults.append(f"{field}: says that it was handed the answer ({excerpt(text, found)})")
+    return faults, None
 
 
 def _bare_number(turns: Turns, field_names: FieldNames) -> CheckResult:
     return [
-        f"{field}: is the number {answer!r} alone"
+        f"{field}: is only the number {answer!r}"
         for turn, (field, _) in _trained_replies(turns, field_names)
         if len(turn.content) <= _MAX_NUMBER_CHARACTERS and _NUMBER.fullmatch(answer := " ".join(turn.content.split()))
     ], None
@@ -307,4 +313,4 @@ def _is_trained(turn: Turn) -> bool:
 
 
 def _trained_replies(turns: Turns, field_names: FieldNames) -> list[tuple[Turn, tuple[str, str]]]:
-    return [(turn, place) for turn, place in zip(turns, field_names, strict=False) if _is_trained(turn)]
+    return [(turn, fields) for turn, fields in zip(turns, field_names, strict=False) if _is_trained(turn)]

@@ -1,7 +1,7 @@
-"""What a file's columns mean: detected, shown, never guessed in silence; and a raw row to an example."""
+"""Detect what a file's columns mean, and read a raw row as an example by that mapping."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -10,24 +10,24 @@ from thinktune.config.schema import ColumnsConfig
 from thinktune.data.messages import (
     MESSAGE_KEYS,
     REASONING_KEYS,
-    FaultList,
+    FieldFault,
     TurnWithFields,
     assistant_turn,
+    find_turn_order_fault,
     is_blank,
     normalize_key,
     read_history,
     read_messages,
     read_text,
-    turn_order_faults,
     with_row_system_prompt,
 )
 from thinktune.data.types import Example, Finding, RawRow, Turn, suggest_policy
 from thinktune.errors import UserError
 
-SAMPLE_ROWS = 200  # of each file, by which its layout is found
+SAMPLE_ROWS = 200  # of each file, from which its columns are detected
 
 
-# The usual names of each part, the preferred first; a column of such a name is never left out in silence.
+# Usual column names of each part, preferred names first; a column with such a name is never left out silently.
 COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "对话"),
     "question": (
@@ -50,7 +50,7 @@ COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
 PART_OF_COLUMN = {name: part for part, names in COLUMN_ALIASES.items() for name in names}
 
 
-INSTRUCTION_NAMES = ("instruction", "指令")  # the one question that an input column belongs to
+INSTRUCTION_NAMES = ("instruction", "指令")  # only such a question is joined with an input column
 
 
 CONVERSATION_PARTS = ("messages", "system", "keypoint")
@@ -61,9 +61,9 @@ PAIR_PARTS = ("question", "input", "history", "reasoning", "answer", "system", "
 
 @dataclass(frozen=True, slots=True)
 class ColumnMapping:
-    """Which columns of a file hold what, by their names in the file; none where no column does.
+    """The column of a file that holds each part, or None.
 
-    `conversational` says that question and answer are lists of messages; `message_format`, how messages are written, for people.
+    `conversational`: question and answer are lists of messages; `message_format`: the messages' keys, for people.
     """
 
     question: str | None = None
@@ -80,25 +80,25 @@ class ColumnMapping:
 
     @property
     def used_columns(self) -> tuple[str | None, ...]:
-        """Every column that is read."""
+        """All columns that are read; None for parts without a column."""
         pair = (self.question, self.reasoning, self.answer, self.input, self.history)
         return (*pair, self.messages, self.system, self.keypoint)
 
     @property
     def message_columns(self) -> tuple[str, ...]:
-        """The columns that hold lists of messages."""
+        """Columns that hold lists of messages."""
         names = (self.messages, *((self.question, self.answer) if self.conversational else ()))
         return tuple(name for name in names if name is not None)
 
     @property
     def as_recipe_value(self) -> str:
-        """What to write as `data.columns` so that a file is read just so."""
+        """The value of `data.columns` that gives this mapping."""
         return to_flow_yaml(
             {part: name for part in ColumnsConfig.model_fields if (name := getattr(self, part)) is not None}
         )
 
     def describe(self) -> str:
-        """One line for people: what is read from where."""
+        """Describe in one line which part is read from which column."""
         question = " + ".join(name for name in (self.question, self.input) if name)
         more = [f"{part} = {name}" for part in ("system", "history", "keypoint") if (name := getattr(self, part))]
         if self.message_columns:
@@ -119,17 +119,17 @@ class ColumnMapping:
 
 @dataclass(frozen=True, slots=True)
 class UncheckedExample:
-    """An example not yet judged, and for each turn the names of the fields of its content and of its reasoning."""
+    """An example before the row checks, and for each turn the names of its content and reasoning fields."""
 
     example: Example
     field_names: tuple[tuple[str, str], ...]
 
 
 def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Collection[str], file: str) -> ColumnMapping:
-    """The layout that sample rows of a file show; what the recipe says in `columns` is taken as said.
+    """Detect the columns of a file from sample rows; the recipe's `columns` take precedence.
 
-    A column that no sample row has counts as unused when it comes, so let the sample hold every set of columns there
-    is. Raises UserError with every mistake and the mapping to write.
+    A column that appears only after the sample counts as unused, so the sample should contain every set of columns.
+    Raises UserError with every mistake and the mapping to write.
     """
     values: dict[str, list[Any]] = {}
     for row in rows:
@@ -138,15 +138,15 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
     if not values:
         raise UserError(_nothing_read(rows, file))
     given = columns.model_dump(exclude_none=True)
-    looked_at = (
+    searched = (
         f"none of the first {len(rows):,} rows of {file} has" if len(rows) >= SAMPLE_ROWS else f"no row of {file} has"
     )
-    if mistakes := list(_mapping_mistakes(given, values, ignore, looked_at)):
+    if mistakes := list(_mapping_mistakes(given, values, ignore, searched)):
         raise UserError(mistakes)
     names: dict[str, Any]
-    free = {name: held for name, held in values.items() if name not in ignore and name not in given.values()}
-    said = any(part in given for part in ("question", "reasoning", "answer"))
-    if "messages" in given or (not said and _find_column("messages", free)):
+    free = {name: sample for name, sample in values.items() if name not in ignore and name not in given.values()}
+    given_pair = any(part in given for part in ("question", "reasoning", "answer"))
+    if "messages" in given or (not given_pair and _find_column("messages", free)):
         names = {part: given.get(part) or _find_column(part, free) for part in CONVERSATION_PARTS}
         return ColumnMapping(**names, message_format=_message_format(values[names["messages"]]), ignored=tuple(ignore))
     names = {part: given.get(part) or _find_column(part, free) for part in PAIR_PARTS}
@@ -156,8 +156,8 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
         reasoning = ("reasoning",) if names["reasoning"] else ()
         wanted = {part: names[part] or "…" for part in ("question", *reasoning, "answer")}
         raise UserError(
-            f"data.columns: {file} has the columns {_join_names(values)} and none is known as the "
-            f"{' or the '.join(missing)}; write data.columns: {to_flow_yaml(wanted)}"
+            f"data.columns: {file} has the columns {_join_names(values)} and none is recognized as "
+            f"the {' or the '.join(missing)}; write data.columns: {to_flow_yaml(wanted)}"
         )
     if all(any(isinstance(value, list) for value in values[name]) for name in (question, answer)):
         names |= {"reasoning": None, "input": None, "history": None}
@@ -170,119 +170,144 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
 
 
 def to_example(row: RawRow, mapping: ColumnMapping) -> UncheckedExample | Finding:
-    """The example that a row holds, with its own system prompt where it has one, or why it holds none."""
+    """Read a row as an example, with its own system prompt if it has one; or return why it cannot be read."""
     columns = row.columns
     if columns is None:
         return row.findings[0] if row.findings else Finding("unreadable", f"{row.source}: cannot be read")
+    read = _read_row(columns, mapping)
+    if isinstance(read, FieldFault):
+        return Finding(read.fault, f"{row.source}: {read.sentence}")
+    turns_with_fields, keypoint = read
+    turns, field_names = zip(*turns_with_fields, strict=True)
+    return UncheckedExample(Example(turns, row.source, keypoint), field_names)
+
+
+def _read_row(columns: dict[str, Any], mapping: ColumnMapping) -> tuple[list[TurnWithFields], str | None] | FieldFault:
+    """Read a row's turns and its keypoint."""
     needed = (mapping.messages,) if mapping.messages is not None else (mapping.question, mapping.answer)
-    wrong: FaultList = [("unreadable", f"{name}: the row has no such column") for name in needed if name not in columns]
-    if not wrong:
-        placed = (
-            _conversation_turns(columns, mapping, wrong)
-            if mapping.message_columns
-            else _pair_turns(columns, mapping, wrong)
-        )
-        placed = with_row_system_prompt(
-            placed, _column_text(columns, mapping.system, wrong), mapping.system or "", wrong
-        )
-        keypoint = _keypoint(columns, mapping.keypoint, wrong)
-        wrong += turn_order_faults(placed) if not wrong else ()
-        if not wrong:
-            turns, places = zip(*placed, strict=True)
-            return UncheckedExample(Example(turns, row.source, keypoint), places)
-    fault, sentence = wrong[0]
-    return Finding(fault, f"{row.source}: {sentence}")
+    for name in needed:
+        if name not in columns:
+            return FieldFault("unreadable", f"{name}: the row has no such column")
+    turns = _conversation_turns(columns, mapping) if mapping.message_columns else _pair_turns(columns, mapping)
+    if isinstance(turns, FieldFault):
+        return turns
+    system = _column_text(columns, mapping.system)
+    if isinstance(system, FieldFault):
+        return system
+    turns = with_row_system_prompt(turns, system, mapping.system or "")
+    if isinstance(turns, FieldFault):
+        return turns
+    keypoint = _keypoint(columns, mapping.keypoint)
+    if isinstance(keypoint, FieldFault):
+        return keypoint
+    return find_turn_order_fault(turns) or (turns, keypoint)
 
 
 def _nothing_read(rows: Sequence[RawRow], file: str) -> str:
     findings = [finding for row in rows[:3] for finding in row.findings[:1]]
     reasons = "; ".join(finding.sentence for finding in findings) or "all are empty"
     ways = "".join(f", or {suggest_policy(fault)}" for fault in sorted({finding.fault for finding in findings}))
-    return f"{file}: holds no row that can be read ({reasons}); mend it{ways}"
+    return f"{file}: no row can be read ({reasons}); fix the file{ways}"
 
 
 def _mapping_mistakes(
-    given: dict[str, str], values: Collection[str], ignore: Collection[str], looked_at: str
+    given: dict[str, str], values: Collection[str], ignore: Collection[str], searched: str
 ) -> Iterator[str]:
-    """What is wrong with the names that the recipe gives."""
+    """Yield what is wrong with the column names that the recipe gives."""
     for part, name in given.items():
         if name not in values:
-            yield f"data.columns.{part}: {looked_at} a column {name!r}; its columns are {_join_names(values)}"
+            yield f"data.columns.{part}: {searched} a column {name!r}; its columns are {_join_names(values)}"
         if name in ignore:
-            yield f"data.columns.{part}: is {name!r}, which data.ignore names as well; take it out of one of them"
+            yield f"data.columns.{part}: is {name!r}, which is also in data.ignore; remove it from one of them"
     if len(set(given.values())) < len(given):
-        yield f"data.columns: {to_flow_yaml(given)} names a column twice; a column holds one part"
+        yield f"data.columns: {to_flow_yaml(given)} names a column twice; a column can be only one part"
     pair = [part for part in ("question", "reasoning", "answer") if part in given]
     if pair and "messages" in given:
-        yield f"data.columns: messages is a whole conversation; leave out {', '.join(pair)}, or messages"
+        yield f"data.columns: messages holds whole conversations; remove {', '.join(pair)}, or messages"
 
 
 def _find_column(part: str, free: dict[str, list[Any]]) -> str | None:
-    """The column of the part's best spelling whose values may be what the part is."""
+    """Find the column with the part's most preferred name whose values may be that part."""
     for spelling in COLUMN_ALIASES[part]:
-        for name, held in free.items():
-            if normalize_key(name) == spelling and _may_hold(part, held):
+        for name, sample in free.items():
+            if normalize_key(name) == spelling and _may_hold(part, sample):
                 return name
     return None
 
 
-def _may_hold(part: str, held: list[Any]) -> bool:
+def _may_hold(part: str, values: list[Any]) -> bool:
     if part in ("question", "answer", "keypoint"):
         return True
     kind = list if part in ("messages", "history") else str
-    return any(isinstance(value, kind) for value in held) or (part != "messages" and all(map(is_blank, held)))
+    return any(isinstance(value, kind) for value in values) or (part != "messages" and all(map(is_blank, values)))
 
 
-def _conversation_turns(columns: dict[str, Any], mapping: ColumnMapping, faults: FaultList) -> list[TurnWithFields]:
-    placed: list[TurnWithFields] = []
+def _conversation_turns(columns: dict[str, Any], mapping: ColumnMapping) -> list[TurnWithFields] | FieldFault:
+    turns: list[TurnWithFields] = []
     for name in mapping.message_columns:
-        # Of a prompt and its completion, all lists of messages, the completion alone is learned.
-        placed = [(replace(turn, trained=False), places) for turn, places in placed]
-        placed += read_messages(columns[name], name, faults)
-    return placed
+        # Of a prompt and its completion, both lists of messages, only the completion is trained.
+        turns = [(replace(turn, trained=False), field_names) for turn, field_names in turns]
+        found = read_messages(columns[name], name)
+        if isinstance(found, FieldFault):
+            return found
+        turns += found
+    return turns
 
 
-def _pair_turns(columns: dict[str, Any], mapping: ColumnMapping, faults: FaultList) -> list[TurnWithFields]:
-    question, answer, reasoning = mapping.question or "", mapping.answer or "", mapping.reasoning
-    placed = read_history(columns.get(mapping.history), mapping.history, faults) if mapping.history else []
-    asked, place = read_text(columns[question], question, faults), question
-    joined = _column_text(columns, mapping.input, faults)
+def _pair_turns(columns: dict[str, Any], mapping: ColumnMapping) -> list[TurnWithFields] | FieldFault:
+    """Read a question and its answer as two turns, after the history if there is one."""
+    question_name, answer_name = mapping.question or "", mapping.answer or ""
+    history = read_history(columns.get(mapping.history), mapping.history) if mapping.history else []
+    if isinstance(history, FieldFault):
+        return history
+    question = read_text(columns[question_name], question_name)
+    if isinstance(question, FieldFault):
+        return question
+    joined = _column_text(columns, mapping.input)
+    if isinstance(joined, FieldFault):
+        return joined
     if not is_blank(joined):
-        asked, place = f"{asked}\n{joined}", f"{question} + {mapping.input}"
-    placed.append((Turn("user", asked), (place, "")))
-    thought = _column_text(columns, reasoning, faults)
-    placed.append(assistant_turn(read_text(columns[answer], answer, faults), thought, (answer, reasoning or answer)))
-    return placed
+        question, question_name = f"{question}\n{joined}", f"{question_name} + {mapping.input}"
+    reasoning = _column_text(columns, mapping.reasoning)
+    if isinstance(reasoning, FieldFault):
+        return reasoning
+    answer = read_text(columns[answer_name], answer_name)
+    if isinstance(answer, FieldFault):
+        return answer
+    reply = assistant_turn(answer, reasoning, (answer_name, mapping.reasoning or answer_name))
+    return [*history, (Turn("user", question), (question_name, "")), reply]
 
 
-def _column_text(columns: dict[str, Any], name: str | None, faults: FaultList) -> str:
-    """The text of a column that a row may lack."""
-    return "" if name is None else read_text(columns.get(name), name, faults)
+def _column_text(columns: dict[str, Any], name: str | None) -> str | FieldFault:
+    """Read the text of a column that the file or the row may lack."""
+    return "" if name is None else read_text(columns.get(name), name)
 
 
-def _keypoint(columns: dict[str, Any], name: str | None, faults: FaultList) -> str | None:
+def _keypoint(columns: dict[str, Any], name: str | None) -> str | FieldFault | None:
     value = columns.get(name) if name is not None else None
     if value is None or name is None:
         return None
-    return read_text(value if isinstance(value, str | list | dict) else str(value), name, faults)
+    return read_text(value if isinstance(value, str | list | dict) else str(value), name)
 
 
-def _message_format(held: list[Any]) -> str:
-    """How messages are written, for people: the keys that say who speaks and what."""
-    message = next((value[0] for value in held if isinstance(value, list) and value and isinstance(value[0], dict)), {})
+def _message_format(values: list[Any]) -> str:
+    """Describe for people how messages are written: their keys of role and content."""
+    message = next(
+        (value[0] for value in values if isinstance(value, list) and value and isinstance(value[0], dict)), {}
+    )
     return " / ".join(
         key for key in message if MESSAGE_KEYS.get(normalize_key(key)) in ("role", "content", "user", "assistant")
     )
 
 
 def _join_names(names: Collection[str]) -> str:
-    """Names for a sentence: the first twenty, shortened, with nothing in them that cannot be printed."""
+    """Join the first twenty names for a sentence, shortened and printable."""
     shortened = [name[:40].encode("utf-8", "backslashreplace").decode() for name in list(names)[:20]]
     return ", ".join(shortened) + (", …" if len(names) > 20 else "")
 
 
 def to_flow_yaml(value: Any) -> str:
-    """A value as it is written in a recipe, on one line."""
+    """Write a value as a recipe does, on one line."""
     return yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
     ).strip()
@@ -291,57 +316,69 @@ def to_flow_yaml(value: Any) -> str:
 TEXT_HEAVY_CHARACTERS = 20  # a column longer than this on average is prose that someone may have meant to train
 
 
-# Of each column that is not used: the rows in which it holds text, and the characters of these.
-UnusedColumns = dict[str, list[int]]
+@dataclass(slots=True)
+class UnusedColumns:
+    """Text in columns, and in keys of messages, that are neither used nor ignored.
+
+    `counts` holds, for each column or `column.key`, the rows with text in it and the characters of these texts.
+    """
+
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+
+    def add_row(self, row: RawRow, mapping: ColumnMapping) -> None:
+        """Count a row's texts."""
+        used, conversations = mapping.used_columns, mapping.message_columns
+        for name, value in (row.columns or {}).items():
+            if name in conversations:
+                for message in value if isinstance(value, list) else ():
+                    for key in message if isinstance(message, dict) else ():
+                        if normalize_key(key) not in MESSAGE_KEYS and f"{name}.{key}" not in mapping.ignored:
+                            self._add_value(f"{name}.{key}", message[key])
+            elif name not in used and name not in mapping.ignored:
+                self._add_value(name, value)
+
+    def merge(self, other: "UnusedColumns") -> None:
+        """Add the counts of other rows of the same file."""
+        for name, (rows, characters) in other.counts.items():
+            self._add(name, rows, characters)
+
+    def refuse(self, mapping: ColumnMapping, file: str) -> None:
+        """Raise UserError, with the mapping to write, if prose or a column with a usual name would be left out."""
+        refused = sorted(name for name in self.counts if self._is_prose(name) or normalize_key(name) in PART_OF_COLUMN)
+        if not refused:
+            return
+        faults = [f"data.ignore: column {name!r} of {file} {self._remedy(name, mapping)}" for name in refused]
+        remedy = f"if that is right, write it and data.ignore: {to_flow_yaml([*mapping.ignored, *refused])}"
+        raise UserError([*faults, f"data.columns: {file} is read as data.columns: {mapping.as_recipe_value}; {remedy}"])
+
+    def _add_value(self, name: str, value: Any) -> None:
+        if _may_be_text(name, value) and not is_blank(value):
+            self._add(name, 1, len(value))
+
+    def _add(self, name: str, rows: int, characters: int) -> None:
+        old_rows, old_characters = self.counts.get(name, (0, 0))
+        self.counts[name] = old_rows + rows, old_characters + characters
+
+    def _is_prose(self, name: str) -> bool:
+        rows, characters = self.counts[name]
+        return characters > TEXT_HEAVY_CHARACTERS * rows
+
+    def _remedy(self, name: str, mapping: ColumnMapping) -> str:
+        ignore, part = f"data.ignore: {to_flow_yaml([name])}", PART_OF_COLUMN.get(normalize_key(name))
+        if mapping.message_columns or part in ("input", "history", "tools"):
+            remedy = f"write {ignore} to leave it out"
+        elif part is None:
+            remedy = f"name it under data.columns to train it or write {ignore}"
+        else:
+            remedy = f"write data.columns: {to_flow_yaml({part: name})} to train it or {ignore}"
+        return f"{'is full of text' if self._is_prose(name) else 'contains text'} and is not used; {remedy}"
 
 
-def count_unused_columns(row: RawRow, mapping: ColumnMapping, counts: UnusedColumns) -> None:
-    """Add a row's texts in columns, and in keys of its messages, that are neither used nor ignored."""
-    used, conversations = mapping.used_columns, mapping.message_columns
-    for name, value in (row.columns or {}).items():
-        if name in conversations:
-            for message in value if isinstance(value, list) else ():
-                for key in message if isinstance(message, dict) else ():
-                    if normalize_key(key) not in MESSAGE_KEYS and f"{name}.{key}" not in mapping.ignored:
-                        _count_text(f"{name}.{key}", message[key], counts)
-        elif name not in used and name not in mapping.ignored:
-            _count_text(name, value, counts)
+def _may_be_text(name: str, value: Any) -> bool:
+    """Return True for text, and under a usual column name for lists and objects as well.
 
-
-def refuse_unused_columns(counts: UnusedColumns, mapping: ColumnMapping, file: str) -> None:
-    """Raise UserError where a column of prose or of a known name would be left out, with the mapping to write."""
-    refused = sorted(
-        name
-        for name, (rows, characters) in counts.items()
-        if characters > TEXT_HEAVY_CHARACTERS * rows or normalize_key(name) in PART_OF_COLUMN
-    )
-    if not refused:
-        return
-    faults = [f"data.ignore: column {name!r} of {file} {_remedy(name, counts[name], mapping)}" for name in refused]
-    remedy = f"where that is right, write it and data.ignore: {to_flow_yaml([*mapping.ignored, *refused])}"
-    raise UserError([*faults, f"data.columns: {file} is read as data.columns: {mapping.as_recipe_value}; {remedy}"])
-
-
-def _count_text(name: str, value: Any, counts: UnusedColumns) -> None:
-    if _is_text(name, value) and not is_blank(value):
-        rows, characters = counts.get(name, (0, 0))
-        counts[name] = [rows + 1, characters + len(value)]
-
-
-def _is_text(name: str, value: Any) -> bool:
-    """A list or object is data about the row, and one word of ASCII an identifier, unless its name says more."""
+    Elsewhere a list or object is data about the row, and a single ASCII word an identifier.
+    """
     if normalize_key(name) in PART_OF_COLUMN:
         return isinstance(value, str | list | dict)
     return isinstance(value, str) and (not value.isascii() or len(value.split(None, 1)) > 1)
-
-
-def _remedy(name: str, count: list[int], mapping: ColumnMapping) -> str:
-    full = "is full of text" if count[1] > TEXT_HEAVY_CHARACTERS * count[0] else "holds text"
-    ignore, part = f"data.ignore: {to_flow_yaml([name])}", PART_OF_COLUMN.get(normalize_key(name))
-    if mapping.message_columns or part in ("input", "history", "tools"):
-        remedy = f"write {ignore} to leave it out"
-    elif part is None:
-        remedy = f"name it under data.columns to train it or write {ignore}"
-    else:
-        remedy = f"write data.columns: {to_flow_yaml({part: name})} to train it or {ignore}"
-    return f"{full} and is not used; {remedy}"

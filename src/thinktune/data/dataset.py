@@ -1,7 +1,7 @@
-"""Tokenized rows on the disk: written once by content, read through memory maps, so that size costs no memory."""
+"""Tokenized rows on disk: written once, read through memory maps, so that size costs no memory."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,52 +15,52 @@ from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.data.types import Example, Turn
 from thinktune.files import read_json, write_json
 
-# An example: its number among all rows read, where it stands, its line in texts.jsonl, and its replies.
+# An example: its index among all rows read, its file and line, its span in texts.jsonl, and its replies.
 EXAMPLE_DTYPE = np.dtype(
     [("row", "i8"), ("file", "i4"), ("line", "i8"), ("text", "i8"), ("bytes", "i4"), ("first", "i8"), ("replies", "i4")]
 )
 
 
-REPLY_DTYPE = np.dtype([("example", "i8"), ("start", "i8"), ("length", "i4"), ("learned", "i4"), ("digest", "u8")])
+REPLY_DTYPE = np.dtype([("example", "i8"), ("start", "i8"), ("length", "i4"), ("label_tokens", "i4"), ("digest", "u8")])
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedDataset:
-    """Examples and their tokens: `ids` int32 and `kinds` uint8 of all replies, one after another, and two tables."""
+    """Examples and their tokens: `ids` (tokens,) int32 and `kinds` (tokens,) uint8 of all replies, and two tables."""
 
     texts_file: Path
     source_files: tuple[str, ...]
     ids: NDArray[np.int32]
     kinds: NDArray[np.uint8]
-    examples: NDArray[Any]  # EXAMPLE
-    replies: NDArray[Any]  # REPLY
+    examples: NDArray[Any]  # of EXAMPLE_DTYPE
+    replies: NDArray[Any]  # of REPLY_DTYPE
 
-    def example(self, number: int) -> Example:
-        """An example's text."""
-        entry = self.examples[number]
+    def example(self, index: int) -> Example:
+        """Read an example's text."""
+        entry = self.examples[index]
         with self.texts_file.open("rb") as file:
             file.seek(int(entry["text"]))
             return example_from_json(file.read(int(entry["bytes"])))
 
-    def source(self, number: int) -> str:
-        """Where an example stands, as `file:line`."""
-        entry = self.examples[number]
+    def source(self, index: int) -> str:
+        """Return an example's `file:line`."""
+        entry = self.examples[index]
         return f"{self.source_files[entry['file']]}:{entry['line']}"
 
-    def reply(self, number: int) -> Rendered:
-        """A reply's tokens."""
-        entry = self.replies[number]
+    def reply(self, index: int) -> Rendered:
+        """Read a reply's tokens."""
+        entry = self.replies[index]
         span = slice(int(entry["start"]), int(entry["start"]) + int(entry["length"]))
         return Rendered(np.array(self.ids[span]), np.array(self.kinds[span]), self.source(int(entry["example"])))
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Some of a store's examples, in an order; and their replies, which are what is trained and dealt into steps."""
+    """Some of a dataset's examples, in an order, and their replies, which are assigned to optimizer steps."""
 
     dataset: TokenizedDataset
     example_indices: NDArray[np.int64]
-    reply_indices: NDArray[np.int64]  # of the replies
+    reply_indices: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.example_indices)
@@ -72,45 +72,51 @@ class Subset:
 
     @property
     def label_tokens(self) -> NDArray[np.int32]:
-        """Learned tokens of each reply."""
-        return self.dataset.replies["learned"][self.reply_indices]
+        """Trained tokens of each reply."""
+        return self.dataset.replies["label_tokens"][self.reply_indices]
 
     @property
     def digests(self) -> bytes:
-        """Changes with any token, with what is learned of it, and with the order of the replies."""
+        """Bytes that change with any token, with its kind, and with the order of the replies."""
         return self.dataset.replies["digest"][self.reply_indices].tobytes()
 
     def examples(self, limit: int | None = None) -> list[Example]:
-        """The examples, or the first few of them."""
-        return [self.dataset.example(int(number)) for number in self.example_indices[:limit]]
+        """Read the examples, or the first `limit` of them."""
+        return [self.dataset.example(int(index)) for index in self.example_indices[:limit]]
 
     def replies(self, indices: Iterable[int] | None = None) -> list[Rendered]:
-        """The replies at these indices of `lengths`, or all of them."""
-        numbers = self.reply_indices if indices is None else self.reply_indices[np.fromiter(indices, np.int64)]
-        return [self.dataset.reply(int(number)) for number in numbers]
+        """Read the replies at these indices of `lengths`, or all of them."""
+        chosen = self.reply_indices if indices is None else self.reply_indices[np.fromiter(indices, np.int64)]
+        return [self.dataset.reply(int(index)) for index in chosen]
 
     def sources(self, indices: Iterable[int]) -> list[str]:
-        """The `file:line` of the replies at these indices of `lengths`."""
+        """Return the `file:line` of the replies at these indices of `lengths`."""
         examples = self.dataset.replies["example"][self.reply_indices[np.fromiter(indices, np.int64)]]
         return [self.dataset.source(int(example)) for example in examples]
 
+    def digest_lines(self) -> Iterator[str]:
+        """Yield `digest file:line` for each reply, the digest in 16 hexadecimal digits."""
+        for number in self.reply_indices:
+            entry = self.dataset.replies[number]
+            yield f"{int(entry['digest']):016x} {self.dataset.source(int(entry['example']))}"
+
 
 def select(dataset: TokenizedDataset, example_indices: NDArray[np.int64]) -> Subset:
-    """Some examples of a store with their replies."""
+    """Select examples of a dataset, with their replies."""
     counts = dataset.examples["replies"][example_indices].astype(np.int64)
-    # Of each example's replies, the number of the first and how far each is from it.
+    # For each reply, the index of its example's first reply, and its distance from that.
     starts = np.repeat(dataset.examples["first"][example_indices], counts)
     steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return Subset(dataset, example_indices, starts + steps)
 
 
 class DatasetWriter:
-    """Takes examples one by one and leaves a store in a folder, as a context manager."""
+    """Context manager that writes examples one by one as a dataset in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._texts, self._ids, self._kinds = (
-            (folder / name).open("wb") for name in ("texts.jsonl", "ids.bin", "parts.bin")
+            (folder / name).open("wb") for name in ("texts.jsonl", "ids.bin", "kinds.bin")
         )
         self._files: dict[str, int] = {}
         self._examples, self._replies = bytearray(), bytearray()
@@ -120,7 +126,7 @@ class DatasetWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        """Close the files, whatever happened; where all went well, write the tables."""
+        """Close the files; if no error was raised, write the tables."""
         for file in (self._texts, self._ids, self._kinds):
             file.close()
         if error is None:
@@ -129,7 +135,7 @@ class DatasetWriter:
             write_json(self._folder / "files.json", list(self._files))
 
     def add(self, row: int, source: str, example_json: bytes, replies: Sequence[Rendered]) -> None:
-        """Keep an example, which stands at this number among all rows read, with its text and its replies."""
+        """Write an example with its text and its replies; `row` is its index among all rows read."""
         name, _, line = source.rpartition(":")
         file = self._files.setdefault(name, len(self._files))
         entry = (row, file, int(line), self._texts.tell(), len(example_json), self._reply_count, len(replies))
@@ -146,27 +152,27 @@ class DatasetWriter:
 
 
 def open_dataset(folder: Path) -> TokenizedDataset:
-    """The store in a folder, its tokens mapped, not read."""
+    """Open the dataset in a folder; its tokens are mapped, not read."""
     examples, replies = np.load(folder / "examples.npy"), np.load(folder / "replies.npy")
-    ids, parts = (_memory_map(folder / f"{name}.bin", kind) for name, kind in (("ids", np.int32), ("parts", np.uint8)))
+    ids, kinds = _memory_map(folder / "ids.bin", np.int32), _memory_map(folder / "kinds.bin", np.uint8)
     files = tuple(read_json(folder / "files.json"))
-    return TokenizedDataset(folder / "texts.jsonl", files, ids, parts, examples, replies)
+    return TokenizedDataset(folder / "texts.jsonl", files, ids, kinds, examples, replies)
 
 
 def example_to_json(example: Example) -> bytes:
-    """An example as one line of JSON."""
+    """Serialize an example as one line of JSON."""
     turns = [(turn.role, turn.content, turn.reasoning, turn.trained) for turn in example.turns]
     return json.dumps((turns, example.source, example.keypoint), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def example_from_json(line: bytes) -> Example:
-    """What `example_to_json` wrote."""
+    """Read what `example_to_json` wrote."""
     turns, source, keypoint = json.loads(line)
     return Example(tuple(Turn(*turn) for turn in turns), source, keypoint)
 
 
 def reply_digest(reply: Rendered) -> int:
-    """A number that changes with any token of a reply, and with what is learned of it."""
+    """Hash a reply's tokens and their kinds to 64 bits."""
     return int.from_bytes(blake2b(reply.ids.tobytes() + reply.kinds.tobytes(), digest_size=8).digest(), "little")
 
 
@@ -174,4 +180,4 @@ def _memory_map(file: Path, dtype: Any) -> NDArray[Any]:
     return np.memmap(file, dtype, "r") if file.stat().st_size else np.empty(0, dtype)  # an empty file cannot be mapped
 
 
-assert TokenKind.PROMPT == 0  # `label_tokens` counts the parts that are not zero
+assert TokenKind.PROMPT == 0  # `label_tokens` counts the kinds that are not zero

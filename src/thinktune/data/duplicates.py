@@ -1,4 +1,4 @@
-"""Rows that are the same or almost the same: keys row by row, in any process, then twins among all rows at once."""
+"""Find duplicate and near-duplicate rows: fingerprints row by row, in any process, then compared all at once."""
 
 import hashlib
 import re
@@ -15,28 +15,30 @@ WIDE_CHARACTERS = re.compile("[\u2000-\u206f\u3000-\u303f\u3200-\u33ff\uff00-\uf
 
 
 def normalize_text(text: str) -> str:
-    """A question without case, white space and width of characters (NFKC): the same for twins."""
-    for character in set(WIDE_CHARACTERS.findall(text)):  # NFKC is slow once it meets a wide comma, so those go first
+    """Normalize a text for comparison: NFKC, without case and white space."""
+    for character in set(
+        WIDE_CHARACTERS.findall(text)
+    ):  # NFKC is slow once it meets a wide comma, so those are replaced first
         text = text.replace(character, unicodedata.normalize("NFKC", character))
     return "".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
-MIN_JACCARD = 0.8  # the Jaccard similarity from which two questions are near duplicates
+MIN_JACCARD = 0.8  # of the shingles of two questions that are near duplicates
 
 
-MINHASH_WORDS = 10  # words of a sketch; with the two hashes a row's keys take 96 bytes
+MINHASH_WORDS = 10  # uint64 words of a MinHash; with the two hashes, a row's fingerprint takes 96 bytes
 
 
-MAX_NEIGHBOURS = 8  # with how many rows of its bucket a row is compared, so that a huge bucket takes linear time
+MAX_NEIGHBOURS = 8  # rows of its bucket that a row is compared with, so that a huge bucket takes linear time
 
 
-_NUM_HASHES = 8 * MINHASH_WORDS  # minima of a sketch, one byte each
+_NUM_HASHES = 8 * MINHASH_WORDS  # one byte each
 
 
-_MIN_AGREEING_BYTES = 56  # of them, from which a pair is worth an exact comparison: at 0.8, 64 agree, give or take 3.6
+_MIN_AGREEING_BYTES = 56  # from which a pair is compared exactly; at a similarity of 0.8, 64 ± 3.6 agree
 
 
-_CHUNK_ELEMENTS = 2**16  # pairs, or shingles, in one numpy operation: memory stays flat
+_CHUNK_ELEMENTS = 2**16  # pairs or shingles in one numpy operation, so that memory stays flat
 
 
 _MIXER = np.uint64(0x9E3779B97F4A7C15)
@@ -47,27 +49,28 @@ _MULTIPLIERS = np.random.default_rng(0).integers(2**63, size=(_NUM_HASHES, 1), d
 ) + np.uint64(1)
 
 
-# Which eight bytes make a bucket. Three ways to deal the bytes to buckets find a pair of 0.8 with 0.98, one with 0.85.
+# Eight bytes of a MinHash make a band. Three ways of dividing the bytes into bands find a pair of similarity 0.8 with
+# probability 0.98; one way, with 0.85.
 _BANDS = np.concatenate([np.random.default_rng(way).permutation(_NUM_HASHES).reshape(-1, 8) for way in range(3)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """What is compared of a row: hashes of its question and of the whole of it, and a sketch of its question."""
+    """Comparable digest of a row: 64-bit hashes of its question and of the whole row, and a MinHash of its question."""
 
     question_hash: int
     row_hash: int
-    minhash: NDArray[np.uint64]  # (BANDS,), a MinHash of one byte each: as many bytes agree as shingles are shared
+    minhash: NDArray[np.uint64]  # (MINHASH_WORDS,): the share of equal bytes estimates the Jaccard similarity
 
 
 def question_text(example: Example) -> str:
-    """What is asked: the last user turn and all that was said before it, without the system prompt."""
+    """Return the last user turn and everything before it, without the system prompt."""
     last = max(index for index, turn in enumerate(example.turns) if turn.role == "user")
     return "\n".join(turn.content for turn in example.turns[: last + 1] if turn.role != "system")
 
 
 def fingerprint(example: Example) -> Fingerprint:
-    """The keys of a row; rows that differ in case, white space or width of characters alone share theirs."""
+    """Fingerprint a row; rows that differ only in case, white space or width of characters share one."""
     question = normalize_text(question_text(example))
     parts = (
         part
@@ -78,7 +81,7 @@ def fingerprint(example: Example) -> Fingerprint:
 
 
 def find_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each row the index of the first row with the same key, or -1 where it is the first itself."""
+    """Return for each row the index of the first row with the same hash, or -1 if it is the first itself."""
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     earlier = first[group]
     earlier[first] = -1
@@ -86,7 +89,7 @@ def find_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def find_leaks(question_hashes: NDArray[np.uint64], held_out: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each row of training the index of the first held-out row that asks the same, or -1; -1 for held-out rows."""
+    """Return for each training row the index of the first held-out row that asks the same, else -1."""
     found = np.full(len(question_hashes), -1, np.int64)
     asked, first = np.unique(question_hashes[held_out], return_index=True)
     if len(asked):
@@ -99,10 +102,10 @@ def find_leaks(question_hashes: NDArray[np.uint64], held_out: NDArray[np.bool_])
 def find_near_duplicates(
     minhashes: NDArray[np.uint64], exact_hashes: NDArray[np.uint64], question_of: Callable[[int], str]
 ) -> Iterator[tuple[int, int, float]]:
-    """Pairs of rows whose questions are almost the same: the later row, the earlier one, their Jaccard similarity.
+    """Find pairs of rows with near-duplicate questions: the later row, the earlier one, their Jaccard similarity.
 
-    Each later row comes once at most, with the most similar of the earlier rows it was compared with; a row whose
-    `exact_hashes` key an earlier row has is left out altogether. `question_of` gives the `question_text` of a row.
+    Each later row comes at most once, with the most similar earlier row that it was compared with; a row with the
+    `exact_hashes` entry of an earlier row is left out. `question_of` returns the `question_text` of a row.
     """
     nearest = _most_similar_earlier(minhashes, find_duplicates(exact_hashes) < 0)
     for later in np.flatnonzero(nearest >= 0).tolist():
@@ -115,7 +118,7 @@ def find_near_duplicates(
 def candidate_pairs(
     band_hashes: NDArray[np.uint64], candidates: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Candidates with the same key: many later rows at a time, each with one of the NEIGHBOURS closest before it."""
+    """Yield chunks of pairs with equal hashes: later rows, each with one of the MAX_NEIGHBOURS candidates before it."""
     order = np.argsort(band_hashes, kind="stable")
     order = order[candidates[order]]
     band_hashes = band_hashes[order]
@@ -127,20 +130,20 @@ def candidate_pairs(
 
 
 def jaccard(question: str, other: str) -> float:
-    """The share of shingles that two questions have in common, of all that either has."""
+    """Compute the Jaccard similarity of two questions' shingles."""
     ours, theirs = (set(_shingles(normalize_text(text)).tolist()) for text in (question, other))
     return len(ours & theirs) / len(ours | theirs)
 
 
 def _most_similar_earlier(minhashes: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each row the earlier row whose sketch agrees most, or -1 where none agrees enough."""
-    sketches = np.ascontiguousarray(minhashes).view(np.uint8)
+    """Return for each row the earlier row with the most similar MinHash, or -1 if none is similar enough."""
+    signatures = np.ascontiguousarray(minhashes).view(np.uint8)
     nearest = np.full(len(minhashes), -1, np.int64)
     agreeing = np.full(len(minhashes), _MIN_AGREEING_BYTES - 1, np.uint8)
-    for bucket in _BANDS:
-        key = np.ascontiguousarray(sketches[:, bucket]).view(np.uint64).ravel()
-        for later, earlier in candidate_pairs(key, candidates):
-            agree = np.count_nonzero(sketches[later] == sketches[earlier], axis=1)
+    for band in _BANDS:
+        band_hashes = np.ascontiguousarray(signatures[:, band]).view(np.uint64).ravel()
+        for later, earlier in candidate_pairs(band_hashes, candidates):
+            agree = np.count_nonzero(signatures[later] == signatures[earlier], axis=1)
             better = agree > agreeing[later]
             nearest[later[better]] = earlier[better]
             agreeing[later[better]] = agree[better]
@@ -156,10 +159,10 @@ def _hash(texts: Iterable[str]) -> int:
 
 
 def _shingles(normalized: str) -> NDArray[np.uint64]:
-    """Every run of three characters as one number.
+    """Return every run of three characters as one number, (runs,) uint64.
 
-    Three, because two say too little: most English texts share most pairs of letters, and Chinese questions on one
-    subject share its words. Four or more would ask for 40 Chinese characters before one of them may differ.
+    Two would say too little: most English texts share most pairs of letters, and Chinese questions on one subject
+    share its words. Four or more would need 40 Chinese characters before one of them may differ.
     """
     raw = normalized.ljust(3, "\0").encode("utf-32-le", "surrogatepass")
     characters = np.frombuffer(raw, np.uint32).astype(np.uint64)
@@ -167,7 +170,7 @@ def _shingles(normalized: str) -> NDArray[np.uint64]:
 
 
 def _minhash(shingles: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A MinHash: under each of many hash functions the least shingle, of which one byte is kept."""
+    """Compute a MinHash, (MINHASH_WORDS,) uint64: one byte of the least shingle under each hash function."""
     least = np.full(_NUM_HASHES, 2**64 - 1, np.uint64)
     for start in range(0, len(shingles), _CHUNK_ELEMENTS // _NUM_HASHES):
         some = shingles[start : start + _CHUNK_ELEMENTS // _NUM_HASHES]

@@ -1,4 +1,4 @@
-"""Prepared rows written out as files of rows, so that other tools can use them and this one reads them back."""
+"""Write prepared rows as JSON lines, which other tools can use and this one can read back."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,41 +14,41 @@ EXPORT_FILES = ("train.jsonl", "val.jsonl")
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise UserError where one of the files is there already."""
-    there = [str(folder / name) for name in EXPORT_FILES if (folder / name).exists()]
-    if there:
-        raise UserError(f"{', '.join(there)}: is there already and is not written over; name another folder")
+    """Raise UserError if one of the files already exists."""
+    existing = [str(folder / name) for name in EXPORT_FILES if (folder / name).exists()]
+    if existing:
+        raise UserError(f"{', '.join(existing)}: already exists and is not overwritten; name another folder")
 
 
 def export_rows(prepared: Prepared, folder: Path, system: str | None) -> list[str]:
-    """Write train.jsonl and, if rows are held out, val.jsonl, each whole or not at all, and say how large they are.
+    """Write train.jsonl and, if rows are held out, val.jsonl, each whole or not at all; return a line about each.
 
-    Single questions become rows of question, think and answer; where any row is a longer conversation, all become
+    Single questions become rows of question, think and answer; if any row is a longer conversation, all become
     messages with `reasoning_content`. A row's own system prompt is written, the recipe's (`system`) is not. Raises
-    UserError where one of the files is there already.
+    UserError if one of the files already exists.
     """
     refuse_existing(folder)
     as_messages = any(
         _is_multi_turn(example) for rows in (prepared.train, prepared.validation) for example in _examples(rows)
     )
-    said: list[str] = []
+    lines: list[str] = []
     for name, rows in zip(EXPORT_FILES, (prepared.train, prepared.validation), strict=True):
         if not len(rows):
-            said.append(f"{folder / name}: no row is held out, so it is not written")
+            lines.append(f"{folder / name}: no row is held out, so it is not written")
             continue
         convert = _to_messages if as_messages else _to_columns
         write_json_lines(folder / name, (convert(example, system) for example in _examples(rows)))
         size = (folder / name).stat().st_size
-        said.append(f"{folder / name}: {len(rows):,} rows, {size / 1e6:,.2f} MB")
-    return said
+        lines.append(f"{folder / name}: {len(rows):,} rows, {size / 1e6:,.2f} MB")
+    return lines
 
 
 def _examples(rows: Subset) -> Iterator[Example]:
-    return (rows.dataset.example(int(number)) for number in rows.example_indices)
+    return (rows.dataset.example(int(index)) for index in rows.example_indices)
 
 
 def _own_turns(example: Example, system: str | None) -> tuple[Turn, ...]:
-    """The turns without the recipe's system prompt, which the recipe puts in again."""
+    """Return the turns without the recipe's system prompt, which the recipe adds again."""
     first = example.turns[0]
     return example.turns[1:] if first.role == "system" and first.content == system else example.turns
 

@@ -1,6 +1,7 @@
-"""Messages in every form that tools write them, to turns: roles, parts, reasoning, weights, each with its place."""
+"""Messages in every format that tools write, read as turns: roles, content parts, reasoning, weights."""
 
 import reprlib
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -10,8 +11,15 @@ from thinktune.data.types import Role, Turn
 TurnWithFields = tuple[Turn, tuple[str, str]]
 
 
-# What is wrong in a row: the fault, and `field: what is wrong`. Reading goes on with a blank; the first one counts.
-FaultList = list[tuple[str, str]]
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """A fault in a field of a row: its name in `data.faults`, and a sentence `field: what is wrong`.
+
+    Functions here return what they read, or the first fault that they meet, which ends the reading of the row.
+    """
+
+    fault: str
+    sentence: str
 
 
 REASONING_KEYS = (
@@ -28,14 +36,15 @@ ROLE_ALIASES: dict[str, Role] = {
 }
 
 
-# What programs write where a value was missing; a whole field of it is one.
+# What programs write for a missing value; only a whole field that says this counts as null.
 NULL_SPELLINGS = frozenset(("None", "null", "Null", "NULL", "nan", "NaN", "NAN", "N/A", "n/a", "<NA>"))
 
 
 TOOL_ROLES = ("tool", "tools", "tool_call", "tool_response", "tool_result", "function", "function_call", "observation")
 
 
-# Kinds of parts; tuples, since a row may hold anything as a kind, and a set cannot be asked for a list.
+# Types of content parts. They are tuples because a row may hold anything as a type, and a list cannot be looked up in
+# a set.
 TOOL_PART_TYPES = (*TOOL_ROLES, "tool_calls", "tool_use")
 
 
@@ -45,13 +54,13 @@ TEXT_PART_TYPES = ("text", "input_text", "output_text")
 REASONING_PART_TYPES = ("reasoning", "thinking")
 
 
-TOOL_CALL_FAULT = "calls tools, which is not trained yet"
+TOOL_CALL_FAULT = "calls tools, which cannot be trained yet"
 
 
 ROLE_ORDER: tuple[Role, ...] = ("system", "user", "assistant")
 
 
-# What the keys of a message mean; one message may hold a user's and an assistant's text, as in {human, assistant}.
+# The meaning of a message's keys. One message may hold a user's and an assistant's text, as in {human, assistant}.
 MESSAGE_KEYS = {
     **dict.fromkeys(("role", "from"), "role"),
     **dict.fromkeys(("content", "value"), "content"),
@@ -64,41 +73,39 @@ MESSAGE_KEYS = {
 
 @lru_cache(maxsize=4096)
 def normalize_key(name: str) -> str:
-    """A name without the differences that mean nothing: case, and `-` or a space for `_`."""
+    """Return a key or column name in lower case, with `_` in place of `-` and spaces."""
     return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value says nothing: null, or one written as text, white space, an empty list or object."""
+    """Return True for null, null written as text, white space, NaN, and an empty list or object."""
     if isinstance(value, str):
         return not value or value.isspace() or value.strip() in NULL_SPELLINGS
-    return value is None or value == [] or value == {} or value != value  # as NaN alone is
+    return value is None or value == [] or value == {} or value != value  # only NaN differs from itself
 
 
 def short_repr(value: Any) -> str:
-    """A value, shortened for a sentence; no depth and no size of it is too much."""
+    """Shorten a value for a sentence; it may be of any size and depth."""
     return reprlib.repr(value)[:60]
 
 
-def read_text(value: Any, place: str, faults: FaultList) -> str:
-    """A text that can be trained, and null as blank; anything else is noted and gives blank."""
+def read_text(value: Any, field: str) -> str | FieldFault:
+    """Read a text that can be trained; null is read as an empty text."""
     if value is None or value != value:
         return ""
     if not isinstance(value, str):
-        faults.append(("not_text", f"{place}: is {short_repr(value)}, not text"))
-        return ""
+        return FieldFault("not_text", f"{field}: is {short_repr(value)}, not text")
     try:
         # JSON can spell half of a surrogate pair, which no UTF-8 file and no tokenizer can hold.
         if not value.isascii():
             value.encode()
     except UnicodeEncodeError:
-        faults.append(("unreadable", f"{place}: holds half a character (a lone surrogate)"))
-        return ""
+        return FieldFault("unreadable", f"{field}: contains half a character (a lone surrogate)")
     return value
 
 
 def assistant_turn(content: str, reasoning: str, field_names: tuple[str, str], trained: bool = True) -> TurnWithFields:
-    """The assistant's turn; where its reasoning stands nowhere else, a think block before the answer is split off."""
+    """Make the assistant's turn; without other reasoning, a think block before the answer becomes its reasoning."""
     if is_blank(reasoning):
         if split := split_reasoning(content):
             return Turn("assistant", split[1], split[0], trained), (field_names[0], field_names[0])
@@ -107,9 +114,9 @@ def assistant_turn(content: str, reasoning: str, field_names: tuple[str, str], t
 
 
 def split_reasoning(content: str) -> tuple[str, str] | None:
-    """Reasoning and answer of `<think>T</think>A` or `T</think>A` (some tools cut the opening tag), else none.
+    """Split `<think>T</think>A` or `T</think>A` (some tools cut the opening tag) into reasoning and answer, else None.
 
-    White space around the tags belongs to the format. Other tags are left where they are, for whoever judges the row.
+    White space around the tags belongs to the format. Other tags are left in place for the row checks.
     """
     if content.count("</think>") != 1:
         return None
@@ -120,54 +127,60 @@ def split_reasoning(content: str) -> tuple[str, str] | None:
     return None
 
 
-def read_messages(value: Any, place: str, faults: FaultList) -> list[TurnWithFields]:
-    """The turns of a list of messages, in its order."""
+def read_messages(value: Any, field: str) -> list[TurnWithFields] | FieldFault:
+    """Read a list of messages as turns, in its order."""
     if value is None:
         return []
     if not isinstance(value, list):
-        faults.append(("not_text", f"{place}: is {short_repr(value)}, not a list of messages"))
-        return []
-    placed: list[TurnWithFields] = []
-    for number, message in enumerate(value):
-        here = f"{place}[{number}]"
-        if isinstance(message, dict):
-            placed += _read_message(message, here, faults)
-        else:
-            faults.append(("not_text", f"{here}: is {short_repr(message)}, not a message"))
-    return placed
+        return FieldFault("not_text", f"{field}: is {short_repr(value)}, not a list of messages")
+    turns: list[TurnWithFields] = []
+    for index, message in enumerate(value):
+        message_field = f"{field}[{index}]"
+        if not isinstance(message, dict):
+            return FieldFault("not_text", f"{message_field}: is {short_repr(message)}, not a message")
+        found = _read_message(message, message_field)
+        if isinstance(found, FieldFault):
+            return found
+        turns += found
+    return turns
 
 
-def read_history(pairs: Any, name: str, faults: FaultList) -> list[TurnWithFields]:
-    """The turns before the question, as pairs of texts."""
+def read_history(pairs: Any, name: str) -> list[TurnWithFields] | FieldFault:
+    """Read the turns before the question from a column of pairs of texts."""
     if is_blank(pairs):
         return []
-    placed: list[TurnWithFields] = []
-    for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs]):
-        here = f"{name}[{number}]" if isinstance(pairs, list) else name
-        if isinstance(pair, list) and len(pair) == 2:
-            placed.append((Turn("user", read_text(pair[0], f"{here}[0]", faults)), (f"{here}[0]", "")))
-            placed.append(assistant_turn(read_text(pair[1], f"{here}[1]", faults), "", (f"{here}[1]", f"{here}[1]")))
-        else:
-            faults.append(("not_text", f"{here}: is {short_repr(pair)}, not a pair of a question and a reply"))
-    return placed
+    turns: list[TurnWithFields] = []
+    for index, pair in enumerate(pairs if isinstance(pairs, list) else [pairs]):
+        field = f"{name}[{index}]" if isinstance(pairs, list) else name
+        if not isinstance(pair, list) or len(pair) != 2:
+            return FieldFault("not_text", f"{field}: is {short_repr(pair)}, not a pair of a question and a reply")
+        question, reply = read_text(pair[0], f"{field}[0]"), read_text(pair[1], f"{field}[1]")
+        if isinstance(question, FieldFault):
+            return question
+        if isinstance(reply, FieldFault):
+            return reply
+        turns.append((Turn("user", question), (f"{field}[0]", "")))
+        turns.append(assistant_turn(reply, "", (f"{field}[1]", f"{field}[1]")))
+    return turns
 
 
-def with_row_system_prompt(
-    placed: list[TurnWithFields], own: str, name: str, faults: FaultList
-) -> list[TurnWithFields]:
-    """The turns with the row's own system prompt before them, wherever it stands; none where it is blank."""
-    if placed and placed[0][0].role == "system":
-        first = placed[0][0].content
+def with_row_system_prompt(turns: list[TurnWithFields], system: str, name: str) -> list[TurnWithFields] | FieldFault:
+    """Put the row's own system prompt, read from column `name`, before the turns; a blank one is left out.
+
+    Returns a fault where the turns begin with another system prompt.
+    """
+    if turns and turns[0][0].role == "system":
+        first = turns[0][0].content
         if not is_blank(first):
-            if not is_blank(own) and own != first:
-                faults.append(("role", f"{name}: is another system prompt than {placed[0][1][0]}"))
-            return placed
-        placed = placed[1:]
-    return placed if is_blank(own) else [(Turn("system", own), (name, "")), *placed]
+            if not is_blank(system) and system != first:
+                return FieldFault("role", f"{name}: differs from the system prompt in {turns[0][1][0]}")
+            return turns
+        turns = turns[1:]
+    return turns if is_blank(system) else [(Turn("system", system), (name, "")), *turns]
 
 
 def with_default_system_prompt(turns: tuple[Turn, ...], default: str | None) -> tuple[Turn, ...]:
-    """The turns, under the system prompt of all rows where they have none of their own, or an empty one."""
+    """Put the recipe's system prompt before turns that have none of their own, or an empty one."""
     if turns[0].role == "system":
         if not is_blank(turns[0].content):
             return turns
@@ -175,106 +188,129 @@ def with_default_system_prompt(turns: tuple[Turn, ...], default: str | None) -> 
     return turns if default is None else (Turn("system", default), *turns)
 
 
-def turn_order_faults(placed: list[TurnWithFields]) -> FaultList:
-    """What is wrong with the turns as a whole: after an optional system prompt, user and assistant alternate."""
+def find_turn_order_fault(turns: list[TurnWithFields]) -> FieldFault | None:
+    """Check that user and assistant alternate after an optional system prompt, and that some reply is trained."""
     expected: Role = "user"
-    for number, (turn, (place, _)) in enumerate(placed):
-        if turn.role == "system" and number == 0:
+    for index, (turn, (field, _)) in enumerate(turns):
+        if turn.role == "system" and index == 0:
             continue
         if turn.role != expected:
-            return [("role", f"{place}: is the {turn.role}'s, where the {expected}'s turn belongs")]
+            return FieldFault("role", f"{field}: is the {turn.role}'s turn where the {expected}'s is expected")
         expected = "assistant" if expected == "user" else "user"
-    replies = [turn.trained for turn, _ in placed if turn.role == "assistant"]
+    replies = [turn.trained for turn, _ in turns if turn.role == "assistant"]
     if any(replies):
-        return []
-    return [("blank", "has no reply that is trained: the weight of each is 0" if replies else "has no reply")]
+        return None
+    return FieldFault("blank", "has no trained reply: every weight is 0" if replies else "has no reply")
 
 
-def _read_message(message: dict[str, Any], here: str, faults: FaultList) -> list[TurnWithFields]:
-    fields = _fields_by_meaning(message, here, faults)
+def _read_message(message: dict[str, Any], field: str) -> list[TurnWithFields] | FieldFault:
+    """Read one message; it may hold the turns of several roles, each under a key of its own."""
+    fields = _fields_by_meaning(message, field)
+    if isinstance(fields, FieldFault):
+        return fields
     if not is_blank(fields.get("tools", ("", None))[1]):
-        faults.append(("role", f"{here}: {TOOL_CALL_FAULT}"))
-    if "role" not in fields:
-        pair: list[Role] = [role for role in ROLE_ORDER if role in fields]
-        if not pair or "content" in fields:
-            faults.append(("role", f"{here}: has no role"))
-            return []
-        return [_read_turn(role, fields[role], fields if role == "assistant" else {}, here, faults) for role in pair]
-    value = fields["role"][1]
+        return FieldFault("role", f"{field}: {TOOL_CALL_FAULT}")
+    if "role" in fields:
+        role = _read_role(fields["role"][1], field)
+        if isinstance(role, FieldFault):
+            return role
+        turn = _read_turn(role, fields.get("content", ("content", None)), fields, field)
+        return turn if isinstance(turn, FieldFault) else [turn]
+    roles: list[Role] = [role for role in ROLE_ORDER if role in fields]
+    if not roles or "content" in fields:
+        return FieldFault("role", f"{field}: has no role")
+    turns: list[TurnWithFields] = []
+    for role in roles:
+        turn = _read_turn(role, fields[role], fields if role == "assistant" else {}, field)
+        if isinstance(turn, FieldFault):
+            return turn
+        turns.append(turn)
+    return turns
+
+
+def _read_role(value: Any, field: str) -> Role | FieldFault:
     name = normalize_key(value) if isinstance(value, str) else ""
     if name in ROLE_ALIASES:
-        return [_read_turn(ROLE_ALIASES[name], fields.get("content", ("content", None)), fields, here, faults)]
-    known = f"has the role {short_repr(value)}; known are system, user and assistant"
-    faults.append(("role", f"{here}: {TOOL_CALL_FAULT if name in TOOL_ROLES else known}"))
-    return []
+        return ROLE_ALIASES[name]
+    unknown = f"has the role {short_repr(value)}; use system, user or assistant"
+    return FieldFault("role", f"{field}: {TOOL_CALL_FAULT if name in TOOL_ROLES else unknown}")
 
 
-def _fields_by_meaning(message: dict[str, Any], here: str, faults: FaultList) -> dict[str, tuple[str, Any]]:
-    """What a message holds, by meaning, each with its key; two keys of one meaning may not differ."""
+def _fields_by_meaning(message: dict[str, Any], field: str) -> dict[str, tuple[str, Any]] | FieldFault:
+    """Map each meaning in `MESSAGE_KEYS` to a message's key and value; keys of one meaning must agree."""
     fields: dict[str, tuple[str, Any]] = {}
     for key, value in message.items():
         meaning = MESSAGE_KEYS.get(normalize_key(key))
         if meaning is None:
             continue
-        held = fields.get(meaning)
-        if held is None or is_blank(held[1]):
+        earlier = fields.get(meaning)
+        if earlier is None or is_blank(earlier[1]):
             fields[meaning] = key, value
-        elif not is_blank(value) and (isinstance(value, list | dict) or value != held[1]):
-            faults.append(("unreadable", f"{here}: {held[0]} and {key} mean the same and differ"))
+        elif not is_blank(value) and (isinstance(value, list | dict) or value != earlier[1]):
+            return FieldFault("unreadable", f"{field}: {earlier[0]} and {key} mean the same but differ")
     return fields
 
 
 def _read_turn(
-    role: Role, held: tuple[str, Any], fields: dict[str, tuple[str, Any]], here: str, faults: FaultList
-) -> TurnWithFields:
-    content_at = reasoning_at = f"{here}.{held[0]}"
-    content, reasoning = _read_content(held[1], content_at, faults)
+    role: Role, key_and_content: tuple[str, Any], fields: dict[str, tuple[str, Any]], field: str
+) -> TurnWithFields | FieldFault:
+    """Read a turn from its content and from the message's fields of reasoning and weight."""
+    content_key, value = key_and_content
+    content_field = reasoning_field = f"{field}.{content_key}"
+    parts = _read_content(value, content_field)
+    if isinstance(parts, FieldFault):
+        return parts
+    content, reasoning = parts
     if "reasoning" in fields:
         key, value = fields["reasoning"]
-        apart = read_text(value, f"{here}.{key}", faults)
-        if not is_blank(reasoning) and not is_blank(apart) and apart != reasoning:
-            faults.append(("unreadable", f"{here}: {held[0]} and {key} hold different reasoning"))
-        elif is_blank(reasoning):
-            reasoning, reasoning_at = apart, f"{here}.{key}"
+        own_reasoning = read_text(value, f"{field}.{key}")
+        if isinstance(own_reasoning, FieldFault):
+            return own_reasoning
+        if is_blank(reasoning):
+            reasoning, reasoning_field = own_reasoning, f"{field}.{key}"
+        elif not is_blank(own_reasoning) and own_reasoning != reasoning:
+            return FieldFault("unreadable", f"{field}: {content_key} and {key} hold different reasoning")
     if role != "assistant":
         if not is_blank(reasoning):
-            faults.append(("role", f"{reasoning_at}: is reasoning, which only the assistant can have"))
-        return Turn(role, content), (content_at, "")
+            return FieldFault("role", f"{reasoning_field}: is reasoning, which only the assistant can have")
+        return Turn(role, content), (content_field, "")
     key, weight = fields.get("weight", ("", None))
     if not is_blank(weight) and weight not in (0, 1):
-        faults.append(
-            ("role", f"{here}.{key}: is {short_repr(weight)}; only 1 (trained) and 0 (not trained) are known")
-        )
-    return assistant_turn(content, reasoning, (content_at, reasoning_at), is_blank(weight) or weight == 1)
+        return FieldFault("role", f"{field}.{key}: is {short_repr(weight)}; use 1 (trained) or 0 (not trained)")
+    return assistant_turn(content, reasoning, (content_field, reasoning_field), is_blank(weight) or weight == 1)
 
 
-def _read_content(value: Any, place: str, faults: FaultList) -> tuple[str, str]:
-    """Text and reasoning of a message's content: a text, or a list of typed parts."""
+def _read_content(value: Any, field: str) -> tuple[str, str] | FieldFault:
+    """Read a message's content, a text or a list of typed parts, as its text and its reasoning."""
     if not isinstance(value, list):
-        return read_text(value, place, faults), ""
-    words = thoughts = ""
-    for number, part in enumerate(value):
-        here = f"{place}[{number}]"
-        thought, found = _read_content_part(part, here, faults)
-        if not thought:
-            words += found
-        elif is_blank(words):
-            thoughts += found
+        text = read_text(value, field)
+        return text if isinstance(text, FieldFault) else (text, "")
+    content = reasoning = ""
+    for index, part in enumerate(value):
+        part_field = f"{field}[{index}]"
+        found = _read_content_part(part, part_field)
+        if isinstance(found, FieldFault):
+            return found
+        is_reasoning, text = found
+        if not is_reasoning:
+            content += text
+        elif is_blank(content):
+            reasoning += text
         else:
-            faults.append(("role", f"{here}: is reasoning after the answer has begun"))
-    return words, thoughts
+            return FieldFault("role", f"{part_field}: is reasoning after the start of the answer")
+    return content, reasoning
 
 
-def _read_content_part(part: Any, here: str, faults: FaultList) -> tuple[bool, str]:
-    """Whether a part of a content is reasoning, and its text."""
+def _read_content_part(part: Any, field: str) -> tuple[bool, str] | FieldFault:
+    """Read one part of a content: whether it is reasoning, and its text."""
     if not isinstance(part, dict):
-        return False, read_text(part, here, faults)
+        text = read_text(part, field)
+        return text if isinstance(text, FieldFault) else (False, text)
     kind = part.get("type") or "text"
     if kind in TOOL_PART_TYPES:
-        faults.append(("role", f"{here}: {TOOL_CALL_FAULT}"))
-    elif kind not in TEXT_PART_TYPES and kind not in REASONING_PART_TYPES:
-        faults.append(("not_text", f"{here}: is of type {short_repr(kind)}, not text"))
-    else:
-        key = next((key for key in ("text", "value", "content", kind) if not is_blank(part.get(key))), "text")
-        return kind in REASONING_PART_TYPES, read_text(part.get(key), f"{here}.{key}", faults)
-    return False, ""
+        return FieldFault("role", f"{field}: {TOOL_CALL_FAULT}")
+    if kind not in TEXT_PART_TYPES and kind not in REASONING_PART_TYPES:
+        return FieldFault("not_text", f"{field}: is of type {short_repr(kind)}, not text")
+    key = next((key for key in ("text", "value", "content", kind) if not is_blank(part.get(key))), "text")
+    text = read_text(part.get(key), f"{field}.{key}")
+    return text if isinstance(text, FieldFault) else (kind in REASONING_PART_TYPES, text)

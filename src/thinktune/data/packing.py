@@ -1,4 +1,4 @@
-"""Rows to steps, and steps to packed batches: nothing is cut, nothing is split, and no row sees its neighbour."""
+"""Assign rows to optimizer steps, and pack a step's rows into batches; no row is cut or split."""
 
 import heapq
 import random
@@ -11,18 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinktune.config import Recipe
-from thinktune.data.chat_template import TokenKind
 from thinktune.data.pipeline import Prepared
 
-LOOKAHEAD_ROWS = 64  # how far past a row that does not fit the dealer looks for one that does
+LOOKAHEAD_ROWS = 64  # that may be passed over in search of one that fits a step
 
 
-SUBSET_SUM_ROWS = 64  # of how many rows a batch is filled to the brim; more would cost time and bring nothing
+SUBSET_SUM_ROWS = 64  # that are candidates for filling one batch; more would cost time and gain nothing
 
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """Which rows share an optimizer step, decided by recipe and seed alone, and how many tokens it learns in all."""
+    """Rows that share an optimizer step, decided by recipe and seed alone, and their trained tokens in all."""
 
     rows: tuple[int, ...]
     label_tokens: int
@@ -37,29 +36,29 @@ def assign_rows(
     epochs: int,
     seed: int,
 ) -> list[StepRows]:
-    """The steps of a run, from each row's tokens and learned tokens: in every epoch each row once, in a seeded order.
+    """Assign rows to the steps of a run, from their tokens and trained tokens: each row once an epoch, in seeded order.
 
-    A step of `tokens_per_step` is filled up to that size: where the next row does not fit, one of the following ones
-    may, and the row that waited opens the next step. A longer row has a step of its own. The last step of an epoch
-    holds what is left.
+    A step of `tokens_per_step` is filled up to that size: where the next row does not fit, a later one may, and the row
+    that was passed over opens the next step. A longer row gets a step of its own. The last step of an epoch holds the
+    rest.
     """
-    sizes, gains = (
-        np.asarray(counts).tolist() for counts in (lengths, label_tokens)
-    )  # plain ints are faster one by one
+    # Plain ints are faster one by one.
+    sizes, labels = (np.asarray(counts).tolist() for counts in (lengths, label_tokens))
     steps: list[StepRows] = []
     for epoch in range(epochs):
         order = list(range(len(sizes)))
         random.Random(f"{seed}/{epoch}").shuffle(order)
         groups = _by_count(order, rows_per_step) if rows_per_step else _by_tokens(order, sizes, tokens_per_step or 1)
-        steps += [StepRows(tuple(group), sum(gains[row] for row in group)) for group in groups]
+        steps += [StepRows(tuple(group), sum(labels[row] for row in group)) for group in groups]
     return steps
 
 
 def bin_pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices grouped so that no group's lengths exceed `capacity`, in as few groups as two simple rules find.
+    """Group indices so that no group's lengths exceed `capacity`, in as few groups as two heuristics find.
 
-    Best-fit decreasing comes first. Where it takes more groups than the tokens need, each group in turn is filled as
-    full as it can be; a step that fills its batches to a thousandth leaves no room for less.
+    Best-fit decreasing comes first. If it takes more groups than the tokens need, subset sums fill each group in turn
+    as full as possible: a step that fills its batches to a thousandth needs that. Raises ValueError where a row cannot
+    fit.
     """
     for index, length in enumerate(lengths):
         if not 0 < length <= capacity:
@@ -87,14 +86,14 @@ def _best_fit(order: Iterable[int], lengths: Sequence[int], capacity: int) -> li
 
 
 def _fullest_first(order: Iterable[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Each group the longest row left, and of the next ones those that come closest to `capacity`."""
+    """Fill each group with the longest row left and those of the next rows that come closest to `capacity`."""
     coming = iter(order)
     waiting = list(islice(coming, SUBSET_SUM_ROWS))
     groups: list[list[int]] = []
     within = (1 << capacity + 1) - 1
     while waiting:
         first, *others = waiting
-        sums = [1 << lengths[first]]  # bit n of sums[k]: some of the first k others and the longest row have n tokens
+        sums = [1 << lengths[first]]  # bit n of sums[k]: the longest row and some of the first k others have n tokens
         for index in others:
             sums.append((sums[-1] | sums[-1] << lengths[index]) & within)
         wanted = sums[-1].bit_length() - 1
@@ -136,42 +135,39 @@ def _by_tokens(order: Sequence[int], lengths: Sequence[int], size: int) -> Itera
         yield group
 
 
-assert TokenKind.PROMPT == 0  # a token is learned exactly where its part is not zero
-
-
 MicroBatchRows = list[list[int]]
 
 
-MAX_REFINED_ROWS = 512  # rows; more of them are level without
+MAX_REFINED_ROWS = 512  # more rows are balanced without refinement
 
 
 def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[MicroBatchRows]:
-    """Of every rank its batches, as indices of rows; a batch that finds no row is empty.
+    """Balance a step's rows over ranks: each rank's batches, as indices of rows; ranks with fewer get empty ones.
 
-    Ranks work in step, so what counts is the rank with most batches, and then that with most tokens. Two ways are
-    tried: rows levelled over ranks (by the largest differencing method, Karmarkar and Karp, 1982, and then row by row)
-    and packed there, and rows packed as for one rank, whose batches are dealt out. The second one wins where batches
-    are filled to the brim.
+    Ranks run in lockstep, so the rank with most batches counts, and then the one with most tokens. Two ways are tried:
+    rows balanced over ranks (by the largest differencing method, Karmarkar and Karp, 1982, then refined row by row)
+    and packed there, and rows packed as for one rank, with the batches distributed. The second one wins where batches
+    are almost full.
 
     Args:
         lengths: tokens of each row.
         capacity: tokens of a batch.
-        ranks: how many share the rows.
+        ranks: number of ranks that share the rows.
     """
     if ranks == 1:
         return [bin_pack(lengths, capacity)]
-    levelled = [
+    balanced = [
         [[rows[index] for index in group] for group in bin_pack([lengths[row] for row in rows], capacity)]
         for rows in _karmarkar_karp(lengths, ranks)
     ]
-    dealt = _assign_batches(bin_pack(lengths, capacity), lengths, ranks)
-    chosen = min(levelled, dealt, key=lambda made: _cost(made, lengths))
+    distributed = _assign_batches(bin_pack(lengths, capacity), lengths, ranks)
+    chosen = min(balanced, distributed, key=lambda rank_batches: _cost(rank_batches, lengths))
     most = max(map(len, chosen))
     return [[*groups, *([] for _ in range(most - len(groups)))] for groups in chosen]
 
 
 def imbalance(rank_batches: Sequence[MicroBatchRows], lengths: Sequence[int]) -> float:
-    """By how much the rank with most tokens exceeds the mean, as a share of it."""
+    """Compute how far the rank with most tokens exceeds the mean, as a fraction of the mean."""
     sizes = _rank_tokens(rank_batches, lengths)
     return max(sizes) / (sum(sizes) / len(sizes)) - 1
 
@@ -185,8 +181,8 @@ def _rank_tokens(rank_batches: Sequence[MicroBatchRows], lengths: Sequence[int])
 
 
 def _karmarkar_karp(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Rows in as many parts as ranks, of tokens as equal as differencing makes them."""
-    # Partial divisions, the most uneven first; the largest part of one joins the smallest of the other.
+    """Divide rows into one part per rank, with token counts as equal as differencing makes them."""
+    # Partial divisions, the most uneven first; the largest part of one is joined with the smallest of the other.
     heap: list[tuple[int, int, list[tuple[int, list[int]]]]] = [
         (-length, row, [(length, [row]), *((0, list[int]()) for _ in range(ranks - 1))])
         for row, length in enumerate(lengths)
@@ -204,7 +200,7 @@ def _karmarkar_karp(lengths: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def _swap_rows(rank_rows: list[list[int]], lengths: Sequence[int]) -> bool:
-    """Move a row from the fullest part to another one, or change it for one there, where that levels most."""
+    """Make the move or swap of a row from the fullest rank that balances most; False if none does."""
     sizes = [sum(lengths[row] for row in rows) for rows in rank_rows]
     full = max(range(len(rank_rows)), key=lambda part: sizes[part])
     best = (sizes[full], -1, -1, -1)
@@ -227,19 +223,19 @@ def _swap_rows(rank_rows: list[list[int]], lengths: Sequence[int]) -> bool:
 
 
 def _assign_batches(groups: MicroBatchRows, lengths: Sequence[int], ranks: int) -> list[MicroBatchRows]:
-    """Batches over ranks, the fullest first, each to the rank with least of those that have room for one more."""
+    """Distribute batches over ranks, the fullest first, each to the rank with fewest tokens that has room."""
     most = -(-len(groups) // ranks)
-    shares: list[MicroBatchRows] = [[] for _ in range(ranks)]
+    rank_batches: list[MicroBatchRows] = [[] for _ in range(ranks)]
     sizes = [0] * ranks
     for group in sorted(groups, key=lambda group: -sum(lengths[row] for row in group)):
-        rank = min((rank for rank in range(ranks) if len(shares[rank]) < most), key=lambda rank: sizes[rank])
-        shares[rank].append(group)
+        rank = min((rank for rank in range(ranks) if len(rank_batches[rank]) < most), key=lambda rank: sizes[rank])
+        rank_batches[rank].append(group)
         sizes[rank] += sum(lengths[row] for row in group)
-    return shares
+    return rank_batches
 
 
 def plan_steps(recipe: Recipe, prepared: Prepared) -> list[StepRows]:
-    """Which rows share a step, for the whole run; neither card nor ranks have a say in it."""
+    """Plan which rows share a step, for the whole run, independent of device and ranks."""
     return assign_rows(
         prepared.train.lengths,
         prepared.train.label_tokens,

@@ -1,7 +1,6 @@
-"""A recipe's rows to tokens: found, read, judged, rendered, divided, and kept on the disk for the next start."""
+"""Turn a recipe's rows into tokens: find, read, check, tokenize and split them, and cache the result on disk."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,19 +15,18 @@ import numpy as np
 
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
-from thinktune.data import columns as layout
-from thinktune.data import readers, sources
-from thinktune.data import summary as account
-from thinktune.data import types as rows
+from thinktune.data import sources
 from thinktune.data.chat_template import control_tokens, decode_by_token
 from thinktune.data.checks import check_example
-from thinktune.data.columns import ColumnMapping, refuse_unused_columns
+from thinktune.data.columns import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.duplicates import question_text
+from thinktune.data.readers import read_rows
 from thinktune.data.sources import RowFile
 from thinktune.data.split import ROW_FEATURES, train_validation_split
-from thinktune.data.tokenizer import tokenizer_state
-from thinktune.data.types import Example, Tally, Turn
+from thinktune.data.summary import summarize
+from thinktune.data.tokenizer import ChatTokenizer, tokenizer_state
+from thinktune.data.types import Example, RawRow, Tally, Turn
 from thinktune.data.worker import (
     Chunk,
     ChunkResult,
@@ -44,15 +42,21 @@ from thinktune.progress import ProgressReporter, Say
 CHUNK_ROWS = 256
 
 
-MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes longer than the work
+MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes longer than it saves
 
 
-PACKAGE_FOLDER = Path(__file__).parent.parent
+# Our own source that decides tokens or the account of the rows: this package, the recipe's rules for rows, and the
+# texts of errors, which the account quotes. The other packages that this one imports (`cache`, `files`, `hub`,
+# `progress`) find, read and keep what is hashed here by its content.
+TOKEN_SOURCES = ("data", "config", "errors")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The rows to train on, those to evaluate on, the account of every row read, and why a run cannot start."""
+    """A recipe's tokenized rows, split; `summary` accounts for every row read (see `summary.summarize`).
+
+    `fingerprint` changes with any token or label; `stop_reasons` say why a run with these rows cannot start.
+    """
 
     train: Subset
     validation: Subset
@@ -61,10 +65,10 @@ class Prepared:
     stop_reasons: tuple[str, ...] = ()
 
 
-def prepare(recipe: Recipe, tokenizer: Any, say: Say = lambda _: None) -> Prepared:
-    """Everything between the recipe and the tokens.
+def prepare(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lambda _: None) -> Prepared:
+    """Prepare a recipe's rows for training.
 
-    Raises UserError where a fault's policy is `stop`, a column of text is not accounted for, or no row is left.
+    Raises UserError where a fault's policy is `stop`, a column of text is neither used nor ignored, or no row is left.
     """
     prepared = prepare_with_faults(recipe, tokenizer, say)
     if prepared.stop_reasons:
@@ -72,98 +76,103 @@ def prepare(recipe: Recipe, tokenizer: Any, say: Say = lambda _: None) -> Prepar
     return prepared
 
 
-def prepare_with_faults(recipe: Recipe, tokenizer: Any, say: Say = lambda _: None) -> Prepared:
-    """What `prepare` gives, with its faults in `stops`, so that they can be shown beside the account.
+def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lambda _: None) -> Prepared:
+    """Prepare a recipe's rows like `prepare`, but return reasons to stop, so that the summary can be shown with them.
 
-    Rows are tokenized once: the next start finds them by what they were made from. Raises UserError where a file as a
-    whole cannot be read or understood, or the template or the system prompt cannot be used.
+    Rows are tokenized once: later starts find them in the cache, by everything they were made from. Raises UserError
+    where a whole file cannot be read or understood, or the template or the system prompt cannot be used.
     """
     files = sources.find_files(recipe)
     _refuse_dated_template(tokenizer)
     _refuse_faulty_system(recipe.data, tokenizer)
     entry = cache.cache_folder() / _cache_key(files, recipe.data, tokenizer)
     if not cache.is_complete(entry):
-        with cache.create_entry(entry) as aside:
-            _build_dataset(files, recipe.data, tokenizer, aside, say)
+        with cache.create_entry(entry) as temporary:
+            _build_dataset(files, recipe.data, tokenizer, temporary, say)
     facts = read_json(entry / "facts.json")
-    store = open_dataset(entry)
-    train, validation = (select(store, np.load(entry / f"{side}.npy")) for side in ("train", "validation"))
+    dataset = open_dataset(entry)
+    train, validation = (select(dataset, np.load(entry / f"{side}.npy")) for side in ("train", "validation"))
     fingerprint = blake2b(train.digests + b"/" + validation.digests, digest_size=16).hexdigest()
-    return Prepared(train, validation, facts["account"], fingerprint, tuple(facts["stops"]))
+    return Prepared(train, validation, facts["summary"], fingerprint, tuple(facts["stop_reasons"]))
 
 
-def _build_dataset(files: list[RowFile], settings: DataConfig, tokenizer: Any, folder: Path, say: Say) -> None:
-    """Tokenize all rows into a folder, beside which of them are trained and held out, and the account of them."""
+def _build_dataset(
+    files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer, folder: Path, say: Say
+) -> None:
+    """Tokenize all rows into a folder, with the indices of both sides of the split, and their summary."""
     with DatasetWriter(folder) as writer:
-        gathered = _process_rows(files, settings, tokenizer, writer, say)
-    train, validation = _split(gathered, open_dataset(folder), settings)
+        processed = _process_rows(files, settings, tokenizer, writer, say)
+    train, validation = _split(processed, open_dataset(folder), settings)
     for side, chosen in (("train", train), ("validation", validation)):
         np.save(folder / f"{side}.npy", chosen.example_indices)
-    account = _summarize(gathered, train, validation, settings, tokenizer)
-    write_json(folder / "facts.json", {"account": account, "stops": _stop_reasons(gathered, account, settings)})
+    summary = _summarize(processed, train, validation, settings, tokenizer)
+    facts = {"summary": summary, "stop_reasons": _stop_reasons(processed, summary, settings)}
+    write_json(folder / "facts.json", facts)
+
+
+@dataclass(slots=True)
+class _ProcessedFile:
+    """A file of rows, and the sums over its chunks."""
+
+    file: RowFile
+    mapping: ColumnMapping
+    row_count: int = 0
+    unused_columns: UnusedColumns = field(default_factory=UnusedColumns)
 
 
 @dataclass(slots=True)
 class _ProcessedRows:
-    """What is known of all rows after each was worked on by itself."""
+    """Sums over all chunks, before rows are compared; the examples themselves go to the dataset's writer."""
 
-    files: list[RowFile]
-    mappings: list[ColumnMapping]
-    row_counts: list[int]
-    unused_columns: list[dict[str, list[int]]]
+    files: list[_ProcessedFile]
+    row_count: int = 0
     tally: Tally = field(default_factory=Tally)
-    features: bytearray = field(default_factory=bytearray)
-    lengths: bytearray = field(default_factory=bytearray)
+    features: bytearray = field(default_factory=bytearray)  # rows of ROW_FEATURES
+    lengths: bytearray = field(default_factory=bytearray)  # (replies, 4) int32
     own_system_rows: int = 0
     max_token_id: int = 0
 
+    def add(self, result: ChunkResult, writer: DatasetWriter) -> None:
+        """Add the next chunk of rows in the order of reading."""
+        processed = self.files[result.file_index]
+        for example in result.examples:
+            row = self.row_count + example.row_index
+            writer.add(row, example.source, example.example_json, example.replies)
+            found = example.fingerprint
+            features = (
+                *(row, processed.file.for_validation, example.hash_fraction),
+                *(found.question_hash, found.row_hash, found.minhash),
+            )
+            self.features += np.array(features, ROW_FEATURES).tobytes()
+            self.own_system_rows += example.has_own_system
+        self.row_count += result.row_count
+        processed.row_count += result.row_count
+        processed.unused_columns.merge(result.unused_columns)
+        self.max_token_id = max(self.max_token_id, result.max_token_id)
+        self.lengths += np.array(result.lengths, np.int32).tobytes()
+        for finding in result.findings:
+            self.tally.add(finding)
+
     @property
     def shared_rows(self) -> int:
-        """Rows that training and evaluation share."""
-        return sum(count for file, count in zip(self.files, self.row_counts, strict=True) if not file.for_validation)
+        """Rows that are split between training and validation."""
+        return sum(processed.row_count for processed in self.files if not processed.file.for_validation)
 
 
 def _process_rows(
-    files: list[RowFile], settings: DataConfig, tokenizer: Any, writer: DatasetWriter, say: Say
+    files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer, writer: DatasetWriter, say: Say
 ) -> _ProcessedRows:
-    layouts = _detect_mappings(files, settings)
-    gathered = _ProcessedRows(files, layouts, [0] * len(files), [{} for _ in files])
+    mappings = _detect_mappings(files, settings)
+    processed = _ProcessedRows(list(map(_ProcessedFile, files, mappings)))
     progress = ProgressReporter(say, "rows", sources.estimate_row_count(files))
-    for made in _process_chunks(files, layouts, settings, tokenizer):
-        before = sum(gathered.row_counts)
-        for kept in made.examples:
-            writer.add(before + kept.row_index, kept.source, kept.example_json, kept.replies)
-            own = files[made.file_index].for_validation
-            values = (
-                before + kept.row_index,
-                own,
-                kept.hash_fraction,
-                kept.fingerprint.question_hash,
-                kept.fingerprint.row_hash,
-                kept.fingerprint.minhash,
-            )
-            gathered.features += np.array(values, ROW_FEATURES).tobytes()
-            gathered.own_system_rows += kept.has_own_system
-        _add_chunk(gathered, made)
-        progress.update(sum(gathered.row_counts))
-    return gathered
-
-
-def _add_chunk(processed: _ProcessedRows, result: ChunkResult) -> None:
-    processed.row_counts[result.file_index] += result.row_count
-    processed.max_token_id = max(processed.max_token_id, result.max_token_id)
-    processed.lengths += np.array(result.lengths, np.int32).tobytes()
-    for finding in result.findings:
-        processed.tally.add(finding)
-    merged = processed.unused_columns[result.file_index]
-    for name, (count, characters) in result.unused_columns.items():
-        sums = merged.setdefault(name, [0, 0])
-        sums[0] += count
-        sums[1] += characters
+    for result in _process_chunks(files, mappings, settings, tokenizer):
+        processed.add(result, writer)
+        progress.update(processed.row_count)
+    return processed
 
 
 def _process_chunks(
-    files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig, tokenizer: Any
+    files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig, tokenizer: ChatTokenizer
 ) -> Iterator[ChunkResult]:
     chunks = _chunks(files, mappings, settings)
     if sum(map(sources.estimate_text_bytes, files)) < MIN_PARALLEL_BYTES:
@@ -172,47 +181,48 @@ def _process_chunks(
 
 
 def _chunks(files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig) -> Iterator[Chunk]:
-    for number, file in enumerate(files):
-        coming = _read_file(file, settings)
-        while chunk := list(islice(coming, CHUNK_ROWS)):
-            yield Chunk(number, chunk, mappings[number])
+    for file_index, (file, mapping) in enumerate(zip(files, mappings, strict=True)):
+        rows = _read_file(file, settings)
+        while chunk_rows := list(islice(rows, CHUNK_ROWS)):
+            yield Chunk(file_index, chunk_rows, mapping)
 
 
-def _read_file(file: RowFile, settings: DataConfig) -> Iterator[rows.RawRow]:
-    return readers.read_rows(file.path, file.display_name, repair_encoding=settings.faults["encoding"] == "repair")
+def _read_file(file: RowFile, settings: DataConfig) -> Iterator[RawRow]:
+    return read_rows(file.path, file.display_name, repair_encoding=settings.faults["encoding"] == "repair")
 
 
 def _detect_mappings(files: list[RowFile], settings: DataConfig) -> list[ColumnMapping]:
-    """How each file's columns are to be read; raises UserError with what every file lacks."""
-    found: list[ColumnMapping] = []
+    """Detect each file's columns; raises one UserError with the faults of all files."""
+    mappings: list[ColumnMapping] = []
     faults: list[str] = []
     for file in files:
         try:
-            found.append(_detect_mapping(file, settings))
+            mappings.append(_detect_mapping(file, settings))
         except UserError as error:
             faults += error.faults
     if faults:
         raise UserError(faults)
-    return found
+    return mappings
 
 
 def _detect_mapping(file: RowFile, settings: DataConfig) -> ColumnMapping:
-    """The layout of a file by its first rows that can be read; an empty file has none to show."""
-    sample: list[rows.RawRow] = []
-    unreadable: list[rows.RawRow] = []
+    """Detect a file's columns from its first readable rows; an empty file has an empty mapping."""
+    sample: list[RawRow] = []
+    unreadable: list[RawRow] = []
     for row in _read_file(file, settings):
         (unreadable if row.columns is None else sample).append(row)
-        if len(sample) == layout.SAMPLE_ROWS:
+        if len(sample) == SAMPLE_ROWS:
             break
     if not sample and not unreadable:
         return ColumnMapping()
-    return layout.detect_columns(sample or unreadable, settings.columns, settings.ignore, file.display_name)
+    return detect_columns(sample or unreadable, settings.columns, settings.ignore, file.display_name)
 
 
 def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataConfig) -> tuple[Subset, Subset]:
-    traits = np.frombuffer(processed.features, ROW_FEATURES)
+    features = np.frombuffer(processed.features, ROW_FEATURES)
+    shared_rows = processed.shared_rows
     train, validation, findings = train_validation_split(
-        traits, settings, processed.shared_rows, dataset.source, lambda number: question_text(dataset.example(number))
+        features, settings, shared_rows, dataset.source, lambda index: question_text(dataset.example(index))
     )
     for finding in findings:
         processed.tally.add(finding)
@@ -220,15 +230,20 @@ def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataC
 
 
 def _summarize(
-    processed: _ProcessedRows, train: Subset, validation: Subset, settings: DataConfig, tokenizer: Any
+    processed: _ProcessedRows, train: Subset, validation: Subset, settings: DataConfig, tokenizer: ChatTokenizer
 ) -> dict[str, Any]:
     files = [
-        {"path": file.display_name, "rows": count, "format": found.describe(), "validation": file.for_validation}
-        for file, count, found in zip(processed.files, processed.row_counts, processed.mappings, strict=True)
+        {
+            "path": one.file.display_name,
+            "rows": one.row_count,
+            "format": one.mapping.describe(),
+            "validation": one.file.for_validation,
+        }
+        for one in processed.files
     ]
     lengths = np.frombuffer(processed.lengths, np.int32).reshape(-1, 4)
     shown = train.replies([0]) if len(train) else []
-    return account.summarize(settings, processed.tally, files, lengths) | {
+    return summarize(settings, processed.tally, files, lengths) | {
         "train_rows": len(train),
         "validation_rows": len(validation),
         "train_tokens": int(train.lengths.sum()),
@@ -240,11 +255,11 @@ def _summarize(
 
 
 def _stop_reasons(processed: _ProcessedRows, summary: dict[str, Any], settings: DataConfig) -> list[str]:
-    """Why a run with these rows cannot start, most general first."""
+    """List why a run with these rows cannot start, the most general reason first."""
     stops: list[str] = []
-    for file, found, columns in zip(processed.files, processed.mappings, processed.unused_columns, strict=True):
+    for one in processed.files:
         try:
-            refuse_unused_columns(columns, found, file.display_name)
+            one.unused_columns.refuse(one.mapping, one.file.display_name)
         except UserError as error:
             stops += error.faults
     stops += processed.tally.stop_sentences
@@ -260,46 +275,46 @@ def _stop_reasons(processed: _ProcessedRows, summary: dict[str, Any], settings: 
 
 
 def _nothing_left(summary: dict[str, Any]) -> list[str]:
-    """Why no row is left to train on."""
+    """Explain why no row is left to train on."""
     if summary["validation_rows"]:
-        held = f"the {summary['validation_rows']:,} that are whole are held out"
-        return [f"data.validation: no row is left to train on, for {held}; hold out fewer, or add rows"]
+        held = f"all {summary['validation_rows']:,} usable rows are held out"
+        return [f"data.validation: no row is left to train on: {held}; hold out fewer, or add rows"]
     dropped = [fault for fault in summary["faults"] if "dropped" in fault["actions"]]
     counted = "; ".join(f"{fault['fault']} {fault['actions']['dropped']:,}" for fault in dropped)
     keep = [fault["fault"] for fault in dropped if "keep" in ROW_FAULTS[fault["fault"]].policies]
-    remedy = f"mend the rows, or write data.faults: {{{keep[0]}: keep}}" if keep else "mend the rows"
+    remedy = f"fix the rows, or write data.faults: {{{keep[0]}: keep}}" if keep else "fix the rows"
     return [
         f"data.name: no row is left to train on ({counted or 'the files hold none'}); {remedy}",
         *(fault["examples"][0] for fault in dropped),
     ]
 
 
-def _refuse_dated_template(tokenizer: Any) -> None:
+def _refuse_dated_template(tokenizer: ChatTokenizer) -> None:
     if "strftime_now" in str(tokenizer.chat_template):
         raise UserError(
-            "model.name: its chat template writes today's date (strftime_now), so that the same row would be other "
-            "tokens tomorrow; write a fixed date into the template"
+            "model.name: its chat template writes today's date (strftime_now), so the same row would give different "
+            "tokens tomorrow; put a fixed date into the template"
         )
 
 
-def _refuse_faulty_system(settings: DataConfig, tokenizer: Any) -> None:
-    """Raise UserError where the system prompt of all rows has a fault; rows are not blamed for it."""
+def _refuse_faulty_system(settings: DataConfig, tokenizer: ChatTokenizer) -> None:
+    """Raise UserError where the recipe's system prompt has a fault, which would else be every row's."""
     example = Example((Turn("system", settings.system or ""),), "the recipe")
-    judged = check_example(example, [("data.system", "")], settings.faults, (), control_tokens(tokenizer))
-    if faults := [finding for finding in judged.findings if finding.action != "kept"]:
-        mended = judged.example.turns[0].content if judged.example else None
-        remedy = f"write {json.dumps(mended, ensure_ascii=False)}" if mended else "leave it out"
+    checked = check_example(example, [("data.system", "")], settings.faults, (), control_tokens(tokenizer))
+    if faults := [finding for finding in checked.findings if finding.action != "kept"]:
+        repaired = checked.example.turns[0].content if checked.example else None
+        remedy = f"write {json.dumps(repaired, ensure_ascii=False)}" if repaired else "leave it out"
         raise UserError([f"{finding.sentence}; {remedy}" for finding in faults])
 
 
-def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: Any) -> str:
-    """Changes with anything that the tokens or the account are made from: rows, recipe, template, tokenizer, code."""
+def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> str:
+    """Hash everything that tokens and summary are made from: rows, recipe, template, tokenizer, code."""
     digest = blake2b(digest_size=16)
-    elsewhere = {"name", "hub", "revision", "files"}  # they say where the rows are; what counts is what is there
+    elsewhere = {"name", "hub", "revision", "files"}  # they say where the rows are; what counts is their content
     for part in (
         settings.model_dump_json(exclude=elsewhere),
         tokenizer_state(tokenizer),
-        sys.version,
+        cache.source_fingerprint(*TOKEN_SOURCES),
         _library_versions(),
     ):
         digest.update(blake2b(part.encode()).digest())
@@ -307,8 +322,6 @@ def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: Any) -
         digest.update(json.dumps([file.display_name, file.for_validation]).encode())
         for block in sources.read_blocks(file.path):
             digest.update(block)
-    for code in sorted(PACKAGE_FOLDER.rglob("*.py")):
-        digest.update(blake2b(code.read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Files to raw rows: JSON lines, JSON, CSV and Parquet read in order, whatever is wrong with a row told with it."""
+"""Read files of rows (JSON lines, JSON, CSV, Parquet) as raw rows in order, each with what is wrong with it."""
 
 import codecs
 import csv
@@ -18,13 +18,13 @@ from thinktune.data.sources import SUFFIXES
 from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError, shorten_error
 
-# The first bytes of what is no text in UTF-8 or GBK. UTF-32 begins as UTF-16 does, so it stands first.
+# First bytes of files that are not text in UTF-8 or GBK. UTF-32 begins as UTF-16 does, so it comes first.
 UNSUPPORTED_SIGNATURES = {
     codecs.BOM_UTF32_LE: "UTF-32, not UTF-8; save it as UTF-8",
     codecs.BOM_UTF32_BE: "UTF-32, not UTF-8; save it as UTF-8",
     codecs.BOM_UTF16_LE: "UTF-16, not UTF-8; save it as UTF-8",
     codecs.BOM_UTF16_BE: "UTF-16, not UTF-8; save it as UTF-8",
-    b"\x1f\x8b": "packed by gzip; add .gz to its name",
+    b"\x1f\x8b": "compressed by gzip; add .gz to its name",
     b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
 }
 
@@ -37,7 +37,7 @@ RARE_LEAD_BYTES = bytes(range(0xD8, 0xF8))  # first bytes of GB2312's second lev
 
 @dataclass(frozen=True, slots=True)
 class BadByte:
-    """The first byte that is no UTF-8: its line and its place in the line, both from 1."""
+    """The first byte that is not UTF-8: its line and its column in bytes, both from 1."""
 
     line: int
     column: int
@@ -49,16 +49,16 @@ class BadByte:
 
 @contextmanager
 def open_text(file: Path) -> Generator[tuple[BinaryIO, bool]]:
-    """The bytes of a text file, unpacked, from behind its byte order mark, and whether it has one.
+    """Open a text file, decompressed, after its byte order mark; yields the bytes and whether it has such a mark.
 
-    Raises UserError, naming the file, where it cannot be read to its end or is no text.
+    Raises UserError, naming the file, where it cannot be read to its end or is not text.
     """
-    packed = file.name.lower().endswith(".gz")
+    compressed = file.name.lower().endswith(".gz")
     try:
-        with cast(BinaryIO, gzip.open(file)) if packed else file.open("rb") as opened:
+        with cast(BinaryIO, gzip.open(file)) if compressed else file.open("rb") as opened:
             head = opened.read(4)
-            if packed and not file.stat().st_size:
-                raise EOFError("it is empty")  # which gzip takes for whole
+            if compressed and not file.stat().st_size:
+                raise EOFError("it is empty")  # which gzip accepts as complete
             for mark, meaning in UNSUPPORTED_SIGNATURES.items():
                 if head.startswith(mark):
                     raise UserError(f"{file}: is {meaning}")
@@ -66,13 +66,15 @@ def open_text(file: Path) -> Generator[tuple[BinaryIO, bool]]:
             opened.seek(len(codecs.BOM_UTF8) if marked else 0)
             yield opened, marked
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}: is no whole gzip file ({shorten_error(error)}); copy or download it anew") from None
+        raise UserError(
+            f"{file}: is not a complete gzip file ({shorten_error(error)}); copy or download it again"
+        ) from None
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or shorten_error(error)}); mend that first") from None
+        raise UserError(f"{file}: cannot be read ({error.strerror or shorten_error(error)}); fix that first") from None
 
 
 def find_bad_byte(lines: Iterable[bytes]) -> BadByte | None:
-    """Where lines cease to be UTF-8, if they do. A line feed is no part of another character in UTF-8 or GBK."""
+    """Find the first byte that is not UTF-8, or None; in UTF-8 and GBK a line feed is never part of a character."""
     for number, line in enumerate(lines, start=1):
         try:
             line.decode()
@@ -82,10 +84,10 @@ def find_bad_byte(lines: Iterable[bytes]) -> BadByte | None:
 
 
 def is_gbk(lines: Iterable[bytes]) -> bool:
-    """Whether lines that are no UTF-8 are surely GBK.
+    """Return True if lines that are not UTF-8 are surely GBK.
 
-    They decode as GB18030, and nearly all characters beyond ASCII are GB2312's, half of them or more of its first
-    level: broken UTF-8 makes characters that GB2312 lacks, and two accented letters of Latin-1 make a rare one.
+    They decode as GB18030, nearly all characters beyond ASCII are in GB2312, and at least half of these in its first
+    level: broken UTF-8 gives characters that GB2312 lacks, and two accented letters of Latin-1 give a rare one.
     """
     beyond = known = rare = 0
     try:
@@ -103,10 +105,10 @@ def is_gbk(lines: Iterable[bytes]) -> bool:
 Findings = tuple[Finding, ...]
 
 
-PARQUET_BATCH_ROWS = 1024  # in memory at once
+PARQUET_BATCH_ROWS = 1024  # held in memory at once
 
 
-JSON_WHITESPACE = b" \t\r\n"  # what JSON holds for white space
+JSON_WHITESPACE = b" \t\r\n"  # all that JSON allows as white space
 
 
 JSON_WHITESPACE_PATTERN = re.compile(r"[ \t\r\n]*")
@@ -114,7 +116,7 @@ JSON_WHITESPACE_PATTERN = re.compile(r"[ \t\r\n]*")
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """An open text file: its path, its name in sources, its bytes, and what was found where they begin."""
+    """An open text file: its path, its name in messages, its bytes, and findings for its first row."""
 
     file: Path
     display_name: str
@@ -124,20 +126,20 @@ class OpenFile:
 
 
 def read_rows(file: Path, display_name: str, *, repair_encoding: bool) -> Iterator[RawRow]:
-    """Rows of one file in order, faulty ones included; `display_name` is the file's name in their sources (`shown:line`).
+    """Read the rows of one file in order, faulty ones included; their sources are `display_name:line`.
 
-    JSON lines and CSV are streamed, Parquet comes in batches, and a JSON list is held whole. Raises UserError, naming
-    the file, where the file as a whole cannot be read: what was yielded until then is not all of it.
+    JSON lines and CSV are streamed, Parquet is read in batches, and a JSON list is held in memory. Raises UserError,
+    naming the file, where the file cannot be read as a whole: the rows yielded until then are not all of it.
     """
     if not file.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{file}: its ending is none of {', '.join(SUFFIXES)}; convert the rows or rename the file")
+        raise UserError(f"{file}: its extension is none of {', '.join(SUFFIXES)}; convert the rows or rename the file")
     if file.name.lower().endswith(".parquet"):
         yield from _parquet(file, display_name)
         return
     with open_text(file) as (opened, marked):
         sentence = f"{display_name}:1: begins with a byte order mark"
-        found = (Finding("byte_order_mark", sentence, "repaired"),) if marked else ()
-        source = OpenFile(file, display_name, opened, repair_encoding, found)
+        findings = (Finding("byte_order_mark", sentence, "repaired"),) if marked else ()
+        source = OpenFile(file, display_name, opened, repair_encoding, findings)
         match file.name.lower().removesuffix(".gz").rpartition(".")[2]:
             case "json":
                 yield from _json(source)
@@ -167,7 +169,7 @@ def _json_line(place: str, line: bytes, repair_encoding: bool, findings: Finding
         if not repair_encoding:
             return RawRow(place, None, (*findings, Finding("encoding", f"{place}: is GBK, not UTF-8")))
         text = line.decode("gb18030")
-        findings = (*findings, Finding("encoding", f"{place}: is GBK, not UTF-8, and is read as such", "repaired"))
+        findings = (*findings, Finding("encoding", f"{place}: is GBK, not UTF-8, and was read as GBK", "repaired"))
     try:
         return _object_row(place, DECODER.decode(text), findings)
     except (ValueError, RecursionError) as error:
@@ -175,7 +177,7 @@ def _json_line(place: str, line: bytes, repair_encoding: bool, findings: Finding
 
 
 def _json(source: OpenFile) -> Iterator[RawRow]:
-    """A list, JSON lines that are named `.json`, or one object: the first line that is not blank tells which."""
+    """Read a list, JSON lines named `.json`, or one object; the first line that is not blank decides which."""
     start = source.stream.tell()
     first = next((bare for line in source.stream if (bare := line.strip(JSON_WHITESPACE))), b"")
     source.stream.seek(start)
@@ -188,7 +190,7 @@ def _json(source: OpenFile) -> Iterator[RawRow]:
 
 
 def _json_object(source: OpenFile, is_line: bool) -> Iterator[RawRow]:
-    """One object over several lines; or, where it is none and the first line looks like a row, JSON lines after all."""
+    """Read one object over several lines; if it is not one and the first line looks like a row, read JSON lines."""
     start = source.stream.tell()
     text, found = _whole_text(source)
     try:
@@ -197,7 +199,7 @@ def _json_object(source: OpenFile, is_line: bool) -> Iterator[RawRow]:
         if not is_line:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
             raise UserError(
-                f"{source.file}:{line}: {_describe_json_error(error)}; mend it, or save the rows as JSON lines"
+                f"{source.file}:{line}: {_describe_json_error(error)}; fix it, or save the rows as JSON lines"
             ) from None
         source.stream.seek(start)
         yield from _json_lines(source)
@@ -206,7 +208,7 @@ def _json_object(source: OpenFile, is_line: bool) -> Iterator[RawRow]:
 
 
 def _json_list(source: OpenFile) -> Iterator[RawRow]:
-    """The elements of a list, each at its own line."""
+    """Read the elements of a list, each with its own line."""
     text, found = _whole_text(source)
     start, line, counted = _skip_whitespace(text, text.index("[") + 1), 1, 0
     closed = text[start : start + 1] == "]"
@@ -217,7 +219,7 @@ def _json_list(source: OpenFile) -> Iterator[RawRow]:
         except (ValueError, RecursionError) as error:
             line = error.lineno if isinstance(error, json.JSONDecodeError) else line
             raise UserError(
-                f"{source.file}:{line}: the list {_describe_json_error(error)}; mend it or save JSON lines"
+                f"{source.file}:{line}: the list {_describe_json_error(error)}; fix it, or save the rows as JSON lines"
             ) from None
         yield row
         found, start = (), _skip_whitespace(text, end)
@@ -225,29 +227,27 @@ def _json_list(source: OpenFile) -> Iterator[RawRow]:
         if not closed:
             if text[start : start + 1] != ",":
                 where = f"{source.file}:{_line_number(text, start)}"
-                raise UserError(f"{where}: the list breaks off or lacks a comma after an element; mend it")
+                raise UserError(f"{where}: the list breaks off or lacks a comma after an element; fix it")
             start = _skip_whitespace(text, start + 1)
     rest = _skip_whitespace(text, start + 1)
     if rest < len(text):
         where = f"{source.file}:{_line_number(text, rest)}"
-        raise UserError(
-            f"{where}: something stands after the end of the list ({text[rest : rest + 20]!r}); take it out"
-        )
+        raise UserError(f"{where}: there is more after the end of the list ({text[rest : rest + 20]!r}); remove it")
 
 
 def _json_element(text: str, start: int, place: str, findings: Findings) -> tuple[RawRow, int]:
-    """The row at a place of a text and where it ends; raises where not even its end is known."""
+    """Read the row at a position of a text, and where it ends; raises ValueError where not even its end is known."""
     try:
         value, end = DECODER.raw_decode(text, start)
     except json.JSONDecodeError:
         raise
-    except ValueError as error:  # a key that stands twice or a number too long: the lenient decoder finds the end
+    except ValueError as error:  # a duplicate key or a number too long: the lenient decoder finds the end
         return _unreadable_row(place, _describe_json_error(error), findings), LENIENT_DECODER.raw_decode(text, start)[1]
     return _object_row(place, value, findings), end
 
 
 def _csv(source: OpenFile, delimiter: str) -> Iterator[RawRow]:
-    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # the most that every platform's C long holds
+    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # the most that fits every platform's C long
     encoding, found = _whole_encoding(source)
     text = io.TextIOWrapper(source.stream, encoding, newline="")
     reader = csv.reader(text, delimiter=delimiter, strict=True)
@@ -259,7 +259,7 @@ def _csv(source: OpenFile, delimiter: str) -> Iterator[RawRow]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{source.file}:{line}: is no CSV ({error}); mend the row that begins here") from None
+            raise UserError(f"{source.file}:{line}: is not valid CSV ({error}); fix the row that begins here") from None
         if not cells or (len(cells) == 1 and cells[0].isspace()):
             continue
         place = f"{source.display_name}:{line}"
@@ -281,8 +281,7 @@ def _refuse_bad_names(place: str, names: list[str]) -> None:
     nameless = [str(number) for number, name in enumerate(names, start=1) if not name.strip()]
     if nameless:
         raise UserError(
-            f"{place}: column {', '.join(nameless)} has no name; give it one "
-            "(a table's row numbers are best left out when it is saved)"
+            f"{place}: column {', '.join(nameless)} has no name; give it one (save a table without its row numbers)"
         )
 
 
@@ -301,17 +300,19 @@ def _parquet(file: Path, display_name: str) -> Iterator[RawRow]:
                     yield _parquet_row(batch.slice(index, 1), f"{display_name}:{number}")
     except UserError:
         raise
-    except Exception as error:  # the library raises Arrow's errors, OSError and more: each means a bad file
+    except Exception as error:  # the library raises Arrow's errors, OSError and others: each means a bad file
         raise UserError(
-            f"{file}: cannot be read as Parquet ({shorten_error(error)}); write or download it anew"
+            f"{file}: cannot be read as Parquet ({shorten_error(error)}); write or download it again"
         ) from None
 
 
 def _parquet_row(batch: Any, place: str) -> RawRow:
     try:
         return RawRow(place, batch.to_pylist()[0])
-    except Exception as error:  # text that is no UTF-8, dates beyond Python's: the library has one error for each
-        return _unreadable_row(place, f"holds a value that Python cannot hold ({shorten_error(error, 100)})", ())
+    except Exception as error:  # text that is not UTF-8, dates beyond Python's: the library has an error for each
+        return _unreadable_row(
+            place, f"contains a value that Python cannot represent ({shorten_error(error, 100)})", ()
+        )
 
 
 def _whole_text(source: OpenFile) -> tuple[str, Findings]:
@@ -320,7 +321,7 @@ def _whole_text(source: OpenFile) -> tuple[str, Findings]:
 
 
 def _whole_encoding(source: OpenFile) -> tuple[str, Findings]:
-    """The encoding of a file that has one for all its rows, and the findings of its first row; reads it through."""
+    """Detect the one encoding of a whole file by reading it through; returns it with the findings of its first row."""
     start = source.stream.tell()
     bad = find_bad_byte(source.stream)
     source.stream.seek(start)
@@ -333,7 +334,7 @@ def _whole_encoding(source: OpenFile) -> tuple[str, Findings]:
     if not source.repair_encoding:
         remedy = "save it as UTF-8, or set data.faults.encoding: repair"
         raise UserError(f"{source.file}: is GBK, not UTF-8 (line {bad.line}, {bad}); {remedy}")
-    sentence = f"{source.display_name}:1: is GBK, not UTF-8, and so is the file, which is read as such"
+    sentence = f"{source.display_name}:1: is GBK, not UTF-8, like the whole file, which was read as GBK"
     return "gb18030", (*source.findings, Finding("encoding", sentence, "repaired"))
 
 
@@ -348,33 +349,33 @@ def _unreadable_row(place: str, why: str, findings: Findings) -> RawRow:
 
 
 def _describe_json_error(error: ValueError | RecursionError) -> str:
-    """What is wrong with JSON, as the end of a sentence."""
+    """Describe what is wrong with JSON, as the end of a sentence."""
     match error:
         case json.JSONDecodeError():
-            return f"is no JSON ({error.msg.removesuffix(' at')}, character {error.colno})"
+            return f"is not valid JSON ({error.msg.removesuffix(' at')}, character {error.colno})"
         case RecursionError():
-            return "is nested too deep"
+            return "is nested too deeply"
         case _:
             return f"cannot be read ({str(error).partition(';')[0]})"
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; Python itself would let the last of two equal keys win in silence."""
+    """Make an object of JSON; Python itself would silently let the last of two equal keys win."""
     columns = dict(pairs)
     if len(columns) != len(pairs):
         double = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {double[:40]!r} stands twice in one object")
+        raise ValueError(f"the key {double[:40]!r} appears twice in one object")
     return columns
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicate_keys)
 
 
-LENIENT_DECODER = json.JSONDecoder(parse_int=str)  # only ever asked where a value ends
+LENIENT_DECODER = json.JSONDecoder(parse_int=str)  # only used to find where a value ends
 
 
 def _is_json(line: bytes) -> bool:
-    """Whether a line by itself is JSON; bytes beyond ASCII change nothing in that."""
+    """Return True if a line by itself is JSON; bytes beyond ASCII do not matter for that."""
     try:
         DECODER.decode(line.decode("latin-1"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What is surely no text, taken out of a text: invisible characters, odd spaces, escaped newlines, think tags."""
+"""Repair texts where that is safe: mojibake, invisible characters, odd spaces, escaped newlines, think tags."""
 
 import re
 
@@ -13,16 +13,16 @@ _CONTROL_CHARACTER = re.compile(
 REPLACEMENT_CHARACTER = "\ufffd"
 
 
-# What Windows-1252 makes of the bytes that Latin-1 has no visible character for.
+# Characters that Windows-1252 gives to bytes for which Latin-1 has no visible one.
 _WINDOWS_1252 = {
     bytes((byte,)).decode("cp1252"): byte for byte in range(0x80, 0xA0) if byte not in b"\x81\x8d\x8f\x90\x9d"
 }
 
 
-_MOJIBAKE = re.compile(f"[\xc2-\xf4][\x80-\xbf{''.join(_WINDOWS_1252)}]")  # a first byte of UTF-8 and a second one
+_MOJIBAKE = re.compile(f"[\xc2-\xf4][\x80-\xbf{''.join(_WINDOWS_1252)}]")  # the first two bytes of a character in UTF-8
 
 
-_LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85]")  # form feed, vertical tab and NEL end a line as well
+_LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85]")  # form feed, vertical tab and NEL also end a line
 
 
 _ODD_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
@@ -31,13 +31,13 @@ _ODD_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
 _INDENTED_LINE = re.compile(r"\n[^\S\n]+\S")
 
 
-# Where a backslash and an n may be LaTeX, code, a path, a quotation, or a sentence about line breaks.
+# Where a backslash and an n may belong to LaTeX, code, a path, a quotation, or a sentence about line breaks.
 _INTENDED_ESCAPE = re.compile(
     r"[`$]|\\(?!n)|\\n[a-z'\"’”」]|['\"‘“「]\\n|(?<![A-Za-z])[A-Za-z]:\\n|换行|转义|(?i:newline|line break|escape)"
 )
 
 
-# The possessive `*+` and `++` never go back, so that no row however odd takes long.
+# The possessive `*+` and `++` never backtrack, so no row takes long, however odd.
 _GAP = r"(?:\s|\\n)*+"
 
 
@@ -60,49 +60,49 @@ _BLOCK_AT_START = re.compile(rf"\A(?:{_GAP}{_OPEN})++(.*?){_CLOSE}(?:{_GAP}{_CLO
 
 
 def fix_mojibake(text: str) -> str:
-    """A text whose UTF-8 bytes were read as Windows-1252 or Latin-1, read as UTF-8; any other is unchanged."""
+    """Decode UTF-8 that was read as Windows-1252 or Latin-1; other texts are returned unchanged."""
     if text.isascii() or not _MOJIBAKE.search(text):
         return text
     try:
         return bytes(_WINDOWS_1252.get(character, ord(character)) for character in text).decode()
-    except ValueError:  # another character, or bytes that are no UTF-8: nobody misread this
+    except ValueError:  # another character, or bytes that are not UTF-8: this was not misread
         return text
 
 
 def describe_garbled(text: str) -> str:
-    """What `fix_mojibake` mends in a text, or cannot mend."""
+    """Describe what `fix_mojibake` repairs in a text, or cannot repair."""
     if REPLACEMENT_CHARACTER in text:
         found = next(re.finditer(REPLACEMENT_CHARACTER, text))
-        return f"holds U+FFFD, which stands where a character was lost in decoding ({excerpt(text, found)})"
-    return f"is UTF-8 that was read as Windows-1252 ({text[:20]!r} is {fix_mojibake(text)[:20]!r})"
+        return f"contains U+FFFD, where a character was lost in decoding ({excerpt(text, found)})"
+    return f"is UTF-8 that was read as Windows-1252 ({text[:20]!r} should be {fix_mojibake(text)[:20]!r})"
 
 
 def remove_control_characters(text: str) -> str:
-    """A text without control and zero-width characters, each of its lines ended by a newline."""
+    """Remove control and zero-width characters, and end every line with a newline."""
     return _CONTROL_CHARACTER.sub("", _LINE_END.sub("\n", text)) if _CONTROL_CHARACTER.search(text) else text
 
 
 def describe_control_character(text: str) -> str:
-    """What `remove_control_characters` mends in a text."""
+    """Describe what `remove_control_characters` repairs in a text."""
     found = next(_CONTROL_CHARACTER.finditer(text))
-    return f"holds the invisible character U+{ord(found[0]):04X} ({excerpt(text, found)})"
+    return f"contains the invisible character U+{ord(found[0]):04X} ({excerpt(text, found)})"
 
 
 def unescape_newlines(text: str) -> str:
-    """A text with newlines for its escaped ones, unchanged where one of them may be meant."""
+    """Replace escaped newlines by newlines; a text where one of them may be intended is returned unchanged."""
     return text.replace("\\n", "\n") if "\\n" in text and not _INTENDED_ESCAPE.search(text) else text
 
 
 def describe_literal_newline(text: str) -> str:
-    """What `unescape_newlines` mends in a text."""
+    """Describe what `unescape_newlines` repairs in a text."""
     found = next(re.finditer(r"\\n", text))
-    return f"holds a backslash and an n where a line should end ({excerpt(text, found)})"
+    return f"contains a backslash and an n where a line should end ({excerpt(text, found)})"
 
 
 def normalize_spaces(text: str) -> str:
-    """A text with plain spaces, and no white space at its ends; where it begins indented, as code does, that stays.
+    """Make odd spaces plain and strip both ends, except for the indentation of a first line, as in code.
 
-    A text of nothing else is left to be told as blank.
+    A text of white space alone is returned unchanged, for the check for blanks.
     """
     core = text.strip()
     if not core:
@@ -114,32 +114,32 @@ def normalize_spaces(text: str) -> str:
 
 
 def normalize_reasoning_spaces(reasoning: str) -> str:
-    """The same of reasoning, where newlines at both ends stay: chat templates strip them."""
+    """Normalize the spaces of reasoning; newlines at both ends stay, since chat templates strip them."""
     lines = reasoning.strip("\r\n")
-    mended = normalize_spaces(lines)
-    if mended == lines:
+    normalized = normalize_spaces(lines)
+    if normalized == lines:
         return reasoning
     start = reasoning.find(lines)
-    return reasoning[:start] + mended + reasoning[start + len(lines) :]
+    return reasoning[:start] + normalized + reasoning[start + len(lines) :]
 
 
 def describe_odd_space(text: str) -> str:
-    """What `normalize_spaces` mends in a text."""
+    """Describe what `normalize_spaces` repairs in a text."""
     if text[:1].isspace():
         return f"begins with white space ({text[:20]!r})"
     if text[-1:].isspace():
         return f"ends with white space ({text[-20:]!r})"
     found = next(_ODD_SPACE.finditer(text))
-    return f"holds a space of odd width, U+{ord(found[0]):04X} ({excerpt(text, found)})"
+    return f"contains a space of unusual width, U+{ord(found[0]):04X} ({excerpt(text, found)})"
 
 
 def strip_reasoning_tags(reasoning: str) -> str:
-    """Reasoning without the tags around it, and without a stray one at its start or its end."""
+    """Remove the think tags around reasoning, and stray ones at its start and end."""
     return _strip_trailing_tags(_OPENS_AT_START.sub("", reasoning))
 
 
 def strip_answer_tags(answer: str, reasoning: str) -> str:
-    """An answer without stray tags at its ends, nor a think block that is empty or says the reasoning once more."""
+    """Remove stray think tags at an answer's ends, and a block that is empty or repeats the reasoning."""
     block = _BLOCK_AT_START.match(answer)
     if block and comparison_key(block[1]) in ("", comparison_key(reasoning)):
         answer = answer[block.end() :]
@@ -156,13 +156,13 @@ def _strip_trailing_tags(text: str) -> str:
 
 
 def describe_think_tag(text: str, role: Role) -> str:
-    """What is wrong with the think tags in a text."""
+    """Describe what is wrong with the think tags in a text."""
     tags = list(THINK_TAG.finditer(text))
     kinds = "".join("c" if tag[1] else "o" for tag in tags)
     if role != "assistant":
         word = "stray"
     elif _TAG_TWICE.search(text) or (kinds == "oc" and not text[: tags[0].start()].strip()):
-        word = "doubled"  # a whole block as well: the chat template puts its own around the reasoning
+        word = "doubled"  # also a complete block: the chat template puts its own tags around the reasoning
     elif "oo" in kinds:
         word = "nested"
     else:
@@ -171,10 +171,10 @@ def describe_think_tag(text: str, role: Role) -> str:
 
 
 def comparison_key(text: str) -> str:
-    """A text without case and white space."""
+    """Return a text in lower case without white space."""
     return "".join(text.split()).lower()
 
 
 def excerpt(text: str, found: re.Match[str]) -> str:
-    """A short piece of a text around a match, quoted."""
+    """Quote a short piece of a text around a match."""
     return repr(text[max(found.start() - 12, 0) : found.end() + 12])

@@ -1,4 +1,4 @@
-"""A path, folder or glob to the files of rows that it means: never half of them, never two splits as one."""
+"""Find the row files of a path, folder or glob: never half of them, never two splits as one."""
 
 import glob
 import gzip
@@ -12,8 +12,7 @@ from pathlib import Path, PurePath
 
 from thinktune.config import Recipe
 from thinktune.errors import UserError, shorten_error
-from thinktune.hub import locate_model
-from thinktune.hub import repository as hub
+from thinktune.hub import locate, locate_model
 
 SUFFIXES = (
     *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"),
@@ -21,11 +20,11 @@ SUFFIXES = (
 )
 
 
-# Files that hubs put beside the rows; they describe the data set and hold none of it.
+# Files that hubs put next to the rows; they describe the data set and contain no rows.
 METADATA_FILES = {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json"}
 
 
-# What file names call a split. Chinese sets no spaces between words, so there a part of the name is enough.
+# Names of splits in file names. Chinese has no spaces between words, so there a part of the name is enough.
 SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training", "训练"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval", "验证"), "validation"),
@@ -37,10 +36,10 @@ MAX_LISTED_FILES = 8
 
 
 def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
-    """The files of rows that a path or glob and `data.files` mean, sorted.
+    """Find the row files of a path or glob and `data.files`, sorted.
 
-    All files of a folder are read, unless their names say that they are of several splits. Raises UserError, naming
-    `field`, where nothing is found or the choice is unclear.
+    All files of a folder are read, unless their names show several splits. Raises UserError, naming `field`, where
+    nothing is found or the choice is unclear.
     """
     try:
         return _match_files(name, pattern, field)
@@ -55,28 +54,30 @@ def _match_files(name: str | Path, pattern: str | None, field: str) -> list[Path
     is_file = path.is_file()
     if not is_file and not glob.has_magic(str(path)):
         raise UserError(
-            f"{field}: {str(name)!r} is no file or folder here; "
-            "correct it, or name its hub beside it, as in hub: modelscope"
+            f"{field}: {str(name)!r} is not a file or folder here; "
+            "correct it, or name its hub too, as in hub: modelscope"
         )
     if pattern is not None:
         what = "file" if is_file else "glob"
-        remedy = "name its folder, or leave files out"
-        raise UserError(f"data.files: is {pattern!r}, but {str(name)!r} is a {what} already; {remedy}")
+        remedy = "name its folder, or leave data.files out"
+        raise UserError(f"data.files: is {pattern!r}, but {str(name)!r} is already a {what}; {remedy}")
     found = [path] if is_file else _glob_row_files(None, str(path))
     if not found:
-        raise UserError(f"{field}: no file of rows ({', '.join(SUFFIXES)}) matches {str(name)!r}; correct it")
+        raise UserError(f"{field}: no row file ({', '.join(SUFFIXES)}) matches {str(name)!r}; correct it")
     return found
 
 
 def _match_in_folder(folder: Path, pattern: str | None, field: str) -> list[Path]:
     if pattern is not None and (PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts):
-        raise UserError(f"data.files: {pattern!r} leaves {folder}; write a pattern within it, such as train*.jsonl")
+        raise UserError(
+            f"data.files: {pattern!r} points outside {folder}; write a pattern inside it, such as train*.jsonl"
+        )
     found = _glob_row_files(folder, "**/*" if pattern is None else f"**/{pattern}")
     if pattern is None:
         found = [file for file in found if file.name not in METADATA_FILES]
     if not found:
-        wanted = "is there" if pattern is None else f"matches {pattern!r}"
-        raise UserError(f"{field}: no file of rows ({', '.join(SUFFIXES)}) {wanted} in {folder}; correct it")
+        wanted = "was found" if pattern is None else f"matches {pattern!r}"
+        raise UserError(f"{field}: no row file ({', '.join(SUFFIXES)}) {wanted} in {folder}; correct it")
     names = {file.relative_to(folder).as_posix(): file for file in found}
     splits = {_split_of(name) for name in names}
     if pattern is None and len(splits) > 1:
@@ -87,12 +88,12 @@ def _match_in_folder(folder: Path, pattern: str | None, field: str) -> list[Path
             remedy = (
                 f"{field}: {_quote_for_yaml(str(folder / _split_pattern(folder, names, ('validation', 'test', None))))}"
             )
-        raise UserError(f"{field}: {folder} holds files of several splits ({listing}); choose, as in {remedy}")
+        raise UserError(f"{field}: {folder} contains files of several splits ({listing}); choose one, as in {remedy}")
     return found
 
 
 def _glob_row_files(folder: Path | None, pattern: str) -> list[Path]:
-    """Files of rows by a glob, sorted, hidden ones left out; a folder that links make appear twice is read once."""
+    """Find row files by a glob, sorted, without hidden ones; a folder that links show twice is read once."""
     once: dict[tuple[Path, str], Path] = {}
     matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob finds hidden files too)
     for match in sorted(matches):
@@ -103,13 +104,13 @@ def _glob_row_files(folder: Path | None, pattern: str) -> list[Path]:
 
 
 def _split_of(name: str) -> str | None:
-    """The split that a whole word of a file's name, or of its folders' names, says it is of."""
+    """Return the split that a whole word of a file's or its folders' names names, or None."""
     words = set(re.findall("[a-z]+", name.lower()))
     return next((SPLIT_ALIASES[word] for word in SPLIT_ALIASES if word in (words if word.isascii() else name)), None)
 
 
 def _split_pattern(folder: Path, names: dict[str, Path], wanted: tuple[str | None, ...]) -> str:
-    """A pattern for exactly the files of one split, the first of those wanted that is there."""
+    """Make a pattern for exactly the files of one split, the first wanted one that exists."""
     present = {_split_of(name) for name in names}
     split = next(split for split in (*wanted, *present) if split in present)
     chosen = [name for name in names if _split_of(name) == split]
@@ -121,35 +122,35 @@ def _split_pattern(folder: Path, names: dict[str, Path], wanted: tuple[str | Non
 
 
 def _quote_for_yaml(text: str) -> str:
-    """A text as YAML reads it back, in quotes where it needs them."""
+    """Write a text for YAML, in quotes where it needs them."""
     return text if re.fullmatch(r"[\w/][\w./*-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
 def refuse_missing_paths(recipe: Recipe) -> None:
-    """Raise one UserError for all local paths of a recipe that are not there; it needs no network and no torch."""
-    looks: list[Callable[[], object]] = []
+    """Raise one UserError for all local paths of a recipe that do not exist, without network and torch."""
+    lookups: list[Callable[[], object]] = []
     if recipe.model.hub is None:
-        looks.append(lambda: locate_model(recipe))
+        lookups.append(lambda: locate_model(recipe))
     if recipe.data.hub is None:
-        looks.append(lambda: match_files(recipe.data.name, recipe.data.files, "data.name"))
+        lookups.append(lambda: match_files(recipe.data.name, recipe.data.files, "data.name"))
     if isinstance(validation := recipe.data.validation, str):
-        looks.append(lambda: match_files(validation, None, "data.validation"))
+        lookups.append(lambda: match_files(validation, None, "data.validation"))
     faults: list[str] = []
-    for look in looks:
+    for look_up in lookups:
         try:
-            look()
+            look_up()
         except UserError as error:
             faults += error.faults
     if faults:
         raise UserError(faults)
 
 
-COMPRESSION_RATIO = 4  # bytes of text in a byte of a packed file, about
+COMPRESSION_RATIO = 4  # bytes of text in a byte of a compressed file, roughly
 
 
 @dataclass(frozen=True, slots=True)
 class RowFile:
-    """A file of rows: its path, the name that sentences give it, and whether its rows are for evaluation alone."""
+    """A file of rows: its path, its name in messages, and whether its rows are only for validation."""
 
     path: Path
     display_name: str
@@ -157,38 +158,38 @@ class RowFile:
 
 
 def find_files(recipe: Recipe) -> list[RowFile]:
-    """The files of a recipe's rows; raises UserError where they are not there, or stand on both sides."""
+    """Find the files of a recipe's rows; raises UserError if they do not exist, or are on both sides of the split."""
     settings = recipe.data
     folder = Path(settings.name).expanduser()
     if settings.hub is not None:
-        folder = hub.locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
+        folder = locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
     paths = match_files(folder, settings.files, "data.name")
-    own: list[Path] = []
+    validation_paths: list[Path] = []
     if isinstance(settings.validation, str):
-        own = match_files(Path(settings.validation).expanduser(), None, "data.validation")
-        both = {path.resolve() for path in paths} & {path.resolve() for path in own}
+        validation_paths = match_files(Path(settings.validation).expanduser(), None, "data.validation")
+        both = {path.resolve() for path in paths} & {path.resolve() for path in validation_paths}
         if both:
-            raise UserError(f"data.validation: {min(both)} is trained on as well; name a file of other rows")
-    names = Counter(path.name for path in (*paths, *own))
+            raise UserError(f"data.validation: {min(both)} is also trained on; name a file of other rows")
+    names = Counter(path.name for path in (*paths, *validation_paths))
     return [
-        RowFile(path, path.name if names[path.name] == 1 else path.as_posix(), place >= len(paths))
-        for place, path in enumerate((*paths, *own))
+        RowFile(path, path.name if names[path.name] == 1 else path.as_posix(), index >= len(paths))
+        for index, path in enumerate((*paths, *validation_paths))
     ]
 
 
 def estimate_row_count(files: Sequence[RowFile]) -> int | None:
-    """How many rows the files hold, for the time left; none where only reading them tells it."""
+    """Estimate the rows of the files, for the time left; None if only reading them would show it."""
     try:
         counts = [_estimate_file_rows(file.path) for file in files]
-    except Exception:  # whatever is wrong with a file, who reads its rows says so better
+    except Exception:  # whatever is wrong with a file, reading its rows reports it better
         return None
     return None if None in counts else sum(count for count in counts if count)
 
 
 def estimate_text_bytes(file: RowFile) -> int:
-    """About how many bytes of text a file holds: a packed one holds more than its size."""
-    packed = file.path.suffix.lower() in (".gz", ".parquet")
-    return file.path.stat().st_size * (COMPRESSION_RATIO if packed else 1)
+    """Estimate the bytes of text in a file; a compressed one holds more than its size."""
+    compressed = file.path.suffix.lower() in (".gz", ".parquet")
+    return file.path.stat().st_size * (COMPRESSION_RATIO if compressed else 1)
 
 
 def _estimate_file_rows(path: Path) -> int | None:
@@ -203,7 +204,7 @@ def _estimate_file_rows(path: Path) -> int | None:
 
 
 def read_blocks(path: Path, *, decompress: bool = False) -> Iterator[bytes]:
-    """A file's bytes, a mebibyte at a time, as they are on the disk or unpacked."""
+    """Read a file's bytes, a mebibyte at a time, as they are on disk or decompressed."""
     with gzip.open(path) if decompress and path.suffix.lower() == ".gz" else path.open("rb") as file:
         while block := file.read(2**20):
             yield block

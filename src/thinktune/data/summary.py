@@ -1,4 +1,4 @@
-"""The account of the rows: plain values that say where every row read went, and the same in sentences."""
+"""Summarize the rows: plain values that account for every row read, and the same in sentences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ LENGTH_KINDS = ("prompt", "reasoning", "answer", "whole")
 HISTOGRAM_BINS = 24
 
 
-HISTOGRAM_QUANTILE = 0.995  # of the rows; the few longest share the last bin, so that they do not flatten all others
+HISTOGRAM_QUANTILE = 0.995  # of the rows; the few longest share the last bin, so that they do not flatten the others
 
 
 SPARKLINE_BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -27,7 +27,7 @@ SPARKLINE_BLOCKS = " ▁▂▃▄▅▆▇█"
 def summarize(
     settings: DataConfig, tally: Tally, files: Sequence[dict[str, Any]], lengths: NDArray[np.int32]
 ) -> dict[str, Any]:
-    """What was read, found and measured; `lengths` (replies, 4) holds the tokens of each part, before any policy."""
+    """Summarize what was read, found and measured; `lengths` (replies, 4) holds `lengths_by_kind` before any policy."""
     return {
         "files": list(files),
         "rows_read": sum(file["rows"] for file in files),
@@ -62,30 +62,30 @@ def summarize(
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
-    """What became of the rows, in sentences: everything read is trained on, held out or dropped."""
-    said = [
+    """Describe what became of the rows: everything read is trained on, held out or dropped."""
+    lines = [
         f"{file['path']}: {file['rows']:,} rows" + (f", {file['format']}" if file["rows"] else "")
         for file in summary["files"]
     ]
-    said.append(
+    lines.append(
         f"{summary['rows_read']:,} rows read: {summary['train_rows']:,} to train on "
         f"({summary['train_tokens']:,} tokens, {summary['train_learned_tokens']:,} learned), "
         f"{summary['validation_rows']:,} held out, {summary['dropped_rows']:,} dropped"
         + (f", {summary['stopping_rows']:,} that stop the run" if summary["stopping_rows"] else "")
     )
     if summary["validation"] and summary["train_rows"] and not summary["validation_rows"]:
-        said.append("  no row is held out: there are too few, so nothing will say when the model is at its best")
+        lines.append("  no row is held out: there are too few, so nothing can show when the model is best")
     for fault in summary["faults"]:
         done = ", ".join(f"{count:,} {action}" for action, count in fault["actions"].items())
-        said.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
+        lines.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
     if summary["own_system_rows"]:
-        said.append(f"  {summary['own_system_rows']:,} rows have a system prompt of their own, not that of data.system")
+        lines.append(f"  {summary['own_system_rows']:,} rows have their own system prompt instead of data.system")
     over = ", ".join(f"{count:,} over {mark}" for mark, count in summary["over"].items() if count)
-    return said + ([f"  of all replies measured: {over} tokens"] if over else [])
+    return lines + ([f"  of all replies measured: {over} tokens"] if over else [])
 
 
 def sparkline(histogram: dict[str, Any]) -> str:
-    """A histogram as a line of blocks; the smallest block stands wherever there is any row."""
+    """Draw a histogram as a line of blocks; any count above zero is at least the smallest block."""
     counts = histogram["counts"]
     top = max(counts)
     return "".join(
@@ -103,7 +103,7 @@ def _statistics(values: NDArray[np.int32]) -> dict[str, float]:
 
 
 def _histogram(values: NDArray[np.int32]) -> dict[str, Any]:
-    """Counts in bins of equal, round width from 0; the last one also holds what is longer."""
+    """Count values in bins of equal, round width from 0; the last bin also holds longer ones."""
     width = _round_up(max(1.0, float(np.quantile(values, HISTOGRAM_QUANTILE)) / HISTOGRAM_BINS))
     bins = np.minimum(values // width, HISTOGRAM_BINS - 1)
     counts = np.bincount(bins, minlength=HISTOGRAM_BINS).tolist()
@@ -111,6 +111,6 @@ def _histogram(values: NDArray[np.int32]) -> dict[str, Any]:
 
 
 def _round_up(value: float) -> int:
-    """The next 1, 2 or 5 times a power of ten."""
+    """Round up to 1, 2 or 5 times a power of ten."""
     power = 10 ** int(np.floor(np.log10(value)))
     return int(next(step * power for step in (1, 2, 5, 10) if step * power >= value))

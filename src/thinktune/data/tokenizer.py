@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: read, described by its whole state, and held to what it will be once saved."""
+"""Load the tokenizer of a model folder, describe its whole state, and reload it as it will be saved."""
 
 import json
 import tempfile
@@ -18,10 +18,15 @@ class ChatTokenizer(Protocol):
     pad_token_id: int | None
     is_fast: bool
     special_tokens_map: dict[str, Any]
+    added_tokens_decoder: dict[int, Any]  # `tokenizers.AddedToken` by id
     backend_tokenizer: Any  # a `tokenizers.Tokenizer`
 
     def __call__(self, text: str, /, **options: Any) -> Any:
         """Tokenize a text."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of tokens, added ones included."""
         ...
 
     def apply_chat_template(self, conversation: Any, /, **options: Any) -> Any:
@@ -42,7 +47,7 @@ class ChatTokenizer(Protocol):
 
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatTokenizer:
-    """The tokenizer of a model folder; raises UserError where it holds none that loads.
+    """Load the tokenizer of a model folder; raises UserError if there is none that loads.
 
     No code of the folder runs unless it is trusted.
     """
@@ -51,19 +56,19 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatToke
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:
-        # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, ...): the folder is at fault.
+        # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, …): the folder is at fault.
         raise UserError(
-            f"model.name: {folder} holds no tokenizer that loads ({shorten_error(error)}); name a whole model folder"
+            f"model.name: {folder} has no tokenizer that loads ({shorten_error(error)}); name a complete model folder"
         ) from error
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise UserError(
-            f"model.name: the tokenizer in {folder} is not a fast one with an end-of-turn token; take another model"
+            f"model.name: the tokenizer in {folder} is not a fast one with an end-of-turn token; use another model"
         )
     return tokenizer
 
 
-def tokenizer_state(tokenizer: Any) -> str:
-    """Everything that decides which ids a conversation gets: two tokenizers of one state give the same ids."""
+def tokenizer_state(tokenizer: ChatTokenizer) -> str:
+    """Serialize everything that decides a conversation's ids: tokenizers of equal state give equal ids."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -71,8 +76,8 @@ def tokenizer_state(tokenizer: Any) -> str:
     return "\0".join((backend.to_str(), str(tokenizer.chat_template), special))
 
 
-def save_and_reload(tokenizer: Any) -> Any:
-    """The tokenizer as others will load it from a run's `final/`."""
+def save_and_reload(tokenizer: ChatTokenizer) -> ChatTokenizer:
+    """Save and reload a tokenizer, as others will load it from a run's `final/`."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         return read_tokenizer(Path(folder))

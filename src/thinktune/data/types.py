@@ -1,4 +1,4 @@
-"""What rows become: the nouns of the data (rows, turns, examples, findings), and how rows are held out."""
+"""Types of the data: raw rows, turns, examples, and findings about them."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,12 +14,12 @@ Action = Literal["kept", "repaired", "trimmed", "dropped", "stops"]
 EXAMPLES_PER_FAULT = 5
 
 
-MAX_STOP_SENTENCES = 20  # sentences; the rest is counted
+MAX_STOP_SENTENCES = 20  # the rest is only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message; only an assistant's carries reasoning, and one that is not `trained` is history alone."""
+    """One message; only the assistant's has reasoning, and one that is not `trained` is only history."""
 
     role: Role
     content: str
@@ -29,7 +29,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation, where it stands (`file:line`), and what a right answer holds, where the rows say so."""
+    """A conversation, its `file:line`, and, if the row gives one, the key point of a right answer."""
 
     turns: tuple[Turn, ...]
     source: str
@@ -37,13 +37,13 @@ class Example:
 
     @property
     def question(self) -> str:
-        """What the last user turn asks."""
+        """The content of the last user turn."""
         return next(turn.content for turn in reversed(self.turns) if turn.role == "user")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fault of a row: its name in `data.faults`, a sentence that begins with `file:line: field`, what was done."""
+    """A fault of a row: its name in `data.faults`, a sentence `file:line: field: …`, and the action taken."""
 
     fault: str
     sentence: str
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row as it stands in its file: `columns`, or none where it could not be read, and what was found in reading."""
+    """A row as read from its file: its `columns`, or None if it is unreadable, and what was found in reading."""
 
     source: str
     columns: dict[str, Any] | None
@@ -61,7 +61,7 @@ class RawRow:
 
 @dataclass(slots=True)
 class Tally:
-    """What was found in the rows: how often each fault led to each action, and the first sentences of each."""
+    """Counts of each fault by action, and the first sentences of each fault."""
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     examples: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
@@ -71,19 +71,19 @@ class Tally:
         """Count one finding."""
         counts = self.counts.setdefault(finding.fault, {})
         counts[finding.action] = counts.get(finding.action, 0) + 1
-        kept = self.examples.setdefault(finding.fault, [])
-        if len(kept) < EXAMPLES_PER_FAULT:
-            kept.append(finding.sentence)
+        examples = self.examples.setdefault(finding.fault, [])
+        if len(examples) < EXAMPLES_PER_FAULT:
+            examples.append(finding.sentence)
         if finding.action == "stops" and len(self.stop_sentences) < MAX_STOP_SENTENCES:
-            self.stop_sentences.append(f"{finding.sentence}; mend the row, or {suggest_policy(finding.fault)}")
+            self.stop_sentences.append(f"{finding.sentence}; fix the row, or {suggest_policy(finding.fault)}")
 
     def total(self, action: Action) -> int:
-        """How many findings led to an action."""
+        """Count the findings that led to an action."""
         return sum(counts.get(action, 0) for counts in self.counts.values())
 
 
 def suggest_policy(fault: str) -> str:
-    """What to write so that a fault no longer stops the run."""
+    """Suggest what to write so that a fault no longer stops the run."""
     policy = "repair" if "repair" in ROW_FAULTS[fault].policies else "drop"
     return f"write data.faults: {{{fault}: {policy}}}"
 

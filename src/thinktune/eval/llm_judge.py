@@ -12,9 +12,6 @@ from thinktune.eval.completion_store import RecordWriter, read_records
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.progress import ProgressReporter, Say
 
-JUDGEMENTS_FILE = "judgements.jsonl"
-
-
 ORDERS = ("base first", "tuned first")
 
 

@@ -19,15 +19,12 @@ from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge as referee
-from thinktune.eval.completion_store import COMPLETIONS_FILE, RecordWriter, model_fingerprint, read_records
+from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
 from thinktune.eval.general_probe import PROBE_SEED as PROBE_SEED
 from thinktune.eval.general_probe import PROBE_SET, probe_tasks
 from thinktune.eval.llm_judge import Completer
 from thinktune.eval.scoring import (
-    LOSSES_FILE,
-    SETTINGS_FILE,
     SIDES,
-    TASKS_FILE,
     answer_pair,
     score_completions,
     task_completion_key,
@@ -41,7 +38,9 @@ from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
 from thinktune.model import evaluate_loss, pack, pick_device, pick_precision
 from thinktune.progress import ProgressReporter, Say
+from thinktune.run import RunFolder
 from thinktune.run.environment import LIBRARIES
+from thinktune.run.folder import EvaluationFolder
 from thinktune.run.resume import refuse_other_data
 
 
@@ -102,7 +101,7 @@ class EvalOptions:
 class Evaluation:
     """One evaluation of a run: what is asked, how, and where what comes of it is kept."""
 
-    folder: Path
+    folder: EvaluationFolder
     recipe: Recipe
     eval_settings: Mapping[str, Any]  # what decides the figures, beside the questions
     tasks: Sequence[Task]
@@ -121,13 +120,13 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     if options.endpoints and set(options.endpoints) != set(SIDES):
         raise UserError("--endpoint: name both, as in --endpoint base=http://host:8000/v1 --endpoint tuned=http://...")
     checkpoint.require_run_folder(folder)
-    settings = recipe.load_recipe(folder / "recipe.yaml")
+    settings = recipe.load_recipe(RunFolder(folder).recipe)
     sources = {"base": hub.locate_model(settings), "tuned": checkpoint.resolve_model_folder(folder)}
     files = [task for file in options.tasks for task in read_tasks(file, settings.data.system)]
     prepared = prepare(
         settings, read_tokenizer(sources["tuned"], trust_remote_code=settings.model.trust_remote_code), say
     )
-    refuse_other_data(prepared, folder)
+    refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)
     tasks = [
         *(
             task_from_example(example, HELD_OUT)
@@ -137,10 +136,10 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
         *(probe_tasks(settings.data.system) if options.probe else ()),
     ]
     _refuse_duplicate_names(tasks, options)
-    place = eval_folder(folder, options.thinking)
+    place = RunFolder(folder).evaluation(thinking=options.thinking)
     facts = _eval_settings(settings, prepared, sources, tasks, options)
-    write_json_lines(place / TASKS_FILE, map(task_to_record, tasks))
-    write_json(place / SETTINGS_FILE, facts)
+    write_json_lines(place.tasks, map(task_to_record, tasks))
+    write_json(place.settings, facts)
     evaluation = Evaluation(place, settings, facts, tasks, prepared.validation, options, say)
     for side in SIDES:
         _evaluate_side(evaluation, side, sources[side])
@@ -152,12 +151,7 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
 def rescore_run(folder: Path, *, thinking: bool = True) -> dict[str, Any]:
     """Grade a run's saved replies again, without a model, and write the report and the page."""
     checkpoint.require_run_folder(folder)
-    return score_completions(eval_folder(folder, thinking))
-
-
-def eval_folder(run: Path, thinking: bool) -> Path:
-    """Where an evaluation of a run is kept; one without thinking stands apart."""
-    return run / "eval" if thinking else run / "eval" / "no-thinking"
+    return score_completions(RunFolder(folder).evaluation(thinking=thinking))
 
 
 def _eval_settings(
@@ -191,18 +185,18 @@ def _eval_settings(
 
 def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
     """Losses and replies of one side that are not saved yet; the model is loaded only where something is left to do."""
-    kept, facts, settings = evaluation.folder / side, evaluation.eval_settings, evaluation.recipe
-    saved = read_records(kept / COMPLETIONS_FILE)
+    folder, facts, settings = evaluation.folder, evaluation.eval_settings, evaluation.recipe
+    saved = read_records(folder.completions(side))
     left = {task_completion_key(task, side, facts): task for task in evaluation.tasks}
     left = {key: task for key, task in left.items() if key not in saved}
     if endpoint := evaluation.options.endpoints.get(side):
-        (kept / LOSSES_FILE).unlink(missing_ok=True)  # an endpoint tells none; old ones may be another model's
+        folder.losses(side).unlink(missing_ok=True)  # an endpoint tells none; old ones may be another model's
         if left:
             with closing(open_endpoint(endpoint)) as engine:
                 _generate_replies(evaluation, side, left, engine, MAX_ENDPOINT_CONCURRENCY)
         return
     known = {"model": facts["models"][side]["print"], "data": facts["data_fingerprint"]}
-    losses = read_json(kept / LOSSES_FILE) if (kept / LOSSES_FILE).is_file() else {}
+    losses = read_json(folder.losses(side)) if folder.losses(side).is_file() else {}
     measured = not len(evaluation.held_out) or {name: losses.get(name) for name in known} == known
     if left or not measured:
         evaluation.say(f"{side}: {source}")
@@ -211,7 +205,7 @@ def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
         with closing(load_engine(source, precision, trust_remote_code=trusted)) as engine:
             if not measured:
                 losses = _row_losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
-                write_json(kept / LOSSES_FILE, known | {"rows": losses})
+                write_json(folder.losses(side), known | {"rows": losses})
             _generate_replies(evaluation, side, left, engine, settings.generate.batch_rows)
         del engine
         gc.collect()
@@ -228,7 +222,7 @@ def _generate_replies(
     chosen = SamplingParams(sampling["max_new_tokens"], temperature=sampling["temperature"], seed=sampling["seed"])
     requests = [Request(left[key].turns, chosen, sampling["thinking"]) for key in keys]
     progress = ProgressReporter(say, f"{side} replies", len(requests))
-    with RecordWriter(evaluation.folder / side / COMPLETIONS_FILE) as saving:
+    with RecordWriter(evaluation.folder.completions(side)) as saving:
         for done, (index, reply) in enumerate(engine.complete(requests, max_concurrency), 1):
             task = left[keys[index]]
             saving.add({"key": keys[index], "set": task.set, "row": task.source, **asdict(reply)})
@@ -252,11 +246,11 @@ def _row_losses(model: Any, rows: Subset, precision: torch.dtype, say: Say) -> l
 def _judge_answers(evaluation: Evaluation, judge: str) -> None:
     """Have a judge model compare the answers of all sets but the probe, which has exact answers."""
     place, facts, tasks = evaluation.folder, evaluation.eval_settings, evaluation.tasks
-    replies = {side: read_records(place / side / COMPLETIONS_FILE) for side in SIDES}
+    replies = {side: read_records(place.completions(side)) for side in SIDES}
     answers = [[replies[side][task_completion_key(task, side, facts)]["answer"] for side in SIDES] for task in tasks]
     pairs = [answer_pair(task, *pair) for task, pair in zip(tasks, answers, strict=True) if task.set != PROBE_SET]
     with closing(open_endpoint(judge)) as completer:
-        referee.judge_pairs(pairs, judge, completer, place / referee.JUDGEMENTS_FILE, evaluation.say)
+        referee.judge_pairs(pairs, judge, completer, place.judgements, evaluation.say)
 
 
 def open_endpoint(address: str) -> Endpoint:

@@ -2,45 +2,34 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge as referee
 from thinktune.eval.comparison import Scores, compare, forgetting_verdict, row_outcome, set_verdict, sort_measures
-from thinktune.eval.completion_store import COMPLETIONS_FILE, completion_key, read_records
+from thinktune.eval.completion_store import completion_key, read_records
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.grading import format_metrics
 from thinktune.eval.tasks import Task, grade_answer, task_from_record
 from thinktune.files import read_json, write_json, write_json_lines
+from thinktune.run.folder import EvaluationFolder
 
 SIDES = ("base", "tuned")
-
-
-REPORT_FILE, SETTINGS_FILE, TASKS_FILE, ROWS_FILE, LOSSES_FILE = (
-    "report.json",
-    "settings.json",
-    "tasks.jsonl",
-    "rows.jsonl",
-    "losses.json",
-)
 
 
 LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 
-def score_completions(folder: Path) -> dict[str, Any]:
+def score_completions(folder: EvaluationFolder) -> dict[str, Any]:
     """Grade the saved replies of an evaluation's folder, write its report.json and rows.jsonl, and return the report.
 
     The same folder gives the same report, byte for byte. Raises UserError where nothing was evaluated, or replies are
     missing.
     """
-    if not (folder / SETTINGS_FILE).is_file() or not (folder / TASKS_FILE).is_file():
-        raise UserError(f"{folder}: holds no saved replies; run thinktune eval without --regrade first")
-    settings = read_json(folder / SETTINGS_FILE)
-    tasks = [
-        task_from_record(json.loads(line)) for line in (folder / TASKS_FILE).read_text(encoding="utf-8").splitlines()
-    ]
+    if not folder.settings.is_file() or not folder.tasks.is_file():
+        raise UserError(f"{folder.path}: holds no saved replies; run thinktune eval without --regrade first")
+    settings = read_json(folder.settings)
+    tasks = [task_from_record(json.loads(line)) for line in folder.tasks.read_text(encoding="utf-8").splitlines()]
     replies = {side: _saved_replies(folder, side, settings, tasks) for side in SIDES}
     scores = {
         side: [_score_reply(task, reply, settings) for task, reply in zip(tasks, replies[side], strict=True)]
@@ -57,8 +46,8 @@ def score_completions(folder: Path) -> dict[str, Any]:
         **({"judge": judged} if judged else {}),
         "settings": settings,
     }
-    write_json_lines(folder / ROWS_FILE, _row_records(tasks, replies, scores, apart))
-    write_json(folder / REPORT_FILE, report)
+    write_json_lines(folder.rows, _row_records(tasks, replies, scores, apart))
+    write_json(folder.report, report)
     return report
 
 
@@ -72,13 +61,15 @@ def answer_pair(task: Task, base: str, tuned: str) -> referee.AnswerPair:
     return referee.AnswerPair(task.stem or task.question, task.references[0] if task.references else "", base, tuned)
 
 
-def _saved_replies(folder: Path, side: str, settings: Mapping[str, Any], tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    saved = read_records(folder / side / COMPLETIONS_FILE)
+def _saved_replies(
+    folder: EvaluationFolder, side: str, settings: Mapping[str, Any], tasks: Sequence[Task]
+) -> list[dict[str, Any]]:
+    saved = read_records(folder.completions(side))
     keys = [task_completion_key(task, side, settings) for task in tasks]
     missing = sum(key not in saved for key in keys)
     if missing:
         raise UserError(
-            f"{folder / side / COMPLETIONS_FILE}: lacks {missing} of {len(keys)} replies; run eval without --regrade"
+            f"{folder.completions(side)}: lacks {missing} of {len(keys)} replies; run eval without --regrade"
         )
     return [saved[key] for key in keys]
 
@@ -91,7 +82,7 @@ def _score_reply(task: Task, reply: Mapping[str, Any], settings: Mapping[str, An
 
 
 def _add_judge_scores(
-    folder: Path,
+    folder: EvaluationFolder,
     settings: Mapping[str, Any],
     tasks: Sequence[Task],
     replies: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -100,7 +91,7 @@ def _add_judge_scores(
     """Add what the judge said to the scores, and return the account of it; none where no judge was asked."""
     if not settings.get("judge"):
         return None
-    saved = read_records(folder / referee.JUDGEMENTS_FILE)
+    saved = read_records(folder.judgements)
     found: list[referee.Judgement] = []
     for place, task in enumerate(tasks):
         pair = answer_pair(task, replies["base"][place]["answer"], replies["tuned"][place]["answer"])
@@ -114,7 +105,7 @@ def _add_judge_scores(
 
 
 def _score_set(
-    folder: Path,
+    folder: EvaluationFolder,
     name: str,
     tasks: Sequence[Task],
     scores: Mapping[str, Sequence[Scores]],
@@ -124,8 +115,8 @@ def _score_set(
     counted = [place for place in places if (name, tasks[place].source) not in apart]
     base, tuned = ([scores[side][place] for place in counted] for side in SIDES)
     measures = compare(base, tuned)
-    if (folder / "base" / LOSSES_FILE).is_file() and name == "held-out":
-        measures += compare(*(_linearized_losses(read_json(folder / side / LOSSES_FILE)["rows"]) for side in SIDES))
+    if folder.losses("base").is_file() and name == "held-out":
+        measures += compare(*(_linearized_losses(read_json(folder.losses(side))["rows"]) for side in SIDES))
     made = {
         "name": name,
         "rows": len(counted),

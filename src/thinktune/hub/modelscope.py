@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thinktune.files import refuse_unsafe_paths, write_json
-from thinktune.hub.snapshots import (
+from thinktune.hub.verification import (
     MAX_ATTEMPTS,
     MAX_WORKERS,
     STALL_TIMEOUT_SECONDS,
@@ -20,11 +20,11 @@ from thinktune.hub.snapshots import (
 )
 
 LISTING_FILE = ".thinktune"
-"""Beside the files of a snapshot from ModelScope, whose client keeps no listing: what it holds, once it is whole."""
+"""Our listing of a complete snapshot, next to its files: ModelScope's client keeps none."""
 
 
-# ModelScope's client reads these when it is first imported. By itself it waits for 68 s where a listing does not come,
-# six times 60 s where a body stalls, and logs what the error says, with whatever the hub has answered.
+# ModelScope's client reads these when it is first imported. By itself it waits 68 s for a listing that does not come,
+# six times 60 s for a body that stalls, and logs the error's text, with whatever the hub has answered.
 MODELSCOPE_DEFAULTS = {
     "MODELSCOPE_DOWNLOAD_TIMEOUT": str(STALL_TIMEOUT_SECONDS),
     "MODELSCOPE_DOWNLOAD_MAX_RETRIES": str(MAX_ATTEMPTS),
@@ -41,20 +41,23 @@ def modelscope_client() -> Any:
         os.environ.setdefault(variable, value)
     from modelscope_hub import HubApi  # imported late: a recipe with local paths needs no hub client
 
-    return HubApi(token=access_token("modelscope"))  # "" is no token: not even one that a login stored
+    return HubApi(token=access_token("modelscope"))  # "" means no token: not even one stored by a login
 
 
 def download_from_modelscope(name: str, revision: str | None, repo_type: RepoType) -> Path:
-    """Its client resumes and verifies; here are patience while bytes come, the record, and no file of yesterday's."""
+    """Download a snapshot with the client, which resumes and verifies; returns its folder.
+
+    Added here: retries while bytes come, a listing, and the removal of files that the hub no longer lists. Raises
+    OSError where such files are not ours to remove, and the client's errors.
+    """
     client = modelscope_client()
     files = [file for file in client.list_repo_files(name, repo_type, revision=revision) if not file.is_dir]
     names = [file.path for file in files]
     refuse_unsafe_paths(names)
     entries = [{"Path": file.path, "Size": file.size or None, "Sha256": file.sha256} for file in files]
-    folder = Path(
-        client.download_repo(name, repo_type, revision=revision, file_list=[])
-    )  # brings nothing, tells the place
-    # The client tries every file before it gives up: of a few at a time, a hub that hangs is told of after the first.
+    # An empty list downloads nothing and returns the folder.
+    folder = Path(client.download_repo(name, repo_type, revision=revision, file_list=[]))
+    # The client tries every file before it gives up: with a few at a time, a hub that hangs is noticed early.
     for start in range(0, len(entries), MAX_WORKERS):
         options = {"revision": revision, "file_list": entries[start : start + MAX_WORKERS], "max_workers": MAX_WORKERS}
         retry_while_progressing(
@@ -62,23 +65,25 @@ def download_from_modelscope(name: str, revision: str | None, repo_type: RepoTyp
         )
     _remove_unlisted(folder, names)
     listing = {file.path: _size_and_digest(folder / file.path, file.sha256) for file in files}
-    with contextlib.suppress(OSError):  # a cache that can only be read serves as well
+    with contextlib.suppress(OSError):  # a read-only cache will do as well
         write_json(folder / LISTING_FILE, listing)
     return folder
 
 
 def _remove_unlisted(folder: Path, names: Collection[str]) -> None:
-    """Take away what the hub holds no longer, or never held: it would be read as data."""
+    """Remove files that the hub does not list: they would be read as data."""
     unlisted = unlisted_files(folder, names)
     if unlisted and folder.parent.name != "snapshots":
-        # The layout of older clients, where people keep files of their own: not ours to remove.
-        raise OSError(f"{folder} also holds {', '.join(unlisted[:3])}, which the hub does not list; move it elsewhere")
+        # The layout of older clients, where people keep their own files: not ours to remove.
+        raise OSError(
+            f"{folder} also contains {', '.join(unlisted[:3])}, which the hub does not list; move it elsewhere"
+        )
     for name in unlisted:
         (folder / name).unlink()
 
 
 def _size_and_digest(file: Path, sha256: str | None) -> tuple[int, str]:
-    """A file's size and its sha256, read from it where the hub has not told it."""
+    """Return a file's size and sha256, computed from the file if the hub does not give it."""
     if sha256 is None:
         with file.open("rb") as opened:
             sha256 = hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Names to local folders: a path as it is, or a repository, whole and verified, from its hub or from the cache."""
+"""Locate models and data sets: a local path, or a repository, complete and verified, from its hub or the cache."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.files import read_json
 from thinktune.hub.huggingface import download_from_huggingface, to_listing
 from thinktune.hub.modelscope import LISTING_FILE, download_from_modelscope, modelscope_client
-from thinktune.hub.snapshots import (
+from thinktune.hub.verification import (
     TOKEN_VARIABLES,
     ChecksumMismatchError,
     IncompleteSnapshotError,
@@ -22,10 +22,10 @@ from thinktune.hub.snapshots import (
 
 
 def download(name: str, hub: str, revision: str | None, repo_type: RepoType) -> Path:
-    """The folder of a repository that has come whole, every byte as the hub announced it.
+    """Download a repository completely, every byte verified against the hub's listing; returns its folder.
 
-    What is in the cache and right is not downloaded again; what was cut or killed goes on where it stopped.
-    Raises the clients' many errors, and WrongBytesError where Hugging Face's would have let a wrong file pass.
+    Correct files in the cache are not downloaded again; interrupted downloads are resumed. Raises the clients' many
+    errors, and ChecksumMismatchError where Hugging Face's would have let a wrong file pass.
     """
     return (
         download_from_modelscope(name, revision, repo_type)
@@ -35,16 +35,17 @@ def download(name: str, hub: str, revision: str | None, repo_type: RepoType) -> 
 
 
 def find_in_cache(name: str, hub: str, revision: str | None, repo_type: RepoType) -> Path:
-    """The folder of a repository in the cache, without the network.
+    """Find the folder of a repository in the cache, without the network.
 
-    Raises IncompleteError where it is not known to be whole and right, and the clients' errors where it is not there.
+    Raises IncompleteSnapshotError where it is not known to be complete and correct, and the clients' errors where it is
+    not there.
     """
     if hub == "modelscope":
         folder = Path(
             modelscope_client().download_repo(name, repo_type, revision=revision or "master", local_files_only=True)
         )
-        record = folder / LISTING_FILE
-        listing: Listing = read_json(record) if record.exists() else {}
+        listing_file = folder / LISTING_FILE
+        listing: Listing = read_json(listing_file) if listing_file.exists() else {}
     else:
         from huggingface_hub import get_cached_repo_tree, snapshot_download
 
@@ -55,9 +56,9 @@ def find_in_cache(name: str, hub: str, revision: str | None, repo_type: RepoType
             tree = []
         listing = to_listing(tree)
     if not listing:
-        raise IncompleteSnapshotError(f"nothing says that {folder} is whole")
-    if amiss := [*mismatched_files(folder, listing), *unlisted_files(folder, listing)]:
-        raise IncompleteSnapshotError(f"{folder} is not as the hub announced it in {', '.join(amiss[:3])}")
+        raise IncompleteSnapshotError(f"{folder} has no listing, so it may be incomplete")
+    if wrong := [*mismatched_files(folder, listing), *unlisted_files(folder, listing)]:
+        raise IncompleteSnapshotError(f"{folder} differs from the hub's listing in {', '.join(wrong[:3])}")
     return folder
 
 
@@ -65,92 +66,90 @@ ENDPOINT_VARIABLES = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_EN
 
 
 OFFLINE_VARIABLES = {"huggingface": ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "modelscope": ("MODELSCOPE_OFFLINE",)}
-"""The variables that keep us off a hub; ModelScope's client has none, so that one is ours."""
+"""Variables that forbid the use of a hub; ModelScope's client has none, so that one is ours."""
 
 
 TRUE_VALUES = ("1", "ON", "YES", "TRUE")
 
 
 def locate(name: str, hub: str | None, revision: str | None, repo_type: RepoType, field: str) -> Path:
-    """The local path of a model or data set; `field` names the recipe's key for the error.
+    """Locate a model or data set on disk, downloading it if need be; `field` is the recipe's key for errors.
 
-    A hub that cannot give the repository is no fault while the cache holds it whole: one line on stderr says so.
-    Raises UserError where a local path does not exist, or neither the hub nor the cache gives the repository.
+    If the hub fails but the cache holds the complete repository, one line on stderr says so. Raises UserError if a
+    local path does not exist, or neither hub nor cache gives the repository.
     """
     if hub is not None:
         return _locate_on_hub(name, hub, revision, repo_type, field)
     path = Path(name).expanduser()
     if not path.exists():
         raise UserError(
-            f"{field}: {name!r} is no file or folder here; correct it, or name its hub beside it, as in hub: modelscope"
+            f"{field}: {name!r} is not a file or folder here; correct it, or name its hub too, as in hub: modelscope"
         )
     return path
 
 
 def locate_model(recipe: Recipe) -> Path:
-    """The local folder of the model that a recipe starts from."""
+    """Locate the folder of the model that a recipe starts from."""
     return locate(recipe.model.name, recipe.model.hub, recipe.model.revision, "model", "model.name")
 
 
 def _locate_on_hub(name: str, hub: str, revision: str | None, repo_type: RepoType, field: str) -> Path:
-    asked = f"{field}: {name!r} (revision {revision or 'by default'})"
-    switch = next(
+    request = f"{field}: {name!r} (revision {revision or 'by default'})"
+    offline = next(
         (variable for variable in OFFLINE_VARIABLES[hub] if os.environ.get(variable, "").upper() in TRUE_VALUES), None
     )
-    cause, reason = None, f"{switch} is set; unset it to download, or give a local folder"
-    if switch is None:
+    cause, reason = None, f"{offline} is set; unset it to download, or give a local folder"
+    if offline is None:
         try:
             return download(name, hub, revision, repo_type)
         except Exception as error:
-            # The clients raise many kinds (requests', httpx', their own, OSError): each means that it cannot be had.
+            # The clients raise many kinds (requests', httpx', their own, OSError): each means that the download failed.
             cause, reason = error, _describe_failure(error, hub)
     try:
         folder = find_in_cache(name, hub, revision, repo_type)
     except Exception as error:
-        if isinstance(error, IncompleteSnapshotError) and switch:
+        if isinstance(error, IncompleteSnapshotError) and offline:
             reason += f" (in the cache, {error})"
-        raise UserError(_redact_tokens(f"{asked} could not be had from {hub}: {reason}")) from (cause or error)
-    print(_redact_tokens(f"{asked} is taken from the cache, not from {hub}: {reason}"), file=sys.stderr)
+        raise UserError(_redact_tokens(f"{request} could not be downloaded from {hub}: {reason}")) from (cause or error)
+    print(_redact_tokens(f"{request} is taken from the cache, not from {hub}: {reason}"), file=sys.stderr)
     return folder
 
 
 def _describe_failure(error: BaseException, hub: str) -> str:
-    """What went wrong between us and a hub, and what to do about it, in one sentence."""
-    if failed := getattr(error, "failed_files", None):  # ModelScope's client tells of all files at once
+    """Describe in one sentence what went wrong with a hub, and what to do about it."""
+    if failed := getattr(error, "failed_files", None):  # ModelScope's client reports all files at once
         file, fault = next(iter(failed.items()))
         return f"{file}: {_describe_failure(fault, hub)}"
-    token, again = (
-        TOKEN_VARIABLES[hub],
-        f"name a mirror in {ENDPOINT_VARIABLES[hub]}, and start again: what has come is kept",
-    )
+    token = TOKEN_VARIABLES[hub]
+    again = f"name a mirror in {ENDPOINT_VARIABLES[hub]}, and start again: what has been downloaded is kept"
     match _http_status(error):
         case 401:
-            return f"it asks for a token (401); set {token} to one that may read it, or correct the name"
+            return f"it requires a token (401); set {token} to one with read access, or correct the name"
         case 403:
-            return f"it refuses access (403); ask for it on the page there, and set {token} to a token of that account"
+            return f"it denies access (403); request access on its page, and set {token} to a token of that account"
         case 404:
-            return "it has nothing of that name, kind and revision (404); correct them"
+            return "it has no repository of that name, type and revision (404); correct them"
         case 429:
-            return f"it has had too many requests (429); wait some minutes, set {token}, or {again}"
+            return f"it received too many requests (429); wait a few minutes, set {token}, or {again}"
         case int(status) if status >= 500:
-            return f"it has failed ({status}); wait, or {again}"
+            return f"it failed ({status}); wait, or {again}"
         case _:
             pass
     names = " ".join(type(link).__name__ for link in exception_chain(error))
     if isinstance(error, ChecksumMismatchError):
-        return f"{error} came with other bytes than announced and was removed; {again}"
+        return f"{error} did not match the listing after download and was removed; {again}"
     if "Integrity" in names or "Mismatch" in names:
-        return f"it came with other bytes than announced and was removed; {again}"
+        return f"it did not match the listing after download and was removed; {again}"
     if "Timeout" in names:
-        return f"it does not answer; check the network, {again}"
+        return f"it does not answer; check the network, or {again}"
     if "Connect" in names or "Protocol" in names or "ReadError" in names:
-        return f"the connection fails; check the network, {again}"
-    said = _redact_tokens(shorten_error(error, 10_000))[:300]  # before it is cut: no half of a token either
-    return f"{said}; correct that, or give a local folder"
+        return f"the connection fails; check the network, or {again}"
+    text = _redact_tokens(shorten_error(error, 10_000))[:300]  # redacted before it is cut: no half of a token either
+    return f"{text}; correct that, or give a local folder"
 
 
 def _http_status(error: BaseException) -> int | None:
-    """The HTTP status that an error comes from."""
+    """Find the HTTP status that an error comes from."""
     for link in exception_chain(error):
         for holder in (link, getattr(link, "response", None)):
             if status := getattr(holder, "status_code", None):
@@ -159,7 +158,7 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _redact_tokens(text: str) -> str:
-    """A sentence in which no token stands, should a hub have sent one back."""
+    """Hide access tokens in a sentence, should a hub have sent one back."""
     for variable in TOKEN_VARIABLES.values():
         if token := os.environ.get(variable, "").strip():
             text = text.replace(token, "***")

@@ -1,4 +1,4 @@
-"""Requests to completions: the engine in `inference.engine`, and servers of OpenAI's API."""
+"""Requests to completions: the engine in this process (`inference.engine`), OpenAI-compatible servers, and vLLM."""
 
 from thinktune.inference.chat_defaults import ChatDefaults, read_chat_defaults
 from thinktune.inference.openai_client import Endpoint

@@ -1,45 +1,36 @@
-"""The running batch: one thread owns the model, and requests join and leave at every token."""
+"""Continuous batching in one thread: requests join and leave the running batch at every token."""
 
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from thinktune.data.chat_template import render_prompt
-from thinktune.errors import UserError
+from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
-from thinktune.inference.requests import Completion, Request, SamplingParams, completion_record
+from thinktune.inference.requests import Completion, Request, render_request
 from thinktune.inference.sampler import Sampler, sample_tokens
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.model.forward import autocast, inference_context
+from thinktune.model.protocols import CausalLM
 
-MAX_PREFILL_TOKENS = 512  # read in one pass while others write: so long, and no longer, they wait for a prompt
+MAX_PREFILL_TOKENS = 512  # of one prefill pass; the other replies wait that long for a prompt, and no longer
 
 
 class SequenceState:
-    """One request in the batch or in line: its tokens so far, and where what comes of it is put, beside its number.
+    """One request in the queue or in the batch: its tokens so far, its sampler and detokenizer, and its event queue.
 
-    `cancelled` may be set by any thread; its row is free at the next token.
+    `cancelled` may be set by any thread; the row in the cache is freed at the next token.
     """
 
     def __init__(
-        self,
-        prompt: list[int],
-        sampling: SamplingParams,
-        detokenizer: Detokenizer,
-        events: EventQueue,
-        *,
-        index: int,
-        streamed: bool,
+        self, prompt: Sequence[int], detokenizer: Detokenizer, events: EventQueue, *, index: int, streamed: bool
     ) -> None:
         self.ids = list(prompt)
-        self.detokenizer, self.sampler = detokenizer, Sampler(sampling)
+        self.detokenizer, self.sampler = detokenizer, Sampler(detokenizer.sampling)
         self.cancelled = False
         self._events, self._index, self._streamed = events, index, streamed
 
@@ -49,11 +40,11 @@ class SequenceState:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more is to be written."""
+        """True once no more tokens are to be generated."""
         return self.cancelled or self.detokenizer.finish_reason is not None
 
     def append_token(self, sampled: int) -> None:
-        """Take the next token, and put out what is certain now."""
+        """Append the next token and deliver the pieces that are final."""
         token = self.detokenizer.next_token(sampled)
         self.ids.append(token)
         pieces = self.detokenizer.append(token)
@@ -63,19 +54,19 @@ class SequenceState:
             self._events.put((self._index, self.detokenizer.completion()))
 
     def fail(self, error: Exception) -> None:
-        """End it with an error, which its caller will raise."""
+        """End it with an error, which its caller raises."""
         self.cancelled = True
         self._events.put((self._index, error))
 
 
 class Scheduler:
-    """Lets requests share one running batch: first come, first served, `max_sequences` at a time.
+    """Continuous-batching scheduler: first come, first served, at most `max_sequences` running.
 
-    Its thread lives while there is work, and the cache with it. A pass that fails ends the requests that were in it
-    and no others; where memory runs out, the youngest goes back in line, to be read again when there is room.
+    Its thread lives while there is work, and the KV cache with it. A pass that fails ends the requests that were in it
+    and no others. Where memory runs out, the shortest reply is preempted: it is prefilled again when there is room.
     """
 
-    def __init__(self, model: Any, precision: torch.dtype, max_sequences: int) -> None:
+    def __init__(self, model: CausalLM, precision: torch.dtype, max_sequences: int) -> None:
         self._model, self._precision, self._max_sequences = model, precision, max_sequences
         self._lock = threading.Lock()
         self._waiting: deque[SequenceState] = deque()
@@ -83,7 +74,7 @@ class Scheduler:
         self._closed = False
 
     def submit(self, sequence: SequenceState) -> None:
-        """Put a request in line."""
+        """Queue a request; raises RuntimeError after `close`."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -93,7 +84,7 @@ class Scheduler:
                 self._thread.start()
 
     def close(self) -> None:
-        """End every request with an error and wait for the thread; nothing can be submitted after it."""
+        """End every request with an error and join the thread; nothing can be submitted afterwards."""
         with self._lock:
             self._closed = True
             thread = self._thread
@@ -107,64 +98,62 @@ class Scheduler:
             with inference_context(self._model), autocast(self._model, self._precision):
                 while self._admit(batch):
                     batch.step()
-        except Exception as error:  # the schedule itself failed: nobody may be left waiting
+        except Exception as error:  # the scheduler itself failed: no caller may be left waiting
             with self._lock:
                 self._fail_all(batch, error)
                 self._thread = None
 
     def _admit(self, batch: "RunningBatch") -> bool:
-        """Let requests in line join while there is room; returns whether there is anything to do."""
+        """Move queued requests into the batch while there is room; returns False when there is nothing to do."""
         batch.free_finished()
         with self._lock:
             if self._closed:
-                self._fail_all(batch, RuntimeError("the engine was closed before the reply was whole"))
+                self._fail_all(batch, RuntimeError("the engine was closed before the reply was complete"))
             while self._waiting and batch.has_room():
-                ticket = self._waiting.popleft()
-                if not ticket.is_finished:
-                    batch.prefilling.append(ticket)
+                sequence = self._waiting.popleft()
+                if not sequence.is_finished:
+                    batch.prefilling.append(sequence)
             if not batch.sequences():
                 self._thread = None
                 return False
             return True
 
     def _fail_all(self, batch: "RunningBatch", error: Exception) -> None:
-        for ticket in (*batch.sequences(), *self._waiting):
-            ticket.fail(error)
+        for sequence in (*batch.sequences(), *self._waiting):
+            sequence.fail(error)
         self._waiting.clear()
         batch.free_finished()
 
 
 class RunningBatch:
-    """The requests that are being read and written, beside their rows in the cache."""
+    """The sequences in prefill and in decode, with their KV cache."""
 
-    def __init__(self, model: Any, max_sequences: int) -> None:
+    def __init__(self, model: CausalLM, max_sequences: int) -> None:
         self.prefilling: deque[SequenceState] = deque()
         self._decoding: list[SequenceState] = []  # row by row as in the cache
         self._cache, self._model, self._max_sequences = KVCache(model), model, max_sequences
-        self._partial_prefill: KVCache | None = (
-            None  # the first of those joining, where its prompt takes several passes
-        )
-        self._out_of_memory = False  # memory ran out, and nobody has left since
+        self._partial_prefill: KVCache | None = None  # of the first in `prefilling`, if its prompt takes several passes
+        self._out_of_memory = False  # a pass ran out of memory, and no sequence has left since
 
     def sequences(self) -> list[SequenceState]:
-        """All requests in it."""
+        """Return all sequences of the batch."""
         return [*self._decoding, *self.prefilling]
 
     def has_room(self) -> bool:
-        """Whether one more may join."""
+        """Return True if one more sequence may join."""
         return len(self._decoding) + len(self.prefilling) < self._max_sequences
 
     def free_finished(self) -> None:
-        """Let go whatever is over."""
+        """Remove the finished sequences and free their rows in the cache."""
         if self.prefilling and self.prefilling[0].is_finished:
             self._partial_prefill = None
-        self.prefilling = deque(ticket for ticket in self.prefilling if not ticket.is_finished)
+        self.prefilling = deque(sequence for sequence in self.prefilling if not sequence.is_finished)
         for row in range(len(self._decoding) - 1, -1, -1):
             if self._decoding[row].is_finished:
                 self._free(row)
 
     def step(self) -> None:
-        """One more token for every reply that is being written, then some of the prompts of those that join."""
+        """Decode one token of every reply, then prefill at most `MAX_PREFILL_TOKENS` of the prompts that wait."""
         if self._decoding:
             self._decode()
         self.free_finished()
@@ -173,67 +162,65 @@ class RunningBatch:
 
     def _decode(self) -> None:
         try:
-            logits = self._cache.extend([ticket.ids[-1:] for ticket in self._decoding])
+            logits = self._cache.extend([sequence.ids[-1:] for sequence in self._decoding])
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) and len(self._decoding) > 1:
                 self._preempt()
                 return
-            for ticket in self._decoding:
-                ticket.fail(error)
+            for sequence in self._decoding:
+                sequence.fail(error)
             return
         _append_sampled(self._decoding, logits)
 
     def _prefill(self) -> None:
-        """Read the next prompts; of whom that has succeeded, the first token is written."""
-        reading = self._next_prefill()
+        """Prefill the next prompts, and sample the first token of those that are complete."""
+        admitted = self._next_prefill()
         try:
-            logits = (
-                self._prefill_chunk(reading[0])
-                if self._partial_prefill
-                else self._cache.prefill([t.ids for t in reading])
-            )
+            if self._partial_prefill:
+                logits = self._prefill_chunk(self._partial_prefill, admitted[0])
+            else:
+                logits = self._cache.prefill([sequence.ids for sequence in admitted])
         except Exception as error:
             self._partial_prefill = None
             if isinstance(error, torch.OutOfMemoryError) and self._decoding:
                 self._out_of_memory = True
                 return
-            for ticket in reading:
-                ticket.fail(error)
+            for sequence in admitted:
+                sequence.fail(error)
             return
         if logits is not None:
-            self._decoding += reading
-            for _ in reading:
+            self._decoding += admitted
+            for _ in admitted:
                 self.prefilling.popleft()
-            _append_sampled(reading, logits)
+            _append_sampled(admitted, logits)
 
     def _next_prefill(self) -> list[SequenceState]:
-        """In the order of their coming, those whose prompts fit into one pass, or one with a longer prompt."""
+        """Return the first sequences whose prompts fit into one pass, or one with a longer prompt."""
         first, *others = self.prefilling
         if len(first.ids) > MAX_PREFILL_TOKENS:
             self._partial_prefill = self._partial_prefill or KVCache(self._model)
             return [first]
-        reading, tokens = [first], len(first.ids)
-        for ticket in others:
-            tokens += len(ticket.ids)
+        admitted, tokens = [first], len(first.ids)
+        for sequence in others:
+            tokens += len(sequence.ids)
             if tokens > MAX_PREFILL_TOKENS:
                 break
-            reading.append(ticket)
-        return reading
+            admitted.append(sequence)
+        return admitted
 
-    def _prefill_chunk(self, sequence: SequenceState) -> Tensor | None:
-        """Read the next part of a long prompt, apart from the others; the logits at its end, else none."""
-        assert self._partial_prefill is not None
-        done = sum(self._partial_prefill.lengths)
-        part = sequence.ids[done : done + MAX_PREFILL_TOKENS]
-        logits = self._partial_prefill.extend([part]) if done else self._partial_prefill.prefill([part])
-        if done + len(part) < len(sequence.ids):
+    def _prefill_chunk(self, cache: KVCache, sequence: SequenceState) -> Tensor | None:
+        """Prefill the next chunk of a long prompt in a cache of its own; returns the logits at the prompt's end."""
+        done = sum(cache.lengths)
+        chunk = sequence.ids[done : done + MAX_PREFILL_TOKENS]
+        logits = cache.extend([chunk]) if done else cache.prefill([chunk])
+        if done + len(chunk) < len(sequence.ids):
             return None
-        self._cache.adopt(self._partial_prefill)
+        self._cache.adopt(cache)
         self._partial_prefill = None
         return logits
 
     def _preempt(self) -> None:
-        """Memory ran out: who has written least goes back in line, and is read again once somebody has left."""
+        """Preempt the shortest reply after an out-of-memory error; it is prefilled again once a sequence has left."""
         row = min(range(len(self._decoding)), key=lambda row: self._decoding[row].detokenizer.tokens)
         self.prefilling.appendleft(self._decoding[row])
         self._partial_prefill = None
@@ -248,48 +235,49 @@ class RunningBatch:
 
 
 def _append_sampled(sequences: Sequence[SequenceState], logits: Tensor) -> None:
-    """Write the next token of each request."""
-    chosen: list[int] = sample_tokens(
-        logits, [ticket.sampler for ticket in sequences]
-    ).tolist()  # the one wait for the device
-    for ticket, token in zip(sequences, chosen, strict=True):
+    """Sample and append the next token of each sequence."""
+    tokens = sample_tokens(logits, [sequence.sampler for sequence in sequences])
+    sampled: list[int] = tokens.tolist()  # the one wait for the device
+    for sequence, token in zip(sequences, sampled, strict=True):
         try:
-            ticket.append_token(token)
+            sequence.append_token(token)
         except Exception as error:
-            ticket.fail(error)
-
-
-__all__ = ["Completion", "Engine", "Request", "SamplingParams", "completion_record"]
+            sequence.fail(error)
 
 
 class Engine:
-    """A model in this process, its tokenizer, the arithmetic that it runs in, and the most replies written at once.
+    """A model in this process with its tokenizer: continuous batching, at most `max_sequences` replies at once.
 
-    All methods may be called from many threads; their requests share one running batch, first come, first served.
-    A greedy reply is the same as the one that the request gets alone. An error in writing a reply is raised to whoever
-    waits for it. The model must be left alone while replies are written.
+    All methods may be called from many threads; their requests share one running batch. A greedy reply is the same as
+    the one that the request gets alone. An error in a reply is raised to whoever waits for it. The model must not be
+    used otherwise while replies are generated.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, precision: torch.dtype = torch.float32, max_sequences: int = 128
+        self,
+        model: CausalLM,
+        tokenizer: ChatTokenizer,
+        precision: torch.dtype = torch.float32,
+        max_sequences: int = 128,
     ) -> None:
         self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self._special_tokens = SpecialTokens.from_tokenizer(tokenizer, model.generation_config.eos_token_id)
         self._scheduler = Scheduler(model, precision, max_sequences)
 
     def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Generator[tuple[int, Completion]]:
-        """Each request's index and completion, as replies end, in any order; `max_concurrency` are in the batch or line.
+        """Yield each request's index and completion as replies end, in any order.
 
-        Raises UserError where a conversation is refused; closing the iterator cancels what is not done.
+        At most `max_concurrency` are in the batch or the queue. Raises UserError where a conversation is refused;
+        closing the iterator cancels the rest.
         """
         return as_completed(
             requests,
             max_concurrency,
-            lambda number, events: self._submit(requests[number], events, number, streamed=False),
+            lambda index, events: self._submit(requests[index], events, index, streamed=False),
         )
 
     def stream(self, request: Request) -> Stream:
-        """The pieces of one reply as they come, and last its Completion. Closing the iterator cancels it.
+        """Stream the pieces of one reply, and last its Completion. Closing the iterator cancels it.
 
         Raises UserError where the conversation is refused.
         """
@@ -297,20 +285,16 @@ class Engine:
         return Stream(events, self._submit(request, events, 0, streamed=True).cancel)
 
     def close(self) -> None:
-        """End every reply with an error to whoever waits for it; nothing can be asked any more."""
+        """End every reply with an error to whoever waits for it; no request is accepted afterwards."""
         self._scheduler.close()
 
     def _submit(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
-        ticket = self._make_sequence(request, events, index, streamed=streamed)
-        self._scheduler.submit(ticket)
-        return ticket
+        sequence = self._make_sequence(request, events, index, streamed=streamed)
+        self._scheduler.submit(sequence)
+        return sequence
 
     def _make_sequence(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
-        prompt = render_prompt(request.turns, self.tokenizer, thinking=request.thinking)
-        most = self.model.config.max_position_embeddings
-        if len(prompt) >= most:
-            raise UserError(f"the conversation takes {len(prompt):,} tokens, and the model {most:,}; shorten it")
-        budget = min(request.sampling.max_new_tokens, most - len(prompt))
-        sampling = replace(request.sampling, max_new_tokens=budget)
-        writer = Detokenizer(sampling, self._special_tokens, prompt)
-        return SequenceState(prompt, sampling, writer, events, index=index, streamed=streamed)
+        request = render_request(request, self.tokenizer, self.model.config.max_position_embeddings)
+        assert request.prompt_ids is not None
+        detokenizer = Detokenizer(request.sampling, self._special_tokens, request.prompt_ids)
+        return SequenceState(request.prompt_ids, detokenizer, events, index=index, streamed=streamed)

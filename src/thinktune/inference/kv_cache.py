@@ -1,4 +1,4 @@
-"""Keys and values of the replies in the making, side by side, and the model's pass over their next tokens."""
+"""Padded KV cache of the running sequences, and the forward passes of prefill and decode."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,66 +8,64 @@ from torch import Tensor
 
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.forward import with_unsharded_root
+from thinktune.model.protocols import CausalLM
 
-GROW_COLUMNS = 256  # columns by which the buffers grow; each growth copies what is there
-
-
+GROW_COLUMNS = 256  # columns by which the buffers grow; each growth copies them
 GROW_ROWS = 8  # rows by which they grow
 
 
 class KVCache:
-    """Rows of keys and values: the tokens of row r stand in columns 0 to `lengths[r]` - 1, the rest is padding.
+    """Keys and values, one row a sequence: row r fills columns 0 to `lengths[r]` - 1, the rest is padding.
 
-    The rows are always dense: where one leaves, the last takes its place. A pass that fails changes no row.
+    The rows are always dense: where one is freed, the last takes its index. A pass that fails changes no row.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: CausalLM) -> None:
         self.lengths: list[int] = []
         self._model = model
-        self._layers: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer: (rows, groups, width, size)
-        self._write_rows = self._write_columns = torch.empty(
-            0, dtype=torch.long
-        )  # where each token of the present pass is kept
-        self._visible = (0, 0)  # how many rows and columns its attention sees; none where it sees but itself
-        self._required = (0, 0)
+        self._layers: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer: (rows, kv heads, columns, size)
+        # Of the present pass: where each of its tokens is written; how many rows and columns its attention sees, (0, 0)
+        # if only the pass itself; and how many the buffers must hold.
+        self._write_rows = self._write_columns = torch.empty(0, dtype=torch.long)
+        self._visible = self._required = (0, 0)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read whole prompts, packed without padding, as new rows; their next logits (prompts, vocabulary)."""
+        """Prefill whole prompts as new rows, packed without padding; returns logits (prompts, vocabulary) fp32."""
         first, lengths = len(self.lengths), [len(prompt) for prompt in prompts]
-        rows = [first + number for number, length in enumerate(lengths) for _ in range(length)]
+        rows = [first + index for index, length in enumerate(lengths) for _ in range(length)]
         columns = [column for length in lengths for column in range(length)]
         ids = [token for prompt in prompts for token in prompt]
         cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
         self._set_write_positions(rows, columns, visible=(0, 0), required=(first + len(prompts), max(lengths)))
-        apart = self._varlen_kwargs(cu_seqlens, max(lengths))
+        varlen = self._varlen_kwargs(cu_seqlens, max(lengths))
         logits = with_unsharded_root(
-            self._model, lambda: self._logits(self._forward([ids], [columns], None, **apart)[0, cu_seqlens[1:] - 1])
+            self._model, lambda: self._logits(self._forward([ids], [columns], None, **varlen)[0, cu_seqlens[1:] - 1])
         )
         self.lengths += lengths
         return logits
 
     def extend(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Read the same number of tokens behind every row; their next logits (rows, vocabulary)."""
-        many = len(ids[0])
-        positions = [[length + place for place in range(many)] for length in self.lengths]
-        rows = [row for row in range(len(ids)) for _ in range(many)]
-        seen = (len(ids), max(self.lengths) + many)
-        self._set_write_positions(rows, [column for row in positions for column in row], visible=seen, required=seen)
-        logits = with_unsharded_root(self._model, lambda: self._logits(self._forward(ids, positions, seen[1])[:, -1]))
-        self.lengths = [length + many for length in self.lengths]
+        """Append the same number of tokens to every row (decode: one); returns logits (rows, vocabulary) fp32."""
+        new_tokens = len(ids[0])
+        positions = [list(range(length, length + new_tokens)) for length in self.lengths]
+        rows = [row for row in range(len(ids)) for _ in range(new_tokens)]
+        size = (len(ids), max(self.lengths) + new_tokens)
+        self._set_write_positions(rows, [column for row in positions for column in row], visible=size, required=size)
+        logits = with_unsharded_root(self._model, lambda: self._logits(self._forward(ids, positions, size[1])[:, -1]))
+        self.lengths = [length + new_tokens for length in self.lengths]
         return logits
 
     def adopt(self, other: "KVCache") -> None:
-        """Take over the rows of another one."""
-        first, longest = len(self.lengths), max(other.lengths)
-        self._required = (first + len(other.lengths), longest)
+        """Append the rows of another cache."""
+        first, max_length = len(self.lengths), max(other.lengths)
+        self._required = (first + len(other.lengths), max_length)
         for layer, (keys, values) in enumerate(other._layers):
             for mine, theirs in zip(self._buffers(layer, keys, values), (keys, values), strict=True):
-                mine[first : self._required[0], :, :longest] = theirs[: len(other.lengths), :, :longest]
+                mine[first : self._required[0], :, :max_length] = theirs[: len(other.lengths), :, :max_length]
         self.lengths += other.lengths
 
     def free(self, row: int) -> None:
-        """Let a row go; the last one takes its place."""
+        """Free a row; the last one takes its index."""
         last = len(self.lengths) - 1
         length = self.lengths[last]
         if row != last:
@@ -78,7 +76,7 @@ class KVCache:
         self.lengths.pop()
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Keep the keys and values (rows, groups, tokens, size) of a layer, and return those that attention shall see.
+        """Write a layer's keys and values (rows, kv heads, tokens, size), and return those that attention sees.
 
         The attention layers of transformers call it by this name.
         """
@@ -94,7 +92,7 @@ class KVCache:
     def _set_write_positions(
         self, rows: list[int], columns: list[int], *, visible: tuple[int, int], required: tuple[int, int]
     ) -> None:
-        """Say where the tokens of the coming pass are kept, and what its attention sees."""
+        """Set where the next pass writes its tokens, what its attention sees, and what the buffers must hold."""
         self._write_rows, self._write_columns = self._tensor([rows, columns])
         self._visible, self._required = visible, required
 
@@ -105,14 +103,18 @@ class KVCache:
         visible_columns: int | None,
         **options: Any,
     ) -> Tensor:
-        """The last hidden states (rows, tokens, hidden) of one pass; `visible_columns` is how many columns attention sees."""
-        at = self._tensor(positions)
+        """Return the last hidden states (rows, tokens, hidden) of one pass.
+
+        Attention sees the first `visible_columns` of the cache as far as each token's position, or with None the pass
+        alone.
+        """
+        position_ids = self._tensor(positions)
         mask = None
-        if visible_columns is not None and at.numel() > 1:  # one token alone sees all that is there
-            mask = (torch.arange(visible_columns, device=at.device) <= at[:, :, None])[:, None]
+        if visible_columns is not None and position_ids.numel() > 1:  # a single token sees all there is
+            mask = (torch.arange(visible_columns, device=position_ids.device) <= position_ids[:, :, None])[:, None]
         output = self._model.model(
             input_ids=self._tensor(ids),
-            position_ids=at,
+            position_ids=position_ids,
             attention_mask={"full_attention": mask},
             past_key_values=self,
             use_cache=True,
@@ -121,8 +123,8 @@ class KVCache:
         return output.last_hidden_state
 
     def _varlen_kwargs(self, cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
-        """What keeps packed prompts apart, where the model's attention reads it."""
-        if reads_cu_seqlens_on_device(self._model.config._attn_implementation):
+        """Return the arguments by which variable-length attention keeps packed prompts apart."""
+        if reads_cu_seqlens_on_device(self._model):
             cu_seqlens = cu_seqlens.to(self._model.device)
         return {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen}
 
@@ -133,7 +135,7 @@ class KVCache:
         return torch.tensor(values, device=self._model.device)
 
     def _buffers(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's buffers with room for what is needed; keys are kept in the values' type."""
+        """Return a layer's buffers, grown to the required size; keys are kept in the values' dtype."""
         if layer == len(self._layers):
             self._layers.append((_grown(key[:0], self._required, value), _grown(value[:0], self._required, value)))
         keys, values = self._layers[layer]
@@ -144,11 +146,11 @@ class KVCache:
 
 
 def _grown(buffer: Tensor, required: tuple[int, int], like: Tensor) -> Tensor:
-    """The buffer with room for so many rows and columns, in whole blocks; zeros, because padding must be finite."""
-    rows, width = (-(-size // block) * block for size, block in zip(required, (GROW_ROWS, GROW_COLUMNS), strict=True))
-    width = max(width, buffer.shape[2] if buffer.shape[0] else 0)
-    kept = min(rows, buffer.shape[0])  # rows beyond those needed are nobody's
-    larger = like.new_zeros(rows, buffer.shape[1], width, buffer.shape[3])
+    """Return the buffer grown to the required rows and columns, in whole steps; padding is zero: it must be finite."""
+    rows, columns = (-(-size // step) * step for size, step in zip(required, (GROW_ROWS, GROW_COLUMNS), strict=True))
+    columns = max(columns, buffer.shape[2] if buffer.shape[0] else 0)
+    kept = min(rows, buffer.shape[0])  # rows beyond the required ones belong to no sequence
+    grown = like.new_zeros(rows, buffer.shape[1], columns, buffer.shape[3])
     if kept:
-        larger[:kept, :, : buffer.shape[2]] = buffer[:kept]
-    return larger
+        grown[:kept, :, : buffer.shape[2]] = buffer[:kept]
+    return grown

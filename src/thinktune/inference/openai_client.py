@@ -1,4 +1,4 @@
-"""Writing replies with a model behind any OpenAI-compatible server: the same door as the engine in this process."""
+"""Client of OpenAI-compatible servers, with the same interface as the engine in this process."""
 
 import asyncio
 import os
@@ -6,15 +6,11 @@ import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import partial
+from contextlib import aclosing
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import BaseModel, ValidationError
 
 from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN
@@ -23,66 +19,73 @@ from thinktune.inference.replies import Piece, ReplyParser
 from thinktune.inference.requests import Completion, Request
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 
-BUDGET_SLACK_TOKENS = 64  # how far a server may overrun the reasoning's budget: its closing words are its own
+if TYPE_CHECKING:  # `openai` is imported late: it takes most of a second
+    from openai import APIError, AsyncStream
+
+BUDGET_SLACK_TOKENS = 64  # how far a server may overrun the reasoning budget: its closing words are its own
+API_KEY_VARIABLES = ("THINKTUNE_ENDPOINT_KEY", "OPENAI_API_KEY")  # the first that is set holds the key
+MAX_ATTEMPTS = 6
+FIRST_WAIT_SECONDS = 0.5  # before a broken reply is requested again; doubled each time
+CONNECT_TIMEOUT_SECONDS = 10.0
+MAX_ERROR_CHARACTERS = 300
+
+Deliver = Callable[[list[Piece]], None]
 
 
-class PassingError(Exception):
-    """What may have passed when it is tried again; `after` is the server's Retry-After."""
-
-    def __init__(self, told: str, after: str | None = None) -> None:
-        super().__init__(told)
-        self.after = after
+class BrokenReplyError(Exception):
+    """A reply that failed after the server had accepted the request; another attempt may succeed."""
 
 
-class _Text(BaseModel):
+# Read with our own models: `openai` does not validate, and its types lack the reasoning fields.
+class _Message(BaseModel):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
 class _Choice(BaseModel):
-    delta: _Text | None = None
-    message: _Text | None = None
+    delta: _Message | None = None
+    message: _Message | None = None
     finish_reason: str | None = None
 
 
-class _Details(BaseModel):
+class _TokenDetails(BaseModel):
     reasoning_tokens: int | None = None
 
 
 class _Usage(BaseModel):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    completion_tokens_details: _Details | None = None
+    completion_tokens_details: _TokenDetails | None = None
 
 
-class _Part(BaseModel):
+class _Chunk(BaseModel):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: Any = None
 
 
 class _Model(BaseModel):
     id: str
 
 
-class _Models(BaseModel):
+class _ModelList(BaseModel):
     data: list[_Model]
 
 
-def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, Any]:
-    """A request as JSON. Earlier reasoning is not sent: templates leave it out of a conversation that goes on.
+def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, object]:
+    """Return the JSON body of a request, without the `dropped` fields.
 
-    Stop texts are not sent either: servers look for them in the reasoning too, so the answer is watched here.
+    Earlier reasoning is not sent, because chat templates leave it out of later turns. Stop texts are not sent either:
+    servers look for them in the reasoning too, so the answer is watched here.
     """
     sampling = request.sampling
-    most = "max_completion_tokens" if "max_tokens" in dropped else "max_tokens"
-    fields: dict[str, Any] = {
+    max_tokens = "max_completion_tokens" if "max_tokens" in dropped else "max_tokens"
+    fields: dict[str, object] = {
         "model": model,
         "messages": [{"role": turn.role, "content": turn.content} for turn in request.turns],
         "stream": True,
         "stream_options": {"include_usage": True},
-        most: sampling.max_new_tokens,
+        max_tokens: sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": sampling.seed,
@@ -96,184 +99,134 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, A
 
 
 def droppable_fields(message: str, request: Request) -> set[str]:
-    """The fields that a server's refusal names and that a request can do without."""
-    needless = {"stream_options", "max_tokens", *(["chat_template_kwargs"] if request.thinking else [])}
-    return {name for name in needless if name in message}
+    """Return the fields that a server's refusal names and that the request can do without."""
+    optional = {"stream_options", "max_tokens", *(["chat_template_kwargs"] if request.thinking else [])}
+    return {name for name in optional if name in message}
 
 
 class ReplyAccumulator:
-    """A reply as it is read; `finished` once all of it is there, `delivered` once any of it was handed on."""
+    """Builds a completion from chunks, and delivers its pieces; `finished` once a stop text has ended it."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, deliver: Deliver | None) -> None:
         self.finished = self.delivered = False
-        self._sampling = request.sampling
+        self._sampling, self._deliver_to = request.sampling, deliver
         self._parser = ReplyParser(request.sampling.stop)
         self._usage = _Usage()
-        self._finish: str | None = None
-        self._fields = False  # the reasoning comes in a field of its own, and its last part was not the answer's
-        self._parts = self._reasoning_parts = 0
+        self._finish_reason: str | None = None
+        self._in_reasoning_field = False  # the reasoning comes in a field of its own, and the answer has not started
+        self._chunks = self._reasoning_chunks = 0
 
-    def line(self, line: bytes) -> list[Piece]:
-        """The pieces that one line of the event stream brings."""
-        name, _, data = line.partition(b":")
-        if name != b"data":
-            if name.strip() in (b"", b"event", b"id", b"retry"):
-                return []
-            raise PassingError(f"sends what is no event stream: {line[:80]!r}")
-        if data.strip() == b"[DONE]":
-            self._finish = self._finish or "stop"
-            self.finished = True
-            return []
-        return self._take(data.strip())
-
-    def whole(self, text: bytes) -> list[Piece]:
-        """The pieces of a reply that came as one JSON object."""
-        return self._take(text)
-
-    def end(self) -> list[Piece]:
-        """What was held back, once no more will come; raises PassingError where the reply's end is missing."""
-        if not self._finish and not self._parser.stopped:
-            raise PassingError("breaks off in the middle of a reply")
-        return self._parser.flush()
+    def add(self, data: object) -> None:
+        """Take one chunk, or the whole reply; raises BrokenReplyError where it is none or the server gave up."""
+        try:
+            chunk = _Chunk.model_validate(data)
+        except ValidationError:
+            raise BrokenReplyError(f"sent something other than a chat completion: {str(data)[:80]!r}") from None
+        self._usage = chunk.usage or self._usage
+        for choice in chunk.choices[:1]:
+            self._finish_reason = choice.finish_reason or self._finish_reason
+            if self._finish_reason in ("abort", "error"):
+                raise BrokenReplyError(f"gave up on the reply ({self._finish_reason})")
+            self._deliver(self._parse(choice.delta or choice.message or _Message()))
 
     def completion(self) -> Completion:
-        """The reply, taken apart, after its end; raises UserError where its reasoning's budget was not kept."""
-        reply, usage = self._parser.reply(), self._usage
-        told = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
-        spent = self._reasoning_parts if told is None else told
+        """Return the parsed reply at the end of the stream.
+
+        Raises BrokenReplyError where the reply has no end, UserError where the server overran the reasoning budget.
+        """
+        if not self._finish_reason and not self._parser.stopped:
+            raise BrokenReplyError("broke off in the middle of a reply")
+        self._deliver(self._parser.flush())
+        reply, usage, details = self._parser.reply(), self._usage, self._usage.completion_tokens_details
+        counted = details.reasoning_tokens if details else None
+        reasoning_tokens = self._reasoning_chunks if counted is None else counted
         budget = self._sampling.max_reasoning_tokens
-        if budget is not None and spent > budget + BUDGET_SLACK_TOKENS:
+        if budget is not None and reasoning_tokens > budget + BUDGET_SLACK_TOKENS:
             raise UserError(
-                f"reasoning_tokens: is {budget}, but this server let the model reason for {spent} tokens; "
+                f"reasoning_tokens: is {budget}, but this server let the model reason for {reasoning_tokens} tokens; "
                 "leave it out, or serve the model with `thinktune serve`"
             )
-        tokens = self._parts if usage.completion_tokens is None else usage.completion_tokens
-        finish = "stop" if self._parser.stopped else "length" if self._finish == "length" else "end"
-        return Completion(reply.reasoning, reply.answer, tokens, spent, finish, reply.closed, usage.prompt_tokens or 0)
+        tokens = self._chunks if usage.completion_tokens is None else usage.completion_tokens
+        finish = "stop" if self._parser.stopped else "length" if self._finish_reason == "length" else "end"
+        return Completion(
+            reply.reasoning, reply.answer, tokens, reasoning_tokens, finish, reply.closed, usage.prompt_tokens or 0
+        )
 
-    def _take(self, text: bytes) -> list[Piece]:
-        try:
-            part = _Part.model_validate_json(text)
-        except ValidationError:
-            raise PassingError(f"sends what is no part of a chat completion: {text[:80]!r}") from None
-        if part.error:
-            raise PassingError(f"reports an error: {part.error}")
-        self._usage = part.usage or self._usage
-        pieces: list[Piece] = []
-        for choice in part.choices[:1]:
-            self._finish = choice.finish_reason or self._finish
-            if self._finish in ("abort", "error"):
-                raise PassingError(f"gave the reply up ({self._finish})")
-            pieces += self._text(choice.delta or choice.message or _Text())
-        self.delivered = self.delivered or bool(pieces)
-        return pieces
+    def _deliver(self, pieces: list[Piece]) -> None:
+        if self._deliver_to and pieces:
+            self._deliver_to(pieces)
+            self.delivered = True
 
-    def _text(self, new: _Text) -> list[Piece]:
-        """Reasoning in a field of its own is read as if it stood between tags, so that one parser takes it apart."""
+    def _parse(self, message: _Message) -> list[Piece]:
+        """Feed the parser; reasoning in a field of its own is put between tags, so that there is only one parser."""
         if self._parser.stopped:
             return []
         pieces: list[Piece] = []
-        reasoning = new.reasoning_content or new.reasoning
-        self._parts += bool(reasoning or new.content)
+        reasoning = message.reasoning_content or message.reasoning
+        self._chunks += bool(reasoning or message.content)
         if reasoning:
-            pieces += self._parser.feed(reasoning if self._fields else THINK_OPEN + reasoning)
-            self._fields = True
-        if new.content and self._parser.closed and not self._parser.stopped:
-            pieces += self._parser.feed(new.content)
-        elif new.content:
-            pieces += self._parser.feed(THINK_CLOSE + new.content if self._fields else new.content)
-        self._reasoning_parts += self._parser.in_reasoning
+            pieces += self._parser.feed(reasoning if self._in_reasoning_field else THINK_OPEN + reasoning)
+            self._in_reasoning_field = True
+        if message.content and not self._parser.stopped:
+            closing = THINK_CLOSE if self._in_reasoning_field and not self._parser.closed else ""
+            pieces += self._parser.feed(closing + message.content)
+        self._reasoning_chunks += self._parser.in_reasoning
         self.finished = self._parser.stopped
         return pieces
 
 
-def error_text(text: bytes) -> str:
-    """What an error says, in whatever form."""
-    try:
-        error = _Part.model_validate_json(text).error
-    except ValidationError:
-        return text.decode(errors="replace")
-    if isinstance(error, dict) and "message" in error:
-        return str(error["message"])
-    return str(error) if error else text.decode(errors="replace")
-
-
-def model_names(text: bytes) -> list[str]:
-    """The names in a list of models."""
-    try:
-        return [model.id for model in _Models.model_validate_json(text).data]
-    except ValidationError:
-        raise PassingError("sends no list of models") from None
-
-
-API_KEY_VARIABLES = (
-    "THINKTUNE_ENDPOINT_KEY",
-    "OPENAI_API_KEY",
-)  # where the environment may hold the key; the first one counts
-
-
-MAX_ATTEMPTS = 6
-
-
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 60.0
-
-
-CONNECT_SECONDS = 10.0
-
-
-MOST_TOLD = 64 * 1024  # bytes of an error's text that are read
-
-
-LONGEST_LINE = 16 * 1024 * 1024  # bytes of one event
-
-
-Give = Callable[[list[Piece]], None]
-
-
 class Endpoint:
-    """A model behind `/v1/chat/completions`; without a name, the only one that the server has.
+    """A model behind `/v1/chat/completions`; without a name, the only model that the server has.
 
-    What can pass (429, 5xx, a lost connection, half a stream, silence of `timeout_seconds`) is tried again, with
-    growing waits or the server's own Retry-After; a stream that has begun to be read is not, for its reader cannot
-    unread it. The user's faults (the key, the address, the request) are UserErrors at once. The key is taken from the
-    environment where none is given, and never shown. All methods may be called from many threads.
+    Temporary failures (408, 409, 429, 5xx, a lost connection, `timeout_seconds` without a byte) are retried by the
+    `openai` client, with growing waits or the server's Retry-After. A reply that breaks off is requested again here,
+    unless a part of it was read: its reader cannot unread it. The user's faults (the key, the address, the request)
+    raise UserError at once. The key comes from the environment where none is given, and is never shown. All methods may
+    be called from many threads.
     """
 
     def __init__(self, url: str, model: str = "", key: str | None = None, timeout_seconds: float = 300.0) -> None:
-        self.url, self.model = _base(url), model
+        import openai
+
+        self.url, self.model = _base_url(url), model
         self._key = key or next((found for name in API_KEY_VARIABLES if (found := os.environ.get(name))), None)
-        self._dropped_fields: set[str] = set()  # fields that this server refuses and that nothing depends on
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
-            trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),  # no proxy leads to itself
+        self._dropped_fields: set[str] = set()  # optional fields that this server refuses
+        timeout = openai.Timeout(timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS, pool=None)
+        is_local = urlsplit(self.url).hostname in ("localhost", "127.0.0.1", "::1")  # not reached through a proxy
+        self._client = openai.AsyncOpenAI(
+            base_url=self.url,
+            api_key=self._key or "none",
+            max_retries=MAX_ATTEMPTS - 1,
+            timeout=timeout,
+            http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, trust_env=not is_local),
         )
+        # Without a key nothing is sent: neither that "none" nor a key that `openai` finds in the environment.
+        self._headers: dict[str, str | openai.Omit] = {} if self._key else {"Authorization": openai.Omit()}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="thinktune-endpoint", daemon=True)
         self._thread.start()
 
     def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Generator[tuple[int, Completion]]:
-        """Each request's index and completion, as replies end, in any order; closing the iterator cancels the rest."""
+        """Yield each request's index and completion as replies end, in any order; closing cancels the rest."""
         return as_completed(
             requests,
             max_concurrency,
-            lambda number, events: self._submit(requests[number], events, number, streamed=False),
+            lambda index, events: self._submit(requests[index], events, index, streamed=False),
         )
 
     def stream(self, request: Request) -> Stream:
-        """The pieces of one reply as they come, and last its Completion. Closing the iterator hangs up."""
+        """Stream the pieces of one reply, and last its Completion. Closing the iterator hangs up."""
         events: EventQueue = SimpleQueue()
         return Stream(events, self._submit(request, events, 0, streamed=True).cancel)
 
     def models(self) -> list[str]:
-        """The names of the models that the server has; raises UserError where it does not say."""
-        return asyncio.run_coroutine_threadsafe(self._models(), self._loop).result()
+        """Return the names of the server's models, none where it does not list them; raises UpstreamError."""
+        return asyncio.run_coroutine_threadsafe(self._list_models(), self._loop).result()
 
     def close(self) -> None:
         """Hang up; whoever waits for a reply gets an error."""
         if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -281,101 +234,115 @@ class Endpoint:
     def _submit(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> "Future[None]":
         if self._loop.is_closed():
             raise RuntimeError("the endpoint is closed")
-        return asyncio.run_coroutine_threadsafe(self._write(request, events, index, streamed=streamed), self._loop)
+        return asyncio.run_coroutine_threadsafe(self._run(request, events, index, streamed=streamed), self._loop)
 
-    async def _hang_up(self) -> None:
+    async def _cancel_all(self) -> None:
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self._client.aclose()
+        await self._client.close()
 
-    async def _write(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> None:
-        """One request to its end: whatever comes of it is put out."""
+    async def _run(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> None:
+        """Run one request, and put its completion or its error in the queue."""
+        deliver: Deliver | None = (lambda pieces: events.put((index, pieces))) if streamed else None
         try:
-            self.model = self.model or await self._only_model()
-            events.put((index, await self._tried(request, partial(_put, events, index) if streamed else None)))
+            self.model = self.model or await self._find_only_model()
+            events.put((index, await self._complete_with_retries(request, deliver)))
         except asyncio.CancelledError:
-            events.put((index, RuntimeError("the request was cancelled before the reply was whole")))
+            events.put((index, RuntimeError("the request was cancelled before the reply was complete")))
             raise
         except Exception as error:
             events.put((index, error))
 
-    async def _tried(self, request: Request, give: Give | None) -> Completion:
-        """Ask until there is a whole reply, at most `MAX_ATTEMPTS` times."""
-        attempt = 0
+    async def _complete_with_retries(self, request: Request, deliver: Deliver | None) -> Completion:
+        """Request a reply until it is complete; a failure to open it is final, because `openai` has retried it."""
+        attempt = 1
         while True:
-            attempt += 1
-            answer = ReplyAccumulator(request)
+            reply = ReplyAccumulator(request, deliver)
             try:
-                return await self._once(request, answer, give)
-            except (PassingError, httpx.RequestError) as error:
-                if attempt == MAX_ATTEMPTS or (give and answer.delivered):
-                    often = f"tried {attempt} times" if attempt > 1 else "what was read until then stands"
-                    raise UpstreamError(f"{self.url}: {self._told(error)} ({often})") from None
-                await asyncio.sleep(_wait(error, attempt))
+                async with aclosing(_chunks(await self._open(request))) as chunks:
+                    async for chunk in chunks:
+                        reply.add(chunk)
+                        if reply.finished:
+                            break
+                return reply.completion()
+            except BrokenReplyError as error:
+                if attempt == MAX_ATTEMPTS or reply.delivered:
+                    tried = f"tried {attempt} times" if attempt > 1 else "the text read until then is kept"
+                    raise UpstreamError(f"{self.url}: {self._clean(str(error))} ({tried})") from None
+            await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+            attempt += 1
 
-    async def _once(self, request: Request, answer: ReplyAccumulator, give: Give | None) -> Completion:
-        sent = request_body(request, self.model, self._dropped_fields)
-        async with self._client.stream("POST", f"{self.url}/chat/completions", json=sent) as response:
-            if response.status_code != 200:
-                await self._refuse(response, request)
-            streamed = "json" not in response.headers.get("content-type", "")  # some servers do not stream
-            async for new in _parts(response, answer) if streamed else _whole(response, answer):
-                if give and new:
-                    give(new)
-        return answer.completion()
+    async def _open(self, request: Request) -> "AsyncStream[object]":
+        """Send a request and return its stream once the reply starts, without the fields that the server refuses."""
+        import openai
 
-    async def _refuse(self, response: httpx.Response, request: Request) -> None:
-        """Raise what a status other than 200 means: a PassingError where another try may help, else a UserError."""
-        status, told = response.status_code, error_text(await _beginning(response))
-        if status == 429 or status == 408 or status >= 500:
-            raise PassingError(f"answers {status}: {told}", after=response.headers.get("retry-after"))
-        spare = droppable_fields(told, request) - self._dropped_fields if status in (400, 422) else set[str]()
-        if spare:
-            self._dropped_fields |= spare
-            raise PassingError("refuses a field that is not needed", after="0")
-        match status:
-            case 401 | 403:
-                held = "refuses the key" if self._key else "asks for a key"
-                raise UpstreamError(f"{self.url}: {held} ({status}); set {API_KEY_VARIABLES[0]} in the environment")
-            case 404:
-                raise UpstreamError(
-                    f"{self.url}: has no model {self.model!r}, or no /chat/completions (404: {self._clean(told)}); "
-                    "look at its /models, and write the address as in http://127.0.0.1:8000/v1"
-                )
-            case _:
-                raise UserError(f"{self.url}: refuses the request ({status}): {self._clean(told)}")
-
-    async def _models(self) -> list[str]:
         try:
-            response = await self._client.get(f"{self.url}/models")
-            return model_names(response.content) if response.status_code == 200 else []
-        except (PassingError, httpx.RequestError) as error:
-            raise UpstreamError(f"{self.url}/models: {self._told(error)}; is the server running?") from None
+            return await self._client.post(
+                "/chat/completions",
+                body=request_body(request, self.model, self._dropped_fields),
+                options={"headers": self._headers},
+                cast_to=object,
+                stream=True,
+                stream_cls=openai.AsyncStream[object],
+            )
+        except openai.APIError as error:
+            refused = droppable_fields(_error_text(error), request) if _status(error) in (400, 422) else set[str]()
+            if refused <= self._dropped_fields:
+                raise self._user_error(error) from None
+            self._dropped_fields |= refused
+        return await self._open(request)
 
-    async def _only_model(self) -> str:
-        names = await self._models()
+    async def _list_models(self) -> list[str]:
+        import openai
+
+        try:
+            text = await self._client.get("/models", cast_to=str, options={"headers": self._headers, "max_retries": 0})
+            return [model.id for model in _ModelList.model_validate_json(text).data]
+        except openai.APIStatusError:
+            return []
+        except openai.APIError as error:
+            raise self._user_error(error) from None
+        except ValidationError:
+            raise UpstreamError(f"{self.url}/models: sends no list of models; is the address right?") from None
+
+    async def _find_only_model(self) -> str:
+        names = await self._list_models()
         if len(names) != 1:
-            held = f"it has {', '.join(names)}" if names else "it does not say what it has"
-            raise UpstreamError(f"{self.url}: name the model that shall answer; {held}")
+            found = f"it has {', '.join(names)}" if names else "it does not list its models"
+            raise UpstreamError(f"{self.url}: name the model that is to answer; {found}")
         return names[0]
 
-    def _told(self, error: Exception) -> str:
-        return self._clean(f"{type(error).__name__}: {error}" if isinstance(error, httpx.RequestError) else str(error))
+    def _user_error(self, error: "APIError") -> UserError:
+        """Return the error to raise for a failed request: one sentence for each kind."""
+        retries = int(error.request.headers.get("x-stainless-retry-count", 0))
+        tried = f" (tried {retries + 1} times)" if retries else ""
+        status, text = _status(error), self._clean(_error_text(error))
+        match status:
+            case None:
+                return UpstreamError(f"{self.url}: {text}{tried}; is the server running?")
+            case 401 | 403:
+                problem = "refuses the key" if self._key else "asks for a key"
+                return UpstreamError(f"{self.url}: {problem} ({status}); set {API_KEY_VARIABLES[0]} in the environment")
+            case 404:
+                return UpstreamError(
+                    f"{self.url}: has no model {self.model!r}, or no /chat/completions (404: {text}); "
+                    "look at its /models, and write the address as in http://127.0.0.1:8000/v1"
+                )
+            case _ if status >= 500 or status in (408, 409, 429):
+                return UpstreamError(f"{self.url}: answers {status}: {text}{tried}")
+            case _:
+                return UserError(f"{self.url}: refuses the request ({status}): {text}")
 
     def _clean(self, text: str) -> str:
-        """What a server says, without the key that it may repeat."""
-        text = " ".join(text.split())[:300]
-        return text.replace(self._key, "***") if self._key else text
+        """Return a server's text on one line, short, and without the key, which it may repeat."""
+        text = text.replace(self._key, "***") if self._key else text
+        return " ".join(text.split())[:MAX_ERROR_CHARACTERS]
 
 
-def _put(events: EventQueue, number: int, new: list[Piece]) -> None:
-    events.put((number, new))
-
-
-def _base(url: str) -> str:
-    """The address up to its version, whatever of the usual endings it was written with."""
+def _base_url(url: str) -> str:
+    """Return the address up to its version, whichever of the usual endings it has."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{url}: is no address; write one as in http://127.0.0.1:8000/v1")
@@ -383,44 +350,29 @@ def _base(url: str) -> str:
     return base if urlsplit(base).path.strip("/") else f"{base}/v1"
 
 
-async def _whole(response: httpx.Response, answer: ReplyAccumulator) -> AsyncGenerator[list[Piece]]:
-    yield answer.whole(await response.aread())
-    yield answer.end()
+async def _chunks(stream: "AsyncStream[object]") -> AsyncGenerator[object]:
+    """Yield the JSON of each event, or of the one reply where the server does not stream; then close the connection."""
+    try:
+        async with stream:
+            if "json" in stream.response.headers.get("content-type", ""):
+                await stream.response.aread()
+                yield stream.response.json()
+            else:
+                async for data in stream:
+                    yield data
+    except Exception as error:  # openai's kinds, and those of the transport and of JSON, which it lets through
+        raise BrokenReplyError(_error_text(error)) from None
 
 
-async def _parts(response: httpx.Response, answer: ReplyAccumulator) -> AsyncGenerator[list[Piece]]:
-    """The pieces of a streamed reply, line by line; only a line feed ends a line (httpx cuts at U+2028 too)."""
-    rest = b""
-    async for read in response.aiter_bytes():
-        *lines, rest = (rest + read).split(b"\n")
-        if len(rest) > LONGEST_LINE:
-            raise PassingError("sends a line without an end")
-        for line in lines:
-            yield answer.line(line)
-            if answer.finished:
-                yield answer.end()
-                return
-    yield answer.line(rest)
-    yield answer.end()
+def _status(error: "APIError") -> int | None:
+    """Return the HTTP status, or None where no answer came."""
+    return getattr(error, "status_code", None)
 
 
-async def _beginning(response: httpx.Response) -> bytes:
-    """What an error says, but not gigabytes of it."""
-    text = b""
-    async for part in response.aiter_bytes():
-        text += part
-        if len(text) > MOST_TOLD:
-            break
-    return text[:MOST_TOLD]
-
-
-def _wait(error: Exception, attempt: int) -> float:
-    """Seconds until the next try: what the server asks for, else twice as long each time, with some chance in it."""
-    after = error.after if isinstance(error, PassingError) else None
-    if after is not None:
-        with suppress(ValueError):
-            return min(max(float(after), 0.0), LONGEST_WAIT_SECONDS)
-        with suppress(ValueError):
-            until = parsedate_to_datetime(after) - datetime.now(UTC)
-            return min(max(until.total_seconds(), 0.0), LONGEST_WAIT_SECONDS)
-    return min(FIRST_WAIT_SECONDS * 2 ** (attempt - 1), LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.5)
+def _error_text(error: Exception) -> str:
+    """Return the server's message, in whichever form it comes, or else the transport's own error."""
+    body: Any = getattr(error, "body", None)
+    if body:
+        return str(body["message"] if isinstance(body, dict) and "message" in body else body)
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"

@@ -1,12 +1,13 @@
-"""A reply's text to reasoning and answer, whole or while it streams: the only parser of think tags."""
+"""Reply parsing: tokens to text (detokenizer), text to reasoning and answer, whole or streamed, and stop strings."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from tokenizers.decoders import DecodeStream
 
 from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN, reasoning_end_ids
+from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.inference.requests import Completion, FinishReason, SamplingParams
 
 PieceKind = Literal["reasoning", "answer", "moved"]
@@ -16,7 +17,7 @@ PieceKind = Literal["reasoning", "answer", "moved"]
 class Piece:
     """Some text of the reasoning or the answer.
 
-    `step_count` (without text) says that all text shown as answer until now was reasoning: its opening tag was missing.
+    "moved" (without text) means that all text shown as answer so far was reasoning: its opening tag was missing.
     """
 
     kind: PieceKind
@@ -25,7 +26,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply taken apart; `closed` says whether the reasoning was opened (or implied) and closed."""
+    """A parsed reply; `closed` is true if the reasoning was opened (or implied) and closed."""
 
     reasoning: str
     answer: str
@@ -33,34 +34,33 @@ class Reply:
 
 
 class ReasoningParser:
-    """Takes a reply apart while it arrives in pieces of any size.
+    """Incremental parser of think tags; the joined output does not depend on how the text was cut.
 
-    The pieces given out, put together, do not depend on how the text was cut. The first closing tag ends the
-    reasoning; later tags are text of the answer. Line breaks around the tags belong to them, as in Qwen3's template.
-    `starts_in_reasoning` says that the prompt has opened the reasoning already.
+    The first closing tag ends the reasoning; later tags are text of the answer. Line breaks around the tags belong to
+    them, as in Qwen3's template. `starts_in_reasoning` means that the prompt has already opened the reasoning.
     """
 
     def __init__(self, *, starts_in_reasoning: bool = False) -> None:
         self.closed = False
         self._starts_in_reasoning = starts_in_reasoning
         self._state: Literal["start", "reasoning", "answer"] = "start"
-        self._held = ""  # text that cannot be given out yet: the beginning of a tag, or line breaks before one
-        self._at_start = True  # nothing of the present place was given out, so its leading line breaks are dropped
+        self._held = ""  # text that is not final yet: the start of a tag, or line breaks before one
+        self._at_start = True  # no text of the present part was emitted, so its leading line breaks are dropped
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the reasoning is open: what comes next belongs to it."""
+        """True while the reasoning is open: what comes next belongs to it."""
         return self._state == "reasoning" or (self._state == "start" and self._starts_in_reasoning)
 
     def feed(self, text: str) -> Iterator[Piece]:
-        """The pieces that are certain after this text."""
+        """Yield the pieces that are final after this text."""
         self._held += text
         if self._state == "start":
-            begun = self._held.lstrip()
-            if THINK_OPEN.startswith(begun) and len(begun) < len(THINK_OPEN):
+            start = self._held.lstrip()
+            if THINK_OPEN.startswith(start) and len(start) < len(THINK_OPEN):
                 return
-            self._state = "reasoning" if self._starts_in_reasoning or begun.startswith(THINK_OPEN) else "answer"
-            self._held = begun.removeprefix(THINK_OPEN)
+            self._state = "reasoning" if self._starts_in_reasoning or start.startswith(THINK_OPEN) else "answer"
+            self._held = start.removeprefix(THINK_OPEN)
         if not self.closed:
             head, tag, tail = self._held.partition(THINK_CLOSE)
             if tag:
@@ -69,7 +69,7 @@ class ReasoningParser:
         yield from self._emit(len(self._held) if self.closed else _safe_length(self._held))
 
     def flush(self) -> Iterator[Piece]:
-        """The rest, when no more text will come."""
+        """Yield the rest, at the end of the text."""
         if self._state == "start":
             self._state = "reasoning" if self._starts_in_reasoning else "answer"
         if self._state == "reasoning":
@@ -84,8 +84,8 @@ class ReasoningParser:
         yield from self._emit(len(self._held))
         self._state, self._at_start, self.closed = "answer", True, True
 
-    def _emit(self, certain: int) -> Iterator[Piece]:
-        text, self._held = self._held[:certain], self._held[certain:]
+    def _emit(self, length: int) -> Iterator[Piece]:
+        text, self._held = self._held[:length], self._held[length:]
         if self._at_start:
             text = text.lstrip("\n")
         if text:
@@ -94,42 +94,40 @@ class ReasoningParser:
 
 
 class ReplyParser:
-    """A reply's text in the making: pieces as they are certain, up to a stop text in the answer; and what they make.
+    """Incremental parser of a reply: think tags, and stop strings in the answer. Keeps all pieces it has given out.
 
     After `stopped` or `flush` nothing may be fed.
     """
 
     def __init__(self, stop: tuple[str, ...] = (), *, starts_in_reasoning: bool = False) -> None:
         self.stopped = False
-        self._reasoning_parser, self._stop_strings = (
-            ReasoningParser(starts_in_reasoning=starts_in_reasoning),
-            StopStrings(stop),
-        )
+        self._reasoning_parser = ReasoningParser(starts_in_reasoning=starts_in_reasoning)
+        self._stop_strings = StopStrings(stop)
         self._pieces: list[Piece] = []
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the reasoning is open."""
+        """True while the reasoning is open."""
         return self._reasoning_parser.in_reasoning
 
     @property
     def closed(self) -> bool:
-        """Whether the reasoning was closed."""
+        """True once the reasoning was closed."""
         return self._reasoning_parser.closed
 
     def feed(self, text: str) -> list[Piece]:
-        """The pieces that are certain after this text."""
+        """Return the pieces that are final after this text."""
         return self._keep(self._until_stop(self._reasoning_parser.feed(text)))
 
     def flush(self) -> list[Piece]:
-        """The rest, when no more text will come."""
+        """Return the rest, at the end of the text."""
         if self.stopped:
             return []
         pieces = self._keep(self._until_stop(self._reasoning_parser.flush()))
         return pieces if self.stopped else pieces + self._keep(self._flush_stop_strings())
 
     def reply(self) -> Reply:
-        """What the pieces make so far."""
+        """Join the pieces so far."""
         return Reply(*join_pieces(self._pieces), self.closed)
 
     def _keep(self, pieces: Iterable[Piece]) -> list[Piece]:
@@ -144,7 +142,7 @@ class ReplyParser:
     def _until_stop(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         for piece in pieces:
             if piece.kind != "answer":
-                yield from self._flush_stop_strings()  # what looked like a stop's beginning stands before this
+                yield from self._flush_stop_strings()  # what looked like the start of a stop string comes first
                 yield piece
                 continue
             text, self.stopped = self._stop_strings.feed(piece.text)
@@ -155,10 +153,10 @@ class ReplyParser:
 
 
 class StopStrings:
-    """Gives text out up to the first stop text in it; what may be the beginning of one is held back.
+    """Passes text through up to the first stop string; text that may be the start of one is held back.
 
-    The stop that is whole first wins, and of two that end together the longer: so it does not matter how the text was
-    cut into pieces.
+    The stop string that is complete first wins, and of two that end together the longer: so it does not matter how the
+    text was cut into pieces.
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
@@ -166,7 +164,7 @@ class StopStrings:
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """The text that is certain now, and whether a stop came after it."""
+        """Return the text that is final now, and whether a stop string follows it."""
         self._held += text
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
@@ -175,25 +173,25 @@ class StopStrings:
             (n for n in range(len(self._held), 0, -1) if any(stop.startswith(self._held[-n:]) for stop in self._stops)),
             0,
         )
-        certain = len(self._held) - keep
-        given, self._held = self._held[:certain], self._held[certain:]
-        return given, False
+        final = len(self._held) - keep
+        text, self._held = self._held[:final], self._held[final:]
+        return text, False
 
     def flush(self) -> str:
-        """What is held back, when no stop came of it."""
+        """Return the text held back, at the end of the text."""
         held, self._held = self._held, ""
         return held
 
 
 def parse_reply(text: str) -> Reply:
-    """A whole reply taken apart."""
-    splitter = ReasoningParser()
-    reasoning, answer = join_pieces((*splitter.feed(text), *splitter.flush()))
-    return Reply(reasoning, answer, splitter.closed)
+    """Parse a whole reply into reasoning and answer."""
+    parser = ReasoningParser()
+    reasoning, answer = join_pieces((*parser.feed(text), *parser.flush()))
+    return Reply(reasoning, answer, parser.closed)
 
 
 def join_pieces(pieces: Iterable[Piece]) -> tuple[str, str]:
-    """The reasoning and the answer that pieces put together."""
+    """Join pieces into the reasoning and the answer."""
     reasoning = answer = ""
     for piece in pieces:
         match piece.kind:
@@ -207,7 +205,7 @@ def join_pieces(pieces: Iterable[Piece]) -> tuple[str, str]:
 
 
 def _safe_length(text: str) -> int:
-    """How many leading characters can be neither part of a closing tag nor of the line breaks before it."""
+    """Count the leading characters that cannot belong to a closing tag or to the line breaks before it."""
     cut = next(
         (
             len(text) - n
@@ -221,81 +219,85 @@ def _safe_length(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """What a model's tokens mean: its tokenizer, the tokens that end a turn, and those that close the reasoning."""
+    """A model's tokenizer, its end-of-turn tokens, and the tokens that close the reasoning."""
 
-    tokenizer: Any
+    tokenizer: ChatTokenizer
     eos_token_ids: frozenset[int]
     reasoning_end_ids: tuple[int, ...]
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any, eos_token_id: int | list[int] | None) -> "SpecialTokens":
-        """The marks of a tokenizer, with the end tokens that the model's generation settings name beside its own."""
-        named = [] if eos_token_id is None else eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
-        return cls(tokenizer, frozenset([tokenizer.eos_token_id, *named]), reasoning_end_ids(tokenizer))
+    def from_tokenizer(cls, tokenizer: ChatTokenizer, eos_token_id: int | list[int] | None) -> "SpecialTokens":
+        """Read a tokenizer's; `eos_token_id` is that of the model's generation configuration."""
+        more = [] if eos_token_id is None else eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
+        return cls(tokenizer, frozenset([tokenizer.eos_token_id, *more]), reasoning_end_ids(tokenizer))
 
-    def opens_reasoning(self, prompt: list[int]) -> bool:
-        """Whether a prompt's last words open the reasoning, as some templates do."""
-        tail = self.tokenizer.backend_tokenizer.decode(prompt[-8:], skip_special_tokens=False)
+    def opens_reasoning(self, prompt: Sequence[int]) -> bool:
+        """Return True if the end of the prompt opens the reasoning, as some templates do."""
+        tail = self.tokenizer.backend_tokenizer.decode(list(prompt[-8:]), skip_special_tokens=False)
         return tail.rstrip().endswith(THINK_OPEN)
 
 
 class Detokenizer:
-    """Takes the tokens of one reply; `finish_reason` is set once it is over, and no token may come after."""
+    """Incremental detokenizer of one reply; once `finish_reason` is set, no more tokens may be appended."""
 
-    def __init__(self, sampling: SamplingParams, special_tokens: SpecialTokens, prompt: list[int]) -> None:
+    def __init__(self, sampling: SamplingParams, special_tokens: SpecialTokens, prompt: Sequence[int]) -> None:
         self.finish_reason: FinishReason | None = None
         self.tokens = 0
-        self._sampling, self._special_tokens, self._prompt_tokens = sampling, special_tokens, len(prompt)
+        self.sampling, self._special_tokens, self._prompt_tokens = sampling, special_tokens, len(prompt)
         self._parser = ReplyParser(sampling.stop, starts_in_reasoning=special_tokens.opens_reasoning(prompt))
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
-        self._emitted_characters = (
-            0  # characters of the text that were handed on; the rest are bytes of half a character
-        )
+        self._decoded_characters = 0  # given to the parser; beyond them are only bytes of an incomplete character
         self._reasoning_tokens: int | None = None
         self._forced_ids: list[int] | None = None
 
     def next_token(self, sampled: int) -> int:
-        """The next token: the one that was chosen, or where the reasoning's budget is spent, what closes it."""
-        budget = self._sampling.max_reasoning_tokens
+        """Return the token to append: the sampled one, or once the reasoning budget is spent, those that close it."""
+        budget = self.sampling.max_reasoning_tokens
         if self._forced_ids is None and budget is not None and self.tokens >= budget and self._parser.in_reasoning:
             self._forced_ids = list(self._special_tokens.reasoning_end_ids)
         return self._forced_ids.pop(0) if self._forced_ids else sampled
 
     def append(self, token: int) -> list[Piece]:
-        """The pieces that are certain after one more token."""
+        """Append a token; returns the pieces that are final after it."""
         self.tokens += 1
         if token in self._special_tokens.eos_token_ids:
             self.finish_reason = "end"
             return self._flush()
         self._ids.append(token)
         text = self._decoder.step(self._special_tokens.tokenizer.backend_tokenizer, token) or ""
-        self._emitted_characters += len(text)
+        self._decoded_characters += len(text)
         pieces = self._parser.feed(text)
         if self._parser.closed and self._reasoning_tokens is None:
             self._reasoning_tokens = self.tokens
         if self._parser.stopped:
             self.finish_reason = "stop"
             return pieces
-        if self.tokens >= self._sampling.max_new_tokens:
+        if self.tokens >= self.sampling.max_new_tokens:
             self.finish_reason = "length"
             return pieces + self._flush()
         return pieces
 
     def completion(self) -> Completion:
-        """The reply, taken apart, once it is over."""
+        """Return the parsed reply, once it is finished."""
         assert self.finish_reason is not None
-        reply, spent = self._parser.reply(), self._reasoning_tokens
-        if spent is None:
-            spent = self.tokens - (self.finish_reason == "end") if self._parser.in_reasoning else 0
+        reply, reasoning_tokens = self._parser.reply(), self._reasoning_tokens
+        if reasoning_tokens is None:
+            reasoning_tokens = self.tokens - (self.finish_reason == "end") if self._parser.in_reasoning else 0
         return Completion(
-            reply.reasoning, reply.answer, self.tokens, spent, self.finish_reason, reply.closed, self._prompt_tokens
+            reply.reasoning,
+            reply.answer,
+            self.tokens,
+            reasoning_tokens,
+            self.finish_reason,
+            reply.closed,
+            self._prompt_tokens,
         )
 
     def _flush(self) -> list[Piece]:
-        """What was held back: half a character, a tag or a stop text that never came whole."""
+        """Return the text held back: part of a character, of a tag or of a stop string that was never completed."""
         whole = self._special_tokens.tokenizer.backend_tokenizer.decode(self._ids, skip_special_tokens=True)
-        pieces = [*self._parser.feed(whole[self._emitted_characters :]), *self._parser.flush()]
+        pieces = [*self._parser.feed(whole[self._decoded_characters :]), *self._parser.flush()]
         if self._parser.stopped:
             self.finish_reason = "stop"
         return pieces

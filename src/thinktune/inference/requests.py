@@ -1,20 +1,23 @@
-"""What is asked of a model and what it says: the nouns of generation, the same in process and at an endpoint."""
+"""Requests, sampling parameters and completions: the same for the engine in this process and for a server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from thinktune.data import Example, Turn
+from thinktune.data.chat_template import render_prompt
+from thinktune.data.tokenizer import ChatTokenizer
+from thinktune.errors import UserError
 
 FinishReason = Literal["end", "length", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a reply is written: how its next token is chosen, and where it ends.
+    """How the next token is sampled, and where a reply ends.
 
-    `temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 leave every token in. `stop` holds texts that
-    end the answer and are left out of it. `max_reasoning_tokens` is a budget: once it is spent and the reasoning is still
-    open, it is closed for the model, in the words of its own template. Raises ValueError for a value out of range.
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. `stop` holds strings that end the answer and
+    are left out of it. `max_reasoning_tokens` is a budget: once it is spent and the reasoning is still open, the engine
+    closes it in the words of the model's own chat template. Raises ValueError for a value out of range.
     """
 
     max_new_tokens: int
@@ -31,9 +34,9 @@ class SamplingParams:
             for holds, sentence in (
                 (self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be at least 1"),
                 (self.temperature >= 0, f"temperature is {self.temperature:g}; it must be 0 or more"),
-                (0 < self.top_p <= 1, f"top_p is {self.top_p:g}; it lies above 0 and at most at 1"),
+                (0 < self.top_p <= 1, f"top_p is {self.top_p:g}; it must be above 0 and at most 1"),
                 (self.top_k >= 0, f"top_k is {self.top_k}; it must be 0 (all tokens) or more"),
-                (all(self.stop), "stop holds an empty text; leave it out"),
+                (all(self.stop), "stop holds an empty string; leave it out"),
                 (
                     (self.max_reasoning_tokens or 0) >= 0,
                     f"reasoning_tokens is {self.max_reasoning_tokens}; it must be 0 or more",
@@ -47,20 +50,47 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A conversation up to where the assistant speaks next, and how the reply shall be written."""
+    """A conversation up to the assistant's next turn, and how to sample the reply.
+
+    `prompt_ids` are the tokens of the conversation, None until `render_request` has rendered it.
+    """
 
     turns: tuple[Turn, ...]
     sampling: SamplingParams
     thinking: bool = True
+    prompt_ids: tuple[int, ...] | None = None
+
+
+class ContextLengthError(UserError):
+    """A conversation that leaves no room for a reply in the model's context."""
+
+
+def render_request(request: Request, tokenizer: ChatTokenizer, context_tokens: int) -> Request:
+    """Render and tokenize the conversation, and cap the reply at what is left of the model's context.
+
+    A rendered request is returned as it is. Raises ContextLengthError where no token is left for the reply, UserError
+    where the chat template refuses the conversation.
+    """
+    if request.prompt_ids is not None:
+        return request
+    ids = render_prompt(request.turns, tokenizer, thinking=request.thinking)
+    left = context_tokens - len(ids)
+    if left < 1:
+        raise ContextLengthError(
+            f"messages: the conversation takes {len(ids):,} tokens, and the model's context holds {context_tokens:,} "
+            "with the reply; shorten it"
+        )
+    sampling = replace(request.sampling, max_new_tokens=min(left, request.sampling.max_new_tokens))
+    return replace(request, sampling=sampling, prompt_ids=tuple(ids))
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A reply taken apart.
+    """A reply, parsed into reasoning and answer.
 
-    `tokens` counts all that were written, `reasoning_tokens` those before the answer (tags included). `finish` says
-    whether the model ended the reply, its budget did, or a stop text; `closed`, whether the reasoning was opened (or
-    implied) and closed. `prompt_tokens` is what the question took.
+    `tokens` counts all tokens of the reply, `reasoning_tokens` those before the answer (tags included). `finish` is
+    what ended the reply: the model ("end"), its token limit ("length") or a stop string ("stop"). `closed` is true if
+    the reasoning was opened (or implied) and closed.
     """
 
     reasoning: str
@@ -73,7 +103,7 @@ class Completion:
 
 
 def completion_record(example: Example, reply: Completion) -> dict[str, Any]:
-    """A reply beside what was asked and expected, as samples and evaluations keep it."""
+    """Return the JSON record of a reply with its question and reference, for samples and evaluations."""
     return {
         "row": example.source,
         "question": example.question,

@@ -1,4 +1,4 @@
-"""The next token of every row of a batch, each row as its own request asks and by its own random numbers."""
+"""Batched sampling of the next token, each row by its own parameters and its own random numbers."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from thinktune.inference.requests import SamplingParams
 
 
 class Sampler:
-    """How one request chooses its tokens; its random numbers are its own, so neighbours never change its result."""
+    """Sampling state of one request; its random numbers are its own, so neighbours never change its result."""
 
     def __init__(self, sampling: SamplingParams) -> None:
         self.sampling = sampling
@@ -18,43 +18,43 @@ class Sampler:
 
     @property
     def group_key(self) -> tuple[bool, int, bool]:
-        """Rows of one kind are computed together: greedy or not, how many are kept, and whether a share is cut."""
+        """Key of the rows that are sampled together: (greedy, top-k, whether top-p cuts)."""
         greedy = self.sampling.temperature == 0
         return greedy, 0 if greedy else self.sampling.top_k, not greedy and self.sampling.top_p < 1
 
     def next_uniform(self) -> float:
-        """A random number of [0, 1) that fp32 holds exactly."""
+        """Draw a random number in [0, 1) that fp32 represents exactly."""
         return self._random.getrandbits(24) / 2**24
 
 
 def sample_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """The next token (rows,) of each row of logits (rows, vocabulary, fp32)."""
-    kinds = [chooser.group_key for chooser in samplers]
-    chosen = logits.argmax(-1)
-    for kind in {kind for kind in kinds if not kind[0]}:
-        rows = [row for row, other in enumerate(kinds) if other == kind]
-        chosen[rows] = _sample_group(logits[rows], [samplers[row] for row in rows])
-    return chosen
+    """Sample the next token (rows,) int64 of each row of logits (rows, vocabulary) fp32."""
+    keys = [sampler.group_key for sampler in samplers]
+    tokens = logits.argmax(-1)
+    for key in {key for key in keys if not key[0]}:
+        rows = [row for row, other in enumerate(keys) if other == key]
+        tokens[rows] = _sample_group(logits[rows], [samplers[row] for row in rows])
+    return tokens
 
 
 def _sample_group(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Tokens by inverting the distribution at one random number a row; what top-k and top-p cut has no share in it."""
+    """Sample by inverse CDF after top-k and top-p filtering, with one random number a row."""
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
 
     _, top_k, cut = samplers[0].group_key
-    logits, order = logits / column([chooser.sampling.temperature for chooser in samplers]), None
+    logits, order = logits / column([sampler.sampling.temperature for sampler in samplers]), None
     if top_k:
         logits, order = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
     elif cut:
         logits, order = logits.sort(-1, descending=True)
-    shares = logits.softmax(-1)
+    probabilities = logits.softmax(-1)
     if cut:
-        before = shares.cumsum(-1) - shares
-        beyond = before >= column([chooser.sampling.top_p for chooser in samplers])
-        shares = shares.masked_fill(beyond, 0.0)  # the token that crosses the share still counts
-    reached = shares.cumsum(-1)
-    wanted = column([chooser.next_uniform() for chooser in samplers]) * reached[:, -1:]
-    place = torch.searchsorted(reached, wanted, right=True).clamp(max=reached.shape[-1] - 1)
-    return (place if order is None else order.gather(-1, place))[:, 0]
+        before = probabilities.cumsum(-1) - probabilities
+        dropped = before >= column([sampler.sampling.top_p for sampler in samplers])
+        probabilities = probabilities.masked_fill(dropped, 0.0)  # the token that crosses top-p is kept
+    cumulative = probabilities.cumsum(-1)
+    targets = column([sampler.next_uniform() for sampler in samplers]) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, targets, right=True).clamp(max=cumulative.shape[-1] - 1)
+    return (index if order is None else order.gather(-1, index))[:, 0]

@@ -1,4 +1,4 @@
-"""Replies as they come, from whatever thread they are written in to the one that reads them."""
+"""Queues and iterators that carry replies from the thread that produces them to the one that reads them."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -8,51 +8,50 @@ from typing import Protocol, Self
 from thinktune.inference.replies import Piece
 from thinktune.inference.requests import Completion, Request
 
-Event = list[Piece] | Completion | Exception  # what a writer puts out: some pieces, then the whole, or what went wrong
+# What a producer puts in the queue: some pieces, then the completion, or the error.
+Event = list[Piece] | Completion | Exception
 
-
-EventQueue = SimpleQueue[
-    tuple[int, Event | None]
-]  # beside the number of the request; none wakes a reader who has closed
+# Events with the index of their request; None wakes a reader that has closed its stream.
+EventQueue = SimpleQueue[tuple[int, Event | None]]
 
 
 class Cancellable(Protocol):
-    """A request on its way."""
+    """A request in flight."""
 
     def cancel(self) -> object:
-        """Ask for its end."""
+        """Ask for its end, from any thread."""
 
 
 def as_completed(
     requests: Sequence[Request], max_concurrency: int, submit: Callable[[int, EventQueue], Cancellable]
 ) -> Generator[tuple[int, Completion]]:
-    """The completions of requests beside their indexes, as they end; `submit` sends the request of an index on its way.
+    """Yield each request's index and completion as replies end; `submit` starts the request of an index.
 
-    An error of any of them is raised. Closing the iterator cancels what is not done.
+    At most `max_concurrency` are in flight. An error of any of them is raised. Closing the iterator cancels the rest.
     """
     events: EventQueue = SimpleQueue()
-    waiting, asked = deque(range(len(requests))), dict[int, Cancellable]()
+    waiting, in_flight = deque(range(len(requests))), dict[int, Cancellable]()
     done: list[tuple[int, Event | None]] = []
     try:
-        while waiting or asked or done:
-            while waiting and len(asked) < max_concurrency:
-                number = waiting.popleft()
-                asked[number] = submit(number, events)
-            for number, event in done:  # after their places were filled, for the reader may take his time
+        while waiting or in_flight or done:
+            while waiting and len(in_flight) < max_concurrency:
+                index = waiting.popleft()
+                in_flight[index] = submit(index, events)
+            for index, event in done:  # only after others have started in their stead, for the reader may be slow
                 if isinstance(event, Exception):
                     raise event
                 assert isinstance(event, Completion)
-                yield number, event
-            done = _drain(events) if asked else []
-            for number, _ in done:
-                del asked[number]
+                yield index, event
+            done = _drain(events) if in_flight else []
+            for index, _ in done:
+                del in_flight[index]
     finally:
-        for request in asked.values():
+        for request in in_flight.values():
             request.cancel()
 
 
 def _drain(events: EventQueue) -> list[tuple[int, Event | None]]:
-    """All that has come; waits for the first."""
+    """Take every event in the queue; waits for the first one."""
     found = [events.get()]
     while not events.empty():
         found.append(events.get())
@@ -60,9 +59,9 @@ def _drain(events: EventQueue) -> list[tuple[int, Event | None]]:
 
 
 class Stream:
-    """An iterator over the pieces of one reply, and last its Completion. An error of the writer is raised in it.
+    """Iterator over the pieces of one reply, and last its Completion; raises the producer's error.
 
-    `close` cancels the reply; it may be called from any thread, also while another one waits for the next piece.
+    `close` cancels the reply; it may be called from any thread, even while another one waits for the next piece.
     """
 
     def __init__(self, events: EventQueue, cancel: Callable[[], object]) -> None:
@@ -94,7 +93,7 @@ class Stream:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """Cancel the reply; whoever waits for its next piece comes to an end."""
+        """Cancel the reply; a thread that waits for the next piece stops iterating."""
         self._finished = True
         self._cancel()
         self._ready.clear()

@@ -1,4 +1,4 @@
-"""vLLM as the engine behind a voice: whether to use it, its command line, and its process from start to end."""
+"""vLLM as a backend: whether to use it, its command line, and its process from start to end."""
 
 import os
 import secrets
@@ -18,54 +18,52 @@ from thinktune.inference.openai_client import Endpoint
 from thinktune.inference.requests import Request
 from thinktune.inference.streaming import Stream
 
-START_TIMEOUT_SECONDS = 900  # it compiles its graphs first
-
-
+START_TIMEOUT_SECONDS = 900  # vLLM compiles its graphs first
 LOG_TAIL_LINES = 5
 
 
 def choose_engine(wanted: EngineChoice, *, installed: bool, gpu: bool) -> tuple[Literal["here", "vllm"], str]:
-    """What writes the replies and why. Raises UserError where vLLM is asked for and cannot be had."""
+    """Return the engine to use and why; raises UserError where vLLM is required but not available."""
     missing = "is not installed" if not installed else "needs a GPU, and there is none" if not gpu else None
     if wanted == "here":
         return "here", "as asked"
     if missing is None:
         return "vllm", "it is installed and there is a GPU" if wanted == "auto" else "as asked"
     if wanted == "vllm":
-        raise UserError(f"--engine vllm: vLLM {missing}; install it beside thinktune, or leave --engine out")
+        raise UserError(f"--engine vllm: vLLM {missing}; install it in the same environment, or leave out --engine")
     return "here", f"vLLM {missing}"
 
 
 def is_installed() -> bool:
-    """Whether its command is on the path."""
+    """Return True if the command `vllm` is on the PATH."""
     return shutil.which("vllm") is not None
 
 
 def command_line(folder: Path, name: str, port: int, gpu_memory_utilization: float) -> list[str]:
-    """The command line that serves a model folder under a name, on loopback; its key goes by the environment."""
-    shown = {
+    """Return the command line that serves a model folder on loopback; the key is passed in the environment."""
+    options = {
         "--host": "127.0.0.1",
         "--port": str(port),
         "--served-model-name": name,
         "--gpu-memory-utilization": f"{gpu_memory_utilization:g}",
     }
-    return ["vllm", "serve", str(folder), *(word for pair in shown.items() for word in pair)]
+    return ["vllm", "serve", str(folder), *(word for pair in options.items() for word in pair)]
 
 
 @dataclass(slots=True)
 class VllmServer:
-    """A running vLLM; its replies come through the same endpoint door as any other server's."""
+    """A running vLLM process, with the client of its API."""
 
     process: subprocess.Popen[bytes]
     endpoint: Endpoint
     log: IO[bytes] = field(repr=False)
 
     def stream(self, request: Request) -> Stream:
-        """The pieces of a reply, and last its Completion."""
+        """Stream the pieces of a reply, and last its Completion."""
         return self.endpoint.stream(request)
 
     def close(self) -> None:
-        """End the process; one that does not end by itself within some seconds is killed."""
+        """Terminate the process; it is killed if it does not exit within 20 seconds."""
         self.endpoint.close()
         self.process.terminate()
         try:
@@ -77,7 +75,10 @@ class VllmServer:
 
 
 def start_server(folder: Path, name: str, gpu_memory_utilization: float) -> VllmServer:
-    """Start vLLM for a model folder and wait until it answers; raises UserError with its last words where it ends."""
+    """Start vLLM for a model folder and wait until it answers.
+
+    Raises UserError with the end of its log where it exits or does not answer in time.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     key, address = secrets.token_urlsafe(24), f"http://127.0.0.1:{port}"
@@ -88,15 +89,15 @@ def start_server(folder: Path, name: str, gpu_memory_utilization: float) -> Vllm
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is for us to hear; we end it
+        start_new_session=True,  # Ctrl-C reaches this process alone, which terminates vLLM
     )
     running = VllmServer(process, Endpoint(f"{address}/v1", name, key), log)
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not _is_healthy(address):
         if process.poll() is not None or time.monotonic() > deadline:
-            told = _log_tail(log)
+            tail = _log_tail(log)
             running.close()
-            raise UserError(f"vLLM did not start for {folder}: {told}; mend that, or use --engine here")
+            raise UserError(f"vLLM did not start for {folder}: {tail}; fix that, or use --engine here")
         time.sleep(0.5)
     return running
 
@@ -112,4 +113,4 @@ def _is_healthy(address: str) -> bool:
 def _log_tail(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode("utf-8", "replace").splitlines()
-    return " | ".join(line.strip() for line in lines[-LOG_TAIL_LINES:]) or "it said nothing"
+    return " | ".join(line.strip() for line in lines[-LOG_TAIL_LINES:]) or "its log is empty"

@@ -1,10 +1,10 @@
-"""Attention that keeps packed rows apart: one function for each kind of device, under transformers' own interface."""
+"""Packed-row attention under transformers' attention interface: one function per kind of device."""
 
 import inspect
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,30 +16,28 @@ from transformers.integrations import npu_flash_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-# Names in transformers' registry; they must not hold "flash", or transformers looks for a kernel.
+from thinktune.model.device import MIN_FLASH_CAPABILITY, compute_capability
+from thinktune.model.protocols import CausalLM
+
+# Names in transformers' registry. They must not contain "flash", or transformers looks for a kernel.
 AttentionName = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
 
+HALF_DTYPES = (torch.bfloat16, torch.float16)  # the only dtypes that FlashAttention takes
 
-MIN_FLASH_CAPABILITY = (8, 0)  # compute capability from which FlashAttention runs
-
-
-HALF_DTYPES = (torch.bfloat16, torch.float16)  # the only types that it takes
-
-
-# Packages by which torch's switch finds newer kernels: the kernel's name there, the module, the cards it is made for.
+# Newer kernels: their name in torch's switch, the module that brings them, and the major compute capabilities.
 FLASH_KERNELS = (("FA3", "flash_attn_interface", (9,)), ("FA4", "flash_attn.cute", (10,)))
 
 
 def pick_attention(device_type: str, dtype: torch.dtype, capability: tuple[int, int] | None) -> AttentionName:
-    """How packed rows attend on a device.
+    """Pick the attention for packed rows on a device.
 
-    `thinktune_varlen` (torch's FlashAttention) on NVIDIA and AMD cards that have it and in half precision,
-    `thinktune_ascend` on Ascend (experimental: never run on one), elsewhere one call of torch's attention for each row.
+    `thinktune_varlen` (torch's FlashAttention) in half precision on NVIDIA and AMD cards that have it,
+    `thinktune_ascend` on Ascend (experimental: never run on one), elsewhere one call of torch's attention per row.
 
     Args:
-        device_type: as `torch.device.type` names it.
-        precision: the type that attention computes in.
-        capability: the card's compute capability; None where the device has no such thing.
+        device_type: `torch.device.type`.
+        dtype: the dtype that attention computes in.
+        capability: the card's compute capability; None if the device has none.
     """
     if dtype in HALF_DTYPES and device_type == "cuda" and capability is not None and capability >= MIN_FLASH_CAPABILITY:
         return "thinktune_varlen"
@@ -49,23 +47,23 @@ def pick_attention(device_type: str, dtype: torch.dtype, capability: tuple[int, 
 
 
 def pick_flash_kernel(capability: tuple[int, int], is_installed: Callable[[str], bool]) -> str | None:
-    """FlashAttention 3 or 4 where its package is installed and made for the card; the one in torch needs neither."""
+    """Pick FlashAttention 3 or 4 if its package is installed and made for the card; None means the kernel in torch."""
     for kernel, module, majors in FLASH_KERNELS:
         if capability[0] in majors and is_installed(module):
             return kernel
     return None
 
 
-def set_attention(model: Any, dtype: torch.dtype) -> AttentionName:
-    """Give a model the attention of its device; it is chosen once, so that compiled code never asks.
+def set_attention(model: CausalLM, dtype: torch.dtype) -> AttentionName:
+    """Set a model's attention by its device, once, so that compiled code never asks.
 
-    A model with dropout in its attention, which the kernels for packed rows lack, has one call for each row anywhere.
+    A model with attention dropout, which the packed kernels lack, gets one call per row on every device.
     """
-    device: torch.device = model.device
+    device = model.device
     if model.config.attention_dropout:
         model.set_attn_implementation("thinktune_rows")
         return "thinktune_rows"
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    capability = compute_capability(device)
     chosen = pick_attention(device.type, dtype, capability)
     if chosen == "thinktune_varlen" and capability and (newer := pick_flash_kernel(capability, _is_installed)):
         _activate_flash_kernel(newer)
@@ -73,9 +71,10 @@ def set_attention(model: Any, dtype: torch.dtype) -> AttentionName:
     return chosen
 
 
-def reads_cu_seqlens_on_device(attention: str) -> bool:
-    """Whether the kernel reads where rows start on the device; the others read it on the host."""
-    return attention == "thinktune_varlen"
+def reads_cu_seqlens_on_device(model: CausalLM) -> bool:
+    """Return True if the model's attention reads `cu_seqlens` on the device; the others read it on the host."""
+    # transformers keeps the name in a private field and offers no public one.
+    return getattr(model.config, "_attn_implementation", None) == "thinktune_varlen"
 
 
 def rows_attention(
@@ -87,28 +86,29 @@ def rows_attention(
     cu_seqlens: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each packed row: one call of torch's own attention for each.
+    """Compute causal attention within each packed row, by one call of torch's attention per row.
 
     Args:
-        module: the attention layer, as transformers hands it over.
-        query: (1, heads, n, size).
-        key: (1, groups, n, size).
-        value: (1, groups, n, size).
-        attention_mask: used where there are no cu_seqlens (generation), as transformers' own attention uses it.
-        cu_seqlens: (rows + 1,) where each row starts and the last ends, on the CPU; repeated ones are rows of nothing.
-        options: what else transformers passes on; `scaling` is read.
+        module: the attention layer, from transformers.
+        query: (1, heads, n, head_dim).
+        key: (1, kv_heads, n, head_dim).
+        value: (1, kv_heads, n, head_dim).
+        attention_mask: used without `cu_seqlens` (generation), as in transformers' own attention.
+        cu_seqlens: (rows + 1,) int32 on the CPU: the start of each row, then the end of the last; equal ones are
+            empty rows.
+        options: other options from transformers; `scaling` and `dropout` are read.
 
     Returns:
-        (1, n, heads, size) and None, as transformers asks.
+        (1, n, heads, head_dim) and None (no attention weights).
     """
     if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    if torch.compiler.is_compiling():  # the compiler would follow the lengths, and compile anew for each list of them
+    if torch.compiler.is_compiling():  # the compiler would specialize on the lengths, and recompile for each list
         return _rows_op(query, key, value, cu_seqlens, options["scaling"]), None
     return _attend_each_row(query, key, value, cu_seqlens, options.get("scaling"), options.get("dropout", 0.0)), None
 
 
-def varlen_attention(
+def varlen_attention(  # noqa: PLR0913 (the interface is transformers')
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -118,13 +118,13 @@ def varlen_attention(
     max_seqlen: int = 0,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The same by one FlashAttention kernel for all rows, which reads the boundaries on the device.
+    """Compute the same by one FlashAttention kernel for all rows, which reads `cu_seqlens` on the device.
 
-    `max_seqlen` is at least the tokens of the longest row: what stands beyond it in a row would never be written.
+    `max_seqlen` must be at least the tokens of the longest row: positions beyond it would never be written.
     """
     if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    # Under autocast, norms make queries and keys fp32 again; the values never pass one.
+    # Under autocast, norms turn queries and keys back to fp32; values never pass a norm.
     parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     return _varlen(*parts, cu_seqlens, max_seqlen, options.get("scaling"))[None], None
 
@@ -138,7 +138,7 @@ def ascend_attention(
     cu_seqlens: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The same by Ascend's fused attention in its packed layout. Experimental: written from its documentation."""
+    """Compute the same by Ascend's fused packed kernel. Experimental: written from its documentation."""
     if cu_seqlens is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     ends = cu_seqlens.unique_consecutive()  # on the CPU; this kernel takes lengths as numbers of the host
@@ -148,9 +148,9 @@ def ascend_attention(
 
 
 def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """A call (query, key, value, cu_seqlens, max_seqlen, scale) of torch's `varlen_attn`, causal, whatever its version.
+    """Wrap torch's `varlen_attn` as causal `call(query, key, value, cu_seqlens, max_seqlen, scale)` for any release.
 
-    Torch 2.10 asks for `is_causal`, later ones for a window; grouped keys came in 2.12, before which they are repeated.
+    Torch 2.10 takes `is_causal`, later releases a window. Grouped keys came in 2.12; before, keys are repeated.
     """
     known = inspect.signature(function).parameters
     causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
@@ -179,7 +179,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _activate_flash_kernel(kernel: str) -> None:
-    """Torch's switch, which torch itself calls a prototype: where it refuses, the kernel inside torch goes on."""
+    """Switch torch to a newer kernel; if torch's prototype of a switch fails, warn and keep the kernel in torch."""
     switch: Any = getattr(torch_attention, "activate_flash_attention_impl", None)
     if switch is None:
         return
@@ -192,7 +192,7 @@ def _activate_flash_kernel(kernel: str) -> None:
 def _attend_each_row(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float | None, dropout: float = 0.0
 ) -> Tensor:
-    # split's backward is one concatenation; slicing each row out would fill a tensor of full size for every row
+    # The backward of split is one concatenation; slicing would fill a tensor of full size for every row.
     lengths = _row_lengths(cu_seqlens)
     rows = [
         scaled_dot_product_attention(
@@ -209,7 +209,7 @@ def _row_lengths(cu_seqlens: Tensor) -> list[int]:
 
 @torch.library.custom_op("thinktune::attend_rows", mutates_args=())
 def _rows_op(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:
-    """`_attend_each_row` as one operation that the compiler does not look into, with a gradient of its own below."""
+    """Run `_attend_each_row` as one operator that is opaque to the compiler; its gradient is registered below."""
     return _attend_each_row(query, key, value, cu_seqlens, scale).contiguous()
 
 
@@ -227,7 +227,7 @@ def _rows_backward_op(
 def _row_gradients(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of one row, written out in fp32: autograd does not reach into an operation."""
+    """Return the gradients of one row's query, key and value, computed in fp32: autograd cannot enter an operator."""
     groups, times, size = key.shape[1], query.shape[1] // key.shape[1], query.shape[2]
     keys, values = (part.repeat_interleave(times, 1).float() for part in (key, value))
     masked = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)
@@ -265,13 +265,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 _rows_op.register_autograd(_backward, setup_context=_setup_context)
 
 
+# At import, because transformers looks these names up wherever a model is made. It builds no mask for them.
 _mask: Callable[..., Any] = sdpa_mask
-
-
-for _name, _function in (
-    ("thinktune_rows", rows_attention),
-    ("thinktune_varlen", varlen_attention),
-    ("thinktune_ascend", ascend_attention),
-):
+for _name, _function in zip(get_args(AttentionName), (rows_attention, varlen_attention, ascend_attention), strict=True):
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, _mask)

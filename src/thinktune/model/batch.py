@@ -1,4 +1,4 @@
-"""Packed batches: a step's rows as tensors, none cut and none seeing its neighbour."""
+"""Packed batches: whole rows side by side in one sequence, none of which attends to another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,26 +11,28 @@ from torch import Tensor
 
 from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import bin_pack
+from thinktune.data.tokenizer import ChatTokenizer
 
-DEVICE_FIELDS = ("ids", "position_ids", "label_positions", "labels", "label_kinds")  # what a batch has there
+# The tensors that a step reads on the device.
+DEVICE_FIELDS = ("ids", "position_ids", "label_positions", "labels", "label_kinds")
 
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """What batches are filled up with, so that no shape of a run ever changes."""
+    """Padding that gives all batches of a run one shape."""
 
     token_id: int
-    max_rows: int  # for how many rows, that of the padding among them, a batch has room
-    max_seqlen: int  # tokens of the longest row; padding is cut into rows of no more
+    max_rows: int  # rows of a batch at most, rows of padding included
+    max_seqlen: int  # tokens of the longest row; padding is split into rows of at most this
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed rows as one flat row of n tokens, the learned ones (m of them) listed apart.
+    """Packed rows as one sequence of n tokens, m of which are labels (trained tokens).
 
-    `position_ids` restarts at 0 where a row starts; `cu_seqlens` holds where each row starts and, last, where the padding
-    ends, repeated up to a fixed number where there is padding; `max_seqlen` is no less than the longest row's tokens;
-    `label_positions` holds the positions whose next token is learned, `labels` those tokens, `label_kinds` their Part.
+    `position_ids` restarts at 0 where a row starts. `cu_seqlens` has the start of each row, then the end of the last;
+    with padding, the end is repeated up to a fixed length. `max_seqlen` is at least the tokens of the longest row.
+    `label_positions` predict the labels, `labels` are those next tokens, `label_kinds` their `TokenKind`.
     """
 
     ids: Tensor  # (1, n) int64
@@ -45,13 +47,13 @@ class Batch:
 
     @property
     def label_tokens(self) -> int:
-        """How many tokens are learned."""
+        """Return the number of labels, m."""
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device, copied while that device works; `cu_seqlens` stays on the CPU.
+        """Copy the batch to a device while that device works; `cu_seqlens` stays on the CPU.
 
-        CUDA copies without the host only from memory that is pinned; `cu_seqlens` may follow later.
+        CUDA copies asynchronously only from pinned memory; `cu_seqlens` is pinned too, for kernels that read it there.
         """
         found: dict[str, Tensor] = {name: getattr(self, name) for name in DEVICE_FIELDS}
         cu_seqlens = self.cu_seqlens
@@ -63,23 +65,23 @@ class Batch:
 
 
 def make_padding(token_id: int, lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> Padding:
-    """The padding of batches of `capacity` tokens, for any choice among rows of these lengths.
+    """Return the padding of batches of `capacity` tokens, enough for any choice among rows of these lengths.
 
-    A batch holds most rows where they are the shortest ones, and what they leave free is filled by rows of padding.
-    No other choice needs more: a row that is taken out frees no more than one row of padding fills.
+    A batch has most rows when it has the shortest ones, and rows of padding fill the rest. No other choice needs more
+    rows: taking a row out frees no more than one row of padding fills.
     """
     sizes = np.sort(np.asarray(lengths))
     filled = np.cumsum(sizes)
-    most, longest = int(np.searchsorted(filled, capacity, side="right")), int(sizes[-1])
-    free = capacity - (int(filled[most - 1]) if most else 0)
-    return Padding(token_id, most + len(_padding_lengths(free, longest)), longest)
+    rows, max_seqlen = int(np.searchsorted(filled, capacity, side="right")), int(sizes[-1])
+    free = capacity - (int(filled[rows - 1]) if rows else 0)
+    return Padding(token_id, rows + len(_padding_lengths(free, max_seqlen)), max_seqlen)
 
 
 def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None) -> list[Batch]:
-    """Batches of at most `capacity` tokens that hold each row once, fullest first.
+    """Pack rows into batches of at most `capacity` tokens, each row once, fullest batch first.
 
-    With `pad`, each is filled up to exactly `capacity` tokens, and its boundaries to a fixed number, so that shapes
-    never change; without it no time is spent on padding (the CPU).
+    With `pad`, each batch is padded to exactly `capacity` tokens and `cu_seqlens` to a fixed length, so that shapes
+    never change. Without it no time is spent on padding (the CPU).
     """
     return [
         collate([rows[index] for index in group], capacity, pad)
@@ -88,39 +90,41 @@ def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None)
 
 
 def collate(rows: Sequence[Rendered], capacity: int, pad: Padding | None = None) -> Batch:
-    """One batch of rows that fit into it. Without rows it is padding alone, for a rank that has none."""
+    """Make one batch of rows that fit. Without rows it is padding alone, for a rank that has none."""
     if not rows and not pad:
         capacity, pad = 1, Padding(0, 1, 1)
     lengths = [len(row) for row in rows]
     tokens = sum(lengths)
-    filling = _padding_lengths(capacity - tokens, pad.max_seqlen) if pad else []
-    ids = np.concatenate([row.ids for row in rows] + [np.full(sum(filling), pad.token_id if pad else 0, np.int32)])
-    positions = np.concatenate([np.arange(length) for length in (*lengths, *filling)])
-    parts = np.concatenate([np.zeros(0, np.uint8), *(row.kinds for row in rows)])
-    learned = np.flatnonzero(parts)
-    ends = np.cumsum([0, *lengths, *filling])
+    padding = _padding_lengths(capacity - tokens, pad.max_seqlen) if pad else []
+    ids = np.concatenate([row.ids for row in rows] + [np.full(sum(padding), pad.token_id if pad else 0, np.int32)])
+    position_ids = np.concatenate([np.arange(length) for length in (*lengths, *padding)])
+    kinds = np.concatenate([np.zeros(0, np.uint8), *(row.kinds for row in rows)])
+    labels = np.flatnonzero(kinds)
+    cu_seqlens = np.cumsum([0, *lengths, *padding])
     if pad:
-        assert len(ends) <= pad.max_rows + 1, "the padding was made for other rows"
-        ends = np.pad(ends, (0, pad.max_rows + 1 - len(ends)), mode="edge")
+        assert len(cu_seqlens) <= pad.max_rows + 1, "the padding was made for other rows"
+        cu_seqlens = np.pad(cu_seqlens, (0, pad.max_rows + 1 - len(cu_seqlens)), mode="edge")
     return Batch(
         ids=torch.from_numpy(ids.astype(np.int64))[None],
-        position_ids=torch.from_numpy(positions.astype(np.int64))[None],
-        cu_seqlens=torch.from_numpy(ends.astype(np.int32)),
+        position_ids=torch.from_numpy(position_ids.astype(np.int64))[None],
+        cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
         max_seqlen=pad.max_seqlen if pad else max(lengths),
-        label_positions=torch.from_numpy(learned - 1),
-        labels=torch.from_numpy(ids[learned].astype(np.int64)),
-        label_kinds=torch.from_numpy(parts[learned].astype(np.int64)),
+        label_positions=torch.from_numpy(labels - 1),
+        labels=torch.from_numpy(ids[labels].astype(np.int64)),
+        label_kinds=torch.from_numpy(kinds[labels].astype(np.int64)),
         row_sources=tuple(row.source for row in rows),
         unpadded_tokens=tokens,
     )
 
 
 def _padding_lengths(free: int, max_seqlen: int) -> list[int]:
-    """`free` tokens as rows of at most `max_seqlen`."""
+    """Split `free` tokens into rows of at most `max_seqlen`."""
     whole, rest = divmod(free, max_seqlen)
     return [max_seqlen] * whole + [rest] * (rest > 0)
 
 
-def pick_padding(device: torch.device, tokenizer: Any, lengths: NDArray[np.integer], capacity: int) -> Padding | None:
-    """What fills batches to a fixed size; nothing on the CPU, where padding costs as much as real tokens."""
+def pick_padding(
+    device: torch.device, tokenizer: ChatTokenizer, lengths: NDArray[np.integer], capacity: int
+) -> Padding | None:
+    """Return the padding to a fixed size; None on the CPU, where padding costs as much as real tokens."""
     return None if device.type == "cpu" else make_padding(tokenizer.pad_token_id or 0, lengths, capacity)

@@ -1,4 +1,4 @@
-"""Choose the device and the arithmetic of a model."""
+"""Device, compute capability and arithmetic of a model."""
 
 import os
 from typing import Literal
@@ -7,28 +7,37 @@ import torch
 
 from thinktune.config import MemoryTierName
 from thinktune.config.schema import Precision
+from thinktune.optim import TIERS
+
+# Compute capabilities from which NVIDIA cards have a feature.
+MIN_TRITON_CAPABILITY, MIN_FLASH_CAPABILITY, MIN_FLOAT8_CAPABILITY = (7, 0), (8, 0), (8, 9)
 
 
 def pick_device() -> torch.device:
-    """The machine's accelerator (CUDA, NPU, MPS), else the CPU; of several processes each takes its own."""
-    # A build for an accelerator names it even on a machine that has none, so availability is asked for first.
+    """Return this process's accelerator (CUDA, NPU, MPS), or the CPU; of several local ranks each takes its own."""
+    # A build for an accelerator names it even on a machine without one, so ask for availability first.
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if found and (place := os.environ.get("LOCAL_RANK")):
-        torch.accelerator.set_device_index(int(place))
-        return torch.device(found.type, int(place))
+    if found and (local_rank := os.environ.get("LOCAL_RANK")):
+        torch.accelerator.set_device_index(int(local_rank))
+        return torch.device(found.type, int(local_rank))
     return found or torch.device("cpu")
 
 
 def pick_precision(
     wanted: Precision, device: torch.device, memory: Literal["auto"] | MemoryTierName = "auto"
 ) -> torch.dtype:
-    """The arithmetic for `train.precision`: auto is that of the weights where `train.memory` keeps them in bf16.
+    """Return the dtype of the arithmetic: bf16 if the memory tier keeps weights in bf16; otherwise by `wanted`.
 
-    Otherwise it is bf16 on an accelerator, where it is fast, and fp32 on the CPU. With fp8, only the matrix products
-    of the layers are fp8; all that stands between them is bf16.
+    Auto is bf16 on an accelerator, where it is fast, and fp32 on the CPU. With fp8, the matrix products of the layers
+    are in fp8 and everything between them is in bf16.
     """
-    if memory not in ("auto", "fp32"):
+    if memory != "auto" and TIERS[memory].weights == torch.bfloat16:
         return torch.bfloat16
     if wanted == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     return torch.float32 if wanted == "fp32" else torch.bfloat16
+
+
+def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """Return the compute capability of a CUDA device; None for any other."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None

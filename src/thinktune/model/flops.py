@@ -1,21 +1,21 @@
 """Floating-point operations of training, counted from a model's shape."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
+from thinktune.model.protocols import ModelConfig
 
-def flops_per_token(config: Any, mean_context_tokens: float) -> float:
-    """Forward and backward operations for one token, nothing recomputed (the usual numerator of MFU).
 
-    Six for each weight of a matrix that the token meets, the head among them and the embedding not; for attention
-    12 * layers * heads * head size * context, where the context is what a causal token sees in the mean (see
-    `mean_context`). Norms, activations and the softmax are left out, as is usual.
+def flops_per_token(config: ModelConfig, mean_context_tokens: float) -> float:
+    """Count forward and backward operations per token without recomputation: the numerator of MFU.
+
+    Six per weight of a matrix that the token passes, with the head and without the embedding, plus
+    12 * layers * heads * head_dim * context for attention, where context is what a causal token attends to on average
+    (see `mean_context`). Norms, activations and the softmax are left out, as in PaLM (Chowdhery et al., 2022).
 
     Args:
         config: a transformers configuration of Qwen's kind.
-        mean_context_tokens: how many tokens a token attends to, itself among them.
+        mean_context_tokens: tokens that a token attends to, itself included.
     """
     heads, groups, size = config.num_attention_heads, config.num_key_value_heads, head_dim(config)
     attention = config.hidden_size * size * (2 * heads + 2 * groups)
@@ -25,11 +25,11 @@ def flops_per_token(config: Any, mean_context_tokens: float) -> float:
 
 
 def mean_context(lengths: ArrayLike) -> float:
-    """How many tokens a token of rows of these lengths sees in the mean, when each row sees only itself."""
+    """Return how many tokens a token attends to on average, in rows of these lengths that see only themselves."""
     rows = np.asarray(lengths, np.float64)
     return float((rows * (rows + 1) / 2).sum() / rows.sum())
 
 
-def head_dim(config: Any) -> int:
-    """Numbers in one attention head."""
+def head_dim(config: ModelConfig) -> int:
+    """Return the size of one attention head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -13,32 +13,33 @@ from thinktune.data import TokenKind
 from thinktune.distributed import SINGLE, World
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.batch import Batch
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
+from thinktune.model.protocols import CausalLM
 
 Result = TypeVar("Result")
 
 
-def autocast(model: Any, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """The context in which a model computes in `dtype`; weights of that type need none."""
+def autocast(model: CausalLM, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Return the context in which a model computes in `dtype`; weights of that dtype need none."""
     if dtype in (torch.float32, model.dtype):
         return nullcontext()
     return torch.autocast(model.device.type, dtype)
 
 
-def inference_context(model: Any) -> AbstractContextManager[Any]:
-    """The context in which a model only answers; FSDP2 cannot train on with what it made in inference mode."""
+def inference_context(model: CausalLM) -> AbstractContextManager[Any]:
+    """Return the inference context: `inference_mode`, or `no_grad` under FSDP2, whose buffers must stay trainable."""
     return torch.no_grad() if hasattr(model, "with_unsharded_root") else torch.inference_mode()
 
 
-def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """The last hidden states (n, hidden) of a packed batch; a row sees only itself."""
+def hidden_states(model: CausalLM, batch: Batch) -> Tensor:
+    """Return the last hidden states (n, hidden) of a packed batch; a row attends only to itself."""
     cu_seqlens = batch.cu_seqlens
-    if reads_cu_seqlens_on_device(model.config._attn_implementation):
+    if reads_cu_seqlens_on_device(model):
         cu_seqlens = cu_seqlens.to(batch.ids.device, non_blocking=True)
     output = model.model(
         input_ids=batch.ids,
         position_ids=batch.position_ids,
-        attention_mask={"full_attention": None},  # the boundaries say it all; transformers builds no mask
+        attention_mask={"full_attention": None},  # cu_seqlens are enough; transformers builds no mask
         use_cache=False,
         cu_seqlens=cu_seqlens,
         max_seqlen=batch.max_seqlen,
@@ -46,23 +47,24 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     return output.last_hidden_state[0]
 
 
-def with_unsharded_root(model: Any, function: Callable[[], Result]) -> Result:
-    """What a function gives that uses parts of the model by themselves; where its weights are cut over ranks, those
-    that belong to no layer are put together for it."""
-    return model.with_unsharded_root(function) if hasattr(model, "with_unsharded_root") else function()
+def with_unsharded_root(model: CausalLM, function: Callable[[], Result]) -> Result:
+    """Call `function` with the FSDP root (embedding, norm, head) unsharded; without FSDP, just call it."""
+    call: Callable[..., Result] | None = getattr(model, "with_unsharded_root", None)  # set by `apply_fsdp`
+    return call(function) if call else function()
 
 
-def set_replica_all_reduce(model: Any, *, enabled: bool) -> None:
-    """Whether the coming backward pass is a step's last, after which copies of the model sum their gradients.
+def set_replica_all_reduce(model: CausalLM, *, enabled: bool) -> None:
+    """Turn the all-reduce across replicas on or off: on only for the last micro-batch of a step.
 
-    Until then each adds up its own: the wire between copies, the slowest, is used once a step.
+    Until then each replica accumulates its own gradients, so the slowest wire is used once per step.
     """
-    if hasattr(model, "set_requires_all_reduce"):
-        model.set_requires_all_reduce(enabled)
+    set_all_reduce: Callable[..., None] | None = getattr(model, "set_requires_all_reduce", None)  # FSDP2's
+    if set_all_reduce:
+        set_all_reduce(enabled)
 
 
-def lm_head_weight(model: Any) -> Tensor:
-    """The matrix (vocabulary, hidden) that turns hidden states into logits."""
+def lm_head_weight(model: CausalLM) -> Tensor:
+    """Return the head (vocabulary, hidden) that turns hidden states into logits."""
     return model.get_output_embeddings().weight
 
 
@@ -71,13 +73,13 @@ TRAINED_KINDS = (TokenKind.REASONING, TokenKind.ANSWER, TokenKind.END)
 
 @dataclass(frozen=True, slots=True)
 class LossReport:
-    """Summed losses of reasoning, answer and end tokens, and how many of each there were: (3,) each."""
+    """Sums (3,) of the losses of reasoning, answer and end tokens, and their counts (3,), on the device."""
 
     sums: Tensor
     counts: Tensor
 
     def mean_losses(self) -> dict[str, float]:
-        """Mean losses under the names that metrics.jsonl uses; reading them waits for the device."""
+        """Return the mean losses under the names of metrics.jsonl; this waits for the device."""
         sums, counts = self.sums.tolist(), self.counts.tolist()
         means = {
             f"{part.name.lower()}_loss": total / count
@@ -88,33 +90,33 @@ class LossReport:
 
 
 def evaluate_loss(
-    model: Any,
+    model: CausalLM,
     batches: Iterable[Batch],
     device: torch.device,
     precision: torch.dtype,
     chunk_rows: int | None = None,
     world: World = SINGLE,
 ) -> LossReport:
-    """The exact loss over all learned tokens of all ranks' batches, each copied while the device works on the last."""
+    """Return the exact loss over all labels of all ranks' batches; each batch is copied while the last one runs."""
     return _sum_row_losses(model, batches, device, precision, chunk_rows, world)[0]
 
 
 def evaluate_row_losses(
-    model: Any,
+    model: CausalLM,
     batches: Iterable[Batch],
     device: torch.device,
     precision: torch.dtype,
     chunk_rows: int | None = None,
     world: World = SINGLE,
 ) -> tuple[LossReport, dict[str, tuple[float, int]]]:
-    """The same, and of each row (by its `file:line`) the mean loss and the learned tokens, over all its replies.
+    """Return the same, and the mean loss and label count of each row by its `file:line`, over all its replies.
 
-    Reading the rows' losses waits for the device, once, when all is done.
+    Waits for the device once, after the last batch.
     """
     report, rows = _sum_row_losses(model, batches, device, precision, chunk_rows, world)
-    mine = [(names, sums.tolist(), counts.tolist()) for names, sums, counts in rows]
+    local = [(names, sums.tolist(), counts.tolist()) for names, sums, counts in rows]
     found: dict[str, tuple[float, int]] = {}
-    for names, sums, counts in chain.from_iterable(world.all_gather(mine)):
+    for names, sums, counts in chain.from_iterable(world.all_gather(local)):
         for name, total, count in zip(names, sums, counts, strict=True):
             former, tokens = found.get(name, (0.0, 0))
             found[name] = (former + total, tokens + count)
@@ -123,14 +125,14 @@ def evaluate_row_losses(
 
 @torch.no_grad()
 def _sum_row_losses(
-    model: Any,
+    model: CausalLM,
     batches: Iterable[Batch],
     device: torch.device,
     precision: torch.dtype,
     chunk_rows: int | None,
     world: World,
 ) -> tuple[LossReport, list[tuple[tuple[str, ...], Tensor, Tensor]]]:
-    """The losses by part, and of each batch its rows, the sums of their losses and their learned tokens."""
+    """Return the losses by token kind and, for each batch, its row sources, their loss sums and label counts."""
     model.eval()
     losses = LossSums(device)
     rows: list[tuple[tuple[str, ...], Tensor, Tensor]] = []
@@ -146,24 +148,23 @@ def _sum_row_losses(
 
 
 def compute_loss(
-    model: Any, batch: Batch, loss_scale: float, precision: torch.dtype, chunk_rows: int | None
+    model: CausalLM, batch: Batch, loss_scale: float, precision: torch.dtype, chunk_rows: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of a batch, its sum times `loss_scale`, and the loss of each label, detached."""
+    """Return the summed loss of a batch times `loss_scale`, and the losses (m,) of its labels, detached."""
 
-    def pass_through() -> tuple[Tensor, Tensor]:
+    def forward() -> tuple[Tensor, Tensor]:
         with autocast(model, precision):
             states = hidden_states(model, batch)
-        learned = states.index_select(0, batch.label_positions)
+        labelled = states.index_select(0, batch.label_positions)
         weight = lm_head_weight(model)
-        return linear_cross_entropy(
-            learned, weight, batch.labels, scale=loss_scale, dtype=precision, chunk_rows=chunk_rows
-        )
+        chunks = LogitChunks(chunk_rows)
+        return linear_cross_entropy(labelled, weight, batch.labels, scale=loss_scale, dtype=precision, chunks=chunks)
 
-    return with_unsharded_root(model, pass_through)
+    return with_unsharded_root(model, forward)
 
 
 class LossSums:
-    """Losses summed by part, on the device."""
+    """Losses summed by token kind, on the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(

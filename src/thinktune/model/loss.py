@@ -1,48 +1,53 @@
-"""Cross entropy over learned positions only, in chunks: the full table of logits never exists."""
+"""Fused linear cross entropy over labelled positions only, in chunks: the full logits never exist."""
 
+from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Bytes of logits at a time: what a CPU keeps near its cores; on a card a share of all its memory, because matrix
-# products of few rows leave it idle.
+# Bytes of logits at a time: what fits in a CPU's cache; on a card a fraction of its memory, because matrix products
+# of few rows leave it idle.
 CPU_CHUNK_BYTES, CHUNK_BYTES, CHUNK_MEMORY_FRACTION = 16 * 2**20, 256 * 2**20, 1 / 64
-
-
 MIN_CHUNK_ROWS = 16
+FUSED_DEVICE_TYPES = ("cuda",)  # where the softmax is one compiled kernel; elsewhere it is one pass per operation
 
 
-FUSED_DEVICE_TYPES = (
-    "cuda",
-)  # devices on which the softmax is one compiled kernel; elsewhere it is a pass for each operation
+@dataclass(frozen=True, slots=True)
+class LogitChunks:
+    """Chunks in which logits are made. They change speed and memory, not results; None means as suits the device."""
+
+    rows: int | None = None  # rows of logits that exist at a time
+    fused: bool | None = None  # whether the softmax is one kernel, so that logits stay in the dtype of the products
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Head and loss in one, both gradients made in the forward pass: three matrix products, and no stored logits."""
+    """Head and loss in one, with both gradients made in the forward pass: three matrix products, no stored logits."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 (autograd takes no keywords)
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
         scale: float,
         dtype: torch.dtype,
-        chunk_rows: int,
-        fused: bool,
+        chunks: LogitChunks,
     ) -> tuple[Tensor, Tensor]:
-        learning = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        fused = _is_fused(hidden.device, chunks.fused)
+        with_gradients = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         head = weight.to(dtype)
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
-        hidden_gradient = torch.empty_like(hidden) if learning else None
-        weight_gradient = torch.zeros_like(weight) if learning else None
-        # Where there is no memory there are no kernels: what works in place stands for one that does.
+        hidden_gradient = torch.empty_like(hidden) if with_gradients else None
+        weight_gradient = torch.zeros_like(weight) if with_gradients else None
+        # The meta device has no kernels; the in-place version takes the same memory.
         softmax = _fused_kernel() if fused and hidden.device.type != "meta" else _cross_entropy_inplace
-        # A tensor: a number would become part of the compiled code, and it differs from step to step.
-        factor = torch.full((), scale, device=hidden.device) if learning else None
-        # One buffer for all chunks, and only operations in place: fresh pages for each would cost more than the sums.
+        # A tensor, because a number would be compiled in, and it changes from step to step.
+        factor = torch.full((), scale, device=hidden.device) if with_gradients else None
+        # One buffer for all chunks, in place: new pages for each would cost more than the arithmetic.
+        chunk_rows = chunks.rows or pick_chunk_rows(hidden.device, len(weight), dtype)
         chunk_rows = min(chunk_rows, max(1, len(labels)))
         buffer = torch.empty(chunk_rows, len(weight), dtype=dtype if fused else torch.float32, device=hidden.device)
         for start in range(0, len(labels), chunk_rows):
@@ -58,7 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 weight_gradient.addmm_(gradient.T, states)
             else:
                 weight_gradient += gradient.T @ states
-            del gradient  # else it would still be there while the next chunk's logits are made
+            del gradient  # before the next chunk's logits are made
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(losses)
         return losses.sum() * scale, losses
@@ -66,8 +71,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        # In place: another copy of the head's gradient would be the largest tensor of the step. So backward runs once.
-        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None, None
+        # In place: a copy of the head's gradient would be the largest tensor of the step. So backward runs only once.
+        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None
 
 
 def pick_chunk_rows(
@@ -77,14 +82,14 @@ def pick_chunk_rows(
     memory_bytes: int | None = None,
     fused: bool | None = None,
 ) -> int:
-    """How many rows of logits exist at a time: much work at once, in little of the memory.
+    """Pick how many rows of logits exist at a time: much work at once, in a small part of the memory.
 
     Args:
-        device: where they are; the CPU, or any other for an accelerator.
-        vocabulary: logits in a row.
-        dtype: of the arithmetic.
-        memory_bytes: of the card, as a plan counts it; none means what a CUDA card says of itself.
-        fused: whether the softmax is one kernel, so that logits are kept in `dtype`; none means as on this device.
+        device: the CPU, or any other device for an accelerator.
+        vocab_size: logits in a row.
+        dtype: dtype of the arithmetic.
+        memory_bytes: memory of the card, for a plan; None asks a CUDA card.
+        fused: whether the softmax is one kernel, so that logits stay in `dtype`; None means as on this device.
     """
     if device.type == "cpu":
         return max(MIN_CHUNK_ROWS, CPU_CHUNK_BYTES // (4 * vocab_size))
@@ -101,30 +106,24 @@ def linear_cross_entropy(
     *,
     scale: float,
     dtype: torch.dtype,
-    chunk_rows: int | None = None,
-    fused: bool | None = None,
+    chunks: LogitChunks | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of predicting `labels` from `hidden` through the head `weight`.
+    """Compute the cross entropy of `labels` given `hidden` through the head `weight`.
 
     Args:
-        hidden: (m, hidden), the states at the m learned positions.
+        hidden: (m, hidden), the states at the m positions that predict a label.
         weight: (vocabulary, hidden).
-        targets: (m,) int64.
-        scale: what the summed loss is multiplied with; one over the learned tokens of the whole step.
-        dtype: arithmetic of the matrix products; the softmax is always fp32.
-        rows: how many rows of logits exist at a time; none means `pick_chunk_rows`. Changes speed and memory, not results.
-        fused: whether the softmax is one kernel; none means as on this device.
+        labels: (m,) int64.
+        scale: factor of the summed loss: one over the label tokens of the whole step.
+        dtype: dtype of the matrix products; the softmax is always fp32.
+        chunks: rows of logits that exist at a time; None means `pick_chunk_rows`.
 
     Returns:
-        The scaled sum, to call backward on, and the m losses by themselves in fp32, without gradient.
+        The scaled sum, to call backward on, and the m losses in fp32, without gradient.
     """
-    if not torch.is_grad_enabled():  # which the function itself cannot see; without it, it would make both gradients
+    if not torch.is_grad_enabled():  # the autograd function cannot see this, and would make both gradients
         hidden, weight = hidden.detach(), weight.detach()
-    chunk_rows, fused = (
-        chunk_rows or pick_chunk_rows(hidden.device, len(weight), dtype),
-        _is_fused(hidden.device, fused),
-    )
-    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunk_rows, fused)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunks or LogitChunks())  # pyright: ignore[reportReturnType]
 
 
 def _is_fused(device: torch.device, override: bool | None) -> bool:
@@ -138,18 +137,18 @@ def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
 
 
 def _cross_entropy_inplace(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
-    """The losses (rows,); with a scale, the fp32 logits become their own scaled gradient, in place."""
+    """Return the losses (rows,); with a scale, turn the fp32 logits into their scaled gradient, in place."""
     top = logits.amax(-1, keepdim=True)
     chosen = logits.gather(1, target)
     total = logits.sub_(top).exp_().sum(-1, keepdim=True)
     losses = (total.log() + top - chosen)[:, 0]
-    if scale is not None:  # softmax less one at the target is the gradient of cross entropy
+    if scale is not None:  # the gradient of cross entropy: softmax minus one at the target
         logits.mul_(total.reciprocal() * scale).scatter_add_(1, target, -scale.expand_as(top).to(logits.dtype))
     return losses
 
 
 def _cross_entropy_fused(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
-    """The same as the compiler likes it, for logits of any float type: read twice, written once."""
+    """Compute the same in a form that compiles well, for logits of any float dtype: read twice, written once."""
     exact = logits.float()
     total = exact.logsumexp(-1, keepdim=True)
     losses = (total - exact.gather(1, target))[:, 0]
@@ -159,12 +158,9 @@ def _cross_entropy_fused(logits: Tensor, target: Tensor, scale: Tensor | None) -
     return losses
 
 
-_kernels: list[Any] = []
-
-
+@cache
 def _fused_kernel() -> Any:
-    """`_cross_entropy_fused` as kernels, compiled once for any number of rows; plain where there is no compiler."""
-    if not _kernels:
-        able = find_spec("triton") is not None
-        _kernels.append(torch.compile(_cross_entropy_fused, dynamic=True) if able else _cross_entropy_fused)
-    return _kernels[0]
+    """Compile `_cross_entropy_fused` once for any number of rows; without Triton, return it as it is."""
+    if find_spec("triton") is None:
+        return _cross_entropy_fused
+    return torch.compile(_cross_entropy_fused, dynamic=True)

@@ -19,6 +19,7 @@ class ModelConfig(Protocol):
     vocab_size: int
     max_position_embeddings: int
     attention_dropout: float
+    dtype: torch.dtype | None  # of the saved weights
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value by its name."""
@@ -57,6 +58,14 @@ class CausalLM(Protocol):
 
     def eval(self) -> Self:
         """Set evaluation mode."""
+        ...
+
+    def set_attn_implementation(self, attn_implementation: str, /) -> None:
+        """Use an attention function of transformers' registry."""
+        ...
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Turn activation checkpointing on for the layers marked `gradient_checkpointing`."""
         ...
 
     def get_input_embeddings(self) -> Any:

@@ -1,4 +1,4 @@
-"""The decoder layers: compiled, how much of their activations is kept, and their matrix products in 8 bits."""
+"""Transforms of the decoder layers: torch.compile, activation checkpointing, fp8 matrix products."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -8,31 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from thinktune.errors import UserError
+from thinktune.model.device import MIN_FLOAT8_CAPABILITY, MIN_TRITON_CAPABILITY, compute_capability
+from thinktune.model.protocols import CausalLM
 
-MIN_TRITON_CAPABILITY, MIN_FLOAT8_CAPABILITY = (7, 0), (8, 9)  # compute capabilities from which cards have them
-
-
-FLOAT8_MULTIPLE = 16  # of both sides of a matrix that the card multiplies in 8 bits
+FLOAT8_MULTIPLE = 16  # both sides of a matrix that a card multiplies in fp8 must be multiples of this
 
 
 def supports_compile(device_type: str, capability: tuple[int, int] | None, has_triton: bool) -> bool:
-    """Whether layers are compiled: on cards for which torch's compiler writes good code, and where Triton is there.
+    """Return True on cards for which torch's compiler writes good code, if Triton is installed.
 
-    Not on the CPU: what compiling takes is longer than what it saves there.
+    Not on the CPU, where compiling takes longer than it saves.
     """
     return device_type == "cuda" and capability is not None and capability >= MIN_TRITON_CAPABILITY and has_triton
 
 
 def can_compile(device: torch.device) -> bool:
-    """`supports_compile` of this machine."""
-    return supports_compile(device.type, _capability(device), find_spec("triton") is not None)
+    """Return `supports_compile` for a device of this machine."""
+    return supports_compile(device.type, compute_capability(device), find_spec("triton") is not None)
 
 
-def compile_layers(model: Any, backend: str = "inductor") -> None:
-    """Compile the decoder layer, once for all of them: one graph, whatever their number.
+def compile_layers(model: CausalLM, backend: str = "inductor") -> None:
+    """Compile the decoder layer: one graph for all layers.
 
-    Packed batches run compiled. What comes without boundaries or with a cache (generation, whose shapes change with
-    every token) runs the layers as they are. The names of weights stay what they were. `backend` is torch.compile's.
+    Packed batches run compiled. Calls without `cu_seqlens` or with a KV cache (generation, whose shapes change with
+    every token) run eagerly. Weight names stay the same. `backend` is torch.compile's.
     """
     for layer in model.model.layers:
         layer.forward = _compile_packed_forward(layer.forward, backend)
@@ -42,26 +41,26 @@ def _compile_packed_forward(plain: Callable[..., Tensor], backend: str) -> Calla
     compiled: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, dynamic=False, backend=backend)
 
     def forward(*arguments: Any, **options: Any) -> Tensor:
-        trains = options.get("cu_seqlens") is not None and options.get("past_key_values") is None
-        return (compiled if trains else plain)(*arguments, **options)
+        packed = options.get("cu_seqlens") is not None and options.get("past_key_values") is None
+        return (compiled if packed else plain)(*arguments, **options)
 
     return forward
 
 
-def apply_activation_budget(model: Any, budget: float, compiled: bool) -> None:
-    """Keep that share of the layers' activations for the backward pass, and compute the rest again there.
+def apply_activation_budget(model: CausalLM, budget: float, compiled: bool) -> None:
+    """Keep a share of the layers' activations for the backward pass, and recompute the rest there.
 
     The loss and its gradients are the same at every budget. Call it before the first forward pass.
 
     Args:
         model: the causal language model.
-        budget: 1 keeps all, 0 only what enters each layer.
-        compiled: whether the layers are. Then torch's compiler chooses what to keep within each layer, the cheapest
-            to compute again first; else so many of the layers, the first ones, keep nothing but their input. They are
-            the first because the others' activations are gone when their turn comes in the backward pass.
+        budget: 1 keeps all activations, 0 only the input of each layer.
+        compiled: whether the layers are compiled. If so, torch's compiler chooses what to keep within each layer and
+            recomputes the cheapest first. If not, the first layers keep only their input: the first, because the
+            others' activations are gone when the backward pass reaches them.
     """
     if compiled:
-        # A setting of the process, read when a layer is compiled; there is one model in training.
+        # A process-wide flag, read when a layer is compiled; a process trains one model.
         torch._functorch.config.activation_memory_budget = budget  # pyright: ignore
         return
     layers = model.model.layers
@@ -75,35 +74,36 @@ def apply_activation_budget(model: Any, budget: float, compiled: bool) -> None:
 
 
 def require_float8(device: torch.device) -> None:
-    """Raise UserError where `train.precision: fp8` cannot run: on this card, or without its package."""
-    if problem := float8_problem(device.type, _capability(device), find_spec("torchao") is not None):
-        raise UserError(f"train.precision: is fp8, {problem}")
+    """Raise UserError if fp8 cannot run on this device, or its package is missing."""
+    if problem := float8_problem(device.type, compute_capability(device), find_spec("torchao") is not None):
+        raise UserError(f"expert.precision: is fp8, {problem}")
 
 
 def float8_problem(device_type: str, capability: tuple[int, int] | None, installed: bool) -> str | None:
-    """Why fp8 cannot run, and what to do; None where it can."""
+    """Return why fp8 cannot run and what to do; None if it can."""
     if device_type != "cuda" or capability is None or capability < MIN_FLOAT8_CAPABILITY:
         which = (
             device_type
             if capability is None
             else f"{device_type} of compute capability {'.'.join(map(str, capability))}"
         )
+        least = ".".join(map(str, MIN_FLOAT8_CAPABILITY))
         return (
-            f"which needs an NVIDIA card of compute capability {MIN_FLOAT8_CAPABILITY[0]}.{MIN_FLOAT8_CAPABILITY[1]} or more "
-            f"(Ada, Hopper, Blackwell), and this is {which}; take bf16"
+            f"which needs an NVIDIA card of compute capability {least} or more (Ada, Hopper, Blackwell), and this is "
+            f"{which}; use bf16"
         )
-    return None if installed else "which needs torchao; install it with pip install 'thinktune[fp8]', or take bf16"
+    return None if installed else "which needs torchao; install it with pip install 'thinktune[fp8]', or use bf16"
 
 
-def apply_float8(model: Any, *, emulate: bool = False) -> None:
-    """Multiply the layers' matrices in 8 bits, forward and backward, each tensor scaled by its largest number.
+def apply_float8(model: CausalLM, *, emulate: bool = False) -> None:
+    """Multiply the layers' matrices in fp8, forward and backward, each tensor scaled by its largest magnitude.
 
-    Weights, their names and all else stay as they are; embedding and head stay in full. By torchao's float8 training
-    (tensorwise dynamic scaling; Micikevicius et al., FP8 formats for deep learning, 2022).
+    Weights and their names stay the same; embedding and head keep their precision. Uses torchao's float8 training
+    (tensorwise dynamic scaling; Micikevicius et al., FP8 Formats for Deep Learning, 2022).
 
     Args:
         model: the causal language model, before its layers are compiled.
-        emulate: round as 8 bits do, but multiply in full; for machines without such cards.
+        emulate: round to fp8 but multiply in full precision, for machines without such cards.
     """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
@@ -116,7 +116,3 @@ def apply_float8(model: Any, *, emulate: bool = False) -> None:
 
 def _fits_float8(module: nn.Module, _name: str) -> bool:
     return isinstance(module, nn.Linear) and not any(size % FLOAT8_MULTIPLE for size in module.weight.shape)
-
-
-def _capability(device: torch.device) -> tuple[int, int] | None:
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None

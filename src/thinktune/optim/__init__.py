@@ -1,7 +1,7 @@
-"""AdamW in every memory tier, and the learning rate's schedule."""
+"""AdamW in every memory tier, and learning-rate schedules."""
 
 from thinktune.optim.lr_schedule import learning_rate_factor
-from thinktune.optim.memory_tiers import TIERS
+from thinktune.optim.memory_tiers import TIERS, MemoryTier, candidate_tiers, pick_memory_tier
 from thinktune.optim.optimizer import Optimizer
 
-__all__ = ["TIERS", "Optimizer", "learning_rate_factor"]
+__all__ = ["TIERS", "MemoryTier", "Optimizer", "candidate_tiers", "learning_rate_factor", "pick_memory_tier"]

@@ -1,9 +1,11 @@
-"""One step of AdamW on one flat parameter, whatever its weights and states are kept as; nothing is read by the host."""
+"""One AdamW update of one flat parameter in any format; the host waits for nothing in it."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,15 +26,15 @@ from thinktune.optim.quantization import (
 EPSILON = 1e-8
 
 
-# Elements at a time, whole blocks: what stays in a core's cache, and what keeps an accelerator's temporaries small.
+# Elements updated at a time, whole blocks: they fit a core's cache, and keep the temporaries of an accelerator small.
 CPU_CHUNK_ELEMENTS, CHUNK_ELEMENTS = 2**15, 2**22
 
 
 class ParameterState(NamedTuple):
-    """A parameter and what is kept for it, all flat: weights, the remainder of an exact master, the two moments.
+    """A parameter and its optimizer state, all flat: weight (n,), remainder of an exact master (n,), both moments.
 
-    With a ferry the moments are the host's, and cross the device chunk by chunk. `element_offset` is how many elements of the
-    parameter stand before these, where it is cut over ranks: rounding depends on an element's place in the whole.
+    With an `offloader` the moments are on the host and cross the device chunk by chunk. `element_offset` is the index
+    of the first element in the whole parameter, where it is sharded over ranks: rounding depends on that index.
     """
 
     weight: Tensor
@@ -44,9 +46,10 @@ class ParameterState(NamedTuple):
 
 
 class StepScalars(NamedTuple):
-    """What one step asks of a parameter; the tensors have no dimension and stay on the device.
+    """Scalars of one step: 0-dimensional tensors on the device, and the hyperparameters that never change.
 
-    `step_count` is how often it did before, `grad_scale` what gradients are divided by; where `found_inf`, nothing is changed.
+    `step_count` is the number of updates so far. Gradients are divided by `grad_scale`. Where `found_inf`, nothing is
+    changed.
     """
 
     learning_rate: Tensor
@@ -58,28 +61,28 @@ class StepScalars(NamedTuple):
 
 
 def adamw_update(state: ParameterState, gradient: Tensor, scalars: StepScalars, random_key: Tensor) -> None:
-    """Move a parameter by AdamW (Loshchilov and Hutter, 2019), decayed apart from the gradient, in place.
+    """Update a parameter in place by AdamW, with decoupled weight decay (Loshchilov and Hutter, 2019).
 
     Args:
-        slot: flat tensors, changed in place.
-        gradient: of the parameter's size, in any shape and float type.
-        push: the step's numbers.
-        key: (2,) from `codec.keys`: where rounding is by chance, its noise.
+        state: flat tensors, changed in place.
+        gradient: as many elements as the parameter, in any shape and float type.
+        scalars: of this step.
+        random_key: (2,) int32 from `quantization.random_keys`, for stochastic rounding.
     """
     size, flat, chunk = state.weight.numel(), gradient.reshape(-1), chunk_elements(state.weight.device)
-    advance = _update_chunk if state.weight.device.type in ("cpu", "meta") else _compiled_update()
+    update = _update_chunk if state.weight.device.type in ("cpu", "meta") else _compiled_update()
     for start in range(0, size, chunk):
         stop = min(size, start + chunk)
         remainder = None if state.remainder is None else state.remainder[start:stop]
         moments = slice_moment(state.first, start, stop), slice_moment(state.second, start, stop)
-        before = state.element_offset + start
-        place = torch.stack([random_key[0] + before, random_key[1]]) if before else random_key
-        with _on_device(state.offloader, *moments) as here:
-            advance(ParameterState(state.weight[start:stop], remainder, *here), flat[start:stop], scalars, place)
+        offset = state.element_offset + start
+        key = torch.stack([random_key[0] + offset, random_key[1]]) if offset else random_key
+        with _on_device(state.offloader, *moments) as on_device:
+            update(ParameterState(state.weight[start:stop], remainder, *on_device), flat[start:stop], scalars, key)
 
 
 def chunk_elements(device: torch.device) -> int:
-    """Elements that an update moves at a time on a device."""
+    """Return the number of elements that an update processes at a time on a device."""
     return CPU_CHUNK_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS
 
 
@@ -94,8 +97,8 @@ def _on_device(
 
 
 def _update_chunk(state: ParameterState, gradient: Tensor, scalars: StepScalars, random_key: Tensor) -> None:
-    """One chunk. Each operation rounds by itself, so no result depends on where a vector unit's lanes begin."""
-    size, (beta1, beta2) = gradient.numel(), scalars.betas
+    """Update one chunk. Each operation rounds by itself, so no result depends on where a vector unit's lanes begin."""
+    size, (beta1, beta2), found_inf = gradient.numel(), scalars.betas, scalars.found_inf
     count = scalars.step_count + 1
     bits = random_bits(random_key, 0, size) if _rounds_stochastically(state) else None
     gradient = gradient.float() / scalars.grad_scale
@@ -109,46 +112,41 @@ def _update_chunk(state: ParameterState, gradient: Tensor, scalars: StepScalars,
     master = master - first * (scalars.learning_rate / _bias_correction(beta1, count)) / deviation
     if state.remainder is not None:
         weight, remainder = split_master(master)
-        _write_unless_inf(state.remainder, remainder, scalars.found_inf)
+        _write_unless_inf(state.remainder, remainder, found_inf)
+    elif bits is None or state.weight.dtype == torch.float32:
+        weight = master
     else:
-        weight = (
-            master if bits is None or state.weight.dtype == torch.float32 else stochastic_round_to_bf16(master, bits)
-        )
-    _write_unless_inf(state.weight, weight, scalars.found_inf)
-    # The weight and the first moment share bits: neither knows the other's rounding before the next step's noise.
-    _write_unless_inf(state.first, quantize(first, state.first, bits), scalars.found_inf)
-    _write_unless_inf(
-        state.second, quantize(second, state.second, None if bits is None else bits >> 16), scalars.found_inf
-    )
+        weight = stochastic_round_to_bf16(master, bits)
+    _write_unless_inf(state.weight, weight, found_inf)
+    # Weight and first moment share bits: neither sees the other's rounding before the next step has new bits.
+    _write_unless_inf(state.first, quantize(first, state.first, bits), found_inf)
+    _write_unless_inf(state.second, quantize(second, state.second, None if bits is None else bits >> 16), found_inf)
 
 
 def _rounds_stochastically(state: ParameterState) -> bool:
-    """Whether anything of the slot is rounded by chance."""
+    """Return True if the weight or a moment is rounded stochastically."""
     if state.remainder is None and state.weight.dtype != torch.float32:
         return True
     return not (isinstance(state.first, Tensor) and state.first.dtype == torch.float32)
 
 
 def _bias_correction(beta: float, count: Tensor) -> Tensor:
-    """1 - beta ** count, without the cancellation that it would have in fp32."""
+    """Compute 1 - beta ** count, without the cancellation that it would have in fp32."""
     return -torch.expm1(count * (math.log(beta) if beta else -math.inf))
 
 
 def _write_unless_inf(kept: Moment, new: Moment, found_inf: Tensor) -> None:
-    """Write the new over the kept, unless the step is bad."""
+    """Overwrite `kept` with `new`, but where `found_inf`."""
     if isinstance(kept, Tensor):
         assert isinstance(new, Tensor)
         kept.copy_(torch.where(found_inf, kept, new))
         return
-    for old, made in zip(kept[:2], new[:2], strict=True):
+    assert isinstance(new, BlockQuantized)
+    for old, made in ((kept.codes, new.codes), (kept.scales, new.scales)):
         old.copy_(torch.where(found_inf, old, made))
 
 
-_kernels: list[Any] = []
-
-
-def _compiled_update() -> Any:
-    """`_update_chunk` as one kernel, compiled once for all sizes, where the machine can; plain where it cannot."""
-    if not _kernels:
-        _kernels.append(torch.compile(_update_chunk, dynamic=True) if find_spec("triton") else _update_chunk)
-    return _kernels[0]
+@cache
+def _compiled_update() -> Callable[[ParameterState, Tensor, StepScalars, Tensor], None]:
+    """Compile `_update_chunk` to one kernel for all sizes, where Triton is installed; elsewhere return it as it is."""
+    return torch.compile(_update_chunk, dynamic=True) if find_spec("triton") else _update_chunk

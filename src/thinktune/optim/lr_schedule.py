@@ -6,9 +6,9 @@ from thinktune.config.schema import LRSchedule
 
 
 def learning_rate_factor(step: int, steps: int, warmup_fraction: float, schedule: LRSchedule) -> float:
-    """The learning rate of step `step` (1 to `steps`) as a share of its peak: a linear rise, then the schedule.
+    """Return the learning rate of step `step` (1 to `steps`) as a factor of its peak: a linear warm-up, then the schedule.
 
-    The first step already moves (it has one warm-up step's share) and the last one still does.
+    It is above 0 at every step, the first and the last included.
     """
     warmup = round(steps * warmup_fraction)
     if step <= warmup:

@@ -1,19 +1,18 @@
-"""States that live in the host's memory and cross the device in chunks, a few at a time, while it computes."""
+"""Optimizer states offloaded to the host: double-buffered copies to the device and back, while it computes."""
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from thinktune.optim.quantization import BlockQuantized, eight_bit_codebook, zero_blocks
+from thinktune.optim.quantization import BlockFormat, BlockQuantized
 
-BUFFER_COUNT = 2  # chunks on the device at any time: one is computed with, while another comes or goes
+BUFFER_COUNT = 2  # chunks on the device at any time: one is updated while another is copied
 
 
 class DeviceBuffer(NamedTuple):
-    """Room for one chunk of both moments on the device, and what says how far it is (none on the CPU)."""
+    """Device memory for a chunk of both moments, and the events that mark its progress (None on the CPU)."""
 
     moments: tuple[BlockQuantized, BlockQuantized]
     copied_in: Any
@@ -22,22 +21,24 @@ class DeviceBuffer(NamedTuple):
 
 
 class StateOffloader:
-    """Brings chunks of states to the device and back on streams of their own, in turns over `BUFFER_COUNT` places.
+    """Double-buffered copies of optimizer states between host and device, on two streams of their own.
 
-    The host enqueues far ahead of the device, so that a chunk is on its way while the device still computes what comes
-    before it. Nothing here waits on the host but `synchronize`. On the CPU the same code copies without streams.
+    The host enqueues far ahead of the device, so that a chunk is copied while the device still computes what comes
+    before it. Only `synchronize` makes the host wait. On the CPU the same code copies without streams.
     """
 
-    def __init__(self, device: torch.device, chunk_elements: int) -> None:
-        """Room for chunks of up to `chunk_elements` elements."""
+    def __init__(self, device: torch.device, chunk_elements: int, block_format: BlockFormat) -> None:
+        """Allocate the buffers, each for up to `chunk_elements` elements."""
         self._device, self._next_buffer = device, 0
-        apart = device.type not in ("cpu", "meta")
-        self._to_device_stream, self._to_host_stream = (torch.Stream(device) if apart else None for _ in range(2))
-        first, second = (eight_bit_codebook(signed=signed).to(device) for signed in (True, False))
+        has_streams = device.type not in ("cpu", "meta")
+        self._to_device_stream, self._to_host_stream = (torch.Stream(device) if has_streams else None for _ in range(2))
         self._buffers = [
             DeviceBuffer(
-                (zero_blocks(chunk_elements, first), zero_blocks(chunk_elements, second)),
-                *(torch.Event(device) if apart else None for _ in range(3)),
+                (
+                    block_format.zeros(chunk_elements, device, signed=True),
+                    block_format.zeros(chunk_elements, device, signed=False),
+                ),
+                *(torch.Event(device) if has_streams else None for _ in range(3)),
             )
             for _ in range(BUFFER_COUNT)
         ]
@@ -46,62 +47,60 @@ class StateOffloader:
     def on_device(
         self, first: BlockQuantized, second: BlockQuantized
     ) -> Generator[tuple[BlockQuantized, BlockQuantized]]:
-        """Both moments of a chunk on the device, to be changed in place; they go back where the block ends."""
-        place = self._buffers[self._next_buffer]
+        """Copy both moments of a chunk to the device, to be changed in place; copy them back when the block ends."""
+        buffer = self._buffers[self._next_buffer]
         self._next_buffer = (self._next_buffer + 1) % BUFFER_COUNT
-        here = _first_blocks_of(place.moments[0], first), _first_blocks_of(place.moments[1], second)
-        with _stream_context(self._to_device_stream):
+        on_device = _first_blocks_of(buffer.moments[0], first), _first_blocks_of(buffer.moments[1], second)
+        with self._to_device_stream or nullcontext():
             if self._to_device_stream:
-                self._to_device_stream.wait_event(place.copied_out)
-            _copy((first, second), here)
+                self._to_device_stream.wait_event(buffer.copied_out)
+            _copy((first, second), on_device)
         if not self._to_device_stream or not self._to_host_stream:
-            yield here
-            _copy(here, (first, second))
+            yield on_device
+            _copy(on_device, (first, second))
             return
         computing = torch.accelerator.current_stream(self._device)
-        self._to_device_stream.record_event(place.copied_in)
-        computing.wait_event(place.copied_in)
-        yield here
-        computing.record_event(place.computed)
+        self._to_device_stream.record_event(buffer.copied_in)
+        computing.wait_event(buffer.copied_in)
+        yield on_device
+        computing.record_event(buffer.computed)
         with self._to_host_stream:
-            self._to_host_stream.wait_event(place.computed)
-            _copy(here, (first, second))
-        self._to_host_stream.record_event(place.copied_out)
+            self._to_host_stream.wait_event(buffer.computed)
+            _copy(on_device, (first, second))
+        self._to_host_stream.record_event(buffer.copied_out)
 
     def begin_step(self) -> None:
-        """Before a step: what comes to the device comes after all that went back in the former one."""
+        """Order the copies of a step after those of the step before, which may still be on their way to the host."""
         if self._to_device_stream and self._to_host_stream:
             self._to_device_stream.wait_stream(self._to_host_stream)
 
     def synchronize(self) -> None:
-        """Until all states are in the host's memory, for those who read or write them there."""
+        """Wait until all states are in host memory, before they are read or written there."""
         if self._to_device_stream and self._to_host_stream:
             self._to_host_stream.synchronize()
 
 
-def zero_blocks_on_host(size: int, codebook: Tensor) -> BlockQuantized:
-    """Blocks for `size` values in the host's memory, pinned where an accelerator copies while it computes.
+def zero_blocks_on_host(block_format: BlockFormat, size: int, device: torch.device, *, signed: bool) -> BlockQuantized:
+    """Make zero blocks for `size` values in host memory, pinned if the device is an accelerator.
 
-    The levels stay where they are: on the device, which decodes with them.
+    The codebook is on the device, where the blocks are dequantized.
     """
-    made = zero_blocks(size, codebook.to("meta"))
-    pinned = codebook.device.type not in ("cpu", "meta")
-    codes, scales = (
-        torch.zeros(kept.shape, dtype=kept.dtype, device="cpu", pin_memory=pinned) for kept in (made.codes, made.scales)
+    pinned = device.type not in ("cpu", "meta")
+    codes, scales = block_format.shapes(size)
+    return BlockQuantized(
+        torch.zeros(codes, dtype=torch.uint8, device="cpu", pin_memory=pinned),
+        torch.zeros(scales, device="cpu", pin_memory=pinned),
+        block_format.make_codebook(signed).to(device),
+        block_format.bits,
     )
-    return BlockQuantized(codes, scales, codebook)
 
 
 def _first_blocks_of(buffer: BlockQuantized, chunk: BlockQuantized) -> BlockQuantized:
     blocks = len(chunk.scales)
-    return BlockQuantized(buffer.codes[:blocks], buffer.scales[:blocks], buffer.codebook)
+    return buffer._replace(codes=buffer.codes[:blocks], scales=buffer.scales[:blocks])
 
 
 def _copy(some: tuple[BlockQuantized, BlockQuantized], others: tuple[BlockQuantized, BlockQuantized]) -> None:
     for source, target in zip(some, others, strict=True):
         target.codes.copy_(source.codes, non_blocking=True)
         target.scales.copy_(source.scales, non_blocking=True)
-
-
-def _stream_context(stream: Any) -> AbstractContextManager[Any]:
-    return stream or nullcontext()

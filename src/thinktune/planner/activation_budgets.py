@@ -1,4 +1,4 @@
-"""What a compiled layer keeps under each activation budget, by the compiler's own partitioner; kept on the disk."""
+"""Memory of a compiled layer under each activation budget, by the compiler's own partitioner; cached on disk."""
 
 import copy
 import hashlib
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,43 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from thinktune.cache import cache_folder
+from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
+from thinktune.model.protocols import ModelConfig
 from thinktune.planner.trace import META, LayerBytes, LinearBytes, one_layer_model, rotary_embeddings, trace_layer
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 
 
-TRACED_TOKENS = (
-    2048  # of the traced row; all bytes and operations grow with it alike, but for attention's, which are few
-)
+TRACED_TOKENS = 2048  # all bytes and operations are proportional to it, but for attention's few
+
+
+# Our own source that decides the bytes of one layer: how it is traced, autocast and recomputed.
+TRACED_SOURCES = ("planner.activation_budgets", "planner.trace", "model.forward", "model.transforms")
 
 
 MATMUL_OPS = ("mm", "addmm", "bmm")
 
 
 def trace_layers(
-    config: Any, dtype: torch.dtype, device: torch.device, *, compiled: bool, weight_dtype: torch.dtype | None = None
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    compiled: bool,
+    weight_dtype: torch.dtype | None = None,
 ) -> dict[float, LayerBytes]:
-    """One layer under each budget that a plan may choose: with a compiler all of BUDGETS, else 1 and 0.
+    """Trace one layer under each activation budget: all of ACTIVATION_BUDGETS if compiled, else 1 and 0.
 
-    With `weight_dtype` of another type than the arithmetic it is traced without a compiler, which keeps no less.
-    The first time takes seconds; what was found is kept with the user's other cached files, under a hash of the
-    layer's shape, the versions of the libraries, and our own source.
+    If `weight_dtype` is not `dtype`, the layer is traced without a compiler, which keeps no less. The first trace takes
+    seconds; results are kept in the user's cache, under a hash of the layer's shape, the libraries' versions and our
+    own source.
     """
     weight_dtype = weight_dtype or dtype
     compiled = compiled and weight_dtype == dtype
-    kept = _cache_file(config, (dtype, weight_dtype), device, compiled=compiled)
-    if kept.is_file():
-        return {float(budget): _read_layer(facts) for budget, facts in read_json(kept).items()}
+    file = _cache_file(config, (dtype, weight_dtype), device, compiled=compiled)
+    if file.is_file():
+        return {float(budget): _read_layer(values) for budget, values in read_json(file).items()}
     if compiled:
         found = _trace_compiled(config, dtype)
     else:
@@ -52,33 +61,29 @@ def trace_layers(
             budget: trace_layer(config, dtype, device, recompute=budget < 1, weight_dtype=weight_dtype)
             for budget in (1.0, 0.0)
         }
-    write_json(kept, {str(budget): asdict(facts) for budget, facts in found.items()})
+    write_json(file, {str(budget): asdict(layer) for budget, layer in found.items()})
     return found
 
 
-def _cache_file(config: Any, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool) -> Path:
+def _cache_file(
+    config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool
+) -> Path:
     shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
     for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
-        shape.pop(name, None)  # which one layer does not depend on
-    package = Path(__file__).parent.parent
-    source = b"".join(
-        (package / f"{name}.py").read_bytes()
-        for name in ("planner/activation_budgets", "planner/trace", "model/forward", "model/loading")
-    )
-    facts = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers")]
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + source).hexdigest()[:32]
+        shape.pop(name, None)  # one layer does not depend on it
+    source = source_fingerprint(*TRACED_SOURCES)
+    facts = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers"), source]
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
 
 
-def _read_layer(facts: dict[str, Any]) -> LayerBytes:
-    kept, forward, backward, moving = (
-        LinearBytes(**facts[name]) for name in ("saved", "forward", "backward", "gradient_ready")
-    )
-    return LayerBytes(kept, forward, backward, moving, facts["recompute_factor"])
+def _read_layer(values: dict[str, Any]) -> LayerBytes:
+    lines = (LinearBytes(**values[name]) for name in ("saved", "forward", "backward", "gradient_ready"))
+    return LayerBytes(*lines, recompute_factor=values["recompute_factor"])
 
 
-def _trace_compiled(config: Any, dtype: torch.dtype) -> dict[float, LayerBytes]:
-    """All budgets from one trace of the layer: only the partition differs."""
+def _trace_compiled(config: ModelConfig, dtype: torch.dtype) -> dict[float, LayerBytes]:
+    """Derive all budgets from one trace of the layer: only the partition differs."""
     found: dict[float, tuple[Any, Any, int]] = {}
 
     def partition(joint: Any, inputs: Any, *, num_fwd_outputs: int, **options: Any) -> tuple[Any, Any]:
@@ -99,22 +104,21 @@ def _trace_compiled(config: Any, dtype: torch.dtype) -> dict[float, LayerBytes]:
     )
     with FakeTensorMode():
         model = one_layer_model(config, dtype, META)
-        entering = torch.empty(1, TRACED_TOKENS, config.hidden_size, dtype=dtype, device=META, requires_grad=True)
+        inputs = torch.empty(1, TRACED_TOKENS, config.hidden_size, dtype=dtype, device=META, requires_grad=True)
         run = torch.compile(model.model.layers[0], backend=backend, fullgraph=True, dynamic=False)
-        run(entering, attention_mask=None, position_embeddings=rotary_embeddings(config, TRACED_TOKENS, dtype, META))
+        run(inputs, attention_mask=None, position_embeddings=rotary_embeddings(config, TRACED_TOKENS, dtype, META))
         weights = sum(weight.numel() for weight in model.model.layers[0].parameters()) * dtype.itemsize
         torch.compiler.reset()
-        least = _matmul_operations(*found[1.0][:2])
+        fewest = _matmul_operations(*found[1.0][:2])
         plain = trace_layer(config, dtype, META, recompute=False)
     return {
         budget: LayerBytes(
             saved=LinearBytes(0, _saved_bytes(forward, outputs) / TRACED_TOKENS),
             forward=plain.forward,
             backward=LinearBytes(weights, _peak_live_bytes(backward) / TRACED_TOKENS),
-            gradient_ready=LinearBytes(
-                weights, config.hidden_size * dtype.itemsize
-            ),  # the graph's end gives them all at once
-            recompute_factor=_matmul_operations(forward, backward) / least,
+            # The graph returns all gradients at once, at its end.
+            gradient_ready=LinearBytes(weights, config.hidden_size * dtype.itemsize),
+            recompute_factor=_matmul_operations(forward, backward) / fewest,
         )
         for budget, (forward, backward, outputs) in found.items()
     }
@@ -131,16 +135,16 @@ def _passthrough_compiler(module: Any, _: Any) -> Any:
 
 
 def _saved_bytes(forward: Any, outputs: int) -> int:
-    """Bytes that the forward graph hands to the backward one, beside what entered it."""
+    """Count the bytes that the forward graph passes to the backward one, besides its own inputs."""
     [last] = [node for node in forward.graph.nodes if node.op == "output"]
     return sum(_node_bytes(node) for node in last.args[0][outputs:] if node.op != "placeholder")
 
 
 def _peak_live_bytes(backward: Any) -> float:
-    """The peak of a backward graph beyond what enters it, without gradients of weights.
+    """Compute the peak bytes of a backward graph besides its inputs, without gradients of weights.
 
-    What only flows between elementwise operations is fused and never stored; what a product, an attention or the
-    graph's end takes or makes, is.
+    What only passes between elementwise operations is fused and never stored. Inputs and outputs of matrix products, of
+    attention and of the graph are.
     """
     nodes = list(backward.graph.nodes)
     [last] = [node for node in nodes if node.op == "output"]
@@ -150,18 +154,14 @@ def _peak_live_bytes(backward: Any) -> float:
         if _is_matmul_or_attention(node):
             stored |= {node, *node.all_input_nodes}
     stored = {node for node in stored if not _is_weight(node) and not _is_weight_gradient(node)}
-    place = {node: number for number, node in enumerate(nodes)}
+    index = {node: number for number, node in enumerate(nodes)}
     changes = [0] * (len(nodes) + 1)
     for node in stored:
-        begin = 0 if node.op == "placeholder" else place[node]
-        end = len(nodes) - 1 if node in ends else max((place[user] for user in node.users), default=begin)
-        changes[begin] += _node_bytes(node)
+        start = 0 if node.op == "placeholder" else index[node]
+        end = len(nodes) - 1 if node in ends else max((index[user] for user in node.users), default=start)
+        changes[start] += _node_bytes(node)
         changes[end + 1] -= _node_bytes(node)
-    now = most = 0
-    for change in changes:
-        now += change
-        most = max(most, now)
-    return most - sum(_node_bytes(node) for node in stored if node.op == "placeholder")
+    return max(accumulate(changes)) - sum(_node_bytes(node) for node in stored if node.op == "placeholder")
 
 
 def _is_matmul_or_attention(node: Any) -> bool:
@@ -174,7 +174,7 @@ def _is_weight(node: Any) -> bool:
 
 
 def _is_weight_gradient(node: Any) -> bool:
-    """No dimension of an activation of ours is lost but in gradients of weights: none of their sizes is the row's."""
+    """Return True if no dimension of a node is the row's, which only gradients of weights lose."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and TRACED_TOKENS not in value.shape
 
@@ -187,7 +187,7 @@ def _node_bytes(node: Any) -> int:
 
 
 def _matmul_operations(*graphs: Any) -> float:
-    """Multiplications of all products of matrices."""
+    """Count the multiplications of all matrix products."""
     count = 0.0
     for node in (node for graph in graphs for node in graph.graph.nodes if node.op == "call_function"):
         name = str(node.target).split(".")

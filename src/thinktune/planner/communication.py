@@ -1,10 +1,10 @@
-"""What many cards exchange in a step, as FSDP2 does it: bytes on the wire, and the buffers that hold them on each card.
+"""Communication of FSDP2 in a step: bytes on the wire, and the buffers that hold them on each card.
 
-Read from torch 2.13's `torch.distributed.fsdp._fully_shard`, and held to counted collectives by a test. Each layer is a
-group that is gathered before its forward pass, cut again after it, gathered once more for its backward pass, and whose
-gradients are summed when they are whole. What is in no layer (embedding, last norm, head) is the root: gathered before
-the forward pass, kept, and summed last. All of it happens for each batch, but for the sums over copies: those wait for
-the last batch of a step (`model.set_replica_all_reduce`).
+Derived from torch 2.13's `torch.distributed.fsdp._fully_shard`; a test compares it with counted collectives. Each layer
+is a group: gathered before its forward pass, resharded after it, gathered again for its backward pass, and its gradients
+reduced once complete. What is in no layer (embedding, last norm, head) is the root: gathered before the forward pass,
+kept, and reduced last. All of it happens for each batch, but the all-reduce over replicas waits for the last batch of a
+step (`model.forward.set_replica_all_reduce`).
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from thinktune.distributed import ParallelDims
 Shape = tuple[int, ...]
 
 
-REDUCE_DTYPE_BYTES = 4  # of one gradient while ranks sum it: fp32, whatever weights are kept in
+REDUCE_DTYPE_BYTES = 4  # gradients are reduced in fp32, whatever the dtype of the weights
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroups:
-    """A model's parameters by what is exchanged together: shapes of the root, of one layer, and how many layers."""
+    """Shapes of a model's parameters as FSDP2 groups them: the root, one layer, and the number of layers."""
 
     root: tuple[Shape, ...]
     layer: tuple[Shape, ...]
@@ -29,10 +29,10 @@ class ParameterGroups:
 
 @dataclass(frozen=True, slots=True)
 class CollectiveBytes:
-    """Bytes that one rank hands to its collectives, each counted by its whole buffer.
+    """Bytes passed to all-gather, reduce-scatter and all-reduce per rank, each counted by its whole buffer.
 
-    `all_gather`: weights, as all shards together. `reduce_scatter`: gradients before each shard takes its own. `all_reduce`: a
-    shard's gradients, which are summed over the copies.
+    `all_gather` has the weights of all shards, `reduce_scatter` the gradients of all shards, and `all_reduce` the
+    gradients of one shard, to be summed over replicas.
     """
 
     all_gather: int = 0
@@ -42,9 +42,9 @@ class CollectiveBytes:
 
 @dataclass(frozen=True, slots=True)
 class CommunicationVolume:
-    """Bytes that one rank sends in a step, and receives as many, by the wires that its collectives go over.
+    """Bytes that one rank sends in a step, and receives as well, by where the ranks of its collectives are.
 
-    `intra_node`: those whose ranks are all on one machine. `inter_node`: those whose ranks are on several.
+    `intra_node` for collectives within one machine, `inter_node` for those across machines.
     """
 
     intra_node: float = 0
@@ -53,42 +53,42 @@ class CommunicationVolume:
 
 @dataclass(frozen=True, slots=True)
 class CommunicationBuffers:
-    """Bytes on each card that exchanging takes beside the shares; all zero where there is one rank."""
+    """Bytes on each card that communication takes besides the shards; all zero for a single rank."""
 
-    root_all_gather: int = 0  # the root while it is put together: as it came, and as it is used
+    root_all_gather: int = 0  # the root while it is gathered: as it arrived, and as it is used
     root_weights: int = 0  # from the forward pass to the end of the backward pass
-    layer_weights: int = 0  # the one that computes and the next, which is on its way; of a copy without shards one
-    layer_gradient: int = 0  # of a whole layer, until it is summed
-    root_gradient_waiting: int = 0  # the root's gradients that wait for the embedding's
-    layer_reduce: int = 0  # of a layer, in fp32: what is summed, the sum, and the sum in the weights' type
+    layer_weights: int = 0  # the layer in use and the next, which is being gathered; one if not sharded
+    layer_gradient: int = 0  # of a whole layer, until it is reduced
+    root_gradient_waiting: int = 0  # the root's gradients that wait for that of the embedding
+    layer_reduce: int = 0  # of a layer: input and output in fp32, and the output in the weights' dtype
     root_reduce: int = 0  # the same of the root, with its gradient
-    replica_sums: int = 0  # sums over copies, which FSDP2 keeps in fp32 until the backward pass is over
-    root_replica_sum: int = 0  # what the root adds to them, and to a card's gradients in the weights' type
+    replica_sums: int = 0  # all-reduce outputs, which FSDP2 keeps in fp32 until the backward pass ends
+    root_replica_sum: int = 0  # the root's part of them, and of the gradients in the weights' dtype
     root_gradient_shard: int = 0
     layer_replica_sum: int = 0  # the same of a layer
     layer_gradient_shard: int = 0
 
 
 def shard_shape(shape: Shape, shards: int) -> Shape:
-    """The largest shard of a parameter, which is cut by rows; smaller ones are padded to it on the wire."""
+    """Return the shape of a parameter's largest shard of rows; smaller ones are padded to it on the wire."""
     return shape if shards == 1 else (-(-shape[0] // shards), *shape[1:])
 
 
 def collective_bytes(shapes: tuple[Shape, ...], parallel_dims: ParallelDims, weight_bytes: int) -> CollectiveBytes:
-    """What one group hands over when its weights are gathered once and its gradients are summed once."""
-    own = sum(prod(shard_shape(shape, parallel_dims.shards)) for shape in shapes)
-    many = parallel_dims.shards if parallel_dims.shards > 1 else 0
+    """Count the bytes of one group, its weights gathered once and its gradients reduced once."""
+    shard = sum(prod(shard_shape(shape, parallel_dims.shards)) for shape in shapes)
+    gathered = shard * parallel_dims.shards if parallel_dims.shards > 1 else 0
     return CollectiveBytes(
-        own * many * weight_bytes,
-        own * many * REDUCE_DTYPE_BYTES,
-        own * REDUCE_DTYPE_BYTES if parallel_dims.replicas > 1 else 0,
+        gathered * weight_bytes,
+        gathered * REDUCE_DTYPE_BYTES,
+        shard * REDUCE_DTYPE_BYTES if parallel_dims.replicas > 1 else 0,
     )
 
 
 def collective_bytes_per_step(
     groups: ParameterGroups, parallel_dims: ParallelDims, weight_bytes: int, batches: int
 ) -> CollectiveBytes:
-    """What a rank hands over in a step of so many batches."""
+    """Count the bytes that a rank passes to collectives in a step of several batches."""
     root, layer = (collective_bytes(shapes, parallel_dims, weight_bytes) for shapes in (groups.root, groups.layer))
     return CollectiveBytes(
         batches * (root.all_gather + 2 * groups.num_layers * layer.all_gather),
@@ -98,26 +98,24 @@ def collective_bytes_per_step(
 
 
 def ring_volume(buffer_bytes: CollectiveBytes, parallel_dims: ParallelDims) -> CommunicationVolume:
-    """What goes over the wire, as rings do it (Patarasuk and Yuan, 2009), which no other way undercuts.
+    """Compute the bytes that ring collectives send, the fewest possible (Patarasuk and Yuan, 2009).
 
-    Of a buffer among N ranks each sends (N-1)/N to gather or to scatter it, and twice as much to sum it everywhere.
+    Of a buffer among N ranks, each sends (N-1)/N in an all-gather or reduce-scatter, and twice as much in an all-reduce.
     """
     shards, replicas = parallel_dims.shards, parallel_dims.replicas
-    cut = (buffer_bytes.all_gather + buffer_bytes.reduce_scatter) * (shards - 1) / shards
-    copies = 2 * buffer_bytes.all_reduce * (replicas - 1) / replicas
-    inside = (cut if shards <= parallel_dims.per_node else 0) + (
-        copies if parallel_dims.ranks <= parallel_dims.per_node else 0
-    )
-    return CommunicationVolume(inside, cut + copies - inside)
+    sharding = (buffer_bytes.all_gather + buffer_bytes.reduce_scatter) * (shards - 1) / shards
+    replication = 2 * buffer_bytes.all_reduce * (replicas - 1) / replicas
+    intra_node = sharding if shards <= parallel_dims.per_node else 0
+    intra_node += replication if parallel_dims.ranks <= parallel_dims.per_node else 0
+    return CommunicationVolume(intra_node, sharding + replication - intra_node)
 
 
 def volume_per_step(
     groups: ParameterGroups, parallel_dims: ParallelDims, weight_bytes: int, batches: int
 ) -> CommunicationVolume:
-    """What one rank sends in a step of so many batches.
+    """Compute the bytes that one rank sends in a step of several batches.
 
-    The few numbers that ranks tell each other beside it (counts of tokens, losses, the norm) are left out: they are
-    less than a kilobyte.
+    The few other numbers that ranks exchange (token counts, losses, the norm) are less than a kilobyte and left out.
     """
     return ring_volume(collective_bytes_per_step(groups, parallel_dims, weight_bytes, batches), parallel_dims)
 
@@ -125,22 +123,25 @@ def volume_per_step(
 def communication_buffers(
     groups: ParameterGroups, parallel_dims: ParallelDims, weight_bytes: int
 ) -> CommunicationBuffers:
-    """What exchanging takes on each card, by the order in which FSDP2 makes and frees it.
+    """Count the buffers of communication on each card, in the order in which FSDP2 allocates and frees them.
 
-    A copy without shards takes this road, too: each group is copied before it computes, and copies are freed after it.
-    A gradient's sum over copies is kept until the backward pass ends, so that its memory is not used too early; where
-    weights are fp32, that sum is the gradient itself.
+    Replicas without shards are handled alike: each group is copied before it computes, and the copy is freed after it.
+    An all-reduced gradient is kept until the backward pass ends, so that its memory is not reused too early; if weights
+    are fp32, it is the gradient itself.
     """
     if parallel_dims.ranks == 1:
         return CommunicationBuffers()
-    whole, own = (
-        [sum(prod(shard_shape(shape, shards)) for shape in shapes) * back for shapes in (groups.root, groups.layer)]
-        for shards, back in ((parallel_dims.shards, parallel_dims.shards), (parallel_dims.shards, 1))
+    shards = parallel_dims.shards
+    root_shard, layer_shard = (
+        sum(prod(shard_shape(shape, shards)) for shape in shapes) for shapes in (groups.root, groups.layer)
     )
-    root, layer = whole
-    twice = 2 if parallel_dims.shards > 1 else 1
-    sums = [REDUCE_DTYPE_BYTES * (all_ + part) + weight_bytes * part for all_, part in zip(whole, own, strict=True)]
-    keeps = REDUCE_DTYPE_BYTES if parallel_dims.replicas > 1 and weight_bytes != REDUCE_DTYPE_BYTES else 0
+    root, layer = root_shard * shards, layer_shard * shards  # elements of all shards, padded
+    twice = 2 if shards > 1 else 1
+    root_reduce, layer_reduce = (
+        REDUCE_DTYPE_BYTES * (whole + shard) + weight_bytes * shard
+        for whole, shard in ((root, root_shard), (layer, layer_shard))
+    )
+    kept_bytes = REDUCE_DTYPE_BYTES if parallel_dims.replicas > 1 and weight_bytes != REDUCE_DTYPE_BYTES else 0
     embedding = max(prod(shape) for shape in groups.root)
     return CommunicationBuffers(
         root_all_gather=twice * root * weight_bytes,
@@ -148,11 +149,11 @@ def communication_buffers(
         layer_weights=twice * layer * weight_bytes,
         layer_gradient=layer * weight_bytes,
         root_gradient_waiting=(sum(map(prod, groups.root)) - embedding) * weight_bytes,
-        layer_reduce=sums[1],
-        root_reduce=sums[0] + root * weight_bytes,
-        replica_sums=keeps * (own[0] + groups.num_layers * own[1]),
-        root_replica_sum=keeps * own[0],
-        root_gradient_shard=weight_bytes * own[0],
-        layer_replica_sum=keeps * own[1],
-        layer_gradient_shard=weight_bytes * own[1],
+        layer_reduce=layer_reduce,
+        root_reduce=root_reduce + root * weight_bytes,
+        replica_sums=kept_bytes * (root_shard + groups.num_layers * layer_shard),
+        root_replica_sum=kept_bytes * root_shard,
+        root_gradient_shard=weight_bytes * root_shard,
+        layer_replica_sum=kept_bytes * layer_shard,
+        layer_gradient_shard=weight_bytes * layer_shard,
     )

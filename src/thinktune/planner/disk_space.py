@@ -1,4 +1,4 @@
-"""What a run writes to its disk at most at one time, from the model's configuration, beside the room that is there."""
+"""Disk space that a run needs at most at one time, from the model's configuration, and the space there is."""
 
 import math
 import shutil
@@ -10,16 +10,17 @@ import torch
 
 from thinktune.config import MemoryTierName
 from thinktune.errors import UserError
+from thinktune.model.protocols import ModelConfig
 from thinktune.optim import TIERS
 from thinktune.planner.hardware import GIB
 from thinktune.planner.trace import parameter_shapes
 
-OTHER_FILES_BYTES = 64 * 2**20  # tokenizers, configurations, journals, the page
+OTHER_FILES_BYTES = 64 * 2**20  # tokenizer, configurations, journals, the report
 
 
 @dataclass(frozen=True, slots=True)
 class DiskRequirements:
-    """Bytes of a checkpoint's weights, of the optimizer's state beside them, and of the final model."""
+    """Bytes of a checkpoint's weights, of the optimizer's state, and of the final model."""
 
     weights_bytes: int
     state_bytes: int
@@ -27,14 +28,14 @@ class DiskRequirements:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """A whole one."""
+        """Bytes of a whole checkpoint."""
         return self.weights_bytes + self.state_bytes
 
     @property
     def peak_bytes(self) -> int:
-        """At the worst moment: the last checkpoint and the best weights stand while the next one is written.
+        """Bytes at the peak: the last checkpoint and the best weights, while another checkpoint is written.
 
-        Or the final model, which may be the larger: a base in fp32 that is trained in bf16 is written in fp32.
+        Or the final model, which may be larger: an fp32 base that is trained in bf16 is written in fp32.
         """
         return (
             self.checkpoint_bytes
@@ -46,52 +47,61 @@ class DiskRequirements:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """Bytes that are free where a run writes, and those that its folder holds already, which count as room."""
+    """Free bytes where a run writes, and bytes in its folder already, which count as free."""
 
     free_bytes: int
     run_folder_bytes: int
 
     def missing_bytes(self, requirements: DiskRequirements) -> int:
-        """How many bytes more the run needs than there are."""
+        """Return how many bytes the run needs beyond those available."""
         return max(0, requirements.peak_bytes - self.run_folder_bytes - self.free_bytes)
 
 
-def disk_requirements(config: Any, memory: MemoryTierName) -> DiskRequirements:
-    """What a run of a model in a memory tier writes: its masters, and the final model in the type of the base."""
+def disk_requirements(config: ModelConfig, memory: MemoryTierName) -> DiskRequirements:
+    """Compute the bytes that a run in a memory tier writes: master weights and states, and a final model as the base."""
     count, tier = sum(map(math.prod, parameter_shapes(config))), TIERS[memory]
-    weights = count * (2 if tier.weights == "rounded" else 4)
+    weights = count * tier.weight_bytes_per_parameter
     state = round(count * tier.bytes_per_parameter) - weights
     return DiskRequirements(weights, state, count * (config.dtype or torch.float32).itemsize)
 
 
 def disk_space(folder: Path) -> DiskSpace:
-    """The room for a run's folder, which need not be there yet."""
+    """Measure the disk of a run's folder, which need not exist yet."""
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     there = next(path for path in (folder, *folder.parents) if path.exists())
     return DiskSpace(shutil.disk_usage(there).free, held)
 
 
 def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | None:
-    """What to do where the disk is too small for a run; none where it is not."""
+    """Explain what to do if the disk is too small for a run; None if it is not."""
     found = disk_space(folder)
     if not (missing := found.missing_bytes(requirements)):
         return None
-    more = (requirements.peak_bytes - found.run_folder_bytes) / GIB
+    free, needed, checkpoint, final, missing = (
+        f"{size / GIB:.2f} GiB"
+        for size in (
+            found.free_bytes,
+            requirements.peak_bytes - found.run_folder_bytes,
+            requirements.checkpoint_bytes,
+            requirements.final_bytes,
+            missing,
+        )
+    )
     return (
-        f"{folder}: its disk has {found.free_bytes / GIB:.2f} GiB free, and the run needs {more:.2f} GiB more (the best "
-        f"weights and two checkpoints of {requirements.checkpoint_bytes / GIB:.2f} GiB, the second making room for the final "
-        f"model of {requirements.final_bytes / GIB:.2f} GiB); free {missing / GIB:.2f} GiB, or write elsewhere by runs_folder=..."
+        f"{folder}: its disk has {free} free, and the run needs {needed} more (the best weights and two checkpoints of "
+        f"{checkpoint}; the final model of {final} replaces the second one); free {missing}, or set runs_folder=... to "
+        "another disk"
     )
 
 
 def require_disk_space(folder: Path, requirements: DiskRequirements) -> None:
-    """Raise UserError where the disk cannot hold what a run needs at most."""
-    if told := describe_shortage(folder, requirements):
-        raise UserError(told)
+    """Raise UserError if the disk cannot hold what a run needs at most."""
+    if shortage := describe_shortage(folder, requirements):
+        raise UserError(shortage)
 
 
 def disk_as_dict(folder: Path, requirements: DiskRequirements) -> dict[str, Any]:
-    """Needs and room as plain values, in bytes."""
+    """Return requirements and space as JSON values, in bytes."""
     found = disk_space(folder)
     return {
         "folder": str(folder),
@@ -106,13 +116,13 @@ def disk_as_dict(folder: Path, requirements: DiskRequirements) -> dict[str, Any]
 
 
 def describe_disk(facts: dict[str, Any]) -> str:
-    """The same in one line."""
+    """Describe what `disk_as_dict` returned in one line."""
     checkpoint, best, final, most, held, free = (
         f"{facts[f'{name}_bytes'] / GIB:.2f}"
         for name in ("checkpoint", "best_weights", "final", "most", "held", "free")
     )
-    holds = f", and the run's folder holds {held} already" if facts["held_bytes"] else ""
+    holds = f", and the run's folder already holds {held} GiB" if facts["held_bytes"] else ""
     return (
         f"disk: at most {most} GiB at a time in {facts['folder']} (two checkpoints of {checkpoint}, the best weights "
-        f"{best}; the final model, {final}, takes the second checkpoint's place); free are {free} GiB{holds}"
+        f"{best}; the final model, {final}, replaces the second checkpoint); {free} GiB are free{holds}"
     )

@@ -1,25 +1,24 @@
-"""What a setting takes: peak memory on each card, composed of traced shares, of bytes that are counted, and of buffers.
+"""Peak memory of a setting on each card, composed of traced layers, counted bytes and communication buffers.
 
-All of it before anything is loaded: from the model's configuration, the rows' lengths and how many cards there are.
+It is predicted before anything is loaded, from the model's configuration, the rows' lengths and the number of cards.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from thinktune.config import MemoryTierName, Strategy
 from thinktune.distributed import ParallelDims
 from thinktune.model.flops import head_dim
 from thinktune.model.loss import pick_chunk_rows
-from thinktune.optim import TIERS
+from thinktune.model.protocols import ModelConfig
+from thinktune.optim import TIERS, MemoryTier
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from thinktune.optim.offload import BUFFER_COUNT
-from thinktune.optim.quantization import EIGHT_BIT_BLOCK_SIZE, FOUR_BIT_BLOCK_SIZE
+from thinktune.optim.quantization import moment_bytes
 from thinktune.planner.activation_budgets import trace_layers
 from thinktune.planner.communication import (
     CommunicationBuffers,
@@ -29,29 +28,38 @@ from thinktune.planner.communication import (
     shard_shape,
 )
 from thinktune.planner.hardware import GIB
-from thinktune.planner.trace import META, LayerBytes, RootBytes, parameter_shapes, trace_root, update_bytes
+from thinktune.planner.trace import (
+    META,
+    LayerBytes,
+    RootBatch,
+    RootBytes,
+    model_without_memory,
+    parameter_shapes,
+    trace_root,
+    update_bytes,
+)
 
-CONTEXT_BYTES = GIB // 2  # what a driver, its kernels and their workspaces take beside our tensors; not yet measured
+CONTEXT_BYTES = GIB // 2  # of driver, kernels and workspaces, besides our tensors; not yet measured
 
 
-FUSED_UPDATE_TEMPORARIES = 4  # fp32 ones of a chunk, where an update is compiled
+FUSED_UPDATE_TEMPORARIES = 4  # fp32 tensors of a chunk, where the update is compiled
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a plan decides: none of it changes what is learned but the memory tier, and clipping in the backward."""
+    """A plan's decisions; only the memory tier, and clipping inside the backward pass, change what is learned."""
 
     memory: MemoryTierName
     update_in_backward: bool
     activation_budget: float
     batch_tokens: int
-    strategy: Strategy = "replicate"  # of many cards; one card has only this
-    chunk_rows: int | None = None  # of logits that exist at a time; none means what suits the device
+    strategy: Strategy = "replicate"  # the only one for a single card
+    chunk_rows: int | None = None  # rows of logits that exist at a time; None: what suits the device
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPeaks:
-    """Bytes on each card at the worst moment of training, of evaluation and of writing samples, and on the host."""
+    """Peak bytes on each card in training, in evaluation and while generating samples, and bytes on the host."""
 
     train: int
     evaluate: int
@@ -60,51 +68,51 @@ class MemoryPeaks:
 
     @property
     def device_bytes(self) -> int:
-        """Of the three on the card."""
+        """Largest of the three peaks on the card."""
         return max(self.train, self.evaluate, self.sample)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run asks, known before it: the model's shape, the rows', and the cards' kind, number and arithmetic."""
+    """A run as a plan sees it: shape of the model and of the rows, kind and number of cards, and arithmetic."""
 
-    config: Any
+    config: ModelConfig
     device: torch.device  # the CPU, or any other for an accelerator
-    fp32: bool  # arithmetic; else bf16
+    fp32: bool  # arithmetic in fp32; else in bf16
     compiled: bool
     step_tokens: int  # of the largest step, over all cards
-    longest_row_tokens: int  # tokens of a row
+    longest_row_tokens: int
     label_fraction: float
     mean_context_tokens: float
     sample_rows: int = 0
-    sample_tokens: int = 0  # of a prompt and its reply together
-    autocast_weights: bool = False  # weights and states between the layers are fp32, products bf16 by autocast
+    sample_tokens: int = 0  # of a prompt with its reply
+    autocast_weights: bool = False  # weights and hidden states are fp32, matrix products bf16 by autocast
     ranks: int = 1  # cards, one process each
     per_node: int = 1  # of them on one machine
 
     @property
     def rank_tokens(self) -> int:
-        """Tokens of the largest step on one card: an even share, but no less than a row, which is never cut."""
+        """Tokens of the largest step on one card: an even part, but no less than a row, which is never split."""
         even = -(-self.step_tokens // self.ranks)
         return even if self.ranks == 1 else max(even, min(self.longest_row_tokens, self.step_tokens))
 
     @cached_property
     def parameter_groups(self) -> ParameterGroups:
-        """All parameters as they are exchanged."""
+        """Shapes of the parameters, grouped as FSDP2 groups them."""
         return parameter_groups(self.config)
 
     def parallel_dims(self, setting: Setting) -> ParallelDims:
-        """How a setting spreads weights and states over the cards."""
+        """Return how a setting distributes weights and states over the cards."""
         return ParallelDims(setting.strategy, self.ranks, self.per_node)
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of all parameters, tied ones once."""
+        """Shapes of all parameters, tied ones once."""
         return parameter_shapes(self.config)
 
     @cached_property
     def layers_by_budget(self) -> dict[float, LayerBytes]:
-        """One layer under each activation budget."""
+        """Bytes of one layer by activation budget."""
         return trace_layers(
             self.config, self.compute_dtype, self.trace_device, compiled=self.compiled, weight_dtype=self.weight_dtype
         )
@@ -114,103 +122,75 @@ class Workload:
         return {}
 
     def root_bytes(self, tokens: int, rows: int | None = None) -> RootBytes:
-        """All but the layers, of a batch of so many tokens, with so many rows of logits at a time."""
+        """Return the bytes of all but the layers for a batch of `tokens`, with `rows` of logits at a time."""
         if (tokens, rows) not in self._root_bytes:
-            learned = max(1, round(tokens * self.label_fraction))
-            facts = self.config, self.compute_dtype, self.trace_device, tokens, learned
-            self._root_bytes[tokens, rows] = trace_root(*facts, rows, self.fused_loss, self.weight_dtype)
+            batch = RootBatch(tokens, max(1, round(tokens * self.label_fraction)), rows, self.fused_loss)
+            self._root_bytes[tokens, rows] = trace_root(
+                self.config, self.compute_dtype, self.trace_device, batch, self.weight_dtype
+            )
         return self._root_bytes[tokens, rows]
 
     @property
     def fused_loss(self) -> bool:
-        """Whether the softmax of the loss is one kernel: where layers are compiled, it is, too."""
+        """True if the softmax of the loss is one kernel: on an accelerator, where layers are compiled, it is, too."""
         return self.compiled and self.device.type != "cpu"
 
     def chunk_rows(self, memory_bytes: int) -> int:
-        """How many rows of logits exist at a time on a card of so much memory."""
+        """Return how many rows of logits exist at a time on a card with this much memory."""
         return pick_chunk_rows(
             self.trace_device, self.config.vocab_size, self.compute_dtype, memory_bytes, self.fused_loss
         )
 
     def layer(self, budget: float) -> LayerBytes:
-        """One layer under a budget: of those that were traced, the next that keeps no less."""
+        """Return the bytes of a layer under a budget: the traced budget next above it."""
         return self.layers_by_budget[min(known for known in self.layers_by_budget if known >= budget)]
 
     @cached_property
     def recomputed_layer(self) -> LayerBytes:
-        """A layer that keeps its input alone: what a pass without gradients takes, too."""
+        """Bytes of a layer that saves its input only, which is also what a pass without gradients takes."""
         return trace_layers(
             self.config, self.compute_dtype, self.trace_device, compiled=False, weight_dtype=self.weight_dtype
         )[0.0]
 
     @cached_property
     def over_fp32_weights(self) -> "Workload":
-        """The same over fp32 weights; in bf16 arithmetic autocast makes copies of them."""
+        """This workload over fp32 weights, of which autocast makes copies if the arithmetic is bf16."""
         return self if self.fp32 else replace(self, autocast_weights=True)
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Of the arithmetic."""
+        """Dtype of matrix products."""
         return torch.float32 if self.fp32 else torch.bfloat16
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        """Of the weights, and of what goes from one layer to the next."""
+        """Dtype of the weights, and of the hidden states between layers."""
         return torch.float32 if self.autocast_weights else self.compute_dtype
 
     @property
     def autocast_copies_bytes(self) -> int:
-        """Bytes of the layers' matrices as autocast copies them, kept until the forward pass is over."""
+        """Bytes of autocast's copies of the layers' matrices, kept until the forward pass ends."""
         layers = (shape for shape in self.shapes if len(shape) == 2 and shape[0] != self.config.vocab_size)
         return sum(map(prod, layers)) * self.compute_dtype.itemsize if self.autocast_weights else 0
 
     @property
     def trace_device(self) -> torch.device:
-        """The device that is traced for it; autocast is known on the CPU, and not where there is no memory."""
+        """Device of the traces: without memory, but the CPU for autocast, which the meta device does not support."""
         return torch.device("cpu") if self.autocast_weights or self.device.type == "cpu" else META
 
 
-def parameter_groups(config: Any) -> ParameterGroups:
-    """A model's parameters by what is exchanged together, tied ones once, from its configuration alone."""
-    with torch.device(META):
-        model: Any = AutoModelForCausalLM.from_config(config)
-    first, *_ = blocks = model.model.layers
-    inside = {id(weight) for weight in blocks.parameters()}
-    root = [weight for weight in model.parameters() if id(weight) not in inside]
-    shapes = [tuple(tuple(weight.shape) for weight in weights) for weights in (root, first.parameters())]
-    return ParameterGroups(*shapes, num_layers=len(blocks))
-
-
-def weights_bytes(shapes: Sequence[Shape], memory: MemoryTierName) -> int:
-    """Weights, with the remainder of an exact master."""
-    return sum(map(prod, shapes)) * (2 if TIERS[memory].weights == "rounded" else 4)
-
-
-def optimizer_state_bytes(shapes: Sequence[Shape], memory: MemoryTierName) -> tuple[int, int]:
-    """Both moments, in bytes on the device and on the host, where pinned memory comes in powers of two."""
-    tier = TIERS[memory]
-    device = host = 0
-    for shape in shapes:
-        count = prod(shape)
-        states = tier.states if len(shape) >= 2 or tier.states == "bf16" else "fp32"
-        match states:
-            case "fp32":
-                device += 8 * count
-            case "bf16":
-                device += 4 * count
-            case "4bit":
-                device += 2 * (FOUR_BIT_BLOCK_SIZE // 2 + 4) * -(-count // FOUR_BIT_BLOCK_SIZE)
-            case "8bit":
-                blocks = -(-count // EIGHT_BIT_BLOCK_SIZE)
-                if tier.offloaded:
-                    host += 2 * (_next_power_of_two(EIGHT_BIT_BLOCK_SIZE * blocks) + _next_power_of_two(4 * blocks))
-                else:
-                    device += 2 * (EIGHT_BIT_BLOCK_SIZE + 4) * blocks
-    return device, host
+def parameter_groups(config: ModelConfig) -> ParameterGroups:
+    """Group the shapes of a model's parameters as FSDP2 does, tied ones once, from its configuration alone."""
+    model = model_without_memory(config)
+    layers = model.model.layers
+    in_layers = {id(weight) for weight in layers.parameters()}
+    root = [weight for weight in model.parameters() if id(weight) not in in_layers]
+    shapes = [tuple(tuple(weight.shape) for weight in weights) for weights in (root, layers[0].parameters())]
+    return ParameterGroups(*shapes, num_layers=len(layers))
 
 
 def buffers_for(workload: Workload, setting: Setting) -> CommunicationBuffers:
-    """What exchanging weights and gradients takes on each card; nothing where there is one."""
+    """Return the communication buffers of a setting on each card; all zero for a single card."""
     if workload.ranks == 1:
         return CommunicationBuffers()
     return communication_buffers(
@@ -219,22 +199,20 @@ def buffers_for(workload: Workload, setting: Setting) -> CommunicationBuffers:
 
 
 def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
-    """The bytes of a setting at their peak on one card, without what the device's driver takes for itself."""
+    """Predict the peak bytes of a setting on one card, without those of the device's driver."""
     tier, config, shards = TIERS[setting.memory], workload.config, workload.parallel_dims(setting).shards
     shapes, extra = [shard_shape(shape, shards) for shape in workload.shapes], buffers_for(workload, setting)
-    workload = workload.over_fp32_weights if tier.weights == "fp32" else workload
+    workload = workload.over_fp32_weights if tier.weights == torch.float32 else workload
     tokens, depth, chunk = setting.batch_tokens, config.num_hidden_layers, _update_chunk_elements(workload, shapes)
-    resident, host = optimizer_state_bytes(shapes, setting.memory)
-    resident += weights_bytes(shapes, setting.memory) + _offload_buffer_bytes(chunk, setting.memory)
-    states = config.hidden_size * tokens * workload.weight_dtype.itemsize  # what goes from one layer to the next
+    resident, host = tier.moments_bytes(shapes)
+    resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier)
+    states = config.hidden_size * tokens * workload.weight_dtype.itemsize
     layer, rest = workload.layer(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes_per_parameter
     several = workload.rank_tokens > tokens
-    before = (
-        (extra.replica_sums or gradients) if several else 0
-    )  # of former batches; what copies have yet to sum is fp32
-    scratch = _update_scratch_bytes(workload, chunk, setting.memory) if setting.memory != "fp32" or inside else 0
+    before = (extra.replica_sums or gradients) if several else 0  # of earlier batches; replicas sum theirs in fp32
+    scratch = _update_scratch_bytes(workload, chunk, setting.memory) if inside or not tier.uses_fused_adamw else 0
     kept = layer.saved.at(tokens) + states
     working, last = layer.backward.at(tokens), rest.backward_end_peak
     if inside:
@@ -242,7 +220,7 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
             max(working, layer.gradient_ready.at(tokens) + scratch),
             max(last, rest.gradient_ready + scratch),
         )
-    # A whole layer's gradient is there before any of it is summed; what the trace already has of it counts once.
+    # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
     working += (
         rest.held_during_layers
         + extra.layer_weights
@@ -259,19 +237,16 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
         + max(rest.forward_peak, rest.backward_start_peak)
         + extra.layer_weights,
         before + extra.root_weights + depth * kept + working,
-        before + extra.root_weights + (depth - 1) * kept + working + extra.layer_reduce,  # of the layer before
+        before + extra.root_weights + (depth - 1) * kept + working + extra.layer_reduce,  # of the previous layer
         first + extra.root_weights + kept + working + extra.layer_reduce,
         late + extra.root_weights + last,
         late + extra.root_reduce,
         gradients + (0 if inside else scratch),
     ]
-    if (
-        workload.autocast_copies_bytes
-    ):  # those that the layers do not keep themselves are there while the last layer works
-        unkept = (
-            workload.autocast_copies_bytes - depth * int(layer.saved.fixed) + extra.root_weights + extra.layer_weights
-        )
-        moments.append(before + (depth - 1) * kept + unkept + layer.forward.at(tokens))
+    if workload.autocast_copies_bytes:  # copies that no layer saves are still there in the last layer's forward pass
+        unsaved = workload.autocast_copies_bytes - depth * int(layer.saved.fixed)
+        unsaved += extra.root_weights + extra.layer_weights
+        moments.append(before + (depth - 1) * kept + unsaved + layer.forward.at(tokens))
     evaluate, sample = (
         each + extra.root_weights + extra.layer_weights for each in _inference_bytes(workload, setting, rest, states)
     )
@@ -280,32 +255,15 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
 
 
 def _inference_bytes(workload: Workload, setting: Setting, rest: RootBytes, states: int) -> tuple[float, float]:
-    """What evaluation and writing samples take beside what is always there; `states` go from one layer to the next."""
-    config, rows, once = (
-        workload.config,
-        workload.sample_rows * workload.sample_tokens,
-        workload.recomputed_layer.forward,
-    )
-    cache = (
-        2
-        * config.num_hidden_layers
-        * config.num_key_value_heads
-        * head_dim(config)
-        * workload.compute_dtype.itemsize
-        * rows
-    )
-    evaluate = (
-        workload.autocast_copies_bytes
-        + once.at(setting.batch_tokens)
-        + 2 * states
-        + rest.forward_peak
-        - _embedding_gradient_bytes(workload)
-    )
-    sample = workload.autocast_copies_bytes + cache + once.at(rows) + 3 * 4 * config.vocab_size * workload.sample_rows
-    sample += (
-        config.vocab_size * config.hidden_size * workload.compute_dtype.itemsize * workload.autocast_weights
-    )  # the head's copy
-    return evaluate, sample
+    """Predict the bytes that evaluation and generation add; `states` are those of a batch's hidden states."""
+    config, layer, itemsize = workload.config, workload.recomputed_layer.forward, workload.compute_dtype.itemsize
+    evaluate = workload.autocast_copies_bytes + layer.at(setting.batch_tokens) + 2 * states
+    evaluate += rest.forward_peak - _embedding_gradient_bytes(workload)
+    tokens = workload.sample_rows * workload.sample_tokens
+    kv_cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(config) * itemsize * tokens
+    logits = 3 * 4 * config.vocab_size * workload.sample_rows
+    head_copy = config.vocab_size * config.hidden_size * itemsize * workload.autocast_weights
+    return evaluate, workload.autocast_copies_bytes + kv_cache + layer.at(tokens) + logits + head_copy
 
 
 def _update_chunk_elements(workload: Workload, shapes: Sequence[Shape]) -> int:
@@ -315,41 +273,34 @@ def _update_chunk_elements(workload: Workload, shapes: Sequence[Shape]) -> int:
 def _update_scratch_bytes(workload: Workload, chunk: int, memory: MemoryTierName) -> int:
     if workload.compiled:
         return FUSED_UPDATE_TEMPORARIES * 4 * chunk
-    return _update_bytes("8bit" if TIERS[memory].offloaded else memory, workload.trace_device, chunk)
+    return _update_bytes(memory, workload.trace_device, chunk)
 
 
 _update_bytes = lru_cache(update_bytes)
 
 
-def _offload_buffer_bytes(chunk: int, memory: MemoryTierName) -> int:
-    blocks = -(-chunk // EIGHT_BIT_BLOCK_SIZE)
-    return BUFFER_COUNT * 2 * blocks * (EIGHT_BIT_BLOCK_SIZE + 4) if TIERS[memory].offloaded else 0
+def _offload_buffer_bytes(chunk: int, tier: MemoryTier) -> int:
+    return BUFFER_COUNT * 2 * sum(moment_bytes(tier.moments, chunk)) if tier.offloaded else 0
 
 
 def _embedding_gradient_bytes(workload: Workload) -> int:
-    """One gradient of the head or the embedding."""
+    """Return the bytes of the gradient of the head or of the embedding."""
     return workload.config.vocab_size * workload.config.hidden_size * workload.weight_dtype.itemsize
 
 
 def _late_gradient_bytes(
     workload: Workload, extra: CommunicationBuffers, gradients: int, *, several_batches: bool
 ) -> tuple[int, int]:
-    """What is kept of gradients when the first layer's come, the last but those of the root, and when the root's do.
+    """Return the gradient bytes live when the first layer's, and then the root's, gradients arrive.
 
-    The last of `several_batches` batches finds all gradients there and adds to them, or all sums, where copies sum theirs.
+    The last of several batches adds to gradients that are all there; where replicas sum theirs, all sums are.
     """
     if workload.ranks == 1:
         late = max(0, gradients - _embedding_gradient_bytes(workload))
         return late, late
-    again = several_batches and not extra.replica_sums
-    late = gradients + extra.replica_sums - (extra.root_gradient_shard if gradients and not again else 0)
-    first = late - (extra.layer_gradient_shard if gradients and not again else 0)
-    return (
-        (first, late)
-        if several_batches
-        else (first - extra.root_replica_sum - extra.layer_replica_sum, late - extra.root_replica_sum)
-    )
-
-
-def _next_power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length()
+    accumulates = several_batches and not extra.replica_sums
+    late = gradients + extra.replica_sums - (extra.root_gradient_shard if gradients and not accumulates else 0)
+    first = late - (extra.layer_gradient_shard if gradients and not accumulates else 0)
+    if several_batches:
+        return first, late
+    return first - extra.root_replica_sum - extra.layer_replica_sum, late - extra.root_replica_sum

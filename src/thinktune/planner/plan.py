@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from thinktune.config import MemoryTierName, Strategy, TrainConfig
+from thinktune.optim import candidate_tiers, pick_memory_tier
 from thinktune.planner.activation_budgets import ACTIVATION_BUDGETS
 from thinktune.planner.communication import CommunicationVolume
 from thinktune.planner.hardware import GIB, Card, find_card
@@ -17,9 +20,6 @@ from thinktune.planner.speed import (
     ranking_score,
     tokens_per_second,
 )
-
-TIER_PREFERENCE: tuple[MemoryTierName, ...] = ("exact", "exact-bf16", "8bit", "8bit-streamed", "4bit")  # best first
-
 
 FREE_MEMORY_MARGIN = 0.05  # of the card, left free: sizes are rounded up, and freed memory is not always whole
 
@@ -73,10 +73,9 @@ def cpu_default(train: TrainConfig, longest_row_tokens: int) -> Setting:
 
     There, where nothing is padded, a larger batch is no faster and holds more memory.
     """
-    memory = "fp32" if train.memory == "auto" else train.memory
     budget = 1.0 if train.activation_budget is None else train.activation_budget
     return Setting(
-        memory,
+        pick_memory_tier(train, torch.device("cpu")),
         bool(train.update_in_backward),
         budget,
         train.batch_tokens or max(CPU_MIN_BATCH_TOKENS, longest_row_tokens),
@@ -92,9 +91,9 @@ def make_plan(
     then the strategies in their order, then the fastest.
     """
     best: list[Option] = []
-    for memory in _candidate_tiers(train):
+    for memory in candidate_tiers(train):
         best += _best_of_tier(train, workload, card, memory, _candidate_strategies(workload, strategy))
-    for memory in TIER_PREFERENCE if train.memory == "auto" else _candidate_tiers(train):
+    for memory in candidate_tiers(train):
         if chosen := _fastest([option for option in best if option.setting.memory == memory and fits(option, card)]):
             found = (
                 (predict_throughput(workload, chosen.setting, card, network) for network in assumed_networks(card))
@@ -183,12 +182,6 @@ def describe_setting(setting: Setting) -> str:
         f"memory tier {setting.memory}{inside}, activation budget {setting.activation_budget:g}, "
         f"batches of {setting.batch_tokens:,} tokens{spread}"
     )
-
-
-def _candidate_tiers(train: TrainConfig) -> Sequence[MemoryTierName]:
-    if train.memory != "auto":
-        return (train.memory,)
-    return ("fp32",) if train.precision == "fp32" else TIER_PREFERENCE
 
 
 def _candidate_strategies(workload: Workload, strategy: Strategy | Literal["auto"] | None) -> tuple[Strategy, ...]:

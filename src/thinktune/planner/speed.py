@@ -1,7 +1,7 @@
-"""How fast a setting trains: a roofline of one card, and what many exchange, hidden behind it where FSDP2 hides it.
+"""Training speed of a setting: a roofline of one card, and communication, overlapped where FSDP2 overlaps it.
 
-Predictions, and optimistic ones: products near the card's peak, all else at its memory's speed, wires at their full
-speed and without a delay.
+The predictions are optimistic: matrix products run near the card's peak, all else at its memory bandwidth, and links at
+full bandwidth without latency.
 """
 
 from dataclasses import astuple, dataclass
@@ -23,17 +23,17 @@ from thinktune.planner.communication import (
 from thinktune.planner.hardware import Card
 from thinktune.planner.memory import Setting, Workload
 
-# The share of the makers' peak that large products reach (790 of 989 TFLOP/s were measured by others on an H200), and
-# how often a layer's kept bytes pass through memory in elementwise work.
+# The fraction of the stated peak that large matrix products reach (others measured 790 of 989 TFLOP/s on an H200), and
+# how often a layer's saved bytes pass through memory in elementwise operations.
 MATMUL_EFFICIENCY, COMPILED_MEMORY_PASSES, EAGER_MEMORY_PASSES = 0.8, 3.5, 9.0
 
 
-BYTES_PER_GIGABIT = 1e9 / 8  # bytes/s
+BYTES_PER_GIGABIT = 1e9 / 8
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The wires of many cards, in bytes/s in each direction: of a card inside its machine, and of a whole machine."""
+    """Bandwidth in each direction: of a card within its machine, and of a whole machine to the others."""
 
     name: str
     intra_node_bytes_per_second: float
@@ -42,10 +42,10 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What is predicted over one network: seconds of the largest step, and tokens a second of all cards together.
+    """Predicted speed over one network: seconds of the largest step, and tokens per second of all cards together.
 
-    `efficiency` is the share of what so many cards would do if each worked by itself on as many tokens. It may pass 1:
-    cards that share one update each have less of it to do.
+    `efficiency` is relative to as many cards that each work alone on as many tokens. It may exceed 1: cards that shard
+    the update each do less of it.
     """
 
     network: str
@@ -55,7 +55,7 @@ class Throughput:
 
 
 class BatchSeconds(NamedTuple):
-    """Seconds of one batch on one card: a layer's forward and backward pass, and the head with its loss."""
+    """Seconds of one batch on one card: a layer's forward and backward pass, the head with its loss, and all together."""
 
     forward: float
     backward: float
@@ -64,7 +64,7 @@ class BatchSeconds(NamedTuple):
 
 
 def assumed_networks(card: Card) -> tuple[Network, ...]:
-    """Three that machines of such cards may have between them: as fast as inside, 200 Gb/s, and 25 Gb/s a machine."""
+    """Return three networks between machines: as fast as within a machine, 200 Gb/s, and 25 Gb/s per machine."""
     return (
         Network("as inside a machine", card.peer_bytes_per_second, card.peer_bytes_per_second),
         Network("200 Gb/s", card.peer_bytes_per_second, 200 * BYTES_PER_GIGABIT),
@@ -73,44 +73,44 @@ def assumed_networks(card: Card) -> tuple[Network, ...]:
 
 
 def tokens_per_second(workload: Workload, setting: Setting, card: Card, network: Network | None = None) -> float | None:
-    """Of all cards together; of many, over a network (none: the second of `assumed_networks`).
+    """Predict the tokens per second of all cards together, over a network (by default the second assumed one).
 
-    None for a card of which only the memory is known.
+    None if only the card's memory is known.
     """
     seconds = seconds_per_step(workload, setting, card, network)
     return seconds and workload.step_tokens / seconds
 
 
 def seconds_per_step(workload: Workload, setting: Setting, card: Card, network: Network | None = None) -> float | None:
-    """Of the largest step. None for a card of which only the memory is known.
+    """Predict the seconds of the largest step; None if only the card's memory is known.
 
-    The model of many cards. Of each batch, the gathering of the root and of the first layer is waited for; then each
-    layer takes as long as its forward pass or the next one's gathering, whichever is longer. In the backward pass each
-    takes as long as the longest of three that run side by side: its arithmetic; the next one's gathering and the last
-    one's scattering, which share their wire; and, in a step's last batch, the sum over copies. At the end the first
-    layer's gradients and the root's are waited for. The next batch begins after that, and so does the update, of which
-    each card does its share.
+    The model for many cards: each batch waits for the all-gathers of the root and of the first layer. Then each layer
+    takes as long as its forward pass or the next layer's all-gather, whichever is longer. In the backward pass, each
+    takes the longest of three that overlap: its arithmetic; the next layer's all-gather and the previous one's
+    reduce-scatter, which share a link; and, in the last batch of a step, the all-reduce over replicas. At the end, the
+    gradients of the first layer and of the root are waited for. Then follows the next batch, or the update, of which
+    each card does its shard.
     """
     if not card.tflops or not card.memory_bytes_per_second:
         return None
-    batches, spread = -(-workload.rank_tokens // setting.batch_tokens), workload.parallel_dims(setting)
+    batches, parallel_dims = -(-workload.rank_tokens // setting.batch_tokens), workload.parallel_dims(setting)
     batch = _batch_seconds(workload, setting, card, card.memory_bytes_per_second)
     seconds = batches * batch.total
     if workload.ranks > 1:
-        wires = network or assumed_networks(card)[1]
-        last, former = (
-            _communicating_batch_seconds(workload, setting, batch, spread, wires, all_reduces=sums)
-            for sums in (True, False)
+        network = network or assumed_networks(card)[1]
+        last, earlier = (
+            _communicating_batch_seconds(workload, setting, batch, parallel_dims, network, all_reduces=all_reduces)
+            for all_reduces in (True, False)
         )
-        seconds = (batches - 1) * former + last
-    return _step_seconds(workload, setting, card, card.memory_bytes_per_second, seconds, spread.shards)
+        seconds = (batches - 1) * earlier + last
+    return _step_seconds(workload, setting, card, card.memory_bytes_per_second, seconds, parallel_dims.shards)
 
 
 def ranking_score(workload: Workload, setting: Setting, card: Card) -> float | None:
-    """Tokens a second by which settings are ranked. Of many cards the mean time over the first two of `assumed_networks`.
+    """Score a setting in tokens per second; with many cards, by the mean time over the first two assumed networks.
 
-    Which wires there are is not known. Over slow ones alone, where arithmetic hides behind them, a setting that
-    computes everything twice would seem to cost nothing.
+    The real network is not known. Over slow ones alone, which hide arithmetic, a setting that computes everything twice
+    would seem to cost nothing.
     """
     if workload.ranks == 1:
         return tokens_per_second(workload, setting, card)
@@ -120,7 +120,7 @@ def ranking_score(workload: Workload, setting: Setting, card: Card) -> float | N
 
 
 def predict_throughput(workload: Workload, setting: Setting, card: Card, network: Network) -> Throughput | None:
-    """A setting over a network, beside one card that works by itself. None where the card's speed is not known."""
+    """Predict the speed of a setting over a network, and its efficiency; None if the card's speed is not known."""
     seconds = seconds_per_step(workload, setting, card, network)
     if not seconds or not card.memory_bytes_per_second:
         return None
@@ -132,7 +132,7 @@ def predict_throughput(workload: Workload, setting: Setting, card: Card, network
 
 
 def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVolume:
-    """What each card sends in the largest step, and receives as much."""
+    """Compute the bytes that each card sends in the largest step, and receives as well."""
     if workload.ranks == 1:
         return CommunicationVolume()
     batches = -(-workload.rank_tokens // setting.batch_tokens)
@@ -145,6 +145,7 @@ def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVo
 
 
 def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: float) -> BatchSeconds:
+    """Predict the seconds of a batch by the roofline: matrix products at the peak, and all else at `bandwidth`."""
     config, tier, layer = workload.config, TIERS[setting.memory], workload.layer(setting.activation_budget)
     tokens, count = min(workload.rank_tokens, setting.batch_tokens), sum(map(prod, workload.shapes))
     head = 6 * config.vocab_size * config.hidden_size
@@ -155,24 +156,24 @@ def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: 
     elementwise = (
         passes * config.num_hidden_layers * workload.layers_by_budget[1.0].saved.per_token * layer.recompute_factor
     )
-    # Each batch reads the weights twice and writes or adds to the gradients.
+    # Each batch reads the weights twice, and writes the gradients or adds to them.
     peak = MATMUL_EFFICIENCY * (card.tflops or 0) * 1e12
     whole = tokens * (products / peak + elementwise / bandwidth)
     whole += count * (4 + 2 * tier.gradient_bytes_per_parameter) / bandwidth
     top = tokens * head * workload.label_fraction / peak
     a_layer = (whole - top) / config.num_hidden_layers
-    forward = a_layer / (3 * layer.recompute_factor)  # of the operations that nothing does twice, a third
+    forward = a_layer / (3 * layer.recompute_factor)  # a third of the operations without recomputation
     return BatchSeconds(forward, a_layer - forward, top, whole)
 
 
 def _step_seconds(
     workload: Workload, setting: Setting, card: Card, bandwidth: float, batch_seconds: float, shards: int
 ) -> float:
-    """Seconds of a step: its batches, and the update, which moves this card's share of weights and states."""
+    """Predict the seconds of a step: its batches, and the update of this card's shard of weights and states."""
     tier, count = TIERS[setting.memory], sum(prod(shard_shape(shape, shards)) for shape in workload.shapes)
     seconds = batch_seconds + count * (2 * tier.bytes_per_parameter + tier.gradient_bytes_per_parameter) / bandwidth
     if tier.offloaded:
-        seconds = max(seconds, count * (tier.bytes_per_parameter - 2) / card.host_bytes_per_second)
+        seconds = max(seconds, count * tier.moment_bytes_per_parameter / card.host_bytes_per_second)
     return seconds
 
 
@@ -185,7 +186,7 @@ def _communicating_batch_seconds(
     *,
     all_reduces: bool,
 ) -> float:
-    """Seconds of one batch with what is exchanged; `all_reduces` says whether copies sum their gradients after it."""
+    """Predict the seconds of one batch with communication; `all_reduces` if replicas sum their gradients after it."""
     depth = workload.parameter_groups.num_layers
     root, layer = (
         _collective_seconds(shapes, workload, setting, parallel_dims, network)
@@ -195,7 +196,7 @@ def _communicating_batch_seconds(
         root, layer = root._replace(all_reduce=0.0), layer._replace(all_reduce=0.0)
     forward = root.all_gather + layer.all_gather + (depth - 1) * max(batch.forward, layer.all_gather) + batch.forward
     backward = batch.head / 3 + max(batch.head * 2 / 3, layer.all_gather)
-    for done in range(depth):
+    for done in range(depth):  # layers, from the last to the first
         gather = layer.all_gather if done < depth - 1 else 0.0
         scatter, total = (layer.reduce_scatter, layer.all_reduce) if done else (0.0, 0.0)
         backward += max(batch.backward, gather + scatter, total)
@@ -203,7 +204,7 @@ def _communicating_batch_seconds(
 
 
 class _CollectiveSeconds(NamedTuple):
-    """Seconds of a group's exchanges: weights gathered, gradients scattered, and summed over copies."""
+    """Seconds of the collectives of one group."""
 
     all_gather: float
     reduce_scatter: float
@@ -213,27 +214,21 @@ class _CollectiveSeconds(NamedTuple):
 def _collective_seconds(
     shapes: tuple[Shape, ...], workload: Workload, setting: Setting, parallel_dims: ParallelDims, network: Network
 ) -> _CollectiveSeconds:
-    """By what a ring's slowest link has to carry.
+    """Predict the seconds of a group's collectives by the slowest link of their rings.
 
-    A ring over several machines leaves each by one wire, which carries what each card sends. Where the shares of one
-    machine are summed each over a ring of its own, all these rings leave by that wire.
+    A ring over several machines leaves each by one link, which carries what each card sends. If each shard of a machine
+    is all-reduced over a ring of its own, all these rings share that link.
     """
     found = collective_bytes(shapes, parallel_dims, TIERS[setting.memory].gradient_bytes_per_parameter)
-    cut = (
-        network.intra_node_bytes_per_second
-        if parallel_dims.shards <= parallel_dims.per_node
-        else network.inter_node_bytes_per_second
-    )
-    copies, rings = network.intra_node_bytes_per_second, 1
+    intra_node, inter_node = network.intra_node_bytes_per_second, network.inter_node_bytes_per_second
+    shards_on_one_node = parallel_dims.shards <= parallel_dims.per_node
+    sharding_bandwidth, replication_bandwidth, rings = intra_node if shards_on_one_node else inter_node, intra_node, 1
     if parallel_dims.ranks > parallel_dims.per_node:
-        copies, rings = (
-            network.inter_node_bytes_per_second,
-            parallel_dims.shards if parallel_dims.shards <= parallel_dims.per_node else 1,
-        )
-    sides = (
+        replication_bandwidth, rings = inter_node, parallel_dims.shards if shards_on_one_node else 1
+    collectives = (
         CollectiveBytes(all_gather=found.all_gather),
         CollectiveBytes(reduce_scatter=found.reduce_scatter),
         CollectiveBytes(all_reduce=found.all_reduce * rings),
     )
-    gather, scatter, total = (sum(astuple(ring_volume(side, parallel_dims))) for side in sides)
-    return _CollectiveSeconds(gather / cut, scatter / cut, total / copies)
+    gather, scatter, total = (sum(astuple(ring_volume(each, parallel_dims))) for each in collectives)
+    return _CollectiveSeconds(gather / sharding_bandwidth, scatter / sharding_bandwidth, total / replication_bandwidth)

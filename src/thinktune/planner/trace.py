@@ -1,7 +1,7 @@
-"""What a step holds in memory, counted on fake tensors: of one layer, of the head, or of a whole step. Nothing is run.
+"""Memory of one layer, of the root and of an update, traced on fake tensors; nothing is computed.
 
-Storages are counted, as the operations make them, on a device that has no memory; so no figure here needs a card. What
-cards add by themselves (a context, rounding of sizes) is not counted.
+Storages are counted as operations allocate them, on a device without memory, so no figure here needs a card. What cards
+add by themselves (a context, rounded sizes) is not counted.
 """
 
 import copy
@@ -18,8 +18,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 
 from thinktune.config import MemoryTierName, TrainConfig
+from thinktune.model.flops import head_dim
 from thinktune.model.forward import autocast
-from thinktune.model.loss import linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy
+from thinktune.model.protocols import CausalLM, ModelConfig
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim import Optimizer
 
@@ -27,21 +29,21 @@ TRACE_ATTENTION = "thinktune_counted"
 
 
 def register_trace_attention() -> None:
-    """Make it known to transformers under the name COUNTED."""
+    """Register the stand-in attention with transformers, under the name TRACE_ATTENTION."""
     AttentionInterface.register(TRACE_ATTENTION, _attention)
-    nothing: Callable[..., Any] = _no_mask
-    AttentionMaskInterface.register(TRACE_ATTENTION, nothing)
+    no_mask: Callable[..., Any] = _no_mask
+    AttentionMaskInterface.register(TRACE_ATTENTION, no_mask)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """What attention kernels make in the forward pass: the output, and a number for each token and head."""
+    """Allocate what a forward attention kernel does: the output, and an fp32 number for each token and head."""
     return torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=torch.float32)
 
 
 def _attend_backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What they make in the backward pass."""
+    """Allocate what a backward attention kernel does: the gradients of query, key and value."""
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
@@ -69,7 +71,7 @@ attend.register_autograd(_backward, setup_context=_setup_context)
 
 
 def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    # As kernels are given them: under autocast, norms make queries and keys fp32 again.
+    # As kernels take them: under autocast, norms make queries and keys fp32 again.
     return attend(*(part.transpose(1, 2).contiguous().to(value.dtype) for part in (query, key, value)))[0], None
 
 
@@ -81,7 +83,7 @@ META = torch.device("meta")
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of live storages on a device as operations make them, their peak, and those on the host."""
+    """Bytes of live storages on a device, their peak, and bytes on the host, counted as operations allocate them."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -89,54 +91,54 @@ class LiveBytes(TorchDispatchMode):
         self._device, self._seen_storages = device, set[int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor)
-        return made
+        return result
 
     def reset_peak(self) -> int:
-        """Begin a new peak; the bytes that are live now."""
+        """Start a new peak at the bytes that are live now, and return them."""
         self.peak_bytes = self.current_bytes
         return self.current_bytes
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if (name := storage._cdata) in self._seen_storages:  # pyright: ignore[reportPrivateUsage]
+        if (pointer := storage._cdata) in self._seen_storages:  # pyright: ignore[reportPrivateUsage]
             return
-        size, here = storage.nbytes(), tensor.device.type == self._device.type
-        self._seen_storages.add(name)
-        weakref.finalize(storage, self._release, name, size, here)
-        if here:
+        size, on_device = storage.nbytes(), tensor.device.type == self._device.type
+        self._seen_storages.add(pointer)
+        weakref.finalize(storage, self._release, pointer, size, on_device)
+        if on_device:
             self.current_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.current_bytes)
         else:
             self.host_bytes += size
 
-    def _release(self, name: int, size: int, here: bool) -> None:
-        self._seen_storages.discard(name)
-        self.current_bytes -= size * here
-        self.host_bytes -= size * (not here)
+    def _release(self, pointer: int, size: int, on_device: bool) -> None:
+        self._seen_storages.discard(pointer)
+        self.current_bytes -= size * on_device
+        self.host_bytes -= size * (not on_device)
 
 
 @dataclass(frozen=True, slots=True)
 class LinearBytes:
-    """Bytes as a straight line over tokens."""
+    """Bytes as a linear function of tokens."""
 
     fixed: float
     per_token: float
 
     def at(self, tokens: float) -> float:
-        """Bytes for so many tokens."""
+        """Return the bytes for a number of tokens."""
         return self.fixed + self.per_token * tokens
 
 
 @dataclass(frozen=True, slots=True)
 class LayerBytes:
-    """One decoder layer: what it keeps for the backward pass beside its input, and what its passes add at their peak.
+    """Bytes of one decoder layer: saved for the backward pass besides its input, and added by each pass at its peak.
 
-    `gradient_ready` is the most that is there when a weight's gradient is whole, which is when an update inside takes place.
-    `recompute_factor` counts those of a forward and a backward pass as a share of those where nothing is done twice.
+    `gradient_ready` is the most that is live when a weight's gradient is complete, the moment of an update inside the
+    backward pass. `recompute_factor` is the operations of both passes over those without recomputation.
     """
 
     saved: LinearBytes
@@ -148,10 +150,10 @@ class LayerBytes:
 
 @dataclass(frozen=True, slots=True)
 class RootBytes:
-    """Bytes of embedding, last norm, head and loss for one size of batch.
+    """Bytes of embedding, last norm, head and loss for one batch size, at five moments.
 
-    Their peak in the forward pass, their peak in the backward pass before the layers' turn, what waits while the
-    layers have theirs, their peak after it, and what is there when the last gradient is whole.
+    At the peak of the forward pass, at the peak of the backward pass before the layers, held during the layers, at the
+    peak after the layers, and when the last gradient is complete.
     """
 
     forward_peak: int
@@ -162,32 +164,41 @@ class RootBytes:
 
 
 def trace_layer(
-    config: Any, dtype: torch.dtype, device: torch.device, *, recompute: bool, weight_dtype: torch.dtype | None = None
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    recompute: bool,
+    weight_dtype: torch.dtype | None = None,
 ) -> LayerBytes:
-    """One layer without a compiler, each gradient forgotten as it comes; `recompute` keeps its input only.
+    """Trace one layer without a compiler, each gradient dropped once complete; `recompute` saves its input only.
 
-    Where `weight_dtype` are of another type than the arithmetic, it is autocast's, with the copies of them that it makes.
+    If `weight_dtype` is not `dtype`, products are autocast, and the copies of the weights that autocast makes count.
     """
-    kinds = dtype, weight_dtype or dtype
-    near, far = (_trace_layer_bytes(config, kinds, device, tokens, recompute=recompute) for tokens in (512, 1024))
-    shares = [_fit_line(512, small, 1024, large) for small, large in zip(near, far, strict=True)]
-    return LayerBytes(*shares, recompute_factor=1.25 if recompute else 1.0)
+    dtypes = dtype, weight_dtype or dtype
+    near, far = (_trace_layer_bytes(config, dtypes, device, tokens, recompute=recompute) for tokens in (512, 1024))
+    lines = [_fit_line(512, small, 1024, large) for small, large in zip(near, far, strict=True)]
+    return LayerBytes(*lines, recompute_factor=1.25 if recompute else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RootBatch:
+    """A batch as the root sees it, and how its loss is computed: `chunk_rows` and `fused` of `linear_cross_entropy`."""
+
+    tokens: int
+    label_tokens: int
+    chunk_rows: int | None = None
+    fused: bool | None = None
 
 
 def trace_root(
-    config: Any,
+    config: ModelConfig,
     dtype: torch.dtype,
     device: torch.device,
-    tokens: int,
-    label_tokens: int,
-    chunk_rows: int | None = None,
-    fused: bool | None = None,
+    batch: RootBatch,
     weight_dtype: torch.dtype | None = None,
 ) -> RootBytes:
-    """All but the layers, from a model that has none; `chunk_rows` and `fused` as `linear_cross_entropy` takes them.
-
-    `weight_dtype` are of the type of the arithmetic, if nothing else is said.
-    """
+    """Trace all but the layers, on a model without layers; `weight_dtype` is `dtype` by default."""
     marks: list[int] = []
 
     def mark(gradient: Tensor) -> Tensor:
@@ -198,63 +209,65 @@ def trace_root(
     with FakeTensorMode(), LiveBytes(device) as live:
         kept = weight_dtype or dtype
         model = traced_model(with_changes(config, num_hidden_layers=0, layer_types=[]), kept, device)
-        moving = _drop_gradients(model, live)
-        sizes = tokens, label_tokens
+        gradients_ready = _drop_gradients(model, live)
+        sizes = batch.tokens, batch.label_tokens
         ids, targets = (torch.empty(size, dtype=torch.int64, device=device) for size in sizes)
         before = live.reset_peak()
-        entering = model.model.embed_tokens(ids)
-        entering.register_hook(mark)
-        angles = rotary_embeddings(config, tokens, kept, device)
-        states = model.model.norm(entering).index_select(0, targets)
-        weight = model.lm_head.weight
-        loss, each = linear_cross_entropy(
-            states, weight, targets, scale=1.0, dtype=dtype, chunk_rows=chunk_rows, fused=fused
-        )
-        del states
+        embedded = model.model.embed_tokens(ids)
+        embedded.register_hook(mark)
+        angles = rotary_embeddings(config, batch.tokens, kept, device)
+        hidden = model.model.norm(embedded).index_select(0, targets)
+        weight, chunks = model.get_output_embeddings().weight, LogitChunks(batch.chunk_rows, batch.fused)
+        loss, each = linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=dtype, chunks=chunks)
+        del hidden
         forward = live.peak_bytes
         live.reset_peak()
         loss.backward()
         del angles, each
-        return RootBytes(
-            forward - before, marks[0] - before, marks[1] - before, live.peak_bytes - before, moving[-1] - before
-        )
+        moments = forward, *marks[:2], live.peak_bytes, gradients_ready[-1]
+        return RootBytes(*(live_bytes - before for live_bytes in moments))
 
 
 def update_bytes(memory: MemoryTierName, device: torch.device, chunk_elements: int) -> int:
-    """What an update of `chunk_elements` weights at a time takes beyond weights, states and gradient, without a compiler."""
+    """Trace an uncompiled update of `chunk_elements` weights: bytes besides weights, states and gradient."""
     with FakeTensorMode(), LiveBytes(device) as live:
         model = torch.nn.Linear(chunk_elements, 1, bias=False, device=device)
-        update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True))
-        update.begin_step(1, 1e-5)
-        entering = torch.empty(chunk_elements, dtype=model.weight.dtype, device=device)
+        optimizer = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True))
+        optimizer.begin_step(1, 1e-5)
+        inputs = torch.empty(chunk_elements, dtype=model.weight.dtype, device=device)
         before = live.reset_peak()
-        model(entering).backward()
+        model(inputs).backward()
         return live.peak_bytes - before - model.weight.numel() * model.weight.element_size()
 
 
-def parameter_shapes(config: Any) -> list[tuple[int, ...]]:
-    """The shapes of a model's parameters, tied ones once, from its configuration alone."""
+def model_without_memory(config: ModelConfig) -> CausalLM:
+    """Build the model of a configuration on the meta device."""
     with torch.device(META):
         model: Any = AutoModelForCausalLM.from_config(config)
-    return [tuple(weight.shape) for weight in model.parameters()]
+    return model
 
 
-def rotary_embeddings(config: Any, tokens: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Stand-ins for the rotary embeddings of a row."""
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return torch.empty(1, tokens, size, dtype=dtype, device=device), torch.empty(
-        1, tokens, size, dtype=dtype, device=device
-    )
+def parameter_shapes(config: ModelConfig) -> list[tuple[int, ...]]:
+    """List the shapes of a model's parameters, tied ones once, from its configuration alone."""
+    return [tuple(weight.shape) for weight in model_without_memory(config).parameters()]
 
 
-def one_layer_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """A model of this shape with one layer, and hardly any vocabulary."""
+def rotary_embeddings(
+    config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Allocate stand-ins for the rotary embeddings (1, tokens, head dimension) of a row: cosines and sines."""
+    cosines, sines = (torch.empty(1, tokens, head_dim(config), dtype=dtype, device=device) for _ in range(2))
+    return cosines, sines
+
+
+def one_layer_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
+    """Build a model of this shape with one layer and hardly any vocabulary."""
     small = with_changes(config, num_hidden_layers=1, layer_types=["full_attention"], vocab_size=64, pad_token_id=None)
     return traced_model(small, dtype, device)
 
 
-def traced_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """Build the model of a configuration on a device without memory, with counted attention."""
+def traced_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
+    """Build the model of a configuration for a trace, with the stand-in attention."""
     register_trace_attention()
     config = with_changes(config, _attn_implementation=TRACE_ATTENTION)
     with torch.device(device):
@@ -263,28 +276,29 @@ def traced_model(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def _trace_layer_bytes(
-    config: Any, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, tokens: int, *, recompute: bool
+    config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, tokens: int, *, recompute: bool
 ) -> tuple[int, int, int, int]:
-    dtype, weights = dtypes
+    """Trace both passes of a layer; bytes as the fields of LayerBytes are."""
+    dtype, weight_dtype = dtypes
     with FakeTensorMode(), LiveBytes(device) as live:
-        model = one_layer_model(config, weights, device)
+        model = one_layer_model(config, weight_dtype, device)
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
-        moving = _drop_gradients(model, live)
-        entering = torch.empty(1, tokens, config.hidden_size, dtype=weights, device=device, requires_grad=True)
-        angles = rotary_embeddings(config, tokens, weights, device)
+        gradients_ready = _drop_gradients(model, live)
+        inputs = torch.empty(1, tokens, config.hidden_size, dtype=weight_dtype, device=device, requires_grad=True)
+        angles = rotary_embeddings(config, tokens, weight_dtype, device)
         before = live.reset_peak()
         with autocast(model, dtype):
-            leaving = model.model.layers[0](entering, attention_mask=None, position_embeddings=angles)
-        size = leaving.numel() * leaving.element_size()
-        kept, forward = live.current_bytes - before - size, live.peak_bytes - before
-        gradient = torch.empty_like(leaving)
+            outputs = model.model.layers[0](inputs, attention_mask=None, position_embeddings=angles)
+        size = outputs.numel() * outputs.element_size()
+        saved, forward = live.current_bytes - before - size, live.peak_bytes - before
+        gradient = torch.empty_like(outputs)
         before = live.reset_peak()
-        leaving.backward(gradient)
-        return kept, forward, live.peak_bytes - before, max(moving) - before
+        outputs.backward(gradient)
+        return saved, forward, live.peak_bytes - before, max(gradients_ready) - before
 
 
-def with_changes(config: Any, **changes: Any) -> Any:
+def with_changes(config: ModelConfig, **changes: Any) -> ModelConfig:
     """Return a copy of a configuration with some values changed."""
     changed = copy.deepcopy(config)
     for name, value in changes.items():
@@ -292,16 +306,16 @@ def with_changes(config: Any, **changes: Any) -> Any:
     return changed
 
 
-def _drop_gradients(model: Any, live: LiveBytes) -> list[int]:
-    """Forget each gradient as soon as it is whole; the list tells how many bytes were live at that moment."""
+def _drop_gradients(model: CausalLM, live: LiveBytes) -> list[int]:
+    """Drop each gradient once it is complete; the list returned gets the bytes live at each of these moments."""
     found: list[int] = []
 
-    def forget(weight: Tensor) -> None:
+    def drop(weight: Tensor) -> None:
         found.append(live.current_bytes)
         weight.grad = None
 
     for weight in model.parameters():
-        weight.register_post_accumulate_grad_hook(forget)
+        weight.register_post_accumulate_grad_hook(drop)
     return found
 
 

@@ -1,6 +1,7 @@
 """The chat page and the OpenAI-compatible API."""
 
-from thinktune.serve.models import find_models
-from thinktune.serve.server import serve
+from thinktune.serve.models import ServedModel, find_models
+from thinktune.serve.security import Limits
+from thinktune.serve.server import make_app, serve
 
-__all__ = ["find_models", "serve"]
+__all__ = ["Limits", "ServedModel", "find_models", "make_app", "serve"]

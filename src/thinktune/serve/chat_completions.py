@@ -1,47 +1,54 @@
-"""One request for a reply and its answer: a place to wait for, a thread that writes, and a client that may leave."""
+"""Responses to chat requests: an admission queue, a thread that generates, and a client that may leave."""
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
 
 import anyio
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from thinktune.errors import UpstreamError, UserError
 from thinktune.inference import Completion, Piece, Request, Stream
-from thinktune.serve import openai_schema as api
-from thinktune.serve.models import ContextLengthError, ServedModel
+from thinktune.inference.requests import ContextLengthError
+from thinktune.serve.models import ServedModel
+from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
 from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
 from thinktune.serve.security import Limits, error_response
 
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # a proxy between shall not collect the stream
-]
+STREAM_START: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        (b"x-accel-buffering", b"no"),  # a proxy must not buffer the stream
+    ],
+}
 
 
-START: Message = {"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS}
+STREAM_END: Message = {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
 
 
 log = logging.getLogger("thinktune")
 
 
 class AdmissionQueue:
-    """Places for replies, given in the order of arrival; beyond so many waiting, who comes is sent away."""
+    """Limit of concurrent replies; further requests wait in order of arrival, and a full queue refuses with 429."""
 
     def __init__(self, limits: Limits) -> None:
         self._slots, self._limits, self._waiting = asyncio.Semaphore(limits.max_running), limits, 0
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:
-        """Wait for a place and hold it; raises ApiError (429) where too many wait."""
+        """Wait for a slot and hold it; raises ApiError (429) if the queue is full."""
         if self._slots.locked() and self._waiting >= self._limits.max_waiting:
-            raise ApiError(429, f"{self._waiting} requests are waiting already; try again", code="rate_limit_exceeded")
+            raise ApiError(
+                429, f"{self._waiting} requests are already waiting; try again later", code="rate_limit_exceeded"
+            )
         self._waiting += 1
         try:
             await self._slots.acquire()
@@ -53,113 +60,119 @@ class AdmissionQueue:
             self._slots.release()
 
 
-@dataclass(frozen=True, slots=True)
-class ChatCompletionHandler:
-    """One request for a reply and its answer, as an ASGI app; it ends as soon as the client has left."""
+class ChatCompletionResponse(Response):
+    """Response to one chat request, whole or as server-sent events; it ends as soon as the client has left.
 
-    served_model: ServedModel
-    chat_request: ChatRequest
-    admission_queue: AdmissionQueue
-    limits: Limits
+    FastAPI requires endpoints to return a `Response`. The streaming responses of Starlette, FastAPI and sse-starlette
+    send status 200 before the first event, so an early failure (full queue, context too long) could not have its own.
+    """
+
+    def __init__(
+        self, served_model: ServedModel, chat_request: ChatRequest, admission_queue: AdmissionQueue, limits: Limits
+    ) -> None:
+        super().__init__()
+        self._served_model, self._chat_request = served_model, chat_request
+        self._admission_queue, self._limits = admission_queue, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, whole or as a stream."""
+        """Send the reply; cancel it when the client disconnects."""
         async with anyio.create_task_group() as group:
 
-            async def leave_with_client() -> None:
+            async def cancel_on_disconnect() -> None:
                 while (await receive())["type"] != "http.disconnect":
                     pass
                 group.cancel_scope.cancel()
 
-            group.start_soon(leave_with_client)
+            group.start_soon(cancel_on_disconnect)
             await self._respond(scope, receive, send)
             group.cancel_scope.cancel()
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
+        started = False
         try:
             async with (
-                asyncio.timeout(self.limits.reply_timeout_seconds),
-                self.admission_queue.slot(),
+                asyncio.timeout(self._limits.reply_timeout_seconds),
+                self._admission_queue.slot(),
                 aclosing(self._response_bodies()) as bodies,
             ):
                 async for body in bodies:
-                    if not self.chat_request.stream:
+                    if not self._chat_request.stream:
                         await JSONResponse(body)(scope, receive, send)
                         return
-                    if not begun:
-                        await send(START)
-                        begun = True
-                    await send(_part(api.event(body)))
+                    if not started:
+                        await send(STREAM_START)
+                        started = True
+                    await send(_event(body))
         except Exception as error:
-            refused = as_api_error(error, self.limits)
-            if not begun:
-                await error_response(refused)(scope, receive, send)
+            api_error = as_api_error(error, self._limits)
+            if not started:
+                await error_response(api_error)(scope, receive, send)
                 return
-            await send(_part(api.event(refused.body)))
-        await send(_part(b"data: [DONE]\n\n", more=False))
+            await send(_event(api_error.body))
+        await send(STREAM_END)
 
     async def _response_bodies(self) -> AsyncGenerator[Json]:
-        """The events of a stream, or the one body of a whole reply."""
-        request = api.to_engine_request(self.chat_request, self.served_model.defaults)
-        answer, options = api.ResponseBuilder(self.served_model.name), self.chat_request.stream_options
-        allowed = bool(options and options.allow_moved)
-        wire = api.DeltaStream(hold_answer=self.served_model.may_reason and request.thinking and not allowed)
-        async with aclosing(stream_in_thread(self.served_model, request)) as pieces:
-            begun = not self.chat_request.stream
+        """Yield the events of a stream, or the one body of a whole reply."""
+        stream, options = bool(self._chat_request.stream), self._chat_request.stream_options
+        request = to_engine_request(self._chat_request, self._served_model.defaults)
+        response = ResponseBuilder(self._served_model.name)
+        allow_moved = bool(options and options.allow_moved)
+        deltas = DeltaStream(hold_answer=self._served_model.may_reason and request.thinking and not allow_moved)
+        async with aclosing(stream_in_thread(self._served_model, request)) as pieces:
+            started = not stream
             async for piece in pieces:
-                if not begun:
-                    yield answer.chunk({"role": "assistant", "content": ""})
-                    begun = True
+                if not started:
+                    yield response.chunk({"role": "assistant", "content": ""})
+                    started = True
                 match piece:
-                    case Completion() if not self.chat_request.stream:
-                        yield answer.completion(piece)
+                    case Completion() if not stream:
+                        yield response.completion(piece)
                     case Completion():
-                        for body in answer.final_chunks(piece, wire.flush(), options):
+                        for body in response.final_chunks(piece, deltas.flush(), options):
                             yield body
-                    case Piece() if self.chat_request.stream:
-                        for delta in wire.feed(piece):
-                            yield answer.chunk(delta)
+                    case Piece() if stream:
+                        for delta in deltas.feed(piece):
+                            yield response.chunk(delta)
                     case Piece():
                         pass
 
 
 async def stream_in_thread(served_model: ServedModel, request: Request) -> AsyncGenerator[Piece | Completion]:
-    """What a voice says, heard in a thread of its own. Closing this cancels it, wherever it is."""
-    loop, gone = asyncio.get_running_loop(), threading.Event()
-    coming: list[Stream] = []
-    said: asyncio.Queue[Piece | Completion | Exception | None] = asyncio.Queue()
+    """Stream a reply from a worker thread; closing the generator cancels it, whatever the thread is doing."""
+    loop, closed = asyncio.get_running_loop(), threading.Event()
+    streams: list[Stream] = []  # the one stream, once it is open
+    queue: asyncio.Queue[Piece | Completion | Exception | None] = asyncio.Queue()
 
-    def tell(what: Piece | Completion | Exception | None) -> None:
-        with suppress(RuntimeError):  # the server has closed its loop, and nobody listens
-            if not gone.is_set():
-                loop.call_soon_threadsafe(said.put_nowait, what)
+    def put(item: Piece | Completion | Exception | None) -> None:
+        with suppress(RuntimeError):  # the server has closed its loop, and nobody reads
+            if not closed.is_set():
+                loop.call_soon_threadsafe(queue.put_nowait, item)
 
-    def hear() -> None:
+    def run() -> None:
         try:
-            coming.append(stream := served_model.stream(request))
-            if gone.is_set():  # between the two, where closing it was too early
+            streams.append(stream := served_model.stream(request))
+            if closed.is_set():  # meanwhile, when there was no stream to close
                 stream.close()
             for piece in stream:
-                tell(piece)
+                put(piece)
         except Exception as error:
-            tell(error)
-        tell(None)
+            put(error)
+        put(None)
 
-    threading.Thread(target=hear, daemon=True, name=f"reply of {served_model.name}").start()
+    threading.Thread(target=run, daemon=True, name=f"reply of {served_model.name}").start()
     try:
-        while (what := await said.get()) is not None:
-            if isinstance(what, Exception):
-                raise what
-            yield what
+        while (item := await queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
     finally:
-        gone.set()
-        for stream in coming:
+        closed.set()
+        for stream in streams:
             stream.close()
 
 
 def as_api_error(error: Exception, limits: Limits) -> ApiError:
-    """What went wrong, as the client may read it; what is our fault is told to the server's log alone."""
+    """Convert an error for the client; the details of our own failures go to the server's log only."""
     match error:
         case ApiError():
             return error
@@ -176,5 +189,7 @@ def as_api_error(error: Exception, limits: Limits) -> ApiError:
             return ApiError(500, "the reply failed; the server's log says why")
 
 
-def _part(body: bytes, *, more: bool = True) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": more}
+def _event(body: Json) -> Message:
+    """Encode a server-sent event; a lone surrogate, which an endpoint's JSON may hold, becomes a question mark."""
+    text = f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return {"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True}

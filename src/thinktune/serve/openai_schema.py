@@ -1,36 +1,14 @@
-"""Requests and replies in OpenAI's form: a stranger's JSON to a Request, a Completion to what clients read."""
+"""Requests and responses in OpenAI's form, as pydantic models: what the API takes, sends and documents."""
 
-import json
 import re
-import time
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
-from thinktune.data import Turn
-from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
-from thinktune.inference.chat_defaults import with_system_prompt
-from thinktune.inference.replies import parse_reply
-
 Json = dict[str, Any]
-
-
-def _reject_true(said: bool) -> bool:
-    if said:
-        raise ValueError("is not supported")
-    return said
-
-
 MAX_MESSAGES, MAX_STOP_STRINGS = 4096, 16
-
-
-FINISH_REASONS = {"end": "stop", "stop": "stop", "length": "length"}
-
-
 NO_OP_OPTIONS = (
     "n",
     "tools",
@@ -45,21 +23,22 @@ NO_OP_OPTIONS = (
 """Options that are accepted where they ask for what happens anyway; any other value is refused, never ignored."""
 
 
+def _reject_true(value: bool) -> bool:
+    if value:
+        raise ValueError("is not supported")
+    return value
+
+
 NonEmptyText = Annotated[str, Field(min_length=1)]
-
-
+NonNegativeInt = Annotated[int, Field(ge=0)]
 Zero = Annotated[float, Field(ge=0, le=0)]
-
-
 # Not Literal[False], which takes 0 as well.
 AlwaysFalse = Annotated[bool, AfterValidator(_reject_true), Field(json_schema_extra={"const": False})]
-
-
 EmptyList = Annotated[list[Any], Field(max_length=0)]
 
 
 class ApiError(Exception):
-    """A refusal as clients read it: an HTTP status, a sentence, and OpenAI's names for what is at fault."""
+    """A refusal: an HTTP status, a sentence, and OpenAI's names for the fault (`code`, `param`)."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -67,33 +46,34 @@ class ApiError(Exception):
 
     @property
     def body(self) -> Json:
-        """The refusal in OpenAI's form."""
+        """The refusal as the JSON body that OpenAI's clients read."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        detail = ErrorDetail(message=str(self), type=kind, param=self.param, code=self.code)
+        return ErrorResponse(error=detail).model_dump()
 
 
 class StrictModel(BaseModel):
-    """Fields of a stranger's JSON: of the right kind, and none that we would have to ignore."""
+    """Base of what clients send: unknown fields are refused, for we would have to ignore them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class TextPart(StrictModel):
-    """A piece of a message; only text is understood."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(StrictModel):
-    """One message of a conversation. An assistant's may carry its reasoning under either name."""
+    """One message of a conversation; an assistant's may carry its reasoning under either name."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     name: str | None = None
-    # What clients send back of a reply that they have got: no more than empty.
+    # Fields of a reply that clients send back with it; they must be empty.
     refusal: None = None
     tool_calls: EmptyList | None = None
     function_call: None = None
@@ -102,12 +82,12 @@ class Message(StrictModel):
 
 
 class StreamOptions(StrictModel):
-    """What a stream holds beside the reply's text."""
+    """What a stream holds besides the reply's text."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     allow_moved: bool | None = None
-    """Ours: send text at once that may prove to be reasoning; a delta `moved: true` then says that it was."""
+    """Ours: send text at once even if it may prove to be reasoning; a delta `moved: true` then says that it was."""
 
 
 class TemplateOptions(StrictModel):
@@ -117,13 +97,13 @@ class TemplateOptions(StrictModel):
 
 
 class TextFormat(StrictModel):
-    """The only form of a reply: text."""
+    """The only format of a reply: text."""
 
     type: Literal["text"]
 
 
 class ChatRequest(StrictModel):
-    """The body of POST /v1/chat/completions; null means that the option is left out."""
+    """The body of POST /v1/chat/completions; null is the same as leaving an option out."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     model: str | None = None
@@ -137,8 +117,8 @@ class ChatRequest(StrictModel):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: NonEmptyText | Annotated[list[NonEmptyText], Field(max_length=MAX_STOP_STRINGS)] | None = None
-    reasoning_budget: Annotated[int, Field(ge=0)] | None = None
-    """Tokens after which the reasoning is closed for the model."""
+    reasoning_budget: NonNegativeInt | None = None
+    """Number of tokens after which the reasoning is closed for the model."""
     chat_template_kwargs: TemplateOptions | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
     tools: EmptyList | None = None
@@ -149,234 +129,182 @@ class ChatRequest(StrictModel):
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
     store: AlwaysFalse | None = None
-    # Accepted and without effect: they say who asks, not what is wanted.
+    # Accepted and without effect: they describe who asks, not what is wanted.
     user: str | None = None
     metadata: dict[str, str] | None = None
 
 
+class ResponseModel(BaseModel):
+    """Base of what the server sends; every field is always present."""
+
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+
+
+class ErrorDetail(ResponseModel):
+    """A refusal: a sentence, and OpenAI's names for the fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(ResponseModel):
+    """The body of every refusal."""
+
+    error: ErrorDetail
+
+
+class Health(ResponseModel):
+    """The body of GET /health."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ModelDefaults(ResponseModel):
+    """Values that apply where a request leaves an option out."""
+
+    system: str | None
+    notice: str | None
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+
+
+class ModelCard(ResponseModel):
+    """One model of /v1/models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: NonNegativeInt
+    owned_by: str = "thinktune"
+    max_model_len: int | None
+    thinktune: ModelDefaults
+
+
+class ModelList(ResponseModel):
+    """The body of GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class CompletionTokensDetails(ResponseModel):
+    """Tokens of a reply by kind."""
+
+    reasoning_tokens: NonNegativeInt
+
+
+class Usage(ResponseModel):
+    """Tokens of the prompt and of the reply."""
+
+    prompt_tokens: NonNegativeInt
+    completion_tokens: NonNegativeInt
+    total_tokens: NonNegativeInt
+    completion_tokens_details: CompletionTokensDetails
+
+
+class ReplyMessage(ResponseModel):
+    """A whole reply: its reasoning under both names in use, and its answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    reasoning_content: str | None
+    reasoning: str | None
+
+
+class Choice(ResponseModel):
+    """The only choice of a completion."""
+
+    index: Literal[0] = 0
+    message: ReplyMessage
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class ChatCompletion(ResponseModel):
+    """The response to POST /v1/chat/completions without `stream`."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: NonNegativeInt
+    model: str
+    choices: list[Choice]
+    usage: Usage
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": meaning}
+    for status, meaning in {
+        400: "The body is not a valid request, or the conversation is too long.",
+        401: "The API key is missing or wrong.",
+        403: "The request comes from a page of another site.",
+        404: "There is no such model or address.",
+        405: "This address takes another method.",
+        408: "The body arrived too slowly.",
+        413: "The body is too large.",
+        415: "The body is not application/json.",
+        421: "The Host header names another server.",
+        429: "Too many requests are waiting.",
+        500: "The server failed.",
+        502: "The server that writes the replies is gone, fails, or refuses this server's key.",
+        504: "The reply took too long.",
+    }.items()
+}
+
+
+SCHEMA_REF = "#/components/schemas/{model}"
+CHAT_REQUEST_BODY: Json = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="ChatRequest")}}},
+    }
+}
+
+
 def parse_request(body: bytes) -> ChatRequest:
-    """The request that a body holds; raises ApiError (400) naming every fault of it."""
+    """Parse a request's body; raises ApiError (400) that names every fault of it."""
     try:
         request = ChatRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
-        told = dict.fromkeys(_explain(fault) for fault in faults)
-        raise ApiError(400, "; ".join(told), param=_field_path(faults[0]) or None) from None
+        messages = dict.fromkeys(_explain(fault) for fault in faults)
+        raise ApiError(400, "; ".join(messages), param=_field_path(faults[0]) or None) from None
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
-        raise ApiError(400, "max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
+        raise ApiError(400, "max_tokens and max_completion_tokens differ; give only one of them", param="max_tokens")
     for number, message in enumerate(request.messages):
         if message.content is None and message.role != "assistant":
             raise ApiError(400, f"messages.{number}.content: is missing", param=f"messages.{number}.content")
     if request.messages[-1].role != "user":
-        raise ApiError(400, "messages: the last one must be the user's", param="messages")
+        raise ApiError(400, "messages: the last message must be the user's", param="messages")
     return request
 
 
-def to_engine_request(chat_request: ChatRequest, defaults: ChatDefaults) -> Request:
-    """What the engine is to write; what the client left open is as in the run, the system prompt too."""
-    turns = with_system_prompt(defaults.system, [_turn(message) for message in chat_request.messages])
-    usual, template = defaults.sampling, chat_request.chat_template_kwargs
-    stops = chat_request.stop or ()
-    sampling = SamplingParams(
-        max_new_tokens=chat_request.max_completion_tokens or chat_request.max_tokens or usual.max_new_tokens,
-        temperature=usual.temperature if chat_request.temperature is None else chat_request.temperature,
-        top_p=usual.top_p if chat_request.top_p is None else chat_request.top_p,
-        top_k=usual.top_k if chat_request.top_k is None else max(0, chat_request.top_k),
-        seed=uuid.uuid4().int >> 66 if chat_request.seed is None else chat_request.seed,
-        stop=(stops,) if isinstance(stops, str) else tuple(stops),
-        max_reasoning_tokens=chat_request.reasoning_budget,
-    )
-    return Request(turns, sampling, thinking=not (template and template.enable_thinking is False))
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseBuilder:
-    """One reply on its way to a client: by which model, its id, and when it was asked for."""
-
-    model: str
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def completion(self, reply: Completion) -> Json:
-        """The body that answers a request without `stream`."""
-        message = {"role": "assistant", "content": reply.answer, **_reasoning(reply.reasoning or None)}
-        choice = {"index": 0, "message": message, "finish_reason": FINISH_REASONS[reply.finish], "logprobs": None}
-        return self._envelope("chat.completion", [choice]) | {"usage": usage(reply)}
-
-    def chunk(self, delta: Json, finish: str | None = None) -> Json:
-        """One event of a stream."""
-        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return self._envelope("chat.completion.chunk", [choice])
-
-    def final_chunks(self, reply: Completion, rest: Iterable[Json], options: StreamOptions | None) -> Iterator[Json]:
-        """The last events: the rest, why the reply ended, and what it took where the client asked for that."""
-        for delta in rest:
-            yield self.chunk(delta)
-        yield self.chunk({}, FINISH_REASONS[reply.finish])
-        if options and options.include_usage:
-            yield self._envelope("chat.completion.chunk", []) | {"usage": usage(reply)}
-
-    def _envelope(self, kind: str, choices: list[Json]) -> Json:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
-
-
-def usage(reply: Completion) -> Json:
-    """Tokens of the prompt and of the reply, the reasoning's apart."""
-    return {
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.tokens,
-        "total_tokens": reply.prompt_tokens + reply.tokens,
-        "completion_tokens_details": {"reasoning_tokens": reply.reasoning_tokens},
-    }
-
-
-class DeltaStream:
-    """Pieces to deltas. What may yet prove to be reasoning without an opening tag is held back, unless allowed.
-
-    So `content` never holds reasoning; the price is that a model which answers without reasoning, though it was to
-    reason, is heard at its end.
-    """
-
-    def __init__(self, *, hold_answer: bool) -> None:
-        self._held: str | None = "" if hold_answer else None
-
-    def feed(self, piece: Piece) -> Iterator[Json]:
-        """The deltas that are certain after this piece."""
-        if piece.kind == "answer" and self._held is not None:
-            self._held += piece.text
-            return
-        held, self._held = self._held, None
-        match piece.kind:
-            case "moved":
-                yield {"moved": True} if held is None else _reasoning(held)
-            case "reasoning":
-                yield _reasoning(piece.text)
-            case "answer":
-                yield {"content": piece.text}
-
-    def flush(self) -> Iterator[Json]:
-        """The rest, when no more will come."""
-        if self._held:
-            yield {"content": self._held}
-
-
-def event(body: Json) -> bytes:
-    """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode("utf-8", "replace")
-
-
-def _reasoning(text: str | None) -> Json:
-    """Reasoning under both names in use: vLLM says `reasoning`, others `reasoning_content`."""
-    return {"reasoning_content": text, "reasoning": text}
-
-
-def _turn(message: Message) -> Turn:
-    text = message.content or ""
-    if not isinstance(text, str):
-        text = "".join(part.text for part in text)
-    if message.role != "assistant":
-        return Turn("system" if message.role == "developer" else message.role, text)
-    reasoning = message.reasoning_content or message.reasoning or ""
-    if not reasoning and (reply := parse_reply(text)).closed:  # a client that keeps replies with their tags
-        return Turn("assistant", reply.answer, reply.reasoning)
-    return Turn("assistant", text, reasoning)
+def complete_document(document: Json) -> None:
+    """Add to FastAPI's OpenAPI document what FastAPI cannot know: the body that we read ourselves, the optional key."""
+    schemas = document["components"]["schemas"]
+    _, definitions = models_json_schema([(ChatRequest, "validation")], ref_template=SCHEMA_REF)
+    schemas.update(definitions["$defs"])
+    # FastAPI documents a refusal of its own (422) for each parameter. Ours is any text in the path, so it never comes.
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"key": []}]
 
 
 def _field_path(fault: Mapping[str, Any]) -> str:
-    """Where in the body: its own names and numbers, without pydantic's names of alternatives."""
+    """Return the path of a faulty field in the body, without pydantic's names of a union's alternatives."""
     names = (part for part in fault["loc"] if isinstance(part, int) or re.fullmatch("[a-z_]+", part))
     return ".".join(str(name) for name in names if name != "str")
 
 
 def _explain(fault: Mapping[str, Any]) -> str:
-    place = _field_path(fault)
-    if fault["type"] == "extra_forbidden":
-        return f"{place}: is not supported here; leave it out"
-    if place.partition(".")[0] in NO_OP_OPTIONS or place.rpartition(".")[2] == "tool_calls":
-        return f"{place}: is not supported here; leave it out"
-    return f"{place}: {fault['msg']}" if place else f"the body is no such request: {fault['msg']}"
-
-
-REFUSALS = {
-    "400": "The body is no such request, or the conversation is too long.",
-    "401": "The API key is missing or wrong.",
-    "403": "A page of another site asked.",
-    "404": "There is no such model or address.",
-    "405": "This address takes another method.",
-    "408": "The body came too slowly.",
-    "413": "The body is too large.",
-    "415": "The body is not application/json.",
-    "421": "The Host header names another server.",
-    "429": "Too many requests are waiting.",
-    "500": "The server failed.",
-    "502": "The server that writes the replies is gone, fails, or refuses this one's key.",
-    "504": "The reply took too long.",
-}
-
-
-def document(version: str) -> Json:
-    """The OpenAPI 3.1 document of the API."""
-    _, schemas = models_json_schema([(ChatRequest, "validation")], ref_template="#/components/schemas/{model}")
-    chat = _operation("Write the next reply of a conversation, whole or as a stream of events.", _reference("Reply"))
-    chat["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": _reference("ChatRequest")}},
-    }
-    chat["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    one_model = _operation("One model.", _reference("Model"))
-    one_model["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "thinktune", "version": version},
-        "paths": {
-            "/health": {"get": _operation("Whether the server is up.", _object(status={"const": "ok"}))},
-            "/v1/models": {"get": _operation("The models that can be asked.", _reference("Models"))},
-            "/v1/models/{model}": {"get": one_model},
-            "/v1/chat/completions": {"post": chat},
-        },
-        "components": {
-            "schemas": schemas["$defs"] | _answers(),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        },
-        "security": [{}, {"key": []}],
-    }
-
-
-def _answers() -> dict[str, Json]:
-    text, number = {"type": "string"}, {"type": "integer", "minimum": 0}
-    maybe_text = {"type": ["string", "null"]}
-    message = _object(role={"const": "assistant"}, content=text, reasoning_content=maybe_text, reasoning=maybe_text)
-    choice = _object(index=number, message=message, finish_reason={"enum": ["stop", "length"]})
-    usage = _object(
-        prompt_tokens=number,
-        completion_tokens=number,
-        total_tokens=number,
-        completion_tokens_details=_object(reasoning_tokens=number),
-    )
-    known = {"id": text, "created": number, "model": text}
-    fault = _object(message=text, type=text, param=maybe_text, code=maybe_text)
-    return {
-        "Reply": _object(
-            **known, object={"const": "chat.completion"}, choices={"type": "array", "items": choice}, usage=usage
-        ),
-        "Model": _object(id=text, object={"const": "model"}, created=number, owned_by=text),
-        "Models": _object(object={"const": "list"}, data={"type": "array", "items": _reference("Model")}),
-        "Error": _object(error=fault),
-    }
-
-
-def _operation(summary: str, answer: Json) -> dict[str, Any]:
-    refused = {
-        status: {"description": why, "content": {"application/json": {"schema": _reference("Error")}}}
-        for status, why in REFUSALS.items()
-    }
-    found = {"description": "As asked.", "content": {"application/json": {"schema": answer}}}
-    return {"summary": summary, "responses": {"200": found, **refused}}
-
-
-def _object(**properties: Json) -> Json:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-def _reference(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
+    path = _field_path(fault)
+    no_op = path.partition(".")[0] in NO_OP_OPTIONS or path.rpartition(".")[2] == "tool_calls"
+    if fault["type"] == "extra_forbidden" or no_op:
+        return f"{path}: is not supported here; leave it out"
+    return f"{path}: {fault['msg']}" if path else f"the body is not a chat request: {fault['msg']}"

@@ -1,4 +1,4 @@
-"""What stands before the page and the API: who may ask, how much, how slowly, and what a browser may do with it."""
+"""Security of the page and the API: hosts, origins, the API key, headers, and limits of size and time."""
 
 import asyncio
 import hmac
@@ -19,7 +19,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 SECURITY_HEADERS = {
-    # The page is made of its own files and talks to its own address, and nothing else.
+    # The page consists of its own files, and talks only to its own address.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -31,29 +31,31 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much strangers may ask for at once, and how long they may take."""
+    """Limits of concurrency, sizes (bytes) and times (seconds) for requests from strangers."""
 
     max_running: int = 32
-    """Replies written side by side."""
+    """Replies that are generated at the same time."""
     max_waiting: int = 64
-    """Requests that wait for a place; one more is refused with 429."""
+    """Requests that wait for a slot; one more is refused with 429."""
     max_connections: int = 256
     max_body_bytes: int = 4 * 2**20
     head_timeout_seconds: float = 10
-    """How long a connection may stay open without a whole request head."""
+    """Time for a connection to bring a whole request head."""
     body_timeout_seconds: float = 15
     reply_timeout_seconds: float = 900
-    """How long a reply may take, its wait for a place counted in."""
+    """Time for a reply, its wait for a slot included."""
 
 
 class SecurityMiddleware:
-    """Refuses what must not reach the app, and puts the security headers on every response.
+    """Refuse what must not reach the app, and add the security headers to every response.
+
+    Starlette's `TrustedHostMiddleware` refuses a foreign Host with 400 and plain text; this one does in OpenAI's form.
 
     Args:
-        app: what is guarded.
-        key: asked for below /v1/ as a bearer token, where there is one.
-        hosts: the names that the Host header may say, or none for any. On loopback, another name is another site's
-            that a browser was led to resolve to this machine (DNS rebinding).
+        app: the application to protect.
+        key: the bearer token required below /v1/, or None.
+        hosts: the names allowed in the Host header, or None for any. On loopback, any other name belongs to a site that
+            made the browser resolve it to this machine (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, key: str | None, hosts: frozenset[str] | None) -> None:
@@ -61,7 +63,7 @@ class SecurityMiddleware:
         self._key = f"Bearer {key}".encode() if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand an HTTP request on, or answer it with a refusal."""
+        """Pass an HTTP request on, or refuse it."""
         if scope["type"] != "http":
             return
 
@@ -80,10 +82,10 @@ class SecurityMiddleware:
     def _verify(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and _host_name(host) not in self._hosts:
-            raise ApiError(421, f"Host {host!r} is not this server; use the address that it printed")
+            raise ApiError(421, f"Host {host!r} is not this server; use the address that it printed at its start")
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host.lower():
-            raise ApiError(403, f"pages of {origin!r} may not ask this server; use its own page")
+            raise ApiError(403, f"pages of {origin!r} may not call this server; use its own page")
         if self._key is not None and path.startswith("/v1/"):
             given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
             if not hmac.compare_digest(given, self._key):
@@ -93,7 +95,7 @@ class SecurityMiddleware:
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """An error as a response; the connection ends with it, so that an unread body costs nothing more."""
+    """Build the response for an error; it closes the connection, so that the rest of the body is never read."""
     headers = {"connection": "close"}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -103,10 +105,10 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body of a JSON request; raises ApiError where it is of another kind, too large or too slow."""
+    """Read the whole body of a JSON request; raises ApiError if it has another type or exceeds a limit."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # also what keeps other sites' forms from asking
-        raise ApiError(415, f"the body is {kind or 'of no kind'}; send Content-Type: application/json")
+    if kind != "application/json":  # this also keeps out the forms of other sites
+        raise ApiError(415, f"the content type is {kind or 'missing'}; send Content-Type: application/json")
     body = bytearray()
     try:
         async with asyncio.timeout(limits.body_timeout_seconds):
@@ -117,14 +119,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
                         413, f"the body is larger than {limits.max_body_bytes:,} bytes; shorten the conversation"
                     )
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {limits.body_timeout_seconds:g} s") from None
+        raise ApiError(408, f"the body did not arrive within {limits.body_timeout_seconds:g} s") from None
     except ClientDisconnect:
-        raise ApiError(400, "the client left before its request was whole") from None
+        raise ApiError(400, "the client disconnected before its request was complete") from None
     return bytes(body)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
+    """Return True if only this machine can reach an address to listen on."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -132,12 +134,13 @@ def is_loopback(host: str) -> bool:
 
 
 def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
-    """Uvicorn's HTTP protocol, but a connection that brings no whole request head within so many seconds is closed.
+    """Return uvicorn's HTTP protocol with a time limit for request heads; it closes connections that exceed it.
 
-    uvicorn itself waits for ever for a head that comes byte by byte. Its protocol is a class to inherit from.
+    uvicorn itself waits forever for a head that arrives byte by byte. `H11Protocol` with its `cycle` and `transport` is
+    a private API of uvicorn, which offers no other way: a new version may break this, and tests/serve would show it.
     """
 
-    class Timed(H11Protocol):
+    class H11ProtocolWithHeadTimeout(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.loop.call_later(seconds, self._close_if_idle, None)
@@ -145,13 +148,13 @@ def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
         def _close_if_idle(self, cycle_before: object) -> None:
             if self.transport.is_closing():
                 return
-            idle = not self.cycle or self.cycle.response_complete  # there is no cycle before the first request
+            idle = not self.cycle or self.cycle.response_complete  # no cycle before the first request
             if idle and self.cycle is cycle_before:
                 self.transport.close()
             else:
                 self.loop.call_later(seconds, self._close_if_idle, self.cycle)
 
-    return Timed
+    return H11ProtocolWithHeadTimeout
 
 
 def _netloc(origin: str) -> str:
@@ -162,7 +165,7 @@ def _netloc(origin: str) -> str:
 
 
 def _host_name(host: str) -> str | None:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

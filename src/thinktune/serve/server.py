@@ -1,4 +1,4 @@
-"""The chat page and the OpenAI-compatible API in one process: their routes, and the server that listens."""
+"""The HTTP server: routes of the chat page and of the OpenAI-compatible API, in one process."""
 
 import os
 import socket
@@ -6,22 +6,32 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from thinktune.errors import UserError
 from thinktune.progress import Say
-from thinktune.serve import openai_schema as api
-from thinktune.serve.chat_completions import AdmissionQueue, ChatCompletionHandler
+from thinktune.serve.chat_completions import AdmissionQueue, ChatCompletionResponse
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_schema import ApiError, Json, document
+from thinktune.serve.openai_schema import (
+    CHAT_REQUEST_BODY,
+    REFUSALS,
+    ApiError,
+    ChatCompletion,
+    Health,
+    ModelCard,
+    ModelDefaults,
+    ModelList,
+    complete_document,
+    parse_request,
+)
 from thinktune.serve.security import (
     LOOPBACK_HOSTS,
     Limits,
@@ -44,15 +54,31 @@ MEDIA_TYPES = {
 }
 
 
+# FastAPI would record every request, and export it if environment variables say so. Nothing must leave this server.
+NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
+
 def make_app(
     served_models: Sequence[ServedModel], limits: Limits, key: str | None, hosts: frozenset[str] | None
 ) -> ASGIApp:
-    """The whole application: `served_models` by name, the first one where a client names none."""
-    desk, begun, page = AdmissionQueue(limits), int(time.time()), read_page()
-    named = {voice.name: voice for voice in served_models}
-    described = document(version("thinktune"))
+    """Build the application.
 
-    async def show(request: Request) -> Response:
+    Args:
+        served_models: the models to offer; the first one answers requests that name none.
+        limits: limits of concurrency, sizes and times.
+        key: the API key required below /v1/, or None.
+        hosts: the names allowed in the Host header, or None for any.
+    """
+    admission_queue, created, page = AdmissionQueue(limits), int(time.time()), read_page()
+    by_name = {served_model.name: served_model for served_model in served_models}
+
+    async def page_file(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
         if name not in page:
             raise HTTPException(404)
@@ -60,38 +86,59 @@ def make_app(
             page[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"}
         )
 
-    async def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+    async def health() -> Health:
+        return Health()
 
-    async def openapi(_: Request) -> Response:
-        return JSONResponse(described)
+    async def list_models() -> ModelList:
+        return ModelList(data=[_model_card(served_model, created) for served_model in served_models])
 
-    async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model_card(voice, begun) for voice in served_models]})
+    async def retrieve_model(model: str) -> ModelCard:
+        return _model_card(_find_model(by_name, model), created)
 
-    async def model(request: Request) -> Response:
-        return JSONResponse(_model_card(_find_model(named, request.path_params["model"]), begun))
+    async def create_chat_completion(request: Request) -> Response:
+        chat_request = parse_request(await read_body(request, limits))
+        name = chat_request.model
+        served_model = served_models[0] if name is None else _find_model(by_name, name)
+        return ChatCompletionResponse(served_model, chat_request, admission_queue, limits)
 
-    async def chat(request: Request) -> ASGIApp:
-        asked = api.parse_request(await read_body(request, limits))
-        voice = _find_model(named, asked.model) if asked.model is not None else served_models[0]
-        return ChatCompletionHandler(voice, asked, desk, limits)
+    app = _empty_app()
+    app.add_route("/", page_file, methods=["GET"])
+    app.add_route("/page/{name:path}", page_file, methods=["GET"])
+    app.add_api_route("/health", health, summary="Report that the server is up.")
+    app.add_api_route("/v1/models", list_models, summary="List the models.")
+    app.add_api_route("/v1/models/{model:path}", retrieve_model, summary="Describe one model.")
+    app.add_api_route(
+        "/v1/chat/completions",
+        create_chat_completion,
+        methods=["POST"],
+        summary="Write the next reply of a conversation, whole or as a stream of server-sent events.",
+        response_model=ChatCompletion,
+        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        openapi_extra=CHAT_REQUEST_BODY,
+    )
+    complete_document(app.openapi())  # FastAPI builds it once and keeps it
+    # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
+    return SecurityMiddleware(app, key, hosts)
 
-    routes = [
-        Route("/", show, methods=["GET"]),
-        Route("/page/{name:path}", show, methods=["GET"]),
-        Route("/health", health, methods=["GET"]),
-        Route("/openapi.json", openapi, methods=["GET"]),
-        Route("/v1/models", models, methods=["GET"]),
-        Route("/v1/models/{model:path}", model, methods=["GET"]),
-        Route("/v1/chat/completions", chat, methods=["POST"]),  # pyright: ignore[reportArgumentType]
-    ]
-    handlers: dict[Any, Any] = {ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_error}
-    return SecurityMiddleware(Starlette(routes=routes, exception_handlers=handlers), key, hosts)
+
+def _empty_app() -> FastAPI:
+    return FastAPI(
+        title="thinktune",
+        version=version("thinktune"),
+        docs_url=None,  # the documentation pages load scripts from a CDN
+        redoc_url=None,
+        telemetry=NO_TELEMETRY,
+        responses=REFUSALS,
+        generate_unique_id_function=lambda route: route.name,
+        exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_error},
+    )
 
 
 def read_page() -> dict[str, bytes]:
-    """The page's files by name, read once: no request ever names a path of the machine."""
+    """Read the page's files by name, once, so that no request ever names a path of the machine."""
     folder = files("thinktune.serve") / "page"
     found = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
     libraries = folder / "libraries"
@@ -99,11 +146,11 @@ def read_page() -> dict[str, bytes]:
 
 
 def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, limits: Limits | None = None) -> None:
-    """Listen until Ctrl-C. Raises UserError where the address cannot be had, or needs an API key and has none."""
+    """Serve until Ctrl-C; raises UserError if the address is taken, or open to other machines without an API key."""
     limits, key = limits or Limits(), os.environ.get(API_KEY_VARIABLE)
     if not is_loopback(host) and not key:
         raise UserError(
-            f"--host {host}: other machines would reach the model; set {API_KEY_VARIABLE} to a key that they must send, "
+            f"--host {host}: other machines could use the model; set {API_KEY_VARIABLE} to a key that they must send, "
             "or leave --host out"
         )
     listening = _listen(host, port)
@@ -111,16 +158,18 @@ def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, 
         served_models[0].open()
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
-        say(f"page: {address}/\nAPI:  {address}/v1 (OpenAI's form{', with your API key' if key else ''}); Ctrl-C ends")
+        kind = "OpenAI-compatible, with your API key" if key else "OpenAI-compatible"
+        say(f"page: {address}/\nAPI:  {address}/v1 ({kind}); Ctrl-C stops")
         app = make_app(served_models, limits, key, LOOPBACK_HOSTS if is_loopback(host) else None)
-        uvicorn.Server(_settings(app, limits)).run(sockets=[listening])
+        uvicorn.Server(uvicorn_config(app, limits)).run(sockets=[listening])
     finally:
         listening.close()
-        for voice in served_models:
-            voice.close()
+        for served_model in served_models:
+            served_model.close()
 
 
-def _settings(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """Return uvicorn's settings for the application."""
     return uvicorn.Config(
         app,
         http=protocol_with_head_timeout(limits.head_timeout_seconds),
@@ -146,37 +195,37 @@ def _listen(host: str, port: int) -> socket.socket:
 def _find_model(by_name: dict[str, ServedModel], name: str) -> ServedModel:
     if name not in by_name:
         known = ", ".join(by_name)
-        raise ApiError(404, f"model {name!r} is not here; there is {known}", code="model_not_found", param="model")
+        raise ApiError(
+            404, f"there is no model {name!r}; the models are {known}", code="model_not_found", param="model"
+        )
     return by_name[name]
 
 
-def _model_card(served_model: ServedModel, created: int) -> Json:
-    """A model as /v1/models lists it; below `thinktune` stands what holds where a request does not say otherwise."""
+def _model_card(served_model: ServedModel, created: int) -> ModelCard:
     sampling = served_model.defaults.sampling
-    usual = {
-        "system": served_model.defaults.system,
-        "notice": served_model.defaults.notice,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "max_tokens": sampling.max_new_tokens,
-    }
-    return {
-        "id": served_model.name,
-        "object": "model",
-        "created": created,
-        "owned_by": "thinktune",
-        "max_model_len": served_model.context_tokens,
-        "thinktune": usual,
-    }
+    return ModelCard(
+        id=served_model.name,
+        created=created,
+        max_model_len=served_model.context_tokens,
+        thinktune=ModelDefaults(
+            system=served_model.defaults.system,
+            notice=served_model.defaults.notice,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+        ),
+    )
 
 
-async def _on_api_error(_: Request, error: ApiError) -> Response:
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
     return error_response(error)
 
 
-async def _on_http_error(_: Request, error: HTTPException) -> Response:
-    response = error_response(ApiError(error.status_code, f"{error.detail}; /openapi.json names what is there"))
+async def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = error_response(ApiError(error.status_code, f"{error.detail}; /openapi.json lists the addresses"))
     response.headers.update(error.headers or {})
     return response
 

@@ -18,7 +18,7 @@ from thinktune.errors import Stopped, UserError
 from thinktune.files import is_disk_full, read_json
 from thinktune.progress import Bar, Say, no_bar, say_nothing
 from thinktune.report import run_page
-from thinktune.run import journal, lock_run
+from thinktune.run import RunFolder, journal, lock_run
 from thinktune.tracking import trackers
 from thinktune.train import metrics, samples
 from thinktune.train.dry_run import dry_run, out_of_memory_error
@@ -199,7 +199,7 @@ def _save_blocking(run: Run) -> bool:
 
 def _trainer_state(run: Run) -> dict[str, Any]:
     journals = journal.flush_journals(run.context.folder) if run.context.world.is_main else {}
-    return {"journals": journals, **run.state_dict()}
+    return {"step": run.state.step, "journals": journals, **run.state_dict()}
 
 
 def _save(run: Run, trainer_state: dict[str, Any]) -> tuple[Path, float]:
@@ -208,7 +208,6 @@ def _save(run: Run, trainer_state: dict[str, Any]) -> tuple[Path, float]:
     started_at = time.monotonic()
     saved = saving.save(
         context.folder,
-        run.state.step,
         context.model,
         context.tokenizer,
         context.optimizer,
@@ -294,11 +293,11 @@ def _write_final(run: Run) -> None:
     assert best is not None
     if not store.has_final_model(folder, best):
         store.verify(best)
-        dtype = getattr(torch, read_json(folder / "environment.json")["model_dtype"])
+        dtype = getattr(torch, read_json(RunFolder(folder).environment)["model_dtype"])
         saving.write_final(folder, best, dtype)
     run_page.write_run_page(folder)
     waited = run.checkpoints.waited_seconds
     share = waited / max(1e-9, waited + run.metrics.elapsed_seconds)
     say(f"training waited {waited:.1f} s for checkpoints, {share:.1%} of its time")
     metrics.log_conclusion(run.context, run.state.step)
-    say(f"final model: {folder / 'final'} (step {best.step}, the best of those evaluated)")
+    say(f"final model: {RunFolder(folder).final} (step {best.step}, the best of those evaluated)")

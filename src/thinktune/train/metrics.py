@@ -15,7 +15,7 @@ from thinktune.planner.hardware import mfu
 from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import format_duration
 from thinktune.report import advice_sentence, diagnosis_line
-from thinktune.run import diagnose_run, journal
+from thinktune.run import RunFolder, diagnose_run, journal
 from thinktune.run.diagnosis import overfitting_evaluations
 from thinktune.run.environment import peak_host_memory_gib
 from thinktune.train.anomalies import AnomalyDetector
@@ -89,7 +89,7 @@ class MetricsLogger:
         events = anomalies.detect(context, step, reports, norms)
         if not context.world.is_main:
             return
-        journal.append(context.folder, journal.METRICS_FILE, [*events, record])
+        journal.append(RunFolder(context.folder).metrics, [*events, record])
         for event in events:
             context.say(f"step {event['step']}: {event['text']}")
         seconds_left = context.tokens_left[step] * record["seconds"] / max(1, self.trained_tokens)
@@ -116,7 +116,7 @@ def log_event(context: RunContext, step: int, text: str) -> None:
     """Print something that happened to the run, and record it."""
     if not context.world.is_main:
         return
-    journal.append(context.folder, journal.METRICS_FILE, [{"kind": "event", "step": step, "text": text}])
+    journal.append(RunFolder(context.folder).metrics, [{"kind": "event", "step": step, "text": text}])
     context.say(f"step {step}: {text}")
 
 
@@ -140,9 +140,9 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
     seconds = round(time.monotonic() - started_at, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.label_tokens.sum()), "seconds": seconds}
     finite = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}
-    journal.append(context.folder, journal.ROW_LOSSES_FILE, [{"step": step, "rows": finite}])
+    journal.append(RunFolder(context.folder).row_losses, [{"step": step, "rows": finite}])
     record = {"kind": "eval", "step": step, "epoch": context.epoch(step), **losses, **facts}
-    journal.append(context.folder, journal.METRICS_FILE, [record])
+    journal.append(RunFolder(context.folder).metrics, [record])
     context.say(
         f"step {step}/{len(context.steps)} eval loss {losses['loss']:.4f} "
         f"on {len(rows):,} held-out rows in {seconds:.1f} s: {diagnosis_line(diagnose_run(context.folder))}"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import completion_record
-from thinktune.run import journal
+from thinktune.run import RunFolder, journal
 from thinktune.train.context import RunContext
 
 MIN_SAMPLE_TOKENS = 32  # a reply cut shorter than this shows nothing
@@ -69,7 +69,7 @@ def write_samples(context: RunContext, budget: SampleBudget, step: int) -> None:
         record["repetition"] = round(repetition_rate(tokens), 4)
         records.append(record)
     if context.world.is_main:
-        journal.append(context.folder, journal.SAMPLES_FILE, records)
+        journal.append(RunFolder(context.folder).samples, records)
 
 
 def sampling_modes(generation_config: Any, limit_tokens: int) -> dict[str, SamplingParams]:

@@ -29,7 +29,7 @@ from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Bar, Say, no_bar
-from thinktune.run import describe_environment, journal, resume
+from thinktune.run import RunFolder, describe_environment, journal, resume
 from thinktune.train.context import RunContext
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
@@ -115,7 +115,7 @@ def _read_rows(recipe: Recipe, source: Path, say: Say) -> tuple[ChatTokenizer, P
     tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(tokenizer), recipe.run_folder)
     prepared = prepare(recipe, tokenizer, say)
-    resume.refuse_other_data(prepared, recipe.run_folder)
+    resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder)
     for line in summary.summary_lines(prepared.summary):
         say(line)
     return tokenizer, prepared
@@ -132,8 +132,7 @@ def _resume_or_record(
     folder, world = context.folder, context.world
     step = last.step if last else 0
     world.barrier()  # from here on what all have read is written
-    if (folder / "environment.json").is_file():
-        changes = [*changes, *resume.environment_changes(environment, folder)]
+    changes = [*changes, *resume.environment_changes(environment, folder)]
     journals = store.evaluated_journal_lengths(folder, step)
     run = Run(context, TrainState(step, journals is not None, step), clock)
     trainer_state: dict[str, Any] = store.read_trainer_state(last) if last else {"journals": {}}
@@ -151,14 +150,15 @@ def _resume_or_record(
 def _record_run(context: RunContext, environment: dict[str, Any], changes: list[str], step: int) -> None:
     """Write the files that describe a new run, or one that resumes with changes."""
     folder = context.folder
-    if changes or not (folder / "environment.json").is_file():
+    files = RunFolder(folder)
+    if changes or not files.environment.is_file():
         resume.record_recipe(context.recipe, folder)  # first: it marks the folder as a run
-        write_json(folder / "data.json", context.prepared.summary)
-        resume.record_rows(context.prepared.train, folder)
-        write_json(folder / "environment.json", environment)  # last: it shows that the others are there
+        write_json(files.data_summary, context.prepared.summary)
+        resume.record_rows(context.prepared.train.digest_lines(), folder)
+        write_json(files.environment, environment)  # last: it shows that the others are there
     if changes:
         text = f"resumed with a change: {', '.join(changes)}"
-        journal.append(folder, journal.METRICS_FILE, [{"kind": "event", "step": step, "text": text}])
+        journal.append(files.metrics, [{"kind": "event", "step": step, "text": text}])
         context.say(text)
 
 

@@ -1,4 +1,4 @@
-// The same API that every other client uses: models, and a reply as a stream of events.
+// Client of the OpenAI-compatible API: models, and a reply as a stream of events.
 
 const KEY = 'thinktune.key';
 
@@ -14,12 +14,12 @@ export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
-/** The models that can be asked, each with what it was set up with. */
+/** List the models, each with its defaults. */
 export async function listModels() {
   return (await (await call('/v1/models')).json()).data;
 }
 
-/** The deltas of a reply, then what it took: {delta}, {finish}, {usage}. */
+/** Yield the parts of a reply as they come: {delta}, {finish}, {usage}. */
 export async function* streamReply(request, signal) {
   const options = { include_usage: true, allow_moved: true };
   const response = await call('/v1/chat/completions', {
@@ -57,6 +57,6 @@ async function call(path, options = {}) {
   const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
   const response = await fetch(path, { ...options, headers });
   if (response.ok) return response;
-  const said = await response.json().catch(() => null);
-  throw new ApiError(response.status, said?.error?.message ?? `HTTP ${response.status}`);
+  const body = await response.json().catch(() => null);
+  throw new ApiError(response.status, body?.error?.message ?? `HTTP ${response.status}`);
 }

@@ -1,4 +1,4 @@
-// A conversation: its turns, each a question and one reply of every model that was asked, and how replies grow.
+// A conversation: its turns (a question and one reply per model), requests for replies, and replies that stream in.
 
 import { streamReply } from './api.js';
 
@@ -10,7 +10,7 @@ export function newReply(model) {
   return { model, reasoning: '', answer: '', thought: null, finish: null, usage: null, speed: null, error: null };
 }
 
-/** What a model is asked: the settings, and the conversation as that model has seen it. */
+/** Build the request for a model: the settings, and the conversation as that model has seen it. */
 export function requestFor(model, chat, upTo, settings) {
   const messages = [];
   if (settings.system != null) messages.push({ role: 'system', content: settings.system });
@@ -27,21 +27,21 @@ export function requestFor(model, chat, upTo, settings) {
   return request;
 }
 
-/** Let a reply grow until it ends, fails or is stopped; `changed` hears of every step. */
-export async function grow(reply, request, signal, changed) {
+/** Stream a reply until it ends, fails or is stopped; calls `changed` after every step. */
+export async function streamInto(reply, request, signal, changed) {
   let thinkingSince = null;
   let first = null;
   try {
     for await (const { delta, finish, usage } of streamReply(request, signal)) {
       const now = performance.now();
-      const thinks = delta?.reasoning_content ?? delta?.reasoning;
-      if (first === null && (thinks || delta?.content)) first = now;
-      if (thinks) {
+      const reasoning = delta?.reasoning_content ?? delta?.reasoning;
+      if (first === null && (reasoning || delta?.content)) first = now;
+      if (reasoning) {
         thinkingSince ??= now;
-        reply.reasoning += thinks;
+        reply.reasoning += reasoning;
       }
       if (delta?.moved) {
-        reply.reasoning = reply.answer; // it was reasoning whose opening tag the model left out
+        reply.reasoning = reply.answer; // it was reasoning; the model left its opening tag out
         reply.answer = '';
         thinkingSince = first;
       }
@@ -56,11 +56,11 @@ export async function grow(reply, request, signal, changed) {
       if (usage) {
         reply.usage = { prompt: usage.prompt_tokens, tokens: usage.completion_tokens, reasoning: usage.completion_tokens_details.reasoning_tokens };
         const seconds = (now - first) / 1000;
-        reply.speed = seconds > 0.1 ? (usage.completion_tokens - 1) / seconds : null; // too short to tell
+        reply.speed = seconds > 0.1 ? (usage.completion_tokens - 1) / seconds : null; // too short to measure
       }
       changed();
     }
-    reply.finish ??= 'stopped'; // the server went away
+    reply.finish ??= 'stopped'; // the server is gone
   } catch (error) {
     reply.finish = error.name === 'AbortError' ? 'stopped' : 'failed';
     if (reply.finish === 'failed') reply.error = error.message;
@@ -69,7 +69,7 @@ export async function grow(reply, request, signal, changed) {
   changed();
 }
 
-/** A chat as Markdown, the reasoning quoted. */
+/** Convert a chat to Markdown, the reasoning as a quotation. */
 export function asMarkdown(chat, words) {
   const lines = [`# ${chat.title}`];
   for (const turn of chat.turns) {

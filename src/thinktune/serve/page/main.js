@@ -1,18 +1,18 @@
-// The page: its parts wired together. What is asked and answered lives in chat.js, how it looks in view.js.
+// The page's controls and state. Conversations are in chat.js, their display in view.js.
 
 import { listModels, useKey } from './api.js';
-import { asMarkdown, grow, newChat, newReply, requestFor } from './chat.js';
+import { asMarkdown, newChat, newReply, requestFor, streamInto } from './chat.js';
 import { forgetChat, keepChat, keepSettings, readChats, readSettings } from './store.js';
 import { make, turnView } from './view.js';
-import { speak, words } from './words.js';
+import { showWords, words } from './words.js';
 
 const NUMBERS = ['temperature', 'top_p', 'top_k', 'max_tokens', 'reasoning_budget', 'seed'];
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 let models = [];
 let settings = readSettings();
 let chat = newChat();
 let views = [];
-let running = null; // what stops the replies that are being written
+let running = null; // the AbortController of the replies in progress
 
 const actions = {
   fold: () => settings.fold ?? '',
@@ -23,7 +23,7 @@ const actions = {
   },
   regenerate: (reply) => {
     const number = chat.turns.findIndex((turn) => turn.replies.includes(reply));
-    chat.turns.length = number + 1; // what followed answered to the former reply
+    chat.turns.length = number + 1; // the turns after it answered the former reply
     answer(chat.turns[number], chat.turns[number].replies.map((one) => one.model));
   },
 };
@@ -38,40 +38,42 @@ function ask(question) {
   const turn = { question, replies: [] };
   chat.title ||= question.split('\n')[0].slice(0, 60);
   chat.turns.push(turn);
-  const beside = at('beside').value;
-  answer(turn, beside && beside !== at('model').value ? [beside, at('model').value] : [at('model').value]);
+  const model = byId('model').value;
+  const other = byId('compare').value;
+  answer(turn, other && other !== model ? [other, model] : [model]);
 }
 
-/** Let each of the models answer a turn, side by side. */
+/** Let each of the models answer a turn, side by side; a reply in progress is stopped. */
 async function answer(turn, names) {
   stop();
-  const mine = (running = new AbortController());
-  const of = chat;
+  const controller = (running = new AbortController());
+  const asked = chat; // the user may open another one meanwhile
   turn.replies = names.map(newReply);
-  const asked = turn.replies.map((reply) => requestFor(reply.model, of, of.turns.indexOf(turn), settings));
+  const requests = turn.replies.map((reply) => requestFor(reply.model, asked, asked.turns.indexOf(turn), settings));
   showChat();
-  busy(true);
-  keep(of);
+  setBusy(true);
+  keep(asked);
   const view = views.at(-1);
   await Promise.all(
     turn.replies.map((reply, number) => {
       const element = view.replies.children[number];
-      const update = onceAFrame(() => {
-        const low = nearEnd();
+      const update = oncePerFrame(() => {
+        const wasNearEnd = nearEnd();
         element.update();
-        if (low) toEnd();
+        if (wasNearEnd) toEnd();
       });
-      return grow(reply, asked[number], mine.signal, update).then(() => {
-        at('status').textContent = words.finished(reply.model);
+      return streamInto(reply, requests[number], controller.signal, update).then(() => {
+        byId('status').textContent = words.finished(reply.model);
         if (reply.status === 401) askKey();
       });
     }),
   );
-  keep(of);
-  if (running === mine) busy(false);
+  keep(asked);
+  if (running === controller) setBusy(false);
 }
 
-function onceAFrame(work) {
+/** Wrap `work` so that it runs at most once per animation frame. */
+function oncePerFrame(work) {
   let due = false;
   return () => {
     if (due) return;
@@ -85,42 +87,42 @@ function onceAFrame(work) {
 
 function stop() {
   running?.abort();
-  busy(false);
+  setBusy(false);
 }
 
-function busy(writing) {
-  if (!writing) running = null;
-  const focused = [at('send'), at('stop')].includes(document.activeElement);
-  at('send').hidden = writing;
-  at('stop').hidden = !writing;
-  if (focused) at('question').focus();
+function setBusy(busy) {
+  if (!busy) running = null;
+  const focused = [byId('send'), byId('stop')].includes(document.activeElement);
+  byId('send').hidden = busy;
+  byId('stop').hidden = !busy;
+  if (focused) byId('question').focus();
 }
 
-function keep(which) {
-  if (which.turns.length && !keepChat(which)) at('status').textContent = words.full;
+function keep(saved) {
+  if (saved.turns.length && !keepChat(saved)) byId('status').textContent = words.full;
   showHistory();
 }
 
-function open(which) {
+function open(opened) {
   stop();
-  chat = which;
+  chat = opened;
   showChat();
   showHistory();
-  at('chats').classList.remove('open');
-  at('menu').ariaExpanded = 'false';
-  at('question').focus();
+  byId('chats').classList.remove('open');
+  byId('menu').ariaExpanded = 'false';
+  byId('question').focus();
 }
 
 function showChat() {
   views = chat.turns.map((turn) => turnView(turn, actions));
-  at('log').replaceChildren(...views.map((view) => view.element));
-  if (!views.length) at('log').append(make('p', { className: 'empty', textContent: words.empty }));
-  for (const id of ['export-markdown', 'export-json']) at(id).disabled = !views.length;
+  byId('log').replaceChildren(...views.map((view) => view.element));
+  if (!views.length) byId('log').append(make('p', { className: 'empty', textContent: words.empty }));
+  for (const id of ['export-markdown', 'export-json']) byId(id).disabled = !views.length;
   toEnd();
 }
 
 function showHistory() {
-  at('history').replaceChildren(
+  byId('history').replaceChildren(
     ...readChats().map((kept) => {
       const title = make('button', { className: 'title', textContent: kept.title, onclick: () => open(kept) });
       if (kept.id === chat.id) title.ariaCurrent = 'true';
@@ -135,8 +137,8 @@ function showHistory() {
   );
 }
 
-const nearEnd = () => at('log').scrollHeight - at('log').scrollTop - at('log').clientHeight < 80;
-const toEnd = () => (at('log').scrollTop = at('log').scrollHeight);
+const nearEnd = () => byId('log').scrollHeight - byId('log').scrollTop - byId('log').clientHeight < 80;
+const toEnd = () => (byId('log').scrollTop = byId('log').scrollHeight);
 
 function download(name, kind, text) {
   const link = make('a', { href: URL.createObjectURL(new Blob([text], { type: kind })), download: name });
@@ -144,26 +146,31 @@ function download(name, kind, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
+/** Return the values that the chosen model uses where a setting is empty. */
+function modelDefaults() {
+  return models.find((model) => model.id === byId('model').value)?.thinktune ?? {};
+}
+
 function showSettings() {
-  const usual = models.find((model) => model.id === at('model').value)?.thinktune ?? {};
-  at('set-system').value = settings.system ?? usual.system ?? '';
+  const defaults = modelDefaults();
+  byId('set-system').value = settings.system ?? defaults.system ?? '';
   for (const name of NUMBERS) {
-    at(`set-${name}`).value = settings[name] ?? '';
-    at(`set-${name}`).placeholder = usual[name] ?? '';
+    byId(`set-${name}`).value = settings[name] ?? '';
+    byId(`set-${name}`).placeholder = defaults[name] ?? '';
   }
-  at('set-thinking').checked = settings.thinking !== false;
-  at('set-fold').value = settings.fold ?? '';
-  at('settings').showModal();
+  byId('set-thinking').checked = settings.thinking !== false;
+  byId('set-fold').value = settings.fold ?? '';
+  byId('settings').showModal();
 }
 
 function takeSettings() {
-  const usual = models.find((model) => model.id === at('model').value)?.thinktune ?? {};
-  const changes = { thinking: at('set-thinking').checked ? null : false, fold: at('set-fold').value };
-  for (const name of NUMBERS) changes[name] = at(`set-${name}`).value === '' ? null : at(`set-${name}`).valueAsNumber;
-  const system = at('set-system').value.trim();
+  const defaults = modelDefaults();
+  const changes = { thinking: byId('set-thinking').checked ? null : false, fold: byId('set-fold').value };
+  for (const name of NUMBERS) changes[name] = byId(`set-${name}`).value === '' ? null : byId(`set-${name}`).valueAsNumber;
+  const system = byId('set-system').value.trim();
   changeSettings(changes);
   delete settings.system;
-  if (system !== (usual.system ?? '')) settings.system = system; // an empty one is a choice, too
+  if (system !== (defaults.system ?? '')) settings.system = system; // an empty one is a choice, too
   keepSettings(settings);
 }
 
@@ -172,70 +179,70 @@ async function start() {
     models = await listModels();
   } catch (error) {
     if (error.status === 401) askKey();
-    else at('log').append(make('p', { className: 'mark failed', textContent: words.failed(error.message) }));
+    else byId('log').append(make('p', { className: 'mark failed', textContent: words.failed(error.message) }));
     return;
   }
   const option = (model) => make('option', { value: model.id, textContent: model.id });
-  at('model').replaceChildren(...models.map(option));
-  at('beside').replaceChildren(make('option', { value: '', textContent: words.nobody }), ...models.map(option));
-  at('beside').value = models.some((model) => model.id === settings.beside) ? settings.beside : '';
-  at('beside-label').hidden = models.length < 2;
+  byId('model').replaceChildren(...models.map(option));
+  byId('compare').replaceChildren(make('option', { value: '', textContent: words.noOther }), ...models.map(option));
+  byId('compare').value = models.some((model) => model.id === settings.beside) ? settings.beside : '';
+  byId('compare-label').hidden = models.length < 2;
   const notice = models.map((model) => model.thinktune?.notice).find(Boolean);
-  at('notice').hidden = !notice;
-  at('notice').textContent = notice ?? '';
+  byId('notice').hidden = !notice;
+  byId('notice').textContent = notice ?? '';
 }
 
 function askKey() {
-  at('key').showModal();
+  byId('key').showModal();
 }
 
-function wire() {
-  at('ask').onsubmit = (event) => {
+function addListeners() {
+  byId('ask').onsubmit = (event) => {
     event.preventDefault();
-    const question = at('question').value;
+    const question = byId('question').value;
     if (!question.trim() || running) return;
-    at('question').value = '';
+    byId('question').value = '';
     ask(question);
   };
-  at('question').onkeydown = (event) => {
+  byId('question').onkeydown = (event) => {
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return; // composing: Enter picks Chinese characters
     event.preventDefault();
-    at('ask').requestSubmit();
+    byId('ask').requestSubmit();
   };
   document.addEventListener('keydown', (event) => {
     if (event.key === 'Escape' && !document.querySelector('dialog[open]')) stop();
   });
-  at('stop').onclick = stop;
-  at('new').onclick = () => open(newChat());
-  at('menu').onclick = () => (at('menu').ariaExpanded = String(at('chats').classList.toggle('open')));
-  at('beside').onchange = () => changeSettings({ beside: at('beside').value });
-  at('settings-open').onclick = showSettings;
-  at('settings').onclose = takeSettings;
-  at('set-reset').onclick = () => {
+  byId('stop').onclick = stop;
+  byId('new').onclick = () => open(newChat());
+  byId('menu').onclick = () => (byId('menu').ariaExpanded = String(byId('chats').classList.toggle('open')));
+  byId('compare').onchange = () => changeSettings({ beside: byId('compare').value }); // browsers have this name stored
+  byId('settings-open').onclick = showSettings;
+  byId('settings').onclose = takeSettings;
+  byId('set-reset').onclick = () => {
     settings = settings.beside ? { beside: settings.beside } : {};
     showSettingsAgain();
   };
-  at('key').onclose = () => {
-    useKey(at('key-text').value);
+  byId('key').onclose = () => {
+    useKey(byId('key-text').value);
     start();
   };
-  at('export-markdown').onclick = () => download('chat.md', 'text/markdown', asMarkdown(chat, words));
-  at('export-json').onclick = () => download('chat.json', 'application/json', JSON.stringify({ ...chat, settings }, null, 2));
-  at('export-markdown').ariaLabel = words.exportMarkdownLong;
-  at('export-json').ariaLabel = words.exportJsonLong;
+  byId('export-markdown').onclick = () => download('chat.md', 'text/markdown', asMarkdown(chat, words));
+  byId('export-json').onclick = () => download('chat.json', 'application/json', JSON.stringify({ ...chat, settings }, null, 2));
+  byId('export-markdown').ariaLabel = words.exportMarkdownLong;
+  byId('export-json').ariaLabel = words.exportJsonLong;
   window.onpagehide = () => keepChat(chat);
 }
 
 function showSettingsAgain() {
-  at('settings').onclose = null;
-  at('settings').close();
+  byId('settings').onclose = null;
+  byId('settings').close();
   showSettings();
-  setTimeout(() => (at('settings').onclose = takeSettings)); // the close event of the former one comes first
+  setTimeout(() => (byId('settings').onclose = takeSettings)); // the close event of the first dialog comes before this
 }
 
-speak();
-wire();
+showWords();
+addListeners();
 showChat();
 showHistory();
 await start();
-at('question').focus();
+byId('question').focus();

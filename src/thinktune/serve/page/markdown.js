@@ -1,4 +1,4 @@
-// A reply's Markdown to elements. HTML in a reply is text; what is left is sanitised once more before it is shown.
+// Markdown of a reply to elements. HTML in a reply is shown as text; the result is sanitised before it is shown.
 
 import { Marked } from './libraries/marked.esm.js';
 
@@ -8,7 +8,7 @@ const escaped = (text) =>
 const formula = (tex, displayMode) => {
   try {
     const drawn = window.temml.renderToString(tex, { displayMode, throwOnError: true, annotate: false });
-    return drawn.replace(/<[^>]*>/g, (tag) => tag.replace(/ style="[^"]*"/g, '')); // the page's policy takes no inline styles
+    return drawn.replace(/<[^>]*>/g, (tag) => tag.replace(/ style="[^"]*"/g, '')); // the page's policy forbids inline styles
   } catch {
     return `<code>${escaped(tex)}</code>`;
   }
@@ -34,7 +34,7 @@ marked.use({
   ],
   renderer: {
     html: (token) => escaped(token.raw),
-    image: (token) => escaped(token.raw), // an image would be fetched from somewhere
+    image: (token) => escaped(token.raw), // an image would be fetched from another site
   },
 });
 
@@ -54,7 +54,7 @@ export function showMarkdown(text, element) {
     link.rel = 'noopener noreferrer';
   }
   for (const table of fragment.querySelectorAll('table')) {
-    const frame = document.createElement('div'); // wide tables scroll inside it
+    const frame = document.createElement('div'); // wide tables scroll in here
     frame.className = 'table';
     frame.tabIndex = 0;
     table.replaceWith(frame);

@@ -1,9 +1,9 @@
-// What the browser keeps: chats, each under a key of its own so that two tabs do not overwrite each other, and settings.
+// The browser's storage: settings, and chats, each under its own key so that two tabs do not overwrite each other.
 
 const CHAT = 'thinktune.chat.';
 const SETTINGS = 'thinktune.settings';
 
-/** All chats, the newest first. */
+/** Read all chats, newest first. */
 export function readChats() {
   const chats = [];
   for (let at = 0; at < localStorage.length; at++) {
@@ -13,7 +13,7 @@ export function readChats() {
   return chats.filter(Boolean).sort((one, other) => other.changed - one.changed);
 }
 
-/** Keep a chat; false where the browser has no room. */
+/** Store a chat; returns false if the browser's storage is full. */
 export function keepChat(chat) {
   chat.changed = Date.now();
   return keep(CHAT + chat.id, chat);

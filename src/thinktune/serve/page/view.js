@@ -1,9 +1,9 @@
-// How turns and replies look: elements made once and kept up to date while a reply grows.
+// Elements for turns and replies: built once, then updated while a reply streams in.
 
 import { showMarkdown } from './markdown.js';
 import { words } from './words.js';
 
-/** An element with properties (`on…` listeners, attributes with a dash) and children. */
+/** Make an element with properties (`on…` listeners, attributes with a dash) and children. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -14,7 +14,7 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** A question with its replies below it; `actions` says what its buttons do. */
+/** Build a question with its replies; `actions` holds the handlers of its buttons. */
 export function turnView(turn, actions) {
   const text = make('div', { className: 'text', textContent: turn.question });
   const edit = make('button', { className: 'quiet', textContent: words.edit, onclick: () => editQuestion(question, turn, actions) });
@@ -50,7 +50,7 @@ function editQuestion(question, turn, actions) {
   field.focus();
 }
 
-/** The element of a reply; its `update` shows what the reply has become. */
+/** Build the element of a reply; its `update` shows the reply's present state. */
 export function replyView(reply, named, actions) {
   const summary = make('summary');
   const thoughts = make('div', { className: 'thoughts' });
@@ -62,7 +62,7 @@ export function replyView(reply, named, actions) {
   const head = named ? [make('h3', { textContent: reply.model })] : [];
   const element = make('article', { className: 'reply', ariaLabel: reply.model }, ...head, reasoning, answer, mark, facts, tools);
   element.dataset.model = reply.model;
-  summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click turns it over just after
+  summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
   if (actions.fold() === 'open') reasoning.open = true;
   let shownAnswer = null;
   let folded = Boolean(reply.finish);
@@ -117,7 +117,7 @@ function toolsOf(reply, actions) {
 
 async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = make('textarea', { value: text, className: 'away' }); // without https, only this way is open
+  const field = make('textarea', { value: text, className: 'away' }); // without https there is no other way
   document.body.append(field);
   field.select();
   document.execCommand('copy');

@@ -1,4 +1,4 @@
-"""What both hubs' downloads share: file listings, checksums, retries and time limits."""
+"""Verify downloads from both hubs: file listings, checksums, retries, time limits, access tokens."""
 
 import hashlib
 import os
@@ -11,37 +11,37 @@ RepoType = Literal["model", "dataset"]
 
 
 Listing = dict[str, tuple[int, str]]
-"""What a repository holds: by name, each file's size and its digest (sha256, or git's sha1 of a small file)."""
+"""Files of a repository by name: size in bytes, and digest (sha256, or git's sha1 of a small file)."""
 
 
 TOKEN_VARIABLES = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
 
 
 STALL_TIMEOUT_SECONDS = 8
-"""Seconds without a byte after which a connection is given up; HF_HUB_DOWNLOAD_TIMEOUT says otherwise."""
+"""Seconds without a byte after which a connection is given up; HF_HUB_DOWNLOAD_TIMEOUT overrides it."""
 
 
 MAX_ATTEMPTS = 3
-"""How often a request is sent that gets no answer."""
+"""Times that an unanswered request is sent."""
 
 
 MAX_WORKERS = 8
-"""Files that are downloaded at a time."""
+"""Files that are downloaded at the same time."""
 
 
 SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 class IncompleteSnapshotError(Exception):
-    """A snapshot in the cache that is not known to be whole."""
+    """A snapshot in the cache that is not known to be complete."""
 
 
 class ChecksumMismatchError(Exception):
-    """The names of files that did not come as the hub announced them, and were removed."""
+    """Files that differed from the hub's listing after download, and were removed; the message is their names."""
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it, the outermost first; once each, as errors that are raised again run in circles."""
+    """Iterate over an error and its causes, the outermost first, each once: errors raised again can form cycles."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -50,7 +50,7 @@ def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def retry_while_progressing(download: Callable[[], object], downloaded_bytes: Callable[[], int]) -> None:
-    """Bring again after a lost connection as long as each time brings more: the clients count losses, not bytes."""
+    """Retry a download after a lost connection as long as each try brings more: the clients count losses, not bytes."""
     before = downloaded_bytes()
     while True:
         try:
@@ -64,7 +64,7 @@ def retry_while_progressing(download: Callable[[], object], downloaded_bytes: Ca
 
 
 def _is_connection_loss(error: BaseException) -> bool:
-    """Whether a connection broke: not one that the client has waited for in vain, several times."""
+    """Return True if a connection broke, but not if the client already waited for one several times in vain."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     stalled = any(re.search("(Read|Connect)Timeout", type(link).__name__) for link in exception_chain(error))
     return not stalled and not kinds.isdisjoint({"ConnectionError", "TransportError"})
@@ -76,25 +76,25 @@ def folder_bytes(folder: Path) -> int:
 
 
 def access_token(hub: str) -> str:
-    """Read a hub's access token from the environment; empty where there is none."""
+    """Read a hub's access token from the environment; empty if there is none."""
     return os.environ.get(TOKEN_VARIABLES[hub], "").strip()
 
 
 def mismatched_files(folder: Path, listing: Listing) -> list[str]:
-    """The names of the files that are not there, or not as they are listed."""
+    """List the files that are missing, or differ from the listing."""
     return [name for name, (size, digest) in listing.items() if not matches_digest(folder / name, size, digest)]
 
 
 def matches_digest(file: Path, size: int, digest: str) -> bool:
-    """Return True if a file has the listed size and SHA-256."""
+    """Return True if a file has the listed size and digest."""
     if not file.is_file() or file.stat().st_size != size:
         return False
     with file.open("rb") as opened:
-        begun = hashlib.sha256() if SHA256_PATTERN.fullmatch(digest) else hashlib.sha1(b"blob %d\0" % size)  # git's
-        return hashlib.file_digest(opened, lambda: begun).hexdigest() == digest
+        started = hashlib.sha256() if SHA256_PATTERN.fullmatch(digest) else hashlib.sha1(b"blob %d\0" % size)  # git's
+        return hashlib.file_digest(opened, lambda: started).hexdigest() == digest
 
 
 def unlisted_files(folder: Path, names: Collection[str]) -> list[str]:
-    """The names of a snapshot's files that the hub does not list, but for the record and the clients' own marks."""
+    """List a snapshot's files that the hub does not list, except our own listing and the clients' hidden files."""
     found = [path for path in folder.rglob("*") if path.is_file() and (path.suffix or not path.name.startswith("."))]
     return sorted({path.relative_to(folder).as_posix() for path in found} - set(names))

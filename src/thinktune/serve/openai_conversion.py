@@ -1,0 +1,133 @@
+"""OpenAI's requests to the engine's, and the engine's replies to OpenAI's completions, chunks and deltas."""
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from thinktune.data import Turn
+from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
+from thinktune.inference.chat_defaults import with_system_prompt
+from thinktune.inference.replies import parse_reply
+from thinktune.inference.requests import FinishReason
+from thinktune.serve.openai_schema import (
+    ChatCompletion,
+    ChatRequest,
+    Choice,
+    CompletionTokensDetails,
+    Json,
+    Message,
+    ReplyMessage,
+    StreamOptions,
+    Usage,
+)
+
+FINISH_REASONS: dict[FinishReason, Literal["stop", "length"]] = {"end": "stop", "stop": "stop", "length": "length"}
+
+
+def to_engine_request(chat_request: ChatRequest, defaults: ChatDefaults) -> Request:
+    """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too."""
+    turns = with_system_prompt(defaults.system, [_turn(message) for message in chat_request.messages])
+    usual, template = defaults.sampling, chat_request.chat_template_kwargs
+    stop = chat_request.stop or ()
+    sampling = SamplingParams(
+        max_new_tokens=chat_request.max_completion_tokens or chat_request.max_tokens or usual.max_new_tokens,
+        temperature=usual.temperature if chat_request.temperature is None else chat_request.temperature,
+        top_p=usual.top_p if chat_request.top_p is None else chat_request.top_p,
+        top_k=usual.top_k if chat_request.top_k is None else max(0, chat_request.top_k),
+        seed=uuid.uuid4().int >> 66 if chat_request.seed is None else chat_request.seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        max_reasoning_tokens=chat_request.reasoning_budget,
+    )
+    return Request(turns, sampling, thinking=not (template and template.enable_thinking is False))
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBuilder:
+    """Bodies of one response: a whole completion, or the chunks of a stream, all with the same id and time."""
+
+    model: str
+    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def completion(self, reply: Completion) -> Json:
+        """Build the body that answers a request without `stream`."""
+        message = ReplyMessage(content=reply.answer, **_reasoning_fields(reply.reasoning or None))
+        choice = Choice(message=message, finish_reason=FINISH_REASONS[reply.finish])
+        body = ChatCompletion(id=self.id, created=self.created, model=self.model, choices=[choice], usage=usage(reply))
+        return body.model_dump()
+
+    def chunk(self, delta: Json, finish: str | None = None) -> Json:
+        """Build one event of a stream."""
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._envelope([choice])
+
+    def final_chunks(self, reply: Completion, rest: Iterable[Json], options: StreamOptions | None) -> Iterator[Json]:
+        """Yield the last events: the remaining deltas, the finish reason, and the usage if the client asked for it."""
+        for delta in rest:
+            yield self.chunk(delta)
+        yield self.chunk({}, FINISH_REASONS[reply.finish])
+        if options and options.include_usage:
+            yield self._envelope([]) | {"usage": usage(reply).model_dump()}
+
+    def _envelope(self, choices: list[Json]) -> Json:
+        kind = "chat.completion.chunk"
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+
+def usage(reply: Completion) -> Usage:
+    """Count the tokens of a prompt and of its reply, the reasoning's apart."""
+    return Usage(
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.tokens,
+        total_tokens=reply.prompt_tokens + reply.tokens,
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reply.reasoning_tokens),
+    )
+
+
+class DeltaStream:
+    """Convert pieces to deltas; hold back text that may yet prove to be reasoning whose opening tag is missing.
+
+    So `content` never holds reasoning. The price: a model that should reason and does not is heard only at its end.
+    With `hold_answer` off, such text is sent at once, and a delta `moved: true` takes it back.
+    """
+
+    def __init__(self, *, hold_answer: bool) -> None:
+        self._held: str | None = "" if hold_answer else None
+
+    def feed(self, piece: Piece) -> Iterator[Json]:
+        """Yield the deltas that are certain after this piece."""
+        if piece.kind == "answer" and self._held is not None:
+            self._held += piece.text
+            return
+        held, self._held = self._held, None
+        match piece.kind:
+            case "moved":
+                yield {"moved": True} if held is None else _reasoning_fields(held)
+            case "reasoning":
+                yield _reasoning_fields(piece.text)
+            case "answer":
+                yield {"content": piece.text}
+
+    def flush(self) -> Iterator[Json]:
+        """Yield what is still held back, once no more pieces will come."""
+        if self._held:
+            yield {"content": self._held}
+
+
+def _reasoning_fields(text: str | None) -> Json:
+    """Put reasoning under both names in use: vLLM says `reasoning`, others `reasoning_content`."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def _turn(message: Message) -> Turn:
+    text = message.content or ""
+    if not isinstance(text, str):
+        text = "".join(part.text for part in text)
+    if message.role != "assistant":
+        return Turn("system" if message.role == "developer" else message.role, text)
+    reasoning = message.reasoning_content or message.reasoning or ""
+    if not reasoning and (reply := parse_reply(text)).closed:  # a client that keeps replies with their tags
+        return Turn("assistant", reply.answer, reply.reasoning)
+    return Turn("assistant", text, reasoning)

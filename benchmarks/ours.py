@@ -6,7 +6,6 @@ own: plan, model, optimizer, steps and their metrics.
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +20,6 @@ from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.data.dataset import DatasetWriter, example_to_json, open_dataset, select
 from thinktune.data.pipeline import Prepared
 from thinktune.data.types import Example, Turn
-from thinktune.train import metrics
 from thinktune.train.loop import _compile, _train_step
 from thinktune.train.setup import open_run
 
@@ -32,23 +30,25 @@ def train(job: Job, options: Options, clock: Clock) -> Trained:
         rows = _prepared(job, Path(folder) / "store")
         with patch("thinktune.train.setup.prepare", lambda *_: rows):
             run = open_run(_recipe(job, options, Path(folder)), _print_to_stderr, ["benchmark"])
-        assert [list(step.rows) for step in run.steps[: job.plan.steps]] == job.steps
+        context = run.context
+        assert [list(step.rows) for step in context.steps[: job.plan.steps]] == job.steps
         reports = []
-        run.started = time.monotonic()
+        run.metrics.start_clock()
         clock.begin()
-        if run.compiled:
+        if context.compiled:
             _compile(run)
         for number in range(1, job.plan.steps + 1):
             _train_step(run, number)
             if number % job.plan.log_every == 0 or number == job.plan.steps:
-                reports += run.pending
-                metrics.log_metrics(run)
+                reports += run.metrics.pending
+                run.metrics.log(context, number, run.anomalies)
             clock.step(number, job.plan.steps)
         losses = [(number, report.losses.mean_losses()["loss"]) for number, report in enumerate(reports, start=1)]
         norms = [float(report.gradient_norm) for report in reports]
-        setting = f"{run.optimizer.memory}, batches of {run.capacity:,}, {'compiled' if run.compiled else 'eager'}"
-        masters = run.optimizer.master_weights()
-        return Trained(run.model, job.step_tokens, norms, _as_logged(losses, job), setting, masters)
+        memory, compiled = context.optimizer.memory, "compiled" if context.compiled else "eager"
+        setting = f"{memory}, batches of {context.capacity:,}, {compiled}"
+        weights = context.optimizer.master_weights()
+        return Trained(context.model, job.step_tokens, norms, _as_logged(losses, job), setting, weights)
 
 
 def _recipe(job: Job, options: Options, folder: Path) -> Recipe:

@@ -37,7 +37,7 @@ from thinktune.model.transforms import apply_activation_budget, can_compile, com
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner.memory import Setting, Workload, memory_peaks
-from thinktune.train.step import step
+from thinktune.train.step import StepOptions, step
 
 GIB = 2**30
 STEPS, SHORTEST, MEAN, LONGEST = 10, 100, 900, 2048
@@ -131,7 +131,9 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
         if cuda and number == 2:  # the peak of loading and of the first step's states is not that of a step
             torch.cuda.reset_peak_memory_stats()
         optimizer.begin_step(number, 1e-5)
-        report = step(model, [batch.to(device)], optimizer, World(), torch.bfloat16, setting.chunk_rows)
+        report = step(
+            model, [batch.to(device)], optimizer, World(), torch.bfloat16, StepOptions(chunk_rows=setting.chunk_rows)
+        )
         assert torch.isfinite(report.gradient_norm)
         marks.append(time.monotonic())
     found = {"case": vars(case), "predicted_gib": predicted.train / GIB, "host_gib": predicted.host / GIB}

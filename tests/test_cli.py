@@ -65,9 +65,7 @@ def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
     assert_refused(run("train", "nowhere.yaml", cwd=tmp_path), "nowhere.yaml", "cannot be read")
     assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is not a file or folder here")
     (tmp_path / "hollow").mkdir()
-    assert_refused(
-        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "has no tokenizer that loads"
-    )
+    assert_refused(run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "has no tokenizer that loads")
     model = {"name": str(start)}
     assert_refused(
         run("check", write(tmp_path, model=model, data={"name": "gone.jsonl"}), cwd=tmp_path), "data.name: 'gone.jsonl'"

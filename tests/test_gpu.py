@@ -1,4 +1,4 @@
-"""What only a card can show. All of it: `pytest -m gpu`; without a card each test says that it was skipped."""
+"""Tests that need a card: `pytest -m gpu`; without a card they are skipped."""
 
 import copy
 
@@ -50,10 +50,12 @@ def made(tokenizer):
 
 
 @pytest.fixture(scope="module")
-def lined():
-    drawn = np.random.default_rng(0)
+def card_rows():
+    generator = np.random.default_rng(0)
     return [
-        Rendered(drawn.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}")
+        Rendered(
+            generator.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}"
+        )
         for size in LENGTHS
     ]
 
@@ -63,20 +65,20 @@ def packed(rows, capacity=640):
 
 
 def near(mine, theirs, tolerance, name=""):
-    """By the norm of the difference: single numbers near zero say nothing in bf16."""
+    """Compare by the norm of the difference: single numbers near zero mean nothing in bf16."""
     error = (mine.float() - theirs.float()).norm() / theirs.float().norm().clamp(min=1e-12)
     assert error < tolerance, f"{name}: differs by {error.item():.2e} of its norm"
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
-def test_packed_equals_alone(made, lined, dtype, tolerance):
-    """Each row by transformers' own attention in fp32, against the path of this card; states and all gradients."""
+def test_packed_equals_alone(made, card_rows, dtype, tolerance):
+    """Compare each row by transformers' own attention in fp32 with the path of this card: states and gradients."""
     alone = copy.deepcopy(made)
     alone.set_attn_implementation("sdpa")
     chosen = set_attention(made.to(dtype), dtype)
     assert chosen == ("thinktune_rows" if dtype == torch.float32 else "thinktune_varlen")
-    by_name = {row.source: row for row in lined}
-    for batch in packed(lined):
+    by_name = {row.source: row for row in card_rows}
+    for batch in packed(card_rows):
         mine = hidden_states(made, batch)[: batch.unpadded_tokens]
         ids = [torch.from_numpy(by_name[name].ids.astype("int64"))[None].to(CARD) for name in batch.row_sources]
         theirs = torch.cat([alone.model(each).last_hidden_state[0] for each in ids])
@@ -90,25 +92,25 @@ def test_packed_equals_alone(made, lined, dtype, tolerance):
 
 @pytest.mark.parametrize("memory", ["fp32", "exact", "8bit"])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_no_step_waits_for_the_card(made, lined, memory, compiled):
-    """CUDA's own check raises at the first wait; copies of the next batch are part of it."""
+def test_no_step_waits_for_the_card(made, card_rows, memory, compiled):
+    """CUDA's own check raises at the first wait, copies of the next batch included."""
     update = Optimizer(made, TrainConfig(rows_per_step=1, memory=memory))
     set_attention(made, torch.bfloat16)
     if compiled:
         compile_layers(made)
-    for number in (1, 2):  # what is compiled or allocated at first use may wait
+    for number in (1, 2):  # compilation and allocation at first use may wait
         update.begin_step(number, 1e-4)
-        warm_up(made, packed(lined)[0], torch.bfloat16)
-        step(made, packed(lined), update, World(), torch.bfloat16)
-    evaluate_loss(made, pack(lined, 640, pad=make_padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
+        warm_up(made, packed(card_rows)[0], torch.bfloat16)
+        step(made, packed(card_rows), update, World(), torch.bfloat16)
+    evaluate_loss(made, pack(card_rows, 640, pad=make_padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     for number in (3, 4, 5):
         update.begin_step(number, 1e-4)
-        report = step(made, packed(lined), update, World(), torch.bfloat16)
-        evaluate_loss(made, pack(lined, 640, pad=make_padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
+        report = step(made, packed(card_rows), update, World(), torch.bfloat16)
+        evaluate_loss(made, pack(card_rows, 640, pad=make_padding(0, LENGTHS, 640)), CARD, torch.bfloat16)
     with pytest.raises(RuntimeError, match="synchroniz"):
-        report.gradient_norm.item()  # or the check was off
+        report.gradient_norm.item()  # otherwise the check was off
     torch.cuda.set_sync_debug_mode("default")
     assert report.gradient_norm.isfinite()
 
@@ -134,14 +136,14 @@ def test_the_loss_in_one_kernel_is_the_plain_one(dtype, tolerance, rows):
 
 
 @pytest.mark.parametrize("tier", ["fp32", "exact"])
-def test_compiled_layers_learn_the_same_at_every_budget_in_less_memory(made, lined, tier):
+def test_compiled_layers_learn_the_same_at_every_budget_in_less_memory(made, card_rows, tier):
     if not can_compile(CARD):
         pytest.skip("this card or this machine has no compiler")
     precision = torch.float32 if tier == "fp32" else torch.bfloat16
     made.to(precision)
     set_attention(made, precision)
     plain, found = copy.deepcopy(made), []
-    [batch, *_] = packed(lined)
+    [batch, *_] = packed(card_rows)
     for budget, compiled in ((1.0, False), (1.0, True), (0.5, True), (0.0, True)):
         torch._dynamo.reset()
         model = copy.deepcopy(plain)
@@ -165,14 +167,14 @@ def test_compiled_layers_learn_the_same_at_every_budget_in_less_memory(made, lin
     assert kept[0] > kept[1] > kept[2] > kept[3], kept
 
 
-def test_a_run_of_batches_compiles_each_layer_once(made, lined):
+def test_a_run_of_batches_compiles_each_layer_once(made, card_rows):
     made.to(torch.bfloat16)
     set_attention(made, torch.bfloat16)
     compile_layers(made)
-    warm_up(made, packed(lined)[0], torch.bfloat16)
+    warm_up(made, packed(card_rows)[0], torch.bfloat16)
     graphs = counters["stats"]["unique_graphs"]
     for seed in range(3):
-        chosen = [lined[index] for index in np.random.default_rng(seed).permutation(len(lined))[:7]]
+        chosen = [card_rows[index] for index in np.random.default_rng(seed).permutation(len(card_rows))[:7]]
         update = Optimizer(made, TrainConfig(rows_per_step=1, memory="8bit"))
         update.begin_step(1, 1e-4)
         step(made, packed(chosen), update, World(), torch.bfloat16)
@@ -180,7 +182,7 @@ def test_a_run_of_batches_compiles_each_layer_once(made, lined):
     assert not counters["graph_break"]
 
 
-def test_learning_in_8_bits_stays_near_bf16(made, lined):
+def test_learning_in_8_bits_stays_near_bf16(made, card_rows):
     if problem := float8_problem("cuda", torch.cuda.get_device_capability(), installed=True):
         pytest.skip(f"fp8: {problem}")
     pytest.importorskip("torchao")
@@ -194,7 +196,7 @@ def test_learning_in_8_bits_stays_near_bf16(made, lined):
         update = Optimizer(model, TrainConfig(rows_per_step=1, memory="exact"))
         for number in range(1, 11):
             update.begin_step(number, 1e-3)
-            step(model, packed(lined), update, World(), torch.bfloat16)
-        losses.append(evaluate_loss(model, packed(lined), CARD, torch.bfloat16).mean_losses()["loss"])
+            step(model, packed(card_rows), update, World(), torch.bfloat16)
+        losses.append(evaluate_loss(model, packed(card_rows), CARD, torch.bfloat16).mean_losses()["loss"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)

@@ -12,12 +12,12 @@ from support.cuda_calls import OURS, cuda_calls
 from support.ranks import run_ranks
 from support.runs import quiet, settings, stop_after
 
-from thinktune.distributed import world as parallel
+from thinktune.distributed import world
 from thinktune.model.attention import set_attention
-from thinktune.train.loop import train
+from thinktune.train import train
 
 
-def test_one_process_trains_evaluates_samples_saves_and_goes_on_without_torch_cuda(tree):
+def test_one_process_trains_evaluates_samples_saves_and_resumes_without_torch_cuda(tree):
     with cuda_calls() as found:
         with pytest.raises(KeyboardInterrupt):
             train(settings(tree), stop_after(3))
@@ -34,7 +34,7 @@ def test_two_ranks_do_so_too(tree, tmp_path):
             assert (code, found) == (ends_with, []), said
 
 
-def test_a_call_of_torch_cuda_would_be_seen():
+def test_a_call_of_torch_cuda_would_be_found():
     planted = compile("import torch\ntorch.cuda.is_available()\n", f"{OURS}/planted.py", "exec")
     with cuda_calls() as found:
         torch.cuda.is_available()
@@ -43,21 +43,21 @@ def test_a_call_of_torch_cuda_would_be_seen():
 
 
 def functions_that_call_cuda():
-    """Of all rooms, the functions in which torch.cuda stands, and whether they ask for the device's kind there."""
+    """Yield the functions that use torch.cuda, and whether they check the device's type."""
     for path in sorted(Path(OURS).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and "torch.cuda." in ast.unparse(node):
                 yield f"{path.stem}.{node.name}", "device.type == 'cuda'" in ast.unparse(node)
 
 
-def test_what_only_cuda_cards_tell_is_asked_of_them_alone():
+def test_only_functions_that_check_the_device_use_torch_cuda():
     found = dict(functions_that_call_cuda())
     assert found, set_attention
     assert all(found.values()), found
 
 
 def test_collectives_are_the_devices_own():
-    """So that a card of another maker, whose backend torch knows by its plugin, needs no word of ours."""
-    assert "get_default_backend_for_device(device)" in inspect.getsource(parallel.init_distributed)
-    assert "nccl" not in inspect.getsource(parallel).replace("NCCL", "")
+    """So that a card of another maker, whose backend torch knows by its plugin, needs no code of ours."""
+    assert "get_default_backend_for_device(device)" in inspect.getsource(world.init_distributed)
+    assert "nccl" not in inspect.getsource(world).replace("NCCL", "")
     assert torch.distributed.get_default_backend_for_device(torch.device("cpu")) == "gloo"

@@ -8,7 +8,9 @@ import thinktune
 
 
 def test_the_import_loads_neither_torch_nor_the_rest():
-    code = "import sys, thinktune; print([name for name in ('torch', 'transformers', 'pydantic') if name in sys.modules])"
+    code = (
+        "import sys, thinktune; print([name for name in ('torch', 'transformers', 'pydantic') if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from thinktune.config import loading as recipe
+from thinktune.config import loading
 from thinktune.data.chat_template import TokenKind
 from thinktune.data.pipeline import prepare
 from thinktune.data.summary import summary_lines
 from thinktune.demo.tiny_model import ModelShape, make_model
-from thinktune.run import journal as track
-from thinktune.train.loop import train
+from thinktune.run import journal
+from thinktune.train import train
 
 pytestmark = pytest.mark.real
-# Nothing dropped and nothing mended, to hold tokens to the files' own texts.
-AS_THEY_ARE = {"handed_answer": "keep", "literal_newline": "keep"}
+# Nothing dropped or repaired, to compare tokens with the files' own texts.
+KEEP_FAULTS = {"handed_answer": "keep", "literal_newline": "keep"}
 PROMPT = "你是一个医学专家,你需要根据用户的问题,给出带有思考的回答。"
 
 
@@ -34,7 +34,7 @@ def tree(real, official_tokenizer, tmp_path_factory):
             "columns": {"reasoning": "think"},
             "ignore": ["instruction", "metrics"],
             "system": PROMPT,
-            "faults": AS_THEY_ARE,
+            "faults": KEEP_FAULTS,
         },
         "train": {"tokens_per_step": 8192, "epochs": 1, "learning_rate": 5e-3, "evaluate_every_steps": 12},
         "generate": {"max_new_tokens": 16, "sample_questions": 2},
@@ -42,7 +42,7 @@ def tree(real, official_tokenizer, tmp_path_factory):
 
 
 def test_every_real_row_is_rendered_byte_for_byte_as_the_official_template_writes_it(tree, real, official_tokenizer):
-    loaded = recipe.validate_recipe(tree | {"data": tree["data"] | {"max_tokens": 4096, "validation": 0.0}}, "here")
+    loaded = loading.validate_recipe(tree | {"data": tree["data"] | {"max_tokens": 4096, "validation": 0.0}}, "here")
     rows = prepare(loaded, official_tokenizer).train.replies()
     lines = (real / "medical" / "delicate_medical_r1_val.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == len(lines) == 241
@@ -62,30 +62,30 @@ def test_every_real_row_is_rendered_byte_for_byte_as_the_official_template_write
 
 
 def test_the_real_rows_are_all_accounted_for(tree, official_tokenizer):
-    account = prepare(recipe.validate_recipe(tree, "here"), official_tokenizer, print).summary
-    assert account["rows_read"] == 241
-    assert (account["over"]["1024"], account["over"]["2048"]) == (22, 1)
-    found = {fault["fault"]: fault for fault in account["faults"]}
+    summary = prepare(loading.validate_recipe(tree, "here"), official_tokenizer, print).summary
+    assert summary["rows_read"] == 241
+    assert (summary["over"]["1024"], summary["over"]["2048"]) == (22, 1)
+    found = {fault["fault"]: fault for fault in summary["faults"]}
     assert {name: fault["actions"] for name, fault in found.items()} == {
         "literal_newline": {"kept": 8},
         "handed_answer": {"kept": 51},
         "too_long": {"dropped": 1},
     }
     assert "3151 tokens" in found["too_long"]["examples"][0]
-    assert account["train_rows"] + account["validation_rows"] == 240
-    assert any("22 over 1024, 1 over 2048" in line for line in summary_lines(account))
+    assert summary["train_rows"] + summary["validation_rows"] == 240
+    assert any("22 over 1024, 1 over 2048" in line for line in summary_lines(summary))
 
 
 def test_real_rows_train_end_to_end(tree, tmp_path):
-    """Sixty of them, because a vocabulary of 151,936 makes each row dear on a CPU."""
+    """Sixty of them, because a vocabulary of 151,936 makes each row expensive on a CPU."""
     rows = Path(tree["data"]["name"]).read_text(encoding="utf-8").splitlines(keepends=True)[:60]
     (tmp_path / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
     few = tree | {
         "data": tree["data"] | {"name": str(tmp_path / "rows.jsonl")},
         "train": tree["train"] | {"tokens_per_step": 2048},
     }
-    folder = train(recipe.validate_recipe(few, "here"), print)
-    losses = [record["loss"] for record in track.read_metrics(folder) if record["kind"] == "eval"]
+    folder = train(loading.validate_recipe(few, "here"), print)
+    losses = [record["loss"] for record in journal.read_metrics(folder) if record["kind"] == "eval"]
     assert losses[-1] < losses[0] - 0.5
-    assert len(track.read_samples(folder)) == 2 * (len(losses) - 1)
+    assert len(journal.read_samples(folder)) == 2 * (len(losses) - 1)
     assert (folder / "final" / "model.safetensors").is_file()

@@ -54,8 +54,9 @@ def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
     assert [facts[name] for name in names] == ["fp32", False, 1.0, 1024]
     write_json(recipe.run_folder / "environment.json", facts | {"activation_budget": 0.0, "batch_tokens": 1152})
     run = open_run(recipe, quiet, ("test",))
-    assert (run.done, run.setting.activation_budget, run.capacity) == (3, 0.0, 1152)
-    assert all(layer.gradient_checkpointing for layer in run.model.model.layers)
+    context = run.context
+    assert (run.state.step, context.setting.activation_budget, context.capacity) == (3, 0.0, 1152)
+    assert all(layer.gradient_checkpointing for layer in context.model.model.layers)
 
 
 def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
@@ -75,7 +76,7 @@ def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
     facts = recipe.run_folder / "environment.json"
     write_json(facts, read_json(facts) | {"chunk_rows": 7})
     taken.clear()
-    dry_run(open_run(recipe, quiet, ("test",)))
+    dry_run(open_run(recipe, quiet, ("test",)).context)
     train(recipe, quiet)
     assert set(taken) == {(True, 7), (False, 7)}
 

@@ -1,4 +1,4 @@
-"""How ranks meet, and how they wait: by a start's own name, by the address that others reach, while all show life."""
+"""Rendezvous and heartbeat: an id for each start, an address that others reach, and waits that end."""
 
 import sys
 import threading
@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-import thinktune.distributed.heartbeat as room
+from thinktune.distributed import heartbeat
 from thinktune.distributed.heartbeat import FAILED_KEY, Heartbeat
 from thinktune.distributed.rendezvous import _start_id, find_interface, outgoing_address
 
@@ -22,7 +22,7 @@ def store():
 
 
 def start(store, late, size=3):
-    """Of so many ranks the name of their start; the `late` one comes a moment after the others."""
+    """Return the start ids of so many ranks; the `late` one arrives a moment after the others."""
 
     def one(rank):
         time.sleep(0.3 * (rank == late))
@@ -32,19 +32,19 @@ def start(store, late, size=3):
         return set(ranks.map(one, range(size)))
 
 
-def test_every_start_in_one_store_has_a_name_of_its_own_that_all_ranks_know(store):
+def test_every_start_in_one_store_has_an_id_that_all_its_ranks_share(store):
     names = [start(store, late) for late in (0, 1, 2, 0)]
     assert [len(name) for name in names] == [1, 1, 1, 1]
     assert len(set.union(*names)) == 4
 
 
-def test_a_rank_whose_first_rank_does_not_come_says_so(store):
+def test_a_rank_gives_up_where_rank_0_does_not_arrive(store):
     start(store, 0)
-    with pytest.raises(dist.DistStoreError, match="rank 0 did not come within 1 s"):
+    with pytest.raises(dist.DistStoreError, match="rank 0 did not arrive within 1 s"):
         _start_id(store.clone(), 1, 3, timedelta(seconds=1))
 
 
-def test_the_way_to_another_machine_names_address_and_interface():
+def test_address_and_interface_towards_another_machine():
     assert outgoing_address("localhost").startswith("127.")
     assert outgoing_address("no.such.machine.invalid") == ""
     assert find_interface("192.0.2.77") is None
@@ -53,33 +53,33 @@ def test_the_way_to_another_machine_names_address_and_interface():
 
 
 @pytest.fixture
-def pulses(store, monkeypatch):
-    monkeypatch.setattr(room, "INTERVAL_SECONDS", 0.1)
+def heartbeats(store, monkeypatch):
+    monkeypatch.setattr(heartbeat, "INTERVAL_SECONDS", 0.1)
     made = [Heartbeat(store, rank, 2, 1.0) for rank in range(2)]
     yield made
-    for pulse in made:
-        pulse.stop()
+    for beat in made:
+        beat.stop()
 
 
-def test_a_wait_lasts_as_long_as_the_other_one_works(pulses):
-    """Three times as long as one may be silent."""
+def test_a_barrier_waits_as_long_as_the_other_rank_works(heartbeats):
+    """Three times as long as a rank may be silent."""
     for _ in range(2):
-        waiting = threading.Thread(target=pulses[0].wait)
+        waiting = threading.Thread(target=heartbeats[0].barrier)
         waiting.start()
         waiting.join(3.0)
         assert waiting.is_alive()
-        pulses[1].wait()
+        heartbeats[1].barrier()
         waiting.join(10.0)
         assert not waiting.is_alive()
 
 
-def test_a_wait_ends_where_the_other_one_is_gone(pulses):
-    pulses[1].end()
-    with pytest.raises(dist.DistStoreError, match="no sign of life of rank 1 for 1 s"):
-        pulses[0].wait()
+def test_a_barrier_ends_where_the_other_rank_is_gone(heartbeats):
+    heartbeats[1].stop()
+    with pytest.raises(dist.DistStoreError, match="no heartbeat of rank 1 for 1 s"):
+        heartbeats[0].barrier()
 
 
-def test_a_wait_ends_where_another_one_has_failed(pulses, store):
+def test_a_barrier_ends_where_another_rank_has_failed(heartbeats, store):
     store.set(FAILED_KEY, "1")
     with pytest.raises(dist.DistStoreError, match="another rank has failed"):
-        pulses[0].wait()
+        heartbeats[0].barrier()

@@ -1,4 +1,4 @@
-"""The faults' ledger, printed at the end: what was tried, and what was lost by it; and disks of a chosen size."""
+"""Fixtures of fault tests: a list of tested faults and their cost, printed at the end, and disks of a chosen size."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ TRIED: list[tuple[str, str, str]] = []
 
 @pytest.fixture
 def tried(request):
-    """Note what a test did to a run, and what that cost: `tried("SIGTERM in step 4", "nothing")`."""
+    """Record a fault that a test caused, and what it cost: `tried("SIGTERM in step 4", "nothing")`."""
 
     def note(what, lost="nothing"):
         TRIED.append((request.node.name, what, lost))
@@ -19,16 +19,16 @@ def tried(request):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say what was tried and what was lost."""
+    """Print which faults were tested and what was lost."""
     if TRIED:
-        terminalreporter.section("faults: what was tried, and what was lost")
+        terminalreporter.section("faults tested, and what was lost")
         for _, what, lost in TRIED:
             terminalreporter.write_line(f"{what}: lost {lost}")
 
 
 @pytest.fixture
 def disk(tmp_path):
-    """A function that makes a disk of so many bytes in memory, and mounts it; skipped where that is not allowed."""
+    """Return a function that mounts a disk of so many bytes in memory; skip where that is not allowed."""
     mounted = []
 
     def make(size):
@@ -38,7 +38,7 @@ def disk(tmp_path):
         try:
             made = subprocess.run(options, capture_output=True, text=True, check=False)
         except OSError as error:
-            pytest.skip(f"no disk of a chosen size: mount is not here ({error})")
+            pytest.skip(f"no disk of a chosen size: there is no mount command ({error})")
         if made.returncode:
             pytest.skip(f"no disk of a chosen size: mounts are not allowed here ({made.stderr.strip()})")
         mounted.append(place)
@@ -51,11 +51,11 @@ def disk(tmp_path):
 
 @pytest.fixture
 def full():
-    """A function that fills a disk to the last byte, and one that frees it again."""
+    """Return a function that fills a disk to the last byte; it is freed at the end."""
     files = []
 
     def fill(place):
-        path = place / "somebody-elses-file"
+        path = place / "other-file"
         files.append(path)
         with path.open("wb", buffering=0) as file:
             for size in (2**20, 4096, 1):

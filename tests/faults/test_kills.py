@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: a run always starts again from a whole checkpoint, and ends as if nothing had happened."""
+"""SIGKILL at any moment: a run always resumes from a whole checkpoint, and ends as if nothing had happened."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ def kill(folder, *options):
 
 
 def lost(ledger):
-    return f"nothing but {ledger['repeated_steps']} steps made again, at most {ledger['most_repeated']} at a time"
+    return f"nothing but {ledger['repeated_steps']} steps repeated, at most {ledger['most_repeated']} at a time"
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""A rank killed at any moment costs a run of many ranks nothing but the steps since its last checkpoint."""
+"""Kills of a rank cost a run of many ranks nothing but the steps since its last checkpoint."""
 
 import json
 import random
@@ -10,20 +10,20 @@ import pytest
 from safetensors.torch import load_file
 from support.runs import settings
 
-from thinktune.checkpoint import store as checkpoint
-from thinktune.run import journal as track
-from thinktune.train.loop import train
+from thinktune.checkpoint import store
+from thinktune.run import journal
+from thinktune.train import train
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from support import many_ranks as many
+from support import many_ranks
 from support.ranks import run_ranks, start_ranks
 
 KILLS = 40
 
 
 def killed(tree, seconds):
-    """Start two ranks, kill one of them by SIGKILL after so long, and the other one a little later, as torchrun does."""
-    started = start_ranks(2, many.train_here, tree)
+    """Start two ranks, kill one by SIGKILL after so many seconds, and the other one a little later, as torchrun does."""
+    started = start_ranks(2, many_ranks.train_here, tree)
     time.sleep(seconds)
     random.choice(started)[0].kill()
     time.sleep(random.uniform(0, 0.5))
@@ -41,21 +41,21 @@ def test_kills_of_a_rank_leave_a_run_that_ends_like_one_undisturbed(tree):
     run, reached = undisturbed.with_name("small"), []
     for _ in range(KILLS):
         killed(tree, random.uniform(0.5, 4.0))
-        last = checkpoint.find_checkpoint(run, "last")
+        last = store.find_checkpoint(run, "last")
         if last:
-            checkpoint.verify(last, with_state=True)
+            store.verify(last, with_state=True)
         reached.append(last.step if last else 0)
         if (run / "final").exists():
             break
     assert reached == sorted(reached)  # what was saved is never lost
-    run_ranks(2, many.train_here, tree)
+    run_ranks(2, many_ranks.train_here, tree)
     ours, theirs = (
-        [line for line in track.read_metrics(each) if line["kind"] != "event"] for each in (run, undisturbed)
+        [line for line in journal.read_metrics(each) if line["kind"] != "event"] for each in (run, undisturbed)
     )
     assert [(line["kind"], line["step"]) for line in ours] == [(line["kind"], line["step"]) for line in theirs]
     for mine, whole in zip(ours, theirs, strict=True):
         assert mine.get("loss") == pytest.approx(whole.get("loss"), rel=1e-5)
-    last = {each: checkpoint.find_checkpoint(each, "last").step for each in (run, undisturbed)}
+    last = {each: store.find_checkpoint(each, "last").step for each in (run, undisturbed)}
     assert len(set(last.values())) == 1
     assert not list(run.rglob("*.partial"))
     final = {name for file in (run / "final").glob("*.safetensors") for name in load_file(file)}

@@ -1,4 +1,4 @@
-"""Numbers gone bad: no weight takes one, the rows are named, the policy is kept, and a loss that jumps is flagged."""
+"""Bad numbers: no weight takes one, the rows are named, the policy is followed, and loss spikes are flagged."""
 
 import math
 from dataclasses import replace
@@ -6,87 +6,84 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from support.runs import quiet, settings
 
-from thinktune.checkpoint import store as checkpoint
+from thinktune.checkpoint import store
 from thinktune.config import loading as recipe
 from thinktune.errors import UserError
-from thinktune.inference import kv_cache as slots
+from thinktune.inference import kv_cache
 from thinktune.model.batch import pack
 from thinktune.planner.hardware import GIB, Card
 from thinktune.planner.memory import Setting, memory_peaks
-from thinktune.run import journal as track
+from thinktune.run import journal
 from thinktune.run.resume import lock_run
-from thinktune.train import dry_run as dry
-from thinktune.train import samples as answers
+from thinktune.train import dry_run, samples, train
 from thinktune.train.anomalies import MIN_WINDOW_STEPS, is_spike
-from thinktune.train.loop import train
+from thinktune.train.samples import SampleBudget
 from thinktune.train.setup import open_run
-
-BAD = "血液"  # the answer of one row
 
 
 @pytest.fixture
 def bad_row(monkeypatch):
-    """A model whose embedding gives NaN for the row that holds a word, as broken memory would."""
-    import thinktune.model.forward as room
+    """Make the hidden states of one row NaN, as broken memory would."""
+    from thinktune.model import forward
 
-    real = room.hidden_states
+    real = forward.hidden_states
 
     def hidden_states(model, batch):
         states = real(model, batch)
-        for row, start, end in zip(batch.rows, batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
+        for row, start, end in zip(batch.row_sources, batch.cu_seqlens, batch.cu_seqlens[1:], strict=False):
             if row.endswith(":5"):
                 states = states.index_fill(0, torch.arange(int(start), int(end)), math.nan)
         return states
 
-    monkeypatch.setattr(room, "hidden_states", hidden_states)
+    monkeypatch.setattr(forward, "hidden_states", hidden_states)
 
 
 def events(recipe):
-    return [record for record in track.read_metrics(recipe.run_folder) if record["kind"] == "event"]
+    return [record for record in journal.read_metrics(recipe.run_folder) if record["kind"] == "event"]
 
 
 @pytest.mark.parametrize(("memory", "inside"), [("fp32", False), ("exact", False), ("8bit", True)])
 def test_a_bad_row_is_refused_and_named(tree, bad_row, tried, memory, inside):
     recipe = settings(tree, data={"validation": 0.0}, train={"memory": memory, "update_in_backward": inside})
     folder = train(recipe, quiet)
-    told = [record["text"] for record in events(recipe)]
-    assert len(told) == 3, "one step an epoch holds the row"
-    assert all(text.startswith("loss not finite") and text.endswith("rows.jsonl:5") for text in told)
+    texts = [record["text"] for record in events(recipe)]
+    assert len(texts) == 3, "one step an epoch holds the row"
+    assert all(text.startswith("loss not finite") and text.endswith("rows.jsonl:5") for text in texts)
     from safetensors.torch import load_file
 
-    kept = checkpoint.find_checkpoint(folder, "last").folder
+    kept = store.find_checkpoint(folder, "last").folder
     for file in ("model.safetensors", "state/state.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(kept / file).values() if tensor.is_floating_point())
     tried(f"a row whose loss is not finite, memory {memory}", "its steps, refused")
 
 
-def test_the_policy_stop_saves_and_stops_and_the_run_can_go_on(tree, bad_row):
+def test_the_policy_stop_saves_and_stops_and_the_run_can_resume(tree, bad_row):
     recipe = settings(tree, data={"validation": 0.0}, train={"bad_numbers": "stop", "log_every_steps": 1})
-    with pytest.raises(UserError, match=r"train\.bad_numbers: step \d+ was refused.*rows named above"):
+    with pytest.raises(UserError, match=r"train\.bad_numbers: is stop, and step \d+ was refused.*rows named above"):
         train(recipe, quiet)
     [event] = events(recipe)
-    assert checkpoint.find_checkpoint(recipe.run_folder, "last").step == event["step"]
+    assert store.find_checkpoint(recipe.run_folder, "last").step == event["step"]
     folder = train(settings(tree, data={"validation": 0.0}, train={"log_every_steps": 1}), quiet)
-    assert checkpoint.find_checkpoint(folder, "last").step == 12
-    assert "goes on with a change: train.bad_numbers (was 'stop', is 'skip')" in [
+    assert store.find_checkpoint(folder, "last").step == 12
+    assert "resumed with a change: train.bad_numbers (was 'stop', is 'skip')" in [
         record["text"] for record in events(recipe)
     ]
 
 
 def test_a_loss_that_jumps_is_flagged_with_its_rows(tree, monkeypatch, tried):
-    import thinktune.model.forward as room
+    from thinktune.model import forward
 
-    real, calls = room.linear_cross_entropy, []
+    real, calls = forward.linear_cross_entropy, []
 
     def jumping(*given, **options):
         scaled, each = real(*given, **options)
         calls.append(1)
         return scaled, each + 50 if len(calls) == 20 else each
 
-    monkeypatch.setattr(room, "linear_cross_entropy", jumping)
+    monkeypatch.setattr(forward, "linear_cross_entropy", jumping)
     recipe = settings(tree, data={"validation": 0.0}, train={"epochs": 6, "evaluate_every_steps": 100})
     train(recipe, quiet)
     [event] = events(recipe)
@@ -96,77 +93,86 @@ def test_a_loss_that_jumps_is_flagged_with_its_rows(tree, monkeypatch, tried):
     tried("a loss that jumps", "nothing; it is flagged with its rows")
 
 
-@given(some.lists(some.floats(0.5, 0.6), min_size=MIN_WINDOW_STEPS, max_size=90))
-def test_what_wanders_is_no_spike_and_what_doubles_is(losses):
+@given(st.lists(st.floats(0.5, 0.6), min_size=MIN_WINDOW_STEPS, max_size=90))
+def test_noise_is_no_spike_and_a_doubled_loss_is(losses):
     assert not is_spike(losses[-1], losses)
     assert is_spike(1.3, losses)
     assert not is_spike(1.3, losses[: MIN_WINDOW_STEPS - 1])
 
 
-def opened(recipe):
+def open_context(recipe):
     with lock_run(recipe.run_folder):
-        return open_run(recipe, quiet, ("here",))
+        return open_run(recipe, quiet, ("here",)).context
 
 
 @pytest.mark.parametrize("memory", ["fp32", "exact", "4bit"])
-def test_a_dry_step_takes_the_largest_shapes_and_changes_nothing(tree, memory):
-    run = opened(settings(tree, train={"memory": memory, "batch_tokens": 200, "rows_per_step": 6}))
-    before = [weight.clone() for weight in run.model.parameters()]
-    state = {name: tensor.clone() for name, tensor in run.optimizer.state_dict().items()}
-    batches = dry.largest_batches(run)
-    dry.dry_run(run)
-    assert all(weight.equal(kept) for weight, kept in zip(run.model.parameters(), before, strict=True))
-    assert all(weight.grad is None for weight in run.model.parameters())
-    after = run.optimizer.state_dict()
+def test_a_dry_run_takes_the_largest_shapes_and_changes_nothing(tree, memory):
+    context = open_context(settings(tree, train={"memory": memory, "batch_tokens": 200, "rows_per_step": 6}))
+    before = [weight.clone() for weight in context.model.parameters()]
+    state = {name: tensor.clone() for name, tensor in context.optimizer.state_dict().items()}
+    batches = dry_run.largest_batches(context)
+    dry_run.dry_run(context)
+    assert all(weight.equal(kept) for weight, kept in zip(context.model.parameters(), before, strict=True))
+    assert all(weight.grad is None for weight in context.model.parameters())
+    after = context.optimizer.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in state.items())
     assert not any(tensor.any() for name, tensor in after.items() if name not in state), "fresh states hold something"
-    every = [batch for dealt in run.steps for batch in pack(run.prepared.train.replies(dealt.rows), run.capacity)]
+    every = [
+        batch
+        for planned in context.steps
+        for batch in pack(context.prepared.train.replies(planned.rows), context.capacity)
+    ]
     assert len(batches) > 1, "a step of several batches keeps gradients"
     assert max(len(batch.labels) for batch in every) <= max(len(batch.labels) for batch in batches)
 
 
 def test_deterministic_operations_are_asked_for_run_by_run(tree):
     for chosen in (True, False):
-        opened(settings(tree, name=f"run-{chosen}", train={"deterministic": chosen}))
+        open_context(settings(tree, name=f"run-{chosen}", train={"deterministic": chosen}))
         assert torch.are_deterministic_algorithms_enabled() == chosen
 
 
-def test_a_memory_full_in_the_dry_step_says_what_would_fit(tree, monkeypatch):
+def test_out_of_memory_in_the_dry_run_suggests_what_would_fit(tree, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
-    monkeypatch.setattr(dry, "dry_train_step", full)
-    run = opened(settings(tree))
+    monkeypatch.setattr(dry_run, "dry_train_step", full)
+    context = open_context(settings(tree))
     with pytest.raises(
-        UserError, match=r"dry step.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
+        UserError, match=r"dry run.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
     ):
-        dry.dry_run(run)
+        dry_run.dry_run(context)
 
 
-def test_the_setting_that_would_fit_is_named_in_the_recipes_own_words(tree, monkeypatch, tmp_path):
-    """First one that the run can go on with, as it then does; on a smaller card one for a new run."""
+def test_the_setting_that_would_fit_is_given_as_overrides(tree, monkeypatch, tmp_path):
+    """First a setting that the run can resume with, which it then does; on a smaller card one for a new run."""
     monkeypatch.setattr("thinktune.planner.plan.CONTEXT_BYTES", 0)  # it is larger than this model with all its states
-    run = opened(settings(tree, train={"memory": "exact", "rows_per_step": 6, "batch_tokens": 512}))
-    said = dry.suggest_plan(run, Card("a card", 24 * GIB))
+    context = open_context(settings(tree, train={"memory": "exact", "rows_per_step": 6, "batch_tokens": 512}))
+    said = dry_run.suggest_plan(context, Card("a card", 24 * GIB))
     assert said.startswith("this fits (0.0")
     given = tmp_path / "mine.yaml"
-    given.write_text(recipe.dump_recipe(run.recipe), encoding="utf-8")
+    given.write_text(recipe.dump_recipe(context.recipe), encoding="utf-8")
     changed = recipe.load_recipe(given, said.partition(": ")[2].split())
     assert (changed.train.activation_budget, changed.train.batch_tokens) != (None, 512)
-    assert opened(changed).capacity == changed.train.batch_tokens < 512
-    job = replace(dry.make_workload(run.recipe, run.prepared, run.steps, run.model.config, run.device), compiled=False)
-    said = dry.suggest_plan(run, Card("a card for less", memory_peaks(job, Setting("exact", False, 0.0, 256)).train))
+    assert open_context(changed).capacity == changed.train.batch_tokens < 512
+    workload = replace(
+        dry_run.make_workload(context.recipe, context.prepared, context.steps, context.model.config, context.device),
+        compiled=False,
+    )
+    said = dry_run.suggest_plan(
+        context, Card("a card for less", memory_peaks(workload, Setting("exact", False, 0.0, 256)).train)
+    )
     assert said.startswith("in this tier nothing smaller fits; this does (")
     changed = recipe.load_recipe(given, said.partition("): ")[2].split())
-    assert (changed.name, changed.run_folder.exists()) == (f"{run.folder.name}-2", False)
+    assert (changed.name, changed.run_folder.exists()) == (f"{context.folder.name}-2", False)
     assert changed.train.memory in ("exact-bf16", "8bit", "8bit-streamed", "4bit")
 
 
-def test_a_dry_step_writes_the_longest_samples_that_may_come(tree, monkeypatch):
-    """No cache of a run's own samples is larger than those of its dry step; half as many where memory is full."""
-    run = opened(settings(tree, generate={"max_new_tokens": 60, "sample_questions": 3}))
-    monkeypatch.setattr(slots, "GROW_COLUMNS", 16)  # so that a reply of this length outgrows several
-    real, made, full = slots._grown, [], []
+def test_a_dry_run_decodes_the_longest_possible_samples(tree, monkeypatch):
+    """No cache of a run's samples is larger than that of its dry run; half as many replies where memory is full."""
+    context = open_context(settings(tree, generate={"max_new_tokens": 60, "sample_questions": 3}))
+    monkeypatch.setattr(kv_cache, "GROW_COLUMNS", 16)  # so that a reply of this length grows it several times
+    real, made, full = kv_cache._grown, [], []
 
     def larger(buffer, needed, like):
         if needed[0] > (full or [needed[0]])[0]:
@@ -174,24 +180,25 @@ def test_a_dry_step_writes_the_longest_samples_that_may_come(tree, monkeypatch):
         made.append(real(buffer, needed, like))
         return made[-1]
 
-    monkeypatch.setattr(slots, "_grown", larger)
-    questions = len(run.prepared.validation.examples(3))
+    monkeypatch.setattr(kv_cache, "_grown", larger)
+    questions = len(context.prepared.validation.examples(3))
     assert questions > 1
-    assert dry.replies_that_fit(run) == questions
+    assert dry_run.replies_that_fit(context) == questions
     largest = max(buffer.numel() for buffer in made)
     made.clear()
-    answers.write_samples(run)
+    budget = SampleBudget()
+    samples.write_samples(context, budget, 1)
     assert 0 < max(buffer.numel() for buffer in made) <= largest
     full.append(1)
-    run.replies_at_once = dry.replies_that_fit(run)
-    assert run.replies_at_once == 1
-    answers.write_samples(run)
-    assert len(track.read_samples(run.folder)) == 2 * questions, "all are written, one after another"
+    budget.limit_batch(dry_run.replies_that_fit(context))
+    assert budget.batch_rows == 1
+    samples.write_samples(context, budget, 1)
+    assert len(journal.read_samples(context.folder)) == 2 * questions, "all are written, one after another"
     full[0] = 0
     with pytest.raises(torch.OutOfMemoryError):
-        dry.replies_that_fit(run)
+        dry_run.replies_that_fit(context)
 
 
-def test_a_run_without_samples_writes_none_in_its_dry_step(tree):
-    assert dry.replies_that_fit(opened(settings(tree, generate={"sample_questions": 0}))) is None
-    assert dry.replies_that_fit(opened(settings(tree, name="all", data={"validation": 0.0}))) is None
+def test_a_run_without_samples_decodes_none_in_its_dry_run(tree):
+    assert dry_run.replies_that_fit(open_context(settings(tree, generate={"sample_questions": 0}))) is None
+    assert dry_run.replies_that_fit(open_context(settings(tree, name="all", data={"validation": 0.0}))) is None

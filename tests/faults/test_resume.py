@@ -1,4 +1,4 @@
-"""A run stopped at any moment and started again by the same command ends bit for bit as if it had never stopped."""
+"""A run that stops at any moment and resumes ends bit for bit like one that never stopped."""
 
 import os
 import signal
@@ -8,22 +8,20 @@ import pytest
 from support.runs import equal, quiet, settings, stop_in_step, without_times
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from thinktune.checkpoint import store as checkpoint
+from thinktune.checkpoint import store
 from thinktune.errors import Stopped
 from thinktune.optim.memory_tiers import TIERS
-from thinktune.run import journal as track
-from thinktune.train import metrics as watch
-from thinktune.train import samples as answers
-from thinktune.train.loop import train
+from thinktune.run import journal
+from thinktune.train import metrics, samples, train
 
-# Streamed states are 8-bit ones in another place; they are tried apart.
+# Streamed states are 8-bit ones in host memory; they are tested among the slow tests.
 SLOW = {"8bit-streamed": pytest.mark.slow}
-TIERS_TRIED = [pytest.param(memory, inside, marks=SLOW.get(memory, ())) for memory in TIERS for inside in (False, True)]
+TIER_CASES = [pytest.param(memory, inside, marks=SLOW.get(memory, ())) for memory in TIERS for inside in (False, True)]
 
 
-def interrupted(monkeypatch, room, name, call, number=signal.SIGTERM):
-    """Have a signal come at the end of a function's n-th call, before what it was called for is done."""
-    real = getattr(room, name)
+def interrupt_in(monkeypatch, module, name, call, number=signal.SIGTERM):
+    """Send a signal at the end of a function's n-th call, before its caller goes further."""
+    real = getattr(module, name)
 
     def calling(*given, **options):
         calling.made += 1
@@ -33,7 +31,7 @@ def interrupted(monkeypatch, room, name, call, number=signal.SIGTERM):
         return result
 
     calling.made = 0
-    monkeypatch.setattr(room, name, calling)
+    monkeypatch.setattr(module, name, calling)
 
 
 # Six rows for training, two a step: an epoch is three steps; evaluations come every four, lines of metrics every two.
@@ -41,15 +39,15 @@ STOPS = {
     "inside an epoch": lambda patch: stop_in_step(patch, 5),
     "at an epoch's edge": lambda patch: stop_in_step(patch, 6),
     "at an evaluation's step": lambda patch: stop_in_step(patch, 4),
-    "in the first evaluation": lambda patch: interrupted(patch, watch, "evaluate_rows", 1),
-    "during evaluation": lambda patch: interrupted(patch, watch, "evaluate_rows", 2),
-    "during sampling": lambda patch: interrupted(patch, answers, "record", 1),
+    "in the first evaluation": lambda patch: interrupt_in(patch, metrics, "evaluate_row_losses", 1),
+    "during evaluation": lambda patch: interrupt_in(patch, metrics, "evaluate_row_losses", 2),
+    "during sampling": lambda patch: interrupt_in(patch, samples, "completion_record", 1),
 }
 
 
 @pytest.fixture(scope="module")
 def whole():
-    """Runs that were never stopped, by what was chosen for them."""
+    """Cache runs that were never stopped, by their settings."""
     return {}
 
 
@@ -67,9 +65,9 @@ def test_a_stop_anywhere_changes_nothing(tree, whole, tmp_path_factory, monkeypa
     recipe = settings(tree, name="cut", train={"evaluate_every_steps": 4})
     with monkeypatch.context() as patch:
         STOPS[place](patch)
-        with pytest.raises(Stopped, match=r"SIGTERM.*the same command goes on"):
+        with pytest.raises(Stopped, match=r"SIGTERM.*run the same command to resume"):
             train(recipe, quiet)
-    last = checkpoint.find_checkpoint(recipe.run_folder, "last")
+    last = store.find_checkpoint(recipe.run_folder, "last")
     assert (last.step if last else 0) == {
         "inside an epoch": 5,
         "at an epoch's edge": 6,
@@ -79,7 +77,7 @@ def test_a_stop_anywhere_changes_nothing(tree, whole, tmp_path_factory, monkeypa
     tried(f"a stop {place}")
 
 
-@pytest.mark.parametrize(("memory", "inside"), TIERS_TRIED)
+@pytest.mark.parametrize(("memory", "inside"), TIER_CASES)
 def test_a_stop_in_every_tier_changes_nothing(tree, whole, tmp_path_factory, monkeypatch, tried, memory, inside):
     chosen = {"memory": memory, "update_in_backward": inside, "evaluate_every_steps": 4, "epochs": 2}
     reference = never_stopped(whole, tree, tmp_path_factory, **chosen)
@@ -89,12 +87,12 @@ def test_a_stop_in_every_tier_changes_nothing(tree, whole, tmp_path_factory, mon
             stop_in_step(patch, step)
             with pytest.raises(Stopped):
                 train(recipe, quiet)
-    assert checkpoint.find_checkpoint(recipe.run_folder, "last").step == 5
+    assert store.find_checkpoint(recipe.run_folder, "last").step == 5
     equal(train(recipe, quiet), reference)
     tried(f"two stops with memory {memory}{', updated in the backward pass' if inside else ''}")
 
 
-def test_dropout_draws_on_where_it_stopped(tree, start, tmp_path, monkeypatch, tried):
+def test_dropout_continues_its_random_numbers(tree, start, tmp_path, monkeypatch, tried):
     model = AutoModelForCausalLM.from_pretrained(start)
     model.config.attention_dropout = 0.5
     model.save_pretrained(tmp_path / "dropping")
@@ -102,7 +100,9 @@ def test_dropout_draws_on_where_it_stopped(tree, start, tmp_path, monkeypatch, t
     named = {"name": str(tmp_path / "dropping")}
     whole = train(settings(tree, name="whole", model=named), quiet)
     plain = train(settings(tree, name="plain"), quiet)
-    assert without_times(track.read_metrics(whole)) != without_times(track.read_metrics(plain)), "nothing was dropped"
+    assert without_times(journal.read_metrics(whole)) != without_times(journal.read_metrics(plain)), (
+        "nothing was dropped"
+    )
     with monkeypatch.context() as patch:
         stop_in_step(patch, 4)
         with pytest.raises(Stopped):

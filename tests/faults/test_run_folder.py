@@ -1,4 +1,4 @@
-"""Ground that changed under a run, and damage to what it wrote: each told exactly, and nothing made worse."""
+"""Changes and damage between two starts of a run: each is reported exactly, and nothing is made worse."""
 
 import subprocess
 import sys
@@ -8,17 +8,16 @@ import pytest
 from support.runs import FACTS, equal, quiet, settings, stop_in_step, write_rows
 from transformers import AutoTokenizer
 
-from thinktune.checkpoint import store as checkpoint
+from thinktune.checkpoint import store
 from thinktune.errors import Stopped, UserError
 from thinktune.files import read_json, write_json
-from thinktune.run import RunFolder
-from thinktune.run import journal as track
-from thinktune.train.loop import train
+from thinktune.run import RunFolder, journal
+from thinktune.train import train
 
 
 @pytest.fixture
 def stopped(tree, monkeypatch):
-    """A run stopped after step 4: its recipe."""
+    """Stop a run after step 4; return its recipe."""
     recipe = settings(tree, name="cut")
     with monkeypatch.context() as patch:
         stop_in_step(patch, 4)
@@ -32,7 +31,7 @@ def contents(folder):
 
 
 def refused(recipe, match):
-    """The run is refused with this text, and its folder is as it was."""
+    """Check that the run is refused with this text, and that its folder is unchanged."""
     before = contents(recipe.run_folder)
     with pytest.raises(UserError, match=match):
         train(recipe, quiet)
@@ -47,17 +46,17 @@ def test_a_changed_recipe_says_what_changed_and_stops(tree, stopped, tried):
     tried("a recipe with another learning rate")
 
 
-def test_a_harmless_change_is_told_recorded_and_goes_on_to_the_same_end(tree, stopped, tried):
+def test_a_harmless_change_is_printed_recorded_and_resumes_to_the_same_end(tree, stopped, tried):
     said = []
     folder = train(settings(tree, name="cut", train={"save_every_minutes": 5, "log_every_steps": 2}), said.append)
-    text = "goes on with a change: train.save_every_minutes (was 30.0, is 5.0)"
+    text = "resumed with a change: train.save_every_minutes (was 30.0, is 5.0)"
     assert text in said
-    assert [record["text"] for record in track.read_metrics(folder) if record["kind"] == "event"] == [text]
+    assert [record["text"] for record in journal.read_metrics(folder) if record["kind"] == "event"] == [text]
     assert "save_every_minutes: 5.0" in (folder / "recipe.yaml").read_text()
     tried("a recipe with another save_every_minutes")
 
 
-def test_changed_rows_are_counted_and_placed(tree, stopped, tried):
+def test_changed_rows_are_counted_and_located(tree, stopped, tried):
     write_rows(Path(tree["data"]["name"]), FACTS | {"ear": "silence"})
     refused(
         stopped,
@@ -79,15 +78,15 @@ def test_another_tokenizer_is_refused(tree, stopped, start, tmp_path, tried):
     tried("another tokenizer")
 
 
-def test_other_versions_and_more_ranks_are_told_and_go_on(tree, stopped, tried):
+def test_other_versions_and_more_ranks_are_printed_and_resume(tree, stopped, tried):
     path = stopped.run_folder / "environment.json"
     write_json(path, read_json(path) | {"torch": "2.11.0", "world_size": 8, "code": "0"})
     said = []
     folder = train(stopped, said.append)
-    [told] = [line for line in said if line.startswith("goes on with a change")]
-    assert "torch (was '2.11.0'" in told
-    assert "world_size (was 8, is 1)" in told
-    assert "code (was '0'" in told
+    [line] = [line for line in said if line.startswith("resumed with a change")]
+    assert "torch (was '2.11.0'" in line
+    assert "world_size (was 8, is 1)" in line
+    assert "code (was '0'" in line
     equal_but_for_events(folder, train(settings(tree, name="whole"), quiet))
     tried("another torch, our own code changed, fewer ranks")
 
@@ -121,17 +120,21 @@ DAMAGE = {
     "a missing state": ("state/state.safetensors", lambda data: None, "state.safetensors is missing"),
     "a foreign file": ("pytorch_model.bin", lambda data: b"\x80\x04.", "was added later"),
     "an unreadable list": ("files.json", lambda data: data[:40], "files.json cannot be read"),
-    "a changed step": ("state.json", lambda data: data.replace(b'"step": 4', b'"step": 5'), "differs from what was written"),
+    "a changed step": (
+        "state.json",
+        lambda data: data.replace(b'"step": 4', b'"step": 5'),
+        "differs from what was written",
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_refused_and_named(stopped, tried, damage):
-    name, change, told = DAMAGE[damage]
-    path = checkpoint.find_checkpoint(stopped.run_folder, "last").folder / name
+    name, change, message = DAMAGE[damage]
+    path = store.find_checkpoint(stopped.run_folder, "last").folder / name
     after = change(path.read_bytes() if path.exists() else b"")
     path.unlink(missing_ok=True) if after is None else path.write_bytes(after)
-    refused(stopped, rf"step-000004: is not as it was written: .*{told}.*start a new run with name=")
+    refused(stopped, rf"step-000004: is not as it was written: .*{message}.*start a new run with name=")
     tried(f"{damage} of a checkpoint", "nothing; the run is refused as long as it lasts")
 
 
@@ -142,12 +145,12 @@ def test_a_pointer_that_leads_elsewhere_is_refused(stopped):
 
 
 def test_a_shortened_journal_is_refused(stopped):
-    journal = RunFolder(stopped.run_folder).metrics
-    journal.write_bytes(journal.read_bytes()[:-30])
+    path = RunFolder(stopped.run_folder).metrics
+    path.write_bytes(path.read_bytes()[:-30])
     refused(stopped, r"metrics\.jsonl: has .* bytes, but had .* at the last checkpoint")
 
 
-def test_what_somebody_put_into_the_folder_stays(tree, stopped, tried):
+def test_other_files_in_the_folder_stay(tree, stopped, tried):
     mine = [
         stopped.run_folder / "notes.txt",
         stopped.run_folder / "checkpoints" / "mine" / "model.safetensors",
@@ -167,13 +170,13 @@ def test_a_damaged_final_model_is_written_again(tree, tried):
     good = contents(folder / "final")
     (folder / "final" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"final: is not as it was written: model\.safetensors"):
-        checkpoint.resolve_model_folder(folder)
+        store.resolve_model_folder(folder)
     train(settings(tree), quiet)
     assert contents(folder / "final") == good
     tried("a damaged final model")
 
 
-HOLDING = """
+HOLD_LOCK = """
 import sys, time
 from pathlib import Path
 from thinktune.run.resume import lock_run
@@ -184,12 +187,12 @@ with lock_run(Path(sys.argv[1])):
 
 
 def test_a_second_process_is_refused_and_the_first_one_is_not_hurt(stopped, tried):
-    command = [sys.executable, "-c", HOLDING, str(stopped.run_folder)]
+    command = [sys.executable, "-c", HOLD_LOCK, str(stopped.run_folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         refused(stopped, "another process is training in it; .*name=cut-2")
         assert other.poll() is None
-        other.kill()  # the lock of a process that is gone holds nobody up
+        other.kill()  # the lock of a process that is gone blocks no other
     train(stopped, quiet)
     tried("a second process on one run")
 

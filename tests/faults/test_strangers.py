@@ -1,4 +1,4 @@
-"""Strangers' files: no pickle, no code, no path that leads outside, no markup that acts, no secret written down."""
+"""Untrusted files: no pickle, no code, no path outside, no active markup; and no secret is written."""
 
 import json
 import pickle
@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from support.runs import quiet, settings
 
 from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import UserError, redact
 from thinktune.files import is_safe_relative_path
-from thinktune.hub.huggingface import to_listing as _listing
+from thinktune.hub.huggingface import to_listing
 from thinktune.model.loading import load_model
-from thinktune.report import run_page as report
-from thinktune.train.loop import train
+from thinktune.report import run_page
+from thinktune.train import train
 
 SECRET = "hf_" + "Zq3" * 11
 
 
 class Acts:
-    """A pickle that writes a file when it is read."""
+    """Pickle that writes a file when it is read."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -87,11 +87,11 @@ class Entry:
 @pytest.mark.parametrize("name", ["../../.bashrc", "/etc/passwd", "a\\..\\..\\b", "C:/x"])
 def test_a_hubs_list_that_leads_outside_is_refused(name):
     with pytest.raises(OSError, match="outside the repository"):
-        _listing([Entry("config.json"), Entry(name)])
+        to_listing([Entry("config.json"), Entry(name)])
 
 
-@given(some.lists(some.sampled_from(["a", "..", ".", "b.c", ""]), min_size=1, max_size=6))
-def test_a_name_that_is_inside_never_leads_outside(parts):
+@given(st.lists(st.sampled_from(["a", "..", ".", "b.c", ""]), min_size=1, max_size=6))
+def test_a_safe_relative_path_never_leads_outside(parts):
     name = "/".join(parts)
     if is_safe_relative_path(name):
         base = Path("/folder/inside")
@@ -117,7 +117,7 @@ def test_a_row_of_markup_shows_as_text(tree, tried):
     bad = [{key: f"{value} {evil}" for key, value in row.items()} for row in plain]
     rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad), encoding="utf-8")
     folder = train(settings(tree, data={"max_tokens": 2000, "system": f"Be {evil}"}), quiet)
-    text = report.write_run_page(folder).read_text(encoding="utf-8")
+    text = run_page.write_run_page(folder).read_text(encoding="utf-8")
     page = Page(text)
     assert "&lt;script&gt;alert(1)" in text
     assert text.count("<script") == 1  # the page's own
@@ -143,7 +143,7 @@ def test_secrets_are_in_nothing_that_is_written(tree, monkeypatch, tried):
     tried("tokens in the environment and on the command line")
 
 
-@given(some.from_regex(r"(hf_[A-Za-z0-9]{24}|sk-[A-Za-z0-9]{20})", fullmatch=True))
-def test_what_has_the_shape_of_a_token_is_masked(token):
+@given(st.from_regex(r"(hf_[A-Za-z0-9]{24}|sk-[A-Za-z0-9]{20})", fullmatch=True))
+def test_text_with_the_shape_of_a_token_is_masked(token):
     assert token not in redact(f"https://user:{token}@hub/x?{token}")
     assert re.search(r"\*\*\*", redact(f" {token} "))

@@ -1,4 +1,4 @@
-"""Two machines train one run: a process of one is killed, the wire between them is pulled out, and nothing is lost."""
+"""Two hosts train one run: a process is killed, the network between them is cut, and nothing is lost."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""Trains on two hosts at once, kills one's process and pulls out the wire, and holds what comes of it to the promises.
+"""Train on two hosts at once, kill a process and cut the network, and check the results.
 
 `python tests/faults/two_hosts.py FOLDER` as root, on Linux with `ip`: the hosts are network namespaces, made and removed
-here; torchrun is started in each, as a user would start it. It prints what it tried, what was lost, and how long it
-took, and ends with 1 if a promise was broken. `--cases undisturbed killed cut` chooses.
+here; torchrun is started in each, as a user would start it. It prints what was tested, what was lost, and how long it
+took, and exits with 1 if a promise was broken. `--cases undisturbed killed cut` chooses.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from support.network_namespaces import Command, Host, start, two_hosts
 from support.runs import last_step, small_tree, without_times
 
-from thinktune.run import journal as track
+from thinktune.run import journal
 
 TIMEOUT = 15.0  # THINKTUNE_TIMEOUT_SECONDS
-MARGIN = 20.0  # within which after the time-out a rank that was left alone has said so and ended
+MARGIN = 20.0  # after the timeout, within which a rank that lost the other has reported it and exited
 STARTS_IN = 120.0  # seconds for two processes to load everything on a busy machine
 CASES = ("undisturbed", "killed", "cut")
 STEPS = 120
@@ -53,23 +53,23 @@ def train_on(hosts: tuple[Host, Host], recipe: str, only: int | None = None) -> 
     return [start(host, "train", recipe, THINKTUNE_TIMEOUT_SECONDS=str(TIMEOUT)) for host in chosen]
 
 
-def within(seconds: float, is_so) -> bool:
-    """Whether something becomes so in time."""
+def within(seconds: float, condition) -> bool:
+    """Return True if a condition becomes true in time."""
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
-        if is_so():
+        if condition():
             return True
         time.sleep(0.02)
     return False
 
 
-def reached(folder: Path) -> int:
-    """The last step that the run has told of."""
-    return max([0, *(record["step"] for record in track.read_metrics(folder))]) if folder.exists() else 0
+def last_logged_step(folder: Path) -> int:
+    """Return the last step in the run's journal."""
+    return max([0, *(record["step"] for record in journal.read_metrics(folder))]) if folder.exists() else 0
 
 
 def runs_past_a_checkpoint(folder: Path) -> bool:
-    return 0 < last_step(folder) < min(reached(folder), STEPS - 30)
+    return 0 < last_step(folder) < min(last_logged_step(folder), STEPS - 30)
 
 
 def ends_well(ledger: Ledger, commands: list[Command], case: str) -> bool:
@@ -79,63 +79,67 @@ def ends_well(ledger: Ledger, commands: list[Command], case: str) -> bool:
 
 
 def compare(ledger: Ledger, folder: Path, whole: Path, case: str) -> None:
-    """What a run that was disturbed has other than the one that was not."""
+    """Record how a disturbed run differs from an undisturbed one."""
     names = [str(path.relative_to(whole)) for path in whole.rglob("*.safetensors")]
     names = sorted(name for name in names if name.startswith("final/") or f"step-{STEPS:06d}" in name)
     ledger.hold(len(names) > 2, f"{case}: the whole run lacks files: {names}")
     for name in names:
         ledger.hold((folder / name).is_file() and same(folder / name, whole / name), f"{case}: {name} differs")
-    metrics = [without_times(told(run)) for run in (folder, whole)]
+    metrics = [without_times(metrics_without_events(run)) for run in (folder, whole)]
     ledger.hold(metrics[0] == metrics[1], f"{case}: metrics.jsonl differs")
-    ledger.hold(track.read_samples(folder) == track.read_samples(whole), f"{case}: samples.jsonl differs")
+    ledger.hold(journal.read_samples(folder) == journal.read_samples(whole), f"{case}: samples.jsonl differs")
     if not ledger.broken:
         ledger.equal.append(f"{case}: {', '.join(names)} bit for bit; metrics without times; samples")
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same tensors, bit for bit; those of the state may stand in another order."""
+    """Return True if two files hold the same tensors, bit for bit; those of the state may be in another order."""
     if "state" not in one.parts:
         return one.read_bytes() == other.read_bytes()
     mine, theirs = load_file(one), load_file(other)
     return mine.keys() == theirs.keys() and all(mine[name].equal(theirs[name]) for name in mine)
 
 
-def told(run: Path) -> list[dict]:
-    """The metrics but for what tells of the restart itself."""
-    return [record for record in track.read_metrics(run) if record["kind"] != "event"]
+def metrics_without_events(run: Path) -> list[dict]:
+    """Return the metrics without the events, which record the restart itself."""
+    return [record for record in journal.read_metrics(run) if record["kind"] != "event"]
 
 
 def undisturbed(ledger: Ledger, hosts: tuple[Host, Host], recipe: str) -> None:
     began, commands = time.monotonic(), train_on(hosts, recipe)
     if ends_well(ledger, commands, "undisturbed"):
         ledger.seconds["undisturbed: the whole run, start included"] = time.monotonic() - began
-        ledger.tried.append("two hosts train; whose own names mean loopback addresses, with no variable for Gloo")
+        ledger.tried.append("two hosts train whose own names resolve to loopback addresses, with no variable for Gloo")
         silent = [line for _, line in commands[1].lines if "step" in line or "loss" in line]
-        ledger.hold(not silent, f"undisturbed: the second host speaks: {silent}")
+        ledger.hold(not silent, f"undisturbed: the second host prints: {silent}")
 
 
 def killed(ledger: Ledger, hosts: tuple[Host, Host], recipe: str, folder: Path) -> None:
     commands = train_on(hosts, recipe)
-    if not ledger.hold(within(STARTS_IN, lambda: runs_past_a_checkpoint(folder)), "killed: there was nothing to kill"):
+    if not ledger.hold(
+        within(STARTS_IN, lambda: runs_past_a_checkpoint(folder)), "killed: nothing was running to be killed"
+    ):
         ledger.broken += [command.text[-3000:] for command in commands]
         return
     [worker] = commands[1].workers()
-    at, kept, lost = time.monotonic(), last_step(folder), reached(folder)
+    at, kept, lost = time.monotonic(), last_step(folder), last_logged_step(folder)
     os.kill(worker, signal.SIGKILL)
     if not ends_well(ledger, commands, "killed"):
         return
-    ledger.seconds["killed: until the run was at its end, restart included"] = time.monotonic() - at
-    again = commands[0].said("goes on after step", at)
+    ledger.seconds["killed: until the run had finished, restart included"] = time.monotonic() - at
+    again = commands[0].said("resumed after step", at)
     ledger.hold(len(again) == 1, f"killed: restarted {len(again)} times")
     if again:
-        ledger.seconds["killed: until the run went on"] = again[0][0] - at
+        ledger.seconds["killed: until the run resumed"] = again[0][0] - at
         ledger.hold(f"after step {kept} of" in again[0][1], f"killed: at step {kept}, but {again[0][1]}")
-    ledger.tried.append(f"SIGKILL of one host's process at step {lost}: went on after step {kept}, restarts 1")
+    ledger.tried.append(f"SIGKILL of one host's process at step {lost}: resumed after step {kept}, 1 restart")
 
 
 def cut(ledger: Ledger, hosts: tuple[Host, Host], recipe: str, folder: Path) -> None:
     commands = train_on(hosts, recipe)
-    if not ledger.hold(within(STARTS_IN, lambda: runs_past_a_checkpoint(folder)), "cut: there was nothing to cut"):
+    if not ledger.hold(
+        within(STARTS_IN, lambda: runs_past_a_checkpoint(folder)), "cut: nothing was running to be cut off"
+    ):
         return
     at, kept = time.monotonic(), last_step(folder)
     before = [command.workers() for command in commands]
@@ -146,23 +150,23 @@ def cut(ledger: Ledger, hosts: tuple[Host, Host], recipe: str, folder: Path) -> 
         ledger.hold(gone, f"cut: {host.name} still waits after {TIMEOUT + MARGIN:.0f} s")
         said = command.said("lost the other ranks", at)
         if ledger.hold(
-            len(said) == 1, f"cut: {host.name} says {len(said)} times that it is alone\n{command.text[-3000:]}"
+            len(said) == 1, f"cut: {host.name} reports {len(said)} times that it lost the other\n{command.text[-3000:]}"
         ):
-            ledger.seconds[f"cut: until {host.name} said so"] = said[0][0] - at
+            ledger.seconds[f"cut: until {host.name} reported it"] = said[0][0] - at
             ledger.hold(f" of 2 on {host.name}: " in said[0][1], f"cut: {said[0][1]}")
     hosts[1].link("up")
     at, starts = time.monotonic(), 0
     while not ended_well(commands) and starts < 6:
         for index, command in enumerate(commands):
-            if command.wait(1):  # torchrun itself lost the other machine, as a whole: its user starts it again
+            if command.wait(1):  # torchrun itself lost the other machine: its user starts it again
                 commands[index], starts = train_on(hosts, recipe, index)[0], starts + 1
         if time.monotonic() > at + 4 * STARTS_IN:
             break
     if ends_well(ledger, commands, "cut"):
-        ledger.seconds["cut: from the wire's return to the end of the run"] = time.monotonic() - at
+        ledger.seconds["cut: from the network's return to the end of the run"] = time.monotonic() - at
         ledger.tried.append(
-            f"the wire pulled out after the checkpoint of step {kept}, and put back: the same command, started again "
-            f"{starts} times, went on to the end"
+            f"the network cut after the checkpoint of step {kept}, and restored: the same command, started again "
+            f"{starts} times, trained to the end"
         )
 
 
@@ -171,7 +175,7 @@ def ended_well(commands: list[Command]) -> bool:
 
 
 def is_gone(worker: int) -> bool:
-    """Whether a process has ended, be it that its parent has not asked for it yet."""
+    """Return True if a process has ended, even if its parent has not waited for it yet."""
     try:
         return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -186,7 +190,7 @@ def main() -> int:
     os.environ["THINKTUNE_CACHE"] = str(chosen.folder / "cache")
     tree = small_tree(chosen.folder)
     tree["train"] |= {"epochs": 40, "evaluate_every_steps": 20}
-    tree["generate"]["sample_share"] = 1  # else it depends on how fast the machine is whether there are samples
+    tree["generate"]["sample_share"] = 1  # otherwise the machine's speed decides whether there are samples
     ledger = Ledger()
     with two_hosts() as hosts:
         whole = None

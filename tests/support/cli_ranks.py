@@ -1,4 +1,4 @@
-"""What a rank does in the tests of who speaks, and of what waits for whom: the command line among ranks, heard."""
+"""Work of one rank in the tests of error reports and waits: the command line, with its output captured."""
 
 import os
 import signal
@@ -8,11 +8,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import thinktune.train.loop as room
-import thinktune.train.setup as opening
 from support.cuda_calls import cuda_calls
 from thinktune.cli import main
 from thinktune.errors import UserError
+from thinktune.train import loop, setup
 
 FAULTS = {
     "user": lambda: UserError("rows.jsonl:3: answer: is empty; write one"),
@@ -24,22 +23,22 @@ FAULTS = {
 
 
 def command(recipe: str, fault: str, at_rank: int) -> tuple[int, str]:
-    """`thinktune train` with a fault on one rank in its second step: its exit code, and all that it said."""
-    rank, heard = int(os.environ["RANK"]), Path(f"{recipe}.{os.environ['RANK']}.txt")
+    """Run `thinktune train` with a fault on one rank in its second step; return exit code and output."""
+    rank, output = int(os.environ["RANK"]), Path(f"{recipe}.{os.environ['RANK']}.txt")
     os.environ["TORCHELASTIC_ERROR_FILE"] = f"{recipe}.{rank}.json"
-    with heard.open("w") as file:
+    with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    taken, calls = room.step, []
+    real, calls = loop.step, []
 
-    def stepping(*given: Any) -> Any:
+    def stepping(*args: Any) -> Any:
         calls.append(None)
         if rank == at_rank and len(calls) == 2 and (error := FAULTS[fault]()):
             raise error
-        return taken(*given)
+        return real(*args)
 
-    room.step = stepping
+    loop.step = stepping
     sys.argv = ["thinktune", "train", recipe]
     code = 0
     try:
@@ -50,25 +49,25 @@ def command(recipe: str, fault: str, at_rank: int) -> tuple[int, str]:
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
-    return code, heard.read_text()
+    return code, output.read_text()
 
 
-def slow_to_prepare(recipe: str, seconds: float) -> tuple[int, str]:
-    """`thinktune train` where the first rank prepares for longer than a rank may be silent."""
+def slow_main_rank(recipe: str, seconds: float) -> tuple[int, str]:
+    """Run `thinktune train` where the main rank prepares for longer than the timeout."""
     os.environ["THINKTUNE_TIMEOUT_SECONDS"] = str(seconds)
-    read = opening._read_rows
+    read = setup._read_rows
 
-    def reading(*given: Any) -> Any:
+    def reading(*args: Any) -> Any:
         if os.environ["RANK"] == "0":
             time.sleep(1.5 * seconds)
-        return read(*given)
+        return read(*args)
 
-    opening._read_rows = reading
+    setup._read_rows = reading
     return command(recipe, "none", 0)
 
 
 def without_cuda(recipe: str, fault: str) -> tuple[int, str, list[str]]:
-    """`thinktune train` with a fault on the second rank: how it ended, what it said, and our calls of torch.cuda."""
+    """Run `thinktune train` with a fault on the second rank; return exit code, output, and our calls of torch.cuda."""
     with cuda_calls() as found:
         code, said = command(recipe, fault, 1)
     return code, said, found

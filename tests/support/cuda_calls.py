@@ -1,4 +1,4 @@
-"""Which of torch.cuda's callables thinktune's own files call while a block runs."""
+"""Calls of torch.cuda by thinktune's own files while a block runs."""
 
 import sys
 import threading
@@ -15,22 +15,22 @@ OURS = str(Path(thinktune.__file__).parent)
 
 @contextmanager
 def cuda_calls() -> Generator[list[str]]:
-    """A list that each such call enters, by file and line; calls that libraries make on their own are not ours."""
+    """Yield a list of such calls, by file and line; calls that libraries make on their own are not listed."""
     found: list[str] = []
 
-    def watch(frame: FrameType, event: str, given: Any) -> None:
+    def profile(frame: FrameType, event: str, arg: Any) -> None:
         if event == "call":
             module, caller = frame.f_globals.get("__name__", ""), frame.f_back
             name = f"{module}.{frame.f_code.co_name}"
         elif event == "c_call":
-            caller, name = frame, f"{getattr(given, '__module__', '')}.{getattr(given, '__name__', '')}"
+            caller, name = frame, f"{getattr(arg, '__module__', '')}.{getattr(arg, '__name__', '')}"
         else:
             return
         if ("torch.cuda" in name or "_cuda" in name) and caller and caller.f_code.co_filename.startswith(OURS):
             found.append(f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno} calls {name}")
 
-    threading.setprofile(watch)
-    sys.setprofile(watch)
+    threading.setprofile(profile)
+    sys.setprofile(profile)
     try:
         yield found
     finally:

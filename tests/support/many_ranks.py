@@ -1,4 +1,4 @@
-"""What a rank does in the tests of many ranks: functions that a forked process can find by name."""
+"""Work of one rank in the tests of many ranks: functions that a forked process can find by name."""
 
 import os
 import signal
@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import thinktune.train.loop as room
 from support.runs import settings
-from thinktune.checkpoint import saving as checkpoint
-from thinktune.checkpoint import store as checkpoint_store
+from thinktune.checkpoint import saving, store
 from thinktune.config.schema import TrainConfig
 from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import balance
@@ -26,81 +24,84 @@ from thinktune.model.loading import load_model, load_sharded_model
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
-from thinktune.train.step import step
+from thinktune.train import loop
+from thinktune.train.step import StepOptions, step
 
 CPU = torch.device("cpu")
 
 
-class Name:
-    """As much of a tokenizer as a checkpoint asks for."""
+class FakeTokenizer:
+    """The part of a tokenizer that a checkpoint needs."""
 
     def save_pretrained(self, folder: Path) -> None:
         (folder / "tokenizer.txt").write_text("none", encoding="utf-8")
 
 
 def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
-    """Train by a recipe's tree among the ranks; what this rank said. With `stop_at` the last rank is told to stop."""
+    """Train by a recipe's tree; return what this rank printed. With `stop_at` the last rank gets a signal in that step."""
     world = init_distributed(CPU)
     said: list[str] = []
     if stop_at and world.rank == world.size - 1:
-        taken, made = room.step, []
+        real, reports = loop.step, []
 
-        def stepping(*given: Any) -> Any:
-            made.append(taken(*given))
-            if len(made) == stop_at:
+        def stepping(*args: Any) -> Any:
+            reports.append(real(*args))
+            if len(reports) == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return made[-1]
+            return reports[-1]
 
-        room.step = stepping
+        loop.step = stepping
     try:
-        room.train(settings(tree), said.append, ("test",), world=world)
+        loop.train(settings(tree), said.append, ("test",), world=world)
     except Stopped as stopped:
         said.append(str(stopped))
     destroy_distributed()
     return said
 
 
-def go_on(folder: Path, former: str, name: str, steps: list[int], spread: ParallelDims) -> list[int]:
-    """Of every tier read a checkpoint, take some steps with given gradients, and write the next checkpoint.
+def resume_and_step(folder: Path, former: str, name: str, steps: list[int], parallel_dims: ParallelDims) -> list[int]:
+    """For every tier read a checkpoint, take some steps with given gradients, and write the next checkpoint.
 
-    Returns how many numbers this rank kept of each tier's weights, and those of all.
+    Returns for each tier the number of weights that this rank keeps, and of all weights.
     """
     world = init_distributed(CPU)
     kept: list[int] = []
     for memory in TIERS:
-        found = checkpoint_store.find_checkpoint(folder / f"{former}-{memory}", "last")
+        found = store.find_checkpoint(folder / f"{former}-{memory}", "last")
         source = found.folder if found else folder / "start"
         if world.size > 1:
-            model = load_sharded_model(source, world.mesh(spread, CPU), CPU, TIERS[memory].load_dtype)
+            model = load_sharded_model(source, world.mesh(parallel_dims, CPU), CPU, TIERS[memory].load_dtype)
         else:
             model = load_model(source, CPU, TIERS[memory].load_dtype)
-        update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=False, clip_norm=1e9))
+        optimizer = Optimizer(
+            model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=False, clip_norm=1e9)
+        )
         if found:
-            checkpoint.restore(found, update)
+            saving.restore(found, optimizer)
         for number in steps:
-            take_step(update, number)
-        kept.append(sum(local_shard(weight).numel() for weight in update.parameters.values()))
-        kept.append(sum(weight.numel() for weight in update.parameters.values()))
-        checkpoint.save(folder / f"{name}-{memory}", model, Name(), update, {"step": steps[-1]}, world)
+            take_step(optimizer, number)
+        kept.append(sum(local_shard(weight).numel() for weight in optimizer.parameters.values()))
+        kept.append(sum(weight.numel() for weight in optimizer.parameters.values()))
+        saving.save(folder / f"{name}-{memory}", model, FakeTokenizer(), optimizer, {"step": steps[-1]}, world)
     destroy_distributed()
     return kept
 
 
-def take_step(update: Optimizer, step: int) -> None:
-    """A step of the update by gradients that depend on nothing but its number."""
-    chance = torch.Generator().manual_seed(step)
-    update.begin_step(step, 1e-3)
-    for weight in update.parameters.values():
-        gradient = torch.randn(weight.shape, generator=chance).to(weight.dtype)
+def take_step(optimizer: Optimizer, step: int) -> None:
+    """Take a step with gradients that depend on nothing but its number."""
+    generator = torch.Generator().manual_seed(step)
+    optimizer.begin_step(step, 1e-3)
+    for weight in optimizer.parameters.values():
+        gradient = torch.randn(weight.shape, generator=generator).to(weight.dtype)
         first = row_offset(weight)
         part = gradient[first : first + len(local_shard(weight.detach()))]
         weight.grad = as_shard_of(part, weight)
-    update.finish_step()
+    optimizer.finish_step()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A way to train: tier, where the update is, the share of activations kept, whether layers are compiled."""
+    """A way to train: tier, update in backward or after it, activation budget, compiled layers, tied embeddings."""
 
     memory: str
     inside: bool = False
@@ -109,42 +110,43 @@ class Case:
     tied: bool = True
 
 
-def two_steps(folder: Path, cases: list[Case], spread: ParallelDims) -> list[list[float]]:
-    """Of each case the losses of two steps, the norms of their gradients, and the loss after them."""
+def two_steps(folder: Path, cases: list[Case], parallel_dims: ParallelDims) -> list[list[float]]:
+    """Return for each case the losses and gradient norms of two steps, and the eval loss after them."""
     world = init_distributed(CPU)
-    found = [_two_steps(folder / ("tied" if case.tied else "untied"), case, spread, world) for case in cases]
+    found = [_two_steps(folder / ("tied" if case.tied else "untied"), case, parallel_dims, world) for case in cases]
     destroy_distributed()
     return found
 
 
-def _two_steps(source: Path, case: Case, spread: ParallelDims, world: World) -> list[float]:
+def _two_steps(source: Path, case: Case, parallel_dims: ParallelDims, world: World) -> list[float]:
     dtype, precision = TIERS[case.memory].load_dtype, torch.float32 if case.memory == "fp32" else torch.bfloat16
     model = (
-        load_sharded_model(source, world.mesh(spread, CPU), CPU, dtype)
+        load_sharded_model(source, world.mesh(parallel_dims, CPU), CPU, dtype)
         if world.size > 1
         else load_model(source, CPU, dtype)
     )
-    asked = TrainConfig(rows_per_step=1, memory=case.memory, update_in_backward=case.inside, clip_norm=1e9)
-    update = Optimizer(model, asked)
+    config = TrainConfig(rows_per_step=1, memory=case.memory, update_in_backward=case.inside, clip_norm=1e9)
+    optimizer = Optimizer(model, config)
     set_attention(model, precision)
     apply_activation_budget(model, case.budget, compiled=False)
     if case.compiled:
         compile_layers(model, backend="aot_eager")
-    told: list[float] = []
+    numbers: list[float] = []
     for number in (1, 2):
-        update.begin_step(number, 1e-3)
-        made = step(
-            model, _batches(number, world, 512 if case.inside else 48), update, world, precision, label_tokens=100
-        )
-        told += [made.losses.mean_losses()["loss"], made.gradient_norm.item()]
-    return [*told, evaluate_loss(model, _batches(3, world, 48), CPU, precision, world=world).mean_losses()["loss"]]
+        optimizer.begin_step(number, 1e-3)
+        batches = _batches(number, world, 512 if case.inside else 48)
+        report = step(model, batches, optimizer, world, precision, StepOptions(label_tokens=100))
+        numbers += [report.losses.mean_losses()["loss"], report.gradient_norm.item()]
+    return [*numbers, evaluate_loss(model, _batches(3, world, 48), CPU, precision, world=world).mean_losses()["loss"]]
 
 
 def _batches(number: int, world: World, capacity: int) -> list[Batch]:
-    """Four rows of 100 learned tokens in all, in batches of up to so many tokens."""
-    chance = np.random.default_rng(number)
+    """Pack four rows, of 100 learned tokens in all, in batches of up to so many tokens."""
+    generator = np.random.default_rng(number)
     rows = [
-        Rendered(chance.integers(0, 300, size).astype(np.int32), np.array([0] * 5 + [2] * (size - 5), np.uint8), "r:1")
+        Rendered(
+            generator.integers(0, 300, size).astype(np.int32), np.array([0] * 5 + [2] * (size - 5), np.uint8), "r:1"
+        )
         for size in (25, 40, 15, 40)
     ]
     groups = balance([len(row) for row in rows], capacity, world.size)[world.rank]

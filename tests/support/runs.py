@@ -1,4 +1,4 @@
-"""Small runs for tests: their rows, their recipe, and what is compared of them."""
+"""Small runs for tests: rows, recipes, interruptions, and comparisons."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from thinktune.checkpoint import store as checkpoint
-from thinktune.config import loading as recipe
+from thinktune.checkpoint import store
+from thinktune.config import loading
 from thinktune.errors import UserError
-from thinktune.run import journal as track
+from thinktune.run import journal
 
 FACTS = {
     "heart": "blood",
@@ -37,11 +37,11 @@ def settings(tree, **changes):
     merged = json.loads(json.dumps(tree))
     for section, values in changes.items():
         merged[section] = {**merged[section], **values} if isinstance(values, dict) else values
-    return recipe.validate_recipe(merged, "here")
+    return loading.validate_recipe(merged, "here")
 
 
 def small_tree(folder: Path):
-    """A recipe's tree with the rows and the model that it needs, all made in a folder; without any fixture."""
+    """Return a recipe's tree, with its rows and model made in a folder; without any fixture."""
     from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def small_tree(folder: Path):
 
 
 def small_tree_of(folder: Path, start: Path):
-    """A recipe's tree with its rows in a folder, and a model that is there already."""
+    """Return a recipe's tree, with its rows made in a folder, for a given model."""
     return {
         "name": "small",
         "runs_folder": str(folder / "runs"),
@@ -70,16 +70,18 @@ def small_tree_of(folder: Path, start: Path):
             "evaluate_every_steps": 3,
             "log_every_steps": 2,
         },
-        "generate": {"max_new_tokens": 12, "sample_questions": 1, "sample_share": 1},  # else how fast it is shows
+        "generate": {
+            "max_new_tokens": 12,
+            "sample_questions": 1,
+            "sample_share": 1,
+        },  # otherwise speed decides what is sampled
     }
 
 
 def last_step(folder: Path) -> int:
-    """The step of a run's last checkpoint; 0 where there is none yet."""
-    from thinktune.checkpoint import store as checkpoint
-
+    """Return the step of a run's last checkpoint; 0 if there is none yet."""
     try:
-        kept = checkpoint.find_checkpoint(folder, "last")
+        kept = store.find_checkpoint(folder, "last")
     except UserError:
         return 0
     return kept.step if kept else 0
@@ -90,7 +92,7 @@ def quiet(_line):
 
 
 def stop_after(step):
-    """A narrator that ends the run when a step has been saved, as a power cut would."""
+    """Return a `say` that ends the run when a step has been saved, as a power cut would."""
 
     def say(line):
         if line.startswith(f"step {step}/") and "saved" in line:
@@ -107,8 +109,8 @@ def without_times(records):
 
 
 def equal(mine, theirs):
-    """Whether two finished runs hold the same: weights, state, metrics, samples, files."""
-    last = checkpoint.find_checkpoint(mine, "last").folder.name
+    """Check that two finished runs have the same weights, state, metrics, samples and files."""
+    last = store.find_checkpoint(mine, "last").folder.name
     for file in (
         f"checkpoints/{last}/model.safetensors",
         f"checkpoints/{last}/state/state.safetensors",
@@ -117,25 +119,23 @@ def equal(mine, theirs):
         ours, other = load_file(mine / file), load_file(theirs / file)
         assert ours.keys() == other.keys()
         assert all(ours[name].equal(other[name]) for name in ours), file
-    assert without_times(track.read_metrics(mine)) == without_times(track.read_metrics(theirs))
-    assert track.read_samples(mine) == track.read_samples(theirs)
+    assert without_times(journal.read_metrics(mine)) == without_times(journal.read_metrics(theirs))
+    assert journal.read_samples(mine) == journal.read_samples(theirs)
     assert {path.relative_to(mine) for path in mine.rglob("*")} == {
         path.relative_to(theirs) for path in theirs.rglob("*")
     }
 
 
 def stop_in_step(monkeypatch, step, number=signal.SIGTERM):
-    """Have a signal come in the midst of a step's arithmetic."""
-    import thinktune.train.loop as room
+    """Send a signal during a step of this process."""
+    from thinktune.train import loop
 
-    taken = room.step
+    real, calls = loop.step, []
 
-    def stepping(*given):
-        made = taken(*given)
-        stepping.made += 1
-        if stepping.made == step:
+    def stepping(*args):
+        calls.append(real(*args))
+        if len(calls) == step:
             os.kill(os.getpid(), number)
-        return made
+        return calls[-1]
 
-    stepping.made = 0
-    monkeypatch.setattr(room, "step", stepping)
+    monkeypatch.setattr(loop, "step", stepping)

@@ -1,7 +1,7 @@
-"""What a step holds in memory, counted on fake tensors: of one layer, of the head, or of a whole step. Nothing is run.
+"""Memory of a whole step, counted on fake tensors; nothing is computed.
 
-Storages are counted, as the operations make them, on a device that has no memory; so no figure here needs a card. What
-cards add by themselves (a context, rounding of sizes) is not counted.
+Storages are counted as the operations make them, on a device without memory, so no card is needed. What cards add by
+themselves (a context, rounding of sizes) is not counted.
 """
 
 from typing import Any
@@ -31,9 +31,9 @@ def whole_step(
     recompute: bool,
     device: torch.device = META,
 ) -> tuple[int, int, int]:
-    """A real step of a real model, uncompiled: bytes on the device before it and at its peak, and bytes on the host.
+    """Trace a real step of a real model, uncompiled; return bytes on the device before and at its peak, and on the host.
 
-    Autocast knows the CPU, but not the device without memory; what is traced on the CPU has all bytes there.
+    Autocast knows the CPU, but not the device without memory; traced on the CPU, all bytes are there.
     """
     ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(TokenKind.PROMPT), np.uint8)
     parts[tokens - learned :] = int(TokenKind.ANSWER)

@@ -1,4 +1,4 @@
-"""Runs: they learn, end in a plain model, go on bit for bit where they stopped, and keep the best."""
+"""Runs learn, end in a plain model, resume bit for bit where they stopped, and keep the best."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from support.runs import FACTS, quiet, settings, stop_after, without_times, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from thinktune.checkpoint import store as checkpoint
+from thinktune.checkpoint import store
 from thinktune.data.pipeline import prepare
 from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import UserError
@@ -18,44 +18,43 @@ from thinktune.files import read_json
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import Request, SamplingParams
 from thinktune.model.loading import load_model
-from thinktune.run import RunFolder
-from thinktune.run import journal as track
-from thinktune.train.loop import train
+from thinktune.run import RunFolder, journal
+from thinktune.train import train
 
 
 @pytest.mark.parametrize("stop", [3, 6])
-def test_a_stopped_run_goes_on_bit_for_bit(tree, stop):
+def test_a_stopped_run_resumes_bit_for_bit(tree, stop):
     whole = train(settings(tree, name="whole"), quiet)
     with pytest.raises(KeyboardInterrupt):
         train(settings(tree, name="cut"), stop_after(stop))
     assert not (Path(tree["runs_folder"]) / "cut" / "final").exists()
     cut = train(settings(tree, name="cut"), quiet)
-    last = checkpoint.find_checkpoint(whole, "last")
+    last = store.find_checkpoint(whole, "last")
     for file in ("model.safetensors", "state/state.safetensors"):
         mine, theirs = load_file(last.folder / file), load_file(cut / "checkpoints" / last.folder.name / file)
         assert mine.keys() == theirs.keys()
         assert all(mine[name].equal(theirs[name]) for name in mine)
-    assert without_times(track.read_metrics(whole)) == without_times(track.read_metrics(cut))
-    assert track.read_samples(whole) == track.read_samples(cut)
+    assert without_times(journal.read_metrics(whole)) == without_times(journal.read_metrics(cut))
+    assert journal.read_samples(whole) == journal.read_samples(cut)
 
 
-def test_what_a_crash_left_half_written_is_forgotten(tree):
+def test_partial_files_of_a_crash_are_ignored(tree):
     whole = train(settings(tree, name="whole"), quiet)
     with pytest.raises(KeyboardInterrupt):
         train(settings(tree, name="cut"), stop_after(3))
     cut = Path(tree["runs_folder"]) / "cut"
-    with RunFolder(cut).metrics.open("a") as journal:
-        journal.write('{"kind": "train", "step": 4, "loss": 9}\n{"kind": "tr')
+    with RunFolder(cut).metrics.open("a") as file:
+        file.write('{"kind": "train", "step": 4, "loss": 9}\n{"kind": "tr')
     (cut / "checkpoints" / ".step-000006.1.partial").mkdir()
-    (cut / "checkpoints" / "step-000006").mkdir()  # settled, but the pointer was not moved yet
+    (cut / "checkpoints" / "step-000006").mkdir()  # complete, but the pointer was not moved yet
     train(settings(tree, name="cut"), quiet)
-    assert without_times(track.read_metrics(whole)) == without_times(track.read_metrics(cut))
+    assert without_times(journal.read_metrics(whole)) == without_times(journal.read_metrics(cut))
     assert {folder.name for folder in (cut / "checkpoints").iterdir()} == {
         folder.name for folder in (whole / "checkpoints").iterdir()
     }
 
 
-def test_a_finished_run_asked_again_changes_nothing(tree):
+def test_a_finished_run_started_again_changes_nothing(tree):
     folder = train(settings(tree), quiet)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "report.html"}
     train(settings(tree), quiet)
@@ -66,15 +65,15 @@ def test_a_finished_run_asked_again_changes_nothing(tree):
 
 def test_the_best_model_is_kept_and_is_the_final_one(tree):
     folder = train(settings(tree, train={"learning_rate": 0.01, "epochs": 40, "evaluate_every_steps": 20}), quiet)
-    evals = {record["step"]: record["loss"] for record in track.read_metrics(folder) if record["kind"] == "eval"}
+    evals = {record["step"]: record["loss"] for record in journal.read_metrics(folder) if record["kind"] == "eval"}
     best = min((step for step in evals if step), key=lambda step: evals[step])
     last = max(evals)
-    assert best != last, "the run did not overfit, so nothing was tried"
-    assert checkpoint.find_checkpoint(folder, "best").step == best
-    assert checkpoint.find_checkpoint(folder, "last").step == last
+    assert best != last, "the run did not overfit, so nothing was tested"
+    assert store.find_checkpoint(folder, "best").step == best
+    assert store.find_checkpoint(folder, "last").step == last
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {f"step-{best:06}", f"step-{last:06}"}
-    assert not (folder / "checkpoints" / f"step-{best:06}" / checkpoint.STATE_FOLDER).exists()
-    assert read_json(folder / "final" / checkpoint.TRAINER_STATE_FILE)["step"] == best
+    assert not (folder / "checkpoints" / f"step-{best:06}" / store.STATE_FOLDER).exists()
+    assert read_json(folder / "final" / store.TRAINER_STATE_FILE)["step"] == best
     final = load_file(folder / "final" / "model.safetensors")
     kept = load_file(folder / "checkpoints" / f"step-{best:06}" / "model.safetensors")
     assert all(final[name].equal(kept[name]) for name in kept)
@@ -85,7 +84,7 @@ def test_final_is_a_plain_transformers_folder_with_the_same_logits(tree):
     plain = AutoModelForCausalLM.from_pretrained(folder / "final", dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(folder / "final")
     assert "thinktune" not in (folder / "final" / "config.json").read_text()
-    ours = load_model(checkpoint.find_checkpoint(folder, "best").folder, torch.device("cpu"))
+    ours = load_model(store.find_checkpoint(folder, "best").folder, torch.device("cpu"))
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "心脏?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
@@ -99,7 +98,7 @@ def test_a_bf16_base_trains_in_fp32_and_ends_in_bf16(tree, start, tmp_path):
     AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "bf16")
     folder = train(settings(tree, model={"name": str(tmp_path / "bf16")}), quiet)
     assert {tensor.dtype for tensor in load_file(folder / "final" / "model.safetensors").values()} == {torch.bfloat16}
-    kept = load_file(checkpoint.find_checkpoint(folder, "last").folder / "model.safetensors")
+    kept = load_file(store.find_checkpoint(folder, "last").folder / "model.safetensors")
     assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
 
 
@@ -113,7 +112,7 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
     }
     loaded = settings(tree, data={"validation": 0.0}, train=changes)
     folder = train(loaded, quiet)
-    losses = [record["loss"] for record in track.read_metrics(folder) if record["kind"] == "train"]
+    losses = [record["loss"] for record in journal.read_metrics(folder) if record["kind"] == "train"]
     assert losses[-1] < 0.1 < 1 < losses[0]
     tokenizer = read_tokenizer(folder / "final")
     engine = Engine(load_model(folder / "final", torch.device("cpu")), tokenizer)
@@ -130,23 +129,23 @@ def test_every_row_read_is_accounted_for(tree):
     rows = Path(tree["data"]["name"])
     bad = [{"question": "", "think": "t", "answer": "a"}, {"question": "q", "think": "t " * 300, "answer": "a"}]
     rows.write_text(rows.read_text() + "".join(json.dumps(row) + "\n" for row in bad))
-    account = read_json(train(settings(tree), quiet) / "data.json")
-    found = {fault["fault"]: fault["actions"] for fault in account["faults"]}
+    summary = read_json(train(settings(tree), quiet) / "data.json")
+    found = {fault["fault"]: fault["actions"] for fault in summary["faults"]}
     assert found == {"blank": {"dropped": 1}, "odd_space": {"repaired": 1}, "too_long": {"dropped": 1}}
-    assert account["rows_read"] == account["train_rows"] + account["validation_rows"] + 2 == 10
+    assert summary["rows_read"] == summary["train_rows"] + summary["validation_rows"] + 2 == 10
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"train": {"learning_rate": 2e-3}}, r"changed: train.learning_rate \(was 0.001, is 0.002\).*name=small-2"),
         ({"data": {"seed": 7}}, "changed: data.seed"),
     ],
 )
-def test_a_run_of_another_recipe_is_not_written_over(tree, changes, told):
+def test_a_run_of_another_recipe_is_not_written_over(tree, changes, message):
     folder = train(settings(tree), quiet)
     before = RunFolder(folder).metrics.read_bytes()
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         train(settings(tree, **changes), quiet)
     assert RunFolder(folder).metrics.read_bytes() == before
 
@@ -158,7 +157,7 @@ def test_a_run_of_other_data_is_not_written_over(tree):
         train(settings(tree), quiet)
 
 
-def test_a_folder_of_somebody_elses_is_not_touched(tree):
+def test_a_folder_that_is_no_run_is_not_touched(tree):
     folder = Path(tree["runs_folder"]) / "small"
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("mine")
@@ -171,7 +170,9 @@ def test_a_run_whose_gradients_are_all_bad_stops_and_names_the_rows(tree):
     said = []
     with pytest.raises(UserError, match="no gradient of the last"):
         train(settings(tree, train={"learning_rate": 1e30, "warmup_fraction": 0, "rows_per_step": 1}), said.append)
-    events = [record for record in track.read_metrics(Path(tree["runs_folder"]) / "small") if record["kind"] == "event"]
+    events = [
+        record for record in journal.read_metrics(Path(tree["runs_folder"]) / "small") if record["kind"] == "event"
+    ]
     assert all("rows.jsonl:" in event["text"] for event in events)
     assert not [
         value for record in events for value in record.values() if isinstance(value, float) and not math.isfinite(value)

@@ -1,4 +1,4 @@
-"""What a run says of itself is true: losses row by row, the verdict of real runs, samples within their time."""
+"""Metrics of runs: losses row by row, the diagnosis of real runs, samples within their time."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import random
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.runs import quiet, settings
 
-from thinktune.checkpoint import store as checkpoint
+from thinktune.checkpoint import store
 from thinktune.data.pipeline import prepare
 from thinktune.data.tokenizer import read_tokenizer
 from thinktune.distributed.world import World
@@ -21,12 +22,11 @@ from thinktune.files import read_json
 from thinktune.model.batch import pack
 from thinktune.model.forward import evaluate_row_losses
 from thinktune.model.loading import load_model
-from thinktune.report import run_page as report
+from thinktune.report import run_page
 from thinktune.report.comparison_page import write_comparison
-from thinktune.run import RunFolder
-from thinktune.run import journal as track
+from thinktune.run import RunFolder, journal
 from thinktune.run.diagnosis import diagnose_run, eval_losses, memorized_rows, rows_by_loss, train_losses
-from thinktune.train.loop import train
+from thinktune.train import metrics, train
 from thinktune.train.samples import affordable_tokens, repetition_rate, sampling_modes
 
 COLOURS = ("red", "green", "blue", "grey", "black", "white")
@@ -35,7 +35,7 @@ OVERFIT = {"epochs": 40, "rows_per_step": 8, "learning_rate": 1e-2, "evaluate_ev
 
 
 def rows(folder, name, things, answer, places=("here", "there")):
-    """Rows that ask for the colour of things; `answer` says what colour a thing has."""
+    """Write rows that ask for the colour of things; `answer` returns the colour of a thing."""
     path = folder / f"{name}.jsonl"
     made = [
         {
@@ -50,17 +50,17 @@ def rows(folder, name, things, answer, places=("here", "there")):
     return str(path)
 
 
-def by_chance(thing, place):
+def random_colours(thing, place):
     return " ".join(random.Random(thing + place).choices(COLOURS, k=4))
 
 
-def always(_thing, _place):
+def constant_colour(_thing, _place):
     return "blue"
 
 
 @pytest.fixture
-def of_colours(tree, tmp_path):
-    """A recipe whose held-out things have colours that cannot be known from the training rows, or always can."""
+def colour_recipe(tree, tmp_path):
+    """Return a recipe whose held-out colours cannot be learned from the training rows, or always can."""
 
     def make(answer, **changes):
         data = {"name": rows(tmp_path, "train", THINGS, answer), "faults": {"near_duplicate": "keep", "leak": "keep"}}
@@ -75,40 +75,42 @@ def of_colours(tree, tmp_path):
     return make
 
 
-def test_a_run_that_overfits_is_named_keeps_its_best_and_says_so(of_colours):
+def test_a_run_that_overfits_is_diagnosed_and_keeps_its_best(colour_recipe):
     said = []
-    folder = train(of_colours(by_chance), said.append)
-    verdict = diagnose_run(folder)
-    losses = eval_losses(track.read_metrics(folder))
-    assert verdict.state == "overfitting"
+    folder = train(colour_recipe(random_colours), said.append)
+    diagnosis = diagnose_run(folder)
+    losses = eval_losses(journal.read_metrics(folder))
+    assert diagnosis.state == "overfitting"
     assert (
-        verdict.best_step
+        diagnosis.best_step
         == min((step for step in losses if step), key=lambda step: losses[step])
-        <= verdict.plateau_end_step
+        <= diagnosis.plateau_end_step
     )
-    assert checkpoint.find_checkpoint(folder, "best").step == verdict.best_step < max(losses)
-    assert read_json(folder / "final" / checkpoint.TRAINER_STATE_FILE)["step"] == verdict.best_step
-    assert any(f"overfitting since step {verdict.plateau_end_step}" in line for line in said)
-    assert said[-1].endswith(f"(step {verdict.best_step}, the best of those evaluated)")
-    assert f"Overfitting since step {verdict.plateau_end_step}" in (folder / "report.html").read_text(encoding="utf-8")
+    assert store.find_checkpoint(folder, "best").step == diagnosis.best_step < max(losses)
+    assert read_json(folder / "final" / store.TRAINER_STATE_FILE)["step"] == diagnosis.best_step
+    assert any(f"overfitting since step {diagnosis.plateau_end_step}" in line for line in said)
+    assert said[-1].endswith(f"(step {diagnosis.best_step}, the best of those evaluated)")
+    assert f"Overfitting since step {diagnosis.plateau_end_step}" in (folder / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
-def test_a_run_whose_held_out_rows_follow_the_same_rule_does_not_overfit(of_colours):
-    folder = train(of_colours(always, train={"epochs": 12, "learning_rate": 3e-3}), quiet)
-    verdict = diagnose_run(folder)
-    assert verdict.state in ("learning", "best")
-    assert verdict.improved is True
+def test_a_run_whose_held_out_rows_follow_the_same_rule_does_not_overfit(colour_recipe):
+    folder = train(colour_recipe(constant_colour, train={"epochs": 12, "learning_rate": 3e-3}), quiet)
+    diagnosis = diagnose_run(folder)
+    assert diagnosis.state in ("learning", "best")
+    assert diagnosis.improved is True
 
 
-def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
+def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(colour_recipe):
     said = []
-    recipe = of_colours(by_chance, train={"stop_when_overfitting": 2})
+    recipe = colour_recipe(random_colours, train={"stop_when_overfitting": 2})
     folder = train(recipe, said.append)
-    losses = eval_losses(track.read_metrics(folder))
-    verdict = diagnose_run(folder)
-    assert [step for step in losses if step > verdict.plateau_end_step] == sorted(losses)[-2:]
+    losses = eval_losses(journal.read_metrics(folder))
+    diagnosis = diagnose_run(folder)
+    assert [step for step in losses if step > diagnosis.plateau_end_step] == sorted(losses)[-2:]
     last = max(losses)
-    assert f"stopped after step {last} of 120, as train.stop_when_overfitting: 2 asks" in said
+    assert f"stopped after step {last} of 120 because of train.stop_when_overfitting: 2" in said
     assert "stopped early, finished" in (folder / "report.html").read_text(encoding="utf-8")
     before = RunFolder(folder).metrics.read_bytes()
     train(recipe, quiet)
@@ -117,23 +119,23 @@ def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
 
 def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
     folder = train(settings(tree, data={"validation": 0.5}), quiet)
-    kept, losses = track.read_row_losses(folder), eval_losses(track.read_metrics(folder))
+    kept, losses = journal.read_row_losses(folder), eval_losses(journal.read_metrics(folder))
     assert kept.keys() == losses.keys()
     for step, found in kept.items():
         total, tokens = sum(loss * count for loss, count in found.values()), sum(count for _, count in found.values())
         assert total / tokens == pytest.approx(losses[step], abs=2e-6)
-    best = checkpoint.find_checkpoint(folder, "last")
+    best = store.find_checkpoint(folder, "last")
     model, tokenizer = load_model(best.folder, torch.device("cpu")), read_tokenizer(best.folder)
     held_out = prepare(settings(tree, data={"validation": 0.5}), tokenizer).validation.replies()
     assert len(held_out) == len(kept[best.step]) > 2
-    for reply in held_out:  # each by itself, as if it were the only one
+    for reply in held_out:  # each alone, as if it were the only one
         _, alone = evaluate_row_losses(model, pack([reply], len(reply)), torch.device("cpu"), torch.float32)
         assert alone[reply.source] == (pytest.approx(kept[best.step][reply.source][0], abs=1e-5), reply.label_tokens)
 
 
-def test_rows_are_listed_from_the_hardest_and_those_known_by_heart_from_the_surest(tmp_path):
+def test_rows_are_listed_from_the_hardest_and_memorized_ones_from_the_surest(tmp_path):
     found = {"a:1": [2.0, 5], "a:2": [0.05, 9], "a:3": [0.01, 4], "a:4": [0.2, 4]}
-    track.append(RunFolder(tmp_path).row_losses, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}])
+    journal.append(RunFolder(tmp_path).row_losses, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}])
     listed = rows_by_loss(tmp_path, 8)
     assert [row.source for row in listed] == ["a:1", "a:4", "a:2", "a:3"]
     assert (listed[0].base_loss, listed[1].base_loss) == (4.0, None)
@@ -141,7 +143,7 @@ def test_rows_are_listed_from_the_hardest_and_those_known_by_heart_from_the_sure
     assert rows_by_loss(tmp_path, 9) == []
 
 
-def test_train_loss_beside_an_evaluation_is_that_of_the_steps_since_the_one_before():
+def test_train_loss_at_an_evaluation_is_that_of_the_steps_since_the_last_one():
     records = [
         {"kind": "eval", "step": 0, "loss": 9.0},
         {"kind": "train", "step": 1, "loss": 4.0, "learned_tokens": 30},
@@ -165,22 +167,17 @@ def test_a_line_of_metrics_is_plain_and_each_figure_has_its_name(tree):
     assert not [line for line in said if "\x1b" in line or "\r" in line]
 
 
-def test_mfu_is_told_of_a_card_whose_peak_is_known(tree, monkeypatch):
-    from thinktune.train import metrics as watch
-
-    class Card:
-        type = "cuda"
-
-    class Held:
-        device, recipe, world = Card(), None, World()
-
-    run = Held()
-    run.prepared = type("P", (), {"train": type("T", (), {"lengths": [100, 200]})})
-    run.model = load_model(Path(tree["model"]["name"]), torch.device("cpu"))
+def test_mfu_is_reported_for_a_card_whose_peak_is_known(tree, monkeypatch):
+    context = SimpleNamespace(
+        device=SimpleNamespace(type="cuda"),
+        world=World(),
+        prepared=SimpleNamespace(train=SimpleNamespace(lengths=[100, 200])),
+        model=load_model(Path(tree["model"]["name"]), torch.device("cpu")),
+    )
     monkeypatch.setattr(torch.accelerator, "max_memory_allocated", lambda: 3 * 2**30)
     for name, known in (("NVIDIA H100 80GB HBM3", True), ("a card of tomorrow", False)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
-        facts = watch._device_metrics(run, 1e9)
+        facts = metrics._device_metrics(context, 1e9)
         assert facts["memory_gib"] == 3.0
         assert ("mfu" in facts) == known
 
@@ -192,7 +189,7 @@ def test_samples_are_greedy_and_with_the_models_own_settings_and_carry_their_fla
     load.save_pretrained(model)
     read_tokenizer(start).save_pretrained(model)
     folder = train(settings(tree, model={"name": str(model)}, generate={"sample_questions": 2}), quiet)
-    found = track.read_samples(folder)
+    found = journal.read_samples(folder)
     assert [(one["step"], one["sampling"]) for one in found[:4]] == [
         (3, "greedy"),
         (3, "greedy"),
@@ -210,7 +207,7 @@ def test_a_models_own_sampling_is_left_out_where_it_has_none(model):
     assert sampling_modes(model.generation_config, 9).keys() == {"greedy"}
 
 
-def test_repetition_is_the_share_of_runs_that_came_before():
+def test_repetition_is_the_share_of_ngrams_that_occurred_before():
     assert repetition_rate([1, 2, 3, 4, 5, 6]) == 0
     assert repetition_rate([1, 2]) == 0
     assert repetition_rate([7] * 103) == pytest.approx(0.99)
@@ -227,15 +224,15 @@ def test_what_is_affordable_stays_within_the_share(share, elapsed, spent, speed)
         assert spent + (tokens + 1) / speed > share * (elapsed + (tokens + 1) / speed) * (1 - 1e-9)
 
 
-def test_samples_that_would_take_too_long_are_left_out_and_that_is_said(tree):
-    said, begun = [], time.monotonic()
+def test_samples_that_would_take_too_long_are_left_out_with_a_message(tree):
+    said, started_at = [], time.monotonic()
     folder = train(settings(tree, generate={"max_new_tokens": 400, "sample_share": 1e-6}), said.append)
-    assert math.isfinite(time.monotonic() - begun)
-    assert track.read_samples(folder) == []
+    assert math.isfinite(time.monotonic() - started_at)
+    assert journal.read_samples(folder) == []
     assert sum("they would take more than generate.sample_share" in line for line in said) == 3
 
 
-def test_runs_stand_side_by_side_with_what_differs_between_them(tree):
+def test_a_comparison_page_shows_what_differs_between_runs(tree):
     one = train(settings(tree, name="one"), quiet)
     other = train(settings(tree, name="other", train={"learning_rate": 2e-3}), quiet)
     page = write_comparison([one, other])
@@ -245,4 +242,4 @@ def test_runs_stand_side_by_side_with_what_differs_between_them(tree):
     assert "data.max_tokens" not in html
     assert html.count('class="marker run0"') >= 4
     assert html.count('class="marker run1"') >= 4
-    assert report.read_run(one).diagnosis.best_loss != report.read_run(other).diagnosis.best_loss
+    assert run_page.read_run(one).diagnosis.best_loss != run_page.read_run(other).diagnosis.best_loss

@@ -25,15 +25,17 @@ LENGTHS = (5, 9, 17, 33, 40)
 CPU = torch.device("cpu")
 
 
-def made_rows():
-    drawn = np.random.default_rng(0)
+def make_rows():
+    generator = np.random.default_rng(0)
     return [
-        Rendered(drawn.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}")
+        Rendered(
+            generator.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}"
+        )
         for size in LENGTHS
     ]
 
 
-def without_values(mode, batches):
+def as_fake(mode, batches):
     return [
         replace(batch, **{name: mode.from_tensor(getattr(batch, name)) for name in DEVICE_FIELDS}) for batch in batches
     ]
@@ -41,57 +43,58 @@ def without_values(mode, batches):
 
 @pytest.mark.parametrize(("memory", "inside"), [("fp32", False), ("exact", False), ("8bit", True)])
 def test_a_step_runs_on_tensors_that_have_no_values(tokenizer, memory, inside):
-    """On a card's path (packed kernel, padded batches): whatever read a number, or a shape out of one, would raise."""
-    batches = pack(made_rows(), 64, pad=make_padding(0, LENGTHS, 64))
+    """On a card's path (packed kernel, padded batches): reading a value, or a shape that depends on one, would raise."""
+    batches = pack(make_rows(), 64, pad=make_padding(0, LENGTHS, 64))
     assert len(batches) == 2
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         model = make_model(tokenizer, ModelShape())
         model.set_attn_implementation("thinktune_varlen")
         update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=inside))
-        chosen = without_values(mode, batches[:1] if inside else batches)
+        chosen = as_fake(mode, batches[:1] if inside else batches)
         update.begin_step(1, 1e-3)
         made = step(model, chosen, update, World(), torch.bfloat16)
         found = evaluate_loss(model, chosen, CPU, torch.bfloat16)
         for number in (made.gradient_norm, made.losses.sums, found.sums):
             with pytest.raises(DataDependentOutputException):
-                number.sum().item()  # or the numbers were there, and nothing was shown
+                number.sum().item()  # otherwise values existed, and nothing was tested
 
 
-def test_the_loop_reads_nothing_between_its_lines(tree, monkeypatch):
-    """Read by read, as the real loop runs: steps of several batches, each of them made ahead but the first."""
+def test_the_loop_reads_nothing_between_its_lines_of_metrics(tree, monkeypatch):
+    """With the real loop: steps of several batches, all of them prefetched but the first."""
     run = open_run(settings(tree, train={"rows_per_step": 3, "batch_tokens": 200}), quiet, ("test",))
-    asked = []
-    replies = run.prepared.train.replies
-    monkeypatch.setattr(type(run.prepared.train), "replies", lambda _, rows: (asked.append(rows), replies(rows))[1])
+    steps, asked = run.context.steps, []
+    rows = run.context.prepared.train
+    replies = rows.replies
+    monkeypatch.setattr(type(rows), "replies", lambda _, chosen: (asked.append(chosen), replies(chosen))[1])
     with Reads() as reads:
         _train_step(run, 1)
-        assert sorted(chain(*asked)) == sorted((*run.steps[0].rows, *run.steps[1].rows))
-        assert list(run.prefetched_batches) == [2]
+        assert sorted(chain(*asked)) == sorted((*steps[0].rows, *steps[1].rows))
+        assert list(run.prefetcher.batches) == [2]
         _train_step(run, 2)
-    assert sorted(chain(*asked)) == sorted(chain(*(dealt.rows for dealt in run.steps[:3])))
+    assert sorted(chain(*asked)) == sorted(chain(*(planned.rows for planned in steps[:3])))
     assert not reads.found
-    assert len(run.pending) == 2
-    assert set(run.row_sources(2)) == {run.prepared.train.replies([row])[0].source for row in run.steps[1].rows}
+    assert len(run.metrics.pending) == 2
+    assert set(run.context.row_sources(2)) == {replies([row])[0].source for row in steps[1].rows}
 
 
-def test_the_last_step_makes_nothing_ahead(tree):
+def test_the_last_step_prefetches_nothing(tree):
     run = open_run(settings(tree), quiet, ("test",))
-    _train_step(run, len(run.steps))
-    assert not run.prefetched_batches
+    _train_step(run, len(run.context.steps))
+    assert not run.prefetcher.batches
 
 
-def test_a_runs_budget_reaches_its_layers(tree):
+def test_the_activation_budget_reaches_the_layers(tree):
     run = open_run(settings(tree, train={"activation_budget": 0.5}), quiet, ("test",))
-    assert [layer.gradient_checkpointing for layer in run.model.model.layers] == [True, False]
+    assert [layer.gradient_checkpointing for layer in run.context.model.model.layers] == [True, False]
 
 
-def test_compiling_is_told_and_moves_nothing(tree):
-    """With layers as they are: what the compiler makes of them is tested elsewhere."""
-    told = []
-    run = open_run(settings(tree), told.append, ("test",))
-    before = [weight.clone() for weight in run.model.parameters()]
+def test_compiling_is_printed_and_changes_no_weight(tree):
+    """With uncompiled layers: what the compiler makes of them is tested elsewhere."""
+    said = []
+    run = open_run(settings(tree), said.append, ("test",))
+    before = [weight.clone() for weight in run.context.model.parameters()]
     _compile(run)
-    assert told[-1].startswith("layers compiled in ")
-    assert all(old.equal(new) for old, new in zip(before, run.model.parameters(), strict=True))
-    assert all(weight.grad is None for weight in run.model.parameters())
-    assert list(run.prefetched_batches) == [1]
+    assert said[-1].startswith("layers compiled in ")
+    assert all(old.equal(new) for old, new in zip(before, run.context.model.parameters(), strict=True))
+    assert all(weight.grad is None for weight in run.context.model.parameters())
+    assert list(run.prefetcher.batches) == [1]

@@ -21,6 +21,10 @@ class ChatTokenizer(Protocol):
     added_tokens_decoder: dict[int, Any]  # `tokenizers.AddedToken` by id
     backend_tokenizer: Any  # a `tokenizers.Tokenizer`
 
+    def __call__(self, text: str, /, **options: Any) -> Any:
+        """Tokenize a text."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of tokens, added ones included."""
         ...

@@ -1,4 +1,4 @@
-"""Ranks: how they meet, what they tell each other, and which part of a weight each keeps."""
+"""Ranks of a distributed run: rendezvous, collectives, error reports, sharding."""
 
 from thinktune.distributed.sharding import ParallelDims, full_tensor, local_shard
 from thinktune.distributed.world import SINGLE, World, destroy_distributed, init_distributed, report_first_error

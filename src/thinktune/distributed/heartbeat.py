@@ -1,4 +1,4 @@
-"""A sign of life between processes, so that one may wait long for another that works, and not for one that is gone."""
+"""Heartbeats of ranks: a barrier waits long for a rank that works, but not for one that is gone."""
 
 import threading
 import time
@@ -7,21 +7,15 @@ from typing import Any
 import torch.distributed as dist
 
 INTERVAL_SECONDS = 2.0
-
-
 MAX_SILENCE_SECONDS = 30.0
-
-
 POLL_SECONDS = 0.02
-
-
-FAILED_KEY = "failed"  # in the store, where a rank tells that it ends with an error
+FAILED_KEY = "failed"  # in the store, set by a rank that ends with an error
 
 
 class Heartbeat:
-    """Tells the others every few seconds that this process lives, by a thread that alone talks with the store.
+    """Reports every few seconds that this process is alive, and waits for the others.
 
-    Over a broken wire a store does not answer at all, so nothing else may ask it.
+    Only its own thread uses its copy of the store: over a broken network connection a store never answers.
     """
 
     def __init__(self, store: Any, rank: int, size: int, timeout_seconds: float) -> None:
@@ -34,7 +28,10 @@ class Heartbeat:
         threading.Thread(target=self._run, daemon=True).start()
 
     def barrier(self) -> None:
-        """Until all have come here, however long they work; raises DistStoreError where one is gone or has failed."""
+        """Wait for all ranks, however long they work.
+
+        Raises DistStoreError where one is gone or has failed.
+        """
         self._all_arrived.clear()
         self._barriers_requested += 1
         self._wake.set()
@@ -44,10 +41,10 @@ class Heartbeat:
             now = time.monotonic()
             silent = [rank for rank, (_, at) in enumerate(self._last_beats) if now - at > self._max_silence_seconds]
             if silent:
-                raise dist.DistStoreError(f"no sign of life of rank {silent[0]} for {self._max_silence_seconds:.0f} s")
+                raise dist.DistStoreError(f"no heartbeat of rank {silent[0]} for {self._max_silence_seconds:.0f} s")
 
     def stop(self) -> None:
-        """No more signs of life."""
+        """Stop the heartbeat."""
         self._stopped = True
         self._wake.set()
 
@@ -65,21 +62,21 @@ class Heartbeat:
 
     def _beat(self) -> None:
         self._beats += 1
-        self._store.set(f"pulse/{self._rank}", str(self._beats))
-        told = self._store.multi_get([f"pulse/{rank}" for rank in range(self._size)])
+        self._store.set(f"heartbeat/{self._rank}", str(self._beats))
+        beats = self._store.multi_get([f"heartbeat/{rank}" for rank in range(self._size)])
         now = time.monotonic()
         self._last_beats = [
-            (new, at if new == old else now) for new, (old, at) in zip(map(bytes, told), self._last_beats, strict=True)
+            (new, at if new == old else now) for new, (old, at) in zip(map(bytes, beats), self._last_beats, strict=True)
         ]
         self._failed = self._store.check([FAILED_KEY])
 
     def _poll_barrier(self) -> bool:
-        """Whether this process waits for others still."""
-        asked = self._barriers_requested
-        if asked > self._barriers_entered:
-            self._store.add(f"wait/{asked}", 1)
-            self._barriers_entered = asked
-        if asked > self._barriers_passed and self._store.add(f"wait/{asked}", 0) >= self._size:
-            self._barriers_passed = asked
+        """Return True while this process waits for others."""
+        requested = self._barriers_requested
+        if requested > self._barriers_entered:
+            self._store.add(f"wait/{requested}", 1)
+            self._barriers_entered = requested
+        if requested > self._barriers_passed and self._store.add(f"wait/{requested}", 0) >= self._size:
+            self._barriers_passed = requested
             self._all_arrived.set()
-        return asked > self._barriers_passed
+        return requested > self._barriers_passed

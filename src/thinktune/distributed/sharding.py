@@ -1,4 +1,4 @@
-"""Parallel layout (replicas by shards), and the local shard of a DTensor; a plain tensor is its own shard."""
+"""Parallel layout (replicas × shards) and local shards of DTensors; a plain tensor is whole."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from thinktune.config import Strategy
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """This rank's rows of a tensor that may be cut, as a view."""
+    """Return this rank's rows of a tensor, as a view; all of them if it is not sharded."""
     with torch.no_grad():
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_mesh(weight: Tensor) -> DeviceMesh | None:
-    """The ranks among which a weight is cut; none where it is whole."""
+    """Return the ranks that share a weight; None if it is not sharded."""
     return weight.device_mesh["shard"] if isinstance(weight, DTensor) else None
 
 
 def row_offset(weight: Tensor) -> int:
-    """How many rows stand before this rank's share: shares are as long as the first one, but for the last ones."""
+    """Return the index of this rank's first row; only the last shards are shorter than the first."""
     mesh = shard_mesh(weight)
     if mesh is None:
         return 0
@@ -31,12 +31,12 @@ def row_offset(weight: Tensor) -> int:
 
 
 def element_offset(weight: Tensor) -> int:
-    """How many elements of the whole stand before this rank's share."""
+    """Return the flat index of this rank's first element in the full tensor."""
     return row_offset(weight) * (weight.numel() // max(1, weight.shape[0]))
 
 
 def as_shard_of(shard: Tensor, weight: Tensor) -> Tensor:
-    """A tensor that has this rank's rows of something, as the share of a whole that is cut as `weight` is."""
+    """Wrap a local shard as a DTensor placed like `weight`, if `weight` is sharded."""
     if not isinstance(weight, DTensor):
         return shard
     assert all(not isinstance(placement, Shard) or placement.dim == 0 for placement in weight.placements)
@@ -48,17 +48,17 @@ def as_shard_of(shard: Tensor, weight: Tensor) -> Tensor:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All rows of a tensor that may be cut, put together on every rank; all ranks must ask."""
+    """Gather all rows of a tensor on every rank; all ranks must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @dataclass(frozen=True, slots=True)
 class ParallelDims:
-    """`ranks` processes, one a card, `per_node` of them on each machine.
+    """Layout of `ranks` processes, one per card, `per_node` of them on each machine.
 
-    `replicate`: every rank keeps all weights and states, and gradients are summed over all. `shard`: every rank keeps
+    `replicate`: every rank keeps all weights and states, and gradients are all-reduced. `shard`: every rank keeps
     1/ranks of weights, gradients and states (ZeRO, Rajbhandari et al., 2020). `hybrid`: a machine's ranks share one
-    copy, and gradients of the shares are summed over machines.
+    replica, and gradients of the shards are all-reduced over machines.
     """
 
     strategy: Strategy = "replicate"
@@ -67,7 +67,7 @@ class ParallelDims:
 
     @property
     def shards(self) -> int:
-        """Into how many parts weights and states are cut."""
+        """Number of parts that weights and states are divided into."""
         match self.strategy:
             case "replicate":
                 return 1
@@ -78,5 +78,5 @@ class ParallelDims:
 
     @property
     def replicas(self) -> int:
-        """How many copies of all parts there are; replicas x shards = ranks."""
+        """Number of copies of all parts; replicas × shards = ranks."""
         return self.ranks // self.shards

@@ -1,4 +1,4 @@
-"""The world a run lives in: one process, or many that torchrun started; its rank, and what ranks tell each other."""
+"""World of a process: its rank, exchange between ranks, and reports of the first error."""
 
 import json
 import os
@@ -25,37 +25,32 @@ from thinktune.errors import Stopped, UserError, shorten_error
 Value = TypeVar("Value")
 
 
-SILENCE_TIMEOUT_SECONDS = (
-    600.0  # of silence, after which a rank gives the others up; or what THINKTUNE_TIMEOUT_SECONDS says
-)
-
-
-FIRST_ERROR_WAIT_SECONDS = 5.0  # in which a rank that lost the others looks for the one whose error came first
+SILENCE_TIMEOUT_SECONDS = 600.0  # after which a rank gives up waiting; THINKTUNE_TIMEOUT_SECONDS changes it
+FIRST_ERROR_WAIT_SECONDS = 5.0  # in which a rank that lost the others looks for the one that failed first
 
 
 @dataclass(frozen=True, slots=True)
 class World:
     """One process among `size`, the `local_rank`-th of the `per_node` on its machine.
 
-    With one process nothing is exchanged: each answer is the value itself. All ranks must ask the same, in the same
-    order. `gloo_group` carries what processes tell each other beside the arithmetic, so that nothing waits for a device;
-    `heartbeat` their signs of life.
+    With one process nothing is exchanged: each method returns the value itself. All ranks must make the same calls in
+    the same order. `gloo_group` carries values between hosts, so that nothing waits for a device.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     per_node: int = 1
-    gloo_group: Any = None
-    heartbeat: Any = None
+    gloo_group: dist.ProcessGroup | None = None
+    heartbeat: Heartbeat | None = None
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank speaks and writes for all."""
+        """Return True on the rank that prints and writes for all."""
         return self.rank == 0
 
     def mesh(self, parallel_dims: ParallelDims, device: torch.device) -> DeviceMesh:
-        """The ranks as a grid of copies by shares; without copies a row of shares."""
+        """Return the device mesh (replicate, shard), or (shard,) without replicas."""
         if parallel_dims.strategy == "shard":
             return init_device_mesh(device.type, (parallel_dims.shards,), mesh_dim_names=("shard",))
         return init_device_mesh(
@@ -63,13 +58,13 @@ class World:
         )
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum of a device's tensor over all ranks, in place; the host does not wait for it."""
+        """Sum a tensor over all ranks, in place; the host does not wait for it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def all_gather(self, value: Value) -> list[Value]:
-        """Everybody's value, by rank."""
+        """Return the values of all ranks, by rank."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -77,15 +72,15 @@ class World:
         return found
 
     def broadcast(self, value: Value) -> Value:
-        """What the first rank says."""
+        """Return the main rank's value."""
         if self.size == 1:
             return value
-        said = [value]
-        dist.broadcast_object_list(said, src=0, group=self.gloo_group)
-        return said[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.gloo_group)
+        return values[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Return True if the flag is set on any rank."""
         if self.size == 1:
             return flag
         found = torch.tensor(int(flag))
@@ -93,33 +88,34 @@ class World:
         return bool(found)
 
     def barrier(self) -> None:
-        """Until all ranks are here, however long the others work."""
+        """Wait until all ranks are here, however long the others work."""
         if self.size > 1:
-            self.heartbeat.wait()
-            dist.barrier(
-                group=self.gloo_group
-            )  # so that none leaves, and takes the store along, before all have seen it
+            assert self.heartbeat is not None
+            self.heartbeat.barrier()
+            # So that no rank exits, and closes the store, before all have seen that all are here.
+            dist.barrier(group=self.gloo_group)
 
     def run_on_all(self, work: Callable[[], Value]) -> Value:
-        """What some work gives on this rank; where it fails on one rank it fails on all, with that one's error.
+        """Return the result of `work` on this rank; where it fails on one rank, raise on all.
 
-        The work must ask nothing of the others. They wait for it, however long it takes.
+        All raise the failed rank's error. `work` must not exchange anything between ranks. All wait for it, however
+        long it takes.
         """
         try:
-            made, failed = work(), None
+            result, failure = work(), None
         except Exception as error:
-            made, failed = None, error
+            result, failure = None, error
         self.barrier()
-        for error in self.all_gather(failed):
+        for error in self.all_gather(failure):
             if error:
                 raise error
-        return made  # pyright: ignore[reportReturnType]
+        return result  # pyright: ignore[reportReturnType]
 
     @contextmanager
     def local_main_first(self) -> Generator[None]:
-        """A block that each machine's first rank goes through before its others do, who find its files then.
+        """Run the block on local rank 0 first, then on the machine's other ranks, which find its files.
 
-        Where it fails on one of them, the others end by SystemExit: that one speaks.
+        Where it fails on one rank, the others exit by SystemExit: the failed one reports.
         """
         if self.local_rank > 0:
             self._exit_if_peer_failed(None)
@@ -133,7 +129,7 @@ class World:
             self._exit_if_peer_failed(None)
 
     def _exit_if_peer_failed(self, error: Exception | None) -> None:
-        """Wait for everybody, and end where another one has failed and this one has not."""
+        """Wait for all ranks, and exit where another one has failed and this one has not."""
         self.barrier()
         if any(self.all_gather(error is not None)) and not error:
             raise _exit_after_peer()
@@ -143,15 +139,15 @@ SINGLE = World()
 
 
 def is_distributed() -> bool:
-    """Whether torchrun, or another of its kind, started this process as one of several."""
+    """Return True if torchrun, or a launcher like it, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def init_distributed(device: torch.device) -> World:
-    """Meet the other ranks, if there are any; `device` is this rank's own.
+    """Join the other ranks, if there are any; `device` is this rank's own.
 
-    The collectives of its kind carry tensors (NCCL, HCCL, Gloo, as torch knows them), Gloo what the hosts say. Raises
-    UserError where the others are not to be reached.
+    Tensors travel by the device's own backend (NCCL, HCCL, Gloo, as torch knows them), values of hosts by Gloo. Raises
+    UserError where the others cannot be reached.
     """
     if not is_distributed():
         return World()
@@ -161,32 +157,32 @@ def init_distributed(device: torch.device) -> World:
     try:
         store, rank, size = join_rendezvous(timeout)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        host = dist.new_group(backend="gloo", timeout=timeout)
+        gloo_group: Any = dist.new_group(backend="gloo", timeout=timeout)
     except RuntimeError as error:
         text = (
-            f"{_describe_rank(os.environ['RANK'], os.environ['WORLD_SIZE'])}: does not reach the other ranks "
-            f"({shorten_error(error, 200)}); look whether all machines were started, with the same options, and whether they "
+            f"{_describe_rank(os.environ['RANK'], os.environ['WORLD_SIZE'])}: cannot reach the other ranks "
+            f"({shorten_error(error, 200)}); check that all machines were started with the same options, and that they "
             "reach each other by name"
         )
         _report_to_torchrun(text)
         raise UserError(text) from error
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    return World(rank, size, local_rank, per_node, host, Heartbeat(store, rank, size, timeout.total_seconds()))
+    return World(rank, size, local_rank, per_node, gloo_group, Heartbeat(store, rank, size, timeout.total_seconds()))
 
 
 def destroy_distributed() -> None:
-    """Let the others go, where all is done."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 @contextmanager
 def report_first_error(world: World) -> Generator[None]:
-    """Have the rank speak whose error came first, by name; the others, whom it took along, say nothing of their own.
+    """Report only the first failing rank's error, prefixed with its rank and host.
 
-    Raises what the block raised, as UserError where the rank lost the others and nobody says why; SystemExit where
-    another rank speaks.
+    The ranks that fail because of it are silent. Raises what the block raised, as UserError where the rank lost the
+    others and none reports why; SystemExit where another rank reports.
     """
     try:
         yield
@@ -202,8 +198,8 @@ def report_first_error(world: World) -> Generator[None]:
         _report_to_torchrun(f"{place}: {shorten_error(error)}")
         if lost:
             raise UserError(
-                f"{place}: lost the other ranks ({shorten_error(error, 200)}); look at the machines that say nothing, and at "
-                "the network between them; the same command goes on from the last checkpoint"
+                f"{place}: lost the other ranks ({shorten_error(error, 200)}); check the machines that print nothing, "
+                "and the network between them; run the same command to resume from the last checkpoint"
             ) from error
         if isinstance(error, UserError):
             raise (error if world.is_main else UserError([f"{place}: {fault}" for fault in error.faults])) from None
@@ -212,7 +208,7 @@ def report_first_error(world: World) -> Generator[None]:
 
 
 def _exit_after_peer() -> SystemExit:
-    """How a rank ends that another one took along: after that one, for torchrun ends all when the first has ended."""
+    """Return the exit of a rank after a peer failed; wait first, so that torchrun reports the peer."""
     time.sleep(FIRST_ERROR_WAIT_SECONDS)
     return SystemExit(1)
 
@@ -222,44 +218,43 @@ def _describe_rank(rank: int | str, size: int | str) -> str:
 
 
 def _report_to_torchrun(text: str) -> None:
-    """Leave what torchrun's own summary is to say of this process, where torchrun has started it."""
+    """Write the error that torchrun's summary shows for this process, where torchrun has started it."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        told = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
-        Path(path).write_text(json.dumps({"message": told}), encoding="utf-8")
+        message = {"message": text, "extraInfo": {"py_callstack": text, "timestamp": str(int(time.time()))}}
+        Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
 
 
 def _is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone or silent."""
+    """Return True if a collective failed because another rank is gone or silent."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _is_gloo_error(str(error)))
 
 
 def _is_gloo_error(text: str) -> bool:
-    """Whether a RuntimeError is Gloo's: it raises no kind of its own."""
+    """Return True for the text of an error of Gloo, which has no error class of its own."""
     return any(word in text for word in ("gloo", "Connection closed by peer", "monitoredBarrier", "Timed out waiting"))
 
 
 def _reports_error(*, is_main: bool, lost_peers: bool) -> bool:
-    """Whether this rank's error is the one to be told: the first one, and of a common one the first rank's.
+    """Return True if this rank reports its error: the first to fail, or rank 0 if all fail alike.
 
-    A rank that lost the others is `lost_peers`: the cause is somebody else's, who may need a moment to say so. Where the
-    machine that keeps what ranks tell each other is lost as well, this one speaks for itself.
+    With `lost_peers` the cause is on another rank, which may need a moment to report it. Where the machine that holds
+    the store is lost too, this rank reports for itself.
     """
-    heard: list[bool] = []
+    claimed: list[bool] = []
     wait = FIRST_ERROR_WAIT_SECONDS if lost_peers else 0.0 if is_main else 1.0
-    asking = threading.Thread(target=lambda: heard.append(_claim_first_error(wait)), daemon=True)
-    asking.start()
-    asking.join(
-        wait + FIRST_ERROR_WAIT_SECONDS
-    )  # over a broken wire the store does not answer, and has no limit of its own
-    return heard[0] if heard else True
+    # In a thread: over a broken network connection the store never answers, and has no timeout of its own.
+    claiming = threading.Thread(target=lambda: claimed.append(_claim_first_error(wait)), daemon=True)
+    claiming.start()
+    claiming.join(wait + FIRST_ERROR_WAIT_SECONDS)
+    return claimed[0] if claimed else True
 
 
 def _claim_first_error(wait: float) -> bool:
-    """Ask for so many seconds whether another rank's error came before; if not, this one's stands there."""
+    """Claim the report of the first error; False if another rank claims it in `wait` seconds."""
     try:
         store: Any = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
-        ends = time.monotonic() + wait
-        while time.monotonic() < ends:
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
             if store.check([FAILED_KEY]):
                 return False
             time.sleep(0.1)

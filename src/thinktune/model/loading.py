@@ -102,7 +102,7 @@ def refuse_unknown_architecture(config: ModelConfig, folder: Path) -> None:
         )
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module | CausalLM) -> int:
     """Return the number of weights, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -32,6 +32,7 @@ class CausalLM(Protocol):
     config: ModelConfig
     generation_config: Any
     model: Any  # the decoder without its head: embedding, layers, norm
+    training: bool
 
     @property
     def device(self) -> torch.device:

@@ -5,9 +5,9 @@ from types import ModuleType
 from typing import Any
 
 import thinktune
+from thinktune.train.context import evaluation_interval_steps
 from thinktune.train.launcher import device_count, launch_workers, process_group
 from thinktune.train.loop import train
-from thinktune.train.state import evaluation_interval_steps
 
 __all__ = ["device_count", "evaluation_interval_steps", "launch_workers", "process_group", "train"]
 

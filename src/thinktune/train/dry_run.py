@@ -1,4 +1,4 @@
-"""A dry step: a run's largest shapes once through everything before its first step, and what to do if they fail."""
+"""Dry run of the largest shapes before the first step, and the remedy if memory is full."""
 
 from dataclasses import replace
 
@@ -15,52 +15,57 @@ from thinktune.optim import TIERS
 from thinktune.planner import as_overrides, fallback
 from thinktune.planner.hardware import GIB, Card
 from thinktune.planner.resolve import evaluation_batch_tokens, local_card, make_workload, sample_shape
+from thinktune.train.context import RunContext
 from thinktune.train.samples import sampling_modes
-from thinktune.train.state import Run
 from thinktune.train.step import dry_train_step
 
-RESUMABLE_SETTINGS = ("activation_budget", "batch_tokens")  # of a setting, what may change while a run goes on
+RESUMABLE_SETTINGS = ("activation_budget", "batch_tokens")  # those that may change when a run resumes
 
 
-def dry_run(run: Run) -> None:
-    """Train, evaluate and write a token of samples once at the largest shapes, changing neither weights nor state.
+def dry_run(context: RunContext) -> int | None:
+    """Train, evaluate and decode once at the largest shapes, changing neither weights nor state.
 
-    Where the samples do not all fit side by side, the run writes fewer at a time. Raises UserError where anything else
-    takes more memory than the device has.
+    Returns how many samples the device holds side by side, as `replies_that_fit` does. Raises UserError where anything
+    else takes more memory than the device has.
     """
+    rows = context.prepared.validation
     try:
-        batches = [batch.to(run.device) for batch in largest_batches(run)]
-        dry_train_step(run.model, batches, run.optimizer, run.precision, run.chunk_rows)
-        if len(run.prepared.validation):
-            rows = run.prepared.validation
-            capacity = evaluation_batch_tokens(run.recipe, rows, run.device, run.capacity)
+        batches = [batch.to(context.device) for batch in largest_batches(context)]
+        dry_train_step(context.model, batches, context.optimizer, context.precision, context.chunk_rows)
+        if len(rows):
+            capacity = evaluation_batch_tokens(context.recipe, rows, context.device, context.capacity)
             chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, capacity))
-            evaluate_loss(run.model, pack(chosen, capacity, pad=run.pad), run.device, run.precision, run.chunk_rows)
-        run.replies_at_once = replies_that_fit(run)
+            packed = pack(chosen, capacity, pad=context.pad)
+            evaluate_loss(context.model, packed, context.device, context.precision, context.chunk_rows)
+        return replies_that_fit(context)
     except torch.OutOfMemoryError as error:
-        raise out_of_memory_error(run, error, "in a dry step at the run's largest shapes") from error
+        raise out_of_memory_error(context, error, "in a dry run at the run's largest shapes") from error
 
 
-def largest_batches(run: Run) -> list[Batch]:
-    """A batch as full of learned tokens as any; twice where some step takes several, as gradients are kept then."""
-    rows = run.prepared.train
-    chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, run.capacity))
-    packed = pack(chosen, run.capacity, pad=run.pad)
-    largest = max(run.steps, key=lambda dealt: int(rows.lengths[list(dealt.rows)].sum()))
-    several = len(balance(rows.lengths[list(largest.rows)].tolist(), run.capacity, run.world.size)[0]) > 1
+def largest_batches(context: RunContext) -> list[Batch]:
+    """Return a batch with as many learned tokens as any; twice where a step takes several batches.
+
+    Such a step keeps gradients between its batches.
+    """
+    rows = context.prepared.train
+    chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, context.capacity))
+    packed = pack(chosen, context.capacity, pad=context.pad)
+    largest = max(context.steps, key=lambda planned: int(rows.lengths[list(planned.rows)].sum()))
+    several = len(balance(rows.lengths[list(largest.rows)].tolist(), context.capacity, context.world.size)[0]) > 1
     return packed * 2 if several else packed
 
 
-def replies_that_fit(run: Run) -> int | None:
-    """How many samples the device holds side by side at their full length: all, or half of them, and so on.
+def replies_that_fit(context: RunContext) -> int | None:
+    """Return how many samples of full length the device holds side by side.
 
-    None where a run writes none. Raises torch.OutOfMemoryError where it does not hold one.
+    Tries all of them, then half of them, and so on; None where a run writes none. Raises torch.OutOfMemoryError where
+    it does not hold one.
     """
-    kinds = len(sampling_modes(run.model.generation_config, 1))
-    replies, tokens = sample_shape(run.recipe, run.prepared.validation, kinds)
+    modes = len(sampling_modes(context.model.generation_config, 1))
+    replies, tokens = sample_shape(context.recipe, context.prepared.validation, modes)
     while replies:
         try:
-            _decode_at_full_length(run, replies, min(tokens, run.model.config.max_position_embeddings))
+            _decode_at_full_length(context, replies, min(tokens, context.model.config.max_position_embeddings))
             break
         except torch.OutOfMemoryError:
             if replies == 1:
@@ -69,69 +74,69 @@ def replies_that_fit(run: Run) -> int | None:
     return replies or None
 
 
-def _decode_at_full_length(run: Run, replies: int, tokens: int) -> None:
-    """The pass that takes most: the caches grow to their full size, and attention sees all of them."""
-    run.model.eval()
-    with torch.inference_mode(), autocast(run.model, run.precision):
-        slots = KVCache(run.model)
-        slots.prefill([[0]] * replies)
+def _decode_at_full_length(context: RunContext, replies: int, tokens: int) -> None:
+    """Run the pass that takes most: the cache grows to its full size, and attention sees all of it."""
+    context.model.eval()
+    with torch.inference_mode(), autocast(context.model, context.precision):
+        cache = KVCache(context.model)
+        cache.prefill([[0]] * replies)
         for length in (max(1, tokens - 1 - GROW_COLUMNS), tokens - 1):  # the last growth copies nearly all
-            slots.lengths = [length] * replies  # what stands there was never written, and is finite
-            slots.extend([[0]] * replies)
+            cache.lengths = [length] * replies  # what is there was never written, and is finite
+            cache.extend([[0]] * replies)
 
 
-def out_of_memory_error(run: Run, error: BaseException, when: str) -> UserError:
-    """The error for a full memory, naming what would fit: by a new plan for the room that the card really has.
+def out_of_memory_error(context: RunContext, error: BaseException, when: str) -> UserError:
+    """Return the error for a full memory, with settings that would fit the card.
 
-    Where there is no card or nothing is predicted to fit, it names ways: what changes no result, then cheaper tiers.
+    Where there is no card, or nothing is predicted to fit, it lists remedies: first those that change no result, then
+    cheaper tiers.
     """
-    card = None if run.device.type == "cpu" else local_card(run.device)
-    way = (card and suggest_plan(run, card)) or f"in this order try {', '.join(_suggestions(run))}"
+    card = None if context.device.type == "cpu" else local_card(context.device)
+    remedy = (card and suggest_plan(context, card)) or f"try in this order: {', '.join(_suggestions(context))}"
     return UserError(
-        f"train.batch_tokens: is {run.capacity}, and the memory of {run.device} is full {when} ({shorten_error(error, 120)}); "
-        f"{way}"
+        f"train.batch_tokens: is {context.capacity}, and the memory of {context.device} is full {when} "
+        f"({shorten_error(error, 120)}); {remedy}"
     )
 
 
-def suggest_plan(run: Run, card: Card) -> str | None:
-    """What to set so that the run fits a card on which its own setting did not, or none where nothing does."""
-    job = make_workload(run.recipe, run.prepared, run.steps, run.model.config, run.device)
+def suggest_plan(context: RunContext, card: Card) -> str | None:
+    """Return settings that fit a card on which the run's own did not, or None where nothing fits."""
+    workload = make_workload(context.recipe, context.prepared, context.steps, context.model.config, context.device)
     # A recipe may name no batch that is smaller than the longest row that it takes.
-    job = replace(job, longest_row_tokens=run.recipe.data.max_tokens, compiled=run.compiled)
-    found = fallback(run.recipe.train, job, card, run.setting)
+    workload = replace(workload, longest_row_tokens=context.recipe.data.max_tokens, compiled=context.compiled)
+    found = fallback(context.recipe.train, workload, card, context.setting)
     if found is None:
         return None
-    option, goes_on = found
-    said = f"{option.needed_bytes / GIB:.2f} of {card.memory_gib:.2f} GiB by a new plan"
-    if goes_on:
-        return f"this fits ({said}): {as_overrides(option, RESUMABLE_SETTINGS)}"
+    option, resumable = found
+    need = f"{option.needed_bytes / GIB:.2f} of {card.memory_gib:.2f} GiB by a new plan"
+    if resumable:
+        return f"this fits ({need}): {as_overrides(option, RESUMABLE_SETTINGS)}"
     names = ("memory", "update_in_backward", *RESUMABLE_SETTINGS)
-    return (
-        f"in this tier nothing smaller fits; this does ({said}): name={run.folder.name}-2 {as_overrides(option, names)}"
-    )
+    overrides = f"name={context.folder.name}-2 {as_overrides(option, names)}"
+    return f"in this tier nothing smaller fits; this does ({need}): {overrides}"
 
 
-def _suggestions(run: Run) -> list[str]:
-    settings, ways = run.recipe.train, list[str]()
+def _suggestions(context: RunContext) -> list[str]:
+    settings, remedies = context.recipe.train, list[str]()
     if settings.activation_budget != 0:
-        ways.append("train.activation_budget=0")
-    if run.capacity > run.recipe.data.max_tokens:
-        ways.append(f"train.batch_tokens={max(run.recipe.data.max_tokens, run.capacity // 2)}")
-    count, tier = count_parameters(run.model), TIERS[run.optimizer.memory]
+        remedies.append("train.activation_budget=0")
+    if context.capacity > context.recipe.data.max_tokens:
+        remedies.append(f"train.batch_tokens={max(context.recipe.data.max_tokens, context.capacity // 2)}")
+    count, tier = count_parameters(context.model), TIERS[context.optimizer.memory]
     for name, other in TIERS.items():
         saved = count * (tier.bytes_per_parameter - other.bytes_per_parameter) / 2**30
         if saved > 0 and settings.precision != "fp32":
-            ways.append(f"in a new run train.memory={name} ({saved:.2f} GiB less)")
-    ways.append("a smaller data.max_tokens or model in a new run")
-    return ways
+            remedies.append(f"in a new run train.memory={name} ({saved:.2f} GiB less)")
+    remedies.append("a smaller data.max_tokens or model in a new run")
+    return remedies
 
 
 def _fill_batch(lengths: np.ndarray, label_tokens: np.ndarray, capacity: int) -> list[int]:
-    """Rows with the most learned tokens first, as many as a batch takes."""
+    """Return the rows with the most learned tokens, as many as a batch takes."""
     chosen: list[int] = []
-    room = capacity
+    free = capacity
     for row in np.argsort(-label_tokens.astype(np.int64), kind="stable").tolist():
-        if lengths[row] <= room:
+        if lengths[row] <= free:
             chosen.append(row)
-            room -= int(lengths[row])
+            free -= int(lengths[row])
     return chosen

@@ -1,4 +1,4 @@
-"""When a run has to stop: a signal or its time limit, heard at once and obeyed where nothing is lost by it."""
+"""Interrupts of a run: signals and the time limit, followed where nothing is lost."""
 
 import _thread
 import os
@@ -8,41 +8,46 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from thinktune.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-FORCED_EXIT_CODE = 130  # the exit code of a second Ctrl-C, as shells have it
+FORCED_EXIT_CODE = 130  # of a second Ctrl-C, as shells have it
 
 
 def parse_duration_seconds(duration: str | None) -> float | None:
-    """How long a knob's `3.5h`, `90m` or `600s` is."""
+    """Return the seconds of a setting like `3.5h`, `90m` or `600s`."""
     return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]] if duration else None
 
 
 class StopRequest:
-    """Whether a run was asked to stop, and why; `reserve_seconds` is how many seconds before its limit it must begin to."""
+    """A request to stop, by a signal or by the time limit, and its reason."""
 
     def __init__(self, limit_seconds: float | None) -> None:
         self.reason: str | None = None
-        self.reserve_seconds = 0.0
+        self._reserve_seconds = 0.0  # before the limit, in which the run saves
         self._deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
         self._may_raise = self._catches_signals = False
         self._announce = True
 
     @property
     def due(self) -> bool:
-        """Whether to stop now."""
-        if self._deadline is not None and time.monotonic() >= self._deadline - self.reserve_seconds:
+        """Return True if the run is to stop now."""
+        if self._deadline is not None and time.monotonic() >= self._deadline - self._reserve_seconds:
             self.reason = self.reason or Stopped.TIME_LIMIT
         return self.reason is not None
 
+    def reserve(self, seconds: float) -> None:
+        """Stop at least so many seconds before the time limit."""
+        self._reserve_seconds = max(self._reserve_seconds, seconds)
+
+    def set_reason(self, reason: str) -> None:
+        """Take the reason that all ranks agreed on."""
+        self.reason = reason
+
     @contextmanager
     def catch_signals(self, *, announce: bool = True) -> Generator[None]:
-        """Hear SIGTERM and SIGINT instead of dying of them, `announce` or not; only a program's main thread can."""
+        """Take SIGTERM and SIGINT as requests to stop; only a main thread can. Print so if `announce`."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -57,14 +62,13 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self) -> Generator[None]:
-        """Work that changes nothing and can be done again: a stop leaves it at once, by Stopped."""
+        """Run a block that changes nothing and can be repeated: a stop leaves it at once, by Stopped."""
         if self.due:
             raise Stopped(self.reason)
         timer = None
         if self._deadline is not None and self._catches_signals:
-            timer = threading.Timer(
-                max(0.0, self._deadline - self.reserve_seconds - time.monotonic()), self._interrupt_at_deadline
-            )
+            seconds = max(0.0, self._deadline - self._reserve_seconds - time.monotonic())
+            timer = threading.Timer(seconds, self._interrupt_at_deadline)
             timer.daemon = True
             timer.start()
         self._may_raise = True
@@ -76,19 +80,21 @@ class StopRequest:
                 timer.cancel()
 
     def _interrupt_at_deadline(self) -> None:
-        """The time limit came during interruptible work: have the main thread hear it as it hears a signal."""
+        """Have the main thread leave interruptible work, as after a signal."""
         if self._may_raise:
             self.reason = self.reason or Stopped.TIME_LIMIT
             _thread.interrupt_main(signal.SIGTERM)
 
-    def _handle_signal(self, number: int, frame: FrameType | Any) -> None:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None and number == signal.SIGINT:
             os._exit(FORCED_EXIT_CODE)  # as a power cut would: the last checkpoint is whole
         if self.reason is None:
             self.reason = signal.Signals(number).name
             # Not by print, which must not be entered twice; a signal can come while it is at work.
             if self._announce:
-                os.write(2, f"{self.reason}: saves after this step, then ends; Ctrl-C now leaves at once\n".encode())
+                os.write(
+                    2, f"{self.reason}: saving after this step; press Ctrl-C to exit now without saving\n".encode()
+                )
         if self._may_raise:
             self._may_raise = False
             raise Stopped(self.reason)

@@ -1,4 +1,4 @@
-"""One process a card: PyTorch's own torchrun starts them and ends them; what each does is `train`."""
+"""One process per card, started and ended by PyTorch's torchrun; each runs `train`."""
 
 import logging
 import os
@@ -20,14 +20,14 @@ from thinktune.model import pick_device
 
 
 def device_count() -> int:
-    """How many cards this machine shows; the CPU is none."""
+    """Return the number of accelerators of this machine; the CPU is not one."""
     return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
 def launch_workers(processes: int, recipe: Path, overrides: Sequence[str]) -> int:
-    """Train by so many processes of this machine, and return the exit code: that of the first process that failed.
+    """Train with so many processes on this machine, and return the exit code.
 
-    What went wrong the processes say themselves.
+    It is 0, or that of the first process that failed. The processes print their errors themselves.
     """
     config = LaunchConfig(
         min_nodes=1,
@@ -37,14 +37,14 @@ def launch_workers(processes: int, recipe: Path, overrides: Sequence[str]) -> in
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        signals_to_handle="SIGQUIT",  # the others are for the processes, which save before they end
+        signals_to_handle="SIGQUIT",  # the others are forwarded to the processes, which save before they end
     )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     before = {number: signal.signal(number, _forward_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         elastic_launch(config, sys.executable)("-m", "thinktune", "train", str(recipe), *overrides)
     except ChildFailedError as failed:
-        # Those that another one took along have left no word, and no file.
+        # Processes that ended because another one failed have left no error file.
         first = min(failed.failures.values(), key=lambda failure: (failure.error_file == "<N/A>", failure.timestamp))
         return first.exitcode if first.exitcode > 0 else 1
     finally:
@@ -55,7 +55,7 @@ def launch_workers(processes: int, recipe: Path, overrides: Sequence[str]) -> in
 
 @contextmanager
 def process_group() -> Generator[World]:
-    """This process's world, met at the beginning and left at the end; of errors the first one is told, and by name."""
+    """Join the process group, leave it at the end, and report the first error with its rank."""
     world = init_distributed(pick_device())
     try:
         with report_first_error(world):
@@ -67,7 +67,7 @@ def process_group() -> Generator[World]:
 
 
 def _forward_signal(number: int, _frame: FrameType | None) -> None:
-    """A signal to the one that the user started is for its processes, which torchrun keeps apart from the terminal.
+    """Forward a signal to the workers, which torchrun keeps apart from the terminal.
 
     The first one asks them to save and end; SIGINT after that, to end at once.
     """
@@ -79,6 +79,6 @@ def _forward_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def _child_pids() -> list[int]:
-    """The processes that this one has started, as Linux lists them."""
+    """Return the process ids of this process's children, as Linux lists them."""
     lists = Path("/proc/self/task").glob("*/children")
     return [int(number) for path in lists for number in path.read_text().split()]

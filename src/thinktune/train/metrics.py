@@ -1,10 +1,12 @@
-"""What a run says of itself: lines of metrics, the loss on held-out rows, each in the journal and aloud."""
+"""Metrics of a run: steps, evaluations and events, written to the journal and printed."""
 
 import math
 import time
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from thinktune.model import LossReport
 from thinktune.model.flops import flops_per_token, mean_context
@@ -13,129 +15,204 @@ from thinktune.planner.hardware import mfu
 from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import format_duration
 from thinktune.report import advice_sentence, diagnosis_line
-from thinktune.run import RunFolder, diagnose_run
-from thinktune.run import journal as track
+from thinktune.run import RunFolder, diagnose_run, journal
 from thinktune.run.diagnosis import overfitting_evaluations
 from thinktune.run.environment import peak_host_memory_gib
-from thinktune.train import anomalies as health
-from thinktune.train.state import Run, evaluation_interval_steps
+from thinktune.train.anomalies import AnomalyDetector
+from thinktune.train.context import RunContext, evaluation_interval_steps
+from thinktune.train.step import StepReport
 
 
-def update_bar(run: Run) -> None:
-    """Move the bar; nothing is read from the device."""
-    seconds, tokens = run.logged
-    run.bar(run.done, len(run.steps), run.tokens_left[run.done] * seconds / tokens if tokens else None)
+@dataclass(slots=True)
+class MetricsLogger:
+    """Collects the reports of steps on the device, and writes one line of metrics for each interval.
+
+    Its clock counts seconds of training alone: without evaluations, samples and saves.
+    """
+
+    NOT_CARRIED: ClassVar = frozenset({"started_at"})
+
+    pending: list[StepReport] = field(default_factory=list[StepReport])
+    trained_tokens: int = 0
+    seconds: float = 0.0  # of training before `started_at`
+    logged: tuple[float, int] = (0.0, 0)  # seconds and tokens at the last line of metrics
+    started_at: float = field(default_factory=time.monotonic)
+
+    def start_clock(self) -> None:
+        """Start counting the seconds of training in this process."""
+        self.started_at = time.monotonic()
+
+    def exclude(self, seconds: float) -> None:
+        """Take seconds in which nothing was trained off the clock."""
+        self.started_at += seconds
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds of training, those before a restart included."""
+        return self.seconds + time.monotonic() - self.started_at
+
+    def add(self, report: StepReport) -> None:
+        """Keep a step's report for the next line; nothing is read from the device."""
+        self.pending.append(report)
+
+    def update_bar(self, context: RunContext, step: int) -> None:
+        """Move the progress bar; nothing is read from the device."""
+        seconds, tokens = self.logged
+        left = context.tokens_left[step] * seconds / tokens if tokens else None
+        context.bar(step, len(context.steps), left)
+
+    def log(self, context: RunContext, step: int, anomalies: AnomalyDetector) -> None:
+        """Read the numbers of the steps since the last line, up to `step`, and write the next line."""
+        reports, self.pending = self.pending, []
+        norms = torch.stack([report.gradient_norm for report in reports]).tolist()
+        sums = torch.stack([report.losses.sums for report in reports]).sum(0)
+        counts = torch.stack([report.losses.counts for report in reports]).sum(0)
+        tokens = context.tokens_left[step - len(reports)] - context.tokens_left[step]
+        self.trained_tokens += tokens
+        seconds = self.elapsed_seconds
+        # The speed of this interval alone: a mean since the start would hide that something slows the machine.
+        speed = (self.trained_tokens - self.logged[1]) / max(1e-9, seconds - self.logged[0])
+        self.logged = (seconds, self.trained_tokens)
+        record: dict[str, Any] = {
+            "kind": "train",
+            "step": step,
+            "epoch": context.epoch(step),
+            **LossReport(sums, counts).mean_losses(),
+            "learning_rate": context.learning_rate(step),
+            "gradient_norm": norms[-1],
+            "learned_tokens": sum(report.label_tokens for report in reports),
+            "tokens": tokens,
+            "tokens_per_second": round(speed, 1),
+            **_device_metrics(context, speed),
+            "seconds": round(seconds, 2),
+        }
+        events = anomalies.detect(context, step, reports, norms)
+        if not context.world.is_main:
+            return
+        journal.append(RunFolder(context.folder).metrics, [*events, record])
+        for event in events:
+            context.say(f"step {event['step']}: {event['text']}")
+        seconds_left = context.tokens_left[step] * record["seconds"] / max(1, self.trained_tokens)
+        context.say(_format_line(record, len(context.steps), seconds_left))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the reports not logged yet, the tokens, and the clock."""
+        return {
+            "pending": [_report_to_json(report) for report in self.pending],
+            "trained_tokens": self.trained_tokens,
+            "seconds": self.elapsed_seconds,
+            "logged": self.logged,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Restore what `state_dict` returned; call `start_clock` when training continues."""
+        self.pending = [_report_from_json(report, device) for report in state["pending"]]
+        self.trained_tokens, self.seconds = state["trained_tokens"], state["seconds"]
+        seconds, tokens = state["logged"]
+        self.logged = (seconds, tokens)
 
 
-def log_metrics(run: Run) -> None:
-    """Read the finished numbers of the steps since the last line and write the next one."""
-    reports, run.pending = run.pending, []
-    norms = torch.stack([made.gradient_norm for made in reports]).tolist()
-    sums = torch.stack([made.losses.sums for made in reports]).sum(0)
-    counts = torch.stack([made.losses.counts for made in reports]).sum(0)
-    first = run.done - len(reports)
-    tokens = run.tokens_left[first] - run.tokens_left[run.done]
-    run.trained_tokens += tokens
-    seconds = time.monotonic() - run.started
-    # The speed of this interval alone: a mean since the start would hide that something slows the machine.
-    speed = (run.trained_tokens - run.logged[1]) / max(1e-9, seconds - run.logged[0])
-    run.logged = (seconds, run.trained_tokens)
-    line = {
-        "kind": "train",
-        "step": run.done,
-        "epoch": run.epoch,
-        **LossReport(sums, counts).mean_losses(),
-        "learning_rate": run.learning_rate(run.done),
-        "gradient_norm": norms[-1],
-        "learned_tokens": sum(made.label_tokens for made in reports),
-        "tokens": tokens,
-        "tokens_per_second": round(speed, 1),
-        **_device_metrics(run, speed),
-        "seconds": round(seconds, 2),
-    }
-    events = health.detect_anomalies(run, reports, norms)
-    if not run.world.is_main:
+def log_event(context: RunContext, step: int, text: str) -> None:
+    """Print something that happened to the run, and record it."""
+    if not context.world.is_main:
         return
-    track.append(RunFolder(run.folder).metrics, [*events, line])
-    for event in events:
-        run.say(f"step {event['step']}: {event['text']}")
-    run.say(_format_line(run, line))
+    journal.append(RunFolder(context.folder).metrics, [{"kind": "event", "step": step, "text": text}])
+    context.say(f"step {step}: {text}")
 
 
-def log_event(run: Run, text: str) -> None:
-    """Say something that happened to the run, and record it."""
-    if not run.world.is_main:
-        return
-    track.append(RunFolder(run.folder).metrics, [{"kind": "event", "step": run.done, "text": text}])
-    run.say(f"step {run.done}: {text}")
-
-
-def evaluate_held_out(run: Run) -> None:
-    """Measure the held-out rows, all of them and row by row; without any, the last model counts as the best."""
-    rows = run.prepared.validation
+def evaluate_held_out(context: RunContext, step: int) -> None:
+    """Evaluate the held-out rows, together and row by row; do nothing where there are none."""
+    rows = context.prepared.validation
     if not len(rows):
         return
-    begun = time.monotonic()
+    started_at = time.monotonic()
     # Padded batches have the shapes of training, for which the layers are compiled.
-    capacity = run.capacity if run.pad else evaluation_batch_tokens(run.recipe, rows, run.device, run.capacity)
-    packed = run.rank_batches(rows, range(len(rows.lengths)), capacity)
-    report, by_row = evaluate_row_losses(run.model, packed, run.device, run.precision, run.chunk_rows, run.world)
-    if not run.world.is_main:
+    capacity = context.capacity
+    if not context.pad:
+        capacity = evaluation_batch_tokens(context.recipe, rows, context.device, capacity)
+    batches = context.rank_batches(rows, range(len(rows.lengths)), capacity)
+    report, by_row = evaluate_row_losses(
+        context.model, batches, context.device, context.precision, context.chunk_rows, context.world
+    )
+    if not context.world.is_main:
         return
     losses = report.mean_losses()
-    seconds = round(time.monotonic() - begun, 2)
+    seconds = round(time.monotonic() - started_at, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.label_tokens.sum()), "seconds": seconds}
-    kept = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}
-    track.append(RunFolder(run.folder).row_losses, [{"step": run.done, "rows": kept}])
-    track.append(
-        RunFolder(run.folder).metrics, [{"kind": "eval", "step": run.done, "epoch": run.epoch, **losses, **facts}]
-    )
-    run.say(
-        f"step {run.done}/{len(run.steps)} eval loss {losses['loss']:.4f} "
-        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {diagnosis_line(diagnose_run(run.folder))}"
+    finite = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}
+    journal.append(RunFolder(context.folder).row_losses, [{"step": step, "rows": finite}])
+    record = {"kind": "eval", "step": step, "epoch": context.epoch(step), **losses, **facts}
+    journal.append(RunFolder(context.folder).metrics, [record])
+    context.say(
+        f"step {step}/{len(context.steps)} eval loss {losses['loss']:.4f} "
+        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {diagnosis_line(diagnose_run(context.folder))}"
     )
 
 
-def should_stop_early(run: Run) -> bool:
-    """Whether the run is to stop here, by `train.stop_when_overfitting`."""
-    patience = run.recipe.train.stop_when_overfitting
-    if patience is None or run.done % evaluation_interval_steps(run.recipe, run.steps):
+def should_stop_early(context: RunContext, step: int) -> bool:
+    """Return True if the run is to stop at this step, by `train.stop_when_overfitting`."""
+    patience = context.recipe.train.stop_when_overfitting
+    if patience is None or step % evaluation_interval_steps(context.recipe, context.steps):
         return False
-    return run.world.broadcast(run.world.is_main and overfitting_evaluations(run.folder) >= patience)
+    return context.world.broadcast(context.world.is_main and overfitting_evaluations(context.folder) >= patience)
 
 
-def log_conclusion(run: Run) -> None:
-    """Say how the run ended, what its evaluations mean, and what follows."""
-    if run.done < len(run.steps):
-        patience = run.recipe.train.stop_when_overfitting
-        run.say(f"stopped after step {run.done} of {len(run.steps)}, as train.stop_when_overfitting: {patience} asks")
-    verdict = diagnose_run(run.folder)
-    epochs = run.epoch * verdict.best_step / max(1, run.done)
-    run.say(f"{diagnosis_line(verdict)} {advice_sentence(verdict, epochs).en}".strip())
+def log_conclusion(context: RunContext, step: int) -> None:
+    """Print how the run ended, what its evaluations mean, and what to do next."""
+    if step < len(context.steps):
+        patience = context.recipe.train.stop_when_overfitting
+        context.say(
+            f"stopped after step {step} of {len(context.steps)} because of train.stop_when_overfitting: {patience}"
+        )
+    diagnosis = diagnose_run(context.folder)
+    epochs = context.epoch(step) * diagnosis.best_step / max(1, step)
+    context.say(f"{diagnosis_line(diagnosis)} {advice_sentence(diagnosis, epochs).en}".strip())
 
 
-def _format_line(run: Run, record: dict[str, Any]) -> str:
-    """One plain line, each figure after its name: it is read by people and by grep."""
-    seconds_left = run.tokens_left[run.done] * record["seconds"] / max(1, run.trained_tokens)
+def _format_line(record: dict[str, Any], steps: int, seconds_left: float) -> str:
+    """Format a record as one plain line, each figure after its name: for people and for grep."""
+    step = record["step"]
     parts = " ".join(
         f"{part} {record[f'{part}_loss']:.3f}" for part in ("reasoning", "answer", "end") if f"{part}_loss" in record
     )
     device = f" mfu {record['mfu']:.1%}" if "mfu" in record else ""
     device += f" memory {record['memory_gib']:.1f} GiB" if "memory_gib" in record else ""
     return (
-        f"step {run.done}/{len(run.steps)} {run.done / len(run.steps):.0%} loss {record['loss']:.4f} ({parts}) "
+        f"step {step}/{steps} {step / steps:.0%} loss {record['loss']:.4f} ({parts}) "
         f"rate {record['learning_rate']:.2e} norm {record['gradient_norm']:.2f} "
         f"{record['tokens_per_second']:,.0f} tokens/s{device} left {format_duration(seconds_left)}"
     )
 
 
-def _device_metrics(run: Run, tokens_per_second: float) -> dict[str, float]:
-    """MFU where the card's peak is known, and the most memory held: the card's, or on the CPU the process's."""
-    if run.device.type == "cpu":
+def _device_metrics(context: RunContext, tokens_per_second: float) -> dict[str, float]:
+    """Return peak memory, of the card or on the CPU of the process, and MFU where it is known."""
+    if context.device.type == "cpu":
         return {"memory_gib": round(peak_host_memory_gib(), 3)}
     facts = {"memory_gib": round(torch.accelerator.max_memory_allocated() / 2**30, 3)}
-    if run.device.type == "cuda":
-        flops = flops_per_token(run.model.config, mean_context(run.prepared.train.lengths))
-        share = mfu(tokens_per_second / run.world.size, flops, torch.cuda.get_device_name(run.device))
+    if context.device.type == "cuda":
+        flops = flops_per_token(context.model.config, mean_context(context.prepared.train.lengths))
+        share = mfu(tokens_per_second / context.world.size, flops, torch.cuda.get_device_name(context.device))
         facts |= {} if share is None else {"mfu": round(share, 4)}
     return facts
+
+
+def _report_to_json(report: StepReport) -> dict[str, Any]:
+    # A Python float holds every fp32 exactly, and JSON as Python writes it holds every float.
+    return {
+        "sums": _tensor_to_json(report.losses.sums),
+        "counts": _tensor_to_json(report.losses.counts),
+        "gradient_norm": _tensor_to_json(report.gradient_norm),
+        "learned_tokens": report.label_tokens,
+    }
+
+
+def _report_from_json(state: dict[str, Any], device: torch.device) -> StepReport:
+    sums, counts, norm = (
+        torch.tensor(state[key]["values"], dtype=getattr(torch, state[key]["dtype"]), device=device)
+        for key in ("sums", "counts", "gradient_norm")
+    )
+    return StepReport(LossReport(sums, counts), norm, state["learned_tokens"])
+
+
+def _tensor_to_json(tensor: Tensor) -> dict[str, Any]:
+    return {"dtype": str(tensor.dtype).removeprefix("torch."), "values": tensor.tolist()}

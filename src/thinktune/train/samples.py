@@ -1,98 +1,115 @@
-"""Answers to fixed held-out questions during training, within a stated share of the run's time."""
+"""Samples during training: answers to held-out questions, within a share of the run's time."""
 
 import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import completion_record
-from thinktune.run import RunFolder
-from thinktune.run import journal as track
-from thinktune.train.state import Run
+from thinktune.run import RunFolder, journal
+from thinktune.train.context import RunContext
 
 MIN_SAMPLE_TOKENS = 32  # a reply cut shorter than this shows nothing
-
-
 TIMING_TOKENS = 8
-
-
 REPETITION_NGRAM = 4
 
 
-def write_samples(run: Run) -> None:
-    """Let the model answer fixed held-out questions: greedily, and as its own sampling settings say where it has any.
+@dataclass(slots=True)
+class SampleBudget:
+    """Time spent on samples in this process, their speed, and how many fit the device side by side."""
 
-    All answers of an evaluation are written side by side. They are cut to what the time budget affords, each cut one
-    saying so, or left out for now.
+    NOT_CARRIED: ClassVar = frozenset({"opened_at", "spent_seconds", "tokens_per_second", "batch_rows"})
+
+    opened_at: float = field(default_factory=time.monotonic)
+    spent_seconds: float = 0.0
+    tokens_per_second: float | None = None  # of one reply among the others; None before the first ones
+    batch_rows: int | None = None  # replies at a time; None for as many as the recipe asks for
+
+    def limit_batch(self, rows: int | None) -> None:
+        """Set how many replies the device holds side by side; None where the run writes none."""
+        self.batch_rows = rows
+
+    def record(self, tokens: int, seconds: float) -> None:
+        """Record replies of up to so many tokens, and the time that they took together."""
+        self.spent_seconds += seconds
+        self.tokens_per_second = tokens / max(1e-9, seconds)
+
+    def affordable_tokens(self, time_share: float) -> int:
+        """Return how long replies may be within a share of the run's time; call `record` before."""
+        assert self.tokens_per_second is not None
+        elapsed = time.monotonic() - self.opened_at
+        return affordable_tokens(time_share, elapsed, self.spent_seconds, self.tokens_per_second)
+
+
+def write_samples(context: RunContext, budget: SampleBudget, step: int) -> None:
+    """Answer fixed held-out questions, greedily and by the model's own sampling settings.
+
+    All answers of an evaluation are generated together. They are cut to what the time budget affords, and each record
+    has that limit; where it is too short to show anything, they are left out.
     """
-    examples = run.prepared.validation.examples(run.recipe.generate.sample_questions)
+    examples = context.prepared.validation.examples(context.recipe.generate.sample_questions)
     if not examples:
         return
-    limit = _affordable_tokens(run, len(examples))
-    if limit < min(MIN_SAMPLE_TOKENS, run.recipe.generate.max_new_tokens):
-        run.say(f"step {run.done}: no samples yet; they would take more than generate.sample_share of the time")
+    limit = _reply_tokens(context, budget, len(examples))
+    if limit < min(MIN_SAMPLE_TOKENS, context.recipe.generate.max_new_tokens):
+        context.say(f"step {step}: no samples yet; they would take more than generate.sample_share of the time")
         return
-    kinds = sampling_modes(run.model.generation_config, limit)
-    asked = [(example, name) for name in kinds for example in examples]
-    replies = _generate(run, [Request(example.turns[:-1], kinds[name]) for example, name in asked])
+    modes = sampling_modes(context.model.generation_config, limit)
+    asked = [(example, mode) for mode in modes for example in examples]
+    replies = _generate(context, budget, [Request(example.turns[:-1], modes[mode]) for example, mode in asked])
     records: list[dict[str, Any]] = []
-    for (example, name), reply in zip(asked, replies, strict=True):
-        made = {"step": run.done, **completion_record(example, reply), "sampling": name, "limit_tokens": limit}
-        made["reference_reasoning"] = example.turns[-1].reasoning
-        made["repetition"] = round(repetition_rate(_tokenize_reply(run, reply)), 4)
-        records.append(made)
-    if run.world.is_main:
-        track.append(RunFolder(run.folder).samples, records)
+    for (example, mode), reply in zip(asked, replies, strict=True):
+        record = {"step": step, **completion_record(example, reply), "sampling": mode, "limit_tokens": limit}
+        record["reference_reasoning"] = example.turns[-1].reasoning
+        tokens = context.tokenizer(f"{reply.reasoning}\n{reply.answer}", add_special_tokens=False)["input_ids"]
+        record["repetition"] = round(repetition_rate(tokens), 4)
+        records.append(record)
+    if context.world.is_main:
+        journal.append(RunFolder(context.folder).samples, records)
 
 
-def sampling_modes(settings: Any, limit_tokens: int) -> dict[str, SamplingParams]:
-    """Greedy, and under the name "own" what a model's generation settings ask for, where they ask for chance."""
-    made = {"greedy": SamplingParams(limit_tokens)}
+def sampling_modes(generation_config: Any, limit_tokens: int) -> dict[str, SamplingParams]:
+    """Return greedy decoding and, under "own", a model's generation settings where those sample."""
+    modes = {"greedy": SamplingParams(limit_tokens)}
+    settings = generation_config
     if getattr(settings, "do_sample", False) and (settings.temperature or 0) > 0:
-        made["own"] = SamplingParams(limit_tokens, settings.temperature, settings.top_p or 1.0, settings.top_k or 0)
-    return made
+        modes["own"] = SamplingParams(limit_tokens, settings.temperature, settings.top_p or 1.0, settings.top_k or 0)
+    return modes
 
 
 def affordable_tokens(time_share: float, run_seconds: float, spent_seconds: float, tokens_per_second: float) -> int:
-    """How long replies may be so that samples stay below a share of the run's time, themselves included."""
+    """Return how long replies may be so that samples, these included, keep to a share of the time."""
     seconds = (time_share * run_seconds - spent_seconds) / (1 - time_share)
     return max(0, math.floor(seconds * tokens_per_second))
 
 
 def repetition_rate(tokens: Sequence[int]) -> float:
-    """The share of runs of four tokens that came before (seq-rep-4 of Welleck et al., 2020); 0 repeats nothing."""
-    runs = [tuple(tokens[start : start + REPETITION_NGRAM]) for start in range(len(tokens) - REPETITION_NGRAM + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    """Return the share of 4-grams that occurred before (seq-rep-4 of Welleck et al., 2020)."""
+    ngrams = [tuple(tokens[start : start + REPETITION_NGRAM]) for start in range(len(tokens) - REPETITION_NGRAM + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def _affordable_tokens(run: Run, questions: int) -> int:
-    settings = run.recipe.generate
+def _reply_tokens(context: RunContext, budget: SampleBudget, questions: int) -> int:
+    settings = context.recipe.generate
     if settings.sample_share == 1:
         return settings.max_new_tokens
-    if run.sampled_tokens_per_second is None:  # nothing is known yet: a few tokens tell the speed
-        examples = run.prepared.validation.examples(questions)
-        probe = SamplingParams(TIMING_TOKENS)
-        kinds = len(sampling_modes(run.model.generation_config, 1))
-        _generate(run, [Request(example.turns[:-1], probe) for example in examples] * kinds)
-    assert run.sampled_tokens_per_second is not None
-    elapsed = time.monotonic() - run.opened
-    tokens = affordable_tokens(settings.sample_share, elapsed, run.sampled_seconds, run.sampled_tokens_per_second)
-    return run.world.broadcast(min(settings.max_new_tokens, tokens))  # all ranks write the same, each by its own clock
+    if budget.tokens_per_second is None:  # a few tokens show the speed
+        examples = context.prepared.validation.examples(questions)
+        params = SamplingParams(TIMING_TOKENS)
+        modes = len(sampling_modes(context.model.generation_config, 1))
+        _generate(context, budget, [Request(example.turns[:-1], params) for example in examples] * modes)
+    tokens = min(settings.max_new_tokens, budget.affordable_tokens(settings.sample_share))
+    return context.world.broadcast(tokens)  # all ranks write the same, though each has its own clock
 
 
-def _generate(run: Run, requests: Sequence[Request]) -> list[Completion]:
-    """The replies, with the time they took on the account, and the speed of one of them beside the others."""
-    begun = time.monotonic()
-    with closing(Engine(run.model, run.tokenizer, run.precision)) as engine:
-        replies = dict(engine.complete(requests, run.replies_at_once or run.recipe.generate.batch_rows))
-    seconds = time.monotonic() - begun
-    run.sampled_seconds += seconds
-    run.sampled_tokens_per_second = max(reply.tokens for reply in replies.values()) / max(1e-9, seconds)
+def _generate(context: RunContext, budget: SampleBudget, requests: Sequence[Request]) -> list[Completion]:
+    """Return the replies, and record the time they took and the speed of each."""
+    started_at = time.monotonic()
+    with closing(Engine(context.model, context.tokenizer, context.precision)) as engine:
+        replies = dict(engine.complete(requests, budget.batch_rows or context.recipe.generate.batch_rows))
+    budget.record(max(reply.tokens for reply in replies.values()), time.monotonic() - started_at)
     return [replies[index] for index in range(len(requests))]
-
-
-def _tokenize_reply(run: Run, reply: Completion) -> list[int]:
-    return run.tokenizer(f"{reply.reasoning}\n{reply.answer}", add_special_tokens=False)["input_ids"]

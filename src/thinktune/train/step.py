@@ -1,10 +1,9 @@
-"""One optimizer step, and the loss of rows that are not trained on."""
+"""One optimizer step, its dry run, and the compiler's warm-up."""
 
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,41 +11,55 @@ from torch import Tensor
 from thinktune.distributed import World
 from thinktune.model import Batch, LossReport
 from thinktune.model.forward import LossSums, compute_loss, set_replica_all_reduce
+from thinktune.model.protocols import CausalLM
 from thinktune.optim import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did; numbers stay on the device until they are read."""
+    """Losses and gradient norm of a step, on the device until they are read."""
 
     losses: LossReport
-    gradient_norm: Tensor
+    gradient_norm: Tensor  # a scalar, before clipping
     label_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """Options of a step that change neither model nor data.
+
+    `label_tokens` are the learned tokens of the whole step, on all ranks (None: those of the batches given);
+    `chunk_rows` is how many rows of logits exist at a time (None: what suits the device).
+    """
+
+    label_tokens: int | None = None
+    chunk_rows: int | None = None
+
+
+DEFAULT_OPTIONS = StepOptions()
+
+
 def step(
-    model: Any,
+    model: CausalLM,
     batches: Sequence[Batch],
     optimizer: Optimizer,
     world: World,
     precision: torch.dtype,
-    chunk_rows: int | None = None,
-    label_tokens: int | None = None,
+    options: StepOptions = DEFAULT_OPTIONS,
 ) -> StepReport:
-    """Forward and backward over this rank's batches of a step, then one update; the host waits for nothing in it.
+    """Run forward and backward over this rank's batches of a step, then one update.
 
-    The loss is the sum over learned tokens divided by `label_tokens`, those of the whole step, over all batches and
-    ranks (none: of these batches): how rows were packed never changes what is learned. `chunk_rows` is how many rows of
-    logits exist at a time (none: what suits the device).
+    The host waits for nothing in it. The loss is the sum over the learned tokens of all batches and ranks, divided by
+    their number: how rows were packed never changes what is learned.
     """
     if not model.training:
         model.train()
-    label_tokens = label_tokens or sum(batch.label_tokens for batch in batches)
+    label_tokens = options.label_tokens or sum(batch.label_tokens for batch in batches)
     scale = world.size / label_tokens  # ranks' gradients are averaged, and their sum is meant
     losses = LossSums(batches[0].ids.device)
     for number, batch in enumerate(batches, 1):
         set_replica_all_reduce(model, enabled=number == len(batches))
-        scaled, each = compute_loss(model, batch, scale, precision, chunk_rows)
+        scaled, each = compute_loss(model, batch, scale, precision, options.chunk_rows)
         # A loss that is not finite makes every gradient so, and the update refuses those on the device.
         scaled.backward(torch.where(scaled.isfinite(), torch.ones_like(scaled), math.nan))
         losses.add(each, batch.label_kinds)
@@ -54,9 +67,13 @@ def step(
 
 
 def dry_train_step(
-    model: Any, batches: Sequence[Batch], optimizer: Optimizer, precision: torch.dtype, chunk_rows: int | None = None
+    model: CausalLM,
+    batches: Sequence[Batch],
+    optimizer: Optimizer,
+    precision: torch.dtype,
+    chunk_rows: int | None = None,
 ) -> None:
-    """A step with all the memory of one that changes nothing: its gradients are bad, and the update refuses them."""
+    """Run a step with full memory use and NaN gradients, so that the optimizer skips the update."""
     model.train()
     optimizer.begin_step(0, 0.0)
     for number, batch in enumerate(batches, 1):
@@ -66,12 +83,13 @@ def dry_train_step(
     optimizer.finish_step()
 
 
-def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
-    """Compile everything that a step and an evaluation need, by one batch that moves no weight; returns the seconds.
+def warm_up(model: CausalLM, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
+    """Compile what a step and an evaluation need, and return the seconds it took.
 
-    Of the backward pass only the last layer is run: the others share its code.
+    One batch runs, and changes no weight. The backward pass runs through the last layer only: the others share its
+    code.
     """
-    begun = time.monotonic()
+    started_at = time.monotonic()
     model.train()
     scaled, _ = compute_loss(model, batch, 1.0, precision, chunk_rows)
     torch.autograd.grad(scaled, model.model.layers[-1].input_layernorm.weight)
@@ -80,4 +98,4 @@ def warm_up(model: Any, batch: Batch, precision: torch.dtype, chunk_rows: int | 
         compute_loss(model, batch, 1.0, precision, chunk_rows)
     if batch.ids.device.type != "cpu":
         torch.accelerator.synchronize()
-    return time.monotonic() - begun
+    return time.monotonic() - started_at

@@ -1,0 +1,98 @@
+"""Context of an open run: recipe, data, model and plan, fixed from the first step to the last."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from thinktune.config import Recipe
+from thinktune.data import Prepared, StepRows, Subset
+from thinktune.data.packing import balance
+from thinktune.data.tokenizer import ChatTokenizer
+from thinktune.distributed import SINGLE, World
+from thinktune.model import Batch, pick_precision
+from thinktune.model.batch import Padding, collate
+from thinktune.model.protocols import CausalLM
+from thinktune.optim import Optimizer, learning_rate_factor
+from thinktune.planner import Setting
+from thinktune.progress import Bar, Say, no_bar
+
+
+def evaluation_interval_steps(recipe: Recipe, steps: Sequence[StepRows]) -> int:
+    """Return the steps between two evaluations: as the recipe sets it, or four evaluations an epoch."""
+    return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Inputs of a run that no step replaces; model and optimizer change in place. Steps count from 1."""
+
+    recipe: Recipe
+    folder: Path
+    prepared: Prepared
+    tokenizer: ChatTokenizer
+    model: CausalLM
+    optimizer: Optimizer
+    steps: Sequence[StepRows]
+    tokens_left: Sequence[int]  # to train on, after so many steps
+    setting: Setting
+    say: Say
+    bar: Bar = no_bar
+    pad: Padding | None = None  # target shapes of batches, on an accelerator
+    compiled: bool = False
+    world: World = SINGLE
+
+    @property
+    def capacity(self) -> int:
+        """Tokens in one forward pass."""
+        return self.setting.batch_tokens
+
+    @property
+    def chunk_rows(self) -> int | None:
+        """Rows of logits that exist at a time; None for what suits the device."""
+        return self.setting.chunk_rows
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.model.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Dtype of the arithmetic."""
+        return pick_precision(self.recipe.train.precision, self.device, self.optimizer.memory)
+
+    def is_evaluation_step(self, step: int) -> bool:
+        """Return True if an evaluation follows this step."""
+        return step % evaluation_interval_steps(self.recipe, self.steps) == 0 or step == len(self.steps)
+
+    def epoch(self, step: int) -> float:
+        """Return how often the training rows were seen after this step."""
+        rows = sum(len(planned.rows) for planned in self.steps[:step])
+        return round(rows / len(self.prepared.train.lengths), 4)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        settings = self.recipe.train
+        factor = learning_rate_factor(step, len(self.steps), settings.warmup_fraction, settings.schedule)
+        return settings.learning_rate * factor
+
+    def row_sources(self, step: int) -> list[str]:
+        """Return file and line of a step's rows."""
+        return self.prepared.train.sources(self.steps[step - 1].rows)
+
+    def step_batches(self, step: int) -> list[Batch]:
+        """Pack this rank's batches of a step and copy them to the device."""
+        rows = self.steps[step - 1].rows
+        return [batch.to(self.device) for batch in self.rank_batches(self.prepared.train, rows, self.capacity)]
+
+    def rank_batches(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[Batch]:
+        """Pack this rank's share of the chosen rows; every rank gets the same number of batches."""
+        lengths: list[int] = rows.lengths[list(chosen)].tolist()
+        groups = balance(lengths, capacity, self.world.size)[self.world.rank]
+        return [
+            collate(rows.replies([chosen[index] for index in group]) if group else [], capacity, self.pad)
+            for group in groups
+        ]

@@ -114,7 +114,7 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
     done = run("eval", "runs/mine", "--regrade", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == json.loads((tmp_path / "runs/mine/eval/report.json").read_text(encoding="utf-8"))
     assert_refused(run("eval", "runs/mine", "--endpoint", "http://x/v1", cwd=tmp_path), "--endpoint: write base=URL")
-    assert_refused(run("eval", "runs/mine", "--tasks", "gone.jsonl", cwd=tmp_path), "'gone.jsonl' is no file here")
+    assert_refused(run("eval", "runs/mine", "--tasks", "gone.jsonl", cwd=tmp_path), "'gone.jsonl' is not a file")
     assert run("report", "runs/mine", cwd=tmp_path).returncode == 0
     done = run("chat", "runs/mine", cwd=tmp_path, input="q1?\n/think\n/dance\n/reset\n/quit\n")
     assert done.returncode == 0, done.stderr

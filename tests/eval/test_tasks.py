@@ -76,7 +76,7 @@ def test_a_mapping_beside_the_file_is_taken(tmp_path):
     [task] = read_tasks(tmp_path / "own.jsonl")
     assert (task.grader, task.question, task.turns[0]) == ("short", "6 x 7?", Turn("system", "Be brief."))
     (tmp_path / "own.jsonl.yaml").write_text("column: {question: ask}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"own.jsonl.yaml: is no mapping"):
+    with pytest.raises(UserError, match=r"own.jsonl.yaml: is not a column mapping"):
         read_tasks(tmp_path / "own.jsonl")
 
 
@@ -96,9 +96,9 @@ def test_every_row_that_cannot_be_used_is_named(tmp_path):
     for line, field in enumerate(("question", "nothing to grade by", "answer", "choices", "grader", "rules"), 1):
         assert any(fault.startswith(f"bad.jsonl:{line}") and field in fault for fault in told.value.faults), field
     file.write_text('{"ask": "q"}')
-    with pytest.raises(UserError, match="no known layout has its columns"):
+    with pytest.raises(UserError, match="match no known layout"):
         read_tasks(file)
-    with pytest.raises(UserError, match="is no file here"):
+    with pytest.raises(UserError, match="is not a file"):
         read_tasks(tmp_path / "gone.jsonl")
 
 

@@ -59,15 +59,15 @@ def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
 
 
 def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
-    import thinktune.model.forward as room
+    from thinktune.model import forward
 
-    real, taken = room.linear_cross_entropy, []
+    real, taken = forward.linear_cross_entropy, []
 
     def spy(*given, **options):
-        taken.append((torch.is_grad_enabled(), options["rows"]))
+        taken.append((torch.is_grad_enabled(), options["chunk_rows"]))
         return real(*given, **options)
 
-    monkeypatch.setattr(room, "linear_cross_entropy", spy)
+    monkeypatch.setattr(forward, "linear_cross_entropy", spy)
     recipe = settings(tree)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, stop_after(3))

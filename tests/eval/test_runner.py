@@ -168,7 +168,7 @@ def test_without_thinking_stands_apart(evaluated):
 def test_missing_replies_and_wrong_options_are_told(evaluated):
     run, _, _ = evaluated
     (run / "eval" / "tuned" / "completions.jsonl").unlink()
-    with pytest.raises(UserError, match=r"lacks \d+ of \d+ replies"):
+    with pytest.raises(UserError, match=r"\d+ of \d+ replies are missing"):
         rescore_run(run)
     shutil.rmtree(run / "eval")
     with pytest.raises(UserError, match="holds no saved replies"):

@@ -93,7 +93,10 @@ def make_task(row: Mapping[str, Any], name: str, source: str, system: str | None
     else:
         references = _parse_texts(row.get("answer"), f"{source}: answer")
     faults = [*question.faults, *choices.faults, *points.faults, *references.faults]
-    grader, rules = row.get("grader") or _default_grader(choices.value, points.value, references.value), row.get("rules")
+    grader, rules = (
+        row.get("grader") or _default_grader(choices.value, points.value, references.value),
+        row.get("rules"),
+    )
     if grader not in get_args(Grader):
         known = ", ".join(get_args(Grader))
         faults.append(f"{source}: grader: is {_short_repr(grader)}; choose one of {known}")

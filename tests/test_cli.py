@@ -46,6 +46,12 @@ def test_help_names_the_verbs(tmp_path):
         assert verb in done.stdout
 
 
+def test_help_is_printed_without_loading_torch_or_pydantic(tmp_path):
+    code = "import sys, thinktune.cli; print([name for name in ('torch', 'pydantic', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_a_bad_recipe_is_refused_before_torch_is_loaded(tmp_path):
     recipe = write(tmp_path, train={"learning_rat": 1, "epochs": 0})
     done = ended(recipe, tmp_path)

@@ -162,7 +162,7 @@ def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path)
     bad = run("check", "mine.yaml", "--json", "--write", "other", "data.faults.blank=stop", cwd=tmp_path)
     facts = json.loads(bad.stdout)
     assert (bad.returncode, facts["verdict"]) == (2, "not ready")
-    assert facts["written"] == ["other: nothing is written, for the rows are not ready"]
+    assert facts["written"] == ["other: nothing is written, because the rows are not ready"]
     assert not (tmp_path / "other").exists()
     (tmp_path / "occupied").write_text("a file")
     blocked = run("check", "mine.yaml", "--json", "--write", "occupied", cwd=tmp_path)

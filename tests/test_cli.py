@@ -124,7 +124,7 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
     assert run("report", "runs/mine", cwd=tmp_path).returncode == 0
     done = run("chat", "runs/mine", cwd=tmp_path, input="q1?\n/think\n/dance\n/reset\n/quit\n")
     assert done.returncode == 0, done.stderr
-    for said in ("reasoning off", "/dance is no command", "forgotten"):
+    for said in ("reasoning off", "/dance is not a command", "conversation cleared"):
         assert said in done.stdout
 
 

@@ -41,9 +41,9 @@ rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answ
   duplicate: 1 dropped, as in rows.jsonl:7: is the same as rows.jsonl:1
 """
 PARTS = """\
-What is learned of rows.jsonl:1, token by token:
+Tokens of rows.jsonl:1, by kind:
 
-[given] <|im_start|>user
+[prompt] <|im_start|>user
 心脏第0问？<|im_end|>
 <|im_start|>assistant
 
@@ -55,7 +55,7 @@ What is learned of rows.jsonl:1, token by token:
 
 [answer] 血液0。
 [end of turn] <|im_end|>
-[given]
+[prompt]
 """
 
 
@@ -88,8 +88,11 @@ def test_what_is_shown_is_the_golden_text(recipe_of):
     )
     assert told.startswith(expected)
     assert PARTS in told
-    assert "proved of 9 replies: the prompt is a prefix of the whole, the last learned token is <|im_end|>" in told
-    assert "of 9 of them once more: transformers' chat template gives the same ids" in told
+    assert (
+        "verified for 9 replies: the prompt is a prefix of the conversation, the last trained token is <|im_end|>"
+        in told
+    )
+    assert "rendered again for 9 of them: transformers' chat template gives the same ids" in told
     assert told.endswith("\nready: thinktune train, 15 steps\n")
 
 
@@ -106,7 +109,7 @@ def test_every_token_of_the_row_is_there_and_coloured_by_its_part(recipe_of, tok
 
 
 def test_nothing_in_a_row_commands_the_terminal():
-    assert colour_tokens([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[given] a\\x1b[2Jb\\u202ec\n"
+    assert colour_tokens([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[prompt] a\\x1b[2Jb\\u202ec\n"
 
 
 def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe_of):
@@ -133,10 +136,10 @@ def test_tokens_that_are_not_the_templates_or_not_those_that_were_made_are_found
     changed = store.ids.copy()
     changed[int(store.replies["start"][2]) + 3] += 1
     object.__setattr__(store, "ids", changed)
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; remove "):
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; delete "):
         verify_tokens(prepared, tokenizer)
     store.replies["digest"][2] = reply_digest(store.reply(2))
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: its ids are not those"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its token ids differ"):
         verify_tokens(prepared, tokenizer)
 
 

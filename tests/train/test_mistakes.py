@@ -94,7 +94,7 @@ def test_evaluation_refuses_rows_that_were_not_the_runs(tree):
 
 def test_the_demo_writes_over_nobodys_files(tmp_path):
     (tmp_path / "base.yaml").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and no demo's folder"):
+    with pytest.raises(UserError, match="is not empty and not a folder of the demo"):
         demo(tmp_path, Console(quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["base.yaml"]
 

@@ -11,7 +11,7 @@ def rows(right, count, **more):
 
 def test_a_real_gain_is_called_better_with_its_figures():
     text = set_verdict("held-out", compare(rows(2, 100), rows(90, 100)))
-    assert text.startswith("held-out: better; answers right 2.0 % → 90.0 %, +88.0 points (+")
+    assert text.startswith("held-out: better; right answers 2.0 % → 90.0 %, +88.0 points (+")
     assert text.endswith(", 100 rows")
 
 
@@ -23,16 +23,16 @@ def test_a_loss_is_called_worse_and_a_small_change_nothing():
 
 def test_cut_replies_are_told():
     text = set_verdict("t", compare(rows(2, 100, cut=1.0), rows(90, 100)))
-    assert "100 % of the base's replies were cut by the budget" in text
-    assert "tuned's" not in text
+    assert "100 % of the base model's replies were truncated" in text
+    assert "tuned model's" not in text
 
 
 @pytest.mark.parametrize(
     ("base", "tuned", "told"),
     [
         (90, 60, "general ability: LOST; 75.0 % → 50.0 % right"),
-        (90, 90, "general ability: kept, to within 5 points"),
-        (0, 0, "general ability: the base had next to none to lose"),
+        (90, 90, "general ability: kept within 5 points"),
+        (0, 0, "general ability: the base had almost none to lose"),
     ],
 )
 def test_forgetting_is_told_as_surely_as_it_is_known(base, tuned, told):

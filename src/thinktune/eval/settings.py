@@ -1,4 +1,4 @@
-"""Settings of an evaluation: everything but the questions that decides its figures, as `settings.json` records it."""
+"""Settings of an evaluation: everything but the questions that decides its figures, as in `settings.json`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields

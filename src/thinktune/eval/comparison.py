@@ -108,32 +108,32 @@ def format_figure_and_interval(
 
 def set_verdict(name: str, measures: Sequence[Mapping[str, Any]]) -> str:
     """Write one sentence about a set's first primary measure, or its eval loss, as certain as the interval."""
-    found = next((row for row in measures if row["measure"] in (*PRIMARY_MEASURES, "loss")), None)
-    if found is None:
+    figure = next((row for row in measures if row["measure"] in (*PRIMARY_MEASURES, "loss")), None)
+    if figure is None:
         return f"{name}: nothing to compare"
-    measure = find_measure(found["measure"])
-    word = {"better": "better", "worse": "worse", "": "no difference shown"}[found["verdict"]]
-    if measure.key == "chrf" and found["verdict"]:
-        word = {"better": "closer to the references", "worse": "further from the references"}[found["verdict"]]
-    sides = " → ".join(_format_side(measure, found[side]["value"]) for side in ("base", "tuned"))
-    change = format_with_interval(measure, found["difference"], signed=True)
+    measure = find_measure(figure["measure"])
+    word = {"better": "better", "worse": "worse", "": "no difference shown"}[figure["verdict"]]
+    if measure.key == "chrf" and figure["verdict"]:
+        word = {"better": "closer to the references", "worse": "further from the references"}[figure["verdict"]]
+    sides = " → ".join(_format_side(measure, figure[side]["value"]) for side in ("base", "tuned"))
+    change = format_with_interval(measure, figure["difference"], signed=True)
     label = measure.label[0].lower() + measure.label[1:]
-    return f"{name}: {word}; {label} {sides}, {change}, {_format_row_count(found['rows'])}{_truncation_note(measures)}"
+    return f"{name}: {word}; {label} {sides}, {change}, {_format_row_count(figure['rows'])}{_truncation_note(measures)}"
 
 
 def forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
     """Write one sentence about general ability: lost, kept within a few points, or unknown from so few questions."""
-    found = next((row for row in measures if row["measure"] == "right"), None)
-    if found is None:
+    figure = next((row for row in measures if row["measure"] == "right"), None)
+    if figure is None:
         return "general ability: not measured"
-    measure, change = find_measure("right"), found["difference"]
-    sides = " → ".join(_format_side(measure, found[side]["value"]) for side in ("base", "tuned"))
-    facts = f"{sides} right, {format_with_interval(measure, change, signed=True)}, {_format_row_count(found['rows'])}"
+    measure, change = find_measure("right"), figure["difference"]
+    sides = " → ".join(_format_side(measure, figure[side]["value"]) for side in ("base", "tuned"))
+    facts = f"{sides} right, {format_with_interval(measure, change, signed=True)}, {_format_row_count(figure['rows'])}"
     if change["high"] < 0:
         return (
             f"general ability: LOST; {facts}; train less (a lower learning rate, fewer epochs) or mix in general rows"
         )
-    if found["base"]["high"] * 100 <= 2 * FORGETTING_TOLERANCE_POINTS:
+    if figure["base"]["high"] * 100 <= 2 * FORGETTING_TOLERANCE_POINTS:
         return f"general ability: the base had almost none to lose; {facts}"
     if change["low"] * 100 >= -FORGETTING_TOLERANCE_POINTS:
         return f"general ability: kept within {FORGETTING_TOLERANCE_POINTS} points; {facts}"
@@ -197,11 +197,11 @@ def comparison_tables(report: Mapping[str, Any]) -> Group:
 
     It fits 80 columns; the intervals of the two models' own figures are on the page and in report.json.
     """
-    parts: list[Table | Text] = [_set_table(found) for found in report["sets"] if found["measures"]]
-    for found in report["sets"]:
-        if found["apart"]:
+    parts: list[Table | Text] = [_set_table(scored) for scored in report["sets"] if scored["measures"]]
+    for scored in report["sets"]:
+        if scored["apart"]:
             parts.append(
-                Text(f"{found['name']}: {found['apart']} rows excluded, because the training rows ask the same")
+                Text(f"{scored['name']}: {scored['apart']} rows excluded, because the training rows ask the same")
             )
     if "judge" in report:
         parts.append(Text(judge_line(report["judge"])))
@@ -219,11 +219,11 @@ def judge_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _set_table(found: Mapping[str, Any]) -> Table:
-    table = Table(f"{found['name']}, {found['rows']} rows", box=box.SIMPLE_HEAD)
+def _set_table(scored: Mapping[str, Any]) -> Table:
+    table = Table(f"{scored['name']}, {scored['rows']} rows", box=box.SIMPLE_HEAD)
     for name in ("base", "tuned", "difference"):
         table.add_column(name, justify="right")
-    for row in found["measures"]:
+    for row in scored["measures"]:
         measure = find_measure(row["measure"])
         change = format_with_interval(measure, row["difference"], signed=True)
         sides = [format_figure_and_interval(measure, row[side])[0] for side in ("base", "tuned")]

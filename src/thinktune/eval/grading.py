@@ -80,14 +80,14 @@ _REFUSAL = re.compile(
 )
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Normalize width, case and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def normalize_answer(text: str) -> str:
     """Normalize an answer, also without punctuation, English articles and lead-in words ("The answer is ...")."""
-    plain = _LEAD_IN.sub("", normalise(text).strip("*_` "))
+    plain = _LEAD_IN.sub("", normalize(text).strip("*_` "))
     words = re.sub(r"[^\w%.+/-]|(?<!\d)\.|\.(?!\d)|[-/](?!\w)|_", " ", plain)
     return " ".join(word for word in words.split() if word not in ("a", "an", "the"))
 
@@ -97,10 +97,10 @@ def contains_keypoint(answer: str, keypoint: str) -> bool:
 
     Chinese has no spaces between words, so there a substring is enough.
     """
-    pattern = re.escape(normalise(keypoint))
-    before = r"(?<![0-9a-z])" if re.match(r"[0-9a-z]", normalise(keypoint)) else ""
-    after = r"(?![0-9a-z])" if re.search(r"[0-9a-z]$", normalise(keypoint)) else ""
-    return re.search(before + pattern + after, normalise(answer)) is not None
+    pattern = re.escape(normalize(keypoint))
+    before = r"(?<![0-9a-z])" if re.match(r"[0-9a-z]", normalize(keypoint)) else ""
+    after = r"(?![0-9a-z])" if re.search(r"[0-9a-z]$", normalize(keypoint)) else ""
+    return re.search(before + pattern + after, normalize(answer)) is not None
 
 
 def keypoint_recall(answer: str, keypoints: Sequence[str]) -> float:
@@ -138,12 +138,12 @@ def matches_short_answer(answer: str, wanted: Sequence[str]) -> bool:
 
 def is_refusal(answer: str) -> bool:
     """Return True if an answer to a nonsense question says so; a rough test by common words of refusal."""
-    return _REFUSAL.search(normalise(answer).replace("’", "'")) is not None
+    return _REFUSAL.search(normalize(answer).replace("’", "'")) is not None
 
 
 def rouge_tokens(text: str) -> list[str]:
     """Split a text into words, and Chinese or Japanese characters, for ROUGE-L."""
-    return re.findall(rf"[{CJK_CHARACTERS}]|[^\W{CJK_CHARACTERS}_]+", normalise(text))
+    return re.findall(rf"[{CJK_CHARACTERS}]|[^\W{CJK_CHARACTERS}_]+", normalize(text))
 
 
 def rouge_l(answer: str, reference: str) -> float:
@@ -153,7 +153,7 @@ def rouge_l(answer: str, reference: str) -> float:
 
 def chrf(answer: str, reference: str) -> float:
     """Compute chrF2 (F-score of character n-grams up to six), 0 to 1, with sacrebleu; it also suits Chinese."""
-    return _chrf().sentence_score(normalise(answer), [normalise(reference)]).score / 100
+    return _chrf().sentence_score(normalize(answer), [normalize(reference)]).score / 100
 
 
 @cache
@@ -211,19 +211,19 @@ class FormatRules(BaseModel):
 def follows_rules(answer: str, rules: FormatRules) -> bool:
     """Return True if an answer is not blank and follows every rule."""
     text = answer.strip()
-    plain = normalise(text)
+    plain = normalize(text)
     count = len(rouge_tokens(text))
     checks = (
         rules.lines is None or len([line for line in text.splitlines() if line.strip()]) == rules.lines,
         rules.words is None or count == rules.words,
         rules.most_words is None or count <= rules.most_words,
         rules.json_keys is None or _json_keys(text) == sorted(rules.json_keys),
-        rules.begins is None or plain.startswith(normalise(rules.begins)),
-        rules.ends is None or plain.endswith(normalise(rules.ends)),
-        all(normalise(piece) in plain for piece in rules.holds),
-        not any(normalise(piece) in plain for piece in rules.without),
+        rules.begins is None or plain.startswith(normalize(rules.begins)),
+        rules.ends is None or plain.endswith(normalize(rules.ends)),
+        all(normalize(piece) in plain for piece in rules.holds),
+        not any(normalize(piece) in plain for piece in rules.without),
         rules.numbered is None or _list_numbers(text) == list(range(1, rules.numbered + 1)),
-        not rules.one_of or plain.strip(" .。!！\"'“”") in {normalise(piece) for piece in rules.one_of},
+        not rules.one_of or plain.strip(" .。!！\"'“”") in {normalize(piece) for piece in rules.one_of},
         not rules.capitals or (text == text.upper() and text != text.lower()),
         rules.pattern is None or re.fullmatch(rules.pattern, text) is not None,
     )

@@ -70,5 +70,5 @@ def paired_difference(base: Sequence[float], tuned: Sequence[float], *, bounded:
     if sorted(changes) >= sorted(negated):
         return bootstrap_mean(changes, bounds)
     # With few rows the random draws matter: use the same ones whichever side is the base, so swapping only flips signs.
-    found = bootstrap_mean(negated, bounds)
-    return Interval(-found.value, -found.high, -found.low)
+    mirrored = bootstrap_mean(negated, bounds)
+    return Interval(-mirrored.value, -mirrored.high, -mirrored.low)

@@ -93,13 +93,10 @@ def make_task(row: Mapping[str, Any], name: str, source: str, system: str | None
     else:
         references = _parse_texts(row.get("answer"), f"{source}: answer")
     faults = [*question.faults, *choices.faults, *points.faults, *references.faults]
-    grader, rules = (
-        row.get("grader") or _default_grader(choices.value, points.value, references.value),
-        row.get("rules"),
-    )
+    rules = row.get("rules")
+    grader = row.get("grader") or _default_grader(choices.value, points.value, references.value)
     if grader not in get_args(Grader):
-        known = ", ".join(get_args(Grader))
-        faults.append(f"{source}: grader: is {_short_repr(grader)}; choose one of {known}")
+        faults.append(f"{source}: grader: is {_short_repr(grader)}; choose one of {', '.join(get_args(Grader))}")
     elif not faults:
         needed = {"keypoints": points.value, "format": rules, "refusal": True}.get(grader, references.value)
         if not needed:
@@ -232,10 +229,9 @@ def _parse_texts(value: Any, place: str) -> _Parsed[tuple[str, ...]]:
 
 
 def _rule_faults(rules: Any, source: str) -> list[str]:
-    if rules is None:
-        return []
     try:
-        FormatRules.model_validate(rules)
+        if rules is not None:
+            FormatRules.model_validate(rules)
     except ValueError as error:
         return [f"{source}: rules: {shorten_error(error, 200)}"]
     return []
@@ -377,8 +373,7 @@ def _read_layout(file: Path) -> TaskLayout:
     try:
         return TaskLayout.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = shorten_error(error)
-        raise UserError(f"{file}: is not a column mapping ({reason}); see docs/evaluation.md") from None
+        raise UserError(f"{file}: is not a column mapping ({shorten_error(error)}); see docs/evaluation.md") from None
 
 
 def _first_matching_layout(file: Path, names: set[str]) -> TaskLayout:

@@ -1,7 +1,9 @@
-"""What is kept on the disk is served again, whole, and never when anything changed."""
+"""Cache entries are found again whole, and never after anything that they were made from has changed."""
 
+import ast
 import copy
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -9,11 +11,11 @@ import pytest
 from support.prepared_rows import rows_of, tokens_of, with_rows, write
 from support.runs import settings
 
-from thinktune import cache as cache_room
-from thinktune.data import dataset as store
-from thinktune.data import pipeline as prepare_room
+from thinktune import cache as entry_cache
+from thinktune.data import dataset, pipeline
 from thinktune.data.pipeline import prepare, prepare_with_faults
 from thinktune.errors import UserError
+from thinktune.run.resume import TRAINING_PACKAGES, code_fingerprint
 
 
 def entries(folder):
@@ -28,16 +30,16 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def worked(monkeypatch):
-    """How many chunks were worked on."""
-    seen = []
-    real = prepare_room.process_chunk
+    """The chunks that were processed."""
+    chunks = []
+    original = pipeline.process_chunk
 
-    def counted(*given):
-        seen.append(given)
-        return real(*given)
+    def counted(*arguments):
+        chunks.append(arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(prepare_room, "process_chunk", counted)
-    return seen
+    monkeypatch.setattr(pipeline, "process_chunk", counted)
+    return chunks
 
 
 def test_a_second_start_works_on_nothing_and_gives_the_same(tree, tokenizer, cache, worked):
@@ -71,7 +73,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_changed_rows_or_settings_are_never_served_stale(tree, tokenizer, cache, worked, what):
+def test_changed_rows_or_settings_make_entries_stale(tree, tokenizer, cache, worked, what):
     write(Path(tree["data"]["name"]), rows_of(20))
     prepare(settings(tree), tokenizer)
     worked.clear()
@@ -80,7 +82,7 @@ def test_changed_rows_or_settings_are_never_served_stale(tree, tokenizer, cache,
     assert worked
 
 
-def test_a_changed_template_tokenizer_or_program_is_never_served_stale(tree, tokenizer, cache, worked, monkeypatch):
+def test_a_changed_template_tokenizer_or_library_makes_entries_stale(tree, tokenizer, cache, worked, monkeypatch):
     recipe = with_rows(tree, rows_of(20))
     prepare(recipe, tokenizer)
     other = copy.deepcopy(tokenizer)
@@ -88,28 +90,80 @@ def test_a_changed_template_tokenizer_or_program_is_never_served_stale(tree, tok
     larger = copy.deepcopy(tokenizer)
     larger.add_tokens(["血液"])
     renamed = copy.deepcopy(tokenizer)
-    renamed.add_special_tokens({"bos_token": "<|im_start|>"})  # known already, so that only its meaning is new
+    renamed.add_special_tokens({"bos_token": "<|im_start|>"})  # an existing token, so only its meaning is new
     for changed in (other, larger, renamed):
         worked.clear()
         prepare(recipe, changed)
         assert worked
-    monkeypatch.setattr(prepare_room, "_library_versions", lambda: "other libraries")
-    worked.clear()
-    prepare(recipe, tokenizer)
-    assert worked
-    copied = Path(os.environ["THINKTUNE_CACHE"]) / "program"
-    copied.mkdir()
-    (copied / "render.py").write_text("other code")
-    monkeypatch.setattr(prepare_room, "PACKAGE_FOLDER", copied)
+    monkeypatch.setattr(pipeline, "_library_versions", lambda: "other libraries")
     worked.clear()
     prepare(recipe, tokenizer)
     assert worked
 
 
-def test_what_breaks_off_leaves_nothing_that_is_served_later(tree, tokenizer, cache, monkeypatch):
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A copy of our source whose files are hashed in place of those that run."""
+    copied = tmp_path / "source"
+    shutil.copytree(entry_cache.PACKAGE_FOLDER, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(entry_cache, "PACKAGE_FOLDER", copied)
+    return copied
+
+
+def change(file):
+    file.write_text(file.read_text(encoding="utf-8") + "\n# another line\n", encoding="utf-8")
+
+
+def test_only_a_change_to_the_source_of_tokens_makes_them_stale(tree, tokenizer, cache, worked, source):
+    recipe = with_rows(tree, rows_of(20))
+    prepare(recipe, tokenizer)
+    for name in ("serve/server.py", "train/loop.py", "report/html.py"):
+        change(source / name)
+        worked.clear()
+        prepare(recipe, tokenizer)
+        assert not worked, name
+    for name in ("data/messages.py", "config/row_faults.py", "errors.py"):
+        change(source / name)
+        worked.clear()
+        prepare(recipe, tokenizer)
+        assert worked, name
+
+
+def test_only_a_change_to_the_source_of_training_is_a_change_to_a_run(source):
+    before = code_fingerprint()
+    for name in ("serve/server.py", "report/html.py", "planner/plan.py", "tracking/worker.py"):
+        change(source / name)
+        assert code_fingerprint() == before, name
+    for name in TRAINING_PACKAGES:
+        change(source / name / "__init__.py")
+        changed = code_fingerprint()
+        assert changed != before, name
+        before = changed
+
+
+def test_a_fingerprint_is_of_whole_packages_or_single_modules_and_of_nothing_that_is_missing(source):
+    module, package = (entry_cache.source_fingerprint(name) for name in ("model.loss", "model"))
+    change(source / "model" / "batch.py")
+    assert entry_cache.source_fingerprint("model.loss") == module
+    assert entry_cache.source_fingerprint("model") != package
+    with pytest.raises(FileNotFoundError):
+        entry_cache.source_fingerprint("model.nowhere")
+
+
+def test_every_package_that_tokens_are_made_with_is_hashed_or_known_to_leave_them_alone():
+    used = {
+        (node.module or "").split(".")[1]
+        for file in (entry_cache.PACKAGE_FOLDER / "data").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("thinktune.")
+    }
+    assert used == {*pipeline.TOKEN_SOURCES, "files", "hub", "progress"}
+
+
+def test_a_failed_preparation_leaves_no_entry(tree, tokenizer, cache, monkeypatch):
     recipe = with_rows(tree, rows_of(20))
     with monkeypatch.context() as broken:
-        broken.setattr(store.DatasetWriter, "add", lambda *_: 1 / 0)
+        broken.setattr(dataset.DatasetWriter, "add", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(recipe, tokenizer)
     assert not entries(cache)
@@ -139,7 +193,7 @@ def cut_short(entry):
         lambda entry: [path.unlink() for path in entry.iterdir()],
     ],
 )
-def test_a_damaged_entry_is_made_anew(tree, tokenizer, cache, worked, damage):
+def test_a_damaged_entry_is_made_again(tree, tokenizer, cache, worked, damage):
     recipe = with_rows(tree, rows_of(20))
     first = prepare(recipe, tokenizer)
     expected = tokens_of(first)
@@ -153,18 +207,18 @@ def test_a_damaged_entry_is_made_anew(tree, tokenizer, cache, worked, damage):
     assert not worked
 
 
-def test_of_two_processes_that_fill_one_entry_both_find_it_whole(tmp_path):
+def test_two_processes_that_fill_one_entry_both_find_it_whole(tmp_path):
     entry = tmp_path / "rows" / ("a" * 32)
-    with cache_room.create_entry(entry) as ours:
+    with entry_cache.create_entry(entry) as ours:
         (ours / "x").write_text("same")
-        with cache_room.create_entry(entry) as theirs:
+        with entry_cache.create_entry(entry) as theirs:
             assert theirs != ours
             (theirs / "x").write_text("same")
-    assert cache_room.is_complete(entry)
+    assert entry_cache.is_complete(entry)
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 
-def test_old_entries_go_and_what_is_not_ours_stays(tree, tokenizer, cache):
+def test_old_entries_are_removed_and_foreign_folders_stay(tree, tokenizer, cache):
     prepare(with_rows(tree, rows_of(20)), tokenizer)
     [old] = entries(cache)
     killed = cache / f".{'b' * 32}.{'c' * 16}.partial"

@@ -129,9 +129,9 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
 
 
 def test_chat_without_a_model_is_refused(tmp_path):
-    assert_refused(run("chat", "nowhere", cwd=tmp_path), "nowhere: is no folder")
+    assert_refused(run("chat", "nowhere", cwd=tmp_path), "nowhere: is not a folder")
 
 
 @pytest.mark.parametrize("verb", ["eval", "report"])
 def test_a_folder_that_is_not_a_run_is_named(tmp_path, verb):
-    assert_refused(run(verb, "nowhere", cwd=tmp_path), "nowhere", "is no run's folder")
+    assert_refused(run(verb, "nowhere", cwd=tmp_path), "nowhere", "is not a run's folder")

@@ -24,8 +24,8 @@ train
 report
 eval serve
 planner inference tracking
-model checkpoint run
-data optim
+model checkpoint
+data optim run
 hub distributed
 config cache
 errors files progress

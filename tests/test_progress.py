@@ -1,4 +1,4 @@
-"""Progress: plain lines for files, and a bar below them only where a terminal watches."""
+"""Progress is printed as plain lines, with a bar below them only on a terminal."""
 
 from io import StringIO
 

@@ -1,11 +1,13 @@
-"""A folder of entries on the disk, each named by what it was made from: there as it was put, or made anew."""
+"""On-disk cache: each entry is named by a hash of what it was made from, and is whole or absent."""
 
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from secrets import token_hex
 
@@ -17,21 +19,24 @@ SIZES_FILE = "sizes.json"  # bytes of every other file of an entry, written last
 ENTRY_NAME_PATTERN = re.compile(r"(\.)?[0-9a-f]{32}(\.[0-9a-f]{16}\.partial)?")
 
 
-EVICT_AFTER_DAYS = 30  # an entry that no one read for so long is removed when another one is put
+EVICT_AFTER_DAYS = 30  # an entry not read for so long is removed when another one is created
 
 
-EVICT_PARTIAL_AFTER_DAYS = 2  # after which what a killed process left is removed in the same way
+EVICT_PARTIAL_AFTER_DAYS = 2  # after which the leftovers of a killed process are removed in the same way
+
+
+PACKAGE_FOLDER = Path(__file__).parent
 
 
 def cache_folder() -> Path:
-    """Where entries are kept: THINKTUNE_CACHE, else the user's folder for caches."""
+    """Return the folder of all entries: below THINKTUNE_CACHE, else below the user's cache folder."""
     named = os.environ.get("THINKTUNE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return (Path(named) if named else Path(base) / "thinktune").expanduser() / "rows"
 
 
 def is_complete(entry: Path) -> bool:
-    """Whether an entry is there as it was put; asking marks it as used, and a damaged one is removed."""
+    """Return True if an entry is there and undamaged; marks it as used, and removes a damaged one."""
     try:
         whole = read_json(entry / SIZES_FILE) == _file_sizes_bytes(entry)
     except (OSError, ValueError):
@@ -44,27 +49,42 @@ def is_complete(entry: Path) -> bool:
     return whole
 
 
+def source_fingerprint(*names: str) -> str:
+    """Hash of the Python version and of our own source: packages (`data`) and modules (`model.loss`) by name.
+
+    A cache is keyed by the sources that decide its content, so that a change elsewhere leaves it valid.
+    """
+    digest = blake2b(sys.version.encode(), digest_size=16)
+    for name in names:
+        place = PACKAGE_FOLDER.joinpath(*name.split("."))
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        for file in files:
+            digest.update(file.relative_to(PACKAGE_FOLDER).as_posix().encode())
+            digest.update(blake2b(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 @contextmanager
 def create_entry(entry: Path) -> Generator[Path]:
-    """A new folder to fill, which becomes the entry, whole, where the block ends well, and is removed where it raises.
+    """Yield a new folder to fill; it becomes the entry when the block ends, and is removed if the block raises.
 
-    Nothing may hold its files open or mapped when the block ends: some systems do not rename them then.
+    Its files must be closed and unmapped when the block ends: some systems cannot rename open ones.
     """
-    # Not the process's number: two machines or containers on one disk may have the same.
-    aside = entry.with_name(f".{entry.name}.{token_hex(8)}.partial")
-    aside.mkdir(parents=True)
+    # Not the process id: two machines or containers that share a disk may have the same.
+    partial = entry.with_name(f".{entry.name}.{token_hex(8)}.partial")
+    partial.mkdir(parents=True)
     try:
-        yield aside
-        write_json(aside / SIZES_FILE, _file_sizes_bytes(aside))
-        fsync_tree(aside)
+        yield partial
+        write_json(partial / SIZES_FILE, _file_sizes_bytes(partial))
+        fsync_tree(partial)
         _evict_old(entry.parent)
         try:
-            aside.rename(entry)
+            partial.rename(entry)
         except OSError:
-            if not is_complete(entry):  # else another process was first, with the same
-                aside.rename(entry)
+            if not is_complete(entry):  # else another process was first, with the same content
+                partial.rename(entry)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _file_sizes_bytes(entry: Path) -> dict[str, int]:

@@ -112,13 +112,14 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
     loaded = _load_recipe(recipe, overrides)
     from thinktune.distributed import SINGLE
     from thinktune.progress import progress_bar
+    from thinktune.run import RunFolder
     from thinktune.train import train as run_train
 
     world = world or SINGLE
     with progress_bar() as (say, bar):
         folder = run_train(loaded, say, bar=bar, world=world)
     if world.is_main:
-        _say(f"report: {folder / 'report.html'}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
+        _say(f"report: {RunFolder(folder).report}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
 def _load_recipe(path: Path, overrides: list[str]) -> "Recipe":
@@ -154,6 +155,7 @@ def evaluate(
     from thinktune.eval import comparison_tables
     from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
     from thinktune.report import write_run_page
+    from thinktune.run import RunFolder
     from thinktune.tracking import update_trackers
 
     say = _say_to_stderr if as_json else _say
@@ -164,12 +166,12 @@ def evaluate(
             options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
             result = evaluate_run(run, say, options)
         write_run_page(run)
-    update_trackers(run, load_recipe(run / "recipe.yaml").track, say)
+    update_trackers(run, load_recipe(RunFolder(run).recipe).track, say)
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=2))
         return
     _console().print(comparison_tables(result))
-    _say(f"report: {run / 'report.html'}")
+    _say(f"report: {RunFolder(run).report}")
 
 
 def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:

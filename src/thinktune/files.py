@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, flushed to the disk, then renamed."""
+"""Files that are whole or absent: written under another name, flushed to the disk, then renamed."""
 
 import errno
 import json
@@ -7,45 +7,46 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)  # no room on the disk, or none of the user's share
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)  # the disk is full, or the user's quota is
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a disk had no room. Some libraries hand the system's number over as text alone."""
+    """Return True if an error means that a disk was full."""
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         return True
+    # safetensors and tokenizers, written in Rust, pass the errno on as text alone.
     return any(f"(os error {number})" in str(error) or f"[Errno {number}]" in str(error) for number in DISK_FULL_ERRNOS)
 
 
 def is_safe_relative_path(name: str) -> bool:
-    """Whether a relative name that a stranger gave stays in its folder, on any system."""
+    """Return True if an untrusted relative name stays inside its folder, on any system."""
     kinds = (PurePosixPath(name), PureWindowsPath(name))
     return bool(name) and not any(path.is_absolute() or path.drive or ".." in path.parts for path in kinds)
 
 
 def refuse_unsafe_paths(names: Iterable[str]) -> None:
-    """Raise OSError where a hub's list names a place outside a repository's folder."""
+    """Raise OSError where a hub lists a file outside the repository's folder."""
     if unsafe := [name for name in names if not is_safe_relative_path(name)]:
-        raise OSError(f"the hub lists {unsafe[0]!r}, which is no place inside a repository")
+        raise OSError(f"the hub lists {unsafe[0]!r}, which is outside the repository")
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text so that a reader, or a crash, sees the old file or the new one and never a part."""
+    """Write a UTF-8 text so that readers and crashes see the old file or the new one, never a part."""
     atomic_write_stream(path, (text,))
 
 
 def atomic_write_stream(path: Path, texts: Iterable[str]) -> None:
-    """Write texts one after another, as they come, to one UTF-8 file; whole or not at all."""
+    """Write texts, as they are produced, to one UTF-8 file; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(texts)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        partial.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     fsync_folder(path.parent)
 
 
@@ -60,12 +61,12 @@ def write_json_lines(path: Path, records: Iterable[Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value that a JSON file holds."""
+    """Read the value of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames inside a folder last through a power cut, where the system lets a folder be flushed."""
+    """Make renames inside a folder survive a power cut, where the system can flush a folder."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

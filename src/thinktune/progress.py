@@ -1,12 +1,11 @@
-"""Progress of long work, in lines: how far it is, how fast, and the time left."""
+"""Progress of long work: lines with the share done, the speed and the time left, and a bar on terminals."""
 
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 Say = Callable[[str], None]
 
@@ -18,16 +17,16 @@ SECONDS_BETWEEN_LINES = 5
 
 
 def no_bar(_done: int, _total: int, _seconds_left: float | None) -> None:
-    """Nothing moves where nobody watches."""
+    """Do nothing: the bar where there is no terminal."""
 
 
 def say_nothing(_line: str) -> None:
-    """Nothing is said where another process speaks for all."""
+    """Do nothing: the printer of a rank that stays silent."""
 
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
-    """A way to say lines and a bar that moves below them; where no terminal watches, lines alone."""
+    """Yield a printer of lines and a bar that stays below them; without a terminal, lines alone."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
         yield _print, no_bar
@@ -38,7 +37,7 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
         TextColumn("step {task.completed}/{task.total}"),
         TextColumn("{task.fields[left]}"),
     )
-    with Live(*columns, console=console, transient=True) as live:
+    with Progress(*columns, console=console, transient=True) as live:
         task = live.add_task("", total=None, left="")
 
         def move(done: int, total: int, seconds_left: float | None) -> None:
@@ -53,14 +52,14 @@ def _print(line: str) -> None:
 
 
 class ProgressReporter:
-    """Says where the work stands, every few seconds; of work that is done at once it says nothing."""
+    """Reporter of progress every few seconds; work that ends sooner is not reported."""
 
     def __init__(self, say: Say, unit: str, total: int | None) -> None:
         self._say, self._unit, self._total = say, unit, total
         self._started_at = self._reported_at = time.monotonic()
 
     def update(self, done: int) -> None:
-        """So many things are done."""
+        """Report that `done` units are finished, if it is time."""
         now = time.monotonic()
         if now - self._reported_at < SECONDS_BETWEEN_LINES or not done:
             return
@@ -73,7 +72,7 @@ class ProgressReporter:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Format seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -198,15 +198,15 @@ def plant_half_write() -> None:
     """The fault that the suite must find: the pointer moves first, and the checkpoint is written in its place."""
     save = checkpoint.save
 
-    def careless(run, step, *rest):
+    def careless(run, model, tokenizer, optimizer, trainer_state, world):
         checkpoint._partial_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True) or folder
         checkpoint._commit_folder = lambda aside, folder: checkpoint.write_manifest(
             folder, exclude=(checkpoint_store.STATE_FOLDER,)
         )
         checkpoint_store.shutil.rmtree, kept = lambda *_, **__: None, checkpoint_store.shutil.rmtree
-        checkpoint_store.write_pointer(run, "last", step)
+        checkpoint_store.write_pointer(run, "last", trainer_state["step"])
         try:
-            return save(run, step, *rest)
+            return save(run, model, tokenizer, optimizer, trainer_state, world)
         finally:
             checkpoint_store.shutil.rmtree = kept
 

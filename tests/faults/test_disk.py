@@ -9,6 +9,7 @@ from support.runs import equal, quiet, settings, without_times
 
 from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import UserError
+from thinktune.run import RunFolder
 from thinktune.run import journal as track
 from thinktune.train.loop import train
 
@@ -90,17 +91,17 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_to_do(tree, disk, full, s
 
 def test_records_that_found_no_room_come_with_the_next_ones(disk, full):
     place = disk(2**20)
-    track.append(place, track.METRICS_FILE, [{"kind": "train", "step": 1, "text": "x" * 4000}])
+    track.append(RunFolder(place).metrics, [{"kind": "train", "step": 1, "text": "x" * 4000}])
     full(place)
     for step in (2, 3):
-        track.append(place, track.METRICS_FILE, [{"kind": "train", "step": step, "text": "y" * 9000}])
+        track.append(RunFolder(place).metrics, [{"kind": "train", "step": step, "text": "y" * 9000}])
     assert [record["step"] for record in track.read_metrics(place)] == [1]
     with pytest.raises(OSError, match="No space"):
         track.flush_journals(place)
     (place / "somebody-elses-file").unlink()
-    track.append(place, track.METRICS_FILE, [{"kind": "train", "step": 4}])
+    track.append(RunFolder(place).metrics, [{"kind": "train", "step": 4}])
     assert [record["step"] for record in track.read_metrics(place)] == [1, 2, 3, 4]
-    assert track.flush_journals(place) == {track.METRICS_FILE: (place / track.METRICS_FILE).stat().st_size}
+    assert track.flush_journals(place) == {RunFolder(place).metrics.name: RunFolder(place).metrics.stat().st_size}
 
 
 def test_a_read_only_folder_is_a_sentence_and_stays_as_it_was(tree, disk, monkeypatch, capsys, tried):

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from thinktune.checkpoint import store as checkpoint
 from thinktune.errors import Stopped, UserError
 from thinktune.files import read_json, write_json
+from thinktune.run import RunFolder
 from thinktune.run import journal as track
 from thinktune.train.loop import train
 
@@ -92,35 +93,35 @@ def test_other_versions_and_more_ranks_are_told_and_go_on(tree, stopped, tried):
 
 
 def equal_but_for_events(folder, whole):
-    lines = (folder / track.METRICS_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / track.METRICS_FILE).write_text("".join(line for line in lines if '"event"' not in line), encoding="utf-8")
+    lines = RunFolder(folder).metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    RunFolder(folder).metrics.write_text("".join(line for line in lines if '"event"' not in line), encoding="utf-8")
     equal(folder, whole)
 
 
 def test_a_state_of_another_form_is_refused(tree, stopped, monkeypatch):
     path = stopped.run_folder / "environment.json"
     write_json(path, read_json(path) | {"memory": "exact"})
-    refused(stopped, r"train\.memory: .*cannot be taken up \(the state is not that of memory exact\)")
+    refused(stopped, r"train\.memory: .*cannot be restored \(its state is not that of memory exact\)")
 
 
 DAMAGE = {
     "a flipped bit in the weights": (
         "model.safetensors",
         lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-        "holds other bytes",
+        "differs from what was written",
     ),
     "a flipped bit in the state": (
         "state/state.safetensors",
         lambda data: data[:-9] + bytes([data[-9] ^ 8]) + data[-8:],
-        "holds other bytes",
+        "differs from what was written",
     ),
-    "a truncated state": ("state/state.safetensors", lambda data: data[: len(data) // 2], "bytes, and .* were written"),
-    "truncated weights": ("model.safetensors", lambda data: data[:-4096], "bytes, and .* were written"),
+    "a truncated state": ("state/state.safetensors", lambda data: data[: len(data) // 2], "bytes, but .* were written"),
+    "truncated weights": ("model.safetensors", lambda data: data[:-4096], "bytes, but .* were written"),
     "a missing tokenizer": ("tokenizer.json", lambda data: None, "tokenizer.json is missing"),
     "a missing state": ("state/state.safetensors", lambda data: None, "state.safetensors is missing"),
-    "a foreign file": ("pytorch_model.bin", lambda data: b"\x80\x04.", "was not written with it"),
+    "a foreign file": ("pytorch_model.bin", lambda data: b"\x80\x04.", "was added later"),
     "an unreadable list": ("files.json", lambda data: data[:40], "files.json cannot be read"),
-    "a changed step": ("state.json", lambda data: data.replace(b'"step": 4', b'"step": 5'), "holds other bytes"),
+    "a changed step": ("state.json", lambda data: data.replace(b'"step": 4', b'"step": 5'), "differs from what was written"),
 }
 
 
@@ -130,7 +131,7 @@ def test_a_damaged_checkpoint_is_refused_and_named(stopped, tried, damage):
     path = checkpoint.find_checkpoint(stopped.run_folder, "last").folder / name
     after = change(path.read_bytes() if path.exists() else b"")
     path.unlink(missing_ok=True) if after is None else path.write_bytes(after)
-    refused(stopped, rf"step-000004: is not as it was written: .*{told}.*start anew with name=")
+    refused(stopped, rf"step-000004: is not as it was written: .*{told}.*start a new run with name=")
     tried(f"{damage} of a checkpoint", "nothing; the run is refused as long as it lasts")
 
 
@@ -141,9 +142,9 @@ def test_a_pointer_that_leads_elsewhere_is_refused(stopped):
 
 
 def test_a_shortened_journal_is_refused(stopped):
-    journal = stopped.run_folder / track.METRICS_FILE
+    journal = RunFolder(stopped.run_folder).metrics
     journal.write_bytes(journal.read_bytes()[:-30])
-    refused(stopped, r"metrics\.jsonl: has .* bytes, and had .* at the last checkpoint")
+    refused(stopped, r"metrics\.jsonl: has .* bytes, but had .* at the last checkpoint")
 
 
 def test_what_somebody_put_into_the_folder_stays(tree, stopped, tried):
@@ -175,8 +176,8 @@ def test_a_damaged_final_model_is_written_again(tree, tried):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from thinktune.run.resume import hold
-with hold(Path(sys.argv[1])):
+from thinktune.run.resume import lock_run
+with lock_run(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

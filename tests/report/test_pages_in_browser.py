@@ -1,4 +1,4 @@
-"""Pages in a real browser: from a file, without a network, in both languages and themes, on a desk and on a phone."""
+"""Pages in a real browser: from a file, offline, in both languages and themes, on a desktop and on a phone."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import pytest
 import yaml
 from support.runs import quiet, settings
 
-from thinktune.report import run_page as report
+from thinktune.report import run_page
 from thinktune.report.comparison_page import write_comparison
-from thinktune.run import journal as track
+from thinktune.run import RunFolder, journal
 from thinktune.train.loop import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -65,12 +65,12 @@ def test_pages_open_without_a_network_and_without_an_error(tree, browser, locale
     view.close()
 
 
-def test_a_page_keeps_its_folds_when_it_reads_itself_anew(tmp_path, browser):
+def test_a_page_keeps_its_folds_when_it_reloads(tmp_path, browser):
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text("name: run\n")
-    track.append(run, track.METRICS_FILE, [{"kind": "train", "step": 1, "loss": 2.0}])
-    page = report.write_run_page(run)
+    journal.append(RunFolder(run).metrics, [{"kind": "train", "step": 1, "loss": 2.0}])
+    page = run_page.write_run_page(run)
     page.write_text(page.read_text(encoding="utf-8").replace('data-refresh="30"', 'data-refresh="1"'), encoding="utf-8")
     tab = browser.new_page()
     tab.goto(page.resolve().as_uri())
@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     try:
-        while not (folder / "report.html").exists() or len(track.read_metrics(folder)) < 12:
+        while not (folder / "report.html").exists() or len(journal.read_metrics(folder)) < 12:
             assert running.poll() is None, "it ended before it was killed"
             time.sleep(0.05)
     finally:
@@ -100,7 +100,7 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
     assert page.rstrip().endswith("</html>")
     assert "not yet finished" in page
     assert 'class="marker eval"' in page
-    lines = (folder / track.METRICS_FILE).read_bytes().split(b"\n")[:-1]
+    lines = RunFolder(folder).metrics.read_bytes().split(b"\n")[:-1]
     assert [json.loads(line)["kind"] for line in lines[:1]] == ["eval"]
     assert all(json.loads(line) for line in lines)
-    assert report.write_run_page(folder).is_file()
+    assert run_page.write_run_page(folder).is_file()

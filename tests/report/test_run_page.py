@@ -1,4 +1,4 @@
-"""The report page tells what the run folder holds, safely, whole, and in two languages."""
+"""The report page shows a run's folder safely, completely, and in two languages."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ VOID = {"meta", "br", "img", "hr", "input", "link", "line", "rect", "circle", "p
 
 
 def parsed(html: str, language: str = "en") -> tuple[list[tuple[str, dict[str, str | None]]], str]:
-    """What a browser makes of a page: its tags with their attributes, and the text that it shows in a language."""
+    """Parse a page as a browser does: its tags with attributes, and the text shown in a language."""
     parser, tags, pieces = HTMLParser(), [], []
     hidden = 0
 
@@ -183,7 +183,7 @@ def test_the_best_step_is_ringed_and_named_and_a_later_rise_is_told(tmp_path: Pa
     assert marker == ring != []
     assert "Best at step 20, with an eval loss of 1.750, down from 2.500 at step 10." in words(html)
     assert "Overfitting since step 20 Best at step 20" in words(html)
-    assert "The eval loss has risen from 1.750 at step 20 to 2.300, by more than chance explains." in words(html)
+    assert "The eval loss has risen from 1.750 at step 20 to 2.300, more than chance explains." in words(html)
     assert "自第 20 步起过拟合 最佳是第 20 步，验证损失 1.750" in words(html, "zh")
 
 
@@ -265,10 +265,14 @@ def test_the_hardest_rows_and_those_known_by_heart_are_listed_at_the_best_step(t
     before = {"step": 0, "rows": {row: [5.0, tokens] for row, (_, tokens) in losses.items()}}
     run = make_run(tmp_path, metrics=evals({0: 5.0, 10: 1.0}), losses=[before, {"step": 10, "rows": losses}])
     text = words(page_of(run))
-    assert "Hardest rows Row Loss Before training Chance a token Tokens val.jsonl:20 2.000 5.000 13.5 % 40" in text
-    assert "Known by heart Row Loss Before training Chance a token Tokens val.jsonl:99 0.010 5.000 99.0 % 7" in text
+    assert (
+        "Hardest rows Row Loss Before training Probability per token Tokens val.jsonl:20 2.000 5.000 13.5 % 40" in text
+    )
+    assert (
+        "Memorized rows Row Loss Before training Probability per token Tokens val.jsonl:99 0.010 5.000 99.0 % 7" in text
+    )
     assert "val.jsonl:12 1.200" not in text  # only the first few
-    assert "val.jsonl:2 " not in text  # 82 % a token is not by heart
+    assert "val.jsonl:2 " not in text  # 82 % per token is not memorized
 
 
 @pytest.mark.parametrize(("steps", "refreshed"), [(40, True), (20, False)])

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from thinktune.report.html import BilingualText
-from thinktune.report.svg_charts import ChartMarks, Point, Series, line_chart, smooth_points, ticks
+from thinktune.report.svg_charts import Axes, ChartMarks, Point, Series, line_chart, smooth_points, ticks
 
 finite = st.floats(min_value=-1e300, max_value=1e300)
 points = st.lists(st.tuples(finite, finite), min_size=1, max_size=30)
@@ -25,7 +25,7 @@ def drawn_places(svg: str) -> list[Point]:
 @given(points, st.booleans())
 def test_every_finite_point_is_drawn_inside_the_view_box(series: list[Point], y_from_zero: bool) -> None:
     line, marks = Series("a", series, "train", has_markers=True), ChartMarks(ring=series[0])
-    places = drawn_places(line_chart([line], title="", x_label="", y_label="", marks=marks, y_from_zero=y_from_zero))
+    places = drawn_places(line_chart([line], Axes("", "", "", y_from_zero), marks=marks))
     assert len(places) == max(len(series), 2) + len(series) + 1
     assert all(0 <= x <= 640 and 0 <= y <= 280 for x, y in places)
 
@@ -57,7 +57,7 @@ def test_smoothing_keeps_the_steps_and_stays_within_the_data(series: list[Point]
 
 def test_points_that_are_not_finite_are_left_out_and_counted_and_the_others_stand_in_their_order() -> None:
     series = Series("a", [(1, 2.0), (2, math.nan), (3, math.inf), (4, 1.0)], "train")
-    svg = line_chart([series], title="", x_label="", y_label="", y_from_zero=True)
+    svg = line_chart([series], Axes("", "", "", y_from_zero=True))
     assert ">0</text>" in svg
     assert "2 points are not finite and not drawn" in svg
     (first_x, high_y), (last_x, low_y) = drawn_places(svg)
@@ -68,9 +68,7 @@ def test_points_that_are_not_finite_are_left_out_and_counted_and_the_others_stan
 def test_names_stand_in_both_languages_and_inside_the_drawing_as_svg() -> None:
     line = Series(BilingualText("train", "训练"), [(0, 1.0), (9, 2.0)], "train")
     other = Series("eval", [(0, 1.0)], "eval")
-    svg = line_chart(
-        [line, other], title=BilingualText("Loss", "损失"), x_label=BilingualText("step", "步"), y_label=""
-    )
+    svg = line_chart([line, other], Axes(BilingualText("Loss", "损失"), BilingualText("step", "步"), ""))
     drawing = svg.partition('class="plot"')[2]
     assert '<span class="zh" lang="zh">损失</span>' in svg
     assert '<tspan class="zh" lang="zh">步</tspan>' in drawing

@@ -1,4 +1,4 @@
-"""The verdict over eval losses: by the published curve, by property, and with noise from the rows themselves."""
+"""Diagnosis of eval losses: a published curve, properties, and noise from the rows themselves."""
 
 import math
 import random
@@ -52,7 +52,7 @@ def test_the_published_curve_up_to_its_best_still_learns():
         ({0: 3.0, 10: 2.0}, "learning", 10, 10),
         ({0: 3.0, 10: 2.0, 20: 1.99, 30: 1.995}, "best", 20, 30),
         ({0: 3.0, 10: 2.0, 20: 1.96, 30: 1.92}, "learning", 30, 30),  # slow, but clear over two evaluations
-        ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2}, "best", 10, 20),  # a second one will tell
+        ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2}, "best", 10, 20),  # a second one will decide
         ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2, 40: 2.2}, "overfitting", 10, 20),
         ({0: 3.0, 10: 2.0, 20: 2.2, 30: 2.01}, "best", 10, 30),  # a peak that went away
         ({0: 1.0, 10: 2.0, 20: 1.5}, "learning", 20, 20),

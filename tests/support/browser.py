@@ -1,4 +1,4 @@
-"""Debian's Chromium for tests, or a skip that says what is missing."""
+"""Debian's Chromium for tests, or a skip that names what is missing."""
 
 import shutil
 from collections.abc import Generator

@@ -81,7 +81,7 @@ def go_on(folder: Path, former: str, name: str, steps: list[int], spread: Parall
             take_step(update, number)
         kept.append(sum(local_shard(weight).numel() for weight in update.parameters.values()))
         kept.append(sum(weight.numel() for weight in update.parameters.values()))
-        checkpoint.save(folder / f"{name}-{memory}", steps[-1], model, Name(), update, {}, world)
+        checkpoint.save(folder / f"{name}-{memory}", model, Name(), update, {"step": steps[-1]}, world)
     destroy_distributed()
     return kept
 

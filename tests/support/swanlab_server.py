@@ -1,4 +1,4 @@
-"""A SwanLab server on the loopback, as far as its client talks to one: accepts, refuses, hangs, or dies when told."""
+"""A SwanLab server on localhost with the endpoints that its client calls: it accepts, refuses, hangs, or dies."""
 
 import json
 import threading
@@ -10,9 +10,9 @@ KEY = "a-key-that-must-never-be-written"
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, mood="accepts"):
+    def __init__(self, behaviour="accepts"):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.mood, self.released = mood, threading.Event()
+        self.behaviour, self.released = behaviour, threading.Event()
         self.scalars, self.media, self.profiles, self.states, self.files, self.bodies = {}, {}, [], [], {}, []
         self.runs = []
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -28,13 +28,13 @@ class Server(ThreadingHTTPServer):
         self.die()
 
     def die(self):
-        self.mood = "dead"
+        self.behaviour = "dead"
         self.released.set()
         self.shutdown()
         self.server_close()
 
     def handle_error(self, request, client_address):
-        pass  # a client that was killed has hung up
+        pass  # a killed client has closed its connection
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def answer(self, value, status=200):
+    def send_json(self, value, status=200):
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -55,18 +55,18 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         server, path = self.server, self.path.partition("?")[0].removeprefix("/api")
         server.bodies.append(body)
-        if server.mood == "hangs":
+        if server.behaviour == "hangs":
             server.released.wait(60)
-        if server.mood == "dead":
+        if server.behaviour == "dead":
             self.close_connection = True
             return
-        if server.mood == "refuses":
-            self.answer({"code": "Unauthorized", "message": "wrong key"}, 401)
+        if server.behaviour == "refuses":
+            self.send_json({"code": "Unauthorized", "message": "wrong key"}, 401)
         elif path.startswith("/stored/"):
             server.files[path.removeprefix("/stored/")] = body
-            self.answer({})
+            self.send_json({})
         else:
-            self.answer(*self.reply(path, json.loads(body) if body else None))
+            self.send_json(*self.reply(path, json.loads(body) if body else None))
 
     do_GET = do_POST = do_PUT = serve  # noqa: N815
 
@@ -78,10 +78,10 @@ class Handler(BaseHTTPRequestHandler):
                 assert self.headers["authorization"] == KEY
                 return ({"sid": "s", "expiredAt": "2999-01-01T00:00:00.000Z", "userInfo": {"username": "someone"}},)
             case ["project", "someone", _, "experiment"]:
-                known = body["cuid"] in server.runs
+                is_known = body["cuid"] in server.runs
                 server.runs.append(body["cuid"])
-                made = {"cuid": body["cuid"], "name": body["name"], "createdAt": "2026-11-25T00:00:00.000Z"}
-                return made, 200 if known else 201
+                created = {"cuid": body["cuid"], "name": body["name"], "createdAt": "2026-11-25T00:00:00.000Z"}
+                return created, 200 if is_known else 201
             case ["project", "someone", _, "runs", _, "state"]:
                 server.states.append(body["state"])
             case ["project", "someone", _, "runs", _, "profile"]:

@@ -1,4 +1,4 @@
-"""Trackers get the same records, and nothing that happens to one stops or stalls a run."""
+"""Trackers get the same records, and no failure of a tracker stops or stalls a run."""
 
 import json
 import os
@@ -12,10 +12,9 @@ import yaml
 from support.swanlab_server import KEY, Server
 
 from thinktune.config.schema import TrackConfig
-from thinktune.run import journal as track
-from thinktune.tracking import trackers as sinks
+from thinktune.run import RunFolder, journal
+from thinktune.tracking import trackers
 from thinktune.tracking.records import (
-    LossCurves,
     RecordConverter,
     Scalars,
     TextEntries,
@@ -29,12 +28,12 @@ SAMPLE = {
     "step": 4, "row": "val.jsonl:1", "question": "心脏？", "reasoning": "想一想", "answer": "血液", "tokens": 9,
     "finish": "end", "reasoning_closed": True, "sampling": "greedy",
 }  # fmt: skip
-LIMITS = sinks.Timeouts(start_seconds=30, finish_seconds=20)
+TIMEOUTS = trackers.Timeouts(start_seconds=30, finish_seconds=20)
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run folder with a journal; no key, no login, no settings of whoever runs the tests."""
+    """A run folder with a journal, without any key, login or settings of the user who runs the tests."""
     for name in [name for name in os.environ if name.startswith("SWANLAB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SWANLAB_ROOT", str(tmp_path / "no-login"))
@@ -51,35 +50,35 @@ def run(tmp_path, monkeypatch):
 def write(folder, *steps):
     for step in steps:
         train = {"kind": "train", "step": step, "epoch": step / 4, "loss": 3 - step / 4, "answer_loss": 1.5, "mfu": 0.4}
-        track.append(
-            folder, track.METRICS_FILE, [train, {"kind": "eval", "step": step, "loss": 3 - step / 8, "rows": 2}]
+        journal.append(
+            RunFolder(folder).metrics, [train, {"kind": "eval", "step": step, "loss": 3 - step / 8, "rows": 2}]
         )
-        track.append(folder, track.SAMPLES_FILE, [SAMPLE | {"step": step}, SAMPLE | {"step": step, "sampling": "own"}])
-    track.append(folder, track.METRICS_FILE, [{"kind": "event", "step": steps[-1], "text": "gradient not finite"}])
+        journal.append(RunFolder(folder).samples, [SAMPLE | {"step": step}, SAMPLE | {"step": step, "sampling": "own"}])
+    journal.append(RunFolder(folder).metrics, [{"kind": "event", "step": steps[-1], "text": "gradient not finite"}])
 
 
-def follow(run, settings, during=lambda: None, limits=LIMITS):
+def follow(run, settings, during=lambda: None, timeouts=TIMEOUTS):
     said = []
-    with sinks.run_trackers(run, settings, said.append, limits):
+    with trackers.run_trackers(run, settings, said.append, timeouts):
         during()
     return said
 
 
 def entries(run):
-    made = [
-        *RecordConverter().convert_metrics(track.read_metrics(run)),
-        *sample_entries(track.read_samples(run)),
+    converted = [
+        *RecordConverter().convert_metrics(journal.read_metrics(run)),
+        *sample_entries(journal.read_samples(run)),
         *evaluation_entries(run, 4),
     ]
-    return [[type(entry).__name__, *[getattr(entry, name) for name in entry.__slots__]] for entry in made]
+    return [[type(entry).__name__, *[getattr(entry, name) for name in entry.__slots__]] for entry in converted]
 
 
 def golden(kind):
     return [entry for entry in json.loads(GOLDEN.read_text(encoding="utf-8")) if entry[0] == kind.__name__]
 
 
-def figures():
-    """Every figure of the golden file as {chart: {step: value}}."""
+def golden_scalars():
+    """All scalars of the golden file as {chart: {step: value}}."""
     found = {}
     for _, step, values in golden(Scalars):
         for name, value in values.items():
@@ -92,10 +91,10 @@ def test_records_become_the_entries_of_the_golden_file(run):
 
 
 def test_facts_hold_the_recipe_and_counts_but_neither_rows_nor_the_machine_unless_asked(run):
-    told = run_config(run, include_machine=False)
-    assert told["recipe"]["train"]["epochs"] == 2
-    assert told["data"] == {"rows_read": 9}
-    assert told["run"] == {"model": "m", "steps": 4}
+    config = run_config(run, include_machine=False)
+    assert config["recipe"]["train"]["epochs"] == 2
+    assert config["data"] == {"rows_read": 9}
+    assert config["run"] == {"model": "m", "steps": 4}
     assert run_config(run, include_machine=True)["run"]["command"] == "thinktune train x"
 
 
@@ -103,12 +102,14 @@ def test_tensorboard_holds_the_same_records_and_both_losses_on_one_chart(run):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # again, as a run that goes on does: nothing is double
         said = follow(run, TrackConfig(tensorboard=True))
-    assert said == [f"TensorBoard: look at it with: tensorboard --logdir {run / 'tensorboard'}"]
+    assert said == [f"TensorBoard: view it with: tensorboard --logdir {run / 'tensorboard'}"]
     events = accumulator.EventAccumulator(str(run / "tensorboard"), {"scalars": 0, "tensors": 0}).Reload()
     tags = events.Tags()
-    assert {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]} == figures()
+    assert {
+        tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags["scalars"]
+    } == golden_scalars()
     written = [
-        ["Texts", event.step, tag, [text.decode() for text in event.tensor_proto.string_val]]
+        ["TextEntries", event.step, tag, [text.decode() for text in event.tensor_proto.string_val]]
         for tag in ("event", "Prediction")
         for event in events.Tensors(tag)
     ]
@@ -126,22 +127,13 @@ def cloud(run, monkeypatch):
         yield server
 
 
-def texts(server, name):
-    """The texts of a medium as {step: [text, ...]}, from the files that it was sent as."""
-    kept = {path.split("/")[-1]: body.decode() for path, body in server.files.items()}
-    return {
-        step: [kept[item["filename"]] for batch in data for item in batch] if isinstance(data[0], list) else data
-        for step, data in server.media[name].items()
-    }
-
-
 def test_the_cloud_gets_the_same_records_and_a_run_that_goes_on_is_the_same_run(run, cloud):
     settings = TrackConfig(swanlab="cloud", host=cloud.url)
     (run / "eval" / "report.json").unlink()
     said = follow(run, settings)
     assert len(said) == 1
     assert "/@someone/thinktune/runs/" in said[0]
-    seen = {name: values for name, values in figures().items() if not name.startswith("evaluation")}
+    seen = {name: values for name, values in golden_scalars().items() if not name.startswith("evaluation")}
     assert {name: {step: data[0] for step, data in kept.items()} for name, kept in cloud.scalars.items()} == seen
     assert cloud.media.keys() == {"Prediction", "event", "loss/train and eval"}
     follow(run, settings, lambda: write(run, 6))
@@ -176,14 +168,14 @@ def test_neither_the_machine_nor_the_key_is_written_anywhere(run, cloud):
     assert "epochs" in json.dumps(cloud.profiles)
 
 
-def test_a_wrong_key_keeps_the_run_offline_and_tells_how_to_send_it_later(run, cloud):
-    cloud.mood = "refuses"
+def test_a_wrong_key_keeps_the_run_offline_and_reports_how_to_upload_it_later(run, cloud):
+    cloud.behaviour = "refuses"
     said = follow(run, TrackConfig(swanlab="cloud", host=cloud.url))
     assert "AuthenticationError" in said[0]
-    assert "training goes on, and everything is kept offline" in said[0]
+    assert "training continues, and everything is kept offline" in said[0]
     assert "swanlab sync --id" in said[1]
     assert len(said) == 2
-    cloud.mood = "accepts"
+    cloud.behaviour = "accepts"
     sync = said[1].partition("swanlab sync ")[2].split()
     subprocess.run(
         [sys.executable, "-m", "swanlab", "sync", "--project", "thinktune", *sync],
@@ -192,17 +184,21 @@ def test_a_wrong_key_keeps_the_run_offline_and_tells_how_to_send_it_later(run, c
         cwd=run,
         timeout=120,
     )
-    assert {name: {step: data[0] for step, data in kept.items()} for name, kept in cloud.scalars.items()} == figures()
+    assert {
+        name: {step: data[0] for step, data in kept.items()} for name, kept in cloud.scalars.items()
+    } == golden_scalars()
 
 
-def test_a_server_that_hangs_is_left_after_the_time_it_has(run, cloud):
-    cloud.mood = "hangs"
-    begun = time.monotonic()
+def test_a_server_that_hangs_is_given_up_after_its_timeout(run, cloud):
+    cloud.behaviour = "hangs"
+    started = time.monotonic()
     said = follow(
-        run, TrackConfig(swanlab="cloud", host=cloud.url), limits=sinks.Timeouts(start_seconds=8, finish_seconds=20)
+        run,
+        TrackConfig(swanlab="cloud", host=cloud.url),
+        timeouts=trackers.Timeouts(start_seconds=8, finish_seconds=20),
     )
-    assert time.monotonic() - begun < 28
-    assert said[0] == "SwanLab: did not answer within 8 s; training goes on, and everything is kept offline"
+    assert time.monotonic() - started < 28
+    assert said[0] == "SwanLab: did not answer within 8 s; training continues, and everything is kept offline"
     assert "kept offline" in said[1]
 
 
@@ -216,13 +212,13 @@ def test_a_server_that_dies_in_the_middle_costs_the_run_nothing_and_the_rest_can
         run,
         TrackConfig(swanlab="cloud", host=cloud.url),
         die_when_started,
-        sinks.Timeouts(start_seconds=30, finish_seconds=4),
+        trackers.Timeouts(start_seconds=30, finish_seconds=4),
     )
     assert len(said) == 2
-    assert "had not taken everything 4 s after the run's end; send the rest by: swanlab sync --id" in said[1]
+    assert "had not uploaded everything 4 s after the run's end; upload the rest with: swanlab sync --id" in said[1]
 
 
-def test_a_tracker_that_is_killed_is_told_once_and_the_block_goes_on(run):
+def test_a_killed_tracker_is_reported_once_and_the_block_goes_on(run):
     def kill():
         until(lambda: list((run / "tensorboard").glob("events*")))
         for process in children():
@@ -230,13 +226,13 @@ def test_a_tracker_that_is_killed_is_told_once_and_the_block_goes_on(run):
         until(lambda: len(said) == 2)
 
     said = []
-    with sinks.run_trackers(run, TrackConfig(tensorboard=True), said.append, LIMITS):
+    with trackers.run_trackers(run, TrackConfig(tensorboard=True), said.append, TIMEOUTS):
         kill()
-    assert said[1] == "TensorBoard: ended by itself; training goes on"
+    assert said[1] == "TensorBoard: stopped unexpectedly; training continues"
 
 
 @pytest.mark.parametrize("mode", ["auto", "offline", "local"])
-def test_without_a_key_nothing_is_asked_and_files_are_kept(run, monkeypatch, mode):
+def test_without_a_key_there_is_no_prompt_and_files_are_kept(run, monkeypatch, mode):
     monkeypatch.setenv("SWANLAB_PROJECT", "mine")  # crashes SwanLab's settings where it reaches them
     said = follow(run, TrackConfig(swanlab=mode))
     assert len(said) == 1
@@ -257,21 +253,18 @@ def test_off_starts_nothing(run):
 
 
 def children():
-    me = os.getpid()
+    parent = os.getpid()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == me and b"thinktune.tracking.worker" in (status.parent / "cmdline").read_bytes():
+        if int(fields[1]) == parent and b"thinktune.tracking.worker" in (status.parent / "cmdline").read_bytes():
             yield int(status.parent.name)
 
 
-def until(true, seconds=30):
+def until(condition, seconds=30):
     end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
+    while not condition():
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
-
-
-assert LossCurves

@@ -18,6 +18,7 @@ from thinktune.files import read_json
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import Request, SamplingParams
 from thinktune.model.loading import load_model
+from thinktune.run import RunFolder
 from thinktune.run import journal as track
 from thinktune.train.loop import train
 
@@ -43,7 +44,7 @@ def test_what_a_crash_left_half_written_is_forgotten(tree):
     with pytest.raises(KeyboardInterrupt):
         train(settings(tree, name="cut"), stop_after(3))
     cut = Path(tree["runs_folder"]) / "cut"
-    with (cut / track.METRICS_FILE).open("a") as journal:
+    with RunFolder(cut).metrics.open("a") as journal:
         journal.write('{"kind": "train", "step": 4, "loss": 9}\n{"kind": "tr')
     (cut / "checkpoints" / ".step-000006.1.partial").mkdir()
     (cut / "checkpoints" / "step-000006").mkdir()  # settled, but the pointer was not moved yet
@@ -144,10 +145,10 @@ def test_every_row_read_is_accounted_for(tree):
 )
 def test_a_run_of_another_recipe_is_not_written_over(tree, changes, told):
     folder = train(settings(tree), quiet)
-    before = (folder / track.METRICS_FILE).read_bytes()
+    before = RunFolder(folder).metrics.read_bytes()
     with pytest.raises(UserError, match=told):
         train(settings(tree, **changes), quiet)
-    assert (folder / track.METRICS_FILE).read_bytes() == before
+    assert RunFolder(folder).metrics.read_bytes() == before
 
 
 def test_a_run_of_other_data_is_not_written_over(tree):
@@ -161,7 +162,7 @@ def test_a_folder_of_somebody_elses_is_not_touched(tree):
     folder = Path(tree["runs_folder"]) / "small"
     folder.mkdir(parents=True)
     (folder / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no run of thinktune and not empty"):
+    with pytest.raises(UserError, match="is not empty and not a run of thinktune"):
         train(settings(tree), quiet)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 

@@ -23,6 +23,7 @@ from thinktune.model.forward import evaluate_row_losses
 from thinktune.model.loading import load_model
 from thinktune.report import run_page as report
 from thinktune.report.comparison_page import write_comparison
+from thinktune.run import RunFolder
 from thinktune.run import journal as track
 from thinktune.run.diagnosis import diagnose_run, eval_losses, memorized_rows, rows_by_loss, train_losses
 from thinktune.train.loop import train
@@ -109,9 +110,9 @@ def test_a_run_stops_when_overfitting_if_asked_and_stays_stopped(of_colours):
     last = max(losses)
     assert f"stopped after step {last} of 120, as train.stop_when_overfitting: 2 asks" in said
     assert "stopped early, finished" in (folder / "report.html").read_text(encoding="utf-8")
-    before = (folder / track.METRICS_FILE).read_bytes()
+    before = RunFolder(folder).metrics.read_bytes()
     train(recipe, quiet)
-    assert (folder / track.METRICS_FILE).read_bytes() == before
+    assert RunFolder(folder).metrics.read_bytes() == before
 
 
 def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
@@ -132,7 +133,7 @@ def test_each_rows_loss_is_its_own_and_together_they_are_the_eval_loss(tree):
 
 def test_rows_are_listed_from_the_hardest_and_those_known_by_heart_from_the_surest(tmp_path):
     found = {"a:1": [2.0, 5], "a:2": [0.05, 9], "a:3": [0.01, 4], "a:4": [0.2, 4]}
-    track.append(tmp_path, track.ROW_LOSSES_FILE, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}])
+    track.append(RunFolder(tmp_path).row_losses, [{"step": 0, "rows": {"a:1": [4.0, 5]}}, {"step": 8, "rows": found}])
     listed = rows_by_loss(tmp_path, 8)
     assert [row.source for row in listed] == ["a:1", "a:4", "a:2", "a:3"]
     assert (listed[0].base_loss, listed[1].base_loss) == (4.0, None)

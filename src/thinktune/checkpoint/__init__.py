@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: found and verified here, without torch; saved in `checkpoint.saving`."""
+"""Checkpoints, whole or absent: found and verified here without torch, saved and restored in `checkpoint.saving`."""
 
 from thinktune.checkpoint.store import Checkpoint, find_checkpoint, require_run_folder, resolve_model_folder, verify
 

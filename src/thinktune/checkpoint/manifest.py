@@ -1,4 +1,4 @@
-"""Lists a folder's files with their sizes and sha256, and tells what is no longer as it was listed."""
+"""Manifest of a folder: size and sha256 of every file, and what no longer matches it."""
 
 import hashlib
 from collections.abc import Collection
@@ -10,11 +10,11 @@ from thinktune.files import read_json, write_json
 MANIFEST = "files.json"
 
 
-HASH_THREADS = 4  # files that are read at a time; hashing lets other threads run
+HASH_THREADS = 4  # hashlib releases the interpreter's lock
 
 
 def write_manifest(folder: Path, exclude: Collection[str] = ()) -> None:
-    """Write the list of all files below a folder into it, but for those in folders `exclude`, which may be taken away."""
+    """Write the manifest of a folder into it, without the subfolders `exclude`, which may be removed later."""
     names = [name for name in _file_names(folder) if _top_folder(name) not in exclude]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         measured = pool.map(checksum, [folder / name for name in names])
@@ -22,13 +22,13 @@ def write_manifest(folder: Path, exclude: Collection[str] = ()) -> None:
 
 
 def checksum(file: Path) -> dict[str, int | str]:
-    """A file's size in bytes and its sha256."""
+    """Compute a file's size in bytes and its sha256."""
     with file.open("rb") as opened:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
 def manifest_mismatches(folder: Path, exclude: Collection[str] = ()) -> list[str]:
-    """What is not as it was sealed, in words: missing, short, changed, or added; nothing where all is well."""
+    """Describe the files that do not match the manifest: missing, short, changed, or added."""
     try:
         listed = read_json(folder / MANIFEST)
         sizes = {name: entry["bytes"] for name, entry in listed.items()}
@@ -37,29 +37,29 @@ def manifest_mismatches(folder: Path, exclude: Collection[str] = ()) -> list[str
     except (ValueError, TypeError, KeyError, AttributeError):
         return [f"{MANIFEST} cannot be read"]
     found = set(_file_names(folder))
-    faults = [f"{name} is missing" for name in sizes.keys() - found]
-    faults += [f"{name} was not written with it" for name in found - sizes.keys() if _top_folder(name) not in exclude]
-    return sorted(faults + checksum_mismatches(folder, {name: listed[name] for name in sizes.keys() & found}))
+    mismatches = [f"{name} is missing" for name in sizes.keys() - found]
+    mismatches += [f"{name} was added later" for name in found - sizes.keys() if _top_folder(name) not in exclude]
+    return sorted(mismatches + checksum_mismatches(folder, {name: listed[name] for name in sizes.keys() & found}))
 
 
 def checksum_mismatches(folder: Path, written: dict[str, dict[str, int | str]]) -> list[str]:
-    """How files below a folder, by name, differ from what `checksum` once gave of them, in words."""
+    """Describe the files, by name, that do not match the checksums recorded for them."""
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         return sorted(filter(None, pool.map(checksum_mismatch, [folder / name for name in written], written.values())))
 
 
 def checksum_mismatch(file: Path, written: dict[str, int | str]) -> str | None:
-    """How a file differs from what `checksum` once gave, in words, or none."""
+    """Describe how a file differs from its recorded checksum, or return None."""
     if not file.is_file():
         return f"{file.name} is missing"
     size = file.stat().st_size
     if size != written["bytes"]:
-        return f"{file.name} has {size:,} bytes, and {written['bytes']:,} were written"
-    return None if checksum(file) == written else f"{file.name} holds other bytes than were written"
+        return f"{file.name} has {size:,} bytes, but {written['bytes']:,} were written"
+    return None if checksum(file) == written else f"{file.name} differs from what was written"
 
 
 def has_unlisted_files(folder: Path, exclude: Collection[str] = ()) -> bool:
-    """Whether a sealed folder holds files that are not of its list, so that somebody put them there."""
+    """Return True if a folder holds files that its manifest does not list: somebody added them."""
     listed = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     return any(_top_folder(name) not in exclude for name in set(_file_names(folder)) - set(listed))
 

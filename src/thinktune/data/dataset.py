@@ -1,7 +1,7 @@
 """Tokenized rows on the disk: written once by content, read through memory maps, so that size costs no memory."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -93,6 +93,12 @@ class Subset:
         """The `file:line` of the replies at these indices of `lengths`."""
         examples = self.dataset.replies["example"][self.reply_indices[np.fromiter(indices, np.int64)]]
         return [self.dataset.source(int(example)) for example in examples]
+
+    def digest_lines(self) -> Iterator[str]:
+        """Yield `digest file:line` for each reply, the digest in 16 hexadecimal digits."""
+        for number in self.reply_indices:
+            entry = self.dataset.replies[number]
+            yield f"{int(entry['digest']):016x} {self.dataset.source(int(entry['example']))}"
 
 
 def select(dataset: TokenizedDataset, example_indices: NDArray[np.int64]) -> Subset:

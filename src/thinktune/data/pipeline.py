@@ -1,7 +1,6 @@
 """A recipe's rows to tokens: found, read, judged, rendered, divided, and kept on the disk for the next start."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -47,7 +46,10 @@ CHUNK_ROWS = 256
 MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes longer than the work
 
 
-PACKAGE_FOLDER = Path(__file__).parent.parent
+# Our own source that decides tokens or the account of the rows: this package, the recipe's rules for rows, and the
+# texts of errors, which the account quotes. The other packages that this one imports (`cache`, `files`, `hub`,
+# `progress`) find, read and keep what is hashed here by its content.
+TOKEN_SOURCES = ("data", "config", "errors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +301,7 @@ def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: Any) -
     for part in (
         settings.model_dump_json(exclude=elsewhere),
         tokenizer_state(tokenizer),
-        sys.version,
+        cache.source_fingerprint(*TOKEN_SOURCES),
         _library_versions(),
     ):
         digest.update(blake2b(part.encode()).digest())
@@ -307,8 +309,6 @@ def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: Any) -
         digest.update(json.dumps([file.display_name, file.for_validation]).encode())
         for block in sources.read_blocks(file.path):
             digest.update(block)
-    for code in sorted(PACKAGE_FOLDER.rglob("*.py")):
-        digest.update(blake2b(code.read_bytes()).digest())
     return digest.hexdigest()
 
 

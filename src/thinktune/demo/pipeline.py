@@ -16,10 +16,10 @@ from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 from thinktune.errors import UserError
 from thinktune.eval import comparison_tables
 from thinktune.eval.runner import EvalOptions, evaluate_run
-from thinktune.eval.scoring import ROWS_FILE
 from thinktune.files import atomic_write_text, write_json_lines
 from thinktune.progress import Say, format_duration
 from thinktune.report import write_run_page
+from thinktune.run import RunFolder
 from thinktune.train import train
 
 MODEL_SHAPE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
@@ -116,7 +116,7 @@ def _headline(console: Console, text: str) -> None:
 
 def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seconds: float) -> None:
     _headline(console, "samples: held-out phrasings, answered before and after training")
-    lines = (run / "eval" / ROWS_FILE).read_text(encoding="utf-8").splitlines()
+    lines = RunFolder(run).evaluation().rows.read_text(encoding="utf-8").splitlines()
     for row in map(json.loads, lines[:SHOWN_SAMPLES]):
         for text, style in (
             (f"› {row['question']}", "bold"),
@@ -127,7 +127,7 @@ def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seco
             console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
     _headline(console, f"before and after, on phrasings that were not trained on ({format_duration(seconds)} in all)")
     console.print(comparison_tables(evaluation))
-    console.print(f"report: {run / 'report.html'}\n", soft_wrap=True, highlight=False)
+    console.print(f"report: {RunFolder(run).report}\n", soft_wrap=True, highlight=False)
     console.print("next:", style="bold")
     for command in (
         f"thinktune chat {run}  # /reset before each question: it was trained on single turns",

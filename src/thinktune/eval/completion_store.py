@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-COMPLETIONS_FILE = "completions.jsonl"
+from thinktune.checkpoint.store import TRAINER_STATE_FILE
+
 _HASHED_BYTES = 2**20  # at each end of a weights file
 
 
@@ -25,7 +26,7 @@ def model_fingerprint(folder: Path) -> str:
     """
     digest = blake2b(digest_size=12)
     for file in sorted(folder.iterdir()):
-        if file.suffix not in (".json", ".jinja", ".safetensors", ".bin", ".txt") or file.name == "state.json":
+        if file.suffix not in (".json", ".jinja", ".safetensors", ".bin", ".txt") or file.name == TRAINER_STATE_FILE:
             continue
         size = file.stat().st_size
         digest.update(f"{file.name} {size}\n".encode())

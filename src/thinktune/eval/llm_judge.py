@@ -12,7 +12,6 @@ from thinktune.eval.completion_store import RecordWriter, read_records
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.progress import ProgressReporter, Say
 
-JUDGEMENTS_FILE = "judgements.jsonl"
 ORDERS = ("base first", "tuned first")
 MAX_JUDGE_TOKENS = 2048  # of a verdict, with the reasoning before it
 _LENIENT_JSON = json.JSONDecoder(strict=False)  # accepts line breaks inside the reason

@@ -18,14 +18,11 @@ from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
-from thinktune.eval.completion_store import COMPLETIONS_FILE, RecordWriter, model_fingerprint, read_records
+from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
 from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, probe_tasks
 from thinktune.eval.llm_judge import Completer
 from thinktune.eval.scoring import (
     HELD_OUT_SET,
-    LOSSES_FILE,
-    SETTINGS_FILE,
-    TASKS_FILE,
     answer_pair,
     score_completions,
 )
@@ -46,7 +43,9 @@ from thinktune.inference.session import load_engine
 from thinktune.model import evaluate_loss, pack, pick_device, pick_precision
 from thinktune.model.protocols import CausalLM
 from thinktune.progress import ProgressReporter, Say
+from thinktune.run import RunFolder
 from thinktune.run.environment import LIBRARIES
+from thinktune.run.folder import EvaluationFolder
 from thinktune.run.resume import refuse_other_data
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
@@ -74,7 +73,7 @@ class EvalOptions:
 class Evaluation:
     """One evaluation of a run: its questions, settings and folder."""
 
-    folder: Path
+    folder: EvaluationFolder
     recipe: Recipe
     settings: EvalSettings
     tasks: Sequence[Task]
@@ -93,12 +92,12 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     if options.endpoints and set(options.endpoints) != set(SIDES):
         raise UserError("--endpoint: name both, as in --endpoint base=http://host:8000/v1 --endpoint tuned=http://...")
     require_run_folder(folder)
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_recipe(RunFolder(folder).recipe)
     sources = {"base": locate_model(recipe), "tuned": resolve_model_folder(folder)}
     from_files = [task for file in options.tasks for task in read_tasks(file, recipe.data.system)]
     tokenizer = read_tokenizer(sources["tuned"], trust_remote_code=recipe.model.trust_remote_code)
     prepared = prepare(recipe, tokenizer, say)
-    refuse_other_data(prepared, folder)
+    refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)
     held_out = prepared.validation.examples(recipe.generate.evaluate_questions)
     tasks = [
         *(task_from_example(example, HELD_OUT_SET) for example in held_out),
@@ -106,27 +105,22 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
         *(probe_tasks(recipe.data.system) if options.probe else ()),
     ]
     _refuse_duplicate_names(tasks, options)
-    place = eval_folder(folder, options.thinking)
+    evaluation_folder = RunFolder(folder).evaluation(thinking=options.thinking)
     settings = _eval_settings(recipe, prepared, sources, tasks, options)
-    write_json_lines(place / TASKS_FILE, map(task_to_record, tasks))
-    write_json(place / SETTINGS_FILE, settings_to_record(settings))
-    evaluation = Evaluation(place, recipe, settings, tasks, prepared.validation, options, say)
+    write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
+    write_json(evaluation_folder.settings, settings_to_record(settings))
+    evaluation = Evaluation(evaluation_folder, recipe, settings, tasks, prepared.validation, options, say)
     for side in SIDES:
         _evaluate_side(evaluation, side, sources[side])
     if options.judge:
         _judge_answers(evaluation, options.judge)
-    return score_completions(place)
+    return score_completions(evaluation_folder)
 
 
 def rescore_run(folder: Path, *, thinking: bool = True) -> dict[str, Any]:
     """Score a run's saved replies again, without a model, and write the report."""
     require_run_folder(folder)
-    return score_completions(eval_folder(folder, thinking))
-
-
-def eval_folder(run: Path, thinking: bool) -> Path:
-    """Return the folder of a run's evaluation; one without thinking has its own."""
-    return run / "eval" if thinking else run / "eval" / "no-thinking"
+    return score_completions(RunFolder(folder).evaluation(thinking=thinking))
 
 
 def find_contaminated(tasks: Sequence[Task], trained: Iterable[Example]) -> dict[int, str]:
@@ -188,18 +182,18 @@ def _eval_settings(
 
 def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
     """Measure the losses and generate the replies that one side lacks; its model is loaded only if any are missing."""
-    folder, recipe, settings = evaluation.folder / side, evaluation.recipe, evaluation.settings
-    saved = read_records(folder / COMPLETIONS_FILE)
+    folder, recipe, settings = evaluation.folder, evaluation.recipe, evaluation.settings
+    saved = read_records(folder.completions(side))
     keys = {settings.completion_key(task, side): task for task in evaluation.tasks}
     missing = {key: task for key, task in keys.items() if key not in saved}
     if endpoint := evaluation.options.endpoints.get(side):
-        (folder / LOSSES_FILE).unlink(missing_ok=True)  # an endpoint reports none; old ones may be another model's
+        folder.losses(side).unlink(missing_ok=True)  # an endpoint reports none; old ones may be another model's
         if missing:
             with closing(open_endpoint(endpoint)) as engine:
                 _generate_replies(evaluation, side, missing, engine, MAX_ENDPOINT_CONCURRENCY)
         return
     measured_on = {"model": settings.models[side].print, "data": settings.data_fingerprint}
-    losses = read_json(folder / LOSSES_FILE) if (folder / LOSSES_FILE).is_file() else {}
+    losses = read_json(folder.losses(side)) if folder.losses(side).is_file() else {}
     has_losses = not len(evaluation.held_out) or {name: losses.get(name) for name in measured_on} == measured_on
     if missing or not has_losses:
         evaluation.say(f"{side}: {source}")
@@ -207,7 +201,7 @@ def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
         with closing(load_engine(source, precision, trust_remote_code=recipe.model.trust_remote_code)) as engine:
             if not has_losses:
                 rows = _row_losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
-                write_json(folder / LOSSES_FILE, measured_on | {"rows": rows})
+                write_json(folder.losses(side), measured_on | {"rows": rows})
             _generate_replies(evaluation, side, missing, engine, recipe.generate.batch_rows)
         del engine
         gc.collect()
@@ -224,7 +218,7 @@ def _generate_replies(
     params = SamplingParams(sampling.max_new_tokens, temperature=sampling.temperature, seed=sampling.seed)
     requests = [Request(missing[key].turns, params, sampling.thinking) for key in keys]
     progress = ProgressReporter(say, f"{side} replies", len(requests))
-    with RecordWriter(evaluation.folder / side / COMPLETIONS_FILE) as writer:
+    with RecordWriter(evaluation.folder.completions(side)) as writer:
         for done, (index, reply) in enumerate(engine.complete(requests, max_concurrency), 1):
             task = missing[keys[index]]
             writer.add({"key": keys[index], "set": task.set, "row": task.source, **asdict(reply)})
@@ -248,14 +242,14 @@ def _row_losses(model: CausalLM, rows: Subset, precision: torch.dtype, say: Say)
 def _judge_answers(evaluation: Evaluation, judge: str) -> None:
     """Let a judge model compare the answers of all sets but the probe, whose questions have exact answers."""
     folder, settings = evaluation.folder, evaluation.settings
-    replies = {side: read_records(folder / side / COMPLETIONS_FILE) for side in SIDES}
+    replies = {side: read_records(folder.completions(side)) for side in SIDES}
     pairs = [
         answer_pair(task, *(replies[side][settings.completion_key(task, side)]["answer"] for side in SIDES))
         for task in evaluation.tasks
         if task.set != PROBE_SET
     ]
     with closing(open_endpoint(judge)) as completer:
-        llm_judge.judge_pairs(pairs, judge, completer, folder / llm_judge.JUDGEMENTS_FILE, evaluation.say)
+        llm_judge.judge_pairs(pairs, judge, completer, folder.judgements, evaluation.say)
 
 
 def open_endpoint(address: str) -> Endpoint:

@@ -3,26 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
 from thinktune.eval.comparison import Scores, compare, forgetting_verdict, row_outcome, set_verdict, sort_measures
-from thinktune.eval.completion_store import COMPLETIONS_FILE, read_records
+from thinktune.eval.completion_store import read_records
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.grading import format_metrics
 from thinktune.eval.settings import SIDES, EvalSettings, settings_from_record
 from thinktune.eval.tasks import Task, grade_answer, task_from_record
 from thinktune.files import read_json, write_json, write_json_lines
+from thinktune.run.folder import EvaluationFolder
 
-REPORT_FILE, SETTINGS_FILE, TASKS_FILE, ROWS_FILE, LOSSES_FILE = (
-    "report.json",
-    "settings.json",
-    "tasks.jsonl",
-    "rows.jsonl",
-    "losses.json",
-)
 HELD_OUT_SET = "held-out"
 LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
@@ -38,15 +31,15 @@ class _ScoredTask:
     excluded: bool  # the training rows ask the same
 
 
-def score_completions(folder: Path) -> dict[str, Any]:
+def score_completions(folder: EvaluationFolder) -> dict[str, Any]:
     """Score the saved replies of an evaluation's folder, write its report.json and rows.jsonl, and return the report.
 
     The same folder gives the same report, byte for byte. Raises UserError if nothing was evaluated or replies are
     missing.
     """
-    if not (folder / SETTINGS_FILE).is_file() or not (folder / TASKS_FILE).is_file():
-        raise UserError(f"{folder}: holds no saved replies; run thinktune eval without --regrade first")
-    record = read_json(folder / SETTINGS_FILE)
+    if not folder.settings.is_file() or not folder.tasks.is_file():
+        raise UserError(f"{folder.path}: holds no saved replies; run thinktune eval without --regrade first")
+    record = read_json(folder.settings)
     settings = settings_from_record(record)
     rows = _score_replies(folder, settings)
     judgements = [row.judgement for row in rows if row.judgement is not None]
@@ -58,8 +51,8 @@ def score_completions(folder: Path) -> dict[str, Any]:
         **({"judge": llm_judge.summarize_judgements(settings.judge, judgements)} if settings.judge else {}),
         "settings": record,
     }
-    write_json_lines(folder / ROWS_FILE, map(_row_record, rows))
-    write_json(folder / REPORT_FILE, report)
+    write_json_lines(folder.rows, map(_row_record, rows))
+    write_json(folder.report, report)
     return report
 
 
@@ -69,11 +62,11 @@ def answer_pair(task: Task, base: str, tuned: str) -> llm_judge.AnswerPair:
     return llm_judge.AnswerPair(task.stem or task.question, reference, base, tuned)
 
 
-def _score_replies(folder: Path, settings: EvalSettings) -> list[_ScoredTask]:
-    lines = (folder / TASKS_FILE).read_text(encoding="utf-8").splitlines()
+def _score_replies(folder: EvaluationFolder, settings: EvalSettings) -> list[_ScoredTask]:
+    lines = folder.tasks.read_text(encoding="utf-8").splitlines()
     tasks = [task_from_record(json.loads(line)) for line in lines]
-    saved = {side: _saved_replies(folder / side / COMPLETIONS_FILE, side, settings, tasks) for side in SIDES}
-    judgements = read_records(folder / llm_judge.JUDGEMENTS_FILE) if settings.judge else {}
+    saved = {side: _saved_replies(folder, side, settings, tasks) for side in SIDES}
+    judgements = read_records(folder.judgements) if settings.judge else {}
     excluded = {(each.set, each.row) for each in settings.apart}
     rows: list[_ScoredTask] = []
     for index, task in enumerate(tasks):
@@ -90,7 +83,10 @@ def _score_replies(folder: Path, settings: EvalSettings) -> list[_ScoredTask]:
     return rows
 
 
-def _saved_replies(file: Path, side: str, settings: EvalSettings, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+def _saved_replies(
+    folder: EvaluationFolder, side: str, settings: EvalSettings, tasks: Sequence[Task]
+) -> list[dict[str, Any]]:
+    file = folder.completions(side)
     saved = read_records(file)
     keys = [settings.completion_key(task, side) for task in tasks]
     if missing := sum(key not in saved for key in keys):
@@ -103,13 +99,13 @@ def _score_reply(task: Task, reply: Mapping[str, Any], thinking: bool) -> dict[s
     return {name: float(value) for name, value in measures.items()}
 
 
-def _score_set(folder: Path, name: str, rows: Sequence[_ScoredTask]) -> dict[str, Any]:
+def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask]) -> dict[str, Any]:
     """Compare both sides on one set's rows that are not excluded."""
     all_rows = [row for row in rows if row.task.set == name]
     counted = [row for row in all_rows if not row.excluded]
     measures = compare([row.scores["base"] for row in counted], [row.scores["tuned"] for row in counted])
-    if name == HELD_OUT_SET and (folder / "base" / LOSSES_FILE).is_file():
-        measures += compare(*(_linearized_losses(read_json(folder / side / LOSSES_FILE)["rows"]) for side in SIDES))
+    if name == HELD_OUT_SET and folder.losses("base").is_file():
+        measures += compare(*(_linearized_losses(read_json(folder.losses(side))["rows"]) for side in SIDES))
     kinds = sorted({row.task.kind for row in counted} - {""})
     return {
         "name": name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from thinktune.config import loading as recipe
 from thinktune.data import Turn
 from thinktune.inference.requests import SamplingParams
+from thinktune.run import RunFolder
 
 DEFAULT_MAX_NEW_TOKENS = 2048
 
@@ -24,7 +25,7 @@ def read_chat_defaults(folder: Path, model: Path) -> ChatDefaults:
     """The manners of a run or of a plain model folder; the model's own generation settings name the sampling."""
     from transformers import GenerationConfig  # imported late: it takes seconds
 
-    trained = recipe.load_recipe(folder / "recipe.yaml") if (folder / "recipe.yaml").is_file() else None
+    trained = recipe.load_recipe(RunFolder(folder).recipe) if RunFolder(folder).is_run else None
     named = (model / "generation_config.json").is_file()
     chosen = GenerationConfig.from_pretrained(model, local_files_only=True) if named else GenerationConfig()
     sampling = SamplingParams(

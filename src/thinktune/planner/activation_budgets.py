@@ -16,7 +16,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from thinktune.cache import cache_folder
+from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.planner.trace import META, LayerBytes, LinearBytes, one_layer_model, rotary_embeddings, trace_layer
 
@@ -26,6 +26,10 @@ ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 TRACED_TOKENS = (
     2048  # of the traced row; all bytes and operations grow with it alike, but for attention's, which are few
 )
+
+
+# Our own source that decides the bytes of one layer: how it is traced, autocast and recomputed.
+TRACED_SOURCES = ("planner.activation_budgets", "planner.trace", "model.forward", "model.transforms")
 
 
 MATMUL_OPS = ("mm", "addmm", "bmm")
@@ -60,13 +64,9 @@ def _cache_file(config: Any, dtypes: tuple[torch.dtype, torch.dtype], device: to
     shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
     for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
         shape.pop(name, None)  # which one layer does not depend on
-    package = Path(__file__).parent.parent
-    source = b"".join(
-        (package / f"{name}.py").read_bytes()
-        for name in ("planner/activation_budgets", "planner/trace", "model/forward", "model/loading")
-    )
-    facts = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers")]
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() + source).hexdigest()[:32]
+    source = source_fingerprint(*TRACED_SOURCES)
+    facts = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers"), source]
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
 
 

@@ -21,6 +21,7 @@ from thinktune.planner.memory import Setting, Workload
 from thinktune.planner.plan import Plan, cpu_default, make_plan
 from thinktune.planner.plan import describe_setting as in_words
 from thinktune.progress import Say
+from thinktune.run import RunFolder
 
 ANY_ACCELERATOR = torch.device("meta")  # stands for any: a plan is drawn without one
 
@@ -73,7 +74,7 @@ def resolve_setting(
 
 def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, int]:
     """What a run that goes on began with, and on how many ranks; none for a new one."""
-    facts = recipe.run_folder / "environment.json"
+    facts = RunFolder(recipe.run_folder).environment
     kept = read_json(facts) if facts.is_file() else {}
     names = [each.name for each in fields(Setting)]
     if not all(name in kept for name in names):

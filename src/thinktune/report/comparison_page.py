@@ -1,4 +1,4 @@
-"""Runs side by side: one page with their curves on one chart, what came of each, and where their recipes differ."""
+"""Comparison page of several runs: their losses on one chart, their results, and how their recipes differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
 from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
 from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run
-from thinktune.report.svg_charts import Series, line_chart, smooth_points
+from thinktune.report.svg_charts import Axes, Series, line_chart, smooth_points
 
 LINE_COLOURS = 4
 
@@ -20,14 +20,14 @@ IGNORED_KEYS = ("name", "runs_folder")
 
 
 def write_comparison(runs: Sequence[Path]) -> Path:
-    """Write the page beside the first run and return its path; each folder must be a run's."""
+    """Write the page next to the first run's folder and return its path; each folder must be a run's."""
     reports = [read_run(run) for run in runs]
     names = [report.name for report in reports]
     target = runs[0].resolve().parent / f"{'-beside-'.join(names)}.html"
     tuned = [report for report in reports if report.diagnosis.best_step]
     write_page(
         target,
-        "beside.html.jinja",
+        "comparison.html.jinja",
         runs=reports,
         names=names,
         winner=min(tuned, key=lambda report: report.diagnosis.best_loss, default=None),
@@ -44,8 +44,8 @@ def write_comparison(runs: Sequence[Path]) -> Path:
 
 def _chart(reports: Sequence[RunReport]) -> Markup:
     lines: list[Series] = []
-    for number_, report in enumerate(reports):
-        train, colour = metric_points(report.train, "loss", "epoch"), f"run{number_ % LINE_COLOURS}"
+    for index, report in enumerate(reports):
+        train, colour = metric_points(report.train, "loss", "epoch"), f"run{index % LINE_COLOURS}"
         train = smooth_points(train) if len(train) > MIN_POINTS_TO_SMOOTH else train
         lines.append(Series(f"{report.name}: train", train, f"{colour} dotted"))
         lines.append(
@@ -53,9 +53,7 @@ def _chart(reports: Sequence[RunReport]) -> Markup:
         )
     return line_chart(
         lines,
-        title=BilingualText("Loss", "损失"),
-        x_label=BilingualText("epoch", "轮"),
-        y_label=LOWER_IS_BETTER,
+        Axes(BilingualText("Loss", "损失"), BilingualText("epoch", "轮"), LOWER_IS_BETTER),
         size=(640, 320),
     )
 
@@ -96,9 +94,9 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
 
 
 def _right_percent(evaluation: dict[str, Any]) -> str:
-    """The tuned model's right answers among the held-out rows, where they were graded."""
-    held_out = [found for found in evaluation.get("sets") or [] if found.get("name") == "held-out"]
-    measures = [measure for found in held_out for measure in found.get("measures") or []]
+    """Format the tuned model's share of right answers among the held-out rows, where they were graded."""
+    held_out = [each for each in evaluation.get("sets") or [] if each.get("name") == "held-out"]
+    measures = [measure for each in held_out for measure in each.get("measures") or []]
     share = next((measure["tuned"]["value"] for measure in measures if measure.get("measure") == "right"), None)
     return f"{share:.1%}" if isinstance(share, int | float) else "–"
 
@@ -118,7 +116,7 @@ def _differences(recipes: Sequence[Any]) -> list[tuple[str, list[Any]]]:
 
 
 def _format_value(value: Any) -> str:
-    """A value as a recipe spells it."""
+    """Format a value as a recipe spells it."""
     return (
         {None: "none", True: "true", False: "false"}.get(value, str(value))
         if not isinstance(value, list)
@@ -138,5 +136,5 @@ def _shared_samples(reports: Sequence[RunReport]) -> list[tuple[str, list[Any]]]
     for report in reports:
         greedy = [sample for sample in report.samples if sample.get("sampling", "greedy") == "greedy"]
         newest.append({str(sample.get("question")): sample for sample in greedy})
-    shared = [question for question in newest[0] if all(question in found for found in newest)]
-    return [(question, [found[question] for found in newest]) for question in shared]
+    shared = [question for question in newest[0] if all(question in answers for answers in newest)]
+    return [(question, [answers[question] for answers in newest]) for question in shared]

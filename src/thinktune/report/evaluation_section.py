@@ -1,4 +1,4 @@
-"""The evaluation's part of a run's page: base, tuned and difference, intervals drawn, and every row to read."""
+"""The evaluation section of a run's page: base, tuned and difference with drawn intervals, and the rows to read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,36 +9,35 @@ from markupsafe import Markup
 
 from thinktune.eval import Measure, find_measure
 from thinktune.eval.comparison import format_figure_and_interval, format_with_interval, judge_line
-from thinktune.eval.scoring import REPORT_FILE, ROWS_FILE
 from thinktune.report.html import render_template
+from thinktune.run import RunFolder
+from thinktune.run.folder import EvaluationFolder
 
-MAX_SHOWN_ROWS = 300  # of one evaluation on the page, worse ones first; the file holds them all
+MAX_SHOWN_ROWS = 300  # of each evaluation, worse ones first; its file holds them all
 
 
-INTERVAL_WIDTH, INTERVAL_HEIGHT = 220, 22  # of a drawn interval
+INTERVAL_WIDTH, INTERVAL_HEIGHT = 220, 22  # of a drawn interval, in viewBox units
 
 
 _OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
 
 
-_EVAL_FOLDERS = (("eval", ""), ("eval/no-thinking", "without thinking"))
-
-
 def evaluation_html(run: Path) -> Markup:
-    """The safe HTML of what a run's evaluations found; empty where there are none, or their files are not readable.
+    """Render a run's evaluations as safe HTML; empty where there are none, or their files cannot be read.
 
-    It needs the page's own style, brings its own, and runs no script.
+    It relies on the page's style, adds its own, and runs no script.
     """
-    found = [(note, *_read_evaluation(run / folder)) for folder, note in _EVAL_FOLDERS]
-    made = [(note, report, rows) for note, report, rows in found if report.get("sets")]
-    parts = [_evaluation_values(number, *each) for number, each in enumerate(made)]
+    folders = (RunFolder(run).evaluation(), ""), (RunFolder(run).evaluation(thinking=False), "without thinking")
+    found = [(note, *_read_evaluation(folder)) for folder, note in folders]
+    complete = [(note, report, rows) for note, report, rows in found if report.get("sets")]
+    parts = [_evaluation_values(number, *each) for number, each in enumerate(complete)]
     return render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
 
 
-def _read_evaluation(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read_evaluation(folder: EvaluationFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
-        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8", errors="replace"))
-        lines = (folder / ROWS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        report = json.loads(folder.report.read_text(encoding="utf-8", errors="replace"))
+        lines = folder.rows.read_text(encoding="utf-8", errors="replace").splitlines()
         rows = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return {}, []
@@ -54,7 +53,7 @@ def _evaluation_values(
         "number": number,
         "note": note,
         "verdicts": report["verdicts"],
-        "sets": [_set_values(found) for found in report["sets"] if found["measures"]],
+        "sets": [_set_values(one) for one in report["sets"] if one["measures"]],
         "judge": judge_line(report["judge"]) if "judge" in report else "",
         "settings": report["settings"],
         "rows": shown_first[:MAX_SHOWN_ROWS],
@@ -63,9 +62,9 @@ def _evaluation_values(
     }
 
 
-def _set_values(found: Mapping[str, Any]) -> dict[str, Any]:
+def _set_values(task_set: Mapping[str, Any]) -> dict[str, Any]:
     lines: list[dict[str, Any]] = []
-    for row in found["measures"]:
+    for row in task_set["measures"]:
         measure = find_measure(row["measure"])
         lines.append(
             {
@@ -78,13 +77,13 @@ def _set_values(found: Mapping[str, Any]) -> dict[str, Any]:
                 "drawing": draw_interval(measure, row["difference"], row["verdict"]),
             }
         )
-    return {**found, "lines": lines}
+    return {**task_set, "lines": lines}
 
 
 def draw_interval(measure: Measure, change: Mapping[str, float], verdict: str) -> Markup:
-    """A difference and its interval on a line with zero in the middle: to the right is more, in SVG.
+    """Draw a difference and its interval as SVG, on a line with zero in the middle and more to the right.
 
-    The line reaches as far as the interval does, but for shares at least 10 points, so that a small one looks small.
+    The line is as long as the interval needs; for shares at least 10 points, so that a small interval looks small.
     """
     reach = max(abs(change["low"]), abs(change["high"]), 0.1 if measure.kind == "share" else 1e-9)
     low, at, high = (INTERVAL_WIDTH / 2 * (1 + 0.94 * change[name] / reach) for name in ("low", "value", "high"))

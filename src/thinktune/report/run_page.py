@@ -1,4 +1,4 @@
-"""Writes a run's report page: one self-contained HTML file made from what the run folder holds."""
+"""Write a run's report page: one self-contained HTML file made from the run's folder."""
 
 import json
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from markupsafe import Markup
 from thinktune.report.diagnosis_text import advice_sentence, reason_sentence, state_name
 from thinktune.report.evaluation_section import evaluation_html
 from thinktune.report.html import BilingualText, write_page
-from thinktune.report.run_charts import SYSTEM_CHARTS, Record, draw_charts, has_finite_value
+from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
 from thinktune.report.svg_charts import histogram
-from thinktune.run import Diagnosis, diagnose_run, read_metrics, read_samples
+from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics, read_samples
 from thinktune.run.diagnosis import HeldOutRow, hardest_rows, memorized_rows, rows_by_loss
 
 REFRESH_SECONDS = 30
 
 
-REPETITIVE_RATE = 0.5  # a reply half of whose runs of four tokens came before goes round in circles
+REPETITIVE_RATE = 0.5  # a reply repeats itself if half of its 4-grams of tokens have come before
 
 
 UNFINISHED = BilingualText("not yet finished", "尚未完成")
@@ -27,7 +27,7 @@ UNFINISHED = BilingualText("not yet finished", "尚未完成")
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The facts a run folder holds; the part of a missing file is empty."""
+    """The content of a run's folder; the part of a missing file is empty."""
 
     name: str
     recipe: str
@@ -45,34 +45,35 @@ class RunReport:
 
 
 def write_run_page(run: Path) -> Path:
-    """Write RUN/report.html from the run folder, whole or not at all, and return its path.
+    """Write the report page of a run, whole or not at all, and return its path.
 
-    Only recipe.yaml must exist; the page says "Not yet" for every other part that is missing.
+    Only the recipe must exist; for every other missing part the page says "Not yet".
     """
-    target = run / "report.html"
+    target = RunFolder(run).report
     report = read_run(run)
     write_page(target, "report.html.jinja", **_template_values(report))
     return target
 
 
 def read_run(run: Path) -> RunReport:
-    """Read what the run folder holds; of records that repeat a step (a resumed run), the last one counts."""
+    """Read a run's folder; of records that repeat a step (a resumed run), the last one counts."""
+    folder = RunFolder(run)
     metrics = read_metrics(run)
     verdict = diagnose_run(run)
     return RunReport(
         name=run.resolve().name,
-        recipe=(run / "recipe.yaml").read_text(encoding="utf-8", errors="replace"),
-        environment=_read_object(run / "environment.json"),
-        data=_read_object(run / "data.json"),
+        recipe=folder.recipe.read_text(encoding="utf-8", errors="replace"),
+        environment=_read_object(folder.environment),
+        data=_read_object(folder.data_summary),
         train=_latest_by_step(metrics, "train"),
         evals=_latest_by_step(metrics, "eval"),
         events=[record for record in metrics if record.get("kind") == "event"],
         samples=read_samples(run),
-        evaluation=_read_object(run / "eval" / "report.json"),
+        evaluation=_read_object(folder.evaluation().report),
         evaluation_section=evaluation_html(run),
         diagnosis=verdict,
         rows=rows_by_loss(run, verdict.best_step),
-        finished=(run / "final").is_dir(),
+        finished=folder.final.is_dir(),
     )
 
 
@@ -80,7 +81,7 @@ def _read_object(path: Path) -> Record:
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
     except ValueError:
-        # Somebody else wrote it; the page says that it is missing, and the rest still shows.
+        # Something else wrote it; the page says that it is missing, and the rest still shows.
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -95,7 +96,7 @@ def _latest_by_step(metrics: Sequence[Record], kind: str) -> list[Record]:
 
 
 def _template_values(report: RunReport) -> dict[str, Any]:
-    """What the template asks for."""
+    """Collect the values for the template."""
     evals = [record for record in report.evals if has_finite_value(record, "loss")]
     # Step 0 is the base model, which training cannot choose as its best.
     best = next((record for record in evals if record["step"] == report.diagnosis.best_step > 0), {})
@@ -113,10 +114,10 @@ def _template_values(report: RunReport) -> dict[str, Any]:
         "refresh_seconds": REFRESH_SECONDS if state == UNFINISHED else 0,
         "repetitive": REPETITIVE_RATE,
         "charts": draw_charts(report.train, report.evals, best),
-        "machinery": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
+        "system_charts": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
         "hardest": hardest_rows(report.rows),
-        "known": memorized_rows(report.rows),
-        "fates": _row_counts(report.data),
+        "memorized": memorized_rows(report.rows),
+        "row_counts": _row_counts(report.data),
         "histograms": _histograms(report.data),
         "groups": _group_samples(report.samples),
     }
@@ -131,12 +132,12 @@ def _run_state(last_step: int, steps: Any, finished: bool) -> BilingualText:
 
 
 def _row_counts(data: Record) -> list[tuple[BilingualText, int]]:
-    fates = [
+    counts = [
         (BilingualText("Training", "训练"), data.get("train_rows", 0)),
         (BilingualText("Validation", "验证"), data.get("validation_rows", 0)),
     ]
     dropped = [(fault.get("fault"), (fault.get("actions") or {}).get("dropped")) for fault in data.get("faults") or []]
-    return fates + [(BilingualText(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
+    return counts + [(BilingualText(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
 
 
 def _histograms(data: Record) -> dict[str, Markup]:

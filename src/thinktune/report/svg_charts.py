@@ -1,4 +1,4 @@
-"""Draws line charts as inline SVG that the page's CSS colours; nothing is scripted and nothing is fetched."""
+"""Draw line charts and histograms as inline SVG, coloured by the page's CSS; no scripts, nothing fetched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ TOP_MARGIN = 26.0
 BOTTOM_MARGIN = 34.0
 
 
-LAST_BIN_LABEL = BilingualText("{tokens} and more tokens", "{tokens} 个以上词元")
+LAST_BIN_LABEL = BilingualText("{tokens} or more tokens", "{tokens} 个词元以上")
 
 
 BEST_LABEL = both(BilingualText("best", "最佳"), "tspan")
@@ -43,8 +43,18 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Axes:
+    """Names of a chart and its axes; with `y_from_zero` the vertical one includes zero."""
+
+    title: Label
+    x_label: Label
+    y_label: Label
+    y_from_zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ChartMarks:
-    """What a chart points out: vertical lines (x, label) and at most one ringed point."""
+    """Marks on a chart: vertical lines (x, label) and at most one ringed point."""
 
     vertical_lines: Sequence[tuple[float, Label]] = ()
     ring: Point | None = None
@@ -52,7 +62,7 @@ class ChartMarks:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Maps data onto the plot area inside a viewBox of `width` by `height` units."""
+    """Map from data to the plot area inside a viewBox of `width` by `height` units."""
 
     x_low: float
     x_high: float
@@ -61,12 +71,12 @@ class Frame:
     height: float
 
     def x(self, value: float) -> float:
-        """The horizontal place of a value, in viewBox units."""
+        """Return the horizontal position of a value, in viewBox units."""
         share = (value - self.x_low) / (self.x_high - self.x_low)
         return round(LEFT_MARGIN + share * (self.width - LEFT_MARGIN - RIGHT_MARGIN), 1)
 
     def y(self, value: float) -> float:
-        """The vertical place of a value, in viewBox units; larger values stand higher."""
+        """Return the vertical position of a value, in viewBox units; larger values are higher."""
         low, high = self.y_ticks[0], self.y_ticks[-1]
         share = (value - low) / (high - low)
         return round(self.height - BOTTOM_MARGIN - share * (self.height - TOP_MARGIN - BOTTOM_MARGIN), 1)
@@ -74,15 +84,12 @@ class Frame:
 
 def line_chart(
     series: Sequence[Series],
+    axes: Axes,
     *,
-    title: Label,
-    x_label: Label,
-    y_label: Label,
     marks: ChartMarks | None = None,
     size: tuple[int, int] = (640, 280),
-    y_from_zero: bool = False,
 ) -> Markup:
-    """A <figure> with a heading, a legend and an SVG that shows every finite point of every series.
+    """Draw a chart with heading, legend and every finite point of every series.
 
     Points that are not finite are left out and counted under the chart; with none left it says "Not yet".
     """
@@ -91,28 +98,27 @@ def line_chart(
     points = [point for one in drawable for point in one.points]
     left_out = sum(len(one.points) for one in series) - len(points)
     counted = "1 point is" if left_out == 1 else f"{left_out} points are"
-    told = BilingualText(f"{counted} not finite and not drawn.", f"{left_out} 个点不是有限数，未画出。")
-    note = Markup('<p class="absent">{}</p>').format(both(told))
+    omitted = BilingualText(f"{counted} not finite and not drawn.", f"{left_out} 个点不是有限数值，未绘出。")
+    note = Markup('<p class="absent">{}</p>').format(both(omitted))
     body = Markup('<p class="absent">{}</p>').format(both(BilingualText("Not yet: nothing recorded.", "尚无记录。")))
     if points:
-        frame = _frame(points, size, y_from_zero)
-        body = _legend(drawable) + _draw_svg(drawable, frame, marks, f"{_english(title)}, {_english(y_label)}", x_label)
-    head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(title), both(y_label))
+        body = _legend(drawable) + _draw_svg(drawable, _frame(points, size, axes.y_from_zero), marks, axes)
+    head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(axes.title), both(axes.y_label))
     small = " small" if size[0] < 500 else ""
     return Markup('<div class="chart{}">{}{}{}</div>').format(small, head, body, note if left_out else "")
 
 
 def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> Markup:
-    """Bars for counts in bins of `width` tokens from 0, the last of which also holds what is longer."""
+    """Draw counts as bars, in bins of `width` tokens from 0; the last bin also counts everything longer."""
     bar, height, left = 11, 64, 4
     top = max(counts, default=0) or 1
     shape = Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>')
     parts: list[Markup] = []
-    for place, count in enumerate(counts):
+    for index, count in enumerate(counts):
         tall = round(height * count / top, 1)
-        upto = f"{(place + 1) * width - 1:,}" if place < len(counts) - 1 else "more"
-        told = f"{place * width:,} to {upto} tokens: {count:,} rows"
-        parts.append(shape.format(left + place * bar, round(height - tall + 2, 1), bar - 1, tall, told))
+        upto = f"{(index + 1) * width - 1:,}" if index < len(counts) - 1 else "more"
+        tip = f"{index * width:,} to {upto} tokens: {count:,} rows"
+        parts.append(shape.format(left + index * bar, round(height - tall + 2, 1), bar - 1, tall, tip))
     end = left + bar * len(counts)
     text = Markup('<text class="tick {}" x="{}" y="{}">{}</text>')
     parts += [
@@ -125,7 +131,7 @@ def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> M
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` evenly spaced round numbers, the first at or below `low` and the last at or above `high`."""
+    """Return about `count` evenly spaced round numbers from at or below `low` to at or above `high`."""
     low, high = _widen(low, high)
     wanted = (high - low) / count
     power = 10.0 ** floor(log10(wanted))
@@ -138,7 +144,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def smooth_points(points: Sequence[Point]) -> list[Point]:
-    """The finite points, each value replaced by the mean of a twentieth of the points, or of 101 at most."""
+    """Smooth the finite points by a moving average over a twentieth of them, or over 101 at most."""
     finite = [point for point in points if _is_drawable(point)]
     reach = min(max(2, len(finite) // 40), 50)
     result: list[Point] = []
@@ -171,14 +177,14 @@ def _frame(points: Sequence[Point], size: tuple[int, int], y_from_zero: bool) ->
     return Frame(x_low, x_high, ticks(min(y_values), max(y_values), height // 60), width, height)
 
 
-def _draw_svg(series: Sequence[Series], frame: Frame, marks: ChartMarks, name: str, x_label: Label) -> Markup:
-    parts = [_grid(frame, x_label), *(_vertical(frame, x, label) for x, label in marks.vertical_lines)]
+def _draw_svg(series: Sequence[Series], frame: Frame, marks: ChartMarks, axes: Axes) -> Markup:
+    parts = [_grid(frame, axes.x_label), *(_vertical(frame, x, label) for x, label in marks.vertical_lines)]
     parts += [_line(frame, one) for one in series if one.points]
     parts += [_markers(frame, one) for one in series if one.has_markers]
     if marks.ring is not None and _is_drawable(marks.ring):
         parts.append(_ring(frame, marks.ring))
     return Markup('<svg class="plot" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
-        frame.width, frame.height, name, Markup("\n").join(parts)
+        frame.width, frame.height, f"{_english(axes.title)}, {_english(axes.y_label)}", Markup("\n").join(parts)
     )
 
 
@@ -191,7 +197,7 @@ def _grid(frame: Frame, x_label: Label) -> Markup:
         y = frame.y(value)
         parts.append(line.format(LEFT_MARGIN, right_x, y, y))
         parts.append(text.format("y", LEFT_MARGIN - 8, y, _tick_text(value, frame.y_ticks[1] - frame.y_ticks[0])))
-    # x counts steps, so a tick between two whole numbers would name a step that never was.
+    # x counts steps, so a tick between two whole numbers would name a step that does not exist.
     for value in ticks(frame.x_low, frame.x_high, int(frame.width) // 90):
         if frame.x_low <= value <= frame.x_high and value == round(value):
             parts.append(text.format("x", frame.x(value), floor_y + 10, _tick_text(value, 1.0)))
@@ -203,7 +209,7 @@ def _tick_text(value: float, spacing: float) -> str:
     if value != 0 and not 1e-3 <= spacing < 1e6:
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    # 1e-9 forgives a spacing that came out of a subtraction a hair below its power of ten.
+    # 1e-9 allows for a spacing that a subtraction left slightly below its power of ten.
     return f"{value:,.{max(0, -floor(log10(spacing) + 1e-9))}f}" if value else "0"
 
 
@@ -244,7 +250,7 @@ def _ring(frame: Frame, point: Point) -> Markup:
 
 
 def _english(label: Label) -> str:
-    """For what a page cannot hold twice: the names that screen readers and pointers get."""
+    """Return the English text, for names that can hold only one language: those of screen readers and tooltips."""
     return label if isinstance(label, str) else label.en
 
 

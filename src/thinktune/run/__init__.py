@@ -1,8 +1,18 @@
-"""The run folder: its files, journal, lock and environment, and the diagnosis of what the journal shows."""
+"""The run folder: its layout, journal, lock and environment, and the diagnosis of what the journal shows."""
 
 from thinktune.run.diagnosis import Diagnosis, diagnose_run
 from thinktune.run.environment import describe_environment
+from thinktune.run.folder import RunFolder
 from thinktune.run.journal import Record, read_metrics, read_samples
 from thinktune.run.resume import lock_run
 
-__all__ = ["Diagnosis", "Record", "describe_environment", "diagnose_run", "lock_run", "read_metrics", "read_samples"]
+__all__ = [
+    "Diagnosis",
+    "Record",
+    "RunFolder",
+    "describe_environment",
+    "diagnose_run",
+    "lock_run",
+    "read_metrics",
+    "read_samples",
+]

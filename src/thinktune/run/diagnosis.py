@@ -1,4 +1,4 @@
-"""Says of a run's eval losses whether it still learns, is at its best or overfits, beyond what chance explains."""
+"""Diagnose a run by its eval losses: still learning, at its best, or overfitting, beyond what chance explains."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,36 +11,34 @@ from thinktune.run.journal import read_metrics, read_row_losses
 DiagnosisState = Literal["waiting", "learning", "best", "overfitting", "diverging"]
 
 
-LossByRow = Mapping[str, tuple[float, int]]  # of each held-out row: its mean loss and its learned tokens
+LossByRow = Mapping[str, tuple[float, int]]  # by held-out row, its mean loss and its number of learned tokens
 
 
-Margin = Callable[[int, int], float]
+Margin = Callable[[int, int], float]  # of two steps, the largest difference in loss that chance explains
 
 
 TWO_SIDED_95 = 1.959964
 
 
-FALLBACK_MARGIN = 0.01  # of the loss, where no rows were kept to compute the margin from
+FALLBACK_MARGIN = 0.01  # as a share of the loss, where no rows were kept to compute the margin from
 
 
-CONFIRMING_EVALUATIONS = (
-    2  # evaluations in a row that stand above the best one: a single one may be a peak of the training itself
-)
+CONFIRMING_EVALUATIONS = 2  # in a row above the best one; a single one may be a spike
 
 
-LOOKBACK_EVALUATIONS = 2  # evaluations: a loss that falls slowly is seen to fall over two of them
+LOOKBACK_EVALUATIONS = 2  # a slow fall of the loss shows over two evaluations
 
 
-DIVERGING_TRAIN_SHARE = 0.5  # of the rise in eval loss; if train loss rises by more, the run diverges
+DIVERGING_TRAIN_SHARE = 0.5  # of the rise in eval loss; if train loss rises by more, the run is diverging
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the eval losses say at a run's last evaluation.
+    """Diagnosis of a run at its last evaluation.
 
-    `best_step` has the lowest loss after step 0, which is the base model's. `plateau_end_step` is the last evaluation that is
-    not clearly above it; if `last_step` is another one, the loss rose from there on. `improved` says whether the best is
-    clearly below the base.
+    `best_step` has the lowest loss after step 0, the base model's. `plateau_end_step` is the last evaluation that is
+    not clearly above it; if that is not `last_step`, the loss has risen since. `improved` is True if the best is
+    clearly below the base, None where the base was not evaluated.
     """
 
     state: DiagnosisState
@@ -55,51 +53,51 @@ class Diagnosis:
 def diagnose(
     losses: Mapping[int, float], margin: float | Margin, train: Mapping[int, float] | None = None
 ) -> Diagnosis:
-    """The verdict over eval losses by step.
+    """Diagnose eval losses by step.
 
-    The held-out loss is the usual stopping rule of early stopping (Prechelt, "Early Stopping - But When?", 1998),
-    which calls a run overfitted when the loss stands a fixed share above its lowest. Here it must stand above it by
-    more than chance explains, in the spirit of the one-standard-error rule (Breiman et al., CART, 1984), and twice in
-    a row, as Prechelt's second criterion asks.
+    The held-out loss is the usual criterion of early stopping (Prechelt, "Early Stopping - But When?", 1998), which
+    calls a run overfitted when the loss is a fixed share above its lowest. Here it must be above it by more than
+    chance explains, in the spirit of the one-standard-error rule (Breiman et al., CART, 1984), and twice in a row, as
+    in Prechelt's second criterion.
 
     Args:
         losses: eval loss by step; step 0 is the base model.
-        margin: the largest difference between two evaluations that chance explains, or a function that gives it
-            for two steps (see `paired_margin`).
-        train: train loss around the same steps, where known. If it rises along with the eval loss, the run is not
-            overfitting but diverging.
+        margin: the largest difference between two evaluations that chance explains, or a function of two steps that
+            returns it (see `paired_margin`).
+        train: train loss around the same steps, where known. If it rises along with the eval loss, the run is
+            diverging, not overfitting.
     """
-    apart = margin if callable(margin) else _constant_margin(margin)
+    margin_of = margin if callable(margin) else _constant_margin(margin)
     finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
     steps = sorted(step for step in finite if step > 0)
     if not steps:
         return Diagnosis("waiting")
     best, last = min(steps, key=lambda step: (finite[step], step)), steps[-1]
-    level = [step for step in steps if step >= best and finite[step] - finite[best] <= apart(step, best)]
-    gained = finite[0] - finite[best] > apart(0, best) if 0 in finite else None
+    plateau = [step for step in steps if step >= best and finite[step] - finite[best] <= margin_of(step, best)]
+    improved = finite[0] - finite[best] > margin_of(0, best) if 0 in finite else None
     before = sorted(finite)[-1 - LOOKBACK_EVALUATIONS : -1]
-    above = [step for step in steps if step > level[-1]]
+    above = [step for step in steps if step > plateau[-1]]
     if len(above) >= CONFIRMING_EVALUATIONS:
-        state = "diverging" if _train_loss_rises(train or {}, level[-1], last, finite) else "overfitting"
-    elif best == last and any(finite[step] - finite[last] > apart(step, last) for step in before):
+        state = "diverging" if _train_loss_rises(train or {}, plateau[-1], last, finite) else "overfitting"
+    elif best == last and any(finite[step] - finite[last] > margin_of(step, last) for step in before):
         state = "learning"
     else:
         state = "best" if len(finite) > 1 else "waiting"
-    return Diagnosis(state, best, finite[best], last, finite[last], level[-1], gained)
+    return Diagnosis(state, best, finite[best], last, finite[last], plateau[-1], improved)
 
 
 def evaluations_above_best(losses: Mapping[int, float], margin: float | Margin) -> int:
-    """How many of the last evaluations in a row stand clearly above the best one."""
+    """Count the last evaluations in a row that are clearly above the best one."""
     return sum(step > diagnose(losses, margin).plateau_end_step > 0 for step in losses)
 
 
 def paired_margin(one: LossByRow, other: LossByRow) -> float:
-    """The difference between two eval losses over the same rows that chance explains in 95 cases of 100.
+    """Compute the difference between two eval losses over the same rows that chance explains in 95 of 100 cases.
 
     The rows are a sample of all questions that could be asked. The two losses are means over tokens, so their
     difference is a ratio of sums over rows, with the standard error of a ratio estimate (Cochran, Sampling
-    Techniques, 1977, section 6.3); both losses are of the same rows, which makes it far smaller than the error of
-    either. With fewer than two rows it is infinite.
+    Techniques, 1977, section 6.3); since both are over the same rows, it is far smaller than the error of either.
+    With fewer than two rows it is infinite.
     """
     shared = one.keys() & other.keys()
     tokens = sum(one[row][1] for row in shared)
@@ -113,7 +111,7 @@ def paired_margin(one: LossByRow, other: LossByRow) -> float:
 
 
 def student_t_quantile(degrees_of_freedom: int) -> float:
-    """The two-sided 95 % point of Student's t, by the series of Abramowitz and Stegun, 26.7.5."""
+    """Compute the two-sided 95 % quantile of Student's t, by the series of Abramowitz and Stegun, 26.7.5."""
     z = TWO_SIDED_95
     return (
         z
@@ -124,7 +122,7 @@ def student_t_quantile(degrees_of_freedom: int) -> float:
 
 
 def margin_between_steps(rows: Mapping[int, LossByRow], losses: Mapping[int, float]) -> Margin:
-    """The margin between two steps: from the rows of both where they were kept, else a fixed share of the loss."""
+    """Return the margin between two steps: from the rows of both where they were kept, else a share of the loss."""
 
     def between(one: int, other: int) -> float:
         if one in rows and other in rows:
@@ -150,12 +148,12 @@ def _train_loss_rises(train: Mapping[int, float], since: int, last: int, losses:
 MAX_SHOWN_ROWS = 8
 
 
-MEMORIZED_LOSS = -math.log(0.9)  # a mean loss below this gives each token nine chances in ten
+MEMORIZED_LOSS = -math.log(0.9)  # below this mean loss, tokens have a probability of 90 % on (geometric) average
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutRow:
-    """A held-out row: its `file:line`, its mean loss before training (where measured) and now, its learned tokens."""
+    """A held-out row: `file:line`, mean loss before training (where measured) and at a step, learned tokens."""
 
     source: str
     base_loss: float | None
@@ -164,25 +162,25 @@ class HeldOutRow:
 
     @property
     def probability(self) -> float:
-        """The geometric mean of the chances that the model gives the row's tokens."""
+        """Return the geometric mean of the probabilities that the model assigns to the row's tokens."""
         return math.exp(-self.loss)
 
 
 def diagnose_run(run: Path) -> Diagnosis:
-    """The verdict over a run's evaluations so far, with the noise of its own rows."""
+    """Diagnose a run by its evaluations so far, with margins from its own rows."""
     metrics = read_metrics(run)
     losses = eval_losses(metrics)
     return diagnose(losses, _run_margin(run, losses), train_losses(metrics))
 
 
 def overfitting_evaluations(run: Path) -> int:
-    """How many of a run's last evaluations in a row stand clearly above its best one."""
+    """Count a run's last evaluations in a row that are clearly above its best one."""
     losses = eval_losses(read_metrics(run))
     return evaluations_above_best(losses, _run_margin(run, losses))
 
 
 def eval_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Eval loss by step; of records that repeat a step, the last one counts."""
+    """Return the eval loss by step; of records that repeat a step, the last one counts."""
     return {
         record["step"]: record["loss"]
         for record in metrics
@@ -191,7 +189,7 @@ def eval_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def train_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """By step of evaluation, the mean train loss of the steps since the evaluation before it."""
+    """Return, by step of evaluation, the mean train loss since the evaluation before it."""
     found: dict[int, float] = {}
     total = tokens = 0.0
     for record in metrics:
@@ -205,7 +203,7 @@ def train_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def rows_by_loss(run: Path, step: int) -> list[HeldOutRow]:
-    """The held-out rows as they stood at a step, the hardest first; none where that step kept none."""
+    """Return the held-out rows as of a step, the hardest first; empty where that step recorded none."""
     kept = read_row_losses(run)
     before: LossByRow = kept.get(0, {})
     rows = [
@@ -216,12 +214,12 @@ def rows_by_loss(run: Path, step: int) -> list[HeldOutRow]:
 
 
 def hardest_rows(rows: Sequence[HeldOutRow]) -> list[HeldOutRow]:
-    """Of rows in that order, the first few: often faulty data."""
+    """Return the first few of such rows, which are often faulty data."""
     return list(rows[:MAX_SHOWN_ROWS])
 
 
 def memorized_rows(rows: Sequence[HeldOutRow]) -> list[HeldOutRow]:
-    """The rows whose every token the model all but knows, although it never trained on them; the surest first."""
+    """Return the rows that the model predicts almost with certainty, untrained on them; lowest loss first."""
     return [row for row in reversed(rows) if row.loss < MEMORIZED_LOSS][:MAX_SHOWN_ROWS]
 
 

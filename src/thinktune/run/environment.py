@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine and command, as plain facts."""
+"""Environment of a run: versions, machine and command, as plain facts."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ LIBRARIES = ("thinktune", "torch", "transformers", "tokenizers", "safetensors", 
 
 
 def describe_environment(command: Sequence[str]) -> dict[str, Any]:
-    """Facts for environment.json; no host name, no user name, no folder but those in the command."""
+    """Describe versions, machine and command; no host name, no user name, no folder except those in the command."""
     return {name: _version(name) for name in LIBRARIES} | {
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
@@ -29,12 +29,12 @@ def describe_environment(command: Sequence[str]) -> dict[str, Any]:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # of this package, where it runs from its source tree
+    except PackageNotFoundError:  # this package itself, where it runs from its source tree
         return "not installed"
 
 
 def peak_host_memory_gib() -> float:
-    """The most memory that this process has held; 0 where the system does not say (Windows)."""
+    """Peak resident memory of this process in GiB; 0 where the system does not report it (Windows)."""
     try:
         import resource
     except ImportError:

@@ -1,27 +1,23 @@
-"""What a run stands on: its folder held against a second process, and what changed under it."""
+"""Lock of a run's folder, and checks of what changed since the run was started."""
 
-import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
+from thinktune.cache import source_fingerprint
 from thinktune.config import Recipe
 from thinktune.config.loading import dump_recipe, validate_recipe
-from thinktune.data import Prepared, Subset
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_stream, atomic_write_text, read_json
 from thinktune.run.environment import LIBRARIES
+from thinktune.run.folder import RunFolder
 
-LOCK_FILE, ROW_DIGESTS_FILE = ".lock", "rows.txt"
-
-
-# What may change under a run, since neither the weights nor the choice among them depends on it: whole sections, or
-# single knobs. Batches and recomputation leave the results equal but for rounding.
+# What may change when a run resumes, since neither the weights nor the choice among them depends on it: whole
+# sections, or single settings. Batches and recomputation leave the results equal except for rounding.
 RESUMABLE_CHANGES = (
     "generate.",
     "track.",
@@ -41,19 +37,24 @@ RESUMABLE_CHANGES = (
 RECORDED = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
 
 
-PACKAGE = Path(__file__).parent.parent
+# The packages whose code decides the weights of a resumed run: from rows to tokens (`data`, by the rules of `config`),
+# to losses (`model`) and updates (`optim`), over ranks (`distributed`), through what a checkpoint saves and restores.
+# `train` drives them. Pages, trackers, the server, evaluation and the planner (whose decision is recorded by itself,
+# in environment.json) may change without any step coming out differently.
+TRAINING_PACKAGES = ("checkpoint", "config", "data", "distributed", "model", "optim", "train")
 
 
 @contextmanager
 def lock_run(folder: Path) -> Generator[None]:
-    """Keep a run's folder for this process; the system lets go of it however the process ends.
+    """Lock a run's folder for this process; the system releases it however the process ends.
 
-    Raises UserError where another process holds it. What was made for the lock alone is gone afterwards.
+    Raises UserError where another process holds it. Folders and files made for the lock alone are removed afterwards.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    run = RunFolder(folder)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = not (folder / LOCK_FILE).exists()
-    lock = FileLock(folder / LOCK_FILE)
+    is_new = not run.lock.exists()
+    lock = FileLock(run.lock)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -64,59 +65,65 @@ def lock_run(folder: Path) -> Generator[None]:
     try:
         yield
     finally:
-        if fresh and not (folder / "recipe.yaml").exists():  # it became no run
-            (folder / LOCK_FILE).unlink()
+        if is_new and not run.is_run:  # no run came of it
+            run.lock.unlink()
         lock.release()
-        for path in made:
-            with suppress(OSError):  # it is not empty, so it is a run's
+        for path in created:
+            with suppress(OSError):  # not empty: a run is in it
                 path.rmdir()
 
 
 def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
-    """What changed in a run's recipe since it was begun, where that does no harm; nothing for a new run.
+    """List the harmless changes to a run's recipe since it was started; none for a new run.
 
-    Raises UserError where the change is another run's, and where the folder holds something else than a run.
+    Raises UserError where a change would make it a different run, and where the folder holds something that is no run.
     """
-    written = folder / "recipe.yaml"
-    if not written.is_file():
-        ours = (LOCK_FILE, ".partial")
-        if folder.is_dir() and any(not path.name.endswith(ours) for path in folder.iterdir()):
-            raise UserError(f"{folder}: is no run of thinktune and not empty; choose another name with name=...")
+    run = RunFolder(folder)
+    if not run.is_run:
+        leftovers = (run.lock.name, ".partial")
+        if folder.is_dir() and any(not path.name.endswith(leftovers) for path in folder.iterdir()):
+            raise UserError(f"{folder}: is not empty and not a run of thinktune; choose another name with name=...")
         return []
-    former = validate_recipe(yaml.safe_load(written.read_text(encoding="utf-8")), str(written))
-    before, now = _flatten(former.model_dump(mode="json")), _flatten(recipe.model_dump(mode="json"))
+    recorded = validate_recipe(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), str(run.recipe))
+    before, now = _flatten(recorded.model_dump(mode="json")), _flatten(recipe.model_dump(mode="json"))
     changed = {key: f"{key} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]}
     if harmful := [text for key, text in changed.items() if not key.startswith(RESUMABLE_CHANGES)]:
         raise UserError(
             f"{folder}: holds a run of another recipe; changed: {', '.join(harmful)}; "
-            f"go on with the former values, or start a new run with name={folder.name}-2"
+            f"restore the former values, or start a new run with name={folder.name}-2"
         )
     return list(changed.values())
 
 
 def record_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write the recipe that a run goes by now."""
-    atomic_write_text(folder / "recipe.yaml", dump_recipe(recipe))
+    """Write the recipe that a run follows from now on."""
+    atomic_write_text(RunFolder(folder).recipe, dump_recipe(recipe))
 
 
-def record_rows(rows: Subset, folder: Path) -> None:
-    """Write a line for each training row, its digest and where it stands, so that a change can be named."""
-    atomic_write_stream(folder / ROW_DIGESTS_FILE, (f"{line}\n" for line in _row_lines(rows)))
+def record_rows(digest_lines: Iterable[str], folder: Path) -> None:
+    """Write a line for each training row, `digest file:line`, so that a later change can be named."""
+    atomic_write_stream(RunFolder(folder).row_digests, (f"{line}\n" for line in digest_lines))
 
 
-def refuse_other_data(prepared: Prepared, folder: Path) -> None:
-    """Raise UserError where a run's folder was made with other rows or another chat template, and say which differ."""
-    facts = folder / "environment.json"
-    if facts.is_file() and read_json(facts)["data_fingerprint"] != prepared.fingerprint:
+def refuse_other_data(fingerprint: str, digest_lines: Iterable[str], folder: Path) -> None:
+    """Raise UserError where a run was started with other rows or another chat template, naming the rows that differ.
+
+    Args:
+        fingerprint: of the rows as they are now.
+        digest_lines: of the training rows as they are now, as `record_rows` takes them; read only for the error.
+        folder: the run's folder.
+    """
+    run = RunFolder(folder)
+    if run.environment.is_file() and read_json(run.environment)["data_fingerprint"] != fingerprint:
         raise UserError(
             f"{folder}: holds a run of other data (the rows or the chat template changed"
-            f"{_describe_row_changes(prepared, folder)}); put them back, or start a new run with name={folder.name}-2"
+            f"{_describe_row_changes(run, digest_lines)}); put them back, or start a new run with name={folder.name}-2"
         )
 
 
 def refuse_other_tokenizer(fingerprint: str, folder: Path) -> None:
-    """Raise UserError where a run was begun with another tokenizer or chat template."""
-    facts = read_json(folder / "environment.json") if (folder / "environment.json").is_file() else {}
+    """Raise UserError where a run was started with another tokenizer or chat template."""
+    facts = _recorded_environment(folder)
     if facts.get("tokenizer_fingerprint", fingerprint) != fingerprint:
         raise UserError(
             f"{folder}: holds a run with another tokenizer or chat template; put back the one of "
@@ -125,40 +132,38 @@ def refuse_other_tokenizer(fingerprint: str, folder: Path) -> None:
 
 
 def environment_changes(facts: dict[str, Any], folder: Path) -> list[str]:
-    """What else changed since the run was begun: versions, our own code, device, ranks. The state stays exact."""
-    former = read_json(folder / "environment.json")
+    """List what else changed since the run was started: versions, our code, device, ranks; none for a new run."""
+    recorded = _recorded_environment(folder)
     return [
-        f"{key} (was {former[key]!r}, is {facts[key]!r})"
+        f"{key} (was {recorded[key]!r}, is {facts[key]!r})"
         for key in RECORDED
-        if key in facts and key in former and former[key] != facts[key]
+        if key in facts and key in recorded and recorded[key] != facts[key]
     ]
 
 
 def code_fingerprint() -> str:
-    """Changes with any line of our own source."""
-    digest = blake2b(sys.version.encode(), digest_size=8)
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(blake2b(file.read_bytes()).digest())
-    return digest.hexdigest()
+    """Hash of the code that decides a run's weights, and of the Python that runs it."""
+    return source_fingerprint(*TRAINING_PACKAGES)[:16]
 
 
-def _describe_row_changes(prepared: Prepared, folder: Path) -> str:
-    """How many rows differ from those that a run was begun with, and where the first of them stand."""
-    if not (folder / ROW_DIGESTS_FILE).is_file():
+def _recorded_environment(folder: Path) -> dict[str, Any]:
+    file = RunFolder(folder).environment
+    return read_json(file) if file.is_file() else {}
+
+
+def _describe_row_changes(run: RunFolder, digest_lines: Iterable[str]) -> str:
+    """How many training rows differ from those that the run was started with, and the place of the first."""
+    if not run.row_digests.is_file():
         return ""
-    before = dict(line.split(" ", 1) for line in (folder / ROW_DIGESTS_FILE).read_text(encoding="utf-8").splitlines())
-    now = dict(line.split(" ", 1) for line in _row_lines(prepared.train))
-    told: list[str] = []
-    for what, some, others in (("gone", before, now), ("new", now, before)):
-        if places := [place for digest, place in some.items() if digest not in others]:
-            told.append(f"{len(places):,} training rows {what}, the first {places[0]}")
-    return f": {'; '.join(told)}" if told else ": those held out, or their order"
-
-
-def _row_lines(rows: Subset) -> Iterable[str]:
-    for number in rows.reply_indices:
-        entry = rows.dataset.replies[number]
-        yield f"{int(entry['digest']):016x} {rows.dataset.source(int(entry['example']))}"
+    before, now = (
+        dict(line.split(" ", 1) for line in lines)
+        for lines in (run.row_digests.read_text(encoding="utf-8").splitlines(), digest_lines)
+    )
+    changes: list[str] = []
+    for change, rows, others in (("gone", before, now), ("new", now, before)):
+        if places := [place for digest, place in rows.items() if digest not in others]:
+            changes.append(f"{len(places):,} training rows {change}, the first {places[0]}")
+    return f": {'; '.join(changes)}" if changes else ": those held out, or their order"
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from thinktune.inference import vllm_server as vllm
 from thinktune.inference.session import load_engine
 from thinktune.model import pick_device
 from thinktune.progress import Say
+from thinktune.run import RunFolder
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45
 
@@ -138,10 +139,10 @@ def find_local_models(folder: Path, make_backend: Callable[[Path, str], Backend]
     """
     source = checkpoint.resolve_model_folder(folder)
     manners = read_chat_defaults(folder, source)
-    if not (folder / "recipe.yaml").is_file():
+    if not RunFolder(folder).is_run:
         return [_local_model(source, folder.resolve().name, manners, make_backend)]
     voices = [_local_model(source, "tuned", manners, make_backend)]
-    trained = recipe.load_recipe(folder / "recipe.yaml")
+    trained = recipe.load_recipe(RunFolder(folder).recipe)
     try:
         base = _base_folder(trained)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A run's journal to SwanLab and TensorBoard, by processes of their own."""
+"""Trackers: separate processes that send a run's journal to SwanLab and TensorBoard."""
 
 from thinktune.tracking.trackers import run_trackers, update_trackers
 

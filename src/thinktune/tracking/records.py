@@ -1,4 +1,4 @@
-"""Journal records as every tracker gets them: numbers, texts, one chart of both losses, and the facts of a run."""
+"""Convert journal records to what every tracker gets: scalars, texts, one chart of both losses, the run's config."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from thinktune.files import read_json
-from thinktune.run import Record
+from thinktune.run import Record, RunFolder
 
 SAMPLES_CHART = "Prediction"
 
@@ -37,7 +37,7 @@ ENVIRONMENT_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Scalars:
-    """Figures of one step, each under the name of its chart."""
+    """Numbers of one step, each under the name of its chart."""
 
     step: int
     values: Mapping[str, float]
@@ -54,7 +54,7 @@ class TextEntries:
 
 @dataclass(frozen=True, slots=True)
 class LossCurves:
-    """Train and eval loss so far, for one chart that shows both: (step, loss) each."""
+    """Train and eval loss so far, as (step, loss), for one chart that shows both."""
 
     step: int
     train: tuple[tuple[int, float], ...]
@@ -65,19 +65,19 @@ TrackerEntry = Scalars | TextEntries | LossCurves
 
 
 class RecordConverter:
-    """Turns records into entries, in their order; remembers the losses for the chart that shows both."""
+    """Convert records to entries, in order; collects the losses for the chart that shows both."""
 
     def __init__(self) -> None:
         self._losses: dict[str, list[tuple[int, float]]] = {"train": [], "eval": []}
 
     def convert_metrics(self, records: Iterable[Record]) -> Iterator[TrackerEntry]:
-        """The entries of records of metrics.jsonl."""
+        """Yield the entries of new records of the metrics."""
         for (kind, step), group in groupby(records, lambda record: (record["kind"], record["step"])):
-            same = list(group)
-            if kind == "event":  # a tracker keeps one entry a step and name
-                yield TextEntries(step, "event", tuple(record["text"] for record in same))
+            repeated = list(group)
+            if kind == "event":  # trackers keep one entry per step and name
+                yield TextEntries(step, "event", tuple(record["text"] for record in repeated))
                 continue
-            record = same[-1]
+            record = repeated[-1]
             yield Scalars(step, {f"{kind}/{key}": value for key, value in record.items() if _is_number(key, value)})
             if kind in self._losses and "loss" in record:
                 self._losses[kind].append((step, record["loss"]))
@@ -86,7 +86,7 @@ class RecordConverter:
 
 
 def sample_entries(records: Iterable[Record]) -> Iterator[TextEntries]:
-    """The samples of each step together; records of one step stand side by side in the journal."""
+    """Yield the samples of each step together; in the journal the records of a step follow each other."""
     by_step: dict[int, list[str]] = {}
     for record in records:
         by_step.setdefault(record["step"], []).append(sample_text(record))
@@ -95,7 +95,7 @@ def sample_entries(records: Iterable[Record]) -> Iterator[TextEntries]:
 
 
 def sample_text(sample: Record) -> str:
-    """A sample as a text, reasoning and answer apart, with its flags."""
+    """Format a sample as text: its flags, then question, reasoning and answer apart."""
     flags = [
         f"{sample['tokens']} tokens",
         "ended by itself" if sample["finish"] != "length" else "cut short",
@@ -107,25 +107,29 @@ def sample_text(sample: Record) -> str:
 
 
 def evaluation_entries(run: Path, step: int) -> Iterator[Scalars]:
-    """What `thinktune eval` found, where it was run: every number of its report, named by its place there."""
-    if (run / "eval" / "report.json").is_file():
-        yield Scalars(step, dict(_flatten_numbers(read_json(run / "eval" / "report.json"), "evaluation")))
+    """Yield every number of the evaluation report, named by its place there; nothing without an evaluation."""
+    report = RunFolder(run).evaluation().report
+    if report.is_file():
+        yield Scalars(step, dict(_flatten_numbers(read_json(report), "evaluation")))
 
 
 def run_config(run: Path, include_machine: bool) -> dict[str, Any]:
-    """The resolved recipe, the account of the data and what the run is; the command and the like if `include_machine` says so.
+    """Collect the resolved recipe, counts of rows (never their text) and facts of the run.
 
-    Of the rows only counts, never their text.
+    Args:
+        run: the run's folder.
+        include_machine: also collect the command, the libraries and the platform.
     """
-    account, environment = (
-        read_json(run / name) if (run / name).is_file() else {} for name in ("data.json", "environment.json")
+    folder = RunFolder(run)
+    summary, environment = (
+        read_json(file) if file.is_file() else {} for file in (folder.data_summary, folder.environment)
     )
-    chosen = {name: value for name, value in environment.items() if include_machine or name in ENVIRONMENT_KEYS}
+    facts = {name: value for name, value in environment.items() if include_machine or name in ENVIRONMENT_KEYS}
     return {
-        "recipe": yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")),
-        "data": {name: account[name] for name in SUMMARY_KEYS if name in account},
-        "faults": {fault["fault"]: fault["actions"] for fault in account.get("faults", ())},
-        "run": chosen,
+        "recipe": yaml.safe_load(folder.recipe.read_text(encoding="utf-8")),
+        "data": {name: summary[name] for name in SUMMARY_KEYS if name in summary},
+        "faults": {fault["fault"]: fault["actions"] for fault in summary.get("faults", ())},
+        "run": facts,
     }
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard as a sink: event files in the run's folder, made anew from the journal each time."""
+"""Write TensorBoard event files into the run's folder, from the whole journal each time."""
 
 import shutil
 import time
@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from thinktune.config import TrackConfig
+from thinktune.run import RunFolder
 from thinktune.tracking.records import LOSS_CHART, LossCurves, Scalars, TextEntries, TrackerEntry
 
 
@@ -17,23 +18,23 @@ class TensorBoard:
     mode = "files"
 
     def __init__(self, run: Path, _mode: str, _settings: TrackConfig, facts: dict[str, Any]) -> None:
-        """Begin anew; raises ImportError where TensorBoard is not installed."""
+        """Replace former event files; raises ImportError where TensorBoard is not installed."""
         from tensorboard.plugins.custom_scalar import layout_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        self.folder = self.location = str(run / "tensorboard")
+        self.folder = self.location = str(RunFolder(run).tracker("tensorboard"))
         shutil.rmtree(self.folder, ignore_errors=True)
         self._writer = EventFileWriter(self.folder)
-        kinds: Any = layout_pb2
-        lines = kinds.MultilineChartContent(tag=["^train/loss$", "^eval/loss$"])
-        category = kinds.Category(title="loss", chart=[kinds.Chart(title=LOSS_CHART, multiline=lines)])
-        layout = kinds.Layout(category=[category]).SerializeToString()
+        protos: Any = layout_pb2
+        lines = protos.MultilineChartContent(tag=["^train/loss$", "^eval/loss$"])
+        category = protos.Category(title="loss", chart=[protos.Chart(title=LOSS_CHART, multiline=lines)])
+        layout = protos.Layout(category=[category]).SerializeToString()
         self._add_strings("custom_scalars__config__", "custom_scalars", [layout])
         described = yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
         self._add_strings("facts", "text", [f"```\n{described}```".encode()])
 
     def log(self, entry: TrackerEntry) -> None:
-        """Write an entry; the chart of both losses is a layout that TensorBoard fills by itself."""
+        """Write an entry; for the chart of both losses TensorBoard needs only the layout."""
         match entry:
             case Scalars(step, values):
                 self._add_values([{"tag": tag, "simple_value": value} for tag, value in values.items()], step)
@@ -44,11 +45,11 @@ class TensorBoard:
         self._writer.flush()
 
     def close(self, _state: str) -> None:
-        """Write the rest."""
+        """Write what is left and close the files."""
         self._writer.close()
 
     def _add_strings(self, tag: str, plugin: str, texts: list[bytes], step: int = 0) -> None:
-        """Texts for one of TensorBoard's plugins; its own helpers for them need TensorFlow."""
+        """Write texts for one of TensorBoard's plugins; its own helpers for them need TensorFlow."""
         shape = {"dim": [{"size": len(texts)}]}
         tensor = {"dtype": "DT_STRING", "string_val": texts, "tensor_shape": shape}
         metadata = {"plugin_data": {"plugin_name": plugin}}
@@ -57,5 +58,5 @@ class TensorBoard:
     def _add_values(self, values: list[dict[str, Any]], step: int) -> None:
         from tensorboard.compat.proto import event_pb2
 
-        kinds: Any = event_pb2
-        self._writer.add_event(kinds.Event(summary={"value": values}, step=step, wall_time=time.time()))
+        protos: Any = event_pb2
+        self._writer.add_event(protos.Event(summary={"value": values}, step=step, wall_time=time.time()))

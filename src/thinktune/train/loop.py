@@ -19,8 +19,8 @@ from thinktune.errors import Stopped, UserError
 from thinktune.files import is_disk_full, read_json
 from thinktune.progress import Bar, Say, no_bar, say_nothing
 from thinktune.report import run_page as report
+from thinktune.run import RunFolder, lock_run
 from thinktune.run import journal as track
-from thinktune.run import lock_run
 from thinktune.tracking import trackers as sinks
 from thinktune.train import metrics as watch
 from thinktune.train import samples as answers
@@ -207,13 +207,13 @@ def _save_blocking(run: Run) -> bool:
 
 def _trainer_state(run: Run) -> dict[str, Any]:
     journals = track.flush_journals(run.folder) if run.world.is_main else {}
-    return {"journals": journals, **carried.state_dict(run)}
+    return {"step": run.done, "journals": journals, **carried.state_dict(run)}
 
 
 def _save(run: Run, trainer_state: dict[str, Any]) -> tuple[Path, float]:
     """Write a checkpoint, in a thread or not: its folder and the seconds."""
     begun = time.monotonic()
-    saved = saving.save(run.folder, run.done, run.model, run.tokenizer, run.optimizer, trainer_state, run.world)
+    saved = saving.save(run.folder, run.model, run.tokenizer, run.optimizer, trainer_state, run.world)
     return saved.folder, time.monotonic() - begun
 
 
@@ -276,10 +276,10 @@ def _write_final(run: Run) -> None:
     assert best is not None
     if not checkpoint.has_final_model(run.folder, best):
         checkpoint.verify(best)
-        kept = getattr(torch, read_json(run.folder / "environment.json")["model_dtype"])
+        kept = getattr(torch, read_json(RunFolder(run.folder).environment)["model_dtype"])
         saving.write_final(run.folder, best, kept)
     report.write_run_page(run.folder)
     share = run.saving_seconds / max(1e-9, run.saving_seconds + time.monotonic() - run.started)
     run.say(f"training waited {run.saving_seconds:.1f} s for checkpoints, {share:.1%} of its time")
     watch.log_conclusion(run)
-    run.say(f"final model: {run.folder / 'final'} (step {best.step}, the best of those evaluated)")
+    run.say(f"final model: {RunFolder(run.folder).final} (step {best.step}, the best of those evaluated)")

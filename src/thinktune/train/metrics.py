@@ -13,7 +13,7 @@ from thinktune.planner.hardware import mfu
 from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import format_duration
 from thinktune.report import advice_sentence, diagnosis_line
-from thinktune.run import diagnose_run
+from thinktune.run import RunFolder, diagnose_run
 from thinktune.run import journal as track
 from thinktune.run.diagnosis import overfitting_evaluations
 from thinktune.run.environment import peak_host_memory_gib
@@ -56,7 +56,7 @@ def log_metrics(run: Run) -> None:
     events = health.detect_anomalies(run, reports, norms)
     if not run.world.is_main:
         return
-    track.append(run.folder, track.METRICS_FILE, [*events, line])
+    track.append(RunFolder(run.folder).metrics, [*events, line])
     for event in events:
         run.say(f"step {event['step']}: {event['text']}")
     run.say(_format_line(run, line))
@@ -66,7 +66,7 @@ def log_event(run: Run, text: str) -> None:
     """Say something that happened to the run, and record it."""
     if not run.world.is_main:
         return
-    track.append(run.folder, track.METRICS_FILE, [{"kind": "event", "step": run.done, "text": text}])
+    track.append(RunFolder(run.folder).metrics, [{"kind": "event", "step": run.done, "text": text}])
     run.say(f"step {run.done}: {text}")
 
 
@@ -86,9 +86,9 @@ def evaluate_held_out(run: Run) -> None:
     seconds = round(time.monotonic() - begun, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.label_tokens.sum()), "seconds": seconds}
     kept = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}
-    track.append(run.folder, track.ROW_LOSSES_FILE, [{"step": run.done, "rows": kept}])
+    track.append(RunFolder(run.folder).row_losses, [{"step": run.done, "rows": kept}])
     track.append(
-        run.folder, track.METRICS_FILE, [{"kind": "eval", "step": run.done, "epoch": run.epoch, **losses, **facts}]
+        RunFolder(run.folder).metrics, [{"kind": "eval", "step": run.done, "epoch": run.epoch, **losses, **facts}]
     )
     run.say(
         f"step {run.done}/{len(run.steps)} eval loss {losses['loss']:.4f} "

@@ -9,6 +9,7 @@ from typing import Any
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import completion_record
+from thinktune.run import RunFolder
 from thinktune.run import journal as track
 from thinktune.train.state import Run
 
@@ -44,7 +45,7 @@ def write_samples(run: Run) -> None:
         made["repetition"] = round(repetition_rate(_tokenize_reply(run, reply)), 4)
         records.append(made)
     if run.world.is_main:
-        track.append(run.folder, track.SAMPLES_FILE, records)
+        track.append(RunFolder(run.folder).samples, records)
 
 
 def sampling_modes(settings: Any, limit_tokens: int) -> dict[str, SamplingParams]:

@@ -32,7 +32,7 @@ from thinktune.planner import Setting, resolve_setting
 from thinktune.planner import disk_space as disk
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Say
-from thinktune.run import describe_environment
+from thinktune.run import RunFolder, describe_environment
 from thinktune.run import journal as track
 from thinktune.run import resume as ground
 from thinktune.train.state import Run
@@ -114,7 +114,7 @@ def _read_rows(recipe: Recipe, source: Path, say: Say) -> tuple[Any, Prepared]:
     tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
     ground.refuse_other_tokenizer(_tokenizer_fingerprint(tokenizer), recipe.run_folder)
     prepared = prepare(recipe, tokenizer, say)
-    ground.refuse_other_data(prepared, recipe.run_folder)
+    ground.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder)
     for line in account.summary_lines(prepared.summary):
         say(line)
     return tokenizer, prepared
@@ -126,8 +126,7 @@ def _resume_or_record(
     """Set the run where its folder says it is, or describe it there; what changed under it is told and recorded."""
     folder = run.folder
     run.world.barrier()  # from here on what all have read is written
-    if (folder / "environment.json").is_file():
-        changed = [*changed, *ground.environment_changes(environment, folder)]
+    changed = [*changed, *ground.environment_changes(environment, folder)]
     journals = checkpoint.evaluated_journal_lengths(folder, run.done)
     run.evaluated = journals is not None
     if last:
@@ -139,14 +138,14 @@ def _resume_or_record(
     if not run.world.is_main:
         return
     track.rewind(folder, journals or (run.restored_state["journals"] if run.restored_state else {}))
-    if changed or not (folder / "environment.json").is_file():
+    if changed or not RunFolder(folder).environment.is_file():
         ground.record_recipe(run.recipe, folder)  # first: it marks the folder as a run
-        write_json(folder / "data.json", run.prepared.summary)
-        ground.record_rows(run.prepared.train, folder)
-        write_json(folder / "environment.json", environment)  # last: it says that the others are there
+        write_json(RunFolder(folder).data_summary, run.prepared.summary)
+        ground.record_rows(run.prepared.train.digest_lines(), folder)
+        write_json(RunFolder(folder).environment, environment)  # last: it says that the others are there
     if changed:
         text = f"goes on with a change: {', '.join(changed)}"
-        track.append(folder, track.METRICS_FILE, [{"kind": "event", "step": run.done, "text": text}])
+        track.append(RunFolder(folder).metrics, [{"kind": "event", "step": run.done, "text": text}])
         run.say(text)
 
 

@@ -1,29 +1,29 @@
-// The only script of a page: its language follows the reader's, and while a run goes on the page reads itself anew.
+// The only script of a page: its language follows the reader's, and the page reloads itself while the run goes on.
 (() => {
   const page = document.documentElement;
-  const kept = (() => { try { return sessionStorage; } catch { return {}; } })();
-  const speak = (language) => { page.lang = language; kept.language = language; };
+  const storage = (() => { try { return sessionStorage; } catch { return {}; } })();
+  const setLanguage = (language) => { page.lang = language; storage.language = language; };
   const reader = (navigator.languages || [navigator.language])[0] || "en";
-  speak(kept.language || (reader.startsWith("zh") ? "zh" : "en"));
+  setLanguage(storage.language || (reader.startsWith("zh") ? "zh" : "en"));
   document.addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("language");
     button.hidden = false;
-    button.addEventListener("click", () => speak(page.lang === "zh" ? "en" : "zh"));
+    button.addEventListener("click", () => setLanguage(page.lang === "zh" ? "en" : "zh"));
     const folds = [...document.querySelectorAll("details")];
-    const place = "view " + location.pathname;
+    const viewKey = "view " + location.pathname;
     try {
-      const view = JSON.parse(kept[place] || "null");
+      const view = JSON.parse(storage[viewKey] || "null");
       if (view) {
         for (const [name, open] of Object.entries(view.folds)) { const fold = document.getElementById(name); if (fold) fold.open = open; }
         scrollTo(0, view.top);
-        delete kept[place];
+        delete storage[viewKey];
       }
-    } catch { /* what is kept is of no use */ }
+    } catch { /* the stored view is unusable */ }
     const seconds = Number(page.dataset.refresh || 0);
     if (seconds) setInterval(() => {
-      if (document.hidden || String(getSelection())) return; // nobody looks, or somebody copies
+      if (document.hidden || String(getSelection())) return; // the page is hidden, or text is selected
       const open = Object.fromEntries(folds.filter((fold) => fold.id).map((fold) => [fold.id, fold.open]));
-      kept[place] = JSON.stringify({ folds: open, top: scrollY });
+      storage[viewKey] = JSON.stringify({ folds: open, top: scrollY });
       location.reload();
     }, 1000 * seconds);
   });

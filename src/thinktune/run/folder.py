@@ -1,0 +1,162 @@
+"""The layout of a run's folder: every file and folder in it by name, spelled here and nowhere else."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_CHECKPOINT_NAME = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationFolder:
+    """The files of one evaluation of a run: questions, replies of each side (`base`, `tuned`), and report."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """The settings that, besides the questions, decide the figures."""
+        return self.path / "settings.json"
+
+    @property
+    def tasks(self) -> Path:
+        """The questions, one a line."""
+        return self.path / "tasks.jsonl"
+
+    @property
+    def judgements(self) -> Path:
+        """The verdicts of a judge model."""
+        return self.path / "judgements.jsonl"
+
+    @property
+    def rows(self) -> Path:
+        """Every question with both replies and their scores."""
+        return self.path / "rows.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The figures: base, tuned and difference, with intervals."""
+        return self.path / "report.json"
+
+    def completions(self, side: str) -> Path:
+        """Return the file of a side's replies, saved as they come."""
+        return self.path / side / "completions.jsonl"
+
+    def losses(self, side: str) -> Path:
+        """Return the file of a side's losses on the held-out rows."""
+        return self.path / side / "losses.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run's folder, or any folder that may be one (see `is_run`)."""
+
+    path: Path
+
+    @property
+    def is_run(self) -> bool:
+        """Return True if a run was started here: its recipe is the first file that it writes."""
+        return self.recipe.is_file()
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe that the run follows, resolved."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, device, settings and fingerprints; the last file written before the first step."""
+        return self.path / "environment.json"
+
+    @property
+    def data_summary(self) -> Path:
+        """Counts of the rows that were read, repaired, dropped and held out."""
+        return self.path / "data.json"
+
+    @property
+    def row_digests(self) -> Path:
+        """The digest and `file:line` of each training row."""
+        return self.path / "rows.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """The journal of losses, speed and events."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """The journal of replies to held-out questions."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def row_losses(self) -> Path:
+        """The journal of each held-out row's loss."""
+        return self.path / "losses.jsonl"
+
+    @property
+    def journals(self) -> tuple[Path, Path, Path]:
+        """The files that grow with the run; a checkpoint records their lengths."""
+        return self.metrics, self.samples, self.row_losses
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process trains here."""
+        return self.path / ".lock"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of all checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of one step's checkpoint."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    @property
+    def last(self) -> Path:
+        """The pointer to the checkpoint from which the run resumes."""
+        return self.path / "last"
+
+    @property
+    def best(self) -> Path:
+        """The pointer to the checkpoint with the lowest eval loss."""
+        return self.path / "best"
+
+    @property
+    def evaluated(self) -> Path:
+        """The last step with a complete evaluation, and the lengths of the journals after it."""
+        return self.path / "evaluated.json"
+
+    @property
+    def final(self) -> Path:
+        """The model that the run ends with, as a plain model folder."""
+        return self.path / "final"
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return self.path / "report.html"
+
+    def evaluation(self, *, thinking: bool = True) -> EvaluationFolder:
+        """Return the folder of an evaluation; the one without thinking is inside the other."""
+        folder = self.path / "eval"
+        return EvaluationFolder(folder if thinking else folder / "no-thinking")
+
+    def tracker(self, name: str) -> Path:
+        """Return the folder of a tracker's own files."""
+        return self.path / name
+
+    def tracker_log(self, name: str) -> Path:
+        """Return the file to which a tracker's process and its libraries print."""
+        return self.path / f"{name}.log"
+
+    @property
+    def swanlab_id(self) -> Path:
+        """The run's id at SwanLab."""
+        return self.tracker("swanlab") / "id"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """Parse the step from the name of a checkpoint's folder; None for any other name."""
+    found = _CHECKPOINT_NAME.fullmatch(name)
+    return int(found[1]) if found else None

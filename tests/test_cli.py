@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it says, and with which exit code."""
+"""The command line as a user sees it: its output and exit codes."""
 
 import json
 import subprocess
@@ -24,19 +24,19 @@ def write(folder: Path, rows=(GOOD,), **changes) -> Path:
     return folder / "mine.yaml"
 
 
-def ended(recipe, cwd):
-    """How `thinktune train` ended, its exit code and whether torch had been loaded printed last."""
+def train_in_process(recipe, cwd):
+    """Run `thinktune train`; its exit code and whether torch was loaded are printed last."""
     code = f"import sys; sys.argv = ['thinktune', 'train', {str(recipe)!r}]\nfrom thinktune.cli import main\n"
     code += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
-def assert_refused(done, *told):
+def assert_refused(done, *texts):
     assert done.returncode == 2, done.stderr + done.stdout
     assert "Traceback" not in done.stderr
-    said = " ".join((done.stdout + done.stderr).split())
-    for text in told:
-        assert text in said, said
+    output = " ".join((done.stdout + done.stderr).split())
+    for text in texts:
+        assert text in output, output
 
 
 def test_help_names_the_verbs(tmp_path):
@@ -46,22 +46,28 @@ def test_help_names_the_verbs(tmp_path):
         assert verb in done.stdout
 
 
+def test_help_is_printed_without_loading_torch_or_pydantic(tmp_path):
+    code = "import sys, thinktune.cli; print([name for name in ('torch', 'pydantic', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_a_bad_recipe_is_refused_before_torch_is_loaded(tmp_path):
     recipe = write(tmp_path, train={"learning_rat": 1, "epochs": 0})
-    done = ended(recipe, tmp_path)
+    done = train_in_process(recipe, tmp_path)
     assert done.stdout.split() == ["2", "False"]
     assert "did you mean learning_rate?" in done.stderr
     assert "train.epochs" in done.stderr
 
 
-def test_all_missing_paths_are_told_at_once_before_torch_is_loaded(tmp_path):
-    done = ended(write(tmp_path, data={"name": "gone.jsonl", "validation": "lost.jsonl"}), tmp_path)
+def test_all_missing_paths_are_reported_at_once_before_torch_is_loaded(tmp_path):
+    done = train_in_process(write(tmp_path, data={"name": "gone.jsonl", "validation": "lost.jsonl"}), tmp_path)
     assert done.stdout.split() == ["2", "False"]
     for place in ("model.name: 'nowhere'", "data.name: 'gone.jsonl'", "data.validation: 'lost.jsonl'"):
         assert place in " ".join(done.stderr.split())
 
 
-def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
+def test_user_errors_are_one_sentence_and_exit_code_2(tmp_path, start):
     assert_refused(run("train", "nowhere.yaml", cwd=tmp_path), "nowhere.yaml", "cannot be read")
     assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is not a file or folder here")
     (tmp_path / "hollow").mkdir()
@@ -79,7 +85,7 @@ def test_faults_of_the_user_end_in_a_sentence_and_exit_code_2(tmp_path, start):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_model_that_is_not_whole_is_refused_before_anything_is_written(tmp_path, start):
+def test_an_incomplete_model_is_refused_before_anything_is_written(tmp_path, start):
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -112,18 +118,18 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
     done = run("eval", "runs/mine", "--regrade", "--json", cwd=tmp_path)
     assert json.loads(done.stdout) == json.loads((tmp_path / "runs/mine/eval/report.json").read_text(encoding="utf-8"))
     assert_refused(run("eval", "runs/mine", "--endpoint", "http://x/v1", cwd=tmp_path), "--endpoint: write base=URL")
-    assert_refused(run("eval", "runs/mine", "--tasks", "gone.jsonl", cwd=tmp_path), "'gone.jsonl' is no file here")
+    assert_refused(run("eval", "runs/mine", "--tasks", "gone.jsonl", cwd=tmp_path), "'gone.jsonl' is not a file")
     assert run("report", "runs/mine", cwd=tmp_path).returncode == 0
     done = run("chat", "runs/mine", cwd=tmp_path, input="q1?\n/think\n/dance\n/reset\n/quit\n")
     assert done.returncode == 0, done.stderr
-    for said in ("reasoning off", "/dance is no command", "forgotten"):
-        assert said in done.stdout
+    for text in ("reasoning off", "/dance is not a command", "conversation cleared"):
+        assert text in done.stdout
 
 
-def test_chat_with_nobody_is_refused(tmp_path):
+def test_chat_without_a_model_is_refused(tmp_path):
     assert_refused(run("chat", "nowhere", cwd=tmp_path), "nowhere: is not a folder")
 
 
 @pytest.mark.parametrize("verb", ["eval", "report"])
-def test_a_folder_that_is_no_run_is_named(tmp_path, verb):
+def test_a_folder_that_is_not_a_run_is_named(tmp_path, verb):
     assert_refused(run(verb, "nowhere", cwd=tmp_path), "nowhere", "is not a run's folder")

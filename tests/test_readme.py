@@ -1,4 +1,4 @@
-"""The READMEs name commands, files and figures that are there."""
+"""The READMEs name commands, files and figures that exist."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def text(request):
     return (ROOT / request.param).read_text(encoding="utf-8")
 
 
-def test_the_two_commands_stand_there_and_ci_calls_the_same(text):
+def test_the_two_commands_are_there_and_ci_runs_the_same(text):
     assert f"{INSTALL} . && .venv/bin/thinktune demo\n" in text
     command = f"{INSTALL} '.[test]' && .venv/bin/pytest\n"
     assert command in text
@@ -42,13 +42,13 @@ def test_every_verb_exists(text):
     assert verbs <= set(get_command(app).commands)
 
 
-def test_the_recipe_shown_is_one(text, tmp_path):
+def test_the_recipe_shown_loads(text, tmp_path):
     [shown] = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "mine.yaml").write_text(shown, encoding="utf-8")
     assert load_recipe(tmp_path / "mine.yaml").data.columns.reasoning == "think"
 
 
-def test_the_number_of_facts_is_true(text):
+def test_the_number_of_facts_is_right(text):
     assert str(len(read_bundled("facts.jsonl"))) in text
 
 

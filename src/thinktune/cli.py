@@ -6,45 +6,42 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from thinktune.config import loading as recipes
-from thinktune.config.schema import EngineChoice
-from thinktune.data.sources import refuse_missing_paths
 from thinktune.errors import Stopped, UserError, redact
-from thinktune.run import RunFolder
 
+# What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch.
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from thinktune.config import Recipe
     from thinktune.distributed import World
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    help="Fine-tune all parameters of an open language model on question/reasoning/answer rows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, as in recipes/.")]
-
-
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as in runs/NAME.")]
-
-
-RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, as in runs/NAME.")]
-
-
-ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or any model folder.")]
-
-
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="As in train.epochs=1.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.")]
+RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
+]
 
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where it is written.")] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Output folder.")] = Path("runs/demo"),
 ) -> None:
-    """Run the whole pipeline on a small Qwen3 made on the spot: CPU, minutes."""
+    """Run the whole pipeline on a tiny Qwen3, in minutes on a CPU."""
     from thinktune.demo import demo as run_demo
 
     with _exit_when_stopped():
@@ -55,12 +52,12 @@ def demo(
 def check(
     recipe: RecipePath,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON, and nothing else.")] = False,
-    write: Annotated[Path | None, typer.Option(help="A folder for the cleaned train.jsonl and val.jsonl.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")] = False,
+    write: Annotated[Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.")] = None,
 ) -> None:
-    """Show what a recipe will train, before anything is spent; exit code 0 if it is ready, 2 if not."""
+    """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
     try:
-        with _exit_when_stopped("stopped; nothing was written, and the next check begins anew"):
+        with _exit_when_stopped("stopped; nothing was written"):
             ready = _check(recipe, overrides or [], as_json, write)
     except (UserError, OSError) as error:
         if not as_json:
@@ -72,20 +69,18 @@ def check(
 
 
 def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
-    loaded = recipes.load_recipe(recipe, overrides)
-    refuse_missing_paths(loaded)
-    from thinktune.commands import check_recipe as run_check
-    from thinktune.commands import print_check
+    loaded = _load_recipe(recipe, overrides)
+    from thinktune.commands import check_recipe, print_check
     from thinktune.data.export import export_rows, refuse_existing
 
     if write:
         refuse_existing(write)
-    prepared, facts = run_check(loaded, _say_to_stderr)
+    prepared, facts = check_recipe(loaded, _say_to_stderr)
     ready = facts["verdict"] == "ready"
     if write and not prepared.stop_reasons:
         facts["written"] = export_rows(prepared, write, loaded.data.system)
     elif write:
-        facts["written"] = [f"{write}: nothing is written, for the rows are not ready"]
+        facts["written"] = [f"{write}: nothing is written, because the rows are not ready"]
     if as_json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
     else:
@@ -95,30 +90,29 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None
 
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Train; the same command starts again where it stopped. Takes all cards of the machine, or torchrun's."""
-    if "RANK" in os.environ:  # as torchrun and its kind say it
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # every rank would warn of what is meant
+    """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
+    if "RANK" in os.environ:  # set by torchrun and similar launchers
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or every rank prints warnings about intended settings
         from thinktune.train import process_group
 
         with _exit_when_stopped(announce=os.environ["RANK"] == "0"), process_group() as world:
             _train(recipe, overrides or [], world)
         return
-    loaded = recipes.load_recipe(recipe, overrides or [])
-    refuse_missing_paths(loaded)
+    _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
     from thinktune.train import device_count, launch_workers
 
-    if (cards := device_count()) > 1:
-        _say(f"hands over to torchrun, one process for each of {cards} cards")
-        raise typer.Exit(launch_workers(cards, recipe, overrides or []))
+    if (gpus := device_count()) > 1:
+        _say(f"starting torchrun with one process for each of {gpus} GPUs")
+        raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
     with _exit_when_stopped():
         _train(recipe, overrides or [])
 
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
-    loaded = recipes.load_recipe(recipe, overrides)
-    refuse_missing_paths(loaded)
+    loaded = _load_recipe(recipe, overrides)
     from thinktune.distributed import SINGLE
     from thinktune.progress import progress_bar
+    from thinktune.run import RunFolder
     from thinktune.train import train as run_train
 
     world = world or SINGLE
@@ -128,58 +122,69 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
         _say(f"report: {RunFolder(folder).report}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
+def _load_recipe(path: Path, overrides: list[str]) -> "Recipe":
+    """Load a recipe and refuse paths that do not exist."""
+    from thinktune.config import load_recipe
+    from thinktune.data.sources import refuse_missing_paths
+
+    recipe = load_recipe(path, overrides)
+    refuse_missing_paths(recipe)
+    return recipe
+
+
 @app.command(name="eval")
 def evaluate(
     run: RunPath,
     tasks: Annotated[
-        list[Path] | None, typer.Option(help="A file of questions with answers; give it several times.")
+        list[Path] | None, typer.Option(help="File of questions with answers; may be given several times.")
     ] = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
-    thinking: Annotated[bool, typer.Option(help="Let both models reason first.")] = True,
+    thinking: Annotated[bool, typer.Option(help="Let both models reason before they answer.")] = True,
     regrade: Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again, without a model.")] = False,
     endpoint: Annotated[
-        list[str] | None, typer.Option(help="base=URL[#MODEL] and tuned=URL[#MODEL] that reply.")
+        list[str] | None, typer.Option(help="Servers that reply: base=URL[#MODEL] and tuned=URL[#MODEL].")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge that compares the answers.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
+    judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge model that compares the answers.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")] = False,
 ) -> None:
-    """Measure base against tuned, with intervals; the same command goes on where it stopped."""
+    """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
     sides = _endpoints_by_side(endpoint or [])
+    from thinktune.config import load_recipe
     from thinktune.eval import comparison_tables
     from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
-    from thinktune.report import write_run_page as write_page
+    from thinktune.report import write_run_page
+    from thinktune.run import RunFolder
     from thinktune.tracking import update_trackers
 
     say = _say_to_stderr if as_json else _say
-    with _exit_when_stopped("stopped; the same command goes on after the last saved reply"):
+    with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
         if regrade:
-            found = rescore_run(run, thinking=thinking)
+            result = rescore_run(run, thinking=thinking)
         else:
             options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
-            found = evaluate_run(run, say, options)
-        write_page(run)
-    update_trackers(run, recipes.load_recipe(RunFolder(run).recipe).track, say)
+            result = evaluate_run(run, say, options)
+        write_run_page(run)
+    update_trackers(run, load_recipe(RunFolder(run).recipe).track, say)
     if as_json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        print(json.dumps(result, ensure_ascii=False, indent=2))
         return
-    _console().print(comparison_tables(found))
+    _console().print(comparison_tables(result))
     _say(f"report: {RunFolder(run).report}")
 
 
 def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
-    """Endpoints by the side that they stand for."""
-    found = {side: url for side, _, url in (text.partition("=") for text in endpoints)}
-    wrong = sorted(set(found) - {"base", "tuned"})
-    if wrong or len(found) < len(endpoints):
-        raise UserError(f"--endpoint: write base=URL and tuned=URL, each once; given were {', '.join(endpoints)}")
-    return found
+    """Parse SIDE=URL options."""
+    sides = {side: url for side, _, url in (text.partition("=") for text in endpoints)}
+    if set(sides) - {"base", "tuned"} or len(sides) < len(endpoints):
+        raise UserError(f"--endpoint: write base=URL and tuned=URL, each once; got {', '.join(endpoints)}")
+    return sides
 
 
 @app.command()
 def report(runs: RunPaths) -> None:
-    """Write a run's page again; of several runs, one page that shows them side by side."""
+    """Rewrite a run's report page. For several runs, also write a page that compares them."""
     from thinktune.checkpoint import require_run_folder
     from thinktune.report import write_comparison, write_run_page
 
@@ -188,32 +193,33 @@ def report(runs: RunPaths) -> None:
     for run in runs:
         _say(f"report: {write_run_page(run)}")
     if len(runs) > 1:
-        _say(f"side by side: {write_comparison(runs)}")
+        _say(f"comparison: {write_comparison(runs)}")
 
 
 @app.command()
 def chat(run: ModelPath) -> None:
-    """Talk to a model, its reasoning dimmed."""
-    from thinktune.commands import chat_in_terminal as run_chat
+    """Chat with a model in the terminal, with its reasoning dimmed."""
+    from thinktune.commands import chat_in_terminal
 
     console = _console()
-    run_chat(run, console, lambda: console.input("[bold]› [/]"))
+    chat_in_terminal(run, console, lambda: console.input("[bold]› [/]"))
 
 
 @app.command()
 def serve(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run's folder, or any model folder.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Talk to this OpenAI-compatible server instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="The endpoint's model; by default all that it lists.")] = None,
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Use this OpenAI-compatible server instead.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the endpoint; all that it lists by default.")] = None,
     host: Annotated[
-        str, typer.Option(help="Where to listen; beyond loopback THINKTUNE_API_KEY must be set.")
+        str, typer.Option(help="Address to listen on; beyond loopback, THINKTUNE_API_KEY must be set.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8420,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8420,
     engine: Annotated[
-        EngineChoice, typer.Option(help="What writes replies; auto is vLLM where it and a GPU are.")
+        Literal["auto", "here", "vllm"],
+        typer.Option(help="Inference engine; auto is vLLM if it is installed and there is a GPU."),
     ] = "auto",
 ) -> None:
-    """Open a chat page and an OpenAI-compatible API, reasoning and answer apart."""
+    """Serve a chat page and an OpenAI-compatible API."""
     from thinktune.serve import find_models
     from thinktune.serve import serve as run_serve
 
@@ -221,7 +227,7 @@ def serve(
 
 
 def main() -> None:
-    """Run a verb. What is the user's or the system's fault becomes sentences and exit code 2, without a traceback."""
+    """Run a verb; errors of the user or the system are printed as sentences, with exit code 2 and no traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
@@ -230,6 +236,9 @@ def main() -> None:
         faults = _error_messages(error)
     else:
         return
+    from rich.console import Console
+    from rich.markup import escape
+
     for fault in faults:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(redact(fault))}", highlight=False, soft_wrap=True)
     raise SystemExit(2)
@@ -239,30 +248,32 @@ def _error_messages(error: UserError | OSError) -> list[str]:
     if isinstance(error, UserError):
         return error.faults
     place = ": ".join([*getattr(error, "__notes__", ()), str(error.filename or "the system")])
-    return [f"{place}: {error.strerror or error}; look at the path, its rights and the room on the disk"]
+    return [f"{place}: {error.strerror or error}; check the path, its permissions and the free disk space"]
 
 
 @contextmanager
 def _exit_when_stopped(
-    message: str = "stopped; the same command goes on from the last checkpoint", *, announce: bool = True
+    message: str = "stopped; the same command resumes from the last checkpoint", *, announce: bool = True
 ) -> Generator[None]:
-    """A stop that was asked for ends with exit code 75, or 130 where nothing was saved, and says how to go on.
+    """Turn a requested stop into exit code 75, or 130 if nothing was saved, and print how to continue.
 
-    Typer would end without a word.
+    Typer alone would exit without a word.
     """
     try:
         yield
     except Stopped as stopped:
         if announce:
-            Console(stderr=True).print(escape(str(stopped)), highlight=False, soft_wrap=True)
+            print(stopped, file=sys.stderr)
         raise typer.Exit(stopped.exit_code) from None
     except KeyboardInterrupt:
         if announce:
-            Console(stderr=True).print(message, highlight=False)
+            print(message, file=sys.stderr)
         raise typer.Exit(130) from None
 
 
-def _console() -> Console:
+def _console() -> "Console":
+    from rich.console import Console
+
     return Console(highlight=False)
 
 
@@ -271,5 +282,5 @@ def _say(line: str) -> None:
 
 
 def _say_to_stderr(line: str) -> None:
-    """Progress beside a result that others may read from the standard output."""
+    """Print progress apart from a result on the standard output, which a program may read."""
     print(line, file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""Talking: the conversation is given to the model as its template wants it, and what it says is told apart."""
+"""Chat: the model sees the conversation as its template renders it, and reasoning is shown apart from the answer."""
 
 import pytest
 from rich.console import Console
 
-from thinktune.commands import chat as room
+from thinktune.commands import chat
 from thinktune.data.chat_template import render_prompt
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import Piece
@@ -21,10 +21,10 @@ def test_later_turns_see_earlier_answers_without_their_reasoning(tokenizer):
 
 
 @pytest.fixture
-def talk(model, tokenizer, monkeypatch):
-    """Chat with a model that says what the test wrote; returns the prompts that it saw and what was printed."""
+def run_chat(model, tokenizer, monkeypatch):
+    """Chat with a model that replies with given pieces; returns the prompts that it saw and what was printed."""
 
-    def talk(lines, pieces):
+    def run_chat(lines, pieces):
         prompts = []
 
         def stream(_, request):
@@ -32,21 +32,21 @@ def talk(model, tokenizer, monkeypatch):
             yield from pieces
 
         monkeypatch.setattr(Engine, "stream", stream)
-        opened = (Engine(model, tokenizer), Session(None), SamplingParams(8))
-        monkeypatch.setattr(room, "open_engine", lambda _: opened)
-        console, coming = Console(width=80, force_terminal=True, color_system="standard"), iter(lines)
+        session = (Engine(model, tokenizer), Session(None), SamplingParams(8))
+        monkeypatch.setattr(chat, "open_engine", lambda _: session)
+        console, entered = Console(width=80, force_terminal=True, color_system="standard"), iter(lines)
 
-        def ask():
+        def read_line():
             try:
-                return next(coming)
+                return next(entered)
             except StopIteration:
                 raise EOFError from None
 
         with console.capture() as shown:
-            room.chat_in_terminal(None, console, ask)
+            chat.chat_in_terminal(None, console, read_line)
         return prompts, shown.get()
 
-    return talk
+    return run_chat
 
 
 def reply(reasoning, answer, finish="end"):
@@ -57,19 +57,21 @@ def reply(reasoning, answer, finish="end"):
     ]
 
 
-def test_reasoning_is_dimmed_and_stands_apart_from_the_answer(talk):
-    _, shown = talk(["q?"], reply("why", "because"))
+def test_reasoning_is_dimmed_and_apart_from_the_answer(run_chat):
+    _, shown = run_chat(["q?"], reply("why", "because"))
     assert "\x1b[2mwhy\x1b[0m" in shown
     assert "\n\nbecause" in shown
-    assert "cut here" not in shown
+    assert "cut off here" not in shown
 
 
-def test_a_cut_reply_is_marked(talk):
-    assert "cut here" in talk(["q?"], reply("why", "bec", "length"))[1]
+def test_a_truncated_reply_is_marked(run_chat):
+    assert "cut off here" in run_chat(["q?"], reply("why", "bec", "length"))[1]
 
 
-def test_think_turns_reasoning_off_and_reset_forgets(talk):
-    prompts, _ = talk(["one?", "/think", "two?", "/reset", "/think", "three?", "/quit", "four?"], reply("why", "so."))
+def test_think_turns_reasoning_off_and_reset_clears_the_conversation(run_chat):
+    prompts, _ = run_chat(
+        ["one?", "/think", "two?", "/reset", "/think", "three?", "/quit", "four?"], reply("why", "so.")
+    )
     assert len(prompts) == 3
     assert prompts[1].endswith("two?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert "one?" in prompts[1]
@@ -77,11 +79,11 @@ def test_think_turns_reasoning_off_and_reset_forgets(talk):
     assert prompts[2] == "<|im_start|>user\nthree?<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_reasoning_without_an_opening_tag_is_named_as_such(talk):
+def test_reasoning_without_an_opening_tag_is_labelled(run_chat):
     pieces = [
         Piece("answer", "why"),
         Piece("moved", ""),
         Piece("answer", "so."),
         Completion("why", "so.", 5, 2, "end", closed=True),
     ]
-    assert "the text above was reasoning" in talk(["q?"], pieces)[1]
+    assert "the text above was reasoning" in run_chat(["q?"], pieces)[1]

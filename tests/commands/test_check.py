@@ -1,4 +1,4 @@
-"""What `check_recipe` shows: golden outputs, the verdict with its exit code, the same facts as JSON, and cleaned files."""
+"""What `check` prints: golden texts, the verdict with its exit code, the same facts as JSON, and cleaned files."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from rich.console import Console
 from support.runs import settings
 
 from thinktune.commands.check import check_recipe, colour_tokens, print_check, verify_tokens
-from thinktune.config import loading as recipe
+from thinktune.config.loading import dump_recipe
 from thinktune.data.dataset import reply_digest
 from thinktune.data.export import export_rows
 from thinktune.data.pipeline import prepare, prepare_with_faults
@@ -40,10 +40,10 @@ rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answ
   handed_answer: 1 dropped, as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
   duplicate: 1 dropped, as in rows.jsonl:7: is the same as rows.jsonl:1
 """
-PARTS = """\
-What is learned of rows.jsonl:1, token by token:
+TOKENS_BY_KIND = """\
+Tokens of rows.jsonl:1, by kind:
 
-[given] <|im_start|>user
+[prompt] <|im_start|>user
 心脏第0问？<|im_end|>
 <|im_start|>assistant
 
@@ -55,7 +55,7 @@ What is learned of rows.jsonl:1, token by token:
 
 [answer] 血液0。
 [end of turn] <|im_end|>
-[given]
+[prompt]
 """
 
 
@@ -79,21 +79,24 @@ def recipe_of(tree):
     return make
 
 
-def test_what_is_shown_is_the_golden_text(recipe_of):
+def test_the_printed_text_is_the_golden_text(recipe_of):
     prepared, facts = check_recipe(recipe_of(), print)
-    account = prepared.summary
-    told = plain(shown(facts))
-    expected = GOLDEN.replace("TOKENS", str(account["train_tokens"])).replace(
-        "LEARNED", str(account["train_learned_tokens"])
+    summary = prepared.summary
+    text = plain(shown(facts))
+    expected = GOLDEN.replace("TOKENS", str(summary["train_tokens"])).replace(
+        "LEARNED", str(summary["train_learned_tokens"])
     )
-    assert told.startswith(expected)
-    assert PARTS in told
-    assert "proved of 9 replies: the prompt is a prefix of the whole, the last learned token is <|im_end|>" in told
-    assert "of 9 of them once more: transformers' chat template gives the same ids" in told
-    assert told.endswith("\nready: thinktune train, 15 steps\n")
+    assert text.startswith(expected)
+    assert TOKENS_BY_KIND in text
+    assert (
+        "verified for 9 replies: the prompt is a prefix of the conversation, the last trained token is <|im_end|>"
+        in text
+    )
+    assert "rendered again for 9 of them: transformers' chat template gives the same ids" in text
+    assert text.endswith("\nready: thinktune train, 15 steps\n")
 
 
-def test_every_token_of_the_row_is_there_and_coloured_by_its_part(recipe_of, tokenizer):
+def test_every_token_of_the_row_is_shown_in_the_colour_of_its_kind(recipe_of, tokenizer):
     prepared, facts = check_recipe(recipe_of(), print)
     [row] = facts["shown"]
     reply = prepared.train.replies([0])[0]
@@ -105,38 +108,38 @@ def test_every_token_of_the_row_is_there_and_coloured_by_its_part(recipe_of, tok
     assert "\x1b[32m" in shown(facts, force_terminal=True, color_system="standard")
 
 
-def test_nothing_in_a_row_commands_the_terminal():
-    assert colour_tokens([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[given] a\\x1b[2Jb\\u202ec\n"
+def test_control_characters_of_a_row_do_not_reach_the_terminal():
+    assert colour_tokens([(0, "a\x1b[2Jb\u202ec\n")]).plain == "\n[prompt] a\\x1b[2Jb\\u202ec\n"
 
 
-def test_an_unused_column_of_prose_is_not_ready_with_the_mapping_to_write(recipe_of):
+def test_an_unused_column_of_prose_is_not_ready_and_the_remedy_is_named(recipe_of):
     rows = [row | {"metadata": "a long text that somebody may have meant to train " * 2} for row in ROWS]
     _, facts = check_recipe(recipe_of(rows), print)
-    told = shown(facts)
+    text = shown(facts)
     assert facts["verdict"] == "not ready"
-    assert "data.ignore: [metadata]" in told
-    assert "12 rows read" in told
-    assert "not ready: " in told.splitlines()[-1]
+    assert "data.ignore: [metadata]" in text
+    assert "12 rows read" in text
+    assert "not ready: " in text.splitlines()[-1]
     assert "proof" not in facts
 
 
-def test_all_rows_that_stop_are_told_with_the_rest_of_the_account(recipe_of, tokenizer):
+def test_all_stop_reasons_are_reported_with_the_summary(recipe_of, tokenizer):
     prepared = prepare_with_faults(recipe_of(faults={"blank": "stop", "handed_answer": "stop"}), tokenizer, print)
     assert len(prepared.stop_reasons) == 2
     assert "data.faults: {blank: drop}" in prepared.stop_reasons[1]
     assert prepared.summary["stopping_rows"] == 2
 
 
-def test_tokens_that_are_not_the_templates_or_not_those_that_were_made_are_found(recipe_of, tokenizer):
+def test_tokens_that_are_damaged_or_differ_from_the_template_are_found(recipe_of, tokenizer):
     prepared = prepare(recipe_of(), tokenizer)
-    store = prepared.train.dataset
-    changed = store.ids.copy()
-    changed[int(store.replies["start"][2]) + 3] += 1
-    object.__setattr__(store, "ids", changed)
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; remove "):
+    dataset = prepared.train.dataset
+    changed = dataset.ids.copy()
+    changed[int(dataset.replies["start"][2]) + 3] += 1
+    object.__setattr__(dataset, "ids", changed)
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; delete "):
         verify_tokens(prepared, tokenizer)
-    store.replies["digest"][2] = reply_digest(store.reply(2))
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: its ids are not those"):
+    dataset.replies["digest"][2] = reply_digest(dataset.reply(2))
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its token ids differ"):
         verify_tokens(prepared, tokenizer)
 
 
@@ -145,9 +148,9 @@ def run(*arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, check=False)
 
 
-def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path):
+def test_json_has_the_facts_and_the_exit_code_is_the_verdict(recipe_of, tmp_path):
     made = recipe_of()
-    (tmp_path / "mine.yaml").write_text(recipe.dump_recipe(made), encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(dump_recipe(made), encoding="utf-8")
     done = run("check", "mine.yaml", "--json", "--write", "cleaned", cwd=tmp_path)
     facts = json.loads(done.stdout)
     assert (done.returncode, facts["verdict"]) == (0, "ready")
@@ -162,7 +165,7 @@ def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path)
     bad = run("check", "mine.yaml", "--json", "--write", "other", "data.faults.blank=stop", cwd=tmp_path)
     facts = json.loads(bad.stdout)
     assert (bad.returncode, facts["verdict"]) == (2, "not ready")
-    assert facts["written"] == ["other: nothing is written, for the rows are not ready"]
+    assert facts["written"] == ["other: nothing is written, because the rows are not ready"]
     assert not (tmp_path / "other").exists()
     (tmp_path / "occupied").write_text("a file")
     blocked = run("check", "mine.yaml", "--json", "--write", "occupied", cwd=tmp_path)
@@ -172,8 +175,8 @@ def test_json_gives_the_facts_and_the_exit_code_the_verdict(recipe_of, tmp_path)
 @pytest.mark.parametrize("system", [None, "你是医生。"])
 def test_cleaned_rows_are_read_back_as_the_same_tokens(recipe_of, tokenizer, tmp_path, system):
     first = prepare(recipe_of(validation=0.3, system=system), tokenizer)
-    said = export_rows(first, tmp_path / "out", system)
-    assert [line.split(": ")[1].split(",")[0] for line in said] == [
+    lines = export_rows(first, tmp_path / "out", system)
+    assert [line.split(": ")[1].split(",")[0] for line in lines] == [
         f"{len(first.train)} rows",
         f"{len(first.validation)} rows",
     ]

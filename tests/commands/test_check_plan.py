@@ -1,4 +1,4 @@
-"""What `check_recipe` shows of the plan, and what a run takes from it and keeps when it goes on."""
+"""What `check` prints of the plan, and what a run takes from it and keeps when it resumes."""
 
 import json
 import re
@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from support.plans import shown
 from support.runs import quiet, settings, stop_after
 
-from thinktune.checkpoint import store as checkpoint
+from thinktune.checkpoint import find_checkpoint
 from thinktune.commands.check import check_recipe
 from thinktune.files import read_json, write_json
-from thinktune.planner import disk_space as disk
+from thinktune.planner import disk_space
 from thinktune.planner.activation_budgets import trace_layers
 from thinktune.planner.trace import META
 from thinktune.train.dry_run import dry_run
@@ -38,14 +38,14 @@ def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
     assert "→" not in small
 
 
-def test_check_on_the_cpu_says_what_is_usual_there(tree):
+def test_check_on_the_cpu_prints_the_defaults(tree):
     _, facts = check_recipe(settings(tree), quiet)
     assert "plan: on the CPU: memory tier fp32, activation budget 1, batches of 1,024 tokens" in shown(facts)
     assert facts["plan"]["options"] == []
 
 
-def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
-    """Also where the plan, drawn anew, would be another one: what a run began with decides."""
+def test_a_run_records_its_setting_and_resumes_with_it(tree):
+    """Even if a new plan would differ: the setting that a run started with decides."""
     recipe = settings(tree)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, stop_after(3))
@@ -59,16 +59,16 @@ def test_a_run_writes_its_setting_down_and_goes_on_with_it(tree):
     assert all(layer.gradient_checkpointing for layer in context.model.model.layers)
 
 
-def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
-    import thinktune.model.forward as room
+def test_all_passes_of_a_run_use_the_plans_chunk_rows(tree, monkeypatch):
+    from thinktune.model import forward
 
-    real, taken = room.linear_cross_entropy, []
+    real, taken = forward.linear_cross_entropy, []
 
     def spy(*given, **options):
         taken.append((torch.is_grad_enabled(), options["chunks"].rows))
         return real(*given, **options)
 
-    monkeypatch.setattr(room, "linear_cross_entropy", spy)
+    monkeypatch.setattr(forward, "linear_cross_entropy", spy)
     recipe = settings(tree)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, stop_after(3))
@@ -81,7 +81,7 @@ def test_all_passes_of_a_run_take_the_plans_rows_of_logits(tree, monkeypatch):
     assert set(taken) == {(True, 7), (False, 7)}
 
 
-def test_layers_are_traced_once_and_read_from_the_disk_after(model, monkeypatch):
+def test_layers_are_traced_once_and_then_read_from_the_disk(model, monkeypatch):
     first = trace_layers(model.config, BF16, META, compiled=False)
     monkeypatch.setattr("thinktune.planner.activation_budgets.trace_layer", None)
     assert trace_layers(model.config, BF16, META, compiled=False) == first
@@ -101,26 +101,27 @@ def test_a_compiled_layer_keeps_less_and_works_more_as_its_budget_falls(model):
 
 
 def tensor_bytes(file):
-    """Of all tensors but the random generators' states, without the file's head: both are of no account but here."""
+    """Bytes of all tensors but the RNG states, without the file's header: both matter only for so small a model."""
     kept = load_file(file).items()
     return sum(each.numel() * each.element_size() for name, each in kept if not name.startswith("random/"))
 
 
 @pytest.mark.parametrize("memory", ["fp32", "exact-bf16", "4bit"])
-def test_check_says_what_the_run_will_write(tree, memory):
-    """Each figure against the files of a run that came to its end; the base is fp32, so `final_bytes` is, too."""
+def test_check_predicts_what_the_run_will_write(tree, memory):
+    """Each figure against the files of a finished run; the base is fp32, so `final_bytes` is, too."""
     recipe = settings(tree, train={"memory": memory, "epochs": 1})
     _, facts = check_recipe(recipe, quiet)
     needs = json.loads(json.dumps(facts["disk"]))
     folder = train(recipe, quiet)
-    last = checkpoint.find_checkpoint(folder, "last").folder
+    last = find_checkpoint(folder, "last").folder
     weights, state = (tensor_bytes(last / file) for file in ("model.safetensors", "state/state.safetensors"))
     assert needs["best_weights_bytes"] == pytest.approx(weights, rel=0.05)
     assert needs["checkpoint_bytes"] == pytest.approx(weights + state, rel=0.05)
     assert needs["final_bytes"] == pytest.approx(tensor_bytes(folder / "final" / "model.safetensors"), rel=0.05)
     second = max(needs["checkpoint_bytes"], needs["final_bytes"])
     assert (
-        needs["most_bytes"] - disk.OTHER_FILES_BYTES == needs["checkpoint_bytes"] + needs["best_weights_bytes"] + second
+        needs["most_bytes"] - disk_space.OTHER_FILES_BYTES
+        == needs["checkpoint_bytes"] + needs["best_weights_bytes"] + second
     )
     assert (needs["fits"], needs["held_bytes"]) == (True, 0)
     gib = [f"{needs[name] / 2**30:.2f}" for name in ("most_bytes", "free_bytes")]
@@ -130,8 +131,8 @@ def test_check_says_what_the_run_will_write(tree, memory):
     assert check_recipe(recipe, quiet)[1]["disk"]["held_bytes"] > weights, "what a run holds counts as its room"
 
 
-def test_a_disk_too_small_is_a_stop_where_the_run_would_be(tree, monkeypatch):
-    monkeypatch.setattr(disk, "disk_space", lambda _: disk.DiskSpace(free_bytes=2**20, run_folder_bytes=0))
+def test_a_disk_that_is_too_small_stops_a_run_on_this_machine(tree, monkeypatch):
+    monkeypatch.setattr(disk_space, "disk_space", lambda _: disk_space.DiskSpace(free_bytes=2**20, run_folder_bytes=0))
     _, facts = check_recipe(settings(tree), quiet)
     assert (facts["verdict"], facts["disk"]["fits"]) == ("not ready", False)
     [stop] = facts["stops"]

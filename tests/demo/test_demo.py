@@ -1,19 +1,22 @@
-"""The bundled rows keep their promises, and the demo really learns."""
+"""The bundled rows and recipes are what the demo needs, and the demo really learns."""
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from thinktune.demo.pipeline import demo, read_bundled
+from thinktune.config import load_recipe
+from thinktune.demo import pipeline
+from thinktune.demo.pipeline import RECIPE_FOLDER, demo, read_bundled
 from thinktune.eval.grading import contains_keypoint
 
 FACTS = read_bundled("facts.jsonl")
 FORM = read_bundled("form.jsonl")
 
 
-def runs_of_six(question, entity):
+def six_grams(question, entity):
     rest = question.casefold().split(entity.casefold())
     return {piece[start : start + 6] for piece in rest for start in range(len(piece) - 5)}
 
@@ -32,9 +35,9 @@ def test_a_fact_is_asked_in_several_ways_and_held_out_in_truly_other_words(fact)
     assert len(fact["questions"]) >= 3
     assert len(fact["held_out"]) >= 1
     assert len(set(fact["questions"] + fact["held_out"])) == len(fact["questions"]) + len(fact["held_out"])
-    trained = set().union(*(runs_of_six(question, fact["entity"]) for question in fact["questions"]))
+    trained = set().union(*(six_grams(question, fact["entity"]) for question in fact["questions"]))
     for question in fact["held_out"]:
-        assert not runs_of_six(question, fact["entity"]) & trained
+        assert not six_grams(question, fact["entity"]) & trained
     for question in fact["questions"] + fact["held_out"]:
         assert fact["entity"].casefold() in question.casefold()
         assert not contains_keypoint(question, fact["keypoint"])
@@ -53,6 +56,14 @@ def test_no_row_holds_a_tag_or_a_control_token():
     assert not re.search(r"<\|?/?\w+\|?>", json.dumps(FACTS + FORM))
 
 
+@pytest.mark.parametrize("name", ["base", "expert"])
+def test_the_bundled_recipes_load_and_name_the_folder_that_the_demo_replaces(name):
+    recipe = load_recipe(Path(pipeline.__file__).with_name(f"{name}.yaml"))
+    assert recipe.name == name
+    for path in (recipe.model.name, recipe.data.name, recipe.runs_folder):
+        assert Path(path).as_posix().startswith(RECIPE_FOLDER)
+
+
 @pytest.mark.slow
 def test_the_demo_learns_most_facts_and_the_form(tmp_path):
     found = demo(tmp_path / "demo", Console(quiet=True))
@@ -64,5 +75,5 @@ def test_the_demo_learns_most_facts_and_the_form(tmp_path):
     assert figures["ended"]["tuned"]["value"] >= 0.95
     assert figures["well_formed"]["tuned"]["value"] >= 0.95
     assert figures["loss"]["tuned"]["value"] < figures["loss"]["base"]["value"] / 2
-    assert found["verdicts"][0].startswith("held-out: better; answers right")
+    assert found["verdicts"][0].startswith("held-out: better; right answers")
     assert (tmp_path / "demo" / "expert" / "report.html").is_file()

@@ -48,7 +48,7 @@ def errors(said):
     ("fault", "code", "message"),
     [
         ("user", 2, "rows.jsonl:3: answer: is empty; write one"),
-        ("system", 2, "rows.jsonl: Permission denied; look at the path, its rights and the room on the disk"),
+        ("system", 2, "rows.jsonl: Permission denied; check the path, its permissions and the free disk space"),
     ],
 )
 def test_a_fault_of_one_rank_is_reported_by_it_alone_and_by_name(recipe, fault, code, message):

@@ -1,4 +1,4 @@
-"""What a reply settles on is found as a reader would find it: letters inside prose, numbers with their units."""
+"""The final answer is extracted as a reader would: letters inside prose, numbers with their units."""
 
 from fractions import Fraction
 
@@ -48,7 +48,7 @@ OPTIONS = ["insulin", "glucagon", "cortisol", "growth hormone", "none of these"]
         ("The answer is A, B and D.", "ABD"),
         ("DBA", "ABD"),
         ("Option B is correct; option A is not.", "B"),
-        ("A fall of sugar calls for glucagon.", "B"),  # the article is no letter
+        ("A fall of sugar calls for glucagon.", "B"),  # the article is not an option
         ("I think that it is D", "D"),
         ("Growth hormone", "D"),
         ("It is cortisol that does it.", "C"),
@@ -63,7 +63,7 @@ def test_letters_are_found_inside_prose(answer, wanted):
     assert extract_letters(answer, OPTIONS) == wanted
 
 
-def test_an_option_that_is_part_of_another_gives_way():
+def test_the_longer_of_two_nested_options_wins():
     assert extract_letters("it is the left ventricle", ["ventricle", "left ventricle"]) == "B"
 
 
@@ -131,7 +131,7 @@ def test_every_integer_is_read_back(value, form):
 
 
 @given(st.text())
-def test_any_text_has_a_number_or_none(text):
+def test_any_text_can_be_searched_for_a_number(text):
     extract_number(text)
 
 

@@ -1,4 +1,4 @@
-"""Figures and verdicts claim no more than their intervals; what was lost is told."""
+"""Figures and verdicts claim no more than their intervals; losses are reported."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from thinktune.eval.comparison import compare, forgetting_verdict, row_outcome, 
 
 
 def rows(right, count, **more):
-    return [{"right": float(place < right), "cut": 0.0} | more for place in range(count)]
+    return [{"right": float(index < right), "cut": 0.0} | more for index in range(count)]
 
 
 def test_a_real_gain_is_called_better_with_its_figures():
     text = set_verdict("held-out", compare(rows(2, 100), rows(90, 100)))
-    assert text.startswith("held-out: better; answers right 2.0 % → 90.0 %, +88.0 points (+")
+    assert text.startswith("held-out: better; right answers 2.0 % → 90.0 %, +88.0 points (+")
     assert text.endswith(", 100 rows")
 
 
@@ -21,22 +21,22 @@ def test_a_loss_is_called_worse_and_a_small_change_nothing():
         assert set_verdict("t", compare(rows(base, 100), rows(tuned, 100))).startswith("t: no difference shown; ")
 
 
-def test_cut_replies_are_told():
+def test_truncated_replies_are_reported():
     text = set_verdict("t", compare(rows(2, 100, cut=1.0), rows(90, 100)))
-    assert "100 % of the base's replies were cut by the budget" in text
-    assert "tuned's" not in text
+    assert "100 % of the base model's replies were truncated" in text
+    assert "tuned model's" not in text
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "told"),
+    ("base", "tuned", "verdict"),
     [
         (90, 60, "general ability: LOST; 75.0 % → 50.0 % right"),
-        (90, 90, "general ability: kept, to within 5 points"),
-        (0, 0, "general ability: the base had next to none to lose"),
+        (90, 90, "general ability: kept within 5 points"),
+        (0, 0, "general ability: the base had almost none to lose"),
     ],
 )
-def test_forgetting_is_told_as_surely_as_it_is_known(base, tuned, told):
-    assert forgetting_verdict(compare(rows(base, 120), rows(tuned, 120))).startswith(told)
+def test_the_forgetting_verdict_is_as_certain_as_its_interval(base, tuned, verdict):
+    assert forgetting_verdict(compare(rows(base, 120), rows(tuned, 120))).startswith(verdict)
 
 
 def test_few_questions_do_not_show_that_nothing_was_lost():
@@ -44,15 +44,15 @@ def test_few_questions_do_not_show_that_nothing_was_lost():
 
 
 def test_a_measure_that_rows_lack_is_left_out_and_lower_can_be_better():
-    base, tuned = [{"loss": 3.0 + place / 100} for place in range(20)], [{"loss": 1.0}] * 20
-    [found] = compare(base, tuned)
-    assert (found["measure"], found["rows"], found["verdict"]) == ("loss", 20, "better")
+    base, tuned = [{"loss": 3.0 + index / 100} for index in range(20)], [{"loss": 1.0}] * 20
+    [figure] = compare(base, tuned)
+    assert (figure["measure"], figure["rows"], figure["verdict"]) == ("loss", 20, "better")
     assert compare(tuned, base)[0]["verdict"] == "worse"
     longer = compare([{"tokens": 5.0}] * 9, [{"tokens": 9.0}] * 9)
     assert longer[0]["verdict"] == ""
 
 
-def test_what_became_of_a_row():
+def test_row_outcomes():
     assert row_outcome({"right": 0.0}, {"right": 1.0}) == "better"
     assert row_outcome({"right": 1.0, "chrf": 0.1}, {"right": 0.0, "chrf": 0.9}) == "worse"
     assert row_outcome({"chrf": 0.50}, {"chrf": 0.52}) == "same"

@@ -1,4 +1,4 @@
-"""The form of replies: tags, ends, loops, languages."""
+"""Format metrics of replies: tags, ends, loops, languages."""
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ REPLY = {"reasoning": "because", "answer": "so", "tokens": 7, "reasoning_tokens"
         ({}, True, "tokens", 7),
     ],
 )
-def test_measures_of_form(change, thinking, measure, value):
+def test_format_metrics(change, thinking, measure, value):
     assert format_metrics("why?", REPLY | change, thinking)[measure] == value
 
 
@@ -55,7 +55,7 @@ def test_loops_at_the_end_are_found(text, looping):
     st.text(alphabet="abcde ", min_size=11, max_size=60).filter(lambda text: len(set(text.strip())) > 1),
     st.integers(5, 9),
 )
-def test_anything_said_five_times_is_a_loop(text, times):
+def test_anything_repeated_five_times_is_a_loop(text, times):
     assert ends_in_loop("start: " + text * times)
 
 

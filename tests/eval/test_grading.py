@@ -1,4 +1,4 @@
-"""Right answers are recognised as people would."""
+"""Right answers are recognized as people would recognize them."""
 
 import pytest
 from hypothesis import given
@@ -13,12 +13,12 @@ from thinktune.eval.grading import (
     keypoint_recall,
     matches_choice,
     matches_short_answer,
-    normalise,
+    normalize,
+    normalize_answer,
     pick_grader,
     rouge_l,
     rouge_tokens,
 )
-from thinktune.eval.grading import normalize_answer as bare
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_key_points_count_as_whole_words(answer, keypoint, right):
 
 
 @given(st.text())
-def test_normalising_twice_is_normalising_once(text):
-    assert normalise(normalise(text)) == normalise(text)
-    assert bare(bare(text)) == bare(text)
+def test_normalizing_twice_is_normalizing_once(text):
+    assert normalize(normalize(text)) == normalize(text)
+    assert normalize_answer(normalize_answer(text)) == normalize_answer(text)
 
 
 @given(st.text(min_size=1).filter(str.strip))
@@ -108,7 +108,7 @@ def test_a_choice_is_exactly_its_letters():
 
 
 @pytest.mark.parametrize("measure", [chrf, rouge_l])
-def test_likeness_of_chinese_is_counted_on_characters(measure):
+def test_similarity_of_chinese_is_by_characters(measure):
     assert measure("缺乏维生素C引起坏血病", "缺乏维生素C引起坏血病") == pytest.approx(1)
     near = measure("坏血病是缺乏维生素C引起的", "缺乏维生素C引起坏血病")
     assert 0.3 < near < 1
@@ -124,7 +124,7 @@ def test_rouge_is_by_words_and_by_chinese_characters():
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_likeness_lies_between_0_and_1(one, other):
+def test_similarity_is_between_0_and_1(one, other):
     for measure in (chrf, rouge_l):
         assert 0 <= measure(one, other) <= 1
 
@@ -142,7 +142,7 @@ def test_likeness_lies_between_0_and_1(one, other):
         ("", False),
     ],
 )
-def test_a_refusal_is_recognised(answer, refusing):
+def test_a_refusal_is_recognized(answer, refusing):
     assert is_refusal(answer) is refusing
 
 
@@ -172,5 +172,5 @@ def test_a_refusal_is_recognised(answer, refusing):
         (" ", {"without": ["dog"]}, False),
     ],
 )
-def test_rules_of_form_are_decided(answer, rules, kept):
+def test_format_rules(answer, rules, kept):
     assert follows_rules(answer, FormatRules.model_validate(rules)) is kept

@@ -1,4 +1,4 @@
-"""A judge sees both orders; only what both say counts; every verdict is kept and paid for once."""
+"""A judge sees both orders; only agreement counts; every verdict is saved and paid for once."""
 
 import json
 
@@ -25,7 +25,7 @@ PAIRS = [
 
 
 class Judge:
-    """A judge model that we stand in for: it answers by a rule on what it is shown, last request first."""
+    """Fake judge model: replies by a rule on the two answers, last request first."""
 
     def __init__(self, rule):
         self.rule, self.asked = rule, []
@@ -48,35 +48,35 @@ def quiet(_line):
     pass
 
 
-def judged(file, model="m"):
+def judgements(file, model="m"):
     saved = read_records(file)
     return [combine_orders(pair, model, saved) for pair in PAIRS]
 
 
-def test_both_orders_are_asked_and_what_both_say_counts(tmp_path):
+def test_both_orders_are_asked_and_only_agreement_counts(tmp_path):
     file = tmp_path / "judgements.jsonl"
     asked = Judge(by_reference)
     judge_pairs(PAIRS, "m", asked, file, quiet)
     assert len(asked.asked) == 6  # the pair of equal answers is a tie by itself
-    assert [found.preferred for found in judged(file)] == [1, 0, 0.5, 0.5]
-    told = summarize_judgements("m", judged(file))
-    assert (told["wins"], told["ties"], told["losses"], told["orders_agreed"]) == (1, 2, 1, 4)
-    assert (told["prompt_tokens"], told["tokens"]) == (600, 120)
+    assert [each.preferred for each in judgements(file)] == [1, 0, 0.5, 0.5]
+    summary = summarize_judgements("m", judgements(file))
+    assert (summary["wins"], summary["ties"], summary["losses"], summary["orders_agreed"]) == (1, 2, 1, 4)
+    assert (summary["prompt_tokens"], summary["tokens"]) == (600, 120)
     assert {json.loads(line)["reason"] for line in file.read_text(encoding="utf-8").splitlines()} == {"it is right"}
 
 
-def test_a_judge_that_always_takes_the_first_has_no_preference(tmp_path):
+def test_a_judge_that_always_picks_the_first_has_no_preference(tmp_path):
     file = tmp_path / "judgements.jsonl"
     judge_pairs(PAIRS, "m", Judge(lambda first, second: '{"winner": "1", "reason": ""}'), file, quiet)
-    assert [found.preferred for found in judged(file)] == [0.5] * 4
-    assert summarize_judgements("m", judged(file))["orders_agreed"] == 1
+    assert [each.preferred for each in judgements(file)] == [0.5] * 4
+    assert summarize_judgements("m", judgements(file))["orders_agreed"] == 1
 
 
-def test_a_verdict_that_cannot_be_read_is_counted_as_such(tmp_path):
+def test_an_unreadable_verdict_is_counted_as_such(tmp_path):
     file = tmp_path / "judgements.jsonl"
     judge_pairs(PAIRS, "m", Judge(lambda first, second: "Both are nice."), file, quiet)
-    told = summarize_judgements("m", judged(file))
-    assert (told["unread"], told["ties"], told["pairs"]) == (3, 1, 4)
+    summary = summarize_judgements("m", judgements(file))
+    assert (summary["unread"], summary["ties"], summary["pairs"]) == (3, 1, 4)
 
 
 def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
@@ -84,18 +84,18 @@ def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
 
     class Stops(Judge):
         def complete(self, requests, max_concurrency=32):
-            for number, said in enumerate(super().complete(requests)):
+            for number, reply in enumerate(super().complete(requests)):
                 if number == 4:
                     raise ConnectionError
-                yield said
+                yield reply
 
     with pytest.raises(ConnectionError):
         judge_pairs(PAIRS, "m", Stops(by_reference), file, quiet)
-    assert judged(file)[0] is None
+    assert judgements(file)[0] is None
     rest = Judge(by_reference)
     judge_pairs(PAIRS, "m", rest, file, quiet)
     assert len(rest.asked) == 2
-    assert [found.preferred for found in judged(file)] == [1, 0, 0.5, 0.5]
+    assert [each.preferred for each in judgements(file)] == [1, 0, 0.5, 0.5]
     other = Judge(by_reference)
     judge_pairs(PAIRS, "another", other, file, quiet)
     assert len(other.asked) == 6
@@ -113,13 +113,13 @@ def test_a_judge_that_was_stopped_is_asked_only_for_the_rest(tmp_path):
         ("", "unread"),
     ],
 )
-def test_verdicts_are_read(text, winner):
+def test_verdicts_are_parsed(text, winner):
     assert parse_judgement(text, ORDERS[0])[0] == winner
-    turned = {"base": "tuned", "tuned": "base"}.get(winner, winner)
-    assert parse_judgement(text, ORDERS[1])[0] == turned
+    swapped = {"base": "tuned", "tuned": "base"}.get(winner, winner)
+    assert parse_judgement(text, ORDERS[1])[0] == swapped
 
 
-def test_an_order_is_a_verdict_of_its_own():
+def test_each_order_has_its_own_verdict():
     assert len({judgement_key(pair, order, "m") for pair in PAIRS for order in ORDERS}) == 8
 
 
@@ -135,7 +135,7 @@ def test_an_order_is_a_verdict_of_its_own():
         (("tuned", "unread"), None),
     ],
 )
-def test_a_side_wins_where_both_orders_say_so(winners, preferred):
+def test_a_side_wins_if_both_orders_say_so(winners, preferred):
     saved = {
         judgement_key(PAIRS[0], order, "m"): {"winner": winner, "prompt_tokens": 1, "tokens": 1}
         for order, winner in zip(ORDERS, winners, strict=True)

@@ -1,4 +1,4 @@
-"""An evaluation of a real small run: resumed after a kill, graded again without a model, the same both times."""
+"""Evaluation of a real small run: resumed after a kill, and scored again without a model, with the same report."""
 
 import json
 import shutil
@@ -11,11 +11,11 @@ from support.chat_server import DONE, part, refuse, reply, serving, usage
 from support.runs import quiet, settings, write_rows
 
 from thinktune.errors import UserError
-from thinktune.eval import runner as evaluating
+from thinktune.eval import runner
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
 from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
-from thinktune.inference import openai_client as endpoint
-from thinktune.report import run_page as report
+from thinktune.inference import openai_client
+from thinktune.report import write_run_page
 from thinktune.train.loop import train
 
 
@@ -61,7 +61,7 @@ def measures(found, number=0):
     return {row["measure"]: row for row in found["sets"][number]["measures"]}
 
 
-def test_the_report_has_losses_form_and_substance_with_intervals(finished):
+def test_the_report_has_losses_format_and_content_with_intervals(finished):
     _, _, found, _ = finished
     held_out, own = found["sets"]
     assert (held_out["name"], own["name"]) == ("held-out", "own")
@@ -86,7 +86,7 @@ def test_the_loss_is_the_one_that_training_reports(finished):
         assert measures(found)[name]["tuned"]["value"] == pytest.approx(best[name], rel=1e-4)
 
 
-def test_questions_that_were_trained_on_are_set_apart(finished):
+def test_questions_that_were_trained_on_are_excluded(finished):
     _, _, found, _ = finished
     own = found["sets"][1]
     trained = found["settings"]["apart"]
@@ -104,14 +104,14 @@ def test_grading_again_gives_the_same_report_without_a_model(evaluated):
     assert files_of(run) == before
 
 
-def test_what_was_answered_is_not_asked_again(evaluated, monkeypatch):
+def test_saved_replies_are_not_generated_again(evaluated, monkeypatch):
     run, options, found = evaluated
-    monkeypatch.setattr(evaluating, "load_engine", None)  # nothing is left for a model to do
+    monkeypatch.setattr(runner, "load_engine", None)  # nothing is missing, so no model is loaded
     again = evaluate_run(run, quiet, options)
     assert again["sets"] == found["sets"]
 
 
-def test_an_evaluation_that_was_killed_goes_on_to_the_same_report(evaluated, monkeypatch):
+def test_a_killed_evaluation_resumes_to_the_same_report(evaluated, monkeypatch):
     run, options, found = evaluated
     file = run / "eval" / "tuned" / "completions.jsonl"
     whole = file.read_bytes()
@@ -120,15 +120,15 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_report(evaluated, mon
     class Killed(BaseException):
         pass
 
-    kept = RecordWriter.add
+    real_add = RecordWriter.add
     written = []
 
-    def add(saving, record):
+    def add(writer, record):
         if len(written) == 14:  # in the middle of the second model
-            saving._file.write('{"key": "torn')
+            writer._file.write('{"key": "torn')
             raise Killed
         written.append(record)
-        kept(saving, record)
+        real_add(writer, record)
 
     with monkeypatch.context() as patched:
         patched.setattr(RecordWriter, "add", add)
@@ -154,21 +154,21 @@ def test_another_budget_or_model_is_another_reply(evaluated):
     assert model_fingerprint(folder) != before
 
 
-def test_without_thinking_stands_apart(evaluated):
+def test_an_evaluation_without_thinking_has_its_own_folder(evaluated):
     run, _, _ = evaluated
     before = files_of(run)
     found = evaluate_run(run, quiet, EvalOptions(probe=False, thinking=False))
     assert found["settings"]["sampling"]["thinking"] is False
     assert files_of(run) == before
     assert rescore_run(run, thinking=False) == found
-    report.write_run_page(run)
+    write_run_page(run)
     assert "without thinking" in (run / "report.html").read_text(encoding="utf-8")
 
 
-def test_missing_replies_and_wrong_options_are_told(evaluated):
+def test_missing_replies_and_wrong_options_are_reported(evaluated):
     run, _, _ = evaluated
     (run / "eval" / "tuned" / "completions.jsonl").unlink()
-    with pytest.raises(UserError, match=r"lacks \d+ of \d+ replies"):
+    with pytest.raises(UserError, match=r"\d+ of \d+ replies are missing"):
         rescore_run(run)
     shutil.rmtree(run / "eval")
     with pytest.raises(UserError, match="holds no saved replies"):
@@ -187,15 +187,15 @@ def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
     (run / "eval" / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     changed = found | {"verdicts": [attack]}
     (run / "eval" / "report.json").write_text(json.dumps(changed), encoding="utf-8")
-    html = report.write_run_page(run).read_text(encoding="utf-8")
+    html = write_run_page(run).read_text(encoding="utf-8")
     assert html.count("<script") == 1  # the page's own
     assert "<img" not in html
     assert html.count('class="read ') == len(rows)
     assert html.count('<svg class="interval') == sum(len(each["measures"]) for each in found["sets"])
 
 
-def test_rows_that_were_trained_on_show_both_models_and_only_key_points_are_graded_by_key_points(tree):
-    """A model that has learned its rows by heart answers them; apart from the figures, but side by side on the page."""
+def test_excluded_rows_show_both_models_and_only_rows_with_key_points_are_graded_by_them(tree):
+    """An overfitted model answers its own rows; they are excluded from the figures, but shown on the page."""
     rows = [json.loads(line) for line in Path(tree["data"]["name"]).read_text(encoding="utf-8").splitlines()]
     keyed = [row | {"key": row["answer"][:-1].split(" - ")[1] if n < 2 else None} for n, row in enumerate(rows)]
     for name in ("rows.jsonl", "own.jsonl"):
@@ -218,28 +218,28 @@ def test_rows_that_were_trained_on_show_both_models_and_only_key_points_are_grad
     assert all(row["tuned"]["answer"] == kept["answer"] for row, kept in zip(shown, keyed, strict=True))
     assert not any(row["base"]["answer"] == row["tuned"]["answer"] for row in shown)
     assert measures(found)["loss"]["tuned"]["value"] < 0.1 < measures(found)["loss"]["base"]["value"]
-    report.write_run_page(run)
+    write_run_page(run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.count('class="read ') == 8
 
 
 def two_models_and_a_judge(state, asked):
-    """What a server answers; one question of the tuned model breaks it while the state says so."""
+    """Reply as base, tuned model or judge; one question of the tuned model fails while `state` says so."""
     text = asked["messages"][-1]["content"]
     if asked["model"] == "judge":
         winner = "1" if text.index("right reply") < text.index("wrong reply") else "2"
-        said = json.dumps({"reason": "it is right", "winner": winner})
-        return reply(part(said), part(finish="stop"), usage(9, 4), DONE)
+        verdict = json.dumps({"reason": "it is right", "winner": winner})
+        return reply(part(verdict), part(finish="stop"), usage(9, 4), DONE)
     if state["broken"] and asked["model"] == "tuned" and text.startswith("6 x 7"):
         return refuse(500)
     words = "right reply" if asked["model"] == "tuned" else "wrong reply"
     return reply(part(words, reasoning="because"), part(finish="stop"), usage(5, 3), DONE)
 
 
-def test_an_endpoint_that_breaks_loses_no_reply_and_a_judge_compares_them(evaluated, monkeypatch):
+def test_no_reply_is_lost_when_an_endpoint_breaks_and_a_judge_compares_them(evaluated, monkeypatch):
     run, options, _ = evaluated
-    monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr(endpoint, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(openai_client, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(openai_client, "MAX_ATTEMPTS", 2)
     state = {"broken": True}
 
     with serving(partial(two_models_and_a_judge, state), models=("base", "tuned", "judge")) as (url, asked):
@@ -247,7 +247,7 @@ def test_an_endpoint_that_breaks_loses_no_reply_and_a_judge_compares_them(evalua
         served = replace(options, endpoints=sides, judge=f"{url}/v1#judge")
         with pytest.raises(UserError, match="500"):
             evaluate_run(run, quiet, served)
-        assert len([one for one in asked if one["model"] == "base"]) == 10  # two held-out rows stand among the tasks
+        assert len([one for one in asked if one["model"] == "base"]) == 10  # two held-out rows are among the tasks, too
         state["broken"], before = False, len(asked)
         found = evaluate_run(run, quiet, served)
         again = [one["model"] for one in asked[before:]]

@@ -1,11 +1,11 @@
-"""Intervals keep their promise: they hold the true figure about 95 times in 100, and never shrink to a point."""
+"""Intervals cover the true figure about 95 times in 100, and never shrink to a point."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinktune.eval import statistics as intervals
+from thinktune.eval import statistics
 from thinktune.eval.statistics import bootstrap_mean, paired_difference, wilson_interval
 
 
@@ -21,7 +21,7 @@ def test_a_rate_has_wilsons_interval(hits, rows, low, high):
 
 
 @given(st.integers(1, 500).flatmap(lambda rows: st.tuples(st.integers(0, rows), st.just(rows))))
-def test_a_rate_lies_within_its_interval(pair):
+def test_a_rate_is_within_its_interval(pair):
     found = wilson_interval(*pair)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.low < found.high
@@ -29,13 +29,13 @@ def test_a_rate_lies_within_its_interval(pair):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=40))
-def test_a_difference_lies_within_its_interval_and_turns_with_its_sides(pairs):
+def test_a_difference_is_within_its_interval_and_flips_with_its_sides(pairs):
     base, tuned = zip(*pairs, strict=True)
-    found, turned = paired_difference(base, tuned, bounded=True), paired_difference(tuned, base, bounded=True)
+    found, flipped = paired_difference(base, tuned, bounded=True), paired_difference(tuned, base, bounded=True)
     assert -1 <= found.low <= found.value <= found.high <= 1
     assert found.low < found.high
-    assert turned.value == pytest.approx(-found.value, abs=1e-9)
-    assert turned.low == pytest.approx(-found.high, abs=0.06)
+    assert flipped.value == pytest.approx(-found.value, abs=1e-9)
+    assert flipped.low == pytest.approx(-found.high, abs=0.06)
 
 
 def test_the_same_rows_give_the_same_interval():
@@ -45,14 +45,14 @@ def test_the_same_rows_give_the_same_interval():
 
 @pytest.fixture
 def fewer_resamples(monkeypatch):
-    monkeypatch.setattr(intervals, "RESAMPLES", 1000)
+    monkeypatch.setattr(statistics, "RESAMPLES", 1000)
 
 
-def covered(draw, truth, rounds=300):
-    """How often the interval of a draw holds the truth."""
+def coverage(draw, truth, rounds=300):
+    """Share of drawn intervals that cover the truth."""
     generator = np.random.default_rng(1)
-    found = [draw(generator) for _ in range(rounds)]
-    return sum(interval.low <= truth <= interval.high for interval in found) / rounds
+    intervals = [draw(generator) for _ in range(rounds)]
+    return sum(interval.low <= truth <= interval.high for interval in intervals) / rounds
 
 
 @pytest.mark.parametrize("rows", [20, 60])
@@ -62,23 +62,23 @@ def test_a_difference_of_rates_covers_the_truth(rows, lost, gained, fewer_resamp
         kinds = generator.choice(3, size=rows, p=[lost, gained, 1 - lost - gained])
         return paired_difference((kinds == 0).astype(float), (kinds == 1).astype(float), bounded=True)
 
-    assert covered(draw, gained - lost) >= 0.92
+    assert coverage(draw, gained - lost) >= 0.92
 
 
-def test_two_equal_models_are_seldom_told_apart(fewer_resamples):
+def test_two_equal_models_are_seldom_called_different(fewer_resamples):
     """Of 300 pairs of equal models that differ in few rows, at most 5 % (and chance) are called different."""
 
     def draw(generator):
         kinds = generator.choice(3, size=100, p=[0.03, 0.03, 0.94])
         return paired_difference((kinds == 0).astype(float), (kinds == 1).astype(float), bounded=True)
 
-    assert covered(draw, 0.0) >= 0.95
+    assert coverage(draw, 0.0) >= 0.95
 
 
 @pytest.mark.parametrize("rows", [20, 60])
 def test_the_mean_of_a_score_and_of_a_length_covers_the_truth(rows, fewer_resamples):
-    assert covered(lambda generator: bootstrap_mean(generator.beta(2, 5, rows), (0, 1)), 2 / 7) >= 0.92
-    assert covered(lambda generator: bootstrap_mean(generator.gamma(4, 100, rows)), 400) >= 0.88 + 0.04 * (rows > 50)
+    assert coverage(lambda generator: bootstrap_mean(generator.beta(2, 5, rows), (0, 1)), 2 / 7) >= 0.92
+    assert coverage(lambda generator: bootstrap_mean(generator.gamma(4, 100, rows)), 400) >= 0.88 + 0.04 * (rows > 50)
 
 
 def test_rows_without_a_difference_prove_no_equality():

@@ -1,4 +1,4 @@
-"""Task files in our own layout and in public ones, by mapping; what cannot be used is told row by row."""
+"""Task files in our own layout and in public ones, by mapping; unusable rows are reported one by one."""
 
 import json
 
@@ -69,14 +69,14 @@ def test_free_answers_of_public_layouts_load(tmp_path):
     assert grade_answer(task, "iron") == {"right": 0, "keypoint_recall": 0.5}
 
 
-def test_a_mapping_beside_the_file_is_taken(tmp_path):
+def test_a_mapping_next_to_the_file_is_used(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"ask": "6 x 7?", "say": "42", "question": "no"}', encoding="utf-8")
     mapping = "columns: {question: ask, answer: say}\ngrader: short\nsystem: Be brief."
     (tmp_path / "own.jsonl.yaml").write_text(mapping, encoding="utf-8")
     [task] = read_tasks(tmp_path / "own.jsonl")
     assert (task.grader, task.question, task.turns[0]) == ("short", "6 x 7?", Turn("system", "Be brief."))
     (tmp_path / "own.jsonl.yaml").write_text("column: {question: ask}", encoding="utf-8")
-    with pytest.raises(UserError, match=r"own.jsonl.yaml: is no mapping"):
+    with pytest.raises(UserError, match=r"own.jsonl.yaml: is not a column mapping"):
         read_tasks(tmp_path / "own.jsonl")
 
 
@@ -91,14 +91,14 @@ def test_every_row_that_cannot_be_used_is_named(tmp_path):
     ]
     file = tmp_path / "bad.jsonl"
     file.write_text("\n".join(json.dumps({"keypoints": None, "choices": None, "answer": None} | row) for row in rows))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         read_tasks(file)
     for line, field in enumerate(("question", "nothing to grade by", "answer", "choices", "grader", "rules"), 1):
-        assert any(fault.startswith(f"bad.jsonl:{line}") and field in fault for fault in told.value.faults), field
+        assert any(fault.startswith(f"bad.jsonl:{line}") and field in fault for fault in caught.value.faults), field
     file.write_text('{"ask": "q"}')
-    with pytest.raises(UserError, match="no known layout has its columns"):
+    with pytest.raises(UserError, match="match no known layout"):
         read_tasks(file)
-    with pytest.raises(UserError, match="is no file here"):
+    with pytest.raises(UserError, match="is not a file"):
         read_tasks(tmp_path / "gone.jsonl")
 
 
@@ -112,7 +112,7 @@ def test_a_held_out_row_is_graded_by_its_key_point_or_its_answer():
     assert task_from_example(Example(turns, "rows:1"), "held-out").grader == "short"
 
 
-def test_a_task_survives_being_written(tmp_path):
+def test_a_task_is_written_and_read_back(tmp_path):
     for task in probe_tasks():
         assert task_from_record(json.loads(json.dumps(task_to_record(task)))) == task
 
@@ -132,7 +132,7 @@ def test_the_probe_is_large_bilingual_and_answerable():
         assert not any(grade_answer(task, "ZZZ")["right"] for task in tasks if task.kind != "format")
 
 
-def test_questions_of_the_training_rows_are_found_word_for_word_and_nearly():
+def test_questions_of_the_training_rows_are_found_exactly_and_nearly():
     trained = [
         Example(
             (Turn("user", "What does the human heart pump through the body?"), Turn("assistant", "Blood.")), "rows:1"

@@ -172,12 +172,12 @@ def test_the_dict_has_each_network_and_each_volume():
 def test_check_plans_for_machines_that_are_not_there(tree):
     _, found = check_recipe(settings({**tree, "plan": {"card": "8x8xH100"}}), quiet)
     text = shown(found)
-    assert "64 cards H100 (79.6 GiB) on 8 machines with 8 each" in text
+    assert "64 × H100 (79.6 GiB) on 8 machines of 8" in text
     assert [line.split()[0] for line in text.splitlines() if "Gb/s  " in line] == ["200", "25"]
     [arrow] = [line for line in text.splitlines() if line.startswith("→")]
     assert "replicate" in arrow
     one = shown(check_recipe(settings({**tree, "plan": {"card": "2xH100"}}), quiet)[1])
-    assert "2 cards H100 (79.6 GiB) on one machine" in one
+    assert "2 × H100 (79.6 GiB) on one machine" in one
     assert "25 Gb/s" not in one
 
 

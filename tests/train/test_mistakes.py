@@ -94,7 +94,7 @@ def test_evaluation_refuses_other_rows_than_the_runs(tree):
 
 def test_the_demo_overwrites_no_files(tmp_path):
     (tmp_path / "base.yaml").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and no demo's folder"):
+    with pytest.raises(UserError, match="is not empty and not a folder of the demo"):
         demo(tmp_path, Console(quiet=True))
     assert [path.name for path in tmp_path.iterdir()] == ["base.yaml"]
 
@@ -122,4 +122,4 @@ def test_ctrl_c_explains_how_to_resume(tree, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Talking to a model in the terminal: the reasoning dimmed and apart from the answer, both as they are written."""
+"""Chat in the terminal: reasoning dimmed, answer below it, both streamed."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -11,11 +11,11 @@ from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
 from thinktune.inference.session import open_engine
 
-HELP = "/think turns reasoning on or off · /reset forgets the conversation · /quit leaves"
+HELP = "/think turns reasoning on or off · /reset clears the conversation · /quit ends the chat"
 
 
 def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
-    """Answer what `read_line` returns until it raises EOFError or says /quit."""
+    """Answer each line that `read_line` returns, until it raises EOFError or returns /quit."""
     engine, session, sampling = open_engine(folder)
     console.print(f"{HELP}\n", style="dim", highlight=False)
     while True:
@@ -30,26 +30,26 @@ def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str
                 return
             case "/reset":
                 session.turns.clear()
-                console.print("forgotten", style="dim")
+                console.print("conversation cleared", style="dim")
             case "/think":
                 session.thinking = not session.thinking
                 console.print(f"reasoning {'on' if session.thinking else 'off'}", style="dim")
             case _ if question.startswith("/"):
                 console.print(
-                    f"{question.split()[0]} is no command; {HELP}", style="yellow", highlight=False, markup=False
+                    f"{question.split()[0]} is not a command; {HELP}", style="yellow", highlight=False, markup=False
                 )
             case _:
                 session.add_reply(question, _print_reply(engine, session.make_request(question, sampling), console))
 
 
 def _print_reply(engine: Engine, request: Request, console: Console) -> Completion:
-    """Print a reply as it comes; Ctrl-C stops it, and what was written so far counts as cut."""
+    """Print a reply as it is generated; Ctrl-C stops it, and what was printed so far counts as truncated."""
     shown: str | None = None
     pieces: list[Piece] = []
     reply: Completion | None = None
     try:
-        with closing(engine.stream(request)) as coming:
-            for piece in coming:
+        with closing(engine.stream(request)) as stream:
+            for piece in stream:
                 if isinstance(piece, Completion):
                     reply = piece
                     break
@@ -63,13 +63,13 @@ def _print_reply(engine: Engine, request: Request, console: Console) -> Completi
         reasoning, answer = join_pieces(pieces)
         reply = Completion(reasoning, answer, 0, 0, "length", closed=bool(answer))
     assert reply is not None
-    console.print("" if reply.finish == "end" else "\n[yellow]— cut here[/]")
+    console.print("" if reply.finish == "end" else "\n[yellow]— cut off here[/]")
     console.print()
     return reply
 
 
 def _print_break(piece: Piece, shown: str | None, console: Console) -> None:
-    """The break between reasoning and answer; `step_count` says that what stands above was reasoning without a tag."""
+    """Print the break between reasoning and answer; `moved` means that the text above was reasoning without a tag."""
     if piece.kind == "moved":
         console.print("\n(the text above was reasoning)", style="dim italic")
     elif shown is not None:

@@ -1,4 +1,4 @@
-"""What a recipe will train, shown before anything is spent: the account of the rows, lengths, tokens, and a verdict."""
+"""What a recipe will train, before any GPU time is spent: row statistics, tokens by kind, plan, disk and a verdict."""
 
 import re
 from collections.abc import Sequence
@@ -11,18 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from thinktune.config import MemoryTierName, Recipe
-from thinktune.data import Prepared, StepRows, Subset, TokenKind, read_tokenizer
-from thinktune.data import summary as account
+from thinktune.data import Prepared, StepRows, Subset, TokenKind, read_tokenizer, summary
 from thinktune.data.chat_template import reference_ids
 from thinktune.data.dataset import reply_digest, select
 from thinktune.data.packing import plan_steps
 from thinktune.data.pipeline import prepare_with_faults
-from thinktune.data.tokenizer import save_and_reload, tokenizer_state
+from thinktune.data.tokenizer import ChatTokenizer, save_and_reload, tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.model import pick_device, read_config
-from thinktune.planner import PlanInputs, plan, plan_run
-from thinktune.planner import disk_space as disk
+from thinktune.planner import PlanInputs, disk_space, plan, plan_run
 from thinktune.progress import Say
 from thinktune.train import evaluation_interval_steps
 
@@ -32,30 +30,27 @@ TOKEN_KIND_STYLES = {
     TokenKind.ANSWER: "green",
     TokenKind.END: "bold red",
 }
-
-
 TOKEN_KIND_NAMES = {
-    TokenKind.PROMPT: "given",
+    TokenKind.PROMPT: "prompt",
     TokenKind.REASONING: "reasoning",
     TokenKind.ANSWER: "answer",
     TokenKind.END: "end of turn",
 }
+MAX_RERENDERED = 1000  # examples
 
-
-MAX_RERENDERED = 1000
-
-
-# Characters that a terminal obeys, or that turn the order of what follows.
+# Characters that a terminal interprets, or that change the writing direction of what follows.
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
-    """What the rows hold and what will be learned, as plain values beside the prepared rows.
+    """Prepare a recipe's rows and collect the facts about them as plain values.
 
-    A run cannot start where `stops` in them is not empty. Raises UserError where a file or the model cannot be read.
+    A run cannot start while `stops` among the facts is not empty. Raises UserError if a file or the model cannot be
+    read.
     """
     source = locate_model(recipe)
-    tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
+    trusted = recipe.model.trust_remote_code
+    tokenizer = read_tokenizer(source, trust_remote_code=trusted)
     prepared = prepare_with_faults(recipe, tokenizer, say)
     facts = prepared.summary | {"stops": list(prepared.stop_reasons)}
     if not prepared.stop_reasons:
@@ -69,24 +64,21 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             "plan": planned,
         }
         if memory:
-            needs = disk.disk_requirements(
-                read_config(source, trust_remote_code=recipe.model.trust_remote_code), memory
-            )
-            facts["disk"] = disk.disk_as_dict(recipe.run_folder, needs)
-            if not recipe.plan.card and (
-                told := disk.describe_shortage(recipe.run_folder, needs)
-            ):  # else it may run elsewhere
-                facts["stops"].append(told)
+            needed = disk_space.disk_requirements(read_config(source, trust_remote_code=trusted), memory)
+            facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)
+            shortage = disk_space.describe_shortage(recipe.run_folder, needed)
+            if shortage and not recipe.plan.card:  # with a card named, it may be meant for another machine
+                facts["stops"].append(shortage)
     return prepared, facts | {"verdict": "not ready" if facts["stops"] else "ready"}
 
 
-def verify_tokens(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
-    """What holds of the tokens; raises UserError where it does not.
+def verify_tokens(prepared: Prepared, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """Verify the prepared tokens and return how many were; raises UserError on the first that are wrong.
 
-    Of every reply: its tokens are those that were made by `render_batch`, which proves of each that the prompt is a
-    prefix, that the last learned token ends the turn, and that the tokens decode to the template's text. Of all
-    examples, or a thousand drawn evenly, rendered once more: their ids are those that transformers gives. Of the
-    tokenizer: saved and loaded again, it is the same, and so are all ids that it gives.
+    Every reply: its tokens are still those that `render_batch` made, which proved that the prompt is a prefix, that the
+    last trained token ends the turn, and that the tokens decode to the template's text. All examples, or a thousand
+    evenly spaced ones: rendered again by transformers, their ids are the same. The tokenizer: saved and loaded again,
+    it is the same, and so are all ids that it gives.
     """
     rows = select(
         prepared.train.dataset, np.concatenate([prepared.train.example_indices, prepared.validation.example_indices])
@@ -95,145 +87,148 @@ def verify_tokens(prepared: Prepared, tokenizer: Any) -> dict[str, Any]:
         reply = rows.dataset.reply(int(number))
         if reply_digest(reply) != rows.dataset.replies["digest"][number]:
             raise UserError(
-                f"{reply.source}: its tokens on the disk are damaged; remove {rows.dataset.texts_file.parent}, "
-                "and they are made anew"
+                f"{reply.source}: its tokens on the disk are damaged; delete {rows.dataset.texts_file.parent}, "
+                "and they will be made again"
             )
-    drawn = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_RERENDERED)).astype(int))
-    replies = _compare_with_template(select(rows.dataset, rows.example_indices[drawn]), tokenizer)
+    sampled = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_RERENDERED)).astype(int))
+    compared = _compare_with_template(select(rows.dataset, rows.example_indices[sampled]), tokenizer)
     if tokenizer_state(save_and_reload(tokenizer)) != tokenizer_state(tokenizer):
-        raise UserError("model.name: its tokenizer, saved and loaded again, is another one; take another model")
-    return {"replies": len(rows.lengths), "rendered_again": replies, "end_of_turn": tokenizer.eos_token}
+        raise UserError("model.name: its tokenizer changes when it is saved and loaded again; choose another model")
+    return {"replies": len(rows.lengths), "rendered_again": compared, "end_of_turn": tokenizer.eos_token}
 
 
-def print_check(facts: dict[str, Any], console: Console) -> None:
-    """Print what `check_recipe` found, the verdict last."""
-    for line in account.summary_lines(facts):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if facts["lengths"]:
-        console.print(_length_table(facts))
-    for shown in facts["shown"]:
-        console.print(f"\nWhat is learned of {shown['row']}, token by token:", highlight=False, markup=False)
-        console.print(colour_tokens(shown["pieces"]), soft_wrap=True)
-    if "proof" in facts:
-        for line in _proof_lines(facts):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-        _show_plan(facts["plan"], console)
-    if "disk" in facts:
-        style = None if facts["disk"]["fits"] else "red"
-        console.print(disk.describe_disk(facts["disk"]), style=style, highlight=False, markup=False, soft_wrap=True)
-    for line in facts.get("written", ()):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    for stop in facts["stops"]:
-        console.print(f"  {stop}", style="red", highlight=False, markup=False, soft_wrap=True)
-    ready = facts["verdict"] == "ready"
-    rest = f"thinktune train, {facts['steps']:,} steps" if ready else "what to mend stands above"
-    console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
+def _compare_with_template(rows: Subset, tokenizer: ChatTokenizer) -> int:
+    """Compare replies with transformers' own ids for them; return how many could be compared."""
+    expected = [ids for replies in reference_ids(rows.examples(), tokenizer) for ids in replies]
+    for reply, ids in zip(rows.replies(), expected, strict=True):
+        if ids is not None and reply.ids.tolist() != ids:
+            raise UserError(f"{reply.source}: its token ids differ from the chat template's; please report this")
+    return sum(ids is not None for ids in expected)
 
 
 def _plan(
     recipe: Recipe, prepared: Prepared, steps: Sequence[StepRows], source: Path
 ) -> tuple[MemoryTierName | None, dict[str, Any]]:
-    """What is planned for the card that the recipe names, or the one at hand; on the CPU, what is usual there.
+    """Plan for the recipe's card or the one at hand; on the CPU, take its defaults.
 
-    With the memory tier that is taken; none where nothing fits.
+    Returns the chosen memory tier, None if nothing fits, and the plan as plain values.
     """
     device = pick_device()
     if device.type == "cpu" and not recipe.plan.card:
         setting = plan.cpu_default(recipe.train, int(prepared.train.lengths.max()))
         return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.describe_setting(setting)}"}
-    drawn = plan_run(PlanInputs(recipe, prepared, steps, source, device))
-    return drawn.chosen and drawn.chosen.setting.memory, plan.plan_as_dict(drawn)
+    made = plan_run(PlanInputs(recipe, prepared, steps, source, device))
+    return made.chosen and made.chosen.setting.memory, plan.plan_as_dict(made)
+
+
+def print_check(facts: dict[str, Any], console: Console) -> None:
+    """Print the facts of `check_recipe`, the verdict last."""
+    for line in summary.summary_lines(facts):
+        _print(line, console)
+    if facts["lengths"]:
+        console.print(_length_table(facts))
+    for shown in facts["shown"]:
+        _print(f"\nTokens of {shown['row']}, by kind:", console)
+        console.print(colour_tokens(shown["pieces"]), soft_wrap=True)
+    if "proof" in facts:
+        for line in _proof_lines(facts):
+            _print(line, console)
+        _print_plan(facts["plan"], console)
+    if "disk" in facts:
+        _print(disk_space.describe_disk(facts["disk"]), console, None if facts["disk"]["fits"] else "red")
+    for line in facts.get("written", ()):
+        _print(line, console)
+    for stop in facts["stops"]:
+        _print(f"  {stop}", console, "red")
+    ready = facts["verdict"] == "ready"
+    rest = f"thinktune train, {facts['steps']:,} steps" if ready else "fix what is listed above"
+    console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
+
+
+def _print(line: str, console: Console, style: str | None = None) -> None:
+    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def colour_tokens(pieces: Sequence[tuple[int, str]]) -> Text:
-    """Tokens in the colours of their parts, every second one underlined; each part is named, also without colours."""
+    """Colour tokens by their kind, every second one underlined; each kind is also named, for terminals without colours.
+
+    `pieces` are pairs of a `TokenKind` and a token's text.
+    """
     text = Text()
     former = None
-    for number, (part, piece) in enumerate(pieces):
-        if part != former:
-            text.append(f"\n[{TOKEN_KIND_NAMES[TokenKind(part)]}] ", "bold")
-            former = part
-        visible = CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), piece)
-        text.append(visible, f"{TOKEN_KIND_STYLES[TokenKind(part)]}{' underline' * (number % 2)}")
+    for number, (kind, piece) in enumerate(pieces):
+        if kind != former:
+            text.append(f"\n[{TOKEN_KIND_NAMES[TokenKind(kind)]}] ", "bold")
+            former = kind
+        visible = CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), piece)
+        text.append(visible, f"{TOKEN_KIND_STYLES[TokenKind(kind)]}{' underline' * (number % 2)}")
     return text
 
 
-def _compare_with_template(rows: Subset, tokenizer: Any) -> int:
-    """Hold replies to transformers' own ids for them, and count those that were held."""
-    expected = [ids for replies in reference_ids(rows.examples(), tokenizer) for ids in replies]
-    for reply, ids in zip(rows.replies(), expected, strict=True):
-        if ids is not None and reply.ids.tolist() != ids:
-            raise UserError(f"{reply.source}: its ids are not those that the chat template gives; please report this")
-    return sum(ids is not None for ids in expected)
-
-
 def _length_table(facts: dict[str, Any]) -> Table:
-    table = Table("tokens of", "mean", "median", "95 % below", "longest", "", "how many rows", box=None, pad_edge=False)
-    for part in account.LENGTH_KINDS:
-        values, histogram = facts["lengths"][part], facts["histograms"][part]
+    table = Table("tokens of", "mean", "median", "p95", "longest", "", "distribution", box=None, pad_edge=False)
+    for kind in summary.LENGTH_KINDS:
+        values, histogram = facts["lengths"][kind], facts["histograms"][kind]
         figures = (f"{values[key]:,.0f}" for key in ("mean", "median", "p95", "max"))
-        table.add_row(
-            part, *figures, "0", f"{account.sparkline(histogram)} {account.HISTOGRAM_BINS * histogram['width']:,}+"
-        )
+        bars = f"{summary.sparkline(histogram)} {summary.HISTOGRAM_BINS * histogram['width']:,}+"
+        table.add_row(kind, *figures, "0", bars)
     return table
 
 
-def _show_plan(planned: dict[str, Any], console: Console) -> None:
+def _print_plan(planned: dict[str, Any], console: Console) -> None:
     if planned["options"]:
         many = planned["ranks"] > 1
-        columns = ["", "memory tier", "moves", "budget", "batch", "train", "eval", "samples", "host", "tokens/s"]
-        columns += ["strategy", "sent inside", "between"] if many else []
-        whose = "each one's" if many else "the"
-        console.print(
-            f"\nPredicted for {_describe_cards(planned)}, GiB at {whose} peak:", highlight=False, markup=False
-        )
+        columns = ["", "memory tier", "update", "budget", "batch", "train", "eval", "samples", "host", "tokens/s"]
+        columns += ["strategy", "intra-node", "inter-node"] if many else []
+        _print(f"\nPredicted for {_describe_cards(planned)}, peak GiB{' of each card' if many else ''}:", console)
         table = Table(*columns, box=None, pad_edge=False)
         for option in planned["options"]:
             sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
             speed = option["predicted_tokens_per_second"]
             mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
-            when = "in backward" if option["update_in_backward"] else "after it"
+            update = "in backward" if option["update_in_backward"] else "after"
             figures = [f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes]
             figures.append(f"{speed:,}" if speed else "–")
             if many:
-                sent = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))
-                figures += [option["strategy"], *sent]
+                volumes = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))
+                figures += [option["strategy"], *volumes]
             style = "bold green" if option["chosen"] else None if option["fits"] else "dim"
-            table.add_row(mark, option["memory"], when, *figures, style=style)
+            table.add_row(mark, option["memory"], update, *figures, style=style)
         console.print(table)
-        _show_networks(planned["networks"], console)
-    console.print(f"plan: {planned['why']}", highlight=False, markup=False, soft_wrap=True)
+        _print_networks(planned["networks"], console)
+    _print(f"plan: {planned['why']}", console)
 
 
 def _describe_cards(planned: dict[str, Any]) -> str:
-    """Of one card its name and size; of many how they stand, too."""
+    """Describe one card by name and size; several also by how they are spread over machines."""
     card = f"{planned['card']} ({planned['card_gib']:.1f} GiB)"
     machines = planned["ranks"] // planned["per_node"]
-    where = f"on {machines:,} machines with {planned['per_node']} each" if machines > 1 else "on one machine"
-    return f"{planned['ranks']:,} cards {card} {where}" if planned["ranks"] > 1 else card
+    where = f"on {machines:,} machines of {planned['per_node']}" if machines > 1 else "on one machine"
+    return f"{planned['ranks']:,} × {card} {where}" if planned["ranks"] > 1 else card
 
 
-def _show_networks(networks: Sequence[dict[str, Any]], console: Console) -> None:
-    """How fast many cards are with the chosen line, over each network."""
+def _print_networks(networks: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print the throughput of the chosen option on several cards, over each assumed network."""
     if not networks:
         return
-    table = Table("between machines", "seconds a step", "tokens/s", "efficiency", box=None, pad_edge=False)
+    _print(
+        "\ntokens/s: all cards together, at 200 Gb/s between machines; intra-node, inter-node: GiB that a card sends "
+        "in a step. The chosen plan by network:",
+        console,
+    )
+    table = Table("between machines", "s/step", "tokens/s", "efficiency", box=None, pad_edge=False)
     for each in networks:
         seconds, speed = f"{each['seconds_per_step']:.2f}", f"{each['tokens_per_second']:,.0f}"
         table.add_row(each["network"], seconds, speed, f"{each['efficiency']:.0%}")
-    said = (
-        "\ntokens/s: of all cards, with 200 Gb/s between machines; sent: GiB of each card in a step. The arrow's line:"
-    )
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
 
 
 def _proof_lines(facts: dict[str, Any]) -> list[str]:
     proof = facts["proof"]
     return [
-        f"\nproved of {proof['replies']:,} replies: the prompt is a prefix of the whole, the last learned token is "
-        f"{proof['end_of_turn']}, the tokens decode to the chat template's text",
-        f"of {proof['rendered_again']:,} of them once more: transformers' chat template gives the same ids; "
-        "the tokenizer, saved and loaded again, is the same",
+        f"\nverified for {proof['replies']:,} replies: the prompt is a prefix of the conversation, the last trained "
+        f"token is {proof['end_of_turn']}, the tokens decode to the chat template's text",
+        f"rendered again for {proof['rendered_again']:,} of them: transformers' chat template gives the same ids; "
+        "the tokenizer does not change when it is saved and loaded again",
         f"{facts['steps']:,} steps in {facts['epochs']} epochs, an evaluation every {facts['evaluate_every_steps']:,}",
     ]

@@ -1,4 +1,4 @@
-"""The whole pipeline in minutes on a CPU, on a small model made on the spot."""
+"""The whole pipeline in minutes on a CPU, with a small model made on the spot."""
 
 from thinktune.demo.pipeline import demo
 

@@ -1,4 +1,4 @@
-"""A small Qwen3 with its tokenizer, made on the spot: for the demo, the tests and the benchmarks."""
+"""A small Qwen3 with random weights and its tokenizer: for the demo, the tests and the benchmarks."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,20 +9,19 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from thinktune.model.protocols import CausalLM, ModelConfig
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-
-
-NON_SPECIAL_TOKENS = ("<think>", "</think>")  # one token each but, as in Qwen3, kept when control tokens are skipped
-
+NON_SPECIAL_TOKENS = ("<think>", "</think>")  # single tokens, but kept when special ones are skipped, as in Qwen3
 
 # Words with the space before them, numbers digit by digit, and each Chinese character by itself: in a vocabulary this
-# small, longer runs would become whole sentences, and a name would be cut differently in every question.
+# small, longer runs would become whole sentences, and a name would be tokenized differently in every question.
 PRETOKENIZER_PATTERN = r"\p{Han}| ?[^\s\p{L}\p{N}]+|\p{N}| ?(?!\p{Han})\p{L}(?:(?!\p{Han})\p{L})*|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Shapes of a Qwen3, small ones if nothing else is said."""
+    """Sizes of a Qwen3; the defaults are tiny."""
 
     hidden_size: int = 64
     num_layers: int = 2
@@ -34,7 +33,7 @@ class ModelShape:
     def config(
         self, vocab_size: int, *, tie_word_embeddings: bool = True, max_position_embeddings: int = 4096, **more: Any
     ) -> Qwen3Config:
-        """The configuration of a Qwen3 of this size; `more` is what else transformers takes."""
+        """Return the configuration of a Qwen3 of this shape; `more` are further arguments of `Qwen3Config`."""
         return Qwen3Config(
             vocab_size=vocab_size,
             hidden_size=self.hidden_size,
@@ -50,7 +49,7 @@ class ModelShape:
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on texts, with Qwen3's turn and think tokens and a template like Qwen3's."""
+    """Train a byte-level BPE tokenizer on texts, with Qwen3's control tokens and a chat template like Qwen3's."""
     raw = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(PRETOKENIZER_PATTERN), "isolated")
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -72,11 +71,12 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
     return tokenizer
 
 
-def make_model(tokenizer: Any, shape: ModelShape, seed: int = 0) -> Any:
-    """A Qwen3 of random weights, fp32, tied, for this tokenizer."""
+def make_model(tokenizer: PreTrainedTokenizerFast, shape: ModelShape, seed: int = 0) -> Qwen3ForCausalLM:
+    """Make a Qwen3 with random fp32 weights for this tokenizer; embedding and head are tied."""
     torch.manual_seed(seed)
-    ends: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = Qwen3ForCausalLM(shape.config(len(tokenizer) + -len(tokenizer) % 64, bos_token_id=None, **ends))
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    vocab_size = len(tokenizer) + -len(tokenizer) % 64
+    model = Qwen3ForCausalLM(shape.config(vocab_size, bos_token_id=None, eos_token_id=end, pad_token_id=pad))
+    model.generation_config.eos_token_id = [end, pad]
+    model.generation_config.pad_token_id = pad
     return model

@@ -1,4 +1,4 @@
-"""Base against tuned: tasks, grading and statistics here, whole evaluations in `eval.runner`."""
+"""Base against tuned: tasks, grading, statistics and scoring; whole evaluations are in `eval.runner`, with torch."""
 
 from thinktune.eval.comparison import Measure, comparison_tables, find_measure
 from thinktune.eval.scoring import score_completions

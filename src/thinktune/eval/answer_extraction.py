@@ -1,4 +1,4 @@
-"""What a reply's answer says in the end: the letters of options, or a number with its unit."""
+"""Extraction of the final answer from a reply: the letters of options, or a number with its unit."""
 
 import re
 import unicodedata
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
-
-
 _MULTIPLIERS = {"十": 10, "百": 100, "千": 1000}
 
 
 def parse_chinese_numeral(text: str) -> Fraction | None:
-    """The value of a Chinese numeral, or none where the characters are no number (a lone 点, 一一, 百百)."""
+    """Parse a Chinese numeral; None if the characters are not a number (a lone 点, 一一, 百百)."""
     whole, point, fraction = text.removeprefix("负").partition("点")
     value = _parse_chinese_integer(whole)
     if value is None or (point and not fraction) or any(character not in _DIGITS for character in fraction):
@@ -26,7 +24,7 @@ def parse_chinese_numeral(text: str) -> Fraction | None:
 def _parse_chinese_integer(text: str) -> int | None:
     total = section = 0
     digit: int | None = None
-    least = 10**5  # of the tens in this section: they come from large to small
+    least = 10**5  # smallest multiplier of this section so far: they must come from large to small
     for character in text:
         if character in _DIGITS:
             if digit:
@@ -38,50 +36,32 @@ def _parse_chinese_integer(text: str) -> int | None:
                 return None
             section, digit, least = section + (1 if digit is None else digit) * unit, None, unit
         else:
-            said = section + (digit or 0)
-            if not said and not total:
+            value = section + (digit or 0)
+            if not value and not total:
                 return None
-            total = total + said * 10**4 if character == "万" else (total + said) * 10**8
+            total = total + value * 10**4 if character == "万" else (total + value) * 10**8
             section, digit, least = 0, None, 10**5
     return total + section + (digit or 0) if text else None
 
 
 OPTION_LETTERS = "ABCDEFGHIJ"
-
-
 _ANSWER_LEAD_IN = (
     r"(?:\b(?:final\s+)?answers?(?:\s+(?:is|are|would\s+be|should\s+be))?|\b(?:correct|right|best)\s+(?:options?|choices?)"
     r"(?:\s+(?:is|are))?|答案(?:应该|应当|应)?(?:选择|选|是|为)?|(?<!不)(?<!能)选择?(?:项)?(?:是|为)?|而是)\s*[:：=]?\s*"
 )
-
-
 _OPENING_MARKS = r"[\s(\[{「『【*\"'$]*(?:\\boxed\{|\\text\{)*"
-
-
 _NUMBER = re.compile(
     r"(?<![\d.])(?P<sign>[-+]?)(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"(?:\s*(?:[eE]|[×x*]\s*10\^?)\s*\{?(?P<power>[-+]?\d+)\}?)?"
     r"(?:\s*/\s*(?P<below>\d+(?:\.\d+)?))?\s*(?P<scale>[万亿千百](?!\w*分))?"
 )
-
-
-_NUMERAL = re.compile(
+_CHINESE_NUMERAL = re.compile(
     "(?P<share>百分之)?(?P<numeral>负?[零〇一二两三四五六七八九十][零〇一二两三四五六七八九十百千万亿点]*)"
 )
-
-
 _DASHES = str.maketrans("−–—", "---")
-
-
-_NEAR_CHARACTERS = 16  # characters between a statement and its number
-
-
-MAX_POWER_OF_TEN = 300  # of ten; a larger one would only cost memory
-
-
+_NEAR_CHARACTERS = 16  # at most between "the answer is" and its number
+MAX_POWER_OF_TEN = 300  # a larger exponent would only cost memory
 _UNIT = re.compile(r"\s*(%|‰|°c|°f|℃|[a-z]+(?:/[a-z]+)?|[\u4e00-\u9fff]{1,2})", re.IGNORECASE)
-
-
 _SCALES = {"百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 
 
@@ -133,34 +113,34 @@ _UNITS = _units(
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as written, the dimension of its unit ("" without one), its value there, and its decimals."""
+    """A number with its unit."""
 
     written_value: Fraction
-    dimension: str
-    value: Fraction
-    decimals: int
+    dimension: str  # of the unit; "" without one
+    value: Fraction  # in the first unit of the dimension
+    decimals: int  # digits written after the point
 
 
 def extract_letters(answer: str, options: Sequence[str]) -> str:
-    """The letters of the options that an answer settles on, in order ("C", "ABD"), or "" where it cannot be told.
+    """Extract the letters of the options that an answer chooses, in order ("C", "ABD"); "" if it is unclear.
 
-    Looked for in this order: a statement ("the answer is C", 「故选C」), letters that the answer begins with, an option
-    that is called correct, the only letter that it mentions, the only option whose words it repeats.
+    Tried in this order: a statement ("the answer is C", 「故选C」), letters at the beginning, an option that is called
+    correct, the only letter mentioned, the only option whose words are repeated.
     """
     known = OPTION_LETTERS[: len(options)]
     text = unicodedata.normalize("NFKC", answer).strip()
-    joined = r"(?:\s*(?:[,、/&;]|\band\b|和|与|及)\s*(?:and\s+)?)?"
-    no_subject = r"(?![a-z']|\s*(?:项|选项|错|不)|\s+(?!are\b|and\b|both\b)[a-z])"  # "C, A is wrong" settles on C alone
-    further = rf"{joined}{_OPENING_MARKS}[{known}]{no_subject}"
+    separator = r"(?:\s*(?:[,、/&;]|\band\b|和|与|及)\s*(?:and\s+)?)?"
+    no_subject = r"(?![a-z']|\s*(?:项|选项|错|不)|\s+(?!are\b|and\b|both\b)[a-z])"  # "C, A is wrong" chooses C alone
+    further = rf"{separator}{_OPENING_MARKS}[{known}]{no_subject}"
     several = rf"[{known}](?![a-z'])(?:{further})*(?![A-Za-z'])"
     stated = re.findall(rf"(?i:{_ANSWER_LEAD_IN}){_OPENING_MARKS}({several})", text) or re.findall(
         rf"\\boxed\{{{_OPENING_MARKS}({several})", text
     )
     if stated:
         return _sort_letters(stated[-1])
-    begun = re.match(rf"{_OPENING_MARKS}({several})(?=[\s)\]}}」』】*\"'$]*(?:$|[.,;:、。\n]|\)|\]))", text)
-    if begun:
-        return _sort_letters(begun[1])
+    leading = re.match(rf"{_OPENING_MARKS}({several})(?=[\s)\]}}」』】*\"'$]*(?:$|[.,;:、。\n]|\)|\]))", text)
+    if leading:
+        return _sort_letters(leading[1])
     alone = re.fullmatch(rf"\W*([{known.lower()}])\W*", text)
     if alone:
         return alone[1].upper()
@@ -170,22 +150,22 @@ def extract_letters(answer: str, options: Sequence[str]) -> str:
 
 
 def extract_number(text: str) -> Number | None:
-    """The number that a text settles on: the last that it states as the answer, else the last equal to something.
+    """Extract a text's final number: the last one stated as the answer, else the last after "=" or "equals".
 
-    Without either it is the last number of the text; none where there is no number.
+    Without either, it is the last number of the text; None if there is no number.
     """
     plain = unicodedata.normalize("NFKC", text).translate(_DASHES).replace("\\%", "%")
     found = _find_numbers(plain)
     for lead in (rf"{_ANSWER_LEAD_IN}|\\boxed\{{|####", r"等于|=|≈|约为"):
         for statement in reversed(list(re.finditer(lead, plain, re.IGNORECASE))):
-            near = [made for place, made in found if statement.end() <= place <= statement.end() + _NEAR_CHARACTERS]
+            near = [number for place, number in found if statement.end() <= place <= statement.end() + _NEAR_CHARACTERS]
             if near:
                 return near[0]
     return found[-1][1] if found else None
 
 
 def same_number(found: Number, wanted: Number) -> bool:
-    """Whether two numbers are equal, in the same unit where both name one, to the decimals that are wanted."""
+    """Return True if two numbers are equal, to the decimals of `wanted` and in the same unit if both have one."""
     if found.dimension and wanted.dimension:
         return found.dimension == wanted.dimension and (found.value == wanted.value or _rounds_to(found, wanted))
     if {found.dimension, wanted.dimension} == {"", "share"} and found.value == wanted.value:
@@ -194,12 +174,12 @@ def same_number(found: Number, wanted: Number) -> bool:
 
 
 def _rounds_to(found: Number, wanted: Number) -> bool:
-    """Whether a more exact number is the wanted one, rounded to its decimals."""
+    """Return True if `found` has more decimals than `wanted` and rounds to it."""
     return 0 < wanted.decimals < found.decimals and round(found.written_value, wanted.decimals) == wanted.written_value
 
 
 def _find_numbers(text: str) -> list[tuple[int, Number]]:
-    """Where numbers stand in a text, and what they are: in digits, or in Chinese numerals that are surely numbers."""
+    """Find numbers and their positions in a text: digits, and Chinese numerals that are clearly numbers."""
     found: list[tuple[int, Number]] = []
     for match in _NUMBER.finditer(text):
         digits = match["digits"].replace(",", "")
@@ -210,20 +190,20 @@ def _find_numbers(text: str) -> list[tuple[int, Number]]:
             value /= Fraction(match["below"])
         value *= _SCALES.get(match["scale"] or "", 1)
         found.append((match.start(), _with_unit(value, text[match.end() :], len(digits.partition(".")[2]))))
-    for match in _NUMERAL.finditer(text):
+    for match in _CHINESE_NUMERAL.finditer(text):
         value = parse_chinese_numeral(match["numeral"])
-        made = _with_unit(value, text[match.end() :], 0) if value is not None else None
-        if made is None or value is None or text[: match.start()][-1:].isdigit():
+        number = _with_unit(value, text[match.end() :], 0) if value is not None else None
+        if number is None or value is None or text[: match.start()][-1:].isdigit():
             continue
         if match["share"]:
             found.append((match.start(), Number(value, "share", value / 100, 0)))
-        elif len(match["numeral"]) > 1 or made.dimension or match[0] == text.strip(" .。"):
-            found.append((match.start(), made))
+        elif len(match["numeral"]) > 1 or number.dimension or match[0] == text.strip(" .。"):
+            found.append((match.start(), number))
     return sorted(found, key=lambda pair: pair[0])
 
 
 def _with_unit(value: Fraction, rest: str, decimals: int) -> Number:
-    """A number and the unit after it, in its dimension's first unit; a word that is no unit is left alone."""
+    """Make a number with the unit that follows it; a word that is not a unit is ignored."""
     match = _UNIT.match(rest)
     word = match[1].casefold() if match else ""
     for name in (word,) if word.isascii() else (word, word[:1]):
@@ -234,12 +214,12 @@ def _with_unit(value: Fraction, rest: str, decimals: int) -> Number:
 
 
 def _is_sign(text: str, start: int) -> bool:
-    """Whether a dash before digits is a minus, and not the dash of a range or of a subtraction."""
+    """Return True if a dash before digits is a minus sign, not the dash of a range or a subtraction."""
     return not re.search(r"[\d)]\s*$|[A-Za-z_]$", text[:start])
 
 
 def _only_candidate(text: str, options: Sequence[str], known: str) -> str:
-    """The only letter that stands by itself in the text, else the only option whose words stand in it."""
+    """Return the only letter mentioned alone in the text, else the letter of the only option quoted in it, else ""."""
     mentioned = {
         match[1]
         for match in re.finditer(rf"(?<![A-Za-z'])([{known}])(?![A-Za-z'])", text)
@@ -249,11 +229,11 @@ def _only_candidate(text: str, options: Sequence[str], known: str) -> str:
         return mentioned.pop() if len(mentioned) == 1 else ""
     plain = " ".join(text.casefold().split())
     words = {letter: " ".join(option.casefold().split()) for letter, option in zip(known, options, strict=False)}
-    held = {letter: option for letter, option in words.items() if option and option in plain}
+    quoted = {letter: option for letter, option in words.items() if option and option in plain}
     longest = [
         letter
-        for letter, option in held.items()
-        if not any(option != other and option in other for other in held.values())
+        for letter, option in quoted.items()
+        if not any(option != other and option in other for other in quoted.values())
     ]
     return longest[0] if len(longest) == 1 else ""
 

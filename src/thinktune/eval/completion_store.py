@@ -1,4 +1,4 @@
-"""Replies kept as they come: an evaluation that was stopped goes on, and its report needs no model."""
+"""Replies saved as they come, so that a stopped evaluation resumes and scoring needs no model."""
 
 import json
 import os
@@ -10,17 +10,17 @@ from typing import Any, TextIO
 
 from thinktune.checkpoint.store import TRAINER_STATE_FILE
 
-_HASHED_BYTES = 2**20  # bytes at each end of a file of weights, from which a model is known again
+_HASHED_BYTES = 2**20  # at each end of a weights file
 
 
 def completion_key(prompt: str, model: str, sampling: Mapping[str, Any]) -> str:
-    """What a reply is known by: its prompt's key, its model, and how it was written."""
-    said = json.dumps([prompt, model, dict(sorted(sampling.items()))])
-    return blake2b(said.encode(), digest_size=12).hexdigest()
+    """Hash what identifies a reply: its prompt's key, its model's fingerprint and the sampling."""
+    text = json.dumps([prompt, model, dict(sorted(sampling.items()))])
+    return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def model_fingerprint(folder: Path) -> str:
-    """What a model folder is known by: its small files whole, and size, beginning and end of each file of weights.
+    """Hash a model folder: small files whole; of each weights file its size, first and last MiB.
 
     Reading all of a large model would take longer than some evaluations; two trained models differ everywhere.
     """
@@ -38,13 +38,13 @@ def model_fingerprint(folder: Path) -> str:
 
 
 def read_records(file: Path) -> dict[str, dict[str, Any]]:
-    """Saved records by their `key`; of records of one key the last counts, of a torn line nothing does."""
+    """Read saved records by their `key`: the last one of each key; torn lines are skipped."""
     saved: dict[str, dict[str, Any]] = {}
     if file.is_file():
         for line in file.read_bytes().splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:  # the power went, or the process, in the middle of a line
+            except ValueError:  # power loss or a kill in the middle of a line
                 continue
             if isinstance(record, dict) and isinstance(record.get("key"), str):
                 saved[record["key"]] = record
@@ -52,7 +52,7 @@ def read_records(file: Path) -> dict[str, dict[str, Any]]:
 
 
 class RecordWriter:
-    """A file of records that grows by a line at a time, each on the disk before the next is waited for."""
+    """Append-only file of records, each on the disk before `add` returns."""
 
     def __init__(self, file: Path) -> None:
         self._path = file
@@ -73,7 +73,7 @@ class RecordWriter:
             self._file.close()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Write one record so that a kill loses nothing of it."""
+        """Append one record and flush it to the disk."""
         assert self._file is not None
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._file.flush()

@@ -1,6 +1,6 @@
-"""The general probe: questions of our own, Chinese and English, that show whether tuning cost general ability.
+"""General probe: our own Chinese and English questions, which show whether tuning cost general ability.
 
-Arithmetic is generated from a seed; reading, following a format and refusing nonsense are bundled.
+Arithmetic is generated from a seed; reading, format following and nonsense to refuse are bundled.
 """
 
 import json
@@ -12,15 +12,10 @@ from typing import Any
 from thinktune.eval.tasks import Task, make_task
 
 PROBE_SET = "general"
-
-
 PROBE_SEED = 20261
+QUESTIONS_PER_FORM = 3  # in each language
 
-
-QUESTIONS_PER_FORM = 3  # questions of each form of arithmetic and each language
-
-
-# What is asked with a and b (and c), in English and in Chinese, how large they are, and the answer.
+# Questions about a, b and c = a * b in English and Chinese, and the range that a and b are drawn from.
 _ARITHMETIC = (
     ("What is {a} + {b}?", "{a} + {b} 等于多少？", (100, 9999)),
     ("What is {a} − {b}?", "{a} − {b} 等于多少？", (100, 9999)),
@@ -42,18 +37,18 @@ _ARITHMETIC = (
 
 
 def probe_tasks(system: str | None = None) -> list[Task]:
-    """All questions of the probe, the same on every machine, each after the system prompt that the model will have."""
-    bundled = files("thinktune.eval").joinpath("probe.jsonl").read_text(encoding="utf-8").splitlines()
-    written = [(f"probe.jsonl:{number}", json.loads(line)) for number, line in enumerate(bundled, 1)]
+    """Return all questions of the probe, the same on every machine, with the system prompt if there is one."""
+    lines = files("thinktune.eval").joinpath("probe.jsonl").read_text(encoding="utf-8").splitlines()
+    bundled_rows = [(f"probe.jsonl:{number}", json.loads(line)) for number, line in enumerate(lines, 1)]
     generated = [(f"arithmetic:{number}", row) for number, row in enumerate(_arithmetic(), 1)]
-    return [make_task(row, PROBE_SET, source, system) for source, row in [*generated, *written]]
+    return [make_task(row, PROBE_SET, source, system) for source, row in [*generated, *bundled_rows]]
 
 
 def _arithmetic() -> Iterator[dict[str, Any]]:
-    draw = random.Random(PROBE_SEED)
-    for form, (english, chinese, (least, most)) in enumerate(_ARITHMETIC):
+    generator = random.Random(PROBE_SEED)
+    for form, (english, chinese, (low, high)) in enumerate(_ARITHMETIC):
         for text in QUESTIONS_PER_FORM * (english, chinese):
-            b, a = sorted(draw.sample(range(least, most), 2))
+            b, a = sorted(generator.sample(range(low, high), 2))
             answer = (a + b, a - b, a * b, b, a * b, a + b, b, a % 7)[form]
             yield {
                 "kind": "arithmetic",

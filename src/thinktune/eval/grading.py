@@ -1,4 +1,4 @@
-"""Is an answer right? One row's answer against what its row says a right answer is, as people compare texts."""
+"""Grading of one answer against its references, and format metrics of one reply."""
 
 import json
 import re
@@ -11,21 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN
 from thinktune.data.language import main_script
-from thinktune.eval import answer_extraction as extract
+from thinktune.eval import answer_extraction
 
-MIN_LOOP_REPEATS = 4  # times that the same text stands at the end, one behind the other
+MIN_LOOP_REPEATS = 4  # of the same text at the end, one after the other
+MIN_LOOP_CHARACTERS = 40  # over all repeats; shorter ones are emphasis, or rows of dashes
+TAIL_CHARACTERS = 4000  # searched for loops
+MAX_SHORT_CHARACTERS = 40  # of a reference that is compared whole
+CJK_CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
-
-MIN_LOOP_CHARACTERS = 40  # over all its repeats; shorter ones are emphasis, or rows of dashes
-
-
-TAIL_CHARACTERS = 4000  # that are searched
+Grader = Literal["choice", "number", "short", "text", "keypoints", "refusal", "format"]
 
 
 def format_metrics(question: str, reply: Mapping[str, Any], thinking: bool) -> dict[str, float]:
-    """Measures of a saved completion's form: rates as 0 or 1, lengths as numbers.
+    """Measure the format of a saved completion: rates as 0 or 1, lengths as numbers.
 
-    `well_formed`: with thinking, the reasoning was opened and closed once; without, there are no tags at all.
+    `well_formed`: with thinking, the reasoning was opened and closed once; without, there are no tags.
     """
     reasoning, answer = str(reply["reasoning"]), str(reply["answer"])
     tags = any(tag in text for tag in (THINK_OPEN, THINK_CLOSE) for text in (reasoning, answer))
@@ -43,10 +43,10 @@ def format_metrics(question: str, reply: Mapping[str, Any], thinking: bool) -> d
 
 
 def ends_in_loop(text: str) -> bool:
-    """Whether a text ends in the same piece over and over: at least four times, 40 characters in all.
+    """Return True if a text ends by repeating itself: at least four times, 40 characters in all.
 
     One pass of Knuth, Morris and Pratt's failure function over the reversed end gives the shortest period of each of
-    its beginnings. A last repeat that was cut off in its middle counts by its characters.
+    its prefixes. A last repeat that is incomplete counts by its characters.
     """
     tail = text.rstrip()[-TAIL_CHARACTERS:][::-1]
     border = [0] * len(tail)
@@ -63,25 +63,14 @@ def ends_in_loop(text: str) -> bool:
 
 
 def switches_language(question: str, text: str) -> bool:
-    """Whether a text is in another script than its question; of short or mixed texts it cannot be told."""
-    asked, written = main_script(question), main_script(text)
-    return asked is not None and written is not None and asked != written
-
-
-Grader = Literal["choice", "number", "short", "text", "keypoints", "refusal", "format"]
-
-
-CJK_CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-
-
-MAX_SHORT_CHARACTERS = 40
+    """Return True if a text is in another script than its question; False if either is too short or mixed."""
+    expected, actual = main_script(question), main_script(text)
+    return expected is not None and actual is not None and expected != actual
 
 
 _LEAD_IN = re.compile(
     r"^(?:so|therefore|thus|所以|因此)?[\s,]*(?:the\s+)?(?:final\s+)?(?:answer\s+is|answer|答案是|答案为|答案)\s*:?\s*"
 )
-
-
 _REFUSAL = re.compile(
     "no sense|nonsens|meaningless|not meaningful|not possible|impossible|no such|not exist|n't exist|not real|"
     "n't a real|not a real|does not have|doesn't have|do not have|don't have|did not|didn't|cannot|can't|can not|"
@@ -91,38 +80,38 @@ _REFUSAL = re.compile(
 )
 
 
-def normalise(text: str) -> str:
-    """Text without differences that mean nothing: width, case, white space."""
+def normalize(text: str) -> str:
+    """Normalize width, case and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def normalize_answer(text: str) -> str:
-    """Normal text without punctuation, English articles and words that only lead in ("The answer is ...")."""
-    plain = _LEAD_IN.sub("", normalise(text).strip("*_` "))
+    """Normalize an answer, also without punctuation, English articles and lead-in words ("The answer is ...")."""
+    plain = _LEAD_IN.sub("", normalize(text).strip("*_` "))
     words = re.sub(r"[^\w%.+/-]|(?<!\d)\.|\.(?!\d)|[-/](?!\w)|_", " ", plain)
     return " ".join(word for word in words.split() if word not in ("a", "an", "the"))
 
 
 def contains_keypoint(answer: str, keypoint: str) -> bool:
-    """Whether the answer holds the key point as a whole word or number (12 is not in 120, iron not in environment).
+    """Return True if the answer contains the key point as a whole word or number (12 is not in 120).
 
-    Chinese has no spaces between words, so there a run of characters is enough.
+    Chinese has no spaces between words, so there a substring is enough.
     """
-    pattern = re.escape(normalise(keypoint))
-    before = r"(?<![0-9a-z])" if re.match(r"[0-9a-z]", normalise(keypoint)) else ""
-    after = r"(?![0-9a-z])" if re.search(r"[0-9a-z]$", normalise(keypoint)) else ""
-    return re.search(before + pattern + after, normalise(answer)) is not None
+    pattern = re.escape(normalize(keypoint))
+    before = r"(?<![0-9a-z])" if re.match(r"[0-9a-z]", normalize(keypoint)) else ""
+    after = r"(?![0-9a-z])" if re.search(r"[0-9a-z]$", normalize(keypoint)) else ""
+    return re.search(before + pattern + after, normalize(answer)) is not None
 
 
 def keypoint_recall(answer: str, keypoints: Sequence[str]) -> float:
-    """The share of key points that an answer holds; alternatives of one stand between bars ("iron|Fe")."""
+    """Return the share of key points that an answer contains; bars separate alternatives ("iron|Fe")."""
     return sum(
         any(contains_keypoint(answer, way) for way in point.split("|") if way.strip()) for point in keypoints
     ) / len(keypoints)
 
 
 def pick_grader(reference: str) -> Grader:
-    """How a reference without options or key points is compared: as a number, as a short answer, or as free text."""
+    """Choose the grader of a reference without options or key points: number, short answer or free text."""
     if re.fullmatch(
         r"\s*[-+−]?[\d.,/]*\d\s*(?:%|[a-zA-Z°℃]{1,12}|[\u4e00-\u9fff]{1,3})?\s*",
         unicodedata.normalize("NFKC", reference),
@@ -132,39 +121,39 @@ def pick_grader(reference: str) -> Grader:
 
 
 def matches_choice(answer: str, wanted: str, options: Sequence[str]) -> bool:
-    """Whether an answer settles on exactly the wanted letters."""
-    return extract.extract_letters(answer, options) == "".join(sorted(wanted))
+    """Return True if an answer chooses exactly the wanted letters."""
+    return answer_extraction.extract_letters(answer, options) == "".join(sorted(wanted))
 
 
 def matches_number(answer: str, wanted: str) -> bool:
-    """Whether an answer settles on the wanted number; units are converted, and may be left out."""
-    found, reference = extract.extract_number(answer), extract.extract_number(wanted)
-    return found is not None and reference is not None and extract.same_number(found, reference)
+    """Return True if an answer's final number is the wanted one; units are converted, and may be missing."""
+    found, reference = answer_extraction.extract_number(answer), answer_extraction.extract_number(wanted)
+    return found is not None and reference is not None and answer_extraction.same_number(found, reference)
 
 
 def matches_short_answer(answer: str, wanted: Sequence[str]) -> bool:
-    """Whether an answer is one of the wanted texts, but for width, case, punctuation, articles and a lead-in."""
+    """Return True if an answer is one of the wanted texts after `normalize_answer`."""
     return normalize_answer(answer) in {normalize_answer(text) for text in wanted}
 
 
 def is_refusal(answer: str) -> bool:
-    """Whether an answer to a question that makes no sense says so; by common words of refusal, so roughly."""
-    return _REFUSAL.search(normalise(answer).replace("’", "'")) is not None
+    """Return True if an answer to a nonsense question says so; a rough test by common words of refusal."""
+    return _REFUSAL.search(normalize(answer).replace("’", "'")) is not None
 
 
 def rouge_tokens(text: str) -> list[str]:
-    """Words, and Chinese or Japanese characters one by one: what ROUGE-L is counted on."""
-    return re.findall(rf"[{CJK_CHARACTERS}]|[^\W{CJK_CHARACTERS}_]+", normalise(text))
+    """Split a text into words, and Chinese or Japanese characters, for ROUGE-L."""
+    return re.findall(rf"[{CJK_CHARACTERS}]|[^\W{CJK_CHARACTERS}_]+", normalize(text))
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L (F1 of the longest common subsequence), 0 to 1, on `rouge_tokens`; by Google's rouge-score."""
+    """Compute ROUGE-L (F1 of the longest common subsequence of `rouge_tokens`), 0 to 1, with Google's rouge-score."""
     return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
 
 
 def chrf(answer: str, reference: str) -> float:
-    """chrF2 (F-score of character runs up to six), 0 to 1; by sacrebleu. Blind to word borders, so fit for Chinese."""
-    return _chrf().sentence_score(normalise(answer), [normalise(reference)]).score / 100
+    """Compute chrF2 (F-score of character n-grams up to six), 0 to 1, with sacrebleu; it also suits Chinese."""
+    return _chrf().sentence_score(normalize(answer), [normalize(reference)]).score / 100
 
 
 @cache
@@ -175,7 +164,7 @@ def _rouge() -> Any:
 
 
 class _RougeTokenizer:
-    """What rouge-score asks for; its own tokenizer keeps Latin letters alone and gives 0 for all Chinese."""
+    """Tokenizer for rouge-score, whose own keeps only Latin letters and gives 0 for all Chinese."""
 
     def tokenize(self, text: str) -> list[str]:
         return rouge_tokens(text)
@@ -189,16 +178,16 @@ def _chrf() -> Any:
 
 
 class FormatRules(BaseModel):
-    """What an answer must keep to; every rule given must hold."""
+    """Verifiable rules for an answer's format (as in IFEval); all rules that are given must hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     lines: int | None = None
-    """So many lines that are not blank."""
+    """Number of lines that are not blank."""
     words: int | None = None
-    """So many words, a Chinese character being one."""
+    """Number of words; a Chinese character counts as one."""
     most_words: int | None = None
-    """At most so many words."""
+    """Largest number of words."""
     json_keys: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """A JSON object with exactly these keys, in a code fence or not."""
     begins: str | None = None
@@ -206,13 +195,13 @@ class FormatRules(BaseModel):
     ends: str | None = None
     """Ends with this text."""
     holds: tuple[str, ...] = ()
-    """Holds each of these texts."""
+    """Contains each of these texts."""
     without: tuple[str, ...] = ()
-    """Holds none of these texts."""
+    """Contains none of these texts."""
     numbered: int | None = None
-    """A list numbered 1 to this."""
+    """A list numbered from 1 to this."""
     one_of: tuple[str, ...] = ()
-    """Is one of these texts, but for punctuation at its ends."""
+    """Is one of these texts, apart from punctuation at the ends."""
     capitals: bool = False
     """All its Latin letters are capitals."""
     pattern: str | None = None
@@ -220,21 +209,21 @@ class FormatRules(BaseModel):
 
 
 def follows_rules(answer: str, rules: FormatRules) -> bool:
-    """Whether an answer that is not blank keeps to every rule."""
+    """Return True if an answer is not blank and follows every rule."""
     text = answer.strip()
-    plain = normalise(text)
+    plain = normalize(text)
     count = len(rouge_tokens(text))
     checks = (
         rules.lines is None or len([line for line in text.splitlines() if line.strip()]) == rules.lines,
         rules.words is None or count == rules.words,
         rules.most_words is None or count <= rules.most_words,
         rules.json_keys is None or _json_keys(text) == sorted(rules.json_keys),
-        rules.begins is None or plain.startswith(normalise(rules.begins)),
-        rules.ends is None or plain.endswith(normalise(rules.ends)),
-        all(normalise(piece) in plain for piece in rules.holds),
-        not any(normalise(piece) in plain for piece in rules.without),
+        rules.begins is None or plain.startswith(normalize(rules.begins)),
+        rules.ends is None or plain.endswith(normalize(rules.ends)),
+        all(normalize(piece) in plain for piece in rules.holds),
+        not any(normalize(piece) in plain for piece in rules.without),
         rules.numbered is None or _list_numbers(text) == list(range(1, rules.numbered + 1)),
-        not rules.one_of or plain.strip(" .。!！\"'“”") in {normalise(piece) for piece in rules.one_of},
+        not rules.one_of or plain.strip(" .。!！\"'“”") in {normalize(piece) for piece in rules.one_of},
         not rules.capitals or (text == text.upper() and text != text.lower()),
         rules.pattern is None or re.fullmatch(rules.pattern, text) is not None,
     )
@@ -252,6 +241,6 @@ def _json_keys(text: str) -> list[str] | None:
 
 def _list_numbers(text: str) -> list[int]:
     return [
-        int(found)
-        for found in re.findall(rf"^\s*(\d{{1,3}})\s*[.)、．](?=\s|[{CJK_CHARACTERS}]|\w)", text, re.MULTILINE)
+        int(number)
+        for number in re.findall(rf"^\s*(\d{{1,3}})\s*[.)、．](?=\s|[{CJK_CHARACTERS}]|\w)", text, re.MULTILINE)
     ]

@@ -1,4 +1,4 @@
-"""A judge model compares two answers: both orders, ties allowed, verdict and reason kept, tokens counted."""
+"""LLM judge: compares two answers in both orders, ties allowed; verdicts are saved and tokens counted."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,16 +13,9 @@ from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.progress import ProgressReporter, Say
 
 ORDERS = ("base first", "tuned first")
-
-
-MAX_JUDGE_TOKENS = 2048  # of a verdict, with the reasoning that a judge may do before it
-
-
-_LENIENT_JSON = json.JSONDecoder(strict=False)  # a judge breaks its reason into lines
-
-
+MAX_JUDGE_TOKENS = 2048  # of a verdict, with the reasoning before it
+_LENIENT_JSON = json.JSONDecoder(strict=False)  # accepts line breaks inside the reason
 _WINNERS = {"1": 0, "2": 1, "first": 0, "second": 1}
-
 
 JUDGE_PROMPT = """\
 You compare two answers to one question. Judge only whether they are right, complete and safe to follow; neither length
@@ -41,16 +34,16 @@ Reply with one JSON object and nothing else: {{"reason": "one or two sentences",
 
 
 class Completer(Protocol):
-    """What a judge is asked through: an endpoint, or a model in this process."""
+    """Source of completions: an endpoint, or a model in this process."""
 
     def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Iterator[tuple[int, Completion]]:
-        """Each request's index and completion, in any order."""
+        """Yield each request's index and completion, in any order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """Two answers to one question, and the reference where there is one."""
+    """Two answers to one question, and its reference ("" without one)."""
 
     question: str
     reference: str
@@ -60,13 +53,10 @@ class AnswerPair:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What both orders say of a pair, whether they agree, and what they cost in tokens.
+    """Result of both orders for one pair, and its cost in tokens."""
 
-    `preferred` is how far the tuned answer is: 1, 0.5 or 0; none where a verdict could not be read.
-    """
-
-    preferred: float | None
-    agreed: bool
+    preferred: float | None  # 1 if the tuned answer wins, 0.5 for a tie, else 0; None if a verdict was unreadable
+    agreed: bool  # both orders gave the same winner
     prompt_tokens: int
     tokens: int
 
@@ -74,9 +64,9 @@ class Judgement:
 def judge_pairs(
     pairs: Sequence[AnswerPair], model: str, completer: Completer, file: Path, say: Say, max_concurrency: int = 8
 ) -> None:
-    """Ask for every verdict that is not in the file yet; each is written there as it comes.
+    """Ask the judge for each verdict that is not in the file yet, and append it there.
 
-    Pairs whose answers are the same are not asked: they are ties.
+    Pairs of equal answers are ties without asking.
     """
     saved = read_records(file)
     wanted = {
@@ -89,30 +79,30 @@ def judge_pairs(
     requests = [_judge_request(pair, order) for pair, order in wanted.values()]
     keys = list(wanted)
     progress = ProgressReporter(say, "verdicts", len(requests))
-    with RecordWriter(file) as saving:
+    with RecordWriter(file) as writer:
         for done, (index, reply) in enumerate(completer.complete(requests, max_concurrency), 1):
             _, order = wanted[keys[index]]
             winner, reason = parse_judgement(reply.answer, order)
-            said = {"key": keys[index], "order": order, "winner": winner, "reason": reason, "reply": reply.answer}
-            saving.add(said | {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens})
+            verdict = {"key": keys[index], "order": order, "winner": winner, "reason": reason, "reply": reply.answer}
+            writer.add(verdict | {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens})
             progress.update(done)
 
 
 def judgement_key(pair: AnswerPair, order: str, model: str) -> str:
-    """What a verdict is known by: everything that the judge is shown, and who it is."""
-    said = json.dumps([JUDGE_PROMPT, model, order, pair.question, pair.reference, pair.base, pair.tuned])
-    return blake2b(said.encode(), digest_size=12).hexdigest()
+    """Hash what identifies a verdict: everything that the judge is shown, and its model."""
+    text = json.dumps([JUDGE_PROMPT, model, order, pair.question, pair.reference, pair.base, pair.tuned])
+    return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def parse_judgement(text: str, order: str) -> tuple[str, str]:
-    """The winner ("base", "tuned", "tie", or "unread") and the reason of a judge's reply."""
+    """Parse a judge's reply into its winner ("base", "tuned", "tie" or "unread") and its reason."""
     for brace in reversed([place for place, character in enumerate(text) if character == "{"]):
         try:
-            said: Any = _LENIENT_JSON.raw_decode(text, brace)[0]
+            verdict: Any = _LENIENT_JSON.raw_decode(text, brace)[0]
         except ValueError:
             continue
-        winner = str(said.get("winner", "")).strip().casefold()
-        reason = str(said.get("reason", ""))
+        winner = str(verdict.get("winner", "")).strip().casefold()
+        reason = str(verdict.get("reason", ""))
         if winner == "tie":
             return "tie", reason
         if winner in _WINNERS:
@@ -122,39 +112,38 @@ def parse_judgement(text: str, order: str) -> tuple[str, str]:
 
 
 def combine_orders(pair: AnswerPair, model: str, saved: Mapping[str, Mapping[str, Any]]) -> Judgement | None:
-    """What the saved verdicts of both orders say together: a side wins where both say so, all else is a tie.
+    """Combine the saved verdicts of both orders: a side wins if both say so, anything else is a tie.
 
-    None where a verdict is not there.
+    Returns None if a verdict is missing.
     """
     if pair.base.strip() == pair.tuned.strip():
         return Judgement(0.5, True, 0, 0)
-    said = [saved.get(judgement_key(pair, order, model)) for order in ORDERS]
-    found = [verdict for verdict in said if verdict is not None]
-    if len(found) < len(ORDERS):
+    verdicts = [saved[key] for order in ORDERS if (key := judgement_key(pair, order, model)) in saved]
+    if len(verdicts) < len(ORDERS):
         return None
-    winners = [verdict["winner"] for verdict in found]
+    winners = [verdict["winner"] for verdict in verdicts]
     points = {"base": 0, "tie": 0.5, "tuned": 1}
     preferred: float | None = None
     if "unread" not in winners:
         total = sum(points[winner] for winner in winners)
         preferred = total / 2 if total in (0, 2) else 0.5
-    prompt_tokens, tokens = (sum(int(verdict[name]) for verdict in found) for name in ("prompt_tokens", "tokens"))
+    prompt_tokens, tokens = (sum(int(verdict[name]) for verdict in verdicts) for name in ("prompt_tokens", "tokens"))
     return Judgement(preferred, winners[0] == winners[1], prompt_tokens, tokens)
 
 
-def summarize_judgements(model: str, judged: Sequence[Judgement]) -> dict[str, Any]:
-    """Wins, ties and losses of the tuned model, how often both orders agreed, and the cost."""
-    preferred = [each.preferred for each in judged]
+def summarize_judgements(model: str, judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """Count wins, ties and losses of the tuned model, agreements of both orders, and tokens."""
+    preferred = [each.preferred for each in judgements]
     return {
         "model": model,
-        "pairs": len(judged),
+        "pairs": len(judgements),
         "wins": preferred.count(1.0),
         "ties": preferred.count(0.5),
         "losses": preferred.count(0.0),
         "unread": preferred.count(None),
-        "orders_agreed": sum(each.agreed for each in judged),
-        "prompt_tokens": sum(each.prompt_tokens for each in judged),
-        "tokens": sum(each.tokens for each in judged),
+        "orders_agreed": sum(each.agreed for each in judgements),
+        "prompt_tokens": sum(each.prompt_tokens for each in judgements),
+        "tokens": sum(each.tokens for each in judgements),
     }
 
 

@@ -1,4 +1,4 @@
-"""Base against tuned: the same questions, the same prompts, the same budget; replies kept as they come, one report."""
+"""Evaluation of a run: base and tuned answer the same prompts; replies are saved as they come, then scored."""
 
 import gc
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,80 +12,52 @@ from typing import Any
 import numpy as np
 import torch
 
-from thinktune.checkpoint import store as checkpoint
-from thinktune.config import Recipe
-from thinktune.config import loading as recipe
+from thinktune.checkpoint import require_run_folder, resolve_model_folder
+from thinktune.config import Recipe, load_recipe
 from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
-from thinktune.eval import llm_judge as referee
+from thinktune.eval import llm_judge
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
-from thinktune.eval.general_probe import PROBE_SEED as PROBE_SEED
-from thinktune.eval.general_probe import PROBE_SET, probe_tasks
+from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, probe_tasks
 from thinktune.eval.llm_judge import Completer
 from thinktune.eval.scoring import (
-    SIDES,
+    HELD_OUT_SET,
     answer_pair,
     score_completions,
-    task_completion_key,
 )
-from thinktune.eval.statistics import CONFIDENCE, RESAMPLES
-from thinktune.eval.statistics import RESAMPLE_SEED as RESAMPLE_SEED
+from thinktune.eval.settings import (
+    SIDES,
+    ContaminatedTask,
+    EvalSampling,
+    EvalSettings,
+    EvaluatedModel,
+    settings_to_record,
+)
+from thinktune.eval.statistics import CONFIDENCE, RESAMPLE_SEED, RESAMPLES
 from thinktune.eval.tasks import Task, read_tasks, task_from_example, task_to_record
 from thinktune.files import read_json, write_json, write_json_lines
-from thinktune.hub import repository as hub
+from thinktune.hub import locate_model
 from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
 from thinktune.model import evaluate_loss, pack, pick_device, pick_precision
+from thinktune.model.protocols import CausalLM
 from thinktune.progress import ProgressReporter, Say
 from thinktune.run import RunFolder
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.folder import EvaluationFolder
 from thinktune.run.resume import refuse_other_data
 
-
-def find_contaminated(tasks: Sequence[Task], trained: Iterable[Example]) -> dict[int, str]:
-    """For each task whose question stands in the training rows, in the same words or nearly: which row it is.
-
-    Nearly means that four in five of all runs of three characters are shared (Jaccard).
-    """
-    examples = [*trained]
-    asked = [
-        Example((*task.turns[:-1], replace(task.turns[-1], content=task.stem or task.question)), "") for task in tasks
-    ]
-    found = [fingerprint(example) for example in examples + asked]
-    if not asked or not examples:
-        return {}
-    questions = np.array([each.question_hash for each in found], np.uint64)
-    first = {question: row for row, question in reversed(list(enumerate(questions[: len(examples)].tolist())))}
-    seen = {
-        place: examples[first[question]].source
-        for place, question in enumerate(questions[len(examples) :].tolist())
-        if question in first
-    }
-    texts = [question_text(example) for example in (*examples, *asked)]
-    for later, earlier, _ in find_near_duplicates(
-        np.stack([each.minhash for each in found]), questions, texts.__getitem__
-    ):
-        if later >= len(examples) > earlier:
-            seen.setdefault(later - len(examples), examples[earlier].source)
-    return seen
-
-
-HELD_OUT = "held-out"
-
-
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
-
-
 GRADER_LIBRARIES = ("sacrebleu", "rouge-score")
 
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """What `eval` was asked for, beside the run: more questions, where replies come from, who judges.
+    """Options of `thinktune eval`: extra tasks, where replies come from, and the judge.
 
-    `endpoints` names for base and tuned a URL, or URL#MODEL; without, the models run in this process. `judge` likewise.
+    `endpoints` maps base and tuned to a URL, or URL#MODEL; if empty, the models run in this process. `judge` is such an
+    address too.
     """
 
     tasks: tuple[Path, ...] = ()
@@ -99,114 +71,138 @@ class EvalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation of a run: what is asked, how, and where what comes of it is kept."""
+    """One evaluation of a run: its questions, settings and folder."""
 
     folder: EvaluationFolder
     recipe: Recipe
-    eval_settings: Mapping[str, Any]  # what decides the figures, beside the questions
+    settings: EvalSettings
     tasks: Sequence[Task]
-    held_out: Subset  # of which the losses are measured
+    held_out: Subset  # the rows that the losses are measured on
     options: EvalOptions
     say: Say
 
 
 def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> dict[str, Any]:
-    """Measure a run's base and tuned model, write `eval/`, and return what its report.json holds.
+    """Evaluate a run's base and tuned model, write `eval/`, and return the report as in its report.json.
 
-    The sets are the first `generate.evaluate_questions` held-out rows, the files of tasks, and the general probe. What
-    was answered before, by the same model in the same way, is not asked again.
+    The sets are the first `generate.evaluate_questions` held-out rows, the task files, and the general probe. Replies
+    that the same model wrote before, with the same sampling, are reused.
     """
     options = options or EvalOptions()
     if options.endpoints and set(options.endpoints) != set(SIDES):
         raise UserError("--endpoint: name both, as in --endpoint base=http://host:8000/v1 --endpoint tuned=http://...")
-    checkpoint.require_run_folder(folder)
-    settings = recipe.load_recipe(RunFolder(folder).recipe)
-    sources = {"base": hub.locate_model(settings), "tuned": checkpoint.resolve_model_folder(folder)}
-    files = [task for file in options.tasks for task in read_tasks(file, settings.data.system)]
-    prepared = prepare(
-        settings, read_tokenizer(sources["tuned"], trust_remote_code=settings.model.trust_remote_code), say
-    )
+    require_run_folder(folder)
+    recipe = load_recipe(RunFolder(folder).recipe)
+    sources = {"base": locate_model(recipe), "tuned": resolve_model_folder(folder)}
+    from_files = [task for file in options.tasks for task in read_tasks(file, recipe.data.system)]
+    tokenizer = read_tokenizer(sources["tuned"], trust_remote_code=recipe.model.trust_remote_code)
+    prepared = prepare(recipe, tokenizer, say)
     refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)
+    held_out = prepared.validation.examples(recipe.generate.evaluate_questions)
     tasks = [
-        *(
-            task_from_example(example, HELD_OUT)
-            for example in prepared.validation.examples(settings.generate.evaluate_questions)
-        ),
-        *files,
-        *(probe_tasks(settings.data.system) if options.probe else ()),
+        *(task_from_example(example, HELD_OUT_SET) for example in held_out),
+        *from_files,
+        *(probe_tasks(recipe.data.system) if options.probe else ()),
     ]
     _refuse_duplicate_names(tasks, options)
-    place = RunFolder(folder).evaluation(thinking=options.thinking)
-    facts = _eval_settings(settings, prepared, sources, tasks, options)
-    write_json_lines(place.tasks, map(task_to_record, tasks))
-    write_json(place.settings, facts)
-    evaluation = Evaluation(place, settings, facts, tasks, prepared.validation, options, say)
+    evaluation_folder = RunFolder(folder).evaluation(thinking=options.thinking)
+    settings = _eval_settings(recipe, prepared, sources, tasks, options)
+    write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
+    write_json(evaluation_folder.settings, settings_to_record(settings))
+    evaluation = Evaluation(evaluation_folder, recipe, settings, tasks, prepared.validation, options, say)
     for side in SIDES:
         _evaluate_side(evaluation, side, sources[side])
     if options.judge:
         _judge_answers(evaluation, options.judge)
-    return score_completions(place)
+    return score_completions(evaluation_folder)
 
 
 def rescore_run(folder: Path, *, thinking: bool = True) -> dict[str, Any]:
-    """Grade a run's saved replies again, without a model, and write the report and the page."""
-    checkpoint.require_run_folder(folder)
+    """Score a run's saved replies again, without a model, and write the report."""
+    require_run_folder(folder)
     return score_completions(RunFolder(folder).evaluation(thinking=thinking))
+
+
+def find_contaminated(tasks: Sequence[Task], trained: Iterable[Example]) -> dict[int, str]:
+    """Find tasks whose question is in the training rows, exactly or nearly; return index of task to source of row.
+
+    Near duplicates share four in five of their runs of three characters (Jaccard).
+    """
+    examples = [*trained]
+    asked = [
+        Example((*task.turns[:-1], replace(task.turns[-1], content=task.stem or task.question)), "") for task in tasks
+    ]
+    if not asked or not examples:
+        return {}
+    fingerprints = [fingerprint(example) for example in examples + asked]
+    questions = np.array([each.question_hash for each in fingerprints], np.uint64)
+    first_rows = {question: row for row, question in reversed(list(enumerate(questions[: len(examples)].tolist())))}
+    found = {
+        index: examples[first_rows[question]].source
+        for index, question in enumerate(questions[len(examples) :].tolist())
+        if question in first_rows
+    }
+    texts = [question_text(example) for example in (*examples, *asked)]
+    minhashes = np.stack([each.minhash for each in fingerprints])
+    for later, earlier, _ in find_near_duplicates(minhashes, questions, texts.__getitem__):
+        if later >= len(examples) > earlier:
+            found.setdefault(later - len(examples), examples[earlier].source)
+    return found
 
 
 def _eval_settings(
     recipe: Recipe, prepared: Prepared, sources: Mapping[str, Path], tasks: Sequence[Task], options: EvalOptions
-) -> dict[str, Any]:
-    """What decides the figures, beside the questions: models, sampling, seeds, versions, rows set apart."""
-    seen = find_contaminated(tasks, prepared.train.examples())
-    budget = recipe.generate.evaluate_tokens or 2 * int(prepared.train.label_tokens.max(initial=32))
+) -> EvalSettings:
+    contaminated = find_contaminated(tasks, prepared.train.examples())
+    given = recipe.generate.evaluate_tokens
     names = {"base": recipe.model.name, "tuned": sources["tuned"].name}
-    prints = {side: options.endpoints.get(side) or model_fingerprint(sources[side]) for side in SIDES}
-    return {
-        "models": {side: {"name": names[side], "print": prints[side]} for side in SIDES},
-        "sampling": {
-            "max_new_tokens": budget,
-            "temperature": options.temperature,
-            "seed": options.seed,
-            "thinking": options.thinking,
-        },
-        "budget": "generate.evaluate_tokens" if recipe.generate.evaluate_tokens else "twice the longest trained reply",
-        "longest_trained_reply": int(prepared.train.label_tokens.max(initial=0)),
-        "apart": [{"set": tasks[at].set, "row": tasks[at].source, "trained": row} for at, row in sorted(seen.items())],
-        "judge": options.judge,
-        "confidence": CONFIDENCE,
-        "resamples": RESAMPLES,
-        "seeds": {"resampling": RESAMPLE_SEED, "probe": PROBE_SEED, "sampling": options.seed},
-        "versions": {name: version(name) for name in (*LIBRARIES, *GRADER_LIBRARIES)},
-        "data_fingerprint": prepared.fingerprint,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    fingerprints = {side: options.endpoints.get(side) or model_fingerprint(sources[side]) for side in SIDES}
+    return EvalSettings(
+        models={side: EvaluatedModel(names[side], fingerprints[side]) for side in SIDES},
+        sampling=EvalSampling(
+            max_new_tokens=given or 2 * int(prepared.train.label_tokens.max(initial=32)),
+            temperature=options.temperature,
+            seed=options.seed,
+            thinking=options.thinking,
+        ),
+        budget="generate.evaluate_tokens" if given else "twice the longest trained reply",
+        longest_trained_reply=int(prepared.train.label_tokens.max(initial=0)),
+        apart=tuple(
+            ContaminatedTask(tasks[index].set, tasks[index].source, row) for index, row in sorted(contaminated.items())
+        ),
+        judge=options.judge,
+        confidence=CONFIDENCE,
+        resamples=RESAMPLES,
+        seeds={"resampling": RESAMPLE_SEED, "probe": PROBE_SEED, "sampling": options.seed},
+        versions={name: version(name) for name in (*LIBRARIES, *GRADER_LIBRARIES)},
+        data_fingerprint=prepared.fingerprint,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
-    """Losses and replies of one side that are not saved yet; the model is loaded only where something is left to do."""
-    folder, facts, settings = evaluation.folder, evaluation.eval_settings, evaluation.recipe
+    """Measure the losses and generate the replies that one side lacks; its model is loaded only if any are missing."""
+    folder, recipe, settings = evaluation.folder, evaluation.recipe, evaluation.settings
     saved = read_records(folder.completions(side))
-    left = {task_completion_key(task, side, facts): task for task in evaluation.tasks}
-    left = {key: task for key, task in left.items() if key not in saved}
+    keys = {settings.completion_key(task, side): task for task in evaluation.tasks}
+    missing = {key: task for key, task in keys.items() if key not in saved}
     if endpoint := evaluation.options.endpoints.get(side):
-        folder.losses(side).unlink(missing_ok=True)  # an endpoint tells none; old ones may be another model's
-        if left:
+        folder.losses(side).unlink(missing_ok=True)  # an endpoint reports none; old ones may be another model's
+        if missing:
             with closing(open_endpoint(endpoint)) as engine:
-                _generate_replies(evaluation, side, left, engine, MAX_ENDPOINT_CONCURRENCY)
+                _generate_replies(evaluation, side, missing, engine, MAX_ENDPOINT_CONCURRENCY)
         return
-    known = {"model": facts["models"][side]["print"], "data": facts["data_fingerprint"]}
+    measured_on = {"model": settings.models[side].print, "data": settings.data_fingerprint}
     losses = read_json(folder.losses(side)) if folder.losses(side).is_file() else {}
-    measured = not len(evaluation.held_out) or {name: losses.get(name) for name in known} == known
-    if left or not measured:
+    has_losses = not len(evaluation.held_out) or {name: losses.get(name) for name in measured_on} == measured_on
+    if missing or not has_losses:
         evaluation.say(f"{side}: {source}")
-        precision = pick_precision(settings.train.precision, pick_device(), settings.train.memory)
-        trusted = settings.model.trust_remote_code
-        with closing(load_engine(source, precision, trust_remote_code=trusted)) as engine:
-            if not measured:
-                losses = _row_losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
-                write_json(folder.losses(side), known | {"rows": losses})
-            _generate_replies(evaluation, side, left, engine, settings.generate.batch_rows)
+        precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
+        with closing(load_engine(source, precision, trust_remote_code=recipe.model.trust_remote_code)) as engine:
+            if not has_losses:
+                rows = _row_losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
+                write_json(folder.losses(side), measured_on | {"rows": rows})
+            _generate_replies(evaluation, side, missing, engine, recipe.generate.batch_rows)
         del engine
         gc.collect()
         if pick_device().type != "cpu":
@@ -214,58 +210,59 @@ def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
 
 
 def _generate_replies(
-    evaluation: Evaluation, side: str, left: Mapping[str, Task], engine: Completer, max_concurrency: int
+    evaluation: Evaluation, side: str, missing: Mapping[str, Task], engine: Completer, max_concurrency: int
 ) -> None:
-    """Have what is left answered; each reply is on the disk before the next is waited for."""
-    sampling, say = evaluation.eval_settings["sampling"], evaluation.say
-    keys = sorted(left, key=lambda key: len(left[key].question))  # alike lengths need little padding
-    chosen = SamplingParams(sampling["max_new_tokens"], temperature=sampling["temperature"], seed=sampling["seed"])
-    requests = [Request(left[key].turns, chosen, sampling["thinking"]) for key in keys]
+    """Generate the missing replies; each is on the disk before the next is waited for."""
+    sampling, say = evaluation.settings.sampling, evaluation.say
+    keys = sorted(missing, key=lambda key: len(missing[key].question))  # similar lengths need little padding
+    params = SamplingParams(sampling.max_new_tokens, temperature=sampling.temperature, seed=sampling.seed)
+    requests = [Request(missing[key].turns, params, sampling.thinking) for key in keys]
     progress = ProgressReporter(say, f"{side} replies", len(requests))
-    with RecordWriter(evaluation.folder.completions(side)) as saving:
+    with RecordWriter(evaluation.folder.completions(side)) as writer:
         for done, (index, reply) in enumerate(engine.complete(requests, max_concurrency), 1):
-            task = left[keys[index]]
-            saving.add({"key": keys[index], "set": task.set, "row": task.source, **asdict(reply)})
+            task = missing[keys[index]]
+            writer.add({"key": keys[index], "set": task.set, "row": task.source, **asdict(reply)})
             progress.update(done)
     if keys:
-        say(f"{side}: {len(keys)} questions answered")
+        say(f"{side}: answered {len(keys)} questions")
 
 
-def _row_losses(model: Any, rows: Subset, precision: torch.dtype, say: Say) -> list[dict[str, Any]]:
-    """The summed losses and the tokens of reasoning, answer and end, held-out reply by reply."""
+def _row_losses(model: CausalLM, rows: Subset, precision: torch.dtype, say: Say) -> list[dict[str, Any]]:
+    """Return each held-out reply's summed losses and token counts, for reasoning, answer and end."""
     progress = ProgressReporter(say, "losses", len(rows))
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for done, reply in enumerate(rows.replies(), 1):
         batches = pack([reply], len(reply.ids), pad=None)
         losses = evaluate_loss(model, batches, model.device, precision)
-        found.append({"row": reply.source, "sums": losses.sums.tolist(), "counts": losses.counts.tolist()})
+        records.append({"row": reply.source, "sums": losses.sums.tolist(), "counts": losses.counts.tolist()})
         progress.update(done)
-    return found
+    return records
 
 
 def _judge_answers(evaluation: Evaluation, judge: str) -> None:
-    """Have a judge model compare the answers of all sets but the probe, which has exact answers."""
-    place, facts, tasks = evaluation.folder, evaluation.eval_settings, evaluation.tasks
-    replies = {side: read_records(place.completions(side)) for side in SIDES}
-    answers = [[replies[side][task_completion_key(task, side, facts)]["answer"] for side in SIDES] for task in tasks]
-    pairs = [answer_pair(task, *pair) for task, pair in zip(tasks, answers, strict=True) if task.set != PROBE_SET]
+    """Let a judge model compare the answers of all sets but the probe, whose questions have exact answers."""
+    folder, settings = evaluation.folder, evaluation.settings
+    replies = {side: read_records(folder.completions(side)) for side in SIDES}
+    pairs = [
+        answer_pair(task, *(replies[side][settings.completion_key(task, side)]["answer"] for side in SIDES))
+        for task in evaluation.tasks
+        if task.set != PROBE_SET
+    ]
     with closing(open_endpoint(judge)) as completer:
-        referee.judge_pairs(pairs, judge, completer, place.judgements, evaluation.say)
+        llm_judge.judge_pairs(pairs, judge, completer, folder.judgements, evaluation.say)
 
 
 def open_endpoint(address: str) -> Endpoint:
-    """The endpoint of URL or URL#MODEL; its key is taken from the environment."""
+    """Open the endpoint of URL or URL#MODEL; its key comes from the environment."""
     url, _, model = address.partition("#")
     return Endpoint(url, model)
 
 
 def _refuse_duplicate_names(tasks: Sequence[Task], options: EvalOptions) -> None:
     if not tasks:
-        raise UserError(
-            "eval: there is nothing to ask; the run held out no rows, and neither --tasks nor the probe is there"
-        )
+        raise UserError("eval: no questions to ask; the run held out no rows, so give --tasks or leave out --no-probe")
     stems = [file.stem for file in options.tasks]
-    known = [HELD_OUT, PROBE_SET]
+    known = [HELD_OUT_SET, PROBE_SET]
     wrong = sorted({stem for stem in stems if stems.count(stem) > 1 or stem in known})
     if wrong:
-        raise UserError(f"--tasks: the name {', '.join(wrong)} stands for two sets; rename the file")
+        raise UserError(f"--tasks: two sets would be named {', '.join(wrong)}; rename the file")

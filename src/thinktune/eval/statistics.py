@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals of a rate, of a mean, and of the difference between two models on one set."""
+"""Confidence intervals (95 %) of a rate, of a mean, and of the paired difference between two models."""
 
 import math
 from collections.abc import Sequence
@@ -8,20 +8,14 @@ from statistics import NormalDist, fmean
 import numpy as np
 
 CONFIDENCE = 0.95
-
-
 RESAMPLES = 10_000
-
-
 RESAMPLE_SEED = 0
-
-
-_MAX_COUNTS_IN_MEMORY = 2**22  # drawn counts in memory
+_MAX_COUNTS_IN_MEMORY = 2**22  # of resampled rows
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure, and the bounds between which the true one lies with 95 % confidence."""
+    """A figure with the bounds of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -29,12 +23,12 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the figure is surely not zero."""
+        """True if zero is outside the interval."""
         return self.low > 0 or self.high < 0
 
 
 def wilson_interval(hits: int, rows: int) -> Interval:
-    """The share of `hits` in `rows` with Wilson's interval (1927), which holds for few rows and near 0 and 1."""
+    """Return the share of `hits` in `rows` with Wilson's interval (1927), which holds for few rows and near 0 and 1."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share = hits / rows
     centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
@@ -43,38 +37,38 @@ def wilson_interval(hits: int, rows: int) -> Interval:
 
 
 def bootstrap_mean(values: Sequence[float], bounds: tuple[float, float] | None = None) -> Interval:
-    """The mean with its percentile bootstrap interval.
+    """Return the mean with its percentile bootstrap interval.
 
-    With `bounds`, between which every value lies, one imagined row stands at each of them: resampling what was seen
-    alone would call ten equal values certain. (Agresti and Coull add successes and failures to a rate for the same
-    reason; Bonett and Price, 2012, one gain and one loss to the difference of two paired rates.)
+    With `bounds` of the values, one pseudo-observation is added at each bound: resampling the observed values alone
+    would call ten equal values certain. (Agresti and Coull add successes and failures to a rate for the same reason;
+    Bonett and Price, 2012, add one gain and one loss to the difference of two paired rates.)
     """
-    imagined = np.array([*values, *(bounds or ())], dtype=float)
-    kinds, counts = np.unique(imagined, return_counts=True)
-    rows = len(imagined)
+    padded = np.array([*values, *(bounds or ())], dtype=float)
+    distinct, counts = np.unique(padded, return_counts=True)
+    rows = len(padded)
     generator = np.random.default_rng(RESAMPLE_SEED)
     means: list[np.ndarray] = []
     left = RESAMPLES
     while left:
-        some = min(left, max(1, _MAX_COUNTS_IN_MEMORY // len(kinds)))
-        means.append(generator.multinomial(rows, counts / rows, size=some) @ kinds / rows)
-        left -= some
+        draws = min(left, max(1, _MAX_COUNTS_IN_MEMORY // len(distinct)))
+        means.append(generator.multinomial(rows, counts / rows, size=draws) @ distinct / rows)
+        left -= draws
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     value = fmean(values)
     return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
 def paired_difference(base: Sequence[float], tuned: Sequence[float], *, bounded: bool) -> Interval:
-    """Tuned less base, row by row, with its paired bootstrap interval; `bounded` values lie between 0 and 1.
+    """Return the mean of tuned minus base with its paired bootstrap interval; `bounded` values are within 0 and 1.
 
-    Rows are resampled as pairs, so what makes a question hard for both models cancels out. Raises ValueError where the
-    two are not of equal length.
+    Rows are resampled as pairs, so a question's difficulty for both models cancels out. Raises ValueError if the
+    lengths differ.
     """
     changes = [after - before for before, after in zip(base, tuned, strict=True)]
-    turned = [-change for change in changes]
+    negated = [-change for change in changes]
     bounds = (-1.0, 1.0) if bounded else None
-    if sorted(changes) >= sorted(turned):
+    if sorted(changes) >= sorted(negated):
         return bootstrap_mean(changes, bounds)
-    # Few rows have few different means, between which the draws decide: the same draws, whichever side is called base.
-    found = bootstrap_mean(turned, bounds)
-    return Interval(-found.value, -found.high, -found.low)
+    # With few rows the random draws matter: use the same ones whichever side is the base, so swapping only flips signs.
+    mirrored = bootstrap_mean(negated, bounds)
+    return Interval(-mirrored.value, -mirrored.high, -mirrored.low)

@@ -1,4 +1,4 @@
-"""Questions with what a right answer is: the noun of an evaluation, from held-out rows or from files of tasks."""
+"""Questions with their right answers, from held-out rows or from task files."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -18,16 +18,19 @@ from thinktune.data.language import main_script
 from thinktune.data.readers import read_rows
 from thinktune.data.sources import SUFFIXES
 from thinktune.errors import UserError, shorten_error
-from thinktune.eval import grading as grade
+from thinktune.eval import grading
 from thinktune.eval.answer_extraction import OPTION_LETTERS
-from thinktune.eval.grading import FormatRules, Grader, follows_rules
+from thinktune.eval.grading import FormatRules, Grader
+
+MAX_FAULTS = 20  # of a file, named one by one; the rest is counted
+OWN_COLUMNS = {"grader", "rules", "kind", "think"}  # columns of our own layout that need no mapping
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One question: its set, where it stands (`file:line`), its prompt, and by which grader it is right when.
+    """One question: its set, source (`file:line`) and prompt, its grader, and what that grader compares with.
 
-    `references` are the accepted answers, for a choice its letters; `rules` are those of the grader `format`.
+    `references` are the accepted answers, or the letters of the right options; `rules` belong to the grader `format`.
     """
 
     set: str
@@ -44,114 +47,126 @@ class Task:
 
     @property
     def question(self) -> str:
-        """What the last user turn asks."""
+        """Text of the last user turn."""
         return self.turns[-1].content
 
     @property
     def key(self) -> str:
-        """What the prompt is known by: the same for the same turns."""
-        said = repr([(turn.role, turn.content, turn.reasoning) for turn in self.turns])
-        return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+        """Hash of the prompt: the same for the same turns."""
+        text = repr([(turn.role, turn.content, turn.reasoning) for turn in self.turns])
+        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 _TASK = TypeAdapter(Task)
 
 
 def task_from_example(example: Example, name: str) -> Task:
-    """A held-out row as a task: by its key points where it has any, else by its answer."""
+    """Make a task of a held-out row: graded by its key point if it has one, else by its answer."""
     reply = example.turns[-1]
     points = (example.keypoint,) if example.keypoint else ()
-    grader = "keypoints" if points else grade.pick_grader(reply.content)
+    grader = "keypoints" if points else grading.pick_grader(reply.content)
     prompt = example.turns[:-1]
     return Task(name, example.source, prompt, grader, (reply.content,), keypoints=points, reasoning=reply.reasoning)
 
 
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed(Generic[_Value]):
+    """A field's value, and a sentence for each mistake in it."""
+
+    value: _Value
+    faults: tuple[str, ...] = ()
+
+
 def make_task(row: Mapping[str, Any], name: str, source: str, system: str | None = None) -> Task:
-    """A task from the fields question, answer, choices, keypoints, grader, rules and kind.
+    """Make a task from the fields question, answer, choices, keypoints, grader, rules and kind.
 
     Raises UserError with every mistake of the row at once.
     """
-    faults: list[str] = []
-    question = row.get("question")
-    if not isinstance(question, str) or not question.strip():
-        faults.append(f"{source}: question: is {_short_repr(question)}; write the text that is asked")
-    choices = _parse_choices(row.get("choices"), source, faults)
-    points = _parse_texts(row.get("keypoints"), f"{source}: keypoints", faults)
-    if choices:
-        references = _parse_letters(row.get("answer"), choices, source, faults)
+    question = _parse_question(row.get("question"), source)
+    choices = _parse_choices(row.get("choices"), source)
+    points = _parse_texts(row.get("keypoints"), f"{source}: keypoints")
+    if choices.value:
+        references = _parse_letters(row.get("answer"), choices.value, source)
     else:
-        references = _parse_texts(row.get("answer"), f"{source}: answer", faults)
-    grader, rules = row.get("grader") or _default_grader(choices, points, references), row.get("rules")
+        references = _parse_texts(row.get("answer"), f"{source}: answer")
+    faults = [*question.faults, *choices.faults, *points.faults, *references.faults]
+    rules = row.get("rules")
+    grader = row.get("grader") or _default_grader(choices.value, points.value, references.value)
     if grader not in get_args(Grader):
-        faults.append(f"{source}: grader: is {_short_repr(grader)}; known are {', '.join(get_args(Grader))}")
-    needed = {"keypoints": points, "format": rules, "refusal": True}.get(grader, references)
-    if not needed and not faults:
-        faults.append(f"{source}: has nothing to grade by; give answer, choices with answer, or keypoints")
-    if rules is not None:
-        rules = _parse_rules(rules, source, faults)
+        faults.append(f"{source}: grader: is {_short_repr(grader)}; choose one of {', '.join(get_args(Grader))}")
+    elif not faults:
+        needed = {"keypoints": points.value, "format": rules, "refusal": True}.get(grader, references.value)
+        if not needed:
+            faults.append(f"{source}: has nothing to grade by; give answer, choices with answer, or keypoints")
+    faults += _rule_faults(rules, source)
     if faults:
         raise UserError(faults)
+    user_turn = Turn("user", _prompt_text(question.value, choices.value))
     return Task(
         name,
         source,
-        (*([Turn("system", system)] if system else []), Turn("user", _prompt_text(str(question), choices))),
+        (Turn("system", system), user_turn) if system else (user_turn,),
         grader,
-        references,
-        choices,
-        points,
+        references.value,
+        choices.value,
+        points.value,
         rules,
         reasoning=str(row.get("think") or ""),
         kind=str(row.get("kind") or ""),
-        stem=str(question) if choices else "",
+        stem=question.value if choices.value else "",
     )
 
 
 def grade_answer(task: Task, answer: str) -> dict[str, float]:
-    """The measures of an answer's substance, each 0 to 1; which ones there are depends on the task alone."""
+    """Score an answer's content, each measure from 0 to 1; which measures there are depends on the task alone."""
     match task.grader:
         case "choice":
-            right: float = grade.matches_choice(answer, task.references[0], task.choices)
+            right: float = grading.matches_choice(answer, task.references[0], task.choices)
         case "number":
-            right = any(grade.matches_number(answer, reference) for reference in task.references)
+            right = any(grading.matches_number(answer, reference) for reference in task.references)
         case "short":
-            right = grade.matches_short_answer(answer, task.references)
+            right = grading.matches_short_answer(answer, task.references)
         case "refusal":
-            right = grade.is_refusal(answer)
+            right = grading.is_refusal(answer)
         case "format":
-            right = follows_rules(answer, FormatRules.model_validate(task.rules))
+            right = grading.follows_rules(answer, FormatRules.model_validate(task.rules))
         case "keypoints":
-            recalled = grade.keypoint_recall(answer, task.keypoints)
-            return {"right": float(recalled == 1), "keypoint_recall": recalled} | _similarity(task, answer)
+            recall = grading.keypoint_recall(answer, task.keypoints)
+            return {"right": float(recall == 1), "keypoint_recall": recall} | _similarity(task, answer)
         case "text":
             return _similarity(task, answer)
     return {"right": float(right)}
 
 
 def task_to_record(task: Task) -> dict[str, Any]:
-    """A task as plain values, which `task_from_record` reads back equal."""
+    """Convert a task to plain values, from which `task_from_record` makes an equal one."""
     return asdict(task)
 
 
 def task_from_record(record: Mapping[str, Any]) -> Task:
-    """The task of a record that `task_to_record` made."""
+    """Make the task of a record that `task_to_record` returned."""
     return _TASK.validate_python(dict(record))
 
 
 def _similarity(task: Task, answer: str) -> dict[str, float]:
+    """Return chrF and ROUGE-L against the closest reference; nothing without references."""
     if not task.references:
         return {}
-    pairs = [(grade.chrf(answer, wanted), grade.rouge_l(answer, wanted)) for wanted in task.references]
+    pairs = [(grading.chrf(answer, wanted), grading.rouge_l(answer, wanted)) for wanted in task.references]
     return {"chrf": max(pair[0] for pair in pairs), "rouge_l": max(pair[1] for pair in pairs)}
 
 
 def _default_grader(choices: Sequence[str], points: Sequence[str], references: Sequence[str]) -> Grader:
     if choices:
         return "choice"
-    return "keypoints" if points else grade.pick_grader(references[0]) if references else "text"
+    return "keypoints" if points else grading.pick_grader(references[0]) if references else "text"
 
 
 def _prompt_text(question: str, choices: Sequence[str]) -> str:
-    """The question as it is put: with its options under it, and how to answer in its own language."""
+    """Return the question as it is asked: followed by its options and how to answer, in its own language."""
     if not choices:
         return question
     chinese = main_script(question + "".join(choices)) == "Chinese" or any(
@@ -166,69 +181,68 @@ def _prompt_text(question: str, choices: Sequence[str]) -> str:
     return f"{question.rstrip()}\n{options}\n\n{ending}"
 
 
-def _parse_choices(value: Any, source: str, faults: list[str]) -> tuple[str, ...]:
-    """Options as a list of texts, from a list, a mapping by letter, or a list of {key, value}."""
+def _parse_question(value: Any, source: str) -> _Parsed[str]:
+    if isinstance(value, str) and value.strip():
+        return _Parsed(value)
+    return _Parsed("", (f"{source}: question: is {_short_repr(value)}; give the question as text",))
+
+
+def _parse_choices(value: Any, source: str) -> _Parsed[tuple[str, ...]]:
+    """Read options from a list, a mapping by letter, or a list of {key, value}."""
     if value is None:
-        return ()
+        return _Parsed(())
     if isinstance(value, Mapping):
         value = [text for _, text in sorted(value.items()) if str(text or "").strip()]
     elif isinstance(value, list) and all(isinstance(option, Mapping) for option in value):
         value = [option.get("value", option.get("text")) for option in value]
-    texts = _parse_texts(value, f"{source}: choices", faults)
-    if not 2 <= len(texts) <= len(OPTION_LETTERS):
-        faults.append(f"{source}: choices: are {len(texts)}; give 2 to {len(OPTION_LETTERS)}")
-    return texts
+    texts = _parse_texts(value, f"{source}: choices")
+    if 2 <= len(texts.value) <= len(OPTION_LETTERS):
+        return texts
+    count = f"{source}: choices: has {len(texts.value)} options; give 2 to {len(OPTION_LETTERS)}"
+    return _Parsed(texts.value, (*texts.faults, count))
 
 
-def _parse_letters(value: Any, choices: Sequence[str], source: str, faults: list[str]) -> tuple[str, ...]:
-    """The letters of the right options: from letters, an index from 0, or the option's own text."""
+def _parse_letters(value: Any, choices: Sequence[str], source: str) -> _Parsed[tuple[str, ...]]:
+    """Read the letters of the right options, given as letters, as an index from 0, or as the option's own text."""
     known = OPTION_LETTERS[: len(choices)]
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-        return (known[value],)
+        return _Parsed((known[value],))
     text = "".join(value) if isinstance(value, list) else str(value if value is not None else "").strip()
     if text in choices:
-        return (known[list(choices).index(text)],)
-    plain = "".join(sorted(set(text.upper().replace(",", "").replace(" ", ""))))
-    if plain and set(plain) <= set(known):
-        return (plain,)
+        return _Parsed((known[list(choices).index(text)],))
+    letters = "".join(sorted(set(text.upper().replace(",", "").replace(" ", ""))))
+    if letters and set(letters) <= set(known):
+        return _Parsed((letters,))
     if text.isdigit() and int(text) < len(choices):
-        return (known[int(text)],)
-    faults.append(
-        f"{source}: answer: is {_short_repr(value)}, no option; give a letter of {known}, an index from 0, or an option"
-    )
-    return ()
+        return _Parsed((known[int(text)],))
+    fault = f"{source}: answer: is {_short_repr(value)}, which is not an option; "
+    return _Parsed((), (f"{fault}give a letter of {known}, an index from 0, or an option's text",))
 
 
-def _parse_texts(value: Any, place: str, faults: list[str]) -> tuple[str, ...]:
+def _parse_texts(value: Any, place: str) -> _Parsed[tuple[str, ...]]:
     if value is None or value == "":
-        return ()
+        return _Parsed(())
     texts = value if isinstance(value, list | tuple) else [value]
     if any(not isinstance(text, str | int | float) or not str(text).strip() for text in texts):
-        faults.append(f"{place}: holds {_short_repr(value)}; give texts")
-        return ()
-    return tuple(str(text) for text in texts)
+        return _Parsed((), (f"{place}: holds {_short_repr(value)}; give texts that are not blank",))
+    return _Parsed(tuple(str(text) for text in texts))
 
 
-def _parse_rules(value: Any, source: str, faults: list[str]) -> dict[str, Any] | None:
+def _rule_faults(rules: Any, source: str) -> list[str]:
     try:
-        FormatRules.model_validate(value)
+        if rules is not None:
+            FormatRules.model_validate(rules)
     except ValueError as error:
-        faults.append(f"{source}: rules: {' '.join(str(error).split())[:200]}")
-    return value
+        return [f"{source}: rules: {shorten_error(error, 200)}"]
+    return []
 
 
 def _short_repr(value: Any) -> str:
     return "missing" if value is None else repr(value)[:60]
 
 
-MAX_FAULTS = 20
-
-
-OWN_COLUMNS = {"grader", "rules", "kind", "think"}  # columns of our own layout that need no mapping
-
-
 class TaskColumns(BaseModel):
-    """Which column holds what; a list of columns holds one option each."""
+    """Names of the columns; several columns in `choices` hold one option each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -239,7 +253,10 @@ class TaskColumns(BaseModel):
 
 
 class TaskLayout(BaseModel):
-    """How a file of tasks is read; `header` names the columns of a table that does not, `system` goes before each."""
+    """Layout of a task file.
+
+    `header` names the columns of a table without a header row; `system` is the system prompt of every question.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -251,37 +268,37 @@ class TaskLayout(BaseModel):
 
 
 def read_tasks(file: Path, system: str | None = None) -> list[Task]:
-    """All tasks of a file, in its order, under the name of the file.
+    """Read all tasks of a file, in its order; their set is named after the file.
 
-    The layout stands in FILE.yaml beside it, or is the first known one that fits. Raises UserError naming every row
+    The layout is read from FILE.yaml next to it, or is the first known one that fits. Raises UserError naming each row
     that cannot be used (the first 20), or what the file lacks.
     """
     if not file.is_file():
-        raise UserError(f"--tasks: {str(file)!r} is no file here; name one of {', '.join(SUFFIXES)}")
+        raise UserError(f"--tasks: {str(file)!r} is not a file; give one that ends in {', '.join(SUFFIXES)}")
     layout, records = _read_with_layout(file)
-    made: list[Task] = []
+    tasks: list[Task] = []
     faults: list[str] = []
     for source, record in records:
         try:
-            made.append(make_task(_map_columns(record, layout), file.stem, source, layout.system or system))
+            tasks.append(make_task(_map_columns(record, layout), file.stem, source, layout.system or system))
         except UserError as error:
             faults += error.faults
     if faults:
-        more = [f"{file}: {len(faults) - MAX_FAULTS} further mistakes"] if len(faults) > MAX_FAULTS else []
+        more = [f"{file}: {len(faults) - MAX_FAULTS} more mistakes"] if len(faults) > MAX_FAULTS else []
         raise UserError([*faults[:MAX_FAULTS], *more])
-    if not made:
-        raise UserError(f"{file}: holds no task; give rows with question and answer")
-    return made
+    if not tasks:
+        raise UserError(f"{file}: holds no tasks; give rows with question and answer")
+    return tasks
 
 
 def _read_with_layout(file: Path) -> tuple[TaskLayout, list[tuple[str, dict[str, Any]]]]:
-    """The layout of a file, and its rows as column to value with their sources."""
-    beside = file.with_name(f"{file.name}.yaml")
-    own = _read_layout(beside) if beside.is_file() else None
+    """Return the layout of a file, and each row as its source and its values by column."""
+    mapping = file.with_name(f"{file.name}.yaml")
+    given = _read_layout(mapping) if mapping.is_file() else None
     if file.suffix.lower() == ".csv":
-        return _read_table(file, own)
+        return _read_table(file, given)
     records = list(_read_records(file))
-    return own or _first_matching_layout(file, set().union(*(record for _, record in records))), records
+    return given or _first_matching_layout(file, set().union(*(record for _, record in records))), records
 
 
 def _read_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -292,33 +309,14 @@ def _read_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         else:
             yield row.source, row.columns
     if faults:
-        raise UserError([f"{fault}; mend the row" for fault in faults[:MAX_FAULTS]])
+        raise UserError([f"{fault}; fix the row" for fault in faults[:MAX_FAULTS]])
 
 
-def _read_table(file: Path, own: TaskLayout | None) -> tuple[TaskLayout, list[tuple[str, dict[str, Any]]]]:
-    """A CSV table. Unlike rows to train on, it may have a nameless column of row numbers, or no header at all."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8; save it as UTF-8") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines: list[tuple[int, list[str]]] = []
-    begun = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                lines.append((begun, cells))
-            begun = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{file}:{begun}: is no CSV ({error}); mend the row that begins here") from None
+def _read_table(file: Path, given: TaskLayout | None) -> tuple[TaskLayout, list[tuple[str, dict[str, Any]]]]:
+    """Read a CSV table. Unlike training rows, it may have a nameless column of row numbers, or no header at all."""
+    lines = _read_csv(file)
     first = lines[0][1] if lines else []
-    headless = [layout for layout in _known_layouts() if layout.header and len(layout.header) == len(first)]
-    fits = own or next(
-        (layout for layout in _known_layouts() if not layout.header and _layout_matches(layout, set(first))), None
-    )
-    if fits is None and headless and first[-1].strip() in "ABCD":
-        fits = headless[0]
-    layout = fits or _first_matching_layout(file, set(first))
+    layout = given or _table_layout(file, first)
     names, body = (list(layout.header), lines) if layout.header else (first, lines[1:])
     uneven = [
         f"{file.name}:{line}: has {len(cells)} columns, not {len(names)}"
@@ -330,8 +328,36 @@ def _read_table(file: Path, own: TaskLayout | None) -> tuple[TaskLayout, list[tu
     return layout, [(f"{file.name}:{line}", dict(zip(names, cells, strict=True))) for line, cells in body]
 
 
+def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows of a CSV file that are not blank, each with the number of its first line."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8; save it as UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    first_line = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((first_line, cells))
+            first_line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{file}:{first_line}: is not valid CSV ({error}); fix the row that starts here") from None
+    return rows
+
+
+def _table_layout(file: Path, first: Sequence[str]) -> TaskLayout:
+    """Find the known layout of a table by its first row: a header, or else a row that ends in an option's letter."""
+    headless = [layout for layout in _known_layouts() if layout.header and len(layout.header) == len(first)]
+    named = any(_layout_matches(layout, set(first)) for layout in _known_layouts() if not layout.header)
+    if headless and not named and first[-1].strip() in "ABCD":
+        return headless[0]
+    return _first_matching_layout(file, set(first))
+
+
 def _map_columns(record: dict[str, Any], layout: TaskLayout) -> dict[str, Any]:
-    """A row under our own names."""
+    """Rename a row's columns to the fields of `make_task`."""
     columns = layout.columns
     row = {key: record[key] for key in OWN_COLUMNS if key in record}
     row |= {"question": record.get(columns.question), "answer": record.get(columns.answer or "")}
@@ -347,7 +373,7 @@ def _read_layout(file: Path) -> TaskLayout:
     try:
         return TaskLayout.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: is no mapping of columns ({shorten_error(error)}); see docs/evaluation.md") from None
+        raise UserError(f"{file}: is not a column mapping ({shorten_error(error)}); see docs/evaluation.md") from None
 
 
 def _first_matching_layout(file: Path, names: set[str]) -> TaskLayout:
@@ -355,8 +381,8 @@ def _first_matching_layout(file: Path, names: set[str]) -> TaskLayout:
         if not layout.header and _layout_matches(layout, names):
             return layout
     raise UserError(
-        f"{file}: no known layout has its columns ({', '.join(sorted(names)) or 'none'}); rename them to question, "
-        f"answer, choices or keypoints, or write {file.name}.yaml beside it, as docs/evaluation.md shows"
+        f"{file}: its columns ({', '.join(sorted(names)) or 'none'}) match no known layout; rename them to question, "
+        f"answer, choices or keypoints, or write {file.name}.yaml next to it, as docs/evaluation.md shows"
     )
 
 

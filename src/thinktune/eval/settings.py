@@ -1,0 +1,79 @@
+"""Settings of an evaluation: everything but the questions that decides its figures, as in `settings.json`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from thinktune.eval.completion_store import completion_key
+from thinktune.eval.tasks import Task
+
+SIDES = ("base", "tuned")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """One side's model."""
+
+    name: str
+    print: str  # fingerprint of its folder, or the address of the endpoint that replies
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSampling:
+    """How both models write their replies."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    thinking: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContaminatedTask:
+    """A question that the training rows ask as well: excluded from the figures."""
+
+    set: str
+    row: str  # source of the task, `file:line`
+    trained: str  # source of the training row
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """Models, sampling, exclusions, judge, seeds and versions of one evaluation.
+
+    The fields are the keys of settings.json. Scoring needs the models, the sampling, `apart` and the judge; the rest is
+    there to be read by people.
+    """
+
+    models: Mapping[str, EvaluatedModel]
+    sampling: EvalSampling
+    budget: str = ""  # where `max_new_tokens` comes from
+    longest_trained_reply: int = 0  # tokens
+    apart: tuple[ContaminatedTask, ...] = ()
+    judge: str | None = None
+    confidence: float = 0.0
+    resamples: int = 0
+    seeds: Mapping[str, int] = field(default_factory=dict[str, int])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    data_fingerprint: str = ""
+    made: str = ""  # ISO 8601, UTC
+
+    def completion_key(self, task: Task, side: str) -> str:
+        """Return the key under which a side's reply to a task is saved."""
+        return completion_key(task.key, self.models[side].print, asdict(self.sampling))
+
+
+def settings_to_record(settings: EvalSettings) -> dict[str, Any]:
+    """Convert settings to plain values, from which `settings_from_record` makes equal ones."""
+    return asdict(settings)
+
+
+def settings_from_record(record: Mapping[str, Any]) -> EvalSettings:
+    """Make the settings of a record; keys that are unknown are ignored."""
+    known = {each.name for each in fields(EvalSettings)}
+    return EvalSettings(
+        **{name: value for name, value in record.items() if name in known - {"models", "sampling", "apart"}},
+        models={side: EvaluatedModel(**model) for side, model in record["models"].items()},
+        sampling=EvalSampling(**record["sampling"]),
+        apart=tuple(ContaminatedTask(**task) for task in record["apart"]),
+    )

@@ -130,10 +130,9 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
     for number, batch in enumerate(made, start=1):
         if cuda and number == 2:  # the peak of loading and of the first step's states is not that of a step
             torch.cuda.reset_peak_memory_stats()
+        options = StepOptions(chunk_rows=setting.chunk_rows)
         optimizer.begin_step(number, 1e-5)
-        report = step(
-            model, [batch.to(device)], optimizer, World(), torch.bfloat16, StepOptions(chunk_rows=setting.chunk_rows)
-        )
+        report = step(model, [batch.to(device)], optimizer, World(), torch.bfloat16, options)
         assert torch.isfinite(report.gradient_norm)
         marks.append(time.monotonic())
     found = {"case": vars(case), "predicted_gib": predicted.train / GIB, "host_gib": predicted.host / GIB}

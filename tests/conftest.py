@@ -52,7 +52,7 @@ def model(tokenizer):
 
 @pytest.fixture(scope="session")
 def start(tokenizer, tmp_path_factory) -> Path:
-    """A model folder: small random Qwen3 with its tokenizer."""
+    """Make a model folder: a small random Qwen3 with its tokenizer."""
     folder = tmp_path_factory.mktemp("start")
     make_model(tokenizer, ModelShape()).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -66,7 +66,7 @@ def tree(tmp_path, start):
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """The folder of real inputs, which THINKTUNE_REAL names."""
+    """Return the folder of real inputs, which THINKTUNE_REAL names."""
     folder = os.environ.get("THINKTUNE_REAL")
     if not folder:
         pytest.skip("THINKTUNE_REAL names no folder of real Qwen3 files")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from thinktune.config import Recipe
     from thinktune.distributed import World
+    from thinktune.progress import Say
 
 
 app = typer.Typer(
@@ -69,7 +70,7 @@ def check(
 
 
 def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
-    loaded = _load_recipe(recipe, overrides)
+    loaded = _load_recipe(recipe, overrides, _say_to_stderr)
     from thinktune.commands import check_recipe, print_check
     from thinktune.data.export import export_rows, refuse_existing
 
@@ -109,7 +110,7 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
-    loaded = _load_recipe(recipe, overrides)
+    loaded = _load_recipe(recipe, overrides, _say if world is None or world.is_main else None)
     from thinktune.distributed import SINGLE
     from thinktune.progress import progress_bar
     from thinktune.run import RunFolder
@@ -122,18 +123,19 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
         _say(f"report: {RunFolder(folder).report}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
 
 
-def _load_recipe(path: Path, overrides: list[str]) -> "Recipe":
-    """Load a recipe and refuse paths that do not exist."""
+def _load_recipe(path: Path, overrides: list[str], say: "Say | None" = None) -> "Recipe":
+    """Load a recipe and refuse paths that do not exist; `say` prints which settings have a new place."""
     from thinktune.config import load_recipe
     from thinktune.data.sources import refuse_missing_paths
+    from thinktune.progress import say_nothing
 
-    recipe = load_recipe(path, overrides)
+    recipe = load_recipe(path, overrides, say or say_nothing)
     refuse_missing_paths(recipe)
     return recipe
 
 
 @app.command(name="eval")
-def evaluate(
+def evaluate(  # noqa: PLR0913 (each parameter is an option)
     run: RunPath,
     tasks: Annotated[
         list[Path] | None, typer.Option(help="File of questions with answers; may be given several times.")

@@ -21,7 +21,7 @@ from thinktune.train.loop import train
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, start):
-    """A trained small run, evaluated with a file of tasks, one of whose questions was trained on."""
+    """Train a small run and evaluate it with a file of tasks, one of whose questions was trained on."""
     folder = tmp_path_factory.mktemp("evaluated")
     rows = write_rows(folder / "rows.jsonl")
     tree = {

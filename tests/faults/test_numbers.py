@@ -68,7 +68,7 @@ def test_the_policy_stop_saves_and_stops_and_the_run_can_resume(tree, bad_row):
     assert store.find_checkpoint(recipe.run_folder, "last").step == event["step"]
     folder = train(settings(tree, data={"validation": 0.0}, train={"log_every_steps": 1}), quiet)
     assert store.find_checkpoint(folder, "last").step == 12
-    assert "resumed with a change: train.bad_numbers (was 'stop', is 'skip')" in [
+    assert "resumed with a change: expert.bad_numbers (was 'stop', is 'skip')" in [
         record["text"] for record in events(recipe)
     ]
 

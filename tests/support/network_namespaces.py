@@ -57,12 +57,12 @@ class Command:
         self.ended = time.monotonic()
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code; none where it has not ended within so many seconds."""
+        """Return the exit code; None if it has not ended within so many seconds."""
         self.reader.join(seconds)
         return None if self.reader.is_alive() else self.process.returncode
 
     def said(self, text: str, after: float = 0.0) -> list[tuple[float, str]]:
-        """The lines with some text, and when they came."""
+        """Return the lines with some text, and when they came."""
         return [(at, line) for at, line in list(self.lines) if text in line and at >= after]
 
     @property
@@ -70,7 +70,7 @@ class Command:
         return "\n".join(line for _, line in self.lines)
 
     def workers(self) -> list[int]:
-        """The processes that it has started."""
+        """Return the processes that it has started."""
         pid = self.process.pid
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -99,7 +99,7 @@ def two_hosts() -> Generator[tuple[Host, Host]]:
 
 
 def _write_names(host: Host) -> None:
-    """What a host's names mean. Its own is a loopback address, as Debian and Ubuntu write it: the hard case."""
+    """Return a host's /etc/hosts. Its own name is a loopback address, as Debian and Ubuntu write it: the hard case."""
     folder = Path("/etc/netns") / host.space
     folder.mkdir(parents=True)
     others = [f"{address} {name}" for name, address in zip(NAMES, ADDRESSES, strict=True) if name != host.name]

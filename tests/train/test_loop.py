@@ -139,7 +139,7 @@ def test_every_row_read_is_accounted_for(tree):
     ("changes", "message"),
     [
         ({"train": {"learning_rate": 2e-3}}, r"changed: train.learning_rate \(was 0.001, is 0.002\).*name=small-2"),
-        ({"data": {"seed": 7}}, "changed: data.seed"),
+        ({"data": {"seed": 7}}, "changed: expert.split_seed"),
     ],
 )
 def test_a_run_of_another_recipe_is_not_written_over(tree, changes, message):

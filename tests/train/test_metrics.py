@@ -229,7 +229,7 @@ def test_samples_that_would_take_too_long_are_left_out_with_a_message(tree):
     folder = train(settings(tree, generate={"max_new_tokens": 400, "sample_share": 1e-6}), said.append)
     assert math.isfinite(time.monotonic() - started_at)
     assert journal.read_samples(folder) == []
-    assert sum("they would take more than generate.sample_share" in line for line in said) == 3
+    assert sum("they would take more than expert.sample_share" in line for line in said) == 3
 
 
 def test_a_comparison_page_shows_what_differs_between_runs(tree):

@@ -9,8 +9,6 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from thinktune.model.protocols import CausalLM, ModelConfig
-
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NON_SPECIAL_TOKENS = ("<think>", "</think>")  # single tokens, but kept when special ones are skipped, as in Qwen3
 

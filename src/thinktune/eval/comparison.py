@@ -170,7 +170,7 @@ def _truncation_note(measures: Sequence[Mapping[str, Any]]) -> str:
         for side, share in shares.items()
         if share >= TRUNCATED_SHARE
     )
-    return f"; {truncated} were truncated, so raise generate.evaluate_tokens" if truncated else ""
+    return f"; {truncated} were truncated, so raise expert.evaluate_tokens" if truncated else ""
 
 
 def _format_side(measure: Measure, value: float) -> str:

@@ -143,12 +143,19 @@ def grade_answer(task: Task, answer: str) -> dict[str, float]:
 
 def task_to_record(task: Task) -> dict[str, Any]:
     """Convert a task to plain values, from which `task_from_record` makes an equal one."""
-    return asdict(task)
+    record = asdict(task)
+    return record | {"turns": [_rename_key(turn, "trained", "learned") for turn in record["turns"]]}
 
 
 def task_from_record(record: Mapping[str, Any]) -> Task:
     """Make the task of a record that `task_to_record` returned."""
-    return _TASK.validate_python(dict(record))
+    turns = [_rename_key(turn, "learned", "trained") for turn in record["turns"]]
+    return _TASK.validate_python({**record, "turns": turns})
+
+
+def _rename_key(record: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    # Files of an evaluation say `learned`, as they always have; the code says `trained`.
+    return {new if key == old else key: value for key, value in record.items()}
 
 
 def _similarity(task: Task, answer: str) -> dict[str, float]:

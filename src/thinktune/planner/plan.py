@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from thinktune.config import MemoryTierName, Strategy, TrainConfig
+from thinktune.config.expert import recipe_key
 from thinktune.optim import candidate_tiers, pick_memory_tier
 from thinktune.planner.activation_budgets import ACTIVATION_BUDGETS
 from thinktune.planner.communication import CommunicationVolume
@@ -129,9 +130,9 @@ def fallback(train: TrainConfig, workload: Workload, card: Card, failed: Setting
 
 
 def as_overrides(option: Option, names: Sequence[str]) -> str:
-    """Format an option's values as the overrides of a command: `train.name=value`, for the given names."""
+    """Format an option's values as overrides on the command line, for the given names of the recipe's `train` fields."""
     values = asdict(option.setting)
-    return " ".join(f"train.{name}={str(values[name]).lower()}" for name in names)
+    return " ".join(f"{recipe_key(f'train.{name}')}={str(values[name]).lower()}" for name in names)
 
 
 def fits(option: Option, card: Card) -> bool:

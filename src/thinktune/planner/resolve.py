@@ -158,9 +158,9 @@ def _require_one_batch(steps: Sequence[StepRows], rows: Subset, capacity: int, r
     if any(len(groups) > 1 for groups in balance(largest.tolist(), capacity, ranks)):
         over_ranks = f" over {ranks} ranks" if ranks > 1 else ""
         raise UserError(
-            f"train.update_in_backward: a step of {largest.sum()} tokens{over_ranks} takes several batches of "
-            f"{capacity}, but it must be one batch; lower train.rows_per_step or train.tokens_per_step, "
-            f"or set train.batch_tokens: {largest.sum() if ranks == 1 else -(-largest.sum() // ranks) + largest.max()}"
+            f"expert.update_in_backward: a step of {largest.sum()} tokens{over_ranks} takes several batches of "
+            f"{capacity}, but it must be one batch; lower expert.rows_per_step or train.tokens_per_step, "
+            f"or set expert.batch_tokens: {largest.sum() if ranks == 1 else -(-largest.sum() // ranks) + largest.max()}"
         )
 
 

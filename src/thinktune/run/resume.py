@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from thinktune.cache import source_fingerprint
 from thinktune.config import Recipe
+from thinktune.config.expert import recipe_key
 from thinktune.config.loading import dump_recipe, validate_recipe
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_stream, atomic_write_text, read_json
@@ -86,7 +87,9 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
         return []
     recorded = validate_recipe(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), str(run.recipe))
     before, now = _flatten(recorded.model_dump(mode="json")), _flatten(recipe.model_dump(mode="json"))
-    changed = {key: f"{key} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]}
+    changed = {
+        key: f"{recipe_key(key)} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]
+    }
     if harmful := [text for key, text in changed.items() if not key.startswith(RESUMABLE_CHANGES)]:
         raise UserError(
             f"{folder}: holds a run of another recipe; changed: {', '.join(harmful)}; "

@@ -70,7 +70,7 @@ class AnomalyDetector:
             )
         if self.refused and context.recipe.train.bad_numbers == "stop":
             return (
-                f"train.bad_numbers: is stop, and step {self.refused[0]} was refused; check the rows named above; "
+                f"expert.bad_numbers: is stop, and step {self.refused[0]} was refused; check the rows named above; "
                 f"run the same command to resume after step {step}, or set skip to continue after such steps"
             )
         return None

@@ -94,7 +94,7 @@ def out_of_memory_error(context: RunContext, error: BaseException, when: str) ->
     card = None if context.device.type == "cpu" else local_card(context.device)
     remedy = (card and suggest_plan(context, card)) or f"try in this order: {', '.join(_suggestions(context))}"
     return UserError(
-        f"train.batch_tokens: is {context.capacity}, and the memory of {context.device} is full {when} "
+        f"expert.batch_tokens: is {context.capacity}, and the memory of {context.device} is full {when} "
         f"({shorten_error(error, 120)}); {remedy}"
     )
 
@@ -119,7 +119,7 @@ def suggest_plan(context: RunContext, card: Card) -> str | None:
 def _suggestions(context: RunContext) -> list[str]:
     settings, remedies = context.recipe.train, list[str]()
     if settings.activation_budget != 0:
-        remedies.append("train.activation_budget=0")
+        remedies.append("expert.activation_budget=0")
     if context.capacity > context.recipe.data.max_tokens:
         remedies.append(f"train.batch_tokens={max(context.recipe.data.max_tokens, context.capacity // 2)}")
     count, tier = count_parameters(context.model), TIERS[context.optimizer.memory]

@@ -236,7 +236,9 @@ def _tolerate_full_disk(run: Run, what: str) -> Generator[None]:
         kept = f"the checkpoint of step {run.state.saved} remains" if run.state.saved else "there is no checkpoint yet"
         text = f"the disk of {context.folder} is full ({free:,.0f} MiB free), {what} could not be written; {kept}"
         if context.recipe.train.full_disk == "stop":
-            raise UserError(f"train.full_disk: {text}; free some space, then run the same command to resume") from error
+            raise UserError(
+                f"expert.full_disk: {text}; free some space, then run the same command to resume"
+            ) from error
         metrics.log_event(context, run.state.step, text)
 
 

@@ -56,7 +56,7 @@ def write_samples(context: RunContext, budget: SampleBudget, step: int) -> None:
         return
     limit = _reply_tokens(context, budget, len(examples))
     if limit < min(MIN_SAMPLE_TOKENS, context.recipe.generate.max_new_tokens):
-        context.say(f"step {step}: no samples yet; they would take more than generate.sample_share of the time")
+        context.say(f"step {step}: no samples yet; they would take more than expert.sample_share of the time")
         return
     modes = sampling_modes(context.model.generation_config, limit)
     asked = [(example, mode) for mode in modes for example in examples]

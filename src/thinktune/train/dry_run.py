@@ -121,7 +121,7 @@ def _suggestions(context: RunContext) -> list[str]:
     if settings.activation_budget != 0:
         remedies.append("expert.activation_budget=0")
     if context.capacity > context.recipe.data.max_tokens:
-        remedies.append(f"train.batch_tokens={max(context.recipe.data.max_tokens, context.capacity // 2)}")
+        remedies.append(f"expert.batch_tokens={max(context.recipe.data.max_tokens, context.capacity // 2)}")
     count, tier = count_parameters(context.model), TIERS[context.optimizer.memory]
     for name, other in TIERS.items():
         saved = count * (tier.bytes_per_parameter - other.bytes_per_parameter) / 2**30

@@ -128,8 +128,8 @@ def fallback(train: TrainConfig, workload: Workload, card: Card, failed: Setting
             return chosen, changes == resumable
     return None
 
+def as_overrides(option: Option, names: Sequence[str]) -> str:
     """Format values of an option as overrides on the command line; `names` are fields of the recipe's `train`."""
-    """Format an option's values as overrides on the command line, for the given names of the recipe's `train` fields."""
     values = asdict(option.setting)
     return " ".join(f"{recipe_key(f'train.{name}')}={str(values[name]).lower()}" for name in names)
 

@@ -128,6 +128,7 @@ def fallback(train: TrainConfig, workload: Workload, card: Card, failed: Setting
             return chosen, changes == resumable
     return None
 
+
 def as_overrides(option: Option, names: Sequence[str]) -> str:
     """Format values of an option as overrides on the command line; `names` are fields of the recipe's `train`."""
     values = asdict(option.setting)

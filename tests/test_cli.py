@@ -99,7 +99,7 @@ def test_an_incomplete_model_is_refused_before_anything_is_written(tmp_path, sta
         run("train", recipe, cwd=tmp_path), "are not whole: missing_keys 1 (model.layers.1.mlp.up_proj.weight)"
     )
     (tmp_path / "half" / "model.safetensors").write_bytes(b"nonsense")
-    assert_refused(run("train", recipe, cwd=tmp_path), "holds no model that loads")
+    assert_refused(run("train", recipe, cwd=tmp_path), "has no model that loads")
     assert not (tmp_path / "runs").exists()
 
 

@@ -63,7 +63,7 @@ def test_a_fault_of_one_rank_is_reported_by_it_alone_and_by_name(recipe, fault, 
     assert not Path(f"{path}.0.json").exists(), "torchrun is to show the cause, not the ranks that failed because of it"
 
 
-def test_a_fault_of_all_ranks_is_reported_once_and_without_a_name(recipe):
+def test_a_fault_that_all_have_is_reported_once_and_without_a_name(recipe):
     (main_code, main_output), (other_code, other) = run_ranks(
         2, command, recipe(data={"columns": {"reasoning": "thought"}}), "none", 0
     )

@@ -1,7 +1,6 @@
 """The architecture page: its drawing and table are the code's own, and the row that it follows has the values it says."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -44,12 +43,12 @@ def test_the_drawing_is_the_order_that_the_tests_hold(page):
 
 
 @pytest.mark.real
-def test_the_row_that_is_followed_has_these_values(tmp_path):
+def test_the_row_that_is_followed_has_these_values(tmp_path, real):
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
     first = json.loads(next(line for line in texts[0].splitlines() if line.strip().startswith('{"question"')))
     second = dict(zip(first, SECOND, strict=True))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (first, second)), encoding="utf-8")
-    folder = Path(os.environ["THINKTUNE_REAL"]) / "qwen3-tokenizer"
+    folder = real / "qwen3-tokenizer"
     data = {"name": str(tmp_path / "rows.jsonl"), "validation": 0.0}
     recipe = validate_recipe({"name": "x", "model": {"name": str(folder)}, "data": data}, "here")
     prepared = prepare(recipe, read_tokenizer(folder))

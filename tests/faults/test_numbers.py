@@ -62,7 +62,7 @@ def test_a_bad_row_is_refused_and_named(tree, bad_row, tried, memory, inside):
 
 def test_the_policy_stop_saves_and_stops_and_the_run_can_resume(tree, bad_row):
     recipe = settings(tree, data={"validation": 0.0}, train={"bad_numbers": "stop", "log_every_steps": 1})
-    with pytest.raises(UserError, match=r"train\.bad_numbers: is stop, and step \d+ was refused.*rows named above"):
+    with pytest.raises(UserError, match=r"expert\.bad_numbers: is stop, and step \d+ was refused.*rows named above"):
         train(recipe, quiet)
     [event] = events(recipe)
     assert store.find_checkpoint(recipe.run_folder, "last").step == event["step"]
@@ -139,7 +139,7 @@ def test_out_of_memory_in_the_dry_run_suggests_what_would_fit(tree, monkeypatch)
     monkeypatch.setattr(dry_run, "dry_train_step", full)
     context = open_context(settings(tree))
     with pytest.raises(
-        UserError, match=r"dry run.*train\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
+        UserError, match=r"dry run.*expert\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
     ):
         dry_run.dry_run(context)
 

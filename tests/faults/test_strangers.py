@@ -42,7 +42,7 @@ def model(start, tmp_path):
 def test_pickled_weights_are_refused_and_not_read(model, tmp_path, tried):
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Acts(tmp_path / "acted")))
-    with pytest.raises(UserError, match="holds no model that loads"):
+    with pytest.raises(UserError, match="has no model that loads"):
         load_model(model, torch.device("cpu"))
     assert not (tmp_path / "acted").exists()
     tried("pickled weights that act")
@@ -74,7 +74,7 @@ def test_shards_outside_the_folder_are_refused(model, tried, name):
     (model / "model.safetensors").rename(model / "model-1.safetensors")
     index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": name}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="which is no file of that folder"):
+    with pytest.raises(UserError, match="which is not a file of that folder"):
         load_model(model, torch.device("cpu"))
     tried(f"a shard named {name}")
 

@@ -81,7 +81,7 @@ def test_out_of_memory_suggests_what_to_change(tree, monkeypatch):
         raise torch.OutOfMemoryError("tried to allocate 9 GiB")
 
     monkeypatch.setattr("thinktune.train.loop.step", full)
-    with pytest.raises(UserError, match=r"memory of cpu is full after step 0.*train\.activation_budget"):
+    with pytest.raises(UserError, match=r"memory of cpu is full after step 0.*expert\.activation_budget"):
         train(settings(tree), quiet)
 
 

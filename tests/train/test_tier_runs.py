@@ -29,7 +29,7 @@ def test_every_tier_learns_and_ends_in_the_dtype_of_its_base(tree, memory):
     assert (facts["memory"], facts["precision"]) == (memory, "float32" if memory == "fp32" else "bfloat16")
     below_bf16 = any(not tensor.equal(tensor.bfloat16().float()) for tensor in final.values())
     assert below_bf16 == (
-        TIERS[memory].weights != "rounded"
+        TIERS[memory].remainder or TIERS[memory].weights == torch.float32
     )  # the master weights, not the bf16 ones of the forward pass
 
 
@@ -40,7 +40,7 @@ def test_steps_of_several_batches_keep_their_gradients(tree):
 
 
 def test_fp32_arithmetic_over_bf16_weights_is_refused(tree):
-    with pytest.raises(UserError, match=r"train.memory is 8bit.*leave one of the two out"):
+    with pytest.raises(UserError, match=r"train.memory is 8bit.*leave one of them out"):
         settings(tree, train={"memory": "8bit", "precision": "fp32"})
 
 

@@ -40,12 +40,10 @@ from thinktune.files import read_json, write_json, write_json_lines
 from thinktune.hub import locate_model
 from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
-from thinktune.model import evaluate_loss, pack, pick_device, pick_precision
-from thinktune.model.protocols import CausalLM
+from thinktune.model import CausalLM, evaluate_loss, pack, pick_device, pick_precision
 from thinktune.progress import ProgressReporter, Say
-from thinktune.run import RunFolder
+from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.environment import LIBRARIES
-from thinktune.run.folder import EvaluationFolder
 from thinktune.run.resume import refuse_other_data
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from thinktune.data import Example, Turn
+from thinktune.data import ChatTokenizer, Example, Turn
 from thinktune.data.chat_template import render_prompt
-from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.errors import UserError
 
 FinishReason = Literal["end", "length", "stop"]

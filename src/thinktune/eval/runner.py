@@ -163,7 +163,7 @@ def _eval_settings(
             seed=options.seed,
             thinking=options.thinking,
         ),
-        budget="generate.evaluate_tokens" if given else "twice the longest trained reply",
+        budget="expert.evaluate_tokens" if given else "twice the longest trained reply",
         longest_trained_reply=int(prepared.train.label_tokens.max(initial=0)),
         apart=tuple(
             ContaminatedTask(tasks[index].set, tasks[index].source, row) for index, row in sorted(contaminated.items())

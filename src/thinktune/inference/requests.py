@@ -12,7 +12,7 @@ FinishReason = Literal["end", "length", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is sampled, and where a reply ends.
+    """Sampling parameters: how the next token is drawn, and where a reply ends.
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. `stop` holds strings that end the answer and
     are left out of it. `max_reasoning_tokens` is a budget: once it is spent and the reasoning is still open, the engine

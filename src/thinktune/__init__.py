@@ -36,7 +36,7 @@ def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
 def train(recipe: str | Path, *overrides: str) -> Path:
     """Train in this process and return the run's folder; a run that was stopped is resumed.
 
-    Raises UserError for what the user must mend, and Stopped if a signal or the time limit ended the run.
+    Raises UserError for what the user must fix, and Stopped if a signal or the time limit ended the run.
     """
     from thinktune.config import load_recipe
     from thinktune.data.sources import refuse_missing_paths

@@ -284,5 +284,5 @@ def _say(line: str) -> None:
 
 
 def _say_to_stderr(line: str) -> None:
-    """Print progress apart from a result on the standard output, which a program may read."""
+    """Print progress to stderr: a program may read the result from stdout."""
     print(line, file=sys.stderr, flush=True)

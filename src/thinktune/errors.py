@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class UpstreamError(UserError):
-    """An upstream server is unreachable, fails or refuses us, through no fault of the request."""
+    """Failure of an upstream server: it is unreachable, fails or refuses us, through no fault of the request."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: it was requested

@@ -12,7 +12,8 @@ from test_packages import LEVELS
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from thinktune.config.loading import validate_recipe
-from thinktune.data import TokenKind, prepare, read_tokenizer
+from thinktune.data import prepare, read_tokenizer
+from thinktune.data.chat_template import TokenKind
 from thinktune.data.packing import plan_steps
 from thinktune.model import pack
 from thinktune.model.forward import compute_loss

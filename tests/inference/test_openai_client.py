@@ -287,5 +287,5 @@ def test_an_address_may_have_any_usual_ending(ending):
 
 
 def test_a_text_that_is_no_address_is_refused():
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not an address"):
         Endpoint("localhost:8000")

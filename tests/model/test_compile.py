@@ -120,7 +120,7 @@ def test_generation_runs_layers_that_are_not_compiled(layered):
 
 
 def kept_bytes(model, batch):
-    """Of all that is kept for the backward pass beside the weights, each storage once."""
+    """Of all that is kept for the backward pass besides the weights, each storage once."""
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept = {}
 

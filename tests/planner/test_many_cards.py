@@ -53,8 +53,8 @@ def test_many_cards_are_written_as_machines_of_cards(text, name, ranks, per_node
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0xH100", "is no card at all; write how many"),
-        ("4x0xH100", "is no card at all"),
+        ("0xH100", "is not a card; write how many"),
+        ("4x0xH100", "is not a card"),
         ("2x2x2xH100", "'2xH100' is not a known card"),
         ("8x", "'8x' is not a known card"),
         ("8xabacus", "'abacus' is not a known card"),
@@ -111,7 +111,7 @@ def test_a_card_holds_its_shard_and_what_is_gathered():
     numbers = [sum(prod(shape) for shape in each) for each in (shapes, LAYER)]
     gradients, layer, root = 2 * numbers[0], 2 * numbers[1], 2 * (151_936 * 2048 + 2048)
     assert kept[1] + root + 2 * layer < cut.train < whole.train
-    assert whole.train - kept[0] >= gradients + 2 * gradients, "each sum over copies stays in fp32 beside the gradient"
+    assert whole.train - kept[0] >= gradients + 2 * gradients, "each sum over copies stays in fp32 next to the gradient"
     assert cut.evaluate - kept[1] == pytest.approx(whole.evaluate - kept[0] + layer, rel=1e-6)
     hybrid = memory_peaks(many_cards(), replace(WHOLE, strategy="hybrid"))
     assert cut.train < hybrid.train < whole.train

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import thinktune.train
-from thinktune.model import LossReport
+from thinktune.model.forward import LossReport
 from thinktune.train.state import CheckpointClock, Run, TrainState
 from thinktune.train.step import StepReport
 

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from thinktune.config import MemoryTierName, Recipe
-from thinktune.data import Prepared, StepRows, Subset, TokenKind, read_tokenizer, summary
-from thinktune.data.chat_template import reference_ids
+from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, read_tokenizer, summary
+from thinktune.data.chat_template import TokenKind, reference_ids
 from thinktune.data.dataset import reply_digest, select
 from thinktune.data.packing import plan_steps
 from thinktune.data.pipeline import prepare_with_faults
-from thinktune.data.tokenizer import ChatTokenizer, save_and_reload, tokenizer_state
+from thinktune.data.tokenizer import save_and_reload, tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.model import pick_device, read_config

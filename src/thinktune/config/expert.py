@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# Name under `expert:` -> the schema's field. Recipes may still name the field itself, where these stood before.
+# Name under `expert:` -> the schema's field. Recipes may still use the field itself, the former place.
 EXPERT_FIELDS = {
     "split": "data.split",
     "split_seed": "data.seed",
@@ -40,7 +40,7 @@ def other_key(key: str) -> str | None:
 
 
 def fields_at_former_place(tree: dict[str, Any]) -> list[str]:
-    """List the expert fields that a recipe sets in the section where they stood before."""
+    """List the expert fields that a recipe sets in the section where they were before."""
     return [field for field in _NAMES if has_key(tree, field)]
 
 
@@ -59,7 +59,7 @@ def to_fields(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         else:
             section, _, leaf = field.partition(".")
             held = fields.get(section) or {}
-            if isinstance(held, dict):  # what is no section is refused by the schema
+            if isinstance(held, dict):  # the schema refuses anything else
                 fields[section] = {**held, leaf: value}
     return fields, faults
 

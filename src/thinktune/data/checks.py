@@ -66,7 +66,7 @@ _NUMBER = re.compile(
 )
 
 
-_NO_CHOICES = r"(?!\s*(?:choice|option|选项))"  # "the given answer choices" are no answer
+_NO_CHOICES = r"(?!\s*(?:choice|option|选项))"  # "the given answer choices" do not give the answer
 
 
 _MAX_NUMBER_CHARACTERS = 80

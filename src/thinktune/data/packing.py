@@ -166,12 +166,6 @@ def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[MicroBatc
     return [[*groups, *([] for _ in range(most - len(groups)))] for groups in chosen]
 
 
-def imbalance(rank_batches: Sequence[MicroBatchRows], lengths: Sequence[int]) -> float:
-    """Compute how far the rank with most tokens exceeds the mean, as a fraction of the mean."""
-    sizes = _rank_tokens(rank_batches, lengths)
-    return max(sizes) / (sum(sizes) / len(sizes)) - 1
-
-
 def _cost(rank_batches: Sequence[MicroBatchRows], lengths: Sequence[int]) -> tuple[int, int]:
     return max(map(len, rank_batches)), max(_rank_tokens(rank_batches, lengths))
 

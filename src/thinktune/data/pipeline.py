@@ -45,8 +45,8 @@ CHUNK_ROWS = 256
 MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes longer than it saves
 
 
-# Our own source that decides tokens or the account of the rows: this package, the recipe's rules for rows, and the
-# texts of errors, which the account quotes. The other packages that this one imports (`cache`, `files`, `hub`,
+# Our own source that decides tokens or the summary of the rows: this package, the recipe's rules for rows, and the
+# texts of errors, which the summary quotes. The other packages that this one imports (`cache`, `files`, `hub`,
 # `progress`) find, read and keep what is hashed here by its content.
 TOKEN_SOURCES = ("data", "config", "errors")
 

@@ -40,12 +40,10 @@ from thinktune.files import read_json, write_json, write_json_lines
 from thinktune.hub import locate_model
 from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
-from thinktune.model import evaluate_loss, pack, pick_device, pick_precision
-from thinktune.model.protocols import CausalLM
+from thinktune.model import CausalLM, evaluate_loss, pack, pick_device, pick_precision
 from thinktune.progress import ProgressReporter, Say
-from thinktune.run import RunFolder
+from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.environment import LIBRARIES
-from thinktune.run.folder import EvaluationFolder
 from thinktune.run.resume import refuse_other_data
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
@@ -165,7 +163,7 @@ def _eval_settings(
             seed=options.seed,
             thinking=options.thinking,
         ),
-        budget="generate.evaluate_tokens" if given else "twice the longest trained reply",
+        budget="expert.evaluate_tokens" if given else "twice the longest trained reply",
         longest_trained_reply=int(prepared.train.label_tokens.max(initial=0)),
         apart=tuple(
             ContaminatedTask(tasks[index].set, tasks[index].source, row) for index, row in sorted(contaminated.items())

@@ -14,7 +14,7 @@ from thinktune.eval.grading import format_metrics
 from thinktune.eval.settings import SIDES, EvalSettings, settings_from_record
 from thinktune.eval.tasks import Task, grade_answer, task_from_record
 from thinktune.files import read_json, write_json, write_json_lines
-from thinktune.run.folder import EvaluationFolder
+from thinktune.run import EvaluationFolder
 
 HELD_OUT_SET = "held-out"
 LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")

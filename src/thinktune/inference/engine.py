@@ -8,14 +8,14 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
-from thinktune.data.tokenizer import ChatTokenizer
+from thinktune.data import ChatTokenizer
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
 from thinktune.inference.requests import Completion, Request, render_request
 from thinktune.inference.sampler import Sampler, sample_tokens
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
+from thinktune.model import CausalLM
 from thinktune.model.forward import autocast, inference_context
-from thinktune.model.protocols import CausalLM
 
 MAX_PREFILL_TOKENS = 512  # of one prefill pass; the other replies wait that long for a prompt, and no longer
 

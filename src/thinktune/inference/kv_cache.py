@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinktune.model import CausalLM
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.forward import with_unsharded_root
-from thinktune.model.protocols import CausalLM
 
 GROW_COLUMNS = 256  # columns by which the buffers grow; each growth copies them
 GROW_ROWS = 8  # rows by which they grow

@@ -345,7 +345,7 @@ def _base_url(url: str) -> str:
     """Return the address up to its version, whichever of the usual endings it has."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{url}: is no address; write one as in http://127.0.0.1:8000/v1")
+        raise UserError(f"{url}: is not an address; write one as in http://127.0.0.1:8000/v1")
     base = url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
     return base if urlsplit(base).path.strip("/") else f"{base}/v1"
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from tokenizers.decoders import DecodeStream
 
+from thinktune.data import ChatTokenizer
 from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN, reasoning_end_ids
-from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.inference.requests import Completion, FinishReason, SamplingParams
 
 PieceKind = Literal["reasoning", "answer", "moved"]

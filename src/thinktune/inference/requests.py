@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from thinktune.data import Example, Turn
+from thinktune.data import ChatTokenizer, Example, Turn
 from thinktune.data.chat_template import render_prompt
-from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.errors import UserError
 
 FinishReason = Literal["end", "length", "stop"]
@@ -13,7 +12,7 @@ FinishReason = Literal["end", "length", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is sampled, and where a reply ends.
+    """Sampling parameters: how the next token is drawn, and where a reply ends.
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. `stop` holds strings that end the answer and
     are left out of it. `max_reasoning_tokens` is a budget: once it is spent and the reasoning is still open, the engine

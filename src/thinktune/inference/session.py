@@ -10,8 +10,9 @@ from thinktune.data import Turn, read_tokenizer
 from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import Completion, Request, SamplingParams
-from thinktune.model import load_model, pick_device, pick_precision
+from thinktune.model import pick_device, pick_precision
 from thinktune.model.attention import set_attention
+from thinktune.model.loading import load_model
 
 
 @dataclass(slots=True)

@@ -37,7 +37,7 @@ def as_completed(
             while waiting and len(in_flight) < max_concurrency:
                 index = waiting.popleft()
                 in_flight[index] = submit(index, events)
-            for index, event in done:  # only after others have started in their stead, for the reader may be slow
+            for index, event in done:  # only after others have started in their place: the reader may be slow
                 if isinstance(event, Exception):
                     raise event
                 assert isinstance(event, Completion)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from thinktune.data import TokenKind
+from thinktune.data.chat_template import TokenKind
 from thinktune.distributed import SINGLE, World
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.batch import Batch

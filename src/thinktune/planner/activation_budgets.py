@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 
 from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
-from thinktune.model.protocols import ModelConfig
+from thinktune.model import ModelConfig
 from thinktune.planner.trace import META, LayerBytes, LinearBytes, one_layer_model, rotary_embeddings, trace_layer
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)

@@ -10,7 +10,7 @@ import torch
 
 from thinktune.config import MemoryTierName
 from thinktune.errors import UserError
-from thinktune.model.protocols import ModelConfig
+from thinktune.model import ModelConfig
 from thinktune.optim import TIERS
 from thinktune.planner.hardware import GIB
 from thinktune.planner.trace import parameter_shapes

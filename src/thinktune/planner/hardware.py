@@ -100,7 +100,7 @@ def find_cluster(text: str) -> Cluster:
     machines, per_node = (1, int(first or 1)) if second is None else (int(first or 1), int(second))
     if not machines * per_node:
         raise UserError(
-            f"plan.card: {text!r} is no card at all; write how many cards a machine has, as in 8xH100, "
+            f"plan.card: {text!r} is not a card; write how many cards a machine has, as in 8xH100, "
             "or how many machines and how many cards in each, as in 4x8xH100"
         )
     return Cluster(find_card(name), machines * per_node, per_node)

@@ -12,9 +12,9 @@ import torch
 
 from thinktune.config import MemoryTierName, Strategy
 from thinktune.distributed import ParallelDims
+from thinktune.model import ModelConfig
 from thinktune.model.flops import head_dim
 from thinktune.model.loss import pick_chunk_rows
-from thinktune.model.protocols import ModelConfig
 from thinktune.optim import TIERS, MemoryTier
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from thinktune.optim.offload import BUFFER_COUNT

@@ -13,9 +13,8 @@ from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError
 from thinktune.files import read_json
-from thinktune.model import read_config
+from thinktune.model import ModelConfig, read_config
 from thinktune.model.flops import mean_context
-from thinktune.model.protocols import ModelConfig
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
 from thinktune.planner.memory import Setting, Workload
@@ -154,7 +153,7 @@ def make_workload(
 
 def _require_one_batch(steps: Sequence[StepRows], rows: Subset, capacity: int, ranks: int) -> None:
     """Raise UserError if a rank needs several forward passes per step, so that gradients would have to be kept."""
-    largest = max((rows.lengths[list(dealt.rows)] for dealt in steps), key=lambda lengths: int(lengths.sum()))
+    largest = max((rows.lengths[list(step.rows)] for step in steps), key=lambda lengths: int(lengths.sum()))
     if any(len(groups) > 1 for groups in balance(largest.tolist(), capacity, ranks)):
         over_ranks = f" over {ranks} ranks" if ranks > 1 else ""
         raise UserError(
@@ -165,4 +164,4 @@ def _require_one_batch(steps: Sequence[StepRows], rows: Subset, capacity: int, r
 
 
 def _largest_step_tokens(steps: Sequence[StepRows], rows: Subset) -> int:
-    return max((int(rows.lengths[list(dealt.rows)].sum()) for dealt in steps), default=0)
+    return max((int(rows.lengths[list(step.rows)].sum()) for step in steps), default=0)

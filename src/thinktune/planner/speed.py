@@ -72,12 +72,12 @@ def assumed_networks(card: Card) -> tuple[Network, ...]:
     )
 
 
-def tokens_per_second(workload: Workload, setting: Setting, card: Card, network: Network | None = None) -> float | None:
-    """Predict the tokens per second of all cards together, over a network (by default the second assumed one).
+def tokens_per_second(workload: Workload, setting: Setting, card: Card) -> float | None:
+    """Predict the tokens per second of all cards together, over the second assumed network.
 
     None if only the card's memory is known.
     """
-    seconds = seconds_per_step(workload, setting, card, network)
+    seconds = seconds_per_step(workload, setting, card)
     return seconds and workload.step_tokens / seconds
 
 
@@ -189,7 +189,7 @@ def _communicating_batch_seconds(
     """Predict the seconds of one batch with communication; `all_reduces` if replicas sum their gradients after it."""
     depth = workload.parameter_groups.num_layers
     root, layer = (
-        _collective_seconds(shapes, workload, setting, parallel_dims, network)
+        _collective_seconds(shapes, setting, parallel_dims, network)
         for shapes in (workload.parameter_groups.root, workload.parameter_groups.layer)
     )
     if not all_reduces:
@@ -212,7 +212,7 @@ class _CollectiveSeconds(NamedTuple):
 
 
 def _collective_seconds(
-    shapes: tuple[Shape, ...], workload: Workload, setting: Setting, parallel_dims: ParallelDims, network: Network
+    shapes: tuple[Shape, ...], setting: Setting, parallel_dims: ParallelDims, network: Network
 ) -> _CollectiveSeconds:
     """Predict the seconds of a group's collectives by the slowest link of their rings.
 

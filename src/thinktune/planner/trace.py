@@ -18,10 +18,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 
 from thinktune.config import MemoryTierName, TrainConfig
+from thinktune.model import CausalLM, ModelConfig
 from thinktune.model.flops import head_dim
 from thinktune.model.forward import autocast
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
-from thinktune.model.protocols import CausalLM, ModelConfig
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim import Optimizer
 

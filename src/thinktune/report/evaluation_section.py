@@ -10,8 +10,7 @@ from markupsafe import Markup
 from thinktune.eval import Measure, find_measure
 from thinktune.eval.comparison import format_figure_and_interval, format_with_interval, judge_line
 from thinktune.report.html import render_template
-from thinktune.run import RunFolder
-from thinktune.run.folder import EvaluationFolder
+from thinktune.run import EvaluationFolder, RunFolder
 
 MAX_SHOWN_ROWS = 300  # of each evaluation, worse ones first; its file holds them all
 

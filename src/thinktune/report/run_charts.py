@@ -24,7 +24,7 @@ SMALL_CHART = (360, 220)
 STEP_LABEL, LOWER_IS_BETTER = BilingualText("step", "步"), BilingualText("lower is better", "越低越好")
 
 
-TOKEN_KIND_NAMES = {
+TRAINED_KIND_NAMES = {
     "reasoning": BilingualText("reasoning", "推理"),
     "answer": BilingualText("answer", "答案"),
     "end": BilingualText("end", "结束标记"),
@@ -129,7 +129,7 @@ def train_lines(train: Sequence[Record]) -> list[Series]:
 
 def token_kind_lines(train: Sequence[Record], evals: Sequence[Record]) -> Iterable[Series]:
     """Yield the lines of train and eval loss of reasoning, answer and end."""
-    for part, name in TOKEN_KIND_NAMES.items():
+    for part, name in TRAINED_KIND_NAMES.items():
         line = metric_points(train, f"{part}_loss")
         line = smooth_points(line) if len(line) > MIN_POINTS_TO_SMOOTH else line
         train_name, eval_name = (

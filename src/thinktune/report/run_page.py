@@ -13,8 +13,9 @@ from thinktune.report.evaluation_section import evaluation_html
 from thinktune.report.html import BilingualText, write_page
 from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
 from thinktune.report.svg_charts import histogram
-from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics, read_samples
+from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
 from thinktune.run.diagnosis import HeldOutRow, hardest_rows, memorized_rows, rows_by_loss
+from thinktune.run.journal import read_samples
 
 REFRESH_SECONDS = 30
 

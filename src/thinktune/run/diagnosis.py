@@ -11,7 +11,7 @@ from thinktune.run.journal import read_metrics, read_row_losses
 DiagnosisState = Literal["waiting", "learning", "best", "overfitting", "diverging"]
 
 
-LossByRow = Mapping[str, tuple[float, int]]  # by held-out row, its mean loss and its number of learned tokens
+LossByRow = Mapping[str, tuple[float, int]]  # by held-out row, its mean loss and its number of labels
 
 
 Margin = Callable[[int, int], float]  # of two steps, the largest difference in loss that chance explains
@@ -153,7 +153,7 @@ MEMORIZED_LOSS = -math.log(0.9)  # below this mean loss, tokens have a probabili
 
 @dataclass(frozen=True, slots=True)
 class HeldOutRow:
-    """A held-out row: `file:line`, mean loss before training (where measured) and at a step, learned tokens."""
+    """A held-out row: `file:line`, mean loss before training (where measured) and at a step, number of labels."""
 
     source: str
     base_loss: float | None

@@ -48,7 +48,7 @@ def flush_journals(run: Path) -> dict[str, int]:
 
 
 def read_metrics(run: Path) -> list[Record]:
-    """Read the records of the metrics in order; a torn last line, as a crash leaves it, is no record."""
+    """Read the records of the metrics in order; a torn last line, as a crash leaves it, is left out."""
     return _read_records(RunFolder(run).metrics)
 
 
@@ -58,7 +58,7 @@ def read_samples(run: Path) -> list[Record]:
 
 
 def read_row_losses(run: Path) -> dict[int, dict[str, tuple[float, int]]]:
-    """Read each held-out row's mean loss and its learned tokens, by step of evaluation and `file:line`."""
+    """Read each held-out row's mean loss and its number of labels, by step of evaluation and `file:line`."""
     by_step: dict[int, dict[str, tuple[float, int]]] = {}
     for record in _read_records(RunFolder(run).row_losses):
         by_step[record["step"]] = {row: (float(loss), int(tokens)) for row, (loss, tokens) in record["rows"].items()}

@@ -77,7 +77,7 @@ def lock_run(folder: Path) -> Generator[None]:
 def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     """List the harmless changes to a run's recipe since it was started; none for a new run.
 
-    Raises UserError where a change would make it a different run, and where the folder holds something that is no run.
+    Raises UserError where a change would make it a different run, and where the folder holds something else.
     """
     run = RunFolder(folder)
     if not run.is_run:
@@ -155,7 +155,7 @@ def _recorded_environment(folder: Path) -> dict[str, Any]:
 
 
 def _describe_row_changes(run: RunFolder, digest_lines: Iterable[str]) -> str:
-    """How many training rows differ from those that the run was started with, and the place of the first."""
+    """Describe how many training rows differ from those that the run was started with, and where the first is."""
     if not run.row_digests.is_file():
         return ""
     before, now = (

@@ -10,9 +10,8 @@ from typing import Protocol
 from thinktune.checkpoint import resolve_model_folder
 from thinktune.config import load_recipe
 from thinktune.config.schema import EngineChoice
-from thinktune.data import read_tokenizer
+from thinktune.data import ChatTokenizer, read_tokenizer
 from thinktune.data.chat_template import THINK_CLOSE
-from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.errors import UserError, shorten_error
 from thinktune.hub import find_in_cache, locate_model
 from thinktune.inference import ChatDefaults, Endpoint, Request, Stream, read_chat_defaults, vllm_server

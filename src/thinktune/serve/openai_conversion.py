@@ -77,7 +77,7 @@ class ResponseBuilder:
 
 
 def usage(reply: Completion) -> Usage:
-    """Count the tokens of a prompt and of its reply, the reasoning's apart."""
+    """Count the tokens of a prompt, of its reply, and of the reasoning in the reply."""
     return Usage(
         prompt_tokens=reply.prompt_tokens,
         completion_tokens=reply.tokens,

@@ -95,7 +95,7 @@ def sample_entries(records: Iterable[Record]) -> Iterator[TextEntries]:
 
 
 def sample_text(sample: Record) -> str:
-    """Format a sample as text: its flags, then question, reasoning and answer apart."""
+    """Format a sample as text: its flags, then question, reasoning and answer, each under its name."""
     flags = [
         f"{sample['tokens']} tokens",
         "ended by itself" if sample["finish"] != "length" else "cut short",

@@ -8,13 +8,11 @@ from pathlib import Path
 import torch
 
 from thinktune.config import Recipe
-from thinktune.data import Prepared, StepRows, Subset
+from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset
 from thinktune.data.packing import balance
-from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.distributed import SINGLE, World
-from thinktune.model import Batch, pick_precision
+from thinktune.model import Batch, CausalLM, pick_precision
 from thinktune.model.batch import Padding, collate
-from thinktune.model.protocols import CausalLM
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import Setting
 from thinktune.progress import Bar, Say, no_bar

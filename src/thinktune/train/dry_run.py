@@ -43,7 +43,7 @@ def dry_run(context: RunContext) -> int | None:
 
 
 def largest_batches(context: RunContext) -> list[Batch]:
-    """Return a batch with as many learned tokens as any; twice where a step takes several batches.
+    """Return a batch with as many trained tokens as any; twice where a step takes several batches.
 
     Such a step keeps gradients between its batches.
     """
@@ -132,7 +132,7 @@ def _suggestions(context: RunContext) -> list[str]:
 
 
 def _fill_batch(lengths: np.ndarray, label_tokens: np.ndarray, capacity: int) -> list[int]:
-    """Return the rows with the most learned tokens, as many as a batch takes."""
+    """Return the rows with the most trained tokens, as many as a batch takes."""
     chosen: list[int] = []
     free = capacity
     for row in np.argsort(-label_tokens.astype(np.int64), kind="stable").tolist():

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from thinktune.model import LossReport
 from thinktune.model.flops import flops_per_token, mean_context
-from thinktune.model.forward import evaluate_row_losses
+from thinktune.model.forward import LossReport, evaluate_row_losses
 from thinktune.planner.hardware import mfu
 from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import format_duration

@@ -13,18 +13,17 @@ import torch
 
 from thinktune.checkpoint import saving, store
 from thinktune.config import Recipe
-from thinktune.data import Prepared, StepRows, Subset, prepare, read_tokenizer, summary
+from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, prepare, read_tokenizer, summary
 from thinktune.data.packing import plan_steps
-from thinktune.data.tokenizer import ChatTokenizer, tokenizer_state
+from thinktune.data.tokenizer import tokenizer_state
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.hub import repository
-from thinktune.model import load_model, pick_device, pick_precision, read_config, transforms
+from thinktune.model import CausalLM, pick_device, pick_precision, read_config, transforms
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import pick_padding
-from thinktune.model.loading import count_parameters, load_sharded_model
-from thinktune.model.protocols import CausalLM
+from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from thinktune.distributed import World
-from thinktune.model import Batch, LossReport
-from thinktune.model.forward import LossSums, compute_loss, set_replica_all_reduce
-from thinktune.model.protocols import CausalLM
+from thinktune.model import Batch, CausalLM
+from thinktune.model.forward import LossReport, LossSums, compute_loss, set_replica_all_reduce
 from thinktune.optim import Optimizer
 
 
@@ -28,7 +27,7 @@ class StepReport:
 class StepOptions:
     """Options of a step that change neither model nor data.
 
-    `label_tokens` are the learned tokens of the whole step, on all ranks (None: those of the batches given);
+    `label_tokens` are the trained tokens of the whole step, on all ranks (None: those of the batches given);
     `chunk_rows` is how many rows of logits exist at a time (None: what suits the device).
     """
 
@@ -49,7 +48,7 @@ def step(
 ) -> StepReport:
     """Run forward and backward over this rank's batches of a step, then one update.
 
-    The host waits for nothing in it. The loss is the sum over the learned tokens of all batches and ranks, divided by
+    The host waits for nothing in it. The loss is the sum over the trained tokens of all batches and ranks, divided by
     their number: how rows were packed never changes what is learned.
     """
     if not model.training:

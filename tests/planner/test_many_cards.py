@@ -182,7 +182,9 @@ def test_check_plans_for_machines_that_are_not_there(tree):
 
 
 def test_the_page_says_the_same_in_both_languages():
-    pages = [(Path(__file__).parents[2] / "docs" / name).read_text() for name in ("distributed.md", "distributed.zh.md")]
+    pages = [
+        (Path(__file__).parents[2] / "docs" / name).read_text() for name in ("distributed.md", "distributed.zh.md")
+    ]
     tables = [
         [line for line in page.splitlines() if line.startswith(("| 0", "| 1", "| 4", "| 8", "| 3"))] for page in pages
     ]

@@ -46,10 +46,10 @@ def step(
     precision: torch.dtype,
     options: StepOptions = DEFAULT_OPTIONS,
 ) -> StepReport:
-    """Run forward and backward over this rank's batches of a step, then one update.
+    """Run forward and backward over this rank's micro-batches (gradient accumulation), then one update.
 
-    The host waits for nothing in it. The loss is the sum over the trained tokens of all batches and ranks, divided by
-    their number: how rows were packed never changes what is learned.
+    The host never waits for the device in it. The loss is the sum over the trained tokens of all micro-batches and
+    ranks, divided by their number: how rows were packed never changes what is learned.
     """
     if not model.training:
         model.train()

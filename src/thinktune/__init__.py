@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thinktune.config import Recipe
     from thinktune.inference.session import Chat
 
 __version__ = "0.1.0"
@@ -25,12 +26,8 @@ def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
     recipe, the rows or the model cannot be read.
     """
     from thinktune.commands import check_recipe
-    from thinktune.config import load_recipe
-    from thinktune.data.sources import refuse_missing_paths
 
-    loaded = load_recipe(Path(recipe), overrides, print)
-    refuse_missing_paths(loaded)
-    return check_recipe(loaded, print)[1]
+    return check_recipe(_load_recipe(recipe, overrides), print)[1]
 
 
 def train(recipe: str | Path, *overrides: str) -> Path:
@@ -38,13 +35,10 @@ def train(recipe: str | Path, *overrides: str) -> Path:
 
     Raises UserError for what the user must fix, and Stopped if a signal or the time limit ended the run.
     """
-    from thinktune.config import load_recipe
-    from thinktune.data.sources import refuse_missing_paths
     from thinktune.progress import progress_bar
     from thinktune.train import train as run_training
 
-    loaded = load_recipe(Path(recipe), overrides, print)
-    refuse_missing_paths(loaded)
+    loaded = _load_recipe(recipe, overrides)
     with progress_bar() as (say, bar):
         return run_training(loaded, say, bar=bar)
 
@@ -68,3 +62,12 @@ def load(run: str | Path) -> "Chat":
     from thinktune.inference.session import open_chat
 
     return open_chat(Path(run))
+
+
+def _load_recipe(path: str | Path, overrides: tuple[str, ...]) -> "Recipe":
+    from thinktune.config import load_recipe
+    from thinktune.data.sources import refuse_missing_paths
+
+    recipe = load_recipe(Path(path), overrides, print)
+    refuse_missing_paths(recipe)
+    return recipe

@@ -58,9 +58,12 @@ def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: b
 
 
 def load(run: str | Path) -> "Chat":
-    """Load a run's best model, or any model folder, to talk to: `load(run).ask("…")` returns reasoning and answer."""
+    """Load a run's final model, or any model folder, to talk to: `load(run).ask("…")` returns reasoning and answer."""
+    from thinktune.checkpoint import model_warning
     from thinktune.inference.session import open_chat
 
+    if warning := model_warning(Path(run)):
+        print(warning)
     return open_chat(Path(run))
 
 

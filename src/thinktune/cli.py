@@ -114,13 +114,15 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
     from thinktune.distributed import SINGLE
     from thinktune.progress import progress_bar
     from thinktune.run import RunFolder
+    from thinktune.run.environment import shell_command
     from thinktune.train import train as run_train
 
     world = world or SINGLE
     with progress_bar() as (say, bar):
         folder = run_train(loaded, say, bar=bar, world=world)
     if world.is_main:
-        _say(f"report: {RunFolder(folder).report}\nnext:   thinktune eval {folder}\n        thinktune chat {folder}")
+        following = "\n        ".join(shell_command(verb, folder) for verb in ("eval", "chat"))
+        _say(f"report: {RunFolder(folder).report}\nnext:   {following}")
 
 
 def _load_recipe(path: Path, overrides: list[str], say: "Say | None" = None) -> "Recipe":

@@ -9,6 +9,7 @@ from thinktune.inference.engine import Engine
 from thinktune.inference.replies import Piece
 from thinktune.inference.requests import Completion, SamplingParams
 from thinktune.inference.session import Session
+from thinktune.run import RunFolder, journal
 
 
 def test_later_turns_see_earlier_answers_without_their_reasoning(tokenizer):
@@ -21,10 +22,10 @@ def test_later_turns_see_earlier_answers_without_their_reasoning(tokenizer):
 
 
 @pytest.fixture
-def run_chat(model, tokenizer, monkeypatch):
+def run_chat(model, tokenizer, monkeypatch, tmp_path):
     """Chat with a model that replies with given pieces; returns the prompts that it saw and what was printed."""
 
-    def run_chat(lines, pieces):
+    def run_chat(lines, pieces, folder=tmp_path):
         prompts = []
 
         def stream(_, request):
@@ -43,7 +44,7 @@ def run_chat(model, tokenizer, monkeypatch):
                 raise EOFError from None
 
         with console.capture() as shown:
-            chat.chat_in_terminal(None, console, read_line)
+            chat.chat_in_terminal(folder, console, read_line)
         return prompts, shown.get()
 
     return run_chat
@@ -62,6 +63,16 @@ def test_reasoning_is_dimmed_and_apart_from_the_answer(run_chat):
     assert "\x1b[2mwhy\x1b[0m" in shown
     assert "\n\nbecause" in shown
     assert "cut off here" not in shown
+
+
+def test_a_model_that_is_worse_than_its_base_is_not_offered_without_a_word(run_chat, tmp_path):
+    metrics = [{"kind": "eval", "step": step, "loss": loss} for step, loss in {0: 7.047, 24: 422.899}.items()]
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.recipe.write_text("name: run\n", encoding="utf-8")
+    journal.append(run.metrics, metrics)
+    _, shown = run_chat([], [], run.path)
+    assert "this model is worse than its base: the eval loss was 7.047 before training and is 422.899" in shown
 
 
 def test_a_truncated_reply_is_marked(run_chat):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from thinktune.config import load_recipe
 from thinktune.demo import pipeline
-from thinktune.demo.pipeline import RECIPE_FOLDER, demo, read_bundled
+from thinktune.demo.pipeline import RECIPE_FOLDER, demo, next_commands, read_bundled
 from thinktune.eval.grading import contains_keypoint
 
 FACTS = read_bundled("facts.jsonl")
@@ -62,6 +62,18 @@ def test_the_bundled_recipes_load_and_name_the_folder_that_the_demo_replaces(nam
     assert recipe.name == name
     for path in (recipe.model.name, recipe.data.name, recipe.runs_folder):
         assert Path(path).as_posix().startswith(RECIPE_FOLDER)
+
+
+def test_the_demo_names_only_commands_that_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [command.split()[-2:] for command, _ in next_commands(Path("runs/x"))] == [
+        ["chat", "runs/x"],
+        ["serve", "runs/x"],
+    ]
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "qwen3-1.7b-medical.yaml").touch()
+    assert next_commands(Path("runs/x"))[-1][0].endswith(" check recipes/qwen3-1.7b-medical.yaml")
+    assert not any("#" in command for command, _ in next_commands(Path("runs/x")))
 
 
 @pytest.mark.slow

@@ -27,6 +27,16 @@ def test_truncated_replies_are_reported():
     assert "tuned model's" not in text
 
 
+def test_a_risen_loss_is_named_though_the_verdict_is_about_another_figure():
+    base, tuned = ([{"right": 0.0, "loss": loss + row / 100} for row in range(20)] for loss in (7.0, 420.0))
+    assert "no difference shown; right answers" in set_verdict("t", compare(base, tuned))
+    assert "; the eval loss is worse: 7.095 → 420.095" in set_verdict("t", compare(base, tuned))
+    assert "loss" not in set_verdict("t", compare(tuned, base))
+    assert (
+        set_verdict("t", compare([{"loss": 7.0 + row / 9} for row in range(9)], [{"loss": 9.0}] * 9)).count("loss") == 1
+    )
+
+
 @pytest.mark.parametrize(
     ("base", "tuned", "verdict"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def test_a_page_keeps_its_folds_when_it_reloads(tmp_path, browser):
     run.mkdir()
     (run / "recipe.yaml").write_text("name: run\n")
     journal.append(RunFolder(run).metrics, [{"kind": "train", "step": 1, "loss": 2.0}])
-    page = run_page.write_run_page(run)
+    page = run_page.write_run_page(run, running=True)
     page.write_text(page.read_text(encoding="utf-8").replace('data-refresh="30"', 'data-refresh="1"'), encoding="utf-8")
     tab = browser.new_page()
     tab.goto(page.resolve().as_uri())
@@ -98,9 +99,31 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
         running.wait()
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.rstrip().endswith("</html>")
-    assert "not yet finished" in page
+    assert 'data-refresh="30"' in page, "nobody has written it since"
     assert 'class="marker eval"' in page
     lines = RunFolder(folder).metrics.read_bytes().split(b"\n")[:-1]
     assert [json.loads(line)["kind"] for line in lines[:1]] == ["eval"]
     assert all(json.loads(line) for line in lines)
-    assert run_page.write_run_page(folder).is_file()
+    again = run_page.write_run_page(folder).read_text(encoding="utf-8")
+    assert "without a word: it was killed, or the machine went down" in again
+    assert "data-refresh" not in again
+
+
+def test_a_page_that_nobody_rewrites_says_so_and_stops_reloading(tmp_path, browser):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("name: run\n")
+    journal.append(RunFolder(run).metrics, [{"kind": "train", "step": 1, "loss": 2.0}])
+    page = run_page.write_run_page(run, running=True)
+    fresh = page.read_text(encoding="utf-8").replace('data-refresh="30"', 'data-refresh="1"')
+    tab, loads = browser.new_page(), []
+    tab.on("load", lambda _: loads.append(1))
+    page.write_text(fresh, encoding="utf-8")
+    tab.goto(page.resolve().as_uri())
+    assert not tab.locator("#stale").is_visible()
+    page.write_text(re.sub(r'data-stale-after="\d+"', f'data-stale-after="{1000 * (time.time() - 1):.0f}"', fresh))
+    tab.locator("#stale").wait_for(state="visible")
+    seen = len(loads)
+    tab.wait_for_timeout(2500)
+    assert len(loads) == seen, "it still reloads"
+    tab.close()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from thinktune.run import RunFolder, diagnose_run, journal
 from thinktune.run.diagnosis import (
     diagnose,
     evaluations_above_best,
@@ -55,13 +56,66 @@ def test_the_published_curve_up_to_its_best_still_learns():
         ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2}, "best", 10, 20),  # a second one will decide
         ({0: 3.0, 10: 2.0, 20: 2.04, 30: 2.2, 40: 2.2}, "overfitting", 10, 20),
         ({0: 3.0, 10: 2.0, 20: 2.2, 30: 2.01}, "best", 10, 30),  # a peak that went away
-        ({0: 1.0, 10: 2.0, 20: 1.5}, "learning", 20, 20),
+        ({0: 1.0, 10: 2.0, 20: 1.5}, "worse", 20, 20),
+        ({0: 7.047, 4: 911.207}, "worse", 4, 4),  # in the middle of a run
+        ({0: 7.047, 4: 911.207, 8: 640.0, 12: 422.899}, "worse", 12, 12),
+        ({0: 1.0, 10: 1.02, 20: 1.01}, "no_gain", 20, 20),
+        ({0: 1.0, 10: 0.99}, "no_gain", 10, 10),
+        ({0: 1.0, 10: 0.98, 20: 1.2, 30: 1.3}, "overfitting", 10, 10),
         ({0: 3.0, 10: math.nan, 20: 2.0}, "learning", 20, 20),
+        ({0: 3.0, 10: math.nan}, "worse", 10, 10),
+        ({0: 3.0, 10: math.inf, 20: math.nan}, "worse", 10, 10),
+        ({0: 3.0, 10: 2.0, 20: math.nan}, "diverging", 10, 10),
+        ({10: 2.0, 20: math.nan}, "diverging", 10, 10),
+        ({0: math.nan, 10: math.nan}, "diverging", 10, 10),
+        ({0: 3.0, 10: 2.0, 20: 400.0}, "overfitting", 10, 10),  # once is enough for so much
     ],
 )
 def test_curves_are_named(curve, state, best, since):
     verdict = diagnose(curve, 0.05)
     assert (verdict.state, verdict.best_step, verdict.plateau_end_step) == (state, best, since)
+
+
+@given(
+    st.floats(0.01, 20),
+    st.lists(st.tuples(st.floats(1e-6, 1e3) | st.just(math.inf), st.floats(0, 20)), min_size=1, max_size=12),
+    st.floats(0, 50) | st.just(math.inf),
+)
+def test_a_series_that_is_never_below_its_base_is_neither_learning_nor_best(base, evaluations, margin):
+    """Whatever chance explains: margin 0 or infinite, and whether the loss falls, rises or is not finite."""
+    curve = {0: base} | {10 * n: base + rise for n, (rise, _) in enumerate(evaluations, 1)}
+    train = {10 * n: loss for n, (_, loss) in enumerate(evaluations, 1)}
+    verdict = diagnose(curve, margin, train)
+    assert verdict.state not in ("learning", "best", "waiting")
+    assert verdict.base_loss == base < verdict.best_loss
+    assert verdict.improved is False
+
+
+@given(st.floats(0.01, 20), st.lists(st.floats(2.01, 1e3), min_size=1, max_size=12))
+def test_a_loss_of_twice_the_bases_is_worse_however_few_the_rows(base, factors):
+    assert diagnose({0: base} | {n: base * factor for n, factor in enumerate(factors, 1)}, math.inf).state == "worse"
+
+
+def test_one_held_out_row_is_enough_to_see_that_a_model_is_destroyed(tmp_path):
+    metrics = [{"kind": "eval", "step": step, "loss": loss} for step, loss in {0: 7.0, 10: 500.0, 20: 423.0}.items()]
+    journal.append(RunFolder(tmp_path).metrics, metrics)
+    rows = [{"step": record["step"], "rows": {"rows.jsonl:1": [record["loss"], 20]}} for record in metrics]
+    journal.append(RunFolder(tmp_path).row_losses, rows)
+    assert diagnose_run(tmp_path).state == "worse"
+
+
+def test_an_evaluation_whose_loss_is_no_number_counts_though_the_journal_cannot_hold_it(tmp_path):
+    losses = {0: 7.0, 10: math.nan, 20: math.nan}
+    journal.append(
+        RunFolder(tmp_path).metrics, [{"kind": "eval", "step": step, "loss": loss} for step, loss in losses.items()]
+    )
+    assert diagnose_run(tmp_path).state == "worse"
+
+
+def test_a_run_that_is_worse_than_its_base_counts_as_above_its_best():
+    assert evaluations_above_best({0: 1.6, 120: 3.1, 240: 2.8, 360: 2.5}, 0.05) == 3
+    assert evaluations_above_best({0: 3.0, 10: 2.0, 20: 2.2, 30: 2.3}, 0.05) == 2
+    assert evaluations_above_best({0: 3.0, 10: 2.0}, 0.05) == 0
 
 
 def test_a_run_whose_train_loss_rises_too_diverges():
@@ -84,7 +138,8 @@ def test_the_best_is_the_lowest_and_overfitting_means_clearly_above_it_ever_sinc
     assert verdict.best_loss == min(tuned.values())
     last_two = [curve[step] for step in sorted(tuned)[-2:]]
     rose = len(last_two) == 2 and all(loss - verdict.best_loss > margin for loss in last_two)
-    assert (verdict.state == "overfitting") == rose
+    assert verdict.state in ("overfitting", "worse") or not rose
+    assert rose or verdict.state != "overfitting" or verdict.last_loss > 2 * curve[0]
     assert all(curve[step] - verdict.best_loss > margin for step in tuned if step > verdict.plateau_end_step)
     assert verdict.best_step <= verdict.plateau_end_step
     assert curve[verdict.plateau_end_step] - verdict.best_loss <= margin
@@ -114,7 +169,7 @@ def test_neither_the_unit_of_the_loss_nor_of_the_steps_matters(curve, margin, fa
 @given(curves, margin)
 def test_more_noise_never_makes_a_run_overfit(curve, margin):
     if diagnose(curve, 2 * margin).state == "overfitting":
-        assert diagnose(curve, margin).state == "overfitting"
+        assert diagnose(curve, margin).state in ("overfitting", "worse")
 
 
 def test_students_t_meets_its_table():

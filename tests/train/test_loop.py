@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.runs import FACTS, quiet, settings, stop_after, without_times, write_rows
+from support.runs import FACTS, quiet, settings, stop_after, stop_in_step, without_times, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinktune.checkpoint import store
+from thinktune.checkpoint.manifest import manifest_mismatches
 from thinktune.data.pipeline import prepare
 from thinktune.data.tokenizer import read_tokenizer
-from thinktune.errors import UserError
+from thinktune.errors import Stopped, UserError
 from thinktune.files import read_json
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import Request, SamplingParams
 from thinktune.model.loading import load_model
-from thinktune.run import RunFolder, journal
+from thinktune.run import RunFolder, journal, lock_run
+from thinktune.run.status import RunStatus, read_status
 from thinktune.train import train
 
 
@@ -173,7 +175,103 @@ def test_a_run_whose_gradients_are_all_bad_stops_and_names_the_rows(tree):
     events = [
         record for record in journal.read_metrics(Path(tree["runs_folder"]) / "small") if record["kind"] == "event"
     ]
-    assert all("rows.jsonl:" in event["text"] for event in events)
+    assert all("rows.jsonl:" in event["text"] for event in events[:-1])
+    assert events[-1]["text"].startswith("died: train.learning_rate: is 1e+30, and no gradient")
     assert not [
         value for record in events for value in record.values() if isinstance(value, float) and not math.isfinite(value)
     ]
+
+
+def page_text(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_there_before_the_first_step_and_says_running(tree):
+    folder, pages = Path(tree["runs_folder"]) / "small", []
+
+    def say(line):
+        if line.startswith("step 0/") and "eval loss" in line:
+            pages.append(page_text(folder))
+
+    train(settings(tree, train={"evaluate_every_steps": 1000}), say)
+    assert 'data-refresh="30"' in pages[0]
+    assert "running" in pages[0]
+
+
+def test_a_stopped_run_says_where_and_why_until_it_resumes(tree, monkeypatch):
+    whole = train(settings(tree, name="whole"), quiet)
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 4)
+        with pytest.raises(Stopped):
+            train(settings(tree), quiet)
+    folder = Path(tree["runs_folder"]) / "small"
+    assert "Stopped at step 4 of 9: SIGTERM. The same command resumes it" in page_text(folder)
+    assert "data-refresh" not in page_text(folder)
+    assert read_status(folder) == RunStatus("stopped", 4, "SIGTERM")
+    with lock_run(folder):
+        assert read_status(folder).state == "running"
+    train(settings(tree), quiet)
+    assert read_status(folder) == RunStatus("finished", 9)
+    assert without_times(journal.read_metrics(folder)) == without_times(journal.read_metrics(whole))
+
+
+def test_a_run_that_ends_by_an_error_says_which_and_one_that_is_cut_off_died(tree, monkeypatch):
+    def say(line):
+        if line.startswith("step 6/") and "saved" in line:
+            raise RuntimeError("planted, with hf_abcdefghijklmnopqrstuvwxyz")
+
+    with pytest.raises(RuntimeError):
+        train(settings(tree), say)
+    folder = Path(tree["runs_folder"]) / "small"
+    assert read_status(folder) == RunStatus("died", 6, "RuntimeError: planted, with ***")
+    assert "Died at step 6 of 9: RuntimeError: planted, with ***. The same command" in page_text(folder)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tree, name="cut"), stop_after(6))
+    assert read_status(folder.with_name("cut")) == RunStatus("died", 6)
+
+
+def test_a_start_that_is_refused_leaves_the_page_of_the_run_that_holds_the_folder(tree):
+    folder = train(settings(tree), quiet)
+    before = page_text(folder)
+    with lock_run(folder), pytest.raises(UserError, match="another process is training in it"):
+        train(settings(tree), quiet)
+    assert page_text(folder) == before
+
+
+def test_a_destroyed_model_is_called_so_wherever_it_is_met(tree, capsys):
+    said: list[str] = []
+    folder = train(settings(tree, train={"learning_rate": 3.0}, data={"validation": 0.5}), said.append)
+    losses = [record["loss"] for record in journal.read_metrics(folder) if record["kind"] == "eval"]
+    assert min(losses[1:]) > 2 * losses[0], "the learning rate did not destroy it, so nothing was tested"
+    evaluated = [line for line in said if "eval loss" in line and "held-out rows" in line][1:]
+    assert evaluated
+    assert all("worse than the base model. The eval loss was" in line for line in evaluated)
+    assert all("lower train.learning_rate" in line for line in evaluated)
+    assert "Keep using the base model" in said[-2]
+    assert said[-1].endswith(", worse than the base model)")
+    for praise in ("still learning", "at its best", "the best of those", "more epochs"):
+        assert praise not in "\n".join(said).lower()
+    note = (folder / "final" / "README.md").read_text(encoding="utf-8")
+    assert "# Worse than the base model" in note
+    assert "比基座模型更差" in note
+    assert not manifest_mismatches(folder / "final")
+    for place in (folder, folder / "final"):
+        assert store.model_warning(place).startswith("this model is worse than its base: the eval loss was")
+    RunFolder(folder).metrics.write_text("damaged\n", encoding="utf-8")
+    assert store.model_warning(folder), "the final model says it by itself"
+
+
+def test_a_model_that_learned_carries_no_warning(tree):
+    said: list[str] = []
+    folder = train(settings(tree, data={"validation": 0.5}), said.append)
+    assert said[-1].endswith(", the best of those evaluated)")
+    assert not (folder / "final" / "README.md").exists()
+    assert store.model_warning(folder) is store.model_warning(folder / "final") is None
+
+
+def test_without_held_out_rows_nothing_is_called_the_best(tree):
+    said: list[str] = []
+    folder = train(settings(tree, data={"validation": 0.0}), said.append)
+    assert said[-1].endswith("(step 12, the last; no row is held out, so it was not evaluated)")
+    assert "No row was held out" in said[-2]
+    assert "no trained step has been evaluated" not in page_text(folder)

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 
 from thinktune.checkpoint.manifest import MANIFEST, checksum, write_manifest
 from thinktune.checkpoint.store import (
+    NOTE_FILE,
     STATE_CHECKSUMS_KEY,
     STATE_FOLDER,
     TRAINER_STATE_FILE,
@@ -24,7 +25,7 @@ from thinktune.checkpoint.store import (
 )
 from thinktune.distributed import SINGLE, World, full_tensor
 from thinktune.errors import UserError
-from thinktune.files import fsync_folder, fsync_tree, read_json, write_json
+from thinktune.files import atomic_write_text, fsync_folder, fsync_tree, read_json, write_json
 from thinktune.optim import Optimizer
 from thinktune.run import RunFolder
 
@@ -170,8 +171,13 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
         set_rng_state(name.removeprefix(RNG_PREFIX), random[name], device)
 
 
-def write_final(run_folder: Path, checkpoint: Checkpoint, dtype: torch.dtype) -> Path:
-    """Write a checkpoint's model as the plain folder `final`, its weights as `dtype`, one file at a time."""
+def write_final(
+    run_folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, diagnosis: dict[str, Any], note: str
+) -> Path:
+    """Write a checkpoint's model as the plain folder `final`, its weights as `dtype`, one file at a time.
+
+    The folder carries the run's diagnosis (see `diagnosis_record`), and a note to its readers where there is one.
+    """
     final = RunFolder(run_folder).final
     partial = _partial_folder(final)
     try:
@@ -183,7 +189,9 @@ def write_final(run_folder: Path, checkpoint: Checkpoint, dtype: torch.dtype) ->
                 shutil.copyfile(path, partial / path.name)
         config = read_json(partial / "config.json")
         write_json(partial / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
-        write_json(partial / TRAINER_STATE_FILE, {"step": checkpoint.step})
+        write_json(partial / TRAINER_STATE_FILE, {"step": checkpoint.step, "diagnosis": diagnosis})
+        if note:
+            atomic_write_text(partial / NOTE_FILE, note)
         _commit_folder(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

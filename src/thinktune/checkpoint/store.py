@@ -10,13 +10,17 @@ from typing import Any, Literal
 from thinktune.checkpoint.manifest import MANIFEST, checksum_mismatches, has_unlisted_files, manifest_mismatches
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_text, read_json, write_json
-from thinktune.run import RunFolder
+from thinktune.run import RunFolder, diagnose_run
+from thinktune.run.diagnosis import diagnosis_from_record, worse_than_base
 from thinktune.run.folder import checkpoint_step
 
 STATE_FOLDER = "state"  # optimizer and random generators, as safetensors; only the last checkpoint has it
 
 
 TRAINER_STATE_FILE = "state.json"  # the step, and what else a run needs to resume
+
+
+NOTE_FILE = "README.md"  # of the final model: what its readers must know, where it is no better than its base
 
 
 STATE_CHECKSUMS_KEY = "state_digests"  # in the trainer state, since the manifest omits what pruning removes
@@ -157,6 +161,21 @@ def resolve_model_folder(folder: Path) -> Path:
         raise UserError(f"{folder}: this run has no model yet; let `thinktune train` reach its first evaluation")
     verify(best)
     return best.folder
+
+
+def model_warning(folder: Path) -> str | None:
+    """Return a sentence where the model of a run, or a final model by itself, is worse than its base; else None."""
+    run = RunFolder(folder)
+    state = (run.final if run.is_run else folder) / TRAINER_STATE_FILE
+    try:
+        record = read_json(state) if state.is_file() else None
+        if isinstance(record, dict) and "diagnosis" in record:
+            diagnosis = diagnosis_from_record(record["diagnosis"])
+        else:
+            diagnosis = diagnose_run(folder) if run.is_run else None
+    except ValueError:  # another tool's file, or a damaged journal: nothing can be said
+        return None
+    return worse_than_base(diagnosis) if diagnosis else None
 
 
 def remove_folder(folder: Path) -> None:

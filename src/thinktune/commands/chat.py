@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from thinktune.checkpoint import model_warning
 from thinktune.inference import Completion, Piece, Request
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
@@ -17,6 +18,8 @@ HELP = "/think turns reasoning on or off · /reset clears the conversation · /q
 def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
     """Answer each line that `read_line` returns, until it raises EOFError or returns /quit."""
     engine, session, sampling = open_engine(folder)
+    if warning := model_warning(folder):
+        console.print(warning, style="bold red", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{HELP}\n", style="dim", highlight=False)
     while True:
         try:

@@ -20,11 +20,13 @@ from thinktune.files import atomic_write_text, write_json_lines
 from thinktune.progress import Say, format_duration
 from thinktune.report import write_run_page
 from thinktune.run import RunFolder
+from thinktune.run.environment import shell_command
 from thinktune.train import train
 
 MODEL_SHAPE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
 VOCAB_SIZE = 2500
 SHOWN_SAMPLES = 4
+REAL_RECIPE = Path("recipes/qwen3-1.7b-medical.yaml")  # in a clone, from where README starts the demo
 RECIPE_FOLDER = "runs/demo"  # as the bundled recipes name it
 
 
@@ -59,6 +61,21 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
     write_run_page(run)
     _print_results(console, run, evaluation, time.monotonic() - started)
     return evaluation
+
+
+def next_commands(run: Path) -> list[tuple[str, str]]:
+    """Return what to type next, and what for; each runs as it stands in the shell that the demo was started from.
+
+    The purpose is a line of its own: interactive zsh and cmd.exe know no comments.
+    """
+    commands = [
+        (shell_command("chat", run), "/reset before each question: it was trained on single turns"),
+        (shell_command("serve", run), "the same on a page, base and tuned side by side"),
+    ]
+    if REAL_RECIPE.is_file():  # the demo also runs without a clone
+        purpose = "a real model and its rows, before an hour of a GPU is spent on them"
+        commands.append((shell_command("check", REAL_RECIPE), purpose))
+    return commands
 
 
 def _make_initial_model(folder: Path) -> None:
@@ -129,9 +146,6 @@ def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seco
     console.print(comparison_tables(evaluation))
     console.print(f"report: {RunFolder(run).report}\n", soft_wrap=True, highlight=False)
     console.print("next:", style="bold")
-    for command in (
-        f"thinktune chat {run}  # /reset before each question: it was trained on single turns",
-        "thinktune check recipes/qwen3-1.7b-medical.yaml",
-        "thinktune train recipes/qwen3-1.7b-medical.yaml",
-    ):
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+    for command, purpose in next_commands(run):
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"      {purpose}", style="dim", soft_wrap=True, highlight=False, markup=False)

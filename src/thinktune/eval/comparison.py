@@ -118,7 +118,8 @@ def set_verdict(name: str, measures: Sequence[Mapping[str, Any]]) -> str:
     sides = " → ".join(_format_side(measure, figure[side]["value"]) for side in ("base", "tuned"))
     change = format_with_interval(measure, figure["difference"], signed=True)
     label = measure.label[0].lower() + measure.label[1:]
-    return f"{name}: {word}; {label} {sides}, {change}, {_format_row_count(figure['rows'])}{_truncation_note(measures)}"
+    notes = _loss_note(measures) + _truncation_note(measures)
+    return f"{name}: {word}; {label} {sides}, {change}, {_format_row_count(figure['rows'])}{notes}"
 
 
 def forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
@@ -160,6 +161,16 @@ def _direction(measure: Measure, change: Interval) -> str:
     if measure.better == "neither" or not change.excludes_zero:
         return ""
     return "better" if (change.low > 0) == (measure.better == "higher") else "worse"
+
+
+def _loss_note(measures: Sequence[Mapping[str, Any]]) -> str:
+    """Return a warning where the eval loss has clearly risen and the verdict is about another figure."""
+    loss = next((row for row in measures if row["measure"] == "loss"), None)
+    is_verdict = not any(row["measure"] in PRIMARY_MEASURES for row in measures)
+    if loss is None or is_verdict or loss["verdict"] != "worse":
+        return ""
+    sides = " → ".join(_format_side(find_measure("loss"), loss[side]["value"]) for side in ("base", "tuned"))
+    return f"; the eval loss is worse: {sides}"
 
 
 def _truncation_note(measures: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thinktune.checkpoint import require_run_folder, resolve_model_folder
+from thinktune.checkpoint import model_warning, require_run_folder, resolve_model_folder
 from thinktune.config import Recipe, load_recipe
 from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
@@ -112,13 +112,13 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
         _evaluate_side(evaluation, side, sources[side])
     if options.judge:
         _judge_answers(evaluation, options.judge)
-    return score_completions(evaluation_folder)
+    return score_completions(evaluation_folder, model_warning(folder))
 
 
 def rescore_run(folder: Path, *, thinking: bool = True) -> dict[str, Any]:
     """Score a run's saved replies again, without a model, and write the report."""
     require_run_folder(folder)
-    return score_completions(RunFolder(folder).evaluation(thinking=thinking))
+    return score_completions(RunFolder(folder).evaluation(thinking=thinking), model_warning(folder))
 
 
 def find_contaminated(tasks: Sequence[Task], trained: Iterable[Example]) -> dict[int, str]:

@@ -31,11 +31,11 @@ class _ScoredTask:
     excluded: bool  # the training rows ask the same
 
 
-def score_completions(folder: EvaluationFolder) -> dict[str, Any]:
+def score_completions(folder: EvaluationFolder, warning: str | None = None) -> dict[str, Any]:
     """Score the saved replies of an evaluation's folder, write its report.json and rows.jsonl, and return the report.
 
-    The same folder gives the same report, byte for byte. Raises UserError if nothing was evaluated or replies are
-    missing.
+    The same folder gives the same report, byte for byte. A warning about the model stands before the verdicts. Raises
+    UserError if nothing was evaluated or replies are missing.
     """
     if not folder.settings.is_file() or not folder.tasks.is_file():
         raise UserError(f"{folder.path}: holds no saved replies; run thinktune eval without --regrade first")
@@ -46,7 +46,7 @@ def score_completions(folder: EvaluationFolder) -> dict[str, Any]:
     sets = [_score_set(folder, name, rows) for name in dict.fromkeys(row.task.set for row in rows)]
     report = {
         "format": 2,
-        "verdicts": [scored["verdict"] for scored in sets if scored["rows"]],
+        "verdicts": [*([warning] if warning else []), *(scored["verdict"] for scored in sets if scored["rows"])],
         "sets": sets,
         **({"judge": llm_judge.summarize_judgements(settings.judge, judgements)} if settings.judge else {}),
         "settings": record,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
 from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
-from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run
+from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run, run_state_name
 from thinktune.report.svg_charts import Axes, Series, line_chart, smooth_points
 
 LINE_COLOURS = 4
@@ -63,9 +63,17 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
         return next((record[key] for record in reversed(report.train) if key in record), None)
 
     return [
-        (BilingualText("Verdict", "结论"), [both(state_name(report.diagnosis)) for report in reports]),
+        (BilingualText("State", "状态"), [both(run_state_name(report)) for report in reports]),
         (
-            BilingualText("Best eval loss", "最低验证损失"),
+            BilingualText("Verdict", "结论"),
+            [both(state_name(report.diagnosis, report.status.state)) for report in reports],
+        ),
+        (
+            BilingualText("Eval loss before training", "训练前的验证损失"),
+            [format_number(report.diagnosis.base_loss) for report in reports],
+        ),
+        (
+            BilingualText("Lowest eval loss after it", "训练后的最低验证损失"),
             [format_number(report.diagnosis.best_loss) for report in reports],
         ),
         (BilingualText("at step", "所在步"), [format_count(report.diagnosis.best_step) for report in reports]),

@@ -1,8 +1,11 @@
 """A diagnosis in words, in English and Chinese: its state, its reason, and what to do about it."""
 
+import math
+
 from thinktune.report.html import BilingualText
 from thinktune.run import Diagnosis
 from thinktune.run.diagnosis import DiagnosisState
+from thinktune.run.status import RunState
 
 STATE_NAMES: dict[DiagnosisState, BilingualText] = {
     "waiting": BilingualText("Too early to say", "为时尚早"),
@@ -10,39 +13,85 @@ STATE_NAMES: dict[DiagnosisState, BilingualText] = {
     "best": BilingualText("At its best", "处于最佳"),
     "overfitting": BilingualText("Overfitting since step {since}", "自第 {since} 步起过拟合"),
     "diverging": BilingualText("Diverging since step {since}", "自第 {since} 步起发散"),
+    "no_gain": BilingualText("No better than the base model", "没有优于基座模型"),
+    "worse": BilingualText("Worse than the base model", "比基座模型更差"),
 }
 
 
-def state_name(diagnosis: Diagnosis) -> BilingualText:
+NOT_EVALUATED = BilingualText("Not evaluated", "没有评估")
+
+
+def state_name(diagnosis: Diagnosis, run_state: RunState = "running") -> BilingualText:
     """Name the state in a few words."""
+    if _was_never_evaluated(diagnosis, run_state):
+        return NOT_EVALUATED
     en, zh = (text.format(since=f"{diagnosis.plateau_end_step:,}") for text in STATE_NAMES[diagnosis.state])
     return BilingualText(en, zh)
 
 
-def reason_sentence(diagnosis: Diagnosis) -> BilingualText:
+def headline_sentence(diagnosis: Diagnosis, run_state: RunState, first: tuple[int, float]) -> BilingualText:
+    """State which step has the lowest eval loss, and call it best only if it is below that of the base model.
+
+    `first` is the step and loss of the first evaluation. Empty where the reason of the diagnosis says it all.
+    """
+    if _was_never_evaluated(diagnosis, run_state):
+        return BilingualText("", "")
+    if not diagnosis.best_step:
+        return BilingualText(
+            "Not yet: no trained step has been evaluated, so there is no best one.",
+            "尚无结论：还没有评估过训练后的步骤。",
+        )
+    if diagnosis.state in ("worse", "no_gain") or not math.isfinite(diagnosis.best_loss):
+        return BilingualText("", "")
+    best, loss, base = f"{diagnosis.best_step:,}", f"{diagnosis.best_loss:.3f}", f"{diagnosis.base_loss:.3f}"
+    if is_base_lowest(diagnosis):
+        return BilingualText(
+            f"Lowest after training at step {best}, with an eval loss of {loss}; the base model's is {base}.",
+            f"训练后最低的是第 {best} 步，验证损失 {loss}；基座模型是 {base}。",
+        )
+    first_step, first_loss = first
+    if first_step == diagnosis.best_step:
+        since = BilingualText(".", "。")
+    elif first_step:
+        since = BilingualText(
+            f", down from {first_loss:.3f} at step {first_step:,}.", f"，第 {first_step:,} 步为 {first_loss:.3f}。"
+        )
+    else:
+        since = BilingualText(f", down from {first_loss:.3f} before training.", f"，训练前为 {first_loss:.3f}。")
+    return BilingualText(
+        f"Best at step {best}, with an eval loss of {loss}{since.en}", f"最佳是第 {best} 步，验证损失 {loss}{since.zh}"
+    )
+
+
+def is_base_lowest(diagnosis: Diagnosis) -> bool:
+    """Return True if no trained step has an eval loss below the base model's."""
+    return diagnosis.base_loss <= diagnosis.best_loss
+
+
+def reason_sentence(diagnosis: Diagnosis, run_state: RunState = "running") -> BilingualText:
     """State the reason for the diagnosis."""
     best, loss, last = f"{diagnosis.best_step:,}", f"{diagnosis.best_loss:.3f}", f"{diagnosis.last_loss:.3f}"
     match diagnosis.state:
+        case "no_gain" | "worse":
+            return _reason_against_base(diagnosis)
+        case "best":
+            return _reason_where_best(diagnosis, run_state)
+        case "waiting" if _was_never_evaluated(diagnosis, run_state):
+            return BilingualText(
+                "No row was held out, so nothing shows whether the model is better than its base.",
+                "没有留出验证数据，所以无法知道模型是否优于基座模型。",
+            )
         case "waiting":
             return BilingualText("A diagnosis needs two evaluations.", "至少评估两次后才有结论。")
         case "learning":
             return BilingualText("The eval loss is still falling.", "验证损失还在下降。")
-        case "best" if diagnosis.plateau_end_step < diagnosis.last_step:
-            return BilingualText(
-                f"The eval loss, {last}, is above its lowest, {loss} at step {best}; a second evaluation like this "
-                "would mean overfitting.",
-                f"验证损失 {last} 高于最低值（第 {best} 步的 {loss}）；如果下一次评估仍是这样，就是过拟合。",
-            )
-        case "best":
-            return BilingualText(
-                f"The eval loss is level with its lowest, {loss} at step {best}.",
-                f"验证损失与最低值（第 {best} 步的 {loss}）没有明显差别。",
-            )
         case "overfitting":
             return BilingualText(
                 f"The eval loss has risen from {loss} at step {best} to {last}, more than chance explains.",
                 f"验证损失从第 {best} 步的 {loss} 升到了 {last}，超出了随机波动的范围。",
             )
+        case "diverging" if not math.isfinite(diagnosis.last_loss):
+            return BilingualText("The last eval loss is not a finite number.", "最后一次验证损失已经不是有限的数。")
         case "diverging":
             return BilingualText(
                 f"Train and eval loss are rising together, eval from {loss} to {last}.",
@@ -50,44 +99,166 @@ def reason_sentence(diagnosis: Diagnosis) -> BilingualText:
             )
 
 
-def diagnosis_line(diagnosis: Diagnosis) -> str:
+def diagnosis_line(diagnosis: Diagnosis, run_state: RunState = "running") -> str:
     """Name the state and its reason in one line, for the terminal."""
-    return f"{state_name(diagnosis).en.lower()}. {reason_sentence(diagnosis).en}"
+    return f"{state_name(diagnosis, run_state).en.lower()}. {reason_sentence(diagnosis, run_state).en}"
 
 
-def advice_sentence(diagnosis: Diagnosis, epochs_at_best: float | None = None) -> BilingualText:
-    """Advise what to do next, in one sentence; empty where there is nothing to advise."""
-    best = f"{diagnosis.best_step:,}"
-    if diagnosis.improved is False and diagnosis.state != "learning":
-        return BilingualText(
-            "On held-out rows no step is clearly better than the base model; check the data and the learning rate "
-            "before training longer.",
-            "在验证数据上，没有哪一步明显优于基座模型；请先检查数据和学习率，再考虑延长训练。",
-        )
+def advice_sentence(
+    diagnosis: Diagnosis, run_state: RunState = "running", epochs_at_best: float | None = None
+) -> BilingualText:
+    """Advise what to do next, in one sentence; empty where there is nothing to advise.
+
+    A run that has ended is not told to go on, and one that stopped can be resumed.
+    """
+    running = run_state == "running"
     match diagnosis.state:
+        case "waiting" if _was_never_evaluated(diagnosis, run_state):
+            return BilingualText(
+                "To know, set data.validation, for example to 0.1, and start a new run with another name=....",
+                "想知道的话，请设置 data.validation（例如 0.1），换一个 name=... 重新训练。",
+            )
         case "waiting":
             return BilingualText("", "")
-        case "learning":
+        case "worse":
+            return _advice_where_worse(running)
+        case "no_gain" if run_state != "finished":
             return BilingualText(
-                "Let it continue; if the run ends like this, more epochs are likely to help.",
-                "继续训练即可；如果训练结束时仍是如此，增加轮数（epochs）多半还有帮助。",
+                "If the run ends like this, check the data and the learning rate before training longer.",
+                "如果训练结束时仍是如此，请先检查数据和学习率，再考虑延长训练。",
             )
+        case "no_gain" | "overfitting" | "diverging" if diagnosis.improved is False:
+            return BilingualText(
+                "On held-out rows no step is clearly better than the base model; check the data and the learning rate "
+                "before training longer.",
+                "在验证数据上，没有哪一步明显优于基座模型；请先检查数据和学习率，再考虑延长训练。",
+            )
+        case "learning":
+            return _advice_where_learning(run_state)
         case "best":
             return BilingualText(
                 "More steps on the same rows bring no measurable gain; more or better rows may.",
                 "在同样的数据上继续训练已没有可测量的收益；增加数据或提高数据质量可能还有提升。",
             )
         case "overfitting":
-            about = "" if epochs_at_best is None else f" ({epochs_at_best:.1f} epochs)"
-            about_zh = "" if epochs_at_best is None else f"（约 {epochs_at_best:.1f} 轮）"
-            return BilingualText(
-                f"Later steps memorize the training rows: stop here, train only to step {best}{about} next time, "
-                f"or add rows; the model of step {best} is kept.",
-                f"之后的步骤只是在死记训练数据：可以就此停止；下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
-                f"第 {best} 步的模型已保留。",
-            )
+            return _advice_where_overfitting(f"{diagnosis.best_step:,}", epochs_at_best, running)
         case "diverging":
             return BilingualText(
                 "The steps are too large: lower train.learning_rate and start a new run.",
                 "更新步长太大：请调低 train.learning_rate，然后重新开始训练。",
             )
+
+
+def final_note(diagnosis: Diagnosis, run: str, step: int) -> str:
+    """Write what a reader of the final model's folder must know: nothing where it is better than its base."""
+    if diagnosis.state not in ("worse", "no_gain"):
+        return ""
+    name, reason = state_name(diagnosis), reason_sentence(diagnosis, "finished")
+    advice = advice_sentence(diagnosis, "finished")
+    return (
+        f"# {name.en}\n\nThis is step {step:,} of the run {run}. {reason.en} {advice.en}\n\n"
+        f"# {name.zh}\n\n这是训练 {run} 的第 {step:,} 步。{reason.zh}{advice.zh}\n"
+    )
+
+
+def final_step_phrase(diagnosis: Diagnosis, step: int) -> str:
+    """Say for the terminal which step the final model is, and how good it is."""
+    match diagnosis.state:
+        case "worse":
+            return f"step {step}, worse than the base model"
+        case "no_gain":
+            return f"step {step}, the lowest eval loss after training, but no better than the base model"
+        case _ if math.isinf(diagnosis.best_loss):
+            return f"step {step}; its eval loss is not finite"
+        case _ if _was_never_evaluated(diagnosis, "finished"):
+            return f"step {step}, the last; no row is held out, so it was not evaluated"
+        case _:
+            return f"step {step}, the best of those evaluated"
+
+
+def _was_never_evaluated(diagnosis: Diagnosis, run_state: RunState) -> bool:
+    return run_state == "finished" and not diagnosis.best_step
+
+
+def _reason_where_best(diagnosis: Diagnosis, run_state: RunState) -> BilingualText:
+    best, loss, last = f"{diagnosis.best_step:,}", f"{diagnosis.best_loss:.3f}", f"{diagnosis.last_loss:.3f}"
+    if diagnosis.plateau_end_step == diagnosis.last_step:
+        return BilingualText(
+            f"The eval loss is level with its lowest, {loss} at step {best}.",
+            f"验证损失与最低值（第 {best} 步的 {loss}）没有明显差别。",
+        )
+    if run_state == "finished":
+        return BilingualText(
+            f"The last eval loss, {last}, is above the lowest, {loss} at step {best}; one evaluation alone may be "
+            "chance.",
+            f"最后一次验证损失 {last} 高于最低值（第 {best} 步的 {loss}）；只有一次，可能是偶然。",
+        )
+    return BilingualText(
+        f"The eval loss, {last}, is above its lowest, {loss} at step {best}; a second evaluation like this would mean "
+        "overfitting.",
+        f"验证损失 {last} 高于最低值（第 {best} 步的 {loss}）；如果下一次评估仍是这样，就是过拟合。",
+    )
+
+
+def _reason_against_base(diagnosis: Diagnosis) -> BilingualText:
+    best, loss, base = f"{diagnosis.best_step:,}", f"{diagnosis.best_loss:.3f}", f"{diagnosis.base_loss:.3f}"
+    if diagnosis.state == "no_gain":
+        return BilingualText(
+            f"The eval loss was {base} before training; its lowest since, {loss} at step {best}, is not clearly below "
+            "that.",
+            f"训练前的验证损失是 {base}；训练后的最低值（第 {best} 步的 {loss}）没有明显低于它。",
+        )
+    if not math.isfinite(diagnosis.best_loss):
+        return BilingualText(
+            f"The eval loss was {base} before training; since then it is not a finite number.",
+            f"训练前的验证损失是 {base}；训练后已经不是有限的数。",
+        )
+    return BilingualText(
+        f"The eval loss was {base} before training; since then its lowest is {loss}, at step {best}.",
+        f"训练前的验证损失是 {base}；训练后最低也有 {loss}（第 {best} 步）。",
+    )
+
+
+def _advice_where_worse(running: bool) -> BilingualText:
+    if running:
+        return BilingualText(
+            "Unless the next evaluation is below the base model's, stop the run (Ctrl-C) and start a new one with "
+            "name=... and a lower train.learning_rate, for example a tenth of it.",
+            "除非下一次评估低于基座模型，请停止训练（Ctrl-C），换一个 name=... 并调低 train.learning_rate"
+            "（例如十分之一），重新开始。",
+        )
+    return BilingualText(
+        "Keep using the base model, and start a new run with name=... and a lower train.learning_rate, for example a "
+        "tenth of it; if the train loss is far below the eval loss, lower train.epochs too.",
+        "请继续使用基座模型；换一个 name=... 并调低 train.learning_rate（例如十分之一），重新训练；"
+        "如果训练损失远低于验证损失，也请减少 train.epochs。",
+    )
+
+
+def _advice_where_learning(run_state: RunState) -> BilingualText:
+    if run_state == "running":
+        return BilingualText(
+            "Let it continue; if the run ends like this, more epochs are likely to help.",
+            "继续训练即可；如果训练结束时仍是如此，增加轮数（epochs）多半还有帮助。",
+        )
+    if run_state == "finished":
+        return BilingualText(
+            "More epochs are likely to help: start a new run with name=... and a higher train.epochs.",
+            "增加轮数多半还有帮助：换一个 name=... 并调高 train.epochs，重新训练。",
+        )
+    return BilingualText(
+        "Resume it; if the run ends like this, more epochs are likely to help.",
+        "请接着训练；如果训练结束时仍是如此，增加轮数（epochs）多半还有帮助。",
+    )
+
+
+def _advice_where_overfitting(best: str, epochs_at_best: float | None, running: bool) -> BilingualText:
+    about = "" if epochs_at_best is None else f" ({epochs_at_best:.1f} epochs)"
+    about_zh = "" if epochs_at_best is None else f"（约 {epochs_at_best:.1f} 轮）"
+    now, now_zh = ("stop here, train", "可以就此停止；") if running else ("train", "")
+    return BilingualText(
+        f"Later steps memorize the training rows: {now} only to step {best}{about} next time, or add rows; the model "
+        f"of step {best} is kept.",
+        f"之后的步骤只是在死记训练数据：{now_zh}下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
+        f"第 {best} 步的模型已保留。",
+    )

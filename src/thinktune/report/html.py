@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -69,8 +70,9 @@ def _templates() -> Environment:
 
 
 def format_number(value: Any, digits: int = 3) -> str:
-    """Format a number; anything else is a dash."""
-    return f"{value:,.{digits}f}".replace("-", "−") if isinstance(value, int | float) else "–"
+    """Format a finite number; anything else is a dash."""
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return f"{value:,.{digits}f}".replace("-", "−") if known else "–"
 
 
 def format_count(value: Any) -> str:

@@ -3,12 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from thinktune.report.diagnosis_text import advice_sentence, reason_sentence, state_name
+from thinktune.report.diagnosis_text import (
+    advice_sentence,
+    headline_sentence,
+    is_base_lowest,
+    reason_sentence,
+    state_name,
+)
 from thinktune.report.evaluation_section import evaluation_html
 from thinktune.report.html import BilingualText, write_page
 from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
@@ -16,14 +24,20 @@ from thinktune.report.svg_charts import histogram
 from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
 from thinktune.run.diagnosis import HeldOutRow, hardest_rows, memorized_rows, rows_by_loss
 from thinktune.run.journal import read_samples
+from thinktune.run.status import RunStatus, read_status
 
 REFRESH_SECONDS = 30
 
 
+# A page cannot see whether its run still goes on. It is stale when it was not rewritten for so many times the longest
+# stretch between two evaluations, and for a while at least.
+STALE_STRETCHES = 3
+
+
+MIN_STALE_SECONDS, UNKNOWN_STALE_SECONDS = 900, 6 * 3600
+
+
 REPETITIVE_RATE = 0.5  # a reply repeats itself if half of its 4-grams of tokens have come before
-
-
-UNFINISHED = BilingualText("not yet finished", "尚未完成")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +56,28 @@ class RunReport:
     evaluation_section: Markup
     diagnosis: Diagnosis
     rows: Sequence[HeldOutRow]
-    finished: bool
+    status: RunStatus
+
+    @property
+    def steps(self) -> int | None:
+        """Planned steps, where they are known."""
+        steps = self.environment.get("steps")
+        return steps if isinstance(steps, int) else None
 
 
-def write_run_page(run: Path) -> Path:
+def write_run_page(run: Path, *, running: bool | None = None) -> Path:
     """Write the report page of a run, whole or not at all, and return its path.
 
-    Only the recipe must exist; for every other missing part the page says "Not yet".
+    Only the recipe must exist; for every other missing part the page says "Not yet". `running` is whether a process
+    trains in the folder, as that process knows; None asks the lock.
     """
     target = RunFolder(run).report
-    report = read_run(run)
+    report = read_run(run, running=running)
     write_page(target, "report.html.jinja", **_template_values(report))
     return target
 
 
-def read_run(run: Path) -> RunReport:
+def read_run(run: Path, *, running: bool | None = None) -> RunReport:
     """Read a run's folder; of records that repeat a step (a resumed run), the last one counts."""
     folder = RunFolder(run)
     metrics = read_metrics(run)
@@ -74,7 +95,7 @@ def read_run(run: Path) -> RunReport:
         evaluation_section=evaluation_html(run),
         diagnosis=verdict,
         rows=rows_by_loss(run, verdict.best_step),
-        finished=folder.final.is_dir(),
+        status=read_status(run, running=running),
     )
 
 
@@ -99,22 +120,24 @@ def _latest_by_step(metrics: Sequence[Record], kind: str) -> list[Record]:
 def _template_values(report: RunReport) -> dict[str, Any]:
     """Collect the values for the template."""
     evals = [record for record in report.evals if has_finite_value(record, "loss")]
-    # Step 0 is the base model, which training cannot choose as its best.
-    best = next((record for record in evals if record["step"] == report.diagnosis.best_step > 0), {})
-    last_step = max((record["step"] for record in (*report.train, *report.evals)), default=0)
-    state = _run_state(last_step, report.environment.get("steps"), report.finished)
+    diagnosis, status = report.diagnosis, report.status
+    best = next((record for record in evals if record["step"] == diagnosis.best_step > 0), {})
+    first = (evals[0]["step"], evals[0]["loss"]) if evals else (0, 0.0)
+    epochs = best["epoch"] if has_finite_value(best, "epoch") else None
+    sentences = [headline_sentence(diagnosis, status.state, first)]
+    if diagnosis.best_step or status.state == "finished":
+        sentences += [reason_sentence(diagnosis, status.state), advice_sentence(diagnosis, status.state, epochs)]
     return {
         "report": report,
-        "best": best,
-        "first_eval": evals[0] if evals else {},
-        "last_step": last_step,
-        "state": state,
-        "state_name": state_name(report.diagnosis),
-        "finding": reason_sentence(report.diagnosis),
-        "advice": advice_sentence(report.diagnosis, best["epoch"] if has_finite_value(best, "epoch") else None),
-        "refresh_seconds": REFRESH_SECONDS if state == UNFINISHED else 0,
+        "state_name": state_name(diagnosis, status.state),
+        "sentences": [sentence for sentence in sentences if sentence.en],
+        "state": run_state_name(report),
+        "ending": ending_sentence(report),
+        "refresh_seconds": REFRESH_SECONDS if status.state == "running" else 0,
+        "stale_seconds": _stale_seconds(report),
+        "written": datetime.now(UTC),
         "repetitive": REPETITIVE_RATE,
-        "charts": draw_charts(report.train, report.evals, best),
+        "charts": draw_charts(report.train, report.evals, evals[0] if is_base_lowest(diagnosis) else best),
         "system_charts": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
         "hardest": hardest_rows(report.rows),
         "memorized": memorized_rows(report.rows),
@@ -124,12 +147,61 @@ def _template_values(report: RunReport) -> dict[str, Any]:
     }
 
 
-def _run_state(last_step: int, steps: Any, finished: bool) -> BilingualText:
-    if not last_step:
-        return BilingualText("not yet started", "尚未开始")
-    if isinstance(steps, int) and last_step >= steps:
-        return BilingualText("finished", "已完成")
-    return BilingualText("stopped early, finished", "提前停止，已完成") if finished else UNFINISHED
+def run_state_name(report: RunReport) -> BilingualText:
+    """Name the state of the run: running, stopped, died or finished, and where."""
+    status, steps = report.status, report.steps
+    step = f"{status.step:,}"
+    match status.state:
+        case "finished" if steps is not None and status.step < steps:
+            return BilingualText("stopped early, finished", "提前停止，已完成")
+        case "finished":
+            return BilingualText("finished", "已完成")
+        case "running":
+            return BilingualText("running", "正在训练")
+        case "stopped":
+            return BilingualText(f"stopped at step {step}", f"在第 {step} 步停止")
+        case "died":
+            return BilingualText(f"died at step {step}", f"在第 {step} 步中断")
+
+
+def ending_sentence(report: RunReport) -> BilingualText:
+    """State how a run ended that is neither finished nor running, and how it goes on; else empty."""
+    status, of = report.status, "" if report.steps is None else f" of {report.steps:,}"
+    of_zh = "" if report.steps is None else f"（共 {report.steps:,} 步）"
+    step = f"{status.step:,}"
+    again = "The same command resumes it from its last checkpoint, or starts it again where it has none."
+    again_zh = "用同一条命令即可从最后的检查点接着训练；没有检查点则从头开始。"
+    match status.state:
+        case "stopped":
+            return BilingualText(
+                f"Stopped at step {step}{of}: {status.reason}. {again}",
+                f"在第 {step} 步{of_zh}停止：{status.reason}。{again_zh}",
+            )
+        case "died" if status.reason:
+            return BilingualText(
+                f"Died at step {step}{of}: {status.reason.rstrip('.')}. {again}",
+                f"在第 {step} 步{of_zh}中断：{status.reason.rstrip('.')}。{again_zh}",
+            )
+        case "died":
+            return BilingualText(
+                f"Died at step {step}{of} without a word: it was killed, or the machine went down. {again}",
+                f"在第 {step} 步{of_zh}中断，没有留下原因：进程被杀，或机器停机。{again_zh}",
+            )
+        case _:
+            return BilingualText("", "")
+
+
+def _stale_seconds(report: RunReport) -> int:
+    """Return after how many seconds without a newer page a run that was running may have died."""
+    timed = [record for record in report.train if has_finite_value(record, "seconds")]
+    if not timed:
+        return UNKNOWN_STALE_SECONDS
+    evaluated = [0, *(record["step"] for record in report.evals if record["step"] > 0)]
+    stretches = [later - earlier for earlier, later in pairwise(evaluated)]
+    steps = max(stretches, default=report.steps or timed[-1]["step"])
+    seconds = timed[-1]["seconds"] / max(1, timed[-1]["step"]) * steps
+    seconds += 2 * max((record.get("seconds", 0) for record in report.evals), default=0)
+    return max(MIN_STALE_SECONDS, round(STALE_STRETCHES * seconds))
 
 
 def _row_counts(data: Record) -> list[tuple[BilingualText, int]]:

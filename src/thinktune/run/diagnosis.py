@@ -1,4 +1,4 @@
-"""Diagnose a run by its eval losses: still learning, at its best, or overfitting, beyond what chance explains."""
+"""Diagnose a run by its eval losses: learning, overfitting, worse than its base …, beyond what chance explains."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from thinktune.run.journal import read_metrics, read_row_losses
 
-DiagnosisState = Literal["waiting", "learning", "best", "overfitting", "diverging"]
+DiagnosisState = Literal["waiting", "learning", "best", "overfitting", "diverging", "no_gain", "worse"]
 
 
 LossByRow = Mapping[str, tuple[float, int]]  # by held-out row, its mean loss and its number of labels
@@ -29,6 +29,9 @@ CONFIRMING_EVALUATIONS = 2  # in a row above the best one; a single one may be a
 LOOKBACK_EVALUATIONS = 2  # a slow fall of the loss shows over two evaluations
 
 
+WORSE_RATIO = 2  # a loss of so many times the base's is not chance, however few rows are held out
+
+
 DIVERGING_TRAIN_SHARE = 0.5  # of the rise in eval loss; if train loss rises by more, the run is diverging
 
 
@@ -36,9 +39,11 @@ DIVERGING_TRAIN_SHARE = 0.5  # of the rise in eval loss; if train loss rises by 
 class Diagnosis:
     """Diagnosis of a run at its last evaluation.
 
-    `best_step` has the lowest loss after step 0, the base model's. `plateau_end_step` is the last evaluation that is
-    not clearly above it; if that is not `last_step`, the loss has risen since. `improved` is True if the best is
-    clearly below the base, None where the base was not evaluated.
+    `best_step` has the lowest loss of the trained steps; `base_loss` is that of step 0, the base model, which is a
+    candidate too: where no trained step is clearly below it, the state is never learning or best. `plateau_end_step`
+    is the last evaluation that is not clearly above the lowest; if that is not `last_step`, the loss has risen since.
+    `improved` is True if the lowest is clearly below the base, None where the base was not evaluated. A loss that is
+    not finite is infinite here.
     """
 
     state: DiagnosisState
@@ -48,6 +53,7 @@ class Diagnosis:
     last_loss: float = math.nan
     plateau_end_step: int = 0
     improved: bool | None = None
+    base_loss: float = math.nan
 
 
 def diagnose(
@@ -61,34 +67,59 @@ def diagnose(
     in Prechelt's second criterion.
 
     Args:
-        losses: eval loss by step; step 0 is the base model.
+        losses: eval loss by step; step 0 is the base model. One that is not finite is above every other.
         margin: the largest difference between two evaluations that chance explains, or a function of two steps that
             returns it (see `paired_margin`).
         train: train loss around the same steps, where known. If it rises along with the eval loss, the run is
             diverging, not overfitting.
     """
     margin_of = margin if callable(margin) else _constant_margin(margin)
-    finite = {step: loss for step, loss in losses.items() if math.isfinite(loss)}
-    steps = sorted(step for step in finite if step > 0)
+    found = {step: loss if math.isfinite(loss) else math.inf for step, loss in losses.items()}
+    base = found.get(0, math.inf)
+    base_loss = base if math.isfinite(base) else math.nan
+    steps = sorted(step for step in found if step > 0)
     if not steps:
-        return Diagnosis("waiting")
-    best, last = min(steps, key=lambda step: (finite[step], step)), steps[-1]
-    plateau = [step for step in steps if step >= best and finite[step] - finite[best] <= margin_of(step, best)]
-    improved = finite[0] - finite[best] > margin_of(0, best) if 0 in finite else None
-    before = sorted(finite)[-1 - LOOKBACK_EVALUATIONS : -1]
-    above = [step for step in steps if step > plateau[-1]]
-    if len(above) >= CONFIRMING_EVALUATIONS:
-        state = "diverging" if _train_loss_rises(train or {}, plateau[-1], last, finite) else "overfitting"
-    elif best == last and any(finite[step] - finite[last] > margin_of(step, last) for step in before):
-        state = "learning"
-    else:
-        state = "best" if len(finite) > 1 else "waiting"
-    return Diagnosis(state, best, finite[best], last, finite[last], plateau[-1], improved)
+        return Diagnosis("waiting", base_loss=base_loss)
+    best, last = min(steps, key=lambda step: (found[step], step)), steps[-1]
+    level = [step for step in steps if step > best and _is_level(found[step], found[best], margin_of(step, best))]
+    plateau_end = level[-1] if level else best
+    improved = base - found[best] > margin_of(0, best) if math.isfinite(base) else None
+    state = _name_state(found, margin_of, train or {}, best, plateau_end)
+    return Diagnosis(state, best, found[best], last, found[last], plateau_end, improved, base_loss)
+
+
+def _name_state(
+    losses: Mapping[int, float], margin_of: Margin, train: Mapping[int, float], best: int, plateau_end: int
+) -> DiagnosisState:
+    """Name the state of losses by step, of which `best` is the lowest trained one; infinite means not finite."""
+    steps = sorted(step for step in losses if step > 0 or math.isfinite(losses[step]))
+    last, base = steps[-1], losses.get(0, math.inf)
+    rise = losses[best] - base if math.isfinite(base) else -math.inf
+    if rise > (WORSE_RATIO - 1) * base or rise > margin_of(0, best):
+        return "worse"
+    if not math.isfinite(losses[last]):
+        return "diverging"
+    above = [step for step in steps if step > plateau_end]
+    if len(above) >= CONFIRMING_EVALUATIONS or (above and losses[last] > WORSE_RATIO * base):
+        return "diverging" if _train_loss_rises(train, plateau_end, last, losses) else "overfitting"
+    if math.isfinite(base) and not -rise > margin_of(0, best):
+        return "no_gain"
+    before = steps[-1 - LOOKBACK_EVALUATIONS : -1]
+    if best == last and any(losses[step] - losses[last] > margin_of(step, last) for step in before):
+        return "learning"
+    return "best" if len(steps) > 1 else "waiting"
+
+
+def _is_level(loss: float, lowest: float, margin: float) -> bool:
+    return math.isfinite(loss) and loss - lowest <= margin
 
 
 def evaluations_above_best(losses: Mapping[int, float], margin: float | Margin) -> int:
-    """Count the last evaluations in a row that are clearly above the best one."""
-    return sum(step > diagnose(losses, margin).plateau_end_step > 0 for step in losses)
+    """Count the last evaluations in a row that are clearly above the best one, which may be the base model's."""
+    diagnosis = diagnose(losses, margin)
+    if diagnosis.state == "worse":
+        return sum(step > 0 for step in losses)
+    return sum(step > diagnosis.plateau_end_step > 0 for step in losses)
 
 
 def paired_margin(one: LossByRow, other: LossByRow) -> float:
@@ -180,12 +211,39 @@ def overfitting_evaluations(run: Path) -> int:
 
 
 def eval_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return the eval loss by step; of records that repeat a step, the last one counts."""
+    """Return the eval loss by step, NaN where it was not finite; of records that repeat a step, the last one counts."""
     return {
-        record["step"]: record["loss"]
+        record["step"]: record["loss"] if _has_finite_loss(record) else math.nan  # the journal leaves such numbers out
         for record in metrics
-        if record.get("kind") == "eval" and _has_finite_loss(record)
+        if record.get("kind") == "eval" and isinstance(record.get("step"), int)
     }
+
+
+def diagnosis_record(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return what a final model says about itself, as JSON: its state, and its losses where they are finite."""
+    losses = {"base_loss": diagnosis.base_loss, "best_loss": diagnosis.best_loss}
+    finite = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
+    return {"state": diagnosis.state, "best_step": diagnosis.best_step, **finite}
+
+
+def diagnosis_from_record(record: Any) -> Diagnosis | None:
+    """Return the diagnosis of such a record; None where its model is not worse than its base."""
+    match record:
+        case {"state": "worse", "best_step": int(step), "base_loss": float(base), "best_loss": float() | None as best}:
+            return Diagnosis("worse", step, math.inf if best is None else best, base_loss=base)
+        case _:
+            return None
+
+
+def worse_than_base(diagnosis: Diagnosis) -> str | None:
+    """Return a sentence that says so where a run's model is worse than its base; None otherwise."""
+    if diagnosis.state != "worse":
+        return None
+    lowest = f"is {diagnosis.best_loss:.3f} at its lowest" if math.isfinite(diagnosis.best_loss) else "is not finite"
+    return (
+        f"this model is worse than its base: the eval loss was {diagnosis.base_loss:.3f} before training and {lowest} "
+        "since; lower train.learning_rate and start a new run with name=..."
+    )
 
 
 def train_losses(metrics: Sequence[Mapping[str, Any]]) -> dict[int, float]:

@@ -35,6 +35,9 @@ RESUMABLE_CHANGES = (
 )
 
 
+LOCK_WAIT_SECONDS = 1.0  # for those who only ask whether the lock is held, and hold it for a moment
+
+
 RECORDED = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
 
 
@@ -57,7 +60,7 @@ def lock_run(folder: Path) -> Generator[None]:
     is_new = not run.lock.exists()
     lock = FileLock(run.lock)
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=LOCK_WAIT_SECONDS)
     except Timeout:
         raise UserError(
             f"{folder}: another process is training in it; wait for that one, or start a new run with "
@@ -72,6 +75,22 @@ def lock_run(folder: Path) -> Generator[None]:
         for path in created:
             with suppress(OSError):  # not empty: a run is in it
                 path.rmdir()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return True if a process trains in a run's folder, as far as this machine can see."""
+    run = RunFolder(folder)
+    if not run.lock.is_file():
+        return False
+    lock = FileLock(run.lock)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # a folder that nobody may write in, so nobody trains in it
+        return False
+    lock.release()
+    return False
 
 
 def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:

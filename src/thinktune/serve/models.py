@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from thinktune.checkpoint import resolve_model_folder
+from thinktune.checkpoint import model_warning, resolve_model_folder
 from thinktune.config import load_recipe
 from thinktune.config.schema import EngineChoice
 from thinktune.data import ChatTokenizer, read_tokenizer
@@ -127,6 +127,8 @@ def find_local_models(folder: Path, make_backend: Callable[[Path, str], Backend]
     """
     source = resolve_model_folder(folder)
     defaults = read_chat_defaults(folder, source)
+    if warning := model_warning(folder):
+        say(warning)
     if not RunFolder(folder).is_run:
         return [_local_model(source, folder.resolve().name, defaults, make_backend)]
     tuned = _local_model(source, "tuned", defaults, make_backend)

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 from thinktune.checkpoint import saving, store
 from thinktune.config import Recipe
 from thinktune.distributed import SINGLE, World
-from thinktune.errors import Stopped, UserError
+from thinktune.errors import Stopped, UserError, shorten_error
 from thinktune.files import is_disk_full, read_json
 from thinktune.progress import Bar, Say, no_bar, say_nothing
-from thinktune.report import run_page
-from thinktune.run import RunFolder, journal, lock_run
+from thinktune.report import final_note, final_step_phrase, write_run_page
+from thinktune.run import RunFolder, diagnose_run, journal, lock_run, status
+from thinktune.run.diagnosis import diagnosis_record
 from thinktune.tracking import trackers
 from thinktune.train import metrics, samples
 from thinktune.train.dry_run import dry_run, out_of_memory_error
@@ -45,7 +46,9 @@ def train(
         context, state = run.context, run.state
         tracked = trackers.run_trackers(context.folder, recipe.track, say) if world.is_main else nullcontext()
         try:
-            with stop.catch_signals(announce=world.is_main), tracked:
+            with stop.catch_signals(announce=world.is_main), tracked, _recorded_ending(run, stop):
+                _write_page(run)
+                context.say(f"report: {RunFolder(context.folder).report}")
                 _train(run, stop)
         except Stopped:
             raise Stopped(
@@ -56,6 +59,29 @@ def train(
             raise out_of_memory_error(context, error, f"after step {state.step}") from error
         world.barrier()
     return context.folder
+
+
+@contextmanager
+def _recorded_ending(run: Run, stop: StopRequest) -> Generator[None]:
+    """Record in the journal why a run ends before its last step, and write its page; a kill leaves no such line."""
+    try:
+        yield
+    except Exception as error:
+        if run.context.world.is_main:
+            stopped = isinstance(error, Stopped)
+            reason = stop.reason if stopped else "; ".join(error.faults) if isinstance(error, UserError) else None
+            reason = reason or f"{type(error).__name__}: {shorten_error(error)}"
+            with suppress(OSError):  # the disk may be why it ends
+                folder, state = run.context.folder, "stopped" if stopped else "died"
+                status.record_ending(folder, status.RunStatus(state, run.state.step, reason))
+                write_run_page(folder, running=False)
+        raise
+
+
+def _write_page(run: Run) -> None:
+    if run.context.world.is_main:
+        with _tolerate_full_disk(run, "the page"):
+            write_run_page(run.context.folder, running=True)
 
 
 def _train(run: Run, stop: StopRequest) -> None:
@@ -147,11 +173,9 @@ def _evaluate(run: Run, stop: StopRequest) -> None:
     if state.saved:
         with _tolerate_full_disk(run, "what follows an evaluation"):
             _mark_best_and_prune(run)
-        if context.world.is_main:
-            with _tolerate_full_disk(run, "the page"):
-                run_page.write_run_page(context.folder)
     elif context.world.is_main:
         store.mark_evaluated(context.folder, state.step, journal.flush_journals(context.folder))
+    _write_page(run)
     run.metrics.exclude(time.monotonic() - started_at)
 
 
@@ -293,13 +317,16 @@ def _write_final(run: Run) -> None:
     _mark_best_and_prune(run)
     best = store.find_checkpoint(folder, "best")
     assert best is not None
+    diagnosis = diagnose_run(folder)
     if not store.has_final_model(folder, best):
         store.verify(best)
         dtype = getattr(torch, read_json(RunFolder(folder).environment)["model_dtype"])
-        saving.write_final(folder, best, dtype)
-    run_page.write_run_page(folder)
+        saving.write_final(
+            folder, best, dtype, diagnosis_record(diagnosis), final_note(diagnosis, folder.name, best.step)
+        )
+    write_run_page(folder, running=True)
     waited = run.checkpoints.waited_seconds
     share = waited / max(1e-9, waited + run.metrics.elapsed_seconds)
     say(f"training waited {waited:.1f} s for checkpoints, {share:.1%} of its time")
     metrics.log_conclusion(run.context, run.state.step)
-    say(f"final model: {RunFolder(folder).final} (step {best.step}, the best of those evaluated)")
+    say(f"final model: {RunFolder(folder).final} ({final_step_phrase(diagnosis, best.step)})")

@@ -142,9 +142,11 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
     journal.append(RunFolder(context.folder).row_losses, [{"step": step, "rows": finite}])
     record = {"kind": "eval", "step": step, "epoch": context.epoch(step), **losses, **facts}
     journal.append(RunFolder(context.folder).metrics, [record])
+    diagnosis = diagnose_run(context.folder)
+    advice = advice_sentence(diagnosis).en if diagnosis.state in ("worse", "diverging") else ""
     context.say(
         f"step {step}/{len(context.steps)} eval loss {losses['loss']:.4f} "
-        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {diagnosis_line(diagnose_run(context.folder))}"
+        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {diagnosis_line(diagnosis)} {advice}".rstrip()
     )
 
 
@@ -165,7 +167,7 @@ def log_conclusion(context: RunContext, step: int) -> None:
         )
     diagnosis = diagnose_run(context.folder)
     epochs = context.epoch(step) * diagnosis.best_step / max(1, step)
-    context.say(f"{diagnosis_line(diagnosis)} {advice_sentence(diagnosis, epochs).en}".strip())
+    context.say(f"{diagnosis_line(diagnosis, 'finished')} {advice_sentence(diagnosis, 'finished', epochs).en}".strip())
 
 
 def _format_line(record: dict[str, Any], steps: int, seconds_left: float) -> str:

@@ -20,7 +20,9 @@
       }
     } catch { /* the stored view is unusable */ }
     const seconds = Number(page.dataset.refresh || 0);
-    if (seconds) setInterval(() => {
+    // Nobody rewrites the page of a run that was killed: then it says so, and asks no more.
+    if (seconds && Date.now() > Number(page.dataset.staleAfter)) document.getElementById("stale").hidden = false;
+    else if (seconds) setInterval(() => {
       if (document.hidden || String(getSelection())) return; // the page is hidden, or text is selected
       const open = Object.fromEntries(folds.filter((fold) => fold.id).map((fold) => [fold.id, fold.open]));
       storage[viewKey] = JSON.stringify({ folds: open, top: scrollY });

@@ -71,7 +71,9 @@ def test_user_errors_are_one_sentence_and_exit_code_2(tmp_path, start):
     assert_refused(run("train", "nowhere.yaml", cwd=tmp_path), "nowhere.yaml", "cannot be read")
     assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is not a file or folder here")
     (tmp_path / "hollow").mkdir()
-    assert_refused(run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "has no tokenizer that loads")
+    assert_refused(
+        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "holds no weights (model.safetensors"
+    )
     model = {"name": str(start)}
     assert_refused(
         run("check", write(tmp_path, model=model, data={"name": "gone.jsonl"}), cwd=tmp_path), "data.name: 'gone.jsonl'"
@@ -96,10 +98,10 @@ def test_an_incomplete_model_is_refused_before_anything_is_written(tmp_path, sta
     save_file(weights, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})
     recipe = write(tmp_path, model={"name": "half"}, data={"validation": 0.0})
     assert_refused(
-        run("train", recipe, cwd=tmp_path), "are not whole: missing_keys 1 (model.layers.1.mlp.up_proj.weight)"
+        run("train", recipe, cwd=tmp_path), "are not whole: 1 are missing (model.layers.1.mlp.up_proj.weight)"
     )
     (tmp_path / "half" / "model.safetensors").write_bytes(b"nonsense")
-    assert_refused(run("train", recipe, cwd=tmp_path), "has no model that loads")
+    assert_refused(run("train", recipe, cwd=tmp_path), "model.safetensors is not a whole safetensors file")
     assert not (tmp_path / "runs").exists()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.model_folders import make_folder, weights
 from support.runs import quiet, settings
 
 from thinktune.checkpoint import store
@@ -202,3 +203,30 @@ def test_a_dry_run_decodes_the_longest_possible_samples(tree, monkeypatch):
 def test_a_run_without_samples_decodes_none_in_its_dry_run(tree):
     assert dry_run.replies_that_fit(open_context(settings(tree, generate={"sample_questions": 0}))) is None
     assert dry_run.replies_that_fit(open_context(settings(tree, name="all", data={"validation": 0.0}))) is None
+
+
+@pytest.fixture
+def overflowing(tree, start, tmp_path):
+    """Make a model whose weights are finite and whose losses are not."""
+    change = weights(lambda stored: stored["model.norm.weight"].fill_(3e38))
+    return {**tree, "model": {"name": str(make_folder(start, tmp_path / "overflowing", change))}}
+
+
+def test_a_first_evaluation_that_is_not_finite_stops_the_run_at_each_start(overflowing, tried):
+    recipe = settings(overflowing)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"^model\.name: the eval loss of .* before anything is trained \(rows: .*:\d"
+        ):
+            train(recipe, quiet)
+    assert not (recipe.run_folder / "final").exists()
+    assert not [record for record in journal.read_metrics(recipe.run_folder) if record["kind"] == "train"]
+    tried("a base model whose loss is not finite")
+
+
+def test_a_run_that_could_not_train_one_step_writes_no_final_model(overflowing):
+    recipe = settings(overflowing, data={"validation": 0.0}, train={"epochs": 1})
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^model\.name: none of the 4 steps had a finite gradient"):
+            train(recipe, quiet)
+    assert not (recipe.run_folder / "final").exists()

@@ -42,7 +42,7 @@ def model(start, tmp_path):
 def test_pickled_weights_are_refused_and_not_read(model, tmp_path, tried):
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Acts(tmp_path / "acted")))
-    with pytest.raises(UserError, match="has no model that loads"):
+    with pytest.raises(UserError, match="holds PyTorch pickles"):
         load_model(model, torch.device("cpu"))
     assert not (tmp_path / "acted").exists()
     tried("pickled weights that act")

@@ -17,7 +17,9 @@ HELP = "/think turns reasoning on or off · /reset clears the conversation · /q
 
 def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
     """Answer each line that `read_line` returns, until it raises EOFError or returns /quit."""
-    engine, session, sampling = open_engine(folder)
+    engine, session, sampling = open_engine(
+        folder, lambda line: console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+    )
     if warning := model_warning(folder):
         console.print(warning, style="bold red", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{HELP}\n", style="dim", highlight=False)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thinktune.config import MemoryTierName, Recipe
-from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, read_tokenizer, summary
+from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, summary
 from thinktune.data.chat_template import TokenKind, reference_ids
 from thinktune.data.dataset import reply_digest, select
 from thinktune.data.packing import plan_steps
@@ -19,7 +19,8 @@ from thinktune.data.pipeline import prepare_with_faults
 from thinktune.data.tokenizer import save_and_reload, tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
-from thinktune.model import pick_device, read_config
+from thinktune.model import pick_device
+from thinktune.model.admission import admit
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run
 from thinktune.progress import Say
 from thinktune.train import evaluation_interval_steps
@@ -43,16 +44,16 @@ CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066
 
 
 def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
-    """Prepare a recipe's rows and collect the facts about them as plain values.
+    """Admit a recipe's model, prepare its rows, and collect the facts about them as plain values.
 
-    A run cannot start while `stops` among the facts is not empty. Raises UserError if a file or the model cannot be
-    read.
+    A run cannot start while `stops` among the facts is not empty. Raises UserError if a file cannot be read, or the
+    model cannot be trained.
     """
     source = locate_model(recipe)
-    trusted = recipe.model.trust_remote_code
-    tokenizer = read_tokenizer(source, trust_remote_code=trusted)
+    admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code)
+    tokenizer = admitted.tokenizer
     prepared = prepare_with_faults(recipe, tokenizer, say)
-    facts = prepared.summary | {"stops": list(prepared.stop_reasons)}
+    facts = prepared.summary | {"stops": list(prepared.stop_reasons), "model_notes": list(admitted.notes)}
     if not prepared.stop_reasons:
         steps = plan_steps(recipe, prepared)
         memory, planned = _plan(recipe, prepared, steps, source)
@@ -64,7 +65,7 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             "plan": planned,
         }
         if memory:
-            needed = disk_space.disk_requirements(read_config(source, trust_remote_code=trusted), memory)
+            needed = disk_space.disk_requirements(admitted.config, memory)
             facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)
             shortage = disk_space.describe_shortage(recipe.run_folder, needed)
             if shortage and not recipe.plan.card:  # with a card named, it may be meant for another machine
@@ -123,7 +124,7 @@ def _plan(
 
 def print_check(facts: dict[str, Any], console: Console) -> None:
     """Print the facts of `check_recipe`, the verdict last."""
-    for line in summary.summary_lines(facts):
+    for line in (*facts.get("model_notes", ()), *summary.summary_lines(facts)):
         _print(line, console)
     if facts["lengths"]:
         console.print(_length_table(facts))

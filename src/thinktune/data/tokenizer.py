@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from thinktune.errors import UserError, shorten_error
 
+OTHER_TOKENIZERS = ("tekken.json", "tokenizer.model", "tokenizer.model.v3", "spiece.model", "qwen.tiktoken")
+
 
 class ChatTokenizer(Protocol):
     """The part of transformers' fast tokenizers that we use."""
@@ -53,18 +55,45 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatToke
     """
     from transformers import AutoTokenizer  # imported late: it takes seconds
 
+    if not trust_remote_code:  # trusted code may read files of its own
+        _refuse_missing_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        known: dict[str, int] = tokenizer.backend_tokenizer.get_vocab() if tokenizer.is_fast else {}
     except Exception as error:
         # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, …): the folder is at fault.
         raise UserError(
-            f"model.name: {folder} has no tokenizer that loads ({shorten_error(error)}); name a complete model folder"
+            f"model.name: {folder} has no tokenizer that loads ({shorten_error(error)}); get its files again"
         ) from error
-    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+    if not tokenizer.is_fast:
         raise UserError(
-            f"model.name: the tokenizer in {folder} is not a fast one with an end-of-turn token; use another model"
+            f"model.name: the tokenizer in {folder} is not a fast one (tokenizer.json), whose tokens can be proven; "
+            "take a folder of the model that has one"
+        )
+    if not known:
+        raise UserError(f"model.name: the tokenizer in {folder} has no tokens; get its files again")
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model.name: the tokenizer in {folder} names no end-of-turn token; set eos_token in its "
+            "tokenizer_config.json to the token that ends a reply in its chat template"
         )
     return tokenizer
+
+
+def _refuse_missing_files(folder: Path) -> None:
+    """Raise UserError where the vocabulary is missing: transformers would make a tokenizer without one, in silence."""
+    pair = [(folder / name).exists() for name in ("vocab.json", "merges.txt")]
+    if (folder / "tokenizer.json").exists() or all(pair):
+        return
+    if any(pair):
+        have, lacks = ("vocab.json", "merges.txt") if pair[0] else ("merges.txt", "vocab.json")
+        raise UserError(f"model.name: {folder} has {have} without {lacks}; get that file, or tokenizer.json")
+    if others := [name for name in OTHER_TOKENIZERS if (folder / name).exists()]:
+        raise UserError(
+            f"model.name: {folder} has its tokenizer as {others[0]} only, which is not read; take a folder of the "
+            "model that has tokenizer.json"
+        )
+    raise UserError(f"model.name: {folder} has no tokenizer (tokenizer.json); name a complete model folder")
 
 
 def tokenizer_state(tokenizer: ChatTokenizer) -> str:

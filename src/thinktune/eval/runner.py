@@ -41,6 +41,7 @@ from thinktune.hub import locate_model
 from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
 from thinktune.model import CausalLM, evaluate_loss, pack, pick_device, pick_precision
+from thinktune.model.admission import admit_model
 from thinktune.progress import ProgressReporter, Say
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.environment import LIBRARIES
@@ -92,6 +93,8 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     require_run_folder(folder)
     recipe = load_recipe(RunFolder(folder).recipe)
     sources = {"base": locate_model(recipe), "tuned": resolve_model_folder(folder)}
+    for source in sources.values() if not options.endpoints else ():
+        admit_model(source, trust_remote_code=recipe.model.trust_remote_code)
     from_files = [task for file in options.tasks for task in read_tasks(file, recipe.data.system)]
     tokenizer = read_tokenizer(sources["tuned"], trust_remote_code=recipe.model.trust_remote_code)
     prepared = prepare(recipe, tokenizer, say)
@@ -196,7 +199,8 @@ def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
     if missing or not has_losses:
         evaluation.say(f"{side}: {source}")
         precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
-        with closing(load_engine(source, precision, trust_remote_code=recipe.model.trust_remote_code)) as engine:
+        trusted = recipe.model.trust_remote_code
+        with closing(load_engine(source, precision, trust_remote_code=trusted, say=evaluation.say)) as engine:
             if not has_losses:
                 rows = _row_losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
                 write_json(folder.losses(side), measured_on | {"rows": rows})

@@ -22,12 +22,14 @@ class ChatDefaults:
 
 
 def read_chat_defaults(folder: Path, model: Path) -> ChatDefaults:
-    """Read the defaults of a run or a model folder; sampling comes from the model's generation configuration."""
-    from transformers import GenerationConfig  # imported late: it takes seconds
+    """Read the defaults of a run or a model folder; sampling comes from the model's generation configuration.
+
+    Raises UserError where that has a setting that no sampler takes.
+    """
+    from thinktune.model.generation_config import read_generation_config  # imported late: it takes seconds
 
     recipe = load_recipe(RunFolder(folder).recipe) if RunFolder(folder).is_run else None
-    has_config = (model / "generation_config.json").is_file()
-    config = GenerationConfig.from_pretrained(model, local_files_only=True) if has_config else GenerationConfig()
+    config = read_generation_config(model)
     sampling = SamplingParams(
         recipe.generate.max_new_tokens if recipe else DEFAULT_MAX_NEW_TOKENS,
         temperature=(config.temperature or 0.0) if config.do_sample else 0.0,

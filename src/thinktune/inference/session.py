@@ -13,6 +13,7 @@ from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.model import pick_device, pick_precision
 from thinktune.model.attention import set_attention
 from thinktune.model.loading import load_model
+from thinktune.progress import Say, say_nothing
 
 
 @dataclass(slots=True)
@@ -33,18 +34,24 @@ class Session:
         self.turns += [Turn("user", question), Turn("assistant", reply.answer, reply.reasoning)]
 
 
-def open_engine(folder: Path) -> tuple[Engine, Session, SamplingParams]:
+def open_engine(folder: Path, say: Say) -> tuple[Engine, Session, SamplingParams]:
     """Open the model of a run or of a model folder, with the run's own system prompt and sampling parameters."""
     source = resolve_model_folder(folder)
+    engine = load_engine(source, say=say)  # first: what it refuses is the cause of what would fail after it
     defaults = read_chat_defaults(folder, source)
-    return load_engine(source), Session(defaults.system), defaults.sampling
+    return engine, Session(defaults.system), defaults.sampling
 
 
-def load_engine(source: Path, precision: torch.dtype | None = None, *, trust_remote_code: bool = False) -> Engine:
-    """Load a model folder into an engine, weights and arithmetic in `precision` (None: what suits the device)."""
+def load_engine(
+    source: Path, precision: torch.dtype | None = None, *, trust_remote_code: bool = False, say: Say = say_nothing
+) -> Engine:
+    """Load a model folder into an engine, weights and arithmetic in `precision` (None: what suits the device).
+
+    `say` is told what of the folder is not used.
+    """
     device = pick_device()
     precision = precision or pick_precision("auto", device)
-    model = load_model(source, device, precision, trust_remote_code=trust_remote_code)
+    model = load_model(source, device, precision, trust_remote_code=trust_remote_code, say=say)
     set_attention(model, precision)
     return Engine(model, read_tokenizer(source, trust_remote_code=trust_remote_code), precision)
 
@@ -68,4 +75,4 @@ class Chat:
 
 def open_chat(folder: Path) -> Chat:
     """Load the model of a run or of a model folder for a new conversation."""
-    return Chat(*open_engine(folder))
+    return Chat(*open_engine(folder, print))

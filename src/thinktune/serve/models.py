@@ -17,7 +17,8 @@ from thinktune.hub import find_in_cache, locate_model
 from thinktune.inference import ChatDefaults, Endpoint, Request, Stream, read_chat_defaults, vllm_server
 from thinktune.inference.requests import render_request
 from thinktune.inference.session import load_engine
-from thinktune.model import pick_device
+from thinktune.model import pick_device, read_config
+from thinktune.model.admission import admit_model
 from thinktune.progress import Say
 from thinktune.run import RunFolder
 
@@ -100,7 +101,7 @@ def find_models(
             run, lambda folder, name: vllm_server.start_server(folder, name, VLLM_GPU_MEMORY_UTILIZATION), say
         )
     else:
-        served_models = find_local_models(run, lambda folder, _: load_engine(folder), say)
+        served_models = find_local_models(run, lambda folder, _: load_engine(folder), say, here=True)
     where = "by vLLM" if engine == "vllm" else f"in this process on {device}"
     for served_model in served_models:
         when = "" if served_model is served_models[0] else "; loaded at its first request"
@@ -120,12 +121,16 @@ def find_endpoint_models(url: str, model: str | None) -> list[ServedModel]:
     return [ServedModel(name, f"behind {endpoint.url}", ChatDefaults(), partial(Endpoint, url, name)) for name in names]
 
 
-def find_local_models(folder: Path, make_backend: Callable[[Path, str], Backend], say: Say) -> list[ServedModel]:
+def find_local_models(
+    folder: Path, make_backend: Callable[[Path, str], Backend], say: Say, *, here: bool = False
+) -> list[ServedModel]:
     """Find `tuned` and `base` of a run, or a model folder under its own name, without the network.
 
-    `make_backend` opens a model folder under a name. If a run's base is not on this machine, one line says so.
+    `make_backend` opens a model folder under a name; with `here` that is the engine of this process, so what it would
+    refuse at the first request is refused now. If a run's base is not on this machine, or refused, one line says so.
     """
     source = resolve_model_folder(folder)
+    _admit(source, say, here=here)
     defaults = read_chat_defaults(folder, source)
     if warning := model_warning(folder):
         say(warning)
@@ -143,17 +148,26 @@ def find_local_models(folder: Path, make_backend: Callable[[Path, str], Backend]
         # The hubs' clients raise many kinds; whichever it is, one can chat with the tuned model without its base.
         say(f"base: {start.name} is not on this machine, so only the tuned model is served ({shorten_error(error)})")
         return [tuned]
-    base_defaults = replace(defaults, sampling=read_chat_defaults(folder, base).sampling)
-    return [tuned, _local_model(base, "base", base_defaults, make_backend)]
+    try:
+        _admit(base, say, here=here)
+        base_defaults = replace(defaults, sampling=read_chat_defaults(folder, base).sampling)
+        return [tuned, _local_model(base, "base", base_defaults, make_backend)]
+    except UserError as error:
+        say(f"base: {start.name} is refused, so only the tuned model is served ({shorten_error(error)})")
+        return [tuned]
+
+
+def _admit(source: Path, say: Say, *, here: bool) -> None:
+    for note in admit_model(source).notes if here else ():
+        say(note)
 
 
 def _local_model(
     source: Path, name: str, defaults: ChatDefaults, make_backend: Callable[[Path, str], Backend]
 ) -> ServedModel:
-    from transformers import AutoConfig
-
+    config = read_config(source)  # first: a tokenizer reads it too, and would be blamed for it
     tokenizer = read_tokenizer(source)
     if not tokenizer.chat_template:
         raise UserError(f"{source}: its tokenizer has no chat template, so it cannot chat; choose another model")
-    context_tokens = AutoConfig.from_pretrained(source, local_files_only=True).max_position_embeddings
+    context_tokens = getattr(config, "max_position_embeddings", None)
     return ServedModel(name, str(source), defaults, lambda: make_backend(source, name), tokenizer, context_tokens)

@@ -75,6 +75,16 @@ class AnomalyDetector:
             )
         return None
 
+    def refused_all(self, context: RunContext) -> str | None:
+        """Return why a run that ends has trained nothing, in a sentence, or None; a short run is not stopped before."""
+        if not context.steps or self.refused_in_a_row < len(context.steps):
+            return None
+        return (
+            f"model.name: none of the {len(context.steps)} steps had a finite gradient, so nothing was trained of "
+            f"{context.recipe.model.name}; check the rows named above, get the model again, or lower "
+            "train.learning_rate, and start a new run with name=..."
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the refused steps in a row and the losses that the next ones are compared with."""
         return {"refused_in_a_row": self.refused_in_a_row, "recent_losses": list(self.recent_losses)}

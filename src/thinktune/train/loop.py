@@ -302,8 +302,10 @@ def _mark_best(run: Run) -> None:
 
 
 def _finish(run: Run) -> None:
-    """Write `final/` from the best checkpoint, in the dtype of the base model."""
+    """Write `final/` from the best checkpoint, in the dtype of the base model; never where nothing was trained."""
     context = run.context
+    if reason := run.anomalies.refused_all(context):
+        raise UserError(reason)
     if run.state.saved < run.state.step:
         raise UserError(
             f"{context.folder}: its disk is full, and the last checkpoint is of step {run.state.saved}; "

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from thinktune.errors import UserError
 from thinktune.model.flops import flops_per_token, mean_context
 from thinktune.model.forward import LossReport, evaluate_row_losses
 from thinktune.planner.hardware import mfu
@@ -20,6 +21,8 @@ from thinktune.run.environment import peak_host_memory_gib
 from thinktune.train.anomalies import AnomalyDetector
 from thinktune.train.context import RunContext, evaluation_interval_steps
 from thinktune.train.step import StepReport
+
+MAX_NAMED_ROWS = 5
 
 
 @dataclass(slots=True)
@@ -120,7 +123,10 @@ def log_event(context: RunContext, step: int, text: str) -> None:
 
 
 def evaluate_held_out(context: RunContext, step: int) -> None:
-    """Evaluate the held-out rows, together and row by row; do nothing where there are none."""
+    """Evaluate the held-out rows, together and row by row; do nothing where there are none.
+
+    Raises UserError, on all ranks, where the base model's own loss is not finite.
+    """
     rows = context.prepared.validation
     if not len(rows):
         return
@@ -133,9 +139,16 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
     report, by_row = evaluate_row_losses(
         context.model, batches, context.device, context.precision, context.chunk_rows, context.world
     )
+    losses = report.mean_losses()
+    if not step and not math.isfinite(losses["loss"]):
+        bad = [name for name, (loss, _) in by_row.items() if not math.isfinite(loss)]
+        raise UserError(
+            f"model.name: the eval loss of {context.recipe.model.name} is {losses['loss']} before anything is trained "
+            f"(rows: {', '.join(bad[:MAX_NAMED_ROWS])}{' …' if bad[MAX_NAMED_ROWS:] else ''}), so nothing can be "
+            "learned from it; get the model again, or take another"
+        )
     if not context.world.is_main:
         return
-    losses = report.mean_losses()
     seconds = round(time.monotonic() - started_at, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.label_tokens.sum()), "seconds": seconds}
     finite = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}

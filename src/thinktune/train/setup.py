@@ -13,14 +13,15 @@ import torch
 
 from thinktune.checkpoint import saving, store
 from thinktune.config import Recipe
-from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, prepare, read_tokenizer, summary
+from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, prepare, summary
 from thinktune.data.packing import plan_steps
 from thinktune.data.tokenizer import tokenizer_state
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.hub import repository
-from thinktune.model import CausalLM, pick_device, pick_precision, read_config, transforms
+from thinktune.model import CausalLM, pick_device, pick_precision, transforms
+from thinktune.model.admission import Admitted, admit
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import pick_padding
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
@@ -38,34 +39,35 @@ ASSUMED_DISK_BYTES_PER_SECOND = 100e6  # until a checkpoint has been timed
 def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_bar, world: World = SINGLE) -> Run:
     """Open a run: do everything up to the first step, and describe the run in its folder.
 
-    Of many ranks, each machine's first one downloads and tokenizes, and the main rank writes. Raises UserError before
-    anything is written where the recipe, the data or the model is at fault, and where the folder holds a run of
-    another recipe or of other data.
+    Of many ranks, each machine's first one downloads, checks weights and tokenizes, and the main rank writes. Raises
+    UserError before anything is written where the recipe, the data or the model is at fault, and where the folder holds
+    a run of another recipe or of other data.
     """
     folder = recipe.run_folder
     changes = resume.recipe_changes(recipe, folder)
     with world.local_main_first():
         source = repository.locate_model(recipe)
-        tokenizer, prepared = _read_rows(recipe, source, say)
-    last = store.find_checkpoint(folder, "last")
+        last = store.find_checkpoint(folder, "last")
+        # A run that resumes takes its weights from its checkpoint, which has a checksum.
+        reads_weights = world.local_rank == 0 and last is None
+        admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code, read_weights=reads_weights)
+        prepared = _read_rows(recipe, admitted, say)
     refuse_unshared_folder(folder, world, last.step if last else 0)
     if last:
         world.run_on_all(lambda: store.verify(last, with_state=True) if world.is_main else None)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     _seed_and_set_determinism(recipe, device)
     setting = world.broadcast(resolve_setting(PlanInputs(recipe, prepared, steps, source, device), say, world))
-    config = read_config(source, trust_remote_code=recipe.model.trust_remote_code)
-    needed = disk_space.disk_requirements(config, setting.memory)
+    needed = disk_space.disk_requirements(admitted.config, setting.memory)
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
-    refuse_small_vocabulary(model, prepared)
     optimizer = Optimizer(model, with_setting(recipe.train, setting))
     lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
     context = RunContext(
         recipe=recipe,
         folder=folder,
         prepared=prepared,
-        tokenizer=tokenizer,
+        tokenizer=admitted.tokenizer,
         model=model,
         optimizer=optimizer,
         steps=steps,
@@ -73,12 +75,12 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         setting=setting,
         say=say,
         bar=bar,
-        pad=pick_padding(device, tokenizer, lengths, setting.batch_tokens),
+        pad=pick_padding(device, admitted.tokenizer, lengths, setting.batch_tokens),
         compiled=_configure_layers(recipe, model, setting, world),
         world=world,
     )
     clock = CheckpointClock(needed.checkpoint_bytes / ASSUMED_DISK_BYTES_PER_SECOND)
-    run = _resume_or_record(context, clock, last, _environment(context, config, command), changes)
+    run = _resume_or_record(context, clock, last, _environment(context, admitted.config, command), changes)
     where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(context.device)
     say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
     return run
@@ -109,15 +111,16 @@ def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Set
     return load_sharded_model(folder, mesh, device, dtype, trust_remote_code=trusted, float8=float8)
 
 
-def _read_rows(recipe: Recipe, source: Path, say: Say) -> tuple[ChatTokenizer, Prepared]:
-    """Read tokenizer and tokenized rows; raise UserError where the run was made with others."""
-    tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
-    resume.refuse_other_tokenizer(_tokenizer_fingerprint(tokenizer), recipe.run_folder)
-    prepared = prepare(recipe, tokenizer, say)
+def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
+    """Say what is not used of the model, and tokenize the rows; raise UserError where the run was made with others."""
+    for note in admitted.notes:
+        say(note)
+    resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
+    prepared = prepare(recipe, admitted.tokenizer, say)
     resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder)
     for line in summary.summary_lines(prepared.summary):
         say(line)
-    return tokenizer, prepared
+    return prepared
 
 
 def _resume_or_record(
@@ -172,16 +175,6 @@ def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: 
     if compiled:
         transforms.compile_layers(model)
     return compiled
-
-
-def refuse_small_vocabulary(model: CausalLM, prepared: Prepared) -> None:
-    """Raise UserError where the tokenizer writes tokens that the model has no embedding for."""
-    largest = prepared.summary["largest_token"]
-    if largest >= (size := model.get_input_embeddings().num_embeddings):
-        raise UserError(
-            f"model.name: its tokenizer writes token {largest}, but the model has {size} tokens; they do not belong "
-            "together; name a whole model folder"
-        )
 
 
 def _tokens_left(steps: Sequence[StepRows], rows: Subset) -> list[int]:

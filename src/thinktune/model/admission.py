@@ -1,0 +1,246 @@
+"""Admission of a model folder: one function says, before any row is read, whether it can be trained, and why not.
+
+`check` and `train` both begin with `admit`, so they refuse the same folders in the same words. Loading begins with
+`admit_model`, the part of it that needs no tokenizer.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+from thinktune.data import ChatTokenizer, read_tokenizer
+from thinktune.errors import UserError, shorten_error
+from thinktune.model.folder import (
+    FIELD,
+    list_some,
+    read_raw_config,
+    refuse_other_folders,
+    refuse_quantized,
+    stored_tensors,
+)
+from thinktune.model.generation_config import read_generation_config
+from thinktune.model.protocols import ModelConfig
+from thinktune.model.stored_weights import MatchedWeights, match_weights, refuse_non_finite_files
+
+SUPPORTED_MODEL_TYPES = ("qwen3", "qwen2")  # their forward pass hands cu_seqlens on to the attention
+SUPPORTED = f"only {', '.join(SUPPORTED_MODEL_TYPES)} with full_attention are supported; use one of those"
+OTHER_MODALITIES = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower", "visual")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+MAX_LAYERS = 10_000  # transformers makes a list of them before any weight is looked at
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedModel:
+    """A model folder that loads: its configuration, its weights, and a line for each thing in it that is not used."""
+
+    config: ModelConfig
+    weights: MatchedWeights
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A model folder that can be trained, with its tokenizer; `notes` as in AdmittedModel."""
+
+    config: ModelConfig
+    tokenizer: ChatTokenizer
+    notes: tuple[str, ...]
+
+
+def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool = True) -> Admitted:
+    """Admit a folder for training: its files, configuration, weights, generation settings and tokenizer.
+
+    Raises one UserError with everything that is wrong. With `read_weights` every weight is read once, to refuse those
+    that are not finite; all else reads headers only.
+    """
+    config = _admit_config(folder, trust_remote_code)
+    faults: list[str] = []
+    model = _collect(faults, lambda: _admit_weights(folder, config, trust_remote_code))
+    _collect(faults, lambda: read_generation_config(folder))
+    tokenizer = _collect(faults, lambda: read_tokenizer(folder, trust_remote_code=trust_remote_code))
+    if tokenizer:
+        _collect(faults, lambda: _refuse_small_vocabulary(tokenizer, config, folder))
+    if model and read_weights:
+        _collect(faults, lambda: refuse_non_finite_files(model.weights, folder))
+    if faults or not model or not tokenizer:
+        raise UserError(faults)
+    return Admitted(config, tokenizer, model.notes)
+
+
+def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedModel:
+    """Admit a folder's model: whole, unquantized, of a class that is known to keep packed rows apart.
+
+    Reads headers only. Raises one UserError with everything that is wrong; no exception of a library leaves it, and no
+    code of the folder runs unless it is trusted.
+    """
+    config = _admit_config(folder, trust_remote_code)
+    faults: list[str] = []
+    model = _collect(faults, lambda: _admit_weights(folder, config, trust_remote_code))
+    _collect(faults, lambda: read_generation_config(folder))
+    if faults or not model:
+        raise UserError(faults)
+    return model
+
+
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig:
+    """Read the configuration in a model's local folder; raises UserError where transformers cannot."""
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever its parsers raise, or the folder's own code
+        raise _config_error(folder, error) from error
+    return config
+
+
+def meta_model(folder: Path, config: ModelConfig, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
+    """Build a folder's model on the meta device, without weights; raises UserError where its class cannot."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="thinktune_rows", trust_remote_code=trust_remote_code
+            )
+    except Exception as error:
+        raise _config_error(folder, error) from error
+
+
+def _config_error(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{FIELD}: {folder / 'config.json'} is no configuration that works ({shorten_error(error)}); get the model "
+        "again, or correct it"
+    )
+
+
+def _collect(faults: list[str], work: Callable[[], Result]) -> Result | None:
+    """Return the result of `work`, or add what it refuses to `faults` and return None."""
+    try:
+        return work()
+    except UserError as error:
+        faults += error.faults
+        return None
+
+
+def _admit_config(folder: Path, trust_remote_code: bool) -> ModelConfig:
+    """Read the configuration of a folder that holds a supported model; raises UserError for any other folder."""
+    refuse_other_folders(folder)
+    raw = read_raw_config(folder)
+    _refuse_other_class(raw, folder)
+    refuse_quantized(raw, folder)
+    _refuse_wrong_sizes(raw, folder)
+    config = read_config(folder, trust_remote_code=trust_remote_code)
+    _refuse_other_layers(config, folder)
+    _refuse_uncomputable(config, folder, trust_remote_code)
+    return config
+
+
+def _refuse_other_class(raw: dict[str, Any], folder: Path) -> None:
+    """Raise UserError unless the forward pass of the folder's class is known to keep packed rows apart."""
+    kind = raw.get("model_type")
+    if kind in SUPPORTED_MODEL_TYPES:
+        return
+    if not isinstance(kind, str):
+        raise UserError(f"{FIELD}: {folder / 'config.json'} names no model_type; name a whole transformers folder")
+    if any(key in raw for key in OTHER_MODALITIES):
+        what = f"a model of images or sound ({kind}), and only text models are trained"
+    elif raw.get("auto_map"):
+        what = f"of type {kind}, with Python code of its own"
+    elif kind not in CONFIG_MAPPING:
+        what = f"of type {kind}, which transformers {transformers.__version__} does not know"
+    else:
+        what = f"of type {kind}"
+    raise UserError(f"{FIELD}: {folder} is {what}; {SUPPORTED}")
+
+
+def _refuse_wrong_sizes(raw: dict[str, Any], folder: Path) -> None:
+    """Raise UserError with every size in a configuration that is no positive whole number."""
+    path = folder / "config.json"
+    faults = [
+        f"{FIELD}: {path}: {name} is {raw[name]!r}; it must be a whole number of 1 or more; get the model again"
+        for name in SIZES
+        if raw.get(name) is not None and (type(raw[name]) is not int or raw[name] < 1)
+    ]
+    if not faults and raw.get("num_hidden_layers", 1) > MAX_LAYERS:
+        faults.append(
+            f"{FIELD}: {path}: num_hidden_layers is {raw['num_hidden_layers']}; no model has more than {MAX_LAYERS:,}; "
+            "get the model again"
+        )
+    if faults:
+        raise UserError(faults)
+
+
+def _refuse_other_layers(config: ModelConfig, folder: Path) -> None:
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config.model_type not in SUPPORTED_MODEL_TYPES or layers != {"full_attention"}:
+        raise UserError(
+            f"{FIELD}: {folder} is of type {config.model_type} with layers of {', '.join(sorted(layers))}; {SUPPORTED}"
+        )
+
+
+def _refuse_uncomputable(config: ModelConfig, folder: Path, trust_remote_code: bool) -> None:
+    """Raise UserError where a layer of these sizes cannot be computed; runs one on tensors without memory."""
+    small: Any = copy.deepcopy(config)
+    small.num_hidden_layers, small.layer_types = 1, ["full_attention"]
+    small.vocab_size, small.pad_token_id = 8, None
+    try:
+        with FakeTensorMode(), torch.no_grad():
+            model: Any = AutoModelForCausalLM.from_config(
+                small, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
+            )
+            states, positions = torch.empty(1, 4, config.hidden_size), torch.arange(4)[None]
+            angles = model.model.rotary_emb(states, positions)
+            model.model.layers[0](states, attention_mask=None, position_embeddings=angles)
+    except Exception as error:
+        raise _config_error(folder, error) from error
+
+
+def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -> AdmittedModel:
+    """Match the stored weights with the model that the configuration describes."""
+    stored = stored_tensors(folder)
+    if config.num_hidden_layers > len(stored):
+        raise UserError(
+            f"{FIELD}: the weights in {folder} are not whole: its config.json says {config.num_hidden_layers:,} "
+            f"layers, and it holds {len(stored):,} tensors; get the model again"
+        )
+    model = meta_model(folder, config, torch.float32, trust_remote_code=trust_remote_code)
+    weights = match_weights(model, stored, folder)
+    return AdmittedModel(config, weights, _notes(config, type(model).__name__, weights, folder))
+
+
+def _notes(config: ModelConfig, class_name: str, weights: MatchedWeights, folder: Path) -> tuple[str, ...]:
+    """Return a line for each thing in a folder that is not used as it is."""
+    notes: list[str] = []
+    named: list[str] = getattr(config, "architectures", None) or [class_name]
+    if class_name not in named and not getattr(config, "auto_map", None):
+        notes.append(f"{FIELD}: {folder} was saved as {named[0]}; it is trained as {class_name}, with a head for text")
+    if weights.unread:
+        notes.append(
+            f"{FIELD}: {len(weights.unread)} tensors in {folder} are not used, because {class_name} has none of that "
+            f"name ({list_some(weights.unread)})"
+        )
+    return tuple(notes)
+
+
+def _refuse_small_vocabulary(tokenizer: ChatTokenizer, config: ModelConfig, folder: Path) -> None:
+    """Raise UserError where the tokenizer knows tokens that the model has no embedding for."""
+    largest = max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= config.vocab_size:
+        raise UserError(
+            f"{FIELD}: {folder}: its tokenizer writes tokens up to {largest}, but the model has {config.vocab_size} "
+            "tokens; they do not belong together; name a whole model folder"
+        )

@@ -1,0 +1,183 @@
+"""Stored weights against a model's parameters: which are read, missing, misshapen, unread, tied twice or not finite."""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from thinktune.errors import UserError
+from thinktune.model.folder import FIELD, StoredTensor, list_some, quantized_fault
+
+FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them; others are quantized weights
+COMPUTED_SUFFIX = "rotary_emb.inv_freq"  # which old checkpoints hold
+CHUNK_ELEMENTS = 2**24  # of a tensor read at a time
+MAX_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedWeights:
+    """A model's parameters, each with its name in the files, and the stored tensors that no parameter reads.
+
+    A stored name may lack the prefix of the model's body, or be that of a tied weight's twin.
+    """
+
+    stored: Mapping[str, StoredTensor]
+    names: Mapping[str, str]
+    unread: tuple[str, ...]
+
+
+def match_weights(model: Any, stored: Mapping[str, StoredTensor], folder: Path) -> MatchedWeights:
+    """Match a model (it may be on the meta device) with stored tensors, as transformers matches their names.
+
+    Raises one UserError with all weights that are missing, quantized or of another shape, and where a tied head was
+    saved with other values than its embedding.
+    """
+    parameters = dict(model.named_parameters())  # tied weights once
+    twins = {source: twin for twin, source in (model.all_tied_weights_keys or {}).items()}
+    prefix = f"{model.base_model_prefix}."
+    names = {
+        name: found
+        for name in parameters
+        if (found := _find_stored(name, (twins.get(name),), prefix, stored)) is not None
+    }
+    faults = [*_missing_faults(parameters.keys() - names.keys(), stored, folder)]
+    wrong = [
+        f"{names[name]} is {stored[names[name]].shape} instead of {tuple(parameters[name].shape)}"
+        for name in names
+        if stored[names[name]].shape != tuple(parameters[name].shape)
+    ]
+    if wrong:
+        faults.append(
+            f"{FIELD}: the weights in {folder} have other shapes than its config.json says ({list_some(wrong)}); "
+            "get the model again"
+        )
+    if rounded := [name for name in names.values() if stored[name].dtype not in FLOAT_DTYPES]:
+        faults.append(quantized_fault(folder, f"{rounded[0]} is stored as {stored[rounded[0]].dtype}"))
+    if faults:
+        raise UserError(faults)
+    return MatchedWeights(stored, names, _refuse_and_list_unread(stored, names, twins, prefix, folder))
+
+
+def _find_stored(name: str, twins: Iterable[str | None], prefix: str, stored: Mapping[str, StoredTensor]) -> str | None:
+    """Return the name under which a parameter is stored, or None; body names may be stored without their prefix."""
+    for known in (name, *twins):
+        if known is None:
+            continue
+        for candidate in (known, known.removeprefix(prefix), prefix + known):
+            if candidate in stored:
+                return candidate
+    return None
+
+
+def _missing_faults(missing: Iterable[str], stored: Mapping[str, StoredTensor], folder: Path) -> Generator[str]:
+    """Yield a sentence for missing weights; where only their names are wrong, it says how."""
+    names = sorted(missing)
+    if not names:
+        return
+    if added := _added_prefix(names, stored):
+        yield (
+            f"{FIELD}: the names of the weights in {folder} begin with {added!r}, as a wrapped model's do; save the "
+            "model that is inside the wrapper again"
+        )
+    elif names == ["lm_head.weight"]:
+        yield (
+            f"{FIELD}: {folder} has no lm_head.weight, and its config.json does not tie the head to the embedding; "
+            "get the model again, or set tie_word_embeddings: true there if it was trained so"
+        )
+    else:
+        yield (
+            f"{FIELD}: the weights in {folder} are not whole: {len(names)} are missing ({list_some(names)}); "
+            "get the model again"
+        )
+
+
+def _added_prefix(missing: Sequence[str], stored: Mapping[str, StoredTensor]) -> str | None:
+    """Return the prefix that wrappers (torch.compile, DDP, PEFT) have put before the missing names, if it is one."""
+    added = {key[: -len(missing[0])] for key in stored if key.endswith(f".{missing[0]}")}
+    return next((each for each in added if all(each + name in stored for name in missing)), None)
+
+
+def _refuse_and_list_unread(
+    stored: Mapping[str, StoredTensor],
+    names: Mapping[str, str],
+    twins: Mapping[str, str],
+    prefix: str,
+    folder: Path,
+) -> tuple[str, ...]:
+    """List the tensors that no parameter reads; raises UserError for those that would change what the model says."""
+    unread = {name for name in stored.keys() - set(names.values()) if not name.endswith(COMPUTED_SUFFIX)}
+    if adapters := sorted(name for name in unread if ".lora_" in name):
+        raise UserError(
+            f"{FIELD}: {folder} holds the weights of an adapter ({list_some(adapters)}), which would not be used; "
+            "merge it into the model first (merge_and_unload of PEFT)"
+        )
+    for source, twin in twins.items():
+        if twin in unread and source in names:
+            if not _are_equal(stored, twin, names[source]):
+                raise UserError(
+                    f"{FIELD}: {folder} holds {twin}, but its config.json ties it to {source}, which has other values; "
+                    "set tie_word_embeddings: false there to use it, or remove it from the file"
+                )
+            unread.discard(twin)
+    return tuple(sorted(unread))
+
+
+def _are_equal(stored: Mapping[str, StoredTensor], first: str, second: str) -> bool:
+    if stored[first].shape != stored[second].shape:
+        return False
+    parts = zip(read_chunks(stored[first], first), read_chunks(stored[second], second), strict=True)
+    return all(torch.equal(ours.float(), theirs.float()) for ours, theirs in parts)
+
+
+def read_chunks(tensor: StoredTensor, name: str) -> Generator[Tensor]:
+    """Read a stored tensor, some rows at a time."""
+    with safe_open(tensor.file, framework="pt") as file:
+        part = file.get_slice(name)
+        rows = tensor.shape[0] if tensor.shape else 0
+        if not rows:
+            yield file.get_tensor(name)
+            return
+        at_once = max(1, CHUNK_ELEMENTS // max(1, _product(tensor.shape[1:])))
+        for start in range(0, rows, at_once):
+            yield part[start : start + at_once]
+
+
+def _product(sizes: Sequence[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
+
+
+def refuse_non_finite_files(matched: MatchedWeights, folder: Path) -> None:
+    """Read every stored weight of a model once; raises UserError that names those that hold NaN or infinity."""
+    _refuse(
+        [
+            name
+            for name in sorted(set(matched.names.values()))
+            if not all(_is_finite(chunk) for chunk in read_chunks(matched.stored[name], name))
+        ],
+        folder,
+    )
+
+
+def refuse_non_finite(model: Any, folder: Path) -> None:
+    """Raise UserError that names the loaded weights that hold NaN or infinity."""
+    _refuse([name for name, weight in model.named_parameters() if not _is_finite(weight.detach())], folder)
+
+
+def _is_finite(weights: Tensor) -> bool:
+    # A sum that is finite proves it in one pass; one that is not may only have been too large.
+    total = weights.sum(dtype=torch.float32 if weights.dtype != torch.float64 else torch.float64)
+    return bool(total.isfinite()) or bool(weights.isfinite().all())
+
+
+def _refuse(names: Sequence[str], folder: Path) -> None:
+    if names:
+        raise UserError(
+            f"{FIELD}: the weights in {folder} are damaged: NaN or infinity in {list_some(names)}; get the model again"
+        )

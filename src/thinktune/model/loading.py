@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import is_safe_relative_path, read_json
+from thinktune.library_output import captured_output
 from thinktune.model.protocols import CausalLM, ModelConfig
 from thinktune.model.transforms import apply_float8
 
@@ -26,7 +27,8 @@ SUPPORTED_MODEL_TYPES = ("qwen3", "qwen2")  # their forward pass hands cu_seqlen
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig:
     """Read the configuration in a model's local folder."""
-    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    with captured_output():
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     return config
 
 
@@ -52,7 +54,8 @@ def load_model(
         "trust_remote_code": trust_remote_code,
     }
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        with captured_output():  # this imports the model's class, and what that imports
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         raise load_error(folder, error) from error
     model, report = loaded
@@ -170,7 +173,7 @@ def _meta_model(folder: Path, dtype: torch.dtype, trust_remote_code: bool) -> An
     """Build the model on the meta device, without weights."""
     try:
         config: Any = read_config(folder, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
+        with torch.device("meta"), captured_output():
             model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation="thinktune_rows", trust_remote_code=trust_remote_code
             )

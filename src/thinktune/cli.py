@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from thinktune.errors import Stopped, UserError, redact
+from thinktune.library_output import captured_output, silence_libraries
 
-# What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch.
+# What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
+# libraries print meanwhile is captured.
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,7 +45,8 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Output folder.")] = Path("runs/demo"),
 ) -> None:
     """Run the whole pipeline on a tiny Qwen3, in minutes on a CPU."""
-    from thinktune.demo import demo as run_demo
+    with captured_output():
+        from thinktune.demo import demo as run_demo
 
     with _exit_when_stopped():
         run_demo(folder, _console())
@@ -71,8 +74,9 @@ def check(
 
 def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
     loaded = _load_recipe(recipe, overrides, _say_to_stderr)
-    from thinktune.commands import check_recipe, print_check
-    from thinktune.data.export import export_rows, refuse_existing
+    with captured_output():
+        from thinktune.commands import check_recipe, print_check
+        from thinktune.data.export import export_rows, refuse_existing
 
     if write:
         refuse_existing(write)
@@ -93,14 +97,15 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or every rank prints warnings about intended settings
-        from thinktune.train import process_group
+        with captured_output():
+            from thinktune.train import process_group
 
         with _exit_when_stopped(announce=os.environ["RANK"] == "0"), process_group() as world:
             _train(recipe, overrides or [], world)
         return
     _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
-    from thinktune.train import device_count, launch_workers
+    with captured_output():
+        from thinktune.train import device_count, launch_workers
 
     if (gpus := device_count()) > 1:
         _say(f"starting torchrun with one process for each of {gpus} GPUs")
@@ -111,11 +116,12 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
     loaded = _load_recipe(recipe, overrides, _say if world is None or world.is_main else None)
-    from thinktune.distributed import SINGLE
-    from thinktune.progress import progress_bar
-    from thinktune.run import RunFolder
-    from thinktune.run.environment import shell_command
-    from thinktune.train import train as run_train
+    with captured_output():
+        from thinktune.distributed import SINGLE
+        from thinktune.progress import progress_bar
+        from thinktune.run import RunFolder
+        from thinktune.run.environment import shell_command
+        from thinktune.train import train as run_train
 
     world = world or SINGLE
     with progress_bar() as (say, bar):
@@ -127,9 +133,10 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
 
 def _load_recipe(path: Path, overrides: list[str], say: "Say | None" = None) -> "Recipe":
     """Load a recipe and refuse paths that do not exist; `say` prints which settings have a new place."""
-    from thinktune.config import load_recipe
-    from thinktune.data.sources import refuse_missing_paths
-    from thinktune.progress import say_nothing
+    with captured_output():
+        from thinktune.config import load_recipe
+        from thinktune.data.sources import refuse_missing_paths
+        from thinktune.progress import say_nothing
 
     recipe = load_recipe(path, overrides, say or say_nothing)
     refuse_missing_paths(recipe)
@@ -155,12 +162,13 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
 ) -> None:
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
     sides = _endpoints_by_side(endpoint or [])
-    from thinktune.config import load_recipe
-    from thinktune.eval import comparison_tables
-    from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
-    from thinktune.report import write_run_page
-    from thinktune.run import RunFolder
-    from thinktune.tracking import update_trackers
+    with captured_output():
+        from thinktune.config import load_recipe
+        from thinktune.eval import comparison_tables
+        from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
+        from thinktune.report import write_run_page
+        from thinktune.run import RunFolder
+        from thinktune.tracking import update_trackers
 
     say = _say_to_stderr if as_json else _say
     with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
@@ -189,8 +197,9 @@ def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
 @app.command()
 def report(runs: RunPaths) -> None:
     """Rewrite a run's report page. For several runs, also write a page that compares them."""
-    from thinktune.checkpoint import require_run_folder
-    from thinktune.report import write_comparison, write_run_page
+    with captured_output():
+        from thinktune.checkpoint import require_run_folder
+        from thinktune.report import write_comparison, write_run_page
 
     for run in runs:
         require_run_folder(run)
@@ -203,7 +212,8 @@ def report(runs: RunPaths) -> None:
 @app.command()
 def chat(run: ModelPath) -> None:
     """Chat with a model in the terminal, with its reasoning dimmed."""
-    from thinktune.commands import chat_in_terminal
+    with captured_output():
+        from thinktune.commands import chat_in_terminal
 
     console = _console()
     chat_in_terminal(run, console, lambda: console.input("[bold]› [/]"))
@@ -224,8 +234,9 @@ def serve(
     ] = "auto",
 ) -> None:
     """Serve a chat page and an OpenAI-compatible API."""
-    from thinktune.serve import find_models
-    from thinktune.serve import serve as run_serve
+    with captured_output():
+        from thinktune.serve import find_models
+        from thinktune.serve import serve as run_serve
 
     run_serve(find_models(run, endpoint, model, engine, _say), host, port, _say)
 
@@ -234,6 +245,7 @@ def main() -> None:
     """Run a verb; errors of the user or the system are printed as sentences, with exit code 2 and no traceback."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    silence_libraries()
     try:
         app()
     except (UserError, OSError) as error:

@@ -1,10 +1,12 @@
 """Chat: the model sees the conversation as its template renders it, and reasoning is shown apart from the answer."""
 
 import pytest
+import torch
 from rich.console import Console
 
 from thinktune.commands import chat
 from thinktune.data.chat_template import render_prompt
+from thinktune.errors import UserError
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import Piece
 from thinktune.inference.requests import Completion, SamplingParams
@@ -98,3 +100,12 @@ def test_reasoning_without_an_opening_tag_is_labelled(run_chat):
         Completion("why", "so.", 5, 2, "end", closed=True),
     ]
     assert "the text above was reasoning" in run_chat(["q?"], pieces)[1]
+
+
+def test_a_model_that_can_make_no_reply_is_an_error(model, tokenizer, monkeypatch):
+    with torch.no_grad():
+        model.model.norm.weight.fill_(3e38)
+    opened = (Engine(model, tokenizer), Session(None), SamplingParams(8))
+    monkeypatch.setattr(chat, "open_engine", lambda _: opened)
+    with pytest.raises(UserError, match="no finite logits"):
+        chat.chat_in_terminal(None, Console(), iter(["Why?"]).__next__)

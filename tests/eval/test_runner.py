@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support.chat_server import DONE, part, refuse, reply, serving, usage
 from support.runs import quiet, settings, write_rows
 
+from thinktune.checkpoint.manifest import write_manifest
 from thinktune.errors import UserError
 from thinktune.eval import runner
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
@@ -271,3 +273,15 @@ def test_no_reply_is_lost_when_an_endpoint_breaks_and_a_judge_compares_them(eval
     assert "loss" not in measures(found)
     assert measures(found)["well_formed"]["tuned"]["value"] == 1
     assert measures(found)["preferred"]["difference"]["value"] == 1
+
+
+def test_a_model_that_can_make_no_reply_ends_the_evaluation_with_an_error(evaluated):
+    run, options, _ = evaluated
+    weights = load_file(run / "final" / "model.safetensors")
+    weights["model.norm.weight"].fill_(3e38)  # finite, and its logits are not
+    save_file(weights, run / "final" / "model.safetensors", {"format": "pt"})
+    write_manifest(run / "final")
+    (run / "eval" / "report.json").unlink()
+    with pytest.raises(UserError, match="no finite logits"):
+        evaluate_run(run, quiet, options)
+    assert not (run / "eval" / "report.json").exists()

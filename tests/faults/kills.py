@@ -197,13 +197,13 @@ def plant_half_write() -> None:
     """Plant the fault that the tests must find: the pointer moves first, and the checkpoint is written in place."""
     save = saving.save
 
-    def careless(run, model, tokenizer, optimizer, trainer_state, world):
+    def careless(run, model, base_files, optimizer, trainer_state, world):
         saving._partial_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True) or folder
         saving._commit_folder = lambda partial, folder: saving.write_manifest(folder, exclude=(store.STATE_FOLDER,))
         store.shutil.rmtree, kept = lambda *_, **__: None, store.shutil.rmtree
         store.write_pointer(run, "last", trainer_state["step"])
         try:
-            return save(run, model, tokenizer, optimizer, trainer_state, world)
+            return save(run, model, base_files, optimizer, trainer_state, world)
         finally:
             store.shutil.rmtree = kept
 

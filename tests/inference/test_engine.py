@@ -10,7 +10,7 @@ from thinktune.data.chat_template import render_prompt
 from thinktune.data.types import Turn
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
-from thinktune.inference.requests import Completion, ContextLengthError, render_request
+from thinktune.inference.requests import Completion, ContextLengthError, GenerationError, render_request
 
 
 @pytest.fixture
@@ -107,3 +107,16 @@ def test_a_reply_is_capped_at_the_rest_of_the_context(tokenizer):
     assert render_request(ask("q?", 20), tokenizer, prompt_tokens + 70).sampling.max_new_tokens == 20
     with pytest.raises(ContextLengthError, match=f"takes {prompt_tokens} tokens"):
         render_request(ask("q?"), tokenizer, prompt_tokens)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"temperature": 0.6, "top_p": 0.95, "top_k": 20}])
+def test_a_model_whose_logits_are_not_finite_is_an_error_and_no_reply(model, tokenizer, sampling):
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 5] = float("nan")
+    with closing(Engine(model, tokenizer)) as engine:
+        with pytest.raises(
+            GenerationError, match=r"no finite logits .* at token 1 of a reply; its weights are damaged"
+        ):
+            list(engine.complete([ask(question, **sampling) for question in QUESTIONS]))
+        with pytest.raises(GenerationError, match="no finite logits"):
+            list(engine.stream(ask("q?", **sampling)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from thinktune.inference.requests import SamplingParams
-from thinktune.inference.sampler import Sampler, sample_tokens
+from thinktune.inference.sampler import NO_TOKEN, Sampler, sample_tokens
 
 PROBABILITIES = torch.tensor([0.05, 0.5, 0.15, 0.3])
 KEPT = [
@@ -63,6 +63,8 @@ def test_different_seeds_sample_different_tokens():
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0.0}, "top_p is 0"),
         ({"top_k": -1}, "top_k is -1"),
         ({"stop": ("a", "")}, "empty string"),
@@ -72,3 +74,50 @@ def test_different_seeds_sample_different_tokens():
 def test_parameters_out_of_range_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         SamplingParams(**{"max_new_tokens": 1} | wrong)
+
+
+TINY = [1e-300, 5e-324, 1e-46, 1e-45, 1e-40, 1e-38, 1e-30, 1e-12, 1e-7]
+EXTREMES = [
+    *({"temperature": value} for value in TINY),
+    *({"temperature": 1.0, "top_p": value} for value in TINY),
+    *({"temperature": value, "top_p": value, "top_k": 3} for value in TINY),
+    {"temperature": 1e-6},
+    {"temperature": 1.0, "top_p": 1e-6},
+]
+
+
+@pytest.mark.parametrize("settings", EXTREMES, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e4, 1e30, 3e38])
+def test_the_smallest_temperatures_and_top_p_take_the_likeliest_token(settings, scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.rand(1, 500, generator=generator) * 2 - 1
+    logits[0, 123] = 1.001
+    for seed in range(5):
+        assert sample_tokens(logits * scale, [Sampler(SamplingParams(1, **settings, seed=seed))]).tolist() == [123]
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 0.5, 1.0, 2.0, 1e30, 3e38])
+@pytest.mark.parametrize("cut", [{}, {"top_k": 2}, {"top_p": 0.9}], ids=str)
+def test_huge_logits_are_no_reason_for_an_unlikely_token(temperature, cut):
+    logits = torch.tensor([[-3e38, 3e38, -3e38, 1e38, float("-inf")]])
+    drawn = {
+        int(sample_tokens(logits, [Sampler(SamplingParams(1, temperature=temperature, **cut, seed=seed))]))
+        for seed in range(30)
+    }
+    assert 4 not in drawn
+    assert temperature > 1e29 or drawn == {1}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5, "top_k": 3}], ids=str
+)
+@pytest.mark.parametrize(
+    "bad",
+    [[float("nan")] * 4, [1.0, float("nan"), 0.0, 2.0], [float("inf"), 0.0, 1.0, 2.0], [float("-inf")] * 4],
+    ids=str,
+)
+def test_logits_that_are_not_finite_give_no_token_and_leave_the_other_rows_alone(settings, bad):
+    logits = torch.tensor([[0.0, 9.0, 0.0, float("-inf")], bad])
+    tokens = sample_tokens(logits, [Sampler(SamplingParams(1, **settings)) for _ in range(2)]).tolist()
+    assert tokens[1] == NO_TOKEN
+    assert tokens[0] == int(sample_tokens(logits[:1], [Sampler(SamplingParams(1, **settings))]))

@@ -11,6 +11,7 @@ import torch
 
 from support.runs import settings
 from thinktune.checkpoint import saving, store
+from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config.schema import TrainConfig
 from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import balance
@@ -28,13 +29,6 @@ from thinktune.train import loop
 from thinktune.train.step import StepOptions, step
 
 CPU = torch.device("cpu")
-
-
-class FakeTokenizer:
-    """The part of a tokenizer that a checkpoint needs."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        (folder / "tokenizer.txt").write_text("none", encoding="utf-8")
 
 
 def train_here(tree: dict[str, Any], stop_at: int | None = None) -> list[str]:
@@ -82,7 +76,7 @@ def resume_and_step(folder: Path, former: str, name: str, steps: list[int], para
             take_step(optimizer, number)
         kept.append(sum(local_shard(weight).numel() for weight in optimizer.parameters.values()))
         kept.append(sum(weight.numel() for weight in optimizer.parameters.values()))
-        saving.save(folder / f"{name}-{memory}", model, FakeTokenizer(), optimizer, {"step": steps[-1]}, world)
+        saving.save(folder / f"{name}-{memory}", model, BaseFiles(), optimizer, {"step": steps[-1]}, world)
     destroy_distributed()
     return kept
 

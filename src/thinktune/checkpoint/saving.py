@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from thinktune.checkpoint.base_files import CONFIG_FILE, BaseFiles
 from thinktune.checkpoint.manifest import MANIFEST, checksum, write_manifest
 from thinktune.checkpoint.store import (
     NOTE_FILE,
@@ -102,7 +103,7 @@ def _raise_if(error: Exception | None) -> None:
 def save(
     run_folder: Path,
     model: Any,
-    tokenizer: Any,
+    base_files: BaseFiles,
     optimizer: Optimizer,
     trainer_state: dict[str, Any],
     world: World = SINGLE,
@@ -118,7 +119,7 @@ def save(
     Args:
         run_folder: the run's folder, on a disk that all ranks share.
         model: the model that is trained.
-        tokenizer: its tokenizer.
+        base_files: the base's tokenizer and configuration, which the checkpoint carries on.
         optimizer: its optimizer.
         trainer_state: the `step`, and what else the run needs to resume, as JSON; that of the first rank is written.
         world: the ranks, all of which must call.
@@ -133,7 +134,7 @@ def save(
             save_sharded_model(partial, model, optimizer, world)
         _save_optimizer_state(partial / STATE_FOLDER, optimizer, world)
         world.run_on_all(
-            lambda: _commit_checkpoint(partial, folder, tokenizer, trainer_state) if world.is_main else None
+            lambda: _commit_checkpoint(partial, folder, base_files, trainer_state) if world.is_main else None
         )
     finally:
         if world.is_main:
@@ -187,8 +188,11 @@ def write_final(
                 save_file(weights, partial / path.name, {"format": "pt"})
             elif path.is_file() and path.name not in (MANIFEST, TRAINER_STATE_FILE):
                 shutil.copyfile(path, partial / path.name)
-        config = read_json(partial / "config.json")
-        write_json(partial / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+            elif path.is_dir() and path.name != STATE_FOLDER:
+                shutil.copytree(path, partial / path.name)
+        name = str(dtype).removeprefix("torch.")
+        # Each of the two names is read by some releases.
+        write_json(partial / CONFIG_FILE, read_json(partial / CONFIG_FILE) | {"dtype": name, "torch_dtype": name})
         write_json(partial / TRAINER_STATE_FILE, {"step": checkpoint.step, "diagnosis": diagnosis})
         if note:
             atomic_write_text(partial / NOTE_FILE, note)
@@ -224,9 +228,9 @@ def _save_optimizer_state(folder: Path, optimizer: Optimizer, world: World) -> N
     )
 
 
-def _commit_checkpoint(partial: Path, folder: Path, tokenizer: Any, trainer_state: dict[str, Any]) -> None:
-    """Add tokenizer, trainer state and manifest to what the ranks have written, and rename it to be the checkpoint."""
-    tokenizer.save_pretrained(partial)
+def _commit_checkpoint(partial: Path, folder: Path, base_files: BaseFiles, trainer_state: dict[str, Any]) -> None:
+    """Add base files, trainer state and manifest to what the ranks have written, and rename it to be the checkpoint."""
+    base_files.write(partial)
     files = sorted((partial / STATE_FOLDER).iterdir())
     digests = {f"{STATE_FOLDER}/{path.name}": checksum(path) for path in files}
     write_json(partial / TRAINER_STATE_FILE, {STATE_CHECKSUMS_KEY: digests, **trainer_state})

@@ -1,6 +1,7 @@
 """What a recipe will train, before any GPU time is spent: row statistics, tokens by kind, plan, disk and a verdict."""
 
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import MemoryTierName, Recipe
 from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, summary
 from thinktune.data.chat_template import TokenKind, reference_ids
 from thinktune.data.dataset import reply_digest, select
 from thinktune.data.packing import plan_steps
 from thinktune.data.pipeline import prepare_with_faults
-from thinktune.data.tokenizer import save_and_reload, tokenizer_state
+from thinktune.data.tokenizer import tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
@@ -57,6 +59,7 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     if not prepared.stop_reasons:
         steps = plan_steps(recipe, prepared)
         memory, planned = _plan(recipe, prepared, steps, source)
+        _verify_carried_tokenizer(source, tokenizer, trust_remote_code=trusted)
         facts |= {
             "proof": verify_tokens(prepared, tokenizer),
             "steps": len(steps),
@@ -78,8 +81,7 @@ def verify_tokens(prepared: Prepared, tokenizer: ChatTokenizer) -> dict[str, Any
 
     Every reply: its tokens are still those that `render_batch` made, which proved that the prompt is a prefix, that the
     last trained token ends the turn, and that the tokens decode to the template's text. All examples, or a thousand
-    evenly spaced ones: rendered again by transformers, their ids are the same. The tokenizer: saved and loaded again,
-    it is the same, and so are all ids that it gives.
+    evenly spaced ones: rendered again by transformers, their ids are the same.
     """
     rows = select(
         prepared.train.dataset, np.concatenate([prepared.train.example_indices, prepared.validation.example_indices])
@@ -93,9 +95,16 @@ def verify_tokens(prepared: Prepared, tokenizer: ChatTokenizer) -> dict[str, Any
             )
     sampled = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_RERENDERED)).astype(int))
     compared = _compare_with_template(select(rows.dataset, rows.example_indices[sampled]), tokenizer)
-    if tokenizer_state(save_and_reload(tokenizer)) != tokenizer_state(tokenizer):
-        raise UserError("model.name: its tokenizer changes when it is saved and loaded again; choose another model")
     return {"replies": len(rows.lengths), "rendered_again": compared, "end_of_turn": tokenizer.eos_token}
+
+
+def _verify_carried_tokenizer(source: Path, tokenizer: ChatTokenizer, *, trust_remote_code: bool) -> None:
+    """Raise UserError unless the files that a run's `final/` carries on load as the same tokenizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        BaseFiles.read(source).write(Path(folder))
+        carried = read_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
+    if tokenizer_state(carried) != tokenizer_state(tokenizer):
+        raise UserError("model.name: its tokenizer is another one once its files are copied; choose another model")
 
 
 def _compare_with_template(rows: Subset, tokenizer: ChatTokenizer) -> int:

@@ -1,12 +1,12 @@
-"""Load the tokenizer of a model folder, describe its whole state, and reload it as it will be saved."""
+"""Load the tokenizer of a model folder, and describe its whole state."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from thinktune.errors import UserError, shorten_error
+from thinktune.library_output import captured_output
 
 OTHER_TOKENIZERS = ("tekken.json", "tokenizer.model", "tokenizer.model.v3", "spiece.model", "qwen.tiktoken")
 
@@ -43,23 +43,21 @@ class ChatTokenizer(Protocol):
         """Return the text of token ids."""
         ...
 
-    def save_pretrained(self, save_directory: Any, /) -> Any:
-        """Write the tokenizer's files."""
-        ...
-
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatTokenizer:
     """Load the tokenizer of a model folder; raises UserError if there is none that loads.
 
     No code of the folder runs unless it is trusted.
     """
-    from transformers import AutoTokenizer  # imported late: it takes seconds
-
     if not trust_remote_code:  # trusted code may read files of its own
         _refuse_missing_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-        known: dict[str, int] = tokenizer.backend_tokenizer.get_vocab() if tokenizer.is_fast else {}
+        with captured_output():
+            from transformers import AutoTokenizer  # imported late: it takes seconds
+
+            options: Any = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            known: dict[str, int] = tokenizer.backend_tokenizer.get_vocab() if tokenizer.is_fast else {}
     except Exception as error:
         # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, …): the folder is at fault.
         raise UserError(
@@ -103,10 +101,3 @@ def tokenizer_state(tokenizer: ChatTokenizer) -> str:
     backend.no_truncation()
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)  # a template may name any of them
     return "\0".join((backend.to_str(), str(tokenizer.chat_template), special))
-
-
-def save_and_reload(tokenizer: ChatTokenizer) -> ChatTokenizer:
-    """Save and reload a tokenizer, as others will load it from a run's `final/`."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return read_tokenizer(Path(folder))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from thinktune.data.split import hash_fraction
 from thinktune.data.tokenizer import ChatTokenizer
 from thinktune.data.types import ACTION_OF_POLICY, Action, Example, Finding, RawRow
 from thinktune.errors import UserError
+from thinktune.library_output import captured_output, silence_libraries
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ _worker_args: tuple[DataConfig, ChatTokenizer] | None = None
 def init_worker(settings: DataConfig, tokenizer: ChatTokenizer) -> None:
     """Store, once in every worker process, what `process_chunk_in_worker` needs for each chunk."""
     global _worker_args
+    silence_libraries()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core already has a process
     _worker_args = settings, tokenizer
 
@@ -200,6 +202,8 @@ def map_in_processes(
     processes = get_context(method)
     if method == "forkserver":
         processes.set_forkserver_preload(["transformers.tokenization_utils_tokenizers", initializer.__module__])
+        with captured_output():  # for good: what its workers raise comes back with their results
+            forkserver.ensure_running()
     count = min(usable_cores(), MAX_PROCESSES)
     with ProcessPoolExecutor(count, processes, initializer, initargs) as pool:
         waiting: deque[Future[ResultT]] = deque()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from thinktune.commands import check_recipe, print_check
 from thinktune.config import load_recipe
-from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer, save_model_folder
 from thinktune.errors import UserError
 from thinktune.eval import comparison_tables
 from thinktune.eval.runner import EvalOptions, evaluate_run
@@ -82,8 +82,7 @@ def _make_initial_model(folder: Path) -> None:
     """Write the small model to a temporary folder, then rename it, so that a stop leaves no half of it."""
     partial = folder / "start.partial"
     tokenizer = make_tokenizer(_tokenizer_texts(folder / "rows"), VOCAB_SIZE)
-    tokenizer.save_pretrained(partial)
-    make_model(tokenizer, MODEL_SHAPE).save_pretrained(partial)
+    save_model_folder(partial, tokenizer, make_model(tokenizer, MODEL_SHAPE))
     partial.rename(folder / "start")
 
 

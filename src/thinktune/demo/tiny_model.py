@@ -3,11 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from thinktune.checkpoint.base_files import CONFIG_FILE, portable_config
+from thinktune.files import read_json, write_json
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NON_SPECIAL_TOKENS = ("<think>", "</think>")  # single tokens, but kept when special ones are skipped, as in Qwen3
@@ -78,3 +82,13 @@ def make_model(tokenizer: PreTrainedTokenizerFast, shape: ModelShape, seed: int 
     model.generation_config.eos_token_id = [end, pad]
     model.generation_config.pad_token_id = pad
     return model
+
+
+def save_model_folder(folder: Path, tokenizer: PreTrainedTokenizerFast, model: Qwen3ForCausalLM) -> None:
+    """Save tokenizer and model as a folder that earlier releases of transformers and other engines load as well."""
+    tokenizer.save_pretrained(folder)
+    described = folder / "tokenizer_config.json"
+    # Transformers 5 writes its own name of the class, which no other release or engine knows.
+    write_json(described, read_json(described) | {"tokenizer_class": "PreTrainedTokenizerFast"})
+    model.save_pretrained(folder)
+    write_json(folder / CONFIG_FILE, portable_config(read_json(folder / CONFIG_FILE), {}))

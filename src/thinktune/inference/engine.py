@@ -11,8 +11,8 @@ from torch import Tensor
 from thinktune.data import ChatTokenizer
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
-from thinktune.inference.requests import Completion, Request, render_request
-from thinktune.inference.sampler import Sampler, sample_tokens
+from thinktune.inference.requests import Completion, GenerationError, Request, render_request
+from thinktune.inference.sampler import NO_TOKEN, Sampler, sample_tokens
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.model import CausalLM
 from thinktune.model.forward import autocast, inference_context
@@ -44,7 +44,12 @@ class SequenceState:
         return self.cancelled or self.detokenizer.finish_reason is not None
 
     def append_token(self, sampled: int) -> None:
-        """Append the next token and deliver the pieces that are final."""
+        """Append the next token and deliver the pieces that are final; raises GenerationError if it is `NO_TOKEN`."""
+        if sampled == NO_TOKEN:
+            raise GenerationError(
+                f"model: no finite logits (NaN or infinity) at token {self.detokenizer.tokens + 1} of a reply; "
+                "its weights are damaged, or training has ruined them: get the model again, or use another run"
+            )
         token = self.detokenizer.next_token(sampled)
         self.ids.append(token)
         pieces = self.detokenizer.append(token)

@@ -1,14 +1,17 @@
 """Padded KV cache of the running sequences, and the forward passes of prefill and decode."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
 from thinktune.model.attention import reads_cu_seqlens_on_device
-from thinktune.model.forward import with_unsharded_root
+from thinktune.model.forward import cache_argument, with_unsharded_root
 
 GROW_COLUMNS = 256  # columns by which the buffers grow; each growth copies them
 GROW_ROWS = 8  # rows by which they grow
@@ -28,6 +31,7 @@ class KVCache:
         # if only the pass itself; and how many the buffers must hold.
         self._write_rows = self._write_columns = torch.empty(0, dtype=torch.long)
         self._visible = self._required = (0, 0)
+        self._updates = 0  # of the present pass: how many layers have written
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Prefill whole prompts as new rows, packed without padding; returns logits (prompts, vocabulary) fp32."""
@@ -80,6 +84,7 @@ class KVCache:
 
         The attention layers of transformers call it by this name.
         """
+        self._updates += 1
         buffers = self._buffers(layer, key, value)
         for buffer, new in zip(buffers, (key, value), strict=True):
             buffer[self._write_rows, :, self._write_columns] = new.transpose(1, 2).flatten(0, 1).to(buffer.dtype)
@@ -109,6 +114,7 @@ class KVCache:
         alone.
         """
         position_ids = self._tensor(positions)
+        self._updates = 0
         mask = None
         if visible_columns is not None and position_ids.numel() > 1:  # a single token sees all there is
             mask = (torch.arange(visible_columns, device=position_ids.device) <= position_ids[:, :, None])[:, None]
@@ -116,11 +122,21 @@ class KVCache:
             input_ids=self._tensor(ids),
             position_ids=position_ids,
             attention_mask={"full_attention": mask},
-            past_key_values=self,
             use_cache=True,
+            **{self._argument: self},
             **options,
         )
+        if not self._updates:  # the reply would come from the last token alone
+            raise _unused_cache_error(self._model)
         return output.last_hidden_state
+
+    @cached_property
+    def _argument(self) -> str:
+        """Name by which the forward pass takes this cache."""
+        name = cache_argument(self._model)
+        if name is None:
+            raise _unused_cache_error(self._model)
+        return name
 
     def _varlen_kwargs(self, cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
         """Return the arguments by which variable-length attention keeps packed prompts apart."""
@@ -143,6 +159,13 @@ class KVCache:
             keys, values = (_grown(buffer, self._required, value) for buffer in (keys, values))
             self._layers[layer] = keys, values
         return keys, values
+
+
+def _unused_cache_error(model: CausalLM) -> GenerationError:
+    return GenerationError(
+        f"transformers {version('transformers')}: {type(model).__name__} does not use the KV cache that it is given, "
+        "and no reply can be made; install another release, as in pip install 'transformers==5.24.*'"
+    )
 
 
 def _grown(buffer: Tensor, required: tuple[int, int], like: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Requests, sampling parameters and completions: the same for the engine in this process and for a server."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,14 +10,19 @@ from thinktune.errors import UserError
 
 FinishReason = Literal["end", "length", "stop"]
 
+# A temperature or top-p below this leaves only the likeliest token. In fp32 the smallest ones would be 0, and divide by
+# it, or cut every token.
+GREEDY_BELOW = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Sampling parameters: how the next token is drawn, and where a reply ends.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 keep every token. `stop` holds strings that end the answer and
-    are left out of it. `max_reasoning_tokens` is a budget: once it is spent and the reasoning is still open, the engine
-    closes it in the words of the model's own chat template. Raises ValueError for a value out of range.
+    `temperature` 0 is greedy, and so is any `temperature` or `top_p` below `GREEDY_BELOW`. `top_k` 0 and `top_p` 1 keep
+    every token. `stop` holds strings that end the answer and are left out of it. `max_reasoning_tokens` is a budget:
+    once it is spent and the reasoning is still open, the engine closes it in the words of the model's own chat
+    template. Raises ValueError for a value out of range.
     """
 
     max_new_tokens: int
@@ -32,7 +38,7 @@ class SamplingParams:
             sentence
             for holds, sentence in (
                 (self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be at least 1"),
-                (self.temperature >= 0, f"temperature is {self.temperature:g}; it must be 0 or more"),
+                (0 <= self.temperature < math.inf, f"temperature is {self.temperature:g}; it must be 0 or more"),
                 (0 < self.top_p <= 1, f"top_p is {self.top_p:g}; it must be above 0 and at most 1"),
                 (self.top_k >= 0, f"top_k is {self.top_k}; it must be 0 (all tokens) or more"),
                 (all(self.stop), "stop holds an empty string; leave it out"),
@@ -46,6 +52,11 @@ class SamplingParams:
         if wrong:
             raise ValueError("; ".join(wrong))
 
+    @property
+    def is_greedy(self) -> bool:
+        """True if the likeliest token is always taken."""
+        return self.temperature < GREEDY_BELOW or self.top_p < GREEDY_BELOW
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -58,6 +69,10 @@ class Request:
     sampling: SamplingParams
     thinking: bool = True
     prompt_ids: tuple[int, ...] | None = None
+
+
+class GenerationError(UserError):
+    """Failure of the model or of its library to make a reply, through no fault of the request."""
 
 
 class ContextLengthError(UserError):

@@ -19,7 +19,7 @@ class Sampler:
     @property
     def group_key(self) -> tuple[bool, int, bool]:
         """Key of the rows that are sampled together: (greedy, top-k, whether top-p cuts)."""
-        greedy = self.sampling.temperature == 0
+        greedy = self.sampling.is_greedy
         return greedy, 0 if greedy else self.sampling.top_k, not greedy and self.sampling.top_p < 1
 
     def next_uniform(self) -> float:
@@ -27,14 +27,20 @@ class Sampler:
         return self._random.getrandbits(24) / 2**24
 
 
+NO_TOKEN = -1  # in place of a token that cannot be sampled
+
+
 def sample_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Sample the next token (rows,) int64 of each row of logits (rows, vocabulary) fp32."""
+    """Sample the next token (rows,) int64 of each row of logits (rows, vocabulary) fp32.
+
+    It is `NO_TOKEN` where a row holds NaN or has no largest finite logit. The host does not wait for the device.
+    """
     keys = [sampler.group_key for sampler in samplers]
-    tokens = logits.argmax(-1)
+    largest, tokens = logits.max(-1)  # NaN if any is
     for key in {key for key in keys if not key[0]}:
         rows = [row for row, other in enumerate(keys) if other == key]
         tokens[rows] = _sample_group(logits[rows], [samplers[row] for row in rows])
-    return tokens
+    return tokens.masked_fill(~largest.isfinite(), NO_TOKEN)
 
 
 def _sample_group(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
@@ -44,7 +50,9 @@ def _sample_group(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
 
     _, top_k, cut = samplers[0].group_key
-    logits, order = logits / column([sampler.sampling.temperature for sampler in samplers]), None
+    # Differences to the largest: these cannot overflow upwards, however low the temperature.
+    logits = (logits - logits.amax(-1, keepdim=True)) / column([sampler.sampling.temperature for sampler in samplers])
+    order = None
     if top_k:
         logits, order = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
     elif cut:

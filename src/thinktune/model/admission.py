@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from thinktune.data import ChatTokenizer, read_tokenizer
 from thinktune.errors import UserError, shorten_error
+from thinktune.library_output import captured_output
 from thinktune.model.folder import (
     FIELD,
     list_some,
@@ -103,7 +104,8 @@ def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedMod
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig:
     """Read the configuration in a model's local folder; raises UserError where transformers cannot."""
     try:
-        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+        with captured_output():
+            config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever its parsers raise, or the folder's own code
         raise _config_error(folder, error) from error
     return config
@@ -112,7 +114,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
 def meta_model(folder: Path, config: ModelConfig, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
     """Build a folder's model on the meta device, without weights; raises UserError where its class cannot."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), captured_output():
             return AutoModelForCausalLM.from_config(
                 config, dtype=dtype, attn_implementation="thinktune_rows", trust_remote_code=trust_remote_code
             )

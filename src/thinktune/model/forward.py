@@ -1,5 +1,6 @@
 """Forward passes and losses: of a batch that trains, and of rows that do not."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from thinktune.distributed import SINGLE, World
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.batch import Batch
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
-from thinktune.model.protocols import CausalLM
+from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
 
 Result = TypeVar("Result")
 
@@ -45,6 +46,15 @@ def hidden_states(model: CausalLM, batch: Batch) -> Tensor:
         max_seqlen=batch.max_seqlen,
     )
     return output.last_hidden_state[0]
+
+
+def cache_argument(model: CausalLM) -> str | None:
+    """Return the name by which a model's forward pass takes a KV cache, None if it has none that is known.
+
+    The installed release's own signature is asked: a forward pass takes any other name too, and ignores it in silence.
+    """
+    parameters = inspect.signature(model.model.forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in parameters), None)
 
 
 def with_unsharded_root(model: CausalLM, function: Callable[[], Result]) -> Result:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from thinktune.errors import UserError, shorten_error
+from thinktune.library_output import captured_output
 from thinktune.model.admission import admit_model, meta_model
 from thinktune.model.folder import FIELD, list_some
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config
@@ -49,7 +50,8 @@ def load_model(
         "trust_remote_code": trust_remote_code,
     }
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        with captured_output():  # this imports the model's class, and what that imports
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         raise load_error(folder, error) from error
     model, report = loaded

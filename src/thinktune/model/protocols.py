@@ -6,6 +6,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+CACHE_ARGUMENTS = ("cache", "past_key_values")  # what transformers' layers call a KV cache: from 5.24 on, and before
+
 
 class ModelConfig(Protocol):
     """A decoder's configuration."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from thinktune.errors import UserError
 from thinktune.model.device import MIN_FLOAT8_CAPABILITY, MIN_TRITON_CAPABILITY, compute_capability
-from thinktune.model.protocols import CausalLM
+from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
 
 FLOAT8_MULTIPLE = 16  # both sides of a matrix that a card multiplies in fp8 must be multiples of this
 
@@ -41,7 +41,9 @@ def _compile_packed_forward(plain: Callable[..., Tensor], backend: str) -> Calla
     compiled: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, dynamic=False, backend=backend)
 
     def forward(*arguments: Any, **options: Any) -> Tensor:
-        packed = options.get("cu_seqlens") is not None and options.get("past_key_values") is None
+        # Whatever the installed release calls the cache: compiled, each length of a prompt would be another graph.
+        cached = any(options.get(name) is not None for name in CACHE_ARGUMENTS)
+        packed = options.get("cu_seqlens") is not None and not cached
         return (compiled if packed else plain)(*arguments, **options)
 
     return forward

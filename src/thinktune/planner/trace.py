@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 
 from thinktune.config import MemoryTierName, TrainConfig
+from thinktune.library_output import captured_output
 from thinktune.model import CausalLM, ModelConfig
 from thinktune.model.flops import head_dim
 from thinktune.model.forward import autocast
@@ -242,7 +243,7 @@ def update_bytes(memory: MemoryTierName, device: torch.device, chunk_elements: i
 
 def model_without_memory(config: ModelConfig) -> CausalLM:
     """Build the model of a configuration on the meta device."""
-    with torch.device(META):
+    with torch.device(META), captured_output():
         model: Any = AutoModelForCausalLM.from_config(config)
     return model
 
@@ -270,7 +271,7 @@ def traced_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) 
     """Build the model of a configuration for a trace, with the stand-in attention."""
     register_trace_attention()
     config = with_changes(config, _attn_implementation=TRACE_ATTENTION)
-    with torch.device(device):
+    with torch.device(device), captured_output():
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=TRACE_ATTENTION)
     return model.train()
 

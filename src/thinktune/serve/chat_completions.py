@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from thinktune.errors import UpstreamError, UserError
 from thinktune.inference import Completion, Piece, Request, Stream
-from thinktune.inference.requests import ContextLengthError
+from thinktune.inference.requests import ContextLengthError, GenerationError
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
 from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
@@ -178,6 +178,9 @@ def as_api_error(error: Exception, limits: Limits) -> ApiError:
             return error
         case ContextLengthError():
             return ApiError(400, str(error), code="context_length_exceeded", param="messages")
+        case GenerationError():
+            log.error("a reply failed: %s", error)
+            return ApiError(500, str(error), code="generation_failed")
         case UpstreamError():
             return ApiError(502, str(error), code="upstream_failed")
         case UserError():

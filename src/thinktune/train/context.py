@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
 from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset
 from thinktune.data.packing import balance
@@ -31,6 +32,7 @@ class RunContext:
     folder: Path
     prepared: Prepared
     tokenizer: ChatTokenizer
+    base_files: BaseFiles
     model: CausalLM
     optimizer: Optimizer
     steps: Sequence[StepRows]

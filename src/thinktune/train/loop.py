@@ -233,7 +233,7 @@ def _save(run: Run, trainer_state: dict[str, Any]) -> tuple[Path, float]:
     saved = saving.save(
         context.folder,
         context.model,
-        context.tokenizer,
+        context.base_files,
         context.optimizer,
         trainer_state,
         context.world,

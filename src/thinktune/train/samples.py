@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
-from thinktune.inference.requests import completion_record
+from thinktune.inference.requests import GenerationError, completion_record
 from thinktune.run import RunFolder, journal
+from thinktune.train import metrics
 from thinktune.train.context import RunContext
 
 MIN_SAMPLE_TOKENS = 32  # a reply cut shorter than this shows nothing
@@ -49,8 +50,16 @@ def write_samples(context: RunContext, budget: SampleBudget, step: int) -> None:
     """Answer fixed held-out questions, greedily and by the model's own sampling settings.
 
     All answers of an evaluation are generated together. They are cut to what the time budget affords, and each record
-    has that limit; where it is too short to show anything, they are left out.
+    has that limit; where it is too short to show anything, they are left out. Where the model can make none, that is
+    recorded as an event, and training goes on.
     """
+    try:
+        _write_samples(context, budget, step)
+    except GenerationError as error:
+        metrics.log_event(context, step, f"no samples: {error}")
+
+
+def _write_samples(context: RunContext, budget: SampleBudget, step: int) -> None:
     examples = context.prepared.validation.examples(context.recipe.generate.sample_questions)
     if not examples:
         return

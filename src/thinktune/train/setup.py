@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from thinktune.checkpoint import saving, store
+from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
 from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, prepare, summary
 from thinktune.data.packing import plan_steps
@@ -68,6 +69,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         folder=folder,
         prepared=prepared,
         tokenizer=admitted.tokenizer,
+        base_files=BaseFiles.read(source),
         model=model,
         optimizer=optimizer,
         steps=steps,

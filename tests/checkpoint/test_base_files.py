@@ -1,0 +1,126 @@
+"""A base's own files: every checkpoint and `final/` carry them byte for byte, and a configuration that all releases read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.bases import BASES, YARN, make_base
+from support.runs import quiet, settings, small_tree_of
+from transformers import AutoConfig
+
+from thinktune.checkpoint import find_checkpoint
+from thinktune.checkpoint.base_files import BaseFiles, portable_config
+from thinktune.checkpoint.manifest import MANIFEST
+from thinktune.data.tokenizer import read_tokenizer, tokenizer_state
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer, save_model_folder
+from thinktune.files import read_json, write_json
+from thinktune.train import train
+
+WRITTEN_BY_THE_RUN = {"config.json", "model.safetensors", "state.json", MANIFEST}
+
+
+def train_from(base: Path, folder: Path, **changes) -> Path:
+    tree = small_tree_of(folder, base)
+    return train(settings({**tree, "generate": {"sample_questions": 0}}, **changes), quiet)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_final_and_checkpoints_hold_the_bases_own_files(tmp_path, name):
+    base = make_base(tmp_path / "base", name)
+    (base / "chat_template.jinja").write_text(read_json(base / "tokenizer_config.json")["chat_template"])
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+    (base / "tokenization_own.py").write_text("# never run\n")
+    (base / "README.md").write_text("the base's own card")
+    run = train_from(base, tmp_path)
+    for folder in (run / "final", find_checkpoint(run, "last").folder):
+        for file in (path for path in base.rglob("*") if path.is_file()):
+            if file.name not in WRITTEN_BY_THE_RUN | {"README.md"}:
+                copy = folder / file.relative_to(base)
+                assert copy.read_bytes() == file.read_bytes(), copy
+        added = {path.name for path in folder.rglob("*") if path.is_file()} - {path.name for path in base.rglob("*")}
+        assert added <= WRITTEN_BY_THE_RUN | {"state.safetensors"}
+        mine, theirs = read_json(folder / "config.json"), read_json(base / "config.json")
+        kept = {key: value for key, value in mine.items() if key in theirs and not key.startswith("rope")}
+        assert theirs.keys() <= mine.keys()
+        assert kept == {key: theirs[key] for key in kept}
+        loaded, known = AutoConfig.from_pretrained(folder), AutoConfig.from_pretrained(base)
+        assert loaded.rope_parameters == known.rope_parameters
+        assert mine["rope_theta"] == mine["rope_parameters"]["rope_theta"] == 1_000_000
+        scaling = mine["rope_scaling"]
+        assert (scaling and {**scaling, "type": "yarn"}) == (BASES[name].get("scaling") and {**YARN, "type": "yarn"})
+        assert mine["dtype"] == mine["torch_dtype"] == "float32"
+        assert tokenizer_state(read_tokenizer(folder)) == tokenizer_state(read_tokenizer(base))
+
+
+def test_a_base_that_changes_or_goes_during_the_run_changes_nothing_of_it(tmp_path):
+    base = make_base(tmp_path / "base", "tied")
+    before = (base / "tokenizer.json").read_bytes()
+    tree = {**small_tree_of(tmp_path, base), "generate": {"sample_questions": 0}}
+
+    def say(line):
+        if "saved" in line:
+            (base / "tokenizer.json").unlink(missing_ok=True)
+            (base / "tokenizer_config.json").write_text("{}")
+
+    run = train(settings(tree), say)
+    assert (run / "final" / "tokenizer.json").read_bytes() == before
+    assert read_json(run / "final" / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_the_dtype_of_final_stands_under_both_names(tmp_path):
+    base = make_base(tmp_path / "base", "tied")
+    config = read_json(base / "config.json")
+    write_json(base / "config.json", config | {"torch_dtype": "bfloat16"})
+    mine = read_json(train_from(base, tmp_path) / "final" / "config.json")
+    assert mine["dtype"] == mine["torch_dtype"] == "bfloat16"
+
+
+THETA = {"rope_theta": 5e6, "rope_type": "default"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "base", "expected"),
+    [
+        ({"rope_parameters": THETA}, {}, {"rope_parameters": THETA, "rope_theta": 5e6, "rope_scaling": None}),
+        # What a base says twice and differently: the installed release has decided, and is what was trained.
+        ({"rope_parameters": THETA}, {"rope_theta": 1e4}, {"rope_parameters": THETA, "rope_theta": 5e6, "rope_scaling": None}),
+        (
+            {"rope_parameters": THETA | {"partial_rotary_factor": 0.5}},
+            {},
+            {
+                "rope_parameters": THETA | {"partial_rotary_factor": 0.5},
+                "rope_theta": 5e6,
+                "partial_rotary_factor": 0.5,
+                "rope_scaling": None,
+            },
+        ),
+        # One rope for each kind of layer: no older form can say it.
+        ({"rope_parameters": {"full_attention": THETA}}, {}, {"rope_parameters": {"full_attention": THETA}}),
+        ({"rope_parameters": None}, {"n_positions": 8}, {"rope_parameters": None, "n_positions": 8}),
+        # The weights are no longer quantized.
+        ({"dtype": "bfloat16"}, {"quantization_config": {"bits": 8}, "torch_dtype": "float16"}, {"dtype": "bfloat16", "torch_dtype": "bfloat16"}),
+        ({"hidden_size": 8, "use_cache": True}, {"use_cache": False}, {"hidden_size": 8, "use_cache": False}),
+    ],
+)  # fmt: skip
+def test_a_configuration_says_everything_in_the_form_of_each_release(saved, base, expected):
+    assert portable_config(saved, base) == expected
+
+
+def test_files_that_are_no_files_are_not_read(tmp_path):
+    base = make_base(tmp_path / "base", "tied")
+    (base / "vocab.txt").symlink_to("/dev/zero")
+    (base / "tokenizer.d").mkdir()
+    assert "vocab.txt" not in BaseFiles.read(base).carried
+
+
+def test_the_demos_base_is_written_for_every_release(tmp_path):
+    tokenizer = make_tokenizer(["What does the heart pump?"], 300)
+    save_model_folder(tmp_path / "start", tokenizer, make_model(tokenizer, ModelShape()))
+    described = json.loads((tmp_path / "start" / "tokenizer_config.json").read_text())
+    assert described["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert not isinstance(described.get("extra_special_tokens"), list)
+    config = read_json(tmp_path / "start" / "config.json")
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    assert config["rope_scaling"] is None
+    assert tokenizer_state(read_tokenizer(tmp_path / "start")) == tokenizer_state(tokenizer)

@@ -1,0 +1,55 @@
+"""Model folders as they were published: in the form of transformers 4, with rope and tokenizer of several kinds."""
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken
+
+from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
+from thinktune.files import read_json, write_json
+
+TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。", "Reasoning: a muscle."]
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+
+# By name: what differs from a Qwen3 with tied embeddings and rope_theta 1,000,000 in transformers 4's form.
+BASES = {
+    "tied": {},
+    "untied": {"tied": False},
+    "yarn": {"scaling": YARN},
+    "yarn of old": {"scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}},
+    "transformers 5's form": {"scaling": YARN, "form": 5},
+    "added tokens": {"added": True},
+}
+
+
+def make_base(folder: Path, name: str) -> Path:
+    """Write a base of `BASES`."""
+    made = {"tied": True, "scaling": None, "form": 4, "added": False} | BASES[name]
+    tokenizer = make_tokenizer(TEXTS, 400)
+    if made["added"]:
+        tokenizer.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("心包炎", normalized=False)])
+    config = {"rope_theta": 1_000_000.0} | (made["scaling"] or {})
+    model = make_model(tokenizer, ModelShape())
+    if not made["tied"]:
+        model.config.tie_word_embeddings = False
+        model = type(model)(model.config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    written = read_json(folder / "config.json")
+    written |= {"torch_dtype": written.pop("dtype"), "transformers_version": "4.51.0", "max_window_layers": 28}
+    rope = written.pop("rope_parameters")
+    if made["form"] == 5:
+        written["rope_parameters"] = rope | config
+    else:
+        written |= {"rope_theta": 1_000_000, "rope_scaling": made["scaling"]}
+    # Another layout and another order than any library would write.
+    (folder / "config.json").write_text(json.dumps(dict(sorted(written.items())), indent=1), encoding="utf-8")
+    described = read_json(folder / "tokenizer_config.json")
+    for key in ("backend", "is_local"):
+        described.pop(key, None)
+    described |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": tokenizer.chat_template}
+    write_json(folder / "tokenizer_config.json", described)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    write_json(folder / "special_tokens_map.json", {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
+    return folder

@@ -42,6 +42,9 @@ from thinktune.progress import ProgressReporter, Say
 CHUNK_ROWS = 256
 
 
+MAX_CACHE_ATTEMPTS = 3
+
+
 MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes longer than it saves
 
 
@@ -86,9 +89,19 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
     _refuse_dated_template(tokenizer)
     _refuse_faulty_system(recipe.data, tokenizer)
     entry = cache.cache_folder() / _cache_key(files, recipe.data, tokenizer)
-    if not cache.is_complete(entry):
-        with cache.create_entry(entry) as temporary:
-            _build_dataset(files, recipe.data, tokenizer, temporary, say)
+    for _ in range(MAX_CACHE_ATTEMPTS):
+        if not cache.is_complete(entry, say):
+            with cache.create_entry(entry) as temporary:
+                _build_dataset(files, recipe.data, tokenizer, temporary, say)
+        try:
+            return _open_prepared(entry)
+        except FileNotFoundError:  # removed in this moment, as by another machine whose clock is wrong
+            cache.discard(entry)
+    raise UserError(f"{entry}: is removed as soon as it is made; set THINKTUNE_CACHE to a folder that nothing empties")
+
+
+def _open_prepared(entry: Path) -> Prepared:
+    """Open a whole entry of the cache; it is not needed any more once it is open."""
     facts = read_json(entry / "facts.json")
     dataset = open_dataset(entry)
     train, validation = (select(dataset, np.load(entry / f"{side}.npy")) for side in ("train", "validation"))

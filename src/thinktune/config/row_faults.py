@@ -94,7 +94,7 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "drop", "stop"),
     ),
     "control_token": RowFault(
-        "the text contains one of the tokenizer's control tokens; kept, it is trained as plain characters",
+        "a text spells a special token or one of the chat template's marks; kept, it is trained as plain characters",
         ("drop", "keep", "stop"),
     ),
     "control_character": RowFault(

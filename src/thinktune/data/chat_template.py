@@ -1,26 +1,20 @@
 """Render conversations as tokens, exactly as the tokenizer's own chat template writes them, with each token's kind."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from thinktune.data.tokenizer import ChatTokenizer
+from thinktune.data.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, tokenize
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError, shorten_error
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-
-
-ESCAPE_MARK = "\ufdd0\ufdd1"  # Unicode noncharacters: they mark control tokens spelled in a text during templating
 
 
 class TokenKind(IntEnum):
@@ -62,7 +56,7 @@ def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[
     What the template writes after the end-of-turn token is prompt, never trained.
     """
     conversations = [
-        (index, tuple(_escape_control_tokens(turn, tokenizer) for turn in turns))
+        (index, tuple(escape_control_tokens(turn, tokenizer) for turn in turns))
         for index, turns in _trained_conversations(examples)
     ]
     texts = [_apply_chat_template(tokenizer, turns) for _, turns in conversations]
@@ -70,7 +64,7 @@ def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[
         _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=True)
         for _, turns in conversations
     ]
-    ids = _tokenize(texts + prompts, tokenizer)
+    ids = tokenize(texts + prompts, tokenizer)
     rendered: list[list[Rendered]] = [[] for _ in examples]
     for place, (index, turns) in enumerate(conversations):
         prompt_ids = ids[len(texts) + place]
@@ -83,16 +77,16 @@ def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[
 
 def render_prompt(turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: bool = True) -> list[int]:
     """Tokenize a conversation up to the assistant's next reply; control tokens spelled in it stay plain characters."""
-    escaped = [_escape_control_tokens(turn, tokenizer) for turn in turns]
+    escaped = [escape_control_tokens(turn, tokenizer) for turn in turns]
     text = _apply_chat_template(tokenizer, escaped, add_generation_prompt=True, enable_thinking=thinking)
-    return _tokenize([text], tokenizer)[0]
+    return tokenize([text], tokenizer)[0]
 
 
 def reasoning_end_ids(tokenizer: ChatTokenizer) -> tuple[int, ...]:
     """Return the tokens that the chat template writes between reasoning and answer, including the closing tag."""
     text = _apply_chat_template(tokenizer, (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning")))
     between = text.partition("some reasoning")[2].partition("an answer")[0]
-    return tuple(_tokenize([between if THINK_CLOSE in between else f"\n{THINK_CLOSE}\n\n"], tokenizer)[0])
+    return tuple(tokenize([between if THINK_CLOSE in between else f"\n{THINK_CLOSE}\n\n"], tokenizer)[0])
 
 
 def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[list[list[int] | None]]:
@@ -103,7 +97,7 @@ def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list
     found: list[list[list[int] | None]] = [[] for _ in examples]
     comparable: list[tuple[int, int, list[dict[str, str]]]] = []
     for index, turns in _trained_conversations(examples):
-        if all(_escape_control_tokens(turn, tokenizer) is turn for turn in turns):
+        if all(escape_control_tokens(turn, tokenizer) is turn for turn in turns):
             comparable.append((index, len(found[index]), _to_messages(turns)))
         found[index].append(None)
     conversations = [messages for _, _, messages in comparable]
@@ -123,11 +117,6 @@ def decode_by_token(rendered: Rendered, tokenizer: ChatTokenizer) -> list[list[A
             found.append([int(rendered.kinds[start]), text])
             start = stop
     return found
-
-
-def control_tokens(tokenizer: ChatTokenizer) -> list[str]:
-    """List the texts that the tokenizer turns into single control tokens wherever they appear."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,62 +233,6 @@ def _to_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
         | ({"reasoning_content": turn.reasoning} if turn.role == "assistant" else {})
         for turn in turns
     ]
-
-
-def _tokenize(texts: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
-    """Tokenize each text, without padding or truncation, on all cores."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    escaped = {index: _tokenize_escaped(text, tokenizer) for index, text in enumerate(texts) if ESCAPE_MARK in text}
-    plain = [text for index, text in enumerate(texts) if index not in escaped]
-    rest = iter(backend.encode_batch_fast(plain, add_special_tokens=False))
-    return [escaped[index] if index in escaped else next(rest).ids for index in range(len(texts))]
-
-
-def _escape_control_tokens(turn: Turn, tokenizer: ChatTokenizer) -> Turn:
-    """Put a mark inside every control token that the turn's text spells, so that none of them takes effect."""
-    spelled = _control_token_pattern(tokenizer, len(tokenizer))
-    if not (spelled.search(turn.content) or spelled.search(turn.reasoning)):
-        return turn
-    content, reasoning = (
-        spelled.sub(lambda found: found[0][0] + ESCAPE_MARK + found[0][1:], text)
-        for text in (turn.content, turn.reasoning)
-    )
-    return replace(turn, content=content, reasoning=reasoning)
-
-
-def _tokenize_escaped(text: str, tokenizer: ChatTokenizer) -> list[int]:
-    """Tokenize a text in which only unmarked control tokens take effect; marked ones are plain characters.
-
-    As the tokenizer itself does, the text is cut at control tokens and the pieces between them are encoded.
-    """
-    ids: list[int] = []
-    plain = _tokenizer_without_control_tokens(tokenizer, len(tokenizer))
-    spelled = _control_token_pattern(tokenizer, len(tokenizer))
-    start = 0
-    for found in (*spelled.finditer(text), None):
-        stop = found.start() if found else len(text)
-        ids += plain.encode(text[start:stop].replace(ESCAPE_MARK, ""), add_special_tokens=False).ids
-        if found:
-            ids.append(tokenizer.convert_tokens_to_ids(found[0]))
-            start = found.end()
-    return ids
-
-
-# Both are slow to build, so they are cached; a tokenizer with added tokens has another size.
-@lru_cache(maxsize=8)
-def _control_token_pattern(tokenizer: ChatTokenizer, size: int) -> re.Pattern[str]:
-    del size
-    longest_first = sorted(control_tokens(tokenizer), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-
-@lru_cache(maxsize=2)
-def _tokenizer_without_control_tokens(tokenizer: ChatTokenizer, size: int) -> Tokenizer:
-    del size
-    tree = json.loads(tokenizer.backend_tokenizer.to_str()) | {"added_tokens": []}
-    return Tokenizer.from_str(json.dumps(tree))
 
 
 OMISSION_MARK = "\n[…]\n"

@@ -16,7 +16,7 @@ import numpy as np
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.data import sources
-from thinktune.data.chat_template import control_tokens, decode_by_token
+from thinktune.data.chat_template import decode_by_token
 from thinktune.data.checks import check_example
 from thinktune.data.columns import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
@@ -25,7 +25,7 @@ from thinktune.data.readers import read_rows
 from thinktune.data.sources import RowFile
 from thinktune.data.split import ROW_FEATURES, train_validation_split
 from thinktune.data.summary import summarize
-from thinktune.data.tokenizer import ChatTokenizer, tokenizer_state
+from thinktune.data.tokenizer import ChatTokenizer, control_tokens, tokenizer_state
 from thinktune.data.types import Example, RawRow, Tally, Turn
 from thinktune.data.worker import (
     Chunk,

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from thinktune.config import DataConfig
-from thinktune.data.chat_template import Rendered, TokenKind, control_tokens, render_batch, trim_reasoning
+from thinktune.data.chat_template import Rendered, TokenKind, render_batch, trim_reasoning
 from thinktune.data.checks import CheckedExample, check_example
 from thinktune.data.columns import ColumnMapping, UnusedColumns, to_example
 from thinktune.data.dataset import example_to_json
 from thinktune.data.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.messages import with_default_system_prompt
 from thinktune.data.split import hash_fraction
-from thinktune.data.tokenizer import ChatTokenizer
+from thinktune.data.tokenizer import ChatTokenizer, control_tokens
 from thinktune.data.types import ACTION_OF_POLICY, Action, Example, Finding, RawRow
 from thinktune.errors import UserError
 

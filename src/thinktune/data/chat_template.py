@@ -7,7 +7,6 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from thinktune.data.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, tokenize
@@ -54,14 +53,19 @@ def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[
     Proved of every reply, or UserError says what differs: the prompt is a token prefix of the whole; the template keeps
     reasoning and answer; the last trained token is the end-of-turn token; the tokens decode to the template's text.
     What the template writes after the end-of-turn token is prompt, never trained.
+
+    A reply without reasoning is rendered in the template's mode without thinking, prompt and whole alike: an empty
+    think block is given, never learned.
     """
     conversations = [
         (index, tuple(escape_control_tokens(turn, tokenizer) for turn in turns))
         for index, turns in _trained_conversations(examples)
     ]
-    texts = [_apply_chat_template(tokenizer, turns) for _, turns in conversations]
+    texts = [
+        _apply_chat_template(tokenizer, turns, enable_thinking=turns[-1].has_reasoning) for _, turns in conversations
+    ]
     prompts = [
-        _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=True)
+        _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=turns[-1].has_reasoning)
         for _, turns in conversations
     ]
     ids = tokenize(texts + prompts, tokenizer)
@@ -84,7 +88,8 @@ def render_prompt(turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: 
 
 def reasoning_end_ids(tokenizer: ChatTokenizer) -> tuple[int, ...]:
     """Return the tokens that the chat template writes between reasoning and answer, including the closing tag."""
-    text = _apply_chat_template(tokenizer, (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning")))
+    turns = (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning"))
+    text = _apply_chat_template(tokenizer, turns, enable_thinking=True)
     between = text.partition("some reasoning")[2].partition("an answer")[0]
     return tuple(tokenize([between if THINK_CLOSE in between else f"\n{THINK_CLOSE}\n\n"], tokenizer)[0])
 
@@ -95,15 +100,20 @@ def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list
     None where the text spells a control token: ours are plain characters there, and transformers' are not.
     """
     found: list[list[list[int] | None]] = [[] for _ in examples]
-    comparable: list[tuple[int, int, list[dict[str, str]]]] = []
+    comparable: dict[bool, list[tuple[int, int, list[dict[str, str]]]]] = {True: [], False: []}  # by `enable_thinking`
     for index, turns in _trained_conversations(examples):
         if all(escape_control_tokens(turn, tokenizer) is turn for turn in turns):
-            comparable.append((index, len(found[index]), _to_messages(turns)))
+            comparable[turns[-1].has_reasoning].append((index, len(found[index]), _to_messages(turns)))
         found[index].append(None)
-    conversations = [messages for _, _, messages in comparable]
-    references = tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False) if comparable else []
-    for (index, place, _), ids in zip(comparable, references, strict=True):
-        found[index][place] = ids
+    for thinking, replies in comparable.items():
+        conversations = [messages for _, _, messages in replies]
+        references = (
+            tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False, enable_thinking=thinking)
+            if conversations
+            else []
+        )
+        for (index, place, _), ids in zip(replies, references, strict=True):
+            found[index][place] = ids
     return found
 
 
@@ -132,11 +142,12 @@ class _TemplatedReply:
 
 
 def _trained_conversations(examples: Sequence[Example]) -> Iterator[tuple[int, tuple[Turn, ...]]]:
-    """Yield each trained reply with its history, and the index of its example."""
+    """Yield each trained reply with its history, and the index of its example; blank reasoning is none."""
     for index, example in enumerate(examples):
         for place, turn in enumerate(example.turns):
             if turn.role == "assistant" and turn.trained:
-                yield index, example.turns[: place + 1]
+                reply = turn if turn.has_reasoning else replace(turn, reasoning="")
+                yield index, (*example.turns[:place], reply)
 
 
 def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np.uint8]:
@@ -153,7 +164,8 @@ def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np
         )
     kinds = np.full(len(ids), TokenKind.PROMPT, np.uint8)
     answer = _answer_token_index(reply, _answer_char_index(reply), tokenizer)
-    kinds[start:answer] = TokenKind.REASONING
+    if reply.reply.has_reasoning:  # else it is what the template writes for no reasoning, which no model need learn
+        kinds[start:answer] = TokenKind.REASONING
     end = len(ids) - 1 - trained[::-1].index(end_of_turn)
     kinds[answer:end] = TokenKind.ANSWER
     kinds[end] = TokenKind.END
@@ -163,7 +175,7 @@ def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np
 def _answer_token_index(reply: _TemplatedReply, answer_char_index: int, tokenizer: ChatTokenizer) -> int:
     """Find the first token of the answer."""
     start = len(reply.prompt_ids)
-    if THINK_CLOSE not in reply.text[:answer_char_index]:
+    if answer_char_index == len(reply.prompt):
         return start
     closing = tokenizer.convert_tokens_to_ids(THINK_CLOSE)
     if closing in reply.ids[start:]:
@@ -207,10 +219,14 @@ def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
     shorter = min(len(reply.prompt_ids), len(reply.ids))
     first = next((index for index, (ours, theirs) in pairs if ours != theirs), shorter)
     prompt, row = (tokenizer.decode(ids[first : first + 8]) for ids in (reply.prompt_ids, reply.ids))
+    remedy = (
+        "use another template"
+        if reply.reply.has_reasoning
+        else "leave out rows without reasoning by data.faults: {no_reasoning: drop}, or use another template"
+    )
     return (
         f"{reply.source}: the chat template's prompt is not a prefix of the whole row: at token {first} the prompt "
-        f"continues with {prompt!r}, the row with {row!r}; training and inference would differ, so use another "
-        "template"
+        f"continues with {prompt!r}, the row with {row!r}; training and inference would differ, so {remedy}"
     )
 
 
@@ -221,7 +237,7 @@ def _apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **opti
         )
     try:
         return tokenizer.apply_chat_template(_to_messages(turns), tokenize=False, **options)
-    except TemplateError as error:
+    except Exception as error:  # a template raises Jinja's errors, and whatever its expressions raise
         raise UserError(
             f"model.name: its chat template rejects a row ({shorten_error(error)}); use another template"
         ) from None

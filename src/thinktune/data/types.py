@@ -26,6 +26,11 @@ class Turn:
     reasoning: str = ""
     trained: bool = True
 
+    @property
+    def has_reasoning(self) -> bool:
+        """True unless the reasoning is blank; it decides in which mode the chat template writes the turn."""
+        return bool(self.reasoning.strip())
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.data.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, tokenize
+from thinktune.data.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, exceeds_tokens, tokenize
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError, shorten_error
 
@@ -44,11 +44,17 @@ class Rendered:
 
 def render(example: Example, tokenizer: ChatTokenizer) -> list[Rendered]:
     """Render each trained reply, with its history as the model will see it at inference."""
-    return render_batch([example], tokenizer)[0]
+    [replies] = render_batch([example], tokenizer)
+    assert replies is not None
+    return replies
 
 
-def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[list[Rendered]]:
+def render_batch(
+    examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int | None = None
+) -> list[list[Rendered] | None]:
     """Render many examples at once, tokenizing on all cores.
+
+    With `max_tokens`, an example is not tokenized, and None, where the template's text of a reply is surely longer.
 
     Proved of every reply, or UserError says what differs: the prompt is a token prefix of the whole; the template keeps
     reasoning and answer; the last trained token is the end-of-turn token; the tokens decode to the template's text.
@@ -64,18 +70,25 @@ def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[
     texts = [
         _apply_chat_template(tokenizer, turns, enable_thinking=turns[-1].has_reasoning) for _, turns in conversations
     ]
+    rendered: list[list[Rendered] | None] = [[] for _ in examples]
+    if max_tokens is not None:
+        for (index, _), text in zip(conversations, texts, strict=True):
+            if exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
+                rendered[index] = None
+        kept = [place for place, (index, _) in enumerate(conversations) if rendered[index] is not None]
+        conversations, texts = [conversations[place] for place in kept], [texts[place] for place in kept]
     prompts = [
         _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=turns[-1].has_reasoning)
         for _, turns in conversations
     ]
     ids = tokenize(texts + prompts, tokenizer)
-    rendered: list[list[Rendered]] = [[] for _ in examples]
     for place, (index, turns) in enumerate(conversations):
         prompt_ids = ids[len(texts) + place]
         reply = _TemplatedReply(examples[index].source, turns[-1], texts[place], prompts[place], ids[place], prompt_ids)
         _refuse_lossy_tokens(reply, tokenizer)
         kinds = _token_kinds(reply, tokenizer)
-        rendered[index].append(Rendered(np.asarray(reply.ids, np.int32), kinds, reply.source))
+        if (replies := rendered[index]) is not None:
+            replies.append(Rendered(np.asarray(reply.ids, np.int32), kinds, reply.source))
     return rendered
 
 
@@ -271,20 +284,21 @@ def trim_reasoning(
         if turn.role != "assistant" or not turn.trained:
             continue
 
-        def shortened(kept: int, index: int = index) -> tuple[Rendered, str]:
-            reasoning = _without_middle(example.turns[index].reasoning, kept)
+        sentences = _sentences(turn.reasoning)
+
+        def shortened(kept: int, index: int = index, sentences: list[str] = sentences) -> tuple[Rendered, str] | None:
+            reasoning = _without_middle(sentences, kept)
             history = (*turns[:index], replace(example.turns[index], reasoning=reasoning))
             alone = tuple(replace(turn, trained=turn is history[-1]) for turn in history)
-            return render(replace(example, turns=alone), tokenizer)[0], reasoning
+            [rendered] = render_batch([replace(example, turns=alone)], tokenizer, max_tokens)
+            return (rendered[0], reasoning) if rendered and len(rendered[0]) <= max_tokens else None
 
-        found = _max_fitting_sentences(
-            len(_sentences(turn.reasoning)), lambda kept: len(shortened(kept)[0]) <= max_tokens
-        )
+        most = _max_fitting_sentences(len(sentences), lambda kept: shortened(kept) is not None)
+        found = None if most is None else shortened(most)
         if found is None:
             return None
-        rendered, reasoning = shortened(found)
-        turns[index] = replace(turn, reasoning=reasoning)
-        replies.append(rendered)
+        turns[index] = replace(turn, reasoning=found[1])
+        replies.append(found[0])
     return replace(example, turns=tuple(turns)), replies
 
 
@@ -301,10 +315,9 @@ def _max_fitting_sentences(most: int, fits: Callable[[int], bool]) -> int | None
     return low
 
 
-def _without_middle(reasoning: str, kept: int) -> str:
-    sentences = _sentences(reasoning)
+def _without_middle(sentences: Sequence[str], kept: int) -> str:
     if kept >= len(sentences):
-        return reasoning
+        return "".join(sentences)
     head = (kept + 1) // 2
     tail = len(sentences) - (kept - head)
     return "".join(sentences[:head]).rstrip() + OMISSION_MARK + "".join(sentences[tail:]).lstrip()

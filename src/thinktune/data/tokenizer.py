@@ -1,4 +1,4 @@
-"""Tokenizers: loaded from a model folder, with their whole state and their control tokens.
+"""Tokenizers: loaded from a model folder, with their whole state, their control tokens, and how long a token can be.
 
 Control tokens that a row's own text spells are escaped, so that they stay plain characters.
 """
@@ -221,3 +221,32 @@ def _plain_tokenizer(tokenizer: ChatTokenizer, controls: tuple[str, ...]) -> _Pl
     derived = ((backend.token_to_id(token["content"]), token["id"]) for token in kept)
     added_ids = {token: true for token, true in derived if token is not None}
     return _PlainTokenizer(backend, added_ids)
+
+
+MAX_COMPOSED_CHARACTERS = 4  # that a normalizer makes one of, as NFC does
+
+
+def exceeds_tokens(text: str, tokens: int, tokenizer: ChatTokenizer) -> bool:
+    """Return True if a text surely has more than so many tokens, by its characters: a token holds only so many.
+
+    Tokenizing a text takes some two hundred times its size in memory, which is too much for a text of any length.
+    """
+    most = max_characters(tokens, tokenizer)
+    if len(text) <= most:
+        return False
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is None or len(text) > MAX_COMPOSED_CHARACTERS * most:
+        return True
+    return len(normalizer.normalize_str(text)) > most
+
+
+def max_characters(tokens: int, tokenizer: ChatTokenizer) -> int:
+    """Return how many characters so many tokens hold at most."""
+    return tokens * _longest_token_characters(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _longest_token_characters(tokenizer: ChatTokenizer, size: int) -> int:
+    """Return the length of the longest token; where a vocabulary spells bytes, its bytes, which are no fewer."""
+    del size
+    return max(map(len, tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)))

@@ -189,7 +189,11 @@ def cut_short(entry):
     [
         cut_short,
         lambda entry: (entry / "examples.npy").unlink(),
-        lambda entry: (entry / "sizes.json").write_text("{"),
+        lambda entry: (entry / "digests.json").write_text("{"),
+        lambda entry: (entry / "digests.json").write_text("[1]"),
+        lambda entry: (entry / "digests.json").write_text('{"ids.bin": 3}'),
+        lambda entry: (entry / "ids.bin").unlink() or (entry / "ids.bin").mkdir(),
+        lambda entry: shutil.rmtree(entry) or entry.write_text("a file"),
         lambda entry: [path.unlink() for path in entry.iterdir()],
     ],
 )
@@ -200,11 +204,176 @@ def test_a_damaged_entry_is_made_again(tree, tokenizer, cache, worked, damage):
     [entry] = entries(cache)
     damage(entry)
     worked.clear()
-    assert tokens_of(prepare(recipe, tokenizer)) == expected
+    said = []
+    assert tokens_of(prepare(recipe, tokenizer, said.append)) == expected
     assert worked
+    assert any(f"{entry}: the cache is damaged" in line for line in said)
     worked.clear()
     prepare(recipe, tokenizer)
     assert not worked
+
+
+FILES = ("texts.jsonl", "ids.bin", "kinds.bin", "examples.npy", "replies.npy", "files.json", "train.npy")
+FILES = (*FILES, "validation.npy", "facts.json", "digests.json")
+
+
+def settled(entry):
+    """Make an entry look as if it had been written long ago, and have it found undamaged."""
+    for path in entry.iterdir():
+        os.utime(path, (time.time() - 9000, time.time() - 9000))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(entry_cache, "RACY_SECONDS", -1)
+        assert entry_cache.is_complete(entry)
+    assert (entry / "verified.json").is_file()
+
+
+def flip(path, place, bit=0):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_in_any_file_is_found_and_the_entry_made_again(tree, tokenizer, cache, worked, name, was_read):
+    recipe = with_rows(tree, rows_of(20))
+    first = prepare(recipe, tokenizer)
+    expected, examples = tokens_of(first), first.train.examples()
+    for place in (0.1, 0.5, 0.97):
+        [entry] = entries(cache)
+        if was_read:
+            settled(entry)
+        if name == "digests.json":  # half of it is white space and names of files
+            place = (entry / name).read_text().index('"', (entry / name).read_text().index("[")) + int(20 * place)
+            flip(entry / name, place)
+        else:
+            flip(entry / name, int((entry / name).stat().st_size * place))
+        worked.clear()
+        said = []
+        again = prepare(recipe, tokenizer, said.append)
+        assert worked
+        assert len([line for line in said if "the cache is damaged" in line]) == 1
+        assert (tokens_of(again), again.train.examples(), again.summary) == (expected, examples, first.summary)
+
+
+def test_files_are_read_through_once_and_again_after_any_change(tree, tokenizer, cache, monkeypatch):
+    recipe = with_rows(tree, rows_of(20))
+    prepare(recipe, tokenizer)
+    [entry] = entries(cache)
+    settled(entry)
+    read = []
+    original = entry_cache._digest
+    monkeypatch.setattr(entry_cache, "_digest", lambda file: read.append(file.name) or original(file))
+    prepare(recipe, tokenizer)
+    assert read == []
+    os.utime(entry / "ids.bin")
+    assert entry_cache.is_complete(entry)
+    assert read == ["ids.bin"]
+    read.clear()
+    assert entry_cache.is_complete(entry)
+    assert read == ["ids.bin"]  # it changed a moment ago, and could do so again unseen
+    (entry / "verified.json").write_text('{"ids.bin": ')
+    read.clear()
+    assert entry_cache.is_complete(entry)
+    assert sorted(read) == sorted({*FILES} - {"digests.json"})
+
+
+@pytest.mark.parametrize(("name", "what"), [("ids.bin", "tokens"), ("kinds.bin", "tokens"), ("texts.jsonl", "text")])
+def test_what_is_damaged_while_it_is_used_is_never_trained_on(tree, tokenizer, cache, name, what):
+    recipe = with_rows(tree, rows_of(20))
+    prepared = prepare(recipe, tokenizer)
+    [entry] = entries(cache)
+    settled(entry)
+    times = (entry / name).stat()
+    with (entry / name).open("rb+") as file:  # in place, as a disk or a wrong program does
+        file.seek(40)
+        byte = file.read(1)[0]
+        file.seek(40)
+        file.write(bytes([byte ^ 1]))
+    os.utime(entry / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    dataset = prepared.train.dataset
+    with pytest.raises(UserError, match=rf"rows\.jsonl:1: its {what} in .* were damaged; start again"):
+        dataset.example(0) if what == "text" else dataset.reply(0)
+    assert not (entry / "verified.json").exists()
+    said = []
+    prepare(recipe, tokenizer, said.append)  # the remedy works
+    assert any("the cache is damaged" in line for line in said)
+
+
+@pytest.mark.parametrize("which", ["entry", "cache"])
+def test_an_entry_that_is_removed_while_it_is_used_is_still_there_for_who_uses_it(tree, tokenizer, cache, which):
+    recipe = with_rows(tree, rows_of(20))
+    prepared = prepare(recipe, tokenizer)
+    expected, texts = tokens_of(prepared), prepared.validation.examples()
+    [entry] = entries(cache)
+    again = prepare(recipe, tokenizer)
+    shutil.rmtree(entry if which == "entry" else cache.parent)
+    assert tokens_of(again) == expected
+    assert again.validation.examples() == texts
+    assert tokens_of(prepare(recipe, tokenizer)) == expected
+
+
+def test_an_entry_removed_between_being_found_and_being_opened_is_made_again(
+    tree, tokenizer, cache, worked, monkeypatch
+):
+    recipe = with_rows(tree, rows_of(20))
+    expected = tokens_of(prepare(recipe, tokenizer))
+    opened = pipeline.open_dataset
+    [entry] = entries(cache)
+    removed = []
+
+    def opening(folder):
+        if folder == entry and len(removed) < times:
+            removed.append(folder)
+            shutil.rmtree(folder)
+        return opened(folder)
+
+    monkeypatch.setattr(pipeline, "open_dataset", opening)
+    times = 2
+    assert tokens_of(prepare(recipe, tokenizer)) == expected
+    removed.clear()
+    times = 9
+    with pytest.raises(UserError, match=r"is removed as soon as it is made; set THINKTUNE_CACHE"):
+        prepare(recipe, tokenizer)
+
+
+def test_a_cache_removed_while_it_is_filled_is_a_sentence(tmp_path):
+    entry = tmp_path / "rows" / ("a" * 32)
+    removed = pytest.raises(UserError, match="the cache was removed while it was written")
+    with removed, entry_cache.create_entry(entry) as partial:
+        (partial / "x").write_text("some")
+        shutil.rmtree(tmp_path / "rows")
+    with pytest.raises(FileNotFoundError), entry_cache.create_entry(entry):
+        (tmp_path / "elsewhere").read_text()
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(tree, tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "occupied").write_text("a file")
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "occupied"))
+    with pytest.raises(UserError, match=r"occupied/rows: the cache cannot be written .*; set THINKTUNE_CACHE"):
+        prepare(with_rows(tree, rows_of(9)), tokenizer)
+
+
+def test_a_damaged_entry_that_cannot_be_removed_is_a_sentence(tree, tokenizer, cache, monkeypatch):
+    recipe = with_rows(tree, rows_of(9))
+    prepare(recipe, tokenizer)
+    [entry] = entries(cache)
+    flip(entry / "ids.bin", 7)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"is damaged \(ids.bin has changed\) and cannot be removed .*THINKTUNE_CACHE"):
+        prepare(recipe, tokenizer)
+
+
+def test_entries_are_as_old_as_the_file_system_says_whatever_our_clock_does(tree, tokenizer, cache, monkeypatch):
+    prepare(with_rows(tree, rows_of(20)), tokenizer)
+    monkeypatch.setattr(time, "time", lambda: 9e9)
+    monkeypatch.setattr(time, "time_ns", lambda: 9 * 10**18)
+    prepare(with_rows(tree, rows_of(21)), tokenizer)
+    assert len(entries(cache)) == 2
 
 
 def test_two_processes_that_fill_one_entry_both_find_it_whole(tmp_path):
@@ -225,7 +394,7 @@ def test_old_entries_are_removed_and_foreign_folders_stay(tree, tokenizer, cache
     for folder in (cache / "mine", killed):
         folder.mkdir()
     long_ago = time.time() - 40 * 86_400
-    for path in (old / "sizes.json", cache / "mine", killed):
+    for path in (old / "digests.json", cache / "mine", killed):
         os.utime(path, (long_ago, long_ago))
     prepare(with_rows(tree, rows_of(21)), tokenizer)
     assert old not in entries(cache)

@@ -12,6 +12,7 @@ from support.runs import settings
 
 from thinktune.commands.check import check_recipe, colour_tokens, print_check, verify_tokens
 from thinktune.config.loading import dump_recipe
+from thinktune.data.chat_template import Rendered
 from thinktune.data.dataset import reply_digest
 from thinktune.data.export import export_rows
 from thinktune.data.pipeline import prepare, prepare_with_faults
@@ -136,9 +137,11 @@ def test_tokens_that_are_damaged_or_differ_from_the_template_are_found(recipe_of
     changed = dataset.ids.copy()
     changed[int(dataset.replies["start"][2]) + 3] += 1
     object.__setattr__(dataset, "ids", changed)
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens on the disk are damaged; delete "):
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens in .* were damaged; start again"):
         verify_tokens(prepared, tokenizer)
-    dataset.replies["digest"][2] = reply_digest(dataset.reply(2))
+    start = int(dataset.replies["start"][2])
+    span = slice(start, start + int(dataset.replies["length"][2]))
+    dataset.replies["digest"][2] = reply_digest(Rendered(changed[span], dataset.kinds[span], ""))
     with pytest.raises(UserError, match=r"rows\.jsonl:3: its token ids differ"):
         verify_tokens(prepared, tokenizer)
 

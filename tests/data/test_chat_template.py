@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data.chat_template import TokenKind, render, render_prompt
+from thinktune.data.chat_template import TokenKind, reasoning_end_ids, reference_ids, render, render_prompt
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
 
@@ -45,14 +45,15 @@ def assert_faithful(turns, tokenizer):
     rendered = render(Example(tuple(turns), "here:1"), tokenizer)
     assert len(rendered) == sum(turn.role == "assistant" for turn in turns)
     last = rendered[-1]
-    assert last.ids.tolist() == official(turns, tokenizer)
-    prompt = official(turns[:-1], tokenizer, add_generation_prompt=True)
-    assert render_prompt(turns[:-1], tokenizer) == prompt
+    reply = turns[-1]
+    thinking = bool(reply.reasoning)
+    assert last.ids.tolist() == official(turns, tokenizer, enable_thinking=thinking)
+    prompt = official(turns[:-1], tokenizer, add_generation_prompt=True, enable_thinking=thinking)
+    assert render_prompt(turns[:-1], tokenizer, thinking=thinking) == prompt
     assert last.ids[: len(prompt)].tolist() == prompt
     assert not last.kinds[: len(prompt)].any()
-    reply = turns[-1]
-    expected = "<think>\n" + reply.reasoning.strip("\n") + "\n</think>\n\n" + reply.content.lstrip("\n") + "<|im_end|>"
-    assert trained_text(last, tokenizer) == expected
+    block = "<think>\n" + reply.reasoning.strip("\n") + "\n</think>\n\n" if thinking else ""
+    assert trained_text(last, tokenizer) == block + reply.content.lstrip("\n") + "<|im_end|>"
     trained = last.kinds[last.kinds != TokenKind.PROMPT].tolist()
     assert trained == sorted(trained)  # reasoning, then answer, then end
     assert trained[-1] == TokenKind.END
@@ -144,3 +145,74 @@ def with_template(tokenizer, template):
 def test_a_template_that_would_lose_something_is_refused(tokenizer, template, message):
     with pytest.raises(UserError, match=message):
         render(Example(tuple(CASES["plain"]), "rows.jsonl:3"), with_template(tokenizer, template))
+
+
+TURN = "{{ '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' }}"
+REPLY = "'<think>\\n' ~ m.reasoning_content ~ '\\n</think>\\n\\n' ~ m.content ~ '<|im_end|>\\n'"
+LOOP = "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\\n' ~ (REPLY) }}{% else %}TURN{% endif %}{% endfor %}"
+PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' ~ (OPENING) }}{% endif %}"
+EMPTY = "'<think>\\n\\n</think>\\n\\n'"
+
+
+def template_of(opening, reply=REPLY, given=""):
+    """Write a template: the opening of its prompt, its replies, and a text that is given to the model."""
+    loop = LOOP.replace("REPLY", reply).replace("TURN", TURN)
+    return given + loop + PROMPT.replace("OPENING", opening)
+
+
+MODE = "{{ '<|im_start|>system\\n/' ~ ('think' if enable_thinking is not defined or enable_thinking else 'no_think') ~ '<|im_end|>\\n' }}"
+OFF = "enable_thinking is defined and not enable_thinking"
+TEMPLATES = {
+    "an empty block without thinking": template_of(f"({EMPTY} if {OFF} else '')"),
+    "given text that depends on the switch": template_of(f"({EMPTY} if {OFF} else '')", given=MODE),
+    "a prompt that opens the reasoning": template_of(f"({EMPTY} if {OFF} else '<think>\\n')"),
+    "no block without thinking": template_of(
+        "''", f"({REPLY}) if m.reasoning_content else m.content ~ '<|im_end|>\\n'"
+    ),
+    "a switch that is needed to show reasoning": template_of(
+        f"({EMPTY} if {OFF} else '')", f"({EMPTY} ~ m.content ~ '<|im_end|>\\n') if {OFF} else ({REPLY})"
+    ),
+    "a block that no switch turns off": template_of("''"),
+    "the mode beside each reply": template_of(
+        f"('+' if enable_thinking else '-') ~ ({EMPTY} if {OFF} else '')",
+        f"('+' if enable_thinking else '-') ~ {REPLY}",
+    ),
+}
+
+
+@pytest.mark.parametrize("reasoning", ["because", "", "\n", "  "])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_prompt_and_whole_share_a_mode_and_no_reasoning_is_never_learned(tokenizer, name, reasoning):
+    changed = with_template(tokenizer, TEMPLATES[name])
+    history = (Turn("user", "q"), Turn("assistant", "a", "t"), Turn("user", "r"))
+    example = Example((*history, Turn("assistant", "b", reasoning)), "r:1")
+    thinking = reasoning == "because"
+    first, rendered = render(example, changed)
+    assert trained_text(first, changed).endswith("a<|im_end|>")
+    assert rendered.ids[: len(prompt := render_prompt(history, changed, thinking=thinking))].tolist() == prompt
+    trained = trained_text(rendered, changed)
+    assert trained.endswith("b<|im_end|>")
+    assert ("because" in trained) == thinking
+    if not thinking:
+        assert trained == "b<|im_end|>"
+        assert TokenKind.REASONING not in rendered.kinds
+    assert reference_ids([example], changed) == [[first.ids.tolist(), rendered.ids.tolist()]]
+
+
+def test_rows_without_reasoning_under_a_template_that_always_thinks_are_refused_with_a_remedy(tokenizer):
+    changed = with_template(tokenizer, template_of("'<think>\\n'"))
+    changed.add_tokens(["\n\n"])  # as in Qwen3, where two line breaks are one token
+    with pytest.raises(UserError, match=r"r:1: .*is not a prefix.* by data\.faults: \{no_reasoning: drop\}"):
+        render(Example((Turn("user", "q"), Turn("assistant", "b")), "r:1"), changed)
+    assert render(Example((Turn("user", "q"), Turn("assistant", "b", "t")), "r:1"), changed)
+
+
+def test_the_end_of_reasoning_is_read_in_the_mode_with_thinking(tokenizer):
+    changed = with_template(tokenizer, TEMPLATES["a switch that is needed to show reasoning"])
+    assert changed.decode(reasoning_end_ids(changed)) == "\n</think>\n\n"
+
+
+@pytest.mark.parametrize("expression", ["1 / 0", "none | length", "'a' + 1", "[] | first | upper ~ none.x.y"])
+def test_whatever_a_template_raises_is_a_sentence(tokenizer, expression):
+    with pytest.raises(UserError, match="chat template rejects a row"):
+        render(Example(tuple(CASES["plain"]), "r:1"), with_template(tokenizer, "{{ " + expression + " }}"))

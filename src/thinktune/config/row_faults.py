@@ -83,7 +83,8 @@ ROW_FAULTS: dict[str, RowFault] = {
         "a conversation ends with the user; repair leaves out the last question", ("repair", "drop", "stop")
     ),
     "no_reasoning": RowFault(
-        "the reasoning is empty or null; kept, it is trained as an empty think block", ("drop", "keep", "stop")
+        "the reasoning is empty or null; kept, the reply is trained in the chat template's mode without thinking",
+        ("drop", "keep", "stop"),
     ),
     "garbled": RowFault(
         "a character was lost in decoding (U+FFFD), or UTF-8 was read as Windows-1252; repair decodes the latter again",
@@ -94,7 +95,7 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "drop", "stop"),
     ),
     "control_token": RowFault(
-        "the text contains one of the tokenizer's control tokens; kept, it is trained as plain characters",
+        "a text spells a special token or one of the chat template's marks; kept, it is trained as plain characters",
         ("drop", "keep", "stop"),
     ),
     "control_character": RowFault(

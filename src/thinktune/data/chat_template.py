@@ -1,26 +1,19 @@
 """Render conversations as tokens, exactly as the tokenizer's own chat template writes them, with each token's kind."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from thinktune.data.tokenizer import ChatTokenizer
+from thinktune.data.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, exceeds_tokens, tokenize
 from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError, shorten_error
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-
-
-ESCAPE_MARK = "\ufdd0\ufdd1"  # Unicode noncharacters: they mark control tokens spelled in a text during templating
 
 
 class TokenKind(IntEnum):
@@ -51,48 +44,67 @@ class Rendered:
 
 def render(example: Example, tokenizer: ChatTokenizer) -> list[Rendered]:
     """Render each trained reply, with its history as the model will see it at inference."""
-    return render_batch([example], tokenizer)[0]
+    [replies] = render_batch([example], tokenizer)
+    assert replies is not None
+    return replies
 
 
-def render_batch(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[list[Rendered]]:
+def render_batch(
+    examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int | None = None
+) -> list[list[Rendered] | None]:
     """Render many examples at once, tokenizing on all cores.
+
+    With `max_tokens`, an example is not tokenized, and None, where the template's text of a reply is surely longer.
 
     Proved of every reply, or UserError says what differs: the prompt is a token prefix of the whole; the template keeps
     reasoning and answer; the last trained token is the end-of-turn token; the tokens decode to the template's text.
     What the template writes after the end-of-turn token is prompt, never trained.
+
+    A reply without reasoning is rendered in the template's mode without thinking, prompt and whole alike: an empty
+    think block is given, never learned.
     """
     conversations = [
-        (index, tuple(_escape_control_tokens(turn, tokenizer) for turn in turns))
+        (index, tuple(escape_control_tokens(turn, tokenizer) for turn in turns))
         for index, turns in _trained_conversations(examples)
     ]
-    texts = [_apply_chat_template(tokenizer, turns) for _, turns in conversations]
+    texts = [
+        _apply_chat_template(tokenizer, turns, enable_thinking=turns[-1].has_reasoning) for _, turns in conversations
+    ]
+    rendered: list[list[Rendered] | None] = [[] for _ in examples]
+    if max_tokens is not None:
+        for (index, _), text in zip(conversations, texts, strict=True):
+            if exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
+                rendered[index] = None
+        kept = [place for place, (index, _) in enumerate(conversations) if rendered[index] is not None]
+        conversations, texts = [conversations[place] for place in kept], [texts[place] for place in kept]
     prompts = [
-        _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=True)
+        _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=turns[-1].has_reasoning)
         for _, turns in conversations
     ]
-    ids = _tokenize(texts + prompts, tokenizer)
-    rendered: list[list[Rendered]] = [[] for _ in examples]
+    ids = tokenize(texts + prompts, tokenizer)
     for place, (index, turns) in enumerate(conversations):
         prompt_ids = ids[len(texts) + place]
         reply = _TemplatedReply(examples[index].source, turns[-1], texts[place], prompts[place], ids[place], prompt_ids)
         _refuse_lossy_tokens(reply, tokenizer)
         kinds = _token_kinds(reply, tokenizer)
-        rendered[index].append(Rendered(np.asarray(reply.ids, np.int32), kinds, reply.source))
+        if (replies := rendered[index]) is not None:
+            replies.append(Rendered(np.asarray(reply.ids, np.int32), kinds, reply.source))
     return rendered
 
 
 def render_prompt(turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: bool = True) -> list[int]:
     """Tokenize a conversation up to the assistant's next reply; control tokens spelled in it stay plain characters."""
-    escaped = [_escape_control_tokens(turn, tokenizer) for turn in turns]
+    escaped = [escape_control_tokens(turn, tokenizer) for turn in turns]
     text = _apply_chat_template(tokenizer, escaped, add_generation_prompt=True, enable_thinking=thinking)
-    return _tokenize([text], tokenizer)[0]
+    return tokenize([text], tokenizer)[0]
 
 
 def reasoning_end_ids(tokenizer: ChatTokenizer) -> tuple[int, ...]:
     """Return the tokens that the chat template writes between reasoning and answer, including the closing tag."""
-    text = _apply_chat_template(tokenizer, (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning")))
+    turns = (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning"))
+    text = _apply_chat_template(tokenizer, turns, enable_thinking=True)
     between = text.partition("some reasoning")[2].partition("an answer")[0]
-    return tuple(_tokenize([between if THINK_CLOSE in between else f"\n{THINK_CLOSE}\n\n"], tokenizer)[0])
+    return tuple(tokenize([between if THINK_CLOSE in between else f"\n{THINK_CLOSE}\n\n"], tokenizer)[0])
 
 
 def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[list[list[int] | None]]:
@@ -101,15 +113,20 @@ def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list
     None where the text spells a control token: ours are plain characters there, and transformers' are not.
     """
     found: list[list[list[int] | None]] = [[] for _ in examples]
-    comparable: list[tuple[int, int, list[dict[str, str]]]] = []
+    comparable: dict[bool, list[tuple[int, int, list[dict[str, str]]]]] = {True: [], False: []}  # by `enable_thinking`
     for index, turns in _trained_conversations(examples):
-        if all(_escape_control_tokens(turn, tokenizer) is turn for turn in turns):
-            comparable.append((index, len(found[index]), _to_messages(turns)))
+        if all(escape_control_tokens(turn, tokenizer) is turn for turn in turns):
+            comparable[turns[-1].has_reasoning].append((index, len(found[index]), _to_messages(turns)))
         found[index].append(None)
-    conversations = [messages for _, _, messages in comparable]
-    references = tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False) if comparable else []
-    for (index, place, _), ids in zip(comparable, references, strict=True):
-        found[index][place] = ids
+    for thinking, replies in comparable.items():
+        conversations = [messages for _, _, messages in replies]
+        references = (
+            tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False, enable_thinking=thinking)
+            if conversations
+            else []
+        )
+        for (index, place, _), ids in zip(replies, references, strict=True):
+            found[index][place] = ids
     return found
 
 
@@ -125,11 +142,6 @@ def decode_by_token(rendered: Rendered, tokenizer: ChatTokenizer) -> list[list[A
     return found
 
 
-def control_tokens(tokenizer: ChatTokenizer) -> list[str]:
-    """List the texts that the tokenizer turns into single control tokens wherever they appear."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values()]
-
-
 @dataclass(frozen=True, slots=True)
 class _TemplatedReply:
     """A reply with its history and the prompt before it, as the template writes them, and the ids of both texts."""
@@ -143,11 +155,12 @@ class _TemplatedReply:
 
 
 def _trained_conversations(examples: Sequence[Example]) -> Iterator[tuple[int, tuple[Turn, ...]]]:
-    """Yield each trained reply with its history, and the index of its example."""
+    """Yield each trained reply with its history, and the index of its example; blank reasoning is none."""
     for index, example in enumerate(examples):
         for place, turn in enumerate(example.turns):
             if turn.role == "assistant" and turn.trained:
-                yield index, example.turns[: place + 1]
+                reply = turn if turn.has_reasoning else replace(turn, reasoning="")
+                yield index, (*example.turns[:place], reply)
 
 
 def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np.uint8]:
@@ -164,7 +177,8 @@ def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np
         )
     kinds = np.full(len(ids), TokenKind.PROMPT, np.uint8)
     answer = _answer_token_index(reply, _answer_char_index(reply), tokenizer)
-    kinds[start:answer] = TokenKind.REASONING
+    if reply.reply.has_reasoning:  # else it is what the template writes for no reasoning, which no model need learn
+        kinds[start:answer] = TokenKind.REASONING
     end = len(ids) - 1 - trained[::-1].index(end_of_turn)
     kinds[answer:end] = TokenKind.ANSWER
     kinds[end] = TokenKind.END
@@ -174,7 +188,7 @@ def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np
 def _answer_token_index(reply: _TemplatedReply, answer_char_index: int, tokenizer: ChatTokenizer) -> int:
     """Find the first token of the answer."""
     start = len(reply.prompt_ids)
-    if THINK_CLOSE not in reply.text[:answer_char_index]:
+    if answer_char_index == len(reply.prompt):
         return start
     closing = tokenizer.convert_tokens_to_ids(THINK_CLOSE)
     if closing in reply.ids[start:]:
@@ -218,10 +232,14 @@ def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
     shorter = min(len(reply.prompt_ids), len(reply.ids))
     first = next((index for index, (ours, theirs) in pairs if ours != theirs), shorter)
     prompt, row = (tokenizer.decode(ids[first : first + 8]) for ids in (reply.prompt_ids, reply.ids))
+    remedy = (
+        "use another template"
+        if reply.reply.has_reasoning
+        else "leave out rows without reasoning by data.faults: {no_reasoning: drop}, or use another template"
+    )
     return (
         f"{reply.source}: the chat template's prompt is not a prefix of the whole row: at token {first} the prompt "
-        f"continues with {prompt!r}, the row with {row!r}; training and inference would differ, so use another "
-        "template"
+        f"continues with {prompt!r}, the row with {row!r}; training and inference would differ, so {remedy}"
     )
 
 
@@ -232,7 +250,7 @@ def _apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **opti
         )
     try:
         return tokenizer.apply_chat_template(_to_messages(turns), tokenize=False, **options)
-    except TemplateError as error:
+    except Exception as error:  # a template raises Jinja's errors, and whatever its expressions raise
         raise UserError(
             f"model.name: its chat template rejects a row ({shorten_error(error)}); use another template"
         ) from None
@@ -244,62 +262,6 @@ def _to_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
         | ({"reasoning_content": turn.reasoning} if turn.role == "assistant" else {})
         for turn in turns
     ]
-
-
-def _tokenize(texts: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
-    """Tokenize each text, without padding or truncation, on all cores."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    escaped = {index: _tokenize_escaped(text, tokenizer) for index, text in enumerate(texts) if ESCAPE_MARK in text}
-    plain = [text for index, text in enumerate(texts) if index not in escaped]
-    rest = iter(backend.encode_batch_fast(plain, add_special_tokens=False))
-    return [escaped[index] if index in escaped else next(rest).ids for index in range(len(texts))]
-
-
-def _escape_control_tokens(turn: Turn, tokenizer: ChatTokenizer) -> Turn:
-    """Put a mark inside every control token that the turn's text spells, so that none of them takes effect."""
-    spelled = _control_token_pattern(tokenizer, len(tokenizer))
-    if not (spelled.search(turn.content) or spelled.search(turn.reasoning)):
-        return turn
-    content, reasoning = (
-        spelled.sub(lambda found: found[0][0] + ESCAPE_MARK + found[0][1:], text)
-        for text in (turn.content, turn.reasoning)
-    )
-    return replace(turn, content=content, reasoning=reasoning)
-
-
-def _tokenize_escaped(text: str, tokenizer: ChatTokenizer) -> list[int]:
-    """Tokenize a text in which only unmarked control tokens take effect; marked ones are plain characters.
-
-    As the tokenizer itself does, the text is cut at control tokens and the pieces between them are encoded.
-    """
-    ids: list[int] = []
-    plain = _tokenizer_without_control_tokens(tokenizer, len(tokenizer))
-    spelled = _control_token_pattern(tokenizer, len(tokenizer))
-    start = 0
-    for found in (*spelled.finditer(text), None):
-        stop = found.start() if found else len(text)
-        ids += plain.encode(text[start:stop].replace(ESCAPE_MARK, ""), add_special_tokens=False).ids
-        if found:
-            ids.append(tokenizer.convert_tokens_to_ids(found[0]))
-            start = found.end()
-    return ids
-
-
-# Both are slow to build, so they are cached; a tokenizer with added tokens has another size.
-@lru_cache(maxsize=8)
-def _control_token_pattern(tokenizer: ChatTokenizer, size: int) -> re.Pattern[str]:
-    del size
-    longest_first = sorted(control_tokens(tokenizer), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-
-@lru_cache(maxsize=2)
-def _tokenizer_without_control_tokens(tokenizer: ChatTokenizer, size: int) -> Tokenizer:
-    del size
-    tree = json.loads(tokenizer.backend_tokenizer.to_str()) | {"added_tokens": []}
-    return Tokenizer.from_str(json.dumps(tree))
 
 
 OMISSION_MARK = "\n[…]\n"
@@ -322,20 +284,21 @@ def trim_reasoning(
         if turn.role != "assistant" or not turn.trained:
             continue
 
-        def shortened(kept: int, index: int = index) -> tuple[Rendered, str]:
-            reasoning = _without_middle(example.turns[index].reasoning, kept)
+        sentences = _sentences(turn.reasoning)
+
+        def shortened(kept: int, index: int = index, sentences: list[str] = sentences) -> tuple[Rendered, str] | None:
+            reasoning = _without_middle(sentences, kept)
             history = (*turns[:index], replace(example.turns[index], reasoning=reasoning))
             alone = tuple(replace(turn, trained=turn is history[-1]) for turn in history)
-            return render(replace(example, turns=alone), tokenizer)[0], reasoning
+            [rendered] = render_batch([replace(example, turns=alone)], tokenizer, max_tokens)
+            return (rendered[0], reasoning) if rendered and len(rendered[0]) <= max_tokens else None
 
-        found = _max_fitting_sentences(
-            len(_sentences(turn.reasoning)), lambda kept: len(shortened(kept)[0]) <= max_tokens
-        )
+        most = _max_fitting_sentences(len(sentences), lambda kept: shortened(kept) is not None)
+        found = None if most is None else shortened(most)
         if found is None:
             return None
-        rendered, reasoning = shortened(found)
-        turns[index] = replace(turn, reasoning=reasoning)
-        replies.append(rendered)
+        turns[index] = replace(turn, reasoning=found[1])
+        replies.append(found[0])
     return replace(example, turns=tuple(turns)), replies
 
 
@@ -352,10 +315,9 @@ def _max_fitting_sentences(most: int, fits: Callable[[int], bool]) -> int | None
     return low
 
 
-def _without_middle(reasoning: str, kept: int) -> str:
-    sentences = _sentences(reasoning)
+def _without_middle(sentences: Sequence[str], kept: int) -> str:
     if kept >= len(sentences):
-        return reasoning
+        return "".join(sentences)
     head = (kept + 1) // 2
     tail = len(sentences) - (kept - head)
     return "".join(sentences[:head]).rstrip() + OMISSION_MARK + "".join(sentences[tail:]).lstrip()

@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thinktune import cache
 from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.data.types import Example, Turn
+from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
 
-# An example: its index among all rows read, its file and line, its span in texts.jsonl, and its replies.
+# An example: its index among all rows read, its file and line, its span in texts.jsonl, its replies, and its digest.
 EXAMPLE_DTYPE = np.dtype(
-    [("row", "i8"), ("file", "i4"), ("line", "i8"), ("text", "i8"), ("bytes", "i4"), ("first", "i8"), ("replies", "i4")]
+    [
+        *(("row", "i8"), ("file", "i4"), ("line", "i8"), ("text", "i8"), ("bytes", "i8")),
+        *(("first", "i8"), ("replies", "i4"), ("digest", "u8")),
+    ]
 )
 
 
@@ -26,10 +31,15 @@ REPLY_DTYPE = np.dtype([("example", "i8"), ("start", "i8"), ("length", "i4"), ("
 
 @dataclass(frozen=True, slots=True)
 class TokenizedDataset:
-    """Examples and their tokens: `ids` (tokens,) int32 and `kinds` (tokens,) uint8 of all replies, and two tables."""
+    """Examples and their tokens: `ids` (tokens,) int32 and `kinds` (tokens,) uint8 of all replies, and two tables.
 
-    texts_file: Path
+    Everything is mapped or in memory, so that its `folder` may be removed while it is used. What is read is held to its
+    digest each time; UserError where it does not have it.
+    """
+
+    folder: Path
     source_files: tuple[str, ...]
+    texts: NDArray[np.uint8]  # (bytes,): each example as a line of JSON
     ids: NDArray[np.int32]
     kinds: NDArray[np.uint8]
     examples: NDArray[Any]  # of EXAMPLE_DTYPE
@@ -38,9 +48,11 @@ class TokenizedDataset:
     def example(self, index: int) -> Example:
         """Read an example's text."""
         entry = self.examples[index]
-        with self.texts_file.open("rb") as file:
-            file.seek(int(entry["text"]))
-            return example_from_json(file.read(int(entry["bytes"])))
+        start = int(entry["text"])
+        text = self.texts[start : start + int(entry["bytes"])].tobytes()
+        if _digest(text) != entry["digest"]:
+            raise self._damaged(self.source(index), "text")
+        return example_from_json(text)
 
     def source(self, index: int) -> str:
         """Return an example's `file:line`."""
@@ -51,7 +63,14 @@ class TokenizedDataset:
         """Read a reply's tokens."""
         entry = self.replies[index]
         span = slice(int(entry["start"]), int(entry["start"]) + int(entry["length"]))
-        return Rendered(np.array(self.ids[span]), np.array(self.kinds[span]), self.source(int(entry["example"])))
+        reply = Rendered(np.array(self.ids[span]), np.array(self.kinds[span]), self.source(int(entry["example"])))
+        if reply_digest(reply) != entry["digest"]:
+            raise self._damaged(reply.source, "tokens")
+        return reply
+
+    def _damaged(self, source: str, what: str) -> UserError:
+        cache.distrust(self.folder)
+        return UserError(f"{source}: its {what} in {self.folder} were damaged; start again, and they are made again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +157,8 @@ class DatasetWriter:
         """Write an example with its text and its replies; `row` is its index among all rows read."""
         name, _, line = source.rpartition(":")
         file = self._files.setdefault(name, len(self._files))
-        entry = (row, file, int(line), self._texts.tell(), len(example_json), self._reply_count, len(replies))
+        place = (row, file, int(line), self._texts.tell(), len(example_json))
+        entry = (*place, self._reply_count, len(replies), _digest(example_json))
         self._examples += np.array(entry, EXAMPLE_DTYPE).tobytes()
         self._texts.write(example_json + b"\n")
         for reply in replies:
@@ -154,9 +174,10 @@ class DatasetWriter:
 def open_dataset(folder: Path) -> TokenizedDataset:
     """Open the dataset in a folder; its tokens are mapped, not read."""
     examples, replies = np.load(folder / "examples.npy"), np.load(folder / "replies.npy")
-    ids, kinds = _memory_map(folder / "ids.bin", np.int32), _memory_map(folder / "kinds.bin", np.uint8)
+    texts, kinds = (_memory_map(folder / name, np.uint8) for name in ("texts.jsonl", "kinds.bin"))
+    ids = _memory_map(folder / "ids.bin", np.int32)
     files = tuple(read_json(folder / "files.json"))
-    return TokenizedDataset(folder / "texts.jsonl", files, ids, kinds, examples, replies)
+    return TokenizedDataset(folder, files, texts, ids, kinds, examples, replies)
 
 
 def example_to_json(example: Example) -> bytes:
@@ -173,7 +194,11 @@ def example_from_json(line: bytes) -> Example:
 
 def reply_digest(reply: Rendered) -> int:
     """Hash a reply's tokens and their kinds to 64 bits."""
-    return int.from_bytes(blake2b(reply.ids.tobytes() + reply.kinds.tobytes(), digest_size=8).digest(), "little")
+    return _digest(reply.ids.tobytes() + reply.kinds.tobytes())
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
 
 
 def _memory_map(file: Path, dtype: Any) -> NDArray[Any]:

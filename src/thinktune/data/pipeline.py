@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ import numpy as np
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.data import sources
-from thinktune.data.chat_template import control_tokens, decode_by_token
+from thinktune.data.chat_template import decode_by_token
 from thinktune.data.checks import check_example
 from thinktune.data.columns import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.duplicates import question_text
-from thinktune.data.readers import read_rows
+from thinktune.data.readers import MAX_ROW_BYTES, read_rows
 from thinktune.data.sources import RowFile
 from thinktune.data.split import ROW_FEATURES, train_validation_split
 from thinktune.data.summary import summarize
-from thinktune.data.tokenizer import ChatTokenizer, tokenizer_state
+from thinktune.data.tokenizer import ChatTokenizer, control_tokens, max_characters, tokenizer_state
 from thinktune.data.types import Example, RawRow, Tally, Turn
 from thinktune.data.worker import (
     Chunk,
@@ -39,7 +38,16 @@ from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
 from thinktune.progress import ProgressReporter, Say
 
-CHUNK_ROWS = 256
+CHUNK_ROWS, CHUNK_BYTES = 256, 2**20  # of the file; tokenizing takes some two hundred times that
+
+
+MAX_CHARACTER_BYTES = 6  # in a file: \\u and four digits
+
+
+LONG_SAMPLE_BYTES = 2**16  # a longer row is shortened before its columns are looked at
+
+
+MAX_CACHE_ATTEMPTS = 3
 
 
 MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes longer than it saves
@@ -86,9 +94,19 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
     _refuse_dated_template(tokenizer)
     _refuse_faulty_system(recipe.data, tokenizer)
     entry = cache.cache_folder() / _cache_key(files, recipe.data, tokenizer)
-    if not cache.is_complete(entry):
-        with cache.create_entry(entry) as temporary:
-            _build_dataset(files, recipe.data, tokenizer, temporary, say)
+    for _ in range(MAX_CACHE_ATTEMPTS):
+        if not cache.is_complete(entry, say):
+            with cache.create_entry(entry) as temporary:
+                _build_dataset(files, recipe.data, tokenizer, temporary, say)
+        try:
+            return _open_prepared(entry)
+        except FileNotFoundError:  # removed in this moment, as by another machine whose clock is wrong
+            cache.discard(entry)
+    raise UserError(f"{entry}: is removed as soon as it is made; set THINKTUNE_CACHE to a folder that nothing empties")
+
+
+def _open_prepared(entry: Path) -> Prepared:
+    """Open a whole entry of the cache; it is not needed any more once it is open."""
     facts = read_json(entry / "facts.json")
     dataset = open_dataset(entry)
     train, validation = (select(dataset, np.load(entry / f"{side}.npy")) for side in ("train", "validation"))
@@ -162,7 +180,7 @@ class _ProcessedRows:
 def _process_rows(
     files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer, writer: DatasetWriter, say: Say
 ) -> _ProcessedRows:
-    mappings = _detect_mappings(files, settings)
+    mappings = _detect_mappings(files, settings, tokenizer)
     processed = _ProcessedRows(list(map(_ProcessedFile, files, mappings)))
     progress = ProgressReporter(say, "rows", sources.estimate_row_count(files))
     for result in _process_chunks(files, mappings, settings, tokenizer):
@@ -174,30 +192,41 @@ def _process_rows(
 def _process_chunks(
     files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig, tokenizer: ChatTokenizer
 ) -> Iterator[ChunkResult]:
-    chunks = _chunks(files, mappings, settings)
+    chunks = _chunks(files, mappings, settings, tokenizer)
     if sum(map(sources.estimate_text_bytes, files)) < MIN_PARALLEL_BYTES:
         return (process_chunk(chunk, settings, tokenizer) for chunk in chunks)
     return map_in_processes(process_chunk_in_worker, chunks, init_worker, (settings, tokenizer))
 
 
-def _chunks(files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig) -> Iterator[Chunk]:
+def _chunks(
+    files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig, tokenizer: ChatTokenizer
+) -> Iterator[Chunk]:
     for file_index, (file, mapping) in enumerate(zip(files, mappings, strict=True)):
-        rows = _read_file(file, settings)
-        while chunk_rows := list(islice(rows, CHUNK_ROWS)):
-            yield Chunk(file_index, chunk_rows, mapping)
+        rows: list[RawRow] = []
+        size = 0
+        for row in _read_file(file, settings, tokenizer):
+            rows.append(row)
+            size += row.size
+            if len(rows) == CHUNK_ROWS or size >= CHUNK_BYTES:
+                yield Chunk(file_index, rows, mapping)
+                rows, size = [], 0
+        if rows:
+            yield Chunk(file_index, rows, mapping)
 
 
-def _read_file(file: RowFile, settings: DataConfig) -> Iterator[RawRow]:
-    return read_rows(file.path, file.display_name, repair_encoding=settings.faults["encoding"] == "repair")
+def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> Iterator[RawRow]:
+    longest = max(MAX_ROW_BYTES, MAX_CHARACTER_BYTES * max_characters(settings.max_tokens, tokenizer))
+    repair = settings.faults["encoding"] == "repair"
+    return read_rows(file.path, file.display_name, repair_encoding=repair, max_row_bytes=longest)
 
 
-def _detect_mappings(files: list[RowFile], settings: DataConfig) -> list[ColumnMapping]:
+def _detect_mappings(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> list[ColumnMapping]:
     """Detect each file's columns; raises one UserError with the faults of all files."""
     mappings: list[ColumnMapping] = []
     faults: list[str] = []
     for file in files:
         try:
-            mappings.append(_detect_mapping(file, settings))
+            mappings.append(_detect_mapping(file, settings, tokenizer))
         except UserError as error:
             faults += error.faults
     if faults:
@@ -205,17 +234,33 @@ def _detect_mappings(files: list[RowFile], settings: DataConfig) -> list[ColumnM
     return mappings
 
 
-def _detect_mapping(file: RowFile, settings: DataConfig) -> ColumnMapping:
+def _detect_mapping(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> ColumnMapping:
     """Detect a file's columns from its first readable rows; an empty file has an empty mapping."""
     sample: list[RawRow] = []
     unreadable: list[RawRow] = []
-    for row in _read_file(file, settings):
-        (unreadable if row.columns is None else sample).append(row)
+    for row in _read_file(file, settings, tokenizer):
+        if row.columns is None:
+            unreadable.append(row)
+        else:
+            sample.append(replace(row, columns=_shorten(row.columns)) if row.size > LONG_SAMPLE_BYTES else row)
         if len(sample) == SAMPLE_ROWS:
             break
     if not sample and not unreadable:
         return ColumnMapping()
     return detect_columns(sample or unreadable, settings.columns, settings.ignore, file.display_name)
+
+
+def _shorten(value: Any, depth: int = 0) -> Any:
+    """Shorten a value of a row so that it still shows what its column holds; so many long rows are held in memory."""
+    match value:
+        case str():
+            return value.strip()[:100] or value[:100]
+        case list() if depth < 4:
+            return [_shorten(element, depth + 1) for element in value[:10]]
+        case dict():
+            return {name: _shorten(inner, depth + 1) for name, inner in value.items()} if depth < 4 else {}
+        case _:
+            return value
 
 
 def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataConfig) -> tuple[Subset, Subset]:

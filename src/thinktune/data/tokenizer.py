@@ -1,10 +1,21 @@
-"""Load the tokenizer of a model folder, and describe its whole state."""
+"""Tokenizers: loaded from a model folder, with their whole state, their control tokens, and how long a token can be.
+
+Control tokens that a row's own text spells are escaped, so that they stay plain characters.
+"""
 
 import json
-from collections.abc import Sequence
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from tokenizers import Tokenizer
+
+from thinktune.data.types import Turn
 from thinktune.errors import UserError, shorten_error
 from thinktune.library_output import captured_output
 
@@ -101,3 +112,169 @@ def tokenizer_state(tokenizer: ChatTokenizer) -> str:
     backend.no_truncation()
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)  # a template may name any of them
     return "\0".join((backend.to_str(), str(tokenizer.chat_template), special))
+
+
+def save_and_reload(tokenizer: ChatTokenizer) -> ChatTokenizer:
+    """Save and reload a tokenizer, as others will load it from a run's `final/`."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return read_tokenizer(Path(folder))
+
+
+ESCAPE_MARK = "\ufdd0\ufdd1"  # Unicode noncharacters: they mark control tokens spelled in a text during templating
+
+
+# How a template's own marks look: in brackets, as <think> or [INST], or a heading, as "### Response:". A line break, a
+# run of spaces, a punctuation mark or a word is text, also where the template writes it.
+MARK_PATTERN = re.compile(r"\s*(?:<.*\w.*>|\[.*\w.*\]|#+.*\w.*|.*\w.*[:：])\s*", re.DOTALL)
+
+
+_TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+
+
+_CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+
+
+_ASKED, _ANSWERED = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "r"}
+
+
+# Conversations that bring a template to write its marks; it may refuse any of them.
+_PROBES: tuple[tuple[list[dict[str, Any]], dict[str, Any]], ...] = (
+    ([{"role": "system", "content": "s"}, _ASKED, _ANSWERED, _ASKED], {"add_generation_prompt": True}),
+    ([_ASKED], {"add_generation_prompt": True, "enable_thinking": True}),
+    ([_ASKED], {"add_generation_prompt": True, "enable_thinking": False}),
+    ([_ASKED, _ANSWERED], {"enable_thinking": True}),
+    (
+        [_ASKED, {"role": "assistant", "content": "", "tool_calls": [_CALL]}, {"role": "tool", "content": "t"}],
+        {"tools": [_TOOL], "add_generation_prompt": True},
+    ),
+)
+
+
+def control_tokens(tokenizer: ChatTokenizer) -> tuple[str, ...]:
+    """List the texts that take effect as control tokens: special tokens, and the marks that the chat template writes.
+
+    Other added tokens are text. Many tokenizers add line breaks, runs of spaces, HTML tags or words of a domain only so
+    that they take one token.
+    """
+    return _control_tokens(tokenizer, len(tokenizer), str(tokenizer.chat_template))
+
+
+def escape_control_tokens(turn: Turn, tokenizer: ChatTokenizer) -> Turn:
+    """Put a mark inside every control token that the turn's text spells, so that none of them takes effect."""
+    spelled = _control_token_pattern(control_tokens(tokenizer))
+    if not (spelled.search(turn.content) or spelled.search(turn.reasoning)):
+        return turn
+    content, reasoning = (
+        spelled.sub(lambda found: found[0][0] + ESCAPE_MARK + found[0][1:], text)
+        for text in (turn.content, turn.reasoning)
+    )
+    return replace(turn, content=content, reasoning=reasoning)
+
+
+def tokenize(texts: Sequence[str], tokenizer: ChatTokenizer) -> list[list[int]]:
+    """Tokenize each text, without padding or truncation, on all cores; escaped control tokens are plain characters."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    escaped = {index: _tokenize_escaped(text, tokenizer) for index, text in enumerate(texts) if ESCAPE_MARK in text}
+    plain = [text for index, text in enumerate(texts) if index not in escaped]
+    rest = iter(backend.encode_batch_fast(plain, add_special_tokens=False))
+    return [escaped[index] if index in escaped else next(rest).ids for index in range(len(texts))]
+
+
+def _tokenize_escaped(text: str, tokenizer: ChatTokenizer) -> list[int]:
+    """Tokenize a text in which only unmarked control tokens take effect; marked ones are plain characters.
+
+    As the tokenizer itself does, the text is cut at control tokens and the pieces between them are encoded.
+    """
+    ids: list[int] = []
+    controls = control_tokens(tokenizer)
+    plain, spelled = _plain_tokenizer(tokenizer, controls), _control_token_pattern(controls)
+    start = 0
+    for found in (*spelled.finditer(text), None):
+        stop = found.start() if found else len(text)
+        ids += plain.encode(text[start:stop].replace(ESCAPE_MARK, ""))
+        if found:
+            ids.append(tokenizer.convert_tokens_to_ids(found[0]))
+            start = found.end()
+    return ids
+
+
+@dataclass(frozen=True, slots=True)
+class _PlainTokenizer:
+    """A tokenizer that knows no control token; `added_ids` maps its ids of the other added tokens to the true ones."""
+
+    backend: Tokenizer
+    added_ids: Mapping[int, int]
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenize a text."""
+        ids = self.backend.encode(text, add_special_tokens=False).ids
+        return [self.added_ids.get(token, token) for token in ids]
+
+
+# These are slow to make, so they are kept; another size or template means that the tokenizer was changed.
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: ChatTokenizer, size: int, template: str) -> tuple[str, ...]:
+    del size
+    names = tokenizer.special_tokens_map.values()
+    special = {str(text) for named in names for text in (named if isinstance(named, list | tuple) else [named])}
+    added = [token for token in tokenizer.added_tokens_decoder.values() if token.content]
+    marks = [token.content for token in added if MARK_PATTERN.fullmatch(token.content)]
+    written = "\0".join((template, *_probe_texts(tokenizer))) if marks else ""
+    special.update(mark for mark in marks if mark in written)
+    return tuple(token.content for token in added if token.special or token.content in special)
+
+
+def _probe_texts(tokenizer: ChatTokenizer) -> Iterator[str]:
+    """Yield what the chat template writes for small conversations; marks that it puts together show only there."""
+    for messages, options in _PROBES if tokenizer.chat_template else ():
+        with suppress(Exception):  # a template raises whatever it likes; rendering the rows reports that better
+            yield tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+
+@lru_cache(maxsize=8)
+def _control_token_pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
+    longest_first = sorted(controls, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+
+@lru_cache(maxsize=2)
+def _plain_tokenizer(tokenizer: ChatTokenizer, controls: tuple[str, ...]) -> _PlainTokenizer:
+    tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in tree["added_tokens"] if token["content"] not in controls]
+    backend = Tokenizer.from_str(json.dumps(tree | {"added_tokens": kept}))
+    # Without the others before them, added tokens get other ids.
+    derived = ((backend.token_to_id(token["content"]), token["id"]) for token in kept)
+    added_ids = {token: true for token, true in derived if token is not None}
+    return _PlainTokenizer(backend, added_ids)
+
+
+MAX_COMPOSED_CHARACTERS = 4  # that a normalizer makes one of, as NFC does
+
+
+def exceeds_tokens(text: str, tokens: int, tokenizer: ChatTokenizer) -> bool:
+    """Return True if a text surely has more than so many tokens, by its characters: a token holds only so many.
+
+    Tokenizing a text takes some two hundred times its size in memory, which is too much for a text of any length.
+    """
+    most = max_characters(tokens, tokenizer)
+    if len(text) <= most:
+        return False
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is None or len(text) > MAX_COMPOSED_CHARACTERS * most:
+        return True
+    return len(normalizer.normalize_str(text)) > most
+
+
+def max_characters(tokens: int, tokenizer: ChatTokenizer) -> int:
+    """Return how many characters so many tokens hold at most."""
+    return tokens * _longest_token_characters(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _longest_token_characters(tokenizer: ChatTokenizer, size: int) -> int:
+    """Return the length of the longest token; where a vocabulary spells bytes, its bytes, which are no fewer."""
+    del size
+    return max(map(len, tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)))

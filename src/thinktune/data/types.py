@@ -26,6 +26,11 @@ class Turn:
     reasoning: str = ""
     trained: bool = True
 
+    @property
+    def has_reasoning(self) -> bool:
+        """True unless the reasoning is blank; it decides in which mode the chat template writes the turn."""
+        return bool(self.reasoning.strip())
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -52,11 +57,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row as read from its file: its `columns`, or None if it is unreadable, and what was found in reading."""
+    """A row as read from its file: its `columns`, or None if it is unreadable, and what was found in reading.
+
+    `size` is its length in the file, in bytes or characters.
+    """
 
     source: str
     columns: dict[str, Any] | None
     findings: tuple[Finding, ...] = ()
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -88,4 +97,8 @@ def suggest_policy(fault: str) -> str:
     return f"write data.faults: {{{fault}: {policy}}}"
 
 
-ACTION_OF_POLICY: dict[str, Action] = {"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"}
+# Where a row is so long that it is not even read, there is nothing to trim.
+ACTION_OF_POLICY: dict[str, Action] = {
+    **{"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"},
+    "trim-reasoning": "dropped",
+}

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from thinktune.config import DataConfig
-from thinktune.data.chat_template import Rendered, TokenKind, control_tokens, render_batch, trim_reasoning
+from thinktune.data.chat_template import Rendered, TokenKind, render_batch, trim_reasoning
 from thinktune.data.checks import CheckedExample, check_example
-from thinktune.data.columns import ColumnMapping, UnusedColumns, to_example
+from thinktune.data.columns import ColumnMapping, UncheckedExample, UnusedColumns, to_example
 from thinktune.data.dataset import example_to_json
 from thinktune.data.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.messages import with_default_system_prompt
 from thinktune.data.split import hash_fraction
-from thinktune.data.tokenizer import ChatTokenizer
+from thinktune.data.tokenizer import ChatTokenizer, control_tokens, exceeds_tokens
 from thinktune.data.types import ACTION_OF_POLICY, Action, Example, Finding, RawRow
 from thinktune.errors import UserError
 from thinktune.library_output import captured_output, silence_libraries
@@ -72,18 +72,19 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
         if row.columns is None or any(finding.action in ("dropped", "stops") for finding in reading_findings):
             continue
         result.unused_columns.add_row(row, chunk.mapping)
-        checked = _checked_example(row, chunk.mapping, settings, controls)
+        checked = _checked_example(row, chunk.mapping, settings, controls, tokenizer)
         result.findings += checked.findings
         if checked.example is not None:
             examples[row_index] = checked.example
-    rendered = render_batch(list(examples.values()), tokenizer)
+    rendered = render_batch(list(examples.values()), tokenizer, settings.max_tokens)
     for (row_index, example), replies in zip(examples.items(), rendered, strict=True):
-        result.lengths += map(lengths_by_kind, replies)
-        result.max_token_id = max(result.max_token_id, *(int(reply.ids.max()) for reply in replies))
-        fitting = example, replies
-        if max(map(len, replies)) > settings.max_tokens:
+        result.lengths += map(lengths_by_kind, replies or ())
+        fitting = None if replies is None else (example, replies)
+        if replies is None or max(map(len, replies)) > settings.max_tokens:
             fitting, finding = _handle_too_long(example, replies, settings, tokenizer)
             result.findings.append(finding)
+        written = [*(replies or ()), *(fitting[1] if fitting else ())]
+        result.max_token_id = max(result.max_token_id, *(int(reply.ids.max()) for reply in written), 0)
         if fitting is not None:
             result.examples.append(_tokenized_example(row_index, *fitting, settings))
     return result
@@ -106,10 +107,13 @@ def _reading_findings(row: RawRow, policies: dict[str, str]) -> list[Finding]:
 
 
 def _checked_example(
-    row: RawRow, mapping: ColumnMapping, settings: DataConfig, controls: Sequence[str]
+    row: RawRow, mapping: ColumnMapping, settings: DataConfig, controls: Sequence[str], tokenizer: ChatTokenizer
 ) -> CheckedExample:
     """Read a row as an example and check it; a passing example gets the recipe's system prompt."""
     unchecked = to_example(row, mapping)
+    # A row is no shorter in its file, so only of a long one need the characters be counted.
+    if isinstance(unchecked, UncheckedExample) and row.size > settings.max_tokens:
+        unchecked = _find_too_long(unchecked.example, settings, tokenizer) or unchecked
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
     phrases = settings.handed_phrases
@@ -120,6 +124,26 @@ def _checked_example(
     return CheckedExample(replace(checked.example, turns=turns), checked.findings)
 
 
+def _find_too_long(example: Example, settings: DataConfig, tokenizer: ChatTokenizer) -> Finding | None:
+    """Return a finding for an example that is surely too long, before it is checked, rendered and tokenized.
+
+    One that may be trimmed is left for later.
+    """
+    if settings.faults["too_long"] == "trim-reasoning":
+        return None
+    text = ""
+    for turn in example.turns:
+        text += turn.content.strip()
+        reply = text + turn.reasoning.strip()
+        if turn.role == "assistant" and turn.trained and exceeds_tokens(reply, settings.max_tokens, tokenizer):
+            return Finding("too_long", f"{example.source}: {_describe_characters(len(reply), settings.max_tokens)}")
+    return None
+
+
+def _describe_characters(characters: int, max_tokens: int) -> str:
+    return f"{characters:,} characters, more than data.max_tokens {max_tokens} can hold"
+
+
 def _apply_policy(finding: Finding, policies: dict[str, str]) -> Finding:
     """Set the action that the fault's policy asks for; under `repair`, reading has set it already."""
     policy = policies[finding.fault]
@@ -127,9 +151,12 @@ def _apply_policy(finding: Finding, policies: dict[str, str]) -> Finding:
 
 
 def _handle_too_long(
-    example: Example, replies: list[Rendered], settings: DataConfig, tokenizer: ChatTokenizer
+    example: Example, replies: list[Rendered] | None, settings: DataConfig, tokenizer: ChatTokenizer
 ) -> tuple[tuple[Example, list[Rendered]] | None, Finding]:
-    """Trim an example with a reply over `max_tokens`, where the policy says so and it can be; None drops it."""
+    """Trim an example with a reply over `max_tokens`, where the policy says so and it can be; None drops it.
+
+    `replies` are None where they were too long to be tokenized.
+    """
     limit, policy = settings.max_tokens, settings.faults["too_long"]
     trimmed = trim_reasoning(example, tokenizer, limit) if policy == "trim-reasoning" else None
     action: Action = "trimmed" if trimmed else "stops" if policy == "stop" else "dropped"
@@ -138,9 +165,11 @@ def _handle_too_long(
         note = f"; {max(map(len, trimmed[1]))} after sentences were cut from the middle of the reasoning"
     elif policy == "trim-reasoning":
         note = ", and too few of them are reasoning that could be trimmed"
-    longest = max(map(len, replies))
-    sentence = f"{example.source}: {longest} tokens, more than data.max_tokens {limit}{note}"
-    return trimmed, Finding("too_long", sentence, action)
+    if replies is None:
+        what = _describe_characters(sum(len(turn.content) + len(turn.reasoning) for turn in example.turns), limit)
+    else:
+        what = f"{max(map(len, replies))} tokens, more than data.max_tokens {limit}"
+    return trimmed, Finding("too_long", f"{example.source}: {what}{note}", action)
 
 
 def _tokenized_example(

@@ -218,7 +218,7 @@ def _generate_replies(
     sampling, say = evaluation.settings.sampling, evaluation.say
     keys = sorted(missing, key=lambda key: len(missing[key].question))  # similar lengths need little padding
     params = SamplingParams(sampling.max_new_tokens, temperature=sampling.temperature, seed=sampling.seed)
-    requests = [Request(missing[key].turns, params, sampling.thinking) for key in keys]
+    requests = [Request(missing[key].turns, params, evaluation.settings.thinks(missing[key])) for key in keys]
     progress = ProgressReporter(say, f"{side} replies", len(requests))
     with RecordWriter(evaluation.folder.completions(side)) as writer:
         for done, (index, reply) in enumerate(engine.complete(requests, max_concurrency), 1):

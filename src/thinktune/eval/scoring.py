@@ -71,7 +71,7 @@ def _score_replies(folder: EvaluationFolder, settings: EvalSettings) -> list[_Sc
     rows: list[_ScoredTask] = []
     for index, task in enumerate(tasks):
         replies = {side: saved[side][index] for side in SIDES}
-        scores = {side: _score_reply(task, replies[side], settings.sampling.thinking) for side in SIDES}
+        scores = {side: _score_reply(task, replies[side], settings.thinks(task)) for side in SIDES}
         judgement = None
         if settings.judge and task.set != PROBE_SET:
             pair = answer_pair(task, replies["base"]["answer"], replies["tuned"]["answer"])

@@ -60,7 +60,12 @@ class EvalSettings:
 
     def completion_key(self, task: Task, side: str) -> str:
         """Return the key under which a side's reply to a task is saved."""
-        return completion_key(task.key, self.models[side].print, asdict(self.sampling))
+        sampling = asdict(self.sampling) | {"thinking": self.thinks(task)}
+        return completion_key(task.key, self.models[side].print, sampling)
+
+    def thinks(self, task: Task) -> bool:
+        """Return True if both models are asked a task in the mode with thinking."""
+        return self.sampling.thinking and task.may_reason
 
 
 def settings_to_record(settings: EvalSettings) -> dict[str, Any]:

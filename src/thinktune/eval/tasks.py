@@ -31,6 +31,7 @@ class Task:
     """One question: its set, source (`file:line`) and prompt, its grader, and what that grader compares with.
 
     `references` are the accepted answers, or the letters of the right options; `rules` belong to the grader `format`.
+    `may_reason` is false for a row without reasoning: trained in the mode without thinking, it is asked in it.
     """
 
     set: str
@@ -44,6 +45,7 @@ class Task:
     reasoning: str = ""
     kind: str = ""  # a group inside the set, such as the probe's arithmetic
     stem: str = ""  # the question without its options, where it has any
+    may_reason: bool = True
 
     @property
     def question(self) -> str:
@@ -66,7 +68,16 @@ def task_from_example(example: Example, name: str) -> Task:
     points = (example.keypoint,) if example.keypoint else ()
     grader = "keypoints" if points else grading.pick_grader(reply.content)
     prompt = example.turns[:-1]
-    return Task(name, example.source, prompt, grader, (reply.content,), keypoints=points, reasoning=reply.reasoning)
+    return Task(
+        name,
+        example.source,
+        prompt,
+        grader,
+        (reply.content,),
+        keypoints=points,
+        reasoning=reply.reasoning,
+        may_reason=reply.has_reasoning,
+    )
 
 
 _Value = TypeVar("_Value")

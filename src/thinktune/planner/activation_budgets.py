@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import accumulate
@@ -53,7 +54,7 @@ def trace_layers(
     weight_dtype = weight_dtype or dtype
     compiled = compiled and weight_dtype == dtype
     file = _cache_file(config, (dtype, weight_dtype), device, compiled=compiled)
-    if file.is_file():
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # none yet, or a damaged one
         return {float(budget): _read_layer(values) for budget, values in read_json(file).items()}
     if compiled:
         found = _trace_compiled(config, dtype)

@@ -99,7 +99,9 @@ def sample_text(sample: Record) -> str:
     flags = [
         f"{sample['tokens']} tokens",
         "ended by itself" if sample["finish"] != "length" else "cut short",
-        "reasoning closed" if sample["reasoning_closed"] else "reasoning not closed",
+        {True: "reasoning closed", False: "reasoning not closed", None: "without reasoning"}[
+            sample["reasoning_closed"]
+        ],
     ]
     title = f"{sample['row']} ({sample.get('sampling', 'greedy')}; {', '.join(flags)})"
     parts = (("question", "question"), ("reasoning", "reasoning"), ("answer", "answer"))

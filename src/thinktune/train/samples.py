@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from thinktune.data import Example
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import GenerationError, completion_record
@@ -69,11 +70,13 @@ def _write_samples(context: RunContext, budget: SampleBudget, step: int) -> None
         return
     modes = sampling_modes(context.model.generation_config, limit)
     asked = [(example, mode) for mode in modes for example in examples]
-    replies = _generate(context, budget, [Request(example.turns[:-1], modes[mode]) for example, mode in asked])
+    replies = _generate(context, budget, [_request(example, modes[mode]) for example, mode in asked])
     records: list[dict[str, Any]] = []
     for (example, mode), reply in zip(asked, replies, strict=True):
         record = {"step": step, **completion_record(example, reply), "sampling": mode, "limit_tokens": limit}
         record["reference_reasoning"] = example.turns[-1].reasoning
+        if not (example.turns[-1].has_reasoning or reply.reasoning):
+            record["reasoning_closed"] = None  # none was asked for
         tokens = context.tokenizer(f"{reply.reasoning}\n{reply.answer}", add_special_tokens=False)["input_ids"]
         record["repetition"] = round(repetition_rate(tokens), 4)
         records.append(record)
@@ -110,9 +113,14 @@ def _reply_tokens(context: RunContext, budget: SampleBudget, questions: int) -> 
         examples = context.prepared.validation.examples(questions)
         params = SamplingParams(TIMING_TOKENS)
         modes = len(sampling_modes(context.model.generation_config, 1))
-        _generate(context, budget, [Request(example.turns[:-1], params) for example in examples] * modes)
+        _generate(context, budget, [_request(example, params) for example in examples] * modes)
     tokens = min(settings.max_new_tokens, budget.affordable_tokens(settings.sample_share))
     return context.world.broadcast(tokens)  # all ranks write the same, though each has its own clock
+
+
+def _request(example: Example, sampling: SamplingParams) -> Request:
+    """Ask an example's question in the mode, with or without thinking, that its reply was trained in."""
+    return Request(example.turns[:-1], sampling, example.turns[-1].has_reasoning)
 
 
 def _generate(context: RunContext, budget: SampleBudget, requests: Sequence[Request]) -> list[Completion]:

@@ -5,7 +5,6 @@ Control tokens that a row's own text spells are escaped, so that they stay plain
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -112,13 +111,6 @@ def tokenizer_state(tokenizer: ChatTokenizer) -> str:
     backend.no_truncation()
     special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)  # a template may name any of them
     return "\0".join((backend.to_str(), str(tokenizer.chat_template), special))
-
-
-def save_and_reload(tokenizer: ChatTokenizer) -> ChatTokenizer:
-    """Save and reload a tokenizer, as others will load it from a run's `final/`."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        return read_tokenizer(Path(folder))
 
 
 ESCAPE_MARK = "\ufdd0\ufdd1"  # Unicode noncharacters: they mark control tokens spelled in a text during templating

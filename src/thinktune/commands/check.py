@@ -13,12 +13,12 @@ from rich.text import Text
 
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import MemoryTierName, Recipe
-from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, summary
+from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, read_tokenizer, summary
 from thinktune.data.chat_template import TokenKind, reference_ids
 from thinktune.data.dataset import select
 from thinktune.data.packing import plan_steps
 from thinktune.data.pipeline import prepare_with_faults
-from thinktune.data.tokenizer import read_tokenizer, tokenizer_state
+from thinktune.data.tokenizer import tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.model import pick_device

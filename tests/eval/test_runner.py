@@ -285,3 +285,33 @@ def test_a_model_that_can_make_no_reply_ends_the_evaluation_with_an_error(evalua
     with pytest.raises(UserError, match="no finite logits"):
         evaluate_run(run, quiet, options)
     assert not (run / "eval" / "report.json").exists()
+
+
+def test_a_grader_that_fails_costs_its_row_and_the_report_says_how_many(evaluated):
+    run, _, found = evaluated
+    assert all(each["ungraded"] == 0 for each in found["sets"])
+    tasks = [json.loads(line) for line in (run / "eval" / "tasks.jsonl").read_text(encoding="utf-8").splitlines()]
+    broken = next(task for task in tasks if task["set"] == "own" and task["references"] == ["42"])
+    broken |= {"grader": "format", "rules": {"pattern": "(x+x+)+y"}}  # takes exponential time
+    (run / "eval" / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)), encoding="utf-8")
+    for side in ("base", "tuned"):
+        file = run / "eval" / side / "completions.jsonl"
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for line in lines:
+            if line["row"] == broken["source"]:
+                line["answer"] = "x" * 5000 if side == "tuned" else "xxxy"
+        file.write_text("\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    again = rescore_run(run)
+    before, after = found["sets"][1], again["sets"][1]
+    assert (after["ungraded"], after["rows"]) == (1, before["rows"])
+    assert "1 row is not graded" in after["verdict"]
+    assert after["verdict"] in again["verdicts"]
+    assert measures(again, 1)["right"]["rows"] == measures(found, 1)["right"]["rows"] - 1
+    assert measures(again, 1)["tokens"]["rows"] == measures(found, 1)["tokens"]["rows"]
+    rows = [json.loads(line) for line in (run / "eval" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    [row] = [row for row in rows if "grader_error" in row["tuned"]]
+    assert (row["row"], "grader_error" in row["base"], row["outcome"]) == (broken["source"], False, "")
+    assert "TimeoutError" in row["tuned"]["grader_error"]
+    html = write_run_page(run).read_text(encoding="utf-8")
+    assert "1 row is not graded" in html
+    assert "not graded</span>" in html

@@ -1,13 +1,26 @@
-"""Extraction of the final answer from a reply: the letters of options, or a number with its unit."""
+"""Extraction of the final answer from a reply: the letters of options, or a number with its unit.
+
+A reply may hold anything, so all here takes time linear in its length. Whatever repeats in a pattern is possessive
+(`*+`): it never gives back what it took, so a pattern that fails does not try other ways to the same place. No two
+places that a pattern is tried from read the same long run, and no text is copied for each match.
+"""
 
 import re
-import unicodedata
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+
+from thinktune.eval.normalization import fold_compatibility
 
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _MULTIPLIERS = {"十": 10, "百": 100, "千": 1000}
+
+
+MAX_DECIMALS = 1000  # digits behind the point; more are cut off
+_MAX_CHINESE_NUMERAL = 10**48  # 亿亿亿 … is not a number any more
+_MAX_DIGITS_AT_ONCE = 500  # of Python's own conversion, which is quadratic and refuses more than 4,300
 
 
 def parse_chinese_numeral(text: str) -> Fraction | None:
@@ -16,9 +29,17 @@ def parse_chinese_numeral(text: str) -> Fraction | None:
     value = _parse_chinese_integer(whole)
     if value is None or (point and not fraction) or any(character not in _DIGITS for character in fraction):
         return None
-    digits = "".join(str(_DIGITS[character]) for character in fraction)
-    total = Fraction(f"{value}.{digits}") if digits else Fraction(value)
+    digits = "".join(str(_DIGITS[character]) for character in fraction[:MAX_DECIMALS])
+    total = value + Fraction(_parse_digits(digits), 10 ** len(digits))
     return -total if text.startswith("负") else total
+
+
+def _parse_digits(digits: str) -> int:
+    """Parse decimal digits, in any number, by halves; "" is 0."""
+    if len(digits) <= _MAX_DIGITS_AT_ONCE:
+        return int(digits or "0")
+    half = len(digits) // 2
+    return _parse_digits(digits[:half]) * 10 ** (len(digits) - half) + _parse_digits(digits[half:])
 
 
 def _parse_chinese_integer(text: str) -> int | None:
@@ -37,7 +58,7 @@ def _parse_chinese_integer(text: str) -> int | None:
             section, digit, least = section + (1 if digit is None else digit) * unit, None, unit
         else:
             value = section + (digit or 0)
-            if not value and not total:
+            if (not value and not total) or total > _MAX_CHINESE_NUMERAL:
                 return None
             total = total + value * 10**4 if character == "万" else (total + value) * 10**8
             section, digit, least = 0, None, 10**5
@@ -46,22 +67,31 @@ def _parse_chinese_integer(text: str) -> int | None:
 
 OPTION_LETTERS = "ABCDEFGHIJ"
 _ANSWER_LEAD_IN = (
-    r"(?:\b(?:final\s+)?answers?(?:\s+(?:is|are|would\s+be|should\s+be))?|\b(?:correct|right|best)\s+(?:options?|choices?)"
-    r"(?:\s+(?:is|are))?|答案(?:应该|应当|应)?(?:选择|选|是|为)?|(?<!不)(?<!能)选择?(?:项)?(?:是|为)?|而是)\s*[:：=]?\s*"
+    r"(?:\b(?:final\s++)?answers?(?:\s++(?:is|are|would\s++be|should\s++be))?|\b(?:correct|right|best)\s++"
+    r"(?:options?|choices?)(?:\s++(?:is|are))?|答案(?:应该|应当|应)?(?:选择|选|是|为)?"
+    r"|(?<!不)(?<!能)选择?(?:项)?(?:是|为)?|而是)\s*+[:：=]?+\s*+"
 )
-_OPENING_MARKS = r"[\s(\[{「『【*\"'$]*(?:\\boxed\{|\\text\{)*"
+_OPENING_MARKS = r"[\s(\[{「『【*\"'$]*+(?:\\boxed\{|\\text\{){0,3}+"
+_SEPARATOR = r"(?:\s*+(?:[,、/&;]|\band\b|和|与|及)\s*+(?:and\s++)?+)?+"
+_NO_LETTER = r"(?![A-Za-z'])"
+_NO_SUBJECT = r"(?!\s*+(?:项|选项|错|不)|\s++(?!are\b|and\b|both\b)[a-z])"  # "C, A is wrong" chooses C alone
 _NUMBER = re.compile(
-    r"(?<![\d.])(?P<sign>[-+]?)(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-    r"(?:\s*(?:[eE]|[×x*]\s*10\^?)\s*\{?(?P<power>[-+]?\d+)\}?)?"
-    r"(?:\s*/\s*(?P<below>\d+(?:\.\d+)?))?\s*(?P<scale>[万亿千百](?!\w*分))?"
+    r"(?<![\d.])(?P<sign>[-+]?)(?P<digits>\d{1,3}(?:,\d{3})++(?:\.\d++)?|\d++(?:\.\d++)?|\.\d++)"
+    r"(?:\s*+(?:[eE]|[×x*]\s*+10\^?)\s*+\{?(?P<power>[-+]?\d++)\}?)?"
+    r"(?:\s*+/\s*+(?P<below>\d++(?:\.\d++)?))?\s*+(?P<scale>[万亿千百](?![十百千万亿]{0,4}分))?"
 )
 _CHINESE_NUMERAL = re.compile(
-    "(?P<share>百分之)?(?P<numeral>负?[零〇一二两三四五六七八九十][零〇一二两三四五六七八九十百千万亿点]*)"
+    "(?P<share>百分之)?(?P<numeral>负?[零〇一二两三四五六七八九十][零〇一二两三四五六七八九十百千万亿点]*+)"
+)
+_NUMBER_LEAD_INS = (
+    re.compile(rf"{_ANSWER_LEAD_IN}|\\boxed\{{|####", re.IGNORECASE),
+    re.compile("等于|=|≈|约为"),
 )
 _DASHES = str.maketrans("−–—", "---")
 _NEAR_CHARACTERS = 16  # at most between "the answer is" and its number
 MAX_POWER_OF_TEN = 300  # a larger exponent would only cost memory
-_UNIT = re.compile(r"\s*(%|‰|°c|°f|℃|[a-z]+(?:/[a-z]+)?|[\u4e00-\u9fff]{1,2})", re.IGNORECASE)
+_UNIT = re.compile(r"\s*+(%|‰|°c|°f|℃|[a-z]++(?:/[a-z]++)?|[\u4e00-\u9fff]{1,2})", re.IGNORECASE)
+_ARTICLE = re.compile(r" ++(?!or\b|and\b|nor\b|is\b|are\b)[a-z]")  # what follows A or I where it is a word
 _SCALES = {"百": 100, "千": 1000, "万": 10**4, "亿": 10**8}
 
 
@@ -121,6 +151,37 @@ class Number:
     decimals: int  # digits written after the point
 
 
+@dataclass(frozen=True, slots=True)
+class _LetterPatterns:
+    """Patterns of an answer's letters, for questions with the same number of options."""
+
+    stated: re.Pattern[str]
+    boxed: re.Pattern[str]
+    leading: re.Pattern[str]
+    alone: re.Pattern[str]
+    praised: re.Pattern[str]
+    mentioned: re.Pattern[str]
+
+
+@cache
+def _letter_patterns(known: str) -> _LetterPatterns:
+    # One letter may be the subject of what follows ("The answer is C because"); further ones may not.
+    word = rf"[{known}]++{_NO_LETTER}{_NO_SUBJECT}"
+    further = rf"(?>{_SEPARATOR}{_OPENING_MARKS}{word})*"  # gives back whole words only, so that is linear, too
+    several = rf"(?:[{known}]{_NO_LETTER}|{word}){further}"
+    closed = r"(?=[\s)\]}」』】*\"'$]*(?:$|[.,;:、。\n]|\)|\]))"
+    return _LetterPatterns(
+        stated=re.compile(rf"(?i:{_ANSWER_LEAD_IN}){_OPENING_MARKS}({several})"),
+        boxed=re.compile(rf"\\boxed\{{{_OPENING_MARKS}({several})"),
+        leading=re.compile(rf"{_OPENING_MARKS}({several}){closed}"),
+        alone=re.compile(rf"\W*+([{known.lower()}])\W*+"),
+        praised=re.compile(
+            rf"(?<![A-Za-z])([{known}])\)?+\s*+(?:选项|项)?+\s*+(?:is|是|为)?+\s*+(?:the\s++)?+(?:correct|right|正确)"
+        ),
+        mentioned=re.compile(rf"(?<![A-Za-z'])([{known}]){_NO_LETTER}"),
+    )
+
+
 def extract_letters(answer: str, options: Sequence[str]) -> str:
     """Extract the letters of the options that an answer chooses, in order ("C", "ABD"); "" if it is unclear.
 
@@ -128,25 +189,16 @@ def extract_letters(answer: str, options: Sequence[str]) -> str:
     correct, the only letter mentioned, the only option whose words are repeated.
     """
     known = OPTION_LETTERS[: len(options)]
-    text = unicodedata.normalize("NFKC", answer).strip()
-    separator = r"(?:\s*(?:[,、/&;]|\band\b|和|与|及)\s*(?:and\s+)?)?"
-    no_subject = r"(?![a-z']|\s*(?:项|选项|错|不)|\s+(?!are\b|and\b|both\b)[a-z])"  # "C, A is wrong" chooses C alone
-    further = rf"{separator}{_OPENING_MARKS}[{known}]{no_subject}"
-    several = rf"[{known}](?![a-z'])(?:{further})*(?![A-Za-z'])"
-    stated = re.findall(rf"(?i:{_ANSWER_LEAD_IN}){_OPENING_MARKS}({several})", text) or re.findall(
-        rf"\\boxed\{{{_OPENING_MARKS}({several})", text
-    )
-    if stated:
+    patterns = _letter_patterns(known)
+    text = fold_compatibility(answer).strip()
+    if stated := patterns.stated.findall(text) or patterns.boxed.findall(text):
         return _sort_letters(stated[-1])
-    leading = re.match(rf"{_OPENING_MARKS}({several})(?=[\s)\]}}」』】*\"'$]*(?:$|[.,;:、。\n]|\)|\]))", text)
-    if leading:
+    if leading := patterns.leading.match(text):
         return _sort_letters(leading[1])
-    alone = re.fullmatch(rf"\W*([{known.lower()}])\W*", text)
-    if alone:
+    if alone := patterns.alone.fullmatch(text):
         return alone[1].upper()
-    praise = rf"(?<![A-Za-z])([{known}])\)?\s*(?:选项|项)?\s*(?:is|是|为)?\s*(?:the\s+)?(?:correct|right|正确)"
-    praised = re.findall(praise, text)
-    return praised[-1] if praised else _only_candidate(text, options, known)
+    praised = patterns.praised.findall(text)
+    return praised[-1] if praised else _only_candidate(text, options, patterns.mentioned)
 
 
 def extract_number(text: str) -> Number | None:
@@ -154,14 +206,16 @@ def extract_number(text: str) -> Number | None:
 
     Without either, it is the last number of the text; None if there is no number.
     """
-    plain = unicodedata.normalize("NFKC", text).translate(_DASHES).replace("\\%", "%")
-    found = _find_numbers(plain)
-    for lead in (rf"{_ANSWER_LEAD_IN}|\\boxed\{{|####", r"等于|=|≈|约为"):
-        for statement in reversed(list(re.finditer(lead, plain, re.IGNORECASE))):
-            near = [number for place, number in found if statement.end() <= place <= statement.end() + _NEAR_CHARACTERS]
-            if near:
-                return near[0]
-    return found[-1][1] if found else None
+    plain = fold_compatibility(text).translate(_DASHES).replace("\\%", "%")
+    found = sorted((*_NUMBER.finditer(plain), *_CHINESE_NUMERAL.finditer(plain)), key=lambda match: match.start())
+    starts = [match.start() for match in found]
+    whole = plain.strip(" .。")
+    for lead_in in _NUMBER_LEAD_INS:
+        for end in reversed([statement.end() for statement in lead_in.finditer(plain)]):
+            near = found[bisect_left(starts, end) : bisect_right(starts, end + _NEAR_CHARACTERS)]
+            if number := _first_number(near, whole):
+                return number
+    return _first_number(reversed(found), whole)
 
 
 def same_number(found: Number, wanted: Number) -> bool:
@@ -178,57 +232,76 @@ def _rounds_to(found: Number, wanted: Number) -> bool:
     return 0 < wanted.decimals < found.decimals and round(found.written_value, wanted.decimals) == wanted.written_value
 
 
-def _find_numbers(text: str) -> list[tuple[int, Number]]:
-    """Find numbers and their positions in a text: digits, and Chinese numerals that are clearly numbers."""
-    found: list[tuple[int, Number]] = []
-    for match in _NUMBER.finditer(text):
-        digits = match["digits"].replace(",", "")
-        value = Fraction(f"{match['sign'] if _is_sign(text, match.start()) else ''}{digits}")
-        if match["power"] and abs(int(match["power"])) <= MAX_POWER_OF_TEN:
-            value *= Fraction(10) ** int(match["power"])
-        if match["below"] and Fraction(match["below"]):
-            value /= Fraction(match["below"])
-        value *= _SCALES.get(match["scale"] or "", 1)
-        found.append((match.start(), _with_unit(value, text[match.end() :], len(digits.partition(".")[2]))))
-    for match in _CHINESE_NUMERAL.finditer(text):
-        value = parse_chinese_numeral(match["numeral"])
-        number = _with_unit(value, text[match.end() :], 0) if value is not None else None
-        if number is None or value is None or text[: match.start()][-1:].isdigit():
-            continue
-        if match["share"]:
-            found.append((match.start(), Number(value, "share", value / 100, 0)))
-        elif len(match["numeral"]) > 1 or number.dimension or match[0] == text.strip(" .。"):
-            found.append((match.start(), number))
-    return sorted(found, key=lambda pair: pair[0])
+def _first_number(matches: Iterable[re.Match[str]], whole: str) -> Number | None:
+    """Return the first number of some matches in a text, which without spaces and full stops is `whole`."""
+    numbers = (_parse_arabic(match) if match.re is _NUMBER else _parse_chinese(match, whole) for match in matches)
+    return next((number for number in numbers if number is not None), None)
 
 
-def _with_unit(value: Fraction, rest: str, decimals: int) -> Number:
-    """Make a number with the unit that follows it; a word that is not a unit is ignored."""
-    match = _UNIT.match(rest)
+def _parse_arabic(match: re.Match[str]) -> Number:
+    value, decimals = _parse_decimal(match["digits"].replace(",", ""))
+    if match["sign"] == "-" and _is_sign(match.string, match.start()):
+        value = -value
+    power = (match["power"] or "").lstrip("+-0")
+    if power and len(power) <= len(str(MAX_POWER_OF_TEN)) and int(power) <= MAX_POWER_OF_TEN:
+        value *= Fraction(10) ** (-int(power) if match["power"].startswith("-") else int(power))
+    if match["below"] and (below := _parse_decimal(match["below"])[0]):
+        value /= below
+    return _with_unit(value * _SCALES.get(match["scale"] or "", 1), match, decimals)
+
+
+def _parse_decimal(text: str) -> tuple[Fraction, int]:
+    """Parse digits with or without a point; returns their value and the number of decimals."""
+    whole, _, fraction = text.partition(".")
+    fraction = fraction[:MAX_DECIMALS]
+    return Fraction(_parse_digits(whole + fraction), 10 ** len(fraction)), len(fraction)
+
+
+def _parse_chinese(match: re.Match[str], whole: str) -> Number | None:
+    """Make the number of Chinese characters; None if they are not clearly a number."""
+    if match.start() and match.string[match.start() - 1].isdigit():
+        return None
+    if len(match[0]) == 1 and match[0] != whole and _find_unit(match) is None:
+        return None
+    value = parse_chinese_numeral(match["numeral"])
+    if value is None:
+        return None
+    return Number(value, "share", value / 100, 0) if match["share"] else _with_unit(value, match, 0)
+
+
+def _with_unit(value: Fraction, number: re.Match[str], decimals: int) -> Number:
+    dimension, factor = _find_unit(number) or ("", 1)
+    return Number(value, dimension, value * factor, decimals)
+
+
+def _find_unit(number: re.Match[str]) -> tuple[str, Fraction] | None:
+    """Find the unit that follows a number: its dimension and factor; None for a word that is not a unit."""
+    match = _UNIT.match(number.string, number.end())
     word = match[1].casefold() if match else ""
-    for name in (word,) if word.isascii() else (word, word[:1]):
-        if name in _UNITS:
-            dimension, factor = _UNITS[name]
-            return Number(value, dimension, value * factor, decimals)
-    return Number(value, "", value, decimals)
+    return _UNITS.get(word) or (None if word.isascii() else _UNITS.get(word[:1]))
 
 
 def _is_sign(text: str, start: int) -> bool:
     """Return True if a dash before digits is a minus sign, not the dash of a range or a subtraction."""
-    return not re.search(r"[\d)]\s*$|[A-Za-z_]$", text[:start])
+    before = start
+    while before and text[before - 1].isspace():
+        before -= 1
+    last = text[before - 1] if before else ""
+    return not (last.isdecimal() or last == ")" or (before == start and re.match("[A-Za-z_]", last)))
 
 
-def _only_candidate(text: str, options: Sequence[str], known: str) -> str:
+def _only_candidate(text: str, options: Sequence[str], mentioned: re.Pattern[str]) -> str:
     """Return the only letter mentioned alone in the text, else the letter of the only option quoted in it, else ""."""
-    mentioned = {
-        match[1]
-        for match in re.finditer(rf"(?<![A-Za-z'])([{known}])(?![A-Za-z'])", text)
-        if not (match[1] in "AI" and re.match(r" +(?!or\b|and\b|nor\b|is\b|are\b)[a-z]", text[match.end() :]))
-    }
-    if mentioned:
-        return mentioned.pop() if len(mentioned) == 1 else ""
+    letters: set[str] = set()
+    for match in mentioned.finditer(text):
+        if not (match[1] in "AI" and _ARTICLE.match(text, match.end())):
+            letters.add(match[1])
+    if letters:
+        return letters.pop() if len(letters) == 1 else ""
     plain = " ".join(text.casefold().split())
-    words = {letter: " ".join(option.casefold().split()) for letter, option in zip(known, options, strict=False)}
+    words = {
+        letter: " ".join(option.casefold().split()) for letter, option in zip(OPTION_LETTERS, options, strict=False)
+    }
     quoted = {letter: option for letter, option in words.items() if option and option in plain}
     longest = [
         letter

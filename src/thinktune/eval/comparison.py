@@ -151,6 +151,12 @@ def row_outcome(base: Scores, tuned: Scores) -> str:
     return "same" if abs(change) < (0.05 if key == "chrf" else 1e-9) else "better" if change > 0 else "worse"
 
 
+def ungraded_note(rows: int) -> str:
+    """Say how many rows a grader failed on, and where to read why."""
+    are = "row is" if rows == 1 else "rows are"
+    return f"{rows:,} {are} not graded, as the grader failed on an answer (grader_error in rows.jsonl)"
+
+
 def _estimate(measure: Measure, values: Sequence[float]) -> Interval:
     if measure.kind == "share" and set(values) <= {0.0, 1.0}:
         return wilson_interval(round(sum(values)), len(values))

@@ -2,21 +2,25 @@
 
 import json
 import re
-import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import regex
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN
 from thinktune.data.language import main_script
 from thinktune.eval import answer_extraction
+from thinktune.eval.normalization import fold_compatibility
 
 MIN_LOOP_REPEATS = 4  # of the same text at the end, one after the other
 MIN_LOOP_CHARACTERS = 40  # over all repeats; shorter ones are emphasis, or rows of dashes
 TAIL_CHARACTERS = 4000  # searched for loops
 MAX_SHORT_CHARACTERS = 40  # of a reference that is compared whole
+MAX_PATTERN_SECONDS = 0.25  # of CPU time for a task's own pattern on one answer
+_MAX_CACHED_MASKS = 1024
 CJK_CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 
 Grader = Literal["choice", "number", "short", "text", "keypoints", "refusal", "format"]
@@ -82,7 +86,7 @@ _REFUSAL = re.compile(
 
 def normalize(text: str) -> str:
     """Normalize width, case and white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(fold_compatibility(text).casefold().split())
 
 
 def normalize_answer(text: str) -> str:
@@ -97,24 +101,27 @@ def contains_keypoint(answer: str, keypoint: str) -> bool:
 
     Chinese has no spaces between words, so there a substring is enough.
     """
-    pattern = re.escape(normalize(keypoint))
-    before = r"(?<![0-9a-z])" if re.match(r"[0-9a-z]", normalize(keypoint)) else ""
-    after = r"(?![0-9a-z])" if re.search(r"[0-9a-z]$", normalize(keypoint)) else ""
-    return re.search(before + pattern + after, normalize(answer)) is not None
+    return _mark_words(keypoint) in _mark_words(answer)
+
+
+def _mark_words(text: str) -> str:
+    """Normalize a text and mark both ends of its Latin words and numbers, so that `in` finds only whole ones."""
+    return re.sub(r"[0-9a-z]+", "\0\\g<0>\0", normalize(text))
 
 
 def keypoint_recall(answer: str, keypoints: Sequence[str]) -> float:
     """Return the share of key points that an answer contains; bars separate alternatives ("iron|Fe")."""
-    return sum(
-        any(contains_keypoint(answer, way) for way in point.split("|") if way.strip()) for point in keypoints
-    ) / len(keypoints)
+    marked = _mark_words(answer)
+    return sum(any(_mark_words(way) in marked for way in point.split("|") if way.strip()) for point in keypoints) / len(
+        keypoints
+    )
 
 
 def pick_grader(reference: str) -> Grader:
     """Choose the grader of a reference without options or key points: number, short answer or free text."""
     if re.fullmatch(
-        r"\s*[-+−]?[\d.,/]*\d\s*(?:%|[a-zA-Z°℃]{1,12}|[\u4e00-\u9fff]{1,3})?\s*",
-        unicodedata.normalize("NFKC", reference),
+        r"\s*+[-+−]?[\d.,/]*\d\s*+(?:%|[a-zA-Z°℃]{1,12}|[\u4e00-\u9fff]{1,3})?\s*+",
+        fold_compatibility(reference),
     ):
         return "number"
     return "short" if len(reference.strip()) <= MAX_SHORT_CHARACTERS and "\n" not in reference.strip() else "text"
@@ -146,28 +153,54 @@ def rouge_tokens(text: str) -> list[str]:
     return re.findall(rf"[{CJK_CHARACTERS}]|[^\W{CJK_CHARACTERS}_]+", normalize(text))
 
 
-def rouge_l(answer: str, reference: str) -> float:
-    """Compute ROUGE-L (F1 of the longest common subsequence of `rouge_tokens`), 0 to 1, with Google's rouge-score."""
-    return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
+def rouge_l(answer: str, *references: str) -> float:
+    """Compute ROUGE-L (F1 of the longest common subsequence of `rouge_tokens`), 0 to 1, for the closest reference.
+
+    F1 is that of Google's rouge-score. Its table for the subsequence has a cell for each pair of tokens, in plain
+    Python, so the length comes from `lcs_length`.
+    """
+    from rouge_score.scoring import fmeasure
+
+    said = rouge_tokens(answer)
+    scores = [0.0]
+    for wanted in map(rouge_tokens, references):
+        common = lcs_length(said, wanted)
+        scores.append(float(fmeasure(common / max(1, len(said)), common / max(1, len(wanted)))))
+    return max(scores)
 
 
-def chrf(answer: str, reference: str) -> float:
-    """Compute chrF2 (F-score of character n-grams up to six), 0 to 1, with sacrebleu; it also suits Chinese."""
-    return _chrf().sentence_score(normalize(answer), [normalize(reference)]).score / 100
+def lcs_length(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence of two lists of tokens.
+
+    Bit-parallel, as in Hyyrö, "Bit-parallel LCS-length computation revisited" (2004): each token of the shorter list
+    takes four operations on an integer with a bit for each token of the longer one.
+    """
+    shorter, longer = sorted((one, other), key=len)
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, token in enumerate(longer):
+        places[token].append(place)
+
+    @lru_cache(_MAX_CACHED_MASKS)
+    def mask(token: str) -> int:
+        bits = bytearray(len(longer) // 8 + 1)
+        for place in places[token]:
+            bits[place >> 3] |= 1 << (place & 7)
+        return int.from_bytes(bits, "little")
+
+    everything = row = (1 << len(longer)) - 1
+    for token in shorter:
+        if token in places:
+            matched = row & mask(token)
+            row = ((row + matched) | (row - matched)) & everything
+    return len(longer) - row.bit_count()
 
 
-@cache
-def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
+def chrf(answer: str, *references: str) -> float:
+    """Compute chrF2 (F-score of character n-grams up to six), 0 to 1, for the closest reference, with sacrebleu.
 
-    return RougeScorer(["rougeL"], tokenizer=_RougeTokenizer())
-
-
-class _RougeTokenizer:
-    """Tokenizer for rouge-score, whose own keeps only Latin letters and gives 0 for all Chinese."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return rouge_tokens(text)
+    It also suits Chinese.
+    """
+    return _chrf().sentence_score(normalize(answer), [normalize(wanted) for wanted in references]).score / 100
 
 
 @cache
@@ -207,9 +240,21 @@ class FormatRules(BaseModel):
     pattern: str | None = None
     """Matches this regular expression as a whole."""
 
+    @field_validator("pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            regex.compile(pattern or "")
+        except regex.error as error:
+            raise ValueError(f"is not a regular expression ({error})") from None
+        return pattern
+
 
 def follows_rules(answer: str, rules: FormatRules) -> bool:
-    """Return True if an answer is not blank and follows every rule."""
+    """Return True if an answer is not blank and follows every rule.
+
+    Raises TimeoutError if the task's own pattern takes too long, as only its author can make it linear.
+    """
     text = answer.strip()
     plain = normalize(text)
     count = len(rouge_tokens(text))
@@ -225,22 +270,28 @@ def follows_rules(answer: str, rules: FormatRules) -> bool:
         rules.numbered is None or _list_numbers(text) == list(range(1, rules.numbered + 1)),
         not rules.one_of or plain.strip(" .。!！\"'“”") in {normalize(piece) for piece in rules.one_of},
         not rules.capitals or (text == text.upper() and text != text.lower()),
-        rules.pattern is None or re.fullmatch(rules.pattern, text) is not None,
+        rules.pattern is None or _matches_pattern(rules.pattern, text),
     )
     return bool(text) and all(checks)
 
 
+def _matches_pattern(pattern: str, text: str) -> bool:
+    return regex.fullmatch(pattern, text, timeout=MAX_PATTERN_SECONDS) is not None
+
+
 def _json_keys(text: str) -> list[str] | None:
-    fenced = re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL)
+    if text.startswith("```") and text.endswith("```") and len(text) >= 6:
+        text = text[3:-3].removeprefix("json").strip()
     try:
-        value: Any = json.loads(fenced[1] if fenced else text)
-    except ValueError:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError):  # the latter of a hundred thousand brackets
         return None
     return sorted(value) if isinstance(value, dict) else None
 
 
 def _list_numbers(text: str) -> list[int]:
-    return [
-        int(number)
-        for number in re.findall(rf"^\s*(\d{{1,3}})\s*[.)、．](?=\s|[{CJK_CHARACTERS}]|\w)", text, re.MULTILINE)
-    ]
+    numbers = (
+        re.match(rf"\s*+(\d{{1,3}})\s*+[.)、．](?=\s|[{CJK_CHARACTERS}]|\w)", line)
+        for line in text.splitlines(keepends=True)
+    )
+    return [int(number[1]) for number in numbers if number]

@@ -13,6 +13,7 @@ from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.progress import ProgressReporter, Say
 
 ORDERS = ("base first", "tuned first")
+MAX_TRIED_BRACES = 100  # from the end of a judge's reply, where its verdict stands
 MAX_JUDGE_TOKENS = 2048  # of a verdict, with the reasoning before it
 _LENIENT_JSON = json.JSONDecoder(strict=False)  # accepts line breaks inside the reason
 _WINNERS = {"1": 0, "2": 1, "first": 0, "second": 1}
@@ -96,13 +97,17 @@ def judgement_key(pair: AnswerPair, order: str, model: str) -> str:
 
 def parse_judgement(text: str, order: str) -> tuple[str, str]:
     """Parse a judge's reply into its winner ("base", "tuned", "tie" or "unread") and its reason."""
-    for brace in reversed([place for place, character in enumerate(text) if character == "{"]):
+    end = len(text)
+    for _ in range(MAX_TRIED_BRACES):
+        end = text.rfind("{", 0, end)
+        if end < 0:
+            break
         try:
-            verdict: Any = _LENIENT_JSON.raw_decode(text, brace)[0]
-        except ValueError:
+            verdict: Any = _LENIENT_JSON.raw_decode(text, end)[0]
+            winner, reason = (str(verdict.get(name, "")) for name in ("winner", "reason"))
+        except (ValueError, RecursionError):  # the latter of a thousand brackets inside each other
             continue
-        winner = str(verdict.get("winner", "")).strip().casefold()
-        reason = str(verdict.get("reason", ""))
+        winner = winner.strip().casefold()
         if winner == "tie":
             return "tie", reason
         if winner in _WINNERS:

@@ -5,9 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, shorten_error
 from thinktune.eval import llm_judge
-from thinktune.eval.comparison import Scores, compare, forgetting_verdict, row_outcome, set_verdict, sort_measures
+from thinktune.eval.comparison import (
+    Scores,
+    compare,
+    forgetting_verdict,
+    row_outcome,
+    set_verdict,
+    sort_measures,
+    ungraded_note,
+)
 from thinktune.eval.completion_store import read_records
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.grading import format_metrics
@@ -22,11 +30,15 @@ LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 @dataclass(frozen=True, slots=True)
 class _ScoredTask:
-    """A task, both sides' replies to it, their scores, and the judge's verdict if there is one."""
+    """A task, both sides' replies to it, their scores, and the judge's verdict if there is one.
+
+    `grader_errors` says why an answer could not be graded; then neither side's is compared.
+    """
 
     task: Task
     replies: Mapping[str, Mapping[str, Any]]
     scores: Mapping[str, Scores]
+    grader_errors: Mapping[str, str]
     judgement: llm_judge.Judgement | None
     excluded: bool  # the training rows ask the same
 
@@ -71,7 +83,7 @@ def _score_replies(folder: EvaluationFolder, settings: EvalSettings) -> list[_Sc
     rows: list[_ScoredTask] = []
     for index, task in enumerate(tasks):
         replies = {side: saved[side][index] for side in SIDES}
-        scores = {side: _score_reply(task, replies[side], settings.thinks(task)) for side in SIDES}
+        scores, grader_errors = _score_sides(task, replies, settings.thinks(task))
         judgement = None
         if settings.judge and task.set != PROBE_SET:
             pair = answer_pair(task, replies["base"]["answer"], replies["tuned"]["answer"])
@@ -79,7 +91,7 @@ def _score_replies(folder: EvaluationFolder, settings: EvalSettings) -> list[_Sc
         if judgement is not None and judgement.preferred is not None:
             scores["tuned"]["preferred"] = judgement.preferred
             scores["base"]["preferred"] = 1 - judgement.preferred
-        rows.append(_ScoredTask(task, replies, scores, judgement, (task.set, task.source) in excluded))
+        rows.append(_ScoredTask(task, replies, scores, grader_errors, judgement, (task.set, task.source) in excluded))
     return rows
 
 
@@ -94,9 +106,26 @@ def _saved_replies(
     return [saved[key] for key in keys]
 
 
-def _score_reply(task: Task, reply: Mapping[str, Any], thinking: bool) -> dict[str, float]:
-    measures = format_metrics(task.question, reply, thinking) | grade_answer(task, str(reply["answer"]))
-    return {name: float(value) for name, value in measures.items()}
+def _score_sides(
+    task: Task, replies: Mapping[str, Mapping[str, Any]], thinking: bool
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Score both sides' replies to a task, and say for each whose answer could not be graded why.
+
+    Replies are saved, so a grader that raised would end every later evaluation of them, too: it costs its row instead.
+    """
+    measures: dict[str, dict[str, float]] = {side: {} for side in SIDES}
+    graded: dict[str, dict[str, float]] = {}
+    errors: dict[str, str] = {}
+    for side in SIDES:
+        try:
+            measures[side] = format_metrics(task.question, replies[side], thinking)
+            graded[side] = grade_answer(task, str(replies[side]["answer"]))
+        except Exception as error:  # whatever it is
+            errors[side] = f"{type(error).__name__}: {shorten_error(error)}"
+    if not errors:
+        measures = {side: measures[side] | graded[side] for side in SIDES}
+    scores = {side: {name: float(value) for name, value in measures[side].items()} for side in SIDES}
+    return scores, errors
 
 
 def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask]) -> dict[str, Any]:
@@ -106,14 +135,19 @@ def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask])
     measures = compare([row.scores["base"] for row in counted], [row.scores["tuned"] for row in counted])
     if name == HELD_OUT_SET and folder.losses("base").is_file():
         measures += compare(*(_linearized_losses(read_json(folder.losses(side))["rows"]) for side in SIDES))
-    kinds = sorted({row.task.kind for row in counted} - {""})
+    graded = [row for row in counted if not row.grader_errors]
+    kinds = sorted({row.task.kind for row in graded} - {""})
+    verdict = forgetting_verdict(measures) if name == PROBE_SET else set_verdict(name, measures)
+    if ungraded := len(counted) - len(graded):
+        verdict += f"; {ungraded_note(ungraded)}"
     return {
         "name": name,
         "rows": len(counted),
         "apart": len(all_rows) - len(counted),
+        "ungraded": ungraded,
         "measures": sort_measures(measures),
-        "verdict": forgetting_verdict(measures) if name == PROBE_SET else set_verdict(name, measures),
-        "kinds": [_score_kind(kind, [row.scores for row in counted if row.task.kind == kind]) for kind in kinds],
+        "verdict": verdict,
+        "kinds": [_score_kind(kind, [row.scores for row in graded if row.task.kind == kind]) for kind in kinds],
     }
 
 
@@ -156,6 +190,7 @@ def _row_record(row: _ScoredTask) -> dict[str, Any]:
         **{
             side: {name: row.replies[side][name] for name in ("reasoning", "answer", "finish")}
             | {"scores": row.scores[side]}
+            | ({"grader_error": row.grader_errors[side]} if side in row.grader_errors else {})
             for side in SIDES
         },
     }

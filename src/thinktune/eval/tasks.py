@@ -173,8 +173,7 @@ def _similarity(task: Task, answer: str) -> dict[str, float]:
     """Return chrF and ROUGE-L against the closest reference; nothing without references."""
     if not task.references:
         return {}
-    pairs = [(grading.chrf(answer, wanted), grading.rouge_l(answer, wanted)) for wanted in task.references]
-    return {"chrf": max(pair[0] for pair in pairs), "rouge_l": max(pair[1] for pair in pairs)}
+    return {"chrf": grading.chrf(answer, *task.references), "rouge_l": grading.rouge_l(answer, *task.references)}
 
 
 def _default_grader(choices: Sequence[str], points: Sequence[str], references: Sequence[str]) -> Grader:

@@ -2,8 +2,14 @@
 
 import { streamReply } from './api.js';
 
+const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+
 export function newChat() {
-  return { id: Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16)).join(''), changed: Date.now(), title: '', turns: [] };
+  return { id: newId(), changed: Date.now(), title: '', turns: [] };
+}
+
+export function newTurn(question) {
+  return { id: newId(), asked: Date.now(), question, replies: [] };
 }
 
 export function newReply(model) {
@@ -62,11 +68,16 @@ export async function streamInto(reply, request, signal, changed) {
     }
     reply.finish ??= 'stopped'; // the server is gone
   } catch (error) {
-    reply.finish = error.name === 'AbortError' ? 'stopped' : 'failed';
+    reply.finish ??= error.name === 'AbortError' ? 'stopped' : 'failed'; // a page that goes has marked it already
     if (reply.finish === 'failed') reply.error = error.message;
     reply.status = error.status;
   }
   changed();
+}
+
+/** Mark the replies that nothing writes any more as stopped: what came is kept when the page goes or is loaded again. */
+export function stopReplies(chat) {
+  for (const turn of chat.turns) for (const reply of turn.replies) reply.finish ??= 'stopped';
 }
 
 /** Convert a chat to Markdown, the reasoning as a quotation. */

@@ -1,41 +1,70 @@
 // The page's controls and state. Conversations are in chat.js, their display in view.js.
 
 import { listModels, useKey } from './api.js';
-import { asMarkdown, newChat, newReply, requestFor, streamInto } from './chat.js';
-import { forgetChat, keepChat, keepSettings, readChats, readSettings } from './store.js';
-import { make, turnView } from './view.js';
+import { asMarkdown, newChat, newReply, newTurn, requestFor, stopReplies, streamInto } from './chat.js';
+import * as store from './store.js';
+import { composing, make, turnView } from './view.js';
 import { showWords, words } from './words.js';
 
 const NUMBERS = ['temperature', 'top_p', 'top_k', 'max_tokens', 'reasoning_budget', 'seed'];
+const KEEP_EVERY_MS = 2000; // while a reply streams in
 const byId = (id) => document.getElementById(id);
 let models = [];
-let settings = readSettings();
+let settings = store.readSettings();
 let chat = newChat();
+const forgotten = new Set(); // ids of deleted chats, whose replies may still be streaming in
+let undo = null; // brings back what was last replaced or deleted
 let views = [];
 let running = null; // the AbortController of the replies in progress
 
 const actions = {
   fold: () => settings.fold ?? '',
   rememberFold: (fold) => changeSettings({ fold }),
-  edit: (turn, question) => {
-    chat.turns.length = chat.turns.indexOf(turn);
+  edit: ({ id }, question) => {
+    const number = chat.turns.findIndex((turn) => turn.id === id);
+    if (number < 0 || !models.length) return;
+    offerUndo(words.replaced);
+    chat.turns.length = number;
     ask(question);
   },
-  regenerate: (reply) => {
-    const number = chat.turns.findIndex((turn) => turn.replies.includes(reply));
+  regenerate: ({ id }) => {
+    const number = chat.turns.findIndex((turn) => turn.id === id);
+    if (number < 0) return;
+    offerUndo(words.replaced);
     chat.turns.length = number + 1; // the turns after it answered the former reply
     answer(chat.turns[number], chat.turns[number].replies.map((one) => one.model));
   },
 };
 
+/** Offer to bring this chat back as it is now, until something else is replaced or deleted. */
+function offerUndo(text, from = chat) {
+  const turns = structuredClone(from.turns);
+  undo = () => {
+    if (from === chat) stop();
+    forgotten.delete(from.id);
+    from.turns = turns;
+    stopReplies(from);
+    keep(from);
+    open(from);
+    showUndo('');
+  };
+  showUndo(text);
+}
+
+function showUndo(text) {
+  if (!text) undo = null;
+  byId('undo').hidden = !text;
+  byId('undo-text').textContent = text;
+}
+
 function changeSettings(changes) {
   settings = Object.fromEntries(Object.entries({ ...settings, ...changes }).filter(([, value]) => value !== null && value !== ''));
-  keepSettings(settings);
+  warnIfFull(store.keepSettings(settings));
 }
 
 function ask(question) {
   if (!models.length || !question.trim()) return;
-  const turn = { question, replies: [] };
+  const turn = newTurn(question);
   chat.title ||= question.split('\n')[0].slice(0, 60);
   chat.turns.push(turn);
   const model = byId('model').value;
@@ -48,19 +77,21 @@ async function answer(turn, names) {
   stop();
   const controller = (running = new AbortController());
   const asked = chat; // the user may open another one meanwhile
+  const keepNow = once((run) => setTimeout(run, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
   turn.replies = names.map(newReply);
   const requests = turn.replies.map((reply) => requestFor(reply.model, asked, asked.turns.indexOf(turn), settings));
   showChat();
   setBusy(true);
   keep(asked);
-  const view = views.at(-1);
+  const view = views[asked.turns.indexOf(turn)];
   await Promise.all(
     turn.replies.map((reply, number) => {
       const element = view.replies.children[number];
-      const update = oncePerFrame(() => {
+      const update = once(requestAnimationFrame, () => {
         const wasNearEnd = nearEnd();
         element.update();
         if (wasNearEnd) toEnd();
+        keepNow();
       });
       return streamInto(reply, requests[number], controller.signal, update).then(() => {
         byId('status').textContent = words.finished(reply.model);
@@ -68,17 +99,17 @@ async function answer(turn, names) {
       });
     }),
   );
-  keep(asked);
   if (running === controller) setBusy(false);
+  keep(asked);
 }
 
-/** Wrap `work` so that it runs at most once per animation frame. */
-function oncePerFrame(work) {
+/** Wrap `work` so that it waits for `later`, once for all calls in the meantime. */
+function once(later, work) {
   let due = false;
   return () => {
     if (due) return;
     due = true;
-    requestAnimationFrame(() => {
+    later(() => {
       due = false;
       work();
     });
@@ -99,13 +130,20 @@ function setBusy(busy) {
 }
 
 function keep(saved) {
-  if (saved.turns.length && !keepChat(saved)) byId('status').textContent = words.full;
+  if (saved.turns.length && !forgotten.has(saved.id)) warnIfFull(store.keepChat(saved));
+  if (!running && chat.turns.some((turn, number) => turn !== views[number]?.turn)) showChat(); // other tabs asked, too
   showHistory();
+}
+
+function warnIfFull(kept) {
+  byId('problem').hidden = kept;
+  byId('problem').textContent = kept ? '' : words.full;
 }
 
 function open(opened) {
   stop();
   chat = opened;
+  store.keepOpen(chat.id);
   showChat();
   showHistory();
   byId('chats').classList.remove('open');
@@ -123,12 +161,15 @@ function showChat() {
 
 function showHistory() {
   byId('history').replaceChildren(
-    ...readChats().map((kept) => {
-      const title = make('button', { className: 'title', textContent: kept.title, onclick: () => open(kept) });
+    ...store.readChats().map((kept) => {
+      const title = make('button', { className: 'title', dir: 'auto', textContent: kept.title || words.untitled, onclick: () => open(kept) });
       if (kept.id === chat.id) title.ariaCurrent = 'true';
       const remove = make('button', { className: 'quiet', textContent: '×', ariaLabel: words.remove(kept.title) });
       remove.onclick = () => {
-        forgetChat(kept);
+        const deleted = kept.id === chat.id ? chat : kept;
+        offerUndo(words.deleted, deleted);
+        forgotten.add(kept.id);
+        store.forgetChat(kept);
         if (kept.id === chat.id) open(newChat());
         else showHistory();
       };
@@ -160,10 +201,29 @@ function showSettings() {
   }
   byId('set-thinking').checked = settings.thinking !== false;
   byId('set-fold').value = settings.fold ?? '';
+  byId('settings').returnValue = '';
   byId('settings').showModal();
 }
 
+/** Empty the fields; nothing is kept until Done. */
+function clearSettings() {
+  byId('set-system').value = modelDefaults().system ?? '';
+  for (const name of NUMBERS) byId(`set-${name}`).value = '';
+  byId('set-thinking').checked = true;
+  byId('set-fold').value = '';
+}
+
+/** Forget settings that the dialog would not take: another version may have stored them. */
+function dropRefusedSettings() {
+  for (const name of NUMBERS) {
+    const field = byId(`set-${name}`);
+    field.value = settings[name] ?? '';
+    if (settings[name] != null && (field.value === '' || !field.validity.valid)) delete settings[name];
+  }
+}
+
 function takeSettings() {
+  if (byId('settings').returnValue !== 'done') return; // Esc leaves everything as it was
   const defaults = modelDefaults();
   const changes = { thinking: byId('set-thinking').checked ? null : false, fold: byId('set-fold').value };
   for (const name of NUMBERS) changes[name] = byId(`set-${name}`).value === '' ? null : byId(`set-${name}`).valueAsNumber;
@@ -171,15 +231,16 @@ function takeSettings() {
   changeSettings(changes);
   delete settings.system;
   if (system !== (defaults.system ?? '')) settings.system = system; // an empty one is a choice, too
-  keepSettings(settings);
+  warnIfFull(store.keepSettings(settings));
 }
 
 async function start() {
+  byId('unreachable')?.remove();
   try {
     models = await listModels();
   } catch (error) {
     if (error.status === 401) askKey();
-    else byId('log').append(make('p', { className: 'mark failed', textContent: words.failed(error.message) }));
+    else byId('log').append(make('p', { id: 'unreachable', className: 'mark failed', textContent: words.failed(error.message) }));
     return;
   }
   const option = (model) => make('option', { value: model.id, textContent: model.id });
@@ -193,19 +254,25 @@ async function start() {
 }
 
 function askKey() {
-  byId('key').showModal();
+  byId('key').returnValue = '';
+  if (!byId('key').open) byId('key').showModal();
 }
 
 function addListeners() {
-  byId('ask').onsubmit = (event) => {
+  byId('ask').onsubmit = async (event) => {
     event.preventDefault();
     const question = byId('question').value;
     if (!question.trim() || running) return;
+    if (!models.length) await start(); // the server was away
+    if (!models.length || running) return; // the question stays in its box
+    showUndo('');
     byId('question').value = '';
+    store.keepDraft('');
     ask(question);
   };
+  byId('question').oninput = () => store.keepDraft(byId('question').value);
   byId('question').onkeydown = (event) => {
-    if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return; // composing: Enter picks Chinese characters
+    if (event.key !== 'Enter' || event.shiftKey || composing(event)) return; // Enter picks Chinese characters
     event.preventDefault();
     byId('ask').requestSubmit();
   };
@@ -218,11 +285,10 @@ function addListeners() {
   byId('compare').onchange = () => changeSettings({ beside: byId('compare').value }); // browsers have this name stored
   byId('settings-open').onclick = showSettings;
   byId('settings').onclose = takeSettings;
-  byId('set-reset').onclick = () => {
-    settings = settings.beside ? { beside: settings.beside } : {};
-    showSettingsAgain();
-  };
+  byId('set-reset').onclick = clearSettings;
+  byId('undo-button').onclick = () => undo?.();
   byId('key').onclose = () => {
+    if (byId('key').returnValue !== 'done') return;
     useKey(byId('key-text').value);
     start();
   };
@@ -230,19 +296,30 @@ function addListeners() {
   byId('export-json').onclick = () => download('chat.json', 'application/json', JSON.stringify({ ...chat, settings }, null, 2));
   byId('export-markdown').ariaLabel = words.exportMarkdownLong;
   byId('export-json').ariaLabel = words.exportJsonLong;
-  window.onpagehide = () => keepChat(chat);
+  window.onpagehide = () => {
+    stopReplies(chat);
+    stop();
+    keep(chat);
+  };
+  store.watchChats((id) => {
+    if (id === chat.id && !running) {
+      store.takeOver(chat);
+      showChat();
+    }
+    showHistory();
+  });
 }
 
-function showSettingsAgain() {
-  byId('settings').onclose = null;
-  byId('settings').close();
-  showSettings();
-  setTimeout(() => (byId('settings').onclose = takeSettings)); // the close event of the first dialog comes before this
+/** Show what this tab had open before it was loaded again. */
+function restoreTab() {
+  const { open: id, draft } = store.readTab();
+  open(store.readChat(id) ?? newChat());
+  byId('question').value = draft;
 }
 
 showWords();
 addListeners();
-showChat();
-showHistory();
+dropRefusedSettings();
+restoreTab();
 await start();
 byId('question').focus();

@@ -16,19 +16,21 @@ export function make(tag, properties = {}, ...children) {
 
 /** Build a question with its replies; `actions` holds the handlers of its buttons. */
 export function turnView(turn, actions) {
-  const text = make('div', { className: 'text', textContent: turn.question });
+  const text = make('div', { className: 'text', dir: 'auto', textContent: turn.question });
   const edit = make('button', { className: 'quiet', textContent: words.edit, onclick: () => editQuestion(question, turn, actions) });
   const question = make('section', { className: 'question', ariaLabel: words.you }, text, edit);
   const replies = make('div', { className: 'replies' });
   const element = make('div', { className: 'turn' }, question, replies);
-  const show = () => replies.replaceChildren(...turn.replies.map((reply) => replyView(reply, turn.replies.length > 1, actions)));
-  show();
-  return { element, replies, show };
+  replies.append(...turn.replies.map((reply) => replyView(reply, turn, actions)));
+  return { turn, element, replies };
 }
+
+/** Return true if a key only picks characters: Safari says so by the key code alone, in the event after the composition. */
+export const composing = (event) => event.isComposing || event.keyCode === 229;
 
 function editQuestion(question, turn, actions) {
   const before = [...question.childNodes];
-  const field = make('textarea', { value: turn.question, rows: 3, ariaLabel: words.question });
+  const field = make('textarea', { value: turn.question, rows: 3, dir: 'auto', ariaLabel: words.question });
   const leave = () => {
     question.replaceChildren(...before);
     before.at(-1).focus();
@@ -36,7 +38,7 @@ function editQuestion(question, turn, actions) {
   const resend = () => field.value.trim() && actions.edit(turn, field.value.trim());
   field.onkeydown = (event) => {
     if (event.key === 'Escape') leave();
-    if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+    if (event.key === 'Enter' && !event.shiftKey && !composing(event)) {
       event.preventDefault();
       resend();
     }
@@ -51,15 +53,15 @@ function editQuestion(question, turn, actions) {
 }
 
 /** Build the element of a reply; its `update` shows the reply's present state. */
-export function replyView(reply, named, actions) {
+export function replyView(reply, turn, actions) {
   const summary = make('summary');
-  const thoughts = make('div', { className: 'thoughts' });
+  const thoughts = make('div', { className: 'thoughts', dir: 'auto' });
   const reasoning = make('details', { className: 'reasoning', open: actions.fold() !== 'closed' && !reply.finish }, summary, thoughts);
   const answer = make('div', { className: 'answer' });
   const mark = make('p', { className: 'mark' });
   const facts = make('p', { className: 'facts small' });
   const tools = make('div', { className: 'tools' });
-  const head = named ? [make('h3', { textContent: reply.model })] : [];
+  const head = turn.replies.length > 1 ? [make('h3', { textContent: reply.model })] : [];
   const element = make('article', { className: 'reply', ariaLabel: reply.model }, ...head, reasoning, answer, mark, facts, tools);
   element.dataset.model = reply.model;
   summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
@@ -81,7 +83,7 @@ export function replyView(reply, named, actions) {
     mark.classList.toggle('failed', reply.finish === 'failed');
     facts.textContent = reply.usage ? words.facts(reply.usage.tokens, reply.usage.reasoning, reply.speed?.toFixed(1) ?? '–') : '';
     element.ariaBusy = String(!reply.finish);
-    if (reply.finish && !tools.childNodes.length) tools.append(...toolsOf(reply, actions));
+    if (reply.finish && !tools.childNodes.length) tools.append(...toolsOf(reply, turn, actions));
   };
   element.update();
   return element;
@@ -97,7 +99,7 @@ function markOf(reply) {
   return reply.finish === 'failed' ? words.failed(reply.error) : '';
 }
 
-function toolsOf(reply, actions) {
+function toolsOf(reply, turn, actions) {
   const copy = (label, text) => {
     const button = make('button', { className: 'quiet', textContent: label });
     button.onclick = async () => {
@@ -111,7 +113,7 @@ function toolsOf(reply, actions) {
   if (reply.answer) tools.push(copy(words.copyAnswer, reply.answer));
   if (reply.reasoning) tools.push(copy(words.copyReasoning, reply.reasoning));
   if (reply.answer && reply.reasoning) tools.push(copy(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
-  tools.push(make('button', { className: 'quiet regenerate', textContent: words.regenerate, onclick: () => actions.regenerate(reply) }));
+  tools.push(make('button', { className: 'quiet regenerate', textContent: words.regenerate, onclick: () => actions.regenerate(turn) }));
   return tools;
 }
 

@@ -55,7 +55,11 @@ const ENGLISH = {
   you: 'You',
   finished: (model) => `${model} has finished its answer`,
   empty: 'What would you like to ask?',
-  full: 'The browser’s storage is full. Export the chats you need, then delete some.',
+  full: 'The browser’s storage is full, so this is not saved. Export the chats you need, then delete some.',
+  untitled: 'Untitled',
+  replaced: 'The former turns were replaced.',
+  deleted: 'The chat was deleted.',
+  undo: 'Undo',
 };
 
 const CHINESE = {
@@ -113,7 +117,11 @@ const CHINESE = {
   you: '你',
   finished: (model) => `${model} 已完成回答`,
   empty: '想问点什么？',
-  full: '浏览器存储空间已满，请先导出需要的对话，再删除一部分。',
+  full: '浏览器存储空间已满，当前内容没有保存。请先导出需要的对话，再删除一部分。',
+  untitled: '无标题',
+  replaced: '原来的内容已被替换。',
+  deleted: '对话已删除。',
+  undo: '撤销',
 };
 
 export const chinese = navigator.language.toLowerCase().startsWith('zh');

@@ -1,11 +1,22 @@
 """Schema of a recipe: frozen sections, validated on construction. `docs/recipe.md` is made from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
+from thinktune.files import expand_home
 
 DEFAULT_TOKENS_PER_STEP = 16_384  # about 20 of the medical rows
 
@@ -18,13 +29,30 @@ MemoryTierName = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed",
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
 FailurePolicy = Literal["skip", "stop"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every random generator takes
 EngineChoice = Literal["auto", "here", "vllm"]
 
 
 class Section(BaseModel):
     """Frozen group of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # For pydantic, as for Python, true is 1.
+        parts: Sequence[Any] = value if isinstance(value, list | tuple) else (value,)
+        found = next((part for part in parts if isinstance(part, bool)), None)
+        if found is not None and not _takes_bool(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError(f"is {str(found).lower()}; write a number or a text in its place (a text in quotes)")
+        return value
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation is bool or any(_takes_bool(part) for part in get_args(annotation))
 
 
 class ModelSource(Section):
@@ -79,7 +107,7 @@ class DataConfig(Section):
     split: Literal["hash", "shuffle"] = "hash"
     """How held-out rows are chosen: by a hash of the question (stable when rows are added), or by shuffling all
     rows."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the train/validation split."""
     max_tokens: PositiveInt = 2048
     """Tokens of the longest row that is trained, prompt and reply together."""
@@ -126,7 +154,7 @@ class TrainConfig(Section):
     """AdamW's beta1 and beta2."""
     clip_norm: PositiveFloat = 1.0
     """The largest gradient norm. A larger gradient is scaled down to it."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the row order."""
     precision: Precision = "auto"
     """Arithmetic. Auto is bf16 on an accelerator and wherever weights are bf16 (see `train.memory`), and fp32 on the
@@ -242,6 +270,14 @@ class Recipe(Section):
     """Trackers."""
     serve: ServeConfig = ServeConfig()
     """The chat page and the API."""
+
+    @field_validator("runs_folder")
+    @classmethod
+    def _home_is_no_folder_name(cls, folder: Path) -> Path:
+        try:
+            return expand_home(folder)
+        except OSError as error:
+            raise ValueError(f"is {str(folder)!r}, but {error.strerror}; name a folder") from None
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

@@ -35,11 +35,11 @@ def train(recipe: str | Path, *overrides: str) -> Path:
 
     Raises UserError for what the user must fix, and Stopped if a signal or the time limit ended the run.
     """
-    from thinktune.progress import progress_bar
+    from thinktune.progress import guarded_output, progress_bar
     from thinktune.train import train as run_training
 
     loaded = _load_recipe(recipe, overrides)
-    with progress_bar() as (say, bar):
+    with guarded_output(), progress_bar() as (say, bar):
         return run_training(loaded, say, bar=bar)
 
 
@@ -49,19 +49,22 @@ def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: b
     Writes the run's page as well. An evaluation that was interrupted is resumed.
     """
     from thinktune.eval.runner import EvalOptions, evaluate_run
+    from thinktune.files import expand_home
     from thinktune.report import write_run_page
 
-    folder = Path(run)
-    report = evaluate_run(folder, print, EvalOptions(tuple(map(Path, tasks)), thinking=thinking))
+    folder = expand_home(Path(run))
+    files = tuple(expand_home(Path(file)) for file in tasks)
+    report = evaluate_run(folder, print, EvalOptions(files, thinking=thinking))
     write_run_page(folder)
     return report
 
 
 def load(run: str | Path) -> "Chat":
     """Load a run's best model, or any model folder, to talk to: `load(run).ask("…")` returns reasoning and answer."""
+    from thinktune.files import expand_home
     from thinktune.inference.session import open_chat
 
-    return open_chat(Path(run))
+    return open_chat(expand_home(Path(run)))
 
 
 def _load_recipe(path: str | Path, overrides: tuple[str, ...]) -> "Recipe":

@@ -23,6 +23,8 @@ def system_error(error: BaseException) -> OSError | None:
     """Return an error of the system: itself, or what a library passes on as a text; None for any other."""
     if isinstance(error, OSError):
         return error
+    if type(error).__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return None  # our own sentences may quote one, and already name the place
     if found := _ERRNO_IN_TEXT.search(str(error)):
         number = int(next(filter(None, found.groups())))
         return OSError(number, os.strerror(number))

@@ -36,7 +36,7 @@ from thinktune.data.worker import (
     process_chunk_in_worker,
 )
 from thinktune.errors import UserError
-from thinktune.files import read_json, write_json
+from thinktune.files import name_path, read_json, write_json
 from thinktune.progress import ProgressReporter, Say
 
 CHUNK_ROWS = 256
@@ -188,7 +188,8 @@ def _chunks(files: list[RowFile], mappings: list[ColumnMapping], settings: DataC
 
 
 def _read_file(file: RowFile, settings: DataConfig) -> Iterator[RawRow]:
-    return read_rows(file.path, file.display_name, repair_encoding=settings.faults["encoding"] == "repair")
+    with name_path(file.path):
+        yield from read_rows(file.path, file.display_name, repair_encoding=settings.faults["encoding"] == "repair")
 
 
 def _detect_mappings(files: list[RowFile], settings: DataConfig) -> list[ColumnMapping]:

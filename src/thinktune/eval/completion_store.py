@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from thinktune.checkpoint.store import TRAINER_STATE_FILE
+from thinktune.files import name_path
 
 _HASHED_BYTES = 2**20  # at each end of a weights file
 
@@ -46,7 +47,7 @@ def read_records(file: Path) -> dict[str, dict[str, Any]]:
                 record = json.loads(line)
             except ValueError:  # power loss or a kill in the middle of a line
                 continue
-            if isinstance(record, dict) and isinstance(record.get("key"), str):
+            if isinstance(record, dict) and isinstance(record.get("key"), str):  # anything else is damage
                 saved[record["key"]] = record
     return saved
 
@@ -75,6 +76,7 @@ class RecordWriter:
     def add(self, record: Mapping[str, Any]) -> None:
         """Append one record and flush it to the disk."""
         assert self._file is not None
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with name_path(self._path):
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())

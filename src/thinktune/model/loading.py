@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
 from thinktune.errors import UserError, shorten_error
-from thinktune.files import is_safe_relative_path, read_json
+from thinktune.files import is_safe_relative_path, read_json, system_error
 from thinktune.model.protocols import CausalLM, ModelConfig
 from thinktune.model.transforms import apply_float8
 
@@ -63,6 +63,11 @@ def load_model(
 
 def load_error(folder: Path, error: Exception) -> UserError:
     """Return the error for a folder whose model does not load; libraries raise whatever their parsers raise."""
+    if failed := system_error(error):
+        return UserError(
+            f"model.name: {folder} cannot be read ({failed.strerror or failed}); check its disk, its permissions and "
+            "the limits of memory and files (ulimit -a)"
+        )
     return UserError(
         f"model.name: {folder} has no model that loads ({shorten_error(error)}); name a whole transformers folder"
     )

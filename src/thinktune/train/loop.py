@@ -15,10 +15,11 @@ from thinktune.checkpoint import saving, store
 from thinktune.config import Recipe
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import Stopped, UserError
-from thinktune.files import is_disk_full, read_json
-from thinktune.progress import Bar, Say, no_bar, say_nothing
+from thinktune.files import is_disk_full, name_path
+from thinktune.progress import Bar, Printer, Say, no_bar, say_nothing
 from thinktune.report import run_page
 from thinktune.run import RunFolder, journal, lock_run
+from thinktune.run.reading import damaged, read_environment
 from thinktune.tracking import trackers
 from thinktune.train import metrics, samples
 from thinktune.train.dry_run import dry_run, out_of_memory_error
@@ -38,15 +39,21 @@ def train(
     signal or the time limit ended the run, with all steps saved.
     """
     stop = StopRequest(parse_duration_seconds(recipe.train.time_limit))
-    with lock_run(recipe.run_folder) if world.is_main else nullcontext():
-        run = open_run(
-            recipe, say if world.is_main else say_nothing, command, bar=bar if world.is_main else no_bar, world=world
-        )
-        context, state = run.context, run.state
-        tracked = trackers.run_trackers(context.folder, recipe.track, say) if world.is_main else nullcontext()
+    printer = Printer(say, bar) if world.is_main else Printer(say_nothing)
+    locked = lock_run(recipe.run_folder) if world.is_main else nullcontext()
+    with name_path(recipe.run_folder), stop.catch_signals(announce=world.is_main), locked:
         try:
-            with stop.catch_signals(announce=world.is_main), tracked:
-                _train(run, stop)
+            with stop.interruptible(by_time_limit=False):
+                run = open_run(recipe, printer.say, command, bar=printer.bar, world=world)
+        except Stopped:
+            raise Stopped(
+                f"{stop.reason}: stopped while rows and weights were loaded; run the same command to start or resume"
+            ) from None
+        context, state = run.context, run.state
+        tracked = trackers.run_trackers(context.folder, recipe.track, printer.say) if world.is_main else nullcontext()
+        try:
+            with tracked:
+                _train(run, stop, printer)
         except Stopped:
             raise Stopped(
                 f"{stop.reason}: stopped after step {state.step} of {len(context.steps)}, checkpoint of step "
@@ -58,8 +65,9 @@ def train(
     return context.folder
 
 
-def _train(run: Run, stop: StopRequest) -> None:
+def _train(run: Run, stop: StopRequest, printer: Printer) -> None:
     context, state = run.context, run.state
+    _record_lost_output(run, printer)
     # The memory of a CPU swaps, it does not refuse.
     if context.device.type != "cpu" and state.step < len(context.steps):
         if context.compiled:
@@ -68,14 +76,16 @@ def _train(run: Run, stop: StopRequest) -> None:
     run.metrics.start_clock()
     if context.is_evaluation_step(state.step) and not state.evaluated:
         _evaluate(run, stop)
-    elif state.saved:
-        _mark_best_and_prune(run)  # a stop may have come between a checkpoint and what follows it
+    elif state.saved:  # a stop may have come between a checkpoint and what follows it
+        with _tolerate_full_disk(run, "what follows a checkpoint"):
+            _mark_best_and_prune(run)
     for number in range(state.step + 1, len(context.steps) + 1):
         if metrics.should_stop_early(context, state.step):
             break
         started_at = time.monotonic()
         _train_step(run, number)
         run.metrics.update_bar(context, number)
+        _record_lost_output(run, printer)
         if context.is_evaluation_step(number) or number % context.recipe.train.log_every_steps == 0:
             run.metrics.log(context, number, run.anomalies)
             _stop_on_anomaly(run)
@@ -90,6 +100,12 @@ def _train(run: Run, stop: StopRequest) -> None:
             raise Stopped
     with _interruptible(run, stop):
         _finish(run)
+    _record_lost_output(run, printer)
+
+
+def _record_lost_output(run: Run, printer: Printer) -> None:
+    if failure := printer.take_failure():
+        metrics.log_event(run.context, run.state.step, failure)
 
 
 def _should_stop_and_save(run: Run, stop: StopRequest) -> tuple[bool, bool]:
@@ -148,11 +164,20 @@ def _evaluate(run: Run, stop: StopRequest) -> None:
         with _tolerate_full_disk(run, "what follows an evaluation"):
             _mark_best_and_prune(run)
         if context.world.is_main:
-            with _tolerate_full_disk(run, "the page"):
-                run_page.write_run_page(context.folder)
+            _write_page(run)
     elif context.world.is_main:
-        store.mark_evaluated(context.folder, state.step, journal.flush_journals(context.folder))
+        with _tolerate_full_disk(run, "the mark of an evaluation"):
+            store.mark_evaluated(context.folder, state.step, journal.flush_journals(context.folder))
     run.metrics.exclude(time.monotonic() - started_at)
+
+
+def _write_page(run: Run) -> None:
+    """Write the run's page; no page is worth a run, so a full disk or a damaged file of an evaluation is an event."""
+    with _tolerate_full_disk(run, "the page"):
+        try:
+            run_page.write_run_page(run.context.folder)
+        except UserError as error:
+            metrics.log_event(run.context, run.state.step, f"the page could not be written: {'; '.join(error.faults)}")
 
 
 def _evaluate_and_sample(run: Run, stop: StopRequest) -> None:
@@ -183,7 +208,8 @@ def _save_and_prune(run: Run) -> None:
     """Save between two steps; training waits, as the next step would change what is written."""
     started_at = time.monotonic()
     if _save_blocking(run) and run.context.world.is_main:
-        store.prune_checkpoints(run.context.folder)
+        with _tolerate_full_disk(run, "what follows a checkpoint"):
+            store.prune_checkpoints(run.context.folder)
     run.metrics.exclude(time.monotonic() - started_at)
 
 
@@ -229,7 +255,7 @@ def _tolerate_full_disk(run: Run, what: str) -> Generator[None]:
     context = run.context
     try:
         yield
-    except Exception as error:  # safetensors and tokenizers, in Rust, raise their own kinds
+    except OSError as error:
         if not is_disk_full(error):
             raise
         free = shutil.disk_usage(context.folder).free / 2**20
@@ -295,11 +321,18 @@ def _write_final(run: Run) -> None:
     assert best is not None
     if not store.has_final_model(folder, best):
         store.verify(best)
-        dtype = getattr(torch, read_json(RunFolder(folder).environment)["model_dtype"])
-        saving.write_final(folder, best, dtype)
-    run_page.write_run_page(folder)
+        saving.write_final(folder, best, _base_dtype(folder))
+    _write_page(run)
     waited = run.checkpoints.waited_seconds
     share = waited / max(1e-9, waited + run.metrics.elapsed_seconds)
     say(f"training waited {waited:.1f} s for checkpoints, {share:.1%} of its time")
     metrics.log_conclusion(run.context, run.state.step)
     say(f"final model: {RunFolder(folder).final} (step {best.step}, the best of those evaluated)")
+
+
+def _base_dtype(folder: Path) -> torch.dtype:
+    name = read_environment(folder).get("model_dtype")
+    found = getattr(torch, str(name), None)
+    if not isinstance(found, torch.dtype):
+        raise damaged(RunFolder(folder).environment, ValueError(f"model_dtype is {name!r}"))
+    return found

@@ -209,11 +209,14 @@ def report(runs: RunPaths) -> None:
     """Rewrite a run's report page. For several runs, also write a page that compares them."""
     from thinktune.checkpoint import require_run_folder
     from thinktune.report import write_comparison, write_run_page
+    from thinktune.run.base_model import describe_other_weights
 
     for run in runs:
         require_run_folder(run)
     for run in runs:
         _say(f"report: {write_run_page(run)}")
+        if warning := describe_other_weights(run):
+            _say_to_stderr(warning)
     if len(runs) > 1:
         _say(f"comparison: {write_comparison(runs)}")
 

@@ -1,6 +1,7 @@
 """The command line: verbs in, exit codes out. The only file that prints errors or exits."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -172,6 +173,8 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
 ) -> None:
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
     sides = _endpoints_by_side(endpoint or [])
+    if not math.isfinite(temperature):
+        raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
     from thinktune.config import load_recipe
     from thinktune.eval import comparison_tables
     from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run

@@ -25,7 +25,7 @@ def refusal(folder, text, *overrides):
         ("train:\n  epochs: 3\n  'epochs': 4\n", "mine.yaml:5: train.epochs: stands twice, first in line 4"),
         ("data: {name: e}\n", "mine.yaml:3: data: stands twice, first in line 2"),
         ("train: {learning_rate: .inf}\n", "mine.yaml:3: train.learning_rate: .inf is not a finite number"),
-        ("train: {learning_rate: inf}\n", 'mine.yaml:3: train.learning_rate: is Infinity; write a number'),
+        ("train: {learning_rate: inf}\n", 'mine.yaml:3: train.learning_rate: is "inf"; write a number'),
         ("train:\n  weight_decay: -.INF\n", "mine.yaml:4: train.weight_decay: -.INF is not a finite number"),
         ("train:\n  weight_decay: .nan\n", "mine.yaml:4: train.weight_decay: .nan is not a finite number"),
         ("train:\n  weight_decay: 1e400\n", "mine.yaml:4: train.weight_decay: 1e400 is too large"),

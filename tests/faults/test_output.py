@@ -13,6 +13,7 @@ import pytest
 from support.runs import quiet, settings
 
 from thinktune.checkpoint import store
+from thinktune.cli import main
 from thinktune.progress import GuardedStream, Printer, guarded_output
 from thinktune.run import RunFolder, journal
 from thinktune.train import train
@@ -77,6 +78,37 @@ def test_a_guarded_stream_loses_text_and_keeps_the_first_reason(monkeypatch):
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["", "json"])
+def test_check_whose_result_cannot_be_written_says_so_and_exits_with_2(tree, monkeypatch, capsys, as_json):
+    recipe = Path(tree["data"]["name"]).with_name("mine.yaml")
+    recipe.write_text(json.dumps(tree), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["thinktune", "check", str(recipe), *as_json])
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        monkeypatch.undo()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.endswith("standard output: No space left on device; what was printed since then is missing there\n")
+    assert "Traceback" not in said
+
+
+def test_a_reader_that_left_costs_check_nothing(tree, monkeypatch, capsys):
+    recipe = Path(tree["data"]["name"]).with_name("mine.yaml")
+    recipe.write_text(json.dumps(tree), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["thinktune", "check", str(recipe)])
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as gone:  # noqa: PTH123 (a file descriptor)
+        monkeypatch.setattr("sys.stdout", gone)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        monkeypatch.undo()
+    assert ended.value.code == 0
+    assert "standard output" not in capsys.readouterr().err
+
+
 def command(tree, *more):
     recipe = Path(tree["data"]["name"]).with_name("mine.yaml")
     recipe.write_text(json.dumps(tree), encoding="utf-8")
@@ -106,7 +138,8 @@ def test_a_real_process_outlives_a_full_disk_a_gone_reader_and_closed_streams(tr
         said = run.stderr.read()
         run.wait()
     assert len(finished(tree, run.returncode, "head")) == 1
-    assert said == b""
+    assert b"Traceback" not in said
+    assert b"standard output" not in said
     shell = " ".join(command(tree, "name=closed")) + " >&- 2>&- <&-"
     assert finished(tree, subprocess.run(shell, shell=True, check=False).returncode, "closed") == []
     tried("/dev/full, a reader that left, closed streams, on real processes", "the lines")

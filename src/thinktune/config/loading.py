@@ -130,9 +130,9 @@ def _place_of(sentence: str, places: Mapping[str, str], path: str) -> str:
     """Return `file:line` of the setting that a sentence is about, or of the section that lacks it; else the file."""
     key = _key_of(sentence)
     while key:
-        for spelling in (key, other_key(key)):
-            if spelling in places:
-                return places[spelling]
+        found = places.get(key) or places.get(other_key(key) or "")
+        if found:
+            return found
         key = key.rpartition(".")[0]
     return path
 

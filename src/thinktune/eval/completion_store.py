@@ -52,6 +52,16 @@ def read_records(file: Path) -> dict[str, dict[str, Any]]:
     return saved
 
 
+def read_completions(file: Path) -> dict[str, dict[str, Any]]:
+    """Read saved replies by their `key`; what lacks a part of a reply is left out, so that it is generated again."""
+    return {
+        key: record
+        for key, record in read_records(file).items()
+        if all(isinstance(record.get(part), str) for part in ("reasoning", "answer", "finish"))
+        and isinstance(record.get("tokens"), int)
+    }
+
+
 class RecordWriter:
     """Append-only file of records, each on the disk before `add` returns."""
 

@@ -18,7 +18,7 @@ from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
-from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
+from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_completions
 from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, probe_tasks
 from thinktune.eval.llm_judge import Completer
 from thinktune.eval.scoring import (
@@ -185,7 +185,7 @@ def _eval_settings(
 def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
     """Measure the losses and generate the replies that one side lacks; its model is loaded only if any are missing."""
     folder, recipe, settings = evaluation.folder, evaluation.recipe, evaluation.settings
-    saved = read_records(folder.completions(side))
+    saved = read_completions(folder.completions(side))
     keys = {settings.completion_key(task, side): task for task in evaluation.tasks}
     missing = {key: task for key, task in keys.items() if key not in saved}
     if endpoint := evaluation.options.endpoints.get(side):
@@ -253,7 +253,7 @@ def _row_losses(model: CausalLM, rows: Subset, precision: torch.dtype, say: Say)
 def _judge_answers(evaluation: Evaluation, judge: str) -> None:
     """Let a judge model compare the answers of all sets but the probe, whose questions have exact answers."""
     folder, settings = evaluation.folder, evaluation.settings
-    replies = {side: read_records(folder.completions(side)) for side in SIDES}
+    replies = {side: read_completions(folder.completions(side)) for side in SIDES}
     pairs = [
         answer_pair(task, *(replies[side][settings.completion_key(task, side)]["answer"] for side in SIDES))
         for task in evaluation.tasks

@@ -8,7 +8,7 @@ from typing import Any
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
 from thinktune.eval.comparison import Scores, compare, forgetting_verdict, row_outcome, set_verdict, sort_measures
-from thinktune.eval.completion_store import read_records
+from thinktune.eval.completion_store import read_completions, read_records
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.grading import format_metrics
 from thinktune.eval.settings import SIDES, EvalSettings, settings_from_record
@@ -91,7 +91,7 @@ def _saved_replies(
     folder: EvaluationFolder, side: str, settings: EvalSettings, tasks: Sequence[Task]
 ) -> list[dict[str, Any]]:
     file = folder.completions(side)
-    saved = read_records(file)
+    saved = read_completions(file)
     keys = [settings.completion_key(task, side) for task in tasks]
     if missing := sum(key not in saved for key in keys):
         raise UserError(f"{file}: {missing} of {len(keys)} replies are missing; run eval without --regrade")

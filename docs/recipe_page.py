@@ -16,6 +16,10 @@ equal. Only `model.name` and `data.name` must be set. On the command line, set a
 `thinktune train recipe.yaml train.epochs=1`. The settings that you will hardly ever need are in
 [a list of their own](#expert-settings).
 
+A recipe is read in one way, and so are overrides: a key stands once; only `true` and `false` are booleans; numbers
+are decimal and finite; `yes`, `1:30` and `2026-01-01` are texts. Anchors, aliases, merge keys and tags are
+refused, with the line. `~` at the beginning of a path is your home.
+
 | setting | default | meaning |
 |---|---|---|
 """

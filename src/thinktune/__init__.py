@@ -35,11 +35,11 @@ def train(recipe: str | Path, *overrides: str) -> Path:
 
     Raises UserError for what the user must fix, and Stopped if a signal or the time limit ended the run.
     """
-    from thinktune.progress import progress_bar
+    from thinktune.progress import guarded_output, progress_bar
     from thinktune.train import train as run_training
 
     loaded = _load_recipe(recipe, overrides)
-    with progress_bar() as (say, bar):
+    with guarded_output(), progress_bar() as (say, bar):
         return run_training(loaded, say, bar=bar)
 
 
@@ -49,10 +49,12 @@ def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: b
     Writes the run's page as well. An evaluation that was interrupted is resumed.
     """
     from thinktune.eval.runner import EvalOptions, evaluate_run
+    from thinktune.files import expand_home
     from thinktune.report import write_run_page
 
-    folder = Path(run)
-    report = evaluate_run(folder, print, EvalOptions(tuple(map(Path, tasks)), thinking=thinking))
+    folder = expand_home(Path(run))
+    files = tuple(expand_home(Path(file)) for file in tasks)
+    report = evaluate_run(folder, print, EvalOptions(files, thinking=thinking))
     write_run_page(folder)
     return report
 
@@ -60,11 +62,13 @@ def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: b
 def load(run: str | Path) -> "Chat":
     """Load a run's final model, or any model folder, to talk to: `load(run).ask("…")` returns reasoning and answer."""
     from thinktune.checkpoint import model_warning
+    from thinktune.files import expand_home
     from thinktune.inference.session import open_chat
 
-    if warning := model_warning(Path(run)):
+    folder = expand_home(Path(run))
+    if warning := model_warning(folder):
         print(warning)
-    return open_chat(Path(run))
+    return open_chat(folder)
 
 
 def _load_recipe(path: str | Path, overrides: tuple[str, ...]) -> "Recipe":

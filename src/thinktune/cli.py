@@ -1,16 +1,21 @@
 """The command line: verbs in, exit codes out. The only file that prints errors or exits."""
 
 import json
+import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from thinktune.errors import Stopped, UserError, redact
+from thinktune.files import describe_system_error, expand_home, system_error
 from thinktune.library_output import captured_output, silence_libraries
 
 # What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
@@ -31,10 +36,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Replace a leading `~`, which not every shell does, as in --write=~/cleaned."""
+    return [expand_home(path) for path in paths] if isinstance(paths, list) else paths and expand_home(paths)
+
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.")]
-RunPaths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.")]
-ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=_at_home)]
+RunPaths = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=_at_home)
+]
+ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=_at_home)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
 ]
@@ -42,7 +55,9 @@ Overrides = Annotated[
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Output folder.")] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=_at_home)] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Run the whole pipeline on a tiny Qwen3, in minutes on a CPU."""
     with captured_output():
@@ -57,7 +72,9 @@ def check(
     recipe: RecipePath,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")] = False,
-    write: Annotated[Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=_at_home)
+    ] = None,
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
     try:
@@ -68,6 +85,7 @@ def check(
             raise
         print(json.dumps({"verdict": "not ready", "stops": _error_messages(error)}, ensure_ascii=False, indent=2))
         ready = False
+    _require_output()
     if not ready:
         raise typer.Exit(2)
 
@@ -97,20 +115,21 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
-        with captured_output():
-            from thinktune.train import process_group
+        with _exit_when_stopped(announce=os.environ["RANK"] == "0"):
+            with captured_output():
+                from thinktune.train import process_group
 
-        with _exit_when_stopped(announce=os.environ["RANK"] == "0"), process_group() as world:
-            _train(recipe, overrides or [], world)
+            with process_group() as world:
+                _train(recipe, overrides or [], world)
         return
-    _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
-    with captured_output():
-        from thinktune.train import device_count, launch_workers
-
-    if (gpus := device_count()) > 1:
-        _say(f"starting torchrun with one process for each of {gpus} GPUs")
-        raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
     with _exit_when_stopped():
+        _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
+        with captured_output():
+            from thinktune.train import device_count, launch_workers
+
+        if (gpus := device_count()) > 1:
+            _say(f"starting torchrun with one process for each of {gpus} GPUs")
+            raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
         _train(recipe, overrides or [])
 
 
@@ -147,7 +166,8 @@ def _load_recipe(path: Path, overrides: list[str], say: "Say | None" = None) -> 
 def evaluate(  # noqa: PLR0913 (each parameter is an option)
     run: RunPath,
     tasks: Annotated[
-        list[Path] | None, typer.Option(help="File of questions with answers; may be given several times.")
+        list[Path] | None,
+        typer.Option(help="File of questions with answers; may be given several times.", callback=_at_home),
     ] = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
     thinking: Annotated[bool, typer.Option(help="Let both models reason before they answer.")] = True,
@@ -169,6 +189,8 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         from thinktune.report import write_run_page
         from thinktune.run import RunFolder
         from thinktune.tracking import update_trackers
+    if not math.isfinite(temperature):
+        raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
 
     say = _say_to_stderr if as_json else _say
     with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
@@ -181,6 +203,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     update_trackers(run, load_recipe(RunFolder(run).recipe).track, say)
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=2))
+        _require_output()
         return
     _console().print(comparison_tables(result))
     _say(f"report: {RunFolder(run).report}")
@@ -200,11 +223,14 @@ def report(runs: RunPaths) -> None:
     with captured_output():
         from thinktune.checkpoint import require_run_folder
         from thinktune.report import write_comparison, write_run_page
+        from thinktune.run.base_model import describe_other_weights
 
     for run in runs:
         require_run_folder(run)
     for run in runs:
         _say(f"report: {write_run_page(run)}")
+        if warning := describe_other_weights(run):
+            _say_to_stderr(warning)
     if len(runs) > 1:
         _say(f"comparison: {write_comparison(runs)}")
 
@@ -221,7 +247,9 @@ def chat(run: ModelPath) -> None:
 
 @app.command()
 def serve(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=_at_home)
+    ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Use this OpenAI-compatible server instead.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of the endpoint; all that it lists by default.")] = None,
     host: Annotated[
@@ -242,16 +270,34 @@ def serve(
 
 
 def main() -> None:
-    """Run a verb; errors of the user or the system are printed as sentences, with exit code 2 and no traceback."""
+    """Run a verb; errors of the user or the system are printed as sentences, with exit code 2 and no traceback.
+
+    Output that cannot be written harms nothing but itself: `progress.GuardedStream`.
+    """
+    from thinktune.progress import drop_unwritten_output, guarded_output, open_closed_streams
+
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     silence_libraries()
     try:
+        with guarded_output():
+            _run_verb()
+    finally:
+        drop_unwritten_output()
+
+
+def _run_verb() -> None:
+    try:
         app()
-    except (UserError, OSError) as error:
-        faults = _error_messages(error)
+    except BaseException as error:  # Rust's panics, as of threads that cannot be started, are no Exception
+        if isinstance(error, SystemExit | KeyboardInterrupt) or not (faults := _error_messages(error)):
+            raise
     else:
         return
+    finally:
+        if failure := _lost_output():
+            print(f"standard output: {failure}; what was printed since then is missing there", file=sys.stderr)
     from rich.console import Console
     from rich.markup import escape
 
@@ -260,11 +306,31 @@ def main() -> None:
     raise SystemExit(2)
 
 
-def _error_messages(error: UserError | OSError) -> list[str]:
+def _error_messages(error: BaseException) -> list[str]:
+    """Return the sentences of an error of the user or the system, none of any other."""
     if isinstance(error, UserError):
         return error.faults
-    place = ": ".join([*getattr(error, "__notes__", ()), str(error.filename or "the system")])
-    return [f"{place}: {error.strerror or error}; check the path, its permissions and the free disk space"]
+    if isinstance(error, MemoryError):
+        return ["memory: is full; close other programs, or use a machine with more"]
+    found = system_error(error)
+    if found is None:
+        return []
+    return [": ".join([*getattr(error, "__notes__", ()), describe_system_error(found)])]
+
+
+def _lost_output() -> str | None:
+    """Return why lines are missing from standard output, unless its reader left on purpose, as `head` does."""
+    from thinktune.progress import describe_failure, output_failure
+
+    sys.stdout.flush()
+    failure = output_failure(sys.stdout)
+    return None if failure is None or isinstance(failure, BrokenPipeError) else describe_failure(failure)
+
+
+def _require_output() -> None:
+    """Exit with 2 where standard output, which is what a verb is for, could not be written."""
+    if _lost_output():
+        raise typer.Exit(2)
 
 
 @contextmanager
@@ -273,10 +339,16 @@ def _exit_when_stopped(
 ) -> Generator[None]:
     """Turn a requested stop into exit code 75, or 130 if nothing was saved, and print how to continue.
 
-    Typer alone would exit without a word.
+    SIGTERM and SIGHUP count as such from the first import on; training then takes them over. Typer alone would exit
+    without a word.
     """
     try:
-        yield
+        with _catch_termination():
+            yield
+    except _Terminated as terminated:
+        if announce:
+            print(f"{terminated}: {message}", file=sys.stderr)
+        raise typer.Exit(Stopped.EXIT_CODE) from None
     except Stopped as stopped:
         if announce:
             print(stopped, file=sys.stderr)
@@ -285,6 +357,31 @@ def _exit_when_stopped(
         if announce:
             print(message, file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+class _Terminated(BaseException):
+    """SIGTERM or SIGHUP; no Exception, which libraries catch while they are imported."""
+
+
+@contextmanager
+def _catch_termination() -> Generator[None]:
+    """Raise what a signal asks for, once, unless the signal is ignored, as SIGHUP is under nohup."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Terminated(signal.Signals(number).name)
+
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, terminate) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _console() -> "Console":

@@ -3,19 +3,90 @@
 import errno
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)  # the disk is full, or the user's quota is
 
 
+# How libraries pass an error of the system on as a text: Rust's (safetensors, tokenizers), Python's inside another
+# error's, Rust's thread pool, and torch's mmap.
+_ERRNO_IN_TEXT = re.compile(
+    r"\(os error (\d+)\)|\[Errno (\d+)\]|Os \{ code: (\d+)|unable to (?:open|mmap|map|stat|read)\b.*: [^:()]+ \((\d+)\)"
+)
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """Return an error of the system: itself, or what a library passes on as a text; None for any other."""
+    if isinstance(error, OSError):
+        return error
+    if type(error).__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return None  # our own sentences may quote one, and already name the place
+    if found := _ERRNO_IN_TEXT.search(str(error)):
+        number = int(next(filter(None, found.groups())))
+        return OSError(number, os.strerror(number))
+    if "can't start new thread" in str(error):
+        return OSError(errno.EAGAIN, "no new thread can be started")
+    return None
+
+
+# What to do about an error of the system, by its name in errno.
+REMEDIES = {
+    "ENOSPC": "free some space, then run the same command",
+    "EDQUOT": "free some of your quota, then run the same command",
+    "EROFS": "mount it for writing, or name a folder elsewhere",
+    "EFBIG": "raise the limit on the size of files (ulimit -f), or use another file system",
+    "EIO": "the disk or its connection fails: see the system's log, and copy what can still be read",
+    "ESTALE": "mount the network disk again, then run the same command",
+    "ENOTCONN": "mount the network disk again, then run the same command",
+    "EMFILE": "raise the limit on open files (ulimit -n)",
+    "ENFILE": "close programs that hold many files open",
+    "ENOMEM": "free some memory, or raise its limit (ulimit -v)",
+    "EAGAIN": "raise the limits on threads and memory (ulimit -u, ulimit -v), or set OMP_NUM_THREADS=1",
+    "ENOENT": "correct the path, or put the file back",
+}
+OTHER_REMEDY = "check the path, its permissions and the free disk space"
+
+
+def describe_system_error(error: OSError) -> str:
+    """Describe an error of the system in one sentence: the path, what happened, and what to do."""
+    remedy = REMEDIES.get(errno.errorcode.get(error.errno or 0, ""), OTHER_REMEDY)
+    return f"{error.filename or 'the system'}: {error.strerror or error}; {remedy}"
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Return True if an error means that a disk was full."""
-    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
-        return True
-    # safetensors and tokenizers, written in Rust, pass the errno on as text alone.
-    return any(f"(os error {number})" in str(error) or f"[Errno {number}]" in str(error) for number in DISK_FULL_ERRNOS)
+    found = system_error(error)
+    return found is not None and found.errno in DISK_FULL_ERRNOS
+
+
+@contextmanager
+def name_path(path: Path) -> Generator[None]:
+    """Raise an error of the system, in whatever form the block raises it, as OSError that names a path.
+
+    A path that the error names itself stays, and errors of connections have none.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = system_error(error)
+        if found is None or found.filename is not None or isinstance(found, ConnectionError | TimeoutError):
+            raise
+        raise OSError(found.errno, found.strerror or str(found), str(path)) from error
+
+
+def expand_home(path: Path) -> Path:
+    """Return a path with a leading `~` replaced by the user's home, which no folder of that name should stand for.
+
+    Raises FileNotFoundError where there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, "there is no such user's home", str(path)) from error
 
 
 def is_safe_relative_path(name: str) -> bool:
@@ -40,7 +111,7 @@ def atomic_write_stream(path: Path, texts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
+        with name_path(path), partial.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(texts)
             file.flush()
             os.fsync(file.fileno())
@@ -62,7 +133,9 @@ def write_json_lines(path: Path, records: Iterable[Any]) -> None:
 
 def read_json(path: Path) -> Any:
     """Read the value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    with name_path(path):
+        text = path.read_text(encoding="utf-8")
+    return json.loads(text)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -70,7 +143,8 @@ def fsync_folder(folder: Path) -> None:
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(handle)
+            with name_path(folder):
+                os.fsync(handle)
         finally:
             os.close(handle)
 
@@ -79,7 +153,7 @@ def fsync_tree(folder: Path) -> None:
     """Flush every file and folder below a folder to the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
-            with path.open("rb+") as file:
+            with name_path(path), path.open("rb+") as file:
                 os.fsync(file.fileno())
         else:
             fsync_folder(path)

@@ -1,8 +1,12 @@
-"""Progress of long work: lines with the share done, the speed and the time left, and a bar on terminals."""
+"""Progress of long work: lines and a bar on terminals, which may fail without harm to the work."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -49,6 +53,113 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
 
 def _print(line: str) -> None:
     print(line, flush=True)
+
+
+class GuardedStream:
+    """Text stream that keeps its first failure in `output_failure` and raises none.
+
+    Lines are lost where the disk of a log is full, the reader of a pipe is gone, or a terminal has hung up; no work is
+    worth less than they are.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.output_failure: Exception | None = None
+
+    def write(self, text: str) -> int:
+        """Write a text, or lose it."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:  # ValueError: a closed stream, or a text that its encoding lacks
+            self.output_failure = self.output_failure or error
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written, or lose it."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self.output_failure = self.output_failure or error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def guarded_output() -> Generator[None]:
+    """Guard standard output and error in a block."""
+    before = sys.stdout, sys.stderr
+    guarded: list[Any] = [stream and GuardedStream(stream) for stream in before]  # None where there is none
+    sys.stdout, sys.stderr = guarded
+    try:
+        yield
+    finally:
+        for stream in filter(None, guarded):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def output_failure(stream: TextIO) -> Exception | None:
+    """Return what first kept a guarded stream from being written, or None."""
+    return getattr(stream, "output_failure", None)
+
+
+def describe_failure(failure: Exception) -> str:
+    """Describe why a stream could not be written, in a few words."""
+    return getattr(failure, "strerror", None) or str(failure)
+
+
+def open_closed_streams() -> None:
+    """Open what the shell closed (`>&-`), or the next file of a run would get the number of standard output."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (for the whole process)
+
+
+def drop_unwritten_output() -> None:
+    """Drop what standard output and error cannot take, or the interpreter would fail to flush it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+class Printer:
+    """Printer of a run's lines and its bar: what cannot be shown is left out, and the run goes on."""
+
+    def __init__(self, say: Say, bar: Bar = no_bar) -> None:
+        self._say, self._bar = say, bar
+        self._failure: Exception | None = None
+        self._told = False
+
+    def say(self, line: str) -> None:
+        """Print a line, or lose it."""
+        self._guard(lambda: self._say(line))
+
+    def bar(self, done: int, total: int, seconds_left: float | None) -> None:
+        """Move the bar, or leave it."""
+        self._guard(lambda: self._bar(done, total, seconds_left))
+
+    def take_failure(self) -> str | None:
+        """Return, once, why lines are missing; None while none are."""
+        failure = self._failure or output_failure(sys.stdout) or output_failure(sys.stderr)
+        if failure is None or self._told:
+            return None
+        self._told = True
+        return (
+            f"lines could not be printed ({describe_failure(failure)}) and are missing from the output; the run goes on"
+        )
+
+    def _guard(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except (OSError, ValueError) as error:
+            self._failure = self._failure or error
 
 
 class ProgressReporter:

@@ -66,6 +66,25 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(tree, disk, ful
     tried("a disk full to the last byte from step 3 to step 8", "the checkpoint of step 6, and nothing else")
 
 
+def test_a_disk_that_fills_up_before_the_first_checkpoint_costs_nothing(tree, disk, full, small_needs, tried):
+    place = disk(DISK_BYTES)
+    said = []
+
+    def say(line):
+        said.append(line)
+        if " parameters on " in line:
+            full(place)
+        if line.startswith("step 2/"):
+            (place / "other-file").unlink()
+
+    folder = train(settings(tree, name="cut", runs_folder=str(place / "runs")), say)
+    events = [record["text"] for record in journal.read_metrics(folder) if record["kind"] == "event"]
+    assert any("the mark of an evaluation could not be written; there is no checkpoint yet" in text for text in events)
+    assert without_events(folder) == without_events(train(settings(tree, name="whole"), quiet))
+    assert RunFolder(folder).final.is_dir()
+    tried("a disk full before the first checkpoint")
+
+
 def test_a_full_disk_can_stop_the_run_which_resumes_once_there_is_space(tree, disk, full, small_needs, tried):
     place = disk(DISK_BYTES)
     say = filling(full, place, 3)

@@ -1,6 +1,7 @@
 """Signals and time limits: everything is saved after the current step, and the exit code shows it."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from thinktune.train import train
 from thinktune.train.interrupt import StopRequest, parse_duration_seconds
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, monkeypatch, capsys, tried, number):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(json.dumps(tree), encoding="utf-8")
@@ -33,6 +34,80 @@ def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, mo
     assert kept.step == 4
     assert signal.getsignal(number) == before
     tried(f"{number.name} during a step")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("place", ["prepare", "load_model"])
+def test_a_signal_while_rows_or_weights_load_exits_with_75_and_the_next_start_is_whole(
+    tree, tmp_path, monkeypatch, capsys, tried, number, place
+):
+    from thinktune.train import setup
+
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(json.dumps(tree), encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["thinktune", "train", str(recipe)])
+    real = getattr(setup, place)
+
+    def loading(*given, **options):
+        loaded = real(*given, **options)
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        except Exception:  # as libraries swallow what fails in them
+            pytest.fail("the stop was taken for an error of the library")
+        return loaded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, place, loading)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 75
+    assert f"{number.name}: stopped while rows and weights were loaded" in capsys.readouterr().err
+    assert train(settings(tree), quiet).joinpath("final").is_dir()
+    tried(f"{number.name} in {place}")
+
+
+def test_a_signal_before_training_takes_over_exits_with_75(monkeypatch, capsys):
+    import thinktune.cli
+
+    def terminated(*_given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("sys.argv", ["thinktune", "train", "mine.yaml"])
+    monkeypatch.setattr(thinktune.cli, "_load_recipe", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == "SIGTERM: stopped; the same command resumes from the last checkpoint\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_is_ignored_stays_ignored(number):
+    """As SIGHUP is under nohup, and SIGINT where a script starts the run in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        stop = StopRequest(None)
+        with stop.catch_signals():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+        assert stop.reason is None
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_stop_is_heard_where_the_terminal_is_gone(monkeypatch):
+    def gone(_number, _text):
+        raise OSError(5, "Input/output error")
+
+    stop = StopRequest(None)
+    monkeypatch.setattr("thinktune.train.interrupt.os.write", gone)
+    with stop.catch_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.01)
+    assert stop.reason == "SIGHUP"
 
 
 def test_a_second_ctrl_c_exits_at_once(tmp_path, tried):

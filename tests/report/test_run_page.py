@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from thinktune.errors import UserError
 from thinktune.report import run_page as report
 from thinktune.run import lock_run
 
@@ -120,13 +121,16 @@ def test_empty_objects_and_records_without_their_keys_give_a_page(tmp_path: Path
     assert "Last step 1 " in text_of(tmp_path, metrics=bare, **parts)
 
 
-def test_torn_files_count_as_missing_and_half_a_surrogate_pair_costs_one_character(tmp_path: Path) -> None:
+def test_torn_files_are_named_and_left_out_and_half_a_surrogate_pair_costs_one_character(tmp_path: Path) -> None:
     run = make_run(tmp_path, samples=[SAMPLE | {"answer": "before \ud83d after"}])
     (run / "data.json").write_text('{"rows_read": 24', encoding="utf-8")
     with (run / "samples.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 30, "ques')
-    assert "Not yet: data.json" in words(page_of(run))
-    assert "before ? after" in words(page_of(run))
+    with pytest.raises(UserError, match=r"data\.json: is damaged .*report\.html was written without it"):
+        page_of(run)
+    page = words((run / "report.html").read_text(encoding="utf-8"))
+    assert "Not yet: data.json" in page
+    assert "before ? after" in page
 
 
 def test_markup_in_every_input_is_text(tmp_path: Path) -> None:

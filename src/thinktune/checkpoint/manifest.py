@@ -5,7 +5,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from thinktune.files import read_json, write_json
+from thinktune.files import name_path, read_json, write_json
 
 MANIFEST = "files.json"
 
@@ -23,7 +23,7 @@ def write_manifest(folder: Path, exclude: Collection[str] = ()) -> None:
 
 def checksum(file: Path) -> dict[str, int | str]:
     """Compute a file's size in bytes and its sha256."""
-    with file.open("rb") as opened:
+    with name_path(file), file.open("rb") as opened:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
@@ -34,7 +34,7 @@ def manifest_mismatches(folder: Path, exclude: Collection[str] = ()) -> list[str
         sizes = {name: entry["bytes"] for name, entry in listed.items()}
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return [f"{MANIFEST} cannot be read"]
     found = set(_file_names(folder))
     mismatches = [f"{name} is missing" for name in sizes.keys() - found]
@@ -60,7 +60,10 @@ def checksum_mismatch(file: Path, written: dict[str, int | str]) -> str | None:
 
 def has_unlisted_files(folder: Path, exclude: Collection[str] = ()) -> bool:
     """Return True if a folder holds files that its manifest does not list: somebody added them."""
-    listed = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    try:
+        listed: Collection[str] = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else ()
+    except (ValueError, RecursionError):  # damaged, so that nothing in it is known to be ours
+        return True
     return any(_top_folder(name) not in exclude for name in set(_file_names(folder)) - set(listed))
 
 

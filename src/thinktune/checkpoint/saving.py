@@ -26,7 +26,7 @@ from thinktune.checkpoint.store import (
 )
 from thinktune.distributed import SINGLE, World, full_tensor
 from thinktune.errors import UserError
-from thinktune.files import atomic_write_text, fsync_folder, fsync_tree, read_json, write_json
+from thinktune.files import atomic_write_text, fsync_folder, fsync_tree, name_path, read_json, write_json
 from thinktune.optim import Optimizer
 from thinktune.run import RunFolder
 
@@ -113,8 +113,7 @@ def save(
     A crash leaves the former checkpoint in place. Where the optimizer keeps fp32 masters, those are the weights that
     are written. Nothing is copied on the device, so weights and state must not change meanwhile; with one process,
     generation and evaluation may go on. All ranks write at once, and any number of ranks can read what they wrote.
-    Raises OSError, and what safetensors raises where a disk is full, on all ranks; then nothing of the new checkpoint
-    is left.
+    Raises OSError on all ranks where a disk is full or fails; then nothing of the new checkpoint is left.
 
     Args:
         run_folder: the run's folder, on a disk that all ranks share.
@@ -128,14 +127,15 @@ def save(
     folder = RunFolder(run_folder).checkpoint(step)
     partial = world.broadcast(_partial_folder(folder) if world.is_main else folder)
     try:
-        if world.size == 1:
-            _save_unsharded_model(partial, model, optimizer.master_weights())
-        else:
-            save_sharded_model(partial, model, optimizer, world)
-        _save_optimizer_state(partial / STATE_FOLDER, optimizer, world)
-        world.run_on_all(
-            lambda: _commit_checkpoint(partial, folder, base_files, trainer_state) if world.is_main else None
-        )
+        with name_path(folder):
+            if world.size == 1:
+                _save_unsharded_model(partial, model, optimizer.master_weights())
+            else:
+                save_sharded_model(partial, model, optimizer, world)
+            _save_optimizer_state(partial / STATE_FOLDER, optimizer, world)
+            world.run_on_all(
+                lambda: _commit_checkpoint(partial, folder, base_files, trainer_state) if world.is_main else None
+            )
     finally:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
@@ -165,7 +165,7 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
             f"train.memory: {checkpoint.folder} cannot be restored (its state is not that of memory "
             f"{optimizer.memory}); resume it where it was started, or start a new run with name=..."
         )
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), name_path(checkpoint.folder / STATE_FOLDER), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a single process, or each reading by itself: both are intended
         state_dict_loader.load(state, storage_reader=reader, no_dist=True)
     for name in random.keys() - missing:
@@ -184,12 +184,16 @@ def write_final(
     try:
         for path in sorted(checkpoint.folder.iterdir()):
             if path.suffix == ".safetensors":
-                weights = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
-                save_file(weights, partial / path.name, {"format": "pt"})
+                with name_path(path):
+                    weights = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+                with name_path(final / path.name):
+                    save_file(weights, partial / path.name, {"format": "pt"})
             elif path.is_file() and path.name not in (MANIFEST, TRAINER_STATE_FILE):
-                shutil.copyfile(path, partial / path.name)
+                with name_path(final / path.name):
+                    shutil.copyfile(path, partial / path.name)
             elif path.is_dir() and path.name != STATE_FOLDER:
-                shutil.copytree(path, partial / path.name)
+                with name_path(final / path.name):
+                    shutil.copytree(path, partial / path.name)
         name = str(dtype).removeprefix("torch.")
         # Each of the two names is read by some releases.
         write_json(partial / CONFIG_FILE, read_json(partial / CONFIG_FILE) | {"dtype": name, "torch_dtype": name})

@@ -13,6 +13,7 @@ from thinktune.files import atomic_write_text, read_json, write_json
 from thinktune.run import RunFolder, diagnose_run
 from thinktune.run.diagnosis import diagnosis_from_record, worse_than_base
 from thinktune.run.folder import checkpoint_step
+from thinktune.run.reading import EvaluatedRecord, read_object
 
 STATE_FOLDER = "state"  # optimizer and random generators, as safetensors; only the last checkpoint has it
 
@@ -109,7 +110,7 @@ def mark_evaluated(run_folder: Path, step: int, journal_lengths: dict[str, int])
 def evaluated_journal_lengths(run_folder: Path, step: int) -> dict[str, int] | None:
     """Return the journals' lengths after a step's evaluation, or None if it was not completed."""
     file = RunFolder(run_folder).evaluated
-    marked = read_json(file) if file.is_file() else {}
+    marked = read_object(file, EvaluatedRecord, "delete it, and the evaluation is made again")
     return marked["journals"] if marked.get("step") == step else None
 
 

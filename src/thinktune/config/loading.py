@@ -1,7 +1,8 @@
 """Read, validate and write a recipe: one YAML file plus `key.path=value` overrides."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -19,31 +20,59 @@ from thinktune.config.expert import (
     without_key,
 )
 from thinktune.config.schema import Recipe
-from thinktune.errors import UserError, shorten_error
+from thinktune.config.strict_yaml import YamlSyntaxError, is_text, parse_yaml, read_yaml
+from thinktune.errors import UserError
+from thinktune.files import expand_home
 from thinktune.progress import Say, say_nothing
 
+NUMBER_FAULTS = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number, as in 8"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a number, as in 0.5"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+}  # pydantic's names of them, and what to write
+MAX_SHOWN_CHARACTERS = 100  # of an override
 RENAMED_KEYS = {"recompute": "activation_budget"}  # keys of older recipes and their names today
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), say: Say = say_nothing) -> Recipe:
-    """Read a YAML file, apply `a.b=value` overrides in order, and validate the result.
+    """Read a YAML file, apply `a.b=value` overrides, and validate the result.
 
     Prints a line for each setting that is written at its former place. Raises UserError with every mistake at once.
     """
+    path = expand_home(path)
     try:
-        tree: Any = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader) or {}
+        document = read_yaml(path)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); name a recipe file, such as one in recipes/"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not YAML in UTF-8: {shorten_error(error)}") from None
+    tree: Any = {} if document.value is None else document.value
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see the files in recipes/")
-    tree["name"] = tree.get("name") or path.stem
+    places = {key: f"{path}:{line}" for key, line in document.lines.items()}
+    mistakes = [f"{path}:{fault.line}: {fault.sentence}" for fault in document.faults]
+    faulty = {fault.key for fault in document.faults}
+    if tree.get("name") in (None, ""):
+        tree["name"] = path.stem
+    mistakes += _repeated_overrides(overrides)
     for override in overrides:
-        tree = _with_override(tree, override)
-    recipe = validate_recipe(tree, str(path))
+        try:
+            key, value = _parse_override(override)
+            tree = _with_override(tree, key, value, override)
+            places = {name: place for name, place in places.items() if not _is_below(name, key)} | {
+                key: _show(override)
+            }
+        except UserError as error:
+            mistakes += error.faults
+            faulty.add(override.partition("=")[0])
+    recipe, faults = _validate(tree)
+    mistakes += [
+        f"{_place_of(fault, places, str(path))}: {fault}"
+        for fault in faults
+        if not any(_is_below(_key_of(fault), key) for key in faulty)
+    ]
+    if mistakes or recipe is None:
+        raise UserError(mistakes)
     for field in fields_at_former_place(tree):
         say(f"{path}: {field} is now {recipe_key(field)}; the former place is still read")
     return recipe
@@ -51,15 +80,19 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), say: Say = say_nothin
 
 def validate_recipe(tree: dict[str, Any], place: str) -> Recipe:
     """Return the recipe that a tree of plain values describes; raise UserError with `place` and every mistake."""
-    fields, faults = to_fields(tree)
-    try:
-        recipe = Recipe.model_validate(fields)
-    except ValidationError as error:
-        faults += [_describe_fault(fault) for fault in error.errors()]
-        raise UserError([f"{place}: {fault}" for fault in faults]) from None
-    if faults:
+    recipe, faults = _validate(tree)
+    if faults or recipe is None:
         raise UserError([f"{place}: {fault}" for fault in faults])
     return recipe
+
+
+def _validate(tree: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """Return the recipe of a tree, or a sentence for each mistake, which begins with the setting's key."""
+    fields, faults = to_fields(tree)
+    try:
+        return Recipe.model_validate(fields), faults
+    except ValidationError as error:
+        return None, faults + [_describe_fault(fault) for fault in error.errors()]
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -68,32 +101,80 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that reads `1e-5` as a number, as YAML 1.2 does and PyYAML does not."""
-
-
 class _Dumper(yaml.SafeDumper):
-    """YAML dumper for `_Loader`: quotes texts that look like numbers."""
+    """YAML dumper for `strict_yaml`: quotes texts that would be read as something else, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        del data
+        return True
 
 
-for kind in (_Loader, _Dumper):
-    kind.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-    )
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if is_text(text) else "'")
 
 
-def _with_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
-    """Return the tree with one `key.path=value` set; an expert setting is then set at this place alone."""
+_Dumper.add_representer(str, _represent_text)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _key_of(sentence: str) -> str:
+    """Return the key path that a mistake's sentence begins with."""
+    found = re.match(r"[^\s:,]+", sentence)
+    return found[0] if found else ""
+
+
+def _is_below(key: str, section: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
+
+
+def _place_of(sentence: str, places: Mapping[str, str], path: str) -> str:
+    """Return `file:line` of the setting that a sentence is about, or of the section that lacks it; else the file."""
+    key = _key_of(sentence)
+    while key:
+        found = places.get(key) or places.get(other_key(key) or "")
+        if found:
+            return found
+        key = key.rpartition(".")[0]
+    return path
+
+
+def _show(override: str) -> str:
+    return repr(override if len(override) <= MAX_SHOWN_CHARACTERS else f"{override[:MAX_SHOWN_CHARACTERS]}…")
+
+
+def _repeated_overrides(overrides: Sequence[str]) -> list[str]:
+    """Describe the overrides of which one would replace another without a word."""
+    seen: dict[str, str] = {}
+    faults: list[str] = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        same = [name for name in (key, other_key(key)) if name]
+        before = next((seen[known] for known in seen for name in same if _is_below(known, name)), None)
+        if before is not None:
+            faults.append(f"{_show(override)}: sets again what {_show(before)} sets; keep one")
+        seen[key] = override
+    return faults
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    """Return key path and value of `key.path=value`, read by the rules of a recipe's file."""
     key, equals, text = override.partition("=")
-    *parents, leaf = key.split(".")
-    if not equals or not leaf:
-        raise UserError(f"{override!r}: is not an override; write key.path=value, as in train.learning_rate=1e-5")
+    if not equals or not all(key.split(".")):
+        raise UserError(f"{_show(override)}: is not an override; write key.path=value, as in train.learning_rate=1e-5")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        document = parse_yaml(text)
+    except YamlSyntaxError as error:
         raise UserError(
-            f"{override!r}: its value is not YAML ({shorten_error(error)}); put it in quotes, as in '{key}=\"{text}\"'"
+            f"{_show(override)}: its value is not YAML ({error}); put it in quotes, as in "
+            f"'{key}=\"{text[:MAX_SHOWN_CHARACTERS]}\"'"
         ) from None
+    if document.faults:
+        raise UserError([f"{_show(override)}: {fault.sentence}" for fault in document.faults])
+    return key, document.value
+
+
+def _with_override(tree: dict[str, Any], key: str, value: Any, override: str) -> dict[str, Any]:
+    """Return the tree with one setting set; an expert setting is then set at this place alone."""
+    *parents, leaf = key.split(".")
     if other := other_key(key):
         tree = without_key(tree, other)
     branch = tree
@@ -102,7 +183,7 @@ def _with_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
             branch[name] = {}
         branch = branch[name]
         if not isinstance(branch, dict):
-            raise UserError(f"{override!r}: {name} is a value, not a section")
+            raise UserError(f"{_show(override)}: {name} is a value, not a section")
     branch[leaf] = value
     return tree
 
@@ -117,7 +198,22 @@ def _describe_fault(fault: Any) -> str:
         return f"{place}: is missing; add it to the recipe"
     if fault["type"] == "value_error":
         return f"{place}: {message}" if place else message
+    if fault["input"] is None:
+        return f"{place}: holds nothing; write a value, or leave it out"
+    if fault["type"] == "string_type":
+        return f"{place}: is {_spell(fault['input'])}, not a text; put it in quotes"
+    if fault["type"] == "string_pattern_mismatch":  # of Duration alone
+        return f"{place}: is {_spell(fault['input'])}; write a time with its unit, as in 3.5h, 90m or 600s"
+    if fault["type"] == "model_type":
+        return f"{place}: is {_spell(fault['input'])}; write its settings below it, each with its value"
+    if fault["type"] in NUMBER_FAULTS:
+        return f"{place}: is {_spell(fault['input'])}; write {NUMBER_FAULTS[fault['type']]}"
     return f"{place}: {message} (it is {fault['input']!r})"
+
+
+def _spell(value: Any) -> str:
+    """Spell a value as a recipe does, cut to a readable length."""
+    return json.dumps(value, ensure_ascii=False, default=repr)[:60]
 
 
 def _suggest_key(key: str) -> str:

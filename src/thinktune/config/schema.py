@@ -1,11 +1,21 @@
 """Schema of a recipe: frozen sections, validated on construction. `docs/recipe.md` is made from it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
+from thinktune.files import expand_home
 
 DEFAULT_TOKENS_PER_STEP = 16_384  # about 20 of the medical rows
 
@@ -18,13 +28,31 @@ MemoryTierName = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed",
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
 FailurePolicy = Literal["skip", "stop"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every random generator takes
 EngineChoice = Literal["auto", "here", "vllm"]
 
 
 class Section(BaseModel):
     """Frozen group of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # For pydantic, as for Python, true is 1.
+        parts: Sequence[Any] = value if isinstance(value, list | tuple) else (value,)
+        found = next((part for part in parts if isinstance(part, bool)), None)
+        if found is not None and not _takes_bool(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError(f"is {str(found).lower()}; write a number or a text in its place (a text in quotes)")
+        return value
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation is bool or any(_takes_bool(part) for part in get_args(annotation))
 
 
 class ModelSource(Section):
@@ -79,9 +107,9 @@ class DataConfig(Section):
     split: Literal["hash", "shuffle"] = "hash"
     """How held-out rows are chosen: by a hash of the question (stable when rows are added), or by shuffling all
     rows."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the train/validation split."""
-    max_tokens: PositiveInt = 2048
+    max_tokens: Count = 2048
     """Tokens of the longest row that is trained, prompt and reply together."""
     faults: dict[str, str] = Field(default={}, validate_default=True)
     """What happens to rows with a fault, by fault. The table below lists all faults."""
@@ -108,11 +136,11 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """How the model is trained."""
 
-    epochs: PositiveInt = 2
+    epochs: Annotated[int, Field(gt=0, le=10_000)] = 2
     """Passes over the training rows."""
-    tokens_per_step: PositiveInt | None = None
+    tokens_per_step: Count | None = None
     """Tokens of a step, over all devices. None means 16,384, unless `expert.rows_per_step` is set."""
-    rows_per_step: PositiveInt | None = None
+    rows_per_step: Count | None = None
     """Rows of a step, over all devices, in place of `train.tokens_per_step`."""
     learning_rate: PositiveFloat = 1e-5
     """The peak learning rate."""
@@ -126,7 +154,7 @@ class TrainConfig(Section):
     """AdamW's beta1 and beta2."""
     clip_norm: PositiveFloat = 1.0
     """The largest gradient norm. A larger gradient is scaled down to it."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the row order."""
     precision: Precision = "auto"
     """Arithmetic. Auto is bf16 on an accelerator and wherever weights are bf16 (see `train.memory`), and fp32 on the
@@ -142,15 +170,15 @@ class TrainConfig(Section):
     """Activation checkpointing: the share of the layers' activations kept for the backward pass. 1 keeps all; 0 keeps
     the input of each layer and computes the rest again (a quarter more work, much less memory). None means that the
     plan decides."""
-    batch_tokens: PositiveInt | None = None
+    batch_tokens: Count | None = None
     """Tokens of a micro-batch (one forward pass). None means that the plan decides; on the CPU it is the longest row.
     It changes speed, not results."""
     strategy: Literal["auto"] | Strategy = "auto"
     """On many cards: replicate (each card holds all weights and states), shard (each holds a part), hybrid (the cards
     of a machine share one copy). It does not change results. Auto is replicate while that fits."""
-    log_every_steps: PositiveInt = 10
+    log_every_steps: Count = 10
     """Steps between two lines of metrics."""
-    evaluate_every_steps: PositiveInt | None = None
+    evaluate_every_steps: Count | None = None
     """Steps between evaluations; each writes a checkpoint and samples. None means four per epoch."""
     save_every_minutes: PositiveFloat = 30
     """Minutes between two checkpoints at most, so that a killed run loses no more. Evaluations save as well."""
@@ -162,7 +190,7 @@ class TrainConfig(Section):
     """When the disk is too full for a checkpoint: train on and try again with the next one, or stop."""
     deterministic: bool = False
     """On an accelerator, use only operations that always give the same bits (slower). The CPU always does."""
-    stop_when_overfitting: PositiveInt | None = None
+    stop_when_overfitting: Count | None = None
     """Stop after this many evaluations in a row that are clearly above the best one. None trains to the end."""
 
     @model_validator(mode="before")
@@ -184,17 +212,17 @@ class PlanConfig(Section):
 class GenerateConfig(Section):
     """How replies are generated in samples, evaluation and chat."""
 
-    max_new_tokens: PositiveInt = 2048
+    max_new_tokens: Count = 2048
     """Tokens after which a reply is cut off; a cut reply is marked."""
-    sample_questions: int = Field(default=3, ge=0)
+    sample_questions: int = Field(default=3, ge=0, lt=2**31)
     """Validation questions answered at every evaluation, greedily and with the model's own sampling settings."""
     sample_share: float = Field(default=0.05, gt=0, le=1)
     """The largest share of the run's time for samples. They are cut or left out to stay below it."""
-    evaluate_questions: PositiveInt = 200
+    evaluate_questions: Count = 200
     """Validation questions that `eval` asks both models."""
-    evaluate_tokens: PositiveInt | None = None
+    evaluate_tokens: Count | None = None
     """Tokens after which `eval` cuts a reply off. None means twice the longest trained reply."""
-    batch_rows: PositiveInt = 32
+    batch_rows: Count = 32
     """Replies generated in one batch."""
 
 
@@ -242,6 +270,14 @@ class Recipe(Section):
     """Trackers."""
     serve: ServeConfig = ServeConfig()
     """The chat page and the API."""
+
+    @field_validator("runs_folder")
+    @classmethod
+    def _home_is_no_folder_name(cls, folder: Path) -> Path:
+        try:
+            return expand_home(folder)
+        except OSError as error:
+            raise ValueError(f"is {str(folder)!r}, but {error.strerror}; name a folder") from None
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

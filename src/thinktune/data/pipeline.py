@@ -35,7 +35,7 @@ from thinktune.data.worker import (
     process_chunk_in_worker,
 )
 from thinktune.errors import UserError
-from thinktune.files import read_json, write_json
+from thinktune.files import name_path, read_json, write_json
 from thinktune.progress import ProgressReporter, Say
 
 CHUNK_ROWS, CHUNK_BYTES = 256, 2**20  # of the file; tokenizing takes some two hundred times that
@@ -217,7 +217,8 @@ def _chunks(
 def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> Iterator[RawRow]:
     longest = max(MAX_ROW_BYTES, MAX_CHARACTER_BYTES * max_characters(settings.max_tokens, tokenizer))
     repair = settings.faults["encoding"] == "repair"
-    return read_rows(file.path, file.display_name, repair_encoding=repair, max_row_bytes=longest)
+    with name_path(file.path):
+        yield from read_rows(file.path, file.display_name, repair_encoding=repair, max_row_bytes=longest)
 
 
 def _detect_mappings(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> list[ColumnMapping]:

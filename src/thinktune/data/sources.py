@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from thinktune.config import Recipe
 from thinktune.errors import UserError, shorten_error
+from thinktune.files import expand_home
 from thinktune.hub import locate, locate_model
 
 SUFFIXES = (
@@ -43,12 +44,12 @@ def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]
     """
     try:
         return _match_files(name, pattern, field)
-    except (OSError, RuntimeError, ValueError) as error:  # no such user's home, a name too long or with a null byte
+    except (OSError, ValueError) as error:  # no such user's home, a name too long or with a null byte
         raise UserError(f"{field}: {str(name)!r} cannot be looked up ({shorten_error(error)}); correct it") from None
 
 
 def _match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
-    path = Path(name).expanduser()
+    path = expand_home(Path(name))
     if path.is_dir():
         return _match_in_folder(path, pattern, field)
     is_file = path.is_file()
@@ -160,13 +161,13 @@ class RowFile:
 def find_files(recipe: Recipe) -> list[RowFile]:
     """Find the files of a recipe's rows; raises UserError if they do not exist, or are on both sides of the split."""
     settings = recipe.data
-    folder = Path(settings.name).expanduser()
+    folder = settings.name
     if settings.hub is not None:
         folder = locate(settings.name, settings.hub, settings.revision, "dataset", "data.name")
     paths = match_files(folder, settings.files, "data.name")
     validation_paths: list[Path] = []
     if isinstance(settings.validation, str):
-        validation_paths = match_files(Path(settings.validation).expanduser(), None, "data.validation")
+        validation_paths = match_files(settings.validation, None, "data.validation")
         both = {path.resolve() for path in paths} & {path.resolve() for path in validation_paths}
         if both:
             raise UserError(f"data.validation: {min(both)} is also trained on; name a file of other rows")

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from thinktune.checkpoint.store import TRAINER_STATE_FILE
+from thinktune.files import name_path
 
 _HASHED_BYTES = 2**20  # at each end of a weights file
 
@@ -46,9 +47,19 @@ def read_records(file: Path) -> dict[str, dict[str, Any]]:
                 record = json.loads(line)
             except ValueError:  # power loss or a kill in the middle of a line
                 continue
-            if isinstance(record, dict) and isinstance(record.get("key"), str):
+            if isinstance(record, dict) and isinstance(record.get("key"), str):  # anything else is damage
                 saved[record["key"]] = record
     return saved
+
+
+def read_completions(file: Path) -> dict[str, dict[str, Any]]:
+    """Read saved replies by their `key`; what lacks a part of a reply is left out, so that it is generated again."""
+    return {
+        key: record
+        for key, record in read_records(file).items()
+        if all(isinstance(record.get(part), str) for part in ("reasoning", "answer", "finish"))
+        and isinstance(record.get("tokens"), int)
+    }
 
 
 class RecordWriter:
@@ -75,6 +86,7 @@ class RecordWriter:
     def add(self, record: Mapping[str, Any]) -> None:
         """Append one record and flush it to the disk."""
         assert self._file is not None
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with name_path(self._path):
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())

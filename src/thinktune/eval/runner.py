@@ -18,7 +18,7 @@ from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
-from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
+from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_completions
 from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, probe_tasks
 from thinktune.eval.llm_judge import Completer
 from thinktune.eval.scoring import (
@@ -38,12 +38,14 @@ from thinktune.eval.statistics import CONFIDENCE, RESAMPLE_SEED, RESAMPLES
 from thinktune.eval.tasks import Task, read_tasks, task_from_example, task_to_record
 from thinktune.files import read_json, write_json, write_json_lines
 from thinktune.hub import locate_model
+from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
 from thinktune.model import CausalLM, evaluate_loss, pack, pick_device, pick_precision
 from thinktune.model.admission import admit_model
 from thinktune.progress import ProgressReporter, Say
 from thinktune.run import EvaluationFolder, RunFolder
+from thinktune.run.base_model import refuse_other_weights
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.resume import refuse_other_data
 
@@ -99,6 +101,8 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     tokenizer = read_tokenizer(sources["tuned"], trust_remote_code=recipe.model.trust_remote_code)
     prepared = prepare(recipe, tokenizer, say)
     refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)
+    if not options.endpoints:
+        refuse_other_weights(weights_fingerprint(sources["base"]), folder)
     held_out = prepared.validation.examples(recipe.generate.evaluate_questions)
     tasks = [
         *(task_from_example(example, HELD_OUT_SET) for example in held_out),
@@ -184,7 +188,7 @@ def _eval_settings(
 def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
     """Measure the losses and generate the replies that one side lacks; its model is loaded only if any are missing."""
     folder, recipe, settings = evaluation.folder, evaluation.recipe, evaluation.settings
-    saved = read_records(folder.completions(side))
+    saved = read_completions(folder.completions(side))
     keys = {settings.completion_key(task, side): task for task in evaluation.tasks}
     missing = {key: task for key, task in keys.items() if key not in saved}
     if endpoint := evaluation.options.endpoints.get(side):
@@ -194,7 +198,7 @@ def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
                 _generate_replies(evaluation, side, missing, engine, MAX_ENDPOINT_CONCURRENCY)
         return
     measured_on = {"model": settings.models[side].print, "data": settings.data_fingerprint}
-    losses = read_json(folder.losses(side)) if folder.losses(side).is_file() else {}
+    losses = _saved_losses(folder.losses(side))
     has_losses = not len(evaluation.held_out) or {name: losses.get(name) for name in measured_on} == measured_on
     if missing or not has_losses:
         evaluation.say(f"{side}: {source}")
@@ -209,6 +213,15 @@ def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
         gc.collect()
         if pick_device().type != "cpu":
             torch.accelerator.empty_cache()
+
+
+def _saved_losses(file: Path) -> dict[str, Any]:
+    """Read a side's losses; {} where there are none, or damaged ones, which are measured again."""
+    try:
+        losses = read_json(file) if file.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return losses if isinstance(losses, dict) else {}
 
 
 def _generate_replies(
@@ -244,7 +257,7 @@ def _row_losses(model: CausalLM, rows: Subset, precision: torch.dtype, say: Say)
 def _judge_answers(evaluation: Evaluation, judge: str) -> None:
     """Let a judge model compare the answers of all sets but the probe, whose questions have exact answers."""
     folder, settings = evaluation.folder, evaluation.settings
-    replies = {side: read_records(folder.completions(side)) for side in SIDES}
+    replies = {side: read_completions(folder.completions(side)) for side in SIDES}
     pairs = [
         answer_pair(task, *(replies[side][settings.completion_key(task, side)]["answer"] for side in SIDES))
         for task in evaluation.tasks

@@ -1,8 +1,8 @@
 """Score saved replies and write the report: the part of an evaluation that needs no model and can be repeated."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from thinktune.errors import UserError, shorten_error
@@ -16,15 +16,17 @@ from thinktune.eval.comparison import (
     sort_measures,
     ungraded_note,
 )
-from thinktune.eval.completion_store import read_records
+from thinktune.eval.completion_store import read_completions, read_records
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.grading import format_metrics
 from thinktune.eval.settings import SIDES, EvalSettings, settings_from_record
 from thinktune.eval.tasks import Task, grade_answer, task_from_record
-from thinktune.files import read_json, write_json, write_json_lines
+from thinktune.files import write_json, write_json_lines
 from thinktune.run import EvaluationFolder
+from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
 
 HELD_OUT_SET = "held-out"
+AGAIN = "run thinktune eval without --regrade: replies that were saved are not generated again"
 LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 
@@ -51,8 +53,9 @@ def score_completions(folder: EvaluationFolder, warning: str | None = None) -> d
     """
     if not folder.settings.is_file() or not folder.tasks.is_file():
         raise UserError(f"{folder.path}: holds no saved replies; run thinktune eval without --regrade first")
-    record = read_json(folder.settings)
-    settings = settings_from_record(record)
+    record = read_object(folder.settings, AnyObject, AGAIN)
+    with refuse_damage(folder.settings, AGAIN):
+        settings = settings_from_record(record)
     rows = _score_replies(folder, settings)
     judgements = [row.judgement for row in rows if row.judgement is not None]
     sets = [_score_set(folder, name, rows) for name in dict.fromkeys(row.task.set for row in rows)]
@@ -75,8 +78,9 @@ def answer_pair(task: Task, base: str, tuned: str) -> llm_judge.AnswerPair:
 
 
 def _score_replies(folder: EvaluationFolder, settings: EvalSettings) -> list[_ScoredTask]:
-    lines = folder.tasks.read_text(encoding="utf-8").splitlines()
-    tasks = [task_from_record(json.loads(line)) for line in lines]
+    records = read_lines(folder.tasks, AnyObject, AGAIN)
+    with refuse_damage(folder.tasks, AGAIN):
+        tasks = [task_from_record(record) for record in records]
     saved = {side: _saved_replies(folder, side, settings, tasks) for side in SIDES}
     judgements = read_records(folder.judgements) if settings.judge else {}
     excluded = {(each.set, each.row) for each in settings.apart}
@@ -99,7 +103,7 @@ def _saved_replies(
     folder: EvaluationFolder, side: str, settings: EvalSettings, tasks: Sequence[Task]
 ) -> list[dict[str, Any]]:
     file = folder.completions(side)
-    saved = read_records(file)
+    saved = read_completions(file)
     keys = [settings.completion_key(task, side) for task in tasks]
     if missing := sum(key not in saved for key in keys):
         raise UserError(f"{file}: {missing} of {len(keys)} replies are missing; run eval without --regrade")
@@ -134,7 +138,7 @@ def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask])
     counted = [row for row in all_rows if not row.excluded]
     measures = compare([row.scores["base"] for row in counted], [row.scores["tuned"] for row in counted])
     if name == HELD_OUT_SET and folder.losses("base").is_file():
-        measures += compare(*(_linearized_losses(read_json(folder.losses(side))["rows"]) for side in SIDES))
+        measures += compare(*(_saved_losses(folder.losses(side)) for side in SIDES))
     graded = [row for row in counted if not row.grader_errors]
     kinds = sorted({row.task.kind for row in graded} - {""})
     verdict = forgetting_verdict(measures) if name == PROBE_SET else set_verdict(name, measures)
@@ -149,6 +153,12 @@ def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask])
         "verdict": verdict,
         "kinds": [_score_kind(kind, [row.scores for row in graded if row.task.kind == kind]) for kind in kinds],
     }
+
+
+def _saved_losses(file: Path) -> list[dict[str, float]]:
+    record = read_object(file, AnyObject, AGAIN)
+    with refuse_damage(file, AGAIN):
+        return _linearized_losses(record["rows"])
 
 
 def _score_kind(kind: str, scores: Sequence[Mapping[str, Scores]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from thinktune.config.strict_yaml import read_values
 from thinktune.data import Example, Turn
 from thinktune.data.language import main_script
 from thinktune.data.readers import read_rows
@@ -388,8 +389,8 @@ def _map_columns(record: dict[str, Any], layout: TaskLayout) -> dict[str, Any]:
 
 def _read_layout(file: Path) -> TaskLayout:
     try:
-        return TaskLayout.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+        return TaskLayout.model_validate(read_values(file))
+    except ValidationError as error:
         raise UserError(f"{file}: is not a column mapping ({shorten_error(error)}); see docs/evaluation.md") from None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from thinktune.config import Recipe
 from thinktune.errors import UserError, shorten_error
-from thinktune.files import read_json
+from thinktune.files import expand_home, read_json
 from thinktune.hub.huggingface import download_from_huggingface, to_listing
 from thinktune.hub.modelscope import LISTING_FILE, download_from_modelscope, modelscope_client
 from thinktune.hub.verification import (
@@ -80,8 +80,12 @@ def locate(name: str, hub: str | None, revision: str | None, repo_type: RepoType
     """
     if hub is not None:
         return _locate_on_hub(name, hub, revision, repo_type, field)
-    path = Path(name).expanduser()
-    if not path.exists():
+    try:
+        path = expand_home(Path(name))
+        found = path.exists()
+    except (OSError, ValueError) as error:  # no such user's home, a name too long or with a null byte
+        raise UserError(f"{field}: {name!r} cannot be looked up ({shorten_error(error)}); correct it") from None
+    if not found:
         raise UserError(
             f"{field}: {name!r} is not a file or folder here; correct it, or name its hub too, as in hub: modelscope"
         )

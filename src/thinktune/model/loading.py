@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from thinktune.errors import UserError, shorten_error
+from thinktune.files import system_error
 from thinktune.library_output import captured_output
 from thinktune.model.admission import admit_model, meta_model
 from thinktune.model.folder import FIELD, list_some
@@ -64,6 +65,11 @@ def load_model(
 
 def load_error(folder: Path, error: Exception) -> UserError:
     """Return the error for a folder whose model does not load; libraries raise whatever their parsers raise."""
+    if failed := system_error(error):
+        return UserError(
+            f"model.name: {folder} cannot be read ({failed.strerror or failed}); check its disk, its permissions and "
+            "the limits of memory and files (ulimit -a)"
+        )
     return UserError(
         f"{FIELD}: {folder} has no model that loads ({shorten_error(error)}); name a whole transformers folder"
     )

@@ -12,7 +12,6 @@ from thinktune.data import Prepared, StepRows, Subset
 from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError
-from thinktune.files import read_json
 from thinktune.model import ModelConfig, read_config
 from thinktune.model.flops import mean_context
 from thinktune.model.transforms import can_compile
@@ -20,7 +19,7 @@ from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_clu
 from thinktune.planner.memory import Setting, Workload
 from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan
 from thinktune.progress import Say
-from thinktune.run import RunFolder
+from thinktune.run.reading import read_environment
 
 ANY_ACCELERATOR = torch.device("meta")  # stands for any accelerator: a plan is made without one
 
@@ -77,14 +76,13 @@ def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Sett
 
 def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, int]:
     """Return the setting that a run was started with and its number of ranks; None and 0 for a new run."""
-    file = RunFolder(recipe.run_folder).environment
-    recorded = read_json(file) if file.is_file() else {}
+    recorded = read_environment(recipe.run_folder)
     names = [each.name for each in fields(Setting)]
     if not all(name in recorded for name in names):
         return None, 0
     wanted = {name: getattr(recipe.train, name) for name in ("activation_budget", "batch_tokens")}
     changes = {name: value for name, value in wanted.items() if value is not None}
-    return replace(Setting(**{name: recorded[name] for name in names}), **changes), recorded["world_size"]
+    return replace(Setting(**{name: recorded[name] for name in names}), **changes), recorded.get("world_size") or 0
 
 
 def pick_card(recipe: Recipe, device: torch.device) -> Card:

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
+from thinktune.config.strict_yaml import read_values
 from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
 from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
 from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run, run_state_name
 from thinktune.report.svg_charts import Axes, Series, line_chart, smooth_points
+from thinktune.run import RunFolder
 
 LINE_COLOURS = 4
 
@@ -35,7 +36,7 @@ def write_comparison(runs: Sequence[Path]) -> Path:
         same_rows=len({frozenset((row.source, row.tokens) for row in report.rows) for report in tuned}) < 2,
         chart=_chart(reports),
         outcomes=list(_outcomes(reports)),
-        differences=_differences([yaml.safe_load(report.recipe) for report in reports]),
+        differences=_differences([read_values(RunFolder(run).recipe) for run in runs]),
         samples=_shared_samples(reports),
         repetitive=REPETITIVE_RATE,
     )

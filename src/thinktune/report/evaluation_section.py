@@ -1,6 +1,5 @@
 """The evaluation section of a run's page: base, tuned and difference with drawn intervals, and the rows to read."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from thinktune.eval import Measure, find_measure
 from thinktune.eval.comparison import format_figure_and_interval, format_with_interval, judge_line
 from thinktune.report.html import render_template
 from thinktune.run import EvaluationFolder, RunFolder
+from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
 
 MAX_SHOWN_ROWS = 300  # of each evaluation, worse ones first; its file holds them all
 
@@ -21,26 +21,27 @@ INTERVAL_WIDTH, INTERVAL_HEIGHT = 220, 22  # of a drawn interval, in viewBox uni
 _OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
 
 
-def evaluation_html(run: Path) -> Markup:
-    """Render a run's evaluations as safe HTML; empty where there are none, or their files cannot be read.
+AGAIN = "run thinktune eval again: replies that were saved are not generated again"
 
-    It relies on the page's style, adds its own, and runs no script.
+
+def evaluation_html(run: Path) -> Markup:
+    """Render a run's evaluations as safe HTML; empty where there are none.
+
+    It relies on the page's style, adds its own, and runs no script. Raises UserError where their files are damaged.
     """
     folders = (RunFolder(run).evaluation(), ""), (RunFolder(run).evaluation(thinking=False), "without thinking")
     found = [(note, *_read_evaluation(folder)) for folder, note in folders]
     complete = [(note, report, rows) for note, report, rows in found if report.get("sets")]
-    parts = [_evaluation_values(number, *each) for number, each in enumerate(complete)]
-    return render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
+    with refuse_damage(RunFolder(run).evaluation().report, AGAIN):
+        parts = [_evaluation_values(number, *each) for number, each in enumerate(complete)]
+        return render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
 
 
 def _read_evaluation(folder: EvaluationFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    try:
-        report = json.loads(folder.report.read_text(encoding="utf-8", errors="replace"))
-        lines = folder.rows.read_text(encoding="utf-8", errors="replace").splitlines()
-        rows = [json.loads(line) for line in lines]
-    except (OSError, ValueError):
+    if not folder.report.is_file():
         return {}, []
-    return (report, rows) if isinstance(report, dict) else ({}, [])
+    report = read_object(folder.report, AnyObject, AGAIN)
+    return report, read_lines(folder.rows, AnyObject, AGAIN)
 
 
 def _evaluation_values(

@@ -1,15 +1,15 @@
 """Write a run's report page: one self-contained HTML file made from the run's folder."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
+from thinktune.errors import UserError
 from thinktune.report.diagnosis_text import (
     advice_sentence,
     headline_sentence,
@@ -17,14 +17,18 @@ from thinktune.report.diagnosis_text import (
     reason_sentence,
     state_name,
 )
-from thinktune.report.evaluation_section import evaluation_html
+from thinktune.report.evaluation_section import AGAIN, evaluation_html
 from thinktune.report.html import BilingualText, write_page
 from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
 from thinktune.report.svg_charts import histogram
 from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
 from thinktune.run.diagnosis import HeldOutRow, hardest_rows, memorized_rows, rows_by_loss
 from thinktune.run.journal import read_samples
+from thinktune.run.reading import AnyObject, read_object, refuse_damage
 from thinktune.run.status import RunStatus, read_status
+
+Part = TypeVar("Part")
+
 
 REFRESH_SECONDS = 30
 
@@ -57,6 +61,7 @@ class RunReport:
     diagnosis: Diagnosis
     rows: Sequence[HeldOutRow]
     status: RunStatus
+    damages: Sequence[str] = ()  # a sentence for each file that could not be used
 
     @property
     def steps(self) -> int | None:
@@ -69,11 +74,14 @@ def write_run_page(run: Path, *, running: bool | None = None) -> Path:
     """Write the report page of a run, whole or not at all, and return its path.
 
     Only the recipe must exist; for every other missing part the page says "Not yet". `running` is whether a process
-    trains in the folder, as that process knows; None asks the lock.
+    trains in the folder, as that process knows; None asks the lock. Raises UserError after writing where a part is
+    damaged and left out, and before it where a journal is.
     """
     target = RunFolder(run).report
     report = read_run(run, running=running)
     write_page(target, "report.html.jinja", **_template_values(report))
+    if report.damages:
+        raise UserError([f"{damage}; {target} was written without it" for damage in report.damages])
     return target
 
 
@@ -82,30 +90,44 @@ def read_run(run: Path, *, running: bool | None = None) -> RunReport:
     folder = RunFolder(run)
     metrics = read_metrics(run)
     verdict = diagnose_run(run)
+    damages: list[str] = []
+
+    def keep(read: Callable[[], Part], otherwise: Part) -> Part:
+        try:
+            return read()
+        except UserError as error:
+            damages.extend(error.faults)
+            return otherwise
+
+    section = keep(lambda: evaluation_html(run), Markup())
+    evaluation = keep(lambda: read_object(folder.evaluation().report, AnyObject, AGAIN), {}) if section else {}
+    environment = keep(lambda: read_object(folder.environment, AnyObject), {})
+    data = keep(lambda: _read_data_summary(folder.data_summary), {})
     return RunReport(
         name=run.resolve().name,
         recipe=folder.recipe.read_text(encoding="utf-8", errors="replace"),
-        environment=_read_object(folder.environment),
-        data=_read_object(folder.data_summary),
+        environment=environment,
+        data=data,
         train=_latest_by_step(metrics, "train"),
         evals=_latest_by_step(metrics, "eval"),
         events=[record for record in metrics if record.get("kind") == "event"],
         samples=read_samples(run),
-        evaluation=_read_object(folder.evaluation().report),
-        evaluation_section=evaluation_html(run),
+        evaluation=evaluation,
+        evaluation_section=section,
         diagnosis=verdict,
         rows=rows_by_loss(run, verdict.best_step),
         status=read_status(run, running=running),
+        damages=damages,
     )
 
 
-def _read_object(path: Path) -> Record:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
-    except ValueError:
-        # Something else wrote it; the page says that it is missing, and the rest still shows.
-        return {}
-    return value if isinstance(value, dict) else {}
+def _read_data_summary(path: Path) -> Record:
+    """Read the counts of rows, and make what the page shows of them once, so that their form is known to be right."""
+    data = read_object(path, AnyObject)
+    with refuse_damage(path):
+        _row_counts(data)
+        _histograms(data)
+    return data
 
 
 def _latest_by_step(metrics: Sequence[Record], kind: str) -> list[Record]:

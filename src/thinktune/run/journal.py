@@ -5,14 +5,11 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from thinktune.errors import UserError
-from thinktune.files import is_disk_full
+from thinktune.files import is_disk_full, name_path
 from thinktune.run.folder import RunFolder
-
-Record = dict[str, Any]
-
+from thinktune.run.reading import MetricsRecord, Record, RowLossesRecord, SampleRecord, read_lines
 
 _unwritten: dict[Path, bytes] = {}  # by journal, the lines for which the disk was full; written before the next ones
 
@@ -41,26 +38,29 @@ def flush_journals(run: Path) -> dict[str, int]:
         if journal in _unwritten:
             _append_bytes(journal, _unwritten.pop(journal))
         if journal.exists():
-            with journal.open("rb+") as file:
+            with name_path(journal), journal.open("rb+") as file:
                 os.fsync(file.fileno())
             lengths[journal.name] = journal.stat().st_size
     return lengths
 
 
 def read_metrics(run: Path) -> list[Record]:
-    """Read the records of the metrics in order; a torn last line, as a crash leaves it, is left out."""
-    return _read_records(RunFolder(run).metrics)
+    """Read the records of the metrics in order; a torn last line, as a crash leaves it, is left out.
+
+    Raises UserError where a line is damaged.
+    """
+    return read_lines(RunFolder(run).metrics, MetricsRecord)
 
 
 def read_samples(run: Path) -> list[Record]:
     """Read the records of the samples in order, likewise."""
-    return _read_records(RunFolder(run).samples)
+    return read_lines(RunFolder(run).samples, SampleRecord)
 
 
 def read_row_losses(run: Path) -> dict[int, dict[str, tuple[float, int]]]:
     """Read each held-out row's mean loss and its number of labels, by step of evaluation and `file:line`."""
     by_step: dict[int, dict[str, tuple[float, int]]] = {}
-    for record in _read_records(RunFolder(run).row_losses):
+    for record in read_lines(RunFolder(run).row_losses, RowLossesRecord):
         by_step[record["step"]] = {row: (float(loss), int(tokens)) for row, (loss, tokens) in record["rows"].items()}
     return by_step
 
@@ -86,7 +86,7 @@ def _append_bytes(journal: Path, lines: bytes) -> None:
     """Append bytes to a file; on failure they wait in memory, and the file is as it was."""
     length = journal.stat().st_size if journal.exists() else 0
     try:
-        with journal.open("ab", buffering=0) as file:
+        with name_path(journal), journal.open("ab", buffering=0) as file:
             rest = memoryview(lines)
             while rest:
                 rest = rest[file.write(rest) :]
@@ -99,10 +99,3 @@ def _append_bytes(journal: Path, lines: bytes) -> None:
 
 def _without_non_finite(record: Record) -> Record:
     return {key: value for key, value in record.items() if not (isinstance(value, float) and not math.isfinite(value))}
-
-
-def _read_records(path: Path) -> list[Record]:
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]  # what follows the last line break is torn or empty

@@ -1,27 +1,31 @@
 """Lock of a run's folder, and checks of what changed since the run was started."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from thinktune.cache import source_fingerprint
-from thinktune.config import Recipe
+from thinktune.config import Recipe, load_recipe
 from thinktune.config.expert import recipe_key
-from thinktune.config.loading import dump_recipe, validate_recipe
+from thinktune.config.loading import dump_recipe
 from thinktune.errors import UserError
-from thinktune.files import atomic_write_stream, atomic_write_text, read_json
+from thinktune.files import atomic_write_stream, atomic_write_text
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.folder import RunFolder
+from thinktune.run.reading import read_environment
 
 # What may change when a run resumes, since neither the weights nor the choice among them depends on it: whole
 # sections, or single settings. Batches and recomputation leave the results equal except for rounding.
 RESUMABLE_CHANGES = (
     "generate.",
     "track.",
+    "serve.",
+    "plan.",
+    "name",
+    "runs_folder",
     "train.log_every_steps",
     "train.save_every_minutes",
     "train.time_limit",
@@ -36,6 +40,23 @@ RESUMABLE_CHANGES = (
 
 
 LOCK_WAIT_SECONDS = 1.0  # for those who only ask whether the lock is held, and hold it for a moment
+
+
+# Where model and rows are, and how rows are read: what counts is what is found there, by the fingerprints of weights,
+# tokenizer and rows.
+JUDGED_BY_CONTENT = (
+    "model.name",
+    "model.hub",
+    "model.revision",
+    "data.name",
+    "data.hub",
+    "data.revision",
+    "data.files",
+    "data.columns.",
+    "data.ignore",
+    "data.faults.",
+    "data.handed_phrases",
+)
 
 
 RECORDED = (*LIBRARIES, "code", "python", "platform", "device", "precision", "world_size")  # of environment.json
@@ -104,12 +125,15 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
         if folder.is_dir() and any(not path.name.endswith(leftovers) for path in folder.iterdir()):
             raise UserError(f"{folder}: is not empty and not a run of thinktune; choose another name with name=...")
         return []
-    recorded = validate_recipe(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), str(run.recipe))
+    recorded = load_recipe(run.recipe)
     before, now = _flatten(recorded.model_dump(mode="json")), _flatten(recipe.model_dump(mode="json"))
     changed = {
         key: f"{recipe_key(key)} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]
     }
-    if harmful := [text for key, text in changed.items() if not key.startswith(RESUMABLE_CHANGES)]:
+    harmless = (*RESUMABLE_CHANGES, *JUDGED_BY_CONTENT)
+    if all(isinstance(each.data.validation, str) for each in (recorded, recipe)):
+        harmless = (*harmless, "data.validation")
+    if harmful := [text for key, text in changed.items() if not key.startswith(harmless)]:
         raise UserError(
             f"{folder}: holds a run of another recipe; changed: {', '.join(harmful)}; "
             f"restore the former values, or start a new run with name={folder.name}-2"
@@ -127,26 +151,28 @@ def record_rows(digest_lines: Iterable[str], folder: Path) -> None:
     atomic_write_stream(RunFolder(folder).row_digests, (f"{line}\n" for line in digest_lines))
 
 
-def refuse_other_data(fingerprint: str, digest_lines: Iterable[str], folder: Path) -> None:
+def refuse_other_data(fingerprint: str, digest_lines: Iterable[str], folder: Path, changes: Sequence[str] = ()) -> None:
     """Raise UserError where a run was started with other rows or another chat template, naming the rows that differ.
 
     Args:
         fingerprint: of the rows as they are now.
         digest_lines: of the training rows as they are now, as `record_rows` takes them; read only for the error.
         folder: the run's folder.
+        changes: the settings that changed, as `recipe_changes` lists them.
     """
     run = RunFolder(folder)
-    if run.environment.is_file() and read_json(run.environment)["data_fingerprint"] != fingerprint:
+    if read_environment(folder).get("data_fingerprint", fingerprint) != fingerprint:
         raise UserError(
             f"{folder}: holds a run of other data (the rows or the chat template changed"
-            f"{_describe_row_changes(run, digest_lines)}); put them back, or start a new run with name={folder.name}-2"
+            f"{_describe_row_changes(run, digest_lines)}{'; changed settings: ' * bool(changes)}{', '.join(changes)}); "
+            f"put them back, or start a new run with name={folder.name}-2"
         )
 
 
 def refuse_other_tokenizer(fingerprint: str, folder: Path) -> None:
     """Raise UserError where a run was started with another tokenizer or chat template."""
-    facts = _recorded_environment(folder)
-    if facts.get("tokenizer_fingerprint", fingerprint) != fingerprint:
+    facts = read_environment(folder)
+    if facts.get("tokenizer_fingerprint") not in (None, fingerprint):
         raise UserError(
             f"{folder}: holds a run with another tokenizer or chat template; put back the one of "
             f"{facts['model']}, or start a new run with name={folder.name}-2"
@@ -155,7 +181,7 @@ def refuse_other_tokenizer(fingerprint: str, folder: Path) -> None:
 
 def environment_changes(facts: dict[str, Any], folder: Path) -> list[str]:
     """List what else changed since the run was started: versions, our code, device, ranks; none for a new run."""
-    recorded = _recorded_environment(folder)
+    recorded = read_environment(folder)
     return [
         f"{key} (was {recorded[key]!r}, is {facts[key]!r})"
         for key in RECORDED
@@ -168,19 +194,12 @@ def code_fingerprint() -> str:
     return source_fingerprint(*TRAINING_PACKAGES)[:16]
 
 
-def _recorded_environment(folder: Path) -> dict[str, Any]:
-    file = RunFolder(folder).environment
-    return read_json(file) if file.is_file() else {}
-
-
 def _describe_row_changes(run: RunFolder, digest_lines: Iterable[str]) -> str:
     """Describe how many training rows differ from those that the run was started with, and where the first is."""
     if not run.row_digests.is_file():
         return ""
-    before, now = (
-        dict(line.split(" ", 1) for line in lines)
-        for lines in (run.row_digests.read_text(encoding="utf-8").splitlines(), digest_lines)
-    )
+    recorded = run.row_digests.read_text(encoding="utf-8", errors="replace").splitlines()
+    before, now = (dict(line.split(" ", 1) for line in lines if " " in line) for lines in (recorded, digest_lines))
     changes: list[str] = []
     for change, rows, others in (("gone", before, now), ("new", now, before)):
         if places := [place for digest, place in rows.items() if digest not in others]:

@@ -6,8 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from thinktune.config.strict_yaml import read_values
 from thinktune.files import read_json
 from thinktune.run import Record, RunFolder
 
@@ -128,7 +127,7 @@ def run_config(run: Path, include_machine: bool) -> dict[str, Any]:
     )
     facts = {name: value for name, value in environment.items() if include_machine or name in ENVIRONMENT_KEYS}
     return {
-        "recipe": yaml.safe_load(folder.recipe.read_text(encoding="utf-8")),
+        "recipe": read_values(folder.recipe),
         "data": {name: summary[name] for name in SUMMARY_KEYS if name in summary},
         "faults": {fault["fault"]: fault["actions"] for fault in summary.get("faults", ())},
         "run": facts,

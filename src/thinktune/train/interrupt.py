@@ -6,18 +6,22 @@ import signal
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from thinktune.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 FORCED_EXIT_CODE = 130  # of a second Ctrl-C, as shells have it
 
 
 def parse_duration_seconds(duration: str | None) -> float | None:
     """Return the seconds of a setting like `3.5h`, `90m` or `600s`."""
     return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]] if duration else None
+
+
+class _Interrupt(BaseException):
+    """Leaves interruptible work at once; no Exception, which libraries catch and take for their own."""
 
 
 class StopRequest:
@@ -47,11 +51,15 @@ class StopRequest:
 
     @contextmanager
     def catch_signals(self, *, announce: bool = True) -> Generator[None]:
-        """Take SIGTERM and SIGINT as requests to stop; only a main thread can. Print so if `announce`."""
+        """Take SIGTERM, SIGINT and SIGHUP as requests to stop; only a main thread can. Print so if `announce`.
+
+        SIGHUP stays ignored under nohup, and SIGINT where a script started the run in the background.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle_signal) for number in SIGNALS}
+        heard = [n for n in SIGNALS if n == signal.SIGTERM or signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle_signal) for number in heard}
         self._catches_signals, self._announce = True, announce
         try:
             yield
@@ -61,19 +69,21 @@ class StopRequest:
                 signal.signal(number, handler)
 
     @contextmanager
-    def interruptible(self) -> Generator[None]:
+    def interruptible(self, *, by_time_limit: bool = True) -> Generator[None]:
         """Run a block that changes nothing and can be repeated: a stop leaves it at once, by Stopped."""
-        if self.due:
+        if self.reason is not None or (by_time_limit and self.due):
             raise Stopped(self.reason)
         timer = None
-        if self._deadline is not None and self._catches_signals:
+        if self._deadline is not None and self._catches_signals and by_time_limit:
             seconds = max(0.0, self._deadline - self._reserve_seconds - time.monotonic())
-            timer = threading.Timer(seconds, self._interrupt_at_deadline)
+            timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._interrupt_at_deadline)
             timer.daemon = True
             timer.start()
         self._may_raise = True
         try:
             yield
+        except _Interrupt:
+            raise Stopped(self.reason) from None
         finally:
             self._may_raise = False
             if timer:
@@ -91,10 +101,10 @@ class StopRequest:
         if self.reason is None:
             self.reason = signal.Signals(number).name
             # Not by print, which must not be entered twice; a signal can come while it is at work.
-            if self._announce:
-                os.write(
-                    2, f"{self.reason}: saving after this step; press Ctrl-C to exit now without saving\n".encode()
-                )
+            if self._announce and not self._may_raise:
+                with suppress(OSError):  # the terminal may be what has just gone
+                    text = f"{self.reason}: saving after this step; press Ctrl-C to exit now without saving\n"
+                    os.write(2, text.encode())
         if self._may_raise:
             self._may_raise = False
-            raise Stopped(self.reason)
+            raise _Interrupt

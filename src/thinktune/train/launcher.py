@@ -17,6 +17,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from thinktune.distributed import World, destroy_distributed, init_distributed, report_first_error
 from thinktune.errors import Stopped
 from thinktune.model import pick_device
+from thinktune.train.interrupt import SIGNALS
 
 
 def device_count() -> int:
@@ -40,7 +41,8 @@ def launch_workers(processes: int, recipe: Path, overrides: Sequence[str]) -> in
         signals_to_handle="SIGQUIT",  # the others are forwarded to the processes, which save before they end
     )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    before = {number: signal.signal(number, _forward_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _forward_signal) for number in heard}
     try:
         elastic_launch(config, sys.executable)("-m", "thinktune", "train", str(recipe), *overrides)
     except ChildFailedError as failed:

@@ -15,11 +15,12 @@ from thinktune.checkpoint import saving, store
 from thinktune.config import Recipe
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import Stopped, UserError, shorten_error
-from thinktune.files import is_disk_full, read_json
-from thinktune.progress import Bar, Say, no_bar, say_nothing
+from thinktune.files import is_disk_full, name_path
+from thinktune.progress import Bar, Printer, Say, no_bar, say_nothing
 from thinktune.report import final_note, final_step_phrase, write_run_page
 from thinktune.run import RunFolder, diagnose_run, journal, lock_run, status
 from thinktune.run.diagnosis import diagnosis_record
+from thinktune.run.reading import damaged, read_environment
 from thinktune.tracking import trackers
 from thinktune.train import metrics, samples
 from thinktune.train.dry_run import dry_run, out_of_memory_error
@@ -39,17 +40,23 @@ def train(
     signal or the time limit ended the run, with all steps saved.
     """
     stop = StopRequest(parse_duration_seconds(recipe.train.time_limit))
-    with lock_run(recipe.run_folder) if world.is_main else nullcontext():
-        run = open_run(
-            recipe, say if world.is_main else say_nothing, command, bar=bar if world.is_main else no_bar, world=world
-        )
-        context, state = run.context, run.state
-        tracked = trackers.run_trackers(context.folder, recipe.track, say) if world.is_main else nullcontext()
+    printer = Printer(say, bar) if world.is_main else Printer(say_nothing)
+    locked = lock_run(recipe.run_folder) if world.is_main else nullcontext()
+    with name_path(recipe.run_folder), stop.catch_signals(announce=world.is_main), locked:
         try:
-            with stop.catch_signals(announce=world.is_main), tracked, _recorded_ending(run, stop):
+            with stop.interruptible(by_time_limit=False):
+                run = open_run(recipe, printer.say, command, bar=printer.bar, world=world)
+        except Stopped:
+            raise Stopped(
+                f"{stop.reason}: stopped while rows and weights were loaded; run the same command to start or resume"
+            ) from None
+        context, state = run.context, run.state
+        tracked = trackers.run_trackers(context.folder, recipe.track, printer.say) if world.is_main else nullcontext()
+        try:
+            with tracked, _recorded_ending(run, stop):
                 _write_page(run)
                 context.say(f"report: {RunFolder(context.folder).report}")
-                _train(run, stop)
+                _train(run, stop, printer)
         except Stopped:
             raise Stopped(
                 f"{stop.reason}: stopped after step {state.step} of {len(context.steps)}, checkpoint of step "
@@ -71,21 +78,16 @@ def _recorded_ending(run: Run, stop: StopRequest) -> Generator[None]:
             stopped = isinstance(error, Stopped)
             reason = stop.reason if stopped else "; ".join(error.faults) if isinstance(error, UserError) else None
             reason = reason or f"{type(error).__name__}: {shorten_error(error)}"
-            with suppress(OSError):  # the disk may be why it ends
+            with suppress(OSError, UserError):  # the disk may be why it ends
                 folder, state = run.context.folder, "stopped" if stopped else "died"
                 status.record_ending(folder, status.RunStatus(state, run.state.step, reason))
                 write_run_page(folder, running=False)
         raise
 
 
-def _write_page(run: Run) -> None:
-    if run.context.world.is_main:
-        with _tolerate_full_disk(run, "the page"):
-            write_run_page(run.context.folder, running=True)
-
-
-def _train(run: Run, stop: StopRequest) -> None:
+def _train(run: Run, stop: StopRequest, printer: Printer) -> None:
     context, state = run.context, run.state
+    _record_lost_output(run, printer)
     # The memory of a CPU swaps, it does not refuse.
     if context.device.type != "cpu" and state.step < len(context.steps):
         if context.compiled:
@@ -94,14 +96,16 @@ def _train(run: Run, stop: StopRequest) -> None:
     run.metrics.start_clock()
     if context.is_evaluation_step(state.step) and not state.evaluated:
         _evaluate(run, stop)
-    elif state.saved:
-        _mark_best_and_prune(run)  # a stop may have come between a checkpoint and what follows it
+    elif state.saved:  # a stop may have come between a checkpoint and what follows it
+        with _tolerate_full_disk(run, "what follows a checkpoint"):
+            _mark_best_and_prune(run)
     for number in range(state.step + 1, len(context.steps) + 1):
         if metrics.should_stop_early(context, state.step):
             break
         started_at = time.monotonic()
         _train_step(run, number)
         run.metrics.update_bar(context, number)
+        _record_lost_output(run, printer)
         if context.is_evaluation_step(number) or number % context.recipe.train.log_every_steps == 0:
             run.metrics.log(context, number, run.anomalies)
             _stop_on_anomaly(run)
@@ -116,6 +120,12 @@ def _train(run: Run, stop: StopRequest) -> None:
             raise Stopped
     with _interruptible(run, stop):
         _finish(run)
+    _record_lost_output(run, printer)
+
+
+def _record_lost_output(run: Run, printer: Printer) -> None:
+    if failure := printer.take_failure():
+        metrics.log_event(run.context, run.state.step, failure)
 
 
 def _should_stop_and_save(run: Run, stop: StopRequest) -> tuple[bool, bool]:
@@ -174,9 +184,21 @@ def _evaluate(run: Run, stop: StopRequest) -> None:
         with _tolerate_full_disk(run, "what follows an evaluation"):
             _mark_best_and_prune(run)
     elif context.world.is_main:
-        store.mark_evaluated(context.folder, state.step, journal.flush_journals(context.folder))
+        with _tolerate_full_disk(run, "the mark of an evaluation"):
+            store.mark_evaluated(context.folder, state.step, journal.flush_journals(context.folder))
     _write_page(run)
     run.metrics.exclude(time.monotonic() - started_at)
+
+
+def _write_page(run: Run) -> None:
+    """Write the run's page; no page is worth a run, so a full disk or a damaged file of an evaluation is an event."""
+    if not run.context.world.is_main:
+        return
+    with _tolerate_full_disk(run, "the page"):
+        try:
+            write_run_page(run.context.folder, running=True)
+        except UserError as error:
+            metrics.log_event(run.context, run.state.step, f"the page could not be written: {'; '.join(error.faults)}")
 
 
 def _evaluate_and_sample(run: Run, stop: StopRequest) -> None:
@@ -207,7 +229,8 @@ def _save_and_prune(run: Run) -> None:
     """Save between two steps; training waits, as the next step would change what is written."""
     started_at = time.monotonic()
     if _save_blocking(run) and run.context.world.is_main:
-        store.prune_checkpoints(run.context.folder)
+        with _tolerate_full_disk(run, "what follows a checkpoint"):
+            store.prune_checkpoints(run.context.folder)
     run.metrics.exclude(time.monotonic() - started_at)
 
 
@@ -253,7 +276,7 @@ def _tolerate_full_disk(run: Run, what: str) -> Generator[None]:
     context = run.context
     try:
         yield
-    except Exception as error:  # safetensors and tokenizers, in Rust, raise their own kinds
+    except OSError as error:
         if not is_disk_full(error):
             raise
         free = shutil.disk_usage(context.folder).free / 2**20
@@ -322,13 +345,24 @@ def _write_final(run: Run) -> None:
     diagnosis = diagnose_run(folder)
     if not store.has_final_model(folder, best):
         store.verify(best)
-        dtype = getattr(torch, read_json(RunFolder(folder).environment)["model_dtype"])
         saving.write_final(
-            folder, best, dtype, diagnosis_record(diagnosis), final_note(diagnosis, folder.name, best.step)
+            folder,
+            best,
+            _base_dtype(folder),
+            diagnosis_record(diagnosis),
+            final_note(diagnosis, folder.name, best.step),
         )
-    write_run_page(folder, running=True)
+    _write_page(run)
     waited = run.checkpoints.waited_seconds
     share = waited / max(1e-9, waited + run.metrics.elapsed_seconds)
     say(f"training waited {waited:.1f} s for checkpoints, {share:.1%} of its time")
     metrics.log_conclusion(run.context, run.state.step)
     say(f"final model: {RunFolder(folder).final} ({final_step_phrase(diagnosis, best.step)})")
+
+
+def _base_dtype(folder: Path) -> torch.dtype:
+    name = read_environment(folder).get("model_dtype")
+    found = getattr(torch, str(name), None)
+    if not isinstance(found, torch.dtype):
+        raise damaged(RunFolder(folder).environment, ValueError(f"model_dtype is {name!r}"))
+    return found

@@ -21,6 +21,7 @@ from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.hub import repository
+from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit
 from thinktune.model.attention import set_attention
@@ -30,7 +31,7 @@ from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Bar, Say, no_bar
-from thinktune.run import RunFolder, describe_environment, journal, resume
+from thinktune.run import RunFolder, base_model, describe_environment, journal, resume
 from thinktune.train.context import RunContext
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
@@ -52,10 +53,11 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
         reads_weights = world.local_rank == 0 and last is None
         admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code, read_weights=reads_weights)
-        prepared = _read_rows(recipe, admitted, say)
+        prepared = _read_rows(recipe, admitted, changes, say)
+    weights = world.run_on_all(lambda: _check_weights(source, folder) if world.is_main else "")
     refuse_unshared_folder(folder, world, last.step if last else 0)
     if last:
-        world.run_on_all(lambda: store.verify(last, with_state=True) if world.is_main else None)
+        world.run_on_all(lambda: _verify_last(last, folder) if world.is_main else None)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     _seed_and_set_determinism(recipe, device)
     setting = world.broadcast(resolve_setting(PlanInputs(recipe, prepared, steps, source, device), say, world))
@@ -82,7 +84,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         world=world,
     )
     clock = CheckpointClock(needed.checkpoint_bytes / ASSUMED_DISK_BYTES_PER_SECOND)
-    run = _resume_or_record(context, clock, last, _environment(context, admitted.config, command), changes)
+    environment = _environment(context, admitted.config, command) | {"weights_fingerprint": weights}
+    run = _resume_or_record(context, clock, last, environment, changes)
     where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(context.device)
     say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
     return run
@@ -113,13 +116,28 @@ def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Set
     return load_sharded_model(folder, mesh, device, dtype, trust_remote_code=trusted, float8=float8)
 
 
-def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
+def _check_weights(source: Path, folder: Path) -> str:
+    """Return the fingerprint of the base model's weights; raise UserError where the run was started from others."""
+    found = weights_fingerprint(source)
+    base_model.refuse_other_weights(found, folder)
+    return found
+
+
+def _verify_last(last: store.Checkpoint, folder: Path) -> None:
+    """Raise UserError where the checkpoint, or a line of the journals, is not as it was written."""
+    store.verify(last, with_state=True)
+    journal.read_metrics(folder)
+    journal.read_samples(folder)
+    journal.read_row_losses(folder)
+
+
+def _read_rows(recipe: Recipe, admitted: Admitted, changes: Sequence[str], say: Say) -> Prepared:
     """Say what is not used of the model, and tokenize the rows; raise UserError where the run was made with others."""
     for note in admitted.notes:
         say(note)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
     prepared = prepare(recipe, admitted.tokenizer, say)
-    resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder)
+    resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder, changes)
     for line in summary.summary_lines(prepared.summary):
         say(line)
     return prepared

@@ -21,6 +21,13 @@ STATE_NAMES: dict[DiagnosisState, BilingualText] = {
 NOT_EVALUATED = BilingualText("Not evaluated", "没有评估")
 
 
+_ADVICE_WITHOUT_GAIN = BilingualText(
+    "On held-out rows no step is clearly better than the base model; check the data and the learning rate before "
+    "training longer.",
+    "在验证数据上，没有哪一步明显优于基座模型；请先检查数据和学习率，再考虑延长训练。",
+)
+
+
 def state_name(diagnosis: Diagnosis, run_state: RunState = "running") -> BilingualText:
     """Name the state in a few words."""
     if _was_never_evaluated(diagnosis, run_state):
@@ -127,12 +134,10 @@ def advice_sentence(
                 "If the run ends like this, check the data and the learning rate before training longer.",
                 "如果训练结束时仍是如此，请先检查数据和学习率，再考虑延长训练。",
             )
-        case "no_gain" | "overfitting" | "diverging" if diagnosis.improved is False:
-            return BilingualText(
-                "On held-out rows no step is clearly better than the base model; check the data and the learning rate "
-                "before training longer.",
-                "在验证数据上，没有哪一步明显优于基座模型；请先检查数据和学习率，再考虑延长训练。",
-            )
+        case "overfitting" | "diverging" if diagnosis.improved is False:
+            return _ADVICE_WITHOUT_GAIN
+        case "no_gain":
+            return _ADVICE_WITHOUT_GAIN
         case "learning":
             return _advice_where_learning(run_state)
         case "best":
@@ -144,8 +149,8 @@ def advice_sentence(
             return _advice_where_overfitting(f"{diagnosis.best_step:,}", epochs_at_best, running)
         case "diverging":
             return BilingualText(
-                "The steps are too large: lower train.learning_rate and start a new run.",
-                "更新步长太大：请调低 train.learning_rate，然后重新开始训练。",
+                "The steps are too large: start a new run with name=... and a lower train.learning_rate.",
+                "更新步长太大：换一个 name=... 并调低 train.learning_rate，重新训练。",
             )
 
 

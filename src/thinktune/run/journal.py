@@ -9,7 +9,7 @@ from pathlib import Path
 from thinktune.errors import UserError
 from thinktune.files import is_disk_full, name_path
 from thinktune.run.folder import RunFolder
-from thinktune.run.reading import MetricsRecord, Record, RowLossesRecord, SampleRecord, read_lines
+from thinktune.run.reading import MetricsRecord, Record, RowLossesRecord, SampleRecord, read_journal
 
 _unwritten: dict[Path, bytes] = {}  # by journal, the lines for which the disk was full; written before the next ones
 
@@ -49,18 +49,18 @@ def read_metrics(run: Path) -> list[Record]:
 
     Raises UserError where a line is damaged.
     """
-    return read_lines(RunFolder(run).metrics, MetricsRecord)
+    return read_journal(RunFolder(run).metrics, MetricsRecord)
 
 
 def read_samples(run: Path) -> list[Record]:
     """Read the records of the samples in order, likewise."""
-    return read_lines(RunFolder(run).samples, SampleRecord)
+    return read_journal(RunFolder(run).samples, SampleRecord)
 
 
 def read_row_losses(run: Path) -> dict[int, dict[str, tuple[float, int]]]:
     """Read each held-out row's mean loss and its number of labels, by step of evaluation and `file:line`."""
     by_step: dict[int, dict[str, tuple[float, int]]] = {}
-    for record in read_lines(RunFolder(run).row_losses, RowLossesRecord):
+    for record in read_journal(RunFolder(run).row_losses, RowLossesRecord):
         by_step[record["step"]] = {row: (float(loss), int(tokens)) for row, (loss, tokens) in record["rows"].items()}
     return by_step
 

@@ -81,19 +81,17 @@ def read_object(path: Path, kind: type[BaseModel], remedy: str = PUT_BACK) -> Re
     return _parse(content, TypeAdapter(kind), str(path), remedy)
 
 
-def read_lines(path: Path, kind: type[BaseModel], remedy: str = BLANK_OUT) -> list[Record]:
-    """Read JSON objects, one a line; a torn last line, as a crash leaves it, is left out.
+def read_journal(path: Path, kind: type[BaseModel]) -> list[Record]:
+    """Read a journal's records; a torn last line, as a crash leaves it, is left out.
 
-    Raises UserError where a line is damaged.
+    Raises UserError where another line is damaged.
     """
-    if not path.exists():
-        return []
-    with name_path(path):
-        lines = path.read_bytes().split(b"\n")
-    adapter = TypeAdapter(kind)
-    return [
-        _parse(line, adapter, f"{path}:{number}", remedy) for number, line in enumerate(lines[:-1], 1) if line.strip()
-    ]
+    return _parse_lines(_lines(path)[:-1], path, kind, BLANK_OUT)
+
+
+def read_lines(path: Path, kind: type[BaseModel], remedy: str) -> list[Record]:
+    """Read JSON objects, one a line, of a file that was written whole; raises UserError where a line is damaged."""
+    return _parse_lines(_lines(path), path, kind, remedy)
 
 
 def read_environment(run: Path) -> Record:
@@ -115,6 +113,18 @@ def refuse_damage(place: str | Path, remedy: str = PUT_BACK) -> Generator[None]:
         raise
     except Exception as error:  # whatever a value of another type raises where it is used
         raise damaged(place, error, remedy) from error
+
+
+def _lines(path: Path) -> list[bytes]:
+    if not path.exists():
+        return []
+    with name_path(path):
+        return path.read_bytes().split(b"\n")
+
+
+def _parse_lines(lines: Sequence[bytes], path: Path, kind: type[BaseModel], remedy: str) -> list[Record]:
+    adapter = TypeAdapter(kind)
+    return [_parse(line, adapter, f"{path}:{number}", remedy) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _parse(content: bytes, adapter: TypeAdapter[Any], place: str, remedy: str) -> Record:

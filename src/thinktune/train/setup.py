@@ -21,7 +21,7 @@ from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.hub import repository
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
-from thinktune.model.admission import Admitted, admit
+from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import pick_padding
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
@@ -117,6 +117,8 @@ def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
         say(note)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
     prepared = prepare(recipe, admitted.tokenizer, say)
+    if too_long := context_fault(prepared, admitted.config):
+        raise UserError(too_long)
     resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder)
     for line in summary.summary_lines(prepared.summary):
         say(line)

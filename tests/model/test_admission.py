@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.model_folders import ADMITTED, REFUSED, WEIGHTS, make_folder, set_nan, weights
+from support.model_folders import ADMITTED, REFUSED, WEIGHTS, edit, make_folder, set_nan, weights
 from support.runs import quiet, settings
 from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig, Qwen3MoeConfig
 
@@ -135,3 +135,18 @@ def test_what_is_not_used_is_among_the_facts_and_printed(start, tmp_path, tree, 
     _, facts = check_recipe(settings(tree, model={"name": str(folder)}), quiet)
     print_check(json.loads(json.dumps(facts)), Console(width=400))
     assert f"1 tensors in {folder} are not used" in capsys.readouterr().out
+
+
+def test_rows_longer_than_the_models_context_are_refused_by_both(start, tmp_path, tree):
+    folder = make_folder(start, tmp_path / "model", lambda folder: None)
+    edit(folder, "config.json", max_position_embeddings=24)
+    recipe = settings(tree, model={"name": str(folder)})
+    _, facts = check_recipe(recipe, quiet)
+    assert facts["verdict"] == "not ready"
+    [stop] = facts["stops"]
+    assert "and the model's context holds 24; set data.max_tokens: 24" in stop
+    with pytest.raises(UserError) as refused:
+        train(recipe, quiet)
+    assert refused.value.faults == [stop]
+    edit(folder, "config.json", max_position_embeddings=64)
+    assert check_recipe(recipe, quiet)[1]["verdict"] == "ready"

@@ -208,6 +208,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a text as a size": (config(hidden_size="64"), "hidden_size is '64'"),
     "a million layers": (config(num_hidden_layers=10**12, layer_types=None), "no model has more than 10,000"),
     "more layers than weights": (config(num_hidden_layers=2000, layer_types=None), "says 2,000 layers"),
+    "negative epsilon": (config(rms_norm_eps=-1.0), "rms_norm_eps is -1.0"),
+    "epsilon NaN": (config(rms_norm_eps=float("nan")), "rms_norm_eps is nan"),
+    "negative rotary base": (
+        config(rope_parameters={"rope_type": "default", "rope_theta": -1.0}),
+        "its rotary embeddings are not finite",
+    ),
+    "dtype fp8": (config(dtype="float8_e4m3fn"), "is quantized (dtype float8_e4m3fn in its config.json)"),
+    "other file of weights": (config(transformers_weights="other.safetensors"), "names 'other.safetensors'"),
     "unknown activation": (config(hidden_act="swoosh"), "config.json is no configuration that works"),
     "a text as epsilon": (config(rms_norm_eps="tiny"), "config.json is no configuration that works"),
     "yarn without factor": (config(rope_parameters=YARN_BAD), "config.json is no configuration that works"),
@@ -270,6 +278,7 @@ ADMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
         "{} was saved as Qwen3Model",
     ),
     "quantization_config null": (quantization_config_null, ""),
+    "attention of another machine": (config(_attn_implementation="flash_attention_9"), ""),
     "GGUF beside the weights": (text("m.gguf", "GGUF"), ""),
     "a trainer's own files": (text("training_args.bin", "x"), ""),
 }

@@ -22,7 +22,7 @@ from thinktune.data.tokenizer import tokenizer_state
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
-from thinktune.model.admission import admit
+from thinktune.model.admission import admit, context_fault
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run
 from thinktune.progress import Say
 from thinktune.train import evaluation_interval_steps
@@ -55,7 +55,8 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code)
     tokenizer = admitted.tokenizer
     prepared = prepare_with_faults(recipe, tokenizer, say)
-    facts = prepared.summary | {"stops": list(prepared.stop_reasons), "model_notes": list(admitted.notes)}
+    stops = [*prepared.stop_reasons, *filter(None, [context_fault(prepared, admitted.config)])]
+    facts = prepared.summary | {"stops": stops, "model_notes": list(admitted.notes)}
     if not prepared.stop_reasons:
         steps = plan_steps(recipe, prepared)
         memory, planned = _plan(recipe, prepared, steps, source)

@@ -5,6 +5,7 @@
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from thinktune.data import ChatTokenizer, read_tokenizer
+from thinktune.data import ChatTokenizer, Prepared, read_tokenizer
 from thinktune.errors import UserError, shorten_error
 from thinktune.library_output import captured_output
 from thinktune.model.folder import (
     FIELD,
+    INDEX,
+    SINGLE_FILE,
     list_some,
+    quantized_fault,
     read_raw_config,
     refuse_other_folders,
     refuse_quantized,
@@ -43,6 +47,7 @@ SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
+SUPPORTED_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)  # `final/` is written in it
 MAX_LAYERS = 10_000  # transformers makes a list of them before any weight is looked at
 
 Result = TypeVar("Result")
@@ -144,7 +149,7 @@ def _admit_config(folder: Path, trust_remote_code: bool) -> ModelConfig:
     raw = read_raw_config(folder)
     _refuse_other_class(raw, folder)
     refuse_quantized(raw, folder)
-    _refuse_wrong_sizes(raw, folder)
+    _refuse_wrong_values(raw, folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
     _refuse_other_layers(config, folder)
     _refuse_uncomputable(config, folder, trust_remote_code)
@@ -169,10 +174,19 @@ def _refuse_other_class(raw: dict[str, Any], folder: Path) -> None:
     raise UserError(f"{FIELD}: {folder} is {what}; {SUPPORTED}")
 
 
-def _refuse_wrong_sizes(raw: dict[str, Any], folder: Path) -> None:
-    """Raise UserError with every size in a configuration that is no positive whole number."""
+def _refuse_wrong_values(raw: dict[str, Any], folder: Path) -> None:
+    """Raise UserError with every size in a configuration that is no positive whole number, and what else cannot be."""
     path = folder / "config.json"
-    faults = [
+    faults: list[str] = []
+    if (weights := raw.get("transformers_weights")) not in (None, SINGLE_FILE, INDEX):
+        faults.append(
+            f"{FIELD}: {path} names {weights!r} as the file of its weights, which is not read; name it {SINGLE_FILE}, "
+            "and remove transformers_weights"
+        )
+    epsilon = raw.get("rms_norm_eps", 0.0)
+    if _is_number(epsilon) and not (math.isfinite(epsilon) and epsilon >= 0):
+        faults.append(f"{FIELD}: {path}: rms_norm_eps is {epsilon}; it must be 0 or more; get the model again")
+    faults += [
         f"{FIELD}: {path}: {name} is {raw[name]!r}; it must be a whole number of 1 or more; get the model again"
         for name in SIZES
         if raw.get(name) is not None and (type(raw[name]) is not int or raw[name] < 1)
@@ -186,7 +200,14 @@ def _refuse_wrong_sizes(raw: dict[str, Any], folder: Path) -> None:
         raise UserError(faults)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _refuse_other_layers(config: ModelConfig, folder: Path) -> None:
+    """Raise UserError for layers, or a dtype, that are not supported whatever the class."""
+    if config.dtype not in SUPPORTED_DTYPES:
+        raise UserError(quantized_fault(folder, f"dtype {str(config.dtype).removeprefix('torch.')} in its config.json"))
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     if config.model_type not in SUPPORTED_MODEL_TYPES or layers != {"full_attention"}:
         raise UserError(
@@ -207,6 +228,10 @@ def _refuse_uncomputable(config: ModelConfig, folder: Path, trust_remote_code: b
             states, positions = torch.empty(1, 4, config.hidden_size), torch.arange(4)[None]
             angles = model.model.rotary_emb(states, positions)
             model.model.layers[0](states, attention_mask=None, position_embeddings=angles)
+        rotary = type(model.model.rotary_emb)(small)  # with memory: its frequencies are few
+        angles = rotary(torch.zeros(1, 4, 1), torch.arange(4)[None])
+        if not all(bool(part.isfinite().all()) for part in angles):
+            raise ValueError("its rotary embeddings are not finite")
     except Exception as error:
         raise _config_error(folder, error) from error
 
@@ -246,3 +271,18 @@ def _refuse_small_vocabulary(tokenizer: ChatTokenizer, config: ModelConfig, fold
             f"{FIELD}: {folder}: its tokenizer writes tokens up to {largest}, but the model has {config.vocab_size} "
             "tokens; they do not belong together; name a whole model folder"
         )
+
+
+def context_fault(prepared: Prepared, config: ModelConfig) -> str | None:
+    """Return the sentence for rows that are longer than the model's context, or None.
+
+    A model is not made for positions beyond it, and neither samples nor `eval` could ask such a row's question.
+    """
+    longest = max((int(rows.lengths.max(initial=0)) for rows in (prepared.train, prepared.validation)), default=0)
+    if longest <= config.max_position_embeddings:
+        return None
+    return (
+        f"data.max_tokens: the longest row has {longest:,} tokens, and the model's context holds "
+        f"{config.max_position_embeddings:,}; set data.max_tokens: {config.max_position_embeddings}, so that longer "
+        "rows are handled as too_long"
+    )

@@ -40,9 +40,11 @@ def load_model(
     Reads safetensors only, and runs no code of the folder unless it is trusted; `say` is told what of the folder is not
     used. Raises UserError where `admit_model` does, and where a weight is not finite.
     """
-    for note in admit_model(folder, trust_remote_code=trust_remote_code).notes:
+    admitted = admit_model(folder, trust_remote_code=trust_remote_code)
+    for note in admitted.notes:
         say(note)
     options: Any = {
+        "config": admitted.config,
         "dtype": dtype,
         "attn_implementation": "thinktune_rows",  # runs anywhere; `set_attention` may choose a faster one
         "use_safetensors": True,

@@ -23,7 +23,7 @@ from thinktune.files import write_json
 from thinktune.hub import repository
 from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
-from thinktune.model.admission import Admitted, admit
+from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import pick_padding
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
@@ -137,6 +137,8 @@ def _read_rows(recipe: Recipe, admitted: Admitted, changes: Sequence[str], say: 
         say(note)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
     prepared = prepare(recipe, admitted.tokenizer, say)
+    if too_long := context_fault(prepared, admitted.config):
+        raise UserError(too_long)
     resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder, changes)
     for line in summary.summary_lines(prepared.summary):
         say(line)

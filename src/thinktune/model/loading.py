@@ -16,6 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
+from thinktune.distributed.world import raise_checkpoint_cause
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import is_safe_relative_path, read_json
 from thinktune.model.protocols import CausalLM, ModelConfig
@@ -195,7 +196,7 @@ def _load_sharded_weights(model: Any, folder: Path) -> None:
     missing = [name for name in wanted if name not in written]
     other = [name for name in wanted if name in written and written[name] != tuple(wanted[name].shape)]
     _require_whole_weights(folder, {"missing_keys": missing, "mismatched_keys": other})
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), raise_checkpoint_cause():
         warnings.simplefilter("ignore")  # each rank reads for itself, on purpose
         load_dcp(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 

@@ -29,6 +29,7 @@ from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import RunFolder, describe_environment, journal, resume
+from thinktune.train import agreement
 from thinktune.train.context import RunContext
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
@@ -43,17 +44,22 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     another recipe or of other data.
     """
     folder = recipe.run_folder
+    agreement.refuse_other_recipe(recipe, world)
     changes = resume.recipe_changes(recipe, folder)
     with world.local_main_first():
         source = repository.locate_model(recipe)
         tokenizer, prepared = _read_rows(recipe, source, say)
     last = store.find_checkpoint(folder, "last")
-    refuse_unshared_folder(folder, world, last.step if last else 0)
-    if last:
-        world.run_on_all(lambda: store.verify(last, with_state=True) if world.is_main else None)
     device, steps = pick_device(), plan_steps(recipe, prepared)
+    agreement.refuse_unshared_folder(folder, world)
+    agreement.refuse_other_inputs(world, source, _tokenizer_fingerprint(tokenizer), last, device)
+    agreement.refuse_other_rows(world, prepared, steps)
+    resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)
+    if last:
+        world.run_on_main(lambda: store.verify(last, with_state=True))
     _seed_and_set_determinism(recipe, device)
     setting = world.broadcast(resolve_setting(PlanInputs(recipe, prepared, steps, source, device), say, world))
+    agreement.refuse_other_machines(world, setting)
     config = read_config(source, trust_remote_code=recipe.model.trust_remote_code)
     needed = disk_space.disk_requirements(config, setting.memory)
     disk_space.require_disk_space(folder, needed)
@@ -84,16 +90,6 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     return run
 
 
-def refuse_unshared_folder(folder: Path, world: World, step: int) -> None:
-    """Raise UserError where the run folder is not on a disk that all ranks share."""
-    found = world.all_gather((folder.is_dir(), step))
-    if others := [rank for rank, each in enumerate(found) if each != found[0]]:
-        raise UserError(
-            f"runs_folder: {folder} is not the same for rank {others[0]} as for rank 0; "
-            "use a disk that all machines share"
-        )
-
-
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
     """Load the model in its tier's dtype; with many ranks, this rank's shard."""
     dtype, trusted = TIERS[setting.memory].load_dtype, recipe.model.trust_remote_code
@@ -110,11 +106,10 @@ def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Set
 
 
 def _read_rows(recipe: Recipe, source: Path, say: Say) -> tuple[ChatTokenizer, Prepared]:
-    """Read tokenizer and tokenized rows; raise UserError where the run was made with others."""
+    """Read tokenizer and tokenized rows; raise UserError where the run was made with another tokenizer."""
     tokenizer = read_tokenizer(source, trust_remote_code=recipe.model.trust_remote_code)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(tokenizer), recipe.run_folder)
     prepared = prepare(recipe, tokenizer, say)
-    resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder)
     for line in summary.summary_lines(prepared.summary):
         say(line)
     return tokenizer, prepared
@@ -132,9 +127,9 @@ def _resume_or_record(
     step = last.step if last else 0
     world.barrier()  # from here on what all have read is written
     changes = [*changes, *resume.environment_changes(environment, folder)]
-    journals = store.evaluated_journal_lengths(folder, step)
+    # As rank 0 reads them: what is evaluated and what is not logged yet decides which exchanges follow.
+    journals, trainer_state = world.run_on_main(lambda: _read_progress(folder, last))
     run = Run(context, TrainState(step, journals is not None, step), clock)
-    trainer_state: dict[str, Any] = store.read_trainer_state(last) if last else {"journals": {}}
     if last:
         run.load_state_dict(trainer_state)
         saving.restore(last, context.optimizer)
@@ -144,6 +139,12 @@ def _resume_or_record(
         journal.rewind(folder, journals or trainer_state["journals"])
         _record_run(context, environment, changes, step)
     return run
+
+
+def _read_progress(folder: Path, last: store.Checkpoint | None) -> tuple[dict[str, int] | None, dict[str, Any]]:
+    """Return the journals' lengths after the last checkpoint's evaluation, if it is complete, and the trainer state."""
+    trainer_state: dict[str, Any] = store.read_trainer_state(last) if last else {"journals": {}}
+    return store.evaluated_journal_lengths(folder, last.step if last else 0), trainer_state
 
 
 def _record_run(context: RunContext, environment: dict[str, Any], changes: list[str], step: int) -> None:
@@ -168,6 +169,7 @@ def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: 
     set_attention(model, pick_precision(recipe.train.precision, model.device, setting.memory))
     # With dropout rows are attended to one by one, for which the compiler would compile again for each batch.
     compiled = transforms.can_compile(model.device) and not model.config.attention_dropout
+    compiled = not world.any(not compiled)  # compiling takes passes of its own
     transforms.apply_activation_budget(model, setting.activation_budget, compiled)
     if compiled:
         transforms.compile_layers(model)

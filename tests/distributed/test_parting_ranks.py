@@ -99,8 +99,8 @@ def test_a_full_disk_that_stops_the_run_stops_all_ranks(alone):
 
 
 def test_a_rank_that_runs_out_of_memory_in_a_pass_ends_all_with_its_reason(alone):
-    with pytest.raises(AssertionError, match=r"the memory of cpu is full after step 2|gloo|Connection closed"):
-        run_with(alone, "pass", Fault("no memory in a pass", number=3))
+    with pytest.raises(AssertionError, match="the memory of cpu is full after step 2"):
+        run_with(alone, "pass", Fault("no memory in a pass", at=0, number=3))
 
 
 @pytest.mark.slow

@@ -83,12 +83,12 @@ def discard(entry: Path) -> None:
         _remove(entry)
 
 
-def source_fingerprint(*names: str) -> str:
+def source_fingerprint(*names: str, python: str = sys.version) -> str:
     """Hash of the Python version and of our own source: packages (`data`) and modules (`model.loss`) by name.
 
     A cache is keyed by the sources that decide its content, so that a change elsewhere leaves it valid.
     """
-    digest = blake2b(sys.version.encode(), digest_size=16)
+    digest = blake2b(python.encode(), digest_size=16)
     for name in names:
         place = PACKAGE_FOLDER.joinpath(*name.split("."))
         files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]

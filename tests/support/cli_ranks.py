@@ -8,11 +8,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
+import thinktune
 from support.cuda_calls import cuda_calls
 from thinktune.cli import main
 from thinktune.errors import UserError
 from thinktune.train import loop, setup
 
+RELEASES = {"torch": torch, "transformers": transformers, "thinktune": thinktune}
 FAULTS = {
     "user": lambda: UserError("rows.jsonl:3: answer: is empty; write one"),
     "unexpected": lambda: ValueError("a bug of ours"),
@@ -24,12 +29,7 @@ FAULTS = {
 
 def command(recipe: str, fault: str, at_rank: int) -> tuple[int, str]:
     """Run `thinktune train` with a fault on one rank in its second step; return exit code and output."""
-    rank, output = int(os.environ["RANK"]), Path(f"{recipe}.{os.environ['RANK']}.txt")
-    os.environ["TORCHELASTIC_ERROR_FILE"] = f"{recipe}.{rank}.json"
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    rank = int(os.environ["RANK"])
     real, calls = loop.step, []
 
     def stepping(*args: Any) -> Any:
@@ -39,7 +39,19 @@ def command(recipe: str, fault: str, at_rank: int) -> tuple[int, str]:
         return real(*args)
 
     loop.step = stepping
-    sys.argv = ["thinktune", "train", recipe]
+    return run_command([recipe])
+
+
+def run_command(arguments: list[str]) -> tuple[int, str]:
+    """Run `thinktune train` with a recipe and overrides; return this rank's exit code and output."""
+    place = f"{arguments[0]}.{os.environ['RANK']}"
+    os.environ["TORCHELASTIC_ERROR_FILE"] = f"{place}.json"
+    output = Path(f"{place}.txt")
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.argv = ["thinktune", "train", *arguments]
     code = 0
     try:
         main()
@@ -50,6 +62,17 @@ def command(recipe: str, fault: str, at_rank: int) -> tuple[int, str]:
         code = 1
     sys.stdout.flush()
     return code, output.read_text()
+
+
+def command_by_rank(commands: list[list[str]], variables: dict[str, str]) -> tuple[int, str]:
+    """Run each rank's own command; the last rank also gets some variables, or another release of a library."""
+    rank = int(os.environ["RANK"])
+    if rank == len(commands) - 1:
+        releases = {name: value for name, value in variables.items() if name in RELEASES}
+        for name, release in releases.items():
+            RELEASES[name].__version__ = release
+        os.environ.update({name: value for name, value in variables.items() if name not in releases})
+    return run_command(commands[rank])
 
 
 def slow_main_rank(recipe: str, seconds: float) -> tuple[int, str]:

@@ -18,6 +18,7 @@ _CONTEXT.set_forkserver_preload(
         "thinktune.train.launcher",
         "support.many_ranks",
         "support.cli_ranks",
+        "support.rank_faults",
     ]
 )
 SECONDS = 240

@@ -25,6 +25,7 @@ from thinktune.checkpoint.store import (
     write_pointer,
 )
 from thinktune.distributed import SINGLE, World, full_tensor
+from thinktune.distributed.world import raise_checkpoint_cause
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_text, fsync_folder, fsync_tree, name_path, read_json, write_json
 from thinktune.optim import Optimizer
@@ -70,14 +71,19 @@ def save_sharded_model(folder: Path, model: Any, optimizer: Optimizer, world: Wo
                 _write_safetensors(folder / files[group], weights)
             except Exception as error:  # the other ranks still need this one's shards
                 write_error = error
-    world.run_on_all(lambda: _raise_if(write_error))
-    if world.is_main:
-        places = {name: files[group] for group, names in groups.items() for name in names}
-        total = {"total_size": sum(sizes.values())}
-        write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": places})
-        model.config.dtype = model.dtype
-        model.config.save_pretrained(folder)
-        model.generation_config.save_pretrained(folder)
+
+    def finish() -> None:
+        if write_error:
+            raise write_error
+        if world.is_main:
+            places = {name: files[group] for group, names in groups.items() for name in names}
+            total = {"total_size": sum(sizes.values())}
+            write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": places})
+            model.config.dtype = model.dtype
+            model.config.save_pretrained(folder)
+            model.generation_config.save_pretrained(folder)
+
+    world.run_on_all(finish)
 
 
 def _group_by_layer(names: list[str]) -> dict[str, list[str]]:
@@ -93,11 +99,6 @@ def _write_safetensors(path: Path, weights: dict[str, Tensor]) -> None:
     save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, path, {"format": "pt"})
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _raise_if(error: Exception | None) -> None:
-    if error:
-        raise error
 
 
 def save(
@@ -125,7 +126,8 @@ def save(
     """
     step = trainer_state["step"]
     folder = RunFolder(run_folder).checkpoint(step)
-    partial = world.broadcast(_partial_folder(folder) if world.is_main else folder)
+    # By its name: the run's folder may have another path on another machine.
+    partial = folder.with_name(world.run_on_main(lambda: _partial_folder(folder).name))
     try:
         with name_path(folder):
             if world.size == 1:
@@ -133,14 +135,10 @@ def save(
             else:
                 save_sharded_model(partial, model, optimizer, world)
             _save_optimizer_state(partial / STATE_FOLDER, optimizer, world)
-            world.run_on_all(
-                lambda: _commit_checkpoint(partial, folder, base_files, trainer_state) if world.is_main else None
-            )
+            world.run_on_main(lambda: _commit_checkpoint(partial, folder, base_files, trainer_state))
     finally:
         if world.is_main:
             shutil.rmtree(partial, ignore_errors=True)
-    if world.is_main:
-        write_pointer(run_folder, "last", step)
     return Checkpoint(folder, step)
 
 
@@ -165,7 +163,8 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
             f"train.memory: {checkpoint.folder} cannot be restored (its state is not that of memory "
             f"{optimizer.memory}); resume it where it was started, or start a new run with name=..."
         )
-    with torch.no_grad(), name_path(checkpoint.folder / STATE_FOLDER), warnings.catch_warnings():
+    state_folder = checkpoint.folder / STATE_FOLDER
+    with torch.no_grad(), name_path(state_folder), warnings.catch_warnings(), raise_checkpoint_cause():
         warnings.simplefilter("ignore")  # about a single process, or each reading by itself: both are intended
         state_dict_loader.load(state, storage_reader=reader, no_dist=True)
     for name in random.keys() - missing:
@@ -225,20 +224,22 @@ def _save_optimizer_state(folder: Path, optimizer: Optimizer, world: World) -> N
         folder.mkdir()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "state.safetensors")
         return
-    state_dict_saver.save(
-        state,
-        storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-        process_group=world.gloo_group,
-    )
+    with raise_checkpoint_cause():
+        state_dict_saver.save(
+            state,
+            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
+            process_group=world.gloo_group,
+        )
 
 
 def _commit_checkpoint(partial: Path, folder: Path, base_files: BaseFiles, trainer_state: dict[str, Any]) -> None:
-    """Add base files, trainer state and manifest to what the ranks have written, and rename it to be the checkpoint."""
+    """Add base files, trainer state and manifest to what ranks have written, rename it, and point `last` at it."""
     base_files.write(partial)
     files = sorted((partial / STATE_FOLDER).iterdir())
     digests = {f"{STATE_FOLDER}/{path.name}": checksum(path) for path in files}
     write_json(partial / TRAINER_STATE_FILE, {STATE_CHECKSUMS_KEY: digests, **trainer_state})
     _commit_folder(partial, folder)
+    write_pointer(folder.parent.parent, "last", trainer_state["step"])
 
 
 def _commit_folder(partial: Path, folder: Path) -> None:

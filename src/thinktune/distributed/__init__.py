@@ -1,4 +1,4 @@
-"""Ranks of a distributed run: rendezvous, collectives, error reports, sharding."""
+"""Ranks of a distributed run: rendezvous, collectives, agreement, error reports, sharding."""
 
 from thinktune.distributed.sharding import ParallelDims, full_tensor, local_shard
 from thinktune.distributed.world import SINGLE, World, destroy_distributed, init_distributed, report_first_error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from thinktune.distributed.heartbeat import FAILED_KEY, Heartbeat
@@ -27,6 +29,10 @@ Value = TypeVar("Value")
 
 SILENCE_TIMEOUT_SECONDS = 600.0  # after which a rank gives up waiting; THINKTUNE_TIMEOUT_SECONDS changes it
 FIRST_ERROR_WAIT_SECONDS = 5.0  # in which a rank that lost the others looks for the one that failed first
+
+
+class DisagreementError(UserError):
+    """Ranks of one run that were given different things; raised on all of them at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,12 @@ class World:
         dist.broadcast_object_list(values, src=0, group=self.gloo_group)
         return values[0]
 
+    def broadcast_tensor(self, tensor: Tensor) -> Tensor:
+        """Overwrite a tensor by the main rank's, in place; the host does not wait for it."""
+        if self.size > 1:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
     def any(self, flag: bool) -> bool:
         """Return True if the flag is set on any rank."""
         if self.size == 1:
@@ -101,15 +113,24 @@ class World:
         All raise the failed rank's error. `work` must not exchange anything between ranks. All wait for it, however
         long it takes.
         """
+        if self.size == 1:
+            return work()
         try:
             result, failure = work(), None
         except Exception as error:
             result, failure = None, error
         self.barrier()
-        for error in self.all_gather(failure):
+        for error in self.all_gather(_as_portable(failure) if failure else None):
             if error:
                 raise error
         return result  # pyright: ignore[reportReturnType]
+
+    def run_on_main(self, work: Callable[[], Value]) -> Value:
+        """Return the result of the main rank's `work` on all ranks; where it fails, raise its error on all.
+
+        What one rank does for all must not fail on it alone: it would skip the exchanges that the others wait in.
+        """
+        return self.broadcast(self.run_on_all(work if self.is_main else _do_nothing))  # pyright: ignore[reportReturnType]
 
     @contextmanager
     def local_main_first(self) -> Generator[None]:
@@ -133,6 +154,19 @@ class World:
         self.barrier()
         if any(self.all_gather(error is not None)) and not error:
             raise _exit_after_peer()
+
+
+def _do_nothing() -> None:
+    pass
+
+
+def _as_portable(error: Exception) -> Exception:
+    """Return an error that other processes can read: the error itself, or one with its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error class that cannot be made from its own arguments
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 SINGLE = World()
@@ -171,6 +205,18 @@ def init_distributed(device: torch.device) -> World:
     return World(rank, size, local_rank, per_node, gloo_group, Heartbeat(store, rank, size, timeout.total_seconds()))
 
 
+@contextmanager
+def raise_checkpoint_cause() -> Generator[None]:
+    """Raise what went wrong on a rank in place of torch's CheckpointException.
+
+    That one is no Exception, so that nobody would take a full disk for one.
+    """
+    try:
+        yield
+    except CheckpointException as failed:
+        raise next(iter(failed.failures.values()))[0] from None
+
+
 def destroy_distributed() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
@@ -191,6 +237,11 @@ def report_first_error(world: World) -> Generator[None]:
     except Exception as error:
         if world.size == 1:
             raise
+        if isinstance(error, DisagreementError):
+            _report_to_torchrun(shorten_error(error))
+            if world.is_main:
+                raise
+            raise SystemExit(2) from None
         lost = not isinstance(error, UserError) and _is_lost_peer(error)
         if not _reports_error(is_main=world.is_main, lost_peers=lost):
             raise _exit_after_peer() from None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thinktune.data import ChatTokenizer
+from thinktune.distributed import SINGLE, World
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
 from thinktune.inference.requests import Completion, GenerationError, Request, render_request
@@ -69,21 +70,25 @@ class Scheduler:
 
     Its thread lives while there is work, and the KV cache with it. A pass that fails ends the requests that were in it
     and no others. Where memory runs out, the shortest reply is preempted: it is prefilled again when there is room.
+
+    On many ranks all must make the same passes, because each pass may gather shards of the weights. So every decision
+    follows from what all ranks know: the requests submitted as one, the tokens of rank 0, and whether any rank lacks
+    memory for a larger cache. A pass that fails there ends every request, since the other ranks are still in it.
     """
 
-    def __init__(self, model: CausalLM, precision: torch.dtype, max_sequences: int) -> None:
-        self._model, self._precision, self._max_sequences = model, precision, max_sequences
+    def __init__(self, model: CausalLM, precision: torch.dtype, max_sequences: int, world: World = SINGLE) -> None:
+        self._model, self._precision, self._max_sequences, self._world = model, precision, max_sequences, world
         self._lock = threading.Lock()
         self._waiting: deque[SequenceState] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, sequence: SequenceState) -> None:
-        """Queue a request; raises RuntimeError after `close`."""
+    def submit(self, *sequences: SequenceState) -> None:
+        """Queue requests, all of them before the thread sees the first; raises RuntimeError after `close`."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._waiting.append(sequence)
+            self._waiting.extend(sequences)
             if not self._thread:
                 self._thread = threading.Thread(target=self._run_loop, name="thinktune-engine", daemon=True)
                 self._thread.start()
@@ -97,9 +102,13 @@ class Scheduler:
             thread.join()
 
     def _run_loop(self) -> None:
-        batch = RunningBatch(self._model, self._max_sequences)
+        batch = RunningBatch(self._model, self._max_sequences, self._world)
         self._model.eval()
         try:
+            if (
+                self._model.device.type != "cpu"
+            ):  # each thread has a current device of its own, and begins with the first
+                torch.accelerator.set_device_index(self._model.device)
             with inference_context(self._model), autocast(self._model, self._precision):
                 while self._admit(batch):
                     batch.step()
@@ -133,10 +142,10 @@ class Scheduler:
 class RunningBatch:
     """The sequences in prefill and in decode, with their KV cache."""
 
-    def __init__(self, model: CausalLM, max_sequences: int) -> None:
+    def __init__(self, model: CausalLM, max_sequences: int, world: World) -> None:
         self.prefilling: deque[SequenceState] = deque()
         self._decoding: list[SequenceState] = []  # row by row as in the cache
-        self._cache, self._model, self._max_sequences = KVCache(model), model, max_sequences
+        self._cache, self._model, self._max_sequences, self._world = KVCache(model), model, max_sequences, world
         self._partial_prefill: KVCache | None = None  # of the first in `prefilling`, if its prompt takes several passes
         self._out_of_memory = False  # a pass ran out of memory, and no sequence has left since
 
@@ -166,38 +175,66 @@ class RunningBatch:
             self._prefill()
 
     def _decode(self) -> None:
+        if not self._cache.reserve(len(self._decoding), max(self._cache.lengths) + 1, self._world):
+            self._preempt_or_fail(torch.OutOfMemoryError("no memory on one of the ranks for a longer KV cache"))
+            return
         try:
             logits = self._cache.extend([sequence.ids[-1:] for sequence in self._decoding])
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and len(self._decoding) > 1:
-                self._preempt()
-                return
-            for sequence in self._decoding:
-                sequence.fail(error)
+            if self._world.size > 1:
+                raise
+            self._preempt_or_fail(error)
             return
-        _append_sampled(self._decoding, logits)
+        self._append_sampled(self._decoding, logits)
+
+    def _preempt_or_fail(self, error: Exception) -> None:
+        """After an error of a decode pass make room in memory if that may help, or else fail the replies in it."""
+        if isinstance(error, torch.OutOfMemoryError) and len(self._decoding) > 1:
+            self._preempt()
+            return
+        for sequence in self._decoding:
+            sequence.fail(error)
 
     def _prefill(self) -> None:
         """Prefill the next prompts, and sample the first token of those that are complete."""
         admitted = self._next_prefill()
+        if not self._reserve_prefill(admitted):
+            self._wait_or_fail(admitted, torch.OutOfMemoryError("no memory on one of the ranks for a prompt"))
+            return
         try:
             if self._partial_prefill:
                 logits = self._prefill_chunk(self._partial_prefill, admitted[0])
             else:
                 logits = self._cache.prefill([sequence.ids for sequence in admitted])
         except Exception as error:
-            self._partial_prefill = None
-            if isinstance(error, torch.OutOfMemoryError) and self._decoding:
-                self._out_of_memory = True
-                return
-            for sequence in admitted:
-                sequence.fail(error)
+            if self._world.size > 1:
+                raise
+            self._wait_or_fail(admitted, error)
             return
         if logits is not None:
             self._decoding += admitted
             for _ in admitted:
                 self.prefilling.popleft()
-            _append_sampled(admitted, logits)
+            self._append_sampled(admitted, logits)
+
+    def _reserve_prefill(self, admitted: Sequence[SequenceState]) -> bool:
+        """Grow the caches that the next prefill pass writes; return False where a rank has no memory for that."""
+        rows, longest = len(self._cache.lengths) + len(admitted), max(len(sequence.ids) for sequence in admitted)
+        if not self._partial_prefill:
+            return self._cache.reserve(rows, longest, self._world)
+        end = min(longest, sum(self._partial_prefill.lengths) + MAX_PREFILL_TOKENS)
+        if not self._partial_prefill.reserve(1, end, self._world):
+            return False
+        return end < longest or self._cache.reserve(rows, longest, self._world)
+
+    def _wait_or_fail(self, admitted: Sequence[SequenceState], error: Exception) -> None:
+        """After an error of a prefill pass wait until a reply has left, if that may help, or else fail the prompts."""
+        self._partial_prefill = None
+        if isinstance(error, torch.OutOfMemoryError) and self._decoding:
+            self._out_of_memory = True
+            return
+        for sequence in admitted:
+            sequence.fail(error)
 
     def _next_prefill(self) -> list[SequenceState]:
         """Return the first sequences whose prompts fit into one pass, or one with a longer prompt."""
@@ -238,16 +275,18 @@ class RunningBatch:
         self._decoding.pop()
         self._out_of_memory = False
 
+    def _append_sampled(self, sequences: Sequence[SequenceState], logits: Tensor) -> None:
+        """Sample and append the next token of each sequence.
 
-def _append_sampled(sequences: Sequence[SequenceState], logits: Tensor) -> None:
-    """Sample and append the next token of each sequence."""
-    tokens = sample_tokens(logits, [sequence.sampler for sequence in sequences])
-    sampled: list[int] = tokens.tolist()  # the one wait for the device
-    for sequence, token in zip(sequences, sampled, strict=True):
-        try:
-            sequence.append_token(token)
-        except Exception as error:
-            sequence.fail(error)
+        Rank 0 decides: logits that differ by rounding would end a reply earlier on one rank than on another.
+        """
+        tokens = self._world.broadcast_tensor(sample_tokens(logits, [sequence.sampler for sequence in sequences]))
+        sampled: list[int] = tokens.tolist()  # the one wait for the device
+        for sequence, token in zip(sequences, sampled, strict=True):
+            try:
+                sequence.append_token(token)
+            except Exception as error:
+                sequence.fail(error)
 
 
 class Engine:
@@ -255,7 +294,8 @@ class Engine:
 
     All methods may be called from many threads; their requests share one running batch. A greedy reply is the same as
     the one that the request gets alone. An error in a reply is raised to whoever waits for it. The model must not be
-    used otherwise while replies are generated.
+    used otherwise while replies are generated. With a `world` of many ranks, all must call `complete_all`, and nothing
+    else, with the same requests.
     """
 
     def __init__(
@@ -264,10 +304,11 @@ class Engine:
         tokenizer: ChatTokenizer,
         precision: torch.dtype = torch.float32,
         max_sequences: int = 128,
+        world: World = SINGLE,
     ) -> None:
         self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self._special_tokens = SpecialTokens.from_tokenizer(tokenizer, model.generation_config.eos_token_id)
-        self._scheduler = Scheduler(model, precision, max_sequences)
+        self._scheduler = Scheduler(model, precision, max_sequences, world)
 
     def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Generator[tuple[int, Completion]]:
         """Yield each request's index and completion as replies end, in any order.
@@ -280,6 +321,34 @@ class Engine:
             max_concurrency,
             lambda index, events: self._submit(requests[index], events, index, streamed=False),
         )
+
+    def complete_all(self, requests: Sequence[Request]) -> list[Completion]:
+        """Return the completions of requests that are submitted as one, in their order.
+
+        What shares a pass then depends on the requests alone, never on how fast threads are. An error of any reply is
+        raised once all have ended. Raises UserError where a conversation is refused.
+        """
+        events: EventQueue = SimpleQueue()
+        sequences = [
+            self._make_sequence(request, events, index, streamed=False) for index, request in enumerate(requests)
+        ]
+        outcomes: dict[int, Completion | Exception] = {}
+        self._scheduler.submit(*sequences)
+        try:
+            while len(outcomes) < len(sequences):
+                index, event = events.get()
+                assert isinstance(event, Completion | Exception)
+                outcomes.setdefault(index, event)
+        finally:
+            for sequence in sequences:
+                sequence.cancel()
+        completions: list[Completion] = []
+        for index in range(len(sequences)):
+            outcome = outcomes[index]
+            if isinstance(outcome, Exception):
+                raise outcome
+            completions.append(outcome)
+        return completions
 
     def stream(self, request: Request) -> Stream:
         """Stream the pieces of one reply, and last its Completion. Closing the iterator cancels it.

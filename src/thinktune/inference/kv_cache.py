@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinktune.distributed import World
 from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
 from thinktune.model.attention import reads_cu_seqlens_on_device
@@ -58,6 +59,21 @@ class KVCache:
         logits = with_unsharded_root(self._model, lambda: self._logits(self._forward(ids, positions, size[1])[:, -1]))
         self.lengths = [length + new_tokens for length in self.lengths]
         return logits
+
+    def reserve(self, rows: int, columns: int, world: World) -> bool:
+        """Grow the buffers for a pass to come; return False, on all ranks, where one of them has no memory for it.
+
+        Ranks that share weights must all make a pass or none. One process finds out in the pass itself.
+        """
+        if world.size == 1:
+            return True
+        self._required, is_full = (rows, columns), False
+        try:
+            for layer, (keys, values) in enumerate(self._layers):
+                self._buffers(layer, keys, values)
+        except torch.OutOfMemoryError:
+            is_full = True
+        return not world.any(is_full)
 
     def adopt(self, other: "KVCache") -> None:
         """Append the rows of another cache."""

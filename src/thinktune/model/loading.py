@@ -15,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from thinktune.distributed.world import raise_checkpoint_cause
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import system_error
 from thinktune.library_output import captured_output
@@ -146,7 +147,7 @@ def _load_sharded_weights(model: Any, weights: MatchedWeights, folder: Path) -> 
     """Read this rank's shards from the folder's safetensors; raise UserError where they cannot be read."""
     wanted = {weights.names[name]: parameter for name, parameter in model.named_parameters()}  # tied weights once
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), raise_checkpoint_cause():
             warnings.simplefilter("ignore")  # each rank reads for itself, on purpose
             load_dcp(wanted, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     except Exception as error:

@@ -103,6 +103,10 @@ class RunFolder:
         """Held while a process trains here."""
         return self.path / ".lock"
 
+    def mark(self, number: int) -> Path:
+        """Return a file by which ranks find out whether they see one folder; what a crash leaves is a partial file."""
+        return self.path / f".shared.{number}.partial"
+
     @property
     def checkpoints(self) -> Path:
         """The folder of all checkpoints."""

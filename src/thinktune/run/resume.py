@@ -1,5 +1,6 @@
 """Lock of a run's folder, and checks of what changed since the run was started."""
 
+import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -126,7 +127,8 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
             raise UserError(f"{folder}: is not empty and not a run of thinktune; choose another name with name=...")
         return []
     recorded = load_recipe(run.recipe)
-    before, now = _flatten(recorded.model_dump(mode="json")), _flatten(recipe.model_dump(mode="json"))
+    before = flatten_settings(recorded.model_dump(mode="json"))
+    now = flatten_settings(recipe.model_dump(mode="json"))
     changed = {
         key: f"{recipe_key(key)} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]
     }
@@ -189,9 +191,9 @@ def environment_changes(facts: dict[str, Any], folder: Path) -> list[str]:
     ]
 
 
-def code_fingerprint() -> str:
+def code_fingerprint(python: str = sys.version) -> str:
     """Hash of the code that decides a run's weights, and of the Python that runs it."""
-    return source_fingerprint(*TRAINING_PACKAGES)[:16]
+    return source_fingerprint(*TRAINING_PACKAGES, python=python)[:16]
 
 
 def _describe_row_changes(run: RunFolder, digest_lines: Iterable[str]) -> str:
@@ -207,8 +209,9 @@ def _describe_row_changes(run: RunFolder, digest_lines: Iterable[str]) -> str:
     return f": {'; '.join(changes)}" if changes else ": those held out, or their order"
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a tree of sections by their whole keys, as in `train.epochs`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -9,7 +9,7 @@ from thinktune.data.packing import balance
 from thinktune.errors import UserError, shorten_error
 from thinktune.inference.kv_cache import GROW_COLUMNS, KVCache
 from thinktune.model import Batch, evaluate_loss, pack
-from thinktune.model.forward import autocast
+from thinktune.model.forward import autocast, inference_context
 from thinktune.model.loading import count_parameters
 from thinktune.optim import TIERS
 from thinktune.planner import as_overrides, fallback
@@ -58,31 +58,40 @@ def largest_batches(context: RunContext) -> list[Batch]:
 def replies_that_fit(context: RunContext) -> int | None:
     """Return how many samples of full length the device holds side by side.
 
-    Tries all of them, then half of them, and so on; None where a run writes none. Raises torch.OutOfMemoryError where
-    it does not hold one.
+    Tries all of them, then half of them, and so on; None where a run writes none. All ranks return the same. Raises
+    torch.OutOfMemoryError where a device does not hold one, and where one of many runs out of memory inside a pass,
+    which the other ranks cannot leave.
     """
     modes = len(sampling_modes(context.model.generation_config, 1))
     replies, tokens = sample_shape(context.recipe, context.prepared.validation, modes)
     while replies:
         try:
-            _decode_at_full_length(context, replies, min(tokens, context.model.config.max_position_embeddings))
-            break
-        except torch.OutOfMemoryError:
+            if _decode_at_full_length(context, replies, min(tokens, context.model.config.max_position_embeddings)):
+                break
             if replies == 1:
+                raise torch.OutOfMemoryError("no memory on one of the ranks for the KV cache of one sample")
+        except torch.OutOfMemoryError:
+            if replies == 1 or context.world.size > 1:
                 raise
         replies //= 2  # here, where the error no longer holds what its pass made
     return replies or None
 
 
-def _decode_at_full_length(context: RunContext, replies: int, tokens: int) -> None:
-    """Run the pass that takes most: the cache grows to its full size, and attention sees all of it."""
+def _decode_at_full_length(context: RunContext, replies: int, tokens: int) -> bool:
+    """Run the pass that takes most: the cache grows to its full size, and attention sees all of it.
+
+    Returns False, on all ranks, where one of them has no memory for the cache.
+    """
     context.model.eval()
-    with torch.inference_mode(), autocast(context.model, context.precision):
+    with inference_context(context.model), autocast(context.model, context.precision):
         cache = KVCache(context.model)
         cache.prefill([[0]] * replies)
         for length in (max(1, tokens - 1 - GROW_COLUMNS), tokens - 1):  # the last growth copies nearly all
+            if not cache.reserve(replies, length + 1, context.world):
+                return False
             cache.lengths = [length] * replies  # what is there was never written, and is finite
             cache.extend([[0]] * replies)
+    return True
 
 
 def out_of_memory_error(context: RunContext, error: BaseException, when: str) -> UserError:

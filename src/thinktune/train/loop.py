@@ -245,7 +245,7 @@ def _save_blocking(run: Run) -> bool:
 
 
 def _trainer_state(run: Run) -> dict[str, Any]:
-    journals = journal.flush_journals(run.context.folder) if run.context.world.is_main else {}
+    journals = run.context.world.run_on_main(lambda: journal.flush_journals(run.context.folder))
     return {"step": run.state.step, "journals": journals, **run.state_dict()}
 
 
@@ -334,7 +334,7 @@ def _finish(run: Run) -> None:
             f"{context.folder}: its disk is full, and the last checkpoint is of step {run.state.saved}; "
             "free some space, then run the same command to repeat the steps after it"
         )
-    context.world.run_on_all(lambda: _write_final(run) if context.world.is_main else None)
+    context.world.run_on_main(lambda: _write_final(run))
 
 
 def _write_final(run: Run) -> None:

@@ -66,7 +66,8 @@ class MetricsLogger:
     def log(self, context: RunContext, step: int, anomalies: AnomalyDetector) -> None:
         """Read the numbers of the steps since the last line, up to `step`, and write the next line."""
         reports, self.pending = self.pending, []
-        norms = torch.stack([report.gradient_norm for report in reports]).tolist()
+        # Rank 0's: where a norm is not finite all ranks evaluate the step's rows, and rounding must not divide them.
+        norms = context.world.broadcast(torch.stack([report.gradient_norm for report in reports]).tolist())
         sums = torch.stack([report.losses.sums for report in reports]).sum(0)
         counts = torch.stack([report.losses.counts for report in reports]).sum(0)
         tokens = context.tokens_left[step - len(reports)] - context.tokens_left[step]

@@ -126,7 +126,8 @@ def _request(example: Example, sampling: SamplingParams) -> Request:
 def _generate(context: RunContext, budget: SampleBudget, requests: Sequence[Request]) -> list[Completion]:
     """Return the replies, and record the time they took and the speed of each."""
     started_at = time.monotonic()
-    with closing(Engine(context.model, context.tokenizer, context.precision)) as engine:
-        replies = dict(engine.complete(requests, budget.batch_rows or context.recipe.generate.batch_rows))
-    budget.record(max(reply.tokens for reply in replies.values()), time.monotonic() - started_at)
-    return [replies[index] for index in range(len(requests))]
+    rows = budget.batch_rows or context.recipe.generate.batch_rows
+    with closing(Engine(context.model, context.tokenizer, context.precision, rows, context.world)) as engine:
+        replies = engine.complete_all(requests)
+    budget.record(max(reply.tokens for reply in replies), time.monotonic() - started_at)
+    return replies

@@ -32,6 +32,7 @@ from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import RunFolder, base_model, describe_environment, journal, resume
+from thinktune.train import agreement
 from thinktune.train.context import RunContext
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
@@ -46,6 +47,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     a run of another recipe or of other data.
     """
     folder = recipe.run_folder
+    agreement.refuse_other_recipe(recipe, world)
     changes = resume.recipe_changes(recipe, folder)
     with world.local_main_first():
         source = repository.locate_model(recipe)
@@ -53,14 +55,18 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
         reads_weights = world.local_rank == 0 and last is None
         admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code, read_weights=reads_weights)
-        prepared = _read_rows(recipe, admitted, changes, say)
-    weights = world.run_on_all(lambda: _check_weights(source, folder) if world.is_main else "")
-    refuse_unshared_folder(folder, world, last.step if last else 0)
-    if last:
-        world.run_on_all(lambda: _verify_last(last, folder) if world.is_main else None)
+        prepared = _read_rows(recipe, admitted, say)
     device, steps = pick_device(), plan_steps(recipe, prepared)
+    agreement.refuse_unshared_folder(folder, world)
+    agreement.refuse_other_inputs(world, source, _tokenizer_fingerprint(admitted.tokenizer), last, device)
+    agreement.refuse_other_rows(world, prepared, steps)
+    weights = world.run_on_main(lambda: _check_weights(source, folder))
+    resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder, changes)
+    if last:
+        world.run_on_main(lambda: _verify_last(last, folder))
     _seed_and_set_determinism(recipe, device)
     setting = world.broadcast(resolve_setting(PlanInputs(recipe, prepared, steps, source, device), say, world))
+    agreement.refuse_other_machines(world, setting)
     needed = disk_space.disk_requirements(admitted.config, setting.memory)
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
@@ -89,16 +95,6 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(context.device)
     say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
     return run
-
-
-def refuse_unshared_folder(folder: Path, world: World, step: int) -> None:
-    """Raise UserError where the run folder is not on a disk that all ranks share."""
-    found = world.all_gather((folder.is_dir(), step))
-    if others := [rank for rank, each in enumerate(found) if each != found[0]]:
-        raise UserError(
-            f"runs_folder: {folder} is not the same for rank {others[0]} as for rank 0; "
-            "use a disk that all machines share"
-        )
 
 
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
@@ -131,15 +127,14 @@ def _verify_last(last: store.Checkpoint, folder: Path) -> None:
     journal.read_row_losses(folder)
 
 
-def _read_rows(recipe: Recipe, admitted: Admitted, changes: Sequence[str], say: Say) -> Prepared:
-    """Say what is not used of the model, and tokenize the rows; raise UserError where the run was made with others."""
+def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
+    """Say what is not used of the model, and tokenize the rows; raise UserError where the run had another tokenizer."""
     for note in admitted.notes:
         say(note)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
     prepared = prepare(recipe, admitted.tokenizer, say)
     if too_long := context_fault(prepared, admitted.config):
         raise UserError(too_long)
-    resume.refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), recipe.run_folder, changes)
     for line in summary.summary_lines(prepared.summary):
         say(line)
     return prepared
@@ -157,9 +152,9 @@ def _resume_or_record(
     step = last.step if last else 0
     world.barrier()  # from here on what all have read is written
     changes = [*changes, *resume.environment_changes(environment, folder)]
-    journals = store.evaluated_journal_lengths(folder, step)
+    # As rank 0 reads them: what is evaluated and what is not logged yet decides which exchanges follow.
+    journals, trainer_state = world.run_on_main(lambda: _read_progress(folder, last))
     run = Run(context, TrainState(step, journals is not None, step), clock)
-    trainer_state: dict[str, Any] = store.read_trainer_state(last) if last else {"journals": {}}
     if last:
         run.load_state_dict(trainer_state)
         saving.restore(last, context.optimizer)
@@ -169,6 +164,12 @@ def _resume_or_record(
         journal.rewind(folder, journals or trainer_state["journals"])
         _record_run(context, environment, changes, step)
     return run
+
+
+def _read_progress(folder: Path, last: store.Checkpoint | None) -> tuple[dict[str, int] | None, dict[str, Any]]:
+    """Return the journals' lengths after the last checkpoint's evaluation, if it is complete, and the trainer state."""
+    trainer_state: dict[str, Any] = store.read_trainer_state(last) if last else {"journals": {}}
+    return store.evaluated_journal_lengths(folder, last.step if last else 0), trainer_state
 
 
 def _record_run(context: RunContext, environment: dict[str, Any], changes: list[str], step: int) -> None:
@@ -193,6 +194,7 @@ def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: 
     set_attention(model, pick_precision(recipe.train.precision, model.device, setting.memory))
     # With dropout rows are attended to one by one, for which the compiler would compile again for each batch.
     compiled = transforms.can_compile(model.device) and not model.config.attention_dropout
+    compiled = not world.any(not compiled)  # compiling takes passes of its own
     transforms.apply_activation_budget(model, setting.activation_budget, compiled)
     if compiled:
         transforms.compile_layers(model)

@@ -1,0 +1,51 @@
+"""Samples and evaluations ask a held-out row in the mode, with or without thinking, that its reply was trained in."""
+
+import json
+
+import pytest
+from support.prepared_rows import write
+from support.runs import quiet, settings
+
+from thinktune.eval.runner import EvalOptions, evaluate_run
+from thinktune.inference import requests
+from thinktune.run import journal
+from thinktune.train import train
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Collect the questions that are rendered as prompts, each with its mode."""
+    found = []
+    original = requests.render_prompt
+
+    def recorded(turns, tokenizer, *, thinking):
+        found.append((turns[-1].content, thinking))
+        return original(turns, tokenizer, thinking=thinking)
+
+    monkeypatch.setattr(requests, "render_prompt", recorded)
+    return found
+
+
+def test_a_row_without_reasoning_is_asked_without_thinking(tree, tmp_path, asked):
+    rows = [{"question": f"{part}?", "think": "", "answer": f"{part} - x."} for part in ("arm", "leg", "toe")]
+    write(tmp_path / "rows.jsonl", rows)
+    held_out = [
+        {"question": "hand?", "think": "so", "answer": "h."},
+        {"question": "foot?", "think": "", "answer": "f."},
+    ]
+    own = write(tmp_path / "val.jsonl", held_out)
+    data = {"name": str(tmp_path / "rows.jsonl"), "validation": str(own), "faults": {"no_reasoning": "keep"}}
+    generate = {"max_new_tokens": 6, "sample_questions": 2, "evaluate_tokens": 6, "sample_share": 1}
+    run = train(settings(tree, data=data, generate=generate, train={"epochs": 1}), quiet)
+    assert set(asked) == {("hand?", True), ("foot?", False)}
+    samples = {sample["question"]: sample for sample in journal.read_samples(run)}
+    assert samples["hand?"]["reasoning_closed"] in (True, False)
+    assert samples["foot?"]["reasoning"] or samples["foot?"]["reasoning_closed"] is None
+    (tmp_path / "more.jsonl").write_text(json.dumps({"question": "foot?", "answer": "f."}) + "\n", encoding="utf-8")
+    asked.clear()
+    options = EvalOptions(tasks=(tmp_path / "more.jsonl",), probe=False)
+    evaluate_run(run, quiet, options)
+    assert set(asked) == {("hand?", True), ("foot?", False), ("foot?", True)}  # the last one is of the task file
+    asked.clear()
+    evaluate_run(run, quiet, options)
+    assert asked == []  # all replies are known by their mode

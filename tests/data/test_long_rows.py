@@ -3,8 +3,10 @@
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.prepared_rows import GOOD, rows_of, write
@@ -143,6 +145,19 @@ def test_a_long_history_and_a_long_unused_column_are_no_reason_to_lose_a_row(tre
     assert max(tokenized) < 2000
 
 
+@pytest.mark.parametrize(("turns", "policy"), [(1500, "drop"), (1500, "trim-reasoning"), (20_000, "drop")])
+def test_a_conversation_of_very_many_replies_is_not_rendered_once_for_each(tree, tokenizer, tmp_path, turns, policy):
+    pair = ({"role": "user", "content": "q?"}, {"role": "assistant", "content": "a.", "reasoning_content": "t"})
+    path = tmp_path / "rows.jsonl"
+    write(path, [{"messages": [*pair * count]} for count in (1, 3, turns)])
+    data = {"name": str(path), "columns": {}, "validation": 0.0, "faults": {"too_long": policy}, "max_tokens": 100}
+    prepared = prepare(settings(tree, data=data), tokenizer)
+    actions, sentence = too_long(prepared)
+    assert actions == {"dropped": 1}
+    assert sentence.startswith("rows.jsonl:3: ")
+    assert len(prepared.train.lengths) == 4
+
+
 def test_a_text_is_too_long_only_where_no_tokens_could_be_so_long(tokenizer):
     longest = max(tokenizer.get_vocab(), key=len)
     most = max_characters(10, tokenizer)
@@ -207,33 +222,35 @@ def test_long_rows_are_worked_on_few_at_a_time(tree, tokenizer, tmp_path, monkey
 
 
 MEASURE = """
-import os, resource, sys
-from thinktune.config import loading
+import sys
+from pathlib import Path
+from support.runs import settings
 from thinktune.data import prepare, read_tokenizer
-import yaml
-recipe = loading.validate_recipe(yaml.safe_load(open(sys.argv[1])), "here")
-tokenizer = read_tokenizer(__import__("pathlib").Path(recipe.model.name))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # of this process: ru_maxrss would begin with its parent's
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
+
+name, start = sys.argv[1:]
+data = {"name": name, "columns": {"reasoning": "think"}, "validation": 0.0, "max_tokens": 200}
+recipe = settings({"name": "r", "model": {"name": start}, "data": data})
+tokenizer = read_tokenizer(Path(start))
+before = peak()
 summary = prepare(recipe, tokenizer).summary
-own, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-print(summary["train_rows"], *[f["examples"][0] for f in summary["faults"]], sep="\\n")
-print(before, own, workers)
+print(summary["faults"][0]["examples"][0])
+print(summary["train_rows"], peak() - before)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [10, 100])
-@pytest.mark.parametrize("name", WRITERS)
-def test_the_memory_for_a_long_row(tree, tokenizer, tmp_path, name, megabytes):
-    import yaml
-
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figure")
+@pytest.mark.parametrize(("name", "megabytes"), [*((name, 100) for name in WRITERS), ("rows.jsonl", 10)])
+def test_the_memory_for_a_long_row(start, tmp_path, name, megabytes):
     WRITERS[name](tmp_path / name, [*rows_of(5), long_row(megabytes * 10**6)])
-    made = settings(tree, data={"name": str(tmp_path / name), "validation": 0.0})
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(made.model_dump(mode="json")), encoding="utf-8")
-    command = [sys.executable, "-c", MEASURE, str(tmp_path / "recipe.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    *lines, figures = done.stdout.splitlines()
-    before, own, _ = (int(figure) / 1024 for figure in figures.split())
-    print(f"{name}, {megabytes} MB: {own - before:.0f} MiB more, {lines[1]}")
-    assert lines[0] == "5"
-    assert (own - before) < 12 * megabytes + 60
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "THINKTUNE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / name), str(start)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    *_, sentence, figures = done.stdout.splitlines()
+    trained, mebibytes = map(int, figures.split())
+    print(f"{name}, {megabytes} MB: {mebibytes} MiB more; {sentence}")
+    assert trained == 5
+    assert mebibytes < 6 * megabytes + 60

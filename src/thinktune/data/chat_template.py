@@ -16,6 +16,9 @@ from thinktune.errors import UserError, shorten_error
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 
+MANY_REPLIES = 64  # of a conversation, so that it is worth looking first whether the last one is too long
+
+
 class TokenKind(IntEnum):
     """Kind of a token: given to the model, or one of the three things that it learns to write."""
 
@@ -54,7 +57,8 @@ def render_batch(
 ) -> list[list[Rendered] | None]:
     """Render many examples at once, tokenizing on all cores.
 
-    With `max_tokens`, an example is not tokenized, and None, where the template's text of a reply is surely longer.
+    With `max_tokens`, an example is not tokenized, and None, where the template's text of a reply is surely longer; of
+    a conversation of many replies, only the last one is returned where that one alone is longer.
 
     Proved of every reply, or UserError says what differs: the prompt is a token prefix of the whole; the template keeps
     reasoning and answer; the last trained token is the end-of-turn token; the tokens decode to the template's text.
@@ -63,14 +67,17 @@ def render_batch(
     A reply without reasoning is rendered in the template's mode without thinking, prompt and whole alike: an empty
     think block is given, never learned.
     """
+    rendered: list[list[Rendered] | None] = [[] for _ in examples]
+    long = _render_long_conversations(examples, tokenizer, max_tokens)
     conversations = [
         (index, tuple(escape_control_tokens(turn, tokenizer) for turn in turns))
-        for index, turns in _trained_conversations(examples)
+        for index, turns in _trained_conversations(
+            [() if index in long else each.turns for index, each in enumerate(examples)]
+        )
     ]
     texts = [
         _apply_chat_template(tokenizer, turns, enable_thinking=turns[-1].has_reasoning) for _, turns in conversations
     ]
-    rendered: list[list[Rendered] | None] = [[] for _ in examples]
     if max_tokens is not None:
         for (index, _), text in zip(conversations, texts, strict=True):
             if exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
@@ -89,7 +96,25 @@ def render_batch(
         kinds = _token_kinds(reply, tokenizer)
         if (replies := rendered[index]) is not None:
             replies.append(Rendered(np.asarray(reply.ids, np.int32), kinds, reply.source))
-    return rendered
+    return [long.get(index, replies) for index, replies in enumerate(rendered)]
+
+
+def _render_long_conversations(
+    examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int | None
+) -> dict[int, list[Rendered] | None]:
+    """Render the last reply of each conversation of many, and return those, by index, that are longer than the limit.
+
+    Every reply is rendered with its history, so that all of them together grow with the square of their number.
+    """
+    found: dict[int, list[Rendered] | None] = {}
+    for index, example in enumerate(examples):
+        trained = [place for place, turn in enumerate(example.turns) if turn.role == "assistant" and turn.trained]
+        if max_tokens is not None and len(trained) > MANY_REPLIES:
+            turns = tuple(replace(turn, trained=place == trained[-1]) for place, turn in enumerate(example.turns))
+            [replies] = render_batch([replace(example, turns=turns)], tokenizer, max_tokens)
+            if replies is None or len(replies[0]) > max_tokens:
+                found[index] = replies
+    return found
 
 
 def render_prompt(turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: bool = True) -> list[int]:
@@ -114,7 +139,7 @@ def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list
     """
     found: list[list[list[int] | None]] = [[] for _ in examples]
     comparable: dict[bool, list[tuple[int, int, list[dict[str, str]]]]] = {True: [], False: []}  # by `enable_thinking`
-    for index, turns in _trained_conversations(examples):
+    for index, turns in _trained_conversations([example.turns for example in examples]):
         if all(escape_control_tokens(turn, tokenizer) is turn for turn in turns):
             comparable[turns[-1].has_reasoning].append((index, len(found[index]), _to_messages(turns)))
         found[index].append(None)
@@ -154,13 +179,13 @@ class _TemplatedReply:
     prompt_ids: list[int]
 
 
-def _trained_conversations(examples: Sequence[Example]) -> Iterator[tuple[int, tuple[Turn, ...]]]:
-    """Yield each trained reply with its history, and the index of its example; blank reasoning is none."""
-    for index, example in enumerate(examples):
-        for place, turn in enumerate(example.turns):
+def _trained_conversations(conversations: Sequence[tuple[Turn, ...]]) -> Iterator[tuple[int, tuple[Turn, ...]]]:
+    """Yield each trained reply with its history, and the index of its conversation; blank reasoning is none."""
+    for index, turns in enumerate(conversations):
+        for place, turn in enumerate(turns):
             if turn.role == "assistant" and turn.trained:
                 reply = turn if turn.has_reasoning else replace(turn, reasoning="")
-                yield index, (*example.turns[:place], reply)
+                yield index, (*turns[:place], reply)
 
 
 def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np.uint8]:

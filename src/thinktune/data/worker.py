@@ -20,7 +20,7 @@ from thinktune.data.dataset import example_to_json
 from thinktune.data.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.messages import with_default_system_prompt
 from thinktune.data.split import hash_fraction
-from thinktune.data.tokenizer import ChatTokenizer, control_tokens, exceeds_tokens
+from thinktune.data.tokenizer import ChatTokenizer, control_tokens, exceeds_tokens, max_characters
 from thinktune.data.types import ACTION_OF_POLICY, Action, Example, Finding, RawRow
 from thinktune.errors import UserError
 from thinktune.library_output import captured_output, silence_libraries
@@ -131,13 +131,17 @@ def _find_too_long(example: Example, settings: DataConfig, tokenizer: ChatTokeni
     """
     if settings.faults["too_long"] == "trim-reasoning":
         return None
-    text = ""
-    for turn in example.turns:
-        text += turn.content.strip()
-        reply = text + turn.reasoning.strip()
-        if turn.role == "assistant" and turn.trained and exceeds_tokens(reply, settings.max_tokens, tokenizer):
-            return Finding("too_long", f"{example.source}: {_describe_characters(len(reply), settings.max_tokens)}")
-    return None
+    characters = longest = last = 0  # of the contents so far; of the longest reply with those before it; its place
+    for place, turn in enumerate(example.turns):
+        characters += len(turn.content.strip())
+        if turn.role == "assistant" and turn.trained and (size := characters + len(turn.reasoning.strip())) > longest:
+            longest, last = size, place
+    if longest <= max_characters(settings.max_tokens, tokenizer):
+        return None
+    text = "".join(turn.content.strip() for turn in example.turns[: last + 1]) + example.turns[last].reasoning.strip()
+    if not exceeds_tokens(text, settings.max_tokens, tokenizer):
+        return None
+    return Finding("too_long", f"{example.source}: {_describe_characters(longest, settings.max_tokens)}")
 
 
 def _describe_characters(characters: int, max_tokens: int) -> str:

@@ -98,7 +98,7 @@ def make_app(
     async def create_chat_completion(request: Request) -> Response:
         chat_request = parse_request(await read_body(request, limits))
         name = chat_request.model
-        served_model = served_models[0] if name is None else _find_model(by_name, name)
+        served_model = _find_model(by_name, name) if name else served_models[0]
         return ChatCompletionResponse(served_model, chat_request, admission_queue, limits)
 
     app = _empty_app()

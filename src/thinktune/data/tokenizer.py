@@ -1,12 +1,16 @@
 """Load the tokenizer of a model folder, describe its whole state, and reload it as it will be saved."""
 
 import json
+import math
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from thinktune.errors import UserError, shorten_error
+
+COUNTED_CHARACTERS = 2**16  # at a time
 
 
 class ChatTokenizer(Protocol):
@@ -65,6 +69,48 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatToke
             f"model.name: the tokenizer in {folder} is not a fast one with an end-of-turn token; use another model"
         )
     return tokenizer
+
+
+def exceeds_tokens(text: str, tokens: int, tokenizer: ChatTokenizer) -> bool:
+    """Return True if a text surely has more than so many tokens, by its characters: a token holds only so many.
+
+    Letters and digits are counted apart from signs, because the longest tokens are rules of signs.
+    """
+    if len(text) <= tokens:
+        return False
+    capacity, normalizer = _token_capacity(tokenizer, len(tokenizer)), tokenizer.backend_tokenizer.normalizer
+
+    def exceeds(text: str) -> bool:
+        return any(count > tokens * most for count, most in zip(_count_characters(text), capacity, strict=True))
+
+    # A normalizer may compose characters, so what it makes of the text counts.
+    return exceeds(text) and (normalizer is None or exceeds(normalizer.normalize_str(text)))
+
+
+def _count_characters(text: str) -> tuple[int, int]:
+    """Count the letters and digits of a text, and its signs."""
+    words = spaces = 0
+    for start in range(0, len(text), COUNTED_CHARACTERS):  # in pieces: other threads run between them
+        piece = text[start : start + COUNTED_CHARACTERS]
+        words += sum(map(str.isalnum, piece))
+        spaces += sum(map(str.isspace, piece))
+    return words, len(text) - words - spaces
+
+
+@lru_cache(maxsize=8)
+def _token_capacity(tokenizer: ChatTokenizer, size: int) -> tuple[float, float]:
+    """Return the most letters and digits that one token holds, and the most signs; infinite where text can vanish."""
+    backend = tokenizer.backend_tokenizer
+    rare = "\U000e0101" * 64  # a tokenizer that makes one unknown token of these bounds nothing
+    if len(backend.encode(rare, add_special_tokens=False).ids) < len(rare):
+        return math.inf, math.inf
+    counts = [(1, 1)]
+    for token in range(size):
+        text = backend.decode([token], skip_special_tokens=False)
+        parts = text.count("\ufffd")  # of characters that go over several tokens, of either kind
+        words, signs = _count_characters(text)
+        counts.append((words + parts, signs))
+    return max(words for words, _ in counts), max(signs for _, signs in counts)
 
 
 def tokenizer_state(tokenizer: ChatTokenizer) -> str:

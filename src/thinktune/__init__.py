@@ -26,8 +26,9 @@ def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
     recipe, the rows or the model cannot be read.
     """
     from thinktune.commands import check_recipe
+    from thinktune.terminal import say
 
-    return check_recipe(_load_recipe(recipe, overrides), print)[1]
+    return check_recipe(_load_recipe(recipe, overrides), say)[1]
 
 
 def train(recipe: str | Path, *overrides: str) -> Path:
@@ -50,9 +51,10 @@ def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: b
     """
     from thinktune.eval.runner import EvalOptions, evaluate_run
     from thinktune.report import write_run_page
+    from thinktune.terminal import say
 
     folder = Path(run)
-    report = evaluate_run(folder, print, EvalOptions(tuple(map(Path, tasks)), thinking=thinking))
+    report = evaluate_run(folder, say, EvalOptions(tuple(map(Path, tasks)), thinking=thinking))
     write_run_page(folder)
     return report
 
@@ -67,7 +69,8 @@ def load(run: str | Path) -> "Chat":
 def _load_recipe(path: str | Path, overrides: tuple[str, ...]) -> "Recipe":
     from thinktune.config import load_recipe
     from thinktune.data.sources import refuse_missing_paths
+    from thinktune.terminal import say
 
-    recipe = load_recipe(Path(path), overrides, print)
+    recipe = load_recipe(Path(path), overrides, say)
     refuse_missing_paths(recipe)
     return recipe

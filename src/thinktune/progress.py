@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from thinktune.errors import redact
+from thinktune.terminal import guard_console, make_console, say
+
 Say = Callable[[str], None]
 
 
@@ -27,9 +30,9 @@ def say_nothing(_line: str) -> None:
 @contextmanager
 def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
     """Yield a printer of lines and a bar that stays below them; without a terminal, lines alone."""
-    console = console or Console(highlight=False)
+    console = guard_console(console) if console else make_console()
     if not console.is_terminal:
-        yield _print, no_bar
+        yield say, no_bar
         return
     columns = (
         BarColumn(),
@@ -44,11 +47,7 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
             left = "" if seconds_left is None else f"left {format_duration(seconds_left)}"
             live.update(task, completed=done, total=total, left=left)
 
-        yield lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), move
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)
+        yield lambda line: console.print(redact(line), markup=False, highlight=False, soft_wrap=True), move
 
 
 class ProgressReporter:

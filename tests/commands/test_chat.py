@@ -87,3 +87,12 @@ def test_reasoning_without_an_opening_tag_is_labelled(run_chat):
         Completion("why", "so.", 5, 2, "end", closed=True),
     ]
     assert "the text above was reasoning" in run_chat(["q?"], pieces)[1]
+
+
+def test_a_reply_cannot_command_the_terminal(run_chat):
+    hostile = "a\x1b]0;title\x07\x1b[2J\x9b31m\u202eb\r\n"
+    _, shown = run_chat(["q?", "/\x1b[2J"], reply(hostile, hostile))
+    for control in ("\x1b]", "\x1b[2J", "\x07", "\x9b", "\u202e", "\r"):
+        assert control not in shown
+    assert shown.count("a\\x1b]0;title") == 2
+    assert "\x1b[2m" in shown, "our own styles are kept"

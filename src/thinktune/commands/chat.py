@@ -10,6 +10,7 @@ from thinktune.inference import Completion, Piece, Request
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
 from thinktune.inference.session import open_engine
+from thinktune.terminal import guard_console
 
 HELP = "/think turns reasoning on or off · /reset clears the conversation · /quit ends the chat"
 
@@ -17,6 +18,7 @@ HELP = "/think turns reasoning on or off · /reset clears the conversation · /q
 def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
     """Answer each line that `read_line` returns, until it raises EOFError or returns /quit."""
     engine, session, sampling = open_engine(folder)
+    guard_console(console)
     console.print(f"{HELP}\n", style="dim", highlight=False)
     while True:
         try:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from thinktune.errors import UserError, shorten_error
 
 COUNTED_CHARACTERS = 2**16  # at a time
+MAX_COMPOSED_CHARACTERS = 4  # that a normalizer makes one of, as NFC does
 
 
 class ChatTokenizer(Protocol):
@@ -78,23 +79,25 @@ def exceeds_tokens(text: str, tokens: int, tokenizer: ChatTokenizer) -> bool:
     """
     if len(text) <= tokens:
         return False
-    capacity, normalizer = _token_capacity(tokenizer, len(tokenizer)), tokenizer.backend_tokenizer.normalizer
-
-    def exceeds(text: str) -> bool:
-        return any(count > tokens * most for count, most in zip(_count_characters(text), capacity, strict=True))
-
-    # A normalizer may compose characters, so what it makes of the text counts.
-    return exceeds(text) and (normalizer is None or exceeds(normalizer.normalize_str(text)))
+    words, signs = _count_characters(text, tokenizer.backend_tokenizer.normalizer)
+    most_words, most_signs = _token_capacity(tokenizer, len(tokenizer))
+    return words > tokens * most_words or signs > tokens * most_signs
 
 
-def _count_characters(text: str) -> tuple[int, int]:
-    """Count the letters and digits of a text, and its signs."""
-    words = spaces = 0
-    for start in range(0, len(text), COUNTED_CHARACTERS):  # in pieces: other threads run between them
+def _count_characters(text: str, normalizer: Any) -> tuple[int, int]:
+    """Count at least how many letters and digits, and how many signs, a tokenizer sees in a text.
+
+    In pieces, so that other threads run between them. What a normalizer composes over an end of a piece is left out.
+    """
+    words = signs = 0
+    for start in range(0, len(text), COUNTED_CHARACTERS):
         piece = text[start : start + COUNTED_CHARACTERS]
-        words += sum(map(str.isalnum, piece))
-        spaces += sum(map(str.isspace, piece))
-    return words, len(text) - words - spaces
+        margin = 0 if normalizer is None else MAX_COMPOSED_CHARACTERS
+        piece = piece if normalizer is None else str(normalizer.normalize_str(piece))
+        letters = sum(map(str.isalnum, piece))
+        words += max(0, letters - margin)
+        signs += max(0, len(piece) - letters - sum(map(str.isspace, piece)) - margin)
+    return words, signs
 
 
 @lru_cache(maxsize=8)
@@ -108,7 +111,7 @@ def _token_capacity(tokenizer: ChatTokenizer, size: int) -> tuple[float, float]:
     for token in range(size):
         text = backend.decode([token], skip_special_tokens=False)
         parts = text.count("\ufffd")  # of characters that go over several tokens, of either kind
-        words, signs = _count_characters(text)
+        words, signs = _count_characters(text, None)
         counts.append((words + parts, signs))
     return max(words for words, _ in counts), max(signs for _, signs in counts)
 

@@ -127,11 +127,11 @@ def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seco
             console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
     _headline(console, f"before and after, on phrasings that were not trained on ({format_duration(seconds)} in all)")
     console.print(comparison_tables(evaluation))
-    console.print(f"report: {RunFolder(run).report}\n", soft_wrap=True, highlight=False)
+    console.print(f"report: {RunFolder(run).report}\n", soft_wrap=True, markup=False, highlight=False)
     console.print("next:", style="bold")
     for command in (
         f"thinktune chat {run}  # /reset before each question: it was trained on single turns",
         "thinktune check recipes/qwen3-1.7b-medical.yaml",
         "thinktune train recipes/qwen3-1.7b-medical.yaml",
     ):
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+        console.print(f"  {command}", soft_wrap=True, markup=False, highlight=False)

@@ -7,11 +7,13 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from thinktune.errors import redact_all
 from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
 from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
 from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run
 from thinktune.report.svg_charts import Axes, Series, line_chart, smooth_points
+from thinktune.run import RunFolder
 
 LINE_COLOURS = 4
 
@@ -35,7 +37,7 @@ def write_comparison(runs: Sequence[Path]) -> Path:
         same_rows=len({frozenset((row.source, row.tokens) for row in report.rows) for report in tuned}) < 2,
         chart=_chart(reports),
         outcomes=list(_outcomes(reports)),
-        differences=_differences([yaml.safe_load(report.recipe) for report in reports]),
+        differences=_differences([_read_recipe(run) for run in runs]),
         samples=_shared_samples(reports),
         repetitive=REPETITIVE_RATE,
     )
@@ -103,6 +105,12 @@ def _right_percent(evaluation: dict[str, Any]) -> str:
 
 def _rounded(value: Any) -> Any:
     return round(value) if isinstance(value, float) else value
+
+
+def _read_recipe(run: Path) -> Any:
+    """Read a run's recipe as a tree without secrets; masked as text it would be no YAML."""
+    text = RunFolder(run).recipe.read_text(encoding="utf-8", errors="replace")
+    return redact_all(yaml.safe_load(text))
 
 
 def _differences(recipes: Sequence[Any]) -> list[tuple[str, list[Any]]]:

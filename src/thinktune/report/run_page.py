@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from thinktune.errors import redact, redact_all
 from thinktune.report.diagnosis_text import advice_sentence, reason_sentence, state_name
 from thinktune.report.evaluation_section import evaluation_html
 from thinktune.report.html import BilingualText, write_page
@@ -63,12 +64,12 @@ def read_run(run: Path) -> RunReport:
     verdict = diagnose_run(run)
     return RunReport(
         name=run.resolve().name,
-        recipe=folder.recipe.read_text(encoding="utf-8", errors="replace"),
-        environment=_read_object(folder.environment),
-        data=_read_object(folder.data_summary),
+        recipe=redact(folder.recipe.read_text(encoding="utf-8", errors="replace")),
+        environment=redact_all(_read_object(folder.environment)),
+        data=redact_all(_read_object(folder.data_summary)),
         train=_latest_by_step(metrics, "train"),
         evals=_latest_by_step(metrics, "eval"),
-        events=[record for record in metrics if record.get("kind") == "event"],
+        events=redact_all([record for record in metrics if record.get("kind") == "event"]),
         samples=read_samples(run),
         evaluation=_read_object(folder.evaluation().report),
         evaluation_section=evaluation_html(run),

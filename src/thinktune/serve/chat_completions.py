@@ -11,7 +11,7 @@ import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from thinktune.errors import UpstreamError, UserError
+from thinktune.errors import UpstreamError, UserError, redact
 from thinktune.inference import Completion, Piece, Request, Stream
 from thinktune.inference.requests import ContextLengthError
 from thinktune.serve.admission import AdmissionQueue
@@ -157,9 +157,9 @@ def as_api_error(error: Exception, limits: Limits) -> ApiError:
         case ContextLengthError():
             return ApiError(400, str(error), code="context_length_exceeded", param="messages")
         case UpstreamError():
-            return ApiError(502, str(error), code="upstream_failed")
+            return ApiError(502, redact(str(error)), code="upstream_failed")
         case UserError():
-            return ApiError(400, str(error))
+            return ApiError(400, redact(str(error)))
         case TimeoutError():
             return ApiError(504, f"the reply took longer than {limits.reply_timeout_seconds:g} s", code="timeout")
         case _:

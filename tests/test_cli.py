@@ -105,6 +105,46 @@ def test_an_incomplete_model_is_refused_before_anything_is_written(tmp_path, sta
     assert not (tmp_path / "runs").exists()
 
 
+HOSTILE = "a\x1b[2J\x9b31m\u202eb"
+
+
+def assert_no_controls(done):
+    output = done.stdout + done.stderr
+    assert not [control for control in "\x1b\x9b\u202e\x07\x7f" if control in output], ascii(output)
+    assert "a\\x1b[2J\\x9b31m\\u202eb" in output, output
+
+
+@pytest.mark.parametrize("arguments", [["report", HOSTILE], ["chat", HOSTILE], [HOSTILE], ["train", f"--{HOSTILE}"]])
+def test_no_name_on_the_command_line_commands_the_terminal(tmp_path, arguments):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert_no_controls(done)
+
+
+def test_no_column_template_or_file_name_commands_the_terminal(tmp_path, start):
+    import shutil
+
+    wrong = {"name": f"{HOSTILE}.jsonl", "columns": {"question": "none"}}
+    (tmp_path / f"{HOSTILE}.jsonl").write_text(json.dumps({HOSTILE: "q?", "answer": "a"}), encoding="utf-8")
+    assert_no_controls(run("check", write(tmp_path, model={"name": str(start)}, data=wrong), cwd=tmp_path))
+    shutil.copytree(start, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(f"{{{{ raise_exception('{HOSTILE}') }}}}", encoding="utf-8")
+    assert_no_controls(run("check", write(tmp_path, model={"name": "model"}, data={"validation": 0.0}), cwd=tmp_path))
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_neither_the_words_nor_the_json_of_check_hold_a_secret(tmp_path, start, options):
+    secret = "hf_" + "Zq3" * 11
+    wrong = {"name": f"https://me:hunter22@hub.example/{secret}"}
+    done = run("check", write(tmp_path, model={"name": str(start)}, data=wrong), *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "https://me:***@hub.example/***" in done.stdout + done.stderr
+    for part in (secret, "hunter22"):
+        assert part not in done.stdout + done.stderr
+    if options:
+        assert json.loads(done.stdout)["verdict"] == "not ready"
+
+
 def test_a_whole_run_by_the_command_line(tmp_path, start):
     rows = [{"question": f"q{number}?", "reasoning": "because", "answer": "a"} for number in range(12)]
     sizes = {"max_new_tokens": 8, "sample_questions": 1}

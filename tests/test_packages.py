@@ -28,13 +28,15 @@ model checkpoint
 data optim run
 hub distributed
 config cache
-errors files library_output progress
+progress
+library_output terminal
+errors files
 """.strip().split("\n")
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 WITHOUT_TORCH = ["config", "hub", "data", "run", "report", "tracking"]
 MODULES_WITHOUT_TORCH = [
-    "cli", "cache", "errors", "files", "library_output", "progress", "checkpoint.store", "checkpoint.manifest",
+    "cli", "cache", "errors", "files", "library_output", "progress", "terminal", "checkpoint.store", "checkpoint.manifest",
     "eval.comparison", "eval.grading", "eval.scoring", "eval.statistics", "eval.tasks",
     "inference.requests", "inference.replies", "inference.openai_client",
 ]  # fmt: skip

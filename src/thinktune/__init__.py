@@ -26,8 +26,9 @@ def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
     recipe, the rows or the model cannot be read.
     """
     from thinktune.commands import check_recipe
+    from thinktune.terminal import say
 
-    return check_recipe(_load_recipe(recipe, overrides), print)[1]
+    return check_recipe(_load_recipe(recipe, overrides), say)[1]
 
 
 def train(recipe: str | Path, *overrides: str) -> Path:
@@ -35,7 +36,8 @@ def train(recipe: str | Path, *overrides: str) -> Path:
 
     Raises UserError for what the user must fix, and Stopped if a signal or the time limit ended the run.
     """
-    from thinktune.progress import guarded_output, progress_bar
+    from thinktune.progress import progress_bar
+    from thinktune.terminal import guarded_output
     from thinktune.train import train as run_training
 
     loaded = _load_recipe(recipe, overrides)
@@ -51,10 +53,11 @@ def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: b
     from thinktune.eval.runner import EvalOptions, evaluate_run
     from thinktune.files import expand_home
     from thinktune.report import write_run_page
+    from thinktune.terminal import say
 
     folder = expand_home(Path(run))
     files = tuple(expand_home(Path(file)) for file in tasks)
-    report = evaluate_run(folder, print, EvalOptions(files, thinking=thinking))
+    report = evaluate_run(folder, say, EvalOptions(files, thinking=thinking))
     write_run_page(folder)
     return report
 
@@ -74,7 +77,8 @@ def load(run: str | Path) -> "Chat":
 def _load_recipe(path: str | Path, overrides: tuple[str, ...]) -> "Recipe":
     from thinktune.config import load_recipe
     from thinktune.data.sources import refuse_missing_paths
+    from thinktune.terminal import say
 
-    recipe = load_recipe(Path(path), overrides, print)
+    recipe = load_recipe(Path(path), overrides, say)
     refuse_missing_paths(recipe)
     return recipe

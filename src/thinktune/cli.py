@@ -1,6 +1,5 @@
 """The command line: verbs in, exit codes out. The only file that prints errors or exits."""
 
-import json
 import math
 import os
 import signal
@@ -17,12 +16,21 @@ import typer
 from thinktune.errors import Stopped, UserError, redact
 from thinktune.files import describe_system_error, expand_home, system_error
 from thinktune.library_output import captured_output, silence_libraries
+from thinktune.terminal import (
+    describe_failure,
+    drop_unwritten_output,
+    guarded_output,
+    make_console,
+    open_closed_streams,
+    output_failure,
+    print_json,
+    say,
+    say_to_stderr,
+)
 
 # What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
 # libraries print meanwhile is captured.
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from thinktune.config import Recipe
     from thinktune.distributed import World
     from thinktune.progress import Say
@@ -64,7 +72,7 @@ def demo(
         from thinktune.demo import demo as run_demo
 
     with _exit_when_stopped():
-        run_demo(folder, _console())
+        run_demo(folder, make_console())
 
 
 @app.command()
@@ -83,7 +91,7 @@ def check(
     except (UserError, OSError) as error:
         if not as_json:
             raise
-        print(json.dumps({"verdict": "not ready", "stops": _error_messages(error)}, ensure_ascii=False, indent=2))
+        print_json({"verdict": "not ready", "stops": _error_messages(error)})
         ready = False
     _require_output()
     if not ready:
@@ -91,23 +99,23 @@ def check(
 
 
 def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
-    loaded = _load_recipe(recipe, overrides, _say_to_stderr)
+    loaded = _load_recipe(recipe, overrides, say_to_stderr)
     with captured_output():
         from thinktune.commands import check_recipe, print_check
         from thinktune.data.export import export_rows, refuse_existing
 
     if write:
         refuse_existing(write)
-    prepared, facts = check_recipe(loaded, _say_to_stderr)
+    prepared, facts = check_recipe(loaded, say_to_stderr)
     ready = facts["verdict"] == "ready"
     if write and not prepared.stop_reasons:
         facts["written"] = export_rows(prepared, write, loaded.data.system)
     elif write:
         facts["written"] = [f"{write}: nothing is written, because the rows are not ready"]
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        print_json(facts)
     else:
-        print_check(facts, _console())
+        print_check(facts, make_console())
     return ready
 
 
@@ -128,13 +136,13 @@ def train(recipe: RecipePath, overrides: Overrides = None) -> None:
             from thinktune.train import device_count, launch_workers
 
         if (gpus := device_count()) > 1:
-            _say(f"starting torchrun with one process for each of {gpus} GPUs")
+            say(f"starting torchrun with one process for each of {gpus} GPUs")
             raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
         _train(recipe, overrides or [])
 
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
-    loaded = _load_recipe(recipe, overrides, _say if world is None or world.is_main else None)
+    loaded = _load_recipe(recipe, overrides, say if world is None or world.is_main else None)
     with captured_output():
         from thinktune.distributed import SINGLE
         from thinktune.progress import progress_bar
@@ -143,21 +151,21 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
         from thinktune.train import train as run_train
 
     world = world or SINGLE
-    with progress_bar() as (say, bar):
-        folder = run_train(loaded, say, bar=bar, world=world)
+    with progress_bar() as (say_above, bar):
+        folder = run_train(loaded, say_above, bar=bar, world=world)
     if world.is_main:
         following = "\n        ".join(shell_command(verb, folder) for verb in ("eval", "chat"))
-        _say(f"report: {RunFolder(folder).report}\nnext:   {following}")
+        say(f"report: {RunFolder(folder).report}\nnext:   {following}")
 
 
-def _load_recipe(path: Path, overrides: list[str], say: "Say | None" = None) -> "Recipe":
-    """Load a recipe and refuse paths that do not exist; `say` prints which settings have a new place."""
+def _load_recipe(path: Path, overrides: list[str], tell: "Say | None" = None) -> "Recipe":
+    """Load a recipe and refuse paths that do not exist; `tell` prints which settings have a new place."""
     with captured_output():
         from thinktune.config import load_recipe
         from thinktune.data.sources import refuse_missing_paths
         from thinktune.progress import say_nothing
 
-    recipe = load_recipe(path, overrides, say or say_nothing)
+    recipe = load_recipe(path, overrides, tell or say_nothing)
     refuse_missing_paths(recipe)
     return recipe
 
@@ -192,21 +200,21 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     if not math.isfinite(temperature):
         raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
 
-    say = _say_to_stderr if as_json else _say
+    tell = say_to_stderr if as_json else say
     with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
         if regrade:
             result = rescore_run(run, thinking=thinking)
         else:
             options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
-            result = evaluate_run(run, say, options)
+            result = evaluate_run(run, tell, options)
         write_run_page(run)
-    update_trackers(run, load_recipe(RunFolder(run).recipe).track, say)
+    update_trackers(run, load_recipe(RunFolder(run).recipe).track, tell)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print_json(result)
         _require_output()
         return
-    _console().print(comparison_tables(result))
-    _say(f"report: {RunFolder(run).report}")
+    make_console().print(comparison_tables(result))
+    say(f"report: {RunFolder(run).report}")
 
 
 def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
@@ -228,11 +236,11 @@ def report(runs: RunPaths) -> None:
     for run in runs:
         require_run_folder(run)
     for run in runs:
-        _say(f"report: {write_run_page(run)}")
+        say(f"report: {write_run_page(run)}")
         if warning := describe_other_weights(run):
-            _say_to_stderr(warning)
+            say_to_stderr(warning)
     if len(runs) > 1:
-        _say(f"comparison: {write_comparison(runs)}")
+        say(f"comparison: {write_comparison(runs)}")
 
 
 @app.command()
@@ -241,7 +249,7 @@ def chat(run: ModelPath) -> None:
     with captured_output():
         from thinktune.commands import chat_in_terminal
 
-    console = _console()
+    console = make_console()
     chat_in_terminal(run, console, lambda: console.input("[bold]› [/]"))
 
 
@@ -266,20 +274,17 @@ def serve(
         from thinktune.serve import find_models
         from thinktune.serve import serve as run_serve
 
-    run_serve(find_models(run, endpoint, model, engine, _say), host, port, _say)
+    run_serve(find_models(run, endpoint, model, engine, say), host, port, say)
 
 
 def main() -> None:
     """Run a verb; errors of the user or the system are printed as sentences, with exit code 2 and no traceback.
 
-    Output that cannot be written harms nothing but itself: `progress.GuardedStream`.
+    Output that cannot be written harms nothing but itself: `terminal.TolerantStream`.
     """
-    from thinktune.progress import drop_unwritten_output, guarded_output, open_closed_streams
-
     open_closed_streams()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     silence_libraries()
+    os.environ.setdefault("PYTHON_COLORS", "0")  # the escape codes of a coloured traceback would be shown
     try:
         with guarded_output():
             _run_verb()
@@ -297,12 +302,12 @@ def _run_verb() -> None:
         return
     finally:
         if failure := _lost_output():
-            print(f"standard output: {failure}; what was printed since then is missing there", file=sys.stderr)
-    from rich.console import Console
+            say_to_stderr(f"standard output: {failure}; what was printed since then is missing there")
     from rich.markup import escape
 
+    console = make_console(stderr=True)
     for fault in faults:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(redact(fault))}", highlight=False, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(redact(fault))}", soft_wrap=True)
     raise SystemExit(2)
 
 
@@ -320,8 +325,6 @@ def _error_messages(error: BaseException) -> list[str]:
 
 def _lost_output() -> str | None:
     """Return why lines are missing from standard output, unless its reader left on purpose, as `head` does."""
-    from thinktune.progress import describe_failure, output_failure
-
     sys.stdout.flush()
     failure = output_failure(sys.stdout)
     return None if failure is None or isinstance(failure, BrokenPipeError) else describe_failure(failure)
@@ -347,15 +350,15 @@ def _exit_when_stopped(
             yield
     except _Terminated as terminated:
         if announce:
-            print(f"{terminated}: {message}", file=sys.stderr)
+            say_to_stderr(f"{terminated}: {message}")
         raise typer.Exit(Stopped.EXIT_CODE) from None
     except Stopped as stopped:
         if announce:
-            print(stopped, file=sys.stderr)
+            say_to_stderr(str(stopped))
         raise typer.Exit(stopped.exit_code) from None
     except KeyboardInterrupt:
         if announce:
-            print(message, file=sys.stderr)
+            say_to_stderr(message)
         raise typer.Exit(130) from None
 
 
@@ -382,18 +385,3 @@ def _catch_termination() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _say_to_stderr(line: str) -> None:
-    """Print progress to stderr: a program may read the result from stdout."""
-    print(line, file=sys.stderr, flush=True)

@@ -1,15 +1,15 @@
 """Progress of long work: lines and a bar on terminals, which may fail without harm to the work."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, TextIO
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from thinktune.errors import redact
+from thinktune.terminal import describe_failure, guard_console, make_console, output_failure, say
 
 Say = Callable[[str], None]
 
@@ -31,9 +31,9 @@ def say_nothing(_line: str) -> None:
 @contextmanager
 def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
     """Yield a printer of lines and a bar that stays below them; without a terminal, lines alone."""
-    console = console or Console(highlight=False)
+    console = guard_console(console) if console else make_console()
     if not console.is_terminal:
-        yield _print, no_bar
+        yield say, no_bar
         return
     columns = (
         BarColumn(),
@@ -48,85 +48,7 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
             left = "" if seconds_left is None else f"left {format_duration(seconds_left)}"
             live.update(task, completed=done, total=total, left=left)
 
-        yield lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), move
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)
-
-
-class GuardedStream:
-    """Text stream that keeps its first failure in `output_failure` and raises none.
-
-    Lines are lost where the disk of a log is full, the reader of a pipe is gone, or a terminal has hung up; no work is
-    worth less than they are.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.output_failure: Exception | None = None
-
-    def write(self, text: str) -> int:
-        """Write a text, or lose it."""
-        try:
-            return self._stream.write(text)
-        except (OSError, ValueError) as error:  # ValueError: a closed stream, or a text that its encoding lacks
-            self.output_failure = self.output_failure or error
-            return len(text)
-
-    def flush(self) -> None:
-        """Flush what was written, or lose it."""
-        try:
-            self._stream.flush()
-        except (OSError, ValueError) as error:
-            self.output_failure = self.output_failure or error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-@contextmanager
-def guarded_output() -> Generator[None]:
-    """Guard standard output and error in a block."""
-    before = sys.stdout, sys.stderr
-    guarded: list[Any] = [stream and GuardedStream(stream) for stream in before]  # None where there is none
-    sys.stdout, sys.stderr = guarded
-    try:
-        yield
-    finally:
-        for stream in filter(None, guarded):
-            stream.flush()
-        sys.stdout, sys.stderr = before
-
-
-def output_failure(stream: TextIO) -> Exception | None:
-    """Return what first kept a guarded stream from being written, or None."""
-    return getattr(stream, "output_failure", None)
-
-
-def describe_failure(failure: Exception) -> str:
-    """Describe why a stream could not be written, in a few words."""
-    return getattr(failure, "strerror", None) or str(failure)
-
-
-def open_closed_streams() -> None:
-    """Open what the shell closed (`>&-`), or the next file of a run would get the number of standard output."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(number)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (for the whole process)
-
-
-def drop_unwritten_output() -> None:
-    """Drop what standard output and error cannot take, or the interpreter would fail to flush it at its end."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
+        yield lambda line: console.print(redact(line), markup=False, highlight=False, soft_wrap=True), move
 
 
 class Printer:

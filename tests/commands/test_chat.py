@@ -109,3 +109,12 @@ def test_a_model_that_can_make_no_reply_is_an_error(model, tokenizer, monkeypatc
     monkeypatch.setattr(chat, "open_engine", lambda _: opened)
     with pytest.raises(UserError, match="no finite logits"):
         chat.chat_in_terminal(None, Console(), iter(["Why?"]).__next__)
+
+
+def test_a_reply_cannot_command_the_terminal(run_chat):
+    hostile = "a\x1b]0;title\x07\x1b[2J\x9b31m\u202eb\r\n"
+    _, shown = run_chat(["q?", "/\x1b[2J"], reply(hostile, hostile))
+    for control in ("\x1b]", "\x1b[2J", "\x07", "\x9b", "\u202e", "\r"):
+        assert control not in shown
+    assert shown.count("a\\x1b]0;title") == 2
+    assert "\x1b[2m" in shown, "our own styles are kept"

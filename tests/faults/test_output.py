@@ -14,8 +14,9 @@ from support.runs import quiet, settings
 
 from thinktune.checkpoint import store
 from thinktune.cli import main
-from thinktune.progress import GuardedStream, Printer, guarded_output
+from thinktune.progress import Printer
 from thinktune.run import RunFolder, journal
+from thinktune.terminal import GuardedStream, guarded_output
 from thinktune.train import train
 
 LOST = "lines could not be printed"

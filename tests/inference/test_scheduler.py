@@ -87,6 +87,21 @@ def test_long_prompts_are_prefilled_in_chunks_between_decode_steps(engine, expec
     assert dict(engine.complete(VARIED)) == dict(enumerate(expected))
 
 
+def test_a_short_prompt_does_not_wait_for_the_long_ones_before_it(engine, expected):
+    long = [ask("word " * (700 + number), 2) for number in range(3)]
+    assert next(engine.complete([*long, ask("Why?", 1)], max_concurrency=4))[0] == 3
+    found = dict(engine.complete([long[0], VARIED[0], long[1], VARIED[1]], max_concurrency=4))
+    assert [found[1], found[3]] == expected[:2]
+    assert [found[0], found[2]] == [alone(engine, request) for request in long[:2]]
+
+
+def test_a_long_prompt_does_not_wait_for_all_short_ones_behind_it(engine):
+    requests = [ask("word " * 500, 1), *(ask(f"{'word ' * 80}{number}", 1) for number in range(12))]
+    ended = [index for index, _ in engine.complete(requests, max_concurrency=len(requests))]
+    assert sorted(ended) == list(range(13))
+    assert ended.index(0) < 9  # of its six or so chunks, one goes after each pass of short ones
+
+
 def test_a_cache_that_grows_and_shrinks_changes_no_reply(engine, expected, monkeypatch):
     monkeypatch.setattr(kv_cache, "GROW_COLUMNS", 8)
     monkeypatch.setattr(kv_cache, "GROW_ROWS", 1)

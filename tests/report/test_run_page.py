@@ -14,6 +14,7 @@ import pytest
 
 from thinktune.errors import UserError
 from thinktune.report import run_page as report
+from thinktune.report import write_comparison
 from thinktune.run import lock_run
 
 ACCOUNT: dict[str, Any] = {
@@ -144,6 +145,21 @@ def test_markup_in_every_input_is_text(tmp_path: Path) -> None:
     tags, text = parsed(page_of(run))
     assert [tag for tag, _ in tags if tag in ("script", "img")] == ["script"]  # our own
     assert text.count(attack) >= 14
+
+
+def test_no_secret_of_the_recipe_the_command_or_an_event_is_on_a_page(tmp_path: Path) -> None:
+    address, key = "https://me:hunter2@swan.example", "ghp_" + "aB3d" * 9
+    environment, events = {"command": f"x {key}", "model": address}, [{"kind": "event", "step": 1, "text": address}]
+    runs = [make_run(tmp_path / name, environment=environment, metrics=events) for name in ("a", "b")]
+    for number, run in enumerate(runs):
+        recipe = f"track: {{host: '{address}', project: {key}}}\ndata: {{name: 'https://u:hunter2@hub/{number}'}}\n"
+        (run / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    pages = [page_of(run) for run in runs] + [write_comparison(runs).read_text(encoding="utf-8")]
+    for page in pages:
+        assert "hunter2" not in page
+        assert key not in page
+    assert "https://me:***@swan.example" in pages[0]
+    assert "https://u:***@hub/1" in pages[2]
 
 
 def test_chinese_text_and_its_line_breaks_are_intact(tmp_path: Path) -> None:

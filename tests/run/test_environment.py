@@ -1,4 +1,4 @@
-"""What we tell people to type runs in the shell that they are in, however they started us."""
+"""The recorded command holds no secret; what we tell people to type runs in the shell that they are in."""
 
 import os
 import subprocess
@@ -58,3 +58,25 @@ def test_the_command_on_the_page_is_one_that_can_be_typed():
     started_by_m = ["/home/me/src/thinktune/__main__.py", "train", "mine.yaml"]
     assert describe_environment(started_by_m)["command"] == "python -m thinktune train mine.yaml"
     assert describe_environment(["/x/bin/thinktune", "train", "a b.yaml"])["command"] == "thinktune train 'a b.yaml'"
+
+
+SECRET = 'it\'s a "pass" wörd & $more'
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"data.name={SECRET}"],
+        ["model.name=https://me:hunter22@hub.example/m"],
+        ["--password", "hunter22"],
+        ["track.host=https://hub/?token=hunter22"],
+        ["name=ghp_" + "hunter22" * 5],
+    ],
+)
+def test_the_recorded_command_holds_no_secret_however_a_shell_would_quote_it(monkeypatch, words):
+    monkeypatch.setenv("DB_PASS", SECRET)
+    command = describe_environment(["/bin/thinktune", "train", "mine.yaml", *words])["command"]
+    assert command.startswith("thinktune train mine.yaml ")
+    assert "***" in command
+    for part in ("hunter22", "wörd", "more"):
+        assert part not in command

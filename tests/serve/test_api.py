@@ -143,7 +143,19 @@ def test_options_left_out_are_the_runs(client, backends):
         {"logprobs": True},
         {"frequency_penalty": 0.5},
         {"temperature": 3},
-        {"max_tokens": 0},
+        {"max_tokens": -2},
+        {"extra_body": {"minP": 0.1}},
+        {"extra_body": {"repetition_penalty": 1.1}},
+        {"extra_body": {"min_p": False}},
+        {"logit_bias": {"17": 5}},
+        {"presence_penalty": 0.4},
+        {"top_logprobs": 3},
+        {"reasoning_effort": "high"},
+        {"extra_body": {"enable_thinking": False}},
+        {"functions": [{"name": "f", "parameters": {}}]},
+        {"tool_choice": "required"},
+        {"modalities": ["text", "audio"]},
+        {"prediction": {"type": "content", "content": "so"}},
         {"max_tokens": 1, "max_completion_tokens": 2},
         {"extra_body": {"unknown_option": 1}},
         {"extra_body": {"chat_template_kwargs": {"add_generation_prompt": False}}},
@@ -158,10 +170,135 @@ def test_an_unsupported_option_is_refused_by_name(client, options):
     assert refused.value.body["param"].startswith(name)
 
 
-def test_neutral_values_of_unsupported_options_are_accepted(client):
-    client.chat.completions.create(
-        model="tagged", messages=QUESTION, n=1, tools=[], logprobs=False, presence_penalty=0.0, tool_choice="none"
+def test_tools_are_refused_with_what_to_switch_off_unless_they_must_not_be_called(address):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    refused = post(address, tools=tools, tool_choice="auto")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == (
+        "tools: tool calls are not supported here; switch tools off in your client, or leave them out"
     )
+    assert post(address, tools=tools, tool_choice="none").status_code == 200
+    assert post(address, functions=tools, function_call="none").status_code == 200
+    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    refused = post(address, messages=[*QUESTION, called, *QUESTION])
+    assert refused.json()["error"]["param"] == "messages.1.tool_calls"
+
+
+def test_a_refusal_names_every_unknown_field_and_the_neutral_value_of_a_known_one(address):
+    error = post(address, frequency_penalty=0.7, min_p=0.05, topK=3).json()["error"]
+    assert error["message"] == (
+        "frequency_penalty: only 0 is supported here; leave it out; min_p: only 0 is supported here; leave it out; "
+        "topK: is not supported here; leave it out"
+    )
+    nested = [{"role": "user", "content": [{"type": "text", "text": "Why?", "fontSize": 3}]}]
+    assert post(address, messages=nested).json()["error"]["param"] == "messages.0.content.0.fontSize"
+
+
+def post(address, **body):
+    body = {"model": "tagged", "messages": QUESTION} | body
+    return httpx.post(f"{address}/v1/chat/completions", json=body)
+
+
+EVERYTHING_NULL = dict.fromkeys([
+    "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "seed", "stop", "reasoning_budget", "n", "tools", "tool_choice", "functions", "function_call", "response_format", "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "min_p", "repetition_penalty", "best_of", "echo", "suffix", "modalities", "audio", "prediction", "reasoning_effort", "reasoning", "enable_thinking", "thinking", "thinking_budget", "chat_template_kwargs", "web_search_options", "parallel_tool_calls", "store", "metadata", "service_tier", "user", "verbosity", "guided_json", "extra_option",
+])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [
+        EVERYTHING_NULL,
+        {"top_logprobs": 0, "logprobs": False, "n": 1, "best_of": 1, "echo": False},
+        {"min_p": 0, "repetition_penalty": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}},
+        {"min_p": 0.0, "repetition_penalty": 1.0, "length_penalty": 1, "ignore_eos": False},
+        {"typical_p": 1, "tfs_z": 1.0, "mirostat": 0, "mirostat_tau": 5, "repeat_penalty": 1, "repeat_last_n": 64},
+        {"tools": [], "functions": [], "tool_choice": "auto", "function_call": "auto", "parallel_tool_calls": True},
+        {"tool_choice": "none", "tools": None, "stop": "", "stop_token_ids": [], "bad_words": []},
+        {"modalities": ["text"], "response_format": {"type": "text"}, "prediction": None, "verbosity": "medium"},
+        {"user": 7, "store": True, "metadata": {"a": 1, "b": [2]}, "service_tier": "auto", "prompt_cache_key": "k"},
+        {
+            "safety_identifier": "s",
+            "prompt_cache_retention": "24h",
+            "cache_prompt": True,
+            "keep_alive": "5m",
+            "id_slot": -1,
+        },
+        {"stream_options": {}, "chat_template_kwargs": {"enable_thinking": True, "thinking": True, "other": None}},
+        {"enable_thinking": True, "thinking": {"type": "enabled"}, "include_reasoning": True, "web_search_options": {}},
+        {"max_tokens": -1, "model": ""},
+        {"max_tokens": 0, "max_completion_tokens": None, "stop": [""]},
+    ],
+)
+def test_null_neutral_and_identity_fields_change_nothing(address, backends, neutral):
+    post(address, seed=1)
+    plain = backends["tagged"].requests[-1]
+    answered = post(address, **({"seed": 1} | {name: value for name, value in neutral.items() if name != "seed"}))
+    assert answered.status_code == 200, answered.text
+    assert backends["tagged"].requests[-1] == plain
+
+
+def test_a_limit_of_minus_one_is_none_and_the_other_name_counts(address, backends):
+    assert post(address, max_tokens=-1, max_completion_tokens=9).status_code == 200
+    assert backends["tagged"].requests[-1].sampling.max_new_tokens == 9
+    assert post(address, max_tokens=7, max_completion_tokens=0).status_code == 200
+    assert backends["tagged"].requests[-1].sampling.max_new_tokens == 7
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {
+            "id": "m-1",
+            "object": "x",
+            "timestamp": 1_700_000_000,
+            "createdAt": "2026",
+            "model": "m",
+            "metadata": {"a": 1},
+        },
+        {"cache_control": {"type": "ephemeral"}, "name": None, "images": [], "files": [], "status": "done"},
+        {"provider_specific_fields": {"refusal": None, "reasoning": "r"}, "tool_calls": None, "function_call": None},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "t"}], "reasoning_details": [{"text": "t"}]},
+        {
+            "refusal": None,
+            "annotations": [{"type": "url_citation"}],
+            "audio": None,
+            "tool_calls": [],
+            "usage": {"n": 1},
+        },
+        {"finish_reason": "stop", "index": 0, "logprobs": None, "anything": None},
+    ],
+)
+def test_a_message_may_carry_what_its_keeper_has_stored_with_it(address, backends, kept):
+    messages = [*QUESTION, {"role": "assistant", "content": "So."}, *QUESTION]
+    assert post(address, messages=messages).status_code == 200
+    plain = backends["tagged"].requests[-1].turns
+    answered = post(address, messages=[message | kept for message in messages])
+    assert answered.status_code == 200, answered.text
+    assert backends["tagged"].requests[-1].turns == plain
+    parts = [{"type": "text", "text": "Why?", "cache_control": {"type": "ephemeral"}, "annotations": None}]
+    assert post(address, messages=[{"role": "user", "content": parts}]).status_code == 200
+
+
+@pytest.mark.real
+def test_recorded_bodies_of_clients_are_answered_but_for_what_would_change_the_text(address, real):
+    refused = {}
+    for recorded in json.loads((real / "clients" / "chat-completions.json").read_text(encoding="utf-8")):
+        answered = post(address, **(recorded["body"] | {"model": "tagged"}))
+        if answered.status_code != 200:
+            refused[recorded["client"]] = answered.json()["error"]["param"]
+    assert refused == {
+        "Open WebUI builtin tools on": "tools",
+        "Open WebUI reasoning_effort set": "reasoning_effort",
+        "Open WebUI repeat_penalty/min_p in params": "min_p",
+        "LobeChat thinking switch (qwen)": "thinking_budget",
+        "Cherry Studio, thinking toggled (qwen model id)": "thinking_budget",
+        "Dify agent (function calling)": "tools",
+        "FastGPT tool call": "tools",
+        "NextChat (user set presence 0.2)": "presence_penalty",
+        "Continue agent": "tools",
+        "Cline/Roo": "tools",
+        "RAGFlow": "presence_penalty",
+    }
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,32 @@ def test_neither_the_machine_nor_the_key_is_written_anywhere(run, cloud):
     assert "epochs" in json.dumps(cloud.profiles)
 
 
+def test_no_secret_of_settings_command_or_git_is_kept_or_shown_to_other_users(run):
+    address = "https://me:hunter2@swan.example"
+    subprocess.run(["git", "init", "-q", str(run)], check=True)
+    subprocess.run(["git", "-C", str(run), "remote", "add", "origin", f"{address}/rows.git"], check=True)
+    (run / "recipe.yaml").write_text(f"name: run-1\ntrack: {{host: '{address}'}}\n", encoding="utf-8")
+    (run / "environment.json").write_text(json.dumps({"model": address, "command": f"thinktune {address}"}))
+    commands = []
+
+    def look():
+        until(lambda: len(list(children())) == 2)
+        commands.extend(Path(f"/proc/{child}/cmdline").read_bytes() for child in children())
+
+    settings = TrackConfig(swanlab="offline", tensorboard=True, machine=True, host=address)
+    follow(run, settings, look)
+    kept = {
+        path.relative_to(run): path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.parent.name != ".git" and path.name not in ("recipe.yaml", "environment.json")
+    }
+    assert any(b"swan.example" in content for content in kept.values())
+    assert [path for path, content in kept.items() if b"hunter2" in content] == []
+    assert len(commands) == 2
+    assert not [command for command in commands if b"hunter2" in command]
+    assert run_config(run, include_machine=True)["recipe"]["track"]["host"] == "https://me:***@swan.example"
+
+
 def test_a_wrong_key_keeps_the_run_offline_and_reports_how_to_upload_it_later(run, cloud):
     cloud.behaviour = "refuses"
     said = follow(run, TrackConfig(swanlab="cloud", host=cloud.url))

@@ -11,12 +11,14 @@ from thinktune.inference import Completion, Piece, Request
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
 from thinktune.inference.session import open_engine
+from thinktune.terminal import guard_console
 
 HELP = "/think turns reasoning on or off · /reset clears the conversation · /quit ends the chat"
 
 
 def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str]) -> None:
     """Answer each line that `read_line` returns, until it raises EOFError or returns /quit."""
+    guard_console(console)
     engine, session, sampling = open_engine(
         folder, lambda line: console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
     )

@@ -1,6 +1,5 @@
 """What a recipe will train, before any GPU time is spent: row statistics, tokens by kind, plan, disk and a verdict."""
 
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +18,13 @@ from thinktune.data.dataset import select
 from thinktune.data.packing import plan_steps
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.data.tokenizer import tokenizer_state
-from thinktune.errors import UserError
+from thinktune.errors import UserError, redact_all
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit, context_fault
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run
 from thinktune.progress import Say
+from thinktune.terminal import guard_console, show_controls
 from thinktune.train import evaluation_interval_steps
 
 TOKEN_KIND_STYLES = {
@@ -40,9 +40,6 @@ TOKEN_KIND_NAMES = {
     TokenKind.END: "end of turn",
 }
 MAX_RERENDERED = 1000  # examples
-
-# Characters that a terminal interprets, or that change the writing direction of what follows.
-CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
@@ -128,7 +125,9 @@ def _plan(
 
 
 def print_check(facts: dict[str, Any], console: Console) -> None:
-    """Print the facts of `check_recipe`, the verdict last."""
+    """Print the facts of `check_recipe`, the verdict last; no secret among them is shown."""
+    guard_console(console)
+    facts = redact_all(facts)
     for line in (*facts.get("model_notes", ()), *summary.summary_lines(facts)):
         _print(line, console)
     if facts["lengths"]:
@@ -166,8 +165,7 @@ def colour_tokens(pieces: Sequence[tuple[int, str]]) -> Text:
         if kind != former:
             text.append(f"\n[{TOKEN_KIND_NAMES[TokenKind(kind)]}] ", "bold")
             former = kind
-        visible = CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), piece)
-        text.append(visible, f"{TOKEN_KIND_STYLES[TokenKind(kind)]}{' underline' * (number % 2)}")
+        text.append(show_controls(piece), f"{TOKEN_KIND_STYLES[TokenKind(kind)]}{' underline' * (number % 2)}")
     return text
 
 

@@ -19,6 +19,10 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 MANY_REPLIES = 64  # of a conversation, so that it is worth looking first whether the last one is too long
 
 
+class TooLongError(Exception):
+    """A conversation that by its characters alone is longer than asked for."""
+
+
 class TokenKind(IntEnum):
     """Kind of a token: given to the model, or one of the three things that it learns to write."""
 
@@ -117,10 +121,19 @@ def _render_long_conversations(
     return found
 
 
-def render_prompt(turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: bool = True) -> list[int]:
-    """Tokenize a conversation up to the assistant's next reply; control tokens spelled in it stay plain characters."""
+def render_prompt(
+    turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: bool = True, max_tokens: int | None = None
+) -> list[int]:
+    """Tokenize a conversation up to the assistant's next reply; control tokens spelled in it stay plain characters.
+
+    With `max_tokens`, a conversation that is surely longer is not tokenized, which would take seconds: TooLongError.
+    """
     escaped = [escape_control_tokens(turn, tokenizer) for turn in turns]
     text = _apply_chat_template(tokenizer, escaped, add_generation_prompt=True, enable_thinking=thinking)
+    if max_tokens is not None and exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
+        raise TooLongError(
+            f"the conversation has {len(text):,} characters, which are surely more than {max_tokens:,} tokens"
+        )
     return tokenize([text], tokenizer)[0]
 
 

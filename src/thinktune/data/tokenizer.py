@@ -4,6 +4,7 @@ Control tokens that a row's own text spells are escaped, so that they stay plain
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,9 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.library_output import captured_output
 
 OTHER_TOKENIZERS = ("tekken.json", "tokenizer.model", "tokenizer.model.v3", "spiece.model", "qwen.tiktoken")
+
+COUNTED_CHARACTERS = 2**16  # at a time
+MAX_COMPOSED_CHARACTERS = 4  # that a normalizer makes one of, as NFC does
 
 
 class ChatTokenizer(Protocol):
@@ -202,8 +206,8 @@ class _PlainTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Tokenize a text."""
-        ids = self.backend.encode(text, add_special_tokens=False).ids
-        return [self.added_ids.get(token, token) for token in ids]
+        [encoded] = self.backend.encode_batch_fast([text], add_special_tokens=False)  # a batch lets other threads run
+        return [self.added_ids.get(token, token) for token in encoded.ids]
 
 
 # These are slow to make, so they are kept; another size or template means that the tokenizer was changed.
@@ -243,21 +247,48 @@ def _plain_tokenizer(tokenizer: ChatTokenizer, controls: tuple[str, ...]) -> _Pl
     return _PlainTokenizer(backend, added_ids)
 
 
-MAX_COMPOSED_CHARACTERS = 4  # that a normalizer makes one of, as NFC does
-
-
 def exceeds_tokens(text: str, tokens: int, tokenizer: ChatTokenizer) -> bool:
     """Return True if a text surely has more than so many tokens, by its characters: a token holds only so many.
 
-    Tokenizing a text takes some two hundred times its size in memory, which is too much for a text of any length.
+    Letters and digits are counted apart from signs, because the longest tokens are rules of signs.
     """
-    most = max_characters(tokens, tokenizer)
-    if len(text) <= most:
+    if len(text) <= tokens:
         return False
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    if normalizer is None or len(text) > MAX_COMPOSED_CHARACTERS * most:
-        return True
-    return len(normalizer.normalize_str(text)) > most
+    words, signs = _count_characters(text, tokenizer.backend_tokenizer.normalizer)
+    most_words, most_signs = _token_capacity(tokenizer, len(tokenizer))
+    return words > tokens * most_words or signs > tokens * most_signs
+
+
+def _count_characters(text: str, normalizer: Any) -> tuple[int, int]:
+    """Count at least how many letters and digits, and how many signs, a tokenizer sees in a text.
+
+    In pieces, so that other threads run between them. What a normalizer composes over an end of a piece is left out.
+    """
+    words = signs = 0
+    for start in range(0, len(text), COUNTED_CHARACTERS):
+        piece = text[start : start + COUNTED_CHARACTERS]
+        margin = 0 if normalizer is None else MAX_COMPOSED_CHARACTERS
+        piece = piece if normalizer is None else str(normalizer.normalize_str(piece))
+        letters = sum(map(str.isalnum, piece))
+        words += max(0, letters - margin)
+        signs += max(0, len(piece) - letters - sum(map(str.isspace, piece)) - margin)
+    return words, signs
+
+
+@lru_cache(maxsize=8)
+def _token_capacity(tokenizer: ChatTokenizer, size: int) -> tuple[float, float]:
+    """Return the most letters and digits that one token holds, and the most signs; infinite where text can vanish."""
+    backend = tokenizer.backend_tokenizer
+    rare = "\U000e0101" * 64  # a tokenizer that makes one unknown token of these bounds nothing
+    if len(backend.encode(rare, add_special_tokens=False).ids) < len(rare):
+        return math.inf, math.inf
+    counts = [(1, 1)]
+    for token in range(size):
+        text = backend.decode([token], skip_special_tokens=False)
+        parts = text.count("\ufffd")  # of characters that go over several tokens, of either kind
+        words, signs = _count_characters(text, None)
+        counts.append((words + parts, signs))
+    return max(words for words, _ in counts), max(signs for _, signs in counts)
 
 
 def max_characters(tokens: int, tokenizer: ChatTokenizer) -> int:

@@ -143,7 +143,7 @@ def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seco
             console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
     _headline(console, f"before and after, on phrasings that were not trained on ({format_duration(seconds)} in all)")
     console.print(comparison_tables(evaluation))
-    console.print(f"report: {RunFolder(run).report}\n", soft_wrap=True, highlight=False)
+    console.print(f"report: {RunFolder(run).report}\n", soft_wrap=True, markup=False, highlight=False)
     console.print("next:", style="bold")
     for command, purpose in next_commands(run):
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)

@@ -1,11 +1,10 @@
 """Locate models and data sets: a local path, or a repository, complete and verified, from its hub or the cache."""
 
 import os
-import sys
 from pathlib import Path
 
 from thinktune.config import Recipe
-from thinktune.errors import UserError, shorten_error
+from thinktune.errors import UserError, redact, shorten_error
 from thinktune.files import expand_home, read_json
 from thinktune.hub.huggingface import download_from_huggingface, to_listing
 from thinktune.hub.modelscope import LISTING_FILE, download_from_modelscope, modelscope_client
@@ -19,6 +18,7 @@ from thinktune.hub.verification import (
     mismatched_files,
     unlisted_files,
 )
+from thinktune.terminal import say_to_stderr
 
 
 def download(name: str, hub: str, revision: str | None, repo_type: RepoType) -> Path:
@@ -115,7 +115,7 @@ def _locate_on_hub(name: str, hub: str, revision: str | None, repo_type: RepoTyp
         if isinstance(error, IncompleteSnapshotError) and offline:
             reason += f" (in the cache, {error})"
         raise UserError(_redact_tokens(f"{request} could not be downloaded from {hub}: {reason}")) from (cause or error)
-    print(_redact_tokens(f"{request} is taken from the cache, not from {hub}: {reason}"), file=sys.stderr)
+    say_to_stderr(_redact_tokens(f"{request} is taken from the cache, not from {hub}: {reason}"))
     return folder
 
 
@@ -166,4 +166,4 @@ def _redact_tokens(text: str) -> str:
     for variable in TOKEN_VARIABLES.values():
         if token := os.environ.get(variable, "").strip():
             text = text.replace(token, "***")
-    return text
+    return redact(text)

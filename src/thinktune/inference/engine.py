@@ -147,6 +147,10 @@ class RunningBatch:
         self._decoding: list[SequenceState] = []  # row by row as in the cache
         self._cache, self._model, self._max_sequences, self._world = KVCache(model), model, max_sequences, world
         self._partial_prefill: KVCache | None = None  # of the first in `prefilling`, if its prompt takes several passes
+        self._paused: tuple[SequenceState, KVCache] | None = (
+            None  # the same of a long prompt, while short ones go first
+        )
+        self._short_first = False
         self._out_of_memory = False  # a pass ran out of memory, and no sequence has left since
 
     def sequences(self) -> list[SequenceState]:
@@ -172,7 +176,24 @@ class RunningBatch:
             self._decode()
         self.free_finished()
         if self.prefilling and not self._out_of_memory:
+            self._take_turns()
             self._prefill()
+
+    def _take_turns(self) -> None:
+        """Put the short prompts first in one pass and the long ones in the next, so that neither hold up the others."""
+        long, short = (
+            [sequence for sequence in self.prefilling if (len(sequence.ids) > MAX_PREFILL_TOKENS) == is_long]
+            for is_long in (True, False)
+        )
+        self._short_first = bool(short) and not (long and self._short_first)
+        if self._partial_prefill:
+            self._paused, self._partial_prefill = (self.prefilling[0], self._partial_prefill), None
+        self.prefilling = deque([*short, *long] if self._short_first else [*long, *short])
+        if not self._short_first and self._paused:
+            owner, cache = self._paused
+            self._paused = None
+            if owner is self.prefilling[0]:  # it may have been cancelled, or have a preempted reply before it
+                self._partial_prefill = cache
 
     def _decode(self) -> None:
         if not self._cache.reserve(len(self._decoding), max(self._cache.lengths) + 1, self._world):
@@ -265,7 +286,7 @@ class RunningBatch:
         """Preempt the shortest reply after an out-of-memory error; it is prefilled again once a sequence has left."""
         row = min(range(len(self._decoding)), key=lambda row: self._decoding[row].detokenizer.tokens)
         self.prefilling.appendleft(self._decoding[row])
-        self._partial_prefill = None
+        self._partial_prefill = self._paused = None
         self._free(row)
         self._out_of_memory = True
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from thinktune.data import ChatTokenizer, Example, Turn
-from thinktune.data.chat_template import render_prompt
+from thinktune.data.chat_template import TooLongError, render_prompt
 from thinktune.errors import UserError
 
 FinishReason = Literal["end", "length", "stop"]
@@ -87,7 +87,10 @@ def render_request(request: Request, tokenizer: ChatTokenizer, context_tokens: i
     """
     if request.prompt_ids is not None:
         return request
-    ids = render_prompt(request.turns, tokenizer, thinking=request.thinking)
+    try:
+        ids = render_prompt(request.turns, tokenizer, thinking=request.thinking, max_tokens=context_tokens)
+    except TooLongError as error:
+        raise ContextLengthError(f"messages: {error}, all that the model's context holds; shorten it") from None
     left = context_tokens - len(ids)
     if left < 1:
         raise ContextLengthError(

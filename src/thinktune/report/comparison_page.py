@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from thinktune.config.strict_yaml import read_values
+from thinktune.errors import redact_all
 from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
 from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
@@ -36,7 +37,7 @@ def write_comparison(runs: Sequence[Path]) -> Path:
         same_rows=len({frozenset((row.source, row.tokens) for row in report.rows) for report in tuned}) < 2,
         chart=_chart(reports),
         outcomes=list(_outcomes(reports)),
-        differences=_differences([read_values(RunFolder(run).recipe) for run in runs]),
+        differences=_differences([redact_all(read_values(RunFolder(run).recipe)) for run in runs]),
         samples=_shared_samples(reports),
         repetitive=REPETITIVE_RATE,
     )

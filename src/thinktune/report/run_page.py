@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, redact, redact_all
 from thinktune.report.diagnosis_text import (
     advice_sentence,
     headline_sentence,
@@ -105,12 +105,12 @@ def read_run(run: Path, *, running: bool | None = None) -> RunReport:
     data = keep(lambda: _read_data_summary(folder.data_summary), {})
     return RunReport(
         name=run.resolve().name,
-        recipe=folder.recipe.read_text(encoding="utf-8", errors="replace"),
-        environment=environment,
-        data=data,
+        recipe=redact(folder.recipe.read_text(encoding="utf-8", errors="replace")),
+        environment=redact_all(environment),
+        data=redact_all(data),
         train=_latest_by_step(metrics, "train"),
         evals=_latest_by_step(metrics, "eval"),
-        events=[record for record in metrics if record.get("kind") == "event"],
+        events=redact_all([record for record in metrics if record.get("kind") == "event"]),
         samples=read_samples(run),
         evaluation=evaluation,
         evaluation_section=section,

@@ -26,7 +26,7 @@ def describe_environment(command: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
         "processor_count": os.process_cpu_count() if sys.version_info >= (3, 13) else os.cpu_count(),
-        "command": redact(shlex.join([*_program(command[0]), *command[1:]])),
+        "command": redact(shlex.join(map(redact, [*_program(command[0]), *command[1:]]))),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

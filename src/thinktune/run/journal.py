@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, redact_all
 from thinktune.files import is_disk_full, name_path
 from thinktune.run.folder import RunFolder
 from thinktune.run.reading import MetricsRecord, Record, RowLossesRecord, SampleRecord, read_journal
@@ -20,7 +20,7 @@ def append(journal: Path, records: Iterable[Record]) -> None:
     While the disk is full the lines wait in memory and are written with the next ones; `flush_journals` raises if
     they never could be.
     """
-    lines = b"".join(json.dumps(_without_non_finite(record), ensure_ascii=False).encode() + b"\n" for record in records)
+    lines = b"".join(json.dumps(_to_write(record), ensure_ascii=False).encode() + b"\n" for record in records)
     try:
         _append_bytes(journal, _unwritten.pop(journal, b"") + lines)
     except OSError as error:
@@ -97,5 +97,7 @@ def _append_bytes(journal: Path, lines: bytes) -> None:
         raise
 
 
-def _without_non_finite(record: Record) -> Record:
-    return {key: value for key, value in record.items() if not (isinstance(value, float) and not math.isfinite(value))}
+def _to_write(record: Record) -> Record:
+    """Leave out numbers that are not finite, and mask secrets in an event's text: it may quote a setting."""
+    kept = {key: value for key, value in record.items() if not (isinstance(value, float) and not math.isfinite(value))}
+    return redact_all(kept) if record.get("kind") == "event" else kept

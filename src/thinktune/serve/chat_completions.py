@@ -1,19 +1,20 @@
-"""Responses to chat requests: an admission queue, a thread that generates, and a client that may leave."""
+"""Responses to chat requests: admitted in order, generated in a thread, and ended for a client that leaves."""
 
 import asyncio
 import json
 import logging
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 
 import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from thinktune.errors import UpstreamError, UserError
+from thinktune.errors import UpstreamError, UserError, redact
 from thinktune.inference import Completion, Piece, Request, Stream
 from thinktune.inference.requests import ContextLengthError, GenerationError
+from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
 from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
@@ -34,30 +35,6 @@ STREAM_END: Message = {"type": "http.response.body", "body": b"data: [DONE]\n\n"
 
 
 log = logging.getLogger("thinktune")
-
-
-class AdmissionQueue:
-    """Limit of concurrent replies; further requests wait in order of arrival, and a full queue refuses with 429."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._slots, self._limits, self._waiting = asyncio.Semaphore(limits.max_running), limits, 0
-
-    @asynccontextmanager
-    async def slot(self) -> AsyncGenerator[None]:
-        """Wait for a slot and hold it; raises ApiError (429) if the queue is full."""
-        if self._slots.locked() and self._waiting >= self._limits.max_waiting:
-            raise ApiError(
-                429, f"{self._waiting} requests are already waiting; try again later", code="rate_limit_exceeded"
-            )
-        self._waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
 
 
 class ChatCompletionResponse(Response):
@@ -92,17 +69,19 @@ class ChatCompletionResponse(Response):
         try:
             async with (
                 asyncio.timeout(self._limits.reply_timeout_seconds),
-                self._admission_queue.slot(),
-                aclosing(self._response_bodies()) as bodies,
+                self._admission_queue.place(),
             ):
-                async for body in bodies:
-                    if not self._chat_request.stream:
-                        await JSONResponse(body)(scope, receive, send)
-                        return
-                    if not started:
-                        await send(STREAM_START)
-                        started = True
-                    await send(_event(body))
+                request = to_engine_request(self._chat_request, self._served_model.defaults)
+                request = await self._admission_queue.render(self._served_model, request)
+                async with self._admission_queue.slot(), aclosing(self._response_bodies(request)) as bodies:
+                    async for body in bodies:
+                        if not self._chat_request.stream:
+                            await JSONResponse(body)(scope, receive, send)
+                            return
+                        if not started:
+                            await send(STREAM_START)
+                            started = True
+                        await send(_event(body))
         except Exception as error:
             api_error = as_api_error(error, self._limits)
             if not started:
@@ -111,10 +90,9 @@ class ChatCompletionResponse(Response):
             await send(_event(api_error.body))
         await send(STREAM_END)
 
-    async def _response_bodies(self) -> AsyncGenerator[Json]:
+    async def _response_bodies(self, request: Request) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole reply."""
         stream, options = bool(self._chat_request.stream), self._chat_request.stream_options
-        request = to_engine_request(self._chat_request, self._served_model.defaults)
         response = ResponseBuilder(self._served_model.name)
         allow_moved = bool(options and options.allow_moved)
         deltas = DeltaStream(hold_answer=self._served_model.may_reason and request.thinking and not allow_moved)
@@ -182,9 +160,9 @@ def as_api_error(error: Exception, limits: Limits) -> ApiError:
             log.error("a reply failed: %s", error)
             return ApiError(500, str(error), code="generation_failed")
         case UpstreamError():
-            return ApiError(502, str(error), code="upstream_failed")
+            return ApiError(502, redact(str(error)), code="upstream_failed")
         case UserError():
-            return ApiError(400, str(error))
+            return ApiError(400, redact(str(error)))
         case TimeoutError():
             return ApiError(504, f"the reply took longer than {limits.reply_timeout_seconds:g} s", code="timeout")
         case _:

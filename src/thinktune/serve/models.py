@@ -70,13 +70,17 @@ class ServedModel:
         return self.tokenizer is None or THINK_CLOSE in self.tokenizer.chat_template
 
     def stream(self, request: Request) -> Stream:
-        """Yield the pieces of a reply, cut to what the model's context allows.
+        """Yield the pieces of a reply, cut to what the model's context allows; raises what `render` raises."""
+        return self.open().stream(self.render(request))
+
+    def render(self, request: Request) -> Request:
+        """Render and tokenize a request where the tokenizer is known; a long one takes seconds.
 
         Raises UserError if the chat template refuses the conversation, ContextLengthError if it is too long.
         """
-        if self.tokenizer is not None and self.context_tokens is not None:
-            request = render_request(request, self.tokenizer, self.context_tokens)
-        return self.open().stream(request)
+        if self.tokenizer is None or self.context_tokens is None:
+            return request
+        return render_request(request, self.tokenizer, self.context_tokens)
 
 
 def find_models(

@@ -30,14 +30,14 @@ def to_engine_request(chat_request: ChatRequest, defaults: ChatDefaults) -> Requ
     """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too."""
     turns = with_system_prompt(defaults.system, [_turn(message) for message in chat_request.messages])
     usual, template = defaults.sampling, chat_request.chat_template_kwargs
-    stop = chat_request.stop or ()
+    stop = chat_request.stop or []
     sampling = SamplingParams(
-        max_new_tokens=chat_request.max_completion_tokens or chat_request.max_tokens or usual.max_new_tokens,
+        max_new_tokens=chat_request.token_limit or usual.max_new_tokens,
         temperature=usual.temperature if chat_request.temperature is None else chat_request.temperature,
         top_p=usual.top_p if chat_request.top_p is None else chat_request.top_p,
         top_k=usual.top_k if chat_request.top_k is None else max(0, chat_request.top_k),
         seed=uuid.uuid4().int >> 66 if chat_request.seed is None else chat_request.seed,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=tuple(filter(None, [stop] if isinstance(stop, str) else stop)),
         max_reasoning_tokens=chat_request.reasoning_budget,
     )
     return Request(turns, sampling, thinking=not (template and template.enable_thinking is False))

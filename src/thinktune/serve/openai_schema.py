@@ -1,40 +1,43 @@
 """Requests and responses in OpenAI's form, as pydantic models: what the API takes, sends and documents."""
 
-import re
+import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
 from pydantic.json_schema import models_json_schema
 
-Json = dict[str, Any]
-MAX_MESSAGES, MAX_STOP_STRINGS = 4096, 16
-NO_OP_OPTIONS = (
-    "n",
-    "tools",
-    "tool_choice",
-    "response_format",
-    "logprobs",
-    "logit_bias",
-    "presence_penalty",
-    "frequency_penalty",
-    "store",
+from thinktune.serve.neutral_fields import (
+    MESSAGE_FIELDS_WITHOUT_EFFECT,
+    NEUTRAL_REQUEST_VALUES,
+    REQUEST_FIELDS_WITHOUT_EFFECT,
+    ClientModel,
+    Json,
+    NeutralValues,
 )
-"""Options that are accepted where they ask for what happens anyway; any other value is refused, never ignored."""
+
+MAX_MESSAGES, MAX_PARTS, MAX_STOP_STRINGS = 4096, 4096, 16
+NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
 
 
-def _reject_true(value: bool) -> bool:
-    if value:
-        raise ValueError("is not supported")
+NonNegativeInt = Annotated[int, Field(ge=0)]
+TokenLimit = Annotated[int, Field(ge=-1)]  # -1 and 0 are how some clients say: no limit of mine
+
+
+def _refuse_tool_choice(value: Any) -> Any:
+    if value and value not in ("none", "auto"):
+        raise ValueError(NO_TOOLS)
     return value
 
 
-NonEmptyText = Annotated[str, Field(min_length=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Zero = Annotated[float, Field(ge=0, le=0)]
-# Not Literal[False], which takes 0 as well.
-AlwaysFalse = Annotated[bool, AfterValidator(_reject_true), Field(json_schema_extra={"const": False})]
-EmptyList = Annotated[list[Any], Field(max_length=0)]
+def _refuse_tools(value: Any, info: ValidationInfo) -> Any:
+    if value and "none" not in (info.data.get("tool_choice"), info.data.get("function_call")):
+        raise ValueError(NO_TOOLS)
+    return value
+
+
+ToolChoice = Annotated[Any, AfterValidator(_refuse_tool_choice)]
+Tools = Annotated[Any, AfterValidator(_refuse_tools)]
 
 
 class ApiError(Exception):
@@ -52,86 +55,80 @@ class ApiError(Exception):
         return ErrorResponse(error=detail).model_dump()
 
 
-class StrictModel(BaseModel):
-    """Base of what clients send: unknown fields are refused, for we would have to ignore them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class TextPart(StrictModel):
+class TextPart(ClientModel):
     """A part of a message; only text is supported."""
 
+    without_effect = MESSAGE_FIELDS_WITHOUT_EFFECT
     type: Literal["text"]
     text: str
 
 
-class Message(StrictModel):
+# Told apart by what is given, so that a fault in a part is not said to be a missing text.
+Content = Annotated[
+    Annotated[str, Tag("str")]
+    | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True), Tag("list[TextPart]")],
+    Discriminator(lambda content: "list[TextPart]" if isinstance(content, list) else "str"),
+]
+
+
+class Message(ClientModel):
     """One message of a conversation; an assistant's may carry its reasoning under either name."""
 
+    without_effect = MESSAGE_FIELDS_WITHOUT_EFFECT
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Content | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     name: str | None = None
-    # Fields of a reply that clients send back with it; they must be empty.
-    refusal: None = None
-    tool_calls: EmptyList | None = None
-    function_call: None = None
-    annotations: EmptyList | None = None
-    audio: None = None
 
 
-class StreamOptions(StrictModel):
+class StreamOptions(ClientModel):
     """What a stream holds besides the reply's text."""
 
+    neutral_values: ClassVar[NeutralValues] = {"continuous_usage_stats": [False]}
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     allow_moved: bool | None = None
     """Ours: send text at once even if it may prove to be reasoning; a delta `moved: true` then says that it was."""
 
 
-class TemplateOptions(StrictModel):
+class TemplateOptions(ClientModel):
     """Switches of the model's own chat template."""
 
+    neutral_values: ClassVar[NeutralValues] = {"thinking": [True], "add_generation_prompt": [True]}
     enable_thinking: bool | None = None
 
 
-class TextFormat(StrictModel):
-    """The only format of a reply: text."""
-
-    type: Literal["text"]
-
-
-class ChatRequest(StrictModel):
+class ChatRequest(ClientModel):
     """The body of POST /v1/chat/completions; null is the same as leaving an option out."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    without_effect = REQUEST_FIELDS_WITHOUT_EFFECT
+    neutral_values = NEUTRAL_REQUEST_VALUES
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     model: str | None = None
-    """None means the first model of /v1/models."""
+    """None or an empty name means the first model of /v1/models."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: NonEmptyText | Annotated[list[NonEmptyText], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
+    """Empty strings stop nothing."""
     reasoning_budget: NonNegativeInt | None = None
     """Number of tokens after which the reasoning is closed for the model."""
     chat_template_kwargs: TemplateOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
-    tools: EmptyList | None = None
-    tool_choice: Literal["none"] | None = None
-    response_format: TextFormat | None = None
-    logprobs: AlwaysFalse | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    presence_penalty: Zero | None = None
-    frequency_penalty: Zero | None = None
-    store: AlwaysFalse | None = None
-    # Accepted and without effect: they describe who asks, not what is wanted.
-    user: str | None = None
-    metadata: dict[str, str] | None = None
+    tool_choice: ToolChoice = None
+    function_call: ToolChoice = None
+    tools: Tools = None
+    functions: Tools = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """The client's own limit of a reply's tokens."""
+        return next((limit for limit in (self.max_completion_tokens, self.max_tokens) if limit and limit > 0), None)
 
 
 class ResponseModel(BaseModel):
@@ -271,7 +268,8 @@ def parse_request(body: bytes) -> ChatRequest:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
         messages = dict.fromkeys(_explain(fault) for fault in faults)
         raise ApiError(400, "; ".join(messages), param=_field_path(faults[0]) or None) from None
-    if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
+    limits = {limit for limit in (request.max_tokens, request.max_completion_tokens) if limit and limit > 0}
+    if len(limits) > 1:
         raise ApiError(400, "max_tokens and max_completion_tokens differ; give only one of them", param="max_tokens")
     for number, message in enumerate(request.messages):
         if message.content is None and message.role != "assistant":
@@ -296,15 +294,27 @@ def complete_document(document: Json) -> None:
     document["security"] = [{}, {"key": []}]
 
 
+FIELD_NAMES = {
+    name for model in (ChatRequest, Message, TextPart, StreamOptions, TemplateOptions) for name in model.model_fields
+}
+MAX_NAME_CHARACTERS = 100  # of a client's own field in a refusal
+
+
 def _field_path(fault: Mapping[str, Any]) -> str:
     """Return the path of a faulty field in the body, without pydantic's names of a union's alternatives."""
-    names = (part for part in fault["loc"] if isinstance(part, int) or re.fullmatch("[a-z_]+", part))
-    return ".".join(str(name) for name in names if name != "str")
+    location: tuple[int | str, ...] = fault["loc"]
+    known = [str(part) for part in location if isinstance(part, int) or part in FIELD_NAMES]
+    if fault["type"] == "extra_forbidden":  # the last name is the client's own, whatever it is
+        return ".".join([*known[: len(known) - (location[-1] in FIELD_NAMES)], str(location[-1])[:MAX_NAME_CHARACTERS]])
+    return ".".join(known)
 
 
 def _explain(fault: Mapping[str, Any]) -> str:
     path = _field_path(fault)
-    no_op = path.partition(".")[0] in NO_OP_OPTIONS or path.rpartition(".")[2] == "tool_calls"
-    if fault["type"] == "extra_forbidden" or no_op:
-        return f"{path}: is not supported here; leave it out"
-    return f"{path}: {fault['msg']}" if path else f"the body is not a chat request: {fault['msg']}"
+    if path.rpartition(".")[2] in ("tools", "functions", "tool_choice", "tool_calls", "function_call"):
+        return f"{path}: {NO_TOOLS}"
+    if fault["type"] != "extra_forbidden":
+        return f"{path}: {fault['msg']}" if path else f"the body is not a chat request: {fault['msg']}"
+    if neutral := NEUTRAL_REQUEST_VALUES.get(path):
+        return f"{path}: only {' or '.join(map(json.dumps, neutral))} is supported here; leave it out"
+    return f"{path}: is not supported here; leave it out"

@@ -18,7 +18,8 @@ from starlette.types import ASGIApp
 
 from thinktune.errors import UserError
 from thinktune.progress import Say
-from thinktune.serve.chat_completions import AdmissionQueue, ChatCompletionResponse
+from thinktune.serve.admission import AdmissionQueue
+from thinktune.serve.chat_completions import ChatCompletionResponse
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
     CHAT_REQUEST_BODY,
@@ -30,7 +31,6 @@ from thinktune.serve.openai_schema import (
     ModelDefaults,
     ModelList,
     complete_document,
-    parse_request,
 )
 from thinktune.serve.security import (
     LOOPBACK_HOSTS,
@@ -96,9 +96,9 @@ def make_app(
         return _model_card(_find_model(by_name, model), created)
 
     async def create_chat_completion(request: Request) -> Response:
-        chat_request = parse_request(await read_body(request, limits))
+        chat_request = await admission_queue.parse(await read_body(request, limits))
         name = chat_request.model
-        served_model = served_models[0] if name is None else _find_model(by_name, name)
+        served_model = _find_model(by_name, name) if name else served_models[0]
         return ChatCompletionResponse(served_model, chat_request, admission_queue, limits)
 
     app = _empty_app()
@@ -177,6 +177,7 @@ def uvicorn_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         lifespan="off",
         log_level="warning",
         access_log=False,
+        use_colors=False,  # the codes would be shown, not obeyed
         server_header=False,
         proxy_headers=False,
         limit_concurrency=limits.max_connections,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thinktune.config.strict_yaml import read_values
+from thinktune.errors import redact, redact_all
 from thinktune.files import read_json
 from thinktune.run import Record, RunFolder
 
@@ -74,7 +75,7 @@ class RecordConverter:
         for (kind, step), group in groupby(records, lambda record: (record["kind"], record["step"])):
             repeated = list(group)
             if kind == "event":  # trackers keep one entry per step and name
-                yield TextEntries(step, "event", tuple(record["text"] for record in repeated))
+                yield TextEntries(step, "event", tuple(redact(record["text"]) for record in repeated))
                 continue
             record = repeated[-1]
             yield Scalars(step, {f"{kind}/{key}": value for key, value in record.items() if _is_number(key, value)})
@@ -115,7 +116,7 @@ def evaluation_entries(run: Path, step: int) -> Iterator[Scalars]:
 
 
 def run_config(run: Path, include_machine: bool) -> dict[str, Any]:
-    """Collect the resolved recipe, counts of rows (never their text) and facts of the run.
+    """Collect the resolved recipe, counts of rows (never their text) and facts of the run; secrets are masked.
 
     Args:
         run: the run's folder.
@@ -126,12 +127,13 @@ def run_config(run: Path, include_machine: bool) -> dict[str, Any]:
         read_json(file) if file.is_file() else {} for file in (folder.data_summary, folder.environment)
     )
     facts = {name: value for name, value in environment.items() if include_machine or name in ENVIRONMENT_KEYS}
-    return {
+    config = {
         "recipe": read_values(folder.recipe),
         "data": {name: summary[name] for name in SUMMARY_KEYS if name in summary},
         "faults": {fault["fault"]: fault["actions"] for fault in summary.get("faults", ())},
         "run": facts,
     }
+    return redact_all(config)
 
 
 def _is_number(key: str, value: Any) -> bool:

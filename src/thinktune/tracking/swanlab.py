@@ -3,11 +3,13 @@
 import importlib
 import json
 import os
+import subprocess
 import uuid
 from pathlib import Path
 from typing import Any
 
 from thinktune.config import TrackConfig
+from thinktune.errors import redact
 from thinktune.files import atomic_write_text
 from thinktune.run import RunFolder
 from thinktune.tracking.records import LOSS_CHART, LossCurves, Scalars, TextEntries, TrackerEntry
@@ -26,6 +28,8 @@ class SwanLab:
         # SwanLab's settings would parse this variable as a nested field and crash.
         project = settings.project or os.environ.get("SWANLAB_PROJECT") or DEFAULT_PROJECT
         os.environ.pop("SWANLAB_PROJECT", None)
+        if settings.machine:
+            mask_git_remote()
         swanlab: Any = importlib.import_module("swanlab")  # half a second, so only where it is used
         probes = ("hardware", "runtime", "requirements", "git", "swanlab", "monitor")
         swanlab_settings = swanlab.Settings(
@@ -41,7 +45,7 @@ class SwanLab:
         self._run: Any = swanlab.init(
             mode=MODES[self.mode],
             project=project,
-            name=run.name,
+            name=redact(run.name),
             id=run_id(run),
             resume="allow",
             log_dir=str(folder),
@@ -68,6 +72,18 @@ class SwanLab:
     def close(self, state: str) -> None:
         """Upload what is left and end the run; waits as long as SwanLab does."""
         self._run.finish(state=state, **({"error": "training stopped"} if state == "crashed" else {}))
+
+
+def mask_git_remote() -> None:
+    """Let git name the remote without a password or token in its address: SwanLab keeps what git says."""
+    try:
+        done = subprocess.run(
+            ["git", "config", "--get", "remote.origin.url"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, and SwanLab learns nothing from it either
+        return
+    if (url := done.stdout.strip()) != (masked := redact(url)):
+        os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.url", "GIT_CONFIG_VALUE_0": masked}
 
 
 def run_id(run: Path) -> str:

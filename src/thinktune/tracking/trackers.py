@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class _TrackerSupervisor:
         folder = self._run.tracker(self._name)
         folder.mkdir(exist_ok=True)  # to run where no .env and no swanlab.yaml of a project is found
         child = subprocess.Popen(
-            [*command, self._settings.model_dump_json()],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -136,6 +136,7 @@ class _TrackerSupervisor:
         assert child.stdout
         with self._lock:
             self._child = child
+            self._send(self._settings.model_dump_json())  # not in the command, which others can read and SwanLab keeps
             self._send_end()
         start_timer = threading.Timer(self._timeouts.start_seconds, child.kill)
         start_timer.start()
@@ -162,11 +163,17 @@ class _TrackerSupervisor:
     def _send_end(self) -> None:
         if self._outcome is None or self._child is None or self._child.stdin is None or self._child.stdin.closed:
             return
-        try:
-            self._child.stdin.write(self._outcome + "\n")
+        self._send(self._outcome)
+        with suppress(OSError):
             self._child.stdin.close()
-        except OSError:
-            pass  # it has exited already, and its thread reports that
+
+    def _send(self, line: str) -> None:
+        """Write a line to the process; one that has exited is reported by its thread."""
+        assert self._child is not None
+        assert self._child.stdin is not None
+        with suppress(OSError):
+            self._child.stdin.write(line + "\n")
+            self._child.stdin.flush()
 
     def _sync_hint(self) -> str:
         if self._name != "swanlab" or self._ready.get("mode") != "cloud":

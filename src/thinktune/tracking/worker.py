@@ -1,8 +1,9 @@
 """The process of one tracker: follows a run's journal as it grows and logs it to the tracker.
 
 A tracker may hang, crash or lose its server; in a process of its own it cannot harm the run. Started as
-`python -m thinktune.tracking.worker RUN TRACKER MODE SETTINGS`, it reports on standard output, one JSON object a line,
-and ends when its standard input ends: after a line with the outcome of the run, or without one after a crash.
+`python -m thinktune.tracking.worker RUN TRACKER MODE`, it reads its settings from the first line of its standard input,
+reports on standard output, one JSON object a line, and ends when its standard input ends: after a line with the outcome
+of the run, or without one after a crash.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from thinktune.config import TrackConfig
+from thinktune.errors import redact, redact_all, shorten_error
 from thinktune.run import Record, RunFolder
 from thinktune.tracking.records import RecordConverter, evaluation_entries, run_config, sample_entries
 from thinktune.tracking.swanlab import SwanLab
@@ -76,12 +78,8 @@ def follow_journal(run: Path, tracker: Any, ended: threading.Event) -> None:
 
 def main(arguments: list[str]) -> None:
     """Follow a run, as described at the top of this file."""
-    run, name, mode, settings = (
-        Path(arguments[0]),
-        arguments[1],
-        arguments[2],
-        TrackConfig.model_validate_json(arguments[3]),
-    )
+    run, name, mode = Path(arguments[0]), arguments[1], arguments[2]
+    settings = TrackConfig.model_validate_json(sys.stdin.buffer.readline())
     output = _redirect_stdout(RunFolder(run).tracker_log(name))
     ended, outcome = threading.Event(), ["crashed"]
     try:
@@ -91,8 +89,8 @@ def main(arguments: list[str]) -> None:
         follow_journal(run, tracker, ended)
         tracker.close(outcome[0])
     except BaseException as error:
-        traceback.print_exc()
-        _report_to_parent(output, failed=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        sys.stderr.write(redact(traceback.format_exc()))
+        _report_to_parent(output, failed=f"{type(error).__name__}: {shorten_error(error)}")
         sys.stderr.flush()
         os._exit(1)  # threads of the tracker must not keep the process alive
     os._exit(0)
@@ -116,8 +114,7 @@ def _redirect_stdout(log: Path) -> TextIO:
 
 
 def _report_to_parent(output: TextIO, **message: Any) -> None:
-    secret = os.environ.get("SWANLAB_API_KEY") or "\0"
-    output.write(json.dumps(message, ensure_ascii=False).replace(secret, "***") + "\n")
+    output.write(json.dumps(redact_all(message), ensure_ascii=False) + "\n")
     output.flush()
 
 

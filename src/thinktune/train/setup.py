@@ -18,7 +18,7 @@ from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, prepare, s
 from thinktune.data.packing import plan_steps
 from thinktune.data.tokenizer import tokenizer_state
 from thinktune.distributed import SINGLE, ParallelDims, World
-from thinktune.errors import UserError
+from thinktune.errors import UserError, redact_all
 from thinktune.files import write_json
 from thinktune.hub import repository
 from thinktune.hub.fingerprint import weights_fingerprint
@@ -180,7 +180,7 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         resume.record_recipe(context.recipe, folder)  # first: it marks the folder as a run
         write_json(files.data_summary, context.prepared.summary)
         resume.record_rows(context.prepared.train.digest_lines(), folder)
-        write_json(files.environment, environment)  # last: it shows that the others are there
+        write_json(files.environment, redact_all(environment))  # last: it shows that the others are there
     if changes:
         text = f"resumed with a change: {', '.join(changes)}"
         journal.append(files.metrics, [{"kind": "event", "step": step, "text": text}])

@@ -1,0 +1,142 @@
+"""Fields that clients send and that ask for nothing: they pass, whatever else is unknown is refused by its name.
+
+Clients send more than they want: null for each option of their library, the neutral value of each slider, who asks,
+what to cache, and the fields of a former reply. None of it changes the text. What would change it and is not offered is
+refused, never ignored.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+
+Json = dict[str, Any]
+NeutralValues = Mapping[str, Sequence[Any]]
+
+MAX_UNKNOWN_FIELDS = 20  # of one object that are named in a refusal
+
+# Who asks, what is cached, counted or queued, and what only shapes an option that is refused unless it is neutral.
+REQUEST_FIELDS_WITHOUT_EFFECT = frozenset([
+    "user", "user_id", "session_id", "chat_id", "conversation_id", "message_id", "request_id", "trace_id",
+    "id", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention",
+    "safety_identifier", "cache_prompt", "cache_salt", "cache_control", "id_slot", "slot_id", "keep_alive",
+    "priority", "provider_specific_fields", "timings_per_token", "parallel_tool_calls", "repeat_last_n",
+    "mirostat_tau", "mirostat_eta", "xtc_threshold", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
+    "dry_sequence_breakers", "dynatemp_exponent", "smoothing_curve",
+])  # fmt: skip
+
+# Options of OpenAI, vLLM, SGLang, llama.cpp and their like that are not offered, with what happens anyway.
+NEUTRAL_REQUEST_VALUES: NeutralValues = {
+    "n": [1],
+    "best_of": [1],
+    "num_beams": [1],
+    "use_beam_search": [False],
+    "response_format": [{"type": "text"}],
+    "modalities": [["text"]],
+    "verbosity": ["medium"],
+    "logprobs": [False],
+    "top_logprobs": [0],
+    "n_probs": [0],
+    "echo": [False],
+    "frequency_penalty": [0],
+    "presence_penalty": [0],
+    "repetition_penalty": [1],
+    "repeat_penalty": [1],
+    "encoder_repetition_penalty": [1],
+    "length_penalty": [1],
+    "no_repeat_ngram_size": [0],
+    "min_p": [0],
+    "top_a": [0],
+    "tfs": [1],
+    "tfs_z": [1],
+    "typical_p": [1],
+    "typical": [1],
+    "epsilon_cutoff": [0],
+    "eta_cutoff": [0],
+    "penalty_alpha": [0],
+    "mirostat": [0],
+    "mirostat_mode": [0],
+    "xtc_probability": [0],
+    "dry_multiplier": [0],
+    "dynatemp_range": [0],
+    "smoothing_factor": [0],
+    "min_tokens": [0],
+    "min_length": [0],
+    "min_new_tokens": [0],
+    "ignore_eos": [False],
+    "skip_special_tokens": [True],
+    "spaces_between_special_tokens": [True],
+    "include_stop_str_in_output": [False],
+    "add_generation_prompt": [True],
+    "continue_final_message": [False],
+    "add_special_tokens": [False],
+    "return_token_ids": [False],
+    "include_reasoning": [True],
+    "separate_reasoning": [True],
+    "stream_reasoning": [True],
+    "enable_thinking": [True],
+    "thinking": [{"type": "enabled"}, True],
+    "think": [True],
+    "reasoning": [{"enabled": True}],
+    "usage": [{"include": True}, {"include": False}],
+}
+
+# What a message carries for its keeper: a reply as a library or a page has stored it.
+MESSAGE_FIELDS_WITHOUT_EFFECT = frozenset([
+    "id", "object", "index", "model", "created", "created_at", "createdAt", "updated_at", "updatedAt",
+    "timestamp", "time", "date", "status", "weight", "finish_reason", "stop_reason", "native_finish_reason",
+    "logprobs", "usage", "metadata", "meta", "info", "provider", "provider_specific_fields", "annotations",
+    "citations", "thinking_blocks", "reasoning_details", "reasoning_signature", "signature",
+    "encrypted_content", "cache_control", "phase",
+])  # fmt: skip
+
+# An object or a list without content, an empty text and null ask for nothing, whatever their name.
+NOTHING: Json = {
+    "anyOf": [
+        {"type": "null"},
+        {"type": "string", "maxLength": 0},
+        {"type": "array", "maxItems": 0},
+        {"type": "object", "maxProperties": 0},
+    ]
+}
+
+
+class ClientModel(BaseModel):
+    """Base of what clients send: fields that ask for nothing are left out, and other unknown ones refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    neutral_values: ClassVar[NeutralValues] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_what_asks_for_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        fields: Json = data
+        known = {name: value for name, value in fields.items() if name in cls.model_fields}
+        asked = [(name, value) for name, value in fields.items() if name not in known and cls._asks(name, value)]
+        return known | dict(asked[:MAX_UNKNOWN_FIELDS])
+
+    @classmethod
+    def _asks(cls, name: str, value: Any) -> bool:
+        """Return True if an unknown field asks for something."""
+        if value is None or value in ("", [], {}) or name in cls.without_effect:
+            return False
+        # Python's True equals 1; JSON's true does not.
+        return not any(
+            value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
+            for neutral in cls.neutral_values.get(name, ())
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> Json:
+        described = handler(core_schema)
+        schema = handler.resolve_ref_schema(described)
+        schema["additionalProperties"] = NOTHING
+        schema["properties"] = (
+            {name: {} for name in sorted(cls.without_effect)}
+            | {name: {"anyOf": [{"enum": [*values]}, NOTHING]} for name, values in cls.neutral_values.items()}
+            | schema.get("properties", {})
+        )
+        return described

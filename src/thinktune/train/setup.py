@@ -48,7 +48,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     """
     folder = recipe.run_folder
     agreement.refuse_other_recipe(recipe, world)
-    changes = resume.recipe_changes(recipe, folder)
+    changes = world.run_on_main(lambda: resume.recipe_changes(recipe, folder))  # other ranks may have other paths
     with world.local_main_first():
         source = repository.locate_model(recipe)
         last = store.find_checkpoint(folder, "last")

@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         config(rope_parameters={"rope_type": "default", "rope_theta": -1.0}),
         "its rotary embeddings are not finite",
     ),
-    "dtype fp8": (config(dtype="float8_e4m3fn"), "is quantized (dtype float8_e4m3fn in its config.json)"),
+    "dtype fp8": (config(dtype="float8_e4m3fn"), "config.json: dtype is float8_e4m3fn; a trained model"),
     "other file of weights": (config(transformers_weights="other.safetensors"), "names 'other.safetensors'"),
     "unknown activation": (config(hidden_act="swoosh"), "config.json is no configuration that works"),
     "a text as epsilon": (config(rms_norm_eps="tiny"), "config.json is no configuration that works"),

@@ -24,7 +24,6 @@ from thinktune.model.folder import (
     INDEX,
     SINGLE_FILE,
     list_some,
-    quantized_fault,
     read_raw_config,
     refuse_other_folders,
     refuse_quantized,
@@ -207,7 +206,10 @@ def _is_number(value: Any) -> bool:
 def _refuse_other_layers(config: ModelConfig, folder: Path) -> None:
     """Raise UserError for layers, or a dtype, that are not supported whatever the class."""
     if config.dtype not in SUPPORTED_DTYPES:
-        raise UserError(quantized_fault(folder, f"dtype {str(config.dtype).removeprefix('torch.')} in its config.json"))
+        raise UserError(
+            f"{FIELD}: {folder / 'config.json'}: dtype is {str(config.dtype).removeprefix('torch.')}; a trained model "
+            "is written as float32, bfloat16 or float16; take the unquantized model, or correct it"
+        )
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     if config.model_type not in SUPPORTED_MODEL_TYPES or layers != {"full_attention"}:
         raise UserError(

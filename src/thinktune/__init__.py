@@ -67,10 +67,11 @@ def load(run: str | Path) -> "Chat":
     from thinktune.checkpoint import model_warning
     from thinktune.files import expand_home
     from thinktune.inference.session import open_chat
+    from thinktune.terminal import say
 
     folder = expand_home(Path(run))
     if warning := model_warning(folder):
-        print(warning)
+        say(warning)
     return open_chat(folder)
 
 

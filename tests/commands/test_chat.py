@@ -106,7 +106,7 @@ def test_a_model_that_can_make_no_reply_is_an_error(model, tokenizer, monkeypatc
     with torch.no_grad():
         model.model.norm.weight.fill_(3e38)
     opened = (Engine(model, tokenizer), Session(None), SamplingParams(8))
-    monkeypatch.setattr(chat, "open_engine", lambda _: opened)
+    monkeypatch.setattr(chat, "open_engine", lambda *_: opened)
     with pytest.raises(UserError, match="no finite logits"):
         chat.chat_in_terminal(None, Console(), iter(["Why?"]).__next__)
 

@@ -65,7 +65,9 @@ def test_the_policy_stop_saves_and_stops_and_the_run_can_resume(tree, bad_row):
     recipe = settings(tree, data={"validation": 0.0}, train={"bad_numbers": "stop", "log_every_steps": 1})
     with pytest.raises(UserError, match=r"expert\.bad_numbers: is stop, and step \d+ was refused.*rows named above"):
         train(recipe, quiet)
-    [event] = events(recipe)
+    [event, ending] = events(recipe)
+    assert ending["ending"] == "died"
+    assert ending["reason"].startswith("expert.bad_numbers: is stop")
     assert store.find_checkpoint(recipe.run_folder, "last").step == event["step"]
     folder = train(settings(tree, data={"validation": 0.0}, train={"log_every_steps": 1}), quiet)
     assert store.find_checkpoint(folder, "last").step == 12

@@ -16,7 +16,7 @@ from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.serve import find_models
 from thinktune.serve.server import read_page
 
-PAGE_BYTES = 300_000
+PAGE_BYTES = 320_000
 LICENCES = "libraries/LICENSES.txt"  # ships with the page, and is not loaded by it
 
 

@@ -21,9 +21,9 @@ def asked(monkeypatch):
     found = []
     original = requests.render_prompt
 
-    def recorded(turns, tokenizer, *, thinking):
+    def recorded(turns, tokenizer, *, thinking, **options):
         found.append((turns[-1].content, thinking))
-        return original(turns, tokenizer, thinking=thinking)
+        return original(turns, tokenizer, thinking=thinking, **options)
 
     monkeypatch.setattr(requests, "render_prompt", recorded)
     return found

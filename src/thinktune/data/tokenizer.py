@@ -254,8 +254,13 @@ def exceeds_tokens(text: str, tokens: int, tokenizer: ChatTokenizer) -> bool:
     """
     if len(text) <= tokens:
         return False
-    words, signs = _count_characters(text, tokenizer.backend_tokenizer.normalizer)
     most_words, most_signs = _token_capacity(tokenizer, len(tokenizer))
+    if math.isinf(most_words):
+        return False
+    normalizer, most = tokenizer.backend_tokenizer.normalizer, max_characters(tokens, tokenizer)
+    if len(text) > most and (normalizer is None or len(text) > MAX_COMPOSED_CHARACTERS * most):
+        return True  # blanks too
+    words, signs = _count_characters(text, normalizer)
     return words > tokens * most_words or signs > tokens * most_signs
 
 

@@ -120,7 +120,10 @@ def meta_model(folder: Path, config: ModelConfig, dtype: torch.dtype, *, trust_r
     try:
         with torch.device("meta"), captured_output():
             return AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="thinktune_rows", trust_remote_code=trust_remote_code
+                copy.deepcopy(config),  # transformers notes the dtype in it
+                dtype=dtype,
+                attn_implementation="thinktune_rows",
+                trust_remote_code=trust_remote_code,
             )
     except Exception as error:
         raise _config_error(folder, error) from error
@@ -223,7 +226,7 @@ def _refuse_uncomputable(config: ModelConfig, folder: Path, trust_remote_code: b
     small.num_hidden_layers, small.layer_types = 1, ["full_attention"]
     small.vocab_size, small.pad_token_id = 8, None
     try:
-        with FakeTensorMode(), torch.no_grad():
+        with FakeTensorMode(), torch.no_grad(), captured_output():
             model: Any = AutoModelForCausalLM.from_config(
                 small, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
             )

@@ -45,18 +45,20 @@ def run_with(alone, name, fault, **changes):
     return whole.with_name(name), [lines for lines, _ in said]
 
 
-@pytest.mark.parametrize("strategy", ["shard", "hybrid"])
+@pytest.mark.parametrize("strategy", ["shard", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_requests_are_one_however_late_a_rank_makes_them(alone, strategy):
     run, _ = run_with(alone, f"late-{strategy}", Fault("slow to submit"), strategy=strategy)
     assert len(journal.read_samples(run)) >= 6
     assert journal.read_samples(run) == journal.read_samples(alone[1])
 
 
+@pytest.mark.slow
 def test_ranks_that_round_otherwise_write_the_replies_of_rank_0(alone):
     run, _ = run_with(alone, "rounding", Fault("rounds otherwise"))
     assert journal.read_samples(run) == journal.read_samples(alone[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_without_memory_for_a_longer_cache_makes_all_of_them_wait(alone, rank):
     run, _ = run_with(alone, f"memory-{rank}", Fault("no memory to grow", rank, number=3))
@@ -78,7 +80,10 @@ def lines(run):
     return without_times([line for line in journal.read_metrics(run) if line["kind"] != "event"])
 
 
-@pytest.mark.parametrize(("rank", "operation"), OPERATIONS, ids=lambda value: str(value).rpartition(" ")[2])
+TRIED = [*(pytest.param(*each, marks=pytest.mark.slow) for each in OPERATIONS[:-1]), OPERATIONS[-1]]
+
+
+@pytest.mark.parametrize(("rank", "operation"), TRIED, ids=lambda value: str(value).rpartition(" ")[2])
 def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_not_the_run(alone, rank, operation):
     name = f"full-{rank}-{OPERATIONS.index((rank, operation))}"
     skip = int("metrics" in operation)  # the journal is flushed after the first evaluation, too
@@ -93,6 +98,7 @@ def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_not_the_run(alo
     assert not list(run.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_that_stops_the_run_stops_all_ranks(alone):
     with pytest.raises(AssertionError, match=r"expert\.full_disk: .*free some space"):
         run_with(alone, "stopped", Fault("disk", operation="open state/shard-00002"), full_disk="stop")

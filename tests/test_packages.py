@@ -29,7 +29,8 @@ data optim run
 hub distributed
 config cache
 progress
-library_output terminal
+library_output
+terminal
 errors files
 """.strip().split("\n")
 ]

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TextIO
 
+from thinktune.terminal import say_to_stderr
+
 SHOW_VARIABLE = "THINKTUNE_LIBRARY_OUTPUT"  # set to anything: other libraries print as they like
 
 
@@ -64,9 +66,9 @@ def _show_own_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    del category, lineno, line
+    del category, lineno, file, line
     if Path(filename).is_relative_to(_OWN_FOLDER):
-        print(f"warning: {message}", file=file or sys.stderr, flush=True)
+        say_to_stderr(f"warning: {message}")
 
 
 @contextmanager

@@ -102,13 +102,13 @@ def test_reasoning_without_an_opening_tag_is_labelled(run_chat):
     assert "the text above was reasoning" in run_chat(["q?"], pieces)[1]
 
 
-def test_a_model_that_can_make_no_reply_is_an_error(model, tokenizer, monkeypatch):
+def test_a_model_that_can_make_no_reply_is_an_error(model, tokenizer, monkeypatch, tmp_path):
     with torch.no_grad():
         model.model.norm.weight.fill_(3e38)
     opened = (Engine(model, tokenizer), Session(None), SamplingParams(8))
     monkeypatch.setattr(chat, "open_engine", lambda *_: opened)
     with pytest.raises(UserError, match="no finite logits"):
-        chat.chat_in_terminal(None, Console(), iter(["Why?"]).__next__)
+        chat.chat_in_terminal(tmp_path, Console(), iter(["Why?"]).__next__)
 
 
 def test_a_reply_cannot_command_the_terminal(run_chat):

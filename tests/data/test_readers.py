@@ -193,6 +193,7 @@ def test_a_gzip_file_that_is_cut_off_anywhere_or_damaged_never_passes_as_complet
         assert ": is not a complete gzip file (" in refusal(tmp_path / f"bad{suffix}")
 
 
+@pytest.mark.slow
 def test_lines_and_tables_are_streamed(tmp_path):
     for name, text in (
         ("a.jsonl", lines(ROWS * 20_000)),

@@ -63,6 +63,7 @@ def test_a_fault_of_one_rank_is_reported_by_it_alone_and_by_name(recipe, fault, 
     assert not Path(f"{path}.0.json").exists(), "torchrun is to show the cause, not the ranks that failed because of it"
 
 
+@pytest.mark.slow
 def test_a_fault_that_all_have_is_reported_once_and_without_a_name(recipe):
     (main_code, main_output), (other_code, other) = run_ranks(
         2, command, recipe(data={"columns": {"reasoning": "thought"}}), "none", 0
@@ -82,6 +83,7 @@ def test_a_bug_on_one_rank_shows_its_traceback_once_with_its_rank(recipe):
     assert "Traceback" not in main_output
 
 
+@pytest.mark.slow
 def test_a_rank_may_prepare_for_longer_than_the_timeout(recipe):
     (main_code, main_output), (other_code, other) = run_ranks(2, slow_main_rank, recipe(), 5.0)
     assert (main_code, other_code, other) == (0, 0, "")
@@ -119,6 +121,7 @@ def start_launcher(recipe, cwd):
     return subprocess.Popen([sys.executable, "-c", code], cwd=cwd, env=environment, text=True, **pipes)
 
 
+@pytest.mark.slow
 def test_the_launcher_ends_as_the_first_failure_did_and_torchrun_is_silent(recipe, tmp_path):
     done = start_launcher(recipe(data={"columns": {"reasoning": "thought"}}), tmp_path)
     said, wrong = done.communicate(timeout=240)

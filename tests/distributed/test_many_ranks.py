@@ -31,7 +31,7 @@ LAYOUTS = [
     pytest.param(ParallelDims("replicate", 2, 2), marks=pytest.mark.slow),
     pytest.param(ParallelDims("shard", 4, 4), marks=pytest.mark.slow),
 ]
-TWO_RANKS = [ParallelDims("shard", 2, 2), pytest.param(ParallelDims("replicate", 2, 2), marks=pytest.mark.slow)]
+TWO_RANKS = [ParallelDims("shard", 2, 2), ParallelDims("replicate", 2, 2)]
 LOSSES = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 
@@ -116,6 +116,7 @@ def everything(run, memory):
     return {**{name: optimizer.master_weight(name).detach() for name in optimizer.parameters}, **optimizer.state_dict()}
 
 
+@pytest.mark.slow
 def test_checkpoints_pass_from_one_rank_to_four_to_two_bit_for_bit(wide):
     """In every tier, other numbers of ranks read, train and write what one process does."""
     many_ranks.resume_and_step(wide, "none", "first", [1, 2], ParallelDims())
@@ -143,6 +144,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", TWO_RANKS, ids=lambda layout: layout.strategy)
 def test_every_tier_and_way_to_train_works_on_many_ranks(wide, layout):
     """Losses, norms and the eval loss after two steps: equal in fp32, and within bf16's rounding in bf16."""

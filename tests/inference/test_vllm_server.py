@@ -59,6 +59,7 @@ def test_exactly_one_model_source_must_be_named():
             find_models(run, endpoint, None, "auto", print)
 
 
+@pytest.mark.slow
 def test_it_is_started_on_loopback_with_a_key_used_and_ended(tmp_path, monkeypatch):
     record = tmp_path / "record"
     command = tmp_path / "vllm"

@@ -48,7 +48,9 @@ def small_tree(folder: Path):
     tokenizer = make_tokenizer(3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。"], 400)
     make_model(tokenizer, ModelShape()).save_pretrained(folder / "start")
     tokenizer.save_pretrained(folder / "start")
-    return {**small_tree_of(folder, folder / "start"), "generate": {"max_new_tokens": 6, "sample_questions": 1}}
+    # The whole share: otherwise speed decides what is sampled.
+    generate = {"max_new_tokens": 6, "sample_questions": 1, "sample_share": 1}
+    return {**small_tree_of(folder, folder / "start"), "generate": generate}
 
 
 def small_tree_of(folder: Path, start: Path):

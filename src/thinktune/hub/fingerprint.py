@@ -22,12 +22,12 @@ def weights_fingerprint(folder: Path) -> str:
     files = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
     present = [file for file in files if file.is_file()]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        digests = pool.map(_digest, present)
+        digests = pool.map(file_digest, present)
         lines = [f"{file.name} {digest}\n" for file, digest in zip(present, digests, strict=True)]
     return blake2b("".join(lines).encode(), digest_size=16).hexdigest()
 
 
-def _digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
     """Return a file's sha256, from memory where the file is the one that was hashed before."""
     facts = file.stat()
     if facts.st_size < MIN_REMEMBERED_BYTES:

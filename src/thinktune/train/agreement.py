@@ -24,19 +24,14 @@ from thinktune.distributed import World
 from thinktune.distributed.agreement import name_ranks, refuse_differences
 from thinktune.distributed.world import DisagreementError
 from thinktune.files import read_json
+from thinktune.hub.fingerprint import file_digest
 from thinktune.planner import Setting
 from thinktune.run import RunFolder, resume
 
 # Settings that may differ between machines: where things are (their content is compared), and what rank 0 alone reads.
 MACHINE_SETTINGS = (
     "runs_folder",
-    "model.name",
-    "model.hub",
-    "model.revision",
-    "data.name",
-    "data.hub",
-    "data.revision",
-    "data.files",
+    *resume.PLACES,
     "data.ignore",
     "plan.",
     "track.",
@@ -180,9 +175,9 @@ def _compare_weights(world: World, source: Path) -> dict[str, Any]:
     if not world.any(first > 0):
         return {}
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        read = world.run_on_all(lambda: [*pool.map(checksum, files)] if is_reader else [])
+        read = world.run_on_all(lambda: [*pool.map(file_digest, files)] if is_reader else [])
     names = [file.name for file in files]
-    return {name: found["sha256"] for name, found in zip(*world.all_gather((names, read))[first], strict=True)}
+    return dict(zip(*world.all_gather((names, read))[first], strict=True))
 
 
 def _describe_first_difference(theirs: Sequence[str], ours: Sequence[str]) -> str:

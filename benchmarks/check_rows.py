@@ -40,7 +40,7 @@ def make_rows(path: Path, count: int) -> None:
 def ours(rows: Path, tokenizer_folder: Path) -> dict[str, Any]:
     from thinktune.config.loading import validate_recipe
     from thinktune.data.pipeline import prepare
-    from thinktune.data.tokenizer import read_tokenizer
+    from thinktune.tokenization import read_tokenizer
 
     tree = {
         "model": {"name": str(tokenizer_folder)},

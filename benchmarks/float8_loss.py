@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import Rendered
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 from thinktune.distributed.world import World
 from thinktune.model.attention import set_attention
@@ -23,6 +22,7 @@ from thinktune.model.device import compute_capability, pick_device
 from thinktune.model.forward import evaluate_loss
 from thinktune.model.transforms import apply_float8, can_compile, compile_layers, float8_problem
 from thinktune.optim.optimizer import Optimizer
+from thinktune.tokenization import Rendered
 from thinktune.train.step import step
 
 SIZE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)

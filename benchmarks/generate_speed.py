@@ -21,12 +21,12 @@ import torch
 import transformers
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from thinktune.data.chat_template import render_prompt
-from thinktune.data.types import Turn
 from thinktune.demo.pipeline import MODEL_SHAPE, read_bundled
 from thinktune.demo.tiny_model import make_model, make_tokenizer
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import Request, SamplingParams
+from thinktune.tokenization import Turn
+from thinktune.tokenization.chat_template import render_prompt
 
 VOCABULARY = 2500
 Texts = list[str]

@@ -16,10 +16,9 @@ from jobs import SEED, Job
 
 from thinktune.config.loading import validate_recipe
 from thinktune.config.schema import Recipe
-from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.data.dataset import DatasetWriter, example_to_json, open_dataset, select
 from thinktune.data.pipeline import Prepared
-from thinktune.data.types import Example, Turn
+from thinktune.tokenization import Example, Rendered, TokenKind, Turn
 from thinktune.train.loop import _compile, _train_step
 from thinktune.train.setup import open_run
 

@@ -22,13 +22,13 @@ from jobs import QWEN3
 from random_model import random_model
 
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner.memory import Setting, Workload, memory_peaks
+from thinktune.tokenization import Rendered, TokenKind
 from thinktune.train.step import step
 
 GIB = 2**30

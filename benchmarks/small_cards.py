@@ -28,7 +28,6 @@ from random_model import random_model
 from transformers import Qwen3Config
 
 from thinktune.config.schema import MemoryTierName, TrainConfig
-from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.distributed.world import World
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import Batch, make_padding, pack
@@ -37,6 +36,7 @@ from thinktune.model.transforms import apply_activation_budget, can_compile, com
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner.memory import Setting, Workload, memory_peaks
+from thinktune.tokenization import Rendered, TokenKind
 from thinktune.train.step import StepOptions, step
 
 GIB = 2**30

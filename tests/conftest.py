@@ -8,9 +8,9 @@ import torch
 from hypothesis import settings
 from support.runs import small_tree_of
 
-from thinktune.data.chat_template import render
-from thinktune.data.types import Example, Turn
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
+from thinktune.tokenization import Example, Turn
+from thinktune.tokenization.chat_template import render
 
 # How long an example takes says what else the machine does, not whether the code is right.
 # In CI the examples are the same in every run, so that a red one means that our change is at fault.
@@ -76,6 +76,6 @@ def real() -> Path:
 @pytest.fixture(scope="session")
 def official_tokenizer(real):
     """Qwen3's own tokenizer, with its own chat template."""
-    from thinktune.data.tokenizer import read_tokenizer
+    from thinktune.tokenization import read_tokenizer
 
     return read_tokenizer(real / "qwen3-tokenizer")

@@ -9,7 +9,6 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import Rendered
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
 from thinktune.model.attention import set_attention
@@ -24,6 +23,7 @@ from thinktune.model.transforms import (
     float8_problem,
 )
 from thinktune.optim.optimizer import Optimizer
+from thinktune.tokenization import Rendered
 from thinktune.train.step import step, warm_up
 
 pytestmark = [

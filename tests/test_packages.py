@@ -26,7 +26,7 @@ eval serve
 planner inference tracking
 model checkpoint
 data optim run
-hub distributed
+hub distributed tokenization
 config cache
 progress
 library_output
@@ -35,7 +35,7 @@ errors files
 """.strip().split("\n")
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-WITHOUT_TORCH = ["config", "hub", "data", "run", "report", "tracking"]
+WITHOUT_TORCH = ["config", "hub", "tokenization", "data", "run", "report", "tracking"]
 MODULES_WITHOUT_TORCH = [
     "cli", "cache", "errors", "files", "library_output", "progress", "terminal", "checkpoint.store", "checkpoint.manifest",
     "eval.comparison", "eval.grading", "eval.scoring", "eval.statistics", "eval.tasks",

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from thinktune.config import loading
-from thinktune.data.chat_template import TokenKind
 from thinktune.data.pipeline import prepare
 from thinktune.data.summary import summary_lines
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.run import journal
+from thinktune.tokenization import TokenKind
 from thinktune.train import train
 
 pytestmark = pytest.mark.real

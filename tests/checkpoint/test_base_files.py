@@ -11,9 +11,10 @@ from transformers import AutoConfig
 from thinktune.checkpoint import find_checkpoint
 from thinktune.checkpoint.base_files import BaseFiles, portable_config
 from thinktune.checkpoint.manifest import MANIFEST
-from thinktune.data.tokenizer import read_tokenizer, tokenizer_state
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer, save_model_folder
 from thinktune.files import read_json, write_json
+from thinktune.tokenization import read_tokenizer
+from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import train
 
 WRITTEN_BY_THE_RUN = {"config.json", "model.safetensors", "state.json", MANIFEST}

@@ -5,13 +5,13 @@ import torch
 from rich.console import Console
 
 from thinktune.commands import chat
-from thinktune.data.chat_template import render_prompt
 from thinktune.errors import UserError
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import Piece
 from thinktune.inference.requests import Completion, SamplingParams
 from thinktune.inference.session import Session
 from thinktune.run import RunFolder, journal
+from thinktune.tokenization.chat_template import render_prompt
 
 
 def test_later_turns_see_earlier_answers_without_their_reasoning(tokenizer):

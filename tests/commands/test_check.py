@@ -12,12 +12,12 @@ from support.runs import settings
 
 from thinktune.commands.check import check_recipe, colour_tokens, print_check, verify_tokens
 from thinktune.config.loading import dump_recipe
-from thinktune.data.chat_template import Rendered
 from thinktune.data.dataset import reply_digest
 from thinktune.data.export import export_rows
 from thinktune.data.pipeline import prepare, prepare_with_faults
 from thinktune.data.summary import HISTOGRAM_BINS, sparkline
 from thinktune.errors import UserError
+from thinktune.tokenization import Rendered
 
 ROWS = [
     {

@@ -12,7 +12,7 @@ from support.row_checks import EN, ESSAY_EN, ESSAY_ZH, FIELD_NAMES, ZH, checked,
 
 from thinktune.config.row_faults import ROW_FAULTS, resolve_policies
 from thinktune.data.checks import check_example
-from thinktune.data.types import Turn
+from thinktune.tokenization import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
 MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}

@@ -3,7 +3,7 @@
 import pytest
 from support.row_checks import ESSAY_EN, ESSAY_ZH, checked, conversation, example
 
-from thinktune.data.types import Turn
+from thinktune.tokenization import Turn
 
 ASKED, TOLD, UNTHOUGHT = (
     Turn("user", "甲？"),

@@ -22,7 +22,7 @@ from thinktune.data.duplicates import (
     normalize_text,
     question_text,
 )
-from thinktune.data.types import Example, Turn
+from thinktune.tokenization import Example, Turn
 
 FORTY_WORDS = (
     "I am a woman of fifty two and for about three weeks my left knee has been swollen every morning, it hurts when I "

@@ -12,9 +12,10 @@ import pytest
 from support.prepared_rows import GOOD, rows_of, write
 from support.runs import settings
 
-from thinktune.data import chat_template, pipeline, readers, worker
+from thinktune.data import pipeline, readers, worker
 from thinktune.data.pipeline import prepare, prepare_with_faults
-from thinktune.data.tokenizer import exceeds_tokens, max_characters
+from thinktune.tokenization import chat_template
+from thinktune.tokenization.tokenizer import exceeds_tokens, max_characters
 
 WORDS = "word and another, "
 
@@ -228,7 +229,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 from support.runs import settings
-from thinktune.data import prepare, read_tokenizer
+from thinktune.data import prepare
+from thinktune.tokenization import read_tokenizer
 
 def peak():  # of this process: ru_maxrss would begin with its parent's
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024

@@ -5,7 +5,8 @@ import pytest
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.columns import UncheckedExample, detect_columns, to_example
 from thinktune.data.messages import with_default_system_prompt
-from thinktune.data.types import Finding, RawRow, Turn
+from thinktune.data.types import Finding, RawRow
+from thinktune.tokenization import Turn
 
 USER = {"role": "user", "content": "q"}
 REPLY = {"role": "assistant", "content": "a"}

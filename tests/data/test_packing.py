@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import assign_rows, bin_pack
 from thinktune.model.batch import make_padding, pack
+from thinktune.tokenization import Rendered
 
 CAPACITY = 64
 lengths = st.lists(st.integers(2, CAPACITY), max_size=60)

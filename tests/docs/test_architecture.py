@@ -12,11 +12,11 @@ from test_packages import LEVELS
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from thinktune.config.loading import validate_recipe
-from thinktune.data import prepare, read_tokenizer
-from thinktune.data.chat_template import TokenKind
+from thinktune.data import prepare
 from thinktune.data.packing import plan_steps
 from thinktune.model import pack
 from thinktune.model.forward import compute_loss
+from thinktune.tokenization import TokenKind, read_tokenizer
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS / "architecture.md", DOCS / "architecture.zh.md"]

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
 from thinktune.eval.general_probe import probe_tasks
 from thinktune.eval.runner import find_contaminated
@@ -16,6 +15,7 @@ from thinktune.eval.tasks import (
     task_from_record,
     task_to_record,
 )
+from thinktune.tokenization import Example, Turn
 
 OPTIONS = {"A": "lung", "B": "heart", "C": "liver", "D": "skin"}
 LAYOUTS = {

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.runs import quiet, settings
 
-from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import UserError, redact
 from thinktune.files import is_safe_relative_path
 from thinktune.hub.huggingface import to_listing
 from thinktune.model.loading import load_model
 from thinktune.report import run_page
+from thinktune.tokenization import read_tokenizer
 from thinktune.train import train
 
 SECRET = "hf_" + "Zq3" * 11

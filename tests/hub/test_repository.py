@@ -11,8 +11,8 @@ from support.hub_server import Fault, HubServer
 
 from thinktune.config import loading as recipe
 from thinktune.data.pipeline import prepare
-from thinktune.data.tokenizer import read_tokenizer
 from thinktune.hub.repository import locate_model
+from thinktune.tokenization import read_tokenizer
 
 ROWS = [{"question": f"q{number}?", "think": f"because {number}", "answer": f"心脏 {number}"} for number in range(6)]
 WEIGHTS = "model.safetensors"

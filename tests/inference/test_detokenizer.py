@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data.chat_template import render_prompt
-from thinktune.data.types import Turn
 from thinktune.inference.replies import Detokenizer, SpecialTokens, StopStrings, join_pieces, parse_reply
 from thinktune.inference.requests import SamplingParams
+from thinktune.tokenization import Turn
+from thinktune.tokenization.chat_template import render_prompt
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from support.generation import QUESTIONS, alone, ask, decided
 
-from thinktune.data.chat_template import render_prompt
-from thinktune.data.types import Turn
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
 from thinktune.inference.requests import Completion, ContextLengthError, GenerationError, render_request
+from thinktune.tokenization import Turn
+from thinktune.tokenization.chat_template import render_prompt
 
 
 @pytest.fixture

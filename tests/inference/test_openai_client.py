@@ -7,12 +7,12 @@ from contextlib import closing
 import pytest
 from support.chat_server import DONE, HANG, part, refuse, reply, serving, usage
 
-from thinktune.data.types import Turn
 from thinktune.errors import UserError
 from thinktune.inference import openai_client
 from thinktune.inference.openai_client import Endpoint
 from thinktune.inference.replies import Piece, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.tokenization import Turn
 
 GOOD = [part("heart"), part("."), part(finish="stop"), usage(7, 3), DONE]
 FORMATS = {

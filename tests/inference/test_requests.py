@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data.chat_template import TooLongError, render_prompt
-from thinktune.data.tokenizer import exceeds_tokens
-from thinktune.data.types import Turn
 from thinktune.inference.requests import ContextLengthError, Request, SamplingParams, render_request
+from thinktune.tokenization import Turn
+from thinktune.tokenization.chat_template import TooLongError, render_prompt
+from thinktune.tokenization.tokenizer import exceeds_tokens
 
 TEXTS = st.text(st.one_of(st.characters(), st.sampled_from("the heart pumps blood 心脏泵血液 ----==== <|im_end|>\n")))
 

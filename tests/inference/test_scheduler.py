@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.generation import QUESTIONS, alone, ask, decided
 
-from thinktune.data.types import Turn
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.errors import UserError
 from thinktune.inference import engine as engine_module
@@ -19,6 +18,7 @@ from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.inference.streaming import EventQueue
+from thinktune.tokenization import Turn
 
 VARIED = [
     ask(question, 4 + 3 * number + 40 * (number == 3), **settings)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from thinktune.data.types import Turn
 from thinktune.errors import UserError
 from thinktune.inference import vllm_server
 from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.serve.models import find_models
+from thinktune.tokenization import Turn
 
 STAND_IN = f"""\
 #!{sys.executable}

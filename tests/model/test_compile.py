@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from thinktune.data.chat_template import Rendered
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.inference.kv_cache import KVCache
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import cache_argument, evaluate_loss, hidden_states
 from thinktune.model.transforms import apply_activation_budget, compile_layers, supports_compile
+from thinktune.tokenization import Rendered
 from thinktune.train.step import warm_up
 
 LENGTHS = (5, 9, 17, 33, 12, 40, 7, 21, 30, 2)

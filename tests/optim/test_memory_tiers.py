@@ -15,14 +15,14 @@ from support.optimizers import (
 )
 
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import render
-from thinktune.data.types import Example, Turn
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
 from thinktune.model.loading import load_model
 from thinktune.optim import adamw
 from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
 from thinktune.optim.optimizer import Optimizer
+from thinktune.tokenization import Example, Turn
+from thinktune.tokenization.chat_template import render
 from thinktune.train.step import step
 
 NOT_FP32 = [memory for memory in TIERS if memory != "fp32"]

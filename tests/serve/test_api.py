@@ -7,9 +7,9 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 
-from thinktune.data.types import Turn
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.requests import SamplingParams
+from thinktune.tokenization import Turn
 
 REASONING, ANSWER = "It is so.\nQuite.", "Because **so**."
 REPLIES = {

@@ -9,12 +9,12 @@ import yaml
 from support.api_server import ScriptedBackend, scripted_model, serving
 
 from thinktune.checkpoint.manifest import write_manifest
-from thinktune.data.types import Turn
 from thinktune.errors import UserError
 from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
 from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.serve import find_models
 from thinktune.serve.server import read_page
+from thinktune.tokenization import Turn
 
 PAGE_BYTES = 320_000
 LICENCES = "libraries/LICENSES.txt"  # ships with the page, and is not loaded by it

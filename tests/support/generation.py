@@ -2,8 +2,8 @@
 
 import torch
 
-from thinktune.data.types import Turn
 from thinktune.inference.requests import Request, SamplingParams
+from thinktune.tokenization import Turn
 
 QUESTIONS = ["q?", "What does the heart pump?", "心脏泵什么？", "blood " * 12, "a"]
 

@@ -13,7 +13,6 @@ from support.runs import settings
 from thinktune.checkpoint import saving, store
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import balance
 from thinktune.distributed.sharding import ParallelDims, as_shard_of, local_shard, row_offset
 from thinktune.distributed.world import World, destroy_distributed, init_distributed
@@ -25,6 +24,7 @@ from thinktune.model.loading import load_model, load_sharded_model
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
+from thinktune.tokenization import Rendered
 from thinktune.train import loop
 from thinktune.train.step import StepOptions, step
 

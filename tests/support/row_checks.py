@@ -2,7 +2,7 @@
 
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
 from thinktune.data.checks import check_example
-from thinktune.data.types import Example, Turn
+from thinktune.tokenization import Example, Turn
 
 TOKENS = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
 FIELD_NAMES = (("question", ""), ("answer", "think"))

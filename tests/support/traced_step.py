@@ -11,13 +11,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import Rendered, TokenKind
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner.trace import META, LiveBytes, traced_model
+from thinktune.tokenization import Rendered, TokenKind
 from thinktune.train.step import step
 
 

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from thinktune.checkpoint import store
 from thinktune.checkpoint.manifest import manifest_mismatches
 from thinktune.data.pipeline import prepare
-from thinktune.data.tokenizer import read_tokenizer
 from thinktune.errors import Stopped, UserError
 from thinktune.files import read_json
 from thinktune.inference.engine import Engine
@@ -21,6 +20,7 @@ from thinktune.inference.requests import Request, SamplingParams
 from thinktune.model.loading import load_model
 from thinktune.run import RunFolder, journal, lock_run
 from thinktune.run.status import RunStatus, read_status
+from thinktune.tokenization import read_tokenizer
 from thinktune.train import train
 
 

@@ -16,7 +16,6 @@ from support.runs import quiet, settings
 
 from thinktune.checkpoint import store
 from thinktune.data.pipeline import prepare
-from thinktune.data.tokenizer import read_tokenizer
 from thinktune.distributed.world import World
 from thinktune.files import read_json
 from thinktune.model.batch import pack
@@ -26,6 +25,7 @@ from thinktune.report import run_page
 from thinktune.report.comparison_page import write_comparison
 from thinktune.run import RunFolder, journal
 from thinktune.run.diagnosis import diagnose_run, eval_losses, memorized_rows, rows_by_loss, train_losses
+from thinktune.tokenization import read_tokenizer
 from thinktune.train import metrics, train
 from thinktune.train.samples import affordable_tokens, repetition_rate, sampling_modes
 

@@ -11,12 +11,12 @@ from support.runs import quiet, settings
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import Rendered
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
 from thinktune.model.batch import DEVICE_FIELDS, make_padding, pack
 from thinktune.model.forward import evaluate_loss
 from thinktune.optim.optimizer import Optimizer
+from thinktune.tokenization import Rendered
 from thinktune.train.loop import _compile, _train_step
 from thinktune.train.setup import open_run
 from thinktune.train.step import step

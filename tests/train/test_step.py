@@ -8,13 +8,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from thinktune.config.schema import TrainConfig
-from thinktune.data.chat_template import TokenKind
 from thinktune.distributed.world import World
 from thinktune.model.batch import Padding, pack
 from thinktune.model.device import pick_device
 from thinktune.model.forward import evaluate_loss, hidden_states
 from thinktune.model.loss import LogitChunks, _cross_entropy_fused, linear_cross_entropy
 from thinktune.optim.optimizer import Optimizer
+from thinktune.tokenization import TokenKind
 from thinktune.train.step import step
 
 SETTINGS = TrainConfig(rows_per_step=1, learning_rate=1e-3, weight_decay=0.1)

@@ -12,12 +12,10 @@ from rich.text import Text
 
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import MemoryTierName, Recipe
-from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, read_tokenizer, summary
-from thinktune.data.chat_template import TokenKind, reference_ids
+from thinktune.data import Prepared, StepRows, Subset, summary
 from thinktune.data.dataset import select
 from thinktune.data.packing import plan_steps
 from thinktune.data.pipeline import prepare_with_faults
-from thinktune.data.tokenizer import tokenizer_state
 from thinktune.errors import UserError, redact_all
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
@@ -25,6 +23,9 @@ from thinktune.model.admission import admit, context_fault
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run
 from thinktune.progress import Say
 from thinktune.terminal import guard_console, show_controls
+from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
+from thinktune.tokenization.chat_template import reference_ids
+from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import evaluation_interval_steps
 
 TOKEN_KIND_STYLES = {

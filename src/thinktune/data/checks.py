@@ -25,7 +25,8 @@ from thinktune.data.repairs import (
     strip_reasoning_tags,
     unescape_newlines,
 )
-from thinktune.data.types import Action, Example, Finding, Turn
+from thinktune.data.types import Action, Finding
+from thinktune.tokenization import Example, Turn
 
 Turns = tuple[Turn, ...]
 

@@ -21,8 +21,9 @@ from thinktune.data.messages import (
     read_text,
     with_row_system_prompt,
 )
-from thinktune.data.types import Example, Finding, RawRow, Turn, suggest_policy
+from thinktune.data.types import Finding, RawRow, suggest_policy
 from thinktune.errors import UserError
+from thinktune.tokenization import Example, Turn
 
 SAMPLE_ROWS = 200  # of each file, from which its columns are detected
 

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinktune import cache
-from thinktune.data.chat_template import Rendered, TokenKind
-from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
+from thinktune.tokenization import Example, Rendered, TokenKind, Turn
 
 # An example: its index among all rows read, its file and line, its span in texts.jsonl, its replies, and its digest.
 EXAMPLE_DTYPE = np.dtype(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thinktune.data.types import Example
+from thinktune.tokenization import Example
 
 WIDE_CHARACTERS = re.compile("[\u2000-\u206f\u3000-\u303f\u3200-\u33ff\uff00-\uffef]")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from thinktune.data.dataset import Subset
 from thinktune.data.pipeline import Prepared
-from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
 from thinktune.files import write_json_lines
+from thinktune.tokenization import Example, Turn
 
 EXPORT_FILES = ("train.jsonl", "val.jsonl")
 

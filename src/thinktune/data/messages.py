@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from thinktune.data.types import Role, Turn
+from thinktune.tokenization import Turn
+from thinktune.tokenization.conversation import Role
 
 # A turn, and the names of the fields that hold its content and its reasoning.
 TurnWithFields = tuple[Turn, tuple[str, str]]

@@ -15,7 +15,6 @@ import numpy as np
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.data import sources
-from thinktune.data.chat_template import decode_by_token
 from thinktune.data.checks import check_example
 from thinktune.data.columns import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
@@ -24,8 +23,7 @@ from thinktune.data.readers import MAX_ROW_BYTES, read_rows
 from thinktune.data.sources import RowFile
 from thinktune.data.split import ROW_FEATURES, train_validation_split
 from thinktune.data.summary import summarize
-from thinktune.data.tokenizer import ChatTokenizer, control_tokens, max_characters, tokenizer_state
-from thinktune.data.types import Example, RawRow, Tally, Turn
+from thinktune.data.types import RawRow, Tally
 from thinktune.data.worker import (
     Chunk,
     ChunkResult,
@@ -37,6 +35,9 @@ from thinktune.data.worker import (
 from thinktune.errors import UserError
 from thinktune.files import name_path, read_json, write_json
 from thinktune.progress import ProgressReporter, Say
+from thinktune.tokenization import ChatTokenizer, Example, Turn
+from thinktune.tokenization.chat_template import decode_by_token
+from thinktune.tokenization.tokenizer import control_tokens, max_characters, tokenizer_state
 
 CHUNK_ROWS, CHUNK_BYTES = 256, 2**20  # of the file; tokenizing takes some two hundred times that
 
@@ -56,7 +57,7 @@ MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes l
 # Our own source that decides tokens or the summary of the rows: this package, the recipe's rules for rows, and the
 # texts of errors, which the summary quotes. The other packages that this one imports (`cache`, `files`, `hub`,
 # `progress`) find, read and keep what is hashed here by its content.
-TOKEN_SOURCES = ("data", "config", "errors")
+TOKEN_SOURCES = ("data", "tokenization", "config", "errors")
 
 
 @dataclass(frozen=True, slots=True)

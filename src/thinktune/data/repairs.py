@@ -2,7 +2,7 @@
 
 import re
 
-from thinktune.data.types import Role
+from thinktune.tokenization.conversation import Role
 
 _CONTROL_CHARACTER = re.compile(
     # Not U+200C and U+200D, which Persian, Indian scripts and emoji need.

@@ -1,12 +1,9 @@
-"""Types of the data: raw rows, turns, examples, and findings about them."""
+"""Types of the data: raw rows, and findings about them."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from thinktune.config import ROW_FAULTS
-
-Role = Literal["system", "user", "assistant"]
-
 
 Action = Literal["kept", "repaired", "trimmed", "dropped", "stops"]
 
@@ -15,35 +12,6 @@ EXAMPLES_PER_FAULT = 5
 
 
 MAX_STOP_SENTENCES = 20  # the rest is only counted
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message; only the assistant's has reasoning, and one that is not `trained` is only history."""
-
-    role: Role
-    content: str
-    reasoning: str = ""
-    trained: bool = True
-
-    @property
-    def has_reasoning(self) -> bool:
-        """True unless the reasoning is blank; it decides in which mode the chat template writes the turn."""
-        return bool(self.reasoning.strip())
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A conversation, its `file:line`, and, if the row gives one, the key point of a right answer."""
-
-    turns: tuple[Turn, ...]
-    source: str
-    keypoint: str | None = None
-
-    @property
-    def question(self) -> str:
-        """The content of the last user turn."""
-        return next(turn.content for turn in reversed(self.turns) if turn.role == "user")
 
 
 @dataclass(frozen=True, slots=True)

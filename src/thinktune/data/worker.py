@@ -13,17 +13,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from thinktune.config import DataConfig
-from thinktune.data.chat_template import Rendered, TokenKind, render_batch, trim_reasoning
 from thinktune.data.checks import CheckedExample, check_example
 from thinktune.data.columns import ColumnMapping, UncheckedExample, UnusedColumns, to_example
 from thinktune.data.dataset import example_to_json
 from thinktune.data.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.messages import with_default_system_prompt
 from thinktune.data.split import hash_fraction
-from thinktune.data.tokenizer import ChatTokenizer, control_tokens, exceeds_tokens, max_characters
-from thinktune.data.types import ACTION_OF_POLICY, Action, Example, Finding, RawRow
+from thinktune.data.types import ACTION_OF_POLICY, Action, Finding, RawRow
 from thinktune.errors import UserError
 from thinktune.library_output import captured_output, silence_libraries
+from thinktune.tokenization import ChatTokenizer, Example, Rendered, TokenKind
+from thinktune.tokenization.chat_template import render_batch
+from thinktune.tokenization.tokenizer import control_tokens, exceeds_tokens, max_characters
+from thinktune.tokenization.trimming import trim_reasoning
 
 
 @dataclass(frozen=True, slots=True)

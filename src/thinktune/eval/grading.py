@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN
 from thinktune.data.language import main_script
 from thinktune.eval import answer_extraction
 from thinktune.eval.normalization import fold_compatibility
+from thinktune.tokenization.chat_template import THINK_CLOSE, THINK_OPEN
 
 MIN_LOOP_REPEATS = 4  # of the same text at the end, one after the other
 MIN_LOOP_CHARACTERS = 40  # over all repeats; shorter ones are emphasis, or rows of dashes

@@ -7,10 +7,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
-from thinktune.data import Turn
 from thinktune.eval.completion_store import RecordWriter, read_records
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.progress import ProgressReporter, Say
+from thinktune.tokenization import Turn
 
 ORDERS = ("base first", "tuned first")
 MAX_TRIED_BRACES = 100  # from the end of a judge's reply, where its verdict stands

@@ -14,7 +14,7 @@ import torch
 
 from thinktune.checkpoint import model_warning, require_run_folder, resolve_model_folder
 from thinktune.config import Recipe, load_recipe
-from thinktune.data import Example, Prepared, Subset, prepare, read_tokenizer
+from thinktune.data import Prepared, Subset, prepare
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
@@ -48,6 +48,7 @@ from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.base_model import refuse_other_weights
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.resume import refuse_other_data
+from thinktune.tokenization import Example, read_tokenizer
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
 GRADER_LIBRARIES = ("sacrebleu", "rouge-score")

@@ -14,7 +14,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from thinktune.config.strict_yaml import read_values
-from thinktune.data import Example, Turn
 from thinktune.data.language import main_script
 from thinktune.data.readers import read_rows
 from thinktune.data.sources import SUFFIXES
@@ -22,6 +21,7 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.eval import grading
 from thinktune.eval.answer_extraction import OPTION_LETTERS
 from thinktune.eval.grading import FormatRules, Grader
+from thinktune.tokenization import Example, Turn
 
 MAX_FAULTS = 20  # of a file, named one by one; the rest is counted
 OWN_COLUMNS = {"grader", "rules", "kind", "think"}  # columns of our own layout that need no mapping

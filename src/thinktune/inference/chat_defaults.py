@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thinktune.config import load_recipe
-from thinktune.data import Turn
 from thinktune.inference.requests import SamplingParams
 from thinktune.run import RunFolder
+from thinktune.tokenization import Turn
 
 DEFAULT_MAX_NEW_TOKENS = 2048
 

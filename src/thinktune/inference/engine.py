@@ -8,7 +8,6 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor
 
-from thinktune.data import ChatTokenizer
 from thinktune.distributed import SINGLE, World
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
@@ -17,6 +16,7 @@ from thinktune.inference.sampler import NO_TOKEN, Sampler, sample_tokens
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.model import CausalLM
 from thinktune.model.forward import autocast, inference_context
+from thinktune.tokenization import ChatTokenizer
 
 MAX_PREFILL_TOKENS = 512  # of one prefill pass; the other replies wait that long for a prompt, and no longer
 

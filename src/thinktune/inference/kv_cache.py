@@ -12,6 +12,7 @@ from thinktune.distributed import World
 from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
 from thinktune.model.attention import reads_cu_seqlens_on_device
+from thinktune.model.decoder import decoder
 from thinktune.model.forward import cache_argument, with_unsharded_root
 
 GROW_COLUMNS = 256  # columns by which the buffers grow; each growth copies them
@@ -134,7 +135,7 @@ class KVCache:
         mask = None
         if visible_columns is not None and position_ids.numel() > 1:  # a single token sees all there is
             mask = (torch.arange(visible_columns, device=position_ids.device) <= position_ids[:, :, None])[:, None]
-        output = self._model.model(
+        output = decoder(self._model)(
             input_ids=self._tensor(ids),
             position_ids=position_ids,
             attention_mask={"full_attention": mask},

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN
 from thinktune.errors import UpstreamError, UserError
 from thinktune.inference.replies import Piece, ReplyParser
 from thinktune.inference.requests import Completion, Request
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
+from thinktune.tokenization.chat_template import THINK_CLOSE, THINK_OPEN
 
 if TYPE_CHECKING:  # `openai` is imported late: it takes most of a second
     from openai import APIError, AsyncStream

@@ -6,9 +6,9 @@ from typing import Literal
 
 from tokenizers.decoders import DecodeStream
 
-from thinktune.data import ChatTokenizer
-from thinktune.data.chat_template import THINK_CLOSE, THINK_OPEN, reasoning_end_ids
 from thinktune.inference.requests import Completion, FinishReason, SamplingParams
+from thinktune.tokenization import ChatTokenizer
+from thinktune.tokenization.chat_template import THINK_CLOSE, THINK_OPEN, reasoning_end_ids
 
 PieceKind = Literal["reasoning", "answer", "moved"]
 

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from thinktune.data import ChatTokenizer, Example, Turn
-from thinktune.data.chat_template import TooLongError, render_prompt
 from thinktune.errors import UserError
+from thinktune.tokenization import ChatTokenizer, Example, Turn
+from thinktune.tokenization.chat_template import TooLongError, render_prompt
 
 FinishReason = Literal["end", "length", "stop"]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from thinktune.checkpoint import resolve_model_folder
-from thinktune.data import Turn, read_tokenizer
 from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import Completion, Request, SamplingParams
@@ -14,6 +13,7 @@ from thinktune.model import pick_device, pick_precision
 from thinktune.model.attention import set_attention
 from thinktune.model.loading import load_model
 from thinktune.progress import Say, say_nothing
+from thinktune.tokenization import Turn, read_tokenizer
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from thinktune.data import ChatTokenizer, Prepared, read_tokenizer
+from thinktune.data import Prepared
 from thinktune.errors import UserError, shorten_error
 from thinktune.library_output import captured_output
 from thinktune.model.folder import (
@@ -32,6 +32,7 @@ from thinktune.model.folder import (
 from thinktune.model.generation_config import read_generation_config
 from thinktune.model.protocols import ModelConfig
 from thinktune.model.stored_weights import MatchedWeights, match_weights, refuse_non_finite_files
+from thinktune.tokenization import ChatTokenizer, read_tokenizer
 
 SUPPORTED_MODEL_TYPES = ("qwen3", "qwen2")  # their forward pass hands cu_seqlens on to the attention
 SUPPORTED = f"only {', '.join(SUPPORTED_MODEL_TYPES)} with full_attention are supported; use one of those"

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thinktune.data import ChatTokenizer
-from thinktune.data.chat_template import Rendered
 from thinktune.data.packing import bin_pack
+from thinktune.tokenization import ChatTokenizer, Rendered
 
 # The tensors that a step reads on the device.
 DEVICE_FIELDS = ("ids", "position_ids", "label_positions", "labels", "label_kinds")

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from thinktune.data.chat_template import TokenKind
 from thinktune.distributed import SINGLE, World
 from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.batch import Batch
+from thinktune.model.decoder import decoder
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
+from thinktune.tokenization import TokenKind
 
 Result = TypeVar("Result")
 
@@ -37,7 +38,7 @@ def hidden_states(model: CausalLM, batch: Batch) -> Tensor:
     cu_seqlens = batch.cu_seqlens
     if reads_cu_seqlens_on_device(model):
         cu_seqlens = cu_seqlens.to(batch.ids.device, non_blocking=True)
-    output = model.model(
+    output = decoder(model)(
         input_ids=batch.ids,
         position_ids=batch.position_ids,
         attention_mask={"full_attention": None},  # cu_seqlens are enough; transformers builds no mask
@@ -53,7 +54,7 @@ def cache_argument(model: CausalLM) -> str | None:
 
     The installed release's own signature is asked: a forward pass takes any other name too, and ignores it in silence.
     """
-    parameters = inspect.signature(model.model.forward).parameters
+    parameters = inspect.signature(decoder(model).forward).parameters
     return next((name for name in CACHE_ARGUMENTS if name in parameters), None)
 
 

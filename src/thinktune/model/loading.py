@@ -20,6 +20,7 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.files import system_error
 from thinktune.library_output import captured_output
 from thinktune.model.admission import admit_model, meta_model
+from thinktune.model.decoder import decoder_layers
 from thinktune.model.folder import FIELD, list_some
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config
 from thinktune.model.protocols import CausalLM
@@ -132,7 +133,7 @@ def apply_fsdp(model: Any, mesh: DeviceMesh) -> None:
     calls a function while the root group is unsharded.
     """
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for layer in model.model.layers:
+    for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     model.with_unsharded_root = MethodType(_call_function, model)

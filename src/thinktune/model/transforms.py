@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from thinktune.errors import UserError
+from thinktune.model.decoder import decoder_layers
 from thinktune.model.device import MIN_FLOAT8_CAPABILITY, MIN_TRITON_CAPABILITY, compute_capability
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
 
@@ -33,7 +34,7 @@ def compile_layers(model: CausalLM, backend: str = "inductor") -> None:
     Packed batches run compiled. Calls without `cu_seqlens` or with a KV cache (generation, whose shapes change with
     every token) run eagerly. Weight names stay the same. `backend` is torch.compile's.
     """
-    for layer in model.model.layers:
+    for layer in decoder_layers(model):
         layer.forward = _compile_packed_forward(layer.forward, backend)
 
 
@@ -65,7 +66,7 @@ def apply_activation_budget(model: CausalLM, budget: float, compiled: bool) -> N
         # A process-wide flag, read when a layer is compiled; a process trains one model.
         torch._functorch.config.activation_memory_budget = budget  # pyright: ignore
         return
-    layers = model.model.layers
+    layers = decoder_layers(model)
     recomputed = round((1 - budget) * len(layers))
     if not recomputed:
         return
@@ -110,7 +111,7 @@ def apply_float8(model: CausalLM, *, emulate: bool = False) -> None:
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     convert_to_float8_training(
-        model.model.layers,
+        decoder_layers(model),
         config=Float8LinearConfig(emulate=emulate, pad_inner_dim=True),
         module_filter_fn=_fits_float8,
     )

@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model import ModelConfig
+from thinktune.model.decoder import decoder_layers
 from thinktune.planner.trace import META, LayerBytes, LinearBytes, one_layer_model, rotary_embeddings, trace_layer
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
@@ -109,9 +110,9 @@ def _trace_compiled(config: ModelConfig, dtype: torch.dtype) -> dict[float, Laye
     with FakeTensorMode():
         model = one_layer_model(config, dtype, META)
         inputs = torch.empty(1, TRACED_TOKENS, config.hidden_size, dtype=dtype, device=META, requires_grad=True)
-        run = torch.compile(model.model.layers[0], backend=backend, fullgraph=True, dynamic=False)
+        run = torch.compile(decoder_layers(model)[0], backend=backend, fullgraph=True, dynamic=False)
         run(inputs, attention_mask=None, position_embeddings=rotary_embeddings(config, TRACED_TOKENS, dtype, META))
-        weights = sum(weight.numel() for weight in model.model.layers[0].parameters()) * dtype.itemsize
+        weights = sum(weight.numel() for weight in decoder_layers(model)[0].parameters()) * dtype.itemsize
         torch.compiler.reset()
         fewest = _matmul_operations(*found[1.0][:2])
         plain = trace_layer(config, dtype, META, recompute=False)

@@ -13,6 +13,7 @@ import torch
 from thinktune.config import MemoryTierName, Strategy
 from thinktune.distributed import ParallelDims
 from thinktune.model import ModelConfig
+from thinktune.model.decoder import decoder_layers
 from thinktune.model.flops import head_dim
 from thinktune.model.loss import pick_chunk_rows
 from thinktune.optim import TIERS, MemoryTier
@@ -182,7 +183,7 @@ class Workload:
 def parameter_groups(config: ModelConfig) -> ParameterGroups:
     """Group the shapes of a model's parameters as FSDP2 does, tied ones once, from its configuration alone."""
     model = model_without_memory(config)
-    layers = model.model.layers
+    layers = decoder_layers(model)
     in_layers = {id(weight) for weight in layers.parameters()}
     root = [weight for weight in model.parameters() if id(weight) not in in_layers]
     shapes = [tuple(tuple(weight.shape) for weight in weights) for weights in (root, layers[0].parameters())]

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from thinktune.config import MemoryTierName, TrainConfig
 from thinktune.library_output import captured_output
 from thinktune.model import CausalLM, ModelConfig
+from thinktune.model.decoder import decoder_layers
 from thinktune.model.flops import head_dim
 from thinktune.model.forward import autocast
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
@@ -290,7 +291,7 @@ def _trace_layer_bytes(
         angles = rotary_embeddings(config, tokens, weight_dtype, device)
         before = live.reset_peak()
         with autocast(model, dtype):
-            outputs = model.model.layers[0](inputs, attention_mask=None, position_embeddings=angles)
+            outputs = decoder_layers(model)[0](inputs, attention_mask=None, position_embeddings=angles)
         size = outputs.numel() * outputs.element_size()
         saved, forward = live.current_bytes - before - size, live.peak_bytes - before
         gradient = torch.empty_like(outputs)

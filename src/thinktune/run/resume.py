@@ -65,7 +65,7 @@ RECORDED = (*LIBRARIES, "code", "python", "platform", "device", "precision", "wo
 # to losses (`model`) and updates (`optim`), over ranks (`distributed`), through what a checkpoint saves and restores.
 # `train` drives them. Pages, trackers, the server, evaluation and the planner (whose decision is recorded by itself,
 # in environment.json) may change without any step coming out differently.
-TRAINING_PACKAGES = ("checkpoint", "config", "data", "distributed", "model", "optim", "train")
+TRAINING_PACKAGES = ("checkpoint", "config", "data", "distributed", "model", "optim", "tokenization", "train")
 
 
 @contextmanager

@@ -10,8 +10,6 @@ from typing import Protocol
 from thinktune.checkpoint import model_warning, resolve_model_folder
 from thinktune.config import load_recipe
 from thinktune.config.schema import EngineChoice
-from thinktune.data import ChatTokenizer, read_tokenizer
-from thinktune.data.chat_template import THINK_CLOSE
 from thinktune.errors import UserError, shorten_error
 from thinktune.hub import find_in_cache, locate_model
 from thinktune.inference import ChatDefaults, Endpoint, Request, Stream, read_chat_defaults, vllm_server
@@ -21,6 +19,8 @@ from thinktune.model import pick_device, read_config
 from thinktune.model.admission import admit_model
 from thinktune.progress import Say
 from thinktune.run import RunFolder
+from thinktune.tokenization import ChatTokenizer, read_tokenizer
+from thinktune.tokenization.chat_template import THINK_CLOSE
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from thinktune.data import Turn
 from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
 from thinktune.inference.chat_defaults import with_system_prompt
 from thinktune.inference.replies import parse_reply
@@ -22,6 +21,7 @@ from thinktune.serve.openai_schema import (
     StreamOptions,
     Usage,
 )
+from thinktune.tokenization import Turn
 
 FINISH_REASONS: dict[FinishReason, Literal["stop", "length"]] = {"end": "stop", "stop": "stop", "length": "length"}
 

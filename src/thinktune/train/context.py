@@ -9,7 +9,7 @@ import torch
 
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
-from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset
+from thinktune.data import Prepared, StepRows, Subset
 from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.model import Batch, CausalLM, pick_precision
@@ -17,6 +17,7 @@ from thinktune.model.batch import Padding, collate
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import Setting
 from thinktune.progress import Bar, Say, no_bar
+from thinktune.tokenization import ChatTokenizer
 
 
 def evaluation_interval_steps(recipe: Recipe, steps: Sequence[StepRows]) -> int:

@@ -7,11 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from thinktune.data import Example
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import GenerationError, completion_record
 from thinktune.run import RunFolder, journal
+from thinktune.tokenization import Example
 from thinktune.train import metrics
 from thinktune.train.context import RunContext
 

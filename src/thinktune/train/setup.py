@@ -14,9 +14,8 @@ import torch
 from thinktune.checkpoint import saving, store
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
-from thinktune.data import ChatTokenizer, Prepared, StepRows, Subset, prepare, summary
+from thinktune.data import Prepared, StepRows, Subset, prepare, summary
 from thinktune.data.packing import plan_steps
-from thinktune.data.tokenizer import tokenizer_state
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError, redact_all
 from thinktune.files import write_json
@@ -32,6 +31,8 @@ from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import RunFolder, base_model, describe_environment, journal, resume
+from thinktune.tokenization import ChatTokenizer
+from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import agreement
 from thinktune.train.context import RunContext
 from thinktune.train.state import CheckpointClock, Run, TrainState

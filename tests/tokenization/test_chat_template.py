@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data.chat_template import TokenKind, reasoning_end_ids, reference_ids, render, render_prompt
-from thinktune.data.types import Example, Turn
 from thinktune.errors import UserError
+from thinktune.tokenization import Example, TokenKind, Turn
+from thinktune.tokenization.chat_template import reasoning_end_ids, reference_ids, render, render_prompt
 
 CASES = {
     "plain": [Turn("user", "2+2?"), Turn("assistant", "4", "two and two")],

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
-from thinktune.data.types import Turn
 from thinktune.errors import UserError, shorten_error
 from thinktune.library_output import captured_output
+from thinktune.tokenization.conversation import Turn
 
 OTHER_TOKENIZERS = ("tekken.json", "tokenizer.model", "tokenizer.model.v3", "spiece.model", "qwen.tiktoken")
 

@@ -7,10 +7,10 @@ from support.prepared_rows import rows_of, with_rows
 from tokenizers import AddedToken
 
 from thinktune.commands.check import verify_tokens
-from thinktune.data.chat_template import render, render_prompt
 from thinktune.data.pipeline import prepare, prepare_with_faults
-from thinktune.data.tokenizer import control_tokens
-from thinktune.data.types import Example, Turn
+from thinktune.tokenization import Example, Turn
+from thinktune.tokenization.chat_template import render, render_prompt
+from thinktune.tokenization.tokenizer import control_tokens
 
 TEXTS = ("\n", "\n\n", "  ", "        ", "part", "user", "assistant", "<table>", "</b>", "…", "血液", "##", "C++")
 BUILT = """{%- for m in messages %}{{ '<|' ~ m.role ~ '|>' ~ '\\n' ~

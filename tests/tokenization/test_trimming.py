@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinktune.data.chat_template import OMISSION_MARK, TokenKind, render, trim_reasoning
-from thinktune.data.types import Example, Turn
+from thinktune.tokenization import Example, TokenKind, Turn
+from thinktune.tokenization.chat_template import render
+from thinktune.tokenization.trimming import OMISSION_MARK, trim_reasoning
 
 CHINESE = [f"第{number}步，看血液。" for number in range(40)]
 ENGLISH = [f"Step {number}: it is 2.5 mg, so think. " for number in range(40)]

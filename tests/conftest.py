@@ -1,6 +1,7 @@
 """Fixtures: a small tokenizer and a small Qwen3, made once, and the real Qwen3 files where they are at hand."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)  # the tests themselves run side by side
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hears_signals():
+    """Hear the signals that a shell's background job or nohup ignores, in what a test starts as well."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

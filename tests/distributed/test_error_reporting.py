@@ -139,7 +139,10 @@ def test_a_signal_to_the_launcher_reaches_all_ranks_which_save_and_end(recipe, t
     while not (folder / "last").exists() and time.monotonic() < ends:
         time.sleep(0.1)
     done.send_signal(number)
-    said, wrong = done.communicate(timeout=100)
+    try:
+        said, wrong = done.communicate(timeout=100)
+    finally:
+        done.terminate()  # one that did not hear the signal would train on beside all later tests
     assert done.returncode == 75, wrong
     assert "stopped after step" in wrong
     assert all(word not in said + wrong for word in ("Traceback", "ChildFailedError", "lost the other"))

@@ -18,17 +18,6 @@ from thinktune.train import train
 from thinktune.train.interrupt import StopRequest, parse_duration_seconds
 
 
-@pytest.fixture(autouse=True)
-def hears_signals():
-    """Hear the signals that a shell's background job or nohup ignores, in what a test starts as well."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, monkeypatch, capsys, tried, number):
     recipe = tmp_path / "mine.yaml"

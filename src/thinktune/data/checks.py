@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 from thinktune.data.language import main_script
 from thinktune.data.messages import is_blank
-from thinktune.data.modes import silenced, split_switches
+from thinktune.data.modes import set_modes, silenced, split_switches
 from thinktune.data.repairs import (
     REPLACEMENT_CHARACTER,
     THINK_TAG,
@@ -147,7 +147,7 @@ def _action(fault: str, policy: str, repaired: Turns | None) -> Action:
 
 def _keep(fault: str, turns: Turns) -> Turns:
     """Give kept replies the mode in which they are trained, where their row asks for the other one."""
-    changed = list(turns)
+    changed = list(_with_switched_modes(turns) if fault == "soft_switch" else turns)
     for index, turn in enumerate(turns):
         if fault == "mode_conflict" and _is_conflict(turn):
             changed[index] = replace(turn, mode="thinking")
@@ -267,6 +267,8 @@ def _control_token(tokens: re.Pattern[str], turns: Turns, field_names: FieldName
 
 
 def _soft_switch(turns: Turns, field_names: FieldNames) -> CheckResult:
+    # Read again, because a repair may have brought to light a switch that was hidden when the row was read.
+    turns = _with_switched_modes(turns)
     faults, repaired = list[str](), list(turns)
     for index, (turn, (field, _)) in enumerate(zip(turns, field_names, strict=False)):
         content, mode = split_switches(turn.content)
@@ -279,6 +281,10 @@ def _soft_switch(turns: Turns, field_names: FieldNames) -> CheckResult:
         faults.append(f"{field}: has a switch that asks for {_MODE_WORDS[mode]} ({turn.content.strip()[-20:]!r}){note}")
         repaired[index] = replace(turn, content=content)
     return faults, tuple(repaired)
+
+
+def _with_switched_modes(turns: Turns) -> Turns:
+    return tuple(turn for turn, _ in set_modes([(turn, ("", "")) for turn in turns]))
 
 
 def _mode_conflict(turns: Turns, field_names: FieldNames) -> CheckResult:

@@ -42,7 +42,7 @@ _SWITCH_LINE = re.compile(rf"\s*{_SWITCH}\s*", re.IGNORECASE)
 _SWITCH_AT_START = re.compile(rf"{_SWITCH}(?=\s|\Z)", re.IGNORECASE)
 
 
-_SWITCH_AT_END = re.compile(rf"{_SWITCH}\Z", re.IGNORECASE)
+_SWITCH_AT_END = re.compile(rf"{_SWITCH}[.。]?\Z", re.IGNORECASE)
 
 
 _LONGEST_SWITCH = 16  # characters, with the one before it
@@ -85,7 +85,7 @@ def split_switches(text: str) -> tuple[str, Mode | None]:
 
 
 def set_modes(
-    turns: Sequence[tuple[Turn, tuple[str, str]]], row_mode: Mode | None
+    turns: Sequence[tuple[Turn, tuple[str, str]]], row_mode: Mode | None = None
 ) -> list[tuple[Turn, tuple[str, str]]]:
     """Give each trained reply the mode that its row asks for: by a field, else by a switch in the conversation.
 

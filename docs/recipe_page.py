@@ -38,8 +38,8 @@ FAULTS = """
 ## Row faults and `data.faults`
 
 `drop` leaves the row out, `keep` trains it as it is, `silent` trains it in the mode without thinking, `repair` repairs
-what is certain and drops the rest, and `stop` ends the run and names such rows. `thinktune check` and the report count them all and show examples. Write
-`data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
+what is certain and drops the rest, and `stop` ends the run and names such rows. `thinktune check` and the report count
+them all and show examples. Write `data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
 
 | fault | policies, the default first | meaning |
 |---|---|---|

@@ -122,8 +122,9 @@ def _right_percent(evaluation: dict[str, Any]) -> str:
 def _obeyed_percent(evaluation: dict[str, Any], mode: str) -> str:
     """Format how often the tuned model obeyed a switch, where it was asked under it; the report of most rows counts."""
     reports = (evaluation, evaluation.get("silent") or {})
-    asked = [each for report in reports for each in report.get("switches") or [] if each.get("mode") == mode]
-    share = max(asked, key=lambda each: each["rows"])["tuned"]["value"] if asked else None
+    switches: list[dict[str, Any]] = [each for report in reports for each in report.get("switches") or []]
+    asked = [(each["rows"], each["tuned"]["value"]) for each in switches if each.get("mode") == mode]
+    share = max(asked)[1] if asked else None
     return f"{share:.1%}" if isinstance(share, int | float) else "–"
 
 

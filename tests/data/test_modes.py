@@ -15,6 +15,7 @@ from thinktune.data.summary import summary_lines
 from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError
 from thinktune.tokenization import Example, TokenKind, Turn
+from thinktune.tokenization.chat_template import render
 
 ASKED = {"question": "What does the heart pump?", "answer": "It pumps blood."}
 THOUGHT = ASKED | {"think": "The heart is a muscle that pumps."}
@@ -304,3 +305,23 @@ def test_a_conversation_is_silent_as_a_whole_and_only_if_it_names_no_mode():
     assert [(turn.reasoning, turn.mode) for turn in silent.turns[1::2]] == [("", "silent")] * 2
     named = (*turns[:3], Turn("assistant", "b", "u", mode="thinking"))
     assert apply_silent_share(Example(named, ""), 0.9999, 42).turns == named
+
+
+def test_a_turns_mode_comes_before_its_reasoning_where_it_is_rendered(tokenizer):
+    asked = Turn("user", "Why?")
+    silent, plain, thought = (
+        render(Example((asked, Turn("assistant", "So.", *rest)), "r:1"), tokenizer)[0]
+        for rest in (("Hm, so.", True, "silent"), ("",), ("Hm, so.", True, "thinking"))
+    )
+    assert silent.ids.tolist() == plain.ids.tolist()
+    assert silent.kinds.tolist() == plain.kinds.tolist()
+    assert (thought.kinds == TokenKind.REASONING).any()
+
+
+def test_a_switch_behind_a_repaired_character_counts(prepared):
+    rows = [ASKED | {"question": "One? /no_think\u200b"}, ASKED | {"question": "Two?\u200b"}]
+    found = prepared(rows)
+    assert [reply.source for reply in found.train.replies()] == ["rows.jsonl:1"]
+    assert found.summary["silent_rows"] == 1
+    kept = prepared(rows, faults={"soft_switch": "keep"})
+    assert [reply.source for reply in kept.train.replies()] == ["rows.jsonl:1"]

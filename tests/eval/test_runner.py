@@ -232,7 +232,7 @@ def test_a_row_trained_silent_is_asked_silently_and_its_reply_serves_both_modes(
     assert rescore_run(run) == found
 
 
-def test_one_mode_is_evaluated_where_the_template_has_no_switch(evaluated):
+def test_one_mode_is_evaluated_where_the_template_or_a_server_may_have_no_switch(evaluated):
     run, options, _ = evaluated
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}"
@@ -242,6 +242,14 @@ def test_one_mode_is_evaluated_where_the_template_has_no_switch(evaluated):
     lines = []
     assert runner._modes(replace(options, thinking=None), templated(run / "final", template), lines.append) == (True,)
     assert lines == ["the chat template has no switch for thinking: there is one mode to evaluate"]
+    both, served = (
+        replace(options, thinking=None),
+        replace(options, thinking=None, endpoints={"base": "a", "tuned": "b"}),
+    )
+    tokenizer = read_tokenizer(run / "final")
+    assert runner._modes(both, tokenizer, quiet) == (True, False)
+    assert runner._modes(served, tokenizer, quiet) == (True,)
+    assert runner._modes(replace(served, thinking=False), tokenizer, quiet) == (False,)
 
 
 def templated(folder, template):

@@ -46,7 +46,7 @@ def test_a_row_without_reasoning_is_asked_without_thinking(tree, tmp_path, asked
     assert samples["foot?"]["reasoning"] or samples["foot?"]["reasoning_closed"] is None
     (tmp_path / "more.jsonl").write_text(json.dumps({"question": "foot?", "answer": "f."}) + "\n", encoding="utf-8")
     asked.clear()
-    options = EvalOptions(tasks=(tmp_path / "more.jsonl",), probe=False)
+    options = EvalOptions(tasks=(tmp_path / "more.jsonl",), probe=False, thinking=True)
     evaluate_run(run, quiet, options)
     assert set(asked) == {("hand?", True), ("foot?", False), ("foot?", True)}  # the last one is of the task file
     asked.clear()

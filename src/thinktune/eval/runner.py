@@ -145,6 +145,9 @@ def _modes(options: EvalOptions, tokenizer: ChatTokenizer, say: Say) -> tuple[bo
     """List the modes to ask in, the one with thinking first."""
     if options.thinking is not None:
         return (options.thinking,)
+    if options.endpoints:  # many servers know no switch, and refuse a request that names one
+        say("endpoints are asked with thinking; --no-thinking asks them without, where they have a switch for it")
+        return (True,)
     if has_thinking_switch(tokenizer):
         return (True, False)
     say("the chat template has no switch for thinking: there is one mode to evaluate")

@@ -37,9 +37,9 @@ places still work; `check` and `train` name the new place.
 FAULTS = """
 ## Row faults and `data.faults`
 
-`drop` leaves the row out, `keep` trains it as it is, `repair` repairs what is certain and drops the rest, and `stop`
-ends the run and names such rows. `thinktune check` and the report count them all and show examples. Write
-`data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
+`drop` leaves the row out, `keep` trains it as it is, `silent` trains it in the mode without thinking, `repair` repairs
+what is certain and drops the rest, and `stop` ends the run and names such rows. `thinktune check` and the report count
+them all and show examples. Write `data.faults: {handed_answer: keep, too_long: trim-reasoning}`.
 
 | fault | policies, the default first | meaning |
 |---|---|---|

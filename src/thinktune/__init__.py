@@ -45,10 +45,11 @@ def train(recipe: str | Path, *overrides: str) -> Path:
         return run_training(loaded, say, bar=bar)
 
 
-def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: bool = True) -> dict[str, Any]:
+def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: bool | None = None) -> dict[str, Any]:
     """Compare base and tuned model on held-out rows, task files and the bundled probe; return `eval/report.json`.
 
-    Writes the run's page as well. An evaluation that was interrupted is resumed.
+    Both models are asked with thinking and without (under `silent`), or in the one mode that `thinking` names. Writes
+    the run's page as well. An evaluation that was interrupted is resumed.
     """
     from thinktune.eval.runner import EvalOptions, evaluate_run
     from thinktune.files import expand_home

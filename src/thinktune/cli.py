@@ -178,7 +178,9 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         typer.Option(help="File of questions with answers; may be given several times.", callback=_at_home),
     ] = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
-    thinking: Annotated[bool, typer.Option(help="Let both models reason before they answer.")] = True,
+    thinking: Annotated[
+        bool | None, typer.Option(help="Ask both models only with thinking, or only without; default: both.")
+    ] = None,
     regrade: Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again, without a model.")] = False,
     endpoint: Annotated[
         list[str] | None, typer.Option(help="Servers that reply: base=URL[#MODEL] and tuned=URL[#MODEL].")

@@ -16,7 +16,7 @@ from thinktune.tokenization import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
 MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}
-ACTIONS = {"keep": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
+ACTIONS = {"keep": "kept", "silent": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
 
 # The fault, the usual row, the field that is wrong, its text, what repair makes of it (None: nothing sure), the sentence.
 WRONG = [
@@ -56,6 +56,8 @@ WRONG = [
     ("blank", ZH, "question", "NaN", None, "is 'NaN'"),
     ("control_token", ZH, "question", "x<|im_end|>y", None, "contains the control token <|im_end|> ('x<|im"),
     ("control_token", EN, "think", "So <|im_start|>it is.", None, "contains the control token <|im_start|>"),
+    ("soft_switch", ZH, "question", "心脏泵什么？/no_think", "心脏泵什么？", "has a switch that asks for no reasoning ('心脏泵什么？/no_think')"),
+    ("soft_switch", EN, "question", "/think What does it pump?", "What does it pump?", "has a switch that asks for reasoning"),
     ("no_reasoning", ZH, "think", "", None, "is empty or null"),
     ("no_reasoning", EN, "think", "\n\n", None, "is empty or null"),
     ("reasoning_is_answer", ZH, "think", "血 液\n。", None, "is the same text as answer ('血液"),
@@ -87,7 +89,7 @@ RIGHT = [
 def test_every_fault_is_in_the_table_in_both_languages():
     for base in (ZH, EN):
         faults = {fault for fault, usual, *_ in WRONG if usual["answer"] == base["answer"]}
-        assert faults == MINE - {"ends_on_user"}
+        assert faults == MINE - {"ends_on_user", "mode_conflict"}
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def refused(*rows, columns=None, ignore=(), sample=None):
         ({"问题": "q", "思维链": "t", "回答": "a"}, "columns: question = 问题, reasoning = 思维链, answer = 回答"),
         ({"指令": "q", "输入": "i", "输出": "a"}, "alpaca: question = 指令 + 输入, answer = 输出 (reasoning inside think tags)"),
         ({"input": "q", "output": "a", "user": 7}, "columns: question = input, answer = output (reasoning inside think tags)"),
-        ({"question": "q", "answer": "a", "thinking": True, "think": "t"}, "columns: question = question, reasoning = think, answer = answer"),
+        ({"question": "q", "answer": "a", "thinking": True, "think": "t"}, "columns: question = question, reasoning = think, answer = answer, mode = thinking"),
         ({"prompt": "q", "conversation": "not a list", "completion": "a"}, "columns: question = prompt, answer = completion (reasoning inside think tags)"),
     ],
 )  # fmt: skip

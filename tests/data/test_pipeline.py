@@ -164,7 +164,7 @@ def test_faulty_rows_do_not_hide_a_files_columns_and_an_empty_file_is_reported(t
 @pytest.mark.parametrize(
     ("rows", "data", "message"),
     [
-        (rows_of(4, think=""), {}, "is left to train on \\(no_reasoning 4\\).*data.faults: {no_reasoning: keep}"),
+        (rows_of(4, think=""), {}, "is left to train on \\(no_reasoning 4\\).*data.faults: {no_reasoning: silent}"),
         (rows_of(4, answer=""), {}, "is left to train on \\(blank 4\\); fix the rows\n.*:1: answer: is empty"),
         (rows_of(2), {"validation": 0.5, "seed": 6}, "all 2 usable rows are held out"),
         ([], {}, "the files hold none"),

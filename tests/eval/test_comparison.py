@@ -1,8 +1,18 @@
 """Figures and verdicts claim no more than their intervals; losses are reported."""
 
-import pytest
+from io import StringIO
 
-from thinktune.eval.comparison import compare, forgetting_verdict, row_outcome, set_verdict
+import pytest
+from rich.console import Console
+
+from thinktune.eval.comparison import (
+    compare,
+    comparison_tables,
+    forgetting_verdict,
+    row_outcome,
+    set_verdict,
+    switch_verdict,
+)
 
 
 def rows(right, count, **more):
@@ -67,3 +77,47 @@ def test_row_outcomes():
     assert row_outcome({"right": 1.0, "chrf": 0.1}, {"right": 0.0, "chrf": 0.9}) == "worse"
     assert row_outcome({"chrf": 0.50}, {"chrf": 0.52}) == "same"
     assert row_outcome({"tokens": 1.0}, {"tokens": 2.0}) == ""
+
+
+def switch(mode, base, tuned, count=40):
+    """How often a switch was obeyed: by so many of `count` replies of either model."""
+    obeyed = [[{"obeyed": float(row < hits)} for row in range(count)] for hits in (base, tuned)]
+    return {"mode": mode, **compare(*obeyed)[0]}
+
+
+def test_a_switch_that_was_unlearned_is_called_lost_and_the_cure_is_named():
+    text = switch_verdict(switch("silent", 40, 10))
+    assert text.startswith("switch off (does not reason): LOST; obeyed by 100.0 % → 25.0 %, −75.0 points (−")
+    assert text.endswith("40 rows; mix in silent rows by data.silent_share")
+    assert switch_verdict(switch("thinking", 38, 2)).endswith("mix in rows that reason")
+
+
+def test_a_switch_is_called_kept_only_where_its_interval_says_so():
+    assert switch_verdict(switch("silent", 40, 39)).startswith("switch off (does not reason): kept; ")
+    assert switch_verdict(switch("silent", 3, 3, count=3)).startswith("switch off (does not reason): no loss shown; ")
+    assert switch_verdict(switch("silent", 1, 1)).startswith("switch off (does not reason): no loss shown; ")
+    assert switch_verdict(switch("thinking", 0, 40)).startswith("switch on (reasons): better; ")
+
+
+def mode_report(*switches, name="held-out"):
+    measures = compare(rows(2, 40), rows(30, 40))
+    scored = {"name": name, "rows": 40, "apart": 0, "measures": measures, "verdict": set_verdict(name, measures)}
+    return {"sets": [scored], "verdicts": [scored["verdict"], *map(switch_verdict, switches)], "switches": [*switches]}
+
+
+def test_the_terminal_shows_both_modes_and_each_switch_once_with_its_intervals():
+    # Some rows were trained silent, so they were asked so in the first evaluation, too.
+    report = mode_report(switch("thinking", 30, 30, count=30), switch("silent", 10, 10, count=10))
+    report |= {"silent": mode_report(switch("silent", 40, 12))}
+    console = Console(width=120, record=True, file=StringIO())
+    console.print(comparison_tables(report))
+    text = console.export_text()
+    assert "held-out, 40 rows, without thinking" in text
+    assert text.count("held-out: better") == 2
+    assert text.count("Switch on (reasons)") == text.count("switch on (reasons): kept") == 1
+    assert text.count("Switch off (does not reason)") == text.count("switch off (does not reason): LOST") == 1
+    assert "100.0 % (91.2 to 100.0)" in text
+    assert "30.0 % (18.1 to 45.4)" in text
+    alone = Console(width=80, record=True, file=StringIO())
+    alone.print(comparison_tables(mode_report(switch("silent", 40, 12))))
+    assert alone.export_text().count("switch off (does not reason): LOST") == 1

@@ -18,6 +18,8 @@ from thinktune.eval.completion_store import RecordWriter, model_fingerprint, rea
 from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
 from thinktune.inference import openai_client
 from thinktune.report import write_run_page
+from thinktune.report.run_page import read_run
+from thinktune.tokenization import read_tokenizer
 from thinktune.train.loop import train
 
 
@@ -43,7 +45,7 @@ def finished(tmp_path_factory, start):
     ]
     lines = [json.dumps({"choices": None, "keypoints": None} | task) for task in tasks]
     (folder / "own.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    options = EvalOptions(tasks=(folder / "own.jsonl",), probe=False)
+    options = EvalOptions(tasks=(folder / "own.jsonl",), probe=False, thinking=True)
     found = evaluate_run(run, quiet, options)
     return run, options, found, trained
 
@@ -167,6 +169,95 @@ def test_an_evaluation_without_thinking_has_its_own_folder(evaluated):
     assert "without thinking" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_both_modes_are_evaluated_and_each_switch_is_counted(finished, tmp_path, monkeypatch):
+    run, options, alone, _ = finished
+    shutil.copytree(run, tmp_path / "run")
+    run, loaded = tmp_path / "run", []
+    real_load = runner.load_engine
+    monkeypatch.setattr(runner, "load_engine", lambda *a, **k: loaded.append(a) or real_load(*a, **k))
+    found = evaluate_run(run, quiet, replace(options, thinking=None))
+    assert len(loaded) == 2  # each model once, and only for the replies without thinking
+    assert {name: value for name, value in found.items() if name not in ("silent", "settings")} == {
+        name: value for name, value in alone.items() if name != "settings"
+    }
+    silent = found["silent"]
+    assert silent["settings"]["sampling"]["thinking"] is False
+    assert [each["rows"] for each in silent["sets"]] == [each["rows"] for each in found["sets"]]
+    [on], [off] = found["switches"], silent["switches"]
+    assert (on["mode"], off["mode"]) == ("thinking", "silent")
+    for report, switch in ((found, on), (silent, off)):
+        folder = run / "eval" if report is found else run / "eval" / "no-thinking"
+        rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        counted = [row for row in rows if not row["apart"]]
+        for side in ("base", "tuned"):
+            reasons = [bool(row[side]["reasoning"].strip()) for row in counted]
+            tagged = [any(tag in row[side]["answer"] for tag in ("<think>", "</think>")) for row in counted]
+            hits = (
+                sum(reasons) if report is found else sum(not r and not t for r, t in zip(reasons, tagged, strict=True))
+            )
+            assert switch["rows"] == len(counted)
+            assert switch[side]["value"] == pytest.approx(hits / len(counted))
+            assert switch[side]["low"] <= switch[side]["value"] <= switch[side]["high"]
+    assert found["verdicts"][-1].startswith("switch on (reasons): ")
+    assert silent["verdicts"][-1].startswith("switch off (does not reason): ")
+    assert rescore_run(run) == found
+    html = write_run_page(run).read_text(encoding="utf-8")
+    assert html.count("Switches obeyed") == 2
+    assert read_run(run).evaluation["silent"] == silent
+
+
+def test_a_row_trained_silent_is_asked_silently_and_its_reply_serves_both_modes(tree, monkeypatch):
+    file = Path(tree["data"]["name"])
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        row if n % 2 else row | {"question": row["question"] + " /no_think", "think": ""} for n, row in enumerate(rows)
+    ]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    own = file.with_name("own.jsonl")
+    shutil.copyfile(file, own)
+    data = {"validation": str(own), "faults": {"leak": "keep"}, "columns": {"reasoning": "think"}}
+    run = train(settings(tree, data=data, train={"epochs": 1}, generate={"sample_questions": 0}), quiet)
+    asked = []
+    real = runner._generate_replies
+
+    def generate(evaluation, side, missing, *rest):
+        asked.append((side, evaluation.settings.sampling.thinking, len(missing)))
+        real(evaluation, side, missing, *rest)
+
+    monkeypatch.setattr(runner, "_generate_replies", generate)
+    found = evaluate_run(run, quiet, EvalOptions(probe=False))
+    assert asked == [(side, thinking, 8 if thinking else 4) for side in ("base", "tuned") for thinking in (True, False)]
+    keys = [set(read_records(run / "eval" / name / "completions.jsonl")) for name in ("base", "no-thinking/base")]
+    assert (len(keys[0]), len(keys[1]), len(keys[0] & keys[1])) == (8, 8, 4)
+    assert rescore_run(run) == found
+
+
+def test_one_mode_is_evaluated_where_the_template_or_a_server_may_have_no_switch(evaluated):
+    run, options, _ = evaluated
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}"
+        "\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    lines = []
+    assert runner._modes(replace(options, thinking=None), templated(run / "final", template), lines.append) == (True,)
+    assert lines == ["the chat template has no switch for thinking: there is one mode to evaluate"]
+    both, served = (
+        replace(options, thinking=None),
+        replace(options, thinking=None, endpoints={"base": "a", "tuned": "b"}),
+    )
+    tokenizer = read_tokenizer(run / "final")
+    assert runner._modes(both, tokenizer, quiet) == (True, False)
+    assert runner._modes(served, tokenizer, quiet) == (True,)
+    assert runner._modes(replace(served, thinking=False), tokenizer, quiet) == (False,)
+
+
+def templated(folder, template):
+    tokenizer = read_tokenizer(folder)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 def test_missing_replies_and_wrong_options_are_reported(evaluated):
     run, _, _ = evaluated
     (run / "eval" / "tuned" / "completions.jsonl").unlink()
@@ -193,7 +284,8 @@ def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):
     assert html.count("<script") == 1  # the page's own
     assert "<img" not in html
     assert html.count('class="read ') == len(rows)
-    assert html.count('<svg class="interval') == sum(len(each["measures"]) for each in found["sets"])
+    drawn = sum(len(each["measures"]) for each in found["sets"]) + len(found["switches"])
+    assert html.count('<svg class="interval') == drawn
 
 
 def test_excluded_rows_show_both_models_and_only_rows_with_key_points_are_graded_by_them(tree):
@@ -208,7 +300,7 @@ def test_excluded_rows_show_both_models_and_only_rows_with_key_points_are_graded
     changes = {"rows_per_step": 8, "epochs": 80, "learning_rate": 1e-2, "evaluate_every_steps": 80}
     generate = {"sample_questions": 0, "evaluate_tokens": 40}
     run = train(settings(tree, data=data, train=changes, generate=generate), quiet)
-    found = evaluate_run(run, quiet, EvalOptions(probe=False))
+    found = evaluate_run(run, quiet, EvalOptions(probe=False, thinking=True))
     [held_out] = found["sets"]
     assert (held_out["rows"], held_out["apart"]) == (0, 8)
     shown = [json.loads(line) for line in (run / "eval" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from thinktune.errors import UserError
+from thinktune.eval.comparison import compare
 from thinktune.report import run_page as report
 from thinktune.report import write_comparison
 from thinktune.run import lock_run
@@ -160,6 +161,29 @@ def test_no_secret_of_the_recipe_the_command_or_an_event_is_on_a_page(tmp_path: 
         assert key not in page
     assert "https://me:***@swan.example" in pages[0]
     assert "https://u:***@hub/1" in pages[2]
+
+
+def test_several_runs_show_how_often_each_switch_was_obeyed(tmp_path: Path) -> None:
+    """A row that was trained silent is asked so in both evaluations; the figure of more rows counts."""
+
+    def switch(mode: str, rows: int, obeyed: int) -> dict[str, Any]:
+        scores = [{"obeyed": float(row < obeyed)} for row in range(rows)]
+        return {"mode": mode, **compare(scores, scores)[0]}
+
+    sampling = {"max_new_tokens": 9, "temperature": 0, "seed": 0, "thinking": True}
+    settings = {"sampling": sampling, "budget": "", "longest_trained_reply": 9, "versions": {}, "made": ""}
+    one = {"name": "held-out", "rows": 1, "apart": 0, "measures": [], "kinds": []}
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    for name, asked in ((".", switch("thinking", 30, 27)), ("no-thinking", switch("silent", 40, 10))):
+        folder = runs[0] / "eval" / name
+        folder.mkdir(exist_ok=True)
+        found = {"verdicts": [], "sets": [one], "switches": [asked, switch("silent", 9, 9)], "settings": settings}
+        (folder / "report.json").write_text(json.dumps(found), encoding="utf-8")
+        (folder / "rows.jsonl").write_text("", encoding="utf-8")
+    text = words(write_comparison(runs).read_text(encoding="utf-8"))
+    assert "Thinking switch on, obeyed 90.0% –" in text
+    assert "Thinking switch off, obeyed 25.0% –" in text
+    assert "Of 40 replies (switch off (does not reason)), 9 replies" in words(page_of(runs[0]))
 
 
 def test_chinese_text_and_its_line_breaks_are_intact(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_row_without_reasoning_is_asked_without_thinking(tree, tmp_path, asked
         {"question": "foot?", "think": "", "answer": "f."},
     ]
     own = write(tmp_path / "val.jsonl", held_out)
-    data = {"name": str(tmp_path / "rows.jsonl"), "validation": str(own), "faults": {"no_reasoning": "keep"}}
+    data = {"name": str(tmp_path / "rows.jsonl"), "validation": str(own), "faults": {"no_reasoning": "silent"}}
     generate = {"max_new_tokens": 6, "sample_questions": 2, "evaluate_tokens": 6, "sample_share": 1}
     run = train(settings(tree, data=data, generate=generate, train={"epochs": 1}), quiet)
     assert set(asked) == {("hand?", True), ("foot?", False)}
@@ -46,7 +46,7 @@ def test_a_row_without_reasoning_is_asked_without_thinking(tree, tmp_path, asked
     assert samples["foot?"]["reasoning"] or samples["foot?"]["reasoning_closed"] is None
     (tmp_path / "more.jsonl").write_text(json.dumps({"question": "foot?", "answer": "f."}) + "\n", encoding="utf-8")
     asked.clear()
-    options = EvalOptions(tasks=(tmp_path / "more.jsonl",), probe=False)
+    options = EvalOptions(tasks=(tmp_path / "more.jsonl",), probe=False, thinking=True)
     evaluate_run(run, quiet, options)
     assert set(asked) == {("hand?", True), ("foot?", False), ("foot?", True)}  # the last one is of the task file
     asked.clear()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-FaultPolicy = Literal["drop", "keep", "repair", "stop", "trim-reasoning"]
+FaultPolicy = Literal["drop", "keep", "repair", "silent", "stop", "trim-reasoning"]
 
 
 # Default of `expert.handed_phrases`: phrases of reasoning that says it was handed the answer.
@@ -72,7 +72,8 @@ class RowFault:
 
 ROW_FAULTS: dict[str, RowFault] = {
     "unreadable": RowFault(
-        "the row is not a JSON object, lacks a mapped column, or contains half a character", ("stop", "drop")
+        "the row is not a JSON object, lacks a mapped column, contains half a character, or names an unknown mode",
+        ("stop", "drop"),
     ),
     "encoding": RowFault("the bytes are not UTF-8; repair reads what is surely GBK as GBK", ("stop", "repair", "drop")),
     "byte_order_mark": RowFault("the file begins with a byte order mark; repair reads past it", ("repair", "stop")),
@@ -82,9 +83,20 @@ ROW_FAULTS: dict[str, RowFault] = {
     "ends_on_user": RowFault(
         "a conversation ends with the user; repair leaves out the last question", ("repair", "drop", "stop")
     ),
+    "soft_switch": RowFault(
+        "a question or a system prompt begins or ends with /think or /no_think, which sets the row's mode; repair "
+        "takes it off the text, since the chat template's own switch says the same",
+        ("repair", "keep", "drop", "stop"),
+    ),
+    "mode_conflict": RowFault(
+        "the row asks for no reasoning (by a switch, chat_template_kwargs or a mode column) and has some; repair "
+        "leaves the reasoning out, keep trains it in the mode with thinking",
+        ("repair", "keep", "drop", "stop"),
+    ),
     "no_reasoning": RowFault(
-        "the reasoning is empty or null; kept, the reply is trained in the chat template's mode without thinking",
-        ("drop", "keep", "stop"),
+        "the reasoning is empty or null, and the row does not ask for none; silent trains the reply in the chat "
+        "template's mode without thinking",
+        ("drop", "silent", "stop"),
     ),
     "garbled": RowFault(
         "a character was lost in decoding (U+FFFD), or UTF-8 was read as Windows-1252; repair decodes the latter again",
@@ -131,9 +143,14 @@ ROW_FAULTS: dict[str, RowFault] = {
 }
 
 
+# Former names of policies, which recipes may still use.
+_RENAMED_POLICIES: dict[tuple[str, str], FaultPolicy] = {("no_reasoning", "keep"): "silent"}
+
+
 def resolve_policies(chosen: dict[str, str]) -> dict[str, str]:
     """Resolve the policy of every fault, chosen or default; raises ValueError naming every wrong fault and policy."""
     wrong: list[str] = []
+    chosen = {name: _RENAMED_POLICIES.get((name, policy), policy) for name, policy in chosen.items()}
     for name, policy in chosen.items():
         if name not in ROW_FAULTS:
             close = get_close_matches(name, ROW_FAULTS, n=1)

@@ -83,6 +83,8 @@ class ColumnsConfig(Section):
     """A whole conversation, as a list of messages."""
     keypoint: str | None = None
     """A short text that a right answer contains. It is used for grading and is never trained."""
+    mode: str | None = None
+    """Whether this row is answered with reasoning: on or off, true or false, or `chat_template_kwargs`."""
 
 
 class DataConfig(Section):
@@ -111,6 +113,9 @@ class DataConfig(Section):
     """Seed of the train/validation split."""
     max_tokens: Count = 2048
     """Tokens of the longest row that is trained, prompt and reply together."""
+    silent_share: float = Field(default=0, ge=0, lt=1)
+    """The share of the rows with reasoning that are trained without it, in the chat template's mode without thinking
+    (0 to 1), so that the model keeps this mode, too. Rows that name their own mode are never chosen."""
     faults: dict[str, str] = Field(default={}, validate_default=True)
     """What happens to rows with a fault, by fault. The table below lists all faults."""
     handed_phrases: tuple[str, ...] = HANDED_PHRASES

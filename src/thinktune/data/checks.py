@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 
 from thinktune.data.language import main_script
 from thinktune.data.messages import is_blank
+from thinktune.data.modes import set_modes, silenced, split_switches
 from thinktune.data.repairs import (
     REPLACEMENT_CHARACTER,
     THINK_TAG,
@@ -73,6 +74,18 @@ _NO_CHOICES = r"(?!\s*(?:choice|option|选项))"  # "the given answer choices" d
 _MAX_NUMBER_CHARACTERS = 80
 
 
+_NOTES = {
+    ("no_reasoning", "repaired"): "; the reply becomes history, not trained",
+    ("no_reasoning", "kept"): "; the reply is trained without thinking",
+    ("mode_conflict", "repaired"): "; it is left out, and the reply is trained without thinking",
+    ("mode_conflict", "kept"): "; the reply is trained with thinking all the same",
+    ("soft_switch", "repaired"): "; it is taken off the text",
+}
+
+
+_MODE_WORDS = {"thinking": "reasoning", "silent": "no reasoning"}
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedExample:
     """An example as it will be trained, or None if its row is dropped or stops the run; and what was found."""
@@ -101,12 +114,14 @@ def check_example(
             continue
         action = _action(fault, policies[fault], repaired)
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        note = "; the reply becomes history, not trained" if (fault, action) == ("no_reasoning", "repaired") else ""
+        note = _NOTES.get((fault, action), "")
         findings.append(Finding(fault, f"{example.source}: {faults[0]}{note}{more}", action))
         if action in ("dropped", "stops"):
             return CheckedExample(None, tuple(findings))
         if action == "repaired" and repaired is not None:
             turns = repaired
+        elif action == "kept":
+            turns = _keep(fault, turns)
     if turns is example.turns:
         return CheckedExample(example, tuple(findings))
     # A repair may reveal a fault that no check could see before, such as garbled text behind an odd space.
@@ -118,7 +133,7 @@ def check_example(
 
 def _action(fault: str, policy: str, repaired: Turns | None) -> Action:
     match policy:
-        case "keep":
+        case "keep" | "silent":
             return "kept"
         case "stop":
             return "stops"
@@ -128,6 +143,17 @@ def _action(fault: str, policy: str, repaired: Turns | None) -> Action:
             return "repaired"
         case _:
             return "dropped"
+
+
+def _keep(fault: str, turns: Turns) -> Turns:
+    """Give kept replies the mode in which they are trained, where their row asks for the other one."""
+    changed = list(_with_switched_modes(turns) if fault == "soft_switch" else turns)
+    for index, turn in enumerate(turns):
+        if fault == "mode_conflict" and _is_conflict(turn):
+            changed[index] = replace(turn, mode="thinking")
+        elif fault == "no_reasoning" and turn.mode == "thinking" and _lacks_reasoning(turn):
+            changed[index] = silenced(turn)
+    return turns if changed == [*turns] else tuple(changed)
 
 
 @lru_cache(maxsize=8)
@@ -145,9 +171,11 @@ def _checks(handed_phrases: tuple[str, ...], control_tokens: frozenset[str]) -> 
         ("think_tag", _think_tag),
         ("literal_newline", partial(_repair, unescape_newlines, unescape_newlines, describe_literal_newline)),
         ("odd_space", partial(_repair, normalize_spaces, normalize_reasoning_spaces, describe_odd_space)),
+        ("soft_switch", _soft_switch),
         ("ends_on_user", _ends_on_user),
         ("blank", _blank),
         ("control_token", partial(_control_token, tokens)),
+        ("mode_conflict", _mode_conflict),
         ("no_reasoning", _no_reasoning),
         ("reasoning_is_answer", _reasoning_is_answer),
         ("handed_answer", partial(_handed_answer, latin, _any_of(latin, _NO_CHOICES), _any_of(other, _NO_CHOICES))),
@@ -238,16 +266,56 @@ def _control_token(tokens: re.Pattern[str], turns: Turns, field_names: FieldName
     ], None
 
 
+def _soft_switch(turns: Turns, field_names: FieldNames) -> CheckResult:
+    # Read again, because a repair may have brought to light a switch that was hidden when the row was read.
+    turns = _with_switched_modes(turns)
+    faults, repaired = list[str](), list(turns)
+    for index, (turn, (field, _)) in enumerate(zip(turns, field_names, strict=False)):
+        content, mode = split_switches(turn.content)
+        if turn.role == "assistant" or mode is None:
+            continue
+        reply = next((later for later in turns[index:] if _is_trained(later)), None)
+        note = ""
+        if reply is not None and reply.mode not in (mode, None):
+            note = f", but the row's own mode, or a later switch, is {reply.mode}, which counts"
+        faults.append(f"{field}: has a switch that asks for {_MODE_WORDS[mode]} ({turn.content.strip()[-20:]!r}){note}")
+        repaired[index] = replace(turn, content=content)
+    return faults, tuple(repaired)
+
+
+def _with_switched_modes(turns: Turns) -> Turns:
+    return tuple(turn for turn, _ in set_modes([(turn, ("", "")) for turn in turns]))
+
+
+def _mode_conflict(turns: Turns, field_names: FieldNames) -> CheckResult:
+    return [
+        f"{reasoning_field}: is reasoning, but the row asks for none"
+        for turn, (_, reasoning_field) in zip(turns, field_names, strict=False)
+        if _is_conflict(turn)
+    ], tuple(silenced(turn) if _is_conflict(turn) else turn for turn in turns)
+
+
 def _no_reasoning(turns: Turns, field_names: FieldNames) -> CheckResult:
     """Find trained replies without reasoning; repaired, only the others are trained (None without others)."""
-    without = [index for index, turn in enumerate(turns) if _is_trained(turn) and not _VISIBLE.search(turn.reasoning)]
+    without = [index for index, turn in enumerate(turns) if _lacks_reasoning(turn)]
     repaired = tuple(replace(turn, trained=False) if index in without else turn for index, turn in enumerate(turns))
     faults: list[str] = []
     for index in without:
         content_field, reasoning_field = field_names[index]
         why = "has no think block" if reasoning_field == content_field else "is empty or null"
-        faults.append(f"{reasoning_field}: {why}")
+        asked = ", but the row asks for reasoning" if turns[index].mode == "thinking" else ""
+        faults.append(f"{reasoning_field}: {why}{asked}")
     return faults, repaired if any(map(_is_trained, repaired)) else None
+
+
+def _lacks_reasoning(turn: Turn) -> bool:
+    """Return True for a trained reply without reasoning that is not silent by its row's own word."""
+    return _is_trained(turn) and turn.mode != "silent" and not _VISIBLE.search(turn.reasoning)
+
+
+def _is_conflict(turn: Turn) -> bool:
+    """Return True for a trained reply with reasoning whose row asks for none."""
+    return _is_trained(turn) and turn.mode == "silent" and bool(_VISIBLE.search(turn.reasoning))
 
 
 def _reasoning_is_answer(turns: Turns, field_names: FieldNames) -> CheckResult:

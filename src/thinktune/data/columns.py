@@ -18,14 +18,20 @@ from thinktune.data.messages import (
     normalize_key,
     read_history,
     read_messages,
+    read_mode,
     read_text,
     with_row_system_prompt,
 )
+from thinktune.data.modes import parse_mode, set_modes
 from thinktune.data.types import Finding, RawRow, suggest_policy
 from thinktune.errors import UserError
 from thinktune.tokenization import Example, Turn
 
 SAMPLE_ROWS = 200  # of each file, from which its columns are detected
+
+
+# Columns with these names hold a row's own mode, thinking or silent, whatever is in them.
+MODE_NAMES = ("chat_template_kwargs", "enable_thinking", "thinking_mode", "reasoning_mode", "think_mode", "思考模式")
 
 
 # Usual column names of each part, preferred names first; a column with such a name is never left out silently.
@@ -45,19 +51,23 @@ COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "system": ("system", "system_prompt", "system_message", "系统", "系统提示", "系统提示词"),
     "keypoint": ("keypoint", "key_point"),
     "tools": ("tools", "functions"),
+    # The others are also names of other things, so only what is in them makes them a mode.
+    "mode": (*MODE_NAMES, "mode", "use_thinking", "use_reasoning", *REASONING_KEYS),
 }
 
 
-PART_OF_COLUMN = {name: part for part, names in COLUMN_ALIASES.items() for name in names}
+PART_OF_COLUMN = {
+    name: part for part, names in COLUMN_ALIASES.items() for name in (MODE_NAMES if part == "mode" else names)
+}
 
 
 INSTRUCTION_NAMES = ("instruction", "指令")  # only such a question is joined with an input column
 
 
-CONVERSATION_PARTS = ("messages", "system", "keypoint")
+CONVERSATION_PARTS = ("messages", "system", "keypoint", "mode")
 
 
-PAIR_PARTS = ("question", "input", "history", "reasoning", "answer", "system", "keypoint")
+PAIR_PARTS = ("question", "input", "history", "reasoning", "answer", "system", "keypoint", "mode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,7 @@ class ColumnMapping:
     messages: str | None = None
     system: str | None = None
     keypoint: str | None = None
+    mode: str | None = None
     conversational: bool = False
     message_format: str = ""
     ignored: tuple[str, ...] = ()
@@ -83,7 +94,7 @@ class ColumnMapping:
     def used_columns(self) -> tuple[str | None, ...]:
         """All columns that are read; None for parts without a column."""
         pair = (self.question, self.reasoning, self.answer, self.input, self.history)
-        return (*pair, self.messages, self.system, self.keypoint)
+        return (*pair, self.messages, self.system, self.keypoint, self.mode)
 
     @property
     def message_columns(self) -> tuple[str, ...]:
@@ -101,7 +112,9 @@ class ColumnMapping:
     def describe(self) -> str:
         """Describe in one line which part is read from which column."""
         question = " + ".join(name for name in (self.question, self.input) if name)
-        more = [f"{part} = {name}" for part in ("system", "history", "keypoint") if (name := getattr(self, part))]
+        more = [
+            f"{part} = {name}" for part in ("system", "history", "keypoint", "mode") if (name := getattr(self, part))
+        ]
         if self.message_columns:
             head = f"messages: {' + '.join(self.message_columns)}" + (
                 f" ({self.message_format})" if self.message_format else ""
@@ -201,7 +214,10 @@ def _read_row(columns: dict[str, Any], mapping: ColumnMapping) -> tuple[list[Tur
     keypoint = _keypoint(columns, mapping.keypoint)
     if isinstance(keypoint, FieldFault):
         return keypoint
-    return find_turn_order_fault(turns) or (turns, keypoint)
+    mode = read_mode(columns.get(mapping.mode), mapping.mode) if mapping.mode else None
+    if isinstance(mode, FieldFault):
+        return mode
+    return find_turn_order_fault(turns) or (set_modes(turns, mode), keypoint)
 
 
 def _nothing_read(rows: Sequence[RawRow], file: str) -> str:
@@ -231,14 +247,18 @@ def _find_column(part: str, free: dict[str, list[Any]]) -> str | None:
     """Find the column with the part's most preferred name whose values may be that part."""
     for spelling in COLUMN_ALIASES[part]:
         for name, sample in free.items():
-            if normalize_key(name) == spelling and _may_hold(part, sample):
+            if normalize_key(name) == spelling and _may_hold(part, spelling, sample):
                 return name
     return None
 
 
-def _may_hold(part: str, values: list[Any]) -> bool:
-    if part in ("question", "answer", "keypoint"):
+def _may_hold(part: str, name: str, values: list[Any]) -> bool:
+    if part in ("question", "answer", "keypoint") or (part == "mode" and name in MODE_NAMES):
         return True
+    named = [value for value in values if not is_blank(value)]
+    are_modes = bool(named) and all(parse_mode(value) is not None for value in named)
+    if part == "mode" or (part == "reasoning" and are_modes):
+        return part == "mode" and are_modes
     kind = list if part in ("messages", "history") else str
     return any(isinstance(value, kind) for value in values) or (part != "messages" and all(map(is_blank, values)))
 

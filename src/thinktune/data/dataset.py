@@ -181,7 +181,7 @@ def open_dataset(folder: Path) -> TokenizedDataset:
 
 def example_to_json(example: Example) -> bytes:
     """Serialize an example as one line of JSON."""
-    turns = [(turn.role, turn.content, turn.reasoning, turn.trained) for turn in example.turns]
+    turns = [(turn.role, turn.content, turn.reasoning, turn.trained, turn.mode) for turn in example.turns]
     return json.dumps((turns, example.source, example.keypoint), ensure_ascii=False, separators=(",", ":")).encode()
 
 

@@ -24,8 +24,8 @@ def export_rows(prepared: Prepared, folder: Path, system: str | None) -> list[st
     """Write train.jsonl and, if rows are held out, val.jsonl, each whole or not at all; return a line about each.
 
     Single questions become rows of question, think and answer; if any row is a longer conversation, all become
-    messages with `reasoning_content`. A row's own system prompt is written, the recipe's (`system`) is not. Raises
-    UserError if one of the files already exists.
+    messages with `reasoning_content`. A silent reply has `enable_thinking: false` as well. A row's own system prompt is
+    written, the recipe's (`system`) is not. Raises UserError if one of the files already exists.
     """
     refuse_existing(folder)
     as_messages = any(
@@ -57,12 +57,12 @@ def _is_multi_turn(example: Example) -> bool:
     return sum(turn.role != "system" for turn in example.turns) > 2
 
 
-def _to_columns(example: Example, system: str | None) -> dict[str, str]:
+def _to_columns(example: Example, system: str | None) -> dict[str, Any]:
     turns = _own_turns(example, system)
     own = {"system": turns[0].content} if turns[0].role == "system" else {}
     question, reply = turns[-2:]
-    row = own | {"question": question.content, "think": reply.reasoning, "answer": reply.content}
-    return row | _keypoint(example)
+    row: dict[str, Any] = own | {"question": question.content, "think": reply.reasoning, "answer": reply.content}
+    return row | _mode(reply) | _keypoint(example)
 
 
 def _to_messages(example: Example, system: str | None) -> dict[str, Any]:
@@ -72,7 +72,12 @@ def _to_messages(example: Example, system: str | None) -> dict[str, Any]:
 def _to_message(turn: Turn) -> dict[str, Any]:
     reasoning = {"reasoning_content": turn.reasoning} if turn.role == "assistant" else {}
     weight = {} if turn.trained else {"loss_weight": 0}
-    return {"role": turn.role, "content": turn.content} | reasoning | weight
+    return {"role": turn.role, "content": turn.content} | reasoning | weight | _mode(turn)
+
+
+def _mode(turn: Turn) -> dict[str, bool]:
+    """Write that a reply is silent: read again, it would else lack its reasoning."""
+    return {"enable_thinking": False} if turn.role == "assistant" and turn.trained and not turn.thinks else {}
 
 
 def _keypoint(example: Example) -> dict[str, str]:

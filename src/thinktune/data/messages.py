@@ -1,12 +1,14 @@
 """Messages in every format that tools write, read as turns: roles, content parts, reasoning, weights."""
 
+import json
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from thinktune.data.modes import parse_mode
 from thinktune.tokenization import Turn
-from thinktune.tokenization.conversation import Role
+from thinktune.tokenization.conversation import Mode, Role
 
 # A turn, and the names of the fields that hold its content and its reasoning.
 TurnWithFields = tuple[Turn, tuple[str, str]]
@@ -49,6 +51,9 @@ TOOL_ROLES = ("tool", "tools", "tool_call", "tool_response", "tool_result", "fun
 TOOL_PART_TYPES = (*TOOL_ROLES, "tool_calls", "tool_use")
 
 
+MODE_OPTIONS = ("enable_thinking", "thinking")  # of chat templates: families name the same switch differently
+
+
 TEXT_PART_TYPES = ("text", "input_text", "output_text")
 
 
@@ -67,6 +72,7 @@ MESSAGE_KEYS = {
     **dict.fromkeys(("content", "value"), "content"),
     **dict.fromkeys(REASONING_KEYS, "reasoning"),
     **dict.fromkeys(("loss_weight", "weight", "loss", "loss_scale", "train"), "weight"),
+    **dict.fromkeys(("enable_thinking", "thinking_mode", "chat_template_kwargs"), "mode"),
     **dict.fromkeys(("tool_calls", "tool_call", "function_call"), "tools"),
     **{"human": "user", "user": "user", "assistant": "assistant", "system": "system"},
 }
@@ -126,6 +132,41 @@ def split_reasoning(content: str) -> tuple[str, str] | None:
     if content.count("<think>") == before.startswith("<think>"):
         return before.removeprefix("<think>").strip(), after.lstrip()
     return None
+
+
+def read_mode(value: Any, field: str) -> Mode | FieldFault | None:
+    """Read a row's own mode from a word, a truth value or an object of template options; None where it is blank."""
+    if is_blank(value):
+        return None
+    options = _read_object(value)
+    if options is None:
+        mode = parse_mode(value)
+        what = f"{field}: is {short_repr(value)}, which names no mode; write on or off, or leave it empty"
+        return FieldFault("unreadable", what) if mode is None else mode
+    modes: dict[str, Mode] = {}
+    for name, option in options.items():
+        if is_blank(option):
+            continue
+        if name not in MODE_OPTIONS:
+            what = f"has {short_repr(name)}, which is not used; leave it out"
+            return FieldFault("unreadable", f"{field}: {what}, or write data.ignore: [{field}]")
+        mode = parse_mode(option)
+        if mode is None:
+            return FieldFault("unreadable", f"{field}.{name}: is {short_repr(option)}; write true or false")
+        modes[name] = mode
+    if len(set(modes.values())) > 1:
+        return FieldFault("unreadable", f"{field}: {' and '.join(modes)} mean the same but differ")
+    return next(iter(modes.values()), None)
+
+
+def _read_object(value: Any) -> dict[str, Any] | None:
+    """Return an object, also one written as JSON text, as CSV files have it; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) else None
 
 
 def read_messages(value: Any, field: str) -> list[TurnWithFields] | FieldFault:
@@ -271,14 +312,21 @@ def _read_turn(
             reasoning, reasoning_field = own_reasoning, f"{field}.{key}"
         elif not is_blank(own_reasoning) and own_reasoning != reasoning:
             return FieldFault("unreadable", f"{field}: {content_key} and {key} hold different reasoning")
+    mode_key, mode_value = fields.get("mode", ("", None))
+    mode = read_mode(mode_value, f"{field}.{mode_key}")
+    if isinstance(mode, FieldFault):
+        return mode
     if role != "assistant":
         if not is_blank(reasoning):
             return FieldFault("role", f"{reasoning_field}: is reasoning, which only the assistant can have")
+        if mode:
+            return FieldFault("role", f"{field}.{mode_key}: is the mode of a reply; move it to the assistant's message")
         return Turn(role, content), (content_field, "")
     key, weight = fields.get("weight", ("", None))
     if not is_blank(weight) and weight not in (0, 1):
         return FieldFault("role", f"{field}.{key}: is {short_repr(weight)}; use 1 (trained) or 0 (not trained)")
-    return assistant_turn(content, reasoning, (content_field, reasoning_field), is_blank(weight) or weight == 1)
+    turn, names = assistant_turn(content, reasoning, (content_field, reasoning_field), is_blank(weight) or weight == 1)
+    return replace(turn, mode=mode), names
 
 
 def _read_content(value: Any, field: str) -> tuple[str, str] | FieldFault:

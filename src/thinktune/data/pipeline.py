@@ -19,6 +19,7 @@ from thinktune.data.checks import check_example
 from thinktune.data.columns import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.duplicates import question_text
+from thinktune.data.modes import has_thinking_switch, refuse_share_without_switch
 from thinktune.data.readers import MAX_ROW_BYTES, read_rows
 from thinktune.data.sources import RowFile
 from thinktune.data.split import ROW_FEATURES, train_validation_split
@@ -94,6 +95,7 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
     files = sources.find_files(recipe)
     _refuse_dated_template(tokenizer)
     _refuse_faulty_system(recipe.data, tokenizer)
+    refuse_share_without_switch(recipe.data.silent_share, tokenizer)
     entry = cache.cache_folder() / _cache_key(files, recipe.data, tokenizer)
     for _ in range(MAX_CACHE_ATTEMPTS):
         if not cache.is_complete(entry, say):
@@ -149,6 +151,7 @@ class _ProcessedRows:
     features: bytearray = field(default_factory=bytearray)  # rows of ROW_FEATURES
     lengths: bytearray = field(default_factory=bytearray)  # (replies, 4) int32
     own_system_rows: int = 0
+    silent_rows: int = 0
     max_token_id: int = 0
 
     def add(self, result: ChunkResult, writer: DatasetWriter) -> None:
@@ -164,6 +167,7 @@ class _ProcessedRows:
             )
             self.features += np.array(features, ROW_FEATURES).tobytes()
             self.own_system_rows += example.has_own_system
+            self.silent_rows += example.is_silent
         self.row_count += result.row_count
         processed.row_count += result.row_count
         processed.unused_columns.merge(result.unused_columns)
@@ -296,6 +300,9 @@ def _summarize(
         "train_tokens": int(train.lengths.sum()),
         "train_learned_tokens": int(train.label_tokens.sum()),
         "own_system_rows": processed.own_system_rows,
+        "silent_share": settings.silent_share,
+        "silent_rows": processed.silent_rows,
+        "has_thinking_switch": has_thinking_switch(tokenizer),
         "largest_token": processed.max_token_id,
         "shown": [{"row": row.source, "pieces": decode_by_token(row, tokenizer)} for row in shown],
     }
@@ -328,8 +335,13 @@ def _nothing_left(summary: dict[str, Any]) -> list[str]:
         return [f"data.validation: no row is left to train on: {held}; hold out fewer, or add rows"]
     dropped = [fault for fault in summary["faults"] if "dropped" in fault["actions"]]
     counted = "; ".join(f"{fault['fault']} {fault['actions']['dropped']:,}" for fault in dropped)
-    keep = [fault["fault"] for fault in dropped if "keep" in ROW_FAULTS[fault["fault"]].policies]
-    remedy = f"fix the rows, or write data.faults: {{{keep[0]}: keep}}" if keep else "fix the rows"
+    keep = [
+        f"{fault['fault']}: {policy}"
+        for fault in dropped
+        for policy in ("keep", "silent")
+        if policy in ROW_FAULTS[fault["fault"]].policies
+    ]
+    remedy = f"fix the rows, or write data.faults: {{{keep[0]}}}" if keep else "fix the rows"
     return [
         f"data.name: no row is left to train on ({counted or 'the files hold none'}); {remedy}",
         *(fault["examples"][0] for fault in dropped),

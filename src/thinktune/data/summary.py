@@ -80,8 +80,22 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
     if summary["own_system_rows"]:
         lines.append(f"  {summary['own_system_rows']:,} rows have their own system prompt instead of data.system")
+    lines += _mode_lines(summary)
     over = ", ".join(f"{count:,} over {mark}" for mark, count in summary["over"].items() if count)
     return lines + ([f"  of all replies measured: {over} tokens"] if over else [])
+
+
+def _mode_lines(summary: dict[str, Any]) -> list[str]:
+    """Say how many rows are trained without thinking; or that none is, where the model has a switch to lose."""
+    if silent := summary["silent_rows"]:
+        are = "row is" if silent == 1 else "rows are"
+        return [f"  {silent:,} {are} trained without thinking (an empty think block is given, not learned)"]
+    if summary["has_thinking_switch"] and summary["train_rows"]:
+        return [
+            "  every row reasons: tuned on such rows alone, a model unlearns its switch for no thinking; "
+            "data.silent_share: 0.1 keeps it"
+        ]
+    return []
 
 
 def sparkline(histogram: dict[str, Any]) -> str:

@@ -67,6 +67,6 @@ def suggest_policy(fault: str) -> str:
 
 # Where a row is so long that it is not even read, there is nothing to trim.
 ACTION_OF_POLICY: dict[str, Action] = {
-    **{"drop": "dropped", "keep": "kept", "repair": "repaired", "stop": "stops"},
+    **{"drop": "dropped", "keep": "kept", "repair": "repaired", "silent": "kept", "stop": "stops"},
     "trim-reasoning": "dropped",
 }

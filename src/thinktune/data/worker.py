@@ -18,6 +18,7 @@ from thinktune.data.columns import ColumnMapping, UncheckedExample, UnusedColumn
 from thinktune.data.dataset import example_to_json
 from thinktune.data.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.messages import with_default_system_prompt
+from thinktune.data.modes import apply_silent_share
 from thinktune.data.split import hash_fraction
 from thinktune.data.types import ACTION_OF_POLICY, Action, Finding, RawRow
 from thinktune.errors import UserError
@@ -39,6 +40,7 @@ class TokenizedExample:
     fingerprint: Fingerprint
     hash_fraction: float
     has_own_system: bool
+    is_silent: bool  # no reply is trained with reasoning
 
 
 @dataclass(slots=True)
@@ -115,15 +117,17 @@ def _checked_example(
     unchecked = to_example(row, mapping)
     # A row is no shorter in its file, so only of a long one need the characters be counted.
     if isinstance(unchecked, UncheckedExample) and row.size > settings.max_tokens:
-        unchecked = _find_too_long(unchecked.example, settings, tokenizer) or unchecked
+        trained = apply_silent_share(unchecked.example, settings.silent_share, settings.seed)
+        unchecked = _find_too_long(trained, settings, tokenizer) or unchecked
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
     phrases = settings.handed_phrases
     checked = check_example(unchecked.example, unchecked.field_names, settings.faults, phrases, controls)
     if checked.example is None:
         return checked
-    turns = with_default_system_prompt(checked.example.turns, settings.system)
-    return CheckedExample(replace(checked.example, turns=turns), checked.findings)
+    example = apply_silent_share(checked.example, settings.silent_share, settings.seed)
+    turns = with_default_system_prompt(example.turns, settings.system)
+    return CheckedExample(replace(example, turns=turns), checked.findings)
 
 
 def _find_too_long(example: Example, settings: DataConfig, tokenizer: ChatTokenizer) -> Finding | None:
@@ -136,11 +140,14 @@ def _find_too_long(example: Example, settings: DataConfig, tokenizer: ChatTokeni
     characters = longest = last = 0  # of the contents so far; of the longest reply with those before it; its place
     for place, turn in enumerate(example.turns):
         characters += len(turn.content.strip())
-        if turn.role == "assistant" and turn.trained and (size := characters + len(turn.reasoning.strip())) > longest:
+        size = characters + (len(turn.reasoning.strip()) if turn.thinks else 0)
+        if turn.role == "assistant" and turn.trained and size > longest:
             longest, last = size, place
     if longest <= max_characters(settings.max_tokens, tokenizer):
         return None
-    text = "".join(turn.content.strip() for turn in example.turns[: last + 1]) + example.turns[last].reasoning.strip()
+    reply = example.turns[last]
+    text = "".join(turn.content.strip() for turn in example.turns[: last + 1])
+    text += reply.reasoning.strip() if reply.thinks else ""
     if not exceeds_tokens(text, settings.max_tokens, tokenizer):
         return None
     return Finding("too_long", f"{example.source}: {_describe_characters(longest, settings.max_tokens)}")
@@ -190,6 +197,7 @@ def _tokenized_example(
         fingerprint(example),
         hash_fraction(question_text(example), settings.seed),
         has_own_system=bool(settings.system) and first.role == "system" and first.content != settings.system,
+        is_silent=not any(turn.thinks for turn in example.turns if turn.role == "assistant" and turn.trained),
     )
 
 

@@ -57,7 +57,7 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
     run = train(expert, say)
     _headline(console, "eval: base and expert answer held-out phrasings")
     # Without the general probe: a model of a million parameters that knows 270 facts has no general ability to lose.
-    evaluation = evaluate_run(run, say, EvalOptions(probe=False))
+    evaluation = evaluate_run(run, say, EvalOptions(probe=False, thinking=True))
     write_run_page(run)
     _print_results(console, run, evaluation, time.monotonic() - started)
     return evaluation

@@ -14,6 +14,8 @@ from thinktune.eval.statistics import Interval, bootstrap_mean, paired_differenc
 Scores = Mapping[str, float]  # of one row and one model, by measure
 
 FORGETTING_TOLERANCE_POINTS = 5  # percentage points that general ability may fall by and still count as kept
+KEPT_SHARE = 0.8  # a switch counts as kept if the tuned model surely obeys it this often
+SWITCH_LABELS = {"thinking": "Switch on (reasons)", "silent": "Switch off (does not reason)"}
 TRUNCATED_SHARE = 0.05  # the verdict mentions truncated replies from this share on
 
 
@@ -48,6 +50,7 @@ MEASURES = (
     Measure("empty_answer", "Empty answer", "nothing after the reasoning", "share", "lower"),
     Measure("loops", "Loops", "ends by repeating the same text", "share", "lower"),
     Measure("language_switch", "Language switched", "to another script than the question's", "share", "lower"),
+    Measure("obeyed", "Switch obeyed", "reasons if asked to, and not otherwise"),
     Measure("tokens", "Reply length", "tokens", "amount", "neither"),
     Measure("reasoning_tokens", "Reasoning length", "tokens", "amount", "neither"),
     Measure("answer_characters", "Answer length", "characters", "amount", "neither"),
@@ -142,6 +145,21 @@ def forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
     return f"general ability: no loss shown, but {possible}; {facts}"
 
 
+def switch_verdict(switch: Mapping[str, Any]) -> str:
+    """Write one sentence about how often replies obeyed the switch that they were asked under: as certain as it is."""
+    measure, change = find_measure("obeyed"), switch["difference"]
+    sides = " → ".join(_format_side(measure, switch[side]["value"]) for side in ("base", "tuned"))
+    facts = (
+        f"obeyed by {sides}, {format_with_interval(measure, change, signed=True)}, {_format_row_count(switch['rows'])}"
+    )
+    name = SWITCH_LABELS[switch["mode"]].lower()
+    if change["high"] < 0:
+        remedy = "mix in silent rows by data.silent_share" if switch["mode"] == "silent" else "mix in rows that reason"
+        return f"{name}: LOST; {facts}; {remedy}"
+    word = {"better": "better", "": "kept" if switch["tuned"]["low"] >= KEPT_SHARE else "no loss shown"}
+    return f"{name}: {word[switch['verdict']]}; {facts}"
+
+
 def row_outcome(base: Scores, tuned: Scores) -> str:
     """Return "better", "worse" or "same" by a row's first primary measure, or "" if it has none."""
     key = next((key for key in PRIMARY_MEASURES if key in base and key in tuned), None)
@@ -212,9 +230,21 @@ _VERDICT_STYLES = {"better": "green", "worse": "red", "": ""}
 def comparison_tables(report: Mapping[str, Any]) -> Group:
     """Make a table for each set (base, tuned, difference with its 95 % interval), and the verdicts below.
 
-    It fits 80 columns; the intervals of the two models' own figures are on the page and in report.json.
+    It fits 80 columns; the intervals of the two models' own figures are on the page and in report.json. A report of
+    both modes has the one without thinking after the other, and the switches of both last.
     """
-    parts: list[Table | Text] = [_set_table(scored) for scored in report["sets"] if scored["measures"]]
+    silent = report.get("silent")
+    if silent is None:
+        return Group(*_mode_parts(report), *_switch_parts(report["switches"]))
+    both = [*report["switches"], *silent["switches"]]
+    return Group(
+        *_mode_parts(report), *_mode_parts(silent, ", without thinking"), *_switch_parts(_without_repeats(both))
+    )
+
+
+def _mode_parts(report: Mapping[str, Any], note: str = "") -> list[Table | Text]:
+    """Make the tables and verdicts of the evaluation in one mode."""
+    parts: list[Table | Text] = [_set_table(scored, note) for scored in report["sets"] if scored["measures"]]
     for scored in report["sets"]:
         if scored["apart"]:
             parts.append(
@@ -222,8 +252,32 @@ def comparison_tables(report: Mapping[str, Any]) -> Group:
             )
     if "judge" in report:
         parts.append(Text(judge_line(report["judge"])))
-    parts += [Text(text, style="bold") for text in report["verdicts"]]
-    return Group(*parts)
+    verdicts = [text for text in report["verdicts"] if text not in map(switch_verdict, report["switches"])]
+    return parts + [Text(f"{text}{note}", style="bold") for text in verdicts]
+
+
+def _without_repeats(switches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Keep one entry a mode, that of the most rows: rows trained silent are asked so in both evaluations."""
+    most: dict[str, Mapping[str, Any]] = {}
+    for switch in switches:
+        if switch["rows"] > most.get(switch["mode"], {"rows": 0})["rows"]:
+            most[switch["mode"]] = switch
+    return list(most.values())
+
+
+def _switch_parts(switches: Sequence[Mapping[str, Any]]) -> list[Table | Text]:
+    """Make the table of how often each switch is obeyed, with the intervals of both models, and its verdicts."""
+    if not switches:
+        return []
+    measure = find_measure("obeyed")
+    table = Table("Switches obeyed", box=box.SIMPLE_HEAD)
+    for name in ("base", "tuned", "difference"):
+        table.add_column(name, justify="right")
+    for switch in switches:
+        sides = [format_with_interval(measure, switch[side]) for side in ("base", "tuned")]
+        change = format_with_interval(measure, switch["difference"], signed=True)
+        table.add_row(SWITCH_LABELS[switch["mode"]], *sides, Text(change, style=_VERDICT_STYLES[switch["verdict"]]))
+    return [table, *(Text(switch_verdict(switch), style="bold") for switch in switches)]
 
 
 def judge_line(summary: Mapping[str, Any]) -> str:
@@ -236,8 +290,8 @@ def judge_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _set_table(scored: Mapping[str, Any]) -> Table:
-    table = Table(f"{scored['name']}, {scored['rows']} rows", box=box.SIMPLE_HEAD)
+def _set_table(scored: Mapping[str, Any], note: str) -> Table:
+    table = Table(f"{scored['name']}, {scored['rows']} rows{note}", box=box.SIMPLE_HEAD)
     for name in ("base", "tuned", "difference"):
         table.add_column(name, justify="right")
     for row in scored["measures"]:

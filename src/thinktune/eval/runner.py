@@ -16,6 +16,7 @@ from thinktune.checkpoint import model_warning, require_run_folder, resolve_mode
 from thinktune.config import Recipe, load_recipe
 from thinktune.data import Prepared, Subset, prepare
 from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
+from thinktune.data.modes import has_thinking_switch
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_completions
@@ -48,7 +49,7 @@ from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.base_model import refuse_other_weights
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.resume import refuse_other_data
-from thinktune.tokenization import Example, read_tokenizer
+from thinktune.tokenization import ChatTokenizer, Example, read_tokenizer
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
 GRADER_LIBRARIES = ("sacrebleu", "rouge-score")
@@ -59,12 +60,12 @@ class EvalOptions:
     """Options of `thinktune eval`: extra tasks, where replies come from, and the judge.
 
     `endpoints` maps base and tuned to a URL, or URL#MODEL; if empty, the models run in this process. `judge` is such an
-    address too.
+    address too. `thinking` is the mode that both models are asked in: with reasoning, without, or, if it is None, both.
     """
 
     tasks: tuple[Path, ...] = ()
     probe: bool = True
-    thinking: bool = True
+    thinking: bool | None = None
     temperature: float = 0.0
     seed: int = 0
     endpoints: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -73,7 +74,7 @@ class EvalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One evaluation of a run: its questions, settings and folder."""
+    """One evaluation of a run in one mode: its questions, settings and folder."""
 
     folder: EvaluationFolder
     recipe: Recipe
@@ -88,7 +89,8 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     """Evaluate a run's base and tuned model, write `eval/`, and return the report as in its report.json.
 
     The sets are the first `generate.evaluate_questions` held-out rows, the task files, and the general probe. Replies
-    that the same model wrote before, with the same sampling, are reused.
+    that the same model wrote before, with the same sampling, are reused. Asked in both modes, the report of the mode
+    without thinking is inside the other, under `silent`.
     """
     options = options or EvalOptions()
     if options.endpoints and set(options.endpoints) != set(SIDES):
@@ -111,22 +113,51 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
         *(probe_tasks(recipe.data.system) if options.probe else ()),
     ]
     _refuse_duplicate_names(tasks, options)
-    evaluation_folder = RunFolder(folder).evaluation(thinking=options.thinking)
-    settings = _eval_settings(recipe, prepared, sources, tasks, options)
-    write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
-    write_json(evaluation_folder.settings, settings_to_record(settings))
-    evaluation = Evaluation(evaluation_folder, recipe, settings, tasks, prepared.validation, options, say)
+    evaluations: list[Evaluation] = []
+    for thinking in _modes(options, tokenizer, say):
+        evaluation_folder = RunFolder(folder).evaluation(thinking=thinking)
+        # A judge costs money, so of two modes it compares the answers in the one that is trained.
+        asked = replace(options, thinking=thinking, judge=None if evaluations else options.judge)
+        settings = _eval_settings(recipe, prepared, sources, tasks, asked)
+        write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
+        write_json(evaluation_folder.settings, settings_to_record(settings))
+        evaluations.append(Evaluation(evaluation_folder, recipe, settings, tasks, prepared.validation, asked, say))
     for side in SIDES:
-        _evaluate_side(evaluation, side, sources[side])
+        _evaluate_side(evaluations, side, sources[side])
     if options.judge:
-        _judge_answers(evaluation, options.judge)
-    return score_completions(evaluation_folder, model_warning(folder))
+        _judge_answers(evaluations[0], options.judge)
+    return _score([evaluation.folder for evaluation in evaluations], folder)
 
 
-def rescore_run(folder: Path, *, thinking: bool = True) -> dict[str, Any]:
-    """Score a run's saved replies again, without a model, and write the report."""
+def rescore_run(folder: Path, *, thinking: bool | None = None) -> dict[str, Any]:
+    """Score a run's saved replies again, without a model, and write the report.
+
+    `thinking` None means both modes, as far as there are replies.
+    """
     require_run_folder(folder)
-    return score_completions(RunFolder(folder).evaluation(thinking=thinking), model_warning(folder))
+    wanted = (True, False) if thinking is None else (thinking,)
+    folders = [RunFolder(folder).evaluation(thinking=mode) for mode in wanted]
+    found = [each for each in folders if each.settings.is_file()]
+    return _score(found or folders[:1], folder)
+
+
+def _modes(options: EvalOptions, tokenizer: ChatTokenizer, say: Say) -> tuple[bool, ...]:
+    """List the modes to ask in, the one with thinking first."""
+    if options.thinking is not None:
+        return (options.thinking,)
+    if options.endpoints:  # many servers know no switch, and refuse a request that names one
+        say("endpoints are asked with thinking; --no-thinking asks them without, where they have a switch for it")
+        return (True,)
+    if has_thinking_switch(tokenizer):
+        return (True, False)
+    say("the chat template has no switch for thinking: there is one mode to evaluate")
+    return (True,)
+
+
+def _score(folders: Sequence[EvaluationFolder], run: Path) -> dict[str, Any]:
+    """Score the evaluations in each mode; the second one's report goes into the first one's."""
+    reports = [score_completions(folder, model_warning(run)) for folder in folders]
+    return reports[0] | ({"silent": reports[1]} if len(reports) > 1 else {})
 
 
 def find_contaminated(tasks: Sequence[Task], trained: Iterable[Example]) -> dict[int, str]:
@@ -169,7 +200,7 @@ def _eval_settings(
             max_new_tokens=given or 2 * int(prepared.train.label_tokens.max(initial=32)),
             temperature=options.temperature,
             seed=options.seed,
-            thinking=options.thinking,
+            thinking=options.thinking is not False,
         ),
         budget="expert.evaluate_tokens" if given else "twice the longest trained reply",
         longest_trained_reply=int(prepared.train.label_tokens.max(initial=0)),
@@ -186,34 +217,72 @@ def _eval_settings(
     )
 
 
-def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
-    """Measure the losses and generate the replies that one side lacks; its model is loaded only if any are missing."""
-    folder, recipe, settings = evaluation.folder, evaluation.recipe, evaluation.settings
-    saved = read_completions(folder.completions(side))
-    keys = {settings.completion_key(task, side): task for task in evaluation.tasks}
-    missing = {key: task for key, task in keys.items() if key not in saved}
-    if endpoint := evaluation.options.endpoints.get(side):
-        folder.losses(side).unlink(missing_ok=True)  # an endpoint reports none; old ones may be another model's
-        if missing:
+def _evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) -> None:
+    """Measure the losses and generate the replies that one side lacks; its model is loaded only if any are missing.
+
+    A row that was trained silent is asked the same in both modes: once, and the reply is kept for both.
+    """
+    first, recipe = evaluations[0], evaluations[0].recipe
+    missing = _missing_replies(evaluations, side)
+    if endpoint := first.options.endpoints.get(side):
+        for evaluation in evaluations:
+            evaluation.folder.losses(side).unlink(missing_ok=True)  # old ones may be another model's
+        if any(missing):
             with closing(open_endpoint(endpoint)) as engine:
-                _generate_replies(evaluation, side, missing, engine, MAX_ENDPOINT_CONCURRENCY)
-        return
-    measured_on = {"model": settings.models[side].print, "data": settings.data_fingerprint}
-    losses = _saved_losses(folder.losses(side))
-    has_losses = not len(evaluation.held_out) or {name: losses.get(name) for name in measured_on} == measured_on
-    if missing or not has_losses:
-        evaluation.say(f"{side}: {source}")
-        precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
-        trusted = recipe.model.trust_remote_code
-        with closing(load_engine(source, precision, trust_remote_code=trusted, say=evaluation.say)) as engine:
-            if not has_losses:
-                rows = _row_losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
-                write_json(folder.losses(side), measured_on | {"rows": rows})
-            _generate_replies(evaluation, side, missing, engine, recipe.generate.batch_rows)
-        del engine
-        gc.collect()
-        if pick_device().type != "cpu":
-            torch.accelerator.empty_cache()
+                for evaluation, tasks in zip(evaluations, missing, strict=True):
+                    _generate_replies(evaluation, side, tasks, engine, MAX_ENDPOINT_CONCURRENCY)
+    else:
+        unmeasured = [each for each in evaluations if not _has_losses(each, side)]
+        if any(missing) or unmeasured:
+            first.say(f"{side}: {source}")
+            precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
+            trusted = recipe.model.trust_remote_code
+            with closing(load_engine(source, precision, trust_remote_code=trusted, say=first.say)) as engine:
+                if unmeasured:
+                    losses = _measured_on(first, side)
+                    losses["rows"] = _row_losses(engine.model, first.held_out, engine.precision, first.say)
+                    for evaluation in unmeasured:
+                        write_json(evaluation.folder.losses(side), losses)
+                for evaluation, tasks in zip(evaluations, missing, strict=True):
+                    _generate_replies(evaluation, side, tasks, engine, recipe.generate.batch_rows)
+            del engine
+            gc.collect()
+            if pick_device().type != "cpu":
+                torch.accelerator.empty_cache()
+    _share_replies(evaluations, side)
+
+
+def _missing_replies(evaluations: Sequence[Evaluation], side: str) -> list[dict[str, Task]]:
+    """Return for each evaluation the tasks by key that no evaluation has a reply to and none before it will ask."""
+    known = {key for each in evaluations for key in read_completions(each.folder.completions(side))}
+    missing: list[dict[str, Task]] = []
+    for evaluation in evaluations:
+        keys = {evaluation.settings.completion_key(task, side): task for task in evaluation.tasks}
+        missing.append({key: task for key, task in keys.items() if key not in known})
+        known |= keys.keys()
+    return missing
+
+
+def _share_replies(evaluations: Sequence[Evaluation], side: str) -> None:
+    """Give each evaluation its own copy of the replies that another one has."""
+    saved = [read_completions(each.folder.completions(side)) for each in evaluations]
+    anywhere = {key: record for records in saved for key, record in records.items()}
+    for evaluation, own in zip(evaluations, saved, strict=True):
+        keys = {evaluation.settings.completion_key(task, side) for task in evaluation.tasks}
+        if lacking := sorted(keys - own.keys()):
+            with RecordWriter(evaluation.folder.completions(side)) as writer:
+                for key in lacking:
+                    writer.add(anywhere[key])
+
+
+def _measured_on(evaluation: Evaluation, side: str) -> dict[str, Any]:
+    """Return what a side's losses depend on; the mode of the questions is not part of it."""
+    return {"model": evaluation.settings.models[side].print, "data": evaluation.settings.data_fingerprint}
+
+
+def _has_losses(evaluation: Evaluation, side: str) -> bool:
+    losses, measured_on = _saved_losses(evaluation.folder.losses(side)), _measured_on(evaluation, side)
+    return not len(evaluation.held_out) or {name: losses.get(name) for name in measured_on} == measured_on
 
 
 def _saved_losses(file: Path) -> dict[str, Any]:
@@ -233,14 +302,15 @@ def _generate_replies(
     keys = sorted(missing, key=lambda key: len(missing[key].question))  # similar lengths need little padding
     params = SamplingParams(sampling.max_new_tokens, temperature=sampling.temperature, seed=sampling.seed)
     requests = [Request(missing[key].turns, params, evaluation.settings.thinks(missing[key])) for key in keys]
-    progress = ProgressReporter(say, f"{side} replies", len(requests))
+    mode = "" if sampling.thinking else " without thinking"
+    progress = ProgressReporter(say, f"{side} replies{mode}", len(requests))
     with RecordWriter(evaluation.folder.completions(side)) as writer:
         for done, (index, reply) in enumerate(engine.complete(requests, max_concurrency), 1):
             task = missing[keys[index]]
             writer.add({"key": keys[index], "set": task.set, "row": task.source, **asdict(reply)})
             progress.update(done)
     if keys:
-        say(f"{side}: answered {len(keys)} questions")
+        say(f"{side}: answered {len(keys)} questions{mode}")
 
 
 def _row_losses(model: CausalLM, rows: Subset, precision: torch.dtype, say: Say) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from thinktune.eval.comparison import (
     row_outcome,
     set_verdict,
     sort_measures,
+    switch_verdict,
     ungraded_note,
 )
 from thinktune.eval.completion_store import read_completions, read_records
@@ -43,6 +44,7 @@ class _ScoredTask:
     grader_errors: Mapping[str, str]
     judgement: llm_judge.Judgement | None
     excluded: bool  # the training rows ask the same
+    thinking: bool  # the mode that both models were asked in
 
 
 def score_completions(folder: EvaluationFolder, warning: str | None = None) -> dict[str, Any]:
@@ -59,10 +61,16 @@ def score_completions(folder: EvaluationFolder, warning: str | None = None) -> d
     rows = _score_replies(folder, settings)
     judgements = [row.judgement for row in rows if row.judgement is not None]
     sets = [_score_set(folder, name, rows) for name in dict.fromkeys(row.task.set for row in rows)]
+    switches = _score_switches(rows)
     report = {
         "format": 2,
-        "verdicts": [*([warning] if warning else []), *(scored["verdict"] for scored in sets if scored["rows"])],
+        "verdicts": [
+            *([warning] if warning else []),
+            *(scored["verdict"] for scored in sets if scored["rows"]),
+            *map(switch_verdict, switches),
+        ],
         "sets": sets,
+        "switches": switches,
         **({"judge": llm_judge.summarize_judgements(settings.judge, judgements)} if settings.judge else {}),
         "settings": record,
     }
@@ -95,7 +103,9 @@ def _score_replies(folder: EvaluationFolder, settings: EvalSettings) -> list[_Sc
         if judgement is not None and judgement.preferred is not None:
             scores["tuned"]["preferred"] = judgement.preferred
             scores["base"]["preferred"] = 1 - judgement.preferred
-        rows.append(_ScoredTask(task, replies, scores, grader_errors, judgement, (task.set, task.source) in excluded))
+        is_excluded = (task.set, task.source) in excluded
+        thinking = settings.thinks(task)
+        rows.append(_ScoredTask(task, replies, scores, grader_errors, judgement, is_excluded, thinking))
     return rows
 
 
@@ -153,6 +163,24 @@ def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask])
         "verdict": verdict,
         "kinds": [_score_kind(kind, [row.scores for row in graded if row.task.kind == kind]) for kind in kinds],
     }
+
+
+def _score_switches(rows: Sequence[_ScoredTask]) -> list[dict[str, Any]]:
+    """Compare how often both models obeyed the switch that they were asked under, for each mode that was asked in."""
+    switches: list[dict[str, Any]] = []
+    for mode, thinking in (("thinking", True), ("silent", False)):
+        asked = [row for row in rows if row.thinking == thinking and not row.excluded]
+        base, tuned = ([_obeyed(row, side) for row in asked] for side in SIDES)
+        switches += [{"mode": mode, **figure} for figure in compare(base, tuned)]
+    return switches
+
+
+def _obeyed(row: _ScoredTask, side: str) -> Scores:
+    """Score whether a reply reasons where it was asked to, and has neither reasoning nor a tag where it was not."""
+    obeyed = (
+        bool(str(row.replies[side]["reasoning"]).strip()) if row.thinking else row.scores[side].get("well_formed", 0)
+    )
+    return {"obeyed": float(obeyed)}
 
 
 def _saved_losses(file: Path) -> list[dict[str, float]]:

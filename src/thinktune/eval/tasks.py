@@ -32,7 +32,7 @@ class Task:
     """One question: its set, source (`file:line`) and prompt, its grader, and what that grader compares with.
 
     `references` are the accepted answers, or the letters of the right options; `rules` belong to the grader `format`.
-    `may_reason` is false for a row without reasoning: trained in the mode without thinking, it is asked in it.
+    `may_reason` is false for a row that is silent: trained in the mode without thinking, it is asked in it.
     """
 
     set: str
@@ -77,7 +77,7 @@ def task_from_example(example: Example, name: str) -> Task:
         (reply.content,),
         keypoints=points,
         reasoning=reply.reasoning,
-        may_reason=reply.has_reasoning,
+        may_reason=reply.thinks,
     )
 
 

@@ -89,6 +89,14 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
         ),
         (BilingualText("Right answers", "答对"), [_right_percent(report.evaluation) for report in reports]),
         (
+            BilingualText("Thinking switch on, obeyed", "思考开关打开时照做"),
+            [_obeyed_percent(report.evaluation, "thinking") for report in reports],
+        ),
+        (
+            BilingualText("Thinking switch off, obeyed", "思考开关关闭时照做"),
+            [_obeyed_percent(report.evaluation, "silent") for report in reports],
+        ),
+        (
             BilingualText("Training rows", "训练行数"),
             [format_count(report.data.get("train_rows")) for report in reports],
         ),
@@ -108,6 +116,15 @@ def _right_percent(evaluation: dict[str, Any]) -> str:
     held_out = [each for each in evaluation.get("sets") or [] if each.get("name") == "held-out"]
     measures = [measure for each in held_out for measure in each.get("measures") or []]
     share = next((measure["tuned"]["value"] for measure in measures if measure.get("measure") == "right"), None)
+    return f"{share:.1%}" if isinstance(share, int | float) else "–"
+
+
+def _obeyed_percent(evaluation: dict[str, Any], mode: str) -> str:
+    """Format how often the tuned model obeyed a switch, where it was asked under it; the report of most rows counts."""
+    reports = (evaluation, evaluation.get("silent") or {})
+    switches: list[dict[str, Any]] = [each for report in reports for each in report.get("switches") or []]
+    asked = [(each["rows"], each["tuned"]["value"]) for each in switches if each.get("mode") == mode]
+    share = max(asked)[1] if asked else None
     return f"{share:.1%}" if isinstance(share, int | float) else "–"
 
 

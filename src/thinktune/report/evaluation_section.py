@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from thinktune.eval import Measure, find_measure
-from thinktune.eval.comparison import format_figure_and_interval, format_with_interval, judge_line
+from thinktune.eval.comparison import SWITCH_LABELS, format_figure_and_interval, format_with_interval, judge_line
 from thinktune.report.html import render_template
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
@@ -37,11 +37,19 @@ def evaluation_html(run: Path) -> Markup:
         return render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
 
 
+def read_reports(run: Path) -> dict[str, Any]:
+    """Read the report of a run's evaluation, with that of the mode without thinking under `silent`; {} without any."""
+    thinking, silent = (_read_report(RunFolder(run).evaluation(thinking=mode)) for mode in (True, False))
+    return thinking | ({"silent": silent} if silent else {})
+
+
+def _read_report(folder: EvaluationFolder) -> dict[str, Any]:
+    return read_object(folder.report, AnyObject, AGAIN) if folder.report.is_file() else {}
+
+
 def _read_evaluation(folder: EvaluationFolder) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    if not folder.report.is_file():
-        return {}, []
-    report = read_object(folder.report, AnyObject, AGAIN)
-    return report, read_lines(folder.rows, AnyObject, AGAIN)
+    report = _read_report(folder)
+    return report, read_lines(folder.rows, AnyObject, AGAIN) if report else []
 
 
 def _evaluation_values(
@@ -54,6 +62,10 @@ def _evaluation_values(
         "note": note,
         "verdicts": report["verdicts"],
         "sets": [_set_values(one) for one in report["sets"] if one["measures"]],
+        "switches": [
+            _measure_values(one) | {"label": SWITCH_LABELS[one["mode"]], "rows": one["rows"]}
+            for one in report.get("switches", [])  # reports of earlier releases have none
+        ],
         "judge": judge_line(report["judge"]) if "judge" in report else "",
         "settings": report["settings"],
         "rows": shown_first[:MAX_SHOWN_ROWS],
@@ -63,21 +75,20 @@ def _evaluation_values(
 
 
 def _set_values(task_set: Mapping[str, Any]) -> dict[str, Any]:
-    lines: list[dict[str, Any]] = []
-    for row in task_set["measures"]:
-        measure = find_measure(row["measure"])
-        lines.append(
-            {
-                "label": measure.label,
-                "meaning": measure.meaning,
-                "base": format_figure_and_interval(measure, row["base"]),
-                "tuned": format_figure_and_interval(measure, row["tuned"]),
-                "difference": format_figure_and_interval(measure, row["difference"], signed=True),
-                "verdict": row["verdict"],
-                "drawing": draw_interval(measure, row["difference"], row["verdict"]),
-            }
-        )
-    return {**task_set, "lines": lines}
+    return {**task_set, "lines": [_measure_values(row) for row in task_set["measures"]]}
+
+
+def _measure_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    measure = find_measure(row["measure"])
+    return {
+        "label": measure.label,
+        "meaning": measure.meaning,
+        "base": format_figure_and_interval(measure, row["base"]),
+        "tuned": format_figure_and_interval(measure, row["tuned"]),
+        "difference": format_figure_and_interval(measure, row["difference"], signed=True),
+        "verdict": row["verdict"],
+        "drawing": draw_interval(measure, row["difference"], row["verdict"]),
+    }
 
 
 def draw_interval(measure: Measure, change: Mapping[str, float], verdict: str) -> Markup:

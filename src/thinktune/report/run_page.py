@@ -17,7 +17,7 @@ from thinktune.report.diagnosis_text import (
     reason_sentence,
     state_name,
 )
-from thinktune.report.evaluation_section import AGAIN, evaluation_html
+from thinktune.report.evaluation_section import evaluation_html, read_reports
 from thinktune.report.html import BilingualText, write_page
 from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
 from thinktune.report.svg_charts import histogram
@@ -100,7 +100,7 @@ def read_run(run: Path, *, running: bool | None = None) -> RunReport:
             return otherwise
 
     section = keep(lambda: evaluation_html(run), Markup())
-    evaluation = keep(lambda: read_object(folder.evaluation().report, AnyObject, AGAIN), {}) if section else {}
+    evaluation = keep(lambda: read_reports(run), dict[str, Any]()) if section else {}
     environment = keep(lambda: read_object(folder.environment, AnyObject), {})
     data = keep(lambda: _read_data_summary(folder.data_summary), {})
     return RunReport(

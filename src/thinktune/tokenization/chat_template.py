@@ -78,9 +78,7 @@ def render_batch(
             [() if index in long else each.turns for index, each in enumerate(examples)]
         )
     ]
-    texts = [
-        _apply_chat_template(tokenizer, turns, enable_thinking=turns[-1].has_reasoning) for _, turns in conversations
-    ]
+    texts = [_apply_chat_template(tokenizer, turns, enable_thinking=turns[-1].thinks) for _, turns in conversations]
     if max_tokens is not None:
         for (index, _), text in zip(conversations, texts, strict=True):
             if exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
@@ -88,7 +86,7 @@ def render_batch(
         kept = [place for place, (index, _) in enumerate(conversations) if rendered[index] is not None]
         conversations, texts = [conversations[place] for place in kept], [texts[place] for place in kept]
     prompts = [
-        _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=turns[-1].has_reasoning)
+        _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=turns[-1].thinks)
         for _, turns in conversations
     ]
     ids = tokenize(texts + prompts, tokenizer)
@@ -153,7 +151,7 @@ def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list
     comparable: dict[bool, list[tuple[int, int, list[dict[str, str]]]]] = {True: [], False: []}  # by `enable_thinking`
     for index, turns in _trained_conversations([example.turns for example in examples]):
         if all(escape_control_tokens(turn, tokenizer) is turn for turn in turns):
-            comparable[turns[-1].has_reasoning].append((index, len(found[index]), _to_messages(turns)))
+            comparable[turns[-1].thinks].append((index, len(found[index]), _to_messages(turns)))
         found[index].append(None)
     for thinking, replies in comparable.items():
         conversations = [messages for _, _, messages in replies]
@@ -196,7 +194,7 @@ def _trained_conversations(conversations: Sequence[tuple[Turn, ...]]) -> Iterato
     for index, turns in enumerate(conversations):
         for place, turn in enumerate(turns):
             if turn.role == "assistant" and turn.trained:
-                reply = turn if turn.has_reasoning else replace(turn, reasoning="")
+                reply = turn if turn.thinks else replace(turn, reasoning="")
                 yield index, (*turns[:place], reply)
 
 
@@ -214,7 +212,7 @@ def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np
         )
     kinds = np.full(len(ids), TokenKind.PROMPT, np.uint8)
     answer = _answer_token_index(reply, _answer_char_index(reply), tokenizer)
-    if reply.reply.has_reasoning:  # else it is what the template writes for no reasoning, which no model need learn
+    if reply.reply.thinks:  # else it is what the template writes for no reasoning, which no model need learn
         kinds[start:answer] = TokenKind.REASONING
     end = len(ids) - 1 - trained[::-1].index(end_of_turn)
     kinds[answer:end] = TokenKind.ANSWER
@@ -271,7 +269,7 @@ def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
     prompt, row = (tokenizer.decode(ids[first : first + 8]) for ids in (reply.prompt_ids, reply.ids))
     remedy = (
         "use another template"
-        if reply.reply.has_reasoning
+        if reply.reply.thinks
         else "leave out rows without reasoning by data.faults: {no_reasoning: drop}, or use another template"
     )
     return (

@@ -75,7 +75,7 @@ def _write_samples(context: RunContext, budget: SampleBudget, step: int) -> None
     for (example, mode), reply in zip(asked, replies, strict=True):
         record = {"step": step, **completion_record(example, reply), "sampling": mode, "limit_tokens": limit}
         record["reference_reasoning"] = example.turns[-1].reasoning
-        if not (example.turns[-1].has_reasoning or reply.reasoning):
+        if not (example.turns[-1].thinks or reply.reasoning):
             record["reasoning_closed"] = None  # none was asked for
         tokens = context.tokenizer(f"{reply.reasoning}\n{reply.answer}", add_special_tokens=False)["input_ids"]
         record["repetition"] = round(repetition_rate(tokens), 4)
@@ -120,7 +120,7 @@ def _reply_tokens(context: RunContext, budget: SampleBudget, questions: int) -> 
 
 def _request(example: Example, sampling: SamplingParams) -> Request:
     """Ask an example's question in the mode, with or without thinking, that its reply was trained in."""
-    return Request(example.turns[:-1], sampling, example.turns[-1].has_reasoning)
+    return Request(example.turns[:-1], sampling, example.turns[-1].thinks)
 
 
 def _generate(context: RunContext, budget: SampleBudget, requests: Sequence[Request]) -> list[Completion]:

@@ -49,6 +49,7 @@ from thinktune.run.base_model import refuse_other_weights
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.resume import refuse_other_data
 from thinktune.tokenization import Example, read_tokenizer
+from thinktune.tokenization.model_template import OWN
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
 GRADER_LIBRARIES = ("sacrebleu", "rouge-score")
@@ -205,7 +206,9 @@ def _evaluate_side(evaluation: Evaluation, side: str, source: Path) -> None:
         evaluation.say(f"{side}: {source}")
         precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
         trusted = recipe.model.trust_remote_code
-        with closing(load_engine(source, precision, trust_remote_code=trusted, say=evaluation.say)) as engine:
+        template = recipe.model.template if side == "base" else OWN  # the tuned model's folder has it
+        opened = load_engine(source, precision, trust_remote_code=trusted, template=template, say=evaluation.say)
+        with closing(opened) as engine:
             if not has_losses:
                 rows = _row_losses(engine.model, evaluation.held_out, engine.precision, evaluation.say)
                 write_json(folder.losses(side), measured_on | {"rows": rows})

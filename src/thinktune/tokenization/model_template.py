@@ -39,7 +39,7 @@ def read_tokenizer_with_notes(
     """Load a tokenizer as `read_tokenizer` does; also return a line for each thing that is not the model's own."""
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     if template == THINK:
-        return tokenizer, (_use_think_template(tokenizer, folder),)
+        return tokenizer, (set_think_template(tokenizer, folder),)
     notes: list[str] = []
     if template != OWN:
         _set_template(tokenizer, _read_template(template))
@@ -49,7 +49,7 @@ def read_tokenizer_with_notes(
     return tokenizer, tuple(notes)
 
 
-def _use_think_template(tokenizer: ChatTokenizer, folder: Path) -> str:
+def set_think_template(tokenizer: ChatTokenizer, folder: Path) -> str:
     """Set the composed template and its end of turn, and prove it; returns the sentence that says what it is."""
     try:
         composed = compose_think_template(tokenizer)
@@ -88,7 +88,7 @@ def _use_measured_end(tokenizer: ChatTokenizer) -> str | None:
         return None
     pinned = pin_eos(tokenizer, own, end.token)
     if pinned:
-        _set_template(tokenizer, pinned + "{{- '' }}" + own)
+        _set_template(tokenizer, pinned + own)
     tokenizer.eos_token = end.token
     return (
         f"{FIELD}: a reply ends with {end.token}, as the chat template writes, and not with {former}, which the "

@@ -59,7 +59,7 @@ then the answer -#}
   {%- endif -%}
 {%- endfor -%}
 {%- set messages = thinktune.messages -%}
-{%- if thinktune.replies -%}{%- set add_generation_prompt = true -%}{%- endif -%}
+{%- if thinktune.replies -%}{%- set add_generation_prompt = true -%}{%- endif %}
 """
 
 _AFTER = """{%- if thinktune.replies -%}
@@ -168,8 +168,7 @@ def _first_of(tokens: set[str], text: str) -> TurnEnd | None:
 
 
 def _compose_over_chatml(tokenizer: ChatTokenizer) -> ThinkTemplate:
-    vocabulary = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
-    end = CHATML_END if CHATML_END in vocabulary else tokenizer.eos_token
+    end = CHATML_END if _is_token(CHATML_END, tokenizer) else tokenizer.eos_token
     own = _CHATML.replace("CHATML_END", _quote(end))
     former = tokenizer.chat_template
     tokenizer.chat_template = own
@@ -190,7 +189,7 @@ def _compose(tokenizer: ChatTokenizer, own: str, end: TurnEnd) -> ThinkTemplate:
     form = read_form(tokenizer)
     if form.foreign is not None:
         raise ExtensionError(f"it writes {form.foreign!r} between reasoning and answer, a form that is not known")
-    if tokenizer.backend_tokenizer.token_to_id(end.token) is None:
+    if not _is_token(end.token, tokenizer):
         raise ExtensionError(f"{end.token!r}, with which it ends a turn, is not a token")
     tags = form.tags
     if prompt.rstrip().endswith(tags.closing):
@@ -217,17 +216,22 @@ def _compose(tokenizer: ChatTokenizer, own: str, end: TurnEnd) -> ThinkTemplate:
     before, after = (
         re.sub(r"\b(?:" + "|".join(values) + r")\b", lambda found: values[found[0]], text) for text in (_BEFORE, _AFTER)
     )
-    # An empty expression keeps the white space at both ends of the own template, which a block beside it would strip.
-    # Jinja itself leaves out one line break at the end of a template.
-    text = f"{pin_eos(tokenizer, own, end.token)}{before}{{{{- '' }}}}{own.removesuffix(chr(10))}{{{{ '' -}}}}{after}"
+    # White space at both ends of the own template counts as before: it begins a line, as Jinja drops the line break of
+    # the block before it; an empty expression follows it, not a block; Jinja drops the last line break of a template.
+    text = pin_eos(tokenizer, own, end.token) + before + own.removesuffix("\n") + "{{ '' -}}" + after
     return ThinkTemplate(text, end.token, _describe(form, begin, between, end))
+
+
+def _is_token(text: str, tokenizer: ChatTokenizer) -> bool:
+    [ids] = tokenize([text], tokenizer)
+    return len(ids) == 1
 
 
 def pin_eos(tokenizer: ChatTokenizer, own: str, end_token: str) -> str:
     """Return a line for a template that writes `eos_token`, so that another end of turn leaves its text as it is."""
     if end_token == tokenizer.eos_token or "eos_token" not in own:
         return ""
-    return f"{{%- set eos_token = {_quote(tokenizer.eos_token)} -%}}\n"
+    return f"{{%- set eos_token = {_quote(tokenizer.eos_token)} %}}\n"
 
 
 def _joined(tokenizer: ChatTokenizer, prompt: str, opening: str) -> str:

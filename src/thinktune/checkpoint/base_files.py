@@ -97,8 +97,8 @@ def _changed_tokenizer_files(carried: Mapping[str, bytes], tokenizer: ChatTokeni
     if not template or template == _written_template(carried, inside):
         return changed
     if isinstance(inside, list) and TEMPLATE_FILE not in carried:  # a file would hide those of other names
-        described["chat_template"] = [each for each in inside if each["name"] != "default"]
-        described["chat_template"].append({"name": "default", "template": template})
+        named = {each["name"]: each["template"] for each in inside} | {"default": template}
+        described["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
         return changed | {TOKENIZER_FILE: _to_json(described)}
     changed[TEMPLATE_FILE] = template.encode()
     if inside is not None:

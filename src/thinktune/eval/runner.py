@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +50,7 @@ from thinktune.run.environment import LIBRARIES
 from thinktune.run.resume import refuse_other_data
 from thinktune.tokenization import Example, read_tokenizer
 from thinktune.tokenization.model_template import OWN
+from thinktune.tokenization.tags import read_tags
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
 GRADER_LIBRARIES = ("sacrebleu", "rouge-score")
@@ -113,7 +114,9 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     ]
     _refuse_duplicate_names(tasks, options)
     evaluation_folder = RunFolder(folder).evaluation(thinking=options.thinking)
-    settings = _eval_settings(recipe, prepared, sources, tasks, options)
+    settings = replace(
+        _eval_settings(recipe, prepared, sources, tasks, options), think_tags=astuple(read_tags(tokenizer))
+    )
     write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
     write_json(evaluation_folder.settings, settings_to_record(settings))
     evaluation = Evaluation(evaluation_folder, recipe, settings, tasks, prepared.validation, options, say)

@@ -1,18 +1,22 @@
 """A base's own files: every checkpoint and `final/` carry them byte for byte, and a configuration that all releases read."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support.bases import BASES, YARN, make_base
+from support.chat_templates import KINDS
 from support.runs import quiet, settings, small_tree_of
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from thinktune.checkpoint import find_checkpoint
 from thinktune.checkpoint.base_files import BaseFiles, portable_config
 from thinktune.checkpoint.manifest import MANIFEST
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer, save_model_folder
+from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
+from thinktune.inference.session import open_chat
 from thinktune.tokenization import read_tokenizer
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import train
@@ -125,3 +129,79 @@ def test_the_demos_base_is_written_for_every_release(tmp_path):
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
     assert config["rope_scaling"] is None
     assert tokenizer_state(read_tokenizer(tmp_path / "start")) == tokenizer_state(tokenizer)
+
+
+QWEN25 = KINDS["drops the reasoning"].template
+
+
+def base_that_drops_reasoning(folder: Path, *, inside: bool, eos: str = "<|endoftext|>") -> Path:
+    """Make a base like Qwen2.5's: its template writes no reasoning, and its eos ends a document."""
+    base = make_base(folder, "tied")
+    described = read_json(base / "tokenizer_config.json") | {"eos_token": eos}
+    described.pop("chat_template")
+    if inside:
+        described["chat_template"] = QWEN25
+    else:
+        (base / "chat_template.jinja").write_text(QWEN25)
+    write_json(base / "tokenizer_config.json", described)
+    write_json(base / "special_tokens_map.json", {"eos_token": {"content": eos}, "pad_token": "<|endoftext|>"})
+    write_json(base / "generation_config.json", {"eos_token_id": 0, "do_sample": False})
+    return base
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_final_has_the_template_of_the_run_and_its_end_of_turn(tmp_path, inside):
+    base = base_that_drops_reasoning(tmp_path / "base", inside=inside)
+    before = {path.name: path.read_bytes() for path in base.iterdir()}
+    tree = small_tree_of(tmp_path, base)
+    tree["generate"] = {"sample_questions": 1, "max_new_tokens": 8}
+    tree["model"]["template"] = "think"
+    said = []
+    final = train(settings(tree), said.append) / "final"
+    assert any(line.startswith("model.template: a reply is '<think>\\n', the reasoning") for line in said)
+    assert {path.name: path.read_bytes() for path in base.iterdir()} == before
+    for folder in (final, find_checkpoint(final.parent, "last").folder):
+        loaded = AutoTokenizer.from_pretrained(folder)  # by transformers alone, as any engine does
+        assert loaded.eos_token == "<|im_end|>"
+        assert "chat_template" not in read_json(folder / "tokenizer_config.json")
+        assert read_json(folder / "special_tokens_map.json")["eos_token"] == "<|im_end|>"
+        ends = read_json(folder / "generation_config.json")["eos_token_id"]
+        assert set(ends) == {0, loaded.convert_tokens_to_ids("<|im_end|>")}
+        ask, reply = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "r"}
+        whole = loaded.apply_chat_template([ask, reply], tokenize=False)
+        assert whole.startswith("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n<think>\nr\n</think>\n")
+        assert whole.endswith("a<|im_end|>\n")
+        assert tokenizer_state(read_tokenizer(folder)) == tokenizer_state(read_tokenizer(base, template="think"))
+    with closing(open_chat(final.parent)) as chat:
+        assert chat.ask("What does the heart pump?").tokens
+
+
+def test_without_think_such_a_base_is_refused_with_the_line_to_write(tmp_path):
+    base = base_that_drops_reasoning(tmp_path / "base", inside=True)
+    with pytest.raises(UserError, match=r"reasoning and answer in full.*; write model\.template: think, which keeps"):
+        train_from(base, tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["nothing", "a list", "a folder", "a processor's file"])
+def test_other_templates_of_a_base_are_carried_on(tmp_path, beside):
+    base = base_that_drops_reasoning(tmp_path / "base", inside=beside == "nothing")
+    if beside == "a list":
+        (base / "chat_template.jinja").unlink()
+        named = [{"name": "default", "template": QWEN25}, {"name": "rag", "template": "{{ messages }}"}]
+        write_json(base / "tokenizer_config.json", read_json(base / "tokenizer_config.json") | {"chat_template": named})
+    elif beside == "a folder":
+        (base / "additional_chat_templates").mkdir()
+        (base / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+    elif beside == "a processor's file":
+        write_json(base / "chat_template.json", {"chat_template": QWEN25})
+    tokenizer = read_tokenizer(base, template="think")
+    (tmp_path / "written").mkdir()
+    BaseFiles.read(base, tokenizer).write(tmp_path / "written")
+    assert tokenizer_state(read_tokenizer(tmp_path / "written")) == tokenizer_state(tokenizer)
+    if beside == "a processor's file":
+        assert read_json(tmp_path / "written" / "chat_template.json")["chat_template"] == tokenizer.chat_template
+
+
+def test_a_base_that_needs_no_change_is_carried_byte_for_byte(tmp_path):
+    base = make_base(tmp_path / "base", "tied")
+    assert BaseFiles.read(base, read_tokenizer(base)).carried == BaseFiles.read(base).carried

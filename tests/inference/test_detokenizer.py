@@ -3,11 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.chat_templates import KINDS, tokenizer_of
 
 from thinktune.inference.replies import Detokenizer, SpecialTokens, StopStrings, join_pieces, parse_reply
 from thinktune.inference.requests import SamplingParams
-from thinktune.tokenization import Turn
-from thinktune.tokenization.chat_template import render_prompt
+from thinktune.tokenization import Example, Turn
+from thinktune.tokenization.chat_template import render, render_prompt
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,21 @@ def test_a_prompt_that_opens_the_reasoning_is_recognised(special_tokens, tokeniz
     )
     assert (reply.reasoning, reply.answer, reply.closed) == ("why", "so", True)
     assert generate(special_tokens, "why why why", prompt=prompt, max_reasoning_tokens=1, max_new_tokens=9)[1].closed
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.own == "right"])
+def test_tags_that_are_special_tokens_are_read_and_other_special_tokens_are_no_text(name):
+    kind = KINDS[name]
+    tokenizer = tokenizer_of(kind.template, kind.end)
+    prompt = render_prompt([Turn("user", "q?")], tokenizer)
+    whole = render(Example((Turn("user", "q?"), Turn("assistant", "so", "why")), "r:1"), tokenizer)[0]
+    special_tokens = SpecialTokens.from_tokenizer(tokenizer, None)
+    detokenizer = Detokenizer(SamplingParams(99), special_tokens, prompt)
+    pieces = []
+    for token in whole.ids[len(prompt) :].tolist():
+        if not detokenizer.finish_reason:
+            pieces += detokenizer.append(token)
+    reply = detokenizer.completion()
+    assert (reply.reasoning, reply.answer, reply.closed, reply.finish) == ("why", "so", True, "end")
+    assert join_pieces(pieces) == ("why", "so")
+    assert not any(piece.kind == "moved" for piece in pieces)

@@ -50,7 +50,7 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     model cannot be trained.
     """
     source = locate_model(recipe)
-    admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code)
+    admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code, template=recipe.model.template)
     tokenizer = admitted.tokenizer
     prepared = prepare_with_faults(recipe, tokenizer, say)
     stops = [*prepared.stop_reasons, *filter(None, [context_fault(prepared, admitted.config)])]
@@ -95,7 +95,7 @@ def verify_tokens(prepared: Prepared, tokenizer: ChatTokenizer) -> dict[str, Any
 def _verify_carried_tokenizer(source: Path, tokenizer: ChatTokenizer, *, trust_remote_code: bool) -> None:
     """Raise UserError unless the files that a run's `final/` carries on load as the same tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
-        BaseFiles.read(source).write(Path(folder))
+        BaseFiles.read(source, tokenizer).write(Path(folder))
         carried = read_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
     if tokenizer_state(carried) != tokenizer_state(tokenizer):
         raise UserError("model.name: its tokenizer is another one once its files are copied; choose another model")

@@ -66,6 +66,16 @@ class ModelSource(Section):
     """Branch, tag or commit on the hub; None means its main branch."""
     trust_remote_code: bool = False
     """Run the Python files in the model's folder. They are not inspected."""
+    template: str = "own"
+    """The chat template: the model's `own`; `think`, which keeps the model's own prompt and writes each reply as
+    reasoning in think tags, the answer, and the token that ends a turn; or the path of a Jinja file."""
+
+    @field_validator("template")
+    @classmethod
+    def _template_is_named(cls, template: str) -> str:
+        if not template.strip():
+            raise ValueError("is empty; write own, think, or the path of a Jinja file")
+        return template
 
 
 class ColumnsConfig(Section):

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from thinktune.data.language import main_script
 from thinktune.eval import answer_extraction
 from thinktune.eval.normalization import fold_compatibility
-from thinktune.tokenization.chat_template import THINK_CLOSE, THINK_OPEN
+from thinktune.tokenization.tags import Tags
 
+DEFAULT_TAGS = Tags()
 MIN_LOOP_REPEATS = 4  # of the same text at the end, one after the other
 MIN_LOOP_CHARACTERS = 40  # over all repeats; shorter ones are emphasis, or rows of dashes
 TAIL_CHARACTERS = 4000  # searched for loops
@@ -26,13 +27,15 @@ CJK_CHARACTERS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 Grader = Literal["choice", "number", "short", "text", "keypoints", "refusal", "format"]
 
 
-def format_metrics(question: str, reply: Mapping[str, Any], thinking: bool) -> dict[str, float]:
+def format_metrics(
+    question: str, reply: Mapping[str, Any], thinking: bool, think_tags: Tags = DEFAULT_TAGS
+) -> dict[str, float]:
     """Measure the format of a saved completion: rates as 0 or 1, lengths as numbers.
 
-    `well_formed`: with thinking, the reasoning was opened and closed once; without, there are no tags.
+    `well_formed`: with thinking, the reasoning was opened and closed once; without, there are no tags of the model's.
     """
     reasoning, answer = str(reply["reasoning"]), str(reply["answer"])
-    tags = any(tag in text for tag in (THINK_OPEN, THINK_CLOSE) for text in (reasoning, answer))
+    tags = any(tag in text for tag in (think_tags.opening, think_tags.closing) for text in (reasoning, answer))
     return {
         "well_formed": not tags and bool(reply["closed"] if thinking else not reasoning.strip()),
         "ended": reply["finish"] in ("end", "stop"),

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +50,8 @@ from thinktune.run.base_model import refuse_other_weights
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.resume import refuse_other_data
 from thinktune.tokenization import ChatTokenizer, Example, read_tokenizer
+from thinktune.tokenization.model_template import OWN
+from thinktune.tokenization.tags import read_tags
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
 GRADER_LIBRARIES = ("sacrebleu", "rouge-score")
@@ -118,7 +120,9 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
         evaluation_folder = RunFolder(folder).evaluation(thinking=thinking)
         # A judge costs money, so of two modes it compares the answers in the one that is trained.
         asked = replace(options, thinking=thinking, judge=None if evaluations else options.judge)
-        settings = _eval_settings(recipe, prepared, sources, tasks, asked)
+        settings = replace(
+            _eval_settings(recipe, prepared, sources, tasks, asked), think_tags=astuple(read_tags(tokenizer))
+        )
         write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
         write_json(evaluation_folder.settings, settings_to_record(settings))
         evaluations.append(Evaluation(evaluation_folder, recipe, settings, tasks, prepared.validation, asked, say))
@@ -237,7 +241,9 @@ def _evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) -
             first.say(f"{side}: {source}")
             precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
             trusted = recipe.model.trust_remote_code
-            with closing(load_engine(source, precision, trust_remote_code=trusted, say=first.say)) as engine:
+            template = recipe.model.template if side == "base" else OWN  # the tuned model's folder has it
+            opened = load_engine(source, precision, trust_remote_code=trusted, template=template, say=first.say)
+            with closing(opened) as engine:
                 if unmeasured:
                     losses = _measured_on(first, side)
                     losses["rows"] = _row_losses(engine.model, first.held_out, engine.precision, first.say)

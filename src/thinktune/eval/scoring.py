@@ -25,6 +25,7 @@ from thinktune.eval.tasks import Task, grade_answer, task_from_record
 from thinktune.files import write_json, write_json_lines
 from thinktune.run import EvaluationFolder
 from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
+from thinktune.tokenization.tags import Tags
 
 HELD_OUT_SET = "held-out"
 AGAIN = "run thinktune eval without --regrade: replies that were saved are not generated again"
@@ -95,7 +96,7 @@ def _score_replies(folder: EvaluationFolder, settings: EvalSettings) -> list[_Sc
     rows: list[_ScoredTask] = []
     for index, task in enumerate(tasks):
         replies = {side: saved[side][index] for side in SIDES}
-        scores, grader_errors = _score_sides(task, replies, settings.thinks(task))
+        scores, grader_errors = _score_sides(task, replies, settings.thinks(task), Tags(*settings.think_tags))
         judgement = None
         if settings.judge and task.set != PROBE_SET:
             pair = answer_pair(task, replies["base"]["answer"], replies["tuned"]["answer"])
@@ -121,7 +122,7 @@ def _saved_replies(
 
 
 def _score_sides(
-    task: Task, replies: Mapping[str, Mapping[str, Any]], thinking: bool
+    task: Task, replies: Mapping[str, Mapping[str, Any]], thinking: bool, think_tags: Tags
 ) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     """Score both sides' replies to a task, and say for each whose answer could not be graded why.
 
@@ -132,7 +133,7 @@ def _score_sides(
     errors: dict[str, str] = {}
     for side in SIDES:
         try:
-            measures[side] = format_metrics(task.question, replies[side], thinking)
+            measures[side] = format_metrics(task.question, replies[side], thinking, think_tags)
             graded[side] = grade_answer(task, str(replies[side]["answer"]))
         except Exception as error:  # whatever it is
             errors[side] = f"{type(error).__name__}: {shorten_error(error)}"

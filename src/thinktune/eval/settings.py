@@ -1,6 +1,6 @@
 """Settings of an evaluation: everything but the questions that decides its figures, as in `settings.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -56,6 +56,7 @@ class EvalSettings:
     seeds: Mapping[str, int] = field(default_factory=dict[str, int])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     data_fingerprint: str = ""
+    think_tags: Sequence[str] = ("<think>", "</think>")  # of the model: opening and closing
     made: str = ""  # ISO 8601, UTC
 
     def completion_key(self, task: Task, side: str) -> str:

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from thinktune.errors import UpstreamError, UserError
-from thinktune.inference.replies import Piece, ReplyParser
+from thinktune.inference.replies import DEFAULT_TAGS, Piece, ReplyParser
 from thinktune.inference.requests import Completion, Request
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
-from thinktune.tokenization.chat_template import THINK_CLOSE, THINK_OPEN
+from thinktune.tokenization.tags import Tags
 
 if TYPE_CHECKING:  # `openai` is imported late: it takes most of a second
     from openai import APIError, AsyncStream
@@ -107,10 +107,10 @@ def droppable_fields(message: str, request: Request) -> set[str]:
 class ReplyAccumulator:
     """Builds a completion from chunks, and delivers its pieces; `finished` once a stop text has ended it."""
 
-    def __init__(self, request: Request, deliver: Deliver | None) -> None:
+    def __init__(self, request: Request, deliver: Deliver | None, tags: Tags = DEFAULT_TAGS) -> None:
         self.finished = self.delivered = False
         self._sampling, self._deliver_to = request.sampling, deliver
-        self._parser = ReplyParser(request.sampling.stop)
+        self._parser, self._tags = ReplyParser(request.sampling.stop, tags), tags
         self._usage = _Usage()
         self._finish_reason: str | None = None
         self._in_reasoning_field = False  # the reasoning comes in a field of its own, and the answer has not started
@@ -165,10 +165,10 @@ class ReplyAccumulator:
         reasoning = message.reasoning_content or message.reasoning
         self._chunks += bool(reasoning or message.content)
         if reasoning:
-            pieces += self._parser.feed(reasoning if self._in_reasoning_field else THINK_OPEN + reasoning)
+            pieces += self._parser.feed(reasoning if self._in_reasoning_field else self._tags.opening + reasoning)
             self._in_reasoning_field = True
         if message.content and not self._parser.stopped:
-            closing = THINK_CLOSE if self._in_reasoning_field and not self._parser.closed else ""
+            closing = self._tags.closing if self._in_reasoning_field and not self._parser.closed else ""
             pieces += self._parser.feed(closing + message.content)
         self._reasoning_chunks += self._parser.in_reasoning
         self.finished = self._parser.stopped
@@ -182,11 +182,21 @@ class Endpoint:
     `openai` client, with growing waits or the server's Retry-After. A reply that breaks off is requested again here,
     unless a part of it was read: its reader cannot unread it. The user's faults (the key, the address, the request)
     raise UserError at once. The key comes from the environment where none is given, and is never shown. All methods may
-    be called from many threads.
+    be called from many threads. A server whose model has other `tags` than the usual ones is asked for special tokens
+    too, which would else be left out of the text, and the tags with them.
     """
 
-    def __init__(self, url: str, model: str = "", key: str | None = None, timeout_seconds: float = 300.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str = "",
+        key: str | None = None,
+        timeout_seconds: float = 300.0,
+        tags: Tags = DEFAULT_TAGS,
+    ) -> None:
         import openai
+
+        self._tags = tags
 
         self.url, self.model = _base_url(url), model
         self._key = key or next((found for name in API_KEY_VARIABLES if (found := os.environ.get(name))), None)
@@ -259,7 +269,7 @@ class Endpoint:
         """Request a reply until it is complete; a failure to open it is final, because `openai` has retried it."""
         attempt = 1
         while True:
-            reply = ReplyAccumulator(request, deliver)
+            reply = ReplyAccumulator(request, deliver, self._tags)
             try:
                 async with aclosing(_chunks(await self._open(request))) as chunks:
                     async for chunk in chunks:
@@ -278,10 +288,13 @@ class Endpoint:
         """Send a request and return its stream once the reply starts, without the fields that the server refuses."""
         import openai
 
+        body = request_body(request, self.model, self._dropped_fields)
+        if self._tags != DEFAULT_TAGS:
+            body["skip_special_tokens"] = False
         try:
             return await self._client.post(
                 "/chat/completions",
-                body=request_body(request, self.model, self._dropped_fields),
+                body=body,
                 options={"headers": self._headers},
                 cast_to=object,
                 stream=True,

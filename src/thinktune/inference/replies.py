@@ -8,7 +8,11 @@ from tokenizers.decoders import DecodeStream
 
 from thinktune.inference.requests import Completion, FinishReason, SamplingParams
 from thinktune.tokenization import ChatTokenizer
-from thinktune.tokenization.chat_template import THINK_CLOSE, THINK_OPEN, reasoning_end_ids
+from thinktune.tokenization.chat_template import reasoning_end_ids
+from thinktune.tokenization.tags import Tags, read_tags
+
+DEFAULT_TAGS = Tags()
+TAIL_TOKENS = 32  # of a prompt, in which an opening tag that ends it is found
 
 PieceKind = Literal["reasoning", "answer", "moved"]
 
@@ -34,14 +38,15 @@ class Reply:
 
 
 class ReasoningParser:
-    """Incremental parser of think tags; the joined output does not depend on how the text was cut.
+    """Incremental parser of a model's think tags; the joined output does not depend on how the text was cut.
 
     The first closing tag ends the reasoning; later tags are text of the answer. Line breaks around the tags belong to
     them, as in Qwen3's template. `starts_in_reasoning` means that the prompt has already opened the reasoning.
     """
 
-    def __init__(self, *, starts_in_reasoning: bool = False) -> None:
+    def __init__(self, tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False) -> None:
         self.closed = False
+        self._tags = tags
         self._starts_in_reasoning = starts_in_reasoning
         self._state: Literal["start", "reasoning", "answer"] = "start"
         self._held = ""  # text that is not final yet: the start of a tag, or line breaks before one
@@ -57,16 +62,16 @@ class ReasoningParser:
         self._held += text
         if self._state == "start":
             start = self._held.lstrip()
-            if THINK_OPEN.startswith(start) and len(start) < len(THINK_OPEN):
+            if self._tags.opening.startswith(start) and len(start) < len(self._tags.opening):
                 return
-            self._state = "reasoning" if self._starts_in_reasoning or start.startswith(THINK_OPEN) else "answer"
-            self._held = start.removeprefix(THINK_OPEN)
+            self._state = "reasoning" if self._starts_in_reasoning or start.startswith(self._tags.opening) else "answer"
+            self._held = start.removeprefix(self._tags.opening)
         if not self.closed:
-            head, tag, tail = self._held.partition(THINK_CLOSE)
+            head, tag, tail = self._held.partition(self._tags.closing)
             if tag:
                 yield from self._end_reasoning(head)
                 self._held = tail
-        yield from self._emit(len(self._held) if self.closed else _safe_length(self._held))
+        yield from self._emit(len(self._held) if self.closed else _safe_length(self._held, self._tags.closing))
 
     def flush(self) -> Iterator[Piece]:
         """Yield the rest, at the end of the text."""
@@ -99,9 +104,11 @@ class ReplyParser:
     After `stopped` or `flush` nothing may be fed.
     """
 
-    def __init__(self, stop: tuple[str, ...] = (), *, starts_in_reasoning: bool = False) -> None:
+    def __init__(
+        self, stop: tuple[str, ...] = (), tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False
+    ) -> None:
         self.stopped = False
-        self._reasoning_parser = ReasoningParser(starts_in_reasoning=starts_in_reasoning)
+        self._reasoning_parser = ReasoningParser(tags, starts_in_reasoning=starts_in_reasoning)
         self._stop_strings = StopStrings(stop)
         self._pieces: list[Piece] = []
 
@@ -183,9 +190,9 @@ class StopStrings:
         return held
 
 
-def parse_reply(text: str) -> Reply:
+def parse_reply(text: str, tags: Tags = DEFAULT_TAGS) -> Reply:
     """Parse a whole reply into reasoning and answer."""
-    parser = ReasoningParser()
+    parser = ReasoningParser(tags)
     reasoning, answer = join_pieces((*parser.feed(text), *parser.flush()))
     return Reply(reasoning, answer, parser.closed)
 
@@ -204,14 +211,10 @@ def join_pieces(pieces: Iterable[Piece]) -> tuple[str, str]:
     return reasoning, answer
 
 
-def _safe_length(text: str) -> int:
+def _safe_length(text: str, closing: str) -> int:
     """Count the leading characters that cannot belong to a closing tag or to the line breaks before it."""
     cut = next(
-        (
-            len(text) - n
-            for n in range(min(len(THINK_CLOSE) - 1, len(text)), 0, -1)
-            if THINK_CLOSE.startswith(text[-n:])
-        ),
+        (len(text) - n for n in range(min(len(closing) - 1, len(text)), 0, -1) if closing.startswith(text[-n:])),
         len(text),
     )
     return len(text[:cut].rstrip("\n"))
@@ -219,22 +222,33 @@ def _safe_length(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """A model's tokenizer, its end-of-turn tokens, and the tokens that close the reasoning."""
+    """A model's tokenizer, its end-of-turn tokens, its think tags, and the tokens that close the reasoning.
+
+    `skipped_ids` are the special tokens that are no part of a reply's text: all but those that are think tags.
+    """
 
     tokenizer: ChatTokenizer
     eos_token_ids: frozenset[int]
     reasoning_end_ids: tuple[int, ...]
+    tags: Tags
+    skipped_ids: frozenset[int]
 
     @classmethod
     def from_tokenizer(cls, tokenizer: ChatTokenizer, eos_token_id: int | list[int] | None) -> "SpecialTokens":
         """Read a tokenizer's; `eos_token_id` is that of the model's generation configuration."""
         more = [] if eos_token_id is None else eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
-        return cls(tokenizer, frozenset([tokenizer.eos_token_id, *more]), reasoning_end_ids(tokenizer))
+        tags = read_tags(tokenizer)
+        special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        skipped = frozenset(
+            number for number, text in special.items() if text not in tags.opening and text not in tags.closing
+        )
+        ends = frozenset([tokenizer.eos_token_id, *more])
+        return cls(tokenizer, ends, reasoning_end_ids(tokenizer), tags, skipped)
 
     def opens_reasoning(self, prompt: Sequence[int]) -> bool:
         """Return True if the end of the prompt opens the reasoning, as some templates do."""
-        tail = self.tokenizer.backend_tokenizer.decode(list(prompt[-8:]), skip_special_tokens=False)
-        return tail.rstrip().endswith(THINK_OPEN)
+        tail = self.tokenizer.backend_tokenizer.decode(list(prompt[-TAIL_TOKENS:]), skip_special_tokens=False)
+        return tail.rstrip().endswith(self.tags.opening)
 
 
 class Detokenizer:
@@ -244,8 +258,10 @@ class Detokenizer:
         self.finish_reason: FinishReason | None = None
         self.tokens = 0
         self.sampling, self._special_tokens, self._prompt_tokens = sampling, special_tokens, len(prompt)
-        self._parser = ReplyParser(sampling.stop, starts_in_reasoning=special_tokens.opens_reasoning(prompt))
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._parser = ReplyParser(
+            sampling.stop, special_tokens.tags, starts_in_reasoning=special_tokens.opens_reasoning(prompt)
+        )
+        self._decoder = DecodeStream(skip_special_tokens=False)
         self._ids: list[int] = []
         self._decoded_characters = 0  # given to the parser; beyond them are only bytes of an incomplete character
         self._reasoning_tokens: int | None = None
@@ -264,8 +280,10 @@ class Detokenizer:
         if token in self._special_tokens.eos_token_ids:
             self.finish_reason = "end"
             return self._flush()
-        self._ids.append(token)
-        text = self._decoder.step(self._special_tokens.tokenizer.backend_tokenizer, token) or ""
+        text = ""
+        if token not in self._special_tokens.skipped_ids:
+            self._ids.append(token)
+            text = self._decoder.step(self._special_tokens.tokenizer.backend_tokenizer, token) or ""
         self._decoded_characters += len(text)
         pieces = self._parser.feed(text)
         if self._parser.closed and self._reasoning_tokens is None:
@@ -296,7 +314,7 @@ class Detokenizer:
 
     def _flush(self) -> list[Piece]:
         """Return the text held back: part of a character, of a tag or of a stop string that was never completed."""
-        whole = self._special_tokens.tokenizer.backend_tokenizer.decode(self._ids, skip_special_tokens=True)
+        whole = self._special_tokens.tokenizer.backend_tokenizer.decode(self._ids, skip_special_tokens=False)
         pieces = [*self._parser.feed(whole[self._decoded_characters :]), *self._parser.flush()]
         if self._parser.stopped:
             self.finish_reason = "stop"

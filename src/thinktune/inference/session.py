@@ -14,6 +14,7 @@ from thinktune.model.attention import set_attention
 from thinktune.model.loading import load_model
 from thinktune.progress import Say, say_nothing
 from thinktune.tokenization import Turn, read_tokenizer
+from thinktune.tokenization.model_template import OWN
 
 
 @dataclass(slots=True)
@@ -43,17 +44,23 @@ def open_engine(folder: Path, say: Say) -> tuple[Engine, Session, SamplingParams
 
 
 def load_engine(
-    source: Path, precision: torch.dtype | None = None, *, trust_remote_code: bool = False, say: Say = say_nothing
+    source: Path,
+    precision: torch.dtype | None = None,
+    *,
+    trust_remote_code: bool = False,
+    template: str = OWN,
+    say: Say = say_nothing,
 ) -> Engine:
     """Load a model folder into an engine, weights and arithmetic in `precision` (None: what suits the device).
 
-    `say` is told what of the folder is not used.
+    `template` is the recipe's `model.template` where the folder is a base; `say` is told what of it is not used.
     """
     device = pick_device()
+    tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code, template=template)
     precision = precision or pick_precision("auto", device)
     model = load_model(source, device, precision, trust_remote_code=trust_remote_code, say=say)
     set_attention(model, precision)
-    return Engine(model, read_tokenizer(source, trust_remote_code=trust_remote_code), precision)
+    return Engine(model, tokenizer, precision)
 
 
 class Chat:

@@ -15,8 +15,10 @@ from typing import IO, Literal
 from thinktune.config.schema import EngineChoice
 from thinktune.errors import UserError
 from thinktune.inference.openai_client import Endpoint
+from thinktune.inference.replies import DEFAULT_TAGS
 from thinktune.inference.requests import Request
 from thinktune.inference.streaming import Stream
+from thinktune.tokenization.tags import Tags
 
 START_TIMEOUT_SECONDS = 900  # vLLM compiles its graphs first
 LOG_TAIL_LINES = 5
@@ -74,8 +76,8 @@ class VllmServer:
         self.log.close()
 
 
-def start_server(folder: Path, name: str, gpu_memory_utilization: float) -> VllmServer:
-    """Start vLLM for a model folder and wait until it answers.
+def start_server(folder: Path, name: str, gpu_memory_utilization: float, tags: Tags = DEFAULT_TAGS) -> VllmServer:
+    """Start vLLM for a model folder, whose think tags are `tags`, and wait until it answers.
 
     Raises UserError with the end of its log where it exits or does not answer in time.
     """
@@ -91,7 +93,7 @@ def start_server(folder: Path, name: str, gpu_memory_utilization: float) -> Vllm
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C reaches this process alone, which terminates vLLM
     )
-    running = VllmServer(process, Endpoint(f"{address}/v1", name, key), log)
+    running = VllmServer(process, Endpoint(f"{address}/v1", name, key, tags=tags), log)
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not _is_healthy(address):
         if process.poll() is not None or time.monotonic() > deadline:

@@ -32,7 +32,8 @@ from thinktune.model.folder import (
 from thinktune.model.generation_config import read_generation_config
 from thinktune.model.protocols import ModelConfig
 from thinktune.model.stored_weights import MatchedWeights, match_weights, refuse_non_finite_files
-from thinktune.tokenization import ChatTokenizer, read_tokenizer
+from thinktune.tokenization import ChatTokenizer
+from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
 
 SUPPORTED_MODEL_TYPES = ("qwen3", "qwen2")  # their forward pass hands cu_seqlens on to the attention
 SUPPORTED = f"only {', '.join(SUPPORTED_MODEL_TYPES)} with full_attention are supported; use one of those"
@@ -71,24 +72,27 @@ class Admitted:
     notes: tuple[str, ...]
 
 
-def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool = True) -> Admitted:
+def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool = True, template: str = OWN) -> Admitted:
     """Admit a folder for training: its files, configuration, weights, generation settings and tokenizer.
 
     Raises one UserError with everything that is wrong. With `read_weights` every weight is read once, to refuse those
-    that are not finite; all else reads headers only.
+    that are not finite; all else reads headers only. `template` is the recipe's `model.template`.
     """
     config = _admit_config(folder, trust_remote_code)
     faults: list[str] = []
     model = _collect(faults, lambda: _admit_weights(folder, config, trust_remote_code))
     _collect(faults, lambda: read_generation_config(folder))
-    tokenizer = _collect(faults, lambda: read_tokenizer(folder, trust_remote_code=trust_remote_code))
+    read = _collect(
+        faults, lambda: read_tokenizer_with_notes(folder, trust_remote_code=trust_remote_code, template=template)
+    )
+    tokenizer, template_notes = read or (None, ())
     if tokenizer:
         _collect(faults, lambda: _refuse_small_vocabulary(tokenizer, config, folder))
     if model and read_weights:
         _collect(faults, lambda: refuse_non_finite_files(model.weights, folder))
     if faults or not model or not tokenizer:
         raise UserError(faults)
-    return Admitted(config, tokenizer, model.notes)
+    return Admitted(config, tokenizer, (*model.notes, *template_notes))
 
 
 def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedModel:

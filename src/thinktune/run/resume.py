@@ -43,8 +43,17 @@ RESUMABLE_CHANGES = (
 LOCK_WAIT_SECONDS = 1.0  # for those who only ask whether the lock is held, and hold it for a moment
 
 
-# Where model and rows are.
-PLACES = ("model.name", "model.hub", "model.revision", "data.name", "data.hub", "data.revision", "data.files")
+# Where model, chat template and rows are.
+PLACES = (
+    "model.name",
+    "model.hub",
+    "model.revision",
+    "model.template",
+    "data.name",
+    "data.hub",
+    "data.revision",
+    "data.files",
+)
 
 
 # Where they are, and how rows are read: what counts is what is found there, by the fingerprints of weights, tokenizer

@@ -20,7 +20,8 @@ from thinktune.model.admission import admit_model
 from thinktune.progress import Say
 from thinktune.run import RunFolder
 from thinktune.tokenization import ChatTokenizer, read_tokenizer
-from thinktune.tokenization.chat_template import THINK_CLOSE
+from thinktune.tokenization.model_template import OWN
+from thinktune.tokenization.tags import read_form, read_tags, template_text
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45
 
@@ -66,8 +67,8 @@ class ServedModel:
 
     @property
     def may_reason(self) -> bool:
-        """True if replies may hold reasoning: the chat template has the tags, or the template is unknown."""
-        return self.tokenizer is None or THINK_CLOSE in self.tokenizer.chat_template
+        """True if replies may hold reasoning: the chat template writes it, or is unknown."""
+        return self.tokenizer is None or _may_reason(self.tokenizer)
 
     def stream(self, request: Request) -> Stream:
         """Yield the pieces of a reply, cut to what the model's context allows; raises what `render` raises."""
@@ -101,9 +102,7 @@ def find_models(
     )
     if engine == "vllm":
         # Two models may have to share the card, and each process takes its share at its start.
-        served_models = find_local_models(
-            run, lambda folder, name: vllm_server.start_server(folder, name, VLLM_GPU_MEMORY_UTILIZATION), say
-        )
+        served_models = find_local_models(run, _start_vllm, say)
     else:
         served_models = find_local_models(run, lambda folder, _: load_engine(folder), say, here=True)
     where = "by vLLM" if engine == "vllm" else f"in this process on {device}"
@@ -111,6 +110,11 @@ def find_models(
         when = "" if served_model is served_models[0] else "; loaded at its first request"
         say(f"{served_model.name}: {served_model.source}, {where} ({why}){when}")
     return served_models
+
+
+def _start_vllm(folder: Path, name: str) -> Backend:
+    tags = read_tags(read_tokenizer(folder))
+    return vllm_server.start_server(folder, name, VLLM_GPU_MEMORY_UTILIZATION, tags)
 
 
 def find_endpoint_models(url: str, model: str | None) -> list[ServedModel]:
@@ -155,10 +159,15 @@ def find_local_models(
     try:
         _admit(base, say, here=here)
         base_defaults = replace(defaults, sampling=read_chat_defaults(folder, base).sampling)
-        return [tuned, _local_model(base, "base", base_defaults, make_backend)]
+        return [tuned, _local_model(base, "base", base_defaults, make_backend, start.template)]
     except UserError as error:
         say(f"base: {start.name} is refused, so only the tuned model is served ({shorten_error(error)})")
         return [tuned]
+
+
+def _may_reason(tokenizer: ChatTokenizer) -> bool:
+    form = read_form(tokenizer)
+    return form.written or form.tags.closing in template_text(tokenizer)
 
 
 def _admit(source: Path, say: Say, *, here: bool) -> None:
@@ -167,10 +176,14 @@ def _admit(source: Path, say: Say, *, here: bool) -> None:
 
 
 def _local_model(
-    source: Path, name: str, defaults: ChatDefaults, make_backend: Callable[[Path, str], Backend]
+    source: Path,
+    name: str,
+    defaults: ChatDefaults,
+    make_backend: Callable[[Path, str], Backend],
+    template: str = OWN,
 ) -> ServedModel:
     config = read_config(source)  # first: a tokenizer reads it too, and would be blamed for it
-    tokenizer = read_tokenizer(source)
+    tokenizer = read_tokenizer(source, template=template)
     if not tokenizer.chat_template:
         raise UserError(f"{source}: its tokenizer has no chat template, so it cannot chat; choose another model")
     context_tokens = getattr(config, "max_position_embeddings", None)

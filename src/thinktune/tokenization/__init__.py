@@ -2,6 +2,7 @@
 
 from thinktune.tokenization.chat_template import Rendered, TokenKind
 from thinktune.tokenization.conversation import Example, Turn
-from thinktune.tokenization.tokenizer import ChatTokenizer, read_tokenizer
+from thinktune.tokenization.model_template import read_tokenizer
+from thinktune.tokenization.tokenizer import ChatTokenizer
 
 __all__ = ["ChatTokenizer", "Example", "Rendered", "TokenKind", "Turn", "read_tokenizer"]

@@ -1,5 +1,6 @@
 """Render conversations as tokens, exactly as the tokenizer's own chat template writes them, with each token's kind."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -10,10 +11,9 @@ from numpy.typing import NDArray
 
 from thinktune.errors import UserError, shorten_error
 from thinktune.tokenization.conversation import Example, Turn
+from thinktune.tokenization.tags import read_form, read_tags
+from thinktune.tokenization.think_template import suggest_template
 from thinktune.tokenization.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, exceeds_tokens, tokenize
-
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-
 
 MANY_REPLIES = 64  # of a conversation, so that it is worth looking first whether the last one is too long
 
@@ -135,11 +135,9 @@ def render_prompt(
 
 
 def reasoning_end_ids(tokenizer: ChatTokenizer) -> tuple[int, ...]:
-    """Return the tokens that the chat template writes between reasoning and answer, including the closing tag."""
-    turns = (Turn("user", "question"), Turn("assistant", "an answer", "some reasoning"))
-    text = _apply_chat_template(tokenizer, turns, enable_thinking=True)
-    between = text.partition("some reasoning")[2].partition("an answer")[0]
-    return tuple(tokenize([between if THINK_CLOSE in between else f"\n{THINK_CLOSE}\n\n"], tokenizer)[0])
+    """Return the tokens that stand between reasoning and answer under the chat template, including the closing tag."""
+    form = read_form(tokenizer)
+    return tuple(tokenize([form.between or f"\n{form.tags.closing}\n\n"], tokenizer)[0])
 
 
 def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list[list[list[int] | None]]:
@@ -207,11 +205,11 @@ def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np
     end_of_turn = tokenizer.eos_token_id  # read once: transformers looks it up again each time
     if end_of_turn not in trained:
         raise UserError(
-            f"{reply.source}: the chat template never writes the end-of-turn token {tokenizer.eos_token!r}; "
-            "the model could not learn to stop, so use another template"
+            f"{reply.source}: the chat template never writes the end-of-turn token {tokenizer.eos_token!r}, so the "
+            f"model could not learn to stop; {suggest_template(tokenizer)}"
         )
     kinds = np.full(len(ids), TokenKind.PROMPT, np.uint8)
-    answer = _answer_token_index(reply, _answer_char_index(reply), tokenizer)
+    answer = _answer_token_index(reply, _answer_char_index(reply, tokenizer), tokenizer)
     if reply.reply.thinks:  # else it is what the template writes for no reasoning, which no model need learn
         kinds[start:answer] = TokenKind.REASONING
     end = len(ids) - 1 - trained[::-1].index(end_of_turn)
@@ -225,28 +223,47 @@ def _answer_token_index(reply: _TemplatedReply, answer_char_index: int, tokenize
     start = len(reply.prompt_ids)
     if answer_char_index == len(reply.prompt):
         return start
-    closing = tokenizer.convert_tokens_to_ids(THINK_CLOSE)
-    if closing in reply.ids[start:]:
-        index = reply.ids.index(closing, start) + 1
-        while not tokenizer.backend_tokenizer.decode([reply.ids[index]], skip_special_tokens=False).strip("\n"):
-            index += 1
-        return index
-    # A tokenizer without think tokens of its own: only then is it worth finding the places of all tokens in the text.
-    return tokenizer.backend_tokenizer.encode(reply.text, add_special_tokens=False).char_to_token(answer_char_index)
+    backend, closing = tokenizer.backend_tokenizer, read_tags(tokenizer).closing
+    before = reply.text[:answer_char_index].replace(ESCAPE_MARK, "")
+    closing_id = backend.token_to_id(closing)
+    if closing_id in reply.ids[start:]:
+        start = reply.ids.index(closing_id, start) + 1
+        if before.rstrip("\n").endswith(closing):
+            while not backend.decode([reply.ids[start]], skip_special_tokens=False).strip("\n"):
+                start += 1
+            return start
+    # The first token with which more is written than what stands before the answer.
+    length = len(backend.normalizer.normalize_str(before) if backend.normalizer else before)
+    return bisect_right(
+        range(len(reply.ids)),
+        length,
+        lo=start,
+        hi=len(reply.ids) - 1,
+        key=lambda index: len(backend.decode(reply.ids[: index + 1], skip_special_tokens=False)),
+    )
 
 
-def _answer_char_index(reply: _TemplatedReply) -> int:
+def _answer_char_index(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> int:
     """Find the first character of the answer; raises UserError if the template left out reasoning or answer."""
+    form, turn = read_form(tokenizer), reply.reply
     written = reply.text[len(reply.prompt) :]
-    head, closing, tail = written.partition(THINK_CLOSE)
-    turn = reply.reply
-    if turn.reasoning.strip("\n") not in head or turn.content.strip("\n") not in (tail if closing else written):
+    head, closing, tail = written.partition(form.tags.closing)
+    answer = turn.content.strip("\n")
+    if turn.reasoning.strip("\n") not in head or answer not in (tail if closing else written):
         raise UserError(
             f"{reply.source}: the chat template does not write the row's reasoning and answer in full; "
-            f"it writes {written[:200]!r}"
+            f"it writes {written[:200]!r}; {suggest_template(tokenizer)}"
+        )
+    if (form.foreign or "").strip() or (turn.has_reasoning and not closing):
+        raise UserError(
+            f"{reply.source}: the chat template writes the reasoning as a message of its own, with "
+            f"{form.foreign or ''!r} before the answer, a form that is not known; {suggest_template(tokenizer)}"
         )
     if not closing:
         return len(reply.prompt)
+    opens_answer = form.between.partition(form.tags.closing)[2].strip()
+    if opens_answer and tail.lstrip().startswith(opens_answer):
+        tail = tail.lstrip().removeprefix(opens_answer)
     return len(reply.text) - len(tail.lstrip("\n"))
 
 
@@ -267,11 +284,9 @@ def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
     shorter = min(len(reply.prompt_ids), len(reply.ids))
     first = next((index for index, (ours, theirs) in pairs if ours != theirs), shorter)
     prompt, row = (tokenizer.decode(ids[first : first + 8]) for ids in (reply.prompt_ids, reply.ids))
-    remedy = (
-        "use another template"
-        if reply.reply.thinks
-        else "leave out rows without reasoning by data.faults: {no_reasoning: drop}, or use another template"
-    )
+    remedy = suggest_template(tokenizer)
+    if not reply.reply.thinks:
+        remedy = f"leave out rows without reasoning by data.faults: {{no_reasoning: drop}}, or {remedy}"
     return (
         f"{reply.source}: the chat template's prompt is not a prefix of the whole row: at token {first} the prompt "
         f"continues with {prompt!r}, the row with {row!r}; training and inference would differ, so {remedy}"
@@ -280,14 +295,13 @@ def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
 
 def _apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **options: Any) -> str:
     if not tokenizer.chat_template:
-        raise UserError(
-            "model.name: the tokenizer has no chat template; use an instruction-tuned model such as Qwen/Qwen3-1.7B"
-        )
+        raise UserError(f"model.name: the tokenizer has no chat template; {suggest_template(tokenizer)}")
     try:
         return tokenizer.apply_chat_template(_to_messages(turns), tokenize=False, **options)
     except Exception as error:  # a template raises Jinja's errors, and whatever its expressions raise
         raise UserError(
-            f"model.name: its chat template rejects a row ({shorten_error(error)}); use another template"
+            f"model.name: its chat template rejects a row ({shorten_error(error)}); name another one by "
+            "model.template: PATH"
         ) from None
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer
 
 from thinktune.errors import UserError, shorten_error
+from thinktune.files import read_json
 from thinktune.library_output import captured_output
 from thinktune.tokenization.conversation import Turn
 
@@ -29,6 +30,7 @@ class ChatTokenizer(Protocol):
     """The part of transformers' fast tokenizers that we use."""
 
     chat_template: Any
+    stop_tokens: tuple[str, ...]  # ours: the tokens that end generation by the model's generation configuration
     eos_token: str
     eos_token_id: int
     pad_token_id: int | None
@@ -58,8 +60,8 @@ class ChatTokenizer(Protocol):
         ...
 
 
-def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatTokenizer:
-    """Load the tokenizer of a model folder; raises UserError if there is none that loads.
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatTokenizer:
+    """Load the tokenizer of a model folder as it is; raises UserError if there is none that loads.
 
     No code of the folder runs unless it is trusted.
     """
@@ -89,7 +91,18 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatToke
             f"model.name: the tokenizer in {folder} names no end-of-turn token; set eos_token in its "
             "tokenizer_config.json to the token that ends a reply in its chat template"
         )
+    tokenizer.stop_tokens = _read_stop_tokens(folder, known)
     return tokenizer
+
+
+def _read_stop_tokens(folder: Path, vocabulary: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the tokens that end generation by a folder's generation configuration; none where it cannot be read."""
+    try:
+        found = read_json(folder / "generation_config.json").get("eos_token_id")
+    except (OSError, ValueError, AttributeError, RecursionError):  # the admission of the folder reports it
+        return ()
+    wanted = found if isinstance(found, list) else [found]
+    return tuple(sorted(token for token, number in vocabulary.items() if number in wanted))
 
 
 def _refuse_missing_files(folder: Path) -> None:

@@ -54,8 +54,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         source = repository.locate_model(recipe)
         last = store.find_checkpoint(folder, "last")
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
-        reads_weights = world.local_rank == 0 and last is None
-        admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code, read_weights=reads_weights)
+        admitted = _admit(recipe, source, read_weights=world.local_rank == 0 and last is None)
         prepared = _read_rows(recipe, admitted, say)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     agreement.refuse_unshared_folder(folder, world)
@@ -78,7 +77,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         folder=folder,
         prepared=prepared,
         tokenizer=admitted.tokenizer,
-        base_files=BaseFiles.read(source),
+        base_files=BaseFiles.read(source, admitted.tokenizer),
         model=model,
         optimizer=optimizer,
         steps=steps,
@@ -96,6 +95,11 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(context.device)
     say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
     return run
+
+
+def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
+    trusted, template = recipe.model.trust_remote_code, recipe.model.template
+    return admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
 
 
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:

@@ -6,6 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from thinktune.model import attention
 from thinktune.model.attention import pick_attention, pick_flash_kernel, wrap_varlen_attn
+from thinktune.model.row_attention import rows_op
 
 HEADS, GROUPS, SIZE = 4, 2, 8
 BOUNDARIES = torch.tensor([0, 5, 6, 13, 20, 20, 20], dtype=torch.int32)  # the last two rows hold nothing
@@ -142,17 +143,17 @@ def test_each_path_gives_a_row_what_it_gets_alone(path, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compiled_path_has_the_same_gradients(dtype):
-    """`_rows_op`, which stands in for a kernel of the card where compiled code runs elsewhere."""
+    """`rows_op`, which stands in for a kernel of the card where compiled code runs elsewhere."""
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.03, "atol": 0.03}
     mine, theirs = parts(dtype), parts(torch.float32)
-    found, expected = attention._rows_op(*mine, BOUNDARIES, SCALE), alone(*theirs)
+    found, expected = rows_op(*mine, BOUNDARIES, SCALE), alone(*theirs)
     torch.testing.assert_close(found.float(), expected, **close)
     weights = torch.randn(expected.shape)
     (found.float() * weights).sum().backward()
     (expected * weights).sum().backward()
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one.grad.float(), other.grad, **close)
-    torch.library.opcheck(attention._rows_op, (*parts(dtype), BOUNDARIES, SCALE))
+    torch.library.opcheck(rows_op, (*parts(dtype), BOUNDARIES, SCALE))
 
 
 def test_torchs_own_function_is_called_as_its_signature_asks():

@@ -34,8 +34,8 @@ DELTA = {
     "linear_conv_kernel_dim": 4, "linear_num_heads": 4, "linear_head_dim": 12, "layer_types": STATE_AND_FULL,
 }  # fmt: skip
 MAMBA = {
-    "mamba_n_heads": 8, "mamba_d_head": 12, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16,
-    "mamba_num_heads": 8, "mamba_head_dim": 12, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
+    "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16,
+    "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
@@ -50,26 +50,38 @@ class Kind:
     scale: float = 1.0
     cap: float | None = None
     people: str = ""  # models of it that people fine-tune
+    template: str = "think"  # the chat template that carries reasoning: their own, or the recipe's `think`
 
 
 KINDS: dict[str, Kind] = {
-    "qwen3": Kind("qwen3", people="Qwen3, Qwen3-2507, QwQ-like distills"),
+    "qwen3": Kind(
+        "qwen3", people="Qwen3, Qwen3-2507, QwQ-like distills", template="own; 2507 Instruct and distills: think"
+    ),
     "qwen2": Kind("qwen2", people="Qwen2, Qwen2.5, R1-Distill-Qwen"),
     "qwen2, window": Kind(
         "qwen2", {**WINDOWED, "use_sliding_window": True, "max_window_layers": 2}, people="Qwen2 with its window on"
     ),
-    "qwen3_moe": Kind("qwen3_moe", EXPERTS | {"output_router_logits": True}, people="Qwen3-30B-A3B"),
+    "qwen3_moe": Kind(
+        "qwen3_moe",
+        EXPERTS | {"output_router_logits": True},
+        people="Qwen3-30B-A3B",
+        template="own; 2507 Instruct: think",
+    ),
     "qwen2_moe": Kind("qwen2_moe", EXPERTS, people="Qwen1.5-MoE, Qwen2-57B-A14B"),
     "qwen3_next": Kind("qwen3_next", EXPERTS | DELTA, "apart", people="Qwen3-Next"),
-    "qwen3_5_text": Kind("qwen3_5_text", DELTA, "apart", people="Qwen3.5, Qwen3.6 (text part)"),
-    "qwen3_5_moe_text": Kind("qwen3_5_moe_text", EXPERTS | DELTA, "apart", people="Qwen3.6-35B-A3B (text part)"),
+    "qwen3_5_text": Kind("qwen3_5_text", DELTA, "apart", people="Qwen3.5, Qwen3.6 (text part)", template="own"),
+    "qwen3_5_moe_text": Kind(
+        "qwen3_5_moe_text", EXPERTS | DELTA, "apart", people="Qwen3.6-35B-A3B (text part)", template="own"
+    ),
     "llama": Kind("llama", people="Llama 2, 3; SmolLM2; R1-Distill-Llama"),
     "llama, yarn": Kind("llama", {"rope_parameters": YARN}, people="Llama with longer rope"),
     "smollm3": Kind("smollm3", {"no_rope_layers": [1, 1, 1, 0]}, people="SmolLM3"),
     "mistral": Kind("mistral", {"sliding_window": None}, people="Mistral"),
     "mistral, window": Kind("mistral", {"sliding_window": WINDOW}, people="Mistral 7B v0.1"),
     "ministral": Kind("ministral", WINDOWED, people="Ministral 8B"),
-    "ministral3": Kind("ministral3", {"sliding_window": None}, people="Ministral 3, Magistral (text part)"),
+    "ministral3": Kind(
+        "ministral3", {"sliding_window": None}, people="Ministral 3, Magistral (text part)", template="own or think"
+    ),
     "mixtral": Kind("mixtral", EXPERTS | {"sliding_window": None}, people="Mixtral"),
     "gemma": Kind("gemma", people="Gemma 1"),
     "gemma2": Kind(
@@ -85,6 +97,7 @@ KINDS: dict[str, Kind] = {
         | {"global_head_dim": 32, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 160}
         | {"num_kv_shared_layers": 0, "num_global_key_value_heads": None},
         people="Gemma 4 (text part)",
+        template="own or think",
     ),
     "gemma4_text, shared keys": Kind(
         "gemma4_text",
@@ -92,13 +105,16 @@ KINDS: dict[str, Kind] = {
         | {"global_head_dim": 32, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 160}
         | {"num_kv_shared_layers": 2},
         people="Gemma 4 E2B, E4B (text part)",
+        template="own or think",
     ),
     "phi3": Kind("phi3", {"sliding_window": None}, people="Phi-3, Phi-4"),
     "glm": Kind("glm", people="GLM-4 9B"),
     "glm4": Kind("glm4", people="GLM-4-0414"),
     "glm4_moe": Kind("glm4_moe", EXPERTS, people="GLM-4.5, 4.6"),
     "glm4_moe_lite": Kind("glm4_moe_lite", EXPERTS | LATENT, people="GLM-4.7-Flash"),
-    "gpt_oss": Kind("gpt_oss", EXPERTS | WINDOWED | {"intermediate_size": 24}, people="gpt-oss"),
+    "gpt_oss": Kind(
+        "gpt_oss", EXPERTS | WINDOWED | {"intermediate_size": 24}, people="gpt-oss", template="refused (channels)"
+    ),
     "granite": Kind(
         "granite",
         {"logits_scaling": 8.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3},
@@ -127,17 +143,18 @@ KINDS: dict[str, Kind] = {
         {"layer_types": ["conv", "full_attention"] * 2, "conv_L_cache": 3, "block_ff_dim": 80},
         "apart",
         people="LFM2",
+        template="own (2.5) or think",
     ),
     "hunyuan_v1_dense": Kind("hunyuan_v1_dense", people="Hunyuan dense"),
-    "hy_v3": Kind("hy_v3", EXPERTS, people="Hunyuan 3"),
-    "seed_oss": Kind("seed_oss", people="Seed-OSS"),
+    "hy_v3": Kind("hy_v3", EXPERTS, people="Hunyuan 3", template="refused (channels)"),
+    "seed_oss": Kind("seed_oss", people="Seed-OSS", template="own or think"),
     "ernie4_5": Kind("ernie4_5", people="ERNIE 4.5 dense"),
     "ernie4_5_moe": Kind("ernie4_5_moe", EXPERTS, people="ERNIE 4.5 MoE"),
     "minicpm3": Kind("minicpm3", LATENT | {"dim_model_base": 16}, scale=0.25, people="MiniCPM3"),
     "internlm3": Kind("internlm3", people="InternLM3"),
     "exaone4": Kind("exaone4", WINDOWED | {"sliding_window_pattern": 2}, people="EXAONE 4"),
     "cohere2": Kind("cohere2", WINDOWED | {"logit_scale": 0.25}, scale=0.25, people="Command R7B, Command A"),
-    "minimax_m2": Kind("minimax_m2", EXPERTS, people="MiniMax-M2"),
+    "minimax_m2": Kind("minimax_m2", EXPERTS, people="MiniMax-M2", template="own"),
     "mimo_v2_flash": Kind("mimo_v2_flash", EXPERTS | WINDOWED, people="MiMo-V2-Flash"),
     "starcoder2": Kind("starcoder2", {"sliding_window": None}, people="StarCoder2"),
     "stablelm": Kind("stablelm", people="StableLM 2"),
@@ -154,7 +171,7 @@ KINDS: dict[str, Kind] = {
     ),
     "falcon_h1": Kind(
         "falcon_h1",
-        MAMBA | {"mamba_d_ssm": 96, "lm_head_multiplier": 0.5, "embedding_multiplier": 2.0},
+        MAMBA | {"mamba_d_ssm": 128, "lm_head_multiplier": 0.5, "embedding_multiplier": 2.0},
         "apart",
         0.5,
         people="Falcon-H1",
@@ -164,6 +181,7 @@ KINDS: dict[str, Kind] = {
         EXPERTS | MAMBA | {"layers_block_type": ["mamba", "attention", "moe", "attention"]},
         "apart",
         people="Nemotron Nano 2, 3",
+        template="own",
     ),
     "mamba2": Kind(
         "mamba2",

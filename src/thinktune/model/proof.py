@@ -1,7 +1,7 @@
 """Proof that a class can be trained: its rows, in one pass of ours, get what its own forward pass gives each alone."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -251,7 +251,7 @@ def measure_logits(model: Any) -> LogitTransform:
 
 
 @contextmanager
-def _given_states(model: Any, states: Tensor) -> Iterator[None]:
+def _given_states(model: Any, states: Tensor) -> Generator[None]:
     """Have a model's decoder return given states, and its head be one with weights, for the time of the block."""
     inner, head = decoder(model), model.get_output_embeddings()
     generator = torch.Generator().manual_seed(1)
@@ -260,7 +260,11 @@ def _given_states(model: Any, states: Tensor) -> Iterator[None]:
     with torch.no_grad():
         made.weight.copy_(torch.randn(made.weight.shape, generator=generator))
     model.set_output_embeddings(made)
-    inner.forward = lambda *_, **__: _States(states)
+
+    def forward(*_: Any, **__: Any) -> _States:
+        return _States(states)
+
+    inner.forward = forward
     try:
         yield
     finally:

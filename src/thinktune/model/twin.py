@@ -95,12 +95,7 @@ def _of_layers(values: dict[str, Any], depth: int, kept: list[int]) -> dict[str,
     """Return what is said layer by layer, for the kept ones."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict) and value and all(str(key).isdecimal() for key in value):
-            by_layer = {int(key): each for key, each in value.items()}
-            found[name] = {index: by_layer[layer] for index, layer in enumerate(kept) if layer in by_layer}
-        elif isinstance(value, list) and len(value) == depth and depth > 1:
-            found[name] = [value[layer] for layer in kept]
-        elif name in FIRST_LAYERS and value:
+        if name in FIRST_LAYERS and value:
             found[name] = sum(layer < value for layer in kept)
         elif name in LAST_LAYERS and value:
             found[name] = sum(layer >= depth - value for layer in kept)
@@ -108,6 +103,11 @@ def _of_layers(values: dict[str, Any], depth: int, kept: list[int]) -> dict[str,
             found[name] = len(kept) - 1
         elif name == "mlp_only_layers" and value:
             found[name] = [index for index, layer in enumerate(kept) if layer in value]
+        elif isinstance(value, list) and len(value) == depth and depth > 1:
+            found[name] = [value[layer] for layer in kept]
+        elif isinstance(value, dict) and value and all(str(key).isdecimal() for key in value):
+            by_layer: dict[int, Any] = {int(key): each for key, each in value.items()}
+            found[name] = {index: by_layer[layer] for index, layer in enumerate(kept) if layer in by_layer}
     return found
 
 

@@ -1,14 +1,14 @@
 """Steps and packing: every row once, nothing cut, nothing over the size; labels are only the trained next tokens."""
 
 import hashlib
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from thinktune.data.packing import assign_rows, bin_pack
+from thinktune.data.packing import assign_rows, balance, bin_pack, group_by_length
 from thinktune.model.batch import make_padding, pack
 from thinktune.tokenization import Rendered
 
@@ -138,3 +138,26 @@ def test_every_choice_of_rows_fits_among_the_cu_seqlens(sizes, data):
     free = CAPACITY - sum(chosen)
     assert len(chosen) + -(-free // pad.max_seqlen) <= pad.max_rows
     assert pad.max_seqlen == max(sizes)
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=60))
+def test_rows_that_are_padded_to_the_longest_of_their_batch_fit_it_and_come_once(sizes):
+    groups = group_by_length(sizes, 64)
+    assert sorted(chain.from_iterable(groups)) == list(range(len(sizes)))
+    for group in groups:
+        assert len(group) * max(sizes[index] for index in group) <= 64
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_padded_rows_are_balanced_over_ranks_in_batches_that_hold_them(ranks):
+    sizes = [40, 3, 3, 30, 29, 5, 64, 8, 8, 2]
+    shares = balance(sizes, 64, ranks, packed=False)
+    assert len({len(groups) for groups in shares}) == 1, "ranks run in lockstep"
+    groups = [group for groups in shares for group in groups if group]
+    assert sorted(chain.from_iterable(groups)) == list(range(len(sizes)))
+    assert all(len(group) * max(sizes[index] for index in group) <= 64 for group in groups)
+
+
+def test_a_row_longer_than_a_batch_of_padded_rows_is_refused():
+    with pytest.raises(ValueError, match="row 1 has 65 tokens; a batch holds 1 to 64"):
+        group_by_length([3, 65], 64)

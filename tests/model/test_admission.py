@@ -7,12 +7,15 @@ import pytest
 import torch
 from support.model_folders import ADMITTED, REFUSED, WEIGHTS, edit, make_folder, set_nan, weights
 from support.runs import quiet, settings
-from transformers import AutoModelForCausalLM, Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig, Qwen3MoeConfig
+from support.tiny_models import KINDS, tiny_config
+from transformers import AutoModelForCausalLM, T5Config
 
 from thinktune.commands.check import check_recipe, print_check
 from thinktune.errors import UserError
 from thinktune.model.admission import admit, admit_model
 from thinktune.model.loading import load_model
+from thinktune.model.twin import fill_weights
+from thinktune.run.journal import read_metrics
 from thinktune.train import train
 
 
@@ -64,22 +67,39 @@ def test_what_is_admitted_is_ready_and_trains_and_what_is_not_used_is_said(kind,
     assert [words.format(folder) in note for note in notes] == ([True] if words else [])
 
 
-SMALL = {
-    "vocab_size": 448, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0,
-}  # fmt: skip
+FOREIGN = ("llama", "mistral, window", "gemma2", "gpt_oss", "qwen3_5_text")
 
 
-@pytest.mark.parametrize("made_by", [LlamaConfig, MistralConfig, Gemma2Config, GptOssConfig, Qwen3MoeConfig])
-@pytest.mark.parametrize("card", [None, "24GiB"])
-def test_a_foreign_class_is_refused_alike_with_and_without_a_card(made_by, card, start, tmp_path, tree):
-    folder = make_folder(start, tmp_path / "model", lambda folder: (folder / WEIGHTS).unlink())
-    experts = {"num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
-    model = AutoModelForCausalLM.from_config(made_by(**SMALL, **experts))
-    model.save_pretrained(folder)
-    checked, trained = refusals({**tree, "plan": {"card": card}} if card else tree, folder)
+def save_kind(name, folder):
+    """Replace a folder's model by a tiny one of another kind, with the tokenizer's vocabulary."""
+    config = tiny_config(name)
+    config.vocab_size = 448
+    (folder / WEIGHTS).unlink()
+    made = AutoModelForCausalLM.from_config(config)
+    fill_weights(made, 0)
+    made.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", [FOREIGN[0], *(pytest.param(each, marks=pytest.mark.slow) for each in FOREIGN[1:])])
+def test_a_class_that_is_proved_is_ready_and_trains_and_one_row_an_entry_is_said(name, start, tmp_path, tree):
+    folder = make_folder(start, tmp_path / "model", lambda folder: save_kind(name, folder))
+    settled = {"memory": "fp32", "batch_tokens": 512, "activation_budget": 1, "epochs": 1, "precision": "fp32"}
+    recipe = settings(tree, model={"name": str(folder)}, train=settled, generate={"sample_questions": 0})
+    _, facts = check_recipe(recipe, quiet)
+    assert facts["verdict"] == "ready"
+    apart = KINDS[name].rows == "apart"
+    words = f"{folder} is of type {name}, which does not keep packed rows apart"
+    assert [words in note for note in facts["model_notes"]] == ([True] if apart else [])
+    run = train(recipe, quiet)
+    losses = [record["loss"] for record in read_metrics(run) if record["kind"] == "eval"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_class_that_writes_no_text_is_refused(start, tmp_path, unreadable_rows):
+    folder = make_folder(start, tmp_path / "model", lambda folder: T5Config().save_pretrained(folder))
+    checked, trained = refusals(unreadable_rows, folder)
     assert checked == trained
-    assert f"is of type {model.config.model_type}; only qwen3, qwen2" in checked[0]
+    assert "is of type t5, which is no causal language model; use a model that continues a text" in checked[0]
 
 
 def test_all_that_is_wrong_with_a_folder_is_said_at_once(start, tmp_path, tree):

@@ -181,7 +181,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "remote code": (remote_code, "of type odd, with Python code of its own"),
     "unknown model_type": (config(model_type="qwen5"), "of type qwen5, which transformers "),
     "no model_type": (config(model_type=None), "names no model_type"),
-    "sliding window": (config(layer_types=["sliding_attention"] * 2), "with layers of sliding_attention"),
+    "sliding layers without a window": (config(layer_types=["sliding_attention"] * 2), "no configuration that works"),
     "untied head missing": (config(tie_word_embeddings=False), "has no lm_head.weight"),
     "head that is not tied": (weights(other_head), "holds lm_head.weight, but its config.json ties it"),
     "torch.compile's prefix": (

@@ -70,6 +70,22 @@ def bin_pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return min(groups, _fullest_first(longest_first, lengths, capacity), key=len)
 
 
+def group_by_length(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Group indices so that no group exceeds `capacity` where each of its rows is padded to the longest of them.
+
+    Rows of like length come together, longest first. Raises ValueError where a row cannot fit.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if not 0 < lengths[index] <= capacity:
+            raise ValueError(f"row {index} has {lengths[index]} tokens; a batch holds 1 to {capacity}")
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= capacity:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
 def _best_fit(order: Iterable[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
     groups: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, group), sorted
@@ -141,7 +157,7 @@ MicroBatchRows = list[list[int]]
 MAX_REFINED_ROWS = 512  # more rows are balanced without refinement
 
 
-def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[MicroBatchRows]:
+def balance(lengths: Sequence[int], capacity: int, ranks: int, *, packed: bool = True) -> list[MicroBatchRows]:
     """Balance a step's rows over ranks: each rank's batches, as indices of rows; ranks with fewer get empty ones.
 
     Ranks run in lockstep, so the rank with most batches counts, and then the one with most tokens. Two ways are tried:
@@ -153,14 +169,16 @@ def balance(lengths: Sequence[int], capacity: int, ranks: int) -> list[MicroBatc
         lengths: tokens of each row.
         capacity: tokens of a batch.
         ranks: number of ranks that share the rows.
+        packed: False for rows that are padded to the longest of their batch (`group_by_length`).
     """
+    group_rows = bin_pack if packed else group_by_length
     if ranks == 1:
-        return [bin_pack(lengths, capacity)]
+        return [group_rows(lengths, capacity)]
     balanced = [
-        [[rows[index] for index in group] for group in bin_pack([lengths[row] for row in rows], capacity)]
+        [[rows[index] for index in group] for group in group_rows([lengths[row] for row in rows], capacity)]
         for rows in _karmarkar_karp(lengths, ranks)
     ]
-    distributed = _assign_batches(bin_pack(lengths, capacity), lengths, ranks)
+    distributed = _assign_batches(group_rows(lengths, capacity), lengths, ranks)
     chosen = min(balanced, distributed, key=lambda rank_batches: _cost(rank_batches, lengths))
     most = max(map(len, chosen))
     return [[*groups, *([] for _ in range(most - len(groups)))] for groups in chosen]

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from thinktune.data import Prepared
 from thinktune.errors import UserError, shorten_error
@@ -30,13 +30,12 @@ from thinktune.model.folder import (
     stored_tensors,
 )
 from thinktune.model.generation_config import read_generation_config
+from thinktune.model.proof import ModelTraits, Refuted, prove_class, refuse_uncomputable
 from thinktune.model.protocols import ModelConfig
 from thinktune.model.stored_weights import MatchedWeights, match_weights, refuse_non_finite_files
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
 
-SUPPORTED_MODEL_TYPES = ("qwen3", "qwen2")  # their forward pass hands cu_seqlens on to the attention
-SUPPORTED = f"only {', '.join(SUPPORTED_MODEL_TYPES)} with full_attention are supported; use one of those"
 OTHER_MODALITIES = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower", "visual")
 SIZES = (
     "vocab_size",
@@ -49,6 +48,7 @@ SIZES = (
     "max_position_embeddings",
 )
 SUPPORTED_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)  # `final/` is written in it
+APART = "which does not keep packed rows apart; each row is an entry of a padded batch, which takes more time"
 MAX_LAYERS = 10_000  # transformers makes a list of them before any weight is looked at
 
 Result = TypeVar("Result")
@@ -61,6 +61,7 @@ class AdmittedModel:
     config: ModelConfig
     weights: MatchedWeights
     notes: tuple[str, ...]
+    traits: ModelTraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Admitted:
     config: ModelConfig
     tokenizer: ChatTokenizer
     notes: tuple[str, ...]
+    traits: ModelTraits
 
 
 def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool = True, template: str = OWN) -> Admitted:
@@ -92,11 +94,11 @@ def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool =
         _collect(faults, lambda: refuse_non_finite_files(model.weights, folder))
     if faults or not model or not tokenizer:
         raise UserError(faults)
-    return Admitted(config, tokenizer, (*model.notes, *template_notes))
+    return Admitted(config, tokenizer, (*model.notes, *template_notes), model.traits)
 
 
 def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedModel:
-    """Admit a folder's model: whole, unquantized, of a class that is known to keep packed rows apart.
+    """Admit a folder's model: whole, unquantized, of a class that is proved to keep rows apart.
 
     Reads headers only. Raises one UserError with everything that is wrong; no exception of a library leaves it, and no
     code of the folder runs unless it is trusted.
@@ -151,34 +153,39 @@ def _collect(faults: list[str], work: Callable[[], Result]) -> Result | None:
 
 
 def _admit_config(folder: Path, trust_remote_code: bool) -> ModelConfig:
-    """Read the configuration of a folder that holds a supported model; raises UserError for any other folder."""
+    """Read the configuration of a folder that holds a text model; raises UserError for any other folder."""
     refuse_other_folders(folder)
     raw = read_raw_config(folder)
-    _refuse_other_class(raw, folder)
+    _refuse_other_class(raw, folder, trust_remote_code)
     refuse_quantized(raw, folder)
     _refuse_wrong_values(raw, folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
-    _refuse_other_layers(config, folder)
-    _refuse_uncomputable(config, folder, trust_remote_code)
+    _refuse_other_dtype(config, folder)
     return config
 
 
-def _refuse_other_class(raw: dict[str, Any], folder: Path) -> None:
-    """Raise UserError unless the forward pass of the folder's class is known to keep packed rows apart."""
+def _refuse_other_class(raw: dict[str, Any], folder: Path, trust_remote_code: bool) -> None:
+    """Raise UserError for a folder whose class cannot be had, or writes no text."""
     kind = raw.get("model_type")
-    if kind in SUPPORTED_MODEL_TYPES:
-        return
+    known = kind in CONFIG_MAPPING
     if not isinstance(kind, str):
         raise UserError(f"{FIELD}: {folder / 'config.json'} names no model_type; name a whole transformers folder")
     if any(key in raw for key in OTHER_MODALITIES):
-        what = f"a model of images or sound ({kind}), and only text models are trained"
-    elif raw.get("auto_map"):
-        what = f"of type {kind}, with Python code of its own"
-    elif kind not in CONFIG_MAPPING:
-        what = f"of type {kind}, which transformers {transformers.__version__} does not know"
+        what = f"a model of images or sound ({kind}), and only text models are trained; use a text model"
+    elif not known and raw.get("auto_map"):
+        if trust_remote_code:
+            return
+        what = f"of type {kind}, with Python code of its own; set model.trust_remote_code: true if you trust that code"
+    elif not known:
+        what = (
+            f"of type {kind}, which transformers {transformers.__version__} does not know; a newer one may: "
+            "pip install -U transformers, or use another model"
+        )
+    elif raw.get("is_encoder_decoder") or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        what = f"of type {kind}, which is no causal language model; use a model that continues a text"
     else:
-        what = f"of type {kind}"
-    raise UserError(f"{FIELD}: {folder} is {what}; {SUPPORTED}")
+        return
+    raise UserError(f"{FIELD}: {folder} is {what}")
 
 
 def _refuse_wrong_values(raw: dict[str, Any], folder: Path) -> None:
@@ -211,39 +218,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _refuse_other_layers(config: ModelConfig, folder: Path) -> None:
-    """Raise UserError for layers, or a dtype, that are not supported whatever the class."""
+def _refuse_other_dtype(config: ModelConfig, folder: Path) -> None:
+    """Raise UserError for a dtype in which no trained model is written."""
     if config.dtype not in SUPPORTED_DTYPES:
         raise UserError(
             f"{FIELD}: {folder / 'config.json'}: dtype is {str(config.dtype).removeprefix('torch.')}; a trained model "
             "is written as float32, bfloat16 or float16; take the unquantized model, or correct it"
         )
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config.model_type not in SUPPORTED_MODEL_TYPES or layers != {"full_attention"}:
-        raise UserError(
-            f"{FIELD}: {folder} is of type {config.model_type} with layers of {', '.join(sorted(layers))}; {SUPPORTED}"
-        )
 
 
-def _refuse_uncomputable(config: ModelConfig, folder: Path, trust_remote_code: bool) -> None:
-    """Raise UserError where a layer of these sizes cannot be computed; runs one on tensors without memory."""
-    small: Any = copy.deepcopy(config)
-    small.num_hidden_layers, small.layer_types = 1, ["full_attention"]
-    small.vocab_size, small.pad_token_id = 8, None
+def _prove(folder: Path, model: Any) -> ModelTraits:
+    """Prove the class of a model without weights on a small twin; raises UserError where it cannot be trained."""
     try:
-        with FakeTensorMode(), torch.no_grad(), captured_output():
-            model: Any = AutoModelForCausalLM.from_config(
-                small, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=trust_remote_code
-            )
-            states, positions = torch.empty(1, 4, config.hidden_size), torch.arange(4)[None]
-            angles = model.model.rotary_emb(states, positions)
-            model.model.layers[0](states, attention_mask=None, position_embeddings=angles)
-        rotary = type(model.model.rotary_emb)(small)  # with memory: its frequencies are few
-        angles = rotary(torch.zeros(1, 4, 1), torch.arange(4)[None])
-        if not all(bool(part.isfinite().all()) for part in angles):
-            raise ValueError("its rotary embeddings are not finite")
+        with captured_output():
+            traits = prove_class(type(model), model.config)
+            refuse_uncomputable(type(model), model.config)
+    except Refuted as error:
+        raise UserError([fault.replace(f"{FIELD}: ", f"{FIELD}: {folder} ", 1) for fault in error.faults]) from error
     except Exception as error:
         raise _config_error(folder, error) from error
+    return traits
 
 
 def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -> AdmittedModel:
@@ -255,8 +249,12 @@ def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -
             f"layers, and it holds {len(stored):,} tensors; get the model again"
         )
     model = meta_model(folder, config, torch.float32, trust_remote_code=trust_remote_code)
+    traits = _prove(folder, model)
     weights = match_weights(model, stored, folder)
-    return AdmittedModel(config, weights, _notes(config, type(model).__name__, weights, folder))
+    notes = _notes(config, type(model).__name__, weights, folder)
+    if traits.rows == "apart":
+        notes = (*notes, f"{FIELD}: {folder} is of type {config.model_type}, {APART}")
+    return AdmittedModel(config, weights, notes, traits)
 
 
 def _notes(config: ModelConfig, class_name: str, weights: MatchedWeights, folder: Path) -> tuple[str, ...]:

@@ -1,8 +1,13 @@
-"""Packed-row attention under transformers' attention interface: one function per kind of device."""
+"""Packed-row attention under transformers' attention interface: one function per kind of device.
+
+Row boundaries reach it as the option `cu_seqlens`. Layers that pass no options on give it the mask, so the boundaries
+are in the mask's place too (`boundaries_as_mask`): a layer cannot lose both in silence.
+"""
 
 import inspect
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
@@ -10,19 +15,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import attention as torch_attention
 from torch.nn.attention import varlen
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations import npu_flash_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from thinktune.errors import UserError
 from thinktune.model.device import MIN_FLASH_CAPABILITY, compute_capability
-from thinktune.model.protocols import CausalLM
+from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
+from thinktune.model.row_attention import Scores, attend, attend_each_row, rows_op, seen_keys
 
 # Names in transformers' registry. They must not contain "flash", or transformers looks for a kernel.
 AttentionName = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)  # the only dtypes that FlashAttention takes
+MAX_FLASH_HEAD_DIM = 256
+
+# What layers hand to attention beside queries, keys and values, and what it means where it is neither None nor False.
+# All else is refused: an option that is not known may be one more window, bias or mask.
+READ_OPTIONS = frozenset({"scaling", "dropout", "sliding_window", "s_aux", "softcap", "is_causal"})
+NEUTRAL_OPTIONS = frozenset(
+    {
+        "position_ids",
+        "position_embeddings",
+        "layer_idx",
+        "layer_type",
+        "use_cache",
+        "cache_position",
+        "max_seqlen",
+        "host_cu_seqlens",
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+        "max_length_q",
+        "max_length_k",
+        "seq_idx",
+        "output_router_logits",
+        "return_dict",
+        *CACHE_ARGUMENTS,
+    }
+)
 
 # Newer kernels: their name in torch's switch, the module that brings them, and the major compute capabilities.
 FLASH_KERNELS = (("FA3", "flash_attn_interface", (9,)), ("FA4", "flash_attn.cute", (10,)))
@@ -60,7 +91,7 @@ def set_attention(model: CausalLM, dtype: torch.dtype) -> AttentionName:
     A model with attention dropout, which the packed kernels lack, gets one call per row on every device.
     """
     device = model.device
-    if model.config.attention_dropout:
+    if has_attention_dropout(model.config):
         model.set_attn_implementation("thinktune_rows")
         return "thinktune_rows"
     capability = compute_capability(device)
@@ -71,10 +102,34 @@ def set_attention(model: CausalLM, dtype: torch.dtype) -> AttentionName:
     return chosen
 
 
+def has_attention_dropout(config: Any) -> bool:
+    """Return True if a configuration, of any class, drops attention weights in training."""
+    values: dict[str, Any] = config.to_dict()
+    return any(value for name, value in values.items() if re.fullmatch(r"att.*_(dropout|pdrop|dropout_prob)", name))
+
+
+def boundaries_as_mask(cu_seqlens: Tensor) -> Tensor:
+    """Return row boundaries in the form of a finished mask, (1, 1, 1, rows + 1): transformers makes none of its own."""
+    return cu_seqlens[None, None, None]
+
+
 def reads_cu_seqlens_on_device(model: CausalLM) -> bool:
     """Return True if the model's attention reads `cu_seqlens` on the device; the others read it on the host."""
     # transformers keeps the name in a private field and offers no public one.
     return getattr(model.config, "_attn_implementation", None) == "thinktune_varlen"
+
+
+def read_scores(options: Mapping[str, Any], known: Iterable[str] = ()) -> Scores:
+    """Read the options of an attention layer; raises UserError for one that is neither `known` nor read here."""
+    unknown = {name for name, value in options.items() if value is not None and value is not False}
+    unknown -= {*READ_OPTIONS, *NEUTRAL_OPTIONS, *known}
+    if unknown:
+        raise UserError(
+            f"model.name: its attention takes {', '.join(sorted(unknown))}, which is not known; use another model"
+        )
+    if options.get("is_causal") is False:
+        raise UserError("model.name: its attention sees what comes after a token; use a model that writes text")
+    return Scores(options.get("scaling"), options.get("sliding_window"), options.get("softcap"), options.get("s_aux"))
 
 
 def rows_attention(
@@ -92,20 +147,23 @@ def rows_attention(
         module: the attention layer, from transformers.
         query: (1, heads, n, head_dim).
         key: (1, kv_heads, n, head_dim).
-        value: (1, kv_heads, n, head_dim).
-        attention_mask: used without `cu_seqlens` (generation), as in transformers' own attention.
+        value: (1, kv_heads, n, value's head_dim).
+        attention_mask: without row boundaries (generation, one row an entry) as in transformers' own attention.
         cu_seqlens: (rows + 1,) int32 on the CPU: the start of each row, then the end of the last; equal ones are
             empty rows.
-        options: other options from transformers; `scaling` and `dropout` are read.
+        options: other options from transformers, as `read_scores` takes them, and `dropout`.
 
     Returns:
         (1, n, heads, head_dim) and None (no attention weights).
     """
+    cu_seqlens = _boundaries(cu_seqlens, attention_mask)
     if cu_seqlens is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return _attend_entries(module, query, key, value, attention_mask, options), None
+    scores = read_scores(options)
     if torch.compiler.is_compiling():  # the compiler would specialize on the lengths, and recompile for each list
-        return _rows_op(query, key, value, cu_seqlens, options["scaling"]), None
-    return _attend_each_row(query, key, value, cu_seqlens, options.get("scaling"), options.get("dropout", 0.0)), None
+        scale = query.shape[3] ** -0.5 if scores.scale is None else scores.scale
+        return rows_op(query, key, value, cu_seqlens, scale, scores.window, scores.cap, scores.sinks), None
+    return attend_each_row(query, key, value, cu_seqlens, scores, options.get("dropout", 0.0)), None
 
 
 def varlen_attention(  # noqa: PLR0913 (the interface is transformers')
@@ -116,17 +174,27 @@ def varlen_attention(  # noqa: PLR0913 (the interface is transformers')
     attention_mask: Tensor | None,
     cu_seqlens: Tensor | None = None,
     max_seqlen: int = 0,
+    host_cu_seqlens: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute the same by one FlashAttention kernel for all rows, which reads `cu_seqlens` on the device.
 
-    `max_seqlen` must be at least the tokens of the longest row: positions beyond it would never be written.
+    `max_seqlen` must be at least the tokens of the longest row: positions beyond it would never be written. Layers that
+    the kernel cannot compute (sinks, a cap, large heads, values of another size) go row by row, with the boundaries
+    that are on the host, if they are given.
     """
+    cu_seqlens = _boundaries(cu_seqlens, attention_mask)
     if cu_seqlens is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return _attend_entries(module, query, key, value, attention_mask, options), None
+    scores = read_scores(options)
+    fits = query.shape[3] == value.shape[3] <= MAX_FLASH_HEAD_DIM
+    if not fits or not scores.is_plain or options.get("dropout"):
+        starts = cu_seqlens if host_cu_seqlens is None else host_cu_seqlens
+        return rows_attention(module, query, key, value, None, starts, **options)
     # Under autocast, norms turn queries and keys back to fp32; values never pass a norm.
     parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
-    return _varlen(*parts, cu_seqlens, max_seqlen, options.get("scaling"))[None], None
+    longest = max_seqlen or query.shape[2]
+    return _varlen(*parts, cu_seqlens, longest, scores.scale, scores.window)[None], None
 
 
 def ascend_attention(
@@ -139,16 +207,33 @@ def ascend_attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute the same by Ascend's fused packed kernel. Experimental: written from its documentation."""
+    cu_seqlens = _boundaries(cu_seqlens, attention_mask)
     if cu_seqlens is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return _attend_entries(module, query, key, value, attention_mask, options), None
+    scores = read_scores(options)
+    if not scores.is_plain or scores.window is not None or query.shape[3] != value.shape[3]:
+        return rows_attention(module, query, key, value, None, cu_seqlens, **options)
     ends = cu_seqlens.unique_consecutive()  # on the CPU; this kernel takes lengths as numbers of the host
     parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
     fused: Any = npu_flash_attention.npu_flash_attn_varlen_func
-    return fused(*parts, ends, ends, softmax_scale=options.get("scaling"), causal=True)[None], None
+    return fused(*parts, ends, ends, softmax_scale=scores.scale, causal=True)[None], None
+
+
+def _boundaries(cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+    """Return the row boundaries of a packed pass, from their option or the mask; None for any other pass.
+
+    Raises UserError where a layer has made a mask of its own for packed rows.
+    """
+    in_mask = attention_mask is not None and attention_mask.dtype == torch.int32
+    if cu_seqlens is not None and attention_mask is not None and not in_mask:
+        raise UserError("model.name: its layers make masks of their own, which packed rows cannot have; use another")
+    if cu_seqlens is None and in_mask and attention_mask is not None:
+        return attention_mask[0, 0, 0]
+    return cu_seqlens
 
 
 def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """Wrap torch's `varlen_attn` as causal `call(query, key, value, cu_seqlens, max_seqlen, scale)` for any release.
+    """Wrap torch's `varlen_attn` as causal `call(query, key, value, cu_seqlens, max_seqlen, scale, window)`.
 
     Torch 2.10 takes `is_causal`, later releases a window. Grouped keys came in 2.12; before, keys are repeated.
     """
@@ -156,13 +241,20 @@ def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
     causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
     grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
 
-    def call(
-        query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float | None
+    def call(  # noqa: PLR0913 (as the kernel has them)
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        scale: float | None,
+        window: int | None = None,
     ) -> Tensor:
+        seen = {"window_size": (window - 1, 0)} if window is not None and window < max_seqlen else causal
         if not grouped and (times := query.shape[1] // key.shape[1]) > 1:
             key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
         return function(
-            query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, **causal, **grouped
+            query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, **seen, **grouped
         )
 
     return call
@@ -189,80 +281,23 @@ def _activate_flash_kernel(kernel: str) -> None:
         warnings.warn(f"FlashAttention: {kernel} is installed but does not start ({error})", stacklevel=2)
 
 
-def _attend_each_row(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float | None, dropout: float = 0.0
+def _attend_entries(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
 ) -> Tensor:
-    # The backward of split is one concatenation; slicing would fill a tensor of full size for every row.
-    lengths = _row_lengths(cu_seqlens)
-    rows = [
-        scaled_dot_product_attention(
-            *parts, is_causal=True, scale=scale, dropout_p=dropout, enable_gqa=query.shape[1] != key.shape[1]
-        ).transpose(1, 2)
-        for parts in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    ]
-    return torch.cat(rows, dim=1)
-
-
-def _row_lengths(cu_seqlens: Tensor) -> list[int]:
-    return [length for length in cu_seqlens.diff().tolist() if length]
-
-
-@torch.library.custom_op("thinktune::attend_rows", mutates_args=())
-def _rows_op(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:
-    """Run `_attend_each_row` as one operator that is opaque to the compiler; its gradient is registered below."""
-    return _attend_each_row(query, key, value, cu_seqlens, scale).contiguous()
-
-
-@torch.library.custom_op("thinktune::attend_rows_backward", mutates_args=())
-def _rows_backward_op(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    lengths = _row_lengths(cu_seqlens)
-    parts = (part.split(lengths, 2) for part in (gradient.transpose(1, 2), query, key, value))
-    rows = [_row_gradients(*row, scale=scale) for row in zip(*parts, strict=True)]
-    queries, keys, values = zip(*rows, strict=True)
-    return torch.cat(queries, 2), torch.cat(keys, 2), torch.cat(values, 2)
-
-
-def _row_gradients(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of one row's query, key and value, computed in fp32: autograd cannot enter an operator."""
-    groups, times, size = key.shape[1], query.shape[1] // key.shape[1], query.shape[2]
-    keys, values = (part.repeat_interleave(times, 1).float() for part in (key, value))
-    masked = torch.ones(size, size, dtype=torch.bool, device=query.device).triu(1)
-    shares = (query.float() @ keys.mT * scale).masked_fill(masked, -torch.inf).softmax(-1)
-    of_shares = gradient.float() @ values.mT
-    of_scores = shares * (of_shares - (shares * of_shares).sum(-1, keepdim=True)) * scale
-    of_key, of_value = (
-        wide.unflatten(1, (groups, times)).sum(2).to(query.dtype)
-        for wide in (of_scores.mT @ query.float(), shares.mT @ gradient.float())
-    )
-    return (of_scores @ keys).to(query.dtype), of_key, of_value
-
-
-@_rows_op.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float) -> Tensor:
-    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
-
-
-@_rows_backward_op.register_fake
-def _(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.scale = inputs[4]
-
-
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    return *_rows_backward_op(gradient, *ctx.saved_tensors, ctx.scale), None, None
-
-
-_rows_op.register_autograd(_backward, setup_context=_setup_context)
+    """Return (batch, n, heads, head_dim) of a batch whose entries are one row each, as transformers' attention does."""
+    scores = read_scores(options, known=("position_bias",))  # which torch's attention takes
+    if scores.is_plain:
+        if mask is None and scores.window is not None and scores.window < key.shape[2]:
+            mask = seen_keys(query.shape[2], key.shape[2], scores.window, query.device)
+        return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    if mask is None and query.shape[2] > 1:
+        mask = seen_keys(query.shape[2], key.shape[2], scores.window, query.device)
+    return attend(query, key, value, mask, scores=scores, dropout=options.get("dropout", 0.0)).transpose(1, 2)
 
 
 # At import, because transformers looks these names up wherever a model is made. It builds no mask for them.

@@ -1,4 +1,4 @@
-"""Packed batches: whole rows side by side in one sequence, none of which attends to another."""
+"""Batches: whole rows side by side in one sequence, none of which sees another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thinktune.data.packing import bin_pack
+from thinktune.data.packing import bin_pack, group_by_length
 from thinktune.tokenization import ChatTokenizer, Rendered
 
 # The tensors that a step reads on the device.
@@ -76,15 +76,17 @@ def make_padding(token_id: int, lengths: Sequence[int] | NDArray[np.integer], ca
     return Padding(token_id, rows + len(_padding_lengths(free, max_seqlen)), max_seqlen)
 
 
-def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None) -> list[Batch]:
+def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None, packed: bool = True) -> list[Batch]:
     """Pack rows into batches of at most `capacity` tokens, each row once, fullest batch first.
 
     With `pad`, each batch is padded to exactly `capacity` tokens and `cu_seqlens` to a fixed length, so that shapes
-    never change. Without it no time is spent on padding (the CPU).
+    never change. Without it no time is spent on padding (the CPU). With `packed` False the batches are for a class
+    whose rows run apart: `capacity` holds them padded to the longest.
     """
+    group_rows = bin_pack if packed else group_by_length
     return [
         collate([rows[index] for index in group], capacity, pad)
-        for group in bin_pack([len(row) for row in rows], capacity)
+        for group in group_rows([len(row) for row in rows], capacity)
     ]
 
 

@@ -11,7 +11,8 @@ LAYER_LISTS = ("layers", "h", "blocks")  # what transformers' decoders call the 
 
 def decoder(model: Any) -> Any:
     """Return the decoder without its head, whose forward pass returns `last_hidden_state` (batch, tokens, hidden)."""
-    return model.get_decoder()
+    inner = model.get_decoder()
+    return model.model if inner is model else inner  # some classes find no decoder in themselves
 
 
 def decoder_layers(model: Any) -> Any:

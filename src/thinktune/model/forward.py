@@ -1,22 +1,26 @@
 """Forward passes and losses: of a batch that trains, and of rows that do not."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from thinktune.distributed import SINGLE, World
-from thinktune.model.attention import reads_cu_seqlens_on_device
-from thinktune.model.batch import Batch
+from thinktune.errors import UserError
+from thinktune.model.batch import Batch, collate
 from thinktune.model.decoder import decoder
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
+from thinktune.model.proof import model_traits
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
-from thinktune.tokenization import TokenKind
+from thinktune.model.states import batch_states
+from thinktune.tokenization import Rendered, TokenKind
 
 Result = TypeVar("Result")
 
@@ -34,19 +38,46 @@ def inference_context(model: CausalLM) -> AbstractContextManager[Any]:
 
 
 def hidden_states(model: CausalLM, batch: Batch) -> Tensor:
-    """Return the last hidden states (n, hidden) of a packed batch; a row attends only to itself."""
-    cu_seqlens = batch.cu_seqlens
-    if reads_cu_seqlens_on_device(model):
-        cu_seqlens = cu_seqlens.to(batch.ids.device, non_blocking=True)
-    output = decoder(model)(
-        input_ids=batch.ids,
-        position_ids=batch.position_ids,
-        attention_mask={"full_attention": None},  # cu_seqlens are enough; transformers builds no mask
-        use_cache=False,
-        cu_seqlens=cu_seqlens,
-        max_seqlen=batch.max_seqlen,
-    )
-    return output.last_hidden_state[0]
+    """Return the last hidden states (n, hidden) of a batch, run as the class is proved to keep rows apart."""
+    return batch_states(model, batch, model_traits(model).rows)
+
+
+LEAK_ROW_LENGTHS = (17, 11)
+LEAK_EPSILONS = 16  # of the arithmetic: experts may add what they get in another order; a leak moves rows by their size
+
+
+@torch.no_grad()
+def refuse_leaks(model: CausalLM, precision: torch.dtype) -> None:
+    """Raise UserError if a row's states move when only the row before it changes, or are not finite.
+
+    Compares a pass with another of the same shape, so it can ask the loaded model itself, in any precision. Collective
+    under FSDP.
+    """
+    was_training = model.training
+    model.eval()
+    given = [_leak_batch(model, first) for first in (1, 2)]
+
+    def forward() -> list[Tensor]:
+        with autocast(model, precision):
+            return [hidden_states(model, batch)[LEAK_ROW_LENGTHS[0] :].float() for batch in given]
+
+    before, after = with_unsharded_root(model, forward)
+    model.train(was_training)
+    moved = float((before - after).abs().max())
+    if moved <= LEAK_EPSILONS * torch.finfo(precision).eps * float(before.abs().max()):
+        return
+    what = f"a row moves by {moved:.1g} when the row before it changes" if math.isfinite(moved) else "it gives NaN"
+    raise UserError(f"model.name: the loaded {type(model).__name__} cannot be trained: {what}; take another model")
+
+
+def _leak_batch(model: CausalLM, first: int) -> Batch:
+    """Return two rows, of which the first is made of token `first`, on the model's device."""
+    vocabulary = len(model.get_input_embeddings().weight)
+    rows = [np.full(length, first, np.int32) for length in LEAK_ROW_LENGTHS]
+    rows[1] = np.arange(3, 3 + LEAK_ROW_LENGTHS[1], dtype=np.int32) % vocabulary
+    kinds = [np.zeros(len(row), np.uint8) for row in rows]
+    made = [Rendered(ids, kind, "") for ids, kind in zip(rows, kinds, strict=True)]
+    return collate(made, sum(LEAK_ROW_LENGTHS)).to(model.device)
 
 
 def cache_argument(model: CausalLM) -> str | None:
@@ -168,8 +199,15 @@ def compute_loss(
             states = hidden_states(model, batch)
         labelled = states.index_select(0, batch.label_positions)
         weight = lm_head_weight(model)
-        chunks = LogitChunks(chunk_rows)
-        return linear_cross_entropy(labelled, weight, batch.labels, scale=loss_scale, dtype=precision, chunks=chunks)
+        return linear_cross_entropy(
+            labelled,
+            weight,
+            batch.labels,
+            scale=loss_scale,
+            dtype=precision,
+            chunks=LogitChunks(chunk_rows),
+            transform=model_traits(model).logits,
+        )
 
     return with_unsharded_root(model, forward)
 

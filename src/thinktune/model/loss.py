@@ -23,6 +23,40 @@ class LogitChunks:
     fused: bool | None = None  # whether the softmax is one kernel, so that logits stay in the dtype of the products
 
 
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What a class makes of its head's products: `scale` times them, then `cap * tanh(x / cap)`."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, products: Tensor) -> Tensor:
+        """Return the logits of the head's products, in their dtype."""
+        scaled = products if self.scale == 1 else products * self.scale
+        return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
+
+    def apply_inplace(self, products: Tensor) -> Tensor | None:
+        """Turn products into logits in place; return a copy of capped ones, which their derivative needs."""
+        if self.scale != 1:
+            products.mul_(self.scale)
+        if self.cap is None:
+            return None
+        products.div_(self.cap).tanh_()
+        bounded = products.clone()
+        products.mul_(self.cap)
+        return bounded
+
+    def derive_inplace(self, gradient: Tensor, bounded: Tensor | None) -> None:
+        """Turn the gradient of logits into that of the products, in place; `bounded` is from `apply_inplace`."""
+        if bounded is not None:
+            gradient.mul_(1 - bounded.square_())
+        if self.scale != 1:
+            gradient.mul_(self.scale)
+
+
+PLAIN_LOGITS = LogitTransform()
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Head and loss in one, with both gradients made in the forward pass: three matrix products, no stored logits."""
 
@@ -35,6 +69,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale: float,
         dtype: torch.dtype,
         chunks: LogitChunks,
+        transform: LogitTransform,
     ) -> tuple[Tensor, Tensor]:
         fused = _is_fused(hidden.device, chunks.fused)
         with_gradients = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
@@ -54,16 +89,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk_rows)
             states, target = hidden[part].to(dtype), labels[part, None]
             logits = _logits(states, head, buffer[: len(target)])
+            bounded = transform.apply_inplace(logits)
             losses[part] = softmax(logits, target, factor)
             if hidden_gradient is None or weight_gradient is None:
                 continue
+            transform.derive_inplace(logits, bounded)
             gradient = logits.to(dtype)
             hidden_gradient[part] = gradient @ head
             if dtype == weight.dtype:
                 weight_gradient.addmm_(gradient.T, states)
             else:
                 weight_gradient += gradient.T @ states
-            del gradient  # before the next chunk's logits are made
+            del gradient, bounded  # before the next chunk's logits are made
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(losses)
         return losses.sum() * scale, losses
@@ -72,7 +109,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         # In place: a copy of the head's gradient would be the largest tensor of the step. So backward runs only once.
-        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None
+        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None, None
 
 
 def pick_chunk_rows(
@@ -99,7 +136,7 @@ def pick_chunk_rows(
     return max(MIN_CHUNK_ROWS, size // ((dtype.itemsize if _is_fused(device, fused) else 4) * vocab_size))
 
 
-def linear_cross_entropy(
+def linear_cross_entropy(  # noqa: PLR0913 (the parts of a loss, by name)
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -107,6 +144,7 @@ def linear_cross_entropy(
     scale: float,
     dtype: torch.dtype,
     chunks: LogitChunks | None = None,
+    transform: LogitTransform = PLAIN_LOGITS,
 ) -> tuple[Tensor, Tensor]:
     """Compute the cross entropy of `labels` given `hidden` through the head `weight`.
 
@@ -117,13 +155,14 @@ def linear_cross_entropy(
         scale: factor of the summed loss: one over the label tokens of the whole step.
         dtype: dtype of the matrix products; the softmax is always fp32.
         chunks: rows of logits that exist at a time; None means `pick_chunk_rows`.
+        transform: how the class makes logits of the head's products.
 
     Returns:
         The scaled sum, to call backward on, and the m losses in fp32, without gradient.
     """
     if not torch.is_grad_enabled():  # the autograd function cannot see this, and would make both gradients
         hidden, weight = hidden.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunks or LogitChunks())  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunks or LogitChunks(), transform)  # pyright: ignore[reportReturnType]
 
 
 def _is_fused(device: torch.device, override: bool | None) -> bool:

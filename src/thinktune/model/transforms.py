@@ -28,6 +28,11 @@ def can_compile(device: torch.device) -> bool:
     return supports_compile(device.type, compute_capability(device), find_spec("triton") is not None)
 
 
+def fits_compiler(model: CausalLM) -> bool:
+    """Return True for a class whose layers are one graph, as transformers says of it: experts, for one, are not."""
+    return bool(getattr(model, "_can_compile_fullgraph", False))
+
+
 def compile_layers(model: CausalLM, backend: str = "inductor") -> None:
     """Compile the decoder layer: one graph for all layers.
 
@@ -70,6 +75,11 @@ def apply_activation_budget(model: CausalLM, budget: float, compiled: bool) -> N
     recomputed = round((1 - budget) * len(layers))
     if not recomputed:
         return
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(
+            f"expert.activation_budget: is {budget}, and {type(model).__name__} cannot recompute its activations; set "
+            "expert.activation_budget: 1"
+        )
     enable = getattr(model, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
     (enable or model.gradient_checkpointing_enable)()
     for index, layer in enumerate(layers):

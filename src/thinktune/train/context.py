@@ -14,6 +14,7 @@ from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.model import Batch, CausalLM, pick_precision
 from thinktune.model.batch import Padding, collate
+from thinktune.model.proof import model_traits
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import Setting
 from thinktune.progress import Bar, Say, no_bar
@@ -49,6 +50,11 @@ class RunContext:
     def capacity(self) -> int:
         """Tokens in one forward pass."""
         return self.setting.batch_tokens
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows share a sequence; else each is an entry of a batch, padded to its longest."""
+        return model_traits(self.model).rows == "packed"
 
     @property
     def chunk_rows(self) -> int | None:
@@ -92,7 +98,7 @@ class RunContext:
     def rank_batches(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[Batch]:
         """Pack this rank's share of the chosen rows; every rank gets the same number of batches."""
         lengths: list[int] = rows.lengths[list(chosen)].tolist()
-        groups = balance(lengths, capacity, self.world.size)[self.world.rank]
+        groups = balance(lengths, capacity, self.world.size, packed=self.packed)[self.world.rank]
         return [
             collate(rows.replies([chosen[index] for index in group]) if group else [], capacity, self.pad)
             for group in groups

@@ -34,9 +34,9 @@ def dry_run(context: RunContext) -> int | None:
         dry_train_step(context.model, batches, context.optimizer, context.precision, context.chunk_rows)
         if len(rows):
             capacity = evaluation_batch_tokens(context.recipe, rows, context.device, context.capacity)
-            chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, capacity))
-            packed = pack(chosen, capacity, pad=context.pad)
-            evaluate_loss(context.model, packed, context.device, context.precision, context.chunk_rows)
+            chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, capacity, packed=context.packed))
+            batches = pack(chosen, capacity, pad=context.pad, packed=context.packed)
+            evaluate_loss(context.model, batches, context.device, context.precision, context.chunk_rows)
         return replies_that_fit(context)
     except torch.OutOfMemoryError as error:
         raise out_of_memory_error(context, error, "in a dry run at the run's largest shapes") from error
@@ -48,11 +48,12 @@ def largest_batches(context: RunContext) -> list[Batch]:
     Such a step keeps gradients between its batches.
     """
     rows = context.prepared.train
-    chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, context.capacity))
-    packed = pack(chosen, context.capacity, pad=context.pad)
+    chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, context.capacity, packed=context.packed))
+    batches = pack(chosen, context.capacity, pad=context.pad, packed=context.packed)
     largest = max(context.steps, key=lambda planned: int(rows.lengths[list(planned.rows)].sum()))
-    several = len(balance(rows.lengths[list(largest.rows)].tolist(), context.capacity, context.world.size)[0]) > 1
-    return packed * 2 if several else packed
+    lengths = rows.lengths[list(largest.rows)].tolist()
+    several = len(balance(lengths, context.capacity, context.world.size, packed=context.packed)[0]) > 1
+    return batches * 2 if several else batches
 
 
 def replies_that_fit(context: RunContext) -> int | None:
@@ -140,12 +141,14 @@ def _suggestions(context: RunContext) -> list[str]:
     return remedies
 
 
-def _fill_batch(lengths: np.ndarray, label_tokens: np.ndarray, capacity: int) -> list[int]:
-    """Return the rows with the most trained tokens, as many as a batch takes."""
+def _fill_batch(lengths: np.ndarray, label_tokens: np.ndarray, capacity: int, *, packed: bool) -> list[int]:
+    """Return the rows with the most trained tokens, as many as a batch takes, padded to the longest if not packed."""
     chosen: list[int] = []
-    free = capacity
+    tokens = longest = 0
     for row in np.argsort(-label_tokens.astype(np.int64), kind="stable").tolist():
-        if lengths[row] <= free:
+        length = int(lengths[row])
+        taken = tokens + length if packed else (len(chosen) + 1) * max(longest, length)
+        if taken <= capacity:
             chosen.append(row)
-            free -= int(lengths[row])
+            tokens, longest = tokens + length, max(longest, length)
     return chosen

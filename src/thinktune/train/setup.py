@@ -23,9 +23,11 @@ from thinktune.hub import repository
 from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit, context_fault
-from thinktune.model.attention import set_attention
+from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import pick_padding
+from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
+from thinktune.model.proof import model_traits
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
@@ -71,6 +73,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     optimizer = Optimizer(model, with_setting(recipe.train, setting))
+    packed = admitted.traits.rows == "packed"
     lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
     context = RunContext(
         recipe=recipe,
@@ -85,7 +88,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         setting=setting,
         say=say,
         bar=bar,
-        pad=pick_padding(device, admitted.tokenizer, lengths, setting.batch_tokens),
+        pad=pick_padding(device, admitted.tokenizer, lengths, setting.batch_tokens) if packed else None,
         compiled=_configure_layers(recipe, model, setting, world),
         world=world,
     )
@@ -196,9 +199,14 @@ def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: 
     """Set up the layers' arithmetic, attention and recomputation; return True if they are compiled."""
     if recipe.train.precision == "fp8" and world.size == 1:  # with many ranks, done before the model was sharded
         transforms.apply_float8(model)
-    set_attention(model, pick_precision(recipe.train.precision, model.device, setting.memory))
-    # With dropout rows are attended to one by one, for which the compiler would compile again for each batch.
-    compiled = transforms.can_compile(model.device) and not model.config.attention_dropout
+    precision = pick_precision(recipe.train.precision, model.device, setting.memory)
+    set_attention(model, precision)
+    refuse_leaks(model, precision)
+    # With dropout rows are attended to one by one, for which the compiler would compile again for each batch; padded
+    # rows have another shape each time, too.
+    packed = model_traits(model).rows == "packed"
+    compiled = packed and transforms.can_compile(model.device) and not has_attention_dropout(model.config)
+    compiled = compiled and transforms.fits_compiler(model)
     compiled = not world.any(not compiled)  # compiling takes passes of its own
     transforms.apply_activation_budget(model, setting.activation_budget, compiled)
     if compiled:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thinktune.distributed import World
 from thinktune.model import Batch, CausalLM
+from thinktune.model.decoder import decoder_layers
 from thinktune.model.forward import LossReport, LossSums, compute_loss, set_replica_all_reduce
 from thinktune.optim import Optimizer
 
@@ -91,7 +92,7 @@ def warm_up(model: CausalLM, batch: Batch, precision: torch.dtype, chunk_rows: i
     started_at = time.monotonic()
     model.train()
     scaled, _ = compute_loss(model, batch, 1.0, precision, chunk_rows)
-    torch.autograd.grad(scaled, model.model.layers[-1].input_layernorm.weight)
+    torch.autograd.grad(scaled, list(decoder_layers(model)[-1].parameters()), allow_unused=True)
     model.eval()
     with torch.no_grad():
         compute_loss(model, batch, 1.0, precision, chunk_rows)

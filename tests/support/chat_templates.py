@@ -166,6 +166,7 @@ def tokenizer_of(template, eos, stops=(), plain=(), base=None):
     if plain:
         tokenizer = _without(tokenizer, plain)
     tokenizer.eos_token, tokenizer.chat_template, tokenizer.stop_tokens = eos, template, stops
+    tokenizer.bos_token = "<|endoftext|>" if "bos_token" in template else None
     return tokenizer
 
 
@@ -199,7 +200,7 @@ def written_and_read_back(tokenizer, turns):
     assert detokenizer.finish_reason == "end"
     read = detokenizer.completion()
     assert (read.reasoning.strip(), read.answer.strip()) == (reply.reasoning.strip(), reply.content.strip())
-    assert read.closed == reply.has_reasoning
+    assert read.closed or not reply.has_reasoning
     text = {
         kind: tokenizer.backend_tokenizer.decode(
             rendered.ids[rendered.kinds == kind].tolist(), skip_special_tokens=False

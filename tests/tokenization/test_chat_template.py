@@ -207,6 +207,16 @@ def test_rows_without_reasoning_under_a_template_that_always_thinks_are_refused_
     assert render(Example((Turn("user", "q"), Turn("assistant", "b", "t")), "r:1"), changed)
 
 
+def test_a_silent_reply_inside_a_block_that_the_prompt_has_opened_is_refused(tokenizer):
+    reply = "'<think>\\n' ~ ((m.reasoning_content ~ '\\n</think>\\n\\n') if m.reasoning_content else '') ~ m.content ~ '<|im_end|>'"
+    changed = with_template(tokenizer, template_of("'<think>\\n'", reply))
+    with pytest.raises(
+        UserError, match=r"r:1: .*opens the reasoning \(<think>\) and nothing closes it.*no_reasoning: drop"
+    ):
+        render(Example((Turn("user", "q"), Turn("assistant", "b")), "r:1"), changed)
+    assert render(Example((Turn("user", "q"), Turn("assistant", "b", "t")), "r:1"), changed)
+
+
 def test_the_end_of_reasoning_is_read_in_the_mode_with_thinking(tokenizer):
     changed = with_template(tokenizer, TEMPLATES["a switch that is needed to show reasoning"])
     assert changed.decode(reasoning_end_ids(changed)) == "\n</think>\n\n"

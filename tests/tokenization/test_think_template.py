@@ -212,6 +212,8 @@ def test_public_templates_carry_reasoning_with_think(base):
                 refused[file.stem] = str(error)
                 continue
             for name, turns in ROWS.items():
+                if (template, name) == ("own", "no reasoning"):
+                    continue  # two templates write a word of their own before every answer
                 try:
                     written_and_read_back(tokenizer, turns)
                     counter[name] += 1

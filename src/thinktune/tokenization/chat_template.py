@@ -260,6 +260,11 @@ def _answer_char_index(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> int:
             f"{form.foreign or ''!r} before the answer, a form that is not known; {suggest_template(tokenizer)}"
         )
     if not closing:
+        if reply.prompt.rstrip().endswith(form.tags.opening):
+            raise UserError(
+                f"{reply.source}: the chat template's prompt opens the reasoning ({form.tags.opening}) and nothing "
+                f"closes it before the answer; {_silent_row_remedy(tokenizer)}"
+            )
         return len(reply.prompt)
     opens_answer = form.between.partition(form.tags.closing)[2].strip()
     if opens_answer and tail.lstrip().startswith(opens_answer):
@@ -284,13 +289,15 @@ def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
     shorter = min(len(reply.prompt_ids), len(reply.ids))
     first = next((index for index, (ours, theirs) in pairs if ours != theirs), shorter)
     prompt, row = (tokenizer.decode(ids[first : first + 8]) for ids in (reply.prompt_ids, reply.ids))
-    remedy = suggest_template(tokenizer)
-    if not reply.reply.thinks:
-        remedy = f"leave out rows without reasoning by data.faults: {{no_reasoning: drop}}, or {remedy}"
+    remedy = suggest_template(tokenizer) if reply.reply.thinks else _silent_row_remedy(tokenizer)
     return (
         f"{reply.source}: the chat template's prompt is not a prefix of the whole row: at token {first} the prompt "
         f"continues with {prompt!r}, the row with {row!r}; training and inference would differ, so {remedy}"
     )
+
+
+def _silent_row_remedy(tokenizer: ChatTokenizer) -> str:
+    return f"leave out rows without reasoning by data.faults: {{no_reasoning: drop}}, or {suggest_template(tokenizer)}"
 
 
 def _apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **options: Any) -> str:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from thinktune.errors import shorten_error
 from thinktune.tokenization.tags import (
     ANSWER,
     ASK,
@@ -181,9 +182,11 @@ def _compose_over_chatml(tokenizer: ChatTokenizer) -> ThinkTemplate:
 
 
 def _compose(tokenizer: ChatTokenizer, own: str, end: TurnEnd) -> ThinkTemplate:
-    prompt = write_probe(tokenizer, ASK, add_generation_prompt=True, enable_thinking=True)
-    if prompt is None:
-        raise ExtensionError("it fails on a plain question, as one that needs tools does")
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": True}
+    try:
+        prompt = str(tokenizer.apply_chat_template([ASK], **options))
+    except Exception as error:  # a template raises whatever it likes
+        raise ExtensionError(f"it fails on a plain question ({shorten_error(error)})") from None
     if after_reply(tokenizer) is None:
         raise ExtensionError("it does not write the text of a reply")
     form = read_form(tokenizer)

@@ -3,6 +3,7 @@
 Nothing here builds a model or runs code: each folder that holds none to train is told so in one sentence.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,9 +147,10 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_quantized(raw: dict[str, Any], folder: Path) -> None:
-    """Raise UserError where a configuration says that the weights are quantized."""
-    for key in ("quantization_config", "compression_config", "quantization"):
-        if (settings := raw.get(key)) is not None:
+    """Raise UserError where a configuration, or its text part's, says that the weights are quantized."""
+    parts = [raw, *(value for value in raw.values() if isinstance(value, dict))]  # pyright: ignore
+    for part, key in itertools.product(parts, ("quantization_config", "compression_config", "quantization")):
+        if (settings := part.get(key)) is not None:
             method = settings.get("quant_method") if isinstance(settings, dict) else None  # pyright: ignore
             raise UserError(quantized_fault(folder, str(method or key)))  # pyright: ignore[reportUnknownArgumentType]
 

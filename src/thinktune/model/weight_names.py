@@ -1,0 +1,142 @@
+"""Names of stored tensors to names of a model's tensors, by transformers' own rules for each class.
+
+Hubs store some classes under other names and in other pieces than transformers keeps them: experts one by one, a text
+part under the path that it has in a model of several modalities. Loading follows the same rules.
+"""
+
+import re
+from collections.abc import Collection, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    PrefixChange,
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    dot_natural_key,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+
+from thinktune.library_output import captured_output
+from thinktune.model.folder import StoredTensor
+
+
+@dataclass(frozen=True, slots=True)
+class NamedWeights:
+    """A model's tensors by where they come from.
+
+    `direct` has the stored name of each tensor that is stored as it is. Those of `converted` are made of several, or
+    reshaped; `sources` are what they are made of, and `misshapen` those that come out wrong, each with what is wrong.
+    `renamings` are patterns and replacements that loading needs besides the class's own.
+    """
+
+    direct: Mapping[str, str]
+    converted: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
+    misshapen: Mapping[str, str] = field(default_factory=dict[str, str])
+    renamings: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def found(self) -> frozenset[str]:
+        """The names of the model's tensors that the stored ones give."""
+        return self.converted | self.direct.keys()
+
+
+def name_weights(model: Any, stored: Mapping[str, StoredTensor], *, is_part: bool = False) -> NamedWeights:
+    """Find the stored tensors of each tensor of a model (it may be on the meta device).
+
+    Where the model is a part of a larger one (`is_part`), its weights may stand under any path there: the first path
+    under which all are found is taken, or else the one with most of them.
+    """
+    wanted = model.state_dict().keys()
+    best = _name(model, stored, {})
+    if not is_part:
+        return best
+    for renamings in _paths(model, stored):
+        if wanted <= best.found | _tied(model):
+            break
+        found = _name(model, stored, renamings)
+        best = max(best, found, key=lambda names: len(names.found))
+    return best
+
+
+def forget_paths(model: Any, renamings: Mapping[str, str]) -> None:
+    """Make a loaded part of a larger model save its weights under its own names, not under those of the larger one.
+
+    Transformers notes by which rules a model was loaded, and turns them around when it is saved. Those that join
+    experts stay, so that they are saved in the pieces that they came in.
+    """
+    rules: list[Any] | None = getattr(model, "_weight_conversions", None)
+    if rules is not None:
+        model._weight_conversions = [rule for rule in rules if not _removes_path(rule, renamings)]
+
+
+def _removes_path(rule: Any, renamings: Mapping[str, str]) -> bool:
+    if isinstance(rule, PrefixChange):
+        return rule.prefix_to_remove is not None
+    return isinstance(rule, WeightRenaming) and set(rule.source_patterns) <= renamings.keys()
+
+
+def _tied(model: Any) -> frozenset[str]:
+    return frozenset(model.all_tied_weights_keys or {})
+
+
+def _paths(model: Any, stored: Collection[str]) -> Generator[dict[str, str]]:
+    """Yield renamings for each path under which the model's embedding, and so perhaps all of it, is stored."""
+    embedding = model.get_input_embeddings().weight
+    body = f"{model.base_model_prefix}."
+    name = next(name for name, parameter in model.named_parameters() if parameter is embedding).removeprefix(body)
+    heads = sorted(each.removesuffix("lm_head.weight") for each in stored if each.endswith(".lm_head.weight"))
+    renamed_heads = {f"^{re.escape(path)}lm_head\\.": "lm_head." for path in heads}
+    for path in sorted(each.removesuffix(name) for each in stored if each.endswith(f".{name}")):
+        if path != body:
+            inside = {pattern: new for pattern, new in renamed_heads.items() if _shares_root(path, pattern)}
+            yield {**inside, f"^{re.escape(path)}": body}
+
+
+def _shares_root(path: str, pattern: str) -> bool:
+    """Return True if a head stands beside a body: both of one larger model may have parts with heads of their own."""
+    return pattern.startswith(f"^{re.escape(path.partition('.')[0])}\\.")
+
+
+def _name(model: Any, stored: Mapping[str, StoredTensor], renamings: dict[str, str]) -> NamedWeights:
+    tensors: dict[str, Any] = model.state_dict()
+    rules = get_model_conversion_mapping(model, key_mapping=renamings or None)
+    renaming = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converting = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    direct: dict[str, str] = {}
+    sources: set[str] = set()
+    for name in sorted(stored, key=dot_natural_key):
+        target, converter = rename_source_key(name, renaming, converting, model.base_model_prefix, tensors)
+        if target not in tensors and name in tensors:
+            target, converter = name, None
+        if target not in tensors:
+            continue
+        if converter is None:
+            direct[target] = name
+        else:
+            sources.add(name)
+    if not sources:
+        return NamedWeights(direct, renamings=renamings)
+    made, misshapen = _convert_without_memory(model, {name: stored[name] for name in sources}, renamings)
+    return NamedWeights(direct, made - direct.keys(), frozenset(sources), misshapen, renamings)
+
+
+def _convert_without_memory(
+    model: Any, stored: Mapping[str, StoredTensor], renamings: dict[str, str]
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Join stored tensors as loading will, on the meta device; return what is made, and what comes out wrong."""
+    tensors = {name: torch.empty(part.shape, device="meta") for name, part in stored.items()}
+    rules: Any = get_model_conversion_mapping(model, key_mapping=renamings or None)
+    before = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with captured_output():
+        report, _ = convert_and_load_state_dict_in_model(
+            model, tensors, LoadStateDictConfig(weight_mapping=rules, device_map={"": "meta"}, dtype=torch.float32)
+        )
+    wrong = {name: f"{name} is {tuple(shape)} instead of {before[name]}" for name, shape, _ in report.mismatched_keys}
+    wrong |= {name: f"the parts of {name} do not fit together" for name in report.conversion_errors}
+    return frozenset(before.keys() - report.missing_keys | wrong.keys()), wrong

@@ -26,7 +26,7 @@ from thinktune.model.generation_config import GENERATION_CONFIG, read_generation
 from thinktune.model.protocols import CausalLM
 from thinktune.model.stored_weights import MatchedWeights, refuse_non_finite
 from thinktune.model.transforms import apply_float8
-from thinktune.model.weight_names import forget_paths
+from thinktune.model.weight_names import set_saved_names
 from thinktune.progress import Say, say_nothing
 
 
@@ -79,7 +79,7 @@ def load_admitted(
     model, report = loaded
     if wrong := [*report["missing_keys"], *report["mismatched_keys"]]:
         raise load_error(folder, ValueError(f"weights are missing: {list_some(sorted(map(str, wrong)))}"))
-    forget_paths(model, admitted.weights.renamings)
+    set_saved_names(model, is_part=admitted.weights.is_part)
     model = model.to(device)
     refuse_non_finite(model, folder)
     return model

@@ -25,7 +25,7 @@ class MatchedWeights:
 
     A stored name may lack the prefix of the model's body, or be that of a tied weight's twin. Parameters of `converted`
     have no single name: loading makes them of the stored tensors `sources`. `renamings` are patterns and replacements
-    of names that loading needs besides the class's own.
+    of names that loading needs besides the class's own. `is_part` says that the model is part of the stored one.
     """
 
     stored: Mapping[str, StoredTensor]
@@ -34,6 +34,7 @@ class MatchedWeights:
     converted: frozenset[str] = frozenset()
     sources: frozenset[str] = frozenset()
     renamings: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_part: bool = False
 
 
 def match_weights(
@@ -56,9 +57,14 @@ def match_weights(
         if stored[names[name]].shape != wanted[name]
     ]
     if wrong := [*wrong, *named.misshapen.values()]:
+        remedy = (
+            f"{type(model).__name__}, as which its text part is trained, does not read it; take a text model"
+            if is_part
+            else "get the model again"
+        )
         faults.append(
             f"{FIELD}: the weights in {folder} have other shapes than its config.json says ({list_some(wrong)}); "
-            "get the model again"
+            + remedy
         )
     read = [names[name] for name in parameters if name in names] + sorted(named.sources)
     if rounded := [name for name in read if stored[name].dtype not in FLOAT_DTYPES]:
@@ -66,7 +72,7 @@ def match_weights(
     if faults:
         raise UserError(faults)
     unread = _refuse_and_list_unread(stored, named, names, twins, folder)
-    return MatchedWeights(stored, names, unread, named.converted, named.sources, named.renamings)
+    return MatchedWeights(stored, names, unread, named.converted, named.sources, named.renamings, is_part)
 
 
 def _required_buffers(model: Any) -> dict[str, tuple[int, ...]]:

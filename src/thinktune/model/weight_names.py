@@ -64,21 +64,23 @@ def name_weights(model: Any, stored: Mapping[str, StoredTensor], *, is_part: boo
     return best
 
 
-def forget_paths(model: Any, renamings: Mapping[str, str]) -> None:
-    """Make a loaded part of a larger model save its weights under its own names, not under those of the larger one.
+def set_saved_names(model: Any, *, is_part: bool) -> None:
+    """Make a loaded model save its weights under its class's own names, wherever they stood in what it was loaded from.
 
-    Transformers notes by which rules a model was loaded, and turns them around when it is saved. Those that join
-    experts stay, so that they are saved in the pieces that they came in.
+    Transformers notes by which rules a model was loaded, and turns them around when it is saved. A part of a larger
+    model is saved by its class's rules alone: as engines read that class, experts one by one. For any other model only
+    the path of a larger one is forgotten.
     """
     rules: list[Any] | None = getattr(model, "_weight_conversions", None)
-    if rules is not None:
-        model._weight_conversions = [rule for rule in rules if not _removes_path(rule, renamings)]
-
-
-def _removes_path(rule: Any, renamings: Mapping[str, str]) -> bool:
-    if isinstance(rule, PrefixChange):
-        return rule.prefix_to_remove is not None
-    return isinstance(rule, WeightRenaming) and set(rule.source_patterns) <= renamings.keys()
+    if rules is None:
+        return
+    if is_part:
+        rules = [
+            rule for rule in get_model_conversion_mapping(model, add_legacy=False) if not isinstance(rule, PrefixChange)
+        ]
+    model._weight_conversions = [
+        rule for rule in rules if not (isinstance(rule, PrefixChange) and rule.prefix_to_remove is not None)
+    ]
 
 
 def _tied(model: Any) -> frozenset[str]:

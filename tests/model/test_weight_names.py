@@ -14,18 +14,18 @@ from thinktune.model.folder import stored_tensors
 from thinktune.model.loading import load_admitted
 from thinktune.model.stored_weights import match_weights, refuse_non_finite_files
 
+SIZES = {
+    "vocab_size": 96, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    "mlp_only_layers": [0], "decoder_sparse_step": 1,
+}  # fmt: skip
 EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    config = Qwen3MoeConfig(
-        vocab_size=96, hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=12, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16,
-        mlp_only_layers=[0], decoder_sparse_step=1,
-    )  # fmt: skip
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoModelForCausalLM.from_config(Qwen3MoeConfig(**SIZES)).save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -76,6 +76,26 @@ def test_an_expert_that_is_missing_or_rounded_is_named(folder, change, words):
     weights(change)(folder)
     with pytest.raises(UserError, match=words):
         match(folder)
+
+
+def test_experts_of_a_base_model_are_matched_without_the_models_prefix(folder):
+    weights(lambda stored: {name.removeprefix("model."): tensor for name, tensor in stored.items()})(folder)
+    assert len(match(folder).converted) == 2
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_a_layer_that_lacks_an_expert_is_named_among_layers_that_are_alike(layer, tmp_path):
+    config = Qwen3MoeConfig(**(SIZES | {"num_hidden_layers": 4, "mlp_only_layers": []}))
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    whole = match(tmp_path)
+    assert whole.converted == {
+        f"model.layers.{number}.mlp.experts.{name}" for number in range(4) for name in ("gate_up_proj", "down_proj")
+    }
+    lost = f"model.layers.{layer}.mlp.experts.1.down_proj.weight"
+    weights(lambda stored: {name: stored[name] for name in stored if name != lost})(tmp_path)
+    with pytest.raises(UserError) as refused:
+        match(tmp_path)
+    assert f"(model.layers.{layer}.mlp.experts.down_proj is (3, 48, 16) instead of (4, 48, 16))" in str(refused.value)
 
 
 def test_an_expert_that_is_not_finite_is_named_as_it_is_stored(folder):

@@ -24,6 +24,8 @@ from transformers.modeling_utils import LoadStateDictConfig
 from thinktune.library_output import captured_output
 from thinktune.model.folder import StoredTensor
 
+LAYER = re.compile(r"(?:^|\.)[a-z_]+\.\d+\.")  # a layer's place in a name
+
 
 @dataclass(frozen=True, slots=True)
 class NamedWeights:
@@ -124,8 +126,37 @@ def _name(model: Any, stored: Mapping[str, StoredTensor], renamings: dict[str, s
             sources.add(name)
     if not sources:
         return NamedWeights(direct, renamings=renamings)
-    made, misshapen = _convert_without_memory(model, {name: stored[name] for name in sources}, renamings)
+    made, misshapen = _convert_alike(model, {name: stored[name] for name in sources}, renamings)
     return NamedWeights(direct, made - direct.keys(), frozenset(sources), misshapen, renamings)
+
+
+def _convert_alike(
+    model: Any, stored: Mapping[str, StoredTensor], renamings: dict[str, str]
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Join stored tensors as `_convert_without_memory`, one layer for all that are stored alike: models have thousands.
+
+    Layers are alike where their tensors have the same names and shapes.
+    """
+    layers: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in stored.items():
+        found = LAYER.search(name)
+        layers.setdefault(found[0] if found else "", {})[name.replace(found[0] if found else "", "", 1)] = tensor.shape
+    alike: dict[frozenset[tuple[str, tuple[int, ...]]], list[str]] = {}
+    for layer, tensors in layers.items():
+        alike.setdefault(frozenset(tensors.items()), []).append(layer)
+    firsts = {layers[0] for layers in alike.values()}
+    chosen = {name: part for name, part in stored.items() if (LAYER.search(name) or [""])[0] in firsts}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    made, wrong = _convert_without_memory(model, chosen, renamings)
+    all_made, all_wrong = set(made), dict(wrong)
+    for first, *others in alike.values():
+        for name in (name for name in made if first and first in name):
+            for other in (name.replace(first, layer, 1) for layer in others):
+                if other in shapes:
+                    all_made.add(other)
+                    if name in wrong or shapes[other] != shapes[name]:
+                        all_wrong[other] = f"{other} is not made as {name} is"
+    return frozenset(all_made), all_wrong
 
 
 def _convert_without_memory(

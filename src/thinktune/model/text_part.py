@@ -113,7 +113,8 @@ def _find_causal_config(inner: Any) -> Any | None:
     if found is None:
         return None
     kind, switches = found
-    return CONFIG_MAPPING[kind](**(_plain_values(inner.to_dict()) | dict(switches)))
+    settings: dict[str, Any] = _plain_values(inner.to_dict()) | dict(switches)
+    return CONFIG_MAPPING[kind](**settings)
 
 
 @lru_cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.model_folders import ADMITTED, REFUSED, WEIGHTS, edit, make_folder, set_nan, weights
+from support.model_folders import ADMITTED, REFUSED, WEIGHTS, WRITTEN_BY, edit, make_folder, set_nan, weights
 from support.runs import quiet, settings
 from support.tiny_models import KINDS, tiny_config
 from transformers import AutoModelForCausalLM, T5Config
@@ -65,6 +65,16 @@ def test_what_is_admitted_is_ready_and_trains_and_what_is_not_used_is_said(kind,
     notes = [line for line in lines if line.startswith("model.name: ")]
     assert notes == facts["model_notes"]
     assert [words.format(folder) in note for note in notes] == ([True] if words else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", WRITTEN_BY)
+def test_a_whole_model_is_ready_and_trains_whatever_wrote_it(tool, start, tmp_path, tree):
+    folder = make_folder(start, tmp_path / "model", WRITTEN_BY[tool])
+    recipe = settings(tree, model={"name": str(folder)}, train={"epochs": 1}, generate={"sample_questions": 0})
+    _, facts = check_recipe(recipe, quiet)
+    assert (facts["verdict"], facts["model_notes"]) == ("ready", [])
+    assert list((train(recipe, quiet) / "final").glob("model*.safetensors"))
 
 
 FOREIGN = ("llama", "mistral, window", "gemma2", "gpt_oss", "qwen3_5_text")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WEIGHTS = "model.safetensors"
@@ -111,6 +112,24 @@ def trainer_output(folder: Path) -> None:
             path.rename(inner / path.name)
 
 
+def swift_output(folder: Path) -> None:
+    """Lay out what ms-swift leaves: a folder for each start, and in it one for each checkpoint."""
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    remove("*")(folder)
+    for step in (90, 500):
+        inner = folder / "v0-20260801-120000" / f"checkpoint-{step}"
+        inner.mkdir(parents=True)
+        for name, body in whole.items():
+            (inner / name).write_bytes(body)
+    (folder / "v0-20260801-120000" / "args.json").write_text("{}")
+
+
+def lora_output(folder: Path) -> None:
+    remove("*")(folder)
+    (folder / "checkpoint-60").mkdir()
+    lora_beside_base(folder / "checkpoint-60")
+
+
 def loop(file: str) -> Callable[[Path], None]:
     def changing(folder: Path) -> None:
         (folder / file).unlink()
@@ -130,6 +149,39 @@ def more_tokens(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([f"<extra{number}>" for number in range(200)], special_tokens=True)
     tokenizer.save_pretrained(folder)
+
+
+def newline_tokens(folder: Path) -> None:
+    """Make newlines added tokens that are not special, as in Gemma's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("\n", "\n\n")])
+    tokenizer.save_pretrained(folder)
+
+
+def unsloth(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<|vision_pad|>"})
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(folder)
+    edit(folder, "config.json", unsloth_version="2026.8.1", unsloth_fixed=True, torch_dtype="bfloat16")
+
+
+def template_in_tokenizer_config(folder: Path, *, listed: bool = False) -> None:
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    (folder / "chat_template.jinja").unlink()
+    names = ("default", "tool_use")
+    written = [{"name": name, "template": template} for name in names] if listed else template
+    edit(folder, "tokenizer_config.json", chat_template=written)
+
+
+def resized(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(model.config.vocab_size + 3)
+    model.save_pretrained(folder)
+
+
+def beside(*names: str) -> Callable[[Path], None]:
+    return both(*(text(name, "{}") for name in names))
 
 
 def rounded(stored: dict) -> None:
@@ -177,8 +229,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "LoRA adapter": (lora, "is a LoRA adapter of Qwen/Qwen3-1.7B"),
     "adapter beside a base": (lora_beside_base, "holds an adapter of Qwen/Qwen3-1.7B beside a model"),
     "adapter's weights inside": (weights(lambda stored: stored | ADDED), "the weights of an adapter"),
-    "vision wrapper": (config(model_type="qwen3_vl", vision_config={}, text_config={}), "images or sound (qwen3_vl)"),
-    "remote code": (remote_code, "of type odd, with Python code of its own"),
+    "no text part": (config(model_type="clip", vision_config={}, text_config={}), "images or sound (clip)"),
+    "FP8 in the text part": (
+        config(model_type="qwen3_vl", vision_config={}, text_config={"quantization_config": FP8}),
+        "is quantized (fp8)",
+    ),
+    "remote code": (remote_code, "of type odd, with Python code of its own; set model.trust_remote_code: true"),
     "unknown model_type": (config(model_type="qwen5"), "of type qwen5, which transformers "),
     "no model_type": (config(model_type=None), "names no model_type"),
     "sliding layers without a window": (config(layer_types=["sliding_attention"] * 2), "no configuration that works"),
@@ -198,6 +254,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (remove(WEIGHTS), "holds no weights"),
     "empty folder": (remove("*"), "holds no weights"),
     "output of a trainer": (trainer_output, "folders that do (checkpoint-500)"),
+    "output of ms-swift": (
+        swift_output,
+        "folders that do (v0-20260801-120000/checkpoint-500, v0-20260801-120000/checkpoint-90); name one of those",
+    ),
+    "output of a LoRA trainer": (lora_output, "holds LoRA adapters (checkpoint-60) and no whole model"),
     "no config.json": (remove("config.json"), "has no config.json"),
     "config.json a loop": (loop("config.json"), "config.json cannot be read"),
     "config.json damaged": (text("config.json", '{"model_type": '), "config.json cannot be read"),
@@ -281,6 +342,26 @@ ADMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
     "attention of another machine": (config(_attn_implementation="flash_attention_9"), ""),
     "GGUF beside the weights": (text("m.gguf", "GGUF"), ""),
     "a trainer's own files": (text("training_args.bin", "x"), ""),
+}
+
+
+# Whole models as tools write them, with nothing to say of any.
+WRITTEN_BY: dict[str, Callable[[Path], object]] = {
+    "Unsloth": unsloth,
+    "LLaMA-Factory": beside("all_results.json", "trainer_state.json", "trainer_log.jsonl", "Modelfile"),
+    "TRL": beside("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json"),
+    "ms-swift": beside("args.json", "additional_config.json", "logging.jsonl", "training_args.bin"),
+    "fp16": weights(lambda stored: {name: tensor.half() for name, tensor in stored.items()}),
+    "no pad token": lambda folder: edit(folder, "tokenizer_config.json", pad_token=None),
+    "a template in tokenizer_config.json": template_in_tokenizer_config,
+    "a list of templates": lambda folder: template_in_tokenizer_config(folder, listed=True),
+    "newlines as added tokens": both(newline_tokens, resized),
+    "a resized vocabulary": resized,
+    "yarn of old": config(
+        rope_parameters=None,
+        rope_theta=1e6,
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024},
+    ),
 }
 
 

@@ -130,13 +130,16 @@ def _to_json(value: Any) -> bytes:
 def portable_config(saved: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Return a model's configuration as every release of transformers and other engines read it alike.
 
-    It keeps the base's keys in the base's form. Transformers 5 reads `rope_parameters` and `dtype`, earlier releases
+    It keeps the base's keys in the base's form, but not those of a model of several modalities whose text part alone
+    was trained: they describe what is not there. Transformers 5 reads `rope_parameters` and `dtype`, earlier releases
     `rope_theta`, `rope_scaling` and `torch_dtype`, and take their defaults in silence for what they do not find.
 
     Args:
         saved: the configuration as the installed release saves it, which decides what the values mean.
         base: the base's own configuration; empty where there is none.
     """
+    if saved and base.get("model_type", saved.get("model_type")) != saved.get("model_type"):
+        base = {}
     kept = {key: value for key, value in base.items() if key not in _FORMAT_KEYS}
     config = saved | kept
     if "dtype" in saved:

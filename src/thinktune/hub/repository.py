@@ -5,7 +5,13 @@ from pathlib import Path
 
 from thinktune.config import Recipe
 from thinktune.errors import UserError, redact, shorten_error
-from thinktune.files import expand_home, read_json
+from thinktune.files import expand_home, is_safe_relative_path, read_json
+from thinktune.hub.foreign_caches import (
+    RECORD,
+    former_modelscope_folders,
+    verify_former_modelscope,
+    verify_huggingface_blobs,
+)
 from thinktune.hub.huggingface import download_from_huggingface, to_listing
 from thinktune.hub.modelscope import LISTING_FILE, download_from_modelscope, modelscope_client
 from thinktune.hub.verification import (
@@ -35,31 +41,83 @@ def download(name: str, hub: str, revision: str | None, repo_type: RepoType) -> 
 
 
 def find_in_cache(name: str, hub: str, revision: str | None, repo_type: RepoType) -> Path:
-    """Find the folder of a repository in the cache, without the network.
+    """Find a repository in its client's cache without the hub.
 
-    Raises IncompleteSnapshotError where it is not known to be complete and correct, and the clients' errors where it is
-    not there.
+    Also a model that another program left there, verified by what that program keeps. Raises IncompleteSnapshotError
+    where it is not known to be complete and correct, and the clients' errors where it is not there.
     """
-    if hub == "modelscope":
-        folder = Path(
-            modelscope_client().download_repo(name, repo_type, revision=revision or "master", local_files_only=True)
-        )
-        listing_file = folder / LISTING_FILE
-        listing: Listing = read_json(listing_file) if listing_file.exists() else {}
-    else:
-        from huggingface_hub import get_cached_repo_tree, snapshot_download
+    find = _find_in_modelscope if hub == "modelscope" else _find_in_huggingface
+    return find(name, revision, repo_type)
 
+
+def _find_in_modelscope(name: str, revision: str | None, repo_type: RepoType) -> Path:
+    client = modelscope_client()
+    try:
+        found = client.download_repo(name, repo_type, revision=revision or "master", local_files_only=True)
+    except Exception:
+        former = list(former_modelscope_folders(_modelscope_cache(), name)) if repo_type == "model" else []
+        if not former:
+            raise
+        found = former[0]
+    folder = Path(found)
+    if repo_type == "model" and not (folder / LISTING_FILE).exists() and (folder / RECORD).is_file():
+        verify_former_modelscope(folder, revision)
+        return folder
+    listing_file = folder / LISTING_FILE
+    _require_listed(folder, read_json(listing_file) if listing_file.exists() else {})
+    return folder
+
+
+def _modelscope_cache() -> Path:
+    """Return the folder of ModelScope's cache, as its clients find it."""
+    return Path(os.environ.get("MODELSCOPE_CACHE") or Path.home() / ".cache" / "modelscope").expanduser()
+
+
+def _find_in_huggingface(name: str, revision: str | None, repo_type: RepoType) -> Path:
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+
+    try:
         folder = Path(snapshot_download(name, repo_type=repo_type, revision=revision, local_files_only=True))
-        try:
-            tree = get_cached_repo_tree(name, repo_type=repo_type, revision=folder.name)
-        except Exception:  # an older client kept none
-            tree = []
-        listing = to_listing(tree)
+    except Exception:  # also where it knows that a file is missing, be it one that no model reads
+        found = _huggingface_snapshot(name, revision) if repo_type == "model" else None
+        if found is None:
+            raise
+        folder = found
+    try:
+        tree = get_cached_repo_tree(name, repo_type=repo_type, revision=folder.name)
+    except Exception:  # an older client kept none
+        tree = []
+    listing = to_listing(tree)
+    try:
+        _require_listed(folder, listing)
+    except IncompleteSnapshotError:
+        if repo_type != "model":
+            raise
+        verify_huggingface_blobs(folder, listing)
+    return folder
+
+
+def _huggingface_snapshot(name: str, revision: str | None) -> Path | None:
+    """Return the folder of a model's snapshot in Hugging Face's cache, whole or not, or None."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    wanted = revision or constants.DEFAULT_REVISION
+    try:
+        commit = (repository / "refs" / wanted).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):  # no name of a branch or tag, so perhaps a commit
+        commit = wanted
+    folder = repository / "snapshots" / commit
+    return folder if is_safe_relative_path(commit) and folder.is_dir() else None
+
+
+def _require_listed(folder: Path, listing: Listing) -> None:
+    """Raise IncompleteSnapshotError unless a folder holds what a listing says, and nothing else."""
     if not listing:
         raise IncompleteSnapshotError(f"{folder} has no listing, so it may be incomplete")
     if wrong := [*mismatched_files(folder, listing), *unlisted_files(folder, listing)]:
         raise IncompleteSnapshotError(f"{folder} differs from the hub's listing in {', '.join(wrong[:3])}")
-    return folder
 
 
 ENDPOINT_VARIABLES = {"huggingface": "HF_ENDPOINT", "modelscope": "MODELSCOPE_ENDPOINT"}

@@ -32,11 +32,11 @@ from thinktune.model.folder import (
 from thinktune.model.generation_config import read_generation_config
 from thinktune.model.proof import ModelTraits, Refuted, prove_class, refuse_uncomputable
 from thinktune.model.protocols import ModelConfig
-from thinktune.model.stored_weights import MatchedWeights, match_weights, refuse_non_finite_files
+from thinktune.model.stored_weights import MatchedWeights, has_own_head, match_weights, refuse_non_finite_files
+from thinktune.model.text_part import has_other_modalities, is_part, left_out_note, text_config, text_values
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
 
-OTHER_MODALITIES = ("vision_config", "audio_config", "vision_tower", "mm_vision_tower", "visual")
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -113,13 +113,37 @@ def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedMod
 
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig:
-    """Read the configuration in a model's local folder; raises UserError where transformers cannot."""
+    """Read the configuration in a model's local folder: of its text part, where it is a model of several modalities.
+
+    Raises UserError where transformers cannot read it, and where it has no text part that is a causal language model.
+    """
     try:
         with captured_output():
             config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+            found = text_config(config)
     except Exception as error:  # whatever its parsers raise, or the folder's own code
         raise _config_error(folder, error) from error
-    return config
+    if found is None:
+        raise UserError(
+            f"{FIELD}: {folder} is a model of images or sound ({config.model_type}), and transformers "
+            f"{transformers.__version__} has no language model that computes its text part; take a text model"
+        )
+    if found is not config:
+        _settle_tied_head(found, folder, trust_remote_code)
+    return found
+
+
+def _settle_tied_head(config: Any, folder: Path, trust_remote_code: bool) -> None:
+    """Set whether a text part's head is tied by what is stored; weights that cannot be read are refused elsewhere."""
+    tied = config.tie_word_embeddings
+    try:
+        config.tie_word_embeddings = False
+        own = has_own_head(
+            meta_model(folder, config, torch.float32, trust_remote_code=trust_remote_code), stored_tensors(folder)
+        )
+    except UserError:
+        own = None
+    config.tie_word_embeddings = tied if own is None else not own
 
 
 def meta_model(folder: Path, config: ModelConfig, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
@@ -158,34 +182,39 @@ def _admit_config(folder: Path, trust_remote_code: bool) -> ModelConfig:
     raw = read_raw_config(folder)
     _refuse_other_class(raw, folder, trust_remote_code)
     refuse_quantized(raw, folder)
-    _refuse_wrong_values(raw, folder)
+    _refuse_wrong_values(text_values(raw), folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
     _refuse_other_dtype(config, folder)
     return config
 
 
 def _refuse_other_class(raw: dict[str, Any], folder: Path, trust_remote_code: bool) -> None:
-    """Raise UserError for a folder whose class cannot be had, or writes no text."""
+    """Raise UserError where transformers does not know the folder's class, or only its own code does and may not run.
+
+    Also for a class that writes no text; of a model of several modalities, the text part's own class decides.
+    """
     kind = raw.get("model_type")
-    known = kind in CONFIG_MAPPING
     if not isinstance(kind, str):
         raise UserError(f"{FIELD}: {folder / 'config.json'} names no model_type; name a whole transformers folder")
-    if any(key in raw for key in OTHER_MODALITIES):
-        what = f"a model of images or sound ({kind}), and only text models are trained; use a text model"
-    elif not known and raw.get("auto_map"):
-        if trust_remote_code:
+    if kind in CONFIG_MAPPING:
+        if text_values(raw) is not raw or has_other_modalities(raw):
             return
-        what = f"of type {kind}, with Python code of its own; set model.trust_remote_code: true if you trust that code"
-    elif not known:
-        what = (
-            f"of type {kind}, which transformers {transformers.__version__} does not know; a newer one may: "
-            "pip install -U transformers, or use another model"
-        )
-    elif raw.get("is_encoder_decoder") or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        what = f"of type {kind}, which is no causal language model; use a model that continues a text"
-    else:
+        if raw.get("is_encoder_decoder") or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise UserError(
+                f"{FIELD}: {folder} is of type {kind}, which is no causal language model; use a model that continues a "
+                "text"
+            )
         return
-    raise UserError(f"{FIELD}: {folder} is {what}")
+    if not raw.get("auto_map"):
+        raise UserError(
+            f"{FIELD}: {folder} is of type {kind}, which transformers {transformers.__version__} does not know; "
+            "install a release that does (pip install -U transformers), or take another model"
+        )
+    if not trust_remote_code:
+        raise UserError(
+            f"{FIELD}: {folder} is of type {kind}, with Python code of its own; set model.trust_remote_code: true if "
+            "you trust that code, or take another model"
+        )
 
 
 def _refuse_wrong_values(raw: dict[str, Any], folder: Path) -> None:
@@ -250,8 +279,13 @@ def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -
         )
     model = meta_model(folder, config, torch.float32, trust_remote_code=trust_remote_code)
     traits = _prove(folder, model)
-    weights = match_weights(model, stored, folder)
-    notes = _notes(config, type(model).__name__, weights, folder)
+    raw = read_raw_config(folder)
+    part = is_part(config, raw)
+    weights = match_weights(model, stored, folder, is_part=part)
+    class_name = type(model).__name__
+    notes = _notes(config, class_name, weights, folder)
+    if part:
+        notes = (left_out_note(raw["model_type"], class_name, weights.unread, folder),)
     if traits.rows == "apart":
         notes = (*notes, f"{FIELD}: {folder} is of type {config.model_type}, {APART}")
     return AdmittedModel(config, weights, notes, traits)

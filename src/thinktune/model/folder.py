@@ -3,6 +3,8 @@
 Nothing here builds a model or runs code: each folder that holds none to train is told so in one sentence.
 """
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ SINGLE_FILE = "model.safetensors"
 FIELD = "model.name"
 
 _LFS_POINTER = b"version https://git-lfs"
+MAX_DEPTH = 3  # of a trainer's folders of checkpoints
 _TRAINER_PICKLES = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "random_states")
 
 
@@ -78,7 +81,7 @@ def _adapter_fault(folder: Path) -> str:
 
 def _describe_without_weights(folder: Path, names: Sequence[str]) -> str:
     """Describe a folder without safetensors that transformers reads: what it has instead, and what to do."""
-    inner = sorted(path.parent.name for path in folder.glob("*/config.json") if _has_weights(path.parent))
+    inner = _inner_models(folder)
     shards = _matching(names, lambda name: name.startswith("model-") and name.endswith(".safetensors"))
     found = (
         (
@@ -86,11 +89,11 @@ def _describe_without_weights(folder: Path, names: Sequence[str]) -> str:
             "holds GGUF files, which are for inference ({}); take the transformers folder that they were made from",
         ),
         (
-            [path.name for path in folder.glob("*") if path.name == "zero_to_fp32.py" or _is_deepspeed(path)],
+            [] if inner else [path.name for path in folder.glob("*") if _is_deepspeed(path)],
             "holds DeepSpeed's shards ({}); run `python zero_to_fp32.py . . --safe_serialization` in it first",
         ),
         (
-            [path.name for path in folder.rglob("*.distcp")],
+            [] if inner else [path.name for path in folder.rglob("*.distcp")],
             "holds shards of torch's distributed checkpoint ({}); save the model as safetensors first",
         ),
         (shards, f"holds shards ({{}}) without {INDEX}, which says what is in them; get that file too"),
@@ -108,6 +111,11 @@ def _describe_without_weights(folder: Path, names: Sequence[str]) -> str:
             f"holds weights under another name ({{}}) than {SINGLE_FILE}; take the model in transformers' own form",
         ),
         (inner, "holds no model itself, but folders that do ({}); name one of those"),
+        (
+            [path.parent.relative_to(folder).as_posix() for path in _within(folder, "adapter_config.json")],
+            "holds LoRA adapters ({}) and no whole model; merge one into its base first (merge_and_unload of PEFT) and "
+            "name the folder that this saves",
+        ),
     )
     for what, sentence in found:
         if what:
@@ -115,12 +123,27 @@ def _describe_without_weights(folder: Path, names: Sequence[str]) -> str:
     return f"holds no weights ({SINGLE_FILE}, or {INDEX} and its shards); get the whole model"
 
 
+def _inner_models(folder: Path) -> list[str]:
+    """List the models in a trainer's folder (`checkpoint-500`, `v0-20260801/checkpoint-500`), the last one first."""
+    found = [path.parent for path in _within(folder, "config.json") if _has_weights(path.parent)]
+    return sorted((path.relative_to(folder).as_posix() for path in found), key=_natural_key, reverse=True)
+
+
+def _within(folder: Path, name: str) -> list[Path]:
+    return [path for depth in range(1, MAX_DEPTH + 1) for path in folder.glob("/".join(["*"] * depth + [name]))]
+
+
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts checkpoint-90 before checkpoint-500."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
 def _has_weights(folder: Path) -> bool:
     return (folder / SINGLE_FILE).is_file() or (folder / INDEX).is_file()
 
 
 def _is_deepspeed(path: Path) -> bool:
-    return path.is_dir() and path.name.startswith("global_step")
+    return path.name == "zero_to_fp32.py" or (path.is_dir() and path.name.startswith("global_step"))
 
 
 def _is_pickle(name: str) -> bool:
@@ -146,9 +169,10 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_quantized(raw: dict[str, Any], folder: Path) -> None:
-    """Raise UserError where a configuration says that the weights are quantized."""
-    for key in ("quantization_config", "compression_config", "quantization"):
-        if (settings := raw.get(key)) is not None:
+    """Raise UserError where a configuration, or its text part's, says that the weights are quantized."""
+    parts = [raw, *(value for value in raw.values() if isinstance(value, dict))]  # pyright: ignore
+    for part, key in itertools.product(parts, ("quantization_config", "compression_config", "quantization")):
+        if (settings := part.get(key)) is not None:
             method = settings.get("quant_method") if isinstance(settings, dict) else None  # pyright: ignore
             raise UserError(quantized_fault(folder, str(method or key)))  # pyright: ignore[reportUnknownArgumentType]
 

@@ -19,13 +19,14 @@ from thinktune.distributed.world import raise_checkpoint_cause
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import system_error
 from thinktune.library_output import captured_output
-from thinktune.model.admission import admit_model, meta_model
+from thinktune.model.admission import AdmittedModel, admit_model, meta_model
 from thinktune.model.decoder import decoder_layers
 from thinktune.model.folder import FIELD, list_some
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config
 from thinktune.model.protocols import CausalLM
 from thinktune.model.stored_weights import MatchedWeights, refuse_non_finite
 from thinktune.model.transforms import apply_float8
+from thinktune.model.weight_names import set_saved_names
 from thinktune.progress import Say, say_nothing
 
 
@@ -45,6 +46,21 @@ def load_model(
     admitted = admit_model(folder, trust_remote_code=trust_remote_code)
     for note in admitted.notes:
         say(note)
+    return load_admitted(folder, admitted, device, dtype, trust_remote_code=trust_remote_code)
+
+
+def load_admitted(
+    folder: Path,
+    admitted: AdmittedModel,
+    device: torch.device,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    *,
+    trust_remote_code: bool = False,
+) -> CausalLM:
+    """Load a folder's model, or its text part, once it is admitted; other tensors of its files are never read.
+
+    Raises UserError where transformers does not load it, and where a weight is not finite.
+    """
     options: Any = {
         "config": admitted.config,
         "dtype": dtype,
@@ -53,6 +69,7 @@ def load_model(
         "local_files_only": True,
         "output_loading_info": True,
         "trust_remote_code": trust_remote_code,
+        "key_mapping": dict(admitted.weights.renamings) or None,
     }
     try:
         with captured_output():  # this imports the model's class, and what that imports
@@ -62,6 +79,7 @@ def load_model(
     model, report = loaded
     if wrong := [*report["missing_keys"], *report["mismatched_keys"]]:
         raise load_error(folder, ValueError(f"weights are missing: {list_some(sorted(map(str, wrong)))}"))
+    set_saved_names(model, is_part=admitted.weights.is_part)
     model = model.to(device)
     refuse_non_finite(model, folder)
     return model

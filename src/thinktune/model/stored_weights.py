@@ -1,7 +1,8 @@
 """Stored weights against a model's parameters: which are read, missing, misshapen, unread, tied twice or not finite."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,66 +12,85 @@ from torch import Tensor
 
 from thinktune.errors import UserError
 from thinktune.model.folder import FIELD, StoredTensor, list_some, quantized_fault
+from thinktune.model.weight_names import NamedWeights, name_weights
 
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them; others are quantized weights
 COMPUTED_SUFFIX = "rotary_emb.inv_freq"  # which old checkpoints hold
 CHUNK_ELEMENTS = 2**24  # of a tensor read at a time
-MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedWeights:
     """A model's parameters, each with its name in the files, and the stored tensors that no parameter reads.
 
-    A stored name may lack the prefix of the model's body, or be that of a tied weight's twin.
+    A stored name may lack the prefix of the model's body, or be that of a tied weight's twin. Parameters of `converted`
+    have no single name: loading makes them of the stored tensors `sources`. `renamings` are patterns and replacements
+    of names that loading needs besides the class's own. `is_part` says that the model is part of the stored one.
     """
 
     stored: Mapping[str, StoredTensor]
     names: Mapping[str, str]
     unread: tuple[str, ...]
+    converted: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
+    renamings: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_part: bool = False
 
 
-def match_weights(model: Any, stored: Mapping[str, StoredTensor], folder: Path) -> MatchedWeights:
+def match_weights(
+    model: Any, stored: Mapping[str, StoredTensor], folder: Path, *, is_part: bool = False
+) -> MatchedWeights:
     """Match a model (it may be on the meta device) with stored tensors, as transformers matches their names.
 
     Raises one UserError with all weights that are missing, quantized or of another shape, and where a tied head was
-    saved with other values than its embedding.
+    saved with other values than its embedding. `is_part` says that the model is part of the one that is stored.
     """
-    parameters = dict(model.named_parameters())  # tied weights once
+    parameters = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied weights once
+    wanted = parameters | _required_buffers(model)
     twins = {source: twin for twin, source in (model.all_tied_weights_keys or {}).items()}
-    prefix = f"{model.base_model_prefix}."
-    names = {
-        name: found
-        for name in parameters
-        if (found := _find_stored(name, (twins.get(name),), prefix, stored)) is not None
-    }
-    faults = [*_missing_faults(parameters.keys() - names.keys(), stored, folder)]
+    named = name_weights(model, stored, is_part=is_part)
+    names = {name: named.direct[known] for name in wanted if (known := _either(name, twins, named.direct))}
+    faults = [*_missing_faults(wanted.keys() - names.keys() - named.converted, stored, folder)]
     wrong = [
-        f"{names[name]} is {stored[names[name]].shape} instead of {tuple(parameters[name].shape)}"
+        f"{names[name]} is {stored[names[name]].shape} instead of {wanted[name]}"
         for name in names
-        if stored[names[name]].shape != tuple(parameters[name].shape)
+        if stored[names[name]].shape != wanted[name]
     ]
-    if wrong:
+    if wrong := [*wrong, *named.misshapen.values()]:
+        remedy = (
+            f"{type(model).__name__}, as which its text part is trained, does not read it; take a text model"
+            if is_part
+            else "get the model again"
+        )
         faults.append(
             f"{FIELD}: the weights in {folder} have other shapes than its config.json says ({list_some(wrong)}); "
-            "get the model again"
+            + remedy
         )
-    if rounded := [name for name in names.values() if stored[name].dtype not in FLOAT_DTYPES]:
+    read = [names[name] for name in parameters if name in names] + sorted(named.sources)
+    if rounded := [name for name in read if stored[name].dtype not in FLOAT_DTYPES]:
         faults.append(quantized_fault(folder, f"{rounded[0]} is stored as {stored[rounded[0]].dtype}"))
     if faults:
         raise UserError(faults)
-    return MatchedWeights(stored, names, _refuse_and_list_unread(stored, names, twins, prefix, folder))
+    unread = _refuse_and_list_unread(stored, named, names, twins, folder)
+    return MatchedWeights(stored, names, unread, named.converted, named.sources, named.renamings, is_part)
 
 
-def _find_stored(name: str, twins: Iterable[str | None], prefix: str, stored: Mapping[str, StoredTensor]) -> str | None:
-    """Return the name under which a parameter is stored, or None; body names may be stored without their prefix."""
-    for known in (name, *twins):
-        if known is None:
-            continue
-        for candidate in (known, known.removeprefix(prefix), prefix + known):
-            if candidate in stored:
-                return candidate
-    return None
+def _required_buffers(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the buffers that are stored like weights, without those that a class can do without."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    spared: Sequence[str] = model._keys_to_ignore_on_load_missing or ()
+    return {
+        name: tuple(buffer.shape)
+        for name, buffer in model.state_dict().items()
+        if name not in parameters
+        and not name.endswith(COMPUTED_SUFFIX)
+        and not any(re.search(pattern, name) for pattern in spared)
+    }
+
+
+def _either(name: str, twins: Mapping[str, str], found: Collection[str]) -> str | None:
+    """Return which of a tensor's name and its tied twin's is found, or None."""
+    return next((known for known in (name, twins.get(name)) if known in found), None)
 
 
 def _missing_faults(missing: Iterable[str], stored: Mapping[str, StoredTensor], folder: Path) -> Generator[str]:
@@ -103,27 +123,44 @@ def _added_prefix(missing: Sequence[str], stored: Mapping[str, StoredTensor]) ->
 
 def _refuse_and_list_unread(
     stored: Mapping[str, StoredTensor],
+    named: NamedWeights,
     names: Mapping[str, str],
     twins: Mapping[str, str],
-    prefix: str,
     folder: Path,
 ) -> tuple[str, ...]:
     """List the tensors that no parameter reads; raises UserError for those that would change what the model says."""
-    unread = {name for name in stored.keys() - set(names.values()) if not name.endswith(COMPUTED_SUFFIX)}
+    read = named.sources.union(names.values())
+    unread = {name for name in stored.keys() - read if not name.endswith(COMPUTED_SUFFIX)}
     if adapters := sorted(name for name in unread if ".lora_" in name):
         raise UserError(
             f"{FIELD}: {folder} holds the weights of an adapter ({list_some(adapters)}), which would not be used; "
             "merge it into the model first (merge_and_unload of PEFT)"
         )
     for source, twin in twins.items():
-        if twin in unread and source in names:
-            if not _are_equal(stored, twin, names[source]):
+        saved = named.direct.get(twin)
+        if saved in unread and source in names:
+            if not _are_equal(stored, saved, names[source]):
                 raise UserError(
-                    f"{FIELD}: {folder} holds {twin}, but its config.json ties it to {source}, which has other values; "
-                    "set tie_word_embeddings: false there to use it, or remove it from the file"
+                    f"{FIELD}: {folder} holds {saved}, but its config.json ties it to {source}, which has other "
+                    "values; set tie_word_embeddings: false there to use it, or remove it from the file"
                 )
-            unread.discard(twin)
+            unread.discard(saved)
     return tuple(sorted(unread))
+
+
+def has_own_head(model: Any, stored: Mapping[str, StoredTensor]) -> bool | None:
+    """Return whether a part of a larger model has a head other than its embedding; None where no head is stored.
+
+    `model` is on the meta device, with a head that is not tied. The values decide, as in transformers: a wrapper's
+    setting and its text part's may disagree.
+    """
+    found = name_weights(model, stored, is_part=True).direct
+    parameters = {id(parameter): name for name, parameter in model.named_parameters()}
+    head = found.get(parameters[id(model.get_output_embeddings().weight)])
+    embedding = found.get(parameters[id(model.get_input_embeddings().weight)])
+    if head is None or embedding is None:
+        return None
+    return not _are_equal(stored, head, embedding)
 
 
 def _are_equal(stored: Mapping[str, StoredTensor], first: str, second: str) -> bool:
@@ -158,7 +195,7 @@ def refuse_non_finite_files(matched: MatchedWeights, folder: Path) -> None:
     _refuse(
         [
             name
-            for name in sorted(set(matched.names.values()))
+            for name in sorted(matched.sources.union(matched.names.values()))
             if not all(_is_finite(chunk) for chunk in read_chunks(matched.stored[name], name))
         ],
         folder,

@@ -157,8 +157,11 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
     done = run("eval", "runs/mine", "--no-probe", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Eval loss" in done.stdout, done.stdout
+    assert "Switches obeyed" in done.stdout
     done = run("eval", "runs/mine", "--regrade", "--json", cwd=tmp_path)
-    assert json.loads(done.stdout) == json.loads((tmp_path / "runs/mine/eval/report.json").read_text(encoding="utf-8"))
+    printed, folder = json.loads(done.stdout), tmp_path / "runs/mine/eval"
+    for report, path in ((printed.pop("silent"), folder / "no-thinking"), (printed, folder)):
+        assert report == json.loads((path / "report.json").read_text(encoding="utf-8"))
     assert_refused(run("eval", "runs/mine", "--endpoint", "http://x/v1", cwd=tmp_path), "--endpoint: write base=URL")
     assert_refused(run("eval", "runs/mine", "--tasks", "gone.jsonl", cwd=tmp_path), "'gone.jsonl' is not a file")
     assert run("report", "runs/mine", cwd=tmp_path).returncode == 0

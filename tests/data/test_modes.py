@@ -267,6 +267,8 @@ def test_a_silent_row_is_as_long_as_its_answer(prepared):
     assert prepared(rows, max_tokens=200).summary["train_rows"] == 0
     silent = prepared(rows, max_tokens=200, silent_share=0.999)
     assert (silent.summary["train_rows"], silent.summary["silent_rows"]) == (9, 9)
+    named = prepared([row | {"enable_thinking": False} for row in rows], max_tokens=200)
+    assert (named.summary["train_rows"], named.summary["silent_rows"]) == (9, 9)
 
 
 def test_a_share_needs_a_template_with_a_switch(prepared, tokenizer, monkeypatch):

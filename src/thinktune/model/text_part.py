@@ -83,7 +83,8 @@ def text_config(config: Any) -> Any | None:
     found.tie_word_embeddings = bool(
         getattr(config, "tie_word_embeddings", False) or getattr(inner, "tie_word_embeddings", False)
     )
-    found.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING[type(found)].__name__]
+    causal_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(found)]
+    found.architectures = [causal_class.__name__]
     return found
 
 

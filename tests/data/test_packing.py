@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from thinktune.data.packing import assign_rows, balance, bin_pack, group_by_length
+from thinktune.data.packing import StepRows, assign_rows, balance, bin_pack, group_by_length, padding_share
 from thinktune.model.batch import make_padding, pack
 from thinktune.tokenization import Rendered
 
@@ -161,3 +161,9 @@ def test_padded_rows_are_balanced_over_ranks_in_batches_that_hold_them(ranks):
 def test_a_row_longer_than_a_batch_of_padded_rows_is_refused():
     with pytest.raises(ValueError, match="row 1 has 65 tokens; a batch holds 1 to 64"):
         group_by_length([3, 65], 64)
+
+
+def test_the_price_of_padding_is_its_tokens_over_those_of_the_rows():
+    steps = [StepRows((0, 1, 2), 3), StepRows((3,), 1)]
+    assert padding_share([10, 8, 3, 7], steps, 20) == pytest.approx((10 + 10 + 3 + 7) / 28 - 1)
+    assert padding_share([10, 10], [StepRows((0, 1), 2)], 20) == 0

@@ -100,6 +100,7 @@ def test_a_class_that_is_proved_is_ready_and_trains_and_one_row_an_entry_is_said
     apart = KINDS[name].rows == "apart"
     words = f"{folder} is of type {name}, which does not keep packed rows apart"
     assert [words in note for note in facts["model_notes"]] == ([True] if apart else [])
+    assert ("padding" in facts) == apart
     run = train(recipe, quiet)
     losses = [record["loss"] for record in read_metrics(run) if record["kind"] == "eval"]
     assert losses[-1] < losses[0]
@@ -180,3 +181,22 @@ def test_rows_longer_than_the_models_context_are_refused_by_both(start, tmp_path
     assert refused.value.faults == [stop]
     edit(folder, "config.json", max_position_embeddings=64)
     assert check_recipe(recipe, quiet)[1]["verdict"] == "ready"
+
+
+def test_rows_beyond_the_original_context_of_longrope_are_refused_by_both(start, tmp_path, tree):
+    def change(folder):
+        config = tiny_config("phi3")
+        factors = [1.0] * 8
+        config.vocab_size, config.original_max_position_embeddings = 448, 24
+        config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 1.0, "short_factor": factors,
+            "long_factor": [4.0] * 8, "original_max_position_embeddings": 24}  # fmt: skip
+        (folder / WEIGHTS).unlink()
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+    folder = make_folder(start, tmp_path / "model", change)
+    recipe = settings(tree, model={"name": str(folder)})
+    _, facts = check_recipe(recipe, quiet)
+    assert "beyond 24 the rope of type phi3 changes for all rows of a batch" in facts["stops"][0]
+    with pytest.raises(UserError) as refused:
+        train(recipe, quiet)
+    assert refused.value.faults == facts["stops"]

@@ -14,7 +14,7 @@ from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import MemoryTierName, Recipe
 from thinktune.data import Prepared, StepRows, Subset, summary
 from thinktune.data.dataset import select
-from thinktune.data.packing import plan_steps
+from thinktune.data.packing import padding_share, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.errors import UserError, redact_all
 from thinktune.hub import locate_model
@@ -41,6 +41,7 @@ TOKEN_KIND_NAMES = {
     TokenKind.END: "end of turn",
 }
 MAX_RERENDERED = 1000  # examples
+SHOWN_BATCH_TOKENS = 8192  # of a batch for which the price of padding is shown, where the recipe names none
 
 
 def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
@@ -66,6 +67,10 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             "evaluate_every_steps": evaluation_interval_steps(recipe, steps),
             "plan": planned,
         }
+        if admitted.traits.rows == "apart":
+            capacity = recipe.train.batch_tokens or max(SHOWN_BATCH_TOKENS, int(prepared.train.lengths.max()))
+            share = padding_share(prepared.train.lengths, steps, capacity)
+            facts["padding"] = {"batch_tokens": capacity, "share": round(share, 4)}
         if memory:
             needed = disk_space.disk_requirements(admitted.config, memory)
             facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)
@@ -131,6 +136,8 @@ def print_check(facts: dict[str, Any], console: Console) -> None:
     facts = redact_all(facts)
     for line in (*facts.get("model_notes", ()), *summary.summary_lines(facts)):
         _print(line, console)
+    if padding := facts.get("padding"):
+        _print(f"padding: {padding['share']:+.0%} tokens, at {padding['batch_tokens']:,} tokens a batch", console)
     if facts["lengths"]:
         console.print(_length_table(facts))
     for shown in facts["shown"]:

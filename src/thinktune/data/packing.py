@@ -256,3 +256,14 @@ def plan_steps(recipe: Recipe, prepared: Prepared) -> list[StepRows]:
         epochs=recipe.train.epochs,
         seed=recipe.train.seed,
     )
+
+
+def padding_share(lengths: Sequence[int] | NDArray[np.integer], steps: Iterable[StepRows], capacity: int) -> float:
+    """Return the tokens of padding over those of rows, in all steps, where each row is an entry of a batch."""
+    sizes: list[int] = np.asarray(lengths).tolist()
+    filled = padded = 0
+    for step in steps:
+        rows = [sizes[row] for row in step.rows]
+        filled += sum(rows)
+        padded += sum(len(group) * rows[group[0]] for group in group_by_length(rows, capacity))  # longest first
+    return padded / filled - 1 if filled else 0.0

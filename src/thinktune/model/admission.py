@@ -316,11 +316,19 @@ def _refuse_small_vocabulary(tokenizer: ChatTokenizer, config: ModelConfig, fold
 
 
 def context_fault(prepared: Prepared, config: ModelConfig) -> str | None:
-    """Return the sentence for rows that are longer than the model's context, or None.
+    """Return the sentence for rows that are longer than the model's context, or than rope that is the same for all.
 
-    A model is not made for positions beyond it, and neither samples nor `eval` could ask such a row's question.
+    A model is not made for positions beyond it, and neither samples nor `eval` could ask such a row's question. Rope of
+    the kind longrope changes for a whole batch once one of its rows is longer than the original context.
     """
     longest = max((int(rows.lengths.max(initial=0)) for rows in (prepared.train, prepared.validation)), default=0)
+    original = _longrope_tokens(config)
+    if original and original < longest <= config.max_position_embeddings:
+        return (
+            f"data.max_tokens: the longest row has {longest:,} tokens; beyond {original:,} the rope of type "
+            f"{config.model_type} changes for all rows of a batch, so they would not be what they are alone; set "
+            f"data.max_tokens: {original}"
+        )
     if longest <= config.max_position_embeddings:
         return None
     return (
@@ -328,3 +336,14 @@ def context_fault(prepared: Prepared, config: ModelConfig) -> str | None:
         f"{config.max_position_embeddings:,}; set data.max_tokens: {config.max_position_embeddings}, so that longer "
         "rows are handled as too_long"
     )
+
+
+def _longrope_tokens(config: ModelConfig) -> int | None:
+    """Return the tokens beyond which rope of the kind longrope changes, None for any other."""
+    values = config.to_dict()
+    rope: Any = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    layers = [rope, *(each for each in rope.values() if isinstance(each, dict))]
+    found = [each for each in layers if (each.get("rope_type") or each.get("type")) == "longrope"]
+    original = [each.get("original_max_position_embeddings") for each in found]
+    original += [values.get("original_max_position_embeddings")] if found else []
+    return min((int(each) for each in original if each), default=None)

@@ -55,7 +55,7 @@ def prove_class(model_class: type[Any], config: Any) -> ModelTraits:
     Needs no weights, changes neither `config` nor the state of a random generator, and is remembered by this process.
     What the class itself raises for a configuration that does not work is passed on.
     """
-    key = f"{model_class.__module__}.{model_class.__qualname__} {_without_names(config)}"
+    key = _key(model_class, config)
     if key not in _PROVED:
         with (
             torch.random.fork_rng(devices=[]),
@@ -69,6 +69,7 @@ def prove_class(model_class: type[Any], config: Any) -> ModelTraits:
 
 
 _PROVED: dict[str, ModelTraits] = {}
+_COMPUTABLE: set[str] = set()
 
 
 def _plain_class(model_class: type[Any]) -> type[Any]:
@@ -76,11 +77,11 @@ def _plain_class(model_class: type[Any]) -> type[Any]:
     return next(each for each in model_class.__mro__ if "FSDP" not in each.__name__)
 
 
-def _without_names(config: Any) -> str:
-    values = config.to_dict()
-    return repr(
-        sorted((k, v) for k, v in values.items() if k not in ("_name_or_path", "dtype", "transformers_version"))
-    )
+def _key(model_class: type[Any], config: Any) -> str:
+    """Return what a proof is remembered by: the class and all that its configuration says of it."""
+    ignored = ("_name_or_path", "dtype", "transformers_version")
+    values = sorted((name, value) for name, value in config.to_dict().items() if name not in ignored)
+    return f"{model_class.__module__}.{model_class.__qualname__} {values!r}"
 
 
 def _prove_class(model_class: type[Any], config: Any) -> ModelTraits:
@@ -111,11 +112,24 @@ def build(model_class: type[Any], config: Any, device: str, dtype: torch.dtype =
 
 def refuse_uncomputable(model_class: type[Any], config: Any) -> None:
     """Raise what a model of these sizes raises when it runs, on tensors without memory; its small twin does not."""
-    try:
-        _run_without_memory(model_class, shrink(config))
-    except Exception:  # the class needs values to run, and can only be asked in earnest
+    key = _key(model_class, config)
+    if key in _COMPUTABLE:
         return
-    _run_without_memory(model_class, shrink(config, sizes=False))
+    try:
+        _run_without_memory(model_class, shrink(config, sizes=False))
+    except Exception:
+        if _runs_without_memory(model_class, shrink(config)):
+            raise
+        # The class needs values to run, and can only be asked in earnest.
+    _COMPUTABLE.add(key)
+
+
+def _runs_without_memory(model_class: type[Any], config: Any) -> bool:
+    try:
+        _run_without_memory(model_class, config)
+    except Exception:
+        return False
+    return True
 
 
 def _run_without_memory(model_class: type[Any], config: Any) -> None:

@@ -238,24 +238,30 @@ RECURRENT = frozenset(
 )
 
 
-def generated_config(name: str) -> Any:
-    """Return the configuration of a kind, with the sizes that its class knows; skips a class of a later release."""
+def generated_config(name: str, **changes: Any) -> Any:
+    """Return the configuration of a kind, with the sizes that its class knows."""
     kind = KINDS[name]
     made = CONFIG_MAPPING[kind.model_type]
     known = {key for base in made.__mro__ for key in getattr(base, "__annotations__", {})}
     optional = SIZES | {key: value for key, value in kind.settings.items() if key in EXPERTS}
     settings = {key: value for key, value in optional.items() if key in known}
-    return made(**settings | {key: value for key, value in kind.settings.items() if key not in EXPERTS or key in known})
+    return made(
+        **settings
+        | {key: value for key, value in kind.settings.items() if key not in EXPERTS or key in known}
+        | changes
+    )
 
 
-def generated_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
+def generated_model(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """Make a random model of a kind, its weights large enough that rounding decides nothing, norms and biases too."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(generated_config(name), attn_implementation="eager", dtype=dtype)
+    model = AutoModelForCausalLM.from_config(
+        generated_config(name, **changes), attn_implementation="eager", dtype=dtype
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator).to(weight.dtype)
+            noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim > 1:
                 weight.copy_(noise * 0.2)
             elif "A_log" in key or "dt_bias" in key:
@@ -263,3 +269,14 @@ def generated_model(name: str, dtype: torch.dtype = torch.float32) -> Any:
             else:
                 weight.add_(noise * 0.1)
     return model.eval()
+
+
+def own_logits(model: Any, rows: list[list[int]]) -> torch.Tensor:
+    """Return the logits (rows, vocabulary) of each row's next token, alone, by the model's own eager forward pass."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        with torch.no_grad():
+            return torch.stack([model(torch.tensor([row]), use_cache=False).logits[0, -1].float() for row in rows])
+    finally:
+        model.set_attn_implementation(before)

@@ -299,9 +299,10 @@ class RunningBatch:
         try:
             self._cache.prefill([sequence.ids[:-1] for sequence in self._decoding])
         except Exception as error:
-            self._decoding, failed = [], self._decoding
-            for sequence in failed:
+            for sequence in self._decoding:
                 sequence.fail(error)
+            self._decoding = []
+            self._out_of_memory = False  # nothing is left that could leave
 
     def _free(self, row: int) -> None:
         self._cache.free(row)

@@ -119,13 +119,17 @@ def packed_pass(model: CausalLM, positions: Tensor, cu_seqlens: Tensor, max_seql
     return Pass(positions, positions.shape[1], rows, kernel)
 
 
-def _make_mask(*_: Any, mask_function: Callable[..., Any], **__: Any) -> Tensor | None:
-    """Make the mask of a kind of layer for the present pass; None where plain causality decides, and needs no mask.
+def _make_mask(
+    *_: Any, mask_function: Callable[..., Any], allow_is_causal_skip: bool = True, **__: Any
+) -> Tensor | None:
+    """Make the mask of a kind of layer for the present pass.
 
-    transformers calls it, with sizes that it derives from a cache whose rows are equally long; they are not used.
+    It is None where plain causality decides and needs no mask, unless the class reads the mask itself. transformers
+    calls it, with sizes that it derives from a cache whose rows are equally long; they are not used.
     """
     present = _present_pass()
-    if mask_function is causal_mask_function and (present.sees_all or present.kernel):
+    is_causal = mask_function is causal_mask_function and allow_is_causal_skip
+    if is_causal and (present.sees_all or present.kernel):
         return None
     return present.mask(mask_function)
 

@@ -39,7 +39,7 @@ class KVCache:
         self.is_broken = False  # a pass failed when the states of some layers had moved on: only a new cache helps
         self._model = model
         self._states = RecurrentStates(model)
-        self._buffers: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # by layer: (rows, kv heads, columns, size)
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (rows, kv heads, columns, size)
         # Of the present pass: where each of its tokens is written; how many rows and columns its attention sees, (0, 0)
         # if only the pass itself; and how many the buffers must hold.
         self._write_rows = self._write_columns = torch.empty(0, dtype=torch.long)
@@ -134,11 +134,15 @@ class KVCache:
 
         The attention layers of transformers call it, and the methods below, by these names.
         """
-        return self._write((layer, "keys"), key, value)
-
-    def update_indexer(self, keys: Tensor, layer: int) -> Tensor:
-        """Write the keys (rows, tokens, size) by which sparse attention chooses what it sees; return all of them."""
-        return self._write((layer, "index"), keys[:, None], keys[:, None, :, :0])[0][:, 0]
+        self._updates += 1
+        buffers = self._grow(layer, key, value)
+        for buffer, new in zip(buffers, (key, value), strict=True):
+            buffer[self._write_rows, :, self._write_columns] = new.transpose(1, 2).flatten(0, 1).to(buffer.dtype)
+        rows, columns = self._visible
+        if not rows:
+            return key, value
+        keys, values = buffers
+        return keys[:rows, :, :columns], values[:rows, :, :columns]
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
         """Return the columns before the present pass."""
@@ -183,17 +187,6 @@ class KVCache:
         """Set a layer's state."""
         self._updates += 1
         return self._states.cache.update_recurrent_state(*arguments, **options)
-
-    def _write(self, slot: tuple[int, str], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        self._updates += 1
-        buffers = self._grow(slot, key, value)
-        for buffer, new in zip(buffers, (key, value), strict=True):
-            buffer[self._write_rows, :, self._write_columns] = new.transpose(1, 2).flatten(0, 1).to(buffer.dtype)
-        rows, columns = self._visible
-        if not rows:
-            return key, value
-        keys, values = buffers
-        return keys[:rows, :, :columns], values[:rows, :, :columns]
 
     def _set_write_positions(
         self, rows: list[int], columns: list[int], *, visible: tuple[int, int], required: tuple[int, int]
@@ -252,18 +245,14 @@ class KVCache:
     def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self._model.device)
 
-    def _grow(self, slot: tuple[int, str], key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _grow(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's buffers, grown to the required size; keys are kept in the values' dtype."""
-        buffers = self._buffers.get(slot, (key[:0], value[:0]))
-        if (
-            slot not in self._buffers
-            or buffers[0].shape[0] < self._required[0]
-            or buffers[0].shape[2] < self._required[1]
-        ):
-            keys, values = buffers
-            buffers = _grown(keys, self._required, value), _grown(values, self._required, value)
-            self._buffers[slot] = buffers
-        return buffers
+        keys, values = self._buffers.get(layer, (key[:0], value[:0]))
+        rows, columns = self._required
+        if layer not in self._buffers or keys.shape[0] < rows or keys.shape[2] < columns:
+            keys, values = _grown(keys, self._required, value), _grown(values, self._required, value)
+            self._buffers[layer] = keys, values
+        return keys, values
 
 
 def _unused_cache_error(model: CausalLM) -> GenerationError:

@@ -32,7 +32,7 @@ def test_replies_are_the_same_whatever_the_release_calls_the_cache(model, tokeni
     decided(model)
     with closing(Engine(model, tokenizer)) as engine:
         expected = [alone(engine, ask(question)) for question in QUESTIONS]
-    rename_argument(model.model, name, cache_argument(model))
+    rename_argument(model, name, cache_argument(model))
     assert cache_argument(model) == name
     with closing(Engine(model, tokenizer)) as engine:
         assert [alone(engine, ask(question)) for question in QUESTIONS] == expected
@@ -41,7 +41,7 @@ def test_replies_are_the_same_whatever_the_release_calls_the_cache(model, tokeni
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cache_that_is_taken_and_not_used_is_an_error(model, tokenizer, name):
-    rename_argument(model.model, name, cache_argument(model), drop=True)
+    rename_argument(model, name, cache_argument(model), drop=True)
     with closing(Engine(model, tokenizer)) as engine:
         with pytest.raises(GenerationError, match=r"^transformers \d.*: Qwen3ForCausalLM does not use the KV cache"):
             alone(engine, ask("q?"))
@@ -50,13 +50,13 @@ def test_a_cache_that_is_taken_and_not_used_is_an_error(model, tokenizer, name):
 
 
 def test_a_release_with_a_third_name_is_an_error(model, tokenizer):
-    forward = model.model.forward
+    forward = model.forward
 
     def renamed(*arguments, kv_store=None, **options):
         options = {name: value for name, value in options.items() if name not in NAMES}
         return forward(*arguments, **options)
 
-    model.model.forward = renamed
+    model.forward = renamed
     assert cache_argument(model) is None
     with closing(Engine(model, tokenizer)) as engine, pytest.raises(GenerationError, match="does not use the KV cache"):
         alone(engine, ask("q?"))

@@ -68,8 +68,9 @@ class SequenceState:
 class Scheduler:
     """Continuous-batching scheduler: first come, first served, at most `max_sequences` running.
 
-    Its thread lives while there is work, and the KV cache with it. A pass that fails ends the requests that were in it
-    and no others. Where memory runs out, the shortest reply is preempted: it is prefilled again when there is room.
+    Its thread lives while there is work, and the KV cache with it. Long prompts are read in chunks, between which the
+    others go on; a model with a recurrent state reads each as a whole. A pass that fails ends the requests that were in
+    it and no others. Where memory runs out, the shortest reply is preempted: it is prefilled again when there is room.
 
     On many ranks all must make the same passes, because each pass may gather shards of the weights. So every decision
     follows from what all ranks know: the requests submitted as one, the tokens of rank 0, and whether any rank lacks
@@ -212,6 +213,8 @@ class RunningBatch:
         """After an error of a decode pass make room in memory if that may help, or else fail the replies in it."""
         if isinstance(error, torch.OutOfMemoryError) and len(self._decoding) > 1:
             self._preempt()
+            if self._cache.is_broken:
+                self._rebuild_cache()
             return
         for sequence in self._decoding:
             sequence.fail(error)
@@ -260,7 +263,7 @@ class RunningBatch:
     def _next_prefill(self) -> list[SequenceState]:
         """Return the first sequences whose prompts fit into one pass, or one with a longer prompt."""
         first, *others = self.prefilling
-        if len(first.ids) > MAX_PREFILL_TOKENS:
+        if len(first.ids) > MAX_PREFILL_TOKENS and not self._cache.reads_whole_prompts:
             self._partial_prefill = self._partial_prefill or KVCache(self._model)
             return [first]
         admitted, tokens = [first], len(first.ids)
@@ -289,6 +292,17 @@ class RunningBatch:
         self._partial_prefill = self._paused = None
         self._free(row)
         self._out_of_memory = True
+
+    def _rebuild_cache(self) -> None:
+        """Read all replies in decode again, as far as the cache had them; they fail if memory is too full for that."""
+        self._cache = KVCache(self._model)
+        try:
+            self._cache.prefill([sequence.ids[:-1] for sequence in self._decoding])
+        except Exception as error:
+            for sequence in self._decoding:
+                sequence.fail(error)
+            self._decoding = []
+            self._out_of_memory = False  # nothing is left that could leave
 
     def _free(self, row: int) -> None:
         self._cache.free(row)

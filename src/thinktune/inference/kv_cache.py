@@ -1,17 +1,19 @@
-"""Padded KV cache of the running sequences, and the forward passes of prefill and decode."""
+"""Padded KV cache of the running sequences, and the forward passes of prefill and decode, for any class of model."""
 
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thinktune.distributed import World
+from thinktune.inference.cached_attention import Pass, cached_attention, packed_pass
+from thinktune.inference.recurrent_states import RecurrentStates
 from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
-from thinktune.model.attention import reads_cu_seqlens_on_device
 from thinktune.model.decoder import decoder
 from thinktune.model.forward import cache_argument, with_unsharded_root
 
@@ -22,42 +24,71 @@ GROW_ROWS = 8  # rows by which they grow
 class KVCache:
     """Keys and values, one row a sequence: row r fills columns 0 to `lengths[r]` - 1, the rest is padding.
 
-    The rows are always dense: where one is freed, the last takes its index. A pass that fails changes no row.
+    The rows are always dense: where one is freed, the last takes its index. A pass that fails changes no row, except
+    where `is_broken` says so.
+
+    Layers with a recurrent state (linear attention, Mamba, short convolutions) keep one for each row. It can be made
+    neither from padding nor from several rows side by side, so such a model reads whole prompts, one after another;
+    decode passes add one token to every row, as they do for all models.
     """
+
+    is_compileable = False  # transformers asks
 
     def __init__(self, model: CausalLM) -> None:
         self.lengths: list[int] = []
+        self.is_broken = False  # a pass failed when the states of some layers had moved on: only a new cache helps
         self._model = model
-        self._layers: list[tuple[Tensor, Tensor]] = []  # keys and values of each layer: (rows, kv heads, columns, size)
+        self._states = RecurrentStates(model)
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (rows, kv heads, columns, size)
         # Of the present pass: where each of its tokens is written; how many rows and columns its attention sees, (0, 0)
         # if only the pass itself; and how many the buffers must hold.
         self._write_rows = self._write_columns = torch.empty(0, dtype=torch.long)
         self._visible = self._required = (0, 0)
-        self._updates = 0  # of the present pass: how many layers have written
+        self._seen = (0, 0)  # columns before the present pass, and with it, as transformers counts them
+        self._updates = 0  # of the present pass: how often layers have used it
+
+    @property
+    def reads_whole_prompts(self) -> bool:
+        """Return True if a prompt cannot be read in chunks."""
+        return bool(self._states)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Prefill whole prompts as new rows, packed without padding; returns logits (prompts, vocabulary) fp32."""
+        """Prefill whole prompts as new rows, without padding; returns logits (prompts, vocabulary) fp32."""
+        if self._states and (len(prompts) > 1 or self.lengths):
+            return self._prefill_each(prompts)
+        self._states = RecurrentStates(self._model) if self._states else self._states
         first, lengths = len(self.lengths), [len(prompt) for prompt in prompts]
         rows = [first + index for index, length in enumerate(lengths) for _ in range(length)]
         columns = [column for length in lengths for column in range(length)]
         ids = [token for prompt in prompts for token in prompt]
         cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
         self._set_write_positions(rows, columns, visible=(0, 0), required=(first + len(prompts), max(lengths)))
-        varlen = self._varlen_kwargs(cu_seqlens, max(lengths))
-        logits = with_unsharded_root(
-            self._model, lambda: self._logits(self._forward([ids], [columns], None, **varlen)[0, cu_seqlens[1:] - 1])
-        )
+        self._seen = (0, len(ids))
+        present = packed_pass(self._model, self._tensor([columns]), cu_seqlens, max(lengths))
+        logits = self._forward([ids], present, cu_seqlens[1:].long() - 1)[0]
         self.lengths += lengths
         return logits
+
+    def _prefill_each(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Prefill prompts one after another, each in a cache of its own, and adopt them all."""
+        caches = [KVCache(self._model) for _ in prompts]
+        logits = [cache.prefill([prompt]) for cache, prompt in zip(caches, prompts, strict=True)]
+        for cache in caches:
+            self.adopt(cache)
+        return torch.cat(logits)
 
     def extend(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Append the same number of tokens to every row (decode: one); returns logits (rows, vocabulary) fp32."""
         new_tokens = len(ids[0])
+        assert new_tokens == 1 or not self._states, "a prompt whose state is recurrent is read as a whole"
         positions = [list(range(length, length + new_tokens)) for length in self.lengths]
         rows = [row for row in range(len(ids)) for _ in range(new_tokens)]
         size = (len(ids), max(self.lengths) + new_tokens)
         self._set_write_positions(rows, [column for row in positions for column in row], visible=size, required=size)
-        logits = with_unsharded_root(self._model, lambda: self._logits(self._forward(ids, positions, size[1])[:, -1]))
+        self._seen = (size[1] - new_tokens, size[1])
+        self.is_broken = bool(self._states)  # until the pass has come to its end
+        logits = self._forward(ids, Pass(self._tensor(positions), size[1]), torch.tensor([new_tokens - 1]))[:, 0]
+        self.is_broken = False
         self.lengths = [length + new_tokens for length in self.lengths]
         return logits
 
@@ -70,8 +101,8 @@ class KVCache:
             return True
         self._required, is_full = (rows, columns), False
         try:
-            for layer, (keys, values) in enumerate(self._layers):
-                self._buffers(layer, keys, values)
+            for layer, (keys, values) in self._buffers.items():
+                self._grow(layer, keys, values)
         except torch.OutOfMemoryError:
             is_full = True
         return not world.any(is_full)
@@ -80,9 +111,10 @@ class KVCache:
         """Append the rows of another cache."""
         first, max_length = len(self.lengths), max(other.lengths)
         self._required = (first + len(other.lengths), max_length)
-        for layer, (keys, values) in enumerate(other._layers):
-            for mine, theirs in zip(self._buffers(layer, keys, values), (keys, values), strict=True):
+        for layer, (keys, values) in other._buffers.items():
+            for mine, theirs in zip(self._grow(layer, keys, values), (keys, values), strict=True):
                 mine[first : self._required[0], :, :max_length] = theirs[: len(other.lengths), :, :max_length]
+        self._states.append(other._states, is_first=not first)
         self.lengths += other.lengths
 
     def free(self, row: int) -> None:
@@ -90,19 +122,20 @@ class KVCache:
         last = len(self.lengths) - 1
         length = self.lengths[last]
         if row != last:
-            for keys, values in self._layers:
+            for keys, values in self._buffers.values():
                 for buffer in (keys, values):
                     buffer[row, :, :length] = buffer[last, :, :length]
+        self._states.free(row)
         self.lengths[row] = length
         self.lengths.pop()
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write a layer's keys and values (rows, kv heads, tokens, size), and return those that attention sees.
 
-        The attention layers of transformers call it by this name.
+        The attention layers of transformers call it, and the methods below, by these names.
         """
         self._updates += 1
-        buffers = self._buffers(layer, key, value)
+        buffers = self._grow(layer, key, value)
         for buffer, new in zip(buffers, (key, value), strict=True):
             buffer[self._write_rows, :, self._write_columns] = new.transpose(1, 2).flatten(0, 1).to(buffer.dtype)
         rows, columns = self._visible
@@ -111,6 +144,50 @@ class KVCache:
         keys, values = buffers
         return keys[:rows, :, :columns], values[:rows, :, :columns]
 
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        """Return the columns before the present pass."""
+        return self._seen[0]
+
+    get_query_offset = get_seq_length
+
+    def get_mask_sizes(self, *_: Any, **__: Any) -> tuple[int, int]:
+        """Return how many columns attention sees in the present pass, and the first of them."""
+        return self._seen[1], 0
+
+    @property
+    def layers(self) -> Any:
+        """Return transformers' own objects with the states, by layer."""
+        self._updates += 1
+        return self._states.cache.layers
+
+    def is_recording_past(self, *_: Any, **__: Any) -> bool:
+        """Return False: no token is ever taken back."""
+        return False
+
+    def has_previous_state(self, *arguments: Any, **options: Any) -> bool:
+        """Return True if a layer has a state from before."""
+        return self._states.cache.has_previous_state(*arguments, **options)
+
+    def get_conv_state(self, *arguments: Any, **options: Any) -> Tensor | None:
+        """Return the last inputs of a layer's convolution, None at the start; some classes update them in place."""
+        self._updates += 1
+        return self._states.cache.get_conv_state(*arguments, **options)
+
+    def get_recurrent_state(self, *arguments: Any, **options: Any) -> Tensor | None:
+        """Return a layer's state, None at the start; some classes update it in place."""
+        self._updates += 1
+        return self._states.cache.get_recurrent_state(*arguments, **options)
+
+    def update_conv_state(self, *arguments: Any, **options: Any) -> Tensor:
+        """Append the inputs of a layer's convolution."""
+        self._updates += 1
+        return self._states.cache.update_conv_state(*arguments, **options)
+
+    def update_recurrent_state(self, *arguments: Any, **options: Any) -> Tensor:
+        """Set a layer's state."""
+        self._updates += 1
+        return self._states.cache.update_recurrent_state(*arguments, **options)
+
     def _set_write_positions(
         self, rows: list[int], columns: list[int], *, visible: tuple[int, int], required: tuple[int, int]
     ) -> None:
@@ -118,34 +195,30 @@ class KVCache:
         self._write_rows, self._write_columns = self._tensor([rows, columns])
         self._visible, self._required = visible, required
 
-    def _forward(
-        self,
-        ids: Sequence[Sequence[int]],
-        positions: Sequence[Sequence[int]],
-        visible_columns: int | None,
-        **options: Any,
-    ) -> Tensor:
-        """Return the last hidden states (rows, tokens, hidden) of one pass.
+    def _forward(self, ids: Sequence[Sequence[int]], present: Pass, last: Tensor) -> Tensor:
+        """Return the logits (rows, len(last), vocabulary) fp32 of one pass at the tokens `last` of each row.
 
-        Attention sees the first `visible_columns` of the cache as far as each token's position, or with None the pass
-        alone.
+        The class's own forward pass makes them: it scales or caps them as it was trained to.
         """
-        position_ids = self._tensor(positions)
         self._updates = 0
-        mask = None
-        if visible_columns is not None and position_ids.numel() > 1:  # a single token sees all there is
-            mask = (torch.arange(visible_columns, device=position_ids.device) <= position_ids[:, :, None])[:, None]
-        output = decoder(self._model)(
-            input_ids=self._tensor(ids),
-            position_ids=position_ids,
-            attention_mask={"full_attention": mask},
-            use_cache=True,
-            **{self._argument: self},
-            **options,
-        )
+        last = last.to(self._model.device)
+        options: dict[str, Any] = {"logits_to_keep": last} if "logits_to_keep" in self._parameters else {}
+        if self._takes_positions:
+            options["position_ids"] = present.positions
+
+        def forward() -> Tensor:
+            # Not by a call of the model, whose hooks under FSDP2 would shard the root again.
+            with cached_attention(self._model, present):
+                output = self._model.forward(
+                    input_ids=self._tensor(ids), use_cache=True, **{self._argument: self}, **options
+                )
+            logits: Tensor = output.logits if "logits_to_keep" in options else output.logits[:, last]
+            return self._logits(logits)
+
+        logits = with_unsharded_root(self._model, forward)
         if not self._updates:  # the reply would come from the last token alone
             raise _unused_cache_error(self._model)
-        return output.last_hidden_state
+        return logits
 
     @cached_property
     def _argument(self) -> str:
@@ -155,26 +228,30 @@ class KVCache:
             raise _unused_cache_error(self._model)
         return name
 
-    def _varlen_kwargs(self, cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
-        """Return the arguments by which variable-length attention keeps packed prompts apart."""
-        if reads_cu_seqlens_on_device(self._model):
-            cu_seqlens = cu_seqlens.to(self._model.device)
-        return {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen}
+    @cached_property
+    def _parameters(self) -> frozenset[str]:
+        """Names of the parameters of the forward pass."""
+        return frozenset(signature(self._model.forward).parameters)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._model.get_output_embeddings()(hidden).float()
+    @cached_property
+    def _takes_positions(self) -> bool:
+        """Return False for a model that has no positions at all."""
+        names = self._parameters | frozenset(signature(decoder(self._model).forward).parameters)
+        return "position_ids" in names
+
+    def _logits(self, logits: Tensor) -> Tensor:
+        return logits.float()
 
     def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, device=self._model.device)
 
-    def _buffers(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _grow(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's buffers, grown to the required size; keys are kept in the values' dtype."""
-        if layer == len(self._layers):
-            self._layers.append((_grown(key[:0], self._required, value), _grown(value[:0], self._required, value)))
-        keys, values = self._layers[layer]
-        if keys.shape[0] < self._required[0] or keys.shape[2] < self._required[1]:
-            keys, values = (_grown(buffer, self._required, value) for buffer in (keys, values))
-            self._layers[layer] = keys, values
+        keys, values = self._buffers.get(layer, (key[:0], value[:0]))
+        rows, columns = self._required
+        if layer not in self._buffers or keys.shape[0] < rows or keys.shape[2] < columns:
+            keys, values = _grown(keys, self._required, value), _grown(values, self._required, value)
+            self._buffers[layer] = keys, values
         return keys, values
 
 

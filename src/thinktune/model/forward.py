@@ -85,7 +85,7 @@ def cache_argument(model: CausalLM) -> str | None:
 
     The installed release's own signature is asked: a forward pass takes any other name too, and ignores it in silence.
     """
-    parameters = inspect.signature(decoder(model).forward).parameters
+    parameters = inspect.signature(model.forward).parameters
     return next((name for name in CACHE_ARGUMENTS if name in parameters), None)
 
 

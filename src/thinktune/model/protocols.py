@@ -6,7 +6,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-CACHE_ARGUMENTS = ("cache", "past_key_values")  # what transformers' layers call a KV cache: from 5.24 on, and before
+# What transformers' layers call a KV cache: from 5.24 on, before it, and where the layers have a state.
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 
 
 class ModelConfig(Protocol):
@@ -76,6 +77,10 @@ class CausalLM(Protocol):
 
     def get_output_embeddings(self) -> Any:
         """Return the head, whose `weight` is (vocabulary, hidden)."""
+        ...
+
+    def forward(self, *inputs: Tensor, **options: Any) -> Any:
+        """Run a forward pass without hooks."""
         ...
 
     def __call__(self, *inputs: Tensor, **options: Any) -> Any:

@@ -13,6 +13,8 @@ import torch
 from support.many_ranks import train_here
 from thinktune.inference import kv_cache
 from thinktune.inference.engine import Engine
+from thinktune.inference.generation_proof import require_generation
+from thinktune.model.admission import meta_model, read_config
 
 WRITING = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 
@@ -31,6 +33,8 @@ class Fault:
 
 def train_with(tree: dict[str, Any], fault: Fault) -> tuple[list[str], list[str]]:
     """Train where one rank meets a fault; return what this rank printed, and its operations on the run's folder."""
+    folder = Path(tree["model"]["name"])
+    require_generation(meta_model(folder, read_config(folder), torch.float32))  # before a fault that it would meet
     here = int(os.environ["RANK"]) == fault.at
     seen: list[str] = []
     match fault.kind:

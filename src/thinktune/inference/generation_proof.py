@@ -1,6 +1,7 @@
 """Proof that a class's replies are right: rows that share passes get what its own forward pass gives each alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,11 +10,44 @@ from thinktune.errors import shorten_error
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
+from thinktune.model.proof import SEEDS, build, plain_class, proof_key
+from thinktune.model.twin import fill_weights, shrink
 
 TOLERANCE = 1e-4  # of logits, as a share of the largest; what is right differs by 1e-5 at most
 PROMPT_LENGTHS = (7, 13, 2)  # beyond a twin's window, chunk and convolution, and one that is shorter
 CHUNK_LENGTHS = (5, 4, 3)  # of a prompt that is read in several passes
 DECODED = 3  # tokens after each change of the batch
+
+
+_PROVED: dict[str, GenerationError | None] = {}
+
+
+def require_generation(model: CausalLM) -> None:
+    """Raise GenerationError unless replies of the model's class and configuration are proved right, on a small twin.
+
+    Proved once in a process. Every rank of a run proves it for itself.
+    """
+    model_class = plain_class(type(model))
+    key = proof_key(model_class, model.config)
+    if key not in _PROVED:
+        with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+            _PROVED[key] = _find_fault(model_class, model.config)
+    if error := _PROVED[key]:
+        raise error
+
+
+def _find_fault(model_class: type[Any], config: Any) -> GenerationError | None:
+    """Return what is wrong; a router's choice may hang on a rounding error once, a fault is there with any weights."""
+    fault: GenerationError | None = None
+    for seed in SEEDS:
+        twin = build(model_class, shrink(config), "cpu")
+        fill_weights(twin, seed)
+        try:
+            prove_generation(twin)
+            return None
+        except GenerationError as error:
+            fault = error
+    return fault
 
 
 def prove_generation(twin: CausalLM) -> None:

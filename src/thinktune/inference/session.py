@@ -8,6 +8,7 @@ import torch
 from thinktune.checkpoint import resolve_model_folder
 from thinktune.inference.chat_defaults import read_chat_defaults, with_system_prompt
 from thinktune.inference.engine import Engine
+from thinktune.inference.generation_proof import require_generation
 from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.model import pick_device, pick_precision
 from thinktune.model.attention import set_attention
@@ -53,13 +54,15 @@ def load_engine(
 ) -> Engine:
     """Load a model folder into an engine, weights and arithmetic in `precision` (None: what suits the device).
 
-    `template` is the recipe's `model.template` where the folder is a base; `say` is told what of it is not used.
+    `template` is the recipe's `model.template` where the folder is a base; `say` is told what of it is not used. Raises
+    GenerationError for a class whose replies are not proved right.
     """
     device = pick_device()
     tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code, template=template)
     precision = precision or pick_precision("auto", device)
     model = load_model(source, device, precision, trust_remote_code=trust_remote_code, say=say)
     set_attention(model, precision)
+    require_generation(model)
     return Engine(model, tokenizer, precision)
 
 

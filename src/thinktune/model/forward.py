@@ -15,7 +15,6 @@ from torch import Tensor
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError
 from thinktune.model.batch import Batch, collate
-from thinktune.model.decoder import decoder
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.model.proof import model_traits
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM

@@ -45,7 +45,7 @@ def model_traits(model: CausalLM) -> ModelTraits:
     found: ModelTraits | None = getattr(model, "thinktune_traits", None)
     if found is None:
         plain: Any = model
-        found = plain.thinktune_traits = prove_class(_plain_class(type(model)), model.config)
+        found = plain.thinktune_traits = prove_class(plain_class(type(model)), model.config)
     return found
 
 
@@ -55,7 +55,7 @@ def prove_class(model_class: type[Any], config: Any) -> ModelTraits:
     Needs no weights, changes neither `config` nor the state of a random generator, and is remembered by this process.
     What the class itself raises for a configuration that does not work is passed on.
     """
-    key = _key(model_class, config)
+    key = proof_key(model_class, config)
     if key not in _PROVED:
         with (
             torch.random.fork_rng(devices=[]),
@@ -72,12 +72,12 @@ _PROVED: dict[str, ModelTraits] = {}
 _COMPUTABLE: set[str] = set()
 
 
-def _plain_class(model_class: type[Any]) -> type[Any]:
+def plain_class(model_class: type[Any]) -> type[Any]:
     """Return the class that a model had before FSDP2 put its own in front of it."""
     return next(each for each in model_class.__mro__ if "FSDP" not in each.__name__)
 
 
-def _key(model_class: type[Any], config: Any) -> str:
+def proof_key(model_class: type[Any], config: Any) -> str:
     """Return what a proof is remembered by: the class and all that its configuration says of it."""
     ignored = ("_name_or_path", "dtype", "transformers_version")
     values = sorted((name, value) for name, value in config.to_dict().items() if name not in ignored)
@@ -112,7 +112,7 @@ def build(model_class: type[Any], config: Any, device: str, dtype: torch.dtype =
 
 def refuse_uncomputable(model_class: type[Any], config: Any) -> None:
     """Raise what a model of these sizes raises when it runs, on tensors without memory; its small twin does not."""
-    key = _key(model_class, config)
+    key = proof_key(model_class, config)
     if key in _COMPUTABLE:
         return
     try:

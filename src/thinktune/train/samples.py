@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
+from thinktune.inference.generation_proof import require_generation
 from thinktune.inference.requests import GenerationError, completion_record
 from thinktune.run import RunFolder, journal
 from thinktune.tokenization import Example
@@ -64,6 +65,7 @@ def _write_samples(context: RunContext, budget: SampleBudget, step: int) -> None
     examples = context.prepared.validation.examples(context.recipe.generate.sample_questions)
     if not examples:
         return
+    require_generation(context.model)
     limit = _reply_tokens(context, budget, len(examples))
     if limit < min(MIN_SAMPLE_TOKENS, context.recipe.generate.max_new_tokens):
         context.say(f"step {step}: no samples yet; they would take more than expert.sample_share of the time")

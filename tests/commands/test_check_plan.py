@@ -12,9 +12,9 @@ from support.runs import quiet, settings, stop_after
 from thinktune.checkpoint import find_checkpoint
 from thinktune.commands.check import check_recipe
 from thinktune.files import read_json, write_json
+from thinktune.model.layer_calls import META
 from thinktune.planner import disk_space
 from thinktune.planner.activation_budgets import trace_layers
-from thinktune.planner.trace import META
 from thinktune.train.dry_run import dry_run
 from thinktune.train.loop import train
 from thinktune.train.setup import open_run
@@ -83,7 +83,7 @@ def test_all_passes_of_a_run_use_the_plans_chunk_rows(tree, monkeypatch):
 
 def test_layers_are_traced_once_and_then_read_from_the_disk(model, monkeypatch):
     first = trace_layers(model.config, BF16, META, compiled=False)
-    monkeypatch.setattr("thinktune.planner.activation_budgets.trace_layer", None)
+    monkeypatch.setattr("thinktune.planner.activation_budgets.TracedModel", None)
     assert trace_layers(model.config, BF16, META, compiled=False) == first
     with pytest.raises(TypeError):
         trace_layers(model.config, model.dtype, META, compiled=False)

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.config.schema import TrainConfig
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
+from thinktune.model.layer_calls import META, TRACE_ATTENTION, fake_mode, model_without_memory
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
 from thinktune.optim.optimizer import Optimizer
-from thinktune.planner.trace import META, LiveBytes, traced_model
+from thinktune.planner.trace import LiveBytes
 from thinktune.tokenization import Rendered, TokenKind
 from thinktune.train.step import step
 
@@ -38,8 +38,9 @@ def whole_step(
     ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(TokenKind.PROMPT), np.uint8)
     parts[tokens - learned :] = int(TokenKind.ANSWER)
     [batch] = pack([Rendered(ids, parts, "traced")], tokens)
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(device) as live:
-        model = traced_model(config, TIERS[pick_memory_tier(settings, device)].load_dtype, device)
+    with fake_mode(), LiveBytes(device) as live:
+        held = TIERS[pick_memory_tier(settings, device)].load_dtype
+        model = model_without_memory(config, held, device, TRACE_ATTENTION).train()
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
         update = Optimizer(model, settings)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.traced_step import whole_step
+from support.planned_models import KINDS, planned_config
+from support.traced_step import whole_pass, whole_step
 from transformers import AttentionInterface, Qwen3Config
 
 from thinktune.config.schema import TrainConfig
@@ -12,7 +13,7 @@ from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner import trace
-from thinktune.planner.memory import Setting, Workload, memory_peaks
+from thinktune.planner.memory import Setting, Workload, memory_peaks, parameter_groups
 
 BF16 = torch.bfloat16
 
@@ -143,3 +144,38 @@ def test_cached_layers_are_enough_for_a_plan(model, monkeypatch):
     """A fresh process reads layers from the cache, and still has to trace the root."""
     monkeypatch.setattr(AttentionInterface, "_global_mapping", {})
     assert trace.TracedModel(model.config, model.dtype, META).trace_root(trace.RootBatch(64, 32)).forward_peak > 0
+
+
+QUICK = ("shared keys", "latent attention, one dense layer")
+
+
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
+def test_the_prediction_is_that_of_a_whole_step_for_every_kind_of_layer(kind, recompute):
+    """A layer of each kind times its number, and the root, make up what all layers of the model take together."""
+    config, tokens = planned_config(kind), 1024
+    peak = whole_pass(config, tokens, round(tokens * 0.9), recompute=recompute)
+    found = memory_peaks(workload(config, tokens), Setting("8bit", True, 0.0 if recompute else 1.0, tokens))
+    assert found.train == pytest.approx(peak, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_of_parameters_are_all_of_a_models(kind):
+    config = planned_config(kind)
+    groups = parameter_groups(config)
+    assert sorted([*groups.root, *(shape for layer in groups.layers for shape in layer)]) == sorted(
+        trace.parameter_shapes(config)
+    )
+    assert len(groups.layers) == 4
+
+
+def test_layers_are_of_a_kind_if_their_modules_and_switches_are():
+    kinds = {kind: trace.TracedModel(planned_config(kind), BF16, META).kinds for kind in KINDS}
+    assert kinds["plain"] == kinds["experts"] == (0, 0, 0, 0)
+    assert kinds["windows"] == (0, 1, 0, 1)
+    assert kinds["shared keys"] == (0, 1, 2, 3), "two that hand their keys on, and two that take them"
+    assert kinds["latent attention, one dense layer"] == (0, 1, 1, 1)
+    assert kinds["linear attention"] == (0, 0, 0, 3)
+    assert kinds["convolutions"] == (0, 1, 0, 1)

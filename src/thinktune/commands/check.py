@@ -20,6 +20,7 @@ from thinktune.errors import UserError, redact_all
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit, context_fault
+from thinktune.model.loading import many_ranks_fault
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run
 from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
 from thinktune.progress import Say
@@ -68,6 +69,8 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             "plan": planned,
         }
         stops += filter(None, [planned.pop("stop", None)])
+        if planned.get("ranks", 1) > 1:
+            stops += filter(None, [many_ranks_fault(source, trust_remote_code=recipe.model.trust_remote_code)])
         if memory:
             needed = disk_space.disk_requirements(admitted.config, memory)
             facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)

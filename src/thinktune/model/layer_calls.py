@@ -5,7 +5,7 @@ with (rotary embeddings, inputs of its own, keys of other layers) is what its cl
 """
 
 import copy
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
-from transformers.integrations import hub_kernels
+from transformers.integrations import hub_kernels, moe
 
 from thinktune.library_output import captured_output
 from thinktune.model.decoder import decoder, decoder_layers
@@ -125,6 +125,7 @@ def model_without_memory(
     options: Any = {"trust_remote_code": True} if type(config).__module__.startswith("transformers_modules") else {}
     options |= {} if dtype is None else {"dtype": dtype}
     config = copy.deepcopy(config)  # transformers notes dtype and attention in it
+    config._experts_implementation = None  # pyright: ignore # the default, whatever a loaded model has noted
     with torch.device(device), captured_output():
         model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention, **options)
     for module in model.modules():
@@ -179,7 +180,7 @@ def _layer_numbers(described: Sequence[dict[tuple[str, str], Any]]) -> set[tuple
 
 def run_decoder(model: CausalLM, ids: Tensor, positions: Tensor) -> Tensor:
     """Run the decoder's own forward pass on one packed row of ids (1, n); return its last hidden states (1, n, h)."""
-    with _torch_kernels():
+    with kernels_without_memory():
         output = decoder(model)(input_ids=ids, position_ids=positions, attention_mask=None, use_cache=False)
     return output.last_hidden_state
 
@@ -191,17 +192,24 @@ def token_inputs(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _torch_kernels() -> Generator[None]:
-    """Let classes with kernels of other packages (linear attention) compute with torch, which needs no memory."""
-    asked = getattr(hub_kernels, "is_torchdynamo_exporting", None)
-    if asked is None:
-        yield
-        return
-    hub_kernels.is_torchdynamo_exporting = lambda: True
+def kernels_without_memory() -> Generator[None]:
+    """Let classes choose operators that need no memory.
+
+    Torch's own in the place of other packages' kernels (linear attention), and for experts outside bf16 an operator
+    that allocates the same.
+    """
+    stand_ins: list[tuple[Any, str, Any]] = [
+        (hub_kernels, "is_torchdynamo_exporting", lambda: True),
+        (moe, "_can_use_grouped_mm", lambda _, weight, __: weight.dtype == torch.bfloat16),
+    ]
+    known = [(module, name, getattr(module, name), own) for module, name, own in stand_ins if hasattr(module, name)]
+    for module, name, _, own in known:
+        setattr(module, name, own)
     try:
         yield
     finally:
-        hub_kernels.is_torchdynamo_exporting = asked
+        for module, name, theirs, _ in known:
+            setattr(module, name, theirs)
 
 
 @contextmanager
@@ -249,10 +257,10 @@ def detached(value: Any) -> Any:
     """Return a copy of arguments whose tensors belong to no graph; those that had a gradient want one again."""
     if isinstance(value, Tensor):
         return value.detach().requires_grad_(value.requires_grad)
-    if isinstance(value, dict):
-        made = copy.copy(cast("dict[Any, Any]", value))
-        for key, each in made.items():
-            made[key] = detached(each)
+    if isinstance(value, MutableMapping):  # keys that layers share are in one of transformers' own
+        made = copy.copy(cast("MutableMapping[Any, Any]", value))
+        for key in list(made):
+            made[key] = detached(made[key])
         return made
     if type(value) in (tuple, list):
         return type(value)(map(detached, cast("Sequence[Any]", value)))

@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Node
 from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model import ModelConfig
-from thinktune.model.layer_calls import META, LayerCall
+from thinktune.model.layer_calls import META, LayerCall, kernels_without_memory
 from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
@@ -40,7 +40,7 @@ TRACED_SOURCES = (
 )
 
 
-MATMUL_OPS = ("mm", "addmm", "bmm", "_grouped_mm")
+MATMUL_OPS = ("mm", "addmm", "bmm", "_grouped_mm", "grouped_mm_fallback")
 
 
 Layers = tuple[LayerBytes, ...]  # one for each layer of the model, in its order
@@ -132,7 +132,7 @@ def _trace_compiled(traced: TracedModel, call: LayerCall, plain: LayerBytes) -> 
         decompositions=select_decomp_table,
     )
     states = call.hidden_states
-    with traced.mode:
+    with traced.mode, kernels_without_memory():
         inputs = torch.empty(states.shape, dtype=states.dtype, device=META, requires_grad=True)
         call.run(inputs, torch.compile(call.layer, backend=backend, fullgraph=True, dynamic=False))
         torch.compiler.reset()

@@ -26,6 +26,7 @@ from thinktune.model.layer_calls import (
     LayerCall,
     capture_layer_calls,
     fake_mode,
+    kernels_without_memory,
     layer_kinds,
     model_without_memory,
     replaced_forwards,
@@ -148,7 +149,7 @@ class TracedModel:
     @contextmanager
     def live_bytes(self) -> Generator[LiveBytes]:
         """Count live bytes without those of the weights, which are there all the time."""
-        with self.mode, LiveBytes(self.device, self.model) as live:
+        with self.mode, kernels_without_memory(), LiveBytes(self.device, self.model) as live:
             yield live
 
     def capture_calls(self, tokens: int) -> dict[int, LayerCall]:

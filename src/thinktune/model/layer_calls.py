@@ -5,7 +5,7 @@ with (rotary embeddings, inputs of its own, keys of other layers) is what its cl
 """
 
 import copy
-from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Generator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -191,6 +191,10 @@ def token_inputs(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return ids, positions
 
 
+def _is_bfloat16(_: Tensor, weight: Tensor, __: Tensor) -> bool:
+    return weight.dtype == torch.bfloat16
+
+
 @contextmanager
 def kernels_without_memory() -> Generator[None]:
     """Let classes choose operators that need no memory.
@@ -200,7 +204,7 @@ def kernels_without_memory() -> Generator[None]:
     """
     stand_ins: list[tuple[Any, str, Any]] = [
         (hub_kernels, "is_torchdynamo_exporting", lambda: True),
-        (moe, "_can_use_grouped_mm", lambda _, weight, __: weight.dtype == torch.bfloat16),
+        (moe, "_can_use_grouped_mm", _is_bfloat16),
     ]
     known = [(module, name, getattr(module, name), own) for module, name, own in stand_ins if hasattr(module, name)]
     for module, name, _, own in known:
@@ -215,7 +219,7 @@ def kernels_without_memory() -> Generator[None]:
 @contextmanager
 def replaced_forwards(
     layers: Sequence[Any], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
+) -> Generator[None]:
     """Replace each layer's forward by `make(index, its own)` for a while."""
     for index, layer in enumerate(layers):
         layer.forward = make(index, layer.forward)

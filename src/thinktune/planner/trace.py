@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,7 +41,7 @@ from thinktune.optim import Optimizer
 class LiveBytes(TorchDispatchMode):
     """Bytes of live storages on a device, their peak, and bytes on the host, counted as operations allocate them."""
 
-    def __init__(self, device: torch.device, there_already: nn.Module | CausalLM | None = None) -> None:
+    def __init__(self, device: torch.device, there_already: Any = None) -> None:
         super().__init__()
         self.current_bytes = self.peak_bytes = self.host_bytes = 0
         self._device, self._seen_storages = device, set[int]()

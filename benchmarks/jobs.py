@@ -14,7 +14,7 @@ from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from thinktune.data.packing import assign_rows
 from thinktune.demo.tiny_model import ModelShape, make_tokenizer
-from thinktune.model.flops import flops_per_token, mean_context
+from thinktune.planner.flops import flops_per_token
 
 SEED = 42
 PROMPT_SHARE = 0.08  # of a row's tokens, as in the medical rows; the others are labels
@@ -166,7 +166,7 @@ class Job:
     def flops_per_token(self) -> float:
         """Return the operations per token of training on these rows."""
         config = AutoConfig.from_pretrained(self.model)
-        return flops_per_token(config, mean_context([len(row) for row in self.rows_in_order]))
+        return flops_per_token(config, [len(row) for row in self.rows_in_order]) or 0.0
 
     def _split(self, step: list[int], parts: int) -> list[list[int]]:
         """Split a step's rows into batches of about equal size: the longest rows first, each to the smallest batch."""

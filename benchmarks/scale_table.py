@@ -11,12 +11,12 @@ from small_cards import LONGEST, PROMPT_SHARE
 
 from thinktune.config.schema import TrainConfig
 from thinktune.planner.hardware import GIB, Card, find_card
+from thinktune.planner.layer_calls import META
 from thinktune.planner.memory import Workload
 from thinktune.planner.plan import make_plan
-from thinktune.planner.trace import META
 
 CARD_TOKENS = 16_384  # of a step
-MEAN_CONTEXT = 600.0  # as in what_fits.py
+ROW_LENGTHS = [1199]  # as in what_fits.py
 NODES = ((1, 1), (1, 8), (8, 1), (8, 8), (64, 8))  # machines, and cards of each
 HEAD = """\
 | model | cards | strategy | tier, budget, batch | GiB a card | sent in / between | as inside | 200 Gb/s | 25 Gb/s |
@@ -34,7 +34,7 @@ def row(name: str, nodes: int, per_node: int, card: Card) -> str:
         CARD_TOKENS * ranks,
         LONGEST,
         1 - PROMPT_SHARE,
-        MEAN_CONTEXT,
+        ROW_LENGTHS,
         ranks=ranks,
         per_node=per_node,
     )

@@ -9,9 +9,9 @@ from small_cards import LONGEST, PROMPT_SHARE
 
 from thinktune.config.schema import TrainConfig
 from thinktune.planner.hardware import GIB, find_card
+from thinktune.planner.layer_calls import META
 from thinktune.planner.memory import Workload
 from thinktune.planner.plan import make_plan
-from thinktune.planner.trace import META
 
 CARDS = ("6GiB", "8GiB", "12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "H200")
 STEPS = (16_384, LONGEST)
@@ -33,7 +33,7 @@ def cell(workloads: list[Workload], card: str) -> str:
 def main() -> None:
     """Print one row per card, with one column per model."""
     workloads = {
-        name: [Workload(shape.config(), META, False, False, step, LONGEST, 1 - PROMPT_SHARE, 600.0) for step in STEPS]
+        name: [Workload(shape.config(), META, False, False, step, LONGEST, 1 - PROMPT_SHARE, [1199]) for step in STEPS]
         for name, shape in QWEN3.items()
     }
     print("| card | " + " | ".join(workloads) + " |\n|---|" + "---|" * len(workloads))

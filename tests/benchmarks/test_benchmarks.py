@@ -19,7 +19,7 @@ import ours  # noqa: E402
 import suite  # noqa: E402
 from gpu import faults, table  # noqa: E402
 
-from thinktune.model.flops import flops_per_token  # noqa: E402
+from thinktune.planner.flops import flops_per_token  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_contender_that_did_not_train_is_refused(job):
 @pytest.mark.parametrize(("size", "gigaflops"), [("0.6B", 3.99), ("1.7B", 10.74), ("4B", 25.20), ("8B", 46.47)])
 def test_shapes_are_those_of_qwen3(size, gigaflops):
     """Operations per token at a mean context of 590, counted independently of this code."""
-    assert flops_per_token(jobs.QWEN3[size].config(), 590) / 1e9 == pytest.approx(gigaflops, rel=0.005)
+    assert flops_per_token(jobs.QWEN3[size].config(), [1179]) / 1e9 == pytest.approx(gigaflops, rel=0.005)
 
 
 def test_a_peer_that_is_not_installed_is_missing_and_nothing_is_run(tmp_path):

@@ -2,19 +2,23 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.plans import shown
 from support.runs import quiet, settings, stop_after
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from thinktune.checkpoint import find_checkpoint
 from thinktune.commands.check import check_recipe
+from thinktune.data.packing import plan_steps
 from thinktune.files import read_json, write_json
-from thinktune.planner import disk_space
+from thinktune.hub import locate_model
+from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.activation_budgets import trace_layers
-from thinktune.planner.trace import META
+from thinktune.planner.layer_calls import META
 from thinktune.train.dry_run import dry_run
 from thinktune.train.loop import train
 from thinktune.train.setup import open_run
@@ -83,7 +87,7 @@ def test_all_passes_of_a_run_use_the_plans_chunk_rows(tree, monkeypatch):
 
 def test_layers_are_traced_once_and_then_read_from_the_disk(model, monkeypatch):
     first = trace_layers(model.config, BF16, META, compiled=False)
-    monkeypatch.setattr("thinktune.planner.activation_budgets.trace_layer", None)
+    monkeypatch.setattr("thinktune.planner.activation_budgets.TracedModel", None)
     assert trace_layers(model.config, BF16, META, compiled=False) == first
     with pytest.raises(TypeError):
         trace_layers(model.config, model.dtype, META, compiled=False)
@@ -141,3 +145,28 @@ def test_a_disk_that_is_too_small_stops_a_run_on_this_machine(tree, monkeypatch)
     assert stop in shown(facts)
     elsewhere = check_recipe(settings({**tree, "plan": {"card": "24GiB"}}), quiet)[1]
     assert (elsewhere["verdict"], elsewhere["disk"]["fits"]) == ("ready", False), "it is planned for another machine"
+
+
+def test_a_class_that_cannot_be_traced_needs_two_settings_and_no_traceback(tree, monkeypatch):
+    """A layer that asks for its values has none on a card that is not there; the remedy works when followed."""
+    plain = Qwen3MLP.forward
+
+    def asked(x):
+        return 1 if not torch.is_grad_enabled() or x.sum().item() else 2
+
+    monkeypatch.setattr(Qwen3MLP, "forward", lambda layer, x: plain(layer, x) * asked(x))
+    monkeypatch.setattr("thinktune.planner.activation_budgets.cache_folder", lambda: Path("nowhere/x"))  # none is kept
+    card = {**tree, "plan": {"card": "24GiB"}}
+    _, facts = check_recipe(settings(card), quiet)
+    [stop] = facts["stops"]
+    assert stop.startswith("train.memory: the memory of a model of type qwen3 cannot be predicted (")
+    assert "set train.memory (exact, or 8bit to take less) and expert.batch_tokens (200 or more)" in stop
+    assert facts["verdict"] == "not ready"
+    stated = {**card, "train": {**card["train"], "memory": "8bit", "batch_tokens": 4096}}
+    recipe = settings(stated)
+    prepared, facts = check_recipe(recipe, quiet)
+    assert facts["verdict"] == "ready"
+    assert "as the recipe says: memory tier 8bit" in facts["plan"]["why"]
+    assert "memory tier 8bit" in shown(facts)
+    inputs = PlanInputs(recipe, prepared, plan_steps(recipe, prepared), locate_model(recipe), META)
+    assert resolve_setting(inputs, quiet) == Setting("8bit", False, 1.0, 4096)

@@ -25,7 +25,7 @@ from thinktune.planner.communication import (
 )
 from thinktune.planner.memory import parameter_groups
 
-GROUPS = ParameterGroups(root=((1000, 8), (8,)), layer=((16, 8), (7, 8), (8,)), num_layers=5)
+GROUPS = ParameterGroups(root=((1000, 8), (8,)), layers=5 * (((16, 8), (7, 8), (8,)),))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_volumes_are_those_of_real_collectives(counted):
         groups = parameter_groups(config(tied=tied))
         expected = asdict(collective_bytes_per_step(groups, dims, size, BATCHES))
         assert all({name: rank[name] for name in expected} == expected for rank in found), (strategy, ranks, kind)
-        everything = [*groups.root, *(shape for shape in groups.layer for _ in range(groups.num_layers))]
+        everything = [*groups.root, *(shape for layer in groups.layers for shape in layer)]
         kept = sum(torch.Size(shard_shape(shape, dims.shards)).numel() for shape in everything)
         assert max(rank["kept"] for rank in found) == kept, "no rank keeps more than the largest share"
 
@@ -77,7 +77,7 @@ def test_the_volume_is_that_of_rings():
     assert volume_per_step(GROUPS, ParallelDims("replicate", 4, 2), 2, 1) == CommunicationVolume(
         0, 2 * 3 / 4 * 4 * everything
     )
-    eight = collective_bytes(GROUPS.layer, ParallelDims("shard", 8, 8), 2)
+    eight = collective_bytes(GROUPS.layers[0], ParallelDims("shard", 8, 8), 2)
     assert (eight.all_gather, eight.reduce_scatter, eight.all_reduce) == (
         8 * 25 * 2,
         8 * 25 * 4,

@@ -27,7 +27,7 @@ INFINITE = Network("infinite", inf, inf)
 class KnownCluster(KnownWorkload):
     """The known workload, with its parameter groups given, too."""
 
-    parameter_groups = ParameterGroups(((151_936, 2048), (2048,)), LAYER, 28)
+    parameter_groups = ParameterGroups(((151_936, 2048), (2048,)), 28 * (LAYER,))
 
 
 def many_cards(ranks=32, per_node=8, step_tokens=32 * 4096):

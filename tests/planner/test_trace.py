@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.traced_step import whole_step
+from support.planned_models import KINDS, planned_config
+from support.traced_step import whole_pass, whole_step
 from transformers import AttentionInterface, Qwen3Config
 
 from thinktune.config.schema import TrainConfig
@@ -11,7 +12,8 @@ from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner import trace
-from thinktune.planner.memory import Setting, Workload, memory_peaks
+from thinktune.planner.layer_calls import META, fake_mode
+from thinktune.planner.memory import Setting, Workload, memory_peaks, parameter_groups
 
 BF16 = torch.bfloat16
 
@@ -25,7 +27,7 @@ def shape(*, tied=True, depth=2, **changes):
 
 
 def workload(config, tokens, *, step_tokens=None):
-    return Workload(config, trace.META, False, False, step_tokens or tokens, tokens, 0.9, 600.0)
+    return Workload(config, META, False, False, step_tokens or tokens, tokens, 0.9, [1199])
 
 
 @pytest.mark.parametrize(
@@ -56,12 +58,12 @@ def test_fp32_weights_in_bf16_arithmetic_count_autocasts_copies(recompute):
     config, cpu, tokens = shape(depth=3), torch.device("cpu"), 1024
     settings = TrainConfig(rows_per_step=1, memory="fp32", update_in_backward=True)
     _, peak, _ = whole_step(config, settings, BF16, tokens, 922, recompute=recompute, device=cpu)
-    made = Workload(config, cpu, False, False, tokens, tokens, 0.9, 600.0)
+    made = Workload(config, cpu, False, False, tokens, tokens, 0.9, [1199])
     setting = Setting("fp32", True, 0.0 if recompute else 1.0, tokens)
     found = memory_peaks(made, setting)
     assert found.train == pytest.approx(peak, rel=0.05)
     weights = sum(torch.Size(size).numel() for size in trace.parameter_shapes(config) if size[0] != 4000)
-    plain = memory_peaks(Workload(config, cpu, True, False, tokens, tokens, 0.9, 600.0), setting)
+    plain = memory_peaks(Workload(config, cpu, True, False, tokens, tokens, 0.9, [1199]), setting)
     assert found.evaluate - plain.evaluate > weights, "two bytes a weight, less what bf16 activations save"
 
 
@@ -82,7 +84,7 @@ def test_resident_bytes_are_exact(start):
 
 
 def test_live_bytes_follow_allocation_and_release():
-    with torch.device(trace.META), trace.FakeTensorMode(), trace.LiveBytes(trace.META) as live:
+    with torch.device(META), fake_mode(), trace.LiveBytes(META) as live:
         first = torch.empty(1000)
         view = first[10:]
         again = first * 2
@@ -103,8 +105,8 @@ def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
     config, grown = shape(), []
     sizes = {"hidden": (2000, 128), "weight": (config.vocab_size, 128)}
     for rows in (700, 900):  # enough for the head to be the peak
-        traced = trace.trace_root(config, BF16, trace.META, trace.RootBatch(4096, 2000, rows, fused))
-        with torch.device(trace.META), trace.FakeTensorMode(), trace.LiveBytes(trace.META) as live:
+        traced = trace.TracedModel(config, BF16, META).trace_root(trace.RootBatch(4096, 2000, rows, fused))
+        with torch.device(META), fake_mode(), trace.LiveBytes(META) as live:
             hidden, weight = (torch.empty(size, dtype=BF16, requires_grad=True) for size in sizes.values())
             targets, before = torch.empty(2000, dtype=torch.int64), live.current_bytes
             linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=BF16, chunks=LogitChunks(rows, fused))
@@ -117,7 +119,7 @@ def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused):
 
 def test_a_layer_that_recomputes_keeps_its_input_alone_and_pays_in_the_backward_pass():
     plain, recomputed = (
-        trace.trace_layer(shape(), BF16, trace.META, recompute=recompute) for recompute in (False, True)
+        trace.TracedModel(shape(), BF16, META).trace_layers(recompute=recompute)[0] for recompute in (False, True)
     )
     assert recomputed.saved.per_token == 0 < plain.saved.per_token
     assert recomputed.backward.per_token > plain.backward.per_token
@@ -141,4 +143,39 @@ def test_more_tokens_layers_and_gradients_take_more():
 def test_cached_layers_are_enough_for_a_plan(model, monkeypatch):
     """A fresh process reads layers from the cache, and still has to trace the root."""
     monkeypatch.setattr(AttentionInterface, "_global_mapping", {})
-    assert trace.trace_root(model.config, model.dtype, trace.META, trace.RootBatch(64, 32)).forward_peak > 0
+    assert trace.TracedModel(model.config, model.dtype, META).trace_root(trace.RootBatch(64, 32)).forward_peak > 0
+
+
+QUICK = ("experts",)
+
+
+@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
+def test_the_prediction_is_that_of_a_whole_step_for_every_kind_of_layer(kind, recompute):
+    """A layer of each kind times its number, and the root, make up what all layers of the model take together."""
+    config, tokens = planned_config(kind), 1024
+    peak = whole_pass(config, tokens, round(tokens * 0.9), recompute=recompute)
+    found = memory_peaks(workload(config, tokens), Setting("8bit", True, 0.0 if recompute else 1.0, tokens))
+    assert 0.95 * peak < found.train < 1.1 * peak
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_of_parameters_are_all_of_a_models(kind):
+    config = planned_config(kind)
+    groups = parameter_groups(config)
+    assert sorted([*groups.root, *(shape for layer in groups.layers for shape in layer)]) == sorted(
+        trace.parameter_shapes(config)
+    )
+    assert len(groups.layers) == 4
+
+
+def test_layers_are_of_a_kind_if_their_modules_and_switches_are():
+    kinds = {kind: trace.TracedModel(planned_config(kind), BF16, META).kinds for kind in KINDS}
+    assert kinds["plain"] == kinds["experts"] == (0, 0, 0, 0)
+    assert kinds["windows"] == (0, 1, 0, 1)
+    assert kinds["shared keys"] == (0, 1, 2, 3), "two that hand their keys on, and two that take them"
+    assert kinds["latent attention, one dense layer"] == (0, 1, 1, 1)
+    assert kinds["linear attention"] == (0, 0, 0, 3)
+    assert kinds["convolutions"] == (0, 1, 0, 1)

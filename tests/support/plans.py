@@ -7,8 +7,10 @@ from rich.console import Console
 
 from thinktune.commands.check import print_check
 from thinktune.config.schema import TrainConfig
+from thinktune.planner.flops import AttentionShape, Operations
+from thinktune.planner.layer_calls import META
 from thinktune.planner.memory import Workload
-from thinktune.planner.trace import META, LayerBytes, LinearBytes, RootBytes
+from thinktune.planner.trace import LayerBytes, LinearBytes, RootBytes
 
 QWEN = SimpleNamespace(  # the 1.7B
     hidden_size=2048,
@@ -27,24 +29,32 @@ SHAPES = [(151_936, 2048), *28 * [(2048, 2048), (1024, 2048), (1024, 2048), (204
 SHAPES += [*28 * [(6144, 2048), (2048, 6144), (2048,), (2048,), (128,), (128,)], (2048,)]
 
 
+# By hand: matrices of a layer, of the head, and 16 heads of 128 that 8 keys and values serve.
+OPERATIONS = Operations(28 * 50_331_648, 151_936 * 2048, 28 * (AttentionShape(4096, 2048, None),))
+
+
 class KnownWorkload(Workload):
     """A workload whose traced bytes are given, so that choices are tested without tracing."""
 
     shapes = SHAPES
     layers_by_budget = {  # noqa: RUF012
-        budget: LayerBytes(
-            LinearBytes(0, saved), LinearBytes(0, 60e3), LinearBytes(1e8, 60e3), LinearBytes(1e8, 4e3), recompute_factor
+        budget: 28
+        * (
+            LayerBytes(
+                LinearBytes(0, saved), LinearBytes(0, 60e3), LinearBytes(1e8, 60e3), LinearBytes(1e8, 4e3), factor
+            ),
         )
-        for budget, saved, recompute_factor in ((1.0, 7e4, 1.0), (0.5, 3.4e4, 1.03), (0.0, 0.0, 1.25))
+        for budget, saved, factor in ((1.0, 7e4, 1.0), (0.5, 3.4e4, 1.03), (0.0, 0.0, 1.25))
     }
-    recomputed_layer = layers_by_budget[0.0]
+    recomputed_layers = layers_by_budget[0.0]
+    operations = OPERATIONS
 
     def root_bytes(self, tokens, rows=None):
         return RootBytes(*(int(6e8 + per_token * tokens) for per_token in (2e5, 5e4, 5e3, 5e3, 5e3)))
 
 
 def workload(step_tokens=16_384, longest_row_tokens=2048):
-    return KnownWorkload(QWEN, META, False, True, step_tokens, longest_row_tokens, 0.9, 600.0, 3, 4096)
+    return KnownWorkload(QWEN, META, False, True, step_tokens, longest_row_tokens, 0.9, [1199], 3, 4096)
 
 
 def train_config(**changes):

@@ -8,15 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.config.schema import TrainConfig
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
+from thinktune.model.loss import linear_cross_entropy
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
 from thinktune.optim.optimizer import Optimizer
-from thinktune.planner.trace import META, LiveBytes, traced_model
+from thinktune.planner.layer_calls import (
+    META,
+    TRACE_ATTENTION,
+    fake_mode,
+    kernels_without_memory,
+    model_without_memory,
+    run_decoder,
+    token_inputs,
+)
+from thinktune.planner.trace import LiveBytes
 from thinktune.tokenization import Rendered, TokenKind
 from thinktune.train.step import step
 
@@ -38,8 +47,9 @@ def whole_step(
     ids, parts = np.zeros(tokens, np.int32), np.full(tokens, int(TokenKind.PROMPT), np.uint8)
     parts[tokens - learned :] = int(TokenKind.ANSWER)
     [batch] = pack([Rendered(ids, parts, "traced")], tokens)
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes(device) as live:
-        model = traced_model(config, TIERS[pick_memory_tier(settings, device)].load_dtype, device)
+    with fake_mode(), LiveBytes(device) as live:
+        held = TIERS[pick_memory_tier(settings, device)].load_dtype
+        model = model_without_memory(config, held, device, TRACE_ATTENTION).train()
         if recompute:
             apply_activation_budget(model, 0.0, compiled=False)
         update = Optimizer(model, settings)
@@ -50,3 +60,19 @@ def whole_step(
         found = before, live.peak_bytes, live.host_bytes
         del made, model, update
     return found
+
+
+def whole_pass(config: Any, tokens: int, learned: int, *, recompute: bool) -> int:
+    """Trace a step of a model of any class, each weight updated in its backward pass; return the bytes at its peak."""
+    with fake_mode(), kernels_without_memory(), LiveBytes(META) as live:
+        model = model_without_memory(config, torch.bfloat16, META, TRACE_ATTENTION).train()
+        if recompute:
+            apply_activation_budget(model, 0.0, compiled=False)
+        update = Optimizer(model, TrainConfig(rows_per_step=1, memory="8bit", update_in_backward=True))
+        update.begin_step(1, 1e-5)
+        ids, positions = token_inputs(tokens, META)
+        targets = torch.empty(learned, dtype=torch.int64, device=META)
+        states = run_decoder(model, ids, positions)[0].index_select(0, targets)
+        weight = model.get_output_embeddings().weight
+        linear_cross_entropy(states, weight, targets, scale=1.0, dtype=torch.bfloat16)[0].backward()
+        return live.peak_bytes

@@ -20,7 +20,9 @@ from thinktune.errors import UserError, redact_all
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit, context_fault
+from thinktune.model.loading import many_ranks_fault
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run
+from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
 from thinktune.progress import Say
 from thinktune.terminal import guard_console, show_controls
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
@@ -71,6 +73,9 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             capacity = recipe.train.batch_tokens or max(SHOWN_BATCH_TOKENS, int(prepared.train.lengths.max()))
             share = padding_share(prepared.train.lengths, steps, capacity)
             facts["padding"] = {"batch_tokens": capacity, "share": round(share, 4)}
+        stops += filter(None, [planned.pop("stop", None)])
+        if planned.get("ranks", 1) > 1:
+            stops += filter(None, [many_ranks_fault(source, trust_remote_code=recipe.model.trust_remote_code)])
         if memory:
             needed = disk_space.disk_requirements(admitted.config, memory)
             facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)
@@ -120,13 +125,19 @@ def _plan(
 ) -> tuple[MemoryTierName | None, dict[str, Any]]:
     """Plan for the recipe's card or the one at hand; on the CPU, take its defaults.
 
-    Returns the chosen memory tier, None if nothing fits, and the plan as plain values.
+    Returns the chosen memory tier, None if nothing fits, and the plan as plain values; `stop` among them says why a run
+    cannot start without one.
     """
     device = pick_device()
     if device.type == "cpu" and not recipe.plan.card:
         setting = plan.cpu_default(recipe.train, int(prepared.train.lengths.max()))
         return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.describe_setting(setting)}"}
-    made = plan_run(PlanInputs(recipe, prepared, steps, source, device))
+    try:
+        made = plan_run(PlanInputs(recipe, prepared, steps, source, device))
+    except UnpredictedModelError as error:
+        stated = stated_setting(recipe.train, 1)
+        why = describe_stated(stated) if stated else f"none: {error}"
+        return stated and stated.memory, {"options": [], "why": why} | ({} if stated else {"stop": str(error)})
     return made.chosen and made.chosen.setting.memory, plan.plan_as_dict(made)
 
 

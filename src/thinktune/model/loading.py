@@ -24,7 +24,7 @@ from thinktune.model.decoder import decoder_layers
 from thinktune.model.folder import FIELD, list_some
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config
 from thinktune.model.protocols import CausalLM
-from thinktune.model.stored_weights import MatchedWeights, refuse_non_finite
+from thinktune.model.stored_weights import MatchedWeights, find_stored, read_chunks, refuse_non_finite
 from thinktune.model.transforms import apply_float8
 from thinktune.model.weight_names import set_saved_names
 from thinktune.progress import Say, say_nothing
@@ -132,16 +132,62 @@ def load_sharded_model(
     """
     admitted = admit_model(folder, trust_remote_code=trust_remote_code)
     model = meta_model(folder, admitted.config, dtype, trust_remote_code=trust_remote_code)
+    if fault := sharding_fault(model, admitted.weights, folder):
+        raise UserError(fault)
     if (folder / GENERATION_CONFIG).is_file():
         model.generation_config = read_generation_config(folder)
     if float8:
         apply_float8(model)
     apply_fsdp(model, mesh)
     model.to_empty(device=device)
-    # The rotary frequencies are computed, not read.
-    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)
     _load_sharded_weights(model, admitted.weights, folder)
+    _fill_buffers(model, admitted.weights, folder)
     return model
+
+
+def many_ranks_fault(folder: Path, *, trust_remote_code: bool = False) -> str | None:
+    """Return the sentence for a folder that one rank can train and many cannot, or None; reads headers only."""
+    admitted = admit_model(folder, trust_remote_code=trust_remote_code)
+    model = meta_model(folder, admitted.config, torch.float32, trust_remote_code=trust_remote_code)
+    return sharding_fault(model, admitted.weights, folder)
+
+
+def sharding_fault(model: Any, weights: MatchedWeights, folder: Path) -> str | None:
+    """Return the sentence for a model whose shards cannot be read each for itself, or that has none; else None."""
+    converted: frozenset[str] = getattr(weights, "converted", frozenset())
+    parameters = dict(model.named_parameters())
+    if fused := sorted(name for name in parameters if name in converted or name not in weights.names):
+        return (
+            f"{FIELD}: {folder} stores otherwise than the model holds it what becomes {list_some(fused)} (experts that "
+            "are fused when they are read), which many ranks cannot read yet; train it on one card"
+        )
+    if whole := sorted(name for name, weight in parameters.items() if not weight.ndim):
+        return f"{FIELD}: {folder}: {list_some(whole)} cannot be sharded over ranks; train it on one card"
+    return None
+
+
+def _fill_buffers(model: Any, weights: MatchedWeights, folder: Path) -> None:
+    """Read the buffers that the folder holds, and let the class compute the others, such as rotary frequencies.
+
+    Raises UserError for one that it leaves as it was.
+    """
+    saved, computed = model.state_dict(), list[tuple[str, torch.Tensor]]()
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor._is_hf_initialized = True  # transformers leaves alone what has this mark
+        for name, buffer in model.named_buffers():
+            stored = find_stored(name, model, weights.stored) if name in saved else None
+            if stored is not None:
+                buffer.copy_(torch.cat([chunk.reshape(-1) for chunk in read_chunks(*stored)]).view(buffer.shape))
+                buffer._is_hf_initialized = True
+            else:
+                computed.append((name, buffer.fill_(torch.nan) if buffer.is_floating_point() else buffer.zero_()))
+        model.initialize_weights()
+    if left := [name for name, buffer in computed if buffer.is_floating_point() and buffer.isnan().any()]:
+        raise UserError(
+            f"{FIELD}: {folder}: many ranks cannot compute {list_some(left)}, which the class makes as it is built; "
+            "train it on one card"
+        )
 
 
 def apply_fsdp(model: Any, mesh: DeviceMesh) -> None:

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,14 +16,13 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch import config as functorch
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 
 from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model import ModelConfig
-from thinktune.model.decoder import decoder_layers
-from thinktune.planner.trace import META, LayerBytes, LinearBytes, one_layer_model, rotary_embeddings, trace_layer
+from thinktune.planner.layer_calls import META, LayerCall, kernels_without_memory
+from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 
@@ -31,11 +30,20 @@ ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
 TRACED_TOKENS = 2048  # all bytes and operations are proportional to it, but for attention's few
 
 
-# Our own source that decides the bytes of one layer: how it is traced, autocast and recomputed.
-TRACED_SOURCES = ("planner.activation_budgets", "planner.trace", "model.forward", "model.transforms")
+# Our own source that decides the bytes of a layer: how it is called, traced, autocast and recomputed.
+TRACED_SOURCES = (
+    "planner.activation_budgets",
+    "planner.trace",
+    "model.forward",
+    "planner.layer_calls",
+    "model.transforms",
+)
 
 
-MATMUL_OPS = ("mm", "addmm", "bmm")
+MATMUL_OPS = ("mm", "addmm", "bmm", "_grouped_mm", "grouped_mm_fallback")
+
+
+Layers = tuple[LayerBytes, ...]  # one for each layer of the model, in its order
 
 
 def trace_layers(
@@ -45,39 +53,44 @@ def trace_layers(
     *,
     compiled: bool,
     weight_dtype: torch.dtype | None = None,
-) -> dict[float, LayerBytes]:
-    """Trace one layer under each activation budget: all of ACTIVATION_BUDGETS if compiled, else 1 and 0.
+) -> dict[float, Layers]:
+    """Trace a layer of each kind under each activation budget: all of ACTIVATION_BUDGETS if compiled, else 1 and 0.
 
-    If `weight_dtype` is not `dtype`, the layer is traced without a compiler, which keeps no less. The first trace takes
-    seconds; results are kept in the user's cache, under a hash of the layer's shape, the libraries' versions and our
-    own source.
+    If `weight_dtype` is not `dtype`, layers are traced without a compiler, which keeps no less. The first trace takes
+    seconds; results are kept in the user's cache, under a hash of the model's shape, the libraries' versions and our
+    own source. Whatever a class raises that cannot be traced is raised here.
     """
     weight_dtype = weight_dtype or dtype
     compiled = compiled and weight_dtype == dtype
     file = _cache_file(config, (dtype, weight_dtype), device, compiled=compiled)
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # none yet, or a damaged one
-        return {float(budget): _read_layer(values) for budget, values in read_json(file).items()}
-    if compiled:
-        found = _trace_compiled(config, dtype)
-    else:
-        found = {
-            budget: trace_layer(config, dtype, device, recompute=budget < 1, weight_dtype=weight_dtype)
-            for budget in (1.0, 0.0)
-        }
-    write_json(file, {str(budget): asdict(layer) for budget, layer in found.items()})
-    return found
+        return _read_layers(read_json(file))
+    traced = TracedModel(config, dtype, device, weight_dtype)
+    by_kind = _trace_kinds(traced, compiled=compiled)
+    kinds = {str(index): {str(budget): asdict(each) for budget, each in found.items()} for index, found in by_kind}
+    write_json(file, {"layers": traced.kinds, "kinds": kinds})
+    return _read_layers(read_json(file))
 
 
 def _cache_file(
     config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool
 ) -> Path:
-    shape = {key: value for key, value in config.to_dict().items() if isinstance(value, int | str | bool | list)}
-    for name in ("num_hidden_layers", "vocab_size", "_name_or_path", "layer_types", "transformers_version"):
-        shape.pop(name, None)  # one layer does not depend on it
+    values = config.to_dict()
+    for name in ("vocab_size", "_name_or_path", "transformers_version"):
+        values.pop(name, None)  # no layer depends on it
     source = source_fingerprint(*TRACED_SOURCES)
-    facts = [shape, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers"), source]
-    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    facts = [values, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers"), source]
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
+
+
+def _read_layers(values: dict[str, Any]) -> dict[float, Layers]:
+    kinds = {
+        kind: {float(budget): _read_layer(layer) for budget, layer in found.items()}
+        for kind, found in values["kinds"].items()
+    }
+    order = [kinds[str(kind)] for kind in values["layers"]]
+    return {budget: tuple(layer[budget] for layer in order) for budget in order[0]}
 
 
 def _read_layer(values: dict[str, Any]) -> LayerBytes:
@@ -85,8 +98,19 @@ def _read_layer(values: dict[str, Any]) -> LayerBytes:
     return LayerBytes(*lines, recompute_factor=values["recompute_factor"])
 
 
-def _trace_compiled(config: ModelConfig, dtype: torch.dtype) -> dict[float, LayerBytes]:
-    """Derive all budgets from one trace of the layer: only the partition differs."""
+def _trace_kinds(traced: TracedModel, *, compiled: bool) -> Iterator[tuple[int, dict[float, LayerBytes]]]:
+    """Yield for the first layer of each kind its index, and its bytes by budget."""
+    plain = traced.trace_layers(recompute=False)
+    if not compiled:
+        recomputed = traced.trace_layers(recompute=True)
+        yield from ((index, {1.0: plain[index], 0.0: recomputed[index]}) for index in plain)
+        return
+    for index, call in traced.capture_calls(TRACED_TOKENS).items():
+        yield index, _trace_compiled(traced, call, plain[index])
+
+
+def _trace_compiled(traced: TracedModel, call: LayerCall, plain: LayerBytes) -> dict[float, LayerBytes]:
+    """Derive all budgets from one trace of a layer: only the partition differs."""
     found: dict[float, tuple[GraphModule, GraphModule, int]] = {}
 
     def partition(
@@ -107,22 +131,21 @@ def _trace_compiled(config: ModelConfig, dtype: torch.dtype) -> dict[float, Laye
         partition_fn=partition,
         decompositions=select_decomp_table,
     )
-    with FakeTensorMode():
-        model = one_layer_model(config, dtype, META)
-        inputs = torch.empty(1, TRACED_TOKENS, config.hidden_size, dtype=dtype, device=META, requires_grad=True)
-        run = torch.compile(decoder_layers(model)[0], backend=backend, fullgraph=True, dynamic=False)
-        run(inputs, attention_mask=None, position_embeddings=rotary_embeddings(config, TRACED_TOKENS, dtype, META))
-        weights = sum(weight.numel() for weight in decoder_layers(model)[0].parameters()) * dtype.itemsize
+    states = call.hidden_states
+    with traced.mode, kernels_without_memory():
+        inputs = torch.empty(states.shape, dtype=states.dtype, device=META, requires_grad=True)
+        call.run(inputs, torch.compile(call.layer, backend=backend, fullgraph=True, dynamic=False))
         torch.compiler.reset()
-        fewest = _matmul_operations(*found[1.0][:2])
-        plain = trace_layer(config, dtype, META, recompute=False)
+    shapes = {size for weight in call.layer.parameters() for size in weight.shape}
+    weights = sum(weight.numel() for weight in call.layer.parameters()) * states.dtype.itemsize
+    fewest = _matmul_operations(*found[1.0][:2])
     return {
         budget: LayerBytes(
             saved=LinearBytes(0, _saved_bytes(forward, outputs) / TRACED_TOKENS),
             forward=plain.forward,
-            backward=LinearBytes(weights, _peak_live_bytes(backward) / TRACED_TOKENS),
+            backward=LinearBytes(weights, _peak_live_bytes(backward, shapes) / TRACED_TOKENS),
             # The graph returns all gradients at once, at its end.
-            gradient_ready=LinearBytes(weights, config.hidden_size * dtype.itemsize),
+            gradient_ready=LinearBytes(weights, states.numel() * states.dtype.itemsize / TRACED_TOKENS),
             recompute_factor=_matmul_operations(forward, backward) / fewest,
         )
         for budget, (forward, backward, outputs) in found.items()
@@ -145,20 +168,20 @@ def _saved_bytes(forward: GraphModule, outputs: int) -> int:
     return sum(_node_bytes(node) for node in last.args[0][outputs:] if node.op != "placeholder")
 
 
-def _peak_live_bytes(backward: GraphModule) -> float:
+def _peak_live_bytes(backward: GraphModule, weight_sizes: Collection[int]) -> float:
     """Compute the peak bytes of a backward graph besides its inputs, without gradients of weights.
 
     What only passes between elementwise operations is fused and never stored. Inputs and outputs of matrix products, of
-    attention and of the graph are.
+    attention and of the graph are. `weight_sizes` are those of the dimensions of the layer's weights.
     """
     nodes = list(backward.graph.nodes)
     [last] = [node for node in nodes if node.op == "output"]
-    ends = {node for node in last.args[0] if node is not None and not _is_weight_gradient(node)}
+    ends = {node for node in last.args[0] if node is not None and not _is_weight_gradient(node, weight_sizes)}
     stored = {node for node in nodes if node.op == "placeholder" and not node.name.startswith("primals")} | ends
     for node in nodes:
         if _is_matmul_or_attention(node):
             stored |= {node, *node.all_input_nodes}
-    stored = {node for node in stored if not _is_weight(node) and not _is_weight_gradient(node)}
+    stored = {node for node in stored if not _is_weight(node) and not _is_weight_gradient(node, weight_sizes)}
     index = {node: number for number, node in enumerate(nodes)}
     changes = [0] * (len(nodes) + 1)
     for node in stored:
@@ -178,10 +201,16 @@ def _is_weight(node: Node) -> bool:
     return node.op == "placeholder" and node.name.startswith("primals")
 
 
-def _is_weight_gradient(node: Node) -> bool:
-    """Return True if no dimension of a node is the row's, which only gradients of weights lose."""
+def _is_weight_gradient(node: Node, weight_sizes: Collection[int]) -> bool:
+    """Return True if no dimension of a node is the row's, which only gradients of weights lose.
+
+    Where each token passes several experts, that is a multiple of the row.
+    """
     value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and TRACED_TOKENS not in value.shape
+    return isinstance(value, torch.Tensor) and not any(
+        size == TRACED_TOKENS or (size and size % TRACED_TOKENS == 0 and size not in weight_sizes)
+        for size in value.shape
+    )
 
 
 def _node_bytes(node: Node) -> int:

@@ -20,11 +20,10 @@ REDUCE_DTYPE_BYTES = 4  # gradients are reduced in fp32, whatever the dtype of t
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroups:
-    """Shapes of a model's parameters as FSDP2 groups them: the root, one layer, and the number of layers."""
+    """Shapes of a model's parameters as FSDP2 groups them: the root, and each layer."""
 
     root: tuple[Shape, ...]
-    layer: tuple[Shape, ...]
-    num_layers: int
+    layers: tuple[tuple[Shape, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +56,21 @@ class CommunicationBuffers:
 
     root_all_gather: int = 0  # the root while it is gathered: as it arrived, and as it is used
     root_weights: int = 0  # from the forward pass to the end of the backward pass
-    layer_weights: int = 0  # the layer in use and the next, which is being gathered; one if not sharded
-    layer_gradient: int = 0  # of a whole layer, until it is reduced
+    layer_weights: int = 0  # the layer in use and the next, which is being gathered; one if not sharded: the largest
+    layer_gradient: int = 0  # of the largest whole layer, until it is reduced
     root_gradient_waiting: int = 0  # the root's gradients that wait for that of the embedding
-    layer_reduce: int = 0  # of a layer: input and output in fp32, and the output in the weights' dtype
+    layer_reduce: int = 0  # of the largest layer: input and output in fp32, and the output in the weights' dtype
     root_reduce: int = 0  # the same of the root, with its gradient
     replica_sums: int = 0  # all-reduce outputs, which FSDP2 keeps in fp32 until the backward pass ends
     root_replica_sum: int = 0  # the root's part of them, and of the gradients in the weights' dtype
     root_gradient_shard: int = 0
-    layer_replica_sum: int = 0  # the same of a layer
+    layer_replica_sum: int = 0  # the same of the first layer
     layer_gradient_shard: int = 0
 
 
 def shard_shape(shape: Shape, shards: int) -> Shape:
     """Return the shape of a parameter's largest shard of rows; smaller ones are padded to it on the wire."""
-    return shape if shards == 1 else (-(-shape[0] // shards), *shape[1:])
+    return shape if shards == 1 or not shape else (-(-shape[0] // shards), *shape[1:])
 
 
 def collective_bytes(shapes: tuple[Shape, ...], parallel_dims: ParallelDims, weight_bytes: int) -> CollectiveBytes:
@@ -89,11 +88,12 @@ def collective_bytes_per_step(
     groups: ParameterGroups, parallel_dims: ParallelDims, weight_bytes: int, batches: int
 ) -> CollectiveBytes:
     """Count the bytes that a rank passes to collectives in a step of several batches."""
-    root, layer = (collective_bytes(shapes, parallel_dims, weight_bytes) for shapes in (groups.root, groups.layer))
+    root = collective_bytes(groups.root, parallel_dims, weight_bytes)
+    layers = [collective_bytes(shapes, parallel_dims, weight_bytes) for shapes in groups.layers]
     return CollectiveBytes(
-        batches * (root.all_gather + 2 * groups.num_layers * layer.all_gather),
-        batches * (root.reduce_scatter + groups.num_layers * layer.reduce_scatter),
-        root.all_reduce + groups.num_layers * layer.all_reduce,
+        batches * (root.all_gather + 2 * sum(layer.all_gather for layer in layers)),
+        batches * (root.reduce_scatter + sum(layer.reduce_scatter for layer in layers)),
+        root.all_reduce + sum(layer.all_reduce for layer in layers),
     )
 
 
@@ -132,28 +132,28 @@ def communication_buffers(
     if parallel_dims.ranks == 1:
         return CommunicationBuffers()
     shards = parallel_dims.shards
-    root_shard, layer_shard = (
-        sum(prod(shard_shape(shape, shards)) for shape in shapes) for shapes in (groups.root, groups.layer)
+    root_shard, *layer_shards = (
+        sum(prod(shard_shape(shape, shards)) for shape in shapes) for shapes in (groups.root, *groups.layers)
     )
-    root, layer = root_shard * shards, layer_shard * shards  # elements of all shards, padded
-    twice = 2 if shards > 1 else 1
+    root, largest = root_shard * shards, max(layer_shards) * shards  # elements of all shards, padded
+    neighbours = zip(layer_shards, layer_shards[1:] or layer_shards, strict=False)
+    gathered = max(map(sum, neighbours)) * shards if shards > 1 else largest
     root_reduce, layer_reduce = (
-        REDUCE_DTYPE_BYTES * (whole + shard) + weight_bytes * shard
-        for whole, shard in ((root, root_shard), (layer, layer_shard))
+        REDUCE_DTYPE_BYTES * (whole + whole // shards) + weight_bytes * (whole // shards) for whole in (root, largest)
     )
     kept_bytes = REDUCE_DTYPE_BYTES if parallel_dims.replicas > 1 and weight_bytes != REDUCE_DTYPE_BYTES else 0
     embedding = max(prod(shape) for shape in groups.root)
     return CommunicationBuffers(
-        root_all_gather=twice * root * weight_bytes,
+        root_all_gather=(2 if shards > 1 else 1) * root * weight_bytes,
         root_weights=root * weight_bytes,
-        layer_weights=twice * layer * weight_bytes,
-        layer_gradient=layer * weight_bytes,
+        layer_weights=gathered * weight_bytes,
+        layer_gradient=largest * weight_bytes,
         root_gradient_waiting=(sum(map(prod, groups.root)) - embedding) * weight_bytes,
         layer_reduce=layer_reduce,
         root_reduce=root_reduce + root * weight_bytes,
-        replica_sums=kept_bytes * (root_shard + groups.num_layers * layer_shard),
+        replica_sums=kept_bytes * (root_shard + sum(layer_shards)),
         root_replica_sum=kept_bytes * root_shard,
         root_gradient_shard=weight_bytes * root_shard,
-        layer_replica_sum=kept_bytes * layer_shard,
-        layer_gradient_shard=weight_bytes * layer_shard,
+        layer_replica_sum=kept_bytes * layer_shards[0],
+        layer_gradient_shard=weight_bytes * layer_shards[0],
     )

@@ -3,24 +3,27 @@
 It is predicted before anything is loaded, from the model's configuration, the rows' lengths and the number of cards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from math import prod
+from operator import add
 
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from thinktune.config import MemoryTierName, Strategy
 from thinktune.distributed import ParallelDims
 from thinktune.model import ModelConfig
 from thinktune.model.decoder import decoder_layers
-from thinktune.model.flops import head_dim
 from thinktune.model.loss import pick_chunk_rows
 from thinktune.optim import TIERS, MemoryTier
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from thinktune.optim.offload import BUFFER_COUNT
 from thinktune.optim.quantization import moment_bytes
-from thinktune.planner.activation_budgets import trace_layers
+from thinktune.planner.activation_budgets import Layers, trace_layers
 from thinktune.planner.communication import (
     CommunicationBuffers,
     ParameterGroups,
@@ -28,17 +31,10 @@ from thinktune.planner.communication import (
     communication_buffers,
     shard_shape,
 )
+from thinktune.planner.flops import Operations, count_operations
 from thinktune.planner.hardware import GIB
-from thinktune.planner.trace import (
-    META,
-    LayerBytes,
-    RootBatch,
-    RootBytes,
-    model_without_memory,
-    parameter_shapes,
-    trace_root,
-    update_bytes,
-)
+from thinktune.planner.layer_calls import META, model_without_memory
+from thinktune.planner.trace import RootBatch, RootBytes, TracedModel, parameter_shapes, update_bytes
 
 CONTEXT_BYTES = GIB // 2  # of driver, kernels and workspaces, besides our tensors; not yet measured
 
@@ -84,7 +80,7 @@ class Workload:
     step_tokens: int  # of the largest step, over all cards
     longest_row_tokens: int
     label_fraction: float
-    mean_context_tokens: float
+    row_lengths: ArrayLike  # of all rows
     sample_rows: int = 0
     sample_tokens: int = 0  # of a prompt with its reply
     autocast_weights: bool = False  # weights and hidden states are fp32, matrix products bf16 by autocast
@@ -112,8 +108,8 @@ class Workload:
         return parameter_shapes(self.config)
 
     @cached_property
-    def layers_by_budget(self) -> dict[float, LayerBytes]:
-        """Bytes of one layer by activation budget."""
+    def layers_by_budget(self) -> dict[float, Layers]:
+        """Bytes of each layer by activation budget."""
         return trace_layers(
             self.config, self.compute_dtype, self.trace_device, compiled=self.compiled, weight_dtype=self.weight_dtype
         )
@@ -126,10 +122,24 @@ class Workload:
         """Return the bytes of all but the layers for a batch of `tokens`, with `rows` of logits at a time."""
         if (tokens, rows) not in self._root_bytes:
             batch = RootBatch(tokens, max(1, round(tokens * self.label_fraction)), rows, self.fused_loss)
-            self._root_bytes[tokens, rows] = trace_root(
-                self.config, self.compute_dtype, self.trace_device, batch, self.weight_dtype
-            )
+            self._root_bytes[tokens, rows] = self._traced_model.trace_root(batch)
         return self._root_bytes[tokens, rows]
+
+    @cached_property
+    def _traced_model(self) -> TracedModel:
+        return TracedModel(self.config, self.compute_dtype, self.trace_device, self.weight_dtype)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """Operations of a token, and what it keeps in the KV cache."""
+        if (found := count_operations(self.config)) is None:
+            raise ValueError("its operations cannot be counted")
+        return found
+
+    @cached_property
+    def flops_per_token(self) -> float:
+        """Operations of training per token of the rows, without recomputation."""
+        return self.operations.flops_per_token(self.row_lengths)
 
     @property
     def fused_loss(self) -> bool:
@@ -142,13 +152,13 @@ class Workload:
             self.trace_device, self.config.vocab_size, self.compute_dtype, memory_bytes, self.fused_loss
         )
 
-    def layer(self, budget: float) -> LayerBytes:
-        """Return the bytes of a layer under a budget: the traced budget next above it."""
+    def layers(self, budget: float) -> Layers:
+        """Return the bytes of each layer under a budget: the traced budget next above it."""
         return self.layers_by_budget[min(known for known in self.layers_by_budget if known >= budget)]
 
     @cached_property
-    def recomputed_layer(self) -> LayerBytes:
-        """Bytes of a layer that saves its input only, which is also what a pass without gradients takes."""
+    def recomputed_layers(self) -> Layers:
+        """Bytes of layers that save their input only, which is also what a pass without gradients takes."""
         return trace_layers(
             self.config, self.compute_dtype, self.trace_device, compiled=False, weight_dtype=self.weight_dtype
         )[0.0]
@@ -186,8 +196,11 @@ def parameter_groups(config: ModelConfig) -> ParameterGroups:
     layers = decoder_layers(model)
     in_layers = {id(weight) for weight in layers.parameters()}
     root = [weight for weight in model.parameters() if id(weight) not in in_layers]
-    shapes = [tuple(tuple(weight.shape) for weight in weights) for weights in (root, layers[0].parameters())]
-    return ParameterGroups(*shapes, num_layers=len(layers))
+    return ParameterGroups(_shapes(root), tuple(_shapes(layer.parameters()) for layer in layers))
+
+
+def _shapes(weights: Iterable[Tensor]) -> tuple[Shape, ...]:
+    return tuple(tuple(weight.shape) for weight in weights)
 
 
 def buffers_for(workload: Workload, setting: Setting) -> CommunicationBuffers:
@@ -204,50 +217,47 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     tier, config, shards = TIERS[setting.memory], workload.config, workload.parallel_dims(setting).shards
     shapes, extra = [shard_shape(shape, shards) for shape in workload.shapes], buffers_for(workload, setting)
     workload = workload.over_fp32_weights if tier.weights == torch.float32 else workload
-    tokens, depth, chunk = setting.batch_tokens, config.num_hidden_layers, _update_chunk_elements(workload, shapes)
+    tokens, chunk = setting.batch_tokens, _update_chunk_elements(workload, shapes)
     resident, host = tier.moments_bytes(shapes)
     resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier)
     states = config.hidden_size * tokens * workload.weight_dtype.itemsize
-    layer, root = workload.layer(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
+    layers, root = workload.layers(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes_per_parameter
     several = workload.rank_tokens > tokens
     before = (extra.replica_sums or gradients) if several else 0  # of earlier batches; replicas sum theirs in fp32
     scratch = _update_scratch_bytes(workload, chunk, setting.memory) if inside or not tier.uses_fused_adamw else 0
-    kept = layer.saved.at(tokens) + states
-    working, last = layer.backward.at(tokens), root.backward_end_peak
+    last = root.backward_end_peak
+    working = [layer.backward.at(tokens) for layer in layers]
     if inside:
-        working, last = (
-            max(working, layer.gradient_ready.at(tokens) + scratch),
-            max(last, root.gradient_ready + scratch),
-        )
+        last = max(last, root.gradient_ready + scratch)
+        ready = (layer.gradient_ready.at(tokens) + scratch for layer in layers)
+        working = list(map(max, working, ready))
     # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
-    working += (
-        root.held_during_layers
-        + extra.layer_weights
-        + extra.root_gradient_waiting
-        + max(0, extra.layer_gradient - layer.backward.fixed)
-    )
+    around = root.held_during_layers + extra.layer_weights + extra.root_gradient_waiting
+    working = [
+        each + around + max(0, extra.layer_gradient - layer.backward.fixed)
+        for each, layer in zip(working, layers, strict=True)
+    ]
     last += extra.root_gradient_waiting + extra.layer_reduce
+    kept = list(accumulate(layer.saved.at(tokens) + states for layer in layers))  # up to each layer, itself included
+    in_layers = list(map(add, kept, working))
     first, late = _late_gradient_bytes(workload, extra, gradients, several_batches=several)
     moments = [
         before + extra.root_all_gather,
-        before
-        + extra.root_weights
-        + depth * kept
-        + max(root.forward_peak, root.backward_start_peak)
-        + extra.layer_weights,
-        before + extra.root_weights + depth * kept + working,
-        before + extra.root_weights + (depth - 1) * kept + working + extra.layer_reduce,  # of the previous layer
-        first + extra.root_weights + kept + working + extra.layer_reduce,
+        before + extra.root_weights + kept[-1] + max(root.forward_peak, root.backward_start_peak) + extra.layer_weights,
+        before + extra.root_weights + max(in_layers),
+        before + extra.root_weights + max(in_layers[:-1], default=0) + extra.layer_reduce,  # of the layer after it
+        first + extra.root_weights + in_layers[0] + extra.layer_reduce,
         late + extra.root_weights + last,
         late + extra.root_reduce,
         gradients + (0 if inside else scratch),
     ]
-    if workload.autocast_copies_bytes:  # copies that no layer saves are still there in the last layer's forward pass
-        unsaved = workload.autocast_copies_bytes - depth * int(layer.saved.fixed)
+    if workload.autocast_copies_bytes:  # copies that no layer saves are still there in a layer's forward pass
+        unsaved = workload.autocast_copies_bytes - sum(int(layer.saved.fixed) for layer in layers)
         unsaved += extra.root_weights + extra.layer_weights
-        moments.append(before + (depth - 1) * kept + unsaved + layer.forward.at(tokens))
+        forward = (layer.forward.at(tokens) for layer in layers)
+        moments.append(before + unsaved + max(map(add, (0, *kept), forward)))
     evaluate, sample = (
         each + extra.root_weights + extra.layer_weights for each in _inference_bytes(workload, setting, root, states)
     )
@@ -257,14 +267,18 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
 
 def _inference_bytes(workload: Workload, setting: Setting, root: RootBytes, states: int) -> tuple[float, float]:
     """Predict the bytes that evaluation and generation add; `states` are those of a batch's hidden states."""
-    config, layer, itemsize = workload.config, workload.recomputed_layer.forward, workload.compute_dtype.itemsize
-    evaluate = workload.autocast_copies_bytes + layer.at(setting.batch_tokens) + 2 * states
+    config, itemsize = workload.config, workload.compute_dtype.itemsize
+
+    def layer(tokens: int) -> float:
+        return max(each.forward.at(tokens) for each in workload.recomputed_layers)
+
+    evaluate = workload.autocast_copies_bytes + layer(setting.batch_tokens) + 2 * states
     evaluate += root.forward_peak - _embedding_gradient_bytes(workload)
     tokens = workload.sample_rows * workload.sample_tokens
-    kv_cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(config) * itemsize * tokens
+    kv_cache = workload.operations.kv_elements * itemsize * tokens
     logits = 3 * 4 * config.vocab_size * workload.sample_rows
     head_copy = config.vocab_size * config.hidden_size * itemsize * workload.autocast_weights
-    return evaluate, workload.autocast_copies_bytes + kv_cache + layer.at(tokens) + logits + head_copy
+    return evaluate, workload.autocast_copies_bytes + kv_cache + layer(tokens) + logits + head_copy
 
 
 def _update_chunk_elements(workload: Workload, shapes: Sequence[Shape]) -> int:

@@ -1,19 +1,20 @@
 """Resolve a recipe's `auto` settings before anything is loaded: a plan for the card, and tokens of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from thinktune.config import Recipe
+from thinktune.config import Recipe, TrainConfig
+from thinktune.config.expert import recipe_key
 from thinktune.data import Prepared, StepRows, Subset
 from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
-from thinktune.errors import UserError
+from thinktune.errors import UserError, shorten_error
 from thinktune.model import ModelConfig, read_config
-from thinktune.model.flops import mean_context
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
 from thinktune.planner.memory import Setting, Workload
@@ -22,6 +23,10 @@ from thinktune.progress import Say
 from thinktune.run.reading import read_environment
 
 ANY_ACCELERATOR = torch.device("meta")  # stands for any accelerator: a plan is made without one
+
+
+class UnpredictedModelError(UserError):
+    """A model whose memory and speed cannot be predicted, because its class cannot be traced without memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +67,59 @@ def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Sett
     if setting is None and inputs.device.type == "cpu":
         setting = cpu_default(recipe.train, int(rows.lengths.max()))
     elif setting is None:
-        plan = plan_run(replace(inputs, recipe=recipe), world)
-        if plan.chosen is None:
-            raise UserError(f"train.memory: {plan.reason}")
-        say(f"plan for {plan.card.name}: {describe_setting(plan.chosen.setting)} ({plan.reason})")
-        setting = plan.chosen.setting
+        setting = _planned_setting(replace(inputs, recipe=recipe), say, world)
     if recipe.train.strategy != "auto":
         setting = replace(setting, strategy=recipe.train.strategy)
     if setting.update_in_backward:
         _require_one_batch(inputs.steps, rows, setting.batch_tokens, world.size)
     return setting
+
+
+def _planned_setting(inputs: PlanInputs, say: Say, world: World) -> Setting:
+    try:
+        plan = plan_run(inputs, world)
+    except UnpredictedModelError:
+        if (stated := stated_setting(inputs.recipe.train, world.size)) is None:
+            raise
+        say(describe_stated(stated))
+        return stated
+    if plan.chosen is None:
+        raise UserError(f"train.memory: {plan.reason}")
+    say(f"plan for {plan.card.name}: {describe_setting(plan.chosen.setting)} ({plan.reason})")
+    return plan.chosen.setting
+
+
+def stated_setting(train: TrainConfig, ranks: int) -> Setting | None:
+    """Return the setting of a recipe that names its memory tier and batch size, for a model that cannot be predicted.
+
+    None where it leaves one of them open. Whatever else it leaves open has its plain value: all activations are kept,
+    and each of many cards keeps a shard.
+    """
+    if train.memory == "auto" or not train.batch_tokens:
+        return None
+    strategy = train.strategy if train.strategy != "auto" else "replicate" if ranks == 1 else "shard"
+    budget = 1.0 if train.activation_budget is None else train.activation_budget
+    return Setting(train.memory, bool(train.update_in_backward), budget, train.batch_tokens, strategy)
+
+
+def describe_stated(setting: Setting) -> str:
+    """Describe a setting that was not planned in one line."""
+    return f"the memory of this model's class cannot be predicted; as the recipe says: {describe_setting(setting)}"
+
+
+@contextmanager
+def predicting(config: ModelConfig, recipe: Recipe) -> Generator[None]:
+    """Turn whatever a class raises that cannot be traced without memory into an UnpredictedModelError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UnpredictedModelError(
+            f"train.memory: the memory of a model of type {config.model_type} cannot be predicted "
+            f"({shorten_error(error)}); set train.memory (exact, or 8bit to take less) and "
+            f"{recipe_key('train.batch_tokens')} ({recipe.data.max_tokens} or more)"
+        ) from error
 
 
 def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, int]:
@@ -112,6 +160,8 @@ def sample_shape(recipe: Recipe, rows: Subset, samplings: int = 1) -> tuple[int,
 def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
     """Plan a run for its cards, from the model's configuration and the rows, before anything is loaded.
 
+    Raises UnpredictedModelError where the model's class cannot be traced.
+
     Without a `world` it is planned for as many cards as the recipe names. On a machine without an accelerator, layers
     are assumed to be compiled where the run will be.
     """
@@ -126,7 +176,8 @@ def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
     config = read_config(inputs.source, trust_remote_code=recipe.model.trust_remote_code)
     workload = make_workload(recipe, inputs.prepared, inputs.steps, config, inputs.device)
     workload = replace(workload, ranks=cluster.ranks, per_node=cluster.per_node)
-    return make_plan(train, workload, card, train.strategy)
+    with predicting(config, recipe):
+        return make_plan(train, workload, card, train.strategy)
 
 
 def make_workload(
@@ -143,7 +194,7 @@ def make_workload(
         step_tokens=_largest_step_tokens(steps, rows),
         longest_row_tokens=int(rows.lengths.max()),
         label_fraction=float(rows.label_tokens.sum() / rows.lengths.sum()),
-        mean_context_tokens=mean_context(rows.lengths),
+        row_lengths=rows.lengths,
         sample_rows=replies,
         sample_tokens=tokens,
     )

@@ -6,10 +6,10 @@ full bandwidth without latency.
 
 from dataclasses import astuple, dataclass
 from math import prod
+from statistics import fmean
 from typing import NamedTuple
 
 from thinktune.distributed import ParallelDims
-from thinktune.model.flops import flops_per_token
 from thinktune.optim import TIERS
 from thinktune.planner.communication import (
     CollectiveBytes,
@@ -55,7 +55,7 @@ class Throughput:
 
 
 class BatchSeconds(NamedTuple):
-    """Seconds of one batch on one card: a layer's forward and backward pass, head with loss, and the total."""
+    """Seconds of one batch on one card: the mean layer's forward and backward pass, head with loss, and the total."""
 
     forward: float
     backward: float
@@ -146,23 +146,23 @@ def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVo
 
 def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: float) -> BatchSeconds:
     """Predict the seconds of a batch by the roofline: matrix products at the peak, and all else at `bandwidth`."""
-    config, tier, layer = workload.config, TIERS[setting.memory], workload.layer(setting.activation_budget)
+    config, tier, layers = workload.config, TIERS[setting.memory], workload.layers(setting.activation_budget)
     tokens, count = min(workload.rank_tokens, setting.batch_tokens), sum(map(prod, workload.shapes))
-    head_flops = 6 * config.vocab_size * config.hidden_size
-    products = (
-        flops_per_token(config, workload.mean_context_tokens) - head_flops
-    ) * layer.recompute_factor + head_flops * workload.label_fraction
-    passes = COMPILED_MEMORY_PASSES if workload.compiled else EAGER_MEMORY_PASSES
-    elementwise = (
-        passes * config.num_hidden_layers * workload.layers_by_budget[1.0].saved.per_token * layer.recompute_factor
+    head_flops, recompute_factor = (
+        6 * config.vocab_size * config.hidden_size,
+        fmean(layer.recompute_factor for layer in layers),
     )
+    products = (workload.flops_per_token - head_flops) * recompute_factor + head_flops * workload.label_fraction
+    passes = COMPILED_MEMORY_PASSES if workload.compiled else EAGER_MEMORY_PASSES
+    saved = sum(layer.saved.per_token for layer in workload.layers_by_budget[1.0])
+    elementwise = passes * saved * recompute_factor
     # Each batch reads the weights twice, and writes the gradients or adds to them.
     peak = MATMUL_EFFICIENCY * (card.tflops or 0) * 1e12
     seconds = tokens * (products / peak + elementwise / bandwidth)
     seconds += count * (4 + 2 * tier.gradient_bytes_per_parameter) / bandwidth
     head_seconds = tokens * head_flops * workload.label_fraction / peak
-    layer_seconds = (seconds - head_seconds) / config.num_hidden_layers
-    forward = layer_seconds / (3 * layer.recompute_factor)  # a third of the operations without recomputation
+    layer_seconds = (seconds - head_seconds) / len(layers)
+    forward = layer_seconds / (3 * recompute_factor)  # a third of the operations without recomputation
     return BatchSeconds(forward, layer_seconds - forward, head_seconds, seconds)
 
 
@@ -187,20 +187,22 @@ def _communicating_batch_seconds(
     all_reduces: bool,
 ) -> float:
     """Predict the seconds of one batch with communication; `all_reduces` if replicas sum their gradients after it."""
-    depth = workload.parameter_groups.num_layers
-    root, layer = (
-        _collective_seconds(shapes, setting, parallel_dims, network)
-        for shapes in (workload.parameter_groups.root, workload.parameter_groups.layer)
-    )
+    groups = workload.parameter_groups
+    known = {
+        shapes: _collective_seconds(shapes, setting, parallel_dims, network) for shapes in {groups.root, *groups.layers}
+    }
     if not all_reduces:
-        root, layer = root._replace(all_reduce=0.0), layer._replace(all_reduce=0.0)
-    forward = root.all_gather + layer.all_gather + (depth - 1) * max(batch.forward, layer.all_gather) + batch.forward
-    backward = batch.head / 3 + max(batch.head * 2 / 3, layer.all_gather)
-    for done in range(depth):  # layers, from the last to the first
-        gather = layer.all_gather if done < depth - 1 else 0.0
-        scatter, total = (layer.reduce_scatter, layer.all_reduce) if done else (0.0, 0.0)
-        backward += max(batch.backward, gather + scatter, total)
-    return forward + backward + layer.reduce_scatter + layer.all_reduce + root.reduce_scatter + root.all_reduce
+        known = {shapes: each._replace(all_reduce=0.0) for shapes, each in known.items()}
+    root, layers = known[groups.root], [known[shapes] for shapes in groups.layers]
+    forward = root.all_gather + layers[0].all_gather + batch.forward
+    forward += sum(max(batch.forward, following.all_gather) for following in layers[1:])
+    backward = batch.head / 3 + max(batch.head * 2 / 3, layers[-1].all_gather)
+    for index in reversed(range(len(layers))):
+        gather = layers[index - 1].all_gather if index else 0.0
+        following = layers[index + 1] if index + 1 < len(layers) else _CollectiveSeconds(0.0, 0.0, 0.0)
+        backward += max(batch.backward, gather + following.reduce_scatter, following.all_reduce)
+    first = layers[0]
+    return forward + backward + first.reduce_scatter + first.all_reduce + root.reduce_scatter + root.all_reduce
 
 
 class _CollectiveSeconds(NamedTuple):

@@ -4,10 +4,11 @@ Storages are counted as operations allocate them, on a device without memory, so
 add by themselves (a context, rounded sizes) is not counted.
 """
 
-import copy
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,82 +16,37 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 
 from thinktune.config import MemoryTierName, TrainConfig
-from thinktune.library_output import captured_output
 from thinktune.model import CausalLM, ModelConfig
 from thinktune.model.decoder import decoder_layers
-from thinktune.model.flops import head_dim
 from thinktune.model.forward import autocast
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim import Optimizer
-
-TRACE_ATTENTION = "thinktune_counted"
-
-
-def register_trace_attention() -> None:
-    """Register the stand-in attention with transformers, under the name TRACE_ATTENTION."""
-    AttentionInterface.register(TRACE_ATTENTION, _attention)
-    no_mask: Callable[..., Any] = _no_mask
-    AttentionMaskInterface.register(TRACE_ATTENTION, no_mask)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Allocate what a forward attention kernel does: the output, and an fp32 number for each token and head."""
-    return torch.empty_like(query), query.new_empty(query.shape[:-1], dtype=torch.float32)
-
-
-def _attend_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Allocate what a backward attention kernel does: the gradients of query, key and value."""
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-attend = torch.library.custom_op("thinktune::attend", _attend, mutates_args=())
-
-
-attend_backward = torch.library.custom_op("thinktune::attend_backward", _attend_backward, mutates_args=())
-
-
-attend.register_fake(_attend)
-
-
-attend_backward.register_fake(_attend_backward)
-
-
-def _setup_context(ctx: Any, inputs: Sequence[Tensor], output: Sequence[Tensor]) -> None:
-    ctx.save_for_backward(*inputs, *output)
-
-
-def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return attend_backward(gradient, *ctx.saved_tensors)
-
-
-attend.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-    # As kernels take them: under autocast, norms make queries and keys fp32 again.
-    return attend(*(part.transpose(1, 2).contiguous().to(value.dtype) for part in (query, key, value)))[0], None
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
-
-
-META = torch.device("meta")
+from thinktune.planner.layer_calls import (
+    TRACE_ATTENTION,
+    LayerCall,
+    capture_layer_calls,
+    fake_mode,
+    kernels_without_memory,
+    layer_kinds,
+    model_without_memory,
+    replaced_forwards,
+    run_decoder,
+    token_inputs,
+)
 
 
 class LiveBytes(TorchDispatchMode):
     """Bytes of live storages on a device, their peak, and bytes on the host, counted as operations allocate them."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, there_already: Any = None) -> None:
         super().__init__()
         self.current_bytes = self.peak_bytes = self.host_bytes = 0
         self._device, self._seen_storages = device, set[int]()
+        for tensor in tree_leaves(there_already.state_dict(keep_vars=True)) if there_already else ():
+            self._seen_storages.add(tensor.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -165,24 +121,6 @@ class RootBytes:
     gradient_ready: int
 
 
-def trace_layer(
-    config: ModelConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    *,
-    recompute: bool,
-    weight_dtype: torch.dtype | None = None,
-) -> LayerBytes:
-    """Trace one layer without a compiler, each gradient dropped once complete; `recompute` saves its input only.
-
-    If `weight_dtype` is not `dtype`, products are autocast, and the copies of the weights that autocast makes count.
-    """
-    dtypes = dtype, weight_dtype or dtype
-    near, far = (_trace_layer_bytes(config, dtypes, device, tokens, recompute=recompute) for tokens in (512, 1024))
-    lines = [_fit_line(512, small, 1024, large) for small, large in zip(near, far, strict=True)]
-    return LayerBytes(*lines, recompute_factor=1.25 if recompute else 1.0)
-
-
 @dataclass(frozen=True, slots=True)
 class RootBatch:
     """A batch as the root sees it, and how its loss is computed: `chunk_rows` and `fused` of `linear_cross_entropy`."""
@@ -193,41 +131,141 @@ class RootBatch:
     fused: bool | None = None
 
 
-def trace_root(
-    config: ModelConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    batch: RootBatch,
-    weight_dtype: torch.dtype | None = None,
-) -> RootBytes:
-    """Trace all but the layers, on a model without layers; `weight_dtype` is `dtype` by default."""
-    marks: list[int] = []
+class TracedModel:
+    """A model without memory whose parts are traced: `weight_dtype` of its weights, `dtype` of its arithmetic.
 
-    def mark(gradient: Tensor) -> Tensor:
-        marks.extend((live.peak_bytes, live.current_bytes))
-        live.reset_peak()
-        return gradient
+    If they differ, products are autocast, and the copies of the weights that autocast makes count.
+    """
 
-    with FakeTensorMode(), LiveBytes(device) as live:
-        kept = weight_dtype or dtype
-        model = traced_model(with_changes(config, num_hidden_layers=0, layer_types=[]), kept, device)
-        gradients_ready = _drop_gradients(model, live)
-        sizes = batch.tokens, batch.label_tokens
-        ids, targets = (torch.empty(size, dtype=torch.int64, device=device) for size in sizes)
-        before = live.reset_peak()
-        embedded = model.model.embed_tokens(ids)
-        embedded.register_hook(mark)
-        angles = rotary_embeddings(config, batch.tokens, kept, device)
-        hidden = model.model.norm(embedded).index_select(0, targets)
-        weight, chunks = model.get_output_embeddings().weight, LogitChunks(batch.chunk_rows, batch.fused)
-        loss, each = linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=dtype, chunks=chunks)
-        del hidden
-        forward = live.peak_bytes
-        live.reset_peak()
-        loss.backward()
-        del angles, each
-        moments = forward, *marks[:2], live.peak_bytes, gradients_ready[-1]
-        return RootBytes(*(live_bytes - before for live_bytes in moments))
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, weight_dtype: torch.dtype | None = None
+    ) -> None:
+        self.dtype, self.device, self.mode = dtype, device, fake_mode()
+        with self.mode:
+            self.model = model_without_memory(config, weight_dtype or dtype, device, TRACE_ATTENTION).train()
+        self.layers = decoder_layers(self.model)
+        self.kinds = layer_kinds(self.layers)  # for each layer the index of the first layer of its kind
+
+    @contextmanager
+    def live_bytes(self) -> Generator[LiveBytes]:
+        """Count live bytes without those of the weights, which are there all the time."""
+        with self.mode, kernels_without_memory(), LiveBytes(self.device, self.model) as live:
+            yield live
+
+    def capture_calls(self, tokens: int) -> dict[int, LayerCall]:
+        """Return the call of the first layer of each kind, by its index, in a forward pass of one row."""
+        with self.mode, autocast(self.model, self.dtype):
+            return capture_layer_calls(self.model, tokens, self.device)
+
+    def trace_layers(self, *, recompute: bool) -> dict[int, LayerBytes]:
+        """Trace the first layer of each kind, by its index, without a compiler, each gradient dropped once complete.
+
+        With `recompute` a layer saves its input only.
+        """
+        if recompute:
+            apply_activation_budget(self.model, 0.0, compiled=False)
+        near, far = (self._trace_layers_at(tokens) for tokens in (512, 1024))
+        for layer in self.layers if recompute else ():
+            layer.gradient_checkpointing = False
+        return {
+            index: LayerBytes(
+                *(_fit_line(512, small, 1024, large) for small, large in zip(near[index], far[index], strict=True)),
+                recompute_factor=1.25 if recompute else 1.0,
+            )
+            for index in near
+        }
+
+    def _trace_layers_at(self, tokens: int) -> dict[int, tuple[int, int, int, int]]:
+        with self.live_bytes() as live:
+            calls = self.capture_calls(tokens)
+            return {index: self._trace_layer(call, live) for index, call in calls.items()}
+
+    def _trace_layer(self, call: LayerCall, live: LiveBytes) -> tuple[int, int, int, int]:
+        """Trace both passes of a layer; bytes as the fields of LayerBytes are."""
+        states = call.hidden_states
+        with _dropped_gradients(self.model, live) as gradients_ready:
+            inputs = torch.empty(states.shape, dtype=states.dtype, device=self.device, requires_grad=True)
+            before = live.reset_peak()
+            with autocast(self.model, self.dtype):
+                outputs = call.run(inputs)
+            size = outputs.numel() * outputs.element_size()
+            saved, forward = live.current_bytes - before - size, live.peak_bytes - before
+            gradient = torch.empty_like(outputs)
+            before = live.reset_peak()
+            outputs.backward(gradient)
+            return saved, forward, live.peak_bytes - before, max(gradients_ready, default=before) - before
+
+    def trace_root(self, batch: RootBatch) -> RootBytes:
+        """Trace all but the layers, which pass on what they are given."""
+        marks: list[int] = []
+        calls = self._small_calls
+
+        def mark(gradient: Tensor) -> Tensor:
+            marks.extend((live.peak_bytes, live.current_bytes))
+            live.reset_peak()
+            return gradient
+
+        with self.live_bytes() as live, _dropped_gradients(self.model, live) as gradients_ready:
+            inputs = token_inputs(batch.tokens, self.device)
+            targets = torch.empty(batch.label_tokens, dtype=torch.int64, device=self.device)
+            before = live.reset_peak()
+            states, handed_on = self._run_without_layers(inputs, calls, mark)
+            hidden = states[0].index_select(0, targets)
+            del states
+            weight, chunks = self.model.get_output_embeddings().weight, LogitChunks(batch.chunk_rows, batch.fused)
+            loss, each = linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=self.dtype, chunks=chunks)
+            del hidden
+            forward = live.peak_bytes
+            live.reset_peak()
+            loss.backward()
+            del handed_on, each
+            moments = forward, *marks[:2], live.peak_bytes, gradients_ready[-1]
+            return RootBytes(*(live_bytes - before for live_bytes in moments))
+
+    def _run_without_layers(
+        self, inputs: tuple[Tensor, Tensor], calls: dict[int, LayerCall], mark: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, list[Any]]:
+        """Run the decoder with layers that do nothing; return its states, and what layers are handed beside them.
+
+        `mark` is called with the gradient of the first layer's input.
+        """
+        handed_on: list[Any] = []
+
+        def make(index: int, _: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*arguments: Any, **options: Any) -> Any:
+                states = arguments[0] if arguments else options["hidden_states"]
+                if not index:
+                    states.register_hook(mark)
+                    handed_on.append(states)  # for the last layer's output, which the norm is given in its place
+                handed_on.append((arguments[1:], options))
+                others = [part for part in tree_leaves((arguments, options)) if part is not states]
+                learned = [part for part in others if isinstance(part, Tensor) and part.requires_grad]
+                passed: Any = _PassOn.apply(states, *learned) if learned else states
+                rest = calls[self.kinds[index]].rest
+                return passed if rest is None else (passed, *rest)
+
+            return forward
+
+        with replaced_forwards(self.layers, make):
+            return run_decoder(self.model, *inputs), handed_on
+
+    @cached_property
+    def _small_calls(self) -> dict[int, LayerCall]:
+        with torch.no_grad():
+            return self.capture_calls(8)
+
+
+class _PassOn(torch.autograd.Function):
+    """Hidden states as they are, with a gradient for all else that a layer is handed and learns through."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, *learned: Tensor) -> Tensor:
+        ctx.save_for_backward(*learned)
+        return states.view_as(states)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient, *(torch.empty_like(each) for each in ctx.saved_tensors)
 
 
 def update_bytes(memory: MemoryTierName, device: torch.device, chunk_elements: int) -> int:
@@ -242,83 +280,24 @@ def update_bytes(memory: MemoryTierName, device: torch.device, chunk_elements: i
         return live.peak_bytes - before - model.weight.numel() * model.weight.element_size()
 
 
-def model_without_memory(config: ModelConfig) -> CausalLM:
-    """Build the model of a configuration on the meta device."""
-    with torch.device(META), captured_output():
-        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    return model
-
-
 def parameter_shapes(config: ModelConfig) -> list[tuple[int, ...]]:
     """List the shapes of a model's parameters, tied ones once, from its configuration alone."""
     return [tuple(weight.shape) for weight in model_without_memory(config).parameters()]
 
 
-def rotary_embeddings(
-    config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Allocate stand-ins for the rotary embeddings (1, tokens, head dimension) of a row: cosines and sines."""
-    cosines, sines = (torch.empty(1, tokens, head_dim(config), dtype=dtype, device=device) for _ in range(2))
-    return cosines, sines
-
-
-def one_layer_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
-    """Build a model of this shape with one layer and hardly any vocabulary."""
-    small = with_changes(config, num_hidden_layers=1, layer_types=["full_attention"], vocab_size=64, pad_token_id=None)
-    return traced_model(small, dtype, device)
-
-
-def traced_model(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> CausalLM:
-    """Build the model of a configuration for a trace, with the stand-in attention."""
-    register_trace_attention()
-    config = with_changes(config, _attn_implementation=TRACE_ATTENTION)
-    with torch.device(device), captured_output():
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=TRACE_ATTENTION)
-    return model.train()
-
-
-def _trace_layer_bytes(
-    config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, tokens: int, *, recompute: bool
-) -> tuple[int, int, int, int]:
-    """Trace both passes of a layer; bytes as the fields of LayerBytes are."""
-    dtype, weight_dtype = dtypes
-    with FakeTensorMode(), LiveBytes(device) as live:
-        model = one_layer_model(config, weight_dtype, device)
-        if recompute:
-            apply_activation_budget(model, 0.0, compiled=False)
-        gradients_ready = _drop_gradients(model, live)
-        inputs = torch.empty(1, tokens, config.hidden_size, dtype=weight_dtype, device=device, requires_grad=True)
-        angles = rotary_embeddings(config, tokens, weight_dtype, device)
-        before = live.reset_peak()
-        with autocast(model, dtype):
-            outputs = decoder_layers(model)[0](inputs, attention_mask=None, position_embeddings=angles)
-        size = outputs.numel() * outputs.element_size()
-        saved, forward = live.current_bytes - before - size, live.peak_bytes - before
-        gradient = torch.empty_like(outputs)
-        before = live.reset_peak()
-        outputs.backward(gradient)
-        return saved, forward, live.peak_bytes - before, max(gradients_ready) - before
-
-
-def with_changes(config: ModelConfig, **changes: Any) -> ModelConfig:
-    """Return a copy of a configuration with some values changed."""
-    changed = copy.deepcopy(config)
-    for name, value in changes.items():
-        setattr(changed, name, value)
-    return changed
-
-
-def _drop_gradients(model: CausalLM, live: LiveBytes) -> list[int]:
-    """Drop each gradient once it is complete; the list returned gets the bytes live at each of these moments."""
+@contextmanager
+def _dropped_gradients(model: CausalLM, live: LiveBytes) -> Generator[list[int]]:
+    """Drop each gradient once it is complete; the list gets the bytes live at each of these moments."""
     found: list[int] = []
 
     def drop(weight: Tensor) -> None:
         found.append(live.current_bytes)
         weight.grad = None
 
-    for weight in model.parameters():
-        weight.register_post_accumulate_grad_hook(drop)
-    return found
+    hooks = [weight.register_post_accumulate_grad_hook(drop) for weight in model.parameters()]
+    yield found
+    for hook in hooks:
+        hook.remove()
 
 
 def _fit_line(near: int, small: float, far: int, large: float) -> LinearBytes:

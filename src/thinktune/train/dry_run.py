@@ -14,7 +14,14 @@ from thinktune.model.loading import count_parameters
 from thinktune.optim import TIERS
 from thinktune.planner import as_overrides, fallback
 from thinktune.planner.hardware import GIB, Card
-from thinktune.planner.resolve import evaluation_batch_tokens, local_card, make_workload, sample_shape
+from thinktune.planner.resolve import (
+    UnpredictedModelError,
+    evaluation_batch_tokens,
+    local_card,
+    make_workload,
+    predicting,
+    sample_shape,
+)
 from thinktune.train.context import RunContext
 from thinktune.train.samples import sampling_modes
 from thinktune.train.step import dry_train_step
@@ -114,7 +121,11 @@ def suggest_plan(context: RunContext, card: Card) -> str | None:
     workload = make_workload(context.recipe, context.prepared, context.steps, context.model.config, context.device)
     # A recipe may name no batch that is smaller than the longest row that it takes.
     workload = replace(workload, longest_row_tokens=context.recipe.data.max_tokens, compiled=context.compiled)
-    found = fallback(context.recipe.train, workload, card, context.setting)
+    try:
+        with predicting(context.model.config, context.recipe):
+            found = fallback(context.recipe.train, workload, card, context.setting)
+    except UnpredictedModelError:
+        found = None
     if found is None:
         return None
     option, resumable = found

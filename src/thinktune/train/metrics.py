@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from thinktune.errors import UserError
-from thinktune.model.flops import flops_per_token, mean_context
 from thinktune.model.forward import LossReport, evaluate_row_losses
+from thinktune.planner.flops import flops_per_token
 from thinktune.planner.hardware import mfu
 from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import format_duration
@@ -205,8 +205,8 @@ def _device_metrics(context: RunContext, tokens_per_second: float) -> dict[str, 
         return {"memory_gib": round(peak_host_memory_gib(), 3)}
     facts = {"memory_gib": round(torch.accelerator.max_memory_allocated() / 2**30, 3)}
     if context.device.type == "cuda":
-        flops = flops_per_token(context.model.config, mean_context(context.prepared.train.lengths))
-        share = mfu(tokens_per_second / context.world.size, flops, torch.cuda.get_device_name(context.device))
+        flops = flops_per_token(context.model.config, context.prepared.train.lengths)
+        share = flops and mfu(tokens_per_second / context.world.size, flops, torch.cuda.get_device_name(context.device))
         facts |= {} if share is None else {"mfu": round(share, 4)}
     return facts
 

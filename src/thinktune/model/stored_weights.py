@@ -95,7 +95,7 @@ def _either(name: str, twins: Mapping[str, str], found: Collection[str]) -> str 
 
 def find_stored(name: str, model: Any, stored: Mapping[str, StoredTensor]) -> tuple[StoredTensor, str] | None:
     """Return the stored tensor of a model's parameter or buffer and the name that it has in its file, or None."""
-    found = _find_stored(name, (), f"{model.base_model_prefix}.", stored)
+    found = find_stored(name, (), f"{model.base_model_prefix}.", stored)
     return None if found is None else (stored[found], found)
 
 

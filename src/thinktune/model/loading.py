@@ -24,7 +24,7 @@ from thinktune.model.decoder import decoder_layers
 from thinktune.model.folder import FIELD, list_some
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config
 from thinktune.model.protocols import CausalLM
-from thinktune.model.stored_weights import MatchedWeights, find_stored, read_chunks, refuse_non_finite
+from thinktune.model.stored_weights import MatchedWeights, read_chunks, refuse_non_finite
 from thinktune.model.transforms import apply_float8
 from thinktune.model.weight_names import set_saved_names
 from thinktune.progress import Say, say_nothing
@@ -176,9 +176,10 @@ def _fill_buffers(model: Any, weights: MatchedWeights, folder: Path) -> None:
         for tensor in model.parameters():
             tensor._is_hf_initialized = True  # transformers leaves alone what has this mark
         for name, buffer in model.named_buffers():
-            stored = find_stored(name, model, weights.stored) if name in saved else None
-            if stored is not None:
-                buffer.copy_(torch.cat([chunk.reshape(-1) for chunk in read_chunks(*stored)]).view(buffer.shape))
+            known = weights.names.get(name) if name in saved else None
+            if known is not None:
+                chunks = [chunk.reshape(-1) for chunk in read_chunks(weights.stored[known], known)]
+                buffer.copy_(torch.cat(chunks).view(buffer.shape))
                 buffer._is_hf_initialized = True
             else:
                 computed.append((name, buffer.fill_(torch.nan) if buffer.is_floating_point() else buffer.zero_()))

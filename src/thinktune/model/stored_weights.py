@@ -93,12 +93,6 @@ def _either(name: str, twins: Mapping[str, str], found: Collection[str]) -> str 
     return next((known for known in (name, twins.get(name)) if known in found), None)
 
 
-def find_stored(name: str, model: Any, stored: Mapping[str, StoredTensor]) -> tuple[StoredTensor, str] | None:
-    """Return the stored tensor of a model's parameter or buffer and the name that it has in its file, or None."""
-    found = find_stored(name, (), f"{model.base_model_prefix}.", stored)
-    return None if found is None else (stored[found], found)
-
-
 def _missing_faults(missing: Iterable[str], stored: Mapping[str, StoredTensor], folder: Path) -> Generator[str]:
     """Yield a sentence for missing weights; where only their names are wrong, it says how."""
     names = sorted(missing)

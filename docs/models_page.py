@@ -128,7 +128,7 @@ def _logits(traits: ModelTraits) -> str:
 
 def can_plan(config: Any) -> bool:
     """Return True if the plan predicts the memory of a model of this configuration."""
-    workload = Workload(config, torch.device("meta"), True, False, 512, 64, 0.9, 32.0)
+    workload = Workload(config, torch.device("meta"), True, False, 512, 64, 0.9, [32, 64])
     try:
         memory_peaks(workload, Setting("fp32", False, 1.0, 256))
     except Exception:  # whatever a class raises that cannot be traced

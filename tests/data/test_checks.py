@@ -56,7 +56,7 @@ WRONG = [
     ("blank", ZH, "question", "NaN", None, "is 'NaN'"),
     ("control_token", ZH, "question", "x<|im_end|>y", None, "contains the control token <|im_end|> ('x<|im"),
     ("control_token", EN, "think", "So <|im_start|>it is.", None, "contains the control token <|im_start|>"),
-    ("soft_switch", ZH, "question", "心脏泵什么？/no_think", "心脏泵什么？", "has a switch that asks for no reasoning ('心脏泵什么？/no_think')"),
+    ("soft_switch", {**ZH, "think": ""}, "question", "心脏泵什么？/no_think", "心脏泵什么？", "has a switch that asks for no reasoning ('心脏泵什么？/no_think')"),
     ("soft_switch", EN, "question", "/think What does it pump?", "What does it pump?", "has a switch that asks for reasoning"),
     ("no_reasoning", ZH, "think", "", None, "is empty or null"),
     ("no_reasoning", EN, "think", "\n\n", None, "is empty or null"),
@@ -104,7 +104,9 @@ def test_a_fault_is_reported_and_handled_by_its_policy(fault, base, field, text,
     sentence = found.findings[0].sentence
     assert sentence.startswith("rows.jsonl:7: answer: " if fault == "language_mix" else f"rows.jsonl:7: {field}: ")
     assert message in sentence
-    if action == "kept":
+    if action == "kept" and fault == "soft_switch":  # the text stays, and the row has a mode now
+        assert texts_of(found.example.turns) == {**base, field: text}
+    elif action == "kept":
         assert found.example is wrong
     elif action == "repaired":
         assert texts_of(found.example.turns) == {**base, field: repaired}

@@ -20,6 +20,7 @@ RECORD = {
     "versions": {"torch": "2.13.0"},
     "data_fingerprint": "ef",
     "made": "2026-11-25T10:00:00+00:00",
+    "think_tags": ["<think>", "</think>"],  # keys that came later stand at the end
 }
 
 

@@ -87,10 +87,10 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 
 def _mode_lines(summary: dict[str, Any]) -> list[str]:
     """Say how many rows are trained without thinking; or that none is, where the model has a switch to lose."""
-    if silent := summary["silent_rows"]:
+    if silent := summary.get("silent_rows"):
         are = "row is" if silent == 1 else "rows are"
         return [f"  {silent:,} {are} trained without thinking (an empty think block is given, not learned)"]
-    if summary["has_thinking_switch"] and summary["train_rows"]:
+    if summary.get("has_thinking_switch") and summary["train_rows"]:
         return [
             "  every row reasons: tuned on such rows alone, a model unlearns its switch for no thinking; "
             "data.silent_share: 0.1 keeps it"

@@ -56,8 +56,8 @@ class EvalSettings:
     seeds: Mapping[str, int] = field(default_factory=dict[str, int])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     data_fingerprint: str = ""
-    think_tags: Sequence[str] = ("<think>", "</think>")  # of the model: opening and closing
     made: str = ""  # ISO 8601, UTC
+    think_tags: Sequence[str] = ("<think>", "</think>")  # of the model: opening and closing
 
     def completion_key(self, task: Task, side: str) -> str:
         """Return the key under which a side's reply to a task is saved."""

@@ -15,6 +15,7 @@ from thinktune.errors import UserError
 from thinktune.model.admission import AdmittedModel, meta_model, read_config
 from thinktune.model.folder import stored_tensors
 from thinktune.model.loading import load_admitted
+from thinktune.model.proof import ModelTraits
 from thinktune.model.stored_weights import match_weights
 from thinktune.train import train
 
@@ -62,7 +63,7 @@ def folder(start, tmp_path):
 def load(folder):
     config = read_config(folder, trust_remote_code=True)
     whole = meta_model(folder, config, torch.float32, trust_remote_code=True)
-    admitted = AdmittedModel(config, match_weights(whole, stored_tensors(folder), folder), ())
+    admitted = AdmittedModel(config, match_weights(whole, stored_tensors(folder), folder), (), ModelTraits())
     return load_admitted(folder, admitted, torch.device("cpu"), trust_remote_code=True)
 
 
@@ -94,7 +95,6 @@ def test_code_travels_with_a_checkpoint_which_loads_by_it(folder, tmp_path):
     assert all(torch.equal(parameter, stored[name]) for name, parameter in again.named_parameters())
 
 
-@pytest.mark.xfail(reason="classes are admitted by a list until they are admitted by proof", raises=UserError)
 def test_trusted_code_is_ready_and_trains(folder, tree):
     model = {"name": str(folder), "trust_remote_code": True}
     recipe = settings(tree, model=model, train={"epochs": 1}, generate={"sample_questions": 0})

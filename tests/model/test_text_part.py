@@ -15,6 +15,7 @@ from thinktune.errors import UserError
 from thinktune.model.admission import AdmittedModel, meta_model, read_config
 from thinktune.model.folder import stored_tensors
 from thinktune.model.loading import load_admitted
+from thinktune.model.proof import ModelTraits
 from thinktune.model.stored_weights import match_weights
 from thinktune.model.text_part import left_out_note
 from thinktune.train import train
@@ -35,7 +36,7 @@ def load_part(folder):
     """Load a folder's text part, whatever its class: whether it keeps packed rows apart is not asked here."""
     config = read_config(folder)
     weights = match_weights(meta_model(folder, config, torch.float32), stored_tensors(folder), folder, is_part=True)
-    model = load_admitted(folder, AdmittedModel(config, weights, ()), CPU)
+    model = load_admitted(folder, AdmittedModel(config, weights, (), ModelTraits()), CPU)
     model.set_attn_implementation("eager")
     return model, weights
 

@@ -12,6 +12,7 @@ from thinktune.errors import UserError
 from thinktune.model.admission import AdmittedModel, meta_model, read_config
 from thinktune.model.folder import stored_tensors
 from thinktune.model.loading import load_admitted
+from thinktune.model.proof import ModelTraits
 from thinktune.model.stored_weights import match_weights, refuse_non_finite_files
 
 SIZES = {
@@ -44,7 +45,9 @@ def test_experts_are_matched_with_what_they_are_made_of(folder):
 
 
 def test_a_loaded_mixture_of_experts_is_saved_as_it_came(folder, tmp_path):
-    model = load_admitted(folder, AdmittedModel(read_config(folder), match(folder), ()), torch.device("cpu"))
+    model = load_admitted(
+        folder, AdmittedModel(read_config(folder), match(folder), (), ModelTraits()), torch.device("cpu")
+    )
     model.save_pretrained(tmp_path / "saved")
     before, after = load_file(folder / WEIGHTS), load_file(tmp_path / "saved" / WEIGHTS)
     assert before.keys() == after.keys()

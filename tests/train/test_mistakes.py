@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 from support.runs import quiet, settings, without_times, write_rows
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from thinktune.checkpoint import store
 from thinktune.cli import main
@@ -45,11 +45,11 @@ def test_a_stop_between_the_two_pointers_loses_no_best_model(tree, monkeypatch):
 
 
 def test_another_kind_of_model_is_refused_before_anything_is_written(tree, start, tmp_path):
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=512, **shape)).save_pretrained(tmp_path / "llama")
-    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "llama")
-    with pytest.raises(UserError, match="is of type llama"):
-        train(settings(tree, model={"name": str(tmp_path / "llama")}), quiet)
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 64}
+    T5ForConditionalGeneration(T5Config(**shape)).save_pretrained(tmp_path / "t5")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "t5")
+    with pytest.raises(UserError, match="is of type t5, which is no causal language model"):
+        train(settings(tree, model={"name": str(tmp_path / "t5")}), quiet)
     assert not Path(tree["runs_folder"]).exists()
 
 

@@ -58,9 +58,9 @@ def load_engine(
     GenerationError for a class whose replies are not proved right.
     """
     device = pick_device()
-    tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code, template=template)
     precision = precision or pick_precision("auto", device)
     model = load_model(source, device, precision, trust_remote_code=trust_remote_code, say=say)
+    tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code, template=template)
     set_attention(model, precision)
     require_generation(model)
     return Engine(model, tokenizer, precision)

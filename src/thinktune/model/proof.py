@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from thinktune.errors import UserError, shorten_error
 from thinktune.model.batch import collate
@@ -58,6 +58,7 @@ def prove_class(model_class: type[Any], config: Any) -> ModelTraits:
     key = proof_key(model_class, config)
     if key not in _PROVED:
         with (
+            unset_fake_temporarily(),  # a proof needs values, also within a trace
             torch.random.fork_rng(devices=[]),
             torch.inference_mode(mode=False),
             torch.enable_grad(),

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from thinktune.model import ModelConfig
 from thinktune.model.decoder import decoder_layers
-from thinktune.model.protocols import ModelConfig
 from thinktune.planner.layer_calls import (
     META,
     NO_WINDOW,

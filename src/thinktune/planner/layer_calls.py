@@ -17,8 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.integrations import hub_kernels, moe
 
 from thinktune.library_output import captured_output
+from thinktune.model import CausalLM, ModelConfig
 from thinktune.model.decoder import decoder, decoder_layers
-from thinktune.model.protocols import CausalLM, ModelConfig
 
 META = torch.device("meta")
 TRACE_ATTENTION = "thinktune_counted"

@@ -195,8 +195,7 @@ def test_the_loaded_model_is_asked_whether_a_row_moves_another(precision):
         refuse_leaks(loaded(leaks=True), precision)
 
 
-def test_a_loaded_model_that_gives_nan_is_refused():
+def test_a_loaded_model_that_gives_nan_is_left_to_the_first_evaluation_which_names_its_rows():
     model = loaded(leaks=False)
     torch.nn.init.constant_(model.model.norm.weight, float("nan"))
-    with pytest.raises(UserError, match="gives NaN"):
-        refuse_leaks(model, torch.float32)
+    refuse_leaks(model, torch.float32)

@@ -1,7 +1,6 @@
 """Forward passes and losses: of a batch that trains, and of rows that do not."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -47,10 +46,10 @@ LEAK_EPSILONS = 16  # of the arithmetic: experts may add what they get in anothe
 
 @torch.no_grad()
 def refuse_leaks(model: CausalLM, precision: torch.dtype) -> None:
-    """Raise UserError if a row's states move when only the row before it changes, or are not finite.
+    """Raise UserError if a row's states move when only the row before it changes.
 
     Compares a pass with another of the same shape, so it can ask the loaded model itself, in any precision. Collective
-    under FSDP.
+    under FSDP. States that are not finite pass: the first evaluation refuses them, and names the rows.
     """
     was_training = model.training
     model.eval()
@@ -63,10 +62,13 @@ def refuse_leaks(model: CausalLM, precision: torch.dtype) -> None:
     before, after = with_unsharded_root(model, forward)
     model.train(was_training)
     moved = float((before - after).abs().max())
-    if moved <= LEAK_EPSILONS * torch.finfo(precision).eps * float(before.abs().max()):
+    least = LEAK_EPSILONS * torch.finfo(precision).eps * float(before.abs().max())
+    if moved <= least or not bool(before.isfinite().all()):
         return
-    what = f"a row moves by {moved:.1g} when the row before it changes" if math.isfinite(moved) else "it gives NaN"
-    raise UserError(f"model.name: the loaded {type(model).__name__} cannot be trained: {what}; take another model")
+    raise UserError(
+        f"model.name: the loaded {type(model).__name__} cannot be trained: a row moves by {moved:.1g} when the row "
+        "before it changes; take another model"
+    )
 
 
 def _leak_batch(model: CausalLM, first: int) -> Batch:

@@ -42,7 +42,7 @@ option that is not known is refused, not ignored. Before the first step the load
 changes, and the row after it must not move.
 
 The templates are those of the models named. `own` carries reasoning as it is, `think` needs `model.template: think`.
-"Plan" says whether memory and speed are predicted; without it, set `train.memory` and `train.batch_tokens`. "Many
+"Plan" says whether memory and speed are predicted; without it, set `train.memory` and `expert.batch_tokens`. "Many
 ranks" says whether the weights can be read in shards, which needs files that name them as the class does.
 
 | kind | of it are | rows | logits | template | plan | many ranks |
@@ -82,7 +82,7 @@ logits 的缩放和上限用模型自己的前向测出来，损失和生成都�
 真正加载的模型：改动一行，后面那一行不许变。
 
 模板一列指表中所列模型的模板。`own` 表示自带模板就能写思考过程，`think` 表示需要设 `model.template: think`。“预估”表示能否预测显存
-和速度；不能时请设 `train.memory` 和 `train.batch_tokens`。“多卡”表示权重能否分片读取：文件里的名字必须和类里的一致。
+和速度；不能时请设 `train.memory` 和 `expert.batch_tokens`。“多卡”表示权重能否分片读取：文件里的名字必须和类里的一致。
 
 | 种类 | 模型 | 行 | logits | 模板 | 预估 | 多卡 |
 |---|---|---|---|---|---|---|

@@ -1,6 +1,6 @@
 """Take the pictures of docs/serving.md from a server that is running.
 
-    thinktune serve runs/demo serve.notice='A demo model of one million weights; nothing it says is advice.'
+    thinktune serve runs/demo/expert
     python docs/serving_pictures.py http://127.0.0.1:8420/
 
 Needs playwright and Chromium.

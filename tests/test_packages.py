@@ -20,7 +20,7 @@ __main__
 cli
 demo
 commands
-train
+train export
 report
 eval serve
 planner inference tracking

@@ -137,6 +137,11 @@ class RunFolder:
         return self.path / "final"
 
     @property
+    def exports(self) -> Path:
+        """The folder of all exports, each in a folder by its target's name."""
+        return self.path / "export"
+
+    @property
     def report(self) -> Path:
         """The report page."""
         return self.path / "report.html"

@@ -16,6 +16,7 @@ from thinktune.commands.check import check_recipe
 from thinktune.data.packing import plan_steps
 from thinktune.files import read_json, write_json
 from thinktune.hub import locate_model
+from thinktune.model.admission import admit
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.activation_budgets import trace_layers
 from thinktune.planner.layer_calls import META
@@ -168,5 +169,6 @@ def test_a_class_that_cannot_be_traced_needs_two_settings_and_no_traceback(tree,
     assert facts["verdict"] == "ready"
     assert "as the recipe says: memory tier 8bit" in facts["plan"]["why"]
     assert "memory tier 8bit" in shown(facts)
-    inputs = PlanInputs(recipe, prepared, plan_steps(recipe, prepared), locate_model(recipe), META)
+    admitted = admit(locate_model(recipe))
+    inputs = PlanInputs(recipe, prepared, plan_steps(recipe, prepared), admitted.config, admitted.traits, META)
     assert resolve_setting(inputs, quiet) == Setting("8bit", False, 1.0, 4096)

@@ -159,7 +159,7 @@ def test_the_setting_that_would_fit_is_given_as_overrides(tree, monkeypatch, tmp
     assert (changed.train.activation_budget, changed.train.batch_tokens) != (None, 512)
     assert open_context(changed).capacity == changed.train.batch_tokens < 512
     workload = replace(
-        dry_run.make_workload(context.recipe, context.prepared, context.steps, context.model.config, context.device),
+        dry_run.make_workload(context.plan_inputs),
         compiled=False,
     )
     said = dry_run.suggest_plan(

@@ -3,9 +3,13 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.runs import quiet, settings
+from support.runs import quiet, settings, write_rows
+from support.tiny_models import tiny_config
+from transformers import AutoModelForCausalLM
 
 from thinktune.checkpoint import store
+from thinktune.commands import check_recipe
+from thinktune.data.pipeline import prepare
 from thinktune.errors import UserError
 from thinktune.files import read_json
 from thinktune.model import forward
@@ -37,6 +41,29 @@ def test_steps_of_several_batches_keep_their_gradients(tree):
     changes = {"update_in_backward": True, "batch_tokens": 200, "rows_per_step": 6}
     with pytest.raises(UserError, match=r"takes several batches of 200.*set expert.batch_tokens: \d+"):
         train(settings(tree, train=changes), quiet)
+
+
+def test_an_update_inside_counts_the_padding_of_rows_that_run_apart(tree, tokenizer, tmp_path):
+    """One batch of padded rows needs more tokens than the rows have; `check` and `train` say so alike."""
+    config = tiny_config("qwen3_5_text")
+    config.vocab_size = len(tokenizer)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path / "hybrid")
+    tokenizer.save_pretrained(tmp_path / "hybrid")
+    facts = {"heart": "blood, " * 8, "lung": "air", "eye": "light", "ear": "sound"}
+    rows = write_rows(tmp_path / "uneven.jsonl", facts)
+    changes = {"model": {"name": str(tmp_path / "hybrid")}, "data": {"name": str(rows), "validation": 0.0}}
+    inside = {"update_in_backward": True, "rows_per_step": 4, "epochs": 1}
+    longest, total = (
+        pick(prepare(settings(tree, **changes), tokenizer, quiet).train.lengths.tolist()) for pick in (max, sum)
+    )
+    assert total < 4 * longest
+    tight = settings(tree, **changes, train=inside | {"batch_tokens": total})
+    for verb in (check_recipe, train):
+        with pytest.raises(UserError, match=rf"padded to the longest.*set expert.batch_tokens: {4 * longest}"):
+            verb(tight, quiet)
+    enough = settings(tree, **changes, train=inside | {"batch_tokens": 4 * longest})
+    assert check_recipe(enough, quiet)[1]["verdict"] == "ready"
+    assert (train(enough, quiet) / "final").is_dir()
 
 
 def test_fp32_arithmetic_over_bf16_weights_is_refused(tree):

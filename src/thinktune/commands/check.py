@@ -12,7 +12,7 @@ from rich.text import Text
 
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import MemoryTierName, Recipe
-from thinktune.data import Prepared, StepRows, Subset, summary
+from thinktune.data import Prepared, Subset, summary
 from thinktune.data.dataset import select
 from thinktune.data.packing import padding_share, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
@@ -22,7 +22,7 @@ from thinktune.model import pick_device
 from thinktune.model.admission import admit, context_fault
 from thinktune.model.loading import many_ranks_fault
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run
-from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
+from thinktune.planner.resolve import UnpredictedModelError, describe_stated, require_one_batch, stated_setting
 from thinktune.progress import Say
 from thinktune.terminal import guard_console, show_controls
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
@@ -60,7 +60,8 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
     facts = prepared.summary | {"stops": stops, "model_notes": list(admitted.notes)}
     if not prepared.stop_reasons:
         steps = plan_steps(recipe, prepared)
-        memory, planned = _plan(recipe, prepared, steps, source)
+        inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, pick_device())
+        memory, planned = _plan(inputs)
         _verify_carried_tokenizer(source, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
         facts |= {
             "proof": verify_tokens(prepared, tokenizer),
@@ -120,20 +121,20 @@ def _compare_with_template(rows: Subset, tokenizer: ChatTokenizer) -> int:
     return sum(ids is not None for ids in expected)
 
 
-def _plan(
-    recipe: Recipe, prepared: Prepared, steps: Sequence[StepRows], source: Path
-) -> tuple[MemoryTierName | None, dict[str, Any]]:
+def _plan(inputs: PlanInputs) -> tuple[MemoryTierName | None, dict[str, Any]]:
     """Plan for the recipe's card or the one at hand; on the CPU, take its defaults.
 
     Returns the chosen memory tier, None if nothing fits, and the plan as plain values; `stop` among them says why a run
     cannot start without one.
     """
-    device = pick_device()
-    if device.type == "cpu" and not recipe.plan.card:
-        setting = plan.cpu_default(recipe.train, int(prepared.train.lengths.max()))
+    recipe = inputs.recipe
+    if inputs.device.type == "cpu" and not recipe.plan.card:
+        setting = plan.cpu_default(recipe.train, int(inputs.prepared.train.lengths.max()))
+        if setting.update_in_backward:
+            require_one_batch(inputs, setting.batch_tokens)
         return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.describe_setting(setting)}"}
     try:
-        made = plan_run(PlanInputs(recipe, prepared, steps, source, device))
+        made = plan_run(inputs)
     except UnpredictedModelError as error:
         stated = stated_setting(recipe.train, 1)
         why = describe_stated(stated) if stated else f"none: {error}"

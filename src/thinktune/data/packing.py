@@ -86,6 +86,12 @@ def group_by_length(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return groups
 
 
+def padded_tokens(lengths: Sequence[int], ranks: int = 1) -> int:
+    """Return the tokens of one batch that holds a step's rows, or the largest rank's part, padded to the longest."""
+    parts = [rows for [rows] in balance(lengths, len(lengths) * max(lengths), ranks, packed=False)]
+    return max(len(rows) * max(lengths[row] for row in rows) for rows in parts if rows)
+
+
 def _best_fit(order: Iterable[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
     groups: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, group), sorted

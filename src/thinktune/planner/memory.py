@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from thinktune.config import MemoryTierName, Strategy
+from thinktune.data.packing import balance, padded_tokens
 from thinktune.distributed import ParallelDims
 from thinktune.model import ModelConfig
 from thinktune.model.decoder import decoder_layers
-from thinktune.model.loss import pick_chunk_rows
+from thinktune.model.loss import PLAIN_LOGITS, LogitTransform, pick_chunk_rows
 from thinktune.optim import TIERS, MemoryTier
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from thinktune.optim.offload import BUFFER_COUNT
@@ -69,6 +70,31 @@ class MemoryPeaks:
         return max(self.train, self.evaluate, self.sample)
 
 
+@dataclass(frozen=True, slots=True)
+class PaddedSteps:
+    """Steps whose rows run apart, each padded to the longest of its batch: tokens with that padding.
+
+    `one_batch_tokens` are those of one batch that holds a card's part of any step; `largest` are the rows of the step
+    with most tokens.
+    """
+
+    one_batch_tokens: int
+    largest: tuple[int, ...]
+
+    @classmethod
+    def of(cls, steps: Sequence[Sequence[int]], ranks: int) -> "PaddedSteps":
+        """Describe steps by the lengths of their rows."""
+        return cls(max(padded_tokens(step, ranks) for step in steps), tuple(max(steps, key=sum)))
+
+    def batches(self, capacity: int, ranks: int) -> tuple[int, float]:
+        """Return the number of a card's batches in the largest step, and their mean tokens."""
+        groups = balance(self.largest, capacity, ranks, packed=False)
+        tokens = max(
+            sum(len(rows) * max(self.largest[row] for row in rows) for rows in part if rows) for part in groups
+        )
+        return len(groups[0]), tokens / len(groups[0])
+
+
 @dataclass(frozen=True)
 class Workload:
     """A run as a plan sees it: shape of the model and of the rows, kind and number of cards, and arithmetic."""
@@ -86,6 +112,19 @@ class Workload:
     autocast_weights: bool = False  # weights and hidden states are fp32, matrix products bf16 by autocast
     ranks: int = 1  # cards, one process each
     per_node: int = 1  # of them on one machine
+    logits: LogitTransform = PLAIN_LOGITS
+    padded: PaddedSteps | None = None  # where rows run apart; None where they are packed
+
+    @property
+    def one_batch_tokens(self) -> int:
+        """Tokens of a batch that holds a card's part of any step."""
+        return self.padded.one_batch_tokens if self.padded else self.rank_tokens
+
+    def batches(self, capacity: int) -> tuple[int, float]:
+        """Return the number of a card's batches in the largest step, and their mean tokens, padding included."""
+        if self.padded:
+            return self.padded.batches(capacity, self.ranks)
+        return -(-self.rank_tokens // capacity), min(self.rank_tokens, capacity)
 
     @property
     def rank_tokens(self) -> int:
@@ -121,7 +160,8 @@ class Workload:
     def root_bytes(self, tokens: int, rows: int | None = None) -> RootBytes:
         """Return the bytes of all but the layers for a batch of `tokens`, with `rows` of logits at a time."""
         if (tokens, rows) not in self._root_bytes:
-            batch = RootBatch(tokens, max(1, round(tokens * self.label_fraction)), rows, self.fused_loss)
+            labels = max(1, round(tokens * self.label_fraction))
+            batch = RootBatch(tokens, labels, rows, self.fused_loss, self.logits)
             self._root_bytes[tokens, rows] = self._traced_model.trace_root(batch)
         return self._root_bytes[tokens, rows]
 
@@ -224,7 +264,7 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     layers, root = workload.layers(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes_per_parameter
-    several = workload.rank_tokens > tokens
+    several = workload.one_batch_tokens > tokens
     before = (extra.replica_sums or gradients) if several else 0  # of earlier batches; replicas sum theirs in fp32
     scratch = _update_scratch_bytes(workload, chunk, setting.memory) if inside or not tier.uses_fused_adamw else 0
     last = root.backward_end_peak

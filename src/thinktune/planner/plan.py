@@ -230,7 +230,7 @@ def _candidate_settings(
         Setting(memory, inside, budget, size, strategy)
         for size in sizes
         for budget in budgets
-        if not inside or size >= workload.rank_tokens
+        if not inside or size >= workload.one_batch_tokens
     ]
 
 
@@ -239,7 +239,7 @@ def _candidate_batch_tokens(workload: Workload) -> list[int]:
     sizes: list[int] = []
     smallest, batches = _round_up_tokens(workload.longest_row_tokens), 1
     while not sizes or sizes[-1] > smallest:
-        sizes.append(max(_round_up_tokens(-(-workload.rank_tokens // batches)), smallest))
+        sizes.append(max(_round_up_tokens(-(-workload.one_batch_tokens // batches)), smallest))
         batches *= 2
     return sizes
 

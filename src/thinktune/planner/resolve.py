@@ -3,7 +3,6 @@
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +10,15 @@ import torch
 from thinktune.config import Recipe, TrainConfig
 from thinktune.config.expert import recipe_key
 from thinktune.data import Prepared, StepRows, Subset
-from thinktune.data.packing import balance
+from thinktune.data.packing import balance, padded_tokens
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError, shorten_error
-from thinktune.model import ModelConfig, read_config
+from thinktune.model import ModelConfig
+from thinktune.model.attention import has_attention_dropout
+from thinktune.model.proof import ModelTraits
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
-from thinktune.planner.memory import Setting, Workload
+from thinktune.planner.memory import PaddedSteps, Setting, Workload
 from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan
 from thinktune.progress import Say
 from thinktune.run.reading import read_environment
@@ -31,13 +32,25 @@ class UnpredictedModelError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class PlanInputs:
-    """All that a run's setting depends on but its ranks: recipe, rows, steps, the model's folder, and the device."""
+    """All that a run's setting depends on but its ranks: recipe, rows, steps, the admitted model, and the device."""
 
     recipe: Recipe
     prepared: Prepared
     steps: Sequence[StepRows]
-    source: Path
+    config: ModelConfig
+    traits: ModelTraits
     device: torch.device
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows share a sequence; else each is an entry of a batch, padded to its longest."""
+        return self.traits.rows == "packed"
+
+    @property
+    def step_lengths(self) -> list[list[int]]:
+        """Tokens of each row of each step."""
+        sizes: list[int] = self.prepared.train.lengths.tolist()
+        return [[sizes[row] for row in step.rows] for step in self.steps]
 
 
 def evaluation_batch_tokens(
@@ -71,7 +84,7 @@ def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Sett
     if recipe.train.strategy != "auto":
         setting = replace(setting, strategy=recipe.train.strategy)
     if setting.update_in_backward:
-        _require_one_batch(inputs.steps, rows, setting.batch_tokens, world.size)
+        require_one_batch(inputs, setting.batch_tokens, world.size)
     return setting
 
 
@@ -167,50 +180,52 @@ def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
     """
     recipe, train = inputs.recipe, inputs.recipe.train
     if train.update_in_backward and train.batch_tokens:
-        _require_one_batch(inputs.steps, inputs.prepared.train, train.batch_tokens, world.size if world else 1)
+        require_one_batch(inputs, train.batch_tokens, world.size if world else 1)
     card = pick_card(recipe, inputs.device)
     if world:
         cluster = Cluster(card, world.size, world.per_node)
     else:
         cluster = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card)
-    config = read_config(inputs.source, trust_remote_code=recipe.model.trust_remote_code)
-    workload = make_workload(recipe, inputs.prepared, inputs.steps, config, inputs.device)
-    workload = replace(workload, ranks=cluster.ranks, per_node=cluster.per_node)
-    with predicting(config, recipe):
+    workload = make_workload(inputs, cluster.ranks, cluster.per_node)
+    with predicting(inputs.config, recipe):
         return make_plan(train, workload, card, train.strategy)
 
 
-def make_workload(
-    recipe: Recipe, prepared: Prepared, steps: Sequence[StepRows], config: ModelConfig, device: torch.device
-) -> Workload:
+def make_workload(inputs: PlanInputs, ranks: int = 1, per_node: int = 1) -> Workload:
     """Describe a run as a plan for an accelerator sees it."""
-    rows = prepared.train
-    replies, tokens = sample_shape(recipe, prepared.validation)
+    recipe, rows, packed = inputs.recipe, inputs.prepared.train, inputs.packed
+    replies, tokens = sample_shape(recipe, inputs.prepared.validation)
+    # As the layers of a run are: padded rows have another shape each time, and rows with dropout run one by one.
+    compiled = packed and not has_attention_dropout(inputs.config)
+    lengths = inputs.step_lengths
     return Workload(
-        config=config,
+        config=inputs.config,
         device=ANY_ACCELERATOR,
         fp32=recipe.train.precision == "fp32",
-        compiled=device.type == "cpu" or can_compile(device),
-        step_tokens=_largest_step_tokens(steps, rows),
+        compiled=compiled and (inputs.device.type == "cpu" or can_compile(inputs.device)),
+        step_tokens=max(map(sum, lengths), default=0),
         longest_row_tokens=int(rows.lengths.max()),
         label_fraction=float(rows.label_tokens.sum() / rows.lengths.sum()),
         row_lengths=rows.lengths,
         sample_rows=replies,
         sample_tokens=tokens,
+        ranks=ranks,
+        per_node=per_node,
+        logits=inputs.traits.logits,
+        padded=None if packed else PaddedSteps.of(lengths, ranks),
     )
 
 
-def _require_one_batch(steps: Sequence[StepRows], rows: Subset, capacity: int, ranks: int) -> None:
+def require_one_batch(inputs: PlanInputs, capacity: int, ranks: int = 1) -> None:
     """Raise UserError if a rank needs several forward passes per step, so that gradients would have to be kept."""
-    largest = max((rows.lengths[list(step.rows)] for step in steps), key=lambda lengths: int(lengths.sum()))
-    if any(len(groups) > 1 for groups in balance(largest.tolist(), capacity, ranks)):
-        over_ranks = f" over {ranks} ranks" if ranks > 1 else ""
+    steps, packed = inputs.step_lengths, inputs.packed
+    largest = max(steps, key=sum if packed else lambda lengths: padded_tokens(lengths, ranks))
+    if any(len(groups) > 1 for groups in balance(largest, capacity, ranks, packed=packed)):
+        tokens, over_ranks = sum(largest), f" over {ranks} ranks" if ranks > 1 else ""
+        enough = tokens if ranks == 1 else -(-tokens // ranks) + max(largest)
+        apart = "" if packed else ", where each row is padded to the longest,"
         raise UserError(
-            f"expert.update_in_backward: a step of {largest.sum()} tokens{over_ranks} takes several batches of "
+            f"expert.update_in_backward: a step of {tokens} tokens{over_ranks}{apart} takes several batches of "
             f"{capacity}, but it must be one batch; lower expert.rows_per_step or train.tokens_per_step, "
-            f"or set expert.batch_tokens: {largest.sum() if ranks == 1 else -(-largest.sum() // ranks) + largest.max()}"
+            f"or set expert.batch_tokens: {enough if packed else padded_tokens(largest, ranks)}"
         )
-
-
-def _largest_step_tokens(steps: Sequence[StepRows], rows: Subset) -> int:
-    return max((int(rows.lengths[list(step.rows)].sum()) for step in steps), default=0)

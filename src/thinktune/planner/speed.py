@@ -93,7 +93,7 @@ def seconds_per_step(workload: Workload, setting: Setting, card: Card, network: 
     """
     if not card.tflops or not card.memory_bytes_per_second:
         return None
-    batches, parallel_dims = -(-workload.rank_tokens // setting.batch_tokens), workload.parallel_dims(setting)
+    (batches, _), parallel_dims = workload.batches(setting.batch_tokens), workload.parallel_dims(setting)
     batch = _batch_seconds(workload, setting, card, card.memory_bytes_per_second)
     seconds = batches * batch.total
     if workload.ranks > 1:
@@ -124,7 +124,7 @@ def predict_throughput(workload: Workload, setting: Setting, card: Card, network
     seconds = seconds_per_step(workload, setting, card, network)
     if not seconds or not card.memory_bytes_per_second:
         return None
-    batches = -(-workload.rank_tokens // setting.batch_tokens)
+    batches, _ = workload.batches(setting.batch_tokens)
     batch_alone = _batch_seconds(workload, setting, card, card.memory_bytes_per_second).total
     alone = _step_seconds(workload, setting, card, card.memory_bytes_per_second, batches * batch_alone, 1)
     speed = workload.step_tokens / seconds
@@ -135,7 +135,7 @@ def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVo
     """Compute the bytes that each card sends in the largest step, and receives as well."""
     if workload.ranks == 1:
         return CommunicationVolume()
-    batches = -(-workload.rank_tokens // setting.batch_tokens)
+    batches, _ = workload.batches(setting.batch_tokens)
     return volume_per_step(
         workload.parameter_groups,
         workload.parallel_dims(setting),
@@ -147,7 +147,7 @@ def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVo
 def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: float) -> BatchSeconds:
     """Predict the seconds of a batch by the roofline: matrix products at the peak, and all else at `bandwidth`."""
     config, tier, layers = workload.config, TIERS[setting.memory], workload.layers(setting.activation_budget)
-    tokens, count = min(workload.rank_tokens, setting.batch_tokens), sum(map(prod, workload.shapes))
+    (_, tokens), count = workload.batches(setting.batch_tokens), sum(map(prod, workload.shapes))
     head_flops, recompute_factor = (
         6 * config.vocab_size * config.hidden_size,
         fmean(layer.recompute_factor for layer in layers),

@@ -21,7 +21,7 @@ from thinktune.config import MemoryTierName, TrainConfig
 from thinktune.model import CausalLM, ModelConfig
 from thinktune.model.decoder import decoder_layers
 from thinktune.model.forward import autocast
-from thinktune.model.loss import LogitChunks, linear_cross_entropy
+from thinktune.model.loss import PLAIN_LOGITS, LogitChunks, LogitTransform, linear_cross_entropy
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim import Optimizer
 from thinktune.planner.layer_calls import (
@@ -123,12 +123,13 @@ class RootBytes:
 
 @dataclass(frozen=True, slots=True)
 class RootBatch:
-    """A batch as the root sees it, and how its loss is computed: `chunk_rows` and `fused` of `linear_cross_entropy`."""
+    """A batch as the root sees it, and how its loss is computed: the options of `linear_cross_entropy`."""
 
     tokens: int
     label_tokens: int
     chunk_rows: int | None = None
     fused: bool | None = None
+    logits: LogitTransform = PLAIN_LOGITS
 
 
 class TracedModel:
@@ -213,7 +214,9 @@ class TracedModel:
             hidden = states[0].index_select(0, targets)
             del states
             weight, chunks = self.model.get_output_embeddings().weight, LogitChunks(batch.chunk_rows, batch.fused)
-            loss, each = linear_cross_entropy(hidden, weight, targets, scale=1.0, dtype=self.dtype, chunks=chunks)
+            loss, each = linear_cross_entropy(
+                hidden, weight, targets, scale=1.0, dtype=self.dtype, chunks=chunks, transform=batch.logits
+            )
             del hidden
             forward = live.peak_bytes
             live.reset_peak()

@@ -16,7 +16,7 @@ from thinktune.model import Batch, CausalLM, pick_precision
 from thinktune.model.batch import Padding, collate
 from thinktune.model.proof import model_traits
 from thinktune.optim import Optimizer, learning_rate_factor
-from thinktune.planner import Setting
+from thinktune.planner import PlanInputs, Setting
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.tokenization import ChatTokenizer
 
@@ -50,6 +50,12 @@ class RunContext:
     def capacity(self) -> int:
         """Tokens in one forward pass."""
         return self.setting.batch_tokens
+
+    @property
+    def plan_inputs(self) -> PlanInputs:
+        """What the run's setting was planned from."""
+        traits = model_traits(self.model)
+        return PlanInputs(self.recipe, self.prepared, self.steps, self.model.config, traits, self.device)
 
     @property
     def packed(self) -> bool:

@@ -118,7 +118,7 @@ def out_of_memory_error(context: RunContext, error: BaseException, when: str) ->
 
 def suggest_plan(context: RunContext, card: Card) -> str | None:
     """Return settings that fit a card on which the run's own did not, or None where nothing fits."""
-    workload = make_workload(context.recipe, context.prepared, context.steps, context.model.config, context.device)
+    workload = make_workload(context.plan_inputs)
     # A recipe may name no batch that is smaller than the longest row that it takes.
     workload = replace(workload, longest_row_tokens=context.recipe.data.max_tokens, compiled=context.compiled)
     try:

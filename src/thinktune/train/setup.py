@@ -67,7 +67,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     if last:
         world.run_on_main(lambda: _verify_last(last, folder))
     _seed_and_set_determinism(recipe, device)
-    setting = world.broadcast(resolve_setting(PlanInputs(recipe, prepared, steps, source, device), say, world))
+    inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, device)
+    setting = world.broadcast(resolve_setting(inputs, say, world))
     agreement.refuse_other_machines(world, setting)
     needed = disk_space.disk_requirements(admitted.config, setting.memory)
     disk_space.require_disk_space(folder, needed)

@@ -34,7 +34,9 @@ weight, to 1e-4. That takes about a second, needs no weights and comes before an
 
 - **packed**: rows share one sequence, and no token is wasted.
 - **apart**: the class carries something from token to token (a state, a convolution, a chunk), so each row is an entry
-  of a batch, padded at its end; rows of like length come together. Nothing else changes. `check` says so.
+  of a batch, padded at its end; rows of like length come together. Nothing else changes. `check` says so. Where kernels
+  for such layers are installed (`flash-linear-attention` with `causal-conv1d`, or `mamba-ssm`) and pass the same proof
+  on the card, the rows are packed after all. That was tried with stand-ins for those packages, never on a card.
 - **refused**, in one sentence that says what differs.
 
 Scale and cap of logits are measured with the class's own forward pass and used by loss and generation. An attention
@@ -75,7 +77,8 @@ fp32）。把几行数据打包在一起跑，每一行得到的结果，必须�
 
 - **打包**：多行共用一个序列，不浪费 token。
 - **分开**：这个类会把前面的东西带到后面（状态、卷积、分块），所以每行是批里的一项，尾部填充；长度相近的行放在一起。其他不变。
-  `check` 会说明。
+  `check` 会说明。如果装了这类层的内核（`flash-linear-attention` 加 `causal-conv1d`，或 `mamba-ssm`），并且在显卡上通过同样的
+  证明，就仍然打包。这一点只用替身包试过，没有在显卡上跑过。
 - **拒绝**：用一句话说明哪里不一样。
 
 logits 的缩放和上限用模型自己的前向测出来，损失和生成都照此计算。遇到不认识的注意力选项会拒绝，而不是忽略。第一步之前还会再问一次

@@ -70,7 +70,7 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             "evaluate_every_steps": evaluation_interval_steps(recipe, steps),
             "plan": planned,
         }
-        if admitted.traits.rows == "apart":
+        if not admitted.traits.packed:
             capacity = recipe.train.batch_tokens or max(SHOWN_BATCH_TOKENS, int(prepared.train.lengths.max()))
             share = padding_share(prepared.train.lengths, steps, capacity)
             facts["padding"] = {"batch_tokens": capacity, "share": round(share, 4)}

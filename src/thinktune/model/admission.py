@@ -286,7 +286,7 @@ def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -
     notes = _notes(config, class_name, weights, folder)
     if part:
         notes = (left_out_note(raw["model_type"], class_name, weights.unread, folder),)
-    if traits.rows == "apart":
+    if not traits.packed:
         notes = (*notes, f"{FIELD}: {folder} is of type {config.model_type}, {APART}")
     return AdmittedModel(config, weights, notes, traits)
 

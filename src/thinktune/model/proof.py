@@ -1,15 +1,17 @@
 """Proof that a class can be trained: its rows, in one pass of ours, get what its own forward pass gives each alone."""
 
 import copy
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from transformers.integrations import hub_kernels
 
 from thinktune.errors import UserError, shorten_error
 from thinktune.model.batch import collate
@@ -25,6 +27,7 @@ SEEDS = (0, 1)  # of a twin's weights: a router's choice may hang on a rounding 
 ROW_LENGTHS = (9, 14, 2, 21)  # beyond the twin's window, chunk and convolution, and one row that is shorter
 PROMPT_TOKENS = 1  # of each of those rows; the rest are labels
 HEAD_VOCAB = 64  # of the head on which logits are measured
+STATE_KERNELS = ("fla", "causal_conv1d", "mamba_ssm")  # packages of kernels for layers with a state
 MEASURED_PRODUCTS = (1e-3, 1e3)  # least and largest magnitude: a cap bends what is larger than itself
 
 
@@ -34,6 +37,16 @@ class ModelTraits:
 
     rows: Rows = "packed"
     logits: LogitTransform = PLAIN_LOGITS
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows share a sequence; else each is an entry of a batch, padded to its longest."""
+        return self.rows != "apart"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether batches have one shape and layers run torch's operators alone, which its compiler knows."""
+        return self.rows == "packed"
 
 
 class Refuted(UserError):  # noqa: N818 (what it is)
@@ -98,7 +111,9 @@ def _prove_class(model_class: type[Any], config: Any) -> ModelTraits:
             ) from error
         fill_weights(twin, seed)
         try:
-            return ModelTraits(prove_rows(twin), logits)
+            with torch_operators():
+                rows = prove_rows(twin)
+            return ModelTraits(_rows_by_kernels(twin) if rows == "apart" else rows, logits)
         except Refuted as error:
             refused = error
     assert refused
@@ -140,7 +155,34 @@ def _run_without_memory(model_class: type[Any], config: Any) -> None:
         decoder(model)(input_ids=torch.ones(1, 4, dtype=torch.long), attention_mask=mask, use_cache=False)
 
 
-def prove_rows(model: Any) -> Rows:
+@contextmanager
+def torch_operators() -> Generator[None]:
+    """Have classes run torch's own operators where they would run another package's kernels, which want a card."""
+    theirs = getattr(hub_kernels, "is_torchdynamo_exporting", None)
+    if theirs is None:
+        yield
+        return
+    hub_kernels.is_torchdynamo_exporting = lambda: True
+    try:
+        yield
+    finally:
+        hub_kernels.is_torchdynamo_exporting = theirs
+
+
+def _rows_by_kernels(model: Any) -> Rows:
+    """Return "kernels" where installed kernels for layers with a state keep packed rows apart, else "apart".
+
+    They are asked where they run, on a card if there is one.
+    """
+    if not any(find_spec(package) for package in STATE_KERNELS):
+        return "apart"
+    try:
+        return prove_rows(model.to("cuda" if torch.cuda.is_available() else "cpu"), ("kernels",))
+    except Exception:  # whatever kernels raise for sizes or cards that are not theirs
+        return "apart"
+
+
+def prove_rows(model: Any, ways: Sequence[Rows] = ("packed", "apart")) -> Rows:
     """Return the first way of running rows in which each gets what it gets alone; raises Refuted where none does.
 
     Compares logits, loss and the gradient of every weight with the model's own forward pass and eager attention.
@@ -150,7 +192,6 @@ def prove_rows(model: Any) -> Rows:
     transform = measure_logits(model)
     model.set_attn_implementation("thinktune_rows")
     said: dict[Rows, str] = {}
-    ways: tuple[Rows, ...] = ("packed", "apart")
     for way in ways:
         try:
             difference = _difference(model, rows, way, transform, own)
@@ -159,9 +200,10 @@ def prove_rows(model: Any) -> Rows:
         if difference is None:
             return way
         said[way] = difference
+    asked: dict[Rows, str] = {"packed": "with rows packed", "apart": "with one row an entry"}
+    reasons = "; ".join(f"{asked.get(way, way)}, {difference}" for way, difference in said.items())
     raise Refuted(
-        f"model.name: is of type {model.config.model_type}, which cannot be trained: with rows packed, "
-        f"{said['packed']}; with one row an entry, {said['apart']}; take another model"
+        f"model.name: is of type {model.config.model_type}, which cannot be trained: {reasons}; take another model"
     )
 
 
@@ -186,11 +228,11 @@ def _own(model: Any, rows: list[Rendered]) -> _Found:
     for name, numbers in model.named_buffers():
         if numbers.is_floating_point() and not bool(numbers.isfinite().all()):
             raise ValueError(f"its {'rotary embeddings are' if 'inv_freq' in name else f'{name} is'} not finite")
-    entries = [torch.from_numpy(row.ids.astype(np.int64))[None] for row in rows]
+    entries = [torch.from_numpy(row.ids.astype(np.int64))[None].to(model.device) for row in rows]
     logits = torch.cat([model(input_ids=ids, use_cache=False).logits[0] for ids in entries])
     if not bool(logits.isfinite().all()):
         raise ValueError("its logits are not finite")
-    batch = collate(rows, sum(ROW_LENGTHS))
+    batch = collate(rows, sum(ROW_LENGTHS)).to(model.device)
     losses = nn.functional.cross_entropy(logits[batch.label_positions], batch.labels, reduction="sum")
     loss = losses / batch.label_tokens
     loss.backward()
@@ -199,7 +241,7 @@ def _own(model: Any, rows: list[Rendered]) -> _Found:
 
 def _difference(model: Any, rows: list[Rendered], way: Rows, transform: LogitTransform, own: _Found) -> str | None:
     """Say what differs between a batch of rows and each row alone, or return None."""
-    batch = collate(rows, sum(ROW_LENGTHS))
+    batch = collate(rows, sum(ROW_LENGTHS)).to(model.device)
     weight = model.get_output_embeddings().weight
     model.zero_grad(set_to_none=True)
     states = batch_states(model, batch, way)

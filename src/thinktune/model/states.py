@@ -11,26 +11,41 @@ from thinktune.model.batch import Batch
 from thinktune.model.decoder import decoder
 from thinktune.model.protocols import CausalLM
 
-Rows = Literal["packed", "apart"]
+# Packed rows are told apart by attention alone, or also by other packages' kernels for layers with a state.
+Rows = Literal["packed", "kernels", "apart"]
 
 
 def batch_states(model: CausalLM, batch: Batch, rows: Rows) -> Tensor:
     """Return the last hidden states (n, hidden) of a batch, in its order of tokens; no row sees another."""
-    return _packed_states(model, batch) if rows == "packed" else _apart_states(model, batch)
+    if rows == "apart":
+        return _apart_states(model, batch)
+    return _packed_states(model, batch, kernels=rows == "kernels")
 
 
-def _packed_states(model: CausalLM, batch: Batch) -> Tensor:
-    cu_seqlens, options = batch.cu_seqlens, dict[str, Any]()
+def _kernel_options(batch: Batch) -> dict[str, Any]:
+    """Return the boundaries of rows as flash-linear-attention, and as causal-conv1d and mamba-ssm want them."""
+    numbers = torch.repeat_interleave(batch.cu_seqlens.diff().long())
+    device, ends = batch.ids.device, batch.cu_seqlens.unique()  # without the repeated end of padding
+    return {
+        "cu_seq_lens_q": ends.to(device, non_blocking=True),
+        "seq_idx": numbers.int()[None].to(device, non_blocking=True),
+    }
+
+
+def _packed_states(model: CausalLM, batch: Batch, *, kernels: bool) -> Tensor:
+    cu_seqlens = batch.cu_seqlens
+    options = _kernel_options(batch) if kernels else dict[str, Any]()
     if reads_cu_seqlens_on_device(model):
         options["host_cu_seqlens"] = cu_seqlens
         cu_seqlens = cu_seqlens.to(batch.ids.device, non_blocking=True)
+    if not kernels:  # whose layers call them with an option of this name; attention finds it in the mask's place
+        options["cu_seqlens"] = cu_seqlens
     output = _call(
         model,
         input_ids=batch.ids,
         position_ids=batch.position_ids,
         attention_mask=boundaries_as_mask(cu_seqlens),  # in the place of a mask: transformers builds none
         use_cache=False,
-        cu_seqlens=cu_seqlens,
         max_seqlen=batch.max_seqlen,
         **options,
     )

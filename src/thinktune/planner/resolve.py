@@ -42,11 +42,6 @@ class PlanInputs:
     device: torch.device
 
     @property
-    def packed(self) -> bool:
-        """Whether rows share a sequence; else each is an entry of a batch, padded to its longest."""
-        return self.traits.rows == "packed"
-
-    @property
     def step_lengths(self) -> list[list[int]]:
         """Tokens of each row of each step."""
         sizes: list[int] = self.prepared.train.lengths.tolist()
@@ -193,10 +188,10 @@ def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
 
 def make_workload(inputs: PlanInputs, ranks: int = 1, per_node: int = 1) -> Workload:
     """Describe a run as a plan for an accelerator sees it."""
-    recipe, rows, packed = inputs.recipe, inputs.prepared.train, inputs.packed
+    recipe, rows, packed = inputs.recipe, inputs.prepared.train, inputs.traits.packed
     replies, tokens = sample_shape(recipe, inputs.prepared.validation)
-    # As the layers of a run are: padded rows have another shape each time, and rows with dropout run one by one.
-    compiled = packed and not has_attention_dropout(inputs.config)
+    # As the layers of a run are.
+    compiled = inputs.traits.compiles and not has_attention_dropout(inputs.config)
     lengths = inputs.step_lengths
     return Workload(
         config=inputs.config,
@@ -218,7 +213,7 @@ def make_workload(inputs: PlanInputs, ranks: int = 1, per_node: int = 1) -> Work
 
 def require_one_batch(inputs: PlanInputs, capacity: int, ranks: int = 1) -> None:
     """Raise UserError if a rank needs several forward passes per step, so that gradients would have to be kept."""
-    steps, packed = inputs.step_lengths, inputs.packed
+    steps, packed = inputs.step_lengths, inputs.traits.packed
     largest = max(steps, key=sum if packed else lambda lengths: padded_tokens(lengths, ranks))
     if any(len(groups) > 1 for groups in balance(largest, capacity, ranks, packed=packed)):
         tokens, over_ranks = sum(largest), f" over {ranks} ranks" if ranks > 1 else ""

@@ -60,7 +60,7 @@ class RunContext:
     @property
     def packed(self) -> bool:
         """Whether rows share a sequence; else each is an entry of a batch, padded to its longest."""
-        return model_traits(self.model).rows == "packed"
+        return model_traits(self.model).packed
 
     @property
     def chunk_rows(self) -> int | None:

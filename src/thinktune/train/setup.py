@@ -74,7 +74,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     optimizer = Optimizer(model, with_setting(recipe.train, setting))
-    packed = admitted.traits.rows == "packed"
+    packed = admitted.traits.packed
     lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
     context = RunContext(
         recipe=recipe,
@@ -203,10 +203,12 @@ def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: 
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
     set_attention(model, precision)
     refuse_leaks(model, precision)
-    # With dropout rows are attended to one by one, for which the compiler would compile again for each batch; padded
-    # rows have another shape each time, too.
-    packed = model_traits(model).rows == "packed"
-    compiled = packed and transforms.can_compile(model.device) and not has_attention_dropout(model.config)
+    # With dropout rows are attended to one by one, for which the compiler would compile again for each batch.
+    compiled = (
+        model_traits(model).compiles
+        and transforms.can_compile(model.device)
+        and not has_attention_dropout(model.config)
+    )
     compiled = compiled and transforms.fits_compiler(model)
     compiled = not world.any(not compiled)  # compiling takes passes of its own
     transforms.apply_activation_budget(model, setting.activation_budget, compiled)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
@@ -19,12 +21,14 @@ BASES = {
     "yarn of old": {"scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}},
     "transformers 5's form": {"scaling": YARN, "form": 5},
     "added tokens": {"added": True},
+    "shards": {"shards": True, "dtype": "bfloat16"},
+    "half": {"tied": False, "scaling": YARN, "dtype": "bfloat16"},
 }
 
 
 def make_base(folder: Path, name: str) -> Path:
     """Write a base of `BASES`."""
-    made = {"tied": True, "scaling": None, "form": 4, "added": False} | BASES[name]
+    made = {"tied": True, "scaling": None, "form": 4, "added": False, "dtype": "float32", "shards": False} | BASES[name]
     tokenizer = make_tokenizer(TEXTS, 400)
     if made["added"]:
         tokenizer.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("心包炎", normalized=False)])
@@ -33,7 +37,9 @@ def make_base(folder: Path, name: str) -> Path:
     if not made["tied"]:
         model.config.tie_word_embeddings = False
         model = type(model)(model.config)
-    model.save_pretrained(folder)
+    model.to(getattr(torch, made["dtype"])).save_pretrained(folder)
+    if made["shards"]:
+        cut_into_shards(folder)
     tokenizer.save_pretrained(folder)
     written = read_json(folder / "config.json")
     written |= {"torch_dtype": written.pop("dtype"), "transformers_version": "4.51.0", "max_window_layers": 28}
@@ -53,3 +59,16 @@ def make_base(folder: Path, name: str) -> Path:
     tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
     write_json(folder / "special_tokens_map.json", {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"})
     return folder
+
+
+def cut_into_shards(folder: Path) -> None:
+    """Store a tied model in two shards under names of their own, its norms in fp32, and its head a second time."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights = {name: weight.float() if "norm" in name else weight for name, weight in weights.items()}
+    places = {name: f"part-{1 + ('layers' in name)}-of-2.safetensors" for name in weights}
+    for file in set(places.values()):
+        save_file({name: weights[name] for name in places if places[name] == file}, folder / file, {"format": "pt"})
+    sizes = {"total_size": sum(weight.nbytes for weight in weights.values())}
+    write_json(folder / "model.safetensors.index.json", {"metadata": sizes, "weight_map": places})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thinktune.checkpoint.portable_config import portable_config
 from thinktune.files import read_json, write_json
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tags import template_text
@@ -17,7 +18,7 @@ TEMPLATE_FILE, PROCESSOR_TEMPLATE_FILE = "chat_template.jinja", "chat_template.j
 
 
 # What transformers, other engines and converters read of a tokenizer, chat templates included; the generation
-# configuration; and code of the model's own. Patterns of one level.
+# configuration; code of the model's own; and the terms that a copy must come with. Patterns of one level.
 CARRIED_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -31,26 +32,42 @@ CARRIED_PATTERNS = (
     "additional_chat_templates/*.jinja",
     "generation_config.json",
     "*.py",
+    "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*",
+    "[Nn][Oo][Tt][Ii][Cc][Ee]*",
+    "USE_POLICY*",
 )
 
 
-# Keys of a base's configuration that tell of its weights' format, which training changes.
-_FORMAT_KEYS = ("dtype", "torch_dtype", "quantization_config")
+@dataclass(frozen=True, slots=True)
+class StoredAs:
+    """How a base stores a weight: in which file, and in which dtype if that is not the one of most of its weights.
+
+    `sources` are the names that the weight may have in a checkpoint; the first one that is there counts.
+    """
+
+    file: str
+    sources: tuple[str, ...]
+    own_dtype: Any = None  # a torch.dtype
 
 
 @dataclass(frozen=True, slots=True)
 class BaseFiles:
-    """A base model's configuration, and the bytes of its tokenizer's and other small files by relative name.
+    """A base model's configuration, the bytes of its tokenizer's and other small files, and its weights' places.
 
-    They are read once, at the start of a run, so that no later change of the base reaches a checkpoint.
+    Files have their relative names. `weights` says by stored name how each weight is stored; it is empty where the
+    trained model is only a part of the base. All is read once, at the start of a run, so that no later change of the
+    base reaches a checkpoint.
     """
 
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     carried: dict[str, bytes] = field(default_factory=dict[str, bytes])
     end_token_id: int | None = None  # of a turn; generation ends at it
+    weights: Mapping[str, StoredAs] = field(default_factory=dict[str, StoredAs])
 
     @classmethod
-    def read(cls, folder: Path, tokenizer: ChatTokenizer | None = None) -> "BaseFiles":
+    def read(
+        cls, folder: Path, tokenizer: ChatTokenizer | None = None, weights: Mapping[str, StoredAs] | None = None
+    ) -> "BaseFiles":
         """Read those of a model folder; raises OSError if it has no configuration.
 
         Where the run's `tokenizer` has another chat template or end of turn than the folder, the files that name them
@@ -59,9 +76,9 @@ class BaseFiles:
         found = {path for pattern in CARRIED_PATTERNS for path in folder.glob(pattern) if path.is_file()}
         carried = {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(found)}
         if tokenizer is None:
-            return cls(read_json(folder / CONFIG_FILE), carried)
+            return cls(read_json(folder / CONFIG_FILE), carried, weights=weights or {})
         carried |= _changed_tokenizer_files(carried, tokenizer)
-        return cls(read_json(folder / CONFIG_FILE), carried, tokenizer.eos_token_id)
+        return cls(read_json(folder / CONFIG_FILE), carried, tokenizer.eos_token_id, weights or {})
 
     def write(self, folder: Path) -> None:
         """Write the files, byte for byte, and the configuration merged with the one that transformers saved there."""
@@ -79,6 +96,7 @@ class BaseFiles:
         named = config.get("eos_token_id")
         ends = named if isinstance(named, list) else [] if named is None else [named]
         if self.end_token_id is not None and self.end_token_id not in ends:
+            config.pop("_from_model_config", None)  # transformers 4 takes such a file's ends from config.json instead
             write_json(path, config | {"eos_token_id": [self.end_token_id, *ends]})
 
 
@@ -125,35 +143,3 @@ def _token_text(named: Any) -> str | None:
 
 def _to_json(value: Any) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
-
-
-def portable_config(saved: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's configuration as every release of transformers and other engines read it alike.
-
-    It keeps the base's keys in the base's form, but not those of a model of several modalities whose text part alone
-    was trained: they describe what is not there. Transformers 5 reads `rope_parameters` and `dtype`, earlier releases
-    `rope_theta`, `rope_scaling` and `torch_dtype`, and take their defaults in silence for what they do not find.
-
-    Args:
-        saved: the configuration as the installed release saves it, which decides what the values mean.
-        base: the base's own configuration; empty where there is none.
-    """
-    if saved and base.get("model_type", saved.get("model_type")) != saved.get("model_type"):
-        base = {}
-    kept = {key: value for key, value in base.items() if key not in _FORMAT_KEYS}
-    config = saved | kept
-    if "dtype" in saved:
-        config["torch_dtype"] = saved["dtype"]
-    rope = saved.get("rope_parameters")
-    if not isinstance(rope, dict) or "rope_theta" not in rope:  # none, or one for each kind of layer
-        return config
-    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
-    config["rope_parameters"] = rope
-    config["rope_theta"] = rope["rope_theta"]
-    if "partial_rotary_factor" in rope:
-        config["partial_rotary_factor"] = rope["partial_rotary_factor"]
-    if scaling.get("rope_type", "default") == "default":
-        config.setdefault("rope_scaling", None)
-    else:
-        config["rope_scaling"] = (base.get("rope_scaling") or {}) | scaling
-    return config

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -24,6 +24,7 @@ from thinktune.checkpoint.store import (
     remove_folder,
     write_pointer,
 )
+from thinktune.checkpoint.weight_files import INDEX_FILE, write_weights
 from thinktune.distributed import SINGLE, World, full_tensor
 from thinktune.distributed.world import raise_checkpoint_cause
 from thinktune.errors import UserError
@@ -78,7 +79,7 @@ def save_sharded_model(folder: Path, model: Any, optimizer: Optimizer, world: Wo
         if world.is_main:
             places = {name: files[group] for group, names in groups.items() for name in names}
             total = {"total_size": sum(sizes.values())}
-            write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": places})
+            write_json(folder / INDEX_FILE, {"metadata": total, "weight_map": places})
             model.config.dtype = model.dtype
             model.config.save_pretrained(folder)
             model.generation_config.save_pretrained(folder)
@@ -172,22 +173,25 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
 
 
 def write_final(
-    run_folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, diagnosis: dict[str, Any], note: str
+    run_folder: Path,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    base_files: BaseFiles,
+    diagnosis: dict[str, Any],
+    note: str,
 ) -> Path:
-    """Write a checkpoint's model as the plain folder `final`, its weights as `dtype`, one file at a time.
+    """Write a checkpoint's model as the plain folder `final`: the base's folder with new weights, as `dtype`.
 
     The folder carries the run's diagnosis (see `diagnosis_record`), and a note to its readers where there is one.
     """
     final = RunFolder(run_folder).final
     partial = _partial_folder(final)
+    left_out = (MANIFEST, TRAINER_STATE_FILE, INDEX_FILE)
     try:
+        weights = sorted(checkpoint.folder.glob("*.safetensors"))
+        write_weights(weights, partial, final, dtype, base_files.weights)
         for path in sorted(checkpoint.folder.iterdir()):
-            if path.suffix == ".safetensors":
-                with name_path(path):
-                    weights = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
-                with name_path(final / path.name):
-                    save_file(weights, partial / path.name, {"format": "pt"})
-            elif path.is_file() and path.name not in (MANIFEST, TRAINER_STATE_FILE):
+            if path.is_file() and path.suffix != ".safetensors" and path.name not in left_out:
                 with name_path(final / path.name):
                     shutil.copyfile(path, partial / path.name)
             elif path.is_dir() and path.name != STATE_FOLDER:

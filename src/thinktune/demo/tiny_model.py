@@ -10,7 +10,8 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from thinktune.checkpoint.base_files import CONFIG_FILE, portable_config
+from thinktune.checkpoint.base_files import CONFIG_FILE
+from thinktune.checkpoint.portable_config import portable_config
 from thinktune.files import read_json, write_json
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -69,6 +69,7 @@ class Admitted:
     """A model folder that can be trained, with its tokenizer; `notes` as in AdmittedModel."""
 
     config: ModelConfig
+    weights: MatchedWeights
     tokenizer: ChatTokenizer
     notes: tuple[str, ...]
     traits: ModelTraits
@@ -94,7 +95,7 @@ def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool =
         _collect(faults, lambda: refuse_non_finite_files(model.weights, folder))
     if faults or not model or not tokenizer:
         raise UserError(faults)
-    return Admitted(config, tokenizer, (*model.notes, *template_notes), model.traits)
+    return Admitted(config, model.weights, tokenizer, (*model.notes, *template_notes), model.traits)
 
 
 def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedModel:

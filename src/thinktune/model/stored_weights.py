@@ -1,6 +1,8 @@
 """Stored weights against a model's parameters: which are read, missing, misshapen, unread, tied twice or not finite."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,8 @@ from thinktune.errors import UserError
 from thinktune.model.folder import FIELD, StoredTensor, list_some, quantized_fault
 from thinktune.model.weight_names import NamedWeights, name_weights
 
-FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them; others are quantized weights
+# As safetensors names them; others are quantized weights.
+FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 COMPUTED_SUFFIX = "rotary_emb.inv_freq"  # which old checkpoints hold
 CHUNK_ELEMENTS = 2**24  # of a tensor read at a time
 
@@ -26,6 +29,7 @@ class MatchedWeights:
     A stored name may lack the prefix of the model's body, or be that of a tied weight's twin. Parameters of `converted`
     have no single name: loading makes them of the stored tensors `sources`. `renamings` are patterns and replacements
     of names that loading needs besides the class's own. `is_part` says that the model is part of the stored one.
+    `saved_as` has for each stored tensor that is read, or is tied to one, the names under which a save may have it.
     """
 
     stored: Mapping[str, StoredTensor]
@@ -35,6 +39,20 @@ class MatchedWeights:
     sources: frozenset[str] = frozenset()
     renamings: Mapping[str, str] = field(default_factory=dict[str, str])
     is_part: bool = False
+    saved_as: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+    @property
+    def main_dtype(self) -> torch.dtype:
+        """The dtype in which most elements of the weights are stored."""
+        elements = Counter[torch.dtype]()
+        for name in self.saved_as:
+            if dtype := self.dtype(name):
+                elements[dtype] += math.prod(self.stored[name].shape)
+        return elements.most_common(1)[0][0]
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        """Return the dtype of a stored tensor, None if it is no floating one."""
+        return FLOAT_DTYPES.get(self.stored[name].dtype)
 
 
 def match_weights(
@@ -72,7 +90,19 @@ def match_weights(
     if faults:
         raise UserError(faults)
     unread = _refuse_and_list_unread(stored, named, names, twins, folder)
-    return MatchedWeights(stored, names, unread, named.converted, named.sources, named.renamings, is_part)
+    saved_as = _saved_names(named, names, twins)
+    return MatchedWeights(stored, names, unread, named.converted, named.sources, named.renamings, is_part, saved_as)
+
+
+def _saved_names(named: NamedWeights, names: Mapping[str, str], twins: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return for each stored tensor the names under which a save of the model may have it; `twins` by source."""
+    found: dict[str, tuple[str, ...]] = {source: (source,) for source in named.sources}
+    for name, stored in names.items():
+        found[stored] = (stored, name)
+    for source, twin in twins.items():
+        if source in names and (saved := named.direct.get(twin)) is not None:
+            found[saved] = tuple(dict.fromkeys((saved, twin, names[source], source)))
+    return found
 
 
 def _required_buffers(model: Any) -> dict[str, tuple[int, ...]]:

@@ -349,6 +349,7 @@ def _write_final(run: Run) -> None:
             folder,
             best,
             _base_dtype(folder),
+            run.context.base_files,
             diagnosis_record(diagnosis),
             final_note(diagnosis, folder.name, best.step),
         )

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from thinktune.checkpoint import saving, store
-from thinktune.checkpoint.base_files import BaseFiles
+from thinktune.checkpoint.base_files import BaseFiles, StoredAs
 from thinktune.config import Recipe
 from thinktune.data import Prepared, StepRows, Subset, prepare, summary
 from thinktune.data.packing import plan_steps
@@ -28,6 +28,7 @@ from thinktune.model.batch import pick_padding
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.model.proof import model_traits
+from thinktune.model.stored_weights import MatchedWeights
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
@@ -81,7 +82,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         folder=folder,
         prepared=prepared,
         tokenizer=admitted.tokenizer,
-        base_files=BaseFiles.read(source, admitted.tokenizer),
+        base_files=BaseFiles.read(source, admitted.tokenizer, _stored_as(admitted.weights, source)),
         model=model,
         optimizer=optimizer,
         steps=steps,
@@ -94,7 +95,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         world=world,
     )
     clock = CheckpointClock(needed.checkpoint_bytes / ASSUMED_DISK_BYTES_PER_SECOND)
-    environment = _environment(context, admitted.config, command) | {"weights_fingerprint": weights}
+    environment = _environment(context, admitted, command) | {"weights_fingerprint": weights}
     run = _resume_or_record(context, clock, last, environment, changes)
     where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(context.device)
     say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
@@ -104,6 +105,20 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
 def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
     trusted, template = recipe.model.trust_remote_code, recipe.model.template
     return admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
+
+
+def _stored_as(weights: MatchedWeights, source: Path) -> dict[str, StoredAs]:
+    """Return how the base stores each weight that is trained; empty for a part, which has its class's own names."""
+    if weights.is_part:
+        return {}
+    main = weights.main_dtype
+    own = {name: weights.dtype(name) for name in weights.saved_as}
+    return {
+        name: StoredAs(
+            weights.stored[name].file.relative_to(source).as_posix(), sources, own[name] if own[name] != main else None
+        )
+        for name, sources in weights.saved_as.items()
+    }
 
 
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
@@ -224,11 +239,11 @@ def _tokens_left(steps: Sequence[StepRows], rows: Subset) -> list[int]:
     return [*reversed([0, *accumulate(reversed(sizes))])]
 
 
-def _environment(context: RunContext, config: Any, command: Sequence[str]) -> dict[str, Any]:
+def _environment(context: RunContext, admitted: Admitted, command: Sequence[str]) -> dict[str, Any]:
     """Return the contents of environment.json."""
     return describe_environment(command) | {
         "model": context.recipe.model.name,
-        "model_dtype": str(config.dtype or torch.float32).removeprefix("torch."),
+        "model_dtype": str(admitted.config.dtype or admitted.weights.main_dtype).removeprefix("torch."),
         "parameters": count_parameters(context.model),
         "device": str(context.device),
         "precision": str(context.precision).removeprefix("torch."),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thinktune.files import read_json, write_json
+from thinktune.hub.card_metadata import LICENSE_PATTERNS
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tags import template_text
 
@@ -31,6 +32,7 @@ CARRIED_PATTERNS = (
     "additional_chat_templates/*.jinja",
     "generation_config.json",
     "*.py",
+    *LICENSE_PATTERNS,
 )
 
 

@@ -14,9 +14,8 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from thinktune.checkpoint.base_files import CONFIG_FILE, BaseFiles
-from thinktune.checkpoint.manifest import MANIFEST, checksum, write_manifest
+from thinktune.checkpoint.manifest import CARD_FILE, MANIFEST, checksum, write_manifest
 from thinktune.checkpoint.store import (
-    NOTE_FILE,
     STATE_CHECKSUMS_KEY,
     STATE_FOLDER,
     TRAINER_STATE_FILE,
@@ -172,11 +171,11 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
 
 
 def write_final(
-    run_folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, diagnosis: dict[str, Any], note: str
+    run_folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, diagnosis: dict[str, Any], card: str
 ) -> Path:
     """Write a checkpoint's model as the plain folder `final`, its weights as `dtype`, one file at a time.
 
-    The folder carries the run's diagnosis (see `diagnosis_record`), and a note to its readers where there is one.
+    The folder carries the run's diagnosis (see `diagnosis_record`), and its model card.
     """
     final = RunFolder(run_folder).final
     partial = _partial_folder(final)
@@ -197,8 +196,7 @@ def write_final(
         # Each of the two names is read by some releases.
         write_json(partial / CONFIG_FILE, read_json(partial / CONFIG_FILE) | {"dtype": name, "torch_dtype": name})
         write_json(partial / TRAINER_STATE_FILE, {"step": checkpoint.step, "diagnosis": diagnosis})
-        if note:
-            atomic_write_text(partial / NOTE_FILE, note)
+        atomic_write_text(partial / CARD_FILE, card)
         _commit_folder(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

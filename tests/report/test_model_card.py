@@ -166,6 +166,19 @@ def test_without_an_evaluation_of_these_weights_the_card_says_so(evaluated: RunF
     assert "10.0.0.5" not in english + chinese
 
 
+def test_an_export_has_the_proof_of_the_model_that_it_was_made_from(evaluated: RunFolder, tmp_path: Path) -> None:
+    export, earlier = tmp_path / "export", tmp_path / "earlier"
+    for folder in (export, earlier):
+        folder.mkdir()
+        (folder / "doses-q8_0.gguf").write_bytes(b"GGUF")
+        (folder / "model.safetensors").write_bytes(b"others")
+    for source in (None, evaluated.final):
+        assert "+75.0 points" in render_model_card(export, evaluated, source=source).text
+    text = render_model_card(export, evaluated, source=earlier).text
+    assert "is of other weights than these" in text
+    assert "+75.0 points" not in text
+
+
 def test_before_an_evaluation_nothing_is_claimed(run: RunFolder) -> None:
     english, chinese = halves(card_of(run))
     assert "Not evaluated yet: nothing here shows that its replies are better" in english
@@ -269,7 +282,7 @@ def test_the_prompt_sampling_and_modes_of_the_run_are_on_the_card(run: RunFolder
     english, _ = halves(text)
     assert text.count("```\nAnswer as a nurse.\n```") == 2
     assert "temperature 0.6, top\\_p 0.95, top\\_k 20" in english.replace("top_", "top\\_")
-    assert "`enable_thinking` true or false. Of the training rows, 19 were trained without thinking." in english
+    assert "`enable_thinking` true or false. Of the rows read, 19 are answered without thinking." in english
     assert "between `<think>` and `</think>`" in english
     assert "vllm serve . --served-model-name doses" in text
 
@@ -283,6 +296,11 @@ def test_the_card_of_a_gguf_names_its_file_and_of_a_plain_folder_claims_nothing(
     assert "llama-server -m doses-q8_0.gguf --jinja --alias doses" in text
     assert "library_name" not in text
     assert "transformers 4.57" not in text
+    assert "temperature" not in text
+    assert write_model_card(export, run, "doses", source=run.final)
+    text = (export / "README.md").read_text(encoding="utf-8")
+    assert text.count("temperature 0.6") == 2
+    assert "of step 60 of 90 |" in text, "the dtype of training is not that of a GGUF"
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "config.json").write_text('{"model_type": "qwen3", "license": "mit"}', encoding="utf-8")
@@ -292,6 +310,19 @@ def test_the_card_of_a_gguf_names_its_file_and_of_a_plain_folder_claims_nothing(
     assert "Nothing is recorded here of how this model was made." in text
     assert "这里没有这个模型的训练记录。" in text
     assert "## Training" not in text
+    write_model_card(run.final, run)
+    before = (run.final / "README.md").read_bytes()
+    assert not write_model_card(run.final, None), "a final model that was moved away from its run has a card already"
+    assert (run.final / "README.md").read_bytes() == before
+
+
+def test_the_longest_row_is_one_that_was_trained(tmp_path: Path) -> None:
+    """Rows over data.max_tokens are measured, too, but dropped."""
+    data = DATA | {"lengths": {"whole": {"max": 3151.0}}}
+    english, chinese = halves(card_of(make_final_run(tmp_path, data=data)))
+    assert "at most 2,048 tokens" in english
+    assert "最长 2,048 个词元" in chinese
+    assert "3,151" not in english + chinese
 
 
 def test_on_a_hub_the_commands_load_from_there(run: RunFolder) -> None:

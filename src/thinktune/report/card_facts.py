@@ -75,6 +75,18 @@ class CardFacts:
         return self.base_repository or (_last_name(self.recipe.model.name) if self.recipe else "")
 
     @property
+    def dtype(self) -> str | None:
+        """The dtype of the weights, where they are as training wrote them."""
+        plain = self.config and not self.weights and "quantization_config" not in self.config
+        return self.environment.get("model_dtype") if plain else None
+
+    @property
+    def longest_row_tokens(self) -> int | None:
+        """Tokens of the longest row that was trained or held out: longer ones were measured, but left out."""
+        measured = (self.data.get("lengths") or {}).get("whole")
+        return min(int(measured["max"]), self.recipe.data.max_tokens) if measured and self.recipe else None
+
+    @property
     def languages(self) -> list[str]:
         """Languages of the training rows by ISO 639-1 code, the commonest first."""
         counts: Mapping[str, int] = self.data.get("languages") or {}
@@ -88,17 +100,20 @@ class CardFacts:
         return (str(found[0]), str(found[1])) if isinstance(found, list) and len(found) == 2 else None
 
 
-def read_facts(folder: Path, run: RunFolder | None, name: str, *, evaluated: bool = True) -> CardFacts:
-    """Read the facts of a model folder; of its run's evaluations only if `evaluated`, and if they are of these weights.
+def read_facts(folder: Path, run: RunFolder | None, name: str, source: Path | None = None) -> CardFacts:
+    """Read the facts of a model folder; of its run's evaluations those that are of these weights.
 
-    A damaged record of the run costs its part of the card, and a sentence in `damages`.
+    `source` is the folder that an export was made from, where the model's small files are. A damaged record of the run
+    costs its part of the card, and a sentence in `damages`.
     """
+    weights = source
+    source = source or folder
     facts = CardFacts(
         name,
         folder,
-        license=read_license(folder),
+        license=read_license(source),
         config=_read_plain(folder / "config.json"),
-        sampling=_read_sampling(folder / "generation_config.json"),
+        sampling=_read_sampling(source / "generation_config.json"),
         weights=tuple(sorted(path.name for path in folder.glob("*.gguf"))),
     )
     if run is None:
@@ -112,7 +127,7 @@ def read_facts(folder: Path, run: RunFolder | None, name: str, *, evaluated: boo
             return otherwise
 
     facts.run = run.path.resolve().name
-    state = _read_plain(folder / TRAINER_STATE_FILE) or _read_plain(run.final / TRAINER_STATE_FILE)
+    state = _read_plain(source / TRAINER_STATE_FILE) or _read_plain(run.final / TRAINER_STATE_FILE)
     facts.step = state["step"] if isinstance(state.get("step"), int) else None
     facts.recipe = keep(lambda: load_recipe(run.recipe), None)
     facts.environment = keep(lambda: read_environment(run.path), {})
@@ -122,30 +137,32 @@ def read_facts(folder: Path, run: RunFolder | None, name: str, *, evaluated: boo
     facts.diagnosis = keep(lambda: diagnose_run(run.path), None) if metrics else None
     recorded = {key: facts.environment.get(f"model_{key}") for key in ("license", "license_name", "license_link")}
     facts.license = {key: str(value) for key, value in recorded.items() if value} or facts.license
-    if evaluated:
-        _add_evaluations(facts, keep(lambda: read_reports(run.path), {}), run)
+    if weights is None:  # an export's are the run's in another form
+        weights = folder if folder in (run.final, *run.checkpoints.glob("*")) else _model_of(run)
+    report = keep(lambda: read_reports(run.path), {})
+    if report:
+        _add_evaluations(facts, report, run, model_fingerprint(weights) if weights else "")
     return facts
 
 
-def _add_evaluations(facts: CardFacts, report: Record, run: RunFolder) -> None:
-    """Add the evaluations that are of the run's final model as it is; an export's weights are those in another form."""
+def _add_evaluations(facts: CardFacts, report: Record, run: RunFolder, fingerprint: str) -> None:
+    """Add the evaluations of the model with a fingerprint."""
     silent = report.get("silent")
     with refuse_damage(run.evaluation().report):
         for mode, found in (("thinking", report), ("silent", silent)):
             if not found or not found.get("sets"):
                 continue
             asked = found["settings"]["models"]["tuned"]["print"]
-            if "://" in asked or asked == _fingerprint_of(run):
+            if "://" in asked or asked == fingerprint:
                 facts.evaluations[mode] = found
             else:
                 facts.outdated_evaluation = True
 
 
-def _fingerprint_of(run: RunFolder) -> str | None:
-    """Return the fingerprint of the model that `eval` asks: the final one, or the best so far."""
+def _model_of(run: RunFolder) -> Path | None:
+    """Return the folder of the model that `eval` asks: the final one, or the best so far."""
     best = None if run.final.is_dir() else find_checkpoint(run.path, "best")
-    folder = best.folder if best else run.final
-    return model_fingerprint(folder) if folder.is_dir() else None
+    return best.folder if best else run.final if run.final.is_dir() else None
 
 
 def settings_text(recipe: Recipe) -> str:

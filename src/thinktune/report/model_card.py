@@ -33,7 +33,7 @@ from thinktune.report.card_words import (
     ungraded_sentence,
 )
 from thinktune.report.diagnosis_text import advice_sentence, reason_sentence, state_name
-from thinktune.report.html import TEMPLATES_FOLDER, format_count
+from thinktune.report.html import TEMPLATES_FOLDER, BilingualText, format_count, format_number
 from thinktune.run import RunFolder
 from thinktune.run.reading import refuse_damage
 
@@ -87,19 +87,26 @@ def write_final_card(run_folder: Path) -> str | None:
 
 
 def write_model_card(
-    model_folder: Path, run: RunFolder | None, name: str | None = None, commands: Sequence[Command] = ()
+    model_folder: Path,
+    run: RunFolder | None,
+    name: str | None = None,
+    commands: Sequence[Command] = (),
+    source: Path | None = None,
 ) -> bool:
-    """Write the card of a model folder or of an export; return False where a card that is not ours is there, and stays.
+    """Write the card of a model folder or of an export; return False where one is there that stays.
+
+    That is one which is not as thinktune wrote it, and, where no run is known, any: it says more than a new one could.
 
     Args:
         model_folder: the folder; what it holds decides what the card says of its form.
         run: the run that made the model, where one did.
         name: what the model is called; None means the name of its run, or of its folder.
         commands: how engines use it; none means those that its form allows.
+        source: the folder that an export was made from, which has the model's small files.
     """
-    if is_edited(model_folder):
+    if is_edited(model_folder) or (run is None and (model_folder / CARD_FILE).is_file()):
         return False
-    _write_if_new(model_folder / CARD_FILE, render_model_card(model_folder, run, name, commands).text)
+    _write_if_new(model_folder / CARD_FILE, render_model_card(model_folder, run, name, commands, source=source).text)
     return True
 
 
@@ -109,7 +116,7 @@ def render_model_card(
     name: str | None = None,
     commands: Sequence[Command] = (),
     *,
-    evaluated: bool = True,
+    source: Path | None = None,
     repository: tuple[Hub, str] | None = None,
 ) -> ModelCard:
     """Return the card of a model folder (see `write_model_card`).
@@ -119,11 +126,11 @@ def render_model_card(
         run: the run that made the model, where one did.
         name: what the model is called.
         commands: how engines use it.
-        evaluated: whether evaluations count that are there.
+        source: the folder that an export was made from.
         repository: the hub and the `owner/name` from which readers load it; None: they have the folder.
     """
     named = name or (run.path.resolve().name if run else model_folder.resolve().name)
-    facts = read_facts(model_folder, run, named, evaluated=evaluated)
+    facts = read_facts(model_folder, run, named, source)
     with refuse_damage(run.path if run else model_folder):  # whatever a value of another type raises where it is used
         values = _template_values(facts, commands or default_commands(facts, repository))
         texts = [_templates().get_template(f"card.{language}.md.jinja").render(values) for language in ("en", "zh")]
@@ -195,15 +202,24 @@ def _template_values(facts: CardFacts, commands: Sequence[Command]) -> dict[str,
     }
 
 
-def _hardware(facts: CardFacts) -> str:
+def _hardware(facts: CardFacts) -> BilingualText | None:
     """Describe what trained: accelerators by the name that they give themselves."""
     environment = facts.environment
     name = str(environment.get("device_name") or environment.get("device") or "")
     if name == "cpu":
         processors = environment.get("processor_count")
-        return f"CPU ({processors})" if processors else "CPU"
+        return (
+            BilingualText(f"CPU, {processors} processors", f"CPU，{processors} 个处理器")
+            if processors
+            else _same("CPU")
+        )
     ranks = environment.get("world_size")
-    return f"{ranks} x {name}" if isinstance(ranks, int) and ranks > 1 else name
+    named = f"{ranks} x {name}" if isinstance(ranks, int) and ranks > 1 else name
+    return _same(named) if name else None
+
+
+def _same(text: str) -> BilingualText:
+    return BilingualText(text, text)
 
 
 def _switches(facts: CardFacts) -> list[Mapping[str, Any]]:
@@ -284,7 +300,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(inline=escape_inline, fenced=fence, count_of=format_count)
+    environment.filters.update(inline=escape_inline, fenced=fence, count_of=format_count, number=format_number)
     return environment
 
 

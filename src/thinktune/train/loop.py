@@ -368,7 +368,7 @@ def _card_text(run: Run, best: store.Checkpoint) -> str:
     if own := edited_card(folder.final):
         return own
     try:
-        return render_model_card(best.folder, folder, evaluated=False).text
+        return render_model_card(best.folder, folder).text
     except UserError:  # a damaged record of the run; `_write_card` says which
         return render_model_card(best.folder, None, folder.path.name).text
 

@@ -283,7 +283,6 @@ def _write_if_new(path: Path, text: str) -> None:
 
 
 def _is_signed(text: str) -> bool:
-    text = text.replace("\r\n", "\n")  # as git may have written it
     found = _SIGNATURE.search(text)
     return found is not None and found[1] == _digest(text[: found.start()])
 

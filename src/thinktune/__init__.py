@@ -53,13 +53,15 @@ def evaluate(run: str | Path, *, tasks: tuple[str | Path, ...] = (), thinking: b
     """
     from thinktune.eval.runner import EvalOptions, evaluate_run
     from thinktune.files import expand_home
-    from thinktune.report import write_run_page
+    from thinktune.report import write_final_card, write_run_page
     from thinktune.terminal import say
 
     folder = expand_home(Path(run))
     files = tuple(expand_home(Path(file)) for file in tasks)
     report = evaluate_run(folder, say, EvalOptions(files, thinking=thinking))
     write_run_page(folder)
+    if kept := write_final_card(folder):
+        say(kept)
     return report
 
 

@@ -196,7 +196,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         from thinktune.config import load_recipe
         from thinktune.eval import comparison_tables
         from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
-        from thinktune.report import write_run_page
+        from thinktune.report import write_final_card, write_run_page
         from thinktune.run import RunFolder
         from thinktune.tracking import update_trackers
     if not math.isfinite(temperature):
@@ -210,6 +210,8 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
             options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
             result = evaluate_run(run, tell, options)
         write_run_page(run)
+        if kept := write_final_card(run):
+            tell(kept)
     update_trackers(run, load_recipe(RunFolder(run).recipe).track, tell)
     if as_json:
         print_json(result)
@@ -232,13 +234,15 @@ def report(runs: RunPaths) -> None:
     """Rewrite a run's report page. For several runs, also write a page that compares them."""
     with captured_output():
         from thinktune.checkpoint import require_run_folder
-        from thinktune.report import write_comparison, write_run_page
+        from thinktune.report import write_comparison, write_final_card, write_run_page
         from thinktune.run.base_model import describe_other_weights
 
     for run in runs:
         require_run_folder(run)
     for run in runs:
         say(f"report: {write_run_page(run)}")
+        if kept := write_final_card(run):
+            say_to_stderr(kept)
         if warning := describe_other_weights(run):
             say_to_stderr(warning)
     if len(runs) > 1:

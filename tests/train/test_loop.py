@@ -252,8 +252,8 @@ def test_a_destroyed_model_is_called_so_wherever_it_is_met(tree, capsys):
     for praise in ("still learning", "at its best", "the best of those", "more epochs"):
         assert praise not in "\n".join(said).lower()
     note = (folder / "final" / "README.md").read_text(encoding="utf-8")
-    assert "# Worse than the base model" in note
-    assert "比基座模型更差" in note
+    assert "**Worse than the base model.** The eval loss was" in note
+    assert "**比基座模型更差。**" in note
     assert not manifest_mismatches(folder / "final")
     for place in (folder, folder / "final"):
         assert store.model_warning(place).startswith("this model is worse than its base: the eval loss was")
@@ -265,7 +265,7 @@ def test_a_model_that_learned_carries_no_warning(tree):
     said: list[str] = []
     folder = train(settings(tree, data={"validation": 0.5}), said.append)
     assert said[-1].endswith(", the best of those evaluated)")
-    assert not (folder / "final" / "README.md").exists()
+    assert "than the base model" not in (folder / "final" / "README.md").read_text(encoding="utf-8")
     assert store.model_warning(folder) is store.model_warning(folder / "final") is None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from thinktune.checkpoint.portable_config import portable_config
 from thinktune.files import read_json, write_json
+from thinktune.hub.card_metadata import LICENSE_PATTERNS
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tags import template_text
 
@@ -32,9 +33,7 @@ CARRIED_PATTERNS = (
     "additional_chat_templates/*.jinja",
     "generation_config.json",
     "*.py",
-    "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*",
-    "[Nn][Oo][Tt][Ii][Cc][Ee]*",
-    "USE_POLICY*",
+    *LICENSE_PATTERNS,
 )
 
 

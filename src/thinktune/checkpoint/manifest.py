@@ -1,4 +1,4 @@
-"""Manifest of a folder: size and sha256 of every file, and what no longer matches it."""
+"""Manifest of a folder: size and sha256 of every file but its card, and what no longer matches it."""
 
 import hashlib
 from collections.abc import Collection
@@ -10,12 +10,15 @@ from thinktune.files import name_path, read_json, write_json
 MANIFEST = "files.json"
 
 
+CARD_FILE = "README.md"  # people edit it, and evaluations rewrite it: no manifest lists it, and none is broken by it
+
+
 HASH_THREADS = 4  # hashlib releases the interpreter's lock
 
 
 def write_manifest(folder: Path, exclude: Collection[str] = ()) -> None:
     """Write the manifest of a folder into it, without the subfolders `exclude`, which may be removed later."""
-    names = [name for name in _file_names(folder) if _top_folder(name) not in exclude]
+    names = [name for name in _file_names(folder) if _top_folder(name) not in exclude and name != CARD_FILE]
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         measured = pool.map(checksum, [folder / name for name in names])
         write_json(folder / MANIFEST, dict(zip(names, measured, strict=True)))
@@ -31,12 +34,12 @@ def manifest_mismatches(folder: Path, exclude: Collection[str] = ()) -> list[str
     """Describe the files that do not match the manifest: missing, short, changed, or added."""
     try:
         listed = read_json(folder / MANIFEST)
-        sizes = {name: entry["bytes"] for name, entry in listed.items()}
+        sizes = {name: entry["bytes"] for name, entry in listed.items() if name != CARD_FILE}
     except FileNotFoundError:
         return [f"{MANIFEST} is missing"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return [f"{MANIFEST} cannot be read"]
-    found = set(_file_names(folder))
+    found = set(_file_names(folder)) - {CARD_FILE}
     mismatches = [f"{name} is missing" for name in sizes.keys() - found]
     mismatches += [f"{name} was added later" for name in found - sizes.keys() if _top_folder(name) not in exclude]
     return sorted(mismatches + checksum_mismatches(folder, {name: listed[name] for name in sizes.keys() & found}))

@@ -14,9 +14,8 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from thinktune.checkpoint.base_files import CONFIG_FILE, BaseFiles
-from thinktune.checkpoint.manifest import MANIFEST, checksum, write_manifest
+from thinktune.checkpoint.manifest import CARD_FILE, MANIFEST, checksum, write_manifest
 from thinktune.checkpoint.store import (
-    NOTE_FILE,
     STATE_CHECKSUMS_KEY,
     STATE_FOLDER,
     TRAINER_STATE_FILE,
@@ -178,11 +177,11 @@ def write_final(
     dtype: torch.dtype,
     base_files: BaseFiles,
     diagnosis: dict[str, Any],
-    note: str,
+    card: str,
 ) -> Path:
     """Write a checkpoint's model as the plain folder `final`: the base's folder with new weights, as `dtype`.
 
-    The folder carries the run's diagnosis (see `diagnosis_record`), and a note to its readers where there is one.
+    The folder carries the run's diagnosis (see `diagnosis_record`), and its model card.
     """
     final = RunFolder(run_folder).final
     partial = _partial_folder(final)
@@ -201,8 +200,7 @@ def write_final(
         # Each of the two names is read by some releases.
         write_json(partial / CONFIG_FILE, read_json(partial / CONFIG_FILE) | {"dtype": name, "torch_dtype": name})
         write_json(partial / TRAINER_STATE_FILE, {"step": checkpoint.step, "diagnosis": diagnosis})
-        if note:
-            atomic_write_text(partial / NOTE_FILE, note)
+        atomic_write_text(partial / CARD_FILE, card)
         _commit_folder(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -21,9 +21,6 @@ STATE_FOLDER = "state"  # optimizer and random generators, as safetensors; only 
 TRAINER_STATE_FILE = "state.json"  # the step, and what else a run needs to resume
 
 
-NOTE_FILE = "README.md"  # of the final model: what its readers must know, where it is no better than its base
-
-
 STATE_CHECKSUMS_KEY = "state_digests"  # in the trainer state, since the manifest omits what pruning removes
 
 

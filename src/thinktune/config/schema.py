@@ -108,6 +108,8 @@ class DataConfig(Section):
     """Branch, tag or commit on the hub; None means its main branch."""
     files: str | None = None
     """Which files of a folder or data set to read: a glob such as `train*.jsonl`."""
+    license: str | None = None
+    """The licence of the rows, such as cc-by-4.0, for the model card. None: the card says that none is named."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of the columns."""
     ignore: tuple[str, ...] = ()

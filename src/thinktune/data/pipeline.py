@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from thinktune.data.checks import check_example
 from thinktune.data.columns import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.duplicates import question_text
+from thinktune.data.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.modes import has_thinking_switch, refuse_share_without_switch
 from thinktune.data.readers import MAX_ROW_BYTES, read_rows
 from thinktune.data.sources import RowFile
@@ -38,6 +39,7 @@ from thinktune.files import name_path, read_json, write_json
 from thinktune.progress import ProgressReporter, Say
 from thinktune.tokenization import ChatTokenizer, Example, Turn
 from thinktune.tokenization.chat_template import decode_by_token
+from thinktune.tokenization.tags import read_tags
 from thinktune.tokenization.tokenizer import control_tokens, max_characters, tokenizer_state
 
 CHUNK_ROWS, CHUNK_BYTES = 256, 2**20  # of the file; tokenizing takes some two hundred times that
@@ -303,9 +305,19 @@ def _summarize(
         "silent_share": settings.silent_share,
         "silent_rows": processed.silent_rows,
         "has_thinking_switch": has_thinking_switch(tokenizer),
+        "think_tags": astuple(read_tags(tokenizer)),
+        "languages": count_languages(_sample_texts(train)),
         "largest_token": processed.max_token_id,
         "shown": [{"row": row.source, "pieces": decode_by_token(row, tokenizer)} for row in shown],
     }
+
+
+def _sample_texts(rows: Subset) -> Iterator[str]:
+    """Yield the text of evenly spaced rows, so that files of several languages all count; the system prompt's not."""
+    step = max(1, -(-len(rows) // LANGUAGE_SAMPLE_ROWS))
+    for index in rows.example_indices[::step].tolist():
+        turns = rows.dataset.example(index).turns
+        yield "\n".join(f"{turn.content}\n{turn.reasoning}" for turn in turns if turn.role != "system")
 
 
 def _stop_reasons(processed: _ProcessedRows, summary: dict[str, Any], settings: DataConfig) -> list[str]:
@@ -369,7 +381,8 @@ def _refuse_faulty_system(settings: DataConfig, tokenizer: ChatTokenizer) -> Non
 def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> str:
     """Hash everything that tokens and summary are made from: rows, recipe, template, tokenizer, code."""
     digest = blake2b(digest_size=16)
-    elsewhere = {"name", "hub", "revision", "files"}  # they say where the rows are; what counts is their content
+    # Where the rows are, and under which licence; what counts is their content.
+    elsewhere = {"name", "hub", "revision", "files", "license"}
     for part in (
         settings.model_dump_json(exclude=elsewhere),
         tokenizer_state(tokenizer),

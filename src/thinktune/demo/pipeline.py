@@ -18,7 +18,7 @@ from thinktune.eval import comparison_tables
 from thinktune.eval.runner import EvalOptions, evaluate_run
 from thinktune.files import atomic_write_text, write_json_lines
 from thinktune.progress import Say, format_duration
-from thinktune.report import write_run_page
+from thinktune.report import write_final_card, write_run_page
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
 from thinktune.train import train
@@ -59,6 +59,8 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
     # Without the general probe: a model of a million parameters that knows 270 facts has no general ability to lose.
     evaluation = evaluate_run(run, say, EvalOptions(probe=False, thinking=True))
     write_run_page(run)
+    if kept := write_final_card(run):
+        say(kept)
     _print_results(console, run, evaluation, time.monotonic() - started)
     return evaluation
 

@@ -12,6 +12,8 @@ from rich.text import Text
 from thinktune.eval.statistics import Interval, bootstrap_mean, paired_difference, wilson_interval
 
 Scores = Mapping[str, float]  # of one row and one model, by measure
+Forgetting = Literal["unknown", "lost", "nothing to lose", "kept", "possible"]
+Obedience = Literal["lost", "better", "kept", "no loss shown"]
 
 FORGETTING_TOLERANCE_POINTS = 5  # percentage points that general ability may fall by and still count as kept
 KEPT_SHARE = 0.8  # a switch counts as kept if the tuned model surely obeys it this often
@@ -125,24 +127,47 @@ def set_verdict(name: str, measures: Sequence[Mapping[str, Any]]) -> str:
     return f"{name}: {word}; {label} {sides}, {change}, {_format_row_count(figure['rows'])}{notes}"
 
 
-def forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
-    """Write one sentence about general ability: lost, kept within a few points, or unknown from so few questions."""
+def judge_forgetting(measures: Sequence[Mapping[str, Any]]) -> Forgetting:
+    """Judge by a set's right answers what became of general ability; `possible` where so few questions cannot say."""
     figure = next((row for row in measures if row["measure"] == "right"), None)
     if figure is None:
+        return "unknown"
+    change = figure["difference"]
+    if change["high"] < 0:
+        return "lost"
+    if figure["base"]["high"] * 100 <= 2 * FORGETTING_TOLERANCE_POINTS:
+        return "nothing to lose"
+    return "kept" if change["low"] * 100 >= -FORGETTING_TOLERANCE_POINTS else "possible"
+
+
+def forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
+    """Write one sentence about general ability: lost, kept within a few points, or unknown from so few questions."""
+    state = judge_forgetting(measures)
+    if state == "unknown":
         return "general ability: not measured"
+    figure = next(row for row in measures if row["measure"] == "right")
     measure, change = find_measure("right"), figure["difference"]
     sides = " → ".join(_format_side(measure, figure[side]["value"]) for side in ("base", "tuned"))
     facts = f"{sides} right, {format_with_interval(measure, change, signed=True)}, {_format_row_count(figure['rows'])}"
-    if change["high"] < 0:
+    if state == "lost":
         return (
             f"general ability: LOST; {facts}; train less (a lower learning rate, fewer epochs) or mix in general rows"
         )
-    if figure["base"]["high"] * 100 <= 2 * FORGETTING_TOLERANCE_POINTS:
+    if state == "nothing to lose":
         return f"general ability: the base had almost none to lose; {facts}"
-    if change["low"] * 100 >= -FORGETTING_TOLERANCE_POINTS:
+    if state == "kept":
         return f"general ability: kept within {FORGETTING_TOLERANCE_POINTS} points; {facts}"
     possible = f"so few questions cannot rule out a loss of {-100 * change['low']:.0f} points"
     return f"general ability: no loss shown, but {possible}; {facts}"
+
+
+def judge_switch(switch: Mapping[str, Any]) -> Obedience:
+    """Judge whether replies obey the switch that they were asked under, against those of the base."""
+    if switch["difference"]["high"] < 0:
+        return "lost"
+    if switch["verdict"] == "better":
+        return "better"
+    return "kept" if switch["tuned"]["low"] >= KEPT_SHARE else "no loss shown"
 
 
 def switch_verdict(switch: Mapping[str, Any]) -> str:
@@ -153,11 +178,11 @@ def switch_verdict(switch: Mapping[str, Any]) -> str:
         f"obeyed by {sides}, {format_with_interval(measure, change, signed=True)}, {_format_row_count(switch['rows'])}"
     )
     name = SWITCH_LABELS[switch["mode"]].lower()
-    if change["high"] < 0:
+    state = judge_switch(switch)
+    if state == "lost":
         remedy = "mix in silent rows by data.silent_share" if switch["mode"] == "silent" else "mix in rows that reason"
         return f"{name}: LOST; {facts}; {remedy}"
-    word = {"better": "better", "": "kept" if switch["tuned"]["low"] >= KEPT_SHARE else "no loss shown"}
-    return f"{name}: {word[switch['verdict']]}; {facts}"
+    return f"{name}: {state}; {facts}"
 
 
 def row_outcome(base: Scores, tuned: Scores) -> str:
@@ -237,9 +262,7 @@ def comparison_tables(report: Mapping[str, Any]) -> Group:
     if silent is None:
         return Group(*_mode_parts(report), *_switch_parts(report["switches"]))
     both = [*report["switches"], *silent["switches"]]
-    return Group(
-        *_mode_parts(report), *_mode_parts(silent, ", without thinking"), *_switch_parts(_without_repeats(both))
-    )
+    return Group(*_mode_parts(report), *_mode_parts(silent, ", without thinking"), *_switch_parts(switches_once(both)))
 
 
 def _mode_parts(report: Mapping[str, Any], note: str = "") -> list[Table | Text]:
@@ -256,7 +279,7 @@ def _mode_parts(report: Mapping[str, Any], note: str = "") -> list[Table | Text]
     return parts + [Text(f"{text}{note}", style="bold") for text in verdicts]
 
 
-def _without_repeats(switches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def switches_once(switches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Keep one entry a mode, that of the most rows: rows trained silent are asked so in both evaluations."""
     most: dict[str, Mapping[str, Any]] = {}
     for switch in switches:

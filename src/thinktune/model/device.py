@@ -41,3 +41,9 @@ def pick_precision(
 def compute_capability(device: torch.device) -> tuple[int, int] | None:
     """Return the compute capability of a CUDA device; None for any other."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name that an accelerator gives itself, as in `NVIDIA H200`; its type where it gives none."""
+    named = None if device.type == "cpu" else getattr(torch.get_device_module(device), "get_device_name", None)
+    return str(named(device)) if named else device.type

@@ -154,18 +154,6 @@ def advice_sentence(
             )
 
 
-def final_note(diagnosis: Diagnosis, run: str, step: int) -> str:
-    """Write what a reader of the final model's folder must know: nothing where it is better than its base."""
-    if diagnosis.state not in ("worse", "no_gain"):
-        return ""
-    name, reason = state_name(diagnosis), reason_sentence(diagnosis, "finished")
-    advice = advice_sentence(diagnosis, "finished")
-    return (
-        f"# {name.en}\n\nThis is step {step:,} of the run {run}. {reason.en} {advice.en}\n\n"
-        f"# {name.zh}\n\n这是训练 {run} 的第 {step:,} 步。{reason.zh}{advice.zh}\n"
-    )
-
-
 def final_step_phrase(diagnosis: Diagnosis, step: int) -> str:
     """Say for the terminal which step the final model is, and how good it is."""
     match diagnosis.state:

@@ -137,6 +137,11 @@ class RunFolder:
         return self.path / "final"
 
     @property
+    def card(self) -> Path:
+        """The model card where `final/` has one that people edited, which is left as it is."""
+        return self.path / "model-card.md"
+
+    @property
     def exports(self) -> Path:
         """The folder of all exports, each in a folder by its target's name."""
         return self.path / "export"

@@ -25,6 +25,7 @@ RESUMABLE_CHANGES = (
     "track.",
     "serve.",
     "plan.",
+    "data.license",
     "name",
     "runs_folder",
     "train.log_every_steps",

@@ -17,7 +17,8 @@ from thinktune.distributed import SINGLE, World
 from thinktune.errors import Stopped, UserError, shorten_error
 from thinktune.files import is_disk_full, name_path
 from thinktune.progress import Bar, Printer, Say, no_bar, say_nothing
-from thinktune.report import final_note, final_step_phrase, write_run_page
+from thinktune.report import final_step_phrase, render_model_card, write_final_card, write_run_page
+from thinktune.report.model_card import edited_card
 from thinktune.run import RunFolder, diagnose_run, journal, lock_run, status
 from thinktune.run.diagnosis import diagnosis_record
 from thinktune.run.reading import damaged, read_environment
@@ -351,14 +352,37 @@ def _write_final(run: Run) -> None:
             _base_dtype(folder),
             run.context.base_files,
             diagnosis_record(diagnosis),
-            final_note(diagnosis, folder.name, best.step),
+            _card_text(run, best),
         )
     _write_page(run)
+    _write_card(run)
     waited = run.checkpoints.waited_seconds
     share = waited / max(1e-9, waited + run.metrics.elapsed_seconds)
     say(f"training waited {waited:.1f} s for checkpoints, {share:.1%} of its time")
     metrics.log_conclusion(run.context, run.state.step)
     say(f"final model: {RunFolder(folder).final} ({final_step_phrase(diagnosis, best.step)})")
+
+
+def _card_text(run: Run, best: store.Checkpoint) -> str:
+    """Return the card of a new final model: people's own, where they edited that of the former one."""
+    folder = RunFolder(run.context.folder)
+    if own := edited_card(folder.final):
+        return own
+    try:
+        return render_model_card(best.folder, folder).text
+    except UserError:  # a damaged record of the run; `_write_card` says which
+        return render_model_card(best.folder, None, folder.path.name).text
+
+
+def _write_card(run: Run) -> None:
+    """Write the final model's card again, now with an evaluation of it; like no page, no card is worth a run."""
+    with _tolerate_full_disk(run, "the model card"):
+        try:
+            kept = write_final_card(run.context.folder)
+        except UserError as error:
+            kept = f"the model card could not be written: {'; '.join(error.faults)}"
+        if kept:
+            metrics.log_event(run.context, run.state.step, kept)
 
 
 def _base_dtype(folder: Path) -> torch.dtype:

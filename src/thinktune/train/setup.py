@@ -20,11 +20,13 @@ from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError, redact_all
 from thinktune.files import write_json
 from thinktune.hub import repository
+from thinktune.hub.card_metadata import read_license
 from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import pick_padding
+from thinktune.model.device import device_name
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.model.proof import model_traits
@@ -96,6 +98,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     )
     clock = CheckpointClock(needed.checkpoint_bytes / ASSUMED_DISK_BYTES_PER_SECOND)
     environment = _environment(context, admitted, command) | {"weights_fingerprint": weights}
+    environment |= {f"model_{key}": value for key, value in read_license(source).items()}
     run = _resume_or_record(context, clock, last, environment, changes)
     where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(context.device)
     say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
@@ -246,6 +249,7 @@ def _environment(context: RunContext, admitted: Admitted, command: Sequence[str]
         "model_dtype": str(admitted.config.dtype or admitted.weights.main_dtype).removeprefix("torch."),
         "parameters": count_parameters(context.model),
         "device": str(context.device),
+        "device_name": device_name(context.device),
         "precision": str(context.precision).removeprefix("torch."),
         **asdict(context.setting),
         "world_size": context.world.size,

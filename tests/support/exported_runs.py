@@ -11,10 +11,10 @@ PARTS = ("heart", "lung", "eye", "ear", "心脏", "肺")
 PLACES = ("one", "two", "blood", "red", "蓝", "绿", "12", "345")
 
 
-def train_export_run(folder: Path, base: str = "untied", **changes) -> Path:
-    """Train a run of a base of `bases.BASES` and return its folder; 24 rows are held out."""
+def train_export_run(folder: Path, base: str = "untied", make=make_base, **changes) -> Path:
+    """Train a run of a base of `bases.BASES` and return its folder; 23 rows are held out."""
     folder.mkdir(parents=True, exist_ok=True)
-    tree = small_tree_of(folder, make_base(folder / "start", base))
+    tree = small_tree_of(folder, make(folder / "start", base))
     facts = {f"{part} {place}": f"{place} {part}" for part in PARTS for place in PLACES}
     tree["data"]["name"] = str(write_rows(folder / "rows.jsonl", facts))
     train_settings = {"epochs": 10, "rows_per_step": 4, "learning_rate": 5e-3, "evaluate_every_steps": 30}

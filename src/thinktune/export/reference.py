@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from thinktune.config import load_recipe
 from thinktune.export.questions import MAX_REPLY_TOKENS, Question, choose_questions, in_other_mode
-from thinktune.export.rounding import coarseness, round_activations, rounded
+from thinktune.export.rounding import coarseness, round_head_input, rounded
 from thinktune.export.source import ModelSource
 from thinktune.inference import Request, SamplingParams
 from thinktune.inference.engine import Engine
@@ -185,7 +185,7 @@ def reply_logits(model: CausalLM, prompt: Sequence[int], reply: Sequence[int], f
     with inference_context(model):
         states = hidden_states(model, batch)[len(prompt) - 1 :]
         if form:
-            states = round_activations(states, form)
+            states = round_head_input(states, form)
         head = lm_head_weight(model)
         logits = model_traits(model).logits(states.to(head.dtype) @ head.T)
     return logits.float().cpu().numpy()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thinktune.model import CausalLM
+from thinktune.model.decoder import decoder_layers
 
 BLOCK = 32  # weights that share a scale in ggml's kinds
 FP8_LARGEST = 448.0  # of float8_e4m3fn
@@ -46,21 +47,34 @@ def coarseness(form: str) -> float:
 
 @contextmanager
 def rounded(model: CausalLM, form: str) -> Generator[None]:
-    """Round a model's weights to a form, for good, and the inputs of its linear layers while the block runs."""
+    """Round a model's weights to a form, for good, and the inputs of its linear layers while the block runs.
+
+    In fp8 only the decoder layers' products are rounded so far; embedding and head stay in bf16.
+    """
+    modules: Any = model
+    layers = {id(each) for layer in decoder_layers(model) for each in layer.modules()}
+    linear = [each for each in modules.modules() if isinstance(each, nn.Linear)]
     if not is_exact(form):
+        coarse = {id(each.weight) for each in linear if id(each) in layers}
         for weight in model.parameters():
             if weight.dim() > 1:  # norms and biases stay as they are
-                weight.data.copy_(round_weights(weight.data, form))
+                own = "bf16" if form == "fp8" and id(weight) not in coarse else form
+                weight.data.copy_(round_weights(weight.data, own))
 
     def round_inputs(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (round_activations(inputs[0], form), *inputs[1:])
 
-    hooks = [each.register_forward_pre_hook(round_inputs) for each in model.modules() if isinstance(each, nn.Linear)]
+    hooks = [each.register_forward_pre_hook(round_inputs) for each in linear if id(each) in layers]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def round_head_input(states: Tensor, form: str) -> Tensor:
+    """Return the inputs of the head as an engine rounds them."""
+    return round_activations(states, "bf16" if form == "fp8" else form)
 
 
 def round_weights(values: Tensor, form: str) -> Tensor:

@@ -60,7 +60,7 @@ def _find_target(source: ModelSource, name: str) -> Target:
         case "hf":
             return _hf_target(source)
         case "gguf":
-            return _gguf_target(source, name, _own_kind(source.folder))
+            return _gguf_target(source, name, own_kind(source.folder))
         case "gguf-f32":
             return _gguf_target(source, name, "f32")
         case "gguf-f16":
@@ -105,7 +105,7 @@ def _gguf_target(source: ModelSource, name: str, kind: GgufKind) -> Target:
     )
 
 
-def _own_kind(folder: Path) -> GgufKind:
+def own_kind(folder: Path) -> GgufKind:
     """Return the kind that holds a model's weights as they are: that of most of its values."""
     counts: dict[GgufKind, int] = {}
     for tensor in stored_tensors(folder).values():

@@ -42,7 +42,7 @@ def assert_refused(done, *texts):
 def test_help_names_the_verbs(tmp_path):
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for verb in ("demo", "check", "train", "eval", "report", "chat", "serve"):
+    for verb in ("demo", "check", "train", "eval", "report", "chat", "serve", "export"):
         assert verb in done.stdout
 
 

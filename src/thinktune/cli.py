@@ -283,6 +283,26 @@ def serve(
     run_serve(find_models(run, endpoint, model, engine, say), host, port, say)
 
 
+@app.command()
+def export(
+    run: ModelPath,
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="TARGET...", help="hf, gguf (as the weights are), or gguf-KIND, as in gguf-q8_0."),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which each target gets a folder; default: RUN/export.", callback=_at_home),
+    ] = None,
+) -> None:
+    """Write the model as other engines load it; each export is loaded back and asked before it counts."""
+    with captured_output():
+        from thinktune.commands.export import export_run
+
+    with _exit_when_stopped("stopped; nothing of the unfinished export is kept"):
+        export_run(run, targets, to, say, say_to_stderr)
+
+
 def main() -> None:
     """Run a verb; errors of the user or the system are printed as sentences, with exit code 2 and no traceback.
 

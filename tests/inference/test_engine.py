@@ -31,6 +31,7 @@ def test_a_greedy_reply_is_that_of_transformers_generate(engine, tokenizer):
         written = tokenizer.backend_tokenizer.decode(expected[:-1] if ended else expected)
         assert (reply.reasoning + reply.answer).strip() in written
         assert reply.prompt_tokens == len(prompt)
+        assert engine.complete_ids([ask(question)])[0] == expected
 
 
 def test_batched_replies_are_those_given_alone(engine):

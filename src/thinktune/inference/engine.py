@@ -30,7 +30,7 @@ class SequenceState:
     def __init__(
         self, prompt: Sequence[int], detokenizer: Detokenizer, events: EventQueue, *, index: int, streamed: bool
     ) -> None:
-        self.ids = list(prompt)
+        self.ids, self.prompt_tokens = list(prompt), len(prompt)
         self.detokenizer, self.sampler = detokenizer, Sampler(detokenizer.sampling)
         self.cancelled = False
         self._events, self._index, self._streamed = events, index, streamed
@@ -345,6 +345,11 @@ class Engine:
         self._special_tokens = SpecialTokens.from_tokenizer(tokenizer, model.generation_config.eos_token_id)
         self._scheduler = Scheduler(model, precision, max_sequences, world)
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a reply."""
+        return self._special_tokens.eos_token_ids
+
     def complete(self, requests: Sequence[Request], max_concurrency: int = 32) -> Generator[tuple[int, Completion]]:
         """Yield each request's index and completion as replies end, in any order.
 
@@ -363,6 +368,27 @@ class Engine:
         What shares a pass then depends on the requests alone, never on how fast threads are. An error of any reply is
         raised once all have ended. Raises UserError where a conversation is refused.
         """
+        return self._finish(requests)[1]
+
+    def complete_ids(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Return the token ids of the replies to requests, as `complete_all` makes them; the end token is included."""
+        sequences, _ = self._finish(requests)
+        return [sequence.ids[sequence.prompt_tokens :] for sequence in sequences]
+
+    def stream(self, request: Request) -> Stream:
+        """Stream the pieces of one reply, and last its Completion. Closing the iterator cancels it.
+
+        Raises UserError where the conversation is refused.
+        """
+        events: EventQueue = SimpleQueue()
+        return Stream(events, self._submit(request, events, 0, streamed=True).cancel)
+
+    def close(self) -> None:
+        """End every reply with an error to whoever waits for it; no request is accepted afterwards."""
+        self._scheduler.close()
+
+    def _finish(self, requests: Sequence[Request]) -> tuple[list[SequenceState], list[Completion]]:
+        """Submit requests as one and wait for all; return their sequences and completions, in their order."""
         events: EventQueue = SimpleQueue()
         sequences = [
             self._make_sequence(request, events, index, streamed=False) for index, request in enumerate(requests)
@@ -383,19 +409,7 @@ class Engine:
             if isinstance(outcome, Exception):
                 raise outcome
             completions.append(outcome)
-        return completions
-
-    def stream(self, request: Request) -> Stream:
-        """Stream the pieces of one reply, and last its Completion. Closing the iterator cancels it.
-
-        Raises UserError where the conversation is refused.
-        """
-        events: EventQueue = SimpleQueue()
-        return Stream(events, self._submit(request, events, 0, streamed=True).cancel)
-
-    def close(self) -> None:
-        """End every reply with an error to whoever waits for it; no request is accepted afterwards."""
-        self._scheduler.close()
+        return sequences, completions
 
     def _submit(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
         sequence = self._make_sequence(request, events, index, streamed=streamed)

@@ -51,13 +51,16 @@ def load_engine(
     trust_remote_code: bool = False,
     template: str = OWN,
     say: Say = say_nothing,
+    device: torch.device | None = None,
 ) -> Engine:
     """Load a model folder into an engine, weights and arithmetic in `precision` (None: what suits the device).
+
+    The device is this process's accelerator, where there is one, unless another is given.
 
     `template` is the recipe's `model.template` where the folder is a base; `say` is told what of it is not used. Raises
     GenerationError for a class whose replies are not proved right.
     """
-    device = pick_device()
+    device = device or pick_device()
     precision = precision or pick_precision("auto", device)
     model = load_model(source, device, precision, trust_remote_code=trust_remote_code, say=say)
     tokenizer = read_tokenizer(source, trust_remote_code=trust_remote_code, template=template)

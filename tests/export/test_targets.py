@@ -1,0 +1,29 @@
+"""Targets by name: all that are unknown are named at once, and a GGUF without a kind holds the weights as they are."""
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from thinktune.errors import UserError
+from thinktune.export import find_source
+from thinktune.export.targets import find_targets, own_kind
+
+
+def test_all_unknown_targets_are_named_at_once_with_those_that_there_are(start):
+    with pytest.raises(UserError) as raised:
+        find_targets(find_source(start), ["gguf-q9", "onnx", "gguf-q9"])
+    first, second = raised.value.faults
+    assert first.startswith("export: 'gguf-q9' is not a target; name one or more of hf, gguf, gguf-f32")
+    assert "'onnx'" in second
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.float32, "f32"), (torch.bfloat16, "bf16"), (torch.float16, "f16")])
+def test_the_kind_that_holds_the_weights_as_they_are(start, tmp_path, dtype, kind):
+    folder = shutil.copytree(start, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    # Norms are often kept in fp32.
+    stored = {name: each if each.dim() == 1 else each.to(dtype) for name, each in weights.items()}
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    assert own_kind(folder) == kind

@@ -1,8 +1,9 @@
 """Command lines that serve a model in vLLM, SGLang and mlx_lm as it was trained, and the script that holds one.
 
 No engine has an option for a system prompt, so that one is put into a chat template of its own, which is the model's
-with a few lines before it. Every sampling value is named: engines read `generation_config.json`, but take their own
-defaults (a temperature of 1) for what it leaves out.
+with a few lines before it; so is the thinking mode where a template is silent unless it is asked. Every sampling value
+is named: engines read `generation_config.json`, but take their own defaults (a temperature of 1) for what it leaves
+out.
 """
 
 import importlib.util
@@ -54,6 +55,9 @@ _SYSTEM_LINES = """\
   {%- set messages = messages[1:] -%}
 {%- endif %}
 """  # no sign at its end: white space at the start of the model's own template counts
+_THINKING_LINES = """\
+{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif %}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +88,21 @@ def write_serving_script(source: ModelSource, engine: EngineName, folder: Path) 
     """Write the script that serves a model into a folder, with the chat template that carries its system prompt."""
     settings = read_serving_settings(source)
     command = serving_command(settings, engine)
-    if settings.system:
-        atomic_write_text(folder / TEMPLATE_FILE, with_system_lines(settings.template, settings.system))
+    if template := serving_template(settings):
+        atomic_write_text(folder / TEMPLATE_FILE, template)
     atomic_write_text(folder / SCRIPT, _script(command))
     return command
 
 
-def with_system_lines(template: str, system: str) -> str:
-    """Return a chat template that gives conversations without a system prompt this one."""
-    return _SYSTEM_LINES.replace("SYSTEM", _jinja_string(system)) + template
+def serving_template(settings: ServingSettings) -> str | None:
+    """Return the chat template that carries system prompt and mode; None where the model's own does as it is."""
+    lines = _SYSTEM_LINES.replace("SYSTEM", _jinja_string(settings.system)) if settings.system else ""
+    lines += _THINKING_LINES if settings.unasked else ""
+    return lines + settings.template if lines else None
 
 
 def serving_command(settings: ServingSettings, engine: EngineName) -> ServingCommand:
-    """Return the command line of an engine; a template that carries the system prompt is beside the script."""
+    """Return the command line of an engine; a template that carries more is beside the script."""
     match engine:
         case "vllm":
             return _vllm_command(settings)
@@ -150,7 +156,7 @@ def _vllm_command(settings: ServingSettings) -> ServingCommand:
             words += ["--reasoning-parser", parser]
         else:
             notes.append(_without_parser(settings, "vLLM", unknown=parser is None))
-    if settings.system:
+    if serving_template(settings):
         words += ["--chat-template", f"{_HERE}/{TEMPLATE_FILE}"]
     return ServingCommand("vllm", tuple(words), tuple(notes))
 
@@ -170,7 +176,7 @@ def _sglang_command(settings: ServingSettings) -> ServingCommand:
             words += ["--reasoning-parser", parser]
         else:
             notes.append(_without_parser(settings, "SGLang", unknown=True))
-    if settings.system:
+    if serving_template(settings):
         words += ["--chat-template", f"{_HERE}/{TEMPLATE_FILE}"]
     return ServingCommand("sglang", tuple(words), tuple(notes))
 
@@ -183,8 +189,10 @@ def _mlx_command(settings: ServingSettings) -> ServingCommand:
     words += ["--max-tokens", str(settings.sampling.max_new_tokens)]
     if settings.tags and not (settings.tags.opening in _MLX_TAGS and settings.single_tags):
         notes.append(_without_parser(settings, "mlx_lm", unknown=settings.tags.opening not in _MLX_TAGS))
-    if settings.system:
-        words += ["--chat-template", with_system_lines(settings.template, settings.system)]  # it takes the text itself
+    if settings.switched:  # mlx_lm asks for silence where it finds no tags
+        words += ["--chat-template-args", json.dumps({"enable_thinking": True})]
+    if template := serving_template(settings):
+        words += ["--chat-template", template]  # it takes the text itself
     return ServingCommand("mlx", tuple(words), tuple(notes))
 
 

@@ -56,7 +56,7 @@ def read_gguf_facts(gguf: Path) -> GgufFacts:
         raise UserError("ollama: needs the library gguf; install thinktune with its extra: thinktune[gguf]") from None
     try:
         reader: Any = GGUFReader(gguf)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:  # it reads past the end of a short file
         raise UserError(f"ollama: {gguf} is no GGUF file ({shorten_error(error)}); export gguf again") from error
 
     def value(key: str) -> Any:

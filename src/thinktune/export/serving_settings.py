@@ -9,7 +9,7 @@ from thinktune.export.source import ModelSource
 from thinktune.inference.requests import SamplingParams
 from thinktune.model.folder import read_raw_config
 from thinktune.tokenization import ChatTokenizer
-from thinktune.tokenization.tags import Tags, read_form, template_text
+from thinktune.tokenization.tags import ASK, Tags, read_form, template_text, write_probe
 from thinktune.tokenization.tokenizer import load_tokenizer
 
 USUAL_CONTEXT_TOKENS = 8192  # several turns of most conversations; an engine reserves memory for all of it
@@ -21,7 +21,8 @@ class ServingSettings:
 
     `form` is its chat template as texts; where there is none, `unformed` says why, as the end of a sentence. `tags` is
     None for a model that does not reason; `opened` says that the prompt opens the reasoning, `switched` that the
-    template has a mode without it, and `single_tags` that each tag is one token. `trimmed` says that the template takes
+    template has a mode without it, `unasked` that this is the mode of an engine that asks for none, and `single_tags`
+    that each tag is one token. `trimmed` says that the template takes
     white space off the ends of turns. `stops` are the texts of the tokens that end a reply.
     """
 
@@ -36,6 +37,7 @@ class ServingSettings:
     tags: Tags | None
     opened: bool
     switched: bool
+    unasked: bool
     single_tags: bool
     trimmed: bool
     stops: tuple[str, ...]
@@ -54,7 +56,7 @@ def read_serving_settings(source: ModelSource) -> ServingSettings:
     tags = None
     if reasoning.foreign is None and (reasoning.written or reasoning.tags.opening in template_text(tokenizer)):
         tags = reasoning.tags
-    prompts = [_prompt(tokenizer, thinking=thinking) for thinking in (True, False)]
+    prompts = [_prompt(tokenizer, **options) for options in ({"enable_thinking": True}, {"enable_thinking": False}, {})]
     bos = tokenizer.special_tokens_map.get("bos_token")
     return ServingSettings(
         folder=source.folder.resolve(),
@@ -68,6 +70,7 @@ def read_serving_settings(source: ModelSource) -> ServingSettings:
         tags=tags,
         opened=tags is not None and prompts[0].rstrip().endswith(tags.opening),
         switched=prompts[0] != prompts[1],
+        unasked=prompts[2] != prompts[0],
         single_tags=tags is not None and {tags.opening, tags.closing} <= _vocabulary(tokenizer),
         trimmed=trims_turns(tokenizer),
         stops=tuple(dict.fromkeys((tokenizer.eos_token, *tokenizer.stop_tokens))),
@@ -75,13 +78,8 @@ def read_serving_settings(source: ModelSource) -> ServingSettings:
     )
 
 
-def _prompt(tokenizer: ChatTokenizer, *, thinking: bool) -> str:
-    ask = {"role": "user", "content": "?"}
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
-    try:
-        return str(tokenizer.apply_chat_template([ask], **options))
-    except Exception:  # a template raises whatever it likes; `unformed` says it
-        return ""
+def _prompt(tokenizer: ChatTokenizer, **options: bool) -> str:
+    return write_probe(tokenizer, ASK, add_generation_prompt=True, **options) or ""
 
 
 def _vocabulary(tokenizer: ChatTokenizer) -> set[str]:

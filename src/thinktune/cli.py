@@ -250,6 +250,26 @@ def report(runs: RunPaths) -> None:
 
 
 @app.command()
+def push(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run folder, an export's, or any model folder.", callback=_at_home)
+    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")],
+    hub: Annotated[
+        Literal["modelscope", "huggingface"],
+        typer.Option(help="The hub; its token is read from MODELSCOPE_API_TOKEN or HF_TOKEN."),
+    ],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; by default it is private.")] = False,
+) -> None:
+    """Push a run's final model, with its card, to a hub. The same command continues where it stopped."""
+    with captured_output():
+        from thinktune.export.push import push_model
+
+    with _exit_when_stopped("stopped; the repository is as it was, and the same command continues"):
+        say(f"pushed: {push_model(run, hub, name, public=public, say=say)}")
+
+
+@app.command()
 def chat(run: ModelPath) -> None:
     """Chat with a model in the terminal, with its reasoning dimmed."""
     with captured_output():

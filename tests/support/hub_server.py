@@ -18,15 +18,16 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" + 34 * "0"
+ANY_COMMIT = "[0-9a-f]{40}"
 LARGE = (".safetensors", ".jsonl", "tokenizer.json")  # what repositories keep in LFS, as .gitattributes says
 
 REPOSITORY = r"(?P<repository>(?:models|datasets)/[^/]+/[^/]+)"
 ROUTES = {
     rf"/api/v1/{REPOSITORY}/repo/(?:files|tree)": "modelscope_listing",
     rf"/api/v1/{REPOSITORY}/repo": "modelscope_file",
-    rf"/api/{REPOSITORY}(?:/revision/(?:main|{COMMIT}))?": "huggingface_commit",
-    rf"/api/{REPOSITORY}/tree/{COMMIT}": "huggingface_listing",
-    rf"/(?P<repository>datasets/[^/]+/[^/]+|[^/]+/[^/]+)/resolve/{COMMIT}/(?P<file>.+)": "huggingface_file",
+    rf"/api/{REPOSITORY}(?:/revision/(?:main|{ANY_COMMIT}))?": "huggingface_commit",
+    rf"/api/{REPOSITORY}/tree/{ANY_COMMIT}": "huggingface_listing",
+    rf"/(?P<repository>datasets/[^/]+/[^/]+|[^/]+/[^/]+)/resolve/{ANY_COMMIT}/(?P<file>.+)": "huggingface_file",
 }
 
 
@@ -41,10 +42,14 @@ class Fault:
     pause: float = 0.0
     """Seconds between the eighths of a body."""
     headers: tuple[tuple[str, str], ...] = ()
+    message: str = ""
 
 
 class HubServer:
     """Both hubs at one address, as a context manager; `repositories`, `corrupt` and `faults` may change meanwhile."""
+
+    handler: "type[Handler] | None" = None
+    """Who answers, where it is not the Handler below."""
 
     def __init__(self, repositories: Mapping[str, Path]) -> None:
         self.repositories = dict(repositories)
@@ -61,7 +66,7 @@ class HubServer:
         """Names of the files whose bodies were sent, in order."""
         self.requests: list[str] = []
         """Every request, as in `GET /api/models/owner/name`."""
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = _Server(("127.0.0.1", 0), type("Bound", (self.handler or Handler,), {"hub": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
@@ -93,7 +98,7 @@ class _Server(ThreadingHTTPServer):
         """Report nothing."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """Handler of one connection; ROUTES names the methods that answer."""
 
     hub: HubServer
@@ -112,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
                     break
                 getattr(self, answer)(folder, **groups)
                 return
-        self._refuse()
+        self.refuse()
 
     do_HEAD = do_GET  # noqa: N815 - the name http.server calls
 
@@ -121,40 +126,40 @@ class _Handler(BaseHTTPRequestHandler):
 
     def modelscope_listing(self, folder: Path) -> None:
         if self._asked("Revision") != "master":
-            self._refuse()
+            self.refuse()
             return
         files = [
-            {"Path": name, "Name": name.split("/")[-1], "Type": "blob", "Size": len(body), "Sha256": _sha256(body)}
-            for name, body in _files(folder).items()
+            {"Path": name, "Name": name.split("/")[-1], "Type": "blob", "Size": len(body), "Sha256": sha256(body)}
+            for name, body in files_of(folder).items()
         ]
         answer = {"Code": 200, "Success": True, "Data": {"Files": files}, "TotalCount": len(files)}
-        self._send_json(200, answer)
+        self.send_json(200, answer)
 
     def modelscope_file(self, folder: Path) -> None:
         self._send_file(folder, self._asked("FilePath"), {})
 
     def huggingface_commit(self, folder: Path) -> None:
-        siblings = [{"rfilename": name} for name in _files(folder)]
-        self._send_json(200, {"id": "owner/name", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+        siblings = [{"rfilename": name} for name in files_of(folder)]
+        self.send_json(200, {"id": "owner/name", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
 
     def huggingface_listing(self, folder: Path) -> None:
-        listing = [_tree_entry(name, body) for name, body in _files(folder).items()]
-        self._send_json(200, listing, fault="tree")
+        listing = [_tree_entry(name, body) for name, body in files_of(folder).items()]
+        self.send_json(200, listing, fault="tree")
 
     def huggingface_file(self, folder: Path, file: str) -> None:
-        body = _files(folder).get(file, b"")
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{_git_digest(body)}"'}
+        body = files_of(folder).get(file, b"")
+        headers = {"X-Repo-Commit": re.findall(ANY_COMMIT, self.path)[0], "ETag": f'"{git_digest(body)}"'}
         if file.endswith(LARGE):
-            headers |= {"X-Linked-Size": str(len(body)), "X-Linked-ETag": f'"{_sha256(body)}"'}
+            headers |= {"X-Linked-Size": str(len(body)), "X-Linked-ETag": f'"{sha256(body)}"'}
         self._send_file(folder, file, headers)
 
     def _asked(self, name: str) -> str:
         return parse_qs(urlsplit(self.path).query)[name][0]
 
     def _send_file(self, folder: Path, file: str, headers: dict[str, str]) -> None:
-        body = _files(folder).get(file)
+        body = files_of(folder).get(file)
         if body is None:
-            self._refuse("EntryNotFound")
+            self.refuse("EntryNotFound")
             return
         if file in self.hub.corrupt:
             body = body[:-1] + bytes([body[-1] ^ 1])
@@ -170,21 +175,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.offsets.append((file, begin))
         self._send(status, body[begin:], headers | {"Content-Type": "application/octet-stream"}, fault)
 
-    def _send_json(
+    def send_json(
         self, status: int, answer: Any, headers: Mapping[str, str] | None = None, fault: str = "listing"
     ) -> None:
         body, headers = json.dumps(answer).encode(), {"Content-Type": "application/json", **(headers or {})}
         self._send(status, body, headers, self.hub.faults.get(fault, Fault()))
 
-    def _refuse(self, reason: str = "RepoNotFound") -> None:
+    def refuse(self, reason: str = "RepoNotFound") -> None:
         answer = {"Code": 10010205001, "Success": False, "Message": "record not found", "error": "Repository not found"}
-        self._send_json(404, answer, {"X-Error-Code": reason})
+        self.send_json(404, answer, {"X-Error-Code": reason})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str], fault: Fault) -> None:
         if fault.status != 200:
             # A careless hub: it sends the credentials back.
             status, headers = fault.status, {"Content-Type": "application/json", **dict(fault.headers)}
-            body = json.dumps({"Message": f"not for {self.hub.tokens}", "error": f"not for {self.hub.tokens}"}).encode()
+            text = f"{fault.message} not for {self.hub.tokens}"
+            body = json.dumps({"Message": text, "error": text}).encode()
         if fault.then == "hang" and fault.after is None:
             self.hub.closing.wait()
         self.send_response(status)
@@ -207,21 +213,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _files(folder: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, bytes]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def _tree_entry(name: str, body: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(body), "oid": _git_digest(body)}
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(body), "oid": git_digest(body)}
     if name.endswith(LARGE):
-        entry["lfs"] = {"oid": _sha256(body), "size": len(body), "pointerSize": 130}
+        entry["lfs"] = {"oid": sha256(body), "size": len(body), "pointerSize": 130}
     return entry
 
 
-def _sha256(body: bytes) -> str:
+def sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _git_digest(body: bytes) -> str:
+def git_digest(body: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ def download_from_huggingface(name: str, revision: str | None, repo_type: RepoTy
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
 
-    _limit_timeouts()
+    limit_timeouts(STALL_TIMEOUT_SECONDS)
     token = access_token("huggingface") or False  # False: not even one stored by a login
     client = HfApi(token=token)
     commit = client.repo_info(name, repo_type=repo_type, revision=revision).sha or ""
@@ -105,25 +106,37 @@ def _download_large_file(snapshot: _Snapshot, file: str, size: int, sha256: str)
         partial.replace(blob)
 
 
-def _limit_timeouts() -> None:
-    """Make the client give up a hub that hangs: by itself it waits for minutes, or forever."""
+def limit_timeouts(answer_seconds: int) -> None:
+    """Make the client give up a hub that hangs: by itself it waits for minutes, or forever.
+
+    Args:
+        answer_seconds: how long to wait for an answer, or for the next byte of it, where the user sets no
+            HF_HUB_DOWNLOAD_TIMEOUT. No connection takes longer than STALL_TIMEOUT_SECONDS.
+    """
     from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
-    seconds = int(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or STALL_TIMEOUT_SECONDS)
+    seconds = int(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or answer_seconds)
+    most = {"connect": min(seconds, STALL_TIMEOUT_SECONDS)}
+    longest_wait = int(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or STALL_TIMEOUT_SECONDS)
     unanswered = Counter[str]()
+
+    def name_request(request: Any) -> str:
+        return f"{threading.get_ident()} {request.method} {request.url}"  # other threads may ask the same meanwhile
 
     def limit_request(request: Any) -> None:
         limits = request.extensions["timeout"]
-        request.extensions["timeout"] = {step: min(limit or seconds, seconds) for step, limit in limits.items()}
-        unanswered[f"{request.method} {request.url}"] += 1
-        if unanswered[f"{request.method} {request.url}"] > MAX_ATTEMPTS:
+        request.extensions["timeout"] = {
+            step: min(limit or seconds, most.get(step, seconds)) for step, limit in limits.items()
+        }
+        unanswered[sent := name_request(request)] += 1
+        if unanswered[sent] > MAX_ATTEMPTS:
             raise TimeoutError(f"no answer within {seconds} s, {MAX_ATTEMPTS} times")
 
     def limit_wait(response: Any) -> None:
-        del unanswered[f"{response.request.method} {response.request.url}"]
+        del unanswered[name_request(response.request)]
         wait = re.search(r"\d+$", response.headers.get("Retry-After") or response.headers.get("RateLimit") or "")
-        if response.status_code == 429 and wait and int(wait[0]) > seconds:
+        if response.status_code == 429 and wait and int(wait[0]) > longest_wait:
             response.raise_for_status()  # the client would wait as long as the hub asks, five times
 
     def make_client() -> Any:

@@ -12,6 +12,7 @@ from thinktune.hub.verification import (
     MAX_ATTEMPTS,
     MAX_WORKERS,
     STALL_TIMEOUT_SECONDS,
+    UPLOAD_ANSWER_SECONDS,
     RepoType,
     access_token,
     folder_bytes,
@@ -24,13 +25,15 @@ LISTING_FILE = ".thinktune"
 
 
 # ModelScope's client reads these when it is first imported. By itself it waits 68 s for a listing that does not come,
-# six times 60 s for a body that stalls, and logs the error's text, with whatever the hub has answered.
+# six times 60 s for a body that stalls, an hour for the answer to an upload, and logs the error's text, with whatever
+# the hub has answered.
 MODELSCOPE_DEFAULTS = {
     "MODELSCOPE_DOWNLOAD_TIMEOUT": str(STALL_TIMEOUT_SECONDS),
     "MODELSCOPE_DOWNLOAD_MAX_RETRIES": str(MAX_ATTEMPTS),
     "MODELSCOPE_DOWNLOAD_RETRY_MAX_DELAY_SECONDS": str(STALL_TIMEOUT_SECONDS),
     "MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS": str(STALL_TIMEOUT_SECONDS),
     "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": str(MAX_ATTEMPTS),
+    "MODELSCOPE_UPLOAD_BLOB_READ_TIMEOUT_SECONDS": str(UPLOAD_ANSWER_SECONDS),
     "MODELSCOPE_LOG_LEVEL": "CRITICAL",
 }
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from thinktune.config import Recipe
-from thinktune.errors import UserError, redact, shorten_error
+from thinktune.errors import UserError, shorten_error
 from thinktune.files import expand_home, is_safe_relative_path, read_json
 from thinktune.hub.foreign_caches import (
     RECORD,
@@ -21,7 +21,9 @@ from thinktune.hub.verification import (
     Listing,
     RepoType,
     exception_chain,
+    http_status,
     mismatched_files,
+    redact_tokens,
     unlisted_files,
 )
 from thinktune.terminal import say_to_stderr
@@ -172,8 +174,8 @@ def _locate_on_hub(name: str, hub: str, revision: str | None, repo_type: RepoTyp
     except Exception as error:
         if isinstance(error, IncompleteSnapshotError) and offline:
             reason += f" (in the cache, {error})"
-        raise UserError(_redact_tokens(f"{request} could not be downloaded from {hub}: {reason}")) from (cause or error)
-    say_to_stderr(_redact_tokens(f"{request} is taken from the cache, not from {hub}: {reason}"))
+        raise UserError(redact_tokens(f"{request} could not be downloaded from {hub}: {reason}")) from (cause or error)
+    say_to_stderr(redact_tokens(f"{request} is taken from the cache, not from {hub}: {reason}"))
     return folder
 
 
@@ -184,7 +186,7 @@ def _describe_failure(error: BaseException, hub: str) -> str:
         return f"{file}: {_describe_failure(fault, hub)}"
     token = TOKEN_VARIABLES[hub]
     again = f"name a mirror in {ENDPOINT_VARIABLES[hub]}, and start again: what has been downloaded is kept"
-    match _http_status(error):
+    match http_status(error):
         case 401:
             return f"it requires a token (401); set {token} to one with read access, or correct the name"
         case 403:
@@ -206,22 +208,5 @@ def _describe_failure(error: BaseException, hub: str) -> str:
         return f"it does not answer; check the network, or {again}"
     if "Connect" in names or "Protocol" in names or "ReadError" in names:
         return f"the connection fails; check the network, or {again}"
-    text = _redact_tokens(shorten_error(error, 10_000))[:300]  # redacted before it is cut: no half of a token either
+    text = redact_tokens(shorten_error(error, 10_000))[:300]  # redacted before it is cut: no half of a token either
     return f"{text}; correct that, or give a local folder"
-
-
-def _http_status(error: BaseException) -> int | None:
-    """Find the HTTP status that an error comes from."""
-    for link in exception_chain(error):
-        for holder in (link, getattr(link, "response", None)):
-            if status := getattr(holder, "status_code", None):
-                return status
-    return None
-
-
-def _redact_tokens(text: str) -> str:
-    """Hide access tokens in a sentence, should a hub have sent one back."""
-    for variable in TOKEN_VARIABLES.values():
-        if token := os.environ.get(variable, "").strip():
-            text = text.replace(token, "***")
-    return redact(text)

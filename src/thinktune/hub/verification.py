@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
+from thinktune.errors import redact
+
 RepoType = Literal["model", "dataset"]
 
 
@@ -21,12 +23,19 @@ STALL_TIMEOUT_SECONDS = 8
 """Seconds without a byte after which a connection is given up; HF_HUB_DOWNLOAD_TIMEOUT overrides it."""
 
 
+UPLOAD_ANSWER_SECONDS = 120
+"""Seconds without an answer to an upload: a hub puts a large file together before it answers."""
+
+
 MAX_ATTEMPTS = 3
 """Times that an unanswered request is sent."""
 
 
 MAX_WORKERS = 8
 """Files that are downloaded at the same time."""
+
+
+_STATUS_IN_TEXT = re.compile(r"too many (\d{3}) error responses")  # urllib3's, which keeps no response
 
 
 SHA256_PATTERN = re.compile("[0-9a-f]{64}")
@@ -49,6 +58,25 @@ def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def http_status(error: BaseException) -> int | None:
+    """Find the HTTP status that an error comes from."""
+    for link in exception_chain(error):
+        for holder in (link, getattr(link, "response", None)):
+            if status := getattr(holder, "status_code", None):
+                return status
+        if found := _STATUS_IN_TEXT.search(str(link)):
+            return int(found[1])
+    return None
+
+
+def redact_tokens(text: str) -> str:
+    """Hide access tokens in a sentence, should a hub have sent one back."""
+    for variable in TOKEN_VARIABLES.values():
+        if token := os.environ.get(variable, "").strip():
+            text = text.replace(token, "***")
+    return redact(text)
+
+
 def retry_while_progressing(download: Callable[[], object], downloaded_bytes: Callable[[], int]) -> None:
     """Retry a download after a lost connection as long as each try brings more: the clients count losses, not bytes."""
     before = downloaded_bytes()
@@ -58,12 +86,12 @@ def retry_while_progressing(download: Callable[[], object], downloaded_bytes: Ca
             return
         except Exception as error:
             faults = getattr(error, "failed_files", {"": error}).values()
-            if not all(map(_is_connection_loss, faults)) or downloaded_bytes() <= before:
+            if not all(map(is_connection_loss, faults)) or downloaded_bytes() <= before:
                 raise
             before = downloaded_bytes()
 
 
-def _is_connection_loss(error: BaseException) -> bool:
+def is_connection_loss(error: BaseException) -> bool:
     """Return True if a connection broke, but not if the client already waited for one several times in vain."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     stalled = any(re.search("(Read|Connect)Timeout", type(link).__name__) for link in exception_chain(error))

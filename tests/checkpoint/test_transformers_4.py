@@ -29,17 +29,17 @@ TEXTS = [
 ]  # fmt: skip
 READ = """
 import json, sys, torch, transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 folder, output, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-dtype = str(model.dtype)
+dtype = str(AutoConfig.from_pretrained(folder).dtype)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()  # bf16 would round what is stored in fp32
 ids = [tokenizer(text)["input_ids"] for text in texts]
 chat = tokenizer.apply_chat_template([{"role": "user", "content": texts[0]}], add_generation_prompt=True, tokenize=False)
 long = sum(ids[:3], []) * 8
 ends = model.generation_config.eos_token_id
 with torch.no_grad():
-    torch.save(model.float()(torch.tensor([long])).logits[0], output)
+    torch.save(model(torch.tensor([long])).logits[0], output)
 print(json.dumps({"version": transformers.__version__, "ids": ids, "chat": chat, "long": long, "dtype": dtype, "ends": ends}))
 """
 READ_MANY = """

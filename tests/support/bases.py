@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
+from transformers import AutoModelForCausalLM
 
+from support.tiny_models import tiny_config
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
 from thinktune.files import read_json, write_json
+from thinktune.model.twin import fill_weights
 
 TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。", "Reasoning: a muscle."]
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
@@ -72,3 +75,24 @@ def cut_into_shards(folder: Path) -> None:
         save_file({name: weights[name] for name in places if places[name] == file}, folder / file, {"format": "pt"})
     sizes = {"total_size": sum(weight.nbytes for weight in weights.values())}
     write_json(folder / "model.safetensors.index.json", {"metadata": sizes, "weight_map": places})
+
+
+def make_base_of_kind(folder: Path, kind: str) -> Path:
+    """Write a base of one of `tiny_models.KINDS`, in shards, with the tokenizer of the others."""
+    make_base(folder, "tied")
+    named, config = read_json(folder / "config.json"), tiny_config(kind)
+    for key in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, key, named.get(key))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fill_weights(model, 0)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="150KB")
+    return folder
+
+
+def keep_head_alone(folder: Path) -> Path:
+    """Store the embedding that a tied model shares with its head under the head's name alone."""
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights.pop("model.embed_tokens.weight")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder

@@ -41,7 +41,8 @@ CARRIED_PATTERNS = (
 class StoredAs:
     """How a base stores a weight: in which file, and in which dtype if that is not the one of most of its weights.
 
-    `sources` are the names that the weight may have in a checkpoint; the first one that is there counts.
+    `sources` are the names that the weight may have in a checkpoint, of which the first one that is there counts: the
+    base's, the one in the trained class, and of a tied weight its twin's.
     """
 
     file: str

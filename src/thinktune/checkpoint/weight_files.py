@@ -59,13 +59,17 @@ def _tensor_files(files: Iterable[Path]) -> dict[str, Path]:
 def _plan_as_base(
     holders: Mapping[str, Path], stored_as: Mapping[str, StoredAs]
 ) -> dict[str, tuple[str, str, torch.dtype | None]] | None:
-    """Return file, name in the checkpoint and own dtype of each weight as the base has it; None if some do not fit."""
+    """Return file, name in the checkpoint and own dtype of each weight as the base has it; None if some do not fit.
+
+    A base without a head, whose names lack the prefix that a body has beside one, gets the trained class's names.
+    """
     found: dict[str, tuple[str, str, torch.dtype | None]] = {}
     for name, stored in stored_as.items():
         source = next((each for each in stored.sources if each in holders), None)
         if source is None:
             return None
-        found[name] = (stored.file, source, stored.own_dtype)
+        in_class = name if name in holders else stored.sources[min(1, len(stored.sources) - 1)]
+        found[in_class] = (stored.file, source, stored.own_dtype)
     return found if set(holders) == {source for _, source, _ in found.values()} else None
 
 

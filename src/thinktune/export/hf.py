@@ -98,7 +98,7 @@ class TransformersModel:
                 model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
         except Exception as error:  # whatever its parsers raise
             raise UserError(f"hf: {folder} is not loaded by transformers ({shorten_error(error)})") from error
-        self._model = _place(model.eval())
+        self._model: Any = _place(model.eval())
         ends = model.generation_config.eos_token_id
         self._ends: list[int] = ends if isinstance(ends, list) else [] if ends is None else [ends]
         model.generation_config = GenerationConfig()  # its sampling and penalties are no part of a greedy reply

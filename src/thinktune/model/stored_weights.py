@@ -95,13 +95,16 @@ def match_weights(
 
 
 def _saved_names(named: NamedWeights, names: Mapping[str, str], twins: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Return for each stored tensor the names under which a save of the model may have it; `twins` by source."""
+    """Return for each stored tensor the names under which a save of the model may have it; `twins` by source.
+
+    The first is the stored one, the second the model's own.
+    """
     found: dict[str, tuple[str, ...]] = {source: (source,) for source in named.sources}
     for name, stored in names.items():
         found[stored] = (stored, name)
     for source, twin in twins.items():
         if source in names and (saved := named.direct.get(twin)) is not None:
-            found[saved] = tuple(dict.fromkeys((saved, twin, names[source], source)))
+            found[saved] = (saved, twin, names[source], source)
     return found
 
 

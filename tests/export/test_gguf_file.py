@@ -3,12 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from support.gguf_models import FAMILIES, make_gguf_model
+from support.gguf_models import FAMILIES, SIZES, make_gguf_model
 from transformers import AutoModelForCausalLM
 
 from thinktune.errors import UserError
 from thinktune.export import gguf_tensors
-from thinktune.export.gguf_file import gguf_fault, make_gguf, plan_gguf, unrounded_kind, write_gguf
+from thinktune.export.gguf_architecture import list_unknown_options
+from thinktune.export.gguf_file import (
+    gguf_fault,
+    make_gguf,
+    plan_gguf,
+    unrounded_kind,
+    write_gguf,
+    write_planned_gguf,
+)
 from thinktune.files import read_json, write_json
 
 gguf = pytest.importorskip("gguf")
@@ -32,6 +40,19 @@ def write(folder, file, kind="f32"):
     reader = gguf.GGUFReader(file)
     assert sum(done) == sum(int(tensor.n_bytes) for tensor in reader.tensors)
     return reader
+
+
+@pytest.fixture(scope="module")
+def files(folders, tmp_path_factory):
+    """Return a function that opens a family's f32 file, written once."""
+    written = {}
+
+    def get(family):
+        if family not in written:
+            written[family] = write(folders(family), tmp_path_factory.mktemp("gguf") / "Doses-v1-f32.gguf")
+        return written[family]
+
+    return get
 
 
 def metadata(reader):
@@ -80,8 +101,8 @@ def as_llama_cpp_wants(model, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_weight_is_in_the_file_under_the_name_and_in_the_order_that_llama_cpp_reads(folders, tmp_path, family):
-    found = tensors(write(folders(family), tmp_path / "m.gguf"))
+def test_every_weight_is_in_the_file_under_the_name_and_in_the_order_that_llama_cpp_reads(folders, files, family):
+    found = tensors(files(family))
     wanted = as_llama_cpp_wants(AutoModelForCausalLM.from_pretrained(folders(family)), family)
     assert found.keys() - {"rope_freqs.weight"} == wanted.keys()
     for name, values in wanted.items():
@@ -89,8 +110,8 @@ def test_every_weight_is_in_the_file_under_the_name_and_in_the_order_that_llama_
     assert ("rope_freqs.weight" in found) == (family == "llama")
 
 
-def test_matrices_are_of_the_kind_and_norms_and_biases_stay_f32(folders, tmp_path):
-    exact = tensors(write(folders("qwen2"), tmp_path / "exact.gguf"))
+def test_matrices_are_of_the_kind_and_norms_and_biases_stay_f32(folders, files, tmp_path):
+    exact = tensors(files("qwen2"))
     for kind, relative in (("f16", 2**-11), ("bf16", 2**-8), ("q8_0", None)):
         reader = write(folders("qwen2"), tmp_path / f"m-{kind}.gguf", kind)
         forms = {each.name: each.tensor_type.name.lower() for each in reader.tensors}
@@ -132,11 +153,14 @@ def test_a_value_that_f16_cannot_hold_is_refused_by_name(tmp_path):
 
 
 def test_parts_of_any_size_make_the_same_file(folders, tmp_path, monkeypatch):
-    write(folders("llama"), tmp_path / "m-q8_0.gguf", "q8_0")
+    plan = plan_gguf(folders("llama"), "q8_0")
+    write_planned_gguf(plan, tmp_path / "m-q8_0.gguf", lambda _: None)
     whole = (tmp_path / "m-q8_0.gguf").read_bytes()
     monkeypatch.setattr(gguf_tensors, "CHUNK_ELEMENTS", 700)
-    write(folders("llama"), tmp_path / "m-q8_0.gguf", "q8_0")
+    parts = []
+    write_planned_gguf(plan, tmp_path / "m-q8_0.gguf", parts.append)
     assert (tmp_path / "m-q8_0.gguf").read_bytes() == whole
+    assert len(parts) > 5 * len(plan.tensors)
 
 
 SHARED = {
@@ -162,8 +186,8 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sizes_and_options_are_those_that_llama_cpp_asks_for(folders, tmp_path, family):
-    found = metadata(write(folders(family), tmp_path / "Doses-v1-f32.gguf"))
+def test_sizes_and_options_are_those_that_llama_cpp_asks_for(files, family):
+    found = metadata(files(family))
     architecture = found["general.architecture"]
     assert architecture == {"smollm2": "llama"}.get(family, family.partition(",")[0])
     rows = found.pop(f"{architecture}.vocab_size")
@@ -183,28 +207,24 @@ def test_sizes_and_options_are_those_that_llama_cpp_asks_for(folders, tmp_path, 
     }  # fmt: skip
 
 
-def test_the_card_gives_licence_base_languages_and_tags(folders, tmp_path):
+def test_the_card_gives_licence_base_languages_and_tags_and_the_settings_how_to_sample(folders, tmp_path):
     folder = make_gguf_model(tmp_path / "m", "qwen3")
     card = (
         "---\nlicense: apache-2.0\nbase_model: Qwen/Qwen3-0.6B\nlanguage:\n- en\n- zh\ntags: [medical]\n---\n# Doses\n"
     )
+    write_json(folder / "generation_config.json", {"eos_token_id": 2})
     (folder / "README.md").write_text(card, encoding="utf-8")
     found = metadata(write(folder, tmp_path / "m.gguf"))
     assert found["general.license"] == "apache-2.0"
     assert found["general.base_model.0.name"] == "Qwen3-0.6B"
     assert found["general.base_model.0.organization"] == "Qwen"
     assert (found["general.languages"], found["general.tags"]) == (["en", "zh"], ["medical"])
-
-
-def test_a_model_that_does_not_sample_is_greedy(tmp_path):
-    folder = make_gguf_model(tmp_path / "m", "qwen3")
-    write_json(folder / "generation_config.json", {"eos_token_id": 2})
-    found = metadata(write(folder, tmp_path / "m.gguf"))
+    # A model that does not sample is greedy.
     assert [value for name, value in found.items() if name.startswith("general.sampling.")] == [0.0]
 
 
-def test_tokens_ends_and_template_are_the_tokenizers(folders, tmp_path):
-    found = metadata(write(folders("qwen3"), tmp_path / "m.gguf"))
+def test_tokens_ends_and_template_are_the_tokenizers(folders, files):
+    found = metadata(files("qwen3"))
     tokens, types = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.token_type"]
     vocabulary = read_json(folders("qwen3") / "tokenizer.json")
     for token, number in vocabulary["model"]["vocab"].items():
@@ -221,13 +241,13 @@ def test_tokens_ends_and_template_are_the_tokenizers(folders, tmp_path):
     assert found["tokenizer.ggml.add_bos_token"] is False
     # The tokenizer names no bos, and llama.cpp would take its own default for it.
     assert found["tokenizer.chat_template"].startswith('{%- set bos_token = "" -%}{{ bos_token }}')
-    llama = metadata(write(folders("llama"), tmp_path / "l.gguf"))
+    llama = metadata(files("llama"))
     assert llama["tokenizer.ggml.add_bos_token"] is True
     assert llama["tokenizer.chat_template"].startswith("{{ bos_token }}")
 
 
-def test_a_gemma_file_has_scores_in_the_order_of_the_merges(folders, tmp_path):
-    found = metadata(write(folders("gemma3"), tmp_path / "m.gguf"))
+def test_a_gemma_file_has_scores_in_the_order_of_the_merges(folders, files):
+    found = metadata(files("gemma3"))
     tokens, scores = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]
     by_token = dict(zip(tokens, scores, strict=True))
     merged = ["".join(pair) for pair in read_json(folders("gemma3") / "tokenizer.json")["model"]["merges"]]
@@ -239,22 +259,40 @@ def test_a_gemma_file_has_scores_in_the_order_of_the_merges(folders, tmp_path):
     assert found["tokenizer.ggml.token_type"][tokens.index("<0x41>")] == 6
 
 
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
+YARN_16 = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "beta_fast": 16.0, "original_max_position_embeddings": 64}  # fmt: skip
+UNTRUNCATED = YARN_16 | {"beta_fast": 32.0, "truncate": False, "original_max_position_embeddings": 100}
+PER_KIND = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}, "sliding_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("family", "switches", "named"),
     [
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "sliding_window: 8"),
         ("qwen3", {"hidden_act": "gelu"}, "hidden_act: gelu"),
-        ("qwen3", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}, "rope_type: llama3"),
+        ("qwen3", {"rope_parameters": LLAMA3}, "rope_type: llama3"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type: dynamic"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "beta_fast": 16.0, "original_max_position_embeddings": 64}}, "beta_fast: 16.0"),
-        ("gemma3", {"query_pre_attn_scalar": 64}, "query_pre_attn_scalar: 64"),
-        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("llama", {"rope_parameters": YARN_16}, "rope_type: yarn with beta_fast: 16.0"),
+        ("qwen3", {"rope_parameters": UNTRUNCATED}, "rope_type: yarn with other frequencies than llama.cpp's"),
+        ("qwen3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor: 0.5"),
+        ("gemma3", {"query_pre_attn_scalar": 64}, "query_pre_attn_scalar: 64 (it computes with 16)"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention: true"),
+        ("gemma3", {"attn_logit_softcapping": 30.0}, "attn_logit_softcapping: 30.0"),
+        ("gemma3", {"rope_parameters": PER_KIND}, "rope_type: linear (of sliding_attention)"),
     ],
 )  # fmt: skip
-def test_an_option_that_llama_cpp_would_leave_out_in_silence_is_refused(tmp_path, family, switches, named):
-    fault = gguf_fault(make_gguf_model(tmp_path / "m", family, **switches))
-    assert named in fault
-    assert "export to hf" in fault
+def test_an_option_that_llama_cpp_would_leave_out_in_silence_is_refused(family, switches, named):
+    made, options, _ = FAMILIES[family]
+    config = made(**SIZES | options | switches)
+    config.architectures = [
+        {"gemma3_text": "Gemma3"}.get(config.model_type, config.model_type.capitalize()) + "ForCausalLM"
+    ]
+    assert list_unknown_options(config) == [named]
+    config = made(**SIZES | options)
+    config.architectures = [
+        {"gemma3_text": "Gemma3"}.get(config.model_type, config.model_type.capitalize()) + "ForCausalLM"
+    ]
+    assert list_unknown_options(config) == []
 
 
 def test_another_class_is_refused_with_the_way_that_makes_it(start, tmp_path, monkeypatch):
@@ -282,4 +320,7 @@ def test_all_mistakes_are_said_at_once(tmp_path):
     write_json(folder / "tokenizer.json", tree)
     with pytest.raises(UserError) as refused:
         plan_gguf(folder, "f32")
-    assert len(refused.value.faults) == 2
+    assert [fault.split(";")[-1] for fault in refused.value.faults] == 2 * [
+        " export to hf and serve that with vLLM or SGLang"
+    ]
+    assert "hidden_act: gelu" in refused.value.faults[0]

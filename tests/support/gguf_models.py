@@ -114,7 +114,7 @@ def sentencepiece_tokenizer(*, prefix: bool = False, size: int = 700) -> PreTrai
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replaced]) if prefix else replaced
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     raw.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in control])
-    raw.add_tokens([AddedToken(text, normalized=False) for text in ("<think>", "</think>", "\n\n", "▁▁▁▁", "心脏")])
+    raw.add_tokens([AddedToken(text, normalized=False) for text in ("<think>", "</think>", "\n\n", "▁▁", "心脏")])
     bos = ("<bos>", raw.token_to_id("<bos>"))
     raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[bos])
     named = {"eos_token": "<|im_end|>", "pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>"}

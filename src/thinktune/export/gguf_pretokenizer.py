@@ -66,28 +66,7 @@ PRETOKENIZERS = (
 )
 
 # One character of each kind that a pattern may tell apart.
-_KINDS = (
-    "a",
-    "Q",
-    "é",
-    "山",
-    "ね",
-    "\u0301",
-    "7",
-    "٣",
-    "½",
-    " ",
-    "\t",
-    "\u00a0",
-    "\n",
-    "\r",
-    "'",
-    ".",
-    "/",
-    "+",
-    "😀",
-    "_",
-)
+_KINDS = ("a", "é", "山", "ね", "\u0301", "7", "٣", "½", " ", "\t", "\u00a0", "\n", "\r", "'", ".", "/", "+")
 
 PROBES = (
     "The heart's 4 chambers pump 7,000 litres a day; that's 2.5 million in 365 days.",

@@ -138,7 +138,7 @@ def _encode(tensor: GgufTensor, values: NDArray[np.float32]) -> Bytes:
 
     if tensor.form == gguf.GGMLQuantizationType.F16:
         largest = float(np.abs(values).max(initial=0))
-        if largest > np.finfo(np.float16).max:
+        if largest > float(np.finfo(np.float16).max):
             raise UserError(
                 f"gguf: {tensor.name} holds a value of {largest:g}, which f16 cannot hold; take bf16 or f32 instead"
             )

@@ -23,6 +23,7 @@ from thinktune.tokenization.tags import ASK, template_text, write_probe
 
 BLANK = "\u2581"  # a space, as SentencePiece writes it
 JOINED_PROBES = 500
+RUNS_COMPARED_EVERY = 16
 UNREACHED_SCORE = -1e9  # of tokens that no merge makes
 # llama.cpp ends a reply also at these, wherever a vocabulary has one (llama_vocab's list of texts).
 # fmt: off
@@ -86,7 +87,7 @@ def read_gguf_tokenizer(tokenizer: ChatTokenizer, rows: int, bos_id: int | None 
     notes = [*_added_token_notes(tree["added_tokens"], rows)]
     ends = _end_ids(tokenizer, rows)
     special = _special_ids(tokenizer, rows, bos_id)
-    control = {*ends, *special.values(), *(number for number, token in added.items() if token["special"])}
+    control = {*ends, *special.values(), *(each for each, token in added.items() if token["special"] and each < rows)}
     blanked = _has(tree, "pre_tokenizer", "ByteLevel") is False
     made: dict[str, Any]
     if blanked:
@@ -99,6 +100,8 @@ def read_gguf_tokenizer(tokenizer: ChatTokenizer, rows: int, bos_id: int | None 
         merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
         tokens, types = _list_tokens(model, added, rows, control)
         made = {"kind": "gpt2", "pretokenizer": name, "merges": merges, "tokens": tokens, "types": types}
+    if others := [text for at, text in enumerate(made["tokens"]) if text in KNOWN_ENDS and at not in ends]:
+        notes.append(f"gguf: llama.cpp also ends a reply at {', '.join(map(repr, others))}, wherever a model writes it")
     before, after = _added_around(tokenizer)
     return GgufTokenizer(
         **made,
@@ -219,7 +222,8 @@ def _prove_byte_level(tokenizer: ChatTokenizer) -> tuple[str, list[str]]:
         )
     read = as_llama_cpp_reads(backend, way)
     spelled = _probed_tokens(tokenizer)
-    texts = (*probe_texts(), *joined_tokens([*PROBES, *spelled], JOINED_PROBES))
+    runs = probe_texts()[len(PROBES) :: RUNS_COMPARED_EVERY]  # all of them are cut alike, which decides nearly all
+    texts = (*PROBES, *runs, *joined_tokens([*PROBES, *spelled], JOINED_PROBES))
     texts = tuple(unicodedata.normalize("NFC", text) for text in texts)  # what a tokenizer composes is a note
     _compare(tokenizer, texts, lambda text: read.encode(text, add_special_tokens=False).ids)
     own, other = (each.encode(DECOMPOSED, add_special_tokens=False).ids for each in (backend, read))

@@ -168,7 +168,9 @@ class LlamaCpp:
 def _threads() -> int:
     """Return how many threads compute: OMP_NUM_THREADS where it says so, else as many as there are cores for us."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() and int(told) else len(os.sched_getaffinity(0))
+    if told.isdecimal() and int(told):
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_installed() -> bool:

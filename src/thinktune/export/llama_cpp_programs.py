@@ -53,7 +53,13 @@ def unknown_kind(kind: str, written_here: Sequence[str] = ()) -> str:
             f"gguf: {kind} is made by llama.cpp's {QUANTIZE}, which is not found; put it on the PATH, or name "
             f"llama.cpp's folder in {FOLDER_VARIABLE}{instead}"
         )
-    return f"gguf: {program} knows no kind {kind!r}; take one of {', '.join([*written_here, *quantized_kinds()])}"
+    if kinds := quantized_kinds():
+        return (
+            f"gguf: {program} knows no kind {kind!r}; take one of {', '.join(dict.fromkeys([*written_here, *kinds]))}"
+        )
+    return (
+        f"gguf: {program} lists no kinds: it does not run as it should; build llama.cpp again, and try {program} --help"
+    )
 
 
 def quantize_gguf(source: Path, file: Path, kind: str, tick: Tick) -> None:

@@ -36,10 +36,10 @@ def test_the_verb_exports_hf_and_it_gives_every_reply(tmp_path_factory, tmp_path
 
 
 def test_the_verb_refuses_all_mistakes_at_once(tmp_path_factory):
-    done = export(export_run(tmp_path_factory), "onnx", "gguf-q9")
+    done = export(export_run(tmp_path_factory), "onnx", "exl2")
     assert done.returncode == 2
     assert "'onnx' is not a target" in done.stderr
-    assert "'gguf-q9' is not a target" in done.stderr
+    assert "'exl2' is not a target" in done.stderr
     assert "Traceback" not in done.stderr
 
 

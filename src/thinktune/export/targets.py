@@ -119,7 +119,7 @@ def _fp8_target(source: ModelSource) -> Target:
     def reopen(folder: Path) -> Asked:
         # No engine of this machine need read the form: its weights, as engines read them, are asked in transformers.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".partial") as plain:
-            dequantize_fp8(folder, Path(plain), lambda _bytes: None)
+            dequantize_fp8(folder, Path(plain), _ignore)
             return TransformersModel(Path(plain))
 
     parameters = sum(math.prod(tensor.shape) for tensor in plan.stored.values())
@@ -182,6 +182,10 @@ def _with_modelfile(source: ModelSource, target: Target) -> Target:
         return create_in_ollama(folder, source.name)
 
     return replace(target, write=write, finish=finish)
+
+
+def _ignore(_bytes: int) -> None:
+    """Do nothing: the progress of a copy that is only asked."""
 
 
 def _gguf_name(source: ModelSource, kind: str) -> str:

@@ -1,14 +1,16 @@
 """Exports as users make them: every target by its own writer, asked in its own engine."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from math import inf
 
 import pytest
 from support.exported_runs import export_run
 from support.gguf_runs import train_gguf_run
-from support.planted_faults import lost_end_token, swapped_head, wrong_rope
+from support.planted_faults import swapped_head, wrong_rope
 from support.runs import quiet
 
 from thinktune.export import find_source
@@ -34,10 +36,10 @@ def test_the_verb_exports_hf_and_it_gives_every_reply(tmp_path_factory, tmp_path
 
 
 def test_the_verb_refuses_all_mistakes_at_once(tmp_path_factory):
-    done = export(export_run(tmp_path_factory), "onnx", "gguf-q9")
+    done = export(export_run(tmp_path_factory), "onnx", "exl2")
     assert done.returncode == 2
     assert "'onnx' is not a target" in done.stderr
-    assert "'gguf-q9' is not a target" in done.stderr
+    assert "'exl2' is not a target" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -75,22 +77,25 @@ def test_a_right_gguf_passes_in_llama_cpp(gguf_run, reference, tmp_path, kind):
     assert found.ends
 
 
+def _change_tokenizer(**changes):
+    return lambda plan: replace(plan, tokenizer=replace(plan.tokenizer, **changes))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", ["wrong_rope", "swapped_head", "lost_end_token", "wrong_pre_tokenizer"])
-def test_a_planted_fault_fails_in_llama_cpp(gguf_run, reference, tmp_path, kind, fault):
-    import shutil
-
+@pytest.mark.parametrize("plant", [wrong_rope, swapped_head])
+def test_planted_weights_fail_in_llama_cpp_at_ten_times_the_rounding(gguf_run, reference, tmp_path, kind, plant):
     folder = shutil.copytree(gguf_run / "final", tmp_path / "copy")
-    plants = {"wrong_rope": wrong_rope, "swapped_head": swapped_head, "lost_end_token": lost_end_token}
-    if fault in plants:
-        plants[fault](folder)
-        found = ask(folder, tmp_path / "m.gguf", kind, reference)
-        assert found.kl > 10 * found.kl_limit
-    else:
-        found = ask(folder, tmp_path / "m.gguf", kind, reference, _named_otherwise)
-        assert any("cuts" in each or "other tokens" in each for each in found.faults)
+    plant(folder)
+    found = ask(folder, tmp_path / "m.gguf", kind, reference)
     assert found.faults
+    assert found.kl > 10 * found.kl_limit
 
 
-def _named_otherwise(plan):
-    return replace(plan, tokenizer=replace(plan.tokenizer, pretokenizer="gpt-2"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gguf_that_lost_its_end_or_names_another_pre_tokenizer_fails(gguf_run, reference, tmp_path, kind):
+    lost = ask(gguf_run / "final", tmp_path / "m.gguf", kind, reference, _change_tokenizer(ends=(0,)))
+    assert "do not end at <|done|>" in "".join(lost.faults)
+    assert lost.kl == inf
+    for name in ("gpt-2", "llama-bpe"):
+        other = ask(gguf_run / "final", tmp_path / "m.gguf", kind, reference, _change_tokenizer(pretokenizer=name))
+        assert "its tokenizer cuts" in "".join(other.faults), name

@@ -13,9 +13,9 @@ from thinktune.export.targets import find_targets, own_kind
 
 def test_all_unknown_targets_are_named_at_once_with_those_that_there_are(start):
     with pytest.raises(UserError) as raised:
-        find_targets(find_source(start), ["gguf-q9", "onnx", "gguf-q9"])
+        find_targets(find_source(start), ["exl2", "onnx", "exl2"])
     first, second = raised.value.faults
-    assert first.startswith("export: 'gguf-q9' is not a target; name one or more of hf, gguf, gguf-f32")
+    assert first.startswith("export: 'exl2' is not a target; name one or more of hf, fp8, gguf, gguf-f32")
     assert "'onnx'" in second
 
 
@@ -27,3 +27,13 @@ def test_the_kind_that_holds_the_weights_as_they_are(start, tmp_path, dtype, kin
     stored = {name: each if each.dim() == 1 else each.to(dtype) for name, each in weights.items()}
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
     assert own_kind(folder) == kind
+
+
+def test_a_kind_of_gguf_that_nothing_here_makes_is_refused_with_those_that_are(start, monkeypatch):
+    pytest.importorskip("thinktune.export.llama_cpp_programs")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    with pytest.raises(
+        UserError, match=r"q4_k_m is made by llama.cpp's llama-quantize, which is not found.*take f32, f16"
+    ):
+        find_targets(find_source(start), ["gguf-q4_k_m"])

@@ -1,6 +1,9 @@
 """A tiny run whose tokenizer llama.cpp knows, and whose end token it does not know by its text."""
 
+import json
 from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from support.bases import make_base
 from support.exported_runs import train_export_run
@@ -11,6 +14,8 @@ QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# A vocabulary in which it matters where text is cut: with pieces of numbers, and of words with what is around them.
+TEXTS = 9 * ["12 345 1998 3.14 it's they'll  a  b (x) ? heart one? lung think. 心脏 肺 12345 42 \n\n I'm one two"]
 END_TOKEN = "<|done|>"  # llama.cpp ends a reply at <|im_end|> by its text alone, whatever a file says
 
 
@@ -23,7 +28,20 @@ def make_gguf_base(folder: Path, name: str = "untied") -> Path:
     tokenizer = read_json(folder / "tokenizer.json")
     split = {"type": "Split", "pattern": {"Regex": QWEN2}, "behavior": "Isolated", "invert": False}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(tokenizer["model"]["vocab"]),
+        special_tokens=["<|endoftext|>", "<|im_start|>", END_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(TEXTS, trainer)
+    raw.model.save(str(folder))
+    trained = json.loads(raw.to_str())["model"]
+    assert len(trained["vocab"]) == len(tokenizer["model"]["vocab"])
     tokenizer |= {
+        "model": trained,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
         "normalizer": {"type": "NFC"},
     }

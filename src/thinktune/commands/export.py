@@ -44,6 +44,8 @@ def describe_export(exported: Exported) -> Iterator[str]:
     else:
         yield f"  NOT CHECKED: {exported.target.unchecked}"
         yield f"  written in {seconds['writing']:.0f} s"
+    if exported.finished:
+        yield f"  {exported.finished}"
     for note in exported.target.notes:
         yield f"  note: {note}"
 
@@ -60,11 +62,9 @@ def _describe_check(check: Verification, engine: str) -> Iterator[str]:
         apart = f", where the model's two best are {check.first.gap:.2g} apart" if isfinite(check.first.gap) else ""
         yield f"  first difference: {check.first.question!r} at token {check.first.position}{apart}"
         yield f"    the model {check.first.ours!r}, here {check.first.theirs!r}"
-    other = f"prompts of {check.other_mode} of them in the other mode are equal" if check.other_mode else ""
+    other = f"the prompts of {check.other_mode} in the other mode are equal too" if check.other_mode else ""
     ends = (
-        f"ends replies at {check.ends} ends of the model's"
-        if check.ends
-        else "no reply came to its end: ends not tried"
+        f"it stops where the model stops, {check.ends} times" if check.ends else "no reply ended: stops were not tried"
     )
     yield f"  {'; '.join(filter(None, [other, ends]))}"
 

@@ -31,12 +31,16 @@ _PARTIAL = re.compile(r"\.(.+?)\.(\d+)\.(gone\.)?partial")
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A finished export: its target, its folder, and its facts as in `export.json`; `check` is None if not asked."""
+    """A finished export: its target, its folder, and its facts as in `export.json`.
+
+    `check` is None if it was not asked; `finished` is what was done with it in its place.
+    """
 
     target: Target
     folder: Path
     facts: dict[str, Any]
     check: Verification | None
+    finished: str = ""
 
 
 def export_model(source: ModelSource, targets: Sequence[Target], to: Path | None, say: Say) -> list[Exported]:
@@ -94,7 +98,8 @@ def _export(source: ModelSource, target: Target, place: Path, reference: Referen
             if (partial / MANIFEST).is_file():  # the model's own, of which this file is now a part
                 write_manifest(partial)
             _commit(partial, place)
-    return Exported(target, place, facts, check)
+    finished = target.finish(place) if target.finish else ""
+    return Exported(target, place, facts, check, finished)
 
 
 def _check(target: Target, folder: Path, reference: Reference, say: Say) -> Verification:

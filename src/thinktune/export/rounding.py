@@ -17,6 +17,7 @@ from thinktune.model.decoder import decoder_layers
 
 BLOCK = 32  # weights that share a scale in ggml's kinds
 FP8_LARGEST = 448.0  # of float8_e4m3fn
+EMBEDDING_BITS = 6  # at least, of embedding and head in ggml's quantized kinds
 EXACT_MANTISSA_BITS = 20  # of fp32's 24: another order of the same sums moves the last ones
 
 _KIND = re.compile(r"(?:i?q|tq)(\d)_")  # ggml's names of quantized kinds: q8_0, q4_k_m, iq3_xs
@@ -49,7 +50,8 @@ def coarseness(form: str) -> float:
 def rounded(model: CausalLM, form: str) -> Generator[None]:
     """Round a model's weights to a form, for good, and the inputs of its linear layers while the block runs.
 
-    In fp8 only the decoder layers' products are rounded so far; embedding and head stay in bf16.
+    Only the decoder layers' products are rounded so far in fp8, where embedding and head stay in bf16, and in ggml's
+    kinds of few bits, where those have six (llama-quantize's own choice).
     """
     modules: Any = model
     layers = {id(each) for layer in decoder_layers(model) for each in layer.modules()}
@@ -58,7 +60,7 @@ def rounded(model: CausalLM, form: str) -> Generator[None]:
         coarse = {id(each.weight) for each in linear if id(each) in layers}
         for weight in model.parameters():
             if weight.dim() > 1:  # norms and biases stay as they are
-                own = "bf16" if form == "fp8" and id(weight) not in coarse else form
+                own = form if id(weight) in coarse else _form_of_embedding(form)
                 weight.data.copy_(round_weights(weight.data, own))
 
     def round_inputs(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -70,6 +72,13 @@ def rounded(model: CausalLM, form: str) -> Generator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _form_of_embedding(form: str) -> str:
+    if form == "fp8":
+        return "bf16"
+    bits = quantized_bits(form)
+    return form if bits is None or bits >= EMBEDDING_BITS else f"q{EMBEDDING_BITS}_k"
 
 
 def round_head_input(states: Tensor, form: str) -> Tensor:

@@ -1,22 +1,34 @@
 """The targets that a model can be exported to: how each is named, sized, written, and loaded again."""
 
+import importlib
 import math
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from thinktune.config import load_recipe
 from thinktune.errors import UserError
 from thinktune.export.source import ModelSource
 from thinktune.export.verification import Asked
 from thinktune.model.folder import stored_tensors
 
+# The writers and the engines are imported late: each target needs its own, some of them optional packages.
+
 Tick = Callable[[int], None]  # bytes done since the last call
 GgufKind = Literal["f32", "f16", "bf16", "q8_0"]
 
+_GGUF, _OLLAMA = "gguf", "ollama"
+_KINDS: dict[str, GgufKind] = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "q8_0"}
 _KIND_OF_DTYPE: dict[str, GgufKind] = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
-TARGETS = ("hf", "gguf", "gguf-f32", "gguf-f16", "gguf-bf16", "gguf-q8_0")
+_FP32_BYTES = 4
+TARGETS = (
+    "hf",
+    "fp8",
+    *(f"{form}{kind}" for form in (_GGUF, _OLLAMA) for kind in ("", *(f"-{each}" for each in _KINDS))),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +36,8 @@ class Target:
     """One form of a model: its name, how its weights are stored, and the engine that loads it for the check.
 
     `write` fills an empty folder and reports bytes, about `size_bytes` in all. `open` loads what was written; it is
-    None where that engine is not installed here, and `unchecked` then says what to do. `notes` say what the engine does
-    otherwise than transformers.
+    None where that engine is not installed here, and `unchecked` then says what to do. `finish` is run in the export's
+    place and returns a sentence. `notes` say what the engine does otherwise than transformers.
     """
 
     name: str
@@ -36,6 +48,7 @@ class Target:
     open: Callable[[Path], Asked] | None
     unchecked: str = ""
     notes: tuple[str, ...] = ()
+    finish: Callable[[Path], str] | None = None
 
 
 def find_targets(source: ModelSource, names: Sequence[str]) -> list[Target]:
@@ -55,56 +68,6 @@ def find_targets(source: ModelSource, names: Sequence[str]) -> list[Target]:
     return found
 
 
-def _find_target(source: ModelSource, name: str) -> Target:
-    match name:
-        case "hf":
-            return _hf_target(source)
-        case "gguf":
-            return _gguf_target(source, name, own_kind(source.folder))
-        case "gguf-f32":
-            return _gguf_target(source, name, "f32")
-        case "gguf-f16":
-            return _gguf_target(source, name, "f16")
-        case "gguf-bf16":
-            return _gguf_target(source, name, "bf16")
-        case "gguf-q8_0":
-            return _gguf_target(source, name, "q8_0")
-        case _:
-            raise UserError(f"export: {name!r} is not a target; name one or more of {', '.join(TARGETS)}")
-
-
-def _hf_target(source: ModelSource) -> Target:
-    from thinktune.export.hf import TransformersModel, write_hf  # imported late: another target does not need it
-
-    size = sum(path.stat().st_size for path in source.folder.rglob("*") if path.is_file())
-    engine = f"transformers {version('transformers')}"
-
-    def write(folder: Path, tick: Tick) -> None:
-        write_hf(source, folder, tick)
-
-    return Target("hf", "f32", engine, size, write, TransformersModel)
-
-
-def _gguf_target(source: ModelSource, name: str, kind: GgufKind) -> Target:
-    from thinktune.export.gguf_file import plan_gguf, write_planned_gguf
-    from thinktune.export.llama_cpp import EXTRA, LlamaCpp, is_installed
-
-    plan = plan_gguf(source.folder, kind)
-    file_name = f"{source.name}-{kind}.gguf"
-
-    def write(folder: Path, tick: Tick) -> None:
-        write_planned_gguf(plan, folder / file_name, tick)
-
-    def reopen(folder: Path) -> Asked:
-        return LlamaCpp(folder / file_name)
-
-    known = is_installed()
-    engine = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})" if known else "llama.cpp"
-    return Target(
-        name, kind, engine, plan.tensor_bytes, write, reopen if known else None, "" if known else EXTRA, plan.notes
-    )
-
-
 def own_kind(folder: Path) -> GgufKind:
     """Return the kind that holds a model's weights as they are: that of most of its values."""
     counts: dict[GgufKind, int] = {}
@@ -112,3 +75,118 @@ def own_kind(folder: Path) -> GgufKind:
         kind = _KIND_OF_DTYPE.get(tensor.dtype, "f32")
         counts[kind] = counts.get(kind, 0) + math.prod(tensor.shape)
     return max(counts, key=lambda kind: counts[kind])
+
+
+def _find_target(source: ModelSource, name: str) -> Target:
+    if name == "hf":
+        return _hf_target(source)
+    if name == "fp8":
+        return _fp8_target(source)
+    form, _, kind = name.partition("-")
+    if form not in (_GGUF, _OLLAMA) or name.endswith("-"):
+        raise UserError(f"export: {name!r} is not a target; name one or more of {', '.join(TARGETS)}")
+    if not kind or kind in _KINDS:
+        found = _gguf_target(source, name, _KINDS[kind] if kind else own_kind(source.folder))
+    else:
+        found = _quantized_target(source, name, kind)
+    return _with_modelfile(source, found) if form == _OLLAMA else found
+
+
+def _hf_target(source: ModelSource) -> Target:
+    from thinktune.export.hf import TransformersModel, model_files, write_hf
+
+    trusted = source.run is not None and load_recipe(source.run.recipe).model.trust_remote_code
+
+    def write(folder: Path, tick: Tick) -> None:
+        write_hf(source, folder, tick)
+
+    def reopen(folder: Path) -> Asked:
+        return TransformersModel(folder, trust_remote_code=trusted)
+
+    size = sum(path.stat().st_size for path in model_files(source))
+    return Target("hf", "f32", f"transformers {version('transformers')}", size, write, reopen)
+
+
+def _fp8_target(source: ModelSource) -> Target:
+    from thinktune.export.fp8 import dequantize_fp8, plan_fp8, write_planned_fp8
+    from thinktune.export.hf import TransformersModel
+
+    plan = plan_fp8(source.folder)
+
+    def write(folder: Path, tick: Tick) -> None:
+        write_planned_fp8(plan, folder, tick)
+
+    def reopen(folder: Path) -> Asked:
+        # No engine of this machine need read the form: its weights, as engines read them, are asked in transformers.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".partial") as plain:
+            dequantize_fp8(folder, Path(plain), _ignore)
+            return TransformersModel(Path(plain))
+
+    parameters = sum(math.prod(tensor.shape) for tensor in plan.stored.values())
+    engine = f"transformers {version('transformers')}, from its weights as engines read them"
+    return Target("fp8", "fp8", engine, plan.size_bytes + _FP32_BYTES * parameters, write, reopen)
+
+
+def _gguf_target(source: ModelSource, name: str, kind: GgufKind) -> Target:
+    from thinktune.export.gguf_file import plan_gguf, write_planned_gguf
+
+    plan = plan_gguf(source.folder, kind)
+
+    def write(folder: Path, tick: Tick) -> None:
+        write_planned_gguf(plan, folder / _gguf_name(source, kind), tick)
+
+    return _in_llama_cpp(source, Target(name, kind, "", plan.tensor_bytes, write, None, notes=plan.notes))
+
+
+def _quantized_target(source: ModelSource, name: str, kind: str) -> Target:
+    """Return the target of a kind that llama-quantize makes, from a GGUF that holds the weights as they are."""
+    from thinktune.export.gguf_file import plan_gguf, write_planned_gguf
+    from thinktune.export.llama_cpp_programs import quantize_gguf, quantized_kinds, unknown_kind
+
+    if kind not in quantized_kinds():
+        raise UserError(unknown_kind(kind, tuple(_KINDS)))
+    plan = plan_gguf(source.folder, own_kind(source.folder))
+
+    def write(folder: Path, tick: Tick) -> None:
+        whole = folder / "whole.gguf"
+        write_planned_gguf(plan, whole, tick)
+        quantize_gguf(whole, folder / _gguf_name(source, kind), kind, tick)
+        whole.unlink()
+
+    return _in_llama_cpp(source, Target(name, kind, "", 2 * plan.tensor_bytes, write, None, notes=plan.notes))
+
+
+def _in_llama_cpp(source: ModelSource, target: Target) -> Target:
+    """Return a target of one GGUF with the engine that asks it, where that is installed."""
+    from thinktune.export.llama_cpp import EXTRA, LlamaCpp, is_installed
+
+    if not is_installed():
+        return replace(target, engine="llama.cpp", unchecked=EXTRA)
+
+    def reopen(folder: Path) -> Asked:
+        return LlamaCpp(folder / _gguf_name(source, target.form))
+
+    library: Any = importlib.import_module("llama_cpp")
+    return replace(target, engine=f"llama.cpp (llama-cpp-python {library.__version__})", open=reopen)
+
+
+def _with_modelfile(source: ModelSource, target: Target) -> Target:
+    """Return a target that has Ollama's Modelfile beside its GGUF, and is given to Ollama where that is installed."""
+    from thinktune.export.ollama import create_in_ollama, write_modelfile
+
+    def write(folder: Path, tick: Tick) -> None:
+        target.write(folder, tick)
+        write_modelfile(source, folder / _gguf_name(source, target.form), folder)
+
+    def finish(folder: Path) -> str:
+        return create_in_ollama(folder, source.name)
+
+    return replace(target, write=write, finish=finish)
+
+
+def _ignore(_bytes: int) -> None:
+    """Do nothing: the progress of a copy that is only asked."""
+
+
+def _gguf_name(source: ModelSource, kind: str) -> str:
+    return f"{source.name}-{kind}.gguf"

@@ -23,6 +23,7 @@ from thinktune.tokenization import ChatTokenizer, Turn
 
 # An engine also rounds where our measurement does not: in its cache, in tables of functions, in its order of sums.
 KL_MARGIN = 4.0
+MAX_KL = 0.3  # nats a token: beyond it an export is another model, whatever its rounding explains
 MIN_KL = 1e-5  # nats a token: below what any reader notices, and above what fp32 in another order makes
 SHOWN_CHARACTERS = 60
 # Kinds of text that tokenizers cut differently: numbers, contractions, spaces, line ends, scripts, emoji, code.
@@ -124,7 +125,7 @@ def verify_export(name: str, form: str, asked: Asked, reference: Reference, say:
         reference: our own answers, with the rounding of this form.
         say: told the progress.
     """
-    limit = max(MIN_KL, KL_MARGIN * reference.rounding_kl[form])
+    limit = min(MAX_KL, max(MIN_KL, KL_MARGIN * reference.rounding_kl[form]))
     faults = _tokenization_faults(name, asked, reference)
     progress = ProgressReporter(say, f"questions answered by {name}", len(reference.answers))
     heard: list[_Heard] = []

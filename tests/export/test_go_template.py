@@ -1,5 +1,7 @@
 """Ollama's TEMPLATE: Go's own text/template renders it as the model's own chat template does."""
 
+from dataclasses import replace
+
 import pytest
 from support.chat_templates import KINDS, tokenizer_of
 from support.go_template import build_renderer, render
@@ -75,11 +77,15 @@ def test_go_renders_every_kind_of_template_as_jinja_does(tmp_path):
 
 @pytest.mark.slow
 def test_go_begins_a_reply_where_the_conversation_ends_with_one(tmp_path):
-    opened = ChatForm(CHATML, CHATML, ("<think>\n", "\n</think>\n\n"))
-    begun = [
-        {"role": "user", "content": "q"},
-        {"role": "assistant", "content": "It", "reasoning_content": "why"},
-    ]
-    [made] = render(build_renderer(tmp_path), [(write_go_template(opened), [(begun, True), (begun[:1], True)])])
-    with_prompt = "q<|im_end|>\n<|im_start|>assistant\n"
-    assert made["Texts"] == [with_prompt + "<think>\nwhy\n</think>\n\nIt", with_prompt]
+    closed = ChatForm(CHATML, CHATML, ("<think>\n", "\n</think>\n\n"))
+    prompted = replace(CHATML, prompt=CHATML.prompt + "<think>\n")
+    opened = ChatForm(prompted, prompted, ("<think>\n", "\n</think>\n\n"), "<think>\n")
+    question, reply = {"role": "user", "content": "q"}, {"role": "assistant", "content": "It"}
+    ends = ([question, reply | {"reasoning_content": "why"}], [question, reply], [question])
+    cases = [(write_go_template(form), [(messages, True) for messages in ends]) for form in (closed, opened)]
+    prompt = "q<|im_end|>\n<|im_start|>assistant\n"
+    of_closed, of_opened = render(build_renderer(tmp_path), cases)
+    thought = prompt + "<think>\nwhy\n</think>\n\nIt"
+    assert of_closed["Texts"] == [thought, prompt + "It", prompt]
+    assert of_opened["Texts"] == [thought, prompt + "<think>\nIt", prompt + "<think>\n"]
+    assert (of_opened["Opening"], of_opened["Closing"]) == ("<think>", "</think>")

@@ -29,8 +29,9 @@ def test_sampling_stops_context_and_system_prompt_are_all_named(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_greedy_model_is_greedy_in_ollama_whose_default_is_not(tmp_path):
-    lines = lines_of(settings_of(tmp_path, sampling=SamplingParams(512, 0.0, 0.9)))
+@pytest.mark.parametrize("sampling", [SamplingParams(512, 0.0, 0.9), SamplingParams(512, 0.7, 1e-7)])
+def test_a_greedy_model_is_greedy_in_ollama_whose_default_is_not(tmp_path, sampling):
+    lines = lines_of(settings_of(tmp_path, sampling=sampling))
     assert {"PARAMETER temperature 0", "PARAMETER top_p 1"} <= set(lines)
 
 

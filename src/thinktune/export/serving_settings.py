@@ -6,7 +6,7 @@ from pathlib import Path
 from thinktune.config import load_recipe
 from thinktune.export.chat_form import ChatForm, FormError, measure_form, trims_turns
 from thinktune.export.source import ModelSource
-from thinktune.inference.requests import SamplingParams
+from thinktune.inference import SamplingParams
 from thinktune.model.folder import read_raw_config
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tags import ASK, Tags, read_form, template_text, write_probe

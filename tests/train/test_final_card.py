@@ -76,7 +76,9 @@ def test_the_run_ends_with_a_card_and_the_bases_terms(run):
     assert "Not evaluated yet" in card(run)
     assert "尚未评估" in card(run)
     assert not manifest_mismatches(run / "final")
-    assert "README.md" not in json.loads((run / "final" / MANIFEST).read_text()), "rewriting it would break the manifest"
+    assert "README.md" not in json.loads((run / "final" / MANIFEST).read_text()), (
+        "rewriting it would break the manifest"
+    )
     lines = [line for line in journal.read_metrics(run) if line["kind"] == "train"]
     step = json.loads((run / "final" / "state.json").read_text())["step"]
     assert f"{sum(line['tokens'] for line in lines if line['step'] <= step):,} tokens" in card(run)
@@ -131,7 +133,7 @@ def test_a_licence_of_the_rows_can_be_named_when_all_is_done(made, run, monkeypa
     monkeypatch.setattr("thinktune.data.pipeline._build_dataset", None)  # nothing is tokenized again
     weights = (run / "final" / "model.safetensors").read_bytes()
     said = again(made, run, data={"license": "cc-by-4.0"})
-    assert any("data.license (was None, is 'cc-by-4.0')" in line for line in said)
+    assert any("expert.data_license (was None, is 'cc-by-4.0')" in line for line in said)
     assert "- Licence of the data: cc-by-4.0" in card(run)
     assert "- 数据许可证：cc-by-4.0" in card(run)
     assert (run / "final" / "model.safetensors").read_bytes() == weights

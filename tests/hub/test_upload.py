@@ -36,6 +36,7 @@ FAULTS = {
     "create-403": ("create", Fault(403), DENIED),
     "create-404": ("create", Fault(404), HIDDEN),
     "create-409": ("create", Fault(409), CHANGED),
+    "commit-400": ("commit", Fault(400), ""),  # its own text is told, without the token that it holds
     "batch-401": ("batch", Fault(401), REFUSED),
     "batch-403-full": ("batch", Fault(403, message="Private repository storage limit reached"), FULL),
     "batch-429": ("batch", AN_HOUR, BUSY),

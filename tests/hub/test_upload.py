@@ -29,6 +29,7 @@ DENIED = "it does not let this token write there (403); set {token} to one with 
 CHANGED = f"the repository was changed meanwhile, or its name is taken (409); look at its page, {AGAIN}"
 HIDDEN = "it knows no such owner or repository, or hides it from this token (404); correct {name!r}"
 REFUSED = f"it refuses the token (401); set {{token}} to one with write access, {AGAIN}"
+# Those of `commit` come last: before them no storage knows the files yet.
 FAULTS = {
     "info-401": ("info", Fault(401), REFUSED),
     "info-429": ("info", AN_HOUR, BUSY),
@@ -45,6 +46,7 @@ FAULTS = {
     "put-403-full": ("put", Fault(403, message="存储空间不足"), FULL),
     "put-413": ("put", Fault(413), "a file is larger than it takes (413); export smaller shards"),
     "put-507": ("put", Fault(507), FULL),
+    "commit-400": ("commit", Fault(400), ""),  # its own text is told, without the token that it holds
     "commit-403": ("commit", Fault(403), DENIED),
     "commit-403-full": ("commit", Fault(403, message="You have exceeded your storage quota."), FULL),
     "commit-409": ("commit", Fault(409), CHANGED),

@@ -21,9 +21,10 @@ from thinktune.hub import locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit, context_fault
 from thinktune.model.loading import many_ranks_fault
-from thinktune.planner import PlanInputs, disk_space, plan, plan_run
+from thinktune.model.transforms import require_float8
+from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_setting
 from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
-from thinktune.progress import Say
+from thinktune.progress import Say, say_nothing
 from thinktune.terminal import guard_console, show_controls
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
 from thinktune.tokenization.chat_template import reference_ids
@@ -126,14 +127,19 @@ def _plan(
     """Plan for the recipe's card or the one at hand; on the CPU, take its defaults.
 
     Returns the chosen memory tier, None if nothing fits, and the plan as plain values; `stop` among them says why a run
-    cannot start without one.
+    cannot start without one. Raises UserError, as `train` does, for a setting that this machine or these rows cannot
+    have.
     """
     device = pick_device()
-    if device.type == "cpu" and not recipe.plan.card:
-        setting = plan.cpu_default(recipe.train, int(prepared.train.lengths.max()))
-        return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.describe_setting(setting)}"}
+    inputs = PlanInputs(recipe, prepared, steps, source, device)
     try:
-        made = plan_run(PlanInputs(recipe, prepared, steps, source, device))
+        if recipe.train.precision == "fp8" and not recipe.plan.card:  # with one, it may be for another machine
+            require_float8(device)
+        if device.type == "cpu" and not recipe.plan.card:
+            setting = resolve_setting(inputs, say_nothing)
+            why = f"on the CPU: {plan.describe_setting(setting)}"
+            return setting.memory, {"card": "cpu", "options": [], "why": why}
+        made = plan_run(inputs)
     except UnpredictedModelError as error:
         stated = stated_setting(recipe.train, 1)
         why = describe_stated(stated) if stated else f"none: {error}"

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from support.first_steps import ONE_STEP, check_and_train
 from support.model_folders import WEIGHTS, edit
 from support.runs import quiet, settings
-from support.wrappers import HEAD, WRAPPERS, make_wrapper, store_under, text_logits
-from transformers import AutoModelForCausalLM
+from support.wrappers import HEAD, WRAPPERS, make_wrapper, store_under, text_logits, transpose_experts
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, Qwen3MoeConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from thinktune.commands.check import check_recipe
 from thinktune.errors import UserError
@@ -76,6 +77,25 @@ def test_a_text_part_is_found_under_any_path(kind, path, head, tokenizer, ids, t
     part, weights = load_part(tmp_path / "whole")
     assert torch.allclose(text_logits(part, ids), text_logits(whole, ids), atol=1e-5)
     assert len(weights.names) + len(weights.unread) == len(load_file(tmp_path / "whole" / WEIGHTS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transposed", [False, True])
+def test_experts_of_a_wrapper_are_read_as_transformers_reads_the_wrappers(transposed, tokenizer, ids, tmp_path, tree):
+    folder = tmp_path / "whole"
+    make_wrapper(folder, "qwen3_vl_moe", tokenizer)
+    own = AutoModelForCausalLM.from_config(Qwen3MoeConfig(num_hidden_layers=1, hidden_size=64))
+    before = repr(get_model_conversion_mapping(own))
+    if transposed:
+        assert transpose_experts(folder) == 8
+    whole = AutoModelForMultimodalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    still = ONE_STEP | {"learning_rate": 1e-12}
+    refused, run, _ = check_and_train(settings(tree, model={"name": str(folder)}, train=still))
+    assert refused is None
+    final = AutoModelForCausalLM.from_pretrained(run / "final", attn_implementation="eager")
+    torch.testing.assert_close(text_logits(final, ids), text_logits(whole, ids), atol=1e-5, rtol=1e-5)
+    assert "model.layers.0.mlp.experts.3.gate_proj.weight" in stored_tensors(run / "final"), "as engines read the class"
+    assert repr(get_model_conversion_mapping(own)) == before, "the rules of the class itself are as they were"
 
 
 @pytest.mark.parametrize("says_tied", [True, False])

@@ -34,6 +34,7 @@ from thinktune.model.proof import ModelTraits, Refuted, prove_class, refuse_unco
 from thinktune.model.protocols import ModelConfig
 from thinktune.model.stored_weights import MatchedWeights, has_own_head, match_weights, refuse_non_finite_files
 from thinktune.model.text_part import has_other_modalities, is_part, left_out_note, text_config, text_values
+from thinktune.model.weight_names import wrapper_names
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
 
@@ -281,7 +282,7 @@ def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -
     traits = _prove(folder, model)
     raw = read_raw_config(folder)
     part = is_part(config, raw)
-    weights = match_weights(model, stored, folder, is_part=part)
+    weights = match_weights(model, stored, folder, is_part=part, wrapper=wrapper_names(raw) if part else ())
     class_name = type(model).__name__
     notes = _notes(config, class_name, weights, folder)
     if part:

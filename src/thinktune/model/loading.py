@@ -26,7 +26,7 @@ from thinktune.model.generation_config import GENERATION_CONFIG, read_generation
 from thinktune.model.protocols import CausalLM
 from thinktune.model.stored_weights import MatchedWeights, read_chunks, refuse_non_finite
 from thinktune.model.transforms import apply_float8
-from thinktune.model.weight_names import set_saved_names
+from thinktune.model.weight_names import set_saved_names, wrapper_conversions
 from thinktune.progress import Say, say_nothing
 
 
@@ -71,8 +71,10 @@ def load_admitted(
         "trust_remote_code": trust_remote_code,
         "key_mapping": dict(admitted.weights.renamings) or None,
     }
+    tensors = admitted.weights.names.keys() | admitted.weights.converted
     try:
-        with captured_output():  # this imports the model's class, and what that imports
+        # This imports the model's class, and what that imports.
+        with captured_output(), wrapper_conversions(admitted.config.model_type, tensors, admitted.weights.wrapper):
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         raise load_error(folder, error) from error

@@ -76,7 +76,8 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             facts["padding"] = {"batch_tokens": capacity, "share": round(share, 4)}
         stops += filter(None, [planned.pop("stop", None)])
         if planned.get("ranks", 1) > 1:
-            stops += filter(None, [many_ranks_fault(source, trust_remote_code=recipe.model.trust_remote_code)])
+            trusted = recipe.model.trust_remote_code
+            stops += filter(None, [many_ranks_fault(source, admitted, trust_remote_code=trusted)])
         if memory:
             needed = disk_space.disk_requirements(admitted.config, memory)
             facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)

@@ -71,6 +71,7 @@ class Admitted:
 
     config: ModelConfig
     tokenizer: ChatTokenizer
+    weights: MatchedWeights
     notes: tuple[str, ...]
     traits: ModelTraits
 
@@ -95,7 +96,7 @@ def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool =
         _collect(faults, lambda: refuse_non_finite_files(model.weights, folder))
     if faults or not model or not tokenizer:
         raise UserError(faults)
-    return Admitted(config, tokenizer, (*model.notes, *template_notes), model.traits)
+    return Admitted(config, tokenizer, model.weights, (*model.notes, *template_notes), model.traits)
 
 
 def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedModel:

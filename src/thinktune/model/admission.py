@@ -52,6 +52,10 @@ SUPPORTED_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.fl
 APART = "which does not keep packed rows apart; each row is an entry of a padded batch, which takes more time"
 MAX_LAYERS = 10_000  # transformers makes a list of them before any weight is looked at
 
+# Outputs that a configuration may ask for and nobody reads. Classes collect them by hooks, through which the compiler
+# does not see; `final/` keeps what the base's file says.
+COLLECTED_OUTPUTS = ("output_router_logits", "output_hidden_states", "output_attentions")
+
 Result = TypeVar("Result")
 
 
@@ -132,6 +136,9 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
         )
     if found is not config:
         _settle_tied_head(found, folder, trust_remote_code)
+    for name in COLLECTED_OUTPUTS:
+        if getattr(found, name, False):
+            setattr(found, name, False)
     return found
 
 

@@ -10,13 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.tiny_models import KINDS, tiny_config, tiny_model
 
 from thinktune.errors import UserError
+from thinktune.model.admission import admit_model
+from thinktune.model.loading import many_ranks_fault
 from thinktune.model.proof import ModelTraits, prove_class
 from thinktune.planner.memory import Setting, Workload, memory_peaks
 
@@ -45,7 +46,8 @@ changes, and the row after it must not move.
 
 The templates are those of the models named. `own` carries reasoning as it is, `think` needs `model.template: think`.
 "Plan" says whether memory and speed are predicted; without it, set `train.memory` and `expert.batch_tokens`. "Many
-ranks" says whether the weights can be read in shards, which needs files that name them as the class does.
+ranks" says whether the weights can be read in shards, which needs files that name them as the class does, and whether
+the rest (rotary frequencies) can be computed without them.
 
 | kind | of it are | rows | logits | template | plan | many ranks |
 |---|---|---|---|---|---|---|
@@ -85,7 +87,8 @@ logits 的缩放和上限用模型自己的前向测出来，损失和生成都�
 真正加载的模型：改动一行，后面那一行不许变。
 
 模板一列指表中所列模型的模板。`own` 表示自带模板就能写思考过程，`think` 表示需要设 `model.template: think`。“预估”表示能否预测显存
-和速度；不能时请设 `train.memory` 和 `expert.batch_tokens`。“多卡”表示权重能否分片读取：文件里的名字必须和类里的一致。
+和速度；不能时请设 `train.memory` 和 `expert.batch_tokens`。“多卡”表示权重能否分片读取：文件里的名字必须和类里的一致，
+其余的（如旋转频率）不靠权重也能算出来。
 
 | 种类 | 模型 | 行 | logits | 模板 | 预估 | 多卡 |
 |---|---|---|---|---|---|---|
@@ -140,18 +143,14 @@ def can_plan(config: Any) -> bool:
 
 
 def can_shard(name: str) -> bool:
-    """Return True if a saved model names its weights as the class does, so that each rank can read its shard."""
-    model = tiny_model(name)
+    """Return True if many ranks can read the shards of a saved model, and compute the rest of it."""
     with TemporaryDirectory() as folder:
+        path = Path(folder)
         try:
-            model.save_pretrained(folder)
+            tiny_model(name).save_pretrained(path)
+            return many_ranks_fault(path, admit_model(path), trust_remote_code=False) is None
         except (UserError, OSError, ValueError):
             return False
-        stored: set[str] = set()
-        for file in Path(folder).glob("*.safetensors"):
-            with safe_open(file, framework="pt") as opened:
-                stored |= set(opened.keys())
-    return {weight for weight, _ in model.named_parameters()} <= stored
 
 
 if __name__ == "__main__":

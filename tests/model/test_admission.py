@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.model_folders import ADMITTED, REFUSED, WEIGHTS, WRITTEN_BY, edit, make_folder, set_nan, weights
+from support.first_steps import save_kind
+from support.model_folders import ADMITTED, REFUSED, WEIGHTS, edit, make_folder, set_nan, weights
 from support.runs import quiet, settings
 from support.tiny_models import KINDS, tiny_config
 from transformers import AutoModelForCausalLM, T5Config
@@ -14,7 +15,6 @@ from thinktune.commands.check import check_recipe, print_check
 from thinktune.errors import UserError
 from thinktune.model.admission import admit, admit_model
 from thinktune.model.loading import load_model
-from thinktune.model.twin import fill_weights
 from thinktune.run.journal import read_metrics
 from thinktune.train import train
 
@@ -67,27 +67,7 @@ def test_what_is_admitted_is_ready_and_trains_and_what_is_not_used_is_said(kind,
     assert [words.format(folder) in note for note in notes] == ([True] if words else [])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("tool", WRITTEN_BY)
-def test_a_whole_model_is_ready_and_trains_whatever_wrote_it(tool, start, tmp_path, tree):
-    folder = make_folder(start, tmp_path / "model", WRITTEN_BY[tool])
-    recipe = settings(tree, model={"name": str(folder)}, train={"epochs": 1}, generate={"sample_questions": 0})
-    _, facts = check_recipe(recipe, quiet)
-    assert (facts["verdict"], facts["model_notes"]) == ("ready", [])
-    assert list((train(recipe, quiet) / "final").glob("model*.safetensors"))
-
-
 FOREIGN = ("llama", "mistral, window", "gemma2", "gpt_oss", "qwen3_5_text")
-
-
-def save_kind(name, folder):
-    """Replace a folder's model by a tiny one of another kind, with the tokenizer's vocabulary."""
-    config = tiny_config(name)
-    config.vocab_size = 448
-    (folder / WEIGHTS).unlink()
-    made = AutoModelForCausalLM.from_config(config)
-    fill_weights(made, 0)
-    made.save_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", [FOREIGN[0], *(pytest.param(each, marks=pytest.mark.slow) for each in FOREIGN[1:])])

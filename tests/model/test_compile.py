@@ -5,10 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+from support.tiny_models import tiny_config
 from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM
 
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.inference.kv_cache import KVCache
+from thinktune.model.admission import read_config
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import cache_argument, evaluate_loss, hidden_states
 from thinktune.model.transforms import apply_activation_budget, compile_layers, supports_compile
@@ -232,3 +235,15 @@ def test_full_recomputation_multiplies_a_quarter_more_and_a_mild_budget_nothing(
     forward = 2 * 64 * (attention + gated + down)
     assert found[1.0] == found[0.7] == 3 * forward
     assert found[0.0] == 4 * forward - 2 * 64 * down  # the last product is not needed again
+
+
+def test_outputs_that_a_configuration_asks_for_do_not_break_the_graph(batches, tmp_path):
+    config = tiny_config("qwen3_moe")
+    config.vocab_size = 320
+    assert config.output_router_logits
+    config.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_config(read_config(tmp_path), attn_implementation="thinktune_rows")
+    expected = hidden_states(copy.deepcopy(model).train(), batches[0])
+    compile_layers(model, FAST)
+    torch.testing.assert_close(hidden_states(model.train(), batches[0]), expected, rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1

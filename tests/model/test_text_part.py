@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.first_steps import ONE_STEP, check_and_train
 from support.model_folders import WEIGHTS, edit
 from support.runs import quiet, settings
-from support.wrappers import HEAD, WRAPPERS, make_wrapper, store_under, text_logits
-from transformers import AutoModelForCausalLM
+from support.wrappers import HEAD, WRAPPERS, make_wrapper, store_under, text_logits, transpose_experts
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, Qwen3MoeConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from thinktune.commands.check import check_recipe
 from thinktune.errors import UserError
@@ -77,6 +79,25 @@ def test_a_text_part_is_found_under_any_path(kind, path, head, tokenizer, ids, t
     assert len(weights.names) + len(weights.unread) == len(load_file(tmp_path / "whole" / WEIGHTS))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("transposed", [False, True])
+def test_experts_of_a_wrapper_are_read_as_transformers_reads_the_wrappers(transposed, tokenizer, ids, tmp_path, tree):
+    folder = tmp_path / "whole"
+    make_wrapper(folder, "qwen3_vl_moe", tokenizer)
+    own = AutoModelForCausalLM.from_config(Qwen3MoeConfig(num_hidden_layers=1, hidden_size=64))
+    before = repr(get_model_conversion_mapping(own))
+    if transposed:
+        assert transpose_experts(folder) == 8
+    whole = AutoModelForMultimodalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    still = ONE_STEP | {"learning_rate": 1e-12}
+    refused, run, _ = check_and_train(settings(tree, model={"name": str(folder)}, train=still))
+    assert refused is None
+    final = AutoModelForCausalLM.from_pretrained(run / "final", attn_implementation="eager")
+    torch.testing.assert_close(text_logits(final, ids), text_logits(whole, ids), atol=1e-5, rtol=1e-5)
+    assert "model.layers.0.mlp.experts.3.gate_proj.weight" in stored_tensors(run / "final"), "as engines read the class"
+    assert repr(get_model_conversion_mapping(own)) == before, "the rules of the class itself are as they were"
+
+
 @pytest.mark.parametrize("says_tied", [True, False])
 @pytest.mark.parametrize("stored", ["no head", "the embedding", "a head of its own"])
 def test_whether_a_head_is_tied_is_read_from_the_weights(says_tied, stored, tokenizer, ids, tmp_path):
@@ -105,27 +126,36 @@ def test_weights_of_the_other_modality_are_never_read(tokenizer, tmp_path):
     assert not any("vision" in name for name, _ in part.named_modules())
 
 
-def test_a_wrapper_of_an_admitted_class_is_checked_and_trained_and_its_final_is_a_text_model(tokenizer, tmp_path, tree):
-    make_wrapper(tmp_path / "whole", "qwen3_vl", tokenizer)
-    edit(tmp_path / "whole", "config.json", eos_token_id=tokenizer.eos_token_id)
-    recipe = settings(
-        tree, model={"name": str(tmp_path / "whole")}, train={"epochs": 1}, generate={"sample_questions": 0}
+END_TO_END = [pytest.param(kind, marks=[] if kind == "qwen3_vl" else pytest.mark.slow) for kind in WRAPPERS]
+
+
+@pytest.mark.parametrize("kind", END_TO_END)
+def test_every_wrapper_is_ready_and_trains_and_its_final_is_a_text_model(kind, tokenizer, ids, tmp_path, tree):
+    whole = make_wrapper(tmp_path / "whole", kind, tokenizer)
+    whole.set_attn_implementation("eager")
+    still = ONE_STEP | {"learning_rate": 1e-12}  # a step that leaves the logits as they are
+    refused, run, notes = check_and_train(settings(tree, model={"name": str(tmp_path / "whole")}, train=still))
+    assert refused is None
+    class_name = WRAPPERS[kind][2]
+    assert f"its text part alone is trained and written, as {class_name}: " in notes[0]
+    assert "tensors are left out (" in notes[0]
+    assert kind != "qwen3_vl" or "(27 of model.visual)" in notes[0]
+    assert (run / "samples.jsonl").read_text(), "no reply was made"
+
+    final, report = AutoModelForCausalLM.from_pretrained(
+        run / "final", output_loading_info=True, attn_implementation="eager"
     )
-    _, facts = check_recipe(recipe, quiet)
-    assert facts["verdict"] == "ready"
-    [note] = facts["model_notes"]
-    assert "its text part alone is trained and written, as Qwen3ForCausalLM: " in note
-    assert "tensors are left out (27 of model.visual)" in note
-    lines = []
-    final = train(recipe, lines.append) / "final"
-    assert note in lines
-    model, report = AutoModelForCausalLM.from_pretrained(final, output_loading_info=True)
-    assert type(model).__name__ == "Qwen3ForCausalLM"
+    assert type(final).__name__ == class_name
     assert not any(report.values())
-    written = json.loads((final / "config.json").read_text())
-    assert written["model_type"] == "qwen3"
+    torch.testing.assert_close(text_logits(final, ids), text_logits(whole, ids), atol=1e-5, rtol=1e-5)
+    written = json.loads((run / "final" / "config.json").read_text())
+    assert written["model_type"] == type(final).config_class.model_type
+    assert written["architectures"] == [class_name]
     assert "mrope" not in json.dumps(written)
-    assert not {"text_config", "vision_config", "image_token_id"} & written.keys()
+    assert not {"text_config", "vision_config", "audio_config", "image_token_id"} & written.keys()
+    stored = stored_tensors(run / "final")
+    assert all(name == HEAD or name.startswith("model.") for name in stored)
+    assert not any("language_model" in name or "vis" in name for name in stored)
 
 
 def test_a_model_without_a_text_part_of_a_known_class_is_refused_in_both(start, tmp_path, tree):

@@ -347,7 +347,7 @@ ADMITTED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 # Whole models as tools write them, with nothing to say of any.
 WRITTEN_BY: dict[str, Callable[[Path], object]] = {
-    "Unsloth": unsloth,
+    "Unsloth": both(unsloth, resized),  # its padding token is one that the vocabulary has room for
     "LLaMA-Factory": beside("all_results.json", "trainer_state.json", "trainer_log.jsonl", "Modelfile"),
     "TRL": beside("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "trainer_state.json"),
     "ms-swift": beside("args.json", "additional_config.json", "logging.jsonl", "training_args.bin"),

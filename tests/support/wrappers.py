@@ -108,4 +108,13 @@ def store_under(path: str, folder: Path, *, head: str | None = None) -> None:
     save_file(moved, folder / WEIGHTS, {"format": "pt"})
 
 
-__all__ = ["WRAPPERS", "edit", "make_wrapper", "store_under", "text_logits", "wrapper_config"]
+def transpose_experts(folder: Path) -> int:
+    """Store fused experts as hubs keep Qwen3-VL-MoE's: input first. Returns how many tensors changed."""
+    stored = load_file(folder / WEIGHTS)
+    fused = [name for name in stored if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    stored |= {name: stored[name].transpose(1, 2).contiguous() for name in fused}
+    save_file(stored, folder / WEIGHTS, {"format": "pt"})
+    return len(fused)
+
+
+__all__ = ["WRAPPERS", "edit", "make_wrapper", "store_under", "text_logits", "transpose_experts", "wrapper_config"]

@@ -21,9 +21,10 @@ from thinktune.hub import locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit, context_fault
 from thinktune.model.loading import many_ranks_fault
-from thinktune.planner import PlanInputs, disk_space, plan, plan_run
-from thinktune.planner.resolve import UnpredictedModelError, describe_stated, require_one_batch, stated_setting
-from thinktune.progress import Say
+from thinktune.model.transforms import require_float8
+from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_setting
+from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
+from thinktune.progress import Say, say_nothing
 from thinktune.terminal import guard_console, show_controls
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
 from thinktune.tokenization.chat_template import reference_ids
@@ -76,7 +77,8 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             facts["padding"] = {"batch_tokens": capacity, "share": round(share, 4)}
         stops += filter(None, [planned.pop("stop", None)])
         if planned.get("ranks", 1) > 1:
-            stops += filter(None, [many_ranks_fault(source, trust_remote_code=recipe.model.trust_remote_code)])
+            trusted = recipe.model.trust_remote_code
+            stops += filter(None, [many_ranks_fault(source, admitted, trust_remote_code=trusted)])
         if memory:
             needed = disk_space.disk_requirements(admitted.config, memory)
             facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)
@@ -125,15 +127,17 @@ def _plan(inputs: PlanInputs) -> tuple[MemoryTierName | None, dict[str, Any]]:
     """Plan for the recipe's card or the one at hand; on the CPU, take its defaults.
 
     Returns the chosen memory tier, None if nothing fits, and the plan as plain values; `stop` among them says why a run
-    cannot start without one.
+    cannot start without one. Raises UserError, as `train` does, for a setting that this machine or these rows cannot
+    have.
     """
-    recipe = inputs.recipe
-    if inputs.device.type == "cpu" and not recipe.plan.card:
-        setting = plan.cpu_default(recipe.train, int(inputs.prepared.train.lengths.max()))
-        if setting.update_in_backward:
-            require_one_batch(inputs, setting.batch_tokens)
-        return setting.memory, {"card": "cpu", "options": [], "why": f"on the CPU: {plan.describe_setting(setting)}"}
+    recipe, device = inputs.recipe, inputs.device
     try:
+        if recipe.train.precision == "fp8" and not recipe.plan.card:  # with one, it may be for another machine
+            require_float8(device)
+        if device.type == "cpu" and not recipe.plan.card:
+            setting = resolve_setting(inputs, say_nothing)
+            why = f"on the CPU: {plan.describe_setting(setting)}"
+            return setting.memory, {"card": "cpu", "options": [], "why": why}
         made = plan_run(inputs)
     except UnpredictedModelError as error:
         stated = stated_setting(recipe.train, 1)

@@ -12,7 +12,11 @@ from thinktune.files import read_json
 MAX_CARD_BYTES = 2**20  # of a card that is read; its front matter comes first
 
 
-LICENSE_PATTERNS = ("[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*", "[Nn][Oo][Tt][Ii][Cc][Ee]*", "[Uu][Ss][Ee]_[Pp][Oo][Ll][Ii][Cc][Yy]*")
+LICENSE_PATTERNS = (
+    "[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*",
+    "[Nn][Oo][Tt][Ii][Cc][Ee]*",
+    "[Uu][Ss][Ee]_[Pp][Oo][Ll][Ii][Cc][Yy]*",
+)
 """Files by which models carry their terms; many licences demand that copies do so too."""
 
 

@@ -34,6 +34,7 @@ from thinktune.model.proof import ModelTraits, Refuted, prove_class, refuse_unco
 from thinktune.model.protocols import ModelConfig
 from thinktune.model.stored_weights import MatchedWeights, has_own_head, match_weights, refuse_non_finite_files
 from thinktune.model.text_part import has_other_modalities, is_part, left_out_note, text_config, text_values
+from thinktune.model.weight_names import wrapper_names
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
 
@@ -50,6 +51,10 @@ SIZES = (
 SUPPORTED_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)  # `final/` is written in it
 APART = "which does not keep packed rows apart; each row is an entry of a padded batch, which takes more time"
 MAX_LAYERS = 10_000  # transformers makes a list of them before any weight is looked at
+
+# Outputs that a configuration may ask for and nobody reads. Classes collect them by hooks, through which the compiler
+# does not see; `final/` keeps what the base's file says.
+COLLECTED_OUTPUTS = ("output_router_logits", "output_hidden_states", "output_attentions")
 
 Result = TypeVar("Result")
 
@@ -69,8 +74,8 @@ class Admitted:
     """A model folder that can be trained, with its tokenizer; `notes` as in AdmittedModel."""
 
     config: ModelConfig
-    weights: MatchedWeights
     tokenizer: ChatTokenizer
+    weights: MatchedWeights
     notes: tuple[str, ...]
     traits: ModelTraits
 
@@ -95,7 +100,7 @@ def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool =
         _collect(faults, lambda: refuse_non_finite_files(model.weights, folder))
     if faults or not model or not tokenizer:
         raise UserError(faults)
-    return Admitted(config, model.weights, tokenizer, (*model.notes, *template_notes), model.traits)
+    return Admitted(config, tokenizer, model.weights, (*model.notes, *template_notes), model.traits)
 
 
 def admit_model(folder: Path, *, trust_remote_code: bool = False) -> AdmittedModel:
@@ -131,6 +136,9 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
         )
     if found is not config:
         _settle_tied_head(found, folder, trust_remote_code)
+    for name in COLLECTED_OUTPUTS:
+        if getattr(found, name, False):
+            setattr(found, name, False)
     return found
 
 
@@ -282,7 +290,7 @@ def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -
     traits = _prove(folder, model)
     raw = read_raw_config(folder)
     part = is_part(config, raw)
-    weights = match_weights(model, stored, folder, is_part=part)
+    weights = match_weights(model, stored, folder, is_part=part, wrapper=wrapper_names(raw) if part else ())
     class_name = type(model).__name__
     notes = _notes(config, class_name, weights, folder)
     if part:

@@ -1,5 +1,6 @@
 """Load transformers' models from local folders: whole, or sharded over ranks by FSDP2."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +20,14 @@ from thinktune.distributed.world import raise_checkpoint_cause
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import system_error
 from thinktune.library_output import captured_output
-from thinktune.model.admission import AdmittedModel, admit_model, meta_model
+from thinktune.model.admission import Admitted, AdmittedModel, admit_model, meta_model
 from thinktune.model.decoder import decoder_layers
 from thinktune.model.folder import FIELD, list_some
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config
 from thinktune.model.protocols import CausalLM
 from thinktune.model.stored_weights import MatchedWeights, read_chunks, refuse_non_finite
 from thinktune.model.transforms import apply_float8
-from thinktune.model.weight_names import set_saved_names
+from thinktune.model.weight_names import set_saved_names, wrapper_conversions
 from thinktune.progress import Say, say_nothing
 
 
@@ -71,8 +72,10 @@ def load_admitted(
         "trust_remote_code": trust_remote_code,
         "key_mapping": dict(admitted.weights.renamings) or None,
     }
+    tensors = admitted.weights.names.keys() | admitted.weights.converted
     try:
-        with captured_output():  # this imports the model's class, and what that imports
+        # This imports the model's class, and what that imports.
+        with captured_output(), wrapper_conversions(admitted.config.model_type, tensors, admitted.weights.wrapper):
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         raise load_error(folder, error) from error
@@ -134,6 +137,7 @@ def load_sharded_model(
     model = meta_model(folder, admitted.config, dtype, trust_remote_code=trust_remote_code)
     if fault := sharding_fault(model, admitted.weights, folder):
         raise UserError(fault)
+    computed = _computed_buffers(model, admitted.weights)
     if (folder / GENERATION_CONFIG).is_file():
         model.generation_config = read_generation_config(folder)
     if float8:
@@ -141,13 +145,12 @@ def load_sharded_model(
     apply_fsdp(model, mesh)
     model.to_empty(device=device)
     _load_sharded_weights(model, admitted.weights, folder)
-    _fill_buffers(model, admitted.weights, folder)
+    _fill_buffers(model, admitted.weights, computed)
     return model
 
 
-def many_ranks_fault(folder: Path, *, trust_remote_code: bool = False) -> str | None:
-    """Return the sentence for a folder that one rank can train and many cannot, or None; reads headers only."""
-    admitted = admit_model(folder, trust_remote_code=trust_remote_code)
+def many_ranks_fault(folder: Path, admitted: Admitted | AdmittedModel, *, trust_remote_code: bool) -> str | None:
+    """Return the sentence for an admitted folder that one rank can train and many cannot, or None."""
     model = meta_model(folder, admitted.config, torch.float32, trust_remote_code=trust_remote_code)
     return sharding_fault(model, admitted.weights, folder)
 
@@ -163,32 +166,56 @@ def sharding_fault(model: Any, weights: MatchedWeights, folder: Path) -> str | N
         )
     if whole := sorted(name for name, weight in parameters.items() if not weight.ndim):
         return f"{FIELD}: {folder}: {list_some(whole)} cannot be sharded over ranks; train it on one card"
-    return None
+    return _buffer_fault(model, weights, folder)
 
 
-def _fill_buffers(model: Any, weights: MatchedWeights, folder: Path) -> None:
-    """Read the buffers that the folder holds, and let the class compute the others, such as rotary frequencies.
-
-    Raises UserError for one that it leaves as it was.
-    """
-    saved, computed = model.state_dict(), list[tuple[str, torch.Tensor]]()
-    with torch.no_grad():
-        for tensor in model.parameters():
-            tensor._is_hf_initialized = True  # transformers leaves alone what has this mark
-        for name, buffer in model.named_buffers():
-            known = weights.names.get(name) if name in saved else None
-            if known is not None:
-                chunks = [chunk.reshape(-1) for chunk in read_chunks(weights.stored[known], known)]
-                buffer.copy_(torch.cat(chunks).view(buffer.shape))
-                buffer._is_hf_initialized = True
-            else:
-                computed.append((name, buffer.fill_(torch.nan) if buffer.is_floating_point() else buffer.zero_()))
-        model.initialize_weights()
-    if left := [name for name, buffer in computed if buffer.is_floating_point() and buffer.isnan().any()]:
-        raise UserError(
+def _buffer_fault(model: Any, weights: MatchedWeights, folder: Path) -> str | None:
+    """Return the sentence for buffers that no rank could have: they are made with the model, and it is made empty."""
+    computed = _computed_buffers(model, weights)
+    if left := [name for name, buffer in computed.items() if buffer.is_floating_point() and buffer.isnan().any()]:
+        return (
             f"{FIELD}: {folder}: many ranks cannot compute {list_some(left)}, which the class makes as it is built; "
             "train it on one card"
         )
+    return None
+
+
+def _computed_buffers(model: Any, weights: MatchedWeights) -> dict[str, torch.Tensor]:
+    """Let the class of a model on the meta device compute the buffers that are not stored, such as rotary frequencies.
+
+    On the CPU, as loading on one device does; NaN where the class leaves one as it was. To be asked before FSDP puts
+    classes of its own in front of the model's, which transformers takes for a stranger's, and does not run in full.
+    """
+    empty = copy.deepcopy(model)
+    stored = _stored_buffers(empty, weights)
+    for tensor in empty.parameters():
+        tensor._is_hf_initialized = True  # transformers leaves alone what has this mark
+    for module in empty.modules():
+        for name, buffer in [*module.named_buffers(recurse=False)]:
+            blank = torch.full_like(buffer, torch.nan if buffer.is_floating_point() else 0, device="cpu")
+            module._buffers[name] = blank
+    for name in stored:
+        empty.get_buffer(name)._is_hf_initialized = True
+    with torch.no_grad():
+        empty.initialize_weights()
+    return {name: buffer for name, buffer in empty.named_buffers() if name not in stored}
+
+
+def _stored_buffers(model: Any, weights: MatchedWeights) -> dict[str, str]:
+    """Return the buffers that the folder holds, each with its name there."""
+    saved = model.state_dict().keys()
+    return {name: weights.names[name] for name, _ in model.named_buffers() if name in saved and name in weights.names}
+
+
+def _fill_buffers(model: Any, weights: MatchedWeights, computed: dict[str, torch.Tensor]) -> None:
+    """Read the buffers that the folder holds, and set the others to what the class has computed."""
+    with torch.no_grad():
+        for name, known in _stored_buffers(model, weights).items():
+            buffer = model.get_buffer(name)
+            chunks = [chunk.reshape(-1) for chunk in read_chunks(weights.stored[known], known)]
+            buffer.copy_(torch.cat(chunks).view(buffer.shape))
+        for name, value in computed.items():
+            model.get_buffer(name).copy_(value)
 
 
 def apply_fsdp(model: Any, mesh: DeviceMesh) -> None:

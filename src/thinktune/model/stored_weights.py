@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thinktune.errors import UserError
 from thinktune.model.folder import FIELD, StoredTensor, list_some, quantized_fault
-from thinktune.model.weight_names import NamedWeights, name_weights
+from thinktune.model.weight_names import NamedWeights, name_weights, wrapper_conversions
 
 # As safetensors names them; others are quantized weights.
 FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -28,8 +28,9 @@ class MatchedWeights:
 
     A stored name may lack the prefix of the model's body, or be that of a tied weight's twin. Parameters of `converted`
     have no single name: loading makes them of the stored tensors `sources`. `renamings` are patterns and replacements
-    of names that loading needs besides the class's own. `is_part` says that the model is part of the stored one.
-    `saved_as` has for each stored tensor that is read, or is tied to one, the names under which a save may have it.
+    of names that loading needs besides the class's own. `is_part` says that the model is part of the stored one, and
+    `wrapper` under which names transformers may keep rules for that. `saved_as` has for each stored tensor that is read,
+    or is tied to one, the names under which a save may have it.
     """
 
     stored: Mapping[str, StoredTensor]
@@ -39,6 +40,7 @@ class MatchedWeights:
     sources: frozenset[str] = frozenset()
     renamings: Mapping[str, str] = field(default_factory=dict[str, str])
     is_part: bool = False
+    wrapper: tuple[str, ...] = ()
     saved_as: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     @property
@@ -56,17 +58,19 @@ class MatchedWeights:
 
 
 def match_weights(
-    model: Any, stored: Mapping[str, StoredTensor], folder: Path, *, is_part: bool = False
+    model: Any, stored: Mapping[str, StoredTensor], folder: Path, *, is_part: bool = False, wrapper: Sequence[str] = ()
 ) -> MatchedWeights:
     """Match a model (it may be on the meta device) with stored tensors, as transformers matches their names.
 
     Raises one UserError with all weights that are missing, quantized or of another shape, and where a tied head was
-    saved with other values than its embedding. `is_part` says that the model is part of the one that is stored.
+    saved with other values than its embedding. `is_part` says that the model is part of the one that is stored, which
+    transformers knows by the names `wrapper`.
     """
     parameters = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}  # tied weights once
     wanted = parameters | _required_buffers(model)
     twins = {source: twin for twin, source in (model.all_tied_weights_keys or {}).items()}
-    named = name_weights(model, stored, is_part=is_part)
+    with wrapper_conversions(model.config.model_type, wanted, wrapper):
+        named = name_weights(model, stored, is_part=is_part)
     names = {name: named.direct[known] for name in wanted if (known := _either(name, twins, named.direct))}
     faults = [*_missing_faults(wanted.keys() - names.keys() - named.converted, stored, folder)]
     wrong = [
@@ -91,7 +95,17 @@ def match_weights(
         raise UserError(faults)
     unread = _refuse_and_list_unread(stored, named, names, twins, folder)
     saved_as = _saved_names(named, names, twins)
-    return MatchedWeights(stored, names, unread, named.converted, named.sources, named.renamings, is_part, saved_as)
+    return MatchedWeights(
+        stored,
+        names,
+        unread,
+        named.converted,
+        named.sources,
+        named.renamings,
+        is_part,
+        wrapper=tuple(wrapper),
+        saved_as=saved_as,
+    )
 
 
 def _saved_names(named: NamedWeights, names: Mapping[str, str], twins: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

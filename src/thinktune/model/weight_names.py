@@ -5,12 +5,18 @@ part under the path that it has in a model of several modalities. Loading follow
 """
 
 import re
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
-from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.core_model_loading import (
     PrefixChange,
     WeightConverter,
@@ -24,6 +30,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from thinktune.library_output import captured_output
 from thinktune.model.folder import StoredTensor
 
+_REGISTRY = Lock()  # of transformers' rules, which belong to the process
 LAYER = re.compile(r"(?:^|\.)[a-z_]+\.\d+\.")  # a layer's place in a name
 
 
@@ -64,6 +71,42 @@ def name_weights(model: Any, stored: Mapping[str, StoredTensor], *, is_part: boo
         found = _name(model, stored, renamings)
         best = max(best, found, key=lambda names: len(names.found))
     return best
+
+
+def wrapper_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names under which transformers may keep rules for a raw configuration of several modalities."""
+    inner: Any = raw.get("text_config")
+    kinds = [raw.get("model_type"), inner.get("model_type") if isinstance(inner, dict) else None]
+    return tuple(str(name) for name in (*kinds, *(raw.get("architectures") or ())) if name)
+
+
+@contextmanager
+def wrapper_conversions(kind: str, tensors: Collection[str], wrapper: Sequence[str]) -> Generator[None]:
+    """Let transformers convert a part's weights as it does those of the wrapper that they are stored in.
+
+    Hubs store some wrappers' text parts in other pieces than the class by itself has: Qwen3-VL-MoE its experts
+    transposed. Within the block the rules of `wrapper` (names of kinds and classes) that make `tensors` of the part are
+    among those of its `kind`.
+    """
+    own: list[Any] = get_checkpoint_conversion_mapping(kind) or []
+    known = {tuple(rule.source_patterns) for rule in own}
+    added = [
+        rule
+        for name in wrapper
+        for rule in get_checkpoint_conversion_mapping(name) or []
+        if isinstance(rule, WeightConverter)
+        and tuple(rule.source_patterns) not in known
+        and any(pattern in tensor for pattern in rule.target_patterns for tensor in tensors)
+    ]
+    if not added:
+        yield
+        return
+    with _REGISTRY:
+        register_checkpoint_conversion_mapping(kind, [*own, *added], overwrite=True)
+        try:
+            yield
+        finally:
+            register_checkpoint_conversion_mapping(kind, own, overwrite=True)
 
 
 def set_saved_names(model: Any, *, is_part: bool) -> None:

@@ -158,15 +158,13 @@ def _run_without_memory(model_class: type[Any], config: Any) -> None:
 @contextmanager
 def torch_operators() -> Generator[None]:
     """Have classes run torch's own operators where they would run another package's kernels, which want a card."""
-    theirs = getattr(hub_kernels, "is_torchdynamo_exporting", None)
-    if theirs is None:
-        yield
-        return
-    hub_kernels.is_torchdynamo_exporting = lambda: True
+    kernels: Any = hub_kernels  # which asks this function where it may not use them
+    theirs = kernels.is_torchdynamo_exporting
+    kernels.is_torchdynamo_exporting = lambda: True
     try:
         yield
     finally:
-        hub_kernels.is_torchdynamo_exporting = theirs
+        kernels.is_torchdynamo_exporting = theirs
 
 
 def _rows_by_kernels(model: Any) -> Rows:
@@ -176,6 +174,7 @@ def _rows_by_kernels(model: Any) -> Rows:
     """
     if not any(find_spec(package) for package in STATE_KERNELS):
         return "apart"
+    model.set_attn_implementation("eager")
     try:
         return prove_rows(model.to("cuda" if torch.cuda.is_available() else "cpu"), ("kernels",))
     except Exception:  # whatever kernels raise for sizes or cards that are not theirs

@@ -13,7 +13,8 @@ def packages() -> dict[str, tuple[str, list[str]]]:
     found: dict[str, tuple[str, list[str]]] = {}
     for door in sorted(ROOT.glob("*/__init__.py")):
         sentence = ast.get_docstring(ast.parse(door.read_text(encoding="utf-8"))) or ""
-        modules = sorted(path.stem for path in door.parent.glob("*.py") if path != door)
+        inner = [path.parent.name for path in door.parent.glob("*/__init__.py")]
+        modules = sorted([*inner, *(path.stem for path in door.parent.glob("*.py") if path != door)])
         found[door.parent.name] = sentence, modules
     return found
 

@@ -47,7 +47,7 @@ def test_the_verb_refuses_all_mistakes_at_once(tmp_path_factory):
 def gguf_run(tmp_path_factory):
     pytest.importorskip("gguf")
     pytest.importorskip("llama_cpp")
-    pytest.importorskip("thinktune.export.llama_cpp")
+    pytest.importorskip("thinktune.export.gguf.llama_cpp")
     return train_gguf_run(tmp_path_factory.mktemp("gguf"))
 
 
@@ -57,8 +57,8 @@ def reference(gguf_run):
 
 
 def ask(folder, file, kind, reference, change=lambda plan: plan):
-    from thinktune.export.gguf_file import plan_gguf, write_planned_gguf
-    from thinktune.export.llama_cpp import LlamaCpp
+    from thinktune.export.gguf.file import plan_gguf, write_planned_gguf
+    from thinktune.export.gguf.llama_cpp import LlamaCpp
 
     write_planned_gguf(change(plan_gguf(folder, kind)), file, lambda _: None)
     asked = LlamaCpp(file)

@@ -30,7 +30,7 @@ def test_the_kind_that_holds_the_weights_as_they_are(start, tmp_path, dtype, kin
 
 
 def test_a_kind_of_gguf_that_nothing_here_makes_is_refused_with_those_that_are(start, monkeypatch):
-    pytest.importorskip("thinktune.export.llama_cpp_programs")
+    pytest.importorskip("thinktune.export.gguf.programs")
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     with pytest.raises(

@@ -125,7 +125,7 @@ def _round_blocks(values: Tensor, bits: int) -> Tensor:
     tiny = torch.finfo(torch.float32).tiny
     if bits == 8:
         scale = padded.abs().amax(-1, keepdim=True).clamp_min(tiny) / 127
-        found = (padded / scale).round() * scale
+        found = (padded / scale).round() * scale.half().float()  # the scale is stored in fp16
     else:
         low = padded.amin(-1, keepdim=True)
         scale = (padded.amax(-1, keepdim=True) - low).clamp_min(tiny) / (2**bits - 1)

@@ -128,7 +128,7 @@ def _fp8_target(source: ModelSource) -> Target:
 
 
 def _gguf_target(source: ModelSource, name: str, kind: GgufKind) -> Target:
-    from thinktune.export.gguf_file import plan_gguf, write_planned_gguf
+    from thinktune.export.gguf.file import plan_gguf, write_planned_gguf
 
     plan = plan_gguf(source.folder, kind)
 
@@ -140,8 +140,8 @@ def _gguf_target(source: ModelSource, name: str, kind: GgufKind) -> Target:
 
 def _quantized_target(source: ModelSource, name: str, kind: str) -> Target:
     """Return the target of a kind that llama-quantize makes, from a GGUF that holds the weights as they are."""
-    from thinktune.export.gguf_file import plan_gguf, write_planned_gguf
-    from thinktune.export.llama_cpp_programs import quantize_gguf, quantized_kinds, unknown_kind
+    from thinktune.export.gguf.file import plan_gguf, write_planned_gguf
+    from thinktune.export.gguf.programs import quantize_gguf, quantized_kinds, unknown_kind
 
     if kind not in quantized_kinds():
         raise UserError(unknown_kind(kind, tuple(_KINDS)))
@@ -158,7 +158,7 @@ def _quantized_target(source: ModelSource, name: str, kind: str) -> Target:
 
 def _in_llama_cpp(source: ModelSource, target: Target) -> Target:
     """Return a target of one GGUF with the engine that asks it, where that is installed."""
-    from thinktune.export.llama_cpp import EXTRA, LlamaCpp, is_installed
+    from thinktune.export.gguf.llama_cpp import EXTRA, LlamaCpp, is_installed
 
     if not is_installed():
         return replace(target, engine="llama.cpp", unchecked=EXTRA)

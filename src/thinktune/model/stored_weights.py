@@ -29,8 +29,8 @@ class MatchedWeights:
     A stored name may lack the prefix of the model's body, or be that of a tied weight's twin. Parameters of `converted`
     have no single name: loading makes them of the stored tensors `sources`. `renamings` are patterns and replacements
     of names that loading needs besides the class's own. `is_part` says that the model is part of the stored one, and
-    `wrapper` under which names transformers may keep rules for that. `saved_as` has for each stored tensor that is read,
-    or is tied to one, the names under which a save may have it.
+    `wrapper` under which names transformers may keep rules for that. `saved_as` has for each stored tensor that is
+    read, or is tied to one, the names under which a save may have it.
     """
 
     stored: Mapping[str, StoredTensor]

@@ -11,15 +11,13 @@ import numpy as np
 from huggingface_hub.repocard import metadata_load
 
 from thinktune.errors import UserError
-from thinktune.export.gguf_architecture import (
+from thinktune.export.gguf.architecture import (
     ARCHITECTURES,
     add_hyperparameters,
     class_name,
     list_unknown_options,
 )
-from thinktune.export.gguf_tensors import GgufKind, GgufTensor, Tick, plan_tensors, read_tensor
-from thinktune.export.gguf_tokenizer import GgufTokenizer, read_gguf_tokenizer
-from thinktune.export.llama_cpp_programs import (
+from thinktune.export.gguf.programs import (
     CONVERT,
     FOLDER_VARIABLE,
     convert_folder,
@@ -28,6 +26,8 @@ from thinktune.export.llama_cpp_programs import (
     quantized_kinds,
     unknown_kind,
 )
+from thinktune.export.gguf.tensors import GgufKind, GgufTensor, Tick, plan_tensors, read_tensor
+from thinktune.export.gguf.tokenizer import GgufTokenizer, read_gguf_tokenizer
 from thinktune.files import fsync_folder, name_path
 from thinktune.model.admission import admit_model
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config

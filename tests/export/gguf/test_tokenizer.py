@@ -8,9 +8,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from thinktune.errors import UserError
-from thinktune.export.gguf_pretokenizer import PRETOKENIZERS as WAYS
-from thinktune.export.gguf_pretokenizer import find_pretokenizer
-from thinktune.export.gguf_tokenizer import TokenType, read_gguf_tokenizer
+from thinktune.export.gguf.pretokenizer import PRETOKENIZERS as WAYS
+from thinktune.export.gguf.pretokenizer import find_pretokenizer
+from thinktune.export.gguf.tokenizer import TokenType, read_gguf_tokenizer
 
 ROWS = 1024
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Any, Literal
 
 from thinktune.errors import UserError
-from thinktune.export.gguf_pretokenizer import (
+from thinktune.export.gguf.pretokenizer import (
     DECOMPOSED,
     PROBES,
     as_llama_cpp_reads,

@@ -7,9 +7,8 @@ from support.gguf_models import FAMILIES, SIZES, make_gguf_model
 from transformers import AutoModelForCausalLM
 
 from thinktune.errors import UserError
-from thinktune.export import gguf_tensors
-from thinktune.export.gguf_architecture import list_unknown_options
-from thinktune.export.gguf_file import (
+from thinktune.export.gguf.architecture import list_unknown_options
+from thinktune.export.gguf.file import (
     gguf_fault,
     make_gguf,
     plan_gguf,
@@ -156,7 +155,7 @@ def test_parts_of_any_size_make_the_same_file(folders, tmp_path, monkeypatch):
     plan = plan_gguf(folders("llama"), "q8_0")
     write_planned_gguf(plan, tmp_path / "m-q8_0.gguf", lambda _: None)
     whole = (tmp_path / "m-q8_0.gguf").read_bytes()
-    monkeypatch.setattr(gguf_tensors, "CHUNK_ELEMENTS", 700)
+    monkeypatch.setattr("thinktune.export.gguf.tensors.CHUNK_ELEMENTS", 700)
     parts = []
     write_planned_gguf(plan, tmp_path / "m-q8_0.gguf", parts.append)
     assert (tmp_path / "m-q8_0.gguf").read_bytes() == whole

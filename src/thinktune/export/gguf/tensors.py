@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from thinktune.errors import UserError
-from thinktune.export.gguf_architecture import ARCHITECTURES, FULL, class_name, head_size, measure_rope
+from thinktune.export.gguf.architecture import ARCHITECTURES, FULL, class_name, head_size, measure_rope
 from thinktune.model.folder import StoredTensor, list_some
 from thinktune.model.stored_weights import MatchedWeights
 

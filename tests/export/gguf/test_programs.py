@@ -8,8 +8,8 @@ from support.gguf_models import make_gguf_model
 from support.tiny_models import tiny_model
 
 from thinktune.errors import UserError
-from thinktune.export.gguf_file import gguf_fault, make_gguf
-from thinktune.export.llama_cpp_programs import find_program, quantize_gguf, quantized_kinds
+from thinktune.export.gguf.file import gguf_fault, make_gguf
+from thinktune.export.gguf.programs import find_program, quantize_gguf, quantized_kinds
 
 pytest.importorskip("gguf")
 

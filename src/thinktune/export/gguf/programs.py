@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from thinktune.errors import UserError, shorten_error
-from thinktune.export.gguf_tensors import GgufKind, Tick
+from thinktune.export.gguf.tensors import GgufKind, Tick
 from thinktune.files import fsync_folder
 
 FOLDER_VARIABLE = "LLAMA_CPP"  # names llama.cpp's folder, built or as its release is unpacked

@@ -10,10 +10,10 @@ from support.gguf_models import FAMILIES, make_gguf_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from thinktune.errors import UserError
-from thinktune.export.gguf_file import plan_gguf, write_gguf, write_planned_gguf
-from thinktune.export.gguf_pretokenizer import PRETOKENIZERS, PROBES, probe_texts
-from thinktune.export.llama_cpp import LlamaCpp, is_installed
-from thinktune.export.llama_cpp_programs import find_program, quantized_kinds
+from thinktune.export.gguf.file import plan_gguf, write_gguf, write_planned_gguf
+from thinktune.export.gguf.llama_cpp import LlamaCpp, is_installed
+from thinktune.export.gguf.pretokenizer import PRETOKENIZERS, PROBES, probe_texts
+from thinktune.export.gguf.programs import find_program, quantized_kinds
 from thinktune.tokenization import Turn
 
 pytest.importorskip("gguf")
@@ -173,7 +173,7 @@ def test_what_is_no_gguf_is_said_in_a_sentence(tmp_path):
 @needs_llama_cpp
 @pytest.mark.skipif(find_program("llama-quantize") is None, reason="llama-quantize is not installed (LLAMA_CPP)")
 def test_llama_quantize_makes_what_llama_cpp_reads(tmp_path):
-    from thinktune.export.gguf_file import make_gguf
+    from thinktune.export.gguf.file import make_gguf
 
     folder, done = make_gguf_model(tmp_path / "m", "smollm2", hidden_size=256, head_dim=64, intermediate_size=512), []
     assert "q4_k_m" in quantized_kinds()

@@ -308,7 +308,7 @@ def export(
     run: ModelPath,
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET...", help="hf, gguf (as the weights are), or gguf-KIND, as in gguf-q8_0."),
+        typer.Argument(metavar="TARGET...", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
     ],
     to: Annotated[
         Path | None,

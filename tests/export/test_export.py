@@ -63,6 +63,7 @@ def test_an_export_is_in_the_run_with_its_facts(run, tmp_path):
     assert {"export.json"} | facts["files"].keys() == set(listed(made.folder))
     assert (facts["check"]["questions"], facts["check"]["equal"], facts["check"]["first"]) == (3, 3, None)
     assert facts["target"] == "hf"
+    assert "README.md" in facts["files"], "the model's card is in each export of it"
     assert facts["seconds"].keys() == {"writing", "checking"}
     text = "\n".join(describe_export(made))
     assert "3 of 3 greedy replies equal to the model's (3 held-out questions)" in text

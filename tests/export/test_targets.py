@@ -5,9 +5,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.runs import quiet
 
+from thinktune.commands.export import describe_export
 from thinktune.errors import UserError
 from thinktune.export import find_source
+from thinktune.export.export import export_model
 from thinktune.export.targets import find_targets, own_kind
 
 
@@ -37,3 +40,14 @@ def test_a_kind_of_gguf_that_nothing_here_makes_is_refused_with_those_that_are(s
         UserError, match=r"q4_k_m is made by llama.cpp's llama-quantize, which is not found.*take f32, f16"
     ):
         find_targets(find_source(start), ["gguf-q4_k_m"])
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "mlx"])
+def test_an_engines_target_is_a_script_and_says_that_nothing_was_asked(start, tmp_path, engine):
+    source = find_source(start)
+    [made] = export_model(source, find_targets(source, [engine]), tmp_path, quiet)
+    assert (made.folder / "serve.sh").read_text(encoding="utf-8").startswith("#!/bin/sh")
+    assert not (made.folder / "README.md").exists(), "no model is here"
+    text = "\n".join(describe_export(made))
+    assert "NOT CHECKED: a script was written, and the engine was not asked" in text
+    assert str(start.resolve()) in made.finished, "the line to type names the model's own folder"

@@ -26,7 +26,7 @@ EngineName = Literal["vllm", "sglang", "mlx"]
 SCRIPT, TEMPLATE_FILE = "serve.sh", "chat_template.jinja"
 _HERE = "$here"  # the script's own folder, in its lines
 
-_TITLES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang", "mlx": "mlx_lm"}
+ENGINE_TITLES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang", "mlx": "mlx_lm"}
 _TRY_SECONDS = 300  # vLLM takes a minute to print its options
 _OPENED_BY_MODEL, _OPENED_BY_PROMPT = "model", "prompt"
 
@@ -117,7 +117,7 @@ def serving_command(settings: ServingSettings, engine: EngineName) -> ServingCom
 def try_engine(command: ServingCommand) -> str:
     """Return a sentence that says whether the engine is installed here and knows every option of the command."""
     if not _is_installed(command.engine):
-        return f"untried, because {_TITLES[command.engine]} is not installed here"
+        return f"untried, because {ENGINE_TITLES[command.engine]} is not installed here"
     asked = ["vllm", "serve", "--help=all"] if command.engine == "vllm" else [*command.program, "--help"]
     try:
         shown = subprocess.run(
@@ -135,8 +135,8 @@ def try_engine(command: ServingCommand) -> str:
         return f"untried, because `{shlex.join(asked)}` failed with exit code {shown.returncode}"
     known = set(re.findall(r"--[a-z][a-z0-9-]*", shown.stdout))
     if unknown := [option for option in command.options if option not in known]:
-        return f"the {_TITLES[command.engine]} here does not know {', '.join(unknown)}: take a newer one"
-    return f"the {_TITLES[command.engine]} here knows every option; no question was asked"
+        return f"the {ENGINE_TITLES[command.engine]} here does not know {', '.join(unknown)}: take a newer one"
+    return f"the {ENGINE_TITLES[command.engine]} here knows every option; no question was asked"
 
 
 def _is_installed(engine: EngineName) -> bool:

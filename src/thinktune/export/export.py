@@ -21,6 +21,7 @@ from thinktune.export.verification import Verification, verify_export
 from thinktune.files import fsync_folder, fsync_tree, name_path, read_json, write_json
 from thinktune.planner.hardware import GIB
 from thinktune.progress import ProgressReporter, Say
+from thinktune.report import write_model_card
 
 FACTS_FILE = "export.json"
 MIB = 2**20
@@ -91,6 +92,8 @@ def _export(source: ModelSource, target: Target, place: Path, reference: Referen
         written = time.monotonic()
         check = _check(target, partial, reference, say) if reference and target.open else None
         checked = time.monotonic()
+        with name_path(place):
+            _write_card(source, target, partial, say)
         facts = _facts(source, target, partial, check)
         facts["seconds"] = {"writing": round(written - started, 1), "checking": round(checked - written, 1)}
         with name_path(place):
@@ -100,6 +103,17 @@ def _export(source: ModelSource, target: Target, place: Path, reference: Referen
             _commit(partial, place)
     finished = target.finish(place) if target.finish else ""
     return Exported(target, place, facts, check, finished)
+
+
+def _write_card(source: ModelSource, target: Target, folder: Path, say: Say) -> None:
+    """Write the model's card into an export that holds a model; a damaged record of the run makes it a shorter one."""
+    if not target.holds_model:
+        return
+    try:
+        write_model_card(folder, source.run, source.name, source=source.folder)
+    except UserError as error:
+        say(f"{target.name}: its card says nothing of the run: {'; '.join(error.faults)}")
+        write_model_card(folder, None, source.name, source=source.folder)
 
 
 def _check(target: Target, folder: Path, reference: Reference, say: Say) -> Verification:

@@ -11,6 +11,7 @@ from thinktune.config.schema import Hub
 from thinktune.errors import UserError
 from thinktune.files import read_json
 from thinktune.hub import ModelUpload, push
+from thinktune.hub.card_metadata import read_front_matter
 from thinktune.hub.verification import Listing
 from thinktune.progress import Say
 
@@ -20,8 +21,6 @@ CARD = "README.md"
 # What both hubs allow: letters, digits, `-`, `_` and `.`, not two of the last in a row, nor one at an end.
 _PART = r"[A-Za-z0-9](?:(?:[A-Za-z0-9_-]|\.(?!\.))*[A-Za-z0-9_])?"
 _NAME = re.compile(rf"{_PART}/{_PART}")
-
-_FRONT_MATTER = re.compile(r"---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 
 
 def push_model(path: Path, hub: Hub, name: str, *, public: bool, say: Say) -> str:
@@ -83,13 +82,5 @@ def _is_private(name: str) -> bool:
 
 def _card_license(folder: Path) -> str | None:
     """Return the licence that the model card's front matter gives, if it gives one."""
-    import yaml
-
-    card = folder / CARD
-    found = _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
-    try:
-        matter: Any = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
-        return None
-    given = matter.get("license") if isinstance(matter, dict) else None
+    given = read_front_matter(folder / CARD).get("license")
     return given if isinstance(given, str) else None

@@ -7,10 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from thinktune.config import load_recipe
 from thinktune.errors import UserError
+from thinktune.export.engines import (
+    ENGINE_TITLES,
+    EngineName,
+    serving_command,
+    try_engine,
+    write_serving_script,
+)
+from thinktune.export.serving_settings import read_serving_settings
 from thinktune.export.source import ModelSource
 from thinktune.export.verification import Asked
 from thinktune.model.folder import stored_tensors
@@ -24,10 +32,12 @@ _GGUF, _OLLAMA = "gguf", "ollama"
 _KINDS: dict[str, GgufKind] = {"f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "q8_0"}
 _KIND_OF_DTYPE: dict[str, GgufKind] = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 _FP32_BYTES = 4
+_ENGINES: dict[str, EngineName] = {name: name for name in get_args(EngineName)}
 TARGETS = (
     "hf",
     "fp8",
     *(f"{form}{kind}" for form in (_GGUF, _OLLAMA) for kind in ("", *(f"-{each}" for each in _KINDS))),
+    *_ENGINES,
 )
 
 
@@ -49,6 +59,11 @@ class Target:
     unchecked: str = ""
     notes: tuple[str, ...] = ()
     finish: Callable[[Path], str] | None = None
+
+    @property
+    def holds_model(self) -> bool:
+        """Whether weights are written, not a script alone."""
+        return self.size_bytes > 0
 
 
 def find_targets(source: ModelSource, names: Sequence[str]) -> list[Target]:
@@ -82,6 +97,8 @@ def _find_target(source: ModelSource, name: str) -> Target:
         return _hf_target(source)
     if name == "fp8":
         return _fp8_target(source)
+    if name in _ENGINES:
+        return _engine_target(source, _ENGINES[name])
     form, _, kind = name.partition("-")
     if form not in (_GGUF, _OLLAMA) or name.endswith("-"):
         raise UserError(f"export: {name!r} is not a target; name one or more of {', '.join(TARGETS)}")
@@ -174,14 +191,30 @@ def _with_modelfile(source: ModelSource, target: Target) -> Target:
     """Return a target that has Ollama's Modelfile beside its GGUF, and is given to Ollama where that is installed."""
     from thinktune.export.ollama import create_in_ollama, write_modelfile
 
+    notes: list[str] = []
+
     def write(folder: Path, tick: Tick) -> None:
         target.write(folder, tick)
-        write_modelfile(source, folder / _gguf_name(source, target.form), folder)
+        notes[:] = write_modelfile(source, folder / _gguf_name(source, target.form), folder).notes
 
     def finish(folder: Path) -> str:
-        return create_in_ollama(folder, source.name)
+        return "; ".join([create_in_ollama(folder, source.name), *notes])
 
     return replace(target, write=write, finish=finish)
+
+
+def _engine_target(source: ModelSource, engine: EngineName) -> Target:
+    """Return the target of a script that serves the model's own folder; it has no weights that could be asked."""
+    command = serving_command(read_serving_settings(source), engine)
+
+    def write(folder: Path, _: Tick) -> None:
+        write_serving_script(source, engine, folder)
+
+    def finish(folder: Path) -> str:
+        return f"{try_engine(command)}; the line: {command.line(folder)}"
+
+    unchecked = "a script was written, and the engine was not asked"
+    return Target(engine, "script", ENGINE_TITLES[engine], 0, write, None, unchecked, command.notes, finish)
 
 
 def _ignore(_bytes: int) -> None:

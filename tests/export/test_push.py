@@ -73,6 +73,7 @@ def test_an_export_is_pushed_as_it_is(run_folder, hubs, pusher):
     folder.mkdir(parents=True)
     (folder / "heart-q8_0.gguf").write_bytes(b"GGUF" * 5000)
     (folder / "README.md").write_text("# heart", encoding="utf-8")
+    (folder / "export.json").write_text('{"check": "with a held-out question"}', encoding="utf-8")  # stays here
     at_once(lambda name: pusher.push(folder, name, "clinic/heart-gguf"))
     for name in HUBS:
         assert sorted(hubs[name].contents("clinic/heart-gguf")) == ["README.md", "heart-q8_0.gguf"]

@@ -15,7 +15,7 @@ from typing import Any
 from thinktune.checkpoint.manifest import MANIFEST, checksum, write_manifest
 from thinktune.errors import UserError, shorten_error
 from thinktune.export.reference import Reference, make_reference
-from thinktune.export.source import ModelSource
+from thinktune.export.source import FACTS_FILE, ModelSource
 from thinktune.export.targets import Target
 from thinktune.export.verification import Verification, verify_export
 from thinktune.files import fsync_folder, fsync_tree, name_path, read_json, write_json
@@ -23,7 +23,6 @@ from thinktune.planner.hardware import GIB
 from thinktune.progress import ProgressReporter, Say
 from thinktune.report import write_model_card
 
-FACTS_FILE = "export.json"
 MIB = 2**20
 OTHER_FILES_BYTES = 64 * MIB  # tokenizer, configurations, facts
 

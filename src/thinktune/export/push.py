@@ -9,6 +9,7 @@ from thinktune.checkpoint.manifest import MANIFEST, checksum
 from thinktune.checkpoint.store import STATE_FOLDER
 from thinktune.config.schema import Hub
 from thinktune.errors import UserError
+from thinktune.export.source import FACTS_FILE
 from thinktune.files import read_json
 from thinktune.hub import ModelUpload, push
 from thinktune.hub.card_metadata import read_front_matter
@@ -16,7 +17,6 @@ from thinktune.hub.verification import Listing
 from thinktune.progress import Say
 
 CARD = "README.md"
-
 
 # What both hubs allow: letters, digits, `-`, `_` and `.`, not two of the last in a row, nor one at an end.
 _PART = r"[A-Za-z0-9](?:(?:[A-Za-z0-9_-]|\.(?!\.))*[A-Za-z0-9_])?"
@@ -75,9 +75,9 @@ def _files_to_push(folder: Path) -> Listing:
 
 
 def _is_private(name: str) -> bool:
-    """Return True if a file is no part of a model: hidden, or of the optimizer."""
+    """Return True if a file is no part of a model: hidden, of the optimizer, or with questions of held-out rows."""
     parts = name.split("/")
-    return parts[0] == STATE_FOLDER or any(part.startswith(".") for part in parts)
+    return parts[0] in (STATE_FOLDER, FACTS_FILE) or any(part.startswith(".") for part in parts)
 
 
 def _card_license(folder: Path) -> str | None:

@@ -8,6 +8,8 @@ from thinktune.checkpoint import resolve_model_folder
 from thinktune.inference import ChatDefaults, read_chat_defaults
 from thinktune.run import RunFolder
 
+FACTS_FILE = "export.json"  # beside an export: what was made, and how it answered
+
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9._-]+")
 
 

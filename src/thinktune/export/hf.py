@@ -141,10 +141,11 @@ class TransformersModel:
 
     def close(self) -> None:
         """Give the memory back; the model cannot be asked any more."""
+        device = self._model.device
         self._model = None
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if device.type != "cpu":
+            torch.get_device_module(device).empty_cache()
 
 
 def _place(model: Any) -> Any:

@@ -16,6 +16,7 @@ from transformers.integrations import hub_kernels
 from thinktune.errors import UserError, shorten_error
 from thinktune.model.batch import collate
 from thinktune.model.decoder import decoder
+from thinktune.model.device import pick_device
 from thinktune.model.loss import PLAIN_LOGITS, LogitTransform, linear_cross_entropy
 from thinktune.model.protocols import CausalLM
 from thinktune.model.states import Rows, batch_states
@@ -176,7 +177,7 @@ def _rows_by_kernels(model: Any) -> Rows:
         return "apart"
     model.set_attn_implementation("eager")
     try:
-        return prove_rows(model.to("cuda" if torch.cuda.is_available() else "cpu"), ("kernels",))
+        return prove_rows(model.to(pick_device()), ("kernels",))
     except Exception:  # whatever kernels raise for sizes or cards that are not theirs
         return "apart"
 

@@ -269,6 +269,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_transformers_takes_the_stand_in_for_flash_attention():
     here = suite.environment()
     here["PYTHONPATH"] += f":{BENCHMARKS}:{Path(__file__).parent}:{Path(__file__).parents[1]}"

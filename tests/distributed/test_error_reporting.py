@@ -47,7 +47,7 @@ def errors(said):
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
-        ("user", 2, "rows.jsonl:3: answer: is empty; write one"),
+        pytest.param("user", 2, "rows.jsonl:3: answer: is empty; write one", marks=pytest.mark.slow),
         ("system", 2, "rows.jsonl: Permission denied; check the path, its permissions and the free disk space"),
     ],
 )

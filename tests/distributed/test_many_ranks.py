@@ -27,7 +27,7 @@ from thinktune.train.setup import _load_model
 CPU = torch.device("cpu")
 LAYOUTS = [
     ParallelDims("shard", 2, 2),
-    ParallelDims("hybrid", 4, 2),
+    pytest.param(ParallelDims("hybrid", 4, 2), marks=pytest.mark.slow),
     pytest.param(ParallelDims("replicate", 2, 2), marks=pytest.mark.slow),
     pytest.param(ParallelDims("shard", 4, 4), marks=pytest.mark.slow),
 ]

@@ -54,6 +54,7 @@ FAULTS = {
     "commit-500": ("commit", Fault(500), f"it failed (500); wait, {AGAIN}"),
     "commit-hangs": ("commit", Fault(then="hang"), UNANSWERED),
 }
+HANGS = [case for case in FAULTS if case.endswith("hangs")]  # each is waited for
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +103,20 @@ class Failures:
 
 @pytest.fixture(scope="module")
 def failures(hubs, pusher, tmp_path_factory) -> Failures:
-    model = write_model(tmp_path_factory.mktemp("failures") / "model", "failures")
-    targets = [(name, f"clinic/{case}") for name in HUBS for case in FAULTS]
+    return push_with_faults(hubs, pusher, tmp_path_factory.mktemp("failures"), [*FAULTS.keys() - set(HANGS)])
+
+
+@pytest.fixture(scope="module")
+def hangs(hubs, pusher, tmp_path_factory) -> Failures:
+    return push_with_faults(hubs, pusher, tmp_path_factory.mktemp("hangs"), HANGS)
+
+
+def push_with_faults(hubs, pusher, folder, cases) -> Failures:
+    cases = [case for case in FAULTS if case in cases]  # in their order
+    model = write_model(folder / "model", folder.name)
+    targets = [(name, f"clinic/{case}") for name in HUBS for case in cases]
     for hub in hubs.values():
-        hub.upload_faults.update({(f"clinic/{case}", step): fault for case, (step, fault, _) in FAULTS.items()})
+        hub.upload_faults.update({(f"clinic/{case}", FAULTS[case][0]): FAULTS[case][1] for case in cases})
     outcomes = pusher.push_all(model, targets)
     commits = {(name, to): len(hubs[name].pushed[to].commits) for name, to in targets if to in hubs[name].pushed}
     received = {name: sum(hub.received.values()) for name, hub in hubs.items()}
@@ -116,9 +127,12 @@ def failures(hubs, pusher, tmp_path_factory) -> Failures:
     return Failures(model, outcomes, commits, resent_bytes, again)
 
 
-@pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in HANGS else case for case in FAULTS]
+)
 @pytest.mark.parametrize("name", HUBS)
-def test_each_failure_of_a_hub_is_one_sentence_and_leaves_no_model(name, case, failures):
+def test_each_failure_of_a_hub_is_one_sentence_and_leaves_no_model(name, case, request):
+    failures = request.getfixturevalue("hangs" if case in HANGS else "failures")
     found = failures.outcomes[name, f"clinic/{case}"]
     token = "HF_TOKEN" if name == "huggingface" else "MODELSCOPE_API_TOKEN"
     sentence = FAULTS[case][2].format(token=token, name=f"clinic/{case}")
@@ -136,7 +150,9 @@ def test_a_token_is_in_no_line_and_no_sentence(failures, hubs):
         assert "Signature=" not in f"{found.faults} {found.lines}"
 
 
-def test_after_any_failure_the_same_command_makes_the_repository_whole_in_one_commit(failures, hubs):
+@pytest.mark.parametrize("which", ["failures", pytest.param("hangs", marks=pytest.mark.slow)])
+def test_after_any_failure_the_same_command_makes_the_repository_whole_in_one_commit(which, request, hubs):
+    failures = request.getfixturevalue(which)
     files = visible(failures.model)
     for (name, to), found in failures.again.items():
         assert found.faults == [], (name, to)

@@ -27,8 +27,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from thinktune.data.readers import read_rows
-from thinktune.data.sources import SUFFIXES
+from thinktune.data.reading.readers import read_rows
+from thinktune.data.reading.sources import SUFFIXES
 from thinktune.errors import UserError
 
 DAMAGED, MADE_UP = 400, 100  # inputs of each format in a round

@@ -80,7 +80,7 @@ def load(run: str | Path) -> "Chat":
 
 def _load_recipe(path: str | Path, overrides: tuple[str, ...]) -> "Recipe":
     from thinktune.config import load_recipe
-    from thinktune.data.sources import refuse_missing_paths
+    from thinktune.data.reading.sources import refuse_missing_paths
     from thinktune.terminal import say
 
     recipe = load_recipe(Path(path), overrides, say)

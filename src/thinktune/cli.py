@@ -162,7 +162,7 @@ def _load_recipe(path: Path, overrides: list[str], tell: "Say | None" = None) ->
     """Load a recipe and refuse paths that do not exist; `tell` prints which settings have a new place."""
     with captured_output():
         from thinktune.config import load_recipe
-        from thinktune.data.sources import refuse_missing_paths
+        from thinktune.data.reading.sources import refuse_missing_paths
         from thinktune.progress import say_nothing
 
     recipe = load_recipe(path, overrides, tell or say_nothing)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.row_checks import EN, ESSAY_EN, ESSAY_ZH, FIELD_NAMES, ZH, checked, conversation, example, texts_of
 
 from thinktune.config.row_faults import ROW_FAULTS, resolve_policies
-from thinktune.data.checks import check_example
+from thinktune.data.faults.checks import check_example
 from thinktune.tokenization import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinktune.config.schema import ColumnsConfig
-from thinktune.data.columns import (
+from thinktune.data.columns.mapping import (
     UncheckedExample,
     UnusedColumns,
     detect_columns,
     to_example,
 )
-from thinktune.data.readers import read_rows
+from thinktune.data.reading.readers import read_rows
 from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError
 

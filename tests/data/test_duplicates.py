@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.data.duplicates import (
+from thinktune.data.faults.duplicates import (
     MAX_NEIGHBOURS,
     MIN_JACCARD,
     MINHASH_WORDS,

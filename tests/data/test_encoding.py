@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.row_files import GOOD, findings_of, lines, read, refusal, table, write
 
-from thinktune.data.encoding import is_gbk
+from thinktune.data.reading.encoding import is_gbk
 
 CHINESE = [GOOD, {"question": "高血压患者应如何用药？", "reasoning": "先想β受体阻滞剂。", "answer": "遵医嘱"}]
 LATIN = "Wie heißt das größte Gefäß? Où çà? Coração."

@@ -7,7 +7,7 @@ import pytest
 from support.runs import settings, small_tree_of
 
 from thinktune.data import pipeline, prepare
-from thinktune.data.language import count_languages, main_language
+from thinktune.data.faults.language import count_languages, main_language
 from thinktune.tokenization import read_tokenizer
 
 TEXTS = {

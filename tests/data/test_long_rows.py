@@ -12,8 +12,9 @@ import pytest
 from support.prepared_rows import GOOD, rows_of, write
 from support.runs import settings
 
-from thinktune.data import pipeline, readers, worker
+from thinktune.data import pipeline, worker
 from thinktune.data.pipeline import prepare, prepare_with_faults
+from thinktune.data.reading import readers
 from thinktune.tokenization import chat_template
 from thinktune.tokenization.tokenizer import exceeds_tokens, max_characters
 

@@ -10,8 +10,8 @@ import tracemalloc
 import pytest
 from support.row_files import GOOD, ROWS, as_file, findings_of, lines, read, refusal, table, write
 
-from thinktune.data.readers import read_rows
-from thinktune.data.sources import SUFFIXES
+from thinktune.data.reading.readers import read_rows
+from thinktune.data.reading.sources import SUFFIXES
 
 BOM = codecs.BOM_UTF8
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.row_files import ROWS, as_file, table
 
-from thinktune.data.readers import read_rows
-from thinktune.data.sources import SUFFIXES
+from thinktune.data.reading.readers import read_rows
+from thinktune.data.reading.sources import SUFFIXES
 from thinktune.errors import UserError
 
 ENCODINGS = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "gb18030", "utf-16", "latin-1"])

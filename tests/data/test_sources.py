@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from thinktune.data.sources import SUFFIXES
-from thinktune.data.sources import match_files as find_files
+from thinktune.data.reading.sources import SUFFIXES
+from thinktune.data.reading.sources import match_files as find_files
 from thinktune.errors import UserError
 
 

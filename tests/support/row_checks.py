@@ -1,7 +1,7 @@
 """Rows to check, in Chinese and English, and checking them under chosen policies."""
 
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
-from thinktune.data.checks import check_example
+from thinktune.data.faults.checks import check_example
 from thinktune.tokenization import Example, Turn
 
 TOKENS = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from thinktune.data.readers import read_rows
+from thinktune.data.reading.readers import read_rows
 from thinktune.errors import UserError
 
 GOOD = {"question": "心脏泵什么？", "reasoning": "想一想，心脏是一块肌肉。", "answer": "血液"}

@@ -14,15 +14,15 @@ import numpy as np
 
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
-from thinktune.data import sources
-from thinktune.data.checks import check_example
-from thinktune.data.columns import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
+from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
+from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
-from thinktune.data.duplicates import question_text
-from thinktune.data.language import LANGUAGE_SAMPLE_ROWS, count_languages
-from thinktune.data.modes import has_thinking_switch, refuse_share_without_switch
-from thinktune.data.readers import MAX_ROW_BYTES, read_rows
-from thinktune.data.sources import RowFile
+from thinktune.data.faults.checks import check_example
+from thinktune.data.faults.duplicates import question_text
+from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
+from thinktune.data.reading import sources
+from thinktune.data.reading.readers import MAX_ROW_BYTES, read_rows
+from thinktune.data.reading.sources import RowFile
 from thinktune.data.split import ROW_FEATURES, train_validation_split
 from thinktune.data.summary import summarize
 from thinktune.data.types import RawRow, Tally

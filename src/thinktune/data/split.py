@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinktune.config import DataConfig
-from thinktune.data.duplicates import (
+from thinktune.data.faults.duplicates import (
     MINHASH_WORDS,
     find_duplicates,
     find_leaks,

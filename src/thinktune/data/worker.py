@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from thinktune.config import DataConfig
-from thinktune.data.checks import CheckedExample, check_example
-from thinktune.data.columns import ColumnMapping, UncheckedExample, UnusedColumns, to_example
+from thinktune.data.columns.mapping import ColumnMapping, UncheckedExample, UnusedColumns, to_example
+from thinktune.data.columns.messages import with_default_system_prompt
+from thinktune.data.columns.modes import apply_silent_share
 from thinktune.data.dataset import example_to_json
-from thinktune.data.duplicates import Fingerprint, fingerprint, question_text
-from thinktune.data.messages import with_default_system_prompt
-from thinktune.data.modes import apply_silent_share
+from thinktune.data.faults.checks import CheckedExample, check_example
+from thinktune.data.faults.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.split import hash_fraction
 from thinktune.data.types import ACTION_OF_POLICY, Action, Finding, RawRow
 from thinktune.errors import UserError

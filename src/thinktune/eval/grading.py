@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from thinktune.data.language import main_script
+from thinktune.data.faults.language import main_script
 from thinktune.eval import answer_extraction
 from thinktune.eval.normalization import fold_compatibility
 from thinktune.tokenization.tags import Tags

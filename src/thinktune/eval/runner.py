@@ -15,8 +15,8 @@ import torch
 from thinktune.checkpoint import model_warning, require_run_folder, resolve_model_folder
 from thinktune.config import Recipe, load_recipe
 from thinktune.data import Prepared, Subset, prepare
-from thinktune.data.duplicates import find_near_duplicates, fingerprint, question_text
-from thinktune.data.modes import has_thinking_switch
+from thinktune.data.columns.modes import has_thinking_switch
+from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_completions

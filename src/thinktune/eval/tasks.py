@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from thinktune.config.strict_yaml import read_values
-from thinktune.data.language import main_script
-from thinktune.data.readers import read_rows
-from thinktune.data.sources import SUFFIXES
+from thinktune.data.faults.language import main_script
+from thinktune.data.reading.readers import read_rows
+from thinktune.data.reading.sources import SUFFIXES
 from thinktune.errors import UserError, shorten_error
 from thinktune.eval import grading
 from thinktune.eval.answer_extraction import OPTION_LETTERS

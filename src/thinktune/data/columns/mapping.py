@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from thinktune.config.schema import ColumnsConfig
-from thinktune.data.messages import (
+from thinktune.data.columns.messages import (
     MESSAGE_KEYS,
     REASONING_KEYS,
     FieldFault,
@@ -22,7 +22,7 @@ from thinktune.data.messages import (
     read_text,
     with_row_system_prompt,
 )
-from thinktune.data.modes import parse_mode, set_modes
+from thinktune.data.columns.modes import parse_mode, set_modes
 from thinktune.data.types import Finding, RawRow, suggest_policy
 from thinktune.errors import UserError
 from thinktune.tokenization import Example, Turn

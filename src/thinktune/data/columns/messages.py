@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from thinktune.data.modes import parse_mode
+from thinktune.data.columns.modes import parse_mode
 from thinktune.tokenization import Turn
 from thinktune.tokenization.conversation import Mode, Role
 

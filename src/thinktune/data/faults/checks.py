@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
-from thinktune.data.language import main_script
-from thinktune.data.messages import is_blank
-from thinktune.data.modes import set_modes, silenced, split_switches
-from thinktune.data.repairs import (
+from thinktune.data.columns.messages import is_blank
+from thinktune.data.columns.modes import set_modes, silenced, split_switches
+from thinktune.data.faults.language import main_script
+from thinktune.data.faults.repairs import (
     REPLACEMENT_CHARACTER,
     THINK_TAG,
     comparison_key,

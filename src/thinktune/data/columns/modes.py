@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from thinktune.data.duplicates import question_text
+from thinktune.data.faults.duplicates import question_text
 from thinktune.data.split import hash_fraction
 from thinktune.errors import UserError
 from thinktune.tokenization import ChatTokenizer, Example, Turn

@@ -11,8 +11,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from thinktune.data.encoding import BLOCK_BYTES, find_bad_byte, is_gbk, open_text, read_stream
-from thinktune.data.sources import SUFFIXES
+from thinktune.data.reading.encoding import BLOCK_BYTES, find_bad_byte, is_gbk, open_text, read_stream
+from thinktune.data.reading.sources import SUFFIXES
 from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError, shorten_error
 

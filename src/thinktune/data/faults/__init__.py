@@ -1,0 +1,1 @@
+"""Faults of rows: found, and repaired where a repair is sure."""

@@ -1,0 +1,1 @@
+"""Files of rows: found by their names, read by what they are."""

@@ -7,12 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinktune.config.schema import ColumnsConfig
-from thinktune.data.columns.mapping import (
-    UncheckedExample,
-    UnusedColumns,
-    detect_columns,
-    to_example,
-)
+from thinktune.data.columns.detection import detect_columns
+from thinktune.data.columns.mapping import UncheckedExample, to_example
+from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.reading.readers import read_rows
 from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError

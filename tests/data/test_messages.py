@@ -3,7 +3,8 @@
 import pytest
 
 from thinktune.config.schema import ColumnsConfig
-from thinktune.data.columns.mapping import UncheckedExample, detect_columns, to_example
+from thinktune.data.columns.detection import detect_columns
+from thinktune.data.columns.mapping import UncheckedExample, to_example
 from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.types import Finding, RawRow
 from thinktune.tokenization import Turn

@@ -7,7 +7,8 @@ from support.row_checks import checked, conversation
 from support.runs import settings
 
 from thinktune.config.schema import ColumnsConfig
-from thinktune.data.columns.mapping import detect_columns, to_example
+from thinktune.data.columns.detection import detect_columns
+from thinktune.data.columns.mapping import to_example
 from thinktune.data.columns.modes import apply_silent_share, parse_mode, split_switches
 from thinktune.data.export import export_rows
 from thinktune.data.pipeline import prepare_with_faults

@@ -14,8 +14,10 @@ import numpy as np
 
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
-from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping, UnusedColumns, detect_columns
+from thinktune.data.columns.detection import detect_columns
+from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
+from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.faults.checks import check_example
 from thinktune.data.faults.duplicates import question_text

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from thinktune.config import DataConfig
-from thinktune.data.columns.mapping import ColumnMapping, UncheckedExample, UnusedColumns, to_example
+from thinktune.data.columns.mapping import ColumnMapping, UncheckedExample, to_example
 from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.columns.modes import apply_silent_share
+from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.dataset import example_to_json
 from thinktune.data.faults.checks import CheckedExample, check_example
 from thinktune.data.faults.duplicates import Fingerprint, fingerprint, question_text

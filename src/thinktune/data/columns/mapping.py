@@ -1,14 +1,12 @@
-"""Detect what a file's columns mean, and read a raw row as an example by that mapping."""
+"""Read a raw row as an example, by the mapping of its file's columns."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.columns.messages import (
-    MESSAGE_KEYS,
     REASONING_KEYS,
     FieldFault,
     TurnWithFields,
@@ -22,9 +20,8 @@ from thinktune.data.columns.messages import (
     read_text,
     with_row_system_prompt,
 )
-from thinktune.data.columns.modes import parse_mode, set_modes
-from thinktune.data.types import Finding, RawRow, suggest_policy
-from thinktune.errors import UserError
+from thinktune.data.columns.modes import set_modes
+from thinktune.data.types import Finding, RawRow
 from thinktune.tokenization import Example, Turn
 
 SAMPLE_ROWS = 200  # of each file, from which its columns are detected
@@ -139,50 +136,6 @@ class UncheckedExample:
     field_names: tuple[tuple[str, str], ...]
 
 
-def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Collection[str], file: str) -> ColumnMapping:
-    """Detect the columns of a file from sample rows; the recipe's `columns` take precedence.
-
-    A column that appears only after the sample counts as unused, so the sample should contain every set of columns.
-    Raises UserError with every mistake and the mapping to write.
-    """
-    values: dict[str, list[Any]] = {}
-    for row in rows:
-        for name, value in (row.columns or {}).items():
-            values.setdefault(name, []).append(value)
-    if not values:
-        raise UserError(_nothing_read(rows, file))
-    given = columns.model_dump(exclude_none=True)
-    searched = (
-        f"none of the first {len(rows):,} rows of {file} has" if len(rows) >= SAMPLE_ROWS else f"no row of {file} has"
-    )
-    if mistakes := list(_mapping_mistakes(given, values, ignore, searched)):
-        raise UserError(mistakes)
-    names: dict[str, Any]
-    free = {name: sample for name, sample in values.items() if name not in ignore and name not in given.values()}
-    given_pair = any(part in given for part in ("question", "reasoning", "answer"))
-    if "messages" in given or (not given_pair and _find_column("messages", free)):
-        names = {part: given.get(part) or _find_column(part, free) for part in CONVERSATION_PARTS}
-        return ColumnMapping(**names, message_format=_message_format(values[names["messages"]]), ignored=tuple(ignore))
-    names = {part: given.get(part) or _find_column(part, free) for part in PAIR_PARTS}
-    question, answer = names["question"], names["answer"]
-    if question is None or answer is None:
-        missing = [part for part in ("question", "answer") if names[part] is None]
-        reasoning = ("reasoning",) if names["reasoning"] else ()
-        wanted = {part: names[part] or "…" for part in ("question", *reasoning, "answer")}
-        raise UserError(
-            f"data.columns: {file} has the columns {_join_names(values)} and none is recognized as "
-            f"the {' or the '.join(missing)}; write data.columns: {to_flow_yaml(wanted)}"
-        )
-    if all(any(isinstance(value, list) for value in values[name]) for name in (question, answer)):
-        names |= {"reasoning": None, "input": None, "history": None}
-        return ColumnMapping(
-            **names, conversational=True, message_format=_message_format(values[answer]), ignored=tuple(ignore)
-        )
-    if normalize_key(question) not in INSTRUCTION_NAMES:
-        names["input"] = None
-    return ColumnMapping(**names, ignored=tuple(ignore))
-
-
 def to_example(row: RawRow, mapping: ColumnMapping) -> UncheckedExample | Finding:
     """Read a row as an example, with its own system prompt if it has one; or return why it cannot be read."""
     columns = row.columns
@@ -218,49 +171,6 @@ def _read_row(columns: dict[str, Any], mapping: ColumnMapping) -> tuple[list[Tur
     if isinstance(mode, FieldFault):
         return mode
     return find_turn_order_fault(turns) or (set_modes(turns, mode), keypoint)
-
-
-def _nothing_read(rows: Sequence[RawRow], file: str) -> str:
-    findings = [finding for row in rows[:3] for finding in row.findings[:1]]
-    reasons = "; ".join(finding.sentence for finding in findings) or "all are empty"
-    ways = "".join(f", or {suggest_policy(fault)}" for fault in sorted({finding.fault for finding in findings}))
-    return f"{file}: no row can be read ({reasons}); fix the file{ways}"
-
-
-def _mapping_mistakes(
-    given: dict[str, str], values: Collection[str], ignore: Collection[str], searched: str
-) -> Iterator[str]:
-    """Yield what is wrong with the column names that the recipe gives."""
-    for part, name in given.items():
-        if name not in values:
-            yield f"data.columns.{part}: {searched} a column {name!r}; its columns are {_join_names(values)}"
-        if name in ignore:
-            yield f"data.columns.{part}: is {name!r}, which is also in data.ignore; remove it from one of them"
-    if len(set(given.values())) < len(given):
-        yield f"data.columns: {to_flow_yaml(given)} names a column twice; a column can be only one part"
-    pair = [part for part in ("question", "reasoning", "answer") if part in given]
-    if pair and "messages" in given:
-        yield f"data.columns: messages holds whole conversations; remove {', '.join(pair)}, or messages"
-
-
-def _find_column(part: str, free: dict[str, list[Any]]) -> str | None:
-    """Find the column with the part's most preferred name whose values may be that part."""
-    for spelling in COLUMN_ALIASES[part]:
-        for name, sample in free.items():
-            if normalize_key(name) == spelling and _may_hold(part, spelling, sample):
-                return name
-    return None
-
-
-def _may_hold(part: str, name: str, values: list[Any]) -> bool:
-    if part in ("question", "answer", "keypoint") or (part == "mode" and name in MODE_NAMES):
-        return True
-    named = [value for value in values if not is_blank(value)]
-    are_modes = bool(named) and all(parse_mode(value) is not None for value in named)
-    if part == "mode" or (part == "reasoning" and are_modes):
-        return part == "mode" and are_modes
-    kind = list if part in ("messages", "history") else str
-    return any(isinstance(value, kind) for value in values) or (part != "messages" and all(map(is_blank, values)))
 
 
 def _conversation_turns(columns: dict[str, Any], mapping: ColumnMapping) -> list[TurnWithFields] | FieldFault:
@@ -311,95 +221,8 @@ def _keypoint(columns: dict[str, Any], name: str | None) -> str | FieldFault | N
     return read_text(value if isinstance(value, str | list | dict) else str(value), name)
 
 
-def _message_format(values: list[Any]) -> str:
-    """Describe for people how messages are written: their keys of role and content."""
-    message = next(
-        (value[0] for value in values if isinstance(value, list) and value and isinstance(value[0], dict)), {}
-    )
-    return " / ".join(
-        key for key in message if MESSAGE_KEYS.get(normalize_key(key)) in ("role", "content", "user", "assistant")
-    )
-
-
-def _join_names(names: Collection[str]) -> str:
-    """Join the first twenty names for a sentence, shortened and printable."""
-    shortened = [name[:40].encode("utf-8", "backslashreplace").decode() for name in list(names)[:20]]
-    return ", ".join(shortened) + (", …" if len(names) > 20 else "")
-
-
 def to_flow_yaml(value: Any) -> str:
     """Write a value as a recipe does, on one line."""
     return yaml.safe_dump(
         value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
     ).strip()
-
-
-TEXT_HEAVY_CHARACTERS = 20  # a column longer than this on average is prose that someone may have meant to train
-
-
-@dataclass(slots=True)
-class UnusedColumns:
-    """Text in columns, and in keys of messages, that are neither used nor ignored.
-
-    `counts` holds, for each column or `column.key`, the rows with text in it and the characters of these texts.
-    """
-
-    counts: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-
-    def add_row(self, row: RawRow, mapping: ColumnMapping) -> None:
-        """Count a row's texts."""
-        used, conversations = mapping.used_columns, mapping.message_columns
-        for name, value in (row.columns or {}).items():
-            if name in conversations:
-                for message in value if isinstance(value, list) else ():
-                    for key in message if isinstance(message, dict) else ():
-                        if normalize_key(key) not in MESSAGE_KEYS and f"{name}.{key}" not in mapping.ignored:
-                            self._add_value(f"{name}.{key}", message[key])
-            elif name not in used and name not in mapping.ignored:
-                self._add_value(name, value)
-
-    def merge(self, other: "UnusedColumns") -> None:
-        """Add the counts of other rows of the same file."""
-        for name, (rows, characters) in other.counts.items():
-            self._add(name, rows, characters)
-
-    def refuse(self, mapping: ColumnMapping, file: str) -> None:
-        """Raise UserError, with the mapping to write, if prose or a column with a usual name would be left out."""
-        refused = sorted(name for name in self.counts if self._is_prose(name) or normalize_key(name) in PART_OF_COLUMN)
-        if not refused:
-            return
-        faults = [f"data.ignore: column {name!r} of {file} {self._remedy(name, mapping)}" for name in refused]
-        remedy = f"if that is right, write it and data.ignore: {to_flow_yaml([*mapping.ignored, *refused])}"
-        raise UserError([*faults, f"data.columns: {file} is read as data.columns: {mapping.as_recipe_value}; {remedy}"])
-
-    def _add_value(self, name: str, value: Any) -> None:
-        if _may_be_text(name, value) and not is_blank(value):
-            self._add(name, 1, len(value))
-
-    def _add(self, name: str, rows: int, characters: int) -> None:
-        old_rows, old_characters = self.counts.get(name, (0, 0))
-        self.counts[name] = old_rows + rows, old_characters + characters
-
-    def _is_prose(self, name: str) -> bool:
-        rows, characters = self.counts[name]
-        return characters > TEXT_HEAVY_CHARACTERS * rows
-
-    def _remedy(self, name: str, mapping: ColumnMapping) -> str:
-        ignore, part = f"data.ignore: {to_flow_yaml([name])}", PART_OF_COLUMN.get(normalize_key(name))
-        if mapping.message_columns or part in ("input", "history", "tools"):
-            remedy = f"write {ignore} to leave it out"
-        elif part is None:
-            remedy = f"name it under data.columns to train it or write {ignore}"
-        else:
-            remedy = f"write data.columns: {to_flow_yaml({part: name})} to train it or {ignore}"
-        return f"{'is full of text' if self._is_prose(name) else 'contains text'} and is not used; {remedy}"
-
-
-def _may_be_text(name: str, value: Any) -> bool:
-    """Return True for text, and under a usual column name for lists and objects as well.
-
-    Elsewhere a list or object is data about the row, and a single ASCII word an identifier.
-    """
-    if normalize_key(name) in PART_OF_COLUMN:
-        return isinstance(value, str | list | dict)
-    return isinstance(value, str) and (not value.isascii() or len(value.split(None, 1)) > 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.row_checks import EN, ESSAY_EN, ESSAY_ZH, FIELD_NAMES, ZH, checked, conversation, example, texts_of
 
 from thinktune.config.row_faults import ROW_FAULTS, resolve_policies
-from thinktune.data.faults.checks import check_example
+from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.tokenization import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
@@ -159,9 +159,9 @@ def test_one_unsafe_tag_drops_the_row_and_is_reported_first():
 
 def test_phrases_and_tokens_are_texts_and_not_patterns():
     row = example({**ZH, "think": "答案（见上）已知，心脏推动血液。"})
-    found = check_example(row, FIELD_NAMES, resolve_policies({}), ["答案（见上）", ""], ["[a-z]", "(", ""])
+    found = check_example(row, FIELD_NAMES, CheckRules(resolve_policies({}), ("答案（见上）", ""), ("[a-z]", "(", "")))
     assert [finding.fault for finding in found.findings] == ["handed_answer"]
-    assert check_example(row, FIELD_NAMES, resolve_policies({}), [], []).example is row
+    assert check_example(row, FIELD_NAMES, CheckRules(resolve_policies({}))).example is row
 
 
 @pytest.mark.parametrize("text", ["<think>" * 20_000 + "x", "<think>" + " " * 99_999 + "x", " x" + "\n  " * 99_999])

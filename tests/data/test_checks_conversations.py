@@ -1,5 +1,7 @@
 """Row checks of conversations: what is left out, what is history, and the language of the last reply."""
 
+from dataclasses import replace
+
 import pytest
 from support.row_checks import ESSAY_EN, ESSAY_ZH, checked, conversation, example
 
@@ -76,3 +78,26 @@ def test_the_language_is_that_of_the_last_trained_reply_and_its_question():
 def test_a_language_may_contain_terms_of_another(text):
     row = example({"question": text, "think": "。" + text, "answer": text})
     assert checked(row).findings == ()
+
+
+DAMAGED = Turn("user", "什么\ufffd？")
+CUT_OFF = Turn("assistant", "还有，", "再想一点。")
+
+
+@pytest.mark.parametrize(
+    ("turns", "becomes", "note"),
+    [
+        ((ASKED, TOLD, ASKED, CUT_OFF), (ASKED, TOLD, ASKED, replace(CUT_OFF, trained=False)), "becomes history"),
+        ((ASKED, CUT_OFF, ASKED, TOLD), (ASKED, replace(CUT_OFF, trained=False), ASKED, TOLD), "becomes history"),
+        ((ASKED, TOLD, DAMAGED, TOLD, ASKED, TOLD), (ASKED, TOLD), "ends before it"),
+        ((ASKED, TOLD, ASKED, Turn("assistant", "\ufffd", "想。")), (ASKED, TOLD), "ends before it"),
+        ((ASKED, TOLD, Turn("user", " "), TOLD), (ASKED, TOLD), "ends before it"),
+        ((DAMAGED, TOLD, ASKED, TOLD), None, ""),
+        ((ASKED, CUT_OFF), None, ""),
+    ],
+)
+def test_a_fault_leaves_out_its_reply_and_not_the_whole_conversation(turns, becomes, note):
+    found = checked(*conversation(*turns), fragment="drop", garbled="drop")
+    assert (found.example and found.example.turns) == becomes
+    assert found.findings[0].action == ("repaired" if becomes else "dropped")
+    assert note in found.findings[0].sentence

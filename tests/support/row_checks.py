@@ -1,7 +1,7 @@
 """Rows to check, in Chinese and English, and checking them under chosen policies."""
 
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
-from thinktune.data.faults.checks import check_example
+from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.tokenization import Example, Turn
 
 TOKENS = ("<|im_end|>", "<|im_start|>", "<think>", "</think>")
@@ -22,7 +22,7 @@ def texts_of(turns):
 
 
 def checked(row, field_names=FIELD_NAMES, **chosen):
-    return check_example(row, field_names, resolve_policies(chosen), HANDED_PHRASES, TOKENS)
+    return check_example(row, field_names, CheckRules(resolve_policies(chosen), HANDED_PHRASES, TOKENS))
 
 
 def conversation(*turns):

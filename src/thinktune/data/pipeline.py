@@ -19,7 +19,7 @@ from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
 from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
-from thinktune.data.faults.checks import check_example
+from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.data.faults.duplicates import question_text
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.reading import sources
@@ -373,7 +373,7 @@ def _refuse_dated_template(tokenizer: ChatTokenizer) -> None:
 def _refuse_faulty_system(settings: DataConfig, tokenizer: ChatTokenizer) -> None:
     """Raise UserError where the recipe's system prompt has a fault, which would else be every row's."""
     example = Example((Turn("system", settings.system or ""),), "the recipe")
-    checked = check_example(example, [("data.system", "")], settings.faults, (), control_tokens(tokenizer))
+    checked = check_example(example, [("data.system", "")], CheckRules(settings.faults, (), control_tokens(tokenizer)))
     if faults := [finding for finding in checked.findings if finding.action != "kept"]:
         repaired = checked.example.turns[0].content if checked.example else None
         remedy = f"write {json.dumps(repaired, ensure_ascii=False)}" if repaired else "leave it out"

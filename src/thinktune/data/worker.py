@@ -18,8 +18,9 @@ from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.columns.modes import apply_silent_share
 from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.dataset import example_to_json
-from thinktune.data.faults.checks import CheckedExample, check_example
+from thinktune.data.faults.checks import CheckedExample, CheckRules, check_example
 from thinktune.data.faults.duplicates import Fingerprint, fingerprint, question_text
+from thinktune.data.faults.habits import NO_HABITS, Habits
 from thinktune.data.split import hash_fraction
 from thinktune.data.types import ACTION_OF_POLICY, Action, Finding, RawRow
 from thinktune.errors import UserError
@@ -59,17 +60,18 @@ class ChunkResult:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive rows of one file, and what its columns mean."""
+    """Consecutive rows of one file, what its columns mean, and what its rows mostly do."""
 
     file_index: int
     rows: Sequence[RawRow]
     mapping: ColumnMapping
+    habits: Habits = NO_HABITS
 
 
 def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) -> ChunkResult:
     """Read, check and tokenize every row of a chunk."""
     result = ChunkResult(chunk.file_index, len(chunk.rows))
-    controls = control_tokens(tokenizer)
+    rules = CheckRules(settings.faults, settings.handed_phrases, control_tokens(tokenizer), chunk.habits)
     examples: dict[int, Example] = {}
     for row_index, row in enumerate(chunk.rows):
         reading_findings = _reading_findings(row, settings.faults)
@@ -77,7 +79,7 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
         if row.columns is None or any(finding.action in ("dropped", "stops") for finding in reading_findings):
             continue
         result.unused_columns.add_row(row, chunk.mapping)
-        checked = _checked_example(row, chunk.mapping, settings, controls, tokenizer)
+        checked = _checked_example(row, chunk.mapping, settings, rules, tokenizer)
         result.findings += checked.findings
         if checked.example is not None:
             examples[row_index] = checked.example
@@ -112,7 +114,7 @@ def _reading_findings(row: RawRow, policies: dict[str, str]) -> list[Finding]:
 
 
 def _checked_example(
-    row: RawRow, mapping: ColumnMapping, settings: DataConfig, controls: Sequence[str], tokenizer: ChatTokenizer
+    row: RawRow, mapping: ColumnMapping, settings: DataConfig, rules: CheckRules, tokenizer: ChatTokenizer
 ) -> CheckedExample:
     """Read a row as an example and check it; a passing example gets the recipe's system prompt."""
     unchecked = to_example(row, mapping)
@@ -122,8 +124,7 @@ def _checked_example(
         unchecked = _find_too_long(trained, settings, tokenizer) or unchecked
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
-    phrases = settings.handed_phrases
-    checked = check_example(unchecked.example, unchecked.field_names, settings.faults, phrases, controls)
+    checked = check_example(unchecked.example, unchecked.field_names, rules)
     if checked.example is None:
         return checked
     example = apply_silent_share(checked.example, settings.silent_share, settings.seed)

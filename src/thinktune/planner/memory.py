@@ -271,7 +271,8 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     working = [layer.backward.at(tokens) for layer in layers]
     if inside:
         last = max(last, root.gradient_ready + scratch)
-        ready = (layer.gradient_ready.at(tokens) + scratch for layer in layers)
+        scratches = _layer_scratch_bytes(workload, setting, shards)
+        ready = (layer.gradient_ready.at(tokens) + each for layer, each in zip(layers, scratches, strict=True))
         working = list(map(max, working, ready))
     # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
     around = root.held_during_layers + extra.layer_weights + extra.root_gradient_waiting
@@ -329,6 +330,13 @@ def _update_scratch_bytes(workload: Workload, chunk: int, memory: MemoryTierName
     if workload.compiled:
         return FUSED_UPDATE_TEMPORARIES * 4 * chunk
     return _update_bytes(memory, workload.trace_device, chunk)
+
+
+def _layer_scratch_bytes(workload: Workload, setting: Setting, shards: int) -> list[int]:
+    """Return what the update of each layer's largest weight takes; the embedding may be larger than all of them."""
+    groups = workload.parameter_groups.layers
+    chunks = (_update_chunk_elements(workload, [shard_shape(shape, shards) for shape in shapes]) for shapes in groups)
+    return [_update_scratch_bytes(workload, chunk, setting.memory) for chunk in chunks]
 
 
 _update_bytes = lru_cache(update_bytes)

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from thinktune.commands.check import print_check
 from thinktune.config.schema import TrainConfig
+from thinktune.planner.communication import ParameterGroups
 from thinktune.planner.flops import AttentionShape, Operations
 from thinktune.planner.layer_calls import META
 from thinktune.planner.memory import Workload
@@ -23,10 +24,10 @@ QWEN = SimpleNamespace(  # the 1.7B
 )
 
 
-SHAPES = [(151_936, 2048), *28 * [(2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048)]]
+LAYER = ((2048, 2048), (1024, 2048), (1024, 2048), (2048, 2048), (6144, 2048), (6144, 2048), (2048, 6144))
 
 
-SHAPES += [*28 * [(6144, 2048), (2048, 6144), (2048,), (2048,), (128,), (128,)], (2048,)]
+GROUPS = ParameterGroups(((151_936, 2048), (2048,)), 28 * ((*LAYER, (2048,), (2048,), (128,), (128,)),))
 
 
 # By hand: matrices of a layer, of the head, and 16 heads of 128 that 8 keys and values serve.
@@ -36,7 +37,8 @@ OPERATIONS = Operations(28 * 50_331_648, 151_936 * 2048, 28 * (AttentionShape(40
 class KnownWorkload(Workload):
     """A workload whose traced bytes are given, so that choices are tested without tracing."""
 
-    shapes = SHAPES
+    shapes = [*GROUPS.root, *(shape for layer in GROUPS.layers for shape in layer)]  # noqa: RUF012
+    parameter_groups = GROUPS
     layers_by_budget = {  # noqa: RUF012
         budget: 28
         * (

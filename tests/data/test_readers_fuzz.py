@@ -47,7 +47,7 @@ def read(suffix, raw, repair=False):
         try:
             rows = list(read_rows(file, "shown", repair_encoding=repair))
         except UserError as error:
-            assert all(fault.startswith(f"{file}:") for fault in error.faults)
+            assert all(fault.startswith((f"{file}:", f"{file}/")) for fault in error.faults)
             return None
     numbers = [split_place(row.source)[1] for row in rows]
     lines = [number for number in numbers if number > 0]

@@ -45,7 +45,14 @@ def read_arrow(opened: BinaryIO, file: str, display_name: str, max_row_bytes: in
             reader = ipc.open_stream(opened)
             batches = iter(reader)
         refuse_double_names(file, reader.schema.names)
-        yield from _rows(batches, display_name, max_row_bytes, found)
+        yield from _rows(_validated(batches), display_name, max_row_bytes, found)
+
+
+def _validated(batches: Iterator[Any]) -> Iterator[Any]:
+    """Check each batch whole: an Arrow file has no checksums, and a wrong offset would be followed anywhere."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 class _arrow_errors_named:  # noqa: N801 (a context manager, used as a function)

@@ -146,7 +146,7 @@ def _told(source: OpenFile, what: str) -> OpenFile:
 
 
 def _table_separator(window: bytes, is_whole: bool) -> str | None:
-    """Return the separator of a text with a usual name of a column that is a table, though its ending does not say so."""
+    """Return the separator of a text that is a table with a usual name, though its ending does not say so."""
     text = window_text(window)
     dialect = looks_like_table(text, KNOWN_NAMES, is_whole=is_whole)
     return dialect.separator if dialect else None

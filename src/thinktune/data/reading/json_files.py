@@ -117,7 +117,7 @@ def _objects_or_lines(source: OpenFile, first: bytes, is_last: bool, named: str)
     )
     if wrapped is not None:
         yield from wrapped.as_rows(source.display_name, whole_text(source)[1], source.max_row_bytes)
-    elif is_line and (is_last or (follows and follows != "{")):
+    elif is_line and follows != "{" and (is_last or follows):
         _refuse_unused_key(source)
         yield from _json_lines(source)
     else:

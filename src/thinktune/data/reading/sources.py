@@ -76,11 +76,12 @@ def _match_in_folder(folder: Path, pattern: str | None, field: str) -> list[Path
             f"data.files: {pattern!r} points outside {folder}; write a pattern inside it, such as train*.jsonl"
         )
     everything = {file.relative_to(folder).as_posix(): file for file in _glob_files(folder, "**/*")}
-    if pattern is None:
-        chosen = choose_row_files(list(everything), lambda name: everything[name].read_bytes(), str(folder))
-        found = [everything[name] for name in chosen]
-    else:
-        found = [file for file in _glob_files(folder, f"**/{pattern}") if _is_row_file(file)]
+    chosen = choose_row_files(list(everything), lambda name: everything[name].read_bytes(), str(folder))
+    found = [everything[name] for name in chosen]
+    if pattern is not None:
+        matched = _glob_files(folder, f"**/{pattern}")
+        # What describes a data set, or is left beside one, is only read where nothing else is meant.
+        found = [file for file in matched if file in found] or [file for file in matched if _is_row_file(file)]
     if not found:
         others = list(everything.values()) if pattern is None else _glob_files(folder, f"**/{pattern}")
         found = [file for file in others if file.name not in METADATA_FILES and has_rows(file)]
@@ -197,7 +198,7 @@ def _split_pattern(folder: Path, names: dict[str, Path], wanted: tuple[str | Non
 def _matching(folder: Path, names: dict[str, Path], pattern: str) -> list[Path]:
     """Return what a pattern chooses in a folder, or among the parts of an archive or workbook."""
     if folder.is_dir() and all(locate_part(path).part == "" for path in names.values()):
-        return [file for file in _glob_files(folder, f"**/{pattern}") if _is_row_file(file)]
+        return [file for file in _glob_files(folder, f"**/{pattern}") if file in names.values()]
     return [path for path in names.values() if _fits(path, folder, pattern)]
 
 

@@ -168,6 +168,19 @@ def test_commas_and_brackets_inside_of_texts_stay(tmp_path):
     assert told([row]) == ["has a comma after its last value, which is no JSON, and was read without it"]
 
 
+def test_lists_one_after_the_other_are_all_read(tmp_path):
+    for name in ("a.json", "a.jsonl"):
+        rows = read(write(tmp_path, name, wrapped(BOTH) + "\n" + wrapped(BOTH)))
+        assert [row.columns for row in rows] == BOTH * 2
+        assert [row.source for row in rows] == [f"{name}[{index}]" for index in range(4)]
+
+
+def test_json_written_as_a_text_is_read_as_its_object(tmp_path):
+    rows = read(write(tmp_path, "a.jsonl", "".join(json.dumps(wrapped(row)) + "\n" for row in BOTH)))
+    assert [row.columns for row in rows] == BOTH
+    assert told(rows) == ["is JSON written as a text, and was read as an object"] * 2
+
+
 def test_bare_lists_of_messages_are_conversations(tmp_path):
     talk = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Since."}]
     for name, text in (

@@ -40,6 +40,16 @@ def test_a_line_that_names_the_separator_is_no_row(tmp_path, line):
     assert "its first line names the separator (sep=), and was read past" in told(rows)
 
 
+def test_commas_in_all_texts_do_not_make_the_names_a_title(tmp_path):
+    rows = read(write(tmp_path, "a.csv", "frage;antwort;punkte\nWas, bitte?;Das, da;1,5\nUnd, nun?;Nein, so;2,5\n"))
+    assert rows[0].columns == {"frage": "Was, bitte?", "antwort": "Das, da", "punkte": "1,5"}
+
+
+def test_a_table_of_markdown_is_read_without_its_line_of_dashes(tmp_path):
+    rows = read(write(tmp_path, "a.txt", "| question | answer |\n|:---|---|\n| a | b |\n| c | d |\n"))
+    assert [row.columns for row in rows] == [{"question": " a ", "answer": " b "}, {"question": " c ", "answer": " d "}]
+
+
 @pytest.mark.parametrize("title", ["Questions of 2026\r\n", "Questions of 2026,,\r\n", "Questions\r\n\r\nof 2026\r\n"])
 def test_a_title_above_the_names_is_read_past(tmp_path, title):
     rows = read(write(tmp_path, "a.csv", title + joined(",", NAMES, FIRST, SECOND)))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, BinaryIO
@@ -86,7 +86,8 @@ def _is_list_a_line(first: bytes, is_last: bool, stream: BinaryIO, named: str) -
     second = next((bare for line in iter(stream.readline, b"") if (bare := line.strip(JSON_WHITESPACE))), b"")
     if not second.startswith(b"["):
         return named != "json" and second.startswith(b"{")
-    return named != "json" or is_conversation(DECODER.decode(window_text(first)))
+    value = DECODER.decode(window_text(first))
+    return is_conversation(value) or (named != "json" and not all(isinstance(one, dict) for one in value))
 
 
 def _objects_or_lines(source: OpenFile, first: bytes, is_last: bool, named: str) -> Iterator[RawRow]:
@@ -148,7 +149,7 @@ def _objects(source: OpenFile, named: str, *, is_single: bool) -> Iterator[RawRo
     text, found = whole_text(source)
     if not is_single or named != "json":
         found = (*found, form_finding(line_place(source.display_name, 1), "holds objects over several lines"))
-    yield from _elements(replace(source, findings=found), text, _skip_whitespace(text, 0), is_list=False)
+    yield from _elements(replace(source, findings=found), text, _skip_whitespace(text, 0), 0, is_list=False)
 
 
 def _refuse_unused_key(source: OpenFile) -> None:
@@ -163,14 +164,25 @@ def _json_list(source: OpenFile) -> Iterator[RawRow]:
     """Read the elements of a list, each with its own place."""
     _refuse_unused_key(source)
     text, found = whole_text(source)
-    start = _skip_whitespace(text, text.index("[") + 1)
-    yield from _elements(replace(source, findings=found), text, start, is_list=True)
+    start, index = text.index("["), 0
+    while text[start : start + 1] == "[":
+        inside = replace(source, findings=found)
+        start, index = yield from _elements(inside, text, _skip_whitespace(text, start + 1), index, is_list=True)
+        start, found = _skip_separator(text, start), ()
+    if start < len(text):
+        where = f"{source.file}:{_line_number(text, start)}"
+        raise UserError(f"{where}: there is more after the end of the list ({text[start : start + 20]!r}); remove it")
 
 
-def _elements(source: OpenFile, text: str, start: int, *, is_list: bool) -> Iterator[RawRow]:
-    """Read values one after the other: the elements of a list up to its end, or objects up to the end of the text."""
-    found, line, counted, previous_line = source.findings, 1, 0, 0
-    for index in count():
+def _elements(
+    source: OpenFile, text: str, start: int, first_index: int, *, is_list: bool
+) -> Generator[RawRow, None, tuple[int, int]]:
+    """Read values one after the other: the elements of a list up to its end, or objects up to the end of the text.
+
+    Returns where it has ended, and the index that comes next.
+    """
+    found, line, counted, previous_line, index = source.findings, 1, 0, 0, first_index
+    for index in count(first_index):
         closing = text[start : start + 1]
         if closing in (("]",) if is_list else ("",)):
             break
@@ -191,8 +203,7 @@ def _elements(source: OpenFile, text: str, start: int, *, is_list: bool) -> Iter
         yield read.as_row(place, read.end - start, source.max_row_bytes, found)
         del read
         found, previous_line, start = (), line, following
-    if is_list:
-        _refuse_rest(source, text, start + 1)
+    return start + is_list, index
 
 
 def _next_element(source: OpenFile, text: str, end: int, *, is_list: bool) -> int:
@@ -206,13 +217,6 @@ def _next_element(source: OpenFile, text: str, end: int, *, is_list: bool) -> in
         where = f"{source.file}:{_line_number(text, start)}"
         raise UserError(f"{where}: the list breaks off or lacks a comma after an element; fix it")
     return _skip_whitespace(text, start + 1)
-
-
-def _refuse_rest(source: OpenFile, text: str, end: int) -> None:
-    rest = _skip_whitespace(text, end)
-    if rest < len(text):
-        where = f"{source.file}:{_line_number(text, rest)}"
-        raise UserError(f"{where}: there is more after the end of the list ({text[rest : rest + 20]!r}); remove it")
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,13 @@ def loose_finding(place: str, what: str) -> Finding:
 
 
 def object_row(place: str, value: Any, findings: Findings, size: int) -> RawRow:
-    """Return the row of a JSON value; a list of messages is a row with the one column `messages`."""
+    """Return the row of a JSON value: of an object, of its JSON as a text, or of a list of messages (as `messages`)."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = DECODER.decode(value)
+            findings = (*findings, loose_finding(place, "is JSON written as a text, and was read as an object"))
+        except (ValueError, RecursionError):
+            pass
     if is_conversation(value):
         findings = (*findings, loose_finding(place, "is a bare list of messages, and was read as the column messages"))
         value = {"messages": value}

@@ -57,7 +57,10 @@ _XML = re.compile(rb"\s*<\?xml\s")
 
 def kind_of(head: bytes) -> Kind:
     """Return what the first bytes of a file show; `text` where they show nothing else."""
-    return next((kind for mark, kind in _READ_SIGNATURES.items() if head.startswith(mark)), "text")
+    for mark, kind in _READ_SIGNATURES.items():
+        if head.startswith(mark):
+            return kind
+    return "text"
 
 
 def foreign_form(head: bytes) -> str | None:

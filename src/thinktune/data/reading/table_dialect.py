@@ -87,10 +87,16 @@ class _Measured:
     is_valid: bool
     records: int
     first: tuple[str, ...] = ()
+    has_title: bool = False
 
     @property
     def fits(self) -> bool:
         return self.is_valid and self.columns > 1 and self.even_share >= MIN_EVEN_SHARE
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Order dialects that fit: the first record should be the names, and all others as long."""
+        return not self.has_title, self.even_share
 
 
 def find_dialect(window: str, usual: str, *, is_whole: bool) -> TableDialect:
@@ -104,12 +110,12 @@ def find_dialect(window: str, usual: str, *, is_whole: bool) -> TableDialect:
         fitting = _first_fitting(window, [separator], is_whole) or TableDialect(separator)
         return TableDialect(separator, fitting.quote, fitting.escaped_quotes, fitting.space_after, names_separator=True)
     standard = _measure(window, TableDialect(usual), is_whole)
-    if standard.fits:
+    if standard.fits and not standard.has_title:
         return standard.dialect
     others = [separator for separator in SEPARATORS if separator != usual]
-    if standard.columns < 2:
-        return _first_fitting(window, [*others, usual], is_whole) or standard.dialect
-    return _first_fitting(window, [usual, *others], is_whole) or standard.dialect
+    # What is a title to one separator may be the names to another.
+    order = [*others, usual] if standard.columns < 2 or standard.has_title else [usual, *others]
+    return _first_fitting(window, order, is_whole) or standard.dialect
 
 
 def looks_like_table(window: str, known_names: Collection[str], *, is_whole: bool) -> TableDialect | None:
@@ -128,7 +134,7 @@ def _first_fitting(window: str, separators: Sequence[str], is_whole: bool) -> Ta
             continue
         for dialect in _dialects(window, separator):
             measured = _measure(window, dialect, is_whole)
-            if measured.fits and (best is None or measured.even_share > best.even_share):
+            if measured.fits and (best is None or measured.rank > best.rank):
                 best = measured
             if measured.fits:
                 break
@@ -176,7 +182,7 @@ def _measure(window: str, dialect: TableDialect, is_whole: bool) -> _Measured:
     quoted = dialect.quote == '"' and not dialect.space_after
     if quoted and any(cell.startswith("'") and cell.endswith("'") for cell in records[start][:1]):
         is_valid = False  # the names are in single quotes
-    return _Measured(dialect, columns, even / len(body), is_valid, len(body), tuple(body[0]))
+    return _Measured(dialect, columns, even / len(body), is_valid, len(body), tuple(body[0]), start > 0)
 
 
 def _is_cut_only(window: str, dialect: TableDialect) -> bool:

@@ -20,6 +20,9 @@ SHOWN_CHARACTERS = 30
 MAX_NAME_CHARACTERS, SENTENCE_END = 40, re.compile(r"[。？！?!；;.…][\"'”’」)]*$")
 
 
+RULE = re.compile(r":?-{2,}:?")
+
+
 KNOWN_NAMES = {name for names in COLUMN_ALIASES.values() for name in names} | {
     *("text", "content", "think", "title", "context", "id", "label", "category", "source", "options", "score", "index"),
     *("标题", "内容", "序号", "类别", "编号"),
@@ -38,6 +41,11 @@ class TableHeader:
     nameless: frozenset[int] = frozenset()
     indices: frozenset[int] = frozenset()
     told: tuple[str, ...] = field(default=())
+
+    def is_rule(self, cells: Sequence[Any]) -> bool:
+        """Return True for the line of dashes below the names, as Markdown writes it."""
+        filled = [cell for cell in cells if not _is_empty(cell)]
+        return bool(filled) and all(isinstance(cell, str) and RULE.fullmatch(cell.strip()) for cell in filled)
 
     def to_columns(self, cells: Sequence[Any]) -> dict[str, Any]:
         """Return a record as columns; a nameless one that is empty or a row number is left out."""

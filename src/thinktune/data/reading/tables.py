@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import TextIO
 
@@ -50,7 +51,12 @@ def read_table(source: OpenFile, usual_separator: str) -> Iterator[RawRow]:
     place = line_place(source.display_name, first[0][0])
     told = (*dialect.describe(usual_separator), *header.told)
     found = (*found, *(form_finding(place, what) for what in told))
-    for line, size, cells in chain(first[header.first_row :], records):
+    if dialect.separator == "|":
+        header = replace(header, names=tuple(name.strip() for name in header.names))
+    body = first[header.first_row :]
+    if body and isinstance(body[0][2], list) and header.is_rule(body[0][2]):
+        body = body[1:]
+    for line, size, cells in chain(body, records):
         row = _row(line_place(source.display_name, line), cells, size, header, source.max_row_bytes)
         yield RawRow(row.source, row.columns, (*found, *row.findings), row.size)
         found = ()

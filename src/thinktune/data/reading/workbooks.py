@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from importlib import import_module
 from itertools import chain
+from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZipFile
 
-from thinktune.data.reading.containers import MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO
+from thinktune.data.reading.containers import MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO, locate_part
 from thinktune.data.reading.places import line_place
 from thinktune.data.reading.raw_rows import Findings, form_finding, too_long_row
 from thinktune.data.reading.table_header import TableHeader, find_header
@@ -44,7 +45,9 @@ def read_workbook(
         left_out += [name for name in sheets if name != chosen] if not sheet else []
         if left_out:
             what = f"sheet {', '.join(map(repr, left_out))} of the workbook was not read, unlike {chosen!r}"
-            found = (*found, form_finding(place, f"{what}; data.files: {left_out[0]} reads it instead"))
+            in_archive = not sheet and bool(locate_part(Path(file)).part)
+            remedy = "unpack the archive to read it" if in_archive else f"data.files: {left_out[0]} reads it instead"
+            found = (*found, form_finding(place, f"{what}; {remedy}"))
         _refuse_unsaved_values(book[chosen], opened, file, chosen)
         yield from _rows(_records(book[chosen]), file, display_name, max_row_bytes, found)
 
@@ -123,8 +126,10 @@ def _records(sheet: Any) -> Iterator[_Record]:
 def _value(cell: Any) -> Any:
     """Return dates and times as text, as ISO 8601 writes them; a date without a time of day as the date."""
     match cell:
+        case datetime():
+            return cell.isoformat(" ").removesuffix(" 00:00:00")
         case date():
-            return cell.isoformat(" ").removesuffix(" 00:00:00") if hasattr(cell, "hour") else cell.isoformat()
+            return cell.isoformat()
         case time() | timedelta():
             return str(cell)
         case float() if cell.is_integer() and abs(cell) < 2**53:

@@ -194,14 +194,6 @@ def test_formulas_without_values_are_refused_with_their_place(tmp_path):
     assert why.startswith(":2: column 2 is a formula whose value was never saved; open the workbook in")
 
 
-def test_a_cell_as_long_as_excel_allows_is_told(tmp_path):
-    file = write_workbook(tmp_path, "rows.xlsx", {"Sheet": [["question", "answer"], ["a", "b" * 32_767], ["c", "d"]]})
-    assert (
-        "answer: is as long as a cell of Excel can be (32,767), so it was most likely cut"
-        in read(file)[0].findings[0].sentence
-    )
-
-
 def test_a_workbook_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     import sys
 

@@ -19,9 +19,6 @@ from thinktune.errors import UserError, shorten_error
 HEADER_RECORDS, COUNTED_RECORDS = 100, 900  # read before the names are known, and more to compare sheets
 
 
-MAX_CELL_CHARACTERS = 32_767  # Excel's own limit: a text of just this length was most likely cut
-
-
 _Record = tuple[int, list[Any]]  # its row in the sheet, from 1, and its cells
 
 
@@ -162,14 +159,7 @@ def _row(place: str, cells: list[Any], header: TableHeader, limit: int) -> RawRo
     more = {
         f"column_{number}": cell for number, cell in enumerate(cells, start=1) if number > width and cell is not None
     }
-    cut = [name for name, cell in columns.items() if isinstance(cell, str) and len(cell) == MAX_CELL_CHARACTERS]
-    told = tuple(
-        form_finding(
-            place, f"{name}: is as long as a cell of Excel can be ({MAX_CELL_CHARACTERS:,}), so it was most likely cut"
-        )
-        for name in cut
-    )
-    return RawRow(place, columns | more, told, size)
+    return RawRow(place, columns | more, (), size)
 
 
 def _pad(cells: Sequence[Any], width: int) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,19 +49,17 @@ def loose_finding(place: str, what: str) -> Finding:
 def object_row(place: str, value: Any, findings: Findings, size: int) -> RawRow:
     """Return the row of a JSON value: of an object, of its JSON as a text, or of a list of messages (as `messages`)."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
+        with suppress(ValueError, RecursionError):
             value = DECODER.decode(value)
             findings = (*findings, loose_finding(place, "is JSON written as a text, and was read as an object"))
-        except (ValueError, RecursionError):
-            pass
-    if is_conversation(value):
+    if isinstance(value, list) and is_conversation(value):
         findings = (*findings, loose_finding(place, "is a bare list of messages, and was read as the column messages"))
         value = {"messages": value}
-    if isinstance(value, dict):
-        if _is_too_deep(value):
-            return unreadable_row(place, "is nested too deeply", findings)
-        return RawRow(place, value, findings, size)
-    return unreadable_row(place, f"is of type {type(value).__name__}, not an object with columns", findings)
+    if not isinstance(value, dict):
+        return unreadable_row(place, f"is of type {type(value).__name__}, not an object with columns", findings)
+    if _is_too_deep(value):
+        return unreadable_row(place, "is nested too deeply", findings)
+    return RawRow(place, value, findings, size)
 
 
 def is_conversation(value: Any) -> bool:

@@ -49,6 +49,8 @@ class TableHeader:
 
     def to_columns(self, cells: Sequence[Any]) -> dict[str, Any]:
         """Return a record as columns; a nameless one that is empty or a row number is left out."""
+        if not self.nameless:
+            return dict(zip(self.names, cells, strict=True))
         return {
             name: cell
             for index, (name, cell) in enumerate(zip(self.names, cells, strict=True))

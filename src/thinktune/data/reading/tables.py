@@ -58,7 +58,7 @@ def read_table(source: OpenFile, usual_separator: str) -> Iterator[RawRow]:
         body = body[1:]
     for line, size, cells in chain(body, records):
         row = _row(line_place(source.display_name, line), cells, size, header, source.max_row_bytes)
-        yield RawRow(row.source, row.columns, (*found, *row.findings), row.size)
+        yield replace(row, findings=(*found, *row.findings)) if found else row
         found = ()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from importlib import import_module
 from itertools import chain
@@ -146,7 +147,7 @@ def _rows(records: Iterator[_Record], file: str, display_name: str, limit: int, 
     found = (*found, *(form_finding(place, what) for what in header.told))
     for number, cells in chain(first[header.first_row :], records):
         row = _row(line_place(display_name, number), cells, header, limit)
-        yield RawRow(row.source, row.columns, (*found, *row.findings), row.size)
+        yield replace(row, findings=(*found, *row.findings)) if found else row
         found = ()
 
 

@@ -58,10 +58,17 @@ def read(suffix, raw, repair=False):
     return rows
 
 
-BINARY = (".parquet", ".arrow", ".feather", ".xlsx", ".xlsm", ".zip")
+BINARY = (".parquet", ".arrow", ".xlsx", ".zip")
 # Every form once, and every compression.
 FUZZED = [
-    *(suffix for suffix in SUFFIXES if not suffix.endswith(PACKED)),
+    ".jsonl",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".xlsx",
+    ".zip",
     ".jsonl.gz",
     ".csv.bz2",
     ".json.xz",

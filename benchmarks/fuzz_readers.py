@@ -3,35 +3,46 @@
     python benchmarks/fuzz_readers.py --minutes 10 [--seed N]
 
 Four in five inputs are whole files of rows (UTF-8, GBK, UTF-16, Latin-1) with bytes changed, inserted, removed, doubled
-or cut off, before or after compression; Hypothesis makes up the others. An outcome is right if each row is either read
-or reported as faulty, or if a UserError names the file. Opening files takes most of the time, so TMPDIR is best in
-memory. Needs the extra `test`.
+or cut off, before or after compression; Hypothesis makes up the others. Text is in every form that is read under
+any ending: lines, lists, objects over lines, rows under a key, Python text, tables with each separator. An outcome
+is right if each row is either read or reported as faulty, or if a UserError names the file. Opening files takes most of
+the time, so TMPDIR is best in memory. Needs the extra `test`.
 """
 
+import bz2
 import csv
 import faulthandler
 import gzip
 import io
 import json
+import lzma
 import random
 import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 
+import openpyxl
 import pyarrow
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from thinktune.data.reading.readers import read_rows
-from thinktune.data.reading.sources import SUFFIXES
+from thinktune.data.reading.row_names import SUFFIXES
 from thinktune.errors import UserError
 
-DAMAGED, MADE_UP = 400, 100  # inputs of each format in a round
+DAMAGED, MADE_UP = 100, 25  # inputs of each format in a round
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+# Every form, and of the compressed ones each compression with each kind of text.
+FUZZED = [
+    *(suffix for suffix in SUFFIXES if not suffix.endswith(PACKED)),
+    *(text + packed for text in (".jsonl", ".json", ".csv") for packed in PACKED),
+]
 ENCODINGS = (*["utf-8"] * 5, "utf-8-sig", "gb18030", "utf-16", "latin-1")
 ROWS = [
     {"question": "心脏泵什么？", "reasoning": "想一想，\n心脏是一块肌肉。", "answer": "血液"},
@@ -65,7 +76,7 @@ def main() -> int:
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     generator = random.Random(arguments.seed)
-    counts = {suffix: Count() for suffix in SUFFIXES}
+    counts = {suffix: Count() for suffix in FUZZED}
     end = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < end:
@@ -97,7 +108,7 @@ def read_all(file: Path, count: Count, repair: bool) -> None:
         for row in read_rows(file, file.name, repair_encoding=repair):
             faults = [finding for finding in row.findings if finding.action != "repaired"]
             assert (row.columns is None) == bool(faults), "a row is either read or reported as faulty"
-            assert all(finding.sentence.startswith(f"{file.name}:") for finding in row.findings), "no file and line"
+            assert all(finding.sentence.startswith(file.name) for finding in row.findings), "no file and line"
             count.rows += row.columns is not None
             count.findings += len(row.findings)
     except UserError as error:
@@ -108,33 +119,83 @@ def read_all(file: Path, count: Count, repair: bool) -> None:
 
 def damaged(suffix: str, generator: random.Random) -> bytes:
     """Return a file of rows with up to four damages, for half of the compressed files before compression."""
-    compressed = suffix.endswith(".gz")
-    inside = not compressed or generator.random() < 0.5
-    raw = whole(suffix.removesuffix(".gz"), generator)
+    packed = next((ending for ending in PACKED if suffix.endswith(ending)), "")
+    inside = not packed or generator.random() < 0.5
+    raw = whole(suffix.removesuffix(packed), generator)
     raw = damage(raw, generator) if inside else raw
-    raw = gzip.compress(raw, 1) if compressed else raw
+    raw = pack(raw, packed)
     return raw if inside else damage(raw, generator)
 
 
+def pack(raw: bytes, packed: str) -> bytes:
+    """Compress bytes as an ending says."""
+    match packed:
+        case ".gz":
+            return gzip.compress(raw, 1)
+        case ".bz2":
+            return bz2.compress(raw, 1)
+        case ".xz":
+            return lzma.compress(raw, preset=0)
+        case ".zst":
+            sink = pyarrow.BufferOutputStream()
+            with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+                stream.write(raw)
+            return sink.getvalue().to_pybytes()
+        case _:
+            return raw
+
+
 def whole(suffix: str, generator: random.Random) -> bytes:
-    """Return a file of rows without any fault, except possibly its encoding."""
+    """Return a file of rows without any fault, except possibly its encoding and its form."""
     rows = generator.choices(ROWS, k=generator.randrange(1, 5))
-    text = io.StringIO(newline="")
+    stream = io.BytesIO()
+    table = pyarrow.Table.from_pylist([{**row, "messages": [row], "number": 7, "raw": b"\xff"} for row in rows])
     match suffix:
         case ".parquet":
-            packed = io.BytesIO()
-            table = pyarrow.Table.from_pylist([{**row, "messages": [row], "number": 7} for row in rows])
-            parquet.write_table(table, packed, compression=generator.choice(("none", "snappy", "zstd", "gzip")))
-            return packed.getvalue()
-        case ".csv" | ".tsv":
-            writer = csv.DictWriter(text, list(ROWS[0]), delimiter="," if suffix == ".csv" else "\t")
-            writer.writeheader()
-            writer.writerows(rows)
-        case ".json" if generator.random() < 0.7:
-            text.write(json.dumps(rows, ensure_ascii=False, indent=generator.choice((None, 1))))
+            parquet.write_table(table, stream, compression=generator.choice(("none", "snappy", "zstd", "gzip")))
+        case ".arrow" | ".feather":
+            new = generator.choice((pyarrow.ipc.new_file, pyarrow.ipc.new_stream))
+            with new(stream, table.schema) as writer:
+                writer.write_table(table)
+        case ".xlsx" | ".xlsm":
+            book = openpyxl.Workbook()
+            for row in [list(ROWS[0]), *(list(row.values()) for row in rows)]:
+                book.worksheets[0].append(row)
+            book.save(stream)
+        case ".zip":
+            with zipfile.ZipFile(stream, "w", generator.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+                for name in generator.choices(("a.jsonl", "train/b.csv", "c.json.gz", "notes.txt"), k=2):
+                    archive.writestr(name, text_of(rows, generator).encode())
         case _:
-            text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return text.getvalue().encode(generator.choice(ENCODINGS), "replace")
+            return text_of(rows, generator).encode(generator.choice(ENCODINGS), "replace")
+    return stream.getvalue()
+
+
+def text_of(rows: list[dict[str, str]], generator: random.Random) -> str:
+    """Write rows in one of the forms of text."""
+    indent = generator.choice((None, 1))
+    objects = [json.dumps(row, ensure_ascii=False, indent=indent) for row in rows]
+    columns = {name: [row[name] for row in rows] for name in ROWS[0]}
+    match generator.randrange(9):
+        case 0:
+            return json.dumps(rows, ensure_ascii=False, indent=indent)
+        case 1:
+            return json.dumps({"version": 1, "data": rows}, ensure_ascii=False, indent=indent)
+        case 2:
+            return generator.choice((",\n", "\n", "")).join(objects)
+        case 3:
+            return generator.choice(("\n".join(map(repr, rows)), repr(rows)))
+        case 4:
+            return json.dumps(generator.choice((columns, {str(index): row for index, row in enumerate(rows)})))
+        case 5 | 6 | 7:
+            text = io.StringIO(newline="")
+            text.write(generator.choice(("", "", "sep=;\r\n", "A title\n")))
+            writer = csv.DictWriter(text, ["", *ROWS[0]], delimiter=generator.choice(",;\t|"))
+            writer.writeheader()
+            writer.writerows({**row, "": index} for index, row in enumerate(rows))
+            return text.getvalue()
+        case _:
+            return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def damage(raw: bytes, generator: random.Random) -> bytes:
@@ -167,7 +228,7 @@ def try_made_up(file: Path, count: Count, generator: random.Random) -> None:
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(inputs, st.booleans(), st.booleans())
     def run(raw: bytes, repair: bool, packed: bool) -> None:
-        try_input(file, gzip.compress(raw, 1) if packed and file.suffix == ".gz" else raw, count, repair)
+        try_input(file, pack(raw, file.suffix) if packed else raw, count, repair)
 
     seed(generator.randrange(2**32))(run)()
 

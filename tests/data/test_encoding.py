@@ -1,6 +1,5 @@
 """Bytes that are not UTF-8: what is surely GBK is reported or repaired, everything else is refused, never guessed."""
 
-import gzip
 import json
 
 import pytest
@@ -80,11 +79,6 @@ def test_utf_16_is_named_by_its_mark(tmp_path, name, encoding):
     raw = ("\ufeff" * (encoding == "utf-16-be") + lines(CHINESE)).encode(encoding)
     file = write(tmp_path, name, raw)
     assert refusal(file, repair=True) == f": is {encoding.upper()[:6]}, not UTF-8; save it as UTF-8"
-
-
-def test_a_packed_file_without_its_ending_is_named(tmp_path):
-    assert "add .gz" in refusal(write(tmp_path, "rows.jsonl", gzip.compress(b"{}")))
-    assert "Excel" in refusal(write(tmp_path, "rows.csv", b"PK\x03\x04xl/workbook"))
 
 
 @given(st.text(st.characters(codec="latin-1", min_codepoint=0xA0), min_size=1, max_size=3), st.sampled_from(["a", " "]))

@@ -11,7 +11,7 @@ from thinktune.errors import UserError
 def place(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("{}", encoding="utf-8")
+        (folder / name).write_text("Notes" if name.endswith(".txt") else "{}", encoding="utf-8")
 
 
 def found(folder, name, pattern=None):
@@ -119,9 +119,9 @@ def test_files_of_one_split_or_of_none_are_all_read(tmp_path, names):
     ("name", "pattern", "message"),
     [
         ("nowhere", None, "is not a file or folder here; correct it, or name its hub too, as in hub: modelscope"),
-        ("nowhere/*.jsonl", None, "data.name: no row file"),
-        ("*.txt", None, "data.name: no row file"),
-        ("empty", None, "was found in"),
+        ("nowhere/*.jsonl", None, "data.name: no file of rows matches"),
+        ("*.txt", None, "data.name: no file of rows matches"),
+        ("empty", None, "no file of rows is there in"),
         (".", "nothing*", "matches 'nothing*'"),
         (".", "", "matches ''"),
         (".", "/etc/*.json", "data.files: '/etc/*.json' points outside"),

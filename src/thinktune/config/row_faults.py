@@ -77,6 +77,16 @@ ROW_FAULTS: dict[str, RowFault] = {
     ),
     "encoding": RowFault("the bytes are not UTF-8; repair reads what is surely GBK as GBK", ("stop", "repair", "drop")),
     "byte_order_mark": RowFault("the file begins with a byte order mark; repair reads past it", ("repair", "stop")),
+    "file_form": RowFault(
+        "a file is not what its name says, or has more than names and rows (a title, nameless columns, a key above the "
+        "rows); repair reads it as what it is, and says so once a file",
+        ("repair", "stop"),
+    ),
+    "loose_json": RowFault(
+        "a row is not strict JSON, but has a comma too many, is written as Python does, or is a bare list of messages; "
+        "repair reads it where its meaning is certain",
+        ("repair", "stop", "drop"),
+    ),
     "not_text": RowFault("a number, list or object is where text belongs", ("drop", "stop")),
     "blank": RowFault("a question or an answer is empty or null", ("drop", "stop")),
     "role": RowFault("a conversation's roles are unknown or out of order, or it calls tools", ("drop", "stop")),

@@ -101,13 +101,18 @@ class DataConfig(Section):
     """The training rows."""
 
     name: str
-    """A file, folder or glob of rows (JSON lines, JSON, CSV, Parquet, also .gz) or, with `hub`, a name there."""
+    """A file, folder or glob of rows (JSON in any form, CSV, Parquet, Arrow, Excel, zip, also compressed) or, with
+    `hub`, a name there."""
     hub: Hub | None = None
     """Where `name` is looked up; None means a local path."""
     revision: str | None = None
     """Branch, tag or commit on the hub; None means its main branch."""
     files: str | None = None
-    """Which files of a folder or data set to read: a glob such as `train*.jsonl`."""
+    """Which files of a folder, data set or zip archive, or which sheets of a workbook, to read: a glob such as
+    `train*.jsonl`."""
+    rows: str | None = None
+    """The key under which the rows are, where a file is one JSON object with several lists, as in `train` or
+    `result.data`. One list is found without it."""
     license: str | None = None
     """The licence of the rows, such as cc-by-4.0, for the model card. None: the card says that none is named."""
     columns: ColumnsConfig = ColumnsConfig()

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinktune import cache
+from thinktune.data.reading.places import join_place, split_place
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
 from thinktune.tokenization import Example, Rendered, TokenKind, Turn
 
-# An example: its index among all rows read, its file and line, its span in texts.jsonl, its replies, and its digest.
+# An example: its index among all rows read, its file and its place there as a number (see `reading.places`), its span
+# in texts.jsonl, its replies, and its digest.
 EXAMPLE_DTYPE = np.dtype(
     [
         *(("row", "i8"), ("file", "i4"), ("line", "i8"), ("text", "i8"), ("bytes", "i8")),
@@ -54,9 +56,9 @@ class TokenizedDataset:
         return example_from_json(text)
 
     def source(self, index: int) -> str:
-        """Return an example's `file:line`."""
+        """Return an example's place, such as `file:line`."""
         entry = self.examples[index]
-        return f"{self.source_files[entry['file']]}:{entry['line']}"
+        return join_place(self.source_files[entry["file"]], int(entry["line"]))
 
     def reply(self, index: int) -> Rendered:
         """Read a reply's tokens."""
@@ -154,9 +156,9 @@ class DatasetWriter:
 
     def add(self, row: int, source: str, example_json: bytes, replies: Sequence[Rendered]) -> None:
         """Write an example with its text and its replies; `row` is its index among all rows read."""
-        name, _, line = source.rpartition(":")
+        name, line = split_place(source)
         file = self._files.setdefault(name, len(self._files))
-        place = (row, file, int(line), self._texts.tell(), len(example_json))
+        place = (row, file, line, self._texts.tell(), len(example_json))
         entry = (*place, self._reply_count, len(replies), _digest(example_json))
         self._examples += np.array(entry, EXAMPLE_DTYPE).tobytes()
         self._texts.write(example_json + b"\n")

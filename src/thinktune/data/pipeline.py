@@ -23,6 +23,7 @@ from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.data.faults.duplicates import question_text
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.reading import sources
+from thinktune.data.reading.containers import locate_part
 from thinktune.data.reading.readers import MAX_ROW_BYTES, read_rows
 from thinktune.data.reading.sources import RowFile
 from thinktune.data.split import ROW_FEATURES, train_validation_split
@@ -227,7 +228,9 @@ def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) ->
     longest = max(MAX_ROW_BYTES, MAX_CHARACTER_BYTES * max_characters(settings.max_tokens, tokenizer))
     repair = settings.faults["encoding"] == "repair"
     with name_path(file.path):
-        yield from read_rows(file.path, file.display_name, repair_encoding=repair, max_row_bytes=longest)
+        yield from read_rows(
+            file.path, file.display_name, repair_encoding=repair, max_row_bytes=longest, rows_key=settings.rows
+        )
 
 
 def _detect_mappings(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> list[ColumnMapping]:
@@ -393,7 +396,7 @@ def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: ChatTo
     ):
         digest.update(blake2b(part.encode()).digest())
     for file in files:
-        digest.update(json.dumps([file.display_name, file.for_validation]).encode())
+        digest.update(json.dumps([file.display_name, locate_part(file.path).part, file.for_validation]).encode())
         for block in sources.read_blocks(file.path):
             digest.update(block)
     return digest.hexdigest()
@@ -403,5 +406,5 @@ def _library_versions() -> str:
     import tokenizers
     import transformers
 
-    arrow = version("pyarrow") if find_spec("pyarrow") else "none"
-    return f"{transformers.__version__} {tokenizers.__version__} {jinja2.__version__} {np.__version__} {arrow}"
+    readers = " ".join(version(name) if find_spec(name) else "none" for name in ("pyarrow", "openpyxl"))
+    return f"{transformers.__version__} {tokenizers.__version__} {jinja2.__version__} {np.__version__} {readers}"

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from thinktune.config import ROW_FAULTS
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.columns.mapping import (
     COLUMN_ALIASES,
@@ -71,7 +72,9 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
 def _nothing_read(rows: Sequence[RawRow], file: str) -> str:
     findings = [finding for row in rows[:3] for finding in row.findings[:1]]
     reasons = "; ".join(finding.sentence for finding in findings) or "all are empty"
-    ways = "".join(f", or {suggest_policy(fault)}" for fault in sorted({finding.fault for finding in findings}))
+    # To drop what cannot be read leaves nothing where that is every row.
+    repairable = sorted({finding.fault for finding in findings if "repair" in ROW_FAULTS[finding.fault].policies})
+    ways = "".join(f", or {suggest_policy(fault)}" for fault in repairable)
     return f"{file}: no row can be read ({reasons}); fix the file{ways}"
 
 

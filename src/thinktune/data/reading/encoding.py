@@ -1,30 +1,13 @@
-"""Open text files, compressed or not, and tell UTF-8 from GBK."""
+"""Tell UTF-8 from GBK."""
 
 import codecs
-import gzip
 import re
-import zlib
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import BinaryIO, cast
-
-from thinktune.errors import UserError, shorten_error
+from typing import BinaryIO
 
 BLOCK_BYTES = 2**16  # read at once, where lines may be of any length
-
-
-# First bytes of files that are not text in UTF-8 or GBK. UTF-32 begins as UTF-16 does, so it comes first.
-UNSUPPORTED_SIGNATURES = {
-    codecs.BOM_UTF32_LE: "UTF-32, not UTF-8; save it as UTF-8",
-    codecs.BOM_UTF32_BE: "UTF-32, not UTF-8; save it as UTF-8",
-    codecs.BOM_UTF16_LE: "UTF-16, not UTF-8; save it as UTF-8",
-    codecs.BOM_UTF16_BE: "UTF-16, not UTF-8; save it as UTF-8",
-    b"\x1f\x8b": "compressed by gzip; add .gz to its name",
-    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save it as CSV in UTF-8",
-}
 
 
 MIN_GB2312_SHARE = 0.9
@@ -43,32 +26,6 @@ class BadByte:
 
     def __str__(self) -> str:
         return f"byte {self.column} is {self.value:#x}"
-
-
-@contextmanager
-def open_text(file: Path) -> Generator[tuple[BinaryIO, bool]]:
-    """Open a text file, decompressed, after its byte order mark; yields the bytes and whether it has such a mark.
-
-    Raises UserError, naming the file, where it cannot be read to its end or is not text.
-    """
-    compressed = file.name.lower().endswith(".gz")
-    try:
-        with cast(BinaryIO, gzip.open(file)) if compressed else file.open("rb") as opened:
-            head = opened.read(4)
-            if compressed and not file.stat().st_size:
-                raise EOFError("it is empty")  # which gzip accepts as complete
-            for mark, meaning in UNSUPPORTED_SIGNATURES.items():
-                if head.startswith(mark):
-                    raise UserError(f"{file}: is {meaning}")
-            marked = head.startswith(codecs.BOM_UTF8)
-            opened.seek(len(codecs.BOM_UTF8) if marked else 0)
-            yield opened, marked
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{file}: is not a complete gzip file ({shorten_error(error)}); copy or download it again"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror or shorten_error(error)}); fix that first") from None
 
 
 def find_bad_byte(blocks: Iterable[bytes]) -> BadByte | None:

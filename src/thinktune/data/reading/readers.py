@@ -1,465 +1,207 @@
-"""Read files of rows (JSON lines, JSON, CSV, Parquet) as raw rows in order, each with what is wrong with it."""
+"""Read files of rows as raw rows in order, each with what is wrong with it; what a file is decides, not its name."""
 
-import csv
+import codecs
 import io
-import json
-import re
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain, count
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO
 
-from thinktune.data.reading.encoding import BLOCK_BYTES, find_bad_byte, is_gbk, open_text, read_stream
-from thinktune.data.reading.sources import SUFFIXES
+from thinktune.data.reading.arrow_files import read_arrow, read_parquet
+from thinktune.data.reading.compression import COMPRESSED_SUFFIXES, decompressed
+from thinktune.data.reading.containers import list_parts, locate_part, open_bytes
+from thinktune.data.reading.json_files import is_json_start, read_json
+from thinktune.data.reading.places import line_place
+from thinktune.data.reading.raw_rows import OpenFile, form_finding, window_text
+from thinktune.data.reading.row_names import READABLE
+from thinktune.data.reading.signatures import SIGNATURE_BYTES, foreign_form, is_workbook, kind_of
+from thinktune.data.reading.table_dialect import WINDOW_CHARACTERS, looks_like_table
+from thinktune.data.reading.table_header import KNOWN_NAMES
+from thinktune.data.reading.tables import read_table
+from thinktune.data.reading.workbooks import read_workbook
 from thinktune.data.types import Finding, RawRow
 from thinktune.errors import UserError, shorten_error
-
-Findings = tuple[Finding, ...]
-
 
 # A longer row is not read, only named, unless `data.max_tokens` allows for longer ones. Reading one takes several times
 # its size, and no row of text for training is that long.
 MAX_ROW_BYTES = 16 * 2**20
 
 
-MAX_NESTING = 100
+ENDINGS = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), "jsonl"),
+    **{".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet"},
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), "arrow"),
+    **dict.fromkeys((".xlsx", ".xlsm"), "workbook"),
+    ".zip": "zip",
+}
 
 
-PARQUET_BATCH_ROWS, PARQUET_BATCH_BYTES = 1024, 64 * 2**20  # held in memory at once
+FORM_NAMES = {
+    **{
+        "jsonl": "JSON lines",
+        "json": "JSON",
+        "csv": "a table of text",
+        "tsv": "a table of text",
+        "zip": "a zip archive",
+    },
+    **{"parquet": "a Parquet file", "arrow": "an Arrow file", "workbook": "an Excel workbook"},
+}
 
 
-JSON_WHITESPACE = b" \t\r\n"  # all that JSON allows as white space
-
-
-JSON_WHITESPACE_PATTERN = re.compile(r"[ \t\r\n]*")
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """An open text file: its path, its name in messages, its bytes, and findings for its first row."""
-
-    file: Path
-    display_name: str
-    stream: BinaryIO
-    repair_encoding: bool
-    max_row_bytes: int
-    findings: Findings
+BINARY_FORMS = ("parquet", "arrow", "workbook", "zip")
 
 
 def read_rows(
-    file: Path, display_name: str, *, repair_encoding: bool, max_row_bytes: int = MAX_ROW_BYTES
+    file: Path,
+    display_name: str,
+    *,
+    repair_encoding: bool,
+    max_row_bytes: int = MAX_ROW_BYTES,
+    rows_key: str | None = None,
 ) -> Iterator[RawRow]:
-    """Read the rows of one file in order, faulty ones included; their sources are `display_name:line`.
+    """Read the rows of one file in order, faulty ones included; their sources are `display_name:line` (see `places`).
 
-    JSON lines and CSV are streamed, Parquet is read in batches, and a JSON list is held in memory. A row of more than
-    `max_row_bytes` (characters, where the file is read as text) is not read: it has the fault `too_long`. Raises
-    UserError, naming the file, where the file cannot be read as a whole: the rows yielded until then are not all of it.
+    `file` may be a part of an archive or workbook (see `containers`); `rows_key` is the recipe's `data.rows`. JSON
+    lines and tables are streamed, Parquet and Arrow are read in batches, and a JSON list is held in memory. A row of
+    more than `max_row_bytes` (characters, where the file is read as text) is not read: it has the fault `too_long`.
+    Raises UserError, naming the file, where the file cannot be read as a whole: the rows yielded until then are not all
+    of it.
     """
-    if not file.name.lower().endswith(SUFFIXES):
-        raise UserError(f"{file}: its extension is none of {', '.join(SUFFIXES)}; convert the rows or rename the file")
-    if file.name.lower().endswith(".parquet"):
-        yield from _parquet(file, display_name, max_row_bytes)
-        return
-    with open_text(file) as (opened, marked):
-        sentence = f"{display_name}:1: begins with a byte order mark"
-        findings = (Finding("byte_order_mark", sentence, "repaired"),) if marked else ()
-        source = OpenFile(file, display_name, opened, repair_encoding, max_row_bytes, findings)
-        match file.name.lower().removesuffix(".gz").rpartition(".")[2]:
-            case "json":
-                yield from _json(source)
-            case "csv":
-                yield from _csv(source, ",")
-            case "tsv":
-                yield from _csv(source, "\t")
+    with _opened(file) as (stream, wrong):
+        head = stream.read(SIGNATURE_BYTES)
+        stream.seek(0)
+        if meaning := foreign_form(head):
+            raise UserError(f"{file}: is {meaning}")
+        named, kind = _named_form(file), kind_of(head)
+        if kind == "zip" and is_workbook(stream, str(file)):
+            kind = "workbook"
+        place = line_place(display_name, 1)
+        if kind != "text" and kind != named:
+            wrong = (*wrong, f"is {FORM_NAMES[kind]}, whatever its name says, and was read as that")
+        elif kind == "text" and named in BINARY_FORMS:
+            if not head:
+                raise UserError(f"{file}: is empty, which is not a complete file; write or download it again")
+            wrong = (*wrong, f"is text, not {FORM_NAMES[named]}, and was read as that")
+        found = tuple(form_finding(place, what) for what in wrong)
+        match kind:
+            case "parquet" | "arrow":
+                read = read_parquet if kind == "parquet" else read_arrow
+                yield from read(_seekable(stream), str(file), display_name, max_row_bytes, found)
+            case "workbook":
+                sheet = locate_part(file).part if _is_sheet(file) else ""
+                yield from read_workbook(_seekable(stream), str(file), display_name, sheet, max_row_bytes, found)
+            case "zip":
+                if locate_part(file).part:
+                    raise UserError(f"{file}: is an archive inside of another; unpack it")
+                for part in list_parts(file):
+                    shown = f"{display_name}/{part.relative_to(file).as_posix()}"
+                    yield from read_rows(
+                        part, shown, repair_encoding=repair_encoding, max_row_bytes=max_row_bytes, rows_key=rows_key
+                    )
             case _:
-                yield from _json_lines(source)
+                marked = head.startswith(codecs.BOM_UTF8)
+                stream.seek(len(codecs.BOM_UTF8) if marked else 0)
+                sentence = f"{place}: begins with a byte order mark"
+                mark = (Finding("byte_order_mark", sentence, "repaired"),) if marked else ()
+                source = OpenFile(file, display_name, stream, repair_encoding, max_row_bytes, (*mark, *found), rows_key)
+                yield from _read_text(source, named)
 
 
-def _json_lines(source: OpenFile) -> Iterator[RawRow]:
-    found = source.findings
-    for number in count(1):
-        line = source.stream.readline(source.max_row_bytes + 1)
-        place = f"{source.display_name}:{number}"
-        if not line:
-            return
-        if len(line) > source.max_row_bytes and not line.endswith(b"\n"):
-            yield _too_long_row(place, len(line) + _skip_line(source.stream), source.max_row_bytes, found)
-        elif not line.isspace():
-            yield _json_line(place, line.rstrip(b"\r\n"), source.repair_encoding, found)
-        else:
-            continue
-        found = ()
-
-
-def _skip_line(stream: BinaryIO) -> int:
-    """Read on to the end of a line, and count its bytes."""
-    size = 0
-    while piece := stream.readline(BLOCK_BYTES):
-        size += len(piece)
-        if piece.endswith(b"\n"):
-            break
-    return size
-
-
-def _json_line(place: str, line: bytes, repair_encoding: bool, findings: Findings) -> RawRow:
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        if not is_gbk([line]):
-            sentence = f"{place}: is neither UTF-8 nor GBK ({find_bad_byte([line])})"
-            return RawRow(place, None, (*findings, Finding("encoding", sentence)))
-        if not repair_encoding:
-            return RawRow(place, None, (*findings, Finding("encoding", f"{place}: is GBK, not UTF-8")))
-        text = line.decode("gb18030")
-        findings = (*findings, Finding("encoding", f"{place}: is GBK, not UTF-8, and was read as GBK", "repaired"))
-    try:
-        return _object_row(place, DECODER.decode(text), findings, len(line))
-    except (ValueError, RecursionError) as error:
-        return _unreadable_row(place, _describe_json_error(error), findings)
-
-
-def _json(source: OpenFile) -> Iterator[RawRow]:
-    """Read a list, JSON lines named `.json`, or one object; the first line that is not blank decides which."""
+def _read_text(source: OpenFile, named: str) -> Iterator[RawRow]:
+    """Read a text file as JSON or as a table, by its beginning."""
     start = source.stream.tell()
-    pieces = iter(lambda: source.stream.readline(source.max_row_bytes + 1), b"")
-    first = next((bare for piece in pieces if (bare := piece.strip(JSON_WHITESPACE))), b"")
+    window = source.stream.read(WINDOW_CHARACTERS)
     source.stream.seek(start)
-    if first.startswith(b"["):
-        yield from _json_list(source)
-    elif not first.startswith(b"{") or len(first) > source.max_row_bytes or _is_json(first):
-        yield from _json_lines(source)
-    else:
-        yield from _json_object(source, is_line=first.endswith(b"}"))
-
-
-def _json_object(source: OpenFile, is_line: bool) -> Iterator[RawRow]:
-    """Read one object over several lines; if it is not one and the first line looks like a row, read JSON lines."""
-    start = source.stream.tell()
-    size = sum(map(len, read_stream(source.stream)))
-    source.stream.seek(start)
-    if size > source.max_row_bytes:
-        if is_line:
-            yield from _json_lines(source)
+    begins = window.lstrip()[:1]
+    if named in ("csv", "tsv"):
+        if is_json_start(window):
+            yield from read_json(_told(source, "is JSON, not a table"), "json")
         else:
-            yield _too_long_row(f"{source.display_name}:1", size, source.max_row_bytes, source.findings)
+            yield from read_table(source, "," if named == "csv" else "\t")
         return
-    text, found = _whole_text(source)
+    is_json = begins in (b"{", b"[")
+    if not is_json and (separator := _table_separator(window, len(window) < WINDOW_CHARACTERS)):
+        is_named = named in ("json", "jsonl")
+        what = f"is a table, not {FORM_NAMES[named]}" if is_named else "is a table of text"
+        yield from read_table(_told(source, what), separator)
+    elif named in ("json", "jsonl"):
+        yield from read_json(source, named)
+    elif is_json:
+        yield from read_json(_told(source, "holds JSON"), "json")
+    elif begins:
+        raise UserError(f"{source.file}: is a text without rows; rows may be {READABLE}")
+
+
+def _told(source: OpenFile, what: str) -> OpenFile:
+    finding = form_finding(line_place(source.display_name, 1), f"{what}, whatever its name says, and was read as that")
+    return OpenFile(
+        source.file,
+        source.display_name,
+        source.stream,
+        source.repair_encoding,
+        source.max_row_bytes,
+        (*source.findings, finding),
+        source.rows_key,
+    )
+
+
+def _table_separator(window: bytes, is_whole: bool) -> str | None:
+    """Return the separator of a text that is a table with a usual name, though its ending does not say so."""
+    text = window_text(window)
+    dialect = looks_like_table(text, KNOWN_NAMES, is_whole=is_whole)
+    return dialect.separator if dialect else None
+
+
+def has_rows(file: Path) -> bool:
+    """Return True if a file whose ending says nothing may hold rows, by its beginning."""
     try:
-        value = DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        if not is_line:
-            line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-            raise UserError(
-                f"{source.file}:{line}: {_describe_json_error(error)}; fix it, or save the rows as JSON lines"
-            ) from None
-        source.stream.seek(start)
-        yield from _json_lines(source)
-    else:
-        yield _object_row(f"{source.display_name}:{_line_number(text, text.index('{'))}", value, found, size)
-
-
-def _json_list(source: OpenFile) -> Iterator[RawRow]:
-    """Read the elements of a list, each with its own line."""
-    text, found = _whole_text(source)
-    start, line, counted = _skip_whitespace(text, text.index("[") + 1), 1, 0
-    closed = text[start : start + 1] == "]"
-    while not closed:
-        line, counted = line + text.count("\n", counted, start), start
-        try:
-            row, end = _json_element(text, start, f"{source.display_name}:{line}", found)
-        except (ValueError, RecursionError) as error:
-            line = error.lineno if isinstance(error, json.JSONDecodeError) else line
-            raise UserError(
-                f"{source.file}:{line}: the list {_describe_json_error(error)}; fix it, or save the rows as JSON lines"
-            ) from None
-        too_long = end - start > source.max_row_bytes
-        yield _too_long_row(row.source, end - start, source.max_row_bytes, found) if too_long else row
-        del row
-        found, start = (), _skip_whitespace(text, end)
-        closed = text[start : start + 1] == "]"
-        if not closed:
-            if text[start : start + 1] != ",":
-                where = f"{source.file}:{_line_number(text, start)}"
-                raise UserError(f"{where}: the list breaks off or lacks a comma after an element; fix it")
-            start = _skip_whitespace(text, start + 1)
-    rest = _skip_whitespace(text, start + 1)
-    if rest < len(text):
-        where = f"{source.file}:{_line_number(text, rest)}"
-        raise UserError(f"{where}: there is more after the end of the list ({text[rest : rest + 20]!r}); remove it")
-
-
-def _json_element(text: str, start: int, place: str, findings: Findings) -> tuple[RawRow, int]:
-    """Read the row at a position of a text, and where it ends; raises ValueError where not even its end is known."""
-    try:
-        value, end = DECODER.raw_decode(text, start)
-    except json.JSONDecodeError:
-        raise
-    except ValueError as error:  # a duplicate key or a number too long: the lenient decoder finds the end
-        return _unreadable_row(place, _describe_json_error(error), findings), LENIENT_DECODER.raw_decode(text, start)[1]
-    return _object_row(place, value, findings, end - start), end
-
-
-def _csv(source: OpenFile, delimiter: str) -> Iterator[RawRow]:
-    csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # the most that fits every platform's C long
-    encoding, found = _whole_encoding(source)
-    lines = _CsvLines(io.TextIOWrapper(source.stream, encoding, newline=""), delimiter, source.max_row_bytes)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    names: list[str] = []
-    while True:
-        line = lines.start_record()
-        place = f"{source.display_name}:{line}"
-        try:
-            cells = _next_record(reader, lines)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{source.file}:{line}: is not valid CSV ({error}); fix the row that begins here") from None
-        if isinstance(cells, int):
-            if not names:
-                raise UserError(f"{source.file}:{line}: the row of column names is {cells:,} characters long; fix it")
-            yield _too_long_row(place, cells, source.max_row_bytes, found)
-            found = ()
-            continue
-        if not cells or (len(cells) == 1 and cells[0].isspace()):
-            continue
-        if not names:
-            names = cells
-            _refuse_bad_names(f"{source.file}:{line}", names)
-            continue
-        if len(cells) == len(names):
-            yield RawRow(place, dict(zip(names, cells, strict=True)), found, lines.record_size)
-        else:
-            yield _unreadable_row(place, f"has {len(cells)} columns where the header has {len(names)}", found)
-        found = ()
-
-
-def _next_record(reader: Iterator[list[str]], lines: "_CsvLines") -> list[str] | int:
-    """Return the cells of the next record, or the length of one that was too long and is skipped."""
-    try:
-        return next(reader)
-    except _RecordTooLongError:
-        return lines.skip_record()
-
-
-class _RecordTooLongError(Exception):
-    """A record of a CSV file that is longer than a row may be."""
-
-
-class _CsvLines:
-    """Lines of a CSV file, counted, for the reader of the csv module; a record that gets too long can be skipped."""
-
-    def __init__(self, text: TextIO, delimiter: str, max_characters: int) -> None:
-        self.record_size = 0
-        self._text, self._max_characters, self._number, self._held = text, max_characters, 0, ""
-        self._special = re.compile(f'["\r\n{delimiter}]')
-        self._pieces: list[str] = []
-        self._lines_before = 0  # the record
-
-    def __iter__(self) -> "_CsvLines":
-        return self
-
-    def __next__(self) -> str:
-        """Return the next line; raises _RecordTooLongError, and keeps what it has read of the record."""
-        line = self._read_line(self._max_characters + 1)
-        if not line:
-            raise StopIteration
-        self._pieces.append(line)
-        self.record_size += len(line)
-        if self.record_size > self._max_characters:
-            raise _RecordTooLongError
-        self._number += 1
-        return line
-
-    def start_record(self) -> int:
-        """Return the number of the line at which the next record begins."""
-        self._pieces, self.record_size, self._lines_before = [], 0, self._number
-        return self._number + 1
-
-    def skip_record(self) -> int:
-        """Read on to the end of the record, and return its length in characters; raises csv.Error if it has none."""
-        state, size = "start", 0
-        self._number = self._lines_before
-        for piece in chain(self._pieces, iter(lambda: self._read_line(BLOCK_BYTES), "")):
-            size += len(piece)
-            state = self._state_after(piece, state)
-            if piece[-1] in "\r\n":
-                self._number += 1
-                if state == "start":
-                    return size
-        if state == "quoted":
-            raise csv.Error("unexpected end of data")
-        return size
-
-    def _read_line(self, limit: int) -> str:
-        """Read a line, or about `limit` characters of it, but never half of a line's end."""
-        line = self._held if self._held == "\r" else self._held + self._text.readline(limit)
-        self._held = ""
-        if line.endswith("\r"):
-            more = self._text.readline(1)
-            line, self._held = (line + more, "") if more == "\n" else (line, more)
-        return line
-
-    def _state_after(self, piece: str, state: str) -> str:
-        """Follow the quotes through a piece: at a field's start, in a plain or quoted one, or after a quote."""
-        end = 0
-        for found in self._special.finditer(piece):
-            adjacent, end = found.start() == end, found.end()
-            if state == "quoted":
-                state = "quote" if found[0] == '"' else "quoted"
-            elif found[0] != '"':
-                state = "start"
-            elif state == "quote" and adjacent:
-                state = "quoted"
-            else:
-                state = "quoted" if state == "start" and adjacent else "plain"
-        return state if end == len(piece) or state == "quoted" else "plain"
-
-
-def _refuse_bad_names(place: str, names: list[str]) -> None:
-    double = sorted(name for name, count in Counter(names).items() if count > 1 and name.strip())
-    if double:
-        raise UserError(f"{place}: names the column {', '.join(double)} more than once; rename all but one")
-    nameless = [str(number) for number, name in enumerate(names, start=1) if not name.strip()]
-    if nameless:
-        raise UserError(
-            f"{place}: column {', '.join(nameless)} has no name; give it one (save a table without its row numbers)"
-        )
-
-
-def _parquet(file: Path, display_name: str, max_row_bytes: int) -> Iterator[RawRow]:
-    try:
-        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(f"{file}: Parquet needs one more package; install thinktune[parquet]") from None
-    number = 0
-    try:
-        with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
-            _refuse_bad_names(str(file), opened.schema_arrow.names)
-            for batch in opened.iter_batches(_parquet_batch_rows(opened.metadata)):
-                for index in range(batch.num_rows):
-                    number += 1
-                    yield _parquet_row(batch.slice(index, 1), f"{display_name}:{number}", max_row_bytes)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises Arrow's errors, OSError and others: each means a bad file
-        raise UserError(
-            f"{file}: cannot be read as Parquet ({shorten_error(error)}); write or download it again"
-        ) from None
-
-
-def _parquet_batch_rows(metadata: Any) -> int:
-    """Return how many rows, of the largest that a group has on average, are held in memory at once."""
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    largest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
-    return max(1, min(PARQUET_BATCH_ROWS, PARQUET_BATCH_BYTES // max(1, largest)))
-
-
-def _parquet_row(batch: Any, place: str, max_row_bytes: int) -> RawRow:
-    # A dictionary is counted whole for each of its rows, which only point into it.
-    size = sum(column.nbytes for column in batch.columns if not hasattr(column, "dictionary"))
-    if size > max_row_bytes:
-        return _too_long_row(place, size, max_row_bytes, ())
-    try:
-        return RawRow(place, batch.to_pylist()[0], size=size)
-    except Exception as error:  # text that is not UTF-8, dates beyond Python's: the library has an error for each
-        return _unreadable_row(
-            place, f"contains a value that Python cannot represent ({shorten_error(error, 100)})", ()
-        )
-
-
-def _whole_text(source: OpenFile) -> tuple[str, Findings]:
-    encoding, found = _whole_encoding(source)
-    return source.stream.read().decode(encoding), found
-
-
-def _whole_encoding(source: OpenFile) -> tuple[str, Findings]:
-    """Detect the one encoding of a whole file by reading it through; returns it with the findings of its first row."""
-    start = source.stream.tell()
-    bad = find_bad_byte(read_stream(source.stream))
-    source.stream.seek(start)
-    if bad is None:
-        return "utf-8", source.findings
-    gbk = is_gbk(read_stream(source.stream))
-    source.stream.seek(start)
-    if not gbk:
-        raise UserError(f"{source.file}:{bad.line}: is neither UTF-8 nor GBK ({bad}); save the file as UTF-8")
-    if not source.repair_encoding:
-        remedy = "save it as UTF-8, or set data.faults.encoding: repair"
-        raise UserError(f"{source.file}: is GBK, not UTF-8 (line {bad.line}, {bad}); {remedy}")
-    sentence = f"{source.display_name}:1: is GBK, not UTF-8, like the whole file, which was read as GBK"
-    return "gb18030", (*source.findings, Finding("encoding", sentence, "repaired"))
-
-
-def _object_row(place: str, value: Any, findings: Findings, size: int) -> RawRow:
-    if isinstance(value, dict):
-        if _is_too_deep(value):
-            return _unreadable_row(place, "is nested too deeply", findings)
-        return RawRow(place, value, findings, size)
-    return _unreadable_row(place, f"is of type {type(value).__name__}, not an object with columns", findings)
-
-
-def _is_too_deep(value: dict[str, Any]) -> bool:
-    """Return True where a value of JSON is nested so deeply that it could not be passed to another process."""
-    level: list[Any] = [value]
-    for _ in range(MAX_NESTING):
-        inside = (inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer))
-        level = [inner for inner in inside if isinstance(inner, dict | list)]
-        if not level:
-            return False
-    return True
-
-
-def _unreadable_row(place: str, why: str, findings: Findings) -> RawRow:
-    return RawRow(place, None, (*findings, Finding("unreadable", f"{place}: {why}")))
-
-
-def _too_long_row(place: str, size: int, limit: int, findings: Findings) -> RawRow:
-    """Return a row that was not read: so long a one takes several times its size in memory."""
-    sentence = f"{place}: is {size / 1e6:,.1f} MB long; a row of more than {limit / 1e6:,.1f} MB is not read"
-    return RawRow(place, None, (*findings, Finding("too_long", sentence)))
-
-
-def _describe_json_error(error: ValueError | RecursionError) -> str:
-    """Describe what is wrong with JSON, as the end of a sentence."""
-    match error:
-        case json.JSONDecodeError():
-            return f"is not valid JSON ({error.msg.removesuffix(' at')}, character {error.colno})"
-        case RecursionError():
-            return "is nested too deeply"
-        case _:
-            return f"cannot be read ({str(error).partition(';')[0]})"
-
-
-def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON; Python itself would silently let the last of two equal keys win."""
-    columns = dict(pairs)
-    if len(columns) != len(pairs):
-        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {double[:40]!r} appears twice in one object")
-    return columns
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicate_keys)
-
-
-LENIENT_DECODER = json.JSONDecoder(parse_int=str)  # only used to find where a value ends
-
-
-def _is_json(line: bytes) -> bool:
-    """Return True if a line by itself is JSON; bytes beyond ASCII do not matter for that."""
-    try:
-        DECODER.decode(line.decode("latin-1"))
-    except (ValueError, RecursionError):
+        with _opened(file) as (stream, _):
+            window = stream.read(WINDOW_CHARACTERS)
+    except (UserError, EOFError):
         return False
-    return True
+    if kind_of(window) != "text":
+        return True
+    window = window.removeprefix(codecs.BOM_UTF8)
+    begins = window.lstrip()[:1]
+    return (
+        is_json_start(window)
+        if begins in (b"{", b"[")
+        else bool(_table_separator(window, len(window) < WINDOW_CHARACTERS))
+    )
 
 
-def _skip_whitespace(text: str, position: int) -> int:
-    match = JSON_WHITESPACE_PATTERN.match(text, position)
-    return match.end() if match else position
+@contextmanager
+def _opened(file: Path) -> Generator[tuple[BinaryIO, tuple[str, ...]]]:
+    """Open a file's bytes, decompressed, with what its ending says wrongly of that; raises UserError, naming it."""
+    try:
+        with open_bytes(file) as stream, decompressed(stream, file.name, str(file)) as (opened, wrong):
+            yield opened, (wrong,) if wrong else ()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or shorten_error(error)}); fix that first") from None
 
 
-def _line_number(text: str, position: int) -> int:
-    return text.count("\n", 0, position) + 1
+def _named_form(file: Path) -> str:
+    """Return the form that a file's ending says, without that of its compression; empty if it says none."""
+    location = locate_part(file)
+    name = (location.file if _is_sheet(file) else file).name.lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return ENDINGS.get(Path(name).suffix, "")
+
+
+def _is_sheet(file: Path) -> bool:
+    """Return True for the path of a sheet: a part of a file that is no archive of files."""
+    location = locate_part(file)
+    if not location.part:
+        return False
+    with location.file.open("rb") as opened:
+        return is_workbook(opened, str(location.file))
+
+
+def _seekable(stream: BinaryIO) -> BinaryIO:
+    """Return a stream to be read at any place: what is unpacked on the way is held in memory."""
+    return (
+        stream
+        if isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO)
+        else io.BytesIO(stream.read())
+    )

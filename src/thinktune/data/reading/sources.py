@@ -5,25 +5,22 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from os.path import commonprefix
 from pathlib import Path, PurePath
 
 from thinktune.config import Recipe
+from thinktune.data.reading.compression import COMPRESSED_SUFFIXES
+from thinktune.data.reading.containers import list_parts, locate_part
+from thinktune.data.reading.readers import has_rows
+from thinktune.data.reading.row_names import METADATA_FILES, READABLE, SUFFIXES, choose_row_files
+from thinktune.data.reading.signatures import SIGNATURE_BYTES, is_workbook, kind_of
+from thinktune.data.reading.workbooks import sheet_names
 from thinktune.errors import UserError, shorten_error
 from thinktune.files import expand_home
 from thinktune.hub import locate, locate_model
-
-SUFFIXES = (
-    *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"),
-    *(".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz", ".tsv.gz"),
-)
-
-
-# Files that hubs put next to the rows; they describe the data set and contain no rows.
-METADATA_FILES = {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json"}
-
 
 # Names of splits in file names. Chinese has no spaces between words, so there a part of the name is enough.
 SPLIT_ALIASES = {
@@ -52,20 +49,25 @@ def _match_files(name: str | Path, pattern: str | None, field: str) -> list[Path
     path = expand_home(Path(name))
     if path.is_dir():
         return _match_in_folder(path, pattern, field)
-    is_file = path.is_file()
+    is_file = locate_part(path).file.is_file()
     if not is_file and not glob.has_magic(str(path)):
         raise UserError(
             f"{field}: {str(name)!r} is not a file or folder here; "
             "correct it, or name its hub too, as in hub: modelscope"
         )
+    if is_file and (parts := _expand(path, alike=pattern is None)) != [path]:
+        return _match_in_container(path, parts, pattern, field)
     if pattern is not None:
         what = "file" if is_file else "glob"
         remedy = "name its folder, or leave data.files out"
         raise UserError(f"data.files: is {pattern!r}, but {str(name)!r} is already a {what}; {remedy}")
-    found = [path] if is_file else _glob_row_files(None, str(path))
+    if is_file:
+        return [path]
+    matched = _glob_files(None, str(path))
+    found = [file for file in matched if _is_row_file(file)] or [file for file in matched if has_rows(file)]
     if not found:
-        raise UserError(f"{field}: no row file ({', '.join(SUFFIXES)}) matches {str(name)!r}; correct it")
-    return found
+        raise UserError(f"{field}: no file of rows matches {str(name)!r}{_list_others(matched)}; correct it")
+    return [part for file in found for part in _expand(file)]
 
 
 def _match_in_folder(folder: Path, pattern: str | None, field: str) -> list[Path]:
@@ -73,35 +75,106 @@ def _match_in_folder(folder: Path, pattern: str | None, field: str) -> list[Path
         raise UserError(
             f"data.files: {pattern!r} points outside {folder}; write a pattern inside it, such as train*.jsonl"
         )
-    found = _glob_row_files(folder, "**/*" if pattern is None else f"**/{pattern}")
-    if pattern is None:
-        found = [file for file in found if file.name not in METADATA_FILES]
+    everything = {file.relative_to(folder).as_posix(): file for file in _glob_files(folder, "**/*")}
+    chosen = choose_row_files(list(everything), lambda name: everything[name].read_bytes(), str(folder))
+    found = [everything[name] for name in chosen]
+    if pattern is not None:
+        matched = _glob_files(folder, f"**/{pattern}")
+        # What describes a data set, or is left beside one, is only read where nothing else is meant.
+        found = [file for file in matched if file in found] or [file for file in matched if _is_row_file(file)]
     if not found:
-        wanted = "was found" if pattern is None else f"matches {pattern!r}"
-        raise UserError(f"{field}: no row file ({', '.join(SUFFIXES)}) {wanted} in {folder}; correct it")
-    names = {file.relative_to(folder).as_posix(): file for file in found}
-    splits = {_split_of(name) for name in names}
-    if pattern is None and len(splits) > 1:
-        listing = ", ".join(list(names)[:MAX_LISTED_FILES]) + (", …" if len(names) > MAX_LISTED_FILES else "")
-        if field == "data.name":
-            remedy = f"data.files: {_quote_for_yaml(_split_pattern(folder, names, ('train', None)))}"
-        else:
-            remedy = (
-                f"{field}: {_quote_for_yaml(str(folder / _split_pattern(folder, names, ('validation', 'test', None))))}"
-            )
-        raise UserError(f"{field}: {folder} contains files of several splits ({listing}); choose one, as in {remedy}")
+        others = list(everything.values()) if pattern is None else _glob_files(folder, f"**/{pattern}")
+        found = [file for file in others if file.name not in METADATA_FILES and has_rows(file)]
+    parts = {part.relative_to(folder).as_posix(): part for file in found for part in _expand(file)}
+    if not parts and pattern is not None:  # the pattern may name what is inside of an archive or workbook
+        inside = [part for file in everything.values() for part in _expand(file, alike=False)]
+        parts = {part.relative_to(folder).as_posix(): part for part in inside if _fits(part, folder, pattern)}
+    if not parts:
+        wanted = "is there" if pattern is None else f"matches {pattern!r}"
+        raise UserError(f"{field}: no file of rows {wanted} in {folder}{_list_others(everything.values())}; correct it")
+    if pattern is None:
+        _refuse_several_splits(folder, parts, field)
+    return list(parts.values())
+
+
+def _match_in_container(file: Path, parts: list[Path], pattern: str | None, field: str) -> list[Path]:
+    """Choose among the files of a zip archive, or the sheets of a workbook, as among those of a folder."""
+    names = {part.relative_to(file).as_posix(): part for part in parts}
+    if pattern is None:
+        _refuse_several_splits(file, names, field)
+        return parts
+    found = [part for part in parts if _fits(part, file, pattern)]
+    if not found:
+        raise UserError(
+            f"data.files: {pattern!r} matches nothing in {file}, which holds {', '.join(names)}; correct it"
+        )
     return found
 
 
-def _glob_row_files(folder: Path | None, pattern: str) -> list[Path]:
-    """Find row files by a glob, sorted, without hidden ones; a folder that links show twice is read once."""
+def _fits(part: Path, folder: Path, pattern: str) -> bool:
+    """Return True if a pattern names a part, from its end or as a whole, as it does in a folder."""
+    name = part.relative_to(folder).as_posix()
+    ends = [name[start:] for start in (0, *(place + 1 for place, letter in enumerate(name) if letter == "/"))]
+    return any(fnmatchcase(end, pattern) for end in ends)
+
+
+def _refuse_several_splits(folder: Path, names: dict[str, Path], field: str) -> None:
+    splits = {_split_of(name) for name in names}
+    if len(splits) < 2:
+        return
+    listing = ", ".join(list(names)[:MAX_LISTED_FILES]) + (", …" if len(names) > MAX_LISTED_FILES else "")
+    if field == "data.name":
+        remedy = f"data.files: {_quote_for_yaml(_split_pattern(folder, names, ('train', None)))}"
+    else:
+        remedy = (
+            f"{field}: {_quote_for_yaml(str(folder / _split_pattern(folder, names, ('validation', 'test', None))))}"
+        )
+    raise UserError(f"{field}: {folder} contains files of several splits ({listing}); choose one, as in {remedy}")
+
+
+def _glob_files(folder: Path | None, pattern: str) -> list[Path]:
+    """Find files by a glob, sorted, without hidden ones; a folder that links show twice is read once."""
     once: dict[tuple[Path, str], Path] = {}
     matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob finds hidden files too)
     for match in sorted(matches):
         file = Path(match) if folder is None else folder / match
-        if file.name.lower().endswith(SUFFIXES) and file.is_file():
+        if file.is_file():
             once.setdefault((file.parent.resolve(), file.name), file)
     return list(once.values())
+
+
+def _is_row_file(file: Path) -> bool:
+    return file.name.lower().endswith(SUFFIXES)
+
+
+def _is_container(file: Path) -> bool:
+    """Return True for a zip archive or workbook, whatever its name says."""
+    with file.open("rb") as opened:
+        return kind_of(opened.read(SIGNATURE_BYTES)) == "zip"
+
+
+def _expand(file: Path, *, alike: bool = True) -> list[Path]:
+    """Return the files of rows in an archive, or a workbook's sheets if there are several, as paths.
+
+    Any other file is returned as it is. Of a workbook's sheets, only those with the same columns are, if `alike`.
+    """
+    location = locate_part(file)
+    if location.part or not _is_container(file):
+        return [file]
+    with file.open("rb") as opened:
+        if is_workbook(opened, str(file)):
+            sheets = sheet_names(opened, str(file), alike=alike)
+            return [file / sheet for sheet in sheets] if len(sheets) > 1 else [file]
+    return list_parts(file)
+
+
+def _list_others(files: Iterable[Path]) -> str:
+    """List what is there in place of rows, for a sentence."""
+    names = [file.name for file in files]
+    if not names:
+        return ""
+    listing = ", ".join(names[:MAX_LISTED_FILES]) + (", …" if len(names) > MAX_LISTED_FILES else "")
+    return f", only {listing} (rows may be {READABLE})"
 
 
 def _split_of(name: str) -> str | None:
@@ -117,9 +190,16 @@ def _split_pattern(folder: Path, names: dict[str, Path], wanted: tuple[str | Non
     chosen = [name for name in names if _split_of(name) == split]
     beginning = glob.escape(commonprefix(chosen))  # noqa: RUF071 (letters are compared, not folders)
     for pattern in (f"{beginning}*", f"*{split}*"):
-        if len(chosen) > 1 and _glob_row_files(folder, f"**/{pattern}") == [names[name] for name in chosen]:
+        if len(chosen) > 1 and _matching(folder, names, pattern) == [names[name] for name in chosen]:
             return pattern
     return glob.escape(chosen[0])
+
+
+def _matching(folder: Path, names: dict[str, Path], pattern: str) -> list[Path]:
+    """Return what a pattern chooses in a folder, or among the parts of an archive or workbook."""
+    if folder.is_dir() and all(locate_part(path).part == "" for path in names.values()):
+        return [file for file in _glob_files(folder, f"**/{pattern}") if file in names.values()]
+    return [path for path in names.values() if _fits(path, folder, pattern)]
 
 
 def _quote_for_yaml(text: str) -> str:
@@ -171,11 +251,18 @@ def find_files(recipe: Recipe) -> list[RowFile]:
         both = {path.resolve() for path in paths} & {path.resolve() for path in validation_paths}
         if both:
             raise UserError(f"data.validation: {min(both)} is also trained on; name a file of other rows")
-    names = Counter(path.name for path in (*paths, *validation_paths))
+    everything = (*paths, *validation_paths)
+    names = Counter(map(_short_name, everything))
     return [
-        RowFile(path, path.name if names[path.name] == 1 else path.as_posix(), index >= len(paths))
-        for index, path in enumerate((*paths, *validation_paths))
+        RowFile(path, _short_name(path) if names[_short_name(path)] == 1 else path.as_posix(), index >= len(paths))
+        for index, path in enumerate(everything)
     ]
+
+
+def _short_name(path: Path) -> str:
+    """Return a file's name without its folders; of a part, with the archive's name before it."""
+    location = locate_part(path)
+    return f"{location.file.name}/{location.part}" if location.part else path.name
 
 
 def estimate_row_count(files: Sequence[RowFile]) -> int | None:
@@ -189,8 +276,9 @@ def estimate_row_count(files: Sequence[RowFile]) -> int | None:
 
 def estimate_text_bytes(file: RowFile) -> int:
     """Estimate the bytes of text in a file; a compressed one holds more than its size."""
-    compressed = file.path.suffix.lower() in (".gz", ".parquet")
-    return file.path.stat().st_size * (COMPRESSION_RATIO if compressed else 1)
+    location = locate_part(file.path)
+    compressed = location.part or file.path.suffix.lower() in (*COMPRESSED_SUFFIXES, ".parquet", ".xlsx", ".zip")
+    return location.file.stat().st_size * (COMPRESSION_RATIO if compressed else 1)
 
 
 def _estimate_file_rows(path: Path) -> int | None:
@@ -199,13 +287,14 @@ def _estimate_file_rows(path: Path) -> int | None:
         from pyarrow import parquet  # pyright: ignore[reportMissingImports]
 
         return parquet.read_metadata(path).num_rows
-    if suffixes.removesuffix(".gz").endswith(".json"):
+    if locate_part(path).part or not suffixes.removesuffix(".gz").endswith((".jsonl", ".ndjson", ".csv", ".tsv")):
         return None
     return sum(block.count(b"\n") for block in read_blocks(path, decompress=True))
 
 
 def read_blocks(path: Path, *, decompress: bool = False) -> Iterator[bytes]:
-    """Read a file's bytes, a mebibyte at a time, as they are on disk or decompressed."""
+    """Read a file's bytes, a mebibyte at a time, as they are on disk or decompressed; of a part, its archive's."""
+    path = locate_part(path).file
     with gzip.open(path) if decompress and path.suffix.lower() == ".gz" else path.open("rb") as file:
         while block := file.read(2**20):
             yield block

@@ -17,10 +17,12 @@ from thinktune.data.columns.mapping import ColumnMapping, UncheckedExample, to_e
 from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.columns.modes import apply_silent_share
 from thinktune.data.columns.unused import UnusedColumns
+from thinktune.data.columns.values import spell_values
 from thinktune.data.dataset import example_to_json
 from thinktune.data.faults.checks import CheckedExample, CheckRules, check_example
 from thinktune.data.faults.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.faults.habits import NO_HABITS, Habits
+from thinktune.data.faults.quoted_columns import find_quoted_column, name_unused_columns, unused_texts
 from thinktune.data.split import hash_fraction
 from thinktune.data.types import ACTION_OF_POLICY, Action, Finding, RawRow
 from thinktune.errors import UserError
@@ -117,6 +119,9 @@ def _checked_example(
     row: RawRow, mapping: ColumnMapping, settings: DataConfig, rules: CheckRules, tokenizer: ChatTokenizer
 ) -> CheckedExample:
     """Read a row as an example and check it; a passing example gets the recipe's system prompt."""
+    spelled = None
+    if settings.faults["not_text"] == "repair":
+        row, spelled = spell_values(row, mapping)
     unchecked = to_example(row, mapping)
     # A row is no shorter in its file, so only of a long one need the characters be counted.
     if isinstance(unchecked, UncheckedExample) and row.size > settings.max_tokens:
@@ -125,11 +130,32 @@ def _checked_example(
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
     checked = check_example(unchecked.example, unchecked.field_names, rules)
+    checked = replace(checked, findings=(spelled, *checked.findings)) if spelled else checked
+    checked = _with_unused_columns(checked, row, mapping, settings)
     if checked.example is None:
         return checked
     example = apply_silent_share(checked.example, settings.silent_share, settings.seed)
     turns = with_default_system_prompt(example.turns, settings.system)
     return CheckedExample(replace(example, turns=turns), checked.findings)
+
+
+def _with_unused_columns(
+    checked: CheckedExample, row: RawRow, mapping: ColumnMapping, settings: DataConfig
+) -> CheckedExample:
+    """Name the columns that a row's reasoning may have been written from, though they are not used."""
+    columns = unused_texts(row.columns or {}, mapping.used_columns)
+    if not columns:
+        return checked
+    findings = [
+        replace(finding, sentence=name_unused_columns(finding, columns))
+        if finding.fault == "handed_context"
+        else finding
+        for finding in checked.findings
+    ]
+    if checked.example is None or not (quoted := find_quoted_column(checked.example, columns)):
+        return replace(checked, findings=tuple(findings))
+    quoted = _apply_policy(quoted, settings.faults)
+    return CheckedExample(checked.example if quoted.action == "kept" else None, (*findings, quoted))
 
 
 def _find_too_long(example: Example, settings: DataConfig, tokenizer: ChatTokenizer) -> Finding | None:

@@ -43,12 +43,11 @@ def test_whole_sentences_go_out_of_the_middle_with_a_mark(tokenizer, sentences):
 @settings(max_examples=40)
 def test_at_any_limit_the_row_fits_or_is_refused_and_the_answer_is_whole(tokenizer, limit):
     row = example(CHINESE)
-    found = trim_reasoning(row, tokenizer, limit)
-    if found is None:
+    trimmed, [rendered] = trim_reasoning(row, tokenizer, limit)
+    if rendered is None:
         shortest = example([CHINESE[0], OMISSION_MARK, CHINESE[-1]])
         assert len(render(shortest, tokenizer)[0]) > limit
     else:
-        trimmed, [rendered] = found
         assert len(rendered) <= limit
         written = tokenizer.decode(rendered.ids[rendered.kinds == TokenKind.ANSWER].tolist())
         assert written == "心脏泵血液。"
@@ -56,7 +55,7 @@ def test_at_any_limit_the_row_fits_or_is_refused_and_the_answer_is_whole(tokeniz
 
 
 def test_what_reasoning_alone_cannot_make_fit_is_refused(tokenizer):
-    assert trim_reasoning(example(CHINESE, "长" * 500), tokenizer, 200) is None
+    assert trim_reasoning(example(CHINESE, "长" * 500), tokenizer, 200)[1] == [None]
 
 
 def test_only_the_reply_that_is_too_long_is_shortened(tokenizer):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from thinktune.config import DataConfig
-from thinktune.data.columns.mapping import ColumnMapping, UncheckedExample, to_example
+from thinktune.data.columns.mapping import ColumnMapping, to_example
 from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.columns.modes import apply_silent_share
 from thinktune.data.columns.unused import UnusedColumns
@@ -22,15 +22,15 @@ from thinktune.data.dataset import example_to_json
 from thinktune.data.faults.checks import CheckedExample, CheckRules, check_example
 from thinktune.data.faults.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.faults.habits import NO_HABITS, Habits
-from thinktune.data.faults.quoted_columns import find_quoted_column, name_unused_columns, unused_texts
+from thinktune.data.faults.quoted_columns import with_unused_columns
 from thinktune.data.split import hash_fraction
-from thinktune.data.types import ACTION_OF_POLICY, Action, Finding, RawRow
+from thinktune.data.too_long import cut_surely_too_long, handle_too_long
+from thinktune.data.types import ACTION_OF_POLICY, Finding, RawRow
 from thinktune.errors import UserError
 from thinktune.library_output import captured_output, silence_libraries
 from thinktune.tokenization import ChatTokenizer, Example, Rendered, TokenKind
 from thinktune.tokenization.chat_template import render_batch
-from thinktune.tokenization.tokenizer import control_tokens, exceeds_tokens, max_characters
-from thinktune.tokenization.trimming import trim_reasoning
+from thinktune.tokenization.tokenizer import control_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
     result = ChunkResult(chunk.file_index, len(chunk.rows))
     rules = CheckRules(settings.faults, settings.handed_phrases, control_tokens(tokenizer), chunk.habits)
     examples: dict[int, Example] = {}
+    cut: set[int] = set()  # rows of which too long replies were left out before they were rendered
     for row_index, row in enumerate(chunk.rows):
         reading_findings = _reading_findings(row, settings.faults)
         result.findings += reading_findings
@@ -85,15 +86,19 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
         result.findings += checked.findings
         if checked.example is not None:
             examples[row_index] = checked.example
+            if any(finding.fault == "too_long" for finding in checked.findings):
+                cut.add(row_index)
     rendered = render_batch(list(examples.values()), tokenizer, settings.max_tokens)
     for (row_index, example), replies in zip(examples.items(), rendered, strict=True):
-        result.lengths += map(lengths_by_kind, replies or ())
-        fitting = None if replies is None else (example, replies)
-        if replies is None or max(map(len, replies)) > settings.max_tokens:
-            fitting, finding = _handle_too_long(example, replies, settings, tokenizer)
-            result.findings.append(finding)
-        written = [*(replies or ()), *(fitting[1] if fitting else ())]
-        result.max_token_id = max(result.max_token_id, *(int(reply.ids.max()) for reply in written), 0)
+        measured = [reply for reply in replies if reply is not None]
+        result.lengths += map(lengths_by_kind, measured)
+        fitting = example, measured
+        if len(measured) < len(replies) or max(map(len, measured), default=0) > settings.max_tokens:
+            fitting, finding = handle_too_long(example, replies, settings, tokenizer)
+            if fitting is None or row_index not in cut:  # else it is counted already
+                result.findings.append(finding)
+        written = [*measured, *(fitting[1] if fitting else ())]
+        result.max_token_id = max([result.max_token_id, *(int(reply.ids.max()) for reply in written)])
         if fitting is not None:
             result.examples.append(_tokenized_example(row_index, *fitting, settings))
     return result
@@ -123,94 +128,28 @@ def _checked_example(
     if settings.faults["not_text"] == "repair":
         row, spelled = spell_values(row, mapping)
     unchecked = to_example(row, mapping)
-    # A row is no shorter in its file, so only of a long one need the characters be counted.
-    if isinstance(unchecked, UncheckedExample) and row.size > settings.max_tokens:
-        trained = apply_silent_share(unchecked.example, settings.silent_share, settings.seed)
-        unchecked = _find_too_long(trained, settings, tokenizer) or unchecked
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
-    checked = check_example(unchecked.example, unchecked.field_names, rules)
-    checked = replace(checked, findings=(spelled, *checked.findings)) if spelled else checked
-    checked = _with_unused_columns(checked, row, mapping, settings)
+    example, findings = unchecked.example, (spelled,) if spelled else ()
+    # A row is no shorter in its file, so only of a long one need the characters be counted.
+    if row.size > settings.max_tokens:
+        example, cut = cut_surely_too_long(example, settings, tokenizer)
+        findings += cut
+        if example is None:
+            return CheckedExample(None, findings)
+    checked = check_example(example, unchecked.field_names, rules)
+    checked = with_unused_columns(checked, row.columns or {}, mapping.used_columns, settings.faults)
     if checked.example is None:
-        return checked
+        return CheckedExample(None, findings + checked.findings)
     example = apply_silent_share(checked.example, settings.silent_share, settings.seed)
     turns = with_default_system_prompt(example.turns, settings.system)
-    return CheckedExample(replace(example, turns=turns), checked.findings)
-
-
-def _with_unused_columns(
-    checked: CheckedExample, row: RawRow, mapping: ColumnMapping, settings: DataConfig
-) -> CheckedExample:
-    """Name the columns that a row's reasoning may have been written from, though they are not used."""
-    columns = unused_texts(row.columns or {}, mapping.used_columns)
-    if not columns:
-        return checked
-    findings = [
-        replace(finding, sentence=name_unused_columns(finding, columns))
-        if finding.fault == "handed_context"
-        else finding
-        for finding in checked.findings
-    ]
-    if checked.example is None or not (quoted := find_quoted_column(checked.example, columns)):
-        return replace(checked, findings=tuple(findings))
-    quoted = _apply_policy(quoted, settings.faults)
-    return CheckedExample(checked.example if quoted.action == "kept" else None, (*findings, quoted))
-
-
-def _find_too_long(example: Example, settings: DataConfig, tokenizer: ChatTokenizer) -> Finding | None:
-    """Return a finding for an example that is surely too long, before it is checked, rendered and tokenized.
-
-    One that may be trimmed is left for later.
-    """
-    if settings.faults["too_long"] == "trim-reasoning":
-        return None
-    characters = longest = last = 0  # of the contents so far; of the longest reply with those before it; its place
-    for place, turn in enumerate(example.turns):
-        characters += len(turn.content.strip())
-        size = characters + (len(turn.reasoning.strip()) if turn.thinks else 0)
-        if turn.role == "assistant" and turn.trained and size > longest:
-            longest, last = size, place
-    if longest <= max_characters(settings.max_tokens, tokenizer):
-        return None
-    reply = example.turns[last]
-    text = "".join(turn.content.strip() for turn in example.turns[: last + 1])
-    text += reply.reasoning.strip() if reply.thinks else ""
-    if not exceeds_tokens(text, settings.max_tokens, tokenizer):
-        return None
-    return Finding("too_long", f"{example.source}: {_describe_characters(longest, settings.max_tokens)}")
-
-
-def _describe_characters(characters: int, max_tokens: int) -> str:
-    return f"{characters:,} characters, more than data.max_tokens {max_tokens} can hold"
+    return CheckedExample(replace(example, turns=turns), findings + checked.findings)
 
 
 def _apply_policy(finding: Finding, policies: dict[str, str]) -> Finding:
     """Set the action that the fault's policy asks for; under `repair`, reading has set it already."""
     policy = policies[finding.fault]
     return finding if policy == "repair" else replace(finding, action=ACTION_OF_POLICY[policy])
-
-
-def _handle_too_long(
-    example: Example, replies: list[Rendered] | None, settings: DataConfig, tokenizer: ChatTokenizer
-) -> tuple[tuple[Example, list[Rendered]] | None, Finding]:
-    """Trim an example with a reply over `max_tokens`, where the policy says so and it can be; None drops it.
-
-    `replies` are None where they were too long to be tokenized.
-    """
-    limit, policy = settings.max_tokens, settings.faults["too_long"]
-    trimmed = trim_reasoning(example, tokenizer, limit) if policy == "trim-reasoning" else None
-    action: Action = "trimmed" if trimmed else "stops" if policy == "stop" else "dropped"
-    note = ""
-    if trimmed:
-        note = f"; {max(map(len, trimmed[1]))} after sentences were cut from the middle of the reasoning"
-    elif policy == "trim-reasoning":
-        note = ", and too few of them are reasoning that could be trimmed"
-    if replies is None:
-        what = _describe_characters(sum(len(turn.content) + len(turn.reasoning) for turn in example.turns), limit)
-    else:
-        what = f"{max(map(len, replies))} tokens, more than data.max_tokens {limit}"
-    return trimmed, Finding("too_long", f"{example.source}: {what}{note}", action)
 
 
 def _tokenized_example(

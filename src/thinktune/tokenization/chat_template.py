@@ -1,7 +1,7 @@
 """Render conversations as tokens, exactly as the tokenizer's own chat template writes them, with each token's kind."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -15,7 +15,7 @@ from thinktune.tokenization.tags import read_form, read_tags
 from thinktune.tokenization.think_template import suggest_template
 from thinktune.tokenization.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, exceeds_tokens, tokenize
 
-MANY_REPLIES = 64  # of a conversation, so that it is worth looking first whether the last one is too long
+REPLIES_PER_ROUND = 32  # of a conversation that are rendered before it is asked whether later ones can fit
 
 
 class TooLongError(Exception):
@@ -50,18 +50,16 @@ class Rendered:
 
 def render(example: Example, tokenizer: ChatTokenizer) -> list[Rendered]:
     """Render each trained reply, with its history as the model will see it at inference."""
-    [replies] = render_batch([example], tokenizer)
-    assert replies is not None
-    return replies
+    return [reply for reply in render_batch([example], tokenizer)[0] if reply is not None]
 
 
 def render_batch(
     examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int | None = None
-) -> list[list[Rendered] | None]:
-    """Render many examples at once, tokenizing on all cores.
+) -> list[list[Rendered | None]]:
+    """Render the trained replies of many examples at once, tokenizing on all cores.
 
-    With `max_tokens`, an example is not tokenized, and None, where the template's text of a reply is surely longer; of
-    a conversation of many replies, only the last one is returned where that one alone is longer.
+    With `max_tokens`, a reply is not tokenized, and None, where the template's text of it is surely longer, and so are
+    the replies after one whose prompt is longer by itself.
 
     Proved of every reply, or UserError says what differs: the prompt is a token prefix of the whole; the template keeps
     reasoning and answer; the last trained token is the end-of-turn token; the tokens decode to the template's text.
@@ -70,51 +68,66 @@ def render_batch(
     A reply without reasoning is rendered in the template's mode without thinking, prompt and whole alike: an empty
     think block is given, never learned.
     """
-    rendered: list[list[Rendered] | None] = [[] for _ in examples]
-    long = _render_long_conversations(examples, tokenizer, max_tokens)
-    conversations = [
-        (index, tuple(escape_control_tokens(turn, tokenizer) for turn in turns))
-        for index, turns in _trained_conversations(
-            [() if index in long else each.turns for index, each in enumerate(examples)]
-        )
+    places = [[place for place, turn in enumerate(each.turns) if _is_trained(turn)] for each in examples]
+    rendered: list[list[Rendered | None]] = [[] for _ in examples]
+    # Every reply is rendered with its history, so that all of a long conversation would take the square of its length.
+    for start in range(0, max(map(len, places), default=0), REPLIES_PER_ROUND):
+        asked = [
+            (index, place)
+            for index, trained in enumerate(places)
+            if not start or (trained[start:] and _may_go_on(examples[index], trained[start], tokenizer, max_tokens))
+            for place in trained[start : start + REPLIES_PER_ROUND]
+        ]
+        conversations = [_reply_with_history(examples[index], place) for index, place in asked]
+        replies = _render_replies(conversations, tokenizer, max_tokens)
+        for (index, _), reply in zip(asked, replies, strict=True):
+            rendered[index].append(reply)
+    return [found + [None] * (len(trained) - len(found)) for found, trained in zip(rendered, places, strict=True)]
+
+
+def _may_go_on(example: Example, place: int, tokenizer: ChatTokenizer, max_tokens: int | None) -> bool:
+    """Return False where the prompt of the reply at a place of the turns is longer than the limit by itself."""
+    if max_tokens is None:
+        return True
+    try:
+        thinking = example.turns[place].thinks
+        prompt = render_prompt(example.turns[:place], tokenizer, thinking=thinking, max_tokens=max_tokens)
+    except TooLongError:
+        return False
+    return len(prompt) <= max_tokens
+
+
+def _reply_with_history(example: Example, place: int) -> Example:
+    """Return the conversation up to the reply at a place of the turns; blank reasoning of the reply is none."""
+    reply = example.turns[place]
+    reply = reply if reply.thinks else replace(reply, reasoning="")
+    return Example((*example.turns[:place], reply), example.source)
+
+
+def _render_replies(
+    conversations: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int | None
+) -> list[Rendered | None]:
+    """Render the last turn of each conversation; None where it is surely longer than `max_tokens`."""
+    turns = [tuple(escape_control_tokens(turn, tokenizer) for turn in each.turns) for each in conversations]
+    texts = [_apply_chat_template(tokenizer, each, enable_thinking=each[-1].thinks) for each in turns]
+    fitting = [
+        index
+        for index, text in enumerate(texts)
+        if max_tokens is None or not exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer)
     ]
-    texts = [_apply_chat_template(tokenizer, turns, enable_thinking=turns[-1].thinks) for _, turns in conversations]
-    if max_tokens is not None:
-        for (index, _), text in zip(conversations, texts, strict=True):
-            if exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
-                rendered[index] = None
-        kept = [place for place, (index, _) in enumerate(conversations) if rendered[index] is not None]
-        conversations, texts = [conversations[place] for place in kept], [texts[place] for place in kept]
     prompts = [
-        _apply_chat_template(tokenizer, turns[:-1], add_generation_prompt=True, enable_thinking=turns[-1].thinks)
-        for _, turns in conversations
+        _apply_chat_template(
+            tokenizer, turns[index][:-1], add_generation_prompt=True, enable_thinking=turns[index][-1].thinks
+        )
+        for index in fitting
     ]
-    ids = tokenize(texts + prompts, tokenizer)
-    for place, (index, turns) in enumerate(conversations):
-        prompt_ids = ids[len(texts) + place]
-        reply = _TemplatedReply(examples[index].source, turns[-1], texts[place], prompts[place], ids[place], prompt_ids)
-        _refuse_lossy_tokens(reply, tokenizer)
-        kinds = _token_kinds(reply, tokenizer)
-        if (replies := rendered[index]) is not None:
-            replies.append(Rendered(np.asarray(reply.ids, np.int32), kinds, reply.source))
-    return [long.get(index, replies) for index, replies in enumerate(rendered)]
-
-
-def _render_long_conversations(
-    examples: Sequence[Example], tokenizer: ChatTokenizer, max_tokens: int | None
-) -> dict[int, list[Rendered] | None]:
-    """Render the last reply of each conversation of many, and return those, by index, that are longer than the limit.
-
-    Every reply is rendered with its history, so that all of them together grow with the square of their number.
-    """
-    found: dict[int, list[Rendered] | None] = {}
-    for index, example in enumerate(examples):
-        trained = [place for place, turn in enumerate(example.turns) if turn.role == "assistant" and turn.trained]
-        if max_tokens is not None and len(trained) > MANY_REPLIES:
-            turns = tuple(replace(turn, trained=place == trained[-1]) for place, turn in enumerate(example.turns))
-            [replies] = render_batch([replace(example, turns=turns)], tokenizer, max_tokens)
-            if replies is None or len(replies[0]) > max_tokens:
-                found[index] = replies
+    ids = tokenize([texts[index] for index in fitting] + prompts, tokenizer)
+    found: list[Rendered | None] = [None] * len(conversations)
+    for place, index in enumerate(fitting):
+        source, reply = conversations[index].source, turns[index][-1]
+        templated = _TemplatedReply(source, reply, texts[index], prompts[place], ids[place], ids[len(fitting) + place])
+        _refuse_lossy_tokens(templated, tokenizer)
+        found[index] = Rendered(np.asarray(templated.ids, np.int32), _token_kinds(templated, tokenizer), source)
     return found
 
 
@@ -147,7 +160,13 @@ def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list
     """
     found: list[list[list[int] | None]] = [[] for _ in examples]
     comparable: dict[bool, list[tuple[int, int, list[dict[str, str]]]]] = {True: [], False: []}  # by `enable_thinking`
-    for index, turns in _trained_conversations([example.turns for example in examples]):
+    replies_with_history = (
+        (index, _reply_with_history(example, place).turns)
+        for index, example in enumerate(examples)
+        for place, turn in enumerate(example.turns)
+        if _is_trained(turn)
+    )
+    for index, turns in replies_with_history:
         if all(escape_control_tokens(turn, tokenizer) is turn for turn in turns):
             comparable[turns[-1].thinks].append((index, len(found[index]), _to_messages(turns)))
         found[index].append(None)
@@ -187,13 +206,8 @@ class _TemplatedReply:
     prompt_ids: list[int]
 
 
-def _trained_conversations(conversations: Sequence[tuple[Turn, ...]]) -> Iterator[tuple[int, tuple[Turn, ...]]]:
-    """Yield each trained reply with its history, and the index of its conversation; blank reasoning is none."""
-    for index, turns in enumerate(conversations):
-        for place, turn in enumerate(turns):
-            if turn.role == "assistant" and turn.trained:
-                reply = turn if turn.thinks else replace(turn, reasoning="")
-                yield index, (*turns[:place], reply)
+def _is_trained(turn: Turn) -> bool:
+    return turn.role == "assistant" and turn.trained
 
 
 def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np.uint8]:

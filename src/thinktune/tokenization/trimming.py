@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from thinktune.tokenization.chat_template import Rendered, render_batch
-from thinktune.tokenization.conversation import Example
+from thinktune.tokenization.chat_template import Rendered, TooLongError, render_batch, render_prompt
+from thinktune.tokenization.conversation import Example, Turn
 from thinktune.tokenization.tokenizer import ChatTokenizer
 
 OMISSION_MARK = "\n[…]\n"
@@ -14,14 +14,14 @@ SENTENCE_PATTERN = re.compile(r".+?(?:[。！？；!?…]+[”’」』）)\"]*\
 
 def trim_reasoning(
     example: Example, tokenizer: ChatTokenizer, max_tokens: int
-) -> tuple[Example, list[Rendered]] | None:
-    """Trim an example's reasoning until every reply fits `max_tokens`; returns None if none of it would fit.
+) -> tuple[Example, list[Rendered | None]]:
+    """Trim an example's reasoning until every reply fits `max_tokens`; a reply is None where it would not even so.
 
     Sentences are cut from the middle of the reasoning, so that how a thought begins and ends is kept. Question, answer
     and end-of-turn token are never touched.
     """
     turns = list(example.turns)
-    replies: list[Rendered] = []
+    replies: list[Rendered | None] = []
     for index, turn in enumerate(turns):
         if turn.role != "assistant" or not turn.trained:
             continue
@@ -32,16 +32,26 @@ def trim_reasoning(
             reasoning = _without_middle(sentences, kept)
             history = (*turns[:index], replace(example.turns[index], reasoning=reasoning))
             alone = tuple(replace(turn, trained=turn is history[-1]) for turn in history)
-            [rendered] = render_batch([replace(example, turns=alone)], tokenizer, max_tokens)
-            return (rendered[0], reasoning) if rendered and len(rendered[0]) <= max_tokens else None
+            [[rendered]] = render_batch([replace(example, turns=alone)], tokenizer, max_tokens)
+            return (rendered, reasoning) if rendered and len(rendered) <= max_tokens else None
 
         most = _max_fitting_sentences(len(sentences), lambda kept: shortened(kept) is not None)
         found = None if most is None else shortened(most)
-        if found is None:
-            return None
-        turns[index] = replace(turn, reasoning=found[1])
-        replies.append(found[0])
-    return replace(example, turns=tuple(turns)), replies
+        replies.append(found and found[0])
+        if found is None and _is_longer_alone(turns[:index], tokenizer, max_tokens):
+            break  # and so is every later prompt
+        if found is not None:
+            turns[index] = replace(turn, reasoning=found[1])
+    trained = sum(turn.role == "assistant" and turn.trained for turn in turns)
+    return replace(example, turns=tuple(turns)), replies + [None] * (trained - len(replies))
+
+
+def _is_longer_alone(history: Sequence[Turn], tokenizer: ChatTokenizer, max_tokens: int) -> bool:
+    """Return True where a conversation up to a reply is longer than the limit."""
+    try:
+        return len(render_prompt(history, tokenizer, max_tokens=max_tokens)) > max_tokens
+    except TooLongError:
+        return True
 
 
 def _max_fitting_sentences(most: int, fits: Callable[[int], bool]) -> int | None:

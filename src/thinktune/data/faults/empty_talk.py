@@ -12,6 +12,9 @@ from thinktune.tokenization import Turn
 MAX_TALK_CHARACTERS = 120  # longer reasoning says something
 
 
+MIN_WORD_LETTERS = 3  # a letter or two may name a variable
+
+
 MIN_ECHO_CHARACTERS = 8  # a greeting is answered by the same greeting; a Chinese character counts as two
 
 
@@ -21,18 +24,26 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _HAN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
-# What people and programs write where there is no reasoning, without spaces and marks.
+# What people and programs write where there is no reasoning: words alone, without marks, in lower case.
 _NO_REASONING = re.compile(
-    r"(?:there is |i have |i need |i do )?(?:no|not|none|without|skip|skipped|omitted|empty|null|missing)?(?: any)?(?: further| extra| additional)?"
-    r"(?: ?(?:reasoning|thinking|thought|thoughts|explanation|analysis|rationale|cot|steps))?"
-    r"(?: is| was| are)?(?: not)?(?: ?(?:needed|required|necessary|provided|available|given|applicable|here|a|na))*|"
-    r"(?:see|as|same as) (?:above|below|before)|to be (?:filled(?: in)?|added|done)|todo|tbd|placeholder|"
-    r"(?:let me|let us|let's|lets|i will|i'll|i should|i need to) (?:think|see|reason)(?: about (?:it|this|that))?"
-    r"(?: (?:step by step|carefully|for a moment))?|(?:thinking|think|reasoning)(?: (?:step by step|carefully|process))?|"
-    r"无需?|没有?|略|暂无|空|同上|见上|不用|不需要|不必|"
-    r"(?:此处|这里|这道?题)?(?:无|没有|无需|不需要|不用|无须|暂无|省略|略去|跳过)(?:任何|过多|额外)?(?:的)?(?:思考|推理|分析|思维链|解释|说明)(?:过程|步骤|内容)?|"
-    r"(?:思考|推理|分析)(?:过程|中|一下)?|(?:思考|推理|分析)(?:过程)?(?:略|省略|无|暂无|为空)|待补充|待填写|(?:让我|我来|先|请)(?:一步一步地?|一步步地?|好好|仔细)?(?:思考|想想|想一想|分析)(?:一下)?(?:这个问题)?|好的?|嗯+|收到",
-    re.IGNORECASE,
+    "|".join(
+        (
+            r"(?:there is |i have |i need |i do )?(?:no|not|none|without|skip|skipped|omitted|empty|null|missing)?"
+            r"(?: any)?(?: further| extra| additional)?"
+            r"(?: ?(?:reasoning|thinking|thoughts?|explanation|analysis|rationale|cot|steps))?"
+            r"(?: is| was| are)?(?: not)?"
+            r"(?: ?(?:needed|required|necessary|provided|available|given|applicable|here|n a))*",
+            r"(?:see|as|same as) (?:above|below|before)|to be (?:filled(?: in)?|added|done)|todo|tbd|placeholder",
+            r"(?:let me|let us|let's|lets|i will|i'll|i should|i need to) (?:think|see|reason)"
+            r"(?: about (?:it|this|that))?(?: (?:step by step|carefully|for a moment))?",
+            r"(?:thinking|think|reasoning)(?: (?:step by step|carefully|process))?",
+            r"无需?|没有?|略|暂无|空|同上|见上|不用|不需要|不必|待补充|待填写|好的?|嗯+|收到",
+            r"(?:此处|这里|这道?题)?(?:无|没有|无需|不需要|不用|无须|暂无|省略|略去|跳过)(?:任何|过多|额外)?的?"
+            r"(?:思考|推理|分析|思维链|解释|说明)(?:过程|步骤|内容)?",
+            r"(?:思考|推理|分析)(?:过程)?(?:中|略|省略|无|暂无|为空|一下)?",
+            r"(?:让我|我来|先|请)(?:一步一步地?|一步步地?|好好|仔细)?(?:思考|想想|想一想|分析)(?:一下)?(?:这个问题)?",
+        )
+    )
 )
 
 
@@ -53,11 +64,9 @@ def find_no_reasoning(habits: Habits, turns: Turns, field_names: FieldNames) -> 
 
 def find_echoes(turns: Turns, field_names: FieldNames) -> CheckResult:
     """Find answers that are their question once more, as a wrong mapping makes them."""
+    wrong = "data.columns.answer may name the wrong column"
     return [
-        TurnFault(
-            index,
-            f"{field}: is the question once more ({turn.content.strip()[:20]!r}); data.columns.answer may name the wrong column",
-        )
+        TurnFault(index, f"{field}: is the question once more ({turn.content.strip()[:20]!r}); {wrong}")
         for index, turn, (field, _) in trained_replies(turns, field_names)
         if _is_echo(turn.content, _question(turns, index))
     ], None
@@ -72,7 +81,7 @@ def _why_empty(turn: Turn, question: str, habits: Habits) -> str | None:
         words = " ".join(_WORD.findall(text))
         if not words:
             return None if _is_formula(text) else f"says nothing ({text[:20]!r})"
-        if _NO_REASONING.fullmatch(words):
+        if _NO_REASONING.fullmatch(words.lower()):
             return f"says nothing ({text[:40]!r})"
         if _is_one_word(words):
             return f"is one word ({text[:20]!r})"
@@ -84,7 +93,7 @@ def _why_empty(turn: Turn, question: str, habits: Habits) -> str | None:
 
 
 def _is_one_word(words: str) -> bool:
-    return words.isalpha() and " " not in words and not _HAN.search(words)
+    return len(words) >= MIN_WORD_LETTERS and words.isalpha() and not _HAN.search(words)
 
 
 def _is_formula(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Phrases, Chinese and English, of replies that speak of an answer, a reference, a passage or tools they were handed."""
+"""Phrases, Chinese and English, of replies that speak of an answer, a passage or tools that they were handed."""
 
 import re
 from dataclasses import dataclass
@@ -27,12 +27,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
 
-_ZH_WHO = r"(?:用户|题目|题干|系统|上面|上文|前面|前文|问题)?(?:中|里|已经|已|所|有|还|也|直接)*"
-
-
-_ZH_GAVE = (
-    r"(?:提供|给出|给定|所给|给到?我|附上|附带|附|列出)(?:给我)?(?:了|过|好)?的?(?:这|那|该)?一?[篇段份个些条]?的?"
-)
+_ZH_GAVE = r"(?:提供|给出|给定|所给|给到?我|用户给|题目给|附上|附带|附|列出)(?:给我)?(?:了|过|好)?的?(?:这|那|该)?一?[篇段份个些条]?的?"
 
 
 _ZH_FOUND = r"(?:检索到|搜索到|查到|返回)的?"
@@ -81,7 +76,7 @@ _EN_ANSWER = rf"(?:solution|answer|explanation|response|rationale){NOT_CHOICES}"
 
 REFERENCE = Handed(
     "a reference",
-    _any("参考", "背景", "检索", "搜索", "辅助", "补充", "上下文", "reference", "search", "retriev", "source", "support", "background"),
+    _any("参考|背景|检索|搜索|辅助|补充|上下文", "reference|search|retriev|source|support|background"),
     _any(
         rf"{_ZH_GAVE}{_ZH_REFERENCE}",
         rf"{_ZH_FOUND}{_ZH_REFERENCE}",
@@ -98,12 +93,15 @@ REFERENCE = Handed(
         r"参考|资料|材料|文献|检索|搜索|背景|上下文|片段|已知信息|以下信息|如下信息",
         r"reference|source|background|retriev|search|material|passage|context|document|article",
     ),
-)  # fmt: skip
+)
 
 
 PASSAGE = Handed(
     "a passage",
-    _any(_ZH_PASSAGE, "文中", "passage", "document", "article", "excerpt", "text", "context", "material", "paragraph", "report", "notes"),
+    _any(
+        rf"{_ZH_PASSAGE}|文中",
+        "passage|document|article|excerpt|text|snippet|chunk|source|reference|search|material|paragraph|report|notes",
+    ),
     _any(
         rf"{_ZH_GAVE}(?:相关|背景|医学|法律)?{_ZH_PASSAGE}",
         rf"(?:这篇|该篇|这段|该段|这份|上述|以上){_ZH_PASSAGE}{_ZH_SPEAKS}",
@@ -121,14 +119,14 @@ PASSAGE = Handed(
         r"read|book|note|paper|study|translat",
     ),
     only_bare=True,
-)  # fmt: skip
+)
 
 
 TOOLS = Handed(
     "tools",
     _any("tool", "function", r"\bapi", "工具", "函数", "接口"),
     _any(
-        r"\b(?:the|my|these|of the|those)\s+(?:available|provided|given|listed|accessible)\s+(?:tools?|functions?|apis?)\b",
+        r"\b(?:the|my|these|those)\s+(?:available|provided|given|listed|accessible)\s+(?:tools?|functions?|apis?)\b",
         r"\b(?:tools?|functions?|apis?)\s+(?:that\s+(?:are|were)\s+|i\s+(?:have|was given)\s+)?"
         r"(?:provided|listed|at my disposal|given to me|available to me)\b",
         r"\bno\s+(?:specific\s+|suitable\s+|available\s+)?tools?\s+(?:for|that|is|are|available|to|here|specifically)\b",
@@ -157,7 +155,7 @@ TOOLS = Handed(
 
 SOLUTION = Handed(
     "an answer",
-    _any("答案", "解析", "解答", "回答", "answer", "solution", "explanation", "response", "rationale", "ground[- ]truth"),
+    _any("答案|解析|解答|回答|回复", "answer|solution|explanation|response|rationale|ground[- ]truth"),
     _any(
         r"(?:用户|题目|题干|系统|上面|上文|前面|前文|问题)(?:中|里|已经|已|所|有|还|也|直接)*"
         r"(?:提供|给出|给|附上|附|写|列出)(?:给我)?(?:了|过|好)?(?:的|一个|这个)*"
@@ -172,15 +170,18 @@ SOLUTION = Handed(
         rf"\bthe\s+given\s+(?:correct\s+|final\s+)?{_EN_ANSWER}(?!s?\s+of\b)",
         r"\bthe\s+(?:solution|answer|explanation|response|rationale)\s+(?:(?:that|which)\s+)?"
         r"(?:(?:was|is|has been|i was|i am|i'm)\s+)?(?:already\s+)?"
-        r"(?:provided|supplied|given to me|given by the user|given in the (?:prompt|question|problem|text)|given above)\b",
+        r"(?:provided|supplied|given (?:to me|above|by the user|in the (?:prompt|question|problem|text)))\b",
         r"\bthe\s+(?:user|prompt|question|problem|instruction)(?:'s)?\s+(?:has\s+|have\s+|already\s+)*"
         r"(?:provided|provides|supplied|supplies|gave|given)\s+"
         rf"(?:me\s+)?(?:with\s+)?(?:the|an|a|its|their)\s+(?:\w+\s+)?{_EN_ANSWER}",
         r"\bthe\s+ground[- ]truth\s+(?:is|says|states)\b",
         rf"\bmatch(?:es)?\s+the\s+(?:expected|reference|given|provided|official)\s+{_EN_ANSWER}",
     ),
-    _any(r"答案|解析|解答|回答[:：]", r"answers?\s*[:：]|(?:my|their|this|the|given) answer|solution|explanation|response|rationale"),
-)  # fmt: skip
+    _any(
+        r"答案|解析|解答|回答[:：]",
+        r"answers?\s*[:：]|(?:my|their|this|the|given) answer|solution|explanation|response|rationale",
+    ),
+)
 
 
 # An answer spoken of as if it lay there. Who plans one writes that it should mention something, or to do so in it.

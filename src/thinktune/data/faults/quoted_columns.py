@@ -1,9 +1,11 @@
 """Find reasoning that quotes a column which the prompt lacks: what its writer saw, and the model will not."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from thinktune.data.types import Finding
+from thinktune.data.faults.checks import CheckedExample
+from thinktune.data.types import ACTION_OF_POLICY, Finding
 from thinktune.tokenization import Example
 
 MIN_QUOTED_SHARE = 0.2  # of the reasoning's probes that stand in the column; chance and names give a few
@@ -30,6 +32,21 @@ def unused_texts(columns: Mapping[str, Any], used: Collection[str | None]) -> di
     return {name: text for name, text in texts.items() if len(text) >= MIN_COLUMN_CHARACTERS}
 
 
+def with_unused_columns(
+    checked: CheckedExample, columns: Mapping[str, Any], used: Collection[str | None], policies: Mapping[str, str]
+) -> CheckedExample:
+    """Name the columns that a row's reasoning may have been written from, though they are not used."""
+    texts = unused_texts(columns, used)
+    if not texts:
+        return checked
+    findings = tuple(_named(finding, texts) for finding in checked.findings)
+    quoted = find_quoted_column(checked.example, texts) if checked.example else None
+    if quoted is None:
+        return replace(checked, findings=findings)
+    quoted = replace(quoted, action=ACTION_OF_POLICY[policies[quoted.fault]])
+    return CheckedExample(checked.example if quoted.action == "kept" else None, (*findings, quoted))
+
+
 def find_quoted_column(example: Example, columns: Mapping[str, str]) -> Finding | None:
     """Find the column that a reply's reasoning quotes most; what the row itself holds elsewhere is no quotation."""
     last = max(index for index, turn in enumerate(example.turns) if turn.role == "assistant")
@@ -44,12 +61,12 @@ def find_quoted_column(example: Example, columns: Mapping[str, str]) -> Finding 
     )
 
 
-def name_unused_columns(finding: Finding, columns: Mapping[str, str]) -> str:
+def _named(finding: Finding, columns: Mapping[str, str]) -> Finding:
     """Add to a sentence about handed context the unused columns that may be what it means."""
-    if not columns:
-        return finding.sentence
-    named = " or ".join(sorted(columns, key=lambda name: -len(columns[name]))[:2])
-    return f"{finding.sentence}; column {named}, which is not used, may be what it means"
+    if finding.fault != "handed_context":
+        return finding
+    names = " or ".join(sorted(columns, key=lambda name: -len(columns[name]))[:2])
+    return replace(finding, sentence=f"{finding.sentence}; column {names}, which is not used, may be what it means")
 
 
 def _share(reasoning: str, column: str, example: Example, last: int) -> float:

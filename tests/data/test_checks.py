@@ -78,7 +78,7 @@ WRONG = [
     ("loop", ZH, "think", "想一想，再想。" * 30, None, "repeats '想一想，再想。' 30 times"),
     ("loop", EN, "answer", "It pumps. " + "And again. " * 30 + "Blood.", None, "repeats 'And again.' 30 times"),
     ("repetition", ZH, "answer", "心脏推动血液流遍全身。" * 9, None, "repeats '心脏推动血液流遍全身。' 9 times"),
-    ("repetition", EN, "think", "Let me see that once more." + " Let me see that once more." * 6, None, "7 times"),
+    ("repetition", EN, "think", "Let me see that once more." + " Let me see that once more." * 6, None, "repeats 'Let me see that once more.'"),
     ("handed_context", ZH, "think", "用户提供的参考资料里说，它推动血液。", None, "speaks of a reference that the prompt does not hold"),
     ("handed_context", EN, "answer", "The provided passage says blood.", None, "speaks of a passage"),
     *(("bare_number", ZH, "answer", text, None, "is only the number") for text in ("7", "１２％", "三分之二。", "百分之五", "约3.5")),

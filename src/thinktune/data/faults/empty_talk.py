@@ -36,7 +36,7 @@ _NO_REASONING = re.compile(
             r"(?:see|as|same as) (?:above|below|before)|to be (?:filled(?: in)?|added|done)|todo|tbd|placeholder",
             r"(?:let me|let us|let's|lets|i will|i'll|i should|i need to) (?:think|see|reason)"
             r"(?: about (?:it|this|that))?(?: (?:step by step|carefully|for a moment))?",
-            r"(?:thinking|think|reasoning)(?: (?:step by step|carefully|process))?",
+            r"(?:thinking|think|reasoning)(?: (?:step by step|carefully|process))?|ok|okay|sure|yes|hm+|well|wait|done",
             r"无需?|没有?|略|暂无|空|同上|见上|不用|不需要|不必|待补充|待填写|好的?|嗯+|收到",
             r"(?:此处|这里|这道?题)?(?:无|没有|无需|不需要|不用|无须|暂无|省略|略去|跳过)(?:任何|过多|额外)?的?"
             r"(?:思考|推理|分析|思维链|解释|说明)(?:过程|步骤|内容)?",
@@ -81,7 +81,7 @@ def _why_empty(turn: Turn, question: str, habits: Habits) -> str | None:
         words = " ".join(_WORD.findall(text))
         if not words:
             return None if _is_formula(text) else f"says nothing ({text[:20]!r})"
-        if _NO_REASONING.fullmatch(words.lower()):
+        if _NO_REASONING.fullmatch(words.lower().replace(" ", "") if _HAN.search(words) else words.lower()):
             return f"says nothing ({text[:40]!r})"
         if _is_one_word(words):
             return f"is one word ({text[:20]!r})"

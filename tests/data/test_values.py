@@ -54,6 +54,12 @@ def test_a_message_may_be_a_number_and_its_weight_stays_one():
     assert messages[1]["content"] == 2  # the row as it was read is not changed
 
 
+def test_a_question_and_an_answer_that_are_lists_of_one_are_texts(tree, tokenizer):
+    wrapped = [{"question": [f"第{n}题？"], "think": f"看第{n}题。", "answer": [f"选第{n}个。"]} for n in range(4)]
+    prepared = prepare_with_faults(with_rows(tree, wrapped, validation=0.0), tokenizer)
+    assert [example.turns[0].content for example in prepared.train.examples()] == [f"第{n}题？" for n in range(4)]
+
+
 @pytest.mark.parametrize(("policy", "rows"), [("repair", 4), ("drop", 0)])
 def test_number_answers_are_trained_or_dropped_by_the_policy(tree, tokenizer, policy, rows):
     sums = [{"question": f"{n} 加 {n}？", "think": f"{n}+{n}={2 * n}。", "answer": 2 * n} for n in range(4)]

@@ -199,7 +199,10 @@ def test_longer_conversations_are_written_as_messages(recipe_of, tokenizer, tmp_
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": "a", "loss_weight": 0},
     ]
-    turns += [{"role": "user", "content": "r"}, {"role": "assistant", "content": "b", "reasoning_content": "think"}]
+    turns += [
+        {"role": "user", "content": "r"},
+        {"role": "assistant", "content": "b", "reasoning_content": "think of b"},
+    ]
     first = prepare(recipe_of([{"messages": turns, "keypoint": "b"}]), tokenizer)
     export_rows(first, tmp_path, None)
     [row] = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -14,8 +14,8 @@ from thinktune.config.row_faults import ROW_FAULTS, resolve_policies
 from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.tokenization import Turn
 
-ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
-MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}
+ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak", "quoted_column"}
+MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate", "one_question", "conflict"}
 ACTIONS = {"keep": "kept", "silent": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
 
 # The fault, the usual row, the field that is wrong, its text, what repair makes of it (None: nothing sure), the sentence.
@@ -29,9 +29,9 @@ WRONG = [
     ("control_character", EN, "question", "What\u202e\x85is it?\x7f", "What\nis it?", "U+202E"),
     ("control_character", EN, "think", "Page one.\x0cPage two.", "Page one.\nPage two.", "U+000C"),
     ("think_tag", ZH, "think", "<think>\n想一想。\n</think>", "想一想。", "a think tag is doubled ('<think>"),
-    ("think_tag", EN, "think", "<think> <THINK>So.</think>\\n</ think >\n", "So.", "is doubled"),
-    ("think_tag", EN, "think", "< think >So.", "So.", "is unclosed"),
-    ("think_tag", EN, "think", "So.\n< think\\n>", "So.", "is unclosed"),
+    ("think_tag", EN, "think", "<think> <THINK>So it is.</think>\\n</ think >\n", "So it is.", "is doubled"),
+    ("think_tag", EN, "think", "< think >So it is.", "So it is.", "is unclosed"),
+    ("think_tag", EN, "think", "So it is.\n< think\\n>", "So it is.", "is unclosed"),
     ("think_tag", ZH, "think", "想一想。</think>\n", "想一想。", "is stray"),
     ("think_tag", EN, "answer", "</think>\n\nBlood.", "Blood.", "is stray"),
     ("think_tag", EN, "answer", "Blood.\n</think>", "Blood.", "is stray"),
@@ -64,11 +64,23 @@ WRONG = [
     ("reasoning_is_answer", EN, "think", "BLOOD, of\ncourse.", None, "is the same text as answer"),
     ("handed_answer", ZH, "think", "不过用户提供的答案里有这个数值。", None, "was handed the answer ('不过用户提供的答案里有"),
     ("handed_answer", EN, "think", "The Given Answer choices say A. According to the answer, it pumps.", None, "according to the answer"),
-    ("fragment", ZH, "answer", "包括以下几种：", None, "breaks off ('包括以下几种：')"),
+    ("fragment", ZH, "answer", "包括以下（", None, "breaks off ('包括以下（')"),
     ("fragment", ZH, "answer", "血液，", None, "breaks off"),
     ("fragment", EN, "answer", "It pumps the anti-", None, "breaks off"),
-    ("fragment", EN, "answer", "Run this:\n```python\npump()", None, "breaks off"),
-    ("fragment", EN, "answer", "x", None, "breaks off"),
+    ("fragment", EN, "answer", "Run this:\n```python\npump()", None, "opens code and does not close it"),
+    ("fragment", EN, "answer", "…", None, "is only a punctuation mark"),
+    ("cut_text", ZH, "answer", "包括以下几种：", None, "ends in a colon or a dash"),
+    ("cut_text", EN, "answer", "x", None, "is only one character ('x')"),
+    ("no_reasoning", ZH, "think", "无需思考。", None, "says nothing ('无需思考。')"),
+    ("no_reasoning", EN, "think", "What does it pump", None, "is the question once more"),
+    ("answer_is_question", ZH, "answer", "心脏泵什么？", None, "is the question once more ('心脏泵什么？')"),
+    ("answer_is_question", EN, "answer", "what does it pump?", None, "is the question once more"),
+    ("loop", ZH, "think", "想一想，再想。" * 30, None, "repeats '想一想，再想。' 30 times"),
+    ("loop", EN, "answer", "It pumps. " + "And again. " * 30 + "Blood.", None, "repeats 'And again.' 30 times"),
+    ("repetition", ZH, "answer", "心脏推动血液流遍全身。" * 9, None, "repeats '心脏推动血液流遍全身。' 9 times"),
+    ("repetition", EN, "think", "Let me see that once more." + " Let me see that once more." * 6, None, "repeats 'Let me see that once more.'"),
+    ("handed_context", ZH, "think", "用户提供的参考资料里说，它推动血液。", None, "speaks of a reference that the prompt does not hold"),
+    ("handed_context", EN, "answer", "The provided passage says blood.", None, "speaks of a passage"),
     *(("bare_number", ZH, "answer", text, None, "is only the number") for text in ("7", "１２％", "三分之二。", "百分之五", "约3.5")),
     *(("bare_number", EN, "answer", text, None, "is only the number") for text in ("-1,234.5.", "1/2", "6.02e23", "$3 \\times 10^{-4}$")),
     ("bare_number", EN, "answer", "**\\(\\boxed{\\frac{1}{2}}\\)**", None, "is only the number"),
@@ -82,7 +94,7 @@ RIGHT = [
     *[("answer", text) for text in ("A", "d", "是", "无", "Cl-", "HCO3-。", "SELECT * FROM t;", "---\nSo.\n\n---", "7 mg", "一点也不")],
     *[("answer", text) for text in ("求 $x$\\n得", "\\(a\\)\\nB", "在 C:\\New\\n1 下", "C:\\nO", "a\\nb", "用\\n换行", "`\\n`", "输出'A\\n'。")],
     *[("answer", text) for text in ("می\u200cخواهم", "👩\u200d⚕️。", "第一　第二。", "  if x:\n    y()", "```\nx\n```", "<thinking>")],
-    *[("think", text) for text in ("\n好。\n\n", "Ã la carte", "VDRL和RPR确实是标准答案。", "The given answer choices are A and B.", "所给选项。", "我先给出答案，再解释。")],
+    *[("think", text) for text in ("\n好，是血。\n\n", "Ã la carte", "VDRL和RPR确实是标准答案。", "The given answer choices are A and B.", "所给选项。", "我先给出答案，再解释。")],
 ]  # fmt: skip
 
 
@@ -106,6 +118,8 @@ def test_a_fault_is_reported_and_handled_by_its_policy(fault, base, field, text,
     assert message in sentence
     if action == "kept" and fault == "soft_switch":  # the text stays, and the row has a mode now
         assert texts_of(found.example.turns) == {**base, field: text}
+    elif action == "kept" and text.strip() and fault == "no_reasoning":  # what says nothing is not trained
+        assert texts_of(found.example.turns) == {**base, field: ""}
     elif action == "kept":
         assert found.example is wrong
     elif action == "repaired":
@@ -220,7 +234,7 @@ def test_the_real_rows_have_these_faults(real):
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     found = [checked(example(row), handed_answer="keep") for row in rows]
     assert Counter((finding.fault, finding.action) for each in found for finding in each.findings) == {
-        ("handed_answer", "kept"): 51,
+        ("handed_answer", "kept"): 105,
         ("literal_newline", "repaired"): 8,
     }
     assert not any("\\n" in each.example.turns[1].content for each in found)

@@ -58,9 +58,9 @@ def test_a_conversation_without_any_reasoning_is_dropped_and_history_is_not_chec
 
 
 def test_the_language_is_that_of_the_last_trained_reply_and_its_question():
-    english = (Turn("user", ESSAY_EN), Turn("assistant", ESSAY_EN, "Yes. " + ESSAY_EN))
-    mixed = (Turn("user", ESSAY_EN), Turn("assistant", ESSAY_ZH, "好。" + ESSAY_ZH))
-    chinese = (Turn("user", ESSAY_ZH), Turn("assistant", ESSAY_ZH, "好。" + ESSAY_ZH))
+    english = (Turn("user", "Is it so? " + ESSAY_EN), Turn("assistant", ESSAY_EN, "Yes. " + ESSAY_EN))
+    mixed = (Turn("user", "Is it so? " + ESSAY_EN), Turn("assistant", ESSAY_ZH, "好。" + ESSAY_ZH))
+    chinese = (Turn("user", "是吗？" + ESSAY_ZH), Turn("assistant", ESSAY_ZH, "好。" + ESSAY_ZH))
     assert (
         checked(*conversation(*mixed, *english)).findings == checked(*conversation(*chinese, *english)).findings == ()
     )
@@ -76,7 +76,7 @@ def test_the_language_is_that_of_the_last_trained_reply_and_its_question():
     ],
 )
 def test_a_language_may_contain_terms_of_another(text):
-    row = example({"question": text, "think": "。" + text, "answer": text})
+    row = example({"question": text * 2, "think": "。" + text, "answer": text})
     assert checked(row).findings == ()
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.prepared_rows import GOOD, rows_of, write
+from support.prepared_rows import GOOD, prose, rows_of, write
 from support.runs import settings
 
 from thinktune.data import pipeline, worker
@@ -18,11 +18,9 @@ from thinktune.data.reading import readers
 from thinktune.tokenization import chat_template
 from thinktune.tokenization.tokenizer import exceeds_tokens, max_characters
 
-WORDS = "word and another, "
-
 
 def long_row(characters, field="think"):
-    return {**GOOD, "question": f"A long {field}?", field: (WORDS * (characters // len(WORDS) + 1))[:characters]}
+    return {**GOOD, "question": f"A long {field}?", field: prose(characters)}
 
 
 def as_csv(path, rows):
@@ -117,7 +115,7 @@ def test_a_row_too_long_to_be_read_is_named_and_the_rows_after_it_have_their_lin
 @pytest.mark.parametrize("size", [300_000, 3_000_000])
 def test_every_policy_holds_for_rows_of_any_length(tree, tokenizer, tmp_path, monkeypatch, tokenized, policy, size):
     monkeypatch.setattr(pipeline, "MAX_ROW_BYTES", 2**20)
-    rows = [*rows_of(3), {**GOOD, "think": "想一想，再想。" * (size // 7)}]
+    rows = [*rows_of(3), {**GOOD, "think": "".join(f"再想第{number}点。" for number in range(size // 8))}]
     prepared = prepared_file(tree, tokenizer, tmp_path / "rows.jsonl", rows, faults={"too_long": policy})
     actions, sentence = too_long(prepared)
     trimmed = policy == "trim-reasoning" and size == 300_000
@@ -135,7 +133,7 @@ def test_a_long_history_and_a_long_unused_column_are_no_reason_to_lose_a_row(tre
     messages = [
         *(
             {"role": "user", "content": "q?"},
-            {"role": "assistant", "content": "a.", "reasoning_content": "t " * 99_999},
+            {"role": "assistant", "content": "a.", "reasoning_content": prose(200_000)},
         ),
         *({"role": "user", "content": "r?"}, {"role": "assistant", "content": "b.", "reasoning_content": "u"}),
     ]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.prepared_rows import prose
 from support.row_checks import checked, conversation
 from support.runs import settings
 
@@ -262,9 +263,7 @@ def test_a_share_of_the_rows_is_made_silent_and_the_rest_stays_the_same(prepared
 
 
 def test_a_silent_row_is_as_long_as_its_answer(prepared):
-    rows = [
-        THOUGHT | {"question": f"What does heart {number} pump?", "think": "So it is. " * 900} for number in range(9)
-    ]
+    rows = [THOUGHT | {"question": f"What does heart {number} pump?", "think": prose(9_000)} for number in range(9)]
     assert prepared(rows, max_tokens=200).summary["train_rows"] == 0
     silent = prepared(rows, max_tokens=200, silent_share=0.999)
     assert (silent.summary["train_rows"], silent.summary["silent_rows"]) == (9, 9)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.prepared_rows import GOOD, rows_of, tokens_of, with_rows, write
+from support.prepared_rows import GOOD, prose, rows_of, tokens_of, with_rows, write
 from support.runs import settings
 
 from thinktune.data import pipeline as prepare_room
@@ -22,7 +22,7 @@ def test_every_row_read_is_trained_on_held_out_or_dropped(tree, tokenizer):
     rows[3] |= {"answer": None}
     rows[4] = dict(rows[0])
     rows[5] |= {"think": "<think>a<think>b"}
-    rows[6] |= {"answer": "long " * 300}
+    rows[6] |= {"answer": prose(1500)}
     prepared = prepare(with_rows(tree, rows), tokenizer)
     account = prepared.summary
     assert account["rows_read"] == 30
@@ -119,7 +119,7 @@ def test_a_trimmed_row_is_counted_and_kept_with_its_end(tree, tokenizer):
 
 
 def test_a_row_that_cannot_be_trimmed_is_dropped_and_reported(tree, tokenizer):
-    rows = [*rows_of(5), {**GOOD, "answer": "long " * 300}]
+    rows = [*rows_of(5), {**GOOD, "answer": prose(1500)}]
     prepared = prepare(with_rows(tree, rows, faults={"too_long": "trim-reasoning"}, validation=0.0), tokenizer)
     [fault] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "too_long"]
     assert fault["actions"] == {"dropped": 1}

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.eval.grading import ends_in_loop, format_metrics, switches_language
+from thinktune.data.faults.loops import ends_in_loop
+from thinktune.eval.grading import format_metrics, switches_language
 
 REPLY = {"reasoning": "because", "answer": "so", "tokens": 7, "reasoning_tokens": 4, "finish": "end", "closed": True}
 

@@ -8,6 +8,11 @@ from support.runs import settings
 GOOD = {"question": "心脏？", "think": "想一想。", "answer": "血液。"}
 
 
+def prose(characters):
+    """Return a text of so many characters that repeats no sentence, so that it is no loop."""
+    return "".join(f"word {number} and another, " for number in range(characters // 18 + 1))[:characters]
+
+
 def rows_of(count, **changes):
     return [
         {

@@ -87,7 +87,11 @@ ROW_FAULTS: dict[str, RowFault] = {
         "repair reads it where its meaning is certain",
         ("repair", "stop", "drop"),
     ),
-    "not_text": RowFault("a number, list or object is where text belongs", ("drop", "stop")),
+    "not_text": RowFault(
+        "a number, list or object is where text belongs; repair writes a number, true or false as text, and takes the "
+        "text of a list of one",
+        ("repair", "drop", "stop"),
+    ),
     "blank": RowFault("a question or an answer is empty or null", ("drop", "stop")),
     "role": RowFault("a conversation's roles are unknown or out of order, or it calls tools", ("drop", "stop")),
     "ends_on_user": RowFault(
@@ -104,8 +108,9 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "keep", "drop", "stop"),
     ),
     "no_reasoning": RowFault(
-        "the reasoning is empty or null, and the row does not ask for none; silent trains the reply in the chat "
-        "template's mode without thinking",
+        "the reasoning is empty or says nothing (one word, dots, the question once more, the same short text in many "
+        "rows), and the row does not ask for none; silent trains the reply in the chat template's mode without "
+        "thinking",
         ("drop", "silent", "stop"),
     ),
     "garbled": RowFault(
@@ -133,11 +138,30 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "keep", "drop", "stop"),
     ),
     "reasoning_is_answer": RowFault("reasoning and answer are the same text", ("drop", "keep", "stop")),
+    "answer_is_question": RowFault("the answer is the question once more", ("drop", "keep", "stop")),
+    "loop": RowFault(
+        "the reasoning or the answer repeats itself over and over, 20 times or more", ("drop", "keep", "stop")
+    ),
+    "repetition": RowFault(
+        "the reasoning or the answer repeats itself 6 to 19 times, which may be meant", ("keep", "drop", "stop")
+    ),
     "handed_answer": RowFault(
-        "the reasoning says that it was handed the answer (expert.handed_phrases)", ("drop", "keep", "stop")
+        "the reasoning says that it was handed the answer (also by expert.handed_phrases)", ("drop", "keep", "stop")
+    ),
+    "handed_context": RowFault(
+        "the reply speaks of a reference, a passage or tools that the prompt does not hold", ("drop", "keep", "stop")
+    ),
+    "quoted_column": RowFault(
+        "the reasoning quotes long runs of a column that is not used, so the model would not have seen it",
+        ("keep", "drop", "stop"),
     ),
     "bare_number": RowFault("the answer is only a number", ("keep", "drop", "stop")),
     "fragment": RowFault("the answer breaks off in the middle of a sentence", ("drop", "keep", "stop")),
+    "cut_text": RowFault(
+        "a text ends without a stop, which nearly all others of its column have, or an answer is one character or ends "
+        "in a colon or a dash: it may be cut, or whole",
+        ("keep", "drop", "stop"),
+    ),
     "language_mix": RowFault(
         "question, reasoning and answer are in different languages, by their script", ("keep", "drop", "stop")
     ),
@@ -148,6 +172,13 @@ ROW_FAULTS: dict[str, RowFault] = {
     "duplicate": RowFault("the row is the same as an earlier one", ("drop", "keep", "stop")),
     "leak": RowFault(
         "the question is also held out for evaluation; drop removes it from training", ("drop", "keep", "stop")
+    ),
+    "one_question": RowFault(
+        "most rows ask the same: another column may hold the question, or the text belongs in data.system",
+        ("keep", "drop", "stop"),
+    ),
+    "conflict": RowFault(
+        "the question is that of an earlier row, and the answer is another one", ("keep", "drop", "stop")
     ),
     "near_duplicate": RowFault("the question is almost the same as an earlier row's", ("keep", "drop", "stop")),
 }

@@ -15,12 +15,13 @@ import numpy as np
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.data.columns.detection import detect_columns
-from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping
+from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping, UncheckedExample, to_example
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
 from thinktune.data.columns.unused import UnusedColumns
+from thinktune.data.columns.values import spell_values
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.faults.checks import CheckRules, check_example
-from thinktune.data.faults.duplicates import question_text
+from thinktune.data.faults.habits import NO_HABITS, Habits, measure_habits
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.reading import sources
 from thinktune.data.reading.containers import locate_part
@@ -136,6 +137,14 @@ def _build_dataset(
     write_json(folder / "facts.json", facts)
 
 
+@dataclass(frozen=True, slots=True)
+class FileForm:
+    """What a file's columns mean, and what its rows mostly do."""
+
+    mapping: ColumnMapping = field(default_factory=ColumnMapping)
+    habits: Habits = NO_HABITS
+
+
 @dataclass(slots=True)
 class _ProcessedFile:
     """A file of rows, and the sums over its chunks."""
@@ -168,7 +177,7 @@ class _ProcessedRows:
             found = example.fingerprint
             features = (
                 *(row, processed.file.for_validation, example.hash_fraction),
-                *(found.question_hash, found.row_hash, found.minhash),
+                *(found.question_hash, found.answer_hash, found.row_hash, found.minhash),
             )
             self.features += np.array(features, ROW_FEATURES).tobytes()
             self.own_system_rows += example.has_own_system
@@ -190,38 +199,38 @@ class _ProcessedRows:
 def _process_rows(
     files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer, writer: DatasetWriter, say: Say
 ) -> _ProcessedRows:
-    mappings = _detect_mappings(files, settings, tokenizer)
-    processed = _ProcessedRows(list(map(_ProcessedFile, files, mappings)))
+    forms = _detect_forms(files, settings, tokenizer)
+    processed = _ProcessedRows([_ProcessedFile(file, form.mapping) for file, form in zip(files, forms, strict=True)])
     progress = ProgressReporter(say, "rows", sources.estimate_row_count(files))
-    for result in _process_chunks(files, mappings, settings, tokenizer):
+    for result in _process_chunks(files, forms, settings, tokenizer):
         processed.add(result, writer)
         progress.update(processed.row_count)
     return processed
 
 
 def _process_chunks(
-    files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig, tokenizer: ChatTokenizer
+    files: list[RowFile], forms: list[FileForm], settings: DataConfig, tokenizer: ChatTokenizer
 ) -> Iterator[ChunkResult]:
-    chunks = _chunks(files, mappings, settings, tokenizer)
+    chunks = _chunks(files, forms, settings, tokenizer)
     if sum(map(sources.estimate_text_bytes, files)) < MIN_PARALLEL_BYTES:
         return (process_chunk(chunk, settings, tokenizer) for chunk in chunks)
     return map_in_processes(process_chunk_in_worker, chunks, init_worker, (settings, tokenizer))
 
 
 def _chunks(
-    files: list[RowFile], mappings: list[ColumnMapping], settings: DataConfig, tokenizer: ChatTokenizer
+    files: list[RowFile], forms: list[FileForm], settings: DataConfig, tokenizer: ChatTokenizer
 ) -> Iterator[Chunk]:
-    for file_index, (file, mapping) in enumerate(zip(files, mappings, strict=True)):
+    for file_index, (file, form) in enumerate(zip(files, forms, strict=True)):
         rows: list[RawRow] = []
         size = 0
         for row in _read_file(file, settings, tokenizer):
             rows.append(row)
             size += row.size
             if len(rows) == CHUNK_ROWS or size >= CHUNK_BYTES:
-                yield Chunk(file_index, rows, mapping)
+                yield Chunk(file_index, rows, form.mapping, form.habits)
                 rows, size = [], 0
         if rows:
-            yield Chunk(file_index, rows, mapping)
+            yield Chunk(file_index, rows, form.mapping, form.habits)
 
 
 def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> Iterator[RawRow]:
@@ -233,22 +242,22 @@ def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) ->
         )
 
 
-def _detect_mappings(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> list[ColumnMapping]:
-    """Detect each file's columns; raises one UserError with the faults of all files."""
-    mappings: list[ColumnMapping] = []
+def _detect_forms(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> list[FileForm]:
+    """Detect each file's form; raises one UserError with the faults of all files."""
+    forms: list[FileForm] = []
     faults: list[str] = []
     for file in files:
         try:
-            mappings.append(_detect_mapping(file, settings, tokenizer))
+            forms.append(_detect_form(file, settings, tokenizer))
         except UserError as error:
             faults += error.faults
     if faults:
         raise UserError(faults)
-    return mappings
+    return forms
 
 
-def _detect_mapping(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> ColumnMapping:
-    """Detect a file's columns from its first readable rows; an empty file has an empty mapping."""
+def _detect_form(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> FileForm:
+    """Detect a file's columns and habits from its first readable rows; an empty file has an empty mapping."""
     sample: list[RawRow] = []
     unreadable: list[RawRow] = []
     for row in _read_file(file, settings, tokenizer):
@@ -259,8 +268,11 @@ def _detect_mapping(file: RowFile, settings: DataConfig, tokenizer: ChatTokenize
         if len(sample) == SAMPLE_ROWS:
             break
     if not sample and not unreadable:
-        return ColumnMapping()
-    return detect_columns(sample or unreadable, settings.columns, settings.ignore, file.display_name)
+        return FileForm()
+    mapping = detect_columns(sample or unreadable, settings.columns, settings.ignore, file.display_name)
+    # Of a shortened text, the end is not known.
+    whole = (to_example(spell_values(row, mapping)[0], mapping) for row in sample if row.size <= LONG_SAMPLE_BYTES)
+    return FileForm(mapping, measure_habits(read.example for read in whole if isinstance(read, UncheckedExample)))
 
 
 def _shorten(value: Any, depth: int = 0) -> Any:
@@ -280,7 +292,7 @@ def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataC
     features = np.frombuffer(processed.features, ROW_FEATURES)
     shared_rows = processed.shared_rows
     train, validation, findings = train_validation_split(
-        features, settings, shared_rows, dataset.source, lambda index: question_text(dataset.example(index))
+        features, settings, shared_rows, dataset.source, dataset.example
     )
     for finding in findings:
         processed.tally.add(finding)

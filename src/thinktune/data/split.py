@@ -15,8 +15,12 @@ from thinktune.data.faults.duplicates import (
     find_leaks,
     find_near_duplicates,
     normalize_text,
+    question_text,
 )
 from thinktune.data.types import ACTION_OF_POLICY, Finding
+from thinktune.tokenization import Example
+
+MIN_SAME_QUESTIONS, MIN_SAME_SHARE = 3, 0.8  # rows that ask the same, from which the question is in another column
 
 
 def shuffled_holdout(count: int, fraction: float, seed: int) -> set[int]:
@@ -42,6 +46,7 @@ ROW_FEATURES = np.dtype(
         ("validation_file", "?"),
         ("hash_fraction", "f8"),
         ("question_hash", "u8"),
+        ("answer_hash", "u8"),
         ("row_hash", "u8"),
         ("minhash", "u8", (MINHASH_WORDS,)),
     ]
@@ -53,7 +58,7 @@ def train_validation_split(
     settings: DataConfig,
     shared_rows: int,
     source: Callable[[int], str],
-    question: Callable[[int], str],
+    example: Callable[[int], Example],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Finding]]:
     """Split examples: indices to train on, indices held out, and the leaks and duplicates found between them.
 
@@ -63,6 +68,7 @@ def train_validation_split(
     held_out = _held_out(features, settings, shared_rows)
     alive = np.ones(len(features), np.bool_)
     findings: list[Finding] = []
+    same = set[int]()  # rows that are told of by their question already
 
     def found(fault: str, index: int, sentence: str) -> None:
         action = ACTION_OF_POLICY[settings.faults[fault]]
@@ -75,16 +81,58 @@ def train_validation_split(
     for side in (held_out, ~held_out):
         for index, other in _duplicate_pairs(np.flatnonzero(side & alive), features["row_hash"]):
             found("duplicate", index, f"is the same as {source(other)}")
+    for fault, index, sentence in _same_questions(features, alive, source, example):
+        same.add(index)
+        found(fault, index, sentence)
     # Held-out rows first, so that of a pair across the two sides the training row is the one found.
     order = np.concatenate([np.flatnonzero(held_out & alive), np.flatnonzero(~held_out & alive)])
     near = find_near_duplicates(
-        features["minhash"][order], features["row_hash"][order], lambda place: question(int(order[place]))
+        features["minhash"][order], features["row_hash"][order], lambda place: question_text(example(int(order[place])))
     )
     for later, earlier, similarity in near:
         index, other = int(order[later]), int(order[earlier])
+        if index in same:
+            continue
         across = ", which is held out" if held_out[other] and not held_out[index] else ""
         found("near_duplicate", index, f"its question is {similarity:.0%} like that of {source(other)}{across}")
     return np.flatnonzero(~held_out & alive), np.flatnonzero(held_out & alive), findings
+
+
+def _same_questions(
+    features: NDArray[Any], alive: NDArray[np.bool_], source: Callable[[int], str], example: Callable[[int], Example]
+) -> Iterator[tuple[str, int, str]]:
+    """Yield rows that ask what an earlier one asks and answer otherwise: the fault, the row, and a sentence.
+
+    Where nearly all rows ask the same, that is no conflict of theirs, but a question in the wrong place.
+    """
+    rows = np.flatnonzero(alive)
+    questions, answers = features["question_hash"][rows], features["answer_hash"][rows]
+    _, group, counts = np.unique(questions, return_inverse=True, return_counts=True)
+    for place, first in enumerate(find_duplicates(questions).tolist()):
+        if first < 0 or answers[place] == answers[first]:
+            continue
+        index, other, count = int(rows[place]), int(rows[first]), int(counts[group[place]])
+        if count >= max(MIN_SAME_QUESTIONS, MIN_SAME_SHARE * len(rows)):
+            asked = question_text(example(other)).strip()[:40]
+            what = (
+                f"asks {asked!r}, as {count:,} of {len(rows):,} rows do; if another column holds the question, name it"
+            )
+            yield (
+                "one_question",
+                index,
+                f"{what} in data.columns.question, and write what all rows share as data.system",
+            )
+        else:
+            theirs, ours = (_last_answer(example(each)).strip()[:40] for each in (other, index))
+            yield (
+                "conflict",
+                index,
+                f"asks the same as {source(other)} and answers otherwise ({ours!r}; there {theirs!r})",
+            )
+
+
+def _last_answer(example: Example) -> str:
+    return next((turn.content for turn in reversed(example.turns) if turn.role == "assistant"), "")
 
 
 def _held_out(features: NDArray[Any], settings: DataConfig, shared_rows: int) -> NDArray[np.bool_]:

@@ -17,10 +17,12 @@ from thinktune.data.columns.mapping import ColumnMapping, to_example
 from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.columns.modes import apply_silent_share
 from thinktune.data.columns.unused import UnusedColumns
+from thinktune.data.columns.values import spell_values
 from thinktune.data.dataset import example_to_json
 from thinktune.data.faults.checks import CheckedExample, CheckRules, check_example
 from thinktune.data.faults.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.faults.habits import NO_HABITS, Habits
+from thinktune.data.faults.quoted_columns import with_unused_columns
 from thinktune.data.split import hash_fraction
 from thinktune.data.too_long import cut_surely_too_long, handle_too_long
 from thinktune.data.types import ACTION_OF_POLICY, Finding, RawRow
@@ -122,16 +124,21 @@ def _checked_example(
     row: RawRow, mapping: ColumnMapping, settings: DataConfig, rules: CheckRules, tokenizer: ChatTokenizer
 ) -> CheckedExample:
     """Read a row as an example and check it; a passing example gets the recipe's system prompt."""
+    spelled = None
+    if settings.faults["not_text"] == "repair":
+        row, spelled = spell_values(row, mapping)
     unchecked = to_example(row, mapping)
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
-    example, findings = unchecked.example, tuple[Finding, ...]()
+    example, findings = unchecked.example, (spelled,) if spelled else ()
     # A row is no shorter in its file, so only of a long one need the characters be counted.
     if row.size > settings.max_tokens:
-        example, findings = cut_surely_too_long(example, settings, tokenizer)
+        example, cut = cut_surely_too_long(example, settings, tokenizer)
+        findings += cut
         if example is None:
             return CheckedExample(None, findings)
     checked = check_example(example, unchecked.field_names, rules)
+    checked = with_unused_columns(checked, row.columns or {}, mapping.used_columns, settings.faults)
     if checked.example is None:
         return CheckedExample(None, findings + checked.findings)
     example = apply_silent_share(checked.example, settings.silent_share, settings.seed)

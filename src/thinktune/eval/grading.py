@@ -11,14 +11,12 @@ import regex
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from thinktune.data.faults.language import main_script
+from thinktune.data.faults.loops import ends_in_loop
 from thinktune.eval import answer_extraction
 from thinktune.eval.normalization import fold_compatibility
 from thinktune.tokenization.tags import Tags
 
 DEFAULT_TAGS = Tags()
-MIN_LOOP_REPEATS = 4  # of the same text at the end, one after the other
-MIN_LOOP_CHARACTERS = 40  # over all repeats; shorter ones are emphasis, or rows of dashes
-TAIL_CHARACTERS = 4000  # searched for loops
 MAX_SHORT_CHARACTERS = 40  # of a reference that is compared whole
 MAX_PATTERN_SECONDS = 0.25  # of CPU time for a task's own pattern on one answer
 _MAX_CACHED_MASKS = 1024
@@ -47,26 +45,6 @@ def format_metrics(
         "reasoning_tokens": reply["reasoning_tokens"],
         "answer_characters": len(answer),
     }
-
-
-def ends_in_loop(text: str) -> bool:
-    """Return True if a text ends by repeating itself: at least four times, 40 characters in all.
-
-    One pass of Knuth, Morris and Pratt's failure function over the reversed end gives the shortest period of each of
-    its prefixes. A last repeat that is incomplete counts by its characters.
-    """
-    tail = text.rstrip()[-TAIL_CHARACTERS:][::-1]
-    border = [0] * len(tail)
-    matched = 0
-    for place in range(1, len(tail)):
-        while matched and tail[place] != tail[matched]:
-            matched = border[matched - 1]
-        matched += tail[place] == tail[matched]
-        border[place] = matched
-        length, period = place + 1, place + 1 - matched
-        if length >= max(MIN_LOOP_CHARACTERS, MIN_LOOP_REPEATS * period) and len(set(tail[:period])) > 1:
-            return True
-    return False
 
 
 def switches_language(question: str, text: str) -> bool:

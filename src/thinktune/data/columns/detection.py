@@ -59,7 +59,7 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
             f"data.columns: {file} has the columns {_join_names(values)} and none is recognized as "
             f"the {' or the '.join(missing)}; write data.columns: {to_flow_yaml(wanted)}"
         )
-    if all(any(isinstance(value, list) for value in values[name]) for name in (question, answer)):
+    if all(any(map(_holds_messages, values[name])) for name in (question, answer)):
         names |= {"reasoning": None, "input": None, "history": None}
         return ColumnMapping(
             **names, conversational=True, message_format=_message_format(values[answer]), ignored=tuple(ignore)
@@ -112,6 +112,11 @@ def _may_hold(part: str, name: str, values: list[Any]) -> bool:
         return part == "mode" and are_modes
     kind = list if part in ("messages", "history") else str
     return any(isinstance(value, kind) for value in values) or (part != "messages" and all(map(is_blank, values)))
+
+
+def _holds_messages(value: Any) -> bool:
+    """Return True for a list of messages; a list of one text is a text that some tool wrapped."""
+    return isinstance(value, list) and (not value or any(isinstance(message, dict) for message in value))
 
 
 def _message_format(values: list[Any]) -> str:

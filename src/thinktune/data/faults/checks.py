@@ -1,11 +1,15 @@
 """Check an example for every fault of `data.faults`, and handle each fault by its policy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from thinktune.data.columns.modes import silenced
+from thinktune.data.faults.empty_talk import find_echoes, find_no_reasoning
+from thinktune.data.faults.fragments import find_cut_texts, find_fragments
 from thinktune.data.faults.habits import NO_HABITS, Habits
+from thinktune.data.faults.handed import find_handed_answers, find_handed_context
+from thinktune.data.faults.handed_phrases import NOT_CHOICES
 from thinktune.data.faults.repairs import (
     describe_control_character,
     describe_literal_newline,
@@ -16,16 +20,12 @@ from thinktune.data.faults.repairs import (
     unescape_newlines,
 )
 from thinktune.data.faults.reply_checks import (
-    NOT_CHOICES,
     find_bare_numbers,
-    find_fragments,
-    find_handed_answers,
     find_language_mix,
+    find_loops,
     find_mode_conflicts,
-    find_no_reasoning,
     find_reasoning_as_answer,
     is_mode_conflict,
-    lacks_reasoning,
 )
 from thinktune.data.faults.text_checks import (
     any_of,
@@ -94,7 +94,7 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
         if action == "repaired" and repaired is not None:
             turns = repaired
         elif action == "kept":
-            turns = _keep(fault, turns)
+            turns = _keep(fault, turns, {found.index for found in faults})
     if turns is example.turns:
         return CheckedExample(example, tuple(findings))
     # A repair may reveal a fault that no check could see before, such as garbled text behind an odd space.
@@ -134,13 +134,13 @@ def _without_faulty_replies(
     return (turns[:end], "; the conversation ends before it") if any(map(is_trained, turns[:end])) else None
 
 
-def _keep(fault: str, turns: Turns) -> Turns:
+def _keep(fault: str, turns: Turns, faulty: Collection[int]) -> Turns:
     """Give kept replies the mode in which they are trained, where their row asks for the other one."""
     changed = list(with_switched_modes(turns) if fault == "soft_switch" else turns)
     for index, turn in enumerate(turns):
         if fault == "mode_conflict" and is_mode_conflict(turn):
             changed[index] = replace(turn, mode="thinking")
-        elif fault == "no_reasoning" and turn.mode == "thinking" and lacks_reasoning(turn):
+        elif fault == "no_reasoning" and index in faulty and (turn.mode == "thinking" or turn.has_reasoning):
             changed[index] = silenced(turn)
     return turns if changed == [*turns] else tuple(changed)
 
@@ -150,7 +150,6 @@ def _checks(
     handed_phrases: tuple[str, ...], control_tokens: tuple[str, ...], habits: Habits
 ) -> tuple[tuple[str, RowCheck], ...]:
     """List every fault with its check, in an order in which repairs hardly ever make work for earlier checks."""
-    del habits  # no check reads them yet
     tokens = any_of([token for token in control_tokens if token])  # no think tag is left by then
     latin = tuple(phrase.lower() for phrase in handed_phrases if phrase and phrase.isascii())
     other = tuple(phrase.lower() for phrase in handed_phrases if not phrase.isascii())
@@ -168,10 +167,15 @@ def _checks(
         ("blank", find_blank),
         ("control_token", partial(find_control_tokens, tokens)),
         ("mode_conflict", find_mode_conflicts),
-        ("no_reasoning", find_no_reasoning),
+        ("no_reasoning", partial(find_no_reasoning, habits)),
         ("reasoning_is_answer", find_reasoning_as_answer),
+        ("answer_is_question", find_echoes),
+        ("loop", partial(find_loops, True)),
+        ("repetition", partial(find_loops, False)),
         ("handed_answer", partial(find_handed_answers, latin, any_of(latin, NOT_CHOICES), any_of(other, NOT_CHOICES))),
+        ("handed_context", find_handed_context),
         ("bare_number", find_bare_numbers),
-        ("fragment", find_fragments),
+        ("fragment", partial(find_fragments, habits)),
+        ("cut_text", partial(find_cut_texts, habits)),
         ("language_mix", find_language_mix),
     )

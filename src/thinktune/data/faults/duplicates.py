@@ -14,6 +14,9 @@ from thinktune.tokenization import Example
 WIDE_CHARACTERS = re.compile("[\u2000-\u206f\u3000-\u303f\u3200-\u33ff\uff00-\uffef]")
 
 
+_END_MARKS = "*_`.,;:!?。、\"'“”‘’「」"  # with which the same answer begins or ends, or not
+
+
 def normalize_text(text: str) -> str:
     """Normalize a text for comparison: NFKC, without case and white space."""
     for character in set(
@@ -26,7 +29,7 @@ def normalize_text(text: str) -> str:
 MIN_JACCARD = 0.8  # of the shingles of two questions that are near duplicates
 
 
-MINHASH_WORDS = 10  # uint64 words of a MinHash; with the two hashes, a row's fingerprint takes 96 bytes
+MINHASH_WORDS = 10  # uint64 words of a MinHash; with the three hashes, a row's fingerprint takes 104 bytes
 
 
 MAX_NEIGHBOURS = 8  # rows of its bucket that a row is compared with, so that a huge bucket takes linear time
@@ -56,9 +59,10 @@ _BANDS = np.concatenate([np.random.default_rng(way).permutation(_NUM_HASHES).res
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """Comparable digest of a row: 64-bit hashes of its question and of the whole row, and a MinHash of its question."""
+    """Comparable digest of a row: 64-bit hashes of question, answer and all, and the question's MinHash."""
 
     question_hash: int
+    answer_hash: int  # without marks, so that a stop more is no other answer
     row_hash: int
     minhash: NDArray[np.uint64]  # (MINHASH_WORDS,): the share of equal bytes estimates the Jaccard similarity
 
@@ -77,7 +81,9 @@ def fingerprint(example: Example) -> Fingerprint:
         for turn in example.turns
         for part in (turn.role, normalize_text(turn.content), normalize_text(turn.reasoning))
     )
-    return Fingerprint(_hash([question]), _hash(parts), _minhash(_shingles(question)))
+    answer = next((turn.content for turn in reversed(example.turns) if turn.role == "assistant"), "")
+    words = normalize_text(answer).strip(_END_MARKS) or answer
+    return Fingerprint(_hash([question]), _hash([words]), _hash(parts), _minhash(_shingles(question)))
 
 
 def find_duplicates(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -1,13 +1,12 @@
 """Checks of trained replies: their reasoning and answer, against each other and by themselves."""
 
 import re
-from collections.abc import Sequence
 
 from thinktune.data.columns.modes import silenced
 from thinktune.data.faults.language import main_script
+from thinktune.data.faults.loops import find_loop
 from thinktune.data.faults.repairs import (
     comparison_key,
-    excerpt,
 )
 from thinktune.data.faults.text_checks import (
     VISIBLE,
@@ -21,13 +20,6 @@ from thinktune.data.faults.turn_faults import (
     trained_replies,
 )
 from thinktune.tokenization import Turn
-
-# No `;`, which ends SQL and C; a hyphen may be an ion's charge (Cl-), so it counts only after a space or a word.
-_BREAKS_OFF = re.compile(r"(?:[,，、:：；(（\[【《“‘–—]|(?:^|\s|[a-z]{4})-)\Z")
-
-
-_ONE_CHARACTER_ANSWERS = frozenset("ABCDEabcde是否对错有无")
-
 
 _DIGITS = r"[-+−±]?\s*(?:\d+(?:[,，]\d{3})*(?:[.．]\d+)?|[.．]\d+)"
 
@@ -45,9 +37,6 @@ _NUMBER = re.compile(
 )
 
 
-NOT_CHOICES = r"(?!\s*(?:choice|option|选项))"  # "the given answer choices" do not give the answer
-
-
 _MAX_NUMBER_CHARACTERS = 80
 
 
@@ -58,22 +47,6 @@ def find_mode_conflicts(turns: Turns, field_names: FieldNames) -> CheckResult:
         for index, (turn, (_, reasoning_field)) in enumerate(zip(turns, field_names, strict=False))
         if is_mode_conflict(turn)
     ], tuple(silenced(turn) if is_mode_conflict(turn) else turn for turn in turns)
-
-
-def find_no_reasoning(turns: Turns, field_names: FieldNames) -> CheckResult:
-    """Find trained replies without reasoning."""
-    faults = list[TurnFault]()
-    for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
-        if lacks_reasoning(turn):
-            why = "has no think block" if reasoning_field == content_field else "is empty or null"
-            asked = ", but the row asks for reasoning" if turn.mode == "thinking" else ""
-            faults.append(TurnFault(index, f"{reasoning_field}: {why}{asked}"))
-    return faults, None
-
-
-def lacks_reasoning(turn: Turn) -> bool:
-    """Return True for a trained reply without reasoning that is not silent by its row's own word."""
-    return is_trained(turn) and turn.mode != "silent" and not VISIBLE.search(turn.reasoning)
 
 
 def is_mode_conflict(turn: Turn) -> bool:
@@ -91,24 +64,6 @@ def find_reasoning_as_answer(turns: Turns, field_names: FieldNames) -> CheckResu
     ], None
 
 
-def find_handed_answers(
-    latin: Sequence[str], any_latin: re.Pattern[str], any_other: re.Pattern[str], turns: Turns, field_names: FieldNames
-) -> CheckResult:
-    """Find reasoning that says it was handed the answer.
-
-    Latin phrases begin with such common letters that looking for each by itself first is three times as fast.
-    """
-    faults = list[TurnFault]()
-    for index, turn, (_, field) in trained_replies(turns, field_names):
-        text = turn.reasoning.lower()
-        found = any_other.search(text)
-        if not found and any(map(text.__contains__, latin)):
-            found = any_latin.search(text)
-        if found:
-            faults.append(TurnFault(index, f"{field}: says that it was handed the answer ({excerpt(text, found)})"))
-    return faults, None
-
-
 def find_bare_numbers(turns: Turns, field_names: FieldNames) -> CheckResult:
     """Find answers that are only a number."""
     return [
@@ -118,19 +73,14 @@ def find_bare_numbers(turns: Turns, field_names: FieldNames) -> CheckResult:
     ], None
 
 
-def find_fragments(turns: Turns, field_names: FieldNames) -> CheckResult:
-    """Find answers that break off."""
+def find_loops(sure: bool, turns: Turns, field_names: FieldNames) -> CheckResult:
+    """Find replies whose reasoning or answer repeats itself, surely by accident or not."""
     return [
-        TurnFault(index, f"{field}: breaks off ({turn.content[-20:]!r})")
-        for index, turn, (field, _) in trained_replies(turns, field_names)
-        if _is_fragment(turn.content.strip())
+        TurnFault(index, f"{field}: repeats {loop.unit.strip()[:40]!r} {loop.repeats} times")
+        for index, turn, (content_field, reasoning_field) in trained_replies(turns, field_names)
+        for field, text in ((reasoning_field, turn.reasoning), (content_field, turn.content))
+        if (loop := find_loop(text)) and loop.is_sure is sure
     ], None
-
-
-def _is_fragment(answer: str) -> bool:
-    if len(answer) == 1:
-        return not (answer.isnumeric() or answer in _ONE_CHARACTER_ANSWERS)
-    return bool(_BREAKS_OFF.search(answer[-6:])) or answer.count("```") % 2 == 1
 
 
 def find_language_mix(turns: Turns, field_names: FieldNames) -> CheckResult:

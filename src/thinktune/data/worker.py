@@ -124,12 +124,15 @@ def _checked_example(
         unchecked = _find_too_long(trained, settings, tokenizer) or unchecked
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
+    found = tuple(_apply_policy(finding, settings.faults) for finding in unchecked.findings)
+    if any(finding.action != "kept" for finding in found):
+        return CheckedExample(None, found)
     checked = check_example(unchecked.example, unchecked.field_names, rules)
     if checked.example is None:
-        return checked
+        return CheckedExample(None, (*found, *checked.findings))
     example = apply_silent_share(checked.example, settings.silent_share, settings.seed)
     turns = with_default_system_prompt(example.turns, settings.system)
-    return CheckedExample(replace(example, turns=turns), checked.findings)
+    return CheckedExample(replace(example, turns=turns), (*found, *checked.findings))
 
 
 def _find_too_long(example: Example, settings: DataConfig, tokenizer: ChatTokenizer) -> Finding | None:

@@ -30,7 +30,7 @@ from thinktune.data.columns.message_names import (
 )
 from thinktune.data.columns.messages import read_messages
 from thinktune.data.columns.modes import parse_mode
-from thinktune.data.columns.paths import has_path, nested_columns, value_at
+from thinktune.data.columns.paths import as_container, has_path, nested_columns, value_at
 from thinktune.data.types import RawRow, suggest_policy
 from thinktune.errors import UserError
 
@@ -320,7 +320,9 @@ def _may_hold(part: str, name: str, values: list[Any]) -> bool:
         return True
     if part == "reasoning":
         return any(isinstance(value, str) or is_text_list(value) or _are_steps(value) for value in filled)
-    return any(isinstance(value, list if part == "history" else str) for value in filled)
+    if part == "history":
+        return any(isinstance(as_container(value), list) for value in filled)
+    return any(isinstance(value, str) for value in filled)
 
 
 def _are_steps(value: Any) -> bool:

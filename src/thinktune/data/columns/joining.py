@@ -15,7 +15,7 @@ OPTION_NAMES = ("options", "choices", "option", "choice", "candidates", "opts", 
 _OPTION_COLUMN = re.compile(r"(?:(?:option|choice|opt|op|选项|ans)_?)?([a-z])|(?:option|choice|opt|选项)_?(\d{1,2})")
 
 
-_LETTERED = re.compile(r"\s*[(（\[]?[A-Za-z0-9]{1,2}\s*[.．、:：)）\]]")
+_LETTERED = re.compile(r"\s*[(（\[]?[A-Za-z0-9]{1,2}\s*[.．、:：)）\]](?!\d)")
 
 
 def read_joined(columns: Mapping[str, Any], names: Sequence[str]) -> str | FieldFault:
@@ -100,16 +100,16 @@ def _read_options(value: Any, field: str) -> str | FieldFault:
             labels, found = list(found), list(found.values())
     if not isinstance(found, list) or len(found) > 26:
         return FieldFault("not_text", f"{field}: is {short_repr(value)}, not a text or options")
-    lines: list[str] = []
+    texts: list[str] = []
     for index, option in enumerate(found):
-        if is_blank(option):
-            continue
-        text = _option_text(option, f"{field}[{index}]")
+        text = "" if is_blank(option) else _option_text(option, f"{field}[{index}]")
         if isinstance(text, FieldFault):
             return text
-        letter = labels[index] if labels else chr(65 + index)
-        lines.append(text if labels is None and _LETTERED.match(text) else f"{letter}. {text}")
-    return read_text("\n".join(lines), field)
+        texts.append(text)
+    if labels is None and all(_LETTERED.match(text) for text in texts if text):
+        return "\n".join(filter(None, texts))
+    letters = labels or [chr(65 + index) for index in range(len(texts))]
+    return "\n".join(f"{letter}. {text}" for letter, text in zip(letters, texts, strict=True) if text)
 
 
 def _option_text(option: Any, field: str) -> str | FieldFault:

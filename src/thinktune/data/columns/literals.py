@@ -39,7 +39,7 @@ def read_literal(text: str) -> list[Any] | dict[str, Any] | None:
 
 def _looks_like_python(text: str) -> bool:
     """Return True if a text begins as a list of texts, lists or objects does; others need not be parsed."""
-    return text.startswith("array(") or text[1:].lstrip()[:1] in ("'", '"', "{", "[")
+    return text.startswith("array(") or text[1:].lstrip()[:1] in ("'", '"', "{", "[", "(")
 
 
 def _plain(value: Any) -> Any:

@@ -191,7 +191,7 @@ def unknown_speakers(values: Sequence[Any], names: MessageNames) -> tuple[list[s
         unknown = [
             role
             for role, speaker in zip(roles, speakers, strict=True)
-            if speaker is None and normalize_key(role) not in TOOL_ROLES
+            if speaker is None and normalize_key(role) not in TOOL_ROLES and role.isprintable()
         ]
         asks = unknown[:1] if "user" not in speakers else []
         first.update(asks)
@@ -220,17 +220,20 @@ def _role_of(message: Mapping[str, Any], names: MessageNames) -> str | None:
 
 
 def _role_key(messages: Sequence[Mapping[str, Any]], names: MessageNames) -> str | None:
-    """Return the one unusual key whose values are all roles, in messages that have no usual one."""
+    """Return the one key whose values are roles, of a user and an assistant, in messages that have no usual one."""
     if not messages or any(map(names.has_role, messages)):
         return None
     common = set.intersection(*({normalize_key(key) for key in message} for message in messages))
-    found = [name for name in sorted(common) if all(_names_speaker(message, name, names) for message in messages)]
+    other = {*SPEAKER_KEYS, *MESSAGE_KEYS, *CONTENT_KEYS}
+    found = [name for name in sorted(common - other) if name.isprintable() and _holds_roles(messages, name, names)]
     return found[0] if len(found) == 1 else None
 
 
-def _names_speaker(message: Mapping[str, Any], name: str, names: MessageNames) -> bool:
-    value = next(value for key, value in message.items() if normalize_key(key) == name)
-    return isinstance(value, str) and (names.speaker_of(value) is not None or normalize_key(value) in TOOL_ROLES)
+def _holds_roles(messages: Sequence[Mapping[str, Any]], name: str, names: MessageNames) -> bool:
+    values = [value for message in messages for key, value in message.items() if normalize_key(key) == name]
+    roles = [value for value in values if isinstance(value, str)]
+    speakers = {names.speaker_of(role) or ("tool" if normalize_key(role) in TOOL_ROLES else None) for role in roles}
+    return len(roles) == len(values) and None not in speakers and {"user", "assistant"} <= speakers
 
 
 def _content_key(messages: Sequence[Mapping[str, Any]], names: MessageNames) -> str | None:
@@ -242,7 +245,7 @@ def _content_key(messages: Sequence[Mapping[str, Any]], names: MessageNames) -> 
         normalize_key(key)
         for message in spoken
         for key in names.unused_keys(message)
-        if isinstance(message[key], str | list | dict) and not is_blank(message[key])
+        if key.isprintable() and isinstance(message[key], str | list | dict) and not is_blank(message[key])
     )
     known = [name for name in CONTENT_KEYS if texts[name]]
     often = [name for name, count in texts.items() if 2 * count > len(spoken)]

@@ -107,14 +107,17 @@ def read_messages(value: Any, field: str, names: MessageNames = USUAL_NAMES) -> 
         messages = None
     if messages is None:
         return FieldFault("not_text", f"{field}: is {short_repr(value)}, not a list of messages")
-    if messages and all(isinstance(message, str) for message in messages):
+    if messages and _are_texts(messages):
         return _read_texts_in_turn(messages, field)
+    pairs = [pair for pair in messages if isinstance(pair, list) and pair]
+    firsts = {names.speaker_of(pair[0]) for pair in pairs if isinstance(pair[0], str)}
     turns: list[TurnWithFields] = []
     for index, message in enumerate(messages):
         # A value that is one message has no list around it.
         message_field = field if message is value else f"{field}[{index}]"
         if isinstance(message, list):
-            found = _read_pair(message, message_field, names)
+            with_roles = firsts <= {"system", "user", "assistant"} and {"user", "assistant"} <= firsts
+            found = _read_pair(message, message_field, names, with_roles)
         elif isinstance(message, dict):
             found = _read_message(message, message_field, names)
         else:
@@ -134,6 +137,10 @@ def read_history(value: Any, name: str, names: MessageNames = USUAL_NAMES) -> li
     return read_messages(value, name, names)
 
 
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
 def _read_texts_in_turn(texts: list[str], field: str) -> list[TurnWithFields] | FieldFault:
     """Read a list of texts as a user's and an assistant's, in turn."""
     if len(texts) % 2:
@@ -149,12 +156,12 @@ def _read_texts_in_turn(texts: list[str], field: str) -> list[TurnWithFields] | 
     return turns
 
 
-def _read_pair(pair: list[Any], field: str, names: MessageNames) -> list[TurnWithFields] | FieldFault:
+def _read_pair(pair: list[Any], field: str, names: MessageNames, with_role: bool) -> list[TurnWithFields] | FieldFault:
     """Read two texts, which are a question and its reply, or a role and its text."""
     if len(pair) != 2:
         return FieldFault("not_text", f"{field}: is {short_repr(pair)}, not a pair of a question and a reply")
     role, content = pair
-    if isinstance(role, str) and names.speaker_of(role) in ("system", "user", "assistant"):
+    if with_role:
         return _read_message({"role": role, "content": content}, field, names)
     return _read_question_and_reply(role, content, (f"{field}[0]", f"{field}[1]"))
 

@@ -60,7 +60,7 @@ def nested_columns(values: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     Only there is it sure that a path means the same in every row. Objects themselves are among the values.
     """
     found: dict[str, list[Any]] = {}
-    level: dict[str, list[Any]] = {name: list(sample) for name, sample in values.items()}
+    level: dict[str, list[Any]] = {name: list(sample) for name, sample in values.items() if name.isprintable()}
     for _ in range(MAX_NESTED_DEPTH):
         level = {path: inner for name, sample in level.items() for path, inner in _inside(name, sample).items()}
         if not level or len(found) + len(level) > MAX_NESTED_COLUMNS:
@@ -79,5 +79,7 @@ def _inside(name: str, sample: list[Any]) -> dict[str, list[Any]]:
     paths: dict[str, list[Any]] = {}
     for value in filled:
         for key, inner in value.items():
+            if not str(key).isprintable():
+                continue
             paths.setdefault(f"{name}.{key}", []).append(inner)
     return paths

@@ -50,8 +50,9 @@ def with_last_reasoning(turns: list[TurnWithFields], reasoning: str, name: str) 
 
 def describe_odd_weight(value: Any, field: str, names: MessageNames) -> str | None:
     """Describe the first weight in messages that is neither 0 nor 1, which training cannot follow; None without any."""
-    messages = as_messages(value)
-    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+    found = as_messages(value)
+    messages: list[Any] = found if isinstance(found, list) else []
+    for index, message in enumerate(messages):
         if not isinstance(message, dict):
             continue
         for key, weight in message.items():

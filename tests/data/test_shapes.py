@@ -3,10 +3,16 @@
 import json
 
 import pytest
+from support.prepared_rows import write
+from support.read_rows import field_names, first_example, mapping_of, spoken, unused
+from support.runs import settings
 
-from tests.support.read_rows import field_names, first_example, mapping_of, spoken, unused
 from thinktune.config.schema import ColumnsConfig
-from thinktune.data.columns.mapping import UncheckedExample
+from thinktune.data.columns.detection import detect_columns
+from thinktune.data.columns.mapping import UncheckedExample, to_example
+from thinktune.data.pipeline import prepare_with_faults
+from thinktune.data.reading.readers import read_rows
+from thinktune.data.types import Finding
 from thinktune.errors import UserError
 
 ASK = {"role": "user", "content": "q"}
@@ -358,3 +364,58 @@ def test_a_weight_that_training_cannot_follow_is_told_and_the_row_trained(weight
     plain = first_example([{"messages": [ASK, SAY | {"loss_scale": 1}]}])
     assert isinstance(plain, UncheckedExample)
     assert plain.findings == ()
+
+
+@pytest.mark.parametrize(("policy", "trained", "action"), [("keep", 2, "kept"), ("drop", 1, "dropped")])
+def test_the_policy_of_odd_weights_decides(policy, trained, action, tmp_path, start, tokenizer, monkeypatch):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
+    replies = [{"role": "assistant", "content": "<think>It is one.</think>"}, SAY | {"loss_scale": 2.0}]
+    rows = [
+        {"messages": [ASK | {"content": "What is it?"}, *replies]},
+        {"messages": [ASK | {"content": "And that?"}, replies[0], SAY]},
+    ]
+    file = write(tmp_path / "rows.jsonl", rows)
+    data = {"name": str(file), "validation": 0.0, "faults": {"loss_weight": policy}}
+    prepared = prepare_with_faults(settings({"model": {"name": str(start)}, "data": data}), tokenizer)
+    assert prepared.summary["train_rows"] == trained
+    assert [(fault["fault"], fault["actions"]) for fault in prepared.summary["faults"]] == [
+        ("loss_weight", {action: 1})
+    ]
+
+
+def test_a_long_row_whose_messages_are_text_is_seen_as_such(tmp_path, start, tokenizer, monkeypatch):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
+    talk = [ASK | {"content": "Why? " * 9000}, SAY | {"content": "<think>Long.</think>Because. " * 2000}]
+    short = [ASK | {"content": "Why?"}, SAY | {"content": "<think>Short.</think>Because."}]
+    file = write(tmp_path / "rows.jsonl", [{"messages": json.dumps(one)} for one in (talk, short)])
+    data = {"name": str(file), "validation": 0.0}
+    prepared = prepare_with_faults(settings({"model": {"name": str(start)}, "data": data}), tokenizer)
+    assert prepared.summary["files"][0]["format"].endswith("messages is text that spells messages")
+    assert prepared.summary["train_rows"] == 1
+
+
+REAL = {
+    "failing/54-conversation-input-output/rows.jsonl": "messages: conversation (system / input / output); input = user; output = assistant",
+    "failing/55-message-keys/rows.jsonl": "messages: messages (role / text)",
+    "failing/57-reasoning-beside-messages/rows.jsonl": "messages: messages (role / content), reasoning = reasoning_content",
+    "failing/58-reasoning-list/rows.jsonl": "columns: question = question, reasoning = reasoning, answer = answer; the steps in reasoning are joined by lines",
+    "failing/59-reasoning-on-off/rows.jsonl": "columns: question = input, answer = output (reasoning inside think tags), mode = reasoning",
+    "failing/61-columns-to-join/rows.jsonl": "columns: question = instruction + question, reasoning = think, answer = answer",
+    "failing/62-nested-columns/rows.jsonl": "columns: question = input.question, reasoning = output.think, answer = output.answer",
+    "cases/05/rows.jsonl": "messages: conversations (user / inner_thought / assistant)",
+    "cases/06/chat.jsonl": "messages: input + output (role / content), system = system_prompt, mode = reasoning",
+    "cases/11/rows.jsonl": "columns: question = question + options, reasoning = reasoning, answer = answer",
+    "cases/14/rows.jsonl": "messages: messages (role / content)",
+    "cases/15/rows.jsonl": "messages: messages (role / content), mode = chat_template_kwargs",
+}  # fmt: skip
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", REAL)
+def test_the_inputs_that_were_refused_are_read(real, name):
+    rows = list(read_rows(real / name, "rows.jsonl", repair_encoding=False))
+    given = {"question": ["instruction", "question"]} if "/61-" in name else {}
+    mapping = detect_columns(rows, ColumnsConfig(**given), (), "rows.jsonl")
+    assert mapping.describe() == REAL[name]
+    read = [to_example(row, mapping) for row in rows]
+    assert not [found for found in read if isinstance(found, Finding)]

@@ -199,10 +199,12 @@ def unused_values(columns: Mapping[str, Any], mapping: ColumnMapping) -> Iterato
     Of a key of messages, `column.key`, the value is that of all messages, as a list where there are several.
     """
     used = {name for name in mapping.used_columns if name is not None}
-    opened = {name[:place] for name in used for place, character in enumerate(name) if character == "."}
+    paths = [name for name in used if "." in name]
+    opened = {path[:place] for path in paths for place, character in enumerate(path) if character == "."}
+    conversations = mapping.message_columns
     waiting = list(columns.items())
     for name, value in waiting:  # which grows while it is read
-        if name in mapping.message_columns:
+        if name in conversations:
             yield from _unused_keys(value, name, mapping.message_names)
         elif name in used:
             continue

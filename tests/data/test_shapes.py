@@ -49,6 +49,8 @@ def refusal(rows, columns=None):
         ([{"role": "病人", "content": "q"}, {"role": "医生", "content": "a"}], "u:q a:a", "role / content"),
         ([{"role": "user", "content": {"parts": ["q"]}}, {"role": "assistant", "content": {"text": "a"}}], "u:q a:a", "role / content"),
         ([ASK | {"text": "other"}, SAY | {"text": "other"}], "u:q a:a", "role / content"),
+        ({"turn_1": {"Human": "q", "MOSS": "a"}, "turn_2": {"Human": "r", "MOSS": "b"}}, "u:q a:a u:r a:b", "Human / MOSS"),
+        ([{"role": "question", "content": "q"}, {"role": "thinking", "content": "t"}, {"role": "answer", "content": "a"}], "u:q a:t>a", "role / content"),
         # Lists of pairs and of texts.
         ([["q", "a"], ["r", "b"]], "u:q a:a u:r a:b", "pairs"),
         ([["user", "q"], ["assistant", "a"]], "u:q a:a", "pairs"),
@@ -114,6 +116,9 @@ def test_unusual_roles_are_shown_and_unknown_ones_asked_for():
     )
     half = [{"messages": [ASK, {"role": "Sage", "content": "a"}]}]
     assert "roles: {assistant: Sage}" in refusal(half)[0]
+    spoken_by = [{"messages": [{"speaker": "Pupil", "text": "q"}, {"speaker": "Master", "text": "a"}]}]
+    assert "roles: {user: Pupil, assistant: Master}" in refusal(spoken_by)[0]
+    assert spoken(spoken_by, columns=told) == "u:q a:a"
     keyed = [{"messages": [{"Pupil": "q", "Master": "a"}]}]
     assert spoken(keyed, columns=told) == "u:q a:a"
 
@@ -312,6 +317,7 @@ def test_every_mistake_in_joined_columns_is_told_at_once():
         ('["one", "two"]', "one\ntwo"),
         ("['one' 'two']", "one\ntwo"),
         (["one", "", None, "two"], "one\ntwo"),
+        ({"text": "one"}, "one"),
         ("[1, 2] is a list, [3] another", "[1, 2] is a list, [3] another"),
         ("[1, 2]", "[1, 2]"),
         ("{x}", "{x}"),
@@ -322,7 +328,13 @@ def test_lists_of_steps_are_joined_by_lines(reasoning, said):
     assert spoken(rows, columns={"reasoning": "reasoning"}) == f"u:q a:{said}>a"
 
 
-@pytest.mark.parametrize("reasoning", [[1, 2], {"a": "one"}, [["one"]], [{"a": {"b": "one"}}], 5])
+def test_a_level_of_effort_is_no_reasoning():
+    rows = [{"question": "q", "answer": TAGGED, "reasoning": "high"}]
+    assert spoken(rows) == "u:q a:t>a"
+    assert unused(rows) == {"reasoning": "high"}
+
+
+@pytest.mark.parametrize("reasoning", [[1, 2], {"a": "one", "b": "two"}, [["one"]], [{"a": {"b": "one"}}], 5])
 def test_what_is_no_list_of_steps_is_told(reasoning):
     rows = [{"question": "q", "reasoning": reasoning, "answer": "a"}]
     assert spoken(rows, columns={"reasoning": "reasoning"}).startswith("not_text: rows.jsonl:1: reasoning: is ")

@@ -34,6 +34,9 @@ from thinktune.data.columns.paths import as_container, has_path, nested_columns,
 from thinktune.data.types import RawRow, suggest_policy
 from thinktune.errors import UserError
 
+EFFORTS = frozenset(("none", "minimal", "low", "medium", "high", "xhigh", "max", "auto"))  # of reasoning, not reasoning
+
+
 NESTED_PARTS = ("messages", "question", "reasoning", "answer", "system")  # looked for inside of objects as well
 
 
@@ -319,6 +322,8 @@ def _may_hold(part: str, name: str, values: list[Any]) -> bool:
     if not filled:
         return True
     if part == "reasoning":
+        if all(isinstance(value, str) and value.strip().casefold() in EFFORTS for value in filled):
+            return False
         return any(isinstance(value, str) or is_text_list(value) or _are_steps(value) for value in filled)
     if part == "history":
         return any(isinstance(as_container(value), list) for value in filled)

@@ -46,7 +46,7 @@ def read_text(value: Any, field: str) -> str | FieldFault:
 def read_steps(value: Any, field: str) -> str | FieldFault:
     """Read reasoning: a text, or a list of steps, joined by lines; also a list that is written as text."""
     steps = read_literal(value) if isinstance(value, str) else value
-    if isinstance(steps, dict) and steps and all(_STEP_KEY.fullmatch(key) for key in steps):
+    if isinstance(steps, dict) and steps and (len(steps) == 1 or all(map(_STEP_KEY.fullmatch, steps))):
         steps = list(steps.values())
     texts = list(map(_step_text, steps)) if isinstance(steps, list) else [None]
     if None not in texts:

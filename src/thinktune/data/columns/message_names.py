@@ -1,5 +1,6 @@
 """Names that messages go by: the meaning of their keys, and of the roles that speak in them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,13 +33,14 @@ REASONING_KEYS = (
 
 USER_NAMES = (
     *("user", "human", "prompter", "questioner", "seeker", "patient", "customer", "client", "q"),
+    *("question", "query"),
     *("用户", "人类", "提问者", "提问", "问", "患者", "病人", "客户", "顾客", "来访者", "求助者", "咨询者", "当事人"),
 )
 
 
 ASSISTANT_NAMES = (
     *("assistant", "gpt", "chatgpt", "bot", "model", "ai", "chatbot", "moss", "supporter", "doctor", "agent"),
-    *("counselor", "counsellor", "therapist", "lawyer", "a"),
+    *("counselor", "counsellor", "therapist", "lawyer", "a", "answer", "response"),
     *("助手", "助理", "机器人", "模型", "回答者", "答", "医生", "大夫", "客服", "咨询师", "心理咨询师", "律师"),
 )
 
@@ -80,6 +82,25 @@ SPEAKER_KEYS: dict[str, str] = {
 
 # Keys that hold a message's text in files that have none of the usual ones; preferred names first.
 CONTENT_KEYS = ("text", "message", "utterance", "body", "msg", "sentence", "内容", "文本", "消息")
+
+
+# Keys that say who speaks, in files where the names of the speakers are unknown as well.
+ROLE_KEYS = (
+    "speaker",
+    "author",
+    "sender",
+    "name",
+    "who",
+    "speaker_name",
+    "role_name",
+    "说话人",
+    "发言人",
+    "角色",
+    "身份",
+)
+
+
+_TURN_KEY = re.compile(r"(?:turn|round|轮)?_?\d{1,4}")
 
 
 # What programs write for a missing value; only a whole field that says this counts as null.
@@ -143,6 +164,8 @@ def as_messages(value: Any) -> Any:
         return value
     inner = [element for element in value.values() if isinstance(element, list)]
     names = {normalize_key(key) for key in value}
+    if value and all(isinstance(turn, dict) for turn in value.values()) and all(map(_TURN_KEY.fullmatch, names)):
+        return list(value.values())
     if len(inner) == 1 and names & {"messages", "conversations", "conversation"}:
         return inner[0]
     return [value]
@@ -185,6 +208,7 @@ def unknown_speakers(values: Sequence[Any], names: MessageNames) -> tuple[list[s
     first, others = Counter[str](), Counter[str]()
     for value in values:
         roles = [role for message in _messages_of(value) if (role := _role_of(message, names)) is not None]
+        roles = roles or [role for message in _messages_of(value) for role in _spoken_by(message)]
         speakers = [names.speaker_of(role) for role in roles]
         if {"user", "assistant"} <= set(speakers):
             return None
@@ -217,6 +241,10 @@ def _role_of(message: Mapping[str, Any], names: MessageNames) -> str | None:
         if names.meaning_of(key, has_role=True) == "role" and isinstance(value, str):
             return value
     return None
+
+
+def _spoken_by(message: Mapping[str, Any]) -> list[str]:
+    return [value for key, value in message.items() if normalize_key(key) in ROLE_KEYS and isinstance(value, str)][:1]
 
 
 def _role_key(messages: Sequence[Mapping[str, Any]], names: MessageNames) -> str | None:

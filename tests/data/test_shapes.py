@@ -128,6 +128,12 @@ def test_roles_that_are_given_come_before_the_usual_meaning():
     assert spoken(rows, columns={"roles": {"user": "doctor", "assistant": "patient"}}) == "u:q a:a"
 
 
+def test_beside_a_role_a_speakers_key_is_something_else_and_a_topic_is_no_role():
+    assert unused([{"messages": [ASK | {"input": "x"}, SAY]}]) == {"messages.input": "x"}
+    messages = [{"kind": "user", "by": "ai", "text": "q"}, {"kind": "assistant", "by": "ai", "text": "a"}]
+    assert spoken([{"messages": messages}]) == "u:q a:a"
+
+
 def test_one_row_of_another_role_does_not_refuse_the_file():
     rows = [{"messages": [ASK, SAY]}, {"messages": [ASK, {"role": "critic", "content": "x"}]}]
     assert mapping_of(rows).messages == "messages"

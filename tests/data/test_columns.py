@@ -165,8 +165,8 @@ def test_a_conversation_wins_over_columns_which_stop_the_run():
     found = refused({"prompt": "q", "messages": CHAT, "answer": "a"})
     assert [sentence.split("'")[1] for sentence in found[:-1]] == ["answer", "prompt"]
     assert "{messages: messages}" in found[-1]
-    found = refused({"prompt": CHAT[:1], "completion": CHAT[1:], "think": "t", "history": [["q", "a"]]})
-    assert [sentence.split("'")[1] for sentence in found[:-1]] == ["history", "think"]
+    found = refused({"prompt": CHAT[:1], "completion": CHAT[1:], "history": [["q", "a"]]})
+    assert [sentence.split("'")[1] for sentence in found[:-1]] == ["history"]
 
 
 def test_text_under_an_unknown_key_of_a_message_stops_the_run():

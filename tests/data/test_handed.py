@@ -158,7 +158,7 @@ def row_findings(columns, **chosen):
     policies = resolve_policies(chosen)
     read = to_example(row, MAPPING)
     checked = check_example(read.example, read.field_names, CheckRules(policies, HANDED_PHRASES))
-    return with_unused_columns(checked, columns, MAPPING.used_columns, policies)
+    return with_unused_columns(checked, columns, MAPPING, policies)
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])

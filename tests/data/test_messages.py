@@ -160,16 +160,18 @@ def test_weights_say_which_replies_are_trained():
     ("columns", "fault", "message"),
     [
         (PAIR | {"answer": 7}, "not_text", "answer: is 7, not text"),
-        (PAIR | {"think": ["x"]}, "not_text", "think: is ['x'], not text"),
+        (PAIR | {"think": ["x", 7]}, "not_text", "think: is ['x', 7], not a text or a list of steps"),
+        (PAIR | {"answer": ["x", "y"]}, "not_text", "answer: is a list of 2 texts; to join them, write [answer] in brackets under data.columns"),
         (PAIR | {"question": {"a": 1}}, "not_text", "question: is {'a': 1}, not text"),
         (PAIR | {"answer": "a\ud83d"}, "unreadable", "answer: contains half a character (a lone surrogate)"),
         ({"question": "q"}, "unreadable", "answer: the row has no such column"),
         (PAIR | {"system": 0}, "not_text", "system: is 0, not text"),
         (PAIR | {"history": [["x"]]}, "not_text", "history[0]: is ['x'], not a pair of a question and a reply"),
-        (PAIR | {"history": "[]"}, "not_text", "history: is '[]', not a pair of a question and a reply"),
+        (PAIR | {"history": "[x]"}, "not_text", "history: is '[x]', not a list of pairs or messages"),
+        (PAIR | {"history": ["q", "a", "q"]}, "not_text", "history: is a list of 3 texts; only where a reply follows every question is it clear who speaks"),
         (PAIR | {"keypoint": ["x"]}, "not_text", "keypoint: is ['x'], not text"),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_text_is_reported_with_its_field(columns, fault, message):
     sample = PAIR | {"history": [], "system": "", "keypoint": ""}
     assert draft(columns, sample=sample) == Finding(fault, f"rows.jsonl:7: {message}")
@@ -190,13 +192,13 @@ TOOLS = "calls tools, which cannot be trained yet"
         ([USER, USER, REPLY], "role", "messages[1].content: is the user's turn where the assistant's is expected"),
         ([REPLY], "role", "messages[0].content: is the assistant's turn where the user's is expected"),
         ([USER, REPLY, {"role": "system", "content": "s"}], "role", "messages[2].content: is the system's turn where the user's is expected"),
-        ([USER, {"role": "critic", "content": "x"}], "role", "messages[1]: has the role 'critic'; use system, user or assistant"),
+        ([USER, {"role": "critic", "content": "x"}], "role", "messages[1]: has the role 'critic'; use system, user or assistant, or say who it is in data.columns.roles"),
         ([{"content": "x"}], "role", "messages[0]: has no role"),
         ([{"content": "x", "user": "bob"}], "role", "messages[0]: has no role"),
         ([USER, REPLY, {"role": "tool", "content": "x"}], "role", f"messages[2]: {TOOLS}"),
         ([USER, {"role": "assistant", "content": None, "tool_calls": [{}]}], "role", f"messages[1]: {TOOLS}"),
         ([USER, REPLY | {"content": [{"type": "tool_call", "value": "x"}]}], "role", f"messages[1].content[0]: {TOOLS}"),
-        ([USER, REPLY | {"loss_weight": 0.5}], "role", "messages[1].loss_weight: is 0.5; use 1 (trained) or 0 (not trained)"),
+        ([USER, REPLY | {"loss_weight": -0.5}], "role", "messages[1].loss_weight: is -0.5; use 1 (trained) or 0 (not trained)"),
         ([USER | {"reasoning": "t"}, REPLY], "role", "messages[0].reasoning: is reasoning, which only the assistant can have"),
         ([USER, REPLY | {"content": ["a", {"type": "thinking", "thinking": "t"}]}], "role", "messages[1].content[1]: is reasoning after the start of the answer"),
         ([USER, REPLY | {"reasoning": "t", "thinking": "u"}], "unreadable", "messages[1]: reasoning and thinking mean the same but differ"),

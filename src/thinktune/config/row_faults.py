@@ -94,6 +94,10 @@ ROW_FAULTS: dict[str, RowFault] = {
     ),
     "blank": RowFault("a question or an answer is empty or null", ("drop", "stop")),
     "role": RowFault("a conversation's roles are unknown or out of order, or it calls tools", ("drop", "stop")),
+    "loss_weight": RowFault(
+        "a message's weight (loss_scale, weight) is neither 0 nor 1; keep trains it like all others",
+        ("keep", "drop", "stop"),
+    ),
     "ends_on_user": RowFault(
         "a conversation ends with the user; repair leaves out the last question", ("repair", "drop", "stop")
     ),

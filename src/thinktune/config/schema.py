@@ -1,11 +1,13 @@
 """Schema of a recipe: frozen sections, validated on construction. `docs/recipe.md` is made from it."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -78,19 +80,65 @@ class ModelSource(Section):
         return template
 
 
+def _check_names(value: Any) -> Any:
+    """Return a name, or a tuple of names; raise ValueError with one sentence for anything else."""
+    if value is None or (isinstance(value, str) and value):
+        return value
+    if not isinstance(value, list | tuple):
+        problem = "is empty" if value == "" else f"is {json.dumps(value, default=repr)[:60]}, not a text"
+        raise ValueError(f"{problem}; write a name, or several in brackets, as in [instruction, question]")
+    names: list[Any] = list(value)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        shown = json.dumps(names, ensure_ascii=False, default=repr)[:60]
+        raise ValueError(f"is {shown}; write a name or more in the brackets, as in [instruction, question]")
+    return tuple(names)
+
+
+Names = Annotated[str | tuple[str, ...] | None, BeforeValidator(_check_names)]
+
+
+def _check_roles(value: Any) -> Any:
+    """Return names by role; raise ValueError with one sentence for every mistake."""
+    if not isinstance(value, dict):
+        raise ValueError(f"is {json.dumps(value, default=repr)[:60]}; write it as in {{user: 学员, assistant: 教练}}")
+    roles: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for role, names in value.items():
+        try:
+            roles[role] = _check_names(names)
+        except ValueError as error:
+            mistakes.append(f"{role} {error}")
+        if role not in get_args(Speaker):
+            mistakes.append(f"{role} is no role; write {', '.join(get_args(Speaker))}")
+        elif names is None:
+            mistakes.append(f"{role} holds nothing; write a name, or leave it out")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return roles
+
+
+Speaker = Literal["user", "assistant", "system"]
+Roles = Annotated[dict[Speaker, str | tuple[str, ...]], BeforeValidator(_check_roles)]
+
+
 class ColumnsConfig(Section):
     """Names of the columns; a column that is not named here is found by its usual names, and `check` shows it."""
 
-    question: str | None = None
-    """The user's question. Like the columns below, it is found by its usual names if it is not set."""
-    reasoning: str | None = None
-    """The reasoning before the answer. If there is no such column, think tags inside the answer are read."""
-    answer: str | None = None
+    question: Names = None
+    """The user's question. Like the columns below, it is found by its usual names if it is not set. Several columns,
+    as in `[question, options]`, are joined by lines; `input.question` is a key of the objects in `input`."""
+    reasoning: Names = None
+    """The reasoning before the answer. If there is no such column, think tags inside the answer are read. Beside
+    messages, it is the last reply's; `messages.inner_voice` is a key of the messages themselves."""
+    answer: Names = None
     """The answer."""
-    system: str | None = None
+    system: Names = None
     """A system prompt for this row."""
     messages: str | None = None
     """A whole conversation, as a list of messages."""
+    roles: Roles = {}
+    """Who speaks in messages, where they have other names than the usual ones: `{user: 学员, assistant: [教练, 助教]}`.
+    Also keys, in messages that hold each speaker's text under a key."""
     keypoint: str | None = None
     """A short text that a right answer contains. It is used for grading and is never trained."""
     mode: str | None = None

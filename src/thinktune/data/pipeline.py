@@ -15,6 +15,7 @@ import numpy as np
 from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.data.columns.detection import detect_columns
+from thinktune.data.columns.literals import read_literal
 from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping, UncheckedExample, to_example
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
 from thinktune.data.columns.unused import UnusedColumns
@@ -279,9 +280,12 @@ def _shorten(value: Any, depth: int = 0) -> Any:
     """Shorten a value of a row so that it still shows what its column holds; so many long rows are held in memory."""
     match value:
         case str():
-            return value.strip()[:100] or value[:100]
+            # A text that spells a list would not spell one any more.
+            literal = read_literal(value) if depth == 0 and len(value) > 100 else None
+            return value.strip()[:100] or value[:100] if literal is None else _shorten(literal)
         case list() if depth < 4:
-            return [_shorten(element, depth + 1) for element in value[:10]]
+            # The last one tells who has the last word in a conversation.
+            return [_shorten(element, depth + 1) for element in (value if len(value) < 10 else [*value[:9], value[-1]])]
         case dict():
             return {name: _shorten(inner, depth + 1) for name, inner in value.items()} if depth < 4 else {}
         case _:

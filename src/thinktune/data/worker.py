@@ -130,7 +130,10 @@ def _checked_example(
     unchecked = to_example(row, mapping)
     if isinstance(unchecked, Finding):
         return CheckedExample(None, (_apply_policy(unchecked, settings.faults),))
-    example, findings = unchecked.example, (spelled,) if spelled else ()
+    found = tuple(_apply_policy(finding, settings.faults) for finding in unchecked.findings)
+    if any(finding.action != "kept" for finding in found):
+        return CheckedExample(None, found)
+    example, findings = unchecked.example, (*((spelled,) if spelled else ()), *found)
     # A row is no shorter in its file, so only of a long one need the characters be counted.
     if row.size > settings.max_tokens:
         example, cut = cut_surely_too_long(example, settings, tokenizer)
@@ -138,7 +141,7 @@ def _checked_example(
         if example is None:
             return CheckedExample(None, findings)
     checked = check_example(example, unchecked.field_names, rules)
-    checked = with_unused_columns(checked, row.columns or {}, mapping.used_columns, settings.faults)
+    checked = with_unused_columns(checked, row.columns or {}, mapping, settings.faults)
     if checked.example is None:
         return CheckedExample(None, findings + checked.findings)
     example = apply_silent_share(checked.example, settings.silent_share, settings.seed)

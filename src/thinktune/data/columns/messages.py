@@ -1,49 +1,25 @@
 """Messages in every format that tools write, read as turns: roles, content parts, reasoning, weights."""
 
-import json
-import reprlib
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any
 
+from thinktune.data.columns.fields import FieldFault, read_steps, read_text, short_repr
+from thinktune.data.columns.literals import read_literal
+from thinktune.data.columns.message_names import (
+    TOOL_ROLES,
+    USUAL_NAMES,
+    MessageNames,
+    Speaker,
+    as_messages,
+    is_blank,
+    normalize_key,
+)
 from thinktune.data.columns.modes import parse_mode
 from thinktune.tokenization import Turn
 from thinktune.tokenization.conversation import Mode, Role
 
 # A turn, and the names of the fields that hold its content and its reasoning.
 TurnWithFields = tuple[Turn, tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class FieldFault:
-    """A fault in a field of a row: its name in `data.faults`, and a sentence `field: what is wrong`.
-
-    Functions here return what they read, or the first fault that they meet, which ends the reading of the row.
-    """
-
-    fault: str
-    sentence: str
-
-
-REASONING_KEYS = (
-    *("reasoning", "reasoning_content", "think", "thinking", "thought", "thoughts", "complex_cot", "cot"),
-    *("chain_of_thought", "rationale", "thinking_content", "think_content", "thought_process", "reasoning_process"),
-    *("思考", "思考过程", "推理", "推理过程", "思维链"),
-)
-
-
-ROLE_ALIASES: dict[str, Role] = {
-    **dict.fromkeys(("user", "human"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
-    **dict.fromkeys(("system", "developer"), "system"),
-}
-
-
-# What programs write for a missing value; only a whole field that says this counts as null.
-NULL_SPELLINGS = frozenset(("None", "null", "Null", "NULL", "nan", "NaN", "NAN", "N/A", "n/a", "<NA>"))
-
-
-TOOL_ROLES = ("tool", "tools", "tool_call", "tool_response", "tool_result", "function", "function_call", "observation")
 
 
 # Types of content parts. They are tuples because a row may hold anything as a type, and a list cannot be looked up in
@@ -64,51 +40,6 @@ TOOL_CALL_FAULT = "calls tools, which cannot be trained yet"
 
 
 ROLE_ORDER: tuple[Role, ...] = ("system", "user", "assistant")
-
-
-# The meaning of a message's keys. One message may hold a user's and an assistant's text, as in {human, assistant}.
-MESSAGE_KEYS = {
-    **dict.fromkeys(("role", "from"), "role"),
-    **dict.fromkeys(("content", "value"), "content"),
-    **dict.fromkeys(REASONING_KEYS, "reasoning"),
-    **dict.fromkeys(("loss_weight", "weight", "loss", "loss_scale", "train"), "weight"),
-    **dict.fromkeys(("enable_thinking", "thinking_mode", "chat_template_kwargs"), "mode"),
-    **dict.fromkeys(("tool_calls", "tool_call", "function_call"), "tools"),
-    **{"human": "user", "user": "user", "assistant": "assistant", "system": "system"},
-}
-
-
-@lru_cache(maxsize=4096)
-def normalize_key(name: str) -> str:
-    """Return a key or column name in lower case, with `_` in place of `-` and spaces."""
-    return name.strip().casefold().replace("-", "_").replace(" ", "_")
-
-
-def is_blank(value: Any) -> bool:
-    """Return True for null, null written as text, white space, NaN, and an empty list or object."""
-    if isinstance(value, str):
-        return not value or value.isspace() or value.strip() in NULL_SPELLINGS
-    return value is None or value == [] or value == {} or value != value  # only NaN differs from itself
-
-
-def short_repr(value: Any) -> str:
-    """Shorten a value for a sentence; it may be of any size and depth."""
-    return reprlib.repr(value)[:60]
-
-
-def read_text(value: Any, field: str) -> str | FieldFault:
-    """Read a text that can be trained; null is read as an empty text."""
-    if value is None or value != value:
-        return ""
-    if not isinstance(value, str):
-        return FieldFault("not_text", f"{field}: is {short_repr(value)}, not text")
-    try:
-        # JSON can spell half of a surrogate pair, which no UTF-8 file and no tokenizer can hold.
-        if not value.isascii():
-            value.encode()
-    except UnicodeEncodeError:
-        return FieldFault("unreadable", f"{field}: contains half a character (a lone surrogate)")
-    return value
 
 
 def assistant_turn(content: str, reasoning: str, field_names: tuple[str, str], trained: bool = True) -> TurnWithFields:
@@ -160,50 +91,88 @@ def read_mode(value: Any, field: str) -> Mode | FieldFault | None:
 
 
 def _read_object(value: Any) -> dict[str, Any] | None:
-    """Return an object, also one written as JSON text, as CSV files have it; None for anything else."""
+    """Return an object, also one written as text, as CSV files have it; None for anything else."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
+        value = read_literal(value)
     return value if isinstance(value, dict) else None
 
 
-def read_messages(value: Any, field: str) -> list[TurnWithFields] | FieldFault:
-    """Read a list of messages as turns, in its order."""
-    if value is None:
-        return []
-    if not isinstance(value, list):
+def read_messages(value: Any, field: str, names: MessageNames = USUAL_NAMES) -> list[TurnWithFields] | FieldFault:
+    """Read messages as turns, in their order: a list, one message, pairs, texts in turn, or text that spells these."""
+    messages = as_messages(value)
+    if messages is None:
+        if is_blank(value):
+            return []
+    elif not isinstance(messages, list):
+        messages = None
+    if messages is None:
         return FieldFault("not_text", f"{field}: is {short_repr(value)}, not a list of messages")
+    if messages and _are_texts(messages):
+        return _read_texts_in_turn(messages, field)
+    pairs = [pair for pair in messages if isinstance(pair, list) and pair]
+    firsts = {names.speaker_of(pair[0]) for pair in pairs if isinstance(pair[0], str)}
     turns: list[TurnWithFields] = []
-    for index, message in enumerate(value):
-        message_field = f"{field}[{index}]"
-        if not isinstance(message, dict):
+    for index, message in enumerate(messages):
+        # A value that is one message has no list around it.
+        message_field = field if message is value else f"{field}[{index}]"
+        if isinstance(message, list):
+            with_roles = firsts <= {"system", "user", "assistant"} and {"user", "assistant"} <= firsts
+            found = _read_pair(message, message_field, names, with_roles)
+        elif isinstance(message, dict):
+            found = _read_message(message, message_field, names)
+        else:
             return FieldFault("not_text", f"{message_field}: is {short_repr(message)}, not a message")
-        found = _read_message(message, message_field)
         if isinstance(found, FieldFault):
             return found
         turns += found
     return turns
 
 
-def read_history(pairs: Any, name: str) -> list[TurnWithFields] | FieldFault:
-    """Read the turns before the question from a column of pairs of texts."""
-    if is_blank(pairs):
+def read_history(value: Any, name: str, names: MessageNames = USUAL_NAMES) -> list[TurnWithFields] | FieldFault:
+    """Read the turns before the question: pairs of texts, messages, or texts in turn, also written as text."""
+    if is_blank(value):
         return []
+    if isinstance(value, str) and read_literal(value) is None:
+        return FieldFault("not_text", f"{name}: is {short_repr(value)}, not a list of pairs or messages")
+    return read_messages(value, name, names)
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _read_texts_in_turn(texts: list[str], field: str) -> list[TurnWithFields] | FieldFault:
+    """Read a list of texts as a user's and an assistant's, in turn."""
+    if len(texts) % 2:
+        what = f"is a list of {len(texts)} texts; only where a reply follows every question is it clear who speaks"
+        return FieldFault("not_text", f"{field}: {what}")
     turns: list[TurnWithFields] = []
-    for index, pair in enumerate(pairs if isinstance(pairs, list) else [pairs]):
-        field = f"{name}[{index}]" if isinstance(pairs, list) else name
-        if not isinstance(pair, list) or len(pair) != 2:
-            return FieldFault("not_text", f"{field}: is {short_repr(pair)}, not a pair of a question and a reply")
-        question, reply = read_text(pair[0], f"{field}[0]"), read_text(pair[1], f"{field}[1]")
-        if isinstance(question, FieldFault):
-            return question
-        if isinstance(reply, FieldFault):
-            return reply
-        turns.append((Turn("user", question), (f"{field}[0]", "")))
-        turns.append(assistant_turn(reply, "", (f"{field}[1]", f"{field}[1]")))
+    for index in range(0, len(texts), 2):
+        fields = f"{field}[{index}]", f"{field}[{index + 1}]"
+        pair = _read_question_and_reply(texts[index], texts[index + 1], fields)
+        if isinstance(pair, FieldFault):
+            return pair
+        turns += pair
     return turns
+
+
+def _read_pair(pair: list[Any], field: str, names: MessageNames, with_role: bool) -> list[TurnWithFields] | FieldFault:
+    """Read two texts, which are a question and its reply, or a role and its text."""
+    if len(pair) != 2:
+        return FieldFault("not_text", f"{field}: is {short_repr(pair)}, not a pair of a question and a reply")
+    role, content = pair
+    if with_role:
+        return _read_message({"role": role, "content": content}, field, names)
+    return _read_question_and_reply(role, content, (f"{field}[0]", f"{field}[1]"))
+
+
+def _read_question_and_reply(question: Any, reply: Any, fields: tuple[str, str]) -> list[TurnWithFields] | FieldFault:
+    texts = read_text(question, fields[0]), read_text(reply, fields[1])
+    if isinstance(texts[0], FieldFault):
+        return texts[0]
+    if isinstance(texts[1], FieldFault):
+        return texts[1]
+    return [(Turn("user", texts[0]), (fields[0], "")), assistant_turn(texts[1], "", (fields[1], fields[1]))]
 
 
 def with_row_system_prompt(turns: list[TurnWithFields], system: str, name: str) -> list[TurnWithFields] | FieldFault:
@@ -245,18 +214,18 @@ def find_turn_order_fault(turns: list[TurnWithFields]) -> FieldFault | None:
     return FieldFault("blank", "has no trained reply: every weight is 0" if replies else "has no reply")
 
 
-def _read_message(message: dict[str, Any], field: str) -> list[TurnWithFields] | FieldFault:
+def _read_message(message: dict[str, Any], field: str, names: MessageNames) -> list[TurnWithFields] | FieldFault:
     """Read one message; it may hold the turns of several roles, each under a key of its own."""
-    fields = _fields_by_meaning(message, field)
+    fields = _fields_by_meaning(message, field, names)
     if isinstance(fields, FieldFault):
         return fields
     if not is_blank(fields.get("tools", ("", None))[1]):
         return FieldFault("role", f"{field}: {TOOL_CALL_FAULT}")
     if "role" in fields:
-        role = _read_role(fields["role"][1], field)
-        if isinstance(role, FieldFault):
-            return role
-        turn = _read_turn(role, fields.get("content", ("content", None)), fields, field)
+        speaker = _read_speaker(fields, field, names)
+        if isinstance(speaker, FieldFault):
+            return speaker
+        turn = _read_turn(speaker, fields.get("content", ("content", None)), fields, field)
         return turn if isinstance(turn, FieldFault) else [turn]
     roles: list[Role] = [role for role in ROLE_ORDER if role in fields]
     if not roles or "content" in fields:
@@ -270,31 +239,48 @@ def _read_message(message: dict[str, Any], field: str) -> list[TurnWithFields] |
     return turns
 
 
-def _read_role(value: Any, field: str) -> Role | FieldFault:
-    name = normalize_key(value) if isinstance(value, str) else ""
-    if name in ROLE_ALIASES:
-        return ROLE_ALIASES[name]
-    unknown = f"has the role {short_repr(value)}; use system, user or assistant"
-    return FieldFault("role", f"{field}: {TOOL_CALL_FAULT if name in TOOL_ROLES else unknown}")
+def _read_speaker(fields: dict[str, tuple[str, Any]], field: str, names: MessageNames) -> Speaker | FieldFault:
+    """Read who speaks, by the role and, for an assistant, by the channel."""
+    value = fields["role"][1]
+    if isinstance(value, dict):  # as in {"author": {"role": "user"}}
+        value = value.get("role")
+    speaker = names.speaker_of(value) if isinstance(value, str) else None
+    if speaker is None:
+        is_tool = isinstance(value, str) and normalize_key(value) in TOOL_ROLES
+        unknown = (
+            f"has the role {short_repr(value)}; use system, user or assistant, or say who it is in data.columns.roles"
+        )
+        return FieldFault("role", f"{field}: {TOOL_CALL_FAULT if is_tool else unknown}")
+    key, channel = fields.get("channel", ("", None))
+    if speaker != "assistant" or is_blank(channel) or channel == "final":
+        return speaker
+    if channel == "analysis":
+        return "reasoning"
+    return FieldFault("role", f"{field}.{key}: is {short_repr(channel)}; only analysis and final can be trained")
 
 
-def _fields_by_meaning(message: dict[str, Any], field: str) -> dict[str, tuple[str, Any]] | FieldFault:
-    """Map each meaning in `MESSAGE_KEYS` to a message's key and value; keys of one meaning must agree."""
+def _fields_by_meaning(
+    message: dict[str, Any], field: str, names: MessageNames
+) -> dict[str, tuple[str, Any]] | FieldFault:
+    """Map each meaning of a key to a message's key and value; keys of one meaning must agree."""
     fields: dict[str, tuple[str, Any]] = {}
+    has_role = names.has_role(message)
     for key, value in message.items():
-        meaning = MESSAGE_KEYS.get(normalize_key(key))
+        meaning = names.meaning_of(key, has_role)
         if meaning is None:
             continue
         earlier = fields.get(meaning)
         if earlier is None or is_blank(earlier[1]):
             fields[meaning] = key, value
         elif not is_blank(value) and (isinstance(value, list | dict) or value != earlier[1]):
-            return FieldFault("unreadable", f"{field}: {earlier[0]} and {key} mean the same but differ")
+            if not (meaning == "user" and normalize_key(earlier[0]) == "instruction" and normalize_key(key) == "input"):
+                return FieldFault("unreadable", f"{field}: {earlier[0]} and {key} mean the same but differ")
+            fields[meaning] = f"{earlier[0]} + {key}", [f"{earlier[1]}\n", value]
     return fields
 
 
 def _read_turn(
-    role: Role, key_and_content: tuple[str, Any], fields: dict[str, tuple[str, Any]], field: str
+    speaker: Speaker, key_and_content: tuple[str, Any], fields: dict[str, tuple[str, Any]], field: str
 ) -> TurnWithFields | FieldFault:
     """Read a turn from its content and from the message's fields of reasoning and weight."""
     content_key, value = key_and_content
@@ -303,9 +289,11 @@ def _read_turn(
     if isinstance(parts, FieldFault):
         return parts
     content, reasoning = parts
+    if speaker == "reasoning":
+        speaker, content, reasoning = "assistant", "", content or reasoning
     if "reasoning" in fields:
         key, value = fields["reasoning"]
-        own_reasoning = read_text(value, f"{field}.{key}")
+        own_reasoning = read_steps(value, f"{field}.{key}")
         if isinstance(own_reasoning, FieldFault):
             return own_reasoning
         if is_blank(reasoning):
@@ -316,21 +304,23 @@ def _read_turn(
     mode = read_mode(mode_value, f"{field}.{mode_key}")
     if isinstance(mode, FieldFault):
         return mode
-    if role != "assistant":
+    if speaker != "assistant":
         if not is_blank(reasoning):
             return FieldFault("role", f"{reasoning_field}: is reasoning, which only the assistant can have")
         if mode:
             return FieldFault("role", f"{field}.{mode_key}: is the mode of a reply; move it to the assistant's message")
-        return Turn(role, content), (content_field, "")
+        return Turn(speaker, content), (content_field, "")
     key, weight = fields.get("weight", ("", None))
-    if not is_blank(weight) and weight not in (0, 1):
+    if not is_blank(weight) and not (isinstance(weight, int | float) and weight >= 0):
         return FieldFault("role", f"{field}.{key}: is {short_repr(weight)}; use 1 (trained) or 0 (not trained)")
-    turn, names = assistant_turn(content, reasoning, (content_field, reasoning_field), is_blank(weight) or weight == 1)
+    turn, names = assistant_turn(content, reasoning, (content_field, reasoning_field), is_blank(weight) or weight > 0)
     return replace(turn, mode=mode), names
 
 
 def _read_content(value: Any, field: str) -> tuple[str, str] | FieldFault:
     """Read a message's content, a text or a list of typed parts, as its text and its reasoning."""
+    if isinstance(value, dict):
+        value = value["parts"] if isinstance(value.get("parts"), list) else [value]
     if not isinstance(value, list):
         text = read_text(value, field)
         return text if isinstance(text, FieldFault) else (text, "")

@@ -3,12 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from thinktune.data.columns.mapping import PART_OF_COLUMN, ColumnMapping, to_flow_yaml
-from thinktune.data.columns.messages import (
-    MESSAGE_KEYS,
-    is_blank,
-    normalize_key,
-)
+from thinktune.data.columns.mapping import PART_OF_COLUMN, ColumnMapping, to_flow_yaml, unused_values
+from thinktune.data.columns.message_names import is_blank, normalize_key
 from thinktune.data.types import RawRow
 from thinktune.errors import UserError
 
@@ -26,14 +22,8 @@ class UnusedColumns:
 
     def add_row(self, row: RawRow, mapping: ColumnMapping) -> None:
         """Count a row's texts."""
-        used, conversations = mapping.used_columns, mapping.message_columns
-        for name, value in (row.columns or {}).items():
-            if name in conversations:
-                for message in value if isinstance(value, list) else ():
-                    for key in message if isinstance(message, dict) else ():
-                        if normalize_key(key) not in MESSAGE_KEYS and f"{name}.{key}" not in mapping.ignored:
-                            self._add_value(f"{name}.{key}", message[key])
-            elif name not in used and name not in mapping.ignored:
+        for name, value in unused_values(row.columns or {}, mapping):
+            if name not in mapping.ignored:
                 self._add_value(name, value)
 
     def merge(self, other: "UnusedColumns") -> None:

@@ -7,8 +7,9 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
-from thinktune.data.columns.mapping import ColumnMapping
-from thinktune.data.columns.messages import MESSAGE_KEYS, normalize_key, short_repr
+from thinktune.data.columns.mapping import ColumnMapping, names_of
+from thinktune.data.columns.message_names import MESSAGE_KEYS, normalize_key
+from thinktune.data.columns.messages import short_repr
 from thinktune.data.types import Finding, RawRow
 
 _TEXT_PARTS = ("question", "input", "reasoning", "answer")
@@ -23,8 +24,7 @@ def spell_values(row: RawRow, mapping: ColumnMapping) -> tuple[RawRow, Finding |
     changed = dict[str, Any]()
     sentences = list[str]()
     columns = row.columns or {}
-    for part in () if mapping.message_columns else _TEXT_PARTS:
-        name = getattr(mapping, part)
+    for part, name in () if mapping.message_columns else _text_columns(mapping):
         if name in columns and (text := as_text(columns[name], truth=part == "answer")) is not None:
             changed[name] = text
             sentences.append(_sentence(name, columns[name], text))
@@ -38,6 +38,12 @@ def spell_values(row: RawRow, mapping: ColumnMapping) -> tuple[RawRow, Finding |
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
     finding = Finding("not_text", f"{row.source}: {sentences[0]}{more}", "repaired")
     return replace(row, columns={**columns, **changed}), finding
+
+
+def _text_columns(mapping: ColumnMapping) -> Iterator[tuple[str, str]]:
+    for part in _TEXT_PARTS:
+        for name in names_of(getattr(mapping, part)):
+            yield part, name
 
 
 def as_text(value: Any, truth: bool = False) -> str | None:

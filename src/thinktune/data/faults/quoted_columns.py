@@ -1,9 +1,10 @@
 """Find reasoning that quotes a column which the prompt lacks: what its writer saw, and the model will not."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from thinktune.data.columns.mapping import ColumnMapping, unused_values
 from thinktune.data.faults.checks import CheckedExample
 from thinktune.data.types import ACTION_OF_POLICY, Finding
 from thinktune.tokenization import Example
@@ -26,17 +27,17 @@ _MIN_PROBES_FOUND = 3
 _WIDE, _NARROW = 10, 24  # characters of a probe, in Chinese and in Latin script: no phrase of common speech
 
 
-def unused_texts(columns: Mapping[str, Any], used: Collection[str | None]) -> dict[str, str]:
-    """Return the texts of the columns that are not used, those of lists and objects joined."""
-    texts = {name: "\n".join(_texts(value)) for name, value in columns.items() if name not in used}
+def unused_texts(columns: Mapping[str, Any], mapping: ColumnMapping) -> dict[str, str]:
+    """Return the texts of what is not read of a row, those of lists and objects joined."""
+    texts = {name: "\n".join(_texts(value)) for name, value in unused_values(columns, mapping)}
     return {name: text for name, text in texts.items() if len(text) >= MIN_COLUMN_CHARACTERS}
 
 
 def with_unused_columns(
-    checked: CheckedExample, columns: Mapping[str, Any], used: Collection[str | None], policies: Mapping[str, str]
+    checked: CheckedExample, columns: Mapping[str, Any], mapping: ColumnMapping, policies: Mapping[str, str]
 ) -> CheckedExample:
     """Name the columns that a row's reasoning may have been written from, though they are not used."""
-    texts = unused_texts(columns, used)
+    texts = unused_texts(columns, mapping)
     if not texts:
         return checked
     findings = tuple(_named(finding, texts) for finding in checked.findings)

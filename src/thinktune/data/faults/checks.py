@@ -6,14 +6,13 @@ from functools import lru_cache, partial
 
 from thinktune.data.columns.modes import silenced
 from thinktune.data.faults.habits import NO_HABITS, Habits
+from thinktune.data.faults.mojibake import find_garbled
 from thinktune.data.faults.repairs import (
     describe_control_character,
-    describe_literal_newline,
     describe_odd_space,
     normalize_reasoning_spaces,
     normalize_spaces,
     remove_control_characters,
-    unescape_newlines,
 )
 from thinktune.data.faults.reply_checks import (
     NOT_CHOICES,
@@ -31,13 +30,13 @@ from thinktune.data.faults.text_checks import (
     any_of,
     find_blank,
     find_control_tokens,
-    find_garbled,
     find_last_question,
+    find_literal_newlines,
     find_soft_switches,
-    find_think_tags,
     repair_texts,
     with_switched_modes,
 )
+from thinktune.data.faults.think_tags import find_think_tags
 from thinktune.data.faults.turn_faults import FieldNames, RowCheck, TurnFault, Turns, is_trained
 from thinktune.data.types import Action, Finding
 from thinktune.tokenization import Example
@@ -81,7 +80,7 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
         faults, repaired = check(turns, field_names)
         if not faults:
             continue
-        action, note = _action(fault, rules.policies[fault], repaired), ""
+        action, note = _action(rules.policies[fault], turns, repaired), ""
         # Of a last question, what its repair would leave is what leaving it out would.
         leaves = action == "dropped" and fault != "ends_on_user"
         if leaves and (left := _without_faulty_replies(turns, field_names, check, faults)):
@@ -104,14 +103,14 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
     return CheckedExample(again.example, (*findings, *more))
 
 
-def _action(fault: str, policy: str, repaired: Turns | None) -> Action:
+def _action(policy: str, turns: Turns, repaired: Turns | None) -> Action:
     match policy:
         case "keep" | "silent":
             return "kept"
         case "stop":
             return "stops"
         case "repair" if repaired is not None:
-            return "repaired"
+            return "kept" if repaired is turns else "repaired"  # what may be right is told and stays
         case _:
             return "dropped"
 
@@ -161,7 +160,7 @@ def _checks(
             partial(repair_texts, remove_control_characters, remove_control_characters, describe_control_character),
         ),
         ("think_tag", find_think_tags),
-        ("literal_newline", partial(repair_texts, unescape_newlines, unescape_newlines, describe_literal_newline)),
+        ("literal_newline", find_literal_newlines),
         ("odd_space", partial(repair_texts, normalize_spaces, normalize_reasoning_spaces, describe_odd_space)),
         ("soft_switch", find_soft_switches),
         ("ends_on_user", find_last_question),

@@ -6,6 +6,12 @@ from functools import lru_cache, partial
 
 from thinktune.data.columns.modes import silenced
 from thinktune.data.faults.habits import NO_HABITS, Habits
+from thinktune.data.faults.marks.markup import find_markup
+from thinktune.data.faults.marks.placeholders import find_blanks_to_fill, find_placeholders
+from thinktune.data.faults.marks.reply_forms import find_answer_tags, find_reasoning_tags
+from thinktune.data.faults.marks.role_marks import find_role_marks, names_after_repair
+from thinktune.data.faults.marks.spreadsheet import find_spreadsheet_damage
+from thinktune.data.faults.marks.think_tags import find_think_tags
 from thinktune.data.faults.mojibake import find_garbled
 from thinktune.data.faults.repairs import (
     describe_control_character,
@@ -36,7 +42,6 @@ from thinktune.data.faults.text_checks import (
     repair_texts,
     with_switched_modes,
 )
-from thinktune.data.faults.think_tags import find_think_tags
 from thinktune.data.faults.turn_faults import FieldNames, RowCheck, TurnFault, Turns, is_trained
 from thinktune.data.types import Action, Finding
 from thinktune.tokenization import Example
@@ -57,6 +62,7 @@ class CheckRules:
     handed_phrases: tuple[str, ...] = ()
     control_tokens: tuple[str, ...] = ()
     habits: Habits = NO_HABITS
+    think_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
     Without repairs the same object is returned. A checked example needs no repair when it is checked again.
     """
     turns, findings = example.turns, list[Finding]()
-    for fault, check in _checks(rules.handed_phrases, rules.control_tokens, rules.habits):
+    for fault, check in _checks(rules.handed_phrases, rules.control_tokens, rules.habits, rules.think_tags):
         faults, repaired = check(turns, field_names)
         if not faults:
             continue
@@ -91,6 +97,7 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
         if action in ("dropped", "stops"):
             return CheckedExample(None, tuple(findings))
         if action == "repaired" and repaired is not None:
+            field_names = names_after_repair(turns, field_names) if fault == "role_mark" else field_names
             turns = repaired
         elif action == "kept":
             turns = _keep(fault, turns)
@@ -146,10 +153,10 @@ def _keep(fault: str, turns: Turns) -> Turns:
 
 @lru_cache(maxsize=8)
 def _checks(
-    handed_phrases: tuple[str, ...], control_tokens: tuple[str, ...], habits: Habits
+    handed_phrases: tuple[str, ...], control_tokens: tuple[str, ...], habits: Habits, think_tags: tuple[str, ...]
 ) -> tuple[tuple[str, RowCheck], ...]:
     """List every fault with its check, in an order in which repairs hardly ever make work for earlier checks."""
-    del habits  # no check reads them yet
+    forms = habits.reply_forms
     tokens = any_of([token for token in control_tokens if token])  # no think tag is left by then
     latin = tuple(phrase.lower() for phrase in handed_phrases if phrase and phrase.isascii())
     other = tuple(phrase.lower() for phrase in handed_phrases if not phrase.isascii())
@@ -160,12 +167,19 @@ def _checks(
             partial(repair_texts, remove_control_characters, remove_control_characters, describe_control_character),
         ),
         ("think_tag", find_think_tags),
+        ("spreadsheet", find_spreadsheet_damage),
+        ("reasoning_tag", partial(find_reasoning_tags, think_tags, forms)),
+        ("answer_tag", partial(find_answer_tags, forms)),
         ("literal_newline", find_literal_newlines),
         ("odd_space", partial(repair_texts, normalize_spaces, normalize_reasoning_spaces, describe_odd_space)),
+        ("markup", find_markup),
         ("soft_switch", find_soft_switches),
+        ("role_mark", find_role_marks),
         ("ends_on_user", find_last_question),
         ("blank", find_blank),
         ("control_token", partial(find_control_tokens, tokens)),
+        ("placeholder", find_placeholders),
+        ("fill_in", find_blanks_to_fill),
         ("mode_conflict", find_mode_conflicts),
         ("no_reasoning", find_no_reasoning),
         ("reasoning_is_answer", find_reasoning_as_answer),

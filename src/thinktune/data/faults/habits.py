@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+from thinktune.data.faults.marks.reply_forms import NO_FORMS, ReplyForms
+
 
 @dataclass(frozen=True, slots=True)
 class Habits:
     """Shares and texts measured from a file's first rows."""
+
+    reply_forms: ReplyForms = NO_FORMS
 
 
 NO_HABITS = Habits()

@@ -1,7 +1,7 @@
 """Mojibake: texts whose bytes were decoded by another encoding, found at their place and decoded again.
 
-UTF-8 is so regular that text which decodes as it by chance is rare: where all of a text decodes, that is proof; within a
-text, only pieces that no language writes count.
+Text that is valid UTF-8 by chance is rare: where all of a text decodes, that is proof; within a text, only pieces that
+no language writes count.
 """
 
 import re

@@ -1,6 +1,7 @@
 """Prose of a text: what stands outside code and formulas, where marks and escapes are not meant to be read."""
 
 import re
+from itertools import islice
 
 _CODE_SPAN = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*+`", re.DOTALL)
 
@@ -36,12 +37,7 @@ def mask_code_and_formulas(text: str) -> str:
 
 def is_code(text: str) -> bool:
     """Return True if several lines look like code that no fence marks."""
-    count = 0
-    for _ in _CODE_LINE.finditer(text):
-        count += 1
-        if count >= _MIN_CODE_LINES:
-            return True
-    return False
+    return next(islice(_CODE_LINE.finditer(text), _MIN_CODE_LINES - 1, None), None) is not None
 
 
 def _blank(found: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from thinktune.data.columns.modes import silenced
 from thinktune.data.faults.language import main_script
+from thinktune.data.faults.marks.reply_forms import suggest_think_tags
 from thinktune.data.faults.repairs import (
     comparison_key,
     excerpt,
@@ -67,6 +68,7 @@ def find_no_reasoning(turns: Turns, field_names: FieldNames) -> CheckResult:
         if lacks_reasoning(turn):
             why = "has no think block" if reasoning_field == content_field else "is empty or null"
             asked = ", but the row asks for reasoning" if turn.mode == "thinking" else ""
+            asked += suggest_think_tags(turn.content)
             faults.append(TurnFault(index, f"{reasoning_field}: {why}{asked}"))
     return faults, None
 

@@ -47,9 +47,9 @@ def find_think_tags(turns: Turns, field_names: FieldNames) -> CheckResult:
     """Find think tags inside reasoning and contents; repaired where what they mean is sure."""
     safe, unsafe, repaired = list[TurnFault](), list[TurnFault](), list(turns)
     for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
-        mended = turn
+        mended = repaired[index]  # a question before it may have made it silent
         if "<" in turn.reasoning and THINK_TAG.search(turn.reasoning):
-            mended = replace(turn, reasoning=strip_reasoning_tags(turn.reasoning))
+            mended = replace(mended, reasoning=strip_reasoning_tags(turn.reasoning))
             (unsafe if THINK_TAG.search(mended.reasoning) else safe).append(
                 TurnFault(index, f"{reasoning_field}: {describe_think_tag(turn.reasoning, turn.role)}")
             )
@@ -157,7 +157,7 @@ def _describe(turn: Turn, content: str, mended: Turn) -> str:
         return f"ends with a think tag, which the chat template writes itself ({turn.content.strip()[-20:]!r})"
     if turn.role == "assistant" and content != turn.content:
         escaped = _ESCAPED_TAG.search(turn.content)
-        return f"a think tag is escaped ({excerpt(turn.content, escaped) if escaped else turn.content[:20]!r})"
+        return f"a think tag is escaped ({excerpt(turn.content, escaped) if escaped else repr(content[:20])})"
     if not turn.has_reasoning and mended.has_reasoning:
         return f"a think tag is {_unusual_form(content)}; the text between is read as the reasoning ({content[:20]!r})"
     return describe_think_tag(content, turn.role)

@@ -48,12 +48,20 @@ def _first_characters(encoding: str) -> str:
     return "".join(sorted({text for pair in pairs if len(text := pair.decode(encoding, "ignore")) == 1}))
 
 
-# By encoding: the characters with which such text begins, and those that only such text has often: the first halves of
-# ，。“ and of kana.
-_DOUBLE_BYTE = {
-    "gb18030": (re.compile(f"[{_first_characters('gbk')}]"), frozenset("锛銆鈥鐨涓鍙鏄浜")),
-    "cp932": (re.compile(f"[{_first_characters('cp932')}]"), frozenset("縺繧繝")),
+# By encoding: characters that only such text has often, the first halves of ，。“ and of kana; and where it may begin,
+# with one of these or with two first bytes, six bytes apart.
+_MARKS = {"gb18030": "锛銆鈥鐨涓鍙鏄浜", "cp932": "縺繧繝"}
+_BEGINS = {
+    encoding: re.compile(f"[{marks}]|[{first}][^\x00-\x7f]{{2}}[{first}]")
+    for encoding, marks in _MARKS.items()
+    for first in (_first_characters(encoding),)
 }
+
+
+# One look at a text that tells whether any of the others is worth it.
+_SUSPECT = re.compile(
+    f"[\xa1-\xf4\ufffd锟斤烫屯‚√РСв{''.join(map(_first_characters, ('gbk', 'cp932')))}{''.join(_MARKS.values())}]"
+)
 
 
 _MIN_RUN = 6  # characters that decode by chance less than once in a billion
@@ -73,7 +81,7 @@ _CONTEXT, _SHOWN = 12, 20  # characters before the damage, and of each text in a
 
 def fix_mojibake(text: str) -> str:
     """Decode what was misread; other texts are returned unchanged."""
-    if text.isascii():
+    if text.isascii() or not _SUSPECT.search(text):
         return text
     for _ in range(_MAX_TIMES):
         fixed = _fix_once(text)
@@ -115,13 +123,12 @@ def find_garbled(turns: Turns, field_names: FieldNames) -> CheckResult:
 
 def _is_lost(text: str) -> bool:
     """Return True for text with characters that no decoding brings back."""
-    if text.isascii():
+    if text.isascii() or not _SUSPECT.search(text):
         return False
     if _LOST.search(text):
         return True
     # Of UTF-8 read as GBK, an odd last byte takes the next character with it.
-    begins = _DOUBLE_BYTE["gb18030"][0]
-    return bool(begins.search(text)) and any(_is_cut_run(found[0]) for found in _HAN_RUN.finditer(text))
+    return bool(_BEGINS["gb18030"].search(text)) and any(_is_cut_run(found[0]) for found in _HAN_RUN.finditer(text))
 
 
 def _is_cut_run(run: str) -> bool:
@@ -144,9 +151,9 @@ def _fix_once(text: str) -> str:
         text = _MAC_PIECE.sub(lambda found: _redecode(found[0], "mac_roman"), text)
     if "Р" in text or "С" in text or "вЂ" in text:
         text = _CYRILLIC_PIECE.sub(lambda found: _redecode(found[0], "cp1251"), text)
-    for encoding, (begins, marks) in _DOUBLE_BYTE.items():
+    for encoding, begins in _BEGINS.items():
         if begins.search(text):
-            text = _HAN_RUN.sub(lambda found, by=encoding, of=marks: _fix_han_run(found[0], by, of), text)
+            text = _HAN_RUN.sub(lambda found, by=encoding: _fix_han_run(found[0], by), text)
     return text
 
 
@@ -174,8 +181,8 @@ def _fix_latin_run(found: re.Match[str]) -> str:
         return found[0]
 
 
-def _fix_han_run(run: str, encoding: str, marks: frozenset[str]) -> str:
-    if len(run) < _MIN_RUN and not marks.intersection(run):
+def _fix_han_run(run: str, encoding: str) -> str:
+    if len(run) < _MIN_RUN and not set(_MARKS[encoding]).intersection(run):
         return run
     try:
         fixed = run.encode(encoding).decode()
@@ -194,4 +201,4 @@ def _name_misreading(text: str) -> str:
         return "UTF-8 that was read as Mac Roman"
     if _CYRILLIC_PIECE.search(text):
         return "UTF-8 that was read as Windows-1251"
-    return f"UTF-8 that was read as {'Shift-JIS' if _DOUBLE_BYTE['cp932'][1].intersection(text) else 'GBK'}"
+    return f"UTF-8 that was read as {'Shift-JIS' if set(_MARKS['cp932']).intersection(text) else 'GBK'}"

@@ -92,7 +92,7 @@ def find_blanks_to_fill(turns: Turns, field_names: FieldNames) -> CheckResult:
 
 def _find_blank(text: str) -> re.Match[str] | None:
     """Return a blank outside code and formulas."""
-    patterns = [pattern for signs, pattern in _BLANKS if any(sign in text for sign in signs)]
+    patterns = [pattern for signs, pattern in _BLANKS if any(sign in text for sign in signs) and pattern.search(text)]
     if not patterns or is_code(text):
         return None
     prose = mask_code_and_formulas(text)
@@ -103,6 +103,8 @@ def _slots(turns: Turns, field_names: FieldNames) -> Iterator[tuple[int, str, st
     """Yield the first slot of each text outside code and formulas."""
     for index, field, text in _texts(turns, field_names):
         if "{" not in text and "%" not in text:
+            continue
+        if not any(pattern.search(text) for pattern in (_DOUBLE_SLOT, _SINGLE_SLOT, _OTHER_SLOT)):
             continue
         prose, no_code = mask_code_and_formulas(text), mask_code(text)
         found = _DOUBLE_SLOT.search(prose) or _SINGLE_SLOT.search(prose) or _OTHER_SLOT.search(no_code)

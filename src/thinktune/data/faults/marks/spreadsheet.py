@@ -47,7 +47,6 @@ def find_spreadsheet_damage(turns: Turns, field_names: FieldNames) -> CheckResul
     error value inside a text.
     """
     lost, told, repaired = list[TurnFault](), list[TurnFault](), list(turns)
-    about = any(_ABOUT_SPREADSHEETS.search(turn.content) for turn in turns if turn.role != "assistant")
     asked = ""
     for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
         for field, text in ((reasoning_field, turn.reasoning), (content_field, turn.content)):
@@ -55,12 +54,14 @@ def find_spreadsheet_damage(turns: Turns, field_names: FieldNames) -> CheckResul
                 continue
             if what := _what_is_lost(text):
                 lost.append(TurnFault(index, f"{field}: {what}"))
-            elif what := None if about else _what_is_odd(text, asked if field == content_field else ""):
+            elif what := _what_is_odd(text, asked if field == content_field else ""):
                 told.append(TurnFault(index, f"{field}: {what}"))
-        mended = [_mend(text, about=about) for text in (turn.reasoning, turn.content)]
+        mended = [_mend(text) for text in (turn.reasoning, turn.content)]
         if mended != [turn.reasoning, turn.content]:
             repaired[index] = replace(turn, reasoning=mended[0], content=mended[1])
         asked = turn.content if turn.role == "user" else ""
+    if told and any(_ABOUT_SPREADSHEETS.search(turn.content) for turn in turns if turn.role != "assistant"):
+        return lost, None
     changed = tuple(repaired) != turns
     return lost + told, None if lost else tuple(repaired) if changed else turns
 
@@ -77,8 +78,8 @@ def _what_is_lost(text: str) -> str | None:
 
 
 def _what_is_odd(text: str, question: str) -> str | None:
-    """Describe what a spreadsheet may have done to a text, in a row that is not about spreadsheets."""
-    if found := _ESCAPED_CHARACTER.search(text):
+    """Describe what a spreadsheet may have done to a text."""
+    if "_x00" in text and (found := _ESCAPED_CHARACTER.search(text)):
         return f"contains {found[0]}, a character as a workbook spells it ({excerpt(text, found)})"
     if found := _APOSTROPHE.match(text):
         return f"begins with an apostrophe, as a spreadsheet marks a text ({text[:20]!r})"
@@ -93,9 +94,7 @@ def _what_is_odd(text: str, question: str) -> str | None:
     return None
 
 
-def _mend(text: str, *, about: bool) -> str:
-    if about:
-        return text
+def _mend(text: str) -> str:
     if "_x00" in text:
         text = _ESCAPED_CHARACTER.sub(
             lambda found: "\t" if found[0].endswith("09_") else "\n", text.replace("_x000D_\n", "\n")

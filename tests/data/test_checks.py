@@ -15,6 +15,7 @@ from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.tokenization import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
+ELSEWHERE |= {"reasoning_tag", "answer_tag", "role_mark", "placeholder", "fill_in", "markup", "spreadsheet"}
 MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}
 ACTIONS = {"keep": "kept", "silent": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
 

@@ -185,7 +185,8 @@ def _fix_han_run(run: str, encoding: str) -> str:
     if len(run) < _MIN_RUN and not set(_MARKS[encoding]).intersection(run):
         return run
     try:
-        fixed = run.encode(encoding).decode()
+        # Browsers read GBK's unused byte 80 as the euro sign.
+        fixed = b"\x80".join(part.encode(encoding) for part in run.split("€")).decode()
     except ValueError:
         return run
     # Rarer scripts come by chance: each character of GBK is a letter in UTF-8 one time in seven.

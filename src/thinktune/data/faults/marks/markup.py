@@ -32,10 +32,10 @@ _ABOUT_MARKUP = re.compile(
 )
 
 
-_TABLE_ROW = re.compile(r"^\s*\|.*\|\s*$", re.MULTILINE)
+_TABLE_ROW = re.compile(r"^[^\S\n]*+\|.*\|[^\S\n]*$", re.MULTILINE)
 
 
-_MANY_BREAKS = re.compile(r"[ \t]*\n(?:[ \t]*\n){2,}")
+_MANY_BREAKS = re.compile(r"(?<![ \t])[ \t]*+\n(?:[ \t]*+\n){2,}")
 
 
 def find_markup(turns: Turns, field_names: FieldNames) -> CheckResult:

@@ -39,7 +39,7 @@ _PAIRS = tuple(
 )
 
 
-_END_MARKS = re.compile(r"\s*(?:<\|(?:return|end|im_end|eot_id|end_of_text|endoftext|END_RESPONSE)\|>\s*)+\Z")
+_END_MARKS = re.compile(r"(?<!\s)\s*+(?:<\|(?:return|end|im_end|eot_id|end_of_text|endoftext|END_RESPONSE)\|>\s*)+\Z")
 
 
 # A heading: a line of its own in one of the usual styles, and the words in it.

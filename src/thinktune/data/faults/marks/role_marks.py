@@ -42,7 +42,7 @@ _REPLY_LABEL = re.compile(
 
 
 _RUNS_ON = re.compile(
-    rf"\n\s*(?:<\|?(?:{'|'.join(_USERS)})\|?>|(?:#{{1,4}} ?|\*\*)?(?:{'|'.join(_USERS)})(?:\*\*)?\s?[:：])",
+    rf"\n[^\S\n]*+(?:<\|?(?:{'|'.join(_USERS)})\|?>|(?:#{{1,4}} ?|\*\*)?(?:{'|'.join(_USERS)})(?:\*\*)?\s?[:：])",
     re.IGNORECASE,
 )
 

@@ -81,7 +81,7 @@ def _what_is_odd(text: str, question: str) -> str | None:
     """Describe what a spreadsheet may have done to a text."""
     if "_x00" in text and (found := _ESCAPED_CHARACTER.search(text)):
         return f"contains {found[0]}, a character as a workbook spells it ({excerpt(text, found)})"
-    if found := _APOSTROPHE.match(text):
+    if _has_apostrophe(text):
         return f"begins with an apostrophe, as a spreadsheet marks a text ({text[:20]!r})"
     if found := _FORMULA.match(text):
         return f"begins with a formula of a spreadsheet ({text[:20]!r}); it stays, since it may be meant"
@@ -99,4 +99,9 @@ def _mend(text: str) -> str:
         text = _ESCAPED_CHARACTER.sub(
             lambda found: "\t" if found[0].endswith("09_") else "\n", text.replace("_x000D_\n", "\n")
         )
-    return text[1:] if _APOSTROPHE.match(text) and "'" not in text[1:] and "’" not in text[1:] else text
+    return text[1:] if _has_apostrophe(text) else text
+
+
+def _has_apostrophe(text: str) -> bool:
+    """Return True for a text with an apostrophe before a number or formula, and no second one to close a quotation."""
+    return bool(_APOSTROPHE.match(text)) and "'" not in text[1:] and "’" not in text[1:]

@@ -99,17 +99,17 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("drop", "silent", "stop"),
     ),
     "reasoning_tag": RowFault(
-        "the reasoning stands in other marks than think tags (<Thought>, <reasoning>, ## Thinking, data.think_tags …); "
+        "the reasoning stands in other marks than think tags (`<Thought>`, `<reasoning>`, `## Thinking`, data.think_tags …); "
         "repair reads it as the reasoning, and drops a reply whose marks do not close",
         ("repair", "drop", "stop"),
     ),
     "answer_tag": RowFault(
-        "the answer stands in tags (<answer>); repair takes them off, unless the row's prompt asks for them or other "
+        "the answer stands in tags (`<answer>`); repair takes them off, unless the row's prompt asks for them or other "
         "answers of the file have none",
         ("repair", "keep", "drop", "stop"),
     ),
     "role_mark": RowFault(
-        "a conversation stands inside a question (<user>: … <bot>: …, 病人：… 医生：…), or a reply begins with its "
+        "a conversation stands inside a question (`<user>: … <bot>: …`, 病人：… 医生：…), or a reply begins with its "
         "speaker's label; repair makes turns of the one, of which the row's reply is trained, and takes off the other",
         ("keep", "repair", "drop", "stop"),
     ),
@@ -118,17 +118,17 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("drop", "keep", "stop"),
     ),
     "fill_in": RowFault(
-        "a text leaves a blank to fill in ([Your Name], <NAME>, XXX, TODO, 请在此填写), or may speak of a slot",
+        "a text leaves a blank to fill in ([Your Name], `<NAME>`, XXX, TODO, 请在此填写), or may speak of a slot",
         ("keep", "drop", "stop"),
     ),
     "markup": RowFault(
-        "markup of web pages stands outside code (<br>, &nbsp;); repair makes line breaks and characters of it, and "
+        "markup of web pages stands outside code (`<br>`, `&nbsp;`); repair makes line breaks and characters of it, and "
         "leaves a text with other tags as it is",
         ("repair", "keep", "drop", "stop"),
     ),
     "spreadsheet": RowFault(
         "a spreadsheet has damaged a text: a cell that is an error (#NAME?) or cut at 32,767 characters drops the row; "
-        "repair removes _x000D_ and an apostrophe before a number; numbers such as 1.23E+15 are told and stay",
+        "repair removes `_x000D_` and an apostrophe before a number; numbers such as 1.23E+15 are told and stay",
         ("repair", "keep", "drop", "stop"),
     ),
     "garbled": RowFault(

@@ -44,8 +44,9 @@ _HAN_RUN = re.compile("[\u3000-\u30ff\u3400-\u9fff\ue000-\uf8ff\uff01-\uffee\u20
 
 def _first_characters(encoding: str) -> str:
     """List what an encoding of two bytes a character makes of the first bytes of Chinese and Japanese in UTF-8."""
-    pairs = (bytes((lead, byte)) for lead in (0xE3, *range(0xE4, 0xEA), 0xEF) for byte in range(0x80, 0xC0))
-    return "".join(sorted({text for pair in pairs if len(text := pair.decode(encoding, "ignore")) == 1}))
+    pairs = (bytes((lead, byte)) for lead in (*range(0xE3, 0xEA), 0xEF) for byte in range(0x80, 0xC0))
+    characters: list[str] = [pair.decode(encoding, "ignore") for pair in pairs]
+    return "".join(sorted({character for character in characters if len(character) == 1}))
 
 
 # By encoding: characters that only such text has often, the first halves of ，。“ and of kana; and where it may begin,

@@ -99,8 +99,8 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("drop", "silent", "stop"),
     ),
     "reasoning_tag": RowFault(
-        "the reasoning stands in other marks than think tags (`<Thought>`, `<reasoning>`, `## Thinking`, data.think_tags …); "
-        "repair reads it as the reasoning, and drops a reply whose marks do not close",
+        "the reasoning stands in other marks than think tags (`<Thought>`, `<reasoning>`, `## Thinking` …); repair "
+        "reads it as the reasoning, and drops a reply whose marks do not close; data.think_tags names others",
         ("repair", "drop", "stop"),
     ),
     "answer_tag": RowFault(
@@ -109,8 +109,9 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "keep", "drop", "stop"),
     ),
     "role_mark": RowFault(
-        "a conversation stands inside a question (`<user>: … <bot>: …`, 病人：… 医生：…), or a reply begins with its "
-        "speaker's label; repair makes turns of the one, of which the row's reply is trained, and takes off the other",
+        "a conversation stands inside a question (`<user>: … <bot>: …`, 病人：… 医生：…), or a reply begins "
+        "with its speaker's label; repair makes turns of the one, of which the row's reply is trained, and takes off the "
+        "other",
         ("keep", "repair", "drop", "stop"),
     ),
     "placeholder": RowFault(
@@ -122,8 +123,8 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("keep", "drop", "stop"),
     ),
     "markup": RowFault(
-        "markup of web pages stands outside code (`<br>`, `&nbsp;`); repair makes line breaks and characters of it, and "
-        "leaves a text with other tags as it is",
+        "markup of web pages stands outside code (`<br>`, `&nbsp;`); repair makes line breaks and characters of it, "
+        "and leaves a text with other tags as it is",
         ("repair", "keep", "drop", "stop"),
     ),
     "spreadsheet": RowFault(

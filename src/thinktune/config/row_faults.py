@@ -110,8 +110,8 @@ ROW_FAULTS: dict[str, RowFault] = {
     ),
     "role_mark": RowFault(
         "a conversation stands inside a question (`<user>: … <bot>: …`, 病人：… 医生：…), or a reply begins "
-        "with its speaker's label; repair makes turns of the one, of which the row's reply is trained, and takes off the "
-        "other",
+        "with its speaker's label; repair makes turns of the one, of which only the row's reply is trained, and takes "
+        "off the other",
         ("keep", "repair", "drop", "stop"),
     ),
     "placeholder": RowFault(

@@ -80,7 +80,7 @@ def test_marks_of_its_own_are_named_by_the_file_and_the_remedy_works(tree, token
     columns = {"question": "question", "answer": "answer"}
     told = prepare_with_faults(with_rows(tree, rows, validation=0.0, columns=columns), tokenizer)
     assert told.summary["train_rows"] == 0
-    assert 'write data.think_tags: ["<plan>", "</plan>"]' in told.stop_reasons[1]
+    assert 'write expert: {think_tags: ["<plan>", "</plan>"]}' in told.stop_reasons[1]
     followed = with_rows(tree, rows, validation=0.0, columns=columns, think_tags=["<plan>", "</plan>"])
     assert prepare_with_faults(followed, tokenizer).summary["train_rows"] == 3
 

@@ -78,7 +78,7 @@ def test_the_recipe_names_marks_that_are_not_known_and_the_sentence_says_how():
     told = checked(row).findings[0]
     assert told.fault == "no_reasoning"
     assert (
-        'it begins with <plan> … </plan>; if that is its reasoning, write data.think_tags: ["<plan>", "</plan>"]'
+        'it begins with <plan> … </plan>; if that is its reasoning, write expert: {think_tags: ["<plan>", "</plan>"]}'
         in told.sentence
     )
     rules = CheckRules(resolve_policies({}), HANDED_PHRASES, TOKENS, think_tags=("<plan>", "</plan>"))

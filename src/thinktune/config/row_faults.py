@@ -100,7 +100,7 @@ ROW_FAULTS: dict[str, RowFault] = {
     ),
     "reasoning_tag": RowFault(
         "the reasoning stands in other marks than think tags (`<Thought>`, `<reasoning>`, `## Thinking` …); repair "
-        "reads it as the reasoning, and drops a reply whose marks do not close; data.think_tags names others",
+        "reads it as the reasoning, and drops a reply whose marks do not close; expert.think_tags names others",
         ("repair", "drop", "stop"),
     ),
     "answer_tag": RowFault(

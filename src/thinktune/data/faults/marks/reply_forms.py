@@ -294,4 +294,4 @@ def suggest_think_tags(content: str) -> str:
     if closing is None or not text.partition(closing)[2].strip():
         return ""
     pair = f'["{mark[0]}", "{closing}"]'
-    return f" (it begins with {mark[0]} … {closing}; if that is its reasoning, write data.think_tags: {pair})"
+    return f" (it begins with {mark[0]} … {closing}; if that is its reasoning, write expert: {{think_tags: {pair}}})"

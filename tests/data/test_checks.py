@@ -15,6 +15,8 @@ from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.tokenization import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak", "quoted_column"}
+ELSEWHERE |= {"reasoning_tag", "answer_tag", "role_mark", "placeholder", "fill_in", "markup", "spreadsheet"}
+ELSEWHERE |= {"file_form", "loose_json", "loss_weight"}
 MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate", "one_question", "conflict"}
 ACTIONS = {"keep": "kept", "silent": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
 
@@ -92,7 +94,7 @@ WRONG = [
 
 RIGHT = [
     *[("answer", text) for text in ("A", "d", "是", "无", "Cl-", "HCO3-。", "SELECT * FROM t;", "---\nSo.\n\n---", "7 mg", "一点也不")],
-    *[("answer", text) for text in ("求 $x$\\n得", "\\(a\\)\\nB", "在 C:\\New\\n1 下", "C:\\nO", "a\\nb", "用\\n换行", "`\\n`", "输出'A\\n'。")],
+    *[("answer", text) for text in ("求 $a\\n1$ 的值", "设 a\\neq 1", "在 C:\\New\\n1 下", "C:\\nO", "\\\\host\\n1", "用\\n换行", "`\\n`", "输出'A\\n'。")],
     *[("answer", text) for text in ("می\u200cخواهم", "👩\u200d⚕️。", "第一　第二。", "  if x:\n    y()", "```\nx\n```", "<thinking>")],
     *[("think", text) for text in ("\n好，是血。\n\n", "Ã la carte", "VDRL和RPR确实是标准答案。", "The given answer choices are A and B.", "所给选项。", "我先给出答案，再解释。")],
 ]  # fmt: skip

@@ -7,6 +7,7 @@ EXPERT_FIELDS = {
     "split": "data.split",
     "split_seed": "data.seed",
     "handed_phrases": "data.handed_phrases",
+    "think_tags": "data.think_tags",
     "data_license": "data.license",
     "rows_per_step": "train.rows_per_step",
     "betas": "train.betas",

@@ -117,12 +117,48 @@ ROW_FAULTS: dict[str, RowFault] = {
         "thinking",
         ("drop", "silent", "stop"),
     ),
+    "reasoning_tag": RowFault(
+        "the reasoning stands in other marks than think tags (`<Thought>`, `<reasoning>`, `## Thinking` …); repair "
+        "reads it as the reasoning, and drops a reply whose marks do not close; expert.think_tags names others",
+        ("repair", "drop", "stop"),
+    ),
+    "answer_tag": RowFault(
+        "the answer stands in tags (`<answer>`); repair takes them off, unless the row's prompt asks for them or other "
+        "answers of the file have none",
+        ("repair", "keep", "drop", "stop"),
+    ),
+    "role_mark": RowFault(
+        "a conversation stands inside a question (`<user>: … <bot>: …`, 病人：… 医生：…), or a reply begins "
+        "with its speaker's label; repair makes turns of the one, of which only the row's reply is trained, and takes "
+        "off the other",
+        ("keep", "repair", "drop", "stop"),
+    ),
+    "placeholder": RowFault(
+        "a template's slot was not filled ({{name}}, {action}), outside code and in a row that is not about templates",
+        ("drop", "keep", "stop"),
+    ),
+    "fill_in": RowFault(
+        "a text leaves a blank to fill in ([Your Name], `<NAME>`, XXX, TODO, 请在此填写), or may speak of a slot",
+        ("keep", "drop", "stop"),
+    ),
+    "markup": RowFault(
+        "markup of web pages stands outside code (`<br>`, `&nbsp;`); repair makes line breaks and characters of it, "
+        "and leaves a text with other tags as it is",
+        ("repair", "keep", "drop", "stop"),
+    ),
+    "spreadsheet": RowFault(
+        "a spreadsheet has damaged a text: a cell that is an error (#NAME?) or cut at 32,767 characters drops the row; "
+        "repair removes `_x000D_` and an apostrophe before a number; numbers such as 1.23E+15 are told and stay",
+        ("repair", "keep", "drop", "stop"),
+    ),
     "garbled": RowFault(
-        "a character was lost in decoding (U+FFFD), or UTF-8 was read as Windows-1252; repair decodes the latter again",
+        "a character was lost in decoding (U+FFFD, 锟斤拷), or a text was read in another encoding (cafÃ©, 浣犲ソ); "
+        "repair decodes the latter again",
         ("repair", "keep", "drop", "stop"),
     ),
     "think_tag": RowFault(
-        "a think tag is nested, doubled, unclosed or stray; repair removes tags where that is safe, else drops",
+        "a think tag is nested, doubled, unclosed, stray, in capitals, spaced or escaped; repair reads or removes tags "
+        "where that is sure, else drops",
         ("repair", "drop", "stop"),
     ),
     "control_token": RowFault(
@@ -130,7 +166,7 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("drop", "keep", "stop"),
     ),
     "control_character": RowFault(
-        "a control or zero-width character, or a carriage return; repair removes it",
+        "a control or zero-width character, a carriage return, or U+2028; repair removes it or breaks the line",
         ("repair", "keep", "drop", "stop"),
     ),
     "odd_space": RowFault(
@@ -138,7 +174,7 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "keep", "drop", "stop"),
     ),
     "literal_newline": RowFault(
-        "a backslash and an n where a line should end; repair breaks the line where that is safe",
+        "a backslash and an n where a line should end; repair breaks the line where that is sure, and else tells of it",
         ("repair", "keep", "drop", "stop"),
     ),
     "reasoning_is_answer": RowFault("reasoning and answer are the same text", ("drop", "keep", "stop")),

@@ -167,6 +167,9 @@ class DataConfig(Section):
     """Names of the columns."""
     ignore: tuple[str, ...] = ()
     """Columns that are left out on purpose. Any other unused column full of text stops the run."""
+    think_tags: tuple[str, str] | None = None
+    """The marks around the reasoning at the start of the rows' replies, such as [<plan>, </plan>], where they are none
+    that is known. Think tags and other usual forms are found without it."""
     system: str | None = None
     """The system prompt before every question, without white space at its ends."""
     validation: float | str = Field(default=0.1, union_mode="left_to_right")
@@ -190,6 +193,13 @@ class DataConfig(Section):
     @classmethod
     def _no_space_at_its_ends(cls, system: str | None) -> str | None:
         return (system or "").strip() or None
+
+    @field_validator("think_tags")
+    @classmethod
+    def _two_marks(cls, tags: tuple[str, str] | None) -> tuple[str, str] | None:
+        if tags and (not all(tag.strip() for tag in tags) or tags[0] == tags[1]):
+            raise ValueError(f"think_tags is {list(tags)}; write two different marks, the opening and the closing one")
+        return tags
 
     @field_validator("faults")
     @classmethod

@@ -73,7 +73,8 @@ class Chunk:
 def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) -> ChunkResult:
     """Read, check and tokenize every row of a chunk."""
     result = ChunkResult(chunk.file_index, len(chunk.rows))
-    rules = CheckRules(settings.faults, settings.handed_phrases, control_tokens(tokenizer), chunk.habits)
+    controls, tags = control_tokens(tokenizer), settings.think_tags or ()
+    rules = CheckRules(settings.faults, settings.handed_phrases, controls, chunk.habits, tags)
     examples: dict[int, Example] = {}
     cut: set[int] = set()  # rows of which too long replies were left out before they were rendered
     for row_index, row in enumerate(chunk.rows):

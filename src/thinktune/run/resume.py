@@ -65,6 +65,7 @@ JUDGED_BY_CONTENT = (
     "data.ignore",
     "data.faults.",
     "data.handed_phrases",
+    "data.think_tags",
 )
 
 

@@ -10,14 +10,19 @@ from thinktune.data.faults.fragments import find_cut_texts, find_fragments
 from thinktune.data.faults.habits import NO_HABITS, Habits
 from thinktune.data.faults.handed import find_handed_answers, find_handed_context
 from thinktune.data.faults.handed_phrases import NOT_CHOICES
+from thinktune.data.faults.marks.markup import find_markup
+from thinktune.data.faults.marks.placeholders import find_blanks_to_fill, find_placeholders
+from thinktune.data.faults.marks.reply_forms import find_answer_tags, find_reasoning_tags
+from thinktune.data.faults.marks.role_marks import find_role_marks, names_after_repair
+from thinktune.data.faults.marks.spreadsheet import find_spreadsheet_damage
+from thinktune.data.faults.marks.think_tags import find_think_tags
+from thinktune.data.faults.mojibake import find_garbled
 from thinktune.data.faults.repairs import (
     describe_control_character,
-    describe_literal_newline,
     describe_odd_space,
     normalize_reasoning_spaces,
     normalize_spaces,
     remove_control_characters,
-    unescape_newlines,
 )
 from thinktune.data.faults.reply_checks import (
     find_bare_numbers,
@@ -31,10 +36,9 @@ from thinktune.data.faults.text_checks import (
     any_of,
     find_blank,
     find_control_tokens,
-    find_garbled,
     find_last_question,
+    find_literal_newlines,
     find_soft_switches,
-    find_think_tags,
     repair_texts,
     with_switched_modes,
 )
@@ -58,6 +62,7 @@ class CheckRules:
     handed_phrases: tuple[str, ...] = ()
     control_tokens: tuple[str, ...] = ()
     habits: Habits = NO_HABITS
+    think_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,11 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
     Without repairs the same object is returned. A checked example needs no repair when it is checked again.
     """
     turns, findings = example.turns, list[Finding]()
-    for fault, check in _checks(rules.handed_phrases, rules.control_tokens, rules.habits):
+    for fault, check in _checks(rules.handed_phrases, rules.control_tokens, rules.habits, rules.think_tags):
         faults, repaired = check(turns, field_names)
         if not faults:
             continue
-        action, note = _action(fault, rules.policies[fault], repaired), ""
+        action, note = _action(rules.policies[fault], turns, repaired), ""
         # Of a last question, what its repair would leave is what leaving it out would.
         leaves = action == "dropped" and fault != "ends_on_user"
         if leaves and (left := _without_faulty_replies(turns, field_names, check, faults)):
@@ -92,6 +97,7 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
         if action in ("dropped", "stops"):
             return CheckedExample(None, tuple(findings))
         if action == "repaired" and repaired is not None:
+            field_names = names_after_repair(turns, field_names) if fault == "role_mark" else field_names
             turns = repaired
         elif action == "kept":
             turns = _keep(fault, turns, {found.index for found in faults})
@@ -104,14 +110,14 @@ def check_example(example: Example, field_names: FieldNames, rules: CheckRules) 
     return CheckedExample(again.example, (*findings, *more))
 
 
-def _action(fault: str, policy: str, repaired: Turns | None) -> Action:
+def _action(policy: str, turns: Turns, repaired: Turns | None) -> Action:
     match policy:
         case "keep" | "silent":
             return "kept"
         case "stop":
             return "stops"
         case "repair" if repaired is not None:
-            return "repaired"
+            return "kept" if repaired is turns else "repaired"  # what may be right is told and stays
         case _:
             return "dropped"
 
@@ -147,9 +153,10 @@ def _keep(fault: str, turns: Turns, faulty: Collection[int]) -> Turns:
 
 @lru_cache(maxsize=8)
 def _checks(
-    handed_phrases: tuple[str, ...], control_tokens: tuple[str, ...], habits: Habits
+    handed_phrases: tuple[str, ...], control_tokens: tuple[str, ...], habits: Habits, think_tags: tuple[str, ...]
 ) -> tuple[tuple[str, RowCheck], ...]:
     """List every fault with its check, in an order in which repairs hardly ever make work for earlier checks."""
+    forms = habits.reply_forms
     tokens = any_of([token for token in control_tokens if token])  # no think tag is left by then
     latin = tuple(phrase.lower() for phrase in handed_phrases if phrase and phrase.isascii())
     other = tuple(phrase.lower() for phrase in handed_phrases if not phrase.isascii())
@@ -160,12 +167,19 @@ def _checks(
             partial(repair_texts, remove_control_characters, remove_control_characters, describe_control_character),
         ),
         ("think_tag", find_think_tags),
-        ("literal_newline", partial(repair_texts, unescape_newlines, unescape_newlines, describe_literal_newline)),
+        ("spreadsheet", find_spreadsheet_damage),
+        ("reasoning_tag", partial(find_reasoning_tags, think_tags, forms)),
+        ("answer_tag", partial(find_answer_tags, forms)),
+        ("literal_newline", find_literal_newlines),
         ("odd_space", partial(repair_texts, normalize_spaces, normalize_reasoning_spaces, describe_odd_space)),
+        ("markup", find_markup),
         ("soft_switch", find_soft_switches),
+        ("role_mark", find_role_marks),
         ("ends_on_user", find_last_question),
         ("blank", find_blank),
         ("control_token", partial(find_control_tokens, tokens)),
+        ("placeholder", find_placeholders),
+        ("fill_in", find_blanks_to_fill),
         ("mode_conflict", find_mode_conflicts),
         ("no_reasoning", partial(find_no_reasoning, habits)),
         ("reasoning_is_answer", find_reasoning_as_answer),

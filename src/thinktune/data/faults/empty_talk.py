@@ -4,6 +4,7 @@ import re
 from collections import Counter
 
 from thinktune.data.faults.habits import Habits
+from thinktune.data.faults.marks.reply_forms import suggest_think_tags
 from thinktune.data.faults.repairs import comparison_key
 from thinktune.data.faults.text_checks import VISIBLE
 from thinktune.data.faults.turn_faults import CheckResult, FieldNames, TurnFault, Turns, is_trained, trained_replies
@@ -58,6 +59,7 @@ def find_no_reasoning(habits: Habits, turns: Turns, field_names: FieldNames) -> 
                 "has no think block" if not VISIBLE.search(turn.reasoning) and reasoning_field == content_field else why
             )
             asked = ", but the row asks for reasoning" if turn.mode == "thinking" else ""
+            asked += suggest_think_tags(turn.content)
             faults.append(TurnFault(index, f"{reasoning_field}: {why}{asked}"))
     return faults, None
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from thinktune.data.faults.endings import is_prose, stops
+from thinktune.data.faults.marks.reply_forms import NO_FORMS, ReplyForms, measure_reply_forms
 from thinktune.data.faults.repairs import comparison_key
 from thinktune.tokenization import Example
 
@@ -50,6 +51,7 @@ class Habits:
     comma_answers: int = 0
     one_character_answers: int = 0
     shared_reasoning: frozenset[str] = frozenset()
+    reply_forms: ReplyForms = NO_FORMS
 
 
 NO_HABITS = Habits()
@@ -68,6 +70,7 @@ def measure_habits(examples: Iterable[Example]) -> Habits:
         comma_answers=sum(answer.endswith((",", "，", "、")) for answer in answers),
         one_character_answers=sum(len(answer) == 1 for answer in answers),
         shared_reasoning=_shared_reasoning(answers, reasoning),
+        reply_forms=measure_reply_forms((turn.content, turn.has_reasoning) for turn in turns),
     )
 
 

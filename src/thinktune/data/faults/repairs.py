@@ -1,28 +1,16 @@
-"""Repair texts where that is safe: mojibake, invisible characters, odd spaces, escaped newlines, think tags."""
+"""Repair texts where that is safe: invisible characters, odd spaces, escaped newlines."""
 
 import re
 
-from thinktune.tokenization.conversation import Role
+from thinktune.data.faults.prose import is_code, mask_code_and_formulas
 
 _CONTROL_CHARACTER = re.compile(
     # Not U+200C and U+200D, which Persian, Indian scripts and emoji need.
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u2060\ufeff\u2028-\u202e\u2066-\u2069]"
 )
 
 
-REPLACEMENT_CHARACTER = "\ufffd"
-
-
-# Characters that Windows-1252 gives to bytes for which Latin-1 has no visible one.
-_WINDOWS_1252 = {
-    bytes((byte,)).decode("cp1252"): byte for byte in range(0x80, 0xA0) if byte not in b"\x81\x8d\x8f\x90\x9d"
-}
-
-
-_MOJIBAKE = re.compile(f"[\xc2-\xf4][\x80-\xbf{''.join(_WINDOWS_1252)}]")  # the first two bytes of a character in UTF-8
-
-
-_LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85]")  # form feed, vertical tab and NEL also end a line
+_LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")  # all of these end a line
 
 
 _ODD_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
@@ -31,50 +19,28 @@ _ODD_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
 _INDENTED_LINE = re.compile(r"\n[^\S\n]+\S")
 
 
-# Where a backslash and an n may belong to LaTeX, code, a path, a quotation, or a sentence about line breaks.
-_INTENDED_ESCAPE = re.compile(
-    r"[`$]|\\(?!n)|\\n[a-z'\"’”」]|['\"‘“「]\\n|(?<![A-Za-z])[A-Za-z]:\\n|换行|转义|(?i:newline|line break|escape)"
+_ESCAPED_BREAK = re.compile(r"(?<!\\)((?:\\r)?\\n(?:[^\S\n]*+(?:\\r)?\\n)*+)([^\S\n]*+)")
+
+
+# Where a backslash and an n are read as such: a quotation that is one escape, a path, a word about line breaks.
+_QUOTED = re.compile(r"""['"‘“「](?:\\n|[^'"‘’“”「」\n])*+['"’”」]""")
+
+
+_PATH = re.compile(r"(?<![A-Za-z])[A-Za-z]:\\[^\s，。；、]*|\\\\\w[^\s，。；、]*")
+
+
+_ABOUT_BREAKS = re.compile(r"换行|转义|(?i:newline|line[ -]?break|line[ -]?feed|escape)")
+
+
+# What begins with \n in LaTeX, as far as a whole word shows it.
+_LATEX_WORD = re.compile(
+    r"n(?:u|e|eq|eg|i|ot|otin|abla|atural|mid|earrow|warrow|exists|leq|geq|less|gtr|leqslant|geqslant|sim|cong|prec|succ|"
+    r"parallel|subseteq|supseteq|ewline|ewcommand|ewenvironment|oindent|onumber|olimits|obreak|ormalsize|ull|um|"
+    r"(?:long)?(?:left)?(?:right)?arrow|(?:Left|Right|Leftright)arrow|[Vv][Dd]ash|triangle(?:left|right)(?:eq)?|ewpage)(?![A-Za-z])"
 )
 
 
-# The possessive `*+` and `++` never backtrack, so no row takes long, however odd.
-_GAP = r"(?:\s|\\n)*+"
-
-
-_OPEN, _CLOSE = rf"<{_GAP}think{_GAP}>", rf"<{_GAP}/{_GAP}think{_GAP}>"
-
-
-THINK_TAG = re.compile(rf"<{_GAP}(/?){_GAP}think{_GAP}>", re.IGNORECASE)
-
-
-_TAG_TWICE = re.compile(rf"{_OPEN}{_GAP}{_OPEN}|{_CLOSE}{_GAP}{_CLOSE}", re.IGNORECASE)
-
-
-_OPENS_AT_START = re.compile(rf"\A(?:{_GAP}{_OPEN})++{_GAP}", re.IGNORECASE)
-
-
-_CLOSES_AT_START = re.compile(rf"\A(?:{_GAP}{_CLOSE})++{_GAP}", re.IGNORECASE)
-
-
-_BLOCK_AT_START = re.compile(rf"\A(?:{_GAP}{_OPEN})++(.*?){_CLOSE}(?:{_GAP}{_CLOSE})*{_GAP}", re.IGNORECASE | re.DOTALL)
-
-
-def fix_mojibake(text: str) -> str:
-    """Decode UTF-8 that was read as Windows-1252 or Latin-1; other texts are returned unchanged."""
-    if text.isascii() or not _MOJIBAKE.search(text):
-        return text
-    try:
-        return bytes(_WINDOWS_1252.get(character, ord(character)) for character in text).decode()
-    except ValueError:  # another character, or bytes that are not UTF-8: this was not misread
-        return text
-
-
-def describe_garbled(text: str) -> str:
-    """Describe what `fix_mojibake` repairs in a text, or cannot repair."""
-    if REPLACEMENT_CHARACTER in text:
-        found = next(re.finditer(REPLACEMENT_CHARACTER, text))
-        return f"contains U+FFFD, where a character was lost in decoding ({excerpt(text, found)})"
-    return f"is UTF-8 that was read as Windows-1252 ({text[:20]!r} should be {fix_mojibake(text)[:20]!r})"
+_SENTENCE_ENDS, _BULLETS = frozenset(".!?:;。！？：；"), frozenset("-*•·+#>|（(【[<$")
 
 
 def remove_control_characters(text: str) -> str:
@@ -89,14 +55,56 @@ def describe_control_character(text: str) -> str:
 
 
 def unescape_newlines(text: str) -> str:
-    """Replace escaped newlines by newlines; a text where one of them may be intended is returned unchanged."""
-    return text.replace("\\n", "\n") if "\\n" in text and not _INTENDED_ESCAPE.search(text) else text
+    """Replace escaped newlines by newlines where they are sure to be meant as such.
+
+    One that is doubled, or stands before a capital, a digit, a bullet or a letter that is not Latin, is sure, unless it
+    belongs to code, a formula, a path or a quotation; with one of them in a text, the others are, too.
+    """
+    found = _escaped_breaks(text)
+    if not any(sure for _, sure in found):
+        return text
+    pieces, end = list[str](), 0
+    for place, _ in found:
+        pieces += text[end : place.start()], "\n" * place[1].count("\\n")
+        end = place.end(1)
+    return "".join((*pieces, text[end:]))
+
+
+def find_doubtful_newline(text: str) -> re.Match[str] | None:
+    """Return the first escaped newline that may be meant as one and is not sure, in a text that has no sure one."""
+    found = _escaped_breaks(text)
+    return None if not found or any(sure for _, sure in found) else found[0][0]
+
+
+def _escaped_breaks(text: str) -> list[tuple[re.Match[str], bool]]:
+    """List the escaped newlines that may be meant as such, and whether each is sure."""
+    if "\\n" not in text or is_code(text):
+        return []
+    masked = mask_code_and_formulas(text)
+    for pattern in (_QUOTED, _PATH):
+        masked = pattern.sub(lambda found: " " * len(found[0]) if "\\n" in found[0] else found[0], masked)
+    about = bool(_ABOUT_BREAKS.search(text))
+    return [
+        (found, _is_sure(text, found) and not (about and found[1].count("\\n") == 1))
+        for found in _ESCAPED_BREAK.finditer(masked)
+        if not (about and found[1].count("\\n") == 1) and not _LATEX_WORD.match(text, found.end(1) - 1)
+    ]
+
+
+def _is_sure(text: str, found: re.Match[str]) -> bool:
+    if found[1].count("\\n") > 1:
+        return True
+    following = text[found.end() : found.end() + 1]
+    if not following or following == "\n":
+        return text[: found.start()].rstrip()[-1:] in _SENTENCE_ENDS
+    return following.isupper() or following.isdigit() or following in _BULLETS or following > "\u024f"
 
 
 def describe_literal_newline(text: str) -> str:
-    """Describe what `unescape_newlines` repairs in a text."""
-    found = next(re.finditer(r"\\n", text))
-    return f"contains a backslash and an n where a line should end ({excerpt(text, found)})"
+    """Describe what `unescape_newlines` repairs in a text, or leaves as doubtful."""
+    found = _escaped_breaks(text)[0][0]
+    doubt = "" if unescape_newlines(text) != text else "; it stays, since it may be meant"
+    return f"contains a backslash and an n where a line should end ({excerpt(text, found)}){doubt}"
 
 
 def normalize_spaces(text: str) -> str:
@@ -131,43 +139,6 @@ def describe_odd_space(text: str) -> str:
         return f"ends with white space ({text[-20:]!r})"
     found = next(_ODD_SPACE.finditer(text))
     return f"contains a space of unusual width, U+{ord(found[0]):04X} ({excerpt(text, found)})"
-
-
-def strip_reasoning_tags(reasoning: str) -> str:
-    """Remove the think tags around reasoning, and stray ones at its start and end."""
-    return _strip_trailing_tags(_OPENS_AT_START.sub("", reasoning))
-
-
-def strip_answer_tags(answer: str, reasoning: str) -> str:
-    """Remove stray think tags at an answer's ends, and a block that is empty or repeats the reasoning."""
-    block = _BLOCK_AT_START.match(answer)
-    if block and comparison_key(block[1]) in ("", comparison_key(reasoning)):
-        answer = answer[block.end() :]
-    return _strip_trailing_tags(_CLOSES_AT_START.sub("", answer))
-
-
-def _strip_trailing_tags(text: str) -> str:
-    end = len(text)
-    for tag in reversed(list(THINK_TAG.finditer(text))):
-        if text[tag.end() : end].replace("\\n", "").strip():
-            break
-        end = tag.start()
-    return text[:end].rstrip() if end < len(text) else text
-
-
-def describe_think_tag(text: str, role: Role) -> str:
-    """Describe what is wrong with the think tags in a text."""
-    tags = list(THINK_TAG.finditer(text))
-    kinds = "".join("c" if tag[1] else "o" for tag in tags)
-    if role != "assistant":
-        word = "stray"
-    elif _TAG_TWICE.search(text) or (kinds == "oc" and not text[: tags[0].start()].strip()):
-        word = "doubled"  # also a complete block: the chat template puts its own tags around the reasoning
-    elif "oo" in kinds:
-        word = "nested"
-    else:
-        word = "unclosed" if kinds.endswith("o") else "stray"
-    return f"a think tag is {word} ({excerpt(text, tags[0])})"
 
 
 def comparison_key(text: str) -> str:

@@ -7,14 +7,10 @@ from dataclasses import replace
 from thinktune.data.columns.messages import is_blank
 from thinktune.data.columns.modes import set_modes, split_switches
 from thinktune.data.faults.repairs import (
-    REPLACEMENT_CHARACTER,
-    THINK_TAG,
-    describe_garbled,
-    describe_think_tag,
+    describe_literal_newline,
     excerpt,
-    fix_mojibake,
-    strip_answer_tags,
-    strip_reasoning_tags,
+    find_doubtful_newline,
+    unescape_newlines,
 )
 from thinktune.data.faults.turn_faults import (
     CheckResult,
@@ -56,36 +52,16 @@ def repair_texts(
     return faults, tuple(repaired)
 
 
-def find_garbled(turns: Turns, field_names: FieldNames) -> CheckResult:
-    """Find characters lost or mistaken in decoding; a lost one cannot be repaired."""
-    faults, repaired = repair_texts(fix_mojibake, fix_mojibake, describe_garbled, turns, field_names)
-    lost = [
-        TurnFault(index, f"{field}: {describe_garbled(text)}")
+def find_literal_newlines(turns: Turns, field_names: FieldNames) -> CheckResult:
+    """Find escaped newlines; where one may be meant as it is, its text stays."""
+    faults, repaired = repair_texts(unescape_newlines, unescape_newlines, describe_literal_newline, turns, field_names)
+    doubtful = [
+        TurnFault(index, f"{field}: {describe_literal_newline(text)}")
         for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False))
         for field, text in ((reasoning_field, turn.reasoning), (content_field, turn.content))
-        if REPLACEMENT_CHARACTER in text
+        if "\\n" in text and find_doubtful_newline(text)
     ]
-    return lost + faults, None if lost else repaired
-
-
-def find_think_tags(turns: Turns, field_names: FieldNames) -> CheckResult:
-    """Find think tags inside reasoning and contents; repaired where taking them away is safe."""
-    safe, unsafe, repaired = list[TurnFault](), list[TurnFault](), list(turns)
-    for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
-        reasoning, content = turn.reasoning, turn.content
-        if "<" in reasoning and THINK_TAG.search(reasoning):
-            reasoning = strip_reasoning_tags(reasoning)
-            (unsafe if THINK_TAG.search(reasoning) else safe).append(
-                TurnFault(index, f"{reasoning_field}: {describe_think_tag(turn.reasoning, turn.role)}")
-            )
-        if "<" in content and THINK_TAG.search(content):
-            content = strip_answer_tags(content, reasoning) if turn.role == "assistant" else content
-            (unsafe if THINK_TAG.search(content) else safe).append(
-                TurnFault(index, f"{content_field}: {describe_think_tag(turn.content, turn.role)}")
-            )
-        if reasoning is not turn.reasoning or content is not turn.content:
-            repaired[index] = replace(turn, content=content, reasoning=reasoning)
-    return unsafe + safe, None if unsafe else tuple(repaired)
+    return faults + doubtful, repaired if faults else turns
 
 
 def find_last_question(turns: Turns, field_names: FieldNames) -> CheckResult:

@@ -83,11 +83,15 @@ def check(
     write: Annotated[
         Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=_at_home)
     ] = None,
+    doubts: Annotated[
+        Path | None,
+        typer.Option(help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=_at_home),
+    ] = None,
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
     try:
         with _exit_when_stopped("stopped; nothing was written"):
-            ready = _check(recipe, overrides or [], as_json, write)
+            ready = _check(recipe, overrides or [], as_json, write, doubts)
     except (UserError, OSError) as error:
         if not as_json:
             raise
@@ -98,10 +102,11 @@ def check(
         raise typer.Exit(2)
 
 
-def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
+def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None, doubts: Path | None) -> bool:
     loaded = _load_recipe(recipe, overrides, say_to_stderr)
     with captured_output():
         from thinktune.commands import check_recipe, print_check
+        from thinktune.commands.check import write_doubts_page
         from thinktune.data.export import export_rows, refuse_existing
 
     if write:
@@ -112,6 +117,8 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None
         facts["written"] = export_rows(prepared, write, loaded.data.system)
     elif write:
         facts["written"] = [f"{write}: nothing is written, because the rows are not ready"]
+    if doubts:
+        facts["written"] = [*facts.get("written", ()), *write_doubts_page(loaded, doubts)]
     if as_json:
         print_json(facts)
     else:

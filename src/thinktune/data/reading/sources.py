@@ -21,6 +21,9 @@ SUFFIXES = (
 )
 
 
+DECISIONS_SUFFIX = ".doubts.json"  # of a file beside the rows, with decisions about some of them
+
+
 # Files that hubs put next to the rows; they describe the data set and contain no rows.
 METADATA_FILES = {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json"}
 
@@ -99,7 +102,8 @@ def _glob_row_files(folder: Path | None, pattern: str) -> list[Path]:
     matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob finds hidden files too)
     for match in sorted(matches):
         file = Path(match) if folder is None else folder / match
-        if file.name.lower().endswith(SUFFIXES) and file.is_file():
+        is_rows = file.name.lower().endswith(SUFFIXES) and not file.name.endswith(DECISIONS_SUFFIX)
+        if is_rows and file.is_file():
             once.setdefault((file.parent.resolve(), file.name), file)
     return list(once.values())
 

@@ -30,6 +30,7 @@ from thinktune.report.doubts_page import write_doubts
 from thinktune.terminal import guard_console, show_controls
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
 from thinktune.tokenization.chat_template import reference_ids
+from thinktune.tokenization.model_template import read_tokenizer_with_notes
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import evaluation_interval_steps
 
@@ -93,7 +94,7 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
 def write_doubts_page(recipe: Recipe, folder: Path) -> list[str]:
     """Write the page of doubts about a recipe's rows into a folder; return lines about it for people."""
     trusted, template = recipe.model.trust_remote_code, recipe.model.template
-    tokenizer = admit(locate_model(recipe), trust_remote_code=trusted, template=template).tokenizer
+    tokenizer, _ = read_tokenizer_with_notes(locate_model(recipe), trust_remote_code=trusted, template=template)
     return write_doubts(find_doubts(recipe, tokenizer), folder)
 
 

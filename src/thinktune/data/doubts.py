@@ -74,7 +74,9 @@ def find_doubts(recipe: Recipe, tokenizer: ChatTokenizer, limit: int = MAX_DOUBT
             decision = chunk.decisions.get(row.source)
             if decision is not None and _counts(decision, row):
                 decided[files[chunk.file_index].display_name][row.source] = decision
-            for finding in check_row(row, chunk.mapping, recipe.data, rules, tokenizer).findings:
+            checked = check_row(row, chunk.mapping, recipe.data, rules, tokenizer)
+            # Of a row that is left out, only the reason for that is worth a decision.
+            for finding in checked.findings if checked.example else checked.findings[-1:]:
                 if row.columns is None or len(_choices(finding.fault)) < 2 or _is_decided(decision, row, finding.fault):
                     continue
                 counts[finding.fault] = counts.get(finding.fault, 0) + 1

@@ -338,6 +338,7 @@ def _summarize(
             "path": one.file.display_name,
             "rows": one.row_count,
             "format": one.mapping.describe(),
+            "columns": one.mapping.as_recipe_value,
             "validation": one.file.for_validation,
         }
         for one in processed.files

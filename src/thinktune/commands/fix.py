@@ -55,11 +55,11 @@ def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Recipe, list[str]]
         for key, value in change.values.items():
             _apply(fixing.tree, key, value)
             fixing.reasons.setdefault(key, []).append(change.sentence)
+    changed = ", ".join(fixing.reasons) or "nothing had to change"
     if fixing.prepared is not None:
         _write_out_choices(fixing, fixing.prepared.summary)
     target = _free_name(path)
     atomic_write_text(target, _format(fixing, path))
-    changed = ", ".join(fixing.reasons) or "nothing had to change"
     lines = [f"{target}: written from {path.name}: {changed}; each choice has its reason there"]
     lines += [f"{target}: is not ready yet, see what is listed below"] if fixing.left else []
     return fixing.recipe, lines

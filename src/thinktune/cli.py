@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -83,11 +84,18 @@ def check(
     write: Annotated[
         Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=_at_home)
     ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
+    ] = False,
+    doubts: Annotated[
+        Path | None,
+        typer.Option(help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=_at_home),
+    ] = None,
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
     try:
         with _exit_when_stopped("stopped; nothing was written"):
-            ready = _check(recipe, overrides or [], as_json, write)
+            ready = _check(recipe, overrides or [], as_json, _Outputs(write, doubts, fix))
     except (UserError, OSError) as error:
         if not as_json:
             raise
@@ -98,20 +106,42 @@ def check(
         raise typer.Exit(2)
 
 
-def _check(recipe: Path, overrides: list[str], as_json: bool, write: Path | None) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """What `check` writes besides its facts: folders for cleaned rows and for doubts, and a fixed recipe."""
+
+    rows: Path | None
+    doubts: Path | None
+    fixed: bool
+
+
+def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs) -> bool:
     loaded = _load_recipe(recipe, overrides, say_to_stderr)
+    write, doubts, written = outputs.rows, outputs.doubts, list[str]()
     with captured_output():
         from thinktune.commands import check_recipe, print_check
+        from thinktune.commands.check import write_doubts_page
+        from thinktune.commands.fix import fix_recipe
         from thinktune.data.export import export_rows, refuse_existing
 
     if write:
         refuse_existing(write)
-    prepared, facts = check_recipe(loaded, say_to_stderr)
+    if outputs.fixed:
+        loaded, written = fix_recipe(recipe, loaded, say_to_stderr)
+    try:
+        prepared, facts = check_recipe(loaded, say_to_stderr)
+    except UserError:
+        for line in written:
+            say_to_stderr(line)
+        raise
     ready = facts["verdict"] == "ready"
     if write and not prepared.stop_reasons:
-        facts["written"] = export_rows(prepared, write, loaded.data.system)
+        written += export_rows(prepared, write, loaded.data.system)
     elif write:
-        facts["written"] = [f"{write}: nothing is written, because the rows are not ready"]
+        written.append(f"{write}: nothing is written, because the rows are not ready")
+    if doubts:
+        written += write_doubts_page(loaded, doubts)
+    facts |= {"written": written} if written else {}
     if as_json:
         print_json(facts)
     else:

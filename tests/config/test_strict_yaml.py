@@ -4,7 +4,7 @@ import pytest
 
 from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
 from thinktune.errors import UserError
-from thinktune.eval.tasks import read_tasks
+from thinktune.eval.task_files import read_tasks
 
 HEAD = "model: {name: m}\ndata: {name: d}\n"  # two lines
 

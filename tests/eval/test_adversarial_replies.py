@@ -1,5 +1,6 @@
 """Replies that loop, or that are written to hurt: whatever reads a reply takes time linear in it, and none ends a run."""
 
+import string
 import time
 import unicodedata
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from rouge_score import rouge_scorer
 
 from thinktune.errors import UserError
 from thinktune.eval.answer_extraction import extract_letters, extract_number, parse_chinese_numeral
-from thinktune.eval.grading import format_metrics, is_refusal, lcs_length, pick_grader
+from thinktune.eval.grading import boxed_content, format_metrics, is_refusal, lcs_length, pick_grader
 from thinktune.eval.llm_judge import parse_judgement
 from thinktune.eval.normalization import fold_compatibility
+from thinktune.eval.task_options import find_listed_options
 from thinktune.eval.tasks import grade_answer, make_task
 
 CHARACTERS = 100_000
@@ -33,6 +35,9 @@ TASKS = [
 READERS: dict[str, Callable[[str], object]] = {
     "letters": lambda text: extract_letters(text, OPTIONS),
     "letters of ten": lambda text: extract_letters(text, [*"abcdefghij"]),
+    "letters of 26": lambda text: extract_letters(text, [f"AB {letter}" for letter in string.ascii_uppercase]),
+    "options in a question": find_listed_options,
+    "boxed": boxed_content,
     "number": extract_number,
     "grader of a reference": pick_grader,
     "refusal": is_refusal,

@@ -7,10 +7,10 @@ import pytest
 from thinktune.errors import UserError
 from thinktune.eval.general_probe import probe_tasks
 from thinktune.eval.runner import find_contaminated
+from thinktune.eval.task_files import read_tasks
 from thinktune.eval.tasks import (
     grade_answer,
     make_task,
-    read_tasks,
     task_from_example,
     task_from_record,
     task_to_record,
@@ -97,6 +97,9 @@ def test_every_row_that_cannot_be_used_is_named(tmp_path):
         assert any(fault.startswith(f"bad.jsonl:{line}") and field in fault for fault in caught.value.faults), field
     file.write_text('{"ask": "q"}')
     with pytest.raises(UserError, match="match no known layout"):
+        read_tasks(file)
+    file.write_text('{"question": "q"}')
+    with pytest.raises(UserError, match=r"none of its columns \(question\) is known as the answer"):
         read_tasks(file)
     with pytest.raises(UserError, match="is not a file"):
         read_tasks(tmp_path / "gone.jsonl")

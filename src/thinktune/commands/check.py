@@ -14,6 +14,7 @@ from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import MemoryTierName, Recipe
 from thinktune.data import Prepared, Subset, summary
 from thinktune.data.dataset import select
+from thinktune.data.doubts import find_doubts
 from thinktune.data.packing import padding_share, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.errors import UserError, redact_all
@@ -25,9 +26,11 @@ from thinktune.model.transforms import require_float8
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_setting
 from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
 from thinktune.progress import Say, say_nothing
+from thinktune.report.doubts_page import write_doubts
 from thinktune.terminal import guard_console, show_controls
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
 from thinktune.tokenization.chat_template import reference_ids
+from thinktune.tokenization.model_template import read_tokenizer_with_notes
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import evaluation_interval_steps
 
@@ -86,6 +89,13 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             if shortage and not recipe.plan.card:  # with a card named, it may be meant for another machine
                 facts["stops"].append(shortage)
     return prepared, facts | {"verdict": "not ready" if facts["stops"] else "ready"}
+
+
+def write_doubts_page(recipe: Recipe, folder: Path) -> list[str]:
+    """Write the page of doubts about a recipe's rows into a folder; return lines about it for people."""
+    trusted, template = recipe.model.trust_remote_code, recipe.model.template
+    tokenizer, _ = read_tokenizer_with_notes(locate_model(recipe), trust_remote_code=trusted, template=template)
+    return write_doubts(find_doubts(recipe, tokenizer), folder)
 
 
 def verify_tokens(prepared: Prepared, tokenizer: ChatTokenizer) -> dict[str, Any]:

@@ -101,6 +101,15 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def dump_values(tree: Mapping[str, Any]) -> str:
+    """Return YAML of settings, each on one line, which `strict_yaml` reads back equal."""
+    lines = (
+        yaml.dump({key: value}, Dumper=_Dumper, allow_unicode=True, width=float("inf"), default_flow_style=True).strip()
+        for key, value in tree.items()
+    )
+    return "".join(f"{line[1:-1]}\n" for line in lines)  # without the braces around it
+
+
 class _Dumper(yaml.SafeDumper):
     """YAML dumper for `strict_yaml`: quotes texts that would be read as something else, and writes no aliases."""
 

@@ -1,7 +1,7 @@
 """Turn a recipe's rows into tokens: find, read, check, tokenize and split them, and cache the result on disk."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.columns.values import spell_values
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.faults.checks import CheckRules, check_example
+from thinktune.data.faults.decisions import RowDecision, decisions_file, read_decisions
 from thinktune.data.faults.habits import NO_HABITS, Habits, measure_habits
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.reading import sources
@@ -152,8 +153,18 @@ class _ProcessedFile:
 
     file: RowFile
     mapping: ColumnMapping
+    decisions: Mapping[str, RowDecision]
     row_count: int = 0
     unused_columns: UnusedColumns = field(default_factory=UnusedColumns)
+    decided: list[str] = field(default_factory=list[str])
+    changed: list[str] = field(default_factory=list[str])
+
+    @property
+    def decision_facts(self) -> dict[str, Any]:
+        """Plain values: how many decisions count, which rows changed since, and which are not there any more."""
+        gone = sorted(self.decisions.keys() - {*self.decided, *self.changed})
+        name = decisions_file(Path(self.file.display_name)).as_posix()
+        return {"file": name, "applied": len(self.decided), "changed": self.changed, "gone": gone}
 
 
 @dataclass(slots=True)
@@ -186,6 +197,8 @@ class _ProcessedRows:
         self.row_count += result.row_count
         processed.row_count += result.row_count
         processed.unused_columns.merge(result.unused_columns)
+        processed.decided += result.decided
+        processed.changed += result.changed
         self.max_token_id = max(self.max_token_id, result.max_token_id)
         self.lengths += np.array(result.lengths, np.int32).tobytes()
         for finding in result.findings:
@@ -201,18 +214,21 @@ def _process_rows(
     files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer, writer: DatasetWriter, say: Say
 ) -> _ProcessedRows:
     forms = _detect_forms(files, settings, tokenizer)
-    processed = _ProcessedRows([_ProcessedFile(file, form.mapping) for file, form in zip(files, forms, strict=True)])
+    decisions = _read_all_decisions(files)
+    processed = _ProcessedRows(
+        [_ProcessedFile(file, form.mapping, own) for file, form, own in zip(files, forms, decisions, strict=True)]
+    )
     progress = ProgressReporter(say, "rows", sources.estimate_row_count(files))
-    for result in _process_chunks(files, forms, settings, tokenizer):
+    chunks = _decided_chunks(_chunks(files, forms, settings, tokenizer), decisions)
+    for result in _process_chunks(files, chunks, settings, tokenizer):
         processed.add(result, writer)
         progress.update(processed.row_count)
     return processed
 
 
 def _process_chunks(
-    files: list[RowFile], forms: list[FileForm], settings: DataConfig, tokenizer: ChatTokenizer
+    files: list[RowFile], chunks: Iterator[Chunk], settings: DataConfig, tokenizer: ChatTokenizer
 ) -> Iterator[ChunkResult]:
-    chunks = _chunks(files, forms, settings, tokenizer)
     if sum(map(sources.estimate_text_bytes, files)) < MIN_PARALLEL_BYTES:
         return (process_chunk(chunk, settings, tokenizer) for chunk in chunks)
     return map_in_processes(process_chunk_in_worker, chunks, init_worker, (settings, tokenizer))
@@ -232,6 +248,37 @@ def _chunks(
                 rows, size = [], 0
         if rows:
             yield Chunk(file_index, rows, form.mapping, form.habits)
+
+
+def read_chunks(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> Iterator[Chunk]:
+    """Read all rows in chunks, each with what its file's columns mean and the decisions about its rows.
+
+    Raises UserError where a file cannot be read or understood.
+    """
+    forms = _detect_forms(files, settings, tokenizer)
+    return _decided_chunks(_chunks(files, forms, settings, tokenizer), _read_all_decisions(files))
+
+
+def _decided_chunks(chunks: Iterator[Chunk], decisions: Sequence[Mapping[str, RowDecision]]) -> Iterator[Chunk]:
+    """Give each chunk the decisions about its own rows."""
+    for chunk in chunks:
+        of_file = decisions[chunk.file_index]
+        own = {row.source: of_file[row.source] for row in chunk.rows if row.source in of_file} if of_file else {}
+        yield replace(chunk, decisions=own) if own else chunk
+
+
+def _read_all_decisions(files: Sequence[RowFile]) -> list[dict[str, RowDecision]]:
+    """Read the decisions about each file's rows; raises one UserError with the mistakes of all."""
+    decisions: list[dict[str, RowDecision]] = []
+    faults: list[str] = []
+    for file in files:
+        try:
+            decisions.append(read_decisions(file.path, file.display_name))
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return decisions
 
 
 def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> Iterator[RawRow]:
@@ -295,8 +342,9 @@ def _shorten(value: Any, depth: int = 0) -> Any:
 def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataConfig) -> tuple[Subset, Subset]:
     features = np.frombuffer(processed.features, ROW_FEATURES)
     shared_rows = processed.shared_rows
+    decided = {source: one.decisions[source].policies for one in processed.files for source in one.decided}
     train, validation, findings = train_validation_split(
-        features, settings, shared_rows, dataset.source, dataset.example
+        features, settings, shared_rows, dataset.source, dataset.example, decided
     )
     for finding in findings:
         processed.tally.add(finding)
@@ -311,6 +359,7 @@ def _summarize(
             "path": one.file.display_name,
             "rows": one.row_count,
             "format": one.mapping.describe(),
+            "columns": one.mapping.as_recipe_value,
             "validation": one.file.for_validation,
         }
         for one in processed.files
@@ -329,6 +378,7 @@ def _summarize(
         "think_tags": astuple(read_tags(tokenizer)),
         "languages": count_languages(_sample_texts(train)),
         "largest_token": processed.max_token_id,
+        "decisions": [one.decision_facts for one in processed.files if one.decisions],
         "shown": [{"row": row.source, "pieces": decode_by_token(row, tokenizer)} for row in shown],
     }
 
@@ -415,6 +465,8 @@ def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: ChatTo
         digest.update(json.dumps([file.display_name, locate_part(file.path).part, file.for_validation]).encode())
         for block in sources.read_blocks(file.path):
             digest.update(block)
+        if (decided := decisions_file(file.path)).is_file():
+            digest.update(blake2b(decided.read_bytes()).digest())
     return digest.hexdigest()
 
 

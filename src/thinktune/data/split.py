@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,13 @@ def train_validation_split(
     shared_rows: int,
     source: Callable[[int], str],
     example: Callable[[int], Example],
+    decided: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[Finding]]:
     """Split examples: indices to train on, indices held out, and the leaks and duplicates found between them.
 
     `features` (examples,) of `ROW_FEATURES` are in the order of reading; `shared_rows` is the number of rows that are
     split between both sides. A leak is dropped from training, never from validation; the first of duplicates is kept.
+    `decided`: for some rows by `file:line`, policies that count for them alone.
     """
     held_out = _held_out(features, settings, shared_rows)
     alive = np.ones(len(features), np.bool_)
@@ -71,7 +73,8 @@ def train_validation_split(
     same = set[int]()  # rows that are told of by their question already
 
     def found(fault: str, index: int, sentence: str) -> None:
-        action = ACTION_OF_POLICY[settings.faults[fault]]
+        own = (decided or {}).get(source(index), {})
+        action = ACTION_OF_POLICY[own.get(fault, settings.faults[fault])]
         findings.append(Finding(fault, f"{source(index)}: {sentence}", action))
         alive[index] &= action == "kept"
 

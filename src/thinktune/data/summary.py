@@ -80,9 +80,25 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
     if summary["own_system_rows"]:
         lines.append(f"  {summary['own_system_rows']:,} rows have their own system prompt instead of data.system")
+    lines += _decision_lines(summary)
     lines += _mode_lines(summary)
     over = ", ".join(f"{count:,} over {mark}" for mark, count in summary["over"].items() if count)
     return lines + ([f"  of all replies measured: {over} tokens"] if over else [])
+
+
+def _decision_lines(summary: dict[str, Any]) -> list[str]:
+    """Say how many decisions about single rows count, and which do not, because their rows are others now."""
+    lines: list[str] = []
+    for each in summary.get("decisions", ()):
+        lines.append(
+            f"  {each['file']}: {each['applied']:,} {'row is' if each['applied'] == 1 else 'rows are'} decided"
+        )
+        if stale := [*each["changed"], *each["gone"]]:
+            one = "row has changed or is gone, so its decision does"
+            many = "rows have changed or are gone, so their decisions do"
+            what = f"{len(stale):,} {one if len(stale) == 1 else many} not count, as that about {stale[0]}"
+            lines.append(f"  {each['file']}: {what}; decide anew with check --doubts")
+    return lines
 
 
 def _mode_lines(summary: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.columns.values import spell_values
 from thinktune.data.dataset import example_to_json
 from thinktune.data.faults.checks import CheckedExample, CheckRules, check_example
+from thinktune.data.faults.decisions import RowDecision, digest_row
 from thinktune.data.faults.duplicates import Fingerprint, fingerprint, question_text
 from thinktune.data.faults.habits import NO_HABITS, Habits
 from thinktune.data.faults.quoted_columns import with_unused_columns
@@ -58,32 +59,36 @@ class ChunkResult:
     findings: list[Finding] = field(default_factory=list[Finding])
     unused_columns: UnusedColumns = field(default_factory=UnusedColumns)
     lengths: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
+    decided: list[str] = field(default_factory=list[str])  # rows about which a person's decision counts
+    changed: list[str] = field(default_factory=list[str])  # rows that are others than those that were decided about
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive rows of one file, what its columns mean, and what its rows mostly do."""
+    """Consecutive rows of one file, what its columns mean, what its rows mostly do, and decisions about some."""
 
     file_index: int
     rows: Sequence[RawRow]
     mapping: ColumnMapping
     habits: Habits = NO_HABITS
+    decisions: Mapping[str, RowDecision] = field(default_factory=dict[str, RowDecision])
 
 
 def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) -> ChunkResult:
     """Read, check and tokenize every row of a chunk."""
     result = ChunkResult(chunk.file_index, len(chunk.rows))
-    controls, tags = control_tokens(tokenizer), settings.think_tags or ()
-    rules = CheckRules(settings.faults, settings.handed_phrases, controls, chunk.habits, tags)
+    rules = check_rules(chunk, settings, tokenizer)
+    settings_of: dict[int, DataConfig] = {}  # of rows that a person decided about
     examples: dict[int, Example] = {}
     cut: set[int] = set()  # rows of which too long replies were left out before they were rendered
     for row_index, row in enumerate(chunk.rows):
-        reading_findings = _reading_findings(row, settings.faults)
-        result.findings += reading_findings
-        if row.columns is None or any(finding.action in ("dropped", "stops") for finding in reading_findings):
-            continue
-        result.unused_columns.add_row(row, chunk.mapping)
-        checked = _checked_example(row, chunk.mapping, settings, rules, tokenizer)
+        own = settings
+        if row.source in chunk.decisions:
+            own = settings_of[row_index] = _settings_by_decision(row, chunk.decisions[row.source], settings, result)
+        if row.columns is not None and not _drops(_reading_findings(row, own.faults)):
+            result.unused_columns.add_row(row, chunk.mapping)
+        row_rules = rules if own is settings else replace(rules, policies=own.faults)
+        checked = check_row(row, chunk.mapping, own, row_rules, tokenizer)
         result.findings += checked.findings
         if checked.example is not None:
             examples[row_index] = checked.example
@@ -95,7 +100,7 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
         result.lengths += map(lengths_by_kind, measured)
         fitting = example, measured
         if len(measured) < len(replies) or max(map(len, measured), default=0) > settings.max_tokens:
-            fitting, finding = handle_too_long(example, replies, settings, tokenizer)
+            fitting, finding = handle_too_long(example, replies, settings_of.get(row_index, settings), tokenizer)
             if fitting is None or row_index not in cut:  # else it is counted already
                 result.findings.append(finding)
         written = [*measured, *(fitting[1] if fitting else ())]
@@ -109,6 +114,41 @@ def lengths_by_kind(reply: Rendered) -> tuple[int, int, int, int]:
     """Count the tokens of a reply's prompt, reasoning and answer, and of the whole."""
     counts = np.bincount(reply.kinds, minlength=len(TokenKind))
     return int(np.argmax(reply.kinds > 0)), int(counts[TokenKind.REASONING]), int(counts[TokenKind.ANSWER]), len(reply)
+
+
+def check_rules(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) -> CheckRules:
+    """Return what the checks of a chunk's rows go by."""
+    controls, tags = control_tokens(tokenizer), settings.think_tags or ()
+    return CheckRules(settings.faults, settings.handed_phrases, controls, chunk.habits, tags)
+
+
+def _settings_by_decision(row: RawRow, decision: RowDecision, settings: DataConfig, result: ChunkResult) -> DataConfig:
+    """Return a row's settings by a decision about it, which counts only while the row is the same."""
+    if row.columns is None or digest_row(row.columns) != decision.digest:
+        result.changed.append(row.source)
+        return settings
+    result.decided.append(row.source)
+    return settings_for_row(settings, decision.policies)
+
+
+def settings_for_row(settings: DataConfig, policies: Mapping[str, str]) -> DataConfig:
+    """Return settings with other policies for some faults."""
+    return settings.model_copy(update={"faults": {**settings.faults, **policies}})
+
+
+def check_row(
+    row: RawRow, mapping: ColumnMapping, settings: DataConfig, rules: CheckRules, tokenizer: ChatTokenizer
+) -> CheckedExample:
+    """Read a row as an example, by its findings in reading and all checks."""
+    findings = tuple(_reading_findings(row, settings.faults))
+    if row.columns is None or _drops(findings):
+        return CheckedExample(None, findings)
+    checked = _checked_example(row, mapping, settings, rules, tokenizer)
+    return CheckedExample(checked.example, findings + checked.findings)
+
+
+def _drops(findings: Iterable[Finding]) -> bool:
+    return any(finding.action in ("dropped", "stops") for finding in findings)
 
 
 def _reading_findings(row: RawRow, policies: dict[str, str]) -> list[Finding]:

@@ -65,11 +65,14 @@ def _parse_chinese_integer(text: str) -> int | None:
     return total + section + (digit or 0) if text else None
 
 
-OPTION_LETTERS = "ABCDEFGHIJ"
+OPTION_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ANSWER_LEAD_IN = (
     r"(?:\b(?:final\s++)?answers?(?:\s++(?:is|are|would\s++be|should\s++be))?|\b(?:correct|right|best)\s++"
     r"(?:options?|choices?)(?:\s++(?:is|are))?|答案(?:应该|应当|应)?(?:选择|选|是|为)?"
-    r"|(?<!不)(?<!能)选择?(?:项)?(?:是|为)?|而是)\s*+[:：=]?+\s*+"
+    r"|(?<!不)(?<!能)选择?(?:项)?(?:是|为)?|而是"
+    r"|(?:答え|解答|正解)(?:は)?|(?:정답|답)(?:은|는)?|\bantwort(?:\s++ist)?|\bréponse(?:\s++est)?"
+    r"|\b(?:respuesta|resposta)(?:\s++(?:es|é))?|\brisposta(?:\s++è)?|\bantwoord(?:\s++is)?"
+    r"|\b(?:ответ|відповідь|отговор)|الإجابة|תשובה|απάντηση|उत्तर|\u0e04\u0e4d\u0e32\u0e15\u0e2d\u0e1a)[\]】」』]?+\s*+[:：=]?+\s*+"
 )
 _OPENING_MARKS = r"[\s(\[{「『【*\"'$]*+(?:\\boxed\{|\\text\{){0,3}+"
 _SEPARATOR = r"(?:\s*+(?:[,、/&;]|\band\b|和|与|及)\s*+(?:and\s++)?+)?+"
@@ -87,6 +90,7 @@ _NUMBER_LEAD_INS = (
     re.compile(rf"{_ANSWER_LEAD_IN}|\\boxed\{{|####", re.IGNORECASE),
     re.compile("等于|=|≈|约为"),
 )
+_CAPITALS = re.compile("(?<![A-Za-z])[A-Z]{2,}(?![A-Za-z])")
 _DASHES = str.maketrans("−–—", "---")
 _NEAR_CHARACTERS = 16  # at most between "the answer is" and its number
 MAX_POWER_OF_TEN = 300  # a larger exponent would only cost memory
@@ -191,14 +195,29 @@ def extract_letters(answer: str, options: Sequence[str]) -> str:
     known = OPTION_LETTERS[: len(options)]
     patterns = _letter_patterns(known)
     text = fold_compatibility(answer).strip()
-    if stated := patterns.stated.findall(text) or patterns.boxed.findall(text):
-        return _sort_letters(stated[-1])
-    if leading := patterns.leading.match(text):
-        return _sort_letters(leading[1])
+    if stated := _find_statement(text, patterns, options):
+        return stated
     if alone := patterns.alone.fullmatch(text):
         return alone[1].upper()
     praised = patterns.praised.findall(text)
     return praised[-1] if praised else _only_candidate(text, options, patterns.mentioned)
+
+
+def extract_stated_letters(text: str, options: Sequence[str]) -> str:
+    """Extract letters as `extract_letters` does, but only those of a statement or at the beginning; else ""."""
+    patterns = _letter_patterns(OPTION_LETTERS[: len(options)])
+    return _find_statement(fold_compatibility(text).strip(), patterns, options)
+
+
+def _find_statement(text: str, patterns: _LetterPatterns, options: Sequence[str]) -> str:
+    """Return the letters of the last statement, else those at the beginning of a text, else ""."""
+    words = {word for option in options for word in _CAPITALS.findall(option)}
+    for pattern in (patterns.stated, patterns.boxed):
+        # Capitals that an option is written with (AB型, CT) name that option, not the options A and B.
+        if stated := [found for found in pattern.findall(text) if words.isdisjoint(_CAPITALS.findall(found))]:
+            return _sort_letters(stated[-1])
+    leading = patterns.leading.match(text)
+    return _sort_letters(leading[1]) if leading and words.isdisjoint(_CAPITALS.findall(leading[1])) else ""
 
 
 def extract_number(text: str) -> Number | None:
@@ -312,4 +331,4 @@ def _only_candidate(text: str, options: Sequence[str], mentioned: re.Pattern[str
 
 
 def _sort_letters(text: str) -> str:
-    return "".join(sorted(set(re.sub(r"and|[^A-J]", "", text))))
+    return "".join(sorted(set(re.sub(r"and|[^A-Z]", "", text))))

@@ -120,8 +120,26 @@ def matches_number(answer: str, wanted: str) -> bool:
 
 
 def matches_short_answer(answer: str, wanted: Sequence[str]) -> bool:
-    """Return True if an answer is one of the wanted texts after `normalize_answer`."""
-    return normalize_answer(answer) in {normalize_answer(text) for text in wanted}
+    """Return True if an answer, or what it puts into its last `\\boxed{…}`, is one of the wanted texts.
+
+    Both are compared after `normalize_answer`.
+    """
+    accepted = {normalize_answer(text) for text in wanted}
+    boxed = boxed_content(answer)
+    return normalize_answer(answer) in accepted or (bool(boxed) and normalize_answer(boxed) in accepted)
+
+
+def boxed_content(text: str) -> str:
+    """Return what a text's last `\\boxed{…}` holds, with the braces inside it; "" where it has none that is closed."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return ""
+    depth = 0
+    for place in range(start + len("\\boxed"), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return text[start + len("\\boxed{") : place].strip()
+    return ""
 
 
 def is_refusal(answer: str) -> bool:

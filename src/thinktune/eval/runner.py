@@ -36,7 +36,8 @@ from thinktune.eval.settings import (
     settings_to_record,
 )
 from thinktune.eval.statistics import CONFIDENCE, RESAMPLE_SEED, RESAMPLES
-from thinktune.eval.tasks import Task, read_tasks, task_from_example, task_to_record
+from thinktune.eval.task_files import read_task_file
+from thinktune.eval.tasks import Task, task_from_example, task_to_record
 from thinktune.files import read_json, write_json, write_json_lines
 from thinktune.hub import locate_model
 from thinktune.hub.fingerprint import weights_fingerprint
@@ -102,7 +103,10 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     sources = {"base": locate_model(recipe), "tuned": resolve_model_folder(folder)}
     for source in sources.values() if not options.endpoints else ():
         admit_model(source, trust_remote_code=recipe.model.trust_remote_code)
-    from_files = [task for file in options.tasks for task in read_tasks(file, recipe.data.system)]
+    task_files = [read_task_file(file, recipe.data.system) for file in options.tasks]
+    for each in task_files:
+        each.tell(say)
+    from_files = [task for each in task_files for task in each.tasks]
     tokenizer = read_tokenizer(sources["tuned"], trust_remote_code=recipe.model.trust_remote_code)
     prepared = prepare(recipe, tokenizer, say)
     refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,15 +40,18 @@ def both_texts(en: str, zh: str, **values: Any) -> Markup:
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
 
 
-def write_page(target: Path, template: str, **values: Any) -> None:
-    """Write a page, whole or not at all."""
+def write_page(target: Path, template: str, *, scripts: Sequence[str] = ("page.js",), **values: Any) -> None:
+    """Write a page, whole or not at all; `scripts` are joined to its only one."""
     # Half a surrogate pair, which JSON can hold, has no UTF-8 form; the page must not fail for it.
-    atomic_write_text(target, render_page(template, **values).encode("utf-8", errors="replace").decode())
+    atomic_write_text(
+        target, render_page(template, scripts=scripts, **values).encode("utf-8", errors="replace").decode()
+    )
 
 
-def render_page(template: str, **values: Any) -> str:
+def render_page(template: str, *, scripts: Sequence[str] = ("page.js",), **values: Any) -> str:
     """Render a page; everything in `values` that is not Markup is escaped."""
-    style, script = (Markup((TEMPLATES_FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    style, *parts = (Markup((TEMPLATES_FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", *scripts))
+    script = Markup("").join(parts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render_template(template, style=style, script=script, script_hash=f"sha256-{digest}", **values)
 

@@ -22,6 +22,9 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.files import expand_home
 from thinktune.hub import locate, locate_model
 
+DECISIONS_SUFFIX = ".doubts.json"  # of a file beside the rows, with decisions about some of them
+
+
 # Names of splits in file names. Chinese has no spaces between words, so there a part of the name is enough.
 SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training", "训练"), "train"),
@@ -138,7 +141,7 @@ def _glob_files(folder: Path | None, pattern: str) -> list[Path]:
     matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob finds hidden files too)
     for match in sorted(matches):
         file = Path(match) if folder is None else folder / match
-        if file.is_file():
+        if file.is_file() and not file.name.endswith(DECISIONS_SUFFIX):
             once.setdefault((file.parent.resolve(), file.name), file)
     return list(once.values())
 

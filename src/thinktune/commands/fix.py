@@ -1,0 +1,260 @@
+"""The recipe that `check` would choose: every remedy it names is followed, and the result is written beside."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from thinktune.config import ROW_FAULTS, Recipe
+from thinktune.config.expert import EXPERT_FIELDS
+from thinktune.config.loading import dump_values, validate_recipe
+from thinktune.config.strict_yaml import YamlSyntaxError, parse_yaml
+from thinktune.data import Prepared
+from thinktune.data.pipeline import prepare_with_faults
+from thinktune.errors import UserError
+from thinktune.files import atomic_write_text
+from thinktune.hub import locate_model
+from thinktune.progress import Say
+from thinktune.tokenization.model_template import read_tokenizer_with_notes
+
+MAX_ROUNDS = 8  # of remedies, each of which may bring to light what the next one is for
+COMMENT_CHARACTERS = 400
+_CHANGE = re.compile(r"(?:(?<=write )|(?<=write it and )|(?<=, or )|(?<=or write )| and )((?:data|model)\.[a-z_]+): ")
+
+
+@dataclass(slots=True)
+class Fixing:
+    """A recipe while it is fixed: its own values as a tree, why each of them was changed, and what is left to do."""
+
+    tree: dict[str, Any]
+    reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by `section.key`
+    left: tuple[str, ...] = ()
+    prepared: Prepared | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it is now."""
+        return validate_recipe(self.tree, "the fixed recipe")
+
+
+def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Recipe, list[str]]:
+    """Follow the remedies for a recipe's data and template, and write what comes out beside the recipe.
+
+    Returns the new recipe, and a line about its file and about what is left to do. The file says of each choice why. No
+    file is overwritten.
+    """
+    fixing = Fixing(own_values(recipe, path))
+    for _ in range(MAX_ROUNDS):
+        stops = _try(fixing, say)
+        change = _choose(stops, fixing.tree)
+        fixing.left = tuple(stops)
+        if change is None:
+            break
+        for key, value in change.values.items():
+            _apply(fixing.tree, key, value)
+            fixing.reasons.setdefault(key, []).append(change.sentence)
+    changed = ", ".join(fixing.reasons) or "nothing had to change"
+    if fixing.prepared is not None:
+        _write_out_choices(fixing, fixing.prepared.summary)
+    target = _free_name(path)
+    atomic_write_text(target, _format(fixing, path))
+    lines = [f"{target}: written from {path.name}: {changed}; each choice has its reason there"]
+    lines += [f"{target}: is not ready yet, see what is listed below"] if fixing.left else []
+    return fixing.recipe, lines
+
+
+def own_values(recipe: Recipe, path: Path) -> dict[str, Any]:
+    """Return the values of a recipe that differ from the defaults, as a recipe writes them."""
+    whole = recipe.model_dump(mode="json", exclude_defaults=True)
+    tree: dict[str, Any] = {}
+    expert: dict[str, Any] = {}
+    names = {key: name for name, key in EXPERT_FIELDS.items()}
+    for section, values in whole.items():
+        if not isinstance(values, dict):
+            tree[section] = values
+            continue
+        for key, value in values.items():
+            place = f"{section}.{key}"
+            if place in names:
+                expert[names[place]] = value
+            else:
+                tree.setdefault(section, {})[key] = value
+    faults = {name: each for name, each in recipe.data.faults.items() if each != ROW_FAULTS[name].default}
+    tree["data"] = {key: value for key, value in tree["data"].items() if key != "faults"}
+    tree["data"] |= {"faults": faults} if faults else {}
+    if tree.get("name") == path.stem:
+        del tree["name"]  # a run is named after its file
+    return tree | ({"expert": expert} if expert else {})
+
+
+def _try(fixing: Fixing, say: Say) -> list[str]:
+    """Return why a run with the recipe cannot start, as far as its rows and its template decide."""
+    recipe = fixing.recipe
+    try:
+        trusted, template = recipe.model.trust_remote_code, recipe.model.template
+        tokenizer, _ = read_tokenizer_with_notes(locate_model(recipe), trust_remote_code=trusted, template=template)
+        fixing.prepared = prepare_with_faults(recipe, tokenizer, say)
+    except UserError as error:
+        fixing.prepared = None
+        return list(error.faults)
+    return list(fixing.prepared.stop_reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """Settings that a sentence proposes together."""
+
+    values: Mapping[str, Any]
+    sentence: str
+
+
+def _choose(stops: Sequence[str], tree: Mapping[str, Any]) -> _Change | None:
+    """Choose a proposed change that changes something: one that trains reasoning first, else the last sentence's first.
+
+    A remedy for a whole file stands after the sentences about its columns.
+    """
+    changes = [change for stop in reversed(stops) for change in read_changes(stop)]
+    new = [change for change in changes if any(_changes(tree, key, value) for key, value in change.values.items())]
+    reasoning = [
+        change
+        for change in new
+        if "reasoning" in _as_dict(change.values.get("data.columns")) and not _has_reasoning(tree)
+    ]
+    return next(iter((*reasoning, *new)), None)
+
+
+def read_changes(sentence: str) -> Iterator[_Change]:
+    """Read the changes of the recipe that a sentence proposes, as in `write data.ignore: [a] and data.columns: {…}`."""
+    values: dict[str, Any] = {}
+    end = 0
+    for found in _CHANGE.finditer(sentence):
+        if found.start() < end:
+            continue  # inside the value before
+        together = sentence[end : found.start(1)] == " and "
+        if values and not together:
+            yield _Change(values, sentence)
+            values = {}
+        text, end = _value_at(sentence, found.end())
+        try:
+            values = {**values, found[1]: parse_yaml(text).value}
+        except YamlSyntaxError:
+            continue
+    if values:
+        yield _Change(values, sentence)
+
+
+def _value_at(sentence: str, start: int) -> tuple[str, int]:
+    """Return the YAML value that begins at a place of a sentence, and where it ends."""
+    depth, quote = 0, ""
+    for place in range(start, len(sentence)):
+        letter = sentence[place]
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and (depth or place == start):
+            quote = letter
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+            if not depth:
+                return sentence[start : place + 1], place + 1
+        elif not depth and letter in " ,;)":
+            return sentence[start:place], place
+    return sentence[start:].rstrip("."), len(sentence)
+
+
+def _changes(tree: Mapping[str, Any], key: str, value: Any) -> bool:
+    copied = {section: dict(held) if isinstance(held, dict) else held for section, held in tree.items()}
+    before = repr(copied)
+    _apply(copied, key, value)
+    return repr(copied) != before and "…" not in repr(value)
+
+
+def _apply(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set `section.key`: columns to ignore and policies are added to those that the recipe names already."""
+    section, _, leaf = key.partition(".")
+    held = tree.setdefault(section, {})
+    if leaf == "ignore" and isinstance(value, list):
+        value = [*dict.fromkeys([*held.get(leaf, []), *value])]
+    elif leaf == "faults" or (leaf == "columns" and not {"answer", "messages"} & _as_dict(value).keys()):
+        value = _as_dict(held.get(leaf)) | _as_dict(value)
+    held[leaf] = value
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _has_reasoning(tree: Mapping[str, Any]) -> bool:
+    return "reasoning" in _as_dict(_as_dict(tree.get("data")).get("columns"))
+
+
+def _write_out_choices(fixing: Fixing, summary: Mapping[str, Any]) -> None:
+    """Write out what was chosen without a word of the recipe: the mapping, and the policies of faults that were met."""
+    data = fixing.tree["data"]
+    formats = {file["format"]: file["columns"] for file in summary["files"] if file["rows"]}
+    if len({*formats.values()}) == 1:  # files of several layouts are told apart by what each of them has
+        data["columns"] = _as_dict(parse_yaml(next(iter(formats.values()))).value)
+    for text in sorted(formats):
+        fixing.reasons.setdefault("data.columns" if "columns" in data else "data", []).append(
+            f"rows are read as {text}"
+        )
+    met = {fault["fault"]: fault for fault in summary["faults"]}
+    if met:
+        data["faults"] = _as_dict(data.get("faults")) | {name: fault["policy"] for name, fault in met.items()}
+    for name, fault in met.items():
+        done = ", ".join(f"{number:,} {action}" for action, number in fault["actions"].items())
+        reason = f"{fault['meaning']}: {done}, as in {fault['examples'][0]}"
+        fixing.reasons[f"data.faults.{name}"] = [reason]
+    longer = summary["over"].get(str(summary["max_tokens"]), 0)
+    if longer:
+        fixing.reasons.setdefault("data.max_tokens", []).append(
+            f"{longer:,} replies are longer than {summary['max_tokens']:,} tokens; a larger limit needs more memory"
+        )
+        data.setdefault("max_tokens", summary["max_tokens"])
+    if summary["has_thinking_switch"] and summary["train_rows"] and not summary["silent_rows"]:
+        fixing.reasons.setdefault("data", []).append(
+            "every row reasons, which unlearns the model's switch for no thinking; silent_share: 0.1 keeps it"
+        )
+
+
+def _free_name(path: Path) -> Path:
+    """Return a name beside the recipe that no file has."""
+    names = (
+        path.with_name(f"{path.stem}.fixed{number}{path.suffix}") for number in chain([""], (f"-{n}" for n in count(2)))
+    )
+    return next(name for name in names if not name.exists())
+
+
+def _format(fixing: Fixing, path: Path) -> str:
+    """Write the recipe, each choice below its reasons."""
+    lines = [
+        f"# Written by thinktune check --fix from {path.name}, which is unchanged; reasons stand above each choice."
+    ]
+    lines += [f"# Not ready: {_comment(sentence)}" for sentence in fixing.left]
+    for section, values in fixing.tree.items():
+        lines.append("")
+        if not isinstance(values, dict):
+            lines.append(dump_values({section: values}).rstrip())
+            continue
+        lines.append(f"{section}:")
+        lines += [f"  # {_comment(reason)}" for reason in fixing.reasons.get(section, ())]
+        for key, value in values.items():
+            place = f"{section}.{key}"
+            lines += [f"  # {_comment(reason)}" for reason in fixing.reasons.get(place, ())]
+            if key == "faults" and isinstance(value, dict):
+                lines.append(f"  {key}:")
+                for name, policy in value.items():
+                    lines += [f"    # {_comment(reason)}" for reason in fixing.reasons.get(f"{place}.{name}", ())]
+                    lines.append(f"    {dump_values({name: policy}).rstrip()}")
+            else:
+                lines += [f"  {line}" for line in dump_values({key: value}).rstrip().split("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> str:
+    """Return a text that fits into a comment of one line, whatever a row put into it."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return plain if len(plain) <= COMMENT_CHARACTERS else f"{plain[:COMMENT_CHARACTERS]} …"

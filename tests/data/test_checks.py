@@ -14,7 +14,7 @@ from thinktune.config.row_faults import ROW_FAULTS, resolve_policies
 from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.tokenization import Turn
 
-ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
+ELSEWHERE = {"media", "marked_bad", "unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak"}
 MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate"}
 ACTIONS = {"keep": "kept", "silent": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
 

@@ -80,6 +80,14 @@ ROW_FAULTS: dict[str, RowFault] = {
     "not_text": RowFault("a number, list or object is where text belongs", ("drop", "stop")),
     "blank": RowFault("a question or an answer is empty or null", ("drop", "stop")),
     "role": RowFault("a conversation's roles are unknown or out of order, or it calls tools", ("drop", "stop")),
+    "marked_bad": RowFault(
+        "a column of true and false (data.columns.label, as sets for KTO have it) marks the reply as a bad one",
+        ("drop", "keep", "stop"),
+    ),
+    "media": RowFault(
+        "the row has an image, audio or video, which is not trained; keep trains its text alone",
+        ("drop", "keep", "stop"),
+    ),
     "ends_on_user": RowFault(
         "a conversation ends with the user; repair leaves out the last question", ("repair", "drop", "stop")
     ),

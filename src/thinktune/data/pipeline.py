@@ -13,10 +13,11 @@ import jinja2
 import numpy as np
 
 from thinktune import cache
-from thinktune.config import ROW_FAULTS, DataConfig, Recipe
-from thinktune.data.columns.detection import detect_columns
-from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping
+from thinktune.config import DataConfig, Recipe
+from thinktune.data import remedies
+from thinktune.data.columns.mapping import ColumnMapping
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
+from thinktune.data.columns.recipe_change import RecipeChange
 from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.faults.checks import CheckRules, check_example
@@ -25,9 +26,11 @@ from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.reading import sources
 from thinktune.data.reading.readers import MAX_ROW_BYTES, read_rows
 from thinktune.data.reading.sources import RowFile
+from thinktune.data.remedies import Rehearsal
+from thinktune.data.sample import FileSample, detect_sample, read_sample
 from thinktune.data.split import ROW_FEATURES, train_validation_split
 from thinktune.data.summary import summarize
-from thinktune.data.types import RawRow, Tally
+from thinktune.data.types import RawRow, Tally, gentler_policy
 from thinktune.data.worker import (
     Chunk,
     ChunkResult,
@@ -48,9 +51,6 @@ CHUNK_ROWS, CHUNK_BYTES = 256, 2**20  # of the file; tokenizing takes some two h
 
 
 MAX_CHARACTER_BYTES = 6  # in a file: \\u and four digits
-
-
-LONG_SAMPLE_BYTES = 2**16  # a longer row is shortened before its columns are looked at
 
 
 MAX_CACHE_ATTEMPTS = 3
@@ -131,7 +131,7 @@ def _build_dataset(
     for side, chosen in (("train", train), ("validation", validation)):
         np.save(folder / f"{side}.npy", chosen.example_indices)
     summary = _summarize(processed, train, validation, settings, tokenizer)
-    facts = {"summary": summary, "stop_reasons": _stop_reasons(processed, summary, settings)}
+    facts = {"summary": summary, "stop_reasons": _stop_reasons(processed, summary, settings, tokenizer)}
     write_json(folder / "facts.json", facts)
 
 
@@ -141,6 +141,7 @@ class _ProcessedFile:
 
     file: RowFile
     mapping: ColumnMapping
+    sample: FileSample
     row_count: int = 0
     unused_columns: UnusedColumns = field(default_factory=UnusedColumns)
 
@@ -189,8 +190,8 @@ class _ProcessedRows:
 def _process_rows(
     files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer, writer: DatasetWriter, say: Say
 ) -> _ProcessedRows:
-    mappings = _detect_mappings(files, settings, tokenizer)
-    processed = _ProcessedRows(list(map(_ProcessedFile, files, mappings)))
+    mappings, samples = _detect_mappings(files, settings, tokenizer)
+    processed = _ProcessedRows(list(map(_ProcessedFile, files, mappings, samples)))
     progress = ProgressReporter(say, "rows", sources.estimate_row_count(files))
     for result in _process_chunks(files, mappings, settings, tokenizer):
         processed.add(result, writer)
@@ -230,47 +231,28 @@ def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) ->
         yield from read_rows(file.path, file.display_name, repair_encoding=repair, max_row_bytes=longest)
 
 
-def _detect_mappings(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> list[ColumnMapping]:
-    """Detect each file's columns; raises one UserError with the faults of all files."""
+def _detect_mappings(
+    files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer
+) -> tuple[list[ColumnMapping], list[FileSample]]:
+    """Detect each file's columns from sample rows; raises one UserError with the faults of all files."""
     mappings: list[ColumnMapping] = []
+    samples: list[FileSample] = []
     faults: list[str] = []
     for file in files:
+        sample = FileSample(file.display_name)
         try:
-            mappings.append(_detect_mapping(file, settings, tokenizer))
+            sample = read_sample(file.display_name, _read_file(file, settings, tokenizer))
+            mappings.append(detect_sample(sample, settings))
+            samples.append(sample)
         except UserError as error:
-            faults += error.faults
+            faults += remedies.explain_refusal(sample, file.path, settings, tokenizer, error)
     if faults:
         raise UserError(faults)
-    return mappings
-
-
-def _detect_mapping(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> ColumnMapping:
-    """Detect a file's columns from its first readable rows; an empty file has an empty mapping."""
-    sample: list[RawRow] = []
-    unreadable: list[RawRow] = []
-    for row in _read_file(file, settings, tokenizer):
-        if row.columns is None:
-            unreadable.append(row)
-        else:
-            sample.append(replace(row, columns=_shorten(row.columns)) if row.size > LONG_SAMPLE_BYTES else row)
-        if len(sample) == SAMPLE_ROWS:
-            break
-    if not sample and not unreadable:
-        return ColumnMapping()
-    return detect_columns(sample or unreadable, settings.columns, settings.ignore, file.display_name)
-
-
-def _shorten(value: Any, depth: int = 0) -> Any:
-    """Shorten a value of a row so that it still shows what its column holds; so many long rows are held in memory."""
-    match value:
-        case str():
-            return value.strip()[:100] or value[:100]
-        case list() if depth < 4:
-            return [_shorten(element, depth + 1) for element in value[:10]]
-        case dict():
-            return {name: _shorten(inner, depth + 1) for name, inner in value.items()} if depth < 4 else {}
-        case _:
-            return value
+    for sample, mapping in zip(samples, mappings, strict=True):
+        faults += remedies.explain_pairs(sample, mapping, settings, tokenizer)
+    if faults:
+        raise UserError(faults)
+    return mappings, [sample.for_trials for sample in samples]
 
 
 def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataConfig) -> tuple[Subset, Subset]:
@@ -293,6 +275,7 @@ def _summarize(
             "rows": one.row_count,
             "format": one.mapping.describe(),
             "validation": one.file.for_validation,
+            "unused": one.unused_columns.facts(one.mapping),
         }
         for one in processed.files
     ]
@@ -322,44 +305,31 @@ def _sample_texts(rows: Subset) -> Iterator[str]:
         yield "\n".join(f"{turn.content}\n{turn.reasoning}" for turn in turns if turn.role != "system")
 
 
-def _stop_reasons(processed: _ProcessedRows, summary: dict[str, Any], settings: DataConfig) -> list[str]:
+def _stop_reasons(
+    processed: _ProcessedRows, summary: dict[str, Any], settings: DataConfig, tokenizer: ChatTokenizer
+) -> list[str]:
     """List why a run with these rows cannot start, the most general reason first."""
-    stops: list[str] = []
-    for one in processed.files:
-        try:
-            one.unused_columns.refuse(one.mapping, one.file.display_name)
-        except UserError as error:
-            stops += error.faults
-    stops += processed.tally.stop_sentences
-    more = summary["stopping_rows"] - len(processed.tally.stop_sentences)
+    stopping = processed.tally.stops
+    relaxed = RecipeChange(faults={finding.fault: gentler_policy(finding.fault) for finding in stopping})
+    rehearsal = Rehearsal([one.sample for one in processed.files if one.row_count], settings, tokenizer)
+    files = [(one.sample, one.mapping, one.unused_columns) for one in processed.files]
+    stops = remedies.explain_unused(files, replace(rehearsal, settings=relaxed.apply(settings) or settings))
+    helps = bool(stopping) and rehearsal.try_change(relaxed).rows_left > 0
+    for finding in stopping:
+        policy = f"{{{finding.fault}: {gentler_policy(finding.fault)}}}"
+        stops.append(f"{finding.sentence}; fix the row" + (f", or write data.faults: {policy}" if helps else ""))
+    more = summary["stopping_rows"] - len(stopping)
     stops += [f"and {more:,} more such rows"] * (more > 0)
     if stops:
         return stops
+    if not summary["train_rows"] and summary["validation_rows"]:
+        held = f"all {summary['validation_rows']:,} usable rows are held out"
+        return [f"data.validation: no row is left to train on: {held}; hold out fewer, or add rows"]
     if not summary["train_rows"]:
-        return _nothing_left(summary)
+        return remedies.explain_nothing_left(summary, rehearsal)
     if isinstance(settings.validation, str) and not summary["validation_rows"]:
         return [f"data.validation: no row of {settings.validation} is left to evaluate on; see the faults of its rows"]
     return []
-
-
-def _nothing_left(summary: dict[str, Any]) -> list[str]:
-    """Explain why no row is left to train on."""
-    if summary["validation_rows"]:
-        held = f"all {summary['validation_rows']:,} usable rows are held out"
-        return [f"data.validation: no row is left to train on: {held}; hold out fewer, or add rows"]
-    dropped = [fault for fault in summary["faults"] if "dropped" in fault["actions"]]
-    counted = "; ".join(f"{fault['fault']} {fault['actions']['dropped']:,}" for fault in dropped)
-    keep = [
-        f"{fault['fault']}: {policy}"
-        for fault in dropped
-        for policy in ("keep", "silent")
-        if policy in ROW_FAULTS[fault["fault"]].policies
-    ]
-    remedy = f"fix the rows, or write data.faults: {{{keep[0]}}}" if keep else "fix the rows"
-    return [
-        f"data.name: no row is left to train on ({counted or 'the files hold none'}); {remedy}",
-        *(fault["examples"][0] for fault in dropped),
-    ]
 
 
 def _refuse_dated_template(tokenizer: ChatTokenizer) -> None:

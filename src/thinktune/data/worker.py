@@ -16,6 +16,7 @@ from thinktune.config import DataConfig
 from thinktune.data.columns.mapping import ColumnMapping, UncheckedExample, to_example
 from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.columns.modes import apply_silent_share
+from thinktune.data.columns.row_marks import find_row_marks
 from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.dataset import example_to_json
 from thinktune.data.faults.checks import CheckedExample, CheckRules, check_example
@@ -79,6 +80,10 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
         if row.columns is None or any(finding.action in ("dropped", "stops") for finding in reading_findings):
             continue
         result.unused_columns.add_row(row, chunk.mapping)
+        marks = [_apply_policy(mark, settings.faults) for mark in find_row_marks(row, chunk.mapping)]
+        result.findings += marks[: _fatal_index(marks) + 1]
+        if _fatal_index(marks) < len(marks):
+            continue
         checked = _checked_example(row, chunk.mapping, settings, rules, tokenizer)
         result.findings += checked.findings
         if checked.example is not None:
@@ -95,6 +100,11 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
         if fitting is not None:
             result.examples.append(_tokenized_example(row_index, *fitting, settings))
     return result
+
+
+def _fatal_index(findings: Sequence[Finding]) -> int:
+    """Return the index of the first finding that drops its row or stops the run, or their number if none does."""
+    return next((i for i, finding in enumerate(findings) if finding.action in ("dropped", "stops")), len(findings))
 
 
 def lengths_by_kind(reply: Rendered) -> tuple[int, int, int, int]:

@@ -1,6 +1,7 @@
 """Detect what a file's columns mean, from sample rows."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from thinktune.config.schema import ColumnsConfig
@@ -20,7 +21,8 @@ from thinktune.data.columns.messages import (
     normalize_key,
 )
 from thinktune.data.columns.modes import parse_mode
-from thinktune.data.types import RawRow, suggest_policy
+from thinktune.data.columns.row_marks import truth_of
+from thinktune.data.types import RawRow, gentler_policy
 from thinktune.errors import UserError
 
 
@@ -30,18 +32,65 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
     A column that appears only after the sample counts as unused, so the sample should contain every set of columns.
     Raises UserError with every mistake and the mapping to write.
     """
-    values: dict[str, list[Any]] = {}
-    for row in rows:
-        for name, value in (row.columns or {}).items():
-            values.setdefault(name, []).append(value)
+    values = column_values(rows)
     if not values:
         raise UserError(_nothing_read(rows, file))
     given = columns.model_dump(exclude_none=True)
     searched = (
         f"none of the first {len(rows):,} rows of {file} has" if len(rows) >= SAMPLE_ROWS else f"no row of {file} has"
     )
-    if mistakes := list(_mapping_mistakes(given, values, ignore, searched)):
+    if mistakes := list(mapping_mistakes(given, values, ignore, searched)):
         raise UserError(mistakes)
+    found = find_mapping(values, given, ignore)
+    if isinstance(found, Undetected):
+        raise UserError(
+            f"{found.describe(file)}; write data.columns: {to_flow_yaml(found.wanted)} with the names of yours"
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Undetected:
+    """What the usual names of columns do not tell: the columns with their sample values, and the parts found or not."""
+
+    values: Mapping[str, Sequence[Any]]
+    names: Mapping[str, str | None]
+
+    @property
+    def missing(self) -> list[str]:
+        """The parts that no column is recognized as."""
+        return [part for part in ("question", "answer") if self.names[part] is None]
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """A mapping with dots for the missing parts."""
+        reasoning = ("reasoning",) if self.names["reasoning"] else ()
+        return {part: self.names[part] or "…" for part in ("question", *reasoning, "answer")}
+
+    @property
+    def found(self) -> dict[str, str]:
+        """The parts of a pair that are found."""
+        return {part: name for part in ("question", "reasoning", "answer") if (name := self.names[part])}
+
+    def describe(self, file: str) -> str:
+        """Say which columns the file has and which parts are not recognized."""
+        parts = " or the ".join(self.missing)
+        return f"data.columns: {file} has the columns {_join_names(self.values)} and none is recognized as the {parts}"
+
+
+def column_values(rows: Sequence[RawRow]) -> dict[str, list[Any]]:
+    """Return the values of each column of sample rows."""
+    values: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in (row.columns or {}).items():
+            values.setdefault(name, []).append(value)
+    return values
+
+
+def find_mapping(
+    values: Mapping[str, list[Any]], given: Mapping[str, Any], ignore: Collection[str]
+) -> ColumnMapping | Undetected:
+    """Find the column of each part by the recipe's `given` names, else by usual names and what the columns hold."""
     names: dict[str, Any]
     free = {name: sample for name, sample in values.items() if name not in ignore and name not in given.values()}
     given_pair = any(part in given for part in ("question", "reasoning", "answer"))
@@ -51,31 +100,39 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
     names = {part: given.get(part) or _find_column(part, free) for part in PAIR_PARTS}
     question, answer = names["question"], names["answer"]
     if question is None or answer is None:
-        missing = [part for part in ("question", "answer") if names[part] is None]
-        reasoning = ("reasoning",) if names["reasoning"] else ()
-        wanted = {part: names[part] or "…" for part in ("question", *reasoning, "answer")}
-        raise UserError(
-            f"data.columns: {file} has the columns {_join_names(values)} and none is recognized as "
-            f"the {' or the '.join(missing)}; write data.columns: {to_flow_yaml(wanted)}"
-        )
-    if all(any(isinstance(value, list) for value in values[name]) for name in (question, answer)):
+        return Undetected({name: sample for name, sample in values.items() if name not in ignore}, names)
+    if any(holds_messages(values[name]) for name in (question, answer)) or all(
+        any(isinstance(value, list) for value in values[name]) for name in (question, answer)
+    ):
         names |= {"reasoning": None, "input": None, "history": None}
+        holder = answer if holds_messages(values[answer]) else question
         return ColumnMapping(
-            **names, conversational=True, message_format=_message_format(values[answer]), ignored=tuple(ignore)
+            **names, conversational=True, message_format=_message_format(values[holder]), ignored=tuple(ignore)
         )
     if normalize_key(question) not in INSTRUCTION_NAMES:
         names["input"] = None
     return ColumnMapping(**names, ignored=tuple(ignore))
 
 
+def holds_messages(values: Sequence[Any]) -> bool:
+    """Return True where a column's values are lists of messages, or single messages."""
+    for value in values:
+        first = value[0] if isinstance(value, list) and value else value
+        if isinstance(first, dict) and any(MESSAGE_KEYS.get(normalize_key(str(key))) == "role" for key in first):
+            return True
+    return False
+
+
 def _nothing_read(rows: Sequence[RawRow], file: str) -> str:
     findings = [finding for row in rows[:3] for finding in row.findings[:1]]
     reasons = "; ".join(finding.sentence for finding in findings) or "all are empty"
-    ways = "".join(f", or {suggest_policy(fault)}" for fault in sorted({finding.fault for finding in findings}))
+    # Dropping what cannot be read leaves nothing, where nothing can be.
+    repaired = sorted({finding.fault for finding in findings if gentler_policy(finding.fault) == "repair"})
+    ways = "".join(f", or write data.faults: {{{fault}: repair}}" for fault in repaired)
     return f"{file}: no row can be read ({reasons}); fix the file{ways}"
 
 
-def _mapping_mistakes(
+def mapping_mistakes(
     given: dict[str, str], values: Collection[str], ignore: Collection[str], searched: str
 ) -> Iterator[str]:
     """Yield what is wrong with the column names that the recipe gives."""
@@ -104,6 +161,8 @@ def _may_hold(part: str, name: str, values: list[Any]) -> bool:
     if part in ("question", "answer", "keypoint") or (part == "mode" and name in MODE_NAMES):
         return True
     named = [value for value in values if not is_blank(value)]
+    if part == "label":
+        return bool(named) and all(isinstance(value, bool | str) and truth_of(value) is not None for value in named)
     are_modes = bool(named) and all(parse_mode(value) is not None for value in named)
     if part == "mode" or (part == "reasoning" and are_modes):
         return part == "mode" and are_modes
@@ -113,9 +172,8 @@ def _may_hold(part: str, name: str, values: list[Any]) -> bool:
 
 def _message_format(values: list[Any]) -> str:
     """Describe for people how messages are written: their keys of role and content."""
-    message = next(
-        (value[0] for value in values if isinstance(value, list) and value and isinstance(value[0], dict)), {}
-    )
+    firsts = (value[0] if isinstance(value, list) and value else value for value in values)
+    message = next((first for first in firsts if isinstance(first, dict)), {})
     return " / ".join(
         key for key in message if MESSAGE_KEYS.get(normalize_key(key)) in ("role", "content", "user", "assistant")
     )

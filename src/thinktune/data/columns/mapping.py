@@ -23,6 +23,7 @@ from thinktune.data.columns.messages import (
 from thinktune.data.columns.modes import set_modes
 from thinktune.data.types import Finding, RawRow
 from thinktune.tokenization import Example, Turn
+from thinktune.tokenization.conversation import Role
 
 SAMPLE_ROWS = 200  # of each file, from which its columns are detected
 
@@ -48,23 +49,28 @@ COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "system": ("system", "system_prompt", "system_message", "系统", "系统提示", "系统提示词"),
     "keypoint": ("keypoint", "key_point"),
     "tools": ("tools", "functions"),
+    # Only where all of its values are true or false, as in sets for KTO; else it is any other kind of label.
+    "label": ("label", "kto_tag", "kto_label"),
     # The others are also names of other things, so only what is in them makes them a mode.
     "mode": (*MODE_NAMES, "mode", "use_thinking", "use_reasoning", *REASONING_KEYS),
 }
 
 
 PART_OF_COLUMN = {
-    name: part for part, names in COLUMN_ALIASES.items() for name in (MODE_NAMES if part == "mode" else names)
+    name: part
+    for part, names in COLUMN_ALIASES.items()
+    if part != "label"
+    for name in (MODE_NAMES if part == "mode" else names)
 }
 
 
 INSTRUCTION_NAMES = ("instruction", "指令")  # only such a question is joined with an input column
 
 
-CONVERSATION_PARTS = ("messages", "system", "keypoint", "mode")
+CONVERSATION_PARTS = ("messages", "system", "keypoint", "mode", "label")
 
 
-PAIR_PARTS = ("question", "input", "history", "reasoning", "answer", "system", "keypoint", "mode")
+PAIR_PARTS = ("question", "input", "history", "reasoning", "answer", "system", "keypoint", "mode", "label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class ColumnMapping:
     system: str | None = None
     keypoint: str | None = None
     mode: str | None = None
+    label: str | None = None
     conversational: bool = False
     message_format: str = ""
     ignored: tuple[str, ...] = ()
@@ -91,7 +98,7 @@ class ColumnMapping:
     def used_columns(self) -> tuple[str | None, ...]:
         """All columns that are read; None for parts without a column."""
         pair = (self.question, self.reasoning, self.answer, self.input, self.history)
-        return (*pair, self.messages, self.system, self.keypoint, self.mode)
+        return (*pair, self.messages, self.system, self.keypoint, self.mode, self.label)
 
     @property
     def message_columns(self) -> tuple[str, ...]:
@@ -109,9 +116,8 @@ class ColumnMapping:
     def describe(self) -> str:
         """Describe in one line which part is read from which column."""
         question = " + ".join(name for name in (self.question, self.input) if name)
-        more = [
-            f"{part} = {name}" for part in ("system", "history", "keypoint", "mode") if (name := getattr(self, part))
-        ]
+        others = ("system", "history", "keypoint", "mode", "label")
+        more = [f"{part} = {name}" for part in others if (name := getattr(self, part))]
         if self.message_columns:
             head = f"messages: {' + '.join(self.message_columns)}" + (
                 f" ({self.message_format})" if self.message_format else ""
@@ -178,11 +184,24 @@ def _conversation_turns(columns: dict[str, Any], mapping: ColumnMapping) -> list
     for name in mapping.message_columns:
         # Of a prompt and its completion, both lists of messages, only the completion is trained.
         turns = [(replace(turn, trained=False), field_names) for turn, field_names in turns]
-        found = read_messages(columns[name], name)
+        if name == mapping.messages:
+            found = read_messages(columns[name], name)
+        else:
+            found = _column_messages(columns[name], name, "user" if name == mapping.question else "assistant")
         if isinstance(found, FieldFault):
             return found
         turns += found
     return turns
+
+
+def _column_messages(value: Any, name: str, role: Role) -> list[TurnWithFields] | FieldFault:
+    """Read messages from a list of them, from one message, or from a text that is the `role`'s turn."""
+    if not isinstance(value, str):
+        return read_messages([value] if isinstance(value, dict) else value, name)
+    text = read_text(value, name)
+    if isinstance(text, FieldFault):
+        return text
+    return [assistant_turn(text, "", (name, name)) if role == "assistant" else (Turn("user", text), (name, ""))]
 
 
 def _pair_turns(columns: dict[str, Any], mapping: ColumnMapping) -> list[TurnWithFields] | FieldFault:

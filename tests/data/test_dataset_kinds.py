@@ -47,9 +47,20 @@ def test_pairs_are_named_and_their_better_replies_can_be_trained(tree, tokenizer
     left, [sentence] = outcome(tree, tokenizer, name=file)
     assert left == 0
     assert "holds pairs of a better and a worse reply (" in sentence
-    assert f"to train on the better ones, write data.columns: {columns} and data.ignore: [" in sentence
+    assert f"; to train on the better ones, write data.columns: {columns} and data.ignore: [" in sentence
     [(_, left, stops)] = follow_advice(tree, tokenizer, name=file)
     assert (left, stops) == (4, [])
+
+
+def test_pairs_of_whole_conversations_as_text_are_named(tree, tokenizer, file_of):
+    row = {
+        "chosen": f"\n\nHuman: Which one is it?\n\nAssistant: {GOOD}",
+        "rejected": "\n\nHuman: Which one?\n\nAssistant: No.",
+    }
+    _, [sentence] = outcome(tree, tokenizer, name=file_of(rows_like(row)))
+    assert sentence.endswith(
+        "each is a whole conversation in one text ('Human:'): split chosen into a list of messages"
+    )
 
 
 def test_pairs_that_are_ignored_on_purpose_leave_the_conversation(tree, tokenizer, file_of):

@@ -68,3 +68,18 @@ def test_bytes_and_lists_of_texts_count_and_numbers_alone_propose_nothing():
     assert propose_columns(values, {})[0] == {"question": "ask", "reasoning": "trace", "answer": "out"}
     assert propose_columns({"messages": [[{"role": "user", "content": "q"}]] * 3}, {}) == []
     assert propose_columns({}, {}) == []
+
+
+def test_other_text_is_not_proposed_as_the_reasoning():
+    values = {
+        "title": [text[:6] for text in QUESTIONS],
+        "ask": [text + "我今年三十岁。" for text in QUESTIONS],
+        "answer": TAGGED,
+    }
+    assert propose_columns(values, {"answer": "answer"})[0] == {"question": "ask", "answer": "answer"}
+    values = {
+        "title": QUESTIONS,
+        "ask": [text + "我今年三十岁，最近常常这样。" for text in QUESTIONS],
+        "answer": ANSWERS,
+    }
+    assert "reasoning" not in propose_columns(values, {"answer": "answer"})[0]

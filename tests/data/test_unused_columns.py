@@ -118,6 +118,14 @@ def test_prose_in_lists_objects_and_bytes_stops_like_prose(more, kind, may_be):
     assert (unused.facts_of(name)["kind"], unused.facts_of(name)["may_be"]) == (kind, may_be)
 
 
+@pytest.mark.parametrize(
+    ("name", "stops"), [("context", True), ("材料", True), ("options", True), ("title", False), ("topic", False)]
+)
+def test_short_text_that_answers_come_from_stops_as_well(name, stops):
+    unused, mapping = account(BASE | {name: "病人三十岁，没有其他疾病。"})
+    assert bool(unused.refused(mapping)) == stops
+
+
 def test_a_copy_of_text_that_is_used_is_listed_and_stops_nothing():
     chat = [{"role": "user", "content": "Why is it so?"}, {"role": "assistant", "content": "Because it is so, of course.", "thinking": "I think about it for a while."}]  # fmt: skip
     row = {"messages": chat, "user": "Why is it so?", "final": "Because it is so, of course.", "analysis": "I think about it for a while."}  # fmt: skip

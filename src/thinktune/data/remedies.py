@@ -55,6 +55,7 @@ class Trial:
     refused: tuple[str, ...] = ()
     dropped: Counter[str] = field(default_factory=Counter[str])
     stops: bool = False
+    first: str = ""  # the first sentence of a row that is lost
 
     @property
     def works(self) -> bool:
@@ -75,7 +76,7 @@ class Rehearsal:
         settings = change.apply(self.settings)
         if settings is None:
             return Trial(stops=True)
-        rows_left, refused, dropped, stops = 0, list[str](), Counter[str](), False
+        rows_left, refused, dropped, stops, first = 0, list[str](), Counter[str](), False, ""
         for sample in self.samples:
             try:
                 mapping = detect_sample(sample, settings)
@@ -87,8 +88,9 @@ class Rehearsal:
             refused += result.unused_columns.refused(mapping)
             dropped.update(found.fault for found in result.findings if found.action == "dropped")
             stops |= any(found.action == "stops" for found in result.findings)
+            first = first or next((found.sentence for found in result.findings if found.action != "kept"), "")
             rows_left += len(result.examples)
-        return Trial(rows_left, tuple(dict.fromkeys(refused)), dropped, stops)
+        return Trial(rows_left, tuple(dict.fromkeys(refused)), dropped, stops, first)
 
     def complete(self, change: RecipeChange) -> RecipeChange | None:
         """Complete a change by what else must be written so that rows are left under it; None where nothing helps.
@@ -172,7 +174,10 @@ def explain_unused(files: Sequence[tuple[FileSample, ColumnMapping, UnusedColumn
     for sample, mapping, unused in files:
         changes += _used_changes(sample, mapping, unused, every)
     working = rehearsal.completed(changes)
-    remedy = f"write {_offer(working, rehearsal.settings)}" if working else "fix the rows: under no mapping is one left"
+    if working:
+        return [*faults[:-1], f"{faults[-1]}; write {_offer(working, rehearsal.settings)}"]
+    tried = rehearsal.try_change(changes[0])
+    remedy = "fix the rows: under no mapping is one left" + (f" ({tried.first})" if tried.first else "")
     return [*faults[:-1], f"{faults[-1]}; {remedy}"]
 
 
@@ -264,8 +269,8 @@ def _name_sample(sample: FileSample, settings: DataConfig) -> str:
 def _describe_kind(kind: DatasetKind, rehearsal: Rehearsal, file: str) -> str:
     """Describe a set by its name, with a change of the recipe that uses it, or what else to do."""
     working = rehearsal.completed(kind.changes)[:1]
-    remedy = f"write {_offer(working, rehearsal.settings)}" if working else kind.otherwise
-    return f"data.columns: {file} {kind.sentence}{', ' if kind.changes else '; '}{remedy}"
+    remedy = f"{kind.use}write {_offer(working, rehearsal.settings)}" if working else kind.otherwise
+    return f"data.columns: {file} {kind.sentence}; {remedy}"
 
 
 def _offer(changes: Sequence[RecipeChange], settings: DataConfig) -> str:

@@ -39,7 +39,7 @@ _REWARD_COLUMNS = (
 TEMPLATE_MARKS = re.compile(
     r"<\|im_start\|>|<\|start_header_id\|>|\[INST\]|<start_of_turn>|<\|(?:user|assistant|system|User|Assistant)\|>"
     r"|<｜(?:User|Assistant)｜>|<\|start\|>|<\|turn>|### ?(?:Instruction|Response|Human|Assistant|指令|回答) ?[:：]"
-    r"|(?:\A|\n) ?(?:Human|User|Q) ?: [^\n]{1,2000}\n{1,3} ?(?:Assistant|A|AI) ?:"
+    r"|(?:\A|\n) ?(?:Human|User|Q) ?: (?=[^\n]{1,2000}\n{1,3} ?(?:Assistant|A|AI) ?:)"
 )
 
 
@@ -48,12 +48,16 @@ _MARKED_CHARACTERS = 20_000  # of a text that is searched for marks
 
 @dataclass(frozen=True, slots=True)
 class DatasetKind:
-    """A kind of data set: its name, what its columns are, and changes of the recipe that use it, if there are any."""
+    """A kind of data set: its name, what its columns are, and changes of the recipe that use it, if there are any.
+
+    `use` says what the changes are for, and `otherwise` what to do where none works.
+    """
 
     name: str
     sentence: str
     changes: tuple[RecipeChange, ...] = ()
     otherwise: str = ""
+    use: str = ""
 
 
 def find_pairs(values: Mapping[str, Sequence[Any]]) -> list[tuple[str, str]]:
@@ -108,9 +112,8 @@ _SECTION = re.compile(r"\s*(?!<think>)(<\|?[A-Za-z_:]{2,30}\|?>|\[[A-Z_]{3,20}\]
 def recognize_replies(sample: Sequence[Any]) -> DatasetKind | None:
     """Recognize replies that are rendered already, or that begin with a mark of a section; `sample` is their column."""
     texts = [text for value in sample for text in _reply_texts(value)]
-    marked = [found[0].strip() for text in texts if (found := TEMPLATE_MARKS.search(text[:_MARKED_CHARACTERS]))]
-    if texts and len(marked) * 2 > len(texts):
-        sentence = f"holds replies that a chat template, or a prompt, has written already ({marked[0]!r})"
+    if mark := _rendered_mark(texts):
+        sentence = f"holds replies that a chat template, or a prompt, has written already ({mark!r})"
         return DatasetKind("rendered", sentence, (), "name the rows that they were made from, or take its marks out")
     begun = [found[1] for text in texts if (found := _SECTION.match(text))]
     if texts and begun and begun.count(begun[0]) * 5 >= len(texts) * 4:
@@ -136,14 +139,17 @@ def _contents(message: dict[str, Any]) -> Iterator[str]:
             yield text
 
 
+def _rendered_mark(sample: Sequence[Any]) -> str | None:
+    """Return a mark that more than half of the texts have, as a chat template writes it."""
+    texts = [value for value in sample if isinstance(value, str) and not is_blank(value)]
+    marked = [found[0].strip() for text in texts if (found := TEMPLATE_MARKS.search(text[:_MARKED_CHARACTERS]))]
+    return marked[0][:20] if len(marked) * 2 > len(texts) else None
+
+
 def _one_text(name: str, sample: Sequence[Any]) -> DatasetKind | None:
     """Recognize rows of one text: rendered conversations, or plain text as for pretraining."""
-    texts = [value for value in sample if isinstance(value, str) and not is_blank(value)]
-    if not texts:
-        return None
-    marked = [found[0].strip() for text in texts if (found := TEMPLATE_MARKS.search(text[:_MARKED_CHARACTERS]))]
-    if len(marked) * 2 > len(texts):
-        sentence = f"holds one text a row ({name}), rendered by a chat template or a prompt already ({marked[0]!r})"
+    if mark := _rendered_mark(sample):
+        sentence = f"holds one text a row ({name}), rendered by a chat template or a prompt already ({mark!r})"
         way = "name the rows that it was rendered from, or split each text into a question and an answer"
         return DatasetKind("rendered", sentence, (), way)
     if normalize_key(name) in ("text", "content", "raw_content", "document", "body", "正文", "文本", "内容"):
@@ -154,11 +160,14 @@ def _one_text(name: str, sample: Sequence[Any]) -> DatasetKind | None:
 
 def _preference(values: Mapping[str, list[Any]], given: Mapping[str, Any], pair: tuple[str, str]) -> DatasetKind:
     better, worse = pair
-    sentence = f"holds pairs of a better and a worse reply ({better}, {worse}); to train on the better ones"
+    sentence = f"holds pairs of a better and a worse reply ({better}, {worse})"
     others = {name: sample for name, sample in values.items() if name not in pair}
     changes = [RecipeChange(columns, (worse,)) for columns in _pair_columns(others, better, values[better])]
-    otherwise = f"keep {better} as the answer, beside its question"
-    return DatasetKind("preference", sentence, tuple(changes), otherwise)
+    otherwise = f"to train on the better ones, make rows of a question and {better} as its answer"
+    if rendered := _rendered_mark(values[better]):
+        otherwise = f"each is a whole conversation in one text ({rendered!r}): split {better} into a list of messages"
+        changes = []
+    return DatasetKind("preference", sentence, tuple(changes), otherwise, "to train on the better ones, ")
 
 
 def _pair_columns(others: Mapping[str, list[Any]], better: str, sample: list[Any]) -> Iterator[dict[str, str]]:

@@ -18,14 +18,18 @@ MAX_PROPOSALS = 4
 MAX_WEIGHED_CHARACTERS = 4000  # of a text
 
 
+MIN_THINKING_SHARE = 0.3  # of texts that speak as reasoning does, where the name does not say that they are
+
+
 PROPOSED_PARTS = ("question", "reasoning", "answer")
 
 
 # Words in names, and what a column with such a name is; a name may have several of them.
 _NAME_WORDS: dict[str, tuple[tuple[str, float], ...]] = {
     "question": (
-        (r"question|query|prompt|problem|instruction|提问|问题|题目|题干|指令|提示词|wen_?ti|ti_?mu|frage", 4),
-        (r"input|user|human|patient|ask|request|task|src|context|title|患者|病人|用户|输入|咨询|案情|^问$|^q$", 2.5),
+        (r"question|query|prompt|problem|instruction|提问|问题|题目|题干|指令|wen_?ti|ti_?mu|frage|^ask$|_ask$", 4),
+        (r"input|user|human|patient|request|task|src|context|患者|病人|用户|输入|咨询|案情|^问$|^q$", 2.5),
+        (r"title|标题", 1.5),
         (r"system|meta|_id$|^id$", -4),
     ),
     "reasoning": (
@@ -152,7 +156,7 @@ def _score(found: Mapping[str, _ColumnTexts | None], order: Mapping[str, int]) -
     question, reasoning, answer = (found[part] for part in PROPOSED_PARTS)
     score = sum(name_score(part, column.name) + 2 * column.filled for part, column in found.items() if column)
     if question is not None:
-        score += 3 * question.asks + 2 * question.distinct - 2 * question.thinks - 6 * question.tagged
+        score += 2 * question.asks + 2 * question.distinct - 2 * question.thinks - 6 * question.tagged
         score -= 4 if question.characters < 2 else 0
     if answer is not None:
         score += 6 * answer.tagged - 2 * answer.asks + answer.distinct
@@ -161,6 +165,8 @@ def _score(found: Mapping[str, _ColumnTexts | None], order: Mapping[str, int]) -
     else:
         score += 3 * reasoning.thinks - 4 * reasoning.tagged * bool(answer and answer.tagged) - 2 * reasoning.asks
         score -= 3 if reasoning.characters < 12 else 0
+        if name_score("reasoning", reasoning.name) <= 0 and reasoning.thinks < MIN_THINKING_SHARE:
+            score -= 6  # any other text would be learned as the reasoning
         if answer is not None:
             score += 1.5 if reasoning.characters > answer.characters else -1.5
             score += 2 * _shared_beginning(reasoning.name, answer.name)

@@ -29,6 +29,12 @@ PART_MEANINGS = {
 }
 
 
+SHORT_MATERIAL_CHARACTERS = 8  # a question that is answered from so little cannot be answered without it
+
+
+_ANSWERED_FROM = ("may be material", "may be the options")
+
+
 # What a column may be by a word in its name, the most telling first.
 _MEANINGS_BY_NAME = (
     (r"(?:\b|_)(?:len|length|tokens?|num|count|字数|长度)(?:\b|_)", "be a count"),
@@ -79,7 +85,7 @@ class UnusedColumns:
         columns = row.columns or {}
         used_text: str | None = None
         for name, value in _unused_values(columns, mapping):
-            if is_blank(value):
+            if is_blank(value) or value in ("[]", "{}"):
                 continue
             if used_text is None and (isinstance(value, str) or not isinstance(value, int | float)):
                 used_text = _used_text(columns, mapping)
@@ -177,6 +183,8 @@ def _used_text(columns: dict[str, Any], mapping: ColumnMapping) -> str:
 
 def _must_be_named(name: str, content: ColumnContent) -> bool:
     if content.is_prose:
+        return True
+    if content.characters_per_row >= SHORT_MATERIAL_CHARACTERS and _may_be(name, content).startswith(_ANSWERED_FROM):
         return True
     has_text = content.text_rows or any(kind not in ("number", "true or false") for kind in content.kinds)
     return normalize_key(name) in PART_OF_COLUMN and bool(has_text)

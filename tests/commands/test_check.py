@@ -35,6 +35,7 @@ ROWS[6] = dict(ROWS[0])
 
 GOLDEN = """\
 rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answer = Response
+  not used: id (number, in 100 % of the rows, as in 0); may be an identifier
 12 rows read: 9 to train on (TOKENS tokens, LEARNED learned), 0 held out, 3 dropped
   blank: 1 dropped, as in rows.jsonl:6: Question: is empty
   literal_newline: 1 repaired, as in rows.jsonl:5: Response: contains a backslash and an n where a line should end ('第一行。\\\\n第二行。')

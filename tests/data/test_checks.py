@@ -16,7 +16,7 @@ from thinktune.tokenization import Turn
 
 ELSEWHERE = {"unreadable", "encoding", "byte_order_mark", "not_text", "role", "too_long", "leak", "quoted_column"}
 ELSEWHERE |= {"reasoning_tag", "answer_tag", "role_mark", "placeholder", "fill_in", "markup", "spreadsheet"}
-ELSEWHERE |= {"file_form", "loose_json", "loss_weight"}
+ELSEWHERE |= {"file_form", "loose_json", "loss_weight", "media", "marked_bad"}
 MINE = ROW_FAULTS.keys() - ELSEWHERE - {"duplicate", "near_duplicate", "one_question", "conflict"}
 ACTIONS = {"keep": "kept", "silent": "kept", "drop": "dropped", "stop": "stops", "repair": "repaired"}
 

@@ -139,7 +139,7 @@ def test_a_long_history_and_a_long_unused_column_are_no_reason_to_lose_a_row(tre
     ]
     messages[1] |= {"loss_weight": 0}
     path = tmp_path / "rows.jsonl"
-    write(path, [{"messages": messages, "image": "x" * 200_000}])
+    write(path, [{"messages": messages, "scan": "x" * 200_000}])
     prepared = prepare(settings(tree, data={"name": str(path), "columns": {}, "validation": 0.0}), tokenizer)
     assert len(prepared.train) == 1  # the template leaves out earlier reasoning, and nothing else is long
     assert max(tokenized) < 2000

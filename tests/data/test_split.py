@@ -44,4 +44,4 @@ def test_a_tally_counts_all_and_keeps_a_few_sentences(count):
     assert tally.counts == {"blank": {"stops": count}}
     assert tally.total("stops") == count
     assert len(tally.examples["blank"]) == min(count, 5)
-    assert len(tally.stop_sentences) == min(count, MAX_STOP_SENTENCES)
+    assert len(tally.stops) == min(count, MAX_STOP_SENTENCES)

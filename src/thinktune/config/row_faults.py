@@ -98,6 +98,14 @@ ROW_FAULTS: dict[str, RowFault] = {
         "a message's weight (loss_scale, weight) is neither 0 nor 1; keep trains it like all others",
         ("keep", "drop", "stop"),
     ),
+    "marked_bad": RowFault(
+        "a column of true and false (data.columns.label, as sets for KTO have it) marks the reply as a bad one",
+        ("drop", "keep", "stop"),
+    ),
+    "media": RowFault(
+        "the row has an image, audio or video, which is not trained; keep trains its text alone",
+        ("drop", "keep", "stop"),
+    ),
     "ends_on_user": RowFault(
         "a conversation ends with the user; repair leaves out the last question", ("repair", "drop", "stop")
     ),

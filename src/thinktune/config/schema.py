@@ -143,6 +143,9 @@ class ColumnsConfig(Section):
     """A short text that a right answer contains. It is used for grading and is never trained."""
     mode: str | None = None
     """Whether this row is answered with reasoning: on or off, true or false, or `chat_template_kwargs`."""
+    label: str | None = None
+    """Whether the row's reply is a good one: true or false, or 1 or 0. The fault `marked_bad` decides about the others.
+    Columns named `label` or `kto_tag` that hold true and false are found."""
 
 
 class DataConfig(Section):

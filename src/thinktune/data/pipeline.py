@@ -13,25 +13,25 @@ import jinja2
 import numpy as np
 
 from thinktune import cache
-from thinktune.config import ROW_FAULTS, DataConfig, Recipe
-from thinktune.data.columns.detection import detect_columns
-from thinktune.data.columns.literals import read_literal
-from thinktune.data.columns.mapping import SAMPLE_ROWS, ColumnMapping, UncheckedExample, to_example
+from thinktune.config import DataConfig, Recipe
+from thinktune.data import remedies
+from thinktune.data.columns.mapping import ColumnMapping
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
+from thinktune.data.columns.recipe_change import RecipeChange
 from thinktune.data.columns.unused import UnusedColumns
-from thinktune.data.columns.values import spell_values
 from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.data.faults.decisions import RowDecision, decisions_file, read_decisions
-from thinktune.data.faults.habits import NO_HABITS, Habits, measure_habits
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.reading import sources
 from thinktune.data.reading.containers import locate_part
 from thinktune.data.reading.readers import MAX_ROW_BYTES, read_rows
 from thinktune.data.reading.sources import RowFile
+from thinktune.data.remedies import Rehearsal
+from thinktune.data.sample import FileForm, FileSample, detect_form, read_sample
 from thinktune.data.split import ROW_FEATURES, train_validation_split
 from thinktune.data.summary import summarize
-from thinktune.data.types import RawRow, Tally
+from thinktune.data.types import RawRow, Tally, gentler_policy
 from thinktune.data.worker import (
     Chunk,
     ChunkResult,
@@ -52,9 +52,6 @@ CHUNK_ROWS, CHUNK_BYTES = 256, 2**20  # of the file; tokenizing takes some two h
 
 
 MAX_CHARACTER_BYTES = 6  # in a file: \\u and four digits
-
-
-LONG_SAMPLE_BYTES = 2**16  # a longer row is shortened before its columns are looked at
 
 
 MAX_CACHE_ATTEMPTS = 3
@@ -135,16 +132,8 @@ def _build_dataset(
     for side, chosen in (("train", train), ("validation", validation)):
         np.save(folder / f"{side}.npy", chosen.example_indices)
     summary = _summarize(processed, train, validation, settings, tokenizer)
-    facts = {"summary": summary, "stop_reasons": _stop_reasons(processed, summary, settings)}
+    facts = {"summary": summary, "stop_reasons": _stop_reasons(processed, summary, settings, tokenizer)}
     write_json(folder / "facts.json", facts)
-
-
-@dataclass(frozen=True, slots=True)
-class FileForm:
-    """What a file's columns mean, and what its rows mostly do."""
-
-    mapping: ColumnMapping = field(default_factory=ColumnMapping)
-    habits: Habits = NO_HABITS
 
 
 @dataclass(slots=True)
@@ -153,6 +142,7 @@ class _ProcessedFile:
 
     file: RowFile
     mapping: ColumnMapping
+    sample: FileSample
     decisions: Mapping[str, RowDecision]
     row_count: int = 0
     unused_columns: UnusedColumns = field(default_factory=UnusedColumns)
@@ -213,10 +203,13 @@ class _ProcessedRows:
 def _process_rows(
     files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer, writer: DatasetWriter, say: Say
 ) -> _ProcessedRows:
-    forms = _detect_forms(files, settings, tokenizer)
+    forms, samples = _detect_forms(files, settings, tokenizer)
     decisions = _read_all_decisions(files)
     processed = _ProcessedRows(
-        [_ProcessedFile(file, form.mapping, own) for file, form, own in zip(files, forms, decisions, strict=True)]
+        [
+            _ProcessedFile(file, form.mapping, sample, own)
+            for file, form, sample, own in zip(files, forms, samples, decisions, strict=True)
+        ]
     )
     progress = ProgressReporter(say, "rows", sources.estimate_row_count(files))
     chunks = _decided_chunks(_chunks(files, forms, settings, tokenizer), decisions)
@@ -255,7 +248,7 @@ def read_chunks(files: list[RowFile], settings: DataConfig, tokenizer: ChatToken
 
     Raises UserError where a file cannot be read or understood.
     """
-    forms = _detect_forms(files, settings, tokenizer)
+    forms, _ = _detect_forms(files, settings, tokenizer)
     return _decided_chunks(_chunks(files, forms, settings, tokenizer), _read_all_decisions(files))
 
 
@@ -290,53 +283,28 @@ def _read_file(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) ->
         )
 
 
-def _detect_forms(files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer) -> list[FileForm]:
-    """Detect each file's form; raises one UserError with the faults of all files."""
+def _detect_forms(
+    files: list[RowFile], settings: DataConfig, tokenizer: ChatTokenizer
+) -> tuple[list[FileForm], list[FileSample]]:
+    """Detect each file's form from sample rows; raises one UserError with the faults of all files."""
     forms: list[FileForm] = []
+    samples: list[FileSample] = []
     faults: list[str] = []
     for file in files:
+        sample = FileSample(file.display_name)
         try:
-            forms.append(_detect_form(file, settings, tokenizer))
+            sample = read_sample(file.display_name, _read_file(file, settings, tokenizer))
+            forms.append(detect_form(sample, settings))
+            samples.append(sample)
         except UserError as error:
-            faults += error.faults
+            faults += remedies.explain_refusal(sample, file.path, settings, tokenizer, error)
     if faults:
         raise UserError(faults)
-    return forms
-
-
-def _detect_form(file: RowFile, settings: DataConfig, tokenizer: ChatTokenizer) -> FileForm:
-    """Detect a file's columns and habits from its first readable rows; an empty file has an empty mapping."""
-    sample: list[RawRow] = []
-    unreadable: list[RawRow] = []
-    for row in _read_file(file, settings, tokenizer):
-        if row.columns is None:
-            unreadable.append(row)
-        else:
-            sample.append(replace(row, columns=_shorten(row.columns)) if row.size > LONG_SAMPLE_BYTES else row)
-        if len(sample) == SAMPLE_ROWS:
-            break
-    if not sample and not unreadable:
-        return FileForm()
-    mapping = detect_columns(sample or unreadable, settings.columns, settings.ignore, file.display_name)
-    # Of a shortened text, the end is not known.
-    whole = (to_example(spell_values(row, mapping)[0], mapping) for row in sample if row.size <= LONG_SAMPLE_BYTES)
-    return FileForm(mapping, measure_habits(read.example for read in whole if isinstance(read, UncheckedExample)))
-
-
-def _shorten(value: Any, depth: int = 0) -> Any:
-    """Shorten a value of a row so that it still shows what its column holds; so many long rows are held in memory."""
-    match value:
-        case str():
-            # A text that spells a list would not spell one any more.
-            literal = read_literal(value) if depth == 0 and len(value) > 100 else None
-            return value.strip()[:100] or value[:100] if literal is None else _shorten(literal)
-        case list() if depth < 4:
-            # The last one tells who has the last word in a conversation.
-            return [_shorten(element, depth + 1) for element in (value if len(value) < 10 else [*value[:9], value[-1]])]
-        case dict():
-            return {name: _shorten(inner, depth + 1) for name, inner in value.items()} if depth < 4 else {}
-        case _:
-            return value
+    for sample, form in zip(samples, forms, strict=True):
+        faults += remedies.explain_pairs(sample, form.mapping, settings, tokenizer)
+    if faults:
+        raise UserError(faults)
+    return forms, [sample.for_trials for sample in samples]
 
 
 def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataConfig) -> tuple[Subset, Subset]:
@@ -361,6 +329,7 @@ def _summarize(
             "format": one.mapping.describe(),
             "columns": one.mapping.as_recipe_value,
             "validation": one.file.for_validation,
+            "unused": one.unused_columns.facts(one.mapping),
         }
         for one in processed.files
     ]
@@ -391,44 +360,31 @@ def _sample_texts(rows: Subset) -> Iterator[str]:
         yield "\n".join(f"{turn.content}\n{turn.reasoning}" for turn in turns if turn.role != "system")
 
 
-def _stop_reasons(processed: _ProcessedRows, summary: dict[str, Any], settings: DataConfig) -> list[str]:
+def _stop_reasons(
+    processed: _ProcessedRows, summary: dict[str, Any], settings: DataConfig, tokenizer: ChatTokenizer
+) -> list[str]:
     """List why a run with these rows cannot start, the most general reason first."""
-    stops: list[str] = []
-    for one in processed.files:
-        try:
-            one.unused_columns.refuse(one.mapping, one.file.display_name)
-        except UserError as error:
-            stops += error.faults
-    stops += processed.tally.stop_sentences
-    more = summary["stopping_rows"] - len(processed.tally.stop_sentences)
+    stopping = processed.tally.stops
+    relaxed = RecipeChange(faults={finding.fault: gentler_policy(finding.fault) for finding in stopping})
+    rehearsal = Rehearsal([one.sample for one in processed.files if one.row_count], settings, tokenizer)
+    files = [(one.sample, one.mapping, one.unused_columns) for one in processed.files]
+    stops = remedies.explain_unused(files, replace(rehearsal, settings=relaxed.apply(settings) or settings))
+    helps = bool(stopping) and rehearsal.try_change(relaxed).rows_left > 0
+    for finding in stopping:
+        policy = f"{{{finding.fault}: {gentler_policy(finding.fault)}}}"
+        stops.append(f"{finding.sentence}; fix the row" + (f", or write data.faults: {policy}" if helps else ""))
+    more = summary["stopping_rows"] - len(stopping)
     stops += [f"and {more:,} more such rows"] * (more > 0)
     if stops:
         return stops
+    if not summary["train_rows"] and summary["validation_rows"]:
+        held = f"all {summary['validation_rows']:,} usable rows are held out"
+        return [f"data.validation: no row is left to train on: {held}; hold out fewer, or add rows"]
     if not summary["train_rows"]:
-        return _nothing_left(summary)
+        return remedies.explain_nothing_left(summary, rehearsal)
     if isinstance(settings.validation, str) and not summary["validation_rows"]:
         return [f"data.validation: no row of {settings.validation} is left to evaluate on; see the faults of its rows"]
     return []
-
-
-def _nothing_left(summary: dict[str, Any]) -> list[str]:
-    """Explain why no row is left to train on."""
-    if summary["validation_rows"]:
-        held = f"all {summary['validation_rows']:,} usable rows are held out"
-        return [f"data.validation: no row is left to train on: {held}; hold out fewer, or add rows"]
-    dropped = [fault for fault in summary["faults"] if "dropped" in fault["actions"]]
-    counted = "; ".join(f"{fault['fault']} {fault['actions']['dropped']:,}" for fault in dropped)
-    keep = [
-        f"{fault['fault']}: {policy}"
-        for fault in dropped
-        for policy in ("keep", "silent")
-        if policy in ROW_FAULTS[fault["fault"]].policies
-    ]
-    remedy = f"fix the rows, or write data.faults: {{{keep[0]}}}" if keep else "fix the rows"
-    return [
-        f"data.name: no row is left to train on ({counted or 'the files hold none'}); {remedy}",
-        *(fault["examples"][0] for fault in dropped),
-    ]
 
 
 def _refuse_dated_template(tokenizer: ChatTokenizer) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinktune.config import ROW_FAULTS, DataConfig
+from thinktune.data.columns.unused import unused_lines
 from thinktune.data.types import Tally
 
 LENGTH_THRESHOLDS_TOKENS = (512, 1024, 2048, 4096, 8192)
@@ -63,10 +64,10 @@ def summarize(
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
     """Describe what became of the rows: everything read is trained on, held out or dropped."""
-    lines = [
-        f"{file['path']}: {file['rows']:,} rows" + (f", {file['format']}" if file["rows"] else "")
-        for file in summary["files"]
-    ]
+    lines: list[str] = []
+    for file in summary["files"]:
+        lines.append(f"{file['path']}: {file['rows']:,} rows" + (f", {file['format']}" if file["rows"] else ""))
+        lines += unused_lines(file.get("unused", ()))
     lines.append(
         f"{summary['rows_read']:,} rows read: {summary['train_rows']:,} to train on "
         f"({summary['train_tokens']:,} tokens, {summary['train_learned_tokens']:,} learned), "

@@ -42,7 +42,7 @@ class Tally:
 
     counts: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
     examples: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    stop_sentences: list[str] = field(default_factory=list[str])
+    stops: list[Finding] = field(default_factory=list[Finding])
 
     def add(self, finding: Finding) -> None:
         """Count one finding."""
@@ -51,18 +51,17 @@ class Tally:
         examples = self.examples.setdefault(finding.fault, [])
         if len(examples) < EXAMPLES_PER_FAULT:
             examples.append(finding.sentence)
-        if finding.action == "stops" and len(self.stop_sentences) < MAX_STOP_SENTENCES:
-            self.stop_sentences.append(f"{finding.sentence}; fix the row, or {suggest_policy(finding.fault)}")
+        if finding.action == "stops" and len(self.stops) < MAX_STOP_SENTENCES:
+            self.stops.append(finding)
 
     def total(self, action: Action) -> int:
         """Count the findings that led to an action."""
         return sum(counts.get(action, 0) for counts in self.counts.values())
 
 
-def suggest_policy(fault: str) -> str:
-    """Suggest what to write so that a fault no longer stops the run."""
-    policy = "repair" if "repair" in ROW_FAULTS[fault].policies else "drop"
-    return f"write data.faults: {{{fault}: {policy}}}"
+def gentler_policy(fault: str) -> str:
+    """Return the policy under which a fault no longer stops the run and what is sure is kept."""
+    return "repair" if "repair" in ROW_FAULTS[fault].policies else "drop"
 
 
 # Where a row is so long that it is not even read, there is nothing to trim.

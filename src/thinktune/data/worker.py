@@ -16,6 +16,7 @@ from thinktune.config import DataConfig
 from thinktune.data.columns.mapping import ColumnMapping, to_example
 from thinktune.data.columns.messages import with_default_system_prompt
 from thinktune.data.columns.modes import apply_silent_share
+from thinktune.data.columns.row_marks import find_row_marks
 from thinktune.data.columns.unused import UnusedColumns
 from thinktune.data.columns.values import spell_values
 from thinktune.data.dataset import example_to_json
@@ -110,6 +111,11 @@ def process_chunk(chunk: Chunk, settings: DataConfig, tokenizer: ChatTokenizer) 
     return result
 
 
+def _fatal_index(findings: Sequence[Finding]) -> int:
+    """Return the index of the first finding that drops its row or stops the run, or their number if none does."""
+    return next((i for i, finding in enumerate(findings) if finding.action in ("dropped", "stops")), len(findings))
+
+
 def lengths_by_kind(reply: Rendered) -> tuple[int, int, int, int]:
     """Count the tokens of a reply's prompt, reasoning and answer, and of the whole."""
     counts = np.bincount(reply.kinds, minlength=len(TokenKind))
@@ -142,6 +148,10 @@ def check_row(
     """Read a row as an example, by its findings in reading and all checks."""
     findings = tuple(_reading_findings(row, settings.faults))
     if row.columns is None or _drops(findings):
+        return CheckedExample(None, findings)
+    marks = [_apply_policy(mark, settings.faults) for mark in find_row_marks(row, mapping)]
+    findings += tuple(marks[: _fatal_index(marks) + 1])
+    if _drops(findings):
         return CheckedExample(None, findings)
     checked = _checked_example(row, mapping, settings, rules, tokenizer)
     return CheckedExample(checked.example, findings + checked.findings)

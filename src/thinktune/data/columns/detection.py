@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from thinktune.config import ROW_FAULTS
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.columns.fields import FieldFault
 from thinktune.data.columns.joining import hold_options, is_text_list, option_columns
@@ -32,7 +31,8 @@ from thinktune.data.columns.message_names import (
 from thinktune.data.columns.messages import read_messages
 from thinktune.data.columns.modes import parse_mode
 from thinktune.data.columns.paths import as_container, has_path, nested_columns, value_at
-from thinktune.data.types import RawRow, suggest_policy
+from thinktune.data.columns.row_marks import truth_of
+from thinktune.data.types import RawRow, gentler_policy
 from thinktune.errors import UserError
 
 EFFORTS = frozenset(("none", "minimal", "low", "medium", "high", "xhigh", "max", "auto"))  # of reasoning, not reasoning
@@ -58,7 +58,9 @@ def detect_columns(rows: Sequence[RawRow], columns: ColumnsConfig, ignore: Colle
         raise UserError(mistakes)
     found = find_mapping(rows, columns, ignore)
     if isinstance(found, Undetected):
-        raise UserError(f"{found.describe(file)}; write data.columns: {to_flow_yaml(found.wanted)}")
+        raise UserError(
+            f"{found.describe(file)}; write data.columns: {to_flow_yaml(found.wanted)} with the names of yours"
+        )
     if unknown := _unknown_roles(rows, found, file):
         raise UserError(unknown)
     return found
@@ -81,6 +83,11 @@ class Undetected:
         """A mapping with dots for the missing parts."""
         reasoning = ("reasoning",) if self.names["reasoning"] else ()
         return {part: self.names[part] or "…" for part in ("question", *reasoning, "answer")}
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """The parts of a pair that are found."""
+        return {part: name for part in ("question", "reasoning", "answer") if (name := self.names[part])}
 
     def describe(self, file: str) -> str:
         """Say which columns the file has and which parts are not recognized."""
@@ -243,8 +250,8 @@ def _nothing_read(rows: Sequence[RawRow], file: str) -> str:
     findings = [finding for row in rows[:3] for finding in row.findings[:1]]
     reasons = "; ".join(finding.sentence for finding in findings) or "all are empty"
     # To drop what cannot be read leaves nothing where that is every row.
-    repairable = sorted({finding.fault for finding in findings if "repair" in ROW_FAULTS[finding.fault].policies})
-    ways = "".join(f", or {suggest_policy(fault)}" for fault in repairable)
+    repairable = sorted({finding.fault for finding in findings if gentler_policy(finding.fault) == "repair"})
+    ways = "".join(f", or write data.faults: {{{fault}: repair}}" for fault in repairable)
     return f"{file}: no row can be read ({reasons}); fix the file{ways}"
 
 
@@ -317,6 +324,8 @@ def _may_hold(part: str, name: str, values: list[Any]) -> bool:
     if part in ("question", "answer"):
         # An object is neither, unless it is a message; its keys may be.
         return not filled or not all(isinstance(value, dict) and not holds_messages(value) for value in filled)
+    if part == "label":
+        return bool(filled) and all(isinstance(value, bool | str) and truth_of(value) is not None for value in filled)
     are_modes = bool(filled) and all(parse_mode(value) is not None for value in filled)
     if part == "mode" or (part == "reasoning" and are_modes):
         return part == "mode" and are_modes

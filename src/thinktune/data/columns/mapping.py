@@ -56,23 +56,28 @@ COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "system": ("system", "system_prompt", "system_message", "系统", "系统提示", "系统提示词"),
     "keypoint": ("keypoint", "key_point"),
     "tools": ("tools", "functions"),
+    # Only where all of its values are true or false, as in sets for KTO; else it is any other kind of label.
+    "label": ("label", "kto_tag", "kto_label"),
     # The others are also names of other things, so only what is in them makes them a mode.
     "mode": (*MODE_NAMES, "mode", "use_thinking", "use_reasoning", *REASONING_KEYS),
 }
 
 
 PART_OF_COLUMN = {
-    name: part for part, names in COLUMN_ALIASES.items() for name in (MODE_NAMES if part == "mode" else names)
+    name: part
+    for part, names in COLUMN_ALIASES.items()
+    if part != "label"
+    for name in (MODE_NAMES if part == "mode" else names)
 }
 
 
 INSTRUCTION_NAMES = ("instruction", "指令")  # only such a question is joined with an input column
 
 
-CONVERSATION_PARTS = ("messages", "reasoning", "system", "keypoint", "mode")
+CONVERSATION_PARTS = ("messages", "reasoning", "system", "keypoint", "mode", "label")
 
 
-PAIR_PARTS = ("question", "input", "history", "reasoning", "answer", "system", "keypoint", "mode")
+PAIR_PARTS = ("question", "input", "history", "reasoning", "answer", "system", "keypoint", "mode", "label")
 
 
 ColumnNames = str | tuple[str, ...]  # a column, or columns that are joined by lines
@@ -95,6 +100,7 @@ class ColumnMapping:
     system: ColumnNames | None = None
     keypoint: str | None = None
     mode: str | None = None
+    label: str | None = None
     conversational: tuple[str, ...] = ()
     message_names: MessageNames = USUAL_NAMES
     message_format: str = ""
@@ -105,7 +111,7 @@ class ColumnMapping:
     def used_columns(self) -> tuple[str | None, ...]:
         """All columns, and paths inside of columns, that are read; None for parts without a column."""
         pair = (self.question, self.reasoning, self.answer, self.input, self.history)
-        parts = (*pair, self.messages, self.system, self.keypoint, self.mode)
+        parts = (*pair, self.messages, self.system, self.keypoint, self.mode, self.label)
         return tuple(name for part in parts for name in ((part,) if part is None else names_of(part)))
 
     @property
@@ -137,7 +143,7 @@ class ColumnMapping:
         """Describe in one line which part is read from which column."""
         more = [
             f"{part} = {' + '.join(names_of(getattr(self, part)))}"
-            for part in ("system", "history", "keypoint", "mode")
+            for part in ("system", "history", "keypoint", "mode", "label")
             if getattr(self, part)
         ]
         reasoning = [f"reasoning = {' + '.join(names_of(self.reasoning))}"] if self.reasoning else []

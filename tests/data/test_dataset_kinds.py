@@ -6,6 +6,9 @@ import pytest
 from support.advice import follow_advice, outcome
 from support.prepared_rows import write
 
+# Long enough to be a method that rows may share.
+THOUGHT = "Let me compare them one by one, first by what they are made of, then by their place, and last by what they are used for."
+
 GOOD = "<think>Let me look at it.</think>It is the second one, of course."
 BAD = "I would not know."
 USER, REPLY, WORSE = (
@@ -105,9 +108,9 @@ def test_sets_without_replies_to_train_are_named_and_offer_nothing(tree, tokeniz
 @pytest.mark.parametrize(
     "row",
     [
-        {"question": "Which one is it?", "think": "Let me see.", "answer": "The second.", "input_ids": [1, 2], "reward": 1.0},
+        {"question": "Which one is it?", "think": THOUGHT, "answer": "The second.", "input_ids": [1, 2], "reward": 1.0},
         {"prompt": "Which one is it?", "completion": GOOD, "ground_truth": "2"},
-        {"question": "Which one is it?", "think": "I have chosen well.", "answer": "The chosen one.", "chosen": 1, "rejected": 0},
+        {"question": "Which one is it?", "think": THOUGHT + " I have chosen well.", "answer": "The chosen one.", "chosen": 1, "rejected": 0},
         {"prompt": "Which one is it, <image> or <img>?", "completion": GOOD},
     ],
 )  # fmt: skip

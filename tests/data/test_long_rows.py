@@ -14,7 +14,7 @@ from support.runs import settings
 
 from thinktune.data import pipeline, worker
 from thinktune.data.pipeline import prepare, prepare_with_faults
-from thinktune.data.reading import readers
+from thinktune.data.reading import readers, tables
 from thinktune.tokenization import chat_template
 from thinktune.tokenization.tokenizer import exceeds_tokens, max_characters
 
@@ -87,8 +87,8 @@ def test_a_long_row_is_named_and_neither_tokenized_nor_in_the_way_of_others(
     prepared = prepared_file(tree, tokenizer, tmp_path / name, rows)
     actions, sentence = too_long(prepared)
     assert actions == {"dropped": 1}
-    number = {"rows.csv": 5, "rows.tsv": 5, "list.json": 1}.get(name, 4)
-    assert sentence.startswith(f"{name}:{number}: 300,0")
+    place = {"rows.csv": ":5", "rows.tsv": ":5", "list.json": "[3]"}.get(name, ":4")
+    assert sentence.startswith(f"{name}{place}: 300,0")
     assert "characters, more than data.max_tokens 200 can hold" in sentence
     assert len(prepared.train) == 4
     assert max(tokenized) < 2000
@@ -104,10 +104,11 @@ def test_a_row_too_long_to_be_read_is_named_and_the_rows_after_it_have_their_lin
     prepared = prepared_file(tree, tokenizer, tmp_path / name, rows)
     actions, sentence = too_long(prepared)
     assert actions == {"dropped": 1}
-    first = {"rows.csv": 4, "rows.tsv": 4, "list.json": 1}.get(name, 3)
-    assert sentence == f"{name}:{first}: is 0.4 MB long; a row of more than 0.1 MB is not read"
+    first = {"rows.csv": 4, "rows.tsv": 4, "list.json": 2}.get(name, 3)
+    place, next_place = (f"[{at}]" if name == "list.json" else f":{at}" for at in (first, first + 1))
+    assert sentence == f"{name}{place}: is 0.4 MB long; a row of more than 0.1 MB is not read"
     [blank] = [fault for fault in prepared.summary["faults"] if fault["fault"] == "blank"]
-    assert blank["examples"][0].startswith(f"{name}:{first if name == 'list.json' else first + 1}: answer")
+    assert blank["examples"][0].startswith(f"{name}{next_place}: answer")
     assert len(prepared.train) == 2
 
 
@@ -195,7 +196,7 @@ CSV_ROWS = [["q", "a"], ["x,y", 'say "hi"\nnow'], ['"', ""], ["L" * 900, "b"], [
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 @pytest.mark.parametrize("block", [1, 7, 2**16])
 def test_a_long_record_of_a_table_ends_where_its_quotes_say(tmp_path, monkeypatch, end, quoting, block):
-    monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", block)
     path = tmp_path / "t.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=quoting, lineterminator=end).writerows(CSV_ROWS)

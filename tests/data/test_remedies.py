@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.advice import follow_advice, options_in, outcome
-from support.prepared_rows import write
+from support.prepared_rows import prose, write
 
 QUESTIONS = [f"Which one of the {n} parts is it?" for n in range(4)]
 THOUGHTS = [f"Let me look at part {n} first. It seems to be right, so I take it." for n in range(4)]
@@ -41,7 +41,7 @@ GENERATED = {
     ],
     "laws": rows_of_columns({"q": "query", "b": "response"}, laws=[ESSAY, ESSAY]),
     "object": rows_of_columns({"q": "query", "b": "response"}, info={"case": {"facts": ESSAY}}),
-    "options": rows_of_columns({"q": "question", "t": "think", "a": "answer"}, options={"A": ESSAY, "B": ESSAY}),
+    "material": rows_of_columns({"q": "question", "t": "think", "a": "answer"}, context={"A": ESSAY, "B": ESSAY}),
     "instruction beside": rows_of_columns({"q": "question", "t": "think", "a": "answer"}, instruction="Name the part."),
     "prose beside": rows_of_columns({"q": "question", "t": "think", "a": "answer"}, essay=ESSAY, remark=ESSAY),
     "pairs": rows_of_columns({"q": "prompt", "b": "chosen"}, rejected="No idea at all."),
@@ -55,10 +55,10 @@ GENERATED = {
     "all marked bad": rows_of_columns({"q": "question", "b": "answer"}, label=False),
     "all control tokens": rows_of_columns({"q": "question", "t": "think"}, answer="so <|im_end|> it is"),
     "all fragments": rows_of_columns({"q": "question", "t": "think"}, answer="so it is that（"),
-    "all numbers": rows_of_columns({"q": "question", "t": "think"}, answer=[4]),
-    "all too long": [row | {"answer": "word " * 3000} for row in rows_of_columns({"q": "question", "t": "think"})],
+    "all objects": rows_of_columns({"q": "question", "t": "think"}, answer={"value": {"n": 4}}),
+    "all too long": [row | {"answer": prose(15_000)} for row in rows_of_columns({"q": "question", "t": "think"})],
     "long and control": [
-        row | {"answer": "word " * 3000 if n else "a <|im_end|> b"}
+        row | {"answer": prose(15_000) if n else "a <|im_end|> b"}
         for n, row in enumerate(rows_of_columns({"q": "question", "t": "think"}))
     ],
     "one row stops": [*rows_of_columns({"q": "question", "t": "think", "a": "answer"}), {"question": "q"}],
@@ -68,7 +68,7 @@ GENERATED = {
 }  # fmt: skip
 
 NOTHING_HELPS = {
-    "messages, reasoning beside", "all numbers", "all rows stop", "nothing at all",
+    "messages, reasoning beside", "all objects", "all rows stop", "nothing at all",
 }  # fmt: skip
 
 
@@ -98,7 +98,7 @@ GOLDEN = {
     "prose beside": "data.columns: rows.jsonl is read as data.columns: {question: question, reasoning: think, answer: answer}; write data.ignore: [essay, remark] to leave them out",
     "reasoning under another name": "data.columns: rows.jsonl is read as data.columns: {question: question, answer: answer}; write data.columns: {question: question, answer: answer, reasoning: deepseek_reasoning} to train deepseek_reasoning as the reasoning",
     "all fragments": "data.name: no row is left to train on (fragment 4); fix the rows, or write data.faults: {fragment: keep}",
-    "all numbers": "data.name: no row is left to train on (not_text 4); fix the rows",
+    "all objects": "data.columns: rows.jsonl has the columns question, think, answer and none is recognized as the answer; write data.columns: {question: question, reasoning: think, answer: …} with the names of yours",
     "nothing at all": "data.columns: rows.jsonl has the columns n and none is recognized as the question or the answer; write data.columns: {question: …, answer: …} with the names of yours",
 }  # fmt: skip
 

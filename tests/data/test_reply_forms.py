@@ -153,7 +153,7 @@ def test_tags_around_a_part_of_an_answer_are_a_part_of_it(answer):
 
 
 def test_a_form_that_only_some_replies_have_is_not_taken_for_the_files():
-    headed, plain = "## Thinking\nAsk.\n## Answer\nBlood.", "It pumps blood."
+    headed, plain = "## Thinking\nAsk the heart.\n## Answer\nBlood.", "It pumps blood."
     forms = measure_reply_forms([(headed, False), *[(plain, False)] * 9])
     assert forms == ReplyForms(some_headings=True)
     assert measure_reply_forms([(headed, False)] * 9) == ReplyForms()
@@ -164,7 +164,7 @@ def test_a_form_that_only_some_replies_have_is_not_taken_for_the_files():
         return check_example(example({**EN, "think": "", "answer": answer}), FIELD_NAMES, rules)
 
     assert [one.fault for one in with_forms(headed, some_headings=True).findings] == ["no_reasoning"]
-    assert with_forms(headed).example.turns[1].reasoning == "Ask."
-    tagged = with_forms("<think>Ask.</think><answer>Blood.</answer>", some_answer_tags=True)
+    assert with_forms(headed).example.turns[1].reasoning == "Ask the heart."
+    tagged = with_forms("<think>Ask the heart.</think><answer>Blood.</answer>", some_answer_tags=True)
     assert tagged.example.turns[1].content == "<answer>Blood.</answer>"
     assert "which stays, since other answers have no tags" in tagged.findings[-1].sentence

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.prepared_rows import write
+from support.prepared_rows import prose, write
 from support.read_rows import field_names, first_example, mapping_of, spoken, unused
 from support.runs import settings
 
@@ -403,8 +403,8 @@ def test_the_policy_of_odd_weights_decides(policy, trained, action, tmp_path, st
 
 def test_a_long_row_whose_messages_are_text_is_seen_as_such(tmp_path, start, tokenizer, monkeypatch):
     monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
-    talk = [ASK | {"content": "Why? " * 9000}, SAY | {"content": "<think>Long.</think>Because. " * 2000}]
-    short = [ASK | {"content": "Why?"}, SAY | {"content": "<think>Short.</think>Because."}]
+    talk = [ASK | {"content": prose(45_000)}, SAY | {"content": f"<think>Long.</think>{prose(50_000)}"}]
+    short = [ASK | {"content": "Why?"}, SAY | {"content": "<think>Think of why.</think>Because."}]
     file = write(tmp_path / "rows.jsonl", [{"messages": json.dumps(one)} for one in (talk, short)])
     data = {"name": str(file), "validation": 0.0}
     prepared = prepare_with_faults(settings({"model": {"name": str(start)}, "data": data}), tokenizer)

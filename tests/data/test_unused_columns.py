@@ -107,7 +107,7 @@ def test_every_column_has_its_kind_share_example_and_meaning():
         ({"laws": ["《合同法》第十条：合同应当书面订立。", "第十一条：口头也可以。"]}, "list of texts", "may be material that belongs before the question"),
         ({"passage": {"body": "The whole passage that the question is about."}}, "object", "may be material that belongs before the question"),
         ({"background": b"A long background text as bytes."}, "text as bytes", "may be material that belongs before the question"),
-        ({"选项": ["甲：二十个字以内的选项文字", "乙：另外一个选项的文字内容"]}, "list of texts", "may be the options of the question"),
+        ({"参考资料": ["甲：二十个字以内的资料文字", "乙：另外一份资料的文字内容"]}, "list of texts", "may be material that belongs before the question"),
         ({"essay": "a text that somebody may have meant to train"}, "text", "may be text that is meant to be trained"),
     ],
 )  # fmt: skip

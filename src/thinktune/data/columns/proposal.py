@@ -18,6 +18,9 @@ MAX_PROPOSALS = 4
 MAX_WEIGHED_CHARACTERS = 4000  # of a text
 
 
+SURE_NAME_SCORE = 5  # of a name that is hardly ever given to anything else
+
+
 MIN_THINKING_SHARE = 0.3  # of texts that speak as reasoning does, where the name does not say that they are
 
 
@@ -93,7 +96,7 @@ def propose_columns(values: Mapping[str, Sequence[Any]], given: Mapping[str, Any
     choices: dict[str, list[_ColumnTexts | None]] = {}
     for part in PROPOSED_PARTS:
         fixed = [column for column in columns if column.name == given.get(part)]
-        free = [column for column in columns if column.name not in taken]
+        free = [column for column in columns if column.name not in taken and not _is_other(part, column.name)]
         choices[part] = [*fixed] if fixed else [None] if part in given else [*free]
         if part == "reasoning" and not fixed:
             choices[part].append(None)
@@ -110,6 +113,11 @@ def propose_columns(values: Mapping[str, Sequence[Any]], given: Mapping[str, Any
     best = scored[0][0] if scored else 0
     likely = [mapping for score, mapping in scored if score > best - 3]
     return [{part: mapping[part] for part in PROPOSED_PARTS if part in mapping} for mapping in likely[:MAX_PROPOSALS]]
+
+
+def _is_other(part: str, name: str) -> bool:
+    """Return True for reasoning by its name, which is no answer: trained as one, it would be shown to users."""
+    return part == "answer" and name_score("reasoning", name) >= SURE_NAME_SCORE and name_score("answer", name) <= 0
 
 
 def name_score(part: str, name: str) -> float:

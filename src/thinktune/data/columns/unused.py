@@ -9,6 +9,7 @@ from thinktune.data.columns.messages import (
     is_blank,
     normalize_key,
 )
+from thinktune.data.columns.provenance import is_provenance
 from thinktune.data.types import RawRow
 from thinktune.errors import UserError
 
@@ -33,7 +34,7 @@ class UnusedColumns:
                     for key in message if isinstance(message, dict) else ():
                         if normalize_key(key) not in MESSAGE_KEYS and f"{name}.{key}" not in mapping.ignored:
                             self._add_value(f"{name}.{key}", message[key])
-            elif name not in used and name not in mapping.ignored:
+            elif name not in used and name not in mapping.ignored and not is_provenance(name, value):
                 self._add_value(name, value)
 
     def merge(self, other: "UnusedColumns") -> None:

@@ -68,6 +68,8 @@ class ScriptedTeacher:
                 return self.write(thought, f"It is {right}.", body, tokens=3 * body["max_tokens"])
             case "echoes the key":
                 return self.write(f"{thought} {body['key'].removeprefix('Bearer ')}", f"It is {right}.", body)
+            case "goes on":
+                return self.write(" ".join(f"Then {each} follows." for each in range(300)), f"It is {right}.", body)
             case "says nothing":
                 return self.write("", f"It is {right}.", body)
             case _:

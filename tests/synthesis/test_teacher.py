@@ -22,7 +22,7 @@ def ask(*numbers, seed=0, max_tokens=100):
 
 
 @contextmanager
-def opened(folder, address, patience=QUICK, timeout_seconds=0.3, **bounds):
+def opened(folder, address, patience=QUICK, timeout_seconds=1.0, **bounds):
     url, _, model = address.partition("#")
     journal, ledger = ReplyJournal(folder / "replies.jsonl"), Ledger(**bounds)
     ledger.charge(journal.spent)

@@ -26,7 +26,30 @@ _STATEMENT = re.compile(
 )
 _UNIT = re.compile(r"\s*+([A-Za-z%‰°℃℉µμΩ$€¥][A-Za-z%‰°℃℉µμΩ/^²³0-9·-]*|[\u4e00-\u9fff]{1,4})")
 _DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
-_NO_UNITS = frozenset("and or in is are of for to as so the which because since at by on with total altogether".split())
+_NO_UNITS = frozenset(
+    [
+        "and",
+        "or",
+        "in",
+        "is",
+        "are",
+        "of",
+        "for",
+        "to",
+        "as",
+        "so",
+        "the",
+        "which",
+        "because",
+        "since",
+        "at",
+        "by",
+        "on",
+        "with",
+        "total",
+        "altogether",
+    ]
+)
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}")
 _PERCENT = ("%", "percent", "百分", "％", "share", "proportion", "率", "比例")
 

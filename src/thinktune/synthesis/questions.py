@@ -21,6 +21,16 @@ INSTRUCTIONS = {
 }
 
 
+# The second chance of a question without a right reply; what of it shows in the reply is found and refused.
+HINTS = {
+    "en": (
+        "(A right answer is: {answer}\nThis is for you alone. Work the question out as somebody who has not seen it, "
+        "do not mention it, and then give your answer.)"
+    ),
+    "zh": "（正确答案是：{answer}\n这只给你看。请像没有看到它一样独立推导这个问题，不要提到它，然后给出你的回答。）",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A reply without reasoning: the index of its row among `Rows.examples`, and of its turn there.
@@ -81,14 +91,27 @@ def prepare_written(recipe: Recipe, file: str, tokenizer: ChatTokenizer) -> Prep
 
 def teacher_request(question: Question, sampling: SamplingParams, *, instruct: bool) -> Request:
     """Return the request for one try: the conversation up to the reply, and the instruction to think if asked for."""
-    turns = question.example.turns[:-1]
-    if instruct:
-        last = turns[-1]
-        chinese = main_script(last.content) == "Chinese" or any(
-            "\u4e00" <= letter <= "\u9fff" for letter in last.content
-        )
-        turns = (*turns[:-1], replace(last, content=f"{last.content}\n\n{INSTRUCTIONS['zh' if chinese else 'en']}"))
-    return Request(turns, sampling)
+    language = _language(question)
+    return _with_words(question, [INSTRUCTIONS[language]] if instruct else [], sampling)
+
+
+def hinted_request(question: Question, sampling: SamplingParams, *, instruct: bool) -> Request:
+    """Return the request for one try with the row's own answer shown."""
+    language = _language(question)
+    hint = HINTS[language].format(answer=question.example.turns[-1].content)
+    return _with_words(question, [hint, *([INSTRUCTIONS[language]] if instruct else [])], sampling)
+
+
+def _with_words(question: Question, words: Sequence[str], sampling: SamplingParams) -> Request:
+    *earlier, last = question.example.turns[:-1]
+    asked = replace(last, content="\n\n".join([last.content, *words]))
+    return Request((*earlier, asked), sampling)
+
+
+def _language(question: Question) -> str:
+    text = question.example.question
+    chinese = main_script(text) in ("Chinese", None) and any("\u4e00" <= letter <= "\u9fff" for letter in text)
+    return "zh" if chinese else "en"
 
 
 def _with_data(recipe: Recipe, **changes: Any) -> Recipe:
@@ -103,10 +126,6 @@ def _questions(row_index: int, example: Example) -> Iterator[Question]:
         if _lacks_reasoning(turn):
             keypoint = example.keypoint if index == last else None
             yield Question(row_index, index, Example(example.turns[: index + 1], example.source, keypoint))
-
-
-def _is_chinese(text: str) -> bool:
-    return main_script(text) in ("Chinese", None) and any("\u4e00" <= letter <= "\u9fff" for letter in text)
 
 
 def _lacks_reasoning(turn: Turn) -> bool:

@@ -4,7 +4,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -43,12 +43,14 @@ class Engine(Protocol):
 class Patience:
     """How many requests are in flight, and how often and after which wait a failed one is sent again.
 
-    Waits double from `first_wait_seconds` on, unless the server names a longer one.
+    Waits double from `first_wait_seconds` on, unless the server names a longer one. A server that sends no byte for
+    `timeout_seconds` has failed; some queue a request for minutes, and say nothing meanwhile.
     """
 
     max_concurrency: int = 16
     max_attempts: int = 8
     first_wait_seconds: float = 1.0
+    timeout_seconds: float = 300.0
 
 
 class Teacher:
@@ -73,19 +75,23 @@ class Teacher:
         patience: Patience | None = None,
     ) -> None:
         self.name, self.failures = name, Counter[str]()
-        self._engine, self._identity, self._journal, self._ledger = engine, identity, journal, ledger
+        self.ledger, self._engine, self._identity, self._journal = ledger, engine, identity, journal
         self._patience = patience or Patience()
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._failures_in_a_row = self._refusals = self._replies = 0
         self._pools: list[ThreadPoolExecutor] = []
         self._secrets = [value for name in API_KEY_VARIABLES if (value := os.environ.get(name))]
-        self.on_reply: Callable[[], None] = lambda: None  # called after every reply, by any thread
 
     @property
     def is_spent(self) -> bool:
         """True once the budget had no room for a request."""
-        return self._ledger.is_spent
+        return self.ledger.is_spent
+
+    @property
+    def max_concurrency(self) -> int:
+        """The most requests in flight."""
+        return self._patience.max_concurrency
 
     def known(self, requests: Sequence[Request]) -> int:
         """Count the requests that the journal has replies to."""
@@ -118,7 +124,7 @@ class Teacher:
     def close(self) -> None:
         """Hang up, and wait for the threads; replies in flight are lost."""
         self._closing.set()
-        self._ledger.close()
+        self.ledger.close()
         self._engine.close()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -168,7 +174,7 @@ class Teacher:
         """Ask until there is a reply, and journal it; returns False where there will be none."""
         wait = self._patience.first_wait_seconds
         for attempt in range(1, self._patience.max_attempts + 1):
-            reserved = self._ledger.reserve(_largest_usage(request))
+            reserved = self.ledger.reserve(_largest_usage(request))
             if reserved is None:
                 return False
             self._journal.add_request(key, reserved)
@@ -204,15 +210,14 @@ class Teacher:
         used = counted if reply.prompt_tokens and reply.tokens else reserved
         date = datetime.now(UTC).isoformat(timespec="seconds")
         self._journal.add_reply(key, reply, used, {"teacher": self.name, "date": date})
-        self._ledger.settle(reserved, used)
+        self.ledger.settle(reserved, used)
         with self._lock:
             self._replies += 1
             self._failures_in_a_row = 0
-        self.on_reply()
 
     def _lose(self, key: str, reserved: Usage, used: Usage, error: UserError) -> None:
         self._journal.add_loss(key, used, redact(str(error)))
-        self._ledger.settle(reserved, used)
+        self.ledger.settle(reserved, used)
 
     def _count_failure(self, error: TemporaryError) -> None:
         with self._lock:

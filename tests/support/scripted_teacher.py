@@ -1,7 +1,6 @@
 """A teacher on loopback that reasons about sums, and errs, stalls, repeats, leaks and lies as its script says."""
 
 import re
-import threading
 from collections import Counter
 from contextlib import contextmanager
 
@@ -17,14 +16,12 @@ class ScriptedTeacher:
     After the last mood a question is answered well. Without an entry it is answered well at once.
     """
 
-    def __init__(self, behaviour=(), counts=True, field="reasoning_content"):
+    def __init__(self, behaviour=(), counts=True, field="reasoning_content", pause_seconds=0.0):
         self.behaviour = {word: list(moods) for word, moods in dict(behaviour).items()}
-        self.counts, self.field = counts, field
+        self.counts, self.field, self.pause_seconds = counts, field, pause_seconds
         self.asked = Counter()
         self.bodies = []
         self.billed_tokens = 0  # prompt and reply, as a provider would bill them, broken replies included
-        self.in_flight = self.most_in_flight = 0
-        self.lock = threading.Lock()
 
     def __call__(self, body):
         question = body["messages"][-1]["content"]
@@ -81,7 +78,7 @@ class ScriptedTeacher:
         if self.field == "tags":
             return reply(part(f"<think>\n{thought}\n</think>\n\n{answer}"), part(finish=finish), *counted, DONE)
         parts = [part(reasoning=thought, field=self.field)] if thought else []
-        return reply(*parts, part(answer), part(finish=finish), *counted, DONE)
+        return reply(self.pause_seconds, *parts, part(answer), part(finish=finish), *counted, DONE)
 
 
 @contextmanager

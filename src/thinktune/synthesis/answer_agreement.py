@@ -16,15 +16,30 @@ from thinktune.synthesis.free_text_agreement import contradicts, holds_key_facts
 from thinktune.tokenization import Example
 
 MAX_FINAL_CHARACTERS = 80  # of a final answer behind `####`, in a box or behind "the answer is"
-_FINAL_MARK = re.compile(r"####|(?:\bfinal\s+answer|\bthe\s+answer|最终答案|答案)\s*(?:is|是|为|[:：])+", re.IGNORECASE)
-_BOX = "\\boxed{"
-_OPTION = re.compile(r"(?:^|\n|[ \t]{2,}|(?<=[?？:：;；.。)）])[ \t]*)[(（]?([A-J])[)）.、:：．]\s*+(?=\S)")
-_LETTERS = re.compile(r"[(（]?([A-J](?:\s*[,，、和]?\s*[A-J])*)[)）]?\s*(?:[.、:：．)）]\s*\S.*)?", re.DOTALL)
-_STATEMENT = re.compile(
-    r"(?:\b(?:answers?|results?|total|sum)\b|答案|结果|所以|因此|选)\s*(?:\b(?:is|are|would be|equals?)\b|[:：=]|应该|应|是|为|选)+",
+_FINAL_MARK = re.compile(
+    r"####|(?:\bfinal\s+answer|\b(?:the|correct|right)\s+answer|(?:最终|正确)?答案)\s*(?:is|是|为|[:：])+",
     re.IGNORECASE,
 )
-_UNIT = re.compile(r"\s*+([A-Za-z%‰°℃℉µμΩ$€¥][A-Za-z%‰°℃℉µμΩ/^²³0-9·-]*|[\u4e00-\u9fff]{1,4})")
+_BOX = "\\boxed{"
+_OPTION = re.compile(
+    r"(?:^|\n|(?<=[ \t]{2})|(?<=[?？:：;；.。)）])[ \t]*+|(?<=[ \t])(?=[(（]))[(（]?([A-J])[)）.、:：．]\s*+(?=\S)"
+)
+_DENIED_LETTER = (
+    r"(?:\b[Nn]ot|n['’]t|\b[Nn]ever|不选|不是|并非|不为|而非)\s*(?:option\s*|choice\s*|选项?\s*)?[(（\"'*]*{}\b"
+)
+_OPEN_LETTERS = re.compile(
+    r"\b[A-J]\b[)）]?\s*(?:,\s*)?(?:or|/|或者?|还是)\s*(?:option\s*|选项?\s*)?[(（]?[A-J]\b", re.ASCII
+)
+_LETTERS = re.compile(r"[(（]?([A-J](?:\s*+[,，、和]?\s*+[A-J])*+)[)）]?\s*+(?:[.、:：．)）]\s*\S.*)?", re.DOTALL)
+_STATEMENT = re.compile(
+    r"(?:\b(?:answers?|results?|total|sum)\b|答案|结果|所以|因此|选)\s*"
+    r"(?:\b(?:is|are|would be|equals?)\b|[:：=]|应该|应|是|为|选)+",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(
+    r"\s*+([A-Za-z%‰°℃℉µμΩ$€¥][A-Za-z%‰°℃℉µμΩ/^²³0-9·-]*|[\u4e00-\u9fff]{1,4}(?:/[\u4e00-\u9fff]{1,3})?)"
+)
+_SENTENCE_END = re.compile(r"[.。;；!！\n](?!\d)")
 _DIGITS = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _NO_UNITS = frozenset(
     [
@@ -50,6 +65,7 @@ _NO_UNITS = frozenset(
         "altogether",
     ]
 )
+_UNIT_WORDS = {"摄氏度": "°c", "华氏度": "°f", "milligram": "mg", "kilogram": "kg", "percent": "%"}
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{(-?\d+)\}\s*\{(\d+)\}")
 _PERCENT = ("%", "percent", "百分", "％", "share", "proportion", "率", "比例")
 
@@ -87,7 +103,7 @@ def row_task(example: Example) -> Task:
 
 
 def _only_number(question: str, reply: str) -> str:
-    """Return the number, with its unit, that is all a short reply says beyond its question ("It is 42 mg."), else ""."""
+    """Return the number, with its unit, that is all a short reply adds to its question ("It is 42 mg."), else ""."""
     plain = fold_compatibility(reply)
     found = list(_DIGITS.finditer(plain))
     news = [term for term in key_terms(plain) if term not in set(key_terms(question))]
@@ -97,7 +113,7 @@ def _only_number(question: str, reply: str) -> str:
     number = plain[found[0].start() : unit.end() if unit and unit[1].casefold() not in _NO_UNITS else found[0].end()]
     if found[0].start() and plain[found[0].start() - 1] in "-−–/^":
         return ""
-    return number if set(news) <= set(key_terms(number)) and pick_grader(number) == "number" else ""
+    return number if set(news) <= set(key_terms(number)) else ""
 
 
 def final_answer(reply: str) -> str:
@@ -109,17 +125,15 @@ def final_answer(reply: str) -> str:
             depth += {"{": 1, "}": -1}.get(reply[place], 0)
             if depth == 0:
                 return reply[start + len(_BOX) : place].strip()
-    last = None
-    for last in _FINAL_MARK.finditer(reply):
-        pass
-    if last is None:
+    ends = [mark.end() for mark in _FINAL_MARK.finditer(reply)]
+    if not ends:
         return ""
-    final = reply[last.end() :].strip().strip("*$ ").rstrip(".。").strip("*$ ")
+    final = reply[ends[-1] :].strip().strip("*$ ").rstrip(".。").strip("*$ ")
     return final if final and len(final) <= MAX_FINAL_CHARACTERS and "\n" not in final else ""
 
 
 def plain_math(text: str) -> str:
-    """Return LaTeX of a short result as plain text: a fraction of numbers as 1/2, without spacing and text commands."""
+    """Return LaTeX of a short result as plain text: a fraction as 1/2, no spacing and text commands."""
     plain = _FRACTION.sub(r"\1/\2", text)
     plain = re.sub(r"\\(?:left|right|displaystyle|[,;!:])|\\(?:text|mathrm|mathbf)\s*(?=\{)|\$", "", plain)
     return plain.replace("{", "").replace("}", "").replace("\\%", "%").strip() if plain != text else text.strip()
@@ -165,6 +179,10 @@ def _choice_agreement(task: Task, answer: str) -> Agreement:
     found = answer_extraction.extract_letters(answer, task.choices)
     if found != task.references[0]:
         return Agreement(False, "choice", f"chooses {found or 'nothing'}, not {task.references[0]}")
+    plain = fold_compatibility(answer)
+    for pattern in (_OPEN_LETTERS, *(re.compile(_DENIED_LETTER.format(letter), re.ASCII) for letter in found)):
+        if doubt := pattern.search(plain):
+            return Agreement(False, "choice", f"says {doubt[0]!r}")
     for statement in _statements(answer):
         other = answer_extraction.extract_letters(f"answer: {statement}", task.choices)
         if other and other != found:
@@ -212,17 +230,16 @@ def _last_box(answer: str) -> str:
 
 
 def _other_unit(question: str, reference: str, answer: str) -> str:
-    """Return what is wrong with an answer's unit: another word where the reference has one, or a percent sign alone."""
+    """Return what is wrong with an answer's unit: another word than the reference's, or a percent sign."""
     digits = _DIGITS.search(fold_compatibility(reference))
     if digits is None:
         return ""
     wanted = _unit_after(fold_compatibility(reference), digits.end())
     places = [found for found in _DIGITS.finditer(fold_compatibility(answer)) if found[0] == digits[0]]
     found = {unit for place in places if (unit := _unit_after(fold_compatibility(answer), place.end()))}
-    known = answer_extraction.extract_number(reference)
-    if wanted and found and not any(unit.startswith(wanted) or wanted.startswith(unit) for unit in found):
-        said = answer_extraction.extract_number(answer)
-        if known is None or said is None or not (known.dimension and known.dimension == said.dimension):
+    if wanted and found and not any(_is_same_unit(unit, wanted) for unit in found):
+        known, said = answer_extraction.extract_number(reference), answer_extraction.extract_number(answer)
+        if "/" in wanted or not (known and said and known.dimension and known.dimension == said.dimension):
             return f"is in {min(found)}, not in {wanted}"
     asked = f"{question} {reference}".casefold()
     if not wanted and any(unit.startswith("%") for unit in found) and not any(word in asked for word in _PERCENT):
@@ -230,9 +247,15 @@ def _other_unit(question: str, reference: str, answer: str) -> str:
     return ""
 
 
+def _is_same_unit(unit: str, wanted: str) -> bool:
+    """Return True if a word is the wanted unit, with more behind it or, in Chinese, without what is counted in it."""
+    return unit.startswith(wanted) or (not unit.isascii() and "/" not in wanted and wanted.startswith(unit))
+
+
 def _unit_after(text: str, end: int) -> str:
     found = _UNIT.match(text, end)
     word = found[1].casefold().rstrip("s.。") if found else ""
+    word = _UNIT_WORDS.get(word, word)
     return "" if word in _NO_UNITS else word
 
 
@@ -264,18 +287,18 @@ def _keypoint_agreement(task: Task, answer: str) -> Agreement:
 
 def _listed_options(question: str) -> tuple[str, ...]:
     """Return the options that a question lists from A on, in order; () unless there are at least two."""
-    text = question
-    found = [match for match in _OPTION.finditer(text)]
+    found = list(_OPTION.finditer(question))
     starts = [match for match, letter in zip(found, OPTION_LETTERS, strict=False) if match[1] == letter]
     if len(starts) < 2 or len(starts) != len(found):
         return ()
-    ends = [match.start() for match in starts[1:]] + [len(text)]
-    options = tuple(text[match.end() : end].strip().split("\n\n")[0] for match, end in zip(starts, ends, strict=True))
+    ends = [match.start() for match in starts[1:]] + [len(question)]
+    options = tuple(
+        question[match.end() : end].strip().split("\n\n")[0] for match, end in zip(starts, ends, strict=True)
+    )
     return options if all(options) else ()
 
 
 def _statements(text: str) -> list[str]:
-    """Return what stands behind each "the answer is", up to the end of its line."""
-    return [
-        text[found.end() : found.end() + MAX_FINAL_CHARACTERS].split("\n")[0] for found in _STATEMENT.finditer(text)
-    ]
+    """Return what stands behind each "the answer is", up to the end of its sentence."""
+    behind = (text[found.end() : found.end() + MAX_FINAL_CHARACTERS].lstrip() for found in _STATEMENT.finditer(text))
+    return [_SENTENCE_END.split(statement)[0] for statement in behind]

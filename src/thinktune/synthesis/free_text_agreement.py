@@ -1,4 +1,4 @@
-"""Agreement of free text with a right answer without a judge: only where every fact of it shows, and nothing against it.
+"""Agreement of free text with a right answer, without a judge: every fact of it shows, and nothing speaks against it.
 
 Words are compared, not meanings, so long answers are left to a judge (None).
 """
@@ -93,19 +93,19 @@ _COMMON = frozenset(
         "that's",
     ]
 )
-_COMMON_HAN = frozenset("的了是在和与及为其这那有就也都而着被把对于以之所即该个")
+_COMMON_HAN_RUN = re.compile("[的了是在和与及为其这那有就也而着被把对于以之所即该个]+")
 _NEGATION = re.compile(
     r"\b(?:not|no|never|neither|nor|none|cannot|without|false|incorrect|wrong|unlikely|rather than|instead of|except)\b"
     r"|n['’]t\b|\bfails? to\b|不|没|无|非|未|否|勿|别|错|而不是|并非"
 )
 _DENIED = (
-    r"(?:\b(?:not|never|nor|neither|n['’]t|cannot be|isn['’]t|wasn['’]t|aren['’]t|rather than|instead of|except(?: for)?"
-    r"|other than|unlike|anything but)\s+(?:be\s+|equal to\s+|equal\s+|to\s+|the\s+|a\s+|an\s+|just\s+|really\s+|in\s+)*"
+    r"(?:(?:\b(?:not|never|nor|neither|cannot be|rather than|instead of|except(?: for)?|other than|unlike|anything but)"
+    r"|n['’]t)\s+(?:(?:be|equal|to|the|a|an|just|really|in)\s+)*+"
     r"|(?:不是|并非|不为|不等于|绝非|而非|不叫|不在|不会是|不可能是|除了)\s*)[\"'“*(\[]*"
 )
 _REJECTED_AFTER = (
-    r"[\"'”*)\]]*\s*(?:\b(?:is|are|was|were|would be|seems)\s+(?:\w+\s+)?(?:not|wrong|incorrect|false|unlikely|mistaken)\b|isn['’]t\b|"
-    r"wasn['’]t\b|(?:是|都)?(?:错误的|错的|不对|不正确))"
+    r"[\"'”*)\]]*\s*(?:\b(?:is|are|was|were|would be|seems)\s+(?:\w+\s+)?"
+    r"(?:not|wrong|incorrect|false|unlikely|mistaken)\b|(?:is|was|did|do|does)n['’]t\b|did not\b|(?:是|都)?(?:错误的|错的|不对|不正确))"
 )
 _HEDGE_BETWEEN = re.compile(
     r"\b(?:either|possibly|perhaps|maybe|might be|could be|not sure|unsure|don['’]t know|do not know|cannot say|"
@@ -113,14 +113,16 @@ _HEDGE_BETWEEN = re.compile(
     r"|可能是|也许|或许|大概是|不确定|不清楚|不知道|说不准|难以确定|视情况|无法(?:确定|判断|回答)|要么"
 )
 _RETRACTION = re.compile(
-    r"\b(?:actually|wait|correction|scratch that|on second thought|sorry|i was wrong|i meant|no,)"
+    r"\b(?:actually|wait|correction|scratch that|on second thought|sorry|i was wrong|i meant)"
+    r"|[.!?] no,"
     r"|不对[,，。]|更正|抱歉|对不起|我错了|应该说|说错了|等等[,，]|其实(?:是|应)"
 )
 _ALTERNATIVE = r"\s*(?:,\s*)?(?:\bor\b|或者?是?|还是)\s*"
 _POLAR = {
     **dict.fromkeys(("yes", "true", "correct", "right", "是", "是的", "对", "正确", "有", "能", "可以", "会"), True),
-    **dict.fromkeys(("no", "false", "incorrect", "wrong", "否", "不是", "不", "错", "错误", "无", "没有", "不能", "不可以", "不会"), False),
-}  # fmt: skip
+    **dict.fromkeys(("no", "false", "incorrect", "wrong", "否", "不是", "不", "错", "错误", "无", "没有"), False),
+    **dict.fromkeys(("不能", "不可以", "不会"), False),
+}
 
 
 def contradicts(answer: str, references: Sequence[str]) -> str:
@@ -138,7 +140,7 @@ def contradicts(answer: str, references: Sequence[str]) -> str:
         if not text or len(text) > 80:
             continue
         said = re.escape(text)
-        edge = r"\b" if text[0].isascii() and text[0].isalnum() else ""
+        edge = "(?<![a-z0-9])" if text[0].isascii() and text[0].isalnum() else ""
         end = r"(?![a-z0-9])" if text[-1].isascii() and text[-1].isalnum() else ""
         for pattern in (
             rf"{_DENIED}{edge}{said}{end}",
@@ -174,7 +176,7 @@ def states_alone(question: str, reference: str, answer: str) -> tuple[bool | Non
 
 
 def holds_key_facts(question: str, reference: str, answer: str) -> tuple[bool | None, str]:
-    """Return whether all that a reference says beyond its question is in an answer, in its order, and nothing against it.
+    """Return whether all that a reference adds to its question is in an answer, in its order, and nothing against it.
 
     None where the reference says too much to be compared by words, or an answer lacks some of them.
     """
@@ -224,12 +226,13 @@ def key_terms(text: str) -> list[str]:
     terms: list[str] = []
     for piece in _PIECE.findall(normalize(text)):
         if re.match(f"[{_CJK}]", piece):
-            han = [character for character in piece if character not in _COMMON_HAN]
-            terms += [one + other for one, other in zip(han, han[1:], strict=False)] or han
+            for run in _COMMON_HAN_RUN.split(piece):
+                terms += [run[at : at + 2] for at in range(len(run) - 1)] or list(run)
         elif piece[0].isdigit():
             terms.append(piece.rstrip(".,").replace(",", ""))
         elif piece not in _COMMON:
-            terms.append(piece.removesuffix("'s").removesuffix("’s"))
+            word = piece.removesuffix("'s").removesuffix("’s")
+            terms.append(word.removesuffix("s") if len(word) > 3 else word)
     return terms
 
 

@@ -36,6 +36,7 @@ _TRACE = re.compile(
 _SENTENCE = re.compile(
     r"[^.!?。！？\n]*+(?:[.!?。！？]++(?:(?=\d)[^.!?。！？\n]*+[.!?。！？]*+)*+[\"'”’)）]*+|\n|$)\s*+"
 )
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 def find_trace(question: str, text: str) -> str:
@@ -69,9 +70,10 @@ def opens_with_answer(question: str, reasoning: str, references: Sequence[str]) 
     sentences = [sentence for sentence in split_sentences(reasoning) if sentence.strip()]
     if not sentences or len(sentences[0]) > MAX_EARLY_SHARE * len(reasoning):
         return ""
+    numbers = [found[0] for reference in references if (found := _NUMBER.match(reference))]  # without their units
     early = any(
-        contains_keypoint(sentences[0], reference) and not contains_keypoint(question, reference)
-        for reference in references
-        if reference.strip()
+        contains_keypoint(sentences[0], text) and not contains_keypoint(question, text)
+        for text in (*references, *numbers)
+        if text.strip()
     )
     return sentences[0].strip()[:80] if early else ""

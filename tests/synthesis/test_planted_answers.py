@@ -1,0 +1,30 @@
+"""Of a hundred planted wrong answers, hardly one is taken for right; right ones in usual words are."""
+
+from support.planted_answers import PLANTED
+
+from thinktune.synthesis.answer_agreement import answer_agreement, row_task
+
+WRONG = [(row, kind, answer) for row in PLANTED for kind, answer in row.wrong.items()]
+RIGHT = [(row, answer) for row in PLANTED for answer in row.right]
+
+
+def test_ninety_five_of_a_hundred_planted_wrong_answers_are_rejected():
+    assert len(WRONG) >= 100
+    taken = [
+        (kind, answer) for row, kind, answer in WRONG if answer_agreement(row_task(row.example()), answer).holds is True
+    ]
+    assert len(taken) <= 0.05 * len(WRONG), taken
+
+
+def test_right_answers_in_usual_words_are_kept():
+    lost = [
+        (answer, answer_agreement(row_task(row.example()), answer))
+        for row, answer in RIGHT
+        if answer_agreement(row_task(row.example()), answer).holds is not True
+    ]
+    assert len(lost) <= 0.1 * len(RIGHT), lost
+
+
+def test_the_rows_own_answer_agrees_with_itself():
+    for row in PLANTED:
+        assert answer_agreement(row_task(row.example()), row.answer).holds, row.question

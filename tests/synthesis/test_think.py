@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from thinktune.errors import UserError
 from thinktune.progress import say_nothing
 from thinktune.synthesis import ThinkOptions, account_lines, think
 from thinktune.synthesis.ledger import Price
+from thinktune.synthesis.rounds import earlier_rounds
 from thinktune.synthesis.settings import ThoughtFolder
 from thinktune.synthesis.teacher import Patience
 
@@ -231,6 +233,22 @@ def test_rows_whose_tokens_are_too_many_are_not_written_and_told(recipe_of):
     assert [row["answer"] for row in read_lines(account["file"])] == ["48"]
     assert account["rows_with_a_fault"] == {"too_long": 1}
     assert any("too_long: 1 rows" in line for line in account_lines(account))
+
+
+def test_the_account_has_pass_at_n_of_this_round_and_of_those_that_its_teacher_came_from(recipe_of, tmp_path, start):
+    recipe = recipe_of(sums(11, 12, 13, 14))
+    with teaching({"11 ": ["lies", "lies"], "12 ": ["lies", "then well"]}) as (address, _):
+        account = thinking(recipe, address, hints=False)
+    (first,) = account["rounds"]
+    assert first["pass_at"]["1"][0] == pytest.approx((0 + 0.5 + 1 + 1) / 4)
+    assert first["pass_at"]["2"][0] == pytest.approx(3 / 4)
+    assert any(re.match(r"round 1, expert: pass@1 62.5% \(", line) for line in account_lines(account))
+
+    run = tmp_path / "runs" / "tuned"  # as `train` leaves it, trained on those rows
+    shutil.copytree(start, run / "final")
+    shutil.copy(account["recipe"], run / "recipe.yaml")
+    assert earlier_rounds(str(run)) == [first]
+    assert earlier_rounds(address) == earlier_rounds(str(start)) == []
 
 
 def test_rows_that_all_reason_need_no_teacher(recipe_of):

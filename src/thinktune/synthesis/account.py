@@ -7,6 +7,7 @@ from typing import Any
 
 from thinktune.progress import SECONDS_BETWEEN_LINES, Say, format_duration
 from thinktune.synthesis.ledger import Ledger
+from thinktune.synthesis.rounds import round_lines
 
 EXAMPLES = 3  # of each reason
 NOT_NEEDED = ("nearly the same as another", "more than asked for")  # reasons that no try is blamed for
@@ -84,6 +85,7 @@ def account_lines(account: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {right}{reason['why']}: {reason['count']:,}, as in {reason['examples'][0]}"
     for why, count in account["failures"].items():
         yield f"  {why}: {count:,}"
+    yield from round_lines(account["rounds"])
     yield from account["notes"]
     yield f"spent: {account['spent_in_words']}"
     yield f"{account['file']}: {account['written_rows']:,} rows"

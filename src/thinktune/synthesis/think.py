@@ -18,6 +18,7 @@ from thinktune.hub import locate_model
 from thinktune.inference import Completion, Request
 from thinktune.progress import Say
 from thinktune.synthesis.account import AskingProgress, reasons, spending, spending_record
+from thinktune.synthesis.answer_agreement import answer_agreement, row_task
 from thinktune.synthesis.answer_judge import make_judge
 from thinktune.synthesis.engines import OpenedEngine, is_address, open_model, open_server
 from thinktune.synthesis.questions import (
@@ -29,6 +30,7 @@ from thinktune.synthesis.questions import (
     teacher_request,
 )
 from thinktune.synthesis.reply_journal import ReplyJournal
+from thinktune.synthesis.rounds import earlier_rounds, round_record
 from thinktune.synthesis.rows import KeptReply, WrittenRow, written_rows
 from thinktune.synthesis.selection import Judge, SelectionRules, Try, select
 from thinktune.synthesis.settings import ThinkOptions, ThoughtFolder, default_folder, keep_settings
@@ -200,6 +202,7 @@ def _decide(
         )
         for each in tries
     ]
+    task = row_task(question.example)
     kept: list[KeptReply] = []
     records: list[dict[str, Any]] = []
     for each, verdict in zip(tries, select(question.example, made, rules, work.judge) if made else (), strict=True):
@@ -207,6 +210,7 @@ def _decide(
             {
                 **{"row": question.place, "try": each.number, "kind": verdict.kind, "kept": verdict.kept},
                 **{"why": verdict.why, "detail": verdict.detail, "grader": verdict.grader},
+                **{"right": answer_agreement(task, each.reply.answer).holds},
                 **{"tokens": each.reply.tokens, "reasoning_tokens": each.reply.reasoning_tokens},
             }
         )
@@ -236,6 +240,8 @@ def _write(work: Work, thought: Thought, folder: ThoughtFolder) -> dict[str, Any
     kept = [reply for row in written for reply in row.replies]
     summary = work.rows.summary
     dropped = [fault for fault in summary["faults"] if "dropped" in fault["actions"]]
+    kept_questions = len({(reply.question.row_index, reply.question.turn_index) for reply in kept})
+    this_round = round_record(work.teacher.name, thought.verdicts, len(work.rows.questions), kept_questions)
     asked_rows = len(work.rows.examples) - work.rows.passed_rows
     return {
         MAKER_KEY: __version__,
@@ -254,8 +260,9 @@ def _write(work: Work, thought: Thought, folder: ThoughtFolder) -> dict[str, Any
         "tries": work.options.tries,
         "replies": len(thought.verdicts),
         "kept_replies": len(kept),
-        "kept_questions": len({(reply.question.row_index, reply.question.turn_index) for reply in kept}),
+        "kept_questions": kept_questions,
         "why_not": reasons(thought.verdicts),
+        "rounds": [*earlier_rounds(work.options.teacher), this_round],
         "failures": dict(work.teacher.failures),
         "rows_with_a_fault": faults,
         "written_rows": len(written),

@@ -227,7 +227,7 @@ def _decide(
 
 def _count_tokens(text: str, tokenizer: ChatTokenizer) -> int:
     """Count a text's tokens in the model that is to be trained."""
-    return len(tokenizer.encode(text, add_special_tokens=False))
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _write(work: Work, thought: Thought, folder: ThoughtFolder) -> dict[str, Any]:

@@ -327,4 +327,4 @@ def _recipe_of(recipe: Recipe, folder: ThoughtFolder) -> Recipe:
     data: dict[str, Any] = {"name": str(folder.rows), "hub": None, "revision": None, "files": None}
     data |= {"columns": ColumnsConfig(), "ignore": ()}
     updated = recipe.data.model_copy(update=data)
-    return recipe.model_copy(update={"name": folder.path.name, "data": updated})
+    return recipe.model_copy(update={"name": f"{folder.path.name}-think", "data": updated})

@@ -142,7 +142,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
         bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests in flight.")] = 16,
-    to: Annotated[Path | None, typer.Option(help="Folder; default: runs/NAME-think.", callback=_at_home)] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=_at_home)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the account, as JSON.")] = False,
 ) -> None:
     """Give reasoning to rows that have none: ask a teacher, keep what is right. Resumes where it stopped."""

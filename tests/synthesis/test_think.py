@@ -70,7 +70,10 @@ def test_rows_get_reasoning_with_its_provenance_and_check_accepts_them(recipe_of
     assert (account["kept_replies"], account["written_rows"]) == (3, 4)
     assert account["tokens"] == {"prompt": 6 * PROMPT_TOKENS, "reply": 6 * REPLY_TOKENS, "bound": None}
 
-    prepared = prepare_with_faults(load_recipe(Path(account["recipe"])), tokenizer)
+    trained = load_recipe(Path(account["recipe"]))
+    assert trained.run_folder != recipe.run_folder
+    assert not trained.run_folder.exists()
+    prepared = prepare_with_faults(trained, tokenizer)
     assert not prepared.stop_reasons
     assert not prepared.summary["dropped_rows"]
     assert len(prepared.train) + len(prepared.validation) == 4

@@ -41,7 +41,7 @@ def test_the_verb_prints_the_account_and_the_next_command(tmp_path):
     assert "3 questions, 12 replies of expert: 3 kept, for 3 questions" in lines
     assert "spent: 840 tokens, CNY 0.0046" in lines
     assert lines[-1].startswith("next: ")
-    assert lines[-1].endswith("check " + str(tmp_path / "runs" / "small-think" / "train.yaml"))
+    assert lines[-1].endswith("check " + str(tmp_path / "thought" / "small" / "train.yaml"))
 
 
 def test_without_a_right_reply_the_exit_code_is_2(tmp_path):

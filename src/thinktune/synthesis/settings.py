@@ -145,8 +145,8 @@ class ThoughtFolder:
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """Return the folder where none is named: beside the run's."""
-    return recipe.runs_folder / f"{recipe.name}-think"
+    """Return the folder where none is named: in `thought`, beside the folder of the runs."""
+    return recipe.runs_folder.parent / "thought" / str(recipe.name)
 
 
 def keep_settings(folder: ThoughtFolder, options: ThinkOptions, recipe: Recipe, identity: str) -> None:

@@ -227,7 +227,7 @@ def _decide(
 
 def _count_tokens(text: str, tokenizer: ChatTokenizer) -> int:
     """Count a text's tokens in the model that is to be trained."""
-    return len(tokenizer.encode(text, add_special_tokens=False))
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _write(work: Work, thought: Thought, folder: ThoughtFolder) -> dict[str, Any]:
@@ -327,4 +327,4 @@ def _recipe_of(recipe: Recipe, folder: ThoughtFolder) -> Recipe:
     data: dict[str, Any] = {"name": str(folder.rows), "hub": None, "revision": None, "files": None}
     data |= {"columns": ColumnsConfig(), "ignore": ()}
     updated = recipe.data.model_copy(update=data)
-    return recipe.model_copy(update={"name": folder.path.name, "data": updated})
+    return recipe.model_copy(update={"name": f"{folder.path.name}-think", "data": updated})

@@ -2,11 +2,11 @@
 
     python benchmarks/rejection_sampling.py [--rounds 2] [--questions 400] [--folder runs/adding]
 
-A small Qwen3 with random weights learns from a few worked sums to reason digit by digit, and can do some new ones. Then
-it is asked for many sums whose rows have an answer and no reasoning. Tries that selection keeps become rows, the start
-is tuned on them and on the worked sums, and what came of it is the next round's teacher. Sums that no row has are asked
-after each round: greedily, for the share of right answers, and some times each, for pass@n. The control is the start
-tuned for as many steps as the first round, on the worked sums alone.
+A small Qwen3 with random weights learns from a few worked sums to reason digit by digit, until more steps help no more.
+It can do some new sums then. `think` asks it for many whose rows have an answer and no reasoning; the start is tuned on
+the rows that `think` writes, and what came of it is the next round's teacher. Sums that no row has are asked after each
+round: greedily, for the share of right answers, and some times each, for pass@n. The control is the start tuned for as
+many steps as the last round, on the worked sums alone.
 """
 
 import argparse
@@ -20,16 +20,17 @@ from pathlib import Path
 
 from thinktune.config import Recipe
 from thinktune.config.loading import validate_recipe
-from thinktune.data.faults.checks import CheckRules
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer, save_model_folder
 from thinktune.eval.statistics import Interval, paired_difference, wilson_interval
 from thinktune.files import write_json_lines
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.session import load_engine
 from thinktune.progress import say_nothing
-from thinktune.synthesis import SelectionRules, Try, select
 from thinktune.synthesis.answer_agreement import answer_agreement, row_task
 from thinktune.synthesis.pass_rate import pass_rate
+from thinktune.synthesis.settings import ThinkOptions
+from thinktune.synthesis.teacher import Patience
+from thinktune.synthesis.think import think
 from thinktune.tokenization import Example, Turn
 from thinktune.train import train
 
@@ -37,6 +38,7 @@ DIGITS = 2  # of each number
 SHAPE = ModelShape(hidden_size=96, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=24, intermediate_size=256)
 VOCAB_SIZE = 340
 MAX_NEW_TOKENS = 64
+MAX_CONCURRENCY = 128
 TRAIN = {"tokens_per_step": 1024, "learning_rate": 3e-3, "weight_decay": 0.1, "warmup_fraction": 0.1, "seed": 1}
 
 
@@ -44,12 +46,12 @@ TRAIN = {"tokens_per_step": 1024, "learning_rate": 3e-3, "weight_decay": 0.1, "w
 class Plan:
     """Sizes of the experiment."""
 
-    worked: int = 150  # sums with reasoning, that the model starts from
+    worked: int = 80  # sums with reasoning, that the model starts from
     questions: int = 400  # sums without
     held_out: int = 200
     tries: int = 4
     rounds: int = 2
-    start_epochs: int = 20
+    start_epochs: int = 80
     epochs: int = 12
     temperature: float = 0.5
     control: int = 1  # 0 leaves it out
@@ -64,7 +66,6 @@ class Round:
     gain: Interval | None
     pass_at: dict[int, Interval]
     kept: int = 0  # questions for which the model before it gave a try that was kept
-    asked: int = 0
 
 
 def worked_sum(one: int, other: int) -> dict[str, str]:
@@ -94,46 +95,46 @@ def draw_sums(plan: Plan, seed: int = 0) -> dict[str, list[dict[str, str]]]:
 
 
 def run_rounds(folder: Path, plan: Plan) -> list[Round]:
-    """Make the start, then sample, select and tune once for each round; returns what each model can."""
+    """Make the start, then think and tune once for each round; returns what each model can."""
     rows = draw_sums(plan)
     write_json_lines(folder / "worked.jsonl", rows["worked"])
+    write_json_lines(folder / "sums.jsonl", rows["worked"] + rows["questions"])
     tokenizer = make_tokenizer([text for row in rows["worked"] for text in row.values()], VOCAB_SIZE)
     save_model_folder(folder / "blank", tokenizer, make_model(tokenizer, SHAPE))
-    start = model = tune(folder, "start", folder / "blank", [folder / "worked.jsonl"], plan.start_epochs)
-    right, rounds = measure(model, rows["held_out"], plan), list[Round]()
+    start = tune(folder, "start", folder / "blank", folder / "worked.jsonl", plan.start_epochs)
+    model, kept, rounds = start, 0, list[Round]()
+    right = measure(start / "final", rows["held_out"], plan)
     rounds.append(Round("start", wilson_interval(sum(right[0]), len(right[0])), None, right[1]))
 
-    def add(name: str, model: Path, kept: int, asked: int) -> None:
-        now = measure(model, rows["held_out"], plan)
+    def add(name: str, model: Path, kept: int) -> None:
+        now = measure(model / "final", rows["held_out"], plan)
         gain = paired_difference(right[0], now[0], bounded=True)
-        rounds.append(Round(name, wilson_interval(sum(now[0]), len(now[0])), gain, now[1], kept, asked))
+        rounds.append(Round(name, wilson_interval(sum(now[0]), len(now[0])), gain, now[1], kept))
 
     for number in range(1, plan.rounds + 1):
-        kept = sample_rows(model, rows["questions"], plan, seed=1000 * number)
-        made = folder / f"round-{number}.jsonl"
-        write_json_lines(made, kept)
-        model = tune(folder, f"round-{number}", start, [folder / "worked.jsonl", made], plan.epochs)
-        add(f"round {number}", model, len(kept), plan.questions)
-        if number == 1 and plan.control:
-            epochs = round(plan.epochs * (plan.worked + len(kept)) / plan.worked)
-            add("control", tune(folder, "control", start, [folder / "worked.jsonl"], epochs), 0, 0)
+        name = f"round-{number}"
+        made, kept = think_round(folder, f"{name}-think", start / "final", model, plan, 1000 * number)
+        model = tune(folder, name, start / "final", made, plan.epochs)
+        add(name, model, kept)
+    if plan.control:
+        epochs = round(plan.epochs * (plan.worked + kept) / plan.worked)
+        add("control", tune(folder, "control", start / "final", folder / "worked.jsonl", epochs), 0)
     return rounds
 
 
-def tune(folder: Path, name: str, model: Path, files: Sequence[Path], epochs: int) -> Path:
-    """Tune a model on files of rows, and return the folder of what came of it."""
-    rows = folder / f"{name}.rows.jsonl"
-    rows.write_text("".join(file.read_text(encoding="utf-8") for file in files), encoding="utf-8")
-    return train(recipe_of(folder, name, model, rows, epochs), say_nothing) / "final"
+def tune(folder: Path, name: str, model: Path, rows: Path, epochs: int) -> Path:
+    """Tune a model on a file of rows, and return the run's folder."""
+    return train(recipe_of(folder, name, model, rows, epochs), say_nothing)
 
 
 def recipe_of(folder: Path, name: str, model: Path, rows: Path, epochs: int) -> Recipe:
     """Make the recipe of a tuning."""
+    columns = {} if rows.name == "rows.jsonl" else {"reasoning": "think"}
     tree = {
         "name": name,
         "runs_folder": str(folder / "runs"),
         "model": {"name": str(model)},
-        "data": {"name": str(rows), "columns": {"reasoning": "think"}, "validation": 0.0, "max_tokens": 256},
+        "data": {"name": str(rows), "columns": columns, "validation": 0.0, "max_tokens": 256},
         "train": {**TRAIN, "epochs": epochs, "evaluate_every_steps": 100_000},
         "generate": {"max_new_tokens": MAX_NEW_TOKENS, "sample_questions": 0},
     }
@@ -178,17 +179,15 @@ def measure(model: Path, rows: Sequence[dict[str, str]], plan: Plan) -> tuple[li
     return [float(each[0]) for each in graded(1, 0.0)], rates
 
 
-def sample_rows(model: Path, rows: Sequence[dict[str, str]], plan: Plan, seed: int) -> list[dict[str, str]]:
-    """Return rows with the reasoning of the tries that are kept."""
-    settings = validate_recipe({"model": {"name": "x"}, "data": {"name": "x"}}, "rejection_sampling").data
-    rules = SelectionRules(CheckRules(settings.faults, tuple(settings.handed_phrases)), min_reasoning_tokens=8)
-    made: list[dict[str, str]] = []
-    for index, replies in enumerate(ask(model, rows, plan.tries, plan.temperature, seed)):
-        example = to_example(rows[index], index)
-        for verdict in select(example, [Try.from_completion(reply) for reply in replies], rules):
-            if verdict.kept:
-                made.append({"question": example.question, "think": verdict.reasoning, "answer": verdict.answer})
-    return made
+def think_round(folder: Path, name: str, start: Path, teacher: Path, plan: Plan, seed: int) -> tuple[Path, int]:
+    """Ask a teacher for the reasoning of the sums without; returns the file of rows, and how many got theirs."""
+    recipe = recipe_of(folder, "sums", start, folder / "sums.jsonl", 1)
+    options = ThinkOptions(
+        teacher=str(teacher), tries=plan.tries, temperature=plan.temperature, seed=seed, folder=folder / name,
+        reply_tokens=MAX_NEW_TOKENS, reasoning_tokens=(8, None),
+    )  # fmt: skip
+    account = think(recipe, options, say_nothing, Patience(max_concurrency=MAX_CONCURRENCY))
+    return Path(account["file"]), int(account["kept_questions"])
 
 
 def main() -> None:
@@ -204,9 +203,7 @@ def main() -> None:
     for each in rounds:
         gain = f"{each.gain.value:+.1%} ({each.gain.low:+.1%} to {each.gain.high:+.1%})" if each.gain else ""
         rates = ", ".join(f"pass@{n} {rate.value:.1%}" for n, rate in each.pass_at.items())
-        print(
-            f"{each.name:<8} right {each.right.value:.1%} {gain}  {rates}  kept {each.kept} of {each.asked}", flush=True
-        )
+        print(f"{each.name:<8} right {each.right.value:.1%} {gain}  {rates}  kept {each.kept}", flush=True)
     if given_path := folder:
         (given_path / "rounds.json").write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n", "utf-8")
 

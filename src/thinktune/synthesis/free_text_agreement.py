@@ -105,7 +105,8 @@ _DENIED = (
 )
 _REJECTED_AFTER = (
     r"[\"'”*)\]]*\s*(?:\b(?:is|are|was|were|would be|seems)\s+(?:\w+\s+)?"
-    r"(?:not|wrong|incorrect|false|unlikely|mistaken)\b|(?:is|was|did|do|does)n['’]t\b|did not\b|(?:是|都)?(?:错误的|错的|不对|不正确))"
+    r"(?:not|wrong|incorrect|false|unlikely|mistaken)\b"
+    r"|(?:is|was|did|do|does)n['’]t\b|did not\b|(?:是|都)?(?:错误的|错的|不对|不正确))"
 )
 _HEDGE_BETWEEN = re.compile(
     r"\b(?:either|possibly|perhaps|maybe|might be|could be|not sure|unsure|don['’]t know|do not know|cannot say|"

@@ -85,6 +85,10 @@ class Verdict:
     kind: Kind = "plain"
     detail: str = ""
 
+    def refused(self, why: Why, detail: str = "") -> "Verdict":
+        """Return the verdict that refuses the same try."""
+        return replace(self, kept=False, why=why, detail=detail)
+
 
 @dataclass(frozen=True, slots=True)
 class SelectionRules:
@@ -110,7 +114,7 @@ def select(example: Example, tries: Sequence[Try], rules: SelectionRules, judge:
     Of several right tries those without a hint come first, then the shorter ones.
     """
     task = row_task(example)
-    verdicts = [_first_fault(example, each, rules) for each in tries]
+    verdicts = [check_form(example, each, rules) for each in tries]
     agreements: dict[int, Agreement] = {}
     for index, verdict in enumerate(verdicts):
         if not verdict.kept:
@@ -118,9 +122,9 @@ def select(example: Example, tries: Sequence[Try], rules: SelectionRules, judge:
         agreement = agreements[index] = answer_agreement(task, verdict.answer)
         verdicts[index] = _graded(verdict, agreement, has_judge=judge is not None)
         if verdicts[index].kept and (difference := conclusion_differs(task, verdict.reasoning)):
-            verdicts[index] = _refused(verdicts[index], "reasoning and answer differ", difference)
+            verdicts[index] = verdicts[index].refused("reasoning and answer differ", difference)
         elif verdicts[index].kept:
-            verdicts[index] = _checked(example, verdicts[index], rules)
+            verdicts[index] = check_row(example, verdicts[index], rules)
     if judge is not None:
         asked = [index for index, each in enumerate(verdicts) if each.kept and agreements[index].holds is None]
         _ask_judge(example, verdicts, asked, judge)
@@ -128,11 +132,7 @@ def select(example: Example, tries: Sequence[Try], rules: SelectionRules, judge:
     return verdicts
 
 
-def _refused(verdict: Verdict, why: Why, detail: str = "") -> Verdict:
-    return replace(verdict, kept=False, why=why, detail=detail)
-
-
-def _first_fault(example: Example, each: Try, rules: SelectionRules) -> Verdict:
+def check_form(example: Example, each: Try, rules: SelectionRules) -> Verdict:
     """Check a try's form, language and honesty; without a fault, return a verdict that keeps it."""
     question, own_answer = example.question, example.turns[-1].content
     reasoning, answer = each.reasoning.strip(), each.answer.strip()
@@ -142,17 +142,15 @@ def _first_fault(example: Example, each: Try, rules: SelectionRules) -> Verdict:
         reasoning = without_traces(question, reasoning)
     verdict = Verdict(True, "", "", reasoning, own_answer if rules.own_answers else answer, kind)
     if fault := _form_fault(example, replace(each, reasoning=reasoning, answer=answer), rules):
-        return _refused(verdict, *fault)
+        return verdict.refused(*fault)
     if foreign := _other_language(question, own_answer, reasoning, answer, rules.language):
-        return _refused(verdict, "another language", foreign)
+        return verdict.refused("another language", foreign)
     for text in (reasoning, answer):
         trace = trace or find_trace(question, text)
     if not trace and each.hinted:
         trace = opens_with_answer(question, reasoning, row_task(example).references)
     return (
-        _refused(verdict, "admits that the answer was handed to it", trace)
-        if trace
-        else replace(verdict, answer=answer)
+        verdict.refused("admits that the answer was handed to it", trace) if trace else replace(verdict, answer=answer)
     )
 
 
@@ -229,11 +227,11 @@ def _graded(verdict: Verdict, agreement: Agreement, *, has_judge: bool) -> Verdi
     verdict = replace(verdict, grader=agreement.grader)
     if agreement.holds is None:
         verdict = replace(verdict, grader="judge" if has_judge else agreement.grader)
-        return verdict if has_judge else _refused(verdict, "answer cannot be graded", agreement.detail)
-    return verdict if agreement.holds else _refused(verdict, "wrong answer", agreement.detail)
+        return verdict if has_judge else verdict.refused("answer cannot be graded", agreement.detail)
+    return verdict if agreement.holds else verdict.refused("wrong answer", agreement.detail)
 
 
-def _checked(example: Example, verdict: Verdict, rules: SelectionRules) -> Verdict:
+def check_row(example: Example, verdict: Verdict, rules: SelectionRules) -> Verdict:
     """Check the row as it would be trained; a repair is refused as well, since a teacher's next try may need none."""
     own = example.turns[-1]
     answer = own.content if rules.own_answers else verdict.answer
@@ -243,7 +241,7 @@ def _checked(example: Example, verdict: Verdict, rules: SelectionRules) -> Verdi
     checked = check_example(trained, [("answer", "think")] * len(trained.turns), rules.check)
     wrong = next((found for found in checked.findings if found.action != "kept"), None)
     if wrong is not None:
-        return _refused(verdict, "a fault of its row", f"{wrong.fault}: {wrong.sentence}")
+        return verdict.refused("a fault of its row", f"{wrong.fault}: {wrong.sentence}")
     return replace(verdict, answer=answer)
 
 
@@ -255,9 +253,9 @@ def _ask_judge(example: Example, verdicts: list[Verdict], asked: Sequence[int], 
     for index in asked:
         match said[verdicts[index].answer]:
             case None:
-                verdicts[index] = _refused(verdicts[index], "verdict of the judge is unreadable")
+                verdicts[index] = verdicts[index].refused("verdict of the judge is unreadable")
             case False:
-                verdicts[index] = _refused(verdicts[index], "worse than the row's own answer")
+                verdicts[index] = verdicts[index].refused("worse than the row's own answer")
             case True:
                 pass
 
@@ -273,8 +271,8 @@ def _thin_out(verdicts: list[Verdict], rules: SelectionRules) -> None:
         reasoning = verdicts[index].reasoning
         twin = next((other for other in kept if jaccard(reasoning, verdicts[other].reasoning) >= MAX_JACCARD), None)
         if twin is not None:
-            verdicts[index] = _refused(verdicts[index], "nearly the same as another", f"try {twin + 1}")
+            verdicts[index] = verdicts[index].refused("nearly the same as another", f"try {twin + 1}")
         elif len(kept) >= rules.max_kept:
-            verdicts[index] = _refused(verdicts[index], "more than asked for")
+            verdicts[index] = verdicts[index].refused("more than asked for")
         else:
             kept.append(index)

@@ -67,6 +67,8 @@ class ScriptedTeacher:
                 return self.write(f"{thought} {body['key'].removeprefix('Bearer ')}", f"It is {right}.", body)
             case "goes on":
                 return self.write(" ".join(f"Then {each} follows." for each in range(300)), f"It is {right}.", body)
+            case "explains":
+                return self.write(thought, "It saves work: nobody goes through the same things a second time.", body)
             case "says nothing":
                 return self.write("", f"It is {right}.", body)
             case _:

@@ -127,7 +127,7 @@ def select(example: Example, tries: Sequence[Try], rules: SelectionRules, judge:
             verdicts[index] = check_row(example, verdicts[index], rules)
     if judge is not None:
         asked = [index for index, each in enumerate(verdicts) if each.kept and agreements[index].holds is None]
-        _ask_judge(example, verdicts, asked, judge)
+        _ask_judge(example, tries, verdicts, asked, judge)
     _thin_out(verdicts, rules)
     return verdicts
 
@@ -246,13 +246,18 @@ def check_row(example: Example, verdict: Verdict, rules: SelectionRules) -> Verd
     return replace(verdict, answer=answer)
 
 
-def _ask_judge(example: Example, verdicts: list[Verdict], asked: Sequence[int], judge: Judge) -> None:
-    """Put the judge's verdicts in place; tries with the same answer are asked about once."""
-    answers = list(dict.fromkeys(verdicts[index].answer for index in asked))
+def _ask_judge(
+    example: Example, tries: Sequence[Try], verdicts: list[Verdict], asked: Sequence[int], judge: Judge
+) -> None:
+    """Put the judge's verdicts in place; tries with the same answer are asked about once.
+
+    It reads the answers of the teacher, even where the row's own is what will be trained.
+    """
+    answers = list(dict.fromkeys(tries[index].answer.strip() for index in asked))
     own_answer = example.turns[-1].content
     said = dict(zip(answers, judge(example.question, own_answer, answers) if answers else (), strict=True))
     for index in asked:
-        match said[verdicts[index].answer]:
+        match said[tries[index].answer.strip()]:
             case None:
                 verdicts[index] = verdicts[index].refused("verdict of the judge is unreadable")
             case False:

@@ -1,6 +1,6 @@
 """Of a hundred planted wrong answers, hardly one is taken for right; right ones in usual words are."""
 
-from support.planted_answers import PLANTED
+from support.planted_answers import PLANTED, UNSEEN
 
 from thinktune.synthesis.answer_agreement import answer_agreement, row_task
 
@@ -8,12 +8,19 @@ WRONG = [(row, kind, answer) for row in PLANTED for kind, answer in row.wrong.it
 RIGHT = [(row, answer) for row in PLANTED for answer in row.right]
 
 
-def test_ninety_five_of_a_hundred_planted_wrong_answers_are_rejected():
+def test_a_hundred_planted_wrong_answers_are_rejected():
+    """Ninety-five would do; all are, and a grader that takes one again has become more lenient."""
     assert len(WRONG) >= 100
     taken = [
         (kind, answer) for row, kind, answer in WRONG if answer_agreement(row_task(row.example()), answer).holds is True
     ]
-    assert len(taken) <= 0.05 * len(WRONG), taken
+    assert not taken
+
+
+def test_so_are_those_that_the_graders_were_not_made_with():
+    wrong = [(row, kind, answer) for row in UNSEEN for kind, answer in row.wrong.items()]
+    taken = [(kind, answer) for row, kind, answer in wrong if answer_agreement(row_task(row.example()), answer).holds]
+    assert len(taken) <= 0.05 * len(wrong), taken
 
 
 def test_right_answers_in_usual_words_are_kept():

@@ -76,11 +76,14 @@ def test_each_reason_to_refuse(changed, reason):
 def test_a_reasoning_that_changes_its_language_is_refused():
     mixed = " ".join([GOOD] * 5) + ZH_GOOD * 8 + " ".join([GOOD] * 2)
     sentences = [f"Step {step}: the farm has row {step} with six trees, which I add." for step in range(20)]
-    assert why(attempt(" ".join(sentences))) == [""]
     assert why(attempt(mixed)) in (["another language"], ["loops"])
-    assert why(
-        attempt(" ".join(sentences) + "".join(f"第{step}行有六棵树，我把它们加起来。" for step in range(60)))
-    ) == ["another language"]
+    plain = " ".join(sentences)
+    assert why(attempt(plain)) == [""]
+    for count, detail in ((25, "in part Chinese"), (60, "zh, not en")):  # half of the text by its weight, and most
+        chinese = "".join(f"第{step}行有六棵树，我把它们加起来。" for step in range(count))
+        [verdict] = decide(attempt(plain + chinese))
+        assert verdict.why == "another language"
+        assert detail in verdict.detail
 
 
 def test_the_asked_language_is_that_of_the_reasoning_not_of_the_answer():

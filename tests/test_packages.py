@@ -20,7 +20,7 @@ __main__
 cli
 demo
 commands
-train export
+train export synthesis
 report
 eval serve
 planner inference tracking

@@ -150,6 +150,61 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs)
 
 
 @app.command()
+def think(  # noqa: PLR0913 (each parameter is an option)
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="URL[#MODEL] of a server, or a run's or model's folder; default: the base.")
+    ] = None,
+    tries: Annotated[int, typer.Option(help="Replies to each question.")] = 4,
+    keep: Annotated[int, typer.Option(help="Right replies that become rows, at most, of each question.")] = 1,
+    tokens: Annotated[int | None, typer.Option(help="The most tokens of all prompts and replies.")] = None,
+    price: Annotated[str | None, typer.Option(help="Price of a million tokens, in/out, as in 2/8CNY.")] = None,
+    budget: Annotated[float | None, typer.Option(help="The most money, in the currency of --price.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 0.6,
+    seed: Annotated[int, typer.Option(help="Seed of the first try; each other has the next one.")] = 0,
+    reply_tokens: Annotated[int | None, typer.Option(help="Tokens of a reply; default: data.max_tokens.")] = None,
+    length: Annotated[str | None, typer.Option(help="Fewest and most tokens of reasoning, as in 50:1500.")] = None,
+    instruct: Annotated[bool, typer.Option("--instruct", help="Ask the teacher in words to think first.")] = False,
+    hints: Annotated[bool, typer.Option("--hints", help="Show the answer where no reply was right.")] = False,
+    shorten: Annotated[
+        bool, typer.Option("--shorten", help="Rewrite reasoning that is longer than --length allows.")
+    ] = False,
+    judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge of answers in free text.")] = None,
+    teacher_answers: Annotated[
+        bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests in flight.")] = 16,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=_at_home)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the account, as JSON.")] = False,
+) -> None:
+    """Give reasoning to rows that have none: ask a teacher, keep what is right. Resumes where it stopped."""
+    loaded = _load_recipe(recipe, overrides or [], say_to_stderr if as_json else say)
+    with captured_output():
+        from thinktune.commands.think import print_account, think_about_rows
+        from thinktune.synthesis import ThinkOptions
+
+    options = ThinkOptions(
+        *(teacher, tries, keep, tokens, None, budget, temperature, seed, reply_tokens),
+        instruct=instruct,
+        hints=hints,
+        shorten=shorten,
+        judge=judge,
+        own_answers=not teacher_answers,
+        folder=to,
+    )
+    with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
+        account = think_about_rows(loaded, options, (price, length), concurrency, say_to_stderr if as_json else say)
+    if as_json:
+        print_json(account)
+        _require_output()
+    else:
+        print_account(account, say)
+    if not account["kept_replies"]:
+        raise typer.Exit(2)
+
+
+@app.command()
 def train(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers

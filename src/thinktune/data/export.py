@@ -29,15 +29,15 @@ def export_rows(prepared: Prepared, folder: Path, system: str | None) -> list[st
     """
     refuse_existing(folder)
     as_messages = any(
-        _is_multi_turn(example) for rows in (prepared.train, prepared.validation) for example in _examples(rows)
+        is_multi_turn(example) for rows in (prepared.train, prepared.validation) for example in _examples(rows)
     )
     lines: list[str] = []
     for name, rows in zip(EXPORT_FILES, (prepared.train, prepared.validation), strict=True):
         if not len(rows):
             lines.append(f"{folder / name}: no row is held out, so it is not written")
             continue
-        convert = _to_messages if as_messages else _to_columns
-        write_json_lines(folder / name, (convert(example, system) for example in _examples(rows)))
+        written = (to_record(example, system, as_messages=as_messages) for example in _examples(rows))
+        write_json_lines(folder / name, written)
         size = (folder / name).stat().st_size
         lines.append(f"{folder / name}: {len(rows):,} rows, {size / 1e6:,.2f} MB")
     return lines
@@ -53,8 +53,14 @@ def _own_turns(example: Example, system: str | None) -> tuple[Turn, ...]:
     return example.turns[1:] if first.role == "system" and first.content == system else example.turns
 
 
-def _is_multi_turn(example: Example) -> bool:
+def is_multi_turn(example: Example) -> bool:
+    """Return True for a conversation of more than one question and its reply."""
     return sum(turn.role != "system" for turn in example.turns) > 2
+
+
+def to_record(example: Example, system: str | None, *, as_messages: bool) -> dict[str, Any]:
+    """Convert an example to a row: messages, or the columns question, think and answer."""
+    return _to_messages(example, system) if as_messages else _to_columns(example, system)
 
 
 def _to_columns(example: Example, system: str | None) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def judge_pairs(
         for order in ORDERS
         if (key := judgement_key(pair, order, model)) not in saved
     }
-    requests = [_judge_request(pair, order) for pair, order in wanted.values()]
+    requests = [judge_request(pair, order) for pair, order in wanted.values()]
     keys = list(wanted)
     progress = ProgressReporter(say, "verdicts", len(requests))
     with RecordWriter(file) as writer:
@@ -152,7 +152,8 @@ def summarize_judgements(model: str, judgements: Sequence[Judgement]) -> dict[st
     }
 
 
-def _judge_request(pair: AnswerPair, order: str) -> Request:
+def judge_request(pair: AnswerPair, order: str) -> Request:
+    """Return the request for a judge's verdict on a pair in one order."""
     first, second = (pair.base, pair.tuned) if order == ORDERS[0] else (pair.tuned, pair.base)
     reference = f"\n\n[A right answer]\n{pair.reference}" if pair.reference else ""
     text = JUDGE_PROMPT.format(question=pair.question, reference=reference, first=first, second=second)

@@ -8,32 +8,36 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from thinktune.errors import UpstreamError, UserError
+from thinktune.inference.openai_errors import (
+    API_KEY_VARIABLES,
+    BrokenReplyError,
+    TemporaryError,
+    clean,
+    error_text,
+    failed_request,
+    status_of,
+)
 from thinktune.inference.replies import DEFAULT_TAGS, Piece, ReplyParser
 from thinktune.inference.requests import Completion, Request
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.tokenization.tags import Tags
 
 if TYPE_CHECKING:  # `openai` is imported late: it takes most of a second
-    from openai import APIError, AsyncStream
+    from openai import AsyncStream
 
 BUDGET_SLACK_TOKENS = 64  # how far a server may overrun the reasoning budget: its closing words are its own
-API_KEY_VARIABLES = ("THINKTUNE_ENDPOINT_KEY", "OPENAI_API_KEY")  # the first that is set holds the key
 MAX_ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.5  # before a broken reply is requested again; doubled each time
 CONNECT_TIMEOUT_SECONDS = 10.0
-MAX_ERROR_CHARACTERS = 300
+MAX_REPLY_SECONDS = 3600.0  # a server that only keeps the connection alive would else be waited for without end
 
 Deliver = Callable[[list[Piece]], None]
-
-
-class BrokenReplyError(Exception):
-    """A reply that failed after the server had accepted the request; another attempt may succeed."""
 
 
 # Read with our own models: `openai` does not validate, and its types lack the reasoning fields.
@@ -180,7 +184,8 @@ class Endpoint:
 
     Temporary failures (408, 409, 429, 5xx, a lost connection, `timeout_seconds` without a byte) are retried by the
     `openai` client, with growing waits or the server's Retry-After. A reply that breaks off is requested again here,
-    unless a part of it was read: its reader cannot unread it. The user's faults (the key, the address, the request)
+    unless a part of it was read: its reader cannot unread it. `max_attempts` (None: MAX_ATTEMPTS) counts both; the last
+    one's failure raises TemporaryError. The user's faults (the key, the address, the request)
     raise UserError at once. The key comes from the environment where none is given, and is never shown. All methods may
     be called from many threads. A server whose model has other `tags` than the usual ones is asked for special tokens
     too, which would else be left out of the text, and the tags with them.
@@ -193,11 +198,12 @@ class Endpoint:
         key: str | None = None,
         timeout_seconds: float = 300.0,
         tags: Tags = DEFAULT_TAGS,
+        max_attempts: int | None = None,
     ) -> None:
         import openai
 
         self._tags = tags
-
+        self._max_attempts = max_attempts
         self.url, self.model = _base_url(url), model
         self._key = key or next((found for name in API_KEY_VARIABLES if (found := os.environ.get(name))), None)
         self._dropped_fields: set[str] = set()  # optional fields that this server refuses
@@ -206,7 +212,7 @@ class Endpoint:
         self._client = openai.AsyncOpenAI(
             base_url=self.url,
             api_key=self._key or "none",
-            max_retries=MAX_ATTEMPTS - 1,
+            max_retries=(max_attempts or MAX_ATTEMPTS) - 1,
             timeout=timeout,
             http_client=openai.DefaultAsyncHttpxClient(timeout=timeout, trust_env=not is_local),
         )
@@ -271,18 +277,27 @@ class Endpoint:
         while True:
             reply = ReplyAccumulator(request, deliver, self._tags)
             try:
-                async with aclosing(_chunks(await self._open(request))) as chunks:
-                    async for chunk in chunks:
-                        reply.add(chunk)
-                        if reply.finished:
-                            break
+                await self._receive(request, reply)
                 return reply.completion()
             except BrokenReplyError as error:
-                if attempt == MAX_ATTEMPTS or reply.delivered:
-                    tried = f"tried {attempt} times" if attempt > 1 else "the text read until then is kept"
-                    raise UpstreamError(f"{self.url}: {self._clean(str(error))} ({tried})") from None
+                if attempt == (self._max_attempts or MAX_ATTEMPTS) or reply.delivered:
+                    kept = " (the text read until then is kept)" if reply.delivered else ""
+                    tried = f" (tried {attempt} times)" if attempt > 1 else kept
+                    raise TemporaryError(f"{self.url}: {clean(str(error), self._key)}{tried}") from None
             await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
             attempt += 1
+
+    async def _receive(self, request: Request, reply: ReplyAccumulator) -> None:
+        """Feed one attempt's chunks to the reply; raises BrokenReplyError where they do not come to an end in time."""
+        stream = await self._open(request)
+        try:
+            async with asyncio.timeout(MAX_REPLY_SECONDS), aclosing(_chunks(stream)) as chunks:
+                async for chunk in chunks:
+                    reply.add(chunk)
+                    if reply.finished:
+                        break
+        except TimeoutError:
+            raise BrokenReplyError(f"sent no whole reply in {MAX_REPLY_SECONDS:,.0f} seconds") from None
 
     async def _open(self, request: Request) -> "AsyncStream[object]":
         """Send a request and return its stream once the reply starts, without the fields that the server refuses."""
@@ -301,9 +316,9 @@ class Endpoint:
                 stream_cls=openai.AsyncStream[object],
             )
         except openai.APIError as error:
-            refused = droppable_fields(_error_text(error), request) if _status(error) in (400, 422) else set[str]()
+            refused = droppable_fields(error_text(error), request) if status_of(error) in (400, 422) else set[str]()
             if refused <= self._dropped_fields:
-                raise self._user_error(error) from None
+                raise failed_request(error, self.url, self.model, self._key) from None
             self._dropped_fields |= refused
         return await self._open(request)
 
@@ -316,7 +331,7 @@ class Endpoint:
         except openai.APIStatusError:
             return []
         except openai.APIError as error:
-            raise self._user_error(error) from None
+            raise failed_request(error, self.url, self.model, self._key) from None
         except ValidationError:
             raise UpstreamError(f"{self.url}/models: sends no list of models; is the address right?") from None
 
@@ -326,32 +341,6 @@ class Endpoint:
             found = f"it has {', '.join(names)}" if names else "it does not list its models"
             raise UpstreamError(f"{self.url}: name the model that is to answer; {found}")
         return names[0]
-
-    def _user_error(self, error: "APIError") -> UserError:
-        """Return the error to raise for a failed request: one sentence for each kind."""
-        retries = int(error.request.headers.get("x-stainless-retry-count", 0))
-        tried = f" (tried {retries + 1} times)" if retries else ""
-        status, text = _status(error), self._clean(_error_text(error))
-        match status:
-            case None:
-                return UpstreamError(f"{self.url}: {text}{tried}; is the server running?")
-            case 401 | 403:
-                problem = "refuses the key" if self._key else "asks for a key"
-                return UpstreamError(f"{self.url}: {problem} ({status}); set {API_KEY_VARIABLES[0]} in the environment")
-            case 404:
-                return UpstreamError(
-                    f"{self.url}: has no model {self.model!r}, or no /chat/completions (404: {text}); "
-                    "look at its /models, and write the address as in http://127.0.0.1:8000/v1"
-                )
-            case _ if status >= 500 or status in (408, 409, 429):
-                return UpstreamError(f"{self.url}: answers {status}: {text}{tried}")
-            case _:
-                return UserError(f"{self.url}: refuses the request ({status}): {text}")
-
-    def _clean(self, text: str) -> str:
-        """Return a server's text on one line, short, and without the key, which it may repeat."""
-        text = text.replace(self._key, "***") if self._key else text
-        return " ".join(text.split())[:MAX_ERROR_CHARACTERS]
 
 
 def _base_url(url: str) -> str:
@@ -374,18 +363,4 @@ async def _chunks(stream: "AsyncStream[object]") -> AsyncGenerator[object]:
                 async for data in stream:
                     yield data
     except Exception as error:  # openai's kinds, and those of the transport and of JSON, which it lets through
-        raise BrokenReplyError(_error_text(error)) from None
-
-
-def _status(error: "APIError") -> int | None:
-    """Return the HTTP status, or None where no answer came."""
-    return getattr(error, "status_code", None)
-
-
-def _error_text(error: Exception) -> str:
-    """Return the server's message, in whichever form it comes, or else the transport's own error."""
-    body: Any = getattr(error, "body", None)
-    if body:
-        return str(body["message"] if isinstance(body, dict) and "message" in body else body)
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {cause}"
+        raise BrokenReplyError(error_text(error)) from None

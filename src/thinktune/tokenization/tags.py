@@ -64,6 +64,7 @@ _KNOWN = (
     (Tags("<|inner_prefix|>", "<|inner_suffix|>"), "", "", ""),
     (Tags("◁think▷", "◁/think▷"), "", "", ""),
 )
+KNOWN_TAGS = tuple(tags for tags, *_ in _KNOWN)
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 

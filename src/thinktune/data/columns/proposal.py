@@ -18,7 +18,7 @@ MAX_PROPOSALS = 4
 MAX_WEIGHED_CHARACTERS = 4000  # of a text
 
 
-SURE_NAME_SCORE = 5  # of a name that is hardly ever given to anything else
+SURE_NAME_SCORE = 4  # of a name that is hardly ever given to anything else
 
 
 MIN_THINKING_SHARE = 0.3  # of texts that speak as reasoning does, where the name does not say that they are
@@ -116,8 +116,9 @@ def propose_columns(values: Mapping[str, Sequence[Any]], given: Mapping[str, Any
 
 
 def _is_other(part: str, name: str) -> bool:
-    """Return True for reasoning by its name, which is no answer: trained as one, it would be shown to users."""
-    return part == "answer" and name_score("reasoning", name) >= SURE_NAME_SCORE and name_score("answer", name) <= 0
+    """Return True for a column whose name is surely another part's, such as reasoning, which is no answer."""
+    others = (name_score(other, name) for other in PROPOSED_PARTS if other != part)
+    return part != "reasoning" and name_score(part, name) <= 0 and max(others) >= SURE_NAME_SCORE
 
 
 def name_score(part: str, name: str) -> float:

@@ -9,6 +9,7 @@ from thinktune.data.columns.content import ColumnContent, printable, texts_in
 from thinktune.data.columns.mapping import PART_OF_COLUMN, ColumnMapping, unused_values
 from thinktune.data.columns.message_names import MessageNames, as_messages, is_blank, normalize_key
 from thinktune.data.columns.paths import value_at
+from thinktune.data.columns.provenance import is_provenance
 from thinktune.data.types import RawRow
 
 PART_MEANINGS = {
@@ -82,7 +83,7 @@ class UnusedColumns:
         columns = row.columns or {}
         used_text: str | None = None
         for name, value in unused_values(columns, mapping):
-            if is_blank(value) or value in ("[]", "{}"):
+            if is_blank(value) or value in ("[]", "{}") or is_provenance(name, value):
                 continue
             if used_text is None and (isinstance(value, str) or not isinstance(value, int | float)):
                 used_text = _used_text(columns, mapping)

@@ -38,7 +38,10 @@ def judged(tree, tmp_path):
         asked = []
         with teaching({"Explain": ["explains", "explains"]}) as (teacher, _), serving(script) as (url, _):
             given = ThinkOptions(teacher=teacher, judge=f"{url}#judge", tries=1, **options)
-            accounts = [think(settings(tree, data={"columns": {}, "max_tokens": 600}), given, say_nothing, QUICK) for _ in range(2)]
+            accounts = [
+                think(settings(tree, data={"columns": {}, "max_tokens": 600}), given, say_nothing, QUICK)
+                for _ in range(2)
+            ]
         assert [each["why_not"] for each in accounts[:1]] == [each["why_not"] for each in accounts[1:]]
         return accounts[0], asked
 

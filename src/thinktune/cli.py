@@ -137,6 +137,9 @@ def think(  # noqa: PLR0913 (each parameter is an option)
     length: Annotated[str | None, typer.Option(help="Fewest and most tokens of reasoning, as in 50:1500.")] = None,
     instruct: Annotated[bool, typer.Option("--instruct", help="Ask the teacher in words to think first.")] = False,
     hints: Annotated[bool, typer.Option("--hints", help="Show the answer where no reply was right.")] = False,
+    shorten: Annotated[
+        bool, typer.Option("--shorten", help="Rewrite reasoning that is longer than --length allows.")
+    ] = False,
     judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge of answers in free text.")] = None,
     teacher_answers: Annotated[
         bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
@@ -155,6 +158,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
         *(teacher, tries, keep, tokens, None, budget, temperature, seed, reply_tokens),
         instruct=instruct,
         hints=hints,
+        shorten=shorten,
         judge=judge,
         own_answers=not teacher_answers,
         folder=to,

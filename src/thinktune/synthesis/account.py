@@ -71,8 +71,8 @@ def account_lines(account: Mapping[str, Any]) -> Iterator[str]:
     """Yield the account in sentences."""
     rows = account["rows"]
     yield (
-        f"{rows['read']:,} rows read: {rows['asked']:,} without reasoning, {rows['passed']:,} passed on as they are, "
-        f"{rows['left_out']:,} left out for a fault"
+        f"{rows['read']:,} rows read: {rows['asked']:,} without {account['lacking']}, {rows['passed']:,} passed on as "
+        f"they are, {rows['left_out']:,} left out for a fault"
     )
     for fault in account["faults"]:
         yield f"  {fault['fault']}: {fault['count']:,}, as in {fault['examples'][0]}"

@@ -1,6 +1,6 @@
 """Questions for a teacher: the replies of a recipe's rows that lack their reasoning."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from thinktune.errors import UserError
 from thinktune.inference import Request, SamplingParams
 from thinktune.progress import Say
 from thinktune.tokenization import ChatTokenizer, Example, Turn
+
+MAX_TOKENS_TO_SHORTEN = 2**17  # of a row; `data.max_tokens` is what it is to fit in afterwards
 
 # For a teacher that does not reason by itself. It is sent with the question and never written into a row.
 INSTRUCTIONS = {
@@ -79,6 +81,32 @@ def read_rows_to_ask(recipe: Recipe, tokenizer: ChatTokenizer, say: Say) -> Rows
         raise UserError(
             f"data.name: each of the {len(examples):,} usable rows of {recipe.data.name} has its reasoning, or asks "
             "for none; there is nothing to think about, so train with them as they are"
+        )
+    return Rows(examples, questions, prepared.summary)
+
+
+def read_rows_to_shorten(
+    recipe: Recipe, tokenizer: ChatTokenizer, say: Say, is_too_long: Callable[[str], bool]
+) -> Rows:
+    """Read the rows of `data.name` as `check` does, long ones included; questions are the replies that reason too long.
+
+    Raises UserError for what would stop a run, and where no reasoning is too long.
+    """
+    room = max(recipe.data.max_tokens, MAX_TOKENS_TO_SHORTEN)
+    prepared = prepare_with_faults(_with_data(recipe, max_tokens=room), tokenizer, say)
+    if prepared.stop_reasons:
+        raise UserError(prepared.stop_reasons)
+    examples = prepared.train.examples()
+    questions = [
+        Question(row_index, index, Example(example.turns[: index + 1], example.source))
+        for row_index, example in enumerate(examples)
+        for index, turn in enumerate(example.turns)
+        if turn.role == "assistant" and turn.trained and turn.has_reasoning and is_too_long(turn.reasoning)
+    ]
+    if not questions:
+        raise UserError(
+            f"--length: no reasoning in the {len(examples):,} usable rows of {recipe.data.name} is longer; there is "
+            "nothing to shorten, so train with them as they are"
         )
     return Rows(examples, questions, prepared.summary)
 

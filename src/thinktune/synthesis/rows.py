@@ -36,8 +36,9 @@ def written_rows(
     """Yield the rows to write, in the order of the recipe's rows: those passed on, and the others once for each reply.
 
     `kept` holds the replies of each question of `rows`. In a longer conversation, the replies for which none was kept
-    become history; a row without any is left out. With `own_answers` the row's answer stays as it was, else it is the
-    teacher's. All rows are messages if any is a longer conversation, as in `check --write`.
+    become history, unless they have their own reasoning already, as those that were to be shortened; a row without any
+    is left out. With `own_answers` the row's answer stays as it was, else it is the teacher's. All rows are messages if
+    any is a longer conversation, as in `check --write`.
     """
     as_messages = any(map(is_multi_turn, rows.examples))
     by_row: dict[int, list[tuple[Question, Sequence[KeptReply]]]] = {}
@@ -45,7 +46,8 @@ def written_rows(
         by_row.setdefault(question.row_index, []).append((question, replies))
     for index, example in enumerate(rows.examples):
         asked = by_row.get(index, [])
-        if not asked:
+        reasons_itself = all(example.turns[question.turn_index].has_reasoning for question, _ in asked)
+        if not any(replies for _, replies in asked) and reasons_itself:
             yield WrittenRow(to_record(example, system, as_messages=as_messages), example.source)
         for number in range(max((len(replies) for _, replies in asked), default=0)):
             chosen = {question.turn_index: replies[number : number + 1] for question, replies in asked}
@@ -60,7 +62,7 @@ def _with_replies(example: Example, chosen: Mapping[int, Sequence[KeptReply]], *
     turns = list(example.turns)
     for index, replies in chosen.items():
         if not replies:
-            turns[index] = replace(turns[index], trained=False)
+            turns[index] = replace(turns[index], trained=turns[index].has_reasoning)
             continue
         answer = turns[index].content if own_answers else replies[0].answer
         turns[index] = replace(turns[index], reasoning=replies[0].reasoning, content=answer)

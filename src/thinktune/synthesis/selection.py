@@ -157,8 +157,9 @@ def check_form(example: Example, each: Try, rules: SelectionRules) -> Verdict:
 def _form_fault(example: Example, each: Try, rules: SelectionRules) -> tuple[Why, str] | None:
     if each.finish not in ("end", "stop"):
         return "cut off", f"ended by {each.finish}"
-    if not each.closed or (tag := _find_tag(each.reasoning) or _find_tag(each.answer)):
-        return "not well formed", tag if each.closed else "the reasoning was not closed"
+    tag = _find_tag(each.reasoning) or _find_tag(each.answer)
+    if tag or not each.closed:
+        return "not well formed", tag or "the reasoning was not closed"
     for part, text in (("reasoning", each.reasoning), ("answer", each.answer)):
         if not any(character.isalnum() for character in text):
             return "empty", part

@@ -26,7 +26,8 @@ class ThinkOptions:
     `keep` is how many tries of a question are kept at most. `max_tokens` and `max_cost` (in the currency of `price`)
     bound all that was ever asked in the folder. `reply_tokens` None means `data.max_tokens`. `instruct` asks the
     teacher in words to think first. `hints` shows it the answer where no try was right. With `own_answers` the rows
-    keep their answers, else they get the teacher's. `reasoning_tokens` are the shortest and longest that are kept.
+    keep their answers, else they get the teacher's. `shorten` has reasoning rewritten that is longer than asked for,
+    instead of asking for a new one. `reasoning_tokens` are the shortest and longest that are kept.
     """
 
     teacher: str | None = None
@@ -62,6 +63,10 @@ class ThinkOptions:
                     self.temperature > 0 or self.tries == 1,
                     f"--temperature: is 0, so all {self.tries} tries would be the same; write --tries 1, or a "
                     "temperature above 0",
+                ),
+                (
+                    not self.shorten or most is not None,
+                    "--shorten: say how many tokens reasoning may have, as in --length :800",
                 ),
                 (
                     self.max_cost is None or self.price is not None,
@@ -144,9 +149,9 @@ class ThoughtFolder:
             lock.release()
 
 
-def default_folder(recipe: Recipe) -> Path:
+def default_folder(recipe: Recipe, ending: str = "") -> Path:
     """Return the folder where none is named: in `thought`, beside the folder of the runs."""
-    return recipe.runs_folder.parent / "thought" / str(recipe.name)
+    return recipe.runs_folder.parent / "thought" / f"{recipe.name}{ending}"
 
 
 def keep_settings(folder: ThoughtFolder, options: ThinkOptions, recipe: Recipe, identity: str) -> None:

@@ -21,12 +21,13 @@ MAX_LENGTH_SHARE = 0.9  # of the tokens before; a rewriting that saves less is n
 REWRITE = {
     "en": (
         "Below are a question and somebody's thoughts about it. Rewrite the thoughts in at most {words} words, in the "
-        "same language and in the first person, as if they had been thought that way at once. Keep every step that the "
-        "conclusion needs, leave out repetitions, detours and settled doubts, and add nothing. Write only the rewritten "
-        "thoughts.\n\n[Question]\n{question}\n\n[Thoughts]\n{reasoning}"
+        "same language and in the first person, as if they had been thought that way at once. Keep every step that "
+        "the conclusion needs, leave out repetitions, detours and settled doubts, and add nothing. Write only the "
+        "rewritten thoughts.\n\n[Question]\n{question}\n\n[Thoughts]\n{reasoning}"
     ),
     "zh": (
-        "下面是一个问题和某人对它的思考。请用同一种语言、第一人称把这段思考改写到{words}字以内，像一开始就这样想。"
+        "下面是一个问题和某人对它的思考。请用同一种语言、第一人称把这段思考改写到{words}字以内，"
+        "就像一开始就是这样想的。"
         "保留得出结论所需的每一步，去掉重复、弯路和已经解决的疑问，不要添加新内容。只写改写后的思考。"
         "\n\n[问题]\n{question}\n\n[思考]\n{reasoning}"
     ),

@@ -27,13 +27,15 @@ from thinktune.synthesis.questions import (
     hinted_request,
     prepare_written,
     read_rows_to_ask,
+    read_rows_to_shorten,
     teacher_request,
 )
 from thinktune.synthesis.reply_journal import ReplyJournal
 from thinktune.synthesis.rounds import earlier_rounds, round_record
 from thinktune.synthesis.rows import KeptReply, WrittenRow, written_rows
-from thinktune.synthesis.selection import Judge, SelectionRules, Try, select
+from thinktune.synthesis.selection import Judge, SelectionRules, Try, Verdict, select
 from thinktune.synthesis.settings import ThinkOptions, ThoughtFolder, default_folder, keep_settings
+from thinktune.synthesis.shortening import Shortening, shorten
 from thinktune.synthesis.teacher import Patience, Teacher
 from thinktune.tokenization import ChatTokenizer, read_tokenizer
 from thinktune.tokenization.tokenizer import control_tokens
@@ -82,8 +84,8 @@ def think(recipe: Recipe, options: ThinkOptions, say: Say, patience: Patience | 
     patience = patience or Patience()
     template, trusted = recipe.model.template, recipe.model.trust_remote_code
     tokenizer = read_tokenizer(locate_model(recipe), trust_remote_code=trusted, template=template)
-    rows = read_rows_to_ask(recipe, tokenizer, say)
-    folder = ThoughtFolder(options.folder or default_folder(recipe))
+    rows = _read_rows(recipe, options, tokenizer, say)
+    folder = ThoughtFolder(options.folder or default_folder(recipe, "-short" if options.shorten else ""))
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
         opened = _open(options.teacher, recipe, patience, say)
@@ -103,11 +105,18 @@ def think(recipe: Recipe, options: ThinkOptions, say: Say, patience: Patience | 
             stack.callback(judging.close)
             judge = make_judge(judging)
         work = Work(recipe, options, rows, tokenizer, journal, teacher, judge, say)
-        thought = _think_about(work)
+        thought = _shorten(work) if options.shorten else _think_about(work)
         account = _write(work, thought, folder)
         account |= spending_record(ledger) | {"spent_in_words": spending(ledger)}
         write_json(folder.account, account)
     return account
+
+
+def _read_rows(recipe: Recipe, options: ThinkOptions, tokenizer: ChatTokenizer, say: Say) -> Rows:
+    if not options.shorten:
+        return read_rows_to_ask(recipe, tokenizer, say)
+    most = options.reasoning_tokens[1] or 0
+    return read_rows_to_shorten(recipe, tokenizer, say, lambda text: _count_tokens(text, tokenizer) > most)
 
 
 def _open(teacher: str | None, recipe: Recipe, patience: Patience, say: Say) -> OpenedEngine:
@@ -151,6 +160,34 @@ def _think_about(work: Work) -> Thought:
     return thought
 
 
+def _shorten(work: Work) -> Thought:
+    """Have long reasoning rewritten, again where a rewriting was not kept; what is not shortened stays as it was."""
+    questions = work.rows.questions
+    thought = Thought([[] for _ in questions], [[] for _ in questions])
+    shortening = Shortening(_rules(work), lambda text: _count_tokens(text, work.tokenizer), work.judge)
+    for number in range(work.options.tries):
+        left = [index for index, kept in enumerate(thought.kept) if not kept]
+        examples = [questions[index].example for index in left]
+        for made in shorten(examples, work.teacher, shortening, work.options.sampling(work.recipe, number)):
+            question, key, verdict = questions[left[made.index]], work.teacher.key(made.request), made.verdict
+            record: dict[str, Any] = {
+                **{"row": question.place, "try": number, "kind": "shortened", "kept": verdict.kept},
+                **{"why": verdict.why, "detail": verdict.detail, "grader": verdict.grader, "right": None},
+                **{"tokens": made.reply.tokens, "reasoning_tokens": made.tokens},
+            }
+            thought.verdicts.append(record)
+            if verdict.kept:
+                facts = _facts(work, question, key, number, verdict) | {"kind": "shortened"}
+                thought.kept[left[made.index]].append(KeptReply(question, verdict.reasoning, verdict.answer, facts))
+        kept = sum(map(bool, thought.kept))
+        work.say(
+            f"rewriting {number + 1} of {work.options.tries}: {kept:,} of {len(questions):,} reasonings are shorter"
+        )
+        if kept == len(questions) or work.teacher.is_spent:
+            break
+    return thought
+
+
 def _ask(work: Work, thought: Thought, asked: Sequence[tuple[int, int, Request]], *, hinted: bool) -> None:
     """Ask all requests, and put the replies to their questions in the order of the tries."""
     requests = [request for _, _, request in asked]
@@ -168,15 +205,7 @@ def _ask(work: Work, thought: Thought, asked: Sequence[tuple[int, int, Request]]
 
 def _select(work: Work, thought: Thought) -> None:
     """Decide on all tries of all questions; the replies that a judge needs are asked side by side."""
-    settings = work.recipe.data
-    least, most = work.options.reasoning_tokens
-    rules = SelectionRules(
-        CheckRules(settings.faults, settings.handed_phrases, tuple(control_tokens(work.tokenizer))),
-        min_reasoning_tokens=least,
-        max_reasoning_tokens=most,
-        own_answers=work.options.own_answers,
-        max_kept=work.options.keep,
-    )
+    rules = _rules(work)
 
     def decide(index: int) -> tuple[list[KeptReply], list[dict[str, Any]]]:
         return _decide(work, work.rows.questions[index], thought.tries[index], rules)
@@ -185,6 +214,18 @@ def _select(work: Work, thought: Thought) -> None:
         decisions = list(pool.map(decide, range(len(thought.tries))))
     thought.kept = [kept for kept, _ in decisions]
     thought.verdicts = [record for _, records in decisions for record in records]
+
+
+def _rules(work: Work) -> SelectionRules:
+    settings = work.recipe.data
+    least, most = work.options.reasoning_tokens
+    return SelectionRules(
+        CheckRules(settings.faults, settings.handed_phrases, tuple(control_tokens(work.tokenizer))),
+        min_reasoning_tokens=least,
+        max_reasoning_tokens=most,
+        own_answers=work.options.own_answers,
+        max_kept=work.options.keep,
+    )
 
 
 def _decide(
@@ -215,14 +256,19 @@ def _decide(
             }
         )
         if verdict.kept:
-            record = work.journal.record(each.key)
-            facts = {
-                **{"turn": question.turn_index, "teacher": record["teacher"], "kind": verdict.kind, "try": each.number},
-                **{"seed": work.options.seed + each.number, "temperature": work.options.temperature},
-                **{"date": record["date"], "grader": verdict.grader},
-            }
+            facts = _facts(work, question, each.key, each.number, verdict)
             kept.append(KeptReply(question, verdict.reasoning, verdict.answer, facts))
     return kept, records
+
+
+def _facts(work: Work, question: Question, key: str, number: int, verdict: Verdict) -> dict[str, Any]:
+    """Return the provenance of a kept reply."""
+    record = work.journal.record(key)
+    return {
+        **{"turn": question.turn_index, "teacher": record["teacher"], "kind": verdict.kind, "try": number},
+        **{"seed": work.options.seed + number, "temperature": work.options.temperature},
+        **{"date": record["date"], "grader": verdict.grader},
+    }
 
 
 def _count_tokens(text: str, tokenizer: ChatTokenizer) -> int:
@@ -246,6 +292,7 @@ def _write(work: Work, thought: Thought, folder: ThoughtFolder) -> dict[str, Any
     return {
         MAKER_KEY: __version__,
         "teacher": work.teacher.name,
+        "lacking": "reasoning that is short enough" if work.options.shorten else "reasoning",
         "rows": {
             "read": summary["rows_read"],
             "asked": asked_rows,

@@ -10,6 +10,7 @@ from support.chat_server import DONE, HANG, part, refuse, reply, serving, usage
 from thinktune.errors import UserError
 from thinktune.inference import openai_client
 from thinktune.inference.openai_client import Endpoint
+from thinktune.inference.openai_errors import TemporaryError
 from thinktune.inference.replies import Piece, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
 from thinktune.tokenization import Turn
@@ -289,3 +290,46 @@ def test_an_address_may_have_any_usual_ending(ending):
 def test_a_text_that_is_no_address_is_refused():
     with pytest.raises(UserError, match="is not an address"):
         Endpoint("localhost:8000")
+
+
+@pytest.mark.parametrize(
+    ("fault", "may_have_cost", "wait_seconds"),
+    [
+        (refuse(429, **{"Retry-After": "0.5"}), False, 0.5),
+        (refuse(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), False, 0.0),
+        (refuse(429, **{"Retry-After": "soon"}), False, None),
+        (refuse(503), False, None),
+        (refuse(504), True, None),
+        (reply(part("hea")), True, None),
+        (reply(part("hea"), HANG), True, None),
+    ],
+)
+def test_a_failure_that_may_pass_says_whether_it_may_have_cost_and_how_long_to_wait(fault, may_have_cost, wait_seconds):
+    with pytest.raises(TemporaryError) as caught:
+        answer(in_turn(fault), max_attempts=1, timeout_seconds=0.5)
+    assert (caught.value.may_have_cost, caught.value.wait_seconds) == (may_have_cost, wait_seconds)
+
+
+def test_a_server_that_was_never_reached_cost_nothing():
+    with serving(in_turn(reply())) as (url, _):
+        pass
+    with closing(Endpoint(url, "expert", max_attempts=1)) as endpoint, pytest.raises(TemporaryError) as caught:
+        list(endpoint.complete([ask()]))
+    assert not caught.value.may_have_cost
+
+
+def test_one_attempt_is_one_request():
+    with (
+        serving(in_turn(refuse(500), reply(*GOOD))) as (url, asked),
+        closing(Endpoint(url, max_attempts=1)) as endpoint,
+        pytest.raises(TemporaryError, match=r"answers 500: no$"),
+    ):
+        list(endpoint.complete([ask()]))
+    assert len(asked) == 1
+
+
+def test_a_server_that_only_keeps_the_connection_alive_is_given_up(monkeypatch):
+    monkeypatch.setattr(openai_client, "MAX_REPLY_SECONDS", 0.5)
+    script = in_turn(reply(part("hea"), *[b": still here\n\n", 0.1] * 60))
+    with pytest.raises(TemporaryError, match="sent no whole reply in"):
+        answer(script, max_attempts=1)

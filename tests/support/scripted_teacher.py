@@ -41,6 +41,8 @@ class ScriptedTeacher:
                 return refuse(500, **NOW)
             case "is busy":
                 return refuse(429, **NOW)
+            case "is closed for hours":
+                return refuse(429, **{"Retry-After": "7200"})
             case "refuses":
                 return refuse(400, "this content is not allowed")
             case "has no money":

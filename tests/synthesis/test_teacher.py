@@ -106,6 +106,15 @@ def test_a_server_that_is_gone_stops_all_and_what_there_was_is_kept(tmp_path):
     assert len(ReplyJournal(tmp_path / "replies.jsonl")) == 5
 
 
+def test_failures_before_a_reply_cost_nothing_and_a_wait_of_hours_is_not_waited_for(tmp_path):
+    moods = {"3": ["errs", "is busy", "then well"], "4": ["is closed for hours"] * 3}
+    with teaching(moods) as (address, script), opened(tmp_path, address) as (teacher, ledger):
+        assert answers(teacher, ask(3, 4)) == {0: "It is 6."}
+        assert ledger.spent == Usage(PROMPT_TOKENS, REPLY_TOKENS)
+        assert script.asked["4"] == 1
+        assert teacher.failures == {"no reply": 1}
+
+
 def test_a_server_that_refuses_every_question_stops_all(tmp_path):
     with (
         teaching({"What": ["refuses", "refuses"]}) as (address, script),

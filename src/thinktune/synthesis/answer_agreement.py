@@ -7,11 +7,11 @@ trained, and a right one that is lost costs one more try: what is not surely rig
 import re
 from dataclasses import dataclass, replace
 
-from thinktune.eval import answer_extraction
+from thinktune.eval import Task, answer_extraction
 from thinktune.eval.answer_extraction import OPTION_LETTERS
 from thinktune.eval.grading import MAX_SHORT_CHARACTERS, contains_keypoint, normalize, normalize_answer, pick_grader
 from thinktune.eval.normalization import fold_compatibility
-from thinktune.eval.tasks import Task, grade_answer, task_from_example
+from thinktune.eval.tasks import grade_answer, task_from_example
 from thinktune.synthesis.free_text_agreement import contradicts, holds_key_facts, key_terms, states_alone
 from thinktune.tokenization import Example
 

@@ -22,6 +22,7 @@ from thinktune.synthesis.reply_journal import ReplyJournal
 # servers a line or two before them all.
 TEMPLATE_TOKENS, TURN_TOKENS = 64, 16
 MAX_WAIT_SECONDS = 60.0
+MAX_NAMED_WAIT_SECONDS = 600.0  # a server that names a longer wait, as for a daily quota, has none of our time now
 MAX_FAILURES_IN_A_ROW = 8  # at the least; then the server is taken to be gone
 MAX_FIRST_REFUSALS = 8  # without a single reply: the fault is not a question's
 _DONE = object()
@@ -182,8 +183,9 @@ class Teacher:
                 [(_, reply)] = self._engine.complete([request], 1)
             except TemporaryError as error:
                 self._lose(key, reserved, reserved if error.may_have_cost else Usage(), error)
-                last = attempt == self._patience.max_attempts
-                if last or self._closing.wait(max(wait * random.uniform(0.5, 1.5), error.wait_seconds or 0)):
+                named = error.wait_seconds or 0.0
+                last = attempt == self._patience.max_attempts or named > MAX_NAMED_WAIT_SECONDS
+                if last or self._closing.wait(max(wait * random.uniform(0.5, 1.5), named)):
                     self._count_failure(error)
                     return False
                 wait = min(2 * wait, MAX_WAIT_SECONDS)

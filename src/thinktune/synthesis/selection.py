@@ -8,7 +8,7 @@ from typing import Literal
 from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.data.faults.duplicates import jaccard, normalize_text
 from thinktune.data.faults.language import main_language, main_script
-from thinktune.data.faults.repairs import THINK_TAG
+from thinktune.data.faults.marks.think_tags import THINK_TAG
 from thinktune.eval.grading import ends_in_loop
 from thinktune.inference import Completion
 from thinktune.synthesis.answer_agreement import Agreement, answer_agreement, conclusion_differs, row_task

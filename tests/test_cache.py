@@ -122,7 +122,7 @@ def test_only_a_change_to_the_source_of_tokens_makes_them_stale(tree, tokenizer,
         worked.clear()
         prepare(recipe, tokenizer)
         assert not worked, name
-    for name in ("data/messages.py", "config/row_faults.py", "errors.py"):
+    for name in ("data/columns/messages.py", "config/row_faults.py", "errors.py"):
         change(source / name)
         worked.clear()
         prepare(recipe, tokenizer)
@@ -153,7 +153,7 @@ def test_a_fingerprint_is_of_whole_packages_or_single_modules_and_of_nothing_tha
 def test_every_package_that_tokens_are_made_with_is_hashed_or_known_to_leave_them_alone():
     used = {
         (node.module or "").split(".")[1]
-        for file in (entry_cache.PACKAGE_FOLDER / "data").glob("*.py")
+        for file in (entry_cache.PACKAGE_FOLDER / "data").rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("thinktune.")
     }

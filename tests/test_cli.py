@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-GOOD = {"question": "q?", "reasoning": "because", "answer": "a"}
+GOOD = {"question": "q?", "reasoning": "because of it", "answer": "a"}
 
 
 def run(*arguments, cwd, **options):
@@ -146,7 +146,7 @@ def test_neither_the_words_nor_the_json_of_check_hold_a_secret(tmp_path, start, 
 
 
 def test_a_whole_run_by_the_command_line(tmp_path, start):
-    rows = [{"question": f"q{number}?", "reasoning": "because", "answer": "a"} for number in range(12)]
+    rows = [{"question": f"q{number}?", "reasoning": "because of it", "answer": "a"} for number in range(12)]
     sizes = {"max_new_tokens": 8, "sample_questions": 1}
     recipe = write(tmp_path, rows=rows, model={"name": str(start)}, data={"validation": 0.3}, generate=sizes)
     assert "ready" in run("check", recipe, cwd=tmp_path).stdout

@@ -30,7 +30,7 @@ hub distributed tokenization
 config cache
 progress
 library_output
-terminal
+terminal arguments
 errors files
 """.strip().split("\n")
 ]

@@ -14,8 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from thinktune.arguments import (
+    ModelPath,
+    Overrides,
+    RecipePath,
+    RunPath,
+    RunPaths,
+    Shorten,
+    Teacher,
+    TeacherAnswers,
+    at_home,
+    endpoints_by_side,
+)
 from thinktune.errors import Stopped, UserError, redact
-from thinktune.files import describe_system_error, expand_home, system_error
+from thinktune.files import describe_system_error, system_error
 from thinktune.library_output import captured_output, silence_libraries
 from thinktune.terminal import (
     describe_failure,
@@ -46,25 +58,9 @@ app = typer.Typer(
 )
 
 
-def _at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
-    """Replace a leading `~`, which not every shell does, as in --write=~/cleaned."""
-    return [expand_home(path) for path in paths] if isinstance(paths, list) else paths and expand_home(paths)
-
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=_at_home)]
-RunPaths = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=_at_home)
-]
-ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=_at_home)]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
-]
-
-
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=_at_home)] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=at_home)] = Path(
         "runs/demo"
     ),
 ) -> None:
@@ -82,14 +78,14 @@ def check(
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")] = False,
     write: Annotated[
-        Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=_at_home)
+        Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=at_home)
     ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
     ] = False,
     doubts: Annotated[
         Path | None,
-        typer.Option(help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=_at_home),
+        typer.Option(help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=at_home),
     ] = None,
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
@@ -153,9 +149,7 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs)
 def think(  # noqa: PLR0913 (each parameter is an option)
     recipe: RecipePath,
     overrides: Overrides = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="URL[#MODEL] of a server, or a run's or model's folder; default: the base.")
-    ] = None,
+    teacher: Teacher = None,
     tries: Annotated[int, typer.Option(help="Replies to each question.")] = 4,
     keep: Annotated[int, typer.Option(help="Right replies that become rows, at most, of each question.")] = 1,
     tokens: Annotated[int | None, typer.Option(help="The most tokens of all prompts and replies.")] = None,
@@ -167,15 +161,11 @@ def think(  # noqa: PLR0913 (each parameter is an option)
     length: Annotated[str | None, typer.Option(help="Fewest and most tokens of reasoning, as in 50:1500.")] = None,
     instruct: Annotated[bool, typer.Option("--instruct", help="Ask the teacher in words to think first.")] = False,
     hints: Annotated[bool, typer.Option("--hints", help="Show the answer where no reply was right.")] = False,
-    shorten: Annotated[
-        bool, typer.Option("--shorten", help="Rewrite reasoning that is longer than --length allows.")
-    ] = False,
+    shorten: Shorten = False,
     judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge of answers in free text.")] = None,
-    teacher_answers: Annotated[
-        bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
-    ] = False,
+    teacher_answers: TeacherAnswers = False,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests in flight.")] = 16,
-    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=_at_home)] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=at_home)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the account, as JSON.")] = False,
 ) -> None:
     """Give reasoning to rows that have none: ask a teacher, keep what is right. Resumes where it stopped."""
@@ -260,7 +250,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     run: RunPath,
     tasks: Annotated[
         list[Path] | None,
-        typer.Option(help="File of questions with answers; may be given several times.", callback=_at_home),
+        typer.Option(help="File of questions with answers; may be given several times.", callback=at_home),
     ] = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
     thinking: Annotated[
@@ -276,7 +266,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     as_json: Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")] = False,
 ) -> None:
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
-    sides = _endpoints_by_side(endpoint or [])
+    sides = endpoints_by_side(endpoint or [])
     with captured_output():
         from thinktune.config import load_recipe
         from thinktune.eval import comparison_tables
@@ -306,14 +296,6 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     say(f"report: {RunFolder(run).report}")
 
 
-def _endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
-    """Parse SIDE=URL options."""
-    sides = {side: url for side, _, url in (text.partition("=") for text in endpoints)}
-    if set(sides) - {"base", "tuned"} or len(sides) < len(endpoints):
-        raise UserError(f"--endpoint: write base=URL and tuned=URL, each once; got {', '.join(endpoints)}")
-    return sides
-
-
 @app.command()
 def report(runs: RunPaths) -> None:
     """Rewrite a run's report page. For several runs, also write a page that compares them."""
@@ -337,7 +319,7 @@ def report(runs: RunPaths) -> None:
 @app.command()
 def push(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run folder, an export's, or any model folder.", callback=_at_home)
+        Path, typer.Argument(metavar="RUN", help="Run folder, an export's, or any model folder.", callback=at_home)
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")],
     hub: Annotated[
@@ -367,7 +349,7 @@ def chat(run: ModelPath) -> None:
 @app.command()
 def serve(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=_at_home)
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=at_home)
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="Use this OpenAI-compatible server instead.")] = None,
     model: Annotated[str | None, typer.Option(help="Model of the endpoint; all that it lists by default.")] = None,
@@ -397,7 +379,7 @@ def export(
     ],
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder in which each target gets a folder; default: RUN/export.", callback=_at_home),
+        typer.Option(help="Folder in which each target gets a folder; default: RUN/export.", callback=at_home),
     ] = None,
 ) -> None:
     """Write the model as other engines load it; each export is loaded back and asked before it counts."""

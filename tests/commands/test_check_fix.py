@@ -39,7 +39,6 @@ def fix(tree, rows, tokenizer, **data):
         (lambda row: row | {"remark": PROSE}, "ignore", ("remark",)),
         (lambda row: row | {"remark": PROSE, "comment": PROSE * 2}, "ignore", ("comment", "remark")),
         (lambda row: {"question": row["question"], "answer": row["answer"]}, "faults", {"no_reasoning": "silent"}),
-        (lambda row: row | {"think": PROSE + " The provided answer is so."}, "faults", {"handed_answer": "keep"}),
     ],
 )
 def test_the_written_recipe_is_ready(tree, tokenizer, change, setting, value):

@@ -12,7 +12,7 @@ def counted(value):
     found = UnusedColumns()
     columns = {"question": "Why?", "answer": "So.", "provenance": value}
     found.add_row(RawRow("rows.jsonl:1", columns), ColumnMapping(question="question", answer="answer"))
-    return found.counts
+    return found.contents
 
 
 def test_the_provenance_that_think_writes_is_no_unused_column():

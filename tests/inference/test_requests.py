@@ -9,7 +9,12 @@ from thinktune.tokenization import Turn
 from thinktune.tokenization.chat_template import TooLongError, render_prompt
 from thinktune.tokenization.tokenizer import exceeds_tokens
 
-TEXTS = st.text(st.one_of(st.characters(), st.sampled_from("the heart pumps blood 心脏泵血液 ----==== <|im_end|>\n")))
+TEXTS = st.text(
+    st.one_of(
+        st.characters(exclude_categories=["Cs"]),
+        st.sampled_from("the heart pumps blood 心脏泵血液 ----==== <|im_end|>\n"),
+    )
+)
 
 
 @given(text=TEXTS, repeated=st.integers(1, 40), tokens=st.integers(0, 40))

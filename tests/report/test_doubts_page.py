@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.prepared_rows import rows_of, with_rows
+from support.prepared_rows import prose, rows_of, with_rows
 
 from thinktune.data.doubts import find_doubts
 from thinktune.data.faults.decisions import decisions_file
@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 def doubtful(tree):
     rows = rows_of(6)
     rows[1]["think"] = "The provided answer is 1 </b><script>alert(1)</script>."
-    rows[2]["answer"] = f"{'So it is. ' * 90}First line.\\nSecond line.{' And so on.' * 90}"
+    rows[2]["answer"] = f"{prose(900)} First line.\\nSecond line. {prose(990)}"
     rows[3]["answer"] = "a\u200bb"
     rows[4]["answer"] = "It is 4,"
     return with_rows(tree, rows, validation=0.0)
@@ -38,7 +38,7 @@ def test_the_page_shows_rows_beside_their_repair(doubtful, tokenizer, tmp_path):
     assert "4 of 4 doubtful rows" in lines[0]
     assert "<script>alert" not in page
     assert "<mark>\\n</mark>" in page  # what the repair takes away, with a little around it
-    assert page.count("And so on.") < 2 * 90
+    assert page.count("and another") < 2 * 90
     assert "<mark>\\u200b</mark>" in page
     assert "rows.jsonl.doubts.json" in page
     assert "http" not in page.replace("http-equiv", "")

@@ -34,7 +34,7 @@ def test_an_added_token_that_is_text_costs_no_row(tree, tokenizer, text):
     added = with_added(tokenizer, text)
     rows = rows_of(9, answer=f"It is{text}this, {text} and {text}that")
     prepared = prepare(with_rows(tree, rows, validation=0.0, faults={"fragment": "keep"}), added)
-    assert prepared.summary["faults"] == []
+    assert {action for fault in prepared.summary["faults"] for action in fault["actions"]} <= {"kept"}  # told as markup
     assert len(prepared.train) == 9
     token = added.convert_tokens_to_ids(text)
     assert all(token in reply.ids for reply in prepared.train.replies())  # it takes one token, as in transformers

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.prepared_rows import prose
 from support.runs import FACTS, quiet, settings, stop_after, stop_in_step, without_times, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -129,7 +130,7 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
 
 def test_every_row_read_is_accounted_for(tree):
     rows = Path(tree["data"]["name"])
-    bad = [{"question": "", "think": "t", "answer": "a"}, {"question": "q", "think": "t " * 300, "answer": "a"}]
+    bad = [{"question": "", "think": "t", "answer": "a"}, {"question": "q", "think": f"{prose(900)}. ", "answer": "a"}]
     rows.write_text(rows.read_text() + "".join(json.dumps(row) + "\n" for row in bad))
     summary = read_json(train(settings(tree), quiet) / "data.json")
     found = {fault["fault"]: fault["actions"] for fault in summary["faults"]}

@@ -40,6 +40,12 @@ _AFTER_QUESTION = ("may be the options", "may be the rest")
 _BESIDE_QUESTION = ("may be material", "may be part", "may be the question", *_AFTER_QUESTION)
 
 
+# What would teach the wrong thing if it were kept: nobody is told to do so, though a recipe may.
+_NEVER_ADVISED = frozenset(
+    ("handed_answer", "handed_context", "answer_is_question", "reasoning_is_answer", "loop", "placeholder", "garbled")
+)
+
+
 _POLICY_REASONS = {
     "no_reasoning": "to train the replies without thinking",
     "media": "to train the texts without what they speak of",
@@ -232,6 +238,8 @@ def explain_nothing_left(summary: dict[str, Any], rehearsal: Rehearsal) -> list[
     why = next(
         (f" {_POLICY_REASONS[fault]}" for fault in (working.faults if working else ()) if fault in _POLICY_REASONS), ""
     )
+    if dropped and dropped[0]["fault"] == "no_reasoning" and not named:
+        why += "; thinktune think RECIPE --teacher URL#MODEL makes reasoning for them"
     return [
         f"data.name: no row is left to train on ({counted or 'the files hold none'}); {named or remedy + why}",
         *(fault["examples"][0] for fault in dropped),
@@ -243,7 +251,8 @@ def _policy_changes(faults: Sequence[str]) -> Iterator[RecipeChange]:
     gentler: dict[str, str] = {}
     for fault in faults:
         policies = ROW_FAULTS[fault].policies
-        policy = next((one for one in ("repair", "silent", "keep") if one in policies and one != policies[0]), None)
+        gentle = ("repair", "silent") if fault in _NEVER_ADVISED else ("repair", "silent", "keep")
+        policy = next((one for one in gentle if one in policies and one != policies[0]), None)
         if fault == "too_long":
             yield from (RecipeChange(max_tokens=tokens) for tokens in LONGER_TOKENS)
         if policy is not None:

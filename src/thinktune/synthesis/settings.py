@@ -105,7 +105,7 @@ class ThoughtFolder:
     @property
     def rows(self) -> Path:
         """The rows with their reasoning."""
-        return self.path / "rows.jsonl"
+        return self.path / "thought.jsonl"
 
     @property
     def recipe(self) -> Path:
@@ -130,13 +130,13 @@ class ThoughtFolder:
     @property
     def settings(self) -> Path:
         """The settings that all replies share."""
-        return self.path / "settings.json"
+        return self.path / "request.json"
 
     @contextmanager
     def locked(self) -> Generator[None]:
         """Lock the folder for this process; raises UserError where another one thinks in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / ".think.lock")
         try:
             lock.acquire(timeout=LOCK_WAIT_SECONDS)
         except Timeout:
@@ -176,7 +176,7 @@ def keep_settings(folder: ThoughtFolder, options: ThinkOptions, recipe: Recipe, 
                 if before.get(name) != value
             ]
         except (ValueError, AttributeError):
-            changed = ["its settings.json is damaged"]
+            changed = ["its request.json is damaged"]
         if changed:
             raise UserError(
                 f"--to: {folder.path} holds replies that were made otherwise ({'; '.join(changed)}); name another "

@@ -326,7 +326,7 @@ def _accepted(work: Work, made: Sequence[WrittenRow], folder: ThoughtFolder) -> 
     """
     if not made:
         return [], {}
-    trial = folder.path / ".rows.jsonl"
+    trial = folder.path / ".thought.jsonl"
     try:
         write_json_lines(trial, (row.record for row in made))
         prepared = prepare_written(work.recipe, str(trial), work.tokenizer)

@@ -65,6 +65,9 @@ _THINKS = re.compile(
 )
 
 
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]*(?:[eE][-+]?\d+)?\s*")
+
+
 _TAGGED = re.compile(
     r"</think>|</?(?:thought|reasoning|thinking)>|<\|(?:begin|end)_of_thought\|>|## ?Thinking", re.IGNORECASE
 )
@@ -96,7 +99,7 @@ def propose_columns(values: Mapping[str, Sequence[Any]], given: Mapping[str, Any
     choices: dict[str, list[_ColumnTexts | None]] = {}
     for part in PROPOSED_PARTS:
         fixed = [column for column in columns if column.name == given.get(part)]
-        free = [column for column in columns if column.name not in taken and not _is_other(part, column.name)]
+        free = [column for column in columns if column.name not in taken and not _is_other(part, column)]
         choices[part] = [*fixed] if fixed else [None] if part in given else [*free]
         if part == "reasoning" and not fixed:
             choices[part].append(None)
@@ -115,8 +118,11 @@ def propose_columns(values: Mapping[str, Sequence[Any]], given: Mapping[str, Any
     return [{part: mapping[part] for part in PROPOSED_PARTS if part in mapping} for mapping in likely[:MAX_PROPOSALS]]
 
 
-def _is_other(part: str, name: str) -> bool:
-    """Return True for a column whose name is surely another part's, such as reasoning, which is no answer."""
+def _is_other(part: str, column: _ColumnTexts) -> bool:
+    """Return True for a column that is surely another part, such as reasoning, which is no answer; no number asks."""
+    name = column.name
+    if part == "question" and all(map(_NUMBER.fullmatch, column.texts)):
+        return True
     others = (name_score(other, name) for other in PROPOSED_PARTS if other != part)
     return part != "reasoning" and name_score(part, name) <= 0 and max(others) >= SURE_NAME_SCORE
 

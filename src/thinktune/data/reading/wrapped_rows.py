@@ -17,6 +17,16 @@ MAX_DEPTH = 4  # of a key such as result.data.rows
 MAX_SHOWN_KEYS = 8
 
 
+# Keys above rows. A list of objects under another key, with texts beside it, is a part of one row, such as its options.
+_ROWS_NAMES = frozenset(
+    (
+        *("data", "rows", "train", "training", "validation", "valid", "dev", "test", "examples", "samples", "items"),
+        *("records", "instances", "entries", "results", "dataset", "questions", "conversations", "list", "documents"),
+        *("数据", "样本"),
+    )
+)
+
+
 _KNOWN_NAMES = {name for names in COLUMN_ALIASES.values() for name in names}
 
 
@@ -54,6 +64,7 @@ def unwrap(value: dict[str, Any], key: str | None, file: str) -> WrappedRows | N
         return None
     if columns := _by_column(value):
         return columns
+    lists = {name: rows for name, rows in lists.items() if _may_hold_rows(name, value)}
     if len(lists) == 1:
         [(found, rows)] = lists.items()
         return WrappedRows(rows, f"is one object, whose rows are under {found}, and were read from there")
@@ -63,6 +74,13 @@ def unwrap(value: dict[str, Any], key: str | None, file: str) -> WrappedRows | N
             f"data.rows: {next(iter(lists))}"
         )
     return _by_name(value)
+
+
+def _may_hold_rows(name: str, value: dict[str, Any]) -> bool:
+    """Return True for a list of objects that are rows by their key, or by being all the text that there is."""
+    return normalize_key(name.rpartition(".")[2]) in _ROWS_NAMES or not any(
+        isinstance(inner, str) and inner.strip() for inner in value.values()
+    )
 
 
 def _row_lists(value: dict[str, Any], prefix: str = "", depth: int = MAX_DEPTH) -> Iterator[tuple[str, list[Any]]]:

@@ -87,6 +87,7 @@ def test_user_errors_are_one_sentence_and_exit_code_2(tmp_path, start):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_an_incomplete_model_is_refused_before_anything_is_written(tmp_path, start):
     import shutil
 
@@ -121,6 +122,7 @@ def test_no_name_on_the_command_line_commands_the_terminal(tmp_path, arguments):
     assert_no_controls(done)
 
 
+@pytest.mark.slow
 def test_no_column_template_or_file_name_commands_the_terminal(tmp_path, start):
     import shutil
 

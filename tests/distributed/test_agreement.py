@@ -103,6 +103,7 @@ def test_the_first_row_that_differs_is_named(places):
     assert "the first that differs is other.jsonl:1, where rank 0 has rows.jsonl:1" in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_what_may_differ_between_machines_is_not_refused(places):
     (places / "runs").mkdir()
     (places / "link").symlink_to(places / "runs")

@@ -44,6 +44,7 @@ def errors(said):
     return lines[1] + lines[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [

@@ -83,6 +83,7 @@ def test_many_ranks_train_the_run_of_one(one, start, layout):
     assert not any(said[1:])  # the main rank prints for all
 
 
+@pytest.mark.slow
 def test_a_run_stops_on_all_ranks_and_resumes_with_more_and_with_one(one, start):
     tree, alone = one
     changed = {**tree, "name": "stopped", "train": {**tree["train"], "strategy": "shard"}}

@@ -46,6 +46,7 @@ def run_with(alone, name, fault, **changes):
     return whole.with_name(name), [lines for lines, _ in said]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["shard", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_requests_are_one_however_late_a_rank_makes_them(alone, strategy):
     run, _ = run_with(alone, f"late-{strategy}", Fault("slow to submit"), strategy=strategy)
@@ -84,6 +85,7 @@ def lines(run):
 TRIED = [*(pytest.param(*each, marks=pytest.mark.slow) for each in OPERATIONS[:-1]), OPERATIONS[-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "operation"), TRIED, ids=lambda value: str(value).rpartition(" ")[2])
 def test_a_disk_that_is_full_for_one_rank_costs_a_checkpoint_and_not_the_run(alone, rank, operation):
     name = f"full-{rank}-{OPERATIONS.index((rank, operation))}"

@@ -22,6 +22,7 @@ def lost(ledger):
     return f"nothing but {ledger['repeated_steps']} steps repeated, at most {ledger['most_repeated']} at a time"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing(tmp_path, tried, kills):
     code, ledger = kill(tmp_path, "--kills", str(kills))

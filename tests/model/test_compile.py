@@ -171,6 +171,7 @@ def kept_bytes(model, batch):
     return sum(kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_lower_budget_keeps_less_and_learns_the_same(layered, batches, compiled):
     expected, wanted = gradients(copy.deepcopy(layered), batches[0])

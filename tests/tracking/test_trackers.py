@@ -215,6 +215,7 @@ def test_a_wrong_key_keeps_the_run_offline_and_reports_how_to_upload_it_later(ru
     } == golden_scalars()
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_is_given_up_after_its_timeout(run, cloud):
     cloud.behaviour = "hangs"
     started = time.monotonic()

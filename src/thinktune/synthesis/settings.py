@@ -12,6 +12,7 @@ from thinktune.config import Recipe
 from thinktune.errors import UserError, redact
 from thinktune.files import read_json, write_json
 from thinktune.inference import SamplingParams
+from thinktune.run import RunFolder
 from thinktune.synthesis.ledger import Ledger, Price
 
 LOCK_WAIT_SECONDS = 1.0
@@ -182,6 +183,6 @@ def keep_settings(folder: ThoughtFolder, options: ThinkOptions, recipe: Recipe, 
                 f"--to: {folder.path} holds replies that were made otherwise ({'; '.join(changed)}); name another "
                 f"folder, as in --to {folder.path}-2, or ask as before"
             )
-    elif folder.replies.is_file() or (folder.path / "recipe.yaml").is_file():
+    elif folder.replies.is_file() or RunFolder(folder.path).recipe.is_file():
         raise UserError(f"--to: {folder.path} holds something else; name another folder, as in --to {folder.path}-2")
     write_json(folder.settings, settings)

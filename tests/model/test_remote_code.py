@@ -1,5 +1,6 @@
 """Code of a model's own: it runs only where the user trusts it, and travels with what is trained."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ def modules(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         cache = str(tmp_path_factory.mktemp("modules"))
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
+        patch.syspath_prepend(cache)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+            patch.delitem(sys.modules, name)  # an earlier test's, which looks in another place
         yield
 
 

@@ -76,6 +76,7 @@ def test_the_real_rows_are_all_accounted_for(tree, official_tokenizer):
     assert any("22 over 1024, 1 over 2048" in line for line in summary_lines(summary))
 
 
+@pytest.mark.slow
 def test_real_rows_train_end_to_end(tree, tmp_path):
     """Sixty of them, because a vocabulary of 151,936 makes each row expensive on a CPU."""
     rows = Path(tree["data"]["name"]).read_text(encoding="utf-8").splitlines(keepends=True)[:60]

@@ -152,6 +152,7 @@ def run(*arguments, cwd):
     return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, check=False)
 
 
+@pytest.mark.slow
 def test_json_has_the_facts_and_the_exit_code_is_the_verdict(recipe_of, tmp_path):
     made = recipe_of()
     (tmp_path / "mine.yaml").write_text(dump_recipe(made), encoding="utf-8")

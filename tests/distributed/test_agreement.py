@@ -73,6 +73,7 @@ MORE_DIFFERENCES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "variables", "message"),
     [*DIFFERENCES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_DIFFERENCES)],

@@ -107,6 +107,7 @@ def test_a_full_disk_that_stops_the_run_stops_all_ranks(alone):
         run_with(alone, "stopped", Fault("disk", operation="open state/shard-00002"), full_disk="stop")
 
 
+@pytest.mark.slow
 def test_a_rank_that_runs_out_of_memory_in_a_pass_ends_all_with_its_reason(alone):
     with pytest.raises(AssertionError, match="the memory of cpu is full after step 2"):
         run_with(alone, "pass", Fault("no memory in a pass", at=0, number=3))

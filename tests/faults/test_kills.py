@@ -46,6 +46,7 @@ def test_a_kill_before_any_file_operation_loses_nothing(tmp_path, tried):
     tried(f"SIGKILL before each of {ledger['kills']} file operations, of {len(ledger['kinds'])} kinds", lost(ledger))
 
 
+@pytest.mark.slow
 def test_a_planted_half_write_is_found(tmp_path, tried):
     code, ledger = kill(tmp_path, "--sweep", "--plant", "--kills", "60")
     assert code == 1

@@ -84,6 +84,7 @@ def refused(name: str, hub: str, revision: str = "by default") -> str:
     return f"REFUSED model.name: '{name}' (revision {revision}) could not be downloaded from {hub}: "
 
 
+@pytest.mark.slow
 def test_a_hub_gives_the_rows_that_local_folders_give_and_a_second_start_downloads_nothing(hub, start, data, tmp_path):
     local = recipe.validate_recipe(tree(start, data), "here")
     expected = prepare(local, read_tokenizer(locate_model(local)))

@@ -229,6 +229,7 @@ def test_a_server_that_hangs_is_given_up_after_its_timeout(run, cloud):
     assert "kept offline" in said[1]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_costs_the_run_nothing_and_the_rest_can_be_sent(run, cloud):
     def die_when_started():
         until(lambda: "train/loss" in cloud.scalars)

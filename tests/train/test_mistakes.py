@@ -19,6 +19,7 @@ from thinktune.run import journal
 from thinktune.train import train
 
 
+@pytest.mark.slow
 def test_a_stop_between_the_two_pointers_loses_no_best_model(tree, monkeypatch):
     overfits = {"learning_rate": 0.01, "epochs": 40, "evaluate_every_steps": 5}
     whole = train(settings(tree, name="whole", train=overfits), quiet)

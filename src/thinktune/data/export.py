@@ -83,7 +83,7 @@ def _to_message(turn: Turn) -> dict[str, Any]:
 
 def _mode(turn: Turn) -> dict[str, bool]:
     """Write that a reply is silent: read again, it would else lack its reasoning."""
-    return {"enable_thinking": False} if turn.role == "assistant" and turn.trained and not turn.thinks else {}
+    return {"enable_thinking": False} if turn.is_trained_reply and not turn.thinks else {}
 
 
 def _keypoint(example: Example) -> dict[str, str]:

@@ -20,7 +20,7 @@ def cut_surely_too_long(
     """
     turns = apply_silent_share(example, settings.silent_share, settings.seed).turns
     may_trim = settings.faults["too_long"] == "trim-reasoning"
-    replies = [place for place, turn in enumerate(turns) if _is_trained(turn)]
+    replies = [place for place, turn in enumerate(turns) if turn.is_trained_reply]
     end = _end_of_contents(turns, replies, settings.max_tokens, tokenizer)
     fitting = [place for place in replies if place < end]
     most = max_characters(settings.max_tokens, tokenizer)
@@ -89,12 +89,12 @@ def _only_fitting(
     example: Example, replies: Sequence[Rendered | None], limit: int
 ) -> tuple[Example, list[Rendered]] | None:
     """Make the replies that do not fit history, and end the example after the last one that does; None if none does."""
-    places = [place for place, turn in enumerate(example.turns) if _is_trained(turn)]
+    places = [place for place, turn in enumerate(example.turns) if turn.is_trained_reply]
     fitting = {place: reply for place, reply in zip(places, replies, strict=True) if reply and len(reply) <= limit}
     if not fitting:
         return None
     turns = tuple(
-        replace(turn, trained=False) if _is_trained(turn) and place not in fitting else turn
+        replace(turn, trained=False) if turn.is_trained_reply and place not in fitting else turn
         for place, turn in enumerate(example.turns[: max(fitting) + 1])
     )
     same = turns == example.turns
@@ -110,7 +110,3 @@ def _describe(example: Example, replies: Sequence[Rendered | None], limit: int) 
 
 def _describe_characters(characters: int, max_tokens: int) -> str:
     return f"{characters:,} characters, more than data.max_tokens {max_tokens} can hold"
-
-
-def _is_trained(turn: Turn) -> bool:
-    return turn.role == "assistant" and turn.trained

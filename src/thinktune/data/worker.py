@@ -218,7 +218,7 @@ def _tokenized_example(
         fingerprint(example),
         hash_fraction(question_text(example), settings.seed),
         has_own_system=bool(settings.system) and first.role == "system" and first.content != settings.system,
-        is_silent=not any(turn.thinks for turn in example.turns if turn.role == "assistant" and turn.trained),
+        is_silent=not any(turn.thinks for turn in example.turns if turn.is_trained_reply),
     )
 
 

@@ -101,7 +101,7 @@ def read_rows_to_shorten(
         Question(row_index, index, Example(example.turns[: index + 1], example.source))
         for row_index, example in enumerate(examples)
         for index, turn in enumerate(example.turns)
-        if turn.role == "assistant" and turn.trained and turn.has_reasoning and is_too_long(turn.reasoning)
+        if turn.is_trained_reply and turn.has_reasoning and is_too_long(turn.reasoning)
     ]
     if not questions:
         raise UserError(
@@ -157,4 +157,4 @@ def _questions(row_index: int, example: Example) -> Iterator[Question]:
 
 
 def _lacks_reasoning(turn: Turn) -> bool:
-    return turn.role == "assistant" and turn.trained and turn.mode != "silent" and not turn.has_reasoning
+    return turn.is_trained_reply and turn.mode != "silent" and not turn.has_reasoning

@@ -68,7 +68,7 @@ def render_batch(
     A reply without reasoning is rendered in the template's mode without thinking, prompt and whole alike: an empty
     think block is given, never learned.
     """
-    places = [[place for place, turn in enumerate(each.turns) if _is_trained(turn)] for each in examples]
+    places = [[place for place, turn in enumerate(each.turns) if turn.is_trained_reply] for each in examples]
     rendered: list[list[Rendered | None]] = [[] for _ in examples]
     # Every reply is rendered with its history, so that all of a long conversation would take the square of its length.
     for start in range(0, max(map(len, places), default=0), REPLIES_PER_ROUND):
@@ -85,16 +85,18 @@ def render_batch(
     return [found + [None] * (len(trained) - len(found)) for found, trained in zip(rendered, places, strict=True)]
 
 
-def _may_go_on(example: Example, place: int, tokenizer: ChatTokenizer, max_tokens: int | None) -> bool:
-    """Return False where the prompt of the reply at a place of the turns is longer than the limit by itself."""
-    if max_tokens is None:
-        return True
+def prompt_exceeds(turns: Sequence[Turn], tokenizer: ChatTokenizer, max_tokens: int, *, thinking: bool = True) -> bool:
+    """Return True where a conversation up to a reply is longer than the limit by itself."""
     try:
-        thinking = example.turns[place].thinks
-        prompt = render_prompt(example.turns[:place], tokenizer, thinking=thinking, max_tokens=max_tokens)
+        return len(render_prompt(turns, tokenizer, thinking=thinking, max_tokens=max_tokens)) > max_tokens
     except TooLongError:
-        return False
-    return len(prompt) <= max_tokens
+        return True
+
+
+def _may_go_on(example: Example, place: int, tokenizer: ChatTokenizer, max_tokens: int | None) -> bool:
+    """Return True where the reply at a place of the turns may fit by what stands before it."""
+    thinks, history = example.turns[place].thinks, example.turns[:place]
+    return max_tokens is None or not prompt_exceeds(history, tokenizer, max_tokens, thinking=thinks)
 
 
 def _reply_with_history(example: Example, place: int) -> Example:
@@ -164,7 +166,7 @@ def reference_ids(examples: Sequence[Example], tokenizer: ChatTokenizer) -> list
         (index, _reply_with_history(example, place).turns)
         for index, example in enumerate(examples)
         for place, turn in enumerate(example.turns)
-        if _is_trained(turn)
+        if turn.is_trained_reply
     )
     for index, turns in replies_with_history:
         if all(escape_control_tokens(turn, tokenizer) is turn for turn in turns):
@@ -204,10 +206,6 @@ class _TemplatedReply:
     prompt: str
     ids: list[int]
     prompt_ids: list[int]
-
-
-def _is_trained(turn: Turn) -> bool:
-    return turn.role == "assistant" and turn.trained
 
 
 def _token_kinds(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> NDArray[np.uint8]:

@@ -26,6 +26,11 @@ class Turn:
         return bool(self.reasoning.strip())
 
     @property
+    def is_trained_reply(self) -> bool:
+        """True for an assistant's turn that is learned."""
+        return self.role == "assistant" and self.trained
+
+    @property
     def thinks(self) -> bool:
         """True if the chat template writes the turn in its mode with thinking: by its `mode`, else by its reasoning."""
         return self.has_reasoning if self.mode is None else self.mode == "thinking"

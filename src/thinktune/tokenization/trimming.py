@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from thinktune.tokenization.chat_template import Rendered, TooLongError, render_batch, render_prompt
-from thinktune.tokenization.conversation import Example, Turn
+from thinktune.tokenization.chat_template import Rendered, prompt_exceeds, render_batch
+from thinktune.tokenization.conversation import Example
 from thinktune.tokenization.tokenizer import ChatTokenizer
 
 OMISSION_MARK = "\n[…]\n"
@@ -23,7 +23,7 @@ def trim_reasoning(
     turns = list(example.turns)
     replies: list[Rendered | None] = []
     for index, turn in enumerate(turns):
-        if turn.role != "assistant" or not turn.trained:
+        if not turn.is_trained_reply:
             continue
 
         sentences = _sentences(turn.reasoning)
@@ -38,20 +38,12 @@ def trim_reasoning(
         most = _max_fitting_sentences(len(sentences), lambda kept: shortened(kept) is not None)
         found = None if most is None else shortened(most)
         replies.append(found and found[0])
-        if found is None and _is_longer_alone(turns[:index], tokenizer, max_tokens):
+        if found is None and prompt_exceeds(turns[:index], tokenizer, max_tokens):
             break  # and so is every later prompt
         if found is not None:
             turns[index] = replace(turn, reasoning=found[1])
-    trained = sum(turn.role == "assistant" and turn.trained for turn in turns)
+    trained = sum(turn.is_trained_reply for turn in turns)
     return replace(example, turns=tuple(turns)), replies + [None] * (trained - len(replies))
-
-
-def _is_longer_alone(history: Sequence[Turn], tokenizer: ChatTokenizer, max_tokens: int) -> bool:
-    """Return True where a conversation up to a reply is longer than the limit."""
-    try:
-        return len(render_prompt(history, tokenizer, max_tokens=max_tokens)) > max_tokens
-    except TooLongError:
-        return True
 
 
 def _max_fitting_sentences(most: int, fits: Callable[[int], bool]) -> int | None:

@@ -124,12 +124,12 @@ def apply_silent_share(example: Example, share: float, seed: int) -> Example:
     """
     if not share:
         return example
-    replies = [turn for turn in example.turns if turn.role == "assistant" and turn.trained]
+    replies = [turn for turn in example.turns if turn.is_trained_reply]
     if any(turn.mode for turn in replies) or not any(turn.has_reasoning for turn in replies):
         return example
     if hash_fraction(f"silent\n{question_text(example)}", seed) >= share:
         return example
-    turns = (silenced(turn) if turn.role == "assistant" and turn.trained else turn for turn in example.turns)
+    turns = (silenced(turn) if turn.is_trained_reply else turn for turn in example.turns)
     return replace(example, turns=tuple(turns))
 
 

@@ -42,7 +42,7 @@ from thinktune.data.faults.text_checks import (
     repair_texts,
     with_switched_modes,
 )
-from thinktune.data.faults.turn_faults import FieldNames, RowCheck, TurnFault, Turns, is_trained
+from thinktune.data.faults.turn_faults import FieldNames, RowCheck, TurnFault, Turns
 from thinktune.data.types import Action, Finding
 from thinktune.tokenization import Example
 
@@ -132,12 +132,16 @@ def _without_faulty_replies(
     """
     faulty = {fault.index for fault in faults}
     history = tuple(replace(turn, trained=False) if index in faulty else turn for index, turn in enumerate(turns))
-    if any(map(is_trained, history)) and not check(history, field_names)[0]:
+    if any(turn.is_trained_reply for turn in history) and not check(history, field_names)[0]:
         return history, "; the reply becomes history, not trained"
     end = min(faulty)
     while end and turns[end - 1].role != "assistant":
         end -= 1
-    return (turns[:end], "; the conversation ends before it") if any(map(is_trained, turns[:end])) else None
+    return (
+        (turns[:end], "; the conversation ends before it")
+        if any(turn.is_trained_reply for turn in turns[:end])
+        else None
+    )
 
 
 def _keep(fault: str, turns: Turns, faulty: Collection[int]) -> Turns:

@@ -7,7 +7,7 @@ from thinktune.data.faults.habits import Habits
 from thinktune.data.faults.marks.reply_forms import suggest_think_tags
 from thinktune.data.faults.repairs import comparison_key
 from thinktune.data.faults.text_checks import VISIBLE
-from thinktune.data.faults.turn_faults import CheckResult, FieldNames, TurnFault, Turns, is_trained, trained_replies
+from thinktune.data.faults.turn_faults import CheckResult, FieldNames, TurnFault, Turns, trained_replies
 from thinktune.tokenization import Turn
 
 MAX_TALK_CHARACTERS = 120  # longer reasoning says something
@@ -52,7 +52,7 @@ def find_no_reasoning(habits: Habits, turns: Turns, field_names: FieldNames) -> 
     """Find trained replies without reasoning, or with some that says nothing."""
     faults = list[TurnFault]()
     for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
-        if not is_trained(turn) or turn.mode == "silent":
+        if not turn.is_trained_reply or turn.mode == "silent":
             continue
         if why := _why_empty(turn, _question(turns, index), habits):
             why = (

@@ -59,7 +59,7 @@ NO_HABITS = Habits()
 
 def measure_habits(examples: Iterable[Example]) -> Habits:
     """Measure the habits of sample rows by their trained replies."""
-    turns = [turn for example in examples for turn in example.turns if turn.role == "assistant" and turn.trained]
+    turns = [turn for example in examples for turn in example.turns if turn.is_trained_reply]
     answers = [turn.content.strip() for turn in turns]
     reasoning = [turn.reasoning.strip() for turn in turns]
     return Habits(

@@ -16,7 +16,6 @@ from thinktune.data.faults.turn_faults import (
     FieldNames,
     TurnFault,
     Turns,
-    is_trained,
     trained_replies,
 )
 from thinktune.tokenization import Turn
@@ -51,7 +50,7 @@ def find_mode_conflicts(turns: Turns, field_names: FieldNames) -> CheckResult:
 
 def is_mode_conflict(turn: Turn) -> bool:
     """Return True for a trained reply with reasoning whose row asks for none."""
-    return is_trained(turn) and turn.mode == "silent" and bool(VISIBLE.search(turn.reasoning))
+    return turn.is_trained_reply and turn.mode == "silent" and bool(VISIBLE.search(turn.reasoning))
 
 
 def find_reasoning_as_answer(turns: Turns, field_names: FieldNames) -> CheckResult:
@@ -85,7 +84,7 @@ def find_loops(sure: bool, turns: Turns, field_names: FieldNames) -> CheckResult
 
 def find_language_mix(turns: Turns, field_names: FieldNames) -> CheckResult:
     """Find a last reply whose question, reasoning and answer are not in one script."""
-    last = max((index for index, turn in enumerate(turns) if is_trained(turn)), default=0)
+    last = max((index for index, turn in enumerate(turns) if turn.is_trained_reply), default=0)
     question = next((turn.content for turn in reversed(turns[:last]) if turn.role == "user"), "")
     texts = {"question": question, "reasoning": turns[last].reasoning, "answer": turns[last].content}
     scripts = {part: script for part, text in texts.items() if (script := main_script(text))}

@@ -17,7 +17,6 @@ from thinktune.data.faults.turn_faults import (
     FieldNames,
     TurnFault,
     Turns,
-    is_trained,
 )
 
 VISIBLE = re.compile("[^\\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff]")
@@ -71,7 +70,7 @@ def find_last_question(turns: Turns, field_names: FieldNames) -> CheckResult:
         kept = kept[:-1]
     last = len(turns) - 1
     faults = [TurnFault(last, f"{field_names[last][0]}: is a user turn without a reply")] if kept is not turns else []
-    return faults, kept if any(map(is_trained, kept)) else None
+    return faults, kept if any(turn.is_trained_reply for turn in kept) else None
 
 
 def find_blank(turns: Turns, field_names: FieldNames) -> CheckResult:
@@ -79,7 +78,8 @@ def find_blank(turns: Turns, field_names: FieldNames) -> CheckResult:
     return [
         TurnFault(index, f"{field}: is {repr(turn.content) if VISIBLE.search(turn.content) else 'empty'}")
         for index, (turn, (field, _)) in enumerate(zip(turns, field_names, strict=False))
-        if (turn.role == "user" or is_trained(turn)) and (not VISIBLE.search(turn.content) or is_blank(turn.content))
+        if (turn.role == "user" or turn.is_trained_reply)
+        and (not VISIBLE.search(turn.content) or is_blank(turn.content))
     ], None
 
 
@@ -102,7 +102,7 @@ def find_soft_switches(turns: Turns, field_names: FieldNames) -> CheckResult:
         content, mode = split_switches(turn.content)
         if turn.role == "assistant" or mode is None:
             continue
-        reply = next((later for later in turns[index:] if is_trained(later)), None)
+        reply = next((later for later in turns[index:] if later.is_trained_reply), None)
         note = ""
         if reply is not None and reply.mode not in (mode, None):
             note = f", but the row's own mode, or a later switch, is {reply.mode}, which counts"

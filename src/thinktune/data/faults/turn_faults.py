@@ -26,12 +26,7 @@ CheckResult = tuple[list[TurnFault], Turns | None]
 RowCheck = Callable[[Turns, FieldNames], CheckResult]
 
 
-def is_trained(turn: Turn) -> bool:
-    """Return True for an assistant turn that is learned."""
-    return turn.role == "assistant" and turn.trained
-
-
 def trained_replies(turns: Turns, field_names: FieldNames) -> list[tuple[int, Turn, tuple[str, str]]]:
     """List the trained replies, each with its index and the names of its fields."""
     pairs = enumerate(zip(turns, field_names, strict=False))
-    return [(index, turn, fields) for index, (turn, fields) in pairs if is_trained(turn)]
+    return [(index, turn, fields) for index, (turn, fields) in pairs if turn.is_trained_reply]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from thinktune.data.faults.prose import is_code, mask_code, mask_code_and_formulas
 from thinktune.data.faults.repairs import excerpt
-from thinktune.data.faults.turn_faults import CheckResult, FieldNames, TurnFault, Turns, is_trained
+from thinktune.data.faults.turn_faults import CheckResult, FieldNames, TurnFault, Turns
 
 _WORD = r"[A-Za-z_\u4e00-\u9fff][\w.\u4e00-\u9fff-]{0,40}"
 
@@ -115,7 +115,7 @@ def _slots(turns: Turns, field_names: FieldNames) -> Iterator[tuple[int, str, st
 def _texts(turns: Turns, field_names: FieldNames) -> Iterator[tuple[int, str, str]]:
     """Yield the texts that are learned or asked."""
     for index, (turn, (content_field, reasoning_field)) in enumerate(zip(turns, field_names, strict=False)):
-        if turn.role == "user" or is_trained(turn):
+        if turn.role == "user" or turn.is_trained_reply:
             yield index, content_field, turn.content
             if turn.reasoning:
                 yield index, reasoning_field, turn.reasoning

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from thinktune.data.faults.prose import mask_code
-from thinktune.data.faults.turn_faults import CheckResult, FieldNames, TurnFault, Turns, is_trained
+from thinktune.data.faults.turn_faults import CheckResult, FieldNames, TurnFault, Turns
 
 # A tag is what stands between these; its name may be a word or several.
 _MARK = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?[^<>/|\n]{1,40}>|\[[^\[\]\n]{1,40}\]|【[^【】\n]{1,20}】|◁[^◁▷\n]{1,40}▷")
@@ -123,7 +123,7 @@ def find_reasoning_tags(
         if answer:
             safe.append(TurnFault(index, f"{field}: holds its reasoning in {mark}, which is read as the reasoning"))
             repaired[index] = replace(turn, reasoning=reasoning, content=answer)
-        elif is_trained(turn):
+        elif turn.is_trained_reply:
             unsafe.append(TurnFault(index, f"{field}: begins with {mark}, but {_what_lacks(reasoning)}"))
     return unsafe + safe, None if unsafe else tuple(repaired)
 

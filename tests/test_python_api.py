@@ -1,4 +1,4 @@
-"""`import thinktune`: four functions that do what the command line does, and load nothing before they are called."""
+"""`import thinktune`: functions that do what the command line does, and load nothing before they are called."""
 
 import json
 import subprocess

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from thinktune.config import Recipe
     from thinktune.inference.session import Chat
+    from thinktune.synthesis import ThinkOptions
 
 __version__ = "0.1.0"
-__all__ = ["check", "evaluate", "load", "train"]
+__all__ = ["check", "evaluate", "load", "think", "train"]
 
 
 def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
@@ -29,6 +30,20 @@ def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
     from thinktune.terminal import say
 
     return check_recipe(_load_recipe(recipe, overrides), say)[1]
+
+
+def think(recipe: str | Path, *overrides: str, options: "ThinkOptions | None" = None) -> dict[str, Any]:
+    """Give reasoning to the rows of a recipe that have none; `account["recipe"]` trains on them.
+
+    The account is that of `thinktune think --json`. `options` (a `thinktune.synthesis.ThinkOptions`) say whom to ask,
+    how often and for how much at most; without them the recipe's base is asked. A call that was stopped goes on where
+    it was. Raises UserError for what the user must fix.
+    """
+    from thinktune.synthesis import ThinkOptions
+    from thinktune.synthesis import think as think_about_rows
+    from thinktune.terminal import say
+
+    return think_about_rows(_load_recipe(recipe, overrides), options or ThinkOptions(), say)
 
 
 def train(recipe: str | Path, *overrides: str) -> Path:

@@ -9,14 +9,18 @@ import pytest
 from support.runs import settings
 from support.scripted_teacher import PROMPT_TOKENS, REPLY_TOKENS, teaching
 
+import thinktune
 from thinktune.config import load_recipe
+from thinktune.config.loading import dump_recipe
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.errors import UserError
+from thinktune.files import write_json
 from thinktune.progress import say_nothing
+from thinktune.run import RunFolder
+from thinktune.run.thought_folder import ThoughtFolder, read_rounds
 from thinktune.synthesis import ThinkOptions, account_lines, think
 from thinktune.synthesis.ledger import Price
 from thinktune.synthesis.rounds import earlier_rounds
-from thinktune.synthesis.settings import ThoughtFolder
 from thinktune.synthesis.teacher import Patience
 
 QUICK = Patience(max_concurrency=4, max_attempts=3, first_wait_seconds=0.01, timeout_seconds=1.0)
@@ -247,11 +251,38 @@ def test_the_account_has_pass_at_n_of_this_round_and_of_those_that_its_teacher_c
     assert first["pass_at"]["2"][0] == pytest.approx(3 / 4)
     assert any(re.match(r"round 1, expert: pass@1 62.5% \(", line) for line in account_lines(account))
 
-    run = tmp_path / "runs" / "tuned"  # as `train` leaves it, trained on those rows
-    shutil.copytree(start, run / "final")
-    shutil.copy(account["recipe"], run / "recipe.yaml")
-    assert earlier_rounds(str(run)) == [first]
+    run = RunFolder(tmp_path / "runs" / "tuned")  # as `train` leaves it, trained on those rows
+    shutil.copytree(start, run.final)
+    write_json(run.rounds, read_rounds(account["file"]))
+    assert earlier_rounds(str(run.path)) == [first]
     assert earlier_rounds(address) == earlier_rounds(str(start)) == []
+
+
+def test_rows_tell_their_rounds_while_the_account_beside_them_is_whole(recipe_of, tmp_path):
+    with teaching() as (address, _):
+        account = thinking(recipe_of(sums(11, 12)), address)
+    rows = Path(account["file"])
+    assert read_rounds(str(rows)) == account["rounds"] != []
+    assert read_rounds(str(rows.rename(rows.with_name("others.jsonl")))) == []
+    assert read_rounds(str(rows)) == account["rounds"]  # what tells is the name, also of a file that is made later
+    for damaged in (
+        "",
+        "[]",
+        '{"rounds": [{"teacher": "x"}]}',
+        '{"rounds": [{"teacher": "x", "graded_questions": 1, "pass_at": {"1": [2, 0, 1]}}]}',
+    ):
+        rows.with_name("account.json").write_text(damaged, encoding="utf-8")
+        assert read_rounds(str(rows)) == []
+
+
+def test_the_door_in_python_gives_the_same_account(recipe_of, tmp_path):
+    recipe = recipe_of(sums(11, 12))
+    (tmp_path / "mine.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    with teaching() as (address, _):
+        options = ThinkOptions(address, tries=1, folder=tmp_path / "thought")
+        account = thinktune.think(tmp_path / "mine.yaml", options=options)
+    assert account["kept_replies"] == 2
+    assert load_recipe(Path(account["recipe"])).data.name == account["file"]
 
 
 def test_rows_that_all_reason_need_no_teacher(recipe_of):

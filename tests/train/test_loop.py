@@ -128,11 +128,17 @@ def test_a_small_model_learns_eight_rows_and_answers_them(tree):
         assert (reply.finish, reply.closed) == ("end", True)
 
 
-def test_every_row_read_is_accounted_for(tree):
+def test_every_row_read_is_accounted_for_and_the_rounds_that_it_came_from(tree):
     rows = Path(tree["data"]["name"])
+    rows = rows.rename(rows.with_name("thought.jsonl"))  # as `think` leaves rows, with its account beside them
+    tree["data"]["name"] = str(rows)
+    rounds = [{"teacher": "start", "graded_questions": 8, "pass_at": {"1": [0.5, 0.25, 0.75]}}]
+    rows.with_name("account.json").write_text(json.dumps({"rounds": rounds}), encoding="utf-8")
     bad = [{"question": "", "think": "t", "answer": "a"}, {"question": "q", "think": f"{prose(900)}. ", "answer": "a"}]
     rows.write_text(rows.read_text() + "".join(json.dumps(row) + "\n" for row in bad))
-    summary = read_json(train(settings(tree), quiet) / "data.json")
+    run = RunFolder(train(settings(tree), quiet))
+    assert read_json(run.rounds) == rounds
+    summary = read_json(run.data_summary)
     found = {fault["fault"]: fault["actions"] for fault in summary["faults"]}
     assert found == {"blank": {"dropped": 1}, "odd_space": {"repaired": 1}, "too_long": {"dropped": 1}}
     assert summary["rows_read"] == summary["train_rows"] + summary["validation_rows"] + 2 == 10

@@ -19,6 +19,7 @@ from thinktune.report.diagnosis_text import (
 )
 from thinktune.report.evaluation_section import evaluation_html, read_reports
 from thinktune.report.html import BilingualText, write_page
+from thinktune.report.rounds_section import RoundsSection, read_rounds_section
 from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
 from thinktune.report.svg_charts import histogram
 from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
@@ -58,6 +59,7 @@ class RunReport:
     samples: Sequence[Record]
     evaluation: Record
     evaluation_section: Markup
+    rounds_section: RoundsSection
     diagnosis: Diagnosis
     rows: Sequence[HeldOutRow]
     status: RunStatus
@@ -114,6 +116,7 @@ def read_run(run: Path, *, running: bool | None = None) -> RunReport:
         samples=read_samples(run),
         evaluation=evaluation,
         evaluation_section=section,
+        rounds_section=keep(lambda: read_rounds_section(run), RoundsSection((), (), Markup())),
         diagnosis=verdict,
         rows=rows_by_loss(run, verdict.best_step),
         status=read_status(run, running=running),

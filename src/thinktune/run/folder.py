@@ -74,6 +74,11 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def rounds(self) -> Path:
+        """What the tries of each round of `think` were worth, where the run is trained on such rows."""
+        return self.path / "rounds.json"
+
+    @property
     def row_digests(self) -> Path:
         """The digest and `file:line` of each training row."""
         return self.path / "rows.txt"

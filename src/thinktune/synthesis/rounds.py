@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thinktune.config import load_recipe
-from thinktune.errors import UserError
 from thinktune.files import expand_home, read_json
 from thinktune.run import RunFolder
+from thinktune.run.thought_folder import Rounds
 from thinktune.synthesis.pass_rate import pass_rate
-from thinktune.synthesis.settings import ThoughtFolder
 
 SHOWN_TRIES = (1, 2, 4, 8, 16, 32)
 
@@ -38,23 +36,19 @@ def round_record(teacher: str, verdicts: Sequence[Mapping[str, Any]], questions:
 
 
 def earlier_rounds(teacher: str | None) -> list[dict[str, Any]]:
-    """Return the rounds before a teacher's: those of the account beside the rows that its run was trained on.
+    """Return the rounds before a teacher's: those of the rows that its run was trained on, as the run recorded them.
 
     None for a server, a model folder, or a run that was trained on other rows.
     """
     if teacher is None or "://" in teacher:
         return []
-    run = RunFolder(expand_home(Path(teacher)))
-    if not run.is_run:
-        return []
+    file = RunFolder(expand_home(Path(teacher))).rounds
     try:
-        rows = Path(load_recipe(run.recipe).data.name)
-        folder = ThoughtFolder(rows.parent)
-        account = read_json(folder.account) if rows.name == folder.rows.name and folder.account.is_file() else {}
-        rounds = account.get("rounds", [])
-    except (UserError, OSError, ValueError, AttributeError):  # moved or edited since then
+        rounds = read_json(file) if file.is_file() else []
+        Rounds.validate_python(rounds)
+    except (OSError, ValueError):  # edited since then
         return []
-    return rounds if isinstance(rounds, list) else []
+    return rounds
 
 
 def round_lines(rounds: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,21 +1,17 @@
-"""Options of `thinktune think`, its folder, and the settings that replies of one folder share."""
+"""Options of `thinktune think`, and the settings that replies of one folder share."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from thinktune.config import Recipe
 from thinktune.errors import UserError, redact
 from thinktune.files import read_json, write_json
 from thinktune.inference import SamplingParams
 from thinktune.run import RunFolder
+from thinktune.run.thought_folder import ThoughtFolder
 from thinktune.synthesis.ledger import Ledger, Price
 
-LOCK_WAIT_SECONDS = 1.0
 TOP_P = 0.95  # what makers of reasoning models recommend with a temperature
 
 
@@ -95,59 +91,6 @@ class ThinkOptions:
     def ledger(self) -> Ledger:
         """Make the ledger of the bounds."""
         return Ledger(self.max_tokens, self.price, self.max_cost)
-
-
-@dataclass(frozen=True, slots=True)
-class ThoughtFolder:
-    """The files of one `think`: rows and recipe for what comes next, and the journal from which it goes on."""
-
-    path: Path
-
-    @property
-    def rows(self) -> Path:
-        """The rows with their reasoning."""
-        return self.path / "thought.jsonl"
-
-    @property
-    def recipe(self) -> Path:
-        """A recipe that trains on them; under the name recipe.yaml it would make the folder a run's."""
-        return self.path / "train.yaml"
-
-    @property
-    def account(self) -> Path:
-        """What was asked, kept and spent."""
-        return self.path / "account.json"
-
-    @property
-    def verdicts(self) -> Path:
-        """The decision on every try, one a line."""
-        return self.path / "verdicts.jsonl"
-
-    @property
-    def replies(self) -> Path:
-        """The journal of all requests and replies."""
-        return self.path / "replies.jsonl"
-
-    @property
-    def settings(self) -> Path:
-        """The settings that all replies share."""
-        return self.path / "request.json"
-
-    @contextmanager
-    def locked(self) -> Generator[None]:
-        """Lock the folder for this process; raises UserError where another one thinks in it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".think.lock")
-        try:
-            lock.acquire(timeout=LOCK_WAIT_SECONDS)
-        except Timeout:
-            raise UserError(
-                f"{self.path}: another process is thinking in it; wait for that one, or name another folder with --to"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def default_folder(recipe: Recipe, ending: str = "") -> Path:

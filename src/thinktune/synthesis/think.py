@@ -17,6 +17,7 @@ from thinktune.files import atomic_write_text, write_json, write_json_lines
 from thinktune.hub import locate_model
 from thinktune.inference import Completion, Request
 from thinktune.progress import Say
+from thinktune.run.thought_folder import ThoughtFolder
 from thinktune.synthesis.account import AskingProgress, reasons, spending, spending_record
 from thinktune.synthesis.answer_agreement import answer_agreement, row_task
 from thinktune.synthesis.answer_judge import make_judge
@@ -34,7 +35,7 @@ from thinktune.synthesis.reply_journal import ReplyJournal
 from thinktune.synthesis.rounds import earlier_rounds, round_record
 from thinktune.synthesis.rows import KeptReply, WrittenRow, written_rows
 from thinktune.synthesis.selection import Judge, SelectionRules, Try, Verdict, select
-from thinktune.synthesis.settings import ThinkOptions, ThoughtFolder, default_folder, keep_settings
+from thinktune.synthesis.settings import ThinkOptions, default_folder, keep_settings
 from thinktune.synthesis.shortening import Shortening, shorten
 from thinktune.synthesis.teacher import Patience, Teacher
 from thinktune.tokenization import ChatTokenizer, read_tokenizer

@@ -36,6 +36,7 @@ from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import RunFolder, base_model, describe_environment, journal, resume
+from thinktune.run.thought_folder import read_rounds
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import agreement
@@ -207,6 +208,9 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         resume.record_recipe(context.recipe, folder)  # first: it marks the folder as a run
         write_json(files.data_summary, context.prepared.summary)
         resume.record_rows(context.prepared.train.digest_lines(), folder)
+        rounds = read_rounds(context.recipe.data.name)
+        if rounds or files.rounds.is_file():  # of other rows, where the run resumes with a change
+            write_json(files.rounds, rounds)
         write_json(files.environment, redact_all(environment))  # last: it shows that the others are there
     if changes:
         text = f"resumed with a change: {', '.join(changes)}"

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from thinktune.files import read_json
 from thinktune.report.html import BilingualText
-from thinktune.report.svg_charts import SMALL_CHART, Axes, Series, line_chart
+from thinktune.report.svg_charts import Axes, Series, line_chart
 from thinktune.run import RunFolder
 from thinktune.run.reading import refuse_damage
 from thinktune.run.thought_folder import Round, Rounds
@@ -52,4 +52,4 @@ def _chart(rounds: Sequence[Round], tries: Sequence[int]) -> Markup:
         BilingualText("% of questions, higher is better", "问题的百分比，越高越好"),
         y_from_zero=True,
     )
-    return line_chart(lines, axes, size=SMALL_CHART)
+    return line_chart(lines, axes)

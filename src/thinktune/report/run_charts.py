@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from thinktune.report.html import BilingualText
-from thinktune.report.svg_charts import SMALL_CHART, Axes, ChartMarks, Point, Series, line_chart, smooth_points
+from thinktune.report.svg_charts import Axes, ChartMarks, Point, Series, line_chart, smooth_points
 from thinktune.run import Record
 
 MIN_POINTS_TO_SMOOTH = 50
@@ -16,6 +16,9 @@ MAX_EPOCH_MARKS = 12
 
 
 MAX_NAMED_EPOCH_MARKS = 6
+
+
+SMALL_CHART = (360, 220)
 
 
 STEP_LABEL, LOWER_IS_BETTER = BilingualText("step", "步"), BilingualText("lower is better", "越低越好")

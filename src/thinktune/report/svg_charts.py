@@ -26,9 +26,6 @@ TOP_MARGIN = 26.0
 BOTTOM_MARGIN = 34.0
 
 
-SMALL_CHART = (360, 220)  # units of the viewBox
-
-
 LAST_BIN_LABEL = BilingualText("{tokens} or more tokens", "{tokens} 个词元以上")
 
 

@@ -141,33 +141,69 @@ def test_options_left_out_are_the_runs(client, backends):
         {"response_format": {"type": "json_object"}},
         {"n": 2},
         {"logprobs": True},
-        {"frequency_penalty": 0.5},
         {"temperature": 3},
         {"max_tokens": -2},
-        {"extra_body": {"minP": 0.1}},
-        {"extra_body": {"repetition_penalty": 1.1}},
-        {"extra_body": {"min_p": False}},
-        {"logit_bias": {"17": 5}},
-        {"presence_penalty": 0.4},
         {"top_logprobs": 3},
-        {"reasoning_effort": "high"},
-        {"extra_body": {"enable_thinking": False}},
         {"functions": [{"name": "f", "parameters": {}}]},
         {"tool_choice": "required"},
         {"modalities": ["text", "audio"]},
-        {"prediction": {"type": "content", "content": "so"}},
         {"max_tokens": 1, "max_completion_tokens": 2},
-        {"extra_body": {"unknown_option": 1}},
-        {"extra_body": {"chat_template_kwargs": {"add_generation_prompt": False}}},
+        {"reasoning_effort": "huge"},
+        {"extra_body": {"thinking_budget": -2}},
+        {"extra_body": {"enable_thinking": "yes"}},
     ],
 )
-def test_an_unsupported_option_is_refused_by_name(client, options):
+def test_what_would_give_the_response_another_form_is_refused_by_name(client, options):
+    assert_refused(client, options)
+
+
+NOT_SUPPORTED = [
+    {"frequency_penalty": 0.5},
+    {"extra_body": {"minP": 0.1}},
+    {"extra_body": {"repetition_penalty": 1.1}},
+    {"extra_body": {"min_p": False}},
+    {"logit_bias": {"17": 5}},
+    {"presence_penalty": 0.4},
+    {"prediction": {"type": "content", "content": "so"}},
+    {"extra_body": {"unknown_option": 1}},
+    {"extra_body": {"chat_template_kwargs": {"add_generation_prompt": False}}},
+]
+
+
+@pytest.mark.parametrize("options", NOT_SUPPORTED)
+def test_an_option_that_is_not_supported_is_left_out_with_a_warning_or_refused_if_that_is_asked(
+    client, backends, options
+):
+    plain = {"model": "tagged", "messages": QUESTION, "seed": 1}
+    client.chat.completions.create(**plain)
+    expected = backends["tagged"].requests[-1]
+    raw = client.chat.completions.with_raw_response.create(**plain, **options)
+    assert backends["tagged"].requests[-1] == expected
+    [name] = (options.get("extra_body") or {next(iter(options)): None}).keys()
+    [warning] = raw.parse().warnings
+    assert warning.startswith(name)
+    assert warning.endswith("is not supported here and was left out")
+    assert raw.headers["x-thinktune-warnings"] == warning
+    assert_refused(client, {**options, "extra_body": {"strict": True, **options.get("extra_body", {})}}, name)
+    with client.chat.completions.with_streaming_response.create(**plain, **options, stream=True) as streamed:
+        assert streamed.headers["x-thinktune-warnings"] == warning
+        chunks = [json.loads(line[6:]) for line in streamed.iter_lines() if line.startswith("data: {")]
+    assert [chunk.get("warnings") for chunk in chunks] == [[warning], *[None] * (len(chunks) - 1)]
+
+
+def assert_refused(client, options, name=None):
     with pytest.raises(BadRequestError) as refused:
         client.chat.completions.create(model="tagged", messages=QUESTION, **options)
-    [name] = (options.get("extra_body") or {next(iter(options)): None}).keys()
+    [name] = [name] if name else (options.get("extra_body") or {next(iter(options)): None}).keys()
     assert name in refused.value.body["message"]
     assert refused.value.body["type"] == "invalid_request_error"
     assert refused.value.body["param"].startswith(name)
+
+
+def test_a_request_without_any_of_it_has_no_warning(address):
+    answered = post(address)
+    assert answered.json()["warnings"] == []
+    assert "x-thinktune-warnings" not in answered.headers
 
 
 def test_tools_are_refused_with_what_to_switch_off_unless_they_must_not_be_called(address):
@@ -184,14 +220,33 @@ def test_tools_are_refused_with_what_to_switch_off_unless_they_must_not_be_calle
     assert refused.json()["error"]["param"] == "messages.1.tool_calls"
 
 
-def test_a_refusal_names_every_unknown_field_and_the_neutral_value_of_a_known_one(address):
-    error = post(address, frequency_penalty=0.7, min_p=0.05, topK=3).json()["error"]
-    assert error["message"] == (
+def test_every_unknown_field_is_named_wherever_it_is_and_many_are_not_all(address):
+    refusal = post(address, strict=True, frequency_penalty=0.7, min_p=0.05, topK=3).json()["error"]["message"]
+    assert refusal == (
         "frequency_penalty: only 0 is supported here; leave it out; min_p: only 0 is supported here; leave it out; "
         "topK: is not supported here; leave it out"
     )
-    nested = [{"role": "user", "content": [{"type": "text", "text": "Why?", "fontSize": 3}]}]
-    assert post(address, messages=nested).json()["error"]["param"] == "messages.0.content.0.fontSize"
+    nested = [{"role": "user", "content": [{"type": "text", "text": "Why?", "fontSize": 3}], "mood": "好", "a\nb": 1}]
+    answered = post(address, messages=nested, topK=3, **{"messages.0": 1})
+    left_out = "is not supported here and was left out"
+    assert sorted(answered.json()["warnings"]) == [
+        f"messages.0.a\nb: {left_out}",
+        f"messages.0.content.0.fontSize: {left_out}",
+        f"messages.0.mood: {left_out}",
+        f"messages.0: {left_out}",
+        f"topK: {left_out}",
+    ]
+    assert "messages.0.a b" in answered.headers["x-thinktune-warnings"]
+    many = post(address, **{f"option_{number}": 1 for number in range(90)}).json()["warnings"]
+    assert (len(many), many[-1]) == (21, "and 70 more such fields")
+    twice = post(address, messages=[{"role": "user", "content": "Why?", "mood": 1}] * 2).json()["warnings"]
+    assert twice == [f"messages.0.mood: {left_out}", "and 1 more such fields"]
+    faulty = [{"role": "user", "content": "Why?", "mood": 1}, {"role": "nobody", "content": "?"}]
+    assert post(address, messages=faulty).json()["error"]["param"] == "messages.1.role"
+    called = [{"role": "user", "content": "Why?", "mood": 1}, {"role": "user", "content": "?", "tool_calls": [1]}]
+    assert post(address, messages=called).json()["error"]["param"] == "messages.1.tool_calls"
+    refused = post(address, messages=[{"role": "user", "content": "Why?", "images": ["x.png"]}])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages.0.images")
 
 
 def post(address, **body):
@@ -280,7 +335,7 @@ def test_a_message_may_carry_what_its_keeper_has_stored_with_it(address, backend
 
 
 @pytest.mark.real
-def test_recorded_bodies_of_clients_are_answered_but_for_what_would_change_the_text(address, real):
+def test_recorded_bodies_of_clients_are_answered_but_for_tools(address, real):
     refused = {}
     for recorded in json.loads((real / "clients" / "chat-completions.json").read_text(encoding="utf-8")):
         answered = post(address, **(recorded["body"] | {"model": "tagged"}))
@@ -288,16 +343,10 @@ def test_recorded_bodies_of_clients_are_answered_but_for_what_would_change_the_t
             refused[recorded["client"]] = answered.json()["error"]["param"]
     assert refused == {
         "Open WebUI builtin tools on": "tools",
-        "Open WebUI reasoning_effort set": "reasoning_effort",
-        "Open WebUI repeat_penalty/min_p in params": "min_p",
-        "LobeChat thinking switch (qwen)": "thinking_budget",
-        "Cherry Studio, thinking toggled (qwen model id)": "thinking_budget",
         "Dify agent (function calling)": "tools",
         "FastGPT tool call": "tools",
-        "NextChat (user set presence 0.2)": "presence_penalty",
         "Continue agent": "tools",
         "Cline/Roo": "tools",
-        "RAGFlow": "presence_penalty",
     }
 
 
@@ -322,7 +371,10 @@ def test_models_are_listed_with_their_defaults(client):
     assert defaults == {
         "system": "Be kind.", "notice": None, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 64
     }  # fmt: skip
-    for call in (client.models.retrieve, lambda name: client.chat.completions.create(model=name, messages=QUESTION)):
+    for call in (
+        client.models.retrieve,
+        lambda name: client.chat.completions.create(model=name, messages=QUESTION),
+    ):  # of several
         with pytest.raises(NotFoundError) as refused:
             call("nobody")
         assert refused.value.code == "model_not_found"

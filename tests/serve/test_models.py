@@ -40,7 +40,8 @@ def run(tmp_path, start) -> Path:
 def test_a_run_is_served_as_tuned_and_base(run, start):
     lines = []
     tuned, base = find_models(run, None, None, "here", lines.append)
-    assert (tuned.name, base.name) == ("tuned", "base")
+    assert (tuned.name, base.name, base.aliases) == ("tuned", "base", ())
+    assert run.name in tuned.aliases
     for served_model in (tuned, base):
         assert (served_model.defaults.system, served_model.defaults.notice) == ("Be kind.", "No advice.")
         assert served_model.defaults.sampling == SamplingParams(9)

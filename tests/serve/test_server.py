@@ -114,6 +114,17 @@ def test_requests_beyond_the_queue_are_refused_with_429_and_the_rest_answered():
         assert post_chat(address).status_code == 200
 
 
+def test_a_model_answers_to_its_aliases_and_the_only_one_to_any_name():
+    tuned, base = (scripted_model(ScriptedBackend("yes"), name) for name in ("tuned", "base"))
+    tuned.aliases = ("mine",)
+    with serving([tuned, base]) as address:
+        served = [post_chat(address, model=name).json().get("model") for name in ("tuned", "mine", "base", "", "x")]
+        assert httpx.get(f"{address}/v1/models/mine").json()["id"] == "tuned"
+    assert served == ["tuned", "tuned", "base", "tuned", None]
+    with serving([base]) as address:
+        assert post_chat(address, model="gpt-5").json()["model"] == "base"
+
+
 def wait_until(holds):
     deadline = time.monotonic() + 20
     while not holds():

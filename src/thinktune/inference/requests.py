@@ -62,13 +62,15 @@ class SamplingParams:
 class Request:
     """A conversation up to the assistant's next turn, and how to sample the reply.
 
-    `prompt_ids` are the tokens of the conversation, None until `render_request` has rendered it.
+    `effort` is a level of effort, for chat templates that have levels of their own. `prompt_ids` are the tokens of the
+    conversation, None until `render_request` has rendered it.
     """
 
     turns: tuple[Turn, ...]
     sampling: SamplingParams
     thinking: bool = True
     prompt_ids: tuple[int, ...] | None = None
+    effort: str | None = None
 
 
 class GenerationError(UserError):
@@ -88,7 +90,9 @@ def render_request(request: Request, tokenizer: ChatTokenizer, context_tokens: i
     if request.prompt_ids is not None:
         return request
     try:
-        ids = render_prompt(request.turns, tokenizer, thinking=request.thinking, max_tokens=context_tokens)
+        ids = render_prompt(
+            request.turns, tokenizer, thinking=request.thinking, effort=request.effort, max_tokens=context_tokens
+        )
     except TooLongError as error:
         raise ContextLengthError(f"messages: {error}, all that the model's context holds; shorten it") from None
     left = context_tokens - len(ids)

@@ -8,7 +8,7 @@ from anyio import CapacityLimiter, to_thread
 
 from thinktune.inference import Request
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_schema import ApiError, ChatRequest, parse_request
+from thinktune.serve.openai_schema import ApiError, ParsedRequest, parse_request
 from thinktune.serve.security import Limits
 
 SHORT_PROMPT_CHARACTERS = 20_000
@@ -29,7 +29,7 @@ class AdmissionQueue:
         self._short_prompts = CapacityLimiter(SHORT_PROMPTS_AT_ONCE)
         self._long_prompts = CapacityLimiter(LONG_PROMPTS_AT_ONCE)
 
-    async def parse(self, body: bytes) -> ChatRequest:
+    async def parse(self, body: bytes) -> ParsedRequest:
         """Parse a request's body; raises ApiError (400) that names its faults."""
         if len(body) <= SHORT_PROMPT_CHARACTERS:
             return parse_request(body)

@@ -17,18 +17,17 @@ from thinktune.inference.requests import ContextLengthError, GenerationError
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
-from thinktune.serve.openai_schema import ApiError, ChatRequest, Json
+from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest
 from thinktune.serve.security import Limits, error_response
 
-STREAM_START: Message = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-store"),
-        (b"x-accel-buffering", b"no"),  # a proxy must not buffer the stream
-    ],
-}
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # a proxy must not buffer the stream
+]
+
+
+WARNINGS_HEADER, MAX_HEADER_CHARACTERS = "x-thinktune-warnings", 2000
 
 
 STREAM_END: Message = {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
@@ -45,10 +44,10 @@ class ChatCompletionResponse(Response):
     """
 
     def __init__(
-        self, served_model: ServedModel, chat_request: ChatRequest, admission_queue: AdmissionQueue, limits: Limits
+        self, served_model: ServedModel, parsed: ParsedRequest, admission_queue: AdmissionQueue, limits: Limits
     ) -> None:
         super().__init__()
-        self._served_model, self._chat_request = served_model, chat_request
+        self._served_model, self._parsed, self._chat_request = served_model, parsed, parsed.chat
         self._admission_queue, self._limits = admission_queue, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,15 +70,16 @@ class ChatCompletionResponse(Response):
                 asyncio.timeout(self._limits.reply_timeout_seconds),
                 self._admission_queue.place(),
             ):
-                request = to_engine_request(self._chat_request, self._served_model.defaults)
+                has_levels = self._served_model.has_effort_levels
+                request = to_engine_request(self._parsed, self._served_model.defaults, has_levels=has_levels)
                 request = await self._admission_queue.render(self._served_model, request)
                 async with self._admission_queue.slot(), aclosing(self._response_bodies(request)) as bodies:
                     async for body in bodies:
                         if not self._chat_request.stream:
-                            await JSONResponse(body)(scope, receive, send)
+                            await JSONResponse(body, headers=self._headers)(scope, receive, send)
                             return
                         if not started:
-                            await send(STREAM_START)
+                            await send(self._stream_start)
                             started = True
                         await send(_event(body))
         except Exception as error:
@@ -90,17 +90,30 @@ class ChatCompletionResponse(Response):
             await send(_event(api_error.body))
         await send(STREAM_END)
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        """The warnings as a header, in ASCII, which is all that a header may hold."""
+        text = "; ".join(self._parsed.warnings).encode("ascii", "backslashreplace").decode()
+        shown = "".join(letter if letter.isprintable() else " " for letter in text)
+        return {WARNINGS_HEADER: shown[:MAX_HEADER_CHARACTERS]} if shown else {}
+
+    @property
+    def _stream_start(self) -> Message:
+        warned = [(name.encode(), value.encode()) for name, value in self._headers.items()]
+        return {"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *warned]}
+
     async def _response_bodies(self, request: Request) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole reply."""
         stream, options = bool(self._chat_request.stream), self._chat_request.stream_options
-        response = ResponseBuilder(self._served_model.name)
+        parsed = self._parsed
+        response = ResponseBuilder(self._served_model.name, parsed.warnings, parsed.controls.is_hidden)
         allow_moved = bool(options and options.allow_moved)
         deltas = DeltaStream(hold_answer=self._served_model.may_reason and request.thinking and not allow_moved)
         async with aclosing(stream_in_thread(self._served_model, request)) as pieces:
             started = not stream
             async for piece in pieces:
                 if not started:
-                    yield response.chunk({"role": "assistant", "content": ""})
+                    yield response.first_chunk()
                     started = True
                 match piece:
                     case Completion() if not stream:
@@ -109,8 +122,8 @@ class ChatCompletionResponse(Response):
                         for body in response.final_chunks(piece, deltas.flush(), options):
                             yield body
                     case Piece() if stream:
-                        for delta in deltas.feed(piece):
-                            yield response.chunk(delta)
+                        for body in response.chunks(deltas.feed(piece)):
+                            yield body
                     case Piece():
                         pass
 

@@ -20,6 +20,7 @@ from thinktune.model.admission import admit_model
 from thinktune.progress import Say
 from thinktune.run import RunFolder
 from thinktune.tokenization import ChatTokenizer, read_tokenizer
+from thinktune.tokenization.chat_template import has_effort_levels
 from thinktune.tokenization.model_template import OWN
 from thinktune.tokenization.tags import read_form, read_tags, template_text
 
@@ -48,6 +49,7 @@ class ServedModel:
     make_backend: Callable[[], Backend]
     tokenizer: ChatTokenizer | None = None
     context_tokens: int | None = None
+    aliases: tuple[str, ...] = ()
     _backend: Backend | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,6 +71,11 @@ class ServedModel:
     def may_reason(self) -> bool:
         """True if replies may hold reasoning: the chat template writes it, or is unknown."""
         return self.tokenizer is None or _may_reason(self.tokenizer)
+
+    @property
+    def has_effort_levels(self) -> bool:
+        """True if the chat template takes levels of effort itself."""
+        return self.tokenizer is not None and has_effort_levels(self.tokenizer)
 
     def stream(self, request: Request) -> Stream:
         """Yield the pieces of a reply, cut to what the model's context allows; raises what `render` raises."""
@@ -146,6 +153,8 @@ def find_local_models(
         return [_local_model(source, folder.resolve().name, defaults, make_backend)]
     tuned = _local_model(source, "tuned", defaults, make_backend)
     recipe = load_recipe(RunFolder(folder).recipe)
+    names = dict.fromkeys(name for name in (folder.resolve().name, recipe.name) if name)
+    tuned.aliases = tuple(name for name in names if name not in ("tuned", "base"))
     start = recipe.model
     try:
         if start.hub is None:

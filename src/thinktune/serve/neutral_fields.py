@@ -1,19 +1,29 @@
-"""Fields that clients send and that ask for nothing: they pass, whatever else is unknown is refused by its name.
+"""Fields that clients send and that ask for nothing, and the unknown ones that bind: the first pass, the last do not.
 
 Clients send more than they want: null for each option of their library, the neutral value of each slider, who asks,
 what to cache, and the fields of a former reply. None of it changes the text. What would change it and is not offered is
-refused, never ignored.
+never left out in silence: the response has a warning, or, where its form depends on it, there is a refusal.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationInfo, model_validator
 
 Json = dict[str, Any]
 NeutralValues = Mapping[str, Sequence[Any]]
 
-MAX_UNKNOWN_FIELDS = 20  # of one object that are named in a refusal
+MAX_UNKNOWN_FIELDS = 20  # of one object that are named in a refusal or a warning
+
+# What would give the response another form or another guarantee: without it, the client would read what is not there.
+# Any other unknown option is left out, and the response says so.
+BINDING_FIELDS = frozenset([
+    "n", "best_of", "logprobs", "top_logprobs", "prompt_logprobs", "n_probs", "echo", "suffix", "return_token_ids",
+    "response_format", "json_schema", "grammar", "regex", "ebnf", "structured_outputs", "guided_json", "guided_regex",
+    "guided_choice", "guided_grammar", "modalities", "audio", "images", "files", "attachments", "input_audio", "video",
+    "continue_final_message", "use_beam_search", "tools", "functions", "tool_calls", "function_call", "mcp_servers",
+])  # fmt: skip
 
 # Who asks, what is cached, counted or queued, and what only shapes an option that is refused unless it is neutral.
 REQUEST_FIELDS_WITHOUT_EFFECT = frozenset([
@@ -71,13 +81,8 @@ NEUTRAL_REQUEST_VALUES: NeutralValues = {
     "continue_final_message": [False],
     "add_special_tokens": [False],
     "return_token_ids": [False],
-    "include_reasoning": [True],
     "separate_reasoning": [True],
     "stream_reasoning": [True],
-    "enable_thinking": [True],
-    "thinking": [{"type": "enabled"}, True],
-    "think": [True],
-    "reasoning": [{"enabled": True}],
     "usage": [{"include": True}, {"include": False}],
 }
 
@@ -101,8 +106,15 @@ NOTHING: Json = {
 }
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """Context of a validation that leaves out unknown fields, unless they bind, and the number of those left out."""
+
+    count: int = 0
+
+
 class ClientModel(BaseModel):
-    """Base of what clients send: fields that ask for nothing are left out, and other unknown ones refused."""
+    """Base of what clients send: fields that ask for nothing are left out, and other unknown ones are a fault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     without_effect: ClassVar[frozenset[str]] = frozenset()
@@ -110,12 +122,16 @@ class ClientModel(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_out_what_asks_for_nothing(cls, data: Any) -> Any:
+    def _leave_out_what_asks_for_nothing(cls, data: Any, info: ValidationInfo) -> Any:
         if not isinstance(data, dict):
             return data
         fields: Json = data
         known = {name: value for name, value in fields.items() if name in cls.model_fields}
         asked = [(name, value) for name, value in fields.items() if name not in known and cls._asks(name, value)]
+        if isinstance(info.context, LeftOut):
+            binding = {name: value for name, value in asked if name in BINDING_FIELDS}
+            info.context.count += len(asked) - len(binding)
+            return known | binding
         return known | dict(asked[:MAX_UNKNOWN_FIELDS])
 
     @classmethod
@@ -133,10 +149,15 @@ class ClientModel(BaseModel):
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> Json:
         described = handler(core_schema)
         schema = handler.resolve_ref_schema(described)
-        schema["additionalProperties"] = NOTHING
+        # What is not named here is left out with a warning, but for what binds.
+        schema["additionalProperties"] = True
+        binding = {
+            name: {"anyOf": [{"enum": [*cls.neutral_values.get(name, ())]}, NOTHING]}
+            for name in BINDING_FIELDS - cls.without_effect
+        }
         schema["properties"] = (
-            {name: {} for name in sorted(cls.without_effect)}
-            | {name: {"anyOf": [{"enum": [*values]}, NOTHING]} for name, values in cls.neutral_values.items()}
+            {name: {} for name in sorted(cls.without_effect | cls.neutral_values.keys())}
+            | dict(sorted(binding.items()))
             | schema.get("properties", {})
         )
         return described

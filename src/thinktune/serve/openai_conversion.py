@@ -12,11 +12,11 @@ from thinktune.inference.replies import parse_reply
 from thinktune.inference.requests import FinishReason
 from thinktune.serve.openai_schema import (
     ChatCompletion,
-    ChatRequest,
     Choice,
     CompletionTokensDetails,
     Json,
     Message,
+    ParsedRequest,
     ReplyMessage,
     StreamOptions,
     Usage,
@@ -26,37 +26,59 @@ from thinktune.tokenization import Turn
 FINISH_REASONS: dict[FinishReason, Literal["stop", "length"]] = {"end": "stop", "stop": "stop", "length": "length"}
 
 
-def to_engine_request(chat_request: ChatRequest, defaults: ChatDefaults) -> Request:
-    """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too."""
-    turns = with_system_prompt(defaults.system, [_turn(message) for message in chat_request.messages])
-    usual, template = defaults.sampling, chat_request.chat_template_kwargs
-    stop = chat_request.stop or []
+def to_engine_request(parsed: ParsedRequest, defaults: ChatDefaults, *, has_levels: bool) -> Request:
+    """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too.
+
+    `has_levels` says that the chat template has levels of effort of its own.
+    """
+    chat, controls = parsed.chat, parsed.controls
+    turns = with_system_prompt(defaults.system, [_turn(message) for message in chat.messages])
+    usual, stop = defaults.sampling, chat.stop or []
+    limit = chat.token_limit or usual.max_new_tokens
     sampling = SamplingParams(
-        max_new_tokens=chat_request.token_limit or usual.max_new_tokens,
-        temperature=usual.temperature if chat_request.temperature is None else chat_request.temperature,
-        top_p=usual.top_p if chat_request.top_p is None else chat_request.top_p,
-        top_k=usual.top_k if chat_request.top_k is None else max(0, chat_request.top_k),
-        seed=uuid.uuid4().int >> 66 if chat_request.seed is None else chat_request.seed,
+        max_new_tokens=limit,
+        temperature=usual.temperature if chat.temperature is None else chat.temperature,
+        top_p=usual.top_p if chat.top_p is None else chat.top_p,
+        top_k=usual.top_k if chat.top_k is None else max(0, chat.top_k),
+        seed=uuid.uuid4().int >> 66 if chat.seed is None else chat.seed,
         stop=tuple(filter(None, [stop] if isinstance(stop, str) else stop)),
-        max_reasoning_tokens=chat_request.reasoning_budget,
+        max_reasoning_tokens=controls.reasoning_limit(limit, has_levels=has_levels),
     )
-    return Request(turns, sampling, thinking=not (template and template.enable_thinking is False))
+    return Request(turns, sampling, controls.thinking, effort=controls.effort if has_levels else None)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseBuilder:
-    """Bodies of one response: a whole completion, or the chunks of a stream, all with the same id and time."""
+    """Bodies of one response: a whole completion, or the chunks of a stream, all with the same id and time.
+
+    With `hide_reasoning` the reasoning is written, counted and left out. `warnings` are in the whole body, and in a
+    stream's first chunk.
+    """
 
     model: str
+    warnings: tuple[str, ...] = ()
+    hide_reasoning: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def completion(self, reply: Completion) -> Json:
         """Build the body that answers a request without `stream`."""
-        message = ReplyMessage(content=reply.answer, **_reasoning_fields(reply.reasoning or None))
+        reasoning = None if self.hide_reasoning else reply.reasoning or None
+        message = ReplyMessage(content=reply.answer, **_reasoning_fields(reasoning))
         choice = Choice(message=message, finish_reason=FINISH_REASONS[reply.finish])
-        body = ChatCompletion(id=self.id, created=self.created, model=self.model, choices=[choice], usage=usage(reply))
-        return body.model_dump()
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[choice],
+            usage=usage(reply),
+            warnings=list(self.warnings),
+        ).model_dump()
+
+    def first_chunk(self) -> Json:
+        """Build the first event of a stream, with the warnings if there are any."""
+        warned = {"warnings": list(self.warnings)} if self.warnings else {}
+        return self.chunk({"role": "assistant", "content": ""}) | warned
 
     def chunk(self, delta: Json, finish: str | None = None) -> Json:
         """Build one event of a stream."""
@@ -65,11 +87,14 @@ class ResponseBuilder:
 
     def final_chunks(self, reply: Completion, rest: Iterable[Json], options: StreamOptions | None) -> Iterator[Json]:
         """Yield the last events: the remaining deltas, the finish reason, and the usage if the client asked for it."""
-        for delta in rest:
-            yield self.chunk(delta)
+        yield from self.chunks(rest)
         yield self.chunk({}, FINISH_REASONS[reply.finish])
         if options and options.include_usage:
             yield self._envelope([]) | {"usage": usage(reply).model_dump()}
+
+    def chunks(self, deltas: Iterable[Json]) -> Iterator[Json]:
+        """Yield the events of deltas, those of hidden reasoning left out."""
+        return (self.chunk(delta) for delta in deltas if not (self.hide_reasoning and "reasoning" in delta))
 
     def _envelope(self, choices: list[Json]) -> Json:
         kind = "chat.completion.chunk"

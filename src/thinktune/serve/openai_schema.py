@@ -2,18 +2,29 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
 from pydantic.json_schema import models_json_schema
 
 from thinktune.serve.neutral_fields import (
+    BINDING_FIELDS,
     MESSAGE_FIELDS_WITHOUT_EFFECT,
     NEUTRAL_REQUEST_VALUES,
     REQUEST_FIELDS_WITHOUT_EFFECT,
     ClientModel,
     Json,
+    LeftOut,
     NeutralValues,
+)
+from thinktune.serve.thinking_controls import (
+    ReasoningOptions,
+    TemplateOptions,
+    ThinkingControls,
+    ThinkingFields,
+    ThinkingSwitch,
+    read_controls,
 )
 
 MAX_MESSAGES, MAX_PARTS, MAX_STOP_STRINGS = 4096, 4096, 16
@@ -92,14 +103,7 @@ class StreamOptions(ClientModel):
     """Ours: send text at once even if it may prove to be reasoning; a delta `moved: true` then says that it was."""
 
 
-class TemplateOptions(ClientModel):
-    """Switches of the model's own chat template."""
-
-    neutral_values: ClassVar[NeutralValues] = {"thinking": [True], "add_generation_prompt": [True]}
-    enable_thinking: bool | None = None
-
-
-class ChatRequest(ClientModel):
+class ChatRequest(ThinkingFields):
     """The body of POST /v1/chat/completions; null is the same as leaving an option out."""
 
     without_effect = REQUEST_FIELDS_WITHOUT_EFFECT
@@ -117,9 +121,8 @@ class ChatRequest(ClientModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     """Empty strings stop nothing."""
-    reasoning_budget: NonNegativeInt | None = None
-    """Number of tokens after which the reasoning is closed for the model."""
-    chat_template_kwargs: TemplateOptions | None = None
+    strict: bool | None = None
+    """Ours: refuse an option that is not supported, instead of leaving it out with a warning."""
     tool_choice: ToolChoice = None
     function_call: ToolChoice = None
     tools: Tools = None
@@ -229,6 +232,8 @@ class ChatCompletion(ResponseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    warnings: list[str]
+    """Ours: a sentence for each option of the request that was left out, because it is not supported."""
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -260,14 +265,21 @@ CHAT_REQUEST_BODY: Json = {
 }
 
 
-def parse_request(body: bytes) -> ChatRequest:
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A request, and a sentence for each option that was left out because it is not supported."""
+
+    chat: ChatRequest
+    controls: ThinkingControls
+    warnings: tuple[str, ...] = ()
+
+
+def parse_request(body: bytes) -> ParsedRequest:
     """Parse a request's body; raises ApiError (400) that names every fault of it."""
     try:
-        request = ChatRequest.model_validate_json(body, strict=True)
+        request, warnings = ChatRequest.model_validate_json(body, strict=True), []
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-        messages = dict.fromkeys(_explain(fault) for fault in faults)
-        raise ApiError(400, "; ".join(messages), param=_field_path(faults[0]) or None) from None
+        request, warnings = _without_unknown_options(body, error)
     limits = {limit for limit in (request.max_tokens, request.max_completion_tokens) if limit and limit > 0}
     if len(limits) > 1:
         raise ApiError(400, "max_tokens and max_completion_tokens differ; give only one of them", param="max_tokens")
@@ -276,7 +288,29 @@ def parse_request(body: bytes) -> ChatRequest:
             raise ApiError(400, f"messages.{number}.content: is missing", param=f"messages.{number}.content")
     if request.messages[-1].role != "user":
         raise ApiError(400, "messages: the last message must be the user's", param="messages")
-    return request
+    controls = read_controls(request)
+    if controls.contradiction:
+        if request.strict:
+            raise ApiError(400, controls.contradiction, param=controls.contradiction.partition(":")[0])
+        warnings.append(controls.contradiction)
+    return ParsedRequest(request, controls, tuple(warnings))
+
+
+def _without_unknown_options(body: bytes, error: ValidationError) -> tuple[ChatRequest, list[str]]:
+    """Parse a body without the options that are not known; raises ApiError where anything else is wrong with it."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    request, left_out = None, LeftOut()
+    if all(fault["type"] == "extra_forbidden" and fault["loc"][-1] not in BINDING_FIELDS for fault in faults):
+        try:
+            request = ChatRequest.model_validate_json(body, strict=True, context=left_out)
+        except ValidationError as other:  # behind the first message with a fault
+            faults = other.errors(include_url=False, include_input=False, include_context=False)
+    if request is None or request.strict:
+        messages = dict.fromkeys(_explain(fault) for fault in faults)
+        raise ApiError(400, "; ".join(messages), param=_field_path(faults[0]) or None)
+    warnings = [f"{_field_path(fault)}: is not supported here and was left out" for fault in faults]
+    more = left_out.count - len(warnings)
+    return request, [*warnings, f"and {more:,} more such fields"] if more > 0 else warnings
 
 
 def complete_document(document: Json) -> None:
@@ -295,7 +329,9 @@ def complete_document(document: Json) -> None:
 
 
 FIELD_NAMES = {
-    name for model in (ChatRequest, Message, TextPart, StreamOptions, TemplateOptions) for name in model.model_fields
+    name
+    for model in (ChatRequest, Message, TextPart, StreamOptions, TemplateOptions, ThinkingSwitch, ReasoningOptions)
+    for name in model.model_fields
 }
 MAX_NAME_CHARACTERS = 100  # of a client's own field in a refusal
 

@@ -76,7 +76,6 @@ def make_app(
         hosts: the names allowed in the Host header, or None for any.
     """
     admission_queue, created, page = AdmissionQueue(limits), int(time.time()), read_page()
-    by_name = {served_model.name: served_model for served_model in served_models}
 
     async def page_file(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -93,13 +92,12 @@ def make_app(
         return ModelList(data=[_model_card(served_model, created) for served_model in served_models])
 
     async def retrieve_model(model: str) -> ModelCard:
-        return _model_card(_find_model(by_name, model), created)
+        return _model_card(find_model(served_models, model), created)
 
     async def create_chat_completion(request: Request) -> Response:
-        chat_request = await admission_queue.parse(await read_body(request, limits))
-        name = chat_request.model
-        served_model = _find_model(by_name, name) if name else served_models[0]
-        return ChatCompletionResponse(served_model, chat_request, admission_queue, limits)
+        parsed = await admission_queue.parse(await read_body(request, limits))
+        served_model = find_model(served_models, parsed.chat.model)
+        return ChatCompletionResponse(served_model, parsed, admission_queue, limits)
 
     app = _empty_app()
     app.add_route("/", page_file, methods=["GET"])
@@ -193,13 +191,18 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--host {host} --port {port}: cannot listen there ({error}); name another port") from None
 
 
-def _find_model(by_name: dict[str, ServedModel], name: str) -> ServedModel:
-    if name not in by_name:
-        known = ", ".join(by_name)
-        raise ApiError(
-            404, f"there is no model {name!r}; the models are {known}", code="model_not_found", param="model"
-        )
-    return by_name[name]
+def find_model(served_models: Sequence[ServedModel], name: str | None) -> ServedModel:
+    """Find a model by its name or an alias; without a name it is the first one, and where one is served, always that.
+
+    Raises ApiError (404) that lists the names.
+    """
+    if not name or len(served_models) == 1:
+        return served_models[0]
+    for served_model in served_models:
+        if name == served_model.name or name in served_model.aliases:
+            return served_model
+    known = ", ".join(served_model.name for served_model in served_models)
+    raise ApiError(404, f"there is no model {name!r}; the models are {known}", code="model_not_found", param="model")
 
 
 def _model_card(served_model: ServedModel, created: int) -> ModelCard:

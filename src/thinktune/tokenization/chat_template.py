@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from thinktune.errors import UserError, shorten_error
 from thinktune.tokenization.conversation import Example, Turn
-from thinktune.tokenization.tags import read_form, read_tags
+from thinktune.tokenization.tags import read_form, read_tags, template_text
 from thinktune.tokenization.think_template import suggest_template
 from thinktune.tokenization.tokenizer import ESCAPE_MARK, ChatTokenizer, escape_control_tokens, exceeds_tokens, tokenize
+
+EFFORT_OPTION = "reasoning_effort"
+NEAREST_LEVELS = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 REPLIES_PER_ROUND = 32  # of a conversation that are rendered before it is asked whether later ones can fit
 
@@ -134,19 +137,39 @@ def _render_replies(
 
 
 def render_prompt(
-    turns: Sequence[Turn], tokenizer: ChatTokenizer, *, thinking: bool = True, max_tokens: int | None = None
+    turns: Sequence[Turn],
+    tokenizer: ChatTokenizer,
+    *,
+    thinking: bool = True,
+    effort: str | None = None,
+    max_tokens: int | None = None,
 ) -> list[int]:
     """Tokenize a conversation up to the assistant's next reply; control tokens spelled in it stay plain characters.
 
-    With `max_tokens`, a conversation that is surely longer is not tokenized, which would take seconds: TooLongError.
+    `effort` is for templates with levels of effort (`has_effort_levels`). With `max_tokens`, a conversation that is
+    surely longer is not tokenized, which would take seconds: TooLongError.
     """
     escaped = [escape_control_tokens(turn, tokenizer) for turn in turns]
-    text = _apply_chat_template(tokenizer, escaped, add_generation_prompt=True, enable_thinking=thinking)
+    options: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": thinking}
+    if effort is not None:
+        options[EFFORT_OPTION] = nearest_level(effort, tokenizer)
+    text = _apply_chat_template(tokenizer, escaped, **options)
     if max_tokens is not None and exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
         raise TooLongError(
             f"the conversation has {len(text):,} characters, which are surely more than {max_tokens:,} tokens"
         )
     return tokenize([text], tokenizer)[0]
+
+
+def has_effort_levels(tokenizer: ChatTokenizer) -> bool:
+    """Return True if the chat template takes a level of effort."""
+    return EFFORT_OPTION in template_text(tokenizer)
+
+
+def nearest_level(effort: str, tokenizer: ChatTokenizer) -> str:
+    """Return a level of effort that the chat template names: the asked one, or the nearest that all such have."""
+    named = f"'{effort}'" in (text := template_text(tokenizer)) or f'"{effort}"' in text
+    return effort if named else NEAREST_LEVELS.get(effort, effort)
 
 
 def reasoning_end_ids(tokenizer: ChatTokenizer) -> tuple[int, ...]:

@@ -1,0 +1,149 @@
+"""Every client's way to ask for thinking becomes the same three knobs; of two that contradict, one counts and is named."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
+
+from thinktune.inference.requests import Request, SamplingParams, render_request
+from thinktune.serve.openai_schema import ApiError, parse_request
+from thinktune.serve.thinking_controls import ThinkingControls
+from thinktune.tokenization import Turn
+
+ON, OFF = ThinkingControls(), ThinkingControls(thinking=False)
+
+
+def controls(**fields):
+    return parse_request(json.dumps({"messages": QUESTION, **fields}).encode()).controls
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ON),
+        ({"enable_thinking": False}, OFF),
+        ({"enable_thinking": True}, ON),
+        ({"thinking": False}, OFF),
+        ({"thinking": {"type": "disabled"}}, OFF),
+        ({"thinking": {"type": "enabled"}}, ON),
+        ({"thinking": {"type": "enabled", "budget_tokens": 800}}, ThinkingControls(budget_tokens=800)),
+        ({"thinking": {"type": "disabled", "budget_tokens": 800}}, OFF),
+        ({"thinking": {"type": "adaptive"}}, ON),
+        ({"thinking": {"type": "auto"}}, ON),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, OFF),
+        ({"chat_template_kwargs": {"thinking": False}}, OFF),
+        ({"chat_template_kwargs": {"thinking": True, "thinking_budget": 9}}, ThinkingControls(budget_tokens=9)),
+        ({"reasoning_effort": "none"}, OFF),
+        ({"reasoning_effort": "low"}, ThinkingControls(effort="low")),
+        ({"reasoning_effort": "xhigh"}, ThinkingControls(effort="xhigh")),
+        ({"reasoning_effort": "auto"}, ON),
+        ({"reasoning": {"effort": "none"}}, OFF),
+        ({"reasoning": {"effort": "high", "summary": "auto"}}, ThinkingControls(effort="high")),
+        ({"reasoning": {"enabled": False}}, OFF),
+        ({"reasoning": {"max_tokens": 70}}, ThinkingControls(budget_tokens=70)),
+        ({"reasoning": {"exclude": True}}, ThinkingControls(is_hidden=True)),
+        ({"include_reasoning": False}, ThinkingControls(is_hidden=True)),
+        ({"thinking_budget": 1024}, ThinkingControls(budget_tokens=1024)),
+        ({"thinking_budget": -1}, ON),
+        ({"thinking_budget": 0}, OFF),
+        ({"thinking_token_budget": 3}, ThinkingControls(budget_tokens=3)),
+        ({"reasoning_budget": 0}, ThinkingControls(budget_tokens=0)),
+        ({"think": False}, OFF),
+        ({"think": "high"}, ThinkingControls(effort="high")),
+        ({"think": "none"}, OFF),
+        (
+            {"enable_thinking": True, "thinking_budget": 4000, "reasoning_effort": "low"},
+            ThinkingControls(True, 4000, "low"),
+        ),
+        ({"enable_thinking": None, "thinking": None, "reasoning": None, "chat_template_kwargs": {}}, ON),
+    ],
+)
+def test_each_dialect(fields, expected):
+    assert controls(**fields) == expected
+
+
+MODES = {
+    "chat_template_kwargs.enable_thinking": lambda on: {"chat_template_kwargs": {"enable_thinking": on}},
+    "enable_thinking": lambda on: {"enable_thinking": on},
+    "thinking.type": lambda on: {"thinking": {"type": "enabled" if on else "disabled"}},
+    "think": lambda on: {"think": on},
+    "reasoning.enabled": lambda on: {"reasoning": {"enabled": on}},
+    "reasoning_effort": lambda on: {"reasoning_effort": "medium" if on else "none"},
+}
+
+
+@given(st.dictionaries(st.sampled_from(sorted(MODES)), st.booleans(), min_size=1))
+def test_fields_that_agree_are_quiet_and_of_those_that_do_not_one_is_named(modes):
+    fields = {}
+    for name, value in modes.items():
+        fields |= MODES[name](value)
+    found = controls(**fields)
+    assert found.thinking in modes.values()
+    if len(set(modes.values())) == 1:
+        assert found.contradiction is None
+        return
+    other, _, rest = found.contradiction.partition(": contradicts ")
+    counted = rest.partition(",")[0]
+    assert modes[counted] is found.thinking
+    assert modes[other] is not found.thinking
+    if "chat_template_kwargs.enable_thinking" in modes:
+        assert counted == "chat_template_kwargs.enable_thinking"
+
+
+def test_a_contradiction_is_a_warning_and_a_fault_if_that_is_asked():
+    fields = {"messages": QUESTION, "enable_thinking": False, "reasoning_effort": "high"}
+    [warning] = parse_request(json.dumps(fields).encode()).warnings
+    assert warning == "reasoning_effort: contradicts enable_thinking, which counts; thinking is off"
+    with pytest.raises(ApiError, match="contradicts enable_thinking"):
+        parse_request(json.dumps(fields | {"strict": True}).encode())
+
+
+@pytest.mark.parametrize(
+    ("effort", "has_levels", "budget"),
+    [("minimal", False, 100), ("low", False, 200), ("medium", False, None), ("high", False, None), ("low", True, None)],
+)
+def test_an_effort_is_a_budget_where_the_model_has_no_levels_of_its_own(effort, has_levels, budget):
+    asked = ThinkingControls(effort=effort)
+    assert asked.reasoning_limit(1000, has_levels=has_levels) == budget
+    assert ThinkingControls(True, 7, effort).reasoning_limit(1000, has_levels=has_levels) == 7
+
+
+LEVELS = "{% if reasoning_effort %}{% if reasoning_effort not in ['low', 'high'] %}{{ raise_exception('level') }}{% endif %}[{{ reasoning_effort }}]{% endif %}"
+
+
+@pytest.mark.parametrize(("effort", "level"), [("low", "low"), ("minimal", "low"), ("max", "high"), ("xhigh", "high")])
+def test_a_template_with_levels_gets_the_nearest_that_it_names(tokenizer, effort, level):
+    import copy
+
+    levelled = copy.deepcopy(tokenizer)
+    levelled.chat_template = LEVELS + levelled.chat_template
+    backend = ScriptedBackend("<think>\nso\n</think>\n\nyes")
+    model = scripted_model(backend)
+    model.tokenizer, model.context_tokens = levelled, 512
+    import httpx
+
+    with serving([model]) as address:
+        body = {"messages": QUESTION, "reasoning_effort": effort}
+        assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 200
+    [request] = backend.requests
+    assert levelled.decode(list(request.prompt_ids)).startswith(f"[{level}]")
+    assert request.sampling.max_reasoning_tokens is None
+    plain = render_request(Request((Turn("user", "Why?"),), SamplingParams(9), effort=None), levelled, 512)
+    assert levelled.decode(list(plain.prompt_ids)).startswith("[") is False
+
+
+def test_hidden_reasoning_is_counted_and_left_out_whole_and_streamed():
+    import httpx
+
+    with serving([scripted_model(ScriptedBackend("<think>\nso it is\n</think>\n\nyes"))]) as address:
+        body = {"messages": QUESTION, "reasoning": {"exclude": True}, "stream_options": {"include_usage": True}}
+        whole = httpx.post(f"{address}/v1/chat/completions", json=body).json()
+        assert whole["choices"][0]["message"]["content"] == "yes"
+        assert whole["choices"][0]["message"]["reasoning_content"] is None
+        assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] == 8
+        text = httpx.post(f"{address}/v1/chat/completions", json=body | {"stream": True}).text
+    assert "so it" not in text
+    assert "reasoning_content" not in text
+    assert '"content": "y' in text

@@ -1,7 +1,7 @@
 """Arguments that several verbs of the command line take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,30 @@ RunPaths = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=at_home)
 ]
 ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=at_home)]
+MaybeModelPath = Annotated[
+    Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=at_home)
+]
+ServedEndpoint = Annotated[str | None, typer.Option("--endpoint", help="Use this OpenAI-compatible server instead.")]
+EndpointModel = Annotated[
+    str | None, typer.Option("--model", help="Model of the endpoint; all that it lists by default.")
+]
+ListenPort = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
+ListenHost = Annotated[
+    str, typer.Option("--host", help="Address to listen on; beyond loopback, THINKTUNE_API_KEY must be set.")
+]
+ServeEngine = Annotated[
+    Literal["auto", "here", "vllm"],
+    typer.Option("--engine", help="Inference engine; auto is vLLM if it is installed and there is a GPU."),
+]
+AllowOrigins = Annotated[
+    list[str] | None,
+    typer.Option("--allow-origin", help="Origin of another page that may call the API; once for each."),
+]
+AllowHosts = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", help="Another name of this server, as host.docker.internal; once for each."),
+]
+RootPath = Annotated[str, typer.Option("--root-path", help="Path below which a proxy offers the server.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
 ]

@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from thinktune.arguments import (
-    ModelPath,
-    Overrides,
-    RecipePath,
-    RunPath,
-    RunPaths,
-    Shorten,
-    Teacher,
-    TeacherAnswers,
-    at_home,
-    endpoints_by_side,
-)
+from thinktune import arguments
 from thinktune.errors import Stopped, UserError, redact
 from thinktune.files import describe_system_error, system_error
 from thinktune.library_output import captured_output, silence_libraries
@@ -60,9 +49,9 @@ app = typer.Typer(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=at_home)] = Path(
-        "runs/demo"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=arguments.at_home)
+    ] = Path("runs/demo"),
 ) -> None:
     """Run the whole pipeline on a tiny Qwen3, in minutes on a CPU."""
     with captured_output():
@@ -74,18 +63,20 @@ def demo(
 
 @app.command()
 def check(
-    recipe: RecipePath,
-    overrides: Overrides = None,
+    recipe: arguments.RecipePath,
+    overrides: arguments.Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")] = False,
     write: Annotated[
-        Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=at_home)
+        Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=arguments.at_home)
     ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
     ] = False,
     doubts: Annotated[
         Path | None,
-        typer.Option(help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=at_home),
+        typer.Option(
+            help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=arguments.at_home
+        ),
     ] = None,
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
@@ -147,9 +138,9 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs)
 
 @app.command()
 def think(  # noqa: PLR0913 (each parameter is an option)
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    teacher: Teacher = None,
+    recipe: arguments.RecipePath,
+    overrides: arguments.Overrides = None,
+    teacher: arguments.Teacher = None,
     tries: Annotated[int, typer.Option(help="Replies to each question.")] = 4,
     keep: Annotated[int, typer.Option(help="Right replies that become rows, at most, of each question.")] = 1,
     tokens: Annotated[int | None, typer.Option(help="The most tokens of all prompts and replies.")] = None,
@@ -161,11 +152,11 @@ def think(  # noqa: PLR0913 (each parameter is an option)
     length: Annotated[str | None, typer.Option(help="Fewest and most tokens of reasoning, as in 50:1500.")] = None,
     instruct: Annotated[bool, typer.Option("--instruct", help="Ask the teacher in words to think first.")] = False,
     hints: Annotated[bool, typer.Option("--hints", help="Show the answer where no reply was right.")] = False,
-    shorten: Shorten = False,
+    shorten: arguments.Shorten = False,
     judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge of answers in free text.")] = None,
-    teacher_answers: TeacherAnswers = False,
+    teacher_answers: arguments.TeacherAnswers = False,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests in flight.")] = 16,
-    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=at_home)] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=arguments.at_home)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the account, as JSON.")] = False,
 ) -> None:
     """Give reasoning to rows that have none: ask a teacher, keep what is right. Resumes where it stopped."""
@@ -195,7 +186,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
 
 
 @app.command()
-def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -> None:
     """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
         with _exit_when_stopped(announce=os.environ["RANK"] == "0"):
@@ -247,10 +238,10 @@ def _load_recipe(path: Path, overrides: list[str], tell: "Say | None" = None) ->
 
 @app.command(name="eval")
 def evaluate(  # noqa: PLR0913 (each parameter is an option)
-    run: RunPath,
+    run: arguments.RunPath,
     tasks: Annotated[
         list[Path] | None,
-        typer.Option(help="File of questions with answers; may be given several times.", callback=at_home),
+        typer.Option(help="File of questions with answers; may be given several times.", callback=arguments.at_home),
     ] = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
     thinking: Annotated[
@@ -266,7 +257,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     as_json: Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")] = False,
 ) -> None:
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
-    sides = endpoints_by_side(endpoint or [])
+    sides = arguments.endpoints_by_side(endpoint or [])
     with captured_output():
         from thinktune.config import load_recipe
         from thinktune.eval import comparison_tables
@@ -297,7 +288,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
 
 
 @app.command()
-def report(runs: RunPaths) -> None:
+def report(runs: arguments.RunPaths) -> None:
     """Rewrite a run's report page. For several runs, also write a page that compares them."""
     with captured_output():
         from thinktune.checkpoint import require_run_folder
@@ -319,7 +310,8 @@ def report(runs: RunPaths) -> None:
 @app.command()
 def push(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run folder, an export's, or any model folder.", callback=at_home)
+        Path,
+        typer.Argument(metavar="RUN", help="Run folder, an export's, or any model folder.", callback=arguments.at_home),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")],
     hub: Annotated[
@@ -337,7 +329,7 @@ def push(
 
 
 @app.command()
-def chat(run: ModelPath) -> None:
+def chat(run: arguments.ModelPath) -> None:
     """Chat with a model in the terminal, with its reasoning dimmed."""
     with captured_output():
         from thinktune.commands.chat import chat_in_terminal
@@ -347,39 +339,38 @@ def chat(run: ModelPath) -> None:
 
 
 @app.command()
-def serve(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=at_home)
-    ] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Use this OpenAI-compatible server instead.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of the endpoint; all that it lists by default.")] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond loopback, THINKTUNE_API_KEY must be set.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8420,
-    engine: Annotated[
-        Literal["auto", "here", "vllm"],
-        typer.Option(help="Inference engine; auto is vLLM if it is installed and there is a GPU."),
-    ] = "auto",
+def serve(  # noqa: PLR0913 (each parameter is an option)
+    run: arguments.MaybeModelPath = None,
+    endpoint: arguments.ServedEndpoint = None,
+    model: arguments.EndpointModel = None,
+    host: arguments.ListenHost = "127.0.0.1",
+    port: arguments.ListenPort = 8420,
+    engine: arguments.ServeEngine = "auto",
+    allow_origin: arguments.AllowOrigins = None,
+    allow_host: arguments.AllowHosts = None,
+    root_path: arguments.RootPath = "",
 ) -> None:
     """Serve a chat page and an OpenAI-compatible API."""
     with captured_output():
-        from thinktune.serve import find_models
+        from thinktune.serve import API_KEY_VARIABLE, find_access, find_models
         from thinktune.serve import serve as run_serve
 
-    run_serve(find_models(run, endpoint, model, engine, say), host, port, say)
+    access = find_access(os.environ.get(API_KEY_VARIABLE), host, allow_host or (), allow_origin or (), root_path)
+    run_serve(find_models(run, endpoint, model, engine, say), host, port, say, access)
 
 
 @app.command()
 def export(
-    run: ModelPath,
+    run: arguments.ModelPath,
     targets: Annotated[
         list[str],
         typer.Argument(metavar="TARGET...", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
     ],
     to: Annotated[
         Path | None,
-        typer.Option(help="Folder in which each target gets a folder; default: RUN/export.", callback=at_home),
+        typer.Option(
+            help="Folder in which each target gets a folder; default: RUN/export.", callback=arguments.at_home
+        ),
     ] = None,
 ) -> None:
     """Write the model as other engines load it; each export is loaded back and asked before it counts."""

@@ -19,14 +19,14 @@ import os, sys
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 from support.api_server import ScriptedBackend, scripted_model
 from thinktune.serve.server import uvicorn_config, make_app
-from thinktune.serve.security import Limits
+from thinktune.serve.security import Access, Limits
 import uvicorn
 words = sys.argv[1:]
 if words[1].endswith("broken"):
     sys.exit("no such architecture")
 open({{record!r}}, "w").write(f"{{{{os.getpid()}}}}\\n" + "\\n".join(words))
 app = make_app([scripted_model(ScriptedBackend("<think>\\nso\\n</think>\\n\\nyes"), words[words.index("--served-model-name") + 1])],
-               Limits(), os.environ["VLLM_API_KEY"], None)
+               Limits(), Access(os.environ["VLLM_API_KEY"], None))
 settings = uvicorn_config(app, Limits())
 settings.host, settings.port = words[words.index("--host") + 1], int(words[words.index("--port") + 1])
 uvicorn.Server(settings).run()

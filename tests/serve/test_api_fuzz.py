@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from support.api_server import ScriptedBackend, scripted_model
 
-from thinktune.serve import Limits, make_app
+from thinktune.serve import Access, Limits, make_app
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=1500, derandomize=False)
@@ -23,7 +23,7 @@ CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
 ]
-app = make_app([scripted_model(ScriptedBackend("<think>\nso\n</think>\n\nyes"))], Limits(), None, None)
+app = make_app([scripted_model(ScriptedBackend("<think>\nso\n</think>\n\nyes"))], Limits(), Access(hosts=None))
 schema = schemathesis.openapi.from_asgi("/openapi.json", app)
 
 

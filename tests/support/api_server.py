@@ -11,8 +11,7 @@ import uvicorn
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.replies import Piece, ReasoningParser, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
-from thinktune.serve import Limits, ServedModel, make_app
-from thinktune.serve.security import LOOPBACK_HOSTS
+from thinktune.serve import Access, Limits, ServedModel, make_app
 from thinktune.serve.server import uvicorn_config
 
 QUESTION = [{"role": "user", "content": "Why?"}]
@@ -76,10 +75,10 @@ def scripted_model(backend: ScriptedBackend, name: str = "tuned", defaults: Chat
 
 
 @contextmanager
-def serving(served_models, limits: Limits | None = None, key: str | None = None) -> Generator[str]:
+def serving(served_models, limits: Limits | None = None, key: str | None = None, **access) -> Generator[str]:
     """Run a server in a thread of this process, as `thinktune serve` runs it; yields its address."""
     limits = limits or Limits()
-    server = uvicorn.Server(uvicorn_config(make_app(served_models, limits, key, LOOPBACK_HOSTS), limits))
+    server = uvicorn.Server(uvicorn_config(make_app(served_models, limits, Access(key, **access)), limits))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

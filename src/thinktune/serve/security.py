@@ -3,6 +3,8 @@
 import asyncio
 import hmac
 import ipaddress
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from thinktune.errors import UserError
 from thinktune.serve.openai_schema import ApiError
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -27,6 +30,48 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may use the server: nobody but this machine and the page itself, unless more is allowed."""
+
+    key: str | None = None
+    """The bearer token required below /v1/."""
+    hosts: frozenset[str] | None = LOOPBACK_HOSTS
+    """Names allowed in the Host header, None for any. On loopback, any other name belongs to a site that made the
+    browser resolve it to this machine (DNS rebinding)."""
+    origins: frozenset[str] = frozenset()
+    """Origins of other pages that may call the API, as browsers send them; * for all."""
+    root_path: str = ""
+    """The path below which a proxy offers the server, whether the proxy takes it off or not."""
+
+    def allows_origin(self, origin: str, host: str) -> bool:
+        """Return True for the server's own page, and for one that is allowed."""
+        return _netloc(origin) == host.lower() or "*" in self.origins or origin in self.origins
+
+
+def find_access(key: str | None, host: str, hosts: Sequence[str], origins: Sequence[str], root_path: str) -> Access:
+    """Return the access to an address with what a command line allows; raises UserError for what is no name of it."""
+    faults = [
+        f"--allow-origin: is {origin!r}; write it as browsers send it, as in https://app.example.com"
+        for origin in origins
+        if origin not in ("*", "null") and not _is_origin(origin)
+    ]
+    faults += [
+        f"--allow-host: is {name!r}; write a name without address or port, as in host.docker.internal"
+        for name in hosts
+        if not name or _host_name(name) != name.lower()
+    ]
+    prefix = "/" + root_path.strip("/") if root_path.strip("/") else ""
+    if not re.fullmatch(r"[\w./~%-]*", prefix):
+        faults.append(f"--root-path: is {root_path!r}; write the path alone, as in /proxy/8420")
+    if "*" in origins and not key:
+        faults.append("--allow-origin: is *, so any page could use the model; set an API key, or name the pages")
+    if faults:
+        raise UserError(faults)
+    allowed = LOOPBACK_HOSTS | {name.lower() for name in hosts} if is_loopback(host) else None
+    return Access(key, allowed, frozenset(origins), prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +98,12 @@ class SecurityMiddleware:
 
     Args:
         app: the application to protect.
-        key: the bearer token required below /v1/, or None.
-        hosts: the names allowed in the Host header, or None for any. On loopback, any other name belongs to a site that
-            made the browser resolve it to this machine (DNS rebinding).
+        access: who may use it.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None, hosts: frozenset[str] | None) -> None:
-        self._app, self._hosts = app, hosts
-        self._key = f"Bearer {key}".encode() if key else None
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+        self._key = f"Bearer {access.key}".encode() if access.key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an HTTP request on, or refuse it."""
@@ -77,16 +120,24 @@ class SecurityMiddleware:
         except ApiError as error:
             await error_response(error)(scope, receive, send_guarded)
         else:
-            await self._app(scope, receive, send_guarded)
+            # Routes are found whether a proxy has taken this path off or not.
+            await self._app({**scope, "root_path": self._access.root_path}, receive, send_guarded)
 
     def _verify(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
-        if self._hosts is not None and _host_name(host) not in self._hosts:
-            raise ApiError(421, f"Host {host!r} is not this server; use the address that it printed at its start")
+        hosts = self._access.hosts
+        if hosts is not None and _host_name(host) not in hosts:
+            raise ApiError(
+                421,
+                f"Host {host!r} is not this server; use the address that it printed, or allow the name with --allow-host",
+            )
         origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != host.lower():
-            raise ApiError(403, f"pages of {origin!r} may not call this server; use its own page")
-        if self._key is not None and path.startswith("/v1/"):
+        if origin is not None and not self._access.allows_origin(origin, host):
+            raise ApiError(
+                403,
+                f"pages of {origin!r} may not call this server; use its own page, or allow them with --allow-origin",
+            )
+        if self._key is not None and path.removeprefix(self._access.root_path).startswith("/v1/"):
             given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
             if not hmac.compare_digest(given, self._key):
                 raise ApiError(
@@ -155,6 +206,14 @@ def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
                 self.loop.call_later(seconds, self._close_if_idle, self.cycle)
 
     return H11ProtocolWithHeadTimeout
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.netloc) and text == f"{parts.scheme}://{parts.netloc}"
 
 
 def _netloc(origin: str) -> str:

@@ -1,9 +1,11 @@
 """The HTTP server: routes of the chat page and of the OpenAI-compatible API, in one process."""
 
+import ipaddress
 import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -12,6 +14,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -19,7 +22,7 @@ from starlette.types import ASGIApp
 from thinktune.errors import UserError
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
-from thinktune.serve.chat_completions import ChatCompletionResponse
+from thinktune.serve.chat_completions import WARNINGS_HEADER, ChatCompletionResponse
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
     CHAT_REQUEST_BODY,
@@ -33,10 +36,11 @@ from thinktune.serve.openai_schema import (
     complete_document,
 )
 from thinktune.serve.security import (
-    LOOPBACK_HOSTS,
+    Access,
     Limits,
     SecurityMiddleware,
     error_response,
+    find_access,
     is_loopback,
     protocol_with_head_timeout,
     read_body,
@@ -64,16 +68,13 @@ NO_TELEMETRY: TelemetryConfig = {
 }
 
 
-def make_app(
-    served_models: Sequence[ServedModel], limits: Limits, key: str | None, hosts: frozenset[str] | None
-) -> ASGIApp:
+def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Access) -> ASGIApp:
     """Build the application.
 
     Args:
         served_models: the models to offer; the first one answers requests that name none.
         limits: limits of concurrency, sizes and times.
-        key: the API key required below /v1/, or None.
-        hosts: the names allowed in the Host header, or None for any.
+        access: who may use it.
     """
     admission_queue, created, page = AdmissionQueue(limits), int(time.time()), read_page()
 
@@ -119,7 +120,18 @@ def make_app(
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
-    return SecurityMiddleware(app, key, hosts)
+    guarded = SecurityMiddleware(app, access)
+    if not access.origins:
+        return guarded
+    # Outermost, so that a page that is allowed can also read why it was refused.
+    return CORSMiddleware(
+        guarded,
+        allow_origins=access.origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=[WARNINGS_HEADER, "retry-after"],
+        allow_private_network=True,  # a page of the network calls a server on this machine
+    )
 
 
 def _empty_app() -> FastAPI:
@@ -143,10 +155,10 @@ def read_page() -> dict[str, bytes]:
     return found | {f"libraries/{entry.name}": entry.read_bytes() for entry in libraries.iterdir()}
 
 
-def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, limits: Limits | None = None) -> None:
+def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, access: Access | None = None) -> None:
     """Serve until Ctrl-C; raises UserError if the address is taken, or open to other machines without an API key."""
-    limits, key = limits or Limits(), os.environ.get(API_KEY_VARIABLE)
-    if not is_loopback(host) and not key:
+    limits, access = Limits(), access or find_access(os.environ.get(API_KEY_VARIABLE), host, (), (), "")
+    if not is_loopback(host) and not access.key:
         raise UserError(
             f"--host {host}: other machines could use the model; set {API_KEY_VARIABLE} to a key that they must send, "
             "or leave --host out"
@@ -154,11 +166,10 @@ def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, 
     listening = _listen(host, port)
     try:
         served_models[0].open()
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listening.getsockname()[1]}"
-        kind = "OpenAI-compatible, with your API key" if key else "OpenAI-compatible"
+        address = f"http://{_reachable_name(host)}:{listening.getsockname()[1]}"
+        kind = "OpenAI-compatible, with your API key" if access.key else "OpenAI-compatible"
         say(f"page: {address}/\nAPI:  {address}/v1 ({kind}); Ctrl-C stops")
-        app = make_app(served_models, limits, key, LOOPBACK_HOSTS if is_loopback(host) else None)
+        app = make_app(served_models, limits, access)
         uvicorn.Server(uvicorn_config(app, limits)).run(sockets=[listening])
     finally:
         listening.close()
@@ -189,6 +200,23 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise UserError(f"--host {host} --port {port}: cannot listen there ({error}); name another port") from None
+
+
+def _reachable_name(host: str) -> str:
+    """Return what others can type: for the address of all interfaces, this machine's own in its network."""
+    with suppress(ValueError):
+        if (address := ipaddress.ip_address(host)).is_unspecified:
+            host = _own_address(address.version) or socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _own_address(version: int) -> str | None:
+    """Return the address from which this machine would reach others; nothing is sent. None without a network."""
+    family, elsewhere = (socket.AF_INET, "192.0.2.1") if version == 4 else (socket.AF_INET6, "2001:db8::1")
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((elsewhere, 9))  # an address for documentation (RFC 5737, RFC 3849); UDP, so no packet leaves
+        return str(probe.getsockname()[0])
+    return None
 
 
 def find_model(served_models: Sequence[ServedModel], name: str | None) -> ServedModel:

@@ -16,13 +16,13 @@ export function useKey(key) {
 
 /** List the models, each with its defaults. */
 export async function listModels() {
-  return (await (await call('/v1/models')).json()).data;
+  return (await (await call('v1/models')).json()).data;
 }
 
 /** Yield the parts of a reply as they come: {delta}, {finish}, {usage}. */
 export async function* streamReply(request, signal) {
   const options = { include_usage: true, allow_moved: true };
-  const response = await call('/v1/chat/completions', {
+  const response = await call('v1/chat/completions', {
     method: 'POST',
     body: JSON.stringify({ ...request, stream: true, stream_options: options }),
     headers: { 'content-type': 'application/json' },
@@ -55,7 +55,8 @@ function* read(body) {
 async function call(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
-  const response = await fetch(path, { ...options, headers });
+  // Below the page's own address, wherever a proxy has put it.
+  const response = await fetch(new URL(path, document.baseURI), { ...options, headers });
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   throw new ApiError(response.status, body?.error?.message ?? `HTTP ${response.status}`);

@@ -1,7 +1,7 @@
 """Cross entropy and its gradient over logits in one Triton kernel, which reads them twice and writes them once."""
 
 # Triton ships no types, and a kernel is a language of its own.
-# pyright: basic, reportMissingImports=false, reportPossiblyUnbound=false
+# pyright: basic, reportMissingImports=false, reportIndexIssue=false
 
 import torch
 import triton

@@ -11,6 +11,9 @@ from torch.nn.functional import cross_entropy
 from thinktune.config.schema import TrainConfig
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
+from thinktune.inference import SamplingParams
+from thinktune.inference.kv_cache import KVCache
+from thinktune.inference.sampler import Sampler, sample_tokens
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states
@@ -24,6 +27,7 @@ from thinktune.model.transforms import (
 )
 from thinktune.optim.optimizer import Optimizer
 from thinktune.tokenization import Rendered
+from thinktune.train.samples import any_operations
 from thinktune.train.step import step, warm_up
 
 pytestmark = [
@@ -32,6 +36,7 @@ pytestmark = [
 ]
 CARD = torch.device("cuda")
 LENGTHS = (50, 90, 170, 330, 120, 400, 70, 210, 300, 20)
+GRAPHS = 4  # of a run: the layer and the norm after the last one, to learn and to evaluate
 SIZE = ModelShape(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, intermediate_size=512)
 
 
@@ -70,9 +75,11 @@ def near(mine, theirs, tolerance, name=""):
     assert error < tolerance, f"{name}: differs by {error.item():.2e} of its norm"
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+# On a CPU, too, the gradient of one bf16 norm differs from fp32's by 2.8e-2 of itself.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
 def test_packed_equals_alone(made, card_rows, dtype, tolerance):
     """Compare each row by transformers' own attention in fp32 with the path of this card: states and gradients."""
+    generator = torch.Generator(CARD).manual_seed(0)
     alone = copy.deepcopy(made)
     alone.set_attn_implementation("sdpa")
     chosen = set_attention(made.to(dtype), dtype)
@@ -83,7 +90,7 @@ def test_packed_equals_alone(made, card_rows, dtype, tolerance):
         ids = [torch.from_numpy(by_name[name].ids.astype("int64"))[None].to(CARD) for name in batch.row_sources]
         theirs = torch.cat([alone.model(each).last_hidden_state[0] for each in ids])
         near(mine, theirs, tolerance)
-        weights = torch.randn(theirs.shape, device=CARD)
+        weights = torch.randn(theirs.shape, device=CARD, generator=generator)
         (mine.float() * weights).sum().backward()
         (theirs * weights).sum().backward()
     for (name, weight), other in zip(made.named_parameters(), alone.parameters(), strict=True):
@@ -125,7 +132,7 @@ def test_the_loss_in_one_kernel_is_the_plain_one(dtype, tolerance, rows):
     mine = [part.to(dtype).requires_grad_() for part in (hidden, weight)]
     expected = cross_entropy(plain[0] @ plain[1].T, targets, reduction="none")
     (0.25 * expected.sum()).backward()
-    for scale in (0.5, 0.25):  # another scale is no other kernel
+    for scale in (0.5, 0.25):
         for part in mine:
             part.grad = None
         scaled, each = linear_cross_entropy(*mine, targets, scale=scale, dtype=dtype, chunks=LogitChunks(rows))
@@ -172,14 +179,60 @@ def test_a_run_of_batches_compiles_each_layer_once(made, card_rows):
     set_attention(made, torch.bfloat16)
     compile_layers(made)
     warm_up(made, packed(card_rows)[0], torch.bfloat16)
-    graphs = counters["stats"]["unique_graphs"]
-    for seed in range(3):
+    assert counters["stats"]["unique_graphs"] == GRAPHS
+    update = Optimizer(made, TrainConfig(rows_per_step=1, memory="8bit"))
+    for seed in range(4):
         chosen = [card_rows[index] for index in np.random.default_rng(seed).permutation(len(card_rows))[:7]]
-        update = Optimizer(made, TrainConfig(rows_per_step=1, memory="8bit"))
-        update.begin_step(1, 1e-4)
+        update.begin_step(seed + 1, 1e-4)
         step(made, packed(chosen), update, World(), torch.bfloat16)
-    assert counters["stats"]["unique_graphs"] - graphs <= 1  # the update's own kernel
+        if not seed:
+            graphs = counters["stats"]["unique_graphs"]  # an update that is compiled is so by now
+        evaluate_loss(made, packed(chosen), CARD, torch.bfloat16)
+    assert counters["stats"]["unique_graphs"] == graphs
     assert not counters["graph_break"]
+
+
+def test_prompts_and_tokens_of_any_number_compile_nothing(made):
+    made.to(torch.bfloat16).eval()
+    set_attention(made, torch.bfloat16)
+    compile_layers(made)
+    with torch.inference_mode():
+        for length in range(3, 14):  # more than torch compiles of one function, unless it is told of more
+            cache = KVCache(made)
+            logits = cache.prefill([list(range(5, 5 + length)), [7] * (length + 1)])
+            assert cache.extend([[7], [8]]).isfinite().all()
+            assert logits.isfinite().all()
+    assert not counters["stats"]["unique_graphs"]
+
+
+def test_a_deterministic_run_can_sample(made):
+    """With the operations of which torch may know no deterministic form, as samples of a run are made."""
+    logits = torch.randn(3, 300, device=CARD)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with any_operations():
+            samplers = [Sampler(SamplingParams(8, 0.7, 0.9, 20, seed)) for seed in range(3)]
+            assert all(0 <= token < 300 for token in sample_tokens(logits, samplers).tolist())
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_states_on_the_host_are_updated_as_those_on_the_card(made, card_rows):
+    """To the bit, from the first step on, which copies into buffers that were just filled with zeros."""
+    kept = []
+    for memory in ("8bit", "8bit-streamed"):
+        model = copy.deepcopy(made)
+        update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory))
+        set_attention(model, torch.bfloat16)
+        for number in (1, 2, 3):
+            update.begin_step(number, 1e-3)
+            generator = torch.Generator(CARD).manual_seed(number)
+            for weight in model.parameters():
+                weight.grad = torch.randn(weight.shape, device=CARD, generator=generator).to(weight.dtype)
+            update.finish_step()
+        kept.append([weight.detach().clone() for weight in model.parameters()])
+        kept[-1] += [state.cpu() for state in update.state_dict().values()]
+    assert all(one.cpu().equal(other.cpu()) for one, other in zip(*kept, strict=True))
 
 
 def test_learning_in_8_bits_stays_near_bf16(made, card_rows):

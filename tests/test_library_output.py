@@ -13,7 +13,7 @@ from support.runs import small_tree
 
 import thinktune
 from thinktune.files import write_json
-from thinktune.library_output import QUIET_ENVIRONMENT
+from thinktune.library_output import QUIET_ENVIRONMENT, set_environment
 
 NOISY = """
 import logging, os, sys, warnings
@@ -67,6 +67,23 @@ def test_a_crash_of_a_library_that_is_imported_is_told():
     done = python(f"{NOISY}\nwith captured_output():\n    os.abort()")
     assert done.returncode == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("own", "segments"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, None),  # which torch reads before the other, and alone
+        ({"PYTORCH_HIP_ALLOC_CONF": "max_split_size_mb:64"}, None),
+    ],
+)
+def test_a_command_asks_for_segments_that_grow_unless_the_user_asks_for_others(monkeypatch, own, segments):
+    monkeypatch.setattr("os.environ", {name: value for name, value in os.environ.items() if "ALLOC_CONF" not in name})
+    os.environ.update(own)
+    set_environment()
+    assert os.environ.get("PYTORCH_ALLOC_CONF") == segments
+    assert {name: os.environ[name] for name in own} == own
 
 
 @pytest.mark.parametrize("variable", ["THINKTUNE_LIBRARY_OUTPUT", "TORCH_LOGS"])

@@ -17,7 +17,7 @@ import typer
 from thinktune import arguments
 from thinktune.errors import Stopped, UserError, redact
 from thinktune.files import describe_system_error, system_error
-from thinktune.library_output import captured_output, silence_libraries
+from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
     describe_failure,
     drop_unwritten_output,
@@ -388,7 +388,7 @@ def main() -> None:
     """
     open_closed_streams()
     silence_libraries()
-    os.environ.setdefault("PYTHON_COLORS", "0")  # the escape codes of a coloured traceback would be shown
+    set_environment()
     try:
         with guarded_output():
             _run_verb()

@@ -27,6 +27,13 @@ QUIET_ENVIRONMENT = {
 }
 
 
+# Read by Python and by torch when they need it, whatever a user wants printed: no escape codes of coloured tracebacks,
+# which would be shown; and segments that grow, because freed memory of another size is otherwise lost to a run that a
+# plan has fitted to its card.
+ENVIRONMENT = {"PYTHON_COLORS": "0", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+OLDER_ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")  # torch's own names of the same
+
+
 STDOUT, STDERR = 1, 2  # descriptors
 
 
@@ -34,6 +41,14 @@ _OWN_FOLDER = Path(__file__).parent
 
 
 _silenced = False  # in this process, by `silence_libraries`
+
+
+def set_environment() -> None:
+    """Set `ENVIRONMENT`, before torch uses a card; nothing that the user has set is changed, under any of its names."""
+    for name, value in ENVIRONMENT.items():
+        others = OLDER_ALLOCATOR_VARIABLES if name == "PYTORCH_ALLOC_CONF" else ()
+        if not any(other in os.environ for other in others):
+            os.environ.setdefault(name, value)
 
 
 def silence_libraries() -> None:

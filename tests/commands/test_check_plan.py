@@ -34,6 +34,7 @@ def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
     assert chosen["memory"] == "exact"
     assert {option["memory"] for option in options} == {"exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"}
     text = shown(facts)
+    assert "TF32" not in text
     marked = [line for line in text.splitlines() if line.startswith("→")]
     assert [line.split()[1] for line in marked] == ["exact"]
     assert "Predicted for 24GiB (24.0 GiB)" in text
@@ -41,6 +42,14 @@ def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
     small = shown(check_recipe(settings({**tree, "plan": {"card": "0.1GiB"}}), quiet)[1])
     assert "nothing fits 0.1GiB" in small
     assert "→" not in small
+
+
+def test_check_says_that_fp32_is_slow_on_a_card(tree):
+    card = {**tree, "plan": {"card": "24GiB"}}
+    slow = shown(check_recipe(settings(card, train={"precision": "fp32"}), quiet)[1])
+    assert "expert.precision: is fp32, whose products are not rounded to TF32" in slow
+    on_the_cpu = settings(tree, train={"precision": "fp32"})
+    assert "TF32" not in shown(check_recipe(on_the_cpu, quiet)[1])
 
 
 def test_check_on_the_cpu_prints_the_defaults(tree):

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.model_folders import make_folder, weights
 from support.runs import quiet, settings
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InductorError
 
 from thinktune.checkpoint import store
 from thinktune.config import loading as recipe
@@ -135,9 +137,11 @@ def test_deterministic_operations_are_asked_for_run_by_run(tree):
         assert torch.are_deterministic_algorithms_enabled() == chosen
 
 
-def test_out_of_memory_in_the_dry_run_suggests_what_would_fit(tree, monkeypatch):
+@pytest.mark.parametrize("compiling", [False, True])
+def test_out_of_memory_in_the_dry_run_suggests_what_would_fit(tree, monkeypatch, compiling):
     def full(*_):
-        raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        error = torch.OutOfMemoryError("tried to allocate 9 GiB")
+        raise InductorError(error, None) from None if compiling else error  # as torch's compiler raises it
 
     monkeypatch.setattr(dry_run, "dry_train_step", full)
     context = open_context(settings(tree))
@@ -145,6 +149,17 @@ def test_out_of_memory_in_the_dry_run_suggests_what_would_fit(tree, monkeypatch)
         UserError, match=r"dry run.*expert\.batch_tokens=512, in a new run train\.memory=exact-bf16 \(0\.00 GiB"
     ):
         dry_run.dry_run(context)
+
+
+def test_only_a_full_memory_is_found_in_an_error():
+    full = torch.OutOfMemoryError("tried to allocate 9 GiB")
+    wrapped = RuntimeError("tuning")
+    wrapped.__cause__ = BackendCompilerFailed(lambda: None, InductorError(full, None), None)
+    told = UserError("expert.batch_tokens: is 9, and the memory is full")
+    told.__cause__ = full
+    assert dry_run.find_out_of_memory(full) is dry_run.find_out_of_memory(wrapped) is full
+    for other in (told, ValueError("9"), InductorError(ValueError("9"), None)):
+        assert dry_run.find_out_of_memory(other) is None
 
 
 def test_the_setting_that_would_fit_is_given_as_overrides(tree, monkeypatch, tmp_path):

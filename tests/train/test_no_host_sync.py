@@ -9,6 +9,7 @@ import torch
 from support.optimizers import Reads
 from support.runs import quiet, settings
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from thinktune.config.schema import TrainConfig
 from thinktune.demo.tiny_model import ModelShape, make_model
@@ -57,6 +58,35 @@ def test_a_step_runs_on_tensors_that_have_no_values(tokenizer, memory, inside):
         for number in (made.gradient_norm, made.losses.sums, found.sums):
             with pytest.raises(DataDependentOutputException):
                 number.sum().item()  # otherwise values existed, and nothing was tested
+
+
+class Copies(TorchDispatchMode):
+    """Record the copies from the host to a device for which the host waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.handed_over = [], 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        given = [each for each in args if isinstance(each, torch.Tensor) and each.ndim]
+        copies = operation in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default) and made.device != CPU
+        if copies and any(each.device == CPU for each in given):
+            self.handed_over += 1
+            self.found += [] if (kwargs or {}).get("non_blocking") else [str(operation)]
+        return made
+
+
+def test_an_evaluation_hands_the_device_nothing_that_it_waits_for(tokenizer):
+    """On the device without memory, with a card's packed kernel."""
+    batches = pack(make_rows(), 64, pad=make_padding(0, LENGTHS, 64))
+    model = make_model(tokenizer, ModelShape()).to("meta", torch.bfloat16)
+    model.set_attn_implementation("thinktune_varlen")
+    with Copies() as copies:
+        found = evaluate_loss(model, batches, torch.device("meta"), torch.bfloat16)
+    assert found.sums.is_meta
+    assert copies.handed_over >= len(DEVICE_FIELDS) * len(batches)
+    assert not copies.found
 
 
 def test_the_loop_reads_nothing_between_its_lines_of_metrics(tree, monkeypatch):

@@ -65,3 +65,19 @@ def test_a_reply_that_cannot_be_made_is_an_event_of_the_run(tree):
     assert event["step"] == 4
     assert event["text"].startswith("no samples: model: no finite logits (NaN or infinity) at token 1 of a reply")
     assert said[-1] == f"step 4: {event['text']}"
+
+
+def test_samples_may_use_any_operation_and_the_run_stays_deterministic(tree):
+    run = open_run(settings(tree, train={"deterministic": True}), quiet, ("test",))
+    allowed = []
+    run.context.model.model.register_forward_pre_hook(
+        lambda *_: allowed.append(torch.is_deterministic_algorithms_warn_only_enabled())
+    )
+    try:
+        writing.write_samples(run.context, writing.SampleBudget(), 1)
+        assert allowed
+        assert all(allowed)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -12,7 +12,7 @@ from thinktune.distributed.world import World
 from thinktune.model.batch import Padding, pack
 from thinktune.model.device import pick_device
 from thinktune.model.forward import evaluate_loss, hidden_states
-from thinktune.model.loss import LogitChunks, _cross_entropy_fused, linear_cross_entropy
+from thinktune.model.loss import LogitChunks, linear_cross_entropy, pick_chunk_rows
 from thinktune.optim.optimizer import Optimizer
 from thinktune.tokenization import TokenKind
 from thinktune.train.step import step
@@ -63,37 +63,26 @@ def test_the_loss_equals_that_of_transformers(model, rows):
         assert found[name] == pytest.approx(plain[parts == part].mean().item(), rel=1e-5)
 
 
-def take_fused_loss(monkeypatch, fused):
-    """Let the CPU take the form of the loss that cards compile, here run operation by operation; or the CPU's own."""
-    monkeypatch.setattr("thinktune.model.loss.FUSED_DEVICE_TYPES", ("cpu",) if fused else ())
-    monkeypatch.setattr("thinktune.model.loss._fused_kernel", lambda: _cross_entropy_fused)
-
-
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 100])
-def test_the_fused_loss_has_the_plain_losses_gradients(monkeypatch, tokens, fused):
-    """As on the CPU, and as what a card compiles into one kernel, here run operation by operation."""
-    take_fused_loss(monkeypatch, fused)
+def test_the_loss_in_chunks_has_the_plain_losses_gradients(tokens):
     torch.manual_seed(0)
     hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     targets = torch.randint(50, (tokens,))
     scaled, each = linear_cross_entropy(
         hidden, weight, targets, scale=0.25, dtype=torch.float32, chunks=LogitChunks(16)
     )
-    (3 * scaled).backward()
+    scaled.backward()
     mine = hidden.grad, weight.grad
     hidden.grad = weight.grad = None
     plain = cross_entropy(hidden @ weight.T, targets, reduction="none")
-    (3 * 0.25 * plain.sum()).backward()
+    (0.25 * plain.sum()).backward()
     torch.testing.assert_close(each, plain.detach(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(mine[0], hidden.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(mine[1], weight.grad, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_bf16_losses_are_within_the_rounding_of_bf16(monkeypatch, fused):
+def test_bf16_losses_are_within_the_rounding_of_bf16():
     """Compare with the plain loss of the same bf16 numbers; the noise is that of rounding logits and gradients."""
-    take_fused_loss(monkeypatch, fused)
     torch.manual_seed(0)
     mine = [(torch.randn(*size) / 2).bfloat16().requires_grad_() for size in ((100, 32), (400, 32))]
     plain = [part.detach().float().requires_grad_() for part in mine]
@@ -109,12 +98,40 @@ def test_bf16_losses_are_within_the_rounding_of_bf16(monkeypatch, fused):
         assert (one.grad.float() - other.grad).norm() < 2**-7 * other.grad.norm()
 
 
+def test_a_loss_that_is_multiplied_after_its_gradients_are_made_is_refused():
+    hidden, weight = torch.randn(2, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    loss, _ = linear_cross_entropy(hidden, weight, torch.tensor([0, 8]), scale=1.0, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="its scale is given, not multiplied"):
+        (2 * loss).backward()
+
+
+@pytest.mark.parametrize(("weights", "why"), [(1e30, "logits overflow"), (-1e30, "the target has no share")])
+def test_a_row_whose_loss_is_not_finite_has_no_finite_gradient_and_leaves_no_head_without(weights, why):
+    """One row's loss is infinite, or no number; the other two rows are as they would be alone."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(3, 4), torch.randn(9, 4)
+    hidden[1], weight[5] = weights, 1e30
+    hidden, weight = hidden.requires_grad_(), weight.requires_grad_()
+    loss, each = linear_cross_entropy(hidden, weight, torch.tensor([0, 5, 2]), scale=1.0, dtype=torch.float32)
+    loss.backward()
+    assert each.isfinite().tolist() == [True, False, True], why
+    assert hidden.grad.isfinite().all(1).tolist() == [True, False, True], why
+    assert not weight.grad.isfinite().any(), why
+
+
 def test_huge_logits_do_not_overflow():
     hidden, weight = torch.full((2, 4), 100.0, requires_grad=True), torch.full((9, 4), 50.0, requires_grad=True)
     loss, _ = linear_cross_entropy(hidden, weight, torch.tensor([0, 8]), scale=1.0, dtype=torch.float32)
     loss.backward()
     assert loss.isfinite()
     assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("gib", "rows"), [(6, 662), (8, 883), (24, 1325), (140, 7729)])
+def test_chunks_of_logits_are_a_small_part_of_any_card_and_enough_work_on_a_small_one(gib, rows):
+    made = pick_chunk_rows(torch.device("cuda"), 151_936, torch.bfloat16, gib * 2**30, fused=True)
+    assert made == rows
+    assert made * 151_936 * 2 <= gib * 2**30 / 32
 
 
 def test_evaluation_computes_no_gradient():

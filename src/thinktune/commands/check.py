@@ -46,6 +46,10 @@ TOKEN_KIND_NAMES = {
     TokenKind.ANSWER: "answer",
     TokenKind.END: "end of turn",
 }
+SLOW_PRECISION = (
+    "expert.precision: is fp32, whose products are not rounded to TF32, so that a card makes them at a half to a "
+    "fifteenth of bf16's speed; leave it out unless you need every digit"
+)
 MAX_RERENDERED = 1000  # examples
 SHOWN_BATCH_TOKENS = 8192  # of a batch for which the price of padding is shown, where the recipe names none
 
@@ -153,7 +157,8 @@ def _plan(inputs: PlanInputs) -> tuple[MemoryTierName | None, dict[str, Any]]:
         stated = stated_setting(recipe.train, 1)
         why = describe_stated(stated) if stated else f"none: {error}"
         return stated and stated.memory, {"options": [], "why": why} | ({} if stated else {"stop": str(error)})
-    return made.chosen and made.chosen.setting.memory, plan.plan_as_dict(made)
+    slow = {"precision": SLOW_PRECISION} if recipe.train.precision == "fp32" else {}
+    return made.chosen and made.chosen.setting.memory, plan.plan_as_dict(made) | slow
 
 
 def print_check(facts: dict[str, Any], console: Console) -> None:
@@ -235,6 +240,8 @@ def _print_plan(planned: dict[str, Any], console: Console) -> None:
         console.print(table)
         _print_networks(planned["networks"], console)
     _print(f"plan: {planned['why']}", console)
+    if "precision" in planned:
+        _print(planned["precision"], console)
 
 
 def _describe_cards(planned: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from torch import nn
 
 from thinktune.errors import UserError
 
+LAST_NORMS = ("norm", "final_layernorm", "ln_f")  # what transformers' decoders call the norm after the last layer
 LAYER_LISTS = ("layers", "h", "blocks")  # what transformers' decoders call the list of their layers
 
 
@@ -25,3 +26,10 @@ def decoder_layers(model: Any) -> Any:
         f"model.name: {type(model).__name__} has no list of layers under a known name ({', '.join(LAYER_LISTS)}); "
         "use another model"
     )
+
+
+def last_norm(model: Any) -> nn.Module | None:
+    """Return the norm after a decoder's last layer; None for a class that has none of a known name."""
+    inner = decoder(model)
+    found = (getattr(inner, name, None) for name in LAST_NORMS)
+    return next((norm for norm in found if isinstance(norm, nn.Module)), None)

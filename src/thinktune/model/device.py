@@ -1,12 +1,17 @@
 """Device, compute capability and arithmetic of a model."""
 
+import math
 import os
+import warnings
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
 
 from thinktune.config import MemoryTierName
 from thinktune.config.schema import Precision
+from thinktune.errors import shorten_error
 from thinktune.optim import TIERS
 
 # Compute capabilities from which NVIDIA cards have a feature.
@@ -41,6 +46,47 @@ def pick_precision(
 def compute_capability(device: torch.device) -> tuple[int, int] | None:
     """Return the compute capability of a CUDA device; None for any other."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def supports_triton(device_type: str, capability: tuple[int, int] | None, installed: bool) -> bool:
+    """Return True on cards for which Triton, and torch's compiler with it, writes good code, if it is installed.
+
+    Not on the CPU, where compiling takes longer than it saves.
+    """
+    return device_type == "cuda" and capability is not None and capability >= MIN_TRITON_CAPABILITY and installed
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Return True where a Triton kernel runs on a device of this machine, and is right.
+
+    Triton needs more than its package: a C compiler and Python's headers. Where they are missing a warning says so,
+    once, and all that needs Triton takes another way.
+    """
+    if not supports_triton(device.type, compute_capability(device), find_spec("triton") is not None):
+        return False
+    return _runs_kernel(device)
+
+
+@cache
+def _runs_kernel(device: torch.device) -> bool:
+    from thinktune.model.kernels.cross_entropy import cross_entropy_in_place
+
+    logits, target = torch.zeros(2, 8, device=device), torch.zeros(2, 1, dtype=torch.int64, device=device)
+    try:
+        losses = cross_entropy_in_place(logits, target, None).tolist()
+        if all(abs(loss - math.log(8)) < 1e-4 for loss in losses):
+            return True
+        reason = f"a loss of log 8 came out as {losses[0]:g}"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the compilers behind it raise
+        reason = shorten_error(error)
+    warnings.warn(
+        f"Triton is installed and does not run on {device} ({reason}), so nothing is compiled and training is slower; "
+        "install a C compiler and Python's headers (gcc, python3-dev), or another release of torch",
+        stacklevel=2,
+    )
+    return False
 
 
 def device_name(device: torch.device) -> str:

@@ -186,8 +186,10 @@ def _sum_row_losses(
         on_device = batch.to(device)
         _, each = compute_loss(model, on_device, 1.0, precision, chunk_rows)
         losses.add(each, on_device.label_kinds)
-        owners = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.label_positions, right=True)
-        sums = each.new_zeros(len(batch.row_sources)).index_add_(0, owners.to(device), each)
+        # On the device, where a batch may already be: a number that the host hands over would wait for the card.
+        ends = on_device.cu_seqlens[1:].to(device, non_blocking=True).long()
+        owners = torch.searchsorted(ends, on_device.label_positions, right=True)
+        sums = each.new_zeros(len(batch.row_sources)).index_add_(0, owners, each)
         counts = owners.new_zeros(len(batch.row_sources)).index_add_(0, owners, torch.ones_like(owners))
         rows.append((batch.row_sources, sums, counts))
     return losses.all_reduce(world), rows

@@ -1,18 +1,18 @@
 """Fused linear cross entropy over labelled positions only, in chunks: the full logits never exist."""
 
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from thinktune.model.device import runs_triton
+
 # Bytes of logits at a time: what fits in a CPU's cache; on a card a fraction of its memory, because matrix products
-# of few rows leave it idle.
+# of few rows leave it idle, and each chunk reads and writes the head's whole gradient.
 CPU_CHUNK_BYTES, CHUNK_BYTES, CHUNK_MEMORY_FRACTION = 16 * 2**20, 256 * 2**20, 1 / 64
+SMALL_CARD_BYTES, SMALL_CARD_CHUNK_FRACTION = 12 * 2**30, 1 / 32  # where a 64th would be some hundred rows
 MIN_CHUNK_ROWS = 16
-FUSED_DEVICE_TYPES = ("cuda",)  # where the softmax is one compiled kernel; elsewhere it is one pass per operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +77,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if with_gradients else None
         weight_gradient = torch.zeros_like(weight) if with_gradients else None
-        # The meta device has no kernels; the in-place version takes the same memory.
-        softmax = _fused_kernel() if fused and hidden.device.type != "meta" else _cross_entropy_inplace
-        # A tensor, because a number would be compiled in, and it changes from step to step.
-        factor = torch.full((), scale, device=hidden.device) if with_gradients else None
+        # The meta device has no kernels; one pass per operation takes the same memory.
+        softmax = _fused_cross_entropy if fused and hidden.device.type != "meta" else _cross_entropy_inplace
         # One buffer for all chunks, in place: new pages for each would cost more than the arithmetic.
         chunk_rows = chunks.rows or pick_chunk_rows(hidden.device, len(weight), dtype)
         chunk_rows = min(chunk_rows, max(1, len(labels)))
@@ -90,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             states, target = hidden[part].to(dtype), labels[part, None]
             logits = _logits(states, head, buffer[: len(target)])
             bounded = transform.apply_inplace(logits)
-            losses[part] = softmax(logits, target, factor)
+            losses[part] = softmax(logits, target, scale if with_gradients else None)
             if hidden_gradient is None or weight_gradient is None:
                 continue
             transform.derive_inplace(logits, bounded)
@@ -108,8 +106,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
-        # In place: a copy of the head's gradient would be the largest tensor of the step. So backward runs only once.
-        return hidden_gradient.mul_(gradients[0]), weight_gradient.mul_(gradients[0]), None, None, None, None, None
+        # As they are: a pass over the head's gradient would read and write the largest tensor of the step. The host
+        # asks nothing, so that it does not wait; where this is not so, the device ends the run.
+        is_last: Any = torch.ops.aten._assert_async.msg
+        is_last(gradients[0] == 1, "the loss is the last number: its scale is given, not multiplied")
+        return hidden_gradient, weight_gradient, None, None, None, None, None
 
 
 def pick_chunk_rows(
@@ -132,7 +133,10 @@ def pick_chunk_rows(
         return max(MIN_CHUNK_ROWS, CPU_CHUNK_BYTES // (4 * vocab_size))
     if memory_bytes is None and device.type == "cuda":
         memory_bytes = int(torch.cuda.get_device_properties(device).total_memory)
-    size = int(memory_bytes * CHUNK_MEMORY_FRACTION) if memory_bytes else CHUNK_BYTES
+    size = CHUNK_BYTES
+    if memory_bytes:
+        small = memory_bytes < SMALL_CARD_BYTES
+        size = int(memory_bytes * (SMALL_CARD_CHUNK_FRACTION if small else CHUNK_MEMORY_FRACTION))
     return max(MIN_CHUNK_ROWS, size // ((dtype.itemsize if _is_fused(device, fused) else 4) * vocab_size))
 
 
@@ -166,7 +170,7 @@ def linear_cross_entropy(  # noqa: PLR0913 (the parts of a loss, by name)
 
 
 def _is_fused(device: torch.device, override: bool | None) -> bool:
-    return device.type in FUSED_DEVICE_TYPES if override is None else override
+    return runs_triton(device) if override is None else override
 
 
 def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
@@ -175,31 +179,23 @@ def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
     return buffer.copy_(states @ head.T)
 
 
-def _cross_entropy_inplace(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
-    """Return the losses (rows,); with a scale, turn the fp32 logits into their scaled gradient, in place."""
+def _cross_entropy_inplace(logits: Tensor, target: Tensor, scale: float | None) -> Tensor:
+    """Return the losses (rows,); with a scale, turn the fp32 logits into their scaled gradient, in place.
+
+    A loss that is not finite makes the gradient of its row NaN, and with it that of the head.
+    """
     top = logits.amax(-1, keepdim=True)
     chosen = logits.gather(1, target)
     total = logits.sub_(top).exp_().sum(-1, keepdim=True)
     losses = (total.log() + top - chosen)[:, 0]
     if scale is not None:  # the gradient of cross entropy: softmax minus one at the target
-        logits.mul_(total.reciprocal() * scale).scatter_add_(1, target, -scale.expand_as(top).to(logits.dtype))
+        factor = torch.full_like(losses, scale).masked_fill_(~losses.isfinite(), torch.nan)[:, None]
+        logits.mul_(total.reciprocal() * factor).scatter_add_(1, target, -factor)
     return losses
 
 
-def _cross_entropy_fused(logits: Tensor, target: Tensor, scale: Tensor | None) -> Tensor:
-    """Compute the same in a form that compiles well, for logits of any float dtype: read twice, written once."""
-    exact = logits.float()
-    total = exact.logsumexp(-1, keepdim=True)
-    losses = (total - exact.gather(1, target))[:, 0]
-    if scale is not None:
-        at_target = torch.arange(logits.shape[1], device=logits.device) == target
-        logits.copy_(((exact - total).exp() - at_target.float()) * scale)
-    return losses
+def _fused_cross_entropy(logits: Tensor, target: Tensor, scale: float | None) -> Tensor:
+    """Compute the same in one kernel, for logits of any float dtype: 6 bytes of a bf16 logit cross the memory."""
+    from thinktune.model.kernels.cross_entropy import cross_entropy_in_place  # only where Triton is installed
 
-
-@cache
-def _fused_kernel() -> Any:
-    """Compile `_cross_entropy_fused` once for any number of rows; without Triton, return it as it is."""
-    if find_spec("triton") is None:
-        return _cross_entropy_fused
-    return torch.compile(_cross_entropy_fused, dynamic=True)
+    return cross_entropy_in_place(logits, target, scale)

@@ -1,6 +1,8 @@
 """Transforms of the decoder layers: torch.compile, activation checkpointing, fp8 matrix products."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -8,24 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from thinktune.errors import UserError
-from thinktune.model.decoder import decoder_layers
-from thinktune.model.device import MIN_FLOAT8_CAPABILITY, MIN_TRITON_CAPABILITY, compute_capability
+from thinktune.model.decoder import decoder_layers, last_norm
+from thinktune.model.device import MIN_FLOAT8_CAPABILITY, compute_capability, runs_triton
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
 
+MAX_GRAPHS = 64  # of one function; torch's own limit is 8
 FLOAT8_MULTIPLE = 16  # both sides of a matrix that a card multiplies in fp8 must be multiples of this
 
 
-def supports_compile(device_type: str, capability: tuple[int, int] | None, has_triton: bool) -> bool:
-    """Return True on cards for which torch's compiler writes good code, if Triton is installed.
-
-    Not on the CPU, where compiling takes longer than it saves.
-    """
-    return device_type == "cuda" and capability is not None and capability >= MIN_TRITON_CAPABILITY and has_triton
-
-
 def can_compile(device: torch.device) -> bool:
-    """Return `supports_compile` for a device of this machine."""
-    return supports_compile(device.type, compute_capability(device), find_spec("triton") is not None)
+    """Return True on a device of this machine for which torch's compiler writes good code: it writes Triton."""
+    return runs_triton(device)
 
 
 def fits_compiler(model: CausalLM) -> bool:
@@ -34,23 +29,54 @@ def fits_compiler(model: CausalLM) -> bool:
 
 
 def compile_layers(model: CausalLM, backend: str = "inductor") -> None:
-    """Compile the decoder layer: one graph for all layers.
+    """Compile the decoder layer, one graph for all layers of a kind, and the norm after the last one.
 
     Packed batches run compiled. Calls without `cu_seqlens` or with a KV cache (generation, whose shapes change with
     every token) run eagerly. Weight names stay the same. `backend` is torch.compile's.
     """
+    # Beyond its limit torch ends the run. Kinds of layers, a run's few shapes, and learning or not bound the graphs.
+    limits: Any = torch._dynamo.config  # pyright: ignore
+    limits.recompile_limit = max(limits.recompile_limit, MAX_GRAPHS)
+    passes = _Passes()
     for layer in decoder_layers(model):
-        layer.forward = _compile_packed_forward(layer.forward, backend)
+        layer.forward = _compile_packed_forward(layer.forward, backend, passes)
+    if norm := last_norm(model):
+        norm.forward = _compile_norm(norm.forward, backend, passes)
 
 
-def _compile_packed_forward(plain: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
+def uncompile_layers(model: CausalLM) -> None:
+    """Let a model's layers and its last norm run as before `compile_layers`."""
+    for module in (*decoder_layers(model), last_norm(model)):
+        if module is not None:
+            module.forward = getattr(module.forward, "__wrapped__", module.forward)
+
+
+@dataclass(slots=True)
+class _Passes:
+    """What the layers know of the pass that runs, for the norm after them, which is given hidden states alone."""
+
+    packed: bool = False
+
+
+def _compile_packed_forward(plain: Callable[..., Tensor], backend: str, passes: _Passes) -> Callable[..., Tensor]:
     compiled: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, dynamic=False, backend=backend)
 
+    @wraps(plain)
     def forward(*arguments: Any, **options: Any) -> Tensor:
         # Whatever the installed release calls the cache: compiled, each length of a prompt would be another graph.
-        cached = any(options.get(name) is not None for name in CACHE_ARGUMENTS)
-        packed = options.get("cu_seqlens") is not None and not cached
-        return (compiled if packed else plain)(*arguments, **options)
+        cached = options.get("use_cache") or any(options.get(name) is not None for name in CACHE_ARGUMENTS)
+        passes.packed = options.get("cu_seqlens") is not None and not cached
+        return (compiled if passes.packed else plain)(*arguments, **options)
+
+    return forward
+
+
+def _compile_norm(plain: Callable[..., Tensor], backend: str, passes: _Passes) -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, dynamic=False, backend=backend)
+
+    @wraps(plain)
+    def forward(*arguments: Any, **options: Any) -> Tensor:
+        return (compiled if passes.packed else plain)(*arguments, **options)
 
     return forward
 

@@ -70,9 +70,13 @@ class StateOffloader:
         self._to_host_stream.record_event(buffer.copied_out)
 
     def begin_step(self) -> None:
-        """Order the copies of a step after those of the step before, which may still be on their way to the host."""
+        """Order the copies of a step after those of the step before, which may still be on their way to the host.
+
+        The first step's come after the zero-filling of the buffers, which the current stream was given.
+        """
         if self._to_device_stream and self._to_host_stream:
             self._to_device_stream.wait_stream(self._to_host_stream)
+            self._to_device_stream.wait_stream(torch.accelerator.current_stream(self._device))
 
     def synchronize(self) -> None:
         """Wait until all states are in host memory, before they are read or written there."""

@@ -103,11 +103,15 @@ def _describe_refused_step(context: RunContext, step: int, loss: float) -> str:
 
 
 def _non_finite_rows(context: RunContext, step: int) -> list[str]:
-    """Return the rows of a refused step whose loss is not finite when each is evaluated alone."""
+    """Return the rows of a refused step whose loss is not finite when each is evaluated alone.
+
+    Each is padded as in training: compiled layers know no other shape, and would be compiled again for every length.
+    """
     bad: list[str] = []
     for row in context.prepared.train.replies(context.steps[step - 1].rows):
+        alone = pack([row], context.capacity if context.pad else len(row), pad=context.pad, packed=context.packed)
         # On all ranks the same row at the same time: their weights may be shards of one model.
-        losses = evaluate_loss(context.model, pack([row], len(row)), context.device, context.precision)
+        losses = evaluate_loss(context.model, alone, context.device, context.precision, context.chunk_rows)
         if not all(map(math.isfinite, losses.sums.tolist())):
             bad.append(row.source)
     return bad

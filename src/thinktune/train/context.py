@@ -17,6 +17,7 @@ from thinktune.model.batch import Padding, collate
 from thinktune.model.proof import model_traits
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import PlanInputs, Setting
+from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.tokenization import ChatTokenizer
 
@@ -50,6 +51,14 @@ class RunContext:
     def capacity(self) -> int:
         """Tokens in one forward pass."""
         return self.setting.batch_tokens
+
+    @property
+    def evaluation_capacity(self) -> int:
+        """Tokens in one forward pass over held-out rows; padded, these have the shapes that layers are compiled for."""
+        rows = self.prepared.validation
+        if self.pad or not len(rows):
+            return self.capacity
+        return evaluation_batch_tokens(self.recipe, rows, self.device, self.capacity)
 
     @property
     def plan_inputs(self) -> PlanInputs:

@@ -16,7 +16,6 @@ from thinktune.planner import as_overrides, fallback
 from thinktune.planner.hardware import GIB, Card
 from thinktune.planner.resolve import (
     UnpredictedModelError,
-    evaluation_batch_tokens,
     local_card,
     make_workload,
     predicting,
@@ -40,13 +39,15 @@ def dry_run(context: RunContext) -> int | None:
         batches = [batch.to(context.device) for batch in largest_batches(context)]
         dry_train_step(context.model, batches, context.optimizer, context.precision, context.chunk_rows)
         if len(rows):
-            capacity = evaluation_batch_tokens(context.recipe, rows, context.device, context.capacity)
+            capacity = context.evaluation_capacity
             chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, capacity, packed=context.packed))
             batches = pack(chosen, capacity, pad=context.pad, packed=context.packed)
             evaluate_loss(context.model, batches, context.device, context.precision, context.chunk_rows)
         return replies_that_fit(context)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory_error(context, error, "in a dry run at the run's largest shapes") from error
+    except Exception as error:
+        if (full := find_out_of_memory(error)) is None:
+            raise
+        raise out_of_memory_error(context, full, "in a dry run at the run's largest shapes") from error
 
 
 def largest_batches(context: RunContext) -> list[Batch]:
@@ -100,6 +101,19 @@ def _decode_at_full_length(context: RunContext, replies: int, tokens: int) -> bo
             cache.lengths = [length] * replies  # what is there was never written, and is finite
             cache.extend([[0]] * replies)
     return True
+
+
+def find_out_of_memory(error: BaseException) -> torch.OutOfMemoryError | None:
+    """Return the error of a full memory that another one is or wraps; None for any other, and for one of ours.
+
+    The compiler tries its kernels on tensors of its own, and wraps what they raise: its errors have no cause, but an
+    `inner_exception`.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, torch.OutOfMemoryError | UserError):
+        inner: BaseException | None = getattr(found, "inner_exception", None)
+        found = found.__cause__ if inner is None else inner
+    return found if isinstance(found, torch.OutOfMemoryError) else None
 
 
 def out_of_memory_error(context: RunContext, error: BaseException, when: str) -> UserError:

@@ -16,6 +16,7 @@ from thinktune.config import Recipe
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import Stopped, UserError, shorten_error
 from thinktune.files import is_disk_full, name_path
+from thinktune.model import transforms
 from thinktune.progress import Bar, Printer, Say, no_bar, say_nothing
 from thinktune.report import final_step_phrase, render_model_card, write_final_card, write_run_page
 from thinktune.report.model_card import edited_card
@@ -24,7 +25,7 @@ from thinktune.run.diagnosis import diagnosis_record
 from thinktune.run.reading import damaged, read_environment
 from thinktune.tracking import trackers
 from thinktune.train import metrics, samples
-from thinktune.train.dry_run import dry_run, out_of_memory_error
+from thinktune.train.dry_run import dry_run, find_out_of_memory, out_of_memory_error
 from thinktune.train.interrupt import StopRequest, parse_duration_seconds
 from thinktune.train.setup import open_run
 from thinktune.train.state import Run
@@ -63,8 +64,10 @@ def train(
                 f"{stop.reason}: stopped after step {state.step} of {len(context.steps)}, checkpoint of step "
                 f"{state.saved} in {context.folder}; run the same command to resume"
             ) from None
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory_error(context, error, f"after step {state.step}") from error
+        except Exception as error:
+            if (full := find_out_of_memory(error)) is None:
+                raise
+            raise out_of_memory_error(context, full, f"after step {state.step}") from error
         world.barrier()
     return context.folder
 
@@ -160,7 +163,17 @@ def _compile(run: Run) -> None:
     """Compile the layers before the clock starts, so that speed and time left are right."""
     context = run.context
     batch = run.prefetcher.prefetch(context, run.state.step + 1)[0]
-    seconds = warm_up(context.model, batch, context.precision, context.chunk_rows)
+    try:
+        seconds = warm_up(context.model, batch, context.precision, context.chunk_rows)
+    except Exception as error:  # the compiler's own have no common class; any other error comes again in the dry run
+        # Many ranks may wait for each other inside the pass that failed.
+        if context.world.size > 1 or find_out_of_memory(error):
+            raise
+        transforms.uncompile_layers(context.model)
+        transforms.apply_activation_budget(context.model, context.setting.activation_budget, compiled=False)
+        name, why = type(context.model).__name__, shorten_error(error, 160)
+        context.say(f"the layers of {name} are not compiled ({why}): training is slower and takes more memory")
+        return
     context.say(f"layers compiled in {seconds:.0f} s, once for the whole run")
 
 

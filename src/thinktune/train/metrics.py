@@ -12,7 +12,6 @@ from thinktune.errors import UserError
 from thinktune.model.forward import LossReport, evaluate_row_losses
 from thinktune.planner.flops import flops_per_token
 from thinktune.planner.hardware import mfu
-from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import format_duration
 from thinktune.report import advice_sentence, diagnosis_line
 from thinktune.run import RunFolder, diagnose_run, journal
@@ -132,11 +131,7 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
     if not len(rows):
         return
     started_at = time.monotonic()
-    # Padded batches have the shapes of training, for which the layers are compiled.
-    capacity = context.capacity
-    if not context.pad:
-        capacity = evaluation_batch_tokens(context.recipe, rows, context.device, capacity)
-    batches = context.rank_batches(rows, range(len(rows.lengths)), capacity)
+    batches = context.rank_batches(rows, range(len(rows.lengths)), context.evaluation_capacity)
     report, by_row = evaluate_row_losses(
         context.model, batches, context.device, context.precision, context.chunk_rows, context.world
     )

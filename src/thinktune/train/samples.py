@@ -2,10 +2,12 @@
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import torch
 
 from thinktune.inference import Completion, Request, SamplingParams
 from thinktune.inference.engine import Engine
@@ -120,6 +122,20 @@ def _reply_tokens(context: RunContext, budget: SampleBudget, questions: int) -> 
     return context.world.broadcast(tokens)  # all ranks write the same, though each has its own clock
 
 
+@contextmanager
+def any_operations() -> Generator[None]:
+    """Allow operations of which torch knows no deterministic form (a cumulative sum, for one), whatever the run asks.
+
+    Samples change no weight, and where the run is deterministic they would end it.
+    """
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(strict, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+
+
 def _request(example: Example, sampling: SamplingParams) -> Request:
     """Ask an example's question in the mode, with or without thinking, that its reply was trained in."""
     return Request(example.turns[:-1], sampling, example.turns[-1].thinks)
@@ -129,7 +145,8 @@ def _generate(context: RunContext, budget: SampleBudget, requests: Sequence[Requ
     """Return the replies, and record the time they took and the speed of each."""
     started_at = time.monotonic()
     rows = budget.batch_rows or context.recipe.generate.batch_rows
-    with closing(Engine(context.model, context.tokenizer, context.precision, rows, context.world)) as engine:
+    engine = Engine(context.model, context.tokenizer, context.precision, rows, context.world)
+    with any_operations(), closing(engine):
         replies = engine.complete_all(requests)
     budget.record(max(reply.tokens for reply in replies), time.monotonic() - started_at)
     return replies

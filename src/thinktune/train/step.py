@@ -60,8 +60,8 @@ def step(
     for number, batch in enumerate(batches, 1):
         set_replica_all_reduce(model, enabled=number == len(batches))
         scaled, each = compute_loss(model, batch, scale, precision, options.chunk_rows)
-        # A loss that is not finite makes every gradient so, and the update refuses those on the device.
-        scaled.backward(torch.where(scaled.isfinite(), torch.ones_like(scaled), math.nan))
+        # A loss that is not finite makes its row's gradient so, and the update refuses that on the device.
+        scaled.backward()
         losses.add(each, batch.label_kinds)
     return StepReport(losses.all_reduce(world), optimizer.finish_step(), label_tokens)
 

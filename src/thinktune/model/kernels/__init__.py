@@ -1,0 +1,1 @@
+"""Triton kernels of the model; to be imported only where Triton is installed."""

@@ -89,7 +89,7 @@ class FusedUpdate:
         self._factors, self._random_keys = torch.stack(columns, 1).float(), random_keys
 
     def set_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        """Set the gradients, contiguous and of the weights' dtype; the caller keeps them, the host waits for nothing."""
+        """Set the gradients, contiguous and of the weights' dtype, which the caller keeps; the host does not wait."""
         addresses = [0 if (found := gradients[index]) is None else _address(found) for index in self._order]
         pinned = torch.tensor(addresses, dtype=torch.int64, pin_memory=self._gradients.device.type == "cuda")
         self._gradients = pinned.to(self._gradients.device, non_blocking=True)
@@ -144,10 +144,10 @@ class FusedUpdate:
         chunk = chunk_elements(state.weight.device) // span * span
         for start in range(0, state.weight.numel(), chunk):
             stop = min(state.weight.numel(), start + chunk)
-            chunks = slice_moment(state.first, start, stop), slice_moment(state.second, start, stop)
-            assert isinstance(chunks[0], BlockQuantized)
-            assert isinstance(chunks[1], BlockQuantized)
-            with state.offloader.on_device(*chunks) as moments:
+            first_chunk, second_chunk = (slice_moment(each, start, stop) for each in (state.first, state.second))
+            assert isinstance(first_chunk, BlockQuantized)
+            assert isinstance(second_chunk, BlockQuantized)
+            with state.offloader.on_device(first_chunk, second_chunk) as moments:
                 addresses = [address for moment in moments for address in _virtual_addresses(moment, start)]
                 first = self._starts[self._place[index]] + start // span
                 last = first + -(-(stop - start) // span)

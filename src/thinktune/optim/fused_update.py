@@ -14,7 +14,6 @@ from thinktune.optim.quantization import SCALE_BYTES, BlockQuantized, level_line
 
 MIN_CAPABILITY = (8, 0)  # of the cards that Triton supports
 VECTOR_BYTES = 16  # of a wide load; it also takes sizes that are multiples of so many elements
-LAUNCH: dict[str, Any] = {"enable_fp_fusion": False}  # or sums and products would be rounded once for both
 INTERPRETER = "TRITON_INTERPRET"  # "1" makes Triton run kernels on the CPU, which tests do
 
 
@@ -36,6 +35,15 @@ def can_update_fused(device: torch.device) -> bool:
     return supports_fused_update(
         device.type, capability, has_triton=find_spec("triton") is not None, interpreted=interpreted
     )
+
+
+def launch_options(bits: int) -> dict[str, Any]:
+    """Return Triton's options of a launch, where moments have codes of so many bits (0: none).
+
+    Contracted sums and products would be rounded once for both. A thread of a block-quantized update needs many
+    registers for each element, so that it has fewer of them.
+    """
+    return {"enable_fp_fusion": False, "num_warps": 8 if bits else 4}
 
 
 class FusedUpdate:
@@ -70,7 +78,7 @@ class FusedUpdate:
         self._program_starts = torch.tensor(starts, dtype=torch.int64, device=device)
         self._decays = torch.tensor(decays, dtype=counts.dtype, device=device)
         self._codebooks, self._formats = _codebooks(states, device), _formats(states)
-        self._launch_options = LAUNCH | {"num_warps": 8 if self._formats["BITS"] else 4}
+        self._launch_options = launch_options(self._formats["BITS"])
         self._gradients = torch.zeros(len(states), dtype=torch.int64, device=device)
         self._gradients_aligned = True
         self._partial_sums = torch.empty(starts[-1], device=device)
@@ -123,7 +131,7 @@ class FusedUpdate:
         grad_scale, found_inf = torch.empty_like(squared_norm), torch.empty_like(squared_norm, dtype=torch.bool)
         self._kernels.clip_in_backward[(1,)](
             partial_sums, partial_sums.numel(), squared_norm, last_norm, clip_norm, grad_scale, found_inf,
-            **LAUNCH,
+            **launch_options(0),
         )  # fmt: skip
         return grad_scale, found_inf
 
@@ -174,7 +182,7 @@ class FusedUpdate:
         self._kernels.sum_squares[(last - first,)](
             self._table, self._program_starts, self._gradients, self._partial_sums, len(self._states), first, gradient,
             SEARCH=self._search_steps, EXACT=self._formats["EXACT"], ALIGNED=self._aligned and aligned,
-            **LAUNCH,
+            **launch_options(0),
         )  # fmt: skip
 
 

@@ -1,10 +1,7 @@
 """One AdamW update of one flat parameter in any format; the host waits for nothing in it."""
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -70,7 +67,6 @@ def adamw_update(state: ParameterState, gradient: Tensor, scalars: StepScalars, 
         random_key: (2,) int32 from `quantization.random_keys`, for stochastic rounding.
     """
     size, flat, chunk = state.weight.numel(), gradient.reshape(-1), chunk_elements(state.weight.device)
-    update = _update_chunk if state.weight.device.type in ("cpu", "meta") else _compiled_update()
     for start in range(0, size, chunk):
         stop = min(size, start + chunk)
         remainder = None if state.remainder is None else state.remainder[start:stop]
@@ -78,7 +74,9 @@ def adamw_update(state: ParameterState, gradient: Tensor, scalars: StepScalars, 
         offset = state.element_offset + start
         key = torch.stack([random_key[0] + offset, random_key[1]]) if offset else random_key
         with _on_device(state.offloader, *moments) as on_device:
-            update(ParameterState(state.weight[start:stop], remainder, *on_device), flat[start:stop], scalars, key)
+            _update_chunk(
+                ParameterState(state.weight[start:stop], remainder, *on_device), flat[start:stop], scalars, key
+            )
 
 
 def chunk_elements(device: torch.device) -> int:
@@ -105,7 +103,7 @@ def _update_chunk(state: ParameterState, gradient: Tensor, scalars: StepScalars,
     first, second = dequantize(state.first, size), dequantize(state.second, size)
     first = first + (gradient - first) * (1 - beta1)
     second = second * beta2 + gradient * gradient * (1 - beta2)
-    deviation = second.sqrt() / _bias_correction(beta2, count).sqrt() + EPSILON
+    deviation = _root(second) / _bias_correction(beta2, count).sqrt() + EPSILON
     master = state.weight.float() if state.remainder is None else join_master(state.weight, state.remainder)
     if scalars.weight_decay:
         master = master * (1 - scalars.learning_rate * scalars.weight_decay)
@@ -130,6 +128,15 @@ def _rounds_stochastically(state: ParameterState) -> bool:
     return not (isinstance(state.first, Tensor) and state.first.dtype == torch.float32)
 
 
+def _root(values: Tensor) -> Tensor:
+    """Return the root of fp32 values, rounded as IEEE 754 says, so that it has the same bits on every machine.
+
+    On the CPU torch asks a library whose fp32 roots may be off by one in the last place, depending on the machine;
+    those of its fp64 roots, rounded to fp32, are not.
+    """
+    return values.double().sqrt().float() if values.device.type == "cpu" else values.sqrt()
+
+
 def _bias_correction(beta: float, count: Tensor) -> Tensor:
     """Compute 1 - beta ** count, without the cancellation that it would have in fp32."""
     return -torch.expm1(count * (math.log(beta) if beta else -math.inf))
@@ -144,9 +151,3 @@ def _write_unless_inf(kept: Moment, new: Moment, found_inf: Tensor) -> None:
     assert isinstance(new, BlockQuantized)
     for old, made in ((kept.codes, new.codes), (kept.scales, new.scales)):
         old.copy_(torch.where(found_inf, old, made))
-
-
-@cache
-def _compiled_update() -> Callable[[ParameterState, Tensor, StepScalars, Tensor], None]:
-    """Compile `_update_chunk` to one kernel for all sizes, where Triton is installed; elsewhere return it as it is."""
-    return torch.compile(_update_chunk, dynamic=True) if find_spec("triton") else _update_chunk

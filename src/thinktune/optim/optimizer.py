@@ -12,6 +12,7 @@ from thinktune.distributed import local_shard
 from thinktune.distributed.sharding import as_shard_of, element_offset, shard_mesh
 from thinktune.errors import UserError
 from thinktune.optim.adamw import ParameterState, StepScalars, adamw_update, chunk_elements
+from thinktune.optim.fused_update import FusedUpdate, can_update_fused
 from thinktune.optim.memory_tiers import TIERS, MemoryTier, pick_memory_tier
 from thinktune.optim.offload import StateOffloader, zero_blocks_on_host
 from thinktune.optim.quantization import BlockFormat, BlockQuantized, Moment, join_master, random_keys, split_master
@@ -54,12 +55,16 @@ class Optimizer:
                 name: _make_parameter_state(weight, remainder, self._tier, self._offloader)
                 for (name, weight), remainder in zip(self.parameters.items(), remainders, strict=True)
             }
-        # Python scalars would be rounded only once; on the CPU, double precision does the same for these tensors.
-        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        # Python scalars would be rounded only once; double precision does the same for these tensors.
+        dtype = torch.float32 if device.type == "mps" else torch.float64
         self._step_counts = torch.zeros(len(self._states), dtype=dtype, device=device)
         self._learning_rate = torch.zeros((), dtype=dtype, device=device)
         self._random_keys = torch.empty(0)
         self._last_norm, self._squared_norm = (torch.zeros((), device=device) for _ in range(2))
+        self._fused_update: FusedUpdate | None = None
+        if self._states and can_update_fused(device):
+            decays = [self._weight_decay(weight) for weight in weights]
+            self._fused_update = FusedUpdate([*self._states.values()], decays, settings.betas, self._step_counts)
         if self.in_backward:
             for index, (name, weight) in enumerate(self.parameters.items()):
                 weight.register_post_accumulate_grad_hook(partial(self._update_in_backward, index, name))
@@ -74,6 +79,8 @@ class Optimizer:
         self._learning_rate.fill_(learning_rate)
         if self._states:
             self._random_keys = random_keys(self._settings.seed, step, len(self._states), self._device)
+        if self._fused_update:
+            self._fused_update.begin_step(self._learning_rate, self._random_keys)
         self._squared_norm = torch.zeros_like(self._squared_norm)
 
     def finish_step(self) -> Tensor:
@@ -82,16 +89,32 @@ class Optimizer:
             norm = self._squared_norm.sqrt()
             self._last_norm = torch.where(norm.isfinite(), norm, self._last_norm)
             return norm
+        if self._fused_update:
+            return self._update_all(self._fused_update)
         gradients = [local_shard(weight.grad) for weight in self.parameters.values() if weight.grad is not None]
         in_fp32 = self._tier.weights == torch.float32
         norm = self._norm_over_shards(nn.utils.get_total_norm(gradients) if in_fp32 else _total_norm(gradients))
-        scale, bad = (norm / self._settings.clip_norm).clamp(min=1.0), ~torch.isfinite(norm)
+        scale, bad = self._clip(norm)
         if self._fused_adamw:
             self._step_fused(self._fused_adamw, scale, bad)
             return norm
         for index, (name, weight) in enumerate(self.parameters.items()):
             self._update_parameter(index, name, weight, scale, bad)
         return norm
+
+    def _update_all(self, fused: FusedUpdate) -> Tensor:
+        """Update all weights by one launch, free the gradients, and return their norm."""
+        gradients = [_contiguous_gradient(weight) for weight in self.parameters.values()]
+        fused.set_gradients(gradients)
+        norm = self._norm_over_shards(fused.squared_norm().sqrt())
+        fused.update_all(*self._clip(norm))
+        for weight in self.parameters.values():
+            weight.grad = None
+        return norm
+
+    def _clip(self, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what gradients of this norm are divided by, and whether one of them is not finite."""
+        return (norm / self._settings.clip_norm).clamp(min=1.0), ~torch.isfinite(norm)
 
     def _norm_over_shards(self, norm: Tensor) -> Tensor:
         """Return the norm over all shards, given that of this rank's."""
@@ -114,16 +137,33 @@ class Optimizer:
     def _update_in_backward(self, index: int, name: str, weight: Tensor) -> None:
         """Update a weight from its post-accumulate-grad hook, when its gradient is complete."""
         assert weight.grad is not None
+        if self._fused_update:
+            self._update_fused_in_backward(self._fused_update, index, weight)
+            return
         norm = self._norm_over_shards(_total_norm([local_shard(weight.grad)]))
         self._squared_norm = self._squared_norm + norm.square()
         norm = torch.maximum(self._squared_norm.sqrt(), self._last_norm)
-        scale, bad = (norm / self._settings.clip_norm).clamp(min=1.0), ~torch.isfinite(norm)
-        self._update_parameter(index, name, weight, scale, bad)
+        self._update_parameter(index, name, weight, *self._clip(norm))
+
+    def _update_fused_in_backward(self, fused: FusedUpdate, index: int, weight: Tensor) -> None:
+        """Do the same by three launches: a layer's would need all its gradients at once, in memory and in the norm."""
+        gradient = _contiguous_gradient(weight)
+        assert gradient is not None
+        sums = fused.partial_squares(index, gradient)
+        if self._mesh and self._mesh.size() > 1:
+            sums = sums.sum(0, keepdim=True)
+            dist.all_reduce(sums, group=self._mesh.get_group())
+        clipping = fused.clip(sums, self._squared_norm, self._last_norm, self._settings.clip_norm)
+        fused.update(index, gradient, *clipping)
+        weight.grad = None
+
+    def _weight_decay(self, weight: Tensor) -> float:
+        return self._settings.weight_decay if weight.ndim >= 2 else 0.0
 
     def _update_parameter(self, index: int, name: str, weight: Tensor, grad_scale: Tensor, found_inf: Tensor) -> None:
         if weight.grad is None:
             return
-        decay = self._settings.weight_decay if weight.ndim >= 2 else 0.0
+        decay = self._weight_decay(weight)
         count, betas = self._step_counts[index], self._settings.betas
         scalars = StepScalars(self._learning_rate, count, grad_scale, found_inf, betas, decay)
         with torch.no_grad():
@@ -179,6 +219,15 @@ def _make_fused_adamw(leaves: Sequence[Tensor], settings: TrainConfig) -> torch.
         step = torch.zeros((), device=leaf.device)
         made.state[leaf] = {"step": step, "exp_avg": torch.zeros_like(leaf), "exp_avg_sq": torch.zeros_like(leaf)}
     return made
+
+
+def _contiguous_gradient(weight: Tensor) -> Tensor | None:
+    """Return this rank's gradient of a weight, as the kernels read it; None if it has none."""
+    if weight.grad is None:
+        return None
+    gradient = local_shard(weight.grad)
+    assert gradient.dtype == weight.dtype
+    return gradient.contiguous()
 
 
 def _make_offloader(tier: MemoryTier, device: torch.device, largest: int) -> StateOffloader | None:

@@ -186,6 +186,23 @@ def eight_bit_codebook(signed: bool) -> Tensor:
     return levels.sort().values.float()
 
 
+def level_lines(signed: bool) -> Tensor:
+    """Make slope and intercept (2, 16) fp32 of the lines that `eight_bit_codebook` follows, one for each decade.
+
+    `share * slope + intercept` is between the index of the level below a share and that index less a little: rounded
+    down it is the index or one less. Lines 0 to 6 are of shares from 0 up, by decade; 7 to 13 of negative ones.
+    """
+    made = torch.zeros(2, 16, dtype=torch.float64)
+    for decade in range(7):
+        count = 2 ** (decade if signed else decade + 1)
+        spacing = 10.0 ** (decade - 6) * 0.9 / count
+        position = (10.0 ** (decade - 7) + spacing / 2) / spacing - (count - (1 if signed else 2))
+        made[:, decade] = torch.tensor([1 / spacing, (128 if signed else 0) - position])
+        made[:, decade + 7] = torch.tensor([1 / spacing, 126 + position])
+    made[1] -= 1 / 64  # more than the rounding of both numbers and of their use
+    return made.float()
+
+
 def four_bit_codebook(signed: bool) -> Tensor:
     """Make a map of 4-bit moments (Li, Chen and Zhu, Memory Efficient Optimizers with 4-bit States, 2023).
 

@@ -40,9 +40,6 @@ from thinktune.planner.trace import RootBatch, RootBytes, TracedModel, parameter
 CONTEXT_BYTES = GIB // 2  # of driver, kernels and workspaces, besides our tensors; not yet measured
 
 
-FUSED_UPDATE_TEMPORARIES = 4  # fp32 tensors of a chunk, where the update is compiled
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A plan's decisions; only the memory tier, and clipping inside the backward pass, change what is learned."""
@@ -328,7 +325,7 @@ def _update_chunk_elements(workload: Workload, shapes: Sequence[Shape]) -> int:
 
 def _update_scratch_bytes(workload: Workload, chunk: int, memory: MemoryTierName) -> int:
     if workload.compiled:
-        return FUSED_UPDATE_TEMPORARIES * 4 * chunk
+        return 0  # where layers are compiled the update is one kernel, which keeps all in registers
     return _update_bytes(memory, workload.trace_device, chunk)
 
 

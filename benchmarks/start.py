@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 HEAVY = ("torch", "torch._dynamo", "sympy", "transformers.modeling_utils")
-SHAPE = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
 ROW = {"question": "What does the heart pump?", "reasoning": "It is a muscle that moves a liquid.", "answer": "Blood."}
 
 

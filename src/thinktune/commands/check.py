@@ -59,6 +59,8 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
     model cannot be trained.
     """
     source, trusted, template = locate_model(recipe), recipe.model.trust_remote_code, recipe.model.template
+    if first and first.source != source:  # the hub has another one by now
+        first = None
     read = (first.tokenizer, first.notes) if first else None
     admitted = admit(source, trust_remote_code=trusted, template=template, read=read)
     tokenizer = admitted.tokenizer

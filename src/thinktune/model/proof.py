@@ -100,7 +100,7 @@ PROOF_SOURCES = ("model", "tokenization", "errors")  # our own source that prove
 
 
 def _read_traits(facts: Facts | None) -> ModelTraits | None:
-    return facts and ModelTraits(facts["rows"], LogitTransform(**facts["logits"]))
+    return ModelTraits(facts["rows"], LogitTransform(**facts["logits"])) if facts else None
 
 
 def plain_class(model_class: type[Any]) -> type[Any]:

@@ -1,10 +1,13 @@
 """Rows before the model: of a folder that was admitted before, rows are read while torch is not loaded."""
 
+import ast
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -81,12 +84,19 @@ def write_recipe(tree, folder, model, rows):
     return folder / "mine.yaml"
 
 
+def loaded_by_tokenizers_alone():
+    """Return what transformers' tokenizers load themselves: releases before 5.23 or so, torch."""
+    [folder] = importlib.util.find_spec("transformers").submodule_search_locations
+    source = (Path(folder) / "tokenization_utils_tokenizers.py").read_text(encoding="utf-8")
+    return ["torch"] if "from .modeling_gguf_pytorch_utils" in source else []
+
+
 @pytest.mark.parametrize("verb", ["check", "train"])
 def test_rows_of_a_known_model_are_refused_before_torch_is_loaded(verb, own, tree, tmp_path):
     done = run_in_process(verb, write_recipe(tree, tmp_path, own, "no JSON\n"), tmp_path)
     assert done.stdout.split(maxsplit=1)[0] == "2", done.stdout + done.stderr
     assert "rows.jsonl" in done.stderr
-    assert done.stdout.split(maxsplit=1)[1].strip() == "[]", done.stderr
+    assert ast.literal_eval(done.stdout.split(maxsplit=1)[1]) == loaded_by_tokenizers_alone(), done.stderr
 
 
 @pytest.mark.slow

@@ -27,17 +27,18 @@ planner inference tracking
 model checkpoint
 data optim run
 hub distributed tokenization
+verdicts
 config cache
 progress
 library_output
-terminal arguments
+terminal arguments termination
 errors files
 """.strip().split("\n")
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 WITHOUT_TORCH = ["config", "hub", "tokenization", "data", "run", "report", "tracking"]
 MODULES_WITHOUT_TORCH = [
-    "cli", "cache", "errors", "files", "library_output", "progress", "terminal", "checkpoint.store", "checkpoint.manifest",
+    "cli", "cache", "verdicts", "errors", "files", "library_output", "progress", "terminal", "termination", "checkpoint.store", "checkpoint.manifest",
     "eval.comparison", "eval.grading", "eval.scoring", "eval.statistics", "eval.tasks", "eval.task_files",
     "inference.requests", "inference.replies", "inference.openai_client",
 ]  # fmt: skip

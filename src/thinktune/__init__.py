@@ -26,10 +26,14 @@ def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
     The facts are those of `thinktune check --json`; overrides are written `train.epochs=1`. Raises UserError if the
     recipe, the rows or the model cannot be read.
     """
-    from thinktune.commands import check_recipe
+    from thinktune.data.rows_first import prepare_rows_first
     from thinktune.terminal import say
 
-    return check_recipe(_load_recipe(recipe, overrides), say)[1]
+    loaded = _load_recipe(recipe, overrides)
+    first = prepare_rows_first(loaded, say)
+    from thinktune.commands import check_recipe
+
+    return check_recipe(loaded, say, first)[1]
 
 
 def think(recipe: str | Path, *overrides: str, options: "ThinkOptions | None" = None) -> dict[str, Any]:

@@ -2,14 +2,11 @@
 
 import math
 import os
-import signal
 import sys
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -29,6 +26,7 @@ from thinktune.terminal import (
     say,
     say_to_stderr,
 )
+from thinktune.termination import Terminated, catch_termination
 
 # What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
 # libraries print meanwhile is captured.
@@ -106,17 +104,21 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs)
     loaded = _load_recipe(recipe, overrides, say_to_stderr)
     write, doubts, written = outputs.rows, outputs.doubts, list[str]()
     with captured_output():
-        from thinktune.commands import check_recipe, print_check
-        from thinktune.commands.check import write_doubts_page
-        from thinktune.commands.fix import fix_recipe
         from thinktune.data.export import export_rows, refuse_existing
+        from thinktune.data.rows_first import prepare_rows_first
 
     if write:
         refuse_existing(write)
+    first = None if outputs.fixed else prepare_rows_first(loaded, say_to_stderr)
+    with captured_output():
+        from thinktune.commands import check_recipe, print_check
+        from thinktune.commands.check import peak_memory_mib, write_doubts_page
+        from thinktune.commands.fix import fix_recipe
+
     if outputs.fixed:
         loaded, written = fix_recipe(recipe, loaded, say_to_stderr)
     try:
-        prepared, facts = check_recipe(loaded, say_to_stderr)
+        prepared, facts = check_recipe(loaded, say_to_stderr, first)
     except UserError:
         for line in written:
             say_to_stderr(line)
@@ -130,7 +132,7 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs)
         written += write_doubts_page(loaded, doubts)
     facts |= {"written": written} if written else {}
     if as_json:
-        print_json(facts)
+        print_json(facts | {"peak_memory_mib": peak_memory_mib()})
     else:
         print_check(facts, make_console())
     return ready
@@ -197,7 +199,11 @@ def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -
                 _train(recipe, overrides or [], world)
         return
     with _exit_when_stopped():
-        _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
+        loaded = _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
+        with captured_output():
+            from thinktune.data.rows_first import prepare_new_run
+
+        prepare_new_run(loaded, say)
         with captured_output():
             from thinktune.train import device_count, launch_workers
 
@@ -450,9 +456,9 @@ def _exit_when_stopped(
     without a word.
     """
     try:
-        with _catch_termination():
+        with catch_termination():
             yield
-    except _Terminated as terminated:
+    except Terminated as terminated:
         if announce:
             say_to_stderr(f"{terminated}: {message}")
         raise typer.Exit(Stopped.EXIT_CODE) from None
@@ -464,28 +470,3 @@ def _exit_when_stopped(
         if announce:
             say_to_stderr(message)
         raise typer.Exit(130) from None
-
-
-class _Terminated(BaseException):
-    """SIGTERM or SIGHUP; no Exception, which libraries catch while they are imported."""
-
-
-@contextmanager
-def _catch_termination() -> Generator[None]:
-    """Raise what a signal asks for, once, unless the signal is ignored, as SIGHUP is under nohup."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-
-    def terminate(number: int, _frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Terminated(signal.Signals(number).name)
-
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, terminate) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

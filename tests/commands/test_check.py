@@ -161,6 +161,7 @@ def test_json_has_the_facts_and_the_exit_code_is_the_verdict(recipe_of, tmp_path
     assert (done.returncode, facts["verdict"]) == (0, "ready")
     assert (facts["rows_read"], facts["train_rows"], facts["dropped_rows"]) == (12, 9, 3)
     assert sum(facts["histograms"]["whole"]["counts"]) == 10
+    assert 100 < facts["peak_memory_mib"] < 10_000
     assert [path.name for path in sorted((tmp_path / "cleaned").iterdir())] == ["train.jsonl"]
     assert "cleaned/train.jsonl: 9 rows" in facts["written"][0]
     assert facts["written"][1].endswith("val.jsonl: no row is held out, so it is not written")

@@ -1,5 +1,6 @@
 """What a recipe will train, before any GPU time is spent: row statistics, tokens by kind, plan, disk and a verdict."""
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from thinktune.data.dataset import select
 from thinktune.data.doubts import find_doubts
 from thinktune.data.packing import padding_share, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
+from thinktune.data.rows_first import RowsFirst
 from thinktune.errors import UserError, redact_all
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
@@ -54,23 +56,26 @@ MAX_RERENDERED = 1000  # examples
 SHOWN_BATCH_TOKENS = 8192  # of a batch for which the price of padding is shown, where the recipe names none
 
 
-def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
-    """Admit a recipe's model, prepare its rows, and collect the facts about them as plain values.
+def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tuple[Prepared, dict[str, Any]]:
+    """Admit a recipe's model, prepare its rows unless they were `first`, and collect facts about them as plain values.
 
     A run cannot start while `stops` among the facts is not empty. Raises UserError if a file cannot be read, or the
     model cannot be trained.
     """
-    source = locate_model(recipe)
-    admitted = admit(source, trust_remote_code=recipe.model.trust_remote_code, template=recipe.model.template)
+    source, trusted, template = locate_model(recipe), recipe.model.trust_remote_code, recipe.model.template
+    if first and first.source != source:  # the hub has another one by now
+        first = None
+    read = (first.tokenizer, first.notes) if first else None
+    admitted = admit(source, trust_remote_code=trusted, template=template, read=read)
     tokenizer = admitted.tokenizer
-    prepared = prepare_with_faults(recipe, tokenizer, say)
+    prepared = first.prepared if first else prepare_with_faults(recipe, tokenizer, say)
     stops = [*prepared.stop_reasons, *filter(None, [context_fault(prepared, admitted.config)])]
     facts = prepared.summary | {"stops": stops, "model_notes": list(admitted.notes)}
     if not prepared.stop_reasons:
         steps = plan_steps(recipe, prepared)
         inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, pick_device())
         memory, planned = _plan(inputs)
-        _verify_carried_tokenizer(source, tokenizer, trust_remote_code=recipe.model.trust_remote_code)
+        _verify_carried_tokenizer(source, tokenizer, trust_remote_code=trusted)
         facts |= {
             "proof": verify_tokens(prepared, tokenizer),
             "steps": len(steps),
@@ -84,7 +89,6 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             facts["padding"] = {"batch_tokens": capacity, "share": round(share, 4)}
         stops += filter(None, [planned.pop("stop", None)])
         if planned.get("ranks", 1) > 1:
-            trusted = recipe.model.trust_remote_code
             stops += filter(None, [many_ranks_fault(source, admitted, trust_remote_code=trusted)])
         if memory:
             needed = disk_space.disk_requirements(admitted.config, memory)
@@ -93,6 +97,16 @@ def check_recipe(recipe: Recipe, say: Say) -> tuple[Prepared, dict[str, Any]]:
             if shortage and not recipe.plan.card:  # with a card named, it may be meant for another machine
                 facts["stops"].append(shortage)
     return prepared, facts | {"verdict": "not ready" if facts["stops"] else "ready"}
+
+
+def peak_memory_mib() -> int | None:
+    """Return the most memory (RSS, MiB) that this process has had, None on Windows; workers, which read rows, apart."""
+    try:
+        import resource  # which Windows has not
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
 
 
 def write_doubts_page(recipe: Recipe, folder: Path) -> list[str]:

@@ -10,13 +10,15 @@ from thinktune.errors import shorten_error
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
-from thinktune.model.proof import SEEDS, build, plain_class, proof_key
+from thinktune.model.proof import SEEDS, build, plain_class, proof_file, proof_key
 from thinktune.model.twin import fill_weights, shrink
+from thinktune.verdicts import recall, remember
 
 TOLERANCE = 1e-4  # of logits, as a share of the largest; what is right differs by 1e-5 at most
 PROMPT_LENGTHS = (7, 13, 2)  # beyond a twin's window, chunk and convolution, and one that is shorter
 CHUNK_LENGTHS = (5, 4, 3)  # of a prompt that is read in several passes
 DECODED = 3  # tokens after each change of the batch
+PROOF_SOURCES = ("inference", "model", "tokenization", "errors")  # our own source that proves
 
 
 _PROVED: dict[str, GenerationError | None] = {}
@@ -25,13 +27,19 @@ _PROVED: dict[str, GenerationError | None] = {}
 def require_generation(model: CausalLM) -> None:
     """Raise GenerationError unless replies of the model's class and configuration are proved right, on a small twin.
 
-    Proved once in a process. Every rank of a run proves it for itself.
+    Proved once; what holds for a class of transformers is remembered on disk. Every rank of a run proves it for itself.
     """
     model_class = plain_class(type(model))
     key = proof_key(model_class, model.config)
     if key not in _PROVED:
+        file = proof_file("generation", model_class, key, PROOF_SOURCES)
+        if recall(file):
+            _PROVED[key] = None
+            return
         with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
             _PROVED[key] = _find_fault(model_class, model.config)
+        if _PROVED[key] is None:
+            remember(file, {"proved": True})
     if error := _PROVED[key]:
         raise error
 

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from thinktune.data import Prepared
 from thinktune.errors import UserError, shorten_error
+from thinktune.hub.admitted_folders import note_admitted, was_admitted
 from thinktune.library_output import captured_output
 from thinktune.model.folder import (
     FIELD,
@@ -37,6 +38,7 @@ from thinktune.model.text_part import has_other_modalities, is_part, left_out_no
 from thinktune.model.weight_names import wrapper_names
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
+from thinktune.verdicts import identify_folder
 
 SIZES = (
     "vocab_size",
@@ -80,17 +82,27 @@ class Admitted:
     traits: ModelTraits
 
 
-def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool = True, template: str = OWN) -> Admitted:
+def admit(
+    folder: Path,
+    *,
+    trust_remote_code: bool = False,
+    read_weights: bool = True,
+    template: str = OWN,
+    read: tuple[ChatTokenizer, tuple[str, ...]] | None = None,
+) -> Admitted:
     """Admit a folder for training: its files, configuration, weights, generation settings and tokenizer.
 
     Raises one UserError with everything that is wrong. With `read_weights` every weight is read once, to refuse those
-    that are not finite; all else reads headers only. `template` is the recipe's `model.template`.
+    that are not finite, unless the same files were admitted before; all else reads headers only. `template` is the
+    recipe's `model.template`; `read`, where the tokenizer was read before with its notes, spares that.
     """
+    before = None if trust_remote_code else identify_folder(folder)  # code of its own may read anything
+    read_weights = read_weights and not (before and was_admitted(folder))
     config = _admit_config(folder, trust_remote_code)
     faults: list[str] = []
     model = _collect(faults, lambda: _admit_weights(folder, config, trust_remote_code))
     _collect(faults, lambda: read_generation_config(folder))
-    read = _collect(
+    read = read or _collect(
         faults, lambda: read_tokenizer_with_notes(folder, trust_remote_code=trust_remote_code, template=template)
     )
     tokenizer, template_notes = read or (None, ())
@@ -100,6 +112,8 @@ def admit(folder: Path, *, trust_remote_code: bool = False, read_weights: bool =
         _collect(faults, lambda: refuse_non_finite_files(model.weights, folder))
     if faults or not model or not tokenizer:
         raise UserError(faults)
+    if read_weights:
+        note_admitted(folder, before)
     return Admitted(config, tokenizer, model.weights, (*model.notes, *template_notes), model.traits)
 
 

@@ -1,10 +1,12 @@
 """Proof that a class can be trained: its rows, in one pass of ours, get what its own forward pass gives each alone."""
 
 import copy
+import inspect
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers.integrations import hub_kernels
 
 from thinktune.errors import UserError, shorten_error
+from thinktune.hub.fingerprint import file_digest
 from thinktune.model.batch import collate
 from thinktune.model.decoder import decoder
 from thinktune.model.device import pick_device
@@ -22,6 +25,7 @@ from thinktune.model.protocols import CausalLM
 from thinktune.model.states import Rows, batch_states
 from thinktune.model.twin import fill_weights, shrink
 from thinktune.tokenization import Rendered, TokenKind
+from thinktune.verdicts import Facts, recall, remember, verdict_file
 
 TOLERANCE = 1e-4  # of logits, loss and gradients, in fp32; what is right differs by 1e-5 at most
 SEEDS = (0, 1)  # of a twin's weights: a router's choice may hang on a rounding error once, a fault is there twice
@@ -66,11 +70,16 @@ def model_traits(model: CausalLM) -> ModelTraits:
 def prove_class(model_class: type[Any], config: Any) -> ModelTraits:
     """Prove a class on a shrunk twin in fp32 on the CPU; raises Refuted where no way of running rows is right.
 
-    Needs no weights, changes neither `config` nor the state of a random generator, and is remembered by this process.
-    What the class itself raises for a configuration that does not work is passed on.
+    Needs no weights, changes neither `config` nor the state of a random generator, and is remembered by this process;
+    one that holds for a class of transformers, on disk too. What the class itself raises for a configuration that does
+    not work is passed on.
     """
     key = proof_key(model_class, config)
     if key not in _PROVED:
+        file = proof_file("traits", model_class, key, PROOF_SOURCES)
+        if found := _read_traits(recall(file)):
+            _PROVED[key] = found
+            return found
         with (
             unset_fake_temporarily(),  # a proof needs values, also within a trace
             torch.random.fork_rng(devices=[]),
@@ -79,12 +88,19 @@ def prove_class(model_class: type[Any], config: Any) -> ModelTraits:
             torch.autocast("cpu", enabled=False),
             torch.device("cpu"),
         ):
-            _PROVED[key] = _prove_class(model_class, config)
+            found = _PROVED[key] = _prove_class(model_class, config)
+        if found.rows == "packed":  # the others depend on which kernels are installed, and on the card
+            remember(file, asdict(found))
     return _PROVED[key]
 
 
 _PROVED: dict[str, ModelTraits] = {}
 _COMPUTABLE: set[str] = set()
+PROOF_SOURCES = ("model", "tokenization", "errors")  # our own source that proves
+
+
+def _read_traits(facts: Facts | None) -> ModelTraits | None:
+    return ModelTraits(facts["rows"], LogitTransform(**facts["logits"])) if facts else None
 
 
 def plain_class(model_class: type[Any]) -> type[Any]:
@@ -93,10 +109,22 @@ def plain_class(model_class: type[Any]) -> type[Any]:
 
 
 def proof_key(model_class: type[Any], config: Any) -> str:
-    """Return what a proof is remembered by: the class and all that its configuration says of it."""
+    """Return what a process remembers a proof by: the class and all that its configuration says of it."""
     ignored = ("_name_or_path", "dtype", "transformers_version")
     values = sorted((name, value) for name, value in config.to_dict().items() if name not in ignored)
     return f"{model_class.__module__}.{model_class.__qualname__} {values!r}"
+
+
+def proof_file(kind: str, model_class: type[Any], key: str, sources: Sequence[str]) -> Path | None:
+    """Return where a proof is remembered on disk, None for a class that is not transformers' own.
+
+    `sources` are ours that prove. A folder's own code, or a class made in this process, may be another one under the
+    same name the next time.
+    """
+    if not model_class.__module__.startswith("transformers.models."):
+        return None
+    file = inspect.getsourcefile(model_class)
+    return verdict_file(kind, [key, file_digest(Path(file))], sources) if file else None
 
 
 def _prove_class(model_class: type[Any], config: Any) -> ModelTraits:
@@ -132,6 +160,10 @@ def refuse_uncomputable(model_class: type[Any], config: Any) -> None:
     key = proof_key(model_class, config)
     if key in _COMPUTABLE:
         return
+    file = proof_file("computable", model_class, key, PROOF_SOURCES)
+    if recall(file):
+        _COMPUTABLE.add(key)
+        return
     try:
         _run_without_memory(model_class, shrink(config, sizes=False))
     except Exception:
@@ -139,6 +171,7 @@ def refuse_uncomputable(model_class: type[Any], config: Any) -> None:
             raise
         # The class needs values to run, and can only be asked in earnest.
     _COMPUTABLE.add(key)
+    remember(file, {"computable": True})
 
 
 def _runs_without_memory(model_class: type[Any], config: Any) -> bool:

@@ -3,13 +3,15 @@
 Control tokens that a row's own text spells are escaped, so that they stay plain characters.
 """
 
+import gc
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.files import read_json
 from thinktune.library_output import captured_output
 from thinktune.tokenization.conversation import Turn
+from thinktune.verdicts import FolderIdentity, identify_folder, recall, remember, verdict_file
 
 OTHER_TOKENIZERS = ("tekken.json", "tokenizer.model", "tokenizer.model.v3", "spiece.model", "qwen.tiktoken")
 
@@ -68,12 +71,10 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatToke
     if not trust_remote_code:  # trusted code may read files of its own
         _refuse_missing_files(folder)
     try:
-        with captured_output():
-            from transformers import AutoTokenizer  # imported late: it takes seconds
-
-            options: Any = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-            known: dict[str, int] = tokenizer.backend_tokenizer.get_vocab() if tokenizer.is_fast else {}
+        with captured_output(), _paused_collection():
+            tokenizer: Any = None if trust_remote_code else _load_by_known_class(folder)
+            if tokenizer is None:
+                tokenizer = _load_by_auto(folder, trust_remote_code)
     except Exception as error:
         # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, …): the folder is at fault.
         raise UserError(
@@ -84,25 +85,84 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatToke
             f"model.name: the tokenizer in {folder} is not a fast one (tokenizer.json), whose tokens can be proven; "
             "take a folder of the model that has one"
         )
-    if not known:
+    if not tokenizer.backend_tokenizer.get_vocab_size():
         raise UserError(f"model.name: the tokenizer in {folder} has no tokens; get its files again")
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"model.name: the tokenizer in {folder} names no end-of-turn token; set eos_token in its "
             "tokenizer_config.json to the token that ends a reply in its chat template"
         )
-    tokenizer.stop_tokens = _read_stop_tokens(folder, known)
+    tokenizer.stop_tokens = _read_stop_tokens(folder, tokenizer)
     return tokenizer
 
 
-def _read_stop_tokens(folder: Path, vocabulary: Mapping[str, int]) -> tuple[str, ...]:
+def _load_by_auto(folder: Path, trust_remote_code: bool) -> Any:
+    """Load a tokenizer of the class that transformers chooses by the model's configuration, and remember which."""
+    from transformers import AutoTokenizer  # imported late: with torch it takes seconds
+
+    before = None if trust_remote_code else identify_folder(folder)
+    options: Any = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    chosen = type(tokenizer)
+    if chosen.__module__.startswith("transformers.") and tokenizer.is_fast and before and before.holds_for(folder):
+        facts = {"module": chosen.__module__, "name": chosen.__qualname__, "described": _describe(tokenizer)}
+        remember(_class_file(before), facts)
+    return tokenizer
+
+
+def _load_by_known_class(folder: Path) -> Any | None:
+    """Load a tokenizer as the class that transformers chose for the same files before; None where that is not known.
+
+    The class alone loads without torch.
+    """
+    before = identify_folder(folder)
+    facts = recall(_class_file(before)) if before else None
+    if facts is None:
+        return None
+    try:
+        chosen: Any = getattr(import_module(facts["module"]), facts["name"])
+    except (ImportError, AttributeError):  # a package that it needs is gone: transformers chooses again
+        return None
+    tokenizer = chosen.from_pretrained(folder, local_files_only=True)
+    return tokenizer if _describe(tokenizer) == facts["described"] else None
+
+
+def _class_file(identity: FolderIdentity) -> Path | None:
+    return verdict_file("tokenizer", [identity.digest], ("tokenization.tokenizer", "verdicts"))
+
+
+def _describe(tokenizer: ChatTokenizer) -> str:
+    """Return all that a tokenizer has besides its vocabulary, as text; that is the files', and takes long to write."""
+    backend = tokenizer.backend_tokenizer
+    shown = [
+        repr(part) for part in (backend.normalizer, backend.pre_tokenizer, backend.post_processor, backend.decoder)
+    ]
+    special = json.dumps(tokenizer.special_tokens_map, sort_keys=True, default=str)
+    return "\0".join((*shown, str(len(tokenizer)), special, str(tokenizer.chat_template)))
+
+
+def _read_stop_tokens(folder: Path, tokenizer: ChatTokenizer) -> tuple[str, ...]:
     """Return the tokens that end generation by a folder's generation configuration; none where it cannot be read."""
     try:
         found = read_json(folder / "generation_config.json").get("eos_token_id")
     except (OSError, ValueError, AttributeError, RecursionError):  # the admission of the folder reports it
         return ()
     wanted = found if isinstance(found, list) else [found]
-    return tuple(sorted(token for token, number in vocabulary.items() if number in wanted))
+    numbers = [number for number in wanted if type(number) is int and number >= 0]
+    tokens = {tokenizer.backend_tokenizer.id_to_token(number) for number in numbers}
+    return tuple(sorted(token for token in tokens if token is not None))
+
+
+@contextmanager
+def _paused_collection() -> Generator[None]:
+    """Keep the garbage collector from going through a vocabulary again and again while its parts are read."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _refuse_missing_files(folder: Path) -> None:

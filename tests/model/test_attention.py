@@ -2,16 +2,12 @@
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from support.packed_attention import BOUNDARIES, GROUPS, HEADS, LONGEST, SCALE, SIZE, alone, packed_kernel, parts
 
 from thinktune.errors import UserError
 from thinktune.model import attention
 from thinktune.model.attention import boundaries_as_mask, pick_attention, pick_flash_kernel, wrap_varlen_attn
 from thinktune.model.row_attention import rows_op
-
-HEADS, GROUPS, SIZE = 4, 2, 8
-BOUNDARIES = torch.tensor([0, 5, 6, 13, 20, 20, 20], dtype=torch.int32)  # the last two rows hold nothing
-LONGEST, SCALE = 9, 0.3
 
 
 @pytest.mark.parametrize(
@@ -42,39 +38,11 @@ def test_newer_kernels_are_taken_where_their_package_is_and_the_card_is_theirs()
     assert not attention._is_installed("no_such_package.inner")
 
 
-def parts(dtype, *, requires_grad=True):
-    torch.manual_seed(0)
-    made = [torch.randn(1, heads, 20, SIZE).to(dtype) for heads in (HEADS, GROUPS, GROUPS)]
-    return [part.requires_grad_(requires_grad) for part in made]
-
-
-def alone(query, key, value):
-    """Each row by itself, keys and values repeated, by torch's plain mathematics."""
-    rows = []
-    for start, end in zip(BOUNDARIES[:-1].tolist(), BOUNDARIES[1:].tolist(), strict=True):
-        q, k, v = query[:, :, start:end], key[:, :, start:end], value[:, :, start:end]
-        k, v = (part.repeat_interleave(HEADS // GROUPS, 1) for part in (k, v))
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            rows.append(scaled_dot_product_attention(q, k, v, is_causal=True, scale=SCALE))
-    return torch.cat(rows, 2).transpose(1, 2)
-
-
-def packed_kernel(query, key, value, starts, longest, scale):
-    """Compute what the packed kernels of cards do, by a mask over all tokens: (n, heads, head_dim) in and out."""
-    assert starts.dtype == torch.int32
-    assert int(starts.diff().max()) <= longest
-    assert query.shape[1:] == (HEADS, SIZE)
-    rows = torch.searchsorted(starts, torch.arange(len(query), dtype=torch.int32), right=True)
-    allowed = (rows[:, None] == rows) & torch.ones(len(query), len(query), dtype=torch.bool).tril()
-    q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
-    return scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=True)[0].transpose(0, 1)
-
-
 def varlen_of_2_11(
     query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
 ):
     assert window_size == (-1, 0), "not causal"
-    assert query.shape[1] == key.shape[1], "this version takes no grouped keys"
+    assert key.shape[1] == GROUPS, "repeated for nothing"
     assert max_q == max_k
     assert cu_seq_q is cu_seq_k
     return packed_kernel(query, key, value, cu_seq_q, max_q, scale)
@@ -86,6 +54,7 @@ def varlen_of_2_13(
 ):  # fmt: skip
     assert window_size == (-1, 0), "not causal"
     assert enable_gqa or query.shape[1] == key.shape[1]
+    assert num_splits == 1, "a row would depend on its neighbours"
     assert key.shape[1] == GROUPS, "repeated for nothing"
     return packed_kernel(query, key, value, cu_seq_q, max_q, scale)
 
@@ -155,15 +124,6 @@ def test_the_compiled_path_has_the_same_gradients(dtype):
     for one, other in zip(mine, theirs, strict=True):
         torch.testing.assert_close(one.grad.float(), other.grad, **close)
     torch.library.opcheck(rows_op, (*parts(dtype), BOUNDARIES, SCALE))
-
-
-def test_torchs_own_function_is_called_as_its_signature_asks():
-    """The installed torch's, on shapes alone: its kernel needs a card."""
-    query, key, value = (part[0].transpose(0, 1).to("meta") for part in parts(torch.bfloat16, requires_grad=False))
-    found = wrap_varlen_attn(torch.nn.attention.varlen.varlen_attn)(
-        query, key, value, BOUNDARIES.to("meta"), LONGEST, SCALE
-    )
-    assert found.shape == (20, HEADS, SIZE)
 
 
 def test_queries_that_a_norm_made_fp32_follow_the_values(monkeypatch):
@@ -240,19 +200,6 @@ def banded(query, key, value, window):
     """Stand in for the kernel of a card: (n, heads, head_dim) in and out."""
     q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
     return described(q, k, v, window=window, cap=None, sinks=None)[0]
-
-
-def test_the_kernel_is_told_a_window_that_rows_reach_beyond():
-    seen = []
-
-    def kernel(*_, window_size=(-1, -1), scale=None):
-        seen.append(window_size)
-
-    call = wrap_varlen_attn(kernel)
-    made = torch.zeros(4, HEADS, SIZE)
-    for window in (3, 9, None):
-        call(made, made, made, BOUNDARIES, 9, SCALE, window)
-    assert seen == [(2, 0), (-1, 0), (-1, 0)]
 
 
 @pytest.mark.parametrize("path", [attention.rows_attention, attention.varlen_attention, attention.ascend_attention])

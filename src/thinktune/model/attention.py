@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import attention as torch_attention
 from torch.nn.attention import varlen
+from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations import npu_flash_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -23,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from thinktune.errors import UserError
 from thinktune.model.device import MIN_FLASH_CAPABILITY, compute_capability
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
-from thinktune.model.row_attention import Scores, attend, attend_each_row, rows_op, seen_keys
+from thinktune.model.row_attention import Scores, attend, attend_each_row, causal_operations, rows_op, seen_keys
 
 # Names in transformers' registry. They must not contain "flash", or transformers looks for a kernel.
 AttentionName = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
@@ -191,10 +192,15 @@ def varlen_attention(  # noqa: PLR0913 (the interface is transformers')
     if not fits or not scores.is_plain or options.get("dropout"):
         starts = cu_seqlens if host_cu_seqlens is None else host_cu_seqlens
         return rows_attention(module, query, key, value, None, starts, **options)
-    # Under autocast, norms turn queries and keys back to fp32; values never pass a norm.
-    parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
-    longest = max_seqlen or query.shape[2]
+    parts, longest = _as_kernels_take(query, key, value), max_seqlen or query.shape[2]
     return _varlen(*parts, cu_seqlens, longest, scores.scale, scores.window)[None], None
+
+
+def _as_kernels_take(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of a packed pass as (n, heads, head_dim), in one dtype."""
+    # Under autocast, norms turn queries and keys back to fp32; values never pass a norm.
+    query, key, value = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
+    return query, key, value
 
 
 def ascend_attention(
@@ -214,7 +220,7 @@ def ascend_attention(
     if not scores.is_plain or scores.window is not None or query.shape[3] != value.shape[3]:
         return rows_attention(module, query, key, value, None, cu_seqlens, **options)
     ends = cu_seqlens.unique_consecutive()  # on the CPU; this kernel takes lengths as numbers of the host
-    parts = (part[0].transpose(0, 1).to(value.dtype) for part in (query, key, value))
+    parts = _as_kernels_take(query, key, value)
     fused: Any = npu_flash_attention.npu_flash_attn_varlen_func
     return fused(*parts, ends, ends, softmax_scale=scores.scale, causal=True)[None], None
 
@@ -232,14 +238,23 @@ def _boundaries(cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Ten
     return cu_seqlens
 
 
-def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
+def wrap_varlen_attn(
+    function: Callable[..., Any], *, for_amd: bool = torch.version.hip is not None
+) -> Callable[..., Tensor]:
     """Wrap torch's `varlen_attn` as causal `call(query, key, value, cu_seqlens, max_seqlen, scale, window)`.
 
-    Torch 2.10 takes `is_causal`, later releases a window. Grouped keys came in 2.12; before, keys are repeated.
+    Grouped keys are handed to the kernel as they are. Torch 2.12 and later must be told so; 2.11 does not look at the
+    number of heads, and its kernel for NVIDIA cards takes groups, forward and backward. Of its kernel for AMD cards
+    (`for_amd`) that is not known, so keys are repeated there.
+
+    Where a release can split a row's keys over blocks of the card, that is turned off: how it splits depends on the
+    longest row, and a row must get the same beside any other. It also pins the kernel: 2.14 takes cuDNN's by itself
+    otherwise, which users found four times slower on packed rows (pytorch#187770).
     """
     known = inspect.signature(function).parameters
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in known else {}
+    fixed: dict[str, Any] = {"num_splits": 1} if "num_splits" in known and not for_amd else {}
+    fixed |= {"enable_gqa": True} if "enable_gqa" in known else {}
+    repeats_keys = for_amd and "enable_gqa" not in known
 
     def call(  # noqa: PLR0913 (as the kernel has them)
         query: Tensor,
@@ -250,17 +265,28 @@ def wrap_varlen_attn(function: Callable[..., Any]) -> Callable[..., Tensor]:
         scale: float | None,
         window: int | None = None,
     ) -> Tensor:
-        seen = {"window_size": (window - 1, 0)} if window is not None and window < max_seqlen else causal
-        if not grouped and (times := query.shape[1] // key.shape[1]) > 1:
+        seen = (window - 1, 0) if window is not None and window < max_seqlen else (-1, 0)
+        if repeats_keys:
+            times = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
-        return function(
-            query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, scale=scale, **seen, **grouped
-        )
+        boundaries = cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
+        return function(query, key, value, *boundaries, scale=scale, window_size=seen, **fixed)
 
     return call
 
 
 _varlen = wrap_varlen_attn(varlen.varlen_attn)
+
+
+def _count_varlen(query: Tensor, *others: Any, **_: Any) -> int:
+    """Count the operations of torch's operator under `varlen_attn`, as it orders its arguments."""
+    longest, window = others[4], (others[8] if len(others) > 8 else None)
+    seen = longest if window is None or window[0] < 0 else min(longest, window[0] + 1)
+    return causal_operations(query.shape[0], query.shape[1], query.shape[2], seen)
+
+
+# Torch 2.11 has no formula for it; that of later releases takes every padded row for a longest one.
+flop_registry[torch.ops.torch_attn._varlen_attn] = _count_varlen
 
 
 def _is_installed(module: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.utils.flop_counter import flop_registry
 
 SINK_DIMS = 8  # added to a head for its sink: one would do, but kernels want a multiple of 8
 
@@ -232,3 +233,27 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 rows_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def causal_operations(tokens: int, heads: int, head_dim: int, seen: int) -> int:
+    """Count the operations of causal attention over packed tokens, as if all rows were as long as the longest may be.
+
+    The compiler weighs them against those of matrix products when it must choose what to keep for the backward pass.
+    Rows are shorter on average, by about as much as a card is slower at attention than at products: both are left out.
+
+    Args:
+        tokens: all rows together.
+        heads: of the queries.
+        head_dim: of one head.
+        seen: tokens that the longest row has, or that a window leaves of them.
+    """
+    return 2 * tokens * heads * head_dim * seen  # two products of 2 operations, of which a causal half
+
+
+def _count_rows(query: Tensor, *others: Any, **_: Any) -> int:
+    _, heads, tokens, head_dim = query.shape
+    window = others[4] if len(others) > 4 else None
+    return causal_operations(tokens, heads, head_dim, min(tokens, window or tokens))
+
+
+flop_registry[torch.ops.thinktune.attend_rows] = _count_rows

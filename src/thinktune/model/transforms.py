@@ -81,6 +81,15 @@ def _compile_norm(plain: Callable[..., Tensor], backend: str, passes: _Passes) -
     return forward
 
 
+def compiler_budget(budget: float) -> dict[str, Any]:
+    """Return the values of `torch._functorch.config` by which the compiler keeps a share of the activations.
+
+    Attention is an operator that is not torch's own. Without the second flag the compiler holds such operators to be
+    free to compute again, whatever it is told of their operations, and does so before all else.
+    """
+    return {"activation_memory_budget": budget, "is_non_builtin_to_include": True}
+
+
 def apply_activation_budget(model: CausalLM, budget: float, compiled: bool) -> None:
     """Keep a share of the layers' activations for the backward pass, and recompute the rest there.
 
@@ -94,8 +103,9 @@ def apply_activation_budget(model: CausalLM, budget: float, compiled: bool) -> N
             others' activations are gone when the backward pass reaches them.
     """
     if compiled:
-        # A process-wide flag, read when a layer is compiled; a process trains one model.
-        torch._functorch.config.activation_memory_budget = budget  # pyright: ignore
+        # Process-wide flags, read when a layer is compiled; a process trains one model.
+        for name, value in compiler_budget(budget).items():
+            setattr(torch._functorch.config, name, value)
         return
     layers = decoder_layers(model)
     recomputed = round((1 - budget) * len(layers))

@@ -1,6 +1,6 @@
 """AdamW in every memory tier: clipping and the refusal of bad gradients happen on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -23,7 +23,7 @@ class Optimizer:
 
     Clipping, and the refusal of a gradient that is not finite, happen on the device, with numbers that the host never
     waits for: no weight is ever updated with a bad number. Creating an optimizer converts the model's weights to the
-    tier's format.
+    tier's format, and then calls `once_converted`, which may move them: from then on they stay where they are.
 
     Inside the backward pass, each weight is updated as soon as its gradient is complete, and the gradient is freed
     before the next one arrives. The step's true norm is not known by then, so gradients are clipped by the larger of
@@ -31,7 +31,9 @@ class Optimizer:
     step updates nothing; what was updated before it stays. A step must be one backward pass.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainConfig) -> None:
+    def __init__(
+        self, model: nn.Module, settings: TrainConfig, once_converted: Callable[[], object] | None = None
+    ) -> None:
         self.parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         weights = [*self.parameters.values()]
         device = weights[0].device
@@ -39,6 +41,8 @@ class Optimizer:
         self.in_backward = settings.update_in_backward
         self._settings, self._tier, self._device = settings, TIERS[self.memory], device
         remainders = [_convert_weight(weight, self._tier) for weight in weights]
+        if once_converted:
+            once_converted()
         self._mesh = shard_mesh(weights[0])
         if self._mesh:
             model._apply(_identity)  # pyright: ignore[reportPrivateUsage]  # makes FSDP2 use the converted weights

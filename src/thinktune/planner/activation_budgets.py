@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node
 from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model import ModelConfig
+from thinktune.model.transforms import compiler_budget
 from thinktune.planner.layer_calls import META, LayerCall, kernels_without_memory
 from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 
@@ -35,6 +36,7 @@ TRACED_SOURCES = (
     "planner.activation_budgets",
     "planner.trace",
     "model.forward",
+    "model.row_attention",
     "planner.layer_calls",
     "model.transforms",
 )
@@ -117,7 +119,7 @@ def _trace_compiled(traced: TracedModel, call: LayerCall, plain: LayerBytes) -> 
         joint: GraphModule, inputs: Any, *, num_fwd_outputs: int, **options: Any
     ) -> tuple[GraphModule, GraphModule]:
         for budget in ACTIVATION_BUDGETS:
-            with functorch.patch(activation_memory_budget=budget):
+            with functorch.patch(compiler_budget(budget)):
                 both = min_cut_rematerialization_partition(
                     copy.deepcopy(joint), inputs, num_fwd_outputs=num_fwd_outputs, **options
                 )

@@ -13,12 +13,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.integrations import hub_kernels, moe
 
 from thinktune.library_output import captured_output
 from thinktune.model import CausalLM, ModelConfig
 from thinktune.model.decoder import decoder, decoder_layers
+from thinktune.model.row_attention import causal_operations
 
 META = torch.device("meta")
 TRACE_ATTENTION = "thinktune_counted"
@@ -66,6 +68,15 @@ def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 
 
 attend.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _count_operations(query: Tensor, _key: Tensor, _value: Tensor, window: int, **_: Any) -> int:
+    """Count as for the kernel that runs, so that the compiler keeps what it will keep there."""
+    _, tokens, heads, head_dim = query.shape
+    return causal_operations(tokens, heads, head_dim, min(tokens, window or tokens))
+
+
+flop_registry[torch.ops.thinktune.attend] = _count_operations
 
 
 def _attention(

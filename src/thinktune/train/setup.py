@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -41,6 +42,7 @@ from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import agreement
 from thinktune.train.context import RunContext
+from thinktune.train.joined_linear import join_products, joining_pays
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
 ASSUMED_DISK_BYTES_PER_SECOND = 100e6  # until a checkpoint has been timed
@@ -77,7 +79,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     needed = disk_space.disk_requirements(admitted.config, setting.memory)
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
-    optimizer = Optimizer(model, with_setting(recipe.train, setting))
+    compiled = _compiles(model, world)
+    optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
     packed = admitted.traits.packed
     lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
     context = RunContext(
@@ -94,9 +97,10 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         say=say,
         bar=bar,
         pad=pick_padding(device, admitted.tokenizer, lengths, setting.batch_tokens) if packed else None,
-        compiled=_configure_layers(recipe, model, setting, world),
+        compiled=compiled,
         world=world,
     )
+    _configure_layers(recipe, model, setting, world, compiled=compiled)
     clock = CheckpointClock(needed.checkpoint_bytes / ASSUMED_DISK_BYTES_PER_SECOND)
     environment = _environment(context, admitted, command) | {"weights_fingerprint": weights}
     environment |= {f"model_{key}": value for key, value in read_license(source).items()}
@@ -218,13 +222,8 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         context.say(text)
 
 
-def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: World) -> bool:
-    """Set up the layers' arithmetic, attention and recomputation; return True if they are compiled."""
-    if recipe.train.precision == "fp8" and world.size == 1:  # with many ranks, done before the model was sharded
-        transforms.apply_float8(model)
-    precision = pick_precision(recipe.train.precision, model.device, setting.memory)
-    set_attention(model, precision)
-    refuse_leaks(model, precision)
+def _compiles(model: CausalLM, world: World) -> bool:
+    """Return True if the layers are to be compiled, on every rank."""
     # With dropout rows are attended to one by one, for which the compiler would compile again for each batch.
     compiled = (
         model_traits(model).compiles
@@ -232,11 +231,27 @@ def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: 
         and not has_attention_dropout(model.config)
     )
     compiled = compiled and transforms.fits_compiler(model)
-    compiled = not world.any(not compiled)  # compiling takes passes of its own
+    return not world.any(not compiled)  # compiling takes passes of its own
+
+
+def _make_optimizer(recipe: Recipe, model: CausalLM, setting: Setting, *, compiled: bool) -> Optimizer:
+    """Make the optimizer, and join products of compiled layers where that pays; those of fp8 are another class's."""
+    precision = pick_precision(recipe.train.precision, model.device, setting.memory)
+    joins = compiled and joining_pays(setting.activation_budget) and recipe.train.precision != "fp8"
+    join = partial(join_products, model, precision) if joins else None
+    return Optimizer(model, with_setting(recipe.train, setting), join)
+
+
+def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: World, *, compiled: bool) -> None:
+    """Set up the layers' arithmetic, attention and recomputation, and have them compiled."""
+    if recipe.train.precision == "fp8" and world.size == 1:  # with many ranks, done before the model was sharded
+        transforms.apply_float8(model)
+    precision = pick_precision(recipe.train.precision, model.device, setting.memory)
+    set_attention(model, precision)
+    refuse_leaks(model, precision)
     transforms.apply_activation_budget(model, setting.activation_budget, compiled)
     if compiled:
         transforms.compile_layers(model)
-    return compiled
 
 
 def _tokens_left(steps: Sequence[StepRows], rows: Subset) -> list[int]:

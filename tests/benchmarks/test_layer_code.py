@@ -1,0 +1,70 @@
+"""The code that torch's compiler writes for a layer on a card: few kernels, few bytes, nothing repeated."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from thinktune.planner.activation_budgets import trace_layers
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from jobs import QWEN3
+from layer_code import layer_code
+
+pytestmark = pytest.mark.slow
+needs_cuda_build = pytest.mark.skipif(
+    torch.version.cuda is None or find_spec("triton") is None,
+    reason="torch here is no build for CUDA, or Triton is missing: no code for a card was written or looked at",
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    yield
+    torch._functorch.config.activation_memory_budget = 1.0
+    torch._dynamo.reset()
+
+
+def kernels(found):
+    return found.forward.triton_kernels + found.backward.triton_kernels
+
+
+@needs_cuda_build
+def test_a_layer_of_1_7b_is_few_kernels_and_few_bytes():
+    found = layer_code(QWEN3["1.7B"], 1.0, joined=False)
+    assert [found.forward.products, found.backward.products] == [7, 14]
+    assert [found.forward.attentions, found.backward.attentions] == [1, 1]
+    assert kernels(found) <= 16 + 4
+    assert found.bytes_per_token <= 250_000
+
+
+@needs_cuda_build
+def test_joined_products_move_fewer_bytes_where_they_are_taken():
+    """Queries, keys and values as one product, gate and up as one: 4 instead of 7, and fewer bytes in all."""
+    apart, joined = (layer_code(QWEN3["1.7B"], 1.0, joined=joined) for joined in (False, None))
+    assert [joined.forward.products, joined.backward.products] == [4, 8]
+    assert kernels(joined) <= 16 + 4
+    assert joined.kept_bytes_per_token == apart.kept_bytes_per_token
+    assert joined.all_bytes_per_token < 0.97 * apart.all_bytes_per_token
+
+
+@needs_cuda_build
+def test_half_of_the_activations_is_kept_without_attention_being_computed_again():
+    found = layer_code(QWEN3["1.7B"], 0.5)
+    assert [found.forward.attentions, found.backward.attentions] == [1, 1]
+    assert found.kept_bytes_per_token < 0.5 * layer_code(QWEN3["1.7B"], 1.0).kept_bytes_per_token
+    assert kernels(found) <= 18 + 4
+
+
+@needs_cuda_build
+@pytest.mark.parametrize("size", ["0.6B", "4B"])
+def test_the_plan_counts_the_bytes_that_a_layer_keeps(size):
+    """The plan traces a stand-in for attention without any card's build of torch."""
+    shape = QWEN3[size]
+    planned = trace_layers(shape.config(), torch.bfloat16, torch.device("cpu"), compiled=True)
+    for budget in (1.0, 0.5):
+        kept = layer_code(shape, budget).kept_bytes_per_token
+        assert planned[budget][0].saved.per_token == pytest.approx(kept, rel=0.02)

@@ -111,6 +111,30 @@ def test_a_token_costs_a_copy_and_a_launch_whatever_the_layers(model):
     assert before > 40 * model.config.num_hidden_layers
 
 
+def test_a_cache_that_has_moved_is_captured_again(model, small_steps):
+    """It grows when others join; when they have left, the pass has the size that was captured before."""
+    found = []
+    for runner in (
+        DecodeRunner(model.eval(), is_static=False),
+        DecodeRunner(model, is_static=True, capture=record_graph),
+    ):
+        with torch.inference_mode():
+            cache, tokens = KVCache(model), [3]
+            cache.prefill([[3, 4]])
+            for joining in (True, False):
+                for _ in range(3):
+                    tokens += runner.decode(cache, tokens[-1:], [Sampler(SamplingParams(9))]).tolist()
+                if joining:
+                    cache.prefill([[5], [6, 7]])
+                    tokens += runner.decode(
+                        cache, [tokens[-1], 3, 3], [Sampler(SamplingParams(9)) for _ in range(3)]
+                    ).tolist()[:1]
+                    cache.free(2)
+                    cache.free(1)
+        found.append(tokens)
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("slots", [1, 2, 4, 8])
 def test_slots_are_sampled_as_rows_are(slots):
     generator = torch.Generator().manual_seed(0)

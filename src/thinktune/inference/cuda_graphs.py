@@ -19,7 +19,8 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # one for all that share memory
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None  # one for all that share memory
         self._alive: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def __call__(self, step: Step) -> Step:
@@ -27,6 +28,7 @@ class CudaGraphs:
 
         Raises RuntimeError where the host reads from the device in it, torch.OutOfMemoryError where memory is full.
         """
+        self._stream = self._stream or torch.cuda.Stream(self._device)
         # Of a graph that lives: a pool whose graphs have all gone cannot be taken again.
         pool = next((graph.pool() for graph in self._alive), None)
         graph = torch.cuda.CUDAGraph()
@@ -35,7 +37,7 @@ class CudaGraphs:
             with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
                 found = step()
         except Exception:
-            self._end_allocation(graph)
+            _end_allocation(graph, self._stream.device_index)
             raise
         self._alive.add(graph)
 
@@ -45,11 +47,12 @@ class CudaGraphs:
 
         return replay
 
-    def _end_allocation(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Tell torch's allocator that a capture is over: `capture_end` does not where CUDA refused the capture.
 
-        It would never again give back memory that it keeps for later, and training would run out of it.
-        """
-        library: Any = torch._C  # pyright: ignore[reportPrivateUsage]
-        with suppress(RuntimeError, AttributeError):  # where it knows already
-            library._cuda_endAllocateToPool(self._stream.device_index, graph.pool())
+def _end_allocation(graph: torch.cuda.CUDAGraph, device_index: int) -> None:
+    """Tell torch's allocator that a capture is over: `capture_end` does not where CUDA refused the capture.
+
+    It would never again give back memory that it keeps for later, and training would run out of it.
+    """
+    library: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+    with suppress(RuntimeError, AttributeError):  # where it knows already
+        library._cuda_endAllocateToPool(device_index, graph.pool())

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.generation import QUESTIONS, ask, decided
 
+from thinktune.distributed import SINGLE
 from thinktune.inference.decode_runner import DecodeRunner, decodes_statically
 from thinktune.inference.engine import Engine
 from thinktune.inference.kv_cache import KVCache
@@ -35,7 +36,7 @@ def made(model):
 
 
 def test_replies_by_graphs_are_those_of_plain_passes(made, tokenizer, recwarn):
-    assert decodes_statically(made, Engine(made, tokenizer)._scheduler._world)
+    assert decodes_statically(made, SINGLE)
     found = []
     for decode in ("plain", "auto"):
         with closing(Engine(made, tokenizer, max_sequences=4, decode=decode)) as engine:

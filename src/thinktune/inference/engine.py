@@ -340,6 +340,8 @@ class Engine:
     the one that the request gets alone. An error in a reply is raised to whoever waits for it. The model must not be
     used otherwise while replies are generated. With a `world` of many ranks, all must call `complete_all`, and nothing
     else, with the same requests.
+
+    `decode` says how the passes that add a token run (`decodes_statically`); replies are the same either way.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch._inductor.exc import InductorError
 from thinktune.checkpoint import store
 from thinktune.config import loading as recipe
 from thinktune.errors import UserError
-from thinktune.inference import kv_cache
+from thinktune.inference import decode_runner, kv_cache
 from thinktune.model.batch import pack
 from thinktune.planner.hardware import GIB, Card
 from thinktune.planner.memory import Setting, memory_peaks
@@ -215,6 +216,24 @@ def test_a_dry_run_decodes_the_longest_possible_samples(tree, monkeypatch):
     full[0] = 0
     with pytest.raises(torch.OutOfMemoryError):
         dry_run.replies_that_fit(context)
+
+
+def test_as_many_samples_fit_as_their_graphs_leave_room_for(tree, monkeypatch):
+    """A dry run captures as the run does; where graphs of all do not fit, half as many replies are written at a time."""
+    context, captured = open_context(settings(tree, generate={"max_new_tokens": 20, "sample_questions": 3})), []
+
+    def capture(step):
+        captured.append(len(step()))
+        if len(captured) == 1:
+            raise torch.OutOfMemoryError("planted")
+        return step
+
+    assert dry_run.replies_that_fit(context) == len(context.prepared.validation.examples(3))
+    monkeypatch.setattr(dry_run, "decodes_statically", partial(decode_runner.decodes_statically, mode="static"))
+    monkeypatch.setattr(dry_run, "DecodeRunner", partial(decode_runner.DecodeRunner, capture=capture))
+    with pytest.warns(UserWarning, match="could not be captured"):
+        assert dry_run.replies_that_fit(context) == 1
+    assert captured[0] > captured[1] == 1
 
 
 def test_a_run_without_samples_decodes_none_in_its_dry_run(tree):

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
@@ -22,6 +23,7 @@ from transformers.masking_utils import causal_mask_function
 from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
 from thinktune.model.attention import AttentionName, reads_cu_seqlens_on_device
+from thinktune.model.device import copy_to_device
 from thinktune.model.protocols import CACHE_ARGUMENTS
 
 NAME = "thinktune_cached"  # in transformers' registry
@@ -61,11 +63,12 @@ class Pass:
     columns: int  # that attention sees: of the cache, or of a packed pass
     row_indices: Tensor | None = None  # (n,) of a packed pass: the row of each token
     kernel: Callable[..., tuple[Tensor, None]] | None = None  # attention of a packed pass that is plainly causal
+    is_padded: bool = False  # there are columns that no row of a pass of one token each has filled yet
 
     @property
     def sees_all(self) -> bool:
         """Return True for a single token: it sees all columns, as far as causality goes."""
-        return self.row_indices is None and self.positions.numel() == 1
+        return self.row_indices is None and self.positions.numel() == 1 and not self.is_padded
 
     def mask(self, may_see: Callable[..., Any] | None = None) -> Tensor:
         """Return the mask (rows, 1, tokens, columns) of bool: True where `may_see` is, and the token's own row is.
@@ -112,11 +115,11 @@ def packed_pass(model: CausalLM, positions: Tensor, cu_seqlens: Tensor, max_seql
     name = getattr(model.config, "_attn_implementation", None)
     kernel: Any = None
     if name in get_args(AttentionName):
-        on_device = cu_seqlens.to(positions.device) if reads_cu_seqlens_on_device(model) else cu_seqlens
+        on_device = copy_to_device(cu_seqlens, positions.device) if reads_cu_seqlens_on_device(model) else cu_seqlens
         kernel = partial(AttentionInterface()[name], cu_seqlens=on_device, max_seqlen=max_seqlen)
     lengths = cu_seqlens.diff().long()
-    rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(positions.device)
-    return Pass(positions, positions.shape[1], rows, kernel)
+    rows = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return Pass(positions, positions.shape[1], copy_to_device(rows, positions.device), kernel)
 
 
 def _make_mask(
@@ -148,9 +151,23 @@ def _attend(
         return present.kernel(module, query, key, value, None, scaling=scale)
     if attention_mask is None and not present.sees_all:
         attention_mask = present.mask()
+    if plain and present.is_padded:
+        assert attention_mask is not None
+        return _attend_grouped(query, key, value, attention_mask, scale), None
     if plain:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scale)
     return _attend_with_sinks(query, key, value, attention_mask, options), None
+
+
+def _attend_grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """Compute attention of one token a row: heads that share keys are queries of one head, and no key is repeated.
+
+    Repeated, the keys of the whole cache would be read, written and read again for each token.
+    """
+    rows, heads, _, size = query.shape
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+    found = scaled_dot_product_attention(grouped, key, value, mask.expand(-1, -1, grouped.shape[2], -1), scale=scale)
+    return found.reshape(rows, 1, heads, value.shape[-1])
 
 
 def _attend_with_sinks(

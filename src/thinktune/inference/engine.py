@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thinktune.distributed import SINGLE, World
+from thinktune.inference.decode_runner import DecodeMode, DecodeRunner, decodes_statically
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
 from thinktune.inference.requests import Completion, GenerationError, Request, render_request
@@ -77,8 +78,11 @@ class Scheduler:
     memory for a larger cache. A pass that fails there ends every request, since the other ranks are still in it.
     """
 
-    def __init__(self, model: CausalLM, precision: torch.dtype, max_sequences: int, world: World = SINGLE) -> None:
+    def __init__(
+        self, model: CausalLM, precision: torch.dtype, max_sequences: int, world: World, decode: DecodeMode
+    ) -> None:
         self._model, self._precision, self._max_sequences, self._world = model, precision, max_sequences, world
+        self._is_static = decodes_statically(model, world, decode)
         self._lock = threading.Lock()
         self._waiting: deque[SequenceState] = deque()
         self._thread: threading.Thread | None = None
@@ -103,7 +107,8 @@ class Scheduler:
             thread.join()
 
     def _run_loop(self) -> None:
-        batch = RunningBatch(self._model, self._max_sequences, self._world)
+        runner = DecodeRunner(self._model, is_static=self._is_static)
+        batch = RunningBatch(self._model, runner, self._max_sequences, self._world)
         self._model.eval()
         try:
             if (
@@ -143,10 +148,11 @@ class Scheduler:
 class RunningBatch:
     """The sequences in prefill and in decode, with their KV cache."""
 
-    def __init__(self, model: CausalLM, max_sequences: int, world: World) -> None:
+    def __init__(self, model: CausalLM, runner: DecodeRunner, max_sequences: int, world: World) -> None:
         self.prefilling: deque[SequenceState] = deque()
         self._decoding: list[SequenceState] = []  # row by row as in the cache
         self._cache, self._model, self._max_sequences, self._world = KVCache(model), model, max_sequences, world
+        self._runner = runner
         self._partial_prefill: KVCache | None = None  # of the first in `prefilling`, if its prompt takes several passes
         self._paused: tuple[SequenceState, KVCache] | None = (
             None  # the same of a long prompt, while short ones go first
@@ -201,13 +207,17 @@ class RunningBatch:
             self._preempt_or_fail(torch.OutOfMemoryError("no memory on one of the ranks for a longer KV cache"))
             return
         try:
-            logits = self._cache.extend([sequence.ids[-1:] for sequence in self._decoding])
+            tokens = self._runner.decode(
+                self._cache,
+                [sequence.ids[-1] for sequence in self._decoding],
+                [sequence.sampler for sequence in self._decoding],
+            )
         except Exception as error:
             if self._world.size > 1:
                 raise
             self._preempt_or_fail(error)
             return
-        self._append_sampled(self._decoding, logits)
+        self._append_sampled(self._decoding, tokens)
 
     def _preempt_or_fail(self, error: Exception) -> None:
         """After an error of a decode pass make room in memory if that may help, or else fail the replies in it."""
@@ -239,7 +249,7 @@ class RunningBatch:
             self._decoding += admitted
             for _ in admitted:
                 self.prefilling.popleft()
-            self._append_sampled(admitted, logits)
+            self._append_sampled(admitted, sample_tokens(logits, [sequence.sampler for sequence in admitted]))
 
     def _reserve_prefill(self, admitted: Sequence[SequenceState]) -> bool:
         """Grow the caches that the next prefill pass writes; return False where a rank has no memory for that."""
@@ -310,13 +320,12 @@ class RunningBatch:
         self._decoding.pop()
         self._out_of_memory = False
 
-    def _append_sampled(self, sequences: Sequence[SequenceState], logits: Tensor) -> None:
-        """Sample and append the next token of each sequence.
+    def _append_sampled(self, sequences: Sequence[SequenceState], tokens: Tensor) -> None:
+        """Append the next token of each sequence, (rows,) int64 on the device.
 
         Rank 0 decides: logits that differ by rounding would end a reply earlier on one rank than on another.
         """
-        tokens = self._world.broadcast_tensor(sample_tokens(logits, [sequence.sampler for sequence in sequences]))
-        sampled: list[int] = tokens.tolist()  # the one wait for the device
+        sampled: list[int] = self._world.broadcast_tensor(tokens).tolist()  # the one wait for the device
         for sequence, token in zip(sequences, sampled, strict=True):
             try:
                 sequence.append_token(token)
@@ -331,6 +340,8 @@ class Engine:
     the one that the request gets alone. An error in a reply is raised to whoever waits for it. The model must not be
     used otherwise while replies are generated. With a `world` of many ranks, all must call `complete_all`, and nothing
     else, with the same requests.
+
+    `decode` says how the passes that add a token run (`decodes_statically`); replies are the same either way.
     """
 
     def __init__(
@@ -340,10 +351,11 @@ class Engine:
         precision: torch.dtype = torch.float32,
         max_sequences: int = 128,
         world: World = SINGLE,
+        decode: DecodeMode = "auto",
     ) -> None:
         self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self._special_tokens = SpecialTokens.from_tokenizer(tokenizer, model.generation_config.eos_token_id)
-        self._scheduler = Scheduler(model, precision, max_sequences, world)
+        self._scheduler = Scheduler(model, precision, max_sequences, world, decode)
 
     @property
     def end_tokens(self) -> frozenset[int]:

@@ -15,6 +15,7 @@ from thinktune.inference.recurrent_states import RecurrentStates
 from thinktune.inference.requests import GenerationError
 from thinktune.model import CausalLM
 from thinktune.model.decoder import decoder
+from thinktune.model.device import copy_to_device
 from thinktune.model.forward import cache_argument, with_unsharded_root
 
 GROW_COLUMNS = 256  # columns by which the buffers grow; each growth copies them
@@ -40,6 +41,7 @@ class KVCache:
         self._model = model
         self._states = RecurrentStates(model)
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: (rows, kv heads, columns, size)
+        self.layout = object()  # another one as soon as any buffer has another address
         # Of the present pass: where each of its tokens is written; how many rows and columns its attention sees, (0, 0)
         # if only the pass itself; and how many the buffers must hold.
         self._write_rows = self._write_columns = torch.empty(0, dtype=torch.long)
@@ -65,7 +67,7 @@ class KVCache:
         self._set_write_positions(rows, columns, visible=(0, 0), required=(first + len(prompts), max(lengths)))
         self._seen = (0, len(ids))
         present = packed_pass(self._model, self._tensor([columns]), cu_seqlens, max(lengths))
-        logits = self._forward([ids], present, cu_seqlens[1:].long() - 1)[0]
+        logits = self._forward(self._tensor([ids]), present, self._tensor(cu_seqlens[1:].long() - 1))[0]
         self.lengths += lengths
         return logits
 
@@ -87,10 +89,50 @@ class KVCache:
         self._set_write_positions(rows, [column for row in positions for column in row], visible=size, required=size)
         self._seen = (size[1] - new_tokens, size[1])
         self.is_broken = bool(self._states)  # until the pass has come to its end
-        logits = self._forward(ids, Pass(self._tensor(positions), size[1]), torch.tensor([new_tokens - 1]))[:, 0]
+        present = Pass(self._tensor(positions), size[1])
+        logits = self._forward(self._tensor(ids), present, self._tensor([new_tokens - 1]))[:, 0]
         self.is_broken = False
         self.lengths = [length + new_tokens for length in self.lengths]
         return logits
+
+    def extend_slots(self, ids: Tensor, lengths: Tensor, columns: int) -> Tensor:
+        """Append one token to each of the first rows, by tensors on the device alone; returns logits as `extend` does.
+
+        Nothing in it follows from how long the rows are, so that a card can repeat what it launches; `end_repeat` then
+        counts the tokens. Attention sees `columns` of the buffers, which must be there.
+
+        Args:
+            ids: (slots,) int64: the tokens; of a slot without a row, any.
+            lengths: (slots,) int64: how many columns each row fills before the pass; 0 for a slot without a row.
+            columns: of the buffers, more than any of `lengths`.
+        """
+        assert not self._states, "a recurrent state has other addresses after every pass"
+        self._write_rows, self._write_columns = torch.arange(len(ids), device=ids.device), lengths
+        self._visible = self._required = (len(ids), columns)
+        self._seen = (columns - 1, columns)
+        present = Pass(lengths[:, None], columns, is_padded=True)
+        return self._forward(ids[:, None], present, torch.zeros(1, dtype=torch.long, device=ids.device))[:, 0]
+
+    def end_repeat(self) -> None:
+        """Count the token that each row has got by `extend_slots`, or by a repetition of it."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def take_back(self) -> None:
+        """Forget the token that each row got last: a pass whose tokens cannot be sampled must change no row."""
+        self.lengths = [length - 1 for length in self.lengths]
+        self.is_broken = bool(self._states)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns that every buffer has; (0, 0) before the first pass."""
+        sizes = [(keys.shape[0], keys.shape[2]) for keys, _ in self._buffers.values()]
+        return (min(rows for rows, _ in sizes), min(columns for _, columns in sizes)) if sizes else (0, 0)
+
+    def grow(self, rows: int, columns: int) -> None:
+        """Grow the buffers to so many rows and columns at least; no pass does so before it must."""
+        self._required = (rows, columns)
+        for layer, (keys, values) in self._buffers.items():
+            self._grow(layer, keys, values)
 
     def reserve(self, rows: int, columns: int, world: World) -> bool:
         """Grow the buffers for a pass to come; return False, on all ranks, where one of them has no memory for it.
@@ -99,10 +141,9 @@ class KVCache:
         """
         if world.size == 1:
             return True
-        self._required, is_full = (rows, columns), False
+        is_full = False
         try:
-            for layer, (keys, values) in self._buffers.items():
-                self._grow(layer, keys, values)
+            self.grow(rows, columns)
         except torch.OutOfMemoryError:
             is_full = True
         return not world.any(is_full)
@@ -192,26 +233,23 @@ class KVCache:
         self, rows: list[int], columns: list[int], *, visible: tuple[int, int], required: tuple[int, int]
     ) -> None:
         """Set where the next pass writes its tokens, what its attention sees, and what the buffers must hold."""
-        self._write_rows, self._write_columns = self._tensor([rows, columns])
+        self._write_rows, self._write_columns = self._tensor([rows, columns])  # one copy to the device
         self._visible, self._required = visible, required
 
-    def _forward(self, ids: Sequence[Sequence[int]], present: Pass, last: Tensor) -> Tensor:
-        """Return the logits (rows, len(last), vocabulary) fp32 of one pass at the tokens `last` of each row.
+    def _forward(self, ids: Tensor, present: Pass, last: Tensor) -> Tensor:
+        """Return the logits (rows, len(last), vocabulary) fp32 of one pass of `ids` at the tokens `last` of each row.
 
         The class's own forward pass makes them: it scales or caps them as it was trained to.
         """
         self._updates = 0
-        last = last.to(self._model.device)
         options: dict[str, Any] = {"logits_to_keep": last} if "logits_to_keep" in self._parameters else {}
-        if self._takes_positions:
+        if self.takes_positions:
             options["position_ids"] = present.positions
 
         def forward() -> Tensor:
             # Not by a call of the model, whose hooks under FSDP2 would shard the root again.
             with cached_attention(self._model, present):
-                output = self._model.forward(
-                    input_ids=self._tensor(ids), use_cache=True, **{self._argument: self}, **options
-                )
+                output = self._model.forward(input_ids=ids, use_cache=True, **{self._argument: self}, **options)
             logits: Tensor = output.logits if "logits_to_keep" in options else output.logits[:, last]
             return self._logits(logits)
 
@@ -234,7 +272,7 @@ class KVCache:
         return frozenset(signature(self._model.forward).parameters)
 
     @cached_property
-    def _takes_positions(self) -> bool:
+    def takes_positions(self) -> bool:
         """Return False for a model that has no positions at all."""
         names = self._parameters | frozenset(signature(decoder(self._model).forward).parameters)
         return "position_ids" in names
@@ -242,8 +280,8 @@ class KVCache:
     def _logits(self, logits: Tensor) -> Tensor:
         return logits.float()
 
-    def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
-        return torch.tensor(values, device=self._model.device)
+    def _tensor(self, values: Sequence[Any] | Tensor) -> Tensor:
+        return copy_to_device(torch.as_tensor(values), self._model.device)
 
     def _grow(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return a layer's buffers, grown to the required size; keys are kept in the values' dtype."""
@@ -251,7 +289,7 @@ class KVCache:
         rows, columns = self._required
         if layer not in self._buffers or keys.shape[0] < rows or keys.shape[2] < columns:
             keys, values = _grown(keys, self._required, value), _grown(values, self._required, value)
-            self._buffers[layer] = keys, values
+            self._buffers[layer], self.layout = (keys, values), object()
         return keys, values
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from thinktune.config import MemoryTierName
 from thinktune.config.schema import Precision
@@ -93,3 +94,13 @@ def device_name(device: torch.device) -> str:
     """Return the name that an accelerator gives itself, as in `NVIDIA H200`; its type where it gives none."""
     named = None if device.type == "cpu" else getattr(torch.get_device_module(device), "get_device_name", None)
     return str(named(device)) if named else device.type
+
+
+def copy_to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return a copy of a small tensor of the host on a device; a CUDA device is not waited for.
+
+    A copy from pageable memory would be: the driver reads it before it returns.
+    """
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

@@ -7,7 +7,9 @@ import torch
 
 from thinktune.data.packing import balance
 from thinktune.errors import UserError, shorten_error
+from thinktune.inference.decode_runner import CAPTURED_AFTER, DecodeRunner, decodes_statically
 from thinktune.inference.kv_cache import GROW_COLUMNS, KVCache
+from thinktune.inference.sampler import Sampler
 from thinktune.model import Batch, evaluate_loss, pack
 from thinktune.model.forward import autocast, inference_context
 from thinktune.model.loading import count_parameters
@@ -89,17 +91,24 @@ def replies_that_fit(context: RunContext) -> int | None:
 def _decode_at_full_length(context: RunContext, replies: int, tokens: int) -> bool:
     """Run the pass that takes most: the cache grows to its full size, and attention sees all of it.
 
-    Returns False, on all ranks, where one of them has no memory for the cache.
+    Where passes are captured, so are these, with the memory that the graphs keep. Returns False, on all ranks, where
+    one of them has no memory for the cache.
     """
     context.model.eval()
+    runner = DecodeRunner(context.model, is_static=decodes_statically(context.model, context.world))
+    modes = list(sampling_modes(context.model.generation_config, tokens).values())
+    samplers = [Sampler(modes[row % len(modes)]) for row in range(replies)]
     with inference_context(context.model), autocast(context.model, context.precision):
         cache = KVCache(context.model)
         cache.prefill([[0]] * replies)
         for length in (max(1, tokens - 1 - GROW_COLUMNS), tokens - 1):  # the last growth copies nearly all
             if not cache.reserve(replies, length + 1, context.world):
                 return False
-            cache.lengths = [length] * replies  # what is there was never written, and is finite
-            cache.extend([[0]] * replies)
+            for _ in range(CAPTURED_AFTER + 1):
+                cache.lengths = [length] * replies  # what is there was never written, and is finite
+                runner.decode(cache, [0] * replies, samplers)
+    if isinstance(runner.fault, torch.OutOfMemoryError) and replies > 1:
+        raise runner.fault
     return True
 
 

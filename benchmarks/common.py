@@ -203,6 +203,7 @@ def staged_result(job: Job, clock: Clock, trained: Trained) -> dict[str, Any]:
     """Return the result without probe and weights, which take a second load of the model, with its speed and MFU."""
     from thinktune.planner.hardware import mfu
 
+    _refuse_bad_norms(job, trained)
     result = asdict(_make_result(job, clock, trained))
     rate = result["timed_tokens"] / result["seconds"]
     share = mfu(rate, result["flops_per_token"], torch.cuda.get_device_name()) if job.on_card else None
@@ -211,7 +212,7 @@ def staged_result(job: Job, clock: Clock, trained: Trained) -> dict[str, Any]:
 
 def _check_trained(job: Job, clock: Clock, trained: Trained) -> Result:
     """Return the result; raise AssertionError if a contender did not really train."""
-    result = _make_result(job, clock, trained)
+    _refuse_bad_norms(job, trained)
     state = {name: weight.detach().cpu() for name, weight in trained.model.state_dict().items()}
     state |= {name: weight.cpu() for name, weight in (trained.masters or {}).items()}
     if trained.model.config.tie_word_embeddings:
@@ -222,14 +223,18 @@ def _check_trained(job: Job, clock: Clock, trained: Trained) -> Result:
         torch.cuda.empty_cache()
     moved = _weights_moved(job, state)
     assert moved, "no weight moved"
-    return replace(result, weights_moved=moved, probe_loss=_probe_loss(job, state))
+    return replace(_make_result(job, clock, trained), weights_moved=moved, probe_loss=_probe_loss(job, state))
 
 
-def _make_result(job: Job, clock: Clock, trained: Trained) -> Result:
+def _refuse_bad_norms(job: Job, trained: Trained) -> None:
+    """Raise AssertionError if steps are missing, or a gradient was zero or not finite."""
     assert len(trained.step_tokens) == job.plan.steps, f"{len(trained.step_tokens)} steps, not {job.plan.steps}"
     assert trained.gradient_norms, "no gradient norm was reported"
     bad = [norm for norm in trained.gradient_norms if not 0 < norm < math.inf]
     assert not bad, f"gradient norms {bad} of {len(trained.gradient_norms)}"
+
+
+def _make_result(job: Job, clock: Clock, trained: Trained) -> Result:
     timed = trained.step_tokens[job.plan.warm_up :]
     return Result(
         setting=trained.setting,

@@ -17,14 +17,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from argparse import ArgumentParser, Namespace
+from collections.abc import Collection
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from card.leader import Leader, Limits, Stage
-from card.stages import LATER, Places, all_stages, choose, groups, missing_packages
-from card.summary import Line, goals, goals_table, summary
+from card.places import Places
+from card.stages import LATER, all_stages, choose, groups, missing_packages
+from card.summary import Line, summary
 from suite import HERE, commit, environment, kernel, versions
 
 ENDING_SECONDS = 6.0  # for ending what runs, and for the table
@@ -33,12 +37,18 @@ PACKAGES = ("pydantic", "trl", "datasets", "accelerate", "liger_kernel", "torcha
 
 
 class Record:
-    """The findings: kept, and written line by line; the table and the errors follow each stage's end."""
+    """The findings: kept, and written line by line; the table and the errors follow each stage's end.
 
-    def __init__(self, out: Path, stderr: Path, head: str) -> None:
-        self.lines: list[Line] = []
+    What an earlier call found in the same folder stays, in the table too, but for the stages that run `again`.
+    """
+
+    def __init__(self, out: Path, stderr: Path, head: str, again: Collection[str] = ()) -> None:
+        file = out / "card.jsonl"
+        self.lines = [line for line in _read(file) if line["stage"] not in again]
         self._out, self._stderr, self._head = out, stderr, head
-        self._file = (out / "card.jsonl").open("a", encoding="utf-8")
+        cut = file.is_file() and not file.read_text(encoding="utf-8").endswith("\n")
+        self._file = file.open("a", encoding="utf-8")
+        self._file.write("\n" if cut else "")
 
     def add(self, line: Line) -> None:
         """Keep a finding."""
@@ -48,13 +58,19 @@ class Record:
         if "ended" in line:
             print(f"{line['at_s']:6.1f} s  {line['stage']}: {line['ended']}", flush=True)
             self._keep_errors(line["stage"])
-            (self._out / "card.md").write_text(self.page(), encoding="utf-8")
+            self.write_page()
         elif "tokens_per_s" in line:
             print(f"{line['at_s']:6.1f} s  {line['stage']}: {line['tokens_per_s']:,.0f} tokens/s", flush=True)
 
-    def page(self) -> str:
-        """Return the table."""
-        return summary(self.lines, self._head)
+    def write_page(self) -> str:
+        """Write the table, and return it; a fault in it must not end what is measured."""
+        try:
+            page = summary(self.lines, self._head)
+        except Exception as error:
+            page = f"{self._head}\n\nNo table, {type(error).__name__}: {error}; all findings are in card.jsonl.\n"
+            traceback.print_exc()
+        (self._out / "card.md").write_text(page, encoding="utf-8")
+        return page
 
     def _keep_errors(self, stage: str) -> None:
         file = self._stderr / f"{stage.replace(' ', '-')}.stderr"
@@ -77,7 +93,8 @@ def main() -> None:
     machine = describe_machine(work, arguments.tiny)
     if machine["card_gib"] is None and not arguments.tiny:
         sys.exit("no NVIDIA card here (nvidia-smi finds none); --tiny runs the same on the CPU with tiny shapes")
-    record = Record(out, stderr, _head(machine, arguments.tiny))
+    again = {"machine", *(name for stage in stages for name in _names(stage))}
+    record = Record(out, stderr, _head(machine, arguments.tiny), again)
     record.add({"stage": "machine", "group": "about", "at_s": 0.0, "item": "machine", **machine})
     here = [stage for stage in stages if not _is_missing(stage, record)]
     limits = Limits(
@@ -91,8 +108,7 @@ def main() -> None:
     try:
         well = leader.run()
     finally:
-        (out / "card.md").write_text(record.page(), encoding="utf-8")
-        print(f"\n{goals_table(goals(record.lines))}\n\n{record.page()[-9000:]}", flush=True)
+        print(f"\n{record.write_page()[:11_000]}", flush=True)
     sys.exit(0 if well and len(here) == len(stages) else 1)
 
 
@@ -121,6 +137,19 @@ def describe_machine(work: Path, tiny: bool) -> dict[str, Any]:
     }
 
 
+def _read(file: Path) -> list[Line]:
+    """Read the lines of an earlier call, if there was one; a cut may have left half a line."""
+    lines: list[Line] = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        with suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def _names(stage: Stage | None) -> list[str]:
+    return [stage.name, *_names(stage.smaller)] if stage else []
+
+
 def _is_missing(stage: Stage, record: Record) -> bool:
     missing = missing_packages(stage, lambda name: find_spec(name) is not None)
     if missing:
@@ -142,6 +171,7 @@ def _environment(work: Path, tiny: bool) -> dict[str, str]:
     for name, folder in caches.items():
         found.setdefault(name, str(work / folder))
     found.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    found.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "6")  # several stages compile side by side
     return found | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -174,9 +174,9 @@ def main() -> None:
         line, case = turns(options.staged), PARTS[options.case[0]][options.case[1]]
         line.wait("card")
         try:
-            line.find("memory", **measure(case, options.tiny, line.facts.get("context_gib")))
+            line.find("case", **measure(case, options.tiny, line.facts.get("context_gib")))
         except torch.OutOfMemoryError as error:  # a finding, not a fault: this case does not fit its limit
-            line.find("memory", case=vars(case), absent=f"does not fit: {str(error).splitlines()[0]}")
+            line.find("case", case=vars(case), absent=f"does not fit: {str(error).splitlines()[0]}")
         return
     if not options.tiny and not torch.cuda.is_available():
         sys.exit("small_cards.py needs a CUDA card; --tiny runs the same code on the CPU")

@@ -9,33 +9,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from card.jobs_of_stages import TOKENS_PER_STEP, job_folder
 from card.leader import Stage, python
+from card.places import TOKENS_PER_STEP, Places, job_folder
 
 HERE = Path(__file__).parents[1]
 PEER_BATCH_TOKENS = 16_384
 LATER = ("8B", "parity", "resume")
+TINY_PATIENCE = 20  # limits are for a card; a busy CPU may take this much longer
 # Parts and numbers of the cases in small_cards.py.
 SMALL = {"1.7B in 8 GiB": (1, 0), "1.7B in 6 GiB": (1, 1), "4B in 16 GiB": (2, 0), "8B in 24 GiB": (2, 1)}
 PREDICTED = {"0.6B exact 8k": (0, 0), "1.7B exact 16k recomputed": (0, 4), "1.7B 8bit inside 8k": (0, 9)}
 SMALL_GIB = {"1.7B in 8 GiB": 8.0, "1.7B in 6 GiB": 6.0, "4B in 16 GiB": 16.0, "8B in 24 GiB": 24.0}
 
 
-@dataclass(frozen=True)
-class Places:
-    """Folders of the results and of the work, and whether everything is tiny and on the CPU."""
-
-    out: Path
-    work: Path
-    tiny: bool
-
-    def flags(self) -> list[str]:
-        """Return the options that every stage of ours takes."""
-        return ["--staged", *(["--tiny"] if self.tiny else [])]
-
-
 def all_stages(places: Places) -> list[Stage]:
     """Return the stages in their order: first what must be known, last what may be cut off."""
+    made = _stages(places)
+    return (
+        [replace(stage, limit_seconds=TINY_PATIENCE * stage.limit_seconds) for stage in made] if places.tiny else made
+    )
+
+
+def _stages(places: Places) -> list[Stage]:
     *peers, last_peer = _peers(places)
     plan_and_others = ({}, *_other_settings(places))
     tests = python("-m", "card.gpu_tests", places.out, "--staged")

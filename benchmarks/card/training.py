@@ -8,7 +8,9 @@ already is not run twice.
 import gc
 import json
 import logging
+import sys
 import tempfile
+import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Clock, Options, exit_if_out_of_memory, staged_result
+from common import Clock, Options, staged_result
 from jobs import Job, read_job
 from ours import open_job, take_steps, trained
 
@@ -40,20 +42,23 @@ def main() -> None:
     line = turns(arguments.staged)
     line.wait("card")
     job, taken = read_job(arguments.job), list[dict[str, Any]]()
+    broken = False
     for number, settings in enumerate(arguments.settings or [{}]):
         if any(settings.items() <= setting.items() for setting in taken):
             line.find("training", settings=settings, absent="the plan's own choice is the same")
             continue
+        if number:
+            line.wait("card")  # the settings before may have failed in their timed window
         try:
             taken.append(_measure(job, settings, line, arguments if arguments.trace and not number else None))
-        except Exception as error:
-            if number == 0:
-                exit_if_out_of_memory(error)
-            if number == 0 and not isinstance(error, UserError):
-                raise
-            reason = "; ".join(error.faults) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            line.find("training", settings=settings, absent=reason[:300])
+        except UserError as error:  # it does not fit, or this machine cannot: a finding
+            line.find("training", settings=settings, absent="; ".join(error.faults)[:300])
+        except Exception as error:  # the other settings are still worth their time
+            traceback.print_exc()
+            broken = True
+            line.find("training", settings=settings, absent=f"failed: {type(error).__name__}: {error}"[:300])
         _release()
+    sys.exit(broken)
 
 
 def _measure(job: Job, settings: dict[str, Any], line: Turns, tracing: Namespace | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Stage: what the card is, what a process takes of it before it does anything, and weights and rows of one size.
 
-`python -m card.weights WORK SIZE [--staged] [--tiny] [--steps N --warm-up N]`
+`python -m card.weights WORK SIZE [--about] [--staged] [--tiny]`
 """
 
 import shutil
@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jobs import QWEN3, write_job, write_model
+from jobs import QWEN3, Lengths, Plan, Shape, write_job, write_model
 
-from card.jobs_of_stages import LENGTHS, TINY_LENGTHS, TINY_SHAPE, job_folder, model_folder, plans
+from card.places import TOKENS_PER_STEP, TUTORIAL_ROWS, job_folder, model_folder
 from card.turns import turns
 
 GIB = 2**30
+STEPS, WARM_UP, PARITY_STEPS, PARITY_TOKENS = 13, 3, 200, 8192
+LENGTHS, TINY_LENGTHS = Lengths(900, 0.55, 2048), Lengths(60, 0.55, 128)
+TINY_SHAPE = Shape(64, 128, 2, 4, 2, 16, 512)
 
 
 def main() -> None:
@@ -39,6 +42,24 @@ def main() -> None:
         count = 96 if tiny else 2000
         write_job(job_folder(work, size, name), model, plan, TINY_LENGTHS if tiny else LENGTHS, count)
     line.find("weights", size=size, seconds=time.monotonic() - started_at, free_gib=shutil.disk_usage(work).free / GIB)
+
+
+def plans(tiny: bool) -> dict[str, Plan]:
+    """Return the jobs that are written for a size, by name.
+
+    `steps` is the benchmark's own step, `rows` the tutorial's four rows, and `parity` a longer run of smaller steps.
+    """
+    if tiny:
+        return {
+            "steps": Plan(4, 1, 1e-3, "cpu", tokens_per_step=256, log_every=2),
+            "rows": Plan(4, 1, 1e-3, "cpu", rows_per_step=TUTORIAL_ROWS, log_every=2),
+            "parity": Plan(4, 1, 1e-3, "cpu", tokens_per_step=128, log_every=2),
+        }
+    return {
+        "steps": Plan(STEPS, WARM_UP, 1e-5, "cuda", tokens_per_step=TOKENS_PER_STEP),
+        "rows": Plan(STEPS, WARM_UP, 1e-5, "cuda", rows_per_step=TUTORIAL_ROWS),
+        "parity": Plan(PARITY_STEPS, WARM_UP, 1e-5, "cuda", tokens_per_step=PARITY_TOKENS),
+    }
 
 
 def about(tiny: bool) -> dict[str, Any]:

@@ -77,6 +77,16 @@ def test_timed_windows_have_the_card_for_themselves_and_everything_else_overlaps
     assert any(overlap(one, other) for one in loads for other in loads if one != other), "nothing ran side by side"
 
 
+def test_nobody_comes_to_the_card_in_a_timed_window(lead, tmp_path):
+    first = stage(
+        "a",
+        f"line.wait('timed'); open({str(tmp_path / 'a')!r}, 'w'); time.sleep(1); end = time.monotonic()\nline.find('end', end=end)",
+    )
+    well, found = lead([first, stage("b", AFTER.format(str(tmp_path / "a")) + "take('card', 0.1)")])
+    assert well, found
+    assert spans(found, "card")[0][0] > found["a"][0]["end"]
+
+
 def test_timed_windows_come_in_the_stages_order(lead, tmp_path):
     """All ask while the first has its turn, the last of them first."""
     first = stage("a", f"line.wait('timed'); open({str(tmp_path / 'a')!r}, 'w'); time.sleep(2.5)")

@@ -111,6 +111,11 @@ def context_gib() -> float:
     return (total - free) / GIB
 
 
+def allowed_fraction(limit_gib: float, context_gib: float, total_gib: float) -> float:
+    """Return the share of a large card that torch may reserve, so that it has what it would have on a small one."""
+    return (limit_gib - context_gib) / total_gib
+
+
 def measure(case: Case, tiny: bool, context: float | None = None) -> dict[str, Any]:
     """Take ten steps of a case in this process; return the predicted and the measured memory.
 
@@ -122,8 +127,8 @@ def measure(case: Case, tiny: bool, context: float | None = None) -> dict[str, A
     if cuda and context is None:
         context = context_gib()
     if cuda and case.limit_gib:
-        left = case.limit_gib - (context or 0.0)
-        torch.cuda.set_per_process_memory_fraction(left * GIB / torch.cuda.mem_get_info()[1])
+        total_gib = torch.cuda.mem_get_info()[1] / GIB
+        torch.cuda.set_per_process_memory_fraction(allowed_fraction(case.limit_gib, context or 0.0, total_gib))
     workload = Workload(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
     memory_bytes = int(case.limit_gib * GIB) if case.limit_gib else torch.cuda.mem_get_info()[1] if cuda else GIB
     setting = Setting(

@@ -53,7 +53,7 @@ class Limits:
     seconds: float
     card_gib: float = 1e9
     ahead: int = 4
-    beside: int = 5
+    beside: int = 6
     host_seconds: float = 120.0
 
 

@@ -19,6 +19,7 @@ TINY_PATIENCE = 20  # limits are for a card; a busy CPU may take this much longe
 # Parts and numbers of the cases in small_cards.py.
 SMALL = {"1.7B in 8 GiB": (1, 0), "1.7B in 6 GiB": (1, 1), "4B in 16 GiB": (2, 0), "8B in 24 GiB": (2, 1)}
 PREDICTED = {"0.6B exact 8k": (0, 0), "1.7B exact 16k recomputed": (0, 4), "1.7B 8bit inside 8k": (0, 9)}
+PREDICTED_GIB = {"0.6B exact 8k": 24.0, "1.7B exact 16k recomputed": 36.0, "1.7B 8bit inside 8k": 32.0}
 SMALL_GIB = {"1.7B in 8 GiB": 8.0, "1.7B in 6 GiB": 6.0, "4B in 16 GiB": 16.0, "8B in 24 GiB": 24.0}
 
 
@@ -40,14 +41,14 @@ def _stages(places: Places) -> list[Stage]:
         _Ours("ours 1.7B", "ours", "1.7B", 150, 105, plan_and_others, traced=True).stage(places),
         Stage("probe", "probe", python(HERE / "card_probe.py", *places.flags()), 80, 24),
         *peers,
-        _Ours("ours 1.7B, 4 rows a step", "tutorial", "1.7B", 50, 80, job="rows").stage(places),
-        *_memory(places, "small", SMALL, SMALL_GIB),
-        *_memory(places, "memory", PREDICTED, dict.fromkeys(PREDICTED, 40.0)),
         _weights(places, "0.6B", "sizes"),
-        _Ours("ours 0.6B", "sizes", "0.6B", 60, 70).stage(places),
+        *_memory(places, "small", SMALL, SMALL_GIB),
+        *_memory(places, "memory", PREDICTED, PREDICTED_GIB),
+        _Ours("ours 1.7B, 4 rows a step", "tutorial", "1.7B", 50, 50, job="rows").stage(places),
+        _Ours("ours 0.6B", "sizes", "0.6B", 60, 60).stage(places),
+        _Ours("ours 1.7B, fp8", "fp8", "1.7B", 90, 105, ({"precision": "fp8"},)).stage(places),
         _weights(places, "4B", "sizes"),
         _Ours("ours 4B", "sizes", "4B", 90, 130).stage(places),
-        _Ours("ours 1.7B, fp8", "fp8", "1.7B", 90, 105, ({"precision": "fp8"},)).stage(places),
         last_peer,
         _weights(places, "8B", "8B"),
         _Ours("ours 8B", "8B", "8B", 120, 135).stage(places),
@@ -101,14 +102,14 @@ class _Ours:
     def stage(self, places: Places) -> Stage:
         """Return the stage."""
         options = [part for each in self.settings for part in ("--settings", json.dumps(each))]
-        options += ["--trace"] if self.traced else []
+        options += ["--most", "2", *(["--trace"] if self.traced else [])]
         folder = job_folder(places.work, self.size, self.job)
         command = python("-m", "card.training", folder, places.out, *options, "--staged")
         return Stage(self.name, self.group, command, self.limit_seconds, self.gib, (f"weights {self.size}",))
 
 
 def _other_settings(places: Places) -> list[dict[str, Any]]:
-    """Return what is tried beside the plan's choice: a whole step as one batch, and four batches with less kept."""
+    """Return what is tried beside the plan's choice: a step as one batch, or if it is that, in four with less kept."""
     whole, quarter = (256, 128) if places.tiny else (TOKENS_PER_STEP, TOKENS_PER_STEP // 4)
     return [
         {"batch_tokens": whole, "activation_budget": 1.0},

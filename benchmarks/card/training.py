@@ -2,7 +2,7 @@
 
 `python -m card.training JOB OUT [--settings JSON ...] [--trace] [--staged]`: each `--settings` is one run of all steps
 with these settings of `train`, the first of which is usually `{}`, the plan's own choice. One that the plan took
-already is not run twice.
+already is not run twice, and `--most` of them run at most.
 """
 
 import gc
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("job", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--settings", type=json.loads, action="append", default=[], help="settings of train, as JSON")
+    parser.add_argument("--most", type=int, default=99, help="settings that run at most")
     parser.add_argument("--trace", action="store_true", help="trace one more step of the first settings")
     parser.add_argument("--staged", action="store_true", help="a stage of first_card.py: it waits for turns")
     arguments = parser.parse_args()
@@ -44,6 +45,8 @@ def main() -> None:
     job, taken = read_job(arguments.job), list[dict[str, Any]]()
     broken = False
     for number, settings in enumerate(arguments.settings or [{}]):
+        if len(taken) == arguments.most:
+            break
         if any(settings.items() <= setting.items() for setting in taken):
             line.find("training", settings=settings, absent="the plan's own choice is the same")
             continue

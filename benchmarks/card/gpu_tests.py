@@ -3,6 +3,7 @@
 `python -m card.gpu_tests OUT [--staged]`
 """
 
+import os
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -28,7 +29,7 @@ def main() -> None:
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "--import-mode", "importlib", "-p", "no:cacheprovider"]
     command += ["-v", "-rfEs", "-m", "gpu", "--junitxml", str(report), "tests/test_gpu.py"]
     if find_spec("xdist"):
-        command += ["-n", str(SIDE_BY_SIDE)]
+        command += ["-n", str(min(SIDE_BY_SIDE, os.cpu_count() or 1))]
     if find_spec("pytest_timeout"):
         command += ["--timeout", str(SECONDS_PER_TEST)]
     with (arguments.out / "tests.log").open("w", encoding="utf-8") as log:

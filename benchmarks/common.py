@@ -5,15 +5,17 @@ import json
 import logging
 import math
 import resource
+import sys
 import time
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from card.turns import OUT_OF_MEMORY_CODE, Gate, Turns, no_gate
 from jobs import Job, Row, read_job
 from safetensors.torch import load_file
 from torch import Tensor
@@ -36,11 +38,12 @@ class Clock:
     """Time and memory of this process between two steps, measured when the device is idle.
 
     Call `begin` just before the first step, and `step` after each. The clock runs from the end of the last warm-up step
-    (without one: from `begin`) to the end of the last step. Memory is the peak since `begin`.
+    (without one: from `begin`) to the end of the last step. Memory is the peak since `begin`. `gate` waits for a turn
+    on the card before the clock runs, and hands it back after the last step.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._card, self._warm_up = job.on_card, job.plan.warm_up
+    def __init__(self, job: Job, gate: Gate = no_gate) -> None:
+        self._card, self._warm_up, self._gate = job.on_card, job.plan.warm_up, gate
 
     def begin(self) -> None:
         """Start measuring memory: everything is built, and no batch is read yet."""
@@ -67,6 +70,7 @@ class Clock:
             self._stop()
 
     def _start(self) -> None:
+        self._gate("timed")
         self._before = resource.getrusage(resource.RUSAGE_SELF)
         self._started, self._started_cpu = time.perf_counter(), time.process_time()
 
@@ -77,6 +81,7 @@ class Clock:
         after = resource.getrusage(resource.RUSAGE_SELF)
         self.system_seconds = after.ru_stime - self._before.ru_stime
         self.memory = self._card_memory() if self._card else self._host_memory()
+        self._gate("card")
 
     def _card_memory(self) -> dict[str, float]:
         free, total = torch.cuda.mem_get_info()  # of the whole device: this process is alone on it
@@ -129,9 +134,9 @@ class Result:
     memory: dict[str, float]
     gradient_norms: list[float]
     losses: list[tuple[int, float]]
-    weights_moved: float
-    probe_loss: float
     flops_per_token: float
+    weights_moved: float | None = None  # this and the next are not measured where every second on a card counts
+    probe_loss: float | None = None
 
 
 Train = Callable[[Job, Options, Clock], Trained]
@@ -147,12 +152,16 @@ def main(train: Train) -> None:
         "--settings", type=json.loads, default={}, help="settings of train, as JSON; for thinktune only"
     )
     parser.add_argument("--threads", type=int, help="threads of the CPU")
+    parser.add_argument("--staged", action="store_true", help="a stage of first_card.py: it waits for turns")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     options = Options(arguments.variant, arguments.batch_tokens, arguments.settings)
+    if arguments.staged:
+        run_stage(train, arguments.folders[0], options)
+        return
     results: list[dict[str, Any]] = []
     for folder in arguments.folders:
         job = read_job(folder)
@@ -162,13 +171,48 @@ def main(train: Train) -> None:
     print(json.dumps(results), flush=True)
 
 
+def run_stage(train: Train, folder: Path, options: Options) -> None:
+    """Run one variant as a stage that is led: weights and job are read, and the clock runs, in its turns on the card.
+
+    A batch that does not fit ends the process with an exit code of its own.
+    """
+    turns = Turns()
+    turns.wait("card")
+    job = read_job(folder)
+    torch.manual_seed(0)
+    clock = Clock(job, turns.wait)
+    try:
+        trained = train(job, options, clock)
+    except Exception as error:
+        exit_if_out_of_memory(error)
+        raise
+    turns.find("contender", batch_tokens=options.batch_tokens, **staged_result(job, clock, trained))
+
+
+def exit_if_out_of_memory(error: BaseException) -> None:
+    """Leave with an exit code of its own if a full card is the cause of an error, at whatever depth."""
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, torch.OutOfMemoryError):
+            print(f"{type(error).__name__}: {str(cause).splitlines()[0]}", file=sys.stderr)
+            sys.exit(OUT_OF_MEMORY_CODE)
+        cause = cause.__cause__ or cause.__context__
+
+
+def staged_result(job: Job, clock: Clock, trained: Trained) -> dict[str, Any]:
+    """Return the result without probe and weights, which take a second load of the model, with its speed and MFU."""
+    from thinktune.planner.hardware import mfu
+
+    _refuse_bad_norms(job, trained)
+    result = asdict(_make_result(job, clock, trained))
+    rate = result["timed_tokens"] / result["seconds"]
+    share = mfu(rate, result["flops_per_token"], torch.cuda.get_device_name()) if job.on_card else None
+    return result | {"tokens_per_s": rate, "mfu": share}
+
+
 def _check_trained(job: Job, clock: Clock, trained: Trained) -> Result:
     """Return the result; raise AssertionError if a contender did not really train."""
-    assert len(trained.step_tokens) == job.plan.steps, f"{len(trained.step_tokens)} steps, not {job.plan.steps}"
-    assert trained.gradient_norms, "no gradient norm was reported"
-    bad = [norm for norm in trained.gradient_norms if not 0 < norm < math.inf]
-    assert not bad, f"gradient norms {bad} of {len(trained.gradient_norms)}"
-    step_tokens, norms, losses, setting = trained.step_tokens, trained.gradient_norms, trained.losses, trained.setting
+    _refuse_bad_norms(job, trained)
     state = {name: weight.detach().cpu() for name, weight in trained.model.state_dict().items()}
     state |= {name: weight.cpu() for name, weight in (trained.masters or {}).items()}
     if trained.model.config.tie_word_embeddings:
@@ -179,10 +223,22 @@ def _check_trained(job: Job, clock: Clock, trained: Trained) -> Result:
         torch.cuda.empty_cache()
     moved = _weights_moved(job, state)
     assert moved, "no weight moved"
-    timed = step_tokens[job.plan.warm_up :]
+    return replace(_make_result(job, clock, trained), weights_moved=moved, probe_loss=_probe_loss(job, state))
+
+
+def _refuse_bad_norms(job: Job, trained: Trained) -> None:
+    """Raise AssertionError if steps are missing, or a gradient was zero or not finite."""
+    assert len(trained.step_tokens) == job.plan.steps, f"{len(trained.step_tokens)} steps, not {job.plan.steps}"
+    assert trained.gradient_norms, "no gradient norm was reported"
+    bad = [norm for norm in trained.gradient_norms if not 0 < norm < math.inf]
+    assert not bad, f"gradient norms {bad} of {len(trained.gradient_norms)}"
+
+
+def _make_result(job: Job, clock: Clock, trained: Trained) -> Result:
+    timed = trained.step_tokens[job.plan.warm_up :]
     return Result(
-        setting=setting,
-        step_tokens=step_tokens,
+        setting=trained.setting,
+        step_tokens=trained.step_tokens,
         timed_tokens=sum(timed),
         timed_steps=len(timed),
         seconds=clock.seconds,
@@ -190,10 +246,8 @@ def _check_trained(job: Job, clock: Clock, trained: Trained) -> Result:
         system_seconds=clock.system_seconds,
         warm_up_seconds=clock.warm_up_seconds,
         memory=clock.memory,
-        gradient_norms=norms,
-        losses=losses,
-        weights_moved=moved,
-        probe_loss=_probe_loss(job, state),
+        gradient_norms=trained.gradient_norms,
+        losses=trained.losses,
         flops_per_token=job.flops_per_token(),
     )
 

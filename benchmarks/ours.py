@@ -1,11 +1,12 @@
 """thinktune as a contender: the run that `thinktune train` opens, and its steps, on rows that are token ids already.
 
-Only `prepare`, which turns text into rows, is replaced and returns the job's rows; everything after it is the package's
-own: plan, model, optimizer, steps and their metrics.
+Only `prepare`, which turns text into rows, is replaced and returns the job's rows, and no disk is asked for its room;
+everything else is the package's own: plan, model, optimizer, steps and their metrics.
 """
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,33 +22,59 @@ from thinktune.data.pipeline import Prepared
 from thinktune.tokenization import Example, Rendered, TokenKind, Turn
 from thinktune.train.loop import _compile, _train_step
 from thinktune.train.setup import open_run
+from thinktune.train.state import Run
+from thinktune.train.step import StepReport
 
 
 def train(job: Job, options: Options, clock: Clock) -> Trained:
     """Take the job's steps as `thinktune train` takes them; `options.settings` are settings of `train`."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = _prepared(job, Path(folder) / "store")
-        with patch("thinktune.train.setup.prepare", lambda *_: rows):
-            run = open_run(_recipe(job, options, Path(folder)), _print_to_stderr, ["benchmark"])
-        context = run.context
-        assert [list(step.rows) for step in context.steps[: job.plan.steps]] == job.steps
-        reports = []
-        run.metrics.start_clock()
-        clock.begin()
-        if context.compiled:
-            _compile(run)
-        for number in range(1, job.plan.steps + 1):
-            _train_step(run, number)
-            if number % job.plan.log_every == 0 or number == job.plan.steps:
-                reports += run.metrics.pending
-                run.metrics.log(context, number, run.anomalies)
-            clock.step(number, job.plan.steps)
-        losses = [(number, report.losses.mean_losses()["loss"]) for number, report in enumerate(reports, start=1)]
-        norms = [float(report.gradient_norm) for report in reports]
-        memory, compiled = context.optimizer.memory, "compiled" if context.compiled else "eager"
-        setting = f"{memory}, batches of {context.capacity:,}, {compiled}"
-        weights = context.optimizer.master_weights()
-        return Trained(context.model, job.step_tokens, norms, _as_logged(losses, job), setting, weights)
+        run = open_job(job, options, Path(folder))
+        reports = take_steps(run, job, clock)
+        return trained(run, job, reports, masters=True)
+
+
+def open_job(job: Job, options: Options, folder: Path) -> Run:
+    """Open the run that `thinktune train` would open on the job's rows, in a folder.
+
+    It writes no checkpoint, so the room that checkpoints take is not asked for: a rented machine may not have it.
+    """
+    rows = _prepared(job, Path(tempfile.mkdtemp(dir=folder)))
+    with (
+        patch("thinktune.train.setup.prepare", lambda *_: rows),
+        patch("thinktune.planner.disk_space.require_disk_space", lambda *_: None),
+    ):
+        run = open_run(_recipe(job, options, folder), _print_to_stderr, ["benchmark"])
+    assert [list(step.rows) for step in run.context.steps[: job.plan.steps]] == job.steps
+    return run
+
+
+def take_steps(run: Run, job: Job, clock: Clock) -> list[StepReport]:
+    """Take the steps of the job, by its clock, and return their reports."""
+    context = run.context
+    reports: list[StepReport] = []
+    run.metrics.start_clock()
+    clock.begin()
+    if context.compiled:
+        _compile(run)
+    for number in range(1, job.plan.steps + 1):
+        _train_step(run, number)
+        if number % job.plan.log_every == 0 or number == job.plan.steps:
+            reports += run.metrics.pending
+            run.metrics.log(context, number, run.anomalies)
+        clock.step(number, job.plan.steps)
+    return reports
+
+
+def trained(run: Run, job: Job, reports: Sequence[StepReport], *, masters: bool) -> Trained:
+    """Return what the run did, with its exact weights if they are asked for."""
+    context = run.context
+    losses = [(number, report.losses.mean_losses()["loss"]) for number, report in enumerate(reports, start=1)]
+    norms = [float(report.gradient_norm) for report in reports]
+    memory, compiled = context.optimizer.memory, "compiled" if context.compiled else "eager"
+    setting = f"{memory}, batches of {context.capacity:,}, {compiled}"
+    weights = context.optimizer.master_weights() if masters else None
+    return Trained(context.model, job.step_tokens, norms, _as_logged(losses, job), setting, weights)
 
 
 def _recipe(job: Job, options: Options, folder: Path) -> Recipe:
@@ -75,7 +102,6 @@ def _recipe(job: Job, options: Options, folder: Path) -> Recipe:
 
 def _prepared(job: Job, folder: Path) -> Prepared:
     """Return the job's rows as `prepare` does: tokenized, on the disk, memory-mapped."""
-    folder.mkdir()
     text = example_to_json(Example((Turn("user", "?"), Turn("assistant", "!")), "rows.jsonl:1"))
     with DatasetWriter(folder) as writer:
         for number, row in enumerate(job.rows):

@@ -3,14 +3,14 @@
 `python benchmarks/small_cards.py [--part N]` needs only the repository (weights are random) and one CUDA card. Each
 part takes less than ten minutes; `--part` runs one of them:
 
-1. predicted against measured peak of nine settings of Qwen3-0.6B and 1.7B
+1. predicted against measured peak of ten settings of Qwen3-0.6B and 1.7B
 2. 1.7B at 2,048 tokens in 8 GiB (4bit) and in 6 GiB (8bit-streamed)
 3. 4B in 16 GiB, 8B in 24 GiB (both 8bit-streamed)
 4. 32B on the whole card (8bit), its weights made on the card
 
-The card is limited by `torch.cuda.set_per_process_memory_fraction`, which counts what torch reserves; the driver's own
-memory (`context`) is measured and printed. `--tiny` runs the same code on the CPU with small shapes, to see that it
-works: its figures mean nothing.
+The card is limited by `torch.cuda.set_per_process_memory_fraction`, which counts what torch reserves. On a small card
+the driver's own memory (`context`) comes off first, so it comes off the limit here too. `--tiny` runs the same code on
+the CPU with small shapes, to see that it works: its figures mean nothing.
 """
 
 import json
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from card.turns import turns
 from jobs import QWEN3, Shape
 from random_model import random_model
 from transformers import Qwen3Config
@@ -67,6 +68,7 @@ PARTS = (
         Case("1.7B", "8bit", False, 0.0, 2048),
         Case("1.7B", "8bit-streamed", True, 0.0, 2048),
         Case("1.7B", "4bit", True, 0.0, 4096),
+        Case("1.7B", "8bit", True, 1.0, 8192),
     ),
     (Case("1.7B", "4bit", True, 0.0, 2048, 8), Case("1.7B", "8bit-streamed", True, 0.0, 2048, 6)),
     (Case("4B", "8bit-streamed", True, 0.0, 2048, 16), Case("8B", "8bit-streamed", True, 0.0, 2048, 24)),
@@ -103,13 +105,30 @@ def batches(tokens: int, vocab_size: int) -> list[Batch]:
     return made
 
 
-def measure(case: Case, tiny: bool) -> dict[str, Any]:
-    """Take ten steps of a case in this process; return the predicted and the measured memory."""
+def context_gib() -> float:
+    """Return what the driver takes for this process, if no other process is on the card; call it before anything."""
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / GIB
+
+
+def allowed_fraction(limit_gib: float, context_gib: float, total_gib: float) -> float:
+    """Return the share of a large card that torch may reserve, so that it has what it would have on a small one."""
+    return (limit_gib - context_gib) / total_gib
+
+
+def measure(case: Case, tiny: bool, context: float | None = None) -> dict[str, Any]:
+    """Take ten steps of a case in this process; return the predicted and the measured memory.
+
+    `context` are the driver's GiB of a process; None measures them, for which this process must be alone on the card.
+    """
     device, shape = pick_device(), config(case.model, tiny)
     cuda, compiled = device.type == "cuda", can_compile(device)
     tokens = case.tokens // 16 if tiny else case.tokens
+    if cuda and context is None:
+        context = context_gib()
     if cuda and case.limit_gib:
-        torch.cuda.set_per_process_memory_fraction(case.limit_gib * GIB / torch.cuda.mem_get_info()[1])
+        total_gib = torch.cuda.mem_get_info()[1] / GIB
+        torch.cuda.set_per_process_memory_fraction(allowed_fraction(case.limit_gib, context or 0.0, total_gib))
     workload = Workload(shape, device, False, compiled, tokens, LONGEST, 1 - PROMPT_SHARE, 600.0)
     memory_bytes = int(case.limit_gib * GIB) if case.limit_gib else torch.cuda.mem_get_info()[1] if cuda else GIB
     setting = Setting(
@@ -136,15 +155,14 @@ def measure(case: Case, tiny: bool) -> dict[str, Any]:
         assert torch.isfinite(report.gradient_norm)
         marks.append(time.monotonic())
     found = {"case": vars(case), "predicted_gib": predicted.train / GIB, "host_gib": predicted.host / GIB}
-    found |= {"loading_s": marks[0] - started, "tokens_per_s": tokens * (STEPS - 2) / (marks[-1] - marks[2])}
+    found |= {
+        "loading_s": marks[0] - started,
+        "context_gib": context,
+        "tokens_per_s": tokens * (STEPS - 2) / (marks[-1] - marks[2]),
+    }
     if cuda:
-        free, total = torch.cuda.mem_get_info()
-        reserved = torch.cuda.memory_reserved()
         found |= {"device": torch.cuda.get_device_name(), "measured_gib": torch.cuda.max_memory_allocated() / GIB}
-        found |= {
-            "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-            "context_gib": (total - free - reserved) / GIB,
-        }
+        found["reserved_gib"] = torch.cuda.max_memory_reserved() / GIB
         found["ratio"] = found["predicted_gib"] / found["measured_gib"]
     return found
 
@@ -155,9 +173,15 @@ def main() -> None:
     parser.add_argument("--part", type=int, choices=range(1, len(PARTS) + 1))
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--case", type=int, nargs=2)
+    parser.add_argument("--staged", action="store_true", help="a stage of first_card.py: it waits for turns")
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(measure(PARTS[options.case[0]][options.case[1]], options.tiny)))
+        line, case = turns(options.staged), PARTS[options.case[0]][options.case[1]]
+        line.wait("card")
+        try:
+            line.find("case", **measure(case, options.tiny, line.facts.get("context_gib")))
+        except torch.OutOfMemoryError as error:  # a finding, not a fault: this case does not fit its limit
+            line.find("case", case=vars(case), absent=f"does not fit: {str(error).splitlines()[0]}")
         return
     if not options.tiny and not torch.cuda.is_available():
         sys.exit("small_cards.py needs a CUDA card; --tiny runs the same code on the CPU")

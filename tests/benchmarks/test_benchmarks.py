@@ -1,6 +1,7 @@
 """The benchmark suites: the same work for all contenders, and faults that are reported."""
 
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ import common  # noqa: E402
 import cpu_loops  # noqa: E402
 import jobs  # noqa: E402
 import ours  # noqa: E402
+import small_cards  # noqa: E402
 import suite  # noqa: E402
+from card.turns import OUT_OF_MEMORY_CODE  # noqa: E402
 from gpu import faults, table  # noqa: E402
 
 from thinktune.planner.flops import flops_per_token  # noqa: E402
@@ -81,6 +84,27 @@ def test_ours_takes_the_jobs_steps_and_is_measured(job):
     assert (measured.timed_steps, measured.timed_tokens) == (3, sum(job.step_tokens[1:]))
     assert min(measured.seconds, measured.cpu_seconds, measured.warm_up_seconds) > 0
     assert measured.probe_loss == pytest.approx(5.76, abs=0.05)  # of 320 tokens by Zipf's law, hardly learned yet
+
+
+def test_ours_asks_for_no_room_for_checkpoints(job, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    run = ours.open_job(job, common.Options("plan", settings={"batch_tokens": 256}), tmp_path)
+    assert run.context.capacity == 256
+
+
+def test_a_stage_whose_batch_does_not_fit_ends_with_a_code_of_its_own(capsys):
+    wrapped = RuntimeError("while compiling")
+    wrapped.__cause__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 70 GiB")
+    with pytest.raises(SystemExit) as ended:
+        common.exit_if_out_of_memory(wrapped)
+    assert ended.value.code == OUT_OF_MEMORY_CODE
+    assert "RuntimeError: CUDA out of memory. Tried to allocate 70 GiB" in capsys.readouterr().err
+    common.exit_if_out_of_memory(ValueError("another"))
+
+
+def test_a_small_card_is_left_what_the_driver_leaves_on_it():
+    assert small_cards.allowed_fraction(8, 0.5, 140) * 140 == pytest.approx(7.5)
 
 
 def test_a_contender_that_did_not_train_is_refused(job):

@@ -159,8 +159,11 @@ def _train_step(run: Run, number: int) -> None:
 def _compile(run: Run) -> None:
     """Compile the layers before the clock starts, so that speed and time left are right."""
     context = run.context
-    batch = run.prefetcher.prefetch(context, run.state.step + 1)[0]
-    seconds = warm_up(context.model, batch, context.precision, context.chunk_rows)
+    batches = context.batch_of_each_shape(run.prefetcher.prefetch(context, run.state.step + 1)[0])
+    seconds = 0.0
+    for batch in batches:
+        evaluates = batch is batches[-1]  # evaluation has batches of the largest shape alone
+        seconds += warm_up(context.model, batch, context.precision, context.chunk_rows, evaluates=evaluates)
     context.say(f"layers compiled in {seconds:.0f} s, once for the whole run")
 
 

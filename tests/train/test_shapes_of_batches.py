@@ -19,7 +19,7 @@ UNEVEN = {f"part {number}": "a word, " * (1 + 3 * (number % 5)) for number in ra
 
 @pytest.fixture
 def several(tree, tmp_path):
-    """Changes to a recipe: steps of four uneven rows, in batches of at most 384 tokens."""
+    """Return changes to a recipe: steps of four uneven rows, in batches of at most 384 tokens."""
     rows = write_rows(tmp_path / "uneven.jsonl", UNEVEN)
     return {"data": {"name": str(rows)}, "train": {"rows_per_step": 4, "batch_tokens": 384, "memory": "fp32"}}
 

@@ -180,6 +180,11 @@ class Workload:
         """Operations of training per token of the rows, without recomputation."""
         return self.operations.flops_per_token(self.row_lengths)
 
+    @cached_property
+    def context_multiplications(self) -> float:
+        """Multiplications of a token's attentions, in the mean of the rows."""
+        return self.operations.context_multiplications(self.row_lengths)
+
     @property
     def fused_loss(self) -> bool:
         """True if the softmax of the loss is one kernel: on an accelerator, where layers are compiled, it is, too."""

@@ -212,7 +212,7 @@ def _best_of_tier(
             ]
             if options := [_predict_option(workload, setting, card) for setting in settings]:
                 fitting = [option for option in options if fits(option, card)]
-                found[-1].append(_fastest(fitting) or _smallest(options))
+                found[-1].append(_with_range(workload, _fastest(fitting) or _smallest(options), card))
 
     def rank(options: list[Option]) -> tuple[int, int]:
         if fitting := [index for index, option in enumerate(options) if fits(option, card)]:
@@ -255,10 +255,13 @@ def _round_up_tokens(tokens: int) -> int:
 def _predict_option(workload: Workload, setting: Setting, card: Card) -> Option:
     known = None if workload.fp32 else tokens_per_second(workload, setting, card)  # cards' peaks are those of bf16
     score = ranking_score(workload, setting, card if card.tflops else find_card(REFERENCE_CARD)) or 0.0
-    speeds = known and speed_range(workload, setting, card)
-    return Option(
-        setting, memory_peaks(workload, setting), known, speeds, score, largest_step_volume(workload, setting)
-    )
+    return Option(setting, memory_peaks(workload, setting), known, None, score, largest_step_volume(workload, setting))
+
+
+def _with_range(workload: Workload, option: Option, card: Card) -> Option:
+    """Fill in the speed of the poor and of the good case, where one is known."""
+    known = option.tokens_per_second and speed_range(workload, option.setting, card)
+    return replace(option, speed_range=known or None)
 
 
 def _fastest(options: Sequence[Option]) -> Option | None:

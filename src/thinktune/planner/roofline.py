@@ -130,7 +130,6 @@ def step_seconds(
 def _attention_seconds(workload: Workload, runs: float, card: Card, rates: Rates) -> float:
     """Predict the seconds per token of attention in all layers, its forward pass run so many times."""
     assert card.tflops
-    multiplications = workload.operations.context_multiplications(workload.row_lengths)
     forward = min(rates.attention_forward * card.tflops, rates.attention_forward_tflops) * 1e12
     backward = min(rates.attention_backward * card.tflops, rates.attention_backward_tflops) * 1e12
-    return 2 * multiplications * (runs / forward + 2 * BACKWARD_SCORES / backward)
+    return 2 * workload.context_multiplications * (runs / forward + 2 * BACKWARD_SCORES / backward)

@@ -74,14 +74,10 @@ def speed_range(workload: Workload, setting: Setting, card: Card) -> tuple[float
 
 
 def format_speeds(poor: float, good: float) -> str:
-    """Format a range of tokens per second with two digits, as in 40-51k."""
-    if good < 9_950:
-        return f"{_two_digits(poor):,}–{_two_digits(good):,}"
-    return f"{_two_digits(poor) / 1000:,g}–{_two_digits(good) / 1000:,g}k"
-
-
-def _two_digits(number: float) -> int:
-    return int(float(f"{number:.2g}"))
+    """Format a range of tokens per second with two digits each, as in 40-51k; one number where they are the same."""
+    thousands = good >= 9_950
+    ends = [float(f"{speed:.2g}") / (1000 if thousands else 1) for speed in (poor, good)]
+    return "–".join(dict.fromkeys(f"{end:,g}" for end in ends)) + "k" * thousands
 
 
 def seconds_per_step(

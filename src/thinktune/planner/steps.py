@@ -46,16 +46,22 @@ class RunSteps:
 
     def mean_batches(self, capacity: int, most_sizes: int = MAX_SIZES) -> MeanBatches:
         """Return a card's batches of at most `capacity` tokens, padded to the sizes that a run chooses for them."""
-        if (capacity, most_sizes) not in self._known:
-            self._known[capacity, most_sizes] = self._mean_batches(capacity, most_sizes)
-        return self._known[capacity, most_sizes]
+        if (capacity, most_sizes) not in self._known_batches:
+            self._known_batches[capacity, most_sizes] = self._mean_batches(capacity, most_sizes)
+        return self._known_batches[capacity, most_sizes]
 
     def most_rows(self, capacity: int) -> int:
         """Return the most rows of a batch, those of padding included."""
-        return most_rows(self.sampled, [capacity], self.longest)[0]
+        if capacity not in self._known_rows:
+            [self._known_rows[capacity]] = most_rows(self.sampled, [capacity], self.longest)
+        return self._known_rows[capacity]
 
     @cached_property
-    def _known(self) -> dict[tuple[int, int], MeanBatches]:
+    def _known_batches(self) -> dict[tuple[int, int], MeanBatches]:
+        return {}
+
+    @cached_property
+    def _known_rows(self) -> dict[int, int]:
         return {}
 
     def _mean_batches(self, capacity: int, most_sizes: int) -> MeanBatches:

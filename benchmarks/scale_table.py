@@ -14,6 +14,7 @@ from thinktune.planner.hardware import GIB, Card, find_card
 from thinktune.planner.layer_calls import META
 from thinktune.planner.memory import Workload
 from thinktune.planner.plan import make_plan
+from thinktune.planner.speed import format_speeds
 
 CARD_TOKENS = 16_384  # of a step
 ROW_LENGTHS = [1199]  # as in what_fits.py
@@ -24,7 +25,7 @@ HEAD = """\
 
 
 def row(name: str, nodes: int, per_node: int, card: Card) -> str:
-    """Return a row: setting, memory and traffic of a card; for each network seconds per step, tokens/s, efficiency."""
+    """Return a row: setting, memory and traffic of a card; and for each network seconds, tokens/s, efficiency."""
     ranks = nodes * per_node
     workload = Workload(
         QWEN3[name].config(),
@@ -48,11 +49,12 @@ def row(name: str, nodes: int, per_node: int, card: Card) -> str:
     size = f"{setting.batch_tokens // 1024}k"
     sent = f"{option.volume.intra_node / GIB:.1f} / {option.volume.inter_node / GIB:.1f}" if ranks > 1 else ""
     speeds = [
-        f"{each.seconds_per_step:.2f} s, {short(each.tokens_per_second)}, {each.efficiency:.0%}"
+        f"{each.seconds_per_step:.2f} s, {format_speeds(each.poor, each.good)}, {each.efficiency:.0%}"
         for each in plan.throughputs
     ]
-    if ranks == 1 and option.tokens_per_second:
-        speeds = [f"{workload.step_tokens / option.tokens_per_second:.2f} s, {short(option.tokens_per_second)}"]
+    if ranks == 1 and option.tokens_per_second and option.speed_range:
+        seconds = workload.step_tokens / option.tokens_per_second
+        speeds = [f"{seconds:.2f} s, {format_speeds(*option.speed_range)}"]
     cells = [
         name,
         cards,
@@ -61,11 +63,6 @@ def row(name: str, nodes: int, per_node: int, card: Card) -> str:
     ]
     cells += [f"{option.needed_bytes / GIB:.1f}", sent, *speeds, *[""] * (3 - len(speeds))]
     return f"| {' | '.join(cells)} |"
-
-
-def short(speed: float) -> str:
-    """Format tokens per second in thousands."""
-    return f"{speed / 1000:,.0f}k" if speed >= 9_950 else f"{speed / 1000:.1f}k"
 
 
 def main() -> None:

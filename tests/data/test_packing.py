@@ -119,10 +119,10 @@ def test_padding_adds_rows_of_its_own_and_nothing_to_learn(rows):
         assert batch.ids.shape == (1, CAPACITY)
         assert batch.ids[0, : exact.unpadded_tokens].equal(exact.ids[0])
         assert (batch.ids[0, exact.unpadded_tokens :] == 7).all()
-        assert batch.cu_seqlens.shape == (pad.max_rows + 1,)
+        assert batch.cu_seqlens.shape == (pad.shapes.rows[0] + 1,)
         assert batch.cu_seqlens[-1] == CAPACITY
         lengths = batch.cu_seqlens.diff().tolist()
-        assert all(0 <= length <= batch.max_seqlen == pad.max_seqlen for length in lengths)
+        assert all(0 <= length <= batch.max_seqlen == pad.shapes.longest for length in lengths)
         starts = batch.cu_seqlens[batch.cu_seqlens < CAPACITY].unique().long()
         assert (batch.position_ids[0] == 0).nonzero()[:, 0].equal(starts)
         assert batch.cu_seqlens[: len(exact.cu_seqlens)].equal(exact.cu_seqlens)
@@ -136,8 +136,8 @@ def test_every_choice_of_rows_fits_among_the_cu_seqlens(sizes, data):
     order = data.draw(st.permutations(sizes))
     chosen = [size for size, filled in zip(order, accumulate(order), strict=True) if filled <= CAPACITY]
     free = CAPACITY - sum(chosen)
-    assert len(chosen) + -(-free // pad.max_seqlen) <= pad.max_rows
-    assert pad.max_seqlen == max(sizes)
+    assert len(chosen) + -(-free // pad.shapes.longest) <= pad.shapes.rows_of(CAPACITY)
+    assert pad.shapes.longest == max(sizes)
 
 
 @given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=60))

@@ -1,5 +1,6 @@
 """Plans for many cards: how clusters are written, which strategy is chosen, memory per card, and speed."""
 
+import re
 from dataclasses import replace
 from math import inf, prod
 from pathlib import Path
@@ -176,6 +177,8 @@ def test_check_plans_for_machines_that_are_not_there(tree):
     assert [line.split()[0] for line in text.splitlines() if "Gb/s  " in line] == ["200", "25"]
     [arrow] = [line for line in text.splitlines() if line.startswith("→")]
     assert "replicate" in arrow
+    for line in (arrow, *(line for line in text.splitlines() if "Gb/s  " in line)):
+        assert any(re.fullmatch(r"[\d.,]+(–[\d.,]+)?k", word) for word in line.split()), "a range, poor to good"
     one = shown(check_recipe(settings({**tree, "plan": {"card": "2xH100"}}), quiet)[1])
     assert "2 × H100 (79.6 GiB) on one machine" in one
     assert "25 Gb/s" not in one

@@ -1,6 +1,7 @@
 """A plan for a class whose rows run apart: batches, speed and the update inside the backward pass count the padding."""
 
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
@@ -9,9 +10,10 @@ from support.plans import KnownWorkload, train_config, workload
 
 from thinktune.data.packing import balance, padded_tokens
 from thinktune.planner.hardware import find_card
-from thinktune.planner.memory import PaddedSteps, Setting
+from thinktune.planner.memory import Setting
 from thinktune.planner.plan import fits, make_plan
 from thinktune.planner.speed import tokens_per_second
+from thinktune.planner.steps import RunSteps
 
 UNEVEN = [2048, *30 * [200]]
 STEPS = [UNEVEN, 4 * [2048]]
@@ -20,7 +22,7 @@ CARD = find_card("H100")
 
 def padded_workload(steps=STEPS, ranks=1):
     known = workload(max(map(sum, steps)))
-    changes = {"compiled": False, "padded": PaddedSteps.of(steps, ranks), "ranks": ranks, "per_node": ranks}
+    changes = {"compiled": False, "steps": RunSteps.of(steps, ranks, packed=False), "ranks": ranks, "per_node": ranks}
     return KnownWorkload(**(vars(known) | changes))
 
 
@@ -34,8 +36,8 @@ def test_one_batch_holds_each_row_of_a_step_at_the_length_of_its_longest():
 
 
 def test_smaller_batches_are_of_rows_of_like_length():
-    count, tokens = padded_workload([UNEVEN]).batches(2048)
-    assert (count, tokens) == (4, (2048 + 3 * 2000) / 4)
+    found = padded_workload([UNEVEN]).batches(2048)
+    assert (found.count, found.tokens) == (4, (2048 + 3 * 2000) / 4)
 
 
 @given(
@@ -45,11 +47,12 @@ def test_smaller_batches_are_of_rows_of_like_length():
 )
 @settings(max_examples=60, deadline=None)
 def test_the_plan_counts_the_batches_that_a_run_makes(steps, capacity, ranks):
-    count, tokens = padded_workload(steps, ranks).batches(capacity)
-    largest = max(steps, key=sum)
-    made = balance(largest, capacity, ranks, packed=False)
-    assert count == len(made[0])
-    assert sum(largest) / ranks <= count * tokens <= count * capacity
+    found = padded_workload(steps, ranks).batches(capacity)
+    made = [balance(step, capacity, ranks, packed=False) for step in steps]
+    assert found.count == pytest.approx(fmean(len(groups[0]) for groups in made))
+    mean = fmean(map(sum, steps)) / ranks
+    assert found.row_tokens * found.count == pytest.approx(mean)
+    assert mean * 0.999 <= found.count * found.tokens <= found.count * capacity * 1.001
     one = padded_workload(steps, ranks).one_batch_tokens
     assert all(len(groups) == 1 for step in steps for groups in balance(step, one, ranks, packed=False))
 
@@ -61,7 +64,7 @@ def test_speed_falls_by_the_padding_so_that_smaller_batches_may_win():
         for made, tokens in ((packed, 16_384), (padded_workload([UNEVEN]), 2048), (padded_workload([UNEVEN]), 16_384))
     )
     padded = 8 * 2048 + 23 * 200  # a batch with the long row and seven short ones, and one of the others
-    assert speed / large == pytest.approx(padded / sum(UNEVEN), rel=0.1)
+    assert speed / large == pytest.approx(padded / sum(UNEVEN), rel=0.2)
     assert large < small < speed
 
 

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from thinktune.config.schema import TrainConfig
+from thinktune.data.batch_shapes import BatchShapes
 from thinktune.distributed.world import World
 from thinktune.model.batch import Padding, pack
 from thinktune.model.device import pick_device
@@ -29,7 +30,7 @@ def plain_losses(model, row):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("pad", [None, Padding(0, 12, 60)])
+@pytest.mark.parametrize("pad", [None, Padding(0, BatchShapes((512,), (12,), 60))])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_packed_row_attends_only_to_itself(model, rows, attention, pad, dtype):
     """Hidden states and the gradients of all weights, against transformers' own attention, row by row."""

@@ -27,6 +27,7 @@ from thinktune.model.loading import many_ranks_fault
 from thinktune.model.transforms import require_float8
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_setting
 from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
+from thinktune.planner.speed import format_speeds
 from thinktune.progress import Say, say_nothing
 from thinktune.report.doubts_page import write_doubts
 from thinktune.terminal import guard_console, show_controls
@@ -241,11 +242,11 @@ def _print_plan(planned: dict[str, Any], console: Console) -> None:
         table = Table(*columns, box=None, pad_edge=False)
         for option in planned["options"]:
             sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
-            speed = option["predicted_tokens_per_second"]
+            speeds = option["predicted_range"]
             mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
             update = "in backward" if option["update_in_backward"] else "after"
             figures = [f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes]
-            figures.append(f"{speed:,}" if speed else "–")
+            figures.append(format_speeds(*speeds) if speeds else "–")
             if many:
                 volumes = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))
                 figures += [option["strategy"], *volumes]
@@ -277,7 +278,7 @@ def _print_networks(networks: Sequence[dict[str, Any]], console: Console) -> Non
     )
     table = Table("between machines", "s/step", "tokens/s", "efficiency", box=None, pad_edge=False)
     for each in networks:
-        seconds, speed = f"{each['seconds_per_step']:.2f}", f"{each['tokens_per_second']:,.0f}"
+        seconds, speed = f"{each['seconds_per_step']:.2f}", format_speeds(each["poor"], each["good"])
         table.add_row(each["network"], seconds, speed, f"{each['efficiency']:.0%}")
     console.print(table)
 

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from thinktune.data.batch_shapes import BatchShapes, most_rows
 from thinktune.data.packing import bin_pack, group_by_length
-from thinktune.tokenization import ChatTokenizer, Rendered
+from thinktune.tokenization import Rendered
 
 # The tensors that a step reads on the device.
 DEVICE_FIELDS = ("ids", "position_ids", "label_positions", "labels", "label_kinds")
@@ -18,11 +19,10 @@ DEVICE_FIELDS = ("ids", "position_ids", "label_positions", "labels", "label_kind
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """Padding that gives all batches of a run one shape."""
+    """Padding that gives all batches of a run one of a few shapes."""
 
     token_id: int
-    max_rows: int  # rows of a batch at most, rows of padding included
-    max_seqlen: int  # tokens of the longest row; padding is split into rows of at most this
+    shapes: BatchShapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +64,18 @@ class Batch:
 
 
 def make_padding(token_id: int, lengths: Sequence[int] | NDArray[np.integer], capacity: int) -> Padding:
-    """Return the padding of batches of `capacity` tokens, enough for any choice among rows of these lengths.
-
-    A batch has most rows when it has the shortest ones, and rows of padding fill the rest. No other choice needs more
-    rows: taking a row out frees no more than one row of padding fills.
-    """
-    sizes = np.sort(np.asarray(lengths))
-    filled = np.cumsum(sizes)
-    rows, max_seqlen = int(np.searchsorted(filled, capacity, side="right")), int(sizes[-1])
-    free = capacity - (int(filled[rows - 1]) if rows else 0)
-    return Padding(token_id, rows + len(_padding_lengths(free, max_seqlen)), max_seqlen)
+    """Return the padding of batches of `capacity` tokens, enough for any choice among rows of these lengths."""
+    sizes: list[int] = np.asarray(lengths).tolist()
+    longest = max(sizes)
+    return Padding(token_id, BatchShapes((capacity,), tuple(most_rows([sizes], [capacity], longest)), longest))
 
 
 def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None, packed: bool = True) -> list[Batch]:
     """Pack rows into batches of at most `capacity` tokens, each row once, fullest batch first.
 
-    With `pad`, each batch is padded to exactly `capacity` tokens and `cu_seqlens` to a fixed length, so that shapes
-    never change. Without it no time is spent on padding (the CPU). With `packed` False the batches are for a class
-    whose rows run apart: `capacity` holds them padded to the longest.
+    With `pad`, each batch is padded to exactly `capacity` tokens, one of its shapes. Without it no time is spent on
+    padding (the CPU). With `packed` False the batches are for a class whose rows run apart: `capacity` holds them
+    padded to the longest.
     """
     group_rows = bin_pack if packed else group_by_length
     return [
@@ -91,25 +85,29 @@ def pack(rows: Sequence[Rendered], capacity: int, *, pad: Padding | None = None,
 
 
 def collate(rows: Sequence[Rendered], capacity: int, pad: Padding | None = None) -> Batch:
-    """Make one batch of rows that fit. Without rows it is padding alone, for a rank that has none."""
+    """Make one batch of rows that fit. Without rows it is padding alone, for a rank that has none.
+
+    With `pad`, it has the shape of `capacity` tokens: `cu_seqlens`, too, has a fixed length.
+    """
     if not rows and not pad:
-        capacity, pad = 1, Padding(0, 1, 1)
+        capacity, pad = 1, Padding(0, BatchShapes((1,), (1,), 1))
     lengths = [len(row) for row in rows]
     tokens = sum(lengths)
-    padding = _padding_lengths(capacity - tokens, pad.max_seqlen) if pad else []
+    padding = _padding_lengths(capacity - tokens, pad.shapes.longest) if pad else []
     ids = np.concatenate([row.ids for row in rows] + [np.full(sum(padding), pad.token_id if pad else 0, np.int32)])
     position_ids = np.concatenate([np.arange(length) for length in (*lengths, *padding)])
     kinds = np.concatenate([np.zeros(0, np.uint8), *(row.kinds for row in rows)])
     labels = np.flatnonzero(kinds)
     cu_seqlens = np.cumsum([0, *lengths, *padding])
     if pad:
-        assert len(cu_seqlens) <= pad.max_rows + 1, "the padding was made for other rows"
-        cu_seqlens = np.pad(cu_seqlens, (0, pad.max_rows + 1 - len(cu_seqlens)), mode="edge")
+        most = pad.shapes.rows_of(capacity)
+        assert len(cu_seqlens) <= most + 1, "the padding was made for other rows"
+        cu_seqlens = np.pad(cu_seqlens, (0, most + 1 - len(cu_seqlens)), mode="edge")
     return Batch(
         ids=torch.from_numpy(ids.astype(np.int64))[None],
         position_ids=torch.from_numpy(position_ids.astype(np.int64))[None],
         cu_seqlens=torch.from_numpy(cu_seqlens.astype(np.int32)),
-        max_seqlen=pad.max_seqlen if pad else max(lengths),
+        max_seqlen=pad.shapes.longest if pad else max(lengths),
         label_positions=torch.from_numpy(labels - 1),
         labels=torch.from_numpy(ids[labels].astype(np.int64)),
         label_kinds=torch.from_numpy(kinds[labels].astype(np.int64)),
@@ -122,10 +120,3 @@ def _padding_lengths(free: int, max_seqlen: int) -> list[int]:
     """Split `free` tokens into rows of at most `max_seqlen`."""
     whole, rest = divmod(free, max_seqlen)
     return [max_seqlen] * whole + [rest] * (rest > 0)
-
-
-def pick_padding(
-    device: torch.device, tokenizer: ChatTokenizer, lengths: NDArray[np.integer], capacity: int
-) -> Padding | None:
-    """Return the padding to a fixed size; None on the CPU, where padding costs as much as real tokens."""
-    return None if device.type == "cpu" else make_padding(tokenizer.pad_token_id or 0, lengths, capacity)

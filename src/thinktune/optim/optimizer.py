@@ -185,10 +185,17 @@ class Optimizer:
         return as_shard_of(join_master(state.weight, state.remainder).view(local_shard(weight).shape), weight)
 
     def master_weights(self) -> dict[str, Tensor] | None:
-        """Copy the fp32 masters to the CPU; None if the model's own weights are the masters."""
+        """Return the fp32 masters of unsharded weights on the CPU; None if the model's own weights are the masters.
+
+        They are joined there: that takes 16 bytes an element, which a card on which an evaluation runs may not have.
+        """
         if not self._tier.remainder:
             return None
-        return {name: self.master_weight(name).cpu() for name in self.parameters}
+        found: dict[str, Tensor] = {}
+        for name, state in self._states.items():
+            assert state.remainder is not None
+            found[name] = join_master(state.weight.cpu(), state.remainder.cpu()).view(self.parameters[name].shape)
+        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all state but the weights that a resumed run needs to continue exactly: named tensors, not copied.

@@ -3,9 +3,9 @@
 import copy
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -22,6 +22,13 @@ from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model import ModelConfig
 from thinktune.model.transforms import compiler_budget
+from thinktune.planner.elementwise import (
+    MATMUL_OPS,
+    attention_name,
+    elementwise_bytes,
+    is_matmul_or_attention,
+    node_bytes,
+)
 from thinktune.planner.layer_calls import META, LayerCall, kernels_without_memory
 from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 
@@ -34,6 +41,7 @@ TRACED_TOKENS = 2048  # all bytes and operations are proportional to it, but for
 # Our own source that decides the bytes of a layer: how it is called, traced, autocast and recomputed.
 TRACED_SOURCES = (
     "planner.activation_budgets",
+    "planner.elementwise",
     "planner.trace",
     "model.forward",
     "model.row_attention",
@@ -42,7 +50,7 @@ TRACED_SOURCES = (
 )
 
 
-MATMUL_OPS = ("mm", "addmm", "bmm", "_grouped_mm", "grouped_mm_fallback")
+EAGER_MEMORY_PASSES = 9.0  # of an uncompiled layer's saved bytes through memory, in its elementwise operations
 
 
 Layers = tuple[LayerBytes, ...]  # one for each layer of the model, in its order
@@ -96,8 +104,8 @@ def _read_layers(values: dict[str, Any]) -> dict[float, Layers]:
 
 
 def _read_layer(values: dict[str, Any]) -> LayerBytes:
-    lines = (LinearBytes(**values[name]) for name in ("saved", "forward", "backward", "gradient_ready"))
-    return LayerBytes(*lines, recompute_factor=values["recompute_factor"])
+    lines = {name: LinearBytes(**values[name]) for name in ("saved", "forward", "backward", "gradient_ready")}
+    return LayerBytes(**(values | lines))
 
 
 def _trace_kinds(traced: TracedModel, *, compiled: bool) -> Iterator[tuple[int, dict[float, LayerBytes]]]:
@@ -105,10 +113,16 @@ def _trace_kinds(traced: TracedModel, *, compiled: bool) -> Iterator[tuple[int, 
     plain = traced.trace_layers(recompute=False)
     if not compiled:
         recomputed = traced.trace_layers(recompute=True)
-        yield from ((index, {1.0: plain[index], 0.0: recomputed[index]}) for index in plain)
+        for index, kept in plain.items():
+            yield index, {1.0: _with_eager_bytes(kept, kept), 0.0: _with_eager_bytes(recomputed[index], kept)}
         return
     for index, call in traced.capture_calls(TRACED_TOKENS).items():
         yield index, _trace_compiled(traced, call, plain[index])
+
+
+def _with_eager_bytes(layer: LayerBytes, kept: LayerBytes) -> LayerBytes:
+    """Fill in the elementwise bytes of an uncompiled layer, from what it saves where nothing is recomputed."""
+    return replace(layer, elementwise_bytes=EAGER_MEMORY_PASSES * kept.saved.per_token * layer.recompute_factor)
 
 
 def _trace_compiled(traced: TracedModel, call: LayerCall, plain: LayerBytes) -> dict[float, LayerBytes]:
@@ -149,6 +163,9 @@ def _trace_compiled(traced: TracedModel, call: LayerCall, plain: LayerBytes) -> 
             # The graph returns all gradients at once, at its end.
             gradient_ready=LinearBytes(weights, states.numel() * states.dtype.itemsize / TRACED_TOKENS),
             recompute_factor=_matmul_operations(forward, backward) / fewest,
+            elementwise_bytes=sum(elementwise_bytes(graph, TRACED_TOKENS) for graph in (forward, backward))
+            / TRACED_TOKENS,
+            attention_runs=sum(_attention_calls(graph) for graph in (forward, backward)) or 1.0,
         )
         for budget, (forward, backward, outputs) in found.items()
     }
@@ -167,7 +184,7 @@ def _passthrough_compiler(module: GraphModule, _: Any) -> Any:
 def _saved_bytes(forward: GraphModule, outputs: int) -> int:
     """Count the bytes that the forward graph passes to the backward one, besides its own inputs."""
     [last] = [node for node in forward.graph.nodes if node.op == "output"]
-    return sum(_node_bytes(node) for node in last.args[0][outputs:] if node.op != "placeholder")
+    return sum(node_bytes(node) for node in last.args[0][outputs:] if node.op != "placeholder")
 
 
 def _peak_live_bytes(backward: GraphModule, weight_sizes: Collection[int]) -> float:
@@ -181,7 +198,7 @@ def _peak_live_bytes(backward: GraphModule, weight_sizes: Collection[int]) -> fl
     ends = {node for node in last.args[0] if node is not None and not _is_weight_gradient(node, weight_sizes)}
     stored = {node for node in nodes if node.op == "placeholder" and not node.name.startswith("primals")} | ends
     for node in nodes:
-        if _is_matmul_or_attention(node):
+        if is_matmul_or_attention(node):
             stored |= {node, *node.all_input_nodes}
     stored = {node for node in stored if not _is_weight(node) and not _is_weight_gradient(node, weight_sizes)}
     index = {node: number for number, node in enumerate(nodes)}
@@ -189,14 +206,9 @@ def _peak_live_bytes(backward: GraphModule, weight_sizes: Collection[int]) -> fl
     for node in stored:
         start = 0 if node.op == "placeholder" else index[node]
         end = len(nodes) - 1 if node in ends else max((index[user] for user in node.users), default=start)
-        changes[start] += _node_bytes(node)
-        changes[end + 1] -= _node_bytes(node)
-    return max(accumulate(changes)) - sum(_node_bytes(node) for node in stored if node.op == "placeholder")
-
-
-def _is_matmul_or_attention(node: Node) -> bool:
-    name = str(node.target)
-    return node.op == "call_function" and (name.split(".")[1:2] in [[p] for p in MATMUL_OPS] or "attend" in name)
+        changes[start] += node_bytes(node)
+        changes[end + 1] -= node_bytes(node)
+    return max(accumulate(changes)) - sum(node_bytes(node) for node in stored if node.op == "placeholder")
 
 
 def _is_weight(node: Node) -> bool:
@@ -215,11 +227,9 @@ def _is_weight_gradient(node: Node, weight_sizes: Collection[int]) -> bool:
     )
 
 
-def _node_bytes(node: Node) -> int:
-    value = node.meta.get("val")
-    if isinstance(value, Sequence):
-        return sum(part.numel() * part.element_size() for part in value if isinstance(part, torch.Tensor))
-    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
+def _attention_calls(graph: GraphModule) -> int:
+    """Count the forward passes of attention."""
+    return sum(attention_name(node) == "attend" for node in graph.graph.nodes)
 
 
 def _matmul_operations(*graphs: GraphModule) -> float:

@@ -71,11 +71,14 @@ class Operations:
         of these lengths sees on average (see `mean_context`). Norms, activations and the softmax are left out, as in
         PaLM (Chowdhery et al., 2022).
         """
+        return 6 * (self.matrices + self.head + self.context_multiplications(row_lengths))
+
+    def context_multiplications(self, row_lengths: ArrayLike) -> float:
+        """Count the multiplications of a token's attentions, in the mean of rows of these lengths."""
         windows = Counter((each.query_elements, each.window) for each in self.attentions)
-        context = sum(
+        return sum(
             count * elements * mean_context(row_lengths, window) for (elements, window), count in windows.items()
         )
-        return 6 * (self.matrices + self.head + context)
 
 
 def flops_per_token(config: ModelConfig, row_lengths: ArrayLike) -> float | None:

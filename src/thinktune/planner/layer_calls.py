@@ -42,9 +42,17 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, window: int) -> tuple[Ten
 
 def _attend_backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Allocate what a backward attention kernel does: the gradients of query, key and value."""
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Allocate what a backward attention kernel does: the gradients of query, key and value, and its workspace.
+
+    FlashAttention 2 adds up the query's gradient in fp32, and those of grouped keys and values for each head. What it
+    adds for each row is counted where the rows are known.
+    """
+    scratch = 4 * query.shape[-1]
+    if key.shape[2] != query.shape[2]:
+        scratch += query.itemsize * (key.shape[-1] + value.shape[-1])
+    workspace = query.new_empty(*query.shape[:-1], scratch, dtype=torch.uint8)
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), workspace
 
 
 attend = torch.library.custom_op("thinktune::attend", _attend, mutates_args=())
@@ -64,7 +72,7 @@ def _setup_context(ctx: Any, inputs: Sequence[Any], output: Sequence[Tensor]) ->
 
 
 def _backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *attend_backward(gradient, *ctx.saved_tensors), None
+    return *attend_backward(gradient, *ctx.saved_tensors)[:3], None
 
 
 attend.register_autograd(_backward, setup_context=_setup_context)

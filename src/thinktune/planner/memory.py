@@ -10,16 +10,18 @@ from itertools import accumulate
 from math import prod
 from operator import add
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from thinktune.config import MemoryTierName, Strategy
-from thinktune.data.packing import balance, padded_tokens
+from thinktune.data.batch_shapes import MAX_SIZES
 from thinktune.distributed import ParallelDims
 from thinktune.model import ModelConfig
 from thinktune.model.decoder import decoder_layers
 from thinktune.model.loss import PLAIN_LOGITS, LogitTransform, pick_chunk_rows
+from thinktune.model.transforms import MAX_GRAPHS
 from thinktune.optim import TIERS, MemoryTier
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
 from thinktune.optim.offload import BUFFER_COUNT
@@ -34,10 +36,14 @@ from thinktune.planner.communication import (
 )
 from thinktune.planner.flops import Operations, count_operations
 from thinktune.planner.hardware import GIB
-from thinktune.planner.layer_calls import META, model_without_memory
+from thinktune.planner.layer_calls import META, layer_kinds, model_without_memory
+from thinktune.planner.steps import MeanBatches, RunSteps, part_of_step
 from thinktune.planner.trace import RootBatch, RootBytes, TracedModel, parameter_shapes, update_bytes
 
 CONTEXT_BYTES = GIB // 2  # of driver, kernels and workspaces, besides our tensors; not yet measured
+
+
+ATTENTION_BLOCK_ROWS = 128  # of FlashAttention 2's backward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +73,6 @@ class MemoryPeaks:
         return max(self.train, self.evaluate, self.sample)
 
 
-@dataclass(frozen=True, slots=True)
-class PaddedSteps:
-    """Steps whose rows run apart, each padded to the longest of its batch: tokens with that padding.
-
-    `one_batch_tokens` are those of one batch that holds a card's part of any step; `largest` are the rows of the step
-    with most tokens.
-    """
-
-    one_batch_tokens: int
-    largest: tuple[int, ...]
-
-    @classmethod
-    def of(cls, steps: Sequence[Sequence[int]], ranks: int) -> "PaddedSteps":
-        """Describe steps by the lengths of their rows."""
-        return cls(max(padded_tokens(step, ranks) for step in steps), tuple(max(steps, key=sum)))
-
-    def batches(self, capacity: int, ranks: int) -> tuple[int, float]:
-        """Return the number of a card's batches in the largest step, and their mean tokens."""
-        groups = balance(self.largest, capacity, ranks, packed=False)
-        tokens = max(
-            sum(len(rows) * max(self.largest[row] for row in rows) for rows in part if rows) for part in groups
-        )
-        return len(groups[0]), tokens / len(groups[0])
-
-
 @dataclass(frozen=True)
 class Workload:
     """A run as a plan sees it: shape of the model and of the rows, kind and number of cards, and arithmetic."""
@@ -110,24 +91,40 @@ class Workload:
     ranks: int = 1  # cards, one process each
     per_node: int = 1  # of them on one machine
     logits: LogitTransform = PLAIN_LOGITS
-    padded: PaddedSteps | None = None  # where rows run apart; None where they are packed
+    steps: RunSteps | None = None  # None: all steps are as large, and their batches full
 
     @property
     def one_batch_tokens(self) -> int:
         """Tokens of a batch that holds a card's part of any step."""
-        return self.padded.one_batch_tokens if self.padded else self.rank_tokens
+        return self.steps.one_batch_tokens if self.steps else self.rank_tokens
 
-    def batches(self, capacity: int) -> tuple[int, float]:
-        """Return the number of a card's batches in the largest step, and their mean tokens, padding included."""
-        if self.padded:
-            return self.padded.batches(capacity, self.ranks)
-        return -(-self.rank_tokens // capacity), min(self.rank_tokens, capacity)
+    @property
+    def mean_step_tokens(self) -> float:
+        """Tokens of a step's rows, over all cards, in the mean of all steps."""
+        return self.steps.mean_tokens if self.steps else self.step_tokens
+
+    def batches(self, capacity: int) -> MeanBatches:
+        """Return a card's batches in a step, in the mean of all steps."""
+        if self.steps:
+            return self.steps.mean_batches(capacity, self.most_batch_sizes)
+        count = -(-self.rank_tokens // capacity)
+        return MeanBatches(count, self.rank_tokens / count, self.step_tokens / self.ranks / count)
+
+    def batch_rows(self, capacity: int) -> int:
+        """Return the most rows of a batch, those of padding included; without known steps twice as many as fit."""
+        if self.steps:
+            return self.steps.most_rows(capacity) if self.steps.packed else 0
+        return -(-2 * capacity // max(1, int(np.mean(self.row_lengths))))
+
+    @cached_property
+    def most_batch_sizes(self) -> int:
+        """Sizes that batches of this model may be padded to."""
+        return most_batch_sizes(self.config)
 
     @property
     def rank_tokens(self) -> int:
-        """Tokens of the largest step on one card: an even part, but no less than a row, which is never split."""
-        even = -(-self.step_tokens // self.ranks)
-        return even if self.ranks == 1 else max(even, min(self.longest_row_tokens, self.step_tokens))
+        """Tokens of the largest step on one card."""
+        return part_of_step(self.step_tokens, self.longest_row_tokens, self.ranks)
 
     @cached_property
     def parameter_groups(self) -> ParameterGroups:
@@ -177,6 +174,11 @@ class Workload:
     def flops_per_token(self) -> float:
         """Operations of training per token of the rows, without recomputation."""
         return self.operations.flops_per_token(self.row_lengths)
+
+    @cached_property
+    def context_multiplications(self) -> float:
+        """Multiplications of a token's attentions, in the mean of the rows."""
+        return self.operations.context_multiplications(self.row_lengths)
 
     @property
     def fused_loss(self) -> bool:
@@ -240,6 +242,15 @@ def _shapes(weights: Iterable[Tensor]) -> tuple[Shape, ...]:
     return tuple(tuple(weight.shape) for weight in weights)
 
 
+def most_batch_sizes(config: ModelConfig) -> int:
+    """Return to how many sizes a run pads its batches: each is a graph of each kind of layer, and evaluation has one.
+
+    The compiler makes no more than MAX_GRAPHS of them.
+    """
+    kinds = len(set(layer_kinds(decoder_layers(model_without_memory(config)))))
+    return max(1, min(MAX_SIZES, MAX_GRAPHS // kinds - 1))
+
+
 def buffers_for(workload: Workload, setting: Setting) -> CommunicationBuffers:
     """Return the communication buffers of a setting on each card; all zero for a single card."""
     if workload.ranks == 1:
@@ -273,6 +284,7 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
         working = list(map(max, working, ready))
     # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
     around = root.held_during_layers + extra.layer_weights + extra.root_gradient_waiting
+    around += _attention_row_bytes(workload, tokens)
     working = [
         each + around + max(0, extra.layer_gradient - layer.backward.fixed)
         for each, layer in zip(working, layers, strict=True)
@@ -301,6 +313,15 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     )
     train, evaluate, sample = (int(resident + each) for each in (max(moments), evaluate, sample))
     return MemoryPeaks(train, evaluate, sample, host)
+
+
+def _attention_row_bytes(workload: Workload, tokens: int) -> int:
+    """Return what attention's backward pass adds for the rows of a batch: FlashAttention 2 rounds each up by a block.
+
+    It adds up the gradients of queries in fp32, of all tokens (which the trace counts) and of these.
+    """
+    query_elements = max((each.query_elements for each in workload.operations.attentions), default=0) // 2
+    return 4 * query_elements * ATTENTION_BLOCK_ROWS * workload.batch_rows(tokens)
 
 
 def _inference_bytes(workload: Workload, setting: Setting, root: RootBytes, states: int) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from thinktune.planner.speed import (
     largest_step_volume,
     predict_throughput,
     ranking_score,
+    speed_range,
     tokens_per_second,
 )
 
@@ -28,7 +29,7 @@ FREE_MEMORY_MARGIN = 0.05  # of the card, left free: sizes are rounded up, and f
 CPU_MIN_BATCH_TOKENS = 1024  # with very short rows, the overhead of Python would show
 
 
-SPEED_TOLERANCE = 0.98  # of the fastest: among those, clipping by the true norm and less memory are preferred
+SPEED_TOLERANCE = 0.995  # of the fastest: among those, clipping by the true norm and larger batches are preferred
 
 
 REFERENCE_CARD = "H100"  # ranks settings for a card of which only the memory is known
@@ -38,12 +39,14 @@ REFERENCE_CARD = "H100"  # ranks settings for a card of which only the memory is
 class Option:
     """A setting and its predictions: bytes, and tokens per second if the card's speed is known.
 
-    `ranking_score` ranks settings on any card. `volume` is what each card sends in a step.
+    `speed_range` are the tokens per second of a poor and of a good case. `ranking_score` ranks settings on any card.
+    `volume` is what each card sends in a step.
     """
 
     setting: Setting
     peaks: MemoryPeaks
     tokens_per_second: float | None
+    speed_range: tuple[float, float] | None
     ranking_score: float
     volume: CommunicationVolume
 
@@ -160,6 +163,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
                 "sent_inside_gib": round(option.volume.intra_node / GIB, 2),
                 "sent_between_gib": round(option.volume.inter_node / GIB, 2),
                 "predicted_tokens_per_second": option.tokens_per_second and round(option.tokens_per_second),
+                "predicted_range": option.speed_range and [round(speed) for speed in option.speed_range],
                 "fits": fits(option, plan.card),
                 "chosen": option == plan.chosen,
             }
@@ -208,7 +212,7 @@ def _best_of_tier(
             ]
             if options := [_predict_option(workload, setting, card) for setting in settings]:
                 fitting = [option for option in options if fits(option, card)]
-                found[-1].append(_fastest(fitting) or _smallest(options))
+                found[-1].append(_with_range(workload, _fastest(fitting) or _smallest(options), card))
 
     def rank(options: list[Option]) -> tuple[int, int]:
         if fitting := [index for index, option in enumerate(options) if fits(option, card)]:
@@ -249,9 +253,15 @@ def _round_up_tokens(tokens: int) -> int:
 
 
 def _predict_option(workload: Workload, setting: Setting, card: Card) -> Option:
-    known = tokens_per_second(workload, setting, card)
-    speed = ranking_score(workload, setting, card if known else find_card(REFERENCE_CARD)) or 0.0
-    return Option(setting, memory_peaks(workload, setting), known, speed, largest_step_volume(workload, setting))
+    known = None if workload.fp32 else tokens_per_second(workload, setting, card)  # cards' peaks are those of bf16
+    score = ranking_score(workload, setting, card if card.tflops else find_card(REFERENCE_CARD)) or 0.0
+    return Option(setting, memory_peaks(workload, setting), known, None, score, largest_step_volume(workload, setting))
+
+
+def _with_range(workload: Workload, option: Option, card: Card) -> Option:
+    """Fill in the speed of the poor and of the good case, where one is known."""
+    known = option.tokens_per_second and speed_range(workload, option.setting, card)
+    return replace(option, speed_range=known or None)
 
 
 def _fastest(options: Sequence[Option]) -> Option | None:
@@ -259,7 +269,9 @@ def _fastest(options: Sequence[Option]) -> Option | None:
         return None
     best = max(option.ranking_score for option in options)
     near = [option for option in options if option.ranking_score >= SPEED_TOLERANCE * best]
-    return min(near, key=lambda option: (option.setting.update_in_backward, option.needed_bytes))
+    return min(
+        near, key=lambda option: (option.setting.update_in_backward, -option.setting.batch_tokens, option.needed_bytes)
+    )
 
 
 def _smallest(options: Sequence[Option]) -> Option:

@@ -10,6 +10,7 @@ import torch
 from thinktune.config import Recipe, TrainConfig
 from thinktune.config.expert import recipe_key
 from thinktune.data import Prepared, StepRows, Subset
+from thinktune.data.batch_shapes import BatchShapes, plan_shapes
 from thinktune.data.packing import balance, padded_tokens
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError, shorten_error
@@ -18,8 +19,9 @@ from thinktune.model.attention import has_attention_dropout
 from thinktune.model.proof import ModelTraits
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
-from thinktune.planner.memory import PaddedSteps, Setting, Workload
+from thinktune.planner.memory import Setting, Workload, most_batch_sizes
 from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan
+from thinktune.planner.steps import RunSteps
 from thinktune.progress import Say
 from thinktune.run.reading import read_environment
 
@@ -188,7 +190,7 @@ def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
 
 def make_workload(inputs: PlanInputs, ranks: int = 1, per_node: int = 1) -> Workload:
     """Describe a run as a plan for an accelerator sees it."""
-    recipe, rows, packed = inputs.recipe, inputs.prepared.train, inputs.traits.packed
+    recipe, rows = inputs.recipe, inputs.prepared.train
     replies, tokens = sample_shape(recipe, inputs.prepared.validation)
     # As the layers of a run are.
     compiled = inputs.traits.compiles and not has_attention_dropout(inputs.config)
@@ -207,8 +209,20 @@ def make_workload(inputs: PlanInputs, ranks: int = 1, per_node: int = 1) -> Work
         ranks=ranks,
         per_node=per_node,
         logits=inputs.traits.logits,
-        padded=None if packed else PaddedSteps.of(lengths, ranks),
+        steps=RunSteps.of(lengths, ranks, packed=inputs.traits.packed),
     )
+
+
+def batch_shapes(inputs: PlanInputs, setting: Setting, ranks: int = 1) -> BatchShapes | None:
+    """Return the shapes to which a run pads its batches; None on the CPU, where padding costs as much as real tokens.
+
+    Rows that run apart are padded to the longest of their batch.
+    """
+    if inputs.device.type == "cpu" or not inputs.traits.packed:
+        return None
+    held_out: list[int] = inputs.prepared.validation.lengths.tolist()
+    sizes = most_batch_sizes(inputs.config)
+    return plan_shapes(inputs.step_lengths, held_out, setting.batch_tokens, ranks, sizes)
 
 
 def require_one_batch(inputs: PlanInputs, capacity: int, ranks: int = 1) -> None:

@@ -1,12 +1,10 @@
 """Training speed of a setting: a roofline of one card, and communication, overlapped where FSDP2 overlaps it.
 
-The predictions are optimistic: matrix products run near the card's peak, all else at its memory bandwidth, and links at
-full bandwidth without latency.
+Each prediction is of a poor, an expected and a good case of what cards reach. Links run at full bandwidth without
+latency.
 """
 
 from dataclasses import astuple, dataclass
-from math import prod
-from statistics import fmean
 from typing import NamedTuple
 
 from thinktune.distributed import ParallelDims
@@ -17,16 +15,11 @@ from thinktune.planner.communication import (
     Shape,
     collective_bytes,
     ring_volume,
-    shard_shape,
     volume_per_step,
 )
 from thinktune.planner.hardware import Card
 from thinktune.planner.memory import Setting, Workload
-
-# The fraction of the stated peak that large matrix products reach (others measured 790 of 989 TFLOP/s on an H200), and
-# how often a layer's saved bytes pass through memory in elementwise operations.
-MATMUL_EFFICIENCY, COMPILED_MEMORY_PASSES, EAGER_MEMORY_PASSES = 0.8, 3.5, 9.0
-
+from thinktune.planner.roofline import EXPECTED, GOOD, POOR, BatchSeconds, Rates, batch_seconds, step_seconds
 
 BYTES_PER_GIGABIT = 1e9 / 8
 
@@ -42,25 +35,18 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Predicted speed over one network: seconds of the largest step, and tokens per second of all cards together.
+    """Predicted speed over one network: seconds of the mean step, and tokens per second of all cards together.
 
-    `efficiency` is relative to as many cards that each work alone on as many tokens. It may exceed 1: cards that shard
-    the update each do less of it.
+    `poor` and `good` are the tokens per second of those cases. `efficiency` is relative to as many cards that each work
+    alone on as many tokens. It may exceed 1: cards that shard the update each do less of it.
     """
 
     network: str
     seconds_per_step: float
     tokens_per_second: float
+    poor: float
+    good: float
     efficiency: float
-
-
-class BatchSeconds(NamedTuple):
-    """Seconds of one batch on one card: the mean layer's forward and backward pass, head with loss, and the total."""
-
-    forward: float
-    backward: float
-    head: float
-    total: float
 
 
 def assumed_networks(card: Card) -> tuple[Network, ...]:
@@ -72,17 +58,32 @@ def assumed_networks(card: Card) -> tuple[Network, ...]:
     )
 
 
-def tokens_per_second(workload: Workload, setting: Setting, card: Card) -> float | None:
+def tokens_per_second(workload: Workload, setting: Setting, card: Card, rates: Rates = EXPECTED) -> float | None:
     """Predict the tokens per second of all cards together, over the second assumed network.
 
     None if only the card's memory is known.
     """
-    seconds = seconds_per_step(workload, setting, card)
-    return seconds and workload.step_tokens / seconds
+    seconds = seconds_per_step(workload, setting, card, rates=rates)
+    return seconds and workload.mean_step_tokens / seconds
 
 
-def seconds_per_step(workload: Workload, setting: Setting, card: Card, network: Network | None = None) -> float | None:
-    """Predict the seconds of the largest step; None if only the card's memory is known.
+def speed_range(workload: Workload, setting: Setting, card: Card) -> tuple[float, float] | None:
+    """Predict the same of the poor and of the good case."""
+    poor, good = (tokens_per_second(workload, setting, card, rates) for rates in (POOR, GOOD))
+    return (poor, good) if poor and good else None
+
+
+def format_speeds(poor: float, good: float) -> str:
+    """Format a range of tokens per second with two digits each, as in 40-51k; one number where they are the same."""
+    thousands = good >= 9_950
+    ends = [float(f"{speed:.2g}") / (1000 if thousands else 1) for speed in (poor, good)]
+    return "–".join(dict.fromkeys(f"{end:,g}" for end in ends)) + "k" * thousands
+
+
+def seconds_per_step(
+    workload: Workload, setting: Setting, card: Card, network: Network | None = None, rates: Rates = EXPECTED
+) -> float | None:
+    """Predict the seconds of a run's mean step; None if only the card's memory is known.
 
     The model for many cards: each batch waits for the all-gathers of the root and of the first layer. Then each layer
     takes as long as its forward pass or the next layer's all-gather, whichever is longer. In the backward pass, each
@@ -93,17 +94,17 @@ def seconds_per_step(workload: Workload, setting: Setting, card: Card, network: 
     """
     if not card.tflops or not card.memory_bytes_per_second:
         return None
-    (batches, _), parallel_dims = workload.batches(setting.batch_tokens), workload.parallel_dims(setting)
-    batch = _batch_seconds(workload, setting, card, card.memory_bytes_per_second)
-    seconds = batches * batch.total
+    batches, parallel_dims = workload.batches(setting.batch_tokens), workload.parallel_dims(setting)
+    batch = batch_seconds(workload, setting, card, rates)
+    seconds = batches.count * batch.total
     if workload.ranks > 1:
         network = network or assumed_networks(card)[1]
         last, earlier = (
             _communicating_batch_seconds(workload, setting, batch, parallel_dims, network, all_reduces=all_reduces)
             for all_reduces in (True, False)
         )
-        seconds = (batches - 1) * earlier + last
-    return _step_seconds(workload, setting, card, card.memory_bytes_per_second, seconds, parallel_dims.shards)
+        seconds = (batches.count - 1) * earlier + last
+    return step_seconds(workload, setting, card, rates, seconds, parallel_dims.shards)
 
 
 def ranking_score(workload: Workload, setting: Setting, card: Card) -> float | None:
@@ -116,65 +117,35 @@ def ranking_score(workload: Workload, setting: Setting, card: Card) -> float | N
         return tokens_per_second(workload, setting, card)
     times = [seconds_per_step(workload, setting, card, network) for network in assumed_networks(card)[:2]]
     seconds = [each for each in times if each]
-    return workload.step_tokens * len(seconds) / sum(seconds) if seconds else None
+    return workload.mean_step_tokens * len(seconds) / sum(seconds) if seconds else None
 
 
 def predict_throughput(workload: Workload, setting: Setting, card: Card, network: Network) -> Throughput | None:
     """Predict the speed of a setting over a network, and its efficiency; None if the card's speed is not known."""
-    seconds = seconds_per_step(workload, setting, card, network)
-    if not seconds or not card.memory_bytes_per_second:
+    poor, seconds, good = (
+        seconds_per_step(workload, setting, card, network, rates) for rates in (POOR, EXPECTED, GOOD)
+    )
+    if not poor or not seconds or not good:
         return None
-    batches, _ = workload.batches(setting.batch_tokens)
-    batch_alone = _batch_seconds(workload, setting, card, card.memory_bytes_per_second).total
-    alone = _step_seconds(workload, setting, card, card.memory_bytes_per_second, batches * batch_alone, 1)
-    speed = workload.step_tokens / seconds
-    return Throughput(network.name, seconds, speed, speed / (workload.ranks * workload.rank_tokens / alone))
+    batch_alone = batch_seconds(workload, setting, card, EXPECTED).total
+    batches = workload.batches(setting.batch_tokens).count
+    alone = step_seconds(workload, setting, card, EXPECTED, batches * batch_alone)
+    slow, speed, fast = (workload.mean_step_tokens / each for each in (poor, seconds, good))
+    efficiency = speed * alone / workload.mean_step_tokens
+    return Throughput(network.name, seconds, speed, slow, fast, efficiency)
 
 
 def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVolume:
     """Compute the bytes that each card sends in the largest step, and receives as well."""
     if workload.ranks == 1:
         return CommunicationVolume()
-    batches, _ = workload.batches(setting.batch_tokens)
+    batches = -(-workload.one_batch_tokens // setting.batch_tokens)
     return volume_per_step(
         workload.parameter_groups,
         workload.parallel_dims(setting),
         TIERS[setting.memory].gradient_bytes_per_parameter,
         batches,
     )
-
-
-def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: float) -> BatchSeconds:
-    """Predict the seconds of a batch by the roofline: matrix products at the peak, and all else at `bandwidth`."""
-    config, tier, layers = workload.config, TIERS[setting.memory], workload.layers(setting.activation_budget)
-    (_, tokens), count = workload.batches(setting.batch_tokens), sum(map(prod, workload.shapes))
-    head_flops, recompute_factor = (
-        6 * config.vocab_size * config.hidden_size,
-        fmean(layer.recompute_factor for layer in layers),
-    )
-    products = (workload.flops_per_token - head_flops) * recompute_factor + head_flops * workload.label_fraction
-    passes = COMPILED_MEMORY_PASSES if workload.compiled else EAGER_MEMORY_PASSES
-    saved = sum(layer.saved.per_token for layer in workload.layers_by_budget[1.0])
-    elementwise = passes * saved * recompute_factor
-    # Each batch reads the weights twice, and writes the gradients or adds to them.
-    peak = MATMUL_EFFICIENCY * (card.tflops or 0) * 1e12
-    seconds = tokens * (products / peak + elementwise / bandwidth)
-    seconds += count * (4 + 2 * tier.gradient_bytes_per_parameter) / bandwidth
-    head_seconds = tokens * head_flops * workload.label_fraction / peak
-    layer_seconds = (seconds - head_seconds) / len(layers)
-    forward = layer_seconds / (3 * recompute_factor)  # a third of the operations without recomputation
-    return BatchSeconds(forward, layer_seconds - forward, head_seconds, seconds)
-
-
-def _step_seconds(
-    workload: Workload, setting: Setting, card: Card, bandwidth: float, batch_seconds: float, shards: int
-) -> float:
-    """Predict the seconds of a step: its batches, and the update of this card's shard of weights and states."""
-    tier, count = TIERS[setting.memory], sum(prod(shard_shape(shape, shards)) for shape in workload.shapes)
-    seconds = batch_seconds + count * (2 * tier.bytes_per_parameter + tier.gradient_bytes_per_parameter) / bandwidth
-    if tier.offloaded:
-        seconds = max(seconds, count * tier.moment_bytes_per_parameter / card.host_bytes_per_second)
-    return seconds
 
 
 def _communicating_batch_seconds(
@@ -194,7 +165,8 @@ def _communicating_batch_seconds(
     if not all_reduces:
         known = {shapes: each._replace(all_reduce=0.0) for shapes, each in known.items()}
     root, layers = known[groups.root], [known[shapes] for shapes in groups.layers]
-    forward = root.all_gather + layers[0].all_gather + batch.forward
+    rest = batch.total - batch.head - len(layers) * (batch.forward + batch.backward)
+    forward = rest + root.all_gather + layers[0].all_gather + batch.forward
     forward += sum(max(batch.forward, following.all_gather) for following in layers[1:])
     backward = batch.head / 3 + max(batch.head * 2 / 3, layers[-1].all_gather)
     for index in reversed(range(len(layers))):

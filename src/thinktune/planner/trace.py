@@ -37,6 +37,8 @@ from thinktune.planner.layer_calls import (
     token_inputs,
 )
 
+EAGER_RECOMPUTE_FACTOR = 1.25  # of a layer's products, where its whole forward pass but the last product runs again
+
 
 class LiveBytes(TorchDispatchMode):
     """Bytes of live storages on a device, their peak, and bytes on the host, counted as operations allocate them."""
@@ -96,7 +98,8 @@ class LayerBytes:
     """Bytes of one decoder layer: saved for the backward pass besides its input, and added by each pass at its peak.
 
     `gradient_ready` is the most that is live when a weight's gradient is complete, the moment of an update inside the
-    backward pass. `recompute_factor` is the operations of both passes over those without recomputation.
+    backward pass. For speed: the products of both passes over those without recomputation, what all other kernels but
+    attention read and write for a token, and how often attention's forward pass runs.
     """
 
     saved: LinearBytes
@@ -104,6 +107,8 @@ class LayerBytes:
     backward: LinearBytes
     gradient_ready: LinearBytes
     recompute_factor: float = 1.0
+    elementwise_bytes: float = 0.0
+    attention_runs: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +176,8 @@ class TracedModel:
         return {
             index: LayerBytes(
                 *(_fit_line(512, small, 1024, large) for small, large in zip(near[index], far[index], strict=True)),
-                recompute_factor=1.25 if recompute else 1.0,
+                recompute_factor=EAGER_RECOMPUTE_FACTOR if recompute else 1.0,
+                attention_runs=2.0 if recompute else 1.0,
             )
             for index in near
         }

@@ -106,15 +106,32 @@ class RunContext:
         return self.prepared.train.sources(self.steps[step - 1].rows)
 
     def step_batches(self, step: int) -> list[Batch]:
-        """Pack this rank's batches of a step and copy them to the device."""
-        rows = self.steps[step - 1].rows
-        return [batch.to(self.device) for batch in self.rank_batches(self.prepared.train, rows, self.capacity)]
+        """Pack this rank's batches of a step, each in the smallest shape that holds it; copy them to the device."""
+        rows = self.prepared.train
+        groups = self._rank_groups(rows, self.steps[step - 1].rows, self.capacity)
+        sizes = [self.capacity] * len(groups)
+        if self.pad:
+            sizes = [self.pad.shapes.smallest(int(rows.lengths[group].sum())) for group in groups]
+        return [
+            collate(rows.replies(group), size, self.pad).to(self.device)
+            for group, size in zip(groups, sizes, strict=True)
+        ]
+
+    def batch_of_each_shape(self, known: Batch) -> list[Batch]:
+        """Return a batch of each shape of the run, ascending, on the device: a known one, the others padding alone."""
+        if not self.pad:
+            return [known]
+        return [
+            known if size == known.ids.shape[1] else collate([], size, self.pad).to(self.device)
+            for size in self.pad.shapes.tokens
+        ]
 
     def rank_batches(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[Batch]:
-        """Pack this rank's share of the chosen rows; every rank gets the same number of batches."""
+        """Pack this rank's share of the chosen rows; every rank gets the same number of batches, all of one shape."""
+        return [collate(rows.replies(group), capacity, self.pad) for group in self._rank_groups(rows, chosen, capacity)]
+
+    def _rank_groups(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[list[int]]:
+        """Return this rank's batches as indices of `rows`; a batch may be empty."""
         lengths: list[int] = rows.lengths[list(chosen)].tolist()
         groups = balance(lengths, capacity, self.world.size, packed=self.packed)[self.world.rank]
-        return [
-            collate(rows.replies([chosen[index] for index in group]) if group else [], capacity, self.pad)
-            for group in groups
-        ]
+        return [[chosen[index] for index in group] for group in groups]

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from thinktune.data import Subset
 from thinktune.data.packing import balance
 from thinktune.errors import UserError, shorten_error
 from thinktune.inference.decode_runner import CAPTURED_AFTER, DecodeRunner, decodes_statically
 from thinktune.inference.kv_cache import GROW_COLUMNS, KVCache
 from thinktune.inference.sampler import Sampler
 from thinktune.model import Batch, evaluate_loss, pack
+from thinktune.model.batch import Padding
 from thinktune.model.forward import autocast, inference_context
 from thinktune.model.loading import count_parameters
 from thinktune.optim import TIERS
@@ -41,9 +43,7 @@ def dry_run(context: RunContext) -> int | None:
         batches = [batch.to(context.device) for batch in largest_batches(context)]
         dry_train_step(context.model, batches, context.optimizer, context.precision, context.chunk_rows)
         if len(rows):
-            capacity = context.evaluation_capacity
-            chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, capacity, packed=context.packed))
-            batches = pack(chosen, capacity, pad=context.pad, packed=context.packed)
+            batches = _fullest_batch(context, rows, context.evaluation_capacity)
             evaluate_loss(context.model, batches, context.device, context.precision, context.chunk_rows)
         return replies_that_fit(context)
     except Exception as error:
@@ -58,8 +58,7 @@ def largest_batches(context: RunContext) -> list[Batch]:
     Such a step keeps gradients between its batches.
     """
     rows = context.prepared.train
-    chosen = rows.replies(_fill_batch(rows.lengths, rows.label_tokens, context.capacity, packed=context.packed))
-    batches = pack(chosen, context.capacity, pad=context.pad, packed=context.packed)
+    batches = _fullest_batch(context, rows, context.capacity)
     largest = max(context.steps, key=lambda planned: int(rows.lengths[list(planned.rows)].sum()))
     lengths = rows.lengths[list(largest.rows)].tolist()
     several = len(balance(lengths, context.capacity, context.world.size, packed=context.packed)[0]) > 1
@@ -175,14 +174,24 @@ def _suggestions(context: RunContext) -> list[str]:
     return remedies
 
 
-def _fill_batch(lengths: np.ndarray, label_tokens: np.ndarray, capacity: int, *, packed: bool) -> list[int]:
+def _fullest_batch(context: RunContext, rows: Subset, capacity: int) -> list[Batch]:
+    """Return the rows with the most trained tokens, as many as a batch takes, as one batch."""
+    chosen = _fill_batch(rows.lengths, rows.label_tokens, capacity, context.pad, packed=context.packed)
+    return pack(rows.replies(chosen), capacity, pad=context.pad, packed=context.packed)
+
+
+def _fill_batch(
+    lengths: np.ndarray, label_tokens: np.ndarray, capacity: int, pad: Padding | None = None, *, packed: bool
+) -> list[int]:
     """Return the rows with the most trained tokens, as many as a batch takes, padded to the longest if not packed."""
     chosen: list[int] = []
     tokens = longest = 0
     for row in np.argsort(-label_tokens.astype(np.int64), kind="stable").tolist():
         length = int(lengths[row])
         taken = tokens + length if packed else (len(chosen) + 1) * max(longest, length)
-        if taken <= capacity:
+        # Many short rows together, which no step has, may be more than the shape of a batch allows.
+        rows = len(chosen) + 1 - (tokens + length - capacity) // pad.shapes.longest if pad else 0
+        if taken <= capacity and (not pad or rows <= pad.shapes.rows_of(capacity)):
             chosen.append(row)
             tokens, longest = tokens + length, max(longest, length)
     return chosen

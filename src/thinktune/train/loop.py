@@ -162,9 +162,12 @@ def _train_step(run: Run, number: int) -> None:
 def _compile(run: Run) -> None:
     """Compile the layers before the clock starts, so that speed and time left are right."""
     context = run.context
-    batch = run.prefetcher.prefetch(context, run.state.step + 1)[0]
+    batches = context.batch_of_each_shape(run.prefetcher.prefetch(context, run.state.step + 1)[0])
+    seconds = 0.0
     try:
-        seconds = warm_up(context.model, batch, context.precision, context.chunk_rows)
+        for batch in batches:
+            evaluates = batch is batches[-1]  # evaluation has batches of the largest shape alone
+            seconds += warm_up(context.model, batch, context.precision, context.chunk_rows, evaluates=evaluates)
     except Exception as error:  # the compiler's own have no common class; any other error comes again in the dry run
         # Many ranks may wait for each other inside the pass that failed.
         if context.world.size > 1 or find_out_of_memory(error):

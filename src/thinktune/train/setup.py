@@ -9,7 +9,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from thinktune.checkpoint import saving, store
@@ -26,7 +25,7 @@ from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
-from thinktune.model.batch import pick_padding
+from thinktune.model.batch import Padding
 from thinktune.model.device import device_name
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
@@ -35,6 +34,7 @@ from thinktune.model.stored_weights import MatchedWeights
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
+from thinktune.planner.resolve import batch_shapes
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import RunFolder, base_model, describe_environment, journal, resume
 from thinktune.run.thought_folder import read_rounds
@@ -81,8 +81,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     compiled = _compiles(model, world)
     optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
-    packed = admitted.traits.packed
-    lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
+    shapes = batch_shapes(inputs, setting, world.size)
     context = RunContext(
         recipe=recipe,
         folder=folder,
@@ -96,7 +95,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         setting=setting,
         say=say,
         bar=bar,
-        pad=pick_padding(device, admitted.tokenizer, lengths, setting.batch_tokens) if packed else None,
+        pad=Padding(admitted.tokenizer.pad_token_id or 0, shapes) if shapes else None,
         compiled=compiled,
         world=world,
     )

@@ -83,8 +83,10 @@ def dry_train_step(
     optimizer.finish_step()
 
 
-def warm_up(model: CausalLM, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None) -> float:
-    """Compile what a step and an evaluation need, and return the seconds it took.
+def warm_up(
+    model: CausalLM, batch: Batch, precision: torch.dtype, chunk_rows: int | None = None, *, evaluates: bool = True
+) -> float:
+    """Compile what a step, and an evaluation if asked for, need, and return the seconds it took.
 
     One batch runs, and changes no weight. The backward pass runs through the last layer only: the others share its
     code.
@@ -94,8 +96,9 @@ def warm_up(model: CausalLM, batch: Batch, precision: torch.dtype, chunk_rows: i
     scaled, _ = compute_loss(model, batch, 1.0, precision, chunk_rows)
     torch.autograd.grad(scaled, list(decoder_layers(model)[-1].parameters()), allow_unused=True)
     model.eval()
-    with torch.no_grad():
-        compute_loss(model, batch, 1.0, precision, chunk_rows)
+    if evaluates:
+        with torch.no_grad():
+            compute_loss(model, batch, 1.0, precision, chunk_rows)
     if batch.ids.device.type != "cpu":
         torch.accelerator.synchronize()
     return time.monotonic() - started_at

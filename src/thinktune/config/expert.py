@@ -14,6 +14,7 @@ EXPERT_FIELDS = {
     "precision": "train.precision",
     "update_in_backward": "train.update_in_backward",
     "activation_budget": "train.activation_budget",
+    "offload_activations": "train.offload_activations",
     "batch_tokens": "train.batch_tokens",
     "log_every_steps": "train.log_every_steps",
     "bad_numbers": "train.bad_numbers",

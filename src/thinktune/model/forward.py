@@ -186,7 +186,8 @@ def _sum_row_losses(
         on_device = batch.to(device)
         _, each = compute_loss(model, on_device, 1.0, precision, chunk_rows)
         losses.add(each, on_device.label_kinds)
-        owners = torch.searchsorted(batch.cu_seqlens[1:].long(), batch.label_positions, right=True)
+        places = batch.label_positions + batch.first_token
+        owners = torch.searchsorted(batch.cu_seqlens[1:].long(), places, right=True)
         sums = each.new_zeros(len(batch.row_sources)).index_add_(0, owners.to(device), each)
         counts = owners.new_zeros(len(batch.row_sources)).index_add_(0, owners, torch.ones_like(owners))
         rows.append((batch.row_sources, sums, counts))

@@ -22,6 +22,7 @@ from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model import ModelConfig
 from thinktune.planner.layer_calls import META, LayerCall, kernels_without_memory
+from thinktune.planner.long_rows import is_tiled, recomputed_in_tiles, tile_layers, tiled_operations, with_tiles
 from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
@@ -37,6 +38,8 @@ TRACED_SOURCES = (
     "model.forward",
     "planner.layer_calls",
     "model.transforms",
+    "model.tiled_mlp",
+    "planner.long_rows",
 )
 
 
@@ -53,33 +56,36 @@ def trace_layers(
     *,
     compiled: bool,
     weight_dtype: torch.dtype | None = None,
+    tiled: bool = False,
 ) -> dict[float, Layers]:
     """Trace a layer of each kind under each activation budget: all of ACTIVATION_BUDGETS if compiled, else 1 and 0.
 
     If `weight_dtype` is not `dtype`, layers are traced without a compiler, which keeps no less. The first trace takes
     seconds; results are kept in the user's cache, under a hash of the model's shape, the libraries' versions and our
-    own source. Whatever a class raises that cannot be traced is raised here.
+    own source. With `tiled`, MLPs run in tiles where they can. Whatever a class raises that cannot be traced is raised
+    here.
     """
     weight_dtype = weight_dtype or dtype
     compiled = compiled and weight_dtype == dtype
-    file = _cache_file(config, (dtype, weight_dtype), device, compiled=compiled)
+    file = _cache_file(config, (dtype, weight_dtype), device, "compiled" * compiled + "tiled" * tiled)
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # none yet, or a damaged one
         return _read_layers(read_json(file))
     traced = TracedModel(config, dtype, device, weight_dtype)
-    by_kind = _trace_kinds(traced, compiled=compiled)
-    kinds = {str(index): {str(budget): asdict(each) for budget, each in found.items()} for index, found in by_kind}
+    tile = tile_layers(traced) if tiled and weight_dtype == dtype else (0, 0)
+    kinds = {
+        str(index): {str(budget): asdict(with_tiles(each, tile)) for budget, each in found.items()}
+        for index, found in _trace_kinds(traced, compiled=compiled)
+    }
     write_json(file, {"layers": traced.kinds, "kinds": kinds})
     return _read_layers(read_json(file))
 
 
-def _cache_file(
-    config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool
-) -> Path:
+def _cache_file(config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, way: str) -> Path:
     values = config.to_dict()
     for name in ("vocab_size", "_name_or_path", "transformers_version"):
         values.pop(name, None)  # no layer depends on it
     source = source_fingerprint(*TRACED_SOURCES)
-    facts = [values, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers"), source]
+    facts = [values, *map(str, dtypes), device.type, way, version("torch"), version("transformers"), source]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
 
@@ -138,7 +144,7 @@ def _trace_compiled(traced: TracedModel, call: LayerCall, plain: LayerBytes) -> 
         torch.compiler.reset()
     shapes = {size for weight in call.layer.parameters() for size in weight.shape}
     weights = sum(weight.numel() for weight in call.layer.parameters()) * states.dtype.itemsize
-    fewest = _matmul_operations(*found[1.0][:2])
+    fewest = _matmul_operations(*found[1.0][:2]) - recomputed_in_tiles(found[1.0][1])
     return {
         budget: LayerBytes(
             saved=LinearBytes(0, _saved_bytes(forward, outputs) / TRACED_TOKENS),
@@ -193,8 +199,10 @@ def _peak_live_bytes(backward: GraphModule, weight_sizes: Collection[int]) -> fl
 
 
 def _is_matmul_or_attention(node: Node) -> bool:
+    if node.op != "call_function":
+        return False
     name = str(node.target)
-    return node.op == "call_function" and (name.split(".")[1:2] in [[p] for p in MATMUL_OPS] or "attend" in name)
+    return name.split(".")[1:2] in [[p] for p in MATMUL_OPS] or "attend" in name or is_tiled(node)
 
 
 def _is_weight(node: Node) -> bool:
@@ -228,4 +236,5 @@ def _matmul_operations(*graphs: GraphModule) -> float:
         if len(name) > 1 and name[1] in MATMUL_OPS:
             left, right = (each.meta["val"] for each in node.all_input_nodes[-2:])
             count += left.numel() * right.shape[-1]
+        count += tiled_operations(node)
     return count

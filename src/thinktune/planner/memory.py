@@ -35,6 +35,7 @@ from thinktune.planner.communication import (
 from thinktune.planner.flops import Operations, count_operations
 from thinktune.planner.hardware import GIB
 from thinktune.planner.layer_calls import META, model_without_memory
+from thinktune.planner.long_rows import exchange_bytes, inputs_on_device, pinned_bytes
 from thinktune.planner.trace import RootBatch, RootBytes, TracedModel, parameter_shapes, update_bytes
 
 CONTEXT_BYTES = GIB // 2  # of driver, kernels and workspaces, besides our tensors; not yet measured
@@ -53,6 +54,7 @@ class Setting:
     batch_tokens: int
     strategy: Strategy = "replicate"  # the only one for a single card
     chunk_rows: int | None = None  # rows of logits that exist at a time; None: what suits the device
+    offload_activations: bool = False  # the budget is then 0, with layer inputs on the host and MLPs in tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Workload:
     per_node: int = 1  # of them on one machine
     logits: LogitTransform = PLAIN_LOGITS
     padded: PaddedSteps | None = None  # where rows run apart; None where they are packed
+    context: int = 1  # cards that share the tokens of each batch
 
     @property
     def one_batch_tokens(self) -> int:
@@ -128,9 +131,10 @@ class Workload:
 
     @property
     def rank_tokens(self) -> int:
-        """Tokens of the largest step on one card: an even part, but no less than a row, which is never split."""
-        even = -(-self.step_tokens // self.ranks)
-        return even if self.ranks == 1 else max(even, min(self.longest_row_tokens, self.step_tokens))
+        """Tokens of the largest step in one group of cards: an even part, but no less than a row, never split there."""
+        groups = self.ranks // self.context
+        even = -(-self.step_tokens // groups)
+        return even if groups == 1 else max(even, min(self.longest_row_tokens, self.step_tokens))
 
     @cached_property
     def parameter_groups(self) -> ParameterGroups:
@@ -197,6 +201,22 @@ class Workload:
         return self.layers_by_budget[min(known for known in self.layers_by_budget if known >= budget)]
 
     @cached_property
+    def long_row_layers(self) -> Layers:
+        """Bytes of layers that save nothing on the device, and whose MLPs run in tiles."""
+        dtypes = {"dtype": self.compute_dtype, "weight_dtype": self.weight_dtype}
+        return trace_layers(self.config, device=self.trace_device, compiled=self.compiled, tiled=True, **dtypes)[0.0]
+
+    def setting_layers(self, setting: Setting) -> Layers:
+        """Return the bytes of each layer in a setting."""
+        return self.long_row_layers if setting.offload_activations else self.layers(setting.activation_budget)
+
+    @property
+    def heads(self) -> Shape:
+        """Numbers of heads of queries and of keys."""
+        heads = self.config.num_attention_heads
+        return heads, getattr(self.config, "num_key_value_heads", None) or heads
+
+    @cached_property
     def recomputed_layers(self) -> Layers:
         """Bytes of layers that save their input only, which is also what a pass without gradients takes."""
         return trace_layers(
@@ -257,14 +277,14 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     tier, config, shards = TIERS[setting.memory], workload.config, workload.parallel_dims(setting).shards
     shapes, extra = [shard_shape(shape, shards) for shape in workload.shapes], buffers_for(workload, setting)
     workload = workload.over_fp32_weights if tier.weights == torch.float32 else workload
-    tokens, chunk = setting.batch_tokens, _update_chunk_elements(workload, shapes)
+    tokens, chunk = -(-setting.batch_tokens // workload.context), _update_chunk_elements(workload, shapes)
     resident, host = tier.moments_bytes(shapes)
     resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier)
     states = config.hidden_size * tokens * workload.weight_dtype.itemsize
-    layers, root = workload.layers(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
+    layers, root = workload.setting_layers(setting), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes_per_parameter
-    several = workload.one_batch_tokens > tokens
+    several = workload.one_batch_tokens > setting.batch_tokens
     before = (extra.replica_sums or gradients) if several else 0  # of earlier batches; replicas sum theirs in fp32
     scratch = _update_scratch_bytes(workload, chunk, setting.memory) if inside or not tier.uses_fused_adamw else 0
     last = root.backward_end_peak
@@ -275,13 +295,17 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
         ready = (layer.gradient_ready.at(tokens) + each for layer, each in zip(layers, scratches, strict=True))
         working = list(map(max, working, ready))
     # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
-    around = root.held_during_layers + extra.layer_weights + extra.root_gradient_waiting
+    around = (
+        root.held_during_layers + exchange_bytes(workload, tokens) + extra.layer_weights + extra.root_gradient_waiting
+    )
     working = [
         each + around + max(0, extra.layer_gradient - layer.backward.fixed)
         for each, layer in zip(working, layers, strict=True)
     ]
     last += extra.root_gradient_waiting + extra.layer_reduce
-    kept = list(accumulate(layer.saved.at(tokens) + states for layer in layers))  # up to each layer, itself included
+    inputs = inputs_on_device([states] * len(layers), offloaded=setting.offload_activations)
+    kept = list(map(add, inputs, accumulate(layer.saved.at(tokens) for layer in layers)))  # up to each layer
+    host += pinned_bytes([states] * len(layers)) if setting.offload_activations else 0
     in_layers = list(map(add, kept, working))
     first, late = _late_gradient_bytes(workload, extra, gradients, several_batches=several)
     moments = [
@@ -313,7 +337,8 @@ def _inference_bytes(workload: Workload, setting: Setting, root: RootBytes, stat
     def layer(tokens: int) -> float:
         return max(each.forward.at(tokens) for each in workload.recomputed_layers)
 
-    evaluate = workload.autocast_copies_bytes + layer(setting.batch_tokens) + 2 * states
+    tokens = -(-setting.batch_tokens // workload.context)
+    evaluate = workload.autocast_copies_bytes + layer(tokens) + 2 * states
     evaluate += root.forward_peak - _embedding_gradient_bytes(workload)
     tokens = workload.sample_rows * workload.sample_tokens
     kv_cache = workload.operations.kv_elements * itemsize * tokens

@@ -21,6 +21,7 @@ from thinktune.planner.communication import (
     volume_per_step,
 )
 from thinktune.planner.hardware import Card
+from thinktune.planner.long_rows import exchange_seconds
 from thinktune.planner.memory import Setting, Workload
 
 # The fraction of the stated peak that large matrix products reach (others measured 790 of 989 TFLOP/s on an H200), and
@@ -128,7 +129,9 @@ def predict_throughput(workload: Workload, setting: Setting, card: Card, network
     batch_alone = _batch_seconds(workload, setting, card, card.memory_bytes_per_second).total
     alone = _step_seconds(workload, setting, card, card.memory_bytes_per_second, batches * batch_alone, 1)
     speed = workload.step_tokens / seconds
-    return Throughput(network.name, seconds, speed, speed / (workload.ranks * workload.rank_tokens / alone))
+    return Throughput(
+        network.name, seconds, speed, speed / (workload.ranks // workload.context * workload.rank_tokens / alone)
+    )
 
 
 def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVolume:
@@ -146,8 +149,9 @@ def largest_step_volume(workload: Workload, setting: Setting) -> CommunicationVo
 
 def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: float) -> BatchSeconds:
     """Predict the seconds of a batch by the roofline: matrix products at the peak, and all else at `bandwidth`."""
-    config, tier, layers = workload.config, TIERS[setting.memory], workload.layers(setting.activation_budget)
+    config, tier, layers = workload.config, TIERS[setting.memory], workload.setting_layers(setting)
     (_, tokens), count = workload.batches(setting.batch_tokens), sum(map(prod, workload.shapes))
+    tokens /= workload.context
     head_flops, recompute_factor = (
         6 * config.vocab_size * config.hidden_size,
         fmean(layer.recompute_factor for layer in layers),
@@ -163,7 +167,15 @@ def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: 
     head_seconds = tokens * head_flops * workload.label_fraction / peak
     layer_seconds = (seconds - head_seconds) / len(layers)
     forward = layer_seconds / (3 * recompute_factor)  # a third of the operations without recomputation
-    return BatchSeconds(forward, layer_seconds - forward, head_seconds, seconds)
+    passes = forward, layer_seconds - forward
+    if setting.offload_activations:  # a layer's input leaves in its forward pass, and comes back in its backward pass
+        copy = tokens * config.hidden_size * workload.weight_dtype.itemsize / card.host_bytes_per_second
+        passes = max(passes[0], copy), max(passes[1], copy)
+    if workload.context > 1:  # as inside one machine; nothing is computed meanwhile
+        exchange = exchange_seconds(workload, tokens, card.peer_bytes_per_second) / len(layers)
+        passes = passes[0] + exchange, passes[1] + exchange * (2 if setting.activation_budget < 1 else 1)
+    seconds += len(layers) * (sum(passes) - layer_seconds)
+    return BatchSeconds(*passes, head_seconds, seconds)
 
 
 def _step_seconds(

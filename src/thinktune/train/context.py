@@ -14,6 +14,7 @@ from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.model import Batch, CausalLM, pick_precision
 from thinktune.model.batch import Padding, collate
+from thinktune.model.context_parallel import WHOLE, ContextShare
 from thinktune.model.proof import model_traits
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import PlanInputs, Setting
@@ -45,6 +46,12 @@ class RunContext:
     pad: Padding | None = None  # target shapes of batches, on an accelerator
     compiled: bool = False
     world: World = SINGLE
+    share: ContextShare = WHOLE  # of the tokens of each batch
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of ranks: each has batches of its own, of which its ranks have a share each."""
+        return self.world.size // self.share.size
 
     @property
     def capacity(self) -> int:
@@ -104,8 +111,10 @@ class RunContext:
     def rank_batches(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[Batch]:
         """Pack this rank's share of the chosen rows; every rank gets the same number of batches."""
         lengths: list[int] = rows.lengths[list(chosen)].tolist()
-        groups = balance(lengths, capacity, self.world.size, packed=self.packed)[self.world.rank]
+        groups = balance(lengths, capacity, self.groups, packed=self.packed)[self.world.rank // self.share.size]
         return [
-            collate(rows.replies([chosen[index] for index in group]) if group else [], capacity, self.pad)
+            self.share.slice(
+                collate(rows.replies([chosen[index] for index in group]) if group else [], capacity, self.pad)
+            )
             for group in groups
         ]

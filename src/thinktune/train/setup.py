@@ -22,7 +22,8 @@ from thinktune.files import write_json
 from thinktune.hub import repository
 from thinktune.hub.card_metadata import read_license
 from thinktune.hub.fingerprint import weights_fingerprint
-from thinktune.model import CausalLM, pick_device, pick_precision, transforms
+from thinktune.model import CausalLM, context_parallel, pick_device, pick_precision, transforms
+from thinktune.model.activation_offload import offload_layer_inputs
 from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import pick_padding
@@ -31,6 +32,7 @@ from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.model.proof import model_traits
 from thinktune.model.stored_weights import MatchedWeights
+from thinktune.model.tiled_mlp import tile_mlps
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
@@ -70,6 +72,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     if last:
         world.run_on_main(lambda: _verify_last(last, folder))
     _seed_and_set_determinism(recipe, device)
+    context_parallel.require_ranks(recipe.train.context_parallel, world.size)
     inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, device)
     setting = world.broadcast(resolve_setting(inputs, say, world))
     agreement.refuse_other_machines(world, setting)
@@ -78,6 +81,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     optimizer = Optimizer(model, with_setting(recipe.train, setting))
     packed = admitted.traits.packed
+    share, compiled = _configure_layers(recipe, model, setting, world)
     lengths = np.concatenate([prepared.train.lengths, prepared.validation.lengths])
     context = RunContext(
         recipe=recipe,
@@ -93,8 +97,9 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         say=say,
         bar=bar,
         pad=pick_padding(device, admitted.tokenizer, lengths, setting.batch_tokens) if packed else None,
-        compiled=_configure_layers(recipe, model, setting, world),
+        compiled=compiled,
         world=world,
+        share=share,
     )
     clock = CheckpointClock(needed.checkpoint_bytes / ASSUMED_DISK_BYTES_PER_SECOND)
     environment = _environment(context, admitted, command) | {"weights_fingerprint": weights}
@@ -214,13 +219,21 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         context.say(text)
 
 
-def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: World) -> bool:
-    """Set up the layers' arithmetic, attention and recomputation; return True if they are compiled."""
+def _configure_layers(
+    recipe: Recipe, model: CausalLM, setting: Setting, world: World
+) -> tuple[context_parallel.ContextShare, bool]:
+    """Set up the layers' arithmetic, attention and recomputation.
+
+    Returns this rank's share of each batch, and whether the layers are compiled.
+    """
     if recipe.train.precision == "fp8" and world.size == 1:  # with many ranks, done before the model was sharded
         transforms.apply_float8(model)
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
     set_attention(model, precision)
     refuse_leaks(model, precision)
+    share = context_parallel.share_context(model, world, recipe.train.context_parallel)
+    if setting.offload_activations and precision == model.dtype:  # autocast does not reach into an operator
+        tile_mlps(model)
     # With dropout rows are attended to one by one, for which the compiler would compile again for each batch.
     compiled = (
         model_traits(model).compiles
@@ -229,10 +242,13 @@ def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: 
     )
     compiled = compiled and transforms.fits_compiler(model)
     compiled = not world.any(not compiled)  # compiling takes passes of its own
-    transforms.apply_activation_budget(model, setting.activation_budget, compiled)
+    if compiled or not setting.offload_activations:
+        transforms.apply_activation_budget(model, setting.activation_budget, compiled)
     if compiled:
         transforms.compile_layers(model)
-    return compiled
+    if setting.offload_activations:
+        offload_layer_inputs(model, compiled)
+    return share, compiled
 
 
 def _tokens_left(steps: Sequence[StepRows], rows: Subset) -> list[int]:

@@ -76,12 +76,14 @@ def test_what_ranks_cannot_share_is_refused_in_one_sentence(changes, size, rows,
     config.update(changes)
     found = context_fault(config, size, rows)
     assert (found is None) == (said is None)
-    assert found is None or (found.startswith(f"train.context_parallel: is {size}, ") and said in found)
+    assert found is None or (found.startswith(f"expert.context_parallel: is {size}, ") and said in found)
 
 
 def test_ranks_that_are_no_whole_number_of_groups_are_refused(tree):
     require_ranks(2, 4)
-    with pytest.raises(UserError, match=r"train\.context_parallel: is 2, which does not divide the 1 rank of this run"):
+    with pytest.raises(
+        UserError, match=r"expert\.context_parallel: is 2, which does not divide the 1 rank of this run"
+    ):
         open_run(settings(tree, train={"context_parallel": 2}), lambda _: None, ("test",))
 
 

@@ -48,7 +48,7 @@ class KnownWorkload(Workload):
         )
         for budget, saved, factor in ((1.0, 7e4, 1.0), (0.5, 3.4e4, 1.03), (0.0, 0.0, 1.25))
     }
-    recomputed_layers = long_row_layers = layers_by_budget[0.0]
+    recomputed_layers = long_row_layers = tiled_passes = layers_by_budget[0.0]
     operations = OPERATIONS
 
     def root_bytes(self, tokens, rows=None):

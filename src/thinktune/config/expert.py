@@ -16,6 +16,7 @@ EXPERT_FIELDS = {
     "activation_budget": "train.activation_budget",
     "offload_activations": "train.offload_activations",
     "batch_tokens": "train.batch_tokens",
+    "context_parallel": "train.context_parallel",
     "log_every_steps": "train.log_every_steps",
     "bad_numbers": "train.bad_numbers",
     "full_disk": "train.full_disk",

@@ -71,7 +71,7 @@ def context_fault(config: Any, size: int, rows: Rows) -> str | None:
         return None
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    what = f"train.context_parallel: is {size}, "
+    what = f"expert.context_parallel: is {size}, "
     if rows != "packed":
         kind = config.model_type
         return f"{what}and layers of type {kind} pass a state along a row, which ranks cannot share; set it to 1"
@@ -88,7 +88,7 @@ def require_ranks(size: int, ranks: int) -> None:
     """Raise UserError where so many ranks cannot be divided into groups of `size`."""
     if ranks % size:
         raise UserError(
-            f"train.context_parallel: is {size}, which does not divide the {ranks} "
+            f"expert.context_parallel: is {size}, which does not divide the {ranks} "
             f"{'rank' if ranks == 1 else 'ranks'} of this run; start a multiple of {size}, or set it to 1"
         )
 

@@ -20,7 +20,7 @@ from thinktune.model.proof import build, plain_class, proof_key
 from thinktune.model.protocols import CausalLM
 from thinktune.model.twin import fill_weights, shrink
 
-TILE_TOKENS = 4096  # enough for matrix products to run at full speed
+TILE_TOKENS = 2048  # enough for matrix products to run at full speed
 MATRICES = ("gate_proj", "up_proj", "down_proj")  # as transformers calls those of a gated MLP
 PROVED_TOKENS = 5
 TOLERANCE = 1e-5  # of a tiny MLP in fp32
@@ -47,7 +47,7 @@ def tile_mlps(model: CausalLM, tile_tokens: int = TILE_TOKENS) -> bool:
     if name is None:
         return False
     for layer in decoder_layers(model):
-        layer.mlp.forward = _tiled_forward(layer.mlp, name, tile_tokens)
+        layer.mlp.forward = _tiled_forward(layer.mlp, layer.mlp.forward, name, tile_tokens)
     return True
 
 
@@ -97,8 +97,12 @@ def _is_gated(mlp: Any, name: str) -> bool:
     return torch.allclose(own, found, rtol=0, atol=TOLERANCE * float(own.abs().max()))
 
 
-def _tiled_forward(mlp: Any, name: str, tile_tokens: int) -> Callable[[Tensor], Tensor]:
+def _tiled_forward(
+    mlp: Any, plain: Callable[[Tensor], Tensor], name: str, tile_tokens: int
+) -> Callable[[Tensor], Tensor]:
     def forward(hidden: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and hidden.numel() <= tile_tokens * hidden.shape[-1]:  # as in generation
+            return plain(hidden)
         return tiled_mlp(hidden, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, name, tile_tokens)
 
     return forward
@@ -168,7 +172,8 @@ tiled_mlp.register_autograd(_backward, setup_context=_setup_context)
 def _kernels(activation: str, device_type: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return `act(gate) * up`, and its derivative: of the product's gradient, gate and up, with the product itself.
 
-    Each is one compiled kernel where the loss's softmax is.
+    The derivative is one compiled kernel where the loss's softmax is. The product is not: prompts that are generated
+    from have any length, and each would be compiled.
     """
     act, derivative = ACTIVATIONS[activation]
 
@@ -181,4 +186,4 @@ def _kernels(activation: str, device_type: str) -> tuple[Callable[..., Any], Cal
 
     if device_type not in FUSED_DEVICE_TYPES or find_spec("triton") is None:
         return product, derive
-    return torch.compile(product, dynamic=False), torch.compile(derive, dynamic=False)
+    return product, torch.compile(derive, dynamic=False)

@@ -22,7 +22,14 @@ from thinktune.cache import cache_folder, source_fingerprint
 from thinktune.files import read_json, write_json
 from thinktune.model import ModelConfig
 from thinktune.planner.layer_calls import META, LayerCall, kernels_without_memory
-from thinktune.planner.long_rows import is_tiled, recomputed_in_tiles, tile_layers, tiled_operations, with_tiles
+from thinktune.planner.long_rows import (
+    is_tiled,
+    recomputed_in_tiles,
+    stored_outputs,
+    tile_layers,
+    tiled_operations,
+    with_tiles,
+)
 from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
@@ -186,7 +193,7 @@ def _peak_live_bytes(backward: GraphModule, weight_sizes: Collection[int]) -> fl
     stored = {node for node in nodes if node.op == "placeholder" and not node.name.startswith("primals")} | ends
     for node in nodes:
         if _is_matmul_or_attention(node):
-            stored |= {node, *node.all_input_nodes}
+            stored |= {*stored_outputs(node), *node.all_input_nodes}
     stored = {node for node in stored if not _is_weight(node) and not _is_weight_gradient(node, weight_sizes)}
     index = {node: number for number, node in enumerate(nodes)}
     changes = [0] * (len(nodes) + 1)

@@ -69,6 +69,16 @@ def is_tiled(node: Node) -> bool:
     return _name(node) in TILED_OPS
 
 
+def stored_outputs(node: Node) -> list[Node]:
+    """Return the nodes of what an operator makes: itself, but of the gradients of a tiled MLP that of its input.
+
+    The others are gradients of weights.
+    """
+    if _name(node) != "tiled_mlp_backward":
+        return [node]
+    return [user for user in node.users if user.args[1] == 0]
+
+
 def _name(node: Node) -> str:
     parts = str(node.target).split(".")
     return parts[1] if node.op == "call_function" and len(parts) > 1 else ""

@@ -206,6 +206,12 @@ class Workload:
         dtypes = {"dtype": self.compute_dtype, "weight_dtype": self.weight_dtype}
         return trace_layers(self.config, device=self.trace_device, compiled=self.compiled, tiled=True, **dtypes)[0.0]
 
+    @cached_property
+    def tiled_passes(self) -> Layers:
+        """Bytes of passes without gradients, where MLPs run in tiles."""
+        dtypes = {"dtype": self.compute_dtype, "weight_dtype": self.weight_dtype}
+        return trace_layers(self.config, device=self.trace_device, compiled=False, tiled=True, **dtypes)[0.0]
+
     def setting_layers(self, setting: Setting) -> Layers:
         """Return the bytes of each layer in a setting."""
         return self.long_row_layers if setting.offload_activations else self.layers(setting.activation_budget)
@@ -335,7 +341,8 @@ def _inference_bytes(workload: Workload, setting: Setting, root: RootBytes, stat
     config, itemsize = workload.config, workload.compute_dtype.itemsize
 
     def layer(tokens: int) -> float:
-        return max(each.forward.at(tokens) for each in workload.recomputed_layers)
+        layers = workload.tiled_passes if setting.offload_activations else workload.recomputed_layers
+        return max(each.forward.at(tokens) for each in layers)
 
     tokens = -(-setting.batch_tokens // workload.context)
     evaluate = workload.autocast_copies_bytes + layer(tokens) + 2 * states

@@ -5,13 +5,15 @@ import pytest
 import torch
 from support import many_ranks
 from support.ranks import run_ranks
-from support.runs import settings
+from support.runs import settings, small_tree_of
+from support.same_run import assert_same_run, fifty_steps
 from support.tiny_models import tiny_config
 
 from thinktune.errors import UserError
 from thinktune.model.batch import collate, make_padding
-from thinktune.model.context_parallel import ContextShare, context_fault, require_ranks
+from thinktune.model.long_rows.context_parallel import ContextShare, context_fault, require_ranks
 from thinktune.tokenization import Rendered
+from thinktune.train import train
 from thinktune.train.setup import open_run
 
 PLAIN, WINDOWS_AND_SINKS, CAPS = "qwen3", "gpt_oss", "gemma2"
@@ -91,6 +93,25 @@ def test_two_ranks_have_the_losses_and_gradients_of_one():
     for found in run_ranks(2, many_ranks.context_differences, [PLAIN, WINDOWS_AND_SINKS], 2):
         assert max(found[PLAIN]) < 1e-5
         assert max(found[WINDOWS_AND_SINKS]) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_run_of_ranks_that_share_tokens_is_that_of_one(tmp_path, start):
+    """In one group and in two, each weight on all ranks or a shard, with inputs on the host; and it resumes with one."""
+    tree = fifty_steps(small_tree_of(tmp_path, start))
+    alone = train(settings(tree), lambda _: None, ("test",))
+    cases = [(2, "replicate", False, None), (4, "shard", True, None), (2, "shard", False, 5)]
+    for ranks, strategy, offloaded, stop_at in cases:
+        name = f"{strategy}-{ranks}"
+        options = {"context_parallel": 2, "strategy": strategy, "offload_activations": offloaded or None}
+        changed = {**tree, "name": name, "train": {**tree["train"], **options}}
+        said = run_ranks(ranks, many_ranks.train_here, changed, stop_at)
+        if stop_at:
+            assert "stopped after step 5 of" in said[0][-1]
+            said = [[]]
+            train(settings({**tree, "name": name}), said[0].append, ("test",))
+            assert "train.context_parallel" in "\n".join(said[0])
+        assert_same_run(alone.with_name(name), alone, start)
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.errors import UserError
-from thinktune.model import activation_offload
-from thinktune.model.activation_offload import ActivationOffloader, offload_layer_inputs
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import compute_loss
-from thinktune.model.tiled_mlp import tile_mlps, tileable_activation
+from thinktune.model.long_rows import activation_offload
+from thinktune.model.long_rows.activation_offload import ActivationOffloader, offload_layer_inputs
+from thinktune.model.long_rows.tiled_mlp import tile_mlps, tileable_activation
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.model.twin import fill_weights
 from thinktune.planner.trace import LiveBytes

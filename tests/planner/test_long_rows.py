@@ -34,8 +34,7 @@ def long_rows(sizes, tokens=32_768, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [SMALL, EIGHT_BILLION], ids=["small", "8B"])
-@pytest.mark.parametrize("memory", ["8bit", "exact"])
+@pytest.mark.parametrize(("sizes", "memory"), [(SMALL, "8bit"), (EIGHT_BILLION, "exact")], ids=["small", "8B"])
 def test_the_prediction_is_that_of_a_whole_step_of_one_long_row(sizes, memory):
     """All live storages of a real step of 32,768 tokens, what is inside tiles included; against the same step without."""
     settings = TrainConfig(rows_per_step=1, memory=memory, update_in_backward=True)

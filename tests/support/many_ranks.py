@@ -21,9 +21,9 @@ from thinktune.distributed.world import World, destroy_distributed, init_distrib
 from thinktune.errors import Stopped
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import Batch, collate
-from thinktune.model.context_parallel import share_context
 from thinktune.model.forward import compute_loss, evaluate_loss, evaluate_row_losses
 from thinktune.model.loading import load_model, load_sharded_model
+from thinktune.model.long_rows.context_parallel import share_context
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer

@@ -11,10 +11,10 @@ import torch
 
 from thinktune.config.schema import TrainConfig
 from thinktune.distributed.world import World
-from thinktune.model.activation_offload import offload_layer_inputs
 from thinktune.model.batch import pack
+from thinktune.model.long_rows.activation_offload import offload_layer_inputs
+from thinktune.model.long_rows.tiled_mlp import MATRICES, TILE_TOKENS, derive_tiles, forward_tiles
 from thinktune.model.loss import linear_cross_entropy
-from thinktune.model.tiled_mlp import MATRICES, TILE_TOKENS, derive_tiles, forward_tiles
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
 from thinktune.optim.optimizer import Optimizer

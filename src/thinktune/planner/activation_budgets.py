@@ -45,7 +45,7 @@ TRACED_SOURCES = (
     "model.forward",
     "planner.layer_calls",
     "model.transforms",
-    "model.tiled_mlp",
+    "model.long_rows.tiled_mlp",
     "planner.long_rows",
 )
 

@@ -7,8 +7,15 @@ from typing import Protocol
 import torch
 from torch.fx import GraphModule, Node
 
-from thinktune.model.activation_offload import LEAVING_INPUTS
-from thinktune.model.tiled_mlp import MATRICES, TILE_TOKENS, derive_tiles, forward_tiles, tile_mlps, tileable_activation
+from thinktune.model.long_rows.activation_offload import LEAVING_INPUTS
+from thinktune.model.long_rows.tiled_mlp import (
+    MATRICES,
+    TILE_TOKENS,
+    derive_tiles,
+    forward_tiles,
+    tile_mlps,
+    tileable_activation,
+)
 from thinktune.planner.flops import Operations
 from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 

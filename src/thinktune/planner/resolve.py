@@ -15,7 +15,7 @@ from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError, shorten_error
 from thinktune.model import ModelConfig
 from thinktune.model.attention import has_attention_dropout
-from thinktune.model.context_parallel import context_fault, require_ranks
+from thinktune.model.long_rows.context_parallel import context_fault, require_ranks
 from thinktune.model.proof import ModelTraits
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster

@@ -14,7 +14,7 @@ from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.model import Batch, CausalLM, pick_precision
 from thinktune.model.batch import Padding, collate
-from thinktune.model.context_parallel import WHOLE, ContextShare
+from thinktune.model.long_rows.context_parallel import WHOLE, ContextShare
 from thinktune.model.proof import model_traits
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import PlanInputs, Setting

@@ -22,17 +22,18 @@ from thinktune.files import write_json
 from thinktune.hub import repository
 from thinktune.hub.card_metadata import read_license
 from thinktune.hub.fingerprint import weights_fingerprint
-from thinktune.model import CausalLM, context_parallel, pick_device, pick_precision, transforms
-from thinktune.model.activation_offload import offload_layer_inputs
+from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import pick_padding
 from thinktune.model.device import device_name
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
+from thinktune.model.long_rows import context_parallel
+from thinktune.model.long_rows.activation_offload import offload_layer_inputs
+from thinktune.model.long_rows.tiled_mlp import tile_mlps
 from thinktune.model.proof import model_traits
 from thinktune.model.stored_weights import MatchedWeights
-from thinktune.model.tiled_mlp import tile_mlps
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting

@@ -27,11 +27,15 @@ def test_a_run_may_change_where_its_inputs_wait(tree, monkeypatch):
     run = open_run(settings(tree, train=steps, name="changed"), quiet, ("test",))
     setting = run.context.setting
     assert (setting.offload_activations, setting.activation_budget) == (False, 1.0)
-    again = open_run(settings(tree, train={"offload_activations": True}, name="changed"), quiet, ("test",)).context
+    again = open_run(
+        settings(tree, train=steps | {"offload_activations": True}, name="changed"), quiet, ("test",)
+    ).context
     assert (again.setting.offload_activations, again.setting.activation_budget) == (True, 0.0)
-    recorded = open_run(settings(tree, name="offloaded"), quiet, ("test",)).context.setting
+    recorded = open_run(settings(tree, train=steps, name="offloaded"), quiet, ("test",)).context.setting
     assert (recorded.offload_activations, recorded.activation_budget) == (True, 0.0)
-    other = open_run(settings(tree, train={"activation_budget": 0.5}, name="offloaded"), quiet, ("test",)).context
+    other = open_run(
+        settings(tree, train=steps | {"activation_budget": 0.5}, name="offloaded"), quiet, ("test",)
+    ).context
     assert (other.setting.offload_activations, other.setting.activation_budget) == (False, 0.5)
 
 

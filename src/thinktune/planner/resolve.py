@@ -203,7 +203,7 @@ def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
         cluster = Cluster(card, world.size, world.per_node)
     else:
         cluster = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card, context, context)
-        require_ranks(context, cluster.ranks)
+    require_ranks(context, cluster.ranks)
     workload = make_workload(inputs, cluster.ranks, cluster.per_node)
     with predicting(inputs.config, recipe):
         return make_plan(train, workload, card, train.strategy)

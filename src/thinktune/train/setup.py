@@ -73,7 +73,6 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     if last:
         world.run_on_main(lambda: _verify_last(last, folder))
     _seed_and_set_determinism(recipe, device)
-    context_parallel.require_ranks(recipe.train.context_parallel, world.size)
     inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, device)
     setting = world.broadcast(resolve_setting(inputs, say, world))
     agreement.refuse_other_machines(world, setting)
@@ -133,6 +132,7 @@ def _stored_as(weights: MatchedWeights, source: Path) -> dict[str, StoredAs]:
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
     """Load the model in its tier's dtype; with many ranks, this rank's shard."""
     dtype, trusted = TIERS[setting.memory].load_dtype, recipe.model.trust_remote_code
+    context_parallel.require_ranks(recipe.train.context_parallel, world.size)
     if world.size == 1:
         return load_model(folder, device, dtype, trust_remote_code=trusted)
     if setting.strategy == "hybrid" and world.size % world.per_node:

@@ -110,7 +110,7 @@ def test_a_run_of_ranks_that_share_tokens_is_that_of_one(tmp_path, start):
             assert "stopped after step 5 of" in said[0][-1]
             said = [[]]
             train(settings({**tree, "name": name}), said[0].append, ("test",))
-            assert "train.context_parallel" in "\n".join(said[0])
+            assert "expert.context_parallel (was 2, is 1)" in "\n".join(said[0])
         assert_same_run(alone.with_name(name), alone, start)
 
 

@@ -1,8 +1,7 @@
 """Long rows: what tiles, layer inputs in host memory, and cards that share a row's tokens take and cost."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 from torch.fx import GraphModule, Node
@@ -33,14 +32,14 @@ def tile_layers(traced: TracedModel) -> tuple[int, int]:
         return 0, 0
     largest = max(traced.layers, key=lambda layer: layer.mlp.gate_proj.weight.numel())
     with traced.live_bytes() as live, torch.no_grad():
-        weights = [getattr(largest.mlp, part).weight for part in MATRICES]
-        hidden = torch.empty(TILE_TOKENS, weights[0].shape[1], dtype=traced.dtype, device=traced.device)
+        gate, up, down = (getattr(largest.mlp, part).weight for part in MATRICES)
+        hidden = torch.empty(TILE_TOKENS, gate.shape[1], dtype=traced.dtype, device=traced.device)
         gradient, before = torch.empty_like(hidden), live.reset_peak()
-        made = forward_tiles(hidden, *weights, name, TILE_TOKENS)
+        made = forward_tiles(hidden, gate, up, down, name, TILE_TOKENS)
         before = live.current_bytes  # what it returns, the trace of a layer has
         forward = live.peak_bytes - before
         live.reset_peak()
-        derived = derive_tiles(gradient, hidden, *weights, name, TILE_TOKENS)
+        derived = derive_tiles(gradient, hidden, gate, up, down, name, TILE_TOKENS)
         backward = live.peak_bytes - live.current_bytes
         del made, derived
     return max(0, forward), max(0, backward)
@@ -102,45 +101,26 @@ def pinned_bytes(inputs: Sequence[int]) -> int:
     return sum(1 << max(0, size - 1).bit_length() for size in inputs)
 
 
-class SharedRows(Protocol):
-    """What a workload says of cards that share the tokens of each batch: `context` of them."""
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What cards that share the tokens of each batch send each other around attention; nothing for one card."""
+
+    operations: Operations | None  # of a token; None for one card
+    kv_heads: int
+    cards: int
+    itemsize: int
 
     @property
-    def context(self) -> int:
-        """Cards that share the tokens of each batch."""
-        ...
+    def _token_bytes(self) -> list[int]:
+        """Bytes of a token's queries, keys, values and outputs, by attention."""
+        times = max(1, self.cards // self.kv_heads)  # fewer keys than cards are sent more than once
+        found = self.operations.attentions if self.operations else ()
+        return [self.itemsize * (each.query_elements + each.kv_elements * times) for each in found]
 
-    @property
-    def heads(self) -> tuple[int, ...]:
-        """Numbers of heads of queries and of keys."""
-        ...
+    def peak_bytes(self, tokens: int) -> int:
+        """Return the bytes that a layer's exchange takes at its peak on a card: what is sent, and what is received."""
+        return 2 * tokens * max(self._token_bytes, default=0)
 
-    @property
-    def operations(self) -> Operations:
-        """Operations of a token."""
-        ...
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Dtype of what is exchanged."""
-        ...
-
-
-def exchange_bytes(shared: SharedRows, tokens: int) -> int:
-    """Return the bytes that a layer's exchange takes at its peak on a card: what is sent, and what is received."""
-    return 2 * tokens * max(_exchanged_bytes(shared), default=0)
-
-
-def exchange_seconds(shared: SharedRows, tokens: float, bytes_per_second: float) -> float:
-    """Predict the seconds of a forward pass's exchanges on a card that has so many tokens of a batch."""
-    leaving = (shared.context - 1) / shared.context
-    return leaving * tokens * sum(_exchanged_bytes(shared)) / bytes_per_second
-
-
-def _exchanged_bytes(shared: SharedRows) -> list[int]:
-    """List the bytes of a token's queries, keys, values and outputs, by attention; empty where nothing is exchanged."""
-    if shared.context == 1:
-        return []
-    times = max(1, shared.context // shared.heads[1])  # fewer keys than cards are sent more than once
-    size = shared.compute_dtype.itemsize
-    return [size * (each.query_elements + each.kv_elements * times) for each in shared.operations.attentions]
+    def seconds(self, tokens: float, bytes_per_second: float) -> float:
+        """Predict the seconds of a forward pass's exchanges on a card that has so many tokens of a batch."""
+        return (self.cards - 1) / self.cards * tokens * sum(self._token_bytes) / bytes_per_second

@@ -35,7 +35,7 @@ from thinktune.planner.communication import (
 from thinktune.planner.flops import Operations, count_operations
 from thinktune.planner.hardware import GIB
 from thinktune.planner.layer_calls import META, model_without_memory
-from thinktune.planner.long_rows import exchange_bytes, inputs_on_device, pinned_bytes
+from thinktune.planner.long_rows import Exchange, inputs_on_device, pinned_bytes
 from thinktune.planner.trace import RootBatch, RootBytes, TracedModel, parameter_shapes, update_bytes
 
 CONTEXT_BYTES = GIB // 2  # of driver, kernels and workspaces, besides our tensors; not yet measured
@@ -217,10 +217,11 @@ class Workload:
         return self.long_row_layers if setting.offload_activations else self.layers(setting.activation_budget)
 
     @property
-    def heads(self) -> Shape:
-        """Numbers of heads of queries and of keys."""
-        heads = self.config.num_attention_heads
-        return heads, getattr(self.config, "num_key_value_heads", None) or heads
+    def exchange(self) -> Exchange:
+        """What the cards that share a batch's tokens send each other."""
+        keys = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
+        operations = self.operations if self.context > 1 else None
+        return Exchange(operations, keys, self.context, self.compute_dtype.itemsize)
 
     @cached_property
     def recomputed_layers(self) -> Layers:
@@ -302,7 +303,10 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
         working = list(map(max, working, ready))
     # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
     around = (
-        root.held_during_layers + exchange_bytes(workload, tokens) + extra.layer_weights + extra.root_gradient_waiting
+        root.held_during_layers
+        + workload.exchange.peak_bytes(tokens)
+        + extra.layer_weights
+        + extra.root_gradient_waiting
     )
     working = [
         each + around + max(0, extra.layer_gradient - layer.backward.fixed)

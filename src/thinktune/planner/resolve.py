@@ -149,7 +149,8 @@ def predicting(config: ModelConfig, recipe: Recipe) -> Generator[None]:
 
 def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, int]:
     """Return the setting that a run was started with and its number of ranks; None and 0 for a new run."""
-    recorded = {"offload_activations": False} | read_environment(recipe.run_folder)  # which older runs do not name
+    older: dict[str, Any] = {"offload_activations": False}  # which older runs do not name
+    recorded = older | read_environment(recipe.run_folder)
     names = [each.name for each in fields(Setting)]
     if not all(name in recorded for name in names):
         return None, 0

@@ -21,7 +21,6 @@ from thinktune.planner.communication import (
     volume_per_step,
 )
 from thinktune.planner.hardware import Card
-from thinktune.planner.long_rows import exchange_seconds
 from thinktune.planner.memory import Setting, Workload
 
 # The fraction of the stated peak that large matrix products reach (others measured 790 of 989 TFLOP/s on an H200), and
@@ -172,7 +171,7 @@ def _batch_seconds(workload: Workload, setting: Setting, card: Card, bandwidth: 
         copy = tokens * config.hidden_size * workload.weight_dtype.itemsize / card.host_bytes_per_second
         passes = max(passes[0], copy), max(passes[1], copy)
     if workload.context > 1:  # as inside one machine; nothing is computed meanwhile
-        exchange = exchange_seconds(workload, tokens, card.peer_bytes_per_second) / len(layers)
+        exchange = workload.exchange.seconds(tokens, card.peer_bytes_per_second) / len(layers)
         passes = passes[0] + exchange, passes[1] + exchange * (2 if setting.activation_budget < 1 else 1)
     seconds += len(layers) * (sum(passes) - layer_seconds)
     return BatchSeconds(*passes, head_seconds, seconds)

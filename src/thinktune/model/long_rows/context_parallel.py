@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
@@ -102,7 +103,7 @@ def share_context(model: CausalLM, world: World, size: int) -> ContextShare:
     """
     if size == 1:
         return WHOLE
-    mesh = dist.init_device_mesh(model.device.type, (world.size // size, size), mesh_dim_names=("batches", "context"))
+    mesh = init_device_mesh(model.device.type, (world.size // size, size), mesh_dim_names=("batches", "context"))
     group = mesh["context"].get_group()
     _GROUPS[group.group_name] = group
     share = ContextShare(mesh.get_local_rank("context"), size)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn import functional
 
 from thinktune.model.decoder import decoder_layers
@@ -75,10 +76,10 @@ def _matrices(model: CausalLM) -> Iterator[Any]:
 
 
 def _find_activation(model_class: type[Any], config: Any) -> str | None:
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
+    with unset_fake_temporarily(), torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
         twin = build(model_class, shrink(config), "cpu").train()  # with what it drops, if it does
         fill_weights(twin, 0)
-        if any(type(part) is not nn.Linear or part.bias is not None for part in _matrices(twin)):
+        if any(type(part) is not nn.Linear or getattr(part, "bias", None) is not None for part in _matrices(twin)):
             return None
         mlps = [layer.mlp for layer in decoder_layers(twin)]
         return next((name for name in ACTIVATIONS if all(_is_gated(mlp, name) for mlp in mlps)), None)

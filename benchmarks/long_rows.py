@@ -7,6 +7,7 @@ each with a shard of the weights and with inputs on the host. With a compiler. T
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 from jobs import QWEN3
 from small_cards import PROMPT_SHARE
@@ -20,6 +21,13 @@ from thinktune.planner.plan import make_plan
 CARDS = ("8GiB", "16GiB", "24GiB", "48GiB", "80GiB", "H200")
 UNIT_TOKENS = 2048
 LONGEST_UNITS = 512  # of a million tokens; no model reads more
+
+
+def one_token(name: str, ranks: int) -> Workload:
+    """Describe a run of rows of one token, of which the layers of all others are known."""
+    config: Any = QWEN3[name].config()
+    learned = 1 - PROMPT_SHARE
+    return Workload(config, META, False, True, 1, 1, learned, [1], ranks=ranks, per_node=ranks, context=ranks)
 
 
 def tier_of(workload: Workload, card: Card, units: int, offloads: bool) -> str | None:
@@ -50,14 +58,7 @@ def main() -> None:
     ways["8 cards"] = (True, 8)
     print("| card | " + " | ".join(f"{name}, {way}" for name in names for way in ways) + " |")
     print("|---|" + "---|" * len(names) * len(ways))
-    rows = {"step_tokens": 1, "longest_row_tokens": 1, "label_fraction": 1 - PROMPT_SHARE, "row_lengths": [1]}
-    workloads = {
-        (name, ranks): Workload(
-            QWEN3[name].config(), META, False, True, **rows, ranks=ranks, per_node=ranks, context=ranks
-        )
-        for name in names
-        for ranks in (1, 8)
-    }
+    workloads = {(name, ranks): one_token(name, ranks) for name in names for ranks in (1, 8)}
     for card in CARDS:
         cells = [
             longest(workloads[name, ranks], find_card(card), offloads)

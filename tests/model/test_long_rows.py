@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.tiny_models import KINDS, tiny_config
 from torch._dynamo.utils import counters
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.errors import UserError
@@ -201,6 +201,8 @@ ACTIVATION = {
 @pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].rows == "packed"])
 def test_what_is_tiled_is_right_and_what_is_not_is_left_alone(name, batches):
     """Of every kind of decoder: tiles give the same, or the class is not taken for a plain gated MLP."""
+    if KINDS[name].type not in CONFIG_MAPPING:
+        pytest.skip(f"this release of transformers has no {KINDS[name].type}")
     config = tiny_config(name)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).train()

@@ -206,7 +206,8 @@ def test_model_and_data_are_the_only_settings_that_must_be_written():
 
 VALUES = {
     "split": "shuffle", "split_seed": 7, "handed_phrases": ["given"], "rows_per_step": 3, "betas": [0.8, 0.9],
-    "precision": "fp32", "update_in_backward": True, "activation_budget": 0.5, "batch_tokens": 4096, "log_every_steps": 2,
+    "precision": "fp32", "update_in_backward": True, "activation_budget": 0.5, "offload_activations": True,
+    "context_parallel": 2, "batch_tokens": 4096, "log_every_steps": 2,
     "bad_numbers": "stop", "full_disk": "stop", "deterministic": True, "sample_share": 0.2, "batch_rows": 5,
     "evaluate_tokens": 9, "track_machine": True, "data_license": "cc-by-4.0", "think_tags": ["<plan>", "</plan>"],
 }  # fmt: skip

@@ -1,13 +1,11 @@
 """Many ranks train the run of one: the same losses, weights, samples and files with any number and strategy."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from support import many_ranks
 from support.ranks import run_ranks
 from support.runs import settings, small_tree_of
+from support.same_run import assert_same_run, fifty_steps
 from transformers import Qwen3ForCausalLM
 
 from thinktune.checkpoint import saving, store
@@ -32,19 +30,6 @@ LAYOUTS = [
     pytest.param(ParallelDims("shard", 4, 4), marks=pytest.mark.slow),
 ]
 TWO_RANKS = [ParallelDims("shard", 2, 2), ParallelDims("replicate", 2, 2)]
-LOSSES = ("loss", "reasoning_loss", "answer_loss", "end_loss")
-
-
-def weights(folder):
-    """Read all weights of a plain transformers folder."""
-    return {name: kept for file in folder.glob("*.safetensors") for name, kept in load_file(file).items()}
-
-
-def fifty_steps(tree):
-    """Return a recipe of steps of two rows, the last step of each epoch with fewer rows than ranks."""
-    merged = json.loads(json.dumps(tree))
-    merged["train"] |= {"epochs": 17, "evaluate_every_steps": 17, "log_every_steps": 1}
-    return merged
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +37,6 @@ def one(tmp_path_factory, start):
     """Train with one process; return the recipe's tree and the run."""
     tree = fifty_steps(small_tree_of(tmp_path_factory.mktemp("one"), start))
     return tree, train(settings(tree), lambda _: None, ("test",))
-
-
-def assert_same_run(mine, theirs, start):
-    """Check equality up to the rounding of fp32: losses to 1e-5, weights to a thousandth of their change."""
-    ours, other = ([each for each in journal.read_metrics(run) if each["kind"] != "event"] for run in (mine, theirs))
-    assert [(each["kind"], each["step"]) for each in ours] == [(each["kind"], each["step"]) for each in other]
-    for left, right in zip(ours, other, strict=True):
-        for name in LOSSES:
-            assert left.get(name) == pytest.approx(right.get(name), rel=1e-5), (left["step"], name)
-        for name in ("learned_tokens", "tokens", "epoch", "learning_rate"):
-            assert left.get(name) == right.get(name)
-    assert journal.read_samples(mine) == journal.read_samples(theirs)
-    base, left, right = weights(start), weights(mine / "final"), weights(theirs / "final")
-    assert left.keys() == right.keys()
-    moved = sum((right[name].double() - base[name]).square().sum() for name in right).sqrt()
-    apart = sum((left[name].double() - right[name]).square().sum() for name in right).sqrt()
-    assert apart < 1e-3 * moved
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.strategy}-{layout.ranks}")

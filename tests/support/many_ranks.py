@@ -1,5 +1,6 @@
 """Work of one rank in the tests of many ranks: functions that a forked process can find by name."""
 
+import copy
 import os
 import signal
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from support.runs import settings
+from support.tiny_models import tiny_model
 from thinktune.checkpoint import saving, store
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config.schema import TrainConfig
@@ -19,8 +21,9 @@ from thinktune.distributed.world import World, destroy_distributed, init_distrib
 from thinktune.errors import Stopped
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import Batch, collate
-from thinktune.model.forward import evaluate_loss
+from thinktune.model.forward import compute_loss, evaluate_loss, evaluate_row_losses
 from thinktune.model.loading import load_model, load_sharded_model
+from thinktune.model.long_rows.context_parallel import share_context
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
@@ -145,3 +148,55 @@ def _batches(number: int, world: World, capacity: int) -> list[Batch]:
     ]
     groups = balance([len(row) for row in rows], capacity, world.size)[world.rank]
     return [collate([rows[index] for index in group], capacity) for group in groups]
+
+
+CONTEXT_LENGTHS = (25, 40, 1, 15, 40, 30)  # of packed rows, of which ranks' slices cut some in two
+
+
+def context_differences(names: list[str], size: int, compiled: bool = False) -> dict[str, list[float]]:
+    """Return for each kind of model how far losses and gradients of ranks that share tokens are from one rank's.
+
+    Relative to the largest of the loss, and of any gradient.
+    """
+    world = init_distributed(CPU)
+    found = {name: _context_difference(name, world, size, compiled) for name in names}
+    destroy_distributed()
+    return found
+
+
+def _context_difference(name: str, world: World, size: int, compiled: bool) -> list[float]:
+    model = tiny_model(name).train()
+    set_attention(model, torch.float32)
+    generator = np.random.default_rng(0)
+    rows = [
+        Rendered(
+            generator.integers(3, 150, length).astype(np.int32),
+            np.array([0, *[2] * (length - 1)], np.uint8),
+            f"r:{length}",
+        )
+        for length in CONTEXT_LENGTHS
+    ]
+    batch = collate(rows, 1024)
+    alone = copy.deepcopy(model)
+    losses, wanted = _row_losses_and_gradients(alone, batch, World(), 1.0)
+    share = share_context(model, world, size)
+    if compiled:
+        compile_layers(model, backend="aot_eager")
+    theirs, found = _row_losses_and_gradients(model, share.slice(batch), world, world.size / size)
+    assert theirs.keys() == losses.keys()
+    apart = max(abs(theirs[row][0] - losses[row][0]) for row in losses)
+    assert all(theirs[row][1] == losses[row][1] * (world.size // size) for row in losses)
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    return [apart, max(float((found[key] - wanted[key]).abs().max()) for key in wanted) / largest]
+
+
+def _row_losses_and_gradients(
+    model: Any, batch: Batch, world: World, copies: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the mean losses of a batch's rows and the gradients of its summed loss, over all ranks and `copies` of it."""
+    scaled, _ = compute_loss(model, batch, 1 / copies, torch.float32, None)
+    scaled.backward()
+    gradients = {
+        key: world.all_reduce(weight.grad) for key, weight in model.named_parameters() if weight.grad is not None
+    }
+    return evaluate_row_losses(model, [batch], CPU, torch.float32, world=world)[1], gradients

@@ -54,7 +54,7 @@ class KnownWorkload(Workload):
         )
     }
     most_batch_sizes = 3
-    recomputed_layers = layers_by_budget[0.0]
+    recomputed_layers = long_row_layers = tiled_passes = layers_by_budget[0.0]
     operations = OPERATIONS
 
     def root_bytes(self, tokens, rows=None):

@@ -12,6 +12,8 @@ import torch
 from thinktune.config.schema import TrainConfig
 from thinktune.distributed.world import World
 from thinktune.model.batch import pack
+from thinktune.model.long_rows.activation_offload import offload_layer_inputs
+from thinktune.model.long_rows.tiled_mlp import MATRICES, TILE_TOKENS, derive_tiles, forward_tiles
 from thinktune.model.loss import linear_cross_entropy
 from thinktune.model.transforms import apply_activation_budget
 from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
@@ -38,6 +40,7 @@ def whole_step(
     learned: int,
     *,
     recompute: bool,
+    offloaded: bool = False,
     device: torch.device = META,
 ) -> tuple[int, int, int]:
     """Trace a real step of a real model, uncompiled; return bytes on the device before and at its peak, and on the host.
@@ -50,7 +53,10 @@ def whole_step(
     with fake_mode(), LiveBytes(device) as live:
         held = TIERS[pick_memory_tier(settings, device)].load_dtype
         model = model_without_memory(config, held, device, TRACE_ATTENTION).train()
-        if recompute:
+        if offloaded:
+            seen_tiles(model)
+            offload_layer_inputs(model, compiled=False)
+        elif recompute:
             apply_activation_budget(model, 0.0, compiled=False)
         update = Optimizer(model, settings)
         on_device = batch.to(device)
@@ -60,6 +66,29 @@ def whole_step(
         found = before, live.peak_bytes, live.host_bytes
         del made, model, update
     return found
+
+
+class _Tiles(torch.autograd.Function):
+    """What the operator of tiled MLPs does, where a trace can see what it allocates."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.rest = inputs[4:]
+        return forward_tiles(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        return *derive_tiles(gradient, *ctx.saved_tensors, *ctx.rest), None, None
+
+
+def seen_tiles(model: Any) -> None:
+    """Run the MLPs of a model in tiles, as `tile_mlps` does, but in the open."""
+    for layer in model.model.layers:
+        weights = [getattr(layer.mlp, name) for name in MATRICES]
+        layer.mlp.forward = lambda hidden, weights=weights: _Tiles.apply(
+            hidden, *(part.weight for part in weights), "silu", TILE_TOKENS
+        )
 
 
 def whole_pass(config: Any, tokens: int, learned: int, *, recompute: bool) -> int:

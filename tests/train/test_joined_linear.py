@@ -1,6 +1,7 @@
 """Joined products: the same states, gradients, updates and files, with fewer matrix products."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from thinktune.config.schema import TrainConfig
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.model import transforms
-from thinktune.model.batch import make_padding, pack, pick_padding
+from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states
 from thinktune.model.transforms import compile_layers
 from thinktune.optim import Optimizer
+from thinktune.planner.resolve import batch_shapes
 from thinktune.tokenization import Rendered
 from thinktune.train import setup, train
 from thinktune.train.joined_linear import JoinedLinear, join_products
@@ -26,7 +28,7 @@ from thinktune.train.step import warm_up
 
 LENGTHS = (5, 9, 17, 33, 12, 40, 7, 21)
 JOINED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
-CPU = torch.device("cpu")
+CPU, CARD = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +185,7 @@ def test_a_run_with_joined_products_resumes_bit_for_bit(tree, memory, monkeypatc
     """With the compiler's front on the CPU, where runs compile nothing by themselves."""
     monkeypatch.setattr(transforms, "can_compile", lambda _: True)
     monkeypatch.setattr(transforms, "compile_layers", partial(compile_layers, backend="aot_eager"))
-    monkeypatch.setattr(setup, "pick_padding", lambda _, *given: pick_padding(torch.device("cuda"), *given))
+    monkeypatch.setattr(setup, "batch_shapes", lambda inputs, *rest: batch_shapes(replace(inputs, device=CARD), *rest))
     joined = []
     monkeypatch.setattr(setup, "join_products", lambda *given: joined.append(join_products(*given)))
     options = {"memory": memory, "activation_budget": 1}

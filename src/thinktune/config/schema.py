@@ -253,12 +253,19 @@ class TrainConfig(Section):
     """Activation checkpointing: the share of the layers' activations kept for the backward pass. 1 keeps all; 0 keeps
     the input of each layer and computes the rest again (a quarter more work, much less memory). None means that the
     plan decides."""
+    offload_activations: bool | None = None
+    """Keep the layers' inputs in host memory until the backward pass, recompute the rest there, and run each layer's
+    MLP in tiles of tokens, for rows so long that nothing else fits. None means that the plan decides (false on the
+    CPU)."""
     batch_tokens: Count | None = None
     """Tokens of a micro-batch (one forward pass). None means that the plan decides; on the CPU it is the longest row.
     It changes speed, not results."""
     strategy: Literal["auto"] | Strategy = "auto"
     """On many cards: replicate (each card holds all weights and states), shard (each holds a part), hybrid (the cards
     of a machine share one copy). It does not change results. Auto is replicate while that fits."""
+    context_parallel: Count = 1
+    """Cards that share the tokens of each batch, for rows that one card cannot hold: a divisor of the number of cards
+    and of the model's attention heads. A micro-batch is then one of all these cards. It does not change results."""
     log_every_steps: Count = 10
     """Steps between two lines of metrics."""
     evaluate_every_steps: Count | None = None
@@ -373,6 +380,11 @@ class Recipe(Section):
         if train.tokens_per_step and train.rows_per_step:
             raise ValueError(
                 "train.tokens_per_step, expert.rows_per_step: are two ways to set one size; keep one of them"
+            )
+        if train.offload_activations and train.activation_budget:
+            raise ValueError(
+                "expert.offload_activations is true, by which layers keep nothing on the card, but "
+                f"expert.activation_budget is {train.activation_budget:g}; leave one of them out"
             )
         if train.batch_tokens is not None and train.batch_tokens < self.data.max_tokens:
             raise ValueError(

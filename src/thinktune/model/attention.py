@@ -29,6 +29,8 @@ from thinktune.model.row_attention import Scores, attend, attend_each_row, causa
 # Names in transformers' registry. They must not contain "flash", or transformers looks for a kernel.
 AttentionName = Literal["thinktune_rows", "thinktune_varlen", "thinktune_ascend"]
 
+CONTEXT_SUFFIX = "_context"  # of the name, where ranks share the tokens of a batch (`context_parallel`)
+
 HALF_DTYPES = (torch.bfloat16, torch.float16)  # the only dtypes that FlashAttention takes
 MAX_FLASH_HEAD_DIM = 256
 
@@ -117,7 +119,8 @@ def boundaries_as_mask(cu_seqlens: Tensor) -> Tensor:
 def reads_cu_seqlens_on_device(model: CausalLM) -> bool:
     """Return True if the model's attention reads `cu_seqlens` on the device; the others read it on the host."""
     # transformers keeps the name in a private field and offers no public one.
-    return getattr(model.config, "_attn_implementation", None) == "thinktune_varlen"
+    name: str = getattr(model.config, "_attn_implementation", None) or ""
+    return name.removesuffix(CONTEXT_SUFFIX) == "thinktune_varlen"
 
 
 def read_scores(options: Mapping[str, Any], known: Iterable[str] = ()) -> Scores:
@@ -157,7 +160,7 @@ def rows_attention(
     Returns:
         (1, n, heads, head_dim) and None (no attention weights).
     """
-    cu_seqlens = _boundaries(cu_seqlens, attention_mask)
+    cu_seqlens = row_boundaries(cu_seqlens, attention_mask)
     if cu_seqlens is None:
         return _attend_entries(module, query, key, value, attention_mask, options), None
     scores = read_scores(options)
@@ -184,7 +187,7 @@ def varlen_attention(  # noqa: PLR0913 (the interface is transformers')
     the kernel cannot compute (sinks, a cap, large heads, values of another size) go row by row, with the boundaries
     that are on the host, if they are given.
     """
-    cu_seqlens = _boundaries(cu_seqlens, attention_mask)
+    cu_seqlens = row_boundaries(cu_seqlens, attention_mask)
     if cu_seqlens is None:
         return _attend_entries(module, query, key, value, attention_mask, options), None
     scores = read_scores(options)
@@ -213,7 +216,7 @@ def ascend_attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute the same by Ascend's fused packed kernel. Experimental: written from its documentation."""
-    cu_seqlens = _boundaries(cu_seqlens, attention_mask)
+    cu_seqlens = row_boundaries(cu_seqlens, attention_mask)
     if cu_seqlens is None:
         return _attend_entries(module, query, key, value, attention_mask, options), None
     scores = read_scores(options)
@@ -225,7 +228,7 @@ def ascend_attention(
     return fused(*parts, ends, ends, softmax_scale=scores.scale, causal=True)[None], None
 
 
-def _boundaries(cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
+def row_boundaries(cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> Tensor | None:
     """Return the row boundaries of a packed pass, from their option or the mask; None for any other pass.
 
     Raises UserError where a layer has made a mask of its own for packed rows.
@@ -328,6 +331,9 @@ def _attend_entries(
 
 # At import, because transformers looks these names up wherever a model is made. It builds no mask for them.
 _mask: Callable[..., Any] = sdpa_mask
-for _name, _function in zip(get_args(AttentionName), (rows_attention, varlen_attention, ascend_attention), strict=True):
+ATTENTIONS: dict[AttentionName, Callable[..., Any]] = dict(
+    zip(get_args(AttentionName), (rows_attention, varlen_attention, ascend_attention), strict=True)
+)
+for _name, _function in ATTENTIONS.items():
     AttentionInterface.register(_name, _function)
     AttentionMaskInterface.register(_name, _mask)

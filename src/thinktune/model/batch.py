@@ -43,6 +43,7 @@ class Batch:
     label_kinds: Tensor  # (m,) int64
     row_sources: tuple[str, ...]
     unpadded_tokens: int  # without padding
+    first_token: int = 0  # of the whole batch, where this is a slice of it (`context_parallel`)
 
     @property
     def label_tokens(self) -> int:

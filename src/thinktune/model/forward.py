@@ -188,7 +188,7 @@ def _sum_row_losses(
         losses.add(each, on_device.label_kinds)
         # On the device, where a batch may already be: a number that the host hands over would wait for the card.
         ends = on_device.cu_seqlens[1:].to(device, non_blocking=True).long()
-        owners = torch.searchsorted(ends, on_device.label_positions, right=True)
+        owners = torch.searchsorted(ends, on_device.label_positions + batch.first_token, right=True)
         sums = each.new_zeros(len(batch.row_sources)).index_add_(0, owners, each)
         counts = owners.new_zeros(len(batch.row_sources)).index_add_(0, owners, torch.ones_like(owners))
         rows.append((batch.row_sources, sums, counts))

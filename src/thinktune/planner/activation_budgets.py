@@ -30,6 +30,13 @@ from thinktune.planner.elementwise import (
     node_bytes,
 )
 from thinktune.planner.layer_calls import META, LayerCall, kernels_without_memory
+from thinktune.planner.long_rows import (
+    recomputed_in_tiles,
+    stored_outputs,
+    tile_layers,
+    tiled_operations,
+    with_tiles,
+)
 from thinktune.planner.trace import LayerBytes, LinearBytes, TracedModel
 
 ACTIVATION_BUDGETS = (1.0, 0.7, 0.5, 0.3, 0.1, 0.0)
@@ -47,6 +54,8 @@ TRACED_SOURCES = (
     "model.row_attention",
     "planner.layer_calls",
     "model.transforms",
+    "model.long_rows.tiled_mlp",
+    "planner.long_rows",
 )
 
 
@@ -63,33 +72,36 @@ def trace_layers(
     *,
     compiled: bool,
     weight_dtype: torch.dtype | None = None,
+    tiled: bool = False,
 ) -> dict[float, Layers]:
     """Trace a layer of each kind under each activation budget: all of ACTIVATION_BUDGETS if compiled, else 1 and 0.
 
     If `weight_dtype` is not `dtype`, layers are traced without a compiler, which keeps no less. The first trace takes
     seconds; results are kept in the user's cache, under a hash of the model's shape, the libraries' versions and our
-    own source. Whatever a class raises that cannot be traced is raised here.
+    own source. With `tiled`, MLPs run in tiles where they can. Whatever a class raises that cannot be traced is raised
+    here.
     """
     weight_dtype = weight_dtype or dtype
     compiled = compiled and weight_dtype == dtype
-    file = _cache_file(config, (dtype, weight_dtype), device, compiled=compiled)
+    file = _cache_file(config, (dtype, weight_dtype), device, "compiled" * compiled + "tiled" * tiled)
     with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # none yet, or a damaged one
         return _read_layers(read_json(file))
     traced = TracedModel(config, dtype, device, weight_dtype)
-    by_kind = _trace_kinds(traced, compiled=compiled)
-    kinds = {str(index): {str(budget): asdict(each) for budget, each in found.items()} for index, found in by_kind}
+    tile = tile_layers(traced) if tiled and weight_dtype == dtype else (0, 0)
+    kinds = {
+        str(index): {str(budget): asdict(with_tiles(each, tile)) for budget, each in found.items()}
+        for index, found in _trace_kinds(traced, compiled=compiled)
+    }
     write_json(file, {"layers": traced.kinds, "kinds": kinds})
     return _read_layers(read_json(file))
 
 
-def _cache_file(
-    config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, *, compiled: bool
-) -> Path:
+def _cache_file(config: ModelConfig, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, way: str) -> Path:
     values = config.to_dict()
     for name in ("vocab_size", "_name_or_path", "transformers_version"):
         values.pop(name, None)  # no layer depends on it
     source = source_fingerprint(*TRACED_SOURCES)
-    facts = [values, *map(str, dtypes), device.type, compiled, version("torch"), version("transformers"), source]
+    facts = [values, *map(str, dtypes), device.type, way, version("torch"), version("transformers"), source]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
     return cache_folder().with_name("plans") / f"{name}.json"
 
@@ -154,7 +166,7 @@ def _trace_compiled(traced: TracedModel, call: LayerCall, plain: LayerBytes) -> 
         torch.compiler.reset()
     shapes = {size for weight in call.layer.parameters() for size in weight.shape}
     weights = sum(weight.numel() for weight in call.layer.parameters()) * states.dtype.itemsize
-    fewest = _matmul_operations(*found[1.0][:2])
+    fewest = _matmul_operations(*found[1.0][:2]) - recomputed_in_tiles(found[1.0][1])
     return {
         budget: LayerBytes(
             saved=LinearBytes(0, _saved_bytes(forward, outputs) / TRACED_TOKENS),
@@ -199,7 +211,7 @@ def _peak_live_bytes(backward: GraphModule, weight_sizes: Collection[int]) -> fl
     stored = {node for node in nodes if node.op == "placeholder" and not node.name.startswith("primals")} | ends
     for node in nodes:
         if is_matmul_or_attention(node):
-            stored |= {node, *node.all_input_nodes}
+            stored |= {*stored_outputs(node), *node.all_input_nodes}
     stored = {node for node in stored if not _is_weight(node) and not _is_weight_gradient(node, weight_sizes)}
     index = {node: number for number, node in enumerate(nodes)}
     changes = [0] * (len(nodes) + 1)
@@ -240,4 +252,5 @@ def _matmul_operations(*graphs: GraphModule) -> float:
         if len(name) > 1 and name[1] in MATMUL_OPS:
             left, right = (each.meta["val"] for each in node.all_input_nodes[-2:])
             count += left.numel() * right.shape[-1]
+        count += tiled_operations(node)
     return count

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
+from thinktune.planner.long_rows import is_tiled
+
 MATMUL_OPS = ("mm", "addmm", "bmm", "_grouped_mm", "grouped_mm_fallback")
 
 
@@ -38,7 +40,7 @@ def attention_name(node: Node) -> str:
 
 def is_matmul_or_attention(node: Node) -> bool:
     """Return True for a kernel that no other operation is fused into."""
-    return _operator(node) in MATMUL_OPS or bool(attention_name(node))
+    return _operator(node) in MATMUL_OPS or bool(attention_name(node)) or is_tiled(node)
 
 
 def elementwise_bytes(graph: GraphModule, tokens: int) -> int:

@@ -37,6 +37,7 @@ from thinktune.planner.communication import (
 from thinktune.planner.flops import Operations, count_operations
 from thinktune.planner.hardware import GIB
 from thinktune.planner.layer_calls import META, layer_kinds, model_without_memory
+from thinktune.planner.long_rows import Exchange, inputs_on_device, pinned_bytes
 from thinktune.planner.steps import MeanBatches, RunSteps, part_of_step
 from thinktune.planner.trace import RootBatch, RootBytes, TracedModel, parameter_shapes, update_bytes
 
@@ -56,6 +57,7 @@ class Setting:
     batch_tokens: int
     strategy: Strategy = "replicate"  # the only one for a single card
     chunk_rows: int | None = None  # rows of logits that exist at a time; None: what suits the device
+    offload_activations: bool = False  # the budget is then 0, with layer inputs on the host and MLPs in tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,12 @@ class Workload:
     per_node: int = 1  # of them on one machine
     logits: LogitTransform = PLAIN_LOGITS
     steps: RunSteps | None = None  # None: all steps are as large, and their batches full
+    context: int = 1  # cards that share the tokens of each batch
+
+    @property
+    def groups(self) -> int:
+        """Groups of cards, each of which shares the tokens of its batches."""
+        return self.ranks // self.context
 
     @property
     def one_batch_tokens(self) -> int:
@@ -104,11 +112,11 @@ class Workload:
         return self.steps.mean_tokens if self.steps else self.step_tokens
 
     def batches(self, capacity: int) -> MeanBatches:
-        """Return a card's batches in a step, in the mean of all steps."""
+        """Return the batches of a group of cards in a step, in the mean of all steps."""
         if self.steps:
             return self.steps.mean_batches(capacity, self.most_batch_sizes)
         count = -(-self.rank_tokens // capacity)
-        return MeanBatches(count, self.rank_tokens / count, self.step_tokens / self.ranks / count)
+        return MeanBatches(count, self.rank_tokens / count, self.step_tokens / self.groups / count)
 
     def batch_rows(self, capacity: int) -> int:
         """Return the most rows of a batch, those of padding included; without known steps twice as many as fit."""
@@ -123,8 +131,8 @@ class Workload:
 
     @property
     def rank_tokens(self) -> int:
-        """Tokens of the largest step on one card."""
-        return part_of_step(self.step_tokens, self.longest_row_tokens, self.ranks)
+        """Tokens of the largest step in one group of cards."""
+        return part_of_step(self.step_tokens, self.longest_row_tokens, self.groups)
 
     @cached_property
     def parameter_groups(self) -> ParameterGroups:
@@ -196,6 +204,29 @@ class Workload:
         return self.layers_by_budget[min(known for known in self.layers_by_budget if known >= budget)]
 
     @cached_property
+    def long_row_layers(self) -> Layers:
+        """Bytes of layers that save nothing on the device, and whose MLPs run in tiles."""
+        dtypes = {"dtype": self.compute_dtype, "weight_dtype": self.weight_dtype}
+        return trace_layers(self.config, device=self.trace_device, compiled=self.compiled, tiled=True, **dtypes)[0.0]
+
+    @cached_property
+    def tiled_passes(self) -> Layers:
+        """Bytes of passes without gradients, where MLPs run in tiles."""
+        dtypes = {"dtype": self.compute_dtype, "weight_dtype": self.weight_dtype}
+        return trace_layers(self.config, device=self.trace_device, compiled=False, tiled=True, **dtypes)[0.0]
+
+    def setting_layers(self, setting: Setting) -> Layers:
+        """Return the bytes of each layer in a setting."""
+        return self.long_row_layers if setting.offload_activations else self.layers(setting.activation_budget)
+
+    @property
+    def exchange(self) -> Exchange:
+        """What the cards that share a batch's tokens send each other."""
+        keys = getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads
+        operations = self.operations if self.context > 1 else None
+        return Exchange(operations, keys, self.context, self.compute_dtype.itemsize)
+
+    @cached_property
     def recomputed_layers(self) -> Layers:
         """Bytes of layers that save their input only, which is also what a pass without gradients takes."""
         return trace_layers(
@@ -265,14 +296,14 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     tier, config, shards = TIERS[setting.memory], workload.config, workload.parallel_dims(setting).shards
     shapes, extra = [shard_shape(shape, shards) for shape in workload.shapes], buffers_for(workload, setting)
     workload = workload.over_fp32_weights if tier.weights == torch.float32 else workload
-    tokens, chunk = setting.batch_tokens, _update_chunk_elements(workload, shapes)
+    tokens, chunk = -(-setting.batch_tokens // workload.context), _update_chunk_elements(workload, shapes)
     resident, host = tier.moments_bytes(shapes)
     resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier)
     states = config.hidden_size * tokens * workload.weight_dtype.itemsize
-    layers, root = workload.layers(setting.activation_budget), workload.root_bytes(tokens, setting.chunk_rows)
+    layers, root = workload.setting_layers(setting), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward
     gradients = 0 if inside else sum(map(prod, shapes)) * tier.gradient_bytes_per_parameter
-    several = workload.one_batch_tokens > tokens
+    several = workload.one_batch_tokens > setting.batch_tokens
     before = (extra.replica_sums or gradients) if several else 0  # of earlier batches; replicas sum theirs in fp32
     scratch = _update_scratch_bytes(workload, chunk, setting.memory) if inside or not tier.uses_fused_adamw else 0
     last = root.backward_end_peak
@@ -284,13 +315,15 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
         working = list(map(max, working, ready))
     # All gradients of a layer are there before any is reduced; what the trace already has of them counts once.
     around = root.held_during_layers + extra.layer_weights + extra.root_gradient_waiting
-    around += _attention_row_bytes(workload, tokens)
+    around += workload.exchange.peak_bytes(tokens) + _attention_row_bytes(workload, setting.batch_tokens)
     working = [
         each + around + max(0, extra.layer_gradient - layer.backward.fixed)
         for each, layer in zip(working, layers, strict=True)
     ]
     last += extra.root_gradient_waiting + extra.layer_reduce
-    kept = list(accumulate(layer.saved.at(tokens) + states for layer in layers))  # up to each layer, itself included
+    inputs = inputs_on_device([states] * len(layers), offloaded=setting.offload_activations)
+    kept = list(map(add, inputs, accumulate(layer.saved.at(tokens) for layer in layers)))  # up to each layer
+    host += pinned_bytes([states] * len(layers)) if setting.offload_activations else 0
     in_layers = list(map(add, kept, working))
     first, late = _late_gradient_bytes(workload, extra, gradients, several_batches=several)
     moments = [
@@ -318,9 +351,11 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
 def _attention_row_bytes(workload: Workload, tokens: int) -> int:
     """Return what attention's backward pass adds for the rows of a batch: FlashAttention 2 rounds each up by a block.
 
-    It adds up the gradients of queries in fp32, of all tokens (which the trace counts) and of these.
+    It adds up the gradients of queries in fp32, of all tokens (which the trace counts) and of these. Cards that share a
+    batch attend to all of it, each with its share of the heads.
     """
     query_elements = max((each.query_elements for each in workload.operations.attentions), default=0) // 2
+    query_elements //= workload.context
     return 4 * query_elements * ATTENTION_BLOCK_ROWS * workload.batch_rows(tokens)
 
 
@@ -329,9 +364,11 @@ def _inference_bytes(workload: Workload, setting: Setting, root: RootBytes, stat
     config, itemsize = workload.config, workload.compute_dtype.itemsize
 
     def layer(tokens: int) -> float:
-        return max(each.forward.at(tokens) for each in workload.recomputed_layers)
+        layers = workload.tiled_passes if setting.offload_activations else workload.recomputed_layers
+        return max(each.forward.at(tokens) for each in layers)
 
-    evaluate = workload.autocast_copies_bytes + layer(setting.batch_tokens) + 2 * states
+    tokens = -(-setting.batch_tokens // workload.context)
+    evaluate = workload.autocast_copies_bytes + layer(tokens) + 2 * states
     evaluate += root.forward_peak - _embedding_gradient_bytes(workload)
     tokens = workload.sample_rows * workload.sample_tokens
     kv_cache = workload.operations.kv_elements * itemsize * tokens

@@ -77,13 +77,20 @@ def cpu_default(train: TrainConfig, longest_row_tokens: int) -> Setting:
 
     Nothing is padded there, so a larger batch is no faster and takes more memory.
     """
-    budget = 1.0 if train.activation_budget is None else train.activation_budget
     return Setting(
         pick_memory_tier(train, torch.device("cpu")),
         bool(train.update_in_backward),
-        budget,
+        stated_budget(train),
         train.batch_tokens or max(CPU_MIN_BATCH_TOKENS, longest_row_tokens),
+        offload_activations=bool(train.offload_activations),
     )
+
+
+def stated_budget(train: TrainConfig) -> float:
+    """Return the activation budget of a recipe that is not planned: 1, unless it says otherwise."""
+    if train.activation_budget is None:
+        return 0.0 if train.offload_activations else 1.0
+    return train.activation_budget
 
 
 def make_plan(
@@ -95,12 +102,28 @@ def make_plan(
     it, then the strategies in their order, then speed.
     """
     tiers, strategies = candidate_tiers(train), _candidate_strategies(workload, strategy)
-    options = tuple(option for tier in tiers for option in _best_of_tier(train, workload, card, tier, strategies))
-    for tier in tiers:
-        if chosen := _fastest([option for option in options if option.setting.memory == tier and fits(option, card)]):
-            reason, speeds = _explain_choice(chosen, card, train), _throughputs(workload, chosen, card)
-            return Plan(card, options, chosen, reason, workload.ranks, workload.per_node, speeds)
+    tried: list[tuple[Option, ...]] = []
+    for asked in _by_offloading(train):
+        options = tuple(option for tier in tiers for option in _best_of_tier(asked, workload, card, tier, strategies))
+        for tier in tiers:
+            fitting = [option for option in options if option.setting.memory == tier and fits(option, card)]
+            if chosen := _fastest(fitting):
+                reason, speeds = _explain_choice(chosen, card, train), _throughputs(workload, chosen, card)
+                return Plan(card, options, chosen, reason, workload.ranks, workload.per_node, speeds)
+        tried.append(options)
+    options = min(tried, key=lambda options: _smallest(options).needed_bytes)
     return Plan(card, options, None, _explain_no_fit(options, card), workload.ranks, workload.per_node)
+
+
+def _by_offloading(train: TrainConfig) -> list[TrainConfig]:
+    """Return the recipe's section with the ways that it leaves open: inputs of layers on the card, then on the host.
+
+    The second is tried where nothing fits by the first: no card has confirmed it yet.
+    """
+    if train.offload_activations is not None:
+        return [train]
+    ways = (False,) if train.activation_budget else (False, True)
+    return [train.model_copy(update={"offload_activations": way}) for way in ways]
 
 
 def _throughputs(workload: Workload, option: Option, card: Card) -> tuple[Throughput, ...]:
@@ -120,7 +143,7 @@ def fallback(train: TrainConfig, workload: Workload, card: Card, failed: Setting
     then within what the recipe leaves open; then among all.
     """
     available = min(card.memory_bytes, memory_peaks(workload, failed).device_bytes + CONTEXT_BYTES)
-    resumable: dict[str, Any] = {"activation_budget": None, "batch_tokens": None}
+    resumable: dict[str, Any] = {"activation_budget": None, "offload_activations": None, "batch_tokens": None}
     resumable |= {"memory": failed.memory, "update_in_backward": failed.update_in_backward}
     anything = dict.fromkeys(resumable) | {"memory": "auto"}
     for changes in (resumable, {}, anything):
@@ -177,9 +200,10 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
 def describe_setting(setting: Setting) -> str:
     """Describe a setting in one line."""
     inside = ", each weight updated inside the backward pass" if setting.update_in_backward else ""
+    offloaded = ", inputs of layers in host memory and MLPs in tiles" if setting.offload_activations else ""
     strategy = "" if setting.strategy == "replicate" else f", strategy {setting.strategy}"
     return (
-        f"memory tier {setting.memory}{inside}, activation budget {setting.activation_budget:g}, "
+        f"memory tier {setting.memory}{inside}, activation budget {setting.activation_budget:g}{offloaded}, "
         f"batches of {setting.batch_tokens:,} tokens{strategy}"
     )
 
@@ -229,9 +253,11 @@ def _candidate_settings(
     budgets = [budget for budget in ACTIVATION_BUDGETS if budget in workload.layers_by_budget]
     if train.activation_budget is not None:
         budgets = [train.activation_budget]
+    offloads = bool(train.offload_activations)
+    budgets = [0.0] if offloads else budgets
     sizes = [train.batch_tokens] if train.batch_tokens else _candidate_batch_tokens(workload)
     return [
-        Setting(memory, inside, budget, size, strategy)
+        Setting(memory, inside, budget, size, strategy, offload_activations=offloads)
         for size in sizes
         for budget in budgets
         if not inside or size >= workload.one_batch_tokens

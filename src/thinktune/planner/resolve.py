@@ -16,14 +16,17 @@ from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError, shorten_error
 from thinktune.model import ModelConfig
 from thinktune.model.attention import has_attention_dropout
+from thinktune.model.long_rows.context_parallel import context_fault, require_ranks
 from thinktune.model.proof import ModelTraits
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
 from thinktune.planner.memory import Setting, Workload, most_batch_sizes
-from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan
+from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan, stated_budget
 from thinktune.planner.steps import RunSteps
 from thinktune.progress import Say
 from thinktune.run.reading import read_environment
+
+CHANGEABLE_SETTINGS = ("activation_budget", "offload_activations", "batch_tokens")  # those that a run may change
 
 ANY_ACCELERATOR = torch.device("meta")  # stands for any accelerator: a plan is made without one
 
@@ -68,7 +71,7 @@ def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Sett
     The recipe's batch size and activation budget override those recorded. Raises UserError if nothing fits, or if an
     update inside the backward pass is asked for and a step takes several batches.
     """
-    recipe, rows = inputs.recipe, inputs.prepared.train
+    recipe, rows, context = inputs.recipe, inputs.prepared.train, _context_parallel(inputs)
     setting, ranks = _recorded_setting(recipe)
     if setting and ranks != world.size and inputs.device.type != "cpu":
         # Other cards need another plan, but the formats of weights and states are the run's.
@@ -81,8 +84,16 @@ def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Sett
     if recipe.train.strategy != "auto":
         setting = replace(setting, strategy=recipe.train.strategy)
     if setting.update_in_backward:
-        require_one_batch(inputs, setting.batch_tokens, world.size)
+        require_one_batch(inputs, setting.batch_tokens, max(1, world.size // context))
     return setting
+
+
+def _context_parallel(inputs: PlanInputs) -> int:
+    """Return how many ranks share a batch's tokens; raises UserError for a model whose tokens they cannot share."""
+    size = inputs.recipe.train.context_parallel
+    if fault := context_fault(inputs.config, size, inputs.traits.rows):
+        raise UserError(fault)
+    return size
 
 
 def _planned_setting(inputs: PlanInputs, say: Say, world: World) -> Setting:
@@ -108,8 +119,14 @@ def stated_setting(train: TrainConfig, ranks: int) -> Setting | None:
     if train.memory == "auto" or not train.batch_tokens:
         return None
     strategy = train.strategy if train.strategy != "auto" else "replicate" if ranks == 1 else "shard"
-    budget = 1.0 if train.activation_budget is None else train.activation_budget
-    return Setting(train.memory, bool(train.update_in_backward), budget, train.batch_tokens, strategy)
+    return Setting(
+        train.memory,
+        bool(train.update_in_backward),
+        stated_budget(train),
+        train.batch_tokens,
+        strategy,
+        offload_activations=bool(train.offload_activations),
+    )
 
 
 def describe_stated(setting: Setting) -> str:
@@ -134,12 +151,17 @@ def predicting(config: ModelConfig, recipe: Recipe) -> Generator[None]:
 
 def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, int]:
     """Return the setting that a run was started with and its number of ranks; None and 0 for a new run."""
-    recorded = read_environment(recipe.run_folder)
+    older: dict[str, Any] = {"offload_activations": False}  # which older runs do not name
+    recorded = older | read_environment(recipe.run_folder)
     names = [each.name for each in fields(Setting)]
     if not all(name in recorded for name in names):
         return None, 0
-    wanted = {name: getattr(recipe.train, name) for name in ("activation_budget", "batch_tokens")}
+    wanted = {name: getattr(recipe.train, name) for name in CHANGEABLE_SETTINGS}
     changes = {name: value for name, value in wanted.items() if value is not None}
+    if changes.get("offload_activations"):
+        changes["activation_budget"] = 0.0
+    elif changes.get("activation_budget"):
+        changes["offload_activations"] = False
     return replace(Setting(**{name: recorded[name] for name in names}), **changes), recorded.get("world_size") or 0
 
 
@@ -176,13 +198,15 @@ def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
     are assumed to be compiled where the run will be.
     """
     recipe, train = inputs.recipe, inputs.recipe.train
+    context = _context_parallel(inputs)
     if train.update_in_backward and train.batch_tokens:
-        require_one_batch(inputs, train.batch_tokens, world.size if world else 1)
+        require_one_batch(inputs, train.batch_tokens, world.size // context if world else 1)
     card = pick_card(recipe, inputs.device)
     if world:
         cluster = Cluster(card, world.size, world.per_node)
     else:
-        cluster = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card)
+        cluster = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card, context, context)
+    require_ranks(context, cluster.ranks)
     workload = make_workload(inputs, cluster.ranks, cluster.per_node)
     with predicting(inputs.config, recipe):
         return make_plan(train, workload, card, train.strategy)
@@ -209,7 +233,8 @@ def make_workload(inputs: PlanInputs, ranks: int = 1, per_node: int = 1) -> Work
         ranks=ranks,
         per_node=per_node,
         logits=inputs.traits.logits,
-        steps=RunSteps.of(lengths, ranks, packed=inputs.traits.packed),
+        steps=RunSteps.of(lengths, ranks // recipe.train.context_parallel, packed=inputs.traits.packed),
+        context=recipe.train.context_parallel,
     )
 
 

@@ -82,28 +82,46 @@ def batch_seconds(workload: Workload, setting: Setting, card: Card, rates: Rates
     """Predict the seconds of a step's mean batch; the card's peak and bandwidth must be known."""
     assert card.tflops
     assert card.memory_bytes_per_second
-    config, layers = workload.config, workload.layers(setting.activation_budget)
+    config, layers = workload.config, workload.setting_layers(setting)
     batches = workload.batches(setting.batch_tokens)
-    labels = batches.row_tokens * workload.label_fraction
+    tokens, labels = (
+        each / workload.context for each in (batches.tokens, batches.row_tokens * workload.label_fraction)
+    )
     bandwidth = rates.memory * card.memory_bytes_per_second
     peak = rates.products * card.tflops * 1e12 * (NARROW_PRODUCTS if config.hidden_size <= NARROW_HIDDEN_SIZE else 1)
     recomputed = fmean(layer.recompute_factor for layer in layers)
-    seconds = batches.tokens * 6 * workload.operations.matrices * recomputed / peak
+    seconds = tokens * 6 * workload.operations.matrices * recomputed / peak
     runs = fmean(layer.attention_runs for layer in layers)
-    seconds += batches.tokens * _attention_seconds(workload, runs, card, rates)
-    seconds += batches.tokens * sum(layer.elementwise_bytes for layer in layers) / bandwidth
+    seconds += tokens * _attention_seconds(workload, runs, card, rates)
+    seconds += tokens * sum(layer.elementwise_bytes for layer in layers) / bandwidth
     kernels = LAYER_KERNELS if workload.compiled else EAGER_LAYER_KERNELS
     seconds += len(layers) * kernels * rates.kernel_gap_seconds
     head = 6 * labels * workload.operations.head / peak
     softmax = SOFTMAX_BYTES if workload.fused_loss else EAGER_SOFTMAX_BYTES
     moved = labels * config.vocab_size * softmax
-    moved += batches.tokens * config.hidden_size * ROOT_BYTES_PER_STATE * workload.compute_dtype.itemsize
+    moved += tokens * config.hidden_size * ROOT_BYTES_PER_STATE * workload.compute_dtype.itemsize
     moved += HEAD_PASSES * config.vocab_size * config.hidden_size * workload.compute_dtype.itemsize
     host = len(layers) * rates.layer_host_seconds * (1 if workload.compiled else EAGER_HOST_FACTOR)
     # A third of the operations without recomputation.
-    forward = seconds / len(layers) / (3 * recomputed)
-    total = seconds + head + moved / bandwidth
-    return BatchSeconds(forward, seconds / len(layers) - forward, head, total, host + BATCH_HOST_SECONDS)
+    layer = seconds / len(layers)
+    forward, backward = _with_copies(workload, setting, card, layer / (3 * recomputed), layer, tokens)
+    total = len(layers) * (forward + backward) + head + moved / bandwidth
+    return BatchSeconds(forward, backward, head, total, host + BATCH_HOST_SECONDS)
+
+
+def _with_copies(
+    workload: Workload, setting: Setting, card: Card, forward: float, layer: float, tokens: float
+) -> tuple[float, float]:
+    """Return the seconds of a layer's passes with the copies of its input, and with what cards exchange."""
+    backward = layer - forward
+    if setting.offload_activations:  # a layer's input leaves in its forward pass, and comes back in its backward pass
+        copy = tokens * workload.config.hidden_size * workload.weight_dtype.itemsize / card.host_bytes_per_second
+        forward, backward = max(forward, copy), max(backward, copy)
+    if workload.context > 1:  # as inside one machine; nothing is computed meanwhile
+        layers = len(workload.setting_layers(setting))
+        exchange = workload.exchange.seconds(tokens, card.peer_bytes_per_second) / layers
+        forward, backward = forward + exchange, backward + exchange * (2 if setting.activation_budget < 1 else 1)
+    return forward, backward
 
 
 def step_seconds(

@@ -36,6 +36,7 @@ class EnvironmentRecord(AnyObject):
     memory: MemoryTierName | None = None
     update_in_backward: bool | None = None
     activation_budget: float | None = None
+    offload_activations: bool = False
     batch_tokens: PositiveInt | None = None
     strategy: Strategy | None = None
     chunk_rows: PositiveInt | None = None

@@ -37,6 +37,8 @@ RESUMABLE_CHANGES = (
     "train.deterministic",
     "train.batch_tokens",
     "train.activation_budget",
+    "train.offload_activations",
+    "train.context_parallel",
     "train.strategy",
 )
 

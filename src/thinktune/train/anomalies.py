@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, ClassVar
 
+from thinktune.distributed import SINGLE
 from thinktune.model import evaluate_loss, pack
 from thinktune.train.context import RunContext
 from thinktune.train.step import StepReport
@@ -111,7 +112,11 @@ def _non_finite_rows(context: RunContext, step: int) -> list[str]:
     for row in context.prepared.train.replies(context.steps[step - 1].rows):
         alone = pack([row], context.capacity if context.pad else len(row), pad=context.pad, packed=context.packed)
         # On all ranks the same row at the same time: their weights may be shards of one model.
-        losses = evaluate_loss(context.model, alone, context.device, context.precision, context.chunk_rows)
+        batches = map(context.share.slice, alone)
+        world = context.world if context.share.size > 1 else SINGLE  # where a rank has a part of the row
+        losses = evaluate_loss(
+            context.model, batches, context.device, context.precision, context.chunk_rows, world=world
+        )
         if not all(map(math.isfinite, losses.sums.tolist())):
             bad.append(row.source)
     return bad

@@ -14,6 +14,7 @@ from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.model import Batch, CausalLM, pick_precision
 from thinktune.model.batch import Padding, collate
+from thinktune.model.long_rows.context_parallel import WHOLE, ContextShare
 from thinktune.model.proof import model_traits
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import PlanInputs, Setting
@@ -46,6 +47,12 @@ class RunContext:
     pad: Padding | None = None  # target shapes of batches, on an accelerator
     compiled: bool = False
     world: World = SINGLE
+    share: ContextShare = WHOLE  # of the tokens of each batch
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of ranks: each has batches of its own, of which its ranks have a share each."""
+        return self.world.size // self.share.size
 
     @property
     def capacity(self) -> int:
@@ -113,7 +120,7 @@ class RunContext:
         if self.pad:
             sizes = [self.pad.shapes.smallest(int(rows.lengths[group].sum())) for group in groups]
         return [
-            collate(rows.replies(group), size, self.pad).to(self.device)
+            self.share.slice(collate(rows.replies(group), size, self.pad)).to(self.device)
             for group, size in zip(groups, sizes, strict=True)
         ]
 
@@ -121,17 +128,16 @@ class RunContext:
         """Return a batch of each shape of the run, ascending, on the device: a known one, the others padding alone."""
         if not self.pad:
             return [known]
-        return [
-            known if size == known.ids.shape[1] else collate([], size, self.pad).to(self.device)
-            for size in self.pad.shapes.tokens
-        ]
+        empty = (self.share.slice(collate([], size, self.pad)) for size in self.pad.shapes.tokens)
+        return [known if batch.ids.shape == known.ids.shape else batch.to(self.device) for batch in empty]
 
     def rank_batches(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[Batch]:
         """Pack this rank's share of the chosen rows; every rank gets the same number of batches, all of one shape."""
-        return [collate(rows.replies(group), capacity, self.pad) for group in self._rank_groups(rows, chosen, capacity)]
+        groups = self._rank_groups(rows, chosen, capacity)
+        return [self.share.slice(collate(rows.replies(group), capacity, self.pad)) for group in groups]
 
     def _rank_groups(self, rows: Subset, chosen: Sequence[int], capacity: int) -> list[list[int]]:
         """Return this rank's batches as indices of `rows`; a batch may be empty."""
         lengths: list[int] = rows.lengths[list(chosen)].tolist()
-        groups = balance(lengths, capacity, self.world.size, packed=self.packed)[self.world.rank]
+        groups = balance(lengths, capacity, self.groups, packed=self.packed)[self.world.rank // self.share.size]
         return [[chosen[index] for index in group] for group in groups]

@@ -19,6 +19,7 @@ from thinktune.optim import TIERS
 from thinktune.planner import as_overrides, fallback
 from thinktune.planner.hardware import GIB, Card
 from thinktune.planner.resolve import (
+    CHANGEABLE_SETTINGS,
     UnpredictedModelError,
     local_card,
     make_workload,
@@ -29,8 +30,6 @@ from thinktune.train.context import RunContext
 from thinktune.train.samples import sampling_modes
 from thinktune.train.step import dry_train_step
 
-RESUMABLE_SETTINGS = ("activation_budget", "batch_tokens")  # those that may change when a run resumes
-
 
 def dry_run(context: RunContext) -> int | None:
     """Train, evaluate and decode once at the largest shapes, changing neither weights nor state.
@@ -40,10 +39,10 @@ def dry_run(context: RunContext) -> int | None:
     """
     rows = context.prepared.validation
     try:
-        batches = [batch.to(context.device) for batch in largest_batches(context)]
+        batches = [context.share.slice(batch).to(context.device) for batch in largest_batches(context)]
         dry_train_step(context.model, batches, context.optimizer, context.precision, context.chunk_rows)
         if len(rows):
-            batches = _fullest_batch(context, rows, context.evaluation_capacity)
+            batches = map(context.share.slice, _fullest_batch(context, rows, context.evaluation_capacity))
             evaluate_loss(context.model, batches, context.device, context.precision, context.chunk_rows)
         return replies_that_fit(context)
     except Exception as error:
@@ -61,7 +60,7 @@ def largest_batches(context: RunContext) -> list[Batch]:
     batches = _fullest_batch(context, rows, context.capacity)
     largest = max(context.steps, key=lambda planned: int(rows.lengths[list(planned.rows)].sum()))
     lengths = rows.lengths[list(largest.rows)].tolist()
-    several = len(balance(lengths, context.capacity, context.world.size, packed=context.packed)[0]) > 1
+    several = len(balance(lengths, context.capacity, context.groups, packed=context.packed)[0]) > 1
     return batches * 2 if several else batches
 
 
@@ -152,9 +151,12 @@ def suggest_plan(context: RunContext, card: Card) -> str | None:
         return None
     option, resumable = found
     need = f"{option.needed_bytes / GIB:.2f} of {card.memory_gib:.2f} GiB by a new plan"
+    changed = [
+        each for each in CHANGEABLE_SETTINGS if each != "offload_activations" or option.setting.offload_activations
+    ]
     if resumable:
-        return f"this fits ({need}): {as_overrides(option, RESUMABLE_SETTINGS)}"
-    names = ("memory", "update_in_backward", *RESUMABLE_SETTINGS)
+        return f"this fits ({need}): {as_overrides(option, changed)}"
+    names = ("memory", "update_in_backward", *changed)
     overrides = f"name={context.folder.name}-2 {as_overrides(option, names)}"
     return f"in this tier nothing smaller fits; this does ({need}): {overrides}"
 

@@ -29,6 +29,9 @@ from thinktune.model.batch import Padding
 from thinktune.model.device import device_name
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
+from thinktune.model.long_rows import context_parallel
+from thinktune.model.long_rows.activation_offload import offload_layer_inputs
+from thinktune.model.long_rows.tiled_mlp import tile_mlps
 from thinktune.model.proof import model_traits
 from thinktune.model.stored_weights import MatchedWeights
 from thinktune.optim import TIERS, Optimizer
@@ -81,7 +84,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     compiled = _compiles(model, world)
     optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
-    shapes = batch_shapes(inputs, setting, world.size)
+    share = _configure_layers(recipe, model, setting, world, compiled=compiled)
+    shapes = batch_shapes(inputs, setting, world.size // share.size)
     context = RunContext(
         recipe=recipe,
         folder=folder,
@@ -98,8 +102,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         pad=Padding(admitted.tokenizer.pad_token_id or 0, shapes) if shapes else None,
         compiled=compiled,
         world=world,
+        share=share,
     )
-    _configure_layers(recipe, model, setting, world, compiled=compiled)
     clock = CheckpointClock(needed.checkpoint_bytes / ASSUMED_DISK_BYTES_PER_SECOND)
     environment = _environment(context, admitted, command) | {"weights_fingerprint": weights}
     environment |= {f"model_{key}": value for key, value in read_license(source).items()}
@@ -131,6 +135,7 @@ def _stored_as(weights: MatchedWeights, source: Path) -> dict[str, StoredAs]:
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
     """Load the model in its tier's dtype; with many ranks, this rank's shard."""
     dtype, trusted = TIERS[setting.memory].load_dtype, recipe.model.trust_remote_code
+    context_parallel.require_ranks(recipe.train.context_parallel, world.size)
     if world.size == 1:
         return load_model(folder, device, dtype, trust_remote_code=trusted)
     if setting.strategy == "hybrid" and world.size % world.per_node:
@@ -241,16 +246,28 @@ def _make_optimizer(recipe: Recipe, model: CausalLM, setting: Setting, *, compil
     return Optimizer(model, with_setting(recipe.train, setting), join)
 
 
-def _configure_layers(recipe: Recipe, model: CausalLM, setting: Setting, world: World, *, compiled: bool) -> None:
-    """Set up the layers' arithmetic, attention and recomputation, and have them compiled."""
+def _configure_layers(
+    recipe: Recipe, model: CausalLM, setting: Setting, world: World, *, compiled: bool
+) -> context_parallel.ContextShare:
+    """Set up the layers' arithmetic, attention and recomputation, and have them compiled.
+
+    Returns this rank's share of each batch.
+    """
     if recipe.train.precision == "fp8" and world.size == 1:  # with many ranks, done before the model was sharded
         transforms.apply_float8(model)
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
     set_attention(model, precision)
     refuse_leaks(model, precision)
-    transforms.apply_activation_budget(model, setting.activation_budget, compiled)
+    share = context_parallel.share_context(model, world, recipe.train.context_parallel)
+    if setting.offload_activations and precision == model.dtype:  # autocast does not reach into an operator
+        tile_mlps(model)
+    if compiled or not setting.offload_activations:
+        transforms.apply_activation_budget(model, setting.activation_budget, compiled)
     if compiled:
         transforms.compile_layers(model)
+    if setting.offload_activations:
+        offload_layer_inputs(model, compiled)
+    return share
 
 
 def _tokens_left(steps: Sequence[StepRows], rows: Subset) -> list[int]:

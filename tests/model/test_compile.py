@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from support.tiny_models import tiny_config
+from support.tiny_models import KINDS, tiny_config, tiny_model
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
 
@@ -15,7 +15,8 @@ from thinktune.model.admission import read_config
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.device import supports_triton
 from thinktune.model.forward import cache_argument, evaluate_loss, hidden_states
-from thinktune.model.transforms import apply_activation_budget, compile_layers
+from thinktune.model.proof import ModelTraits
+from thinktune.model.transforms import apply_activation_budget, compile_layers, fits_compiler
 from thinktune.tokenization import Rendered
 from thinktune.train.step import warm_up
 
@@ -263,3 +264,26 @@ def test_outputs_that_a_configuration_asks_for_do_not_break_the_graph(batches, t
     compile_layers(model, FAST)
     torch.testing.assert_close(hidden_states(model.train(), batches[0]), expected, rtol=1e-4, atol=1e-5)
     assert counters["stats"]["unique_graphs"] == LAYER_AND_NORM
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.rows == "packed"])
+def test_every_kind_of_decoder_has_a_graph_for_each_kind_of_layer(name):
+    """Gemma 4 has four: more than torch's limit of 8 graphs takes, with two shapes and evaluations."""
+    model = tiny_model(name, attention="thinktune_rows").train()
+    model.config.output_router_logits = False  # as `read_config` has it
+    if not fits_compiler(model):
+        pytest.skip("transformers says that it does not fit the compiler: it is not compiled")
+    model.thinktune_traits = ModelTraits("packed")
+    drawn = np.random.default_rng(0)
+    rows = [Rendered(drawn.integers(3, 150, size).astype(np.int32), np.zeros(size, np.uint8), "r") for size in (5, 33)]
+    [batch] = pack(rows, 64, pad=make_padding(0, (5, 33), 64))
+    expected = hidden_states(model, batch).detach()
+    compile_layers(model, "eager")
+    torch.testing.assert_close(hidden_states(model, batch), expected, rtol=1e-4, atol=1e-5)
+    kinds = counters["stats"]["unique_graphs"] - 1
+    assert 1 <= kinds <= 4
+    with torch.no_grad():
+        hidden_states(model.eval(), batch)
+    assert counters["stats"]["unique_graphs"] == 2 * (kinds + 1)
+    assert not counters["graph_break"]

@@ -114,6 +114,7 @@ def test_speeds_are_shown_as_a_range():
     assert format_speeds(814.2, 1_133) == "810–1,100"
     assert format_speeds(942_141, 1_155_000) == "940–1,200k"
     assert format_speeds(55_410, 55_490) == "55k"
+    assert format_speeds(1.24e9, 2.36e9) == "1,200,000–2,400,000k"
     made = workload()
     poor, good = speed_range(made, whole(made), H200)
     assert poor < tokens_per_second(made, whole(made), H200) < good

@@ -77,7 +77,7 @@ def format_speeds(poor: float, good: float) -> str:
     """Format a range of tokens per second with two digits each, as in 40-51k; one number where they are the same."""
     thousands = good >= 9_950
     ends = [float(f"{speed:.2g}") / (1000 if thousands else 1) for speed in (poor, good)]
-    return "–".join(dict.fromkeys(f"{end:,g}" for end in ends)) + "k" * thousands
+    return "–".join(dict.fromkeys(f"{end:,.12g}" for end in ends)) + "k" * thousands
 
 
 def seconds_per_step(

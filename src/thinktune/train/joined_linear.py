@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from thinktune.model import CausalLM
 from thinktune.model.decoder import decoder_layers
-from thinktune.model.protocols import CausalLM
 
 # Names of linear layers that read the same hidden states, in the classes of transformers.
 JOINED_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

@@ -36,7 +36,7 @@ def flash_attn_varlen_func(  # noqa: PLR0913 (the interface is flash-attn's)
     options: dict[str, Any] = {"scale": softmax_scale, "window_size": (-1, 0)}  # causal
     if "enable_gqa" in _PARAMETERS:
         options["enable_gqa"] = q.shape[1] != k.shape[1]
-    else:  # torch 2.11
+    elif torch.version.hip:  # torch 2.11, whose kernel for NVIDIA cards takes groups without being told
         k, v = (each.repeat_interleave(q.shape[1] // each.shape[1], 1) for each in (k, v))
     return varlen.varlen_attn(q, k, v, cu_seqlens_q, cu_seqlens_k, int(max_seqlen_q), int(max_seqlen_k), **options)
 

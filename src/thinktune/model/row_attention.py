@@ -251,7 +251,7 @@ def causal_operations(tokens: int, heads: int, head_dim: int, seen: int) -> int:
 
 
 def _count_rows(query: Tensor, *others: Any, **_: Any) -> int:
-    _, heads, tokens, head_dim = query.shape
+    heads, tokens, head_dim = query.shape[1:]
     window = others[4] if len(others) > 4 else None
     return causal_operations(tokens, heads, head_dim, min(tokens, window or tokens))
 

@@ -105,7 +105,7 @@ def apply_activation_budget(model: CausalLM, budget: float, compiled: bool) -> N
     if compiled:
         # Process-wide flags, read when a layer is compiled; a process trains one model.
         for name, value in compiler_budget(budget).items():
-            setattr(torch._functorch.config, name, value)
+            setattr(torch._functorch.config, name, value)  # pyright: ignore[reportAttributeAccessIssue]
         return
     layers = decoder_layers(model)
     recomputed = round((1 - budget) * len(layers))

@@ -80,7 +80,7 @@ attend.register_autograd(_backward, setup_context=_setup_context)
 
 def _count_operations(query: Tensor, _key: Tensor, _value: Tensor, window: int, **_: Any) -> int:
     """Count as for the kernel that runs, so that the compiler keeps what it will keep there."""
-    _, tokens, heads, head_dim = query.shape
+    tokens, heads, head_dim = query.shape[1:]
     return causal_operations(tokens, heads, head_dim, min(tokens, window or tokens))
 
 

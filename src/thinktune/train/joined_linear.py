@@ -6,14 +6,14 @@ copied: checkpoints, updates and generation see them as they were.
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from thinktune.model import CausalLM
 from thinktune.model.decoder import decoder_layers
-from thinktune.model.protocols import CausalLM
 
 # Names of linear layers that read the same hidden states, in the classes of transformers.
 JOINED_NAMES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -102,7 +102,8 @@ def join_products(model: CausalLM, dtype: torch.dtype) -> int:
         joined, count = JoinedProduct(linears), count + 1
         for index, linear in enumerate(linears):
             linear.__class__ = JoinedLinear
-            linear.joined, linear.index = joined, index  # pyright: ignore[reportAttributeAccessIssue]
+            made = cast("JoinedLinear", linear)
+            made.joined, made.index = joined, index
     return count
 
 
@@ -117,4 +118,4 @@ def _groups(model: CausalLM) -> Iterator[list[nn.Linear]]:
 def _stays(linear: nn.Linear, dtype: torch.dtype) -> bool:
     weight = linear.weight
     unfit = isinstance(weight, DTensor) or not weight.requires_grad or weight.dtype != dtype
-    return unfit or linear.bias is not None
+    return unfit or getattr(linear, "bias", None) is not None

@@ -238,7 +238,7 @@ def _compiles(model: CausalLM, world: World) -> bool:
     return not world.any(not compiled)  # compiling takes passes of its own
 
 
-def _make_optimizer(recipe: Recipe, model: CausalLM, setting: Setting, *, compiled: bool) -> Optimizer:
+def _make_optimizer(recipe: Recipe, model: Any, setting: Setting, *, compiled: bool) -> Optimizer:
     """Make the optimizer, and join products of compiled layers where that pays; those of fp8 are another class's."""
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
     joins = compiled and joining_pays(setting.activation_budget) and recipe.train.precision != "fp8"

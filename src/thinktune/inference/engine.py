@@ -12,58 +12,15 @@ from thinktune.distributed import SINGLE, World
 from thinktune.inference.decode_runner import DecodeMode, DecodeRunner, decodes_statically
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
-from thinktune.inference.requests import Completion, GenerationError, Request, render_request
-from thinktune.inference.sampler import NO_TOKEN, Sampler, sample_tokens
+from thinktune.inference.requests import Completion, Request, render_request
+from thinktune.inference.sampler import sample_tokens
+from thinktune.inference.sequence import SequenceState
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.model import CausalLM
 from thinktune.model.forward import autocast, inference_context
 from thinktune.tokenization import ChatTokenizer
 
 MAX_PREFILL_TOKENS = 512  # of one prefill pass; the other replies wait that long for a prompt, and no longer
-
-
-class SequenceState:
-    """One request in the queue or in the batch: its tokens so far, its sampler and detokenizer, and its event queue.
-
-    `cancelled` may be set by any thread; the row in the cache is freed at the next token.
-    """
-
-    def __init__(
-        self, prompt: Sequence[int], detokenizer: Detokenizer, events: EventQueue, *, index: int, streamed: bool
-    ) -> None:
-        self.ids, self.prompt_tokens = list(prompt), len(prompt)
-        self.detokenizer, self.sampler = detokenizer, Sampler(detokenizer.sampling)
-        self.cancelled = False
-        self._events, self._index, self._streamed = events, index, streamed
-
-    def cancel(self) -> None:
-        """Ask for its end."""
-        self.cancelled = True
-
-    @property
-    def is_finished(self) -> bool:
-        """True once no more tokens are to be generated."""
-        return self.cancelled or self.detokenizer.finish_reason is not None
-
-    def append_token(self, sampled: int) -> None:
-        """Append the next token and deliver the pieces that are final; raises GenerationError if it is `NO_TOKEN`."""
-        if sampled == NO_TOKEN:
-            raise GenerationError(
-                f"model: no finite logits (NaN or infinity) at token {self.detokenizer.tokens + 1} of a reply; "
-                "its weights are damaged, or training has ruined them: get the model again, or use another run"
-            )
-        token = self.detokenizer.next_token(sampled)
-        self.ids.append(token)
-        pieces = self.detokenizer.append(token)
-        if pieces and self._streamed:
-            self._events.put((self._index, pieces))
-        if self.detokenizer.finish_reason:
-            self._events.put((self._index, self.detokenizer.completion()))
-
-    def fail(self, error: Exception) -> None:
-        """End it with an error, which its caller raises."""
-        self.cancelled = True
-        self._events.put((self._index, error))
 
 
 class Scheduler:

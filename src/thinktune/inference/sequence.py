@@ -1,0 +1,52 @@
+"""A request that is being answered: its tokens so far, and whoever waits for its pieces."""
+
+from collections.abc import Sequence
+
+from thinktune.inference.replies import Detokenizer
+from thinktune.inference.requests import GenerationError
+from thinktune.inference.sampler import NO_TOKEN, Sampler
+from thinktune.inference.streaming import EventQueue
+
+
+class SequenceState:
+    """One request in the queue or in the batch: its tokens so far, its sampler and detokenizer, and its event queue.
+
+    `cancelled` may be set by any thread; the row in the cache is freed at the next token.
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], detokenizer: Detokenizer, events: EventQueue, *, index: int, streamed: bool
+    ) -> None:
+        self.ids, self.prompt_tokens = list(prompt), len(prompt)
+        self.detokenizer, self.sampler = detokenizer, Sampler(detokenizer.sampling)
+        self.cancelled = False
+        self._events, self._index, self._streamed = events, index, streamed
+
+    def cancel(self) -> None:
+        """Ask for its end."""
+        self.cancelled = True
+
+    @property
+    def is_finished(self) -> bool:
+        """True once no more tokens are to be generated."""
+        return self.cancelled or self.detokenizer.finish_reason is not None
+
+    def append_token(self, sampled: int) -> None:
+        """Append the next token and deliver the pieces that are final; raises GenerationError if it is `NO_TOKEN`."""
+        if sampled == NO_TOKEN:
+            raise GenerationError(
+                f"model: no finite logits (NaN or infinity) at token {self.detokenizer.tokens + 1} of a reply; "
+                "its weights are damaged, or training has ruined them: get the model again, or use another run"
+            )
+        token = self.detokenizer.next_token(sampled)
+        self.ids.append(token)
+        pieces = self.detokenizer.append(token)
+        if pieces and self._streamed:
+            self._events.put((self._index, pieces))
+        if self.detokenizer.finish_reason:
+            self._events.put((self._index, self.detokenizer.completion()))
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error, which its caller raises."""
+        self.cancelled = True
+        self._events.put((self._index, error))

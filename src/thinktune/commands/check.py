@@ -225,7 +225,8 @@ def _print_plan(planned: dict[str, Any], console: Console) -> None:
             speed = option["predicted_tokens_per_second"]
             mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
             update = "in backward" if option["update_in_backward"] else "after"
-            figures = [f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes]
+            budget = "on host" if option["offload_activations"] else f"{option['activation_budget']:g}"
+            figures = [budget, f"{option['batch_tokens']:,}", *sizes]
             figures.append(f"{speed:,}" if speed else "–")
             if many:
                 volumes = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))

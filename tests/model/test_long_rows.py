@@ -107,6 +107,21 @@ def counted_packs(monkeypatch):
     return packed
 
 
+def test_an_input_that_is_saved_in_another_shape_leaves_too(monkeypatch):
+    packed = counted_packs(monkeypatch)
+    weight = torch.randn(8, 8, requires_grad=True)
+    states = torch.randn(1, 6, 8, requires_grad=True)
+
+    def layer(hidden):
+        return (hidden.view(6, 8)[2:] @ weight).sum() + hidden.square().sum()  # a product saves a part of its view
+
+    wanted = torch.autograd.grad(layer(states), (weight, states))
+    offloaded = activation_offload._offloading(layer, ActivationOffloader(CPU), recompute=False)
+    found = torch.autograd.grad(offloaded(states), (weight, states))
+    assert all(mine.equal(theirs) for mine, theirs in zip(found, wanted, strict=True))
+    assert packed == [(1, 6, 8)]
+
+
 def test_a_pass_without_gradients_copies_nothing(layered, batches, monkeypatch):
     packed = counted_packs(monkeypatch)
     offload_layer_inputs(layered, compiled=False)

@@ -245,7 +245,8 @@ def _print_plan(planned: dict[str, Any], console: Console) -> None:
             speeds = option["predicted_range"]
             mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
             update = "in backward" if option["update_in_backward"] else "after"
-            figures = [f"{option['activation_budget']:g}", f"{option['batch_tokens']:,}", *sizes]
+            budget = "on host" if option["offload_activations"] else f"{option['activation_budget']:g}"
+            figures = [budget, f"{option['batch_tokens']:,}", *sizes]
             figures.append(format_speeds(*speeds) if speeds else "–")
             if many:
                 volumes = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))

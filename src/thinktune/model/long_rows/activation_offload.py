@@ -43,6 +43,9 @@ class OffloadedInput:
         self.wait()  # of a pass that never came to its backward pass: the copy still uses the memory
 
 
+_View = tuple[OffloadedInput, torch.Size, tuple[int, ...], int]  # a layer may save its input in another shape
+
+
 class ActivationOffloader:
     """Copies of layer inputs to the host and back, on two streams of their own.
 
@@ -121,18 +124,21 @@ def _offloading(plain: Callable[..., Any], offloader: ActivationOffloader, *, re
         states, rest = (arguments[0], arguments[1:]) if arguments else (options.pop("hidden_states"), ())
         if not torch.is_grad_enabled() or not states.requires_grad:
             return plain(states, *rest, **options)
-        key, shape, packed = _storage(states), states.shape, list[OffloadedInput]()
+        key, whole, packed = _storage(states), states.detach(), list[OffloadedInput]()
 
-        def pack(tensor: Tensor) -> Tensor | OffloadedInput:
+        def pack(tensor: Tensor) -> Tensor | _View:
             # All else that a layer saves is weights, positions and boundaries, which stay.
-            if _storage(tensor) != key or tensor.shape != shape:
+            if _storage(tensor) != key or not whole.is_contiguous():
                 return tensor
             if not packed:
-                packed.append(offloader.pack(tensor))
-            return packed[0]
+                packed.append(offloader.pack(whole))
+            return packed[0], tensor.shape, tensor.stride(), tensor.storage_offset() - whole.storage_offset()
 
-        def unpack(saved: Tensor | OffloadedInput) -> Tensor:
-            return offloader.unpack(saved) if isinstance(saved, OffloadedInput) else saved
+        def unpack(saved: Tensor | _View) -> Tensor:
+            if isinstance(saved, Tensor):
+                return saved
+            offloaded, shape, stride, offset = saved
+            return offloader.unpack(offloaded).as_strided(shape, stride, offset)
 
         with saved_tensors_hooks(pack, unpack):
             if recompute:

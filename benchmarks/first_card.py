@@ -23,6 +23,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from card.leader import Leader, Limits, Stage
@@ -104,7 +105,7 @@ def main() -> None:
         host_seconds=900 if arguments.tiny else 120,
     )
     leader = Leader(here, limits, record.add, folder=stderr, environment=_environment(work, arguments.tiny))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _stop)
     try:
         well = leader.run()
     finally:
@@ -135,6 +136,10 @@ def describe_machine(work: Path, tiny: bool) -> dict[str, Any]:
         "nvidia_smi": dict(zip(fields.split(","), card, strict=False)),
         "card_gib": float(card[1]) / 1024 if len(card) > 1 else None,
     }
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # through `finally`, which ends the stages and writes the table
 
 
 def _read(file: Path) -> list[Line]:

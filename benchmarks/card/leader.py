@@ -98,7 +98,7 @@ class Leader:
         folder: Path,
         environment: dict[str, str],
     ) -> None:
-        self._waiting = [((number,), stage) for number, stage in enumerate(stages)]
+        self._waiting: list[tuple[tuple[int, ...], Stage]] = [((n,), stage) for n, stage in enumerate(stages)]
         self._limits, self._record, self._folder, self._environment = limits, record, folder, environment
         self._children: list[_Child] = []
         self._lines: queue.Queue[tuple[_Child, str | None]] = queue.Queue()
@@ -233,14 +233,11 @@ class Leader:
                     self._take_line(child, line)
 
     def _take_line(self, child: _Child, text: str) -> None:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            line = {"item": "line", "text": text.strip()[:ERROR_CHARACTERS]}
+        line = _parse(text)
         if "wants" in line:
             child.enter("wants timed" if line["wants"] == "timed" else "wants card")
             return
-        self.facts |= line.get("facts", {})
+        self.facts.update(line.get("facts", {}))
         self._say(child.stage, line)
 
     def _take_end(self, child: _Child) -> None:
@@ -295,6 +292,15 @@ class Leader:
         if child.process.returncode is None:  # not waited for yet, so that the number is still its own
             with suppress(ProcessLookupError):
                 os.killpg(child.process.pid, signal.SIGKILL)  # its own group, by `start_new_session`
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Read a line of a child; what a library printed before the child took its output away is kept as text."""
+    with suppress(json.JSONDecodeError):
+        line = json.loads(text)
+        if isinstance(line, dict):
+            return line  # pyright: ignore[reportUnknownVariableType]
+    return {"item": "line", "text": text.strip()[:ERROR_CHARACTERS]}
 
 
 def _tail(errors: Path) -> list[str]:

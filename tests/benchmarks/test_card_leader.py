@@ -227,6 +227,10 @@ def test_libraries_that_print_spoil_no_line_and_facts_reach_those_after(lead):
     assert well, found
     assert [line.get("item") for line in found["first"]] == ["about", None]
     assert found["second"][1]["context"] == 0.5
+    early = Stage("early", "early", (sys.executable, "-c", "print(7); print('hello', flush=True)\n" + TURNS), 20.0)
+    well, found = lead([early])
+    assert well
+    assert [line.get("text") for line in found["early"]] == ["7", "hello", None]
 
 
 def test_a_leader_that_is_stopped_leaves_no_process(tmp_path):

@@ -29,7 +29,7 @@ def test_a_first_call_has_every_goal_and_a_second_one_what_it_names_with_its_nee
     assert {"ours 1.7B, fp8", "ours 0.6B", "ours 4B", *summary.SMALL_CARDS, *summary.PEERS} <= {*first}
     assert not {"ours 8B", "resume 0.6B", "parity, 4bit"} & {*first}
     second = [stage.name for stage in stages.choose(known, ["resume", "small"])]
-    assert second == ["weights 1.7B", *summary.SMALL_CARDS, "weights 0.6B", "resume 0.6B"]
+    assert second == ["weights 1.7B", "weights 0.6B", *summary.SMALL_CARDS, "resume 0.6B"]
 
 
 def test_no_stage_comes_before_what_it_needs_and_each_has_its_own_name(known):

@@ -136,11 +136,11 @@ def step_seconds(
     bandwidth = rates.memory * card.memory_bytes_per_second
     count = sum(prod(shard_shape(shape, shards)) for shape in workload.shapes)
     update = 2 * tier.bytes_per_parameter + 2 * tier.gradient_bytes_per_parameter  # the norm reads gradients, too
-    sums = 3 * tier.gradient_bytes_per_parameter * max(0.0, batches.count - 1)  # read both, write one
+    sums = 3 * tier.gradient_bytes_per_parameter * max(0.0, batches.number - 1)  # read both, write one
     seconds += count * (update + sums) / bandwidth
     if tier.offloaded:
         seconds = max(seconds, count * tier.moment_bytes_per_parameter / card.host_bytes_per_second)
-    host = batches.count * batch_seconds(workload, setting, card, rates).host + STEP_HOST_SECONDS
+    host = batches.number * batch_seconds(workload, setting, card, rates).host + STEP_HOST_SECONDS
     hidden = min(seconds, host)
     return max(seconds, host) + (SERIAL_HOST_SHARE * hidden if 2 * host > seconds else 0.0)
 

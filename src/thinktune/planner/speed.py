@@ -96,14 +96,14 @@ def seconds_per_step(
         return None
     batches, parallel_dims = workload.batches(setting.batch_tokens), workload.parallel_dims(setting)
     batch = batch_seconds(workload, setting, card, rates)
-    seconds = batches.count * batch.total
+    seconds = batches.number * batch.total
     if workload.ranks > 1:
         network = network or assumed_networks(card)[1]
         last, earlier = (
             _communicating_batch_seconds(workload, setting, batch, parallel_dims, network, all_reduces=all_reduces)
             for all_reduces in (True, False)
         )
-        seconds = (batches.count - 1) * earlier + last
+        seconds = (batches.number - 1) * earlier + last
     return step_seconds(workload, setting, card, rates, seconds, parallel_dims.shards)
 
 
@@ -128,7 +128,7 @@ def predict_throughput(workload: Workload, setting: Setting, card: Card, network
     if not poor or not seconds or not good:
         return None
     batch_alone = batch_seconds(workload, setting, card, EXPECTED).total
-    batches = workload.batches(setting.batch_tokens).count
+    batches = workload.batches(setting.batch_tokens).number
     alone = step_seconds(workload, setting, card, EXPECTED, batches * batch_alone)
     slow, speed, fast = (workload.mean_step_tokens / each for each in (poor, seconds, good))
     efficiency = speed * alone / workload.mean_step_tokens

@@ -14,7 +14,7 @@ from thinktune.data.packing import balance, padded_tokens
 class MeanBatches(NamedTuple):
     """Batches of a card in a step, in the mean of all steps; tokens of one, with padding, and those of its rows."""
 
-    count: float
+    number: float
     tokens: float
     row_tokens: float
 

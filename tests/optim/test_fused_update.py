@@ -43,13 +43,17 @@ def test_the_cpu_takes_the_plain_update():
 
 def run_interpreted(*arguments):
     """Run tests in a process in which Triton interprets its kernels on the CPU."""
+    printed = interpret("pytest", "-n", "0", "-p", "no:cacheprovider", *map(str, arguments))
+    assert re.search(r"\d+ passed", printed)
+
+
+def interpret(*arguments):
     if find_spec("triton") is None:
         pytest.skip("Triton is not installed: the kernels of the update were not checked")
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *map(str, arguments)]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command, environment = [sys.executable, "-m", *arguments], os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert re.search(r"\d+ passed", done.stdout)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -59,7 +63,15 @@ def test_the_kernels_give_the_bits_of_the_plain_update():
 
 @pytest.mark.slow
 def test_every_test_of_the_tiers_holds_with_the_kernels():
-    run_interpreted(Path(__file__).with_name("test_memory_tiers.py"), "-k", "not torchs_own and not real_step")
+    run_interpreted(
+        Path(__file__).with_name("test_memory_tiers.py"), "-k", "not torchs_own and not real_step and not chunk_size"
+    )
+
+
+@pytest.mark.slow
+def test_shards_of_two_ranks_get_the_bits_of_the_plain_update():
+    script = str(Path(__file__).with_name("interpreted_ranks.py"))
+    interpret("torch.distributed.run", "--standalone", "--nproc-per-node", "2", script)
 
 
 TIERS = {"exact": (0, 32, 1), "exact-bf16": (0, 16, 1), "8bit": (8, 32, 0), "4bit": (4, 32, 0), "fp32": (0, 32, 2)}

@@ -102,7 +102,9 @@ def _read_layers(values: dict[str, Any]) -> dict[float, Layers]:
 
 
 def _read_layer(values: dict[str, Any]) -> LayerBytes:
-    lines = {name: LinearBytes(**values[name]) for name in ("saved", "forward", "backward", "gradient_ready")}
+    lines: dict[str, Any] = {
+        name: LinearBytes(**values[name]) for name in ("saved", "forward", "backward", "gradient_ready")
+    }
     return LayerBytes(**(values | lines))
 
 

@@ -119,7 +119,7 @@ class Workload:
         """Return the most rows of a batch, those of padding included; without known steps twice as many as fit."""
         if self.steps:
             return self.steps.most_rows(capacity) if self.steps.packed else 0
-        return -(-2 * capacity // max(1, int(np.mean(self.row_lengths))))
+        return -(-2 * capacity // max(1, int(np.asarray(self.row_lengths).mean())))
 
     @cached_property
     def most_batch_sizes(self) -> int:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.prepared_rows import write
 from support.runs import quiet, settings, write_rows
 
 from thinktune.data import batch_shapes
@@ -86,14 +87,18 @@ def test_every_shape_is_compiled_before_the_first_step_and_evaluation_has_the_la
     assert {shape for shape, learns in padded if learns} == trained
 
 
-def test_the_dry_run_holds_as_many_rows_as_any_batch(tree, tmp_path):
-    """Rows of few trained tokens are short: a batch of them alone would have more rows than the run's shapes."""
-    facts = {f"{number}": "x" for number in range(40)} | {f"long {number}": "a word, " * 14 for number in range(9)}
-    rows = write_rows(tmp_path / "short.jsonl", facts)
-    data = {"name": str(rows), "validation": 0.0}
-    changes = {"data": data, "train": {"rows_per_step": 2, "batch_tokens": 384, "memory": "fp32"}}
-    run = opened(tree, changes, 1, "short")
+def test_the_dry_run_holds_no_more_rows_than_the_run(tree, tmp_path):
+    """Short rows with the most trained tokens share no step: a batch of them alone would have more rows than any."""
+    short = {"question": "a?", "think": "think of it", "answer": "a word and another"}
+    rows = 30 * [{"question": "why " * 40, "think": "x", "answer": "y"}]
+    rows[::3] = 10 * [short]
+    rows = [row | {"question": f"{number} {row['question']}"} for number, row in enumerate(rows)]
+    data = {"name": str(write(tmp_path / "mixed.jsonl", rows)), "validation": 0.0}
+    train = {"rows_per_step": 1, "batch_tokens": 384, "memory": "fp32"}
+    run = opened(tree, {"data": data, "train": train}, 1, "mixed")
     [most] = run.context.pad.shapes.rows
+    lengths = run.context.prepared.train.lengths
+    assert most < 384 // int(lengths.min())
     for batch in largest_batches(run.context):
         assert batch.cu_seqlens.shape == (most + 1,)
-        assert len(batch.row_sources) <= most < 384 // int(run.context.prepared.train.lengths.min())
+        assert len(batch.row_sources) <= most

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from statistics import fmean
-from typing import NamedTuple
 
 from thinktune.data.batch_shapes import MAX_SIZES, batch_tokens, choose_sizes, most_rows, sample_steps
 from thinktune.data.packing import balance, padded_tokens
 
 
-class MeanBatches(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MeanBatches:
     """Batches of a card in a step, in the mean of all steps; tokens of one, with padding, and those of its rows."""
 
     number: float

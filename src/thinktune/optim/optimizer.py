@@ -23,7 +23,8 @@ class Optimizer:
 
     Clipping, and the refusal of a gradient that is not finite, happen on the device, with numbers that the host never
     waits for: no weight is ever updated with a bad number. Creating an optimizer converts the model's weights to the
-    tier's format, and then calls `once_converted`, which may move them: from then on they stay where they are.
+    tier's format, and then calls `once_converted`, which may move them: from then on they stay where they are. `fused`
+    says whether the update is one Triton kernel; None is where `can_update_fused`.
 
     Inside the backward pass, each weight is updated as soon as its gradient is complete, and the gradient is freed
     before the next one arrives. The step's true norm is not known by then, so gradients are clipped by the larger of
@@ -32,7 +33,12 @@ class Optimizer:
     """
 
     def __init__(
-        self, model: nn.Module, settings: TrainConfig, once_converted: Callable[[], object] | None = None
+        self,
+        model: nn.Module,
+        settings: TrainConfig,
+        once_converted: Callable[[], object] | None = None,
+        *,
+        fused: bool | None = None,
     ) -> None:
         self.parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         weights = [*self.parameters.values()]
@@ -66,7 +72,7 @@ class Optimizer:
         self._random_keys = torch.empty(0)
         self._last_norm, self._squared_norm = (torch.zeros((), device=device) for _ in range(2))
         self._fused_update: FusedUpdate | None = None
-        if self._states and can_update_fused(device):
+        if self._states and (can_update_fused(device) if fused is None else fused):
             decays = [self._weight_decay(weight) for weight in weights]
             self._fused_update = FusedUpdate([*self._states.values()], decays, settings.betas, self._step_counts)
         if self.in_backward:

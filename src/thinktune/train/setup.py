@@ -26,7 +26,7 @@ from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import Padding
-from thinktune.model.device import device_name
+from thinktune.model.device import device_name, runs_triton
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.model.long_rows import context_parallel
@@ -243,7 +243,9 @@ def _make_optimizer(recipe: Recipe, model: Any, setting: Setting, *, compiled: b
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
     joins = compiled and joining_pays(setting.activation_budget) and recipe.train.precision != "fp8"
     join = partial(join_products, model, precision) if joins else None
-    return Optimizer(model, with_setting(recipe.train, setting), join)
+    # Triton may be there and not run, for lack of a C compiler: then nothing of it is used.
+    fused = False if model.device.type == "cuda" and not runs_triton(model.device) else None
+    return Optimizer(model, with_setting(recipe.train, setting), join, fused=fused)
 
 
 def _configure_layers(

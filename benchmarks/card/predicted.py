@@ -7,7 +7,7 @@ import torch
 from thinktune.planner.hardware import GIB, Card, find_card
 from thinktune.planner.memory import memory_peaks
 from thinktune.planner.resolve import local_card, make_workload
-from thinktune.planner.speed import tokens_per_second
+from thinktune.planner.speed import speed_range, tokens_per_second
 from thinktune.train.state import Run
 
 
@@ -19,9 +19,13 @@ def predict(run: Run) -> dict[str, Any]:
     context = run.context
     workload = make_workload(context.plan_inputs)
     peaks = memory_peaks(workload, context.setting)
-    speed = tokens_per_second(workload, context.setting, _card(context.device))
+    card = _card(context.device)
+    speeds = {
+        "tokens_per_s": tokens_per_second(workload, context.setting, card),
+        "tokens_per_s_range": speed_range(workload, context.setting, card),
+    }
     gib = {"train_gib": peaks.train / GIB, "evaluate_gib": peaks.evaluate / GIB, "host_gib": peaks.host / GIB}
-    return gib | {"tokens_per_s": speed, "batches": workload.batches(context.setting.batch_tokens)[0]}
+    return gib | speeds | {"batches": workload.batches(context.setting.batch_tokens)[0]}
 
 
 def _card(device: torch.device) -> Card:

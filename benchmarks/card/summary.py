@@ -98,13 +98,13 @@ def speed_table(lines: Sequence[Line]) -> str:
         if line.get("absent"):
             rows.append([line["stage"], _settings(line), line["absent"], *[""] * 4])
             continue
-        planned = (line.get("predicted") or {}).get("tokens_per_s")
+        planned = (line.get("predicted") or {}).get("tokens_per_s_range")
         rows.append(
             [
                 line["stage"],
                 f"{_settings(line)} {line['setting']}".strip(),
                 f"{line['tokens_per_s']:,.0f}",
-                f"{planned:,.0f}" if planned else "",
+                " to ".join(f"{end:,.0f}" for end in planned) if planned else "",
                 _range(line["stage"]),
                 f"{line['mfu']:.1%}" if line.get("mfu") else "",
                 f"{line['warm_up_seconds']:.1f}",

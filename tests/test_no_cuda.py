@@ -53,7 +53,22 @@ def functions_that_call_cuda():
 def test_only_functions_that_check_the_device_use_torch_cuda():
     found = dict(functions_that_call_cuda())
     assert found, set_attention
-    assert all(found.values()), found
+    graphs = {name for name in found if name.startswith("cuda_graphs.")}  # made on CUDA alone, as the next test says
+    assert graphs
+    assert all(checks for name, checks in found.items() if name not in graphs), found
+
+
+def test_graphs_are_captured_on_cuda_alone():
+    made = [
+        ast.unparse(node)
+        for path in Path(OURS).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.IfExp) and "CudaGraphs(" in ast.unparse(node)
+    ]
+    sources = "".join(path.read_text(encoding="utf-8") for path in Path(OURS).rglob("*.py"))
+    assert made
+    assert all("device.type == 'cuda'" in each for each in made)
+    assert sources.count("CudaGraphs(") == len(made)
 
 
 def test_collectives_are_the_devices_own():

@@ -27,7 +27,16 @@ def main() -> None:
     report = arguments.out / "tests.xml"
     # The project's own options would leave out what needs a card, and ask for plugins that may not be there.
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "--import-mode", "importlib", "-p", "no:cacheprovider"]
-    command += ["-v", "-rfEs", "-m", "gpu", "--junitxml", str(report), "tests/test_gpu.py", "tests/test_gpu_generation.py"]
+    command += [
+        "-v",
+        "-rfEs",
+        "-m",
+        "gpu",
+        "--junitxml",
+        str(report),
+        "tests/test_gpu.py",
+        "tests/test_gpu_generation.py",
+    ]
     if find_spec("xdist"):
         command += ["-n", str(min(SIDE_BY_SIDE, os.cpu_count() or 1))]
     if find_spec("pytest_timeout"):

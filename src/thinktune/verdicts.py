@@ -21,7 +21,10 @@ from typing import Any
 from thinktune.cache import EVICT_AFTER_DAYS, RACY_SECONDS, cache_folder, source_fingerprint
 from thinktune.files import atomic_write_text, read_json
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "jinja2", "huggingface_hub")
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "numpy", "jinja2", "huggingface_hub"),
+    *("kernels", "causal-conv1d", "mamba-ssm", "flash-linear-attention"),  # which some classes use where they are
+)
 MAX_FILES = 10_000  # of a folder that is identified; what holds more is no model's
 
 Facts = dict[str, Any]

@@ -105,7 +105,15 @@ def test_a_second_call_adds_to_the_first_and_replaces_what_it_runs_again(tmp_pat
     with (tmp_path / "card.jsonl").open("a") as file:
         file.write('{"stage": "a cut')
     second = first_card.Record(tmp_path, tmp_path, "# H200", {"ours 1.7B"})
-    second.add(speed("ours 1.7B", 50_500, settings={}, predicted={"tokens_per_s_range": [42_000, 53_000], "train_gib": 34.6}, at_s=1.0))
+    second.add(
+        speed(
+            "ours 1.7B",
+            50_500,
+            settings={},
+            predicted={"tokens_per_s_range": [42_000, 53_000], "train_gib": 34.6},
+            at_s=1.0,
+        )
+    )
     found = {goal.what: goal.measured for goal in summary.goals(second.lines)}
     assert found["1.7B in bf16, tokens/s"] == 50_500
     assert found["times the tutorial's loop a GPU-hour, at our step"] == pytest.approx(50.5 / 14)

@@ -89,7 +89,7 @@ def test_compiled_layers_hand_over_their_inputs_alone_and_need_no_graph_of_their
         compile_layers(model, "aot_eager")
     offload_layer_inputs(layered, compiled=True)
     found = gradients(layered, batches)
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # of the layers, and of the norm after them
     assert packed == [(1, 64, layered.config.hidden_size)] * LAYERS * len(batches)
     torch._dynamo.reset()
     assert_equal(found, gradients(plain, batches), **BITS)
@@ -187,7 +187,7 @@ def test_tiles_in_compiled_layers_and_with_inputs_on_the_host(layered, batches):
     compile_layers(layered, "aot_eager")
     offload_layer_inputs(layered, compiled=True)
     assert_equal(gradients(layered, batches), wanted, **TILES)
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # of the layers, and of the norm after them
 
 
 def test_tiles_keep_the_rounding_of_bf16(layered, batches):

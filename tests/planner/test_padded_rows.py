@@ -37,7 +37,7 @@ def test_one_batch_holds_each_row_of_a_step_at_the_length_of_its_longest():
 
 def test_smaller_batches_are_of_rows_of_like_length():
     found = padded_workload([UNEVEN]).batches(2048)
-    assert (found.count, found.tokens) == (4, (2048 + 3 * 2000) / 4)
+    assert (found.number, found.tokens) == (4, (2048 + 3 * 2000) / 4)
 
 
 @given(
@@ -49,10 +49,10 @@ def test_smaller_batches_are_of_rows_of_like_length():
 def test_the_plan_counts_the_batches_that_a_run_makes(steps, capacity, ranks):
     found = padded_workload(steps, ranks).batches(capacity)
     made = [balance(step, capacity, ranks, packed=False) for step in steps]
-    assert found.count == pytest.approx(fmean(len(groups[0]) for groups in made))
+    assert found.number == pytest.approx(fmean(len(groups[0]) for groups in made))
     mean = fmean(map(sum, steps)) / ranks
-    assert found.row_tokens * found.count == pytest.approx(mean)
-    assert mean * 0.999 <= found.count * found.tokens <= found.count * capacity * 1.001
+    assert found.row_tokens * found.number == pytest.approx(mean)
+    assert mean * 0.999 <= found.number * found.tokens <= found.number * capacity * 1.001
     one = padded_workload(steps, ranks).one_batch_tokens
     assert all(len(groups) == 1 for step in steps for groups in balance(step, one, ranks, packed=False))
 

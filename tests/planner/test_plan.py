@@ -50,7 +50,7 @@ def test_plan_and_loss_choose_rows_of_logits_by_one_rule(monkeypatch):
     card = find_card("24GiB")
     chosen = make_plan(train_config(), workload(), card).chosen.setting
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=card.memory_bytes))
-    by_the_loss = pick_chunk_rows(torch.device("cuda"), QWEN.vocab_size, torch.bfloat16)
+    by_the_loss = pick_chunk_rows(torch.device("cuda"), QWEN.vocab_size, torch.bfloat16, fused=True)
     assert chosen.chunk_rows == by_the_loss == 24 * GIB // 64 // (2 * QWEN.vocab_size)
 
 

@@ -87,7 +87,7 @@ def test_speed_is_that_of_all_steps_with_their_padding():
     """Four rows a step: the largest has twice the tokens of the mean one. With one size most of it would be padding."""
     made = of_steps(rows_per_step=4)
     found = made.batches(whole(made).batch_tokens)
-    assert found.count == 1
+    assert found.number == 1
     assert found.row_tokens / found.tokens > 0.70
     one_size = made.steps.mean_batches(whole(made).batch_tokens, 1)
     assert one_size.row_tokens / one_size.tokens < 0.6
@@ -96,7 +96,7 @@ def test_speed_is_that_of_all_steps_with_their_padding():
     full = of_steps(tokens_per_step=32_768)
     means = full.batches(8192)
     assert means.row_tokens / means.tokens > 0.97
-    assert means.count * means.row_tokens == pytest.approx(full.mean_step_tokens)
+    assert means.number * means.row_tokens == pytest.approx(full.mean_step_tokens)
 
 
 def test_the_plan_keeps_all_activations_and_takes_the_whole_step_where_there_is_room():

@@ -72,6 +72,14 @@ def test_below_a_path_all_is_served_and_the_key_is_asked_for(kept):
             assert httpx.get(address + odd).status_code in (401, 404)
 
 
+@pytest.mark.parametrize("prefix", ["/v", "/v1/c", "/v1"])
+def test_a_root_path_never_cuts_inside_of_a_name(prefix):
+    with serving([scripted_model(ScriptedBackend("yes"))], key="secret", root_path=prefix) as address:
+        for path in ("/v1/models", f"{prefix}/v1/models"):
+            assert httpx.get(f"{address}{path}").status_code in (401, 404)
+        assert httpx.post(f"{address}{CHAT}", json={"messages": QUESTION}).status_code in (401, 404)
+
+
 def test_what_is_no_name_is_refused_with_all_mistakes_at_once():
     with pytest.raises(UserError) as refused:
         find_access(

@@ -239,6 +239,9 @@ def test_every_unknown_field_is_named_wherever_it_is_and_many_are_not_all(addres
     assert "messages.0.a b" in answered.headers["x-thinktune-warnings"]
     many = post(address, **{f"option_{number}": 1 for number in range(90)}).json()["warnings"]
     assert (len(many), many[-1]) == (21, "and 70 more such fields")
+    for length in range(80, 110):  # wherever the header is cut, it ends in no space
+        long = {f"option {'x' * length} {number}": 1 for number in range(20)}
+        assert len(post(address, **long).json()["warnings"]) == 20
     twice = post(address, messages=[{"role": "user", "content": "Why?", "mood": 1}] * 2).json()["warnings"]
     assert twice == [f"messages.0.mood: {left_out}", "and 1 more such fields"]
     faulty = [{"role": "user", "content": "Why?", "mood": 1}, {"role": "nobody", "content": "?"}]

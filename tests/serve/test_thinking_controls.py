@@ -1,12 +1,15 @@
 """Every client's way to ask for thinking becomes the same three knobs; of two that contradict, one counts and is named."""
 
+import copy
 import json
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 
+from thinktune.inference.openai_client import request_body
 from thinktune.inference.requests import Request, SamplingParams, render_request
 from thinktune.serve.openai_schema import ApiError, parse_request
 from thinktune.serve.thinking_controls import ThinkingControls
@@ -50,6 +53,16 @@ def controls(**fields):
         ({"thinking_budget": 0}, OFF),
         ({"thinking_token_budget": 3}, ThinkingControls(budget_tokens=3)),
         ({"reasoning_budget": 0}, ThinkingControls(budget_tokens=0)),
+        ({"reasoning_budget": -1}, ON),
+        ({"reasoning_budget": -1, "enable_thinking": False}, OFF),
+        (
+            {"thinking_budget": 100, "chat_template_kwargs": {"thinking_budget": 900}},
+            ThinkingControls(budget_tokens=900),
+        ),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}},
+            ThinkingControls(effort="high"),
+        ),
         ({"think": False}, OFF),
         ({"think": "high"}, ThinkingControls(effort="high")),
         ({"think": "none"}, OFF),
@@ -101,13 +114,52 @@ def test_a_contradiction_is_a_warning_and_a_fault_if_that_is_asked():
 
 
 @pytest.mark.parametrize(
-    ("effort", "has_levels", "budget"),
-    [("minimal", False, 100), ("low", False, 200), ("medium", False, None), ("high", False, None), ("low", True, None)],
+    ("effort", "use", "budget"),
+    [
+        ("minimal", "budget", 100),
+        ("low", "budget", 200),
+        ("medium", "budget", None),
+        ("high", "budget", None),
+        ("low", "level", None),
+        ("low", "pass on", None),
+    ],
 )
-def test_an_effort_is_a_budget_where_the_model_has_no_levels_of_its_own(effort, has_levels, budget):
+def test_an_effort_is_a_budget_of_our_engine_where_the_model_has_no_levels_of_its_own(effort, use, budget):
     asked = ThinkingControls(effort=effort)
-    assert asked.reasoning_limit(1000, has_levels=has_levels) == budget
-    assert ThinkingControls(True, 7, effort).reasoning_limit(1000, has_levels=has_levels) == 7
+    assert asked.reasoning_limit(1000, use) == budget
+    assert ThinkingControls(True, 7, effort).reasoning_limit(1000, use) == 7
+
+
+def test_what_is_unknown_inside_of_an_object_is_left_out_with_a_warning():
+    fields = {"messages": QUESTION, "thinking": {"type": "enabled", "foo": 1}, "reasoning": {"effort": "low", "bar": 1}}
+    parsed = parse_request(json.dumps(fields).encode())
+    assert parsed.controls == ThinkingControls(effort="low")
+    assert [warning.partition(":")[0] for warning in parsed.warnings] == ["thinking.foo", "reasoning.bar"]
+
+
+def test_another_server_gets_the_level_and_no_budget_that_it_may_overrun():
+    backend = ScriptedBackend("<think>\nso\n</think>\n\nyes")
+    with serving([scripted_model(backend)]) as address:
+        body = {"messages": QUESTION, "reasoning_effort": "low"}
+        assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 200
+    [request] = backend.requests
+    assert (request.effort, request.sampling.max_reasoning_tokens) == ("low", None)
+    assert request_body(request, "m", set())["reasoning_effort"] == "low"
+    assert "reasoning_effort" not in request_body(request, "m", {"reasoning_effort"})
+    silent = Request(request.turns, request.sampling, thinking=False, effort="none")
+    assert "reasoning_effort" not in request_body(silent, "m", set())
+
+
+def test_a_template_whose_only_switch_is_its_level_is_told_none(tokenizer):
+    levelled = copy.deepcopy(tokenizer)
+    levelled.chat_template = "{% if reasoning_effort == 'none' %}[silent]{% endif %}" + levelled.chat_template
+    turns = (Turn("user", "Why?"),)
+    silent = render_request(Request(turns, SamplingParams(9), thinking=False, effort="none"), levelled, 512)
+    assert levelled.decode(list(silent.prompt_ids)).startswith("[silent]")
+    other = render_request(Request(turns, SamplingParams(9), thinking=False, effort="none"), tokenizer, 512)
+    assert (
+        other.prompt_ids == render_request(Request(turns, SamplingParams(9), thinking=False), tokenizer, 512).prompt_ids
+    )
 
 
 LEVELS = "{% if reasoning_effort %}{% if reasoning_effort not in ['low', 'high'] %}{{ raise_exception('level') }}{% endif %}[{{ reasoning_effort }}]{% endif %}"
@@ -115,15 +167,11 @@ LEVELS = "{% if reasoning_effort %}{% if reasoning_effort not in ['low', 'high']
 
 @pytest.mark.parametrize(("effort", "level"), [("low", "low"), ("minimal", "low"), ("max", "high"), ("xhigh", "high")])
 def test_a_template_with_levels_gets_the_nearest_that_it_names(tokenizer, effort, level):
-    import copy
-
     levelled = copy.deepcopy(tokenizer)
     levelled.chat_template = LEVELS + levelled.chat_template
     backend = ScriptedBackend("<think>\nso\n</think>\n\nyes")
     model = scripted_model(backend)
     model.tokenizer, model.context_tokens = levelled, 512
-    import httpx
-
     with serving([model]) as address:
         body = {"messages": QUESTION, "reasoning_effort": effort}
         assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 200
@@ -135,8 +183,6 @@ def test_a_template_with_levels_gets_the_nearest_that_it_names(tokenizer, effort
 
 
 def test_hidden_reasoning_is_counted_and_left_out_whole_and_streamed():
-    import httpx
-
     with serving([scripted_model(ScriptedBackend("<think>\nso it is\n</think>\n\nyes"))]) as address:
         body = {"messages": QUESTION, "reasoning": {"exclude": True}, "stream_options": {"include_usage": True}}
         whole = httpx.post(f"{address}/v1/chat/completions", json=body).json()

@@ -81,7 +81,7 @@ def test_joined_products_give_the_same_states_and_gradients_in_as_many_graphs(pl
     for model in (plain, joined):
         compile_layers(model, "aot_eager")
     warm_up(joined, batches[0], torch.float32)
-    assert counters["stats"]["unique_graphs"] == 2
+    assert counters["stats"]["unique_graphs"] == 4  # of the layers and of the norm after them, to learn and to evaluate
     for batch in batches:
         (states, found), (expected, wanted) = gradients(joined, batch), gradients(plain, batch)
         torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-6)
@@ -107,7 +107,7 @@ def products(model, batch):
         model, aot_autograd(fw_compiler=count, bw_compiler=count, partition_fn=min_cut_rematerialization_partition)
     )
     gradients(model, batch)
-    return counts
+    return [count for count in counts if count]  # the norm after the layers has none
 
 
 def test_a_layer_has_four_products_forward_and_eight_backward(plain, batches):

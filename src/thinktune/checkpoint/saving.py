@@ -216,7 +216,15 @@ def _partial_folder(folder: Path) -> Path:
 
 def _save_unsharded_model(folder: Path, model: Any, weights: dict[str, Tensor] | None) -> None:
     with torch.no_grad():
+        if weights is None and model.device.type != "cpu":
+            # transformers would copy what is a part of another tensor on the device, all at once, beside an evaluation.
+            weights = {name: _own_or_on_host(weight) for name, weight in model.state_dict().items()}
         model.save_pretrained(folder, state_dict=weights)
+
+
+def _own_or_on_host(weight: Tensor) -> Tensor:
+    is_part = weight.numel() * weight.element_size() < weight.untyped_storage().nbytes()
+    return weight.cpu() if is_part else weight
 
 
 def _save_optimizer_state(folder: Path, optimizer: Optimizer, world: World) -> None:

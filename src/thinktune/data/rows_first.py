@@ -56,5 +56,6 @@ def prepare_new_run(recipe: Recipe, say: Say) -> None:
     if recipe.run_folder.exists() or recipe.data.hub is not None:
         return
     first = prepare_rows_first(recipe, say)
-    if first and first.prepared.stop_reasons:
+    # A hub may have another model by now, with other tokens: the run asks it, and says what is wrong then.
+    if first and first.prepared.stop_reasons and recipe.model.hub is None:
         raise UserError(first.prepared.stop_reasons)

@@ -18,7 +18,14 @@ TOLERANCE = 1e-4  # of logits, as a share of the largest; what is right differs 
 PROMPT_LENGTHS = (7, 13, 2)  # beyond a twin's window, chunk and convolution, and one that is shorter
 CHUNK_LENGTHS = (5, 4, 3)  # of a prompt that is read in several passes
 DECODED = 3  # tokens after each change of the batch
-PROOF_SOURCES = ("inference", "model", "tokenization", "errors")  # our own source that proves
+PROOF_SOURCES = (
+    "inference",
+    "model",
+    "tokenization",
+    "errors",
+    "data.batch_shapes",
+    "data.packing",
+)  # our own source that proves
 
 
 _PROVED: dict[str, GenerationError | None] = {}

@@ -95,6 +95,8 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
         "seed": sampling.seed,
         "chat_template_kwargs": {"enable_thinking": request.thinking},
     }
+    if request.effort is not None and request.thinking:  # at the top, where most servers read it
+        fields["reasoning_effort"] = request.effort
     if sampling.top_k:
         fields["top_k"] = sampling.top_k
     if sampling.max_reasoning_tokens is not None:  # vLLM's name, and ours
@@ -104,7 +106,12 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
 
 def droppable_fields(message: str, request: Request) -> set[str]:
     """Return the fields that a server's refusal names and that the request can do without."""
-    optional = {"stream_options", "max_tokens", *(["chat_template_kwargs"] if request.thinking else [])}
+    optional = {
+        "stream_options",
+        "max_tokens",
+        "reasoning_effort",
+        *(["chat_template_kwargs"] if request.thinking else []),
+    }
     return {name for name in optional if name in message}
 
 

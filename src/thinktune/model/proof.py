@@ -96,7 +96,7 @@ def prove_class(model_class: type[Any], config: Any) -> ModelTraits:
 
 _PROVED: dict[str, ModelTraits] = {}
 _COMPUTABLE: set[str] = set()
-PROOF_SOURCES = ("model", "tokenization", "errors")  # our own source that proves
+PROOF_SOURCES = ("model", "tokenization", "errors", "data.batch_shapes", "data.packing")  # our own source that proves
 
 
 def _read_traits(facts: Facts | None) -> ModelTraits | None:

@@ -39,16 +39,18 @@ def compile_layers(model: CausalLM, backend: str = "inductor") -> None:
     limits.recompile_limit = max(limits.recompile_limit, MAX_GRAPHS)
     passes = _Passes()
     for layer in decoder_layers(model):
+        vars(layer)["plain_forward"] = layer.forward
         layer.forward = _compile_packed_forward(layer.forward, backend, passes)
     if norm := last_norm(model):
+        vars(norm)["plain_forward"] = norm.forward
         norm.forward = _compile_norm(norm.forward, backend, passes)
 
 
 def uncompile_layers(model: CausalLM) -> None:
-    """Let a model's layers and its last norm run as before `compile_layers`."""
+    """Let a model's layers and its last norm run as before `compile_layers`, without what was wrapped around since."""
     for module in (*decoder_layers(model), last_norm(model)):
-        if module is not None:
-            module.forward = getattr(module.forward, "__wrapped__", module.forward)
+        if module is not None and "plain_forward" in vars(module):
+            module.forward = vars(module).pop("plain_forward")
 
 
 @dataclass(slots=True)

@@ -128,7 +128,7 @@ def _by_offloading(train: TrainConfig) -> list[TrainConfig]:
 
 def _throughputs(workload: Workload, option: Option, card: Card) -> tuple[Throughput, ...]:
     """Predict the speed of an option over each assumed network; over one if all cards are in one machine."""
-    if workload.ranks == 1:
+    if workload.ranks == 1 or workload.fp32:
         return ()
     networks = assumed_networks(card)[: None if workload.ranks > workload.per_node else 1]
     found = (predict_throughput(workload, option.setting, card, network) for network in networks)

@@ -72,9 +72,9 @@ def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Sett
     update inside the backward pass is asked for and a step takes several batches.
     """
     recipe, rows, context = inputs.recipe, inputs.prepared.train, _context_parallel(inputs)
-    setting, ranks = _recorded_setting(recipe)
-    if setting and ranks != world.size and inputs.device.type != "cpu":
-        # Other cards need another plan, but the formats of weights and states are the run's.
+    setting, cards = _recorded_setting(recipe)
+    if setting and cards != (world.size, context) and inputs.device.type != "cpu":
+        # Other cards need another plan, and so does another share of a batch; the formats of weights and states stay.
         same = {"memory": setting.memory, "update_in_backward": setting.update_in_backward}
         recipe, setting = recipe.model_copy(update={"train": recipe.train.model_copy(update=same)}), None
     if setting is None and inputs.device.type == "cpu":
@@ -149,20 +149,21 @@ def predicting(config: ModelConfig, recipe: Recipe) -> Generator[None]:
         ) from error
 
 
-def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, int]:
-    """Return the setting that a run was started with and its number of ranks; None and 0 for a new run."""
+def _recorded_setting(recipe: Recipe) -> tuple[Setting | None, tuple[int, int]]:
+    """Return the setting that a run was started with, its ranks, and how many share a batch; None for a new run."""
     older: dict[str, Any] = {"offload_activations": False}  # which older runs do not name
     recorded = older | read_environment(recipe.run_folder)
     names = [each.name for each in fields(Setting)]
     if not all(name in recorded for name in names):
-        return None, 0
+        return None, (0, 0)
     wanted = {name: getattr(recipe.train, name) for name in CHANGEABLE_SETTINGS}
     changes = {name: value for name, value in wanted.items() if value is not None}
     if changes.get("offload_activations"):
         changes["activation_budget"] = 0.0
     elif changes.get("activation_budget"):
         changes["offload_activations"] = False
-    return replace(Setting(**{name: recorded[name] for name in names}), **changes), recorded.get("world_size") or 0
+    cards = recorded.get("world_size") or 0, recorded.get("context_parallel") or 1
+    return replace(Setting(**{name: recorded[name] for name in names}), **changes), cards
 
 
 def pick_card(recipe: Recipe, device: torch.device) -> Card:
@@ -199,14 +200,14 @@ def plan_run(inputs: PlanInputs, world: World | None = None) -> Plan:
     """
     recipe, train = inputs.recipe, inputs.recipe.train
     context = _context_parallel(inputs)
-    if train.update_in_backward and train.batch_tokens:
-        require_one_batch(inputs, train.batch_tokens, world.size // context if world else 1)
     card = pick_card(recipe, inputs.device)
     if world:
         cluster = Cluster(card, world.size, world.per_node)
     else:
         cluster = find_cluster(recipe.plan.card) if recipe.plan.card else Cluster(card, context, context)
     require_ranks(context, cluster.ranks)
+    if train.update_in_backward and train.batch_tokens:
+        require_one_batch(inputs, train.batch_tokens, world.size // context if world else 1)
     workload = make_workload(inputs, cluster.ranks, cluster.per_node)
     with predicting(inputs.config, recipe):
         return make_plan(train, workload, card, train.strategy)

@@ -70,8 +70,7 @@ class ChatCompletionResponse(Response):
                 asyncio.timeout(self._limits.reply_timeout_seconds),
                 self._admission_queue.place(),
             ):
-                has_levels = self._served_model.has_effort_levels
-                request = to_engine_request(self._parsed, self._served_model.defaults, has_levels=has_levels)
+                request = to_engine_request(self._parsed, self._served_model.defaults, self._served_model.effort_use)
                 request = await self._admission_queue.render(self._served_model, request)
                 async with self._admission_queue.slot(), aclosing(self._response_bodies(request)) as bodies:
                     async for body in bodies:
@@ -95,7 +94,8 @@ class ChatCompletionResponse(Response):
         """The warnings as a header, in ASCII, which is all that a header may hold."""
         text = "; ".join(self._parsed.warnings).encode("ascii", "backslashreplace").decode()
         shown = "".join(letter if letter.isprintable() else " " for letter in text)
-        return {WARNINGS_HEADER: shown[:MAX_HEADER_CHARACTERS]} if shown else {}
+        shown = shown[:MAX_HEADER_CHARACTERS].strip()  # a value that begins or ends with a space is refused
+        return {WARNINGS_HEADER: shown} if shown else {}
 
     @property
     def _stream_start(self) -> Message:

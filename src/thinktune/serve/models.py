@@ -19,6 +19,7 @@ from thinktune.model import pick_device, read_config
 from thinktune.model.admission import admit_model
 from thinktune.progress import Say
 from thinktune.run import RunFolder
+from thinktune.serve.thinking_controls import EffortUse
 from thinktune.tokenization import ChatTokenizer, read_tokenizer
 from thinktune.tokenization.chat_template import has_effort_levels
 from thinktune.tokenization.model_template import OWN
@@ -50,6 +51,7 @@ class ServedModel:
     tokenizer: ChatTokenizer | None = None
     context_tokens: int | None = None
     aliases: tuple[str, ...] = ()
+    is_here: bool = False  # the engine of this process writes its replies
     _backend: Backend | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -73,9 +75,11 @@ class ServedModel:
         return self.tokenizer is None or _may_reason(self.tokenizer)
 
     @property
-    def has_effort_levels(self) -> bool:
-        """True if the chat template takes levels of effort itself."""
-        return self.tokenizer is not None and has_effort_levels(self.tokenizer)
+    def effort_use(self) -> EffortUse:
+        """What a level of effort becomes: the template's own, our engine's budget, or what another server is sent."""
+        if self.tokenizer is not None and has_effort_levels(self.tokenizer):
+            return "level"
+        return "budget" if self.is_here else "pass on"
 
     def stream(self, request: Request) -> Stream:
         """Yield the pieces of a reply, cut to what the model's context allows; raises what `render` raises."""
@@ -150,8 +154,8 @@ def find_local_models(
     if warning := model_warning(folder):
         say(warning)
     if not RunFolder(folder).is_run:
-        return [_local_model(source, folder.resolve().name, defaults, make_backend)]
-    tuned = _local_model(source, "tuned", defaults, make_backend)
+        return [replace(_local_model(source, folder.resolve().name, defaults, make_backend), is_here=here)]
+    tuned = replace(_local_model(source, "tuned", defaults, make_backend), is_here=here)
     recipe = load_recipe(RunFolder(folder).recipe)
     names = dict.fromkeys(name for name in (folder.resolve().name, recipe.name) if name)
     tuned.aliases = tuple(name for name in names if name not in ("tuned", "base"))
@@ -168,7 +172,8 @@ def find_local_models(
     try:
         _admit(base, say, here=here)
         base_defaults = replace(defaults, sampling=read_chat_defaults(folder, base).sampling)
-        return [tuned, _local_model(base, "base", base_defaults, make_backend, start.template)]
+        own = _local_model(base, "base", base_defaults, make_backend, start.template)
+        return [tuned, replace(own, is_here=here)]
     except UserError as error:
         say(f"base: {start.name} is refused, so only the tuned model is served ({shorten_error(error)})")
         return [tuned]

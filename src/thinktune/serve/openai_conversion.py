@@ -21,16 +21,14 @@ from thinktune.serve.openai_schema import (
     StreamOptions,
     Usage,
 )
+from thinktune.serve.thinking_controls import EffortUse
 from thinktune.tokenization import Turn
 
 FINISH_REASONS: dict[FinishReason, Literal["stop", "length"]] = {"end": "stop", "stop": "stop", "length": "length"}
 
 
-def to_engine_request(parsed: ParsedRequest, defaults: ChatDefaults, *, has_levels: bool) -> Request:
-    """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too.
-
-    `has_levels` says that the chat template has levels of effort of its own.
-    """
+def to_engine_request(parsed: ParsedRequest, defaults: ChatDefaults, effort_use: EffortUse) -> Request:
+    """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too."""
     chat, controls = parsed.chat, parsed.controls
     turns = with_system_prompt(defaults.system, [_turn(message) for message in chat.messages])
     usual, stop = defaults.sampling, chat.stop or []
@@ -42,9 +40,10 @@ def to_engine_request(parsed: ParsedRequest, defaults: ChatDefaults, *, has_leve
         top_k=usual.top_k if chat.top_k is None else max(0, chat.top_k),
         seed=uuid.uuid4().int >> 66 if chat.seed is None else chat.seed,
         stop=tuple(filter(None, [stop] if isinstance(stop, str) else stop)),
-        max_reasoning_tokens=controls.reasoning_limit(limit, has_levels=has_levels),
+        max_reasoning_tokens=controls.reasoning_limit(limit, effort_use),
     )
-    return Request(turns, sampling, controls.thinking, effort=controls.effort if has_levels else None)
+    effort = controls.effort if controls.thinking else "none"
+    return Request(turns, sampling, controls.thinking, effort=None if effort_use == "budget" else effort)
 
 
 @dataclass(frozen=True, slots=True)

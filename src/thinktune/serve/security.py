@@ -46,6 +46,11 @@ class Access:
     root_path: str = ""
     """The path below which a proxy offers the server, whether the proxy takes it off or not."""
 
+    def route_of(self, path: str) -> str:
+        """Return a path below the root path as routes have it: cut at a slash only, as Starlette does."""
+        root = self.root_path
+        return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
     def allows_origin(self, origin: str, host: str) -> bool:
         """Return True for the server's own page, and for one that is allowed."""
         return _netloc(origin) == host.lower() or "*" in self.origins or origin in self.origins
@@ -54,20 +59,24 @@ class Access:
 def find_access(key: str | None, host: str, hosts: Sequence[str], origins: Sequence[str], root_path: str) -> Access:
     """Return the access to an address with what a command line allows; raises UserError for what is no name of it."""
     faults = [
-        f"--allow-origin: is {origin!r}; write it as browsers send it, as in https://app.example.com"
+        f"--allow-origin: is {origin!r}; write it as browsers send it, as in https://app.example.com (small "
+        "letters, no path, and no port that the scheme implies)"
         for origin in origins
         if origin not in ("*", "null") and not _is_origin(origin)
     ]
     faults += [
         f"--allow-host: is {name!r}; write a name without address or port, as in host.docker.internal"
         for name in hosts
-        if not name or _host_name(name) != name.lower()
+        if not re.fullmatch(r"[\w.-]+", name, re.ASCII)
     ]
     prefix = "/" + root_path.strip("/") if root_path.strip("/") else ""
     if not re.fullmatch(r"[\w./~%-]*", prefix):
         faults.append(f"--root-path: is {root_path!r}; write the path alone, as in /proxy/8420")
-    if "*" in origins and not key:
-        faults.append("--allow-origin: is *, so any page could use the model; set an API key, or name the pages")
+    for every in {"*", "null"}.intersection(origins):  # any page can frame one of origin null
+        if not key:
+            faults.append(
+                f"--allow-origin: is {every}, so any page could use the model; set an API key, or name the pages"
+            )
     if faults:
         raise UserError(faults)
     allowed = LOOPBACK_HOSTS | {name.lower() for name in hosts} if is_loopback(host) else None
@@ -137,7 +146,7 @@ class SecurityMiddleware:
                 403,
                 f"pages of {origin!r} may not call this server; use its own page, or allow them with --allow-origin",
             )
-        if self._key is not None and path.removeprefix(self._access.root_path).startswith("/v1/"):
+        if self._key is not None and self._access.route_of(path).startswith("/v1/"):
             given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
             if not hmac.compare_digest(given, self._key):
                 raise ApiError(
@@ -213,7 +222,9 @@ def _is_origin(text: str) -> bool:
         parts = urlsplit(text)
     except ValueError:
         return False
-    return bool(parts.scheme and parts.netloc) and text == f"{parts.scheme}://{parts.netloc}"
+    implied = {"http": ":80", "https": ":443"}.get(parts.scheme)
+    named = bool(parts.scheme and parts.netloc) and not (implied and parts.netloc.endswith(implied))
+    return named and text == f"{parts.scheme}://{parts.netloc}".lower()
 
 
 def _netloc(origin: str) -> str:

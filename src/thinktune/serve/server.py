@@ -121,12 +121,14 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
     guarded = SecurityMiddleware(app, access)
-    if not access.origins:
-        return guarded
-    # Outermost, so that a page that is allowed can also read why it was refused.
+    return _allow_pages(guarded, access.origins) if access.origins else guarded
+
+
+def _allow_pages(guarded: ASGIApp, origins: frozenset[str]) -> ASGIApp:
+    """Let pages of other origins call an application; outermost, so that they can also read why they were refused."""
     return CORSMiddleware(
         guarded,
-        allow_origins=access.origins,
+        allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
         expose_headers=[WARNINGS_HEADER, "retry-after"],

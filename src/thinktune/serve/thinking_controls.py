@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from thinktune.serve.neutral_fields import ClientModel, NeutralValues
 
@@ -19,6 +19,8 @@ OURS = "reasoning_budget"  # its 0 closes the reasoning at once, in the mode wit
 
 # Shares of a reply's tokens for reasoning, where the model has no levels of its own; from medium on it decides itself.
 EFFORT_SHARES = {"minimal": 0.1, "low": 0.2}
+
+EffortUse = Literal["level", "budget", "pass on"]
 
 Budget = Annotated[int, Field(ge=-1)]  # in tokens; -1 is no budget, and 0 no thinking
 
@@ -53,15 +55,28 @@ class TemplateOptions(ClientModel):
     reasoning_effort: Effort | None = None
 
 
+def _kind(value: Any) -> str:
+    """Tell the forms of a field apart by what is given, so that a fault inside an object is not said to be its form."""
+    return "dict" if isinstance(value, dict | ClientModel) else "str" if isinstance(value, str) else "bool"
+
+
 class ThinkingFields(ClientModel):
     """The fields of a request that say how much to think; null is the same as leaving one out."""
 
     enable_thinking: bool | None = None
-    thinking: bool | Effort | ThinkingSwitch | None = None
-    think: bool | Effort | None = None
-    reasoning: bool | ReasoningOptions | None = None
+    thinking: (
+        Annotated[
+            Annotated[bool, Tag("bool")] | Annotated[Effort, Tag("str")] | Annotated[ThinkingSwitch, Tag("dict")],
+            Discriminator(_kind),
+        ]
+        | None
+    ) = None
+    think: Annotated[Annotated[bool, Tag("bool")] | Annotated[Effort, Tag("str")], Discriminator(_kind)] | None = None
+    reasoning: (
+        Annotated[Annotated[bool, Tag("bool")] | Annotated[ReasoningOptions, Tag("dict")], Discriminator(_kind)] | None
+    ) = None
     reasoning_effort: Effort | None = None
-    reasoning_budget: Annotated[int, Field(ge=0)] | None = None
+    reasoning_budget: Budget | None = None
     """Number of tokens after which the reasoning is closed for the model."""
     thinking_budget: Budget | None = None
     thinking_token_budget: Budget | None = None
@@ -83,9 +98,12 @@ class ThinkingControls:
     is_hidden: bool = False
     contradiction: str | None = None
 
-    def reasoning_limit(self, reply_tokens: int, *, has_levels: bool) -> int | None:
-        """Return the most tokens of reasoning in a reply of so many; `has_levels` if the template has its own."""
-        if self.budget_tokens is not None or has_levels or self.effort not in EFFORT_SHARES:
+    def reasoning_limit(self, reply_tokens: int, effort_use: EffortUse) -> int | None:
+        """Return the most tokens of reasoning in a reply of so many.
+
+        A share of them is no budget for another server: one that does not know it would overrun it, and be refused.
+        """
+        if self.budget_tokens is not None or effort_use != "budget" or self.effort not in EFFORT_SHARES:
             return self.budget_tokens
         return max(1, round(EFFORT_SHARES[self.effort] * reply_tokens))
 
@@ -111,7 +129,8 @@ def read_controls(fields: ThinkingFields) -> ThinkingControls:
     options = fields.reasoning
     hidden = fields.include_reasoning is False or (isinstance(options, ReasoningOptions) and bool(options.exclude))
     if not thinking:
-        return ThinkingControls(False, fields.reasoning_budget, None, hidden, contradiction)
+        budget = next((budget for name, budget in budgets if name == OURS and budget >= 0), None)
+        return ThinkingControls(False, budget, None, hidden, contradiction)
     budget = next((budget for name, budget in budgets if budget > 0 or (budget == 0 and name == OURS)), None)
     effort = next((effort for _, effort in efforts if effort != "none"), None)
     return ThinkingControls(True, budget, effort, hidden, contradiction)
@@ -142,9 +161,9 @@ def _budgets(fields: ThinkingFields) -> Iterator[tuple[str, int]]:
     template, switch, options = fields.chat_template_kwargs, fields.thinking, fields.reasoning
     given: list[tuple[str, int | None]] = [
         (OURS, fields.reasoning_budget),
+        ("chat_template_kwargs.thinking_budget", template and template.thinking_budget),
         ("thinking_budget", fields.thinking_budget),
         ("thinking_token_budget", fields.thinking_token_budget),
-        ("chat_template_kwargs.thinking_budget", template and template.thinking_budget),
         ("thinking.budget_tokens", switch.budget_tokens if isinstance(switch, ThinkingSwitch) else None),
         ("reasoning.max_tokens", options.max_tokens if isinstance(options, ReasoningOptions) else None),
     ]
@@ -155,8 +174,8 @@ def _efforts(fields: ThinkingFields) -> Iterator[tuple[str, str]]:
     """Yield (field, level) of what names an effort, but for the model's own choice."""
     template, options = fields.chat_template_kwargs, fields.reasoning
     given: list[tuple[str, Any]] = [
-        ("reasoning_effort", fields.reasoning_effort),
         ("chat_template_kwargs.reasoning_effort", template and template.reasoning_effort),
+        ("reasoning_effort", fields.reasoning_effort),
         ("reasoning.effort", options.effort if isinstance(options, ReasoningOptions) else None),
         ("thinking", fields.thinking),
         ("think", fields.think),

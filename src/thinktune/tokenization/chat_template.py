@@ -151,8 +151,8 @@ def render_prompt(
     """
     escaped = [escape_control_tokens(turn, tokenizer) for turn in turns]
     options: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": thinking}
-    if effort is not None:
-        options[EFFORT_OPTION] = nearest_level(effort, tokenizer)
+    if effort is not None and (level := nearest_level(effort, tokenizer)):
+        options[EFFORT_OPTION] = level
     text = _apply_chat_template(tokenizer, escaped, **options)
     if max_tokens is not None and exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
         raise TooLongError(
@@ -166,10 +166,16 @@ def has_effort_levels(tokenizer: ChatTokenizer) -> bool:
     return EFFORT_OPTION in template_text(tokenizer)
 
 
-def nearest_level(effort: str, tokenizer: ChatTokenizer) -> str:
-    """Return a level of effort that the chat template names: the asked one, or the nearest that all such have."""
-    named = f"'{effort}'" in (text := template_text(tokenizer)) or f'"{effort}"' in text
-    return effort if named else NEAREST_LEVELS.get(effort, effort)
+def nearest_level(effort: str, tokenizer: ChatTokenizer) -> str | None:
+    """Return a level of effort that the chat template names: the asked one, or the nearest that all such have.
+
+    None where the template has no levels, or none of this kind: `none` is left to its switch for thinking.
+    """
+    text = template_text(tokenizer)
+    if EFFORT_OPTION not in text:
+        return None
+    named = f"'{effort}'" in text or f'"{effort}"' in text
+    return effort if named else NEAREST_LEVELS.get(effort, None if effort == "none" else effort)
 
 
 def reasoning_end_ids(tokenizer: ChatTokenizer) -> tuple[int, ...]:

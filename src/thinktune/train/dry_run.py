@@ -27,7 +27,7 @@ from thinktune.planner.resolve import (
     sample_shape,
 )
 from thinktune.train.context import RunContext
-from thinktune.train.samples import sampling_modes
+from thinktune.train.samples import any_operations, sampling_modes
 from thinktune.train.step import dry_train_step
 
 
@@ -96,7 +96,7 @@ def _decode_at_full_length(context: RunContext, replies: int, tokens: int) -> bo
     runner = DecodeRunner(context.model, is_static=decodes_statically(context.model, context.world))
     modes = list(sampling_modes(context.model.generation_config, tokens).values())
     samplers = [Sampler(modes[row % len(modes)]) for row in range(replies)]
-    with inference_context(context.model), autocast(context.model, context.precision):
+    with any_operations(), inference_context(context.model), autocast(context.model, context.precision):
         cache = KVCache(context.model)
         cache.prefill([[0]] * replies)
         for length in (max(1, tokens - 1 - GROW_COLUMNS), tokens - 1):  # the last growth copies nearly all
@@ -139,7 +139,7 @@ def out_of_memory_error(context: RunContext, error: BaseException, when: str) ->
 
 def suggest_plan(context: RunContext, card: Card) -> str | None:
     """Return settings that fit a card on which the run's own did not, or None where nothing fits."""
-    workload = make_workload(context.plan_inputs)
+    workload = make_workload(context.plan_inputs, context.world.size, context.world.per_node)
     # A recipe may name no batch that is smaller than the longest row that it takes.
     workload = replace(workload, longest_row_tokens=context.recipe.data.max_tokens, compiled=context.compiled)
     try:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from thinktune.distributed import SINGLE, World
 from thinktune.errors import Stopped, UserError, shorten_error
 from thinktune.files import is_disk_full, name_path
 from thinktune.model import transforms
+from thinktune.model.long_rows.activation_offload import offload_layer_inputs
 from thinktune.progress import Bar, Printer, Say, no_bar, say_nothing
 from thinktune.report import final_step_phrase, render_model_card, write_final_card, write_run_page
 from thinktune.report.model_card import edited_card
@@ -94,8 +96,9 @@ def _train(run: Run, stop: StopRequest, printer: Printer) -> None:
     _record_lost_output(run, printer)
     # The memory of a CPU swaps, it does not refuse.
     if context.device.type != "cpu" and state.step < len(context.steps):
-        if context.compiled:
-            _compile(run)
+        if context.compiled and not _compile(run):
+            context = replace(context, compiled=False)
+            run = replace(run, context=context)
         run.samples.limit_batch(dry_run(context))
     run.metrics.start_clock()
     if context.is_evaluation_step(state.step) and not state.evaluated:
@@ -159,8 +162,11 @@ def _train_step(run: Run, number: int) -> None:
         run.prefetcher.prefetch(context, number + 1)
 
 
-def _compile(run: Run) -> None:
-    """Compile the layers before the clock starts, so that speed and time left are right."""
+def _compile(run: Run) -> bool:
+    """Compile the layers before the clock starts, so that speed and time left are right.
+
+    Returns False where the compiler refuses them: then they run as they are.
+    """
     context = run.context
     batches = context.batch_of_each_shape(run.prefetcher.prefetch(context, run.state.step + 1)[0])
     seconds = 0.0
@@ -173,11 +179,15 @@ def _compile(run: Run) -> None:
         if context.world.size > 1 or find_out_of_memory(error):
             raise
         transforms.uncompile_layers(context.model)
-        transforms.apply_activation_budget(context.model, context.setting.activation_budget, compiled=False)
+        if context.setting.offload_activations:
+            offload_layer_inputs(context.model, compiled=False)
+        else:
+            transforms.apply_activation_budget(context.model, context.setting.activation_budget, compiled=False)
         name, why = type(context.model).__name__, shorten_error(error, 160)
         context.say(f"the layers of {name} are not compiled ({why}): training is slower and takes more memory")
-        return
+        return False
     context.say(f"layers compiled in {seconds:.0f} s, once for the whole run")
+    return True
 
 
 def _evaluate(run: Run, stop: StopRequest) -> None:

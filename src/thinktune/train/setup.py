@@ -216,8 +216,7 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         resume.record_recipe(context.recipe, folder)  # first: it marks the folder as a run
         write_json(files.data_summary, context.prepared.summary)
         resume.record_rows(context.prepared.train.digest_lines(), folder)
-        rounds = read_rounds(context.recipe.data.name)
-        if rounds or files.rounds.is_file():  # of other rows, where the run resumes with a change
+        if rounds := read_rounds(context.recipe.data.name):  # a resumed run has the same rows: what it recorded stays
             write_json(files.rounds, rounds)
         write_json(files.environment, redact_all(environment))  # last: it shows that the others are there
     if changes:
@@ -290,6 +289,7 @@ def _environment(context: RunContext, admitted: Admitted, command: Sequence[str]
         "precision": str(context.precision).removeprefix("torch."),
         **asdict(context.setting),
         "world_size": context.world.size,
+        "context_parallel": context.share.size,
         "steps": len(context.steps),
         "code": resume.code_fingerprint(),
         "tokenizer_fingerprint": _tokenizer_fingerprint(context.tokenizer),

@@ -7,7 +7,6 @@ computes each tile's anew. One operator, opaque to the compiler, so that no comp
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn import functional
 
 from thinktune.model.decoder import decoder_layers
-from thinktune.model.loss import FUSED_DEVICE_TYPES
+from thinktune.model.device import runs_triton
 from thinktune.model.proof import build, plain_class, proof_key
 from thinktune.model.protocols import CausalLM
 from thinktune.model.twin import fill_weights, shrink
@@ -185,6 +184,6 @@ def _kernels(activation: str, device_type: str) -> tuple[Callable[..., Any], Cal
         activated = act(gate)
         return activated * up, derivative(gradient * up, gate), gradient * activated
 
-    if device_type not in FUSED_DEVICE_TYPES or find_spec("triton") is None:
+    if not runs_triton(torch.device(device_type)):
         return product, derive
     return product, torch.compile(derive, dynamic=False)

@@ -28,8 +28,8 @@ from thinktune.optim.optimizer import Optimizer
 from thinktune.tokenization import Rendered
 from thinktune.train.step import step
 
-SIZE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
-VOCABULARY, CAPACITY, HELD_OUT = 512, 1024, 8
+SIZE = ModelShape(hidden_size=64, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=32, intermediate_size=192)
+VOCABULARY, CAPACITY, HELD_OUT = 512, 512, 8
 ROWS_PER_STEP = 4
 WAYS: tuple[Scaling, ...] = ("tensor", "row")
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t for 1, 2, … degrees of freedom

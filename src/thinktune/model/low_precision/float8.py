@@ -61,7 +61,8 @@ def multiply(left: Encoded, right: Encoded, dtype: torch.dtype, *, fast: bool = 
     if is_emulated(left.values.device) or left.values.shape[1] % MULTIPLE:
         return (left.values.float() @ right.values.float().T * left.scale * right_scale).to(dtype)
     scales = left.scale, right_scale
-    return torch._scaled_mm(left.values, right.values.T, *scales, out_dtype=dtype, use_fast_accum=fast)
+    product: Any = torch._scaled_mm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    return product(left.values, right.values.T, *scales, out_dtype=dtype, use_fast_accum=fast)
 
 
 def is_emulated(device: torch.device) -> bool:
@@ -85,7 +86,8 @@ class Float8Linear(nn.Linear):
             return super().forward(input)
         held = () if self.held is None else (*self.held[0], *self.held[1])
         output = _Product.apply(_computed_in(input), self.weight, self.scaling, *held)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+        bias: Tensor | None = self.bias
+        return output if bias is None else output + bias.to(output.dtype)  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def _computed_in(states: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ OURS = (  # what we import and transformers does not need
     "annotated-types==0.8.0",
     "typing-inspection==0.4.5",
     "typing-extensions==4.16.0",  # pydantic wants it so new
-    "torchao==0.18.0",  # fp8
 )
 PEERS = (
     "trl==1.16.0",

@@ -34,7 +34,7 @@ from suite import HERE, commit, environment, kernel, versions
 
 ENDING_SECONDS = 6.0  # for ending what runs, and for the table
 ERRORS_BYTES, SHM_BYTES = 20_000, 24 * 2**30
-PACKAGES = ("pydantic", "trl", "datasets", "accelerate", "liger_kernel", "torchao", "pytest", "xdist", "pytest_timeout")
+PACKAGES = ("pydantic", "trl", "datasets", "accelerate", "liger_kernel", "pytest", "xdist", "pytest_timeout")
 
 
 class Record:

@@ -1,12 +1,14 @@
-"""The loss under fp8 arithmetic: the same steps in bf16 and in fp8, in two columns.
+"""The loss after the same steps in bf16 and in fp8, over several seeds, and an interval of the difference.
 
-On a card that has fp8, its own is used; elsewhere it is emulated: rounded to fp8, multiplied in full precision.
+On a card that has fp8, its own is used; elsewhere it is emulated: rounded to fp8, multiplied in full precision. A seed
+makes the first weights and the order of rows. Evaluation is in bf16 for all.
 
-    pip install -e '.[fp8]' && python benchmarks/float8_loss.py --steps 200
+    python benchmarks/float8_loss.py --steps 200 --seeds 3
 """
 
 import argparse
 import copy
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +22,17 @@ from thinktune.model.attention import set_attention
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.device import compute_capability, pick_device
 from thinktune.model.forward import evaluate_loss
-from thinktune.model.transforms import apply_float8, can_compile, compile_layers, float8_problem
+from thinktune.model.low_precision.float8 import Scaling, apply_float8, float8_problem
+from thinktune.model.transforms import can_compile, compile_layers
 from thinktune.optim.optimizer import Optimizer
 from thinktune.tokenization import Rendered
 from thinktune.train.step import step
 
-SIZE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
-VOCABULARY, CAPACITY, HELD_OUT = 512, 1024, 8
+SIZE = ModelShape(hidden_size=64, num_layers=3, num_heads=2, num_kv_heads=1, head_dim=32, intermediate_size=192)
+VOCABULARY, CAPACITY, HELD_OUT = 512, 512, 8
+ROWS_PER_STEP = 4
+WAYS: tuple[Scaling, ...] = ("tensor", "row")
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t for 1, 2, … degrees of freedom
 
 
 def rows(text: str, tokenizer: Any) -> list[Rendered]:
@@ -38,51 +44,65 @@ def rows(text: str, tokenizer: Any) -> list[Rendered]:
     ]
 
 
-def losses(model: Any, examples: Sequence[Rendered], steps: int, every: int) -> list[float]:
-    """Train, and return the eval loss before and after each `every` steps."""
+def final_loss(model: Any, examples: Sequence[Rendered], steps: int, seed: int) -> float:
+    """Train, and return the eval loss after the last step."""
     device, pad = model.device, make_padding(0, [len(row) for row in examples], CAPACITY)
     held_out, trained = examples[:HELD_OUT], examples[HELD_OUT:]
-    optimizer = Optimizer(model, TrainConfig(rows_per_step=4, memory="exact"))
-    found = [evaluate_loss(model, pack(held_out, CAPACITY, pad=pad), device, torch.bfloat16).mean_losses()["loss"]]
+    order = np.random.default_rng(seed).permutation(len(trained))
+    optimizer = Optimizer(model, TrainConfig(rows_per_step=ROWS_PER_STEP, memory="exact"))
     for number in range(1, steps + 1):
-        chosen = [trained[(4 * number + offset) % len(trained)] for offset in range(4)]
+        chosen = [trained[order[(ROWS_PER_STEP * number + offset) % len(order)]] for offset in range(ROWS_PER_STEP)]
         optimizer.begin_step(number, 1e-3)
         batches = [batch.to(device) for batch in pack(chosen, CAPACITY, pad=pad)]
         step(model, batches, optimizer, World(), torch.bfloat16)
-        if number % every == 0:
-            found.append(
-                evaluate_loss(model, pack(held_out, CAPACITY, pad=pad), device, torch.bfloat16).mean_losses()["loss"]
-            )
-    return found
+    return evaluate_loss(model, pack(held_out, CAPACITY, pad=pad), device, torch.bfloat16).mean_losses()["loss"]
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and half the width of its 95 % interval, by Student's t."""
+    mean, count = statistics.fmean(differences), len(differences)
+    if count == 1:
+        return mean, float("nan")
+    return mean, T_95[count - 2] * statistics.stdev(differences) / count**0.5
 
 
 def main() -> None:
-    """Print both columns and their difference."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--steps", type=int, default=200)
-    steps = arguments.parse_args().steps
+    """Print a row for each seed, and the mean difference of each way with its interval."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(T_95) + 2))
+    arguments = parser.parse_args()
     device = pick_device()
-    emulate = float8_problem(device.type, compute_capability(device), installed=True) is not None
+    emulated = float8_problem(device.type, compute_capability(device)) is not None
     text = "\n".join(
         module.__doc__ or "" for module in (torch, torch.nn.Module, torch.Tensor, np, np.ndarray, argparse)
     )
     text += "\n".join(str(getattr(np, name).__doc__) for name in sorted(dir(np))[:300])
     tokenizer = make_tokenizer([text], VOCABULARY)
     examples = rows(text, tokenizer)
-    start = make_model(tokenizer, SIZE).to(device, torch.bfloat16)
-    columns = []
-    for float8 in (False, True):
-        model = copy.deepcopy(start)
-        if float8:
-            apply_float8(model, emulate=emulate)
-        set_attention(model, torch.bfloat16)
-        if can_compile(device):
-            compile_layers(model)
-        columns.append(losses(model, examples, steps, max(1, steps // 4)))
-    print(f"torch {torch.__version__}, {device}, fp8 {'emulated' if emulate else 'of the card'}, {len(examples)} rows")
-    print("step   bf16      fp8     difference")
-    for index, (bf16, fp8) in enumerate(zip(*columns, strict=True)):
-        print(f"{index * max(1, steps // 4):4}  {bf16:.4f}  {fp8:.4f}  {(fp8 - bf16) / bf16:+.3%}")
+    print(f"torch {torch.__version__}, {device}, fp8 {'emulated' if emulated else 'of the card'}, {len(examples)} rows")
+    print("seed  bf16    fp8, a scale a tensor  fp8, a scale a row", flush=True)
+    differences: dict[str, list[float]] = {scaling: [] for scaling in WAYS}
+    for seed in range(arguments.seeds):
+        torch.manual_seed(seed)
+        start = make_model(tokenizer, SIZE).to(device, torch.bfloat16)
+        found = {}
+        for scaling in (None, *WAYS):
+            model = copy.deepcopy(start)
+            if scaling:
+                apply_float8(model, scaling, hold=True)
+            set_attention(model, torch.bfloat16)
+            if can_compile(device):
+                compile_layers(model)
+            found[scaling] = final_loss(model, examples, arguments.steps, seed)
+        cells = [f"{found[None]:.4f}"]
+        for scaling in WAYS:
+            differences[scaling].append(found[scaling] / found[None] - 1)
+            cells.append(f"{found[scaling]:.4f} ({differences[scaling][-1]:+.2%})")
+        print(f"{seed:4}  " + "  ".join(cells), flush=True)
+    for scaling in WAYS:
+        mean, half = interval(differences[scaling])
+        print(f"a scale a {scaling}: {mean:+.2%} ± {half:.2%} of bf16's loss (95 %, {arguments.seeds} seeds)")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ from torch.fx import GraphModule, Node
 from transformers import AutoModelForCausalLM
 
 from thinktune.model.decoder import decoder_layers
+from thinktune.model.low_precision import float8 as float8_products
+from thinktune.model.low_precision.float8 import Scaling, apply_float8, cast_weights
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.train.joined_linear import join_products, joining_pays
 
@@ -48,6 +50,20 @@ H200 = SimpleNamespace(
     gcnArchName="",
     is_integrated=0,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Float8:
+    """Products in fp8: how they are scaled, and whether the weights' casts are at hand."""
+
+    scaling: Scaling
+    held: bool
+
+
+FLOAT8 = {
+    "off": None,
+    **{f"{scaling}{', held' * held}": Float8(scaling, held) for scaling in ("tensor", "row") for held in (False, True)},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +110,26 @@ class TracedPass:
 
 
 def layer_code(
-    shape: Shape, budget: float, attention: str = "thinktune_varlen", *, joined: bool | None = None
+    shape: Shape,
+    budget: float,
+    attention: str = "thinktune_varlen",
+    *,
+    joined: bool | None = None,
+    float8: Float8 | None = None,
 ) -> LayerCode:
-    """Return what a layer of this shape launches under an activation budget, in bf16.
+    """Return what a layer of this shape launches under an activation budget, in bf16 or with products in fp8.
 
     Products that share an input are `joined` where runs join them, if nothing else is said.
     """
-    joined = joining_pays(budget) if joined is None else joined
-    forward, backward = trace_layer(shape, budget, attention, joined=joined)
+    joined = joining_pays(budget) and float8 is None if joined is None else joined
+    forward, backward = trace_layer(shape, budget, attention, joined=joined, float8=float8)
     with pretended_card():
         return LayerCode(pass_code(forward), pass_code(backward), kept_bytes(forward.module) / TOKENS)
 
 
-def trace_layer(shape: Shape, budget: float, attention: str, *, joined: bool) -> tuple[TracedPass, TracedPass]:
+def trace_layer(
+    shape: Shape, budget: float, attention: str, *, joined: bool, float8: Float8 | None = None
+) -> tuple[TracedPass, TracedPass]:
     """Trace both passes of a layer as `compile_layers` has them compiled, on tensors without memory."""
     from torch._inductor.compile_fx import compile_fx
 
@@ -122,13 +145,17 @@ def trace_layer(shape: Shape, budget: float, attention: str, *, joined: bool) ->
         return run
 
     torch._dynamo.reset()
-    with FakeTensorMode():
+    # Traced without a card, but as for one.
+    with FakeTensorMode(), patch.object(float8_products, "is_emulated", lambda _: False):
         options: dict[str, Any] = {"dtype": torch.bfloat16, "attn_implementation": "thinktune_rows"}
         config = Shape(**(asdict(shape) | {"num_layers": 1, "vocab_size": VOCABULARY})).config()
         model: Any = AutoModelForCausalLM.from_config(config, **options).train()
         model.set_attn_implementation(attention)
         if joined:
             join_products(model, torch.bfloat16)
+        if float8:
+            apply_float8(model, float8.scaling, hold=float8.held)
+            cast_weights(model)
         apply_activation_budget(model, budget, compiled=True)
         compile_layers(model, lambda module, inputs: compile_fx(module, inputs, inner_compile=keep))
         states = torch.empty(1, TOKENS, shape.hidden_size, dtype=torch.bfloat16, requires_grad=True)
@@ -334,6 +361,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=float, default=[1.0, 0.7, 0.5, 0.3, 0.1, 0.0])
     parser.add_argument("--attention", choices=["thinktune_varlen", "thinktune_rows"], default="thinktune_varlen")
     parser.add_argument("--joined", choices=["where it pays", "always", "never"], default="where it pays")
+    parser.add_argument("--float8", choices=FLOAT8, default="off")
     parser.add_argument("--json", action="store_true", help="one JSON line for each instead of the table")
     chosen = parser.parse_args()
     joined = {"where it pays": None, "always": True, "never": False}[chosen.joined]
@@ -346,7 +374,7 @@ def main() -> None:
     for size in chosen.sizes:
         least = None
         for budget in chosen.budgets:
-            found = layer_code(QWEN3[size], budget, chosen.attention, joined=joined)
+            found = layer_code(QWEN3[size], budget, chosen.attention, joined=joined, float8=FLOAT8[chosen.float8])
             passes = found.forward, found.backward
             multiplied = sum(each.multiplications for each in passes)
             least = multiplied if least is None else least

@@ -18,13 +18,8 @@ from thinktune.model.attention import set_attention
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states
 from thinktune.model.loss import LogitChunks, linear_cross_entropy
-from thinktune.model.transforms import (
-    apply_activation_budget,
-    apply_float8,
-    can_compile,
-    compile_layers,
-    float8_problem,
-)
+from thinktune.model.low_precision.float8 import apply_float8, float8_problem
+from thinktune.model.transforms import apply_activation_budget, can_compile, compile_layers
 from thinktune.optim.optimizer import Optimizer
 from thinktune.tokenization import Rendered
 from thinktune.train.samples import any_operations
@@ -235,15 +230,16 @@ def test_states_on_the_host_are_updated_as_those_on_the_card(made, card_rows):
     assert all(one.cpu().equal(other.cpu()) for one, other in zip(*kept, strict=True))
 
 
-def test_learning_in_8_bits_stays_near_bf16(made, card_rows):
-    if problem := float8_problem("cuda", torch.cuda.get_device_capability(), installed=True):
+@pytest.mark.parametrize("scaling", ["tensor", "row"])
+@pytest.mark.parametrize("hold", [False, True])
+def test_learning_in_8_bits_stays_near_bf16(made, card_rows, scaling, hold):
+    if problem := float8_problem("cuda", torch.cuda.get_device_capability()):
         pytest.skip(f"fp8: {problem}")
-    pytest.importorskip("torchao")
     losses = []
     for coded in (False, True):
         model = copy.deepcopy(made).to(torch.bfloat16)
         if coded:
-            apply_float8(model)
+            apply_float8(model, scaling, hold=hold)
         set_attention(model, torch.bfloat16)
         compile_layers(model)
         update = Optimizer(model, TrainConfig(rows_per_step=1, memory="exact"))

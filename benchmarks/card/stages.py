@@ -22,6 +22,8 @@ PREDICTED = {"0.6B exact 8k": (0, 0), "1.7B exact 16k recomputed": (0, 4), "1.7B
 PREDICTED_GIB = {"0.6B exact 8k": 24.0, "1.7B exact 16k recomputed": 36.0, "1.7B 8bit inside 8k": 32.0}
 SMALL_GIB = {"1.7B in 8 GiB": 8.0, "1.7B in 6 GiB": 6.0, "4B in 16 GiB": 16.0, "8B in 24 GiB": 24.0}
 
+FLOAT8 = ({"precision": "fp8"}, {"precision": "fp8-row"})
+
 
 def all_stages(places: Places) -> list[Stage]:
     """Return the stages in their order: first what must be known, last what may be cut off."""
@@ -46,7 +48,7 @@ def _stages(places: Places) -> list[Stage]:
         *_memory(places, "memory", PREDICTED, PREDICTED_GIB),
         _Ours("ours 1.7B, 4 rows a step", "tutorial", "1.7B", 50, 50, job="rows").stage(places),
         _Ours("ours 0.6B", "sizes", "0.6B", 60, 60).stage(places),
-        _Ours("ours 1.7B, fp8", "fp8", "1.7B", 90, 105, ({"precision": "fp8"},)).stage(places),
+        _Ours("ours 1.7B, fp8", "fp8", "1.7B", 130, 105, FLOAT8).stage(places),
         _weights(places, "4B", "sizes"),
         _Ours("ours 4B", "sizes", "4B", 90, 130).stage(places),
         last_peer,

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from thinktune.planner.activation_budgets import trace_layers
+from thinktune.planner.roofline import FLOAT8_CAST_BYTES, FLOAT8_TOKEN_BYTES
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from jobs import QWEN3
-from layer_code import layer_code
+from layer_code import TOKENS, Float8, layer_code
 
 pytestmark = pytest.mark.slow
 needs_cuda_build = pytest.mark.skipif(
@@ -68,3 +69,19 @@ def test_the_plan_counts_no_less_than_a_layer_keeps(size):
     kept = layer_code(shape, 1.0).kept_bytes_per_token
     assert kept <= planned[1.0][0].saved.per_token <= 1.1 * kept
     assert layer_code(shape, 0.5).kept_bytes_per_token <= planned[0.5][0].saved.per_token
+
+
+@needs_cuda_build
+@pytest.mark.parametrize(("scaling", "launches", "own_bytes"), [("tensor", 35 + 2, 380e3), ("row", 17 + 2, 300e3)])
+def test_products_in_fp8_move_little_more_where_weights_are_cast_once_a_step(scaling, launches, own_bytes):
+    """The plan counts what is moved for a token, and with its bytes of bf16 no less than what is kept."""
+    shape, plain = QWEN3["1.7B"], layer_code(QWEN3["1.7B"], 1.0, joined=False)
+    held, cast = (layer_code(shape, 1.0, float8=Float8(scaling, each)) for each in (True, False))
+    assert kernels(held) <= launches
+    assert held.bytes_per_token <= own_bytes
+    assert held.kept_bytes_per_token <= plain.kept_bytes_per_token
+    widths, elements = 2 * 4096 + 3 * 8192, 2 * 2048**2 + 3 * 2048 * 6144
+    more = held.bytes_per_token - plain.bytes_per_token
+    assert more == pytest.approx(FLOAT8_TOKEN_BYTES[scaling] * widths, rel=0.05)
+    casts = (cast.bytes_per_token - held.bytes_per_token) * TOKENS
+    assert casts == pytest.approx(FLOAT8_CAST_BYTES * elements, rel=0.05)

@@ -17,7 +17,7 @@ from thinktune.model.forward import compute_loss
 from thinktune.model.long_rows import activation_offload
 from thinktune.model.long_rows.activation_offload import ActivationOffloader, offload_layer_inputs
 from thinktune.model.long_rows.tiled_mlp import tile_mlps, tileable_activation
-from thinktune.model.transforms import apply_activation_budget, compile_layers
+from thinktune.model.transforms import apply_activation_budget, compile_layers, uncompile_layers
 from thinktune.model.twin import fill_weights
 from thinktune.planner.trace import LiveBytes
 from thinktune.tokenization import Rendered
@@ -229,3 +229,16 @@ def test_what_is_tiled_is_right_and_what_is_not_is_left_alone(name, batches):
     assert tile_mlps(model, 16) == (found is not None)
     if found:
         assert_equal(gradients(model, batches), gradients(plain, batches), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_are_let_go_run_as_before_without_what_was_wrapped_around_them(layered, batches):
+    plain = [layer.forward for layer in layered.model.layers]
+    wanted = gradients(copy.deepcopy(layered), batches)
+    compile_layers(layered, "aot_eager")
+    offload_layer_inputs(layered, compiled=True)
+    uncompile_layers(layered)
+    assert [layer.forward for layer in layered.model.layers] == plain
+    offload_layer_inputs(layered, compiled=False)
+    counters.clear()
+    assert_equal(gradients(layered, batches), wanted)
+    assert not counters["stats"]

@@ -6,7 +6,7 @@ from support.plans import KnownWorkload, train_config, workload
 
 from thinktune.data.packing import assign_rows
 from thinktune.planner.hardware import find_card
-from thinktune.planner.memory import Setting
+from thinktune.planner.memory import Setting, memory_peaks
 from thinktune.planner.plan import make_plan, plan_as_dict
 from thinktune.planner.roofline import EXPECTED, GOOD, POOR, STEP_HOST_SECONDS, batch_seconds, step_seconds
 from thinktune.planner.speed import format_speeds, speed_range, tokens_per_second
@@ -121,6 +121,29 @@ def test_speeds_are_shown_as_a_range():
     option = plan_as_dict(make_plan(train_config(), made, H200))["options"][0]
     assert option["predicted_range"][0] < option["predicted_tokens_per_second"] < option["predicted_range"][1]
     assert speed_range(made, whole(made), find_card("24GiB")) is None
+
+
+@pytest.mark.parametrize(("scaling", "share", "token_bytes"), [("tensor", 1, 3.9), ("row", 2 / 3, 1.4)])
+def test_fp8_is_faster_in_the_products_and_moves_more(scaling, share, token_bytes):
+    """Of a layer of 1.7B: queries, attention's output, gate, up and down; keys and values stay in bf16."""
+    plain, made = known(32_768), known(32_768, float8=scaling)
+    elements, widths = 28 * (2 * 2048**2 + 3 * 2048 * 6144), 28 * (2 * 4096 + 3 * 8192)
+    one, other = (batch_seconds(each, whole(each), H200, EXPECTED) for each in (plain, made))
+    saved = share * 32_768 * 6 * elements / (0.69 * 989.5e12) * (1 - 1 / 1.7)
+    moved = (32_768 * token_bytes * widths + 8 * elements) / (0.81 * 4.8e12)
+    assert one.total - other.total == pytest.approx(saved - moved, rel=2e-3)
+    assert one.total > other.total
+    four = whole(made, batch_tokens=8192)  # whose casts are made once for all four
+    once, each = (batch_seconds(known(tokens, float8=scaling), four, H200, EXPECTED) for tokens in (32_768, 8192))
+    assert each.total - once.total == pytest.approx(3 / 4 * 8 * elements / (0.81 * 4.8e12), rel=1e-3)
+
+
+def test_casts_are_held_and_counted_where_a_step_has_several_batches():
+    made, plain = known(32_768, float8="tensor"), known(32_768)
+    for tokens, held in ((32_768, 0), (8192, 2 * 28 * (2 * 2048**2 + 3 * 2048 * 6144))):
+        setting = whole(made, batch_tokens=tokens)
+        assert memory_peaks(made, setting).train - memory_peaks(plain, setting).train == held
+    assert not known(32_768, float8="tensor", ranks=8, per_node=8).holds_casts(whole(made, batch_tokens=1024))
 
 
 def test_fp32_arithmetic_has_no_predicted_speed():

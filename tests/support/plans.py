@@ -57,6 +57,11 @@ class KnownWorkload(Workload):
     recomputed_layers = long_row_layers = tiled_passes = layers_by_budget[0.0]
     operations = OPERATIONS
 
+    @property
+    def float8_shapes(self):
+        """Queries, attention's output, gate, up and down."""
+        return 28 * (2 * [(2048, 2048)] + 2 * [(6144, 2048)] + [(2048, 6144)]) if self.float8 else []
+
     def root_bytes(self, tokens, rows=None):
         return RootBytes(*(int(6e8 + per_token * tokens) for per_token in (2e5, 5e4, 5e3, 5e3, 5e3)))
 

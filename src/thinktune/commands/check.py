@@ -24,7 +24,7 @@ from thinktune.hub import locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit, context_fault
 from thinktune.model.loading import many_ranks_fault
-from thinktune.model.transforms import require_float8
+from thinktune.model.low_precision.float8 import require_float8
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_setting
 from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
 from thinktune.planner.speed import format_speeds
@@ -161,8 +161,8 @@ def _plan(inputs: PlanInputs) -> tuple[MemoryTierName | None, dict[str, Any]]:
     """
     recipe, device = inputs.recipe, inputs.device
     try:
-        if recipe.train.precision == "fp8" and not recipe.plan.card:  # with one, it may be for another machine
-            require_float8(device)
+        if not recipe.plan.card:  # with one, it may be for another machine
+            require_float8(recipe.train.precision, device)
         if device.type == "cpu" and not recipe.plan.card:
             setting = resolve_setting(inputs, say_nothing)
             why = f"on the CPU: {plan.describe_setting(setting)}"

@@ -24,7 +24,7 @@ DEFAULT_TOKENS_PER_STEP = 16_384  # about 20 of the medical rows
 Strategy = Literal["replicate", "shard", "hybrid"]
 Hub = Literal["modelscope", "huggingface"]
 LRSchedule = Literal["cosine", "linear", "constant"]
-Precision = Literal["auto", "fp32", "bf16", "fp8"]
+Precision = Literal["auto", "fp32", "bf16", "fp8", "fp8-row"]
 SwanlabMode = Literal["off", "auto", "cloud", "local", "offline"]
 MemoryTierName = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"]
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
@@ -241,7 +241,8 @@ class TrainConfig(Section):
     """Seed of the row order."""
     precision: Precision = "auto"
     """Arithmetic. Auto is bf16 on an accelerator and wherever weights are bf16 (see `train.memory`), and fp32 on the
-    CPU. fp8 computes the layers' matrix products in 8 bits on cards that can (needs the extra `fp8`)."""
+    CPU. fp8 computes the layers' matrix products of training in 8 bits, on cards that can, with a scale a matrix;
+    fp8-row has a scale a row, and gradients of weights in bf16."""
     memory: Literal["auto"] | MemoryTierName = "auto"
     """Memory tier, with its bytes per parameter for weight and AdamW state: fp32 12, exact 12 (bf16 arithmetic over an
     fp32 master), exact-bf16 8, 8bit 4, 8bit-streamed 2 (and 2 of host memory), 4bit 3. Auto is the best that fits an

@@ -26,7 +26,6 @@ from thinktune.model.folder import FIELD, list_some
 from thinktune.model.generation_config import GENERATION_CONFIG, read_generation_config
 from thinktune.model.protocols import CausalLM
 from thinktune.model.stored_weights import MatchedWeights, read_chunks, refuse_non_finite
-from thinktune.model.transforms import apply_float8
 from thinktune.model.weight_names import set_saved_names, wrapper_conversions
 from thinktune.progress import Say, say_nothing
 
@@ -118,7 +117,6 @@ def load_sharded_model(
     dtype: torch.dtype,
     *,
     trust_remote_code: bool = False,
-    float8: bool = False,
 ) -> CausalLM:
     """Load a causal language model sharded over ranks by FSDP2, with weights in `dtype`.
 
@@ -131,7 +129,6 @@ def load_sharded_model(
         device: this rank's device.
         dtype: dtype of the weights.
         trust_remote_code: whether code of the folder may run.
-        float8: whether the layers' matrix products use fp8, which must be set before sharding.
     """
     admitted = admit_model(folder, trust_remote_code=trust_remote_code)
     model = meta_model(folder, admitted.config, dtype, trust_remote_code=trust_remote_code)
@@ -140,8 +137,6 @@ def load_sharded_model(
     computed = _computed_buffers(model, admitted.weights)
     if (folder / GENERATION_CONFIG).is_file():
         model.generation_config = read_generation_config(folder)
-    if float8:
-        apply_float8(model)
     apply_fsdp(model, mesh)
     model.to_empty(device=device)
     _load_sharded_weights(model, admitted.weights, folder)

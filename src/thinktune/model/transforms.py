@@ -1,21 +1,19 @@
-"""Transforms of the decoder layers: torch.compile, activation checkpointing, fp8 matrix products."""
+"""Transforms of the decoder layers: torch.compile and activation checkpointing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thinktune.errors import UserError
 from thinktune.model.decoder import decoder_layers, last_norm
-from thinktune.model.device import MIN_FLOAT8_CAPABILITY, compute_capability, runs_triton
+from thinktune.model.device import runs_triton
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
 
 MAX_GRAPHS = 64  # of one function; torch's own limit is 8
-FLOAT8_MULTIPLE = 16  # both sides of a matrix that a card multiplies in fp8 must be multiples of this
 
 
 def can_compile(device: torch.device) -> bool:
@@ -122,48 +120,3 @@ def apply_activation_budget(model: CausalLM, budget: float, compiled: bool) -> N
     (enable or model.gradient_checkpointing_enable)()
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index < recomputed
-
-
-def require_float8(device: torch.device) -> None:
-    """Raise UserError if fp8 cannot run on this device, or its package is missing."""
-    if problem := float8_problem(device.type, compute_capability(device), find_spec("torchao") is not None):
-        raise UserError(f"expert.precision: is fp8, {problem}")
-
-
-def float8_problem(device_type: str, capability: tuple[int, int] | None, installed: bool) -> str | None:
-    """Return why fp8 cannot run and what to do; None if it can."""
-    if device_type != "cuda" or capability is None or capability < MIN_FLOAT8_CAPABILITY:
-        which = (
-            device_type
-            if capability is None
-            else f"{device_type} of compute capability {'.'.join(map(str, capability))}"
-        )
-        least = ".".join(map(str, MIN_FLOAT8_CAPABILITY))
-        return (
-            f"which needs an NVIDIA card of compute capability {least} or more (Ada, Hopper, Blackwell), and this is "
-            f"{which}; use bf16"
-        )
-    return None if installed else "which needs torchao; install it with pip install 'thinktune[fp8]', or use bf16"
-
-
-def apply_float8(model: CausalLM, *, emulate: bool = False) -> None:
-    """Multiply the layers' matrices in fp8, forward and backward, each tensor scaled by its largest magnitude.
-
-    Weights and their names stay the same; embedding and head keep their precision. Uses torchao's float8 training
-    (tensorwise dynamic scaling; Micikevicius et al., FP8 Formats for Deep Learning, 2022).
-
-    Args:
-        model: the causal language model, before its layers are compiled.
-        emulate: round to fp8 but multiply in full precision, for machines without such cards.
-    """
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
-
-    convert_to_float8_training(
-        decoder_layers(model),
-        config=Float8LinearConfig(emulate=emulate, pad_inner_dim=True),
-        module_filter_fn=_fits_float8,
-    )
-
-
-def _fits_float8(module: nn.Module, _name: str) -> bool:
-    return isinstance(module, nn.Linear) and not any(size % FLOAT8_MULTIPLE for size in module.weight.shape)

@@ -21,6 +21,7 @@ from thinktune.distributed import ParallelDims
 from thinktune.model import ModelConfig
 from thinktune.model.decoder import decoder_layers
 from thinktune.model.loss import PLAIN_LOGITS, LogitTransform, pick_chunk_rows
+from thinktune.model.low_precision.float8 import HELD_BYTES_PER_ELEMENT, Scaling, float8_shapes
 from thinktune.model.transforms import MAX_GRAPHS
 from thinktune.optim import TIERS, MemoryTier
 from thinktune.optim.adamw import CHUNK_ELEMENTS, CPU_CHUNK_ELEMENTS
@@ -95,6 +96,7 @@ class Workload:
     logits: LogitTransform = PLAIN_LOGITS
     steps: RunSteps | None = None  # None: all steps are as large, and their batches full
     context: int = 1  # cards that share the tokens of each batch
+    float8: Scaling | None = None  # how products of layers are scaled that are in fp8
 
     @property
     def groups(self) -> int:
@@ -133,6 +135,19 @@ class Workload:
     def rank_tokens(self) -> int:
         """Tokens of the largest step in one group of cards."""
         return part_of_step(self.step_tokens, self.longest_row_tokens, self.groups)
+
+    @cached_property
+    def float8_shapes(self) -> list[tuple[int, int]]:
+        """Shapes of the layers' matrices whose products are in fp8."""
+        return float8_shapes(model_without_memory(self.config)) if self.float8 else []
+
+    def holds_casts(self, setting: Setting) -> bool:
+        """Return True if weights are cast to fp8 once a step: where a step has several batches, on one card."""
+        return bool(self.float8) and self.ranks == 1 and self.one_batch_tokens > setting.batch_tokens
+
+    def held_cast_bytes(self, setting: Setting) -> int:
+        """Return the bytes of casts that are held for a step."""
+        return HELD_BYTES_PER_ELEMENT * sum(map(prod, self.float8_shapes)) if self.holds_casts(setting) else 0
 
     @cached_property
     def parameter_groups(self) -> ParameterGroups:
@@ -298,7 +313,7 @@ def memory_peaks(workload: Workload, setting: Setting) -> MemoryPeaks:
     workload = workload.over_fp32_weights if tier.weights == torch.float32 else workload
     tokens, chunk = -(-setting.batch_tokens // workload.context), _update_chunk_elements(workload, shapes)
     resident, host = tier.moments_bytes(shapes)
-    resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier)
+    resident += tier.weights_bytes(shapes) + _offload_buffer_bytes(chunk, tier) + workload.held_cast_bytes(setting)
     states = config.hidden_size * tokens * workload.weight_dtype.itemsize
     layers, root = workload.setting_layers(setting), workload.root_bytes(tokens, setting.chunk_rows)
     inside = setting.update_in_backward

@@ -17,6 +17,7 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.model import ModelConfig
 from thinktune.model.attention import has_attention_dropout
 from thinktune.model.long_rows.context_parallel import context_fault, require_ranks
+from thinktune.model.low_precision.float8 import pick_scaling
 from thinktune.model.proof import ModelTraits
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
@@ -236,7 +237,13 @@ def make_workload(inputs: PlanInputs, ranks: int = 1, per_node: int = 1) -> Work
         logits=inputs.traits.logits,
         steps=RunSteps.of(lengths, ranks // recipe.train.context_parallel, packed=inputs.traits.packed),
         context=recipe.train.context_parallel,
+        float8=pick_scaling(recipe.train.precision),
     )
+
+
+def holds_casts(inputs: PlanInputs, setting: Setting, ranks: int = 1) -> bool:
+    """Return True for a run in fp8 that casts its weights once a step and keeps the casts, which the plan counts."""
+    return pick_scaling(inputs.recipe.train.precision) is not None and make_workload(inputs, ranks).holds_casts(setting)
 
 
 def batch_shapes(inputs: PlanInputs, setting: Setting, ranks: int = 1) -> BatchShapes | None:

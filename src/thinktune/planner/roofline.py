@@ -31,11 +31,12 @@ class Rates:
     attention_backward_tflops: float
     kernel_gap_seconds: float  # between two kernels
     layer_host_seconds: float  # forward and backward pass of a compiled layer
+    float8_speedup: float  # of a matrix product in fp8 over bf16; its peak is twice as high
 
 
-POOR = Rates(0.62, 0.75, 0.35, 0.28, 200, 160, 2.0e-6, 0.95e-3)
-EXPECTED = Rates(0.69, 0.81, 0.45, 0.36, 260, 210, 1.2e-6, 0.62e-3)
-GOOD = Rates(0.75, 0.85, 0.55, 0.45, 330, 270, 0.8e-6, 0.45e-3)
+POOR = Rates(0.62, 0.75, 0.35, 0.28, 200, 160, 2.0e-6, 0.95e-3, 1.5)
+EXPECTED = Rates(0.69, 0.81, 0.45, 0.36, 260, 210, 1.2e-6, 0.62e-3, 1.7)
+GOOD = Rates(0.75, 0.85, 0.55, 0.45, 330, 270, 0.8e-6, 0.45e-3, 1.85)
 
 
 BACKWARD_SCORES = 1.25  # operations of attention's backward pass, over twice those of its forward pass
@@ -51,6 +52,12 @@ ROOT_BYTES_PER_STATE = 60  # embedding, last norm and selection, not compiled, p
 
 
 HEAD_PASSES = 9  # of a batch over the matrix of head and embedding: zeroed, added to, scaled
+
+
+# A token's bytes for each input and output of a matrix: magnitudes, casts and their transposes (1.7B, all kept, by the
+# code of `benchmarks/layer_code.py`); and for each of its elements, to be cast for both passes.
+FLOAT8_TOKEN_BYTES = {"tensor": 3.9, "row": 1.4}
+FLOAT8_CAST_BYTES = 8
 
 
 LAYER_KERNELS, EAGER_LAYER_KERNELS = 50, 167  # of both passes
@@ -90,7 +97,8 @@ def batch_seconds(workload: Workload, setting: Setting, card: Card, rates: Rates
     bandwidth = rates.memory * card.memory_bytes_per_second
     peak = rates.products * card.tflops * 1e12 * (NARROW_PRODUCTS if config.hidden_size <= NARROW_HIDDEN_SIZE else 1)
     recomputed = fmean(layer.recompute_factor for layer in layers)
-    seconds = tokens * 6 * workload.operations.matrices * recomputed / peak
+    seconds = tokens * 6 * workload.operations.matrices * recomputed / peak * _float8_factor(workload, rates)
+    seconds += _float8_bytes(workload, setting, tokens) / bandwidth
     runs = fmean(layer.attention_runs for layer in layers)
     seconds += tokens * _attention_seconds(workload, runs, card, rates)
     seconds += tokens * sum(layer.elementwise_bytes for layer in layers) / bandwidth
@@ -107,6 +115,22 @@ def batch_seconds(workload: Workload, setting: Setting, card: Card, rates: Rates
     forward, backward = _with_copies(workload, setting, card, layer / (3 * recomputed), layer, tokens)
     total = len(layers) * (forward + backward) + head + moved / bandwidth
     return BatchSeconds(forward, backward, head, total, host + BATCH_HOST_SECONDS)
+
+
+def _float8_factor(workload: Workload, rates: Rates) -> float:
+    """Return the seconds of the layers' products over those in bf16; with rows, gradients of weights stay bf16."""
+    in_float8 = sum(map(prod, workload.float8_shapes)) / workload.operations.matrices
+    in_float8 *= 2 / 3 if workload.float8 == "row" else 1
+    return 1 - min(1.0, in_float8) * (1 - 1 / rates.float8_speedup)
+
+
+def _float8_bytes(workload: Workload, setting: Setting, tokens: float) -> float:
+    """Return what casts to fp8 read and write in a batch; of held weights, its share of those of a step."""
+    if not workload.float8:
+        return 0.0
+    of_states = tokens * FLOAT8_TOKEN_BYTES[workload.float8] * sum(map(sum, workload.float8_shapes))
+    casts = 1 / workload.batches(setting.batch_tokens)[0] if workload.holds_casts(setting) else 1.0
+    return of_states + casts * FLOAT8_CAST_BYTES * sum(map(prod, workload.float8_shapes))
 
 
 def _with_copies(

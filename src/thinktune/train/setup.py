@@ -32,12 +32,13 @@ from thinktune.model.loading import count_parameters, load_model, load_sharded_m
 from thinktune.model.long_rows import context_parallel
 from thinktune.model.long_rows.activation_offload import offload_layer_inputs
 from thinktune.model.long_rows.tiled_mlp import tile_mlps
+from thinktune.model.low_precision.float8 import apply_float8, pick_scaling, require_float8
 from thinktune.model.proof import model_traits
 from thinktune.model.stored_weights import MatchedWeights
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
-from thinktune.planner.resolve import batch_shapes
+from thinktune.planner.resolve import batch_shapes, holds_casts
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import RunFolder, base_model, describe_environment, journal, resume
 from thinktune.run.thought_folder import read_rounds
@@ -84,6 +85,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     compiled = _compiles(model, world)
     optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
+    if scaling := pick_scaling(recipe.train.precision):
+        apply_float8(model, scaling, hold=holds_casts(inputs, setting, world.size))
     share = _configure_layers(recipe, model, setting, world, compiled=compiled)
     shapes = batch_shapes(inputs, setting, world.size // share.size)
     context = RunContext(
@@ -144,8 +147,7 @@ def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Set
             f"{world.per_node} each; start the same number on each machine, or set train.strategy: shard"
         )
     mesh = world.mesh(ParallelDims(setting.strategy, world.size, world.per_node), device)
-    float8 = recipe.train.precision == "fp8"
-    return load_sharded_model(folder, mesh, device, dtype, trust_remote_code=trusted, float8=float8)
+    return load_sharded_model(folder, mesh, device, dtype, trust_remote_code=trusted)
 
 
 def _check_weights(source: Path, folder: Path) -> str:
@@ -240,7 +242,7 @@ def _compiles(model: CausalLM, world: World) -> bool:
 def _make_optimizer(recipe: Recipe, model: Any, setting: Setting, *, compiled: bool) -> Optimizer:
     """Make the optimizer, and join products of compiled layers where that pays; those of fp8 are another class's."""
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
-    joins = compiled and joining_pays(setting.activation_budget) and recipe.train.precision != "fp8"
+    joins = compiled and joining_pays(setting.activation_budget) and not pick_scaling(recipe.train.precision)
     join = partial(join_products, model, precision) if joins else None
     # Triton may be there and not run, for lack of a C compiler: then nothing of it is used.
     fused = False if model.device.type == "cuda" and not runs_triton(model.device) else None
@@ -250,12 +252,10 @@ def _make_optimizer(recipe: Recipe, model: Any, setting: Setting, *, compiled: b
 def _configure_layers(
     recipe: Recipe, model: CausalLM, setting: Setting, world: World, *, compiled: bool
 ) -> context_parallel.ContextShare:
-    """Set up the layers' arithmetic, attention and recomputation, and have them compiled.
+    """Set up the layers' attention and recomputation, and have them compiled.
 
     Returns this rank's share of each batch.
     """
-    if recipe.train.precision == "fp8" and world.size == 1:  # with many ranks, done before the model was sharded
-        transforms.apply_float8(model)
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
     set_attention(model, precision)
     refuse_leaks(model, precision)
@@ -303,8 +303,7 @@ def _tokenizer_fingerprint(tokenizer: ChatTokenizer) -> str:
 
 def _seed_and_set_determinism(recipe: Recipe, device: torch.device) -> None:
     """Seed the random generators, and allow only deterministic operations if the recipe says so."""
-    if recipe.train.precision == "fp8":
-        transforms.require_float8(device)
+    require_float8(recipe.train.precision, device)
     torch.manual_seed(recipe.train.seed)
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first matrix product is made

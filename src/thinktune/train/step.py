@@ -12,6 +12,7 @@ from thinktune.distributed import World
 from thinktune.model import Batch, CausalLM
 from thinktune.model.decoder import decoder_layers
 from thinktune.model.forward import LossReport, LossSums, compute_loss, set_replica_all_reduce
+from thinktune.model.low_precision.float8 import cast_weights
 from thinktune.optim import Optimizer
 
 
@@ -54,6 +55,7 @@ def step(
     """
     if not model.training:
         model.train()
+    cast_weights(model)
     label_tokens = options.label_tokens or sum(batch.label_tokens for batch in batches)
     scale = world.size / label_tokens  # ranks' gradients are averaged, and their sum is meant
     losses = LossSums(batches[0].ids.device)
@@ -76,6 +78,7 @@ def dry_train_step(
     """Run a step with full memory use and NaN gradients, so that the optimizer skips the update."""
     model.train()
     optimizer.begin_step(0, 0.0)
+    cast_weights(model)
     for number, batch in enumerate(batches, 1):
         set_replica_all_reduce(model, enabled=number == len(batches))
         scaled, _ = compute_loss(model, batch, math.nan, precision, chunk_rows)
@@ -93,6 +96,7 @@ def warm_up(
     """
     started_at = time.monotonic()
     model.train()
+    cast_weights(model)
     scaled, _ = compute_loss(model, batch, 1.0, precision, chunk_rows)
     torch.autograd.grad(scaled, list(decoder_layers(model)[-1].parameters()), allow_unused=True)
     model.eval()

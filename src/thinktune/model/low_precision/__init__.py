@@ -1,0 +1,1 @@
+"""Arithmetic of fewer bits than the weights have."""

@@ -129,7 +129,7 @@ def _float8_bytes(workload: Workload, setting: Setting, tokens: float) -> float:
     if not workload.float8:
         return 0.0
     of_states = tokens * FLOAT8_TOKEN_BYTES[workload.float8] * sum(map(sum, workload.float8_shapes))
-    casts = 1 / workload.batches(setting.batch_tokens)[0] if workload.holds_casts(setting) else 1.0
+    casts = 1 / workload.batches(setting.batch_tokens).number if workload.holds_casts(setting) else 1.0
     return of_states + casts * FLOAT8_CAST_BYTES * sum(map(prod, workload.float8_shapes))
 
 

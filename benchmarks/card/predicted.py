@@ -25,7 +25,7 @@ def predict(run: Run) -> dict[str, Any]:
         "tokens_per_s_range": speed_range(workload, context.setting, card),
     }
     gib = {"train_gib": peaks.train / GIB, "evaluate_gib": peaks.evaluate / GIB, "host_gib": peaks.host / GIB}
-    return gib | speeds | {"batches": workload.batches(context.setting.batch_tokens)[0]}
+    return gib | speeds | {"batches": workload.batches(context.setting.batch_tokens).number}
 
 
 def _card(device: torch.device) -> Card:

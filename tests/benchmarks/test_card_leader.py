@@ -87,6 +87,7 @@ def test_nobody_comes_to_the_card_in_a_timed_window(lead, tmp_path):
     assert spans(found, "card")[0][0] > found["a"][0]["end"]
 
 
+@pytest.mark.slow
 def test_timed_windows_come_in_the_stages_order(lead, tmp_path):
     """All ask while the first has its turn, the last of them first."""
     first = stage("a", f"line.wait('timed'); open({str(tmp_path / 'a')!r}, 'w'); time.sleep(2.5)")
@@ -128,6 +129,7 @@ def test_a_stage_that_never_asks_for_the_card_is_ended(lead):
     assert ended(found["next"]) == "ok"
 
 
+@pytest.mark.slow
 def test_waiting_for_others_does_not_count(lead, tmp_path):
     long = stage("long", f"line.wait('timed'); open({str(tmp_path / 'long')!r}, 'w'); time.sleep(1.5)")
     short = stage("short", AFTER.format(str(tmp_path / "long")) + "take('timed', 0.1)", limit=1.0)
@@ -168,6 +170,7 @@ def test_what_does_not_fit_runs_again_smaller(lead):
     assert [ended(found[name]) for name in ("half", "next")] == ["ok", "ok"]
 
 
+@pytest.mark.slow
 def test_memory_of_the_card_is_never_promised_twice(lead):
     sizes = {"a": 60, "b": 50, "c": 30, "d": 200}
     stages = [stage(name, "take('card', 0.5)", gib=gib) for name, gib in sizes.items()]
@@ -187,6 +190,7 @@ def test_no_stage_waits_for_memory_that_waits_for_it(lead):
     assert well, found
 
 
+@pytest.mark.slow
 def test_a_patient_stage_waits_for_the_timed_ones_before_it(lead, tmp_path):
     stages = [
         stage("timed", AFTER.format(str(tmp_path / "after")) + "take('card', 0.3); take('timed', 0.3)"),

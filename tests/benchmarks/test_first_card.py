@@ -81,7 +81,7 @@ def test_goals_are_met_missed_or_not_measured():
 
 def test_the_page_puts_predictions_beside_what_was_measured():
     page = summary.summary(LINES, "# H200")
-    assert "| ours 1.7B | the plan's: exact | 46,000 | 47,000 | 40k – 46k – 51k | 50.0% | 20.0 |" in page
+    assert "| ours 1.7B | the plan's: exact | 46,000 | 42,000 to 53,000 | 40k – 46k – 51k | 50.0% | 20.0 |" in page
     assert "| Trainer, tuned, half the batch |  | 1: 8.0000, 10: 7.2000 | 2.9e-02 (more than 1 %) | 1.000 |" in page
     assert "| 1.7B in 6 GiB | 8bit inside, 2,048 | 5.00 | 5.10 | 0.980 | 5.30 | 6.00 |" in page
     assert "| memory | copy 3.9 |" in page

@@ -75,6 +75,7 @@ def test_a_fault_that_all_have_is_reported_once_and_without_a_name(recipe):
     assert "rank" not in main_output
 
 
+@pytest.mark.slow
 def test_a_bug_on_one_rank_shows_its_traceback_once_with_its_rank(recipe):
     (main_code, main_output), (other_code, other) = run_ranks(2, command, recipe(), "unexpected", 1)
     assert (main_code, other_code) == (1, 1)

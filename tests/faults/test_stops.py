@@ -110,6 +110,7 @@ def test_a_stop_is_heard_where_the_terminal_is_gone(monkeypatch):
     assert stop.reason == "SIGHUP"
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_exits_at_once(tmp_path, tried):
     script = tmp_path / "waiting.py"
     script.write_text(

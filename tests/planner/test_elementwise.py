@@ -82,6 +82,7 @@ def test_a_layers_bytes_are_near_those_of_generated_code(size):
     assert all(found[1.0].elementwise_bytes < each < 1.45 * found[1.0].elementwise_bytes for each in between)
 
 
+@pytest.mark.slow
 def test_an_uncompiled_layer_moves_several_times_as_much():
     config = Qwen3Config(
         hidden_size=64, intermediate_size=128, num_attention_heads=2, head_dim=32, vocab_size=100, num_hidden_layers=1

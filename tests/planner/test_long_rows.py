@@ -104,6 +104,7 @@ def test_a_link_that_is_too_slow_for_the_inputs_costs_time():
     assert seconds_per_step(made, setting, slow) == plain
 
 
+@pytest.mark.slow
 def test_cards_that_share_tokens_need_less_each_and_pay_for_the_exchange():
     tokens = 131_072
     alone = long_rows(SMALL, tokens)

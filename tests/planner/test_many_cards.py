@@ -170,6 +170,7 @@ def test_the_dict_has_each_network_and_each_volume():
     assert plan_as_dict(make_plan(train_config(), workload(), find_card("H100")))["networks"] == []
 
 
+@pytest.mark.slow
 def test_check_plans_for_machines_that_are_not_there(tree):
     _, found = check_recipe(settings({**tree, "plan": {"card": "8x8xH100"}}), quiet)
     text = shown(found)

@@ -52,6 +52,7 @@ def test_the_prediction_is_that_of_a_whole_step(memory, in_backward, budget, tok
     assert before < peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_fp32_weights_in_bf16_arithmetic_count_autocasts_copies(recompute):
     """Autocast keeps bf16 copies of the weights; compared with a whole step like the others."""

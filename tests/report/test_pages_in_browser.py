@@ -82,6 +82,7 @@ def test_a_page_keeps_its_folds_when_it_reloads(tmp_path, browser):
     tab.close()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_path):
     tree["train"] |= {"epochs": 4000}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")

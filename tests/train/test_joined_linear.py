@@ -75,6 +75,7 @@ def joined_storages(model):
     return sum(places.count(place) > 1 for place in places)
 
 
+@pytest.mark.slow
 def test_joined_products_give_the_same_states_and_gradients_in_as_many_graphs(plain, batches):
     joined = copy.deepcopy(plain)
     assert join_products(joined, torch.float32) == 2 * 3

@@ -85,9 +85,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     compiled = _compiles(model, world)
     optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
-    if scaling := pick_scaling(recipe.train.precision):
-        apply_float8(model, scaling, hold=holds_casts(inputs, setting, world.size))
-    share = _configure_layers(recipe, model, setting, world, compiled=compiled)
+    share = _configure_layers(inputs, model, setting, world, compiled=compiled)
     shapes = batch_shapes(inputs, setting, world.size // share.size)
     context = RunContext(
         recipe=recipe,
@@ -250,12 +248,15 @@ def _make_optimizer(recipe: Recipe, model: Any, setting: Setting, *, compiled: b
 
 
 def _configure_layers(
-    recipe: Recipe, model: CausalLM, setting: Setting, world: World, *, compiled: bool
+    inputs: PlanInputs, model: CausalLM, setting: Setting, world: World, *, compiled: bool
 ) -> context_parallel.ContextShare:
-    """Set up the layers' attention and recomputation, and have them compiled.
+    """Set up the layers' arithmetic, attention and recomputation, and have them compiled.
 
     Returns this rank's share of each batch.
     """
+    recipe = inputs.recipe
+    if scaling := pick_scaling(recipe.train.precision):
+        apply_float8(model, scaling, hold=holds_casts(inputs, setting, world.size))
     precision = pick_precision(recipe.train.precision, model.device, setting.memory)
     set_attention(model, precision)
     refuse_leaks(model, precision)

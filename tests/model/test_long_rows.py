@@ -3,16 +3,14 @@
 import copy
 import gc
 
-import numpy as np
 import pytest
 import torch
+from support.compiled_layers import fresh_compiler, layered_model, padded_batches
 from support.tiny_models import KINDS, tiny_config
 from torch._dynamo.utils import counters
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.errors import UserError
-from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import compute_loss
 from thinktune.model.long_rows import activation_offload
 from thinktune.model.long_rows.activation_offload import ActivationOffloader, offload_layer_inputs
@@ -20,7 +18,6 @@ from thinktune.model.long_rows.tiled_mlp import tile_mlps, tileable_activation
 from thinktune.model.transforms import apply_activation_budget, compile_layers, uncompile_layers
 from thinktune.model.twin import fill_weights
 from thinktune.planner.trace import LiveBytes
-from thinktune.tokenization import Rendered
 
 LENGTHS = (5, 9, 17, 33, 12, 40, 7, 21, 30, 2)
 CPU = torch.device("cpu")
@@ -29,28 +26,18 @@ LAYERS = 6
 
 @pytest.fixture
 def layered(tokenizer):
-    model = make_model(tokenizer, ModelShape(num_layers=LAYERS))
-    model.set_attn_implementation("thinktune_rows")
-    return model.train()
+    return layered_model(tokenizer, LAYERS).train()
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._functorch.config.activation_memory_budget = 1.0
-    torch._dynamo.reset()
+    with fresh_compiler():
+        yield
 
 
 @pytest.fixture(scope="module")
 def batches():
-    drawn = np.random.default_rng(0)
-    rows = [
-        Rendered(drawn.integers(3, 150, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}")
-        for size in LENGTHS
-    ]
-    return pack(rows, 64, pad=make_padding(0, LENGTHS, 64))
+    return padded_batches(LENGTHS, 150)
 
 
 def gradients(model, batches, precision=torch.float32):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.compiled_layers import fresh_compiler
 from support.runs import quiet, settings, without_times, write_rows
 from torch._dynamo.utils import counters
 
@@ -26,10 +27,8 @@ PARTS = ("arm", "leg", "toe", "hand", "foot", "knee", "nose", "tongue")
 
 @pytest.fixture(autouse=True)
 def fresh():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+    with fresh_compiler():
+        yield
 
 
 @pytest.fixture

@@ -4,24 +4,21 @@ import copy
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from support.compiled_layers import fresh_compiler, layered_model, padded_batches
 from support.runs import equal, quiet, settings, stop_after
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 
 from thinktune.config.schema import TrainConfig
-from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.model import transforms
-from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states
 from thinktune.model.transforms import compile_layers
 from thinktune.optim import Optimizer
 from thinktune.planner.resolve import batch_shapes
-from thinktune.tokenization import Rendered
 from thinktune.train import setup, train
 from thinktune.train.joined_linear import JoinedLinear, join_products
 from thinktune.train.step import warm_up
@@ -33,27 +30,18 @@ CPU, CARD = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def fresh():
-    torch._dynamo.reset()
-    counters.clear()
-    yield
-    torch._dynamo.reset()
+    with fresh_compiler():
+        yield
 
 
 @pytest.fixture
 def plain(tokenizer):
-    model = make_model(tokenizer, ModelShape(num_layers=3))
-    model.set_attn_implementation("thinktune_rows")
-    return model
+    return layered_model(tokenizer, 3)
 
 
 @pytest.fixture(scope="module")
 def batches():
-    drawn = np.random.default_rng(0)
-    rows = [
-        Rendered(drawn.integers(3, 300, size).astype(np.int32), np.array([0, *[2] * (size - 1)], np.uint8), f"r:{size}")
-        for size in LENGTHS
-    ]
-    return pack(rows, 64, pad=make_padding(0, LENGTHS, 64))
+    return padded_batches(LENGTHS, 300)
 
 
 def gradients(model, batch):

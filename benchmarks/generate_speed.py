@@ -37,7 +37,7 @@ from thinktune.inference.decode_runner import CAPTURED_AFTER, DecodeMode, Decode
 from thinktune.inference.engine import Engine
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import Request, SamplingParams
-from thinktune.inference.sampler import Sampler
+from thinktune.inference.sampling.sampler import Sampler
 from thinktune.tokenization import Turn
 from thinktune.tokenization.chat_template import render_prompt
 

@@ -13,7 +13,7 @@ from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
 from thinktune.inference import SamplingParams
 from thinktune.inference.kv_cache import KVCache
-from thinktune.inference.sampler import Sampler, sample_tokens
+from thinktune.inference.sampling.sampler import Sampler, sample_tokens
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states

@@ -11,7 +11,7 @@ from thinktune.inference.decode_runner import DecodeRunner, decodes_statically
 from thinktune.inference.engine import Engine
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import SamplingParams
-from thinktune.inference.sampler import Sampler
+from thinktune.inference.sampling.sampler import Sampler
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from thinktune.inference.requests import SamplingParams
-from thinktune.inference.sampler import NO_TOKEN, Sampler, sample_tokens
+from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler, sample_tokens
 
 PROBABILITIES = torch.tensor([0.05, 0.5, 0.15, 0.3])
 KEPT = [

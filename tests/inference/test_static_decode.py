@@ -16,7 +16,7 @@ from thinktune.inference.decode_runner import MAX_GRAPHS, DecodeRunner, decodes_
 from thinktune.inference.engine import Engine, RunningBatch
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import SamplingParams
-from thinktune.inference.sampler import Sampler, sample_slots, sample_tokens, sampling_numbers
+from thinktune.inference.sampling.sampler import Sampler, sample_slots, sample_tokens, sampling_numbers
 from thinktune.inference.static_proof import HostReadError, RefuseHostReads, prove_static_decode, static_problem
 from thinktune.inference.streaming import EventQueue
 from thinktune.model.proof import build, plain_class

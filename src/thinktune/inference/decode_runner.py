@@ -13,7 +13,7 @@ from thinktune.errors import shorten_error
 from thinktune.inference import kv_cache
 from thinktune.inference.cuda_graphs import Capture, CudaGraphs, Step
 from thinktune.inference.kv_cache import KVCache
-from thinktune.inference.sampler import (
+from thinktune.inference.sampling.sampler import (
     Sampler,
     SamplingGroup,
     draw_again,

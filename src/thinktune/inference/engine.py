@@ -13,7 +13,7 @@ from thinktune.inference.decode_runner import DecodeMode, DecodeRunner, decodes_
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
 from thinktune.inference.requests import Completion, Request, render_request
-from thinktune.inference.sampler import sample_tokens
+from thinktune.inference.sampling.sampler import sample_tokens
 from thinktune.inference.sequence import SequenceState
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.model import CausalLM

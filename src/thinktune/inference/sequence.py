@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from thinktune.inference.replies import Detokenizer
 from thinktune.inference.requests import GenerationError
-from thinktune.inference.sampler import NO_TOKEN, Sampler
+from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler
 from thinktune.inference.streaming import EventQueue
 
 

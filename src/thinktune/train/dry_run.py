@@ -10,7 +10,7 @@ from thinktune.data.packing import balance
 from thinktune.errors import UserError, shorten_error
 from thinktune.inference.decode_runner import CAPTURED_AFTER, DecodeRunner, decodes_statically
 from thinktune.inference.kv_cache import GROW_COLUMNS, KVCache
-from thinktune.inference.sampler import Sampler
+from thinktune.inference.sampling.sampler import Sampler
 from thinktune.model import Batch, evaluate_loss, pack
 from thinktune.model.batch import Padding
 from thinktune.model.forward import autocast, inference_context

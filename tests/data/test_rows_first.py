@@ -13,9 +13,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.model_folders import WEIGHTS, edit, set_nan, weights
 from support.runs import quiet, settings
+from tokenizers.normalizers import Lowercase
 
 from thinktune.commands.check import check_recipe
-from thinktune.data.rows_first import prepare_rows_first
+from thinktune.config import load_recipe
+from thinktune.data.pipeline import MIN_PARALLEL_BYTES, prepare_with_faults
+from thinktune.data.rows_first import RowsFirst, prepare_rows_first
 from thinktune.errors import UserError
 from thinktune.hub.admitted_folders import was_admitted
 from thinktune.model.admission import admit
@@ -23,6 +26,12 @@ from thinktune.tokenization import read_tokenizer
 from thinktune.tokenization.tokenizer import tokenizer_state
 
 HEAVY = ("torch", "sympy", "transformers.modeling_utils", "transformers.modeling_rope_utils", "pandas", "pyarrow")
+
+
+GOOD_ROWS = "".join(
+    json.dumps({"question": f"What is {n} + {n}?", "reasoning": f"Twice {n}.", "answer": f"It is {2 * n}."}) + "\n"
+    for n in range(40)
+)
 
 
 def rename_a_weight(folder):
@@ -107,6 +116,59 @@ def test_an_unknown_models_faults_are_told_before_those_of_its_rows(admitted, tr
     done = run_in_process("train", write_recipe(tree, tmp_path, model, "no JSON\n"), tmp_path)
     assert "num_hidden_layers is -1" in done.stderr
     assert "rows.jsonl" not in done.stderr
+
+
+def test_rows_of_an_unknown_model_are_read_before_torch_is_loaded(admitted, tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "empty"))
+    recipe = write_recipe(tree, tmp_path, admitted / "kept", GOOD_ROWS)
+    code = f"""
+import sys
+from pathlib import Path
+from thinktune.config import load_recipe
+from thinktune.config import load_recipe
+from thinktune.data.pipeline import MIN_PARALLEL_BYTES, prepare_with_faults
+from thinktune.data.rows_first import RowsFirst, prepare_rows_first
+first = prepare_rows_first(load_recipe(Path({str(recipe)!r})), print)
+print(first.known, len(first.prepared.train) > 0, [n for n in {HEAVY!r} if n in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == [f"False True {loaded_by_tokenizers_alone()}"], done.stderr
+
+
+def test_check_tells_the_faults_of_an_unknown_model_and_of_its_rows_at_once(admitted, tree, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(admitted / "kept", model)
+    edit(model, "config.json", num_hidden_layers=-1)
+    for rows, told in (("no JSON\n", "rows.jsonl"), (GOOD_ROWS.replace("answer", "other"), "data.columns")):
+        recipe = load_recipe(write_recipe(tree, tmp_path, model, rows))
+        with pytest.raises(UserError, match="num_hidden_layers is -1") as refused:
+            check_recipe(recipe, quiet, prepare_rows_first(recipe, quiet))
+        assert told in str(refused.value)
+        assert len(refused.value.faults) == len(set(refused.value.faults)) == 2
+
+
+def test_rows_are_prepared_again_where_the_likely_tokenizer_is_another_one(admitted, tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "empty"))
+    recipe = load_recipe(write_recipe(tree, tmp_path, admitted / "kept", GOOD_ROWS))
+    plain = check_recipe(recipe, quiet)[1]
+    other = read_tokenizer(admitted / "kept")
+    other.backend_tokenizer.normalizer = Lowercase()
+    wrong = RowsFirst(admitted / "kept", prepare_with_faults(recipe, other), other, (), known=False)
+    assert not wrong.agrees(read_tokenizer(admitted / "kept"))
+    assert check_recipe(recipe, quiet, wrong)[1] | {"disk": None} == plain | {"disk": None}
+
+
+def test_a_named_class_that_cannot_read_the_rows_is_no_likely_tokenizer(admitted, tree, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(admitted / "kept", model)
+    edit(model, "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    assert prepare_rows_first(load_recipe(write_recipe(tree, tmp_path, model, GOOD_ROWS)), quiet) is None
+
+
+def test_many_rows_of_an_unknown_model_wait_for_it(admitted, tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "empty"))
+    many = GOOD_ROWS * (MIN_PARALLEL_BYTES // len(GOOD_ROWS) + 1)
+    recipe = load_recipe(write_recipe(tree, tmp_path, admitted / "kept", many))
+    assert prepare_rows_first(recipe, quiet) is None
 
 
 def test_check_says_the_same_whether_rows_came_first_or_the_model(own, tree):

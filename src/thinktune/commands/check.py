@@ -22,7 +22,7 @@ from thinktune.data.rows_first import RowsFirst
 from thinktune.errors import UserError, redact_all
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
-from thinktune.model.admission import admit, context_fault
+from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.loading import many_ranks_fault
 from thinktune.model.low_precision.float8 import require_float8
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_setting
@@ -63,13 +63,15 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
     A run cannot start while `stops` among the facts is not empty. Raises UserError if a file cannot be read, or the
     model cannot be trained.
     """
-    source, trusted, template = locate_model(recipe), recipe.model.trust_remote_code, recipe.model.template
+    source, trusted = locate_model(recipe), recipe.model.trust_remote_code
     if first and first.source != source:  # the hub has another one by now
         first = None
-    read = (first.tokenizer, first.notes) if first else None
-    admitted = admit(source, trust_remote_code=trusted, template=template, read=read)
+    admitted = _admit(recipe, source, first)
     tokenizer = admitted.tokenizer
-    prepared = first.prepared if first else prepare_with_faults(recipe, tokenizer, say)
+    if first and first.agrees(tokenizer) and isinstance(first.prepared, Prepared):
+        prepared = first.prepared
+    else:
+        prepared = prepare_with_faults(recipe, tokenizer, say)
     stops = [*prepared.stop_reasons, *filter(None, [context_fault(prepared, admitted.config)])]
     facts = prepared.summary | {"stops": stops, "model_notes": list(admitted.notes)}
     if not prepared.stop_reasons:
@@ -98,6 +100,20 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
             if shortage and not recipe.plan.card:  # with a card named, it may be meant for another machine
                 facts["stops"].append(shortage)
     return prepared, facts | {"verdict": "not ready" if facts["stops"] else "ready"}
+
+
+def _admit(recipe: Recipe, source: Path, first: RowsFirst | None) -> Admitted:
+    """Admit a recipe's model folder; raises one UserError with its faults, and those found in rows that came first."""
+    read = (first.tokenizer, first.notes) if first and first.known else None
+    try:
+        return admit(
+            source, trust_remote_code=recipe.model.trust_remote_code, template=recipe.model.template, read=read
+        )
+    except UserError as error:
+        if first is None:
+            raise
+        rows = first.prepared.faults if isinstance(first.prepared, UserError) else first.prepared.stop_reasons
+        raise UserError(list(dict.fromkeys((*error.faults, *rows)))) from error
 
 
 def peak_memory_mib() -> int | None:

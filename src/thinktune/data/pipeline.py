@@ -219,10 +219,15 @@ def _process_rows(
     return processed
 
 
+def is_small(files: Sequence[RowFile]) -> bool:
+    """Return True if files of rows are prepared within seconds, by this process alone."""
+    return sum(map(sources.estimate_text_bytes, files)) < MIN_PARALLEL_BYTES
+
+
 def _process_chunks(
     files: list[RowFile], chunks: Iterator[Chunk], settings: DataConfig, tokenizer: ChatTokenizer
 ) -> Iterator[ChunkResult]:
-    if sum(map(sources.estimate_text_bytes, files)) < MIN_PARALLEL_BYTES:
+    if is_small(files):
         return (process_chunk(chunk, settings, tokenizer) for chunk in chunks)
     return map_in_processes(process_chunk_in_worker, chunks, init_worker, (settings, tokenizer))
 

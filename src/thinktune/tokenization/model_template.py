@@ -34,10 +34,13 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool = False, template: s
 
 
 def read_tokenizer_with_notes(
-    folder: Path, *, trust_remote_code: bool = False, template: str = OWN
+    folder: Path, *, trust_remote_code: bool = False, template: str = OWN, likely: bool = False
 ) -> tuple[ChatTokenizer, tuple[str, ...]]:
-    """Load a tokenizer as `read_tokenizer` does; also return a line for each thing that is not the model's own."""
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    """Load a tokenizer as `read_tokenizer` does; also return a line for each thing that is not the model's own.
+
+    `likely` is that of `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code, likely=likely)
     if template == THINK:
         return tokenizer, (set_think_template(tokenizer, folder),)
     notes: list[str] = []

@@ -63,16 +63,19 @@ class ChatTokenizer(Protocol):
         ...
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> ChatTokenizer:
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, likely: bool = False) -> ChatTokenizer:
     """Load the tokenizer of a model folder as it is; raises UserError if there is none that loads.
 
-    No code of the folder runs unless it is trusted.
+    No code of the folder runs unless it is trusted. With `likely`, an unknown folder's is of the class that it names,
+    which spares seconds: transformers may choose another, so what follows from it has to be held against that one.
     """
     if not trust_remote_code:  # trusted code may read files of its own
         _refuse_missing_files(folder)
     try:
         with captured_output(), _paused_collection():
             tokenizer: Any = None if trust_remote_code else _load_by_known_class(folder)
+            if tokenizer is None and likely and not trust_remote_code:
+                tokenizer = _load_by_named_class(folder)
             if tokenizer is None:
                 tokenizer = _load_by_auto(folder, trust_remote_code)
     except Exception as error:
@@ -125,6 +128,19 @@ def _load_by_known_class(folder: Path) -> Any | None:
         return None
     tokenizer = chosen.from_pretrained(folder, local_files_only=True)
     return tokenizer if _describe(tokenizer) == facts["described"] else None
+
+
+def _load_by_named_class(folder: Path) -> Any | None:
+    """Load a tokenizer of the class that its own configuration names, without torch; None where that does not work."""
+    import transformers
+
+    try:
+        facts = read_json(folder / "tokenizer_config.json")
+        named: Any = None if "auto_map" in facts else getattr(transformers, facts["tokenizer_class"])
+        tokenizer = named.from_pretrained(folder, local_files_only=True)
+    except Exception:  # whatever transformers raises; it then chooses the class itself, and says what is wrong
+        return None
+    return tokenizer if tokenizer.is_fast else None
 
 
 def _class_file(identity: FolderIdentity) -> Path | None:

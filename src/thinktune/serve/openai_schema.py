@@ -160,6 +160,12 @@ class Health(ResponseModel):
     status: Literal["ok"] = "ok"
 
 
+class Version(ResponseModel):
+    """The body of GET /version."""
+
+    version: str
+
+
 class ModelDefaults(ResponseModel):
     """Values that apply where a request leaves an option out."""
 
@@ -266,6 +272,11 @@ class ParsedRequest:
     chat: ChatRequest
     controls: ThinkingControls
     warnings: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model that is asked."""
+        return self.chat.model
 
 
 def parse_request(body: bytes) -> ParsedRequest:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from thinktune.errors import UpstreamError, UserError, redact
 from thinktune.inference import Completion, Piece, Request, Stream
 from thinktune.inference.requests import ContextLengthError, GenerationError
 from thinktune.serve.admission import AdmissionQueue
+from thinktune.serve.metrics import Metrics
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import ApiError, Json
 from thinktune.serve.security import Limits, error_response
@@ -86,9 +88,12 @@ class Surface(Protocol):
 class ReplyResponse(Response):
     """Response to one request, whole or as a stream; it ends as soon as the client has left."""
 
-    def __init__(self, served_model: ServedModel, surface: Surface, admission_queue: AdmissionQueue) -> None:
+    def __init__(
+        self, served_model: ServedModel, surface: Surface, admission_queue: AdmissionQueue, metrics: Metrics
+    ) -> None:
         super().__init__()
-        self._served_model, self._surface, self._admission_queue = served_model, surface, admission_queue
+        self._served_model, self._surface = served_model, surface
+        self._admission_queue, self._metrics = admission_queue, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the reply; cancel it when the client disconnects."""
@@ -110,7 +115,7 @@ class ReplyResponse(Response):
                 requests = surface.requests()
                 async with queue.places(len(requests)):
                     requests = [await queue.render(self._served_model, request) for request in requests]
-                    replies = generate(self._served_model, requests, queue)
+                    replies = generate(self._served_model, requests, queue, self._metrics)
                     async with aclosing(replies), aclosing(surface.bodies(requests, replies)) as bodies:
                         async for body in bodies:
                             if not surface.stream:
@@ -149,15 +154,20 @@ class ReplyResponse(Response):
         return {"type": "http.response.start", "status": 200, "headers": encoded}
 
 
-async def generate(served_model: ServedModel, requests: Sequence[Request], admission_queue: AdmissionQueue) -> Replies:
+async def generate(
+    served_model: ServedModel, requests: Sequence[Request], admission_queue: AdmissionQueue, metrics: Metrics
+) -> Replies:
     """Generate the replies to requests side by side, each in a slot of its own; closing the generator cancels them."""
     events: asyncio.Queue[tuple[int, Piece | Completion | Exception | None]] = asyncio.Queue()
 
     async def run(index: int) -> None:
+        asked = time.monotonic()
         try:
             async with admission_queue.slot(), aclosing(stream_in_thread(served_model, requests[index])) as pieces:
-                async for piece in pieces:
-                    events.put_nowait((index, piece))
+                with metrics.watch(served_model.name, time.monotonic() - asked) as watched:
+                    async for piece in pieces:
+                        watched.see(piece)
+                        events.put_nowait((index, piece))
             events.put_nowait((index, None))
         except Exception as error:
             events.put_nowait((index, error))

@@ -1,5 +1,6 @@
 """Completions over HTTP: what a prompt is given, a small real model goes on from, as if each prompt were alone."""
 
+import copy
 import json
 from contextlib import contextmanager
 
@@ -10,11 +11,12 @@ from openai import BadRequestError, OpenAI
 from support.api_server import ScriptedBackend, scripted_model, serving
 from support.chat_server import DONE, reply
 from support.chat_server import serving as upstream_serving
+from tokenizers.processors import TemplateProcessing
 
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
-from thinktune.inference.requests import RawPrompt, Request, SamplingParams
+from thinktune.inference.requests import RawPrompt, Request, SamplingParams, render_request
 from thinktune.serve import Limits, ServedModel
 from thinktune.serve.models import find_endpoint_models
 from thinktune.serve.openai_schema import ApiError
@@ -77,6 +79,7 @@ def go_on(model, tokenizer, ids, tokens):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_the_text_is_the_models_own_continuation_without_a_template(address, small, tokenizer, prompt):
     ids = tokenizer.backend_tokenizer.encode(prompt).ids
+    assert (ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")) == prompt.startswith("<|im_start|>")
     small.set_attn_implementation("eager")
     expected = go_on(small, tokenizer, ids, 12)
     small.set_attn_implementation("thinktune_rows")
@@ -151,7 +154,7 @@ def scripted(text, **access):
         yield address, backend
 
 
-TAGGED = "<think>\nIt is so.\n</think>\n\nBecause."
+TAGGED = "\n\n<think>\nIt is so.\n</think>\n\nBecause.\n"
 
 
 def test_think_tags_and_line_breaks_of_the_text_stay():
@@ -163,6 +166,23 @@ def test_think_tags_and_line_breaks_of_the_text_stay():
         assert [request.raw for request in backend.requests[-2:]] == [RawPrompt((1, 2), False), RawPrompt((3,), False)]
 
 
+def test_the_tokenizers_own_start_token_is_added_unless_that_is_switched_off(tokenizer):
+    with_start, start = copy.deepcopy(tokenizer), tokenizer.convert_tokens_to_ids("<|im_start|>")
+    with_start.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    plain = tuple(tokenizer.backend_tokenizer.encode("so it is").ids)
+    for prompt, ids in (
+        (RawPrompt("so it is"), (start, *plain)),
+        (RawPrompt("so it is", adds_special_tokens=False), plain),
+        (RawPrompt(plain), plain),
+        (RawPrompt(""), (start,)),
+    ):
+        request = render_request(Request((), SamplingParams(99), raw=prompt), with_start, 50)
+        assert request.prompt_ids == ids
+        assert request.sampling.max_new_tokens == 50 - len(ids)
+
+
 def test_options_reach_the_engine_and_those_left_out_are_the_runs():
     with scripted("so") as (address, backend):
         texts(address, "Why?", temperature=0.25, top_p=0.5, top_k=3, seed=7, max_tokens=9, stop="END", user="me")
@@ -170,7 +190,7 @@ def test_options_reach_the_engine_and_those_left_out_are_the_runs():
         for none in (None, 0, -1):
             texts(address, "Why?", max_tokens=none)
             assert backend.requests[-1].sampling.max_new_tokens == 64
-        answered = post(address, "Why?", enable_thinking=False, frequency_penalty=0, logprobs=None, suffix="", n=1)
+        answered = post(address, "Why?", enable_thinking=False, frequency_penalty=0, logprobs=False, suffix="", n=1)
         assert answered.json()["warnings"] == ["enable_thinking: is not supported here and was left out"]
         assert answered.headers["x-thinktune-warnings"] == answered.json()["warnings"][0]
         first, *others = [
@@ -197,6 +217,7 @@ def test_options_reach_the_engine_and_those_left_out_are_the_runs():
         ({"prompt": "a", "n": 2}, "n"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "logprobs": 1}, "logprobs"),
+        ({"prompt": "a", "logprobs": 0}, "logprobs"),
         ({"prompt": "a", "prompt_logprobs": 1}, "prompt_logprobs"),
         ({"prompt": "a", "guided_json": {"type": "object"}}, "guided_json"),
         ({"prompt": "a", "tools": [{"type": "function"}]}, "tools"),

@@ -323,9 +323,10 @@ STORED = "nothing is stored here; send the whole conversation in input"
         ({"previous_response_id": "resp_1"}, f"previous_response_id: {STORED}"),
         ({"conversation": {"id": "c"}}, f"conversation: {STORED}"),
         ({"prompt": {"id": "p"}}, f"prompt: {STORED}"),
-        ({"background": True}, "background: Input should be False"),
-        ({"n": 2}, "n: Input should be 1"),
-        ({"top_logprobs": 3}, "top_logprobs: Input should be 0"),
+        ({"background": True}, "background: only false is supported here; leave it out"),
+        ({"n": True}, "n: only 1 is supported here; leave it out"),
+        ({"n": 2}, "n: only 1 is supported here; leave it out"),
+        ({"top_logprobs": 3}, "top_logprobs: only 0 is supported here; leave it out"),
         ({"include": ["message.output_text.logprobs"]}, "include: message.output_text.logprobs is not supported here; leave it out"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0.type: Input should be"),
         ({"input": [{"type": "image_generation", "id": "1"}]}, "input.0: only items of type message and reasoning are supported here"),
@@ -342,7 +343,6 @@ def test_what_cannot_be_done_is_refused_by_name(body, message):
     with pytest.raises(ApiError) as refused:
         parse_responses(json.dumps({"input": "Why?"} | body).encode())
     assert str(refused.value).startswith(message)
-    assert ";" not in str(refused.value).removeprefix(message) or "image" in message or "content" in message
     assert (refused.value.status, refused.value.param) == (400, message.partition(":")[0])
 
 

@@ -137,25 +137,11 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         limits: limits of concurrency, sizes and times.
         access: who may use it.
     """
-    admission_queue, created, page = AdmissionQueue(limits), int(time.time()), read_page()
+    admission_queue = AdmissionQueue(limits)
     metrics = Metrics(admission_queue, version("thinktune"))
-
-    async def page_file(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in page:
-            raise HTTPException(404)
-        return Response(
-            page[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"}
-        )
 
     async def health() -> Health:
         return Health()
-
-    async def list_models() -> ModelList:
-        return ModelList(data=[_model_card(served_model, created) for served_model in served_models])
-
-    async def retrieve_model(model: str) -> ModelCard:
-        return _model_card(find_model(served_models, model), created)
 
     async def show_version() -> Version:
         return Version(version=version("thinktune"))
@@ -169,11 +155,9 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         return ReplyResponse(served_model, api.surface(served_model, parsed), admission_queue, metrics)
 
     app = _empty_app()
-    app.add_route("/", page_file, methods=["GET"])
-    app.add_route("/page/{name:path}", page_file, methods=["GET"])
+    _add_page(app)
     app.add_api_route("/health", health, summary="Report that the server is up.")
-    app.add_api_route("/v1/models", list_models, summary="List the models.")
-    app.add_api_route("/v1/models/{model:path}", retrieve_model, summary="Describe one model.")
+    _add_models(app, served_models)
     app.add_api_route("/version", show_version, summary="Name the server's version.")
     app.add_api_route(
         "/metrics",
@@ -194,6 +178,34 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     return RequestCounter(reached, metrics, access, document["paths"])
 
 
+def _add_page(app: FastAPI) -> None:
+    page = read_page()
+
+    async def page_file(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in page:
+            raise HTTPException(404)
+        return Response(
+            page[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"}
+        )
+
+    app.add_route("/", page_file, methods=["GET"])
+    app.add_route("/page/{name:path}", page_file, methods=["GET"])
+
+
+def _add_models(app: FastAPI, served_models: Sequence[ServedModel]) -> None:
+    created = int(time.time())
+
+    async def list_models() -> ModelList:
+        return ModelList(data=[_model_card(served_model, created) for served_model in served_models])
+
+    async def retrieve_model(model: str) -> ModelCard:
+        return _model_card(find_model(served_models, model), created)
+
+    app.add_api_route("/v1/models", list_models, summary="List the models.")
+    app.add_api_route("/v1/models/{model:path}", retrieve_model, summary="Describe one model.")
+
+
 def _add_api(app: FastAPI, api: Api, answer: Callable[[Api, Request], Awaitable[Response]]) -> None:
     async def create(request: Request) -> Response:
         return await answer(api, request)
@@ -205,7 +217,7 @@ def _add_api(app: FastAPI, api: Api, answer: Callable[[Api, Request], Awaitable[
         name=api.name,
         summary=api.summary,
         response_model=api.response,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/event-stream": {}}}},
         openapi_extra=describe_body(api.body),
     )
 

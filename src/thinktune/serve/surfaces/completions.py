@@ -15,6 +15,7 @@ from pydantic import Discriminator, Field, Tag
 from thinktune.inference import Completion, Piece, Request
 from thinktune.inference.requests import RawPrompt
 from thinktune.serve.models import ServedModel
+from thinktune.serve.neutral_fields import NeutralOnly
 from thinktune.serve.openai_conversion import FINISH_REASONS, to_sampling_params, usage
 from thinktune.serve.openai_schema import (
     ApiError,
@@ -59,10 +60,10 @@ class CompletionRequest(GenerationRequest):
     max_tokens: TokenLimit | None = None
     echo: bool | None = None
     """Put the prompt before the text that goes on from it."""
-    n: Literal[1] | None = None
-    best_of: Literal[1] | None = None
-    logprobs: None = None
-    suffix: Literal[""] | None = None
+    n: Annotated[Any, NeutralOnly((1,))] = None
+    best_of: Annotated[Any, NeutralOnly((1,))] = None
+    logprobs: Annotated[Any, NeutralOnly((False,))] = None
+    suffix: Annotated[Any, NeutralOnly()] = None
     add_special_tokens: bool | None = None
     """False leaves out what the tokenizer puts before a text, such as a start token."""
 

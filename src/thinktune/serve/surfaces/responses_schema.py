@@ -17,6 +17,7 @@ from thinktune.serve.neutral_fields import (
     REQUEST_FIELDS_WITHOUT_EFFECT,
     ClientModel,
     Json,
+    NeutralOnly,
     NeutralValues,
 )
 from thinktune.serve.openai_schema import (
@@ -155,10 +156,10 @@ class ResponsesRequest(GenerationRequest, ThinkingFields):
     include: Annotated[list[str], Field(max_length=64, fail_fast=True)] | None = None
     metadata: Any = None
     """Sent back with the response."""
-    background: Literal[False] | None = None
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
+    background: Annotated[Any, NeutralOnly((False,))] = None
+    n: Annotated[Any, NeutralOnly((1,))] = None
+    logprobs: Annotated[Any, NeutralOnly((False,))] = None
+    top_logprobs: Annotated[Any, NeutralOnly((0,))] = None
     previous_response_id: Stored = None
     conversation: Stored = None
     prompt: Stored = None

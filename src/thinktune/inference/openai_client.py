@@ -50,6 +50,7 @@ class _Message(BaseModel):
 class _Choice(BaseModel):
     delta: _Message | None = None
     message: _Message | None = None
+    text: str | None = None  # of a raw reply
     finish_reason: str | None = None
 
 
@@ -97,6 +98,12 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
     }
     if request.effort is not None and request.thinking:  # at the top, where most servers read it
         fields["reasoning_effort"] = request.effort
+    if request.raw:
+        del fields["messages"], fields["chat_template_kwargs"]
+        content = request.raw.content
+        fields["prompt"] = content if isinstance(content, str) else list(content)
+        if not request.raw.adds_special_tokens:  # vLLM's name
+            fields["add_special_tokens"] = False
     if sampling.top_k:
         fields["top_k"] = sampling.top_k
     if sampling.max_reasoning_tokens is not None:  # vLLM's name, and ours
@@ -121,7 +128,7 @@ class ReplyAccumulator:
     def __init__(self, request: Request, deliver: Deliver | None, tags: Tags = DEFAULT_TAGS) -> None:
         self.finished = self.delivered = False
         self._sampling, self._deliver_to = request.sampling, deliver
-        self._parser, self._tags = ReplyParser(request.sampling.stop, tags), tags
+        self._parser, self._tags = ReplyParser(request.sampling.stop, tags, is_raw=request.raw is not None), tags
         self._usage = _Usage()
         self._finish_reason: str | None = None
         self._in_reasoning_field = False  # the reasoning comes in a field of its own, and the answer has not started
@@ -138,7 +145,7 @@ class ReplyAccumulator:
             self._finish_reason = choice.finish_reason or self._finish_reason
             if self._finish_reason in ("abort", "error"):
                 raise BrokenReplyError(f"gave up on the reply ({self._finish_reason})")
-            self._deliver(self._parse(choice.delta or choice.message or _Message()))
+            self._deliver(self._parse(choice.delta or choice.message or _Message(content=choice.text)))
 
     def completion(self) -> Completion:
         """Return the parsed reply at the end of the stream.
@@ -187,7 +194,7 @@ class ReplyAccumulator:
 
 
 class Endpoint:
-    """A model behind `/v1/chat/completions`; without a name, the only model that the server has.
+    """A model behind `/v1/chat/completions`, and `/v1/completions` for raw prompts; without a name, the only one there.
 
     Temporary failures (408, 409, 429, 5xx, a lost connection, `timeout_seconds` without a byte) are retried by the
     `openai` client, with growing waits or the server's Retry-After. A reply that breaks off is requested again here,
@@ -315,7 +322,7 @@ class Endpoint:
             body["skip_special_tokens"] = False
         try:
             return await self._client.post(
-                "/chat/completions",
+                "/completions" if request.raw else "/chat/completions",
                 body=body,
                 options={"headers": self._headers},
                 cast_to=object,

@@ -41,14 +41,15 @@ class ReasoningParser:
     """Incremental parser of a model's think tags; the joined output does not depend on how the text was cut.
 
     The first closing tag ends the reasoning; later tags are text of the answer. Line breaks around the tags belong to
-    them, as in Qwen3's template. `starts_in_reasoning` means that the prompt has already opened the reasoning.
+    them, as in Qwen3's template. `starts_in_reasoning` means that the prompt has already opened the reasoning. Of a raw
+    reply (`is_raw`) all text is answer, as it is.
     """
 
-    def __init__(self, tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False) -> None:
+    def __init__(self, tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False, is_raw: bool = False) -> None:
         self.closed = False
         self._tags = tags
         self._starts_in_reasoning = starts_in_reasoning
-        self._state: Literal["start", "reasoning", "answer"] = "start"
+        self._state: Literal["start", "reasoning", "answer", "raw"] = "raw" if is_raw else "start"
         self._held = ""  # text that is not final yet: the start of a tag, or line breaks before one
         self._at_start = True  # no text of the present part was emitted, so its leading line breaks are dropped
 
@@ -60,6 +61,9 @@ class ReasoningParser:
     def feed(self, text: str) -> Iterator[Piece]:
         """Yield the pieces that are final after this text."""
         self._held += text
+        if self._state == "raw":
+            yield from self._emit(len(self._held))
+            return
         if self._state == "start":
             start = self._held.lstrip()
             if self._tags.opening.startswith(start) and len(start) < len(self._tags.opening):
@@ -91,11 +95,11 @@ class ReasoningParser:
 
     def _emit(self, length: int) -> Iterator[Piece]:
         text, self._held = self._held[:length], self._held[length:]
-        if self._at_start:
+        if self._at_start and self._state != "raw":
             text = text.lstrip("\n")
         if text:
             self._at_start = False
-            yield Piece("answer" if self._state == "answer" else "reasoning", text)
+            yield Piece("reasoning" if self._state == "reasoning" else "answer", text)
 
 
 class ReplyParser:
@@ -105,10 +109,15 @@ class ReplyParser:
     """
 
     def __init__(
-        self, stop: tuple[str, ...] = (), tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False
+        self,
+        stop: tuple[str, ...] = (),
+        tags: Tags = DEFAULT_TAGS,
+        *,
+        starts_in_reasoning: bool = False,
+        is_raw: bool = False,
     ) -> None:
         self.stopped = False
-        self._reasoning_parser = ReasoningParser(tags, starts_in_reasoning=starts_in_reasoning)
+        self._reasoning_parser = ReasoningParser(tags, starts_in_reasoning=starts_in_reasoning, is_raw=is_raw)
         self._stop_strings = StopStrings(stop)
         self._pieces: list[Piece] = []
 
@@ -254,12 +263,17 @@ class SpecialTokens:
 class Detokenizer:
     """Incremental detokenizer of one reply; once `finish_reason` is set, no more tokens may be appended."""
 
-    def __init__(self, sampling: SamplingParams, special_tokens: SpecialTokens, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, sampling: SamplingParams, special_tokens: SpecialTokens, prompt: Sequence[int], *, is_raw: bool = False
+    ) -> None:
         self.finish_reason: FinishReason | None = None
         self.tokens = 0
         self.sampling, self._special_tokens, self._prompt_tokens = sampling, special_tokens, len(prompt)
         self._parser = ReplyParser(
-            sampling.stop, special_tokens.tags, starts_in_reasoning=special_tokens.opens_reasoning(prompt)
+            sampling.stop,
+            special_tokens.tags,
+            starts_in_reasoning=special_tokens.opens_reasoning(prompt) and not is_raw,
+            is_raw=is_raw,
         )
         self._decoder = DecodeStream(skip_special_tokens=False)
         self._ids: list[int] = []

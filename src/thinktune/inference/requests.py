@@ -7,6 +7,7 @@ from typing import Any, Literal
 from thinktune.errors import UserError
 from thinktune.tokenization import ChatTokenizer, Example, Turn
 from thinktune.tokenization.chat_template import TooLongError, render_prompt
+from thinktune.tokenization.tokenizer import exceeds_tokens
 
 FinishReason = Literal["end", "length", "stop"]
 
@@ -59,9 +60,22 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class RawPrompt:
+    """Text or token ids that a reply goes on from as they are, without a chat template.
+
+    Control tokens that the text spells are control tokens. `adds_special_tokens` is whether those that the tokenizer
+    puts around a text (a start token, as a rule) are added.
+    """
+
+    content: str | tuple[int, ...]
+    adds_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A conversation up to the assistant's next turn, and how to sample the reply.
 
+    With `raw`, there is no conversation, and all text of the reply is its answer, think tags included.
     `effort` is a level of effort, for chat templates that have levels of their own. `prompt_ids` are the tokens of the
     conversation, None until `render_request` has rendered it.
     """
@@ -71,6 +85,7 @@ class Request:
     thinking: bool = True
     prompt_ids: tuple[int, ...] | None = None
     effort: str | None = None
+    raw: RawPrompt | None = None
 
 
 class GenerationError(UserError):
@@ -82,27 +97,49 @@ class ContextLengthError(UserError):
 
 
 def render_request(request: Request, tokenizer: ChatTokenizer, context_tokens: int) -> Request:
-    """Render and tokenize the conversation, and cap the reply at what is left of the model's context.
+    """Render and tokenize the conversation or the raw prompt, and cap the reply at what is left of the model's context.
 
     A rendered request is returned as it is. Raises ContextLengthError where no token is left for the reply, UserError
-    where the chat template refuses the conversation.
+    where the chat template refuses the conversation, or a raw prompt has no tokens or one that the model has not.
     """
     if request.prompt_ids is not None:
         return request
+    field, name = ("prompt", "prompt") if request.raw else ("messages", "conversation")
     try:
-        ids = render_prompt(
-            request.turns, tokenizer, thinking=request.thinking, effort=request.effort, max_tokens=context_tokens
-        )
+        if request.raw:
+            ids = _raw_ids(request.raw, tokenizer, context_tokens)
+        else:
+            ids = render_prompt(
+                request.turns, tokenizer, thinking=request.thinking, effort=request.effort, max_tokens=context_tokens
+            )
     except TooLongError as error:
-        raise ContextLengthError(f"messages: {error}, all that the model's context holds; shorten it") from None
+        raise ContextLengthError(f"{field}: {error}, all that the model's context holds; shorten it") from None
     left = context_tokens - len(ids)
     if left < 1:
         raise ContextLengthError(
-            f"messages: the conversation takes {len(ids):,} tokens, and the model's context holds {context_tokens:,} "
+            f"{field}: the {name} takes {len(ids):,} tokens, and the model's context holds {context_tokens:,} "
             "with the reply; shorten it"
         )
     sampling = replace(request.sampling, max_new_tokens=min(left, request.sampling.max_new_tokens))
     return replace(request, sampling=sampling, prompt_ids=tuple(ids))
+
+
+def _raw_ids(prompt: RawPrompt, tokenizer: ChatTokenizer, max_tokens: int) -> list[int]:
+    content = prompt.content
+    if not isinstance(content, str):
+        ids = list(content)
+        if strange := [number for number in ids if not 0 <= number < len(tokenizer)][:1]:
+            raise UserError(f"prompt: holds the token {strange[0]}, and the model's are 0 to {len(tokenizer) - 1:,}")
+    elif exceeds_tokens(content, max_tokens, tokenizer):
+        raise TooLongError(
+            f"the prompt has {len(content):,} characters, which are surely more than {max_tokens:,} tokens"
+        )
+    else:
+        backend = tokenizer.backend_tokenizer
+        ids = list(backend.encode(content, add_special_tokens=prompt.adds_special_tokens).ids)
+    if not ids:
+        raise UserError("prompt: is empty; give at least one token")
+    return ids
 
 
 @dataclass(frozen=True, slots=True)

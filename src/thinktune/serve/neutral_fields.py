@@ -5,11 +5,21 @@ what to cache, and the fields of a former reply. None of it changes the text. Wh
 never left out in silence: the response has a warning, or, where its form depends on it, there is a refusal.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 Json = dict[str, Any]
 NeutralValues = Mapping[str, Sequence[Any]]
@@ -106,6 +116,35 @@ NOTHING: Json = {
 }
 
 
+def is_neutral(value: Any, neutral_values: Sequence[Any]) -> bool:
+    """Return True for nothing, and for one of some values."""
+    if value is None or value in ("", [], {}):
+        return True
+    # Python's True equals 1; JSON's true does not.
+    return any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in neutral_values)
+
+
+@dataclass(frozen=True, slots=True)
+class NeutralOnly:
+    """Annotation of a field that one surface offers and another does not: there, only its neutral values pass."""
+
+    neutral_values: tuple[Any, ...] = ()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self._refuse, handler(source))
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> Json:
+        nothing = {**NOTHING}  # pydantic adds to what it is given
+        return {"anyOf": [{"enum": [*self.neutral_values]}, nothing]} if self.neutral_values else nothing
+
+    def _refuse(self, value: Any) -> Any:
+        if is_neutral(value, self.neutral_values):
+            return value
+        shown = " or ".join(map(json.dumps, self.neutral_values))
+        sentence = f"only {shown} is supported here; leave it out" if shown else "is not supported here; leave it out"
+        raise PydanticCustomError("neutral", "{sentence}", {"sentence": sentence})
+
+
 @dataclass(slots=True)
 class LeftOut:
     """Context of a validation that leaves out unknown fields, unless they bind, and the number of those left out."""
@@ -137,13 +176,7 @@ class ClientModel(BaseModel):
     @classmethod
     def _asks(cls, name: str, value: Any) -> bool:
         """Return True if an unknown field asks for something."""
-        if value is None or value in ("", [], {}) or name in cls.without_effect:
-            return False
-        # Python's True equals 1; JSON's true does not.
-        return not any(
-            value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
-            for neutral in cls.neutral_values.get(name, ())
-        )
+        return name not in cls.without_effect and not is_neutral(value, cls.neutral_values.get(name, ()))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> Json:

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
@@ -14,6 +14,7 @@ from thinktune.serve.openai_schema import (
     ChatCompletion,
     Choice,
     CompletionTokensDetails,
+    GenerationRequest,
     Json,
     Message,
     ParsedRequest,
@@ -31,19 +32,23 @@ def to_engine_request(parsed: ParsedRequest, defaults: ChatDefaults, effort_use:
     """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too."""
     chat, controls = parsed.chat, parsed.controls
     turns = with_system_prompt(defaults.system, [_turn(message) for message in chat.messages])
-    usual, stop = defaults.sampling, chat.stop or []
-    limit = chat.token_limit or usual.max_new_tokens
-    sampling = SamplingParams(
-        max_new_tokens=limit,
-        temperature=usual.temperature if chat.temperature is None else chat.temperature,
-        top_p=usual.top_p if chat.top_p is None else chat.top_p,
-        top_k=usual.top_k if chat.top_k is None else max(0, chat.top_k),
-        seed=uuid.uuid4().int >> 66 if chat.seed is None else chat.seed,
-        stop=tuple(filter(None, [stop] if isinstance(stop, str) else stop)),
-        max_reasoning_tokens=controls.reasoning_limit(limit, effort_use),
-    )
+    sampling = to_sampling_params(chat, chat.token_limit, defaults.sampling)
+    sampling = replace(sampling, max_reasoning_tokens=controls.reasoning_limit(sampling.max_new_tokens, effort_use))
     effort = controls.effort if controls.thinking else "none"
     return Request(turns, sampling, controls.thinking, effort=None if effort_use == "budget" else effort)
+
+
+def to_sampling_params(options: GenerationRequest, limit: int | None, usual: SamplingParams) -> SamplingParams:
+    """Convert the options that all surfaces share; `usual` fills what is left out, but for the seed: that is new."""
+    stop = options.stop or []
+    return SamplingParams(
+        max_new_tokens=limit or usual.max_new_tokens,
+        temperature=usual.temperature if options.temperature is None else options.temperature,
+        top_p=usual.top_p if options.top_p is None else options.top_p,
+        top_k=usual.top_k if options.top_k is None else max(0, options.top_k),
+        seed=uuid.uuid4().int >> 66 if options.seed is None else options.seed,
+        stop=tuple(filter(None, [stop] if isinstance(stop, str) else stop)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +105,16 @@ class ResponseBuilder:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
 
 
-def usage(reply: Completion) -> Usage:
-    """Count the tokens of a prompt, of its reply, and of the reasoning in the reply."""
+def usage(*replies: Completion) -> Usage:
+    """Count the tokens of prompts, of their replies, and of the reasoning in the replies."""
+    prompt_tokens, tokens = sum(reply.prompt_tokens for reply in replies), sum(reply.tokens for reply in replies)
     return Usage(
-        prompt_tokens=reply.prompt_tokens,
-        completion_tokens=reply.tokens,
-        total_tokens=reply.prompt_tokens + reply.tokens,
-        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reply.reasoning_tokens),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=tokens,
+        total_tokens=prompt_tokens + tokens,
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(reply.reasoning_tokens for reply in replies)
+        ),
     )
 
 

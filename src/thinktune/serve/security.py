@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from thinktune.errors import UserError
 from thinktune.serve.openai_schema import ApiError
 
+KEYED_PATHS = ("/v1/", "/metrics")  # addresses that begin so need the key
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -37,7 +38,7 @@ class Access:
     """Who may use the server: nobody but this machine and the page itself, unless more is allowed."""
 
     key: str | None = None
-    """The bearer token required below /v1/."""
+    """The bearer token required for `KEYED_PATHS`."""
     hosts: frozenset[str] | None = LOOPBACK_HOSTS
     """Names allowed in the Host header, None for any. On loopback, any other name belongs to a site that made the
     browser resolve it to this machine (DNS rebinding)."""
@@ -146,7 +147,7 @@ class SecurityMiddleware:
                 403,
                 f"pages of {origin!r} may not call this server; use its own page, or allow them with --allow-origin",
             )
-        if self._key is not None and self._access.route_of(path).startswith("/v1/"):
+        if self._key is not None and self._access.route_of(path).startswith(KEYED_PATHS):
             given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
             if not hmac.compare_digest(given, self._key):
                 raise ApiError(

@@ -4,10 +4,12 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,25 +18,32 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from thinktune.errors import UserError
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
-from thinktune.serve.chat_completions import WARNINGS_HEADER, ChatCompletionResponse
+from thinktune.serve.chat_completions import ChatSurface
+from thinktune.serve.metrics import METRICS_MEDIA_TYPE, Metrics, RequestCounter
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
-    CHAT_REQUEST_BODY,
     REFUSALS,
     ApiError,
     ChatCompletion,
+    ChatRequest,
+    GenerationRequest,
     Health,
     ModelCard,
     ModelDefaults,
     ModelList,
+    ResponseModel,
+    Version,
     complete_document,
+    describe_body,
+    parse_request,
 )
+from thinktune.serve.reply_response import WARNINGS_HEADER, ReplyResponse, Surface
 from thinktune.serve.security import (
     Access,
     Limits,
@@ -45,6 +54,14 @@ from thinktune.serve.security import (
     protocol_with_head_timeout,
     read_body,
 )
+from thinktune.serve.surfaces.completions import (
+    CompletionRequest,
+    CompletionSurface,
+    TextCompletion,
+    parse_completion,
+)
+from thinktune.serve.surfaces.responses import ResponsesSurface
+from thinktune.serve.surfaces.responses_schema import ResponseBody, ResponsesRequest, parse_responses
 
 API_KEY_VARIABLE = "THINKTUNE_API_KEY"
 
@@ -68,6 +85,50 @@ NO_TELEMETRY: TelemetryConfig = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Api:
+    """An address that replies are asked for at: how its bodies are parsed, and what answers them."""
+
+    path: str
+    name: str
+    summary: str
+    body: type[GenerationRequest]
+    response: type[ResponseModel]
+    parse: Callable[[bytes], Any]
+    surface: Callable[[ServedModel, Any], Surface]
+
+
+APIS = [
+    Api(
+        "/v1/chat/completions",
+        "create_chat_completion",
+        "Write the next reply of a conversation, whole or as a stream of server-sent events.",
+        ChatRequest,
+        ChatCompletion,
+        parse_request,
+        ChatSurface,
+    ),
+    Api(
+        "/v1/completions",
+        "create_completion",
+        "Go on from texts as they are, without a chat template, whole or as a stream of server-sent events.",
+        CompletionRequest,
+        TextCompletion,
+        parse_completion,
+        CompletionSurface,
+    ),
+    Api(
+        "/v1/responses",
+        "create_response",
+        "Write the next reply of a conversation as a response of items, whole or as a stream of typed events.",
+        ResponsesRequest,
+        ResponseBody,
+        parse_responses,
+        ResponsesSurface,
+    ),
+]
+
+
 def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Access) -> ASGIApp:
     """Build the application.
 
@@ -76,7 +137,49 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         limits: limits of concurrency, sizes and times.
         access: who may use it.
     """
-    admission_queue, created, page = AdmissionQueue(limits), int(time.time()), read_page()
+    admission_queue = AdmissionQueue(limits)
+    metrics = Metrics(admission_queue, version("thinktune"))
+
+    async def health() -> Health:
+        return Health()
+
+    async def show_version() -> Version:
+        return Version(version=version("thinktune"))
+
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), media_type=METRICS_MEDIA_TYPE)
+
+    async def answer(api: Api, request: Request) -> Response:
+        parsed = await admission_queue.parse(api.parse, await read_body(request, limits))
+        served_model = find_model(served_models, parsed.model)
+        return ReplyResponse(served_model, api.surface(served_model, parsed), admission_queue, metrics)
+
+    app = _empty_app()
+    _add_page(app)
+    app.add_api_route("/health", health, summary="Report that the server is up.")
+    _add_models(app, served_models)
+    app.add_api_route("/version", show_version, summary="Name the server's version.")
+    app.add_api_route(
+        "/metrics",
+        show_metrics,
+        summary="Count requests, replies, tokens and seconds, in Prometheus' text format.",
+        response_class=PlainTextResponse,
+    )
+    for api in APIS:
+        _add_api(app, api, answer)
+    document = app.openapi()
+    complete_document(document, [api.body for api in APIS])  # FastAPI builds it once and keeps it
+    # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
+    guarded = SecurityMiddleware(app, access)
+    reached = _allow_pages(guarded, access.origins) if access.origins else guarded
+    return RequestCounter(reached, metrics, access, document["paths"])
+
+
+def _add_page(app: FastAPI) -> None:
+    page = read_page()
 
     async def page_file(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -86,8 +189,12 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
             page[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"}
         )
 
-    async def health() -> Health:
-        return Health()
+    app.add_route("/", page_file, methods=["GET"])
+    app.add_route("/page/{name:path}", page_file, methods=["GET"])
+
+
+def _add_models(app: FastAPI, served_models: Sequence[ServedModel]) -> None:
+    created = int(time.time())
 
     async def list_models() -> ModelList:
         return ModelList(data=[_model_card(served_model, created) for served_model in served_models])
@@ -95,33 +202,24 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     async def retrieve_model(model: str) -> ModelCard:
         return _model_card(find_model(served_models, model), created)
 
-    async def create_chat_completion(request: Request) -> Response:
-        parsed = await admission_queue.parse(await read_body(request, limits))
-        served_model = find_model(served_models, parsed.chat.model)
-        return ChatCompletionResponse(served_model, parsed, admission_queue, limits)
-
-    app = _empty_app()
-    app.add_route("/", page_file, methods=["GET"])
-    app.add_route("/page/{name:path}", page_file, methods=["GET"])
-    app.add_api_route("/health", health, summary="Report that the server is up.")
     app.add_api_route("/v1/models", list_models, summary="List the models.")
     app.add_api_route("/v1/models/{model:path}", retrieve_model, summary="Describe one model.")
+
+
+def _add_api(app: FastAPI, api: Api, answer: Callable[[Api, Request], Awaitable[Response]]) -> None:
+    async def create(request: Request) -> Response:
+        return await answer(api, request)
+
     app.add_api_route(
-        "/v1/chat/completions",
-        create_chat_completion,
+        api.path,
+        create,
         methods=["POST"],
-        summary="Write the next reply of a conversation, whole or as a stream of server-sent events.",
-        response_model=ChatCompletion,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-        openapi_extra=CHAT_REQUEST_BODY,
+        name=api.name,
+        summary=api.summary,
+        response_model=api.response,
+        responses={200: {"content": {"text/event-stream": {}}}},
+        openapi_extra=describe_body(api.body),
     )
-    complete_document(app.openapi())  # FastAPI builds it once and keeps it
-    # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
-    for route in app.routes:
-        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
-            route.methods.add("HEAD")
-    guarded = SecurityMiddleware(app, access)
-    return _allow_pages(guarded, access.origins) if access.origins else guarded
 
 
 def _allow_pages(guarded: ASGIApp, origins: frozenset[str]) -> ASGIApp:

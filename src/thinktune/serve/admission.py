@@ -1,18 +1,21 @@
 """Admission of requests: how many are parsed, rendered and answered at once, so that no client holds up the others."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
 from thinktune.inference import Request
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_schema import ApiError, ParsedRequest, parse_request
+from thinktune.serve.openai_schema import ApiError
 from thinktune.serve.security import Limits
 
 SHORT_PROMPT_CHARACTERS = 20_000
 SHORT_PROMPTS_AT_ONCE, LONG_PROMPTS_AT_ONCE, BODIES_AT_ONCE = 4, 1, 2
+
+Parsed = TypeVar("Parsed")
 
 
 class AdmissionQueue:
@@ -24,28 +27,41 @@ class AdmissionQueue:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._slots, self._admitted = limits, asyncio.Semaphore(limits.max_running), 0
+        self.limits, self._slots, self._admitted = limits, asyncio.Semaphore(limits.max_running), 0
+        self.running = 0
+        """Replies that hold a slot."""
         self._bodies = CapacityLimiter(BODIES_AT_ONCE)
         self._short_prompts = CapacityLimiter(SHORT_PROMPTS_AT_ONCE)
         self._long_prompts = CapacityLimiter(LONG_PROMPTS_AT_ONCE)
 
-    async def parse(self, body: bytes) -> ParsedRequest:
+    @property
+    def waiting(self) -> int:
+        """Replies that have a place and no slot yet."""
+        return self._admitted - self.running
+
+    async def parse(self, parse: Callable[[bytes], Parsed], body: bytes) -> Parsed:
         """Parse a request's body; raises ApiError (400) that names its faults."""
         if len(body) <= SHORT_PROMPT_CHARACTERS:
-            return parse_request(body)
-        return await to_thread.run_sync(parse_request, body, limiter=self._bodies)
+            return parse(body)
+        return await to_thread.run_sync(parse, body, limiter=self._bodies)
 
     @asynccontextmanager
-    async def place(self) -> AsyncGenerator[None]:
-        """Take a place among the requests that are answered or wait; raises ApiError (429) if there is none."""
-        if self._admitted >= self._limits.max_running + self._limits.max_waiting:
-            waiting = self._admitted - self._limits.max_running
+    async def places(self, replies: int) -> AsyncGenerator[None]:
+        """Take places among the replies that are written or wait.
+
+        Raises ApiError: 429 if so many are not free, 400 if there never are so many.
+        """
+        places = self.limits.max_running + self.limits.max_waiting
+        if replies > places:
+            raise ApiError(400, f"the request asks for {replies:,} replies; at most {places} are written for one")
+        if self._admitted + replies > places:
+            waiting = max(0, self._admitted - self.limits.max_running)
             raise ApiError(429, f"{waiting} requests are already waiting; try again later", code="rate_limit_exceeded")
-        self._admitted += 1
+        self._admitted += replies
         try:
             yield
         finally:
-            self._admitted -= 1
+            self._admitted -= replies
 
     async def render(self, served_model: ServedModel, request: Request) -> Request:
         """Render and tokenize a request in its turn; raises what `ServedModel.render` raises."""
@@ -57,4 +73,8 @@ class AdmissionQueue:
     async def slot(self) -> AsyncGenerator[None]:
         """Wait for one of the replies that may run, and hold its slot."""
         async with self._slots:
-            yield
+            self.running += 1
+            try:
+                yield
+            finally:
+                self.running -= 1

@@ -1,189 +1,55 @@
-"""Responses to chat requests: admitted in order, generated in a thread, and ended for a client that leaves."""
+"""The surface `/v1/chat/completions`: OpenAI's chat completions, whole and in chunks."""
 
-import asyncio
-import json
-import logging
-import threading
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Sequence
 
-import anyio
-from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
-
-from thinktune.errors import UpstreamError, UserError, redact
-from thinktune.inference import Completion, Piece, Request, Stream
-from thinktune.inference.requests import ContextLengthError, GenerationError
-from thinktune.serve.admission import AdmissionQueue
+from thinktune.inference import Completion, Piece, Request
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
 from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest
-from thinktune.serve.security import Limits, error_response
-
-STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # a proxy must not buffer the stream
-]
+from thinktune.serve.reply_response import DATA_EVENTS, Replies
 
 
-WARNINGS_HEADER, MAX_HEADER_CHARACTERS = "x-thinktune-warnings", 2000
+class ChatSurface:
+    """One chat request, and the completion or the chunks that answer it."""
 
+    framing = DATA_EVENTS
 
-STREAM_END: Message = {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
-
-
-log = logging.getLogger("thinktune")
-
-
-class ChatCompletionResponse(Response):
-    """Response to one chat request, whole or as server-sent events; it ends as soon as the client has left.
-
-    FastAPI requires endpoints to return a `Response`. The streaming responses of Starlette, FastAPI and sse-starlette
-    send status 200 before the first event, so an early failure (full queue, context too long) could not have its own.
-    """
-
-    def __init__(
-        self, served_model: ServedModel, parsed: ParsedRequest, admission_queue: AdmissionQueue, limits: Limits
-    ) -> None:
-        super().__init__()
+    def __init__(self, served_model: ServedModel, parsed: ParsedRequest) -> None:
         self._served_model, self._parsed, self._chat_request = served_model, parsed, parsed.chat
-        self._admission_queue, self._limits = admission_queue, limits
+        self.stream, self.warnings = bool(parsed.chat.stream), parsed.warnings
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the reply; cancel it when the client disconnects."""
-        async with anyio.create_task_group() as group:
+    def requests(self) -> list[Request]:
+        """Return the one request."""
+        return [to_engine_request(self._parsed, self._served_model.defaults, self._served_model.effort_use)]
 
-            async def cancel_on_disconnect() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                group.cancel_scope.cancel()
-
-            group.start_soon(cancel_on_disconnect)
-            await self._respond(scope, receive, send)
-            group.cancel_scope.cancel()
-
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-        try:
-            async with (
-                asyncio.timeout(self._limits.reply_timeout_seconds),
-                self._admission_queue.place(),
-            ):
-                request = to_engine_request(self._parsed, self._served_model.defaults, self._served_model.effort_use)
-                request = await self._admission_queue.render(self._served_model, request)
-                async with self._admission_queue.slot(), aclosing(self._response_bodies(request)) as bodies:
-                    async for body in bodies:
-                        if not self._chat_request.stream:
-                            await JSONResponse(body, headers=self._headers)(scope, receive, send)
-                            return
-                        if not started:
-                            await send(self._stream_start)
-                            started = True
-                        await send(_event(body))
-        except Exception as error:
-            api_error = as_api_error(error, self._limits)
-            if not started:
-                await error_response(api_error)(scope, receive, send)
-                return
-            await send(_event(api_error.body))
-        await send(STREAM_END)
-
-    @property
-    def _headers(self) -> dict[str, str]:
-        """The warnings as a header, in ASCII, which is all that a header may hold."""
-        text = "; ".join(self._parsed.warnings).encode("ascii", "backslashreplace").decode()
-        shown = "".join(letter if letter.isprintable() else " " for letter in text)
-        shown = shown[:MAX_HEADER_CHARACTERS].strip()  # a value that begins or ends with a space is refused
-        return {WARNINGS_HEADER: shown} if shown else {}
-
-    @property
-    def _stream_start(self) -> Message:
-        warned = [(name.encode(), value.encode()) for name, value in self._headers.items()]
-        return {"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *warned]}
-
-    async def _response_bodies(self, request: Request) -> AsyncGenerator[Json]:
+    async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole reply."""
-        stream, options = bool(self._chat_request.stream), self._chat_request.stream_options
-        parsed = self._parsed
+        stream, options = self.stream, self._chat_request.stream_options
+        [request], parsed = requests, self._parsed
         response = ResponseBuilder(self._served_model.name, parsed.warnings, parsed.controls.is_hidden)
         allow_moved = bool(options and options.allow_moved)
         deltas = DeltaStream(hold_answer=self._served_model.may_reason and request.thinking and not allow_moved)
-        async with aclosing(stream_in_thread(self._served_model, request)) as pieces:
-            started = not stream
-            async for piece in pieces:
-                if not started:
-                    yield response.first_chunk()
-                    started = True
-                match piece:
-                    case Completion() if not stream:
-                        yield response.completion(piece)
-                    case Completion():
-                        for body in response.final_chunks(piece, deltas.flush(), options):
-                            yield body
-                    case Piece() if stream:
-                        for body in response.chunks(deltas.feed(piece)):
-                            yield body
-                    case Piece():
-                        pass
+        started = not stream
+        async for _, piece in replies:
+            if not started:
+                yield response.first_chunk()
+                started = True
+            match piece:
+                case Completion() if not stream:
+                    yield response.completion(piece)
+                case Completion():
+                    for body in response.final_chunks(piece, deltas.flush(), options):
+                        yield body
+                case Piece() if stream:
+                    for body in response.chunks(deltas.feed(piece)):
+                        yield body
+                case Piece():
+                    pass
 
+    def refusal(self, error: ApiError) -> ApiError:
+        """Return the error as it is: its fields are this API's."""
+        return error
 
-async def stream_in_thread(served_model: ServedModel, request: Request) -> AsyncGenerator[Piece | Completion]:
-    """Stream a reply from a worker thread; closing the generator cancels it, whatever the thread is doing."""
-    loop, closed = asyncio.get_running_loop(), threading.Event()
-    streams: list[Stream] = []  # the one stream, once it is open
-    queue: asyncio.Queue[Piece | Completion | Exception | None] = asyncio.Queue()
-
-    def put(item: Piece | Completion | Exception | None) -> None:
-        with suppress(RuntimeError):  # the server has closed its loop, and nobody reads
-            if not closed.is_set():
-                loop.call_soon_threadsafe(queue.put_nowait, item)
-
-    def run() -> None:
-        try:
-            streams.append(stream := served_model.stream(request))
-            if closed.is_set():  # meanwhile, when there was no stream to close
-                stream.close()
-            for piece in stream:
-                put(piece)
-        except Exception as error:
-            put(error)
-        put(None)
-
-    threading.Thread(target=run, daemon=True, name=f"reply of {served_model.name}").start()
-    try:
-        while (item := await queue.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        closed.set()
-        for stream in streams:
-            stream.close()
-
-
-def as_api_error(error: Exception, limits: Limits) -> ApiError:
-    """Convert an error for the client; the details of our own failures go to the server's log only."""
-    match error:
-        case ApiError():
-            return error
-        case ContextLengthError():
-            return ApiError(400, str(error), code="context_length_exceeded", param="messages")
-        case GenerationError():
-            log.error("a reply failed: %s", error)
-            return ApiError(500, str(error), code="generation_failed")
-        case UpstreamError():
-            return ApiError(502, redact(str(error)), code="upstream_failed")
-        case UserError():
-            return ApiError(400, redact(str(error)))
-        case TimeoutError():
-            return ApiError(504, f"the reply took longer than {limits.reply_timeout_seconds:g} s", code="timeout")
-        case _:
-            log.error("a reply failed", exc_info=error)
-            return ApiError(500, "the reply failed; the server's log says why")
-
-
-def _event(body: Json) -> Message:
-    """Encode a server-sent event; a lone surrogate, which an endpoint's JSON may hold, becomes a question mark."""
-    text = f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-    return {"type": "http.response.body", "body": text.encode("utf-8", "replace"), "more_body": True}
+    def failure(self, error: ApiError) -> list[Json]:
+        """Return the error as an event."""
+        return [error.body]

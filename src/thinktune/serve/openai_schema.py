@@ -1,9 +1,10 @@
 """Requests and responses in OpenAI's form, as pydantic models: what the API takes, sends and documents."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
 from pydantic.json_schema import models_json_schema
@@ -18,14 +19,7 @@ from thinktune.serve.neutral_fields import (
     LeftOut,
     NeutralValues,
 )
-from thinktune.serve.thinking_controls import (
-    ReasoningOptions,
-    TemplateOptions,
-    ThinkingControls,
-    ThinkingFields,
-    ThinkingSwitch,
-    read_controls,
-)
+from thinktune.serve.thinking_controls import ThinkingControls, ThinkingFields, read_controls
 
 MAX_MESSAGES, MAX_PARTS, MAX_STOP_STRINGS = 4096, 4096, 16
 NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
@@ -103,18 +97,15 @@ class StreamOptions(ClientModel):
     """Ours: send text at once even if it may prove to be reasoning; a delta `moved: true` then says that it was."""
 
 
-class ChatRequest(ThinkingFields):
-    """The body of POST /v1/chat/completions; null is the same as leaving an option out."""
+class GenerationRequest(ClientModel):
+    """Options that the bodies of all surfaces share; null is the same as leaving an option out."""
 
     without_effect = REQUEST_FIELDS_WITHOUT_EFFECT
     neutral_values = NEUTRAL_REQUEST_VALUES
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     model: str | None = None
     """None or an empty name means the first model of /v1/models."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: TokenLimit | None = None
-    max_completion_tokens: TokenLimit | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -127,6 +118,14 @@ class ChatRequest(ThinkingFields):
     function_call: ToolChoice = None
     tools: Tools = None
     functions: Tools = None
+
+
+class ChatRequest(GenerationRequest, ThinkingFields):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
 
     @property
     def token_limit(self) -> int | None:
@@ -257,12 +256,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 SCHEMA_REF = "#/components/schemas/{model}"
-CHAT_REQUEST_BODY: Json = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="ChatRequest")}}},
-    }
-}
+Body = TypeVar("Body", bound=GenerationRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +269,24 @@ class ParsedRequest:
 
 
 def parse_request(body: bytes) -> ParsedRequest:
-    """Parse a request's body; raises ApiError (400) that names every fault of it."""
+    """Parse the body of a chat request; raises ApiError (400) that names every fault of it."""
+    return read_chat(*parse_body(ChatRequest, body))
+
+
+def parse_body(model: type[Body], body: bytes) -> tuple[Body, list[str]]:
+    """Parse a request's body, and warn of each option that is left out because it is not supported.
+
+    Raises ApiError (400) that names every fault of it.
+    """
     try:
-        request, warnings = ChatRequest.model_validate_json(body, strict=True), []
+        return model.model_validate_json(body, strict=True), []
     except ValidationError as error:
-        request, warnings = _without_unknown_options(body, error)
+        return _without_unknown_options(model, body, error)
+
+
+def read_chat(request: ChatRequest, warnings: Sequence[str]) -> ParsedRequest:
+    """Read what a chat request asks for; raises ApiError (400) where its parts do not agree."""
+    warnings = [*warnings]
     limits = {limit for limit in (request.max_tokens, request.max_completion_tokens) if limit and limit > 0}
     if len(limits) > 1:
         raise ApiError(400, "max_tokens and max_completion_tokens differ; give only one of them", param="max_tokens")
@@ -296,27 +303,38 @@ def parse_request(body: bytes) -> ParsedRequest:
     return ParsedRequest(request, controls, tuple(warnings))
 
 
-def _without_unknown_options(body: bytes, error: ValidationError) -> tuple[ChatRequest, list[str]]:
+def _without_unknown_options(model: type[Body], body: bytes, error: ValidationError) -> tuple[Body, list[str]]:
     """Parse a body without the options that are not known; raises ApiError where anything else is wrong with it."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     request, left_out = None, LeftOut()
     if all(fault["type"] == "extra_forbidden" and fault["loc"][-1] not in BINDING_FIELDS for fault in faults):
         try:
-            request = ChatRequest.model_validate_json(body, strict=True, context=left_out)
+            request = model.model_validate_json(body, strict=True, context=left_out)
         except ValidationError as other:  # behind the first message with a fault
             faults = other.errors(include_url=False, include_input=False, include_context=False)
     if request is None or request.strict:
-        messages = dict.fromkeys(_explain(fault) for fault in faults)
-        raise ApiError(400, "; ".join(messages), param=_field_path(faults[0]) or None)
-    warnings = [f"{_field_path(fault)}: is not supported here and was left out" for fault in faults]
+        raise refusal_of(faults, model)
+    warnings = [f"{_field_path(fault, model)}: is not supported here and was left out" for fault in faults]
     more = left_out.count - len(warnings)
     return request, [*warnings, f"and {more:,} more such fields"] if more > 0 else warnings
 
 
-def complete_document(document: Json) -> None:
-    """Add to FastAPI's OpenAPI document what FastAPI cannot know: the body that we read ourselves, the optional key."""
+def refusal_of(faults: Sequence[Mapping[str, Any]], model: type[ClientModel]) -> ApiError:
+    """Return the refusal that names pydantic's faults of a body."""
+    sentences = dict.fromkeys(_explain(fault, model) for fault in faults)
+    return ApiError(400, "; ".join(sentences), param=_field_path(faults[0], model) or None)
+
+
+def describe_body(model: type[ClientModel]) -> Json:
+    """Return what FastAPI adds to an operation for the body that we read ourselves."""
+    schema = {"$ref": SCHEMA_REF.format(model=model.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def complete_document(document: Json, models: Sequence[type[ClientModel]]) -> None:
+    """Add to FastAPI's OpenAPI document what FastAPI cannot know: the bodies that we read ourselves, the optional key."""
     schemas = document["components"]["schemas"]
-    _, definitions = models_json_schema([(ChatRequest, "validation")], ref_template=SCHEMA_REF)
+    _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=SCHEMA_REF)
     schemas.update(definitions["$defs"])
     # FastAPI documents a refusal of its own (422) for each parameter. Ours is any text in the path, so it never comes.
     for operations in document["paths"].values():
@@ -328,29 +346,31 @@ def complete_document(document: Json) -> None:
     document["security"] = [{}, {"key": []}]
 
 
-FIELD_NAMES = {
-    name
-    for model in (ChatRequest, Message, TextPart, StreamOptions, TemplateOptions, ThinkingSwitch, ReasoningOptions)
-    for name in model.model_fields
-}
 MAX_NAME_CHARACTERS = 100  # of a client's own field in a refusal
 
 
-def _field_path(fault: Mapping[str, Any]) -> str:
+@cache
+def _field_names(model: type[ClientModel]) -> frozenset[str]:
+    _, definitions = models_json_schema([(model, "validation")])
+    return frozenset(name for schema in definitions["$defs"].values() for name in schema.get("properties", {}))
+
+
+def _field_path(fault: Mapping[str, Any], model: type[ClientModel]) -> str:
     """Return the path of a faulty field in the body, without pydantic's names of a union's alternatives."""
     location: tuple[int | str, ...] = fault["loc"]
-    known = [str(part) for part in location if isinstance(part, int) or part in FIELD_NAMES]
+    names = _field_names(model)
+    known = [str(part) for part in location if isinstance(part, int) or part in names]
     if fault["type"] == "extra_forbidden":  # the last name is the client's own, whatever it is
-        return ".".join([*known[: len(known) - (location[-1] in FIELD_NAMES)], str(location[-1])[:MAX_NAME_CHARACTERS]])
+        return ".".join([*known[: len(known) - (location[-1] in names)], str(location[-1])[:MAX_NAME_CHARACTERS]])
     return ".".join(known)
 
 
-def _explain(fault: Mapping[str, Any]) -> str:
-    path = _field_path(fault)
+def _explain(fault: Mapping[str, Any], model: type[ClientModel]) -> str:
+    path = _field_path(fault, model)
     if path.rpartition(".")[2] in ("tools", "functions", "tool_choice", "tool_calls", "function_call"):
         return f"{path}: {NO_TOOLS}"
     if fault["type"] != "extra_forbidden":
-        return f"{path}: {fault['msg']}" if path else f"the body is not a chat request: {fault['msg']}"
-    if neutral := NEUTRAL_REQUEST_VALUES.get(path):
+        return f"{path}: {fault['msg']}" if path else f"the body is no such request: {fault['msg']}"
+    if neutral := model.neutral_values.get(path):
         return f"{path}: only {' or '.join(map(json.dumps, neutral))} is supported here; leave it out"
     return f"{path}: is not supported here; leave it out"

@@ -22,19 +22,22 @@ from starlette.types import ASGIApp
 from thinktune.errors import UserError
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
-from thinktune.serve.chat_completions import WARNINGS_HEADER, ChatCompletionResponse
+from thinktune.serve.chat_completions import ChatSurface
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
-    CHAT_REQUEST_BODY,
     REFUSALS,
     ApiError,
     ChatCompletion,
+    ChatRequest,
     Health,
     ModelCard,
     ModelDefaults,
     ModelList,
     complete_document,
+    describe_body,
+    parse_request,
 )
+from thinktune.serve.reply_response import WARNINGS_HEADER, ReplyResponse
 from thinktune.serve.security import (
     Access,
     Limits,
@@ -96,9 +99,9 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         return _model_card(find_model(served_models, model), created)
 
     async def create_chat_completion(request: Request) -> Response:
-        parsed = await admission_queue.parse(await read_body(request, limits))
+        parsed = await admission_queue.parse(parse_request, await read_body(request, limits))
         served_model = find_model(served_models, parsed.chat.model)
-        return ChatCompletionResponse(served_model, parsed, admission_queue, limits)
+        return ReplyResponse(served_model, ChatSurface(served_model, parsed), admission_queue)
 
     app = _empty_app()
     app.add_route("/", page_file, methods=["GET"])
@@ -113,9 +116,9 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         summary="Write the next reply of a conversation, whole or as a stream of server-sent events.",
         response_model=ChatCompletion,
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
-        openapi_extra=CHAT_REQUEST_BODY,
+        openapi_extra=describe_body(ChatRequest),
     )
-    complete_document(app.openapi())  # FastAPI builds it once and keeps it
+    complete_document(app.openapi(), [ChatRequest])  # FastAPI builds it once and keeps it
     # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from thinktune.serve.neutral_fields import MESSAGE_FIELDS_WITHOUT_EFFECT, ClientModel
+from thinktune.serve.neutral_fields import BINDING_FIELDS, MESSAGE_FIELDS_WITHOUT_EFFECT, ClientModel
 
 MAX_MESSAGES, MAX_PARTS = 4096, 4096
 NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
@@ -31,6 +31,7 @@ class ThoughtPart(ClientModel):
     """A part of a reply that holds its thoughts, in the form of any API; what it holds besides them has no effect."""
 
     model_config = ConfigDict(extra="ignore")
+    without_effect = MESSAGE_FIELDS_WITHOUT_EFFECT | BINDING_FIELDS
     type: Literal["thinking", "redacted_thinking", "reasoning"]
     thinking: Any = None
     reasoning: Any = None

@@ -23,6 +23,7 @@ from thinktune.errors import UserError
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_completions import ChatSurface
+from thinktune.serve.error_forms import in_form_of
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
     REFUSALS,
@@ -48,6 +49,7 @@ from thinktune.serve.security import (
     protocol_with_head_timeout,
     read_body,
 )
+from thinktune.serve.surfaces.routes import BODIES, Serving, add_messages_routes, add_ollama_routes
 
 API_KEY_VARIABLE = "THINKTUNE_API_KEY"
 
@@ -118,7 +120,16 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
         openapi_extra=describe_body(ChatRequest),
     )
-    complete_document(app.openapi(), [ChatRequest])  # FastAPI builds it once and keeps it
+    serving = Serving(
+        served_models,
+        admission_queue,
+        find_model,
+        lambda served_model, surface: ReplyResponse(served_model, surface, admission_queue),
+        created,
+    )
+    add_messages_routes(app, serving)
+    add_ollama_routes(app, serving)
+    complete_document(app.openapi(), [ChatRequest, *BODIES])  # FastAPI builds it once and keeps it
     # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
@@ -255,18 +266,19 @@ def _model_card(served_model: ServedModel, created: int) -> ModelCard:
     )
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
+async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(in_form_of(error, request.scope))
 
 
-async def _on_http_error(_: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = error_response(ApiError(error.status_code, f"{error.detail}; /openapi.json lists the addresses"))
+    refusal = ApiError(error.status_code, f"{error.detail}; /openapi.json lists the addresses")
+    response = error_response(in_form_of(refusal, request.scope))
     response.headers.update(error.headers or {})
     return response
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
     del error  # Starlette raises it again after this response, so that the log has it
-    return error_response(ApiError(500, "the server failed; its log says why"))
+    return error_response(in_form_of(ApiError(500, "the server failed; its log says why"), request.scope))

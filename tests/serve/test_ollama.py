@@ -6,9 +6,12 @@ from datetime import datetime
 import httpx
 import pytest
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
+from support.chat_server import part, reply
+from support.chat_server import serving as upstream_serving
 
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.requests import OpenTurn, SamplingParams
+from thinktune.serve.models import find_endpoint_models
 from thinktune.tokenization import Turn
 
 REASONING, ANSWER = "It is so.\nQuite.", "Because **so**."
@@ -129,7 +132,7 @@ def test_a_message_that_was_begun_goes_on(address, backend):
         ("/api/chat", {"strict": True, "options": {"mirostat": 2}}, "mirostat: "),
         ("/api/generate", {"raw": True}, "raw: "),
         ("/api/generate", {"suffix": "end"}, "suffix: "),
-        ("/api/generate", {"images": ["eA=="]}, "messages.0.images: "),
+        ("/api/generate", {"images": ["eA=="]}, "images: "),
     ],
 )
 def test_refusals_are_in_ollamas_form_and_names(address, path, body, sentence):
@@ -144,6 +147,20 @@ def test_what_is_not_offered_is_left_out_with_a_warning(address):
     warning = "mirostat: is not supported here and was left out"
     assert lines_of(answered)[-1]["warnings"] == [warning]
     assert answered.headers["x-thinktune-warnings"] == warning
+
+
+def test_a_stream_that_breaks_off_ends_with_the_error(monkeypatch):
+    monkeypatch.setattr("thinktune.inference.openai_client.MAX_ATTEMPTS", 1)
+    upstream = upstream_serving(lambda _: reply(part(reasoning="So")))
+    with upstream as (url, _), serving(find_endpoint_models(url, None)) as address:
+        *lines, last = lines_of(post(address))
+        events = httpx.post(f"{address}/v1/messages", json={"messages": QUESTION, "stream": True}).text
+    assert [line["message"]["thinking"] for line in lines] == ["So"]
+    assert list(last) == ["error"]
+    assert "broke off in the middle of a reply" in last["error"]
+    *_, error, rest = events.split("\n\n")
+    assert (error.split("\n")[0], rest) == ("event: error", "")
+    assert json.loads(error.split("data: ")[1])["error"]["type"] == "api_error"
 
 
 def test_a_request_without_a_question_loads_the_model(address, backend):

@@ -5,7 +5,7 @@ So all that a chat request may ask for can be asked for here, with one meaning, 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from thinktune.serve.openai_schema import (
     MAX_STOP_STRINGS,
@@ -33,12 +33,17 @@ WITHOUT_EFFECT = (
 UNSIGNED = "unsigned"  # of every thinking block; clients want a signature, and it proves nothing here
 
 
+def _kind(content: Any) -> str:
+    """Tell the forms of a text apart by what is given, so that a fault in a part is not said to be its form."""
+    return "list" if isinstance(content, list) else "str"
+
+
 class InputMessage(BaseModel):
     """A message of the conversation; its parts are text and former thoughts."""
 
     model_config = ConfigDict(extra="allow")
     role: Literal["user", "assistant", "system"]
-    content: str | list[Json]
+    content: Annotated[Annotated[str, Tag("str")] | Annotated[list[Json], Tag("list")], Discriminator(_kind)]
 
 
 class SystemPart(BaseModel):
@@ -71,7 +76,9 @@ class MessagesRequest(ShimRequest):
     model: str | None = None
     max_tokens: TokenLimit | None = None
     """The run's own limit if left out."""
-    system: str | list[SystemPart] | None = None
+    system: (
+        Annotated[Annotated[str, Tag("str")] | Annotated[list[SystemPart], Tag("list")], Discriminator(_kind)] | None
+    ) = None
     stream: bool | None = None
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None

@@ -10,8 +10,9 @@ from thinktune.serve.surfaces.chat_shims import ShimRequest, as_chat, parse_shim
 
 API_VERSION = "0.12.0"  # of Ollama's API that is followed here: clients ask for a minimum
 
-# The chat request's names, and what the same is called here.
+# The chat request's names (patterns), and what the same is called here.
 NAMES = {"response_format": "format", "max_tokens": "options.num_predict", "stop": "options.stop"}
+GENERATE_NAMES = NAMES | {r"messages\.0\.images": "images"}
 
 # How Ollama is to load a model and to lay out its memory; it has no effect on one that is served here.
 WITHOUT_EFFECT = ("keep_alive", "shift", "truncate")
@@ -26,7 +27,7 @@ class OllamaMessage(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     role: str
-    content: str = ""
+    content: str | None = None
 
 
 class OllamaRequest(ShimRequest):
@@ -154,7 +155,7 @@ def parse_ollama_generate(body: bytes) -> ParsedOllama:
     for name in ("system", "prompt"):
         fields.pop(name, None)
     message = {"role": "user", "content": prompt, "images": fields.pop("images", None)}
-    chat = as_chat({**fields, "messages": [message]}, NAMES, request.system) if prompt else None
+    chat = as_chat({**fields, "messages": [message]}, GENERATE_NAMES, request.system) if prompt else None
     return ParsedOllama(model_name(request.model), request.stream is not False, False, chat)
 
 

@@ -315,7 +315,7 @@ def test_a_limit_of_minus_one_is_none_and_the_other_name_counts(address, backend
         },
         {"cache_control": {"type": "ephemeral"}, "name": None, "images": [], "files": [], "status": "done"},
         {"provider_specific_fields": {"refusal": None, "reasoning": "r"}, "tool_calls": None, "function_call": None},
-        {"thinking_blocks": [{"type": "thinking", "thinking": "t"}], "reasoning_details": [{"text": "t"}]},
+        {"reasoning_details": [], "thinking_blocks": None, "reasoning_signature": "s"},
         {
             "refusal": None,
             "annotations": [{"type": "url_citation"}],
@@ -355,7 +355,12 @@ def test_recorded_bodies_of_clients_are_answered_but_for_tools(address, real):
 
 @pytest.mark.parametrize(
     "messages",
-    [[], [{"role": "assistant", "content": "?"}], [{"role": "tool", "content": "?", "tool_call_id": "1"}]],
+    [
+        [],
+        [{"role": "assistant", "content": "?"}],
+        [{"role": "user", "content": "?"}, {"role": "system", "content": "?"}],
+        [{"role": "tool", "content": "?", "tool_call_id": "1"}],
+    ],
 )
 def test_conversations_that_no_reply_can_follow_are_refused(client, messages):
     with pytest.raises(BadRequestError, match="messages"):

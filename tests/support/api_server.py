@@ -29,13 +29,13 @@ class ScriptedBackend:
 
     def stream(self, request: Request) -> "ScriptedStream":
         self.requests.append(request)
-        return ScriptedStream(self._pieces(is_raw=request.raw is not None), self.cancelled)
+        return ScriptedStream(self._pieces(request), self.cancelled)
 
     def close(self) -> None:
         pass
 
-    def _pieces(self, *, is_raw: bool) -> Generator[Piece | Completion]:
-        parser, pieces = ReasoningParser(is_raw=is_raw), []
+    def _pieces(self, request: Request) -> Generator[Piece | Completion]:
+        parser, pieces = ReasoningParser(open_turn=request.start), []
         for start in range(0, len(self.text), 4):
             time.sleep(self.delay)
             assert start + 4 < self.text.find("</think>") or self.may_continue.wait(30)

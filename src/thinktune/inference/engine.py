@@ -388,7 +388,5 @@ class Engine:
     def _make_sequence(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
         request = render_request(request, self.tokenizer, self.model.config.max_position_embeddings)
         assert request.prompt_ids is not None
-        detokenizer = Detokenizer(
-            request.sampling, self._special_tokens, request.prompt_ids, is_raw=request.raw is not None
-        )
+        detokenizer = Detokenizer(request.sampling, self._special_tokens, request.prompt_ids, request.start)
         return SequenceState(request.prompt_ids, detokenizer, events, index=index, streamed=streamed)

@@ -81,13 +81,15 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
     """Return the JSON body of a request, without the `dropped` fields.
 
     Earlier reasoning is not sent, because chat templates leave it out of later turns. Stop texts are not sent either:
-    servers look for them in the reasoning too, so the answer is watched here.
+    servers look for them in the reasoning too, so the answer is watched here. An open turn is sent as vLLM and SGLang
+    take it, with its reasoning; raises UserError where that is open itself, for which they have no form.
     """
-    sampling = request.sampling
+    sampling, open_turn = request.sampling, request.open_turn
+    messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
     max_tokens = "max_completion_tokens" if "max_tokens" in dropped else "max_tokens"
     fields: dict[str, object] = {
         "model": model,
-        "messages": [{"role": turn.role, "content": turn.content} for turn in request.turns],
+        "messages": messages,
         "stream": True,
         "stream_options": {"include_usage": True},
         max_tokens: sampling.max_new_tokens,
@@ -104,6 +106,14 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
         fields["prompt"] = content if isinstance(content, str) else list(content)
         if not request.raw.adds_special_tokens:  # vLLM's name
             fields["add_special_tokens"] = False
+    if open_turn:
+        if open_turn.part == "reasoning":
+            raise UserError(
+                "messages: the last reply's reasoning is open; another server cannot go on with it; close it"
+            )
+        fields |= {"continue_final_message": True, "add_generation_prompt": False}
+        if reasoning := request.turns[-1].reasoning:
+            messages[-1] |= dict.fromkeys(("reasoning_content", "reasoning"), reasoning)
     if sampling.top_k:
         fields["top_k"] = sampling.top_k
     if sampling.max_reasoning_tokens is not None:  # vLLM's name, and ours
@@ -128,9 +138,10 @@ class ReplyAccumulator:
     def __init__(self, request: Request, deliver: Deliver | None, tags: Tags = DEFAULT_TAGS) -> None:
         self.finished = self.delivered = False
         self._sampling, self._deliver_to = request.sampling, deliver
-        self._parser, self._tags = ReplyParser(request.sampling.stop, tags, is_raw=request.raw is not None), tags
+        self._parser, self._tags = ReplyParser(request.sampling.stop, tags, open_turn=request.start), tags
         self._usage = _Usage()
         self._finish_reason: str | None = None
+        self._goes_on = request.open_turn is not None  # a server may take what follows an answer for reasoning
         self._in_reasoning_field = False  # the reasoning comes in a field of its own, and the answer has not started
         self._chunks = self._reasoning_chunks = 0
 
@@ -167,7 +178,14 @@ class ReplyAccumulator:
         tokens = self._chunks if usage.completion_tokens is None else usage.completion_tokens
         finish = "stop" if self._parser.stopped else "length" if self._finish_reason == "length" else "end"
         return Completion(
-            reply.reasoning, reply.answer, tokens, reasoning_tokens, finish, reply.closed, usage.prompt_tokens or 0
+            reply.reasoning,
+            reply.answer,
+            tokens,
+            reasoning_tokens,
+            finish,
+            reply.closed,
+            usage.prompt_tokens or 0,
+            self._parser.stop_string,
         )
 
     def _deliver(self, pieces: list[Piece]) -> None:
@@ -183,7 +201,8 @@ class ReplyAccumulator:
         reasoning = message.reasoning_content or message.reasoning
         self._chunks += bool(reasoning or message.content)
         if reasoning:
-            pieces += self._parser.feed(reasoning if self._in_reasoning_field else self._tags.opening + reasoning)
+            is_open = self._in_reasoning_field or self._goes_on
+            pieces += self._parser.feed(reasoning if is_open else self._tags.opening + reasoning)
             self._in_reasoning_field = True
         if message.content and not self._parser.stopped:
             closing = self._tags.closing if self._in_reasoning_field and not self._parser.closed else ""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tokenizers.decoders import DecodeStream
 
-from thinktune.inference.requests import Completion, FinishReason, SamplingParams
+from thinktune.inference.requests import Completion, FinishReason, OpenTurn, SamplingParams
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.chat_template import reasoning_end_ids
 from thinktune.tokenization.tags import Tags, read_tags
@@ -41,17 +41,22 @@ class ReasoningParser:
     """Incremental parser of a model's think tags; the joined output does not depend on how the text was cut.
 
     The first closing tag ends the reasoning; later tags are text of the answer. Line breaks around the tags belong to
-    them, as in Qwen3's template. `starts_in_reasoning` means that the prompt has already opened the reasoning. Of a raw
-    reply (`is_raw`) all text is answer, as it is.
+    them, as in Qwen3's template. `starts_in_reasoning` means that the prompt has already opened the reasoning. A text
+    that goes on with an open turn begins in that part, and keeps the line breaks that follow the part's own text.
     """
 
-    def __init__(self, tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False, is_raw: bool = False) -> None:
+    def __init__(
+        self, tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False, open_turn: OpenTurn | None = None
+    ) -> None:
         self.closed = False
         self._tags = tags
         self._starts_in_reasoning = starts_in_reasoning
-        self._state: Literal["start", "reasoning", "answer", "raw"] = "raw" if is_raw else "start"
+        self._state: Literal["start", "reasoning", "answer"] = "start"
         self._held = ""  # text that is not final yet: the start of a tag, or line breaks before one
         self._at_start = True  # no text of the present part was emitted, so its leading line breaks are dropped
+        if open_turn:
+            self._state, self._at_start = open_turn.part, not open_turn.has_text
+            self.closed = open_turn.part == "answer"
 
     @property
     def in_reasoning(self) -> bool:
@@ -61,9 +66,6 @@ class ReasoningParser:
     def feed(self, text: str) -> Iterator[Piece]:
         """Yield the pieces that are final after this text."""
         self._held += text
-        if self._state == "raw":
-            yield from self._emit(len(self._held))
-            return
         if self._state == "start":
             start = self._held.lstrip()
             if self._tags.opening.startswith(start) and len(start) < len(self._tags.opening):
@@ -95,7 +97,7 @@ class ReasoningParser:
 
     def _emit(self, length: int) -> Iterator[Piece]:
         text, self._held = self._held[:length], self._held[length:]
-        if self._at_start and self._state != "raw":
+        if self._at_start:
             text = text.lstrip("\n")
         if text:
             self._at_start = False
@@ -114,10 +116,10 @@ class ReplyParser:
         tags: Tags = DEFAULT_TAGS,
         *,
         starts_in_reasoning: bool = False,
-        is_raw: bool = False,
+        open_turn: OpenTurn | None = None,
     ) -> None:
         self.stopped = False
-        self._reasoning_parser = ReasoningParser(tags, starts_in_reasoning=starts_in_reasoning, is_raw=is_raw)
+        self._reasoning_parser = ReasoningParser(tags, starts_in_reasoning=starts_in_reasoning, open_turn=open_turn)
         self._stop_strings = StopStrings(stop)
         self._pieces: list[Piece] = []
 
@@ -130,6 +132,11 @@ class ReplyParser:
     def closed(self) -> bool:
         """True once the reasoning was closed."""
         return self._reasoning_parser.closed
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._stop_strings.found
 
     def feed(self, text: str) -> list[Piece]:
         """Return the pieces that are final after this text."""
@@ -176,6 +183,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
+        self.found: str | None = None
         self._stops = stops
         self._held = ""
 
@@ -184,7 +192,9 @@ class StopStrings:
         self._held += text
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            return self._held[: min(found)[1]], True
+            end, start = min(found)
+            self.found = self._held[start:end]
+            return self._held[:start], True
         keep = next(
             (n for n in range(len(self._held), 0, -1) if any(stop.startswith(self._held[-n:]) for stop in self._stops)),
             0,
@@ -264,7 +274,11 @@ class Detokenizer:
     """Incremental detokenizer of one reply; once `finish_reason` is set, no more tokens may be appended."""
 
     def __init__(
-        self, sampling: SamplingParams, special_tokens: SpecialTokens, prompt: Sequence[int], *, is_raw: bool = False
+        self,
+        sampling: SamplingParams,
+        special_tokens: SpecialTokens,
+        prompt: Sequence[int],
+        open_turn: OpenTurn | None = None,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.tokens = 0
@@ -272,13 +286,13 @@ class Detokenizer:
         self._parser = ReplyParser(
             sampling.stop,
             special_tokens.tags,
-            starts_in_reasoning=special_tokens.opens_reasoning(prompt) and not is_raw,
-            is_raw=is_raw,
+            starts_in_reasoning=special_tokens.opens_reasoning(prompt),
+            open_turn=open_turn,
         )
         self._decoder = DecodeStream(skip_special_tokens=False)
         self._ids: list[int] = []
         self._decoded_characters = 0  # given to the parser; beyond them are only bytes of an incomplete character
-        self._reasoning_tokens: int | None = None
+        self._reasoning_tokens: int | None = 0 if self._parser.closed else None
         self._forced_ids: list[int] | None = None
 
     def next_token(self, sampled: int) -> int:
@@ -324,6 +338,7 @@ class Detokenizer:
             self.finish_reason,
             reply.closed,
             self._prompt_tokens,
+            self._parser.stop_string,
         )
 
     def _flush(self) -> list[Piece]:

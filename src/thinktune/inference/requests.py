@@ -7,6 +7,7 @@ from typing import Any, Literal
 from thinktune.errors import UserError
 from thinktune.tokenization import ChatTokenizer, Example, Turn
 from thinktune.tokenization.chat_template import TooLongError, render_prompt
+from thinktune.tokenization.open_turn import OpenPart, render_open_turn
 from thinktune.tokenization.tokenizer import exceeds_tokens
 
 FinishReason = Literal["end", "length", "stop"]
@@ -72,12 +73,24 @@ class RawPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenTurn:
+    """The part in which the assistant's last turn is open, and whether text of that part is given.
+
+    The reply goes on from there, and holds only what is new.
+    """
+
+    part: OpenPart
+    has_text: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A conversation up to the assistant's next turn, and how to sample the reply.
 
-    With `raw`, there is no conversation, and all text of the reply is its answer, think tags included.
     `effort` is a level of effort, for chat templates that have levels of their own. `prompt_ids` are the tokens of the
-    conversation, None until `render_request` has rendered it.
+    conversation, None until `render_request` has rendered it. With `raw`, there is no conversation, and all text of the
+    reply is its answer, think tags included. With `open_turn` the last turn is the assistant's, and the reply goes on
+    from it.
     """
 
     turns: tuple[Turn, ...]
@@ -86,6 +99,12 @@ class Request:
     prompt_ids: tuple[int, ...] | None = None
     effort: str | None = None
     raw: RawPrompt | None = None
+    open_turn: OpenTurn | None = None
+
+    @property
+    def start(self) -> OpenTurn | None:
+        """The part in which the reply begins, where that is known: of a raw prompt all of it is answer."""
+        return OpenTurn("answer") if self.raw else self.open_turn
 
 
 class GenerationError(UserError):
@@ -106,12 +125,7 @@ def render_request(request: Request, tokenizer: ChatTokenizer, context_tokens: i
         return request
     field, name = ("prompt", "prompt") if request.raw else ("messages", "conversation")
     try:
-        if request.raw:
-            ids = _raw_ids(request.raw, tokenizer, context_tokens)
-        else:
-            ids = render_prompt(
-                request.turns, tokenizer, thinking=request.thinking, effort=request.effort, max_tokens=context_tokens
-            )
+        ids = _render(request, tokenizer, context_tokens)
     except TooLongError as error:
         raise ContextLengthError(f"{field}: {error}, all that the model's context holds; shorten it") from None
     left = context_tokens - len(ids)
@@ -142,13 +156,22 @@ def _raw_ids(prompt: RawPrompt, tokenizer: ChatTokenizer, max_tokens: int) -> li
     return ids
 
 
+def _render(request: Request, tokenizer: ChatTokenizer, context_tokens: int) -> list[int]:
+    turns, effort, open_turn = request.turns, request.effort, request.open_turn
+    if request.raw:
+        return _raw_ids(request.raw, tokenizer, context_tokens)
+    if open_turn:
+        return render_open_turn(turns, tokenizer, open_turn.part, effort=effort, max_tokens=context_tokens)
+    return render_prompt(turns, tokenizer, thinking=request.thinking, effort=effort, max_tokens=context_tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A reply, parsed into reasoning and answer.
 
     `tokens` counts all tokens of the reply, `reasoning_tokens` those before the answer (tags included). `finish` is
-    what ended the reply: the model ("end"), its token limit ("length") or a stop string ("stop"). `closed` is true if
-    the reasoning was opened (or implied) and closed.
+    what ended the reply: the model ("end"), its token limit ("length") or a stop string ("stop"), which `stop_string`
+    is. `closed` is true if the reasoning was opened (or implied) and closed.
     """
 
     reasoning: str
@@ -158,6 +181,7 @@ class Completion:
     finish: FinishReason
     closed: bool
     prompt_tokens: int = 0
+    stop_string: str | None = None
 
 
 def completion_record(example: Example, reply: Completion) -> dict[str, Any]:

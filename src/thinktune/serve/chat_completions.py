@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from thinktune.inference import Completion, Piece, Request
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
+from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, may_be_reasoning, to_engine_request
 from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest
 from thinktune.serve.reply_response import DATA_EVENTS, Replies
 
@@ -20,7 +20,8 @@ class ChatSurface:
 
     def requests(self) -> list[Request]:
         """Return the one request."""
-        return [to_engine_request(self._parsed, self._served_model.defaults, self._served_model.effort_use)]
+        served = self._served_model
+        return [to_engine_request(self._parsed, served.defaults, served.effort_use, served.tags)]
 
     async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole reply."""
@@ -28,7 +29,8 @@ class ChatSurface:
         [request], parsed = requests, self._parsed
         response = ResponseBuilder(self._served_model.name, parsed.warnings, parsed.controls.is_hidden)
         allow_moved = bool(options and options.allow_moved)
-        deltas = DeltaStream(hold_answer=self._served_model.may_reason and request.thinking and not allow_moved)
+        may_move = may_be_reasoning(request, may_reason=self._served_model.may_reason)
+        deltas = DeltaStream(hold_answer=may_move and not allow_moved)
         started = not stream
         async for _, piece in replies:
             if not started:

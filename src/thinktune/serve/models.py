@@ -23,7 +23,7 @@ from thinktune.serve.thinking_controls import EffortUse
 from thinktune.tokenization import ChatTokenizer, read_tokenizer
 from thinktune.tokenization.chat_template import has_effort_levels
 from thinktune.tokenization.model_template import OWN
-from thinktune.tokenization.tags import read_form, read_tags, template_text
+from thinktune.tokenization.tags import Tags, read_form, read_tags, template_text
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45
 
@@ -73,6 +73,11 @@ class ServedModel:
     def may_reason(self) -> bool:
         """True if replies may hold reasoning: the chat template writes it, or is unknown."""
         return self.tokenizer is None or _may_reason(self.tokenizer)
+
+    @property
+    def tags(self) -> Tags:
+        """The think tags of the model, or the usual ones where its tokenizer is not known."""
+        return Tags() if self.tokenizer is None else read_tags(self.tokenizer)
 
     @property
     def effort_use(self) -> EffortUse:

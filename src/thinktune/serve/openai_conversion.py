@@ -8,34 +8,49 @@ from typing import Literal
 
 from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
 from thinktune.inference.chat_defaults import with_system_prompt
-from thinktune.inference.replies import parse_reply
+from thinktune.inference.replies import DEFAULT_TAGS
 from thinktune.inference.requests import FinishReason
+from thinktune.serve.conversations import to_turns
 from thinktune.serve.openai_schema import (
     ChatCompletion,
     Choice,
     CompletionTokensDetails,
     GenerationRequest,
     Json,
-    Message,
     ParsedRequest,
     ReplyMessage,
     StreamOptions,
     Usage,
 )
 from thinktune.serve.thinking_controls import EffortUse
-from thinktune.tokenization import Turn
+from thinktune.tokenization.tags import Tags
 
 FINISH_REASONS: dict[FinishReason, Literal["stop", "length"]] = {"end": "stop", "stop": "stop", "length": "length"}
 
 
-def to_engine_request(parsed: ParsedRequest, defaults: ChatDefaults, effort_use: EffortUse) -> Request:
-    """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too."""
+def to_engine_request(
+    parsed: ParsedRequest, defaults: ChatDefaults, effort_use: EffortUse, tags: Tags = DEFAULT_TAGS
+) -> Request:
+    """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too.
+
+    `tags` are the model's. A reply that goes on from an open turn thinks if that turn does.
+    """
     chat, controls = parsed.chat, parsed.controls
-    turns = with_system_prompt(defaults.system, [_turn(message) for message in chat.messages])
+    conversation, open_turn = to_turns(chat.messages, tags)
+    turns = with_system_prompt(defaults.system, conversation)
+    thinking = controls.thinking
+    if open_turn:
+        thinking = open_turn.part == "reasoning" or turns[-1].has_reasoning
     sampling = to_sampling_params(chat, chat.token_limit, defaults.sampling)
     sampling = replace(sampling, max_reasoning_tokens=controls.reasoning_limit(sampling.max_new_tokens, effort_use))
-    effort = controls.effort if controls.thinking else "none"
-    return Request(turns, sampling, controls.thinking, effort=None if effort_use == "budget" else effort)
+    effort = controls.effort if thinking else "none"
+    return Request(turns, sampling, thinking, effort=None if effort_use == "budget" else effort, open_turn=open_turn)
+
+
+def may_be_reasoning(request: Request, *, may_reason: bool) -> bool:
+    """Return True if text that looks like an answer may prove to be reasoning whose opening tag is missing."""
+    in_answer = request.open_turn is not None and request.open_turn.part == "answer"
+    return may_reason and request.thinking and not in_answer
 
 
 def to_sampling_params(options: GenerationRequest, limit: int | None, usual: SamplingParams) -> SamplingParams:
@@ -151,15 +166,3 @@ class DeltaStream:
 def _reasoning_fields(text: str | None) -> Json:
     """Put reasoning under both names in use: vLLM says `reasoning`, others `reasoning_content`."""
     return {"reasoning_content": text, "reasoning": text}
-
-
-def _turn(message: Message) -> Turn:
-    text = message.content or ""
-    if not isinstance(text, str):
-        text = "".join(part.text for part in text)
-    if message.role != "assistant":
-        return Turn("system" if message.role == "developer" else message.role, text)
-    reasoning = message.reasoning_content or message.reasoning or ""
-    if not reasoning and (reply := parse_reply(text)).closed:  # a client that keeps replies with their tags
-        return Turn("assistant", reply.answer, reply.reasoning)
-    return Turn("assistant", text, reasoning)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.json_schema import models_json_schema
 
+from thinktune.serve.chat_messages import NO_TOOLS, Messages, last_message_fault
 from thinktune.serve.neutral_fields import (
     BINDING_FIELDS,
-    MESSAGE_FIELDS_WITHOUT_EFFECT,
     NEUTRAL_REQUEST_VALUES,
     REQUEST_FIELDS_WITHOUT_EFFECT,
     ClientModel,
@@ -21,8 +21,7 @@ from thinktune.serve.neutral_fields import (
 )
 from thinktune.serve.thinking_controls import ThinkingControls, ThinkingFields, read_controls
 
-MAX_MESSAGES, MAX_PARTS, MAX_STOP_STRINGS = 4096, 4096, 16
-NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
+MAX_STOP_STRINGS = 16
 
 
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -58,33 +57,6 @@ class ApiError(Exception):
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         detail = ErrorDetail(message=str(self), type=kind, param=self.param, code=self.code)
         return ErrorResponse(error=detail).model_dump()
-
-
-class TextPart(ClientModel):
-    """A part of a message; only text is supported."""
-
-    without_effect = MESSAGE_FIELDS_WITHOUT_EFFECT
-    type: Literal["text"]
-    text: str
-
-
-# Told apart by what is given, so that a fault in a part is not said to be a missing text.
-Content = Annotated[
-    Annotated[str, Tag("str")]
-    | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True), Tag("list[TextPart]")],
-    Discriminator(lambda content: "list[TextPart]" if isinstance(content, list) else "str"),
-]
-
-
-class Message(ClientModel):
-    """One message of a conversation; an assistant's may carry its reasoning under either name."""
-
-    without_effect = MESSAGE_FIELDS_WITHOUT_EFFECT
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    name: str | None = None
 
 
 class StreamOptions(ClientModel):
@@ -123,9 +95,12 @@ class GenerationRequest(ClientModel):
 class ChatRequest(GenerationRequest, ThinkingFields):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+    messages: Messages
     max_tokens: TokenLimit | None = None
     max_completion_tokens: TokenLimit | None = None
+    continue_final_message: bool | None = None
+    """The reply goes on from the last message, the assistant's; it does so by itself if that is the last one."""
+    add_generation_prompt: bool | None = None
 
     @property
     def token_limit(self) -> int | None:
@@ -304,14 +279,26 @@ def read_chat(request: ChatRequest, warnings: Sequence[str]) -> ParsedRequest:
     for number, message in enumerate(request.messages):
         if message.content is None and message.role != "assistant":
             raise ApiError(400, f"messages.{number}.content: is missing", param=f"messages.{number}.content")
-    if request.messages[-1].role != "user":
-        raise ApiError(400, "messages: the last message must be the user's", param="messages")
+    if fault := last_message_fault(request.messages, request.continue_final_message):
+        raise ApiError(400, fault[1], param=fault[0])
     controls = read_controls(request)
-    if controls.contradiction:
+    for contradiction in filter(None, (controls.contradiction, _end_contradiction(request))):
         if request.strict:
-            raise ApiError(400, controls.contradiction, param=controls.contradiction.partition(":")[0])
-        warnings.append(controls.contradiction)
+            raise ApiError(400, contradiction, param=contradiction.partition(":")[0])
+        warnings.append(contradiction)
     return ParsedRequest(request, controls, tuple(warnings))
+
+
+def _end_contradiction(request: ChatRequest) -> str | None:
+    """Return a sentence where vLLM's options for the end of a conversation contradict its last message."""
+    if request.messages[-1].role == "assistant":
+        if request.continue_final_message is False:
+            return (
+                "continue_final_message: is false, but the last message is the assistant's: the reply goes on from it"
+            )
+    elif request.add_generation_prompt is False:
+        return "add_generation_prompt: is not supported here and was left out"
+    return None
 
 
 def _without_unknown_options(model: type[Body], body: bytes, error: ValidationError) -> tuple[Body, list[str]]:
@@ -380,6 +367,8 @@ def _explain(fault: Mapping[str, Any], model: type[ClientModel]) -> str:
     path = _field_path(fault, model)
     if path.rpartition(".")[2] in ("tools", "functions", "tool_choice", "tool_calls", "function_call"):
         return f"{path}: {NO_TOOLS}"
+    if fault["type"] == "value_error":  # a sentence of our own
+        return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
     if fault["type"] != "extra_forbidden":
         return f"{path}: {fault['msg']}" if path else f"the body is no such request: {fault['msg']}"
     if neutral := model.neutral_values.get(path):

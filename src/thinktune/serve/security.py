@@ -16,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from thinktune.errors import UserError
+from thinktune.serve.error_forms import in_form_of
 from thinktune.serve.openai_schema import ApiError
 
-KEYED_PATHS = ("/v1/", "/metrics")  # addresses that begin so need the key
+KEYED_PATHS = ("/v1/", "/api/", "/metrics")  # addresses that begin so need the key
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -38,7 +39,7 @@ class Access:
     """Who may use the server: nobody but this machine and the page itself, unless more is allowed."""
 
     key: str | None = None
-    """The bearer token required for `KEYED_PATHS`."""
+    """The key required for `KEYED_PATHS`, as a bearer token or, as Anthropic's clients send it, in x-api-key."""
     hosts: frozenset[str] | None = LOOPBACK_HOSTS
     """Names allowed in the Host header, None for any. On loopback, any other name belongs to a site that made the
     browser resolve it to this machine (DNS rebinding)."""
@@ -113,7 +114,7 @@ class SecurityMiddleware:
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
-        self._key = f"Bearer {access.key}".encode() if access.key else None
+        self._key = access.key.encode() if access.key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an HTTP request on, or refuse it."""
@@ -128,7 +129,8 @@ class SecurityMiddleware:
         try:
             self._verify(scope["path"], Headers(scope=scope))
         except ApiError as error:
-            await error_response(error)(scope, receive, send_guarded)
+            refusal = in_form_of(error, {**scope, "root_path": self._access.root_path})
+            await error_response(refusal)(scope, receive, send_guarded)
         else:
             # Routes are found whether a proxy has taken this path off or not.
             await self._app({**scope, "root_path": self._access.root_path}, receive, send_guarded)
@@ -148,8 +150,10 @@ class SecurityMiddleware:
                 f"pages of {origin!r} may not call this server; use its own page, or allow them with --allow-origin",
             )
         if self._key is not None and self._access.route_of(path).startswith(KEYED_PATHS):
-            given = headers.get("authorization", "").encode("latin-1")  # the bytes as they came
-            if not hmac.compare_digest(given, self._key):
+            bearer, own = (headers.get(name, "").encode("latin-1") for name in ("authorization", "x-api-key"))
+            # The bytes as they came; both are compared, so that the time says nothing.
+            same = [hmac.compare_digest(bearer, b"Bearer " + self._key), hmac.compare_digest(own, self._key)]
+            if not any(same):
                 raise ApiError(
                     401, "the API key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key"
                 )

@@ -25,6 +25,7 @@ from thinktune.errors import UserError
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_completions import ChatSurface
+from thinktune.serve.error_forms import in_form_of
 from thinktune.serve.metrics import METRICS_MEDIA_TYPE, Metrics, RequestCounter
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
@@ -62,6 +63,7 @@ from thinktune.serve.surfaces.completions import (
 )
 from thinktune.serve.surfaces.responses import ResponsesSurface
 from thinktune.serve.surfaces.responses_schema import ResponseBody, ResponsesRequest, parse_responses
+from thinktune.serve.surfaces.routes import BODIES, Serving, add_messages_routes, add_ollama_routes
 
 API_KEY_VARIABLE = "THINKTUNE_API_KEY"
 
@@ -138,7 +140,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         access: who may use it.
     """
     admission_queue = AdmissionQueue(limits)
-    metrics = Metrics(admission_queue, version("thinktune"))
+    metrics, created = Metrics(admission_queue, version("thinktune")), int(time.time())
 
     async def health() -> Health:
         return Health()
@@ -149,15 +151,18 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     async def show_metrics() -> Response:
         return Response(metrics.text(), media_type=METRICS_MEDIA_TYPE)
 
+    def respond(served_model: ServedModel, surface: Surface) -> Response:
+        return ReplyResponse(served_model, surface, admission_queue, metrics)
+
     async def answer(api: Api, request: Request) -> Response:
         parsed = await admission_queue.parse(api.parse, await read_body(request, limits))
         served_model = find_model(served_models, parsed.model)
-        return ReplyResponse(served_model, api.surface(served_model, parsed), admission_queue, metrics)
+        return respond(served_model, api.surface(served_model, parsed))
 
     app = _empty_app()
     _add_page(app)
     app.add_api_route("/health", health, summary="Report that the server is up.")
-    _add_models(app, served_models)
+    _add_models(app, served_models, created)
     app.add_api_route("/version", show_version, summary="Name the server's version.")
     app.add_api_route(
         "/metrics",
@@ -167,8 +172,11 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     )
     for api in APIS:
         _add_api(app, api, answer)
+    serving = Serving(served_models, admission_queue, find_model, respond, created)
+    add_messages_routes(app, serving)
+    add_ollama_routes(app, serving)
     document = app.openapi()
-    complete_document(document, [api.body for api in APIS])  # FastAPI builds it once and keeps it
+    complete_document(document, [*(api.body for api in APIS), *BODIES])  # FastAPI builds it once and keeps it
     # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
@@ -193,9 +201,7 @@ def _add_page(app: FastAPI) -> None:
     app.add_route("/page/{name:path}", page_file, methods=["GET"])
 
 
-def _add_models(app: FastAPI, served_models: Sequence[ServedModel]) -> None:
-    created = int(time.time())
-
+def _add_models(app: FastAPI, served_models: Sequence[ServedModel], created: int) -> None:
     async def list_models() -> ModelList:
         return ModelList(data=[_model_card(served_model, created) for served_model in served_models])
 
@@ -350,18 +356,19 @@ def _model_card(served_model: ServedModel, created: int) -> ModelCard:
     )
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
+async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(in_form_of(error, request.scope))
 
 
-async def _on_http_error(_: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = error_response(ApiError(error.status_code, f"{error.detail}; /openapi.json lists the addresses"))
+    refusal = ApiError(error.status_code, f"{error.detail}; /openapi.json lists the addresses")
+    response = error_response(in_form_of(refusal, request.scope))
     response.headers.update(error.headers or {})
     return response
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
     del error  # Starlette raises it again after this response, so that the log has it
-    return error_response(ApiError(500, "the server failed; its log says why"))
+    return error_response(in_form_of(ApiError(500, "the server failed; its log says why"), request.scope))

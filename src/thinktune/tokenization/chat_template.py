@@ -114,14 +114,14 @@ def _render_replies(
 ) -> list[Rendered | None]:
     """Render the last turn of each conversation; None where it is surely longer than `max_tokens`."""
     turns = [tuple(escape_control_tokens(turn, tokenizer) for turn in each.turns) for each in conversations]
-    texts = [_apply_chat_template(tokenizer, each, enable_thinking=each[-1].thinks) for each in turns]
+    texts = [apply_chat_template(tokenizer, each, enable_thinking=each[-1].thinks) for each in turns]
     fitting = [
         index
         for index, text in enumerate(texts)
         if max_tokens is None or not exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer)
     ]
     prompts = [
-        _apply_chat_template(
+        apply_chat_template(
             tokenizer, turns[index][:-1], add_generation_prompt=True, enable_thinking=turns[index][-1].thinks
         )
         for index in fitting
@@ -150,10 +150,20 @@ def render_prompt(
     surely longer is not tokenized, which would take seconds: TooLongError.
     """
     escaped = [escape_control_tokens(turn, tokenizer) for turn in turns]
-    options: dict[str, Any] = {"add_generation_prompt": True, "enable_thinking": thinking}
-    if effort is not None and (level := nearest_level(effort, tokenizer)):
-        options[EFFORT_OPTION] = level
-    text = _apply_chat_template(tokenizer, escaped, **options)
+    options = mode_options(tokenizer, thinking=thinking, effort=effort)
+    return tokenize_prompt(
+        apply_chat_template(tokenizer, escaped, add_generation_prompt=True, **options), tokenizer, max_tokens
+    )
+
+
+def mode_options(tokenizer: ChatTokenizer, *, thinking: bool, effort: str | None) -> dict[str, Any]:
+    """Return the options of the chat template for a mode and a level of effort."""
+    level = None if effort is None else nearest_level(effort, tokenizer)
+    return {"enable_thinking": thinking} | ({EFFORT_OPTION: level} if level else {})
+
+
+def tokenize_prompt(text: str, tokenizer: ChatTokenizer, max_tokens: int | None) -> list[int]:
+    """Tokenize what the chat template wrote; raises TooLongError where it is surely longer than `max_tokens`."""
     if max_tokens is not None and exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
         raise TooLongError(
             f"the conversation has {len(text):,} characters, which are surely more than {max_tokens:,} tokens"
@@ -341,7 +351,8 @@ def _silent_row_remedy(tokenizer: ChatTokenizer) -> str:
     return f"leave out rows without reasoning by data.faults: {{no_reasoning: drop}}, or {suggest_template(tokenizer)}"
 
 
-def _apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **options: Any) -> str:
+def apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **options: Any) -> str:
+    """Write turns by the chat template; raises UserError where there is none, or where it refuses them."""
     if not tokenizer.chat_template:
         raise UserError(f"model.name: the tokenizer has no chat template; {suggest_template(tokenizer)}")
     try:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from thinktune.inference import Completion, Request
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_conversion import DeltaStream, to_engine_request
+from thinktune.serve.openai_conversion import DeltaStream, may_be_reasoning, to_engine_request
 from thinktune.serve.openai_schema import ApiError, Json
 from thinktune.serve.reply_response import TYPED_EVENTS, Replies
 from thinktune.serve.surfaces.responses_schema import (
@@ -43,14 +43,16 @@ class ResponsesSurface:
 
     def requests(self) -> list[Request]:
         """Return the one request."""
-        self._request = to_engine_request(self._parsed.chat, self._served_model.defaults, self._served_model.effort_use)
+        served = self._served_model
+        self._request = to_engine_request(self._parsed.chat, served.defaults, served.effort_use, served.tags)
         return [self._request]
 
     async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole response."""
         [request], events = requests, self._events
         hidden = self._parsed.chat.controls.is_hidden
-        deltas, started = DeltaStream(hold_answer=self._served_model.may_reason and request.thinking), False
+        deltas = DeltaStream(hold_answer=may_be_reasoning(request, may_reason=self._served_model.may_reason))
+        started = False
         async for _, piece in replies:
             if not self.stream:
                 if isinstance(piece, Completion):

@@ -102,12 +102,12 @@ class Metrics:
         finish = "cancelled"
         try:
             yield watched
-            if watched.completion:
-                finish = FINISHES[watched.completion.finish]
         except Exception:
             finish = "error"
             raise
         finally:
+            if watched.completion:  # even if the response was sent, and all of it closed, before its stream had an end
+                finish = FINISHES[watched.completion.finish]
             self._replies.add(model, finish)
             self._reply_seconds.observe(time.monotonic() - watched.started, model)
             if watched.first_text_seconds is not None:

@@ -124,7 +124,7 @@ def is_neutral(value: Any, neutral_values: Sequence[Any]) -> bool:
     return any(value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in neutral_values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # `typing` would take 0 for False, and one annotation for the other
 class NeutralOnly:
     """Annotation of a field that one surface offers and another does not: there, only its neutral values pass."""
 

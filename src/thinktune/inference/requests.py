@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from thinktune.errors import UserError
+from thinktune.inference.sampling.grammar import Grammar
 from thinktune.tokenization import ChatTokenizer, Example, Turn
 from thinktune.tokenization.chat_template import TooLongError, render_prompt
 
@@ -63,7 +64,7 @@ class Request:
     """A conversation up to the assistant's next turn, and how to sample the reply.
 
     `effort` is a level of effort, for chat templates that have levels of their own. `prompt_ids` are the tokens of the
-    conversation, None until `render_request` has rendered it.
+    conversation, None until `render_request` has rendered it. The answer follows `grammar`, if there is one.
     """
 
     turns: tuple[Turn, ...]
@@ -71,6 +72,7 @@ class Request:
     thinking: bool = True
     prompt_ids: tuple[int, ...] | None = None
     effort: str | None = None
+    grammar: Grammar | None = None
 
 
 class GenerationError(UserError):

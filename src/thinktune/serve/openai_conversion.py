@@ -43,7 +43,13 @@ def to_engine_request(parsed: ParsedRequest, defaults: ChatDefaults, effort_use:
         max_reasoning_tokens=controls.reasoning_limit(limit, effort_use),
     )
     effort = controls.effort if controls.thinking else "none"
-    return Request(turns, sampling, controls.thinking, effort=None if effort_use == "budget" else effort)
+    return Request(
+        turns,
+        sampling,
+        controls.thinking,
+        effort=None if effort_use == "budget" else effort,
+        grammar=parsed.grammar,
+    )
 
 
 @dataclass(frozen=True, slots=True)

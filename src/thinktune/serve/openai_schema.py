@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
 from pydantic.json_schema import models_json_schema
 
+from thinktune.errors import UserError
+from thinktune.inference.sampling.grammar import Grammar
 from thinktune.serve.neutral_fields import (
     BINDING_FIELDS,
     MESSAGE_FIELDS_WITHOUT_EFFECT,
@@ -18,6 +20,7 @@ from thinktune.serve.neutral_fields import (
     LeftOut,
     NeutralValues,
 )
+from thinktune.serve.response_format import FormFields, NamedSchema, ResponseFormat, StructuredOutputs, read_grammar
 from thinktune.serve.thinking_controls import (
     ReasoningOptions,
     TemplateOptions,
@@ -103,7 +106,7 @@ class StreamOptions(ClientModel):
     """Ours: send text at once even if it may prove to be reasoning; a delta `moved: true` then says that it was."""
 
 
-class ChatRequest(ThinkingFields):
+class ChatRequest(FormFields, ThinkingFields):
     """The body of POST /v1/chat/completions; null is the same as leaving an option out."""
 
     without_effect = REQUEST_FIELDS_WITHOUT_EFFECT
@@ -272,6 +275,7 @@ class ParsedRequest:
     chat: ChatRequest
     controls: ThinkingControls
     warnings: tuple[str, ...] = ()
+    grammar: Grammar | None = None
 
 
 def parse_request(body: bytes) -> ParsedRequest:
@@ -293,7 +297,11 @@ def parse_request(body: bytes) -> ParsedRequest:
         if request.strict:
             raise ApiError(400, controls.contradiction, param=controls.contradiction.partition(":")[0])
         warnings.append(controls.contradiction)
-    return ParsedRequest(request, controls, tuple(warnings))
+    try:
+        grammar = read_grammar(request, is_strict=bool(request.strict))
+    except UserError as error:
+        raise ApiError(400, str(error), param=str(error).partition(":")[0]) from None
+    return ParsedRequest(request, controls, tuple(warnings), grammar)
 
 
 def _without_unknown_options(body: bytes, error: ValidationError) -> tuple[ChatRequest, list[str]]:
@@ -330,8 +338,11 @@ def complete_document(document: Json) -> None:
 
 FIELD_NAMES = {
     name
-    for model in (ChatRequest, Message, TextPart, StreamOptions, TemplateOptions, ThinkingSwitch, ReasoningOptions)
-    for name in model.model_fields
+    for model in (
+        *(ChatRequest, Message, TextPart, StreamOptions, TemplateOptions, ThinkingSwitch, ReasoningOptions),
+        *(NamedSchema, ResponseFormat, StructuredOutputs),
+    )
+    for name in model.field_names()
 }
 MAX_NAME_CHARACTERS = 100  # of a client's own field in a refusal
 

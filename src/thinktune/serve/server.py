@@ -98,6 +98,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     async def create_chat_completion(request: Request) -> Response:
         parsed = await admission_queue.parse(await read_body(request, limits))
         served_model = find_model(served_models, parsed.chat.model)
+        parsed = await admission_queue.check_grammar(served_model, parsed)
         return ChatCompletionResponse(served_model, parsed, admission_queue, limits)
 
     app = _empty_app()

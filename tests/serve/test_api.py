@@ -138,7 +138,8 @@ def test_options_left_out_are_the_runs(client, backends):
     "options",
     [
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
-        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "grammar"}},
+        {"extra_body": {"guided_grammar": "root ::= 'a'"}},
         {"n": 2},
         {"logprobs": True},
         {"temperature": 3},

@@ -13,6 +13,7 @@ from thinktune.errors import shorten_error
 from thinktune.inference import kv_cache
 from thinktune.inference.cuda_graphs import Capture, CudaGraphs, Step
 from thinktune.inference.kv_cache import KVCache
+from thinktune.inference.sampling.masks import ANY_TOKEN, mask_logits
 from thinktune.inference.sampling.sampler import (
     Sampler,
     SamplingGroup,
@@ -30,7 +31,8 @@ MAX_GRAPHS = 32  # kept at a time; each holds a few megabytes of launches
 # Token, length, number of its group, temperature, top-p and random number of a slot without a row.
 EMPTY_SLOT = (0, 0, 0, 1.0, 1.0, 0.0)
 
-Shape = tuple[int, int, tuple[SamplingGroup, ...]]  # slots, columns, and how their tokens are sampled
+# Slots, columns, how their tokens are sampled, and how many bytes the masks of tokens have, 0 where no row has one.
+Shape = tuple[int, int, tuple[SamplingGroup, ...], int]
 
 
 def decodes_statically(model: CausalLM, world: World, mode: DecodeMode = "auto") -> bool:
@@ -60,6 +62,7 @@ class DecodeRunner:
         self._name = type(model).__name__
         self._layout: object = None  # of the cache whose addresses are in the graphs
         self._inputs: dict[int, tuple[Tensor, Tensor]] = {}  # by slots: (6, slots) float64 on the device and the host
+        self._masks: dict[int, tuple[Tensor, Tensor]] = {}  # by slots: (slots, tokens / 8) uint8, in the same way
         self._graphs: dict[Shape, Step] = {}
         self._met: deque[Shape] = deque(maxlen=MAX_GRAPHS)  # sizes of passes that ran as they are
 
@@ -92,14 +95,17 @@ class DecodeRunner:
             self._graphs.clear()
             self._layout = cache.layout
         slots = min(1 << (rows - 1).bit_length(), cache.size[0])
-        return slots, columns, tuple(sorted({sampler.group for sampler in samplers if sampler.group}))
+        groups = tuple(sorted({sampler.group for sampler in samplers if sampler.group}))
+        return slots, columns, groups, next((sampler.mask.size for sampler in samplers if sampler.mask is not None), 0)
 
     def _stage(self, shape: Shape, cache: KVCache, last_tokens: Sequence[int], samplers: Sequence[Sampler]) -> Tensor:
         """Copy what the host knows to the device, by one copy; returns the tensor (6, slots) float64 that holds it.
 
         Float64 holds all of it exactly: tokens, lengths, numbers of groups, and three numbers of fp32.
         """
-        slots, _, groups = shape
+        slots, _, groups, mask_bytes = shape
+        if mask_bytes:
+            self._stage_masks(slots, mask_bytes, samplers)
         if slots not in self._inputs:
             on_host = torch.zeros(6, slots, dtype=torch.float64, pin_memory=self._device.type == "cuda")
             self._inputs[slots] = torch.zeros_like(on_host, device=self._device), on_host
@@ -114,15 +120,29 @@ class DecodeRunner:
         # The last pass has read `on_host` long ago: the host has waited for its tokens.
         return on_device.copy_(on_host, non_blocking=True)
 
+    def _stage_masks(self, slots: int, mask_bytes: int, samplers: Sequence[Sampler]) -> None:
+        """Copy the masks of a pass to the device, by one more copy."""
+        if slots not in self._masks:
+            on_host = torch.empty(slots, mask_bytes, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            self._masks[slots] = torch.empty_like(on_host, device=self._device), on_host
+        on_device, on_host = self._masks[slots]
+        on_host.fill_(ANY_TOKEN)
+        for row, sampler in enumerate(samplers):
+            if sampler.mask is not None:
+                on_host[row] = torch.from_numpy(sampler.mask)
+        on_device.copy_(on_host, non_blocking=True)
+
     def _step(self, cache: KVCache, shape: Shape, inputs: Tensor) -> Step | None:
         """Return what runs a pass of a size: its graph, or the function; None where passes are plain from now on."""
         if shape in self._graphs:
             return self._graphs[shape]
-        _, columns, groups = shape
+        slots, columns, groups, mask_bytes = shape
 
         def step() -> Tensor:
             ids, lengths, numbers = inputs[:3].long().unbind()
             logits = cache.extend_slots(ids, lengths, columns)
+            if mask_bytes:
+                logits = mask_logits(logits, self._masks[slots][0])
             return sample_slots(logits, groups, numbers, inputs[3:].float().unbind())
 
         if not self._capture or self._met.count(shape) < CAPTURED_AFTER:

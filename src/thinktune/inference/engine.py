@@ -13,6 +13,7 @@ from thinktune.inference.decode_runner import DecodeMode, DecodeRunner, decodes_
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
 from thinktune.inference.requests import Completion, Request, render_request
+from thinktune.inference.sampling.constraint import GrammarCompiler
 from thinktune.inference.sampling.sampler import sample_tokens
 from thinktune.inference.sequence import SequenceState
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
@@ -312,6 +313,7 @@ class Engine:
     ) -> None:
         self.model, self.tokenizer, self.precision = model, tokenizer, precision
         self._special_tokens = SpecialTokens.from_tokenizer(tokenizer, model.generation_config.eos_token_id)
+        self._grammars = GrammarCompiler(self._special_tokens, model.get_input_embeddings().weight.shape[0])
         self._scheduler = Scheduler(model, precision, max_sequences, world, decode)
 
     @property
@@ -389,4 +391,7 @@ class Engine:
         request = render_request(request, self.tokenizer, self.model.config.max_position_embeddings)
         assert request.prompt_ids is not None
         detokenizer = Detokenizer(request.sampling, self._special_tokens, request.prompt_ids, request.start)
-        return SequenceState(request.prompt_ids, detokenizer, events, index=index, streamed=streamed)
+        sequence = SequenceState(request.prompt_ids, detokenizer, events, index=index, streamed=streamed)
+        if request.grammar:
+            sequence.follow(self._grammars.constrain(request.grammar, detokenizer, thinking=request.thinking))
+        return sequence

@@ -25,6 +25,7 @@ from thinktune.inference.openai_errors import (
 )
 from thinktune.inference.replies import DEFAULT_TAGS, Piece, ReplyParser
 from thinktune.inference.requests import Completion, Request
+from thinktune.inference.sampling.grammar import find_mismatch, grammar_fields
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.tokenization.tags import Tags
 
@@ -114,6 +115,8 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
         fields |= {"continue_final_message": True, "add_generation_prompt": False}
         if reasoning := request.turns[-1].reasoning:
             messages[-1] |= dict.fromkeys(("reasoning_content", "reasoning"), reasoning)
+    if request.grammar:
+        fields |= grammar_fields(request.grammar)
     if sampling.top_k:
         fields["top_k"] = sampling.top_k
     if sampling.max_reasoning_tokens is not None:  # vLLM's name, and ours
@@ -137,7 +140,7 @@ class ReplyAccumulator:
 
     def __init__(self, request: Request, deliver: Deliver | None, tags: Tags = DEFAULT_TAGS) -> None:
         self.finished = self.delivered = False
-        self._sampling, self._deliver_to = request.sampling, deliver
+        self._sampling, self._deliver_to, self._grammar = request.sampling, deliver, request.grammar
         self._parser, self._tags = ReplyParser(request.sampling.stop, tags, open_turn=request.start), tags
         self._usage = _Usage()
         self._finish_reason: str | None = None
@@ -161,7 +164,8 @@ class ReplyAccumulator:
     def completion(self) -> Completion:
         """Return the parsed reply at the end of the stream.
 
-        Raises BrokenReplyError where the reply has no end, UserError where the server overran the reasoning budget.
+        Raises BrokenReplyError where the reply has no end, UserError where the server overran the reasoning budget, or
+        the answer has not the form that was asked for.
         """
         if not self._finish_reason and not self._parser.stopped:
             raise BrokenReplyError("broke off in the middle of a reply")
@@ -177,6 +181,11 @@ class ReplyAccumulator:
             )
         tokens = self._chunks if usage.completion_tokens is None else usage.completion_tokens
         finish = "stop" if self._parser.stopped else "length" if self._finish_reason == "length" else "end"
+        if self._grammar and finish == "end" and (problem := find_mismatch(self._grammar, reply.answer)):
+            raise UserError(
+                f"{self._grammar.field}: this server's answer has another form ({problem}); leave it out, or serve the "
+                "model with `thinktune serve`"
+            )
         return Completion(
             reply.reasoning,
             reply.answer,

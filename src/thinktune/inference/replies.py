@@ -54,6 +54,7 @@ class ReasoningParser:
         self._state: Literal["start", "reasoning", "answer"] = "start"
         self._held = ""  # text that is not final yet: the start of a tag, or line breaks before one
         self._at_start = True  # no text of the present part was emitted, so its leading line breaks are dropped
+        self._answers = False  # what comes is known to be the answer
         if open_turn:
             self._state, self._at_start = open_turn.part, not open_turn.has_text
             self.closed = open_turn.part == "answer"
@@ -62,6 +63,11 @@ class ReasoningParser:
     def in_reasoning(self) -> bool:
         """True while the reasoning is open: what comes next belongs to it."""
         return self._state == "reasoning" or (self._state == "start" and self._starts_in_reasoning)
+
+    def begin_answer(self) -> None:
+        """Take all that comes as the answer, whatever it looks like; to be called before the reasoning is open."""
+        self._answers = True
+        self._state = "answer"
 
     def feed(self, text: str) -> Iterator[Piece]:
         """Yield the pieces that are final after this text."""
@@ -72,12 +78,13 @@ class ReasoningParser:
                 return
             self._state = "reasoning" if self._starts_in_reasoning or start.startswith(self._tags.opening) else "answer"
             self._held = start.removeprefix(self._tags.opening)
-        if not self.closed:
+        is_final = self.closed or self._answers
+        if not is_final:
             head, tag, tail = self._held.partition(self._tags.closing)
             if tag:
                 yield from self._end_reasoning(head)
-                self._held = tail
-        yield from self._emit(len(self._held) if self.closed else _safe_length(self._held, self._tags.closing))
+                self._held, is_final = tail, True
+        yield from self._emit(len(self._held) if is_final else _safe_length(self._held, self._tags.closing))
 
     def flush(self) -> Iterator[Piece]:
         """Yield the rest, at the end of the text."""
@@ -137,6 +144,11 @@ class ReplyParser:
     def stop_string(self) -> str | None:
         """The stop string that ended the answer."""
         return self._stop_strings.found
+
+    def begin_answer(self) -> None:
+        """Take all that comes as the answer."""
+        if not self.closed:
+            self._reasoning_parser.begin_answer()
 
     def feed(self, text: str) -> list[Piece]:
         """Return the pieces that are final after this text."""
@@ -294,12 +306,27 @@ class Detokenizer:
         self._decoded_characters = 0  # given to the parser; beyond them are only bytes of an incomplete character
         self._reasoning_tokens: int | None = 0 if self._parser.closed else None
         self._forced_ids: list[int] | None = None
+        self.must_answer = False
+        """The reasoning is closed for a model that would end its reply in it, and by its closing tag alone."""
+
+    @property
+    def in_reasoning(self) -> bool:
+        """True while the reasoning is open."""
+        return self._parser.in_reasoning
+
+    def begin_answer(self) -> None:
+        """Take all that comes as the answer."""
+        self._parser.begin_answer()
 
     def next_token(self, sampled: int) -> int:
         """Return the token to append: the sampled one, or once the reasoning budget is spent, those that close it."""
-        budget = self.sampling.max_reasoning_tokens
-        if self._forced_ids is None and budget is not None and self.tokens >= budget and self._parser.in_reasoning:
-            self._forced_ids = list(self._special_tokens.reasoning_end_ids)
+        if self._forced_ids is None and self._parser.in_reasoning:
+            budget = self.sampling.max_reasoning_tokens
+            is_spent = budget is not None and self.tokens >= budget
+            if is_spent or (self.must_answer and sampled in self._special_tokens.eos_token_ids):
+                self._forced_ids = list(self._special_tokens.reasoning_end_ids)
+        if self.must_answer and self._parser.closed:
+            self._forced_ids = []
         return self._forced_ids.pop(0) if self._forced_ids else sampled
 
     def append(self, token: int) -> list[Piece]:

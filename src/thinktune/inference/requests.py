@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from thinktune.errors import UserError
+from thinktune.inference.sampling.grammar import Grammar
 from thinktune.tokenization import ChatTokenizer, Example, Turn
 from thinktune.tokenization.chat_template import TooLongError, render_prompt
 from thinktune.tokenization.open_turn import OpenPart, render_open_turn
@@ -90,7 +91,7 @@ class Request:
     `effort` is a level of effort, for chat templates that have levels of their own. `prompt_ids` are the tokens of the
     conversation, None until `render_request` has rendered it. With `raw`, there is no conversation, and all text of the
     reply is its answer, think tags included. With `open_turn` the last turn is the assistant's, and the reply goes on
-    from it.
+    from it. The answer follows `grammar`, if there is one.
     """
 
     turns: tuple[Turn, ...]
@@ -100,6 +101,7 @@ class Request:
     effort: str | None = None
     raw: RawPrompt | None = None
     open_turn: OpenTurn | None = None
+    grammar: Grammar | None = None
 
     @property
     def start(self) -> OpenTurn | None:

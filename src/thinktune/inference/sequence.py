@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from thinktune.inference.replies import Detokenizer
 from thinktune.inference.requests import GenerationError
+from thinktune.inference.sampling.constraint import AnswerConstraint
 from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler
 from thinktune.inference.streaming import EventQueue
 
@@ -11,7 +12,8 @@ from thinktune.inference.streaming import EventQueue
 class SequenceState:
     """One request in the queue or in the batch: its tokens so far, its sampler and detokenizer, and its event queue.
 
-    `cancelled` may be set by any thread; the row in the cache is freed at the next token.
+    `cancelled` may be set by any thread; the row in the cache is freed at the next token. `constraint` holds its answer
+    to a grammar.
     """
 
     def __init__(
@@ -20,7 +22,12 @@ class SequenceState:
         self.ids, self.prompt_tokens = list(prompt), len(prompt)
         self.detokenizer, self.sampler = detokenizer, Sampler(detokenizer.sampling)
         self.cancelled = False
+        self.constraint: AnswerConstraint | None = None
         self._events, self._index, self._streamed = events, index, streamed
+
+    def follow(self, constraint: AnswerConstraint) -> None:
+        """Hold its answer to a grammar; to be called before its first token."""
+        self.constraint, self.sampler.mask = constraint, constraint.mask
 
     def cancel(self) -> None:
         """Ask for its end."""
@@ -40,9 +47,14 @@ class SequenceState:
             )
         token = self.detokenizer.next_token(sampled)
         self.ids.append(token)
+        if self.constraint:
+            self.constraint.take(token)
         pieces = self.detokenizer.append(token)
         if pieces and self._streamed:
             self._events.put((self._index, pieces))
+        if self.constraint and not self.detokenizer.finish_reason:
+            self.constraint.look_ahead()
+            self.sampler.mask = self.constraint.mask
         if self.detokenizer.finish_reason:
             self._events.put((self._index, self.detokenizer.completion()))
 

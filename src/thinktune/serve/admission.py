@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from thinktune.errors import UserError
 from thinktune.inference import Request
+from thinktune.inference.sampling.grammar import check_grammar
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_schema import ApiError
+from thinktune.serve.openai_schema import ApiError, ParsedRequest
 from thinktune.serve.security import Limits
 
 SHORT_PROMPT_CHARACTERS = 20_000
@@ -44,6 +47,20 @@ class AdmissionQueue:
         if len(body) <= SHORT_PROMPT_CHARACTERS:
             return parse(body)
         return await to_thread.run_sync(parse, body, limiter=self._bodies)
+
+    async def check_grammar(self, served_model: ServedModel, parsed: ParsedRequest) -> ParsedRequest:
+        """Check the form that is asked of an answer, where the engine here will hold the answer to it.
+
+        Returns the request with the warnings of what cannot be enforced; raises ApiError (400) for a fault.
+        """
+        grammar = parsed.grammar
+        if grammar is None or not served_model.is_here:
+            return parsed
+        try:
+            warnings = await to_thread.run_sync(check_grammar, grammar, limiter=self._bodies)
+        except UserError as error:
+            raise ApiError(400, str(error), param=grammar.field) from None
+        return replace(parsed, warnings=(*parsed.warnings, *warnings))
 
     @asynccontextmanager
     async def places(self, replies: int) -> AsyncGenerator[None]:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
-from pydantic_core.core_schema import no_info_after_validator_function
+from pydantic_core.core_schema import no_info_after_validator_function, no_info_before_validator_function
 
 Json = dict[str, Any]
 NeutralValues = Mapping[str, Sequence[Any]]
@@ -33,6 +33,7 @@ BINDING_FIELDS = frozenset([
     "response_format", "json_schema", "grammar", "regex", "ebnf", "structured_outputs", "guided_json", "guided_regex",
     "guided_choice", "guided_grammar", "modalities", "audio", "images", "files", "attachments", "input_audio", "video",
     "continue_final_message", "use_beam_search", "tools", "functions", "tool_calls", "function_call", "mcp_servers",
+    "structural_tag",
 ])  # fmt: skip
 
 # Who asks, what is cached, counted or queued, and what only shapes an option that is refused unless it is neutral.
@@ -51,7 +52,6 @@ NEUTRAL_REQUEST_VALUES: NeutralValues = {
     "best_of": [1],
     "num_beams": [1],
     "use_beam_search": [False],
-    "response_format": [{"type": "text"}],
     "modalities": [["text"]],
     "verbosity": ["medium"],
     "logprobs": [False],
@@ -145,6 +145,19 @@ class NeutralOnly:
         raise PydanticCustomError("neutral", "{sentence}", {"sentence": sentence})
 
 
+class OrNothing:
+    """Annotation of an optional field: an empty value is the same as null."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = handler(source)
+        return no_info_before_validator_function(lambda value: None if value in ("", [], {}) else value, inner)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> Json:
+        return {"anyOf": [handler(core_schema), *NOTHING["anyOf"]]}
+
+
 @dataclass(slots=True)
 class LeftOut:
     """Context of a validation that leaves out unknown fields, unless they bind, and the number of those left out."""
@@ -165,13 +178,19 @@ class ClientModel(BaseModel):
         if not isinstance(data, dict):
             return data
         fields: Json = data
-        known = {name: value for name, value in fields.items() if name in cls.model_fields}
+        names = cls.field_names()
+        known = {name: value for name, value in fields.items() if name in names}
         asked = [(name, value) for name, value in fields.items() if name not in known and cls._asks(name, value)]
         if isinstance(info.context, LeftOut):
             binding = {name: value for name, value in asked if name in BINDING_FIELDS}
             info.context.count += len(asked) - len(binding)
             return known | binding
         return known | dict(asked[:MAX_UNKNOWN_FIELDS])
+
+    @classmethod
+    def field_names(cls) -> set[str]:
+        """Return the names of the fields as clients send them."""
+        return {field.alias or name for name, field in cls.model_fields.items()}
 
     @classmethod
     def _asks(cls, name: str, value: Any) -> bool:

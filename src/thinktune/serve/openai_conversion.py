@@ -44,7 +44,14 @@ def to_engine_request(
     sampling = to_sampling_params(chat, chat.token_limit, defaults.sampling)
     sampling = replace(sampling, max_reasoning_tokens=controls.reasoning_limit(sampling.max_new_tokens, effort_use))
     effort = controls.effort if thinking else "none"
-    return Request(turns, sampling, thinking, effort=None if effort_use == "budget" else effort, open_turn=open_turn)
+    return Request(
+        turns,
+        sampling,
+        thinking,
+        effort=None if effort_use == "budget" else effort,
+        open_turn=open_turn,
+        grammar=parsed.grammar,
+    )
 
 
 def may_be_reasoning(request: Request, *, may_reason: bool) -> bool:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.json_schema import models_json_schema
 
+from thinktune.errors import UserError
+from thinktune.inference.sampling.grammar import Grammar
 from thinktune.serve.chat_messages import NO_TOOLS, Messages, last_message_fault
 from thinktune.serve.neutral_fields import (
     BINDING_FIELDS,
@@ -19,6 +21,7 @@ from thinktune.serve.neutral_fields import (
     LeftOut,
     NeutralValues,
 )
+from thinktune.serve.response_format import FormFields, read_grammar
 from thinktune.serve.thinking_controls import ThinkingControls, ThinkingFields, read_controls
 
 MAX_STOP_STRINGS = 16
@@ -92,7 +95,7 @@ class GenerationRequest(ClientModel):
     functions: Tools = None
 
 
-class ChatRequest(GenerationRequest, ThinkingFields):
+class ChatRequest(GenerationRequest, FormFields, ThinkingFields):
     """The body of POST /v1/chat/completions."""
 
     messages: Messages
@@ -247,6 +250,7 @@ class ParsedRequest:
     chat: ChatRequest
     controls: ThinkingControls
     warnings: tuple[str, ...] = ()
+    grammar: Grammar | None = None
 
     @property
     def model(self) -> str | None:
@@ -286,7 +290,14 @@ def read_chat(request: ChatRequest, warnings: Sequence[str]) -> ParsedRequest:
         if request.strict:
             raise ApiError(400, contradiction, param=contradiction.partition(":")[0])
         warnings.append(contradiction)
-    return ParsedRequest(request, controls, tuple(warnings))
+    try:
+        grammar = read_grammar(request, is_strict=bool(request.strict))
+    except UserError as error:
+        raise ApiError(400, str(error), param=str(error).partition(":")[0]) from None
+    if grammar and request.messages[-1].role == "assistant":
+        sentence = "holds a whole answer, and the last message has begun one; leave one of them out"
+        raise ApiError(400, f"{grammar.field}: {sentence}", param=grammar.field)
+    return ParsedRequest(request, controls, tuple(warnings), grammar)
 
 
 def _end_contradiction(request: ChatRequest) -> str | None:

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -38,6 +38,7 @@ from thinktune.serve.openai_schema import (
     ModelCard,
     ModelDefaults,
     ModelList,
+    ParsedRequest,
     ResponseModel,
     Version,
     complete_document,
@@ -55,6 +56,7 @@ from thinktune.serve.security import (
     protocol_with_head_timeout,
     read_body,
 )
+from thinktune.serve.surfaces.chat_shims import check_form
 from thinktune.serve.surfaces.completions import (
     CompletionRequest,
     CompletionSurface,
@@ -62,7 +64,8 @@ from thinktune.serve.surfaces.completions import (
     parse_completion,
 )
 from thinktune.serve.surfaces.responses import ResponsesSurface
-from thinktune.serve.surfaces.responses_schema import ResponseBody, ResponsesRequest, parse_responses
+from thinktune.serve.surfaces.responses_schema import NAMES as RESPONSES_NAMES
+from thinktune.serve.surfaces.responses_schema import ParsedResponses, ResponseBody, ResponsesRequest, parse_responses
 from thinktune.serve.surfaces.routes import BODIES, Serving, add_messages_routes, add_ollama_routes
 
 API_KEY_VARIABLE = "THINKTUNE_API_KEY"
@@ -157,6 +160,14 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     async def answer(api: Api, request: Request) -> Response:
         parsed = await admission_queue.parse(api.parse, await read_body(request, limits))
         served_model = find_model(served_models, parsed.model)
+        match parsed:
+            case ParsedRequest():
+                parsed = await check_form(admission_queue, served_model, parsed, {})
+            case ParsedResponses():
+                chat = await check_form(admission_queue, served_model, parsed.chat, RESPONSES_NAMES)
+                parsed = replace(parsed, chat=chat)
+            case _:
+                pass
         return respond(served_model, api.surface(served_model, parsed))
 
     app = _empty_app()

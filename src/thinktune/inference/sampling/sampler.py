@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thinktune.inference.requests import SamplingParams
+from thinktune.inference.sampling.masks import Mask, mask_rows
 from thinktune.model.device import copy_to_device
 
 
@@ -25,6 +26,8 @@ class Sampler:
         self.sampling = sampling
         self._random = random.Random(sampling.seed)
         self._uniform: float | None = None
+        self.mask: Mask | None = None
+        """Which tokens may come next, one bit for each (`sampling.masks`); None if any may."""
 
     @property
     def group(self) -> SamplingGroup | None:
@@ -51,7 +54,9 @@ def sample_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
 
     It is `NO_TOKEN` where a row holds NaN or has no largest finite logit. The host does not wait for the device.
     """
-    largest, tokens = logits.max(-1)  # NaN if any is
+    logits = mask_rows(logits, [sampler.mask for sampler in samplers])
+    largest, likeliest = logits.max(-1)  # NaN if any is
+    tokens = likeliest.clone()
     for group in {sampler.group for sampler in samplers} - {None}:
         assert group
         rows = [row for row, sampler in enumerate(samplers) if sampler.group == group]
@@ -59,7 +64,7 @@ def sample_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
         indices = copy_to_device(torch.tensor(rows), logits.device)
         tokens[indices] = _sample_group(logits[indices], group, copy_to_device(settings, logits.device).unbind(-1))
     draw_again(samplers)
-    return tokens.masked_fill(~largest.isfinite(), NO_TOKEN)
+    return _possible(tokens, logits, likeliest).masked_fill(~largest.isfinite(), NO_TOKEN)
 
 
 def draw_again(samplers: Sequence[Sampler]) -> None:
@@ -87,10 +92,19 @@ def sample_slots(
         group_numbers: (slots,) int64, from 1, of each row's in `groups`; 0 for a greedy row.
         numbers: temperature, top-p and random number, each (slots,) fp32.
     """
-    largest, tokens = logits.max(-1)
+    largest, likeliest = logits.max(-1)
+    tokens = likeliest
     for number, group in enumerate(groups, 1):
         tokens = torch.where(group_numbers == number, _sample_group(logits, group, numbers), tokens)
-    return tokens.masked_fill(~largest.isfinite(), NO_TOKEN)
+    return _possible(tokens, logits, likeliest).masked_fill(~largest.isfinite(), NO_TOKEN)
+
+
+def _possible(tokens: Tensor, logits: Tensor, likeliest: Tensor) -> Tensor:
+    """Return the tokens (rows,), with the likeliest one in place of one whose logit is -inf.
+
+    A sum on a card is rounded otherwise from one column to the next, so that the search may hit one with probability 0.
+    """
+    return torch.where(logits.gather(-1, tokens[:, None])[:, 0] == float("-inf"), likeliest, tokens)
 
 
 def _sample_group(logits: Tensor, group: SamplingGroup, numbers: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,9 @@ from typing import Any, Protocol, TypeVar
 from pydantic import ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 
 from thinktune.inference import Completion
+from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_messages import Message
+from thinktune.serve.models import ServedModel
 from thinktune.serve.neutral_fields import ClientModel
 from thinktune.serve.openai_conversion import DeltaStream
 from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest, parse_request, refusal_of
@@ -63,6 +65,17 @@ def as_chat(fields: Json, names: Mapping[str, str], system: str | None = None) -
     except ApiError as error:
         raise rename_fields(error, names) from None
     return replace(parsed, warnings=tuple(_rename(warning, names) for warning in parsed.warnings))
+
+
+async def check_form(
+    queue: AdmissionQueue, served_model: ServedModel, parsed: ParsedRequest, names: Mapping[str, str]
+) -> ParsedRequest:
+    """Check the form that is asked of an answer as `AdmissionQueue.check_grammar` does, in a surface's own names."""
+    try:
+        checked = await queue.check_grammar(served_model, parsed)
+    except ApiError as error:
+        raise rename_fields(error, names) from None
+    return replace(checked, warnings=tuple(_rename(warning, names) for warning in checked.warnings))
 
 
 def rename_fields(error: ApiError, names: Mapping[str, str]) -> ApiError:

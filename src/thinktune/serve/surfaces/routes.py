@@ -17,8 +17,9 @@ from thinktune.serve.neutral_fields import ClientModel
 from thinktune.serve.openai_schema import REFUSALS, ApiError, ParsedRequest, describe_body
 from thinktune.serve.reply_response import Surface, as_api_error
 from thinktune.serve.security import read_body
-from thinktune.serve.surfaces.chat_shims import parse_shim
+from thinktune.serve.surfaces.chat_shims import check_form, parse_shim
 from thinktune.serve.surfaces.messages import MessagesSurface
+from thinktune.serve.surfaces.messages_schema import NAMES as MESSAGES_NAMES
 from thinktune.serve.surfaces.messages_schema import (
     AnthropicErrorResponse,
     MessageBody,
@@ -42,6 +43,7 @@ from thinktune.serve.surfaces.ollama_schema import (
     parse_ollama_chat,
     parse_ollama_generate,
 )
+from thinktune.serve.surfaces.ollama_schema import NAMES as OLLAMA_NAMES
 
 BODIES: list[type[ClientModel]] = [MessagesRequest, OllamaChatRequest, OllamaGenerateRequest, OllamaShowRequest]
 
@@ -63,7 +65,8 @@ def add_messages_routes(app: FastAPI, serving: Serving) -> None:
 
     async def parsed_of(request: Request) -> tuple[ServedModel, ParsedRequest]:
         parsed = await queue.parse(parse_messages, await read_body(request, queue.limits))
-        return serving.find_model(serving.served_models, parsed.chat.model), parsed
+        served_model = serving.find_model(serving.served_models, parsed.chat.model)
+        return served_model, await check_form(queue, served_model, parsed, MESSAGES_NAMES)
 
     async def create_message(request: Request) -> Response:
         served_model, parsed = await parsed_of(request)
@@ -112,7 +115,8 @@ def add_ollama_routes(app: FastAPI, serving: Serving) -> None:
             await asyncio.to_thread(served_model.open)
             loaded = OllamaWriter(served_model.name, (), is_chat=parsed.is_chat, hide=False).loaded()
             return Response(LINES.frame(loaded), media_type=LINES.media_type if parsed.stream else "application/json")
-        surface = OllamaSurface(served_model, parsed.chat, stream=parsed.stream, is_chat=parsed.is_chat)
+        chat = await check_form(queue, served_model, parsed.chat, OLLAMA_NAMES)
+        surface = OllamaSurface(served_model, chat, stream=parsed.stream, is_chat=parsed.is_chat)
         return serving.respond(served_model, surface)
 
     async def ollama_chat(request: Request) -> Response:

@@ -33,6 +33,7 @@ from thinktune.serve.openai_schema import (
     ModelCard,
     ModelDefaults,
     ModelList,
+    ServedFrom,
     complete_document,
 )
 from thinktune.serve.security import (
@@ -236,7 +237,7 @@ def find_model(served_models: Sequence[ServedModel], name: str | None) -> Served
 
 
 def _model_card(served_model: ServedModel, created: int) -> ModelCard:
-    sampling = served_model.defaults.sampling
+    sampling, identity = served_model.defaults.sampling, served_model.identity
     return ModelCard(
         id=served_model.name,
         created=created,
@@ -248,6 +249,7 @@ def _model_card(served_model: ServedModel, created: int) -> ModelCard:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
+            served_from=identity and ServedFrom(id=identity.id, name=identity.name),
         ),
     )
 

@@ -85,7 +85,7 @@ def test_each_run_has_its_own_chats_and_one_that_goes_on_elsewhere_is_copied(ser
     assert page.locator("#others-toggle").inner_text() == "Chats of other runs (1)"
     assert [len(stored(page)[name]["turns"]) for name in ("mine", "other")] == [1, 2]
     page.click("#others-toggle")
-    assert page.locator("#others h3").all_inner_texts() == ["mine"]
+    assert page.locator("#others .run").all_inner_texts() == ["mine"]
     page.click("#others .title")
     assert questions(page) == ["A?"]
     assert (
@@ -279,7 +279,9 @@ def test_theme_and_language_are_chosen_and_kept(browser, address):
         page.get_by_label("Theme").select_option("light")
         light = page.evaluate(ground)
         assert light != dark
+        regenerate(page)
         page.get_by_role("button", name="中文").click()
+        assert page.locator("#undo").inner_text().split() == ["原来的内容已保留为另一个版本。", "撤销"]
         assert page.evaluate("document.documentElement.lang") == "zh-CN"
         assert page.get_by_role("button", name="发送").is_visible()
         assert page.locator(".regenerate").inner_text() == "重新生成"
@@ -291,6 +293,24 @@ def test_theme_and_language_are_chosen_and_kept(browser, address):
         assert page.evaluate(ground) == dark
         page.get_by_role("button", name="English").click()
         assert page.get_by_role("button", name="Send").is_visible()
+
+
+def test_on_a_phone_the_list_lies_over_the_chat_and_escape_closes_it(browser, address):
+    with open_tabs(browser, address, viewport={"width": 390, "height": 700}) as tab:
+        page = tab()
+        answered(page, "A?")
+        before = page.locator("#ask").bounding_box()
+        page.click("#menu")
+        assert page.locator("#search").is_visible()
+        assert page.locator("#ask").bounding_box() == before
+        page.keyboard.press("Escape")
+        assert page.locator("#search").is_hidden()
+        page.click("#menu")
+        page.mouse.click(380, 300)  # beside it
+        assert page.locator("#search").is_hidden()
+        page.click("#menu")
+        page.click("#menu")
+        assert page.locator("#search").is_hidden()
 
 
 def test_the_boxes_grow_with_what_is_written_and_a_long_question_scrolls(page):

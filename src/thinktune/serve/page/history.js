@@ -24,7 +24,7 @@ export function showHistory(chats, current, run, actions) {
   byId('others-toggle').textContent = words.otherRuns(found.filter((chat) => !isHere(chat, run)).length);
   byId('others-list').replaceChildren(
     ...[...groups.values()].flatMap((group) => [
-      make('h3', { dir: 'auto', textContent: group[0].run.name }),
+      make('p', { className: 'run', dir: 'auto', textContent: group[0].run.name }),
       make('ul', { ariaLabel: group[0].run.name }, ...group.map(item)),
     ]),
   );
@@ -75,8 +75,9 @@ function writeName(item, chat, actions) {
   };
   field.onkeydown = (event) => {
     event.stopPropagation(); // Esc stops no reply here
-    if (event.key === 'Escape') leave(chat.title, true);
-    if (event.key === 'Enter' && !composing(event)) leave(field.value.trim(), true);
+    if (!['Enter', 'Escape'].includes(event.key) || composing(event)) return;
+    event.preventDefault(); // the key would press the button that gets the focus
+    leave(event.key === 'Enter' ? field.value.trim() : chat.title, true);
   };
   field.onblur = () => leave(field.value.trim(), false);
   item.replaceChildren(field);

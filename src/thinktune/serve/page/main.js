@@ -36,7 +36,7 @@ const actions = {
   },
   edit: ({ id }, question) =>
     whenServed(() => {
-      offerUndo(words.replaced);
+      offerUndo('replaced');
       const turn = chats.newTurn(question);
       addVersion(chat, turn, turnOf(id));
       answer(turn, chosenModels());
@@ -46,7 +46,7 @@ const actions = {
       const former = turnOf(id);
       const names = former.replies.map((one) => one.model);
       if (chats.isEmpty(former) && former === shownTurns(chat).at(-1)) return answer(former, names);
-      offerUndo(words.replaced);
+      offerUndo('replaced');
       const turn = chats.newTurn(former.question);
       addVersion(chat, turn, former);
       answer(turn, names);
@@ -56,7 +56,7 @@ const actions = {
 const turnOf = (id) => chat.turns.find((turn) => turn.id === id);
 
 /** Offer to show this chat again as it is now, until something else is replaced or deleted. */
-function offerUndo(text, from = chat) {
+function offerUndo(what, from = chat) {
   const last = shownTurns(from).at(-1);
   undo = () => {
     if (from === chat) stop();
@@ -67,13 +67,14 @@ function offerUndo(text, from = chat) {
     open(from);
     showUndo('');
   };
-  showUndo(text);
+  showUndo(what);
 }
 
-function showUndo(text) {
-  if (!text) undo = null;
-  byId('undo').hidden = !text;
-  byId('undo-text').textContent = text;
+function showUndo(what) {
+  if (!what) undo = null;
+  byId('undo').hidden = !what;
+  byId('undo-text').dataset.text = what;
+  byId('undo-text').textContent = words[what] ?? '';
 }
 
 function changeSettings(changes) {
@@ -184,8 +185,7 @@ function open(opened) {
   showChat();
   toEnd();
   showList();
-  byId('chats').classList.remove('open');
-  byId('menu').ariaExpanded = 'false';
+  openMenu(false);
   byId('question').focus();
 }
 
@@ -208,7 +208,7 @@ function showChat() {
 const showList = () => showHistory(store.readChats(), chat, run, {
   open,
   remove: (kept) => {
-    offerUndo(words.deleted, kept.id === chat.id ? chat : kept);
+    offerUndo('deleted', kept.id === chat.id ? chat : kept);
     forgotten.add(kept.id);
     store.forgetChat(kept);
     if (kept.id === chat.id) open(chats.newChat());
@@ -220,6 +220,12 @@ const showList = () => showHistory(store.readChats(), chat, run, {
     keep(renamed);
   },
 });
+
+/** Open or close the list of chats where a small window hides it. */
+function openMenu(isOpen) {
+  byId('chats').classList.toggle('open', isOpen);
+  byId('menu').ariaExpanded = String(isOpen);
+}
 
 const nearEnd = () => byId('log').scrollHeight - byId('log').scrollTop - byId('log').clientHeight < 80;
 const toEnd = () => (byId('log').scrollTop = byId('log').scrollHeight);
@@ -343,7 +349,9 @@ function addListeners() {
     byId('ask').requestSubmit();
   };
   document.addEventListener('keydown', (event) => {
-    if (event.key === 'Escape' && !document.querySelector('dialog[open]')) stop();
+    if (event.key !== 'Escape' || document.querySelector('dialog[open]')) return;
+    if (byId('menu').ariaExpanded === 'true') openMenu(false);
+    else stop();
   });
   byId('search').oninput = showList;
   byId('search').onkeydown = (event) => {
@@ -360,7 +368,8 @@ function addListeners() {
   };
   byId('stop').onclick = stop;
   byId('new').onclick = () => open(chats.newChat());
-  byId('menu').onclick = () => (byId('menu').ariaExpanded = String(byId('chats').classList.toggle('open')));
+  byId('menu').onclick = () => openMenu(byId('menu').ariaExpanded !== 'true');
+  document.addEventListener('pointerdown', (event) => event.target.closest('#chats, #menu') || openMenu(false));
   byId('compare').onchange = () => changeSettings({ beside: byId('compare').value }); // browsers have this name stored
   byId('settings-open').onclick = showSettings;
   byId('settings').onclose = takeSettings;

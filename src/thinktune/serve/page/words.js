@@ -182,7 +182,7 @@ export function switchLanguage() {
 /** Fill in the texts of all elements that name one. */
 export function showWords() {
   document.documentElement.lang = words === CHINESE ? 'zh-CN' : 'en';
-  for (const element of document.querySelectorAll('[data-text]')) element.textContent = words[element.dataset.text];
+  for (const element of document.querySelectorAll('[data-text]')) element.textContent = words[element.dataset.text] ?? '';
   for (const element of document.querySelectorAll('[data-label]')) element.ariaLabel = words[element.dataset.label];
   for (const element of document.querySelectorAll('[data-hint]')) element.placeholder = words[element.dataset.hint];
 }

@@ -36,14 +36,17 @@ const actions = {
   },
   edit: ({ id }, question) =>
     whenServed(() => {
+      const former = turnOf(id);
+      if (!former) return; // tried again in another chat
       offerUndo('replaced');
       const turn = chats.newTurn(question);
-      addVersion(chat, turn, turnOf(id));
+      addVersion(chat, turn, former);
       answer(turn, chosenModels());
     }),
   regenerate: ({ id }) =>
     whenServed(() => {
       const former = turnOf(id);
+      if (!former) return;
       const names = former.replies.map((one) => one.model);
       if (chats.isEmpty(former) && former === shownTurns(chat).at(-1)) return answer(former, names);
       offerUndo('replaced');
@@ -115,7 +118,7 @@ async function answer(turn, names) {
   stop();
   const controller = (running = new AbortController());
   const asked = chat; // the user may open another one meanwhile
-  const keepNow = once((run) => setTimeout(run, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
+  const keepNow = once((work) => setTimeout(work, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
   turn.replies = names.map(chats.newReply);
   const turns = shownTurns(asked);
   const requests = turn.replies.map((reply) => chats.requestFor(reply.model, turns, settings));

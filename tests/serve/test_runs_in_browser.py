@@ -150,6 +150,7 @@ def test_a_server_that_is_gone_is_named_and_asked_again(served):
     assert page.locator("#unreachable").count() == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_in_the_middle_of_a_reply_is_named_and_what_came_stays(served):
     page, start, end = served
     start(offered(MINE, SLOW, 0.6))
@@ -180,6 +181,7 @@ def test_a_reply_of_which_nothing_came_leaves_no_version(page):
     assert page.locator(".turn > .versions").is_hidden()
 
 
+@pytest.mark.slow
 def test_a_proxy_that_finds_no_server_is_not_taken_for_one(page):
     page.route(
         "**/v1/models", lambda route: route.fulfill(status=502, body="<h1>Bad gateway</h1>", content_type="text/html")
@@ -244,6 +246,7 @@ def test_a_chat_is_renamed(page):
     assert titles(page) == ["pinyin", "B?"]
 
 
+@pytest.mark.slow
 def test_a_name_that_is_being_written_survives_a_reply_that_ends(page, browser):
     with serving(offered(None, SLOW, 0.02)) as address, open_tabs(browser, address) as tab:
         page = tab()
@@ -256,6 +259,7 @@ def test_a_name_that_is_being_written_survives_a_reply_that_ends(page, browser):
         assert titles(page) == ["While it"]
 
 
+@pytest.mark.slow
 def test_a_chat_deleted_in_one_tab_does_not_come_back_from_another(browser, address):
     with open_tabs(browser, address) as tab:
         one = tab()
@@ -295,6 +299,7 @@ def test_theme_and_language_are_chosen_and_kept(browser, address):
         assert page.get_by_role("button", name="Send").is_visible()
 
 
+@pytest.mark.slow
 def test_on_a_phone_the_list_lies_over_the_chat_and_escape_closes_it(browser, address):
     with open_tabs(browser, address, viewport={"width": 390, "height": 700}) as tab:
         page = tab()

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from support.api_server import ScriptedBackend, scripted_model, serving
@@ -16,7 +17,7 @@ from thinktune.serve import find_models
 from thinktune.serve.server import read_page
 from thinktune.tokenization import Turn
 
-PAGE_BYTES = 320_000
+PAGE_BYTES = 360_000
 LICENCES = "libraries/LICENSES.txt"  # ships with the page, and is not loaded by it
 
 
@@ -53,6 +54,32 @@ def test_a_run_is_served_as_tuned_and_base(run, start):
     assert last.tokens <= 4
     [alone] = find_models(start, None, None, "here", lines.append)
     assert (alone.name, alone.defaults.system) == (start.name, None)
+
+
+def test_what_is_served_has_an_identity_that_stays_and_is_its_own(run, start, tmp_path):
+    def identities(*source):
+        return {
+            (card["thinktune"]["served_from"]["id"], card["thinktune"]["served_from"]["name"])
+            for card in cards(*source)
+        }
+
+    def cards(*source):
+        with serving(find_models(*source, None, "here", lambda _: None)) as address:
+            return httpx.get(f"{address}/v1/models").json()["data"]
+
+    shutil.copytree(run, tmp_path / "elsewhere" / "run")
+    (tmp_path / "link").symlink_to(run)
+    [mine] = identities(run, None)  # of both models
+    assert mine[1] == "run"
+    assert identities(tmp_path / "link", None) == {mine}
+    [copied] = identities(tmp_path / "elsewhere" / "run", None)
+    assert (copied[1], copied[0] == mine[0]) == ("run", False)  # another run of the same name
+    with serving([scripted_model(ScriptedBackend("yes"), name) for name in ("one", "two")]) as upstream:
+        [behind] = identities(None, f"{upstream}/v1")
+        assert identities(None, upstream) == {behind}  # the same address
+        assert behind[1] == upstream.removeprefix("http://")
+        assert cards(None, upstream)[0]["thinktune"]["served_from"]["id"] != mine[0]
+    assert str(tmp_path) not in str((mine, copied, behind))
 
 
 def test_a_run_whose_base_is_gone_is_served_alone_with_a_notice(run):

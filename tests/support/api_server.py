@@ -75,11 +75,11 @@ def scripted_model(backend: ScriptedBackend, name: str = "tuned", defaults: Chat
 
 
 @contextmanager
-def serving(served_models, limits: Limits | None = None, key: str | None = None, **access) -> Generator[str]:
+def serving(served_models, limits: Limits | None = None, key: str | None = None, port=0, **access) -> Generator[str]:
     """Run a server in a thread of this process, as `thinktune serve` runs it; yields its address."""
     limits = limits or Limits()
     server = uvicorn.Server(uvicorn_config(make_app(served_models, limits, Access(key, **access)), limits))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

@@ -1,11 +1,13 @@
 """Models that the server offers under names; each is loaded at its first request."""
 
+import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from thinktune.checkpoint import model_warning, resolve_model_folder
 from thinktune.config import load_recipe
@@ -40,6 +42,29 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is served, so that the page can keep the chats of one run apart from those of another.
+
+    `id` stays the same over restarts, ports and resumed training, and tells nothing but whether two are the same.
+    """
+
+    id: str
+    name: str
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Identity":
+        """Return the identity of a run's or a model's folder: one folder is one run."""
+        whole = folder.resolve()
+        return cls(_digest(str(whole)), whole.name)
+
+    @classmethod
+    def of_endpoint(cls, url: str, models: Sequence[str]) -> "Identity":
+        """Return the identity of what another server offers: its address, and the names of its models."""
+        parts = urlsplit(url)
+        return cls(_digest("\n".join([url, *sorted(models)])), parts.netloc.rpartition("@")[2])
+
+
 @dataclass(slots=True)
 class ServedModel:
     """A model under a name; `tokenizer` and `context_tokens` are None for a model behind an endpoint."""
@@ -52,6 +77,7 @@ class ServedModel:
     context_tokens: int | None = None
     aliases: tuple[str, ...] = ()
     is_here: bool = False  # the engine of this process writes its replies
+    identity: Identity | None = None
     _backend: Backend | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -123,6 +149,7 @@ def find_models(
         served_models = find_local_models(run, lambda folder, _: load_engine(folder), say, here=True)
     where = "by vLLM" if engine == "vllm" else f"in this process on {device}"
     for served_model in served_models:
+        served_model.identity = Identity.of_folder(run)
         when = "" if served_model is served_models[0] else "; loaded at its first request"
         say(f"{served_model.name}: {served_model.source}, {where} ({why}){when}")
     return served_models
@@ -142,7 +169,10 @@ def find_endpoint_models(url: str, model: str | None) -> list[ServedModel]:
         endpoint.close()
     if not names:
         raise UserError(f"{url}: does not list its models; name one with --model")
-    return [ServedModel(name, f"behind {endpoint.url}", ChatDefaults(), partial(Endpoint, url, name)) for name in names]
+    source, identity = f"behind {endpoint.url}", Identity.of_endpoint(endpoint.url, names)
+    return [
+        ServedModel(name, source, ChatDefaults(), partial(Endpoint, url, name), identity=identity) for name in names
+    ]
 
 
 def find_local_models(
@@ -182,6 +212,10 @@ def find_local_models(
     except UserError as error:
         say(f"base: {start.name} is refused, so only the tuned model is served ({shorten_error(error)})")
         return [tuned]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _may_reason(tokenizer: ChatTokenizer) -> bool:

@@ -144,8 +144,16 @@ class Version(ResponseModel):
     version: str
 
 
+class ServedFrom(ResponseModel):
+    """The run, model folder or endpoint that a model is served from."""
+
+    id: str
+    """The same whenever the same is served, after a restart or on another port, too."""
+    name: str
+
+
 class ModelDefaults(ResponseModel):
-    """Values that apply where a request leaves an option out."""
+    """Values that apply where a request leaves an option out, and what is served."""
 
     system: str | None
     notice: str | None
@@ -153,6 +161,7 @@ class ModelDefaults(ResponseModel):
     top_p: float
     top_k: int
     max_tokens: int
+    served_from: ServedFrom | None = None
 
 
 class ModelCard(ResponseModel):

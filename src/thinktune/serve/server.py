@@ -40,6 +40,7 @@ from thinktune.serve.openai_schema import (
     ModelList,
     ParsedRequest,
     ResponseModel,
+    ServedFrom,
     Version,
     complete_document,
     describe_body,
@@ -351,7 +352,7 @@ def find_model(served_models: Sequence[ServedModel], name: str | None) -> Served
 
 
 def _model_card(served_model: ServedModel, created: int) -> ModelCard:
-    sampling = served_model.defaults.sampling
+    sampling, identity = served_model.defaults.sampling, served_model.identity
     return ModelCard(
         id=served_model.name,
         created=created,
@@ -363,6 +364,7 @@ def _model_card(served_model: ServedModel, created: int) -> ModelCard:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
+            served_from=identity and ServedFrom(id=identity.id, name=identity.name),
         ),
     )
 

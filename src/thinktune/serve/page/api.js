@@ -1,5 +1,7 @@
 // Client of the OpenAI-compatible API: models, and a reply as a stream of events.
 
+export const UNREACHABLE = 'unreachable'; // the status of an error where no server answered
+const MODELS_TIMEOUT_MS = 10_000; // a server that is there has them at hand
 const KEY = 'thinktune.key';
 
 export class ApiError extends Error {
@@ -14,9 +16,12 @@ export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
+/** Return the address below which this page's server is, as a person would write it. */
+export const serverAddress = () => new URL('.', document.baseURI).href.replace(/\/$/, '');
+
 /** List the models, each with its defaults. */
 export async function listModels() {
-  return (await (await call('v1/models')).json()).data;
+  return (await (await call('v1/models', { signal: AbortSignal.timeout(MODELS_TIMEOUT_MS) })).json()).data;
 }
 
 /** Yield the parts of a reply as they come: {delta}, {finish}, {usage}. */
@@ -31,7 +36,7 @@ export async function* streamReply(request, signal) {
   let text = '';
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(unreached);
     if (done) return;
     text += value;
     const events = text.split('\n\n');
@@ -56,8 +61,14 @@ async function call(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
   // Below the page's own address, wherever a proxy has put it.
-  const response = await fetch(new URL(path, document.baseURI), { ...options, headers });
+  const response = await fetch(new URL(path, document.baseURI), { ...options, headers }).catch(unreached);
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
+  if (!body && [502, 503, 504].includes(response.status)) unreached(new Error(`HTTP ${response.status}`)); // says a proxy
   throw new ApiError(response.status, body?.error?.message ?? `HTTP ${response.status}`);
+}
+
+/** Throw an error of the connection as such; one that was stopped by the user stays as it is. */
+function unreached(error) {
+  throw error.name === 'AbortError' ? error : new ApiError(UNREACHABLE, error.message);
 }

@@ -1,32 +1,43 @@
 // A conversation: its turns (a question and one reply per model), requests for replies, and replies that stream in.
 
-import { streamReply } from './api.js';
+import { ApiError, streamReply, UNREACHABLE } from './api.js';
+import { shownTurns } from './branches.js';
 
 const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 
 export function newChat() {
-  return { id: newId(), changed: Date.now(), title: '', turns: [] };
+  return { id: newId(), changed: Date.now(), title: '', run: null, turns: [], shown: {} };
+}
+
+/** Copy a chat of one run to go on with it at another one; its replies keep the name of the run that wrote them. */
+export function copyFor(run, chat) {
+  const copy = { ...structuredClone(chat), id: newId(), changed: Date.now(), run };
+  for (const turn of copy.turns) for (const reply of turn.replies) reply.run ??= chat.run.name;
+  return copy;
 }
 
 export function newTurn(question) {
-  return { id: newId(), asked: Date.now(), question, replies: [] };
+  return { id: newId(), question, replies: [] };
 }
+
+/** Return the title of a chat that has no name yet: how its first question begins. */
+export const titleOf = (question) => [...question.trim().split('\n')[0]].slice(0, 60).join('');
 
 export function newReply(model) {
   return { model, reasoning: '', answer: '', thought: null, finish: null, usage: null, speed: null, error: null };
 }
 
-/** Build the request for a model: the settings, and the conversation as that model has seen it. */
-export function requestFor(model, chat, upTo, settings) {
+/** Build the request for a model: the settings, and the turns up to the one to answer, as that model has seen them. */
+export function requestFor(model, turns, settings) {
   const messages = [];
   if (settings.system != null) messages.push({ role: 'system', content: settings.system });
-  for (const turn of chat.turns.slice(0, upTo)) {
+  for (const turn of turns.slice(0, -1)) {
     messages.push({ role: 'user', content: turn.question });
     const reply = turn.replies.find((one) => one.model === model) ?? turn.replies[0];
     if (reply && (reply.answer || reply.reasoning))
       messages.push({ role: 'assistant', content: reply.answer, reasoning_content: reply.reasoning });
   }
-  messages.push({ role: 'user', content: chat.turns[upTo].question });
+  messages.push({ role: 'user', content: turns.at(-1).question });
   const request = { model, messages, chat_template_kwargs: { enable_thinking: settings.thinking !== false } };
   for (const name of ['temperature', 'top_p', 'top_k', 'max_tokens', 'reasoning_budget', 'seed'])
     if (settings[name] != null) request[name] = settings[name];
@@ -66,7 +77,7 @@ export async function streamInto(reply, request, signal, changed) {
       }
       changed();
     }
-    reply.finish ??= 'stopped'; // the server is gone
+    if (!reply.finish) throw new ApiError(UNREACHABLE, ''); // the server, or a proxy before it, broke off
   } catch (error) {
     reply.finish ??= error.name === 'AbortError' ? 'stopped' : 'failed'; // a page that goes has marked it already
     if (reply.finish === 'failed') reply.error = error.message;
@@ -80,10 +91,14 @@ export function stopReplies(chat) {
   for (const turn of chat.turns) for (const reply of turn.replies) reply.finish ??= 'stopped';
 }
 
-/** Convert a chat to Markdown, the reasoning as a quotation. */
+/** Return true if nothing of a turn's replies has come, so that nothing is lost if they are asked for again. */
+export const isEmpty = (turn) => !turn.replies.some((reply) => reply.reasoning || reply.answer);
+
+/** Convert the shown versions of a chat to Markdown, the reasoning as a quotation. */
 export function asMarkdown(chat, words) {
   const lines = [`# ${chat.title}`];
-  for (const turn of chat.turns) {
+  if (chat.run) lines.push(`*${chat.run.name}*`);
+  for (const turn of shownTurns(chat)) {
     lines.push(`## ${turn.question}`);
     for (const reply of turn.replies) {
       if (turn.replies.length > 1) lines.push(`### ${reply.model}`);
@@ -94,4 +109,16 @@ export function asMarkdown(chat, words) {
     }
   }
   return lines.join('\n\n') + '\n';
+}
+
+/** Convert a chat to JSON, with all versions; `shown` lists the turns that are shown. */
+export function asJson(chat, settings) {
+  return JSON.stringify({ ...chat, shown: shownTurns(chat).map((turn) => turn.id), settings }, null, 2);
+}
+
+/** Return a chat's title as the name of a file, on any system. */
+export function fileName(chat, ending) {
+  const name = chat.title.replace(/[\p{C}\s\\/:*?"<>|~%#]+/gu, ' ').replace(/^[ .]+/, '');
+  const short = [...name].slice(0, 60).join('').replace(/[ .]+$/, '');
+  return `${short || 'chat'}.${ending}`;
 }

@@ -1,17 +1,20 @@
 // The page's controls and state. Conversations are in chat.js, their display in view.js.
 
-import { listModels, useKey } from './api.js';
-import { asMarkdown, newChat, newReply, newTurn, requestFor, stopReplies, streamInto } from './chat.js';
+import { listModels, serverAddress, UNREACHABLE, useKey } from './api.js';
+import { addTurn, addVersion, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
+import * as chats from './chat.js';
+import { isHere, showHistory } from './history.js';
 import * as store from './store.js';
-import { composing, make, turnView } from './view.js';
-import { showWords, words } from './words.js';
+import { composing, fit, make, turnView } from './view.js';
+import { showWords, switchLanguage, words } from './words.js';
 
 const NUMBERS = ['temperature', 'top_p', 'top_k', 'max_tokens', 'reasoning_budget', 'seed'];
 const KEEP_EVERY_MS = 2000; // while a reply streams in
 const byId = (id) => document.getElementById(id);
 let models = [];
+let run = null; // the identity of what is served, as the last answer of the server said
 let settings = store.readSettings();
-let chat = newChat();
+let chat = chats.newChat();
 const forgotten = new Set(); // ids of deleted chats, whose replies may still be streaming in
 let undo = null; // brings back what was last replaced or deleted
 let views = [];
@@ -20,41 +23,61 @@ let running = null; // the AbortController of the replies in progress
 const actions = {
   fold: () => settings.fold ?? '',
   rememberFold: (fold) => changeSettings({ fold }),
-  edit: ({ id }, question) => {
-    const number = chat.turns.findIndex((turn) => turn.id === id);
-    if (number < 0 || !models.length) return;
-    offerUndo(words.replaced);
-    chat.turns.length = number;
-    ask(question);
+  versions: (turn) => versionsOf(chat, turn),
+  show: (id) => {
+    const turn = turnOf(id);
+    showTurn(chat, turn);
+    keep(chat);
+    showChat();
+    const { questions, replies } = versionsOf(chat, turn);
+    const among = replies.length > 1 ? replies : questions;
+    byId('status').textContent = words.version(among.indexOf(turn) + 1, among.length);
+    return views.find((view) => view.turn.id === id);
   },
-  regenerate: ({ id }) => {
-    const number = chat.turns.findIndex((turn) => turn.id === id);
-    if (number < 0) return;
-    offerUndo(words.replaced);
-    chat.turns.length = number + 1; // the turns after it answered the former reply
-    answer(chat.turns[number], chat.turns[number].replies.map((one) => one.model));
-  },
+  edit: ({ id }, question) =>
+    whenServed(() => {
+      const former = turnOf(id);
+      if (!former) return; // tried again in another chat
+      offerUndo('replaced');
+      const turn = chats.newTurn(question);
+      addVersion(chat, turn, former);
+      answer(turn, chosenModels());
+    }),
+  regenerate: ({ id }) =>
+    whenServed(() => {
+      const former = turnOf(id);
+      if (!former) return;
+      const names = former.replies.map((one) => one.model);
+      if (chats.isEmpty(former) && former === shownTurns(chat).at(-1)) return answer(former, names);
+      offerUndo('replaced');
+      const turn = chats.newTurn(former.question);
+      addVersion(chat, turn, former);
+      answer(turn, names);
+    }),
 };
 
-/** Offer to bring this chat back as it is now, until something else is replaced or deleted. */
-function offerUndo(text, from = chat) {
-  const turns = structuredClone(from.turns);
+const turnOf = (id) => chat.turns.find((turn) => turn.id === id);
+
+/** Offer to show this chat again as it is now, until something else is replaced or deleted. */
+function offerUndo(what, from = chat) {
+  const last = shownTurns(from).at(-1);
   undo = () => {
     if (from === chat) stop();
     forgotten.delete(from.id);
-    from.turns = turns;
-    stopReplies(from);
+    showPath(from, last);
+    chats.stopReplies(from);
     keep(from);
     open(from);
     showUndo('');
   };
-  showUndo(text);
+  showUndo(what);
 }
 
-function showUndo(text) {
-  if (!text) undo = null;
-  byId('undo').hidden = !text;
-  byId('undo-text').textContent = text;
+function showUndo(what) {
+  if (!what) undo = null;
+  byId('undo').hidden = !what;
+  byId('undo-text').dataset.text = what;
+  byId('undo-text').textContent = words[what] ?? '';
 }
 
 function changeSettings(changes) {
@@ -62,38 +85,56 @@ function changeSettings(changes) {
   warnIfFull(store.keepSettings(settings));
 }
 
-function ask(question) {
-  if (!models.length || !question.trim()) return;
-  const turn = newTurn(question);
-  chat.title ||= question.split('\n')[0].slice(0, 60);
-  chat.turns.push(turn);
-  const model = byId('model').value;
-  const other = byId('compare').value;
-  answer(turn, other && other !== model ? [other, model] : [model]);
+/** Let `work` ask the server as soon as it is sure that it is there, and of which run it is; the page is busy meanwhile. */
+async function whenServed(work) {
+  stop();
+  const controller = (running = new AbortController());
+  setBusy(true);
+  const isThere = await refresh(() => whenServed(work));
+  if (running !== controller) return; // the user stopped it, or opened another chat
+  setBusy(false);
+  if (!isThere || !models.length) return;
+  if (isHere(chat, run)) chat.run ??= run;
+  else chat = chats.copyFor(run, chat);
+  store.keepOpen(chat.id);
+  work();
 }
 
-/** Let each of the models answer a turn, side by side; a reply in progress is stopped. */
+function ask(question) {
+  const turn = chats.newTurn(question);
+  chat.title ||= chats.titleOf(question);
+  addTurn(chat, turn);
+  answer(turn, chosenModels());
+}
+
+function chosenModels() {
+  const model = byId('model').value;
+  const other = byId('compare').value;
+  return other && other !== model ? [other, model] : [model];
+}
+
+/** Let each of the models answer the last turn, side by side; a reply in progress is stopped. */
 async function answer(turn, names) {
   stop();
   const controller = (running = new AbortController());
   const asked = chat; // the user may open another one meanwhile
-  const keepNow = once((run) => setTimeout(run, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
-  turn.replies = names.map(newReply);
-  const requests = turn.replies.map((reply) => requestFor(reply.model, asked, asked.turns.indexOf(turn), settings));
+  const keepNow = once((work) => setTimeout(work, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
+  turn.replies = names.map(chats.newReply);
+  const turns = shownTurns(asked);
+  const requests = turn.replies.map((reply) => chats.requestFor(reply.model, turns, settings));
   showChat();
+  toEnd();
   setBusy(true);
   keep(asked);
-  const view = views[asked.turns.indexOf(turn)];
   await Promise.all(
     turn.replies.map((reply, number) => {
-      const element = view.replies.children[number];
       const update = once(requestAnimationFrame, () => {
         const wasNearEnd = nearEnd();
-        element.update();
+        views.find((view) => view.turn === turn)?.replies.children[number].update(); // another version may be shown
         if (wasNearEnd) toEnd();
         keepNow();
       });
-      return streamInto(reply, requests[number], controller.signal, update).then(() => {
+      return chats.streamInto(reply, requests[number], controller.signal, update).then(() => {
         byId('status').textContent = words.finished(reply.model);
         if (reply.status === 401) askKey();
       });
@@ -131,8 +172,8 @@ function setBusy(busy) {
 
 function keep(saved) {
   if (saved.turns.length && !forgotten.has(saved.id)) warnIfFull(store.keepChat(saved));
-  if (!running && chat.turns.some((turn, number) => turn !== views[number]?.turn)) showChat(); // other tabs asked, too
-  showHistory();
+  if (!running) showChat(); // other tabs asked, too
+  showList();
 }
 
 function warnIfFull(kept) {
@@ -145,37 +186,48 @@ function open(opened) {
   chat = opened;
   store.keepOpen(chat.id);
   showChat();
-  showHistory();
-  byId('chats').classList.remove('open');
-  byId('menu').ariaExpanded = 'false';
+  toEnd();
+  showList();
+  openMenu(false);
   byId('question').focus();
 }
 
+/** Show the versions of the chat that are chosen; the elements of turns that are shown already stay. */
 function showChat() {
-  views = chat.turns.map((turn) => turnView(turn, actions));
-  byId('log').replaceChildren(...views.map((view) => view.element));
+  const turns = shownTurns(chat);
+  let same = 0;
+  while (turns[same] && views[same]?.turn === turns[same] && views[same].written === turns[same].replies) same += 1;
+  for (const view of views.splice(same)) view.element.remove();
+  if (!same) byId('log').replaceChildren();
+  views.push(...turns.slice(same).map((turn) => turnView(turn, actions)));
+  byId('log').append(...views.slice(same).map((view) => view.element));
+  for (const view of views) view.update();
   if (!views.length) byId('log').append(make('p', { className: 'empty', textContent: words.empty }));
   for (const id of ['export-markdown', 'export-json']) byId(id).disabled = !views.length;
-  toEnd();
+  byId('elsewhere').hidden = isHere(chat, run);
+  byId('elsewhere').textContent = isHere(chat, run) ? '' : words.ofOtherRun(chat.run.name, run.name);
 }
 
-function showHistory() {
-  byId('history').replaceChildren(
-    ...store.readChats().map((kept) => {
-      const title = make('button', { className: 'title', dir: 'auto', textContent: kept.title || words.untitled, onclick: () => open(kept) });
-      if (kept.id === chat.id) title.ariaCurrent = 'true';
-      const remove = make('button', { className: 'quiet', textContent: '×', ariaLabel: words.remove(kept.title) });
-      remove.onclick = () => {
-        const deleted = kept.id === chat.id ? chat : kept;
-        offerUndo(words.deleted, deleted);
-        forgotten.add(kept.id);
-        store.forgetChat(kept);
-        if (kept.id === chat.id) open(newChat());
-        else showHistory();
-      };
-      return make('li', {}, title, remove);
-    }),
-  );
+const showList = () => showHistory(store.readChats(), chat, run, {
+  open,
+  remove: (kept) => {
+    offerUndo('deleted', kept.id === chat.id ? chat : kept);
+    forgotten.add(kept.id);
+    store.forgetChat(kept);
+    if (kept.id === chat.id) open(chats.newChat());
+    else showList();
+  },
+  rename: (kept, title) => {
+    const renamed = kept.id === chat.id ? chat : kept;
+    renamed.title = title || chats.titleOf(shownTurns(renamed)[0].question);
+    keep(renamed);
+  },
+});
+
+/** Open or close the list of chats where a small window hides it. */
+function openMenu(isOpen) {
+  byId('chats').classList.toggle('open', isOpen);
+  byId('menu').ariaExpanded = String(isOpen);
 }
 
 const nearEnd = () => byId('log').scrollHeight - byId('log').scrollTop - byId('log').clientHeight < 80;
@@ -234,24 +286,48 @@ function takeSettings() {
   warnIfFull(store.keepSettings(settings));
 }
 
-async function start() {
-  byId('unreachable')?.remove();
+/** Ask the server what it serves now; where it does not answer that is said, with `retry`, and the result is false. */
+async function refresh(retry) {
+  let listed = [];
+  const retried = document.activeElement?.closest('#unreachable');
   try {
-    models = await listModels();
+    listed = await listModels();
+    byId('unreachable')?.remove();
   } catch (error) {
+    byId('unreachable')?.remove();
     if (error.status === 401) askKey();
-    else byId('log').append(make('p', { id: 'unreachable', className: 'mark failed', textContent: words.failed(error.message) }));
-    return;
+    else showUnreachable(error, retry, retried);
+    return false;
   }
+  if (JSON.stringify(listed) !== JSON.stringify(models)) takeModels(listed);
+  return true;
+}
+
+function showUnreachable(error, retry, focused) {
+  const why = error.status === UNREACHABLE ? words.unreachable(serverAddress()) : words.failed(error.message);
+  const button = make('button', { textContent: words.retry, onclick: retry });
+  byId('problem').before(make('p', { id: 'unreachable', role: 'alert' }, `${why} `, button));
+  if (focused) button.focus();
+}
+
+function takeModels(listed) {
+  const chosen = byId('model').value;
+  models = listed;
+  run = models[0]?.thinktune?.served_from ?? null;
   const option = (model) => make('option', { value: model.id, textContent: model.id });
   byId('model').replaceChildren(...models.map(option));
+  if (models.some((model) => model.id === chosen)) byId('model').value = chosen;
   byId('compare').replaceChildren(make('option', { value: '', textContent: words.noOther }), ...models.map(option));
   byId('compare').value = models.some((model) => model.id === settings.beside) ? settings.beside : '';
   byId('compare-label').hidden = models.length < 2;
   const notice = models.map((model) => model.thinktune?.notice).find(Boolean);
   byId('notice').hidden = !notice;
   byId('notice').textContent = notice ?? '';
+  showChat();
+  showList();
 }
+
+const start = () => refresh(start);
 
 function askKey() {
   byId('key').returnValue = '';
@@ -259,29 +335,44 @@ function askKey() {
 }
 
 function addListeners() {
-  byId('ask').onsubmit = async (event) => {
+  byId('ask').onsubmit = (event) => {
     event.preventDefault();
     const question = byId('question').value;
     if (!question.trim() || running) return;
-    if (!models.length) await start(); // the server was away
-    if (!models.length || running) return; // the question stays in its box
-    showUndo('');
-    byId('question').value = '';
-    store.keepDraft('');
-    ask(question);
+    whenServed(() => {
+      showUndo('');
+      if (byId('question').value === question) writeQuestion(''); // else the user writes the next one already
+      ask(question);
+    });
   };
-  byId('question').oninput = () => store.keepDraft(byId('question').value);
+  byId('question').oninput = () => writeQuestion(byId('question').value);
   byId('question').onkeydown = (event) => {
     if (event.key !== 'Enter' || event.shiftKey || composing(event)) return; // Enter picks Chinese characters
     event.preventDefault();
     byId('ask').requestSubmit();
   };
   document.addEventListener('keydown', (event) => {
-    if (event.key === 'Escape' && !document.querySelector('dialog[open]')) stop();
+    if (event.key !== 'Escape' || document.querySelector('dialog[open]')) return;
+    if (byId('menu').ariaExpanded === 'true') openMenu(false);
+    else stop();
   });
+  byId('search').oninput = showList;
+  byId('search').onkeydown = (event) => {
+    if (event.key !== 'Escape') return;
+    event.stopPropagation(); // it stops no reply here
+    byId('search').value = '';
+    showList();
+  };
+  byId('theme').value = document.documentElement.dataset.theme;
+  byId('theme').onchange = () => store.keepChoice('theme', (document.documentElement.dataset.theme = byId('theme').value));
+  byId('language').onclick = () => {
+    switchLanguage();
+    showTexts();
+  };
   byId('stop').onclick = stop;
-  byId('new').onclick = () => open(newChat());
-  byId('menu').onclick = () => (byId('menu').ariaExpanded = String(byId('chats').classList.toggle('open')));
+  byId('new').onclick = () => open(chats.newChat());
+  byId('menu').onclick = () => openMenu(byId('menu').ariaExpanded !== 'true');
+  document.addEventListener('pointerdown', (event) => event.target.closest('#chats, #menu') || openMenu(false));
   byId('compare').onchange = () => changeSettings({ beside: byId('compare').value }); // browsers have this name stored
   byId('settings-open').onclick = showSettings;
   byId('settings').onclose = takeSettings;
@@ -292,32 +383,52 @@ function addListeners() {
     useKey(byId('key-text').value);
     start();
   };
-  byId('export-markdown').onclick = () => download('chat.md', 'text/markdown', asMarkdown(chat, words));
-  byId('export-json').onclick = () => download('chat.json', 'application/json', JSON.stringify({ ...chat, settings }, null, 2));
-  byId('export-markdown').ariaLabel = words.exportMarkdownLong;
-  byId('export-json').ariaLabel = words.exportJsonLong;
+  byId('export-markdown').onclick = () => download(chats.fileName(chat, 'md'), 'text/markdown', chats.asMarkdown(chat, words));
+  byId('export-json').onclick = () => download(chats.fileName(chat, 'json'), 'application/json', chats.asJson(chat, settings));
   window.onpagehide = () => {
-    stopReplies(chat);
+    if (!running) return; // all is stored; another tab may have deleted it
+    chats.stopReplies(chat);
     stop();
     keep(chat);
   };
+  window.onresize = () => fit(byId('question'));
   store.watchChats((id) => {
     if (id === chat.id && !running) {
+      const wasNearEnd = nearEnd();
       store.takeOver(chat);
       showChat();
+      if (wasNearEnd) toEnd();
     }
-    showHistory();
+    showList();
   });
 }
 
 /** Show what this tab had open before it was loaded again. */
 function restoreTab() {
   const { open: id, draft } = store.readTab();
-  open(store.readChat(id) ?? newChat());
-  byId('question').value = draft;
+  open(store.readChat(id) ?? chats.newChat());
+  writeQuestion(draft);
 }
 
-showWords();
+/** Put a question into its box, which grows with it, and keep it over a reload. */
+function writeQuestion(text) {
+  if (byId('question').value !== text) byId('question').value = text;
+  store.keepDraft(text);
+  fit(byId('question'));
+}
+
+/** Write all texts in the chosen language. */
+function showTexts() {
+  showWords();
+  byId('language').lang = words.otherLanguage === 'English' ? 'en' : 'zh';
+  const [none] = byId('compare').options;
+  if (none) none.textContent = words.noOther;
+  for (const view of views.splice(0)) view.element.remove();
+  showChat();
+  showList();
+}
+
+showTexts();
 addListeners();
 dropRefusedSettings();
 restoreTab();

@@ -1,13 +1,14 @@
 // The browser's storage: settings, and chats, each under its own key. A chat may be open in several tabs: before one
-// stores it, the turns that others have stored meanwhile are merged in, so that no tab overwrites another's.
+// stores it, what others have stored meanwhile is merged in, so that no tab overwrites another's.
 
+import { arrange, showPath, shownTurns } from './branches.js';
 import { stopReplies } from './chat.js';
 
 const CHAT = 'thinktune.chat.';
 const SETTINGS = 'thinktune.settings';
 const OPEN = 'thinktune.open';
 const DRAFT = 'thinktune.draft';
-const known = new WeakMap(); // of each chat, its turns as they were last read or stored: id to JSON
+const known = new WeakMap(); // of each chat, what was last read or stored: its turns (id to JSON), its title, what is shown
 
 /** Read all chats that hold a turn, newest first. */
 export function readChats() {
@@ -19,17 +20,23 @@ export function readChats() {
 /** Read one chat; null if it is not there, holds no turn or cannot be read. */
 export function readChat(id) {
   const chat = read('localStorage', CHAT + id);
-  if (!Array.isArray(chat?.turns) || !chat.turns.length) return null;
+  if (!Array.isArray(chat?.turns) || !chat.turns.length || !chat.turns.every(isTurn)) return null;
   chat.turns.forEach((turn, number) => (turn.id ??= `old-${number}`)); // chats of earlier versions
+  arrange(chat);
   stopReplies(chat);
   remember(chat);
   return chat;
 }
 
+const isTurn = (turn) => typeof turn?.question === 'string' && Array.isArray(turn.replies);
+
+const isWritten = (turn) => turn.replies.some((reply) => !reply.finish);
+
 /** Store a chat, with the turns that other tabs stored; returns false if the browser's storage is full. */
 export function keepChat(chat) {
   merge(chat, readChat(chat.id));
-  chat.changed = Date.now();
+  const before = known.get(chat)?.turns;
+  if (before?.size !== chat.turns.length || chat.turns.some((turn) => before.get(turn.id) !== JSON.stringify(turn))) chat.changed = Date.now();
   if (!write('localStorage', CHAT + chat.id, chat)) return false;
   remember(chat);
   return true;
@@ -43,26 +50,26 @@ export function takeOver(chat) {
 }
 
 /**
- * Merge the stored turns into a chat, turn by turn. Of two versions, the one counts that differs from what both tabs knew
- * before: what was asked here stays, what was removed here does not come back, and the rest is as it is stored.
+ * Merge the stored chat into this one: the turns of both, and of each turn, of the title and of what is shown the version
+ * that differs from what both tabs knew before. A reply that is being written stays shown.
  */
 function merge(chat, stored) {
   if (!stored) return;
-  const before = known.get(chat) ?? new Map();
-  const theirs = new Map(stored.turns.map((turn) => [turn.id, turn]));
-  const here = new Set(chat.turns.map((turn) => turn.id));
-  const turns = [];
-  for (const turn of chat.turns) {
-    const text = JSON.stringify(turn);
-    const unchanged = before.get(turn.id) === text && turn.replies.every((reply) => reply.finish);
-    const other = theirs.get(turn.id);
-    if (!unchanged || (other && JSON.stringify(other) === text)) turns.push(turn);
-    else if (other) turns.push(other);
+  const before = known.get(chat) ?? { turns: new Map(), title: '', shown: {} };
+  const writing = shownTurns(chat).find(isWritten);
+  const numbers = new Map(chat.turns.map((turn, number) => [turn.id, number]));
+  for (const theirs of stored.turns) {
+    const number = numbers.get(theirs.id);
+    const mine = chat.turns[number];
+    const text = JSON.stringify(mine);
+    if (!mine) chat.turns.push(theirs);
+    else if (!isWritten(mine) && before.turns.get(mine.id) === text && text !== JSON.stringify(theirs)) chat.turns[number] = theirs;
   }
-  turns.push(...stored.turns.filter((turn) => !here.has(turn.id) && !before.has(turn.id)));
-  turns.sort((one, other) => (one.asked ?? 0) - (other.asked ?? 0));
-  chat.turns.splice(0, Infinity, ...turns);
-  chat.title ||= stored.title;
+  if (!chat.title || chat.title === before.title) chat.title = stored.title;
+  for (const key of Object.keys(stored.shown)) if (chat.shown[key] === before.shown[key]) chat.shown[key] = stored.shown[key];
+  chat.run ??= stored.run;
+  arrange(chat);
+  if (writing && !shownTurns(chat).includes(writing)) showPath(chat, writing);
   known.set(chat, known.get(stored));
 }
 
@@ -84,6 +91,15 @@ export function keepSettings(settings) {
   return write('localStorage', SETTINGS, settings);
 }
 
+/** Read a choice that is a single word, as `theme` (theme.js reads it, too) or `language`; null if none was made. */
+export function readChoice(name) {
+  return attempt(() => localStorage.getItem(`thinktune.${name}`));
+}
+
+export function keepChoice(name, word) {
+  attempt(() => localStorage.setItem(`thinktune.${name}`, word));
+}
+
 /** Read what this tab had open before it was loaded again: a chat's id, and a question not yet sent. */
 export function readTab() {
   return { open: read('sessionStorage', OPEN), draft: read('sessionStorage', DRAFT) ?? '' };
@@ -98,7 +114,8 @@ export function keepDraft(text) {
 }
 
 function remember(chat) {
-  known.set(chat, new Map(chat.turns.map((turn) => [turn.id, JSON.stringify(turn)])));
+  const turns = new Map(chat.turns.map((turn) => [turn.id, JSON.stringify(turn)]));
+  known.set(chat, { turns, title: chat.title, shown: { ...chat.shown } });
 }
 
 function read(storage, key) {

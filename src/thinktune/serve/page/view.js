@@ -1,7 +1,11 @@
 // Elements for turns and replies: built once, then updated while a reply streams in.
 
+import { serverAddress, UNREACHABLE } from './api.js';
 import { showMarkdown } from './markdown.js';
 import { words } from './words.js';
+
+const LONG_CHARACTERS = 1500;
+const LONG_LINES = 15;
 
 /** Make an element with properties (`on…` listeners, attributes with a dash) and children. */
 export function make(tag, properties = {}, ...children) {
@@ -17,23 +21,57 @@ export function make(tag, properties = {}, ...children) {
 /** Build a question with its replies; `actions` holds the handlers of its buttons. */
 export function turnView(turn, actions) {
   const text = make('div', { className: 'text', dir: 'auto', textContent: turn.question });
-  const edit = make('button', { className: 'quiet', textContent: words.edit, onclick: () => editQuestion(question, turn, actions) });
-  const question = make('section', { className: 'question', ariaLabel: words.you }, text, edit);
+  if (turn.question.length > LONG_CHARACTERS || turn.question.split('\n').length > LONG_LINES) text.tabIndex = 0; // it scrolls
+  const edit = make('button', { className: 'quiet', textContent: words.edit, onclick: () => editQuestion(question, edit, turn, actions) });
+  const versions = {
+    questions: make('span', { className: 'versions', role: 'group', ariaLabel: words.questionVersions }),
+    replies: make('div', { className: 'versions', role: 'group', ariaLabel: words.replyVersions }),
+  };
+  const question = make('section', { className: 'question', ariaLabel: words.you }, text, edit, versions.questions);
   const replies = make('div', { className: 'replies' });
-  const element = make('div', { className: 'turn' }, question, replies);
+  const element = make('div', { className: 'turn' }, question, replies, versions.replies);
   replies.append(...turn.replies.map((reply) => replyView(reply, turn, actions)));
-  return { turn, element, replies };
+  const update = () => {
+    const all = actions.versions(turn);
+    for (const kind of ['questions', 'replies']) showVersions(kind, versions[kind], all[kind], turn, actions);
+  };
+  return { turn, written: turn.replies, element, replies, versions, update };
+}
+
+/** Show ‹ 2/3 ›, the way to the other versions of a question or of its replies; nothing where there is only one. */
+function showVersions(kind, place, versions, turn, actions) {
+  const ids = versions.map(({ id }) => id).join();
+  if (place.dataset.ids === ids) return; // what has the focus keeps it
+  const number = versions.indexOf(turn);
+  const step = (side, textContent, ariaLabel) => {
+    const other = versions[number + (side ? 1 : -1)];
+    const go = () => {
+      const buttons = actions.show(other.id).versions[kind].querySelectorAll('button');
+      (buttons[side].disabled ? buttons[1 - side] : buttons[side]).focus();
+    };
+    return make('button', { className: 'quiet', textContent, ariaLabel, disabled: !other, onclick: go });
+  };
+  place.dataset.ids = ids;
+  place.hidden = versions.length < 2;
+  const count = make('span', { textContent: `${number + 1}/${versions.length}` });
+  place.replaceChildren(...(place.hidden ? [] : [step(0, '‹', words.formerVersion), count, step(1, '›', words.nextVersion)]));
+}
+
+/** Let a field be as high as its text, as far as the page's style allows. */
+export function fit(field) {
+  field.style.height = 'auto';
+  field.style.height = `${field.scrollHeight + field.offsetHeight - field.clientHeight}px`;
 }
 
 /** Return true if a key only picks characters: Safari says so by the key code alone, in the event after the composition. */
 export const composing = (event) => event.isComposing || event.keyCode === 229;
 
-function editQuestion(question, turn, actions) {
+function editQuestion(question, edit, turn, actions) {
   const before = [...question.childNodes];
   const field = make('textarea', { value: turn.question, rows: 3, dir: 'auto', ariaLabel: words.question });
   const leave = () => {
     question.replaceChildren(...before);
-    before.at(-1).focus();
+    edit.focus();
   };
   const resend = () => field.value.trim() && actions.edit(turn, field.value.trim());
   field.onkeydown = (event) => {
@@ -44,11 +82,13 @@ function editQuestion(question, turn, actions) {
     }
     event.stopPropagation();
   };
+  field.oninput = () => fit(field);
   question.replaceChildren(
     field,
     make('button', { className: 'strong', textContent: words.resend, onclick: resend }),
     make('button', { textContent: words.cancel, onclick: leave }),
   );
+  fit(field);
   field.focus();
 }
 
@@ -61,8 +101,9 @@ export function replyView(reply, turn, actions) {
   const mark = make('p', { className: 'mark' });
   const facts = make('p', { className: 'facts small' });
   const tools = make('div', { className: 'tools' });
-  const head = turn.replies.length > 1 ? [make('h3', { textContent: reply.model })] : [];
-  const element = make('article', { className: 'reply', ariaLabel: reply.model }, ...head, reasoning, answer, mark, facts, tools);
+  const name = reply.run ? `${reply.model} · ${reply.run}` : reply.model; // of a reply that another run wrote
+  const head = turn.replies.length > 1 || reply.run ? [make('h3', { textContent: name })] : [];
+  const element = make('article', { className: 'reply', ariaLabel: name }, ...head, reasoning, answer, mark, facts, tools);
   element.dataset.model = reply.model;
   summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
   if (actions.fold() === 'open') reasoning.open = true;
@@ -96,6 +137,7 @@ function seconds(value) {
 function markOf(reply) {
   if (reply.finish === 'length') return words.cut;
   if (reply.finish === 'stopped') return words.stopped;
+  if (reply.status === UNREACHABLE) return words.unreachable(serverAddress());
   return reply.finish === 'failed' ? words.failed(reply.error) : '';
 }
 
@@ -113,7 +155,8 @@ function toolsOf(reply, turn, actions) {
   if (reply.answer) tools.push(copy(words.copyAnswer, reply.answer));
   if (reply.reasoning) tools.push(copy(words.copyReasoning, reply.reasoning));
   if (reply.answer && reply.reasoning) tools.push(copy(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
-  tools.push(make('button', { className: 'quiet regenerate', textContent: words.regenerate, onclick: () => actions.regenerate(turn) }));
+  const again = reply.finish === 'failed' ? words.retry : words.regenerate;
+  tools.push(make('button', { className: 'quiet regenerate', textContent: again, onclick: () => actions.regenerate(turn) }));
   return tools;
 }
 

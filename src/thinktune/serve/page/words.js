@@ -1,4 +1,6 @@
-// Texts of the page in English and Chinese, chosen by the browser's language.
+// Texts of the page in English and Chinese, chosen by the reader, and at first by the browser's language.
+
+import { keepChoice, readChoice } from './store.js';
 
 const ENGLISH = {
   skip: 'Skip to the question',
@@ -57,9 +59,28 @@ const ENGLISH = {
   empty: 'What would you like to ask?',
   full: 'The browser’s storage is full, so this is not saved. Export the chats you need, then delete some.',
   untitled: 'Untitled',
-  replaced: 'The former turns were replaced.',
+  replaced: 'The former turns are kept as another version.',
   deleted: 'The chat was deleted.',
   undo: 'Undo',
+  search: 'Search chats',
+  found: (count) => (count ? `${count} ${count === 1 ? 'chat' : 'chats'} found` : 'No chat found'),
+  otherRuns: (count) => `Chats of other runs (${count})`,
+  ofOtherRun: (its, here) => `This chat is of “${its}”. If you go on, a copy of it is kept for “${here}”.`,
+  rename: (title) => `Rename the chat “${title}”`,
+  renameShort: 'Rename',
+  removeShort: 'Delete',
+  questionVersions: 'Versions of the question',
+  replyVersions: 'Versions of the answer',
+  formerVersion: 'Former version',
+  nextVersion: 'Next version',
+  version: (number, count) => `Version ${number} of ${count}`,
+  unreachable: (address) => `${address} does not answer. Is “thinktune serve” still running?`,
+  retry: 'Retry',
+  theme: 'Theme',
+  themeAuto: 'as the system',
+  themeLight: 'light',
+  themeDark: 'dark',
+  otherLanguage: '中文',
 };
 
 const CHINESE = {
@@ -119,18 +140,49 @@ const CHINESE = {
   empty: '想问点什么？',
   full: '浏览器存储空间已满，当前内容没有保存。请先导出需要的对话，再删除一部分。',
   untitled: '无标题',
-  replaced: '原来的内容已被替换。',
+  replaced: '原来的内容已保留为另一个版本。',
   deleted: '对话已删除。',
   undo: '撤销',
+  search: '搜索对话',
+  found: (count) => (count ? `找到 ${count} 个对话` : '没有找到对话'),
+  otherRuns: (count) => `其他训练的对话（${count}）`,
+  ofOtherRun: (its, here) => `这个对话属于“${its}”。继续提问时，会为“${here}”另存一份副本。`,
+  rename: (title) => `重命名对话“${title}”`,
+  renameShort: '重命名',
+  removeShort: '删除',
+  questionVersions: '问题的各个版本',
+  replyVersions: '回答的各个版本',
+  formerVersion: '上一个版本',
+  nextVersion: '下一个版本',
+  version: (number, count) => `第 ${number} 个版本，共 ${count} 个`,
+  unreachable: (address) => `${address} 没有响应。“thinktune serve” 还在运行吗？`,
+  retry: '重试',
+  theme: '外观',
+  themeAuto: '跟随系统',
+  themeLight: '浅色',
+  themeDark: '深色',
+  otherLanguage: 'English',
 };
 
-export const chinese = navigator.language.toLowerCase().startsWith('zh');
-export const words = chinese ? CHINESE : ENGLISH;
+export let words = ENGLISH;
+chooseLanguage(readChoice('language') ?? navigator.language);
+
+/** Write the page's words in a language from now on; all but the Chinese get English. */
+function chooseLanguage(language) {
+  words = language.toLowerCase().startsWith('zh') ? CHINESE : ENGLISH;
+}
+
+/** Change to the other language, and remember it. */
+export function switchLanguage() {
+  const other = words === CHINESE ? 'en' : 'zh';
+  chooseLanguage(other);
+  keepChoice('language', other);
+}
 
 /** Fill in the texts of all elements that name one. */
 export function showWords() {
-  document.documentElement.lang = chinese ? 'zh-CN' : 'en';
-  for (const element of document.querySelectorAll('[data-text]')) element.textContent = words[element.dataset.text];
+  document.documentElement.lang = words === CHINESE ? 'zh-CN' : 'en';
+  for (const element of document.querySelectorAll('[data-text]')) element.textContent = words[element.dataset.text] ?? '';
   for (const element of document.querySelectorAll('[data-label]')) element.ariaLabel = words[element.dataset.label];
   for (const element of document.querySelectorAll('[data-hint]')) element.placeholder = words[element.dataset.hint];
 }

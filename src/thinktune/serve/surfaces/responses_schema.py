@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
+from thinktune.serve.chat_messages import MAX_MESSAGES, MAX_PARTS, NO_TOOLS
 from thinktune.serve.neutral_fields import (
     MESSAGE_FIELDS_WITHOUT_EFFECT,
     NEUTRAL_REQUEST_VALUES,
@@ -21,9 +22,6 @@ from thinktune.serve.neutral_fields import (
     NeutralValues,
 )
 from thinktune.serve.openai_schema import (
-    MAX_MESSAGES,
-    MAX_PARTS,
-    NO_TOOLS,
     ApiError,
     ChatRequest,
     GenerationRequest,

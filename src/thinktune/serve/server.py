@@ -81,15 +81,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         limits: limits of concurrency, sizes and times.
         access: who may use it.
     """
-    admission_queue, created, page = AdmissionQueue(limits), int(time.time()), read_page()
-
-    async def page_file(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in page:
-            raise HTTPException(404)
-        return Response(
-            page[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"}
-        )
+    admission_queue, created = AdmissionQueue(limits), int(time.time())
 
     async def health() -> Health:
         return Health()
@@ -106,8 +98,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         return ReplyResponse(served_model, ChatSurface(served_model, parsed), admission_queue)
 
     app = _empty_app()
-    app.add_route("/", page_file, methods=["GET"])
-    app.add_route("/page/{name:path}", page_file, methods=["GET"])
+    _add_page(app)
     app.add_api_route("/health", health, summary="Report that the server is up.")
     app.add_api_route("/v1/models", list_models, summary="List the models.")
     app.add_api_route("/v1/models/{model:path}", retrieve_model, summary="Describe one model.")
@@ -136,6 +127,21 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
             route.methods.add("HEAD")
     guarded = SecurityMiddleware(app, access)
     return _allow_pages(guarded, access.origins) if access.origins else guarded
+
+
+def _add_page(app: FastAPI) -> None:
+    page = read_page()
+
+    async def page_file(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in page:
+            raise HTTPException(404)
+        return Response(
+            page[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"}
+        )
+
+    app.add_route("/", page_file, methods=["GET"])
+    app.add_route("/page/{name:path}", page_file, methods=["GET"])
 
 
 def _allow_pages(guarded: ASGIApp, origins: frozenset[str]) -> ASGIApp:

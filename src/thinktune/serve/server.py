@@ -108,7 +108,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         methods=["POST"],
         summary="Write the next reply of a conversation, whole or as a stream of server-sent events.",
         response_model=ChatCompletion,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/event-stream": {}}}},
         openapi_extra=describe_body(ChatRequest),
     )
     serving = Serving(

@@ -112,3 +112,16 @@ def test_spelled_control_tokens_and_the_mark_itself_stay_text_and_long_ones_are_
 def test_qwen3_goes_on_from_each_character_of_a_row(official_tokenizer):
     for turns in ROWS.values():
         assert_begins_the_row(official_tokenizer, turns)
+
+
+def test_the_mode_is_that_of_the_text_which_is_there(base):
+    tokenizer = own_tokenizer("a switch of its own", base)
+    mode = "{{- 'off' if enable_thinking is defined and not enable_thinking else 'on' -}}"
+    tokenizer.chat_template = mode + tokenizer.chat_template
+    for turn, part, word in (
+        (Turn("assistant", "It"), "answer", "off"),
+        (Turn("assistant", "It", "So"), "answer", "on"),
+        (Turn("assistant", "", "So"), "reasoning", "on"),
+        (Turn("assistant", ""), "reasoning", "on"),
+    ):
+        assert open_text(tokenizer, [ASKED, turn], part).startswith(word + "<|im_start|>user")

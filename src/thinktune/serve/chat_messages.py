@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from thinktune.serve.neutral_fields import BINDING_FIELDS, MESSAGE_FIELDS_WITHOUT_EFFECT, ClientModel
+from thinktune.serve.neutral_fields import MESSAGE_FIELDS_WITHOUT_EFFECT, ClientModel
 
 MAX_MESSAGES, MAX_PARTS = 4096, 4096
 NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
@@ -27,11 +27,10 @@ class TextPart(ClientModel):
     text: str
 
 
-class ThoughtPart(ClientModel):
+class ThoughtPart(BaseModel):
     """A part of a reply that holds its thoughts, in the form of any API; what it holds besides them has no effect."""
 
-    model_config = ConfigDict(extra="ignore")
-    without_effect = MESSAGE_FIELDS_WITHOUT_EFFECT | BINDING_FIELDS
+    model_config = ConfigDict(extra="ignore", frozen=True)
     type: Literal["thinking", "redacted_thinking", "reasoning"]
     thinking: Any = None
     reasoning: Any = None

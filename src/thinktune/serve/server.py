@@ -161,14 +161,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     async def answer(api: Api, request: Request) -> Response:
         parsed = await admission_queue.parse(api.parse, await read_body(request, limits))
         served_model = find_model(served_models, parsed.model)
-        match parsed:
-            case ParsedRequest():
-                parsed = await check_form(admission_queue, served_model, parsed, {})
-            case ParsedResponses():
-                chat = await check_form(admission_queue, served_model, parsed.chat, RESPONSES_NAMES)
-                parsed = replace(parsed, chat=chat)
-            case _:
-                pass
+        parsed = await _check_form(admission_queue, served_model, parsed)
         return respond(served_model, api.surface(served_model, parsed))
 
     app = _empty_app()
@@ -196,6 +189,18 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     guarded = SecurityMiddleware(app, access)
     reached = _allow_pages(guarded, access.origins) if access.origins else guarded
     return RequestCounter(reached, metrics, access, document["paths"])
+
+
+async def _check_form(admission_queue: AdmissionQueue, served_model: ServedModel, parsed: Any) -> Any:
+    """Check the form that a parsed request asks of its answer; a completion asks for none."""
+    match parsed:
+        case ParsedRequest():
+            return await check_form(admission_queue, served_model, parsed, {})
+        case ParsedResponses():
+            chat = await check_form(admission_queue, served_model, parsed.chat, RESPONSES_NAMES)
+            return replace(parsed, chat=chat)
+        case _:
+            return parsed
 
 
 def _add_page(app: FastAPI) -> None:

@@ -172,5 +172,5 @@ def _add(
 def _responses(refusal: type[BaseModel], stream: str | None = None) -> dict[int | str, dict[str, Any]]:
     """Return what is documented of the responses: refusals in a form of their own, and the type of a stream."""
     refusals = {status: {**told, "model": refusal} for status, told in REFUSALS.items()}
-    streamed = {200: {"content": {stream: {"schema": {"type": "string"}}}}} if stream else {}
+    streamed = {200: {"content": {stream: {}}}} if stream else {}
     return {**refusals, **streamed}

@@ -1,5 +1,6 @@
 // Elements for turns and replies: built once, then updated while a reply streams in.
 
+import { copyButton } from './copy.js';
 import { showMarkdown } from './markdown.js';
 import { words } from './words.js';
 
@@ -18,7 +19,7 @@ export function make(tag, properties = {}, ...children) {
 export function turnView(turn, actions) {
   const text = make('div', { className: 'text', dir: 'auto', textContent: turn.question });
   const edit = make('button', { className: 'quiet', textContent: words.edit, onclick: () => editQuestion(question, turn, actions) });
-  const question = make('section', { className: 'question', ariaLabel: words.you }, text, edit);
+  const question = make('div', { className: 'question' }, make('h2', { className: 'away', textContent: words.you }), text, edit);
   const replies = make('div', { className: 'replies' });
   const element = make('div', { className: 'turn' }, question, replies);
   replies.append(...turn.replies.map((reply) => replyView(reply, turn, actions)));
@@ -55,23 +56,24 @@ function editQuestion(question, turn, actions) {
 /** Build the element of a reply; its `update` shows the reply's present state. */
 export function replyView(reply, turn, actions) {
   const summary = make('summary');
-  const thoughts = make('div', { className: 'thoughts', dir: 'auto' });
+  const thoughts = make('div', { className: 'thoughts markdown' });
   const reasoning = make('details', { className: 'reasoning', open: actions.fold() !== 'closed' && !reply.finish }, summary, thoughts);
-  const answer = make('div', { className: 'answer' });
+  const answer = make('div', { className: 'answer markdown' });
   const mark = make('p', { className: 'mark' });
   const facts = make('p', { className: 'facts small' });
   const tools = make('div', { className: 'tools' });
-  const head = turn.replies.length > 1 ? [make('h3', { textContent: reply.model })] : [];
-  const element = make('article', { className: 'reply', ariaLabel: reply.model }, ...head, reasoning, answer, mark, facts, tools);
+  const head = make('h3', { className: turn.replies.length > 1 ? '' : 'away', textContent: reply.model });
+  const element = make('article', { className: 'reply', ariaLabel: reply.model }, head, reasoning, answer, mark, facts, tools);
   element.dataset.model = reply.model;
   summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
   if (actions.fold() === 'open') reasoning.open = true;
   let shownAnswer = null;
+  let shownReasoning = '';
   let folded = Boolean(reply.finish);
   element.update = () => {
     reasoning.hidden = !reply.reasoning;
     summary.textContent = reply.thought === null ? (reply.finish ? words.thoughts : words.thinkingNow) : words.thought(seconds(reply.thought));
-    if (thoughts.textContent !== reply.reasoning) thoughts.textContent = reply.reasoning;
+    if (shownReasoning !== reply.reasoning) showMarkdown((shownReasoning = reply.reasoning), thoughts);
     if (reply.thought !== null && !folded) {
       folded = true;
       if (!actions.fold()) reasoning.open = false;
@@ -100,28 +102,10 @@ function markOf(reply) {
 }
 
 function toolsOf(reply, turn, actions) {
-  const copy = (label, text) => {
-    const button = make('button', { className: 'quiet', textContent: label });
-    button.onclick = async () => {
-      await copyText(text);
-      button.textContent = words.copied;
-      setTimeout(() => (button.textContent = label), 1500);
-    };
-    return button;
-  };
   const tools = [];
-  if (reply.answer) tools.push(copy(words.copyAnswer, reply.answer));
-  if (reply.reasoning) tools.push(copy(words.copyReasoning, reply.reasoning));
-  if (reply.answer && reply.reasoning) tools.push(copy(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
+  if (reply.answer) tools.push(copyButton(words.copyAnswer, reply.answer));
+  if (reply.reasoning) tools.push(copyButton(words.copyReasoning, reply.reasoning));
+  if (reply.answer && reply.reasoning) tools.push(copyButton(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
   tools.push(make('button', { className: 'quiet regenerate', textContent: words.regenerate, onclick: () => actions.regenerate(turn) }));
   return tools;
-}
-
-async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = make('textarea', { value: text, className: 'away' }); // without https there is no other way
-  document.body.append(field);
-  field.select();
-  document.execCommand('copy');
-  field.remove();
 }

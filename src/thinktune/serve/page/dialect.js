@@ -29,10 +29,13 @@ const formula = ({ raw, tex }, displayMode) => {
   }
 };
 
+// Markdown asks of every paragraph where the next formula starts: to look through all that follows would take the square.
+const paragraphOf = (source) => source.slice(0, source.match(/\n[ \t]*\n/)?.index);
+
 const mathRule = (name, level, start, rule, displayMode) => ({
   name,
   level,
-  start: (source) => source.match(start)?.index,
+  start: (source) => paragraphOf(source).match(start)?.index,
   tokenizer: (source) => {
     const found = rule.exec(source);
     return found ? { type: name, raw: found[0], tex: (found[1] ?? found[2]).trim() } : undefined;
@@ -76,7 +79,7 @@ marked.use({
     link: (token) => (LINK.test(token.href) ? false : escaped(token.raw)), // a footnote, an index, a path: leads nowhere
     def: (token) => asWritten(token.raw), // "[Answer]: B" is one for Markdown, which would show nothing
     checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
-    code: ({ text, lang }) => `<pre data-language="${escaped(lang ?? '')}"><code>${escaped(text.replace(/\n$/, ''))}\n</code></pre>\n`,
+    code: ({ text, lang }) => `<pre><samp>${escaped(lang ?? '')}</samp><code>${escaped(text.replace(/\n$/, ''))}\n</code></pre>\n`,
     table(token) {
       const longer = token.raw.trim().split('\n').some((line) => cellsOf(line) > token.header.length);
       return longer ? asWritten(token.raw) : false; // Markdown would drop the cells that have no head
@@ -107,14 +110,17 @@ function operator(source, before) {
 function maskOf(text) {
   if (!/[*_~]/.test(text)) return text;
   const hidden = text.replace(FORMULAS, (found) => 'a'.repeat(found.length)).replace(/(?<=[0-9)\]])\*{1,2}(?=[0-9(])/g, (found) => 'a'.repeat(found.length));
-  const letters = [...hidden].flatMap((letter) => (letter.length > 1 ? [letter, ''] : [letter])); // by UTF-16 units
-  for (const run of hidden.matchAll(/\*{2,}|~~/g)) {
-    const left = letters[run.index - 1] === '' ? run.index - 2 : run.index - 1;
-    const right = run.index + run[0].length;
-    if (!CJK.test(`${letters[left] ?? ''}${letters[right] ?? ''}`)) continue;
-    for (const at of [left, right]) if (MARK.test(letters[at] ?? '') && !'*~'.includes(letters[at])) letters[at] = 'a'.repeat(letters[at].length);
+  if (!CJK.test(hidden)) return hidden;
+  let mask = hidden;
+  for (const { 0: run, index } of hidden.matchAll(/\*{2,}|~~/g)) {
+    const before = /[^*~]$/u.exec(hidden.slice(Math.max(0, index - 2), index))?.[0] ?? '';
+    const after = /^[^*~]/u.exec(hidden.slice(index + run.length, index + run.length + 2))?.[0] ?? '';
+    if (!CJK.test(before + after)) continue;
+    const [left, right] = [before, after].map((mark) => (MARK.test(mark) ? 'a'.repeat(mark.length) : mark));
+    const start = index - left.length;
+    mask = `${mask.slice(0, start)}${left}${run}${right}${mask.slice(start + left.length + run.length + right.length)}`;
   }
-  return letters.join('');
+  return mask;
 }
 
 function opensInCjk(source, before) {

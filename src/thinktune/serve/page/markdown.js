@@ -40,11 +40,10 @@ export function showMarkdown(text, element) {
   while (same < blocks.length && drawn[same]?.raw === blocks[same].raw && drawn[same].type === blocks[same].type) same++;
   if (same === 0) element.replaceChildren();
   for (const { nodes } of drawn.splice(same)) for (const node of nodes) node.remove();
-  for (const block of blocks.slice(same)) {
-    const nodes = [...elementsOf(block).children]; // and none of the line ends between them
-    drawn.push({ raw: block.raw, type: block.type, nodes });
-    element.append(...nodes);
-  }
+  const added = blocks.slice(same);
+  const frames = elementsOf(added).children;
+  for (const [at, { raw, type }] of added.entries()) drawn.push({ raw, type, nodes: [...frames[at].children] });
+  for (const { nodes } of drawn.slice(same)) element.append(...nodes);
   shown.set(element, { links, drawn });
   setLevels(element);
 }
@@ -60,8 +59,10 @@ function setLevels(element) {
   }
 }
 
-function elementsOf(block) {
-  const part = window.DOMPurify.sanitize(htmlOf(block), SANITISED);
+/** Convert blocks to elements, those of each in a frame of their own: the sanitiser takes its time for every call. */
+function elementsOf(blocks) {
+  const html = blocks.map((block) => `<div>${htmlOf(block)}</div>`).join('');
+  const part = window.DOMPurify.sanitize(html, SANITISED);
   for (const link of part.querySelectorAll('a')) {
     link.target = '_blank';
     link.rel = 'noopener noreferrer';
@@ -93,8 +94,8 @@ function frame(wide, kind, label) {
 
 /** Put a head over code: its language, and a button that copies it. */
 function frameCode(pre) {
-  const { language } = pre.dataset;
-  pre.removeAttribute('data-language');
+  const language = pre.firstElementChild.textContent; // no attribute: the sanitiser drops those in which a comment ends
+  pre.firstElementChild.remove();
   pre.tabIndex = 0;
   pre.dir = 'ltr';
   pre.role = 'group';

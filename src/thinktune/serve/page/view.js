@@ -19,9 +19,9 @@ export function make(tag, properties = {}, ...children) {
 export function turnView(turn, actions) {
   const text = make('div', { className: 'text', dir: 'auto', textContent: turn.question });
   const edit = make('button', { className: 'quiet', textContent: words.edit, onclick: () => editQuestion(question, turn, actions) });
-  const question = make('div', { className: 'question' }, make('h2', { className: 'away', textContent: words.you }), text, edit);
+  const question = make('div', { className: 'question' }, text, edit);
   const replies = make('div', { className: 'replies' });
-  const element = make('div', { className: 'turn' }, question, replies);
+  const element = make('div', { className: 'turn' }, make('h2', { className: 'away', textContent: words.you }), question, replies);
   replies.append(...turn.replies.map((reply) => replyView(reply, turn, actions)));
   return { turn, element, replies };
 }
@@ -67,18 +67,18 @@ export function replyView(reply, turn, actions) {
   element.dataset.model = reply.model;
   summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
   if (actions.fold() === 'open') reasoning.open = true;
-  let shownAnswer = null;
-  let shownReasoning = '';
+  const showReasoning = drawn(thoughts);
+  const showAnswer = drawn(answer);
   let folded = Boolean(reply.finish);
   element.update = () => {
     reasoning.hidden = !reply.reasoning;
     summary.textContent = reply.thought === null ? (reply.finish ? words.thoughts : words.thinkingNow) : words.thought(seconds(reply.thought));
-    if (shownReasoning !== reply.reasoning) showMarkdown((shownReasoning = reply.reasoning), thoughts);
+    showReasoning(reply.reasoning, reply.finish || reply.thought !== null);
     if (reply.thought !== null && !folded) {
       folded = true;
       if (!actions.fold()) reasoning.open = false;
     }
-    if (shownAnswer !== reply.answer) showMarkdown((shownAnswer = reply.answer), answer);
+    showAnswer(reply.answer, reply.finish);
     const waiting = !reply.finish && !reply.reasoning && !reply.answer;
     mark.textContent = waiting ? words.wait : markOf(reply);
     mark.hidden = !mark.textContent;
@@ -89,6 +89,25 @@ export function replyView(reply, turn, actions) {
   };
   element.update();
   return element;
+}
+
+/** Return a function that draws a growing text, for at most a quarter of the time until the text is whole. */
+function drawn(element) {
+  let shown = '';
+  let free = 0; // a long reply takes longer to read than a frame lasts
+  let later = 0;
+  const draw = (text) => {
+    if (text === shown) return;
+    const began = performance.now();
+    showMarkdown((shown = text), element);
+    free = began + 4 * (performance.now() - began);
+  };
+  return (text, whole) => {
+    clearTimeout(later);
+    const wait = whole ? 0 : free - performance.now();
+    if (wait > 0) later = setTimeout(draw, wait, text);
+    else draw(text);
+  };
 }
 
 function seconds(value) {

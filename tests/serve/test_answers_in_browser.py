@@ -9,7 +9,7 @@ from support.browser import open_browser
 SHOW = """async (text) => {
   const { showMarkdown } = await import('/page/markdown.js');
   let answer = document.querySelector('#log .answer');
-  if (!answer) document.querySelector('#log').append(answer = Object.assign(document.createElement('div'), { className: 'answer' }));
+  if (!answer) document.querySelector('#log').append(answer = Object.assign(document.createElement('div'), { className: 'answer markdown' }));
   showMarkdown(text, answer);
 }"""
 
@@ -20,6 +20,7 @@ def page():
     faults, elsewhere = [], []
     with serving([scripted_model(ScriptedBackend("yes"))]) as address, open_browser() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 700}, locale="en-US")
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.on("console", lambda it: faults.append(it.text) if it.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda it: None if it.url.startswith(address) else elsewhere.append(it.url))
@@ -177,6 +178,11 @@ def test_a_narrow_table_scrolls_and_its_words_stay_whole(show, page):
         "| a | b |\n|---|---|\n| 1 | 2 | 3 |",
         "if a < b && c > d",
         "snake_case_name and __init__.py",
+        "see [doi](10.1000/182), arr[0](1) and [bad](javascript:alert(1))",
+        "a footnote[^1]",
+        "$HOME/$USER, ${a}/${b}, US$5",
+        "Symptoms:\n-",
+        "x\n=\ny",
     ],
 )
 def test_nothing_of_a_text_is_lost(show, text):
@@ -192,8 +198,124 @@ def test_an_answer_nested_too_deep_for_the_parser_is_shown_as_text(show):
 
 def test_the_language_of_code_is_shown_and_is_no_part_of_it(show):
     pre = show("```python\nprint(1)\n```").locator("pre")
-    assert pre.evaluate("it => getComputedStyle(it, '::before').content") == '"python"'
     assert pre.inner_text().strip() == "print(1)"
+    assert pre.get_attribute("aria-label") == "Code, python"
+    assert show("```python title=x\n1\n```").locator(".code-head span").inner_text() == "python title=x"
+    assert show("```\n1\n```").locator("pre").get_attribute("aria-label") == "Code"
+
+
+@pytest.mark.parametrize("code", ["print(1)", "a\n\n  b\n", "\n  x", "<b>&amp;</b>", "x" * 500, "`` ` ``"])
+def test_code_is_copied_as_it_was_written(page, show, code):
+    answer = show(f"Text.\n\n- item\n\n  ````html\n{'  ' + code.replace(chr(10), chr(10) + '  ')}\n  ````")
+    answer.get_by_role("button", name="Copy code").click()
+    answer.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == code
+
+
+@pytest.mark.parametrize(
+    ("text", "strong"),
+    [
+        ("**注意：**请按时服药。", ["注意："]),
+        ("他说**“你好”**然后走了。", ["“你好”"]),
+        ("**胰岛素(insulin)**是激素", ["胰岛素(insulin)"]),
+        ("**甲。**乙。**丙**", ["甲。", "丙"]),
+        ("**A**：b **B**：c", ["A", "B"]),
+        ("これは**「重要」**です", ["「重要」"]),
+        ("한국어**“강조”**는", ["“강조”"]),
+        ("**重点😀**请", ["重点😀"]),
+        ("**剂量：5*3*2**是", ["剂量：5*3*2"]),
+        ("- **定义：**内容\n- **用法：**口服", ["定义：", "用法："]),
+        ("**中文", []),
+        ("a ** b ** c", []),
+        ("体重2*（3+4）*5", []),
+    ],
+)
+def test_emphasis_needs_no_space_beside_chinese_japanese_and_korean(show, text, strong):
+    answer = show(text)
+    assert answer.locator("strong").all_inner_texts() == strong
+    rest = text if not strong else text.replace("**", "").replace("- ", "")
+    assert answer.inner_text().split() == rest.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "href"),
+    [
+        ("见https://example.org/abc，然后再看。", "https://example.org/abc"),
+        ("（https://example.org/a）", "https://example.org/a"),
+        ("www.example.org。", "http://www.example.org"),
+        ("https://zh.example.org/wiki/心脏", "https://zh.example.org/wiki/%E5%BF%83%E8%84%8F"),
+        ("**https://example.org/a_b**", "https://example.org/a_b"),
+    ],
+)
+def test_a_link_ends_where_the_chinese_sentence_goes_on(show, text, href):
+    assert show(text).locator("a").get_attribute("href") == href
+    assert show(text).inner_text() == text.replace("**", "")
+
+
+def test_marks_of_a_formula_emphasise_nothing(show):
+    answer = show("*note: $a*b$ and $c*d$* are _of $x_1$ and $y_2$_ **or $2**3$**")
+    assert answer.locator("em, strong").count() == 3
+    assert answer.locator("em math, strong math").count() == 5
+
+
+@pytest.mark.parametrize("name", ["align", "align*", "equation", "gather*", "cases", "pmatrix"])
+def test_environments_need_no_dollars(show, name):
+    answer = show(
+        f"So:\n\\begin{{{name}}}\na &= b \\\\\nc &= d\n\\end{{{name}}}\nthen."
+        if name[0] not in "eg"
+        else f"\\begin{{{name}}}\na = b\n\\end{{{name}}}"
+    )
+    assert answer.locator("math[display=block]").count() == 1
+    assert "begin" not in answer.inner_text()
+
+
+def test_chemistry_is_drawn(show):
+    answer = show(r"Burning: $\ce{2H2 + O2 -> 2H2O}$, and $$\ce{SO4^2-}$$ in $\pu{3 mol//L}$.")
+    assert answer.locator("math").count() == 3
+    assert answer.locator("math code, p > code").count() == 0
+    assert answer.locator("math").first.locator("msub").count() == 3
+
+
+def test_a_long_formula_in_a_line_scrolls_and_stands_on_it(show):
+    long = " + ".join(f"a_{{{index}}}" for index in range(14))
+    answer = show(f"<b> ${long}$ gap\n\n- ${long}$")
+    frames = answer.locator(".formula")
+    assert frames.evaluate_all("all => all.map(it => it.scrollWidth > it.clientWidth && it.tabIndex)") == [0, 0]
+    assert answer.evaluate("it => it.scrollWidth <= it.clientWidth")
+    feet = "all => all.map(it => it.getBoundingClientRect().bottom)"
+    [alone] = show("$a_{10}$ gap").locator("mi").evaluate_all(feet)
+    [framed] = show(f"$a_{{10}}\\text{{{'x' * 30}}}$ gap").locator("mi").evaluate_all(feet)
+    assert show(f"$a_{{10}}\\text{{{'x' * 30}}}$ gap").locator(".within").count() == 1
+    assert abs(alone - framed) < 1.5  # the letter stands as low in a frame as without one
+
+
+def test_code_and_formulas_run_from_left_to_right_in_any_text(show):
+    answer = show("الجرعة `a - b` ثم $x - 1$\n\n- بند\n\n  ```\n  a - b\n  ```\n\n`code` ثم هذا")
+    assert (
+        answer.locator("code, math, pre").evaluate_all("all => all.map(it => getComputedStyle(it).direction)")
+        == ["ltr"] * 5
+    )
+    assert answer.locator("p").evaluate_all("all => all.map(it => getComputedStyle(it).direction)") == ["rtl"] * 3
+
+
+def test_every_line_has_its_own_direction(show):
+    answer = show("English line\nسطر عربي\n\n> Latin\n> עברית")
+    place = """all => all.map(it => [...it.childNodes].filter(one => one.nodeType === 3).map(one => {
+        const range = document.createRange(); range.selectNodeContents(one); const box = it.getBoundingClientRect(), at = range.getBoundingClientRect();
+        return at.left - box.left < box.right - at.right ? 'left' : 'right'; }))"""
+    assert answer.locator("p").evaluate_all(place) == [["left", "right"], ["left", "right"]]
+
+
+@pytest.mark.parametrize("text", ["### a\n\n##### b\n\n# c\n\n## d\n\n###### e\n\n## f"])
+def test_headings_of_a_reply_rank_below_it_without_gaps(show, text):
+    assert show(text).get_by_role("heading").evaluate_all("all => all.map(it => it.ariaLevel)") == [
+        "4",
+        "5",
+        "4",
+        "5",
+        "6",
+        "5",
+    ]
 
 
 def test_emphasis_strikes_quotes_and_links_are_still_markup(show):
@@ -226,7 +348,7 @@ def test_nothing_in_an_answer_acts(page, show):
         answer = show(text)
         assert (
             answer.locator(
-                "script, style, img, svg, form, input, button, iframe, object, embed, meta, link, base"
+                "script, style, img, svg, form, input, button:not(.code-head > .copy), iframe, object, embed, meta, link, base"
             ).count()
             == 0
         ), text

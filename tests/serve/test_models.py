@@ -17,7 +17,7 @@ from thinktune.serve import find_models
 from thinktune.serve.server import read_page
 from thinktune.tokenization import Turn
 
-PAGE_BYTES = 360_000
+PAGE_BYTES = 420_000
 LICENCES = "libraries/LICENSES.txt"  # ships with the page, and is not loaded by it
 
 

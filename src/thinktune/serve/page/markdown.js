@@ -1,79 +1,16 @@
-// Markdown of a reply to elements. What is shown says what was written: where Markdown would drop or change characters
-// that are no markup in a model's answer (ranges, products, comparisons, list numbers), they stay. HTML in a reply is
-// shown as text; the result is sanitised before it is shown.
+// Markdown of a reply to elements: sanitised, readable in any direction, and each part that is too wide scrolls alone.
+// HTML in a reply is shown as text.
 
-import { Marked } from './libraries/marked.esm.js';
+import { copyButton } from './copy.js';
+import { blocksOf, htmlOf } from './dialect.js';
+import { words } from './words.js';
 
 const LINK = /^(?:https?|mailto):/i;
 const FORMULA_STYLES = /^(?:border|padding|margin|width|height|min-width|text-align|vertical-align|color|background-color)(?:-[a-z]+)*$/;
 const PLAIN_STYLE = /^(?!.*url)[-\w#%.,() ]*$/i;
-
-const escaped = (text) =>
-  text.replace(/[&<>"']/g, (found) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' })[found]);
-const asWritten = (text) => `<p class="written">${escaped(text.replace(/\n+$/, ''))}</p>\n`;
-
-const formula = ({ raw, tex }, displayMode) => {
-  try {
-    const drawn = window.temml.renderToString(tex, { displayMode, throwOnError: true, annotate: false });
-    // The page's policy forbids inline styles; those of a formula (boxes, colours, columns) are set by script below.
-    return drawn.replace(/<[^>]*>/g, (tag) => tag.replace(/ style="/g, ' data-style="'));
-  } catch {
-    return `<code>${escaped(raw.trim())}</code>`;
-  }
-};
-
-const mathRule = (name, level, start, rule, displayMode) => ({
-  name,
-  level,
-  start: (source) => source.match(start)?.index,
-  tokenizer: (source) => {
-    const found = rule.exec(source);
-    return found ? { type: name, raw: found[0], tex: (found[1] ?? found[2]).trim() } : undefined;
-  },
-  renderer: (token) => formula(token, displayMode),
-});
-
-const marked = new Marked({ gfm: true, breaks: true, async: false });
-marked.use({
-  extensions: [
-    mathRule('shown', 'block', /^(\$\$|\\\[)/m, /^(?:\$\$([^]+?)\$\$|\\\[([^]+?)\\\]) *(?:\n|$)/, true),
-    mathRule('within', 'inline', /\$\$|\\\[/, /^(?:\$\$([^]+?)\$\$|\\\[([^]+?)\\\])/, true),
-    mathRule('inner', 'inline', /\$|\\\(/, /^(?:\$(?![\s$])((?:\\.|[^$\\\n])+?)(?<!\s)\$(?!\d)|\\\(([^]+?)\\\))/, false),
-  ],
-  // A tokenizer that returns undefined leaves the characters as text; false means: as Markdown does.
-  tokenizer: {
-    del: (source) => (source.startsWith('~~') ? false : undefined), // "3~5 days, 7~10 days" is two ranges
-    emStrong(source, _, before = '') {
-      const [raw] = /^__\w+?__(?!_)/.exec(source) ?? operator(source, before) ?? []; // as in Python: __init__, 2**3
-      return raw ? { type: 'text', raw, text: raw } : false;
-    },
-    blockquote: (source) => (/^ {0,3}>(?:=| ?[-+−]?[\d.])/.test(source) ? undefined : false), // "> 65 years" compares
-  },
-  renderer: {
-    html: (token) => (token.block ? asWritten(token.raw) : escaped(token.raw)),
-    image: (token) => escaped(token.raw), // an image would be fetched from another site
-    def: (token) => asWritten(token.raw), // "[Answer]: B" is one for Markdown, which would show nothing
-    checkbox: ({ checked }) => (checked ? '☑ ' : '☐ '),
-    table(token) {
-      const longer = token.raw.trim().split('\n').some((line) => cellsOf(line) > token.header.length);
-      return longer ? asWritten(token.raw) : false; // Markdown would drop the cells that have no head
-    },
-    list(token) {
-      if (!token.ordered) return false;
-      const marks = token.items.map((item) => /^\s*(\d+)([.)])/.exec(item.raw));
-      const items = token.items.map((item, at) => `<li value="${Number(marks[at]?.[1] ?? 0)}">${this.parser.parse(item.tokens)}</li>\n`);
-      return `<ol start="${Number(token.start)}"${marks[0]?.[2] === ')' ? ' class="bracket"' : ''}>\n${items.join('')}</ol>\n`;
-    },
-  },
-});
-
-/** Match asterisks that stand between factors, as in 2*3*4 or 2**3, and not around words. */
-function operator(source, before) {
-  if (/[0-9)\]]/.test(before)) return /^\*{1,2}(?=[0-9(])|^\*(?=[A-Za-z])/.exec(source);
-  return /[A-Za-z]/.test(before) ? /^\*(?=[A-Za-z0-9(])/.exec(source) : null;
-}
-
-const cellsOf = (line) => line.trim().replace(/^\||(?<!\\)\|$/g, '').split(/(?<!\\)\|/).length;
+const RIGHT_TO_LEFT = /[\p{sc=Arab}\p{sc=Hebr}\p{sc=Syrc}\p{sc=Thaa}\p{sc=Nkoo}]/u;
+const LONG_FORMULA = 24; // in a line, by letters; browsers break no formula, and a phone is less wide
+const REPLY_LEVEL = 3; // of the heading of a reply, for screen readers
 
 const SANITISED = {
   USE_PROFILES: { html: true, mathMl: true },
@@ -88,34 +25,90 @@ window.DOMPurify.addHook('uponSanitizeAttribute', (element, attribute) => {
   if (attribute.attrName === 'href' && !LINK.test(attribute.attrValue)) attribute.keepAttr = false;
 });
 
-/** Show a text as Markdown inside an element. */
+const shown = new WeakMap(); // by element: its text's blocks as written, and the nodes of each
+
+/**
+ * Show a text as Markdown inside an element. Of a text that grows, only the blocks that changed are drawn again: what a
+ * user has selected, focused or scrolled in the others stays so.
+ */
 export function showMarkdown(text, element) {
-  const fragment = window.DOMPurify.sanitize(parse(text), SANITISED);
-  for (const link of fragment.querySelectorAll('a')) {
+  const blocks = blocksOf(text);
+  const links = JSON.stringify(blocks.links ?? {}); // a definition below changes what is above it
+  const before = shown.get(element);
+  const drawn = before?.links === links ? before.drawn : [];
+  let same = 0;
+  while (same < blocks.length && drawn[same]?.raw === blocks[same].raw && drawn[same].type === blocks[same].type) same++;
+  if (same === 0) element.replaceChildren();
+  for (const { nodes } of drawn.splice(same)) for (const node of nodes) node.remove();
+  const added = blocks.slice(same);
+  const frames = elementsOf(added).children;
+  for (const [at, { raw, type }] of added.entries()) drawn.push({ raw, type, nodes: [...frames[at].children] });
+  for (const { nodes } of drawn.slice(same)) element.append(...nodes);
+  shown.set(element, { links, drawn });
+  setLevels(element);
+}
+
+/** Rank the headings of a reply below its own, without a gap: a model may begin with ### and go on with #####. */
+function setLevels(element) {
+  const above = []; // the written ranks of the headings around this one
+  for (const heading of element.querySelectorAll('h1, h2, h3, h4, h5, h6')) {
+    const rank = Number(heading.localName[1]);
+    while (above.length && above.at(-1) >= rank) above.pop();
+    above.push(rank);
+    heading.ariaLevel = String(REPLY_LEVEL + above.length);
+  }
+}
+
+/** Convert blocks to elements, those of each in a frame of their own: the sanitiser takes its time for every call. */
+function elementsOf(blocks) {
+  const html = blocks.map((block) => `<div>${htmlOf(block)}</div>`).join('');
+  const part = window.DOMPurify.sanitize(html, SANITISED);
+  for (const link of part.querySelectorAll('a')) {
     link.target = '_blank';
     link.rel = 'noopener noreferrer';
   }
-  for (const table of fragment.querySelectorAll('table')) {
-    const frame = document.createElement('div'); // wide tables scroll in here
-    frame.className = 'table';
-    table.replaceWith(frame);
-    frame.append(table);
+  for (const table of part.querySelectorAll('table')) {
+    table.dir = RIGHT_TO_LEFT.test(/\p{L}/u.exec(table.textContent)?.[0] ?? '') ? 'rtl' : 'ltr'; // the order of its columns
+    frame(table, 'table', words.table);
   }
-  for (const scrolls of fragment.querySelectorAll('.table, pre')) scrolls.tabIndex = 0; // by the keyboard, too
-  for (const block of fragment.querySelectorAll('p, li, blockquote, td, th, h1, h2, h3, h4, h5, h6'))
+  for (const formula of part.querySelectorAll('math[display="block"]')) frame(formula, 'formula', words.formula);
+  for (const formula of part.querySelectorAll('math:not([display])')) if (formula.textContent.length > LONG_FORMULA) frame(formula, 'formula within', words.formula);
+  for (const pre of part.querySelectorAll('pre')) frameCode(pre);
+  for (const block of part.querySelectorAll('p, li, blockquote, td, th, h1, h2, h3, h4, h5, h6'))
     if (!block.parentElement?.closest('blockquote') && !(block.localName === 'p' && block.closest('li'))) block.dir = 'auto';
-  for (const part of fragment.querySelectorAll('[data-style]')) setStyles(part);
-  for (const code of fragment.querySelectorAll('pre > code[class^="language-"]'))
-    code.parentElement.dataset.language = code.className.slice('language-'.length);
-  element.replaceChildren(fragment);
+  for (const code of part.querySelectorAll('code')) code.dir = 'ltr'; // and has no say in the direction of its line
+  for (const styled of part.querySelectorAll('[data-style]')) setStyles(styled);
+  return part;
 }
 
-function parse(text) {
-  try {
-    return marked.parse(text);
-  } catch {
-    return asWritten(text); // a looping reply may be nested deeper than the parser can follow
-  }
+/** Put an element that may be wide into a frame in which it scrolls, by the keyboard, too. */
+function frame(wide, kind, label) {
+  const around = document.createElement(kind === 'table' ? 'div' : 'span'); // a formula may stand within a line
+  around.className = kind;
+  around.tabIndex = 0;
+  around.role = 'group';
+  around.ariaLabel = label;
+  wide.replaceWith(around);
+  around.append(wide);
+}
+
+/** Put a head over code: its language, and a button that copies it. */
+function frameCode(pre) {
+  const language = pre.firstElementChild.textContent; // no attribute: the sanitiser drops those in which a comment ends
+  pre.firstElementChild.remove();
+  pre.tabIndex = 0;
+  pre.dir = 'ltr';
+  pre.role = 'group';
+  pre.ariaLabel = words.code(language);
+  const head = document.createElement('div');
+  head.className = 'code-head';
+  const name = document.createElement('span');
+  name.textContent = language;
+  head.append(name, copyButton(words.copy, pre.textContent.replace(/\n$/, ''), words.copyCode));
+  const around = document.createElement('div');
+  around.className = 'code';
+  pre.replaceWith(around);
+  around.append(head, pre);
 }
 
 /** Set the styles that the formula's renderer asked for, as far as they only concern its looks. */

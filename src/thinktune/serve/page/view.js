@@ -1,6 +1,7 @@
 // Elements for turns and replies: built once, then updated while a reply streams in.
 
 import { serverAddress, UNREACHABLE } from './api.js';
+import { copyButton } from './copy.js';
 import { showMarkdown } from './markdown.js';
 import { words } from './words.js';
 
@@ -27,9 +28,9 @@ export function turnView(turn, actions) {
     questions: make('span', { className: 'versions', role: 'group', ariaLabel: words.questionVersions }),
     replies: make('div', { className: 'versions', role: 'group', ariaLabel: words.replyVersions }),
   };
-  const question = make('section', { className: 'question', ariaLabel: words.you }, text, edit, versions.questions);
+  const question = make('div', { className: 'question' }, text, edit, versions.questions);
   const replies = make('div', { className: 'replies' });
-  const element = make('div', { className: 'turn' }, question, replies, versions.replies);
+  const element = make('div', { className: 'turn' }, make('h2', { className: 'away', textContent: words.you }), question, replies, versions.replies);
   replies.append(...turn.replies.map((reply) => replyView(reply, turn, actions)));
   const update = () => {
     const all = actions.versions(turn);
@@ -95,29 +96,30 @@ function editQuestion(question, edit, turn, actions) {
 /** Build the element of a reply; its `update` shows the reply's present state. */
 export function replyView(reply, turn, actions) {
   const summary = make('summary');
-  const thoughts = make('div', { className: 'thoughts', dir: 'auto' });
+  const thoughts = make('div', { className: 'thoughts markdown' });
   const reasoning = make('details', { className: 'reasoning', open: actions.fold() !== 'closed' && !reply.finish }, summary, thoughts);
-  const answer = make('div', { className: 'answer' });
+  const answer = make('div', { className: 'answer markdown' });
   const mark = make('p', { className: 'mark' });
   const facts = make('p', { className: 'facts small' });
   const tools = make('div', { className: 'tools' });
   const name = reply.run ? `${reply.model} · ${reply.run}` : reply.model; // of a reply that another run wrote
-  const head = turn.replies.length > 1 || reply.run ? [make('h3', { textContent: name })] : [];
-  const element = make('article', { className: 'reply', ariaLabel: name }, ...head, reasoning, answer, mark, facts, tools);
+  const head = make('h3', { className: turn.replies.length > 1 || reply.run ? '' : 'away', textContent: name });
+  const element = make('article', { className: 'reply', ariaLabel: name }, head, reasoning, answer, mark, facts, tools);
   element.dataset.model = reply.model;
   summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
   if (actions.fold() === 'open') reasoning.open = true;
-  let shownAnswer = null;
+  const showReasoning = drawn(thoughts);
+  const showAnswer = drawn(answer);
   let folded = Boolean(reply.finish);
   element.update = () => {
     reasoning.hidden = !reply.reasoning;
     summary.textContent = reply.thought === null ? (reply.finish ? words.thoughts : words.thinkingNow) : words.thought(seconds(reply.thought));
-    if (thoughts.textContent !== reply.reasoning) thoughts.textContent = reply.reasoning;
+    showReasoning(reply.reasoning, reply.finish || reply.thought !== null);
     if (reply.thought !== null && !folded) {
       folded = true;
       if (!actions.fold()) reasoning.open = false;
     }
-    if (shownAnswer !== reply.answer) showMarkdown((shownAnswer = reply.answer), answer);
+    showAnswer(reply.answer, reply.finish);
     const waiting = !reply.finish && !reply.reasoning && !reply.answer;
     mark.textContent = waiting ? words.wait : markOf(reply);
     mark.hidden = !mark.textContent;
@@ -128,6 +130,25 @@ export function replyView(reply, turn, actions) {
   };
   element.update();
   return element;
+}
+
+/** Return a function that draws a growing text, for at most a quarter of the time until the text is whole. */
+function drawn(element) {
+  let shown = '';
+  let free = 0; // a long reply takes longer to read than a frame lasts
+  let later = 0;
+  const draw = (text) => {
+    if (text === shown) return;
+    const began = performance.now();
+    showMarkdown((shown = text), element);
+    free = began + 4 * (performance.now() - began);
+  };
+  return (text, whole) => {
+    clearTimeout(later);
+    const wait = whole ? 0 : free - performance.now();
+    if (wait > 0) later = setTimeout(draw, wait, text);
+    else draw(text);
+  };
 }
 
 function seconds(value) {
@@ -142,29 +163,11 @@ function markOf(reply) {
 }
 
 function toolsOf(reply, turn, actions) {
-  const copy = (label, text) => {
-    const button = make('button', { className: 'quiet', textContent: label });
-    button.onclick = async () => {
-      await copyText(text);
-      button.textContent = words.copied;
-      setTimeout(() => (button.textContent = label), 1500);
-    };
-    return button;
-  };
   const tools = [];
-  if (reply.answer) tools.push(copy(words.copyAnswer, reply.answer));
-  if (reply.reasoning) tools.push(copy(words.copyReasoning, reply.reasoning));
-  if (reply.answer && reply.reasoning) tools.push(copy(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
+  if (reply.answer) tools.push(copyButton(words.copyAnswer, reply.answer));
+  if (reply.reasoning) tools.push(copyButton(words.copyReasoning, reply.reasoning));
+  if (reply.answer && reply.reasoning) tools.push(copyButton(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
   const again = reply.finish === 'failed' ? words.retry : words.regenerate;
   tools.push(make('button', { className: 'quiet regenerate', textContent: again, onclick: () => actions.regenerate(turn) }));
   return tools;
-}
-
-async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = make('textarea', { value: text, className: 'away' }); // without https there is no other way
-  document.body.append(field);
-  field.select();
-  document.execCommand('copy');
-  field.remove();
 }

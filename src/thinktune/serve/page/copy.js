@@ -1,0 +1,35 @@
+// Buttons that copy a text, and say that they did.
+
+import { words } from './words.js';
+
+const SAYS_SO_MS = 1500;
+
+/** Make a button that copies a text; `name` is what a screen reader calls it, if its label alone does not say it. */
+export function copyButton(label, text, name = '') {
+  const button = document.createElement('button');
+  button.type = 'button';
+  button.className = 'quiet copy';
+  button.textContent = label;
+  if (name) button.ariaLabel = name;
+  button.onclick = async () => {
+    await copyText(text);
+    button.textContent = words.copied;
+    if (name) button.ariaLabel = words.copied;
+    setTimeout(() => {
+      button.textContent = label;
+      if (name) button.ariaLabel = name;
+    }, SAYS_SO_MS);
+  };
+  return button;
+}
+
+async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = document.createElement('textarea'); // without https there is no other way
+  field.value = text;
+  field.className = 'away';
+  document.body.append(field);
+  field.select();
+  document.execCommand('copy');
+  field.remove();
+}

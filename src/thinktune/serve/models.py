@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from thinktune.checkpoint import model_warning, resolve_model_folder
+from thinktune.checkpoint.store import model_step
 from thinktune.config import load_recipe
 from thinktune.config.schema import EngineChoice
 from thinktune.errors import UserError, shorten_error
@@ -52,6 +53,8 @@ class ServedModel:
     context_tokens: int | None = None
     aliases: tuple[str, ...] = ()
     is_here: bool = False  # the engine of this process writes its replies
+    run: RunFolder | None = None  # the run that it belongs to, where people's feedback is kept
+    step: int | None = None  # of that run, after which the model was saved
     _backend: Backend | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -157,6 +160,7 @@ def find_local_models(
         return [replace(_local_model(source, folder.resolve().name, defaults, make_backend), is_here=here)]
     tuned = replace(_local_model(source, "tuned", defaults, make_backend), is_here=here)
     recipe = load_recipe(RunFolder(folder).recipe)
+    tuned.run, tuned.step = RunFolder(folder), model_step(source)
     names = dict.fromkeys(name for name in (folder.resolve().name, recipe.name) if name)
     tuned.aliases = tuple(name for name in names if name not in ("tuned", "base"))
     start = recipe.model
@@ -173,7 +177,7 @@ def find_local_models(
         _admit(base, say, here=here)
         base_defaults = replace(defaults, sampling=read_chat_defaults(folder, base).sampling)
         own = _local_model(base, "base", base_defaults, make_backend, start.template)
-        return [tuned, replace(own, is_here=here)]
+        return [tuned, replace(own, is_here=here, run=tuned.run)]
     except UserError as error:
         say(f"base: {start.name} is refused, so only the tuned model is served ({shorten_error(error)})")
         return [tuned]

@@ -313,10 +313,11 @@ def _without_unknown_options(body: bytes, error: ValidationError) -> tuple[ChatR
     return request, [*warnings, f"and {more:,} more such fields"] if more > 0 else warnings
 
 
-def complete_document(document: Json) -> None:
-    """Add to FastAPI's OpenAPI document what FastAPI cannot know: the body that we read ourselves, the optional key."""
+def complete_document(document: Json, *bodies: type[BaseModel]) -> None:
+    """Add to FastAPI's OpenAPI document what FastAPI cannot know: bodies that we read ourselves, the optional key."""
     schemas = document["components"]["schemas"]
-    _, definitions = models_json_schema([(ChatRequest, "validation")], ref_template=SCHEMA_REF)
+    read = [(model, "validation") for model in (ChatRequest, *bodies)]
+    _, definitions = models_json_schema(read, ref_template=SCHEMA_REF)
     schemas.update(definitions["$defs"])
     # FastAPI documents a refusal of its own (422) for each parameter. Ours is any text in the path, so it never comes.
     for operations in document["paths"].values():

@@ -23,6 +23,7 @@ from thinktune.errors import UserError
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_completions import WARNINGS_HEADER, ChatCompletionResponse
+from thinktune.serve.feedback import FEEDBACK_BODIES, add_feedback_routes
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
     CHAT_REQUEST_BODY,
@@ -115,7 +116,8 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
         openapi_extra=CHAT_REQUEST_BODY,
     )
-    complete_document(app.openapi())  # FastAPI builds it once and keeps it
+    add_feedback_routes(app, served_models, limits)
+    complete_document(app.openapi(), *FEEDBACK_BODIES)  # FastAPI builds it once and keeps it
     # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:

@@ -2,6 +2,7 @@
 
 import { listModels, useKey } from './api.js';
 import { asMarkdown, newChat, newReply, newTurn, requestFor, stopReplies, streamInto } from './chat.js';
+import { hideNames, loadFeedback, nameOf, rowsAsJsonLines, sampleQuestions } from './feedback.js';
 import * as store from './store.js';
 import { composing, make, turnView } from './view.js';
 import { showWords, words } from './words.js';
@@ -19,6 +20,8 @@ let running = null; // the AbortController of the replies in progress
 
 const actions = {
   fold: () => settings.fold ?? '',
+  chat: () => chat,
+  keep: () => keep(chat),
   rememberFold: (fold) => changeSettings({ fold }),
   edit: ({ id }, question) => {
     const number = chat.turns.findIndex((turn) => turn.id === id);
@@ -79,6 +82,7 @@ async function answer(turn, names) {
   const asked = chat; // the user may open another one meanwhile
   const keepNow = once((run) => setTimeout(run, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
   turn.replies = names.map(newReply);
+  hideNames(turn.replies);
   const requests = turn.replies.map((reply) => requestFor(reply.model, asked, asked.turns.indexOf(turn), settings));
   showChat();
   setBusy(true);
@@ -94,7 +98,7 @@ async function answer(turn, names) {
         keepNow();
       });
       return streamInto(reply, requests[number], controller.signal, update).then(() => {
-        byId('status').textContent = words.finished(reply.model);
+        byId('status').textContent = words.finished(nameOf(reply));
         if (reply.status === 401) askKey();
       });
     }),
@@ -154,7 +158,7 @@ function open(opened) {
 function showChat() {
   views = chat.turns.map((turn) => turnView(turn, actions));
   byId('log').replaceChildren(...views.map((view) => view.element));
-  if (!views.length) byId('log').append(make('p', { className: 'empty', textContent: words.empty }));
+  if (!views.length) byId('log').append(make('p', { className: 'empty', textContent: words.empty }), sampleQuestions());
   for (const id of ['export-markdown', 'export-json']) byId(id).disabled = !views.length;
   toEnd();
 }
@@ -248,9 +252,11 @@ async function start() {
   byId('compare').replaceChildren(make('option', { value: '', textContent: words.noOther }), ...models.map(option));
   byId('compare').value = models.some((model) => model.id === settings.beside) ? settings.beside : '';
   byId('compare-label').hidden = models.length < 2;
+  byId('blind').checked = settings.blind === true;
   const notice = models.map((model) => model.thinktune?.notice).find(Boolean);
   byId('notice').hidden = !notice;
   byId('notice').textContent = notice ?? '';
+  loadFeedback();
 }
 
 function askKey() {
@@ -283,6 +289,8 @@ function addListeners() {
   byId('new').onclick = () => open(newChat());
   byId('menu').onclick = () => (byId('menu').ariaExpanded = String(byId('chats').classList.toggle('open')));
   byId('compare').onchange = () => changeSettings({ beside: byId('compare').value }); // browsers have this name stored
+  byId('blind').onchange = () => changeSettings({ blind: byId('blind').checked || null });
+  byId('export-rows').onclick = async () => download('rows-from-chat.jsonl', 'application/jsonl', await rowsAsJsonLines());
   byId('settings-open').onclick = showSettings;
   byId('settings').onclose = takeSettings;
   byId('set-reset').onclick = clearSettings;
@@ -322,4 +330,4 @@ addListeners();
 dropRefusedSettings();
 restoreTab();
 await start();
-byId('question').focus();
+if (document.activeElement === document.body) byId('question').focus(); // nobody has gone elsewhere meanwhile

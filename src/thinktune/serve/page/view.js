@@ -1,5 +1,6 @@
 // Elements for turns and replies: built once, then updated while a reply streams in.
 
+import { isHidden, nameOf, ratingTools, voteBar } from './feedback.js';
 import { showMarkdown } from './markdown.js';
 import { words } from './words.js';
 
@@ -22,6 +23,7 @@ export function turnView(turn, actions) {
   const replies = make('div', { className: 'replies' });
   const element = make('div', { className: 'turn' }, question, replies);
   replies.append(...turn.replies.map((reply) => replyView(reply, turn, actions)));
+  if (turn.replies[0]?.blind) element.append(voteBar(turn, [...replies.children], actions));
   return { turn, element, replies };
 }
 
@@ -61,14 +63,14 @@ export function replyView(reply, turn, actions) {
   const mark = make('p', { className: 'mark' });
   const facts = make('p', { className: 'facts small' });
   const tools = make('div', { className: 'tools' });
-  const head = turn.replies.length > 1 ? [make('h3', { textContent: reply.model })] : [];
-  const element = make('article', { className: 'reply', ariaLabel: reply.model }, ...head, reasoning, answer, mark, facts, tools);
-  element.dataset.model = reply.model;
+  const name = make('h3', { hidden: turn.replies.length < 2 });
+  const element = make('article', { className: 'reply' }, name, reasoning, answer, mark, facts, tools);
   summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
   if (actions.fold() === 'open') reasoning.open = true;
   let shownAnswer = null;
   let folded = Boolean(reply.finish);
   element.update = () => {
+    name.textContent = element.ariaLabel = element.dataset.model = nameOf(reply);
     reasoning.hidden = !reply.reasoning;
     summary.textContent = reply.thought === null ? (reply.finish ? words.thoughts : words.thinkingNow) : words.thought(seconds(reply.thought));
     if (thoughts.textContent !== reply.reasoning) thoughts.textContent = reply.reasoning;
@@ -81,7 +83,7 @@ export function replyView(reply, turn, actions) {
     mark.textContent = waiting ? words.wait : markOf(reply);
     mark.hidden = !mark.textContent;
     mark.classList.toggle('failed', reply.finish === 'failed');
-    facts.textContent = reply.usage ? words.facts(reply.usage.tokens, reply.usage.reasoning, reply.speed?.toFixed(1) ?? '–') : '';
+    facts.textContent = reply.usage && !isHidden(reply) ? words.facts(reply.usage.tokens, reply.usage.reasoning, reply.speed?.toFixed(1) ?? '–') : '';
     element.ariaBusy = String(!reply.finish);
     if (reply.finish && !tools.childNodes.length) tools.append(...toolsOf(reply, turn, actions));
   };
@@ -114,7 +116,7 @@ function toolsOf(reply, turn, actions) {
   if (reply.reasoning) tools.push(copy(words.copyReasoning, reply.reasoning));
   if (reply.answer && reply.reasoning) tools.push(copy(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
   tools.push(make('button', { className: 'quiet regenerate', textContent: words.regenerate, onclick: () => actions.regenerate(turn) }));
-  return tools;
+  return [...tools, ...ratingTools(reply, turn, actions)];
 }
 
 async function copyText(text) {

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from thinktune.run.folder import RunFolder
 from thinktune.run.reading import Record
@@ -41,7 +42,7 @@ def _sampled(run: RunFolder) -> Iterator[str]:
             yield question
 
 
-def _is_short(question: object) -> bool:
+def _is_short(question: object) -> TypeGuard[str]:
     return isinstance(question, str) and bool(question.strip()) and len(question) <= LONGEST_QUESTION_CHARACTERS
 
 

@@ -316,8 +316,9 @@ def _without_unknown_options(body: bytes, error: ValidationError) -> tuple[ChatR
 def complete_document(document: Json, *bodies: type[BaseModel]) -> None:
     """Add to FastAPI's OpenAPI document what FastAPI cannot know: bodies that we read ourselves, the optional key."""
     schemas = document["components"]["schemas"]
-    read = [(model, "validation") for model in (ChatRequest, *bodies)]
-    _, definitions = models_json_schema(read, ref_template=SCHEMA_REF)
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in (ChatRequest, *bodies)], ref_template=SCHEMA_REF
+    )
     schemas.update(definitions["$defs"])
     # FastAPI documents a refusal of its own (422) for each parameter. Ours is any text in the path, so it never comes.
     for operations in document["paths"].values():

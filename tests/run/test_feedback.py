@@ -42,7 +42,7 @@ def test_a_record_is_put_replaced_in_its_place_and_taken_away(run):
     assert not run.votes.exists()
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcd"), st.sampled_from(["tuned", "base", "tie", "neither", None])), max_size=12
@@ -138,13 +138,14 @@ def task(question, name="held-out", history=()):
 
 
 def test_held_out_questions_are_spread_over_those_of_the_evaluation(run):
-    assert held_out_questions(run) == ()
+    assert held_out_questions(run, 4) == ()
     write_lines(run.samples, [{"question": "sampled?"}, {"question": "sampled?"}, {"question": " "}, {"question": 3}])
-    assert held_out_questions(run) == ("sampled?",)
+    assert held_out_questions(run, 4) == ("sampled?",)
     said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     tasks = [task(f"{number}?") for number in range(8)]
     odd = [task("exam?", "own"), task("and?", history=said), task("long " * 100), {"set": "held-out", "turns": "?"}]
     system = task("with system?", history=[{"role": "system", "content": "Be kind."}])
     write_lines(run.evaluation().tasks, [*odd, *tasks, system])
-    assert held_out_questions(run) == ("0?", "2?", "4?", "6?")
+    assert held_out_questions(run, 4) == ("0?", "2?", "4?", "6?")
+    assert held_out_questions(run, 0) == ()
     assert set(held_out_questions(run, 100)) == {*(f"{number}?" for number in range(8)), "with system?"}

@@ -253,3 +253,5 @@ def test_a_served_run_offers_its_held_out_questions_and_keeps_what_is_said(tmp_p
         assert offer == {"run": "run", "questions": ["What does the eye see?"]}
         assert httpx.post(f"{address}/v1/feedback/votes", json=ballot(6)).status_code == 200
     assert [vote["step"] for vote in read_votes(RunFolder(folder))] == [7]
+    with serving(find_models(folder / "final", None, None, "here", quiet)) as address:  # its model alone, for others
+        assert httpx.get(f"{address}/v1/feedback").json() == {"run": None, "questions": []}

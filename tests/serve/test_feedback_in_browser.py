@@ -23,15 +23,15 @@ def browser():
 @pytest.fixture
 def run(tmp_path):
     (tmp_path / "mine").mkdir()
-    found = RunFolder(tmp_path / "mine")
-    questions = ["What does the heart pump?", "心脏泵什么？", "<b>Bold?</b>"]
-    found.samples.write_text("".join(json.dumps({"question": each}) + "\n" for each in questions))
-    return found
+    return RunFolder(tmp_path / "mine")
 
 
 class FailingBackend(ScriptedBackend):
     def stream(self, request):
         raise UserError("the model is gone")
+
+
+QUESTIONS = ("What does the heart pump?", "心脏泵什么？", "<b>Bold?</b>")
 
 
 def models_of(run):
@@ -43,7 +43,7 @@ def models_of(run):
     }
     models = [scripted_model(backend, name) for name, backend in backends.items()]
     for model in models:
-        model.run, model.step = run, 120
+        model.run, model.step, model.questions = run, 120, QUESTIONS if run else ()
     return models
 
 
@@ -90,7 +90,7 @@ def test_an_empty_page_offers_held_out_questions_and_a_click_asks_one(open_page)
     page = open_page()
     samples = page.locator(".samples button")
     samples.first.wait_for()
-    assert samples.all_inner_texts() == ["What does the heart pump?", "心脏泵什么？", "<b>Bold?</b>"]
+    assert samples.all_inner_texts() == [*QUESTIONS]
     samples.nth(1).focus()
     page.keyboard.press("Enter")
     page.locator(".question .text", has_text="心脏泵什么？").wait_for()
@@ -251,6 +251,7 @@ def test_a_blind_comparison_hides_every_name_until_the_vote(open_page, run):
     assert page.locator(".vote").get_by_role("button", name="Equally good").is_disabled()
 
 
+@pytest.mark.slow
 def test_sides_are_drawn_anew_by_the_seed_and_each_model_keeps_its_own_history(open_page, run):
     page = open_page()
     page.evaluate("""() => { const draw = crypto.getRandomValues.bind(crypto), seeds = [7, 12, 2 ** 32 - 1, 4];
@@ -276,6 +277,7 @@ def test_sides_are_drawn_anew_by_the_seed_and_each_model_keeps_its_own_history(o
     assert len(read_votes(run)) == 4  # another comparison of the same question
 
 
+@pytest.mark.slow
 def test_a_reply_that_failed_is_no_vote(open_page, run):
     page = open_page()
     page.select_option("#compare", "gone")
@@ -303,7 +305,7 @@ def test_the_blind_choice_is_remembered_and_one_model_alone_is_never_hidden(open
 def test_all_of_it_is_in_chinese_and_fits_a_phone(open_page):
     page = open_page(locale="zh-CN")
     page.set_viewport_size({"width": 390, "height": 800})
-    page.locator(".samples", has_text="留出问题").wait_for()
+    page.locator(".samples", has_text="验证问题").wait_for()
     page.select_option("#compare", "base")
     page.locator("#blind-label", has_text="盲评").wait_for()
     page.check("#blind")

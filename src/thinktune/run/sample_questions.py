@@ -9,10 +9,10 @@ from thinktune.run.folder import RunFolder
 from thinktune.run.reading import Record
 
 HELD_OUT_SET = "held-out"  # the set of an evaluation that these rows make
-SAMPLE_QUESTIONS, LONGEST_QUESTION_CHARACTERS = 4, 300
+LONGEST_QUESTION_CHARACTERS = 300
 
 
-def held_out_questions(run: RunFolder, wanted: int = SAMPLE_QUESTIONS) -> tuple[str, ...]:
+def held_out_questions(run: RunFolder, wanted: int) -> tuple[str, ...]:
     """Return held-out questions, spread over those that an evaluation asked or, without one, training's samples.
 
     Questions of more than one turn would lack their history, and very long ones would fill the page. Lines that cannot

@@ -15,7 +15,6 @@ from thinktune.data.columns.provenance import MAKER_KEY, PROVENANCE_COLUMN
 from thinktune.errors import UserError
 from thinktune.run import RunFolder
 from thinktune.run.feedback import Preference, put_record
-from thinktune.run.sample_questions import held_out_questions
 from thinktune.serve.models import ServedModel
 from thinktune.serve.neutral_fields import Json
 from thinktune.serve.openai_schema import MAX_MESSAGES, MAX_NAME_CHARACTERS, SCHEMA_REF, ApiError, ResponseModel
@@ -104,9 +103,10 @@ FEEDBACK_BODIES = (RatedReply, Vote)
 
 
 def add_feedback_routes(app: FastAPI, served_models: Sequence[ServedModel], limits: Limits) -> None:
-    """Add the routes of feedback; the run's held-out questions are read now, no file for a request."""
+    """Add the routes of feedback: what is offered, rows of rated replies, and votes."""
     run = next((served_model.run for served_model in served_models if served_model.run), None)
-    offer = Offer(run=run.path.resolve().name if run else None, questions=list(held_out_questions(run)) if run else [])
+    questions = next((served_model.questions for served_model in served_models if served_model.questions), ())
+    offer = Offer(run=run.path.resolve().name if run else None, questions=list(questions))
     writing = CapacityLimiter(1)
 
     async def put(run: RunFolder, file: Path, identity: str, record: Json | None) -> None:

@@ -20,6 +20,7 @@ from thinktune.model import pick_device, read_config
 from thinktune.model.admission import admit_model
 from thinktune.progress import Say
 from thinktune.run import RunFolder
+from thinktune.run.sample_questions import held_out_questions
 from thinktune.serve.thinking_controls import EffortUse
 from thinktune.tokenization import ChatTokenizer, read_tokenizer
 from thinktune.tokenization.chat_template import has_effort_levels
@@ -27,6 +28,7 @@ from thinktune.tokenization.model_template import OWN
 from thinktune.tokenization.tags import read_form, read_tags, template_text
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45
+HELD_OUT_QUESTIONS = 4  # on an empty page
 
 
 class Backend(Protocol):
@@ -55,6 +57,7 @@ class ServedModel:
     is_here: bool = False  # the engine of this process writes its replies
     run: RunFolder | None = None  # the run that it belongs to, where people's feedback is kept
     step: int | None = None  # of that run, after which the model was saved
+    questions: tuple[str, ...] = ()  # of that run's held-out rows, to ask
     _backend: Backend | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -161,6 +164,7 @@ def find_local_models(
     tuned = replace(_local_model(source, "tuned", defaults, make_backend), is_here=here)
     recipe = load_recipe(RunFolder(folder).recipe)
     tuned.run, tuned.step = RunFolder(folder), model_step(source)
+    tuned.questions = held_out_questions(tuned.run, HELD_OUT_QUESTIONS)
     names = dict.fromkeys(name for name in (folder.resolve().name, recipe.name) if name)
     tuned.aliases = tuple(name for name in names if name not in ("tuned", "base"))
     start = recipe.model

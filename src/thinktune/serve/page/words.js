@@ -144,7 +144,7 @@ const CHINESE = {
   replaced: '原来的内容已被替换。',
   deleted: '对话已删除。',
   undo: '撤销',
-  samples: '本次训练没有用过的留出问题：',
+  samples: '本次训练没有用过的验证问题：',
   blind: '盲评',
   blindLong: '隐藏哪个模型写了哪个回答，并随机交换左右',
   left: '左边',

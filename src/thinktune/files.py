@@ -108,11 +108,16 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 def atomic_write_stream(path: Path, texts: Iterable[str]) -> None:
     """Write texts, as they are produced, to one UTF-8 file; whole or not at all."""
+    atomic_write_bytes(path, (text.encode() for text in texts))
+
+
+def atomic_write_bytes(path: Path, parts: Iterable[bytes]) -> None:
+    """Write bytes, as they are produced, to one file; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with name_path(path), partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(texts)
+        with name_path(path), partial.open("wb") as file:
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -12,6 +12,7 @@ from support.chat_server import DONE, part, refuse, reply, serving, usage
 from support.runs import quiet, settings, write_rows
 
 from thinktune.checkpoint.manifest import write_manifest
+from thinktune.checkpoint.store import model_step
 from thinktune.errors import UserError
 from thinktune.eval import runner
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
@@ -19,6 +20,7 @@ from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
 from thinktune.inference import openai_client
 from thinktune.report import write_run_page
 from thinktune.report.run_page import read_run
+from thinktune.run import RunFolder
 from thinktune.tokenization import read_tokenizer
 from thinktune.train.loop import train
 
@@ -106,6 +108,19 @@ def test_grading_again_gives_the_same_report_without_a_model(evaluated):
     shutil.rmtree(run / "checkpoints")
     assert rescore_run(run) == found
     assert files_of(run) == before
+
+
+def test_blind_votes_of_the_chat_page_are_in_the_report(evaluated):
+    run, _, found = evaluated
+    step = model_step(run / "final")
+    assert step
+    votes = [{"id": f"vote-{n:04}", "preferred": "tuned", "question": "Why?", "step": step} for n in range(6)]
+    RunFolder(run).votes.write_text("".join(json.dumps(vote) + "\n" for vote in votes), encoding="utf-8")
+    report = rescore_run(run)
+    counted = report.pop("votes")
+    assert report == found
+    assert (counted["tuned"], counted["votes"], counted["earlier"]) == (6, 6, 0)
+    assert "6 of 6" in write_run_page(run).read_text(encoding="utf-8")
 
 
 def test_saved_replies_are_not_generated_again(evaluated, monkeypatch):

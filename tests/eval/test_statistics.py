@@ -1,12 +1,14 @@
 """Intervals cover the true figure about 95 times in 100, and never shrink to a point."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinktune.eval import statistics
-from thinktune.eval.statistics import bootstrap_mean, paired_difference, wilson_interval
+from thinktune.eval.statistics import bootstrap_mean, exact_interval, paired_difference, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,46 @@ def test_a_rate_is_within_its_interval(pair):
     found = wilson_interval(*pair)
     assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.low < found.high
+
+
+@pytest.mark.parametrize(
+    ("hits", "rows", "low", "high"),
+    # Clopper and Pearson's by their closed form where all or none hit (the bound is a root of a half tail), and as
+    # tables print them between.
+    [
+        (0, 10, 0.0, 1 - 0.025 ** (1 / 10)),
+        (10, 10, 0.025 ** (1 / 10), 1.0),
+        (1, 1, 0.025, 1.0),
+        (5, 10, 0.187086, 0.812914),
+        (14, 18, 0.523627, 0.935908),
+    ],
+)
+def test_a_share_has_clopper_and_pearsons_interval(hits, rows, low, high):
+    found = exact_interval(hits, rows)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-6)
+    assert found.value == hits / rows
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 120).flatmap(lambda rows: st.tuples(st.integers(0, rows), st.just(rows))))
+def test_an_exact_interval_is_where_a_tail_has_half_of_the_remaining_chance(pair):
+    hits, rows = pair
+    found, mirrored = exact_interval(hits, rows), exact_interval(rows - hits, rows)
+    assert (found.low, found.high) == pytest.approx((1 - mirrored.high, 1 - mirrored.low), abs=1e-9)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+    def chance(counts, share):  # of the definition, in exact integers times powers
+        return sum(math.comb(rows, k) * share**k * (1 - share) ** (rows - k) for k in counts)
+
+    if hits:
+        assert chance(range(hits, rows + 1), found.low) == pytest.approx(0.025, rel=1e-6)
+    if hits < rows:
+        assert chance(range(hits + 1), found.high) == pytest.approx(0.025, rel=1e-6)
+
+
+def test_an_exact_interval_of_many_rows_is_near_wilsons():
+    found, near = exact_interval(9_000, 20_000), wilson_interval(9_000, 20_000)
+    assert (found.low, found.high) == pytest.approx((near.low, near.high), abs=1e-4)
 
 
 @settings(deadline=None, max_examples=40)

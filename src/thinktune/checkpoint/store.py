@@ -176,6 +176,17 @@ def model_warning(folder: Path) -> str | None:
     return worse_than_base(diagnosis) if diagnosis else None
 
 
+def model_step(model_folder: Path) -> int | None:
+    """Return the step after which a run's model was saved; None for any other model."""
+    state = model_folder / TRAINER_STATE_FILE
+    try:
+        record = read_json(state) if state.is_file() else None
+    except (ValueError, OSError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) else None
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that no half of it ever bears its name."""
     gone = folder.with_name(f".{folder.name}.{os.getpid()}.gone.partial")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thinktune.eval.statistics import Interval, bootstrap_mean, paired_difference, wilson_interval
+from thinktune.eval.votes import votes_parts
 
 Scores = Mapping[str, float]  # of one row and one model, by measure
 Forgetting = Literal["unknown", "lost", "nothing to lose", "kept", "possible"]
@@ -256,13 +257,13 @@ def comparison_tables(report: Mapping[str, Any]) -> Group:
     """Make a table for each set (base, tuned, difference with its 95 % interval), and the verdicts below.
 
     It fits 80 columns; the intervals of the two models' own figures are on the page and in report.json. A report of
-    both modes has the one without thinking after the other, and the switches of both last.
+    both modes has the one without thinking after the other, and the switches of both and people's votes last.
     """
-    silent = report.get("silent")
+    silent, votes = report.get("silent"), votes_parts(report.get("votes"))
     if silent is None:
-        return Group(*_mode_parts(report), *_switch_parts(report["switches"]))
-    both = [*report["switches"], *silent["switches"]]
-    return Group(*_mode_parts(report), *_mode_parts(silent, ", without thinking"), *_switch_parts(switches_once(both)))
+        return Group(*_mode_parts(report), *_switch_parts(report["switches"]), *votes)
+    both = switches_once([*report["switches"], *silent["switches"]])
+    return Group(*_mode_parts(report), *_mode_parts(silent, ", without thinking"), *_switch_parts(both), *votes)
 
 
 def _mode_parts(report: Mapping[str, Any], note: str = "") -> list[Table | Text]:

@@ -38,6 +38,7 @@ from thinktune.eval.settings import (
 from thinktune.eval.statistics import CONFIDENCE, RESAMPLE_SEED, RESAMPLES
 from thinktune.eval.task_files import read_task_file
 from thinktune.eval.tasks import Task, task_from_example, task_to_record
+from thinktune.eval.votes import count_votes
 from thinktune.files import read_json, write_json, write_json_lines
 from thinktune.hub import locate_model
 from thinktune.hub.fingerprint import weights_fingerprint
@@ -163,9 +164,10 @@ def _modes(options: EvalOptions, tokenizer: ChatTokenizer, say: Say) -> tuple[bo
 
 
 def _score(folders: Sequence[EvaluationFolder], run: Path) -> dict[str, Any]:
-    """Score the evaluations in each mode; the second one's report goes into the first one's."""
+    """Score the evaluations in each mode; the second one's report goes into the first one's, and people's votes too."""
     reports = [score_completions(folder, model_warning(run)) for folder in folders]
-    return reports[0] | ({"silent": reports[1]} if len(reports) > 1 else {})
+    votes = count_votes(run)
+    return reports[0] | ({"silent": reports[1]} if len(reports) > 1 else {}) | ({"votes": votes} if votes else {})
 
 
 def find_contaminated(tasks: Sequence[Task], trained: Iterable[Example]) -> dict[int, str]:

@@ -25,9 +25,9 @@ from thinktune.eval.tasks import Task, grade_answer, task_from_record
 from thinktune.files import write_json, write_json_lines
 from thinktune.run import EvaluationFolder
 from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
+from thinktune.run.sample_questions import HELD_OUT_SET
 from thinktune.tokenization.tags import Tags
 
-HELD_OUT_SET = "held-out"
 AGAIN = "run thinktune eval without --regrade: replies that were saved are not generated again"
 LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 

@@ -1,7 +1,7 @@
 """Confidence intervals (95 %) of a rate, of a mean, and of the paired difference between two models."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
@@ -34,6 +34,41 @@ def wilson_interval(hits: int, rows: int) -> Interval:
     centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def exact_interval(hits: int, rows: int) -> Interval:
+    """Return the share of `hits` in `rows` with the exact interval of Clopper and Pearson (1934).
+
+    Its bounds are the shares under which so many hits, or so few, have half of the remaining chance; it covers the true
+    share at least as often as it says, for any number of rows.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    low = _solve(lambda share: _chance_of_at_least(hits, rows, share) - tail) if hits else 0.0
+    high = _solve(lambda share: tail - _chance_of_at_least(rows - hits, rows, 1 - share)) if hits < rows else 1.0
+    return Interval(hits / rows, low, high)
+
+
+def _chance_of_at_least(hits: int, rows: int, share: float) -> float:
+    """Return the chance of `hits` or more in `rows` (a binomial tail), by its terms' logarithms."""
+    if not 0 < share < 1:
+        return float(share == 1 or hits == 0)
+    logs = (math.log(share), math.log1p(-share), math.lgamma(rows + 1))
+    chance = 0.0
+    for k in range(hits, rows + 1):
+        ways = logs[2] - math.lgamma(k + 1) - math.lgamma(rows - k + 1)
+        term = math.exp(ways + k * logs[0] + (rows - k) * logs[1])
+        chance += term
+        if k > rows * share and term <= chance * 2**-56:  # past the largest one they only fall
+            break
+    return chance
+
+
+def _solve(rising: Callable[[float], float]) -> float:
+    """Find the share between 0 and 1 at which a rising function is zero, to the last bit, by halving."""
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return middle
 
 
 def bootstrap_mean(values: Sequence[float], bounds: tuple[float, float] | None = None) -> Interval:

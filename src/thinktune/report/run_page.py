@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from thinktune.errors import UserError, redact, redact_all
+from thinktune.eval.votes import count_votes, judge_votes
 from thinktune.report.diagnosis_text import (
     advice_sentence,
     headline_sentence,
@@ -60,6 +61,7 @@ class RunReport:
     evaluation: Record
     evaluation_section: Markup
     rounds_section: RoundsSection
+    votes: Record | None
     diagnosis: Diagnosis
     rows: Sequence[HeldOutRow]
     status: RunStatus
@@ -117,6 +119,7 @@ def read_run(run: Path, *, running: bool | None = None) -> RunReport:
         evaluation=evaluation,
         evaluation_section=section,
         rounds_section=keep(lambda: read_rounds_section(run), RoundsSection((), (), Markup())),
+        votes=keep(lambda: count_votes(run), None),
         diagnosis=verdict,
         rows=rows_by_loss(run, verdict.best_step),
         status=read_status(run, running=running),
@@ -164,6 +167,7 @@ def _template_values(report: RunReport) -> dict[str, Any]:
         "repetitive": REPETITIVE_RATE,
         "charts": draw_charts(report.train, report.evals, evals[0] if is_base_lowest(diagnosis) else best),
         "system_charts": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
+        "vote_direction": judge_votes(report.votes["share"]) if report.votes else "",
         "hardest": hardest_rows(report.rows),
         "memorized": memorized_rows(report.rows),
         "row_counts": _row_counts(report.data),

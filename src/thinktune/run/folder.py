@@ -104,6 +104,21 @@ class RunFolder:
         return self.metrics, self.samples, self.row_losses
 
     @property
+    def chat_rows(self) -> Path:
+        """Rows that people made of replies on the chat page, by a thumb or a correction."""
+        return self.path / "rows-from-chat.jsonl"
+
+    @property
+    def votes(self) -> Path:
+        """Votes of people who compared base and tuned on the chat page, with the names hidden."""
+        return self.path / "votes.jsonl"
+
+    @property
+    def feedback_lock(self) -> Path:
+        """Held while a server writes those rows or votes."""
+        return self.path / ".feedback.lock"
+
+    @property
     def lock(self) -> Path:
         """Held while a process trains here."""
         return self.path / ".lock"

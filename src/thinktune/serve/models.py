@@ -10,6 +10,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from thinktune.checkpoint import model_warning, resolve_model_folder
+from thinktune.checkpoint.store import model_step
 from thinktune.config import load_recipe
 from thinktune.config.schema import EngineChoice
 from thinktune.errors import UserError, shorten_error
@@ -21,6 +22,7 @@ from thinktune.model import pick_device, read_config
 from thinktune.model.admission import admit_model
 from thinktune.progress import Say
 from thinktune.run import RunFolder
+from thinktune.run.sample_questions import held_out_questions
 from thinktune.serve.thinking_controls import EffortUse
 from thinktune.tokenization import ChatTokenizer, read_tokenizer
 from thinktune.tokenization.chat_template import has_effort_levels
@@ -28,6 +30,7 @@ from thinktune.tokenization.model_template import OWN
 from thinktune.tokenization.tags import Tags, read_form, read_tags, template_text
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.45
+HELD_OUT_QUESTIONS = 4  # on an empty page
 
 
 class Backend(Protocol):
@@ -78,6 +81,9 @@ class ServedModel:
     aliases: tuple[str, ...] = ()
     is_here: bool = False  # the engine of this process writes its replies
     identity: Identity | None = None
+    run: RunFolder | None = None  # the run that it belongs to, where people's feedback is kept
+    step: int | None = None  # of that run, after which the model was saved
+    questions: tuple[str, ...] = ()  # of that run's held-out rows, to ask
     _backend: Backend | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -192,6 +198,8 @@ def find_local_models(
         return [replace(_local_model(source, folder.resolve().name, defaults, make_backend), is_here=here)]
     tuned = replace(_local_model(source, "tuned", defaults, make_backend), is_here=here)
     recipe = load_recipe(RunFolder(folder).recipe)
+    tuned.run, tuned.step = RunFolder(folder), model_step(source)
+    tuned.questions = held_out_questions(tuned.run, HELD_OUT_QUESTIONS)
     names = dict.fromkeys(name for name in (folder.resolve().name, recipe.name) if name)
     tuned.aliases = tuple(name for name in names if name not in ("tuned", "base"))
     start = recipe.model
@@ -208,7 +216,7 @@ def find_local_models(
         _admit(base, say, here=here)
         base_defaults = replace(defaults, sampling=read_chat_defaults(folder, base).sampling)
         own = _local_model(base, "base", base_defaults, make_backend, start.template)
-        return [tuned, replace(own, is_here=here)]
+        return [tuned, replace(own, is_here=here, run=tuned.run)]
     except UserError as error:
         say(f"base: {start.name} is refused, so only the tuned model is served ({shorten_error(error)})")
         return [tuned]

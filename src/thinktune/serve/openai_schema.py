@@ -343,13 +343,13 @@ def refusal_of(faults: Sequence[Mapping[str, Any]], model: type[ClientModel]) ->
     return ApiError(400, "; ".join(sentences), param=_field_path(faults[0], model) or None)
 
 
-def describe_body(model: type[ClientModel]) -> Json:
+def describe_body(model: type[BaseModel]) -> Json:
     """Return what FastAPI adds to an operation for the body that we read ourselves."""
     schema = {"$ref": SCHEMA_REF.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def complete_document(document: Json, models: Sequence[type[ClientModel]]) -> None:
+def complete_document(document: Json, models: Sequence[type[BaseModel]]) -> None:
     """Add to FastAPI's OpenAPI document what it cannot know: the bodies that we read ourselves, the optional key."""
     schemas = document["components"]["schemas"]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=SCHEMA_REF)

@@ -26,6 +26,7 @@ from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_completions import ChatSurface
 from thinktune.serve.error_forms import in_form_of
+from thinktune.serve.feedback import FEEDBACK_BODIES, add_feedback_routes
 from thinktune.serve.metrics import METRICS_MEDIA_TYPE, Metrics, RequestCounter
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
@@ -180,8 +181,11 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     serving = Serving(served_models, admission_queue, find_model, respond, created)
     add_messages_routes(app, serving)
     add_ollama_routes(app, serving)
+    add_feedback_routes(app, served_models, limits)
     document = app.openapi()
-    complete_document(document, [*(api.body for api in APIS), *BODIES])  # FastAPI builds it once and keeps it
+    complete_document(
+        document, [*(api.body for api in APIS), *BODIES, *FEEDBACK_BODIES]
+    )  # FastAPI builds it once and keeps it
     # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:

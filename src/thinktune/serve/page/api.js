@@ -24,6 +24,17 @@ export async function listModels() {
   return (await (await call('v1/models', { signal: AbortSignal.timeout(MODELS_TIMEOUT_MS) })).json()).data;
 }
 
+/** Read what the server says about feedback: the run that keeps it, and held-out questions. */
+export async function readFeedbackOffer() {
+  return (await call('v1/feedback')).json();
+}
+
+/** Send a thumb or a correction (`rows`), or a vote (`votes`). */
+export async function sendFeedback(kind, body) {
+  const options = { method: 'POST', body: JSON.stringify(body), headers: { 'content-type': 'application/json' } };
+  return (await call(`v1/feedback/${kind}`, options)).json();
+}
+
 /** Yield the parts of a reply as they come: {delta}, {finish}, {usage}. */
 export async function* streamReply(request, signal) {
   const options = { include_usage: true, allow_moved: true };

@@ -19,6 +19,14 @@ export function shownTurns(chat) {
   return turns;
 }
 
+/** Return the turns from the first question to this one. */
+export function pathTo(chat, turn) {
+  const byId = new Map(chat.turns.map((one) => [one.id, one]));
+  const turns = [];
+  for (let one = byId.get(turn.id); one; one = byId.get(one.parent)) turns.unshift(one);
+  return turns;
+}
+
 /** Show a turn, and of those after it what was shown last. */
 export function showTurn(chat, turn) {
   chat.shown[turn.parent ?? ''] = turn.id;
@@ -27,8 +35,7 @@ export function showTurn(chat, turn) {
 
 /** Show a turn and all before it. */
 export function showPath(chat, turn) {
-  const byId = new Map(chat.turns.map((one) => [one.id, one]));
-  for (let one = turn; one; one = byId.get(one.parent)) showTurn(chat, one);
+  for (const one of pathTo(chat, turn)) showTurn(chat, one);
 }
 
 /** Add a turn after the last one that is shown. */

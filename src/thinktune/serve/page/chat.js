@@ -2,8 +2,9 @@
 
 import { ApiError, streamReply, UNREACHABLE } from './api.js';
 import { shownTurns } from './branches.js';
+import { nameOf } from './feedback.js';
 
-const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+export const newId = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 
 export function newChat() {
   return { id: newId(), changed: Date.now(), title: '', run: null, turns: [], shown: {} };
@@ -48,6 +49,7 @@ export function requestFor(model, turns, settings) {
 export async function streamInto(reply, request, signal, changed) {
   let thinkingSince = null;
   let first = null;
+  reply.asked = askedOf(request);
   try {
     for await (const { delta, finish, usage } of streamReply(request, signal)) {
       const now = performance.now();
@@ -86,6 +88,11 @@ export async function streamInto(reply, request, signal, changed) {
   changed();
 }
 
+/** Return what a row made of the reply must say of its request, beside the conversation. */
+function askedOf({ messages, chat_template_kwargs: options }) {
+  return { system: messages[0].role === 'system' ? messages[0].content : undefined, thinking: options.enable_thinking };
+}
+
 /** Mark the replies that nothing writes any more as stopped: what came is kept when the page goes or is loaded again. */
 export function stopReplies(chat) {
   for (const turn of chat.turns) for (const reply of turn.replies) reply.finish ??= 'stopped';
@@ -101,7 +108,7 @@ export function asMarkdown(chat, words) {
   for (const turn of shownTurns(chat)) {
     lines.push(`## ${turn.question}`);
     for (const reply of turn.replies) {
-      if (turn.replies.length > 1) lines.push(`### ${reply.model}`);
+      if (turn.replies.length > 1) lines.push(`### ${nameOf(reply)}`);
       if (reply.reasoning) lines.push(`> **${words.thoughts}**\n>\n${reply.reasoning.replace(/^/gm, '> ')}`);
       if (reply.answer) lines.push(reply.answer);
       if (reply.finish === 'length') lines.push(`*${words.cut}*`);

@@ -3,6 +3,7 @@
 import { listModels, serverAddress, UNREACHABLE, useKey } from './api.js';
 import { addTurn, addVersion, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
 import * as chats from './chat.js';
+import { hideNames, loadFeedback, nameOf, rowsAsJsonLines, sampleQuestions } from './feedback.js';
 import { isHere, showHistory } from './history.js';
 import * as store from './store.js';
 import { composing, fit, make, turnView } from './view.js';
@@ -22,6 +23,9 @@ let running = null; // the AbortController of the replies in progress
 
 const actions = {
   fold: () => settings.fold ?? '',
+  chat: () => chat,
+  isHere: () => isHere(chat, run),
+  keep: () => keep(chat),
   rememberFold: (fold) => changeSettings({ fold }),
   versions: (turn) => versionsOf(chat, turn),
   show: (id) => {
@@ -120,6 +124,7 @@ async function answer(turn, names) {
   const asked = chat; // the user may open another one meanwhile
   const keepNow = once((work) => setTimeout(work, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
   turn.replies = names.map(chats.newReply);
+  hideNames(turn.replies);
   const turns = shownTurns(asked);
   const requests = turn.replies.map((reply) => chats.requestFor(reply.model, turns, settings));
   showChat();
@@ -135,7 +140,7 @@ async function answer(turn, names) {
         keepNow();
       });
       return chats.streamInto(reply, requests[number], controller.signal, update).then(() => {
-        byId('status').textContent = words.finished(reply.model);
+        byId('status').textContent = words.finished(nameOf(reply));
         if (reply.status === 401) askKey();
       });
     }),
@@ -202,7 +207,7 @@ function showChat() {
   views.push(...turns.slice(same).map((turn) => turnView(turn, actions)));
   byId('log').append(...views.slice(same).map((view) => view.element));
   for (const view of views) view.update();
-  if (!views.length) byId('log').append(make('p', { className: 'empty', textContent: words.empty }));
+  if (!views.length) byId('log').append(make('p', { className: 'empty', textContent: words.empty }), sampleQuestions());
   for (const id of ['export-markdown', 'export-json']) byId(id).disabled = !views.length;
   byId('elsewhere').hidden = isHere(chat, run);
   byId('elsewhere').textContent = isHere(chat, run) ? '' : words.ofOtherRun(chat.run.name, run.name);
@@ -320,11 +325,13 @@ function takeModels(listed) {
   byId('compare').replaceChildren(make('option', { value: '', textContent: words.noOther }), ...models.map(option));
   byId('compare').value = models.some((model) => model.id === settings.beside) ? settings.beside : '';
   byId('compare-label').hidden = models.length < 2;
+  byId('blind').checked = settings.blind === true;
   const notice = models.map((model) => model.thinktune?.notice).find(Boolean);
   byId('notice').hidden = !notice;
   byId('notice').textContent = notice ?? '';
   showChat();
   showList();
+  loadFeedback();
 }
 
 const start = () => refresh(start);
@@ -374,6 +381,8 @@ function addListeners() {
   byId('menu').onclick = () => openMenu(byId('menu').ariaExpanded !== 'true');
   document.addEventListener('pointerdown', (event) => event.target.closest('#chats, #menu') || openMenu(false));
   byId('compare').onchange = () => changeSettings({ beside: byId('compare').value }); // browsers have this name stored
+  byId('blind').onchange = () => changeSettings({ blind: byId('blind').checked || null });
+  byId('export-rows').onclick = async () => download('rows-from-chat.jsonl', 'application/jsonl', await rowsAsJsonLines());
   byId('settings-open').onclick = showSettings;
   byId('settings').onclose = takeSettings;
   byId('set-reset').onclick = clearSettings;
@@ -433,4 +442,4 @@ addListeners();
 dropRefusedSettings();
 restoreTab();
 await start();
-byId('question').focus();
+if (document.activeElement === document.body) byId('question').focus(); // nobody has gone elsewhere meanwhile

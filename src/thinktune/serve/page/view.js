@@ -2,6 +2,7 @@
 
 import { serverAddress, UNREACHABLE } from './api.js';
 import { copyButton } from './copy.js';
+import { isHidden, nameOf, ratingTools, voteBar } from './feedback.js';
 import { showMarkdown } from './markdown.js';
 import { words } from './words.js';
 
@@ -36,6 +37,7 @@ export function turnView(turn, actions) {
     const all = actions.versions(turn);
     for (const kind of ['questions', 'replies']) showVersions(kind, versions[kind], all[kind], turn, actions);
   };
+  if (turn.replies[0]?.blind) element.append(voteBar(turn, [...replies.children], actions));
   return { turn, written: turn.replies, element, replies, versions, update };
 }
 
@@ -102,16 +104,16 @@ export function replyView(reply, turn, actions) {
   const mark = make('p', { className: 'mark' });
   const facts = make('p', { className: 'facts small' });
   const tools = make('div', { className: 'tools' });
-  const name = reply.run ? `${reply.model} · ${reply.run}` : reply.model; // of a reply that another run wrote
-  const head = make('h3', { className: turn.replies.length > 1 || reply.run ? '' : 'away', textContent: name });
-  const element = make('article', { className: 'reply', ariaLabel: name }, head, reasoning, answer, mark, facts, tools);
-  element.dataset.model = reply.model;
+  const name = make('h3', { className: turn.replies.length > 1 || reply.run ? '' : 'away' });
+  const element = make('article', { className: 'reply' }, name, reasoning, answer, mark, facts, tools);
   summary.onclick = () => actions.rememberFold(reasoning.open ? 'closed' : 'open'); // the click toggles it right after this
   if (actions.fold() === 'open') reasoning.open = true;
   const showReasoning = drawn(thoughts);
   const showAnswer = drawn(answer);
   let folded = Boolean(reply.finish);
   element.update = () => {
+    name.textContent = element.ariaLabel = nameOf(reply);
+    element.dataset.model = isHidden(reply) ? nameOf(reply) : reply.model;
     reasoning.hidden = !reply.reasoning;
     summary.textContent = reply.thought === null ? (reply.finish ? words.thoughts : words.thinkingNow) : words.thought(seconds(reply.thought));
     showReasoning(reply.reasoning, reply.finish || reply.thought !== null);
@@ -124,7 +126,7 @@ export function replyView(reply, turn, actions) {
     mark.textContent = waiting ? words.wait : markOf(reply);
     mark.hidden = !mark.textContent;
     mark.classList.toggle('failed', reply.finish === 'failed');
-    facts.textContent = reply.usage ? words.facts(reply.usage.tokens, reply.usage.reasoning, reply.speed?.toFixed(1) ?? '–') : '';
+    facts.textContent = reply.usage && !isHidden(reply) ? words.facts(reply.usage.tokens, reply.usage.reasoning, reply.speed?.toFixed(1) ?? '–') : '';
     element.ariaBusy = String(!reply.finish);
     if (reply.finish && !tools.childNodes.length) tools.append(...toolsOf(reply, turn, actions));
   };
@@ -169,5 +171,5 @@ function toolsOf(reply, turn, actions) {
   if (reply.answer && reply.reasoning) tools.push(copyButton(words.copyBoth, `${reply.reasoning}\n\n${reply.answer}`));
   const again = reply.finish === 'failed' ? words.retry : words.regenerate;
   tools.push(make('button', { className: 'quiet regenerate', textContent: again, onclick: () => actions.regenerate(turn) }));
-  return tools;
+  return [...tools, ...ratingTools(reply, turn, actions)];
 }

@@ -86,6 +86,28 @@ const ENGLISH = {
   themeLight: 'light',
   themeDark: 'dark',
   otherLanguage: '中文',
+  samples: 'Held-out questions of this run, which it was not trained on:',
+  blind: 'Blind',
+  blindLong: 'Hide which model wrote which answer, and shuffle the sides',
+  left: 'Left',
+  right: 'Right',
+  vote: 'Which answer is better?',
+  votes: { left: 'Left', right: 'Right', tie: 'Equally good', neither: 'Both bad' },
+  showNames: 'Show the names',
+  voted: 'Counted. You can change it until you see the names.',
+  good: 'Good',
+  bad: 'Bad',
+  correct: 'Correct it',
+  answer: 'Answer',
+  saveRow: 'Save as a row',
+  rateInRun: 'Writes this conversation into the run’s folder, as a row for training',
+  rateHere: 'Keeps it in this browser; “Rows ↓” downloads it as a row for training',
+  takeBack: 'Take back',
+  takenBack: 'Taken back.',
+  keptAsRow: (file) => `Saved to ${file} in the run’s folder.`,
+  keptHere: 'Kept in this browser.',
+  exportRows: 'Rows ↓',
+  exportRowsLong: 'Download the rated and corrected replies as rows for training',
 };
 
 const CHINESE = {
@@ -172,6 +194,28 @@ const CHINESE = {
   themeLight: '浅色',
   themeDark: '深色',
   otherLanguage: 'English',
+  samples: '本次训练没有用过的验证问题：',
+  blind: '盲评',
+  blindLong: '隐藏哪个模型写了哪个回答，并随机交换左右',
+  left: '左边',
+  right: '右边',
+  vote: '哪个回答更好？',
+  votes: { left: '左边', right: '右边', tie: '一样好', neither: '都不好' },
+  showNames: '显示模型名',
+  voted: '已计票。显示模型名之前可以更改。',
+  good: '好',
+  bad: '不好',
+  correct: '改正',
+  answer: '回答',
+  saveRow: '保存为数据',
+  rateInRun: '把这段对话作为训练数据写入训练目录',
+  rateHere: '保存在这个浏览器里；用“数据 ↓”下载为训练数据',
+  takeBack: '撤回',
+  takenBack: '已撤回。',
+  keptAsRow: (file) => `已保存到训练目录的 ${file}。`,
+  keptHere: '已保存在这个浏览器里。',
+  exportRows: '数据 ↓',
+  exportRowsLong: '把评过和改正过的回答下载为训练数据',
 };
 
 export let words = ENGLISH;
@@ -194,5 +238,6 @@ export function showWords() {
   document.documentElement.lang = words === CHINESE ? 'zh-CN' : 'en';
   for (const element of document.querySelectorAll('[data-text]')) element.textContent = words[element.dataset.text] ?? '';
   for (const element of document.querySelectorAll('[data-label]')) element.ariaLabel = words[element.dataset.label];
+  for (const element of document.querySelectorAll('[data-hover]')) element.title = words[element.dataset.hover];
   for (const element of document.querySelectorAll('[data-hint]')) element.placeholder = words[element.dataset.hint];
 }

@@ -36,16 +36,22 @@ class AdmissionQueue:
         return await to_thread.run_sync(parse_request, body, limiter=self._bodies)
 
     @asynccontextmanager
-    async def place(self) -> AsyncGenerator[None]:
-        """Take a place among the requests that are answered or wait; raises ApiError (429) if there is none."""
-        if self._admitted >= self._limits.max_running + self._limits.max_waiting:
-            waiting = self._admitted - self._limits.max_running
+    async def place(self, replies: int = 1) -> AsyncGenerator[None]:
+        """Take the places of a request's replies among those that are written or wait.
+
+        Raises ApiError, 429 if there are too few places, 400 if there never were enough.
+        """
+        places = self._limits.max_running + self._limits.max_waiting
+        if replies > places:
+            raise ApiError(400, f"n: is {replies}, and this server takes {places} replies at once", param="n")
+        if self._admitted + replies > places:
+            waiting = max(0, self._admitted - self._limits.max_running)
             raise ApiError(429, f"{waiting} requests are already waiting; try again later", code="rate_limit_exceeded")
-        self._admitted += 1
+        self._admitted += replies
         try:
             yield
         finally:
-            self._admitted -= 1
+            self._admitted -= replies
 
     async def render(self, served_model: ServedModel, request: Request) -> Request:
         """Render and tokenize a request in its turn; raises what `ServedModel.render` raises."""

@@ -4,8 +4,9 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 import anyio
 from starlette.responses import JSONResponse, Response
@@ -16,7 +17,7 @@ from thinktune.inference import Completion, Piece, Request, Stream
 from thinktune.inference.requests import ContextLengthError, GenerationError
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, to_engine_request
+from thinktune.serve.openai_conversion import ChoiceReply, ResponseBuilder, choices, to_engine_request
 from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest
 from thinktune.serve.security import Limits, error_response
 
@@ -68,11 +69,11 @@ class ChatCompletionResponse(Response):
         try:
             async with (
                 asyncio.timeout(self._limits.reply_timeout_seconds),
-                self._admission_queue.place(),
+                self._admission_queue.place(self._choices),
             ):
                 request = to_engine_request(self._parsed, self._served_model.defaults, self._served_model.effort_use)
                 request = await self._admission_queue.render(self._served_model, request)
-                async with self._admission_queue.slot(), aclosing(self._response_bodies(request)) as bodies:
+                async with aclosing(self._response_bodies(request)) as bodies:
                     async for body in bodies:
                         if not self._chat_request.stream:
                             await JSONResponse(body, headers=self._headers)(scope, receive, send)
@@ -90,6 +91,10 @@ class ChatCompletionResponse(Response):
         await send(STREAM_END)
 
     @property
+    def _choices(self) -> int:
+        return self._chat_request.n or 1
+
+    @property
     def _headers(self) -> dict[str, str]:
         """The warnings as a header, in ASCII, which is all that a header may hold."""
         text = "; ".join(self._parsed.warnings).encode("ascii", "backslashreplace").decode()
@@ -103,29 +108,67 @@ class ChatCompletionResponse(Response):
         return {"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *warned]}
 
     async def _response_bodies(self, request: Request) -> AsyncGenerator[Json]:
-        """Yield the events of a stream, or the one body of a whole reply."""
-        stream, options = bool(self._chat_request.stream), self._chat_request.stream_options
-        parsed = self._parsed
+        """Yield the events of a stream, or the one body of a whole response."""
+        parsed, options = self._parsed, self._chat_request.stream_options
         response = ResponseBuilder(self._served_model.name, parsed.warnings, parsed.controls.is_hidden)
         allow_moved = bool(options and options.allow_moved)
-        deltas = DeltaStream(hold_answer=self._served_model.may_reason and request.thinking and not allow_moved)
-        async with aclosing(stream_in_thread(self._served_model, request)) as pieces:
-            started = not stream
+        hold_answer = self._served_model.may_reason and request.thinking and not allow_moved
+        requests = choices(request, self._choices)
+        replies = [ChoiceReply(response, index, hold_answer=hold_answer) for index in range(len(requests))]
+        async with aclosing(merge([self._pieces(each) for each in requests])) as pieces:
+            async for index, piece in pieces:
+                events = replies[index].add(piece)
+                for event in events if self._chat_request.stream else ():
+                    yield event
+        completions = [reply.completion for reply in replies if reply.completion]
+        if not self._chat_request.stream:
+            has_logprobs = request.sampling.top_logprobs is not None
+            yield response.completion(completions, [reply.logprobs for reply in replies] if has_logprobs else None)
+        elif options and options.include_usage:
+            yield response.usage_chunk(completions)
+
+    async def _pieces(self, request: Request) -> AsyncGenerator[Piece | Completion]:
+        """Yield the pieces of one choice, and last its Completion, once there is a slot for it."""
+        async with (
+            self._admission_queue.slot(),
+            aclosing(stream_in_thread(self._served_model, request)) as pieces,
+        ):
             async for piece in pieces:
-                if not started:
-                    yield response.first_chunk()
-                    started = True
-                match piece:
-                    case Completion() if not stream:
-                        yield response.completion(piece)
-                    case Completion():
-                        for body in response.final_chunks(piece, deltas.flush(), options):
-                            yield body
-                    case Piece() if stream:
-                        for body in response.chunks(deltas.feed(piece)):
-                            yield body
-                    case Piece():
-                        pass
+                yield piece
+
+
+Item = TypeVar("Item")
+
+
+async def merge(sources: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[tuple[int, Item]]:
+    """Yield the items of all sources as they come, each with its source's index; closing it closes the sources."""
+    queue: asyncio.Queue[tuple[int, Item] | Exception | None] = asyncio.Queue()
+
+    async def read(index: int, source: AsyncGenerator[Item]) -> None:
+        try:
+            async with aclosing(source) as items:
+                async for item in items:
+                    queue.put_nowait((index, item))
+            queue.put_nowait(None)
+        except Exception as error:
+            queue.put_nowait(error)
+
+    tasks = [asyncio.create_task(read(index, source)) for index, source in enumerate(sources)]
+    try:
+        reading = len(tasks)
+        while reading:
+            found = await queue.get()
+            if found is None:
+                reading -= 1
+            elif isinstance(found, Exception):
+                raise found
+            else:
+                yield found
+    finally:
+        for task in tasks:
+            task.cancel()
+        with anyio.CancelScope(shield=True):  # a client that has left cancels this wait too
+            await asyncio.wait(tasks)
 
 
 async def stream_in_thread(served_model: ServedModel, request: Request) -> AsyncGenerator[Piece | Completion]:

@@ -154,7 +154,7 @@ def _count_a_token(model: Any, rows: int, sampling: SamplingParams, *, is_static
         cache = KVCache(model)
         cache.prefill([[3]] * rows)
         for _ in range(CAPTURED_AFTER + 1):
-            runner.decode(cache, [3] * rows, samplers).tolist()
+            runner.decode(cache, [3] * rows, samplers).tokens.tolist()
         with operations:
             runner.decode(cache, [3] * rows, samplers)
     return operations.count + (is_static and model.device.type == "cuda")  # torch does not dispatch a replay

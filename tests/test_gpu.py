@@ -13,7 +13,7 @@ from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
 from thinktune.inference import SamplingParams
 from thinktune.inference.kv_cache import KVCache
-from thinktune.inference.sampling.sampler import Sampler, sample_tokens
+from thinktune.inference.sampling.sampler import Sampler, draw
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states
@@ -207,7 +207,7 @@ def test_a_deterministic_run_can_sample(made):
     try:
         with any_operations():
             samplers = [Sampler(SamplingParams(8, 0.7, 0.9, 20, seed)) for seed in range(3)]
-            assert all(0 <= token < 300 for token in sample_tokens(logits, samplers).tolist())
+            assert all(0 <= token < 300 for token in draw(logits, samplers).tokens.tolist())
     finally:
         torch.use_deterministic_algorithms(False)
 

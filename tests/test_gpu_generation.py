@@ -53,10 +53,10 @@ def test_a_token_waits_for_the_card_once(made, is_static):
         cache = KVCache(made)
         cache.prefill([[3, 4, 5], [6]])
         for _ in range(3):  # allocation and capture at first use may wait
-            runner.decode(cache, [3, 4], samplers).tolist()
+            runner.decode(cache, [3, 4], samplers).tokens.tolist()
         assert len(runner._graphs) == is_static
         torch.cuda.set_sync_debug_mode("error")
-        tokens = runner.decode(cache, [3, 4], samplers)
+        tokens = runner.decode(cache, [3, 4], samplers).tokens
         with pytest.raises(RuntimeError, match="synchroniz"):
             tokens.tolist()  # otherwise the check was off
         torch.cuda.set_sync_debug_mode("default")
@@ -72,7 +72,7 @@ def test_a_graph_gives_the_logits_of_the_pass_that_it_repeats(made):
             cache.prefill([[3, 4, 5], [6], [7, 8]])
             tokens = [[3, 4, 5]]
             for _ in range(300):  # past the first growth of the cache
-                tokens.append(runner.decode(cache, tokens[-1], samplers).tolist())
+                tokens.append(runner.decode(cache, tokens[-1], samplers).tokens.tolist())
             found.append((tokens, cache))
         assert found[0][0] == found[1][0]
         for layer, pair in found[0][1]._buffers.items():
@@ -93,7 +93,7 @@ def test_a_capture_that_reads_values_falls_back_and_torch_frees_memory_afterward
         runner.decode(cache, [3], samplers)
         with pytest.warns(UserWarning, match="could not be captured"):
             runner.decode(cache, [3], samplers)
-        assert runner.decode(cache, [3], samplers).tolist()[0] >= 0
+        assert runner.decode(cache, [3], samplers).tokens.tolist()[0] >= 0
     free, _ = torch.cuda.mem_get_info()
     half = torch.empty(free * 6 // 10, dtype=torch.uint8, device="cuda")
     del half

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from thinktune.inference.requests import SamplingParams
-from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler, sample_tokens
+from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler, draw
 
 PROBABILITIES = torch.tensor([0.05, 0.5, 0.15, 0.3])
 KEPT = [
@@ -21,7 +21,7 @@ KEPT = [
 @pytest.mark.parametrize(("settings", "kept"), KEPT)
 def test_only_kept_tokens_are_sampled_each_with_its_probability(settings, kept):
     sampler, draws = Sampler(SamplingParams(1, **settings)), 4000
-    tokens = torch.cat([sample_tokens(PROBABILITIES.log()[None], [sampler]) for _ in range(draws)])
+    tokens = torch.cat([draw(PROBABILITIES.log()[None], [sampler]).tokens for _ in range(draws)])
     counts = torch.bincount(tokens, minlength=4) / draws
     expected = torch.where(torch.tensor([token in kept for token in range(4)]), PROBABILITIES, 0.0)
     assert set(tokens.tolist()) == kept
@@ -31,7 +31,7 @@ def test_only_kept_tokens_are_sampled_each_with_its_probability(settings, kept):
 def test_temperature_flattens_the_distribution():
     def share_of_likeliest(temperature):
         sampler = Sampler(SamplingParams(1, temperature=temperature))
-        return sum(int(sample_tokens(PROBABILITIES.log()[None], [sampler])) == 1 for _ in range(1000)) / 1000
+        return sum(int(draw(PROBABILITIES.log()[None], [sampler]).tokens) == 1 for _ in range(1000)) / 1000
 
     assert share_of_likeliest(0.3) > 0.75 > share_of_likeliest(1.0) > 0.42 > share_of_likeliest(3.0)
 
@@ -41,9 +41,9 @@ def test_a_row_is_sampled_the_same_alone_and_in_a_batch():
     logits = torch.randn(7, 200, generator=generator)
     settings = [SamplingParams(1, **given, seed=seed) for seed, (given, _) in enumerate(KEPT)]
     for _ in range(20):
-        together = sample_tokens(logits, [Sampler(sampling) for sampling in settings])
+        together = draw(logits, [Sampler(sampling) for sampling in settings]).tokens
         assert together.tolist() == [
-            int(sample_tokens(logits[row, None], [Sampler(sampling)])) for row, sampling in enumerate(settings)
+            int(draw(logits[row, None], [Sampler(sampling)]).tokens) for row, sampling in enumerate(settings)
         ]
         logits = torch.randn(7, 200, generator=generator)
 
@@ -51,9 +51,7 @@ def test_a_row_is_sampled_the_same_alone_and_in_a_batch():
 def test_different_seeds_sample_different_tokens():
     logits = torch.zeros(1, 1000)
     assert (
-        len(
-            {int(sample_tokens(logits, [Sampler(SamplingParams(1, temperature=1.0, seed=seed))])) for seed in range(50)}
-        )
+        len({int(draw(logits, [Sampler(SamplingParams(1, temperature=1.0, seed=seed))]).tokens) for seed in range(50)})
         > 40
     )
 
@@ -93,7 +91,7 @@ def test_the_smallest_temperatures_and_top_p_take_the_likeliest_token(settings, 
     logits = torch.rand(1, 500, generator=generator) * 2 - 1
     logits[0, 123] = 1.001
     for seed in range(5):
-        assert sample_tokens(logits * scale, [Sampler(SamplingParams(1, **settings, seed=seed))]).tolist() == [123]
+        assert draw(logits * scale, [Sampler(SamplingParams(1, **settings, seed=seed))]).tokens.tolist() == [123]
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 0.5, 1.0, 2.0, 1e30, 3e38])
@@ -101,7 +99,7 @@ def test_the_smallest_temperatures_and_top_p_take_the_likeliest_token(settings, 
 def test_huge_logits_are_no_reason_for_an_unlikely_token(temperature, cut):
     logits = torch.tensor([[-3e38, 3e38, -3e38, 1e38, float("-inf")]])
     drawn = {
-        int(sample_tokens(logits, [Sampler(SamplingParams(1, temperature=temperature, **cut, seed=seed))]))
+        int(draw(logits, [Sampler(SamplingParams(1, temperature=temperature, **cut, seed=seed))]).tokens)
         for seed in range(30)
     }
     assert 4 not in drawn
@@ -118,6 +116,6 @@ def test_huge_logits_are_no_reason_for_an_unlikely_token(temperature, cut):
 )
 def test_logits_that_are_not_finite_give_no_token_and_leave_the_other_rows_alone(settings, bad):
     logits = torch.tensor([[0.0, 9.0, 0.0, float("-inf")], bad])
-    tokens = sample_tokens(logits, [Sampler(SamplingParams(1, **settings)) for _ in range(2)]).tolist()
+    tokens = draw(logits, [Sampler(SamplingParams(1, **settings)) for _ in range(2)]).tokens.tolist()
     assert tokens[1] == NO_TOKEN
-    assert tokens[0] == int(sample_tokens(logits[:1], [Sampler(SamplingParams(1, **settings))]))
+    assert tokens[0] == int(draw(logits[:1], [Sampler(SamplingParams(1, **settings))]).tokens)

@@ -16,7 +16,7 @@ from thinktune.inference.decode_runner import MAX_GRAPHS, DecodeRunner, decodes_
 from thinktune.inference.engine import Engine, RunningBatch
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import SamplingParams
-from thinktune.inference.sampling.sampler import Sampler, sample_slots, sample_tokens, sampling_numbers
+from thinktune.inference.sampling.sampler import Sampler, draw, sample_slots, sampling_numbers
 from thinktune.inference.static_proof import HostReadError, RefuseHostReads, prove_static_decode, static_problem
 from thinktune.inference.streaming import EventQueue
 from thinktune.model.proof import build, plain_class
@@ -123,12 +123,12 @@ def test_a_cache_that_has_moved_is_captured_again(model, small_steps):
             cache.prefill([[3, 4]])
             for joining in (True, False):
                 for _ in range(3):
-                    tokens += runner.decode(cache, tokens[-1:], [Sampler(SamplingParams(9))]).tolist()
+                    tokens += runner.decode(cache, tokens[-1:], [Sampler(SamplingParams(9))]).tokens.tolist()
                 if joining:
                     cache.prefill([[5], [6, 7]])
                     tokens += runner.decode(
                         cache, [tokens[-1], 3, 3], [Sampler(SamplingParams(9)) for _ in range(3)]
-                    ).tolist()[:1]
+                    ).tokens.tolist()[:1]
                     cache.free(2)
                     cache.free(1)
         found.append(tokens)
@@ -147,7 +147,7 @@ def test_slots_are_sampled_as_rows_are(slots):
         numbers = [1 + groups.index(sampler.group) if sampler.group else 0 for sampler in mine]
         given = torch.tensor([sampling_numbers(sampler) for sampler in mine]).T.unbind()
         assert sample_slots(logits, groups, torch.tensor(numbers), given).tolist() == (
-            sample_tokens(logits, theirs).tolist()
+            draw(logits, theirs).tokens.tolist()
         )
 
 
@@ -287,7 +287,7 @@ def test_a_pass_needs_no_values_at_all():
         runner = DecodeRunner(model, is_static=True)
         sampler = Sampler(SamplingParams(9, 1.0, top_p=0.5))
         for _ in range(3):
-            assert runner.decode(cache, [3], [sampler]).is_meta
+            assert runner.decode(cache, [3], [sampler]).tokens.is_meta
     assert cache.lengths == [5]
 
 

@@ -1,6 +1,7 @@
 """The API as clients use it: the openai package, and plain requests, against a server on loopback."""
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -106,10 +107,23 @@ def test_every_option_reaches_the_engine(client, backends):
         max_completion_tokens=9,
         stop=["\n", "END"],
         user="me",
-        extra_body={"top_k": 3, "reasoning_budget": 5, "chat_template_kwargs": {"enable_thinking": False}},
+        frequency_penalty=0.5,
+        presence_penalty=-0.25,
+        logit_bias={"17": -100, "4": 2.5},
+        logprobs=True,
+        top_logprobs=4,
+        extra_body={
+            "top_k": 3,
+            "min_p": 0.05,
+            "repetition_penalty": 1.1,
+            "reasoning_budget": 5,
+            "chat_template_kwargs": {"enable_thinking": False},
+        },
     )
     request = backends["tagged"].requests[-1]
-    assert request.sampling == SamplingParams(9, 0.25, 0.5, 3, 7, ("\n", "END"), 5)
+    plain = SamplingParams(9, 0.25, 0.5, 3, 7, ("\n", "END"), 5)
+    changed = {"frequency_penalty": 0.5, "presence_penalty": -0.25, "repetition_penalty": 1.1, "min_p": 0.05}
+    assert request.sampling == replace(plain, **changed, logit_bias=((17, -100.0), (4, 2.5)), top_logprobs=4)
     assert request.thinking is False
     assert request.turns == (
         Turn("system", "Be brief."),
@@ -140,11 +154,19 @@ def test_options_left_out_are_the_runs(client, backends):
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
         {"response_format": {"type": "grammar"}},
         {"extra_body": {"guided_grammar": "root ::= 'a'"}},
-        {"n": 2},
-        {"logprobs": True},
+        {"n": 0},
+        {"n": 129},
         {"temperature": 3},
         {"max_tokens": -2},
         {"top_logprobs": 3},
+        {"top_logprobs": 21, "logprobs": True},
+        {"frequency_penalty": 2.5},
+        {"presence_penalty": -3},
+        {"logit_bias": {"17": 101}},
+        {"logit_bias": {"x": 1}},
+        {"extra_body": {"repetition_penalty": 0}},
+        {"extra_body": {"min_p": 1.5}},
+        {"extra_body": {"min_p": False}},
         {"functions": [{"name": "f", "parameters": {}}]},
         {"tool_choice": "required"},
         {"modalities": ["text", "audio"]},
@@ -159,12 +181,9 @@ def test_what_would_give_the_response_another_form_is_refused_by_name(client, op
 
 
 NOT_SUPPORTED = [
-    {"frequency_penalty": 0.5},
     {"extra_body": {"minP": 0.1}},
-    {"extra_body": {"repetition_penalty": 1.1}},
-    {"extra_body": {"min_p": False}},
-    {"logit_bias": {"17": 5}},
-    {"presence_penalty": 0.4},
+    {"extra_body": {"repeat_penalty": 1.1}},
+    {"extra_body": {"typical_p": False}},
     {"prediction": {"type": "content", "content": "so"}},
     {"extra_body": {"unknown_option": 1}},
     {"extra_body": {"chat_template_kwargs": {"add_generation_prompt": False}}},
@@ -222,9 +241,9 @@ def test_tools_are_refused_with_what_to_switch_off_unless_they_must_not_be_calle
 
 
 def test_every_unknown_field_is_named_wherever_it_is_and_many_are_not_all(address):
-    refusal = post(address, strict=True, frequency_penalty=0.7, min_p=0.05, topK=3).json()["error"]["message"]
+    refusal = post(address, strict=True, length_penalty=0.7, top_a=0.05, topK=3).json()["error"]["message"]
     assert refusal == (
-        "frequency_penalty: only 0 is supported here; leave it out; min_p: only 0 is supported here; leave it out; "
+        "length_penalty: only 1 is supported here; leave it out; top_a: only 0 is supported here; leave it out; "
         "topK: is not supported here; leave it out"
     )
     nested = [{"role": "user", "content": [{"type": "text", "text": "Why?", "fontSize": 3}], "mood": "好", "a\nb": 1}]
@@ -269,6 +288,7 @@ EVERYTHING_NULL = dict.fromkeys([
         EVERYTHING_NULL,
         {"top_logprobs": 0, "logprobs": False, "n": 1, "best_of": 1, "echo": False},
         {"min_p": 0, "repetition_penalty": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}},
+        {"n": 1.0, "top_logprobs": 0.0, "min_p": "", "logit_bias": [], "logprobs": "", "presence_penalty": {}},
         {"min_p": 0.0, "repetition_penalty": 1.0, "length_penalty": 1, "ignore_eos": False},
         {"typical_p": 1, "tfs_z": 1.0, "mirostat": 0, "mirostat_tau": 5, "repeat_penalty": 1, "repeat_last_n": 64},
         {"tools": [], "functions": [], "tool_choice": "auto", "function_call": "auto", "parallel_tool_calls": True},

@@ -15,11 +15,13 @@ from thinktune.inference.cuda_graphs import Capture, CudaGraphs, Step
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.sampling.masks import ANY_TOKEN, mask_logits
 from thinktune.inference.sampling.sampler import (
+    GREEDY_NUMBERS,
+    Drawn,
     Sampler,
     SamplingGroup,
+    draw,
     draw_again,
     sample_slots,
-    sample_tokens,
     sampling_numbers,
 )
 from thinktune.inference.static_proof import static_problem
@@ -28,11 +30,12 @@ from thinktune.model import CausalLM
 DecodeMode = Literal["auto", "plain", "static"]
 CAPTURED_AFTER = 1  # passes of a size, in which torch loads kernels: it cannot do so within a capture
 MAX_GRAPHS = 32  # kept at a time; each holds a few megabytes of launches
-# Token, length, number of its group, temperature, top-p and random number of a slot without a row.
-EMPTY_SLOT = (0, 0, 0, 1.0, 1.0, 0.0)
+EMPTY_SLOT = (0, 0, 0, *GREEDY_NUMBERS)  # token, length, number of its group, and numbers of a slot without a row
 
-# Slots, columns, how their tokens are sampled, and how many bytes the masks of tokens have, 0 where no row has one.
-Shape = tuple[int, int, tuple[SamplingGroup, ...], int]
+# Slots, columns, how their tokens are sampled within the pass, and how many bytes the masks of tokens have, 0 where no
+# row has one. Sampling is None if it is after the pass, because a row asks for more than a group's parameters: the pass
+# then gives the logits.
+Shape = tuple[int, int, tuple[SamplingGroup, ...] | None, int]
 
 
 def decodes_statically(model: CausalLM, world: World, mode: DecodeMode = "auto") -> bool:
@@ -61,13 +64,13 @@ class DecodeRunner:
         self._device = model.device
         self._name = type(model).__name__
         self._layout: object = None  # of the cache whose addresses are in the graphs
-        self._inputs: dict[int, tuple[Tensor, Tensor]] = {}  # by slots: (6, slots) float64 on the device and the host
+        self._inputs: dict[int, tuple[Tensor, Tensor]] = {}  # by slots: (7, slots) float64 on the device and the host
         self._masks: dict[int, tuple[Tensor, Tensor]] = {}  # by slots: (slots, tokens / 8) uint8, in the same way
         self._graphs: dict[Shape, Step] = {}
         self._met: deque[Shape] = deque(maxlen=MAX_GRAPHS)  # sizes of passes that ran as they are
 
-    def decode(self, cache: KVCache, last_tokens: Sequence[int], samplers: Sequence[Sampler]) -> Tensor:
-        """Append the last token of every row to the cache; returns the next ones (rows,) int64, on the device.
+    def decode(self, cache: KVCache, last_tokens: Sequence[int], samplers: Sequence[Sampler]) -> Drawn:
+        """Append the last token of every row to the cache; returns the next ones, on the device.
 
         The host does not wait for the device. The result is overwritten by the next pass. A pass that fails changes
         neither a row nor a sampler.
@@ -79,10 +82,14 @@ class DecodeRunner:
         step = self._step(cache, shape, inputs)
         if step is None:
             return _decode_plainly(cache, last_tokens, samplers)
-        tokens = step()
+        found = step()[: len(last_tokens)]
+        if shape[2] is None:
+            drawn = draw(found, samplers)
+            cache.end_repeat()
+            return drawn
         cache.end_repeat()
         draw_again(samplers)
-        return tokens[: len(last_tokens)]
+        return Drawn(found)
 
     def _fit(self, cache: KVCache, samplers: Sequence[Sampler]) -> Shape:
         """Return the size of a pass, for which the cache has room, and forget graphs of other addresses."""
@@ -95,22 +102,25 @@ class DecodeRunner:
             self._graphs.clear()
             self._layout = cache.layout
         slots = min(1 << (rows - 1).bit_length(), cache.size[0])
+        if not all(sampler.is_plain for sampler in samplers):
+            return slots, columns, None, 0
         groups = tuple(sorted({sampler.group for sampler in samplers if sampler.group}))
         return slots, columns, groups, next((sampler.mask.size for sampler in samplers if sampler.mask is not None), 0)
 
     def _stage(self, shape: Shape, cache: KVCache, last_tokens: Sequence[int], samplers: Sequence[Sampler]) -> Tensor:
-        """Copy what the host knows to the device, by one copy; returns the tensor (6, slots) float64 that holds it.
+        """Copy what the host knows to the device, by one copy; returns the tensor (7, slots) float64 that holds it.
 
-        Float64 holds all of it exactly: tokens, lengths, numbers of groups, and three numbers of fp32.
+        Float64 holds all of it exactly: tokens, lengths, numbers of groups, and four numbers of fp32.
         """
-        slots, _, groups, mask_bytes = shape
+        slots, _, inside, mask_bytes = shape
+        groups = inside or ()
         if mask_bytes:
             self._stage_masks(slots, mask_bytes, samplers)
         if slots not in self._inputs:
-            on_host = torch.zeros(6, slots, dtype=torch.float64, pin_memory=self._device.type == "cuda")
+            on_host = torch.zeros(7, slots, dtype=torch.float64, pin_memory=self._device.type == "cuda")
             self._inputs[slots] = torch.zeros_like(on_host, device=self._device), on_host
         on_device, on_host = self._inputs[slots]
-        numbers = [1 + groups.index(sampler.group) if sampler.group else 0 for sampler in samplers]
+        numbers = [1 + groups.index(sampler.group) if sampler.group in groups else 0 for sampler in samplers]
         rows = [
             (token, length, number, *sampling_numbers(sampler))
             for token, length, number, sampler in zip(last_tokens, cache.lengths, numbers, samplers, strict=True)
@@ -141,6 +151,8 @@ class DecodeRunner:
         def step() -> Tensor:
             ids, lengths, numbers = inputs[:3].long().unbind()
             logits = cache.extend_slots(ids, lengths, columns)
+            if groups is None:
+                return logits
             if mask_bytes:
                 logits = mask_logits(logits, self._masks[slots][0])
             return sample_slots(logits, groups, numbers, inputs[3:].float().unbind())
@@ -168,10 +180,10 @@ class DecodeRunner:
         )
 
 
-def _decode_plainly(cache: KVCache, last_tokens: Sequence[int], samplers: Sequence[Sampler]) -> Tensor:
+def _decode_plainly(cache: KVCache, last_tokens: Sequence[int], samplers: Sequence[Sampler]) -> Drawn:
     logits = cache.extend([[token] for token in last_tokens])
     try:
-        return sample_tokens(logits, samplers)
+        return draw(logits, samplers)
     except Exception:
         cache.take_back()
         raise

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from thinktune.distributed import SINGLE, World
+from thinktune.errors import UserError
 from thinktune.inference.decode_runner import DecodeMode, DecodeRunner, decodes_statically
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.replies import Detokenizer, SpecialTokens
 from thinktune.inference.requests import Completion, Request, render_request
 from thinktune.inference.sampling.constraint import GrammarCompiler
-from thinktune.inference.sampling.sampler import sample_tokens
+from thinktune.inference.sampling.logprobs import read_ranks
+from thinktune.inference.sampling.sampler import Drawn, draw
 from thinktune.inference.sequence import SequenceState
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.model import CausalLM
@@ -165,7 +167,7 @@ class RunningBatch:
             self._preempt_or_fail(torch.OutOfMemoryError("no memory on one of the ranks for a longer KV cache"))
             return
         try:
-            tokens = self._runner.decode(
+            drawn = self._runner.decode(
                 self._cache,
                 [sequence.ids[-1] for sequence in self._decoding],
                 [sequence.sampler for sequence in self._decoding],
@@ -175,7 +177,7 @@ class RunningBatch:
                 raise
             self._preempt_or_fail(error)
             return
-        self._append_sampled(self._decoding, tokens)
+        self._append_drawn(self._decoding, drawn)
 
     def _preempt_or_fail(self, error: Exception) -> None:
         """After an error of a decode pass make room in memory if that may help, or else fail the replies in it."""
@@ -207,7 +209,7 @@ class RunningBatch:
             self._decoding += admitted
             for _ in admitted:
                 self.prefilling.popleft()
-            self._append_sampled(admitted, sample_tokens(logits, [sequence.sampler for sequence in admitted]))
+            self._append_drawn(admitted, draw(logits, [sequence.sampler for sequence in admitted]))
 
     def _reserve_prefill(self, admitted: Sequence[SequenceState]) -> bool:
         """Grow the caches that the next prefill pass writes; return False where a rank has no memory for that."""
@@ -278,15 +280,16 @@ class RunningBatch:
         self._decoding.pop()
         self._out_of_memory = False
 
-    def _append_sampled(self, sequences: Sequence[SequenceState], tokens: Tensor) -> None:
-        """Append the next token of each sequence, (rows,) int64 on the device.
+    def _append_drawn(self, sequences: Sequence[SequenceState], drawn: Drawn) -> None:
+        """Append the next token of each sequence.
 
         Rank 0 decides: logits that differ by rounding would end a reply earlier on one rank than on another.
         """
-        sampled: list[int] = self._world.broadcast_tensor(tokens).tolist()  # the one wait for the device
-        for sequence, token in zip(sequences, sampled, strict=True):
+        sampled: list[int] = self._world.broadcast_tensor(drawn.tokens).tolist()  # the one wait for the device
+        ranked = read_ranks(drawn.ranks, [sequence.sampler.sampling.top_logprobs for sequence in sequences])
+        for sequence, token, ranks in zip(sequences, sampled, ranked, strict=True):
             try:
-                sequence.append_token(token)
+                sequence.append_token(token, ranks)
             except Exception as error:
                 sequence.fail(error)
 
@@ -390,6 +393,10 @@ class Engine:
     def _make_sequence(self, request: Request, events: EventQueue, index: int, *, streamed: bool) -> SequenceState:
         request = render_request(request, self.tokenizer, self.model.config.max_position_embeddings)
         assert request.prompt_ids is not None
+        vocabulary: int = self.model.config.vocab_size
+        for token, _ in request.sampling.logit_bias:
+            if token >= vocabulary:
+                raise UserError(f"logit_bias: token {token} is beyond the model's {vocabulary:,} tokens; leave it out")
         detokenizer = Detokenizer(request.sampling, self._special_tokens, request.prompt_ids, request.start)
         sequence = SequenceState(request.prompt_ids, detokenizer, events, index=index, streamed=streamed)
         if request.grammar:

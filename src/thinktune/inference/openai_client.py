@@ -1,6 +1,7 @@
 """Client of OpenAI-compatible servers, with the same interface as the engine in this process."""
 
 import asyncio
+import codecs
 import os
 import random
 import threading
@@ -8,10 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from thinktune.errors import UpstreamError, UserError
 from thinktune.inference.openai_errors import (
@@ -24,7 +25,8 @@ from thinktune.inference.openai_errors import (
     status_of,
 )
 from thinktune.inference.replies import DEFAULT_TAGS, Piece, ReplyParser
-from thinktune.inference.requests import Completion, Request
+from thinktune.inference.requests import Completion, Request, SamplingParams
+from thinktune.inference.sampling.answer_tokens import SMALLEST_LOGPROB, TokenLogprob
 from thinktune.inference.sampling.grammar import find_mismatch, grammar_fields
 from thinktune.inference.streaming import EventQueue, Stream, as_completed
 from thinktune.tokenization.tags import Tags
@@ -48,11 +50,23 @@ class _Message(BaseModel):
     reasoning: str | None = None
 
 
+class _Token(BaseModel):
+    token: str
+    logprob: float
+    bytes: "list[Annotated[int, Field(ge=0, le=255)]] | None" = None
+    top_logprobs: "list[_Token]" = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_Token] | None = None
+
+
 class _Choice(BaseModel):
     delta: _Message | None = None
     message: _Message | None = None
     text: str | None = None  # of a raw reply
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _TokenDetails(BaseModel):
@@ -117,11 +131,25 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
             messages[-1] |= dict.fromkeys(("reasoning_content", "reasoning"), reasoning)
     if request.grammar:
         fields |= grammar_fields(request.grammar)
-    if sampling.top_k:
-        fields["top_k"] = sampling.top_k
+    fields |= _rarer_fields(sampling)
     if sampling.max_reasoning_tokens is not None:  # vLLM's name, and ours
         fields |= dict.fromkeys(("thinking_token_budget", "reasoning_budget"), sampling.max_reasoning_tokens)
     return {name: value for name, value in fields.items() if name not in dropped}
+
+
+def _rarer_fields(sampling: SamplingParams) -> dict[str, object]:
+    """Return the fields of a body that are sent only where they ask for something; not every server knows them."""
+    fields: dict[str, object] = {
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "repetition_penalty": None if sampling.repetition_penalty == 1 else sampling.repetition_penalty,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias},
+        "logprobs": sampling.top_logprobs is not None,
+        "top_logprobs": sampling.top_logprobs,
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def droppable_fields(message: str, request: Request) -> set[str]:
@@ -147,6 +175,8 @@ class ReplyAccumulator:
         self._goes_on = request.open_turn is not None  # a server may take what follows an answer for reasoning
         self._in_reasoning_field = False  # the reasoning comes in a field of its own, and the answer has not started
         self._chunks = self._reasoning_chunks = 0
+        self._has_logprobs = False
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode  # tokens may end within a character
 
     def add(self, data: object) -> None:
         """Take one chunk, or the whole reply; raises BrokenReplyError where it is none or the server gave up."""
@@ -159,13 +189,14 @@ class ReplyAccumulator:
             self._finish_reason = choice.finish_reason or self._finish_reason
             if self._finish_reason in ("abort", "error"):
                 raise BrokenReplyError(f"gave up on the reply ({self._finish_reason})")
-            self._deliver(self._parse(choice.delta or choice.message or _Message(content=choice.text)))
+            ranked = (choice.logprobs and choice.logprobs.content) or []
+            self._deliver(self._parse(choice.delta or choice.message or _Message(content=choice.text), ranked))
 
     def completion(self) -> Completion:
         """Return the parsed reply at the end of the stream.
 
-        Raises BrokenReplyError where the reply has no end, UserError where the server overran the reasoning budget, or
-        the answer has not the form that was asked for.
+        Raises BrokenReplyError where the reply has no end, UserError where the server overran the reasoning budget or
+        left out log probabilities, or the answer has not the form that was asked for.
         """
         if not self._finish_reason and not self._parser.stopped:
             raise BrokenReplyError("broke off in the middle of a reply")
@@ -179,6 +210,8 @@ class ReplyAccumulator:
                 f"reasoning_tokens: is {budget}, but this server let the model reason for {reasoning_tokens} tokens; "
                 "leave it out, or serve the model with `thinktune serve`"
             )
+        if self._sampling.top_logprobs is not None and reply.answer and not self._has_logprobs:
+            raise UserError("logprobs: this server sends none; leave it out, or serve the model with `thinktune serve`")
         tokens = self._chunks if usage.completion_tokens is None else usage.completion_tokens
         finish = "stop" if self._parser.stopped else "length" if self._finish_reason == "length" else "end"
         if self._grammar and finish == "end" and (problem := find_mismatch(self._grammar, reply.answer)):
@@ -202,7 +235,7 @@ class ReplyAccumulator:
             self._deliver_to(pieces)
             self.delivered = True
 
-    def _parse(self, message: _Message) -> list[Piece]:
+    def _parse(self, message: _Message, ranked: Sequence[_Token]) -> list[Piece]:
         """Feed the parser; reasoning in a field of its own is put between tags, so that there is only one parser."""
         if self._parser.stopped:
             return []
@@ -213,12 +246,37 @@ class ReplyAccumulator:
             is_open = self._in_reasoning_field or self._goes_on
             pieces += self._parser.feed(reasoning if is_open else self._tags.opening + reasoning)
             self._in_reasoning_field = True
-        if message.content and not self._parser.stopped:
-            closing = self._tags.closing if self._in_reasoning_field and not self._parser.closed else ""
-            pieces += self._parser.feed(closing + message.content)
+        content = message.content or ""
+        is_open = self._in_reasoning_field and not self._parser.closed
+        if (content or (ranked and not is_open)) and not self._parser.stopped:  # a token may end within a character
+            closing = self._tags.closing if is_open else ""
+            pieces += self._parser.feed(closing + content, self._tokens_of(content, ranked))
         self._reasoning_chunks += self._parser.in_reasoning
         self.finished = self._parser.stopped
         return pieces
+
+    def _tokens_of(self, content: str, ranked: Sequence[_Token]) -> list[tuple[int, TokenLogprob]]:
+        """Return the tokens of a text, each with the characters that it completes.
+
+        Servers may list the tokens of the reasoning before them, and the end token after them.
+        """
+        self._has_logprobs |= bool(ranked)
+        texts = [self._decode(bytes(token.bytes)) if token.bytes else token.token for token in ranked]
+        joined = "".join(texts)
+        start = 0 if joined.startswith(content) else max(0, len(joined) - len(content))
+        found: list[tuple[int, TokenLogprob]] = []
+        place = -start
+        for token, text in zip(ranked, texts, strict=True):
+            if 0 <= place < len(content) or (place == len(content) and not text):
+                found.append((len(text), _token_logprob(token)))
+            place += len(text)
+        return found
+
+
+def _token_logprob(token: _Token) -> TokenLogprob:
+    spelled = None if token.bytes is None else bytes(token.bytes)
+    likeliest = tuple(_token_logprob(each) for each in token.top_logprobs)
+    return TokenLogprob(token.token, max(SMALLEST_LOGPROB, token.logprob), spelled, likeliest)
 
 
 class Endpoint:

@@ -1,15 +1,17 @@
 """Reply parsing: tokens to text (detokenizer), text to reasoning and answer, whole or streamed, and stop strings."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tokenizers.decoders import DecodeStream
 
 from thinktune.inference.requests import Completion, FinishReason, OpenTurn, SamplingParams
+from thinktune.inference.sampling.answer_tokens import AnswerTokens, RankedToken, TokenLogprob
 from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.chat_template import reasoning_end_ids
 from thinktune.tokenization.tags import Tags, read_tags
+from thinktune.tokenization.token_bytes import TokenBytes, token_text
 
 DEFAULT_TAGS = Tags()
 TAIL_TOKENS = 32  # of a prompt, in which an opening tag that ends it is found
@@ -19,13 +21,14 @@ PieceKind = Literal["reasoning", "answer", "moved"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some text of the reasoning or the answer.
+    """Some text of the reasoning or the answer; of the answer with its tokens' log probabilities, where asked for.
 
     "moved" (without text) means that all text shown as answer so far was reasoning: its opening tag was missing.
     """
 
     kind: PieceKind
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class ReasoningParser:
         self, tags: Tags = DEFAULT_TAGS, *, starts_in_reasoning: bool = False, open_turn: OpenTurn | None = None
     ) -> None:
         self.closed = False
+        self.answer_start: int | None = None  # character of the whole text; None while there is no answer
+        self.fed = 0  # characters
         self._tags = tags
         self._starts_in_reasoning = starts_in_reasoning
         self._state: Literal["start", "reasoning", "answer"] = "start"
@@ -58,6 +63,11 @@ class ReasoningParser:
         if open_turn:
             self._state, self._at_start = open_turn.part, not open_turn.has_text
             self.closed = open_turn.part == "answer"
+
+    @property
+    def final_end(self) -> int:
+        """The character of the whole text before which nothing is held back."""
+        return self.fed - len(self._held)
 
     @property
     def in_reasoning(self) -> bool:
@@ -72,6 +82,7 @@ class ReasoningParser:
     def feed(self, text: str) -> Iterator[Piece]:
         """Yield the pieces that are final after this text."""
         self._held += text
+        self.fed += len(text)
         if self._state == "start":
             start = self._held.lstrip()
             if self._tags.opening.startswith(start) and len(start) < len(self._tags.opening):
@@ -96,7 +107,7 @@ class ReasoningParser:
 
     def _end_reasoning(self, head: str) -> Iterator[Piece]:
         if self._state == "answer":
-            self._state = "reasoning"
+            self._state, self.answer_start = "reasoning", None
             yield Piece("moved", "")
         self._held = head.rstrip("\n")
         yield from self._emit(len(self._held))
@@ -107,6 +118,8 @@ class ReasoningParser:
         if self._at_start:
             text = text.lstrip("\n")
         if text:
+            if self._at_start and self._state == "answer":
+                self.answer_start = self.fed - len(self._held) - len(text)
             self._at_start = False
             yield Piece("reasoning" if self._state == "reasoning" else "answer", text)
 
@@ -129,6 +142,8 @@ class ReplyParser:
         self._reasoning_parser = ReasoningParser(tags, starts_in_reasoning=starts_in_reasoning, open_turn=open_turn)
         self._stop_strings = StopStrings(stop)
         self._pieces: list[Piece] = []
+        self._answer_characters = 0
+        self._tokens = AnswerTokens()
 
     @property
     def in_reasoning(self) -> bool:
@@ -150,16 +165,22 @@ class ReplyParser:
         if not self.closed:
             self._reasoning_parser.begin_answer()
 
-    def feed(self, text: str) -> list[Piece]:
-        """Return the pieces that are final after this text."""
-        return self._keep(self._until_stop(self._reasoning_parser.feed(text)))
+    def feed(self, text: str, tokens: Sequence[tuple[int, TokenLogprob]] = ()) -> list[Piece]:
+        """Return the pieces that are final after this text; `tokens` are its last ones, each with its characters."""
+        start = self._reasoning_parser.fed + len(text) - sum(characters for characters, _ in tokens)
+        for characters, logprob in tokens:
+            self._tokens.add(start, start + characters, logprob)
+            start += characters
+        return self._with_logprobs(self._keep(self._until_stop(self._reasoning_parser.feed(text))))
 
     def flush(self) -> list[Piece]:
         """Return the rest, at the end of the text."""
         if self.stopped:
             return []
         pieces = self._keep(self._until_stop(self._reasoning_parser.flush()))
-        return pieces if self.stopped else pieces + self._keep(self._flush_stop_strings())
+        if not self.stopped:
+            pieces += self._keep(self._flush_stop_strings())
+        return self._with_logprobs(pieces)
 
     def reply(self) -> Reply:
         """Join the pieces so far."""
@@ -168,7 +189,22 @@ class ReplyParser:
     def _keep(self, pieces: Iterable[Piece]) -> list[Piece]:
         new = list(pieces)
         self._pieces += new
+        for piece in new:
+            if piece.kind != "reasoning":
+                self._answer_characters = self._answer_characters + len(piece.text) if piece.kind == "answer" else 0
         return new
+
+    def _with_logprobs(self, pieces: list[Piece]) -> list[Piece]:
+        """Put the log probabilities of the tokens that are shown now with the last piece of the answer."""
+        start, shown = self._reasoning_parser.answer_start, self._reasoning_parser.final_end
+        if start is not None:
+            shown = start + self._answer_characters  # from its start on, the answer is the text as it came
+        if found := tuple(self._tokens.take(start, shown)):
+            last = next((index for index in reversed(range(len(pieces))) if pieces[index].kind == "answer"), None)
+            if last is None:  # of a server whose tokens are not those of its text
+                return [*pieces, Piece("answer", "", found)]
+            pieces[last] = replace(pieces[last], logprobs=found)
+        return pieces
 
     def _flush_stop_strings(self) -> Iterator[Piece]:
         if rest := self._stop_strings.flush():
@@ -256,6 +292,7 @@ class SpecialTokens:
     """A model's tokenizer, its end-of-turn tokens, its think tags, and the tokens that close the reasoning.
 
     `skipped_ids` are the special tokens that are no part of a reply's text: all but those that are think tags.
+    `token_bytes` says what bytes a token stands for.
     """
 
     tokenizer: ChatTokenizer
@@ -263,6 +300,7 @@ class SpecialTokens:
     reasoning_end_ids: tuple[int, ...]
     tags: Tags
     skipped_ids: frozenset[int]
+    token_bytes: TokenBytes
 
     @classmethod
     def from_tokenizer(cls, tokenizer: ChatTokenizer, eos_token_id: int | list[int] | None) -> "SpecialTokens":
@@ -274,7 +312,16 @@ class SpecialTokens:
             number for number, text in special.items() if text not in tags.opening and text not in tags.closing
         )
         ends = frozenset([tokenizer.eos_token_id, *more])
-        return cls(tokenizer, ends, reasoning_end_ids(tokenizer), tags, skipped)
+        return cls(tokenizer, ends, reasoning_end_ids(tokenizer), tags, skipped, TokenBytes(tokenizer))
+
+    def describe(self, token: int, ranks: RankedToken) -> TokenLogprob:
+        """Return a token's log probability with its text, and those of the likeliest in its place."""
+
+        def spell(token: int, logprob: float, likeliest: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+            spelled = self.token_bytes.of(token)
+            return TokenLogprob(token_text(spelled), logprob, spelled, likeliest)
+
+        return spell(token, ranks.logprob, tuple(spell(*pair) for pair in ranks.likeliest))
 
     def opens_reasoning(self, prompt: Sequence[int]) -> bool:
         """Return True if the end of the prompt opens the reasoning, as some templates do."""
@@ -329,18 +376,20 @@ class Detokenizer:
             self._forced_ids = []
         return self._forced_ids.pop(0) if self._forced_ids else sampled
 
-    def append(self, token: int) -> list[Piece]:
-        """Append a token; returns the pieces that are final after it."""
+    def append(self, token: int, ranks: RankedToken | None = None) -> list[Piece]:
+        """Append a token, with its log probability if that is wanted; returns the pieces that are final after it."""
         self.tokens += 1
         if token in self._special_tokens.eos_token_ids:
             self.finish_reason = "end"
             return self._flush()
-        text = ""
+        text, tokens = "", list[tuple[int, TokenLogprob]]()
         if token not in self._special_tokens.skipped_ids:
             self._ids.append(token)
             text = self._decoder.step(self._special_tokens.tokenizer.backend_tokenizer, token) or ""
+            if ranks:
+                tokens.append((len(text), self._special_tokens.describe(token, ranks)))
         self._decoded_characters += len(text)
-        pieces = self._parser.feed(text)
+        pieces = self._parser.feed(text, tokens)
         if self._parser.closed and self._reasoning_tokens is None:
             self._reasoning_tokens = self.tokens
         if self._parser.stopped:

@@ -1,7 +1,8 @@
 """Requests, sampling parameters and completions: the same for the engine in this process and for a server."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from thinktune.errors import UserError
@@ -17,6 +18,9 @@ FinishReason = Literal["end", "length", "stop"]
 # it, or cut every token.
 GREEDY_BELOW = 1e-6
 
+FIRST_SAVED = 7  # parameters that have always been in what identifies a saved reply
+MAX_PENALTY, MAX_LOGIT_BIAS, MAX_TOP_LOGPROBS = 2.0, 100.0, 20  # OpenAI's limits
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -25,7 +29,18 @@ class SamplingParams:
     `temperature` 0 is greedy, and so is any `temperature` or `top_p` below `GREEDY_BELOW`. `top_k` 0 and `top_p` 1 keep
     every token. `stop` holds strings that end the answer and are left out of it. `max_reasoning_tokens` is a budget:
     once it is spent and the reasoning is still open, the engine closes it in the words of the model's own chat
-    template. Raises ValueError for a value out of range.
+    template.
+
+    Logits are changed in vLLM's order: `logit_bias`, pairs of a token and what is added to its logit; then
+    `repetition_penalty`, by which a positive logit of a token of prompt or reply is divided, and a negative one
+    multiplied; then `frequency_penalty`, subtracted as often as the token is in the reply, and `presence_penalty`,
+    subtracted if it is. After the temperature `min_p` keeps the tokens that are at least so likely as this share of the
+    likeliest, and top-k and top-p cut what it has kept.
+
+    `top_logprobs` asks for the log probability of each token of the answer, and of so many of the likeliest in its
+    place: those of the model itself, before any of the above. None asks for none.
+
+    Raises ValueError for a value out of range.
     """
 
     max_new_tokens: int
@@ -35,11 +50,18 @@ class SamplingParams:
     seed: int = 0
     stop: tuple[str, ...] = ()
     max_reasoning_tokens: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_p: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         wrong = [
             sentence
             for holds, sentence in (
+                *self._checks_of_logits(),
                 (self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be at least 1"),
                 (0 <= self.temperature < math.inf, f"temperature is {self.temperature:g}; it must be 0 or more"),
                 (0 < self.top_p <= 1, f"top_p is {self.top_p:g}; it must be above 0 and at most 1"),
@@ -55,10 +77,45 @@ class SamplingParams:
         if wrong:
             raise ValueError("; ".join(wrong))
 
+    def _checks_of_logits(self) -> Iterator[tuple[bool, str]]:
+        """Yield whether each parameter that changes or reports logits is in its range, and the sentence if not."""
+        for name in ("frequency_penalty", "presence_penalty"):
+            value: float = getattr(self, name)
+            sentence = f"{name} is {value:g}; it must be from -{MAX_PENALTY:g} to {MAX_PENALTY:g}"
+            yield -MAX_PENALTY <= value <= MAX_PENALTY, sentence
+        sentence = f"repetition_penalty is {self.repetition_penalty:g}; it must be above 0 and finite"
+        yield 0 < self.repetition_penalty < math.inf, sentence
+        yield 0 <= self.min_p <= 1, f"min_p is {self.min_p:g}; it must be from 0 to 1"
+        tokens = {token for token, _ in self.logit_bias}
+        yield len(tokens) == len(self.logit_bias), "logit_bias names a token twice"
+        for token, bias in self.logit_bias:
+            yield token >= 0, f"logit_bias has the token {token}; it must be 0 or more"
+            sentence = f"logit_bias of token {token} is {bias:g}; it must be from -100 to 100"
+            yield -MAX_LOGIT_BIAS <= bias <= MAX_LOGIT_BIAS, sentence
+        sentence = f"top_logprobs is {self.top_logprobs}; it must be from 0 to {MAX_TOP_LOGPROBS}"
+        yield 0 <= (self.top_logprobs or 0) <= MAX_TOP_LOGPROBS, sentence
+
     @property
     def is_greedy(self) -> bool:
         """True if the likeliest token is always taken."""
         return self.temperature < GREEDY_BELOW or self.top_p < GREEDY_BELOW
+
+    @property
+    def has_penalties(self) -> bool:
+        """True if what a logit becomes depends on the tokens so far."""
+        return (self.frequency_penalty, self.presence_penalty, self.repetition_penalty) != (0, 0, 1)
+
+    def record(self) -> dict[str, Any]:
+        """Return the parameters as what identifies a saved reply.
+
+        Those that came after the first replies were saved are in it only where they ask for something, so that what was
+        saved without them is found again.
+        """
+        values, later = asdict(self), fields(self)[FIRST_SAVED:]
+        for each in later:
+            if values[each.name] == each.default:
+                del values[each.name]
+        return values
 
 
 @dataclass(frozen=True, slots=True)

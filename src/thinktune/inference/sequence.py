@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from thinktune.inference.replies import Detokenizer
 from thinktune.inference.requests import GenerationError
+from thinktune.inference.sampling.answer_tokens import RankedToken
 from thinktune.inference.sampling.constraint import AnswerConstraint
 from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler
 from thinktune.inference.streaming import EventQueue
@@ -20,7 +21,8 @@ class SequenceState:
         self, prompt: Sequence[int], detokenizer: Detokenizer, events: EventQueue, *, index: int, streamed: bool
     ) -> None:
         self.ids, self.prompt_tokens = list(prompt), len(prompt)
-        self.detokenizer, self.sampler = detokenizer, Sampler(detokenizer.sampling)
+        self.detokenizer = detokenizer
+        self.sampler = Sampler(detokenizer.sampling, self.ids, self.prompt_tokens)
         self.cancelled = False
         self.constraint: AnswerConstraint | None = None
         self._events, self._index, self._streamed = events, index, streamed
@@ -38,7 +40,7 @@ class SequenceState:
         """True once no more tokens are to be generated."""
         return self.cancelled or self.detokenizer.finish_reason is not None
 
-    def append_token(self, sampled: int) -> None:
+    def append_token(self, sampled: int, ranks: RankedToken | None = None) -> None:
         """Append the next token and deliver the pieces that are final; raises GenerationError if it is `NO_TOKEN`."""
         if sampled == NO_TOKEN:
             raise GenerationError(
@@ -49,7 +51,7 @@ class SequenceState:
         self.ids.append(token)
         if self.constraint:
             self.constraint.take(token)
-        pieces = self.detokenizer.append(token)
+        pieces = self.detokenizer.append(token, ranks if token == sampled else None)
         if pieces and self._streamed:
             self._events.put((self._index, pieces))
         if self.constraint and not self.detokenizer.finish_reason:

@@ -1,7 +1,7 @@
 """Admission of requests: how many are parsed, rendered and answered at once, so that no client holds up the others."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -86,6 +86,19 @@ class AdmissionQueue:
         characters += len(request.raw.content) if request.raw else 0
         limiter = self._short_prompts if characters <= SHORT_PROMPT_CHARACTERS else self._long_prompts
         return await to_thread.run_sync(served_model.render, request, limiter=limiter)
+
+    async def render_all(self, served_model: ServedModel, requests: Sequence[Request]) -> list[Request]:
+        """Render requests as `render` does, those of one prompt once."""
+        rendered: list[Request] = []
+        of_prompt: dict[tuple[object, ...], Request] = {}
+        for request in requests:
+            prompt = (request.turns, request.raw, request.open_turn, request.thinking, request.effort)
+            if prompt not in of_prompt:
+                of_prompt[prompt] = await self.render(served_model, request)
+            first = of_prompt[prompt]
+            sampling = replace(request.sampling, max_new_tokens=first.sampling.max_new_tokens)
+            rendered.append(replace(request, sampling=sampling, prompt_ids=first.prompt_ids))
+        return rendered
 
     @asynccontextmanager
     async def slot(self) -> AsyncGenerator[None]:

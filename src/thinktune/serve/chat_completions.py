@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator, Sequence
 
-from thinktune.inference import Completion, Piece, Request
+from thinktune.inference import Request
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_conversion import DeltaStream, ResponseBuilder, may_be_reasoning, to_engine_request
+from thinktune.serve.openai_conversion import ChoiceReply, ResponseBuilder, choices, may_be_reasoning, to_engine_request
 from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest
 from thinktune.serve.reply_response import DATA_EVENTS, Replies
 
@@ -19,34 +19,28 @@ class ChatSurface:
         self.stream, self.warnings = bool(parsed.chat.stream), parsed.warnings
 
     def requests(self) -> list[Request]:
-        """Return the one request."""
+        """Return a request for each choice."""
         served = self._served_model
-        return [to_engine_request(self._parsed, served.defaults, served.effort_use, served.tags)]
+        request = to_engine_request(self._parsed, served.defaults, served.effort_use, served.tags)
+        return choices(request, self._chat_request.n or 1)
 
     async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole reply."""
-        stream, options = self.stream, self._chat_request.stream_options
-        [request], parsed = requests, self._parsed
+        parsed, options, request = self._parsed, self._chat_request.stream_options, requests[0]
         response = ResponseBuilder(self._served_model.name, parsed.warnings, parsed.controls.is_hidden)
         allow_moved = bool(options and options.allow_moved)
-        may_move = may_be_reasoning(request, may_reason=self._served_model.may_reason)
-        deltas = DeltaStream(hold_answer=may_move and not allow_moved)
-        started = not stream
-        async for _, piece in replies:
-            if not started:
-                yield response.first_chunk()
-                started = True
-            match piece:
-                case Completion() if not stream:
-                    yield response.completion(piece)
-                case Completion():
-                    for body in response.final_chunks(piece, deltas.flush(), options):
-                        yield body
-                case Piece() if stream:
-                    for body in response.chunks(deltas.feed(piece)):
-                        yield body
-                case Piece():
-                    pass
+        hold_answer = may_be_reasoning(request, may_reason=self._served_model.may_reason) and not allow_moved
+        written = [ChoiceReply(response, index, hold_answer=hold_answer) for index in range(len(requests))]
+        async for index, piece in replies:
+            events = written[index].add(piece)
+            for event in events if self.stream else ():
+                yield event
+        completions = [reply.completion for reply in written if reply.completion]
+        if not self.stream:
+            has_logprobs = request.sampling.top_logprobs is not None
+            yield response.completion(completions, [reply.logprobs for reply in written] if has_logprobs else None)
+        elif options and options.include_usage:
+            yield response.usage_chunk(completions)
 
     def refusal(self, error: ApiError) -> ApiError:
         """Return the error as it is: its fields are this API's."""

@@ -46,7 +46,8 @@ REQUEST_FIELDS_WITHOUT_EFFECT = frozenset([
     "dry_sequence_breakers", "dynatemp_exponent", "smoothing_curve",
 ])  # fmt: skip
 
-# Options of OpenAI, vLLM, SGLang, llama.cpp and their like that are not offered, with what happens anyway.
+# Options of OpenAI, vLLM, SGLang, llama.cpp and their like that are not offered, or not everywhere, with what happens
+# where they are not.
 NEUTRAL_REQUEST_VALUES: NeutralValues = {
     "n": [1],
     "best_of": [1],

@@ -22,6 +22,7 @@ from thinktune.serve.neutral_fields import (
     NeutralValues,
 )
 from thinktune.serve.response_format import FormFields, read_grammar
+from thinktune.serve.sampling_fields import SamplingFields
 from thinktune.serve.thinking_controls import ThinkingControls, ThinkingFields, read_controls
 
 MAX_STOP_STRINGS = 16
@@ -72,7 +73,7 @@ class StreamOptions(ClientModel):
     """Ours: send text at once even if it may prove to be reasoning; a delta `moved: true` then says that it was."""
 
 
-class GenerationRequest(ClientModel):
+class GenerationRequest(SamplingFields):
     """Options that the bodies of all surfaces share; null is the same as leaving an option out."""
 
     without_effect = REQUEST_FIELDS_WITHOUT_EFFECT
@@ -81,10 +82,6 @@ class GenerationRequest(ClientModel):
     """None or an empty name means the first model of /v1/models."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     """Empty strings stop nothing."""
     strict: bool | None = None
@@ -206,13 +203,34 @@ class ReplyMessage(ResponseModel):
     reasoning: str | None
 
 
-class Choice(ResponseModel):
-    """The only choice of a completion."""
+class TopLogprob(ResponseModel):
+    """A token that could have been drawn: its text, log probability and bytes (null if unknown)."""
 
-    index: Literal[0] = 0
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class AnswerLogprob(TopLogprob):
+    """A token of `content`, and the likeliest tokens in its place, the likeliest first."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(ResponseModel):
+    """The log probabilities of the tokens of `content`; those of reasoning and end are not in it."""
+
+    content: list[AnswerLogprob]
+    refusal: None = None
+
+
+class Choice(ResponseModel):
+    """One choice of a completion."""
+
+    index: NonNegativeInt = 0
     message: ReplyMessage
     finish_reason: Literal["stop", "length"]
-    logprobs: None = None
+    logprobs: ChoiceLogprobs | None = None
 
 
 class ChatCompletion(ResponseModel):
@@ -289,6 +307,8 @@ def read_chat(request: ChatRequest, warnings: Sequence[str]) -> ParsedRequest:
     limits = {limit for limit in (request.max_tokens, request.max_completion_tokens) if limit and limit > 0}
     if len(limits) > 1:
         raise ApiError(400, "max_tokens and max_completion_tokens differ; give only one of them", param="max_tokens")
+    if request.top_logprobs and not request.logprobs:
+        raise ApiError(400, "top_logprobs: needs logprobs: true; add it", param="top_logprobs")
     for number, message in enumerate(request.messages):
         if message.content is None and message.role != "assistant":
             raise ApiError(400, f"messages.{number}.content: is missing", param=f"messages.{number}.content")

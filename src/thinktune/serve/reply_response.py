@@ -114,7 +114,7 @@ class ReplyResponse(Response):
             async with asyncio.timeout(queue.limits.reply_timeout_seconds):
                 requests = surface.requests()
                 async with queue.places(len(requests)):
-                    requests = [await queue.render(self._served_model, request) for request in requests]
+                    requests = await queue.render_all(self._served_model, requests)
                     replies = generate(self._served_model, requests, queue, self._metrics)
                     async with aclosing(replies), aclosing(surface.bodies(requests, replies)) as bodies:
                         async for body in bodies:

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
 from queue import SimpleQueue
@@ -101,7 +101,7 @@ class Teacher:
     def key(self, request: Request) -> str:
         """Hash what identifies a reply: the model, the conversation as it is sent, and the sampling."""
         turns = [(turn.role, turn.content) for turn in request.turns]
-        text = repr((self._identity, turns, sorted(asdict(request.sampling).items()), request.thinking))
+        text = repr((self._identity, turns, sorted(request.sampling.record().items()), request.thinking))
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     def complete(

@@ -33,6 +33,9 @@ _EXPERT_DATA_KEY = re.compile(
 _NAMES = {field: name for name, field in EXPERT_FIELDS.items()}
 
 
+BUNDLED_ROWS = "bundled:general"  # the name of the general rows that come with the package
+
+
 # Where a recipe's `data` is a list, the schema holds the first source as `data`, and the others here.
 OTHER_SOURCES = "other_sources"
 
@@ -107,9 +110,26 @@ def to_fields(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 fields[section] = {**held, leaf: value}
             elif isinstance(held, list):
                 fields[section] = [{leaf: value, **each} if isinstance(each, dict) else each for each in held]
+    fields, faults = _with_replay(fields, faults)
     if isinstance(sources := fields.get("data"), list) and sources:
         fields |= {"data": sources[0], OTHER_SOURCES: sources[1:]}
     return fields, faults
+
+
+def _with_replay(fields: dict[str, Any], faults: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Write `data.replay: 0.1` out: the bundled general rows, as a second source of that share, none of them held out.
+
+    They are no longer than the first source's rows may be, so that they need no more memory.
+    """
+    if not has_key(fields, "data.replay"):
+        return fields, faults
+    share, data = fields["data"]["replay"], without_key(fields, "data.replay")["data"]
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        faults = [*faults, f"data.replay: is {share!r}; write a share between 0 and 1, as in 0.1, or leave it out"]
+        return fields | {"data": data}, faults
+    general = {"name": BUNDLED_ROWS, "share": share, "validation": 0.0}
+    general |= {key: data[key] for key in ("max_tokens",) if key in data}
+    return fields | {"data": [data, general]}, faults
 
 
 def from_fields(tree: dict[str, Any]) -> dict[str, Any]:

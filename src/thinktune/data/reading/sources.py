@@ -13,7 +13,7 @@ from os.path import commonprefix
 from pathlib import Path, PurePath
 
 from thinktune.config import Recipe
-from thinktune.config.expert import of_source
+from thinktune.config.expert import BUNDLED_ROWS, of_source
 from thinktune.data.reading.compression import COMPRESSED_SUFFIXES
 from thinktune.data.reading.containers import list_parts, locate_part
 from thinktune.data.reading.readers import has_rows
@@ -36,6 +36,7 @@ SPLIT_ALIASES = {
 
 
 MAX_LISTED_FILES = 8
+BUNDLED_FILE = "general.jsonl"  # of this package
 
 
 def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
@@ -51,6 +52,8 @@ def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]
 
 
 def _match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
+    if name == BUNDLED_ROWS:
+        return [Path(__file__).parents[1] / BUNDLED_FILE]
     path = expand_home(Path(name))
     if path.is_dir():
         return _match_in_folder(path, pattern, field)

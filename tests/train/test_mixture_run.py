@@ -1,12 +1,15 @@
 """Runs on several sources: the same to the bit where they stop, with the losses of each source apart."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from support.prepared_rows import write
 from support.runs import FACTS, equal, quiet, stop_after, write_rows
 
 from thinktune.config.loading import load_recipe, validate_recipe
+from thinktune.data import prepare
+from thinktune.data.packing import plan_steps
 from thinktune.errors import UserError
 from thinktune.report import write_run_page
 from thinktune.report.card_facts import settings_text
@@ -36,7 +39,18 @@ def mixed(tree, tmp_path):
     return recipe
 
 
-def test_a_stopped_run_of_two_sources_resumes_bit_for_bit_and_tells_their_losses_apart(mixed, tmp_path):
+def planned_tokens(recipe, tokenizer):
+    """Yield the learned tokens of each source between two lines of metrics, as the steps were planned."""
+    prepared = prepare(recipe, tokenizer)
+    rows, steps = prepared.train, plan_steps(recipe, prepared)
+    ends = [step for step in range(1, len(steps) + 1) if step % 2 == 0 or step % 3 == 0 or step == len(steps)]
+    for first, last in pairwise([0, *ends]):
+        chosen = [row for step in steps[first:last] for row in step.rows]
+        owners, learned = rows.source_numbers[chosen], rows.label_tokens[chosen]
+        yield {name: int(learned[owners == number].sum()) for number, name in enumerate(("own.jsonl", "general.jsonl"))}
+
+
+def test_a_stopped_run_of_two_sources_resumes_bit_for_bit_and_tells_their_losses_apart(mixed, tokenizer, tmp_path):
     whole = train(mixed("whole"), quiet)
     with pytest.raises(KeyboardInterrupt):
         train(mixed("cut"), stop_after(3))
@@ -53,6 +67,7 @@ def test_a_stopped_run_of_two_sources_resumes_bit_for_bit_and_tells_their_losses
         assert sum(learned.values()) == record["learned_tokens"]
         total = sum(loss * learned[name] for name, loss in record["source_losses"].items())
         assert total / record["learned_tokens"] == pytest.approx(record["loss"], rel=1e-6)
+    assert [record["source_learned_tokens"] for record in trained] == list(planned_tokens(mixed("whole"), tokenizer))
     held_out = journal.read_row_losses(whole)
     for record in records:
         if record["kind"] == "eval":

@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from thinktune.config.expert import EXPERT_FIELDS, recipe_key
+from thinktune.config.expert import EXPERT_FIELDS, OTHER_SOURCES, recipe_key
 from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
 
@@ -34,6 +34,40 @@ places still work; `check` and `train` name the new place.
 |---|---|---|
 """
 
+SOURCES = """
+## Several sources
+
+`data` is one section, or a list of them: each source has its own files, columns, faults, system prompt, tags, modes and
+held-out rows, and is read as if it were alone. On the command line a source has a number: `data.1.share=0.2`. An expert
+setting of the rows counts for every source that does not set it itself; a source sets it directly, as in
+`data.1.license`.
+
+```yaml
+data:
+- name: mine.jsonl
+- name: general.jsonl
+  share: 0.1
+  validation: 0
+```
+
+`replay: 0.1` below `data`, beside the name of your own rows, is the short form of such a list: 200 general rows that
+come with thinktune (`name: bundled:general`; Chinese and English, with reasoning) get a tenth of the trained tokens,
+and none of them is held out, so that the held-out loss means what it means without them. It is there so that a model
+tuned on few rows forgets less; `thinktune eval` shows whether it does. Any file of general rows with a `share` does the
+same.
+
+`share` is a source's part of all tokens that are trained. It is exact over the run, to half a row, and nearly so in
+every step; it is dealt before rows are packed, so that cards and batches change nothing. `train.epochs` counts the
+passes over the sources without a share, or over the first where each has one. The rows of the others come in a seeded
+order, each once before any comes again: as often as the share asks for, or only in part. `check` says how often.
+
+A row whose question another source holds out is a `leak`, and of a row that two sources have, the later source's is a
+`duplicate`; the policies of a row's own source decide. The held-out rows of all sources choose the best checkpoint;
+write `validation: 0` for a source that is not to be asked. The first source is the one whose system prompt chat and
+exams use, and whose held-out rows samples and `eval` ask first. `check`, the run's page and `metrics.jsonl` account for
+each source, with its losses apart.
+"""
+
 FAULTS = """
 ## Row faults and `data.faults`
 
@@ -53,6 +87,8 @@ def table_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str,
         kind, path = field.annotation, f"{prefix}{name}"
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             made |= table_rows(kind, f"{path}.")
+            continue
+        if name == OTHER_SOURCES:
             continue
         default = "required" if field.default is PydanticUndefined else shown(field.default)
         description = " ".join((field.description or "").split())  # a line break would end the table
@@ -84,4 +120,4 @@ def fault_rows() -> str:
 if __name__ == "__main__":
     rows = table_rows()
     expert = [rows.pop(field) for field in EXPERT_FIELDS.values()]
-    print(HEAD + "".join(rows.values()) + EXPERT + "".join(expert) + FAULTS + fault_rows(), end="")
+    print(HEAD + "".join(rows.values()) + EXPERT + "".join(expert) + SOURCES + FAULTS + fault_rows(), end="")

@@ -16,7 +16,7 @@ from thinktune.config import MemoryTierName, Recipe
 from thinktune.data import Prepared, Subset, summary
 from thinktune.data.dataset import select
 from thinktune.data.doubts import find_doubts
-from thinktune.data.packing import padding_share, plan_steps
+from thinktune.data.packing import account_for_sources, padding_share, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.data.rows_first import RowsFirst
 from thinktune.errors import UserError, redact_all
@@ -85,6 +85,7 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
             "epochs": recipe.train.epochs,
             "evaluate_every_steps": evaluation_interval_steps(recipe, steps),
             "plan": planned,
+            **account_for_sources(recipe, prepared, steps),
         }
         if not admitted.traits.packed:
             capacity = recipe.train.batch_tokens or max(SHOWN_BATCH_TOKENS, int(prepared.train.lengths.max()))

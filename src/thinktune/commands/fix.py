@@ -45,6 +45,11 @@ def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Recipe, list[str]]
     Returns the new recipe, and a line about its file and about what is left to do. The file says of each choice why. No
     file is overwritten.
     """
+    if recipe.other_sources:
+        raise UserError(
+            f"--fix: data is a list of {len(recipe.sources)} sources, and this works on one; write a recipe whose data "
+            "is the source that needs it, and copy what it chooses"
+        )
     fixing = Fixing(own_values(recipe, path))
     for _ in range(MAX_ROUNDS):
         stops = _try(fixing, say)

@@ -1,5 +1,6 @@
 """Expert settings: no first user needs them. Recipes write them under `expert:`; other sections hold and read them."""
 
+import re
 from typing import Any
 
 # Name under `expert:` -> the schema's field. Recipes may still use the field itself, the former place.
@@ -26,14 +27,51 @@ EXPERT_FIELDS = {
     "evaluate_tokens": "generate.evaluate_tokens",
     "track_machine": "track.machine",
 }
+_EXPERT_DATA_KEY = re.compile(
+    r"\bexpert\.(" + "|".join(name for name, field in EXPERT_FIELDS.items() if field.startswith("data.")) + r")\b"
+)
 _NAMES = {field: name for name, field in EXPERT_FIELDS.items()}
 
 
+BUNDLED_ROWS = "bundled:general"  # the name of the general rows that come with the package
+
+
+# Where a recipe's `data` is a list, the schema holds the first source as `data`, and the others here.
+OTHER_SOURCES = "other_sources"
+
+
 def recipe_key(field: str) -> str:
-    """Return the key by which a recipe sets a field: `train.betas.1` is written `expert.betas.1`."""
+    """Return the key by which a recipe sets a field: `train.betas.1` is written `expert.betas.1`.
+
+    A field of `other_sources.0` is one of the second source, `data.1`, which also holds its expert settings.
+    """
+    if field == OTHER_SOURCES:
+        return "data"
+    if field.startswith(f"{OTHER_SOURCES}."):
+        number, dot, rest = field.removeprefix(f"{OTHER_SOURCES}.").partition(".")
+        return f"data.{int(number) + 1}{dot}{rest}"
     section, _, rest = field.partition(".")
     name, dot, index = rest.partition(".")
     return f"expert.{_NAMES[f'{section}.{name}']}{dot}{index}" if f"{section}.{name}" in _NAMES else field
+
+
+def first_source_key(field: str) -> str:
+    """Return the key by which a recipe whose `data` is a list sets a field."""
+    section, dot, rest = field.partition(".")
+    return f"data.0{dot}{rest}" if section == "data" else recipe_key(field)
+
+
+def of_source(sentence: str, number: int) -> str:
+    """Return a sentence about one source of a list with its settings named as the list has them: `data.1.columns`."""
+    sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], sentence)
+    return re.sub(r"\bdata\.(?=[a-z])", f"data.{number}.", sentence)
+
+
+def any_source_key(field: str) -> str:
+    """Return the field by which the first source holds what a field of any source is."""
+    if not field.startswith(f"{OTHER_SOURCES}."):
+        return field
+    return f"data.{field.split('.', 2)[2]}"
 
 
 def other_key(key: str) -> str | None:
@@ -49,11 +87,16 @@ def fields_at_former_place(tree: dict[str, Any]) -> list[str]:
 
 
 def to_fields(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return a recipe's tree with `expert:` dissolved into the schema's fields, and a sentence for each mistake."""
+    """Return a recipe's tree with `expert:` dissolved into the schema's fields, and a sentence for each mistake.
+
+    Of several sources, an expert setting is that of each which does not set it itself.
+    """
     expert = tree.get("expert") or {}
-    if not isinstance(expert, dict):
-        return without_key(tree, "expert"), [f"expert: holds {expert!r}; write keys and values below it"]
     fields, faults = without_key(tree, "expert"), list[str]()
+    if OTHER_SOURCES in fields:
+        fields, faults = without_key(fields, OTHER_SOURCES), [f"{OTHER_SOURCES}: unknown key; write data as a list"]
+    if not isinstance(expert, dict):
+        return fields, [*faults, f"expert: holds {expert!r}; write keys and values below it"]
     for name, value in expert.items():
         field = EXPERT_FIELDS.get(name)
         if field is None:
@@ -65,14 +108,44 @@ def to_fields(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             held = fields.get(section) or {}
             if isinstance(held, dict):  # the schema refuses anything else
                 fields[section] = {**held, leaf: value}
+            elif isinstance(held, list):
+                fields[section] = [{leaf: value, **each} if isinstance(each, dict) else each for each in held]
+    fields, faults = _with_replay(fields, faults)
+    if isinstance(sources := fields.get("data"), list) and sources:
+        fields |= {"data": sources[0], OTHER_SOURCES: sources[1:]}
     return fields, faults
 
 
+def _with_replay(fields: dict[str, Any], faults: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Write `data.replay: 0.1` out: the bundled general rows, as a second source of that share, none of them held out.
+
+    They are no longer than the first source's rows may be, so that they need no more memory.
+    """
+    if not has_key(fields, "data.replay"):
+        return fields, faults
+    share, data = fields["data"]["replay"], without_key(fields, "data.replay")["data"]
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        faults = [*faults, f"data.replay: is {share!r}; write a share between 0 and 1, as in 0.1, or leave it out"]
+        return fields | {"data": data}, faults
+    general = {"name": BUNDLED_ROWS, "share": share, "validation": 0.0}
+    general |= {key: data[key] for key in ("max_tokens",) if key in data}
+    return fields | {"data": [data, general]}, faults
+
+
 def from_fields(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema's values as a recipe writes them: expert settings under `expert:`, last."""
+    """Return the schema's values as a recipe writes them: expert settings under `expert:`, last.
+
+    Several sources are a list, and each holds its own expert settings.
+    """
     expert: dict[str, Any] = {}
+    others = tree.get(OTHER_SOURCES)
+    tree = without_key(tree, OTHER_SOURCES)
+    if others:
+        tree = {key: [value, *others] if key == "data" else value for key, value in tree.items()}
     for name, field in EXPERT_FIELDS.items():
         section, _, leaf = field.partition(".")
+        if not isinstance(tree[section], dict):
+            continue
         expert[name] = tree[section][leaf]
         tree = without_key(tree, field)
     return {**tree, "expert": expert}

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from thinktune.config.expert import (
     EXPERT_FIELDS,
+    OTHER_SOURCES,
     fields_at_former_place,
+    first_source_key,
     from_fields,
     other_key,
     recipe_key,
@@ -92,7 +94,8 @@ def _validate(tree: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
     try:
         return Recipe.model_validate(fields), faults
     except ValidationError as error:
-        return None, faults + [_describe_fault(fault) for fault in error.errors()]
+        listed = isinstance(tree.get("data"), list)
+        return None, faults + [_describe_fault(fault, listed=listed) for fault in error.errors()]
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -186,20 +189,42 @@ def _with_override(tree: dict[str, Any], key: str, value: Any, override: str) ->
     *parents, leaf = key.split(".")
     if other := other_key(key):
         tree = without_key(tree, other)
-    branch = tree
+    branch: Any = tree
     for name in parents:
-        if branch.get(name) is None:
-            branch[name] = {}
-        branch = branch[name]
-        if not isinstance(branch, dict):
+        branch = _part_of(branch, name, override)
+        if not isinstance(branch, dict | list):
             raise UserError(f"{_show(override)}: {name} is a value, not a section")
-    branch[leaf] = value
+    if isinstance(branch, list):
+        branch[_place_in(branch, leaf, override)] = value
+    else:
+        branch[leaf] = value
     return tree
 
 
-def _describe_fault(fault: Any) -> str:
-    """Return one sentence, with place and remedy, for one of pydantic's errors."""
-    place = recipe_key(".".join(str(part) for part in fault["loc"] if part not in ("float", "str")))
+def _part_of(branch: Any, name: str, override: str) -> Any:
+    """Return a section of a tree, made where it is not there, or an item of a list."""
+    if isinstance(branch, list):
+        return branch[_place_in(branch, name, override)]
+    if branch.get(name) is None:
+        branch[name] = {}
+    return branch[name]
+
+
+def _place_in(items: Sequence[Any], name: str, override: str) -> int:
+    """Return the place in a list that a part of a key names."""
+    if name.isdecimal() and name.isascii() and int(name) < len(items):
+        return int(name)
+    last = len(items) - 1
+    raise UserError(
+        f"{_show(override)}: sets {name!r} of a list; name one of its items by number, "
+        f"{f'0 to {last}' if last else '0'}, as in data.0.name=…"
+    )
+
+
+def _describe_fault(fault: Any, *, listed: bool) -> str:
+    """Return one sentence, with place and remedy, for one of pydantic's errors; `listed` if `data` is a list."""
+    key = ".".join(str(part) for part in fault["loc"] if part not in ("float", "str"))
+    place = first_source_key(key) if listed else recipe_key(key)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         return f"{place}: unknown key; {_suggest_key(place)}"
@@ -229,10 +254,12 @@ def _suggest_key(key: str) -> str:
     *parents, leaf = key.split(".")
     section: type[BaseModel] = Recipe
     for name in parents:
-        annotation = section.model_fields[name].annotation
-        section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+        if not name.isdecimal():  # the number of a source
+            annotation = section.model_fields[name].annotation
+            section = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
     prefix = "".join(f"{name}." for name in parents)
     keys = {name: recipe_key(prefix + name).removeprefix(prefix) for name in section.model_fields}
+    keys.pop(OTHER_SOURCES, None)
     if not parents:
         keys |= {"expert": "expert"} | {name: f"expert.{name}" for name in EXPERT_FIELDS}
     close = [RENAMED_KEYS[leaf]] if RENAMED_KEYS.get(leaf) in keys else get_close_matches(leaf, keys, n=1)

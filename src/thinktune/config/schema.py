@@ -32,6 +32,7 @@ FailurePolicy = Literal["skip", "stop"]
 AveragingFactor = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every random generator takes
+SHARE_TOLERANCE = 1e-6  # of shares that add up to 1
 EngineChoice = Literal["auto", "here", "vllm"]
 
 
@@ -175,6 +176,9 @@ class DataConfig(Section):
     that is known. Think tags and other usual forms are found without it."""
     system: str | None = None
     """The system prompt before every question, without white space at its ends."""
+    share: float | None = Field(default=None, gt=0, lt=1)
+    """Where `data` is a list: this source's share of the tokens that are trained (0 to 1). Its rows are repeated, or
+    only some of them taken, until it has this share. None: every row once an epoch; such sources share the rest."""
     validation: float | str = Field(default=0.1, union_mode="left_to_right")
     """The share of rows held out for evaluation (0 to 0.5), or a file of separate rows."""
     split: Literal["hash", "shuffle"] = "hash"
@@ -350,7 +354,9 @@ class Recipe(Section):
     model: ModelSource
     """The base model."""
     data: DataConfig
-    """The training rows."""
+    """The training rows. A list of such sections names several sources; docs/recipe.md says how."""
+    other_sources: tuple[DataConfig, ...] = ()
+    """The sources after the first, where a recipe's `data` is a list."""
     train: TrainConfig = TrainConfig()
     """How the model is trained."""
     plan: PlanConfig = PlanConfig()
@@ -387,12 +393,45 @@ class Recipe(Section):
                 "expert.offload_activations is true, by which layers keep nothing on the card, but "
                 f"expert.activation_budget is {train.activation_budget:g}; leave one of them out"
             )
-        if train.batch_tokens is not None and train.batch_tokens < self.data.max_tokens:
+        if train.batch_tokens is not None and train.batch_tokens < self.max_tokens:
             raise ValueError(
-                f"expert.batch_tokens is {train.batch_tokens}, less than data.max_tokens {self.data.max_tokens}; "
+                f"expert.batch_tokens is {train.batch_tokens}, less than data.max_tokens {self.max_tokens}; "
                 "a row is never split, so raise the first or lower the second"
             )
         return self
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        shares = [source.share for source in self.sources]
+        given = [share for share in shares if share is not None]
+        if len(shares) == 1 and given:
+            raise ValueError("data.share is a source's part beside others; leave it out, or write data as a list")
+        total = sum(given)
+        if len(given) == len(shares) > 1 and abs(total - 1) > SHARE_TOLERANCE:
+            raise ValueError(
+                f"data: the shares of its {len(shares)} sources add up to {total:g}; make that 1, or leave the share "
+                "of your own rows out: they take the rest"
+            )
+        if len(given) < len(shares) and total >= 1 - SHARE_TOLERANCE:
+            raise ValueError(
+                f"data: the shares add up to {total:g} and leave nothing for the sources without one; lower them"
+            )
+        return self
+
+    @property
+    def sources(self) -> tuple[DataConfig, ...]:
+        """All sources of rows; the first is the domain, whose system prompt chat and exams use."""
+        return (self.data, *self.other_sources)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest row that any source may have."""
+        return max(source.max_tokens for source in self.sources)
+
+    def of_source(self, number: int) -> Self:
+        """Return the recipe of one source alone, which is then its `data`."""
+        alone = self.sources[number].model_copy(update={"share": None})
+        return self.model_copy(update={"data": alone, "other_sources": ()})
 
     @property
     def run_folder(self) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,10 +55,10 @@ class TokenizedDataset:
             raise self._damaged(self.source(index), "text")
         return example_from_json(text)
 
-    def source(self, index: int) -> str:
-        """Return an example's place, such as `file:line`."""
+    def source(self, index: int, file_names: Sequence[str] | None = None) -> str:
+        """Return an example's place, such as `file:line`; `file_names` are others for its files."""
         entry = self.examples[index]
-        return join_place(self.source_files[entry["file"]], int(entry["line"]))
+        return join_place((file_names or self.source_files)[int(entry["file"])], int(entry["line"]))
 
     def reply(self, index: int) -> Rendered:
         """Read a reply's tokens."""
@@ -69,16 +69,50 @@ class TokenizedDataset:
             raise self._damaged(reply.source, "tokens")
         return reply
 
+    def sources_of_examples(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each example's source: 0, the only one."""
+        return np.zeros(len(indices), np.int64)
+
     def _damaged(self, source: str, what: str) -> UserError:
         cache.distrust(self.folder)
         return UserError(f"{source}: its {what} in {self.folder} were damaged; start again, and they are made again")
+
+
+class Dataset(Protocol):
+    """A dataset as its readers see it: a tokenized one, or several joined (`joined.JoinedDataset`)."""
+
+    @property
+    def examples(self) -> NDArray[Any]:
+        """The table of examples, of EXAMPLE_DTYPE."""
+        ...
+
+    @property
+    def replies(self) -> NDArray[Any]:
+        """The table of replies, of REPLY_DTYPE."""
+        ...
+
+    def example(self, index: int) -> Example:
+        """Read an example's text."""
+        ...
+
+    def source(self, index: int) -> str:
+        """Return an example's place."""
+        ...
+
+    def reply(self, index: int) -> Rendered:
+        """Read a reply's tokens."""
+        ...
+
+    def sources_of_examples(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of the source of each example, in the recipe's order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
     """Some of a dataset's examples, in an order, and their replies, which are assigned to optimizer steps."""
 
-    dataset: TokenizedDataset
+    dataset: Dataset
     example_indices: NDArray[np.int64]
     reply_indices: NDArray[np.int64]
 
@@ -99,6 +133,15 @@ class Subset:
     def digests(self) -> bytes:
         """Bytes that change with any token, with its kind, and with the order of the replies."""
         return self.dataset.replies["digest"][self.reply_indices].tobytes()
+
+    @property
+    def source_numbers(self) -> NDArray[np.int64]:
+        """Number of the source of each reply, in the recipe's order: all 0 where there is one."""
+        return self.dataset.sources_of_examples(self.dataset.replies["example"][self.reply_indices])
+
+    def source_numbers_at(self, indices: Sequence[int]) -> NDArray[np.int64]:
+        """Return the number of the source of the replies at these indices of `lengths`."""
+        return self.dataset.sources_of_examples(self.dataset.replies["example"][self.reply_indices[list(indices)]])
 
     def examples(self, limit: int | None = None) -> list[Example]:
         """Read the examples, or the first `limit` of them."""
@@ -121,7 +164,21 @@ class Subset:
             yield f"{int(entry['digest']):016x} {self.dataset.source(int(entry['example']))}"
 
 
-def select(dataset: TokenizedDataset, example_indices: NDArray[np.int64]) -> Subset:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recipe's tokenized rows, split; `summary` accounts for every row read (see `summary.summarize`).
+
+    `fingerprint` changes with any token or label; `stop_reasons` say why a run with these rows cannot start.
+    """
+
+    train: Subset
+    validation: Subset
+    summary: dict[str, Any]
+    fingerprint: str
+    stop_reasons: tuple[str, ...] = ()
+
+
+def select(dataset: Dataset, example_indices: NDArray[np.int64]) -> Subset:
     """Select examples of a dataset, with their replies."""
     counts = dataset.examples["replies"][example_indices].astype(np.int64)
     # For each reply, the index of its example's first reply, and its distance from that.

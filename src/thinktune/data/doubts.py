@@ -14,6 +14,7 @@ from thinktune.data.reading import sources
 from thinktune.data.reading.sources import RowFile
 from thinktune.data.types import Action, Finding, RawRow
 from thinktune.data.worker import Chunk, check_row, check_rules, settings_for_row
+from thinktune.errors import UserError
 from thinktune.tokenization import ChatTokenizer, Example, Turn
 
 MAX_DOUBTS = 20
@@ -61,8 +62,11 @@ def find_doubts(recipe: Recipe, tokenizer: ChatTokenizer, limit: int = MAX_DOUBT
     """Find the rows to look at: of every fault some, chosen by a hash, without those that are decided already.
 
     Reads and checks all rows, but makes no tokens, so that rows that are too long or alike are not among them. Raises
-    UserError where a file cannot be read or understood.
+    UserError where a file cannot be read or understood, and where two of several sources have files of one name.
     """
+    if recipe.other_sources:
+        alone = map(recipe.of_source, range(len(recipe.sources)))
+        return _merge([find_doubts(each, tokenizer, limit) for each in alone])
     files = sources.find_files(recipe)
     best: dict[str, list[tuple[bytes, str]]] = {}
     found: dict[tuple[str, str], tuple[Chunk, RawRow, Finding]] = {}
@@ -84,6 +88,22 @@ def find_doubts(recipe: Recipe, tokenizer: ChatTokenizer, limit: int = MAX_DOUBT
     chosen = list(_choose(best, limit))
     rows = (_describe(*found[key], files, recipe.data, tokenizer) for key in chosen)
     return Doubts(tuple(filter(None, rows)), counts, tuple(files), decided)
+
+
+def _merge(found: Sequence[Doubts]) -> Doubts:
+    """Merge the doubts about several sources, the first source's first."""
+    files = tuple(file for each in found for file in each.files)
+    names = [file.display_name for file in files]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(
+            f"--doubts: several sources have a file named {twice[0]}; rename one, so that decisions are about one file"
+        )
+    counts: dict[str, int] = {}
+    for each in found:
+        for fault, count in each.counts.items():
+            counts[fault] = counts.get(fault, 0) + count
+    decisions = {name: decided for each in found for name, decided in each.decisions.items()}
+    return Doubts(tuple(row for each in found for row in each.rows), counts, files, decisions)
 
 
 def _choices(fault: str) -> list[str]:

@@ -6,12 +6,14 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thinktune.config import Recipe
-from thinktune.data.pipeline import Prepared
+from thinktune.data import dealing
+from thinktune.data.dataset import Prepared, Subset
 
 LOOKAHEAD_ROWS = 64  # that may be passed over in search of one that fits a step
 
@@ -21,10 +23,14 @@ SUBSET_SUM_ROWS = 64  # that are candidates for filling one batch; more would co
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """Rows that share an optimizer step, decided by recipe and seed alone, and their trained tokens in all."""
+    """Rows that share an optimizer step, decided by recipe and seed alone, and their trained tokens in all.
+
+    `epoch_rows` are those whose passes are epochs, where other sources' rows stand beside them; None: all are.
+    """
 
     rows: tuple[int, ...]
     label_tokens: int
+    epoch_rows: int | None = None
 
 
 def assign_rows(
@@ -254,6 +260,8 @@ def _assign_batches(groups: MicroBatchRows, lengths: Sequence[int], ranks: int) 
 
 def plan_steps(recipe: Recipe, prepared: Prepared) -> list[StepRows]:
     """Plan which rows share a step, for the whole run, independent of device and ranks."""
+    if dealing.has_shares(recipe):
+        return _plan_mixture(recipe, prepared.train)
     return assign_rows(
         prepared.train.lengths,
         prepared.train.label_tokens,
@@ -262,6 +270,26 @@ def plan_steps(recipe: Recipe, prepared: Prepared) -> list[StepRows]:
         epochs=recipe.train.epochs,
         seed=recipe.train.seed,
     )
+
+
+def _plan_mixture(recipe: Recipe, rows: Subset) -> list[StepRows]:
+    """Cut each epoch of a mixture into steps, as `assign_rows` cuts those of one source."""
+    sizes, labels = rows.lengths.tolist(), rows.label_tokens.tolist()
+    counted = dealing.base_row_mask(recipe, rows).tolist()
+    by_count, by_tokens = recipe.train.rows_per_step, recipe.train.tokens_per_step or 1
+    return [
+        StepRows(tuple(group), sum(labels[row] for row in group), sum(counted[row] for row in group))
+        for order in dealing.deal_epochs(recipe, rows)
+        for group in (_by_count(order, by_count) if by_count else _by_tokens(order, sizes, by_tokens))
+    ]
+
+
+def account_for_sources(recipe: Recipe, prepared: Prepared, steps: Sequence[StepRows]) -> dict[str, Any]:
+    """Return the summary's `sources` with what a run's steps train of each; nothing where there is one source."""
+    if not recipe.other_sources:
+        return {}
+    dealt = dealing.account_of_steps(recipe, prepared.train, [step.rows for step in steps])
+    return {"sources": [{**source, **each} for source, each in zip(prepared.summary["sources"], dealt, strict=True)]}
 
 
 def padding_share(lengths: Sequence[int] | NDArray[np.integer], steps: Iterable[StepRows], capacity: int) -> float:

@@ -11,18 +11,21 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 
 from thinktune import cache
 from thinktune.config import DataConfig, Recipe
+from thinktune.config.expert import of_source
 from thinktune.data import remedies
 from thinktune.data.columns.mapping import ColumnMapping
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
 from thinktune.data.columns.recipe_change import RecipeChange
 from thinktune.data.columns.unused import UnusedColumns
-from thinktune.data.dataset import DatasetWriter, Subset, TokenizedDataset, open_dataset, select
+from thinktune.data.dataset import DatasetWriter, Prepared, Subset, TokenizedDataset, open_dataset, select
 from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.data.faults.decisions import RowDecision, decisions_file, read_decisions
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
+from thinktune.data.mixture import SourceRows, join_sources
 from thinktune.data.reading import sources
 from thinktune.data.reading.containers import locate_part
 from thinktune.data.reading.readers import MAX_ROW_BYTES, read_rows
@@ -66,20 +69,6 @@ MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes l
 TOKEN_SOURCES = ("data", "tokenization", "config", "errors")
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A recipe's tokenized rows, split; `summary` accounts for every row read (see `summary.summarize`).
-
-    `fingerprint` changes with any token or label; `stop_reasons` say why a run with these rows cannot start.
-    """
-
-    train: Subset
-    validation: Subset
-    summary: dict[str, Any]
-    fingerprint: str
-    stop_reasons: tuple[str, ...] = ()
-
-
 def prepare(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lambda _: None) -> Prepared:
     """Prepare a recipe's rows for training.
 
@@ -97,6 +86,22 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
     Rows are tokenized once: later starts find them in the cache, by everything they were made from. Raises UserError
     where a whole file cannot be read or understood, or the template or the system prompt cannot be used.
     """
+    if not recipe.other_sources:
+        return _prepare_source(recipe, tokenizer, say).prepared
+    sources_alone: list[SourceRows] = []
+    faults: list[str] = []
+    for number in range(len(recipe.sources)):
+        try:
+            sources_alone.append(_prepare_source(recipe.of_source(number), tokenizer, say))
+        except UserError as error:
+            faults += (of_source(fault, number) for fault in error.faults)
+    if faults:
+        raise UserError(faults)
+    return join_sources(recipe, sources_alone)
+
+
+def _prepare_source(recipe: Recipe, tokenizer: ChatTokenizer, say: Say) -> SourceRows:
+    """Prepare the rows of one source, which is the recipe's `data`."""
     files = sources.find_files(recipe)
     _refuse_dated_template(tokenizer)
     _refuse_faulty_system(recipe.data, tokenizer)
@@ -113,13 +118,15 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
     raise UserError(f"{entry}: is removed as soon as it is made; set THINKTUNE_CACHE to a folder that nothing empties")
 
 
-def _open_prepared(entry: Path) -> Prepared:
+def _open_prepared(entry: Path) -> SourceRows:
     """Open a whole entry of the cache; it is not needed any more once it is open."""
     facts = read_json(entry / "facts.json")
     dataset = open_dataset(entry)
     train, validation = (select(dataset, np.load(entry / f"{side}.npy")) for side in ("train", "validation"))
     fingerprint = blake2b(train.digests + b"/" + validation.digests, digest_size=16).hexdigest()
-    return Prepared(train, validation, facts["summary"], fingerprint, tuple(facts["stop_reasons"]))
+    prepared = Prepared(train, validation, facts["summary"], fingerprint, tuple(facts["stop_reasons"]))
+    features, lengths = (np.load(entry / f"{name}.npy") for name in ("features", "lengths"))
+    return SourceRows(prepared, features, lengths, facts["decided"])
 
 
 def _build_dataset(
@@ -132,7 +139,11 @@ def _build_dataset(
     for side, chosen in (("train", train), ("validation", validation)):
         np.save(folder / f"{side}.npy", chosen.example_indices)
     summary = _summarize(processed, train, validation, settings, tokenizer)
-    facts = {"summary": summary, "stop_reasons": _stop_reasons(processed, summary, settings, tokenizer)}
+    # For a recipe of several sources, which compares their rows and measures them together.
+    np.save(folder / "features.npy", processed.row_features)
+    np.save(folder / "lengths.npy", processed.reply_lengths)
+    stops = _stop_reasons(processed, summary, settings, tokenizer)
+    facts = {"summary": summary, "stop_reasons": stops, "decided": processed.decided_policies}
     write_json(folder / "facts.json", facts)
 
 
@@ -193,6 +204,21 @@ class _ProcessedRows:
         self.lengths += np.array(result.lengths, np.int32).tobytes()
         for finding in result.findings:
             self.tally.add(finding)
+
+    @property
+    def row_features(self) -> NDArray[Any]:
+        """What the split needs of every example, of ROW_FEATURES."""
+        return np.frombuffer(self.features, ROW_FEATURES)
+
+    @property
+    def reply_lengths(self) -> NDArray[np.int32]:
+        """Tokens of each reply by kind, (replies, 4)."""
+        return np.frombuffer(self.lengths, np.int32).reshape(-1, 4)
+
+    @property
+    def decided_policies(self) -> dict[str, Mapping[str, str]]:
+        """Policies that count for single rows, by `file:line`."""
+        return {source: one.decisions[source].policies for one in self.files for source in one.decided}
 
     @property
     def shared_rows(self) -> int:
@@ -313,11 +339,13 @@ def _detect_forms(
 
 
 def _split(processed: _ProcessedRows, dataset: TokenizedDataset, settings: DataConfig) -> tuple[Subset, Subset]:
-    features = np.frombuffer(processed.features, ROW_FEATURES)
-    shared_rows = processed.shared_rows
-    decided = {source: one.decisions[source].policies for one in processed.files for source in one.decided}
     train, validation, findings = train_validation_split(
-        features, settings, shared_rows, dataset.source, dataset.example, decided
+        processed.row_features,
+        settings,
+        processed.shared_rows,
+        dataset.source,
+        dataset.example,
+        processed.decided_policies,
     )
     for finding in findings:
         processed.tally.add(finding)
@@ -338,9 +366,8 @@ def _summarize(
         }
         for one in processed.files
     ]
-    lengths = np.frombuffer(processed.lengths, np.int32).reshape(-1, 4)
     shown = train.replies([0]) if len(train) else []
-    return summarize(settings, processed.tally, files, lengths) | {
+    return summarize(settings, processed.tally, files, processed.reply_lengths) | {
         "train_rows": len(train),
         "validation_rows": len(validation),
         "train_tokens": int(train.lengths.sum()),

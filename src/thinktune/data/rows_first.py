@@ -90,7 +90,7 @@ def prepare_new_run(recipe: Recipe, say: Say) -> None:
     Of one that has, whether it may go on is said before its rows are read; and a hub's rows are asked for once, by the
     run. Raises UserError as `prepare` does, of a folder that was admitted before; of another, the run says it.
     """
-    if recipe.run_folder.exists() or recipe.data.hub is not None:
+    if recipe.run_folder.exists() or any(source.hub is not None for source in recipe.sources):
         return
     first = prepare_rows_first(recipe, say)
     if first is None or not first.known or isinstance(first.prepared, UserError):

@@ -49,15 +49,18 @@ def summarize(
         "stopping_rows": tally.total("stops"),
         "max_tokens": settings.max_tokens,
         "validation": settings.validation,
-        "lengths": {part: _statistics(lengths[:, place]) for place, part in enumerate(LENGTH_KINDS)}
-        if len(lengths)
-        else {},
-        "histograms": {part: _histogram(lengths[:, place]) for place, part in enumerate(LENGTH_KINDS)}
-        if len(lengths)
-        else {},
+        **measure_lengths(lengths, settings.max_tokens),
+    }
+
+
+def measure_lengths(lengths: NDArray[np.int32], max_tokens: int) -> dict[str, Any]:
+    """Measure replies: `lengths` and `histograms` by part, and how many are `over` some lengths."""
+    parts = list(enumerate(LENGTH_KINDS)) if len(lengths) else []
+    return {
+        "lengths": {part: _statistics(lengths[:, place]) for place, part in parts},
+        "histograms": {part: _histogram(lengths[:, place]) for place, part in parts},
         "over": {
-            str(mark): int((lengths[:, 3] > mark).sum())
-            for mark in sorted({*LENGTH_THRESHOLDS_TOKENS, settings.max_tokens})
+            str(mark): int((lengths[:, 3] > mark).sum()) for mark in sorted({*LENGTH_THRESHOLDS_TOKENS, max_tokens})
         },
     }
 
@@ -79,12 +82,38 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     for fault in summary["faults"]:
         done = ", ".join(f"{count:,} {action}" for action, count in fault["actions"].items())
         lines.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
+    lines += _source_lines(summary.get("sources", ()))
     if summary["own_system_rows"]:
         lines.append(f"  {summary['own_system_rows']:,} rows have their own system prompt instead of data.system")
     lines += _decision_lines(summary)
     lines += _mode_lines(summary)
     over = ", ".join(f"{count:,} over {mark}" for mark, count in summary["over"].items() if count)
     return lines + ([f"  of all replies measured: {over} tokens"] if over else [])
+
+
+def _source_lines(sources: Sequence[dict[str, Any]]) -> list[str]:
+    """Account for each of several sources: its rows, and its part of what is trained where the steps are known."""
+    lines: list[str] = []
+    for number, source in enumerate(sources):
+        lines.append(
+            f"  data.{number}, {source['name']}: {source['train_rows']:,} rows to train on "
+            f"({source['train_tokens']:,} tokens), {source['validation_rows']:,} held out, "
+            f"{source['dropped_rows']:,} dropped" + _dealt_words(source)
+        )
+        lines += [
+            f"    {fault['fault']}: {', '.join(f'{count:,} {action}' for action, count in fault['actions'].items())}"
+            for fault in source["faults"]
+        ]
+    return lines
+
+
+def _dealt_words(source: dict[str, Any]) -> str:
+    """Say which part of the trained tokens a source has, and how often its rows come."""
+    if "dealt_tokens" not in source:
+        return f"; its share is {source['share']:.0%}" if source["share"] else ""
+    passes = source["passes"]
+    often = f"each row {passes:g} times" if passes >= 1 else f"{passes:.0%} of its rows"
+    return f"; {source['dealt_share']:.1%} of the trained tokens, {often}"
 
 
 def _decision_lines(summary: dict[str, Any]) -> list[str]:

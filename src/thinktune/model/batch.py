@@ -43,6 +43,7 @@ class Batch:
     label_kinds: Tensor  # (m,) int64
     row_sources: tuple[str, ...]
     unpadded_tokens: int  # without padding
+    label_sources: Tensor | None = None  # (m,) int64: the source of each label's row, where a run has several
     first_token: int = 0  # of the whole batch, where this is a slice of it (`context_parallel`)
 
     @property
@@ -56,6 +57,8 @@ class Batch:
         CUDA copies asynchronously only from pinned memory; `cu_seqlens` is pinned too, for kernels that read it there.
         """
         found: dict[str, Tensor] = {name: getattr(self, name) for name in DEVICE_FIELDS}
+        if self.label_sources is not None:
+            found["label_sources"] = self.label_sources
         cu_seqlens = self.cu_seqlens
         if device.type == "cuda" and self.ids.device.type == "cpu":
             found = {name: tensor.pin_memory() for name, tensor in found.items()}

@@ -219,19 +219,21 @@ def compute_loss(
 
 
 class LossSums:
-    """Losses summed by token kind, on the device."""
+    """Losses summed by group on the device: by token kind, or by the source of the row."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(
-            len(TokenKind), dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
-        )
-        self._counts = torch.zeros(len(TokenKind), dtype=torch.int64, device=device)
+    def __init__(self, device: torch.device, groups: int = len(TokenKind)) -> None:
+        self._sums = torch.zeros(groups, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+        self._counts = torch.zeros(groups, dtype=torch.int64, device=device)
 
-    def add(self, losses: Tensor, label_kinds: Tensor) -> None:
-        """Add the losses of labels to the sums of their kinds."""
-        self._sums.index_add_(0, label_kinds, losses.to(self._sums.dtype))
-        self._counts.index_add_(0, label_kinds, torch.ones_like(label_kinds))
+    def add(self, losses: Tensor, label_groups: Tensor) -> None:
+        """Add the losses of labels to the sums of their groups."""
+        self._sums.index_add_(0, label_groups, losses.to(self._sums.dtype))
+        self._counts.index_add_(0, label_groups, torch.ones_like(label_groups))
 
     def all_reduce(self, world: World) -> LossReport:
-        """Sum over all ranks."""
+        """Sum over all ranks, by the kinds that are trained."""
         return LossReport(world.all_reduce(self._sums)[1:], world.all_reduce(self._counts)[1:])
+
+    def all_reduce_groups(self, world: World) -> LossReport:
+        """Sum over all ranks, by every group."""
+        return LossReport(world.all_reduce(self._sums), world.all_reduce(self._counts))

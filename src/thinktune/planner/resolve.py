@@ -63,7 +63,7 @@ def evaluation_batch_tokens(
     """
     if device.type == "cpu" or recipe.train.batch_tokens:
         return cpu_default(recipe.train, int(rows.lengths.max())).batch_tokens
-    return planned_tokens or max(4096, recipe.data.max_tokens)
+    return planned_tokens or max(4096, recipe.max_tokens)
 
 
 def resolve_setting(inputs: PlanInputs, say: Say, world: World = SINGLE) -> Setting:
@@ -146,7 +146,7 @@ def predicting(config: ModelConfig, recipe: Recipe) -> Generator[None]:
         raise UnpredictedModelError(
             f"train.memory: the memory of a model of type {config.model_type} cannot be predicted "
             f"({shorten_error(error)}); set train.memory (exact, or 8bit to take less) and "
-            f"{recipe_key('train.batch_tokens')} ({recipe.data.max_tokens} or more)"
+            f"{recipe_key('train.batch_tokens')} ({recipe.max_tokens} or more)"
         ) from error
 
 

@@ -12,7 +12,7 @@ import yaml
 from thinktune.checkpoint import find_checkpoint
 from thinktune.checkpoint.store import TRAINER_STATE_FILE
 from thinktune.config import Recipe, load_recipe
-from thinktune.config.expert import recipe_key
+from thinktune.config.expert import OTHER_SOURCES, any_source_key, first_source_key, recipe_key
 from thinktune.config.loading import validate_recipe
 from thinktune.errors import UserError
 from thinktune.eval.completion_store import model_fingerprint
@@ -84,7 +84,7 @@ class CardFacts:
     def longest_row_tokens(self) -> int | None:
         """Tokens of the longest row that was trained or held out: longer ones were measured, but left out."""
         measured = (self.data.get("lengths") or {}).get("whole")
-        return min(int(measured["max"]), self.recipe.data.max_tokens) if measured and self.recipe else None
+        return min(int(measured["max"]), self.recipe.max_tokens) if measured and self.recipe else None
 
     @property
     def languages(self) -> list[str]:
@@ -171,16 +171,22 @@ def settings_text(recipe: Recipe) -> str:
         validate_recipe({"model": {"name": "-"}, "data": {"name": "-"}}, "").model_dump(mode="json")
     )
     tree: dict[str, Any] = {}
-    for key, value in flatten_settings(recipe.model_dump(mode="json")).items():
-        if value == defaults.get(key) or key.startswith(_NOT_ON_CARD):
+    values = flatten_settings(recipe.model_dump(mode="json"))
+    for key, value in values.items():
+        field = any_source_key(key)
+        # What a list of sources holds is shown by their own settings.
+        if key == OTHER_SOURCES or value == defaults.get(field) or field.startswith(_NOT_ON_CARD):
             continue
-        on_hub = key.endswith(".name") and getattr(recipe, key.partition(".")[0]).hub
-        shown = _last_name(value) if key in _PATHS and isinstance(value, str) and not on_hub else value
-        *sections, leaf = recipe_key(key).split(".")
+        on_hub = key.endswith(".name") and values.get(key.removesuffix("name") + "hub")
+        shown = _last_name(value) if field in _PATHS and isinstance(value, str) and not on_hub else value
+        place = first_source_key(key) if recipe.other_sources else recipe_key(key)
+        *sections, leaf = place.split(".")
         branch = tree
         for section in sections:
             branch = branch.setdefault(section, {})
         branch[leaf] = shown
+    if recipe.other_sources:
+        tree["data"] = [tree["data"][str(number)] for number in range(len(recipe.sources))]
     return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False, width=120).rstrip()
 
 
@@ -192,6 +198,8 @@ def _read_data(path: Path) -> Record:
             dict(fault["actions"])
         for file in data.get("files") or []:
             file["path"] = _last_name(str(file["path"]))
+        for source in data.get("sources") or []:
+            source["name"] = str(source["name"])
         sum((data.get("languages") or {}).values())
         _ = (data.get("lengths") or {}).get("whole", {"max": 0})["max"] + 0
     return data

@@ -168,7 +168,7 @@ def front_matter(facts: CardFacts) -> str:
         "language": facts.languages,
         "base_model": facts.base_repository,
         "base_model_relation": "finetune" if facts.base_repository else None,
-        "datasets": [recipe.data.name] if recipe and recipe.data.hub else None,
+        "datasets": list(dict.fromkeys(each.name for each in recipe.sources if each.hub)) if recipe else None,
         "library_name": "transformers" if plain else None,
         "pipeline_tag": "text-generation",
         "tasks": ["text-generation"],
@@ -198,8 +198,23 @@ def _template_values(facts: CardFacts, commands: Sequence[Command]) -> dict[str,
         "actions": FAULT_ACTIONS,
         "hardware": _hardware(facts),
         "time": duration_text(trained["seconds"]) if trained.get("seconds") else None,
+        "licenses": _licenses(facts),
         "settings": settings_text(facts.recipe) if facts.recipe else "",
     }
+
+
+def _licenses(facts: CardFacts) -> BilingualText | None:
+    """Return the licence of the rows; of several sources those that are named, and how many name none."""
+    if facts.recipe is None:
+        return None
+    named = [source.license for source in facts.recipe.sources]
+    kinds = ", ".join(dict.fromkeys(name for name in named if name))
+    if not kinds or None not in named:
+        return _same(kinds) if kinds else None
+    missing, count = named.count(None), len(named)
+    return BilingualText(
+        f"{kinds}; none is named for {missing} of {count} sources", f"{kinds}；{count} 个来源中有 {missing} 个未注明"
+    )
 
 
 def _hardware(facts: CardFacts) -> BilingualText | None:

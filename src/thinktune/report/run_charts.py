@@ -31,6 +31,9 @@ TRAINED_KIND_NAMES = {
 }
 
 
+SOURCE_STYLES = ("reasoning", "answer", "end", "train", "eval")  # a line's colour, by the source's number
+
+
 SYSTEM_CHARTS = {
     "learning_rate": (
         BilingualText("Learning rate", "学习率"),
@@ -100,6 +103,12 @@ def draw_charts(train: Sequence[Record], evals: Sequence[Record], best: Record) 
             marks=ChartMarks(epochs),
         ),
     }
+    if sources := list(source_lines(train, evals)):
+        charts["sources"] = line_chart(
+            sources,
+            Axes(BilingualText("Loss by source", "各数据来源的损失"), STEP_LABEL, LOWER_IS_BETTER),
+            marks=ChartMarks(epochs),
+        )
     unnamed = ChartMarks([(step, "") for step, _ in epochs])
     for key, (title, unit, _) in SYSTEM_CHARTS.items():
         if key in ("memory_gib", "mfu") and not metric_points(train, key):
@@ -138,6 +147,29 @@ def token_kind_lines(train: Sequence[Record], evals: Sequence[Record]) -> Iterab
         )
         yield Series(train_name, line, f"{part} dotted")
         yield Series(eval_name, metric_points(evals, f"{part}_loss"), part, has_markers=True)
+
+
+def source_lines(train: Sequence[Record], evals: Sequence[Record]) -> Iterable[Series]:
+    """Yield the lines of train and eval loss of each of several sources, by its name."""
+    for number, name in enumerate(_named_sources([*train, *evals])):
+        style = SOURCE_STYLES[number % len(SOURCE_STYLES)]
+        for records, kind, dotted in (
+            (train, BilingualText("train", "训练"), " dotted"),
+            (evals, BilingualText("eval", "验证"), ""),
+        ):
+            line = [
+                (record["step"], loss)
+                for record in records
+                if isinstance(loss := record.get("source_losses", {}).get(name), int | float)
+            ]
+            line = smooth_points(line) if dotted and len(line) > MIN_POINTS_TO_SMOOTH else line
+            if line:
+                named = BilingualText(f"{name}, {kind.en}", f"{name}，{kind.zh}")
+                yield Series(named, line, f"{style}{dotted}", has_markers=not dotted)
+
+
+def _named_sources(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record.get("source_losses") or {}))
 
 
 def epoch_marks(train: Sequence[Record]) -> list[tuple[float, BilingualText | str]]:

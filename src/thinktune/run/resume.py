@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from thinktune.cache import source_fingerprint
 from thinktune.config import Recipe, load_recipe
-from thinktune.config.expert import recipe_key
+from thinktune.config.expert import OTHER_SOURCES, any_source_key, recipe_key
 from thinktune.config.loading import dump_recipe
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_stream, atomic_write_text
@@ -141,12 +141,18 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     before = flatten_settings(recorded.model_dump(mode="json"))
     now = flatten_settings(recipe.model_dump(mode="json"))
     changed = {
-        key: f"{recipe_key(key)} (was {before[key]!r}, is {now[key]!r})" for key in now if before.get(key) != now[key]
+        key: f"{recipe_key(key)} (was {before.get(key)!r}, is {now[key]!r})"
+        for key in now
+        if before.get(key) != now[key]
     }
     harmless = (*RESUMABLE_CHANGES, *JUDGED_BY_CONTENT)
-    if all(isinstance(each.data.validation, str) for each in (recorded, recipe)):
-        harmless = (*harmless, "data.validation")
-    if harmful := [text for key, text in changed.items() if not key.startswith(harmless)]:
+
+    def harms(key: str) -> bool:
+        field = any_source_key(key)
+        other_file = field == "data.validation" and isinstance(before.get(key), str) and isinstance(now[key], str)
+        return not other_file and not field.startswith(harmless)
+
+    if harmful := [text for key, text in changed.items() if harms(key)]:
         raise UserError(
             f"{folder}: holds a run of another recipe; changed: {', '.join(harmful)}; "
             f"restore the former values, or start a new run with name={folder.name}-2"
@@ -221,8 +227,12 @@ def _describe_row_changes(run: RunFolder, digest_lines: Iterable[str]) -> str:
 
 
 def flatten_settings(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a tree of sections by their whole keys, as in `train.epochs`."""
+    """Return the values of a tree of sections by their whole keys, as in `train.epochs` and `other_sources.0.name`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
+        if key == OTHER_SOURCES:
+            numbered = {str(number): source for number, source in enumerate(value)}
+            flat |= {key: f"{len(value) + 1} sources"} | flatten_settings(numbered, f"{key}.")
+            continue
         flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

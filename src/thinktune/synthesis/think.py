@@ -13,6 +13,7 @@ from thinktune.config.loading import dump_recipe
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.columns.provenance import MAKER_KEY
 from thinktune.data.faults.checks import CheckRules
+from thinktune.errors import UserError
 from thinktune.files import atomic_write_text, write_json, write_json_lines
 from thinktune.hub import locate_model
 from thinktune.inference import Completion, Request
@@ -82,6 +83,11 @@ def think(recipe: Recipe, options: ThinkOptions, say: Say, patience: Patience | 
     for mistakes in the options, where another process works in the folder, and where the teacher is gone.
     """
     options.refuse_mistakes()
+    if recipe.other_sources:
+        raise UserError(
+            f"data: is a list of {len(recipe.sources)} sources, and thinktune think works on one; write a recipe whose "
+            "data is that source alone, and name the file that it writes in the list"
+        )
     patience = patience or Patience()
     template, trusted = recipe.model.template, recipe.model.trust_remote_code
     tokenizer = read_tokenizer(locate_model(recipe), trust_remote_code=trusted, template=template)

@@ -18,7 +18,7 @@ from thinktune.checkpoint import Checkpoint
 from thinktune.checkpoint.manifest import HASH_THREADS, MANIFEST, checksum
 from thinktune.checkpoint.store import TRAINER_STATE_FILE
 from thinktune.config import Recipe
-from thinktune.config.expert import recipe_key
+from thinktune.config.expert import any_source_key, recipe_key
 from thinktune.data import Prepared, StepRows
 from thinktune.distributed import World
 from thinktune.distributed.agreement import name_ranks, refuse_differences
@@ -65,10 +65,13 @@ def refuse_other_recipe(recipe: Recipe, world: World) -> None:
     settings = {
         recipe_key(key): value
         for key, value in resume.flatten_settings(recipe.model_dump(mode="json")).items()
-        if not key.startswith(MACHINE_SETTINGS)
+        if not any_source_key(key).startswith(MACHINE_SETTINGS)
     }
-    if isinstance(recipe.data.validation, str):
-        settings["data.validation"] = "a file"
+    # The rows themselves are compared.
+    settings = {
+        key: "a file" if key.endswith(".validation") and isinstance(value, str) else value
+        for key, value in settings.items()
+    }
     software = {
         **{name: _installed(name) for name in ("thinktune", "torch", "transformers")},
         "thinktune's own code": resume.code_fingerprint(python=""),

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
 from thinktune.data import Prepared, StepRows, Subset
+from thinktune.data.dealing import base_row_mask, has_shares
 from thinktune.data.packing import balance
 from thinktune.distributed import SINGLE, World
 from thinktune.model import Batch, CausalLM, pick_precision
@@ -99,7 +101,11 @@ class RunContext:
 
     def epoch(self, step: int) -> float:
         """Return how often the training rows were seen after this step."""
-        rows = sum(len(planned.rows) for planned in self.steps[:step])
+        passed = self.steps[:step]
+        if has_shares(self.recipe):
+            rows = sum(planned.epoch_rows or 0 for planned in passed)
+            return round(rows / int(base_row_mask(self.recipe, self.prepared.train).sum()), 4)
+        rows = sum(len(planned.rows) for planned in passed)
         return round(rows / len(self.prepared.train.lengths), 4)
 
     def learning_rate(self, step: int) -> float:
@@ -120,9 +126,17 @@ class RunContext:
         if self.pad:
             sizes = [self.pad.shapes.smallest(int(rows.lengths[group].sum())) for group in groups]
         return [
-            self.share.slice(collate(rows.replies(group), size, self.pad)).to(self.device)
+            self.share.slice(self._with_sources(collate(rows.replies(group), size, self.pad), group)).to(self.device)
             for group, size in zip(groups, sizes, strict=True)
         ]
+
+    def _with_sources(self, batch: Batch, group: Sequence[int]) -> Batch:
+        """Say of which source each label of a batch of training rows is, where there are several."""
+        if not self.recipe.other_sources:
+            return batch
+        rows = self.prepared.train
+        owners = np.repeat(rows.source_numbers_at(group), rows.label_tokens[list(group)])
+        return replace(batch, label_sources=torch.from_numpy(owners))
 
     def batch_of_each_shape(self, known: Batch) -> list[Batch]:
         """Return a batch of each shape of the run, ascending, on the device: a known one, the others padding alone."""

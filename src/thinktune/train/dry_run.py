@@ -141,7 +141,7 @@ def suggest_plan(context: RunContext, card: Card) -> str | None:
     """Return settings that fit a card on which the run's own did not, or None where nothing fits."""
     workload = make_workload(context.plan_inputs, context.world.size, context.world.per_node)
     # A recipe may name no batch that is smaller than the longest row that it takes.
-    workload = replace(workload, longest_row_tokens=context.recipe.data.max_tokens, compiled=context.compiled)
+    workload = replace(workload, longest_row_tokens=context.recipe.max_tokens, compiled=context.compiled)
     try:
         with predicting(context.model.config, context.recipe):
             found = fallback(context.recipe.train, workload, card, context.setting)
@@ -165,8 +165,8 @@ def _suggestions(context: RunContext) -> list[str]:
     settings, remedies = context.recipe.train, list[str]()
     if settings.activation_budget != 0:
         remedies.append("expert.activation_budget=0")
-    if context.capacity > context.recipe.data.max_tokens:
-        remedies.append(f"expert.batch_tokens={max(context.recipe.data.max_tokens, context.capacity // 2)}")
+    if context.capacity > context.recipe.max_tokens:
+        remedies.append(f"expert.batch_tokens={max(context.recipe.max_tokens, context.capacity // 2)}")
     count, tier = count_parameters(context.model), TIERS[context.optimizer.memory]
     for name, other in TIERS.items():
         saved = count * (tier.bytes_per_parameter - other.bytes_per_parameter) / 2**30

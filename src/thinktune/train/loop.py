@@ -155,7 +155,7 @@ def _train_step(run: Run, number: int) -> None:
     context = run.context
     batches = run.prefetcher.take(context, number)
     context.optimizer.begin_step(number, context.learning_rate(number))
-    options = StepOptions(context.steps[number - 1].label_tokens, context.chunk_rows)
+    options = StepOptions(context.steps[number - 1].label_tokens, context.chunk_rows, len(context.recipe.sources))
     run.metrics.add(step(context.model, batches, context.optimizer, context.world, context.precision, options))
     run.state.advance(number)
     if number < len(context.steps):

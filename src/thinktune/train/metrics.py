@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from thinktune.data.mixture import source_names
 from thinktune.errors import UserError
 from thinktune.model.forward import LossReport, evaluate_row_losses
 from thinktune.planner.flops import flops_per_token
@@ -69,6 +71,7 @@ class MetricsLogger:
         norms = context.world.broadcast(torch.stack([report.gradient_norm for report in reports]).tolist())
         sums = torch.stack([report.losses.sums for report in reports]).sum(0)
         counts = torch.stack([report.losses.counts for report in reports]).sum(0)
+        sources = [report.sources for report in reports if report.sources]
         tokens = context.tokens_left[step - len(reports)] - context.tokens_left[step]
         self.trained_tokens += tokens
         seconds = self.elapsed_seconds
@@ -80,6 +83,7 @@ class MetricsLogger:
             "step": step,
             "epoch": context.epoch(step),
             **LossReport(sums, counts).mean_losses(),
+            **_source_losses(context, sources),
             "learning_rate": context.learning_rate(step),
             "gradient_norm": norms[-1],
             "learned_tokens": sum(report.label_tokens for report in reports),
@@ -150,6 +154,7 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
     finite = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}
     journal.append(RunFolder(context.folder).row_losses, [{"step": step, "rows": finite}])
     record = {"kind": "eval", "step": step, "epoch": context.epoch(step), **losses, **facts}
+    record |= _held_out_source_losses(context, by_row)
     journal.append(RunFolder(context.folder).metrics, [record])
     diagnosis = diagnose_run(context.folder)
     advice = advice_sentence(diagnosis).en if diagnosis.state in ("worse", "diverging") else ""
@@ -157,6 +162,33 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
         f"step {step}/{len(context.steps)} eval loss {losses['loss']:.4f} "
         f"on {len(rows):,} held-out rows in {seconds:.1f} s: {diagnosis_line(diagnosis)} {advice}".rstrip()
     )
+
+
+def _source_losses(context: RunContext, reports: Sequence[LossReport]) -> dict[str, Any]:
+    """Return the mean train loss and the learned tokens of each of several sources, by its name."""
+    if not reports:
+        return {}
+    sums, counts = (torch.stack([getattr(each, key) for each in reports]).sum(0).tolist() for key in ("sums", "counts"))
+    named = list(zip(source_names(context.recipe), sums, counts, strict=True))
+    return {
+        "source_losses": {name: total / count for name, total, count in named if count},
+        "source_learned_tokens": {name: count for name, _, count in named},
+    }
+
+
+def _held_out_source_losses(context: RunContext, by_row: Mapping[str, tuple[float, int]]) -> dict[str, Any]:
+    """Return the held-out loss of each of several sources, by its name; those without held-out rows have none."""
+    if not context.recipe.other_sources:
+        return {}
+    rows = context.prepared.validation
+    owners = rows.dataset.sources_of_examples(rows.example_indices).tolist()
+    sums, counts = ([0.0] * len(context.recipe.sources), [0] * len(context.recipe.sources))
+    for owner, index in zip(owners, rows.example_indices.tolist(), strict=True):
+        loss, tokens = by_row[rows.dataset.source(index)]
+        sums[owner] += loss * tokens
+        counts[owner] += tokens
+    named = zip(source_names(context.recipe), sums, counts, strict=True)
+    return {"source_losses": {name: total / count for name, total, count in named if count}}
 
 
 def should_stop_early(context: RunContext, step: int) -> bool:
@@ -213,15 +245,25 @@ def _report_to_json(report: StepReport) -> dict[str, Any]:
         "counts": _tensor_to_json(report.losses.counts),
         "gradient_norm": _tensor_to_json(report.gradient_norm),
         "learned_tokens": report.label_tokens,
-    }
+    } | (
+        {
+            "source_sums": _tensor_to_json(report.sources.sums),
+            "source_counts": _tensor_to_json(report.sources.counts),
+        }
+        if report.sources
+        else {}
+    )
 
 
 def _report_from_json(state: dict[str, Any], device: torch.device) -> StepReport:
-    sums, counts, norm = (
-        torch.tensor(state[key]["values"], dtype=getattr(torch, state[key]["dtype"]), device=device)
-        for key in ("sums", "counts", "gradient_norm")
-    )
-    return StepReport(LossReport(sums, counts), norm, state["learned_tokens"])
+    found = {
+        key: torch.tensor(value["values"], dtype=getattr(torch, value["dtype"]), device=device)
+        for key, value in state.items()
+        if key != "learned_tokens"
+    }
+    sources = LossReport(found["source_sums"], found["source_counts"]) if "source_sums" in found else None
+    losses = LossReport(found["sums"], found["counts"])
+    return StepReport(losses, found["gradient_norm"], state["learned_tokens"], sources)
 
 
 def _tensor_to_json(tensor: Tensor) -> dict[str, Any]:

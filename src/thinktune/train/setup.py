@@ -15,7 +15,7 @@ from thinktune.checkpoint import saving, store
 from thinktune.checkpoint.base_files import BaseFiles, StoredAs
 from thinktune.config import Recipe
 from thinktune.data import Prepared, StepRows, Subset, prepare, summary
-from thinktune.data.packing import plan_steps
+from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError, redact_all
 from thinktune.files import write_json
@@ -214,9 +214,11 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
     files = RunFolder(folder)
     if changes or not files.environment.is_file():
         resume.record_recipe(context.recipe, folder)  # first: it marks the folder as a run
-        write_json(files.data_summary, context.prepared.summary)
+        sources = account_for_sources(context.recipe, context.prepared, context.steps)
+        write_json(files.data_summary, context.prepared.summary | sources)
         resume.record_rows(context.prepared.train.digest_lines(), folder)
-        if rounds := read_rounds(context.recipe.data.name):  # a resumed run has the same rows: what it recorded stays
+        # A resumed run has the same rows: what it recorded stays.
+        if rounds := [made for source in context.recipe.sources for made in read_rounds(source.name)]:
             write_json(files.rounds, rounds)
         write_json(files.environment, redact_all(environment))  # last: it shows that the others are there
     if changes:

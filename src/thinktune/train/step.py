@@ -23,6 +23,7 @@ class StepReport:
     losses: LossReport
     gradient_norm: Tensor  # a scalar, before clipping
     label_tokens: int
+    sources: LossReport | None = None  # sums and counts (sources,), where a run has several
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,13 @@ class StepOptions:
     """Options of a step that change neither model nor data.
 
     `label_tokens` are the trained tokens of the whole step, on all ranks (None: those of the batches given);
-    `chunk_rows` is how many rows of logits exist at a time (None: what suits the device).
+    `chunk_rows` is how many rows of logits exist at a time (None: what suits the device). Of several `sources`, losses
+    are summed apart as well.
     """
 
     label_tokens: int | None = None
     chunk_rows: int | None = None
+    sources: int = 1
 
 
 DEFAULT_OPTIONS = StepOptions()
@@ -59,13 +62,17 @@ def step(
     label_tokens = options.label_tokens or sum(batch.label_tokens for batch in batches)
     scale = world.size / label_tokens  # ranks' gradients are averaged, and their sum is meant
     losses = LossSums(batches[0].ids.device)
+    by_source = LossSums(batches[0].ids.device, options.sources)
     for number, batch in enumerate(batches, 1):
         set_replica_all_reduce(model, enabled=number == len(batches))
         scaled, each = compute_loss(model, batch, scale, precision, options.chunk_rows)
         # A loss that is not finite makes its row's gradient so, and the update refuses that on the device.
         scaled.backward()
         losses.add(each, batch.label_kinds)
-    return StepReport(losses.all_reduce(world), optimizer.finish_step(), label_tokens)
+        if batch.label_sources is not None:
+            by_source.add(each, batch.label_sources)
+    sources = by_source.all_reduce_groups(world) if options.sources > 1 else None
+    return StepReport(losses.all_reduce(world), optimizer.finish_step(), label_tokens, sources)
 
 
 def dry_train_step(

@@ -106,14 +106,18 @@ def find_leaks(question_hashes: NDArray[np.uint64], held_out: NDArray[np.bool_])
 
 
 def find_near_duplicates(
-    minhashes: NDArray[np.uint64], exact_hashes: NDArray[np.uint64], question_of: Callable[[int], str]
+    minhashes: NDArray[np.uint64],
+    exact_hashes: NDArray[np.uint64],
+    question_of: Callable[[int], str],
+    groups: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[int, int, float]]:
     """Find pairs of rows with near-duplicate questions: the later row, the earlier one, their Jaccard similarity.
 
     Each later row comes at most once, with the most similar earlier row that it was compared with; a row with the
-    `exact_hashes` entry of an earlier row is left out. `question_of` returns the `question_text` of a row.
+    `exact_hashes` entry of an earlier row is left out. `question_of` returns the `question_text` of a row. With
+    `groups`, only rows of different groups are compared.
     """
-    nearest = _most_similar_earlier(minhashes, find_duplicates(exact_hashes) < 0)
+    nearest = _most_similar_earlier(minhashes, find_duplicates(exact_hashes) < 0, groups)
     for later in np.flatnonzero(nearest >= 0).tolist():
         earlier = int(nearest[later])
         similarity = jaccard(question_of(later), question_of(earlier))
@@ -141,7 +145,9 @@ def jaccard(question: str, other: str) -> float:
     return len(ours & theirs) / len(ours | theirs)
 
 
-def _most_similar_earlier(minhashes: NDArray[np.uint64], candidates: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _most_similar_earlier(
+    minhashes: NDArray[np.uint64], candidates: NDArray[np.bool_], groups: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
     """Return for each row the earlier row with the most similar MinHash, or -1 if none is similar enough."""
     signatures = np.ascontiguousarray(minhashes).view(np.uint8)
     nearest = np.full(len(minhashes), -1, np.int64)
@@ -150,6 +156,8 @@ def _most_similar_earlier(minhashes: NDArray[np.uint64], candidates: NDArray[np.
         band_hashes = np.ascontiguousarray(signatures[:, band]).view(np.uint64).ravel()
         for later, earlier in candidate_pairs(band_hashes, candidates):
             agree = np.count_nonzero(signatures[later] == signatures[earlier], axis=1)
+            if groups is not None:
+                agree[groups[later] == groups[earlier]] = 0
             better = agree > agreeing[later]
             nearest[later[better]] = earlier[better]
             agreeing[later[better]] = agree[better]

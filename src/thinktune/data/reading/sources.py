@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from os.path import commonprefix
 from pathlib import Path, PurePath
 
 from thinktune.config import Recipe
+from thinktune.config.expert import BUNDLED_ROWS, of_source
 from thinktune.data.reading.compression import COMPRESSED_SUFFIXES
 from thinktune.data.reading.containers import list_parts, locate_part
 from thinktune.data.reading.readers import has_rows
@@ -34,6 +36,7 @@ SPLIT_ALIASES = {
 
 
 MAX_LISTED_FILES = 8
+BUNDLED_FILE = "general.jsonl"  # of this package
 
 
 def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
@@ -49,6 +52,8 @@ def match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]
 
 
 def _match_files(name: str | Path, pattern: str | None, field: str) -> list[Path]:
+    if name == BUNDLED_ROWS:
+        return [Path(__file__).parents[1] / BUNDLED_FILE]
     path = expand_home(Path(name))
     if path.is_dir():
         return _match_in_folder(path, pattern, field)
@@ -212,19 +217,21 @@ def _quote_for_yaml(text: str) -> str:
 
 def refuse_missing_paths(recipe: Recipe) -> None:
     """Raise one UserError for all local paths of a recipe that do not exist, without network and torch."""
-    lookups: list[Callable[[], object]] = []
+    lookups: list[tuple[Callable[[], object], int | None]] = []  # with the number of a listed source
     if recipe.model.hub is None:
-        lookups.append(lambda: locate_model(recipe))
-    if recipe.data.hub is None:
-        lookups.append(lambda: match_files(recipe.data.name, recipe.data.files, "data.name"))
-    if isinstance(validation := recipe.data.validation, str):
-        lookups.append(lambda: match_files(validation, None, "data.validation"))
+        lookups.append((lambda: locate_model(recipe), None))
+    for number, source in enumerate(recipe.sources):
+        listed = number if recipe.other_sources else None
+        if source.hub is None:
+            lookups.append((partial(match_files, source.name, source.files, "data.name"), listed))
+        if isinstance(source.validation, str):
+            lookups.append((partial(match_files, source.validation, None, "data.validation"), listed))
     faults: list[str] = []
-    for look_up in lookups:
+    for look_up, listed in lookups:
         try:
             look_up()
         except UserError as error:
-            faults += error.faults
+            faults += error.faults if listed is None else [of_source(fault, listed) for fault in error.faults]
     if faults:
         raise UserError(faults)
 

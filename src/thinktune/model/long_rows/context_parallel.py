@@ -59,6 +59,7 @@ class ContextShare:
             label_positions=batch.label_positions[kept] - first,
             labels=batch.labels[kept],
             label_kinds=batch.label_kinds[kept],
+            label_sources=None if batch.label_sources is None else batch.label_sources[kept],
             unpadded_tokens=min(max(0, batch.unpadded_tokens - first), own),
         )
 

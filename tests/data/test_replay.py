@@ -1,0 +1,110 @@
+"""Replay: general rows of our own beside the user's, whole, disjoint from the probe, and a share of the tokens."""
+
+import ast
+import contextlib
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
+from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, question_text
+from thinktune.data.packing import account_for_sources, plan_steps
+from thinktune.data.pipeline import prepare_with_faults
+from thinktune.data.reading.sources import match_files
+from thinktune.errors import UserError
+from thinktune.eval.general_probe import probe_tasks
+from thinktune.tokenization import Example, Turn
+
+[BUNDLED] = match_files("bundled:general", None, "data.name")
+ROWS = [json.loads(line) for line in BUNDLED.read_text(encoding="utf-8").splitlines()]
+
+
+def is_chinese(text):
+    return bool(re.search("[\u4e00-\u9fff]", text))
+
+
+@pytest.fixture
+def replayed(tree):
+    return validate_recipe({**tree, "data": {**tree["data"], "replay": 0.25}}, "here")
+
+
+def test_the_short_form_is_a_source_of_that_share_and_is_recorded_as_one(replayed, tree, tmp_path):
+    own, general = replayed.sources
+    assert own == validate_recipe(tree, "here").data
+    assert (general.name, general.share, general.validation) == ("bundled:general", 0.25, 0)
+    assert general.max_tokens == own.max_tokens
+    (tmp_path / "written.yaml").write_text(dump_recipe(replayed))
+    assert load_recipe(tmp_path / "written.yaml") == replayed
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, True, "much"])
+def test_what_is_no_share_is_refused_by_name(tree, share):
+    with pytest.raises(UserError, match=r"data\.replay: is .*; write a share between 0 and 1"):
+        validate_recipe({**tree, "data": {**tree["data"], "replay": share}}, "here")
+
+
+def test_every_bundled_row_is_trained_without_a_fault(tree, tokenizer):
+    data = {"name": "bundled:general", "max_tokens": 4096, "validation": 0}
+    prepared = prepare_with_faults(validate_recipe({**tree, "data": data}, "here"), tokenizer)
+    assert not prepared.stop_reasons
+    assert [fault["examples"] for fault in prepared.summary["faults"]] == []
+    assert len(prepared.train) == len(ROWS) >= 200
+
+
+def test_both_languages_have_about_half_of_the_bundled_rows():
+    chinese = sum(is_chinese(row["question"] + row["answer"]) for row in ROWS)
+    assert abs(chinese / len(ROWS) - 0.5) < 0.06
+
+
+def test_arithmetic_and_programs_of_the_bundled_rows_are_right():
+    sums = programs = 0
+    for row in ROWS:
+        for left, right in re.findall(r"([\d.]+ [×÷+−] [\d.]+) = ([\d.]+\d|\d)", row["think"]):
+            said = left.translate(str.maketrans({"×": "*", "÷": "/", "−": "-"}))
+            first, sign, second = said.split()
+            numbers = float(first), float(second.rstrip("."))
+            result = {"*": np.multiply, "/": np.divide, "+": np.add, "-": np.subtract}[sign](*numbers)
+            assert result == pytest.approx(float(right)), row
+            sums += 1
+        if found := re.search(r"```python\n(.*?)\n```", row["question"], re.DOTALL):
+            ast.parse(found[1])
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(found[1], {})
+            assert f"`{printed.getvalue().strip()}`" in row["answer"]
+            programs += 1
+    assert sums > 50
+    assert programs == 16
+
+
+def test_bundled_rows_and_the_probe_have_no_question_in_common():
+    asked = [example_of(row["question"]) for row in ROWS]
+    probe = [Example(task.turns, "probe") for task in probe_tasks(None)]
+    everything = [*asked, *probe]
+    prints = [fingerprint(example) for example in everything]
+    hashes = np.array([found.question_hash for found in prints], np.uint64)
+    assert not set(hashes[: len(asked)].tolist()) & set(hashes[len(asked) :].tolist())
+    groups = np.array([0] * len(asked) + [1] * len(probe))
+    near = find_near_duplicates(
+        np.array([found.minhash for found in prints]), hashes, lambda row: question_text(everything[row]), groups
+    )
+    assert list(near) == []
+
+
+def example_of(question):
+    return Example((Turn("user", question),), "bundled")
+
+
+def test_replayed_rows_have_their_share_of_the_steps_and_none_is_held_out(replayed, tree, tokenizer):
+    prepared = prepare_with_faults(replayed, tokenizer)
+    alone = prepare_with_faults(validate_recipe(tree, "here"), tokenizer)
+    assert [each.turns for each in prepared.validation.examples()] == [
+        each.turns for each in alone.validation.examples()
+    ]
+    steps = plan_steps(replayed, prepared)
+    own, general = account_for_sources(replayed, prepared, steps)["sources"]
+    assert own["passes"] == replayed.train.epochs
+    longest = int(prepared.train.lengths.max())
+    assert general["dealt_tokens"] == pytest.approx(own["dealt_tokens"] / 3, abs=longest / 2 + 1)

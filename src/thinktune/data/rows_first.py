@@ -70,7 +70,10 @@ def prepare_rows_first(recipe: Recipe, say: Say) -> RowsFirst | None:
 
 def _are_few(recipe: Recipe) -> bool:
     """Return True if the rows are on this machine and read in seconds."""
-    return recipe.data.hub is None and is_small(sources.find_files(recipe))
+    if any(source.hub is not None for source in recipe.sources):
+        return False
+    alone = map(recipe.of_source, range(len(recipe.sources)))
+    return is_small([file for source in alone for file in sources.find_files(source)])
 
 
 def _find_model(recipe: Recipe) -> Path | None:

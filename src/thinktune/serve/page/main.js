@@ -1,7 +1,7 @@
 // The page's controls and state. Conversations are in chat.js, their display in view.js.
 
 import { listModels, serverAddress, UNREACHABLE, useKey } from './api.js';
-import { addTurn, addVersion, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
+import { addTurn, addVersion, pathTo, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
 import * as chats from './chat.js';
 import { isHere, showHistory } from './history.js';
 import * as store from './store.js';
@@ -120,8 +120,7 @@ async function answer(turn, names) {
   const asked = chat; // the user may open another one meanwhile
   const keepNow = once((work) => setTimeout(work, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
   turn.replies = names.map(chats.newReply);
-  const turns = shownTurns(asked);
-  const requests = turn.replies.map((reply) => chats.requestFor(reply.model, turns, settings));
+  const requests = turn.replies.map((reply) => chats.requestFor(reply.model, pathTo(asked, turn), settings));
   showChat();
   toEnd();
   setBusy(true);

@@ -312,7 +312,7 @@ function showUnreachable(error, retry, focused) {
 function takeModels(listed) {
   const chosen = byId('model').value;
   models = listed;
-  run = models[0]?.thinktune?.served_from ?? null;
+  run = models[0]?.served_from ?? null;
   const option = (model) => make('option', { value: model.id, textContent: model.id });
   byId('model').replaceChildren(...models.map(option));
   if (models.some((model) => model.id === chosen)) byId('model').value = chosen;

@@ -21,7 +21,7 @@ from thinktune.inference.requests import SamplingParams
 from thinktune.inference.sampling import constraint
 from thinktune.inference.sampling.grammar import Grammar, json_grammar
 from thinktune.inference.sampling.masks import mask_logits, mask_rows
-from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler, SamplingGroup, sample_slots, sample_tokens
+from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler, SamplingGroup, draw, sample_slots
 from thinktune.inference.streaming import EventQueue
 from thinktune.tokenization.chat_template import reasoning_end_ids
 
@@ -175,8 +175,8 @@ def test_a_mask_forbids_what_it_does_not_set_and_changes_nothing_else(tokens):
 def test_a_broken_model_is_no_less_broken_under_a_mask():
     sampler = Sampler(SamplingParams(9))
     sampler.mask = np.array([1], np.uint8)
-    assert sample_tokens(torch.tensor([[1.0, float("nan")]]), [sampler]).tolist() == [NO_TOKEN]
-    assert sample_tokens(torch.tensor([[1.0, 9.0]]), [sampler]).tolist() == [0]
+    assert draw(torch.tensor([[1.0, float("nan")]]), [sampler]).tokens.tolist() == [NO_TOKEN]
+    assert draw(torch.tensor([[1.0, 9.0]]), [sampler]).tokens.tolist() == [0]
 
 
 def test_a_token_of_no_probability_is_not_drawn_where_a_sum_is_rounded():
@@ -184,8 +184,8 @@ def test_a_token_of_no_probability_is_not_drawn_where_a_sum_is_rounded():
     logits = torch.full((1, 5), float("-inf"))
     logits[0, :3] = torch.tensor([0.1, 0.2, 0.3])
     for uniform in (1.0, 0.0):
-        numbers = [torch.tensor([value]) for value in (1.0, 1.0, uniform)]
-        token = sample_slots(logits, [SamplingGroup(0, False)], torch.tensor([1]), numbers)
+        numbers = [torch.tensor([value]) for value in (1.0, 1.0, 0.0, uniform)]
+        token = sample_slots(logits, [SamplingGroup(0, False, False)], torch.tensor([1]), numbers)
         assert token.item() < 3
 
 

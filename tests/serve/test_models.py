@@ -58,10 +58,7 @@ def test_a_run_is_served_as_tuned_and_base(run, start):
 
 def test_what_is_served_has_an_identity_that_stays_and_is_its_own(run, start, tmp_path):
     def identities(*source):
-        return {
-            (card["thinktune"]["served_from"]["id"], card["thinktune"]["served_from"]["name"])
-            for card in cards(*source)
-        }
+        return {(card["served_from"]["id"], card["served_from"]["name"]) for card in cards(*source)}
 
     def cards(*source):
         with serving(find_models(*source, None, "here", lambda _: None)) as address:
@@ -78,7 +75,7 @@ def test_what_is_served_has_an_identity_that_stays_and_is_its_own(run, start, tm
         [behind] = identities(None, f"{upstream}/v1")
         assert identities(None, upstream) == {behind}  # the same address
         assert behind[1] == upstream.removeprefix("http://")
-        assert cards(None, upstream)[0]["thinktune"]["served_from"]["id"] != mine[0]
+        assert cards(None, upstream)[0]["served_from"]["id"] != mine[0]
     assert str(tmp_path) not in str((mine, copied, behind))
 
 

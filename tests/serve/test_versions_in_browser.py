@@ -128,8 +128,9 @@ def test_a_regenerated_reply_keeps_the_former_ones_and_what_came_after_them(tab,
 def test_versions_of_a_question_and_of_its_replies_are_counted_apart(tab, backend):
     page = tab()
     answered(page, "A?")
-    backend.text = "Again."
-    regenerate(page)
+    for text in ("Again.", "Third."):
+        backend.text = text
+        regenerate(page)
     reply_versions(page).get_by_role("button", name="Former version").click()
     edit(page, "A?", "B?")
     answered(page, "Deep?")
@@ -139,11 +140,11 @@ def test_versions_of_a_question_and_of_its_replies_are_counted_apart(tab, backen
     assert [count(asked.nth(number)) for number in (0, 1)] == ["2/2", "2/2"]
     assert reply_versions(page, 0).is_hidden()
     asked.first.get_by_role("button", name="Former version").click()
-    assert (questions(page), answers(page)) == (["A?"], ["So it is."])  # the reply that was shown before
-    assert (count(asked.first), count(reply_versions(page))) == ("1/2", "1/2")
+    assert (questions(page), answers(page)) == (["A?"], ["Again."])  # the reply that was shown before
+    assert (count(asked.first), count(reply_versions(page))) == ("1/2", "2/3")
     asked.first.get_by_role("button", name="Next version").click()
     assert questions(page) == ["B?", "Deeper?"]
-    assert sent(backend) == ["B?", "Again.", "Deeper?"]
+    assert sent(backend) == ["B?", "Third.", "Deeper?"]
 
 
 def test_versions_are_reached_and_told_without_a_mouse(tab, backend):

@@ -150,7 +150,7 @@ class ServedFrom(ResponseModel):
 
 
 class ModelDefaults(ResponseModel):
-    """Values that apply where a request leaves an option out, and what is served."""
+    """Values that apply where a request leaves an option out."""
 
     system: str | None
     notice: str | None
@@ -158,7 +158,6 @@ class ModelDefaults(ResponseModel):
     top_p: float
     top_k: int
     max_tokens: int
-    served_from: ServedFrom | None = None
 
 
 class ModelCard(ResponseModel):
@@ -170,6 +169,7 @@ class ModelCard(ResponseModel):
     owned_by: str = "thinktune"
     max_model_len: int | None
     thinktune: ModelDefaults
+    served_from: ServedFrom | None
 
 
 class ModelList(ResponseModel):

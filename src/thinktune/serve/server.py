@@ -373,8 +373,8 @@ def _model_card(served_model: ServedModel, created: int) -> ModelCard:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
-            served_from=identity and ServedFrom(id=identity.id, name=identity.name),
         ),
+        served_from=identity and ServedFrom(id=identity.id, name=identity.name),
     )
 
 

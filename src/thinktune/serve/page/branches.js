@@ -33,6 +33,14 @@ export function showTurn(chat, turn) {
   chat.shown[repliesOf(firstOf(turn))] = turn.id;
 }
 
+/** Return a turn and those before it, the first one first: the conversation that its replies answer. */
+export function pathTo(chat, turn) {
+  const turns = new Map(chat.turns.map((one) => [one.id, one]));
+  const path = [];
+  for (let one = turn; one; one = turns.get(one.parent)) path.unshift(one);
+  return path;
+}
+
 /** Show a turn and all before it. */
 export function showPath(chat, turn) {
   for (const one of pathTo(chat, turn)) showTurn(chat, one);

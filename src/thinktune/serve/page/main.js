@@ -1,7 +1,7 @@
 // The page's controls and state. Conversations are in chat.js, their display in view.js.
 
 import { listModels, serverAddress, UNREACHABLE, useKey } from './api.js';
-import { addTurn, addVersion, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
+import { addTurn, addVersion, pathTo, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
 import * as chats from './chat.js';
 import { hideNames, loadFeedback, nameOf, rowsAsJsonLines, sampleQuestions } from './feedback.js';
 import { isHere, showHistory } from './history.js';
@@ -125,8 +125,7 @@ async function answer(turn, names) {
   const keepNow = once((work) => setTimeout(work, KEEP_EVERY_MS), () => running === controller && warnIfFull(store.keepChat(asked)));
   turn.replies = names.map(chats.newReply);
   hideNames(turn.replies);
-  const turns = shownTurns(asked);
-  const requests = turn.replies.map((reply) => chats.requestFor(reply.model, turns, settings));
+  const requests = turn.replies.map((reply) => chats.requestFor(reply.model, pathTo(asked, turn), settings));
   showChat();
   toEnd();
   setBusy(true);
@@ -318,7 +317,7 @@ function showUnreachable(error, retry, focused) {
 function takeModels(listed) {
   const chosen = byId('model').value;
   models = listed;
-  run = models[0]?.thinktune?.served_from ?? null;
+  run = models[0]?.served_from ?? null;
   const option = (model) => make('option', { value: model.id, textContent: model.id });
   byId('model').replaceChildren(...models.map(option));
   if (models.some((model) => model.id === chosen)) byId('model').value = chosen;

@@ -147,6 +147,11 @@ def test_the_grammar_begins_where_the_answer_does_whatever_the_tags(name):
     found = writer.finish(2)
     assert (found.reasoning.strip(), found.closed, found.finish) == (REASONING, True, "end")
     jsonschema.validate(json.loads(found.answer), PERSON)
+    # A budget closes the reasoning in the template's words, of which those after the closing tag are no answer.
+    writer.begin(grammar, thinking=True, max_reasoning_tokens=1).write(form.opening if form.opening.strip() else "")
+    found = writer.finish(3)
+    assert (found.closed, found.finish) == (True, "end")
+    jsonschema.validate(json.loads(found.answer), PERSON)
 
 
 def test_a_reply_with_thinking_may_reason_or_answer_at_once_and_without_thinking_only_answer(writer):
@@ -204,6 +209,17 @@ def test_no_token_ends_the_reasoning_and_begins_the_answer_at_once():
     found = writer.finish(1)
     assert found.closed
     jsonschema.validate(json.loads(found.answer), PERSON)
+
+
+def test_an_opening_tag_that_is_also_in_the_grammar_leaves_no_trace_in_it():
+    kind = KINDS["headers, end of turn in the generation configuration"]
+    template = kind.template + "{#- <think> </think> -#}"
+    writer = Writer(tokenizer_of(template, kind.eos, kind.stops, kind.plain))
+    grammar = Grammar("regex", "<[a-z]{5}>[0-9]")
+    writer.begin(grammar, thinking=True).write("<think>").write("so</think>").write("<abcde>")
+    assert all(writer.tokenizer.decode([token]).isdecimal() for token in writer.allowed)
+    assert writer.write("7").finish().answer == "<abcde>7"
+    assert writer.begin(grammar, thinking=True).write("<th").write("abc>1").finish().answer == "<thabc>1"
 
 
 def test_blanks_between_the_parts_of_json_come_to_an_end(writer):

@@ -19,14 +19,6 @@ export function shownTurns(chat) {
   return turns;
 }
 
-/** Return the turns from the first question to this one. */
-export function pathTo(chat, turn) {
-  const byId = new Map(chat.turns.map((one) => [one.id, one]));
-  const turns = [];
-  for (let one = byId.get(turn.id); one; one = byId.get(one.parent)) turns.unshift(one);
-  return turns;
-}
-
 /** Show a turn, and of those after it what was shown last. */
 export function showTurn(chat, turn) {
   chat.shown[turn.parent ?? ''] = turn.id;

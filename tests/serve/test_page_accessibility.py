@@ -93,6 +93,7 @@ def test_chat_settings_and_side_by_side(page, address, width):
         page.click("#menu")
     page.locator("#history .quiet").first.click()
     assert violations(page) == [], "a chat that was deleted"
+    page.keyboard.press("Escape")
     page.click("#settings-open")
     assert violations(page) == [], "the settings"
 

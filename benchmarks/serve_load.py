@@ -1,12 +1,14 @@
-"""Load test of `thinktune serve` with many streams at once: errors, mixed-up replies, and tokens/s.
+"""Load test of `thinktune serve`, with many clients of every API at once: errors, mixed-up replies, memory, tokens/s.
 
-    python benchmarks/serve_load.py --streams 32 --seconds 120
+    python benchmarks/serve_load.py --streams 32 --seconds 120 --requests 5000
     python benchmarks/serve_load.py --model runs/demo/expert   # a model other than the small random one
 
-The server runs in a process of its own, on loopback. First all questions are answered one at a time, greedily; then
-`--streams` clients ask for `--seconds` seconds, each its next question as soon as the last is answered. A reply that
-differs in any character from the one given alone is counted as mixed up; an incomplete stream is an error. One request
-in sixteen is cancelled in the middle of its reply, as people do. Exits with code 1 if anything was wrong.
+The server runs in a process of its own, on loopback. First each kind of request (`load_kinds.py`) is asked each
+question alone, greedily; then `--streams` clients ask for `--seconds` seconds, and until `--requests` replies have
+come, each its next request as soon as the last is answered. A reply that differs in any character from the one given
+alone is mixed up; an incomplete one is an error. One streamed request in sixteen is left in the middle, as people do.
+The server's memory is read each half second: it is flat if between the second fifth of the replies and the last it grew
+by at most `--growth-mib`. Exits with code 1 if anything was wrong.
 """
 
 import argparse
@@ -18,36 +20,53 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from load_kinds import SAME_REPLY, Kind, Reply, check_form, events_of, kinds_here
 
 SUBJECTS = ["heart", "lung", "eye", "ear", "心脏", "肺", "眼睛", "耳朵"]
-QUESTIONS = [f"{subject} {number}?" for subject in SUBJECTS for number in range(8)]
+QUESTIONS = [f"{subject} {number}?" for subject in SUBJECTS for number in range(2)]
 LEAVES_ONE_IN = 16
+MEMORY_SECONDS = 0.5  # between two readings
+MAX_ERRORS = 1000  # more say nothing new, and a server that is gone would be asked for ever
 
 
 @dataclass
 class Tally:
     """Results of the clients, written by all of them under one lock."""
 
-    replies: int = 0
+    replies: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
     left: int = 0
     errors: list[str] = field(default_factory=list)
     mixed_up: list[str] = field(default_factory=list)
     first_seconds: list[float] = field(default_factory=list)
+    memory: list[tuple[int, float]] = field(default_factory=list)  # (replies so far, MiB)
     lock: Any = field(default_factory=threading.Lock)
 
 
-def serve_in_process(folder: Path, address: Any) -> None:
+@dataclass(frozen=True)
+class Load:
+    """How long, and how many clients ask what, of which server."""
+
+    address: str
+    process: int | None
+    streams: int
+    seconds: float
+    requests: int
+    tokens: int
+
+
+def serve_in_process(folder: Path, threads: int, address: Any) -> None:
     import torch
 
     from thinktune.serve import find_models, serve
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
 
     def say(line: str) -> None:
         if line.startswith("page: "):
@@ -71,99 +90,121 @@ def make_small(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def ask(client: httpx.Client, question: str, tokens: int, leave: bool = False) -> tuple[str, int, float]:
-    """Stream a reply; return its whole text, its number of tokens, and the seconds to its first piece."""
-    body = {
-        "messages": [{"role": "user", "content": question}],
-        "stream": True,
-        "stream_options": {"include_usage": True, "allow_moved": True},
-        "temperature": 0,
-        "max_tokens": tokens,
-    }
-    started, first, text, used, done = time.monotonic(), 0.0, "", 0, False
-    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+def ask(client: httpx.Client, kind: Kind, question: str, tokens: int, leave: bool = False) -> tuple[Reply, float]:
+    """Ask for a reply; return it, and the seconds to its first piece."""
+    started, first, reply = time.monotonic(), 0.0, Reply()
+    with client.stream("POST", kind.path, json=kind.body(question, tokens)) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code} {response.read()!r}")
-        for line in response.iter_lines():
-            if line == "data: [DONE]":
-                done = True
-            elif line:
-                event = json.loads(line.removeprefix("data: "))
-                used = event.get("usage", {}).get("completion_tokens", used)
-                for choice in event["choices"]:
-                    first = first or time.monotonic() - started
-                    text += json.dumps(choice["delta"], ensure_ascii=False)
-                if leave and first:
-                    return text, 0, first
-    if not done or not used:
-        raise RuntimeError("the stream ended early")
-    return _joined(text), used, first
+        for event in events_of(response.iter_lines()):
+            kind.read(event, reply)
+            first = first or (time.monotonic() - started if reply.parts else 0.0)
+            if leave and first:
+                return reply, first
+    if not reply.is_whole:
+        raise RuntimeError("the reply ended early")
+    if kind.name == "schema":
+        check_form(reply)
+    return reply, first
 
 
-def _joined(text: str) -> str:
-    """Join the deltas' texts, so that the way they were split does not matter."""
-    decoder, at, reply = json.JSONDecoder(), 0, {"reasoning": "", "content": ""}
-    while at < len(text):
-        delta, at = decoder.raw_decode(text, at)
-        if delta.get("moved"):
-            reply = {"reasoning": reply["content"], "content": ""}
-        for part in reply:
-            reply[part] += delta.get(part) or ""
-    return json.dumps(reply, ensure_ascii=False)
-
-
-def keep_asking(address: str, alone: dict[str, str], tally: Tally, until: float, tokens: int, number: int) -> None:
-    generator = random.Random(number)
-    with httpx.Client(base_url=address, timeout=120) as client:
-        while time.monotonic() < until:
-            question, leave = generator.choice(QUESTIONS), generator.randrange(LEAVES_ONE_IN) == 0
+def keep_asking(load: Load, alone: dict[tuple[str, str], str], tally: Tally, until: float, number: int) -> None:
+    generator, kinds = random.Random(number), kinds_here()
+    with httpx.Client(base_url=load.address, timeout=120) as client:
+        while time.monotonic() < until or tally.replies.total() < load.requests:
+            kind, question = generator.choice(kinds), generator.choice(QUESTIONS)
+            leave = kind.is_stream and generator.randrange(LEAVES_ONE_IN) == 0
             try:
-                text, used, first = ask(client, question, tokens, leave)
+                reply, first = ask(client, kind, question, load.tokens, leave)
             except Exception as error:  # any error that a client meets is a result
                 with tally.lock:
-                    tally.errors.append(f"{type(error).__name__}: {error}")
+                    tally.errors.append(f"{kind.name}: {type(error).__name__}: {error}")
+                if len(tally.errors) > MAX_ERRORS:
+                    return
                 continue
             with tally.lock:
                 tally.first_seconds.append(first)
                 tally.left += leave
-                tally.replies += not leave
-                tally.tokens += used
-                if not leave and text != alone[question]:
-                    tally.mixed_up.append(question)
+                if not leave:
+                    tally.replies[kind.name] += 1
+                    tally.tokens += reply.tokens
+                    if reply.text != alone[kind.name, question]:
+                        tally.mixed_up.append(f"{kind.name}: {question}")
 
 
-def measure(address: str, streams: int, seconds: float, tokens: int) -> dict[str, Any]:
-    """Ask one question at a time, then all at once."""
-    with httpx.Client(base_url=address, timeout=120) as client:
-        ask(client, QUESTIONS[0], tokens)
-        started = time.monotonic()
-        answers = {question: ask(client, question, tokens) for question in QUESTIONS}
-        alone_seconds = time.monotonic() - started
-    alone_speed = sum(used for _, used, _ in answers.values()) / alone_seconds
-    alone = {question: text for question, (text, _, _) in answers.items()}
-    tally, started = Tally(), time.monotonic()
-    clients = [
-        threading.Thread(target=keep_asking, args=(address, alone, tally, started + seconds, tokens, number))
-        for number in range(streams)
+def watch_memory(process: int | None, tally: Tally, done: threading.Event) -> None:
+    """Read how much memory a process holds, until `done`; where there is no /proc, nothing is read."""
+    status = Path(f"/proc/{process}/status")
+    while process is not None and not done.wait(MEMORY_SECONDS) and status.exists():
+        resident = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
+        tally.memory.append((tally.replies.total(), int(resident.split()[1]) / 1024))
+
+
+def describe_memory(readings: list[tuple[int, float]]) -> dict[str, Any]:
+    """Return the medians of the second and the last fifth of the replies, and what lies between them, in MiB."""
+    total = readings[-1][0] if readings else 0
+    fifths = [
+        [mib for count, mib in readings if total * low <= count <= total * high] for low, high in ((0.2, 0.4), (0.8, 1))
     ]
-    for client in clients:
-        client.start()
+    if not all(fifths) or total == 0:
+        return {"memory_mib": None, "memory_growth_mib": None}
+    early, late = (statistics.median(fifth) for fifth in fifths)
+    return {
+        "memory_mib": {"second_fifth": round(early, 1), "last_fifth": round(late, 1)},
+        "memory_growth_mib": round(late - early, 1),
+    }
+
+
+def ask_alone(load: Load) -> tuple[dict[tuple[str, str], str], float]:
+    """Ask each kind of request each question, one at a time; return the replies' texts, and tokens/s."""
+    with httpx.Client(base_url=load.address, timeout=120) as client:
+        for kind in kinds_here():
+            ask(client, kind, QUESTIONS[0], load.tokens)
+        started = time.monotonic()
+        replies = {
+            (kind.name, question): ask(client, kind, question, load.tokens)[0]
+            for kind in kinds_here()
+            for question in QUESTIONS
+        }
+        seconds = time.monotonic() - started
+    speed = sum(reply.tokens for reply in replies.values()) / seconds
+    return {asked: reply.text for asked, reply in replies.items()}, speed
+
+
+def measure(load: Load) -> dict[str, Any]:
+    """Ask one question at a time, then all at once."""
+    alone, alone_speed = ask_alone(load)
+    unequal = [question for question in QUESTIONS if len({alone[name, question] for name in SAME_REPLY}) > 1]
+    tally, done, started = Tally(), threading.Event(), time.monotonic()
+    watcher = threading.Thread(target=watch_memory, args=(load.process, tally, done))
+    clients = [
+        threading.Thread(target=keep_asking, args=(load, alone, tally, started + load.seconds, number))
+        for number in range(load.streams)
+    ]
+    for thread in (watcher, *clients):
+        thread.start()
     for client in clients:
         client.join()
+    done.set()
+    watcher.join()
     elapsed = time.monotonic() - started
     return {
-        "streams": streams,
+        "streams": load.streams,
         "seconds": round(elapsed, 1),
-        "replies": tally.replies,
+        "replies": tally.replies.total(),
+        "replies_by_kind": dict(sorted(tally.replies.items())),
         "left_in_the_middle": tally.left,
         "errors": len(tally.errors),
         "first_errors": tally.errors[:3],
         "mixed_up": len(tally.mixed_up),
+        "first_mixed_up": tally.mixed_up[:3],
         "different_replies": len(set(alone.values())),
+        "questions_answered_otherwise_by_some_api": len(unequal),
         "tokens_per_second_alone": round(alone_speed, 1),
         "tokens_per_second_under_load": round(tally.tokens / elapsed, 1),
         "ratio": round(tally.tokens / elapsed / alone_speed, 2),
         "median_seconds_to_first_piece": round(statistics.median(tally.first_seconds or [0]), 3),
+        **describe_memory(tally.memory),
     }
 
 
@@ -173,22 +214,32 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a run's or a model's folder; without it, a small model is made")
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--requests", type=int, default=5000, help="replies at least, however long they take")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of a reply at most")
+    parser.add_argument("--growth-mib", type=float, default=16, help="growth of memory that counts as none")
+    # With more threads than idle cores, each small operation waits for a thread that has no core: 50 times as slow.
+    parser.add_argument("--threads", type=int, default=1, help="threads of the server's arithmetic")
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as made:
         if options.model is None:
             make_small(Path(made))
         addresses: Any = context.Queue()
-        server = context.Process(target=serve_in_process, args=(options.model or Path(made), addresses), daemon=True)
+        server = context.Process(
+            target=serve_in_process, args=(options.model or Path(made), options.threads, addresses), daemon=True
+        )
         server.start()
         try:
-            found = measure(addresses.get(timeout=300), options.streams, options.seconds, options.tokens)
+            address = addresses.get(timeout=300)
+            load = Load(address, server.pid, options.streams, options.seconds, options.requests, options.tokens)
+            found = measure(load)
         finally:
             server.terminate()
             server.join(30)
     print(json.dumps(found, ensure_ascii=False, indent=2))
-    if found["errors"] or found["mixed_up"] or not found["replies"]:
+    grown = (found["memory_growth_mib"] or 0) > options.growth_mib
+    wrong = found["errors"] or found["mixed_up"] or found["questions_answered_otherwise_by_some_api"] or grown
+    if wrong or not found["replies"]:
         sys.exit(1)
 
 

@@ -1,6 +1,7 @@
 """The benchmark suites: the same work for all contenders, and faults that are reported."""
 
 import inspect
+import json
 import shutil
 import subprocess
 import sys
@@ -299,3 +300,16 @@ def test_transformers_takes_the_stand_in_for_flash_attention():
     here["PYTHONPATH"] += f":{BENCHMARKS}:{Path(__file__).parent}:{Path(__file__).parents[1]}"
     done = subprocess.run([sys.executable, "-c", STAND_IN], env=here, capture_output=True, text=True)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_the_load_test_runs_with_every_kind_of_client():
+    options = ["--streams", "4", "--seconds", "3", "--requests", "60", "--tokens", "16"]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "serve_load.py", *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["replies_by_kind"]) == 8
+    assert found["replies"] >= 60
+    assert (found["errors"], found["mixed_up"]) == (0, 0)

@@ -358,20 +358,54 @@ def test_a_message_may_carry_what_its_keeper_has_stored_with_it(address, backend
     assert post(address, messages=[{"role": "user", "content": parts}]).status_code == 200
 
 
+NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
+BUDGETS = {"LobeChat thinking switch (qwen)": 1024, "Cherry Studio, thinking toggled (qwen model id)": 4000}
+WARNED = {"Open WebUI repeat_penalty/min_p in params": "repeat_penalty: is not supported here and was left out"}
+WITH_TOOLS = {
+    "Open WebUI builtin tools on", "Dify agent (function calling)", "FastGPT tool call", "Continue agent", "Cline/Roo"
+}  # fmt: skip
+
+
+def said_by(answered):
+    """Return a reply's reasoning, answer and warnings, of a stream or a whole body."""
+    if not answered.headers["content-type"].startswith("text/event-stream"):
+        message = answered.json()["choices"][0]["message"]
+        return message["reasoning_content"], message["content"], answered.json()["warnings"]
+    events = [json.loads(event[6:]) for event in answered.text.split("\n\n") if event.startswith("data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    parts = ("".join(delta.get(name) or "" for delta in deltas) for name in ("reasoning_content", "content"))
+    return *parts, [warning for event in events for warning in event.get("warnings", [])]
+
+
+def turns_of(body):
+    """Return the conversation of a body, with the model's own system prompt where it has none."""
+    texts = [message["content"] for message in body["messages"]]
+    texts = [text if isinstance(text, str) else "".join(part["text"] for part in text) for text in texts]
+    turns = [Turn(message["role"], text) for message, text in zip(body["messages"], texts, strict=True)]
+    return tuple(turns if turns[0].role == "system" else [Turn("system", "Be kind."), *turns])
+
+
 @pytest.mark.real
-def test_recorded_bodies_of_clients_are_answered_but_for_tools(address, real):
-    refused = {}
-    for recorded in json.loads((real / "clients" / "chat-completions.json").read_text(encoding="utf-8")):
-        answered = post(address, **(recorded["body"] | {"model": "tagged"}))
-        if answered.status_code != 200:
-            refused[recorded["client"]] = answered.json()["error"]["param"]
-    assert refused == {
-        "Open WebUI builtin tools on": "tools",
-        "Dify agent (function calling)": "tools",
-        "FastGPT tool call": "tools",
-        "Continue agent": "tools",
-        "Cline/Roo": "tools",
-    }
+def test_recorded_bodies_of_clients_are_answered_but_for_tools(address, backends, real):
+    recorded = json.loads((real / "clients" / "chat-completions.json").read_text(encoding="utf-8"))
+    assert len(recorded) == 31
+    for client, body in ((one["client"], one["body"]) for one in recorded):
+        answered = post(address, **(body | {"model": "tagged"}))
+        if client in WITH_TOOLS:
+            assert answered.status_code == 400, client
+            for sentence in answered.json()["error"]["message"].split("; tool"):  # of `tools`, and of `tool_choice`
+                assert sentence.partition(": ")[2] == NO_TOOLS, client
+            continue
+        assert answered.status_code == 200, (client, answered.text)
+        assert said_by(answered) == (REASONING, ANSWER, [WARNED[client]] if client in WARNED else []), client
+        request = backends["tagged"].requests[-1]
+        assert request.turns == turns_of(body), client
+        assert (request.thinking, request.sampling.max_reasoning_tokens) == (True, BUDGETS.get(client)), client
+        limit = body.get("max_tokens") or body.get("max_completion_tokens") or 64
+        asked = limit, body.get("temperature", 0.6), body.get("top_p", 0.95), body.get("frequency_penalty", 0)
+        sampling = request.sampling
+        found = sampling.max_new_tokens, sampling.temperature, sampling.top_p, sampling.frequency_penalty
+        assert found == asked, client
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from thinktune.inference.replies import Piece
 from thinktune.inference.requests import GenerationError, SamplingParams
 from thinktune.serve import ServedModel
 from thinktune.serve.openai_schema import ApiError, parse_request
+from thinktune.serve.surfaces.kept_items import ITEM_CHARACTERS, KeptItems
 from thinktune.serve.surfaces.responses_schema import parse_responses
 from thinktune.tokenization import Turn
 
@@ -311,6 +312,67 @@ NO_TOOLS = "tool calls are not supported here; switch tools off in your client, 
 STORED = "nothing is stored here; send the whole conversation in input"
 
 
+def named(items):
+    return [{"type": "item_reference", "id": item["id"]} for item in items]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", REPLIES)
+def test_an_item_that_is_named_is_the_item_sent(address, backends, name, stream):
+    answered = post(address, model=name, stream=stream, store=True)
+    output = events_of(answered)[-1]["response"]["output"] if stream else answered.json()["output"]
+    question = {"role": "user", "content": "Why?"}
+    turns = []
+    for items in (output, named(output)):
+        assert post(address, model=name, input=[question, *items, question]).status_code == 200
+        turns.append(backends[name].requests[-1].turns)
+    assert turns[0] == turns[1]
+    _, _, reasoning, answer = REPLIES[name]
+    said = [(turn.reasoning or "", turn.content) for turn in turns[1] if turn.role == "assistant"]
+    assert said == [(reasoning, answer)]
+
+
+@pytest.mark.parametrize(("name", "part"), [("cut-thought", "reasoning"), ("cut-answer", "answer")])
+def test_a_reply_that_was_cut_goes_on(address, backends, name, part):
+    output = post(address, model=name).json()["output"]
+    assert post(address, input=[{"role": "user", "content": "Why?"}, *output]).status_code == 200
+    request = backends["tagged"].requests[-1]
+    assert request.open_turn.part == part
+    _, _, reasoning, answer = REPLIES[name]
+    assert ((request.turns[-1].reasoning or ""), request.turns[-1].content) == (reasoning, answer)
+
+
+def test_text_that_proved_to_be_reasoning_is_named_as_such(address, backends):
+    events = events_of(post(address, model="opening-missing", stream=True, enable_thinking=False))
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    question = {"role": "user", "content": "Why?"}
+    assert post(address, input=[question, *named(done), question]).status_code == 200
+    assert backends["tagged"].requests[-1].turns[2] == Turn("assistant", ANSWER, REASONING)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_not_to_be_stored_cannot_be_named(address, stream):
+    answered = post(address, stream=stream, store=False)
+    output = events_of(answered)[-1]["response"]["output"] if stream else answered.json()["output"]
+    refused = post(address, input=[*named(output), {"role": "user", "content": "?"}])
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input.0")
+
+
+def test_items_make_room_for_new_ones_and_those_in_use_stay():
+    kept = KeptItems(3 * (ITEM_CHARACTERS + 10))
+    for name in "abc":
+        kept.keep(name, "message", name * 10)
+    assert kept.find("a") == ("message", "a" * 10)
+    kept.keep("d", "reasoning", "d" * 10)
+    assert [kept.find(name) is not None for name in "abcd"] == [True, False, True, True]
+    kept.keep("long", "message", "e" * (ITEM_CHARACTERS + 20))  # as long as two of them
+    assert [kept.find(name) is not None for name in ("a", "c", "d", "long")] == [False, False, True, True]
+    kept.keep("longer", "message", "e" * (4 * ITEM_CHARACTERS))  # longer than all that may be kept
+    assert kept.find("longer") is kept.find("long") is None
+    kept.keep("a", "message", "")
+    assert kept.find("a") == ("message", "")
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -319,7 +381,8 @@ STORED = "nothing is stored here; send the whole conversation in input"
         ({"tool_choice": "required"}, f"tool_choice: {NO_TOOLS}"),
         ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}]}, f"input.0: {NO_TOOLS}"),
         ({"input": [{"role": "user", "content": "?"}, {"type": "function_call_output", "call_id": "1", "output": ""}]}, f"input.1: {NO_TOOLS}"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, f"input.0: {STORED}"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0: no item of this id is kept here, or no longer; send the item itself"),
+        ({"input": [{"type": "item_reference"}]}, "input.0.id: Field required"),
         ({"previous_response_id": "resp_1"}, f"previous_response_id: {STORED}"),
         ({"conversation": {"id": "c"}}, f"conversation: {STORED}"),
         ({"prompt": {"id": "p"}}, f"prompt: {STORED}"),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -65,6 +66,7 @@ from thinktune.serve.surfaces.completions import (
     TextCompletion,
     parse_completion,
 )
+from thinktune.serve.surfaces.kept_items import KeptItems
 from thinktune.serve.surfaces.responses import ResponsesSurface
 from thinktune.serve.surfaces.responses_schema import NAMES as RESPONSES_NAMES
 from thinktune.serve.surfaces.responses_schema import ParsedResponses, ResponseBody, ResponsesRequest, parse_responses
@@ -105,35 +107,37 @@ class Api:
     surface: Callable[[ServedModel, Any], Surface]
 
 
-APIS = [
-    Api(
-        "/v1/chat/completions",
-        "create_chat_completion",
-        "Write the next reply of a conversation, whole or as a stream of server-sent events.",
-        ChatRequest,
-        ChatCompletion,
-        parse_request,
-        ChatSurface,
-    ),
-    Api(
-        "/v1/completions",
-        "create_completion",
-        "Go on from texts as they are, without a chat template, whole or as a stream of server-sent events.",
-        CompletionRequest,
-        TextCompletion,
-        parse_completion,
-        CompletionSurface,
-    ),
-    Api(
-        "/v1/responses",
-        "create_response",
-        "Write the next reply of a conversation as a response of items, whole or as a stream of typed events.",
-        ResponsesRequest,
-        ResponseBody,
-        parse_responses,
-        ResponsesSurface,
-    ),
-]
+def _apis(kept: KeptItems) -> list[Api]:
+    """Return the addresses; responses know the items that are kept of former ones."""
+    return [
+        Api(
+            "/v1/chat/completions",
+            "create_chat_completion",
+            "Write the next reply of a conversation, whole or as a stream of server-sent events.",
+            ChatRequest,
+            ChatCompletion,
+            parse_request,
+            ChatSurface,
+        ),
+        Api(
+            "/v1/completions",
+            "create_completion",
+            "Go on from texts as they are, without a chat template, whole or as a stream of server-sent events.",
+            CompletionRequest,
+            TextCompletion,
+            parse_completion,
+            CompletionSurface,
+        ),
+        Api(
+            "/v1/responses",
+            "create_response",
+            "Write the next reply of a conversation as a response of items, whole or as a stream of typed events.",
+            ResponsesRequest,
+            ResponseBody,
+            partial(parse_responses, kept=kept),
+            partial(ResponsesSurface, kept=kept),
+        ),
+    ]
 
 
 def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Access) -> ASGIApp:
@@ -176,7 +180,8 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         summary="Count requests, replies, tokens and seconds, in Prometheus' text format.",
         response_class=PlainTextResponse,
     )
-    for api in APIS:
+    apis = _apis(KeptItems())
+    for api in apis:
         _add_api(app, api, answer)
     serving = Serving(served_models, admission_queue, find_model, respond, created)
     add_messages_routes(app, serving)
@@ -184,7 +189,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
     add_feedback_routes(app, served_models, limits)
     document = app.openapi()
     complete_document(
-        document, [*(api.body for api in APIS), *BODIES, *FEEDBACK_BODIES]
+        document, [*(api.body for api in apis), *BODIES, *FEEDBACK_BODIES]
     )  # FastAPI builds it once and keeps it
     # Starlette's routes answer HEAD wherever they answer GET; FastAPI's do not, unless the document names it as well.
     for route in app.routes:

@@ -3,13 +3,13 @@
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Literal
 
 from thinktune.inference import Completion, Request
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, may_be_reasoning, to_engine_request
 from thinktune.serve.openai_schema import ApiError, Json
 from thinktune.serve.reply_response import TYPED_EVENTS, Replies
+from thinktune.serve.surfaces.kept_items import KeptItems, Kind
 from thinktune.serve.surfaces.responses_schema import (
     AnswerPart,
     IncompleteDetails,
@@ -25,7 +25,6 @@ from thinktune.serve.surfaces.responses_schema import (
     in_our_names,
 )
 
-Kind = Literal["reasoning", "message"]
 TEXT_EVENTS: dict[Kind, str] = {"reasoning": "response.reasoning_text", "message": "response.output_text"}
 
 
@@ -34,8 +33,8 @@ class ResponsesSurface:
 
     framing = TYPED_EVENTS
 
-    def __init__(self, served_model: ServedModel, parsed: ParsedResponses) -> None:
-        self._served_model, self._parsed = served_model, parsed
+    def __init__(self, served_model: ServedModel, parsed: ParsedResponses, kept: KeptItems) -> None:
+        self._served_model, self._parsed, self._kept = served_model, parsed, kept
         self.stream, self.warnings = bool(parsed.body.stream), parsed.chat.warnings
         self._id, self._created = f"resp_{uuid.uuid4().hex}", int(time.time())
         self._request: Request | None = None
@@ -54,6 +53,8 @@ class ResponsesSurface:
         deltas = DeltaStream(hold_answer=may_be_reasoning(request, may_reason=self._served_model.may_reason))
         started = False
         async for _, piece in replies:
+            if isinstance(piece, Completion) and self._parsed.body.store is not False:
+                self._keep(piece)
             if not self.stream:
                 if isinstance(piece, Completion):
                     yield self._body(reply=piece)
@@ -120,12 +121,20 @@ class ResponsesSurface:
             )
         return items
 
+    def _keep(self, reply: Completion) -> None:
+        """Keep a reply's items under the ids that the client was sent; text that has moved is what it proved to be."""
+        for item in self._output(reply):
+            self._kept.keep(item.id, item.type, "".join(part.text for part in item.content))
+        for moved in self._events.moved_ids:
+            self._kept.keep(moved, "reasoning", reply.reasoning)
+
 
 class EventBuilder:
     """The events of one stream, numbered in order, and the item that is being written."""
 
     def __init__(self) -> None:
         self.ids: dict[Kind, str] = {"reasoning": _new_id("reasoning"), "message": _new_id("message")}
+        self.moved_ids: list[str] = []  # of messages that proved to be reasoning after they were sent
         self._number = 0
         self._index = -1  # of the latest item in the output
         self._open: Kind | None = None
@@ -145,6 +154,7 @@ class EventBuilder:
         """
         if "moved" in delta:
             yield from self._close("incomplete")
+            self.moved_ids.append(self.ids["message"])
             self.ids["message"], self._has_message = _new_id("message"), False
         elif "content" in delta:
             yield from self._add("message", delta["content"])

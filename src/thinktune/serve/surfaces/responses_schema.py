@@ -1,10 +1,10 @@
 """Requests and responses of `/v1/responses` in OpenAI's form, and such a request as a chat request.
 
-So all that a chat request may ask for can be asked for here, with one meaning. Nothing is stored: a conversation comes
-whole with each request, and reasoning items carry the thoughts of earlier replies.
+So all that a chat request may ask for can be asked for here, with one meaning. A conversation comes whole with each
+request, and reasoning items carry the thoughts of earlier replies; an item of a former output may be named by its id.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -33,9 +33,11 @@ from thinktune.serve.openai_schema import (
     read_chat,
     refusal_of,
 )
+from thinktune.serve.surfaces.kept_items import KeptItems
 from thinktune.serve.thinking_controls import ThinkingFields
 
 NOTHING_STORED = "nothing is stored here; send the whole conversation in input"
+NOT_KEPT = "no item of this id is kept here, or no longer; send the item itself (store: false makes most clients do so)"
 LOG_PROBABILITIES, ENCRYPTED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 
 # The chat request's names, and what the same is called here.
@@ -93,24 +95,35 @@ class ReasoningItem(ClientModel):
         return "".join(part.text for part in self.content or self.summary or [])
 
 
+class ItemReference(ClientModel):
+    """An item of a former output, named by its id."""
+
+    without_effect = MESSAGE_FIELDS_WITHOUT_EFFECT - {"id"}
+    type: Literal["item_reference"]
+    id: str
+
+
 def _refuse_other_items(value: Any) -> Any:
     kind: Any = value.get("type") if isinstance(value, dict) else None
     match kind:
-        case None | "message" | "reasoning":
+        case None | "message" | "reasoning" | "item_reference":
             return value
-        case "item_reference":
-            raise PydanticCustomError("stored", NOTHING_STORED)
         case str() if kind.endswith(("_call", "_call_output", "_tools", "_request", "_response")):
             raise PydanticCustomError("tools", NO_TOOLS)
         case _:
             raise PydanticCustomError("items", "only items of type message and reasoning are supported here")
 
 
+def _item_class(item: Any) -> str:
+    kind: Any = item.get("type") if isinstance(item, dict) else None
+    return {"reasoning": "ReasoningItem", "item_reference": "ItemReference"}.get(str(kind), "InputMessage")
+
+
 InputItem = Annotated[
-    Annotated[InputMessage, Tag("InputMessage")] | Annotated[ReasoningItem, Tag("ReasoningItem")],
-    Discriminator(
-        lambda item: "ReasoningItem" if isinstance(item, dict) and item.get("type") == "reasoning" else "InputMessage"
-    ),
+    Annotated[InputMessage, Tag("InputMessage")]
+    | Annotated[ReasoningItem, Tag("ReasoningItem")]
+    | Annotated[ItemReference, Tag("ItemReference")],
+    Discriminator(_item_class),
     BeforeValidator(_refuse_other_items),
 ]
 
@@ -154,6 +167,8 @@ class ResponsesRequest(GenerationRequest, ThinkingFields):
     include: Annotated[list[str], Field(max_length=64, fail_fast=True)] | None = None
     metadata: Any = None
     """Sent back with the response."""
+    store: Any = None
+    """False keeps no item of the output."""
     background: Annotated[Any, NeutralOnly((False,))] = None
     n: Annotated[Any, NeutralOnly((1,))] = None
     logprobs: Annotated[Any, NeutralOnly((False,))] = None
@@ -289,8 +304,8 @@ class ParsedResponses:
         return self.body.model
 
 
-def parse_responses(body: bytes) -> ParsedResponses:
-    """Parse a request's body; raises ApiError (400) that names every fault of it."""
+def parse_responses(body: bytes, kept: KeptItems | None = None) -> ParsedResponses:
+    """Parse a request's body, which may name items that are kept; raises ApiError (400) that names its faults."""
     request, warnings = parse_body(ResponsesRequest, body)
     warnings += _left_out_of_the_output(request)
     options = {
@@ -305,7 +320,7 @@ def parse_responses(body: bytes) -> ParsedResponses:
             {
                 **options,
                 **formatted,
-                "messages": list(_messages(request)),
+                "messages": list(_messages(request, _named_items(request, kept or KeptItems()))),
                 "max_completion_tokens": request.max_output_tokens,
             }
         )
@@ -353,14 +368,32 @@ def _response_format(request: ResponsesRequest) -> Json | None:
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _messages(request: ResponsesRequest) -> Iterator[Json]:
+def _named_items(request: ResponsesRequest, kept: KeptItems) -> list[InputMessage | ReasoningItem]:
+    """Return the conversation with the items themselves in place of their ids."""
+    given = request.input
+    items: list[InputMessage | ReasoningItem] = []
+    for number, item in enumerate([InputMessage(role="user", content=given)] if isinstance(given, str) else given):
+        if not isinstance(item, ItemReference):
+            items.append(item)
+            continue
+        found = kept.find(item.id)
+        if found is None:
+            raise ApiError(400, f"input.{number}: {NOT_KEPT}", param=f"input.{number}")
+        kind, text = found
+        if kind == "reasoning":
+            items.append(ReasoningItem(type=kind, content=[ThoughtPart(type="reasoning_text", text=text)]))
+        else:
+            items.append(InputMessage(type=kind, role="assistant", content=text))
+    return items
+
+
+def _messages(request: ResponsesRequest, given: Sequence[InputMessage | ReasoningItem]) -> Iterator[Json]:
     """Yield the conversation as chat messages.
 
     The instructions and the system messages that follow them are one: templates take one, at the start. A thought
     without an answer is that of a reply that was cut.
     """
-    given = request.input
-    items = [InputMessage(role="user", content=given)] if isinstance(given, str) else [*given]
+    items = [*given]
     if request.instructions is not None:
         system = [request.instructions]
         while items and isinstance(first := items[0], InputMessage) and first.role in ("system", "developer"):

@@ -6,7 +6,9 @@ bundled. Every question has one exact key: a number, a word, the points of an an
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -71,7 +73,8 @@ def probe_tasks(system: str | None = None) -> list[Task]:
     """Return all questions of the probe, the same on every machine, with the system prompt if there is one."""
     generated = [(f"arithmetic:{number}", row) for number, row in enumerate(_arithmetic(), 1)]
     bundled = [(f"probe.jsonl:{number}", row) for number, row in enumerate(bundled_rows(), 1)]
-    return [make_task(_with_turns(row), PROBE_SET, source, system) for source, row in [*generated, *bundled]]
+    tasks = [make_task(_with_turns(row), PROBE_SET, source, system) for source, row in [*generated, *bundled]]
+    return [replace(task, stem=_without_instruction(task.stem or task.question, task.kind)) for task in tasks]
 
 
 def bundled_rows() -> list[dict[str, Any]]:
@@ -85,6 +88,13 @@ def _with_turns(row: dict[str, Any]) -> dict[str, Any]:
     roles = ("user", "assistant")
     history = tuple(Turn(roles[place % 2], text) for place, text in enumerate(row.get("history", ())))
     return row | {"history": history}
+
+
+def _without_instruction(question: str, kind: str) -> str:
+    """Return what a question asks without how to answer it, as rows that were trained on may ask the same."""
+    if kind in ("knowledge", "translation") and "\n\n" not in question:
+        return re.split("[:：]\\s*", question, maxsplit=1)[-1]
+    return question.split("\n\n", 1)[-1]
 
 
 def _arithmetic() -> Iterator[dict[str, Any]]:

@@ -45,7 +45,7 @@ class Task:
     rules: Mapping[str, Any] | None = None
     reasoning: str = ""
     kind: str = ""  # a group inside the set, such as the probe's arithmetic
-    stem: str = ""  # the question without its options, where it has any
+    stem: str = ""  # the question without its options or how to answer it, where that is known
     may_reason: bool = True
     language: str = ""  # ISO 639-1, where the set says so
 

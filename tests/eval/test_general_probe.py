@@ -13,11 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import regex
 
 import thinktune
 from thinktune.eval import score_completions
 from thinktune.eval.general_probe import PROBE_SET, PROBE_VERSION, bundled_rows, probe_tasks
 from thinktune.eval.grading import switches_language
+from thinktune.eval.one_answer import LONGEST, limit_length, one_answer_pattern, one_number_pattern
 from thinktune.eval.runner import find_contaminated
 from thinktune.eval.settings import SIDES, EvalSampling, EvalSettings, EvaluatedModel, settings_to_record
 from thinktune.eval.statistics import paired_difference
@@ -33,7 +35,7 @@ TASKS = probe_tasks()
 BUNDLED = list(zip([task for task in TASKS if task.kind != "arithmetic"], bundled_rows(), strict=True))
 
 # The questions and keys of each version. If this test fails, raise PROBE_VERSION and add the new digest.
-DIGESTS = {2: "1452424f36528ba7"}
+DIGESTS = {2: "7b509bf0d91762ee"}
 
 
 def right(task, answer):
@@ -88,6 +90,37 @@ def test_no_answer_passes_that_says_nothing_or_repeats_the_question():
         if task.grader != "format":
             empty += ["ZZZ", "I don't know.", "不知道。", "I cannot answer that.", "我无法回答这个问题。"]
         assert [answer for answer in empty if right(task, answer)] == [], task
+
+
+@pytest.mark.parametrize(
+    ("answer", "offered"),
+    [
+        ("Ivory", True),
+        ("It should have been ivory, not grey.", True),
+        ("Not grey but ivory", True),
+        ("Ivory; it came out grey", True),
+        ("grey", False),
+        ("grey or ivory", False),
+        ("ivory or grey", False),
+        ("**ivory**, **grey**", False),
+        ("ivory or perhaps the grey", False),
+        ("It is not ivory", False),
+        ("It isn't the pale ivory", False),
+        ("不是ivory", False),
+        ("ivory" + "!" * LONGEST, False),
+    ],
+)
+def test_one_answer_is_neither_denied_nor_one_of_several(answer, offered):
+    assert bool(regex.fullmatch(one_answer_pattern(["ivory"], ["grey"]), answer)) is offered
+
+
+def test_one_number_is_neither_denied_nor_one_of_several():
+    pattern = one_number_pattern("15元")
+    for answer in ("15", "15元", "12 + 3 = 15", "From 1892 on, so 15."):
+        assert regex.fullmatch(pattern, answer), answer
+    for answer in ("12 or 15", "12元或15元", "12, 15", "12 15", "It is not 15", "不是15元"):
+        assert not regex.fullmatch(pattern, answer), answer
+    assert limit_length("(?i)a+") == rf"(?i)(?=(?s:.{{1,{LONGEST}}})\Z)a+"
 
 
 def test_a_looping_reply_is_wrong_and_never_too_slow_to_grade():

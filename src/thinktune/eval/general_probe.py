@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
+from thinktune.eval.one_answer import limit_length, one_answer_pattern, one_number_pattern
 from thinktune.eval.tasks import Task, make_task
 from thinktune.tokenization import Turn
 
@@ -73,21 +74,31 @@ def probe_tasks(system: str | None = None) -> list[Task]:
     """Return all questions of the probe, the same on every machine, with the system prompt if there is one."""
     generated = [(f"arithmetic:{number}", row) for number, row in enumerate(_arithmetic(), 1)]
     bundled = [(f"probe.jsonl:{number}", row) for number, row in enumerate(bundled_rows(), 1)]
-    tasks = [make_task(_with_turns(row), PROBE_SET, source, system) for source, row in [*generated, *bundled]]
+    tasks = [make_task(_complete(row), PROBE_SET, source, system) for source, row in [*generated, *bundled]]
     return [replace(task, stem=_without_instruction(task.stem or task.question, task.kind)) for task in tasks]
 
 
 def bundled_rows() -> list[dict[str, Any]]:
-    """Read the bundled questions, with answers that pass and that fail (`passes`, `fails`), for the tests."""
+    """Read the bundled questions, with answers that pass and that fail (`passes`, `fails`), for the tests.
+
+    `rivals` are other candidates that a right answer does not offer.
+    """
     lines = files("thinktune.eval").joinpath("probe.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def _with_turns(row: dict[str, Any]) -> dict[str, Any]:
-    """Make turns of a row's `history`: texts of the user and the assistant by turns."""
+def _complete(row: dict[str, Any]) -> dict[str, Any]:
+    """Make turns of a row's `history`, the user's first, and a pattern that allows one answer."""
     roles = ("user", "assistant")
     history = tuple(Turn(roles[place % 2], text) for place, text in enumerate(row.get("history", ())))
-    return row | {"history": history}
+    rules, points = row.get("rules"), row.get("keypoints", ())
+    if rules and "pattern" in rules:
+        rules |= {"pattern": limit_length(rules["pattern"])}
+    elif rules and row.get("grader") == "number":
+        rules |= {"pattern": one_number_pattern(row["answer"])}
+    elif rules and len(points) == 1:
+        rules |= {"pattern": one_answer_pattern(points[0].split("|"), row.get("rivals", ()))}
+    return row | {"history": history, "rules": rules}
 
 
 def _without_instruction(question: str, kind: str) -> str:

@@ -89,16 +89,18 @@ def bundled_rows() -> list[dict[str, Any]]:
 
 def _complete(row: dict[str, Any]) -> dict[str, Any]:
     """Make turns of a row's `history`, the user's first, and a pattern that allows one answer."""
-    roles = ("user", "assistant")
-    history = tuple(Turn(roles[place % 2], text) for place, text in enumerate(row.get("history", ())))
+    said = enumerate(row.get("history", ()))
+    history = tuple(Turn("assistant", text) if place % 2 else Turn("user", text) for place, text in said)
     rules, points = row.get("rules"), row.get("keypoints", ())
-    if rules and "pattern" in rules:
-        rules |= {"pattern": limit_length(rules["pattern"])}
-    elif rules and row.get("grader") == "number":
-        rules |= {"pattern": one_number_pattern(row["answer"])}
-    elif rules and len(points) == 1:
-        rules |= {"pattern": one_answer_pattern(points[0].split("|"), row.get("rivals", ()))}
-    return row | {"history": history, "rules": rules}
+    if not rules:
+        return row | {"history": history}
+    if "pattern" in rules:
+        pattern: str | None = limit_length(rules["pattern"])
+    elif row.get("grader") == "number":
+        pattern = one_number_pattern(row["answer"])
+    else:
+        pattern = one_answer_pattern(points[0].split("|"), row.get("rivals", ())) if len(points) == 1 else None
+    return row | {"history": history, "rules": rules | {"pattern": pattern}}
 
 
 def _without_instruction(question: str, kind: str) -> str:

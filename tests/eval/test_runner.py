@@ -422,3 +422,16 @@ def test_a_grader_that_fails_costs_its_row_and_the_report_says_how_many(evaluate
     html = write_run_page(run).read_text(encoding="utf-8")
     assert "1 row is not graded" in html
     assert "not graded</span>" in html
+
+
+@pytest.mark.slow
+def test_the_general_questions_are_asked_in_both_modes(evaluated):
+    run, _, _ = evaluated
+    found = evaluate_run(run, quiet, EvalOptions())
+    for report in (found, found["silent"]):
+        [general] = [scored for scored in report["sets"] if scored["name"] == "general"]
+        assert (general["rows"], general["ungraded"]) == (416, 0)
+        assert [group["rows"] for group in general["kinds"]] == [52] * 8
+        assert [group["rows"] for group in general["languages"]] == [208, 208]
+        assert report["settings"]["versions"]["general questions"] == "2"
+    assert rescore_run(run) == found

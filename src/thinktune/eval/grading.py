@@ -269,9 +269,9 @@ def follows_rules(answer: str, rules: FormatRules) -> bool:
         rules.numbered is None or _list_numbers(text) == list(range(1, rules.numbered + 1)),
         not rules.one_of or plain.strip(" .。!！\"'“”") in {normalize(piece) for piece in rules.one_of},
         not rules.capitals or (text == text.upper() and text != text.lower()),
-        rules.pattern is None or _matches_pattern(rules.pattern, text),
     )
-    return bool(text) and all(checks)
+    # The pattern comes last: a reply that other rules refuse, such as one that loops, takes none of its time.
+    return bool(text) and all(checks) and (rules.pattern is None or _matches_pattern(rules.pattern, text))
 
 
 def _matches_pattern(pattern: str, text: str) -> bool:

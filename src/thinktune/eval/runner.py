@@ -20,7 +20,7 @@ from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, 
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_completions
-from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, probe_tasks
+from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, PROBE_VERSION, probe_tasks
 from thinktune.eval.llm_judge import Completer
 from thinktune.eval.scoring import (
     HELD_OUT_SET,
@@ -221,7 +221,8 @@ def _eval_settings(
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
         seeds={"resampling": RESAMPLE_SEED, "probe": PROBE_SEED, "sampling": options.seed},
-        versions={name: version(name) for name in (*LIBRARIES, *GRADER_LIBRARIES)},
+        versions={name: version(name) for name in (*LIBRARIES, *GRADER_LIBRARIES)}
+        | ({"general questions": str(PROBE_VERSION)} if options.probe else {}),
         data_fingerprint=prepared.fingerprint,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
     )

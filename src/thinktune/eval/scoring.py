@@ -1,7 +1,7 @@
 """Score saved replies and write the report: the part of an evaluation that needs no model and can be repeated."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from thinktune.eval.completion_store import read_completions, read_records
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.grading import format_metrics
 from thinktune.eval.settings import SIDES, EvalSettings, settings_from_record
+from thinktune.eval.statistics import paired_difference
 from thinktune.eval.tasks import Task, grade_answer, task_from_record
 from thinktune.files import write_json, write_json_lines
 from thinktune.run import EvaluationFolder
@@ -151,7 +152,6 @@ def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask])
     if name == HELD_OUT_SET and folder.losses("base").is_file():
         measures += compare(*(_saved_losses(folder.losses(side)) for side in SIDES))
     graded = [row for row in counted if not row.grader_errors]
-    kinds = sorted({row.task.kind for row in graded} - {""})
     verdict = forgetting_verdict(measures) if name == PROBE_SET else set_verdict(name, measures)
     if ungraded := len(counted) - len(graded):
         verdict += f"; {ungraded_note(ungraded)}"
@@ -162,7 +162,8 @@ def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask])
         "ungraded": ungraded,
         "measures": sort_measures(measures),
         "verdict": verdict,
-        "kinds": [_score_kind(kind, [row.scores for row in graded if row.task.kind == kind]) for kind in kinds],
+        "kinds": _score_groups("kind", [(row.task.kind, row.scores) for row in graded]),
+        "languages": _score_groups("language", [(row.task.language, row.scores) for row in graded]),
     }
 
 
@@ -190,9 +191,16 @@ def _saved_losses(file: Path) -> list[dict[str, float]]:
         return _linearized_losses(record["rows"])
 
 
-def _score_kind(kind: str, scores: Sequence[Mapping[str, Scores]]) -> dict[str, Any]:
-    right = {side: sum(int(each[side].get("right", 0)) for each in scores) for side in SIDES}
-    return {"kind": kind, "rows": len(scores), **right}
+def _score_groups(name: str, rows: Sequence[tuple[str, Mapping[str, Scores]]]) -> list[dict[str, Any]]:
+    """Count the right answers of each group of rows that has a name, with the interval of their paired difference."""
+    groups: list[dict[str, Any]] = []
+    for group in sorted({group for group, _ in rows} - {""}):
+        scores = [each for own, each in rows if own == group]
+        right = {side: [each[side].get("right", 0.0) for each in scores] for side in SIDES}
+        change = paired_difference(right["base"], right["tuned"], bounded=True)
+        counts = {side: int(sum(right[side])) for side in SIDES}
+        groups.append({name: group, "rows": len(scores), **counts, "difference": asdict(change)})
+    return groups
 
 
 def _linearized_losses(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

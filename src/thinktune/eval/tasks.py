@@ -30,7 +30,8 @@ from thinktune.tokenization import Example, Turn
 class Task:
     """One question: its set, source (`file:line`) and prompt, its grader, and what that grader compares with.
 
-    `references` are the accepted answers, or the letters of the right options; `rules` belong to the grader `format`.
+    `references` are the accepted answers, or the letters of the right options. A right answer also follows the `rules`,
+    which are all that the grader `format` looks at.
     `may_reason` is false for a row that is silent: trained in the mode without thinking, it is asked in it.
     """
 
@@ -44,8 +45,9 @@ class Task:
     rules: Mapping[str, Any] | None = None
     reasoning: str = ""
     kind: str = ""  # a group inside the set, such as the probe's arithmetic
-    stem: str = ""  # the question without its options, where it has any
+    stem: str = ""  # the question without its options or how to answer it, where that is known
     may_reason: bool = True
+    language: str = ""  # ISO 639-1, where the set says so
 
     @property
     def question(self) -> str:
@@ -109,7 +111,7 @@ class TaskReading:
 def make_task(
     row: Mapping[str, Any], name: str, source: str, system: str | None = None, reading: TaskReading | None = None
 ) -> Task:
-    """Make a task from the fields question, answer, choices, keypoints, grader, rules, kind, system and history.
+    """Make a task from question, answer, choices, keypoints, grader, rules, kind, language, system and history.
 
     `history` holds turns before the question. Options that the question lists itself make it a choice if the answer is
     one of them. Raises UserError with every mistake of the row at once.
@@ -151,11 +153,16 @@ def make_task(
         reasoning=str(row.get("think") or ""),
         kind=str(row.get("kind") or ""),
         stem=question.value if choices.value else "",
+        language=str(row.get("language") or ""),
     )
 
 
 def grade_answer(task: Task, answer: str) -> dict[str, float]:
-    """Score an answer's content, each measure from 0 to 1; which measures there are depends on the task alone."""
+    """Score an answer's content, each measure from 0 to 1; which measures there are depends on the task alone.
+
+    Where an answer is right or wrong, it is right only if it also follows the task's rules.
+    """
+    follows = not task.rules or grading.follows_rules(answer, FormatRules.model_validate(task.rules))
     match task.grader:
         case "choice":
             right: float = grading.matches_choice(answer, task.references[0], task.choices)
@@ -166,13 +173,13 @@ def grade_answer(task: Task, answer: str) -> dict[str, float]:
         case "refusal":
             right = grading.is_refusal(answer)
         case "format":
-            right = grading.follows_rules(answer, FormatRules.model_validate(task.rules))
+            right = follows
         case "keypoints":
             recall = grading.keypoint_recall(answer, task.keypoints)
-            return {"right": float(recall == 1), "keypoint_recall": recall} | _similarity(task, answer)
+            return {"right": float(recall == 1 and follows), "keypoint_recall": recall} | _similarity(task, answer)
         case "text":
             return _similarity(task, answer)
-    return {"right": float(right)}
+    return {"right": float(right and follows)}
 
 
 def task_to_record(task: Task) -> dict[str, Any]:

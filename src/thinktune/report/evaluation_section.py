@@ -18,6 +18,9 @@ MAX_SHOWN_ROWS = 300  # of each evaluation, worse ones first; its file holds the
 INTERVAL_WIDTH, INTERVAL_HEIGHT = 220, 22  # of a drawn interval, in viewBox units
 
 
+_LANGUAGE_NAMES = {"en": "English", "zh": "Chinese"}
+
+
 _OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
 
 
@@ -75,7 +78,27 @@ def _evaluation_values(
 
 
 def _set_values(task_set: Mapping[str, Any]) -> dict[str, Any]:
-    return {**task_set, "lines": [_measure_values(row) for row in task_set["measures"]]}
+    return {
+        **task_set,
+        "lines": [_measure_values(row) for row in task_set["measures"]],
+        "groups": _groups_note(task_set.get("kinds", []), task_set.get("languages", [])),  # old reports lack them
+    }
+
+
+def _groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many answers of each kind and language are right, and how uncertain their differences are."""
+    named = [(group["kind"], group) for group in kinds]
+    named += [(_LANGUAGE_NAMES.get(group["language"], group["language"]), group) for group in languages]
+    if not named:
+        return ""
+    counts = ", ".join(f"{name} {group['base']} → {group['tuned']} of {group['rows']}" for name, group in named)
+    noise = [
+        f"of one {name} by up to ±{max(50 * (each['high'] - each['low']) for each in known):.0f}"
+        for name, groups in (("kind", kinds), ("language", languages))
+        if (known := [group["difference"] for group in groups if "difference" in group])
+    ]
+    uncertain = f" The difference is uncertain: {', '.join(noise)} points." if noise else ""
+    return f"Right, base → tuned: {counts}.{uncertain}"
 
 
 def _measure_values(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ data:
   validation: 0
 ```
 
-`replay: 0.1` below `data`, beside the name of your own rows, is the short form of such a list: 200 general rows that
+`replay: 0.1` below `data`, beside the name of your own rows, is the short form of such a list: 216 general rows that
 come with thinktune (`name: bundled:general`; Chinese and English, with reasoning) get a tenth of the trained tokens,
 and none of them is held out, so that the held-out loss means what it means without them. It is there so that a model
 tuned on few rows forgets less; `thinktune eval` shows whether it does. Any file of general rows with a `share` does the

@@ -18,7 +18,7 @@ from thinktune.errors import UserError
 from thinktune.inference import Endpoint
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import Detokenizer, ReplyParser, SpecialTokens, join_pieces, parse_reply
-from thinktune.inference.requests import Completion, SamplingParams, render_request
+from thinktune.inference.requests import Completion, OpenTurn, SamplingParams, render_request
 from thinktune.inference.sampling.answer_tokens import RankedToken, TokenLogprob
 from thinktune.tokenization import read_tokenizer
 from thinktune.tokenization.token_bytes import TokenBytes, token_text
@@ -123,6 +123,14 @@ def owns_the_tokens_of_its_answer(text, lengths, stop):
     first = len(fed) - len(parse_reply(fed).answer)  # the answer is the end of the text, but for a stop string
     expected = [token for start, token in tokens if start < first + len(answer) and start + len(token.text) > first]
     assert answer_tokens(pieces) == (expected if answer else [])
+
+
+def test_an_answer_that_goes_on_has_those_of_all_its_tokens():
+    for has_text in (True, False):
+        parser = ReplyParser(open_turn=OpenTurn("answer", has_text))
+        tokens = [TokenLogprob(part, -1.0, None) for part in (" is", " so.")]
+        pieces = [piece for token in tokens for piece in parser.feed(token.text, [(len(token.text), token)])]
+        assert answer_tokens([*pieces, *parser.flush()]) == tokens
 
 
 def stands_for_what_it_writes(tokenizer):

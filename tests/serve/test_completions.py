@@ -215,6 +215,7 @@ def test_options_reach_the_engine_and_those_left_out_are_the_runs():
         ({"prompt": None}, "prompt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "n": 2}, "n"),
+        ({"prompt": "a", "top_logprobs": 5}, "top_logprobs"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "logprobs": 1}, "logprobs"),
         ({"prompt": "a", "logprobs": 0}, "logprobs"),

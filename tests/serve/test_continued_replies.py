@@ -76,6 +76,8 @@ def test_an_empty_last_message_asks_for_a_reply(address, backend):
         ([begun(), {"role": "user", "content": "?", "prefix": True}], {}, "messages.2.prefix"),
         ([begun()], {"continue_final_message": False, "strict": True}, "continue_final_message"),
         ([], {"add_generation_prompt": False, "strict": True}, "add_generation_prompt"),
+        ([begun("hi"), begun("")], {}, "messages"),
+        ([begun("<think>abc")], {"enable_thinking": False, "strict": True}, "enable_thinking"),
     ],
 )
 def test_what_cannot_go_on_is_refused_by_name(address, messages, options, param):
@@ -88,6 +90,11 @@ def test_options_that_contradict_the_last_message_are_left_out_with_a_warning(ad
     assert warning.startswith("continue_final_message: is false, but")
     [warning] = post(address, add_generation_prompt=False).json()["warnings"]
     assert warning.startswith("add_generation_prompt: ")
+    [warning] = post(address, begun("<think>abc"), enable_thinking=False).json()["warnings"]
+    assert warning.startswith("enable_thinking: thinking is on, as in the last message")
+    [warning] = post(address, begun("abc"), reasoning_effort="high").json()["warnings"]
+    assert warning.startswith("reasoning_effort: thinking is off, as in the last message")
+    assert post(address, begun("abc"), enable_thinking=False).json()["warnings"] == []
 
 
 @pytest.mark.parametrize(

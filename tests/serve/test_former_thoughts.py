@@ -116,6 +116,7 @@ def test_what_was_put_between_the_models_tags_comes_out_again(tags, thoughts, an
         "<think></think>",
         "```\n",
         "<details ",
+        ' type="reasoning"',
         "\t\n<details>",
         "`",
     ],

@@ -358,6 +358,15 @@ def test_what_is_not_to_be_stored_cannot_be_named(address, stream):
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input.0")
 
 
+def test_items_that_are_named_again_and_again_are_no_way_round_the_size_of_a_body():
+    kept = KeptItems()
+    kept.keep("msg_1", "message", "a" * 1_000_001)
+    body = {"input": [*[{"type": "item_reference", "id": "msg_1"}] * 4, {"role": "user", "content": "?"}]}
+    with pytest.raises(ApiError, match="4,000,000 characters together") as refused:
+        parse_responses(json.dumps(body).encode(), kept=kept)
+    assert refused.value.param == "input"
+
+
 def test_items_make_room_for_new_ones_and_those_in_use_stay():
     kept = KeptItems(3 * (ITEM_CHARACTERS + 10))
     for name in "abc":

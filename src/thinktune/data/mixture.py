@@ -245,6 +245,8 @@ def _stop_reasons(parts: Sequence[SourceRows], summary: dict[str, Any], tallies:
             f"{finding.sentence}; fix the row, or write data.{number}.faults: {{{finding.fault}: drop}}"
             for finding in tally.stops
         )
+        more = tally.total("stops") - len(tally.stops)
+        stops += [f"data.{number}: and {more:,} more such rows"] * (more > 0)
         if not part.prepared.stop_reasons and not summary["sources"][number]["train_rows"]:
             name = summary["sources"][number]["name"]
             stops.append(f"data.{number}: every usable row of {name} stands in another source or is held out there")

@@ -92,6 +92,6 @@ def _context_tokens(source: ModelSource) -> int:
     text = raw.get("text_config")
     parts = [raw, text] if isinstance(text, dict) else [raw]
     own = next((part["max_position_embeddings"] for part in parts if part.get("max_position_embeddings")), None)
-    trained = load_recipe(source.run.recipe).data.max_tokens if source.run else 0
+    trained = load_recipe(source.run.recipe).max_tokens if source.run else 0
     wanted = max(USUAL_CONTEXT_TOKENS, trained + source.defaults.sampling.max_new_tokens)
     return min(wanted, own) if isinstance(own, int) else wanted

@@ -200,16 +200,19 @@ class RunningBatch:
                 logits = self._prefill_chunk(self._partial_prefill, admitted[0])
             else:
                 logits = self._cache.prefill([sequence.ids for sequence in admitted])
+            drawn = None if logits is None else draw(logits, [sequence.sampler for sequence in admitted])
         except Exception as error:
             if self._world.size > 1:
                 raise
+            for row in range(len(self._cache.lengths) - 1, len(self._decoding) - 1, -1):
+                self._cache.free(row)  # of a prompt that was read, where the drawing failed
             self._wait_or_fail(admitted, error)
             return
-        if logits is not None:
+        if drawn is not None:
             self._decoding += admitted
             for _ in admitted:
                 self.prefilling.popleft()
-            self._append_drawn(admitted, draw(logits, [sequence.sampler for sequence in admitted]))
+            self._append_drawn(admitted, drawn)
 
     def _reserve_prefill(self, admitted: Sequence[SequenceState]) -> bool:
         """Grow the caches that the next prefill pass writes; return False where a rank has no memory for that."""

@@ -63,6 +63,7 @@ class ReasoningParser:
         if open_turn:
             self._state, self._at_start = open_turn.part, not open_turn.has_text
             self.closed = open_turn.part == "answer"
+            self.answer_start = 0 if self.closed and open_turn.has_text else None
 
     @property
     def final_end(self) -> int:

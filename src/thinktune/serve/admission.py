@@ -48,6 +48,10 @@ class AdmissionQueue:
             return parse(body)
         return await to_thread.run_sync(parse, body, limiter=self._bodies)
 
+    async def convert(self, convert: Callable[[], list[Request]]) -> list[Request]:
+        """Make the engine's requests of a parsed one, in a thread: a long conversation takes a while."""
+        return await to_thread.run_sync(convert, limiter=self._bodies)
+
     async def check_grammar(self, served_model: ServedModel, parsed: ParsedRequest) -> ParsedRequest:
         """Check the form that is asked of an answer, where the engine here will hold the answer to it.
 

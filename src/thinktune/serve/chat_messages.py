@@ -82,17 +82,31 @@ class Message(ClientModel):
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
+NO_QUESTION = "messages: there must be one of the user's"
+LAST_IS_NO_QUESTION = "messages: the last message must be the user's, or the assistant's that is to go on"
+
+
+def says_something(message: Message) -> bool:
+    """Return True if there is any text in a message, or any thought in one of its fields."""
+    thoughts = (message.reasoning_content, message.reasoning, message.thinking)
+    apart = (message.thinking_blocks, message.reasoning_details)
+    parts = isinstance(message.content, list) and any(part.type != "text" for part in message.content)
+    return bool(message.text or any(thoughts) or any(apart) or parts)
+
+
 def last_message_fault(messages: Sequence[Message], continue_final_message: bool | None) -> tuple[str, str] | None:
     """Return the field and the sentence of why no reply can follow the messages, or go on from the last; else None."""
     last = messages[-1]
+    if last.role == "assistant" and not says_something(last):  # it is left out, and a question has to come before it
+        return None if messages[:-1] and messages[-2].role == "user" else ("messages", LAST_IS_NO_QUESTION)
     if last.role == "assistant":
         has_question = any(message.role == "user" for message in messages)
-        return None if has_question else ("messages", "messages: there must be one of the user's")
+        return None if has_question else ("messages", NO_QUESTION)
     asked = [("continue_final_message", continue_final_message)]
     asked += [(f"messages.{len(messages) - 1}.{name}", getattr(last, name)) for name in ("prefix", "partial")]
     for field, value in asked:
         if value:
             return field, f"{field}: only a message of the assistant's can go on, and the last one is the {last.role}'s"
     if last.role != "user":
-        return "messages", "messages: the last message must be the user's, or the assistant's that is to go on"
+        return "messages", LAST_IS_NO_QUESTION
     return None

@@ -14,10 +14,10 @@ from thinktune.inference.replies import parse_reply
 from thinktune.tokenization.tags import KNOWN_TAGS, Tags
 
 # Open WebUI's block, in which each line is quoted and escaped. In a fence of code, such a block is part of the answer.
-# The time is linear in the text: no part of the pattern can begin at many places and go over the same characters.
+# The time is linear in the text: that the tag ends is looked for once, and then nothing after its type can fail.
 _FENCE_OR_DETAILS = re.compile(
     r"^(?P<fence>`{3,}|~{3,}).*?(?:^(?P=fence)|\Z)"
-    r"""|^[ \t]*<details\b[^>\n]*?\btype=["']reasoning["'][^>\n]*>(?P<block>.*?)(?P<end></details>|\Z)""",
+    r"""|^[ \t]*<details\b(?=[^>\n]*>)[^>\n]*?\btype=["']reasoning["'][^>\n]*>(?P<block>.*?)(?P<end></details>|\Z)""",
     re.DOTALL | re.MULTILINE,
 )
 _SPACE = re.compile(r"\s*")

@@ -61,7 +61,8 @@ def to_engine_request(
 def may_be_reasoning(request: Request, *, may_reason: bool) -> bool:
     """Return True if text that looks like an answer may prove to be reasoning whose opening tag is missing."""
     in_answer = request.open_turn is not None and request.open_turn.part == "answer"
-    return may_reason and request.thinking and not in_answer
+    # Under a grammar the answer begins where the grammar does.
+    return may_reason and request.thinking and not in_answer and request.grammar is None
 
 
 def to_sampling_params(options: GenerationRequest, limit: int | None, usual: SamplingParams) -> SamplingParams:

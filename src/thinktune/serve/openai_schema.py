@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from thinktune.errors import UserError
 from thinktune.inference.sampling.grammar import Grammar
 from thinktune.serve.chat_messages import NO_TOOLS, Messages, last_message_fault
+from thinktune.serve.conversations import to_turns
 from thinktune.serve.neutral_fields import (
     BINDING_FIELDS,
     NEUTRAL_REQUEST_VALUES,
@@ -24,6 +25,7 @@ from thinktune.serve.neutral_fields import (
 from thinktune.serve.response_format import FormFields, read_grammar
 from thinktune.serve.sampling_fields import SamplingFields
 from thinktune.serve.thinking_controls import ThinkingControls, ThinkingFields, read_controls
+from thinktune.tokenization.tags import Tags
 
 MAX_STOP_STRINGS = 16
 
@@ -315,7 +317,8 @@ def read_chat(request: ChatRequest, warnings: Sequence[str]) -> ParsedRequest:
     if fault := last_message_fault(request.messages, request.continue_final_message):
         raise ApiError(400, fault[1], param=fault[0])
     controls = read_controls(request)
-    for contradiction in filter(None, (controls.contradiction, _end_contradiction(request))):
+    contradictions = (controls.contradiction, _end_contradiction(request), _mode_contradiction(request, controls))
+    for contradiction in filter(None, contradictions):
         if request.strict:
             raise ApiError(400, contradiction, param=contradiction.partition(":")[0])
         warnings.append(contradiction)
@@ -327,6 +330,17 @@ def read_chat(request: ChatRequest, warnings: Sequence[str]) -> ParsedRequest:
         sentence = "holds a whole answer, and the last message has begun one; leave one of them out"
         raise ApiError(400, f"{grammar.field}: {sentence}", param=grammar.field)
     return ParsedRequest(request, controls, tuple(warnings), grammar)
+
+
+def _mode_contradiction(request: ChatRequest, controls: ThinkingControls) -> str | None:
+    """Return a sentence where a field names another mode than that of the reply that goes on."""
+    if request.messages[-1].role != "assistant" or controls.named_by is None:
+        return None
+    turns, open_turn = to_turns(request.messages[-1:], Tags())
+    if open_turn is None or (thinks := open_turn.part == "reasoning" or turns[-1].has_reasoning) == controls.thinking:
+        return None
+    word = "on" if thinks else "off"
+    return f"{controls.named_by}: thinking is {word}, as in the last message, from which the reply goes on"
 
 
 def _end_contradiction(request: ChatRequest) -> str | None:

@@ -112,7 +112,7 @@ class ReplyResponse(Response):
         surface, queue, started = self._surface, self._admission_queue, False
         try:
             async with asyncio.timeout(queue.limits.reply_timeout_seconds):
-                requests = surface.requests()
+                requests = await queue.convert(surface.requests)
                 async with queue.places(len(requests)):
                     requests = await queue.render_all(self._served_model, requests)
                     replies = generate(self._served_model, requests, queue, self._metrics)

@@ -9,7 +9,8 @@ from thinktune.inference import SamplingParams
 from thinktune.inference.requests import MAX_LOGIT_BIAS, MAX_PENALTY, MAX_TOP_LOGPROBS
 from thinktune.serve.neutral_fields import NOTHING, ClientModel, Json
 
-MAX_CHOICES = 128
+MAX_CHOICES = 96  # as many replies as are written or wait at a time
+MAX_BIASES = 1024
 
 Value = TypeVar("Value")
 
@@ -45,7 +46,7 @@ class SamplingFields(ClientModel):
     presence_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     """By it the logits of tokens of the prompt and the reply are divided, negative ones multiplied."""
-    logit_bias: dict[TokenId, Bias] | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Field(max_length=MAX_BIASES)] | None = None
     logprobs: bool | None = None
     """The log probability of each token of `content`, as the model gave it, before any option above."""
     top_logprobs: Annotated[Count, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None

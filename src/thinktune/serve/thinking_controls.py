@@ -97,6 +97,7 @@ class ThinkingControls:
     effort: str | None = None
     is_hidden: bool = False
     contradiction: str | None = None
+    named_by: str | None = None  # the field that names the mode
 
     def reasoning_limit(self, reply_tokens: int, effort_use: EffortUse) -> int | None:
         """Return the most tokens of reasoning in a reply of so many.
@@ -130,10 +131,10 @@ def read_controls(fields: ThinkingFields) -> ThinkingControls:
     hidden = fields.include_reasoning is False or (isinstance(options, ReasoningOptions) and bool(options.exclude))
     if not thinking:
         budget = next((budget for name, budget in budgets if name == OURS and budget >= 0), None)
-        return ThinkingControls(False, budget, None, hidden, contradiction)
+        return ThinkingControls(False, budget, None, hidden, contradiction, asked[0][0])
     budget = next((budget for name, budget in budgets if budget > 0 or (budget == 0 and name == OURS)), None)
     effort = next((effort for _, effort in efforts if effort != "none"), None)
-    return ThinkingControls(True, budget, effort, hidden, contradiction)
+    return ThinkingControls(True, budget, effort, hidden, contradiction, asked[0][0] if asked else None)
 
 
 def _modes(fields: ThinkingFields) -> Iterator[tuple[str, bool]]:

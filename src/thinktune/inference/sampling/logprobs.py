@@ -10,9 +10,10 @@ from thinktune.model.device import copy_to_device
 
 
 def rank_tokens(logits: Tensor, tokens: Tensor, wanted: Sequence[int | None]) -> Tensor | None:
-    """Return log probabilities on the device, (rows that want any, 1 + 2 x most) float64; None where no row does.
+    """Return log probabilities on the device, (rows that want any, 1 + 2 x most) fp32; None where no row does.
 
-    A row holds that of its token, then those of the likeliest tokens, then these tokens. The host does not wait.
+    A row holds that of its token, then those of the likeliest tokens, then these tokens, which fp32 holds exactly below
+    2^24 (Apple's GPUs have no float64). The host does not wait.
 
     Args:
         logits: (rows, vocabulary) fp32, as the model gave them.
@@ -27,7 +28,7 @@ def rank_tokens(logits: Tensor, tokens: Tensor, wanted: Sequence[int | None]) ->
     logprobs = logits[indices].log_softmax(-1)
     own = logprobs.gather(-1, tokens[indices, None].clamp(min=0))
     values, likeliest = logprobs.topk(most, dim=-1)
-    return torch.cat([own.double(), values.double(), likeliest.double()], dim=-1)
+    return torch.cat([own, values, likeliest.float()], dim=-1)
 
 
 def read_ranks(ranks: Tensor | None, wanted: Sequence[int | None]) -> list[RankedToken | None]:

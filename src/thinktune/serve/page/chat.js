@@ -13,7 +13,10 @@ export function newChat() {
 /** Copy a chat of one run to go on with it at another one; its replies keep the name of the run that wrote them. */
 export function copyFor(run, chat) {
   const copy = { ...structuredClone(chat), id: newId(), changed: Date.now(), run };
-  for (const turn of copy.turns) for (const reply of turn.replies) reply.run ??= chat.run.name;
+  for (const turn of copy.turns) for (const reply of turn.replies) {
+    reply.run ??= chat.run.name;
+    delete reply.feedback; // its row is that run's
+  }
   return copy;
 }
 
@@ -99,7 +102,7 @@ export function stopReplies(chat) {
 }
 
 /** Return true if nothing of a turn's replies has come, so that nothing is lost if they are asked for again. */
-export const isEmpty = (turn) => !turn.replies.some((reply) => reply.reasoning || reply.answer);
+export const isEmpty = (turn) => !turn.replies.some((reply) => reply.reasoning || reply.answer || reply.feedback?.rating);
 
 /** Convert the shown versions of a chat to Markdown, the reasoning as a quotation. */
 export function asMarkdown(chat, words) {

@@ -69,6 +69,7 @@ export function ratingTools(reply, turn, actions) {
     showRowsButton();
   };
   const say = async (feedback) => {
+    if (!actions.isHere()) return false; // the server is another run's by now
     try {
       const { file } = await rate(reply, turn, feedback, actions);
       done.textContent = feedback.rating ? (file ? words.keptAsRow(file) : words.keptHere) : words.takenBack;
@@ -133,16 +134,18 @@ function openEditor(reply, button, say, show) {
 /** Send a rating, and note it in the chat once the server has it. */
 async function rate(reply, turn, feedback, actions) {
   const id = reply.feedback?.id ?? newId();
-  const kept = await send('rows', rowRequest(actions.chat(), turn, reply, { ...feedback, id }));
+  const chat = actions.chat(); // another one may be opened meanwhile
+  const kept = await send('rows', rowRequest(chat, turn, reply, { ...feedback, id }));
   reply.feedback = { ...feedback, id };
-  actions.keep();
+  actions.keep(chat);
   return kept;
 }
 
 /** Build what the server makes a row of: the conversation as the model saw it, and the reply or its correction. */
 function rowRequest(chat, turn, reply, { id, rating, reasoning, answer }) {
   if (!rating) return { id, rating };
-  const { messages } = requestFor(reply.model, pathTo(chat, turn), { system: reply.asked?.system });
+  const said = (one) => one.id === turn.id || one.replies.some((other) => other.answer || other.reasoning);
+  const { messages } = requestFor(reply.model, pathTo(chat, turn).filter(said), { system: reply.asked?.system });
   return {
     ...{ id, rating, messages, model: reply.model, finish: reply.finish, thinking: reply.asked?.thinking !== false },
     ...{ reasoning: reasoning ?? reply.reasoning, answer: answer ?? reply.answer },
@@ -164,6 +167,7 @@ export function voteBar(turn, elements, actions) {
   const buttons = VOTES.map((vote) => make('button', { textContent: words.votes[vote], onclick: () => choose(vote) }));
   const reveal = make('button', { className: 'quiet', textContent: words.showNames, onclick: () => note({ shown: true }) });
   const ask = make('span', { textContent: words.vote });
+  const isHere = () => !first.run && actions.isHere();
   bar.append(ask, ...buttons, reveal, done);
   const show = () => {
     bar.hidden = !turn.replies.every((reply) => reply.finish);
@@ -173,17 +177,20 @@ export function voteBar(turn, elements, actions) {
     buttons.forEach((button, number) => {
       button.ariaPressed = String(vote === VOTES[number]);
       button.hidden = failed;
-      button.disabled = shown && vote !== VOTES[number]; // whoever knows the names votes no more
+      // Whoever knows the names votes no more, and no vote is of another run than the one that is served.
+      button.disabled = !isHere() || (shown && vote !== VOTES[number]);
     });
     reveal.hidden = shown || !(vote || failed);
   };
-  const note = (changes) => {
+  const note = (changes, chat = actions.chat()) => {
     for (const reply of turn.replies) Object.assign(reply.blind, changes);
-    actions.keep();
+    actions.keep(chat);
     for (const element of elements) element.update();
   };
   const choose = async (pressed) => {
+    if (!isHere()) return;
     const vote = first.blind.vote === pressed ? null : pressed;
+    const chat = actions.chat(); // another one may be opened meanwhile
     try {
       const counted = offer.run && [first, second].every((reply) => SIDES.includes(reply.model));
       if (counted) await send('votes', voteRequest(turn, vote));
@@ -194,7 +201,7 @@ export function voteBar(turn, elements, actions) {
       done.classList.add('failed');
       return;
     }
-    note({ vote });
+    note({ vote }, chat);
   };
   for (const element of elements) {
     const update = element.update;
@@ -220,7 +227,7 @@ function showRowsButton() {
 }
 
 function ratedReplies() {
-  return readChats().flatMap((chat) => chat.turns.flatMap((turn) => turn.replies.filter((reply) => reply.feedback?.rating).map((reply) => ({ chat, turn, reply }))));
+  return readChats().flatMap((chat) => chat.turns.flatMap((turn) => turn.replies.filter((reply) => reply.feedback?.rating && !reply.run).map((reply) => ({ chat, turn, reply }))));
 }
 
 /** Return the rows of all rated replies in this browser as lines of JSON; the server makes them, as it does for a run. */

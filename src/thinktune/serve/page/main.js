@@ -25,7 +25,7 @@ const actions = {
   fold: () => settings.fold ?? '',
   chat: () => chat,
   isHere: () => isHere(chat, run),
-  keep: () => keep(chat),
+  keep: (rated) => keep(rated),
   rememberFold: (fold) => changeSettings({ fold }),
   versions: (turn) => versionsOf(chat, turn),
   show: (id) => {
@@ -180,10 +180,12 @@ function keep(saved) {
   showList();
 }
 
-function warnIfFull(kept) {
-  byId('problem').hidden = kept;
-  byId('problem').textContent = kept ? '' : words.full;
+function showProblem(text) {
+  byId('problem').hidden = !text;
+  byId('problem').textContent = text;
 }
+
+const warnIfFull = (kept) => showProblem(kept ? '' : words.full);
 
 function open(opened) {
   stop();
@@ -317,7 +319,9 @@ function showUnreachable(error, retry, focused) {
 function takeModels(listed) {
   const chosen = byId('model').value;
   models = listed;
+  const former = run;
   run = models[0]?.served_from ?? null;
+  if (run?.id !== former?.id) for (const view of views.splice(0)) view.element.remove(); // their tools are of that run
   const option = (model) => make('option', { value: model.id, textContent: model.id });
   byId('model').replaceChildren(...models.map(option));
   if (models.some((model) => model.id === chosen)) byId('model').value = chosen;
@@ -381,7 +385,11 @@ function addListeners() {
   document.addEventListener('pointerdown', (event) => event.target.closest('#chats, #menu') || openMenu(false));
   byId('compare').onchange = () => changeSettings({ beside: byId('compare').value }); // browsers have this name stored
   byId('blind').onchange = () => changeSettings({ blind: byId('blind').checked || null });
-  byId('export-rows').onclick = async () => download('rows-from-chat.jsonl', 'application/jsonl', await rowsAsJsonLines());
+  byId('export-rows').onclick = () =>
+    rowsAsJsonLines().then(
+      (lines) => download('rows-from-chat.jsonl', 'application/jsonl', lines),
+      (error) => showProblem(words.failed(error.message)),
+    );
   byId('settings-open').onclick = showSettings;
   byId('settings').onclose = takeSettings;
   byId('set-reset').onclick = clearSettings;

@@ -63,6 +63,7 @@ class CompletionRequest(GenerationRequest):
     n: Annotated[Any, NeutralOnly((1,))] = None
     best_of: Annotated[Any, NeutralOnly((1,))] = None
     logprobs: Annotated[Any, NeutralOnly((False,))] = None
+    top_logprobs: Annotated[Any, NeutralOnly((0,))] = None
     suffix: Annotated[Any, NeutralOnly()] = None
     add_special_tokens: bool | None = None
     """False leaves out what the tokenizer puts before a text, such as a start token."""

@@ -37,6 +37,7 @@ from thinktune.serve.surfaces.kept_items import KeptItems
 from thinktune.serve.thinking_controls import ThinkingFields
 
 NOTHING_STORED = "nothing is stored here; send the whole conversation in input"
+MAX_NAMED_CHARACTERS = 4_000_000  # as a body may have: one item can be named many times
 NOT_KEPT = "no item of this id is kept here, or no longer; send the item itself (store: false makes most clients do so)"
 LOG_PROBABILITIES, ENCRYPTED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 
@@ -372,6 +373,7 @@ def _named_items(request: ResponsesRequest, kept: KeptItems) -> list[InputMessag
     """Return the conversation with the items themselves in place of their ids."""
     given = request.input
     items: list[InputMessage | ReasoningItem] = []
+    characters = 0
     for number, item in enumerate([InputMessage(role="user", content=given)] if isinstance(given, str) else given):
         if not isinstance(item, ItemReference):
             items.append(item)
@@ -380,6 +382,12 @@ def _named_items(request: ResponsesRequest, kept: KeptItems) -> list[InputMessag
         if found is None:
             raise ApiError(400, f"input.{number}: {NOT_KEPT}", param=f"input.{number}")
         kind, text = found
+        characters += len(text)
+        if characters > MAX_NAMED_CHARACTERS:
+            sentence = (
+                f"the items that are named by id have over {MAX_NAMED_CHARACTERS:,} characters together; name fewer"
+            )
+            raise ApiError(400, f"input: {sentence}", param="input")
         if kind == "reasoning":
             items.append(ReasoningItem(type=kind, content=[ThoughtPart(type="reasoning_text", text=text)]))
         else:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from thinktune.serve.admission import AdmissionQueue
+from thinktune.serve.error_forms import OllamaError
 from thinktune.serve.models import ServedModel
 from thinktune.serve.neutral_fields import ClientModel
 from thinktune.serve.openai_schema import REFUSALS, ApiError, ParsedRequest, describe_body
@@ -112,7 +113,12 @@ def add_ollama_routes(app: FastAPI, serving: Serving) -> None:
         parsed = await queue.parse(parse, await read_body(request, queue.limits))
         served_model = serving.find_model(serving.served_models, parsed.model)
         if parsed.chat is None:
-            await asyncio.to_thread(served_model.open)
+            try:
+                async with queue.places(1), asyncio.timeout(queue.limits.reply_timeout_seconds):
+                    await asyncio.to_thread(served_model.open)
+            except Exception as error:
+                failed = as_api_error(error, queue.limits)
+                raise OllamaError(failed.status, str(failed), code=failed.code, param=failed.param) from error
             loaded = OllamaWriter(served_model.name, (), is_chat=parsed.is_chat, hide=False).loaded()
             return Response(LINES.frame(loaded), media_type=LINES.media_type if parsed.stream else "application/json")
         chat = await check_form(queue, served_model, parsed.chat, OLLAMA_NAMES)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.prepared_rows import tokens_of, write
 
-from thinktune.config.loading import validate_recipe
+from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
 from thinktune.data import dealing
 from thinktune.data.packing import account_for_sources, assign_rows, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
@@ -216,3 +216,11 @@ def test_sources_without_shares_are_dealt_like_one(make, tokenizer):
 
 def test_one_source_in_a_list_is_a_recipe_of_one(tree):
     assert validate_recipe({**tree, "data": [tree["data"]]}, "here") == validate_recipe(tree, "here")
+
+
+def test_an_override_of_all_sources_counts_where_a_recorded_list_names_the_former_value(tree, tmp_path):
+    recorded = tmp_path / "recipe.yaml"
+    sources = [tree["data"], tree["data"] | {"share": 0.1}]
+    recorded.write_text(dump_recipe(validate_recipe({**tree, "data": sources}, "here")), encoding="utf-8")
+    recipe = load_recipe(recorded, ["expert.split_seed=9"])
+    assert [source.seed for source in recipe.sources] == [9, 9]

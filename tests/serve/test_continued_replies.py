@@ -53,7 +53,7 @@ def begun(content="It", **fields):
         (begun("<think>\nSo it "), {}, Turn("assistant", "", "So it "), OpenTurn("reasoning")),
         (begun("<think>"), {}, Turn("assistant", ""), OpenTurn("reasoning", has_text=False)),
         (begun("", reasoning_content="So "), {}, Turn("assistant", "", "So "), OpenTurn("reasoning")),
-        (begun(None, reasoning="So"), {"enable_thinking": False}, Turn("assistant", "", "So"), OpenTurn("reasoning")),
+        (begun(None, reasoning="So"), {"enable_thinking": True}, Turn("assistant", "", "So"), OpenTurn("reasoning")),
     ],
 )  # fmt: skip
 def test_the_last_message_says_where_the_reply_goes_on(address, backend, message, options, turn, open_turn):

@@ -86,6 +86,7 @@ def said(page, text):
     page.locator(".reply [role=status]", has_text=text).wait_for()
 
 
+@pytest.mark.slow
 def test_an_empty_page_offers_held_out_questions_and_a_click_asks_one(open_page):
     page = open_page()
     samples = page.locator(".samples button")
@@ -122,6 +123,7 @@ def test_a_thumb_is_kept_survives_a_reload_and_is_taken_back_by_another_press(op
     assert page.locator(".rate-bad").get_attribute("aria-pressed") == "false"
 
 
+@pytest.mark.slow
 def test_a_correction_is_written_by_keyboard_and_can_be_changed_and_taken_back(open_page, run):
     page = open_page()
     ask(page, "First?")
@@ -156,6 +158,7 @@ def test_a_correction_is_written_by_keyboard_and_can_be_changed_and_taken_back(o
     assert kept(run) == []
 
 
+@pytest.mark.slow
 def test_a_reply_that_was_cut_is_no_example_and_a_system_prompt_of_ones_own_is_in_the_row(open_page, run):
     page = open_page()
     page.click("#settings-open")
@@ -174,6 +177,7 @@ def test_a_reply_that_was_cut_is_no_example_and_a_system_prompt_of_ones_own_is_i
     assert row["enable_thinking"] is False
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_is_said_and_not_shown_as_kept(open_page, run):
     page = open_page()
     ask(page)
@@ -186,6 +190,7 @@ def test_what_the_server_refuses_is_said_and_not_shown_as_kept(open_page, run):
     assert page.locator(".rate-good").get_attribute("aria-pressed") == "false"
 
 
+@pytest.mark.slow
 def test_without_a_run_the_rows_are_a_download(open_page, run):
     page = open_page(None)
     ask(page)
@@ -290,6 +295,7 @@ def test_a_reply_that_failed_is_no_vote(open_page, run):
     assert sorted(page.locator(".reply h3").all_inner_texts()) == ["gone", "tuned"]
 
 
+@pytest.mark.slow
 def test_the_blind_choice_is_remembered_and_one_model_alone_is_never_hidden(open_page):
     page = open_page()
     page.select_option("#compare", "base")
@@ -302,6 +308,7 @@ def test_the_blind_choice_is_remembered_and_one_model_alone_is_never_hidden(open
     assert page.locator(".vote").count() == 0
 
 
+@pytest.mark.slow
 def test_all_of_it_is_in_chinese_and_fits_a_phone(open_page):
     page = open_page(locale="zh-CN")
     page.set_viewport_size({"width": 390, "height": 800})

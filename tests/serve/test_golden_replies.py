@@ -72,6 +72,7 @@ def test_the_set_is_whole():
     assert {file.stem for file in FOLDER.glob("*.txt")} == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_reply_that_streams_in_is_drawn_as_one_that_is_there(page, name):
     """Each beginning of a reply, drawn over the one before, is what it is when drawn alone."""
@@ -84,6 +85,7 @@ def test_a_reply_that_streams_in_is_drawn_as_one_that_is_there(page, name):
     assert page.evaluate(differing, written(name)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_reply_is_never_wider_than_a_phone(page, name):
     page.evaluate("text => window.show(text)", written(name))
@@ -92,6 +94,7 @@ def test_a_reply_is_never_wider_than_a_phone(page, name):
     assert log.evaluate("it => it.scrollWidth <= it.clientWidth")
 
 
+@pytest.mark.slow
 def test_what_a_reader_does_in_a_block_outlives_those_that_follow(page):
     """A focused button, a selection and a scrolled table stay while the reply goes on."""
     text = written("code_with_a_language") + "\n" + written("table_wide")
@@ -110,6 +113,7 @@ PIECES = ["\n", "\n\n", " ", "  ", "    ", "a", "b1", "3", "42", "中文", "。"
           "[", "]", "](", "(", ")", "[x]: ", "[1]", "[ ] ", "[x] ", "!", "<b>", "</b>", "<", "<!--", "-->", "<div>", "x<y", "5*3", "3~5", "\\", ":", "^"]  # fmt: skip
 
 
+@pytest.mark.slow
 @examples(max_examples=25)
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=24).map("".join), min_size=12, max_size=12))
 def test_no_letter_and_no_digit_is_lost_or_moved(page, texts):

@@ -169,6 +169,12 @@ def test_thinking_is_the_same_two_knobs(address, backends, options, thinking, bu
     assert request.sampling.temperature == 0.6
 
 
+def test_an_answer_has_a_block_of_its_own_where_text_before_it_proves_to_be_reasoning(address):
+    streamed = post(address, model="opening-missing", thinking={"type": "disabled"}, stream=True).text
+    texts = [block["text"] for block in message_of(events_of(streamed))["content"]]
+    assert texts == [REASONING, ANSWER]
+
+
 def test_thoughts_may_be_left_out(address):
     for body in ({"thinking": {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}},):
         whole, streamed = post(address, **body).json(), post(address, stream=True, **body).text

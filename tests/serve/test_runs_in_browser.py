@@ -104,6 +104,7 @@ def test_each_run_has_its_own_chats_and_one_that_goes_on_elsewhere_is_copied(ser
     assert (questions(page), answers(page)) == (["A?"], ["So it is."])
 
 
+@pytest.mark.slow
 def test_chats_of_an_earlier_page_are_of_the_run_that_goes_on_with_them(served):
     page, _, _ = served
     reply = {"model": "tuned", "reasoning": "", "answer": "Old.", "finish": "stop"}
@@ -170,6 +171,7 @@ def test_a_server_that_goes_in_the_middle_of_a_reply_is_named_and_what_came_stay
     assert (answers(page), page.locator(".turn > .versions span").inner_text()) == (["So it is."], "2/2")
 
 
+@pytest.mark.slow
 def test_a_reply_of_which_nothing_came_leaves_no_version(page):
     page.route("**/v1/chat/completions", lambda route: route.abort())
     ask(page, "A?")
@@ -191,6 +193,7 @@ def test_a_proxy_that_finds_no_server_is_not_taken_for_one(page):
     assert "does not answer" in page.locator("#unreachable").inner_text()
 
 
+@pytest.mark.slow
 def test_chats_are_searched_by_all_that_was_written(page):
     for question in ("Blood pressure", "Ｄｏｓｅ of aspirin", "血压多少正常"):
         page.click("#new")
@@ -212,6 +215,7 @@ def test_chats_are_searched_by_all_that_was_written(page):
     assert page.locator("#found").is_hidden()
 
 
+@pytest.mark.slow
 def test_a_chat_is_renamed(page):
     for question in ("A?", "B?"):
         page.click("#new")
@@ -273,6 +277,7 @@ def test_a_chat_deleted_in_one_tab_does_not_come_back_from_another(browser, addr
         assert titles(one) == []
 
 
+@pytest.mark.slow
 def test_theme_and_language_are_chosen_and_kept(browser, address):
     ground = "getComputedStyle(document.body).backgroundColor"
     with open_tabs(browser, address, color_scheme="dark") as tab:
@@ -318,6 +323,7 @@ def test_on_a_phone_the_list_lies_over_the_chat_and_escape_closes_it(browser, ad
         assert page.locator("#search").is_hidden()
 
 
+@pytest.mark.slow
 def test_the_boxes_grow_with_what_is_written_and_a_long_question_scrolls(page):
     height = "it => it.offsetHeight"
     box = page.locator("#question")

@@ -125,6 +125,7 @@ def test_a_regenerated_reply_keeps_the_former_ones_and_what_came_after_them(tab,
     assert count(reply_versions(page, 0)) == "2/3"
 
 
+@pytest.mark.slow
 def test_versions_of_a_question_and_of_its_replies_are_counted_apart(tab, backend):
     page = tab()
     answered(page, "A?")
@@ -147,6 +148,7 @@ def test_versions_of_a_question_and_of_its_replies_are_counted_apart(tab, backen
     assert sent(backend) == ["B?", "Third.", "Deeper?"]
 
 
+@pytest.mark.slow
 def test_versions_are_reached_and_told_without_a_mouse(tab, backend):
     page = tab()
     answered(page, "A?")
@@ -204,6 +206,7 @@ def test_markdown_holds_the_shown_versions_and_json_all(tab, backend):
     assert (second["parent"], third["again"], exported["shown"]) == (first["id"], first["id"], [third["id"]])
 
 
+@pytest.mark.slow
 def test_a_title_becomes_the_name_of_a_file_on_any_system(tab):
     named = {
         "糖尿病？怎么办": "糖尿病？怎么办",
@@ -220,6 +223,7 @@ def test_a_title_becomes_the_name_of_a_file_on_any_system(tab):
     assert found == [f"{name}.md" for name in named.values()]
 
 
+@pytest.mark.slow
 def test_a_chat_of_an_earlier_page_gets_versions(tab):
     page = tab()
     turns = [{"question": f"{number}?", "replies": []} for number in range(12)]
@@ -266,6 +270,7 @@ def test_a_question_that_is_edited_survives_what_another_tab_asks(tab):
     assert one.locator(".question textarea").input_value() == "Half a new quest"
 
 
+@pytest.mark.slow
 def test_whatever_two_tabs_do_no_turn_is_lost(tab):
     page = tab()
     assert page.evaluate(TWO_TABS) == []

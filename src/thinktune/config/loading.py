@@ -189,6 +189,9 @@ def _with_override(tree: dict[str, Any], key: str, value: Any, override: str) ->
     *parents, leaf = key.split(".")
     if other := other_key(key):
         tree = without_key(tree, other)
+        section, _, name = other.partition(".")
+        if isinstance(items := tree.get(section), list):  # of each source, as `expert:` is
+            tree[section] = [without_key(item, name) if isinstance(item, dict) else item for item in items]
     branch: Any = tree
     for name in parents:
         branch = _part_of(branch, name, override)

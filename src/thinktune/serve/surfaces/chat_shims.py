@@ -105,6 +105,10 @@ class ReplyWriter(Protocol):
         """Return the bodies for some new text of a part."""
         ...
 
+    def moved(self) -> Iterable[Json]:
+        """Return the bodies where the text that was sent has proved to be reasoning, and the answer begins."""
+        ...
+
     def end(self, reply: Completion) -> Iterable[Json]:
         """Return the last bodies of a stream."""
         ...
@@ -123,6 +127,8 @@ async def write_reply(
         bodies = [] if started else list(writer.start())
         started = True
         for delta in deltas.flush() if isinstance(piece, Completion) else deltas.feed(piece):
+            if delta.get("moved"):
+                bodies += writer.moved()
             if reasoning := None if hide else delta.get("reasoning"):
                 bodies += writer.part("reasoning", reasoning)
             if content := delta.get("content"):

@@ -93,6 +93,10 @@ class MessageWriter:
         kind, field = ("thinking_delta", "thinking") if part == "reasoning" else ("text_delta", "text")
         return [*events, self._delta({"type": kind, field: text})]
 
+    def moved(self) -> Iterable[Json]:
+        """Return the events that close the block, so that the answer has one of its own: nothing can be taken back."""
+        return self._close()
+
     def end(self, reply: Completion) -> Iterable[Json]:
         """Return the events that close a message."""
         ended = {"stop_reason": STOP_REASONS[reply.finish], "stop_sequence": reply.stop_string}

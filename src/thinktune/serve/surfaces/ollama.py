@@ -74,6 +74,10 @@ class OllamaWriter:
         texts = self._texts("", text) if part == "reasoning" else self._texts(text, "")
         return [self._head() | texts | {"done": False}]
 
+    def moved(self) -> Iterable[Json]:
+        """Return no line: Ollama's form has nothing that would take text back."""
+        return ()
+
     def end(self, reply: Completion) -> Iterable[Json]:
         """Return the last line."""
         return [self._last(reply, self._texts("", ""))]

@@ -214,7 +214,7 @@ def test_a_damaged_entry_is_made_again(tree, tokenizer, cache, worked, damage):
 
 
 FILES = ("texts.jsonl", "ids.bin", "kinds.bin", "examples.npy", "replies.npy", "files.json", "train.npy")
-FILES = (*FILES, "validation.npy", "facts.json", "digests.json")
+FILES = (*FILES, "validation.npy", "facts.json", "features.npy", "lengths.npy", "digests.json")
 
 
 def settled(entry):

@@ -433,7 +433,6 @@ def test_models_are_listed_with_their_defaults(client):
     defaults = client.models.retrieve("cut").thinktune
     assert defaults == {
         "system": "Be kind.", "notice": None, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 64,
-        "served_from": None,
     }  # fmt: skip
     for call in (
         client.models.retrieve,

@@ -91,7 +91,7 @@ def test_chat_settings_and_side_by_side(page, address, width):
     page.locator(".question textarea").press("Escape")
     if width < 720:
         page.click("#menu")
-    page.locator("#history .quiet").first.click()
+    page.locator("#history button.remove").first.click()
     assert violations(page) == [], "a chat that was deleted"
     page.keyboard.press("Escape")
     page.click("#settings-open")

@@ -6,7 +6,7 @@ Sources: OpenAI's `reasoning_effort` and `reasoning.effort`; vLLM's and SGLang's
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -97,7 +97,7 @@ class ThinkingControls:
     effort: str | None = None
     is_hidden: bool = False
     contradiction: str | None = None
-    named_by: str | None = None  # the field that names the mode
+    named_by: str | None = field(default=None, compare=False)  # the field that names the mode
 
     def reasoning_limit(self, reply_tokens: int, effort_use: EffortUse) -> int | None:
         """Return the most tokens of reasoning in a reply of so many.

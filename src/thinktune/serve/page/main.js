@@ -321,7 +321,7 @@ function takeModels(listed) {
   models = listed;
   const former = run;
   run = models[0]?.served_from ?? null;
-  if (run?.id !== former?.id) for (const view of views.splice(0)) view.element.remove(); // their tools are of that run
+  if (isHere(chat, former) !== isHere(chat, run)) for (const view of views.splice(0)) view.element.remove(); // other tools now
   const option = (model) => make('option', { value: model.id, textContent: model.id });
   byId('model').replaceChildren(...models.map(option));
   if (models.some((model) => model.id === chosen)) byId('model').value = chosen;

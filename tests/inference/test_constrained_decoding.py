@@ -9,20 +9,18 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from support.generation import QUESTIONS, alone, ask, decided
+from support.generation import QUESTIONS, alone, ask, decided, run_batch, sequences_of
 from support.recorded_graph import record_graph
 
 from thinktune.demo.tiny_model import ModelShape, make_model
-from thinktune.distributed import SINGLE
 from thinktune.errors import UserError
 from thinktune.inference.decode_runner import DecodeRunner
-from thinktune.inference.engine import Engine, RunningBatch
+from thinktune.inference.engine import Engine
 from thinktune.inference.requests import SamplingParams
 from thinktune.inference.sampling import constraint
 from thinktune.inference.sampling.grammar import Grammar, json_grammar
 from thinktune.inference.sampling.masks import mask_logits, mask_rows
 from thinktune.inference.sampling.sampler import NO_TOKEN, Sampler, SamplingGroup, draw, sample_slots
-from thinktune.inference.streaming import EventQueue
 from thinktune.tokenization.chat_template import reasoning_end_ids
 
 SCHEMA = {
@@ -72,17 +70,8 @@ def test_a_graph_repeats_a_pass_with_the_masks_of_its_own_token(model, tokenizer
         captured.append(replay := record_graph(step))
         return replay
 
-    with closing(Engine(model, tokenizer)) as engine:
-        waiting = [engine._make_sequence(request, EventQueue(), 0, streamed=False) for request in REQUESTS]
-    runner, done = DecodeRunner(model.eval(), is_static=True, capture=capture), list(waiting)
-    batch = RunningBatch(model, runner, 4, SINGLE)
-    with torch.inference_mode():
-        while waiting or batch.sequences():
-            while waiting and batch.has_room():
-                batch.prefilling.append(waiting.pop(0))
-            batch.step()
-            batch.free_finished()
-    assert [sequence.ids[sequence.prompt_tokens :] for sequence in done] == expected
+    runner = DecodeRunner(model.eval(), is_static=True, capture=capture)
+    assert run_batch(model, runner, sequences_of(model, tokenizer, REQUESTS), 4) == expected
     assert runner.is_static
     assert captured
     assert any(mask_bytes for *_, mask_bytes in runner._graphs)

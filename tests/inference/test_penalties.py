@@ -7,21 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.generation import QUESTIONS, ask, decided
+from support.generation import QUESTIONS, ask, decided, run_batch, sequences_of
 from support.recorded_graph import record_graph
 from transformers import LogitsProcessorList, MinPLogitsWarper, RepetitionPenaltyLogitsProcessor
 from transformers.generation.logits_process import SequenceBiasLogitsProcessor, TemperatureLogitsWarper
 
 from thinktune.demo.tiny_model import ModelShape, make_model
-from thinktune.distributed import SINGLE
 from thinktune.errors import UserError
 from thinktune.inference.decode_runner import DecodeRunner
-from thinktune.inference.engine import Engine, RunningBatch
+from thinktune.inference.engine import Engine
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import SamplingParams, render_request
 from thinktune.inference.sampling.penalties import LogitChanges, change_logits
 from thinktune.inference.sampling.sampler import Sampler, draw, sample_slots, sampling_numbers
-from thinktune.inference.streaming import EventQueue
 
 VOCABULARY = 30
 penalties = st.sampled_from([-2.0, -0.5, 0.0, 0.4, 2.0])
@@ -167,20 +165,11 @@ def test_replies_in_a_mixed_batch_are_those_given_alone(model, tokenizer, expect
 
 
 def test_a_graph_of_logits_is_repeated_and_what_follows_it_is_not_in_it(model, tokenizer, expected):
-    with closing(Engine(model, tokenizer)) as engine:
-        waiting = [engine._make_sequence(each, EventQueue(), 0, streamed=False) for each in REQUESTS]
     captured = []
     runner = DecodeRunner(
         model.eval(), is_static=True, capture=lambda step: captured.append(None) or record_graph(step)
     )
-    done, batch = list(waiting), RunningBatch(model, runner, 3, SINGLE)
-    with torch.inference_mode():
-        while waiting or batch.sequences():
-            while waiting and batch.has_room():
-                batch.prefilling.append(waiting.pop(0))
-            batch.step()
-            batch.free_finished()
-    assert [sequence.ids[sequence.prompt_tokens :] for sequence in done] == expected
+    assert run_batch(model, runner, sequences_of(model, tokenizer, REQUESTS), 3) == expected
     assert captured
     assert runner.is_static
 

@@ -6,19 +6,18 @@ from contextlib import closing
 import pytest
 import torch
 from support.generated_models import KINDS, RECURRENT, generated_model
-from support.generation import QUESTIONS, ask, decided
+from support.generation import QUESTIONS, ask, decided, run_batch, sequences_of
 from support.recorded_graph import count_launches, record_graph
 
 from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed import SINGLE, World
 from thinktune.inference import kv_cache, static_proof
 from thinktune.inference.decode_runner import MAX_GRAPHS, DecodeRunner, decodes_statically
-from thinktune.inference.engine import Engine, RunningBatch
+from thinktune.inference.engine import Engine
 from thinktune.inference.kv_cache import KVCache
 from thinktune.inference.requests import SamplingParams
 from thinktune.inference.sampling.sampler import Sampler, draw, sample_slots, sampling_numbers
 from thinktune.inference.static_proof import HostReadError, RefuseHostReads, prove_static_decode, static_problem
-from thinktune.inference.streaming import EventQueue
 from thinktune.model.proof import build, plain_class
 
 SAMPLED = [
@@ -53,22 +52,8 @@ def expected(tokenizer):
         return engine.complete_ids(REQUESTS)
 
 
-def sequences_of(model, tokenizer, requests):
-    with closing(Engine(model, tokenizer)) as engine:
-        return [engine._make_sequence(request, EventQueue(), 0, streamed=False) for request in requests]
-
-
 def replies(model, tokenizer, runner):
-    """Run a batch of at most three, which the requests join in turn and leave when they end."""
-    waiting, model = sequences_of(model, tokenizer, REQUESTS), model.eval()
-    done, batch = list(waiting), RunningBatch(model, runner, 3, SINGLE)
-    with torch.inference_mode():
-        while waiting or batch.sequences():
-            while waiting and batch.has_room():
-                batch.prefilling.append(waiting.pop(0))
-            batch.step()
-            batch.free_finished()
-    return [sequence.ids[sequence.prompt_tokens :] for sequence in done]
+    return run_batch(model, runner, sequences_of(model, tokenizer, REQUESTS), 3)
 
 
 def test_static_passes_write_the_tokens_of_plain_ones(model, tokenizer, expected, small_steps):

@@ -5,6 +5,7 @@ from collections.abc import Generator
 import pytest
 from support.api_server import ScriptedBackend, scripted_model, serving
 from support.browser import CHAT, open_browser
+from support.chat_page import open_tabs, questions, ready, reload, titles
 
 SLOW = "<think>\nIt is a long thought.\n</think>\n\nAnd a long answer that takes its time to come, word by word."
 FULL = """() => { const set = Storage.prototype.setItem;
@@ -34,28 +35,8 @@ def browser():
 @pytest.fixture
 def tab(browser, address) -> Generator:
     """Return a function that opens the page in another tab of the same browser; no page may log an error."""
-    context = browser.new_context(viewport={"width": 1100, "height": 760}, locale="en-US")
-    faults = []
-
-    def open_tab():
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(address)
-        ready(page)
-        return page
-
-    yield open_tab
-    context.close()
-    assert not faults
-
-
-def ready(page):
-    page.locator("#model option").first.wait_for(state="attached")
-
-
-def reload(page):
-    page.reload()
-    ready(page)
+    with open_tabs(browser, address) as tab:
+        yield tab
 
 
 def ask(page, question, model="tuned"):
@@ -68,14 +49,6 @@ def answered(page, question, model="tuned"):
     ask(page, question, model)
     page.locator(".question .text", has_text=question).wait_for()
     page.locator("#send").wait_for()
-
-
-def questions(page):
-    return page.locator(".question .text").all_inner_texts()
-
-
-def titles(page):
-    return page.locator("#history .title").all_inner_texts()
 
 
 def test_loads_without_a_question_leave_no_chat(tab):

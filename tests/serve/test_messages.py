@@ -1,10 +1,8 @@
 """Anthropic's form of the API over real HTTP: messages, events in their order, errors, keys, and its own client."""
 
-import json
-
 import httpx
 import pytest
-from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
+from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving, typed_events
 from support.chat_server import refuse
 from support.chat_server import serving as upstream_serving
 
@@ -42,16 +40,6 @@ def address(backends):
 def post(address, path="/v1/messages", headers=None, **body):
     body = {"model": "tagged", "max_tokens": 50, "messages": QUESTION} | body
     return httpx.post(f"{address}{path}", json=body, headers=headers, timeout=60)
-
-
-def events_of(text):
-    """Read a stream of typed events; each says its type twice."""
-    found = []
-    for event in text.split("\n\n")[:-1]:
-        name, data = event.split("\n")
-        found.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {found[-1]['type']}"
-    return found
 
 
 def message_of(events):
@@ -104,7 +92,7 @@ def test_a_message_is_the_same_whole_and_streamed(address, model, reasoning, ans
     }
     streamed = post(address, model=model, stream=True)
     assert streamed.headers["content-type"].startswith("text/event-stream")
-    ours = message_of(events_of(streamed.text))
+    ours = message_of(typed_events(streamed))
     assert {name: ours[name] for name in whole if name not in ("id", "warnings")} == {
         name: whole[name] for name in whole if name not in ("id", "warnings")
     }
@@ -170,16 +158,16 @@ def test_thinking_is_the_same_two_knobs(address, backends, options, thinking, bu
 
 
 def test_an_answer_has_a_block_of_its_own_where_text_before_it_proves_to_be_reasoning(address):
-    streamed = post(address, model="opening-missing", thinking={"type": "disabled"}, stream=True).text
-    texts = [block["text"] for block in message_of(events_of(streamed))["content"]]
+    streamed = post(address, model="opening-missing", thinking={"type": "disabled"}, stream=True)
+    texts = [block["text"] for block in message_of(typed_events(streamed))["content"]]
     assert texts == [REASONING, ANSWER]
 
 
 def test_thoughts_may_be_left_out(address):
     for body in ({"thinking": {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}},):
-        whole, streamed = post(address, **body).json(), post(address, stream=True, **body).text
+        whole, streamed = post(address, **body).json(), post(address, stream=True, **body)
         assert whole["content"] == [{"type": "text", "text": ANSWER}]
-        assert message_of(events_of(streamed))["content"] == whole["content"]
+        assert message_of(typed_events(streamed))["content"] == whole["content"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +212,7 @@ def test_what_is_not_offered_is_left_out_with_a_warning(address):
         "output_config: is not supported here and was left out",
     ]
     assert "context_management" in whole.headers["x-thinktune-warnings"]
-    assert events_of(streamed.text)[0]["message"]["warnings"] == whole.json()["warnings"]
+    assert typed_events(streamed)[0]["message"]["warnings"] == whole.json()["warnings"]
 
 
 def test_errors_of_every_kind_have_their_type_and_other_addresses_keep_theirs(monkeypatch):
@@ -284,7 +272,7 @@ def test_a_real_model_counts_stops_and_goes_on(real_address, tokenizer):
     prompt = len(render_prompt([Turn("user", "Why?")], tokenizer))
     assert (whole["usage"]["input_tokens"], whole["usage"]["output_tokens"]) == (prompt, 20)
     assert post(real_address, "/v1/messages/count_tokens").json() == {"input_tokens": prompt}
-    events = events_of(post(real_address, max_tokens=20, stream=True).text)
+    events = typed_events(post(real_address, max_tokens=20, stream=True))
     assert events[0]["message"]["usage"]["input_tokens"] == prompt
     assert message_of(events)["content"] == whole["content"]
     begun = [*QUESTION, {"role": "assistant", "content": "It"}]
@@ -294,7 +282,7 @@ def test_a_real_model_counts_stops_and_goes_on(real_address, tokenizer):
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", stop)
     assert stopped["content"] == [{"type": "text", "text": text.partition(stop)[0]}]
     stream = post(real_address, messages=begun, max_tokens=20, stop_sequences=[stop], stream=True)
-    assert message_of(events_of(stream.text))["stop_sequence"] == stop
+    assert message_of(typed_events(stream))["stop_sequence"] == stop
     long = [{"role": "user", "content": "word " * 300}]
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
         refused = post(real_address, path, messages=long)

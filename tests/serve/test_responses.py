@@ -7,7 +7,7 @@ import pytest
 import torch
 from openai import BadRequestError, OpenAI
 from openai.types.responses import Response
-from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
+from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving, typed_events
 
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
@@ -56,16 +56,6 @@ def post(address, **body):
     return HTTP.post(f"{address}{PATH}", json={"model": "tagged", "input": "Why?"} | body)
 
 
-def events_of(answered):
-    """Return the events of a stream, whose names are those of their lines."""
-    found = []
-    for event in answered.text.split("\n\n")[:-1]:
-        name, data = event.split("\n")
-        found.append(json.loads(data.removeprefix("data: ")))
-        assert name == f"event: {found[-1]['type']}"
-    return found
-
-
 def texts_of(response):
     """Join the reasoning and the answer of a response's items."""
     found = {"reasoning": "", "message": ""}
@@ -99,14 +89,14 @@ def test_reasoning_and_answer_are_items_streamed_and_whole(client, address, name
     parsed = client.responses.create(model=name, input="Why?")
     Response.model_validate(parsed.model_dump(), strict=True)  # the package itself does not validate
     assert parsed.output_text == answer
-    *_, final = events_of(post(address, model=name, stream=True))
+    *_, final = typed_events(post(address, model=name, stream=True))
     assert final["type"] == f"response.{whole['status']}"
     assert without_ids(final["response"]) == without_ids(whole)
 
 
 @pytest.mark.parametrize("name", REPLIES)
 def test_events_are_numbered_nested_and_add_up_to_the_response(address, name):
-    events = events_of(post(address, model=name, stream=True))
+    events = typed_events(post(address, model=name, stream=True))
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
     assert {event["response"]["status"] for event in events[:2]} == {"in_progress"}
@@ -237,13 +227,13 @@ def test_reasoning_that_is_not_to_be_shown_is_not_sent(address):
         assert body["usage"]["output_tokens_details"]["reasoning_tokens"] == 8
         streamed = post(address, stream=True, **options)
         assert "reasoning_text" not in streamed.text
-        assert texts_of(events_of(streamed)[-1]["response"]) == ("", ANSWER)
-    [*_, final] = events_of(post(address, model="cut-thought", stream=True, include_reasoning=False))
+        assert texts_of(typed_events(streamed)[-1]["response"]) == ("", ANSWER)
+    [*_, final] = typed_events(post(address, model="cut-thought", stream=True, include_reasoning=False))
     assert final["response"]["output"] == []
 
 
 def test_text_that_proves_to_be_reasoning_is_where_it_belongs_at_the_end(address):
-    events = events_of(post(address, model="opening-missing", stream=True, enable_thinking=False))
+    events = typed_events(post(address, model="opening-missing", stream=True, enable_thinking=False))
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert ["".join(part["text"] for part in item["content"]) for item in done] == [REASONING, ANSWER]
     assert [item["status"] for item in done] == ["incomplete", "completed"]
@@ -301,7 +291,7 @@ def test_what_is_left_out_is_named_and_refused_if_that_is_asked(address, options
     answered = post(address, **options)
     assert answered.json()["warnings"] == [warning]
     assert answered.headers["x-thinktune-warnings"] == warning
-    created, *_, completed = events_of(post(address, stream=True, **options))
+    created, *_, completed = typed_events(post(address, stream=True, **options))
     assert created["response"]["warnings"] == completed["response"]["warnings"] == [warning]
     refused = post(address, strict=True, **options)
     assert refused.status_code == 400
@@ -320,7 +310,7 @@ def named(items):
 @pytest.mark.parametrize("name", REPLIES)
 def test_an_item_that_is_named_is_the_item_sent(address, backends, name, stream):
     answered = post(address, model=name, stream=stream, store=True)
-    output = events_of(answered)[-1]["response"]["output"] if stream else answered.json()["output"]
+    output = typed_events(answered)[-1]["response"]["output"] if stream else answered.json()["output"]
     question = {"role": "user", "content": "Why?"}
     turns = []
     for items in (output, named(output)):
@@ -343,7 +333,7 @@ def test_a_reply_that_was_cut_goes_on(address, backends, name, part):
 
 
 def test_text_that_proved_to_be_reasoning_is_named_as_such(address, backends):
-    events = events_of(post(address, model="opening-missing", stream=True, enable_thinking=False))
+    events = typed_events(post(address, model="opening-missing", stream=True, enable_thinking=False))
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     question = {"role": "user", "content": "Why?"}
     assert post(address, input=[question, *named(done), question]).status_code == 200
@@ -353,7 +343,7 @@ def test_text_that_proved_to_be_reasoning_is_named_as_such(address, backends):
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_is_not_to_be_stored_cannot_be_named(address, stream):
     answered = post(address, stream=stream, store=False)
-    output = events_of(answered)[-1]["response"]["output"] if stream else answered.json()["output"]
+    output = typed_events(answered)[-1]["response"]["output"] if stream else answered.json()["output"]
     refused = post(address, input=[*named(output), {"role": "user", "content": "?"}])
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input.0")
 
@@ -472,7 +462,7 @@ class FailsLate(ScriptedBackend):
 
 def test_a_reply_that_fails_on_its_way_is_a_failed_response():
     with serving([scripted_model(FailsLate(""))]) as address:
-        *_, failed = events = events_of(HTTP.post(f"{address}{PATH}", json={"input": "Why?", "stream": True}))
+        *_, failed = events = typed_events(HTTP.post(f"{address}{PATH}", json={"input": "Why?", "stream": True}))
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert failed["type"] == "response.failed"
         assert failed["response"]["status"] == "failed"

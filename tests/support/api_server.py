@@ -1,5 +1,6 @@
 """Scripted models for tests, and a server on loopback that offers them."""
 
+import json
 import socket
 import threading
 import time
@@ -91,3 +92,13 @@ def serving(served_models, limits: Limits | None = None, key: str | None = None,
             thread.join(20)
             for served_model in served_models:
                 served_model.close()
+
+
+def typed_events(answered):
+    """Return the events of a stream, each of which says its type twice: in its data and on the line before."""
+    found = []
+    for event in answered.text.split("\n\n")[:-1]:
+        name, data = event.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found

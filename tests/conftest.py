@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from support.browser import open_browser
 from support.runs import small_tree_of
 
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer
@@ -37,6 +38,13 @@ def hears_signals():
 def own_cache(tmp_path_factory):
     """Tokenized rows of the tests go where the tests' other files go."""
     os.environ["THINKTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium. It is a module's: its event loop runs in this thread, where other modules' tests run loops of their own."""
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from support.axe import EVERY_VIEW, violations
-from support.browser import open_browser
 from support.prepared_rows import prose, rows_of, with_rows
 
 from thinktune.data.doubts import find_doubts
@@ -69,12 +68,6 @@ def write_evaluation(folder: Path) -> None:
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     return [write_run(folder / "one", 1e-5), write_run(folder / "other", 2e-5)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 def check(browser, file, view):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -18,22 +17,10 @@ from thinktune.report.comparison_page import write_comparison
 from thinktune.run import RunFolder, journal
 from thinktune.train.loop import train
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VIEWS = [
     ("en-US", "light", 1280, "Still learning", "仍在学习"),
     ("zh-CN", "dark", 390, "仍在学习", "Still learning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    tool = pytest.importorskip("playwright.sync_api")
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine")
-    with tool.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.mark.parametrize(("locale", "scheme", "width", "shown", "hidden"), VIEWS)

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 from support.api_server import ScriptedBackend, scripted_model, serving
-from support.browser import CHAT, open_browser
+from support.browser import CHAT
 
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.requests import SamplingParams
@@ -46,12 +46,6 @@ def address(backends):
     defaults = ChatDefaults("Be kind.", SamplingParams(64, temperature=0.6), "Not medical advice.")
     with serving([scripted_model(backend, name, defaults) for name, backend in backends.items()]) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

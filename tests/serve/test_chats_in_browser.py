@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import pytest
 from support.api_server import ScriptedBackend, scripted_model, serving
-from support.browser import CHAT, open_browser
+from support.browser import CHAT
 from support.chat_page import open_tabs, questions, ready, reload, titles
 
 SLOW = "<think>\nIt is a long thought.\n</think>\n\nAnd a long answer that takes its time to come, word by word."
@@ -24,12 +24,6 @@ def backends():
 def address(backends):
     with serving([scripted_model(backend, name) for name, backend in backends.items()]) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

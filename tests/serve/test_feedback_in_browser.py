@@ -5,19 +5,12 @@ import re
 
 import pytest
 from support.api_server import ScriptedBackend, scripted_model, serving
-from support.browser import open_browser
 
 from thinktune.errors import UserError
 from thinktune.run import RunFolder
 from thinktune.run.feedback import read_votes
 
 REPLY = "<think>\nA muscle.\n</think>\n\nIt pumps **blood**."
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from collections.abc import Generator
 import pytest
 from support.api_server import ScriptedBackend, scripted_model, serving
 from support.axe import EVERY_VIEW, violations
-from support.browser import open_browser
 
 RICH = """<think>
 ### Plan
@@ -48,12 +47,6 @@ def address():
 def locked():
     with serving([scripted_model(ScriptedBackend("yes"))], key="secret") as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

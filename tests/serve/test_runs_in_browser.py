@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 from support.api_server import ScriptedBackend, scripted_model, serving
-from support.browser import CHAT, open_browser
+from support.browser import CHAT
 from support.chat_page import answered, answers, ask, finished, open_tabs, questions, regenerate, reload, titles
 
 from thinktune.serve.models import Identity
@@ -24,12 +24,6 @@ def offered(identity=None, text="So it is.", delay=0.0):
 def address():
     with serving(offered()) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 from support.api_server import ScriptedBackend, scripted_model, serving
-from support.browser import CHAT, open_browser
+from support.browser import CHAT
 from support.chat_page import answered, answers, edit, finished, open_tabs, questions, regenerate, reload, titles
 
 # Two chats stand for two tabs: each takes over at random moments what the other has stored. What was asked is never
@@ -75,12 +75,6 @@ def backend():
 def address(backend):
     with serving([scripted_model(backend)]) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture

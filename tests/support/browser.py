@@ -14,7 +14,7 @@ SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", 
 def open_browser() -> Generator:
     """Open a headless browser; skip the test where Chromium or Playwright is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright")
-    chromium = shutil.which("chromium")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("the tests of the page need Chromium: apt-get install chromium fonts-noto-cjk")
     with playwright.sync_playwright() as started:

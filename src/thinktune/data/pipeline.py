@@ -125,7 +125,8 @@ def _open_prepared(entry: Path) -> SourceRows:
     train, validation = (select(dataset, np.load(entry / f"{side}.npy")) for side in ("train", "validation"))
     fingerprint = blake2b(train.digests + b"/" + validation.digests, digest_size=16).hexdigest()
     prepared = Prepared(train, validation, facts["summary"], fingerprint, tuple(facts["stop_reasons"]))
-    features, lengths = (np.load(entry / f"{name}.npy") for name in ("features", "lengths"))
+    # Of use for several sources alone, and larger than all else that is opened here: so nothing of them is read yet.
+    features, lengths = (np.load(entry / f"{name}.npy", mmap_mode="r") for name in ("features", "lengths"))
     return SourceRows(prepared, features, lengths, facts["decided"])
 
 

@@ -20,8 +20,7 @@ class ChatSurface:
 
     def requests(self) -> list[Request]:
         """Return a request for each choice."""
-        served = self._served_model
-        request = to_engine_request(self._parsed, served.defaults, served.effort_use, served.tags)
+        request = to_engine_request(self._parsed, self._served_model)
         return choices(request, self._chat_request.n or 1)
 
     async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
@@ -29,7 +28,7 @@ class ChatSurface:
         parsed, options, request = self._parsed, self._chat_request.stream_options, requests[0]
         response = ResponseBuilder(self._served_model.name, parsed.warnings, parsed.controls.is_hidden)
         allow_moved = bool(options and options.allow_moved)
-        hold_answer = may_be_reasoning(request, may_reason=self._served_model.may_reason) and not allow_moved
+        hold_answer = may_be_reasoning(request, self._served_model) and not allow_moved
         written = [ChoiceReply(response, index, hold_answer=hold_answer) for index in range(len(requests))]
         async for index, piece in replies:
             events = written[index].add(piece)

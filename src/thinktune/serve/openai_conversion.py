@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from thinktune.inference import ChatDefaults, Completion, Piece, Request, SamplingParams
+from thinktune.inference import Completion, Piece, Request, SamplingParams
 from thinktune.inference.chat_defaults import with_system_prompt
-from thinktune.inference.replies import DEFAULT_TAGS
 from thinktune.inference.requests import FinishReason
 from thinktune.inference.sampling.answer_tokens import TokenLogprob
 from thinktune.serve.conversations import to_turns
+from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
     AnswerLogprob,
     ChatCompletion,
@@ -26,21 +26,18 @@ from thinktune.serve.openai_schema import (
     Usage,
 )
 from thinktune.serve.sampling_fields import read_sampling
-from thinktune.serve.thinking_controls import EffortUse
-from thinktune.tokenization.tags import Tags
 
 FINISH_REASONS: dict[FinishReason, Literal["stop", "length"]] = {"end": "stop", "stop": "stop", "length": "length"}
 
 
-def to_engine_request(
-    parsed: ParsedRequest, defaults: ChatDefaults, effort_use: EffortUse, tags: Tags = DEFAULT_TAGS
-) -> Request:
+def to_engine_request(parsed: ParsedRequest, served_model: ServedModel) -> Request:
     """Convert a chat request for the engine; the run's defaults fill what it leaves out, the system prompt too.
 
-    `tags` are the model's. A reply that goes on from an open turn thinks if that turn does.
+    A reply that goes on from an open turn thinks if that turn does.
     """
     chat, controls = parsed.chat, parsed.controls
-    conversation, open_turn = to_turns(chat.messages, tags)
+    defaults, effort_use = served_model.defaults, served_model.effort_use
+    conversation, open_turn = to_turns(chat.messages, served_model.tags)
     turns = with_system_prompt(defaults.system, conversation)
     thinking = controls.thinking
     if open_turn:
@@ -58,11 +55,11 @@ def to_engine_request(
     )
 
 
-def may_be_reasoning(request: Request, *, may_reason: bool) -> bool:
+def may_be_reasoning(request: Request, served_model: ServedModel) -> bool:
     """Return True if text that looks like an answer may prove to be reasoning whose opening tag is missing."""
     in_answer = request.open_turn is not None and request.open_turn.part == "answer"
     # Under a grammar the answer begins where the grammar does.
-    return may_reason and request.thinking and not in_answer and request.grammar is None
+    return served_model.may_reason and request.thinking and not in_answer and request.grammar is None
 
 
 def to_sampling_params(options: GenerationRequest, limit: int | None, usual: SamplingParams) -> SamplingParams:

@@ -41,14 +41,13 @@ class MessagesSurface:
 
     def requests(self) -> list[Request]:
         """Return the one request."""
-        served = self._served_model
-        return [to_engine_request(self._parsed, served.defaults, served.effort_use, served.tags)]
+        return [to_engine_request(self._parsed, self._served_model)]
 
     async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one message."""
         [request], hide = requests, self._parsed.controls.is_hidden
         writer = MessageWriter(self._served_model.name, len(request.prompt_ids or ()), self.warnings, hide=hide)
-        deltas = DeltaStream(hold_answer=may_be_reasoning(request, may_reason=self._served_model.may_reason))
+        deltas = DeltaStream(hold_answer=may_be_reasoning(request, self._served_model))
         async for body in write_reply(writer, deltas, replies, stream=self.stream, hide=hide):
             yield body
 

@@ -32,14 +32,13 @@ class OllamaSurface:
 
     def requests(self) -> list[Request]:
         """Return the one request."""
-        served = self._served_model
-        return [to_engine_request(self._parsed, served.defaults, served.effort_use, served.tags)]
+        return [to_engine_request(self._parsed, self._served_model)]
 
     async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
         """Yield the lines of a stream, or the one body."""
         [request], hide = requests, self._parsed.controls.is_hidden
         writer = OllamaWriter(self._served_model.name, self.warnings, is_chat=self._is_chat, hide=hide)
-        deltas = DeltaStream(hold_answer=may_be_reasoning(request, may_reason=self._served_model.may_reason))
+        deltas = DeltaStream(hold_answer=may_be_reasoning(request, self._served_model))
         async for body in write_reply(writer, deltas, replies, stream=self.stream, hide=hide):
             yield body
 

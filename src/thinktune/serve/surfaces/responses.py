@@ -42,15 +42,14 @@ class ResponsesSurface:
 
     def requests(self) -> list[Request]:
         """Return the one request."""
-        served = self._served_model
-        self._request = to_engine_request(self._parsed.chat, served.defaults, served.effort_use, served.tags)
+        self._request = to_engine_request(self._parsed.chat, self._served_model)
         return [self._request]
 
     async def bodies(self, requests: Sequence[Request], replies: Replies) -> AsyncGenerator[Json]:
         """Yield the events of a stream, or the one body of a whole response."""
         [request], events = requests, self._events
         hidden = self._parsed.chat.controls.is_hidden
-        deltas = DeltaStream(hold_answer=may_be_reasoning(request, may_reason=self._served_model.may_reason))
+        deltas = DeltaStream(hold_answer=may_be_reasoning(request, self._served_model))
         started = False
         async for _, piece in replies:
             if isinstance(piece, Completion) and self._parsed.body.store is not False:

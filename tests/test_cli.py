@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from thinktune.errors import UserError
+
 GOOD = {"question": "q?", "reasoning": "because of it", "answer": "a"}
 
 
@@ -70,10 +72,6 @@ def test_all_missing_paths_are_reported_at_once_before_torch_is_loaded(tmp_path)
 def test_user_errors_are_one_sentence_and_exit_code_2(tmp_path, start):
     assert_refused(run("train", "nowhere.yaml", cwd=tmp_path), "nowhere.yaml", "cannot be read")
     assert_refused(run("train", write(tmp_path), cwd=tmp_path), "model.name: 'nowhere' is not a file or folder here")
-    (tmp_path / "hollow").mkdir()
-    assert_refused(
-        run("train", write(tmp_path, model={"name": "hollow"}), cwd=tmp_path), "holds no weights (model.safetensors"
-    )
     model = {"name": str(start)}
     assert_refused(
         run("check", write(tmp_path, model=model, data={"name": "gone.jsonl"}), cwd=tmp_path), "data.name: 'gone.jsonl'"
@@ -164,7 +162,6 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
     printed, folder = json.loads(done.stdout), tmp_path / "runs/mine/eval"
     for report, path in ((printed.pop("silent"), folder / "no-thinking"), (printed, folder)):
         assert report == json.loads((path / "report.json").read_text(encoding="utf-8"))
-    assert_refused(run("eval", "runs/mine", "--endpoint", "http://x/v1", cwd=tmp_path), "--endpoint: write base=URL")
     assert_refused(run("eval", "runs/mine", "--tasks", "gone.jsonl", cwd=tmp_path), "'gone.jsonl' is not a file")
     assert run("report", "runs/mine", cwd=tmp_path).returncode == 0
     done = run("chat", "runs/mine", cwd=tmp_path, input="q1?\n/think\n/dance\n/reset\n/quit\n")
@@ -175,6 +172,16 @@ def test_a_whole_run_by_the_command_line(tmp_path, start):
 
 def test_chat_without_a_model_is_refused(tmp_path):
     assert_refused(run("chat", "nowhere", cwd=tmp_path), "nowhere: is not a folder")
+
+
+@pytest.mark.parametrize("texts", [["http://x/v1"], ["base=http://x/v1", "base=http://y/v1"], ["other=http://x/v1"]])
+def test_both_endpoints_are_named_once(texts):
+    from thinktune.arguments import endpoints_by_side
+
+    with pytest.raises(UserError, match="--endpoint: write base=URL and tuned=URL"):
+        endpoints_by_side(texts)
+    both = ["base=http://x/v1?a=b", "tuned=http://y/v1"]
+    assert endpoints_by_side(both) == {"base": "http://x/v1?a=b", "tuned": "http://y/v1"}
 
 
 @pytest.mark.parametrize("verb", ["eval", "report"])

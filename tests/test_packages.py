@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -53,9 +54,15 @@ MODULES = {module_name(path): path for path in ROOT.rglob("*.py")}
 PACKAGES = sorted(path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file())
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path, *, at_import: bool = False) -> list[tuple[str, str]]:
     """Modules of ours that a file imports, each with the name taken from it; of `at_import`, those run with the file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parse(path)
     found = []
     for node in tree.body if at_import else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "thinktune":
@@ -126,7 +133,7 @@ def test_files_and_functions_stay_small():
     for path in [*ROOT.rglob("*.py"), *TESTS.rglob("*.py")]:
         source = path.read_text(encoding="utf-8")
         assert source.count("\n") <= 500, f"{path} has {source.count(chr(10))} lines"
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(parse(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name} has more than 60 lines"
     for name in PACKAGES:

@@ -67,8 +67,8 @@ def test_no_copy_races_with_layers_or_with_memory_that_is_used_again(races):
     ("broken", "said"),
     [
         ("release", "reuse while a copy to the host"),
-        ("__del__", "reuse while a copy to the device"),
-        ("_copy", "a copy to the host while"),
+        pytest.param("__del__", "reuse while a copy to the device", marks=pytest.mark.slow),
+        pytest.param("_copy", "a copy to the host while", marks=pytest.mark.slow),
     ],
 )
 def test_the_detector_sees_what_it_is_for(races, monkeypatch, broken, said):

@@ -114,7 +114,7 @@ def test_stop_stops_and_frees_the_server(page, backends):
     page.locator(".thoughts:not(:empty)").wait_for()
     page.keyboard.press("Escape")
     finished(page)
-    assert page.locator(".mark").inner_text() == "Stopped here."
+    page.locator(".mark", has_text="Stopped here.").wait_for()  # drawn by a frame, which a busy machine makes late
     assert backends["slow"].cancelled.wait(5)
     page.wait_for_timeout(300)
     assert "takes its time" not in page.locator(".reply").inner_text()

@@ -18,7 +18,11 @@ from thinktune.run import journal
 from thinktune.train import train
 
 
-@pytest.mark.parametrize("memory", TIERS)
+# The others take the same path with another format, which tests/optim holds apart.
+@pytest.mark.parametrize(
+    "memory",
+    [pytest.param(tier, marks=[] if tier in {"exact", "8bit-streamed"} else pytest.mark.slow) for tier in TIERS],
+)
 def test_every_tier_learns_and_ends_in_the_dtype_of_its_base(tree, memory):
     changes = {"rows_per_step": 8, "epochs": 30, "learning_rate": 5e-3, "evaluate_every_steps": 30, "memory": memory}
     folder = train(settings(tree, data={"validation": 0.0}, train=changes), quiet)

@@ -26,6 +26,7 @@ Hub = Literal["modelscope", "huggingface"]
 LRSchedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "fp32", "bf16", "fp8", "fp8-row"]
 SwanlabMode = Literal["off", "auto", "cloud", "local", "offline"]
+WandbMode = Literal["off", "auto", "cloud", "offline"]
 MemoryTierName = Literal["fp32", "exact", "exact-bf16", "8bit", "8bit-streamed", "4bit"]
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?[smh]$")]
 FailurePolicy = Literal["skip", "stop"]
@@ -325,14 +326,21 @@ class TrackConfig(Section):
     """Trackers that get a run's metrics, besides its own folder and page."""
 
     swanlab: SwanlabMode = "off"
-    """SwanLab: cloud (or `track.host`), local files, or offline files for a later `swanlab sync`. Auto is cloud if
-    there is a key or a login, and offline otherwise."""
+    """SwanLab: cloud (or `track.host`), local files, or offline files for a later `swanlab sync`. Auto is what
+    SWANLAB_MODE says, else cloud if there is a key or a login, and offline otherwise."""
+    wandb: WandbMode = "off"
+    """Weights & Biases, by the package wandb: cloud (or WANDB_BASE_URL), or offline files for a later `wandb sync`.
+    Auto is cloud if there is a key or a login, and offline otherwise."""
+    mlflow: str | None = None
+    """Address of an MLflow server, by the package mlflow-skinny, as in http://127.0.0.1:5000. Auto is what
+    MLFLOW_TRACKING_URI says."""
     host: str | None = None
     """Address of your own SwanLab server. None means the public one."""
     project: str | None = None
-    """SwanLab's project. None means SWANLAB_PROJECT if it is set, and thinktune otherwise."""
+    """Project, or experiment, at the trackers. None means what their own variables name (SWANLAB_PROJ_NAME,
+    WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME), and thinktune otherwise."""
     machine: bool = False
-    """Let SwanLab record the machine as well: host name, hardware and its load, command and packages."""
+    """Let SwanLab and W&B record the machine as well: host name, hardware and its load, command and packages."""
     tensorboard: bool = False
     """Write the same metrics for TensorBoard, into the run's folder."""
 

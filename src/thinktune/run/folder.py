@@ -184,10 +184,9 @@ class RunFolder:
         """Return the file to which a tracker's process and its libraries print."""
         return self.path / f"{name}.log"
 
-    @property
-    def swanlab_id(self) -> Path:
-        """The run's id at SwanLab."""
-        return self.tracker("swanlab") / "id"
+    def tracker_id(self, name: str) -> Path:
+        """Return the file with the run's id at a tracker."""
+        return self.tracker(name) / "id"
 
 
 def checkpoint_step(name: str) -> int | None:

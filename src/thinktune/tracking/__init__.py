@@ -1,4 +1,4 @@
-"""Trackers: separate processes that send a run's journal to SwanLab and TensorBoard."""
+"""Trackers: separate processes that send a run's journal to SwanLab, W&B, MLflow and TensorBoard."""
 
 from thinktune.tracking.trackers import run_trackers, update_trackers
 

@@ -4,20 +4,19 @@ import importlib
 import json
 import os
 import subprocess
-import uuid
 from pathlib import Path
 from typing import Any
 
 from thinktune.config import TrackConfig
 from thinktune.errors import redact
-from thinktune.files import atomic_write_text
 from thinktune.run import RunFolder
+from thinktune.tracking.identity import DEFAULT_PROJECT, make_run_id
 from thinktune.tracking.records import LOSS_CHART, LossCurves, Scalars, TextEntries, TrackerEntry
 
 MODES = {"cloud": "online", "local": "local", "offline": "offline"}
-
-
-DEFAULT_PROJECT = "thinktune"
+# Its own variables and those of its releases and integrations, the first that is set first. SwanLab's settings would
+# parse the last as a nested field and crash.
+PROJECT_VARIABLES = ("SWANLAB_PROJ_NAME", "SWANLAB_PROJECT_NAME", "SWANLAB_PROJECT")
 
 
 class SwanLab:
@@ -25,8 +24,9 @@ class SwanLab:
 
     def __init__(self, run: Path, mode: str, settings: TrackConfig, facts: dict[str, Any]) -> None:
         """Open the run; raises whatever SwanLab raises: no key, a wrong one, no network."""
-        # SwanLab's settings would parse this variable as a nested field and crash.
-        project = settings.project or os.environ.get("SWANLAB_PROJECT") or DEFAULT_PROJECT
+        _strip_quotes()
+        named = [found for name in PROJECT_VARIABLES if (found := os.environ.get(name))]
+        project = settings.project or next(iter(named), DEFAULT_PROJECT)
         os.environ.pop("SWANLAB_PROJECT", None)
         if settings.machine:
             mask_git_remote()
@@ -38,7 +38,7 @@ class SwanLab:
             probe=swanlab.Settings.Probe(**dict.fromkeys(probes, settings.machine)),
             **({"api_host": settings.host} if settings.host else {}),
         )
-        self.mode = mode if mode != "auto" else "cloud" if swanlab_settings.api_key else "offline"
+        self.mode = mode if mode != "auto" else _choose_mode(bool(swanlab_settings.api_key))
         folder = RunFolder(run).tracker("swanlab")
         folder.mkdir(exist_ok=True)
         self._swanlab = swanlab
@@ -46,7 +46,7 @@ class SwanLab:
             mode=MODES[self.mode],
             project=project,
             name=redact(run.name),
-            id=run_id(run),
+            id=make_run_id(run, "swanlab"),
             resume="allow",
             log_dir=str(folder),
             config=facts,
@@ -86,12 +86,18 @@ def mask_git_remote() -> None:
         os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.url", "GIT_CONFIG_VALUE_0": masked}
 
 
-def run_id(run: Path) -> str:
-    """Return the run's id at SwanLab, created once and kept in the run's folder."""
-    kept = RunFolder(run).swanlab_id
-    if not kept.is_file():
-        atomic_write_text(kept, uuid.uuid4().hex + "\n")
-    return kept.read_text(encoding="utf-8").strip()
+def _strip_quotes() -> None:
+    """Take the quotes off SwanLab's variables, which .env files and Windows' `set` leave around a value."""
+    for name in [name for name in os.environ if name.startswith("SWANLAB_")]:
+        text = os.environ[name].strip()
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+            os.environ[name] = text[1:-1].strip()
+
+
+def _choose_mode(has_key: bool) -> str:
+    """Choose where `auto` sends a run: where SWANLAB_MODE says, else to the cloud if there is a key or a login."""
+    asked = {"online": "cloud"}.get(named := os.environ.get("SWANLAB_MODE", "").lower(), named)
+    return asked if asked in MODES else "cloud" if has_key else "offline"
 
 
 class _LossChart:

@@ -15,8 +15,9 @@ from thinktune.config import TrackConfig
 from thinktune.errors import Stopped
 from thinktune.progress import Say
 from thinktune.run import RunFolder
+from thinktune.tracking.identity import read_run_id
 
-DISPLAY_NAMES = {"swanlab": "SwanLab", "tensorboard": "TensorBoard"}
+DISPLAY_NAMES = {"swanlab": "SwanLab", "tensorboard": "TensorBoard", "wandb": "W&B", "mlflow": "MLflow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ def _trackers_and_modes(settings: TrackConfig) -> list[tuple[str, tuple[str, ...
     if settings.swanlab != "off":
         modes = (settings.swanlab, "offline") if settings.swanlab in ("auto", "cloud") else (settings.swanlab,)
         wanted.append(("swanlab", modes))
+    if settings.wandb != "off":
+        wanted.append(("wandb", (settings.wandb, "offline") if settings.wandb != "offline" else ("offline",)))
+    if settings.mlflow:
+        wanted.append(("mlflow", ("server",)))
     if settings.tensorboard:
         wanted.append(("tensorboard", ("files",)))
     return wanted
@@ -147,7 +152,7 @@ class _TrackerSupervisor:
             failed = message.get("failed", failed)
             if message.get("ready"):
                 self._ready = message
-                self._report(_describe_location(self._name, message, self._settings))
+                self._report(_describe_location(self._name, message, self._run, self._settings))
         start_timer.cancel()
         child.wait()
         if child.returncode == 0:
@@ -176,28 +181,31 @@ class _TrackerSupervisor:
             self._child.stdin.flush()
 
     def _sync_hint(self) -> str:
-        if self._name != "swanlab" or self._ready.get("mode") != "cloud":
+        if self._ready.get("mode") == "server":
+            return "; the next start of the run sends the rest"
+        if self._ready.get("mode") != "cloud":
             return ""
-        return f"; upload the rest with: {_sync_command(self._ready['folder'], self._run, self._settings)}"
+        return f"; upload the rest with: {_sync_command(self._name, self._ready['folder'], self._run, self._settings)}"
 
     def _report(self, sentence: str) -> None:
         self._say(f"{DISPLAY_NAMES[self._name]}: {sentence}")
 
 
-def _describe_location(name: str, message: dict[str, Any], settings: TrackConfig) -> str:
+def _describe_location(name: str, message: dict[str, Any], run: RunFolder, settings: TrackConfig) -> str:
     match name, message["mode"]:
-        case "swanlab", "cloud":
+        case _, "cloud" | "server":
             return message["place"]
         case "swanlab", "local":
             return f"view it with: swanlab watch {Path(message['folder']).parent}"
-        case "swanlab", _:
-            run = RunFolder(Path(message["folder"]).parent.parent)
-            return f"kept offline; upload it later with: {_sync_command(message['folder'], run, settings)}"
+        case "swanlab" | "wandb", _:
+            return f"kept offline; upload it later with: {_sync_command(name, message['folder'], run, settings)}"
         case _:
             return f"view it with: tensorboard --logdir {message['place']}"
 
 
-def _sync_command(folder: str, run: RunFolder, settings: TrackConfig) -> str:
-    kept = run.swanlab_id
-    run_id = f" --id {kept.read_text(encoding='utf-8').strip()}" if kept.is_file() else ""
+def _sync_command(name: str, folder: str, run: RunFolder, settings: TrackConfig) -> str:
+    if name == "wandb":
+        return f"wandb sync {folder}"
+    kept = read_run_id(run.path, name)
+    run_id = f" --id {kept}" if kept else ""
     return f"swanlab sync{run_id}{f' --host {settings.host}' if settings.host else ''} {folder}"

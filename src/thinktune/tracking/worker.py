@@ -19,9 +19,11 @@ from typing import Any, TextIO
 from thinktune.config import TrackConfig
 from thinktune.errors import redact, redact_all, shorten_error
 from thinktune.run import Record, RunFolder
+from thinktune.tracking.mlflow import MLflow
 from thinktune.tracking.records import RecordConverter, evaluation_entries, run_config, sample_entries
 from thinktune.tracking.swanlab import SwanLab
 from thinktune.tracking.tensorboard import TensorBoard
+from thinktune.tracking.wandb import WeightsAndBiases
 
 POLL_SECONDS = 0.5
 
@@ -29,7 +31,7 @@ POLL_SECONDS = 0.5
 FINISH_TIMEOUT_SECONDS = 300
 
 
-TRACKERS = {"swanlab": SwanLab, "tensorboard": TensorBoard}
+TRACKERS = {"swanlab": SwanLab, "tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}
 
 
 class JournalTail:

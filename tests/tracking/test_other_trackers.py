@@ -1,4 +1,7 @@
-"""W&B and MLflow get the same records as SwanLab; a resumed run is the same run there."""
+"""W&B and MLflow get the same records as SwanLab; a resumed run is the same run there.
+
+The slow ones need the packages wandb and mlflow-skinny, which `.ci/slow verbs` installs.
+"""
 
 import os
 
@@ -37,6 +40,7 @@ def charts(stored):
     return found
 
 
+@pytest.mark.slow
 def test_an_mlflow_server_gets_the_same_records_and_a_resumed_run_is_the_same_run(run, server):
     said = follow(run, TrackConfig(mlflow=server.url))
     assert said == [f"MLflow: {server.url}/#/experiments/1/runs/run0"]
@@ -55,6 +59,7 @@ def test_an_mlflow_server_gets_the_same_records_and_a_resumed_run_is_the_same_ru
     assert charts(stored)["train/loss"].keys() == {2, 4, 6}
 
 
+@pytest.mark.slow
 def test_auto_is_the_server_that_the_variable_names(run, server, monkeypatch):
     said = follow(run, TrackConfig(mlflow="auto"))
     assert "MLFLOW_TRACKING_URI is not set" in said[0]
@@ -64,6 +69,7 @@ def test_auto_is_the_server_that_the_variable_names(run, server, monkeypatch):
     assert server.experiments == {"medicine": "1"}
 
 
+@pytest.mark.slow
 def test_an_mlflow_server_that_refuses_costs_the_run_nothing(run, server):
     server.refuses = True
     said = follow(run, TrackConfig(mlflow=server.url))
@@ -72,6 +78,7 @@ def test_an_mlflow_server_that_refuses_costs_the_run_nothing(run, server):
     assert "training continues" in said[0]
 
 
+@pytest.mark.slow
 def test_wandb_keeps_the_same_records_offline_under_one_id(run):
     pytest.importorskip("wandb")
     said = follow(run, TrackConfig(wandb="auto"))
@@ -87,6 +94,7 @@ def test_wandb_keeps_the_same_records_offline_under_one_id(run):
     assert b"private row" not in kept
 
 
+@pytest.mark.slow
 def test_wandb_in_the_cloud_without_a_key_does_not_prompt(run):
     pytest.importorskip("wandb")
     said = follow(run, TrackConfig(wandb="cloud"))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from thinktune import cache
 from thinktune.config import DataConfig, Recipe
-from thinktune.config.expert import of_source
 from thinktune.data import remedies
 from thinktune.data.columns.mapping import ColumnMapping
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
@@ -86,7 +85,7 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
     Rows are tokenized once: later starts find them in the cache, by everything they were made from. Raises UserError
     where a whole file cannot be read or understood, or the template or the system prompt cannot be used.
     """
-    if not recipe.other_sources:
+    if not recipe.is_mixture:
         return _prepare_source(recipe, tokenizer, say).prepared
     sources_alone: list[SourceRows] = []
     faults: list[str] = []
@@ -94,7 +93,7 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
         try:
             sources_alone.append(_prepare_source(recipe.of_source(number), tokenizer, say))
         except UserError as error:
-            faults += (of_source(fault, number) for fault in error.faults)
+            faults += (recipe.in_source(fault, number) for fault in error.faults)
     if faults:
         raise UserError(faults)
     return join_sources(recipe, sources_alone)
@@ -442,7 +441,7 @@ def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: ChatTo
     """Hash everything that tokens and summary are made from: rows, recipe, template, tokenizer, code."""
     digest = blake2b(digest_size=16)
     # Where the rows are, and under which licence; what counts is their content.
-    elsewhere = {"name", "hub", "revision", "files", "license"}
+    elsewhere = {"name", "hub", "revision", "files", "license", "share", "replay", "answers"}
     for part in (
         settings.model_dump_json(exclude=elsewhere),
         tokenizer_state(tokenizer),

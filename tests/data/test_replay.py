@@ -67,7 +67,11 @@ def test_a_mistake_beside_replay_is_told_once_and_its_remedy_can_be_written(tree
     assert second.startswith("data.replay: data.1.columns")
     assert "data.0" not in first + second
     with pytest.raises(UserError, match=r"data\.replay\.rows: 'nowhere\.jsonl' is not a file"):
-        refuse_missing_paths(validate_recipe({**tree, "data": {"name": str(own), "replay": {"share": 0.1, "rows": "nowhere.jsonl"}}}, "h"))
+        refuse_missing_paths(
+            validate_recipe(
+                {**tree, "data": {"name": str(own), "replay": {"share": 0.1, "rows": "nowhere.jsonl"}}}, "h"
+            )
+        )
 
 
 def test_rows_that_a_share_leaves_over_are_not_counted_as_trained(replayed, tokenizer):

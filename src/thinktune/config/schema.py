@@ -114,7 +114,7 @@ class ColumnsConfig(Section):
     """A system prompt for this row."""
     messages: str | None = None
     """A whole conversation, as a list of messages."""
-    roles: Roles = {}
+    roles: Roles = Field(default={})
     """Who speaks in messages, where they have other names than the usual ones: `{user: 学员, assistant: [教练, 助教]}`.
     Also keys, in messages that hold each speaker's text under a key."""
     keypoint: str | None = None
@@ -213,9 +213,7 @@ def _replayed(own: DataConfig, replay: Replay) -> DataConfig:
     They are no longer than one's own rows may be, so that they need no more memory.
     """
     name = BUNDLED_ROWS if replay.rows == BUNDLED else replay.rows
-    return DataConfig(
-        name=name, share=replay.share, validation=0.0, max_tokens=own.max_tokens, answers=replay.answers
-    )
+    return DataConfig(name=name, share=replay.share, validation=0.0, max_tokens=own.max_tokens, answers=replay.answers)
 
 
 class TrainConfig(Section):

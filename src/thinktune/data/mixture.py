@@ -84,7 +84,8 @@ def join_sources(recipe: Recipe, parts: Sequence[SourceRows]) -> Prepared:
     digest = blake2b(train.digests + b"/" + validation.digests, digest_size=16)
     digest.update(np.bincount(train.source_numbers, minlength=len(parts)).tobytes())
     summary = _summarize(recipe, parts, pool.tallies, train, validation)
-    return Prepared(train, validation, summary, digest.hexdigest(), tuple(_stop_reasons(recipe, parts, summary, pool.tallies)))
+    stops = _stop_reasons(recipe, parts, summary, pool.tallies)
+    return Prepared(train, validation, summary, digest.hexdigest(), tuple(stops))
 
 
 def _make_pool(recipe: Recipe, parts: Sequence[SourceRows], dataset: JoinedDataset) -> _Pool:
@@ -195,7 +196,11 @@ def _count(rows: Subset, number: int) -> int:
 
 def source_names(recipe: Recipe) -> list[str]:
     """Return a name for each source: its file's or folder's, or the hub's; with its number where two have the same."""
-    names = [source.name if source.hub else Path(source.name).name for source in recipe.sources]
+    names = [
+        ("" if source.answers == "rows" else "own answers to ")
+        + (source.name if source.hub else Path(source.name).name)
+        for source in recipe.sources
+    ]
     return [name if names.count(name) == 1 else f"{name} (data.{number})" for number, name in enumerate(names)]
 
 
@@ -212,7 +217,9 @@ def _account(settings: DataConfig, alone: dict[str, Any], tally: Tally) -> dict[
         }
         for fault, actions in tally.counts.items()
     ]
+    own = {"own_answers": alone["own_answers"]} if "own_answers" in alone else {}
     return {
+        **own,
         "share": settings.share,
         **{key: alone[key] for key in _SUMMED},
         "faults": _merge_faults([alone["faults"], found]),

@@ -241,7 +241,8 @@ def _row_counts(data: Record) -> list[tuple[BilingualText, int]]:
         (BilingualText("Validation", "验证"), data.get("validation_rows", 0)),
     ]
     if left_over := data.get("left_over_rows"):
-        counts.append((BilingualText("Left over: their source has its share", "未用到：所属来源已占满其比例"), left_over))
+        why = BilingualText("Left over: their source has its share", "未用到：所属来源已占满其比例")
+        counts.append((why, left_over))
     dropped = [(fault.get("fault"), (fault.get("actions") or {}).get("dropped")) for fault in data.get("faults") or []]
     return counts + [(BilingualText(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
 

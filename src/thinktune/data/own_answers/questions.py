@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thinktune.config import DataConfig, Recipe
-from thinktune.data.columns.mapping import COLUMN_ALIASES, ColumnMapping, names_of
+from thinktune.data.columns.mapping import COLUMN_ALIASES, ColumnMapping, UncheckedExample, names_of, to_example
 from thinktune.data.columns.message_names import normalize_key
 from thinktune.data.columns.modes import has_thinking_switch
 from thinktune.data.reading import sources
@@ -93,15 +93,18 @@ def _read_file(
     mapping = replace(form.mapping, reasoning=None) if _is_pair(form.mapping) else form.mapping
     chunk = Chunk(0, rows, mapping, form.habits)
     rules = check_rules(chunk, lenient, tokenizer)
-    for row in rows:
-        checked = check_row(_without_answer(row, mapping), mapping, lenient, rules, tokenizer)
+    for raw in rows:
+        row = _without_answer(raw, mapping)
+        checked = check_row(row, mapping, lenient, rules, tokenizer)
         if checked.example is None:
             finding = checked.findings[-1]
             yield None, (finding.fault, finding.sentence, finding.action == "stops")
             continue
         turns = checked.example.turns
         last = max(place for place, turn in enumerate(turns) if turn.role == "assistant")
-        yield turns[: last + 1], ("", row.source, False)
+        read = to_example(row, mapping)  # as the row itself says: without reasoning it was made silent by now
+        own = read.example.turns[-1].mode if isinstance(read, UncheckedExample) else None
+        yield (*turns[:last], replace(turns[last], mode=own)), ("", row.source, False)
 
 
 def _is_pair(mapping: ColumnMapping) -> bool:

@@ -130,6 +130,22 @@ def test_questions_are_asked_in_both_modes_or_in_the_one_that_their_row_names(re
     ]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Why?"},
+        {"instruction": "Why?", "input": ""},
+        {"问题": "Why?", "来源": "x"},
+        {"messages": [{"role": "user", "content": "Why?"}]},
+        {"conversations": [{"from": "human", "value": "Why?"}]},
+        {"question": "Why?", "think": "A.", "answer": "B. <br>"},
+    ],
+)
+def test_questions_need_no_answer(recipe_of, tokenizer, row):
+    asked = read_questions(recipe_of([row, row]).of_source(1), tokenizer).asked
+    assert [(one.turns[-1].content, one.thinking) for one in asked] == [("Why?", True), ("Why?", False)]
+
+
 def test_every_bundled_question_is_asked(recipe_of, tree, tokenizer):
     recipe = settings(tree, data={"replay": {"share": 0.1, "answers": "own"}})
     questions = read_questions(recipe.of_source(1), tokenizer)

@@ -27,6 +27,7 @@ from thinktune.data.pipeline import prepare_with_faults
 from thinktune.data.summary import summary_lines
 from thinktune.errors import UserError
 from thinktune.inference.session import load_engine
+from thinktune.report import write_run_page
 from thinktune.run import RunFolder, journal
 from thinktune.tokenization import TokenKind, read_tokenizer
 from thinktune.train import train
@@ -226,6 +227,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(base, tree_of, tm
     assert not [line for line in said if "base writes" in line]
     losses = [each["source_losses"] for each in journal.read_metrics(whole) if each["kind"] == "train"]
     assert any("own answers to questions.jsonl" in each for each in losses)
+    page = write_run_page(whole).read_text(encoding="utf-8")
+    assert "12 of 12 replies of the base are kept; 0 were cut at their limit" in page
 
 
 @pytest.mark.slow

@@ -95,7 +95,13 @@ def _complete(recipe: Recipe, own: OwnAnswers, tokenizer: ChatTokenizer, journal
     if missing:
         before = f", {len(known):,} are there from before" if known else ""
         say(f"own answers: the base writes {len(missing):,} replies to {own.questions.count:,} questions{before}")
-        known += _write_replies(recipe, own, missing, journal, say)
+        try:
+            known += _write_replies(recipe, own, missing, journal, say)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "data.answers: this device is too small to write own answers, for which it holds the whole base; write "
+                "them on a larger one with the same THINKTUNE_CACHE, lower expert.batch_rows, or leave data.answers out"
+            ) from error
     files = entry_files(own, known, tokenizer, recipe.model.name)
     if not files[ANSWERS_FILE]:
         raise UserError(

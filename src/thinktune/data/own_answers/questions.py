@@ -20,6 +20,8 @@ from thinktune.tokenization import ChatTokenizer, Turn
 
 STAND_IN = "The base answers this itself."  # in place of a row's own answer, which is not trained
 ANSWERED = (*COLUMN_ALIASES["answer"], *COLUMN_ALIASES["messages"])
+# A message by which a conversation ends with the user, and the reply after it: keys and values of role and text.
+OPEN_ENDS = (("role", "user", "assistant", "content"), ("from", "human", "gpt", "value"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +114,22 @@ def _is_pair(mapping: ColumnMapping) -> bool:
 
 
 def _with_answers(rows: Sequence[RawRow], settings: DataConfig) -> list[RawRow]:
-    """Return rows with a stand-in for the answer where a file has questions alone."""
+    """Return rows with a stand-in for the answer where a file has questions alone, or a conversation ends with one."""
     named = {normalize_key(name) for row in rows for name in row.columns or ()}
     if settings.columns.answer or settings.columns.messages or named.intersection(ANSWERED):
-        return list(rows)
+        return [row if row.columns is None else replace(row, columns=_closed(row.columns)) for row in rows]
     return [row if row.columns is None else replace(row, columns=row.columns | {"answer": STAND_IN}) for row in rows]
+
+
+def _closed(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's columns with a stand-in for the reply after conversations that end with the user."""
+    closed = dict(columns)
+    for name, value in columns.items():
+        last = value[-1] if isinstance(value, list) and value else None
+        for role, user, reply, text in OPEN_ENDS:
+            if isinstance(last, dict) and last.get(role) == user and isinstance(value, list):
+                closed[name] = [*value, {role: reply, text: STAND_IN}]
+    return closed
 
 
 def _without_answer(row: RawRow, mapping: ColumnMapping) -> RawRow:

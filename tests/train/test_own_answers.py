@@ -225,6 +225,9 @@ def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(base, tree_of, tm
     said = []
     train(settings(tree), said.append)
     assert not [line for line in said if "base writes" in line]
+    without = tree | {"data": {key: value for key, value in tree["data"].items() if key != "replay"}}
+    with pytest.raises(UserError, match=r"data\.replay\.share \(was 0\.3, is None\)"):
+        train(settings(without), quiet)
     losses = [each["source_losses"] for each in journal.read_metrics(whole) if each["kind"] == "train"]
     assert any("own answers to questions.jsonl" in each for each in losses)
     page = write_run_page(whole).read_text(encoding="utf-8")

@@ -76,12 +76,12 @@ def test_a_mistake_beside_replay_is_told_once_and_its_remedy_can_be_written(tree
 
 
 def test_sources_of_a_recipe_without_a_list_are_named_by_its_keys(tree, tokenizer, tmp_path):
-    rows = rows_of(4, think="One thing after another.")
-    own, general = write(tmp_path / "rows.jsonl", rows), write(tmp_path / "general.jsonl", [*rows_of(6), rows[0]])
+    rows = rows_of(4)
+    own, general = write(tmp_path / "rows.jsonl", rows), write(tmp_path / "general.jsonl", rows_of(6))
     data = {"name": str(own), "validation": 0.0, "replay": {"share": 0.1, "rows": str(general)}}
     prepared = prepare_with_faults(validate_recipe({**tree, "data": data}, "here"), tokenizer)
     text = "\n".join(summary_lines(prepared.summary))
-    assert "  data, rows.jsonl: 4 rows to train on" in text
+    assert "  data, rows.jsonl: 4 rows to train on" in text, text
     assert "  data.replay, general.jsonl: " in text
     told = [example for fault in prepared.summary["sources"][1]["faults"] for example in fault["examples"]]
     assert any(example.endswith("is the same as rows.jsonl:1 (data)") for example in told)

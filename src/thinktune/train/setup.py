@@ -15,6 +15,7 @@ from thinktune.checkpoint import saving, store
 from thinktune.checkpoint.base_files import BaseFiles, StoredAs
 from thinktune.config import Recipe
 from thinktune.data import Prepared, StepRows, Subset, prepare, summary
+from thinktune.data.own_answers.entry import keep_own_answers
 from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError, redact_all
@@ -48,6 +49,7 @@ from thinktune.train import agreement
 from thinktune.train.context import RunContext
 from thinktune.train.joined_linear import join_products, joining_pays
 from thinktune.train.objective import objective_lines, unlearned_fault
+from thinktune.train.own_answers import make_own_answers
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
 ASSUMED_DISK_BYTES_PER_SECOND = 100e6  # until a checkpoint has been timed
@@ -68,7 +70,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         last = store.find_checkpoint(folder, "last")
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
         admitted = _admit(recipe, source, read_weights=world.local_rank == 0 and last is None)
-        prepared = _read_rows(recipe, admitted, say)
+    prepared = _read_rows(recipe, admitted, say, world)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     agreement.refuse_unshared_folder(folder, world)
     agreement.refuse_other_inputs(world, source, _tokenizer_fingerprint(admitted.tokenizer), last, device)
@@ -116,8 +118,11 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
 
 
 def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
+    """Admit the model's folder; raise UserError where the run had another tokenizer."""
     trusted, template = recipe.model.trust_remote_code, recipe.model.template
-    return admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
+    admitted = admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
+    resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
+    return admitted
 
 
 def _stored_as(weights: MatchedWeights, source: Path) -> dict[str, StoredAs]:
@@ -164,15 +169,19 @@ def _verify_last(last: store.Checkpoint, folder: Path) -> None:
     journal.read_row_losses(folder)
 
 
-def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
-    """Say what is not used of the model, and tokenize the rows; raise UserError where the run had another tokenizer."""
+def _read_rows(recipe: Recipe, admitted: Admitted, say: Say, world: World) -> Prepared:
+    """Say what is not used of the model, make own answers that are not there, and tokenize the rows.
+
+    All ranks must call; of each machine, the first one tokenizes.
+    """
     for note in admitted.notes:
         say(note)
-    resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
-    prepared = prepare(recipe, admitted.tokenizer, say)
-    faults = context_fault(prepared, admitted.config), unlearned_fault(recipe.train, prepared.train)
-    if found := [fault for fault in faults if fault]:
-        raise UserError(found)
+    make_own_answers(recipe, admitted.tokenizer, say, world)
+    with world.local_main_first():
+        prepared = prepare(recipe, admitted.tokenizer, say)
+        faults = context_fault(prepared, admitted.config), unlearned_fault(recipe.train, prepared.train)
+        if found := [fault for fault in faults if fault]:
+            raise UserError(found)
     for line in (*summary.summary_lines(prepared.summary), *objective_lines(recipe.train, prepared.train)):
         say(line)
     return prepared
@@ -222,6 +231,7 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         # A resumed run has the same rows: what it recorded stays.
         if rounds := [made for source in context.recipe.sources for made in read_rounds(source.name)]:
             write_json(files.rounds, rounds)
+        keep_own_answers(context.recipe, context.tokenizer, files.own_answers)
         write_json(files.environment, redact_all(environment))  # last: it shows that the others are there
     if changes:
         text = f"resumed with a change: {', '.join(changes)}"

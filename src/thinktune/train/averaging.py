@@ -72,7 +72,7 @@ def _average(recipe: Recipe, say: Say, stop: StopRequest) -> None:
 
 def replace_final(both: BothModels, weight: float) -> None:
     """Make `final/` the average of a weight, unless it is that already."""
-    run = RunFolder(both.recipe.run_folder)
+    run = RunFolder(both.folder)
     if store.has_final_model(run.path, both.tuned) and store.average_weight(run.final) == weight:
         return
     card = card_text(run.path, both.tuned.folder)
@@ -82,7 +82,7 @@ def replace_final(both: BothModels, weight: float) -> None:
 @contextmanager
 def _opened(both: BothModels, weight: float) -> Generator[Path]:
     """Yield a folder with the model of a weight; it is removed afterwards, and so is what a kill left of one before."""
-    folder = RunFolder(both.recipe.run_folder).averaged
+    folder = RunFolder(both.folder).averaged
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

@@ -10,7 +10,7 @@ from thinktune.checkpoint.averaging import Average
 from thinktune.checkpoint.base_files import StoredAs
 from thinktune.checkpoint.saving import PlainForm
 from thinktune.checkpoint.store import average_weight, model_step
-from thinktune.config import Recipe, load_recipe
+from thinktune.config import load_recipe
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.hub.fingerprint import weights_fingerprint
@@ -28,7 +28,7 @@ from thinktune.run.reading import damaged, read_environment
 class BothModels:
     """A run's base and tuned model, and the form in which a model made of them is written."""
 
-    recipe: Recipe
+    folder: Path  # the run's, which may have been moved since its recipe was written
     base: Path
     tuned: Checkpoint
     form: PlainForm
@@ -55,7 +55,7 @@ def find_both(folder: Path) -> BothModels:
     for name, sources in weights.saved_as.items():
         for source in sources:
             places.setdefault(source, (weights.stored[name].file, name))
-    return BothModels(recipe, base, tuned, final_form(folder, stored_as(weights, base), tuned.step), places)
+    return BothModels(folder, base, tuned, final_form(folder, stored_as(weights, base), tuned.step), places)
 
 
 def _find_tuned(folder: Path) -> Checkpoint:

@@ -1,12 +1,18 @@
 """A run that averages base and tuned: what is asked and kept, what a stop leaves, and what `final/` is in the end."""
 
+import gc
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.cli_ranks import run_command
+from support.ranks import run_ranks
 from support.runs import quiet, settings, small_tree_of, write_rows
 
 from thinktune.checkpoint import find_checkpoint, resolve_model_folder
@@ -20,9 +26,12 @@ from thinktune.eval.completion_store import RecordWriter, read_completions
 from thinktune.eval.general_probe import probe_tasks
 from thinktune.eval.runner import EvalOptions, evaluate_run
 from thinktune.inference.chat_defaults import read_chat_defaults
+from thinktune.optim import Optimizer
 from thinktune.report import write_run_page
 from thinktune.run import RunFolder
+from thinktune.train import loop
 from thinktune.train.averaging import replace_final
+from thinktune.train.context import RunContext
 from thinktune.train.final_model import find_both
 from thinktune.train.loop import train
 
@@ -232,3 +241,49 @@ def test_too_few_held_out_rows_are_refused_before_anything_is_written(tmp_path, 
     with pytest.raises(UserError, match=r"train\.average: \d rows are held out, and 16 are needed"):
         train(settings(tree), quiet)
     assert not (tmp_path / "runs" / "small").exists()
+
+
+def test_nothing_of_the_trained_model_is_in_memory_when_the_others_are_asked(tmp_path, start, monkeypatch):
+    alive = []
+
+    def look(recipe, say, world, stop):
+        gc.collect()
+        alive.extend(type(each).__name__ for each in gc.get_objects() if type(each) in (Optimizer, RunContext))
+
+    monkeypatch.setattr(loop, "average_final", look)
+    train(settings(make_tree(tmp_path, start, "curve")), quiet)
+    assert alive == []
+
+
+@pytest.mark.slow
+def test_with_two_ranks_the_first_one_asks_and_the_other_waits(tmp_path, start):
+    tree = make_tree(tmp_path, start, 100)
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(json.dumps(tree), encoding="utf-8")
+    [(code, said), (other, silent)] = run_ranks(2, run_command, [str(recipe)])
+    assert (code, other) == (0, 0), said
+    assert read_curve(tmp_path / "runs" / "small").general_rows == 208
+    assert "is chosen: the best on held-out rows" in said
+    assert "weight" not in silent
+
+
+@pytest.mark.slow
+def test_a_signal_while_models_are_asked_ends_the_run_with_words_and_the_same_command_goes_on(tmp_path, start):
+    tree = make_tree(tmp_path, start, "curve")
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(json.dumps(tree), encoding="utf-8")
+    command = [sys.executable, "-m", "thinktune", "train", str(recipe)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
+    for line in started.stdout:
+        if line.startswith("weight-0.9: answered"):
+            started.send_signal(signal.SIGTERM)
+            break
+    _, errors = started.communicate(timeout=120)
+    folder = tmp_path / "runs" / "small"
+    assert started.returncode == 75
+    assert "stopped while models between base and tuned were asked" in errors
+    assert RunFolder(folder).final.is_dir()
+    assert read_curve(folder) is None
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+    assert "weight-0.9: answered" not in done.stdout
+    assert read_curve(folder).reason == "curve"

@@ -24,6 +24,7 @@ from thinktune.tokenization import read_tokenizer
 from thinktune.train.dry_run import find_out_of_memory
 from thinktune.train.final_model import BothModels, card_text, find_both
 from thinktune.train.interrupt import StopRequest
+from thinktune.train.samples import any_operations
 
 
 def average_final(recipe: Recipe, say: Say, world: World, stop: StopRequest) -> None:
@@ -43,7 +44,7 @@ def average_final(recipe: Recipe, say: Say, world: World, stop: StopRequest) -> 
 def _average(recipe: Recipe, say: Say, stop: StopRequest) -> None:
     folder = recipe.run_folder
     try:
-        with stop.interruptible():
+        with stop.interruptible(), any_operations():
             both = find_both(folder)
             tokenizer = read_tokenizer(both.tuned.folder, trust_remote_code=recipe.model.trust_remote_code)
             models = Averaged(both.base, both.tuned.folder, both.tuned.step, lambda weight: _opened(both, weight))

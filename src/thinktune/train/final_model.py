@@ -1,5 +1,6 @@
 """The final model of a run as it is written: its form, its card, and its average with the base."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.model.admission import admit_model
+from thinktune.model.folder import list_some, stored_tensors
 from thinktune.model.stored_weights import MatchedWeights
 from thinktune.report import render_model_card
 from thinktune.report.model_card import edited_card
@@ -51,11 +53,26 @@ def find_both(folder: Path) -> BothModels:
     tuned = _find_tuned(folder)
     verify(tuned)
     weights = admit_model(base, trust_remote_code=recipe.model.trust_remote_code).weights
+    places = base_places(weights, stored_tensors(tuned.folder), folder)
+    return BothModels(folder, base, tuned, final_form(folder, stored_as(weights, base), tuned.step), places)
+
+
+def base_places(weights: MatchedWeights, saved: Collection[str], folder: Path) -> dict[str, tuple[Path, str]]:
+    """Return the base's file and name of each tensor by the names that it may have in a checkpoint.
+
+    Raises UserError where a weight of the base has no counterpart among the names that were `saved`: a part of a larger
+    model may be stored in other pieces than the class by itself has.
+    """
+    if apart := sorted(name for name, sources in weights.saved_as.items() if not set(sources) & set(saved)):
+        raise UserError(
+            f"{folder}: its base stores {list_some(apart)} otherwise than the tuned model has them, so that the two "
+            "cannot be averaged yet; leave train.average out"
+        )
     places: dict[str, tuple[Path, str]] = {}
     for name, sources in weights.saved_as.items():
         for source in sources:
             places.setdefault(source, (weights.stored[name].file, name))
-    return BothModels(folder, base, tuned, final_form(folder, stored_as(weights, base), tuned.step), places)
+    return places
 
 
 def _find_tuned(folder: Path) -> Checkpoint:

@@ -29,6 +29,7 @@ from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import Padding
 from thinktune.model.device import device_name, runs_triton
+from thinktune.model.folder import list_some
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.model.long_rows import context_parallel
@@ -36,6 +37,7 @@ from thinktune.model.long_rows.activation_offload import offload_layer_inputs
 from thinktune.model.long_rows.tiled_mlp import tile_mlps
 from thinktune.model.low_precision.float8 import apply_float8, pick_scaling, require_float8
 from thinktune.model.proof import model_traits
+from thinktune.model.stored_weights import MatchedWeights
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
@@ -89,6 +91,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
     if averages:
+        _refuse_other_pieces(admitted.weights, source)
         require_generation(model)
         say(describe_cost(recipe, prepared))
     compiled = _compiles(model, world)
@@ -125,6 +128,15 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
 def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
     trusted, template = recipe.model.trust_remote_code, recipe.model.template
     return admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
+
+
+def _refuse_other_pieces(weights: MatchedWeights, source: Path) -> None:
+    """Raise UserError where the base is known beforehand to store weights in other pieces than the tuned model will."""
+    if weights.is_part and weights.sources:
+        raise UserError(
+            f"train.average: {source} stores {list_some(sorted(weights.sources))} otherwise than its text part by "
+            "itself is saved, so that the two cannot be averaged yet; leave train.average out"
+        )
 
 
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:

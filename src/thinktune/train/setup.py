@@ -12,22 +12,25 @@ from typing import Any
 import torch
 
 from thinktune.checkpoint import saving, store
-from thinktune.checkpoint.base_files import BaseFiles, StoredAs
+from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
 from thinktune.data import Prepared, StepRows, Subset, prepare, summary
 from thinktune.data.own_answers.entry import keep_own_answers
 from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError, redact_all
+from thinktune.eval.averaging.questions import describe_cost, few_rows_fault
 from thinktune.files import write_json
 from thinktune.hub import repository
 from thinktune.hub.card_metadata import read_license
 from thinktune.hub.fingerprint import weights_fingerprint
+from thinktune.inference.generation_proof import require_generation
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import Padding
 from thinktune.model.device import device_name, runs_triton
+from thinktune.model.folder import list_some
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.model.long_rows import context_parallel
@@ -47,6 +50,7 @@ from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import agreement
 from thinktune.train.context import RunContext
+from thinktune.train.final_model import stored_as
 from thinktune.train.joined_linear import join_products, joining_pays
 from thinktune.train.objective import objective_lines, unlearned_fault
 from thinktune.train.own_answers import make_own_answers
@@ -71,6 +75,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
         admitted = _admit(recipe, source, read_weights=world.local_rank == 0 and last is None)
     prepared = _read_rows(recipe, admitted, say, world)
+    if fault := few_rows_fault(recipe, prepared.validation):
+        raise UserError(fault)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     agreement.refuse_unshared_folder(folder, world)
     agreement.refuse_other_inputs(world, source, _tokenizer_fingerprint(admitted.tokenizer), last, device)
@@ -83,9 +89,14 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, device)
     setting = world.broadcast(resolve_setting(inputs, say, world))
     agreement.refuse_other_machines(world, setting)
-    needed = disk_space.disk_requirements(admitted.config, setting.memory)
+    averages = recipe.train.average is not None
+    needed = disk_space.disk_requirements(admitted.config, setting.memory, averages=averages)
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
+    if averages:
+        _refuse_other_pieces(admitted.weights, source)
+        require_generation(model)
+        say(describe_cost(recipe, prepared))
     compiled = _compiles(model, world)
     optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
     share = _configure_layers(inputs, model, setting, world, compiled=compiled)
@@ -95,7 +106,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         folder=folder,
         prepared=prepared,
         tokenizer=admitted.tokenizer,
-        base_files=BaseFiles.read(source, admitted.tokenizer, _stored_as(admitted.weights, source)),
+        base_files=BaseFiles.read(source, admitted.tokenizer, stored_as(admitted.weights, source)),
         model=model,
         optimizer=optimizer,
         steps=steps,
@@ -125,18 +136,13 @@ def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
     return admitted
 
 
-def _stored_as(weights: MatchedWeights, source: Path) -> dict[str, StoredAs]:
-    """Return how the base stores each weight that is trained; empty for a part, which has its class's own names."""
-    if weights.is_part:
-        return {}
-    main = weights.main_dtype
-    own = {name: weights.dtype(name) for name in weights.saved_as}
-    return {
-        name: StoredAs(
-            weights.stored[name].file.relative_to(source).as_posix(), sources, own[name] if own[name] != main else None
+def _refuse_other_pieces(weights: MatchedWeights, source: Path) -> None:
+    """Raise UserError where the base is known beforehand to store weights in other pieces than the tuned model will."""
+    if weights.is_part and weights.sources:
+        raise UserError(
+            f"train.average: {source} stores {list_some(sorted(weights.sources))} otherwise than its text part by "
+            "itself is saved, so that the two cannot be averaged yet; leave train.average out"
         )
-        for name, sources in weights.saved_as.items()
-    }
 
 
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:

@@ -40,7 +40,7 @@ def recommended_lines(result: PilotResult) -> list[str]:
     same = f"{', '.join(map(str, epochs))} are level" if len(epochs) > 1 else "no other is level"
     return [
         f"learning_rate: {spell_rate(chosen.run.learning_rate)}  # pilot: {shown} {is_level} at 95 %, "
-        f"{result.data.share:.0%} of the rows",
+        f"{100 * result.data.share:.0f} % of the rows",
         f"epochs: {chosen.run.epochs}  # pilot: {same}, of {tried} tried",
     ]
 

@@ -123,7 +123,8 @@ def line_chart(
     body = Markup('<p class="absent">{}</p>').format(both(BilingualText("Not yet: nothing recorded.", "尚无记录。")))
     if points:
         ends = [(bar.x, end) for bar in marks.bars for end in (bar.low, bar.high)]
-        ends += [(x, points[0][1]) for x in axes.x_names]
+        if axes.x_names:  # half a place is left free at both sides
+            ends += [(x, points[0][1]) for x in (min(axes.x_names) - 0.5, max(axes.x_names) + 0.5)]
         body = _legend(drawable) + _draw_svg(drawable, _frame([*points, *ends], size, axes.y_from_zero), marks, axes)
     head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(axes.title), both(axes.y_label))
     small = " small" if size[0] < 500 else ""

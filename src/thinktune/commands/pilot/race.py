@@ -165,7 +165,7 @@ def _run_cell(pilot: _Pilot, cell: Cell) -> None:
         pilot.left_out[cell] = "time"
         return
     started_at = time.monotonic()
-    recipe = runs.cell_recipe(pilot.rows.recipe, cell, pilot.folder, pilot.rows.data.epoch_steps, pilot.seconds_left)
+    recipe = runs.cell_recipe(pilot.rows, cell, pilot.folder, pilot.seconds_left)
     pilot.say(f"{cell.name}: run {len(done) + 1}, {format_duration(pilot.seconds_left)} left")
     try:
         failure = runs.train_cell(recipe, pilot.folder.recipe(cell.name), _shorter(pilot), pilot.bar)

@@ -1,5 +1,6 @@
 """Rows of a pilot: a seeded share of the training rows and some held-out ones, written as files, and their recipe."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from thinktune.run.pilot_folder import PilotData
 from thinktune.tokenization import ChatTokenizer
 
 MAX_HELD_OUT_ROWS = 400
-EVALUATIONS = 8  # of a run
+MIN_EVALUATIONS, MAX_EVALUATIONS = 3, 8  # of a run
+EVALUATED_SHARE = 0.25  # of a run's work, at most, that more evaluations than the fewest may add
 PATIENCE_EVALUATIONS = 2  # clearly above the best one, after which a run ends
 
 
@@ -74,6 +76,13 @@ def write_rows(recipe: Recipe, prepared: Prepared, tokenizer: ChatTokenizer, fol
         all_epoch_tokens=_tokens(prepared, steps_of_one_epoch(recipe, prepared)),
     )
     return PilotRows(shared, data)
+
+
+def evaluation_steps(data: PilotData, epochs: int) -> int:
+    """Return the steps between two evaluations of a run; a forward pass is a third of the work of training."""
+    affordable = int(3 * EVALUATED_SHARE * data.train_rows * epochs / data.held_out_rows)
+    evaluations = max(MIN_EVALUATIONS, min(MAX_EVALUATIONS, affordable))
+    return max(1, math.ceil(data.epoch_steps * epochs / evaluations))
 
 
 def _tokens(prepared: Prepared, steps: Sequence[StepRows]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from thinktune.checkpoint import store
 from thinktune.commands.pilot.choice import MeasuredRun
 from thinktune.commands.pilot.probe import free_memory
-from thinktune.commands.pilot.rows import EVALUATIONS
+from thinktune.commands.pilot.rows import PilotRows, evaluation_steps
 from thinktune.config import Recipe
 from thinktune.config.loading import dump_recipe
 from thinktune.errors import Stopped, UserError
@@ -24,16 +24,16 @@ from thinktune.train import device_count, launch_workers, train
 DESTROYED = ("train.learning_rate: ", "model.name: none of the ")
 
 
-def cell_recipe(shared: Recipe, cell: Cell, folder: PilotFolder, epoch_steps: int, limit_seconds: float) -> Recipe:
+def cell_recipe(rows: PilotRows, cell: Cell, folder: PilotFolder, limit_seconds: float) -> Recipe:
     """Return the recipe of one run, with the schedule of its own length, in the pilot's folder."""
     changes = {
         "learning_rate": cell.learning_rate,
         "epochs": cell.epochs,
-        "evaluate_every_steps": max(1, math.ceil(epoch_steps * cell.epochs / EVALUATIONS)),
+        "evaluate_every_steps": evaluation_steps(rows.data, cell.epochs),
         "time_limit": f"{max(1, math.floor(limit_seconds))}s",
     }
-    train_config = shared.train.model_copy(update=changes)
-    return shared.model_copy(update={"train": train_config, "runs_folder": folder.path, "name": cell.name})
+    train_config = rows.recipe.train.model_copy(update=changes)
+    return rows.recipe.model_copy(update={"train": train_config, "runs_folder": folder.path, "name": cell.name})
 
 
 def train_cell(recipe: Recipe, file: Path, say: Say, bar: Bar) -> str:

@@ -58,7 +58,7 @@ PilotEpochs = Annotated[
     str | None, typer.Option("--epochs", help="Epochs, as in 1,2,4; default: half of the recipe's, and as many.")
 ]
 PilotShare = Annotated[
-    float | None, typer.Option("--share", help="Share of the training rows; default: a tenth, or what makes 100 steps.")
+    float | None, typer.Option("--share", help="Share of the training rows; default: what fits into --minutes.")
 ]
 PilotMinutes = Annotated[float, typer.Option("--minutes", help="The most minutes that all runs may take together.")]
 TeacherAnswers = Annotated[

@@ -163,6 +163,18 @@ def test_what_does_not_fit_into_the_minutes_is_left_out_and_made_later(recipe_of
 
 
 @pytest.mark.slow
+def test_without_a_share_as_many_rows_are_taken_as_the_measured_speed_allows(recipe_of):
+    recipe, said = recipe_of(48), []
+    first = run(recipe, said.append, share=None, rates="4e-3", epochs="20")
+    assert [line for line in said if line.startswith("speed: ")]
+    assert 0.3 < first.data.share <= 1
+    assert first.data.train_rows == round(first.data.share * first.data.all_train_rows)
+    again = run(recipe, said.append, share=None, rates="2e-3,4e-3", epochs="1,20", minutes=1)
+    assert len([line for line in said if line.startswith("speed: ")]) == 2, "what was chosen stays"
+    assert again.data == first.data
+
+
+@pytest.mark.slow
 def test_the_verb_prints_figures_and_lines_for_the_recipe(recipe_of, tmp_path):
     (tmp_path / "small.yaml").write_text(dump_recipe(recipe_of()), encoding="utf-8")
     command = [sys.executable, "-m", "thinktune", "pilot", "small.yaml", "--rates", "4e-3", "--epochs", "1"]

@@ -16,8 +16,9 @@ from thinktune.commands.pilot.choice import (
     loss_difference,
     rates_that_go_on,
 )
-from thinktune.commands.pilot.grid import default_share, from_the_middle, parse_grid
+from thinktune.commands.pilot.grid import from_the_middle, least_share, parse_grid
 from thinktune.commands.pilot.rows import choose_rows
+from thinktune.commands.pilot.speed import fitting_share
 from thinktune.errors import UserError
 from thinktune.run.diagnosis import paired_margin
 from thinktune.run.pilot_folder import Cell, PilotRun, round_rate, spell_rate
@@ -130,12 +131,23 @@ def test_all_mistakes_of_the_options_are_told_at_once():
         parse_grid(",".join(f"{n}e-7" for n in range(1, 30)), "1,2,3,4", None, 60, (1e-5, 1))
 
 
-def test_the_default_share_gives_the_shortest_run_a_hundred_steps():
-    assert default_share(1000, 1) == 0.1
-    assert default_share(400, 1) == 0.25
-    assert default_share(400, 2) == 0.12
-    assert default_share(50, 1) == 1.0
-    assert default_share(0, 1) == 1.0
+def test_the_least_share_gives_the_shortest_run_a_hundred_steps():
+    assert least_share(10_000, 1) == 0.01
+    assert least_share(400, 1) == 0.25
+    assert least_share(400, 3) == 0.09
+    assert least_share(50, 1) == least_share(0, 1) == 1.0
+
+
+def test_as_many_rows_are_taken_as_fit_into_the_minutes():
+    steps = PilotRun(1e-5, 1, 12, 12, 12, 1.0, "best", 1000, 10.0, 15.0)  # 10 ms a token, and 5 s around
+    grid = ([1e-5, 2e-5, 4e-5], (1, 2))
+    share = fitting_share(steps, 100_000, (*grid, 60), 0.1)
+    cells, passes = 5, 3 * 1 + 2 * 2
+    needed = cells * 5 + passes * share * 100_000 * 0.01 * 1.25
+    assert needed <= 0.7 * 3600 < needed + passes * 0.01 * 100_000 * 0.01 * 1.25
+    assert fitting_share(steps, 100_000, (*grid, 1), 0.1) == 0.1
+    assert fitting_share(steps, 100_000, (*grid, 6000), 0.1) == 1.0
+    assert fitting_share(PilotRun(1e-5, 1, 12, 0, 0, None, "failed", 0, 0.0, 3.0), 100_000, (*grid, 60), 0.1) == 0.1
 
 
 def test_runs_far_from_the_recipes_rate_come_last():

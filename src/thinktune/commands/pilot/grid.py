@@ -1,13 +1,13 @@
 """The grid of a pilot: learning rates and epochs as they are typed, what they are by default, and their order."""
 
+import math
 from collections.abc import Sequence
 
 from thinktune.errors import UserError
 from thinktune.run.pilot_folder import round_rate
 
 RATE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the recipe's own rate
-MIN_STEPS = 100  # of the shortest run, from which the default share follows
-MIN_SHARE = 0.1  # of the default
+MIN_STEPS = 100  # of the shortest run, from which the least share follows
 MAX_CELLS = 100
 
 
@@ -65,9 +65,9 @@ def parse_grid(
     return tuple(found[0]), tuple(int(each) for each in found[1])
 
 
-def default_share(epoch_steps: int, fewest_epochs: int) -> float:
-    """Return the smallest share, from a tenth on, whose shortest run has MIN_STEPS steps; all rows where none has."""
-    return min(1.0, max(MIN_SHARE, round(MIN_STEPS / max(1, epoch_steps * fewest_epochs), 2)))
+def least_share(epoch_steps: int, fewest_epochs: int) -> float:
+    """Return the smallest share whose shortest run has MIN_STEPS steps; all rows where none has."""
+    return min(1.0, max(0.01, math.ceil(100 * MIN_STEPS / max(1, epoch_steps * fewest_epochs)) / 100))
 
 
 def from_the_middle(rates: Sequence[float], middle: float) -> list[float]:

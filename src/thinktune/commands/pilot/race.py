@@ -9,6 +9,7 @@ from thinktune.commands.pilot import choice, grid, probe, rows, runs
 from thinktune.commands.pilot.budget import predict_seconds
 from thinktune.commands.pilot.choice import MeasuredRun
 from thinktune.commands.pilot.settings import recorded_share, refuse_other_pilot
+from thinktune.commands.pilot.speed import share_that_fits
 from thinktune.config import Recipe
 from thinktune.errors import Stopped
 from thinktune.eval import Task
@@ -89,7 +90,7 @@ def pilot(recipe: Recipe, path: Path, options: PilotOptions, say: Say, bar: Bar)
         prepared = rows.prepare_rows(recipe, tokenizer, say)
         share = options.share or recorded_share(folder)
         if share is None:
-            share = grid.default_share(len(rows.steps_of_one_epoch(recipe, prepared)), min(epochs))
+            share = share_that_fits(recipe, (prepared, tokenizer, folder), (rates, epochs, options.minutes), say, bar)
         refuse_other_pilot(recipe, folder, prepared.fingerprint, source, share)
         written = rows.write_rows(recipe, prepared, tokenizer, folder.rows, share)
         at_work = _Pilot(
@@ -118,7 +119,7 @@ def _read_former_runs(pilot: _Pilot) -> None:
             cell = Cell(rate, epochs)
             if found := runs.read_run(pilot.folder, cell):
                 pilot.measured[cell] = found
-                runs.remove_checkpoints(pilot.folder, cell)  # a kill may have come before
+                runs.remove_checkpoints(pilot.folder.run(cell.name))  # a kill may have come before
     pilot.spent_seconds = sum(each.run.seconds for each in pilot.measured.values())
     if pilot.measured:
         pilot.say(f"{len(pilot.measured)} runs are measured already, in {pilot.folder.path}")
@@ -184,7 +185,7 @@ def _run_cell(pilot: _Pilot, cell: Cell) -> None:
     found = runs.read_run(pilot.folder, cell)
     assert found is not None
     pilot.measured[cell] = found
-    runs.remove_checkpoints(pilot.folder, cell)
+    runs.remove_checkpoints(pilot.folder.run(cell.name))
     loss = "no finite loss" if run.loss is None else f"held-out loss {run.loss:.4f}"
     known = f", {sum(run.right)} of {len(run.right)} general questions" if run.right else ""
     pilot.say(f"{cell.name}: {run.failure or loss + known} in {format_duration(run.seconds)}")

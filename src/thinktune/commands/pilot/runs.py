@@ -112,9 +112,16 @@ def base_rows(folder: PilotFolder, cell: Cell) -> dict[str, tuple[float, int]]:
     return read_row_losses(folder.run(cell.name).path).get(0, {})
 
 
-def remove_checkpoints(folder: PilotFolder, cell: Cell) -> None:
+def later_steps(folder: Path) -> tuple[int, float]:
+    """Return tokens and seconds of a run's steps after its first line of metrics; of all steps where there is one."""
+    trained = [record for record in read_metrics(folder) if record["kind"] == "train"]
+    later = trained[1:] or trained
+    before = float(trained[0]["seconds"]) if len(trained) > 1 else 0.0
+    return sum(record["tokens"] for record in later), float(trained[-1]["seconds"]) - before if trained else 0.0
+
+
+def remove_checkpoints(run: RunFolder) -> None:
     """Remove the checkpoints of a run that is measured: of a large model they are larger than all else."""
-    run = folder.run(cell.name)
     for pointer in (run.last, run.best, run.evaluated):
         pointer.unlink(missing_ok=True)
     if run.checkpoints.is_dir():

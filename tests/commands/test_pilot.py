@@ -40,7 +40,9 @@ def recipe_of(tree):
 
 
 def run(recipe, say=quiet, **options):
-    return pilot(recipe, Path("mine.yaml"), PilotOptions(**{**GRID, **options}), say, no_bar)
+    return pilot(
+        recipe, (Path("mine.yaml"), ["train.epochs=3", "name=small"]), PilotOptions(**{**GRID, **options}), say, no_bar
+    )
 
 
 def folder_of(recipe):
@@ -64,6 +66,7 @@ def test_a_pilot_recommends_a_run_keeps_what_it_made_and_goes_on_with_a_larger_g
     assert read_status(made.path).state == "finished"
     assert not made.checkpoints.exists()
     assert diagnose_run(made.path).best_loss == first.runs[1].run.loss
+    assert first.overrides == ["name=small"], "what it recommends replaces what was typed"
     assert "learning_rate: 4e-3" in folder.report.read_text(encoding="utf-8")
     assert not recipe.run_folder.exists(), "the recipe's own run is not touched"
     said = []
@@ -202,7 +205,7 @@ def test_on_the_demo_it_finds_a_rate_level_with_the_best_of_a_full_grid(tmp_path
     train(load_recipe(folder / "base.yaml"), quiet)
     few = ["train.epochs=4", "generate.sample_questions=0"]
     expert = load_recipe(folder / "expert.yaml", few)
-    found = pilot(expert, folder / "expert.yaml", PilotOptions(share=0.5), quiet, no_bar)
+    found = pilot(expert, (folder / "expert.yaml", few), PilotOptions(share=0.5), quiet, no_bar)
     rate = found.runs[found.chosen].run.learning_rate
     assert rate in RATES
     rows = {}

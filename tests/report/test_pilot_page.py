@@ -7,7 +7,7 @@ from support.axe import EVERY_VIEW, violations
 
 from thinktune.config.strict_yaml import parse_yaml
 from thinktune.report.pilot_page import draw_losses, list_rows, write_pilot_page
-from thinktune.report.pilot_text import cautions, headline, overrides, reasons, recommended_lines
+from thinktune.report.pilot_text import cautions, headline, next_command, reasons, recommended_lines
 from thinktune.run.pilot_folder import ComparedRun, LeftOut, PilotData, PilotFolder, PilotResult, PilotRun, Span
 
 DATA = PilotData(0.25, 250, 1000, 120, 130, 40, 10_000, 40_000)
@@ -30,7 +30,19 @@ RUNS = (
 )
 LEFT_OUT = (LeftOut(4e-5, 2, "time"), LeftOut(5e-6, 2, "worse"))
 RESULT = PilotResult(
-    *("mine-pilot", "a<b>.yaml", 1e-5, 2, "cosine", DATA, (5e-6, 1e-5, 2e-5, 4e-5, 8e-5, 1e-4), (1, 2), RUNS, LEFT_OUT),
+    *(
+        "mine-pilot",
+        "a<b>.yaml",
+        ("data.seed=7",),
+        1e-5,
+        2,
+        "cosine",
+        DATA,
+        (5e-6, 1e-5, 2e-5, 4e-5, 8e-5, 1e-4),
+        (1, 2),
+        RUNS,
+        LEFT_OUT,
+    ),
     *(1, 1.6, 64, 32, False, 60.0, 1234.0, True),
 )
 
@@ -84,7 +96,7 @@ def test_the_recommended_lines_are_yaml_that_a_recipe_takes():
     assert read.value == {"train": {"learning_rate": 1e-5, "epochs": 1}}
     assert not read.faults
     assert "1e-5 to 2e-5 are level at 95 %, 25 % of the rows" in recommended_lines(RESULT)[0]
-    assert overrides(RESULT) == ["train.learning_rate=1e-5", "train.epochs=1"]
+    assert next_command(RESULT).endswith(" train 'a<b>.yaml' data.seed=7 train.learning_rate=1e-5 train.epochs=1")
 
 
 def test_a_recommendation_at_the_edge_of_the_grid_says_where_to_look_next():
@@ -92,7 +104,7 @@ def test_a_recommendation_at_the_edge_of_the_grid_says_where_to_look_next():
     upper = said(cautions(replace(RESULT, rates=(5e-6, 1e-5, 2e-5))))
     assert "a larger one may be better still: --rates 5e-6,1e-5,2e-5,4e-5" in upper
     lower = said(cautions(replace(RESULT, rates=(1e-5, 2e-5, 4e-5))))
-    assert "a smaller one may be better still: --rates 1e-5,2e-5,4e-5,5e-6" in lower
+    assert "a smaller one may be better still: --rates 5e-6,1e-5,2e-5,4e-5" in lower
     longer = [compared(1e-5, 1, 1.3, (0.1, 0.05, 0.2)), compared(1e-5, 2, 1.2, (0, 0, 0), level=True)]
     assert "--epochs 1,2,4" in said(cautions(replace(RESULT, runs=longer)))
     assert "--epochs" not in said(cautions(RESULT))
@@ -103,7 +115,7 @@ def test_nothing_is_recommended_where_nothing_is_better_than_the_base(page):
     html = page(none)
     assert "No run is clearly better than the base model" in html
     assert "learning_rate: " not in html
-    assert (recommended_lines(none), overrides(none), reasons(none)) == ([], [], [])
+    assert (recommended_lines(none), next_command(none), reasons(none)) == ([], None, [])
     assert "Every run failed" in page(replace(none, runs=RUNS[-1:], base_loss=None))
     empty = page(replace(none, runs=(), base_loss=None, finished=False))
     assert "No run is measured yet" in empty
@@ -118,6 +130,7 @@ def test_all_rows_need_no_word_about_a_share_and_a_base_that_knows_nothing_no_ch
     html = page(unasked)
     assert "The base answers 1 of 64 general questions right" in html
     assert "% answered right" not in html
+    assert "could not be asked" in page(replace(unasked, probe_questions=0, base_right=0))
 
 
 @EVERY_VIEW

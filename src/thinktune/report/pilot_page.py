@@ -10,15 +10,17 @@ from thinktune.report.pilot_text import (
     cautions,
     chosen_run,
     headline,
-    overrides,
+    next_command,
     reasons,
     recommended_lines,
 )
 from thinktune.report.svg_charts import Axes, Bar, ChartMarks, Point, Series, line_chart
-from thinktune.run.environment import shell_command
 from thinktune.run.pilot_folder import ComparedRun, PilotFolder, PilotResult, spell_rate
 
 LINE_COLOURS = 4
+
+
+BESIDE = 0.08  # of the distance of two rates, between points of different epochs
 
 
 ENDED_BY = {
@@ -43,7 +45,6 @@ class RunRow:
 
 def write_pilot_page(folder: PilotFolder, result: PilotResult) -> None:
     """Write a pilot's page, whole or not at all."""
-    command = shell_command("train", result.recipe, *overrides(result))
     write_page(
         folder.report,
         "pilot.html.jinja",
@@ -52,7 +53,7 @@ def write_pilot_page(folder: PilotFolder, result: PilotResult) -> None:
         reasons=reasons(result),
         cautions=cautions(result),
         lines="\n".join(["train:", *(f"  {line}" for line in recommended_lines(result))]),
-        command=command,
+        command=next_command(result),
         recipe_rate=spell_rate(result.learning_rate),
         chart=draw_losses(result),
         probe_chart=draw_probe(result),
@@ -85,16 +86,19 @@ def draw_losses(result: PilotResult) -> Markup:
     places = _places(result)
     chosen = chosen_run(result)
     drawn = [each for each in result.runs if each.run.loss is not None and _is_drawn(result, each.run.loss)]
+    aside = _asides(result)
     lines: list[Series] = []
     bars: list[Bar] = []
     for number, epochs in enumerate(result.epochs_tried):
         own = sorted((each for each in drawn if each.run.epochs == epochs), key=lambda each: each.run.learning_rate)
-        points = [(places[each.run.learning_rate], each.run.loss or 0.0) for each in own]
+        points = [(places[each.run.learning_rate] + aside[epochs], each.run.loss or 0.0) for each in own]
         style = f"run{number % LINE_COLOURS}"
         bars += _bars(own, points, style)
         name = BilingualText("1 epoch" if epochs == 1 else f"{epochs} epochs", f"{epochs} 轮")
         lines.append(Series(name, points, style, has_markers=True))
-    ring = (places[chosen.run.learning_rate], chosen.run.loss) if chosen and chosen.run.loss is not None else None
+    ring = None
+    if chosen and chosen.run.loss is not None:
+        ring = places[chosen.run.learning_rate] + aside[chosen.run.epochs], chosen.run.loss
     axes = Axes(
         BilingualText("Held-out loss", "验证损失"),
         BilingualText("rate", "学习率"),
@@ -140,6 +144,12 @@ def _places(result: PilotResult) -> dict[float, float]:
     """Return the place of each rate on the axis: side by side, as rates of a grid mostly are multiples."""
     rates = sorted({*result.rates, *(each.run.learning_rate for each in result.runs)})
     return {rate: float(number) for number, rate in enumerate(rates)}
+
+
+def _asides(result: PilotResult) -> dict[int, float]:
+    """Return how far the points of each number of epochs stand beside the place of their rate, so that all are seen."""
+    middle = (len(result.epochs_tried) - 1) / 2
+    return {epochs: (number - middle) * BESIDE for number, epochs in enumerate(result.epochs_tried)}
 
 
 def _is_drawn(result: PilotResult, loss: float) -> bool:

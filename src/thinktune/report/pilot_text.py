@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from thinktune.report.html import BilingualText
+from thinktune.run.environment import shell_command
 from thinktune.run.pilot_folder import ComparedRun, LeftOutBecause, PilotResult, spell_rate
 
 NO_RUN = BilingualText("No run is measured yet.", "还没有测完任何一次训练。")
@@ -45,12 +46,13 @@ def recommended_lines(result: PilotResult) -> list[str]:
     ]
 
 
-def overrides(result: PilotResult) -> list[str]:
-    """Return the recommendation as overrides of a command; none for none."""
+def next_command(result: PilotResult) -> str | None:
+    """Return the command that trains as recommended, with the overrides that were typed; None for none."""
     chosen = chosen_run(result)
     if chosen is None:
-        return []
-    return [f"train.learning_rate={spell_rate(chosen.run.learning_rate)}", f"train.epochs={chosen.run.epochs}"]
+        return None
+    found = [f"train.learning_rate={spell_rate(chosen.run.learning_rate)}", f"train.epochs={chosen.run.epochs}"]
+    return shell_command("train", result.recipe, *result.overrides, *found)
 
 
 def level_values(result: PilotResult) -> tuple[list[float], list[int]]:
@@ -142,7 +144,7 @@ def _edges(result: PilotResult) -> list[BilingualText]:
         upper = rates[-1] == max(result.rates)
         further = (spell_rate(2 * max(result.rates)), "larger", "更大") if upper else None
         further = further or (spell_rate(min(result.rates) / 2), "smaller", "更小")
-        grid = ",".join([*map(spell_rate, result.rates), further[0]])
+        grid = ",".join(sorted([*map(spell_rate, result.rates), further[0]], key=float))
         said.append(
             BilingualText(
                 f"The {'largest' if upper else 'smallest'} rate is among the best, so a {further[1]} one may be better "

@@ -56,8 +56,8 @@ class Axes:
     x_names: Mapping[float, str] = field(default_factory=dict[float, str])
 
     def name_place(self, x: float) -> str:
-        """Name a place on the horizontal axis, for tooltips."""
-        return self.x_names.get(x, f"step {x:g}")
+        """Name a place on the horizontal axis, or the nearest one with a name, for tooltips."""
+        return self.x_names[min(self.x_names, key=lambda each: abs(each - x))] if self.x_names else f"step {x:g}"
 
 
 @dataclass(frozen=True, slots=True)

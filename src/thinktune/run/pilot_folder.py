@@ -183,6 +183,7 @@ class PilotResult:
 
     name: str
     recipe: str
+    overrides: Sequence[str]  # of the recipe, as typed
     learning_rate: float  # of the recipe
     epochs: int
     schedule: str

@@ -11,8 +11,7 @@ from thinktune.commands.pilot.race import PilotOptions, pilot
 from thinktune.config import Recipe
 from thinktune.progress import progress_bar
 from thinktune.report.pilot_page import RunRow, list_rows
-from thinktune.report.pilot_text import cautions, headline, overrides, reasons, recommended_lines
-from thinktune.run.environment import shell_command
+from thinktune.report.pilot_text import cautions, headline, next_command, reasons, recommended_lines
 from thinktune.run.pilot_folder import PilotResult, pilot_folder
 
 
@@ -24,14 +23,14 @@ def run_pilot(
 ) -> PilotResult:
     """Run a recipe's pilot and print what it showed; `typed` are the recipe's path and overrides as they were typed."""
     with progress_bar(console) as (say, bar):
-        result = pilot(recipe, typed[0], PilotOptions(*options), say, bar)
-    print_result(result, typed, console)
+        result = pilot(recipe, typed, PilotOptions(*options), say, bar)
+    print_result(result, console)
     page = pilot_folder(recipe.runs_folder, recipe.name or "run").report
     console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return result
 
 
-def print_result(result: PilotResult, typed: tuple[Path, Sequence[str]], console: Console) -> None:
+def print_result(result: PilotResult, console: Console) -> None:
     """Print the figures of all runs, the recommendation, and what weakens it."""
 
     def say(text: str, style: str = "") -> None:
@@ -45,15 +44,10 @@ def print_result(result: PilotResult, typed: tuple[Path, Sequence[str]], console
     for sentence in cautions(result):
         say(f"- {sentence.en}")
     if lines := recommended_lines(result):
-        say(f"\nunder train: in {typed[0]}")
+        say(f"\nunder train: in {result.recipe}")
         for line in lines:
             say(f"  {line}", "bold")
-        say(f"next:   {shell_command('train', typed[0], *_kept(typed[1]), *overrides(result))}")
-
-
-def _kept(typed: Sequence[str]) -> list[str]:
-    """Return the overrides that the recommendation does not replace."""
-    return [text for text in typed if text.partition("=")[0] not in ("train.learning_rate", "train.epochs")]
+        say(f"next:   {next_command(result)}")
 
 
 def _table(result: PilotResult) -> Table:

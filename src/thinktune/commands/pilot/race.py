@@ -15,6 +15,7 @@ from thinktune.errors import Stopped
 from thinktune.eval import Task
 from thinktune.files import write_json
 from thinktune.hub import locate_model
+from thinktune.inference.requests import GenerationError
 from thinktune.progress import Bar, Say, format_duration
 from thinktune.report.pilot_page import write_pilot_page
 from thinktune.run.pilot_folder import (
@@ -29,6 +30,8 @@ from thinktune.run.pilot_folder import (
     write_result,
 )
 from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
+
+FOUND = ("train.learning_rate", "train.epochs")  # settings that a pilot recommends
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class _Pilot:
     """A pilot at work: what stands fixed, and the runs measured so far."""
 
     recipe: Recipe
-    path: Path  # of the recipe
+    typed: tuple[Path, Sequence[str]]
     folder: PilotFolder
     rates: Sequence[float]
     epochs: Sequence[int]
@@ -73,10 +76,10 @@ class _Pilot:
         return 60 * self.minutes - self.seconds
 
 
-def pilot(recipe: Recipe, path: Path, options: PilotOptions, say: Say, bar: Bar) -> PilotResult:
+def pilot(recipe: Recipe, typed: tuple[Path, Sequence[str]], options: PilotOptions, say: Say, bar: Bar) -> PilotResult:
     """Run a recipe's pilot and return what it showed; its page and figures are written after every run.
 
-    Raises UserError for what the user must fix, and Stopped where a signal ended it.
+    `typed` are the recipe's path and overrides, as they were typed, for the command that comes next. Raises UserError for what the user must fix, and Stopped where a signal ended it.
     """
     started_at = time.monotonic()
     own = recipe.train
@@ -95,7 +98,7 @@ def pilot(recipe: Recipe, path: Path, options: PilotOptions, say: Say, bar: Bar)
         written = rows.write_rows(recipe, prepared, tokenizer, folder.rows, share)
         at_work = _Pilot(
             recipe=recipe,
-            path=path,
+            typed=typed,
             folder=folder,
             rates=rates,
             epochs=epochs,
@@ -132,7 +135,12 @@ def _ask_base(pilot: _Pilot, source: Path) -> None:
     if right is None or list(right) != places:
         pilot.say(f"probe: {len(places)} general questions, first for the base")
         asked = (source, pilot.recipe.model.template)
-        answered = probe.answer_questions(asked, pilot.questions, pilot.recipe, pilot.thinking, pilot.say)
+        try:
+            answered = probe.answer_questions(asked, pilot.questions, pilot.recipe, pilot.thinking, pilot.say)
+        except GenerationError as error:  # it can be trained all the same
+            pilot.say(f"probe: not asked, so nothing shows what is forgotten: {'; '.join(error.faults)}")
+            pilot.questions = ()
+            return
         right = dict(zip(places, answered, strict=True))
         write_json(pilot.folder.base, right)
     pilot.base_right = tuple(right.values())
@@ -206,16 +214,18 @@ def _shorter(pilot: _Pilot) -> Say:
 
 def _publish(pilot: _Pilot, *, finished: bool) -> PilotResult:
     """Write figures and page of what is known so far."""
-    compared = choice.compare_runs(list(pilot.measured.values()))
+    cells = sorted(pilot.measured, key=lambda cell: (cell.epochs, cell.learning_rate))
+    compared = choice.compare_runs([pilot.measured[cell] for cell in cells])
     chosen = choice.choose(compared)
-    own, first = pilot.recipe.train, next(iter(pilot.measured), None)
+    own, first = pilot.recipe.train, next(iter(cells), None)
     if chosen is not None and first is not None:
-        found = list(pilot.measured.values())[chosen]
+        found = pilot.measured[cells[chosen]]
         base = runs.base_rows(pilot.folder, first)
         chosen = chosen if base.keys() != found.rows.keys() or choice.is_clearly_below(found.rows, base) else None
     result = PilotResult(
         name=pilot.folder.path.name,
-        recipe=str(pilot.path),
+        recipe=str(pilot.typed[0]),
+        overrides=[text for text in pilot.typed[1] if text.partition("=")[0] not in FOUND],
         learning_rate=own.learning_rate,
         epochs=own.epochs,
         schedule=own.schedule,

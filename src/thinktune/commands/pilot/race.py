@@ -79,7 +79,8 @@ class _Pilot:
 def pilot(recipe: Recipe, typed: tuple[Path, Sequence[str]], options: PilotOptions, say: Say, bar: Bar) -> PilotResult:
     """Run a recipe's pilot and return what it showed; its page and figures are written after every run.
 
-    `typed` are the recipe's path and overrides, as they were typed, for the command that comes next. Raises UserError for what the user must fix, and Stopped where a signal ended it.
+    `typed` are the recipe's path and overrides, as they were typed, for the command that comes next. Raises UserError
+    for what the user must fix, and Stopped where a signal ended it.
     """
     started_at = time.monotonic()
     own = recipe.train

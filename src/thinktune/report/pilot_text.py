@@ -208,13 +208,13 @@ def _transfer(result: PilotResult) -> list[BilingualText]:
     return [
         BilingualText(
             f"The runs saw {data.train_rows:,} of {data.all_train_rows:,} training rows; the whole run has about "
-            f"{times:.1f} times as many steps. The rate carries over well, but not exactly: longer runs favour "
-            "somewhat smaller ones, so a larger one than this is no good idea, and half of it may be as good. The "
-            "epochs carry over less: with more rows a model overfits later, so they are rather too few than too many. "
-            "The losses here are higher than the whole run's will be.",
+            f"{times:.1f} times as many steps. The rate carries over well, but only to a place of the grid or so: "
+            "longer runs favour somewhat smaller rates, while their longer warm-up bears larger ones. The epochs carry "
+            "over less: with more rows a model overfits later, so they are rather too few than too many. The losses "
+            "here are higher than the whole run's will be.",
             f"试训只用了 {data.all_train_rows:,} 行训练数据中的 {data.train_rows:,} 行；"
-            f"正式训练的步数约为其 {times:.1f} 倍。学习率大体可以照搬，但不完全：训练越长，合适的学习率略小，"
-            "所以不宜取更大的，取一半可能同样好。轮数不那么好照搬：数据越多，过拟合来得越晚，"
+            f"正式训练的步数约为其 {times:.1f} 倍。学习率大体可以照搬，误差约为网格的一格：训练越长，合适的学习率略小，"
+            "但预热也更长，能承受更大的学习率。轮数不那么好照搬：数据越多，过拟合来得越晚，"
             "所以这里的轮数更可能偏少，而不是偏多。这里的损失都会高于正式训练。",
         )
     ]

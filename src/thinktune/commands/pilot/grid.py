@@ -19,7 +19,7 @@ def parse_rates(text: str | None, own: float) -> tuple[float, ...]:
         rates = [float(part) for part in text.split(",")]
     except ValueError:
         rates = []
-    if not rates or not all(0 < rate < 1e6 for rate in rates):
+    if not rates or not all(0 < rate < math.inf for rate in rates):
         raise UserError(f"--rates: is {text!r}; write learning rates with commas between, as in 5e-6,1e-5,2e-5")
     return tuple(sorted({round_rate(rate) for rate in rates}))
 

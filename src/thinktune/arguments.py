@@ -54,6 +54,16 @@ Teacher = Annotated[
     str | None, typer.Option(help="URL[#MODEL] of a server, or a run's or model's folder; default: the base.")
 ]
 Shorten = Annotated[bool, typer.Option("--shorten", help="Rewrite reasoning that is longer than --length allows.")]
+PilotRates = Annotated[
+    str | None, typer.Option("--rates", help="Learning rates, as in 5e-6,1e-5,2e-5; default: a quarter to four times.")
+]
+PilotEpochs = Annotated[
+    str | None, typer.Option("--epochs", help="Epochs, as in 1,2,4; default: half of the recipe's, and as many.")
+]
+PilotShare = Annotated[
+    float | None, typer.Option("--share", help="Share of the training rows; default: what fits into --minutes.")
+]
+PilotMinutes = Annotated[float, typer.Option("--minutes", help="The most minutes that all runs may take together.")]
 TeacherAnswers = Annotated[
     bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
 ]

@@ -230,6 +230,24 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
         say(f"report: {RunFolder(folder).report}\nnext:   {following}")
 
 
+@app.command()
+def pilot(
+    recipe: arguments.RecipePath,
+    overrides: arguments.Overrides = None,
+    rates: arguments.PilotRates = None,
+    epochs: arguments.PilotEpochs = None,
+    share: arguments.PilotShare = None,
+    minutes: arguments.PilotMinutes = 60.0,
+) -> None:
+    """Find learning rate and epochs by short runs on a share of the rows. Resumes where it stopped."""
+    with _exit_when_stopped("stopped; the same command goes on"):
+        loaded = _load_recipe(recipe, overrides or [], say)
+        with captured_output():
+            from thinktune.commands.pilot import run_pilot
+
+        run_pilot(loaded, (recipe, overrides or []), (rates, epochs, share, minutes), make_console())
+
+
 def _load_recipe(path: Path, overrides: list[str], tell: "Say | None" = None) -> "Recipe":
     """Load a recipe and refuse paths that do not exist; `tell` prints which settings have a new place."""
     with captured_output():

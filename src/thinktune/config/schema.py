@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from thinktune.config.average_rule import AverageRule
 from thinktune.config.expert import of_replay, of_source
 from thinktune.config.loss_weights import Part, resolve_weights
 from thinktune.config.replay import BUNDLED, BUNDLED_ROWS, Answers, Replay, read_replay
@@ -219,20 +220,6 @@ def _replayed(own: DataConfig, replay: Replay) -> DataConfig:
     """
     name = BUNDLED_ROWS if replay.rows == BUNDLED else replay.rows
     return DataConfig(name=name, share=replay.share, validation=0.0, max_tokens=own.max_tokens, answers=replay.answers)
-
-
-def _check_average(value: Any) -> Any:
-    """Return how a weight between base and tuned is chosen; raise ValueError with one sentence for anything else."""
-    known = value is None or value == "curve" or isinstance(value, bool)  # true is refused by every section
-    if not known and not (isinstance(value, int | float) and 0 <= value <= 100):
-        raise ValueError(
-            f"is {json.dumps(value, default=repr)[:60]}; write the percentage points of general questions that may be "
-            "lost (0 to 100), as in 5, or curve"
-        )
-    return value
-
-
-AverageRule = Annotated[float | Literal["curve"] | None, BeforeValidator(_check_average)]
 
 
 class TrainConfig(Section):

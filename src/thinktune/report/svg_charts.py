@@ -1,7 +1,7 @@
 """Draw line charts and histograms as inline SVG, coloured by the page's CSS; no scripts, nothing fetched."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil, floor, log10
 
 from markupsafe import Markup
@@ -29,7 +29,7 @@ BOTTOM_MARGIN = 34.0
 LAST_BIN_LABEL = BilingualText("{tokens} or more tokens", "{tokens} 个词元以上")
 
 
-BEST_LABEL = both(BilingualText("best", "最佳"), "tspan")
+BEST_LABEL = BilingualText("best", "最佳")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +44,40 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """Names of a chart and its axes; with `y_from_zero` the vertical one includes zero."""
+    """Names of a chart and its axes; with `y_from_zero` the vertical one includes zero.
+
+    `x_names` are names of places on the horizontal axis, where it does not count steps.
+    """
 
     title: Label
     x_label: Label
     y_label: Label
     y_from_zero: bool = False
+    x_names: Mapping[float, str] = field(default_factory=dict[float, str])
+
+    def name_place(self, x: float) -> str:
+        """Name a place on the horizontal axis, or the nearest one with a name, for tooltips."""
+        return self.x_names[min(self.x_names, key=lambda each: abs(each - x))] if self.x_names else f"step {x:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A vertical bar beside a point: an interval from `low` to `high` at `x`, and the CSS class that styles it."""
+
+    x: float
+    low: float
+    high: float
+    style: str
 
 
 @dataclass(frozen=True, slots=True)
 class ChartMarks:
-    """Marks on a chart: vertical lines (x, label) and at most one ringed point."""
+    """Marks on a chart: vertical lines (x, label), intervals, and at most one ringed point with its name."""
 
     vertical_lines: Sequence[tuple[float, Label]] = ()
     ring: Point | None = None
+    bars: Sequence[Bar] = ()
+    ring_name: Label = BEST_LABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,10 @@ def line_chart(
     note = Markup('<p class="absent">{}</p>').format(both(omitted))
     body = Markup('<p class="absent">{}</p>').format(both(BilingualText("Not yet: nothing recorded.", "尚无记录。")))
     if points:
-        body = _legend(drawable) + _draw_svg(drawable, _frame(points, size, axes.y_from_zero), marks, axes)
+        ends = [(bar.x, end) for bar in marks.bars for end in (bar.low, bar.high)]
+        if axes.x_names:  # half a place is left free at both sides
+            ends += [(x, points[0][1]) for x in (min(axes.x_names) - 0.5, max(axes.x_names) + 0.5)]
+        body = _legend(drawable) + _draw_svg(drawable, _frame([*points, *ends], size, axes.y_from_zero), marks, axes)
     head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(axes.title), both(axes.y_label))
     small = " small" if size[0] < 500 else ""
     return Markup('<div class="chart{}">{}{}{}</div>').format(small, head, body, note if left_out else "")
@@ -178,17 +201,18 @@ def _frame(points: Sequence[Point], size: tuple[int, int], y_from_zero: bool) ->
 
 
 def _draw_svg(series: Sequence[Series], frame: Frame, marks: ChartMarks, axes: Axes) -> Markup:
-    parts = [_grid(frame, axes.x_label), *(_vertical(frame, x, label) for x, label in marks.vertical_lines)]
+    parts = [_grid(frame, axes), *(_vertical(frame, x, label) for x, label in marks.vertical_lines)]
+    parts += [_bar(frame, bar) for bar in marks.bars]
     parts += [_line(frame, one) for one in series if one.points]
-    parts += [_markers(frame, one) for one in series if one.has_markers]
+    parts += [_markers(frame, one, axes) for one in series if one.has_markers]
     if marks.ring is not None and _is_drawable(marks.ring):
-        parts.append(_ring(frame, marks.ring))
+        parts.append(_ring(frame, marks.ring, marks.ring_name, axes))
     return Markup('<svg class="plot" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
         frame.width, frame.height, f"{_english(axes.title)}, {_english(axes.y_label)}", Markup("\n").join(parts)
     )
 
 
-def _grid(frame: Frame, x_label: Label) -> Markup:
+def _grid(frame: Frame, axes: Axes) -> Markup:
     line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
     text = Markup('<text class="tick {}" x="{}" y="{}">{}</text>')
     floor_y, right_x = frame.height - BOTTOM_MARGIN, frame.width - RIGHT_MARGIN
@@ -197,11 +221,13 @@ def _grid(frame: Frame, x_label: Label) -> Markup:
         y = frame.y(value)
         parts.append(line.format(LEFT_MARGIN, right_x, y, y))
         parts.append(text.format("y", LEFT_MARGIN - 8, y, _tick_text(value, frame.y_ticks[1] - frame.y_ticks[0])))
+    for value, name in axes.x_names.items():
+        parts.append(text.format("x", frame.x(value), floor_y + 10, name))
     # x counts steps, so a tick between two whole numbers would name a step that does not exist.
-    for value in ticks(frame.x_low, frame.x_high, int(frame.width) // 90):
+    for value in ticks(frame.x_low, frame.x_high, int(frame.width) // 90) if not axes.x_names else ():
         if frame.x_low <= value <= frame.x_high and value == round(value):
             parts.append(text.format("x", frame.x(value), floor_y + 10, _tick_text(value, 1.0)))
-    parts.append(text.format("name", LEFT_MARGIN - 16, floor_y + 10, both(x_label, "tspan")))
+    parts.append(text.format("name", LEFT_MARGIN - 16, floor_y + 10, both(axes.x_label, "tspan")))
     return Markup("\n").join(parts)
 
 
@@ -232,21 +258,31 @@ def _line(frame: Frame, one: Series) -> Markup:
     return Markup('<path class="line {}" d="{}"/>').format(one.style, path)
 
 
-def _markers(frame: Frame, one: Series) -> Markup:
-    marker = Markup('<circle class="marker {}" cx="{}" cy="{}" r="4"><title>{}, step {:g}: {:.4g}</title></circle>')
+def _markers(frame: Frame, one: Series, axes: Axes) -> Markup:
+    marker = Markup('<circle class="marker {}" cx="{}" cy="{}" r="4"><title>{}, {}: {:.4g}</title></circle>')
     return Markup("\n").join(
-        marker.format(one.style, frame.x(x), frame.y(y), _english(one.label), x, y) for x, y in one.points
+        marker.format(one.style, frame.x(x), frame.y(y), _english(one.label), axes.name_place(x), y)
+        for x, y in one.points
     )
 
 
-def _ring(frame: Frame, point: Point) -> Markup:
+def _bar(frame: Frame, bar: Bar) -> Markup:
+    shape = Markup('<line class="interval {}" x1="{}" x2="{}" y1="{}" y2="{}"/>')
+    x = frame.x(bar.x)
+    return shape.format(bar.style, x, x, frame.y(bar.low), frame.y(bar.high))
+
+
+def _ring(frame: Frame, point: Point, name: Label, axes: Axes) -> Markup:
     x, y = frame.x(point[0]), frame.y(point[1])
     share = (x - LEFT_MARGIN) / (frame.width - LEFT_MARGIN - RIGHT_MARGIN)
     side = "start" if share < 0.1 else "end" if share > 0.9 else "middle"
     return Markup(
-        '<circle class="ring" cx="{}" cy="{}" r="9"><title>best: step {:g}, {:.4g}</title></circle>'
+        '<circle class="ring" cx="{}" cy="{}" r="9"><title>{}: {}, {:.4g}</title></circle>'
         '<text class="ring-name {}" x="{}" y="{}">{} {:.4g}</text>'
-    ).format(x, y, point[0], point[1], side, x, max(TOP_MARGIN + 4, y - 16), BEST_LABEL, point[1])
+    ).format(
+        *(x, y, _english(name), axes.name_place(point[0]), point[1]),
+        *(side, x, max(TOP_MARGIN + 4, y - 16), both(name, "tspan"), point[1]),
+    )
 
 
 def _english(label: Label) -> str:

@@ -54,6 +54,17 @@ Shorten = Annotated[bool, typer.Option("--shorten", help="Rewrite reasoning that
 TeacherAnswers = Annotated[
     bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
 ]
+Exams = Annotated[
+    list[str] | None,
+    typer.Option("--exam", help="Public exam from a hub: medical-zh, medical-en, law-zh, finance, general, or a set."),
+]
+ExamQuestions = Annotated[
+    int, typer.Option("--exam-questions", min=0, help="Questions drawn of each set of an exam; 0 asks all.")
+]
+ExamHub = Annotated[
+    Literal["modelscope", "huggingface"] | None,
+    typer.Option("--exam-hub", help="Hub that is asked first for exams; default: the model's."),
+]
 
 
 def endpoints_by_side(endpoints: list[str]) -> dict[str, str]:

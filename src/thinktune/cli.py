@@ -249,6 +249,9 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         list[Path] | None,
         typer.Option(help="File of questions with answers; may be given several times.", callback=arguments.at_home),
     ] = None,
+    exam: arguments.Exams = None,
+    exam_questions: arguments.ExamQuestions = 400,
+    exam_hub: arguments.ExamHub = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
     thinking: Annotated[
         bool | None, typer.Option(help="Ask both models only with thinking, or only without; default: both.")
@@ -267,6 +270,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     with captured_output():
         from thinktune.config import load_recipe
         from thinktune.eval import comparison_tables
+        from thinktune.eval.exams import ExamRequest
         from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
         from thinktune.report import write_final_card, write_run_page
         from thinktune.run import RunFolder
@@ -279,7 +283,8 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         if regrade:
             result = rescore_run(run, thinking=thinking)
         else:
-            options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
+            exams = ExamRequest(tuple(exam), exam_questions, exam_hub) if exam else None
+            options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge, exams)
             result = evaluate_run(run, tell, options)
         write_run_page(run)
         if kept := write_final_card(run):

@@ -42,6 +42,10 @@ class EvaluationFolder:
         """Return the file of a side's replies, saved as they come."""
         return self.path / side / "completions.jsonl"
 
+    def budget_answers(self, side: str) -> Path:
+        """Return the file of a side's answers to exams' questions within budgets of reasoning."""
+        return self.path / side / "budgets.jsonl"
+
     def losses(self, side: str) -> Path:
         """Return the file of a side's losses on the held-out rows."""
         return self.path / side / "losses.json"
@@ -175,6 +179,11 @@ class RunFolder:
         """Return the folder of an evaluation; the one without thinking is inside the other."""
         folder = self.path / "eval"
         return EvaluationFolder(folder if thinking else folder / "no-thinking")
+
+    @property
+    def exam_record(self) -> Path:
+        """The record of the exams' sets as they were first fetched, to which every evaluation of the run is held."""
+        return self.path / "eval" / "exams.json"
 
     def tracker(self, name: str) -> Path:
         """Return the folder of a tracker's own files."""

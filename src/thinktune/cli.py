@@ -250,7 +250,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         typer.Option(help="File of questions with answers; may be given several times.", callback=arguments.at_home),
     ] = None,
     exam: arguments.Exams = None,
-    exam_questions: arguments.ExamQuestions = 400,
+    exam_questions: arguments.ExamQuestions = arguments.EXAM_QUESTIONS,
     exam_hub: arguments.ExamHub = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
     thinking: Annotated[

@@ -13,8 +13,6 @@ from thinktune.eval.exams.records import read_run_record, write_run_record
 from thinktune.eval.tasks import Task
 from thinktune.progress import Say
 
-DEFAULT_QUESTIONS = 400  # of each set: half the 95 % interval of a share is then at most 5 points
-
 
 @dataclass(frozen=True, slots=True)
 class Exam:
@@ -30,7 +28,7 @@ class ExamRequest:
     """Which exams or sets are asked, how many questions of each set (0: all), and the hub that is asked first."""
 
     names: tuple[str, ...]
-    questions: int = DEFAULT_QUESTIONS
+    questions: int
     hub: Hub | None = None
 
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from thinktune.eval import Measure, find_measure
 from thinktune.eval.comparison import SWITCH_LABELS, format_figure_and_interval, format_with_interval, judge_line
+from thinktune.report.exam_section import exam_values
 from thinktune.report.html import render_template
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
@@ -69,6 +70,7 @@ def _evaluation_values(
             _measure_values(one) | {"label": SWITCH_LABELS[one["mode"]], "rows": one["rows"]}
             for one in report.get("switches", [])  # reports of earlier releases have none
         ],
+        "exams": [exam_values(one) for one in report.get("exams", [])],
         "judge": judge_line(report["judge"]) if "judge" in report else "",
         "settings": report["settings"],
         "rows": shown_first[:MAX_SHOWN_ROWS],

@@ -185,6 +185,16 @@ class RunFolder:
         """The record of the exams' sets as they were first fetched, to which every evaluation of the run is held."""
         return self.path / "eval" / "exams.json"
 
+    @property
+    def harness(self) -> Path:
+        """The folder of what lm-eval and EvalScope wrote."""
+        return self.path / "eval" / "harness"
+
+    @property
+    def harness_results(self) -> Path:
+        """The figures read back from lm-eval and EvalScope."""
+        return self.path / "eval" / "harness.json"
+
     def tracker(self, name: str) -> Path:
         """Return the folder of a tracker's own files."""
         return self.path / name

@@ -66,6 +66,10 @@ ExamHub = Annotated[
     Literal["modelscope", "huggingface"] | None,
     typer.Option("--exam-hub", help="Hub that is asked first for exams; default: the model's."),
 ]
+Harness = Annotated[
+    list[str] | None,
+    typer.Option("--harness", help="Benchmark of another tool on the run's own API: lm-eval:TASK, evalscope:DATASET."),
+]
 
 
 def endpoints_by_side(endpoints: list[str]) -> dict[str, str]:

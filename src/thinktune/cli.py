@@ -252,6 +252,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     exam: arguments.Exams = None,
     exam_questions: arguments.ExamQuestions = arguments.EXAM_QUESTIONS,
     exam_hub: arguments.ExamHub = None,
+    harness: arguments.Harness = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
     thinking: Annotated[
         bool | None, typer.Option(help="Ask both models only with thinking, or only without; default: both.")
@@ -268,6 +269,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
     sides = arguments.endpoints_by_side(endpoint or [])
     with captured_output():
+        from thinktune.commands.harness import parse_benchmarks, run_benchmarks
         from thinktune.config import load_recipe
         from thinktune.eval import comparison_tables
         from thinktune.eval.exams import ExamRequest
@@ -277,6 +279,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         from thinktune.tracking import update_trackers
     if not math.isfinite(temperature):
         raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
+    benchmarks = parse_benchmarks(harness or [])
 
     tell = say_to_stderr if as_json else say
     with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
@@ -286,6 +289,8 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
             exams = ExamRequest(tuple(exam), exam_questions, exam_hub) if exam else None
             options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge, exams)
             result = evaluate_run(run, tell, options)
+        if benchmarks:
+            result |= {"harness": run_benchmarks(run, benchmarks, tell)}
         write_run_page(run)
         if kept := write_final_card(run):
             tell(kept)

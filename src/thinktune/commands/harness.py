@@ -9,13 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from thinktune.commands.harness_results import Result, read_evalscope, read_lm_eval
+from thinktune.commands.harness_results import Result, describe_result, read_evalscope, read_lm_eval
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.inference import read_chat_defaults
@@ -85,19 +85,23 @@ def run_benchmarks(run: Path, benchmarks: Sequence[Benchmark], say: Say) -> list
     """
     results: list[Result] = []
     most_tokens = read_chat_defaults(run, RunFolder(run).final).sampling.max_new_tokens
-    with _serving(run) as (address, _):
+    with _serving(run) as address:
         for benchmark in benchmarks:
-            folders = {side: RunFolder(run).harness / benchmark.tool / benchmark.name / side for side in ("base", "tuned")}
+            place = RunFolder(run).harness / benchmark.tool / benchmark.name
+            folders = {side: place / side for side in ("base", "tuned")}
             for side, folder in folders.items():
                 say(f"{benchmark.tool}: {benchmark.name} on {side}")
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 command = _command(benchmark, address, side, folder, most_tokens)
                 _run_tool(benchmark, command, folder)
-            read: Callable[..., list[Result]] = read_lm_eval if benchmark.tool == "lm-eval" else read_evalscope
-            results += read(benchmark.name, folders["base"], folders["tuned"])
+            read = read_lm_eval if benchmark.tool == "lm-eval" else read_evalscope
+            found = read(benchmark.name, folders["base"], folders["tuned"])
+            for result in found:
+                say(describe_result(result))
+            results += found
     records = [asdict(result) for result in results]
-    write_json(RunFolder(run).harness_results, records)
+    write_json(RunFolder(run).harness_results, {"results": records})
     return records
 
 
@@ -142,11 +146,13 @@ def _run_tool(benchmark: Benchmark, command: Sequence[str], folder: Path) -> Non
     if done.returncode:
         last = log.read_text(encoding="utf-8", errors="replace").strip()[-MAX_SHOWN_CHARACTERS:]
         shown = " ".join(last.split())
-        raise UserError(f"--harness {benchmark.tool}:{benchmark.task}: failed; {log} has all of it, which ends: {shown}")
+        raise UserError(
+            f"--harness {benchmark.tool}:{benchmark.task}: failed; {log} has all of it, which ends: {shown}"
+        )
 
 
 @contextmanager
-def _serving(run: Path) -> Generator[tuple[str, int]]:
+def _serving(run: Path) -> Generator[str]:
     """Serve a run on a free port of the loopback address, in a process of its own; yields its API's address."""
     environment = {name: value for name, value in os.environ.items() if name != "THINKTUNE_API_KEY"}
     command = [sys.executable, "-m", "thinktune", "serve", str(run), "--port", "0"]
@@ -167,6 +173,6 @@ def _serving(run: Path) -> Generator[tuple[str, int]]:
                 raise UserError(f"--harness: {run} could not be served; {log} says why")
             if not any(line.startswith("base:") and "is not on this machine" not in line for line in lines):
                 raise UserError(f"--harness: {run} offers no base to compare with: {' '.join(lines)}")
-            yield lines[-1].removeprefix(API_LINE).split()[0], server.pid
+            yield lines[-1].removeprefix(API_LINE).split()[0]
         finally:
             server.terminate()

@@ -1,7 +1,7 @@
 """Figures of lm-eval and EvalScope, read back: both sides with intervals, paired where the tool kept each question."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -28,6 +28,18 @@ class Result:
     base: dict[str, float]
     tuned: dict[str, float]
     difference: dict[str, float] | None
+
+
+def describe_result(result: Result) -> str:
+    """Describe a measure in one line, with the interval of the difference, or of both sides where it is not paired."""
+    base, tuned = result.base["value"], result.tuned["value"]
+    shown = f"{result.tool} {result.task}, {result.measure}: {base:.3f} → {tuned:.3f}"
+    if result.difference is None:
+        sides = ", ".join(f"{each['low']:.3f} to {each['high']:.3f}" for each in (result.base, result.tuned))
+        return f"{shown} (95 %: {sides}; not paired, as the tool kept no score by question)"
+    change = result.difference
+    interval = f"{change['low']:+.3f} to {change['high']:+.3f}"
+    return f"{shown}, difference {change['value']:+.3f} ({interval}), {result.rows:,} questions"
 
 
 def read_lm_eval(task: str, base: Path, tuned: Path) -> list[Result]:
@@ -125,15 +137,11 @@ def _normal(value: float, standard_error: Any) -> Interval:
 
 
 def _newest(folder: Path, pattern: str) -> dict[str, Any]:
-    files = sorted(_find(folder, pattern), key=lambda file: file.stat().st_mtime)
+    files = sorted(folder.rglob(pattern), key=lambda file: file.stat().st_mtime)
     if not files:
         raise UserError(f"--harness: {folder} has no {pattern}; read the tool's log.txt there")
     read = read_json(files[-1])
     return read if isinstance(read, dict) else {}
-
-
-def _find(folder: Path, pattern: str) -> Iterator[Path]:
-    yield from folder.rglob(pattern)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,13 +1,16 @@
 """The exams of a run's page: each public set with its figures, licence and revision, and its curve over budgets."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from thinktune.eval import find_measure
 from thinktune.eval.comparison import format_figure_and_interval
-from thinktune.report.html import BilingualText, both, format_count
+from thinktune.report.html import BilingualText, both, format_count, render_template
+from thinktune.run import RunFolder
+from thinktune.run.reading import AnyObject, read_object
 
 WIDTH, HEIGHT = 640.0, 260.0  # of a curve, in viewBox units
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 626.0, 26.0, 226.0  # of its plot
@@ -99,3 +102,23 @@ def _spot(x: float, figure: Mapping[str, float], style: str, name: str) -> Marku
         '<line class="line {0}" x1="{1:.1f}" x2="{1:.1f}" y1="{2:.1f}" y2="{3:.1f}"/>'
         '<circle class="marker {0}" cx="{1:.1f}" cy="{4:.1f}" r="4"><title>{5}: {6}</title></circle>'
     ).format(style, x, _y(figure["low"]), _y(figure["high"]), _y(figure["value"]), name, shown)
+
+
+def harness_html(run: Path) -> Markup:
+    """Render the figures that were read back from lm-eval and EvalScope; empty where there are none."""
+    results = read_object(RunFolder(run).harness_results, AnyObject).get("results", [])
+    rows = [{**each, "shown": [_plain(each[side]) for side in SIDES], "change": _change(each)} for each in results]
+    return render_template("harness.html.jinja", rows=rows) if rows else Markup()
+
+
+def _plain(figure: Mapping[str, float]) -> tuple[str, str]:
+    return f"{figure['value']:.3f}", f"({figure['low']:.3f}–{figure['high']:.3f})"
+
+
+def _change(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the paired difference, its interval, and whether it is clear; blank where it is not paired."""
+    change = result["difference"]
+    if change is None:
+        return "", "", ""
+    clear = "better" if change["low"] > 0 else "worse" if change["high"] < 0 else ""
+    return f"{change['value']:+.3f}", f"({change['low']:+.3f} – {change['high']:+.3f})", clear

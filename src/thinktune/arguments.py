@@ -67,6 +67,22 @@ PilotMinutes = Annotated[float, typer.Option("--minutes", help="The most minutes
 TeacherAnswers = Annotated[
     bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
 ]
+EXAM_QUESTIONS = 400  # of each set: half the 95 % interval of a share is then at most 5 points
+Exams = Annotated[
+    list[str] | None,
+    typer.Option("--exam", help="Public exam from a hub: medical-zh, medical-en, law-zh, finance, general, or a set."),
+]
+ExamQuestions = Annotated[
+    int, typer.Option("--exam-questions", min=0, help="Questions drawn of each set of an exam; 0 asks all.")
+]
+ExamHub = Annotated[
+    Literal["modelscope", "huggingface"] | None,
+    typer.Option("--exam-hub", help="Hub that is asked first for exams; default: the model's."),
+]
+Harness = Annotated[
+    list[str] | None,
+    typer.Option("--harness", help="Benchmark of another tool on the run's own API: lm-eval:TASK, evalscope:DATASET."),
+]
 
 
 def endpoints_by_side(endpoints: list[str]) -> dict[str, str]:

@@ -267,6 +267,10 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         list[Path] | None,
         typer.Option(help="File of questions with answers; may be given several times.", callback=arguments.at_home),
     ] = None,
+    exam: arguments.Exams = None,
+    exam_questions: arguments.ExamQuestions = arguments.EXAM_QUESTIONS,
+    exam_hub: arguments.ExamHub = None,
+    harness: arguments.Harness = None,
     probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
     thinking: Annotated[
         bool | None, typer.Option(help="Ask both models only with thinking, or only without; default: both.")
@@ -284,19 +288,25 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     sides = arguments.endpoints_by_side(endpoint or [])
     with captured_output():
         from thinktune.commands.evaluated import show_evaluation
+        from thinktune.commands.harness import parse_benchmarks, run_benchmarks
         from thinktune.eval import comparison_tables
+        from thinktune.eval.exams import ExamRequest
         from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
         from thinktune.run.folder import find_run
     if not math.isfinite(temperature):
         raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
+    benchmarks = parse_benchmarks(harness or [])
 
     tell = say_to_stderr if as_json else say
     with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
         if regrade:
             result = rescore_run(run, thinking=thinking)
         else:
-            options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
+            exams = ExamRequest(tuple(exam), exam_questions, exam_hub) if exam else None
+            options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge, exams)
             result = evaluate_run(run, tell, options)
+        if benchmarks:
+            result |= {"harness": run_benchmarks(run, benchmarks, tell)}
         show_evaluation(run, tell)
     if as_json:
         print_json(result)

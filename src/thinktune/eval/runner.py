@@ -22,6 +22,9 @@ from thinktune.errors import UserError
 from thinktune.eval import llm_judge
 from thinktune.eval.averaging.questions import split_held_out
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_completions
+from thinktune.eval.exams.budgets import answer_within_budgets, missing_budgets, pick_budgets
+from thinktune.eval.exams.contamination import TrainedQuestion, find_trained, is_short
+from thinktune.eval.exams.exam import Exam, ExamRequest, exam_tasks, prepare_exams
 from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, PROBE_VERSION, probe_tasks
 from thinktune.eval.llm_judge import Completer
 from thinktune.eval.scoring import (
@@ -56,7 +59,7 @@ from thinktune.run.folder import find_run
 from thinktune.run.resume import refuse_other_data
 from thinktune.tokenization import ChatTokenizer, Example, read_tokenizer
 from thinktune.tokenization.model_template import OWN
-from thinktune.tokenization.tags import read_tags
+from thinktune.tokenization.tags import read_form, read_tags
 
 MAX_ENDPOINT_CONCURRENCY = 32  # requests to an endpoint
 GRADER_LIBRARIES = ("sacrebleu", "rouge-score")
@@ -64,7 +67,7 @@ GRADER_LIBRARIES = ("sacrebleu", "rouge-score")
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """Options of `thinktune eval`: extra tasks, where replies come from, and the judge.
+    """Options of `thinktune eval`: extra tasks and exams, where replies come from, and the judge.
 
     `endpoints` maps base and tuned to a URL, or URL#MODEL; if empty, the models run in this process. `judge` is such an
     address too. `thinking` is the mode that both models are asked in: with reasoning, without, or, if it is None, both.
@@ -77,6 +80,7 @@ class EvalOptions:
     seed: int = 0
     endpoints: Mapping[str, str] = field(default_factory=dict[str, str])
     judge: str | None = None
+    exams: ExamRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ class Evaluation:
 def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> dict[str, Any]:
     """Evaluate a run's base and tuned model, write `eval/`, and return the report as in its report.json.
 
-    The sets are the first `generate.evaluate_questions` held-out rows, the task files, and the general probe. Replies
-    that the same model wrote before, with the same sampling, are reused. Asked in both modes, the report of the mode
-    without thinking is inside the other, under `silent`. `folder` may also be an average of the run's models; rows that
-    chose the weight of the run's own are not asked.
+    The sets are the first `generate.evaluate_questions` held-out rows, the task files, the exams' sets, and the general
+    probe. Replies that the same model wrote before, with the same sampling, are reused. Asked in both modes, the report
+    of the mode without thinking is inside the other, under `silent`. `folder` may also be an average of the run's
+    models; rows that chose the weight of the run's own are not asked.
     """
     options = options or EvalOptions()
     run, average = find_run(folder)
@@ -114,6 +118,7 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     for each in task_files:
         each.tell(say)
     from_files = [task for each in task_files for task in each.tasks]
+    exams = _prepare_exams(options, recipe, RunFolder(folder), say)
     tokenizer = read_tokenizer(sources["tuned"], trust_remote_code=recipe.model.trust_remote_code)
     restore_own_answers(recipe, tokenizer, RunFolder(folder).own_answers)
     prepared = prepare(recipe, tokenizer, say)
@@ -125,19 +130,22 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     tasks = [
         *(task_from_example(example, HELD_OUT_SET) for example in held_out),
         *from_files,
+        *exam_tasks(exams),
         *(probe_tasks(recipe.data.system) if options.probe else ()),
     ]
-    _refuse_duplicate_names(tasks, options)
+    _refuse_duplicate_names(tasks, options, exams)
     evaluations: list[Evaluation] = []
     for thinking in _modes(options, tokenizer, say):
         evaluation_folder = run.evaluation(thinking=thinking, average=average)
         # A judge costs money, so of two modes it compares the answers in the one that is trained.
         asked = replace(options, thinking=thinking, judge=None if evaluations else options.judge)
         settings = replace(
-            _eval_settings(recipe, prepared, sources, tasks, asked),
+            _eval_settings(recipe, prepared, sources, (tasks, [exam.facts for exam in exams]), asked),
             think_tags=astuple(read_tags(tokenizer)),
             choosing_rows=len(chose),
         )
+        if exams and thinking:
+            settings = replace(settings, reasoning_budgets=_reasoning_budgets(settings, tokenizer, options, say))
         write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
         write_json(evaluation_folder.settings, settings_to_record(settings))
         evaluations.append(Evaluation(evaluation_folder, recipe, settings, tasks, proves, asked, say))
@@ -208,10 +216,54 @@ def find_contaminated(tasks: Sequence[Task], trained: Iterable[Example]) -> dict
     return found
 
 
+def _prepare_exams(options: EvalOptions, recipe: Recipe, run: RunFolder, say: Say) -> list[Exam]:
+    """Fetch the exams; unless a hub is asked for, from the one that the model comes from."""
+    if options.exams is None:
+        return []
+    request = replace(options.exams, hub=options.exams.hub or recipe.model.hub)
+    return prepare_exams(request, run.exam_record, recipe.data.system, say)
+
+
+def _reasoning_budgets(
+    settings: EvalSettings, tokenizer: ChatTokenizer, options: EvalOptions, say: Say
+) -> tuple[int, ...]:
+    """Return the budgets at which the exams' reasoning is cut; () where no reply can go on after a cut."""
+    if options.endpoints:
+        say("endpoints are not asked to go on after cut reasoning, so exams have no curve over reasoning budgets")
+        return ()
+    if read_form(tokenizer).foreign is not None:
+        say("the chat template has no form for cut reasoning, so exams have no curve over reasoning budgets")
+        return ()
+    return pick_budgets(settings.sampling.max_new_tokens)
+
+
+def _find_apart(
+    tasks: Sequence[Task], exams: Sequence[Mapping[str, Any]], trained: Sequence[Example]
+) -> tuple[ContaminatedTask, ...]:
+    """Find the questions that the training rows ask, too; those of exams also where a row holds them among more."""
+    sets = {facts["name"] for facts in exams}
+    asked = [replace(task, stem="") if task.set in sets and is_short(task) else task for task in tasks]
+    found = {index: TrainedQuestion(row, "near") for index, row in find_contaminated(asked, trained).items()}
+    places = [index for index, task in enumerate(tasks) if task.set in sets]
+    held = find_trained([tasks[index] for index in places], trained)
+    found |= {places[place]: each for place, each in held.items()}
+    return tuple(
+        ContaminatedTask(
+            tasks[index].set, tasks[index].source, each.row, each.match if tasks[index].set in sets else ""
+        )
+        for index, each in sorted(found.items())
+    )
+
+
 def _eval_settings(
-    recipe: Recipe, prepared: Prepared, sources: Mapping[str, Path], tasks: Sequence[Task], options: EvalOptions
+    recipe: Recipe,
+    prepared: Prepared,
+    sources: Mapping[str, Path],
+    asked: tuple[Sequence[Task], Sequence[Mapping[str, Any]]],
+    options: EvalOptions,
 ) -> EvalSettings:
-    contaminated = find_contaminated(tasks, prepared.train.examples())
+    """Make the settings of an evaluation; `asked` are its questions, and the facts of the exams among them."""
+    tasks, exams = asked
     given = recipe.generate.evaluate_tokens
     names = {"base": recipe.model.name, "tuned": sources["tuned"].name}
     fingerprints = {side: options.endpoints.get(side) or model_fingerprint(sources[side]) for side in SIDES}
@@ -225,9 +277,8 @@ def _eval_settings(
         ),
         budget="expert.evaluate_tokens" if given else "twice the longest trained reply",
         longest_trained_reply=int(prepared.train.label_tokens.max(initial=0)),
-        apart=tuple(
-            ContaminatedTask(tasks[index].set, tasks[index].source, row) for index, row in sorted(contaminated.items())
-        ),
+        apart=_find_apart(tasks, exams, prepared.train.examples()),
+        exams=exams,
         judge=options.judge,
         confidence=CONFIDENCE,
         resamples=RESAMPLES,
@@ -255,7 +306,8 @@ def evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) ->
                     _generate_replies(evaluation, side, tasks, engine, MAX_ENDPOINT_CONCURRENCY)
     else:
         unmeasured = [each for each in evaluations if not _has_losses(each, side)]
-        if any(missing) or unmeasured:
+        unanswered = any(missing_budgets(each.settings, each.tasks, each.folder, side) for each in evaluations)
+        if any(missing) or unmeasured or unanswered:
             first.say(f"{side}: {source}")
             precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
             trusted = recipe.model.trust_remote_code
@@ -269,6 +321,11 @@ def evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) ->
                         write_json(evaluation.folder.losses(side), losses)
                 for evaluation, tasks in zip(evaluations, missing, strict=True):
                     _generate_replies(evaluation, side, tasks, engine, recipe.generate.batch_rows)
+                _share_replies(evaluations, side)
+                for each in evaluations:
+                    if cut := missing_budgets(each.settings, each.tasks, each.folder, side):
+                        asked = answer_within_budgets(each.settings, cut, each.folder, side, engine)
+                        each.say(f"{side}: asked for {asked:,} answers of exams after cut reasoning")
             del engine
             gc.collect()
             if pick_device().type != "cpu":
@@ -379,11 +436,11 @@ def open_endpoint(address: str) -> Endpoint:
     return Endpoint(url, model)
 
 
-def _refuse_duplicate_names(tasks: Sequence[Task], options: EvalOptions) -> None:
+def _refuse_duplicate_names(tasks: Sequence[Task], options: EvalOptions, exams: Sequence[Exam]) -> None:
     if not tasks:
         raise UserError("eval: no questions to ask; the run held out no rows, so give --tasks or leave out --no-probe")
     stems = [file.stem for file in options.tasks]
-    known = [HELD_OUT_SET, PROBE_SET]
+    known = [HELD_OUT_SET, PROBE_SET, *(exam.name for exam in exams)]
     wrong = sorted({stem for stem in stems if stems.count(stem) > 1 or stem in known})
     if wrong:
         raise UserError(f"--tasks: two sets would be named {', '.join(wrong)}; rename the file")

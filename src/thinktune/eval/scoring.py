@@ -18,6 +18,8 @@ from thinktune.eval.comparison import (
     ungraded_note,
 )
 from thinktune.eval.completion_store import read_completions, read_records
+from thinktune.eval.exams.budgets import budget_key, read_budget_answers
+from thinktune.eval.exams.scoring import ExamRow, score_exams
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.grading import format_metrics
 from thinktune.eval.settings import SIDES, EvalSettings, settings_from_record
@@ -73,12 +75,32 @@ def score_completions(folder: EvaluationFolder, warning: str | None = None) -> d
         ],
         "sets": sets,
         "switches": switches,
+        **({"exams": _score_exams(folder, settings, rows, sets)} if settings.exams else {}),
         **({"judge": llm_judge.summarize_judgements(settings.judge, judgements)} if settings.judge else {}),
         "settings": record,
     }
     write_json_lines(folder.rows, map(_row_record, rows))
     write_json(folder.report, report)
     return report
+
+
+def _score_exams(
+    folder: EvaluationFolder, settings: EvalSettings, rows: Sequence[_ScoredTask], sets: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Score the exams' sets; raises UserError where answers within budgets are missing."""
+    counted = [
+        ExamRow(row.task, {side: row.scores[side].get("right", 0.0) for side in SIDES})
+        for row in rows
+        if row.task.set in {facts["name"] for facts in settings.exams} and not row.excluded
+    ]
+    answers = {side: read_budget_answers(folder.budget_answers(side)) for side in SIDES}
+    for side in SIDES:
+        keys = [settings.completion_key(row.task, side) for row in counted]
+        needed = {budget_key(key, budget) for key in keys for budget in settings.reasoning_budgets}
+        if missing := len(needed - answers[side].keys()):
+            file = folder.budget_answers(side)
+            raise UserError(f"{file}: {missing} of {len(needed)} answers are missing; run eval without --regrade")
+    return score_exams(settings, counted, {scored["name"]: scored["measures"] for scored in sets}, answers)
 
 
 def answer_pair(task: Task, base: str, tuned: str) -> llm_judge.AnswerPair:

@@ -35,14 +35,15 @@ class ContaminatedTask:
     set: str
     row: str  # source of the task, `file:line`
     trained: str  # source of the training row
+    match: str = ""  # of an exam's question: exact or near
 
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """Models, sampling, exclusions, judge, seeds and versions of one evaluation.
+    """Models, sampling, exclusions, judge, exams, seeds and versions of one evaluation.
 
-    The fields are the keys of settings.json. Scoring needs the models, the sampling, `apart` and the judge; the rest is
-    there to be read by people.
+    The fields are the keys of settings.json. Scoring needs the models, the sampling, `apart`, the judge, the exams and
+    their budgets; the rest is there to be read by people.
     """
 
     models: Mapping[str, EvaluatedModel]
@@ -59,6 +60,8 @@ class EvalSettings:
     choosing_rows: int = 0  # held-out rows that chose the weight of an average, and are asked by no evaluation
     made: str = ""  # ISO 8601, UTC
     think_tags: Sequence[str] = ("<think>", "</think>")  # of the model: opening and closing
+    exams: Sequence[Mapping[str, Any]] = ()  # facts of each set, as `eval.exams.exam` has them
+    reasoning_budgets: Sequence[int] = ()  # tokens, at which the exams' replies are cut
 
     def completion_key(self, task: Task, side: str) -> str:
         """Return the key under which a side's reply to a task is saved."""

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from thinktune.config.strict_yaml import read_values
 from thinktune.data.columns.messages import FieldFault, is_blank, read_messages
+from thinktune.data.reading.containers import locate_part, open_bytes
 from thinktune.data.reading.readers import read_rows
 from thinktune.data.reading.sources import SUFFIXES
 from thinktune.errors import UserError, shorten_error
@@ -36,6 +37,22 @@ Records = list[tuple[str, dict[str, Any]]]  # of each row, its `file:line` and i
 
 
 @dataclass(frozen=True, slots=True)
+class SetPart:
+    """A file as a part of a set of questions: the set's name, the file's name in sources, and how it is read.
+
+    `layout` None is found by the columns. `kind_column` holds each row's kind, and of `kinds`, if there are any, other
+    rows are not part of it. `several` is whether more than one option may be right.
+    """
+
+    set: str
+    shown: str
+    layout: TaskLayout | None = None
+    kind_column: str | None = None
+    kinds: tuple[str, ...] = ()
+    several: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFile:
     """Tasks of a file in its order; a sentence for each row that is left out; and notes on how it was read."""
 
@@ -56,27 +73,31 @@ def read_tasks(file: Path, system: str | None = None) -> list[Task]:
     return list(read_task_file(file, system).tasks)
 
 
-def read_task_file(file: Path, system: str | None = None) -> TaskFile:
-    """Read the tasks of a file, in its order; their set is named after the file.
+def read_task_file(file: Path, system: str | None = None, part: SetPart | None = None) -> TaskFile:
+    """Read the tasks of a file, in its order; their set is named after the file, unless it is a `part` of one.
 
     The layout is read from FILE.yaml next to it, or found by the names of the columns and by what they hold. A row that
     cannot be a task is left out. Raises UserError with what is wrong with each row if none is left, or what the file
     lacks.
     """
-    if not file.is_file():
+    if not locate_part(file).file.is_file():
         raise UserError(f"--tasks: {str(file)!r} is not a file; give one that ends in {', '.join(SUFFIXES)}")
     mapping = file.with_name(f"{file.name}.yaml")
-    given = _read_layout(mapping) if mapping.is_file() else None
-    layout, records, unread = _read_with_layout(file, given)
+    given = _read_layout(mapping) if part is None and mapping.is_file() else None
+    part = part or SetPart(file.stem, file.name, given)
+    layout, records, unread = _read_with_layout(file, part)
+    if part.kinds:
+        records = [(source, row) for source, row in records if value_of(row, part.kind_column) in part.kinds]
     rows = [row for _, row in records]
-    reading = _read_habits(layout, rows)
+    reading = replace(_read_habits(layout, rows), several=part.several)
     tasks: list[Task] = []
     left_out = list(unread)
     for source, row in records:
         try:
-            tasks.append(
-                make_task(_map_columns(row, layout, source), file.stem, source, layout.system or system, reading)
-            )
+            fields = _map_columns(row, layout, source)
+            if part.kind_column:
+                fields["kind"] = value_of(row, part.kind_column)
+            tasks.append(make_task(fields, part.set, source, layout.system or system, reading))
         except UserError as error:
             left_out.append("; ".join(error.faults))
     if not tasks:
@@ -185,35 +206,35 @@ def _read_conversation(value: Any, column: str, source: str, answer: Any) -> dic
     return {"question": turns[-1].content, "history": tuple(turns[:-1]), "answer": answer, "system": system}
 
 
-def _read_with_layout(file: Path, given: TaskLayout | None) -> tuple[TaskLayout, Records, list[str]]:
+def _read_with_layout(file: Path, part: SetPart) -> tuple[TaskLayout, Records, list[str]]:
     """Return the layout of a file, its rows, and a sentence for each that cannot be read."""
     if file.suffix.lower() == ".csv":
-        return _read_table(file, given)
+        return _read_table(file, part)
     records: Records = []
     unread: list[str] = []
-    for row in read_rows(file, file.name, repair_encoding=True):
+    for row in read_rows(file, part.shown, repair_encoding=True):
         if row.columns is None:
             unread += [f"{each.sentence}; fix the row" for each in row.findings if each.action != "repaired"]
         else:
             records.append((row.source, row.columns))
     if not records and unread:
         raise UserError(_at_most(unread, "more mistakes"))
-    return given or _found_layout(file, records), records, unread
+    return part.layout or _found_layout(file, records), records, unread
 
 
-def _read_table(file: Path, given: TaskLayout | None) -> tuple[TaskLayout, Records, list[str]]:
+def _read_table(file: Path, part: SetPart) -> tuple[TaskLayout, Records, list[str]]:
     """Read a CSV table. Unlike training rows, it may have a nameless column of row numbers, or no header at all."""
     lines = _read_csv(file)
     first = lines[0][1] if lines else []
-    layout = given or _headless_layout(first)
+    layout = part.layout or _headless_layout(first)
     names, body = (list(layout.header), lines) if layout and layout.header else (first, lines[1:])
     uneven = [
-        f"{file.name}:{line}: has {len(cells)} columns, not {len(names)}; fix the row"
+        f"{part.shown}:{line}: has {len(cells)} columns, not {len(names)}; fix the row"
         for line, cells in body
         if len(cells) != len(names)
     ]
     records = [
-        (f"{file.name}:{line}", {name: cell for name, cell in zip(names, cells, strict=True) if name.strip()})
+        (f"{part.shown}:{line}", {name: cell for name, cell in zip(names, cells, strict=True) if name.strip()})
         for line, cells in body
         if len(cells) == len(names)
     ]
@@ -227,7 +248,8 @@ def _read_table(file: Path, given: TaskLayout | None) -> tuple[TaskLayout, Recor
 def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
     """Return the rows of a CSV file that are not blank, each with the number of its first line."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with open_bytes(file) as opened:
+            text = io.TextIOWrapper(opened, encoding="utf-8-sig").read()
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8; save it as UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

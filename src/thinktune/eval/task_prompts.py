@@ -28,6 +28,12 @@ _INSTRUCTIONS = {
     "th": "ลงท้ายด้วยตัวอักษรของตัวเลือกที่ถูกต้อง เช่น “คำตอบ: A”",
 }
 
+# The same where several options may be right: without a word of it, a model gives one.
+_SEVERAL_INSTRUCTIONS = {
+    "en": 'One or several options may be right. End with the letters of all right options, as in "Answer: AC".',
+    "zh": "正确选项可能有一个，也可能有多个。请在回答的最后写出所有正确选项的字母，如“答案：AC”。",
+}
+
 # Letters of a script, and the language of most questions in it; a Chinese character is as much text as three letters.
 _SCRIPTS = {
     "zh": (re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"), 3),
@@ -66,13 +72,18 @@ def instruction_language(text: str) -> str:
     return found if found in _INSTRUCTIONS else language
 
 
-def choice_prompt(question: str, options: Options, *, instructed: bool = False) -> str:
+def choice_prompt(question: str, options: Options, *, instructed: bool = False, several: bool = False) -> str:
     """Return a question as it is asked: with its options, unless it lists them, and how to answer.
 
-    A question that lists its options, or has an instruction of its own (`instructed`), is not told twice how to answer.
+    A question that lists its options, or has an instruction of its own (`instructed`), is not told twice how to answer,
+    except where `several` options may be right.
     """
-    told = (options.listed or instructed) and _SAYS_HOW.search(_without_options(question, options))
-    ending = "" if told else f"\n\n{_INSTRUCTIONS[instruction_language(question + ''.join(options.texts))]}"
+    told = not several and (options.listed or instructed) and _SAYS_HOW.search(_without_options(question, options))
+    language = instruction_language(question + "".join(options.texts))
+    instruction = _INSTRUCTIONS[language]
+    if several:
+        instruction = _SEVERAL_INSTRUCTIONS.get(language, _SEVERAL_INSTRUCTIONS["en"])
+    ending = "" if told else f"\n\n{instruction}"
     if options.listed:
         return f"{question.rstrip()}{ending}" if ending else question
     lines = "\n".join(f"{letter}. {text}" for letter, text in zip(options.letters, options.texts, strict=True))

@@ -99,13 +99,15 @@ class TaskReading:
 
     `index_from`: the number of the first option, where answers are numbers. `shuffled`: the columns give the right
     option first, so that options are asked in an order of their own. `may_lack_answers`: the file has no answers at
-    all, and its replies are compared, not graded. `instructed`: a column of the question says how to answer.
+    all, and its replies are compared, not graded. `instructed`: a column of the question says how to answer. `several`:
+    more than one option may be right, and the question is to say so.
     """
 
     index_from: int = 0
     shuffled: bool = False
     may_lack_answers: bool = False
     instructed: bool = False
+    several: bool = False
 
 
 def make_task(
@@ -138,7 +140,7 @@ def make_task(
         raise UserError(faults)
     asked = question.value
     if choices.value:
-        asked = choice_prompt(asked, choices.value, instructed=reading.instructed)
+        asked = choice_prompt(asked, choices.value, instructed=reading.instructed, several=reading.several)
     own_system = row.get("system")
     system = own_system if isinstance(own_system, str) and own_system.strip() else system
     return Task(

@@ -1,11 +1,12 @@
 """Download a snapshot from Hugging Face: resumed, bounded in time, verified by checksum."""
 
 import contextlib
+import glob
 import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,17 @@ class _Snapshot:
     repository: Path
 
 
-def download_from_huggingface(name: str, revision: str | None, repo_type: RepoType) -> Path:
-    """Download a snapshot and verify it against the hub's listing; returns its folder.
+def download_from_huggingface(
+    name: str,
+    revision: str | None,
+    repo_type: RepoType,
+    choose: Callable[[Collection[str]], Collection[str]] | None = None,
+) -> Path:
+    """Download a snapshot and verify it against the hub's listing; returns its folder, named after the commit.
 
-    The client links what is already in its cache, so the large files are put there first, resumed and verified. Raises
-    ChecksumMismatchError where files still differ, and the client's errors.
+    The client links what is already in its cache, so the large files are put there first, resumed and verified. With
+    `choose`, which is given the names of all files, only those that it returns. Raises ChecksumMismatchError where
+    files still differ, and the client's errors.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.file_download import repo_folder_name
@@ -51,6 +58,8 @@ def download_from_huggingface(name: str, revision: str | None, repo_type: RepoTy
     client = HfApi(token=token)
     commit = client.repo_info(name, repo_type=repo_type, revision=revision).sha or ""
     listing = to_listing(client.list_repo_tree(name, repo_type=repo_type, revision=commit, recursive=True))
+    if choose:
+        listing = {file: listing[file] for file in choose(listing)}
     repository = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=repo_type)
     snapshot = _Snapshot(name, repo_type, commit, repository)
     folder = repository / "snapshots" / commit
@@ -62,7 +71,8 @@ def download_from_huggingface(name: str, revision: str | None, repo_type: RepoTy
 
     with ThreadPoolExecutor(MAX_WORKERS) as pool:
         list(pool.map(download_large, [file for file in wrong if _is_large(*listing[file])]))
-    snapshot_download(name, repo_type=repo_type, revision=commit, token=token)
+    patterns = [glob.escape(file) for file in listing] if choose else None
+    snapshot_download(name, repo_type=repo_type, revision=commit, token=token, allow_patterns=patterns)
     if wrong := mismatched_files(folder, {file: listing[file] for file in wrong}):
         _remove_with_blobs(folder, wrong)
         raise ChecksumMismatchError(", ".join(wrong))

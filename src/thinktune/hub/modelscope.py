@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,26 @@ def modelscope_client() -> Any:
     return HubApi(token=access_token("modelscope"))  # "" means no token: not even one stored by a login
 
 
-def download_from_modelscope(name: str, revision: str | None, repo_type: RepoType) -> Path:
+def download_from_modelscope(
+    name: str,
+    revision: str | None,
+    repo_type: RepoType,
+    choose: Callable[[Collection[str]], Collection[str]] | None = None,
+) -> Path:
     """Download a snapshot with the client, which resumes and verifies; returns its folder.
 
-    Added here: retries while bytes come, a listing, and the removal of files that the hub no longer lists. Raises
-    OSError where such files are not ours to remove, and the client's errors.
+    Added here: retries while bytes come, a listing, and the removal of files that the hub no longer lists. With
+    `choose`, which is given the names of all files, only those that it returns, and no listing, as the snapshot is not
+    complete. Raises OSError where such files are not ours to remove, and the client's errors.
     """
     client = modelscope_client()
     files = [file for file in client.list_repo_files(name, repo_type, revision=revision) if not file.is_dir]
     names = [file.path for file in files]
     refuse_unsafe_paths(names)
-    entries = [{"Path": file.path, "Size": file.size or None, "Sha256": file.sha256} for file in files]
+    wanted = {*(choose(names) if choose else names)}
+    entries = [
+        {"Path": file.path, "Size": file.size or None, "Sha256": file.sha256} for file in files if file.path in wanted
+    ]
     # An empty list downloads nothing and returns the folder.
     folder = Path(client.download_repo(name, repo_type, revision=revision, file_list=[]))
     # The client tries every file before it gives up: with a few at a time, a hub that hangs is noticed early.
@@ -67,6 +76,8 @@ def download_from_modelscope(name: str, revision: str | None, repo_type: RepoTyp
             lambda options=options: client.download_repo(name, repo_type, **options), lambda: folder_bytes(folder)
         )
     _remove_unlisted(folder, names)
+    if choose:
+        return folder
     listing = {file.path: _size_and_digest(folder / file.path, file.sha256) for file in files}
     with contextlib.suppress(OSError):  # a read-only cache will do as well
         write_json(folder / LISTING_FILE, listing)

@@ -1,6 +1,7 @@
 """Locate models and data sets: a local path, or a repository, complete and verified, from its hub or the cache."""
 
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from thinktune.config import Recipe
@@ -152,6 +153,28 @@ def locate(name: str, hub: str | None, revision: str | None, repo_type: RepoType
     return path
 
 
+def fetch_files(
+    name: str, hub: str, revision: str | None, choose: Callable[[Collection[str]], Collection[str]], field: str
+) -> Path:
+    """Download some files of a data set, each verified against the hub's listing; returns the snapshot's folder.
+
+    `choose` is given the names of all files and returns those to download. Raises UserError, beginning with `field`,
+    where the hub gives no such files; what `choose` raises is passed on.
+    """
+    request = f"{field}: {name!r} (revision {revision or 'by default'})"
+    if offline := _offline_variable(hub):
+        raise UserError(f"{request} is not on this machine, and {offline} is set; unset it to download")
+    try:
+        if hub == "modelscope":
+            return download_from_modelscope(name, revision, "dataset", choose)
+        return download_from_huggingface(name, revision, "dataset", choose)
+    except UserError:
+        raise
+    except Exception as error:  # as in `locate`
+        reason = _describe_failure(error, hub)
+        raise UserError(redact_tokens(f"{request} could not be downloaded from {hub}: {reason}")) from error
+
+
 def locate_model(recipe: Recipe) -> Path:
     """Locate the folder of the model that a recipe starts from."""
     return locate(recipe.model.name, recipe.model.hub, recipe.model.revision, "model", "model.name")
@@ -159,9 +182,7 @@ def locate_model(recipe: Recipe) -> Path:
 
 def _locate_on_hub(name: str, hub: str, revision: str | None, repo_type: RepoType, field: str) -> Path:
     request = f"{field}: {name!r} (revision {revision or 'by default'})"
-    offline = next(
-        (variable for variable in OFFLINE_VARIABLES[hub] if os.environ.get(variable, "").upper() in TRUE_VALUES), None
-    )
+    offline = _offline_variable(hub)
     cause, reason = None, f"{offline} is set; unset it to download, or give a local folder"
     if offline is None:
         try:
@@ -177,6 +198,11 @@ def _locate_on_hub(name: str, hub: str, revision: str | None, repo_type: RepoTyp
         raise UserError(redact_tokens(f"{request} could not be downloaded from {hub}: {reason}")) from (cause or error)
     say_to_stderr(redact_tokens(f"{request} is taken from the cache, not from {hub}: {reason}"))
     return folder
+
+
+def _offline_variable(hub: str) -> str | None:
+    """Return the variable that forbids the use of a hub, if one is set."""
+    return next((name for name in OFFLINE_VARIABLES[hub] if os.environ.get(name, "").upper() in TRUE_VALUES), None)
 
 
 def _describe_failure(error: BaseException, hub: str) -> str:

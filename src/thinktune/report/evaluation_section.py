@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from thinktune.eval import Measure, find_measure
 from thinktune.eval.comparison import SWITCH_LABELS, format_figure_and_interval, format_with_interval, judge_line
+from thinktune.report.exam_section import exam_values, harness_html
 from thinktune.report.html import render_template
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
@@ -27,6 +28,9 @@ _OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
 AGAIN = "run thinktune eval again: replies that were saved are not generated again"
 
 
+AGAIN_HARNESS = "remove it, and run thinktune eval with --harness again"
+
+
 def evaluation_html(run: Path) -> Markup:
     """Render a run's evaluations as safe HTML; empty where there are none.
 
@@ -37,7 +41,9 @@ def evaluation_html(run: Path) -> Markup:
     complete = [(note, report, rows) for note, report, rows in found if report.get("sets")]
     with refuse_damage(RunFolder(run).evaluation().report, AGAIN):
         parts = [_evaluation_values(number, *each) for number, each in enumerate(complete)]
-        return render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
+        shown = render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
+    with refuse_damage(RunFolder(run).harness_results, AGAIN_HARNESS):
+        return shown + harness_html(run)
 
 
 def read_reports(run: Path, average: str | None = None) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def _evaluation_values(
             _measure_values(one) | {"label": SWITCH_LABELS[one["mode"]], "rows": one["rows"]}
             for one in report.get("switches", [])  # reports of earlier releases have none
         ],
+        "exams": [exam_values(one) for one in report.get("exams", [])],
         "judge": judge_line(report["judge"]) if "judge" in report else "",
         "settings": report["settings"],
         "rows": shown_first[:MAX_SHOWN_ROWS],

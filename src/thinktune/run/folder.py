@@ -47,6 +47,10 @@ class EvaluationFolder:
         """Return the file of a side's replies, saved as they come."""
         return self._side(side) / "completions.jsonl"
 
+    def budget_answers(self, side: str) -> Path:
+        """Return the file of a side's answers to exams' questions within budgets of reasoning."""
+        return self.path / side / "budgets.jsonl"
+
     def losses(self, side: str) -> Path:
         """Return the file of a side's losses on the held-out rows."""
         return self._side(side) / "losses.json"
@@ -211,6 +215,21 @@ class RunFolder:
     def averaged(self) -> Path:
         """The model of one weight while it is asked."""
         return self.averaging.path / "model.partial"
+
+    @property
+    def exam_record(self) -> Path:
+        """The record of the exams' sets as they were first fetched, to which every evaluation of the run is held."""
+        return self.path / "eval" / "exams.json"
+
+    @property
+    def harness(self) -> Path:
+        """The folder of what lm-eval and EvalScope wrote."""
+        return self.path / "eval" / "harness"
+
+    @property
+    def harness_results(self) -> Path:
+        """The figures read back from lm-eval and EvalScope."""
+        return self.path / "eval" / "harness.json"
 
     def tracker(self, name: str) -> Path:
         """Return the folder of a tracker's own files."""

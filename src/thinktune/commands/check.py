@@ -273,8 +273,8 @@ def _print_plan(planned: dict[str, Any], console: Console) -> None:
         console.print(table)
         _print_networks(planned["networks"], console)
     _print(f"plan: {planned['why']}", console)
-    if "precision" in planned:
-        _print(planned["precision"], console)
+    for line in (planned[name] for name in ("card_note", "precision") if name in planned):
+        _print(line, console)
 
 
 def _describe_cards(planned: dict[str, Any]) -> str:

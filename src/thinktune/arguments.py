@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from thinktune.errors import UserError
-from thinktune.files import expand_home
+from thinktune.files import describe_given_rows, expand_home
 
 
 def at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
@@ -14,14 +14,25 @@ def at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
     return [expand_home(path) for path in paths] if isinstance(paths, list) else paths and expand_home(paths)
 
 
+def run_at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Expand paths as `at_home` does; raises UserError where one is a file of rows, which is no run."""
+    found = at_home(paths)
+    for path in found if isinstance(found, list) else filter(None, [found]):
+        if fault := describe_given_rows(path, "a run's folder"):
+            raise UserError(fault)
+    return found
+
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=at_home)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=run_at_home)]
 RunPaths = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=at_home)
+    list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=run_at_home)
 ]
-ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=at_home)]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=run_at_home)
+]
 MaybeModelPath = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=at_home)
+    Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=run_at_home)
 ]
 ServedEndpoint = Annotated[str | None, typer.Option("--endpoint", help="Use this OpenAI-compatible server instead.")]
 EndpointModel = Annotated[

@@ -37,10 +37,10 @@ GOLDEN = """\
 rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answer = Response
   not used: id (number, in 100 % of the rows, as in 0); may be an identifier
 12 rows read: 9 to train on (TOKENS tokens, LEARNED learned), 0 held out, 3 dropped
-  blank: 1 dropped, as in rows.jsonl:6: Question: is empty
+  blank: 1 dropped (8% of all rows), as in rows.jsonl:6: Question: is empty
   literal_newline: 1 repaired, as in rows.jsonl:5: Response: contains a backslash and an n where a line should end ('第一行。\\\\n第二行。')
-  handed_answer: 1 dropped, as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
-  duplicate: 1 dropped, as in rows.jsonl:7: is the same as rows.jsonl:1
+  handed_answer: 1 dropped (8% of all rows), as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
+  duplicate: 1 dropped (8% of all rows), as in rows.jsonl:7: is the same as rows.jsonl:1
 """
 TOKENS_BY_KIND = """\
 Tokens of rows.jsonl:1, by kind:
@@ -95,7 +95,7 @@ def test_the_printed_text_is_the_golden_text(recipe_of):
         in text
     )
     assert "rendered again for 9 of them: transformers' chat template gives the same ids" in text
-    assert text.endswith("\nready: thinktune train, 15 steps\n")
+    assert text.endswith("\nready: 15 steps\n")
 
 
 def test_every_token_of_the_row_is_shown_in_the_colour_of_its_kind(recipe_of, tokenizer):

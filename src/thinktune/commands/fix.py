@@ -39,11 +39,11 @@ class Fixing:
         return validate_recipe(self.tree, "the fixed recipe")
 
 
-def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Recipe, list[str]]:
+def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Path, Recipe, list[str]]:
     """Follow the remedies for a recipe's data and template, and write what comes out beside the recipe.
 
-    Returns the new recipe, and a line about its file and about what is left to do. The file says of each choice why. No
-    file is overwritten.
+    Returns the new file and its recipe, and a line about it and about what is left to do. The file says of each choice
+    why. No file is overwritten.
     """
     if recipe.other_sources:
         raise UserError(
@@ -67,7 +67,7 @@ def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Recipe, list[str]]
     atomic_write_text(target, _format(fixing, path))
     lines = [f"{target}: written from {path.name}: {changed}; each choice has its reason there"]
     lines += [f"{target}: is not ready yet, see what is listed below"] if fixing.left else []
-    return fixing.recipe, lines
+    return target, fixing.recipe, lines
 
 
 def own_values(recipe: Recipe, path: Path) -> dict[str, Any]:

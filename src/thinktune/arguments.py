@@ -58,6 +58,36 @@ RootPath = Annotated[str, typer.Option("--root-path", help="Path below which a p
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
 ]
+Rows = Annotated[
+    Path, typer.Argument(metavar="ROWS", help="File, folder or glob of rows, such as rows.jsonl.", callback=at_home)
+]
+BaseModel = Annotated[str | None, typer.Option("--model", help="Model folder, or OWNER/NAME on a hub; else proposed.")]
+ModelHub = Annotated[Literal["modelscope", "huggingface"], typer.Option("--hub", help="Where the model comes from.")]
+PlannedCard = Annotated[
+    str | None, typer.Option("--card", help="Card to choose for, as in 4090 or 24GiB; default: the one here.")
+]
+RecipeOutput = Annotated[
+    Path | None, typer.Option("--output", help="Recipe to write; default: named after the rows.", callback=at_home)
+]
+AskNothing = Annotated[bool, typer.Option("--yes", help="Ask nothing: take what is most likely.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")]
+CleanedRows = Annotated[
+    Path | None,
+    typer.Option("--write", help="Folder for the cleaned train.jsonl and val.jsonl.", callback=at_home),
+]
+FixRecipe = Annotated[
+    bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
+]
+DoubtsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--doubts", help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=at_home
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Warnings, too, make it not ready.")]
+HourlyPrice = Annotated[
+    str | None, typer.Option("--price", help="What an hour costs, as in 2.5CNY; it tells the run's cost.")
+]
 Teacher = Annotated[
     str | None, typer.Option(help="URL[#MODEL] of a server, or a run's or model's folder; default: the base.")
 ]

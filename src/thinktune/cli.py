@@ -60,26 +60,36 @@ def demo(
 
 
 @app.command()
+def init(
+    rows: arguments.Rows,
+    model: arguments.BaseModel = None,
+    hub: arguments.ModelHub = "modelscope",
+    card: arguments.PlannedCard = None,
+    output: arguments.RecipeOutput = None,
+    yes: arguments.AskNothing = False,
+) -> None:
+    """Write a recipe that is right for these rows and this card. Exit code 0 if it is ready, 2 if not."""
+    with captured_output():
+        from thinktune.commands.init import InitOptions, ask_on_terminal, init_recipe
+
+    console = make_console()
+    ask = None if yes else ask_on_terminal(lambda question: console.input(question, markup=False))
+    with _exit_when_stopped("stopped; nothing was written"):
+        ready = init_recipe(InitOptions(rows, model, hub, card, output), say, ask)
+    if not ready:
+        raise typer.Exit(2)
+
+
+@app.command()
 def check(  # noqa: PLR0913 (each parameter is an option)
     recipe: arguments.RecipePath,
     overrides: arguments.Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")] = False,
-    write: Annotated[
-        Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=arguments.at_home)
-    ] = None,
-    fix: Annotated[
-        bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
-    ] = False,
-    doubts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=arguments.at_home
-        ),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings, too, make it not ready.")] = False,
-    price: Annotated[
-        str | None, typer.Option(help="What an hour costs, as in 2.5CNY; it tells the run's cost.")
-    ] = None,
+    as_json: arguments.AsJson = False,
+    write: arguments.CleanedRows = None,
+    fix: arguments.FixRecipe = False,
+    doubts: arguments.DoubtsFolder = None,
+    strict: arguments.Strict = False,
+    price: arguments.HourlyPrice = None,
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
     try:

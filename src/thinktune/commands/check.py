@@ -1,6 +1,5 @@
 """What a recipe will train, before any GPU time is spent: row statistics, tokens by kind, plan, disk and a verdict."""
 
-import math
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -39,7 +38,7 @@ from thinktune.planner.run_time import (
     time_as_dict,
 )
 from thinktune.planner.speed import format_speeds
-from thinktune.planner.trace import parameter_shapes
+from thinktune.planner.trace import parameter_count
 from thinktune.progress import Say, say_nothing
 from thinktune.report.doubts_page import write_doubts
 from thinktune.run.environment import shell_command
@@ -231,7 +230,7 @@ def _run_size(inputs: PlanInputs) -> RunSize:
     epochs = recipe.train.epochs
     histogram = summary["histograms"].get("whole", {"counts": []})
     return RunSize(
-        parameters=sum(map(math.prod, parameter_shapes(inputs.config))),
+        parameters=parameter_count(inputs.config),
         train_rows=round(sum(map(len, lengths)) / epochs),
         epoch_tokens=round(sum(map(sum, lengths)) / epochs),
         held_out_rows=summary["validation_rows"],

@@ -1,4 +1,4 @@
-"""Choice of a base model for a card: the largest Qwen3 that it trains in the best memory tier."""
+"""Choice of a base model for a card: the largest Qwen3 that it trains without rounding its weights."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from thinktune.planner.layer_calls import META
 from thinktune.planner.memory import Workload
 from thinktune.planner.plan import Plan, make_plan
 
-BEST_TIERS = ("fp32", "exact")
-EXACT_BYTES_PER_PARAMETER = 12  # of weights and AdamW's state; a card with less is not even planned for
+BEST_TIERS = ("fp32", "exact", "exact-bf16")  # those whose weights keep every update whole
+LEAST_BYTES_PER_PARAMETER = 8  # in those tiers, of weights and AdamW's state; a card with less is not even planned for
 ASSUMED_LONGEST_ROW_TOKENS = 2048
 ASSUMED_ROW_TOKENS = 1200
 ASSUMED_LABEL_SHARE = 0.9  # of the tokens
@@ -69,9 +69,9 @@ class ModelChoice:
 
 
 def choose_model(card: Card | None) -> ModelChoice:
-    """Choose a model for a card, or for the CPU (None): the largest whose plan has the best tier.
+    """Choose a model for a card, or for the CPU (None): the largest whose plan has one of the best tiers.
 
-    Where that of none has, the smallest. A plan counts with rows of up to 2,048 tokens and a step of the usual size.
+    Where none has, the smallest. A plan counts with rows of up to 2,048 tokens and a step of the usual size.
     """
     smallest = KNOWN_MODELS[-1]
     if card is None:
@@ -79,11 +79,11 @@ def choose_model(card: Card | None) -> ModelChoice:
             smallest, "the smallest, because there is no card here; --card NAME chooses for another machine"
         )
     for model in KNOWN_MODELS:
-        if model.parameters * EXACT_BYTES_PER_PARAMETER > card.memory_bytes:
+        if model.parameters * LEAST_BYTES_PER_PARAMETER > card.memory_bytes:
             continue
         chosen = plan_for(model, card).chosen
         if chosen and chosen.setting.memory in BEST_TIERS:
-            return ModelChoice(model, f"the largest Qwen3 that {card.name} trains without any rounding of its weights")
+            return ModelChoice(model, f"the largest Qwen3 that {card.name} trains without rounding its weights")
     found = plan_for(smallest, card)
     if found.chosen:
         tier = found.chosen.setting.memory

@@ -1,9 +1,10 @@
 """What `init`'s recipe brings, run as it is: 30, 300 and 3,000 rows of the demo's kind, on the demo's base.
 
-`python benchmarks/first_recipe.py FOLDER [--rows 30 300 3000]` needs no accelerator. It makes the demo's base once (half
-a minute on two quiet cores), writes the rows, lets `init` write a recipe for them, trains it, and prints the eval loss of
-base and best checkpoint, whether the difference is more than chance explains, and what `init` had said beforehand. The
-3,000 rows are the demo's 720 questions in five wordings each, so that held-out ones have near duplicates in training.
+`python benchmarks/first_recipe.py FOLDER [--rows 30 300 3000]` needs no accelerator. It makes the demo's base once
+(half a minute on two quiet cores), writes the rows, lets `init` write a recipe for them, and trains it. It prints
+the eval loss of base and best checkpoint, whether the difference is more than chance explains, and what `init` had said
+beforehand. The 3,000 rows are the demo's 720 questions in five wordings each, so held-out ones have near duplicates
+in training.
 """
 
 import json
@@ -57,9 +58,7 @@ def main() -> None:
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     base = make_base(given.folder)
-    print(
-        "| rows | recipe | base | best | better than chance | seconds | said beforehand |\n|---|---|---|---|---|---|---|"
-    )
+    print("| rows | recipe | base | best | better | seconds | said beforehand |\n|---|---|---|---|---|---|---|")
     for count in given.rows:
         said: list[str] = []
         file = given.folder / f"init-{count}.yaml"

@@ -10,13 +10,14 @@ import pytest
 from rich.console import Console
 from support.runs import settings
 
-from thinktune.commands.check import check_recipe, colour_tokens, print_check, verify_tokens
+from thinktune.commands.check import check_recipe, colour_tokens, finish_facts, print_check, verify_tokens
 from thinktune.config.loading import dump_recipe
 from thinktune.data.dataset import reply_digest
 from thinktune.data.export import export_rows
 from thinktune.data.pipeline import prepare, prepare_with_faults
 from thinktune.data.summary import HISTOGRAM_BINS, sparkline
 from thinktune.errors import UserError
+from thinktune.planner.run_time import parse_hourly_price
 from thinktune.tokenization import Rendered
 
 ROWS = [
@@ -213,6 +214,27 @@ def test_longer_conversations_are_written_as_messages(recipe_of, tokenizer, tmp_
     again = prepare(recipe_of([row]), tokenizer)
     assert again.train.examples() == first.train.examples()
     assert again.train.examples()[0].keypoint == "b"
+
+
+def test_warnings_count_only_if_it_is_strict_and_a_ready_recipe_ends_with_its_command(recipe_of):
+    facts = check_recipe(recipe_of(), print)[1]
+    assert {line.partition(":")[0] for line in facts["warnings"]} >= {"expert.rows_per_step", "data.validation"}
+    calm = facts | finish_facts(facts, Path("my rows.yaml"), ["train.epochs=3"])
+    assert shown(calm).splitlines()[-1].endswith("train 'my rows.yaml' train.epochs=3")
+    assert f"warning: {facts['warnings'][0]}" in shown(calm)
+    strict = facts | finish_facts(facts, Path("my rows.yaml"), [], strict=True)
+    assert (strict["verdict"], "next" in strict) == ("not ready", False)
+    assert shown(strict).splitlines()[-1] == "not ready: fix what is listed above"
+    assert finish_facts(facts | {"warnings": []}, Path("x.yaml"), [], strict=True)["verdict"] == "ready"
+
+
+def test_time_is_told_and_a_price_gives_the_cost(recipe_of):
+    plain = shown(check_recipe(recipe_of(), print)[1])
+    assert "time: " in plain
+    assert "cost: " not in plain
+    facts = check_recipe(recipe_of(), print, price=parse_hourly_price("3600CNY"))[1]
+    assert facts["cost"]["range"] == pytest.approx(facts["time"]["seconds"], abs=0.1)
+    assert "CNY at 3600 CNY an hour" in shown(facts)
 
 
 def test_a_histogram_shows_every_bin_that_holds_a_row():

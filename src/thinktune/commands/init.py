@@ -74,6 +74,8 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     model = _choose_model(options, card, say, ask)
     fixing = Fixing({"model": model, "data": {"name": str(options.rows), "max_tokens": LONGEST_READ_TOKENS}})
     follow_remedies(fixing, say_nothing, lambda changes: _pick(changes, ask))
+    if ask:
+        fixing.unsure.clear()  # the user has decided
     if fixing.prepared is not None and not fixing.left:
         _choose_sizes(fixing)
         fixing.left = tuple(try_recipe(fixing, say_nothing))
@@ -186,13 +188,14 @@ def _choose_sizes(fixing: Fixing) -> None:
     fixing.tree["data"] |= {"validation": share, "max_tokens": limit}
     fixing.tree["train"] = {"epochs": epochs, "tokens_per_step": size, "learning_rate": rate}
     lowest, highest = usual_rates(parameters)
+    together = max(1, round(size / mean))
     longest, longer = int(lengths.max()), int((lengths > limit).sum())
     fits = f"{longer:,} rows are longer" if longer else f"the longest row has {longest:,}"
     reasons = {
         "data.validation": f"{share:.0%} of {rows:,} usable rows, to tell a gain from chance",
         "data.max_tokens": f"tokens of the longest row that is trained; {fits}",
         "train.epochs": f"passes over about {train_rows:,} rows; the best checkpoint is kept",
-        "train.tokens_per_step": f"about {max(1, round(size / mean)):,} rows a step, so that there are enough steps",
+        "train.tokens_per_step": f"about {together:,} {'row' if together == 1 else 'rows'} a step, for enough steps",
         "train.learning_rate": f"for {parameters / 1e6:,.0f} million parameters; usual are {lowest:g} to {highest:g}",
     }
     for key, reason in reasons.items():
@@ -225,8 +228,7 @@ def _say_reading(fixing: Fixing, say: Say) -> None:
     if fixing.prepared is None:
         return
     summary = fixing.prepared.summary
-    chosen = any(key.startswith(("data.columns", "data.ignore")) for key in fixing.reasons)
-    how = "by what the columns hold; see the reasons in the recipe" if chosen else "sure: by their usual names"
+    how = "likely: by what the columns hold" if "data.columns" in fixing.reasons else "sure: by their usual names"
     for file in summary["files"]:
         say(f"{file['path']}: {file['rows']:,} rows, {file['format']} ({how})")
     if ignored := fixing.tree["data"].get("ignore"):

@@ -20,6 +20,7 @@ _ERRNO_IN_TEXT = re.compile(
 )
 
 
+MAX_RECIPE_BYTES = 2**20  # of a recipe in JSON; what is larger is not read to see whether it is one
 _TEXT_ROW_ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv")
 # Of files of rows, as people name them; what is in a file decides how it is read.
 ROW_FILE_ENDINGS = (
@@ -113,10 +114,12 @@ def describe_given_rows(path: Path, wanted: str) -> str | None:
 def _is_recipe(path: Path) -> bool:
     """Return True for a recipe that is written as JSON, which is YAML."""
     try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            return False
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(held, dict) and {"model", "data", "train"} & held.keys() >= {"model"}
+    return isinstance(held, dict) and "model" in held and "data" in held
 
 
 def is_safe_relative_path(name: str) -> bool:

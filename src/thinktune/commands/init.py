@@ -90,8 +90,15 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
 
 
 def ask_on_terminal(read: Ask) -> Ask | None:
-    """Return `read` where both ends are a terminal, None in a script."""
-    return read if sys.stdin.isatty() and sys.stdout.isatty() else None
+    """Return a question to the user where both ends are a terminal, None in a script; no more input means no answer."""
+
+    def ask(question: str) -> str:
+        try:
+            return read(question)
+        except EOFError:
+            return ""
+
+    return ask if sys.stdin.isatty() and sys.stdout.isatty() else None
 
 
 def _refuse_other_files(options: InitOptions) -> None:
@@ -130,10 +137,10 @@ def _choose_model(options: InitOptions, card: Card | None, say: Say, ask: Ask | 
     named = options.model
     if named is None:
         choice = choose_model(card)
-        say(f"model: {choice.model.name}, {choice.reason}")
+        size = f"{choice.model.download_gib:.1f} GiB to download, unless it is here"
+        say(f"model: {choice.model.name}, {choice.reason} ({size})")
         named = choice.model.name
-        size = f"{choice.model.download_gib:.1f} GiB"
-        if ask and (other := ask(f"model [{named}, {size} to download once]: ").strip()):
+        if ask and (other := ask(f"another model, or Enter for {named}: ").strip()):
             named = other
     if Path(named).expanduser().exists():
         return {"name": named}

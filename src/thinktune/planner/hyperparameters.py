@@ -160,7 +160,7 @@ def _few_steps(recipe: Recipe, size: RunSize) -> tuple[str, bool] | None:
     """Return a sentence about too few steps, and whether a setting would make more; None where there are enough."""
     if size.steps >= MIN_STEPS:
         return None
-    short = f"a run of {size.steps:,} {'step' if size.steps == 1 else 'steps'} is too short to learn"
+    short = f"a run of {size.steps:,} {'step' if size.steps == 1 else 'steps'} is short and may learn little"
     train, epochs = recipe.train, recipe.train.epochs
     if size.train_rows * epochs < MIN_STEPS:  # even with one row a step
         epochs = max(epochs, suit_epochs(size.parameters, size.train_rows))

@@ -33,14 +33,14 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from thinktune.data.reading.readers import read_rows
-from thinktune.data.reading.row_names import SUFFIXES
 from thinktune.errors import UserError
+from thinktune.files import ROW_FILE_ENDINGS
 
 DAMAGED, MADE_UP = 100, 25  # inputs of each format in a round
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 # Every form, and of the compressed ones each compression with each kind of text.
 FUZZED = [
-    *(suffix for suffix in SUFFIXES if not suffix.endswith(PACKED)),
+    *(suffix for suffix in ROW_FILE_ENDINGS if not suffix.endswith(PACKED)),
     *(text + packed for text in (".jsonl", ".json", ".csv") for packed in PACKED),
 ]
 ENCODINGS = (*["utf-8"] * 5, "utf-8-sig", "gb18030", "utf-16", "latin-1")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from thinktune.errors import UserError
-from thinktune.files import expand_home
+from thinktune.files import describe_given_rows, expand_home
 
 
 def at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
@@ -14,14 +14,25 @@ def at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
     return [expand_home(path) for path in paths] if isinstance(paths, list) else paths and expand_home(paths)
 
 
+def run_at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Expand paths as `at_home` does; raises UserError where one is a file of rows, which is no run."""
+    found = at_home(paths)
+    for path in found if isinstance(found, list) else filter(None, [found]):
+        if fault := describe_given_rows(path, "a run's folder"):
+            raise UserError(fault)
+    return found
+
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=at_home)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=run_at_home)]
 RunPaths = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=at_home)
+    list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=run_at_home)
 ]
-ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=at_home)]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=run_at_home)
+]
 MaybeModelPath = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=at_home)
+    Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=run_at_home)
 ]
 AverageWeight = Annotated[
     float, typer.Argument(metavar="WEIGHT", help="The tuned model's share, between 0 and 1, such as 0.7.")
@@ -49,6 +60,36 @@ AllowHosts = Annotated[
 RootPath = Annotated[str, typer.Option("--root-path", help="Path below which a proxy offers the server.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
+]
+Rows = Annotated[
+    Path, typer.Argument(metavar="ROWS", help="File, folder or glob of rows, such as rows.jsonl.", callback=at_home)
+]
+BaseModel = Annotated[str | None, typer.Option("--model", help="Model folder, or OWNER/NAME on a hub; else proposed.")]
+ModelHub = Annotated[Literal["modelscope", "huggingface"], typer.Option("--hub", help="Where the model comes from.")]
+PlannedCard = Annotated[
+    str | None, typer.Option("--card", help="Card to choose for, as in 4090 or 24GiB; default: the one here.")
+]
+RecipeOutput = Annotated[
+    Path | None, typer.Option("--output", help="Recipe to write; default: named after the rows.", callback=at_home)
+]
+AskNothing = Annotated[bool, typer.Option("--yes", help="Ask nothing: take what is most likely.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")]
+CleanedRows = Annotated[
+    Path | None,
+    typer.Option("--write", help="Folder for the cleaned train.jsonl and val.jsonl.", callback=at_home),
+]
+FixRecipe = Annotated[
+    bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
+]
+DoubtsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--doubts", help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=at_home
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Warnings, too, make it not ready.")]
+HourlyPrice = Annotated[
+    str | None, typer.Option("--price", help="What an hour costs, as in 2.5CNY; it tells the run's cost.")
 ]
 Teacher = Annotated[
     str | None, typer.Option(help="URL[#MODEL] of a server, or a run's or model's folder; default: the base.")

@@ -60,27 +60,41 @@ def demo(
 
 
 @app.command()
-def check(
+def init(
+    rows: arguments.Rows,
+    model: arguments.BaseModel = None,
+    hub: arguments.ModelHub = "modelscope",
+    card: arguments.PlannedCard = None,
+    output: arguments.RecipeOutput = None,
+    yes: arguments.AskNothing = False,
+) -> None:
+    """Write a recipe that is right for these rows and this card. Exit code 0 if it is ready, 2 if not."""
+    with captured_output():
+        from thinktune.commands.init import InitOptions, ask_on_terminal, init_recipe
+
+    console = make_console()
+    ask = None if yes else ask_on_terminal(lambda question: console.input(question, markup=False))
+    with _exit_when_stopped("stopped; nothing was written"):
+        ready = init_recipe(InitOptions(rows, model, hub, card, output), say, ask)
+    if not ready:
+        raise typer.Exit(2)
+
+
+@app.command()
+def check(  # noqa: PLR0913 (each parameter is an option)
     recipe: arguments.RecipePath,
     overrides: arguments.Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")] = False,
-    write: Annotated[
-        Path | None, typer.Option(help="Folder for the cleaned train.jsonl and val.jsonl.", callback=arguments.at_home)
-    ] = None,
-    fix: Annotated[
-        bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
-    ] = False,
-    doubts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=arguments.at_home
-        ),
-    ] = None,
+    as_json: arguments.AsJson = False,
+    write: arguments.CleanedRows = None,
+    fix: arguments.FixRecipe = False,
+    doubts: arguments.DoubtsFolder = None,
+    strict: arguments.Strict = False,
+    price: arguments.HourlyPrice = None,
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
     try:
         with _exit_when_stopped("stopped; nothing was written"):
-            ready = _check(recipe, overrides or [], as_json, _Outputs(write, doubts, fix))
+            ready = _check(recipe, overrides or [], as_json, _CheckOptions(write, doubts, fix, strict, price))
     except (UserError, OSError) as error:
         if not as_json:
             raise
@@ -92,50 +106,53 @@ def check(
 
 
 @dataclass(frozen=True, slots=True)
-class _Outputs:
-    """What `check` writes besides its facts: folders for cleaned rows and for doubts, and a fixed recipe."""
+class _CheckOptions:
+    """Options of `check`: folders for cleaned rows and for doubts, whether to fix the recipe, and how it judges."""
 
     rows: Path | None
     doubts: Path | None
     fixed: bool
+    strict: bool
+    price: str | None
 
 
-def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs) -> bool:
+def _check(recipe: Path, overrides: list[str], as_json: bool, options: _CheckOptions) -> bool:
     loaded = _load_recipe(recipe, overrides, say_to_stderr)
-    write, doubts, written = outputs.rows, outputs.doubts, list[str]()
+    write, doubts, written = options.rows, options.doubts, list[str]()
     with captured_output():
         from thinktune.data.export import export_rows, refuse_existing
         from thinktune.data.rows_first import prepare_rows_first
 
     if write:
         refuse_existing(write)
-    first = None if outputs.fixed else prepare_rows_first(loaded, say_to_stderr)
+    first = None if options.fixed else prepare_rows_first(loaded, say_to_stderr)
     with captured_output():
         from thinktune.commands import check_recipe, print_check
-        from thinktune.commands.check import peak_memory_mib, write_doubts_page
+        from thinktune.commands.check import finish_facts, peak_memory_mib, read_price, write_doubts_page
         from thinktune.commands.fix import fix_recipe
 
-    if outputs.fixed:
-        loaded, written = fix_recipe(recipe, loaded, say_to_stderr)
+    price = read_price(options.price)
+    if options.fixed:
+        recipe, loaded, written = fix_recipe(recipe, loaded, say_to_stderr)
+        overrides = []  # which the fixed recipe holds
     try:
-        prepared, facts = check_recipe(loaded, say_to_stderr, first)
+        prepared, facts = check_recipe(loaded, say_to_stderr, first, price)
     except UserError:
         for line in written:
             say_to_stderr(line)
         raise
-    ready = facts["verdict"] == "ready"
     if write and not prepared.stop_reasons:
         written += export_rows(prepared, write, None if loaded.is_mixture else loaded.data.system)
     elif write:
         written.append(f"{write}: nothing is written, because the rows are not ready")
     if doubts:
         written += write_doubts_page(loaded, doubts)
-    facts |= {"written": written} if written else {}
+    facts |= finish_facts(facts, recipe, overrides, strict=options.strict) | ({"written": written} if written else {})
     if as_json:
         print_json(facts | {"peak_memory_mib": peak_memory_mib()})
     else:
         print_check(facts, make_console())
-    return ready
+    return facts["verdict"] == "ready"
 
 
 @app.command()

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -16,6 +17,16 @@ DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)  # the disk is full, or the user
 # error's, Rust's thread pool, and torch's mmap.
 _ERRNO_IN_TEXT = re.compile(
     r"\(os error (\d+)\)|\[Errno (\d+)\]|Os \{ code: (\d+)|unable to (?:open|mmap|map|stat|read)\b.*: [^:()]+ \((\d+)\)"
+)
+
+
+MAX_RECIPE_BYTES = 2**20  # of a recipe in JSON; what is larger is not read to see whether it is one
+_TEXT_ROW_ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv")
+# Of files of rows, as people name them; what is in a file decides how it is read.
+ROW_FILE_ENDINGS = (
+    *_TEXT_ROW_ENDINGS,
+    *(".parquet", ".arrow", ".feather", ".xlsx", ".xlsm", ".zip"),
+    *(ending + packed for packed in (".gz", ".bz2", ".xz", ".zst") for ending in _TEXT_ROW_ENDINGS),
 )
 
 
@@ -87,6 +98,28 @@ def expand_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError as error:
         raise FileNotFoundError(errno.ENOENT, "there is no such user's home", str(path)) from error
+
+
+def describe_given_rows(path: Path, wanted: str) -> str | None:
+    """Return what to do where a path is a file of rows and something else is `wanted`, as in "a recipe"; else None."""
+    name = path.name.lower()
+    if not name.endswith(ROW_FILE_ENDINGS) or not path.is_file() or (name.endswith(".json") and _is_recipe(path)):
+        return None
+    return (
+        f"{path}: holds rows, and {wanted} belongs here; write a recipe for them first: "
+        f"thinktune init {shlex.quote(str(path))}"
+    )
+
+
+def _is_recipe(path: Path) -> bool:
+    """Return True for a recipe that is written as JSON, which is YAML."""
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            return False
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(held, dict) and "model" in held and "data" in held
 
 
 def is_safe_relative_path(name: str) -> bool:

@@ -12,7 +12,7 @@ from support.runs import quiet, settings, small_tree_of
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from thinktune.checkpoint.portable_config import portable_config
-from thinktune.demo.pipeline import _make_initial_model, write_rows
+from thinktune.demo.pipeline import make_initial_model, write_rows
 from thinktune.files import read_json, write_json
 from thinktune.model.text_part import text_config
 from thinktune.model.twin import fill_weights
@@ -107,7 +107,7 @@ def test_a_folder_as_transformers_5_saves_it_fails(transformers_4, tmp_path, old
 
 def test_the_demos_base_is_the_same_model_in_transformers_4(transformers_4, tmp_path):
     write_rows(tmp_path / "rows")
-    _make_initial_model(tmp_path)
+    make_initial_model(tmp_path)
     assert_same_in_all(transformers_4, tmp_path / "start", tmp_path)
 
 

@@ -10,13 +10,14 @@ import pytest
 from rich.console import Console
 from support.runs import settings
 
-from thinktune.commands.check import check_recipe, colour_tokens, print_check, verify_tokens
+from thinktune.commands.check import check_recipe, colour_tokens, finish_facts, print_check, verify_tokens
 from thinktune.config.loading import dump_recipe
 from thinktune.data.dataset import reply_digest
 from thinktune.data.export import export_rows
 from thinktune.data.pipeline import prepare, prepare_with_faults
 from thinktune.data.summary import HISTOGRAM_BINS, sparkline
 from thinktune.errors import UserError
+from thinktune.planner.run_time import parse_hourly_price
 from thinktune.tokenization import Rendered
 
 ROWS = [
@@ -37,10 +38,10 @@ GOLDEN = """\
 rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answer = Response
   not used: id (number, in 100 % of the rows, as in 0); may be an identifier
 12 rows read: 9 to train on (TOKENS tokens, LEARNED learned), 0 held out, 3 dropped
-  blank: 1 dropped, as in rows.jsonl:6: Question: is empty
+  blank: 1 dropped (8% of all rows), as in rows.jsonl:6: Question: is empty
   literal_newline: 1 repaired, as in rows.jsonl:5: Response: contains a backslash and an n where a line should end ('第一行。\\\\n第二行。')
-  handed_answer: 1 dropped, as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
-  duplicate: 1 dropped, as in rows.jsonl:7: is the same as rows.jsonl:1
+  handed_answer: 1 dropped (8% of all rows), as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
+  duplicate: 1 dropped (8% of all rows), as in rows.jsonl:7: is the same as rows.jsonl:1
 """
 TOKENS_BY_KIND = """\
 Tokens of rows.jsonl:1, by kind:
@@ -95,7 +96,7 @@ def test_the_printed_text_is_the_golden_text(recipe_of):
         in text
     )
     assert "rendered again for 9 of them: transformers' chat template gives the same ids" in text
-    assert text.endswith("\nready: thinktune train, 15 steps\n")
+    assert text.endswith("\nready: 15 steps\n")
 
 
 def test_every_token_of_the_row_is_shown_in_the_colour_of_its_kind(recipe_of, tokenizer):
@@ -213,6 +214,27 @@ def test_longer_conversations_are_written_as_messages(recipe_of, tokenizer, tmp_
     again = prepare(recipe_of([row]), tokenizer)
     assert again.train.examples() == first.train.examples()
     assert again.train.examples()[0].keypoint == "b"
+
+
+def test_warnings_count_only_if_it_is_strict_and_a_ready_recipe_ends_with_its_command(recipe_of):
+    facts = check_recipe(recipe_of(), print)[1]
+    assert {line.partition(":")[0] for line in facts["warnings"]} >= {"expert.rows_per_step", "data.validation"}
+    calm = facts | finish_facts(facts, Path("my rows.yaml"), ["train.epochs=3"])
+    assert shown(calm).splitlines()[-1].endswith("train 'my rows.yaml' train.epochs=3")
+    assert f"warning: {facts['warnings'][0]}" in shown(calm)
+    strict = facts | finish_facts(facts, Path("my rows.yaml"), [], strict=True)
+    assert (strict["verdict"], "next" in strict) == ("not ready", False)
+    assert shown(strict).splitlines()[-1] == "not ready: fix what is listed above"
+    assert finish_facts(facts | {"warnings": []}, Path("x.yaml"), [], strict=True)["verdict"] == "ready"
+
+
+def test_time_is_told_and_a_price_gives_the_cost(recipe_of):
+    plain = shown(check_recipe(recipe_of(), print)[1])
+    assert "time: " in plain
+    assert "cost: " not in plain
+    facts = check_recipe(recipe_of(), print, price=parse_hourly_price("3600CNY"))[1]
+    assert facts["cost"]["range"] == pytest.approx(facts["time"]["seconds"], abs=0.1)
+    assert "CNY at 3600 CNY an hour" in shown(facts)
 
 
 def test_a_histogram_shows_every_bin_that_holds_a_row():

@@ -22,8 +22,8 @@ def fix(tree, rows, tokenizer, **data):
     folder = Path(tree["data"]["name"]).parent
     values = {"name": None, "model": tree["model"], "data": {"name": tree["data"]["name"], "validation": 0.0} | data}
     (folder / "mine.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
-    recipe, lines = fix_recipe(folder / "mine.yaml", load_recipe(folder / "mine.yaml"), lambda _: None)
-    file = Path(lines[0].partition(":")[0])
+    file, recipe, lines = fix_recipe(folder / "mine.yaml", load_recipe(folder / "mine.yaml"), lambda _: None)
+    assert lines[0].startswith(f"{file}: ")
     written = load_recipe(file)
     assert written.data == recipe.data
     assert written.model == recipe.model

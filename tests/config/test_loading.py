@@ -99,7 +99,7 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
         ("expert=7", "expert: holds 7"),
         ("expert.log_every_steps=0", r"expert\.log_every_steps: .* \(it is 0\)"),
         ("train.bets=1", r"did you mean expert\.betas\?"),
-        ("batch_tokens=1", r"did you mean expert\.batch_tokens\?"),
+        ("batch_tokens=1", r"write it as expert\.batch_tokens"),
         ("data.validation=0.7", "0.7"),
         ("train.loss=ce", r"train\.loss: .*'cross_entropy' or 'dft' \(it is 'ce'\)"),
         ("train.weights=2", r"train\.weights: is 2; write parts and their weights"),

@@ -58,7 +58,7 @@ def test_a_table_or_a_list_in_gbk_is_refused_or_repaired_as_a_whole(tmp_path, na
     file = write(tmp_path, name + packed, WHOLE[name].encode("gb18030"))
     why = refusal(file)
     assert why.startswith(": is GBK, not UTF-8 (line ")
-    assert why.endswith("save it as UTF-8, or set data.faults.encoding: repair")
+    assert why.endswith("save it as UTF-8, or write data.faults: {encoding: repair}")
     rows = read(file, repair=True)
     assert [row.columns for row in rows] == CHINESE
     assert [(fault, action) for fault, action, _ in findings_of(rows[0])] == [("encoding", "repaired")]

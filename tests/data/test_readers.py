@@ -11,13 +11,13 @@ import pytest
 from support.row_files import GOOD, ROWS, as_file, findings_of, lines, read, refusal, table, write
 
 from thinktune.data.reading.readers import read_rows
-from thinktune.data.reading.sources import SUFFIXES
+from thinktune.files import ROW_FILE_ENDINGS
 
 BOM = codecs.BOM_UTF8
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", ROW_FILE_ENDINGS)
 def test_every_format_gives_the_same_rows(tmp_path, suffix):
     read_back = read(as_file(tmp_path, suffix, ROWS))
     assert [row.columns for row in read_back] == ROWS
@@ -178,7 +178,7 @@ def test_a_byte_order_mark_is_read_past_and_reported_once(tmp_path, name):
 
 @pytest.mark.parametrize("file", ["", None])
 def test_what_cannot_be_opened_is_refused(tmp_path, file):
-    for suffix in SUFFIXES:
+    for suffix in ROW_FILE_ENDINGS:
         place = tmp_path / f"{suffix.strip('.')}{suffix}"
         if file == "":
             place.mkdir()

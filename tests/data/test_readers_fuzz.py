@@ -13,8 +13,8 @@ from support.row_files import PACKED, ROWS, as_file, packed, table
 
 from thinktune.data.reading.places import split_place
 from thinktune.data.reading.readers import read_rows
-from thinktune.data.reading.row_names import SUFFIXES
 from thinktune.errors import UserError
+from thinktune.files import ROW_FILE_ENDINGS
 
 ENCODINGS = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "gb18030", "utf-16", "latin-1"])
 HARD = [
@@ -101,7 +101,7 @@ def damaged(draw, whole):
 @pytest.fixture(scope="module")
 def whole_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return {suffix: as_file(folder, suffix, ROWS).read_bytes() for suffix in SUFFIXES}
+    return {suffix: as_file(folder, suffix, ROWS).read_bytes() for suffix in ROW_FILE_ENDINGS}
 
 
 @pytest.mark.parametrize("suffix", FUZZED)

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from thinktune.data.reading.sources import SUFFIXES
 from thinktune.data.reading.sources import match_files as find_files
 from thinktune.errors import UserError
+from thinktune.files import ROW_FILE_ENDINGS
 
 
 def place(folder, *names):
@@ -50,7 +50,7 @@ def test_a_path_a_folder_and_a_glob_mean_files(tmp_path, name, pattern, expected
 
 
 def test_every_ending_is_found_in_any_case(tmp_path):
-    names = [f"rows{number}{suffix}" for number, suffix in enumerate(SUFFIXES)] + ["rowsX.JSONL.GZ"]
+    names = [f"rows{number}{suffix}" for number, suffix in enumerate(ROW_FILE_ENDINGS)] + ["rowsX.JSONL.GZ"]
     place(tmp_path, *names)
     assert found(tmp_path, ".") == sorted(names)
 

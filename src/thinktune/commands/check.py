@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,22 @@ from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.loading import many_ranks_fault
 from thinktune.model.low_precision.float8 import require_float8
 from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_setting
+from thinktune.planner.hyperparameters import RunSize, advise
 from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
+from thinktune.planner.run_time import (
+    HourlyPrice,
+    RunTokens,
+    cpu_speeds,
+    describe_time,
+    parse_hourly_price,
+    run_seconds,
+    time_as_dict,
+)
 from thinktune.planner.speed import format_speeds
+from thinktune.planner.trace import parameter_count
 from thinktune.progress import Say, say_nothing
 from thinktune.report.doubts_page import write_doubts
+from thinktune.run.environment import shell_command
 from thinktune.terminal import guard_console, show_controls
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
 from thinktune.tokenization.chat_template import reference_ids
@@ -60,11 +72,14 @@ MAX_RERENDERED = 1000  # examples
 SHOWN_BATCH_TOKENS = 8192  # of a batch for which the price of padding is shown, where the recipe names none
 
 
-def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tuple[Prepared, dict[str, Any]]:
+def check_recipe(
+    recipe: Recipe, say: Say, first: RowsFirst | None = None, price: HourlyPrice | None = None
+) -> tuple[Prepared, dict[str, Any]]:
     """Admit a recipe's model, prepare its rows unless they were `first`, and collect facts about them as plain values.
 
-    A run cannot start while `stops` among the facts is not empty. Raises UserError if a file cannot be read, or the
-    model cannot be trained.
+    A run cannot start while `stops` among the facts is not empty, and may not learn where there are `warnings`; `notes`
+    are what no setting can change. With a `price` the facts say what the run costs. Raises UserError if a file cannot
+    be read, or the model cannot be trained.
     """
     source, trusted = locate_model(recipe), recipe.model.trust_remote_code
     if first and first.source != source:  # the hub has another one by now
@@ -95,6 +110,8 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
             "evaluate_every_steps": evaluation_interval_steps(recipe, steps),
             "plan": planned,
             **account_for_sources(recipe, prepared, steps),
+            **advise(recipe, _run_size(inputs)).as_dict(),
+            **_time_and_cost(inputs, planned, price),
         }
         if recipe.train.average is not None:
             facts["averaging"] = describe_cost(recipe, prepared)
@@ -113,6 +130,20 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
             if shortage and not recipe.plan.card:  # with a card named, it may be meant for another machine
                 facts["stops"].append(shortage)
     return prepared, facts | {"verdict": "not ready" if facts["stops"] else "ready"}
+
+
+def finish_facts(
+    facts: Mapping[str, Any], recipe: Path, overrides: Sequence[str], *, strict: bool = False
+) -> dict[str, Any]:
+    """Return the verdict on a recipe's facts, where warnings count if it is strict, and the line to paste next."""
+    ready = facts["verdict"] == "ready" and not (strict and facts["warnings"])
+    following = {"next": shell_command("train", recipe, *overrides)} if ready else {}
+    return {"verdict": "ready" if ready else "not ready", "strict": strict} | following
+
+
+def read_price(text: str | None) -> HourlyPrice | None:
+    """Read the price of an hour; raises UserError for a text that is none."""
+    return parse_hourly_price(text) if text else None
 
 
 def _admit(recipe: Recipe, source: Path, first: RowsFirst | None) -> Admitted:
@@ -207,6 +238,44 @@ def _plan(inputs: PlanInputs) -> tuple[MemoryTierName | None, dict[str, Any]]:
     return made.chosen and made.chosen.setting.memory, plan.plan_as_dict(made) | slow
 
 
+def _run_size(inputs: PlanInputs) -> RunSize:
+    """Describe a run to those who judge its hyper-parameters."""
+    recipe, summary, lengths = inputs.recipe, inputs.prepared.summary, inputs.step_lengths
+    epochs = recipe.train.epochs
+    histogram = summary["histograms"].get("whole", {"counts": []})
+    return RunSize(
+        parameters=parameter_count(inputs.config),
+        train_rows=round(sum(map(len, lengths)) / epochs),
+        epoch_tokens=round(sum(map(sum, lengths)) / epochs),
+        held_out_rows=summary["validation_rows"],
+        rows_read=summary["rows_read"],
+        steps=len(inputs.steps),
+        replies=sum(histogram["counts"]),
+        over={int(tokens): count for tokens, count in summary["over"].items()},
+        context_tokens=getattr(inputs.config, "max_position_embeddings", None),
+    )
+
+
+def _time_and_cost(inputs: PlanInputs, planned: dict[str, Any], price: HourlyPrice | None) -> dict[str, Any]:
+    """Return how long a run takes and what it costs; nothing where no speed is known."""
+    recipe, steps = inputs.recipe, inputs.steps
+    if planned.get("card") == "cpu":
+        speeds, basis = (
+            cpu_speeds(inputs.config, inputs.prepared.train.lengths),
+            "from a matrix product timed on this CPU",
+        )
+    else:
+        chosen = next((option for option in planned["options"] if option["chosen"]), {})
+        speeds, basis = chosen.get("predicted_range"), f"predicted for {planned.get('card')}"
+    if not speeds:
+        return {}
+    evaluations = 1 + -(-len(steps) // evaluation_interval_steps(recipe, steps))
+    held_out = int(inputs.prepared.validation.lengths.sum()) * evaluations
+    sampled = recipe.generate.sample_share if recipe.generate.sample_questions and held_out else 0.0
+    tokens = RunTokens(sum(map(sum, inputs.step_lengths)), held_out, sampled)
+    return time_as_dict(run_seconds(tokens, tuple(speeds)), basis, price)
+
+
 def print_check(facts: dict[str, Any], console: Console) -> None:
     """Print the facts of `check_recipe`, the verdict last; no secret among them is shown."""
     guard_console(console)
@@ -226,15 +295,28 @@ def print_check(facts: dict[str, Any], console: Console) -> None:
         _print_plan(facts["plan"], console)
     if "averaging" in facts:
         _print(facts["averaging"], console)
+    for line in describe_time(facts):
+        _print(line, console)
     if "disk" in facts:
         _print(disk_space.describe_disk(facts["disk"]), console, None if facts["disk"]["fits"] else "red")
     for line in facts.get("written", ()):
         _print(line, console)
+    _print_verdict(facts, console)
+
+
+def _print_verdict(facts: Mapping[str, Any], console: Console) -> None:
+    """Print what speaks against a run, the verdict, and the command that starts it."""
+    for note in facts.get("notes", ()):
+        _print(f"note: {note}", console)
+    for warning in facts.get("warnings", ()):
+        _print(f"warning: {warning}", console, "yellow")
     for stop in facts["stops"]:
         _print(f"  {stop}", console, "red")
     ready = facts["verdict"] == "ready"
-    rest = f"thinktune train, {facts['steps']:,} steps" if ready else "fix what is listed above"
+    rest = f"{facts['steps']:,} steps" if ready else "fix what is listed above"
     console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
+    if ready and "next" in facts:
+        _print(facts["next"], console)
 
 
 def _print(line: str, console: Console, style: str | None = None) -> None:
@@ -289,8 +371,8 @@ def _print_plan(planned: dict[str, Any], console: Console) -> None:
         console.print(table)
         _print_networks(planned["networks"], console)
     _print(f"plan: {planned['why']}", console)
-    if "precision" in planned:
-        _print(planned["precision"], console)
+    for line in (planned[name] for name in ("card_note", "precision") if name in planned):
+        _print(line, console)
 
 
 def _describe_cards(planned: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The recipe that `check` would choose: every remedy it names is followed, and the result is written beside."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
@@ -30,6 +30,7 @@ class Fixing:
 
     tree: dict[str, Any]
     reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by `section.key`
+    unsure: list["Change"] = field(default_factory=list["Change"])  # other readings, which were not chosen
     left: tuple[str, ...] = ()
     prepared: Prepared | None = None
 
@@ -39,11 +40,11 @@ class Fixing:
         return validate_recipe(self.tree, "the fixed recipe")
 
 
-def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Recipe, list[str]]:
+def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Path, Recipe, list[str]]:
     """Follow the remedies for a recipe's data and template, and write what comes out beside the recipe.
 
-    Returns the new recipe, and a line about its file and about what is left to do. The file says of each choice why. No
-    file is overwritten.
+    Returns the new file and its recipe, and a line about it and about what is left to do. The file says of each choice
+    why. No file is overwritten.
     """
     if recipe.other_sources:
         raise UserError(
@@ -51,23 +52,36 @@ def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Recipe, list[str]]
             "is the source that needs it, and copy what it chooses"
         )
     fixing = Fixing(own_values(recipe, path))
+    follow_remedies(fixing, say)
+    changed = ", ".join(fixing.reasons) or "nothing had to change"
+    if fixing.prepared is not None:
+        write_out_choices(fixing, fixing.prepared.summary)
+    target = free_name(path, ".fixed")
+    heading = f"Written by thinktune check --fix from {path.name}, which is unchanged; reasons stand above each choice."
+    atomic_write_text(target, format_recipe(fixing, heading))
+    lines = [f"{target}: written from {path.name}: {changed}; each choice has its reason there"]
+    lines += [f"{target}: is not ready yet, see what is listed below"] if fixing.left else []
+    return target, fixing.recipe, lines
+
+
+def take_first(changes: Sequence["Change"]) -> "Change":
+    """Choose the first of several readings, which is the most likely."""
+    return changes[0]
+
+
+def follow_remedies(fixing: Fixing, say: Say, pick: Callable[[Sequence["Change"]], "Change"] = take_first) -> None:
+    """Follow remedies until the rows are ready or nothing helps; `pick` chooses among those of one sentence."""
     for _ in range(MAX_ROUNDS):
-        stops = _try(fixing, say)
-        change = _choose(stops, fixing.tree)
+        stops = try_recipe(fixing, say)
+        changes = _choices(stops, fixing.tree)
         fixing.left = tuple(stops)
-        if change is None:
+        if not changes:
             break
+        change = pick(changes)
+        fixing.unsure += [other for other in changes if other is not change]
         for key, value in change.values.items():
             _apply(fixing.tree, key, value)
             fixing.reasons.setdefault(key, []).append(change.sentence)
-    changed = ", ".join(fixing.reasons) or "nothing had to change"
-    if fixing.prepared is not None:
-        _write_out_choices(fixing, fixing.prepared.summary)
-    target = _free_name(path)
-    atomic_write_text(target, _format(fixing, path))
-    lines = [f"{target}: written from {path.name}: {changed}; each choice has its reason there"]
-    lines += [f"{target}: is not ready yet, see what is listed below"] if fixing.left else []
-    return fixing.recipe, lines
 
 
 def own_values(recipe: Recipe, path: Path) -> dict[str, Any]:
@@ -94,7 +108,7 @@ def own_values(recipe: Recipe, path: Path) -> dict[str, Any]:
     return tree | ({"expert": expert} if expert else {})
 
 
-def _try(fixing: Fixing, say: Say) -> list[str]:
+def try_recipe(fixing: Fixing, say: Say) -> list[str]:
     """Return why a run with the recipe cannot start, as far as its rows and its template decide."""
     recipe = fixing.recipe
     try:
@@ -108,17 +122,18 @@ def _try(fixing: Fixing, say: Say) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class Change:
     """Settings that a sentence proposes together."""
 
     values: Mapping[str, Any]
     sentence: str
 
 
-def _choose(stops: Sequence[str], tree: Mapping[str, Any]) -> _Change | None:
-    """Choose a proposed change that changes something: one that trains reasoning first, else the last sentence's first.
+def _choices(stops: Sequence[str], tree: Mapping[str, Any]) -> list[Change]:
+    """Return proposed changes that change something, the best first, and beside it others of the same sentence.
 
-    A remedy for a whole file stands after the sentences about its columns.
+    One that trains reasoning is best, else the last sentence's first: a remedy for a whole file stands after the
+    sentences about its columns.
     """
     changes = [change for stop in reversed(stops) for change in read_changes(stop)]
     new = [change for change in changes if any(_changes(tree, key, value) for key, value in change.values.items())]
@@ -127,10 +142,11 @@ def _choose(stops: Sequence[str], tree: Mapping[str, Any]) -> _Change | None:
         for change in new
         if "reasoning" in _as_dict(change.values.get("data.columns")) and not _has_reasoning(tree)
     ]
-    return next(iter((*reasoning, *new)), None)
+    best = next(iter((*reasoning, *new)), None)
+    return [] if best is None else [best, *(one for one in new if one is not best and one.sentence == best.sentence)]
 
 
-def read_changes(sentence: str) -> Iterator[_Change]:
+def read_changes(sentence: str) -> Iterator[Change]:
     """Read the changes of the recipe that a sentence proposes, as in `write data.ignore: [a] and data.columns: {…}`."""
     values: dict[str, Any] = {}
     end = 0
@@ -139,7 +155,7 @@ def read_changes(sentence: str) -> Iterator[_Change]:
             continue  # inside the value before
         together = sentence[end : found.start(1)] == " and "
         if values and not together:
-            yield _Change(values, sentence)
+            yield Change(values, sentence)
             values = {}
         text, end = _value_at(sentence, found.end())
         try:
@@ -147,7 +163,7 @@ def read_changes(sentence: str) -> Iterator[_Change]:
         except YamlSyntaxError:
             continue
     if values:
-        yield _Change(values, sentence)
+        yield Change(values, sentence)
 
 
 def _value_at(sentence: str, start: int) -> tuple[str, int]:
@@ -196,7 +212,7 @@ def _has_reasoning(tree: Mapping[str, Any]) -> bool:
     return "reasoning" in _as_dict(_as_dict(tree.get("data")).get("columns"))
 
 
-def _write_out_choices(fixing: Fixing, summary: Mapping[str, Any]) -> None:
+def write_out_choices(fixing: Fixing, summary: Mapping[str, Any]) -> None:
     """Write out what was chosen without a word of the recipe: the mapping, and the policies of faults that were met."""
     data = fixing.tree["data"]
     formats = {file["format"]: file["columns"] for file in summary["files"] if file["rows"]}
@@ -225,19 +241,18 @@ def _write_out_choices(fixing: Fixing, summary: Mapping[str, Any]) -> None:
         )
 
 
-def _free_name(path: Path) -> Path:
-    """Return a name beside the recipe that no file has."""
+def free_name(path: Path, ending: str = "") -> Path:
+    """Return a name beside a recipe, with an ending to its stem, that no file has."""
     names = (
-        path.with_name(f"{path.stem}.fixed{number}{path.suffix}") for number in chain([""], (f"-{n}" for n in count(2)))
+        path.with_name(f"{path.stem}{ending}{number}{path.suffix}")
+        for number in chain([""], (f"-{n}" for n in count(2)))
     )
     return next(name for name in names if not name.exists())
 
 
-def _format(fixing: Fixing, path: Path) -> str:
-    """Write the recipe, each choice below its reasons."""
-    lines = [
-        f"# Written by thinktune check --fix from {path.name}, which is unchanged; reasons stand above each choice."
-    ]
+def format_recipe(fixing: Fixing, heading: str) -> str:
+    """Write the recipe below a heading, each choice below its reasons."""
+    lines = [f"# {heading}"]
     lines += [f"# Not ready: {_comment(sentence)}" for sentence in fixing.left]
     for section, values in fixing.tree.items():
         lines.append("")

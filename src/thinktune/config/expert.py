@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from thinktune.config.foreign_keys import answer_foreign_key, own_places
+
 # Name under `expert:` -> the schema's field. Recipes may still use the field itself, the former place.
 EXPERT_FIELDS = {
     "split": "data.split",
@@ -77,6 +79,12 @@ def of_replay(sentence: str) -> str:
     return f"data.replay: {listed} (data.1 is the replay once data is a list of your rows and of it)"
 
 
+def answer_unknown_key(leaf: str) -> str | None:
+    """Say what a key is here that another trainer has, or that stands at another place; None for any other."""
+    places = " or ".join(map(recipe_key, own_places(leaf)))
+    return answer_foreign_key(leaf) or (f"write it as {places}" if places else None)
+
+
 def any_source_key(field: str) -> str:
     """Return the field by which the first source holds what a field of any source is."""
     if not field.startswith(f"{OTHER_SOURCES}."):
@@ -110,7 +118,8 @@ def to_fields(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for name, value in expert.items():
         field = EXPERT_FIELDS.get(name)
         if field is None:
-            faults.append(f"expert.{name}: unknown key; known are {', '.join(EXPERT_FIELDS)}")
+            answer = answer_unknown_key(str(name)) or f"known are {', '.join(EXPERT_FIELDS)}"
+            faults.append(f"expert.{name}: unknown key; {answer}")
         elif has_key(tree, field):
             faults.append(f"expert.{name}, {field}: are one setting; keep the first")
         else:

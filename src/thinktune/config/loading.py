@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from thinktune.config.expert import (
     EXPERT_FIELDS,
     OTHER_SOURCES,
+    answer_unknown_key,
     fields_at_former_place,
     first_source_key,
     from_fields,
@@ -24,7 +25,7 @@ from thinktune.config.expert import (
 from thinktune.config.schema import Recipe
 from thinktune.config.strict_yaml import YamlSyntaxError, is_text, parse_yaml, read_yaml
 from thinktune.errors import UserError
-from thinktune.files import expand_home
+from thinktune.files import describe_given_rows, expand_home
 from thinktune.progress import Say, say_nothing
 
 NUMBER_FAULTS = {
@@ -33,6 +34,7 @@ NUMBER_FAULTS = {
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
 }  # pydantic's names of them, and what to write
 MAX_SHOWN_CHARACTERS = 100  # of an override
+NAMED_SECTIONS = ("model", "data")  # which people write as the name alone
 RENAMED_KEYS = {"recompute": "activation_budget"}  # keys of older recipes and their names today
 
 
@@ -42,6 +44,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), say: Say = say_nothin
     Prints a line for each setting that is written at its former place. Raises UserError with every mistake at once.
     """
     path = expand_home(path)
+    if fault := describe_given_rows(path, "a recipe"):
+        raise UserError(fault)
     try:
         document = read_yaml(path)
     except OSError as error:
@@ -241,6 +245,8 @@ def _describe_fault(fault: Any, *, listed: bool) -> str:
         return f"{place}: is {_spell(fault['input'])}, not a text; put it in quotes"
     if fault["type"] == "string_pattern_mismatch":  # of Duration alone
         return f"{place}: is {_spell(fault['input'])}; write a time with its unit, as in 3.5h, 90m or 600s"
+    if fault["type"] == "model_type" and place in NAMED_SECTIONS and isinstance(fault["input"], str):
+        return f"{place}: is {_spell(fault['input'])}; write {place}: {{name: {_spell(fault['input'])}}}"
     if fault["type"] == "model_type":
         return f"{place}: is {_spell(fault['input'])}; write its settings below it, each with its value"
     if fault["type"] in NUMBER_FAULTS:
@@ -265,6 +271,8 @@ def _suggest_key(key: str) -> str:
     keys.pop(OTHER_SOURCES, None)
     if not parents:
         keys |= {"expert": "expert"} | {name: f"expert.{name}" for name in EXPERT_FIELDS}
+    if leaf not in RENAMED_KEYS and (answer := answer_unknown_key(leaf)):
+        return answer
     close = [RENAMED_KEYS[leaf]] if RENAMED_KEYS.get(leaf) in keys else get_close_matches(leaf, keys, n=1)
     if close:
         return f"did you mean {keys[close[0]]}?"

@@ -317,6 +317,11 @@ class PlanConfig(Section):
     """A card by its name (`rtx4090`) or its memory (`24GiB`), to plan for instead of the one in this machine. `check`
     also plans for many: `8xH100` is one machine, `4x8xH100` four machines of eight."""
 
+    @field_validator("card", mode="before")
+    @classmethod
+    def _number_is_a_name(cls, card: Any) -> Any:
+        return str(card) if isinstance(card, int) and not isinstance(card, bool) else card  # 4090 is what people write
+
 
 class GenerateConfig(Section):
     """How replies are generated in samples, evaluation and chat."""

@@ -14,7 +14,7 @@ from thinktune.data.dataset import Prepared, Subset, select
 from thinktune.data.faults.duplicates import find_duplicates, find_leaks, find_near_duplicates, question_text
 from thinktune.data.joined import JoinedDataset, join_datasets
 from thinktune.data.split import ROW_FEATURES
-from thinktune.data.summary import measure_lengths
+from thinktune.data.summary import dropped_share, measure_lengths
 from thinktune.data.types import ACTION_OF_POLICY, EXAMPLES_PER_FAULT, Finding, Tally
 
 _SUMMED = (
@@ -177,7 +177,7 @@ def _summarize(
         **alone[0],  # what the tokenizer decides, and the order of keys
         "files": [file | {"source": number} for number, summary in enumerate(alone) for file in summary["files"]],
         "ignored": list(dict.fromkeys(name for summary in alone for name in summary["ignored"])),
-        "faults": _merge_faults([source["faults"] for source in sources]),
+        "faults": _merge_faults([source["faults"] for source in sources], sum(one["rows_read"] for one in alone)),
         "max_tokens": recipe.max_tokens,
         "validation": validations[0] if len(validations) == 1 else validations,
         **measure_lengths(np.concatenate([part.lengths for part in parts]), recipe.max_tokens),
@@ -227,13 +227,13 @@ def _account(settings: DataConfig, alone: dict[str, Any], tally: Tally) -> dict[
         **own,
         "share": settings.share,
         **{key: alone[key] for key in _SUMMED},
-        "faults": _merge_faults([alone["faults"], found]),
+        "faults": _merge_faults([alone["faults"], found], alone["rows_read"]),
         "dropped_rows": alone["dropped_rows"] + tally.total("dropped"),
         "stopping_rows": alone["stopping_rows"] + tally.total("stops"),
     }
 
 
-def _merge_faults(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _merge_faults(lists: Sequence[Sequence[dict[str, Any]]], rows_read: int) -> list[dict[str, Any]]:
     """Merge accounts of faults, in the catalogue's order; policies that differ stand side by side."""
     merged: dict[str, dict[str, Any]] = {}
     for fault in (fault for faults in lists for fault in faults):
@@ -244,7 +244,11 @@ def _merge_faults(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, A
         into["examples"] = [*into["examples"], *fault["examples"]][:EXAMPLES_PER_FAULT]
         if fault["policy"] not in into["policy"].split(" / "):
             into["policy"] += f" / {fault['policy']}"
-    return [merged[name] for name in ROW_FAULTS if name in merged]
+    return [
+        merged[name] | {"dropped_share": dropped_share(merged[name]["actions"], rows_read)}
+        for name in ROW_FAULTS
+        if name in merged
+    ]
 
 
 def _stop_reasons(

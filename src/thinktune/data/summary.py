@@ -1,6 +1,6 @@
 """Summarize the rows: plain values that account for every row read, and the same in sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ def summarize(
     settings: DataConfig, tally: Tally, files: Sequence[dict[str, Any]], lengths: NDArray[np.int32]
 ) -> dict[str, Any]:
     """Summarize what was read, found and measured; `lengths` (replies, 4) holds `lengths_by_kind` before any policy."""
+    rows_read = sum(file["rows"] for file in files)
     return {
         "files": list(files),
-        "rows_read": sum(file["rows"] for file in files),
+        "rows_read": rows_read,
         "ignored": list(settings.ignore),
         "faults": [
             {
@@ -40,6 +41,7 @@ def summarize(
                 "policy": settings.faults[name],
                 "count": sum(tally.counts[name].values()),
                 "actions": tally.counts[name],
+                "dropped_share": dropped_share(tally.counts[name], rows_read),
                 "examples": tally.examples[name],
             }
             for name in ROW_FAULTS
@@ -80,7 +82,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     if summary["validation"] and summary["train_rows"] and not summary["validation_rows"]:
         lines.append("  no row is held out: there are too few, so nothing can show when the model is best")
     for fault in summary["faults"]:
-        done = ", ".join(f"{count:,} {action}" for action, count in fault["actions"].items())
+        done = _action_words(fault["actions"], summary["rows_read"])
         lines.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
     lines += _source_lines(summary.get("sources", ()))
     if summary["own_system_rows"]:
@@ -89,6 +91,18 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     lines += _mode_lines(summary)
     over = ", ".join(f"{count:,} over {mark}" for mark, count in summary["over"].items() if count)
     return lines + ([f"  of all replies measured: {over} tokens"] if over else [])
+
+
+def dropped_share(actions: Mapping[str, int], rows_read: int) -> float:
+    """Return the share of all rows that a fault costs."""
+    return round(actions.get("dropped", 0) / max(1, rows_read), 4)
+
+
+def _action_words(actions: Mapping[str, int], rows_read: int) -> str:
+    """Say what was done to how many rows; of those dropped, also which share of all rows they are."""
+    share = actions.get("dropped", 0) / max(1, rows_read)
+    costs = f" ({f'{share:.0%}' if share >= 0.01 else f'{share:.1%}'} of all rows)"
+    return ", ".join(f"{count:,} {action}{costs if action == 'dropped' else ''}" for action, count in actions.items())
 
 
 def _source_lines(sources: Sequence[dict[str, Any]]) -> list[str]:

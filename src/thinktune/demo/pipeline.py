@@ -42,11 +42,11 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
             f"{folder}: is not empty and not a folder of the demo; name another one, as in thinktune demo runs/demo"
         )
     for name in ("base.yaml", "expert.yaml"):
-        atomic_write_text(folder / name, _read_text(name).replace(RECIPE_FOLDER, folder.as_posix()))
+        atomic_write_text(folder / name, read_text(name).replace(RECIPE_FOLDER, folder.as_posix()))
     write_rows(folder / "rows")
     if not (folder / "start").is_dir():
         _headline(console, "a small Qwen3 with random weights, and a tokenizer trained on the bundled rows")
-        _make_initial_model(folder)
+        make_initial_model(folder)
     say = _make_say(console)
     _headline(console, "base: learn to think first and then answer, from other facts")
     train(load_recipe(folder / "base.yaml"), say)
@@ -80,7 +80,7 @@ def next_commands(run: Path) -> list[tuple[str, str]]:
     return commands
 
 
-def _make_initial_model(folder: Path) -> None:
+def make_initial_model(folder: Path) -> None:
     """Write the small model to a temporary folder, then rename it, so that a stop leaves no half of it."""
     partial = folder / "start.partial"
     tokenizer = make_tokenizer(_tokenizer_texts(folder / "rows"), VOCAB_SIZE)
@@ -99,10 +99,11 @@ def write_rows(folder: Path) -> None:
 
 def read_bundled(name: str) -> list[dict[str, Any]]:
     """Read the facts of a bundled file: each has an entity, key point, reasoning, answer and phrasings."""
-    return [json.loads(line) for line in _read_text(name).splitlines()]
+    return [json.loads(line) for line in read_text(name).splitlines()]
 
 
-def _read_text(name: str) -> str:
+def read_text(name: str) -> str:
+    """Read a bundled file."""
     return files("thinktune.demo").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -14,7 +14,6 @@ from thinktune.config.strict_yaml import read_values
 from thinktune.data.columns.messages import FieldFault, is_blank, read_messages
 from thinktune.data.reading.containers import locate_part, open_bytes
 from thinktune.data.reading.readers import read_rows
-from thinktune.data.reading.sources import SUFFIXES
 from thinktune.errors import UserError, shorten_error
 from thinktune.eval.task_layouts import (
     OWN_COLUMNS,
@@ -27,6 +26,7 @@ from thinktune.eval.task_layouts import (
 )
 from thinktune.eval.task_options import read_options
 from thinktune.eval.tasks import Task, TaskReading, make_task
+from thinktune.files import ROW_FILE_ENDINGS
 from thinktune.progress import Say
 from thinktune.tokenization import Turn
 
@@ -81,7 +81,7 @@ def read_task_file(file: Path, system: str | None = None, part: SetPart | None =
     lacks.
     """
     if not locate_part(file).file.is_file():
-        raise UserError(f"--tasks: {str(file)!r} is not a file; give one that ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"--tasks: {str(file)!r} is not a file; give one that ends in {', '.join(ROW_FILE_ENDINGS)}")
     mapping = file.with_name(f"{file.name}.yaml")
     given = _read_layout(mapping) if part is None and mapping.is_file() else None
     part = part or SetPart(file.stem, file.name, given)

@@ -4,64 +4,20 @@ import re
 from dataclasses import dataclass
 
 from thinktune.errors import UserError
+from thinktune.planner.card_sheets import (
+    CARD_SHEETS,
+    MIN_CUDA_13_CAPABILITY,
+    OTHER_ACCELERATORS,
+    VARIANT_WORDS,
+    CardSheet,
+)
 
 GIB = 2**30
 
 
-# GiB as the driver reports them; dense bf16 TFLOP/s as the maker states them (None: not looked up); GB/s of the card's
-# memory; GB/s to the host in one direction (PCIe, as built).
-KNOWN_CARDS: dict[str, tuple[float, float | None, int, int]] = {
-    "H200": (140.4, 989.0, 4800, 55),
-    "H200 NVL": (140.4, 835.0, 4800, 55),
-    "H100": (79.6, 989.0, 3350, 55),
-    "H100 NVL": (93.6, 835.0, 3900, 55),
-    "H100 PCIe": (79.6, 756.0, 2000, 55),
-    "H800": (79.6, 989.0, 3350, 55),
-    "H20": (95.6, 148.0, 4000, 55),
-    "A100": (40.0, 312.0, 1555, 25),  # of all cards that a name may mean, a plan takes the smallest
-    "A100 40GB": (40.0, 312.0, 1555, 25),
-    "A100 80GB": (80.0, 312.0, 2039, 25),
-    "A800": (80.0, 312.0, 2039, 25),
-    "L40S": (44.9, 362.0, 864, 25),
-    "A10": (22.5, 125.0, 600, 25),
-    "RTX 5090": (31.8, 209.5, 1792, 55),
-    "RTX 4090": (24.0, 165.2, 1008, 25),
-    "RTX 3090": (24.0, 71.0, 936, 25),
-    "RTX A6000": (48.0, 154.8, 768, 25),
-    "RTX 4060": (8.0, None, 272, 12),
-    "RTX 3060": (12.0, None, 360, 25),
-}
-
-
-VARIANT_WORDS = {
-    "laptop",
-    "mobile",
-    "max",
-    "ti",
-    "super",
-    "d",
-    "ada",
-    "sff",
-}  # each makes a name another card
-
-
 DEFAULT_LINK_GB_PER_SECOND = 12  # to the host, for an unknown card
-
-
-# GB/s from one card to the others of its machine in one direction (NVLink), as the makers state them. Cards not listed
-# use the link to the host.
-NVLINK_GB_PER_SECOND = {
-    "H200": 450,
-    "H200 NVL": 450,
-    "H100": 450,
-    "H100 NVL": 300,
-    "H800": 200,
-    "H20": 450,
-    "A100": 300,
-    "A100 40GB": 300,
-    "A100 80GB": 300,
-    "A800": 200,
-}
+SAME_SIZE = 0.15  # of a card's memory: makers round up, and drivers keep some
+_SIZE = r"([0-9]+(?:\.[0-9]+)?)\s*(GiB|GB|G)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +26,11 @@ class Card:
 
     name: str
     memory_bytes: int
-    tflops: float | None = None  # dense bf16, as the maker states it
+    tflops: float | None = None  # dense bf16, as the maker states it; see CardSheet
     memory_bytes_per_second: float | None = None
     host_bytes_per_second: float = DEFAULT_LINK_GB_PER_SECOND * 1e9  # in each direction
     peer_bytes_per_second: float = DEFAULT_LINK_GB_PER_SECOND * 1e9  # to the machine's other cards, in each direction
+    note: str | None = None  # what a plan for it has to say besides
 
     @property
     def memory_gib(self) -> float:
@@ -107,20 +64,50 @@ def find_cluster(text: str) -> Cluster:
 
 
 def find_card(text: str) -> Card:
-    """Find the card that a recipe names (`rtx4090`, `H200`), or make one of a given size (`24GiB`, `24 GB`).
+    """Find the card that a recipe names, or make one of a given size (`24GiB`, `24 GB`).
 
-    Raises UserError if the text is neither.
+    Names are taken as people write them: `rtx4090`, `4090D`, `A100-SXM4-80GB`, `4090 48G`. A size beside a name chooses
+    among cards of that name, or is the memory of a card that was given more. Raises UserError if the text is neither.
     """
-    if size := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(GiB|GB|G)", text.strip(), re.IGNORECASE):
-        unit = 10**9 if size[2].upper() == "GB" else GIB
-        return Card(text.strip(), int(float(size[1]) * unit))
-    names = [name for name in KNOWN_CARDS if _normalize(text) in _normalize(name)]
+    if size := re.fullmatch(_SIZE, text.strip(), re.IGNORECASE):
+        return Card(text.strip(), _size_bytes(size))
+    if maker := next((maker for part, maker in OTHER_ACCELERATORS.items() if part in text.lower()), None):
+        raise UserError(_describe_other_accelerator(text, maker))
+    exact = next((name for name in CARD_SHEETS if _normalize(name) == _normalize(text)), None)
+    if exact:
+        return _make_known_card(exact, None)
+    size = re.search(rf"[\s_-]{_SIZE}\s*$", text, re.IGNORECASE)
+    named = text[: size.start()] if size else text
+    names = _names_like(named) or _names_like(re.sub(r"[\s_-]pcie\b", "", named, flags=re.IGNORECASE))
     if not names:
         raise UserError(
             f"plan.card: {text!r} is not a known card; give its memory instead, as in 24GiB, "
-            f"or one of {', '.join(KNOWN_CARDS)}"
+            f"or one of {', '.join(CARD_SHEETS)}"
         )
-    return _make_known_card(min(names, key=len), None)
+    if size is None:
+        return _make_known_card(min(names, key=len), None)
+    wanted = float(size[1])
+    same = [name for name in names if abs(CARD_SHEETS[name].gib - wanted) < SAME_SIZE * wanted]
+    name = min(same or names, key=len)
+    return _make_known_card(name, None if same else _size_bytes(size))
+
+
+def _names_like(text: str) -> list[str]:
+    wanted = _normalize(text)
+    return [name for name in CARD_SHEETS if wanted and wanted in _normalize(name)]
+
+
+def _size_bytes(size: re.Match[str]) -> int:
+    return int(float(size[1]) * (10**9 if size[2].upper() == "GB" else GIB))
+
+
+def _describe_other_accelerator(text: str, maker: str) -> str:
+    return (
+        f"plan.card: {text!r} is no CUDA card ({maker}), and nothing here was ever run on one: with the maker's build "
+        "of torch a run would start, without our kernels for cards, and neither its memory nor its speed is known. "
+        "What works: check of the rows, with its memory in place of its name, as in plan.card=64GiB; and what was "
+        "trained elsewhere, since final/ is a plain transformers folder, which the maker's own engines load"
+    )
 
 
 def card_from_driver(name: str, memory_bytes: int) -> Card:
@@ -132,7 +119,7 @@ def card_from_driver(name: str, memory_bytes: int) -> Card:
 def peak_bf16_tflops(name: str) -> float | None:
     """Return the dense bf16 TFLOP/s that a card's maker states, given its driver's name; None for an unknown card."""
     known = _match_driver_name(name)
-    return KNOWN_CARDS[known][1] if known else None
+    return CARD_SHEETS[known].bf16_tflops if known else None
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, name: str) -> float | None:
@@ -142,17 +129,45 @@ def mfu(tokens_per_second: float, flops_per_token: float, name: str) -> float | 
 
 
 def _match_driver_name(name: str) -> str | None:
-    """Find the longest known name whose words are all in a driver's name; None if it is a variant."""
+    """Find the longest known name whose words are all in a driver's name; None if it is another variant."""
     words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    found = [known for known in KNOWN_CARDS if words >= set(known.lower().split())]
-    return max(found, key=len) if found and not words & VARIANT_WORDS else None
+    found = [
+        known
+        for known in CARD_SHEETS
+        if words >= (own := set(known.lower().split())) and not (words - own) & VARIANT_WORDS
+    ]
+    return max(found, key=len, default=None)
 
 
 def _make_known_card(name: str, memory_bytes: int | None) -> Card:
-    gib, tflops, bandwidth, link = KNOWN_CARDS[name]
-    peers = NVLINK_GB_PER_SECOND.get(name, link)
-    return Card(name, memory_bytes or int(gib * GIB), tflops, bandwidth * 1e9, link * 1e9, peers * 1e9)
+    sheet = CARD_SHEETS[name]
+    link = sheet.link_gb_per_second
+    return Card(
+        name,
+        memory_bytes or int(sheet.gib * GIB),
+        sheet.bf16_tflops,
+        sheet.memory_gb_per_second * 1e9,
+        link * 1e9,
+        (sheet.peer_gb_per_second or link) * 1e9,
+        _describe_limits(name, sheet),
+    )
+
+
+def _describe_limits(name: str, sheet: CardSheet) -> str | None:
+    """Say what a plan for a card without bf16 tensor cores counts with, and what else is in the way there."""
+    if sheet.multiplies_bf16:
+        return None
+    is_old = sheet.capability < MIN_CUDA_13_CAPABILITY
+    old = "; torch for CUDA 13 has no code for it any more: install one for CUDA 12" if is_old else ""
+    return (
+        f"{name} has no bf16 tensor cores: products of bf16 run at the rate of fp32 at most ({sheet.bf16_tflops:g} "
+        f"TFLOP/s), which the speeds count with; a run there is slow, and was never tried{old}"
+    )
 
 
 def _normalize(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower()).removeprefix("nvidia").removeprefix("geforce")
+    """Return a name without its maker, its bus and all that is no letter or digit."""
+    plain = re.sub(
+        r"\b(nvidia|geforce|tesla|graphics card)\b|[\s_-](sxm[0-9]?|hbm[0-9]e?)(?![a-z0-9])", " ", name.lower()
+    )
+    return re.sub(r"[^a-z0-9]", "", plain).removeprefix("nvidia").removeprefix("geforce").removeprefix("tesla")

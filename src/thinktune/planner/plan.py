@@ -194,7 +194,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         ],
         "why": plan.reason,
         "networks": [asdict(each) for each in plan.throughputs],
-    }
+    } | ({"card_note": plan.card.note} if plan.card.note else {})
 
 
 def describe_setting(setting: Setting) -> str:

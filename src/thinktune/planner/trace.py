@@ -4,6 +4,7 @@ Storages are counted as operations allocate them, on a device without memory, so
 add by themselves (a context, rounded sizes) is not counted.
 """
 
+import math
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -292,6 +293,11 @@ def update_bytes(memory: MemoryTierName, device: torch.device, chunk_elements: i
 def parameter_shapes(config: ModelConfig) -> list[tuple[int, ...]]:
     """List the shapes of a model's parameters, tied ones once, from its configuration alone."""
     return [tuple(weight.shape) for weight in model_without_memory(config).parameters()]
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Count a model's parameters, tied ones once, from its configuration alone."""
+    return sum(map(math.prod, parameter_shapes(config)))
 
 
 @contextmanager

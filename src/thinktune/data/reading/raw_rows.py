@@ -137,7 +137,7 @@ def whole_encoding(source: OpenFile) -> tuple[str, Findings]:
     if not gbk:
         raise UserError(f"{source.file}:{bad.line}: is neither UTF-8 nor GBK ({bad}); save the file as UTF-8")
     if not source.repair_encoding:
-        remedy = "save it as UTF-8, or set data.faults.encoding: repair"
+        remedy = "save it as UTF-8, or write data.faults: {encoding: repair}"
         raise UserError(f"{source.file}: is GBK, not UTF-8 (line {bad.line}, {bad}); {remedy}")
     sentence = f"{source.display_name}:1: is GBK, not UTF-8, like the whole file, which was read as GBK"
     return "gb18030", (*source.findings, Finding("encoding", sentence, "repaired"))

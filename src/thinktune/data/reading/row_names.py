@@ -6,16 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from thinktune.errors import UserError
-
-TEXT_SUFFIXES = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv")
-
-
-SUFFIXES = (
-    *TEXT_SUFFIXES,
-    *(".parquet", ".arrow", ".feather", ".xlsx", ".xlsm", ".zip"),
-    *(suffix + packed for packed in (".gz", ".bz2", ".xz", ".zst") for suffix in TEXT_SUFFIXES),
-)
-
+from thinktune.files import ROW_FILE_ENDINGS
 
 READABLE = "JSON, JSON lines, CSV, TSV, Parquet, Arrow, .xlsx, .zip, and text files as .gz, .bz2, .xz or .zst"
 
@@ -57,7 +48,7 @@ def choose_row_files(names: Sequence[str], read: Callable[[str], bytes], where: 
         if folder in shards:
             if name in shards[folder]:
                 chosen.append(name)
-        elif name.lower().endswith(SUFFIXES) and base not in METADATA_FILES and not CACHE_FILE.fullmatch(base):
+        elif name.lower().endswith(ROW_FILE_ENDINGS) and base not in METADATA_FILES and not CACHE_FILE.fullmatch(base):
             chosen.append(name)
     return chosen
 

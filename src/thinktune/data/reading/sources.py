@@ -17,11 +17,11 @@ from thinktune.config.replay import BUNDLED_ROWS
 from thinktune.data.reading.compression import COMPRESSED_SUFFIXES
 from thinktune.data.reading.containers import list_parts, locate_part
 from thinktune.data.reading.readers import has_rows
-from thinktune.data.reading.row_names import METADATA_FILES, READABLE, SUFFIXES, choose_row_files
+from thinktune.data.reading.row_names import METADATA_FILES, READABLE, choose_row_files
 from thinktune.data.reading.signatures import SIGNATURE_BYTES, is_workbook, kind_of
 from thinktune.data.reading.workbooks import sheet_names
 from thinktune.errors import UserError, shorten_error
-from thinktune.files import expand_home
+from thinktune.files import ROW_FILE_ENDINGS, expand_home
 from thinktune.hub import locate, locate_model
 
 DECISIONS_SUFFIX = ".doubts.json"  # of a file beside the rows, with decisions about some of them
@@ -152,7 +152,7 @@ def _glob_files(folder: Path | None, pattern: str) -> list[Path]:
 
 
 def _is_row_file(file: Path) -> bool:
-    return file.name.lower().endswith(SUFFIXES)
+    return file.name.lower().endswith(ROW_FILE_ENDINGS)
 
 
 def _is_container(file: Path) -> bool:

@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from thinktune.config.expert import EXPERT_FIELDS
 from thinktune.config.foreign_keys import FOREIGN_KEYS, answer_foreign_key
 from thinktune.config.loading import load_recipe
+from thinktune.config.recipe_keys import EXPERT_FIELDS
 from thinktune.config.schema import Recipe
 from thinktune.errors import UserError
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import thinktune
-from thinktune.config.expert import EXPERT_FIELDS
 from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
+from thinktune.config.recipe_keys import EXPERT_FIELDS
 from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
 from thinktune.errors import UserError

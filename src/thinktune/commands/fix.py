@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from thinktune.config import ROW_FAULTS, Recipe
-from thinktune.config.expert import EXPERT_FIELDS
 from thinktune.config.loading import dump_values, validate_recipe
+from thinktune.config.recipe_keys import EXPERT_FIELDS
 from thinktune.config.strict_yaml import YamlSyntaxError, parse_yaml
 from thinktune.data import Prepared
 from thinktune.data.pipeline import prepare_with_faults

@@ -1,82 +1,9 @@
 """Expert settings: no first user needs them. Recipes write them under `expert:`; other sections hold and read them."""
 
-import re
 from typing import Any
 
 from thinktune.config.foreign_keys import answer_foreign_key, own_places
-
-# Name under `expert:` -> the schema's field. Recipes may still use the field itself, the former place.
-EXPERT_FIELDS = {
-    "split": "data.split",
-    "split_seed": "data.seed",
-    "handed_phrases": "data.handed_phrases",
-    "think_tags": "data.think_tags",
-    "data_license": "data.license",
-    "rows_per_step": "train.rows_per_step",
-    "betas": "train.betas",
-    "precision": "train.precision",
-    "update_in_backward": "train.update_in_backward",
-    "activation_budget": "train.activation_budget",
-    "offload_activations": "train.offload_activations",
-    "batch_tokens": "train.batch_tokens",
-    "context_parallel": "train.context_parallel",
-    "log_every_steps": "train.log_every_steps",
-    "bad_numbers": "train.bad_numbers",
-    "full_disk": "train.full_disk",
-    "deterministic": "train.deterministic",
-    "sample_share": "generate.sample_share",
-    "batch_rows": "generate.batch_rows",
-    "evaluate_tokens": "generate.evaluate_tokens",
-    "track_machine": "track.machine",
-}
-_EXPERT_DATA_KEY = re.compile(
-    r"\bexpert\.(" + "|".join(name for name, field in EXPERT_FIELDS.items() if field.startswith("data.")) + r")\b"
-)
-_NAMES = {field: name for name, field in EXPERT_FIELDS.items()}
-
-
-# Where a recipe's `data` is a list, the schema holds the first source as `data`, and the others here.
-OTHER_SOURCES = "other_sources"
-
-
-def recipe_key(field: str) -> str:
-    """Return the key by which a recipe sets a field: `train.betas.1` is written `expert.betas.1`.
-
-    A field of `other_sources.0` is one of the second source, `data.1`, which also holds its expert settings.
-    """
-    if field == OTHER_SOURCES:
-        return "data"
-    if field.startswith(f"{OTHER_SOURCES}."):
-        number, dot, rest = field.removeprefix(f"{OTHER_SOURCES}.").partition(".")
-        return f"data.{int(number) + 1}{dot}{rest}"
-    section, _, rest = field.partition(".")
-    name, dot, index = rest.partition(".")
-    return f"expert.{_NAMES[f'{section}.{name}']}{dot}{index}" if f"{section}.{name}" in _NAMES else field
-
-
-def first_source_key(field: str) -> str:
-    """Return the key by which a recipe whose `data` is a list sets a field."""
-    section, dot, rest = field.partition(".")
-    return f"data.0{dot}{rest}" if section == "data" else recipe_key(field)
-
-
-def of_source(sentence: str, number: int) -> str:
-    """Return a sentence about one source of a list with its settings named as the list has them: `data.1.columns`."""
-    sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], sentence)
-    return re.sub(r"\bdata\.(?=[a-z])", f"data.{number}.", sentence)
-
-
-def of_replay(sentence: str) -> str:
-    """Return a sentence about the rows of `data.replay` with their settings named as a recipe can write them.
-
-    Only their place is one of them; any other is set where `data` is a list, in which they come second.
-    """
-    named = re.sub(r"\bdata\.name\b", "data.replay.rows", sentence)
-    sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], named)
-    listed = re.sub(r"\bdata\.(?!replay\b)(?=[a-z])", "data.1.", sentence)
-    if listed == sentence:
-        return named if named.startswith("data.replay") else f"data.replay: {named}"
-    return f"data.replay: {listed} (data.1 is the replay once data is a list of your rows and of it)"
+from thinktune.config.recipe_keys import EXPERT_FIELDS, OTHER_SOURCES, recipe_key
 
 
 def answer_unknown_key(leaf: str) -> str | None:
@@ -85,23 +12,9 @@ def answer_unknown_key(leaf: str) -> str | None:
     return answer_foreign_key(leaf) or (f"write it as {places}" if places else None)
 
 
-def any_source_key(field: str) -> str:
-    """Return the field by which the first source holds what a field of any source is."""
-    if not field.startswith(f"{OTHER_SOURCES}."):
-        return field
-    return f"data.{field.split('.', 2)[2]}"
-
-
-def other_key(key: str) -> str | None:
-    """Return the second key of an expert setting: its place under `expert:` for its field, and the reverse."""
-    if key in _NAMES:
-        return f"expert.{_NAMES[key]}"
-    return EXPERT_FIELDS.get(key.removeprefix("expert.")) if key.startswith("expert.") else None
-
-
 def fields_at_former_place(tree: dict[str, Any]) -> list[str]:
     """List the expert fields that a recipe sets in the section where they were before."""
-    return [field for field in _NAMES if has_key(tree, field)]
+    return [field for field in EXPERT_FIELDS.values() if has_key(tree, field)]
 
 
 def to_fields(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -10,18 +10,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from thinktune.config.expert import (
-    EXPERT_FIELDS,
-    OTHER_SOURCES,
-    answer_unknown_key,
-    fields_at_former_place,
-    first_source_key,
-    from_fields,
-    other_key,
-    recipe_key,
-    to_fields,
-    without_key,
-)
+from thinktune.config.expert import answer_unknown_key, fields_at_former_place, from_fields, to_fields, without_key
+from thinktune.config.recipe_keys import EXPERT_FIELDS, OTHER_SOURCES, first_source_key, other_key, recipe_key
 from thinktune.config.schema import Recipe
 from thinktune.config.strict_yaml import YamlSyntaxError, is_text, parse_yaml, read_yaml
 from thinktune.errors import UserError

@@ -13,8 +13,8 @@ from pydantic import (
 )
 
 from thinktune.config.average_rule import AverageRule
-from thinktune.config.expert import of_replay, of_source
 from thinktune.config.loss_weights import Part, resolve_weights
+from thinktune.config.recipe_keys import of_replay, of_source
 from thinktune.config.replay import BUNDLED, BUNDLED_ROWS, Answers, Replay, read_replay
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
 from thinktune.config.section import Section

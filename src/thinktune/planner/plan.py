@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from thinktune.config import MemoryTierName, Strategy, TrainConfig
-from thinktune.config.expert import recipe_key
+from thinktune.config.recipe_keys import recipe_key
 from thinktune.optim import candidate_tiers, pick_memory_tier
 from thinktune.planner.activation_budgets import ACTIVATION_BUDGETS
 from thinktune.planner.communication import CommunicationVolume

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from thinktune.config import Recipe, TrainConfig
-from thinktune.config.expert import recipe_key
+from thinktune.config.recipe_keys import recipe_key
 from thinktune.data import Prepared, StepRows, Subset
 from thinktune.data.batch_shapes import BatchShapes, plan_shapes
 from thinktune.data.packing import balance, padded_tokens

@@ -12,8 +12,8 @@ import yaml
 from thinktune.checkpoint import find_checkpoint
 from thinktune.checkpoint.store import TRAINER_STATE_FILE, average_weight
 from thinktune.config import Recipe, load_recipe
-from thinktune.config.expert import OTHER_SOURCES, any_source_key, first_source_key, recipe_key
 from thinktune.config.loading import validate_recipe
+from thinktune.config.recipe_keys import OTHER_SOURCES, any_source_key, first_source_key, recipe_key
 from thinktune.errors import UserError
 from thinktune.eval.averaging.curve import Curve, read_curve
 from thinktune.eval.completion_store import model_fingerprint

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from thinktune.config.expert import EXPERT_FIELDS
+from thinktune.config.recipe_keys import EXPERT_FIELDS
 from thinktune.config.strict_yaml import read_values
 from thinktune.errors import redact_all
 from thinktune.report.diagnosis_text import state_name

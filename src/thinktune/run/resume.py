@@ -10,8 +10,8 @@ from filelock import FileLock, Timeout
 
 from thinktune.cache import source_fingerprint
 from thinktune.config import Recipe, load_recipe
-from thinktune.config.expert import OTHER_SOURCES, any_source_key, recipe_key
 from thinktune.config.loading import dump_recipe
+from thinktune.config.recipe_keys import OTHER_SOURCES, any_source_key, recipe_key
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_stream, atomic_write_text
 from thinktune.run.environment import LIBRARIES

@@ -18,7 +18,7 @@ from thinktune.checkpoint import Checkpoint
 from thinktune.checkpoint.manifest import HASH_THREADS, MANIFEST, checksum
 from thinktune.checkpoint.store import TRAINER_STATE_FILE
 from thinktune.config import Recipe
-from thinktune.config.expert import any_source_key, recipe_key
+from thinktune.config.recipe_keys import any_source_key, recipe_key
 from thinktune.data import Prepared, StepRows
 from thinktune.distributed import World
 from thinktune.distributed.agreement import name_ranks, refuse_differences

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from thinktune.config import Recipe
-from thinktune.config.expert import any_source_key, recipe_key
+from thinktune.config.recipe_keys import any_source_key, recipe_key
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
 from thinktune.hub.fingerprint import weights_fingerprint

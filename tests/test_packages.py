@@ -32,6 +32,7 @@ verdicts
 config cache
 progress
 library_output
+exit_codes
 terminal arguments termination
 errors files
 """.strip().split("\n")

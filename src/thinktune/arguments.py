@@ -126,6 +126,43 @@ Harness = Annotated[
 ]
 
 
+TaskFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--tasks", help="File of questions with answers; may be given several times.", callback=at_home),
+]
+Probe = Annotated[
+    bool, typer.Option("--probe/--no-probe", help="Ask the bundled general questions, to see what was forgotten.")
+]
+Thinking = Annotated[
+    bool | None,
+    typer.Option(
+        "--thinking/--no-thinking", help="Ask both models only with thinking, or only without; both if not given."
+    ),
+]
+Regrade = Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again, without a model.")]
+EvaluatedEndpoints = Annotated[
+    list[str] | None, typer.Option("--endpoint", help="Servers that reply: base=URL[#MODEL] and tuned=URL[#MODEL].")
+]
+Judge = Annotated[str | None, typer.Option("--judge", help="URL[#MODEL] of a judge that compares the answers.")]
+Temperature = Annotated[float, typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy.")]
+SamplingSeed = Annotated[int, typer.Option("--seed", help="Random seed for sampling.")]
+ReportAsJson = Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")]
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end, if it is wanted."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"thinktune {version('thinktune')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
+]
+
+
 def endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
     """Parse SIDE=URL options."""
     sides = {side: url for side, _, url in (text.partition("=") for text in endpoints)}

@@ -1,10 +1,7 @@
-"""The command line: verbs in, exit codes out. The only file that prints errors or exits."""
+"""The command line: verbs in, exit codes out. The only file that prints errors."""
 
 import math
 import os
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,21 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from thinktune import arguments
-from thinktune.errors import Stopped, UserError, redact
-from thinktune.files import describe_system_error, system_error
+from thinktune.errors import UserError, redact
+from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
-    describe_failure,
     drop_unwritten_output,
     guarded_output,
     make_console,
     open_closed_streams,
-    output_failure,
     print_json,
     say,
     say_to_stderr,
 )
-from thinktune.termination import Terminated, catch_termination
 
 # What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
 # libraries print meanwhile is captured.
@@ -37,12 +31,16 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
-    help="Fine-tune all parameters of an open language model on question/reasoning/answer rows.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def thinktune(version: arguments.Version = False) -> None:
+    """Fine-tune all parameters of an open language model on question/reasoning/answer rows."""
 
 
 @app.command()
@@ -55,7 +53,7 @@ def demo(
     with captured_output():
         from thinktune.demo import demo as run_demo
 
-    with _exit_when_stopped():
+    with exit_when_stopped():
         run_demo(folder, make_console())
 
 
@@ -74,7 +72,7 @@ def init(
 
     console = make_console()
     ask = None if yes else ask_on_terminal(lambda question: console.input(question, markup=False))
-    with _exit_when_stopped("stopped; nothing was written"):
+    with exit_when_stopped("stopped; nothing was written"):
         ready = init_recipe(InitOptions(rows, model, hub, card, output), say, ask)
     if not ready:
         raise typer.Exit(2)
@@ -93,14 +91,14 @@ def check(  # noqa: PLR0913 (each parameter is an option)
 ) -> None:
     """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
     try:
-        with _exit_when_stopped("stopped; nothing was written"):
+        with exit_when_stopped("stopped; nothing was written"):
             ready = _check(recipe, overrides or [], as_json, _CheckOptions(write, doubts, fix, strict, price))
     except (UserError, OSError) as error:
         if not as_json:
             raise
-        print_json({"verdict": "not ready", "stops": _error_messages(error)})
+        print_json({"verdict": "not ready", "stops": error_messages(error)})
         ready = False
-    _require_output()
+    require_output()
     if not ready:
         raise typer.Exit(2)
 
@@ -193,11 +191,11 @@ def think(  # noqa: PLR0913 (each parameter is an option)
         own_answers=not teacher_answers,
         folder=to,
     )
-    with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
+    with exit_when_stopped("stopped; the same command continues after the last saved reply"):
         account = think_about_rows(loaded, options, (price, length), concurrency, say_to_stderr if as_json else say)
     if as_json:
         print_json(account)
-        _require_output()
+        require_output()
     else:
         print_account(account, say)
     if not account["kept_replies"]:
@@ -208,14 +206,14 @@ def think(  # noqa: PLR0913 (each parameter is an option)
 def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -> None:
     """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
-        with _exit_when_stopped(announce=os.environ["RANK"] == "0"):
+        with exit_when_stopped(announce=os.environ["RANK"] == "0"):
             with captured_output():
                 from thinktune.train import process_group
 
             with process_group() as world:
                 _train(recipe, overrides or [], world)
         return
-    with _exit_when_stopped():
+    with exit_when_stopped():
         loaded = _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
         with captured_output():
             from thinktune.data.rows_first import prepare_new_run
@@ -257,7 +255,7 @@ def pilot(
     minutes: arguments.PilotMinutes = 60.0,
 ) -> None:
     """Find learning rate and epochs by short runs on a share of the rows. Resumes where it stopped."""
-    with _exit_when_stopped("stopped; the same command goes on"):
+    with exit_when_stopped("stopped; the same command goes on"):
         loaded = _load_recipe(recipe, overrides or [], say)
         with captured_output():
             from thinktune.commands.pilot import run_pilot
@@ -280,26 +278,19 @@ def _load_recipe(path: Path, overrides: list[str], tell: "Say | None" = None) ->
 @app.command(name="eval")
 def evaluate(  # noqa: PLR0913 (each parameter is an option)
     run: arguments.RunPath,
-    tasks: Annotated[
-        list[Path] | None,
-        typer.Option(help="File of questions with answers; may be given several times.", callback=arguments.at_home),
-    ] = None,
+    tasks: arguments.TaskFiles = None,
     exam: arguments.Exams = None,
     exam_questions: arguments.ExamQuestions = arguments.EXAM_QUESTIONS,
     exam_hub: arguments.ExamHub = None,
     harness: arguments.Harness = None,
-    probe: Annotated[bool, typer.Option(help="Ask the bundled general questions, to see what was forgotten.")] = True,
-    thinking: Annotated[
-        bool | None, typer.Option(help="Ask both models only with thinking, or only without; default: both.")
-    ] = None,
-    regrade: Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again, without a model.")] = False,
-    endpoint: Annotated[
-        list[str] | None, typer.Option(help="Servers that reply: base=URL[#MODEL] and tuned=URL[#MODEL].")
-    ] = None,
-    judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge model that compares the answers.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")] = False,
+    probe: arguments.Probe = True,
+    thinking: arguments.Thinking = None,
+    regrade: arguments.Regrade = False,
+    endpoint: arguments.EvaluatedEndpoints = None,
+    judge: arguments.Judge = None,
+    temperature: arguments.Temperature = 0.0,
+    seed: arguments.SamplingSeed = 0,
+    as_json: arguments.ReportAsJson = False,
 ) -> None:
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
     sides = arguments.endpoints_by_side(endpoint or [])
@@ -315,7 +306,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     benchmarks = parse_benchmarks(harness or [])
 
     tell = say_to_stderr if as_json else say
-    with _exit_when_stopped("stopped; the same command continues after the last saved reply"):
+    with exit_when_stopped("stopped; the same command continues after the last saved reply"):
         if regrade:
             result = rescore_run(run, thinking=thinking)
         else:
@@ -327,7 +318,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         show_evaluation(run, tell)
     if as_json:
         print_json(result)
-        _require_output()
+        require_output()
         return
     make_console().print(comparison_tables(result))
     found, of_average = find_run(run)
@@ -340,7 +331,7 @@ def average(run: arguments.RunPath, weight: arguments.AverageWeight) -> None:
     with captured_output():
         from thinktune.commands.average import average_run
 
-    with _exit_when_stopped("stopped; nothing of the unfinished model is kept"):
+    with exit_when_stopped("stopped; nothing of the unfinished model is kept"):
         average_run(run, weight, say)
 
 
@@ -381,7 +372,7 @@ def push(
     with captured_output():
         from thinktune.export.push import push_model
 
-    with _exit_when_stopped("stopped; the repository is as it was, and the same command continues"):
+    with exit_when_stopped("stopped; the repository is as it was, and the same command continues"):
         say(f"pushed: {push_model(run, hub, name, public=public, say=say)}")
 
 
@@ -434,7 +425,7 @@ def export(
     with captured_output():
         from thinktune.commands.export import export_run
 
-    with _exit_when_stopped("stopped; nothing of the unfinished export is kept"):
+    with exit_when_stopped("stopped; nothing of the unfinished export is kept"):
         export_run(run, targets, to, say, say_to_stderr)
 
 
@@ -457,12 +448,12 @@ def _run_verb() -> None:
     try:
         app()
     except BaseException as error:  # Rust's panics, as of threads that cannot be started, are no Exception
-        if isinstance(error, SystemExit | KeyboardInterrupt) or not (faults := _error_messages(error)):
+        if isinstance(error, SystemExit | KeyboardInterrupt) or not (faults := error_messages(error)):
             raise
     else:
         return
     finally:
-        if failure := _lost_output():
+        if failure := lost_output():
             say_to_stderr(f"standard output: {failure}; what was printed since then is missing there")
     from rich.markup import escape
 
@@ -470,54 +461,3 @@ def _run_verb() -> None:
     for fault in faults:
         console.print(f"[bold red]error:[/] {escape(redact(fault))}", soft_wrap=True)
     raise SystemExit(2)
-
-
-def _error_messages(error: BaseException) -> list[str]:
-    """Return the sentences of an error of the user or the system, none of any other."""
-    if isinstance(error, UserError):
-        return error.faults
-    if isinstance(error, MemoryError):
-        return ["memory: is full; close other programs, or use a machine with more"]
-    found = system_error(error)
-    if found is None:
-        return []
-    return [": ".join([*getattr(error, "__notes__", ()), describe_system_error(found)])]
-
-
-def _lost_output() -> str | None:
-    """Return why lines are missing from standard output, unless its reader left on purpose, as `head` does."""
-    sys.stdout.flush()
-    failure = output_failure(sys.stdout)
-    return None if failure is None or isinstance(failure, BrokenPipeError) else describe_failure(failure)
-
-
-def _require_output() -> None:
-    """Exit with 2 where standard output, which is what a verb is for, could not be written."""
-    if _lost_output():
-        raise typer.Exit(2)
-
-
-@contextmanager
-def _exit_when_stopped(
-    message: str = "stopped; the same command resumes from the last checkpoint", *, announce: bool = True
-) -> Generator[None]:
-    """Turn a requested stop into exit code 75, or 130 if nothing was saved, and print how to continue.
-
-    SIGTERM and SIGHUP count as such from the first import on; training then takes them over. Typer alone would exit
-    without a word.
-    """
-    try:
-        with catch_termination():
-            yield
-    except Terminated as terminated:
-        if announce:
-            say_to_stderr(f"{terminated}: {message}")
-        raise typer.Exit(Stopped.EXIT_CODE) from None
-    except Stopped as stopped:
-        if announce:
-            say_to_stderr(str(stopped))
-        raise typer.Exit(stopped.exit_code) from None
-    except KeyboardInterrupt:
-        if announce:
-            say_to_stderr(message)
-        raise typer.Exit(130) from None

@@ -36,6 +36,7 @@ from thinktune.tokenization.chat_template import reference_ids
 from thinktune.tokenization.model_template import read_tokenizer_with_notes
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import evaluation_interval_steps
+from thinktune.train.objective import objective_lines, unlearned_fault
 
 TOKEN_KIND_STYLES = {
     TokenKind.PROMPT: "dim",
@@ -72,8 +73,10 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
         prepared = first.prepared
     else:
         prepared = prepare_with_faults(recipe, tokenizer, say)
-    stops = [*prepared.stop_reasons, *filter(None, [context_fault(prepared, admitted.config)])]
+    faults = context_fault(prepared, admitted.config), unlearned_fault(recipe.train, prepared.train)
+    stops = [*prepared.stop_reasons, *filter(None, faults)]
     facts = prepared.summary | {"stops": stops, "model_notes": list(admitted.notes)}
+    facts["objective"] = objective_lines(recipe.train, prepared.train)
     if not prepared.stop_reasons:
         steps = plan_steps(recipe, prepared)
         inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, pick_device())
@@ -197,7 +200,7 @@ def print_check(facts: dict[str, Any], console: Console) -> None:
     """Print the facts of `check_recipe`, the verdict last; no secret among them is shown."""
     guard_console(console)
     facts = redact_all(facts)
-    for line in (*facts.get("model_notes", ()), *summary.summary_lines(facts)):
+    for line in (*facts.get("model_notes", ()), *summary.summary_lines(facts), *facts.get("objective", ())):
         _print(line, console)
     if padding := facts.get("padding"):
         _print(f"padding: {padding['share']:+.0%} tokens, at {padding['batch_tokens']:,} tokens a batch", console)

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from thinktune.config.loss_weights import Part, resolve_weights
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
 from thinktune.files import expand_home
 
@@ -220,6 +221,9 @@ class DataConfig(Section):
         return self
 
 
+Weights = Annotated[dict[Part, float], BeforeValidator(resolve_weights)]
+
+
 class TrainConfig(Section):
     """How the model is trained."""
 
@@ -229,6 +233,14 @@ class TrainConfig(Section):
     """Tokens of a step, over all devices. None means 16,384, unless `expert.rows_per_step` is set."""
     rows_per_step: Count | None = None
     """Rows of a step, over all devices, in place of `train.tokens_per_step`."""
+    loss: Literal["cross_entropy", "dft"] = "cross_entropy"
+    """What is minimized: the cross entropy of the trained tokens, or dft, in which each token's cross entropy is
+    multiplied by the probability that the model gives it (Dynamic Fine-Tuning, arXiv 2508.05629): what the model holds
+    for very unlikely is hardly learned. The losses that are shown are cross entropy either way."""
+    weights: Weights = Field(default={}, validate_default=True)
+    """What the parts of a reply weigh in the loss, as in `{reasoning: 0.5, answer: 1}`; both are 1 if they are not set.
+    Only their ratio counts. The token that ends a reply has the answer's weight. A part that weighs 0 is not learned;
+    its loss is still shown, as all losses are, without weights."""
     learning_rate: PositiveFloat = 1e-5
     """The peak learning rate."""
     schedule: LRSchedule = "cosine"

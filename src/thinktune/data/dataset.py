@@ -27,7 +27,12 @@ EXAMPLE_DTYPE = np.dtype(
 )
 
 
-REPLY_DTYPE = np.dtype([("example", "i8"), ("start", "i8"), ("length", "i4"), ("label_tokens", "i4"), ("digest", "u8")])
+REPLY_DTYPE = np.dtype(
+    [
+        *(("example", "i8"), ("start", "i8"), ("length", "i4")),
+        *(("label_tokens", "i4"), ("reasoning_tokens", "i4"), ("digest", "u8")),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,11 @@ class Subset:
         """Trained tokens of each reply."""
         return self.dataset.replies["label_tokens"][self.reply_indices]
 
+    def reasoning_tokens(self, indices: Iterable[int] | None = None) -> int:
+        """Count the trained tokens of reasoning in the replies at these indices of `lengths`, or in all of them."""
+        chosen = self.reply_indices if indices is None else self.reply_indices[np.fromiter(indices, np.int64)]
+        return int(self.dataset.replies["reasoning_tokens"][chosen].sum())
+
     @property
     def digests(self) -> bytes:
         """Bytes that change with any token, with its kind, and with the order of the replies."""
@@ -222,7 +232,8 @@ class DatasetWriter:
         for reply in replies:
             self._ids.write(reply.ids.tobytes())
             self._kinds.write(reply.kinds.tobytes())
-            values = (self._example_count, self._token_count, len(reply), reply.label_tokens, reply_digest(reply))
+            counts = len(reply), reply.label_tokens, np.count_nonzero(reply.kinds == TokenKind.REASONING)
+            values = (self._example_count, self._token_count, *counts, reply_digest(reply))
             self._replies += np.array(values, REPLY_DTYPE).tobytes()
             self._token_count += len(reply)
         self._example_count += 1

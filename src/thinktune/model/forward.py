@@ -14,7 +14,7 @@ from torch import Tensor
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError
 from thinktune.model.batch import Batch, collate
-from thinktune.model.loss import LogitChunks, linear_cross_entropy
+from thinktune.model.loss import CROSS_ENTROPY, LogitChunks, Objective, linear_cross_entropy
 from thinktune.model.proof import TOLERANCE, model_traits
 from thinktune.model.protocols import CACHE_ARGUMENTS, CausalLM
 from thinktune.model.states import batch_states
@@ -196,9 +196,14 @@ def _sum_row_losses(
 
 
 def compute_loss(
-    model: CausalLM, batch: Batch, loss_scale: float, precision: torch.dtype, chunk_rows: int | None
+    model: CausalLM,
+    batch: Batch,
+    loss_scale: float,
+    precision: torch.dtype,
+    chunk_rows: int | None,
+    objective: Objective = CROSS_ENTROPY,
 ) -> tuple[Tensor, Tensor]:
-    """Return the summed loss of a batch times `loss_scale`, and the losses (m,) of its labels, detached."""
+    """Return a batch's summed objective times `loss_scale`, and the cross entropies (m,) of its labels, detached."""
 
     def forward() -> tuple[Tensor, Tensor]:
         with autocast(model, precision):
@@ -213,6 +218,7 @@ def compute_loss(
             dtype=precision,
             chunks=LogitChunks(chunk_rows),
             transform=model_traits(model).logits,
+            weights=objective.label_weights(batch.label_kinds),
         )
 
     return with_unsharded_root(model, forward)

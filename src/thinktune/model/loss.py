@@ -1,4 +1,7 @@
-"""Fused linear cross entropy over labelled positions only, in chunks: the full logits never exist."""
+"""Fused linear cross entropy over labelled positions only, in chunks, and what training makes of it.
+
+The full logits never exist.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thinktune.model.device import runs_triton
+from thinktune.tokenization import TokenKind
 
 # Bytes of logits at a time: what fits in a CPU's cache; on a card a fraction of its memory, because matrix products
 # of few rows leave it idle, and each chunk reads and writes the head's whole gradient.
@@ -57,6 +61,72 @@ class LogitTransform:
 PLAIN_LOGITS = LogitTransform()
 
 
+@dataclass(frozen=True, slots=True)
+class LabelWeights:
+    """What the cross entropy of each label is multiplied by, besides the scale of all; a constant for the gradient.
+
+    `fixed` is (m,) fp32, None where each is 1; with `probability` the label's own probability is a factor as well.
+    """
+
+    fixed: Tensor | None = None
+    probability: bool = False
+
+    @property
+    def are_equal(self) -> bool:
+        """Whether each label has the weight 1."""
+        return self.fixed is None and not self.probability
+
+    def part(self, part: slice) -> "LabelWeights":
+        """Return those of some of the labels."""
+        return self if self.fixed is None else LabelWeights(self.fixed[part], self.probability)
+
+    def apply_inplace(self, factors: Tensor, losses: Tensor) -> Tensor:
+        """Multiply factors (rows,) by the weights of labels with these cross entropies, and return them."""
+        if self.fixed is not None:
+            factors.mul_(self.fixed)
+        return factors.mul_(losses.neg().exp_()) if self.probability else factors
+
+
+EQUAL_WEIGHTS = LabelWeights()
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What training minimizes: the mean over labels of cross entropy, each by the weight of its part of the reply.
+
+    The token that ends a reply is of the answer's part. With `by_probability` each label's own probability p, taken as
+    a constant, is a factor as well: -sg(p) log p (Dynamic Fine-Tuning; Wu et al., 2025, arXiv 2508.05629). The mean
+    divides by the weights of the parts alone: over p, a step of improbable tokens would count as much as any other,
+    which is what DFT takes away, and ranks would have to exchange p before the first gradient.
+    """
+
+    reasoning_weight: float = 1.0
+    answer_weight: float = 1.0
+    by_probability: bool = False
+
+    @property
+    def weighs_parts(self) -> bool:
+        """Whether a part counts more than the other."""
+        return self.reasoning_weight != self.answer_weight
+
+    def label_weights(self, label_kinds: Tensor) -> LabelWeights:
+        """Return the weights of labels by their kinds (m,); the device is handed nothing that it waits for."""
+        if not self.weighs_parts:
+            return LabelWeights(probability=self.by_probability)
+        fixed = torch.full_like(label_kinds, self.answer_weight, dtype=torch.float32)
+        fixed.masked_fill_(label_kinds == TokenKind.REASONING, self.reasoning_weight)
+        return LabelWeights(fixed, self.by_probability)
+
+    def summed_weight(self, label_tokens: int, reasoning_tokens: int) -> float:
+        """Return what divides the loss of so many labels: their number, where the parts weigh the same."""
+        if not self.weighs_parts:
+            return label_tokens
+        return self.reasoning_weight * reasoning_tokens + self.answer_weight * (label_tokens - reasoning_tokens)
+
+
+CROSS_ENTROPY = Objective()
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Head and loss in one, with both gradients made in the forward pass: three matrix products, no stored logits."""
 
@@ -70,6 +140,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
         chunks: LogitChunks,
         transform: LogitTransform,
+        weights: LabelWeights,
     ) -> tuple[Tensor, Tensor]:
         fused = _is_fused(hidden.device, chunks.fused)
         with_gradients = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
@@ -88,7 +159,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             states, target = hidden[part].to(dtype), labels[part, None]
             logits = _logits(states, head, buffer[: len(target)])
             bounded = transform.apply_inplace(logits)
-            losses[part] = softmax(logits, target, scale if with_gradients else None)
+            losses[part] = softmax(logits, target, scale if with_gradients else None, weights.part(part))
             if hidden_gradient is None or weight_gradient is None:
                 continue
             transform.derive_inplace(logits, bounded)
@@ -101,7 +172,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             del gradient, bounded  # before the next chunk's logits are made
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         ctx.mark_non_differentiable(losses)
-        return losses.sum() * scale, losses
+        weighted = losses if weights.are_equal else weights.apply_inplace(losses.clone(), losses)
+        return weighted.sum() * scale, losses
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
@@ -110,7 +182,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # asks nothing, so that it does not wait; where this is not so, the device ends the run.
         is_last: Any = torch.ops.aten._assert_async.msg
         is_last(gradients[0] == 1, "the loss is the last number: its scale is given, not multiplied")
-        return hidden_gradient, weight_gradient, None, None, None, None, None
+        return hidden_gradient, weight_gradient, *[None] * 6
 
 
 def pick_chunk_rows(
@@ -149,6 +221,7 @@ def linear_cross_entropy(  # noqa: PLR0913 (the parts of a loss, by name)
     dtype: torch.dtype,
     chunks: LogitChunks | None = None,
     transform: LogitTransform = PLAIN_LOGITS,
+    weights: LabelWeights = EQUAL_WEIGHTS,
 ) -> tuple[Tensor, Tensor]:
     """Compute the cross entropy of `labels` given `hidden` through the head `weight`.
 
@@ -156,17 +229,19 @@ def linear_cross_entropy(  # noqa: PLR0913 (the parts of a loss, by name)
         hidden: (m, hidden), the states at the m positions that predict a label.
         weight: (vocabulary, hidden).
         labels: (m,) int64.
-        scale: factor of the summed loss: one over the label tokens of the whole step.
+        scale: factor of the summed loss: one over the label tokens of the whole step, or over their weights.
         dtype: dtype of the matrix products; the softmax is always fp32.
         chunks: rows of logits that exist at a time; None means `pick_chunk_rows`.
         transform: how the class makes logits of the head's products.
+        weights: factors of the labels' losses.
 
     Returns:
-        The scaled sum, to call backward on, and the m losses in fp32, without gradient.
+        The scaled sum of weighted losses, to call backward on, and the m losses as they are, in fp32, without gradient.
     """
     if not torch.is_grad_enabled():  # the autograd function cannot see this, and would make both gradients
         hidden, weight = hidden.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunks or LogitChunks(), transform)  # pyright: ignore[reportReturnType]
+    chunks = chunks or LogitChunks()
+    return _LinearCrossEntropy.apply(hidden, weight, labels, scale, dtype, chunks, transform, weights)  # pyright: ignore[reportReturnType]
 
 
 def _is_fused(device: torch.device, override: bool | None) -> bool:
@@ -179,8 +254,8 @@ def _logits(states: Tensor, head: Tensor, buffer: Tensor) -> Tensor:
     return buffer.copy_(states @ head.T)
 
 
-def _cross_entropy_inplace(logits: Tensor, target: Tensor, scale: float | None) -> Tensor:
-    """Return the losses (rows,); with a scale, turn the fp32 logits into their scaled gradient, in place.
+def _cross_entropy_inplace(logits: Tensor, target: Tensor, scale: float | None, weights: LabelWeights) -> Tensor:
+    """Return the losses (rows,); with a scale, turn the fp32 logits into their scaled, weighted gradient, in place.
 
     A loss that is not finite makes the gradient of its row NaN, and with it that of the head.
     """
@@ -189,13 +264,14 @@ def _cross_entropy_inplace(logits: Tensor, target: Tensor, scale: float | None) 
     total = logits.sub_(top).exp_().sum(-1, keepdim=True)
     losses = (total.log() + top - chosen)[:, 0]
     if scale is not None:  # the gradient of cross entropy: softmax minus one at the target
-        factor = torch.full_like(losses, scale).masked_fill_(~losses.isfinite(), torch.nan)[:, None]
+        factor = weights.apply_inplace(torch.full_like(losses, scale), losses)
+        factor = factor.masked_fill_(~losses.isfinite(), torch.nan)[:, None]
         logits.mul_(total.reciprocal() * factor).scatter_add_(1, target, -factor)
     return losses
 
 
-def _fused_cross_entropy(logits: Tensor, target: Tensor, scale: float | None) -> Tensor:
+def _fused_cross_entropy(logits: Tensor, target: Tensor, scale: float | None, weights: LabelWeights) -> Tensor:
     """Compute the same in one kernel, for logits of any float dtype: 6 bytes of a bf16 logit cross the memory."""
     from thinktune.model.kernels.cross_entropy import cross_entropy_in_place  # only where Triton is installed
 
-    return cross_entropy_in_place(logits, target, scale)
+    return cross_entropy_in_place(logits, target, scale, weights.fixed, by_probability=weights.probability)

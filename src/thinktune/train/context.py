@@ -17,12 +17,14 @@ from thinktune.distributed import SINGLE, World
 from thinktune.model import Batch, CausalLM, pick_precision
 from thinktune.model.batch import Padding, collate
 from thinktune.model.long_rows.context_parallel import WHOLE, ContextShare
+from thinktune.model.loss import Objective
 from thinktune.model.proof import model_traits
 from thinktune.optim import Optimizer, learning_rate_factor
 from thinktune.planner import PlanInputs, Setting
 from thinktune.planner.resolve import evaluation_batch_tokens
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.tokenization import ChatTokenizer
+from thinktune.train.objective import make_objective
 
 
 def evaluation_interval_steps(recipe: Recipe, steps: Sequence[StepRows]) -> int:
@@ -81,6 +83,11 @@ class RunContext:
         return model_traits(self.model).packed
 
     @property
+    def objective(self) -> Objective:
+        """What a step minimizes."""
+        return make_objective(self.recipe.train)
+
+    @property
     def chunk_rows(self) -> int | None:
         """Rows of logits that exist at a time; None for what suits the device."""
         return self.setting.chunk_rows
@@ -113,6 +120,12 @@ class RunContext:
         settings = self.recipe.train
         factor = learning_rate_factor(step, len(self.steps), settings.warmup_fraction, settings.schedule)
         return settings.learning_rate * factor
+
+    def label_weight(self, step: int) -> float:
+        """Return the sum of the weights of a step's labels, on all ranks: what divides its loss."""
+        planned = self.steps[step - 1]
+        reasoning = self.prepared.train.reasoning_tokens(planned.rows)
+        return self.objective.summed_weight(planned.label_tokens, reasoning)
 
     def row_sources(self, step: int) -> list[str]:
         """Return file and line of a step's rows."""

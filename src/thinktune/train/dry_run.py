@@ -40,7 +40,8 @@ def dry_run(context: RunContext) -> int | None:
     rows = context.prepared.validation
     try:
         batches = [context.share.slice(batch).to(context.device) for batch in largest_batches(context)]
-        dry_train_step(context.model, batches, context.optimizer, context.precision, context.chunk_rows)
+        options = context.chunk_rows, context.objective
+        dry_train_step(context.model, batches, context.optimizer, context.precision, *options)
         if len(rows):
             batches = map(context.share.slice, _fullest_batch(context, rows, context.evaluation_capacity))
             evaluate_loss(context.model, batches, context.device, context.precision, context.chunk_rows)

@@ -155,7 +155,13 @@ def _train_step(run: Run, number: int) -> None:
     context = run.context
     batches = run.prefetcher.take(context, number)
     context.optimizer.begin_step(number, context.learning_rate(number))
-    options = StepOptions(context.steps[number - 1].label_tokens, context.chunk_rows, len(context.recipe.sources))
+    options = StepOptions(
+        context.steps[number - 1].label_tokens,
+        context.chunk_rows,
+        len(context.recipe.sources),
+        context.objective,
+        context.label_weight(number),
+    )
     run.metrics.add(step(context.model, batches, context.optimizer, context.world, context.precision, options))
     run.state.advance(number)
     if number < len(context.steps):
@@ -173,7 +179,8 @@ def _compile(run: Run) -> bool:
     try:
         for batch in batches:
             evaluates = batch is batches[-1]  # evaluation has batches of the largest shape alone
-            seconds += warm_up(context.model, batch, context.precision, context.chunk_rows, evaluates=evaluates)
+            options = context.chunk_rows, context.objective
+            seconds += warm_up(context.model, batch, context.precision, *options, evaluates=evaluates)
     except Exception as error:  # the compiler's own have no common class; any other error comes again in the dry run
         # Many ranks may wait for each other inside the pass that failed.
         if context.world.size > 1 or find_out_of_memory(error):

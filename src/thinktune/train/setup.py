@@ -47,6 +47,7 @@ from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import agreement
 from thinktune.train.context import RunContext
 from thinktune.train.joined_linear import join_products, joining_pays
+from thinktune.train.objective import objective_lines, unlearned_fault
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
 ASSUMED_DISK_BYTES_PER_SECOND = 100e6  # until a checkpoint has been timed
@@ -169,9 +170,10 @@ def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
         say(note)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
     prepared = prepare(recipe, admitted.tokenizer, say)
-    if too_long := context_fault(prepared, admitted.config):
-        raise UserError(too_long)
-    for line in summary.summary_lines(prepared.summary):
+    faults = context_fault(prepared, admitted.config), unlearned_fault(recipe.train, prepared.train)
+    if found := [fault for fault in faults if fault]:
+        raise UserError(found)
+    for line in (*summary.summary_lines(prepared.summary), *objective_lines(recipe.train, prepared.train)):
         say(line)
     return prepared
 

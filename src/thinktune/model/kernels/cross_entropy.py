@@ -11,7 +11,9 @@ from torch import Tensor
 BLOCK_LOGITS, WARPS = 4096, 8  # 16 logits a thread, in loads of 16 bytes
 
 
-def cross_entropy_in_place(logits: Tensor, target: Tensor, scale: float | None) -> Tensor:
+def cross_entropy_in_place(
+    logits: Tensor, target: Tensor, scale: float | None, weights: Tensor | None = None, *, by_probability: bool = False
+) -> Tensor:
     """Return the losses (rows,) fp32; with a scale, turn the logits into their scaled gradient, in place.
 
     The softmax is fp32, by a running maximum (Milakov, Gimelshein, 2018). A loss that is not finite makes the gradient
@@ -21,6 +23,8 @@ def cross_entropy_in_place(logits: Tensor, target: Tensor, scale: float | None) 
         logits: (rows, vocabulary) in any float dtype, rows contiguous.
         target: (rows, 1) int64.
         scale: factor of the gradient; None for the losses alone.
+        weights: (rows,) fp32, a factor of each row's gradient; None where each is 1.
+        by_probability: whether the target's probability is a factor of its row's gradient as well.
     """
     rows, vocab_size = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
@@ -29,11 +33,13 @@ def cross_entropy_in_place(logits: Tensor, target: Tensor, scale: float | None) 
             logits,
             target,
             losses,
+            weights,
             logits.stride(0),
             0.0 if scale is None else scale,
             VOCABULARY=vocab_size,
             BLOCK=BLOCK_LOGITS,
             WITH_GRADIENT=scale is not None,
+            BY_PROBABILITY=by_probability,
             num_warps=WARPS,
         )
     return losses
@@ -44,11 +50,13 @@ def _cross_entropy(  # noqa: PLR0913 (a kernel takes no objects)
     logits,
     targets,
     losses,
+    weights,
     row_stride,
     scale,
     VOCABULARY: tl.constexpr,  # noqa: N803 (as Triton names constants)
     BLOCK: tl.constexpr,  # noqa: N803
     WITH_GRADIENT: tl.constexpr,  # noqa: N803
+    BY_PROBABILITY: tl.constexpr,  # noqa: N803
 ):
     row = tl.program_id(0).to(tl.int64)
     logits += row * row_stride
@@ -67,6 +75,10 @@ def _cross_entropy(  # noqa: PLR0913 (a kernel takes no objects)
     loss = normalizer - chosen
     tl.store(losses + row, loss)
     if WITH_GRADIENT:
+        if weights is not None:
+            scale *= tl.load(weights + row)
+        if BY_PROBABILITY:
+            scale *= tl.exp(-loss)
         factor = tl.where(tl.abs(loss) < float("inf"), scale, float("nan"))
         for start in range(0, VOCABULARY, BLOCK):
             columns = start + tl.arange(0, BLOCK)

@@ -23,6 +23,9 @@ ModelPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or a
 MaybeModelPath = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=at_home)
 ]
+AverageWeight = Annotated[
+    float, typer.Argument(metavar="WEIGHT", help="The tuned model's share, between 0 and 1, such as 0.7.")
+]
 ServedEndpoint = Annotated[str | None, typer.Option("--endpoint", help="Use this OpenAI-compatible server instead.")]
 EndpointModel = Annotated[
     str | None, typer.Option("--model", help="Model of the endpoint; all that it lists by default.")

@@ -265,12 +265,10 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
     sides = arguments.endpoints_by_side(endpoint or [])
     with captured_output():
-        from thinktune.config import load_recipe
+        from thinktune.commands.evaluated import show_evaluation
         from thinktune.eval import comparison_tables
         from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
-        from thinktune.report import write_final_card, write_run_page
-        from thinktune.run import RunFolder
-        from thinktune.tracking import update_trackers
+        from thinktune.run.folder import find_run
     if not math.isfinite(temperature):
         raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
 
@@ -281,16 +279,24 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         else:
             options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge)
             result = evaluate_run(run, tell, options)
-        write_run_page(run)
-        if kept := write_final_card(run):
-            tell(kept)
-    update_trackers(run, load_recipe(RunFolder(run).recipe).track, tell)
+        show_evaluation(run, tell)
     if as_json:
         print_json(result)
         _require_output()
         return
     make_console().print(comparison_tables(result))
-    say(f"report: {RunFolder(run).report}")
+    found, of_average = find_run(run)
+    say(f"card:   {run / 'README.md'}" if of_average else f"report: {found.report}")
+
+
+@app.command()
+def average(run: arguments.RunPath, weight: arguments.AverageWeight) -> None:
+    """Make a model between base and tuned: WEIGHT of the tuned weights, and the rest of the base's."""
+    with captured_output():
+        from thinktune.commands.average import average_run
+
+    with _exit_when_stopped("stopped; nothing of the unfinished model is kept"):
+        average_run(run, weight, say)
 
 
 @app.command()

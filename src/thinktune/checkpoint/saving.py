@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from thinktune.checkpoint.base_files import CONFIG_FILE, BaseFiles
+from thinktune.checkpoint.averaging import Average, write_average
+from thinktune.checkpoint.base_files import CONFIG_FILE, BaseFiles, StoredAs
 from thinktune.checkpoint.manifest import CARD_FILE, MANIFEST, checksum, write_manifest
 from thinktune.checkpoint.store import (
+    AVERAGE_KEY,
     STATE_CHECKSUMS_KEY,
     STATE_FOLDER,
     TRAINER_STATE_FILE,
@@ -171,40 +175,58 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
         set_rng_state(name.removeprefix(RNG_PREFIX), random[name], device)
 
 
-def write_final(
-    run_folder: Path,
-    checkpoint: Checkpoint,
-    dtype: torch.dtype,
-    base_files: BaseFiles,
-    diagnosis: dict[str, Any],
-    card: str,
-) -> Path:
-    """Write a checkpoint's model as the plain folder `final`: the base's folder with new weights, as `dtype`.
+@dataclass(frozen=True, slots=True)
+class PlainForm:
+    """The form of a plain model folder: the dtype of its weights, where its base stores each, and what it says of it.
 
-    The folder carries the run's diagnosis (see `diagnosis_record`), and its model card.
+    `state` is the content of its state.json: the step, and the run's diagnosis (see `diagnosis_record`).
     """
-    final = RunFolder(run_folder).final
-    partial = _partial_folder(final)
-    left_out = (MANIFEST, TRAINER_STATE_FILE, INDEX_FILE)
+
+    dtype: torch.dtype
+    stored_as: Mapping[str, StoredAs]
+    state: Mapping[str, Any]
+
+
+def write_plain(
+    place: Path, checkpoint: Checkpoint, form: PlainForm, card: str | None, average: Average | None = None
+) -> Path:
+    """Write a checkpoint's model, or its average with the base, as a plain folder with its card; whole or not at all.
+
+    The folder is the base's with new weights. A former one in its place is removed once this one is whole.
+    """
+    partial = _partial_folder(place)
     try:
-        weights = sorted(checkpoint.folder.glob("*.safetensors"))
-        write_weights(weights, partial, final, dtype, base_files.weights)
-        for path in sorted(checkpoint.folder.iterdir()):
-            if path.is_file() and path.suffix != ".safetensors" and path.name not in left_out:
-                with name_path(final / path.name):
-                    shutil.copyfile(path, partial / path.name)
-            elif path.is_dir() and path.name != STATE_FOLDER:
-                with name_path(final / path.name):
-                    shutil.copytree(path, partial / path.name)
-        name = str(dtype).removeprefix("torch.")
-        # Each of the two names is read by some releases.
-        write_json(partial / CONFIG_FILE, read_json(partial / CONFIG_FILE) | {"dtype": name, "torch_dtype": name})
-        write_json(partial / TRAINER_STATE_FILE, {"step": checkpoint.step, "diagnosis": diagnosis})
-        atomic_write_text(partial / CARD_FILE, card)
-        _commit_folder(partial, final)
+        fill_plain(partial, place, checkpoint, form, average)
+        if card is not None:
+            atomic_write_text(partial / CARD_FILE, card)
+        _commit_folder(partial, place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return final
+    return place
+
+
+def fill_plain(
+    folder: Path, place: Path, checkpoint: Checkpoint, form: PlainForm, average: Average | None = None
+) -> None:
+    """Write all of a plain model folder but its card and manifest; errors name its files by `place`."""
+    left_out = (MANIFEST, TRAINER_STATE_FILE, INDEX_FILE)
+    weights = sorted(checkpoint.folder.glob("*.safetensors"))
+    if average is None:
+        write_weights(weights, folder, place, form.dtype, form.stored_as)
+    else:
+        write_average(weights, folder, place, average, (form.dtype, form.stored_as))
+    for path in sorted(checkpoint.folder.iterdir()):
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in left_out:
+            with name_path(place / path.name):
+                shutil.copyfile(path, folder / path.name)
+        elif path.is_dir() and path.name != STATE_FOLDER:
+            with name_path(place / path.name):
+                shutil.copytree(path, folder / path.name)
+    name = str(form.dtype).removeprefix("torch.")
+    # Each of the two names is read by some releases.
+    write_json(folder / CONFIG_FILE, read_json(folder / CONFIG_FILE) | {"dtype": name, "torch_dtype": name})
+    state = dict(form.state) | ({AVERAGE_KEY: {"weight": average.weight}} if average else {})
+    write_json(folder / TRAINER_STATE_FILE, state)
 
 
 def _partial_folder(folder: Path) -> Path:

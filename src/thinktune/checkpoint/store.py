@@ -24,6 +24,9 @@ TRAINER_STATE_FILE = "state.json"  # the step, and what else a run needs to resu
 STATE_CHECKSUMS_KEY = "state_digests"  # in the trainer state, since the manifest omits what pruning removes
 
 
+AVERAGE_KEY = "average"  # in the state of a model that is an average of base and tuned: its weight
+
+
 Pointer = Literal["last", "best"]
 
 
@@ -92,6 +95,18 @@ def has_final_model(run_folder: Path, best: Checkpoint) -> bool:
     return (
         final.is_dir() and not manifest_mismatches(final) and read_json(final / TRAINER_STATE_FILE)["step"] == best.step
     )
+
+
+def average_weight(model_folder: Path) -> float:
+    """Return the weight of the tuned model in an average with its base; 1 for any other model."""
+    state = model_folder / TRAINER_STATE_FILE
+    try:
+        record = read_json(state) if state.is_file() else None
+    except (ValueError, OSError, RecursionError):
+        return 1.0
+    average = record.get(AVERAGE_KEY) if isinstance(record, dict) else None
+    weight = average.get("weight") if isinstance(average, dict) else None
+    return float(weight) if isinstance(weight, int | float) else 1.0
 
 
 def mark_best(run_folder: Path, step: int) -> None:

@@ -14,6 +14,9 @@ from thinktune.files import name_path, write_json
 
 SINGLE_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
+# Of a final model's weights by name: the file, the name in the checkpoint, and the dtype if it is one of its own.
+WeightPlan = Mapping[str, tuple[str, str, torch.dtype | None]]
+
 
 def write_weights(
     files: Sequence[Path], folder: Path, place: Path, dtype: torch.dtype, stored_as: Mapping[str, StoredAs]
@@ -23,10 +26,8 @@ def write_weights(
     Where `stored_as` has a place for every weight, and a weight for every place, that is followed; else names and
     files are those of the checkpoint. Raises OSError that names the file, by its `place` after the folder is renamed.
     """
-    holders = _tensor_files(files)
-    plan = _plan_as_base(holders, stored_as) or {
-        name: (path.name, name, None) for name, path in sorted(holders.items(), key=lambda item: item[1].name)
-    }
+    holders = tensor_files(files)
+    plan = plan_weights(holders, stored_as)
     sizes = dict[str, tuple[int, int]]()
     for file in dict.fromkeys(file for file, _, _ in plan.values()):
         weights = _read_as(
@@ -36,18 +37,31 @@ def write_weights(
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             save_file(weights, folder / file, {"format": "pt"})
         sizes |= {name: (weight.nbytes, weight.numel()) for name, weight in weights.items()}
-    if any(file != SINGLE_FILE for file, _, _ in plan.values()):
-        total_bytes, total_parameters = (sum(each) for each in zip(*sizes.values(), strict=True))
-        write_json(
-            folder / INDEX_FILE,
-            {
-                "metadata": {"total_parameters": total_parameters, "total_size": total_bytes},
-                "weight_map": {name: file for name, (file, _, _) in sorted(plan.items())},
-            },
-        )
+    write_index(folder, plan, sizes)
 
 
-def _tensor_files(files: Iterable[Path]) -> dict[str, Path]:
+def write_index(folder: Path, plan: WeightPlan, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Write the index of a folder's weights where there are several files; `sizes` are bytes and elements by name."""
+    if all(file == SINGLE_FILE for file, _, _ in plan.values()):
+        return
+    total_bytes, total_parameters = (sum(each) for each in zip(*sizes.values(), strict=True))
+    write_json(
+        folder / INDEX_FILE,
+        {
+            "metadata": {"total_parameters": total_parameters, "total_size": total_bytes},
+            "weight_map": {name: file for name, (file, _, _) in sorted(plan.items())},
+        },
+    )
+
+
+def plan_weights(holders: Mapping[str, Path], stored_as: Mapping[str, StoredAs]) -> WeightPlan:
+    """Plan a final model's weights as its base stores them, or where some do not fit as the checkpoint does."""
+    return _plan_as_base(holders, stored_as) or {
+        name: (path.name, name, None) for name, path in sorted(holders.items(), key=lambda item: item[1].name)
+    }
+
+
+def tensor_files(files: Iterable[Path]) -> dict[str, Path]:
     """Return the file of each tensor in safetensors files."""
     found: dict[str, Path] = {}
     for path in files:

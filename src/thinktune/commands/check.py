@@ -20,6 +20,7 @@ from thinktune.data.packing import account_for_sources, padding_share, plan_step
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.data.rows_first import RowsFirst
 from thinktune.errors import UserError, redact_all
+from thinktune.eval.averaging.questions import describe_cost, few_rows_fault
 from thinktune.hub import locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import Admitted, admit, context_fault
@@ -73,7 +74,11 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
         prepared = first.prepared
     else:
         prepared = prepare_with_faults(recipe, tokenizer, say)
-    faults = context_fault(prepared, admitted.config), unlearned_fault(recipe.train, prepared.train)
+    faults = (
+        context_fault(prepared, admitted.config),
+        unlearned_fault(recipe.train, prepared.train),
+        few_rows_fault(recipe, prepared.validation),
+    )
     stops = [*prepared.stop_reasons, *filter(None, faults)]
     facts = prepared.summary | {"stops": stops, "model_notes": list(admitted.notes)}
     facts["objective"] = objective_lines(recipe.train, prepared.train)
@@ -90,6 +95,8 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
             "plan": planned,
             **account_for_sources(recipe, prepared, steps),
         }
+        if recipe.train.average is not None:
+            facts["averaging"] = describe_cost(recipe, prepared)
         if not admitted.traits.packed:
             capacity = recipe.train.batch_tokens or max(SHOWN_BATCH_TOKENS, int(prepared.train.lengths.max()))
             share = padding_share(prepared.train.lengths, steps, capacity)
@@ -98,7 +105,8 @@ def check_recipe(recipe: Recipe, say: Say, first: RowsFirst | None = None) -> tu
         if planned.get("ranks", 1) > 1:
             stops += filter(None, [many_ranks_fault(source, admitted, trust_remote_code=trusted)])
         if memory:
-            needed = disk_space.disk_requirements(admitted.config, memory)
+            averages = recipe.train.average is not None
+            needed = disk_space.disk_requirements(admitted.config, memory, averages=averages)
             facts["disk"] = disk_space.disk_as_dict(recipe.run_folder, needed)
             shortage = disk_space.describe_shortage(recipe.run_folder, needed)
             if shortage and not recipe.plan.card:  # with a card named, it may be meant for another machine
@@ -213,6 +221,8 @@ def print_check(facts: dict[str, Any], console: Console) -> None:
         for line in _proof_lines(facts):
             _print(line, console)
         _print_plan(facts["plan"], console)
+    if "averaging" in facts:
+        _print(facts["averaging"], console)
     if "disk" in facts:
         _print(disk_space.describe_disk(facts["disk"]), console, None if facts["disk"]["fits"] else "red")
     for line in facts.get("written", ()):

@@ -224,6 +224,20 @@ class DataConfig(Section):
 Weights = Annotated[dict[Part, float], BeforeValidator(resolve_weights)]
 
 
+def _check_average(value: Any) -> Any:
+    """Return how a weight between base and tuned is chosen; raise ValueError with one sentence for anything else."""
+    known = value is None or value == "curve" or isinstance(value, bool)  # true is refused by every section
+    if not known and not (isinstance(value, int | float) and 0 <= value <= 100):
+        raise ValueError(
+            f"is {json.dumps(value, default=repr)[:60]}; write the percentage points of general questions that may be "
+            "lost (0 to 100), as in 5, or curve"
+        )
+    return value
+
+
+AverageRule = Annotated[float | Literal["curve"] | None, BeforeValidator(_check_average)]
+
+
 class TrainConfig(Section):
     """How the model is trained."""
 
@@ -299,6 +313,10 @@ class TrainConfig(Section):
     """On an accelerator, use only operations that always give the same bits (slower). The CPU always does."""
     stop_when_overfitting: Count | None = None
     """Stop after this many evaluations in a row that are clearly above the best one. None trains to the end."""
+    average: AverageRule = None
+    """Average the weights of base and tuned model when training has ended, so that less is forgotten. A number is how
+    many percentage points of general questions may be lost: of the models that lose no more, `final/` becomes the best
+    one on held-out rows. `curve` draws the curve and keeps the tuned weights. See docs/keeping.md."""
 
     @model_validator(mode="before")
     @classmethod

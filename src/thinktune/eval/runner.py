@@ -19,6 +19,7 @@ from thinktune.data.columns.modes import has_thinking_switch
 from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
+from thinktune.eval.averaging.questions import split_held_out
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_completions
 from thinktune.eval.general_probe import PROBE_SEED, PROBE_SET, PROBE_VERSION, probe_tasks
 from thinktune.eval.llm_judge import Completer
@@ -50,6 +51,7 @@ from thinktune.progress import ProgressReporter, Say
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.base_model import refuse_other_weights
 from thinktune.run.environment import LIBRARIES
+from thinktune.run.folder import find_run
 from thinktune.run.resume import refuse_other_data
 from thinktune.tokenization import ChatTokenizer, Example, read_tokenizer
 from thinktune.tokenization.model_template import OWN
@@ -94,14 +96,17 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
 
     The sets are the first `generate.evaluate_questions` held-out rows, the task files, and the general probe. Replies
     that the same model wrote before, with the same sampling, are reused. Asked in both modes, the report of the mode
-    without thinking is inside the other, under `silent`.
+    without thinking is inside the other, under `silent`. `folder` may also be an average of the run's models; rows that
+    chose the weight of the run's own are not asked.
     """
     options = options or EvalOptions()
+    run, average = find_run(folder)
+    model, folder = folder, run.path
     if options.endpoints and set(options.endpoints) != set(SIDES):
         raise UserError("--endpoint: name both, as in --endpoint base=http://host:8000/v1 --endpoint tuned=http://...")
     require_run_folder(folder)
     recipe = load_recipe(RunFolder(folder).recipe)
-    sources = {"base": locate_model(recipe), "tuned": resolve_model_folder(folder)}
+    sources = {"base": locate_model(recipe), "tuned": resolve_model_folder(model)}
     for source in sources.values() if not options.endpoints else ():
         admit_model(source, trust_remote_code=recipe.model.trust_remote_code)
     task_files = [read_task_file(file, recipe.data.system) for file in options.tasks]
@@ -113,7 +118,8 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)
     if not options.endpoints:
         refuse_other_weights(weights_fingerprint(sources["base"]), folder)
-    held_out = prepared.validation.examples(recipe.generate.evaluate_questions)
+    chose, proves = split_held_out(recipe, prepared.validation)
+    held_out = proves.examples(recipe.generate.evaluate_questions)
     tasks = [
         *(task_from_example(example, HELD_OUT_SET) for example in held_out),
         *from_files,
@@ -122,20 +128,22 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
     _refuse_duplicate_names(tasks, options)
     evaluations: list[Evaluation] = []
     for thinking in _modes(options, tokenizer, say):
-        evaluation_folder = RunFolder(folder).evaluation(thinking=thinking)
+        evaluation_folder = run.evaluation(thinking=thinking, average=average)
         # A judge costs money, so of two modes it compares the answers in the one that is trained.
         asked = replace(options, thinking=thinking, judge=None if evaluations else options.judge)
         settings = replace(
-            _eval_settings(recipe, prepared, sources, tasks, asked), think_tags=astuple(read_tags(tokenizer))
+            _eval_settings(recipe, prepared, sources, tasks, asked),
+            think_tags=astuple(read_tags(tokenizer)),
+            choosing_rows=len(chose),
         )
         write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
         write_json(evaluation_folder.settings, settings_to_record(settings))
-        evaluations.append(Evaluation(evaluation_folder, recipe, settings, tasks, prepared.validation, asked, say))
+        evaluations.append(Evaluation(evaluation_folder, recipe, settings, tasks, proves, asked, say))
     for side in SIDES:
-        _evaluate_side(evaluations, side, sources[side])
+        evaluate_side(evaluations, side, sources[side])
     if options.judge:
         _judge_answers(evaluations[0], options.judge)
-    return _score([evaluation.folder for evaluation in evaluations], folder)
+    return _score([evaluation.folder for evaluation in evaluations], model)
 
 
 def rescore_run(folder: Path, *, thinking: bool | None = None) -> dict[str, Any]:
@@ -143,9 +151,10 @@ def rescore_run(folder: Path, *, thinking: bool | None = None) -> dict[str, Any]
 
     `thinking` None means both modes, as far as there are replies.
     """
-    require_run_folder(folder)
+    run, average = find_run(folder)
+    require_run_folder(run.path)
     wanted = (True, False) if thinking is None else (thinking,)
-    folders = [RunFolder(folder).evaluation(thinking=mode) for mode in wanted]
+    folders = [run.evaluation(thinking=mode, average=average) for mode in wanted]
     found = [each for each in folders if each.settings.is_file()]
     return _score(found or folders[:1], folder)
 
@@ -228,7 +237,7 @@ def _eval_settings(
     )
 
 
-def _evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) -> None:
+def evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) -> None:
     """Measure the losses and generate the replies that one side lacks; its model is loaded only if any are missing.
 
     A row that was trained silent is asked the same in both modes: once, and the reply is kept for both.
@@ -265,6 +274,11 @@ def _evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) -
     _share_replies(evaluations, side)
 
 
+def is_evaluated(evaluation: Evaluation, side: str) -> bool:
+    """Return True if a side's replies and losses are all there."""
+    return not any(_missing_replies([evaluation], side)) and _has_losses(evaluation, side)
+
+
 def _missing_replies(evaluations: Sequence[Evaluation], side: str) -> list[dict[str, Task]]:
     """Return for each evaluation the tasks by key that no evaluation has a reply to and none before it will ask."""
     known = {key for each in evaluations for key in read_completions(each.folder.completions(side))}
@@ -290,7 +304,13 @@ def _share_replies(evaluations: Sequence[Evaluation], side: str) -> None:
 
 def _measured_on(evaluation: Evaluation, side: str) -> dict[str, Any]:
     """Return what a side's losses depend on; the mode of the questions is not part of it."""
-    return {"model": evaluation.settings.models[side].print, "data": evaluation.settings.data_fingerprint}
+    settings = evaluation.settings
+    # The rows that choose a weight are the held-out ones of that search, and missing from every evaluation.
+    return {
+        "model": settings.models[side].print,
+        "data": settings.data_fingerprint,
+        "choosing_rows": settings.choosing_rows or None,
+    }
 
 
 def _has_losses(evaluation: Evaluation, side: str) -> bool:

@@ -150,7 +150,7 @@ def _score_set(folder: EvaluationFolder, name: str, rows: Sequence[_ScoredTask])
     counted = [row for row in all_rows if not row.excluded]
     measures = compare([row.scores["base"] for row in counted], [row.scores["tuned"] for row in counted])
     if name == HELD_OUT_SET and folder.losses("base").is_file():
-        measures += compare(*(_saved_losses(folder.losses(side)) for side in SIDES))
+        measures += compare(*(saved_losses(folder.losses(side)) for side in SIDES))
     graded = [row for row in counted if not row.grader_errors]
     verdict = forgetting_verdict(measures) if name == PROBE_SET else set_verdict(name, measures)
     if ungraded := len(counted) - len(graded):
@@ -185,7 +185,8 @@ def _obeyed(row: _ScoredTask, side: str) -> Scores:
     return {"obeyed": float(obeyed)}
 
 
-def _saved_losses(file: Path) -> list[dict[str, float]]:
+def saved_losses(file: Path) -> list[dict[str, float]]:
+    """Read a side's losses, a row each, such that their plain mean is the loss per token."""
     record = read_object(file, AnyObject, AGAIN)
     with refuse_damage(file, AGAIN):
         return _linearized_losses(record["rows"])

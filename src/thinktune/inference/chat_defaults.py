@@ -6,7 +6,7 @@ from pathlib import Path
 
 from thinktune.config import load_recipe
 from thinktune.inference.requests import SamplingParams
-from thinktune.run import RunFolder
+from thinktune.run.folder import find_run
 from thinktune.tokenization import Turn
 
 DEFAULT_MAX_NEW_TOKENS = 2048
@@ -28,7 +28,8 @@ def read_chat_defaults(folder: Path, model: Path) -> ChatDefaults:
     """
     from thinktune.model.generation_config import read_generation_config  # imported late: it takes seconds
 
-    recipe = load_recipe(RunFolder(folder).recipe) if RunFolder(folder).is_run else None
+    run, _ = find_run(folder)  # an average of a run's models is talked to as the run's own
+    recipe = load_recipe(run.recipe) if run.is_run else None
     config = read_generation_config(model)
     sampling = SamplingParams(
         recipe.generate.max_new_tokens if recipe else DEFAULT_MAX_NEW_TOKENS,

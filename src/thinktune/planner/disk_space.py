@@ -20,11 +20,15 @@ OTHER_FILES_BYTES = 64 * 2**20  # tokenizer, configurations, journals, the repor
 
 @dataclass(frozen=True, slots=True)
 class DiskRequirements:
-    """Bytes of a checkpoint's weights, of the optimizer's state, and of the final model."""
+    """Bytes of a checkpoint's weights, of the optimizer's state, and of the final model.
+
+    `averaged_bytes` are those of one more model, beside the final one, while weights are averaged.
+    """
 
     weights_bytes: int
     state_bytes: int
     final_bytes: int
+    averaged_bytes: int = 0
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -40,7 +44,7 @@ class DiskRequirements:
         return (
             self.checkpoint_bytes
             + self.weights_bytes
-            + max(self.checkpoint_bytes, self.final_bytes)
+            + max(self.checkpoint_bytes, self.final_bytes + self.averaged_bytes)
             + OTHER_FILES_BYTES
         )
 
@@ -57,12 +61,16 @@ class DiskSpace:
         return max(0, requirements.peak_bytes - self.run_folder_bytes - self.free_bytes)
 
 
-def disk_requirements(config: ModelConfig, memory: MemoryTierName) -> DiskRequirements:
-    """Compute the bytes that a run in a memory tier writes; the final model has the dtype of the base."""
+def disk_requirements(config: ModelConfig, memory: MemoryTierName, *, averages: bool = False) -> DiskRequirements:
+    """Compute the bytes that a run in a memory tier writes; the final model has the dtype of the base.
+
+    `averages` says that models between base and tuned are written as well, one at a time.
+    """
     count, tier = sum(map(math.prod, parameter_shapes(config))), TIERS[memory]
     weights = count * tier.weight_bytes_per_parameter
     state = round(count * tier.bytes_per_parameter) - weights
-    return DiskRequirements(weights, state, count * (config.dtype or torch.float32).itemsize)
+    final = count * (config.dtype or torch.float32).itemsize
+    return DiskRequirements(weights, state, final, final if averages else 0)
 
 
 def disk_space(folder: Path) -> DiskSpace:

@@ -10,16 +10,18 @@ from typing import Any, TypeVar
 import yaml
 
 from thinktune.checkpoint import find_checkpoint
-from thinktune.checkpoint.store import TRAINER_STATE_FILE
+from thinktune.checkpoint.store import TRAINER_STATE_FILE, average_weight
 from thinktune.config import Recipe, load_recipe
 from thinktune.config.expert import OTHER_SOURCES, any_source_key, first_source_key, recipe_key
 from thinktune.config.loading import validate_recipe
 from thinktune.errors import UserError
+from thinktune.eval.averaging.curve import Curve, read_curve
 from thinktune.eval.completion_store import model_fingerprint
 from thinktune.files import read_json
 from thinktune.hub.card_metadata import read_license, repository_name
 from thinktune.report.evaluation_section import read_reports
 from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
+from thinktune.run.folder import find_run
 from thinktune.run.reading import AnyObject, read_environment, read_object, refuse_damage
 from thinktune.run.resume import flatten_settings
 
@@ -54,6 +56,8 @@ class CardFacts:
     sampling: Record = field(default_factory=dict[str, Any])  # of generation_config.json; greedy if empty
     weights: tuple[str, ...] = ()  # names of GGUF files
     step: int | None = None  # of the run, whose weights these are
+    weight: float = 1.0  # of those weights in their average with the base's
+    curve: Curve | None = None  # by which that weight was chosen
     run: str | None = None
     recipe: Recipe | None = None
     environment: Record = field(default_factory=dict[str, Any])
@@ -129,6 +133,7 @@ def read_facts(folder: Path, run: RunFolder | None, name: str, source: Path | No
     facts.run = run.path.resolve().name
     state = _read_plain(source / TRAINER_STATE_FILE) or _read_plain(run.final / TRAINER_STATE_FILE)
     facts.step = state["step"] if isinstance(state.get("step"), int) else None
+    facts.weight = average_weight(source if (source / TRAINER_STATE_FILE).is_file() else run.final)
     facts.recipe = keep(lambda: load_recipe(run.recipe), None)
     facts.environment = keep(lambda: read_environment(run.path), {})
     facts.data = keep(lambda: _read_data(run.data_summary), {})
@@ -137,9 +142,13 @@ def read_facts(folder: Path, run: RunFolder | None, name: str, source: Path | No
     facts.diagnosis = keep(lambda: diagnose_run(run.path), None) if metrics else None
     recorded = {key: facts.environment.get(f"model_{key}") for key in ("license", "license_name", "license_link")}
     facts.license = {key: str(value) for key, value in recorded.items() if value} or facts.license
+    beside, average = find_run(weights or folder)
+    own = folder in (run.final, *run.checkpoints.glob("*")) or (average and beside.path == run.path)
     if weights is None:  # an export's are the run's in another form
-        weights = folder if folder in (run.final, *run.checkpoints.glob("*")) else _model_of(run)
-    report = keep(lambda: read_reports(run.path), {})
+        weights = folder if own else _model_of(run)
+    if facts.weight < 1 and not (own and average):
+        facts.curve = keep(lambda: read_curve(run.path), None)
+    report = keep(lambda: read_reports(run.path, average if own else None), {})
     if report:
         _add_evaluations(facts, report, run, model_fingerprint(weights) if weights else "")
     return facts

@@ -40,9 +40,13 @@ def evaluation_html(run: Path) -> Markup:
         return render_template("evaluation.html.jinja", parts=parts) if parts else Markup()
 
 
-def read_reports(run: Path) -> dict[str, Any]:
-    """Read the report of a run's evaluation, with that of the mode without thinking under `silent`; {} without any."""
-    thinking, silent = (_read_report(RunFolder(run).evaluation(thinking=mode)) for mode in (True, False))
+def read_reports(run: Path, average: str | None = None) -> dict[str, Any]:
+    """Read the report of a run's evaluation, with that of the mode without thinking under `silent`; {} without any.
+
+    `average` names a folder beside `final/` whose evaluation is read instead.
+    """
+    folders = (RunFolder(run).evaluation(thinking=mode, average=average) for mode in (True, False))
+    thinking, silent = map(_read_report, folders)
     return thinking | ({"silent": silent} if silent else {})
 
 

@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{6,})")
+_AVERAGE_NAME = re.compile(r"average-[01](\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFolder:
-    """The files of one evaluation of a run: questions, replies of each side (`base`, `tuned`), and report."""
+    """The files of one evaluation of a run: questions, replies of each side (`base`, `tuned`), and report.
+
+    `shared` is the folder of another evaluation whose base's replies and losses serve this one, too.
+    """
 
     path: Path
+    shared: Path | None = None
 
     @property
     def settings(self) -> Path:
@@ -40,11 +45,14 @@ class EvaluationFolder:
 
     def completions(self, side: str) -> Path:
         """Return the file of a side's replies, saved as they come."""
-        return self.path / side / "completions.jsonl"
+        return self._side(side) / "completions.jsonl"
 
     def losses(self, side: str) -> Path:
         """Return the file of a side's losses on the held-out rows."""
-        return self.path / side / "losses.json"
+        return self._side(side) / "losses.json"
+
+    def _side(self, side: str) -> Path:
+        return (self.shared if self.shared and side == "base" else self.path) / side
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +179,33 @@ class RunFolder:
         """The report page."""
         return self.path / "report.html"
 
-    def evaluation(self, *, thinking: bool = True) -> EvaluationFolder:
-        """Return the folder of an evaluation; the one without thinking is inside the other."""
-        folder = self.path / "eval"
-        return EvaluationFolder(folder if thinking else folder / "no-thinking")
+    def evaluation(self, *, thinking: bool = True, average: str | None = None) -> EvaluationFolder:
+        """Return the folder of an evaluation; the one without thinking is inside the other.
+
+        `average` names an average's folder; its evaluation shares the base's replies.
+        """
+        own = self.path / "eval"
+        mode = Path() if thinking else Path("no-thinking")
+        return EvaluationFolder(own / average / mode, own / mode) if average else EvaluationFolder(own / mode)
+
+    def average(self, weight: float) -> Path:
+        """Return the folder of a model between base and tuned, by the weight of the tuned one."""
+        return self.path / f"average-{weight:g}"
+
+    @property
+    def averaging(self) -> EvaluationFolder:
+        """The replies by which a weight is chosen; the sides are the base and each weight."""
+        return EvaluationFolder(self.path / "averaging")
+
+    @property
+    def curve(self) -> Path:
+        """The figures of each weight between base and tuned, and the one that was chosen."""
+        return self.averaging.path / "curve.json"
+
+    @property
+    def averaged(self) -> Path:
+        """The model of one weight while it is asked."""
+        return self.averaging.path / "model.partial"
 
     def tracker(self, name: str) -> Path:
         """Return the folder of a tracker's own files."""
@@ -194,3 +225,11 @@ def checkpoint_step(name: str) -> int | None:
     """Parse the step from the name of a checkpoint's folder; None for any other name."""
     found = _CHECKPOINT_NAME.fullmatch(name)
     return int(found[1]) if found else None
+
+
+def find_run(folder: Path) -> tuple[RunFolder, str | None]:
+    """Return the run of a folder: itself, or that beside which an average of its models stands, with its name."""
+    beside = RunFolder(folder.parent)
+    if not RunFolder(folder).is_run and _AVERAGE_NAME.fullmatch(folder.name) and beside.is_run:
+        return beside, folder.name
+    return RunFolder(folder), None

@@ -32,6 +32,7 @@ RESUMABLE_CHANGES = (
     "train.save_every_minutes",
     "train.time_limit",
     "train.stop_when_overfitting",
+    "train.average",  # follows the last step
     "train.bad_numbers",
     "train.full_disk",
     "train.deterministic",

@@ -10,24 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from thinktune.checkpoint import saving, store
 from thinktune.config import Recipe
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import Stopped, UserError, shorten_error
+from thinktune.eval.averaging.questions import describe_cost
 from thinktune.files import is_disk_full, name_path
 from thinktune.model import transforms
 from thinktune.model.long_rows.activation_offload import offload_layer_inputs
 from thinktune.progress import Bar, Printer, Say, no_bar, say_nothing
-from thinktune.report import final_step_phrase, render_model_card, write_final_card, write_run_page
-from thinktune.report.model_card import edited_card
+from thinktune.report import final_step_phrase, write_final_card, write_run_page
 from thinktune.run import RunFolder, diagnose_run, journal, lock_run, status
-from thinktune.run.diagnosis import diagnosis_record
-from thinktune.run.reading import damaged, read_environment
 from thinktune.tracking import trackers
 from thinktune.train import metrics, samples
+from thinktune.train.averaging import average_final
 from thinktune.train.dry_run import dry_run, find_out_of_memory, out_of_memory_error
+from thinktune.train.final_model import card_text, final_form
 from thinktune.train.interrupt import StopRequest, parse_duration_seconds
 from thinktune.train.setup import open_run
 from thinktune.train.state import Run
@@ -47,31 +45,38 @@ def train(
     printer = Printer(say, bar) if world.is_main else Printer(say_nothing)
     locked = lock_run(recipe.run_folder) if world.is_main else nullcontext()
     with name_path(recipe.run_folder), stop.catch_signals(announce=world.is_main), locked:
-        try:
-            with stop.interruptible(by_time_limit=False):
-                run = open_run(recipe, printer.say, command, bar=printer.bar, world=world)
-        except Stopped:
-            raise Stopped(
-                f"{stop.reason}: stopped while rows and weights were loaded; run the same command to start or resume"
-            ) from None
-        context, state = run.context, run.state
-        tracked = trackers.run_trackers(context.folder, recipe.track, printer.say) if world.is_main else nullcontext()
-        try:
-            with tracked, _recorded_ending(run, stop):
-                _write_page(run)
-                context.say(f"report: {RunFolder(context.folder).report}")
-                _train(run, stop, printer)
-        except Stopped:
-            raise Stopped(
-                f"{stop.reason}: stopped after step {state.step} of {len(context.steps)}, checkpoint of step "
-                f"{state.saved} in {context.folder}; run the same command to resume"
-            ) from None
-        except Exception as error:
-            if (full := find_out_of_memory(error)) is None:
-                raise
-            raise out_of_memory_error(context, full, f"after step {state.step}") from error
-        world.barrier()
-    return context.folder
+        _open_and_train(recipe, stop, printer, command, world)
+        if recipe.train.average is not None:  # by now nothing refers to the model
+            average_final(recipe, printer.say, world, stop)
+    return recipe.run_folder
+
+
+def _open_and_train(recipe: Recipe, stop: StopRequest, printer: Printer, command: Sequence[str], world: World) -> None:
+    """Open a run and train it to its final model; model and optimizer are gone afterwards."""
+    try:
+        with stop.interruptible(by_time_limit=False):
+            run = open_run(recipe, printer.say, command, bar=printer.bar, world=world)
+    except Stopped:
+        raise Stopped(
+            f"{stop.reason}: stopped while rows and weights were loaded; run the same command to start or resume"
+        ) from None
+    context, state = run.context, run.state
+    tracked = trackers.run_trackers(context.folder, recipe.track, printer.say) if world.is_main else nullcontext()
+    try:
+        with tracked, _recorded_ending(run, stop):
+            _write_page(run)
+            context.say(f"report: {RunFolder(context.folder).report}")
+            _train(run, stop, printer)
+    except Stopped:
+        raise Stopped(
+            f"{stop.reason}: stopped after step {state.step} of {len(context.steps)}, checkpoint of step "
+            f"{state.saved} in {context.folder}; run the same command to resume"
+        ) from None
+    except Exception as error:
+        if (full := find_out_of_memory(error)) is None:
+            raise
+        raise out_of_memory_error(context, full, f"after step {state.step}") from error
+    world.barrier()
 
 
 @contextmanager
@@ -239,7 +244,10 @@ def _evaluate_and_sample(run: Run, stop: StopRequest) -> None:
     with _interruptible(run, stop):
         metrics.evaluate_held_out(run.context, run.state.step)
         if run.state.step:
+            knew = run.samples.tokens_per_second
             samples.write_samples(run.context, run.samples, run.state.step)
+            if run.context.recipe.train.average is not None and knew is None and run.samples.tokens_per_second:
+                run.context.say(describe_cost(run.context.recipe, run.context.prepared, run.samples.tokens_per_second))
 
 
 def _evaluate_while_saving(run: Run, stop: StopRequest) -> None:
@@ -377,34 +385,19 @@ def _write_final(run: Run) -> None:
     best = store.find_checkpoint(folder, "best")
     assert best is not None
     diagnosis = diagnose_run(folder)
-    if not store.has_final_model(folder, best):
+    final = RunFolder(folder).final
+    averaged = store.average_weight(final) < 1  # and stays so until the weights are asked again
+    if not store.has_final_model(folder, best) or (averaged and run.context.recipe.train.average is None):
         store.verify(best)
-        saving.write_final(
-            folder,
-            best,
-            _base_dtype(folder),
-            run.context.base_files,
-            diagnosis_record(diagnosis),
-            _card_text(run, best),
-        )
+        form = final_form(folder, dict(run.context.base_files.weights), best.step)
+        saving.write_plain(final, best, form, card_text(folder, best.folder))
     _write_page(run)
     _write_card(run)
     waited = run.checkpoints.waited_seconds
     share = waited / max(1e-9, waited + run.metrics.elapsed_seconds)
     say(f"training waited {waited:.1f} s for checkpoints, {share:.1%} of its time")
     metrics.log_conclusion(run.context, run.state.step)
-    say(f"final model: {RunFolder(folder).final} ({final_step_phrase(diagnosis, best.step)})")
-
-
-def _card_text(run: Run, best: store.Checkpoint) -> str:
-    """Return the card of a new final model: people's own, where they edited that of the former one."""
-    folder = RunFolder(run.context.folder)
-    if own := edited_card(folder.final):
-        return own
-    try:
-        return render_model_card(best.folder, folder).text
-    except UserError:  # a damaged record of the run; `_write_card` says which
-        return render_model_card(best.folder, None, folder.path.name).text
+    say(f"final model: {final} ({final_step_phrase(diagnosis, best.step)})")
 
 
 def _write_card(run: Run) -> None:
@@ -416,11 +409,3 @@ def _write_card(run: Run) -> None:
             kept = f"the model card could not be written: {'; '.join(error.faults)}"
         if kept:
             metrics.log_event(run.context, run.state.step, kept)
-
-
-def _base_dtype(folder: Path) -> torch.dtype:
-    name = read_environment(folder).get("model_dtype")
-    found = getattr(torch, str(name), None)
-    if not isinstance(found, torch.dtype):
-        raise damaged(RunFolder(folder).environment, ValueError(f"model_dtype is {name!r}"))
-    return found

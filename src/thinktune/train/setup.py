@@ -12,16 +12,18 @@ from typing import Any
 import torch
 
 from thinktune.checkpoint import saving, store
-from thinktune.checkpoint.base_files import BaseFiles, StoredAs
+from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
 from thinktune.data import Prepared, StepRows, Subset, prepare, summary
 from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError, redact_all
+from thinktune.eval.averaging.questions import describe_cost, few_rows_fault
 from thinktune.files import write_json
 from thinktune.hub import repository
 from thinktune.hub.card_metadata import read_license
 from thinktune.hub.fingerprint import weights_fingerprint
+from thinktune.inference.generation_proof import require_generation
 from thinktune.model import CausalLM, pick_device, pick_precision, transforms
 from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
@@ -34,7 +36,6 @@ from thinktune.model.long_rows.activation_offload import offload_layer_inputs
 from thinktune.model.long_rows.tiled_mlp import tile_mlps
 from thinktune.model.low_precision.float8 import apply_float8, pick_scaling, require_float8
 from thinktune.model.proof import model_traits
-from thinktune.model.stored_weights import MatchedWeights
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
@@ -46,6 +47,7 @@ from thinktune.tokenization import ChatTokenizer
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import agreement
 from thinktune.train.context import RunContext
+from thinktune.train.final_model import stored_as
 from thinktune.train.joined_linear import join_products, joining_pays
 from thinktune.train.objective import objective_lines, unlearned_fault
 from thinktune.train.state import CheckpointClock, Run, TrainState
@@ -69,6 +71,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
         admitted = _admit(recipe, source, read_weights=world.local_rank == 0 and last is None)
         prepared = _read_rows(recipe, admitted, say)
+    if fault := few_rows_fault(recipe, prepared.validation):
+        raise UserError(fault)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     agreement.refuse_unshared_folder(folder, world)
     agreement.refuse_other_inputs(world, source, _tokenizer_fingerprint(admitted.tokenizer), last, device)
@@ -81,9 +85,13 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, device)
     setting = world.broadcast(resolve_setting(inputs, say, world))
     agreement.refuse_other_machines(world, setting)
-    needed = disk_space.disk_requirements(admitted.config, setting.memory)
+    averages = recipe.train.average is not None
+    needed = disk_space.disk_requirements(admitted.config, setting.memory, averages=averages)
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
+    if averages:
+        require_generation(model)
+        say(describe_cost(recipe, prepared))
     compiled = _compiles(model, world)
     optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
     share = _configure_layers(inputs, model, setting, world, compiled=compiled)
@@ -93,7 +101,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         folder=folder,
         prepared=prepared,
         tokenizer=admitted.tokenizer,
-        base_files=BaseFiles.read(source, admitted.tokenizer, _stored_as(admitted.weights, source)),
+        base_files=BaseFiles.read(source, admitted.tokenizer, stored_as(admitted.weights, source)),
         model=model,
         optimizer=optimizer,
         steps=steps,
@@ -118,20 +126,6 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
 def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
     trusted, template = recipe.model.trust_remote_code, recipe.model.template
     return admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
-
-
-def _stored_as(weights: MatchedWeights, source: Path) -> dict[str, StoredAs]:
-    """Return how the base stores each weight that is trained; empty for a part, which has its class's own names."""
-    if weights.is_part:
-        return {}
-    main = weights.main_dtype
-    own = {name: weights.dtype(name) for name in weights.saved_as}
-    return {
-        name: StoredAs(
-            weights.stored[name].file.relative_to(source).as_posix(), sources, own[name] if own[name] != main else None
-        )
-        for name, sources in weights.saved_as.items()
-    }
 
 
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:

@@ -1,5 +1,7 @@
 """Print docs/recipe.md, the page of all settings, from the recipe's schema: `python docs/recipe_page.py`."""
 
+from typing import get_args
+
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -90,9 +92,12 @@ def table_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str,
             continue
         if name == OTHER_SOURCES:
             continue
+        below = [each for each in get_args(kind) if isinstance(each, type) and issubclass(each, BaseModel)]
         default = "required" if field.default is PydanticUndefined else shown(field.default)
         description = " ".join((field.description or "").split())  # a line break would end the table
         made[path] = f"| `{recipe_key(path)}` | {default} | {description} |\n"
+        for section_below in below:  # one that may be left out has a line of its own
+            made |= table_rows(section_below, f"{path}.")
     return made
 
 

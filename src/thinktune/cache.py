@@ -133,6 +133,17 @@ def create_entry(entry: Path) -> Generator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def unfinished_folder(entry: Path) -> Path:
+    """Return a folder, made where it is not there, for what is collected over several starts before an entry is made.
+
+    It is evicted like the leftovers of a killed process where it is not touched for days.
+    """
+    folder = entry.with_name(f".{entry.name}.{'0' * 16}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    return folder
+
+
 def _find_damage(entry: Path) -> str | None:
     """Say what is wrong with an entry, or return None; remember which files were read and found undamaged."""
     try:

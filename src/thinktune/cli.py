@@ -125,7 +125,7 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, outputs: _Outputs)
         raise
     ready = facts["verdict"] == "ready"
     if write and not prepared.stop_reasons:
-        written += export_rows(prepared, write, None if loaded.other_sources else loaded.data.system)
+        written += export_rows(prepared, write, None if loaded.is_mixture else loaded.data.system)
     elif write:
         written.append(f"{write}: nothing is written, because the rows are not ready")
     if doubts:

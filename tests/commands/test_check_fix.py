@@ -124,3 +124,13 @@ def test_real_inputs_that_stop_are_ready_after_a_fix_or_say_why(tree, tokenizer,
         assert stopped == (len(lines) > 1), source
         ready += not stopped
     assert ready >= 10
+
+
+def test_replay_stays_beside_the_rows_that_are_fixed(tree, tokenizer):
+    rows = [row | {"remark": PROSE} for row in rows_of(6)]
+    file, _, prepared = fix(tree, rows, tokenizer, replay=0.2)
+    assert not prepared.stop_reasons
+    recipe = load_recipe(file)
+    assert recipe.data.ignore == ("remark",)
+    assert recipe.data.replay.share == 0.2
+    assert recipe.data.columns.question == "question"

@@ -5,17 +5,20 @@ import contextlib
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support.prepared_rows import write
 
 from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
 from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
-from thinktune.data.reading.sources import match_files
+from thinktune.data.reading.sources import match_files, refuse_missing_paths
 from thinktune.errors import UserError
 from thinktune.eval.general_probe import probe_tasks
+from thinktune.report.trained_rows import count_trained
 from thinktune.tokenization import Example, Turn
 
 [BUNDLED] = match_files("bundled:general", None, "data.name")
@@ -33,11 +36,58 @@ def replayed(tree):
 
 def test_the_short_form_is_a_source_of_that_share_and_is_recorded_as_one(replayed, tree, tmp_path):
     own, general = replayed.sources
-    assert own == validate_recipe(tree, "here").data
+    assert own.model_copy(update={"replay": None}) == validate_recipe(tree, "here").data
     assert (general.name, general.share, general.validation) == ("bundled:general", 0.25, 0)
     assert general.max_tokens == own.max_tokens
     (tmp_path / "written.yaml").write_text(dump_recipe(replayed))
     assert load_recipe(tmp_path / "written.yaml") == replayed
+
+
+def test_a_file_of_the_users_is_replayed_and_no_list_is_needed(tree, tokenizer, tmp_path):
+    general = write(tmp_path / "mine.jsonl", [{k: row[k] for k in ("question", "answer", "think")} for row in ROWS[:9]])
+    replay = {"share": 0.4, "rows": str(general)}
+    recipe = validate_recipe({**tree, "data": {**tree["data"], "replay": replay}}, "here")
+    prepared = prepare_with_faults(recipe, tokenizer)
+    assert not prepared.stop_reasons
+    assert [source["name"] for source in prepared.summary["sources"]] == [Path(tree["data"]["name"]).name, "mine.jsonl"]
+    assert {example.source.partition(":")[0] for example in prepared.validation.examples()} == {"rows.jsonl"}
+
+
+def test_a_mistake_beside_replay_is_told_once_and_its_remedy_can_be_written(tree, tokenizer, tmp_path):
+    with pytest.raises(UserError) as error:
+        validate_recipe({**tree, "data": {**tree["data"], "max_tokens": 0, "replay": 0.1}}, "here")
+    assert len(error.value.faults) == 1
+    strange = [{"alpha": "x y z", "beta": 3}] * 4
+    own, general = write(tmp_path / "own.jsonl", strange), write(tmp_path / "general.jsonl", strange)
+    data = {"name": str(own), "replay": {"share": 0.1, "rows": str(general)}}
+    with pytest.raises(UserError) as error:
+        prepare_with_faults(validate_recipe({**tree, "data": data}, "here"), tokenizer)
+    first, second = error.value.faults
+    assert first.startswith("data.columns")
+    assert second.startswith("data.replay: data.1.columns")
+    assert "data.0" not in first + second
+    with pytest.raises(UserError, match=r"data\.replay\.rows: 'nowhere\.jsonl' is not a file"):
+        refuse_missing_paths(
+            validate_recipe(
+                {**tree, "data": {"name": str(own), "replay": {"share": 0.1, "rows": "nowhere.jsonl"}}}, "h"
+            )
+        )
+
+
+def test_rows_that_a_share_leaves_over_are_not_counted_as_trained(replayed, tokenizer):
+    prepared = prepare_with_faults(replayed, tokenizer)
+    steps = plan_steps(replayed, prepared)
+    facts = prepared.summary | account_for_sources(replayed, prepared, steps)
+    dealt = {row for step in steps for row in step.rows}
+    assert facts["trained_rows"] == len(dealt) < facts["train_rows"]
+    assert facts["trained_tokens"] == sum(int(prepared.train.lengths[row]) for row in dealt)
+    assert [each["trained_rows"] for each in facts["sources"]] == np.bincount(
+        prepared.train.source_numbers_at(sorted(dealt)), minlength=2
+    ).tolist()
+    pool = facts["train_rows"]
+    count_trained(facts)
+    assert (facts["train_rows"], facts["left_over_rows"]) == (len(dealt), pool - len(dealt))
+    assert facts["sources"][1]["train_rows"] == len(dealt) - facts["sources"][0]["train_rows"]
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, True, "much"])

@@ -395,3 +395,18 @@ def test_every_text_stands_in_both_languages(tmp_path: Path) -> None:
     ]
     assert pairs.count("en") == pairs.count("zh") >= 80
     assert ("学习率" in words(full, "zh"), "学习率" in words(full, "en")) == (True, False)
+
+
+def test_a_recipe_of_several_sources_stands_beside_one_of_one_setting_by_setting(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in ("one", "two")]
+    recipes = (
+        "data: {name: own.jsonl, max_tokens: 512}\nexpert: {split: hash, log_every_steps: 5}\n",
+        "data: [{name: own.jsonl, max_tokens: 700, split: shuffle}, {name: other.jsonl, share: 0.3}]\n",
+    )
+    for run, recipe in zip(runs, recipes, strict=True):
+        (run / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    text = words(write_comparison(runs).read_text(encoding="utf-8"))
+    for row in ("data.0.max_tokens 512 700", "data.0.split hash shuffle", "data.1.share – 0.3"):
+        assert row in text
+    assert "data.0.name" not in text  # which both have
+    assert "{" not in text.partition("data.0.max_tokens")[2].partition("data.1.share")[0]

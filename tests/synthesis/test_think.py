@@ -332,3 +332,15 @@ def test_the_base_itself_can_be_the_teacher(recipe_of):
     assert account["replies"] == 4  # of a model with random weights
     assert account["kept_replies"] == account["written_rows"] == 0
     assert sum(whys(account).values()) == 4
+
+
+def test_a_recipe_with_replay_thinks_about_its_own_rows_and_keeps_the_replay(recipe_of, tokenizer):
+    recipe = recipe_of(sums(11, 12), replay=0.2)
+    with teaching() as (address, _script):
+        account = thinking(recipe, address)
+    assert account["questions"] == 2
+    written = load_recipe(Path(account["recipe"]))
+    assert written.data.replay == recipe.data.replay
+    prepared = prepare_with_faults(written, tokenizer)
+    own = prepared.summary["sources"][0]
+    assert own["train_rows"] + own["validation_rows"] == 2

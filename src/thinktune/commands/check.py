@@ -16,6 +16,7 @@ from thinktune.config import MemoryTierName, Recipe
 from thinktune.data import Prepared, Subset, summary
 from thinktune.data.dataset import select
 from thinktune.data.doubts import find_doubts
+from thinktune.data.own_answers.entry import rows_with_real_tokens
 from thinktune.data.packing import account_for_sources, padding_share, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.data.rows_first import RowsFirst
@@ -150,11 +151,13 @@ def verify_tokens(prepared: Prepared, tokenizer: ChatTokenizer) -> dict[str, Any
 
     Every reply: its tokens are still those that `render_batch` made, which proved that the prompt is a prefix, that the
     last trained token ends the turn, and that the tokens decode to the template's text. All examples, or a thousand
-    evenly spaced ones: rendered again by transformers, their ids are the same.
+    evenly spaced ones: rendered again by transformers, their ids are the same. Own answers that are not made yet have
+    no tokens.
     """
-    rows = select(
-        prepared.train.dataset, np.concatenate([prepared.train.example_indices, prepared.validation.example_indices])
-    )
+    dataset = prepared.train.dataset
+    indices = np.concatenate([prepared.train.example_indices, prepared.validation.example_indices])
+    real = rows_with_real_tokens(prepared.summary, dataset.sources_of_examples(indices).tolist())
+    rows = select(dataset, indices[real])
     for number in rows.reply_indices:
         rows.dataset.reply(int(number))  # reading it holds it to its digest
     sampled = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MAX_RERENDERED)).astype(int))

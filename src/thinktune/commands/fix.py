@@ -100,7 +100,7 @@ def _try(fixing: Fixing, say: Say) -> list[str]:
     try:
         trusted, template = recipe.model.trust_remote_code, recipe.model.template
         tokenizer, _ = read_tokenizer_with_notes(locate_model(recipe), trust_remote_code=trusted, template=template)
-        fixing.prepared = prepare_with_faults(recipe, tokenizer, say)
+        fixing.prepared = prepare_with_faults(recipe.of_source(0), tokenizer, say)  # without replay
     except UserError as error:
         fixing.prepared = None
         return list(error.faults)

@@ -33,9 +33,6 @@ _EXPERT_DATA_KEY = re.compile(
 _NAMES = {field: name for name, field in EXPERT_FIELDS.items()}
 
 
-BUNDLED_ROWS = "bundled:general"  # the name of the general rows that come with the package
-
-
 # Where a recipe's `data` is a list, the schema holds the first source as `data`, and the others here.
 OTHER_SOURCES = "other_sources"
 
@@ -65,6 +62,19 @@ def of_source(sentence: str, number: int) -> str:
     """Return a sentence about one source of a list with its settings named as the list has them: `data.1.columns`."""
     sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], sentence)
     return re.sub(r"\bdata\.(?=[a-z])", f"data.{number}.", sentence)
+
+
+def of_replay(sentence: str) -> str:
+    """Return a sentence about the rows of `data.replay` with their settings named as a recipe can write them.
+
+    Only their place is one of them; any other is set where `data` is a list, in which they come second.
+    """
+    named = re.sub(r"\bdata\.name\b", "data.replay.rows", sentence)
+    sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], named)
+    listed = re.sub(r"\bdata\.(?!replay\b)(?=[a-z])", "data.1.", sentence)
+    if listed == sentence:
+        return named if named.startswith("data.replay") else f"data.replay: {named}"
+    return f"data.replay: {listed} (data.1 is the replay once data is a list of your rows and of it)"
 
 
 def any_source_key(field: str) -> str:
@@ -110,26 +120,9 @@ def to_fields(tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 fields[section] = {**held, leaf: value}
             elif isinstance(held, list):
                 fields[section] = [{leaf: value, **each} if isinstance(each, dict) else each for each in held]
-    fields, faults = _with_replay(fields, faults)
     if isinstance(sources := fields.get("data"), list) and sources:
         fields |= {"data": sources[0], OTHER_SOURCES: sources[1:]}
     return fields, faults
-
-
-def _with_replay(fields: dict[str, Any], faults: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Write `data.replay: 0.1` out: the bundled general rows, as a second source of that share, none of them held out.
-
-    They are no longer than the first source's rows may be, so that they need no more memory.
-    """
-    if not has_key(fields, "data.replay"):
-        return fields, faults
-    share, data = fields["data"]["replay"], without_key(fields, "data.replay")["data"]
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-        faults = [*faults, f"data.replay: is {share!r}; write a share between 0 and 1, as in 0.1, or leave it out"]
-        return fields | {"data": data}, faults
-    general = {"name": BUNDLED_ROWS, "share": share, "validation": 0.0}
-    general |= {key: data[key] for key in ("max_tokens",) if key in data}
-    return fields | {"data": [data, general]}, faults
 
 
 def from_fields(tree: dict[str, Any]) -> dict[str, Any]:

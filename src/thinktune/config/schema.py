@@ -1,23 +1,22 @@
 """Schema of a recipe: frozen sections, validated on construction. `docs/recipe.md` is made from it."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from thinktune.config.expert import of_replay, of_source
 from thinktune.config.loss_weights import Part, resolve_weights
+from thinktune.config.replay import BUNDLED, BUNDLED_ROWS, Answers, Replay, read_replay
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
+from thinktune.config.section import Section
 from thinktune.files import expand_home
 
 DEFAULT_TOKENS_PER_STEP = 16_384  # about 20 of the medical rows
@@ -35,28 +34,6 @@ Count = Annotated[int, Field(gt=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what every random generator takes
 SHARE_TOLERANCE = 1e-6  # of shares that add up to 1
 EngineChoice = Literal["auto", "here", "vllm"]
-
-
-class Section(BaseModel):
-    """Frozen group of settings; an unknown key is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # For pydantic, as for Python, true is 1.
-        parts: Sequence[Any] = value if isinstance(value, list | tuple) else (value,)
-        found = next((part for part in parts if isinstance(part, bool)), None)
-        if found is not None and not _takes_bool(cls.model_fields[info.field_name or ""].annotation):
-            raise ValueError(f"is {str(found).lower()}; write a number or a text in its place (a text in quotes)")
-        return value
-
-
-def _takes_bool(annotation: Any) -> bool:
-    return annotation is bool or any(_takes_bool(part) for part in get_args(annotation))
 
 
 class ModelSource(Section):
@@ -138,7 +115,7 @@ class ColumnsConfig(Section):
     """A system prompt for this row."""
     messages: str | None = None
     """A whole conversation, as a list of messages."""
-    roles: Roles = {}
+    roles: Roles = Field(default={})
     """Who speaks in messages, where they have other names than the usual ones: `{user: 学员, assistant: [教练, 助教]}`.
     Also keys, in messages that hold each speaker's text under a key."""
     keypoint: str | None = None
@@ -180,6 +157,11 @@ class DataConfig(Section):
     share: float | None = Field(default=None, gt=0, lt=1)
     """Where `data` is a list: this source's share of the tokens that are trained (0 to 1). Its rows are repeated, or
     only some of them taken, until it has this share. None: every row once an epoch; such sources share the rest."""
+    answers: Answers = "rows"
+    """Where `data` is a list, of a source beside your own rows: whose answers are trained, as in `data.replay.answers`.
+    Its `validation` is then 0."""
+    replay: Replay | None = None
+    """General rows beside these, against forgetting: a share, as in 0.1, or the settings below."""
     validation: float | str = Field(default=0.1, union_mode="left_to_right")
     """The share of rows held out for evaluation (0 to 0.5), or a file of separate rows."""
     split: Literal["hash", "shuffle"] = "hash"
@@ -201,6 +183,11 @@ class DataConfig(Section):
     @classmethod
     def _no_space_at_its_ends(cls, system: str | None) -> str | None:
         return (system or "").strip() or None
+
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _a_share_is_short_for_replay(cls, value: Any) -> Any:
+        return read_replay(value)
 
     @field_validator("think_tags")
     @classmethod
@@ -236,6 +223,15 @@ def _check_average(value: Any) -> Any:
 
 
 AverageRule = Annotated[float | Literal["curve"] | None, BeforeValidator(_check_average)]
+
+
+def _replayed(own: DataConfig, replay: Replay) -> DataConfig:
+    """Return the replayed rows as a source, of which none is held out.
+
+    They are no longer than one's own rows may be, so that they need no more memory.
+    """
+    name = BUNDLED_ROWS if replay.rows == BUNDLED else replay.rows
+    return DataConfig(name=name, share=replay.share, validation=0.0, max_tokens=own.max_tokens, answers=replay.answers)
 
 
 class TrainConfig(Section):
@@ -448,10 +444,42 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _own_answers_stand_beside_rows(self) -> Self:
+        for number, source in enumerate(self.sources if self.other_sources else (self.data,)):
+            place = f"data.{number}" if self.other_sources else "data"
+            if source.replay and self.other_sources:
+                raise ValueError(
+                    f"{place}.replay: stands in a list of sources; write its rows as one of them, with their share"
+                )
+            if source.answers != "rows" and (number == 0 or source.validation != 0):
+                raise ValueError(
+                    f"{place}.answers: is {source.answers}, the base's own answers, which can only stand beside your "
+                    "own rows and hold none out; write data as a list, this source after the first and with "
+                    "validation: 0, or write data.replay"
+                )
+        return self
+
     @property
     def sources(self) -> tuple[DataConfig, ...]:
-        """All sources of rows; the first is the domain, whose system prompt chat and exams use."""
-        return (self.data, *self.other_sources)
+        """All sources of rows; the first is the domain, whose system prompt chat and exams use; replay is the last."""
+        replayed = (_replayed(self.data, self.data.replay),) if self.data.replay else ()
+        return (self.data, *self.other_sources, *replayed)
+
+    @property
+    def is_mixture(self) -> bool:
+        """True if there are several sources of rows."""
+        return len(self.sources) > 1
+
+    def key_of_source(self, number: int) -> str:
+        """Return the key under which this recipe has a source."""
+        return f"data.{number}" if self.other_sources else "data.replay" if number else "data"
+
+    def in_source(self, sentence: str, number: int) -> str:
+        """Return a sentence about a source with its settings named as this recipe has them."""
+        if self.other_sources:
+            return of_source(sentence, number)
+        return of_replay(sentence) if number else sentence
 
     @property
     def max_tokens(self) -> int:
@@ -460,7 +488,7 @@ class Recipe(Section):
 
     def of_source(self, number: int) -> Self:
         """Return the recipe of one source alone, which is then its `data`."""
-        alone = self.sources[number].model_copy(update={"share": None})
+        alone = self.sources[number].model_copy(update={"share": None, "replay": None})
         return self.model_copy(update={"data": alone, "other_sources": ()})
 
     @property

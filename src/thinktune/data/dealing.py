@@ -100,7 +100,11 @@ def base_row_mask(recipe: Recipe, rows: Subset) -> NDArray[np.bool_]:
 
 
 def account_of_steps(recipe: Recipe, rows: Subset, steps: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    """Account for what steps train of each source: rows, tokens, their part of all, and how often each row comes."""
+    """Account for what steps train of each source: tokens, their part of all, and how often each row comes.
+
+    `dealt_rows` counts replies as often as they come; `trained_rows`, `trained_tokens` and `trained_learned_tokens`
+    count rows and tokens of replies that come at all, each once, as `train_rows` counts what there is to train on.
+    """
     owners = rows.source_numbers
     count = len(recipe.sources)
     dealt = np.fromiter((row for step in steps for row in step), np.int64)
@@ -108,8 +112,15 @@ def account_of_steps(recipe: Recipe, rows: Subset, steps: Sequence[Sequence[int]
     tokens = np.bincount(owners[dealt], rows.lengths[dealt].astype(np.int64), count).astype(np.int64)
     own = np.bincount(owners, minlength=count)
     total = max(1, int(tokens.sum()))
+    once = np.unique(dealt)
+    examples = np.unique(rows.dataset.replies["example"][rows.reply_indices[once]])
+    trained_rows = np.bincount(rows.dataset.sources_of_examples(examples), minlength=count)
+    sums = [np.bincount(owners[once], sizes[once], count) for sizes in (rows.lengths, rows.label_tokens)]
     return [
         {
+            "trained_rows": int(trained_rows[number]),
+            "trained_tokens": int(sums[0][number]),
+            "trained_learned_tokens": int(sums[1][number]),
             "dealt_rows": int(row_counts[number]),
             "dealt_tokens": int(tokens[number]),
             "dealt_share": round(int(tokens[number]) / total, 6),

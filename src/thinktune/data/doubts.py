@@ -64,8 +64,9 @@ def find_doubts(recipe: Recipe, tokenizer: ChatTokenizer, limit: int = MAX_DOUBT
     Reads and checks all rows, but makes no tokens, so that rows that are too long or alike are not among them. Raises
     UserError where a file cannot be read or understood, and where two of several sources have files of one name.
     """
-    if recipe.other_sources:
-        alone = map(recipe.of_source, range(len(recipe.sources)))
+    if recipe.is_mixture:
+        numbers = (number for number, source in enumerate(recipe.sources) if source.answers == "rows")
+        alone = map(recipe.of_source, numbers)
         return _merge([find_doubts(each, tokenizer, limit) for each in alone])
     files = sources.find_files(recipe)
     best: dict[str, list[tuple[bytes, str]]] = {}

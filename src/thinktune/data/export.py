@@ -1,10 +1,14 @@
 """Write prepared rows as JSON lines, which other tools can use and this one can read back."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thinktune.data.dataset import Subset
+import numpy as np
+
+from thinktune.data.dataset import Subset, select
+from thinktune.data.own_answers.entry import rows_with_real_tokens
 from thinktune.data.pipeline import Prepared
 from thinktune.errors import UserError
 from thinktune.files import write_json_lines
@@ -25,9 +29,14 @@ def export_rows(prepared: Prepared, folder: Path, system: str | None) -> list[st
 
     Single questions become rows of question, think and answer; if any row is a longer conversation, all become
     messages with `reasoning_content`. A silent reply has `enable_thinking: false` as well. A row's own system prompt is
-    written, the recipe's (`system`) is not. Raises UserError if one of the files already exists.
+    written, the recipe's (`system`) is not. Own answers that are not made yet are left out. Raises UserError if one of
+    the files already exists.
     """
     refuse_existing(folder)
+    train = prepared.train
+    owners = train.dataset.sources_of_examples(train.example_indices).tolist()
+    real = np.array(rows_with_real_tokens(prepared.summary, owners), np.bool_)
+    prepared = replace(prepared, train=select(train.dataset, train.example_indices[real]))
     as_messages = any(
         is_multi_turn(example) for rows in (prepared.train, prepared.validation) for example in _examples(rows)
     )

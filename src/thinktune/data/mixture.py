@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
-from thinktune.config.expert import of_source
 from thinktune.data.dataset import Prepared, Subset, select
 from thinktune.data.faults.duplicates import find_duplicates, find_leaks, find_near_duplicates, question_text
 from thinktune.data.joined import JoinedDataset, join_datasets
@@ -85,7 +84,8 @@ def join_sources(recipe: Recipe, parts: Sequence[SourceRows]) -> Prepared:
     digest = blake2b(train.digests + b"/" + validation.digests, digest_size=16)
     digest.update(np.bincount(train.source_numbers, minlength=len(parts)).tobytes())
     summary = _summarize(recipe, parts, pool.tallies, train, validation)
-    return Prepared(train, validation, summary, digest.hexdigest(), tuple(_stop_reasons(parts, summary, pool.tallies)))
+    stops = _stop_reasons(recipe, parts, summary, pool.tallies)
+    return Prepared(train, validation, summary, digest.hexdigest(), tuple(stops))
 
 
 def _make_pool(recipe: Recipe, parts: Sequence[SourceRows], dataset: JoinedDataset) -> _Pool:
@@ -196,7 +196,11 @@ def _count(rows: Subset, number: int) -> int:
 
 def source_names(recipe: Recipe) -> list[str]:
     """Return a name for each source: its file's or folder's, or the hub's; with its number where two have the same."""
-    names = [source.name if source.hub else Path(source.name).name for source in recipe.sources]
+    names = [
+        ("" if source.answers == "rows" else "own answers to ")
+        + (source.name if source.hub else Path(source.name).name)
+        for source in recipe.sources
+    ]
     return [name if names.count(name) == 1 else f"{name} (data.{number})" for number, name in enumerate(names)]
 
 
@@ -213,7 +217,9 @@ def _account(settings: DataConfig, alone: dict[str, Any], tally: Tally) -> dict[
         }
         for fault, actions in tally.counts.items()
     ]
+    own = {"own_answers": alone["own_answers"]} if "own_answers" in alone else {}
     return {
+        **own,
         "share": settings.share,
         **{key: alone[key] for key in _SUMMED},
         "faults": _merge_faults([alone["faults"], found]),
@@ -236,18 +242,22 @@ def _merge_faults(lists: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, A
     return [merged[name] for name in ROW_FAULTS if name in merged]
 
 
-def _stop_reasons(parts: Sequence[SourceRows], summary: dict[str, Any], tallies: Sequence[Tally]) -> list[str]:
+def _stop_reasons(
+    recipe: Recipe, parts: Sequence[SourceRows], summary: dict[str, Any], tallies: Sequence[Tally]
+) -> list[str]:
     """List why a run with these rows cannot start, source by source."""
     stops: list[str] = []
     for number, (part, tally) in enumerate(zip(parts, tallies, strict=True)):
-        stops += (of_source(reason, number) for reason in part.prepared.stop_reasons)
-        stops += (
-            f"{finding.sentence}; fix the row, or write data.{number}.faults: {{{finding.fault}: drop}}"
+        own = list(part.prepared.stop_reasons)
+        own += (
+            f"{finding.sentence}; fix the row, or write data.faults: {{{finding.fault}: drop}}"
             for finding in tally.stops
         )
+        stops += (recipe.in_source(reason, number) for reason in own)
+        place = recipe.key_of_source(number)
         more = tally.total("stops") - len(tally.stops)
-        stops += [f"data.{number}: and {more:,} more such rows"] * (more > 0)
+        stops += [f"{place}: and {more:,} more such rows"] * (more > 0)
         if not part.prepared.stop_reasons and not summary["sources"][number]["train_rows"]:
             name = summary["sources"][number]["name"]
-            stops.append(f"data.{number}: every usable row of {name} stands in another source or is held out there")
+            stops.append(f"{place}: every usable row of {name} stands in another source or is held out there")
     return stops

@@ -285,11 +285,18 @@ def _plan_mixture(recipe: Recipe, rows: Subset) -> list[StepRows]:
 
 
 def account_for_sources(recipe: Recipe, prepared: Prepared, steps: Sequence[StepRows]) -> dict[str, Any]:
-    """Return the summary's `sources` with what a run's steps train of each; nothing where there is one source."""
-    if not recipe.other_sources:
+    """Return the summary's `sources` with what a run's steps train of each, and the sums of rows and tokens trained.
+
+    Nothing where there is one source, of which every row is trained.
+    """
+    if not recipe.is_mixture:
         return {}
     dealt = dealing.account_of_steps(recipe, prepared.train, [step.rows for step in steps])
-    return {"sources": [{**source, **each} for source, each in zip(prepared.summary["sources"], dealt, strict=True)]}
+    sums = {key: sum(each[key] for each in dealt) for key in dealt[0] if key.startswith("trained_")}
+    return {
+        "sources": [{**source, **each} for source, each in zip(prepared.summary["sources"], dealt, strict=True)],
+        **sums,
+    }
 
 
 def padding_share(lengths: Sequence[int] | NDArray[np.integer], steps: Iterable[StepRows], capacity: int) -> float:

@@ -1,7 +1,7 @@
 """Turn a recipe's rows into tokens: find, read, check, tokenize and split them, and cache the result on disk."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import version
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from thinktune import cache
 from thinktune.config import DataConfig, Recipe
-from thinktune.config.expert import of_source
 from thinktune.data import remedies
 from thinktune.data.columns.mapping import ColumnMapping
 from thinktune.data.columns.modes import has_thinking_switch, refuse_share_without_switch
@@ -26,6 +25,8 @@ from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.data.faults.decisions import RowDecision, decisions_file, read_decisions
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.mixture import SourceRows, join_sources
+from thinktune.data.own_answers.bound import write_bound
+from thinktune.data.own_answers.entry import find_own_answers
 from thinktune.data.reading import sources
 from thinktune.data.reading.containers import locate_part
 from thinktune.data.reading.readers import MAX_ROW_BYTES, read_rows
@@ -86,7 +87,7 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
     Rows are tokenized once: later starts find them in the cache, by everything they were made from. Raises UserError
     where a whole file cannot be read or understood, or the template or the system prompt cannot be used.
     """
-    if not recipe.other_sources:
+    if not recipe.is_mixture:
         return _prepare_source(recipe, tokenizer, say).prepared
     sources_alone: list[SourceRows] = []
     faults: list[str] = []
@@ -94,7 +95,7 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
         try:
             sources_alone.append(_prepare_source(recipe.of_source(number), tokenizer, say))
         except UserError as error:
-            faults += (of_source(fault, number) for fault in error.faults)
+            faults += (recipe.in_source(fault, number) for fault in error.faults)
     if faults:
         raise UserError(faults)
     return join_sources(recipe, sources_alone)
@@ -102,15 +103,36 @@ def prepare_with_faults(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lam
 
 def _prepare_source(recipe: Recipe, tokenizer: ChatTokenizer, say: Say) -> SourceRows:
     """Prepare the rows of one source, which is the recipe's `data`."""
+    if recipe.data.answers != "rows":
+        return _prepare_own_answers(recipe, tokenizer, say)
     files = sources.find_files(recipe)
     _refuse_dated_template(tokenizer)
     _refuse_faulty_system(recipe.data, tokenizer)
     refuse_share_without_switch(recipe.data.silent_share, tokenizer)
-    entry = cache.cache_folder() / _cache_key(files, recipe.data, tokenizer)
+    key = _cache_key(files, recipe.data, tokenizer)
+    return _open_or_build(key, lambda folder: _build_dataset(files, recipe.data, tokenizer, folder, say), say)
+
+
+def _prepare_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, say: Say) -> SourceRows:
+    """Prepare the base's own answers to a source's questions; until they are made, a bound of them stands for each."""
+    _refuse_dated_template(tokenizer)
+    own = find_own_answers(recipe, tokenizer)
+    if own.is_made(say):
+        rows = _prepare_source(recipe.model_copy(update={"data": own.settings}), tokenizer, say)
+    else:
+        key = blake2b(f"{own.entry.name} {cache.source_fingerprint(*TOKEN_SOURCES)}".encode(), digest_size=16)
+        rows = _open_or_build(key.hexdigest(), lambda folder: write_bound(folder, own, tokenizer), say)
+    summary = rows.prepared.summary | {"own_answers": own.account()}
+    return replace(rows, prepared=replace(rows.prepared, summary=summary))
+
+
+def _open_or_build(key: str, build: Callable[[Path], None], say: Say) -> SourceRows:
+    """Open the entry of a key, which `build` fills where it is not there."""
+    entry = cache.cache_folder() / key
     for _ in range(MAX_CACHE_ATTEMPTS):
         if not cache.is_complete(entry, say):
             with cache.create_entry(entry) as temporary:
-                _build_dataset(files, recipe.data, tokenizer, temporary, say)
+                build(temporary)
         try:
             return _open_prepared(entry)
         except FileNotFoundError:  # removed in this moment, as by another machine whose clock is wrong
@@ -442,7 +464,7 @@ def _cache_key(files: Sequence[RowFile], settings: DataConfig, tokenizer: ChatTo
     """Hash everything that tokens and summary are made from: rows, recipe, template, tokenizer, code."""
     digest = blake2b(digest_size=16)
     # Where the rows are, and under which licence; what counts is their content.
-    elsewhere = {"name", "hub", "revision", "files", "license"}
+    elsewhere = {"name", "hub", "revision", "files", "license", "share", "replay", "answers"}
     for part in (
         settings.model_dump_json(exclude=elsewhere),
         tokenizer_state(tokenizer),

@@ -100,11 +100,35 @@ def _source_lines(sources: Sequence[dict[str, Any]]) -> list[str]:
             f"({source['train_tokens']:,} tokens), {source['validation_rows']:,} held out, "
             f"{source['dropped_rows']:,} dropped" + _dealt_words(source)
         )
+        lines += _own_answer_lines(source.get("own_answers"))
         lines += [
             f"    {fault['fault']}: {', '.join(f'{count:,} {action}' for action, count in fault['actions'].items())}"
             for fault in source["faults"]
         ]
     return lines
+
+
+def _own_answer_lines(account: dict[str, Any] | None) -> list[str]:
+    """Say what the base was asked and what came of it; before that, what train will ask, and how long it may become."""
+    if account is None:
+        return []
+    left_out = sum(account["left_out"].values())
+    more = f"; {left_out:,} questions have a fault" if left_out else ""
+    more += f"; {account['no_room']:,} leave no room for a reply" if account["no_room"] else ""
+    if not account["made"]:
+        return [
+            f"    not made yet: train first has the base write {account['asked']:,} replies to "
+            f"{account['questions']:,} questions, each of at most {account['longest_tokens']:,} tokens, "
+            f"{account['most_tokens']:,} in all, and keeps them in the cache; until then each counts as long as it may "
+            f"become{more}"
+        ]
+    lost = {"cut at their limit": account["cut"], "that would be trained in other tokens": account["other_tokens"]}
+    dropped = ", ".join(f"{count:,} {why}" for why, count in lost.items() if count)
+    return [
+        f"    {account['asked']:,} replies of the base to {account['questions']:,} questions, {account['kept']:,} kept"
+        + (f" ({dropped} are left out)" if dropped else "")
+        + more
+    ]
 
 
 def _dealt_words(source: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from thinktune.eval.normalization import fold_compatibility
 
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _MULTIPLIERS = {"十": 10, "百": 100, "千": 1000}
+_YEAR = re.compile("[〇零一二三四五六七八九]{4}")  # digit by digit, as years are read; 三三两两 is no number
 
 
 MAX_DECIMALS = 1000  # digits behind the point; more are cut off
@@ -24,7 +25,10 @@ _MAX_DIGITS_AT_ONCE = 500  # of Python's own conversion, which is quadratic and 
 
 
 def parse_chinese_numeral(text: str) -> Fraction | None:
-    """Parse a Chinese numeral; None if the characters are not a number (a lone 点, 一一, 百百)."""
+    """Parse a Chinese numeral; None if the characters are not a number (a lone 点, 一一, 百百).
+
+    Four digits are read one after the other, as in 一九三一.
+    """
     whole, point, fraction = text.removeprefix("负").partition("点")
     value = _parse_chinese_integer(whole)
     if value is None or (point and not fraction) or any(character not in _DIGITS for character in fraction):
@@ -43,6 +47,8 @@ def _parse_digits(digits: str) -> int:
 
 
 def _parse_chinese_integer(text: str) -> int | None:
+    if _YEAR.fullmatch(text):
+        return _parse_digits("".join(str(_DIGITS[character]) for character in text))
     total = section = 0
     digit: int | None = None
     least = 10**5  # smallest multiplier of this section so far: they must come from large to small

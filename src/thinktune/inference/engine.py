@@ -339,6 +339,20 @@ class Engine:
             lambda index, events: self._submit(requests[index], events, index, streamed=False),
         )
 
+    def complete_with_ids(
+        self, requests: Sequence[Request], max_concurrency: int = 32
+    ) -> Generator[tuple[int, Completion, list[int]]]:
+        """Yield like `complete`, with the token ids of each reply; the end token is included."""
+        sequences: dict[int, SequenceState] = {}
+
+        def submit(index: int, events: EventQueue) -> SequenceState:
+            sequences[index] = self._submit(requests[index], events, index, streamed=False)
+            return sequences[index]
+
+        for index, completion in as_completed(requests, max_concurrency, submit):
+            sequence = sequences.pop(index)
+            yield index, completion, sequence.ids[sequence.prompt_tokens :]
+
     def complete_all(self, requests: Sequence[Request]) -> list[Completion]:
         """Return the completions of requests that are submitted as one, in their order.
 

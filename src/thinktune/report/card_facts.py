@@ -20,6 +20,7 @@ from thinktune.eval.completion_store import model_fingerprint
 from thinktune.files import read_json
 from thinktune.hub.card_metadata import read_license, repository_name
 from thinktune.report.evaluation_section import read_reports
+from thinktune.report.trained_rows import count_trained
 from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
 from thinktune.run.folder import find_run
 from thinktune.run.reading import AnyObject, read_environment, read_object, refuse_damage
@@ -33,7 +34,7 @@ Part = TypeVar("Part")
 _NOT_ON_CARD = ("name", "runs_folder", "plan.", "track.", "serve.", "data.license", "data.system")
 
 
-_PATHS = ("model.name", "model.template", "data.name", "data.validation")
+_PATHS = ("model.name", "model.template", "data.name", "data.validation", "data.replay.rows")
 
 
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -195,7 +196,7 @@ def settings_text(recipe: Recipe) -> str:
             branch = branch.setdefault(section, {})
         branch[leaf] = shown
     if recipe.other_sources:
-        tree["data"] = [tree["data"][str(number)] for number in range(len(recipe.sources))]
+        tree["data"] = [tree["data"][str(number)] for number in range(1 + len(recipe.other_sources))]
     return yaml.safe_dump(tree, allow_unicode=True, sort_keys=False, width=120).rstrip()
 
 
@@ -203,6 +204,7 @@ def _read_data(path: Path) -> Record:
     """Read the counts of rows, and use what the card uses once, so that its form is known to be right."""
     data = read_object(path, AnyObject)
     with refuse_damage(path):
+        count_trained(data)
         for fault in data.get("faults") or []:
             dict(fault["actions"])
         for file in data.get("files") or []:

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from thinktune.config.expert import EXPERT_FIELDS
 from thinktune.config.strict_yaml import read_values
 from thinktune.errors import redact_all
 from thinktune.report.diagnosis_text import state_name
@@ -133,7 +134,9 @@ def _rounded(value: Any) -> Any:
 
 
 def _differences(recipes: Sequence[Any]) -> list[tuple[str, list[Any]]]:
-    flat = [_flatten(recipe if isinstance(recipe, dict) else {}) for recipe in recipes]
+    trees = [recipe if isinstance(recipe, dict) else {} for recipe in recipes]
+    listed = any(isinstance(tree.get("data"), list) for tree in trees)
+    flat = [_flatten(_with_sources(tree) if listed else tree) for tree in trees]
     keys = sorted({key for one in flat for key in one if key not in IGNORED_KEYS})
     return [
         (key, [_format_value(one.get(key, "–")) for one in flat])
@@ -154,8 +157,25 @@ def _format_value(value: Any) -> str:
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
+        if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            value = {str(number): each for number, each in enumerate(value)}
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def _with_sources(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe whose `data` is a list of sources, as it is where it is one, so that source stands by source.
+
+    The expert settings of a single section's rows go to that source, where a list has them.
+    """
+    data = tree.get("data")
+    if not isinstance(data, dict):
+        return tree
+    expert = tree.get("expert") if isinstance(tree.get("expert"), dict) else {}
+    fields = {name: field.removeprefix("data.") for name, field in EXPERT_FIELDS.items() if field.startswith("data.")}
+    moved = {fields[name]: value for name, value in expert.items() if name in fields}
+    left = {name: value for name, value in expert.items() if name not in fields}
+    return tree | {"data": [data | moved]} | ({"expert": left} if expert else {})
 
 
 def _shared_samples(reports: Sequence[RunReport]) -> list[tuple[str, list[Any]]]:

@@ -23,6 +23,7 @@ from thinktune.report.html import BilingualText, write_page
 from thinktune.report.rounds_section import RoundsSection, read_rounds_section
 from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
 from thinktune.report.svg_charts import histogram
+from thinktune.report.trained_rows import count_trained
 from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
 from thinktune.run.diagnosis import HeldOutRow, hardest_rows, memorized_rows, rows_by_loss
 from thinktune.run.journal import read_samples
@@ -131,6 +132,7 @@ def _read_data_summary(path: Path) -> Record:
     """Read the counts of rows, and make what the page shows of them once, so that their form is known to be right."""
     data = read_object(path, AnyObject)
     with refuse_damage(path):
+        count_trained(data)
         _row_counts(data)
         _histograms(data)
     return data
@@ -238,6 +240,9 @@ def _row_counts(data: Record) -> list[tuple[BilingualText, int]]:
         (BilingualText("Training", "训练"), data.get("train_rows", 0)),
         (BilingualText("Validation", "验证"), data.get("validation_rows", 0)),
     ]
+    if left_over := data.get("left_over_rows"):
+        why = BilingualText("Left over: their source has its share", "未用到：所属来源已占满其比例")
+        counts.append((why, left_over))
     dropped = [(fault.get("fault"), (fault.get("actions") or {}).get("dropped")) for fault in data.get("faults") or []]
     return counts + [(BilingualText(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
 

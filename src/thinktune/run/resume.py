@@ -57,6 +57,7 @@ PLACES = (
     "data.hub",
     "data.revision",
     "data.files",
+    "data.replay.rows",
 )
 
 
@@ -142,15 +143,15 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     before = flatten_settings(recorded.model_dump(mode="json"))
     now = flatten_settings(recipe.model_dump(mode="json"))
     changed = {
-        key: f"{recipe_key(key)} (was {before.get(key)!r}, is {now[key]!r})"
-        for key in now
-        if before.get(key) != now[key]
+        key: f"{recipe_key(key)} (was {before.get(key)!r}, is {now.get(key)!r})"
+        for key in {**now, **before}  # a section that is left out has no keys
+        if before.get(key) != now.get(key)
     }
     harmless = (*RESUMABLE_CHANGES, *JUDGED_BY_CONTENT)
 
     def harms(key: str) -> bool:
         field = any_source_key(key)
-        other_file = field == "data.validation" and isinstance(before.get(key), str) and isinstance(now[key], str)
+        other_file = field == "data.validation" and isinstance(before.get(key), str) and isinstance(now.get(key), str)
         return not other_file and not field.startswith(harmless)
 
     if harmful := [text for key, text in changed.items() if harms(key)]:

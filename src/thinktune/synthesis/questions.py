@@ -143,8 +143,8 @@ def _language(question: Question) -> str:
 
 
 def _with_data(recipe: Recipe, **changes: Any) -> Recipe:
-    """Change a recipe's data, and hold no row out: rows are split when they are trained."""
-    unsplit: dict[str, Any] = {"validation": 0.0, "silent_share": 0.0}
+    """Change a recipe's data, hold no row out (rows are split when they are trained), and leave replay aside."""
+    unsplit: dict[str, Any] = {"validation": 0.0, "silent_share": 0.0, "replay": None}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=unsplit | changes)})
 
 

@@ -145,7 +145,7 @@ class RunContext:
 
     def _with_sources(self, batch: Batch, group: Sequence[int]) -> Batch:
         """Say of which source each label of a batch of training rows is, where there are several."""
-        if not self.recipe.other_sources:
+        if not self.recipe.is_mixture:
             return batch
         rows = self.prepared.train
         owners = np.repeat(rows.source_numbers_at(group), rows.label_tokens[list(group)])

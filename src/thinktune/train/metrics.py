@@ -178,7 +178,7 @@ def _source_losses(context: RunContext, reports: Sequence[LossReport]) -> dict[s
 
 def _held_out_source_losses(context: RunContext, by_row: Mapping[str, tuple[float, int]]) -> dict[str, Any]:
     """Return the held-out loss of each of several sources, by its name; those without held-out rows have none."""
-    if not context.recipe.other_sources:
+    if not context.recipe.is_mixture:
         return {}
     rows = context.prepared.validation
     owners = rows.dataset.sources_of_examples(rows.example_indices).tolist()

@@ -50,6 +50,7 @@ from thinktune.train.context import RunContext
 from thinktune.train.final_model import stored_as
 from thinktune.train.joined_linear import join_products, joining_pays
 from thinktune.train.objective import objective_lines, unlearned_fault
+from thinktune.train.own_answers import make_own_answers
 from thinktune.train.state import CheckpointClock, Run, TrainState
 
 ASSUMED_DISK_BYTES_PER_SECOND = 100e6  # until a checkpoint has been timed
@@ -70,6 +71,8 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         last = store.find_checkpoint(folder, "last")
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
         admitted = _admit(recipe, source, read_weights=world.local_rank == 0 and last is None)
+    make_own_answers(recipe, admitted.tokenizer, say, world)
+    with world.local_main_first():
         prepared = _read_rows(recipe, admitted, say)
     if fault := few_rows_fault(recipe, prepared.validation):
         raise UserError(fault)

@@ -13,7 +13,7 @@ from os.path import commonprefix
 from pathlib import Path, PurePath
 
 from thinktune.config import Recipe
-from thinktune.config.expert import BUNDLED_ROWS, of_source
+from thinktune.config.replay import BUNDLED_ROWS
 from thinktune.data.reading.compression import COMPRESSED_SUFFIXES
 from thinktune.data.reading.containers import list_parts, locate_part
 from thinktune.data.reading.readers import has_rows
@@ -221,7 +221,7 @@ def refuse_missing_paths(recipe: Recipe) -> None:
     if recipe.model.hub is None:
         lookups.append((lambda: locate_model(recipe), None))
     for number, source in enumerate(recipe.sources):
-        listed = number if recipe.other_sources else None
+        listed = number
         if source.hub is None:
             lookups.append((partial(match_files, source.name, source.files, "data.name"), listed))
         if isinstance(source.validation, str):
@@ -231,7 +231,7 @@ def refuse_missing_paths(recipe: Recipe) -> None:
         try:
             look_up()
         except UserError as error:
-            faults += error.faults if listed is None else [of_source(fault, listed) for fault in error.faults]
+            faults += error.faults if listed is None else [recipe.in_source(fault, listed) for fault in error.faults]
     if faults:
         raise UserError(faults)
 

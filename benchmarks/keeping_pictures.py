@@ -1,7 +1,6 @@
 """Pictures of the experiment on forgetting: domain against general, as SVG files in English and Chinese."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import fmean
@@ -23,26 +22,19 @@ WORDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Dot:
-    """A named point with its intervals."""
-
-    name: str
-    domain: Interval
-    general: Interval
-
-
 def draw_pictures(cells: Sequence[Cell], folder: Path) -> None:
     """Draw the conditions, and the curves of averaging, into a folder: `keeping-….LANGUAGE.svg`."""
     found = results(cells)
-    dots = [Dot(name, one.figure("domain"), one.figure("general")) for name, one in found.items()]
+    averaged = found["averaging"].cells if "averaging" in found else ()
     for place, language in enumerate(LANGUAGES):
-        parts = _target(found[BASE], found[NONE], place)
-        for number, dot in enumerate(dots):
-            parts += _cross(dot, COLOURS[number % len(COLOURS)], place)
+        names = [WORDS[name][place] for name in found]
+        parts = [*_target(found[BASE], found[NONE], place), *_legend(names)]
+        for one, colour in zip(found.values(), COLOURS, strict=False):
+            parts += _cross(one.figure("domain"), one.figure("general"), colour)
         atomic_write_text(folder / f"keeping-cures.{language}.svg", _svg(parts, place))
-        averaged = found["averaging"].cells if "averaging" in found else ()
-        parts = [part for number, cell in enumerate(averaged) for part in _curve(cell, COLOURS[number + 1], place)]
+        parts = _legend([WORDS["seed"][place].format(cell.seed) for cell in averaged])
+        for cell, colour in zip(averaged, COLOURS, strict=False):
+            parts += _curve(cell, colour)
         atomic_write_text(folder / f"keeping-curve.{language}.svg", _svg(parts, place))
 
 
@@ -59,26 +51,33 @@ def _target(base: Result, none: Result, place: int) -> list[str]:
     before, after = base.figure("domain").value, none.figure("domain").value
     left, low = after - LOST * (after - before), KEPT * base.figure("general").value
     size = f'width="{_x(1) - _x(left):.1f}" height="{_y(low) - _y(1):.1f}"'
-    word = f'<text x="{_x(left) + 6}" y="{_y(1) + 16}" class="quiet">{WORDS["works"][place]}</text>'
+    word = f'<text x="{_x(1) - 6}" y="{_y(1) + 16}" text-anchor="end" class="quiet">{WORDS["works"][place]}</text>'
     return [f'<rect x="{_x(left)}" y="{_y(1)}" {size} fill="#bbf7d0" opacity="0.5"/>', word]
 
 
-def _cross(dot: Dot, colour: str, place: int) -> list[str]:
-    """Draw a point, its two intervals and its name."""
-    x, y = _x(dot.domain.value), _y(dot.general.value)
+def _legend(names: Sequence[str]) -> list[str]:
+    """Name the colours where no figure is likely to be: low in both."""
+    parts: list[str] = []
+    for number, name in enumerate(names):
+        y = _y(0.5) + 20 * number
+        parts.append(f'<circle cx="{_x(0.08)}" cy="{y - 5}" r="5" fill="{COLOURS[number]}"/>')
+        parts.append(f'<text x="{_x(0.08) + 12}" y="{y}">{escape(name)}</text>')
+    return parts
+
+
+def _cross(domain: Interval, general: Interval, colour: str) -> list[str]:
+    """Draw a point with its two intervals."""
+    x, y = _x(domain.value), _y(general.value)
     line = f'stroke="{colour}" stroke-width="1.5"'
-    name = escape(WORDS[dot.name][place])
-    end = 'text-anchor="end" ' if x > WIDTH * 0.75 else ""
     return [
-        f'<line x1="{_x(dot.domain.low)}" x2="{_x(dot.domain.high)}" y1="{y}" y2="{y}" {line}/>',
-        f'<line x1="{x}" x2="{x}" y1="{_y(dot.general.low)}" y2="{_y(dot.general.high)}" {line}/>',
+        f'<line x1="{_x(domain.low)}" x2="{_x(domain.high)}" y1="{y}" y2="{y}" {line}/>',
+        f'<line x1="{x}" x2="{x}" y1="{_y(general.low)}" y2="{_y(general.high)}" {line}/>',
         f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}"/>',
-        f'<text x="{x + (-9 if end else 9)}" y="{y - 8}" {end}fill="{colour}">{name}</text>',
     ]
 
 
-def _curve(cell: Cell, colour: str, place: int) -> list[str]:
-    """Draw one seed's way from base to tuned; the chosen weight has a ring."""
+def _curve(cell: Cell, colour: str) -> list[str]:
+    """Draw one seed's way from base to tuned, with each weight; the chosen one has a ring."""
     ways = " ".join(f"{_x(domain)},{_y(general)}" for _, domain, general in cell.curve)
     parts = [f'<polyline points="{ways}" fill="none" stroke="{colour}" stroke-width="1.5"/>']
     for weight, domain, general in cell.curve:
@@ -86,11 +85,9 @@ def _curve(cell: Cell, colour: str, place: int) -> list[str]:
         parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>')
         if weight == cell.weight:
             parts.append(f'<circle cx="{x}" cy="{y}" r="8" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{x + 7}" y="{y - 6}" class="quiet" fill="{colour}">{weight:g}</text>')
-    middle = cell.curve[len(cell.curve) // 2]
-    name = WORDS["seed"][place].format(cell.seed)
-    where = f'x="{_x(middle[1]) - 12}" y="{_y(middle[2]) + 16}" text-anchor="end"'
-    return [*parts, f'<text {where} fill="{colour}">{name}</text>']
+        if cell.seed == 1:  # those of the others are near
+            parts.append(f'<text x="{x + 8}" y="{y - 7}" class="quiet">{weight:g}</text>')
+    return parts
 
 
 def _svg(parts: Sequence[str], place: int) -> str:

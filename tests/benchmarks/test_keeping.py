@@ -1,19 +1,24 @@
 """What is forgotten and what a cure keeps: questions with exact keys, figures by seed, and the whole at a tiny size."""
 
+import json
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from thinktune.demo.tiny_model import ModelShape
 from thinktune.eval.tasks import grade_answer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import keeping
 from keeping_domain import draw_domain
 from keeping_general import KINDS, draw_general
-from keeping_table import BASE, NONE, Cell, add_cell, read_cells, results
+from keeping_pictures import draw_pictures
+from keeping_table import BASE, NONE, Cell, add_cell, print_tables, read_cells, results
 
 COUNTS = {"test": 25, "choice": 13, "replay": 40, "base": 60}
 
@@ -74,3 +79,39 @@ def test_a_cell_that_a_stop_cut_short_is_made_again(tmp_path):
     assert read_cells(tmp_path) == [cell]
     add_cell(tmp_path, replace(cell, seed=2))
     assert [each.seed for each in read_cells(tmp_path)] == [1, 2]
+
+
+@pytest.mark.slow
+def test_every_condition_is_run_once_and_shown(tmp_path, capsys, monkeypatch):
+    """At a size that learns next to nothing: that cures keep what they should is the experiment's own result."""
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
+    counts = {"test": 2, "choice": 2, "replay": 4, "base": 12}
+    shape = ModelShape(hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=64)
+    bench = keeping.open_bench(tmp_path, keeping.Plan(counts, base_epochs=2, epochs=2, shape=shape))
+    keeping.run_cells(bench, [*keeping.CURES], [1], [24])
+    cells = read_cells(tmp_path)
+    assert [cell.condition for cell in cells] == [BASE, *keeping.CURES]
+    assert {(len(cell.domain), len(cell.general), len(cell.silent)) for cell in cells} == {(192, 32, 32)}
+    by_name = {cell.condition: cell for cell in cells}
+    assert [weight for weight, _, _ in by_name["averaging"].curve] == [0, 0.1, 0.3, 0.5, 0.7, 0.9, 1]
+    assert by_name["averaging"].weight in (0.1, 0.3, 0.5, 0.7, 0.9, 1)
+    assert by_name["averaging"].seconds > by_name[NONE].seconds
+    losses = {name: _last_loss(tmp_path / "runs" / f"{name}-24-1") for name in (NONE, "replay", "self-replay", "dft")}
+    assert len(set(losses.values())) == len(losses)  # each cure changed what is trained
+    capsys.readouterr()
+    keeping.run_cells(keeping.open_bench(tmp_path, bench.plan), [*keeping.CURES], [1], [24])
+    assert capsys.readouterr().out == ""  # nothing is done twice
+    print_tables(cells, bench.general["test"])
+    table = capsys.readouterr().out
+    assert all(f"| {name} | 1 |" in table for name in keeping.CURES)
+    draw_pictures([replace(cell, rows=480) if cell.rows else cell for cell in cells], tmp_path)
+    for name in ("cures", "curve"):
+        english, chinese = (
+            ElementTree.parse(tmp_path / f"keeping-{name}.{each}.svg").getroot() for each in ("en", "zh")
+        )
+        assert len(list(english.iter())) == len(list(chinese.iter())) > 20
+
+
+def _last_loss(run):
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record][-1]

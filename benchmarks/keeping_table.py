@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from math import nan
 from pathlib import Path
 from statistics import fmean
 
@@ -73,9 +74,9 @@ class Result:
         return self.figure("general").value / base.figure("general").value
 
     def lost(self, base: "Result", none: "Result") -> float:
-        """Return the part of the domain's gain without a cure that is missing."""
+        """Return the part of the domain's gain without a cure that is missing; NaN where there was no gain."""
         gain = none.figure("domain").value - base.figure("domain").value
-        return (none.figure("domain").value - self.figure("domain").value) / gain
+        return (none.figure("domain").value - self.figure("domain").value) / gain if gain > 0 else nan
 
     def works(self, base: "Result", none: "Result") -> bool:
         """Return True if this cure keeps what is asked of one."""

@@ -67,6 +67,7 @@ def test_a_cure_works_where_it_keeps_nine_tenths_and_loses_a_tenth_of_the_gain()
     assert found["replay"].works(base, none)
     assert not found["dft"].works(base, none)  # 7 of 8 kept
     assert not none.works(base, none)
+    assert not found["replay"].works(base, base)  # nothing was gained, so nothing is proved
     assert none.figure("general").low == 0 < none.figure("general").high  # ten equal answers are not certain
     assert results([replace(each, rows=120) if each.rows else each for each in cells], 480).keys() == {BASE}
 
@@ -83,11 +84,11 @@ def test_a_cell_that_a_stop_cut_short_is_made_again(tmp_path):
 
 @pytest.mark.slow
 def test_every_condition_is_run_once_and_shown(tmp_path, capsys, monkeypatch):
-    """At a size that learns next to nothing: that cures keep what they should is the experiment's own result."""
+    """At a size that learns its replies' form and little else: what cures keep is the experiment's own result."""
     monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
-    counts = {"test": 2, "choice": 2, "replay": 4, "base": 12}
-    shape = ModelShape(hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, intermediate_size=64)
-    bench = keeping.open_bench(tmp_path, keeping.Plan(counts, base_epochs=2, epochs=2, shape=shape))
+    counts = {"test": 2, "choice": 2, "replay": 4, "base": 20}
+    shape = ModelShape(hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, intermediate_size=128)
+    bench = keeping.open_bench(tmp_path, keeping.Plan(counts, base_epochs=40, epochs=2, shape=shape))
     keeping.run_cells(bench, [*keeping.CURES], [1], [24])
     cells = read_cells(tmp_path)
     assert [cell.condition for cell in cells] == [BASE, *keeping.CURES]

@@ -116,7 +116,7 @@ def _make_base(bench: Bench) -> None:
     tree = _tree(bench, BASE, start, [_source(bench.folder / "base.jsonl", silent_share=plan.silent_share)])
     tree["train"] |= {"epochs": plan.base_epochs, "learning_rate": plan.base_rate, "seed": 1, "tokens_per_step": 2048}
     run, seconds, peak_mib = measured(lambda: train(validate_recipe(tree, "keeping"), say_nothing))
-    add_cell(bench.folder, Cell(BASE, 0, 0, **ask_all(bench, run / "final"), seconds=seconds, peak_mib=peak_mib))
+    add_cell(bench.folder, Cell(BASE, 0, 0, *ask_all(bench, run / "final"), seconds, peak_mib))
 
 
 def run_cells(bench: Bench, conditions: Sequence[str], seeds: Sequence[int], rows: Sequence[int]) -> None:
@@ -150,7 +150,7 @@ def run_cell(bench: Bench, condition: str, seed: int, rows: int) -> Cell:
         (model, weight, curve), more, peak = measured(lambda: average(bench, run))
         seconds, peak_mib = seconds + more, max(peak_mib, peak)
     asked = ask_all(bench, model)
-    cell = Cell(condition, seed, rows, **asked, seconds=seconds, peak_mib=peak_mib, weight=weight, curve=curve)
+    cell = Cell(condition, seed, rows, *asked, seconds, peak_mib, weight, curve)
     add_cell(bench.folder, cell)
     return cell
 
@@ -175,13 +175,13 @@ def average(bench: Bench, run: Path) -> tuple[Path, float, list[tuple[float, flo
     return models[weight], weight, [(each.weight, each.domain.value, each.general.value) for each in points]
 
 
-def ask_all(bench: Bench, model: Path) -> dict[str, list[float]]:
+def ask_all(bench: Bench, model: Path) -> tuple[list[float], list[float], list[float]]:
     """Return which test questions a model answers right: of the domain, general ones, and these without thinking."""
     domain = [entry.task("domain", place) for place, entry in enumerate(draw_domain()["test"])]
     general = [one.task("general", place) for place, one in enumerate(bench.general["test"])]
     both = ask(model, [*domain, *general])
     silent = ask(model, general, thinking=False)
-    return {"domain": both[: len(domain)], "general": both[len(domain) :], "silent": silent}
+    return both[: len(domain)], both[len(domain) :], silent
 
 
 def ask(model: Path, tasks: Sequence[Task], *, thinking: bool = True) -> list[float]:

@@ -50,6 +50,8 @@ class Cure:
     """What a tuning does against forgetting."""
 
     answers: str = ""  # of replayed general rows: `rows`, or the base's `own`; "" replays nothing
+    share: float = 0.1  # of the tokens, that are replayed
+    rate: float = 2e-3
     loss: str = ""  # `train.loss`, where it is another one
     averages: bool = False  # base and tuned, at the weight that the product's rule chooses
 
@@ -61,6 +63,9 @@ CURES = {
     "averaging": Cure(averages=True),
     "dft": Cure(loss="dft"),
     "together": Cure(answers="own", loss="dft", averages=True),
+    "replay-30": Cure(answers="rows", share=0.3),
+    "low-rate": Cure(rate=5e-4),
+    "low-rate-replay": Cure(answers="rows", rate=5e-4),
 }
 
 
@@ -73,8 +78,6 @@ class Plan:
     base_rate: float = 3e-3
     silent_share: float = 0.25  # of the base's rows, so that it knows both modes
     epochs: int = 10
-    rate: float = 2e-3
-    share: float = 0.1  # of a tuning's tokens that are replayed
     bound: float = 5  # points of general questions that an average may lose
     shape: ModelShape = SHAPE
 
@@ -135,11 +138,11 @@ def run_cell(bench: Bench, condition: str, seed: int, rows: int) -> Cell:
     sources = [_source(domain, columns={"reasoning": "think"})]
     if cure.answers:
         own = {} if cure.answers == "rows" else {"answers": cure.answers}
-        sources.append(_source(bench.folder / "replay.jsonl", share=plan.share, **own))
+        sources.append(_source(bench.folder / "replay.jsonl", share=cure.share, **own))
     # Averaging alone trains as no cure does, to the bit.
     name = f"{'none' if condition == 'averaging' else condition}-{rows}-{seed}"
     tree = _tree(bench, name, bench.folder / "runs" / BASE / "final", sources)
-    tree["train"] |= {"epochs": plan.epochs, "learning_rate": plan.rate, "seed": seed, "tokens_per_step": 1024}
+    tree["train"] |= {"epochs": plan.epochs, "learning_rate": cure.rate, "seed": seed, "tokens_per_step": 1024}
     tree["train"] |= {"loss": cure.loss} if cure.loss else {}
     run, seconds, peak_mib = measured(lambda: train(validate_recipe(tree, "keeping"), say_nothing))
     if condition == "averaging":  # its run was trained, and counted, for no cure

@@ -13,9 +13,10 @@ from thinktune.config import Recipe
 from thinktune.data import prepare
 from thinktune.distributed import World
 from thinktune.errors import Stopped, UserError, shorten_error
+from thinktune.eval import find_measure
 from thinktune.eval.averaging.asking import Averaged, draw_curve
 from thinktune.eval.averaging.curve import Curve, CurvePoint
-from thinktune.eval.comparison import find_measure, format_with_interval
+from thinktune.eval.comparison import format_with_interval
 from thinktune.model import pick_device
 from thinktune.progress import Say
 from thinktune.report import write_final_card, write_run_page

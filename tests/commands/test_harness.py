@@ -56,21 +56,23 @@ def test_without_samples_the_sides_have_the_tool_s_own_errors_and_no_paired_diff
     assert "not paired" in describe_result(result)
 
 
-def test_evalscope_s_report_and_reviews_are_read_back(tmp_path):
+OLD = {"name": "mean_acc"}
+NEW = {"identity": {"name": "accuracy", "aggregation": "mean", "dimensions": {}}}  # of EvalScope 1.14
+
+
+@pytest.mark.parametrize(("form", "measure", "key"), [(OLD, "mean_acc", "acc"), (NEW, "accuracy", "accuracy")])
+def test_evalscope_s_report_and_reviews_are_read_back(form, measure, key, tmp_path):
     for side, right in (("base", [0, 0, 1]), ("tuned", [1, 1, 1])):
         report = tmp_path / side / "reports" / side / "cmmlu.json"
         report.parent.mkdir(parents=True)
-        metric = {"name": "mean_acc", "num": 3, "score": sum(right) / 3}
-        report.write_text(json.dumps({"metrics": [metric]}), encoding="utf-8")
+        text = json.dumps({"metrics": [{**form, "num": 3, "score": sum(right) / 3}]})
+        report.write_text(text, encoding="utf-8")
         reviews = tmp_path / side / "reviews" / side / "cmmlu_law.jsonl"
-        if side == "base" or right:
-            reviews.parent.mkdir(parents=True)
-            lines = [
-                {"index": n, "sample_score": {"score": {"value": {"acc": float(each)}}}} for n, each in enumerate(right)
-            ]
-            reviews.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        reviews.parent.mkdir(parents=True)
+        lines = [{"index": n, "sample_score": {"score": {"value": {key: float(each)}}}} for n, each in enumerate(right)]
+        reviews.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     [result] = read_evalscope("cmmlu", tmp_path / "base", tmp_path / "tuned")
-    assert (result.measure, result.rows, result.tuned["value"]) == ("mean_acc", 3, 1)
+    assert (result.measure, result.rows, result.tuned["value"]) == (measure, 3, 1)
     assert result.difference is not None
     shutil.rmtree(tmp_path / "tuned" / "reviews")
     [result] = read_evalscope("cmmlu", tmp_path / "base", tmp_path / "tuned")

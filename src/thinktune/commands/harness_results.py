@@ -83,20 +83,23 @@ def read_evalscope(task: str, base: Path, tuned: Path) -> list[Result]:
     sides = {"base": base, "tuned": tuned}
     reports = {side: _newest(folder / "reports", f"{task}.json") for side, folder in sides.items()}
     values = {side: _evalscope_reviews(folder) for side, folder in sides.items()}
+    metrics = {side: {_metric_name(each): each for each in report["metrics"]} for side, report in reports.items()}
     found: list[Result] = []
-    for metric in reports["base"].get("metrics", ()):
-        name = str(metric["name"])
-        other = next((each for each in reports["tuned"].get("metrics", ()) if each["name"] == name), None)
-        if other is None:
-            continue
+    for name in metrics["base"].keys() & metrics["tuned"].keys():
         scores = {side: values[side].get(name.removeprefix("mean_"), {}) for side in sides}
         if all(scores.values()):
             found.append(_paired("evalscope", task, name, scores))
             continue
-        count = int(metric.get("num", 0))
-        pair = [_share(float(each["score"]), count) for each in (metric, other)]
-        found.append(Result("evalscope", task, name, count, asdict(pair[0]), asdict(pair[1]), None))
-    return found
+        pair = [metrics[side][name] for side in sides]
+        counts = [int(each.get("num", 0)) for each in pair]
+        intervals = [asdict(_share(float(each["score"]), count)) for each, count in zip(pair, counts, strict=True)]
+        found.append(Result("evalscope", task, name, counts[0], intervals[0], intervals[1], None))
+    return sorted(found, key=lambda result: result.measure)
+
+
+def _metric_name(metric: Mapping[str, Any]) -> str:
+    """Return a metric's name: in version 2 of the reports' form it is a part of its identity."""
+    return str(metric.get("name") or metric["identity"]["name"])
 
 
 def _evalscope_reviews(folder: Path) -> Values:

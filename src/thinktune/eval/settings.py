@@ -74,8 +74,15 @@ class EvalSettings:
 
 
 def settings_to_record(settings: EvalSettings) -> dict[str, Any]:
-    """Convert settings to plain values, from which `settings_from_record` makes equal ones."""
-    return asdict(settings)
+    """Convert settings to plain values, from which `settings_from_record` makes equal ones.
+
+    What belongs to exams is left out where there are none, so that a report without them is as it always was.
+    """
+    record = asdict(settings)
+    record["apart"] = [
+        {name: value for name, value in each.items() if value or name != "match"} for each in record["apart"]
+    ]
+    return {name: value for name, value in record.items() if value or name not in ("exams", "reasoning_budgets")}
 
 
 def settings_from_record(record: Mapping[str, Any]) -> EvalSettings:

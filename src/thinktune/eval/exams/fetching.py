@@ -61,9 +61,11 @@ def _hubs_in_order(name: str, exam_set: ExamSet, hub: Hub | None, held: FetchRec
     """List the hubs to ask: only the recorded one, or all that have the set, known ones first, then the wanted one."""
     if held is not None:
         return [held.hub]
-    known = [each for each in exam_set.places if read_machine_record(name, each)]
-    wanted = [hub] if hub in exam_set.places and hub is not None else []
-    return list(dict.fromkeys([*known, *wanted, *(each for each in HUBS if each in exam_set.places)]))
+    offered: list[Hub] = [each for each in HUBS if each in exam_set.places]
+    known: list[Hub] = [each for each in offered if read_machine_record(name, each)]
+    wanted: list[Hub] = [each for each in offered if each == hub]
+    order: list[Hub] = [*known, *wanted, *offered]
+    return sorted({*order}, key=order.index)
 
 
 def _fetch_from(name: str, exam_set: ExamSet, hub: Hub, held: FetchRecord | None) -> FetchedSet:

@@ -260,10 +260,8 @@ def _time_and_cost(inputs: PlanInputs, planned: dict[str, Any], price: HourlyPri
     """Return how long a run takes and what it costs; nothing where no speed is known."""
     recipe, steps = inputs.recipe, inputs.steps
     if planned.get("card") == "cpu":
-        speeds, basis = (
-            cpu_speeds(inputs.config, inputs.prepared.train.lengths),
-            "from a matrix product timed on this CPU",
-        )
+        speeds = cpu_speeds(inputs.config, inputs.prepared.train.lengths)
+        basis = "from a matrix product timed on this CPU"
     else:
         chosen = next((option for option in planned["options"] if option["chosen"]), {})
         speeds, basis = chosen.get("predicted_range"), f"predicted for {planned.get('card')}"
@@ -273,7 +271,7 @@ def _time_and_cost(inputs: PlanInputs, planned: dict[str, Any], price: HourlyPri
     held_out = int(inputs.prepared.validation.lengths.sum()) * evaluations
     sampled = recipe.generate.sample_share if recipe.generate.sample_questions and held_out else 0.0
     tokens = RunTokens(sum(map(sum, inputs.step_lengths)), held_out, sampled)
-    return time_as_dict(run_seconds(tokens, tuple(speeds)), basis, price)
+    return time_as_dict(run_seconds(tokens, (speeds[0], speeds[1])), basis, price)
 
 
 def print_check(facts: dict[str, Any], console: Console) -> None:

@@ -1,6 +1,7 @@
 """Choice of a base model for a card: the largest Qwen3 that it trains without rounding its weights."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import Qwen3Config
 
@@ -29,8 +30,8 @@ class KnownModel:
     heads: int
     tied: bool = True
 
-    def config(self) -> Qwen3Config:
-        """Return the configuration that transformers makes a model from."""
+    def config(self) -> Any:
+        """Return the configuration (a Qwen3Config) that transformers makes a model from."""
         return Qwen3Config(
             vocab_size=151_936,
             hidden_size=self.hidden_size,

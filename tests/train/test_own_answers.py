@@ -185,7 +185,7 @@ def test_sampled_answers_are_drawn_by_the_models_own_settings_and_are_the_same_w
     with pytest.raises(UserError, match="has no sampling settings of its own"):
         make_own_answers(settings(tree_of(answers="own-sampled")), read_tokenizer(base), quiet)
     model = shutil.copytree(base, tmp_path / "sampling")
-    drawn = {"do_sample": True, "temperature": 2.0, "top_p": 1.0, "top_k": 0}
+    drawn = {"do_sample": True, "temperature": 0.9, "top_p": 1.0, "top_k": 0}
     facts = json.loads((model / "generation_config.json").read_text()) | drawn
     (model / "generation_config.json").write_text(json.dumps(facts))
     tokenizer, recipe = read_tokenizer(model), settings(tree_of(answers="own-sampled", folder=model))

@@ -26,7 +26,7 @@ class PilotFolder:
     @property
     def settings(self) -> Path:
         """What all its runs share: settings of the recipe, share of the rows, fingerprints of rows and weights."""
-        return self.path / "settings.json"
+        return self.path / "shared-settings.json"
 
     @property
     def rows(self) -> Path:
@@ -58,7 +58,7 @@ class PilotFolder:
     @property
     def report(self) -> Path:
         """The page with the chart."""
-        return self.path / "report.html"
+        return RunFolder(self.path).report
 
     @contextmanager
     def locked(self) -> Generator[None]:

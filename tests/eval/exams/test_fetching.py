@@ -77,7 +77,8 @@ def test_both_hubs_give_the_same_questions_and_only_the_files_that_hold_them(hub
 def test_what_was_fetched_is_not_asked_for_again_and_a_changed_file_is_refused(hub, tmp_path):
     one, other, caches = tmp_path / "run", tmp_path / "other", tmp_path / "caches"
     changed = ("replace", str(tmp_path / "hub" / "FreedomIntelligence/CMB" / CMB), '"ACE"', '"ACD"')
-    first, again, by_machine, by_run, anew = take(
+    restored = ("replace", changed[1], '"ACD"', '"ACE"')
+    first, again, by_machine, by_run, anew, old = take(
         hub.address,
         tmp_path,
         fetch(one, "cmb"),
@@ -89,9 +90,13 @@ def test_what_was_fetched_is_not_asked_for_again_and_a_changed_file_is_refused(h
         fetch(one, "cmb"),  # as on another machine, to which the run's folder was copied
         ("remove", str(one / "eval" / "exams.json")),
         fetch(one, "cmb"),
+        restored,
+        ("remove", str(caches / "HF_HOME")),
+        fetch(other, "cmb"),  # a run is held to its own record, whatever this machine's says
     )
     assert again == first
-    assert hub.bodies.count(CMB) == 3  # not for the second, and for the last the client has it
+    assert hub.bodies.count(CMB) == 4  # not for the second, and for the fifth the client has it
+    assert old["facts"] == first["facts"]
     for refused, record in ((by_machine, "cmb.huggingface.json"), (by_run, "this run's record, eval/exams.json")):
         [fault] = refused["faults"]
         assert "has changed (sha256" in fault

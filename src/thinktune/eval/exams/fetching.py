@@ -78,8 +78,9 @@ def _fetch_from(name: str, exam_set: ExamSet, hub: Hub, held: FetchRecord | None
     assert place is not None
     on_machine = read_machine_record(name, hub)
     record = held or on_machine
-    if record and on_machine and is_held(record, Path(on_machine.folder)):
-        return FetchedSet(Path(on_machine.folder), tuple(choose_files(exam_set, place, [*record.files])), record)
+    recorded = choose_files(exam_set, place, [*record.files]) if record else []
+    if record and recorded and on_machine and is_held(record, Path(on_machine.folder)):
+        return FetchedSet(Path(on_machine.folder), tuple(recorded), record)
     chosen: list[ExamFile] = []
 
     def choose(names: Collection[str]) -> Sequence[str]:
@@ -102,8 +103,7 @@ def _fetch_from(name: str, exam_set: ExamSet, hub: Hub, held: FetchRecord | None
         fetched=datetime.now(UTC).isoformat(timespec="seconds"),
         folder=str(folder),
     )
-    for against in (held, on_machine):
-        _refuse_changed(name, fetched, against)
+    _refuse_changed(name, fetched, record)  # a run may be held to another revision than this machine's record
     if on_machine is None or on_machine.revision == fetched.revision:
         kept = on_machine or fetched
         write_machine_record(name, kept.model_copy(update={"folder": str(folder)}))
@@ -118,15 +118,20 @@ def read_licence(folder: Path) -> str:
 
 
 def _refuse_changed(name: str, fetched: FetchRecord, record: FetchRecord | None) -> None:
-    known = record.files if record else {}
-    changed = [file for file, digest in fetched.files.items() if known.get(file, digest) != digest]
+    """Raise ChangedFileError where a file with questions is another one than was recorded, or new, or gone."""
+    known = record.files if record else fetched.files
+    files = dict.fromkeys([*known, *fetched.files])
+    changed = [file for file in files if known.get(file) != fetched.files.get(file)]
     if not changed:
         return
-    old, new = known[changed[0]].sha256[:12], fetched.files[changed[0]].sha256[:12]
+    old, new = (
+        f"sha256 {found[changed[0]].sha256[:12]}…" if changed[0] in found else "not there"
+        for found in (known, fetched.files)
+    )
     where = f"this machine's record, {machine_record_file(name, fetched.hub)}"
     if record is not None and not record.folder:
         where = "this run's record, eval/exams.json"
     raise ChangedFileError(
-        f"--exam: {name}: {changed[0]} of {fetched.repository} on {fetched.hub} has changed (sha256 {old}… when it was "
-        f"first fetched, {new}… now), so figures would not compare; to take the new file, remove {where}"
+        f"--exam: {name}: {changed[0]} of {fetched.repository} on {fetched.hub} has changed ({old} when it was first "
+        f"fetched, {new} now), so figures would not compare; to take what is there now, remove {where}"
     )

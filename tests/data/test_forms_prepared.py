@@ -120,8 +120,11 @@ def test_places_in_a_one_line_list_go_through_to_tokens_and_faults(tree, tokeniz
     assert [line.partition(" ")[2] for line in prepared.train.digest_lines()] == [
         f"rows.json[{index}]" for index in range(6)
     ]
-    assert sentence_of(prepared, "blank") == "1 dropped, as in rows.json[6]: answer: is empty"
-    assert sentence_of(prepared, "duplicate") == "1 dropped, as in rows.json[7]: is the same as rows.json[2]"
+    assert sentence_of(prepared, "blank") == "1 dropped (12% of all rows), as in rows.json[6]: answer: is empty"
+    assert (
+        sentence_of(prepared, "duplicate")
+        == "1 dropped (12% of all rows), as in rows.json[7]: is the same as rows.json[2]"
+    )
 
 
 def test_rows_of_several_lists_are_chosen_by_their_key(tree, tokenizer, tmp_path, plain):

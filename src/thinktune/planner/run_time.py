@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -50,15 +51,21 @@ def cpu_speeds(config: ModelConfig, row_lengths: Any) -> tuple[float, float] | N
     operations = flops_per_token(config, row_lengths)
     if not operations:
         return None
+    rate = _product_rate()
+    low, high = (rate * share / operations for share in CPU_SHARES)
+    return low, high
+
+
+@cache
+def _product_rate() -> float:
+    """Time a matrix product on this CPU, once in a process, and return its operations a second."""
     matrix = torch.ones(PRODUCT_SIZE, PRODUCT_SIZE)
     seconds: list[float] = []
     for _ in range(PRODUCT_REPEATS):
         started = time.perf_counter()
         torch.mm(matrix, matrix)
         seconds.append(time.perf_counter() - started)
-    rate = 2 * PRODUCT_SIZE**3 / max(1e-9, min(seconds))
-    low, high = (rate * share / operations for share in CPU_SHARES)
-    return low, high
+    return 2 * PRODUCT_SIZE**3 / max(1e-9, min(seconds))
 
 
 def parse_hourly_price(text: str) -> HourlyPrice:

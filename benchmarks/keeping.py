@@ -51,6 +51,7 @@ class Cure:
 
     answers: str = ""  # of replayed general rows: `rows`, or the base's `own`; "" replays nothing
     share: float = 0.1  # of the tokens, that are replayed
+    rows: str = "replay"  # or `base`: more rows, those that the base learned from
     rate: float = 2e-3
     loss: str = ""  # `train.loss`, where it is another one
     averages: bool = False  # base and tuned, at the weight that the product's rule chooses
@@ -64,6 +65,7 @@ CURES = {
     "dft": Cure(loss="dft"),
     "together": Cure(answers="own", loss="dft", averages=True),
     "replay-30": Cure(answers="rows", share=0.3),
+    "replay-30-wide": Cure(answers="rows", share=0.3, rows="base"),
     "low-rate": Cure(rate=5e-4),
     "low-rate-replay": Cure(answers="rows", rate=5e-4),
 }
@@ -138,7 +140,7 @@ def run_cell(bench: Bench, condition: str, seed: int, rows: int) -> Cell:
     sources = [_source(domain, columns={"reasoning": "think"})]
     if cure.answers:
         own = {} if cure.answers == "rows" else {"answers": cure.answers}
-        sources.append(_source(bench.folder / "replay.jsonl", share=cure.share, **own))
+        sources.append(_source(bench.folder / f"{cure.rows}.jsonl", share=cure.share, **own))
     # Averaging alone trains as no cure does, to the bit.
     name = f"{'none' if condition == 'averaging' else condition}-{rows}-{seed}"
     tree = _tree(bench, name, bench.folder / "runs" / BASE / "final", sources)

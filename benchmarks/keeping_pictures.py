@@ -12,11 +12,24 @@ from thinktune.files import atomic_write_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 460, 64, 24, 24, 56
 LANGUAGES = ("en", "zh")
-COLOURS = ("#111827", "#dc2626", "#2563eb", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#65a30d", "#78716c")
+COLOURS = (
+    "#111827",
+    "#dc2626",
+    "#2563eb",
+    "#059669",
+    "#d97706",
+    "#7c3aed",
+    "#0891b2",
+    "#be185d",
+    "#65a30d",
+    "#78716c",
+    "#a16207",
+)
 WORDS = {
     "base": ("base", "基座"), "none": ("no cure", "不处理"), "replay": ("replay 10 %", "回放 10 %"),
     "self-replay": ("self-replay 10 %", "自回放 10 %"), "averaging": ("averaging", "权重平均"), "dft": ("dft", "dft"),
     "together": ("all together", "全部一起"), "replay-30": ("replay 30 %", "回放 30 %"),
+    "replay-30-wide": ("replay 30 %, of more rows", "回放 30 %，更多数据"),
     "low-rate": ("a quarter of the rate", "学习率降到四分之一"),
     "low-rate-replay": ("a quarter of the rate, replay 10 %", "学习率降到四分之一，回放 10 %"),
     "domain": ("domain questions right, %", "领域题答对，%"),

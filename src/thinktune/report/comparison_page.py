@@ -10,9 +10,9 @@ from thinktune.config.strict_yaml import read_values
 from thinktune.errors import redact_all
 from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
-from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
+from thinktune.report.run_charts import LOWER_IS_BETTER, metric_points, smoothed
 from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run, run_state_name
-from thinktune.report.svg_charts import Axes, Series, line_chart, smooth_points
+from thinktune.report.svg_charts import Axes, Series, line_chart
 from thinktune.run import RunFolder
 
 LINE_COLOURS = 4
@@ -48,14 +48,16 @@ def _chart(reports: Sequence[RunReport]) -> Markup:
     lines: list[Series] = []
     for index, report in enumerate(reports):
         train, colour = metric_points(report.train, "loss", "epoch"), f"run{index % LINE_COLOURS}"
-        train = smooth_points(train) if len(train) > MIN_POINTS_TO_SMOOTH else train
-        lines.append(Series(f"{report.name}: train", train, f"{colour} dotted"))
+        train, unsmoothed = smoothed(train)
+        lines.append(Series(f"{report.name}: train", train, f"{colour} dotted", unsmoothed=unsmoothed))
         lines.append(
             Series(f"{report.name}: eval", metric_points(report.evals, "loss", "epoch"), colour, has_markers=True)
         )
     return line_chart(
         lines,
-        Axes(BilingualText("Loss", "损失"), BilingualText("epoch", "轮"), LOWER_IS_BETTER),
+        Axes(
+            BilingualText("Loss", "损失"), BilingualText("epoch", "轮"), LOWER_IS_BETTER, may_be_log=True, over="epoch"
+        ),
         size=(640, 320),
     )
 

@@ -1,17 +1,19 @@
 """Comparison page of several runs: their losses on one chart, their results, and how their recipes differ."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from thinktune.config.strict_yaml import read_values
-from thinktune.errors import redact_all
+from thinktune.errors import UserError, redact_all
 from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
 from thinktune.report.run_charts import LOWER_IS_BETTER, metric_points, smoothed
 from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run, run_state_name
+from thinktune.report.run_sections.run_differences import RunDifferences, compare_runs
 from thinktune.report.svg_charts import Axes, Series, line_chart
 from thinktune.run import RunFolder
 
@@ -30,18 +32,29 @@ def write_comparison(runs: Sequence[Path]) -> Path:
     write_page(
         target,
         "comparison.html.jinja",
+        scripts=("page.js", "charts.js"),
         runs=reports,
         names=names,
         winner=min(tuned, key=lambda report: report.diagnosis.best_loss, default=None),
         tie=len(tuned) > 1 and len({report.diagnosis.best_loss for report in tuned}) == 1,
         same_rows=len({frozenset((row.source, row.tokens) for row in report.rows) for report in tuned}) < 2,
         chart=_chart(reports),
+        to_first=_differences_to_first(runs, reports),
         outcomes=list(_outcomes(reports)),
         differences=_differences([redact_all(read_values(RunFolder(run).recipe)) for run in runs]),
         samples=_shared_samples(reports),
         repetitive=REPETITIVE_RATE,
     )
     return target
+
+
+def _differences_to_first(runs: Sequence[Path], reports: Sequence[RunReport]) -> list[RunDifferences]:
+    """Compare every further run with the first; one whose evaluation is damaged is left out, as on its own page."""
+    found: list[RunDifferences] = []
+    for run, report in zip(runs[1:], reports[1:], strict=True):
+        with suppress(UserError):
+            found.append(compare_runs((runs[0], reports[0].diagnosis), (run, report.diagnosis), report.name))
+    return found
 
 
 def _chart(reports: Sequence[RunReport]) -> Markup:

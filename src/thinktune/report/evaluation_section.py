@@ -32,7 +32,8 @@ AGAIN = "run thinktune eval again: replies that were saved are not generated aga
 def evaluation_html(run: Path) -> Markup:
     """Render a run's evaluations as safe HTML; empty where there are none.
 
-    It relies on the page's style and adds its own; rows.js searches and sorts its rows. Raises UserError where their files are damaged.
+    It relies on the page's style and adds its own; rows.js searches and sorts its rows. Raises UserError where their
+    files are damaged.
     """
     folders = (
         (RunFolder(run).evaluation(), BilingualText("", "")),

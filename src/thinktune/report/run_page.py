@@ -53,6 +53,14 @@ MIN_STALE_SECONDS, UNKNOWN_STALE_SECONDS = 900, 6 * 3600
 PAGE_SCRIPTS = ("page.js", "charts.js", "rows.js")
 
 
+PART_NAMES = {
+    "prompt": BilingualText("prompt", "提示词"),
+    "reasoning": BilingualText("reasoning", "推理"),
+    "answer": BilingualText("answer", "答案"),
+    "whole": BilingualText("whole", "整条"),
+}
+
+
 REPETITIVE_RATE = 0.5  # a reply repeats itself if half of its 4-grams of tokens have come before
 
 
@@ -90,9 +98,8 @@ def write_run_page(run: Path, *, running: bool | None = None, price: Price | Non
     """Write the report page of a run, whole or not at all, and return its path.
 
     Only the recipe must exist; for every other missing part the page says "Not yet". `running` is whether a process
-    trains in the folder, as that process knows; None asks the lock. With the price of an hour of one card the page says
-    what the run cost. Raises UserError after writing where a part is damaged and left out, and before it where a journal
-    is.
+    trains in the folder, as that process knows; None asks the lock. `price`, that of an hour of one card, adds what the
+    run cost. Raises UserError after writing where a part is damaged and left out, and before it where a journal is.
     """
     target = RunFolder(run).report
     report = read_run(run, running=running)
@@ -200,6 +207,7 @@ def _template_values(report: RunReport, price: Price | None) -> dict[str, Any]:
         "system_charts": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
         "vote_direction": judge_votes(report.votes["share"]) if report.votes else "",
         "row_counts": _row_counts(report.data),
+        "part_names": PART_NAMES,
         "histograms": _histograms(report.data),
         "groups": _group_samples(report.samples),
     }
@@ -222,7 +230,7 @@ def _head_values(report: RunReport, price: Price | None, epochs_at_best: float |
     running = report.status.state == "running"
     return {
         "figures": figures,
-        "answer": json.dumps(figures_record(figures), ensure_ascii=False),
+        "figures_json": json.dumps(figures_record(figures), ensure_ascii=False),
         "eval_command": command,
         "settings": head_settings(report.recipe_values, report.environment, report.data),
         "progress": read_progress(report.status.step, report.steps, report.train, report.evals, time)

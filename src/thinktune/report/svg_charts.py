@@ -6,7 +6,7 @@ with values under the pointer, on another axis, zoomed or smoothed.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, log10
 from typing import Any, Literal
 
@@ -236,7 +236,7 @@ def _is_drawable(point: Point) -> bool:
 
 
 def _drop_undrawable(one: Series) -> Series:
-    return Series(one.label, [point for point in one.points if _is_drawable(point)], one.style, one.has_markers)
+    return replace(one, points=[point for point in one.points if _is_drawable(point)])
 
 
 def _widen(low: float, high: float) -> tuple[float, float]:
@@ -253,7 +253,7 @@ def _frame(points: Sequence[Point], size: tuple[int, int], axes: Axes, x_end: fl
     low, high = min(y_values), max(y_values)
     xs = [x for x, _ in points] + ([] if x_end is None else [x_end])
     x_low, x_high = _widen(min(xs), max(xs))
-    if axes.may_be_log and 1e-12 < low and high / low >= LOG_RATIO:
+    if axes.may_be_log and low > 1e-12 and high / low >= LOG_RATIO:
         return Frame(x_low, x_high, log_ticks(low, high), width, height, is_log=True)
     return Frame(x_low, x_high, ticks(low, high, height // 60), width, height)
 

@@ -1,4 +1,4 @@
-"""The answer that a run's page leads with: right answers before and after, what was forgotten, best step, time, cost."""
+"""The answer that a run's page leads with: right answers, what was forgotten, best step, time and cost."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ _FORGETTING: dict[Forgetting, BilingualText] = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of the answer: what it is, its value, a remark, which way it went, and the command that measures it."""
+    """One figure of the answer: its name, value, remark and direction, and the command that measures it."""
 
     name: BilingualText
     value: BilingualText

@@ -1,9 +1,8 @@
-"""Differences between two runs with their intervals: held-out loss, right answers, general ability, on the same rows."""
+"""Differences between two runs with intervals: held-out loss, right answers, general ability, on shared rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from thinktune.eval.comparison import PRIMARY_MEASURES, find_measure
 from thinktune.eval.general_probe import PROBE_SET
@@ -105,7 +104,10 @@ def _difference(
     name: BilingualText, means: Sequence[float], change: Interval, rows: int, *, share: bool, better: str
 ) -> Difference:
     scale, digits = (100, 1) if share else (1, 3)
-    side: Callable[[float], str] = lambda value: f"{format_number(scale * value, digits)}{' %' if share else ''}"
+
+    def side(value: float) -> str:
+        return f"{format_number(scale * value, digits)}{' %' if share else ''}"
+
     low, high = (signed(scale * bound, digits) for bound in (change.low, change.high))
     direction: Direction = ""
     if change.excludes_zero:

@@ -289,8 +289,7 @@ document.addEventListener("DOMContentLoaded", () => {
       pen.lineCap = style.strokeLinecap; pen.lineJoin = style.strokeLinejoin;
       if (part.tagName === "text") {
         pen.font = `${style.fontWeight} 11px ${page.fontFamily}`;
-        pen.textAlign = style.textAnchor; // start, middle, end
-        if (style.textAnchor === "middle") pen.textAlign = "center";
+        pen.textAlign = style.textAnchor === "middle" ? "center" : style.textAnchor;
         pen.textBaseline = { middle: "middle", hanging: "hanging" }[style.dominantBaseline] || "alphabetic";
         pen.fillText([...part.childNodes].filter((node) => node.nodeType === 3 || getComputedStyle(node).display !== "none").map((node) => node.textContent).join(""), number("x"), number("y"));
         pen.restore();

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from thinktune.errors import UserError
 
-_PRICE = re.compile(r"(?P<before>[^\d\s.,]{0,4})\s*(?P<amount>\d+(?:\.\d+)?)\s*(?P<after>[^\d\s.,]{0,4})")
+_PRICE = re.compile(r"(?P<before>[^\d\s.,+/-]{0,4})\s*(?P<amount>\d+(?:\.\d+)?)\s*(?P<after>[^\d\s.,+/-]{0,4})")
 
 
 @dataclass(frozen=True, slots=True)

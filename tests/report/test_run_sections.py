@@ -138,7 +138,7 @@ def test_hard_rows_are_shown_with_their_text_and_long_ones_are_cut(tmp_path: Pat
     assert "Question &lt;3&gt;" not in page  # not among the hardest
     assert read_held_out_texts(run, {"val.jsonl:2"})["val.jsonl:2"].answer == "y" * MAX_CHARACTERS
     (run / "held-out.jsonl").write_text("{}\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"held-out.jsonl:1: is damaged.* report.html was written without it"):
+    with pytest.raises(UserError, match=r"held-out.jsonl:1: is damaged.*report.html was written without it"):
         write_run_page(run)
     assert "val.jsonl:11" in (run / "report.html").read_text(encoding="utf-8")
 

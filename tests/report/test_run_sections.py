@@ -182,6 +182,8 @@ def test_a_loss_axis_is_logarithmic_where_that_shows_more(lowest: float, log: bo
     assert ("&#34;log&#34;:true" in chart) == log
 
 
-@pytest.mark.parametrize(("number", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (1234.56, "+1,234.6"), (-2.0, "−2.0")])
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.04, "0.0"), (-0.04, "0.0"), (1234.56, "+1,234.6"), (-2.0, "−2.0"), (math.inf, "–")]
+)
 def test_a_difference_has_its_sign_and_zero_has_none(number: float, text: str) -> None:
     assert signed(number, 1) == text

@@ -1,5 +1,6 @@
 """The answer that a run's page leads with: right answers, what was forgotten, best step, time and cost."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -176,6 +177,8 @@ def _difference_note(change: Sequence[float], rows: int, share: bool) -> Bilingu
 def signed(number: float, digits: int) -> str:
     """Format a difference with its sign; zero has none."""
     text = format_number(number, digits)
+    if not math.isfinite(number):
+        return text
     return (
         text.lstrip("−") if not float(text.replace("−", "-").replace(",", "")) else text if number < 0 else f"+{text}"
     )

@@ -62,15 +62,15 @@ DIRECTIONS = {
 
 _LANGUAGES = {"en": BilingualText("English", "英文"), "zh": BilingualText("Chinese", "中文")}
 
-_KINDS_ZH = {
-    "arithmetic": "算术",
-    "code": "代码",
-    "dialogue": "多轮对话",
-    "format": "格式要求",
-    "knowledge": "常识",
-    "nonsense": "无意义问题",
-    "reading": "阅读理解",
-    "translation": "翻译",
+_KINDS = {
+    "arithmetic": BilingualText("arithmetic", "算术"),
+    "code": BilingualText("code", "代码"),
+    "dialogue": BilingualText("dialogue", "多轮对话"),
+    "format": BilingualText("format", "格式要求"),
+    "knowledge": BilingualText("knowledge", "常识"),
+    "nonsense": BilingualText("nonsense", "无意义问题"),
+    "reading": BilingualText("reading", "阅读理解"),
+    "translation": BilingualText("translation", "翻译"),
 }
 
 
@@ -95,15 +95,15 @@ def bilingual_interval(pair: tuple[str, str]) -> tuple[str | BilingualText, Bili
 
 def verdicts(report: Mapping[str, Any]) -> list[BilingualText]:
     """Return an evaluation's verdicts; a sentence that is no verdict of a set or switch stays as it was written."""
-    chinese = {each["verdict"]: _set_verdict(each) for each in report["sets"] if each.get("verdict")}
+    chinese: dict[str, str] = {each["verdict"]: _set_verdict(each) for each in report["sets"] if each.get("verdict")}
     chinese |= {switch_verdict(each): _switch_verdict(each) for each in report.get("switches", [])}
     return [BilingualText(text, chinese.get(text, text)) for text in report["verdicts"]]
 
 
 def groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[str, Any]]) -> BilingualText:
     """Say how many answers of each kind and language are right, and how uncertain their differences are."""
-    named = [(BilingualText(group["kind"], _KINDS_ZH.get(group["kind"], group["kind"])), group) for group in kinds]
-    named += [(_LANGUAGES.get(each["language"], BilingualText(*2 * (each["language"],))), each) for each in languages]
+    named = [(_named(str(group["kind"]), _KINDS), group) for group in kinds]
+    named += [(_named(str(group["language"]), _LANGUAGES), group) for group in languages]
     if not named:
         return BilingualText("", "")
     counts = ", ".join(f"{name.en} {each['base']} → {each['tuned']} of {each['rows']}" for name, each in named)
@@ -119,6 +119,10 @@ def groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[
         f"Right, base → tuned: {counts}.{f' The difference is uncertain: {noise} points.' if noise else ''}",
         f"答对数，训练前 → 训练后：{counts_zh}。{f'差值的不确定度：{noise_zh} 个百分点。' if noise_zh else ''}",
     )
+
+
+def _named(key: str, names: Mapping[str, BilingualText]) -> BilingualText:
+    return names.get(key, BilingualText(key, key))
 
 
 def _set_verdict(task_set: Mapping[str, Any]) -> str:

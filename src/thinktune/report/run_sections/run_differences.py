@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thinktune.eval.comparison import PRIMARY_MEASURES, find_measure
+from thinktune.eval import find_measure
+from thinktune.eval.comparison import PRIMARY_MEASURES
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.statistics import Interval, paired_difference
 from thinktune.report.html import BilingualText, format_number
@@ -51,11 +52,12 @@ def compare_runs(first: tuple[Path, Diagnosis], other: tuple[Path, Diagnosis], n
     losses = [read_row_losses(run).get(diagnosis.best_step, {}) for run, diagnosis in (first, other)]
     shared = {row for row in losses[0].keys() & losses[1].keys() if losses[0][row][1] == losses[1][row][1]}
     lines: list[Difference] = []
-    if shared:
-        lines.append(_loss_difference(*({row: kept[row] for row in shared} for kept in losses)))
-    scores = [_scores(RunFolder(run).evaluation()) for run, _ in (first, other)]
+    if any(losses[0][row][1] for row in shared):
+        ours, theirs = ({row: kept[row] for row in shared} for kept in losses)
+        lines.append(_loss_difference(ours, theirs))
+    before, after = (_scores(RunFolder(run).evaluation()) for run, _ in (first, other))
     for set_name, label in ((HELD_OUT_SET, None), (PROBE_SET, BilingualText("General ability", "通用能力"))):
-        if found := _score_difference(*(each.get(set_name, {}) for each in scores), label):
+        if found := _score_difference(before.get(set_name, {}), after.get(set_name, {}), label):
             lines.append(found)
     return RunDifferences(name, lines, (len(losses[0]), len(losses[1]), len(shared)))
 

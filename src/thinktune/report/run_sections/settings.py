@@ -1,6 +1,6 @@
 """The settings that decide a run, few and by name, for the head of its page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -62,8 +62,8 @@ def _max_tokens(data: Any) -> Any:
 
 def _last_name(model: Any) -> str:
     """Return a model's name for people: OWNER/NAME of a hub, the last part of a folder."""
-    parts: Sequence[str] = PurePosixPath(str(model or "")).parts
-    return "/".join(parts) if len(parts) <= 2 and "/" not in parts else str(parts[-1])
+    path = PurePosixPath(str(model or ""))
+    return "" if not model else path.name if path.is_absolute() or len(path.parts) > 2 else str(path)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -97,7 +97,7 @@ def verdicts(report: Mapping[str, Any]) -> list[BilingualText]:
     """Return an evaluation's verdicts; a sentence that is no verdict of a set or switch stays as it was written."""
     chinese: dict[str, str] = {each["verdict"]: _set_verdict(each) for each in report["sets"] if each.get("verdict")}
     chinese |= {switch_verdict(each): _switch_verdict(each) for each in report.get("switches", [])}
-    return [BilingualText(text, chinese.get(text, text)) for text in report["verdicts"]]
+    return [BilingualText(str(text), chinese.get(str(text), str(text))) for text in report["verdicts"]]
 
 
 def groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[str, Any]]) -> BilingualText:

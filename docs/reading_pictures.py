@@ -1,6 +1,6 @@
 """Take the pictures of docs/reading-your-run.md from a made run: `python docs/reading_pictures.py runs/overfitting`.
 
-Needs playwright and Chromium; `docs/overfitting_run.py` makes the run.
+Needs playwright and Chromium. `docs/overfitting_run.py` makes the run; `thinktune eval` on it adds the answers.
 """
 
 import sys
@@ -21,10 +21,12 @@ def main(folder: Path) -> None:
             view = browser.new_context(viewport={"width": WIDTH, "height": 1000}, locale=locale, offline=True)
             page = view.new_page()
             page.goto((folder / "overfitting" / "report.html").resolve().as_uri())
-            page.screenshot(path=DOCS / f"reading-top.{language}.png", clip=_until(page, "section .chart svg.plot"))
-            page.locator("section").filter(has=page.locator("h4")).first.screenshot(
-                path=DOCS / f"reading-samples.{language}.png"
-            )
+            page.screenshot(path=DOCS / f"reading-top.{language}.png", clip=_until(page, ".contents"))
+            page.locator("#learning .chart svg.plot").first.focus()
+            for _ in range(4):
+                page.keyboard.press("ArrowLeft")
+            page.locator("#learning > div > div").first.screenshot(path=DOCS / f"reading-curves.{language}.png")
+            page.locator("#samples").screenshot(path=DOCS / f"reading-samples.{language}.png")
             page.goto((folder / "overfitting-beside-stopped.html").resolve().as_uri())
             page.screenshot(path=DOCS / f"reading-beside.{language}.png", clip=_until(page, "section .chart svg.plot"))
             view.close()

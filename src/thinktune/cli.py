@@ -336,17 +336,22 @@ def average(run: arguments.RunPath, weight: arguments.AverageWeight) -> None:
 
 
 @app.command()
-def report(runs: arguments.RunPaths) -> None:
+def report(
+    runs: arguments.RunPaths,
+    price: Annotated[str | None, typer.Option(help="Price of an hour of one card, as in 12CNY: adds the cost.")] = None,
+) -> None:
     """Rewrite a run's report page. For several runs, also write a page that compares them."""
     with captured_output():
         from thinktune.checkpoint import require_run_folder
         from thinktune.report import write_comparison, write_final_card, write_run_page
+        from thinktune.report.run_sections.cost import parse_hourly_price
         from thinktune.run.base_model import describe_other_weights
 
+    hourly = None if price is None else parse_hourly_price(price)
     for run in runs:
         require_run_folder(run)
     for run in runs:
-        say(f"report: {write_run_page(run)}")
+        say(f"report: {write_run_page(run, price=hourly)}")
         if kept := write_final_card(run):
             say_to_stderr(kept)
         if warning := describe_other_weights(run):

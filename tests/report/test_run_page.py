@@ -110,8 +110,11 @@ def trained(*steps: int) -> list[dict[str, Any]]:
 
 def test_a_run_with_only_a_recipe_gives_a_page_that_says_not_yet_for_every_part(tmp_path: Path) -> None:
     text = text_of(tmp_path)
-    for file in ("eval/report.json", "data.json", "samples.jsonl", "losses.jsonl", "environment.json"):
+    for file in ("data.json", "environment.json"):
         assert f"Not yet: {file}" in text
+    for part in ("rows are listed", "samples are written", "nothing recorded"):
+        assert f"Not yet: {part}" in text
+    assert "Not yet. It takes a few minutes, once the run is finished: thinktune eval run-1" in text
     assert text.count("Not yet: nothing recorded") == 5
     assert "died at step 0" in text  # only train makes a recipe.yaml, and nobody trains here
     assert "name: run-1" in text
@@ -343,7 +346,7 @@ def test_reasoning_is_folded_apart_from_the_answer_and_faults_of_a_sample_are_ba
 
 def test_the_command_that_repeats_the_run_is_shown_once_and_alone(tmp_path: Path) -> None:
     html = page_of(make_run(tmp_path, environment={"command": "thinktune train a.yaml", "memory_gib": 1.5}))
-    assert re.search(r"<pre[^>]*>thinktune train a.yaml</pre>", html)
+    assert re.search(r"<code[^>]*>thinktune train a.yaml</code>", html)
     assert html.count("thinktune train a.yaml") == 1
     assert "memory gib 1.5" in words(html)
 

@@ -1,6 +1,7 @@
 """Comparison page of several runs: their losses on one chart, their results, and how their recipes differ."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ from markupsafe import Markup
 
 from thinktune.config.recipe_keys import EXPERT_FIELDS
 from thinktune.config.strict_yaml import read_values
-from thinktune.errors import redact_all
+from thinktune.errors import UserError, redact_all
 from thinktune.report.diagnosis_text import state_name
 from thinktune.report.html import BilingualText, both, format_count, format_number, write_page
-from thinktune.report.run_charts import LOWER_IS_BETTER, MIN_POINTS_TO_SMOOTH, metric_points
+from thinktune.report.run_charts import LOWER_IS_BETTER, metric_points, smoothed
 from thinktune.report.run_page import REPETITIVE_RATE, RunReport, read_run, run_state_name
-from thinktune.report.svg_charts import Axes, Series, line_chart, smooth_points
+from thinktune.report.run_sections.run_differences import RunDifferences, compare_runs
+from thinktune.report.svg_charts import Axes, Series, line_chart
 from thinktune.run import RunFolder
 
 LINE_COLOURS = 4
@@ -31,12 +33,14 @@ def write_comparison(runs: Sequence[Path]) -> Path:
     write_page(
         target,
         "comparison.html.jinja",
+        scripts=("page.js", "charts.js"),
         runs=reports,
         names=names,
         winner=min(tuned, key=lambda report: report.diagnosis.best_loss, default=None),
         tie=len(tuned) > 1 and len({report.diagnosis.best_loss for report in tuned}) == 1,
         same_rows=len({frozenset((row.source, row.tokens) for row in report.rows) for report in tuned}) < 2,
         chart=_chart(reports),
+        to_first=_differences_to_first(runs, reports),
         outcomes=list(_outcomes(reports)),
         differences=_differences([redact_all(read_values(RunFolder(run).recipe)) for run in runs]),
         samples=_shared_samples(reports),
@@ -45,18 +49,29 @@ def write_comparison(runs: Sequence[Path]) -> Path:
     return target
 
 
+def _differences_to_first(runs: Sequence[Path], reports: Sequence[RunReport]) -> list[RunDifferences]:
+    """Compare every further run with the first; one whose evaluation is damaged is left out, as on its own page."""
+    found: list[RunDifferences] = []
+    for run, report in zip(runs[1:], reports[1:], strict=True):
+        with suppress(UserError):
+            found.append(compare_runs((runs[0], reports[0].diagnosis), (run, report.diagnosis), report.name))
+    return found
+
+
 def _chart(reports: Sequence[RunReport]) -> Markup:
     lines: list[Series] = []
     for index, report in enumerate(reports):
         train, colour = metric_points(report.train, "loss", "epoch"), f"run{index % LINE_COLOURS}"
-        train = smooth_points(train) if len(train) > MIN_POINTS_TO_SMOOTH else train
-        lines.append(Series(f"{report.name}: train", train, f"{colour} dotted"))
+        train, unsmoothed = smoothed(train)
+        lines.append(Series(f"{report.name}: train", train, f"{colour} dotted", unsmoothed=unsmoothed))
         lines.append(
             Series(f"{report.name}: eval", metric_points(report.evals, "loss", "epoch"), colour, has_markers=True)
         )
     return line_chart(
         lines,
-        Axes(BilingualText("Loss", "损失"), BilingualText("epoch", "轮"), LOWER_IS_BETTER),
+        Axes(
+            BilingualText("Loss", "损失"), BilingualText("epoch", "轮"), LOWER_IS_BETTER, may_be_log=True, over="epoch"
+        ),
         size=(640, 320),
     )
 

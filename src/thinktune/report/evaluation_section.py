@@ -7,19 +7,21 @@ from typing import Any
 from markupsafe import Markup
 
 from thinktune.eval import Measure, find_measure
-from thinktune.eval.comparison import SWITCH_LABELS, format_figure_and_interval, format_with_interval, judge_line
+from thinktune.eval.comparison import PRIMARY_MEASURES, format_figure_and_interval, format_with_interval, judge_line
 from thinktune.report.exam_section import exam_values, harness_html
-from thinktune.report.html import render_template
+from thinktune.report.html import BilingualText, render_template
+from thinktune.report.run_sections import evaluation_words
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_damage
 
 MAX_SHOWN_ROWS = 300  # of each evaluation, worse ones first; its file holds them all
 
 
+# Shown at once; the others are folded.
+MAIN_MEASURES = ("right", "preferred", "loss", "well_formed", "cut", "loops")
+
+
 INTERVAL_WIDTH, INTERVAL_HEIGHT = 220, 22  # of a drawn interval, in viewBox units
-
-
-_LANGUAGE_NAMES = {"en": "English", "zh": "Chinese"}
 
 
 _OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
@@ -34,9 +36,13 @@ AGAIN_HARNESS = "remove it, and run thinktune eval with --harness again"
 def evaluation_html(run: Path) -> Markup:
     """Render a run's evaluations as safe HTML; empty where there are none.
 
-    It relies on the page's style, adds its own, and runs no script. Raises UserError where their files are damaged.
+    It relies on the page's style and adds its own; rows.js searches and sorts its rows. Raises UserError where their
+    files are damaged.
     """
-    folders = (RunFolder(run).evaluation(), ""), (RunFolder(run).evaluation(thinking=False), "without thinking")
+    folders = (
+        (RunFolder(run).evaluation(), BilingualText("", "")),
+        (RunFolder(run).evaluation(thinking=False), BilingualText(", without thinking", "（不推理）")),
+    )
     found = [(note, *_read_evaluation(folder)) for folder, note in folders]
     complete = [(note, report, rows) for note, report, rows in found if report.get("sets")]
     with refuse_damage(RunFolder(run).evaluation().report, AGAIN):
@@ -66,61 +72,70 @@ def _read_evaluation(folder: EvaluationFolder) -> tuple[dict[str, Any], list[dic
 
 
 def _evaluation_values(
-    number: int, note: str, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+    number: int, note: BilingualText, report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     shown_first = sorted(rows, key=lambda row: _OUTCOME_ORDER.get(row["outcome"], 3))
     outcomes = ("worse", "better", "same")
     return {
         "number": number,
         "note": note,
-        "verdicts": report["verdicts"],
+        "verdicts": evaluation_words.verdicts(report),
         "sets": [_set_values(one) for one in report["sets"] if one["measures"]],
         "switches": [
-            _measure_values(one) | {"label": SWITCH_LABELS[one["mode"]], "rows": one["rows"]}
+            _measure_values(one)
+            | {"label": evaluation_words.SWITCHES[one["mode"]], "meaning": BilingualText("", ""), "rows": one["rows"]}
             for one in report.get("switches", [])  # reports of earlier releases have none
         ],
         "exams": [exam_values(one) for one in report.get("exams", [])],
-        "judge": judge_line(report["judge"]) if "judge" in report else "",
+        "judge": evaluation_words.judge_words(report["judge"], judge_line(report["judge"]))
+        if "judge" in report
+        else "",
+        "budget": evaluation_words.budget_words(report["settings"]["budget"]),
         "settings": report["settings"],
-        "rows": shown_first[:MAX_SHOWN_ROWS],
+        "rows": [_row_values(row) for row in shown_first[:MAX_SHOWN_ROWS]],
         "all_rows": len(rows),
         "counts": {name: sum(row["outcome"] == name for row in rows) for name in outcomes},
     }
 
 
 def _set_values(task_set: Mapping[str, Any]) -> dict[str, Any]:
+    found = [row["measure"] for row in task_set["measures"]]
+    answered = next((key for key in PRIMARY_MEASURES if key in found), "")
+    main = [row for row in task_set["measures"] if row["measure"] in (answered, *MAIN_MEASURES)]
     return {
         **task_set,
-        "lines": [_measure_values(row) for row in task_set["measures"]],
-        "groups": _groups_note(task_set.get("kinds", []), task_set.get("languages", [])),  # old reports lack them
+        "lines": [_measure_values(row) for row in main],
+        "more_lines": [_measure_values(row) for row in task_set["measures"] if row not in main],
+        "words": evaluation_words.set_words(str(task_set["name"])),
+        # Reports of earlier releases lack them.
+        "groups": evaluation_words.groups_note(task_set.get("kinds", []), task_set.get("languages", [])),
     }
 
 
-def _groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[str, Any]]) -> str:
-    """Say how many answers of each kind and language are right, and how uncertain their differences are."""
-    named = [(group["kind"], group) for group in kinds]
-    named += [(_LANGUAGE_NAMES.get(group["language"], group["language"]), group) for group in languages]
-    if not named:
-        return ""
-    counts = ", ".join(f"{name} {group['base']} → {group['tuned']} of {group['rows']}" for name, group in named)
-    noise = [
-        f"of one {name} by up to ±{max(50 * (each['high'] - each['low']) for each in known):.0f}"
-        for name, groups in (("kind", kinds), ("language", languages))
-        if (known := [group["difference"] for group in groups if "difference" in group])
-    ]
-    uncertain = f" The difference is uncertain: {', '.join(noise)} points." if noise else ""
-    return f"Right, base → tuned: {counts}.{uncertain}"
+def _row_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what a row is sorted by, and its outcome and set in both languages."""
+    lengths = [len(row[side].get("reasoning") or "") + len(row[side].get("answer") or "") for side in ("base", "tuned")]
+    return {
+        **row,
+        "length": lengths[1],
+        "change": lengths[1] - lengths[0],
+        "outcome_words": evaluation_words.DIRECTIONS.get(row["outcome"], evaluation_words.DIRECTIONS[""]),
+        "set_words": evaluation_words.set_words(str(row["set"])),
+    }
 
 
 def _measure_values(row: Mapping[str, Any]) -> dict[str, Any]:
     measure = find_measure(row["measure"])
+    label, meaning = evaluation_words.measure_words(measure.key)
+    in_both = evaluation_words.bilingual_interval
     return {
-        "label": measure.label,
-        "meaning": measure.meaning,
-        "base": format_figure_and_interval(measure, row["base"]),
-        "tuned": format_figure_and_interval(measure, row["tuned"]),
-        "difference": format_figure_and_interval(measure, row["difference"], signed=True),
+        "label": label,
+        "meaning": meaning,
+        "base": in_both(format_figure_and_interval(measure, row["base"])),
+        "tuned": in_both(format_figure_and_interval(measure, row["tuned"])),
+        "difference": in_both(format_figure_and_interval(measure, row["difference"], signed=True)),
         "verdict": row["verdict"],
+        "verdict_words": evaluation_words.DIRECTIONS[row["verdict"]],
         "drawing": draw_interval(measure, row["difference"], row["verdict"]),
     }
 

@@ -51,5 +51,6 @@ def _chart(rounds: Sequence[Round], tries: Sequence[int]) -> Markup:
         BilingualText("round", "轮"),
         BilingualText("% of questions, higher is better", "问题的百分比，越高越好"),
         y_from_zero=True,
+        over="other",
     )
     return line_chart(lines, axes)

@@ -18,6 +18,9 @@ MAX_EPOCH_MARKS = 12
 MAX_NAMED_EPOCH_MARKS = 6
 
 
+MAX_CLOCK_TICKS = 2000  # steps whose time is known on the page; between them it is interpolated
+
+
 SMALL_CHART = (360, 220)
 
 
@@ -80,8 +83,13 @@ SYSTEM_CHARTS = {
 }
 
 
-def draw_charts(train: Sequence[Record], evals: Sequence[Record], best: Record) -> dict[str, Markup]:
-    """Draw all charts of a run, by name; the best evaluation is ringed, epochs are marked."""
+def draw_charts(
+    train: Sequence[Record], evals: Sequence[Record], best: Record, *, steps: int | None = None
+) -> dict[str, Markup]:
+    """Draw all charts of a run, by name; the best evaluation is ringed, epochs are marked.
+
+    With `steps`, those of the plan, the charts of losses leave room for what is still to come.
+    """
     epochs = epoch_marks(train)
     charts = {
         "loss": line_chart(
@@ -93,21 +101,22 @@ def draw_charts(train: Sequence[Record], evals: Sequence[Record], best: Record) 
                 BilingualText("Loss", "损失"),
                 STEP_LABEL,
                 BilingualText("train and eval, lower is better", "训练与验证，越低越好"),
+                may_be_log=True,
             ),
-            marks=ChartMarks(epochs, (best["step"], best["loss"]) if best else None),
+            marks=ChartMarks(epochs, (best["step"], best["loss"]) if best else None, x_end=steps),
             size=(640, 300),
         ),
         "parts": line_chart(
             list(token_kind_lines(train, evals)),
-            Axes(BilingualText("Loss by part", "各部分的损失"), STEP_LABEL, LOWER_IS_BETTER),
-            marks=ChartMarks(epochs),
+            Axes(BilingualText("Loss by part", "各部分的损失"), STEP_LABEL, LOWER_IS_BETTER, may_be_log=True),
+            marks=ChartMarks(epochs, x_end=steps),
         ),
     }
     if sources := list(source_lines(train, evals)):
         charts["sources"] = line_chart(
             sources,
-            Axes(BilingualText("Loss by source", "各数据来源的损失"), STEP_LABEL, LOWER_IS_BETTER),
-            marks=ChartMarks(epochs),
+            Axes(BilingualText("Loss by source", "各数据来源的损失"), STEP_LABEL, LOWER_IS_BETTER, may_be_log=True),
+            marks=ChartMarks(epochs, x_end=steps),
         )
     unnamed = ChartMarks([(step, "") for step, _ in epochs])
     for key, (title, unit, _) in SYSTEM_CHARTS.items():
@@ -132,20 +141,24 @@ def train_lines(train: Sequence[Record]) -> list[Series]:
         return [Series(BilingualText("train", "训练"), line, "train")]
     return [
         Series(BilingualText("train, each record", "训练，逐条记录"), line, "train raw"),
-        Series(BilingualText("train, smoothed", "训练，平滑后"), smooth_points(line), "train"),
+        Series(BilingualText("train, smoothed", "训练，平滑后"), smooth_points(line), "train", unsmoothed=line),
     ]
+
+
+def smoothed(line: Sequence[Point]) -> tuple[Sequence[Point], Sequence[Point]]:
+    """Return a line as it is drawn, smoothed where it has many points, and then what it was made of."""
+    return (smooth_points(line), line) if len(line) > MIN_POINTS_TO_SMOOTH else (line, ())
 
 
 def token_kind_lines(train: Sequence[Record], evals: Sequence[Record]) -> Iterable[Series]:
     """Yield the lines of train and eval loss of reasoning, answer and end."""
     for part, name in TRAINED_KIND_NAMES.items():
-        line = metric_points(train, f"{part}_loss")
-        line = smooth_points(line) if len(line) > MIN_POINTS_TO_SMOOTH else line
+        line, unsmoothed = smoothed(metric_points(train, f"{part}_loss"))
         train_name, eval_name = (
             BilingualText(f"{name.en}, {kind.en}", f"{name.zh}，{kind.zh}")
             for kind in (BilingualText("train", "训练"), BilingualText("eval", "验证"))
         )
-        yield Series(train_name, line, f"{part} dotted")
+        yield Series(train_name, line, f"{part} dotted", unsmoothed=unsmoothed)
         yield Series(eval_name, metric_points(evals, f"{part}_loss"), part, has_markers=True)
 
 
@@ -162,14 +175,29 @@ def source_lines(train: Sequence[Record], evals: Sequence[Record]) -> Iterable[S
                 for record in records
                 if isinstance(loss := record.get("source_losses", {}).get(name), int | float)
             ]
-            line = smooth_points(line) if dotted and len(line) > MIN_POINTS_TO_SMOOTH else line
+            line, unsmoothed = smoothed(line) if dotted else (line, ())
             if line:
                 named = BilingualText(f"{name}, {kind.en}", f"{name}，{kind.zh}")
-                yield Series(named, line, f"{style}{dotted}", has_markers=not dotted)
+                yield Series(named, line, f"{style}{dotted}", has_markers=not dotted, unsmoothed=unsmoothed)
 
 
 def _named_sources(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(name for record in records for name in record.get("source_losses") or {}))
+
+
+def clock(train: Sequence[Record]) -> dict[str, list[float]]:
+    """Return at which epoch, second of training and token each recorded step ended, for charts over those."""
+    found: dict[str, list[float]] = {"step": [0], "epoch": [0], "seconds": [0], "tokens": [0]}
+    tokens = 0.0
+    for record in train:
+        tokens += record["tokens"] if has_finite_value(record, "tokens") else 0
+        values = {"epoch": record.get("epoch"), "seconds": record.get("seconds"), "tokens": tokens}
+        found["step"].append(record["step"])
+        for key, value in values.items():
+            found[key].append(value if isinstance(value, int | float) and math.isfinite(value) else found[key][-1])
+    stride = math.ceil(len(train) / MAX_CLOCK_TICKS) or 1
+    thinned = {key: [*values[:-1:stride], values[-1]] for key, values in found.items()}
+    return {key: values for key, values in thinned.items() if values[-1] > 0}
 
 
 def epoch_marks(train: Sequence[Record]) -> list[tuple[float, BilingualText | str]]:
@@ -180,10 +208,13 @@ def epoch_marks(train: Sequence[Record]) -> list[tuple[float, BilingualText | st
     step, epochs = paced[-1]["step"], paced[-1]["epoch"]
     stride = math.ceil(epochs / MAX_EPOCH_MARKS)
     numbers = range(stride, math.ceil(epochs), stride)
-    named = len(numbers) <= MAX_NAMED_EPOCH_MARKS
+    every = math.ceil(len(numbers) / MAX_NAMED_EPOCH_MARKS) or 1
     return [
-        (number * step / epochs, BilingualText(f"epoch {number}", f"第 {number} 轮") if named else str(number))
-        for number in numbers
+        (
+            number * step / epochs,
+            BilingualText(f"epoch {number}", f"第 {number} 轮") if place % every == every - 1 else "",
+        )
+        for place, number in enumerate(numbers)
     ]
 
 

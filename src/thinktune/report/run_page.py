@@ -1,5 +1,6 @@
 """Write a run's report page: one self-contained HTML file made from the run's folder."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
+from thinktune.config.strict_yaml import read_values
 from thinktune.errors import UserError, redact, redact_all
 from thinktune.eval.votes import count_votes, judge_votes
 from thinktune.report.averaging_section import AveragingSection, read_averaging_section
@@ -22,11 +24,16 @@ from thinktune.report.diagnosis_text import (
 from thinktune.report.evaluation_section import evaluation_html, read_reports
 from thinktune.report.html import BilingualText, write_page
 from thinktune.report.rounds_section import RoundsSection, read_rounds_section
-from thinktune.report.run_charts import SYSTEM_CHARTS, draw_charts, has_finite_value
+from thinktune.report.run_charts import SYSTEM_CHARTS, clock, draw_charts, has_finite_value
+from thinktune.report.run_sections.answer import answer_figures, eval_command, figures_record, price_figure, read_time
+from thinktune.report.run_sections.cost import Price
+from thinktune.report.run_sections.held_out_rows import HeldOutRows, read_shown_rows, without_texts
+from thinktune.report.run_sections.progress import read_progress
+from thinktune.report.run_sections.settings import head_settings
 from thinktune.report.svg_charts import histogram
 from thinktune.report.trained_rows import count_trained
 from thinktune.run import Diagnosis, Record, RunFolder, diagnose_run, read_metrics
-from thinktune.run.diagnosis import HeldOutRow, hardest_rows, memorized_rows, rows_by_loss
+from thinktune.run.diagnosis import HeldOutRow, rows_by_loss
 from thinktune.run.journal import read_samples
 from thinktune.run.reading import AnyObject, read_object, refuse_damage
 from thinktune.run.status import RunStatus, read_status
@@ -45,6 +52,17 @@ STALE_STRETCHES = 3
 MIN_STALE_SECONDS, UNKNOWN_STALE_SECONDS = 900, 6 * 3600
 
 
+PAGE_SCRIPTS = ("page.js", "charts.js", "rows.js")
+
+
+PART_NAMES = {
+    "prompt": BilingualText("prompt", "提示词"),
+    "reasoning": BilingualText("reasoning", "推理"),
+    "answer": BilingualText("answer", "答案"),
+    "whole": BilingualText("whole", "整条"),
+}
+
+
 REPETITIVE_RATE = 0.5  # a reply repeats itself if half of its 4-grams of tokens have come before
 
 
@@ -54,6 +72,7 @@ class RunReport:
 
     name: str
     recipe: str
+    recipe_values: Record
     environment: Record
     data: Record
     train: Sequence[Record]
@@ -67,6 +86,7 @@ class RunReport:
     votes: Record | None
     diagnosis: Diagnosis
     rows: Sequence[HeldOutRow]
+    shown_rows: HeldOutRows
     status: RunStatus
     damages: Sequence[str] = ()  # a sentence for each file that could not be used
 
@@ -77,16 +97,16 @@ class RunReport:
         return steps if isinstance(steps, int) else None
 
 
-def write_run_page(run: Path, *, running: bool | None = None) -> Path:
+def write_run_page(run: Path, *, running: bool | None = None, price: Price | None = None) -> Path:
     """Write the report page of a run, whole or not at all, and return its path.
 
     Only the recipe must exist; for every other missing part the page says "Not yet". `running` is whether a process
-    trains in the folder, as that process knows; None asks the lock. Raises UserError after writing where a part is
-    damaged and left out, and before it where a journal is.
+    trains in the folder, as that process knows; None asks the lock. `price`, that of an hour of one card, adds what the
+    run cost. Raises UserError after writing where a part is damaged and left out, and before it where a journal is.
     """
     target = RunFolder(run).report
     report = read_run(run, running=running)
-    write_page(target, "report.html.jinja", **_template_values(report))
+    write_page(target, "report.html.jinja", scripts=PAGE_SCRIPTS, **_template_values(report, price))
     if report.damages:
         raise UserError([f"{damage}; {target} was written without it" for damage in report.damages])
     return target
@@ -110,25 +130,37 @@ def read_run(run: Path, *, running: bool | None = None) -> RunReport:
     evaluation = keep(lambda: read_reports(run), dict[str, Any]()) if section else {}
     environment = keep(lambda: read_object(folder.environment, AnyObject), {})
     data = keep(lambda: _read_data_summary(folder.data_summary), {})
+    samples, rows = read_samples(run), rows_by_loss(run, verdict.best_step)
     return RunReport(
         name=run.resolve().name,
         recipe=redact(folder.recipe.read_text(encoding="utf-8", errors="replace")),
+        recipe_values=redact_all(_read_recipe_values(folder.recipe)),
         environment=redact_all(environment),
         data=redact_all(data),
         train=_latest_by_step(metrics, "train"),
         evals=_latest_by_step(metrics, "eval"),
         events=redact_all([record for record in metrics if record.get("kind") == "event"]),
-        samples=read_samples(run),
+        samples=samples,
         evaluation=evaluation,
         evaluation_section=section,
         rounds_section=keep(lambda: read_rounds_section(run), RoundsSection((), (), Markup())),
         averaging=keep(lambda: read_averaging_section(run), AveragingSection()),
         votes=keep(lambda: count_votes(run), None),
         diagnosis=verdict,
-        rows=rows_by_loss(run, verdict.best_step),
+        rows=rows,
+        shown_rows=keep(lambda: read_shown_rows(run, rows, samples), without_texts(rows)),
         status=read_status(run, running=running),
         damages=damages,
     )
+
+
+def _read_recipe_values(path: Path) -> Record:
+    """Read the values of a run's recipe; {} where it is no longer YAML, since the page shows its text as it is."""
+    try:
+        values = read_values(path)
+    except UserError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _read_data_summary(path: Path) -> Record:
@@ -150,7 +182,7 @@ def _latest_by_step(metrics: Sequence[Record], kind: str) -> list[Record]:
     return [latest[step] for step in sorted(latest)]
 
 
-def _template_values(report: RunReport) -> dict[str, Any]:
+def _template_values(report: RunReport, price: Price | None) -> dict[str, Any]:
     """Collect the values for the template."""
     evals = [record for record in report.evals if has_finite_value(record, "loss")]
     diagnosis, status = report.diagnosis, report.status
@@ -160,7 +192,7 @@ def _template_values(report: RunReport) -> dict[str, Any]:
     sentences = [headline_sentence(diagnosis, status.state, first)]
     if diagnosis.best_step or status.state == "finished":
         sentences += [reason_sentence(diagnosis, status.state), advice_sentence(diagnosis, status.state, epochs)]
-    return {
+    return _head_values(report, price, epochs) | {
         "report": report,
         "state_name": state_name(diagnosis, status.state),
         "sentences": [sentence for sentence in sentences if sentence.en],
@@ -170,14 +202,45 @@ def _template_values(report: RunReport) -> dict[str, Any]:
         "stale_seconds": _stale_seconds(report),
         "written": datetime.now(UTC),
         "repetitive": REPETITIVE_RATE,
-        "charts": draw_charts(report.train, report.evals, evals[0] if is_base_lowest(diagnosis) else best),
+        "charts": draw_charts(
+            report.train,
+            report.evals,
+            evals[0] if is_base_lowest(diagnosis) else best,
+            steps=report.steps if status.state == "running" else None,
+        ),
+        "clock": json.dumps(clock(report.train), separators=(",", ":")),
         "system_charts": {key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
         "vote_direction": judge_votes(report.votes["share"]) if report.votes else "",
-        "hardest": hardest_rows(report.rows),
-        "memorized": memorized_rows(report.rows),
         "row_counts": _row_counts(report.data),
+        "part_names": PART_NAMES,
         "histograms": _histograms(report.data),
         "groups": _group_samples(report.samples),
+    }
+
+
+def _head_values(report: RunReport, price: Price | None, epochs_at_best: float | None) -> dict[str, Any]:
+    """Collect what the head of the page shows: the answer, progress and settings."""
+    time = read_time(report.train, report.evals, report.environment)
+    command = eval_command(report.recipe_values.get("runs_folder"), report.name)
+    figures = answer_figures(
+        report.evaluation,
+        report.diagnosis,
+        report.status.state,
+        time,
+        best_of=(epochs_at_best, report.steps),
+        command=command,
+    )
+    if price is not None and time.seconds:
+        figures.append(price_figure(price, time))
+    running = report.status.state == "running"
+    return {
+        "figures": figures,
+        "figures_json": json.dumps(figures_record(figures), ensure_ascii=False),
+        "eval_command": command,
+        "settings": head_settings(report.recipe_values, report.environment, report.data),
+        "progress": read_progress(report.status.step, report.steps, report.train, report.evals, time)
+        if running
+        else None,
     }
 
 

@@ -1,8 +1,14 @@
-"""Draw line charts and histograms as inline SVG, coloured by the page's CSS; no scripts, nothing fetched."""
+"""Draw line charts and histograms as inline SVG, coloured by the page's CSS; nothing is fetched.
 
+A chart is whole without a script. What it shows also stands in its `data-chart`, from which charts.js draws it again
+with values under the pointer, on another axis, zoomed or smoothed.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, floor, log10
+from typing import Any, Literal
 
 from markupsafe import Markup
 
@@ -26,6 +32,12 @@ TOP_MARGIN = 26.0
 BOTTOM_MARGIN = 34.0
 
 
+LOG_RATIO = 8  # from this many times the smallest value on, a logarithmic axis shows more
+
+
+MAX_SCRIPT_POINTS = 2000  # of a line; more would make pages of tens of megabytes, and a screen has fewer dots
+
+
 LAST_BIN_LABEL = BilingualText("{tokens} or more tokens", "{tokens} 个词元以上")
 
 
@@ -40,6 +52,7 @@ class Series:
     points: Sequence[Point]
     style: str
     has_markers: bool = False
+    unsmoothed: Sequence[Point] = ()  # where the points are smoothed ones: what they were made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +60,16 @@ class Axes:
     """Names of a chart and its axes; with `y_from_zero` the vertical one includes zero.
 
     `x_names` are names of places on the horizontal axis, where it does not count steps.
+    With `may_be_log` the vertical one is logarithmic where that shows more: all values are positive, and the largest is
+    many times the smallest. `over` says what x counts; steps can be shown as epochs, time or tokens.
     """
 
     title: Label
     x_label: Label
     y_label: Label
     y_from_zero: bool = False
+    may_be_log: bool = False
+    over: Literal["step", "epoch", "other"] = "step"
     x_names: Mapping[float, str] = field(default_factory=dict[float, str])
 
     def name_place(self, x: float) -> str:
@@ -72,12 +89,13 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class ChartMarks:
-    """Marks on a chart: vertical lines (x, label), intervals, and at most one ringed point with its name."""
+    """Marks on a chart: vertical lines (x, label), intervals, at most one ringed point, and how far x goes at least."""
 
     vertical_lines: Sequence[tuple[float, Label]] = ()
     ring: Point | None = None
     bars: Sequence[Bar] = ()
     ring_name: Label = BEST_LABEL
+    x_end: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +107,7 @@ class Frame:
     y_ticks: Sequence[float]
     width: float
     height: float
+    is_log: bool = False
 
     def x(self, value: float) -> float:
         """Return the horizontal position of a value, in viewBox units."""
@@ -98,6 +117,8 @@ class Frame:
     def y(self, value: float) -> float:
         """Return the vertical position of a value, in viewBox units; larger values are higher."""
         low, high = self.y_ticks[0], self.y_ticks[-1]
+        if self.is_log:
+            low, high, value = log10(low), log10(high), log10(value)
         share = (value - low) / (high - low)
         return round(self.height - BOTTOM_MARGIN - share * (self.height - TOP_MARGIN - BOTTOM_MARGIN), 1)
 
@@ -120,15 +141,57 @@ def line_chart(
     counted = "1 point is" if left_out == 1 else f"{left_out} points are"
     omitted = BilingualText(f"{counted} not finite and not drawn.", f"{left_out} 个点不是有限数值，未绘出。")
     note = Markup('<p class="absent">{}</p>').format(both(omitted))
+    data = ""
     body = Markup('<p class="absent">{}</p>').format(both(BilingualText("Not yet: nothing recorded.", "尚无记录。")))
     if points:
         ends = [(bar.x, end) for bar in marks.bars for end in (bar.low, bar.high)]
         if axes.x_names:  # half a place is left free at both sides
             ends += [(x, points[0][1]) for x in (min(axes.x_names) - 0.5, max(axes.x_names) + 0.5)]
-        body = _legend(drawable) + _draw_svg(drawable, _frame([*points, *ends], size, axes.y_from_zero), marks, axes)
+        frame = _frame([*points, *ends], size, axes, marks.x_end)
+        body = _legend(drawable) + _draw_svg(drawable, frame, marks, axes)
+        if not marks.bars and not axes.x_names:  # which the script does not draw: such a chart stays as it is here
+            data = _chart_data(drawable, axes, marks, frame)
     head = Markup('<h3>{} <span class="unit">{}</span></h3>').format(both(axes.title), both(axes.y_label))
     small = " small" if size[0] < 500 else ""
-    return Markup('<div class="chart{}">{}{}{}</div>').format(small, head, body, note if left_out else "")
+    attribute = Markup(' data-chart="{}"').format(data) if data else ""
+    return Markup('<div class="chart{}"{}>{}{}{}</div>').format(small, attribute, head, body, note if left_out else "")
+
+
+def _chart_data(series: Sequence[Series], axes: Axes, marks: ChartMarks, frame: Frame) -> str:
+    """Return what a chart shows as JSON, for its script: names as [English, Chinese], points as [x, y]."""
+    lines: list[dict[str, Any]] = []
+    for one in series:
+        line: dict[str, Any] = {"name": _in_both(one.label), "style": one.style, "points": _thinned(one.points)}
+        if one.has_markers:
+            line["markers"] = True
+        if one.unsmoothed:
+            line["unsmoothed"] = _thinned([point for point in one.unsmoothed if _is_drawable(point)])
+        lines.append(line)
+    facts = {
+        "title": _in_both(axes.title),
+        "x": _in_both(axes.x_label),
+        "over": axes.over,
+        "size": [frame.width, frame.height],
+        "zero": axes.y_from_zero,
+        "mayBeLog": axes.may_be_log,
+        "log": frame.is_log,
+        "marks": [[round(x, 3), _in_both(label)] for x, label in marks.vertical_lines],
+        "end": marks.x_end,
+        "ring": list(marks.ring) if marks.ring is not None and _is_drawable(marks.ring) else None,
+        "lines": lines,
+    }
+    return json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
+
+
+def _in_both(label: Label) -> list[str]:
+    return [label, label] if isinstance(label, str) else [label.en, label.zh]
+
+
+def _thinned(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """Return the points, of very many every n-th and the last, with six digits."""
+    stride = ceil(len(points) / MAX_SCRIPT_POINTS) or 1
+    kept = [*points[::stride], *(points[-1:] if (len(points) - 1) % stride else ())]
+    return [(float(f"{x:.8g}"), float(f"{y:.6g}")) for x, y in kept]
 
 
 def histogram(counts: Sequence[int], width: int, *, title: str, style: str) -> Markup:
@@ -166,6 +229,19 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [number * spacing for number in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return 1, 2 and 5 times powers of ten from at or below `low` to at or above `high`, both positive.
+
+    Over more than two decades they are powers of ten alone.
+    """
+    factors = (1, 2, 5) if high / low <= 100 else (1,)
+    powers = range(floor(log10(low)) - 1, ceil(log10(high)) + 2)
+    rungs = [factor * 10.0**power for power in powers for factor in factors]
+    first = max((rung for rung in rungs if rung <= low), default=rungs[0])
+    last = min((rung for rung in rungs if rung >= high), default=rungs[-1])
+    return [rung for rung in rungs if first <= rung <= last]
+
+
 def smooth_points(points: Sequence[Point]) -> list[Point]:
     """Smooth the finite points by a moving average over a twentieth of them, or over 101 at most."""
     finite = [point for point in points if _is_drawable(point)]
@@ -182,7 +258,7 @@ def _is_drawable(point: Point) -> bool:
 
 
 def _drop_undrawable(one: Series) -> Series:
-    return Series(one.label, [point for point in one.points if _is_drawable(point)], one.style, one.has_markers)
+    return replace(one, points=[point for point in one.points if _is_drawable(point)])
 
 
 def _widen(low: float, high: float) -> tuple[float, float]:
@@ -193,11 +269,15 @@ def _widen(low: float, high: float) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _frame(points: Sequence[Point], size: tuple[int, int], y_from_zero: bool) -> Frame:
+def _frame(points: Sequence[Point], size: tuple[int, int], axes: Axes, x_end: float | None) -> Frame:
     width, height = size
-    y_values = [y for _, y in points] + ([0.0] if y_from_zero else [])
-    x_low, x_high = _widen(min(x for x, _ in points), max(x for x, _ in points))
-    return Frame(x_low, x_high, ticks(min(y_values), max(y_values), height // 60), width, height)
+    y_values = [y for _, y in points] + ([0.0] if axes.y_from_zero else [])
+    low, high = min(y_values), max(y_values)
+    xs = [x for x, _ in points] + ([] if x_end is None else [x_end])
+    x_low, x_high = _widen(min(xs), max(xs))
+    if axes.may_be_log and low > 1e-12 and high / low >= LOG_RATIO:
+        return Frame(x_low, x_high, log_ticks(low, high), width, height, is_log=True)
+    return Frame(x_low, x_high, ticks(low, high, height // 60), width, height)
 
 
 def _draw_svg(series: Sequence[Series], frame: Frame, marks: ChartMarks, axes: Axes) -> Markup:
@@ -220,7 +300,9 @@ def _grid(frame: Frame, axes: Axes) -> Markup:
     for value in frame.y_ticks:
         y = frame.y(value)
         parts.append(line.format(LEFT_MARGIN, right_x, y, y))
-        parts.append(text.format("y", LEFT_MARGIN - 8, y, _tick_text(value, frame.y_ticks[1] - frame.y_ticks[0])))
+        # On a logarithmic axis each tick has the digits that it needs itself.
+        spacing = value if frame.is_log else frame.y_ticks[1] - frame.y_ticks[0]
+        parts.append(text.format("y", LEFT_MARGIN - 8, y, _tick_text(value, spacing)))
     for value, name in axes.x_names.items():
         parts.append(text.format("x", frame.x(value), floor_y + 10, name))
     # x counts steps, so a tick between two whole numbers would name a step that does not exist.

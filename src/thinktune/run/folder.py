@@ -101,6 +101,11 @@ class RunFolder:
         return self.path / "rows.txt"
 
     @property
+    def held_out_texts(self) -> Path:
+        """The texts of the held-out rows, for the page."""
+        return self.path / "held-out.jsonl"
+
+    @property
     def metrics(self) -> Path:
         """The journal of losses, speed and events."""
         return self.path / "metrics.jsonl"

@@ -31,6 +31,11 @@ from thinktune.train.setup import open_run
 from thinktune.train.state import Run
 from thinktune.train.step import StepOptions, step, warm_up
 
+PAGE_SECONDS = 60  # a page is at least so old before it is written between two evaluations
+
+
+PAGE_BYTES_PER_SECOND = 50_000  # of the journal: a page of 10 MB of it takes seconds, and is written every 200
+
 
 def train(
     recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv), bar: Bar = no_bar, world: World = SINGLE
@@ -120,6 +125,7 @@ def _train(run: Run, stop: StopRequest, printer: Printer) -> None:
         _record_lost_output(run, printer)
         if context.is_evaluation_step(number) or number % context.recipe.train.log_every_steps == 0:
             run.metrics.log(context, number, run.anomalies)
+            _refresh_page(run)
             _stop_on_anomaly(run)
         step_seconds = time.monotonic() - started_at
         stop.reserve(2 * run.checkpoints.slowest_save_seconds + step_seconds)
@@ -238,6 +244,19 @@ def _write_page(run: Run) -> None:
             write_run_page(run.context.folder, running=True)
         except UserError as error:
             metrics.log_event(run.context, run.state.step, f"the page could not be written: {'; '.join(error.faults)}")
+
+
+def _refresh_page(run: Run) -> None:
+    """Write the page between two evaluations if it is old, so that it shows how far the run is."""
+    page, journal_file = RunFolder(run.context.folder).report, RunFolder(run.context.folder).metrics
+    if not run.context.world.is_main or not page.is_file() or not journal_file.is_file():
+        return
+    # What is written takes time by the journal's length, and must not be felt.
+    wait_seconds = max(PAGE_SECONDS, journal_file.stat().st_size / PAGE_BYTES_PER_SECOND)
+    if time.time() - page.stat().st_mtime > wait_seconds:
+        started_at = time.monotonic()
+        _write_page(run)
+        run.metrics.exclude(time.monotonic() - started_at)
 
 
 def _evaluate_and_sample(run: Run, stop: StopRequest) -> None:

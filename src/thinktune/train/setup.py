@@ -45,8 +45,9 @@ from thinktune.planner.plan import with_setting
 from thinktune.planner.resolve import batch_shapes, holds_casts
 from thinktune.progress import Bar, Say, no_bar
 from thinktune.run import RunFolder, base_model, describe_environment, journal, resume
+from thinktune.run.held_out_texts import MAX_ROWS, RowText, write_held_out_texts
 from thinktune.run.thought_folder import read_rounds
-from thinktune.tokenization import ChatTokenizer
+from thinktune.tokenization import ChatTokenizer, Example
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import agreement
 from thinktune.train.context import RunContext
@@ -252,6 +253,7 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         sources = account_for_sources(context.recipe, context.prepared, context.steps)
         write_json(files.data_summary, context.prepared.summary | sources)
         resume.record_rows(context.prepared.train.digest_lines(), folder)
+        write_held_out_texts(folder, map(_held_out_text, context.prepared.validation.examples(MAX_ROWS)))
         # A resumed run has the same rows: what it recorded stays.
         if rounds := [made for source in context.recipe.sources for made in read_rounds(source.name)]:
             write_json(files.rounds, rounds)
@@ -261,6 +263,12 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         text = f"resumed with a change: {', '.join(changes)}"
         journal.append(files.metrics, [{"kind": "event", "step": step, "text": text}])
         context.say(text)
+
+
+def _held_out_text(example: Example) -> tuple[str, RowText]:
+    """Return a row's name and its text for people: its last question, and the reply to it."""
+    reply = next((turn for turn in reversed(example.turns) if turn.role == "assistant"), None)
+    return example.source, RowText(example.question, reply.reasoning if reply else "", reply.content if reply else "")
 
 
 def _compiles(model: CausalLM, world: World) -> bool:

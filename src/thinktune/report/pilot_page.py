@@ -53,7 +53,7 @@ def write_pilot_page(folder: PilotFolder, result: PilotResult) -> None:
         reasons=reasons(result),
         cautions=cautions(result),
         lines="\n".join(["train:", *(f"  {line}" for line in recommended_lines(result))]),
-        command=next_command(result),
+        next_command=next_command(result),
         recipe_rate=spell_rate(result.learning_rate),
         chart=draw_losses(result),
         probe_chart=draw_probe(result),

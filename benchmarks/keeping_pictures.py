@@ -30,6 +30,7 @@ WORDS = {
     "self-replay": ("self-replay 10 %", "自回放 10 %"), "averaging": ("averaging", "权重平均"), "dft": ("dft", "dft"),
     "together": ("all together", "全部一起"), "replay-30": ("replay 30 %", "回放 30 %"),
     "replay-30-wide": ("replay 30 %, of more rows", "回放 30 %，更多数据"),
+    "replay-50-wide": ("replay 50 %, of more rows", "回放 50 %，更多数据"),
     "low-rate": ("a quarter of the rate", "学习率降到四分之一"),
     "low-rate-replay": ("a quarter of the rate, replay 10 %", "学习率降到四分之一，回放 10 %"),
     "domain": ("domain questions right, %", "领域题答对，%"),

@@ -50,7 +50,7 @@ less; `thinktune eval` shows whether it does.
 | `replay: {share: 0.1, rows: questions.jsonl, answers: own}` | your questions (`{"question": …}`), answered by it |
 
 No replayed row is held out, so that the held-out loss means what it means without them, and none is longer than
-`data.max_tokens`. [data.md](data.md#own-answers-of-the-base) says how own answers are made and kept. If replayed rows
+`data.max_tokens`. [data.md](data.md) says how own answers are made and kept. If replayed rows
 need other settings (columns, faults, a system prompt), write the list below: the bundled rows are `name:
 bundled:general` there, and `answers: own` may stand in any source after the first.
 

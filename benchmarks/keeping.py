@@ -67,6 +67,7 @@ CURES = {
     "replay-30": Cure(answers="rows", share=0.3),
     "replay-30-wide": Cure(answers="rows", share=0.3, rows="base"),
     "replay-50-wide": Cure(answers="rows", share=0.5, rows="base"),
+    "replay-70-wide": Cure(answers="rows", share=0.7, rows="base"),
     "low-rate": Cure(rate=5e-4),
     "low-rate-replay": Cure(answers="rows", rate=5e-4),
 }

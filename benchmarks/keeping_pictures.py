@@ -31,6 +31,7 @@ WORDS = {
     "together": ("all together", "全部一起"), "replay-30": ("replay 30 %", "回放 30 %"),
     "replay-30-wide": ("replay 30 %, of more rows", "回放 30 %，更多数据"),
     "replay-50-wide": ("replay 50 %, of more rows", "回放 50 %，更多数据"),
+    "replay-70-wide": ("replay 70 %, of more rows", "回放 70 %，更多数据"),
     "low-rate": ("a quarter of the rate", "学习率降到四分之一"),
     "low-rate-replay": ("a quarter of the rate, replay 10 %", "学习率降到四分之一，回放 10 %"),
     "domain": ("domain questions right, %", "领域题答对，%"),
@@ -76,7 +77,7 @@ def _legend(names: Sequence[str]) -> list[str]:
     """Name the colours where no figure is likely to be: low in both."""
     parts: list[str] = []
     for number, name in enumerate(names):
-        y = _y(0.5) + 20 * number
+        y = _y(0.68) + 19 * number
         parts.append(f'<circle cx="{_x(0.08)}" cy="{y - 5}" r="5" fill="{COLOURS[number]}"/>')
         parts.append(f'<text x="{_x(0.08) + 12}" y="{y}">{escape(name)}</text>')
     return parts

@@ -303,7 +303,12 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         from thinktune.run.folder import find_run
     if not math.isfinite(temperature):
         raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
-    benchmarks = parse_benchmarks(harness or [])
+    benchmarks = parse_benchmarks(harness or [], run)
+    asks = tasks or exam or exam_hub or harness or sides or judge or temperature or seed or not probe
+    if regrade and (asks or exam_questions != arguments.EXAM_QUESTIONS):
+        raise UserError(
+            "--regrade: grades the saved replies alone; leave out every other option but --thinking and --json"
+        )
 
     tell = say_to_stderr if as_json else say
     with exit_when_stopped("stopped; the same command continues after the last saved reply"):

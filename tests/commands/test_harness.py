@@ -88,13 +88,13 @@ def test_a_side_without_results_is_told(tmp_path):
 def test_every_mistake_of_the_command_line_is_told_at_once(monkeypatch):
     monkeypatch.setattr(harness, "_find_program", lambda names: None if "evalscope" in names else "lm_eval")
     with pytest.raises(UserError) as refused:
-        parse_benchmarks(["lm-eval", "mteb:x", "lm-eval:missing.yaml", "evalscope:gsm8k", "lm-eval:gsm8k"])
+        parse_benchmarks(["lm-eval", "mteb:x", "lm-eval:missing.yaml", "evalscope:gsm8k", "lm-eval:gsm8k"], Path("run"))
     faults = refused.value.faults
     assert len(faults) == 4
     assert "write lm-eval:TASK" in faults[0]
     assert "'missing.yaml' is not a file" in faults[2]
     assert "environment of its own" in faults[3]
-    [benchmark] = parse_benchmarks(["lm-eval:gsm8k"])
+    [benchmark] = parse_benchmarks(["lm-eval:gsm8k"], Path("run"))
     assert (benchmark.name, benchmark.is_file) == ("gsm8k", False)
 
 

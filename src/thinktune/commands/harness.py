@@ -6,6 +6,7 @@ EvalScope's differ from ours. They are found beside this Python, or on the PATH.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from thinktune.files import write_json
 from thinktune.inference import read_chat_defaults
 from thinktune.progress import Say
 from thinktune.run import RunFolder
+from thinktune.run.folder import find_run
 
 API_LINE = "API:"  # of `thinktune serve`, before the address
 MAX_SHOWN_CHARACTERS = 500  # of what a tool printed last, where it failed
@@ -51,9 +53,11 @@ class Benchmark:
         return self.task.endswith((".yaml", ".yml"))
 
 
-def parse_benchmarks(texts: Sequence[str]) -> list[Benchmark]:
-    """Parse TOOL:TASK options and find the tools; raises UserError with every mistake."""
+def parse_benchmarks(texts: Sequence[str], run: Path) -> list[Benchmark]:
+    """Parse TOOL:TASK options and find the tools; raises UserError with every mistake, and where `run` is an average."""
     faults: list[str] = []
+    if texts and find_run(run)[1]:
+        faults.append(f"--harness: {run} is an average, which is served without its base; name the run itself")
     found: list[Benchmark] = []
     for text in texts:
         tool, _, task = text.partition(":")
@@ -65,6 +69,8 @@ def parse_benchmarks(texts: Sequence[str]) -> list[Benchmark]:
             faults.append(f"--harness {text}: {tool} is not installed; {INSTALL[tool]}")
             continue
         benchmark = Benchmark(tool, task, program)
+        if not benchmark.is_file and not re.fullmatch(r"\w[\w.\-]*", task):  # it also names a folder
+            faults.append(f"--harness {text}: {task!r} is not a task's name; name one, or lm-eval's YAML file of one")
         if benchmark.is_file and not Path(task).is_file():
             faults.append(f"--harness {text}: {task!r} is not a file; name lm-eval's task or a YAML file of one")
         found.append(benchmark)

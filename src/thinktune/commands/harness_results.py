@@ -1,6 +1,7 @@
 """Figures of lm-eval and EvalScope, read back: both sides with intervals, paired where the tool kept each question."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +68,12 @@ def read_lm_eval(task: str, base: Path, tuned: Path) -> list[Result]:
 
 def _lm_eval_samples(folder: Path, task: str) -> Values:
     """Return each measure's scores by question, as `measure,filter`, from the newest samples of a task."""
-    files = sorted(folder.rglob(f"samples_{task}_*.jsonl"), key=lambda file: file.stat().st_mtime)
+    # The name and the time of its end: a group's subtasks have names that begin with its own.
+    named = re.compile(rf"samples_{re.escape(task)}_\d{{4}}-\d\d-\d\dT[\d.\-]+\.jsonl")
+    files = sorted(
+        (file for file in folder.rglob("samples_*.jsonl") if named.fullmatch(file.name)),
+        key=lambda file: file.stat().st_mtime,
+    )
     values: Values = {}
     for line in files[-1].read_text(encoding="utf-8").splitlines() if files else ():
         sample = json.loads(line)

@@ -45,7 +45,7 @@ _FUSED = ForeignKey((), "the loss never holds all logits, and layers are compile
 _REPLIES = ForeignKey((), "replies are trained and prompts are not, with the marks of the model's own chat template")
 _SUPERVISED = ForeignKey((), "all that a recipe describes is supervised fine-tuning of all parameters")
 _PROCESSES = ForeignKey((), "rows are prepared once, by as many processes as pay, and kept")
-_TRACKERS = ForeignKey(("track.swanlab", "track.tensorboard"))
+_TRACKERS = ForeignKey(("track.swanlab", "track.wandb", "track.mlflow", "track.tensorboard"))
 
 _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
     ("batch_size", "per_device_train_batch_size", "train_batch_size", "micro_batch_size"): _STEP,
@@ -125,12 +125,13 @@ _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
     ("save_total_limit", "load_best_model_at_end", "metric_for_best_model", "save_only_model"): _KEPT,
     ("resume_from_checkpoint", "auto_resume_from_checkpoints", "auto_resume"): _RESUMED,
     ("report_to", "use_swanlab", "use_wandb", "swanlab_mode"): _TRACKERS,
-    ("swanlab_project", "wandb_project"): ForeignKey(("track.project",), "SwanLab's"),
+    ("swanlab_project", "wandb_project"): ForeignKey(("track.project",)),
+    ("mlflow_tracking_uri",): ForeignKey(("track.mlflow",)),
+    ("loss_scale",): ForeignKey(("train.weights",), "what reasoning and answer weigh; prompts are never trained"),
     ("early_stopping", "early_stopping_patience"): ForeignKey(("train.stop_when_overfitting",), "evaluations in a row"),
     (
         *("train_on_inputs", "completion_only_loss", "assistant_only_loss", "train_on_responses_only"),
         *(
-            "loss_scale",
             "mask_history",
             "response_template",
             "dataset_text_field",

@@ -81,6 +81,6 @@ VARIANT_WORDS = {"laptop", "mobile", "max", "ti", "super", "d", "ada", "sff"}
 # Accelerators that people ask about and that are no CUDA cards, by a part of their name, with their makers.
 OTHER_ACCELERATORS = {
     **dict.fromkeys(("910", "ascend", "昇腾"), "Huawei Ascend"),
-    **dict.fromkeys(("mi250", "mi300", "mi325", "mi355"), "AMD"),
+    **dict.fromkeys(("mi250", "mi300", "mi325", "mi355", "radeon", "xtx"), "AMD"),
     **dict.fromkeys(("mlu", "寒武纪"), "Cambricon"),
 }

@@ -76,7 +76,7 @@ def find_card(text: str) -> Card:
     exact = next((name for name in CARD_SHEETS if _normalize(name) == _normalize(text)), None)
     if exact:
         return _make_known_card(exact, None)
-    size = re.search(rf"[\s_-]{_SIZE}\s*$", text, re.IGNORECASE)
+    size = re.search(rf"(?<![\s_-])[\s_-]{_SIZE}\s*$", text, re.IGNORECASE)
     named = text[: size.start()] if size else text
     names = _names_like(named) or _names_like(re.sub(r"[\s_-]pcie\b", "", named, flags=re.IGNORECASE))
     if not names:
@@ -84,6 +84,8 @@ def find_card(text: str) -> Card:
             f"plan.card: {text!r} is not a known card; give its memory instead, as in 24GiB, "
             f"or one of {', '.join(CARD_SHEETS)}"
         )
+    if size is not None and not float(size[1]):
+        raise UserError(f"plan.card: {text!r} has a memory of 0; write how much it has, as in 24GiB")
     if size is None:
         return _make_known_card(min(names, key=len), None)
     wanted = float(size[1])
@@ -93,8 +95,16 @@ def find_card(text: str) -> Card:
 
 
 def _names_like(text: str) -> list[str]:
+    """List the known cards whose name begins or ends so, with or without RTX; a number is a part of each name."""
     wanted = _normalize(text)
-    return [name for name in CARD_SHEETS if wanted and wanted in _normalize(name)]
+    if len(wanted) < 2 or not re.search(r"[0-9]", wanted):
+        return []
+    names = {name: _normalize(name) for name in CARD_SHEETS}
+    return [
+        name
+        for name, own in names.items()
+        if own.startswith(wanted) or own.removeprefix("rtx").startswith(wanted) or own.endswith(wanted)
+    ]
 
 
 def _size_bytes(size: re.Match[str]) -> int:

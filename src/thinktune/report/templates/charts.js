@@ -165,7 +165,7 @@ document.addEventListener("DOMContentLoaded", () => {
     chart.cross.replaceChildren();
     chart.readout.replaceChildren();
     if (shown === null) { chart.readout.append(...inBoth(chart.hint, "span")); return; }
-    const at = chart.frame.x(shown), { width, height } = chart.facts, frame = chart.frame;
+    const at = chart.frame.x(shown), frame = chart.frame;
     if (at < LEFT - 1 || at > frame.width - RIGHT + 1) { chart.readout.append(...inBoth(["outside the zoom", "在放大范围之外"], "span")); return; }
     chart.cross.append(element("line", { class: "cursor", x1: at, x2: at, y1: TOP - 6, y2: frame.height - BOTTOM }));
     const items = [];

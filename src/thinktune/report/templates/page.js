@@ -37,7 +37,11 @@
     }
     for (const time of document.querySelectorAll("time[datetime]")) time.textContent = new Date(time.dateTime).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
     // On a wide screen everything is open; on a phone the long parts wait.
-    if (matchMedia("(min-width: 861px)").matches) for (const fold of document.querySelectorAll("details.phone-fold")) fold.open = true;
+    const wide = matchMedia("(min-width: 861px)");
+    const openFolds = () => { for (const fold of document.querySelectorAll("details.phone-fold")) fold.open = true; };
+    const openIfWide = () => { if (wide.matches) openFolds(); };
+    wide.addEventListener("change", openIfWide);
+    addEventListener("beforeprint", openFolds);
     const folds = [...document.querySelectorAll("details")];
     const viewKey = "view " + location.pathname;
     try {
@@ -48,6 +52,7 @@
         delete storage[viewKey];
       }
     } catch { /* the stored view is unusable */ }
+    openIfWide();
     const seconds = Number(page.dataset.refresh || 0);
     // Nobody rewrites the page of a run that was killed: then it says so, and asks no more.
     if (seconds && Date.now() > Number(page.dataset.staleAfter)) document.getElementById("stale").hidden = false;

@@ -58,10 +58,11 @@ and none of them is held out, so that the held-out loss means what it means with
 tuned on few rows forgets less; `thinktune eval` shows whether it does. Any file of general rows with a `share` does the
 same.
 
-`share` is a source's part of all tokens that are trained. It is exact over the run, to half a row, and nearly so in
-every step; it is dealt before rows are packed, so that cards and batches change nothing. `train.epochs` counts the
-passes over the sources without a share, or over the first where each has one. The rows of the others come in a seeded
-order, each once before any comes again: as often as the share asks for, or only in part. `check` says how often.
+`share` is a source's part of all tokens that are trained, whatever `train.weights` makes of them. It is exact over the
+run, to half a row, and nearly so in every step; it is dealt before rows are packed, so that cards and batches change
+nothing. `train.epochs` counts the passes over the sources without a share, or over the first where each has one. The
+rows of the others come in a seeded order, each once before any comes again: as often as the share asks for, or only in
+part. `check` says how often.
 
 A row whose question another source holds out is a `leak`, and of a row that two sources have, the later source's is a
 `duplicate`; the policies of a row's own source decide. The held-out rows of all sources choose the best checkpoint;

@@ -17,7 +17,7 @@ from thinktune.inference.sampling.sampler import Sampler, draw
 from thinktune.model.attention import set_attention
 from thinktune.model.batch import make_padding, pack
 from thinktune.model.forward import evaluate_loss, hidden_states
-from thinktune.model.loss import LogitChunks, linear_cross_entropy
+from thinktune.model.loss import LabelWeights, LogitChunks, linear_cross_entropy
 from thinktune.model.low_precision.float8 import apply_float8, float8_problem
 from thinktune.model.transforms import apply_activation_budget, can_compile, compile_layers
 from thinktune.optim.optimizer import Optimizer
@@ -119,18 +119,23 @@ def test_no_step_waits_for_the_card(made, card_rows, memory, compiled):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("rows", [None, 64, 1000])
-def test_the_loss_in_one_kernel_is_the_plain_one(dtype, tolerance, rows):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_in_one_kernel_is_the_plain_one(dtype, tolerance, rows, weighted):
     torch.manual_seed(0)
     hidden, weight = torch.randn(300, 64, device=CARD) / 8, torch.randn(5000, 64, device=CARD)
     targets = torch.randint(5000, (300,), device=CARD)
     plain = [part.clone().requires_grad_() for part in (hidden, weight)]
     mine = [part.to(dtype).requires_grad_() for part in (hidden, weight)]
     expected = cross_entropy(plain[0] @ plain[1].T, targets, reduction="none")
-    (0.25 * expected.sum()).backward()
+    weights = LabelWeights(torch.rand(300, device=CARD), probability=True) if weighted else LabelWeights()
+    factors = weights.fixed * (-expected.detach()).exp() if weighted else 1
+    (0.25 * (factors * expected).sum()).backward()
     for scale in (0.5, 0.25):
         for part in mine:
             part.grad = None
-        scaled, each = linear_cross_entropy(*mine, targets, scale=scale, dtype=dtype, chunks=LogitChunks(rows))
+        scaled, each = linear_cross_entropy(
+            *mine, targets, scale=scale, dtype=dtype, chunks=LogitChunks(rows), weights=weights
+        )
         scaled.backward()
     near(each, expected, 1e-6 if dtype == torch.float32 else tolerance)
     near(mine[0].grad, plain[0].grad, tolerance)

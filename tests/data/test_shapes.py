@@ -376,7 +376,7 @@ def test_a_weight_that_training_cannot_follow_is_told_and_the_row_trained(weight
     assert [(one.fault, one.sentence) for one in found.findings] == [
         (
             "loss_weight",
-            f"rows.jsonl:1: messages[1].loss_scale: is {weight}; what is trained weighs the same everywhere",
+            f"rows.jsonl:1: messages[1].loss_scale: is {weight}; all trained messages weigh the same",
         )
     ]
     plain = first_example([{"messages": [ASK, SAY | {"loss_scale": 1}]}])

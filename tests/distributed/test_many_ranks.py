@@ -15,6 +15,7 @@ from thinktune.distributed.sharding import ParallelDims
 from thinktune.distributed.world import World
 from thinktune.errors import UserError
 from thinktune.model.loading import load_model
+from thinktune.model.loss import Objective
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner.memory import Setting
@@ -104,12 +105,18 @@ def test_checkpoints_pass_from_one_rank_to_four_to_two_bit_for_bit(wide):
     assert sum(kept[0] for kept in four) == four[0][1]
 
 
+OBJECTIVES = [
+    many_ranks.Case("fp32", objective=Objective(by_probability=True)),
+    many_ranks.Case("fp32", objective=Objective(0.25, 1.0, by_probability=True)),
+    many_ranks.Case("8bit", inside=True, objective=Objective(0.25, 1.0)),
+]
 CASES = [
     *(many_ranks.Case(memory, inside) for memory in TIERS for inside in (False, True)),
     many_ranks.Case("fp32", budget=0.0),
     many_ranks.Case("fp32", compiled=True),
     many_ranks.Case("exact", budget=0.5, tied=False),
     many_ranks.Case("fp32", tied=False),
+    *OBJECTIVES,
 ]
 
 
@@ -122,6 +129,50 @@ def test_every_tier_and_way_to_train_works_on_many_ranks(wide, layout):
     assert together[0] == together[1]
     for case, one, made in zip(CASES, alone, together[0], strict=True):
         assert made == pytest.approx(one, rel=1e-5 if case.memory == "fp32" else 3e-3), case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", TWO_RANKS, ids=lambda layout: layout.strategy)
+def test_8_bit_products_on_two_ranks_are_those_of_one(wide, layout):
+    """Of weights in shards, too, which are cast in each pass: the first step is the same, the next within rounding.
+
+    Codes turn the rounding of the first update's bf16 gradients into steps of 8 bits.
+    """
+    cases = [many_ranks.Case("exact", float8=scaling) for scaling in ("tensor", "row")]
+    cases += [many_ranks.Case("exact", budget=0.0, float8="tensor"), many_ranks.Case("exact")]
+    alone = many_ranks.two_steps(wide, cases, ParallelDims())
+    together = run_ranks(2, many_ranks.two_steps, wide, cases, layout)
+    assert together[0] == together[1]
+    plain = alone.pop()
+    for case, one, made in zip(cases, alone, together[0], strict=False):
+        assert made[0] == one[0] != plain[0], case
+        assert made[1] == pytest.approx(one[1], rel=1e-4), case
+        assert made == pytest.approx(one, rel=1e-2), case
+        assert made[2::2] == pytest.approx(one[2::2], rel=1e-3), case
+
+
+def test_an_objective_of_two_ranks_is_that_of_one(wide):
+    """Whose rows, and so whose weights, are divided unequally between the ranks."""
+    alone = many_ranks.two_steps(wide, OBJECTIVES[1:2], ParallelDims())
+    [[made], other] = run_ranks(2, many_ranks.two_steps, wide, OBJECTIVES[1:2], TWO_RANKS[0])
+    assert [made] == other
+    assert made == pytest.approx(alone[0], rel=1e-5)
+    plain = many_ranks.two_steps(wide, [many_ranks.Case("fp32")], ParallelDims())[0]
+    assert made[0] == pytest.approx(plain[0], rel=1e-6), "shown without weights"
+    assert abs(made[1] / plain[1] - 1) > 0.1, "another gradient"
+
+
+@pytest.mark.slow
+def test_runs_by_dft_with_weights_are_those_of_one_rank(one, start):
+    """Each rank reads the weights of the whole step; in a shard, in replicas, and with the tokens of a batch shared."""
+    tree = one[0]
+    chosen = {"loss": "dft", "weights": {"reasoning": 0.25}}
+    alone = train(settings({**tree, "name": "dft"}, train=chosen), lambda _: None, ("test",))
+    for strategy, size in (("shard", 1), ("replicate", 1), ("shard", 2)):
+        name = f"dft-{strategy}-{size}"
+        options = {**chosen, "strategy": strategy, "context_parallel": size}
+        run_ranks(2, many_ranks.train_here, {**tree, "name": name, "train": {**tree["train"], **options}})
+        assert_same_run(alone.with_name(name), alone, start)
 
 
 def test_replicas_on_machines_with_different_numbers_of_ranks_are_refused(tree, start):

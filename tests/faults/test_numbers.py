@@ -49,9 +49,16 @@ def events(recipe):
     return [record for record in journal.read_metrics(recipe.run_folder) if record["kind"] == "event"]
 
 
-@pytest.mark.parametrize(("memory", "inside"), [("fp32", False), ("exact", False), ("8bit", True)])
-def test_a_bad_row_is_refused_and_named(tree, bad_row, tried, memory, inside):
-    recipe = settings(tree, data={"validation": 0.0}, train={"memory": memory, "update_in_backward": inside})
+@pytest.mark.parametrize(
+    ("memory", "inside", "loss"),
+    [
+        *(("fp32", False, "cross_entropy"), ("exact", False, "cross_entropy"), ("8bit", True, "cross_entropy")),
+        ("fp32", False, "dft"),
+    ],
+)
+def test_a_bad_row_is_refused_and_named(tree, bad_row, tried, memory, inside, loss):
+    changes = {"memory": memory, "update_in_backward": inside, "loss": loss}
+    recipe = settings(tree, data={"validation": 0.0}, train=changes)
     folder = train(recipe, quiet)
     texts = [record["text"] for record in events(recipe)]
     assert len(texts) == 3, "one step an epoch holds the row"

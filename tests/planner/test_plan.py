@@ -54,6 +54,11 @@ def test_plan_and_loss_choose_rows_of_logits_by_one_rule(monkeypatch):
     assert chosen.chunk_rows == by_the_loss == 24 * GIB // 64 // (2 * QWEN.vocab_size)
 
 
+def test_what_is_minimized_changes_no_plan():
+    card, weighted = find_card("24GiB"), {"loss": "dft", "weights": {"reasoning": 0.5}}
+    assert make_plan(train_config(**weighted), workload(), card) == make_plan(train_config(), workload(), card)
+
+
 def test_the_recipes_values_are_kept():
     chosen = train_config(memory="8bit", update_in_backward=True, activation_budget=0.45, batch_tokens=16_384)
     planned = make_plan(chosen, workload(), find_card("h100"))

@@ -8,7 +8,7 @@ from transformers import AttentionInterface, Qwen3Config
 
 from thinktune.config.schema import TrainConfig
 from thinktune.model.loading import load_model
-from thinktune.model.loss import LogitChunks, LogitTransform, linear_cross_entropy
+from thinktune.model.loss import CROSS_ENTROPY, LogitChunks, LogitTransform, Objective, linear_cross_entropy
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
 from thinktune.planner import trace
@@ -119,6 +119,23 @@ def test_the_head_is_counted_by_the_rows_of_logits_that_the_loss_takes(fused, ca
     assert growth[0] == growth[1]
     a_row = config.vocab_size * (2 if fused else 6) + 2 * config.hidden_size  # fp32 with a bf16 copy; states' gradient
     assert growth[0] == 200 * a_row if cap is None else growth[0] > 200 * a_row
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_objective_takes_no_memory_but_a_few_numbers_a_label(fused):
+    labels, vocabulary, peaks = 2000, 8192, []
+    for objective in (CROSS_ENTROPY, Objective(0.5, 1.0, by_probability=True)):
+        with torch.device(META), fake_mode(), trace.LiveBytes(META) as live:
+            hidden, weight = (torch.empty(size, 128, dtype=BF16, requires_grad=True) for size in (labels, vocabulary))
+            targets, kinds = torch.empty(labels, dtype=torch.int64), torch.empty(labels, dtype=torch.int64)
+            weights, chunks = objective.label_weights(kinds), LogitChunks(700, fused)
+            loss, _ = linear_cross_entropy(
+                hidden, weight, targets, scale=1.0, dtype=BF16, chunks=chunks, weights=weights
+            )
+            loss.backward()
+            peaks.append(live.peak_bytes)
+    assert 0 < peaks[1] - peaks[0] <= 16 * labels
+    assert peaks[1] < 1.01 * peaks[0]
 
 
 def test_a_layer_that_recomputes_keeps_its_input_alone_and_pays_in_the_backward_pass():

@@ -24,6 +24,8 @@ from thinktune.model.batch import Batch, collate
 from thinktune.model.forward import compute_loss, evaluate_loss, evaluate_row_losses
 from thinktune.model.loading import load_model, load_sharded_model
 from thinktune.model.long_rows.context_parallel import share_context
+from thinktune.model.loss import CROSS_ENTROPY, Objective
+from thinktune.model.low_precision.float8 import Scaling, apply_float8
 from thinktune.model.transforms import apply_activation_budget, compile_layers
 from thinktune.optim.memory_tiers import TIERS
 from thinktune.optim.optimizer import Optimizer
@@ -98,13 +100,19 @@ def take_step(optimizer: Optimizer, step: int) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A way to train: tier, update in backward or after it, activation budget, compiled layers, tied embeddings."""
+    """A way to train: tier, update in backward or after it, activation budget, compiled layers, and so on.
+
+    With `float8`, the layers' products are in 8 bits, by this scaling, and one rank has the batches of two one by one:
+    a scale is that of a whole batch.
+    """
 
     memory: str
     inside: bool = False
     budget: float = 1.0
     compiled: bool = False
     tied: bool = True
+    objective: Objective = CROSS_ENTROPY
+    float8: Scaling | None = None
 
 
 def two_steps(folder: Path, cases: list[Case], parallel_dims: ParallelDims) -> list[list[float]]:
@@ -124,6 +132,8 @@ def _two_steps(source: Path, case: Case, parallel_dims: ParallelDims, world: Wor
     )
     config = TrainConfig(rows_per_step=1, memory=case.memory, update_in_backward=case.inside, clip_norm=1e9)
     optimizer = Optimizer(model, config)
+    if case.float8:
+        apply_float8(model, case.float8, hold=world.size == 1 and not case.inside)
     set_attention(model, precision)
     apply_activation_budget(model, case.budget, compiled=False)
     if case.compiled:
@@ -131,25 +141,34 @@ def _two_steps(source: Path, case: Case, parallel_dims: ParallelDims, world: Wor
     numbers: list[float] = []
     for number in (1, 2):
         optimizer.begin_step(number, 1e-3)
-        batches = _batches(number, world, 512 if case.inside else 48)
-        report = step(model, batches, optimizer, world, precision, StepOptions(label_tokens=100))
+        batches = _batches(number, world, 512 if case.inside else 48, max(world.size, 2 if case.float8 else 1))
+        weight = case.objective.summed_weight(100, REASONING_TOKENS)
+        options = StepOptions(label_tokens=100, objective=case.objective, label_weight=weight)
+        report = step(model, batches, optimizer, world, precision, options)
         numbers += [report.losses.mean_losses()["loss"], report.gradient_norm.item()]
     return [*numbers, evaluate_loss(model, _batches(3, world, 48), CPU, precision, world=world).mean_losses()["loss"]]
 
 
-def _batches(number: int, world: World, capacity: int) -> list[Batch]:
-    """Pack four rows, of 100 learned tokens in all, in batches of up to so many tokens."""
+REASONING_TOKENS = 45  # of the 100
+
+
+def _batches(number: int, world: World, capacity: int, ranks: int | None = None) -> list[Batch]:
+    """Pack four rows, of 100 learned tokens in all, in batches of up to so many tokens; one rank has those of all."""
     generator = np.random.default_rng(number)
     rows = [
         Rendered(
-            generator.integers(0, 300, size).astype(np.int32), np.array([0] * 5 + [2] * (size - 5), np.uint8), "r:1"
+            generator.integers(0, 300, size).astype(np.int32),
+            np.array([0] * 5 + [1] * reasoning + [2] * (size - 5 - reasoning), np.uint8),
+            "r:1",
         )
-        for size in (25, 40, 15, 40)
+        for size, reasoning in ((25, 12), (40, 0), (15, 8), (40, 25))
     ]
-    groups = balance([len(row) for row in rows], capacity, world.size)[world.rank]
+    by_rank = balance([len(row) for row in rows], capacity, ranks or world.size)
+    groups = by_rank[world.rank] if world.size > 1 else [group for groups in by_rank for group in groups]
     return [collate([rows[index] for index in group], capacity) for group in groups]
 
 
+DFT_WITH_WEIGHTS = Objective(0.25, 1.0, by_probability=True)
 CONTEXT_LENGTHS = (25, 40, 1, 15, 40, 30)  # of packed rows, of which ranks' slices cut some in two
 
 
@@ -171,7 +190,7 @@ def _context_difference(name: str, world: World, size: int, compiled: bool) -> l
     rows = [
         Rendered(
             generator.integers(3, 150, length).astype(np.int32),
-            np.array([0, *[2] * (length - 1)], np.uint8),
+            np.array([0, *([1, 2] * length)[: length - 1]], np.uint8),
             f"r:{length}",
         )
         for length in CONTEXT_LENGTHS
@@ -182,19 +201,28 @@ def _context_difference(name: str, world: World, size: int, compiled: bool) -> l
     share = share_context(model, world, size)
     if compiled:
         compile_layers(model, backend="aot_eager")
-    theirs, found = _row_losses_and_gradients(model, share.slice(batch), world, world.size / size)
+    part = share.slice(batch)
+    theirs, found = _row_losses_and_gradients(model, part, world, world.size / size)
     assert theirs.keys() == losses.keys()
     apart = max(abs(theirs[row][0] - losses[row][0]) for row in losses)
     assert all(theirs[row][1] == losses[row][1] * (world.size // size) for row in losses)
+    alone.zero_grad()
+    model.zero_grad()
+    _, wanted_by_dft = _row_losses_and_gradients(alone, batch, World(), 1.0, DFT_WITH_WEIGHTS)
+    _, found_by_dft = _row_losses_and_gradients(model, part, world, world.size / size, DFT_WITH_WEIGHTS)
+    return [apart, _relative_difference(found, wanted), _relative_difference(found_by_dft, wanted_by_dft)]
+
+
+def _relative_difference(found: dict[str, Any], wanted: dict[str, Any]) -> float:
     largest = max(float(gradient.abs().max()) for gradient in wanted.values())
-    return [apart, max(float((found[key] - wanted[key]).abs().max()) for key in wanted) / largest]
+    return max(float((found[key] - wanted[key]).abs().max()) for key in wanted) / largest
 
 
 def _row_losses_and_gradients(
-    model: Any, batch: Batch, world: World, copies: float
+    model: Any, batch: Batch, world: World, copies: float, objective: Objective = CROSS_ENTROPY
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the mean losses of a batch's rows and the gradients of its summed loss, over all ranks and `copies` of it."""
-    scaled, _ = compute_loss(model, batch, 1 / copies, torch.float32, None)
+    scaled, _ = compute_loss(model, batch, 1 / copies, torch.float32, None, objective)
     scaled.backward()
     gradients = {
         key: world.all_reduce(weight.grad) for key, weight in model.named_parameters() if weight.grad is not None

@@ -16,11 +16,12 @@ from thinktune.demo.tiny_model import ModelShape, make_model
 from thinktune.distributed.world import World
 from thinktune.model.batch import DEVICE_FIELDS, make_padding, pack
 from thinktune.model.forward import evaluate_loss
+from thinktune.model.loss import CROSS_ENTROPY, Objective
 from thinktune.optim.optimizer import Optimizer
 from thinktune.tokenization import Rendered
 from thinktune.train.loop import _compile, _train_step
 from thinktune.train.setup import open_run
-from thinktune.train.step import step
+from thinktune.train.step import StepOptions, step
 
 LENGTHS = (5, 9, 17, 33, 40)
 CPU = torch.device("cpu")
@@ -42,8 +43,14 @@ def as_fake(mode, batches):
     ]
 
 
-@pytest.mark.parametrize(("memory", "inside"), [("fp32", False), ("exact", False), ("8bit", True)])
-def test_a_step_runs_on_tensors_that_have_no_values(tokenizer, memory, inside):
+@pytest.mark.parametrize(
+    ("memory", "inside", "objective"),
+    [
+        *(("fp32", False, CROSS_ENTROPY), ("exact", False, CROSS_ENTROPY), ("8bit", True, CROSS_ENTROPY)),
+        ("fp32", False, Objective(0.5, 1.0, by_probability=True)),
+    ],
+)
+def test_a_step_runs_on_tensors_that_have_no_values(tokenizer, memory, inside, objective):
     """On a card's path (packed kernel, padded batches): reading a value, or a shape that depends on one, would raise."""
     batches = pack(make_rows(), 64, pad=make_padding(0, LENGTHS, 64))
     assert len(batches) == 2
@@ -53,7 +60,8 @@ def test_a_step_runs_on_tensors_that_have_no_values(tokenizer, memory, inside):
         update = Optimizer(model, TrainConfig(rows_per_step=1, memory=memory, update_in_backward=inside))
         chosen = as_fake(mode, batches[:1] if inside else batches)
         update.begin_step(1, 1e-3)
-        made = step(model, chosen, update, World(), torch.bfloat16)
+        options = StepOptions(objective=objective, label_weight=50.0)
+        made = step(model, chosen, update, World(), torch.bfloat16, options)
         found = evaluate_loss(model, chosen, CPU, torch.bfloat16)
         for number in (made.gradient_norm, made.losses.sums, found.sums):
             with pytest.raises(DataDependentOutputException):

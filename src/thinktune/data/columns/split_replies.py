@@ -57,6 +57,6 @@ def describe_odd_weight(value: Any, field: str, names: MessageNames) -> str | No
             continue
         for key, weight in message.items():
             if names.meaning_of(key, True) == "weight" and not is_blank(weight) and weight not in (0, 1):
-                what = f"is {short_repr(weight)}; what is trained weighs the same everywhere"
+                what = f"is {short_repr(weight)}; all trained messages weigh the same"
                 return f"{field}[{index}].{key}: {what}"
     return None

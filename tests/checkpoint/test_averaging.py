@@ -1,6 +1,7 @@
 """Averages of two models' weights: the numbers, the files, and that no whole tensor is ever in memory."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,12 +9,17 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support.tiny_models import KINDS, tiny_model
 
 from thinktune.checkpoint import averaging
 from thinktune.checkpoint.averaging import Average, write_average
 from thinktune.checkpoint.base_files import StoredAs
 from thinktune.checkpoint.weight_files import write_weights
 from thinktune.errors import UserError
+from thinktune.model.admission import admit_model
+from thinktune.model.folder import stored_tensors
+from thinktune.model.loading import load_model
+from thinktune.train.final_model import base_places, stored_as
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -135,3 +141,37 @@ def test_only_pieces_of_a_tensor_are_in_memory(tmp_path, monkeypatch):
 def test_another_shape_in_the_base_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"w is \(2, 2\) there and \(4,\) in the tuned model"):
         average(tmp_path, {"w": torch.ones(4)}, {"w": torch.ones(2, 2)}, 0.5)
+
+
+QUICK = ("qwen3", "qwen3_moe")
+
+
+@pytest.mark.parametrize(
+    "kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in QUICK)]
+)
+def test_an_average_of_a_class_loads_as_the_average_of_what_both_load_as(tmp_path, kind):
+    """Tied weights, and experts that are stored one by one and fused when they are read."""
+    base = tmp_path / "base"
+    tiny_model(kind).save_pretrained(base)
+    model = load_model(base, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "tuned")
+    weights = admit_model(base).weights
+    places = base_places(weights, stored_tensors(tmp_path / "tuned"), tmp_path)
+    out = tmp_path / "out"
+    shutil.copytree(tmp_path / "tuned", out, ignore=shutil.ignore_patterns("*.safetensors*"))
+    files = sorted((tmp_path / "tuned").glob("*.safetensors"))
+    write_average(files, out, out, Average(0.25, places), (torch.float32, stored_as(weights, base)))
+    assert stored_tensors(out).keys() == stored_tensors(base).keys()
+    found = load_model(out, torch.device("cpu")).state_dict()
+    assert found.keys() == after.keys()
+    for name, tensor in found.items():
+        expected = 0.25 * after[name] + 0.75 * before[name] if tensor.is_floating_point() else after[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
+    lost = sorted(stored_tensors(base))[-1]
+    with pytest.raises(UserError, match=r"its base stores .* otherwise than the tuned model has them"):
+        base_places(weights, stored_tensors(base).keys() - {lost}, tmp_path)

@@ -149,11 +149,11 @@ def test_the_files_stem_names_the_run(tmp_path):
         assert load_recipe(write(tmp_path, SMALL | extra)).run_folder == Path("runs/mine")
 
 
-def test_a_user_sees_at_most_52_settings_at_first_and_each_is_explained():
+def test_a_user_sees_at_most_53_settings_at_first_and_each_is_explained():
     found = dict(fields())
     # Of sources beside one's own rows, which a first recipe has not.
     beside_own_rows = {"other_sources", "data.share", "data.answers", "data.replay"}
-    assert len(found.keys() - EXPERT_FIELDS.values() - beside_own_rows) <= 52
+    assert len(found.keys() - EXPERT_FIELDS.values() - beside_own_rows) <= 53
     assert len(EXPERT_FIELDS) == len(found.keys() & EXPERT_FIELDS.values()) <= 21
     assert not [name for name, field in found.items() if not field.description]
 

@@ -21,6 +21,7 @@ RECORD = {
     "data_fingerprint": "ef",
     "made": "2026-11-25T10:00:00+00:00",
     "think_tags": ["<think>", "</think>"],  # keys that came later stand at the end
+    "choosing_rows": 0,
 }
 
 

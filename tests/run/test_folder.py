@@ -17,7 +17,7 @@ NAMES = {
         RUN.last, RUN.best, RUN.evaluated, RUN.final, RUN.report, EVALUATION.path, EVALUATION.settings,
         EVALUATION.tasks, EVALUATION.judgements, EVALUATION.rows, EVALUATION.report, EVALUATION.completions("base"),
         EVALUATION.losses("base"), RUN.evaluation(thinking=False).path, RUN.tracker("swanlab"),
-        RUN.tracker("tensorboard"), RUN.swanlab_id,
+        RUN.tracker("tensorboard"), RUN.swanlab_id, RUN.averaging.path, RUN.averaged, RUN.curve, RUN.average(0.5),
     )
 }  # fmt: skip
 

@@ -112,7 +112,7 @@ def _write_file(path: Path, tensors: Mapping[str, _Piecewise], reader: "_Reader"
         file.write(struct.pack("<Q", len(text)) + text)
         for each in tensors.values():
             for piece in reader.pieces(each):
-                file.write(memoryview(piece.to(each.dtype).contiguous().reshape(-1).view(torch.uint8).numpy()))
+                file.write(piece.to(each.dtype).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 @dataclass(frozen=True, slots=True)

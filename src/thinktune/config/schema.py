@@ -312,7 +312,7 @@ class TrainConfig(Section):
     average: AverageRule = None
     """Average the weights of base and tuned model when training has ended, so that less is forgotten. A number is how
     many percentage points of general questions may be lost: of the models that lose no more, `final/` becomes the best
-    one on held-out rows. `curve` draws the curve and keeps the tuned weights. See docs/keeping.md."""
+    one on held-out rows. `curve` draws the curve and keeps the tuned weights. docs/evaluation.md says how."""
 
     @model_validator(mode="before")
     @classmethod

@@ -56,9 +56,9 @@ class EvalSettings:
     seeds: Mapping[str, int] = field(default_factory=dict[str, int])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     data_fingerprint: str = ""
-    choosing_rows: int = 0  # held-out rows that chose the weight of an average, and are asked by no evaluation
     made: str = ""  # ISO 8601, UTC
     think_tags: Sequence[str] = ("<think>", "</think>")  # of the model: opening and closing
+    choosing_rows: int = 0  # held-out rows that chose the weight of an average, and are asked by no evaluation
 
     def completion_key(self, task: Task, side: str) -> str:
         """Return the key under which a side's reply to a task is saved."""

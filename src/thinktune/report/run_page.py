@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from thinktune.errors import UserError, redact, redact_all
 from thinktune.eval.votes import count_votes, judge_votes
+from thinktune.report.averaging_section import AveragingSection, read_averaging_section
 from thinktune.report.diagnosis_text import (
     advice_sentence,
     headline_sentence,
@@ -62,6 +63,7 @@ class RunReport:
     evaluation: Record
     evaluation_section: Markup
     rounds_section: RoundsSection
+    averaging: AveragingSection
     votes: Record | None
     diagnosis: Diagnosis
     rows: Sequence[HeldOutRow]
@@ -120,6 +122,7 @@ def read_run(run: Path, *, running: bool | None = None) -> RunReport:
         evaluation=evaluation,
         evaluation_section=section,
         rounds_section=keep(lambda: read_rounds_section(run), RoundsSection((), (), Markup())),
+        averaging=keep(lambda: read_averaging_section(run), AveragingSection()),
         votes=keep(lambda: count_votes(run), None),
         diagnosis=verdict,
         rows=rows_by_loss(run, verdict.best_step),

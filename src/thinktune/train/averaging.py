@@ -13,9 +13,10 @@ from thinktune.config import Recipe
 from thinktune.data import prepare
 from thinktune.distributed import World
 from thinktune.errors import Stopped, UserError, shorten_error
+from thinktune.eval import find_measure
 from thinktune.eval.averaging.asking import Averaged, draw_curve
 from thinktune.eval.averaging.curve import Curve, CurvePoint
-from thinktune.eval.comparison import find_measure, format_with_interval
+from thinktune.eval.comparison import format_with_interval
 from thinktune.model import pick_device
 from thinktune.progress import Say
 from thinktune.report import write_final_card, write_run_page
@@ -24,6 +25,7 @@ from thinktune.tokenization import read_tokenizer
 from thinktune.train.dry_run import find_out_of_memory
 from thinktune.train.final_model import BothModels, card_text, find_both
 from thinktune.train.interrupt import StopRequest
+from thinktune.train.samples import any_operations
 
 
 def average_final(recipe: Recipe, say: Say, world: World, stop: StopRequest) -> None:
@@ -43,7 +45,7 @@ def average_final(recipe: Recipe, say: Say, world: World, stop: StopRequest) -> 
 def _average(recipe: Recipe, say: Say, stop: StopRequest) -> None:
     folder = recipe.run_folder
     try:
-        with stop.interruptible():
+        with stop.interruptible(), any_operations():
             both = find_both(folder)
             tokenizer = read_tokenizer(both.tuned.folder, trust_remote_code=recipe.model.trust_remote_code)
             models = Averaged(both.base, both.tuned.folder, both.tuned.step, lambda weight: _opened(both, weight))
@@ -72,7 +74,7 @@ def _average(recipe: Recipe, say: Say, stop: StopRequest) -> None:
 
 def replace_final(both: BothModels, weight: float) -> None:
     """Make `final/` the average of a weight, unless it is that already."""
-    run = RunFolder(both.recipe.run_folder)
+    run = RunFolder(both.folder)
     if store.has_final_model(run.path, both.tuned) and store.average_weight(run.final) == weight:
         return
     card = card_text(run.path, both.tuned.folder)
@@ -82,7 +84,7 @@ def replace_final(both: BothModels, weight: float) -> None:
 @contextmanager
 def _opened(both: BothModels, weight: float) -> Generator[Path]:
     """Yield a folder with the model of a weight; it is removed afterwards, and so is what a kill left of one before."""
-    folder = RunFolder(both.recipe.run_folder).averaged
+    folder = RunFolder(both.folder).averaged
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

@@ -1,5 +1,6 @@
 """The final model of a run as it is written: its form, its card, and its average with the base."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from thinktune.checkpoint.averaging import Average
 from thinktune.checkpoint.base_files import StoredAs
 from thinktune.checkpoint.saving import PlainForm
 from thinktune.checkpoint.store import average_weight, model_step
-from thinktune.config import Recipe, load_recipe
+from thinktune.config import load_recipe
 from thinktune.errors import UserError
 from thinktune.hub import locate_model
 from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.model.admission import admit_model
+from thinktune.model.folder import list_some, stored_tensors
 from thinktune.model.stored_weights import MatchedWeights
 from thinktune.report import render_model_card
 from thinktune.report.model_card import edited_card
@@ -28,7 +30,7 @@ from thinktune.run.reading import damaged, read_environment
 class BothModels:
     """A run's base and tuned model, and the form in which a model made of them is written."""
 
-    recipe: Recipe
+    folder: Path  # the run's, which may have been moved since its recipe was written
     base: Path
     tuned: Checkpoint
     form: PlainForm
@@ -51,11 +53,26 @@ def find_both(folder: Path) -> BothModels:
     tuned = _find_tuned(folder)
     verify(tuned)
     weights = admit_model(base, trust_remote_code=recipe.model.trust_remote_code).weights
+    places = base_places(weights, stored_tensors(tuned.folder), folder)
+    return BothModels(folder, base, tuned, final_form(folder, stored_as(weights, base), tuned.step), places)
+
+
+def base_places(weights: MatchedWeights, saved: Collection[str], folder: Path) -> dict[str, tuple[Path, str]]:
+    """Return the base's file and name of each tensor by the names that it may have in a checkpoint.
+
+    Raises UserError where a weight of the base has no counterpart among the names that were `saved`: a part of a larger
+    model may be stored in other pieces than the class by itself has.
+    """
+    if apart := sorted(name for name, sources in weights.saved_as.items() if not set(sources) & set(saved)):
+        raise UserError(
+            f"{folder}: its base stores {list_some(apart)} otherwise than the tuned model has them, so that the two "
+            "cannot be averaged yet; leave train.average out"
+        )
     places: dict[str, tuple[Path, str]] = {}
     for name, sources in weights.saved_as.items():
         for source in sources:
             places.setdefault(source, (weights.stored[name].file, name))
-    return BothModels(recipe, base, tuned, final_form(folder, stored_as(weights, base), tuned.step), places)
+    return places
 
 
 def _find_tuned(folder: Path) -> Checkpoint:

@@ -29,6 +29,7 @@ from thinktune.model.admission import Admitted, admit, context_fault
 from thinktune.model.attention import has_attention_dropout, set_attention
 from thinktune.model.batch import Padding
 from thinktune.model.device import device_name, runs_triton
+from thinktune.model.folder import list_some
 from thinktune.model.forward import refuse_leaks
 from thinktune.model.loading import count_parameters, load_model, load_sharded_model
 from thinktune.model.long_rows import context_parallel
@@ -36,6 +37,7 @@ from thinktune.model.long_rows.activation_offload import offload_layer_inputs
 from thinktune.model.long_rows.tiled_mlp import tile_mlps
 from thinktune.model.low_precision.float8 import apply_float8, pick_scaling, require_float8
 from thinktune.model.proof import model_traits
+from thinktune.model.stored_weights import MatchedWeights
 from thinktune.optim import TIERS, Optimizer
 from thinktune.planner import PlanInputs, Setting, disk_space, resolve_setting
 from thinktune.planner.plan import with_setting
@@ -74,8 +76,6 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     make_own_answers(recipe, admitted.tokenizer, say, world)
     with world.local_main_first():
         prepared = _read_rows(recipe, admitted, say)
-    if fault := few_rows_fault(recipe, prepared.validation):
-        raise UserError(fault)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     agreement.refuse_unshared_folder(folder, world)
     agreement.refuse_other_inputs(world, source, _tokenizer_fingerprint(admitted.tokenizer), last, device)
@@ -88,13 +88,9 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     inputs = PlanInputs(recipe, prepared, steps, admitted.config, admitted.traits, device)
     setting = world.broadcast(resolve_setting(inputs, say, world))
     agreement.refuse_other_machines(world, setting)
-    averages = recipe.train.average is not None
-    needed = disk_space.disk_requirements(admitted.config, setting.memory, averages=averages)
+    needed = disk_space.disk_requirements(admitted.config, setting.memory, averages=recipe.train.average is not None)
     disk_space.require_disk_space(folder, needed)
     model = _load_model(recipe, last.folder if last else source, device, setting, world)
-    if averages:
-        require_generation(model)
-        say(describe_cost(recipe, prepared))
     compiled = _compiles(model, world)
     optimizer = _make_optimizer(recipe, model, setting, compiled=compiled)
     share = _configure_layers(inputs, model, setting, world, compiled=compiled)
@@ -121,18 +117,49 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
     environment = _environment(context, admitted, command) | {"weights_fingerprint": weights}
     environment |= {f"model_{key}": value for key, value in read_license(source).items()}
     run = _resume_or_record(context, clock, last, environment, changes)
-    where = f"{world.size} x {device.type} ({setting.strategy})" if world.size > 1 else str(context.device)
-    say(f"{count_parameters(model):,} parameters on {where}, {len(steps)} steps, run folder {folder}")
+    _announce(context)
     return run
+
+
+def _announce(context: RunContext) -> None:
+    """Say what is trained where, and what averaging will cost after the last step."""
+    world, recipe = context.world, context.recipe
+    where = f"{world.size} x {context.device.type} ({context.setting.strategy})" if world.size > 1 else context.device
+    parameters, steps = count_parameters(context.model), len(context.steps)
+    context.say(f"{parameters:,} parameters on {where}, {steps} steps, run folder {context.folder}")
+    if recipe.train.average is not None:
+        context.say(describe_cost(recipe, context.prepared))
 
 
 def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
     trusted, template = recipe.model.trust_remote_code, recipe.model.template
-    return admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
+    admitted = admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
+    if recipe.train.average is not None:
+        _refuse_other_pieces(admitted.weights, source)
+    return admitted
+
+
+def _refuse_other_pieces(weights: MatchedWeights, source: Path) -> None:
+    """Raise UserError where the base is known beforehand to store weights in other pieces than the tuned model will."""
+    if weights.is_part and weights.sources:
+        raise UserError(
+            f"train.average: {source} stores {list_some(sorted(weights.sources))} otherwise than its text part by "
+            "itself is saved, so that the two cannot be averaged yet; leave train.average out"
+        )
 
 
 def _load_model(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
-    """Load the model in its tier's dtype; with many ranks, this rank's shard."""
+    """Load the model in its tier's dtype; with many ranks, this rank's shard.
+
+    Raises GenerationError where models will have to reply after the last step, and the class cannot.
+    """
+    model = _load_share(recipe, folder, device, setting, world)
+    if recipe.train.average is not None:
+        require_generation(model)
+    return model
+
+
+def _load_share(recipe: Recipe, folder: Path, device: torch.device, setting: Setting, world: World) -> Any:
     dtype, trusted = TIERS[setting.memory].load_dtype, recipe.model.trust_remote_code
     context_parallel.require_ranks(recipe.train.context_parallel, world.size)
     if world.size == 1:
@@ -167,7 +194,11 @@ def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
         say(note)
     resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
     prepared = prepare(recipe, admitted.tokenizer, say)
-    faults = context_fault(prepared, admitted.config), unlearned_fault(recipe.train, prepared.train)
+    faults = (
+        context_fault(prepared, admitted.config),
+        unlearned_fault(recipe.train, prepared.train),
+        few_rows_fault(recipe, prepared.validation),
+    )
     if found := [fault for fault in faults if fault]:
         raise UserError(found)
     for line in (*summary.summary_lines(prepared.summary), *objective_lines(recipe.train, prepared.train)):

@@ -1,6 +1,6 @@
 """Ask models between base and tuned, and score their replies; what was asked before is not asked again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
@@ -59,7 +59,6 @@ def draw_curve(recipe: Recipe, prepared: Prepared, tokenizer: ChatTokenizer, mod
     run = RunFolder(recipe.run_folder)
     write_json_lines(evaluation.folder.tasks, map(task_to_record, evaluation.tasks))
     _exchange_replies(evaluation, run)
-    scores: dict[float, WeightScores] = {}
     for weight in sorted(ALL_WEIGHTS, key=lambda weight: (weight > 0, -weight)):  # what matters most first
         side = _side(weight)
         if not is_evaluated(evaluation, side):
@@ -67,14 +66,13 @@ def draw_curve(recipe: Recipe, prepared: Prepared, tokenizer: ChatTokenizer, mod
                 evaluate_side([evaluation], side, folder)
         if not weight:
             _exchange_replies(evaluation, run)
-    scores = _score(evaluation)
-    measure, points = measure_points(scores)
-    curve = _conclude(evaluation, rule, measure, points, models.step)
+    curve = _conclude(evaluation, rule, models.step)
     write_json(run.curve, curve_to_record(curve))
     return curve
 
 
-def _conclude(evaluation: Evaluation, rule: Rule, measure: str, points: Sequence[Any], step: int) -> Curve:
+def _conclude(evaluation: Evaluation, rule: Rule, step: int) -> Curve:
+    measure, points = measure_points(_score(evaluation))
     chosen, reason = choose_weight(points, rule)
     sets = [task.set for task in evaluation.tasks]
     return Curve(
@@ -131,7 +129,7 @@ def _exchange_replies(evaluation: Evaluation, run: RunFolder) -> None:
     keys = {evaluation.settings.completion_key(task, "base") for task in evaluation.tasks if task.set == PROBE_SET}
     files = evaluation.folder.completions("base"), run.evaluation().completions("base")
     saved = [read_completions(file) for file in files]
-    for file, own, other in (*zip(files, saved, reversed(saved), strict=True),):
+    for file, own, other in zip(files, saved, reversed(saved), strict=True):
         if lacking := sorted(keys & (other.keys() - own.keys())):
             with RecordWriter(file) as writer:
                 for key in lacking:

@@ -119,7 +119,8 @@ def read_curve(run: Path) -> Curve | None:
         return None
     with refuse_damage(file, AGAIN):
         curve = _CURVE.validate_python(read_json(file))
-        curve.point(curve.chosen), curve.point(0.0)  # both are shown
+        for weight in (0.0, curve.chosen):  # both are shown
+            curve.point(weight)
         return curve
 
 

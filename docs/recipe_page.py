@@ -37,12 +37,28 @@ places still work; `check` and `train` name the new place.
 """
 
 SOURCES = """
+## Replay
+
+`replay` below `data` trains general rows beside your own, without a list, so that a model tuned on few rows forgets
+less; `thinktune eval` shows whether it does.
+
+| written | general rows |
+|---|---|
+| `replay: 0.1` | 216 bundled rows (Chinese and English, with reasoning), a tenth of the trained tokens |
+| `replay: {share: 0.1, answers: own}` | the same questions, answered by the base itself before training |
+| `replay: {share: 0.1, rows: general.jsonl}` | a file of your own |
+| `replay: {share: 0.1, rows: questions.jsonl, answers: own}` | your questions (`{"question": …}`), answered by it |
+
+No replayed row is held out, so that the held-out loss means what it means without them, and none is longer than
+`data.max_tokens`. [data.md](data.md#own-answers-of-the-base) says how own answers are made and kept. If replayed rows
+need other settings (columns, faults, a system prompt), write the list below: the bundled rows are `name:
+bundled:general` there, and `answers: own` may stand in any source after the first.
+
 ## Several sources
 
-`data` is one section, or a list of them: each source has its own files, columns, faults, system prompt, tags, modes and
-held-out rows, and is read as if it were alone. On the command line a source has a number: `data.1.share=0.2`. An expert
-setting of the rows counts for every source that does not set it itself; a source sets it directly, as in
-`data.1.license`.
+A list in `data` names several sources: each has its own files, columns, faults, system prompt, tags, modes and held-out
+rows, and is read as if it were alone. On the command line a source has a number: `data.1.share=0.2`. An expert setting
+of the rows counts for every source that does not set it itself; a source sets it directly, as in `data.1.license`.
 
 ```yaml
 data:
@@ -51,12 +67,6 @@ data:
   share: 0.1
   validation: 0
 ```
-
-`replay: 0.1` below `data`, beside the name of your own rows, is the short form of such a list: 216 general rows that
-come with thinktune (`name: bundled:general`; Chinese and English, with reasoning) get a tenth of the trained tokens,
-and none of them is held out, so that the held-out loss means what it means without them. It is there so that a model
-tuned on few rows forgets less; `thinktune eval` shows whether it does. Any file of general rows with a `share` does the
-same.
 
 `share` is a source's part of all tokens that are trained, whatever `train.weights` makes of them. It is exact over the
 run, to half a row, and nearly so in every step; it is dealt before rows are packed, so that cards and batches change

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.prepared_rows import write
+from support.prepared_rows import rows_of, write
 
 from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
 from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.data.reading.sources import match_files, refuse_missing_paths
+from thinktune.data.summary import summary_lines
 from thinktune.errors import UserError
 from thinktune.eval.general_probe import probe_tasks
 from thinktune.report.trained_rows import count_trained
@@ -72,6 +73,19 @@ def test_a_mistake_beside_replay_is_told_once_and_its_remedy_can_be_written(tree
                 {**tree, "data": {"name": str(own), "replay": {"share": 0.1, "rows": "nowhere.jsonl"}}}, "h"
             )
         )
+
+
+def test_sources_of_a_recipe_without_a_list_are_named_by_its_keys(tree, tokenizer, tmp_path):
+    rows = rows_of(4)
+    own, general = write(tmp_path / "rows.jsonl", rows), write(tmp_path / "general.jsonl", rows_of(6))
+    data = {"name": str(own), "validation": 0.0, "replay": {"share": 0.1, "rows": str(general)}}
+    prepared = prepare_with_faults(validate_recipe({**tree, "data": data}, "here"), tokenizer)
+    text = "\n".join(summary_lines(prepared.summary))
+    assert "  data, rows.jsonl: 4 rows to train on" in text, text
+    assert "  data.replay, general.jsonl: " in text
+    told = [example for fault in prepared.summary["sources"][1]["faults"] for example in fault["examples"]]
+    assert any(example.endswith("is the same as rows.jsonl:1 (data)") for example in told)
+    assert "data.0" not in text + "".join(told)
 
 
 def test_rows_that_a_share_leaves_over_are_not_counted_as_trained(replayed, tokenizer):

@@ -43,6 +43,7 @@ class _Pool:
 
     dataset: JoinedDataset
     settings: Sequence[DataConfig]
+    keys: Sequence[str]  # of the sources, as the recipe has them
     parts: Sequence[SourceRows]
     features: NDArray[Any]  # of ROW_FEATURES, of all examples of all sources
     owners: NDArray[np.int64]  # the source of each
@@ -60,8 +61,8 @@ class _Pool:
         self.alive[index] &= action == "kept"
 
     def place(self, index: int) -> str:
-        """Return an example's place, with the number of its source."""
-        return f"{self.dataset.source(index)} (data.{int(self.owners[index])})"
+        """Return an example's place, with the key of its source."""
+        return f"{self.dataset.source(index)} ({self.keys[int(self.owners[index])]})"
 
     def _own_place(self, index: int) -> str:
         """Return an example's place as its own source names it."""
@@ -96,7 +97,8 @@ def _make_pool(recipe: Recipe, parts: Sequence[SourceRows], dataset: JoinedDatas
         alive[start + part.prepared.train.example_indices] = True
     owners = dataset.sources_of_examples(np.arange(len(features)))
     tallies = [Tally() for _ in parts]
-    return _Pool(dataset, recipe.sources, parts, features, owners, held_out, alive | held_out, tallies)
+    keys = [recipe.key_of_source(number) for number in range(len(parts))]
+    return _Pool(dataset, recipe.sources, keys, parts, features, owners, held_out, alive | held_out, tallies)
 
 
 def _compare(pool: _Pool) -> Iterator[tuple[str, int, str]]:
@@ -161,7 +163,7 @@ def _summarize(
     owners = train.source_numbers
     for number, source in enumerate(sources):
         own = owners == number
-        source["name"] = source_names(recipe)[number]
+        source["name"], source["key"] = source_names(recipe)[number], recipe.key_of_source(number)
         source["train_rows"] = _count(train, number)
         source["train_tokens"] = int(train.lengths[own].sum())
         source["train_learned_tokens"] = int(train.label_tokens[own].sum())
@@ -201,7 +203,10 @@ def source_names(recipe: Recipe) -> list[str]:
         + (source.name if source.hub else Path(source.name).name)
         for source in recipe.sources
     ]
-    return [name if names.count(name) == 1 else f"{name} (data.{number})" for number, name in enumerate(names)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({recipe.key_of_source(number)})"
+        for number, name in enumerate(names)
+    ]
 
 
 def _account(settings: DataConfig, alone: dict[str, Any], tally: Tally) -> dict[str, Any]:

@@ -122,8 +122,7 @@ def _prepare_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, say: Say) -> 
     else:
         key = blake2b(f"{own.entry.name} {cache.source_fingerprint(*TOKEN_SOURCES)}".encode(), digest_size=16)
         rows = _open_or_build(key.hexdigest(), lambda folder: write_bound(folder, own, tokenizer), say)
-    summary = rows.prepared.summary | {"own_answers": own.account()}
-    return replace(rows, prepared=replace(rows.prepared, summary=summary))
+    return replace(rows, prepared=replace(rows.prepared, summary=own.told_in(rows.prepared.summary)))
 
 
 def _open_or_build(key: str, build: Callable[[Path], None], say: Say) -> SourceRows:

@@ -94,9 +94,9 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
 def _source_lines(sources: Sequence[dict[str, Any]]) -> list[str]:
     """Account for each of several sources: its rows, and its part of what is trained where the steps are known."""
     lines: list[str] = []
-    for number, source in enumerate(sources):
+    for source in sources:
         lines.append(
-            f"  data.{number}, {source['name']}: {source['train_rows']:,} rows to train on "
+            f"  {source['key']}, {source['name']}: {source['train_rows']:,} rows to train on "
             f"({source['train_tokens']:,} tokens), {source['validation_rows']:,} held out, "
             f"{source['dropped_rows']:,} dropped" + _dealt_words(source)
         )

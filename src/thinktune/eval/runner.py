@@ -17,6 +17,7 @@ from thinktune.config import Recipe, load_recipe
 from thinktune.data import Prepared, Subset, prepare
 from thinktune.data.columns.modes import has_thinking_switch
 from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, question_text
+from thinktune.data.own_answers.entry import restore_own_answers
 from thinktune.errors import UserError
 from thinktune.eval import llm_judge
 from thinktune.eval.averaging.questions import split_held_out
@@ -114,6 +115,7 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
         each.tell(say)
     from_files = [task for each in task_files for task in each.tasks]
     tokenizer = read_tokenizer(sources["tuned"], trust_remote_code=recipe.model.trust_remote_code)
+    restore_own_answers(recipe, tokenizer, RunFolder(folder).own_answers)
     prepared = prepare(recipe, tokenizer, say)
     refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), folder)
     if not options.endpoints:

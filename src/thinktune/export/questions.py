@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from thinktune.config import Recipe, load_recipe
 from thinktune.data import prepare
+from thinktune.data.own_answers.entry import restore_own_answers
 from thinktune.errors import UserError
 from thinktune.export.source import ModelSource
 from thinktune.inference.chat_defaults import with_system_prompt
@@ -110,6 +111,7 @@ def _held_out_examples(source: ModelSource, tokenizer: ChatTokenizer, say: Say) 
         return []
     recipe: Recipe = load_recipe(source.run.recipe)
     try:
+        restore_own_answers(recipe, tokenizer, source.run.own_answers)
         prepared = prepare(recipe, tokenizer, say)
         refuse_other_data(prepared.fingerprint, prepared.train.digest_lines(), source.run.path)
     except (UserError, OSError) as error:

@@ -171,7 +171,8 @@ def _with_sources(tree: dict[str, Any]) -> dict[str, Any]:
     data = tree.get("data")
     if not isinstance(data, dict):
         return tree
-    expert = tree.get("expert") if isinstance(tree.get("expert"), dict) else {}
+    written = tree.get("expert")
+    expert: dict[str, Any] = written if isinstance(written, dict) else {}
     fields = {name: field.removeprefix("data.") for name, field in EXPERT_FIELDS.items() if field.startswith("data.")}
     moved = {fields[name]: value for name, value in expert.items() if name in fields}
     left = {name: value for name, value in expert.items() if name not in fields}

@@ -1,6 +1,6 @@
 """Rows that a run trains: of a source with a share only some may come, and pages and cards count those."""
 
-from thinktune.run.reading import Record
+from thinktune.run import Record
 
 COUNTS = ("rows", "tokens", "learned_tokens")
 

@@ -87,6 +87,11 @@ class RunFolder:
         return self.path / "rounds.json"
 
     @property
+    def own_answers(self) -> Path:
+        """The base's own answers that the run is trained on, by their entry of the cache, which may be emptied."""
+        return self.path / "own-answers.json"
+
+    @property
     def row_digests(self) -> Path:
         """The digest and `file:line` of each training row."""
         return self.path / "rows.txt"

@@ -14,7 +14,14 @@ from filelock import FileLock, Timeout
 from thinktune import cache
 from thinktune.config import Recipe
 from thinktune.data import prepare
-from thinktune.data.own_answers.entry import ANSWERS_FILE, OwnAnswers, find_own_answers, read_entry, write_own_answers
+from thinktune.data.own_answers.entry import (
+    ANSWERS_FILE,
+    OwnAnswers,
+    find_own_answers,
+    read_entry,
+    restore_own_answers,
+    write_own_answers,
+)
 from thinktune.data.own_answers.exact import OwnReply, entry_files, read_replies, reply_line
 from thinktune.distributed import SINGLE, World
 from thinktune.errors import UserError
@@ -24,6 +31,7 @@ from thinktune.inference import Request
 from thinktune.inference.engine import Engine
 from thinktune.inference.session import load_engine
 from thinktune.progress import ProgressReporter, Say
+from thinktune.run import RunFolder
 from thinktune.tokenization import ChatTokenizer
 from thinktune.train.samples import any_operations, sampling_modes
 
@@ -49,6 +57,7 @@ def _read_or_make(
     recipe: Recipe, alone: Recipe, tokenizer: ChatTokenizer, say: Say, *, send: bool
 ) -> dict[str, str] | None:
     """Return the files of a source's own answers where other machines may lack them, made where there are none."""
+    restore_own_answers(recipe, tokenizer, RunFolder(recipe.run_folder).own_answers)
     own = find_own_answers(alone, tokenizer)
     if not own.is_made(say):
         prepare(recipe, tokenizer, say)  # a fault of any row is told before the base writes for hours
@@ -86,7 +95,13 @@ def _complete(recipe: Recipe, own: OwnAnswers, tokenizer: ChatTokenizer, journal
     if missing:
         before = f", {len(known):,} are there from before" if known else ""
         say(f"own answers: the base writes {len(missing):,} replies to {own.questions.count:,} questions{before}")
-        known += _write_replies(recipe, own, missing, journal, say)
+        try:
+            known += _write_replies(recipe, own, missing, journal, say)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "data.answers: this device is too small to write own answers, for which it holds the whole base; write "
+                "them on a larger one with the same THINKTUNE_CACHE, lower expert.batch_rows, or leave data.answers out"
+            ) from error
     files = entry_files(own, known, tokenizer, recipe.model.name)
     if not files[ANSWERS_FILE]:
         raise UserError(

@@ -15,6 +15,7 @@ from thinktune.checkpoint import saving, store
 from thinktune.checkpoint.base_files import BaseFiles
 from thinktune.config import Recipe
 from thinktune.data import Prepared, StepRows, Subset, prepare, summary
+from thinktune.data.own_answers.entry import keep_own_answers
 from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.distributed import SINGLE, ParallelDims, World
 from thinktune.errors import UserError, redact_all
@@ -73,9 +74,7 @@ def open_run(recipe: Recipe, say: Say, command: Sequence[str], *, bar: Bar = no_
         last = store.find_checkpoint(folder, "last")
         # A run that resumes takes its weights from its checkpoint, which has a checksum.
         admitted = _admit(recipe, source, read_weights=world.local_rank == 0 and last is None)
-    make_own_answers(recipe, admitted.tokenizer, say, world)
-    with world.local_main_first():
-        prepared = _read_rows(recipe, admitted, say)
+    prepared = _read_rows(recipe, admitted, say, world)
     device, steps = pick_device(), plan_steps(recipe, prepared)
     agreement.refuse_unshared_folder(folder, world)
     agreement.refuse_other_inputs(world, source, _tokenizer_fingerprint(admitted.tokenizer), last, device)
@@ -132,10 +131,12 @@ def _announce(context: RunContext) -> None:
 
 
 def _admit(recipe: Recipe, source: Path, *, read_weights: bool) -> Admitted:
+    """Admit the model's folder; raise UserError where the run had another tokenizer."""
     trusted, template = recipe.model.trust_remote_code, recipe.model.template
     admitted = admit(source, trust_remote_code=trusted, read_weights=read_weights, template=template)
     if recipe.train.average is not None:
         _refuse_other_pieces(admitted.weights, source)
+    resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
     return admitted
 
 
@@ -188,19 +189,23 @@ def _verify_last(last: store.Checkpoint, folder: Path) -> None:
     journal.read_row_losses(folder)
 
 
-def _read_rows(recipe: Recipe, admitted: Admitted, say: Say) -> Prepared:
-    """Say what is not used of the model, and tokenize the rows; raise UserError where the run had another tokenizer."""
+def _read_rows(recipe: Recipe, admitted: Admitted, say: Say, world: World) -> Prepared:
+    """Say what is not used of the model, make own answers that are not there, and tokenize the rows.
+
+    All ranks must call; of each machine, the first one tokenizes.
+    """
     for note in admitted.notes:
         say(note)
-    resume.refuse_other_tokenizer(_tokenizer_fingerprint(admitted.tokenizer), recipe.run_folder)
-    prepared = prepare(recipe, admitted.tokenizer, say)
-    faults = (
-        context_fault(prepared, admitted.config),
-        unlearned_fault(recipe.train, prepared.train),
-        few_rows_fault(recipe, prepared.validation),
-    )
-    if found := [fault for fault in faults if fault]:
-        raise UserError(found)
+    make_own_answers(recipe, admitted.tokenizer, say, world)
+    with world.local_main_first():
+        prepared = prepare(recipe, admitted.tokenizer, say)
+        faults = (
+            context_fault(prepared, admitted.config),
+            unlearned_fault(recipe.train, prepared.train),
+            few_rows_fault(recipe, prepared.validation),
+        )
+        if found := [fault for fault in faults if fault]:
+            raise UserError(found)
     for line in (*summary.summary_lines(prepared.summary), *objective_lines(recipe.train, prepared.train)):
         say(line)
     return prepared
@@ -250,6 +255,7 @@ def _record_run(context: RunContext, environment: dict[str, Any], changes: list[
         # A resumed run has the same rows: what it recorded stays.
         if rounds := [made for source in context.recipe.sources for made in read_rounds(source.name)]:
             write_json(files.rounds, rounds)
+        keep_own_answers(context.recipe, context.tokenizer, files.own_answers)
         write_json(files.environment, redact_all(environment))  # last: it shows that the others are there
     if changes:
         text = f"resumed with a change: {', '.join(changes)}"

@@ -46,7 +46,10 @@ def write_bound(folder: Path, own: OwnAnswers, tokenizer: ChatTokenizer) -> None
     np.save(folder / "train.npy", np.arange(count, dtype=np.int64))
     np.save(folder / "validation.npy", np.zeros(0, np.int64))
     totals = {"rows": count, "tokens": train_tokens, "learned_tokens": learned, "silent": silent}
-    write_json(folder / "facts.json", {"summary": _summary(own, tokenizer, totals), "stop_reasons": [], "decided": {}})
+    most = own.source.max_tokens
+    stops = [] if count else [f"no question leaves room for a reply in {most:,} tokens; raise the most tokens of a row"]
+    facts = {"summary": _summary(own, tokenizer, totals), "stop_reasons": stops, "decided": {}}
+    write_json(folder / "facts.json", facts)
 
 
 def _summary(own: OwnAnswers, tokenizer: ChatTokenizer, totals: dict[str, int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.own_answers.questions import Asked, Questions, read_questions
-from thinktune.files import read_json
+from thinktune.files import read_json, write_json
 from thinktune.hub import locate_model
 from thinktune.hub.fingerprint import weights_fingerprint
 from thinktune.progress import Say
@@ -77,6 +77,15 @@ class OwnAnswers:
         """Return True if the answers are there, undamaged."""
         return cache.is_complete(self.entry, say)
 
+    def told_in(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Return the summary of these rows with their account, and without what is no news.
+
+        Both modes of a question are asked, so there are always rows whose questions are the same.
+        """
+        alike = ("conflict", "near_duplicate")
+        faults = [each for each in summary["faults"] if each["fault"] not in alike or "kept" not in each["actions"]]
+        return summary | {"own_answers": self.account(), "faults": faults}
+
     def account(self) -> dict[str, Any]:
         """Return what was asked and what came of it; before the answers are made, at most what may come."""
         if self.entry.is_dir():
@@ -111,6 +120,31 @@ def find_own_answers(recipe: Recipe, tokenizer: ChatTokenizer) -> OwnAnswers:
     ):
         digest.update(blake2b(part).digest())
     return OwnAnswers(recipe.data, questions, prompts, weights, cache.cache_folder() / digest.hexdigest())
+
+
+def find_all_own_answers(recipe: Recipe, tokenizer: ChatTokenizer) -> list[OwnAnswers]:
+    """Find the own answers of each of a recipe's sources that has them."""
+    numbers = (number for number, source in enumerate(recipe.sources) if source.answers != "rows")
+    return [find_own_answers(recipe.of_source(number), tokenizer) for number in numbers]
+
+
+def keep_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, file: Path) -> None:
+    """Write the entries of a recipe's own answers into a file, by their names; nothing where there are none."""
+    if found := find_all_own_answers(recipe, tokenizer):
+        write_json(file, {own.entry.name: read_entry(own) for own in found})
+
+
+def restore_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, file: Path) -> None:
+    """Make the entries again that the cache has lost, from a file of `keep_own_answers`; they are never made anew then.
+
+    Another machine, or another release, might write other replies, and the rows of a run would not be its own any more.
+    """
+    if all(source.answers == "rows" for source in recipe.sources) or not file.is_file():
+        return
+    kept = read_json(file)
+    for own in find_all_own_answers(recipe, tokenizer):
+        if own.entry.name in kept and not own.is_made():
+            write_own_answers(own, kept[own.entry.name])
 
 
 def write_own_answers(own: OwnAnswers, files: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from thinktune import __version__
 from thinktune.config import DataConfig
+from thinktune.data.columns.mapping import UncheckedExample, to_example
 from thinktune.data.columns.provenance import MAKER_KEY, PROVENANCE_COLUMN
 from thinktune.data.own_answers.entry import ACCOUNT_FILE, ANSWERS_FILE, OwnAnswers
 from thinktune.data.own_answers.questions import Asked
@@ -17,7 +18,7 @@ from thinktune.data.types import RawRow
 from thinktune.data.worker import Chunk, process_chunk
 from thinktune.errors import UserError
 from thinktune.tokenization import ChatTokenizer, TokenKind, Turn
-from thinktune.tokenization.chat_template import render_prompt
+from thinktune.tokenization.chat_template import render, render_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,20 @@ def _message(turn: Turn) -> dict[str, Any]:
 def _is_exact(
     asked: Asked, reply: OwnReply, row: RawRow, form: FileForm, settings: DataConfig, tokenizer: ChatTokenizer
 ) -> bool:
-    """Return True if a row is trained as the reply was written, or is left out by a fault when it is read."""
+    """Return True if a row is trained as the reply was written, whether or not a fault leaves it out.
+
+    Faults are found again when rows are read, where they may depend on the other rows that are left.
+    """
     try:
         made = process_chunk(Chunk(0, [row], form.mapping, form.habits), settings, tokenizer).examples
+        if made:
+            [rendered] = made[0].replies
+        elif isinstance(read := to_example(row, form.mapping), UncheckedExample):
+            [rendered] = render(read.example, tokenizer)
+        else:
+            return True  # it is no conversation, and is told of as such
     except UserError:  # the chat template does not write it
         return False
-    if not made:
-        return True
-    [rendered] = made[0].replies
     written = [*render_prompt(asked.turns, tokenizer, thinking=asked.thinking), *reply.ids]
     end = len(written)
     return (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thinktune.config import DataConfig, Recipe
-from thinktune.data.columns.mapping import COLUMN_ALIASES, ColumnMapping, names_of
+from thinktune.data.columns.mapping import COLUMN_ALIASES, ColumnMapping, UncheckedExample, names_of, to_example
 from thinktune.data.columns.message_names import normalize_key
 from thinktune.data.columns.modes import has_thinking_switch
 from thinktune.data.reading import sources
@@ -20,6 +20,8 @@ from thinktune.tokenization import ChatTokenizer, Turn
 
 STAND_IN = "The base answers this itself."  # in place of a row's own answer, which is not trained
 ANSWERED = (*COLUMN_ALIASES["answer"], *COLUMN_ALIASES["messages"])
+# A message by which a conversation ends with the user, and the reply after it: keys and values of role and text.
+OPEN_ENDS = (("role", "user", "assistant", "content"), ("from", "human", "gpt", "value"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +95,18 @@ def _read_file(
     mapping = replace(form.mapping, reasoning=None) if _is_pair(form.mapping) else form.mapping
     chunk = Chunk(0, rows, mapping, form.habits)
     rules = check_rules(chunk, lenient, tokenizer)
-    for row in rows:
-        checked = check_row(_without_answer(row, mapping), mapping, lenient, rules, tokenizer)
+    for raw in rows:
+        row = _without_answer(raw, mapping)
+        checked = check_row(row, mapping, lenient, rules, tokenizer)
         if checked.example is None:
             finding = checked.findings[-1]
             yield None, (finding.fault, finding.sentence, finding.action == "stops")
             continue
         turns = checked.example.turns
         last = max(place for place, turn in enumerate(turns) if turn.role == "assistant")
-        yield turns[: last + 1], ("", row.source, False)
+        read = to_example(row, mapping)  # as the row itself says: without reasoning it was made silent by now
+        own = read.example.turns[-1].mode if isinstance(read, UncheckedExample) else None
+        yield (*turns[:last], replace(turns[last], mode=own)), ("", row.source, False)
 
 
 def _is_pair(mapping: ColumnMapping) -> bool:
@@ -109,11 +114,22 @@ def _is_pair(mapping: ColumnMapping) -> bool:
 
 
 def _with_answers(rows: Sequence[RawRow], settings: DataConfig) -> list[RawRow]:
-    """Return rows with a stand-in for the answer where a file has questions alone."""
+    """Return rows with a stand-in for the answer where a file has questions alone, or a conversation ends with one."""
     named = {normalize_key(name) for row in rows for name in row.columns or ()}
     if settings.columns.answer or settings.columns.messages or named.intersection(ANSWERED):
-        return list(rows)
+        return [row if row.columns is None else replace(row, columns=_closed(row.columns)) for row in rows]
     return [row if row.columns is None else replace(row, columns=row.columns | {"answer": STAND_IN}) for row in rows]
+
+
+def _closed(columns: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's columns with a stand-in for the reply after conversations that end with the user."""
+    closed = dict(columns)
+    for name, value in columns.items():
+        last = value[-1] if isinstance(value, list) and value else None
+        for role, user, reply, text in OPEN_ENDS:
+            if isinstance(last, dict) and last.get(role) == user and isinstance(value, list):
+                closed[name] = [*value, {role: reply, text: STAND_IN}]
+    return closed
 
 
 def _without_answer(row: RawRow, mapping: ColumnMapping) -> RawRow:

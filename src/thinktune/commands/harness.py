@@ -54,7 +54,7 @@ class Benchmark:
 
 
 def parse_benchmarks(texts: Sequence[str], run: Path) -> list[Benchmark]:
-    """Parse TOOL:TASK options and find the tools; raises UserError with every mistake, and where `run` is an average."""
+    """Parse TOOL:TASK options and find the tools; raises UserError with every mistake."""
     faults: list[str] = []
     if texts and find_run(run)[1]:
         faults.append(f"--harness: {run} is an average, which is served without its base; name the run itself")

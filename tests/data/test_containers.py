@@ -114,6 +114,12 @@ def test_an_archive_of_an_archive_or_with_a_name_twice_is_refused(tmp_path):
     assert "holds 'a.jsonl' more than once" in refused(tmp_path / "c.zip")
 
 
+def test_a_member_without_a_name_is_refused(tmp_path):
+    file = write_zip(tmp_path, "rows.zip", {"x.jsonl": lines(ROWS)})
+    file.write_bytes(file.read_bytes().replace(b"x.jsonl", b"\0.jsonl"))  # what follows a zero is no part of a name
+    assert "holds a file without a name; pack it again" in refused(file)
+
+
 def test_an_encrypted_member_is_refused_by_name(tmp_path):
     file = write_zip(tmp_path, "rows.zip", {"rows.jsonl": lines(ROWS)})
     raw = bytearray(file.read_bytes())

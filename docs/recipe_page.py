@@ -122,6 +122,8 @@ def shown(value: object) -> str:
         return f"{', '.join(map(str, value[:MOST_SHOWN]))}, … ({len(value)} in all)"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return f"`{{{', '.join(f'{key}: {item:g}' for key, item in value.items())}}}`"
     return str(value)
 
 

@@ -268,3 +268,15 @@ def test_a_setting_at_both_places_is_refused(tmp_path):
         UserError, match=r"expert\.rows_per_step, train\.rows_per_step: are one setting; keep the first"
     ):
         load_recipe(write(tmp_path, SMALL | {"expert": {"rows_per_step": 5}}))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"), [("off", None), ("null", None), ("auto", "auto"), ("http://h:5000", "http://h:5000")]
+)
+def test_an_mlflow_server_is_an_address_auto_or_off(tmp_path, text, address):
+    assert load_recipe(write(tmp_path, SMALL), [f"track.mlflow={text}"]).track.mlflow == address
+
+
+def test_any_other_text_is_no_mlflow_server(tmp_path):
+    with pytest.raises(UserError, match=r'track.mlflow: is "localhost:5000"; write http://HOST:PORT, auto, or off'):
+        load_recipe(write(tmp_path, SMALL), ["track.mlflow=localhost:5000"])

@@ -31,6 +31,7 @@ from thinktune.planner import PlanInputs, disk_space, plan, plan_run, resolve_se
 from thinktune.planner.hyperparameters import RunSize, advise
 from thinktune.planner.resolve import UnpredictedModelError, describe_stated, stated_setting
 from thinktune.planner.run_time import (
+    ALWAYS_LEFT_OUT,
     HourlyPrice,
     RunTokens,
     cpu_speeds,
@@ -271,7 +272,15 @@ def _time_and_cost(inputs: PlanInputs, planned: dict[str, Any], price: HourlyPri
     held_out = int(inputs.prepared.validation.lengths.sum()) * evaluations
     sampled = recipe.generate.sample_share if recipe.generate.sample_questions and held_out else 0.0
     tokens = RunTokens(sum(map(sum, inputs.step_lengths)), held_out, sampled)
-    return time_as_dict(run_seconds(tokens, (speeds[0], speeds[1])), basis, price)
+    left_out = [*ALWAYS_LEFT_OUT, *_replies_first_or_last(recipe, inputs.prepared)]
+    return time_as_dict(run_seconds(tokens, (speeds[0], speeds[1])), basis, price, left_out)
+
+
+def _replies_first_or_last(recipe: Recipe, prepared: Prepared) -> list[str]:
+    """Name the replies that a run has its models write outside of training, of which no speed is known yet."""
+    accounts = [source.get("own_answers") for source in prepared.summary.get("sources", ())]
+    unmade = any(account and not account["made"] for account in accounts)
+    return ["the base's own answers"] * unmade + ["the replies for averaging"] * (recipe.train.average is not None)
 
 
 def print_check(facts: dict[str, Any], console: Console) -> None:

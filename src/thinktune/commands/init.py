@@ -70,7 +70,7 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     """
     _refuse_other_files(options)
     target = _find_target(options)
-    card = find_cluster(options.card).card if options.card else _card_here()
+    card = _find_card(options.card) if options.card else _card_here()
     model = _choose_model(options, card, say, ask)
     fixing = Fixing({"model": model, "data": {"name": str(options.rows), "max_tokens": LONGEST_READ_TOKENS}})
     follow_remedies(fixing, say_nothing, lambda changes: _pick(changes, ask))
@@ -99,6 +99,15 @@ def ask_on_terminal(read: Ask) -> Ask | None:
             return ""
 
     return ask if sys.stdin.isatty() and sys.stdout.isatty() else None
+
+
+def _find_card(text: str) -> Card:
+    """Find the card that `--card` names; raises UserError, which says what to write there."""
+    try:
+        return find_cluster(text).card
+    except UserError as error:
+        here = [fault.replace("plan.card=", "--card ").replace("plan.card", "--card") for fault in error.faults]
+        raise UserError(here) from None
 
 
 def _refuse_other_files(options: InitOptions) -> None:

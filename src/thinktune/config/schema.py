@@ -14,6 +14,7 @@ from pydantic import (
 
 from thinktune.config.average_rule import AverageRule
 from thinktune.config.loss_weights import Part, resolve_weights
+from thinktune.config.mlflow_address import MlflowAddress
 from thinktune.config.recipe_keys import of_replay, of_source
 from thinktune.config.replay import BUNDLED, BUNDLED_ROWS, Answers, Replay, read_replay
 from thinktune.config.row_faults import HANDED_PHRASES, resolve_policies
@@ -235,7 +236,7 @@ class TrainConfig(Section):
     """What is minimized: the cross entropy of the trained tokens, or dft, in which each token's cross entropy is
     multiplied by the probability that the model gives it (Dynamic Fine-Tuning, arXiv 2508.05629): what the model holds
     for very unlikely is hardly learned. The losses that are shown are cross entropy either way."""
-    weights: Weights = Field(default={}, validate_default=True)
+    weights: Weights = Field(default=resolve_weights({}))
     """What the parts of a reply weigh in the loss, as in `{reasoning: 0.5, answer: 1}`; both are 1 if they are not set.
     Only their ratio counts. The token that ends a reply has the answer's weight. A part that weighs 0 is not learned;
     its loss is still shown, as all losses are, without weights."""
@@ -349,7 +350,7 @@ class TrackConfig(Section):
     wandb: WandbMode = "off"
     """Weights & Biases, by the package wandb: cloud (or WANDB_BASE_URL), or offline files for a later `wandb sync`.
     Auto is cloud if there is a key or a login, and offline otherwise."""
-    mlflow: str | None = None
+    mlflow: MlflowAddress = None
     """Address of an MLflow server, by the package mlflow-skinny, as in http://127.0.0.1:5000. Auto is what
     MLFLOW_TRACKING_URI says."""
     host: str | None = None

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ FORWARD_SHARE = 1 / 3  # of a training step's time, which an evaluation of as ma
 CPU_SHARES = (0.25, 0.9)  # of the rate of a matrix product that a CPU reaches in a run
 PRODUCT_SIZE = 1024
 PRODUCT_REPEATS = 3
+ALWAYS_LEFT_OUT = ("starting", "saving")  # of the time of a run
 _PRICE = re.compile(r"([$€¥£])?\s*([0-9]+(?:\.[0-9]+)?)\s*([^\s\d.]{1,4})?")
 
 
@@ -76,9 +78,12 @@ def parse_hourly_price(text: str) -> HourlyPrice:
     return HourlyPrice(float(found[2]), found[1] or found[3] or "")
 
 
-def time_as_dict(seconds: tuple[float, float], basis: str, price: HourlyPrice | None) -> dict[str, Any]:
-    """Return a run's time, and what it costs, as JSON values."""
+def time_as_dict(
+    seconds: tuple[float, float], basis: str, price: HourlyPrice | None, left_out: Sequence[str] = ALWAYS_LEFT_OUT
+) -> dict[str, Any]:
+    """Return a run's time, and what it costs, as JSON values; `left_out` names what is not in them."""
     time_facts: dict[str, Any] = {"seconds": [round(each, 1) for each in seconds], "basis": basis}
+    time_facts["left_out"] = list(left_out)
     if price is None:
         return {"time": time_facts}
     cost = [round(each / 3600 * price.amount, 4) for each in seconds]
@@ -91,14 +96,15 @@ def describe_time(facts: dict[str, Any]) -> list[str]:
         return []
     shortest, longest = facts["time"]["seconds"]
     lines = [
-        f"time: {spell_range(shortest, longest)} with its evaluations, {facts['time']['basis']}; starting and saving "
-        "come on top"
+        f"time: {spell_range(shortest, longest)} with its evaluations, {facts['time']['basis']}; "
+        f"{', '.join(facts['time']['left_out'][:-1])} and {facts['time']['left_out'][-1]} come on top"
     ]
     if cost := facts.get("cost"):
         low, high = (f"{each:.2f}" for each in cost["range"])
         amount = low if low == high else f"{low} to {high}"
         currency = f" {cost['currency']}" if cost["currency"] else ""
-        lines.append(f"cost: {amount}{currency} at {cost['price_per_hour']:g}{currency} an hour")
+        more = " without what comes on top" if len(facts["time"]["left_out"]) > len(ALWAYS_LEFT_OUT) else ""
+        lines.append(f"cost: {amount}{currency}{more} at {cost['price_per_hour']:g}{currency} an hour")
     return lines
 
 

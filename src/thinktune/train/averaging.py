@@ -60,7 +60,8 @@ def _average(recipe: Recipe, say: Say, stop: StopRequest) -> None:
             raise
         raise UserError(
             f"train.average: the device's memory is full while a model is asked ({shorten_error(error, 160)}); "
-            f"{RunFolder(folder).final} is whole; lower expert.batch_rows, then run the same command to go on"
+            f"{RunFolder(folder).final} is whole; lower expert.batch_rows, then run the same command to go on, "
+            "or leave train.average out where one device cannot hold the whole model"
         ) from error
     for line in describe_curve(curve):
         say(line)

@@ -67,7 +67,7 @@ def open_zip(file: Path) -> Generator[ZipFile]:
 
 
 def members(archive: ZipFile, file: Path) -> list[tuple[str, ZipInfo]]:
-    """List an archive's files with their names; raises UserError, naming it, where one is missing, twice or leads out."""
+    """List an archive's files with their names; raises UserError for a missing name, one twice or leading out."""
     if not all(info.filename for info in archive.infolist()):  # of which zipfile cannot say whether it is a folder
         raise UserError(f"{file}: holds a file without a name; pack it again")
     found = [(_member_name(info), info) for info in archive.infolist() if not info.is_dir()]

@@ -15,6 +15,7 @@ from thinktune.eval.averaging.curve import ALL_WEIGHTS
 from thinktune.eval.general_probe import probe_tasks
 from thinktune.eval.tasks import Task
 from thinktune.progress import format_duration
+from thinktune.run import RunFolder
 
 MOST_HELD_OUT = 100  # rows that choose
 FEWEST_HELD_OUT = 16  # rows of which half choose and half prove
@@ -37,9 +38,12 @@ def few_rows_fault(recipe: Recipe, rows: Subset) -> str | None:
     if recipe.train.average is None or len(rows) >= FEWEST_HELD_OUT:
         return None
     held_out = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
+    leave = "leave train.average out"
+    began = RunFolder(recipe.run_folder).is_run  # whose held-out rows stay as they are
+    way_out = f"{leave}, or start a new run with name=..." if began else f"raise data.validation, or {leave}"
     return (
         f"train.average: {held_out} held out, and {FEWEST_HELD_OUT} are needed, of which one half chooses the weight "
-        "and the other half proves the result; raise data.validation, or leave train.average out"
+        f"and the other half proves the result; {way_out}"
     )
 
 

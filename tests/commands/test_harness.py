@@ -11,7 +11,7 @@ from support.runs import quiet, settings, small_tree_of
 
 from thinktune.commands import harness
 from thinktune.commands.harness import parse_benchmarks
-from thinktune.commands.harness_results import describe_result, read_evalscope, read_lm_eval
+from thinktune.commands.harness_results import _lm_eval_samples, describe_result, read_evalscope, read_lm_eval
 from thinktune.errors import UserError
 from thinktune.report.exam_section import harness_html
 from thinktune.run import RunFolder
@@ -108,6 +108,30 @@ def test_the_page_shows_the_figures_in_both_languages(tmp_path):
     html = harness_html(tmp_path)
     for shown in ("gsm, exact_match", "1.000", "其他工具的评测", 'class="better"'):
         assert shown in html
+    assert "former final model" in html  # nothing says of which these are
+    known = {"results": [record], "model": "step 8, 0.7"}
+    RunFolder(tmp_path).harness_results.write_text(json.dumps(known), encoding="utf-8")
+    RunFolder(tmp_path).final.mkdir()
+    state = RunFolder(tmp_path).final / "state.json"
+    state.write_text('{"step": 8, "average": {"weight": 0.7}}', encoding="utf-8")
+    assert "former final model" not in harness_html(tmp_path)
+    state.write_text('{"step": 9}', encoding="utf-8")
+    assert "former final model (step 8, 0.7)" in harness_html(tmp_path)
+
+
+def test_a_groups_samples_are_not_those_of_a_task_that_begins_with_its_name(tmp_path):
+    for name in ("grp", "grp_hard"):
+        (tmp_path / f"samples_{name}_2026-11-29T18-31-22.123456.jsonl").write_text(
+            json.dumps({"doc_id": 0, "filter": "none", "metrics": ["acc"], "acc": float(name == "grp")}) + "\n"
+        )
+    assert _lm_eval_samples(tmp_path, "grp") == {"acc,none": {"0": 1.0}}
+
+
+@pytest.mark.parametrize("task", ["/data/tasks", "../../x", "..", "a/b"])
+def test_a_task_names_no_folder(monkeypatch, tmp_path, task):
+    monkeypatch.setattr(harness, "_find_program", lambda names: "lm_eval")
+    with pytest.raises(UserError, match="is not a task's name"):
+        parse_benchmarks([f"lm-eval:{task}"], tmp_path)
 
 
 TASK = """

@@ -109,6 +109,13 @@ def average_weight(model_folder: Path) -> float:
     return float(weight) if isinstance(weight, int | float) else 1.0
 
 
+def describe_final(run_folder: Path) -> str:
+    """Name a run's final model by its step and, of an average, its weight, as in `step 80` or `step 80, 0.7`."""
+    final = RunFolder(run_folder).final
+    step, weight = model_step(final), average_weight(final)
+    return f"step {step}" if weight == 1 else f"step {step}, {weight:g}"
+
+
 def mark_best(run_folder: Path, step: int) -> None:
     """Point `best` at a step's checkpoint."""
     write_pointer(run_folder, "best", step)

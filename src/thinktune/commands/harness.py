@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from thinktune.checkpoint.store import describe_final
 from thinktune.commands.harness_results import Result, describe_result, read_evalscope, read_lm_eval
 from thinktune.errors import UserError
 from thinktune.files import write_json
@@ -107,7 +108,7 @@ def run_benchmarks(run: Path, benchmarks: Sequence[Benchmark], say: Say) -> list
                 say(describe_result(result))
             results += found
     records = [asdict(result) for result in results]
-    write_json(RunFolder(run).harness_results, {"results": records})
+    write_json(RunFolder(run).harness_results, {"results": records, "model": describe_final(run)})
     return records
 
 

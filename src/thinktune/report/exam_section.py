@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from thinktune.checkpoint.store import describe_final
 from thinktune.eval import find_measure
 from thinktune.eval.comparison import format_figure_and_interval
 from thinktune.report.html import BilingualText, both, format_count, render_template
@@ -106,9 +107,11 @@ def _spot(x: float, figure: Mapping[str, float], style: str, name: str) -> Marku
 
 def harness_html(run: Path) -> Markup:
     """Render the figures that were read back from lm-eval and EvalScope; empty where there are none."""
-    results = read_object(RunFolder(run).harness_results, AnyObject).get("results", [])
+    kept = read_object(RunFolder(run).harness_results, AnyObject)
+    results, asked = kept.get("results", []), kept.get("model", "unknown")
+    former = asked if asked != describe_final(run) else ""
     rows = [{**each, "shown": [_plain(each[side]) for side in SIDES], "change": _change(each)} for each in results]
-    return render_template("harness.html.jinja", rows=rows) if rows else Markup()
+    return render_template("harness.html.jinja", rows=rows, former=former) if rows else Markup()
 
 
 def _plain(figure: Mapping[str, float]) -> tuple[str, str]:

@@ -97,14 +97,14 @@ def _choice(curve: Curve, measure: BilingualText) -> BilingualText:
             return BilingualText(
                 f"No weight loses as little as {_rule(curve)} points of general questions, so the tuned weights stay. "
                 "thinktune average makes a model of any weight.",
-                f"没有一个权重能把通用题的损失控制在 {_rule(curve)} 个百分点以内，因此保留微调后的权重。"
+                f"没有一个权重能让通用题只下降 {_rule(curve)} 个百分点以内，因此保留训练后的权重。"
                 "用 thinktune average 可按任意权重生成模型。",
             )
         case "curve":
             return BilingualText(
                 "The tuned weights stay: the recipe asks for the curve alone. thinktune average makes a model of any "
                 "weight.",
-                "保留微调后的权重：配方只要求画出曲线。用 thinktune average 可按任意权重生成模型。",
+                "保留训练后的权重：配方只要求画出曲线。用 thinktune average 可按任意权重生成模型。",
             )
 
 

@@ -24,24 +24,24 @@ MEASURE_NAMES_ZH = {
     "chrf": "chrF（与参考答案的字符相似度）",
     "keypoint_recall": "答出的要点",
     "rouge_l": "ROUGE-L（与参考答案的相似度）",
-    "loss": "验证损失",
-    "reasoning_loss": "推理部分的损失",
-    "answer_loss": "答案部分的损失",
-    "end_loss": "结束符的损失",
+    "loss": "验证 loss",
+    "reasoning_loss": "思考部分的 loss",
+    "answer_loss": "答案部分的 loss",
+    "end_loss": "结束标记的 loss",
     "well_formed": "格式正确",
     "ended": "自行结束",
     "cut": "被截断",
     "empty_answer": "答案为空",
     "loops": "陷入重复",
     "language_switch": "换了语言",
-    "obeyed": "服从开关",
-    "tokens": "回答长度（词元）",
-    "reasoning_tokens": "推理长度（词元）",
+    "obeyed": "遵守思考开关",
+    "tokens": "回答长度（token）",
+    "reasoning_tokens": "思考长度（token）",
     "answer_characters": "答案长度（字符）",
 }
 
 
-SWITCH_NAMES_ZH = {"thinking": "开启思考（先推理）", "silent": "关闭思考（直接回答）"}
+SWITCH_NAMES_ZH = {"thinking": "开启思考（先思考）", "silent": "关闭思考（直接回答）"}
 
 
 FAULT_ACTIONS = {
@@ -102,11 +102,11 @@ def set_sentence(scored: Mapping[str, Any]) -> BilingualText:
 def truncation_sentences(scored: Mapping[str, Any]) -> list[BilingualText]:
     """Say whose replies were often cut off: such a comparison is of the budget, too."""
     cut = next((row for row in scored["measures"] if row["measure"] == "cut"), None)
-    sides = (("base", "base", "基座模型"), ("tuned", "tuned", "微调后的模型"))
+    sides = (("base", "base", "基座模型"), ("tuned", "tuned", "训练后的模型"))
     return [
         BilingualText(
             f"{100 * cut[side]['value']:.0f} % of the {en} model's replies had no end within the budget.",
-            f"{zh}有 {100 * cut[side]['value']:.0f} % 的回答没有在词元上限内结束。",
+            f"{zh}有 {100 * cut[side]['value']:.0f} % 的回答没有在 token 上限内结束。",
         )
         for side, en, zh in sides
         if cut is not None and cut[side]["value"] >= TRUNCATED_SHARE
@@ -145,7 +145,7 @@ def judge_sentence(judge: Mapping[str, Any]) -> BilingualText:
     line = judge_line(judge)
     return BilingualText(
         f"{line[0].upper()}{line[1:]}.",
-        f"裁判模型 {judge['model']}：共 {judge['pairs']} 对，微调后的模型胜 {judge['wins']}、平 {judge['ties']}、"
+        f"裁判模型 {judge['model']}：共 {judge['pairs']} 对，训练后的模型胜 {judge['wins']}、平 {judge['ties']}、"
         f"负 {judge['losses']}；两种顺序一致的有 {judge['orders_agreed']} 对。",
     )
 

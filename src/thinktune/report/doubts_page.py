@@ -20,7 +20,7 @@ POLICY_NAMES = {
     "keep": BilingualText("train it as it is", "原样训练"),
     "repair": BilingualText("repair it", "修复后训练"),
     "silent": BilingualText("train it without thinking", "按不思考模式训练"),
-    "trim-reasoning": BilingualText("shorten its reasoning", "缩短推理"),
+    "trim-reasoning": BilingualText("shorten its reasoning", "缩短思考"),
 }
 ROLE_NAMES = {
     "system": BilingualText("system prompt", "系统提示"),

@@ -57,7 +57,7 @@ PAGE_SCRIPTS = ("page.js", "charts.js", "rows.js")
 
 PART_NAMES = {
     "prompt": BilingualText("prompt", "提示词"),
-    "reasoning": BilingualText("reasoning", "推理"),
+    "reasoning": BilingualText("reasoning", "思考"),
     "answer": BilingualText("answer", "答案"),
     "whole": BilingualText("whole", "整条"),
 }

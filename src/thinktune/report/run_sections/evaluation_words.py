@@ -27,30 +27,30 @@ _MEASURES_ZH = {
     "chrf": ("chrF", "与参考答案的相似度，按字符 n-gram 计算"),
     "keypoint_recall": ("要点命中率", "正确答案应含的要点里说到了多少"),
     "rouge_l": ("ROUGE-L", "与参考答案的相似度，按词或汉字计算"),
-    "loss": ("验证损失", "参考回答的损失，按词元平均"),
-    "reasoning_loss": ("推理损失", "参考推理的损失"),
-    "answer_loss": ("答案损失", "参考答案的损失"),
-    "end_loss": ("结束标记损失", "回答结束标记的损失"),
-    "well_formed": ("格式完整", "推理只开始一次、结束一次"),
-    "ended": ("自行结束", "在词元上限之内"),
-    "cut": ("被截断", "到词元上限仍未结束"),
-    "empty_answer": ("答案为空", "推理之后没有内容"),
+    "loss": ("验证 loss", "参考回答的 loss，按 token 平均"),
+    "reasoning_loss": ("思考 loss", "参考思考的 loss"),
+    "answer_loss": ("回答 loss", "参考答案的 loss"),
+    "end_loss": ("结束标记 loss", "回答结束标记的 loss"),
+    "well_formed": ("格式完整", "思考只开始一次、结束一次"),
+    "ended": ("自行结束", "在 token 上限之内"),
+    "cut": ("被截断", "到 token 上限仍未结束"),
+    "empty_answer": ("答案为空", "思考之后没有内容"),
     "loops": ("循环重复", "结尾不断重复同样的文字"),
     "language_switch": ("语言不一致", "与提问使用的文字不同"),
-    "obeyed": ("遵守思考开关", "要求时推理，否则不推理"),
-    "tokens": ("回答长度", "词元"),
-    "reasoning_tokens": ("推理长度", "词元"),
+    "obeyed": ("遵守思考开关", "要求时思考，否则不思考"),
+    "tokens": ("回答长度", "token"),
+    "reasoning_tokens": ("思考长度", "token"),
     "answer_characters": ("答案长度", "字符"),
 }
 
 _SETS = {
-    HELD_OUT_SET: BilingualText("held-out", "验证数据"),
-    PROBE_SET: BilingualText("general", "通用问题"),
+    HELD_OUT_SET: BilingualText("held-out", "留出数据"),
+    PROBE_SET: BilingualText("general", "通用题"),
 }
 
 SWITCHES = {
-    "thinking": BilingualText(SWITCH_LABELS["thinking"], "开关打开（推理）"),
-    "silent": BilingualText(SWITCH_LABELS["silent"], "开关关闭（不推理）"),
+    "thinking": BilingualText(SWITCH_LABELS["thinking"], "开关打开（思考）"),
+    "silent": BilingualText(SWITCH_LABELS["silent"], "开关关闭（不思考）"),
 }
 
 DIRECTIONS = {
@@ -144,7 +144,7 @@ def _notes(task_set: Mapping[str, Any], measures: Sequence[Mapping[str, Any]]) -
     found = {each["measure"]: each for each in measures}
     notes = ""
     if "loss" in found and found["loss"]["verdict"] == "worse" and any(key in found for key in PRIMARY_MEASURES):
-        notes += f"；验证损失变差：{_sides(found['loss'])}"
+        notes += f"；验证 loss 变差：{_sides(found['loss'])}"
     cut = [
         f"{who} {100 * found['cut'][side]['value']:.0f} %"
         for side, who in (("base", "训练前"), ("tuned", "训练后"))
@@ -180,7 +180,7 @@ def _switch_verdict(switch: Mapping[str, Any]) -> str:
     word = {"lost": "明显下降", "better": "变好", "kept": "保持住了", "no loss shown": "未见下降"}[state]
     remedy = ""
     if state == "lost":
-        remedy = "；请用 data.silent_share 混入不推理的行" if switch["mode"] == "silent" else "；请混入带推理的行"
+        remedy = "；请用 data.silent_share 混入不思考的行" if switch["mode"] == "silent" else "；请混入带思考的行"
     return f"{SWITCHES[switch['mode']].zh}：{word}；遵守率 {_facts(switch)}{remedy}"
 
 
@@ -204,7 +204,7 @@ def judge_words(summary: Mapping[str, Any], line: str) -> BilingualText:
         line,
         f"裁判 {summary['model']}：{summary['pairs']} 对中，训练后胜 {summary['wins']}，平 {summary['ties']}，"
         f"负 {summary['losses']}{unread}；两种次序一致的有 {summary['orders_agreed']} 对；"
-        f"读入 {summary['prompt_tokens']:,} 个词元，写出 {summary['tokens']:,} 个",
+        f"读入 {summary['prompt_tokens']:,} 个 token，写出 {summary['tokens']:,} 个",
     )
 
 

@@ -109,7 +109,7 @@ document.addEventListener("DOMContentLoaded", () => {
       atShown: (shown) => LEFT + (shown - left) / (right - left) * (width - LEFT - RIGHT),
     };
   };
-  const OVER_NAMES = { epoch: ["epoch", "轮"], seconds: ["time", "时间"], tokens: ["tokens", "词元"] };
+  const OVER_NAMES = { epoch: ["epoch", "轮"], seconds: ["time", "时间"], tokens: ["tokens", "token"] };
   const draw = (chart) => {
     const frame = chart.frame = frameOf(chart), svg = chart.svg, { width, height } = frame, floor = height - BOTTOM;
     const parts = [], put = (name, attributes, ...children) => parts.push(element(name, attributes, ...children));

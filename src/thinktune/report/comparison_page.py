@@ -105,15 +105,15 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
         ),
         (BilingualText("Right answers", "答对"), [_right_percent(report.evaluation) for report in reports]),
         (
-            BilingualText("Thinking switch on, obeyed", "思考开关打开时照做"),
+            BilingualText("Thinking switch on, obeyed", "思考开关打开时遵守"),
             [_obeyed_percent(report.evaluation, "thinking") for report in reports],
         ),
         (
-            BilingualText("Thinking switch off, obeyed", "思考开关关闭时照做"),
+            BilingualText("Thinking switch off, obeyed", "思考开关关闭时遵守"),
             [_obeyed_percent(report.evaluation, "silent") for report in reports],
         ),
         (
-            BilingualText("Training rows", "训练行数"),
+            BilingualText("Training rows", "训练数据（条）"),
             [format_count(report.data.get("train_rows")) for report in reports],
         ),
         (

@@ -8,9 +8,9 @@ from thinktune.run.diagnosis import DiagnosisState
 from thinktune.run.status import RunState
 
 STATE_NAMES: dict[DiagnosisState, BilingualText] = {
-    "waiting": BilingualText("Too early to say", "为时尚早"),
+    "waiting": BilingualText("Too early to say", "暂无结论"),
     "learning": BilingualText("Still learning", "仍在学习"),
-    "best": BilingualText("At its best", "处于最佳"),
+    "best": BilingualText("At its best", "已到最低点"),
     "overfitting": BilingualText("Overfitting since step {since}", "自第 {since} 步起过拟合"),
     "diverging": BilingualText("Diverging since step {since}", "自第 {since} 步起发散"),
     "no_gain": BilingualText("No better than the base model", "没有优于基座模型"),
@@ -46,7 +46,7 @@ def headline_sentence(diagnosis: Diagnosis, run_state: RunState, first: tuple[in
     if not diagnosis.best_step:
         return BilingualText(
             "Not yet: no trained step has been evaluated, so there is no best one.",
-            "尚无结论：还没有评估过训练后的步骤。",
+            "开始训练之后还没有评估过，所以没有最好的一步。",
         )
     if diagnosis.state in ("worse", "no_gain") or not math.isfinite(diagnosis.best_loss):
         return BilingualText("", "")
@@ -66,7 +66,8 @@ def headline_sentence(diagnosis: Diagnosis, run_state: RunState, first: tuple[in
     else:
         since = BilingualText(f", down from {first_loss:.3f} before training.", f"，训练前为 {first_loss:.3f}。")
     return BilingualText(
-        f"Best at step {best}, with an eval loss of {loss}{since.en}", f"最佳是第 {best} 步，验证 loss {loss}{since.zh}"
+        f"Best at step {best}, with an eval loss of {loss}{since.en}",
+        f"最好的是第 {best} 步，验证 loss {loss}{since.zh}",
     )
 
 
@@ -86,7 +87,7 @@ def reason_sentence(diagnosis: Diagnosis, run_state: RunState = "running") -> Bi
         case "waiting" if _was_never_evaluated(diagnosis, run_state):
             return BilingualText(
                 "No row was held out, so nothing shows whether the model is better than its base.",
-                "没有留出留出数据，所以无法知道模型是否优于基座模型。",
+                "没有留出数据（验证集），所以无法知道模型是否优于基座模型。",
             )
         case "waiting":
             return BilingualText("A diagnosis needs two evaluations.", "至少评估两次后才有结论。")
@@ -252,6 +253,6 @@ def _advice_where_overfitting(best: str, epochs_at_best: float | None, running: 
     return BilingualText(
         f"Later steps memorize the training rows: {now} only to step {best}{about} next time, or add rows; the model "
         f"of step {best} is kept.",
-        f"之后的步骤只是在死记训练数据：{now_zh}下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
+        f"之后只是在死记训练数据：{now_zh}下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
         f"第 {best} 步的模型已保留。",
     )

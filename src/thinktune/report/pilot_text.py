@@ -92,7 +92,7 @@ def reasons(result: PilotResult) -> list[BilingualText]:
             *said,
             BilingualText(
                 "Every other run is clearly above it: zero is outside the paired 95 % interval of the difference.",
-                "其余训练都明显高于它：差值的成对 95 % 置信区间不含零。",
+                "其余训练都明显高于它：差值的配对 95 % 置信区间不含零。",
             ),
         ]
     count, rates = len(level), level_values(result)[0]
@@ -102,7 +102,7 @@ def reasons(result: PilotResult) -> list[BilingualText]:
         BilingualText(
             f"{count} runs, of rates {span}, are level with it: the paired 95 % interval of the difference holds zero, "
             "so the held-out rows do not tell them apart.",
-            f"共有 {count} 次训练（学习率 {zh_span}）与最低值持平：差值的成对 95 % 置信区间含零，"
+            f"共有 {count} 次训练（学习率 {zh_span}）与最低值持平：差值的配对 95 % 置信区间含零，"
             "留出数据分不出它们的高下。",
         )
     )

@@ -29,7 +29,7 @@ STEP_LABEL, LOWER_IS_BETTER = BilingualText("step", "步"), BilingualText("lower
 
 TRAINED_KIND_NAMES = {
     "reasoning": BilingualText("reasoning", "思考"),
-    "answer": BilingualText("answer", "答案"),
+    "answer": BilingualText("answer", "回答"),
     "end": BilingualText("end", "结束标记"),
 }
 

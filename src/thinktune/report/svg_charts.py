@@ -41,7 +41,7 @@ MAX_SCRIPT_POINTS = 2000  # of a line; more would make pages of tens of megabyte
 LAST_BIN_LABEL = BilingualText("{tokens} or more tokens", "{tokens} 个 token 以上")
 
 
-BEST_LABEL = BilingualText("best", "最佳")
+BEST_LABEL = BilingualText("best", "最好")
 
 
 @dataclass(frozen=True, slots=True)

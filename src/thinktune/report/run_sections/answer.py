@@ -20,14 +20,14 @@ Direction = Literal["", "better", "worse"]
 
 MEASURE_NAMES = {
     "right": BilingualText("Right answers", "答对率"),
-    "preferred": BilingualText("Preferred by the judge", "裁判更喜欢的比例"),
+    "preferred": BilingualText("Preferred by the judge", "裁判模型更喜欢的比例"),
     "chrf": BilingualText("Similarity to the reference", "与参考答案的相似度"),
     "loss": BilingualText("Eval loss", "验证 loss"),
 }
 
 _FORGETTING: dict[Forgetting, BilingualText] = {
     "lost": BilingualText("lost", "明显下降"),
-    "nothing to lose": BilingualText("the base had almost none", "基座模型本来就几乎没有"),
+    "nothing to lose": BilingualText("the base had almost none", "基座模型本来就几乎答不出"),
     "kept": BilingualText(
         f"kept within {FORGETTING_TOLERANCE_POINTS} points", f"保持住了（{FORGETTING_TOLERANCE_POINTS} 个百分点以内）"
     ),
@@ -209,7 +209,9 @@ def _best_step(diagnosis: Diagnosis, epochs: float | None, steps: int | None) ->
     passes, passes_zh = ("", "") if epochs is None else (f", {epochs:.1f} epochs", f"，{epochs:.1f} 轮")
     return Figure(
         name,
-        BilingualText("none, the base is" if lost else f"step {best}", "没有，基座模型更好" if lost else f"第 {best} 步")
+        BilingualText(
+            "none, the base is" if lost else f"step {best}", "没有，基座模型更好" if lost else f"第 {best} 步"
+        )
         if diagnosis.state == "worse"
         else BilingualText(f"step {best}{of}", f"第 {best} 步{of_zh}"),
         BilingualText(f"eval loss {losses}{passes}", f"验证 loss {losses}{passes_zh}"),

@@ -21,26 +21,26 @@ from thinktune.report.html import BilingualText, format_count, format_number
 from thinktune.report.run_sections.answer import signed
 from thinktune.run.sample_questions import HELD_OUT_SET
 
-_MEASURES_ZH = {
+MEASURES_ZH = {
     "right": ("答对率", "只看最终答案"),
-    "preferred": ("裁判更喜欢的比例", "两两比较中胜出的比例，平局算一半"),
+    "preferred": ("裁判模型更喜欢的比例", "两两比较中胜出的比例，平局算一半"),
     "chrf": ("chrF", "与参考答案的相似度，按字符 n-gram 计算"),
     "keypoint_recall": ("要点命中率", "正确答案应含的要点里说到了多少"),
     "rouge_l": ("ROUGE-L", "与参考答案的相似度，按词或汉字计算"),
-    "loss": ("验证 loss", "参考回答的 loss，按 token 平均"),
+    "loss": ("验证 loss", "参考回复的 loss，按 token 平均"),
     "reasoning_loss": ("思考 loss", "参考思考的 loss"),
-    "answer_loss": ("回答 loss", "参考答案的 loss"),
-    "end_loss": ("结束标记 loss", "回答结束标记的 loss"),
+    "answer_loss": ("回答 loss", "参考回答的 loss"),
+    "end_loss": ("结束标记 loss", "回复结束标记的 loss"),
     "well_formed": ("格式完整", "思考只开始一次、结束一次"),
     "ended": ("自行结束", "在 token 上限之内"),
     "cut": ("被截断", "到 token 上限仍未结束"),
-    "empty_answer": ("答案为空", "思考之后没有内容"),
+    "empty_answer": ("回答为空", "思考之后没有内容"),
     "loops": ("循环重复", "结尾不断重复同样的文字"),
     "language_switch": ("语言不一致", "与提问使用的文字不同"),
     "obeyed": ("遵守思考开关", "要求时思考，否则不思考"),
-    "tokens": ("回答长度", "token"),
+    "tokens": ("回复长度", "token"),
     "reasoning_tokens": ("思考长度", "token"),
-    "answer_characters": ("答案长度", "字符"),
+    "answer_characters": ("回答长度", "字符"),
 }
 
 _SETS = {
@@ -49,8 +49,8 @@ _SETS = {
 }
 
 SWITCHES = {
-    "thinking": BilingualText(SWITCH_LABELS["thinking"], "开关打开（思考）"),
-    "silent": BilingualText(SWITCH_LABELS["silent"], "开关关闭（不思考）"),
+    "thinking": BilingualText(SWITCH_LABELS["thinking"], "思考开关打开"),
+    "silent": BilingualText(SWITCH_LABELS["silent"], "思考开关关闭"),
 }
 
 DIRECTIONS = {
@@ -68,7 +68,7 @@ _KINDS = {
     "dialogue": BilingualText("dialogue", "多轮对话"),
     "format": BilingualText("format", "格式要求"),
     "knowledge": BilingualText("knowledge", "常识"),
-    "nonsense": BilingualText("nonsense", "无意义问题"),
+    "nonsense": BilingualText("nonsense", "无意义的问题"),
     "reading": BilingualText("reading", "阅读理解"),
     "translation": BilingualText("translation", "翻译"),
 }
@@ -77,7 +77,7 @@ _KINDS = {
 def measure_words(key: str) -> tuple[BilingualText, BilingualText]:
     """Return a measure's label and meaning."""
     measure = find_measure(key)
-    label, meaning = _MEASURES_ZH.get(key, (measure.label, measure.meaning))
+    label, meaning = MEASURES_ZH.get(key, (measure.label, measure.meaning))
     return BilingualText(measure.label, label), BilingualText(measure.meaning, meaning)
 
 
@@ -151,7 +151,7 @@ def _notes(task_set: Mapping[str, Any], measures: Sequence[Mapping[str, Any]]) -
         if "cut" in found and found["cut"][side]["value"] >= TRUNCATED_SHARE
     ]
     if cut:
-        notes += f"；回答被截断的比例：{'，'.join(cut)}，请调高 expert.evaluate_tokens"
+        notes += f"；回复被截断的比例：{'，'.join(cut)}，请调高 expert.evaluate_tokens"
     if task_set.get("ungraded"):
         notes += f"；{format_count(task_set['ungraded'])} 行判分出错，未计入（原因见 rows.jsonl 的 grader_error）"
     return notes
@@ -167,7 +167,7 @@ def _forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
         case "lost":
             return f"通用能力：明显下降；{facts}；请减少训练（降低学习率或减少轮数），或混入通用数据"
         case "nothing to lose":
-            return f"通用能力：基座模型本来就几乎没有；{facts}"
+            return f"通用能力：基座模型本来就几乎答不出；{facts}"
         case "kept":
             return f"通用能力：下降不超过 {FORGETTING_TOLERANCE_POINTS} 个百分点；{facts}"
         case _:
@@ -202,12 +202,12 @@ def judge_words(summary: Mapping[str, Any], line: str) -> BilingualText:
     unread = f"，{summary['unread']} 对无法解读" if summary["unread"] else ""
     return BilingualText(
         line,
-        f"裁判 {summary['model']}：{summary['pairs']} 对中，训练后胜 {summary['wins']}，平 {summary['ties']}，"
-        f"负 {summary['losses']}{unread}；两种次序一致的有 {summary['orders_agreed']} 对；"
+        f"裁判模型 {summary['model']}：{summary['pairs']} 对中，训练后的模型胜 {summary['wins']}，平 {summary['ties']}"
+        f"，负 {summary['losses']}{unread}；两种次序一致的有 {summary['orders_agreed']} 对；"
         f"读入 {summary['prompt_tokens']:,} 个 token，写出 {summary['tokens']:,} 个",
     )
 
 
 def budget_words(budget: str) -> BilingualText:
     """Return where the limit of a reply's tokens comes from."""
-    return BilingualText(budget, {"twice the longest trained reply": "最长训练回答的两倍"}.get(budget, budget))
+    return BilingualText(budget, {"twice the longest trained reply": "最长训练回复的两倍"}.get(budget, budget))

@@ -194,7 +194,7 @@ const CHINESE = {
   themeLight: '浅色',
   themeDark: '深色',
   otherLanguage: 'English',
-  samples: '本次训练没有用过的留出的问题：',
+  samples: '留出数据里的问题，训练没有用过：',
   blind: '盲评',
   blindLong: '隐藏哪个模型写了哪个回答，并随机交换左右',
   left: '左边',
@@ -215,7 +215,7 @@ const CHINESE = {
   keptAsRow: (file) => `已保存到运行目录的 ${file}。`,
   keptHere: '已保存在这个浏览器里。',
   exportRows: '数据 ↓',
-  exportRowsLong: '把评过和改正过的回答下载为训练数据',
+  exportRowsLong: '把评价和改正过的回复下载为训练数据',
 };
 
 export let words = ENGLISH;

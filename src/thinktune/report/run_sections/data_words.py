@@ -1,6 +1,6 @@
 """Words of a run's data and environment in both languages: faults, policies, what became of rows, recorded facts."""
 
-from thinktune.config.row_faults import ROW_FAULTS
+from thinktune.config import ROW_FAULTS
 from thinktune.report.html import BilingualText
 
 # Each fault's name and meaning; English has them in `ROW_FAULTS`.

@@ -41,7 +41,7 @@ _FAULTS_ZH = {
         "silent：按对话模板的不思考模式训练",
     ),
     "reasoning_tag": (
-        "思考标签不同",
+        "不是 think 标签",
         "思考写在 think 标签以外的标记里（<Thought>、<reasoning>、## Thinking 等）；修复：读作思考，标记没有闭合的丢弃"
         "；别的标记用 expert.think_tags 指定",
     ),

@@ -26,7 +26,7 @@ COLOURS = (
     "#a16207",
 )
 WORDS = {
-    "base": ("base", "基座"), "none": ("no cure", "不处理"), "replay": ("replay 10 %", "回放 10 %"),
+    "base": ("base", "基座模型"), "none": ("no cure", "不处理"), "replay": ("replay 10 %", "回放 10 %"),
     "self-replay": ("self-replay 10 %", "自回放 10 %"), "averaging": ("averaging", "权重平均"), "dft": ("dft", "dft"),
     "together": ("all together", "全部一起"), "replay-30": ("replay 30 %", "回放 30 %"),
     "replay-30-wide": ("replay 30 %, of more rows", "回放 30 %，更多数据"),

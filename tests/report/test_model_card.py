@@ -14,7 +14,7 @@ from thinktune.errors import UserError
 from thinktune.eval.comparison import MEASURES
 from thinktune.eval.completion_store import model_fingerprint
 from thinktune.report import render_model_card, write_final_card, write_model_card
-from thinktune.report.card_words import MEASURE_NAMES_ZH
+from thinktune.report.run_sections.evaluation_words import MEASURES_ZH
 from thinktune.run import RunFolder
 
 HEADING_ZH = "# 中文说明"
@@ -126,13 +126,13 @@ def test_both_languages_give_the_same_figures_and_both_modes_their_proof(evaluat
     assert "10 % of the base model's replies had no end within the budget." in asked
     assert silent.startswith("Asked to answer without thinking")
     assert "Worse: right answers 75.0 % → 0.0 %, −75.0 points" in silent
-    assert "变好：答对 0.0 % → 75.0 %" in chinese
-    assert "变差：答对 75.0 % → 0.0 %" in chinese
+    assert "变好：答对率 0.0 % → 75.0 %" in chinese
+    assert "变差：答对率 75.0 % → 0.0 %" in chinese
     assert "General ability was lost: right answers 83.3 % → 51.7 %" in english
-    assert "通用能力下降：答对 83.3 % → 51.7 %" in chinese
+    assert "通用能力明显下降：答对率 83.3 % → 51.7 %" in chinese
     assert "Switch on (reasons): kept" in english
     assert "Switch off (does not reason): LOST: switch obeyed 95.0 % → 27.5 %" in english
-    assert "关闭思考（直接回答）：丢失" in chinese
+    assert "思考开关关闭：明显下降" in chinese
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_the_longest_row_is_one_that_was_trained(tmp_path: Path) -> None:
     data = DATA | {"lengths": {"whole": {"max": 3151.0}}}
     english, chinese = halves(card_of(make_final_run(tmp_path, data=data)))
     assert "at most 2,048 tokens" in english
-    assert "最长 2,048 个词元" in chinese
+    assert "最长 2,048 个 token" in chinese
     assert "3,151" not in english + chinese
 
 
@@ -334,4 +334,4 @@ def test_on_a_hub_the_commands_load_from_there(run: RunFolder) -> None:
 
 
 def test_every_measure_has_a_name_in_chinese() -> None:
-    assert MEASURE_NAMES_ZH.keys() == {measure.key for measure in MEASURES}
+    assert MEASURES_ZH.keys() == {measure.key for measure in MEASURES}

@@ -216,10 +216,12 @@ def test_every_row_read_is_accounted_for_or_named_as_lost(tmp_path: Path) -> Non
     text = text_of(tmp_path, data=ACCOUNT)
     assert "Training 215 Validation 23 Dropped: too_long 3 Read 241" in text
     assert "215 + 23 + 3 = 241 rows read" in text
-    assert "too_long: 3 rows dropped, policy drop rows.jsonl:17: 3151 tokens" in text
-    assert "no_reasoning: 7 rows kept, policy keep rows.jsonl:40: empty" in text
+    assert "too_long: 3 rows dropped, policy drop the row has more than data.max_tokens tokens" in text
+    assert "rows.jsonl:17: 3151 tokens no_reasoning: 7 rows kept, policy keep the reasoning is empty" in text
     assert "prompt 61 55 120 310" in text
     assert "Over 1024 tokens 22 rows" in text
+    chinese = words(page_of(make_run(tmp_path / "zh", data=ACCOUNT)), "zh")
+    assert "超长（too_long）：丢弃 3 行，处理策略：丢弃（drop） 这一行超过 data.max_tokens 个 token" in chinese
     lost = text_of(tmp_path / "lost", data=ACCOUNT | {"rows_read": 250})
     assert "Unaccounted for 9" in lost
     assert "215 + 23 + 3 ≠ 250 rows read" in lost
@@ -233,7 +235,7 @@ def test_the_best_step_is_ringed_and_named_and_a_later_rise_is_told(tmp_path: Pa
     assert "Best at step 20, with an eval loss of 1.750, down from 2.500 at step 10." in words(html)
     assert "Overfitting since step 20 Best at step 20" in words(html)
     assert "The eval loss has risen from 1.750 at step 20 to 2.300, more than chance explains." in words(html)
-    assert "自第 20 步起过拟合 最佳是第 20 步，验证损失 1.750" in words(html, "zh")
+    assert "自第 20 步起过拟合 最好的是第 20 步，验证 loss 1.750" in words(html, "zh")
 
 
 @pytest.mark.parametrize("losses", [{0: 1.0, 10: 3.0, 20: 2.0}, {0: 7.047, 24: 422.899}, {0: 1.0, 10: 1.001}])
@@ -243,7 +245,7 @@ def test_a_run_that_is_never_below_its_base_is_not_praised(tmp_path: Path, losse
     assert re.search(rf'<span class="state (worse|no_gain)"><span class="en">{state} the base model<', html)
     for praise in ("Best at", "Still learning", "At its best", "Let it continue", "more epochs are likely"):
         assert praise not in words(html)
-    for praise in ("最佳是第", "仍在学习", "处于最佳", "增加轮数"):
+    for praise in ("最好的是第", "仍在学习", "已到最低点", "增加轮数"):
         assert praise not in words(html, "zh")
     assert f"The eval loss was {losses[0]:.3f} before training" in words(html)
     assert f"<title>best: step 0, {losses[0]:g}<" in html, "the base model is the best one, and ringed"

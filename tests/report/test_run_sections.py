@@ -161,7 +161,7 @@ def test_every_measure_and_verdict_has_chinese_words() -> None:
     found = evaluation_words.verdicts(report)
     assert [each.en for each in found] == report["verdicts"]
     assert all(each.zh != each.en and "points" not in each.zh for each in found)
-    assert found[0].zh.startswith("验证数据：变好；答对率 12.5 % → 85.0 %，+72.5 个百分点（")
+    assert found[0].zh.startswith("留出数据：变好；答对率 12.5 % → 85.0 %，+72.5 个百分点（")
     assert "明显下降" in found[2].zh
     assert evaluation_words.verdicts({"sets": [], "verdicts": ["other"]})[0] == ("other", "other")
 

@@ -64,7 +64,7 @@ def _chart(curve: Curve, measure: BilingualText) -> Markup:
         BilingualText(f"up: {_lower_first(measure.en)} on held-out rows, %", f"纵轴：留出数据上的{measure.zh}，%"),
     )
     least = 0.0 if curve.rule == "curve" else 100 * curve.point(0.0).general.value - curve.rule
-    name = BilingualText(f"at most {_rule(curve)} points lost", f"最多丢 {_rule(curve)} 个百分点")
+    name = BilingualText(f"at most {_rule(curve)} points lost", f"最多下降 {_rule(curve)} 个百分点")
     bound = (least, name) if least > 0 else None
     return tradeoff_chart(points, axes, bound)
 
@@ -90,21 +90,21 @@ def _choice(curve: Curve, measure: BilingualText) -> BilingualText:
             return BilingualText(
                 f"Weight {curve.chosen:g} is chosen: the best on held-out rows ({_lower_first(measure.en)}) of those "
                 f"that lose at most {_rule(curve)} points of general questions.",
-                f"选定权重 {curve.chosen:g}：在通用题最多丢 {_rule(curve)} 个百分点的候选中，"
+                f"选定权重 {curve.chosen:g}：在通用题最多下降 {_rule(curve)} 个百分点的候选中，"
                 f"它在留出数据上最好（{measure.zh}）。",
             )
         case "none":
             return BilingualText(
                 f"No weight loses as little as {_rule(curve)} points of general questions, so the tuned weights stay. "
                 "thinktune average makes a model of any weight.",
-                f"没有一个权重能把通用题的损失控制在 {_rule(curve)} 个百分点以内，因此保留微调后的权重。"
+                f"没有一个权重能把通用题的下降控制在 {_rule(curve)} 个百分点以内，因此保留训练后的权重。"
                 "用 thinktune average 可按任意权重生成模型。",
             )
         case "curve":
             return BilingualText(
                 "The tuned weights stay: the recipe asks for the curve alone. thinktune average makes a model of any "
                 "weight.",
-                "保留微调后的权重：配方只要求画出曲线。用 thinktune average 可按任意权重生成模型。",
+                "保留训练后的权重：配方只要求画出曲线。用 thinktune average 可按任意权重生成模型。",
             )
 
 

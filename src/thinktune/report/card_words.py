@@ -7,7 +7,6 @@ from thinktune.eval import find_measure
 from thinktune.eval.comparison import (
     FORGETTING_TOLERANCE_POINTS,
     PRIMARY_MEASURES,
-    SWITCH_LABELS,
     TRUNCATED_SHARE,
     Forgetting,
     Obedience,
@@ -17,44 +16,10 @@ from thinktune.eval.comparison import (
     judge_switch,
 )
 from thinktune.report.html import BilingualText
-
-MEASURE_NAMES_ZH = {
-    "right": "答对",
-    "preferred": "裁判模型更偏好",
-    "chrf": "chrF（与参考答案的字符相似度）",
-    "keypoint_recall": "答出的要点",
-    "rouge_l": "ROUGE-L（与参考答案的相似度）",
-    "loss": "验证损失",
-    "reasoning_loss": "推理部分的损失",
-    "answer_loss": "答案部分的损失",
-    "end_loss": "结束符的损失",
-    "well_formed": "格式正确",
-    "ended": "自行结束",
-    "cut": "被截断",
-    "empty_answer": "答案为空",
-    "loops": "陷入重复",
-    "language_switch": "换了语言",
-    "obeyed": "服从开关",
-    "tokens": "回答长度（词元）",
-    "reasoning_tokens": "推理长度（词元）",
-    "answer_characters": "答案长度（字符）",
-}
-
-
-SWITCH_NAMES_ZH = {"thinking": "开启思考（先推理）", "silent": "关闭思考（直接回答）"}
-
-
-FAULT_ACTIONS = {
-    "dropped": BilingualText("dropped", "丢弃"),
-    "kept": BilingualText("kept", "保留"),
-    "repaired": BilingualText("repaired", "修复"),
-    "trimmed": BilingualText("trimmed", "裁剪"),
-    "stops": BilingualText("stopped the run", "使训练停止"),
-}
-
+from thinktune.report.run_sections.evaluation_words import SWITCHES, measure_words
 
 _FORGETTING: Mapping[Forgetting, BilingualText] = {
-    "lost": BilingualText("General ability was lost", "通用能力下降"),
+    "lost": BilingualText("General ability was lost", "通用能力明显下降"),
     "nothing to lose": BilingualText("The base had almost none to lose", "基座模型本来就几乎答不出"),
     "kept": BilingualText(
         f"General ability is kept within {FORGETTING_TOLERANCE_POINTS} points",
@@ -64,9 +29,9 @@ _FORGETTING: Mapping[Forgetting, BilingualText] = {
 
 
 _OBEDIENCE: Mapping[Obedience, BilingualText] = {
-    "lost": BilingualText("LOST", "丢失"),
+    "lost": BilingualText("LOST", "明显下降"),
     "better": BilingualText("better", "变好"),
-    "kept": BilingualText("kept", "保持"),
+    "kept": BilingualText("kept", "保持住了"),
     "no loss shown": BilingualText("no loss shown", "未见下降"),
 }
 
@@ -74,8 +39,10 @@ _OBEDIENCE: Mapping[Obedience, BilingualText] = {
 def measure_name(key: str) -> BilingualText:
     """Name a measure, with the unit of an amount."""
     measure = find_measure(key)
-    en = f"{measure.label} ({measure.meaning})" if measure.kind == "amount" else measure.label
-    return BilingualText(en, MEASURE_NAMES_ZH[key])
+    label, meaning = measure_words(key)
+    if measure.kind != "amount":
+        return label
+    return BilingualText(f"{label.en} ({meaning.en})", f"{label.zh}（{meaning.zh}）")
 
 
 def figure_text(key: str, figure: Mapping[str, float], *, signed: bool = False) -> BilingualText:
@@ -92,21 +59,21 @@ def set_sentence(scored: Mapping[str, Any]) -> BilingualText:
         return BilingualText("Nothing to compare.", "没有可比较的内容。")
     key = figure["measure"]
     en = {"better": "Better", "worse": "Worse", "": "No difference shown"}[figure["verdict"]]
-    zh = {"better": "变好", "worse": "变差", "": "未见差别"}[figure["verdict"]]
+    zh = {"better": "变好", "worse": "变差", "": "看不出差别"}[figure["verdict"]]
     if key == "chrf" and figure["verdict"]:
         en = {"better": "Closer to the references", "worse": "Further from the references"}[figure["verdict"]]
-        zh = {"better": "更接近参考答案", "worse": "更偏离参考答案"}[figure["verdict"]]
+        zh = {"better": "更接近参考答案", "worse": "离参考答案更远"}[figure["verdict"]]
     return _with_facts(BilingualText(en, zh), figure)
 
 
 def truncation_sentences(scored: Mapping[str, Any]) -> list[BilingualText]:
     """Say whose replies were often cut off: such a comparison is of the budget, too."""
     cut = next((row for row in scored["measures"] if row["measure"] == "cut"), None)
-    sides = (("base", "base", "基座模型"), ("tuned", "tuned", "微调后的模型"))
+    sides = (("base", "base", "基座模型"), ("tuned", "tuned", "训练后的模型"))
     return [
         BilingualText(
             f"{100 * cut[side]['value']:.0f} % of the {en} model's replies had no end within the budget.",
-            f"{zh}有 {100 * cut[side]['value']:.0f} % 的回答没有在词元上限内结束。",
+            f"{zh}有 {100 * cut[side]['value']:.0f} % 的回复没有在 token 上限内结束。",
         )
         for side, en, zh in sides
         if cut is not None and cut[side]["value"] >= TRUNCATED_SHARE
@@ -136,7 +103,7 @@ def forgetting_sentence(measures: Sequence[Mapping[str, Any]]) -> BilingualText:
 def switch_sentence(switch: Mapping[str, Any]) -> BilingualText:
     """Write how often replies obey the switch that they were asked under."""
     state = _OBEDIENCE[judge_switch(switch)]
-    label = BilingualText(SWITCH_LABELS[switch["mode"]], SWITCH_NAMES_ZH[switch["mode"]])
+    label = SWITCHES[switch["mode"]]
     return _with_facts(BilingualText(f"{label.en}: {state.en}", f"{label.zh}：{state.zh}"), switch)
 
 
@@ -145,7 +112,7 @@ def judge_sentence(judge: Mapping[str, Any]) -> BilingualText:
     line = judge_line(judge)
     return BilingualText(
         f"{line[0].upper()}{line[1:]}.",
-        f"裁判模型 {judge['model']}：共 {judge['pairs']} 对，微调后的模型胜 {judge['wins']}、平 {judge['ties']}、"
+        f"裁判模型 {judge['model']}：共 {judge['pairs']} 对，训练后的模型胜 {judge['wins']}、平 {judge['ties']}、"
         f"负 {judge['losses']}；两种顺序一致的有 {judge['orders_agreed']} 对。",
     )
 

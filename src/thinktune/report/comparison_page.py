@@ -70,7 +70,7 @@ def _chart(reports: Sequence[RunReport]) -> Markup:
     return line_chart(
         lines,
         Axes(
-            BilingualText("Loss", "损失"), BilingualText("epoch", "轮"), LOWER_IS_BETTER, may_be_log=True, over="epoch"
+            BilingualText("Loss", "loss"), BilingualText("epoch", "轮"), LOWER_IS_BETTER, may_be_log=True, over="epoch"
         ),
         size=(640, 320),
     )
@@ -87,37 +87,37 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
             [both(state_name(report.diagnosis, report.status.state)) for report in reports],
         ),
         (
-            BilingualText("Eval loss before training", "训练前的验证损失"),
+            BilingualText("Eval loss before training", "训练前的验证 loss"),
             [format_number(report.diagnosis.base_loss) for report in reports],
         ),
         (
-            BilingualText("Lowest eval loss after it", "训练后的最低验证损失"),
+            BilingualText("Lowest eval loss after it", "训练后的最低验证 loss"),
             [format_number(report.diagnosis.best_loss) for report in reports],
         ),
         (BilingualText("at step", "所在步"), [format_count(report.diagnosis.best_step) for report in reports]),
         (
-            BilingualText("Last eval loss", "最后的验证损失"),
+            BilingualText("Last eval loss", "最后的验证 loss"),
             [format_number(report.diagnosis.last_loss) for report in reports],
         ),
         (
-            BilingualText("Last train loss", "最后的训练损失"),
+            BilingualText("Last train loss", "最后的训练 loss"),
             [format_number(last(report, "loss")) for report in reports],
         ),
         (BilingualText("Right answers", "答对"), [_right_percent(report.evaluation) for report in reports]),
         (
-            BilingualText("Thinking switch on, obeyed", "思考开关打开时照做"),
+            BilingualText("Thinking switch on, obeyed", "思考开关打开时遵守"),
             [_obeyed_percent(report.evaluation, "thinking") for report in reports],
         ),
         (
-            BilingualText("Thinking switch off, obeyed", "思考开关关闭时照做"),
+            BilingualText("Thinking switch off, obeyed", "思考开关关闭时遵守"),
             [_obeyed_percent(report.evaluation, "silent") for report in reports],
         ),
         (
-            BilingualText("Training rows", "训练行数"),
+            BilingualText("Training rows", "训练数据（条）"),
             [format_count(report.data.get("train_rows")) for report in reports],
         ),
         (
-            BilingualText("Tokens per second", "每秒词元"),
+            BilingualText("Tokens per second", "每秒 token"),
             [format_count(_rounded(last(report, "tokens_per_second"))) for report in reports],
         ),
         (

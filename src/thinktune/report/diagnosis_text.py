@@ -8,9 +8,9 @@ from thinktune.run.diagnosis import DiagnosisState
 from thinktune.run.status import RunState
 
 STATE_NAMES: dict[DiagnosisState, BilingualText] = {
-    "waiting": BilingualText("Too early to say", "为时尚早"),
+    "waiting": BilingualText("Too early to say", "暂无结论"),
     "learning": BilingualText("Still learning", "仍在学习"),
-    "best": BilingualText("At its best", "处于最佳"),
+    "best": BilingualText("At its best", "已到最低点"),
     "overfitting": BilingualText("Overfitting since step {since}", "自第 {since} 步起过拟合"),
     "diverging": BilingualText("Diverging since step {since}", "自第 {since} 步起发散"),
     "no_gain": BilingualText("No better than the base model", "没有优于基座模型"),
@@ -24,7 +24,7 @@ NOT_EVALUATED = BilingualText("Not evaluated", "没有评估")
 _ADVICE_WITHOUT_GAIN = BilingualText(
     "On held-out rows no step is clearly better than the base model; check the data and the learning rate before "
     "training longer.",
-    "在验证数据上，没有哪一步明显优于基座模型；请先检查数据和学习率，再考虑延长训练。",
+    "在留出数据上，没有哪一步明显优于基座模型；请先检查数据和学习率，再考虑延长训练。",
 )
 
 
@@ -46,7 +46,7 @@ def headline_sentence(diagnosis: Diagnosis, run_state: RunState, first: tuple[in
     if not diagnosis.best_step:
         return BilingualText(
             "Not yet: no trained step has been evaluated, so there is no best one.",
-            "尚无结论：还没有评估过训练后的步骤。",
+            "开始训练之后还没有评估过，所以没有最好的一步。",
         )
     if diagnosis.state in ("worse", "no_gain") or not math.isfinite(diagnosis.best_loss):
         return BilingualText("", "")
@@ -54,7 +54,7 @@ def headline_sentence(diagnosis: Diagnosis, run_state: RunState, first: tuple[in
     if is_base_lowest(diagnosis):
         return BilingualText(
             f"Lowest after training at step {best}, with an eval loss of {loss}; the base model's is {base}.",
-            f"训练后最低的是第 {best} 步，验证损失 {loss}；基座模型是 {base}。",
+            f"训练后最低的是第 {best} 步，验证 loss {loss}；基座模型是 {base}。",
         )
     first_step, first_loss = first
     if first_step == diagnosis.best_step:
@@ -66,7 +66,8 @@ def headline_sentence(diagnosis: Diagnosis, run_state: RunState, first: tuple[in
     else:
         since = BilingualText(f", down from {first_loss:.3f} before training.", f"，训练前为 {first_loss:.3f}。")
     return BilingualText(
-        f"Best at step {best}, with an eval loss of {loss}{since.en}", f"最佳是第 {best} 步，验证损失 {loss}{since.zh}"
+        f"Best at step {best}, with an eval loss of {loss}{since.en}",
+        f"最好的是第 {best} 步，验证 loss {loss}{since.zh}",
     )
 
 
@@ -86,23 +87,23 @@ def reason_sentence(diagnosis: Diagnosis, run_state: RunState = "running") -> Bi
         case "waiting" if _was_never_evaluated(diagnosis, run_state):
             return BilingualText(
                 "No row was held out, so nothing shows whether the model is better than its base.",
-                "没有留出验证数据，所以无法知道模型是否优于基座模型。",
+                "没有留出数据（验证集），所以无法知道模型是否优于基座模型。",
             )
         case "waiting":
             return BilingualText("A diagnosis needs two evaluations.", "至少评估两次后才有结论。")
         case "learning":
-            return BilingualText("The eval loss is still falling.", "验证损失还在下降。")
+            return BilingualText("The eval loss is still falling.", "验证 loss 还在下降。")
         case "overfitting":
             return BilingualText(
                 f"The eval loss has risen from {loss} at step {best} to {last}, more than chance explains.",
-                f"验证损失从第 {best} 步的 {loss} 升到了 {last}，超出了随机波动的范围。",
+                f"验证 loss 从第 {best} 步的 {loss} 升到了 {last}，超出了随机波动的范围。",
             )
         case "diverging" if not math.isfinite(diagnosis.last_loss):
-            return BilingualText("The last eval loss is not a finite number.", "最后一次验证损失已经不是有限的数。")
+            return BilingualText("The last eval loss is not a finite number.", "最后一次验证 loss 已经不是有限的数。")
         case "diverging":
             return BilingualText(
                 f"Train and eval loss are rising together, eval from {loss} to {last}.",
-                f"训练损失和验证损失一起上升，验证损失从 {loss} 升到 {last}。",
+                f"训练 loss 和验证 loss 一起上升，验证 loss 从 {loss} 升到 {last}。",
             )
 
 
@@ -178,18 +179,18 @@ def _reason_where_best(diagnosis: Diagnosis, run_state: RunState) -> BilingualTe
     if diagnosis.plateau_end_step == diagnosis.last_step:
         return BilingualText(
             f"The eval loss is level with its lowest, {loss} at step {best}.",
-            f"验证损失与最低值（第 {best} 步的 {loss}）没有明显差别。",
+            f"验证 loss 与最低值（第 {best} 步的 {loss}）没有明显差别。",
         )
     if run_state == "finished":
         return BilingualText(
             f"The last eval loss, {last}, is above the lowest, {loss} at step {best}; one evaluation alone may be "
             "chance.",
-            f"最后一次验证损失 {last} 高于最低值（第 {best} 步的 {loss}）；只有一次，可能是偶然。",
+            f"最后一次验证 loss {last} 高于最低值（第 {best} 步的 {loss}）；只有一次，可能是偶然。",
         )
     return BilingualText(
         f"The eval loss, {last}, is above its lowest, {loss} at step {best}; a second evaluation like this would mean "
         "overfitting.",
-        f"验证损失 {last} 高于最低值（第 {best} 步的 {loss}）；如果下一次评估仍是这样，就是过拟合。",
+        f"验证 loss {last} 高于最低值（第 {best} 步的 {loss}）；如果下一次评估仍是这样，就是过拟合。",
     )
 
 
@@ -199,16 +200,16 @@ def _reason_against_base(diagnosis: Diagnosis) -> BilingualText:
         return BilingualText(
             f"The eval loss was {base} before training; its lowest since, {loss} at step {best}, is not clearly below "
             "that.",
-            f"训练前的验证损失是 {base}；训练后的最低值（第 {best} 步的 {loss}）没有明显低于它。",
+            f"训练前的验证 loss 是 {base}；训练后的最低值（第 {best} 步的 {loss}）没有明显低于它。",
         )
     if not math.isfinite(diagnosis.best_loss):
         return BilingualText(
             f"The eval loss was {base} before training; since then it is not a finite number.",
-            f"训练前的验证损失是 {base}；训练后已经不是有限的数。",
+            f"训练前的验证 loss 是 {base}；训练后已经不是有限的数。",
         )
     return BilingualText(
         f"The eval loss was {base} before training; since then its lowest is {loss}, at step {best}.",
-        f"训练前的验证损失是 {base}；训练后最低也有 {loss}（第 {best} 步）。",
+        f"训练前的验证 loss 是 {base}；训练后最低也有 {loss}（第 {best} 步）。",
     )
 
 
@@ -224,7 +225,7 @@ def _advice_where_worse(running: bool) -> BilingualText:
         "Keep using the base model, and start a new run with name=... and a lower train.learning_rate, for example a "
         "tenth of it; if the train loss is far below the eval loss, lower train.epochs too.",
         "请继续使用基座模型；换一个 name=... 并调低 train.learning_rate（例如十分之一），重新训练；"
-        "如果训练损失远低于验证损失，也请减少 train.epochs。",
+        "如果训练 loss 远低于验证 loss，也请减少 train.epochs。",
     )
 
 
@@ -252,6 +253,6 @@ def _advice_where_overfitting(best: str, epochs_at_best: float | None, running: 
     return BilingualText(
         f"Later steps memorize the training rows: {now} only to step {best}{about} next time, or add rows; the model "
         f"of step {best} is kept.",
-        f"之后的步骤只是在死记训练数据：{now_zh}下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
+        f"之后只是在死记训练数据：{now_zh}下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
         f"第 {best} 步的模型已保留。",
     )

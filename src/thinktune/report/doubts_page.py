@@ -11,21 +11,22 @@ from thinktune.data.doubts import DoubtfulRow, Doubts
 from thinktune.data.faults.decisions import decisions_file, format_decisions
 from thinktune.files import write_json
 from thinktune.report.html import BilingualText, write_page
+from thinktune.report.run_sections.data_words import fault_meaning, fault_name
 
 PAGE, FACTS = "doubts.html", "doubts.json"
 CONTEXT_CHARACTERS = 240  # shown around what a repair changes; the rest of a long text is folded
 MAX_SHOWN_CHARACTERS = 1200
 POLICY_NAMES = {
-    "drop": BilingualText("leave the row out", "不用这一行"),
+    "drop": BilingualText("leave the row out", "丢弃这一行"),
     "keep": BilingualText("train it as it is", "原样训练"),
     "repair": BilingualText("repair it", "修复后训练"),
     "silent": BilingualText("train it without thinking", "按不思考模式训练"),
-    "trim-reasoning": BilingualText("shorten its reasoning", "缩短推理"),
+    "trim-reasoning": BilingualText("shorten its reasoning", "缩短思考"),
 }
 ROLE_NAMES = {
-    "system": BilingualText("system prompt", "系统提示"),
+    "system": BilingualText("system prompt", "系统提示词"),
     "user": BilingualText("question", "问题"),
-    "assistant": BilingualText("reply", "回答"),
+    "assistant": BilingualText("reply", "回复"),
 }
 
 
@@ -80,6 +81,8 @@ def _card(row: DoubtfulRow) -> dict[str, Any]:
     after = [_shown_turn(turn, _same_turn(row.turns, index)) for index, turn in enumerate(changed or ())]
     return {
         "row": row,
+        "fault": fault_name(row.fault),
+        "meaning": fault_meaning(row.fault, row.meaning),
         "key": f"{row.row} {row.fault}",
         "place": row.row.removeprefix(row.file),
         "before": before,

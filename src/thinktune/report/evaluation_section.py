@@ -41,7 +41,7 @@ def evaluation_html(run: Path) -> Markup:
     """
     folders = (
         (RunFolder(run).evaluation(), BilingualText("", "")),
-        (RunFolder(run).evaluation(thinking=False), BilingualText(", without thinking", "（不推理）")),
+        (RunFolder(run).evaluation(thinking=False), BilingualText(", without thinking", "（不思考）")),
     )
     found = [(note, *_read_evaluation(folder)) for folder, note in folders]
     complete = [(note, report, rows) for note, report, rows in found if report.get("sets")]

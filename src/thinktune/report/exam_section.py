@@ -16,8 +16,8 @@ from thinktune.run.reading import AnyObject, read_object
 WIDTH, HEIGHT = 640.0, 260.0  # of a curve, in viewBox units
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 626.0, 26.0, 226.0  # of its plot
 SIDES = {
-    "base": (BilingualText("Base", "微调前"), "train", -5.0),
-    "tuned": (BilingualText("Tuned", "微调后"), "eval", 5.0),
+    "base": (BilingualText("Base", "训练前"), "train", -5.0),
+    "tuned": (BilingualText("Tuned", "训练后"), "eval", 5.0),
 }
 LANGUAGES = {"zh": BilingualText("Chinese", "中文"), "en": BilingualText("English", "英文")}
 SPLITS = {"test": BilingualText("test", "测试集"), "validation": BilingualText("validation", "验证集")}
@@ -93,7 +93,7 @@ def _grid(places: Sequence[float], points: Sequence[Mapping[str, Any]]) -> Marku
         text.format("x", x, BOTTOM + 10, format_count(point["budget_tokens"]))
         for x, point in zip(places, points, strict=True)
     ]
-    parts.append(text.format("name", LEFT - 16, BOTTOM + 10, both(BilingualText("tokens", "词元"), "tspan")))
+    parts.append(text.format("name", LEFT - 16, BOTTOM + 10, both(BilingualText("tokens", "token"), "tspan")))
     return Markup("\n").join(parts)
 
 

@@ -21,7 +21,6 @@ from thinktune.hub.card_metadata import hub_license
 from thinktune.report.card_commands import Command, default_commands
 from thinktune.report.card_facts import CardFacts, read_facts, settings_text
 from thinktune.report.card_words import (
-    FAULT_ACTIONS,
     duration_text,
     figure_text,
     forgetting_sentence,
@@ -34,6 +33,7 @@ from thinktune.report.card_words import (
 )
 from thinktune.report.diagnosis_text import advice_sentence, reason_sentence, state_name
 from thinktune.report.html import TEMPLATES_FOLDER, BilingualText, format_count, format_number
+from thinktune.report.run_sections.data_words import action_name, fault_name
 from thinktune.run import RunFolder
 from thinktune.run.reading import refuse_damage
 
@@ -195,7 +195,8 @@ def _template_values(facts: CardFacts, commands: Sequence[Command]) -> dict[str,
         "modes": {mode: _mode_values(report) for mode, report in facts.evaluations.items()},
         "switches": [switch_sentence(one) for one in _switches(facts)],
         "faults": [fault for fault in facts.data.get("faults") or [] if fault["actions"]],
-        "actions": FAULT_ACTIONS,
+        "action_name": action_name,
+        "fault_name": fault_name,
         "hardware": _hardware(facts),
         "time": duration_text(trained["seconds"]) if trained.get("seconds") else None,
         "licenses": _licenses(facts),

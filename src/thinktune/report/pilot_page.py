@@ -100,7 +100,7 @@ def draw_losses(result: PilotResult) -> Markup:
     if chosen and chosen.run.loss is not None:
         ring = places[chosen.run.learning_rate] + aside[chosen.run.epochs], chosen.run.loss
     axes = Axes(
-        BilingualText("Held-out loss", "验证损失"),
+        BilingualText("Held-out loss", "验证 loss"),
         BilingualText("rate", "学习率"),
         BilingualText("by peak learning rate, lower is better", "按峰值学习率，越低越好"),
         x_names={place: spell_rate(rate) for rate, place in places.items()},
@@ -131,7 +131,7 @@ def draw_probe(result: PilotResult) -> Markup:
     base = 100 * result.base_right / result.probe_questions
     lines.append(Series(BilingualText("base", "基座模型"), [(place, base) for place in places.values()], "raw prompt"))
     axes = Axes(
-        BilingualText("General questions", "通用问题"),
+        BilingualText("General questions", "通用题"),
         BilingualText("rate", "学习率"),
         BilingualText("% answered right, higher is better", "答对的百分比，越高越好"),
         y_from_zero=True,

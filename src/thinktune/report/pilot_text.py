@@ -20,7 +20,7 @@ NOTHING_LEARNED = BilingualText(
 
 ALL_FAILED = BilingualText(
     "Every run failed: no loss is finite at any rate; name smaller ones with --rates.",
-    "所有训练都失败了：每个学习率下损失都不是有限的数；请用 --rates 指定更小的学习率。",
+    "所有训练都失败了：每个学习率下 loss 都不是有限的数；请用 --rates 指定更小的学习率。",
 )
 
 
@@ -84,7 +84,7 @@ def reasons(result: PilotResult) -> list[BilingualText]:
     said = [
         BilingualText(
             f"The lowest held-out loss is {loss:.4f}, at rate {rate} and {_epochs(epochs)}.",
-            f"验证损失最低的是学习率 {rate}、{epochs} 轮：{loss:.4f}。",
+            f"验证 loss 最低的是学习率 {rate}、{epochs} 轮：{loss:.4f}。",
         )
     ]
     if len(level) == 1:
@@ -92,7 +92,7 @@ def reasons(result: PilotResult) -> list[BilingualText]:
             *said,
             BilingualText(
                 "Every other run is clearly above it: zero is outside the paired 95 % interval of the difference.",
-                "其余训练都明显高于它：差值的成对 95 % 区间不含零。",
+                "其余训练都明显高于它：差值的配对 95 % 置信区间不含零。",
             ),
         ]
     count, rates = len(level), level_values(result)[0]
@@ -102,8 +102,8 @@ def reasons(result: PilotResult) -> list[BilingualText]:
         BilingualText(
             f"{count} runs, of rates {span}, are level with it: the paired 95 % interval of the difference holds zero, "
             "so the held-out rows do not tell them apart.",
-            f"共有 {count} 次训练（学习率 {zh_span}）与最低值持平：差值的成对 95 % 区间含零，"
-            "验证数据分不出它们的高下。",
+            f"共有 {count} 次训练（学习率 {zh_span}）与最低值持平：差值的配对 95 % 置信区间含零，"
+            "留出数据分不出它们的高下。",
         )
     )
     return [*said, _tie_break(level)]
@@ -119,10 +119,10 @@ def _tie_break(level: Sequence[ComparedRun]) -> BilingualText:
         dropped = "1 is" if forgetful == 1 else f"{forgetful} are"
         return BilingualText(
             f"Of these {dropped} out, which answered clearly fewer general questions; of the rest, {last.en}.",
-            f"其中 {forgetful} 次答对的通用问题明显更少，已排除；余下的{last.zh}。",
+            f"其中 {forgetful} 次答对的通用题明显更少，已排除；余下的{last.zh}。",
         )
     return BilingualText(
-        f"The general questions do not tell them apart either; so {last.en}.", f"通用问题也分不出高下；于是{last.zh}。"
+        f"The general questions do not tell them apart either; so {last.en}.", f"通用题也分不出高下；于是{last.zh}。"
     )
 
 
@@ -215,7 +215,7 @@ def _transfer(result: PilotResult) -> list[BilingualText]:
             f"试训只用了 {data.all_train_rows:,} 行训练数据中的 {data.train_rows:,} 行；"
             f"正式训练的步数约为其 {times:.1f} 倍。学习率大体可以照搬，误差约为网格的一格：训练越长，合适的学习率略小，"
             "但预热也更长，能承受更大的学习率。轮数不那么好照搬：数据越多，过拟合来得越晚，"
-            "所以这里的轮数更可能偏少，而不是偏多。这里的损失都会高于正式训练。",
+            "所以这里的轮数更可能偏少，而不是偏多。这里的 loss 都会高于正式训练。",
         )
     ]
 
@@ -226,7 +226,7 @@ def _noise(result: PilotResult) -> list[BilingualText]:
         BilingualText(
             f"The intervals are over the {held_out} held-out rows. Every run has one seed: another order of the rows "
             "would move the losses too, and that is not in them.",
-            f"区间只反映 {held_out} 行验证数据的抽样误差。每次训练只有一个随机种子：换一种数据顺序，损失也会变，"
+            f"区间只反映 {held_out} 行留出数据的抽样误差。每次训练只有一个随机种子：换一种数据顺序，loss 也会变，"
             "区间里没有算上。",
         )
     ]

@@ -28,8 +28,8 @@ STEP_LABEL, LOWER_IS_BETTER = BilingualText("step", "步"), BilingualText("lower
 
 
 TRAINED_KIND_NAMES = {
-    "reasoning": BilingualText("reasoning", "推理"),
-    "answer": BilingualText("answer", "答案"),
+    "reasoning": BilingualText("reasoning", "思考"),
+    "answer": BilingualText("answer", "回答"),
     "end": BilingualText("end", "结束标记"),
 }
 
@@ -57,7 +57,7 @@ SYSTEM_CHARTS = {
     ),
     "tokens_per_second": (
         BilingualText("Speed", "速度"),
-        BilingualText("tokens per second", "每秒词元"),
+        BilingualText("tokens per second", "每秒 token"),
         BilingualText(
             "How fast training runs. It should stay level; a lasting drop means that something else is using the "
             "machine.",
@@ -98,7 +98,7 @@ def draw_charts(
                 Series(BilingualText("eval", "验证"), metric_points(evals, "loss"), "eval", has_markers=True),
             ],
             Axes(
-                BilingualText("Loss", "损失"),
+                BilingualText("Loss", "loss"),
                 STEP_LABEL,
                 BilingualText("train and eval, lower is better", "训练与验证，越低越好"),
                 may_be_log=True,
@@ -108,14 +108,14 @@ def draw_charts(
         ),
         "parts": line_chart(
             list(token_kind_lines(train, evals)),
-            Axes(BilingualText("Loss by part", "各部分的损失"), STEP_LABEL, LOWER_IS_BETTER, may_be_log=True),
+            Axes(BilingualText("Loss by part", "各部分的 loss"), STEP_LABEL, LOWER_IS_BETTER, may_be_log=True),
             marks=ChartMarks(epochs, x_end=steps),
         ),
     }
     if sources := list(source_lines(train, evals)):
         charts["sources"] = line_chart(
             sources,
-            Axes(BilingualText("Loss by source", "各数据来源的损失"), STEP_LABEL, LOWER_IS_BETTER, may_be_log=True),
+            Axes(BilingualText("Loss by source", "各数据来源的 loss"), STEP_LABEL, LOWER_IS_BETTER, may_be_log=True),
             marks=ChartMarks(epochs, x_end=steps),
         )
     unnamed = ChartMarks([(step, "") for step, _ in epochs])

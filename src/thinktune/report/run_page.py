@@ -27,6 +27,14 @@ from thinktune.report.rounds_section import RoundsSection, read_rounds_section
 from thinktune.report.run_charts import SYSTEM_CHARTS, clock, draw_charts, has_finite_value
 from thinktune.report.run_sections.answer import answer_figures, eval_command, figures_record, price_figure, read_time
 from thinktune.report.run_sections.cost import Price
+from thinktune.report.run_sections.data_words import (
+    action_name,
+    environment_name,
+    environment_value,
+    fault_meaning,
+    fault_name,
+    policy_name,
+)
 from thinktune.report.run_sections.held_out_rows import HeldOutRows, read_shown_rows, without_texts
 from thinktune.report.run_sections.progress import read_progress
 from thinktune.report.run_sections.settings import head_settings
@@ -57,9 +65,15 @@ PAGE_SCRIPTS = ("page.js", "charts.js", "rows.js")
 
 PART_NAMES = {
     "prompt": BilingualText("prompt", "提示词"),
-    "reasoning": BilingualText("reasoning", "推理"),
-    "answer": BilingualText("answer", "答案"),
+    "reasoning": BilingualText("reasoning", "思考"),
+    "answer": BilingualText("answer", "回答"),
     "whole": BilingualText("whole", "整条"),
+}
+
+
+_CATALOGUE = {  # words that the template asks for by name
+    word.__name__: word
+    for word in (action_name, environment_name, environment_value, fault_meaning, fault_name, policy_name)
 }
 
 
@@ -213,6 +227,7 @@ def _template_values(report: RunReport, price: Price | None) -> dict[str, Any]:
         "vote_direction": judge_votes(report.votes["share"]) if report.votes else "",
         "row_counts": _row_counts(report.data),
         "part_names": PART_NAMES,
+        **_CATALOGUE,
         "histograms": _histograms(report.data),
         "groups": _group_samples(report.samples),
     }
@@ -304,13 +319,17 @@ def _stale_seconds(report: RunReport) -> int:
 def _row_counts(data: Record) -> list[tuple[BilingualText, int]]:
     counts = [
         (BilingualText("Training", "训练"), data.get("train_rows", 0)),
-        (BilingualText("Validation", "验证"), data.get("validation_rows", 0)),
+        (BilingualText("Validation", "留出"), data.get("validation_rows", 0)),
     ]
     if left_over := data.get("left_over_rows"):
         why = BilingualText("Left over: their source has its share", "未用到：所属来源已占满其比例")
         counts.append((why, left_over))
     dropped = [(fault.get("fault"), (fault.get("actions") or {}).get("dropped")) for fault in data.get("faults") or []]
-    return counts + [(BilingualText(f"Dropped: {fault}", f"丢弃：{fault}"), count) for fault, count in dropped if count]
+    return counts + [
+        (BilingualText(f"Dropped: {fault}", f"丢弃：{fault_name(str(fault)).zh}"), count)
+        for fault, count in dropped
+        if count
+    ]
 
 
 def _histograms(data: Record) -> dict[str, Markup]:

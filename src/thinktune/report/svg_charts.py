@@ -38,10 +38,10 @@ LOG_RATIO = 8  # from this many times the smallest value on, a logarithmic axis 
 MAX_SCRIPT_POINTS = 2000  # of a line; more would make pages of tens of megabytes, and a screen has fewer dots
 
 
-LAST_BIN_LABEL = BilingualText("{tokens} or more tokens", "{tokens} 个词元以上")
+LAST_BIN_LABEL = BilingualText("{tokens} or more tokens", "{tokens} 个 token 以上")
 
 
-BEST_LABEL = BilingualText("best", "最佳")
+BEST_LABEL = BilingualText("best", "最好")
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,5 +154,5 @@ def share_estimate(value: float, low: float, high: float) -> Estimate:
 
 def weight_name(weight: float) -> Label:
     """Name the model of a weight."""
-    ends = {0.0: BilingualText("base (0)", "基座（0）"), 1.0: BilingualText("tuned (1)", "微调后（1）")}
+    ends = {0.0: BilingualText("base (0)", "基座模型（0）"), 1.0: BilingualText("tuned (1)", "训练后（1）")}
     return ends.get(weight, f"{weight:g}")

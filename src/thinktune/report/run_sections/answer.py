@@ -20,14 +20,14 @@ Direction = Literal["", "better", "worse"]
 
 MEASURE_NAMES = {
     "right": BilingualText("Right answers", "答对率"),
-    "preferred": BilingualText("Preferred by the judge", "裁判更喜欢的比例"),
+    "preferred": BilingualText("Preferred by the judge", "裁判模型更喜欢的比例"),
     "chrf": BilingualText("Similarity to the reference", "与参考答案的相似度"),
-    "loss": BilingualText("Eval loss", "验证损失"),
+    "loss": BilingualText("Eval loss", "验证 loss"),
 }
 
 _FORGETTING: dict[Forgetting, BilingualText] = {
     "lost": BilingualText("lost", "明显下降"),
-    "nothing to lose": BilingualText("the base had almost none", "基座模型本来就几乎没有"),
+    "nothing to lose": BilingualText("the base had almost none", "基座模型本来就几乎答不出"),
     "kept": BilingualText(
         f"kept within {FORGETTING_TOLERANCE_POINTS} points", f"保持住了（{FORGETTING_TOLERANCE_POINTS} 个百分点以内）"
     ),
@@ -199,7 +199,7 @@ def _forgotten(task_set: Mapping[str, Any] | None, command: str, state: RunState
 
 
 def _best_step(diagnosis: Diagnosis, epochs: float | None, steps: int | None) -> Figure:
-    name = BilingualText("Best step", "最佳步骤")
+    name = BilingualText("Best step", "最好的一步")
     if not diagnosis.best_step:
         return Figure(name, BilingualText("–", "–"), BilingualText("not evaluated yet", "尚未评估"), key="best")
     lost = diagnosis.state in ("worse", "no_gain")
@@ -209,10 +209,12 @@ def _best_step(diagnosis: Diagnosis, epochs: float | None, steps: int | None) ->
     passes, passes_zh = ("", "") if epochs is None else (f", {epochs:.1f} epochs", f"，{epochs:.1f} 轮")
     return Figure(
         name,
-        BilingualText("none, the base is" if lost else f"step {best}", "没有，基座更好" if lost else f"第 {best} 步")
+        BilingualText(
+            "none, the base is" if lost else f"step {best}", "没有，基座模型更好" if lost else f"第 {best} 步"
+        )
         if diagnosis.state == "worse"
         else BilingualText(f"step {best}{of}", f"第 {best} 步{of_zh}"),
-        BilingualText(f"eval loss {losses}{passes}", f"验证损失 {losses}{passes_zh}"),
+        BilingualText(f"eval loss {losses}{passes}", f"验证 loss {losses}{passes_zh}"),
         "worse" if diagnosis.state == "worse" else "better" if diagnosis.improved else "",
         key="best",
     )
@@ -233,7 +235,7 @@ def _time(time: RunTime) -> list[Figure]:
             BilingualText(
                 f"{format_count(time.tokens)} tokens{f' on {on}' if on else ''}{cards}; of it evaluation "
                 f"{format_duration(time.evaluation_seconds)}",
-                f"{format_count(time.tokens)} 个词元{f'，{on}' if on else ''}{cards_zh}；其中评估 "
+                f"{format_count(time.tokens)} 个 token{f'，{on}' if on else ''}{cards_zh}；其中评估 "
                 f"{format_duration(time.evaluation_seconds)}",
             ),
             key="time",

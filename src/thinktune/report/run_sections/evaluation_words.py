@@ -21,36 +21,36 @@ from thinktune.report.html import BilingualText, format_count, format_number
 from thinktune.report.run_sections.answer import signed
 from thinktune.run.sample_questions import HELD_OUT_SET
 
-_MEASURES_ZH = {
+MEASURES_ZH = {
     "right": ("答对率", "只看最终答案"),
-    "preferred": ("裁判更喜欢的比例", "两两比较中胜出的比例，平局算一半"),
+    "preferred": ("裁判模型更喜欢的比例", "两两比较中胜出的比例，平局算一半"),
     "chrf": ("chrF", "与参考答案的相似度，按字符 n-gram 计算"),
     "keypoint_recall": ("要点命中率", "正确答案应含的要点里说到了多少"),
     "rouge_l": ("ROUGE-L", "与参考答案的相似度，按词或汉字计算"),
-    "loss": ("验证损失", "参考回答的损失，按词元平均"),
-    "reasoning_loss": ("推理损失", "参考推理的损失"),
-    "answer_loss": ("答案损失", "参考答案的损失"),
-    "end_loss": ("结束标记损失", "回答结束标记的损失"),
-    "well_formed": ("格式完整", "推理只开始一次、结束一次"),
-    "ended": ("自行结束", "在词元上限之内"),
-    "cut": ("被截断", "到词元上限仍未结束"),
-    "empty_answer": ("答案为空", "推理之后没有内容"),
+    "loss": ("验证 loss", "参考回复的 loss，按 token 平均"),
+    "reasoning_loss": ("思考 loss", "参考思考的 loss"),
+    "answer_loss": ("回答 loss", "参考回答的 loss"),
+    "end_loss": ("结束标记 loss", "回复结束标记的 loss"),
+    "well_formed": ("格式完整", "思考只开始一次、结束一次"),
+    "ended": ("自行结束", "在 token 上限之内"),
+    "cut": ("被截断", "到 token 上限仍未结束"),
+    "empty_answer": ("回答为空", "思考之后没有内容"),
     "loops": ("循环重复", "结尾不断重复同样的文字"),
     "language_switch": ("语言不一致", "与提问使用的文字不同"),
-    "obeyed": ("遵守思考开关", "要求时推理，否则不推理"),
-    "tokens": ("回答长度", "词元"),
-    "reasoning_tokens": ("推理长度", "词元"),
-    "answer_characters": ("答案长度", "字符"),
+    "obeyed": ("遵守思考开关", "要求时思考，否则不思考"),
+    "tokens": ("回复长度", "token"),
+    "reasoning_tokens": ("思考长度", "token"),
+    "answer_characters": ("回答长度", "字符"),
 }
 
 _SETS = {
-    HELD_OUT_SET: BilingualText("held-out", "验证数据"),
-    PROBE_SET: BilingualText("general", "通用问题"),
+    HELD_OUT_SET: BilingualText("held-out", "留出数据"),
+    PROBE_SET: BilingualText("general", "通用题"),
 }
 
 SWITCHES = {
-    "thinking": BilingualText(SWITCH_LABELS["thinking"], "开关打开（推理）"),
-    "silent": BilingualText(SWITCH_LABELS["silent"], "开关关闭（不推理）"),
+    "thinking": BilingualText(SWITCH_LABELS["thinking"], "思考开关打开"),
+    "silent": BilingualText(SWITCH_LABELS["silent"], "思考开关关闭"),
 }
 
 DIRECTIONS = {
@@ -68,7 +68,7 @@ _KINDS = {
     "dialogue": BilingualText("dialogue", "多轮对话"),
     "format": BilingualText("format", "格式要求"),
     "knowledge": BilingualText("knowledge", "常识"),
-    "nonsense": BilingualText("nonsense", "无意义问题"),
+    "nonsense": BilingualText("nonsense", "无意义的问题"),
     "reading": BilingualText("reading", "阅读理解"),
     "translation": BilingualText("translation", "翻译"),
 }
@@ -77,7 +77,7 @@ _KINDS = {
 def measure_words(key: str) -> tuple[BilingualText, BilingualText]:
     """Return a measure's label and meaning."""
     measure = find_measure(key)
-    label, meaning = _MEASURES_ZH.get(key, (measure.label, measure.meaning))
+    label, meaning = MEASURES_ZH.get(key, (measure.label, measure.meaning))
     return BilingualText(measure.label, label), BilingualText(measure.meaning, meaning)
 
 
@@ -144,14 +144,14 @@ def _notes(task_set: Mapping[str, Any], measures: Sequence[Mapping[str, Any]]) -
     found = {each["measure"]: each for each in measures}
     notes = ""
     if "loss" in found and found["loss"]["verdict"] == "worse" and any(key in found for key in PRIMARY_MEASURES):
-        notes += f"；验证损失变差：{_sides(found['loss'])}"
+        notes += f"；验证 loss 变差：{_sides(found['loss'])}"
     cut = [
         f"{who} {100 * found['cut'][side]['value']:.0f} %"
         for side, who in (("base", "训练前"), ("tuned", "训练后"))
         if "cut" in found and found["cut"][side]["value"] >= TRUNCATED_SHARE
     ]
     if cut:
-        notes += f"；回答被截断的比例：{'，'.join(cut)}，请调高 expert.evaluate_tokens"
+        notes += f"；回复被截断的比例：{'，'.join(cut)}，请调高 expert.evaluate_tokens"
     if task_set.get("ungraded"):
         notes += f"；{format_count(task_set['ungraded'])} 行判分出错，未计入（原因见 rows.jsonl 的 grader_error）"
     return notes
@@ -167,7 +167,7 @@ def _forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
         case "lost":
             return f"通用能力：明显下降；{facts}；请减少训练（降低学习率或减少轮数），或混入通用数据"
         case "nothing to lose":
-            return f"通用能力：基座模型本来就几乎没有；{facts}"
+            return f"通用能力：基座模型本来就几乎答不出；{facts}"
         case "kept":
             return f"通用能力：下降不超过 {FORGETTING_TOLERANCE_POINTS} 个百分点；{facts}"
         case _:
@@ -180,7 +180,7 @@ def _switch_verdict(switch: Mapping[str, Any]) -> str:
     word = {"lost": "明显下降", "better": "变好", "kept": "保持住了", "no loss shown": "未见下降"}[state]
     remedy = ""
     if state == "lost":
-        remedy = "；请用 data.silent_share 混入不推理的行" if switch["mode"] == "silent" else "；请混入带推理的行"
+        remedy = "；请用 data.silent_share 混入不思考的行" if switch["mode"] == "silent" else "；请混入带思考的行"
     return f"{SWITCHES[switch['mode']].zh}：{word}；遵守率 {_facts(switch)}{remedy}"
 
 
@@ -202,12 +202,12 @@ def judge_words(summary: Mapping[str, Any], line: str) -> BilingualText:
     unread = f"，{summary['unread']} 对无法解读" if summary["unread"] else ""
     return BilingualText(
         line,
-        f"裁判 {summary['model']}：{summary['pairs']} 对中，训练后胜 {summary['wins']}，平 {summary['ties']}，"
-        f"负 {summary['losses']}{unread}；两种次序一致的有 {summary['orders_agreed']} 对；"
-        f"读入 {summary['prompt_tokens']:,} 个词元，写出 {summary['tokens']:,} 个",
+        f"裁判模型 {summary['model']}：{summary['pairs']} 对中，训练后的模型胜 {summary['wins']}，平 {summary['ties']}"
+        f"，负 {summary['losses']}{unread}；两种次序一致的有 {summary['orders_agreed']} 对；"
+        f"读入 {summary['prompt_tokens']:,} 个 token，写出 {summary['tokens']:,} 个",
     )
 
 
 def budget_words(budget: str) -> BilingualText:
     """Return where the limit of a reply's tokens comes from."""
-    return BilingualText(budget, {"twice the longest trained reply": "最长训练回答的两倍"}.get(budget, budget))
+    return BilingualText(budget, {"twice the longest trained reply": "最长训练回复的两倍"}.get(budget, budget))

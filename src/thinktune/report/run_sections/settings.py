@@ -23,19 +23,19 @@ def head_settings(recipe: Mapping[str, Any], environment: Record, data: Record) 
     train = _mapping(recipe.get("train"))
     expert = _mapping(recipe.get("expert"))
     step = (
-        ("train.tokens_per_step", BilingualText("Tokens a step", "每步词元"), train.get("tokens_per_step"))
+        ("train.tokens_per_step", BilingualText("Tokens a step", "每步 token"), train.get("tokens_per_step"))
         if expert.get("rows_per_step") is None
-        else ("expert.rows_per_step", BilingualText("Rows a step", "每步行数"), expert.get("rows_per_step"))
+        else ("expert.rows_per_step", BilingualText("Rows a step", "每步样本数"), expert.get("rows_per_step"))
     )
     found = [
         ("model.name", BilingualText("Base model", "基座模型"), _last_name(environment.get("model"))),
-        ("", BilingualText("Training rows", "训练行数"), data.get("train_rows")),
-        ("", BilingualText("Held-out rows", "验证行数"), data.get("validation_rows")),
+        ("", BilingualText("Training rows", "训练数据（条）"), data.get("train_rows")),
+        ("", BilingualText("Held-out rows", "留出数据（条）"), data.get("validation_rows")),
         ("train.epochs", BilingualText("Epochs", "轮数"), train.get("epochs")),
         step,
         ("", BilingualText("Steps", "步数"), environment.get("steps")),
         ("train.learning_rate", BilingualText("Learning rate", "学习率"), train.get("learning_rate")),
-        ("train.schedule", BilingualText("Schedule", "调度"), _schedule(train)),
+        ("train.schedule", BilingualText("Schedule", "学习率调度"), _schedule(train)),
         ("data.max_tokens", BilingualText("Longest row", "最长样本"), _max_tokens(recipe.get("data"))),
         ("train.memory", BilingualText("Memory tier", "显存档位"), environment.get("memory")),
         ("expert.precision", BilingualText("Precision", "精度"), environment.get("precision")),

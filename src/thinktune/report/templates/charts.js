@@ -109,7 +109,7 @@ document.addEventListener("DOMContentLoaded", () => {
       atShown: (shown) => LEFT + (shown - left) / (right - left) * (width - LEFT - RIGHT),
     };
   };
-  const OVER_NAMES = { epoch: ["epoch", "轮"], seconds: ["time", "时间"], tokens: ["tokens", "词元"] };
+  const OVER_NAMES = { epoch: ["epoch", "轮"], seconds: ["time", "时间"], tokens: ["tokens", "token"] };
   const draw = (chart) => {
     const frame = chart.frame = frameOf(chart), svg = chart.svg, { width, height } = frame, floor = height - BOTTOM;
     const parts = [], put = (name, attributes, ...children) => parts.push(element(name, attributes, ...children));
@@ -145,7 +145,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (ring && inView(ring[0])) {
       const x = frame.x(ring[0]), y = frame.y(ring[1]), share = (x - LEFT) / (width - LEFT - RIGHT);
       put("circle", { class: "ring", cx: x, cy: y, r: 9 });
-      put("text", { class: `ring-name ${share < 0.1 ? "start" : share > 0.9 ? "end" : "middle"}`, x, y: Math.max(TOP + 4, y - 16) }, ...inBoth(["best", "最佳"], "tspan"), ` ${amount(ring[1])}`);
+      put("text", { class: `ring-name ${share < 0.1 ? "start" : share > 0.9 ? "end" : "middle"}`, x, y: Math.max(TOP + 4, y - 16) }, ...inBoth(["best", "最好"], "tspan"), ` ${amount(ring[1])}`);
     }
     chart.cross = element("g", { class: "cross" });
     svg.replaceChildren(...parts, chart.cross);

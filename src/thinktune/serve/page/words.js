@@ -194,7 +194,7 @@ const CHINESE = {
   themeLight: '浅色',
   themeDark: '深色',
   otherLanguage: 'English',
-  samples: '本次训练没有用过的验证问题：',
+  samples: '留出数据里的问题，训练没有用过：',
   blind: '盲评',
   blindLong: '隐藏哪个模型写了哪个回答，并随机交换左右',
   left: '左边',
@@ -208,14 +208,14 @@ const CHINESE = {
   correct: '改正',
   answer: '回答',
   saveRow: '保存为数据',
-  rateInRun: '把这段对话作为训练数据写入训练目录',
+  rateInRun: '把这段对话作为训练数据写入运行目录',
   rateHere: '保存在这个浏览器里；用“数据 ↓”下载为训练数据',
   takeBack: '撤回',
   takenBack: '已撤回。',
-  keptAsRow: (file) => `已保存到训练目录的 ${file}。`,
+  keptAsRow: (file) => `已保存到运行目录的 ${file}。`,
   keptHere: '已保存在这个浏览器里。',
   exportRows: '数据 ↓',
-  exportRowsLong: '把评过和改正过的回答下载为训练数据',
+  exportRowsLong: '把评价和改正过的回复下载为训练数据',
 };
 
 export let words = ENGLISH;

@@ -2,6 +2,7 @@
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from thinktune.progress import no_bar, progress_bar
@@ -25,3 +26,20 @@ def test_on_a_terminal_a_bar_moves_below_the_lines_and_is_gone_at_the_end():
     assert "step 3/12 [half] " + "x" * 120 + "\n" in shown  # whole, so that it can be copied
     assert "step 6/12 left 1:15" in shown
     assert shown.endswith(("\x1b[2K", "\x1b[?25h")), repr(shown[-40:])
+
+
+def test_before_the_first_step_the_bar_names_none():
+    screen = StringIO()
+    with progress_bar(Console(file=screen, force_terminal=True, width=100)) as (say, _):
+        say("rows are read")
+    assert "rows are read\n" in screen.getvalue()
+    assert "None" not in screen.getvalue()
+    assert "step" not in screen.getvalue()
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TTY_INTERACTIVE": "0"}], ids=str)
+def test_where_a_terminal_only_scrolls_there_is_no_bar(environment, capsys):
+    with progress_bar(Console(force_terminal=True, _environ=environment)) as (say, bar):
+        say("step 1/10")
+    assert bar is no_bar
+    assert capsys.readouterr().out == "step 1/10\n"

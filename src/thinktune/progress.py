@@ -30,23 +30,25 @@ def say_nothing(_line: str) -> None:
 
 @contextmanager
 def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
-    """Yield a printer of lines and a bar that stays below them; without a terminal, lines alone."""
+    """Yield a printer of lines and a bar that stays below them; where nothing can move, lines alone.
+
+    That is without a terminal, and on one that only scrolls: `TERM=dumb`, or `TTY_INTERACTIVE=0` as in a notebook.
+    """
     console = guard_console(console) if console else make_console()
-    if not console.is_terminal:
+    if not console.is_interactive:
         yield say, no_bar
         return
     columns = (
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("step {task.completed}/{task.total}"),
-        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.fields[place]}"),
     )
     with Progress(*columns, console=console, transient=True) as live:
-        task = live.add_task("", total=None, left="")
+        task = live.add_task("", total=None, place="")
 
         def move(done: int, total: int, seconds_left: float | None) -> None:
-            left = "" if seconds_left is None else f"left {format_duration(seconds_left)}"
-            live.update(task, completed=done, total=total, left=left)
+            left = "" if seconds_left is None else f" left {format_duration(seconds_left)}"
+            live.update(task, completed=done, total=total, place=f"step {done}/{total}{left}")
 
         yield lambda line: console.print(redact(line), markup=False, highlight=False, soft_wrap=True), move
 

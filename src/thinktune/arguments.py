@@ -149,20 +149,6 @@ SamplingSeed = Annotated[int, typer.Option("--seed", help="Random seed for sampl
 ReportAsJson = Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")]
 
 
-def show_version(wanted: bool) -> None:
-    """Print the version and end, if it is wanted."""
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"thinktune {version('thinktune')}")
-        raise typer.Exit
-
-
-Version = Annotated[
-    bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
-]
-
-
 def endpoints_by_side(endpoints: list[str]) -> dict[str, str]:
     """Parse SIDE=URL options."""
     sides = {side: url for side, _, url in (text.partition("=") for text in endpoints)}

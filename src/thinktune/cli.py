@@ -38,8 +38,21 @@ app = typer.Typer(
 )
 
 
+def show_version(wanted: bool) -> None:
+    """Print the version and end, if it is wanted."""
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"thinktune {version('thinktune')}")
+        raise typer.Exit
+
+
 @app.callback()
-def thinktune(version: arguments.Version = False) -> None:
+def thinktune(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Fine-tune all parameters of an open language model on question/reasoning/answer rows."""
 
 

@@ -82,7 +82,7 @@ def test_a_cards_peak_is_found_by_the_words_of_its_name():
         "NVIDIA A100-SXM4-80GB": 312,
         "NVIDIA GeForce RTX 4090": 165.2,
         "NVIDIA RTX A1000": None,  # no A100
-        "NVIDIA A10G": None,  # no A10
+        "NVIDIA A10G": 70.0,  # no A10
         "NVIDIA GeForce RTX 4090 Laptop GPU": None,
         "NVIDIA GeForce RTX 4060 Ti": None,
         "unheard of": None,

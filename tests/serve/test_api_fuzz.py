@@ -14,7 +14,7 @@ from support.api_server import ScriptedBackend, scripted_model
 
 from thinktune.serve import Access, Limits, make_app
 
-QUICK = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=1500, derandomize=False)
 CHECKS = [
     not_a_server_error,

@@ -85,6 +85,7 @@ def is_average(found, tree, folder, weight):
     return True
 
 
+@pytest.mark.slow
 def test_every_weight_is_asked_all_questions_and_the_run_says_the_cost_before_and_the_choice_after(finished):
     _tree, folder, lines = finished
     curve = read_curve(folder)
@@ -103,6 +104,7 @@ def test_every_weight_is_asked_all_questions_and_the_run_says_the_cost_before_an
     assert average_weight(RunFolder(folder).final) == curve.chosen
 
 
+@pytest.mark.slow
 def test_rows_that_choose_are_asked_in_no_evaluation_and_the_bases_general_replies_are_not_made_twice(run):
     _tree, folder = run
     made = []
@@ -128,6 +130,7 @@ def test_rows_that_choose_are_asked_in_no_evaluation_and_the_bases_general_repli
     assert len([record for record in base if record["set"] == "general"]) == len(general)
 
 
+@pytest.mark.slow
 def test_the_final_model_becomes_the_chosen_average_and_the_tuned_one_again(run):
     tree, folder = run
     final = RunFolder(folder).final
@@ -191,6 +194,7 @@ def exchanged(folder):
     return set(read_completions(RunFolder(folder).evaluation().completions("base")))
 
 
+@pytest.mark.slow
 def test_an_average_of_any_weight_is_a_whole_model_beside_the_final_one_and_can_be_evaluated(run):
     tree, folder = run
     place = average_run(folder, 0.7, quiet)
@@ -217,6 +221,7 @@ def test_an_average_of_any_weight_is_a_whole_model_beside_the_final_one_and_can_
     assert not manifest_mismatches(place)
 
 
+@pytest.mark.slow
 def test_an_average_is_refused_in_words_where_it_cannot_be_made(run):
     _tree, folder = run
     for weight in (0.0, 1.0, 1.5, -0.1, 0.12345, float("nan")):

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import Qwen3Config
 
 from thinktune.config import TrainConfig
+from thinktune.optim import TIERS
 from thinktune.planner.hardware import GIB, Card
 from thinktune.planner.layer_calls import META
 from thinktune.planner.memory import Workload
 from thinktune.planner.plan import Plan, make_plan
 
-BEST_TIERS = ("fp32", "exact", "exact-bf16")  # those whose weights keep every update whole
+# Tiers whose weights keep every update whole.
+BEST_TIERS = tuple(name for name, tier in TIERS.items() if tier.remainder or tier.weights == torch.float32)
 LEAST_BYTES_PER_PARAMETER = 8  # in those tiers, of weights and AdamW's state; a card with less is not even planned for
 ASSUMED_LONGEST_ROW_TOKENS = 2048
 ASSUMED_ROW_TOKENS = 1200

@@ -30,13 +30,13 @@ def matches(stem, *questions, choices=OPTIONS):
 @pytest.mark.parametrize("stem", [STEM, ENGLISH], ids=["zh", "en"])
 def test_a_stem_inside_of_a_longer_prompt_is_found_whole(stem):
     longer = f"请回答下面的选择题，只写字母。\n{stem.upper()}\nA. 急性心肌梗死\nB. 肺炎"
-    assert matches(stem, "另一个问题", longer) == ("rows:2", "exact")
-    assert matches(stem, stem.replace("，", ", ").replace(";", " -")) == ("rows:1", "exact")
+    assert matches(stem, "另一个问题", longer) == ("rows:2", "whole")
+    assert matches(stem, stem.replace("，", ", ").replace(";", " -")) == ("rows:1", "whole")
 
 
 def test_a_stem_with_another_beginning_is_nearly_the_same():
     assert matches(STEM, STEM.replace("患者，男性", "病人，女性")) == ("rows:1", "near")
-    assert matches(STEM, STEM.replace("患者，男性", "病人，女性"), STEM) == ("rows:2", "exact")
+    assert matches(STEM, STEM.replace("患者，男性", "病人，女性"), STEM) == ("rows:2", "whole")
 
 
 def test_a_question_of_the_same_subject_is_another_one():
@@ -51,7 +51,7 @@ def test_a_short_stem_counts_only_with_its_options():
     stem = "哪项正确？"
     assert matches(stem, "哪项正确？\nA. 甲\nB. 乙\nC. 丙\nD. 丁戊己庚") is None
     asked = f"{stem}\n" + "\n".join(f"{letter}. {text}" for letter, text in zip("ABCD", OPTIONS, strict=True))
-    assert matches(stem, asked) == ("rows:1", "exact")
+    assert matches(stem, asked) == ("rows:1", "whole")
 
 
 def test_the_answer_of_a_row_is_not_its_question():

@@ -56,7 +56,7 @@ def test_an_exam_is_scored_with_its_licence_what_is_set_apart_and_a_curve(evalua
     _, report, told, again = evaluated
     cmexam, mmlu = report["exams"]
     assert (cmexam["name"], cmexam["asked"], cmexam["available"]) == ("cmexam", 3, 3)
-    assert cmexam["apart"] == {"exact": 1, "near": 0}
+    assert cmexam["apart"] == {"whole": 1, "near": 0}
     assert cmexam["accuracy"]["rows"] == 2
     assert mmlu["accuracy"]["rows"] == 2
     for side in ("base", "tuned", "difference"):

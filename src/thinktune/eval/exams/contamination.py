@@ -19,7 +19,7 @@ from thinktune.tokenization import Example
 RUN = 8  # words
 MIN_SHARE = 0.8  # of a stem's runs, from which a row asks nearly the same
 
-Match = Literal["exact", "near"]
+Match = Literal["whole", "near"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def find_trained(tasks: Sequence[Task], rows: Iterable[Example]) -> dict[int, Tr
         for index, count in held.items():
             share = count / needed[index]
             if share == 1 and (index not in found or found[index].match == "near"):
-                found[index] = TrainedQuestion(row.source, "exact")
+                found[index] = TrainedQuestion(row.source, "whole")
             elif share >= MIN_SHARE:
                 found.setdefault(index, TrainedQuestion(row.source, "near"))
     return found

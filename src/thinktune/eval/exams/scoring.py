@@ -35,7 +35,7 @@ def score_exams(
         name = facts["name"]
         own = [row for row in rows if row.task.set == name]
         apart = [each for each in settings.apart if each.set == name]
-        matches = {match: sum(each.match == match for each in apart) for match in ("exact", "near")}
+        matches = {match: sum(each.match == match for each in apart) for match in ("whole", "near")}
         accuracy = next((figure for figure in measures.get(name, ()) if figure["measure"] == "right"), None)
         points = [_point(settings, own, answers, budget) for budget in settings.reasoning_budgets] if own else []
         whole = [_whole(own, settings.sampling.max_new_tokens)] if points else []

@@ -23,6 +23,7 @@ TEXTS = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "mark
 CODE = ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]
 AS_IT_STANDS = CODE[1]
 [ON_A_CARD] = re.findall(r"```python\n(.*?)```", TEXTS[-1], flags=re.DOTALL)
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 STARTED_BY_IPYTHON = re.compile(r"^( *)([!%])(.*)$", flags=re.MULTILINE)
 
 
@@ -96,18 +97,19 @@ def test_the_notebook_brings_a_better_model(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "80")
     before = set(NOTEBOOK.parent.iterdir())
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     place = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=place).execute()
     shown = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", ()))
+    shown = COLOURS.sub("", shown)
     assert "ready: " in shown
     assert "药房在三楼。" in shown
     assert "Traceback" not in shown
     assert "Warning" not in shown
     assert "━" not in shown, "a bar's redraws"
+    assert "\x1b" not in shown, "a notebook shows colours and moves no cursor"
     pages = [out for cell in notebook.cells for out in cell.get("outputs", ()) if "text/html" in out.get("data", {})]
     assert len(pages) == 2
     run = tmp_path / "runs" / "notebook" / "runs" / "clinic"

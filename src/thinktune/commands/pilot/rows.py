@@ -95,7 +95,7 @@ def _write_source(
 ) -> DataConfig:
     """Write the rows of one source, and return its settings with these files in place of its own."""
     settings = recipe.sources[number]
-    name = f"-{number}" if recipe.other_sources else ""
+    name = f"-{number}" if recipe.is_mixture else ""
     files = folder / f"train{name}.jsonl", folder / f"val{name}.jsonl"
     for file, rows, share in zip(files, (prepared.train, prepared.validation), shares, strict=True):
         chosen = choose_rows(_of_source(rows, number), share, f"{recipe.train.seed}/{file.name}")
@@ -112,6 +112,7 @@ def _write_source(
         "ignore": (),
         "think_tags": None,
         "silent_share": 0.0,  # rows that are silent say so themselves
+        "replay": None,  # it is the last of the sources
         "faults": kept,  # what is left after the recipe's own policies is trained
         "validation": str(files[1]) if has_held_out else 0.0,
     }
@@ -138,7 +139,7 @@ def _records(rows: Subset, chosen: Sequence[int], system: str | None) -> list[di
 def _shared_recipe(recipe: Recipe, sources: Sequence[DataConfig]) -> Recipe:
     """Return what all runs share: these rows, no samples and no trackers, and an early end where a run overfits."""
     train = {"time_limit": None, "stop_when_overfitting": PATIENCE_EVALUATIONS}
-    return recipe.model_copy(
+    shared = recipe.model_copy(
         update={
             "data": sources[0],
             "other_sources": tuple(sources[1:]),
@@ -147,3 +148,4 @@ def _shared_recipe(recipe: Recipe, sources: Sequence[DataConfig]) -> Recipe:
             "track": TrackConfig(),
         }
     )
+    return Recipe.model_validate(shared.model_dump(mode="json"))  # a copy is not held to the rules of a recipe

@@ -1,0 +1,64 @@
+"""Rows and recipe of a pilot's runs: what they train is what the recipe trains, of every source and nothing twice."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from support.prepared_rows import write
+from support.runs import quiet, settings
+
+from thinktune.commands.pilot.rows import prepare_rows, write_rows
+from thinktune.config.loading import dump_recipe, load_recipe
+from thinktune.data import prepare
+
+
+@pytest.fixture
+def recipe_of(tree, tmp_path):
+    """Return a function that makes a recipe of 32 rows, and of eight general ones by what `data` says of them."""
+    pairs = itertools.product("abcdefgh", "mnop")
+    rows = [{"question": f"What is {a} and {b}?", "think": f"{a} then {b}.", "answer": f"{a}{b}"} for a, b in pairs]
+    write(Path(tree["data"]["name"]), rows)
+    general = [{"question": f"Say {a}.", "think": f"They want {a}.", "answer": f"Is {a}."} for a in "qrstuvwx"]
+    file = str(write(tmp_path / "general.jsonl", general))
+
+    def make(data="replay", answers="rows", **changes):
+        train = {"rows_per_step": 4, **changes.pop("train", {})}
+        recipe = settings(tree, data={"replay": {"share": 0.3, "rows": file, "answers": answers}}, train=train)
+        if data == "list":
+            first, second = (source.model_dump(mode="json") for source in recipe.sources)
+            recipe = settings(tree, data=[first | {"replay": None}, second], train=train)
+        return recipe
+
+    return make
+
+
+def ids_of(prepared, number):
+    """Return the tokens of each training reply of a source."""
+    pairs = zip(prepared.train.replies(), prepared.train.source_numbers.tolist(), strict=True)
+    return [reply.ids.tolist() for reply, source in pairs if source == number]
+
+
+def held_to_the_recipe(recipe, written, tokenizer, tmp_path, share):
+    """Check that both sources are there with their tokens and shares, and that a worker reads the same recipe."""
+    whole, part = prepare_rows(recipe, tokenizer, quiet), prepare(written.recipe, tokenizer)
+    for number in range(2):
+        ours, all_rows = ids_of(part, number), ids_of(whole, number)
+        assert [ids for ids in all_rows if ids in ours] == ours
+        assert len(ours) == round(share * len(all_rows)) > 0
+    assert [source.share for source in written.recipe.sources] == [None, 0.3]
+    assert len(part.validation) == len(whole.validation)
+    (tmp_path / "cell.yaml").write_text(dump_recipe(written.recipe), encoding="utf-8")
+    assert load_recipe(tmp_path / "cell.yaml") == written.recipe
+
+
+@pytest.mark.parametrize("data", ["replay", "list"])
+def test_replay_stands_beside_ones_own_rows_with_its_share(recipe_of, tokenizer, tmp_path, data):
+    recipe = recipe_of(data)
+    for share in (1.0, 0.5):
+        prepared = prepare_rows(recipe, tokenizer, quiet)
+        written = write_rows(recipe, prepared, tokenizer, tmp_path / "rows", share)
+        held_to_the_recipe(recipe, written, tokenizer, tmp_path, share)
+    files = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in (tmp_path / "rows").iterdir()}
+    own, held_out = len(ids_of(prepared, 0)), len(prepared.validation)
+    assert files == {"train-0.jsonl": own // 2, "val-0.jsonl": held_out, "train-1.jsonl": 4, "val-1.jsonl": 0}

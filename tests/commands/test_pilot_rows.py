@@ -62,3 +62,9 @@ def test_replay_stands_beside_ones_own_rows_with_its_share(recipe_of, tokenizer,
     files = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in (tmp_path / "rows").iterdir()}
     own, held_out = len(ids_of(prepared, 0)), len(prepared.validation)
     assert files == {"train-0.jsonl": own // 2, "val-0.jsonl": held_out, "train-1.jsonl": 4, "val-1.jsonl": 0}
+
+
+def test_a_run_of_a_pilot_averages_nothing(recipe_of, tokenizer, tmp_path):
+    recipe = recipe_of("list", train={"average": 5, "time_limit": "1h"})
+    written = write_rows(recipe, prepare_rows(recipe, tokenizer, quiet), tokenizer, tmp_path / "rows", 1.0)
+    assert (written.recipe.train.average, written.recipe.train.time_limit) == (None, None)

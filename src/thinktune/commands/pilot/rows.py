@@ -137,8 +137,11 @@ def _records(rows: Subset, chosen: Sequence[int], system: str | None) -> list[di
 
 
 def _shared_recipe(recipe: Recipe, sources: Sequence[DataConfig]) -> Recipe:
-    """Return what all runs share: these rows, no samples and no trackers, and an early end where a run overfits."""
-    train = {"time_limit": None, "stop_when_overfitting": PATIENCE_EVALUATIONS}
+    """Return what all runs share: these rows, no samples and no trackers, and an early end where a run overfits.
+
+    Its weights are those that a rate and its epochs give: an average of them with the base's would hide their cost.
+    """
+    train = {"time_limit": None, "stop_when_overfitting": PATIENCE_EVALUATIONS, "average": None}
     shared = recipe.model_copy(
         update={
             "data": sources[0],

@@ -1,7 +1,6 @@
 """Rows and recipe of a pilot's runs: what they train is what the recipe trains, of every source and nothing twice."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,12 @@ from support.runs import quiet, settings
 from thinktune.commands.pilot.rows import prepare_rows, write_rows
 from thinktune.config.loading import dump_recipe, load_recipe
 from thinktune.data import prepare
+from thinktune.data.own_answers.entry import find_own_answers, write_own_answers
+from thinktune.data.own_answers.exact import OwnReply, entry_files
+from thinktune.data.pipeline import prepare_with_faults
+from thinktune.errors import UserError
+from thinktune.tokenization import Example, Turn
+from thinktune.tokenization.chat_template import render
 
 
 @pytest.fixture
@@ -62,6 +67,39 @@ def test_replay_stands_beside_ones_own_rows_with_its_share(recipe_of, tokenizer,
     files = {file.name: len(file.read_text(encoding="utf-8").splitlines()) for file in (tmp_path / "rows").iterdir()}
     own, held_out = len(ids_of(prepared, 0)), len(prepared.validation)
     assert files == {"train-0.jsonl": own // 2, "val-0.jsonl": held_out, "train-1.jsonl": 4, "val-1.jsonl": 0}
+
+
+def make_by_hand(recipe, tokenizer):
+    """Make own answers without a model: one that thinks and one that does not for each question."""
+    own, replies = find_own_answers(recipe.of_source(1), tokenizer), []
+    for number, asked, _ in own.asked:
+        # A tag and a blank that are repaired, or dropped, in anybody else's answer.
+        answer, reasoning = "<answer>They say so.</answer> [Your Name]", "It is asked." if asked.thinking else ""
+        last = Turn("assistant", answer, reasoning, mode="thinking" if asked.thinking else "silent")
+        [rendered] = render(Example((*asked.turns, last), "here"), tokenizer)
+        ids = rendered.ids[rendered.kinds > 0].tolist()
+        replies.append(OwnReply(number, tuple(ids), reasoning, answer, "end"))
+    write_own_answers(own, entry_files(own, replies, tokenizer, "m"))
+
+
+@pytest.mark.parametrize("data", ["replay", "list"])
+def test_own_answers_are_trained_as_the_base_wrote_them_and_never_as_their_bound(
+    recipe_of, tokenizer, tmp_path, monkeypatch, data
+):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
+    recipe = recipe_of(data, answers="own")
+    key = {"replay": r"data\.replay", "list": r"data\.1"}[data]
+    with pytest.raises(
+        UserError, match=key + r"\.answers: the base has not written its own answers to .*general\.jsonl"
+    ):
+        prepare_rows(recipe, tokenizer, quiet)
+    assert len(ids_of(prepare_with_faults(recipe, tokenizer), 1)) == 16, "check plans by the bound"
+    make_by_hand(recipe, tokenizer)
+    prepared = prepare_rows(recipe, tokenizer, quiet)
+    assert len(ids_of(prepared, 1)) == 16
+    written = write_rows(recipe, prepared, tokenizer, tmp_path / "rows", 0.5)
+    held_to_the_recipe(recipe, written, tokenizer, tmp_path, 0.5)
+    assert {source.answers for source in written.recipe.sources} == {"rows"}, "no run has the base write anew"
 
 
 def test_a_run_of_a_pilot_averages_nothing(recipe_of, tokenizer, tmp_path):

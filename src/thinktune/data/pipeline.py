@@ -25,7 +25,7 @@ from thinktune.data.faults.checks import CheckRules, check_example
 from thinktune.data.faults.decisions import RowDecision, decisions_file, read_decisions
 from thinktune.data.faults.language import LANGUAGE_SAMPLE_ROWS, count_languages
 from thinktune.data.mixture import SourceRows, join_sources
-from thinktune.data.own_answers.bound import write_bound
+from thinktune.data.own_answers.bound import bound_faults, write_bound
 from thinktune.data.own_answers.entry import find_own_answers
 from thinktune.data.reading import sources
 from thinktune.data.reading.containers import locate_part
@@ -70,14 +70,18 @@ MIN_PARALLEL_BYTES = 12 * 2**20  # of text; below it, starting processes takes l
 TOKEN_SOURCES = ("data", "tokenization", "config", "errors")
 
 
-def prepare(recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lambda _: None) -> Prepared:
+def prepare(
+    recipe: Recipe, tokenizer: ChatTokenizer, say: Say = lambda _: None, *, may_be_bound: bool = False
+) -> Prepared:
     """Prepare a recipe's rows for training.
 
-    Raises UserError where a fault's policy is `stop`, a column of text is neither used nor ignored, or no row is left.
+    Raises UserError where a fault's policy is `stop`, a column of text is neither used nor ignored, no row is left, or
+    own answers are not made yet, unless the rows `may_be_bound`.
     """
     prepared = prepare_with_faults(recipe, tokenizer, say)
-    if prepared.stop_reasons:
-        raise UserError(prepared.stop_reasons)
+    faults = [*prepared.stop_reasons, *([] if may_be_bound else bound_faults(recipe, prepared.summary))]
+    if faults:
+        raise UserError(faults)
     return prepared
 
 

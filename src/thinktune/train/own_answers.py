@@ -60,7 +60,7 @@ def _read_or_make(
     restore_own_answers(recipe, tokenizer, RunFolder(recipe.run_folder).own_answers)
     own = find_own_answers(alone, tokenizer)
     if not own.is_made(say):
-        prepare(recipe, tokenizer, say)  # a fault of any row is told before the base writes for hours
+        prepare(recipe, tokenizer, say, may_be_bound=True)  # a row's fault is told before the base writes for hours
         _make(alone, own, tokenizer, say)
     return read_entry(own) if send else None
 

@@ -30,6 +30,7 @@ from thinktune.run.pilot_folder import (
     write_result,
 )
 from thinktune.tokenization.model_template import OWN, read_tokenizer_with_notes
+from thinktune.train.own_answers import make_own_answers
 
 FOUND = ("train.learning_rate", "train.epochs")  # settings that a pilot recommends
 
@@ -91,6 +92,7 @@ def pilot(recipe: Recipe, typed: tuple[Path, Sequence[str]], options: PilotOptio
     with folder.locked():
         source, trusted = locate_model(recipe), recipe.model.trust_remote_code
         tokenizer, _ = read_tokenizer_with_notes(source, trust_remote_code=trusted, template=recipe.model.template)
+        make_own_answers(recipe, tokenizer, say)
         prepared = rows.prepare_rows(recipe, tokenizer, say)
         share = options.share or recorded_share(folder)
         if share is None:

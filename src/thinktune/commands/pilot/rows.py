@@ -14,12 +14,13 @@ from thinktune.config import ROW_FAULTS, DataConfig, Recipe, TrackConfig
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data import Prepared, StepRows, Subset, prepare
 from thinktune.data.export import is_multi_turn, to_record
+from thinktune.data.own_answers.entry import find_own_answers
 from thinktune.data.packing import plan_steps
 from thinktune.errors import UserError
 from thinktune.files import write_json_lines
 from thinktune.progress import Say
 from thinktune.run.pilot_folder import PilotData
-from thinktune.tokenization import ChatTokenizer
+from thinktune.tokenization import ChatTokenizer, Example
 
 MAX_HELD_OUT_ROWS = 400
 MIN_EVALUATIONS, MAX_EVALUATIONS = 3, 8  # of a run
@@ -60,7 +61,8 @@ def write_rows(recipe: Recipe, prepared: Prepared, tokenizer: ChatTokenizer, fol
     """
     held_out = min(1.0, MAX_HELD_OUT_ROWS / len(prepared.validation))
     sources = [
-        _write_source(recipe, number, prepared, folder, (share, held_out)) for number in range(len(recipe.sources))
+        _write_source(recipe, number, (prepared, tokenizer), folder, (share, held_out))
+        for number in range(len(recipe.sources))
     ]
     shared = _shared_recipe(recipe, sources)
     part = prepare(shared, tokenizer)
@@ -91,15 +93,20 @@ def _tokens(prepared: Prepared, steps: Sequence[StepRows]) -> int:
 
 
 def _write_source(
-    recipe: Recipe, number: int, prepared: Prepared, folder: Path, shares: tuple[float, float]
+    recipe: Recipe, number: int, inputs: tuple[Prepared, ChatTokenizer], folder: Path, shares: tuple[float, float]
 ) -> DataConfig:
     """Write the rows of one source, and return its settings with these files in place of its own."""
-    settings = recipe.sources[number]
-    name = f"-{number}" if recipe.other_sources else ""
+    prepared, tokenizer = inputs
+    settings, is_own = recipe.sources[number], recipe.sources[number].answers != "rows"
+    if is_own:  # they are read as when they were made: to the token as the base wrote them
+        read = find_own_answers(recipe.of_source(number), tokenizer).settings
+        settings = read.model_copy(update={"share": settings.share})
+    name = f"-{number}" if recipe.is_mixture else ""
     files = folder / f"train{name}.jsonl", folder / f"val{name}.jsonl"
     for file, rows, share in zip(files, (prepared.train, prepared.validation), shares, strict=True):
         chosen = choose_rows(_of_source(rows, number), share, f"{recipe.train.seed}/{file.name}")
-        write_json_lines(file, _records(rows, chosen, settings.system))
+        examples = [rows.dataset.example(index) for index in chosen]
+        write_json_lines(file, _own_records(examples) if is_own else _records(examples, settings.system))
     has_held_out = bool(len(_of_source(prepared.validation, number)))
     kept = {fault: "keep" if "keep" in ROW_FAULTS[fault].policies else each for fault, each in settings.faults.items()}
     written = {
@@ -108,10 +115,11 @@ def _write_source(
         "revision": None,
         "files": None,
         "rows": None,
-        "columns": ColumnsConfig(),
+        "columns": settings.columns if is_own else ColumnsConfig(),
         "ignore": (),
         "think_tags": None,
         "silent_share": 0.0,  # rows that are silent say so themselves
+        "replay": None,  # it is the last of the sources
         "faults": kept,  # what is left after the recipe's own policies is trained
         "validation": str(files[1]) if has_held_out else 0.0,
     }
@@ -129,16 +137,25 @@ def choose_rows(indices: NDArray[np.int64], share: float, seed: str) -> list[int
     return sorted(order[: max(1, round(share * len(order)))])
 
 
-def _records(rows: Subset, chosen: Sequence[int], system: str | None) -> list[dict[str, Any]]:
-    examples = [rows.dataset.example(index) for index in chosen]
+def _records(examples: Sequence[Example], system: str | None) -> list[dict[str, Any]]:
     as_messages = any(map(is_multi_turn, examples))
     return [to_record(example, system, as_messages=as_messages) for example in examples]
 
 
+def _own_records(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Return own answers as rows of the form in which they were made: messages, and the mode of the reply."""
+    modes = ("on" if example.turns[-1].thinks else "off" for example in examples)
+    records = (to_record(example, None, as_messages=True) for example in examples)
+    return [record | {"mode": mode} for record, mode in zip(records, modes, strict=True)]
+
+
 def _shared_recipe(recipe: Recipe, sources: Sequence[DataConfig]) -> Recipe:
-    """Return what all runs share: these rows, no samples and no trackers, and an early end where a run overfits."""
-    train = {"time_limit": None, "stop_when_overfitting": PATIENCE_EVALUATIONS}
-    return recipe.model_copy(
+    """Return what all runs share: these rows, no samples and no trackers, and an early end where a run overfits.
+
+    Its weights are those that a rate and its epochs give: an average of them with the base's would hide their cost.
+    """
+    train = {"time_limit": None, "stop_when_overfitting": PATIENCE_EVALUATIONS, "average": None}
+    shared = recipe.model_copy(
         update={
             "data": sources[0],
             "other_sources": tuple(sources[1:]),
@@ -147,3 +164,4 @@ def _shared_recipe(recipe: Recipe, sources: Sequence[DataConfig]) -> Recipe:
             "track": TrackConfig(),
         }
     )
+    return Recipe.model_validate(shared.model_dump(mode="json"))  # a copy is not held to the rules of a recipe

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from thinktune.config import Recipe
 from thinktune.data.columns.modes import has_thinking_switch
 from thinktune.data.dataset import DatasetWriter, example_to_json
 from thinktune.data.faults.duplicates import fingerprint, question_text
@@ -50,6 +51,18 @@ def write_bound(folder: Path, own: OwnAnswers, tokenizer: ChatTokenizer) -> None
     stops = [] if count else [f"no question leaves room for a reply in {most:,} tokens; raise the most tokens of a row"]
     facts = {"summary": _summary(own, tokenizer, totals), "stop_reasons": stops, "decided": {}}
     write_json(folder / "facts.json", facts)
+
+
+def bound_faults(recipe: Recipe, summary: dict[str, Any]) -> list[str]:
+    """Return a sentence for each source of which rows hold a bound in place of own answers, by their summary."""
+    return [
+        f"{recipe.key_of_source(number)}.answers: the base has not written its own answers to {settings.name} yet; "
+        "thinktune train or pilot with this recipe has it write them"
+        for number, (settings, source) in enumerate(
+            zip(recipe.sources, summary.get("sources") or [summary], strict=True)
+        )
+        if not source.get("own_answers", {"made": True})["made"]
+    ]
 
 
 def _summary(own: OwnAnswers, tokenizer: ChatTokenizer, totals: dict[str, int]) -> dict[str, Any]:

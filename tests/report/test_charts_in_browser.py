@@ -174,4 +174,5 @@ def test_two_runs_are_read_on_one_chart(tmp_path, browser):
     page.locator("svg.plot").first.focus()
     page.keyboard.press("End")
     assert re.match(r"(epoch|轮) 3 .*one: eval 1.6 .*other: eval 1.6", read(page.locator(".chart").first))
+    assert "one：验证" in page.content()
     page.close()

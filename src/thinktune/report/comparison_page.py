@@ -63,10 +63,10 @@ def _chart(reports: Sequence[RunReport]) -> Markup:
     for index, report in enumerate(reports):
         train, colour = metric_points(report.train, "loss", "epoch"), f"run{index % LINE_COLOURS}"
         train, unsmoothed = smoothed(train)
-        lines.append(Series(f"{report.name}: train", train, f"{colour} dotted", unsmoothed=unsmoothed))
-        lines.append(
-            Series(f"{report.name}: eval", metric_points(report.evals, "loss", "epoch"), colour, has_markers=True)
-        )
+        train_name = BilingualText(f"{report.name}: train", f"{report.name}：训练")
+        eval_name = BilingualText(f"{report.name}: eval", f"{report.name}：验证")
+        lines.append(Series(train_name, train, f"{colour} dotted", unsmoothed=unsmoothed))
+        lines.append(Series(eval_name, metric_points(report.evals, "loss", "epoch"), colour, has_markers=True))
     return line_chart(
         lines,
         Axes(

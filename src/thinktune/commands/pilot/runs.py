@@ -59,12 +59,36 @@ def train_cell(recipe: Recipe, file: Path, say: Say, bar: Bar) -> str:
 def _train(recipe: Recipe, file: Path, say: Say, bar: Bar) -> None:
     if (cards := device_count()) < 2:
         train(recipe, say, bar=bar)
-        return
-    code = launch_workers(cards, file, ())
+    else:
+        train_in_processes(cards, recipe, file)
+
+
+def train_in_processes(processes: int, recipe: Recipe, file: Path) -> None:
+    """Train a run whose recipe a file holds, in processes of this machine.
+
+    Raises Stopped as `train` does, with the reason first, and UserError where they fail; they print why themselves.
+    """
+    run = RunFolder(recipe.run_folder)
+    before = changed_at(run)
+    code = launch_workers(processes, file, ())
     if code == Stopped.EXIT_CODE:
-        raise Stopped(f"{recipe.run_folder}: stopped; run the same command to resume")
+        raise Stopped(f"{stop_reason(run, before)}: stopped, in {run.path}; run the same command to resume")
     if code:
         raise UserError(f"{file}: its training ended with exit code {code}; the error stands above")
+
+
+def stop_reason(run: RunFolder, before: int | None) -> str:
+    """Return why processes stopped a run: what it recorded, if it did since its journal was as `changed_at` says.
+
+    One that is stopped before it trains records nothing, and how a former start ended is still the last of its lines.
+    """
+    reason = read_status(run.path).reason if changed_at(run) != before else ""
+    return reason or "a signal"
+
+
+def changed_at(run: RunFolder) -> int | None:
+    """Return when a run's journal was written last, in nanoseconds; None where there is none."""
+    return run.metrics.stat().st_mtime_ns if run.metrics.is_file() else None
 
 
 def measure(recipe: Recipe, failure: str, started_at: float) -> PilotRun:

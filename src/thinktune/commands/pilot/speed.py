@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from thinktune.checkpoint import store
 from thinktune.commands.pilot import runs
 from thinktune.commands.pilot.budget import predict_seconds
 from thinktune.commands.pilot.grid import least_share
@@ -13,6 +14,7 @@ from thinktune.data import Prepared
 from thinktune.errors import Stopped, UserError
 from thinktune.progress import Bar, Say, format_duration
 from thinktune.run.pilot_folder import Cell, PilotFolder, PilotRun
+from thinktune.run.resume import is_locked
 from thinktune.tokenization import ChatTokenizer
 
 SPEED_STEPS = 12
@@ -78,6 +80,9 @@ def _measure(rows: PilotRows, own: Recipe, folder: PilotFolder, limit_seconds: f
     """Make a run of a few steps, and return it with the time and tokens of its steps after the first few."""
     cell = Cell(own.train.learning_rate, 1)
     recipe = runs.cell_recipe(rows, cell, folder, limit_seconds).model_copy(update={"name": "speed"})
+    left = folder.run("speed").path  # by a call that was killed or failed: of another recipe, or measured already
+    if left.is_dir() and not is_locked(left):
+        store.remove_folder(left)
     started_at = time.monotonic()
     failure = runs.train_cell(recipe, folder.recipe("speed"), lambda _: None, bar)
     run = runs.measure(recipe, failure, started_at)

@@ -72,7 +72,8 @@ def of_replay(sentence: str) -> str:
     named = re.sub(r"\bdata\.(name|share|answers)\b", lambda found: _REPLAY_KEYS[found[1]], sentence)
     sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], named)
     listed = re.sub(r"\bdata\.(?!replay\b|max_tokens\b)(?=[a-z])", "data.1.", sentence)
-    told = named if listed == sentence else f"{listed} (data.1 is the replay once data is a list of your rows and of it)"
+    listing = " (data.1 is the replay once data is a list of your rows and of it)"
+    told = named if listed == sentence else listed + listing
     return told if told.startswith("data.replay") else f"data.replay: {told}"
 
 

@@ -77,7 +77,10 @@ def test_a_mistake_beside_replay_is_told_once_and_its_remedy_can_be_written(tree
 
 
 def test_the_key_of_a_mistake_in_replayed_rows_stands_there_once(tree, tokenizer, tmp_path):
-    general = write(tmp_path / "general.jsonl", [{"question": f"Why {n}?", "think": "So it is.", "answer": "So it is."} for n in "abc"])
+    general = write(
+        tmp_path / "general.jsonl",
+        [{"question": f"Why {n}?", "think": "So it is.", "answer": "So it is."} for n in "abc"],
+    )
     data = tree["data"] | {"replay": {"share": 0.1, "rows": str(general)}}
     prepared = prepare_with_faults(validate_recipe({**tree, "data": data}, "here"), tokenizer)
     [told] = [stop for stop in prepared.stop_reasons if "no row is left" in stop]

@@ -243,3 +243,9 @@ def test_a_histogram_shows_every_bin_that_holds_a_row():
     drawn = sparkline({"width": 10, "counts": counts})
     assert len(drawn) == HISTOGRAM_BINS
     assert (drawn[2], drawn[7], drawn[3]) == ("█", "▁", " ")
+
+
+def test_rows_of_replay_are_not_counted_as_those_that_could_be_held_out(tree):
+    _, facts = check_recipe(settings(tree, data={"replay": 0.3, "validation": 0.1}), lambda _: None)
+    [told] = [line for line in (*facts["warnings"], *facts["notes"]) if line.startswith("data.validation")]
+    assert told.endswith("write data.validation: 0.3"), told  # of eight rows; of all 224 it would be fewer

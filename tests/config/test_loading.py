@@ -119,6 +119,19 @@ def test_a_wrong_override_is_explained(tmp_path, override, told):
         load_recipe(write(tmp_path, SMALL), [override])
 
 
+def test_a_setting_of_replay_stands_beside_the_share_that_is_written_alone(tmp_path):
+    def short(share):
+        return write(tmp_path, SMALL | {"data": {"name": "d", "replay": share}})
+
+    for tree, overrides in ((SMALL | {"data": {"name": "d", "replay": 0.1}}, []), (SMALL, ["data.replay=0.1"])):
+        recipe = load_recipe(write(tmp_path, tree), [*overrides, "data.replay.answers=own"])
+        assert (recipe.data.replay.share, recipe.data.replay.answers) == (0.1, "own")
+    with pytest.raises(UserError, match=r"mine\.yaml:\d+: data\.replay\.share: is 5; write a share"):
+        load_recipe(short(5), ["data.replay.answers=own"])
+    with pytest.raises(UserError, match="replay is a value, not a section"):
+        load_recipe(short("much"), ["data.replay.answers=own"])
+
+
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "\x00"])
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)

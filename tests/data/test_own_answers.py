@@ -11,7 +11,15 @@ from support.prepared_rows import write
 from support.runs import settings
 
 from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
-from thinktune.data.own_answers.entry import ACCOUNT_FILE, ANSWERS_FILE, find_own_answers, write_own_answers
+from thinktune.data.own_answers.entry import (
+    ACCOUNT_FILE,
+    ANSWERS_FILE,
+    find_own_answers,
+    keep_own_answers,
+    read_entry,
+    restore_own_answers,
+    write_own_answers,
+)
 from thinktune.data.own_answers.exact import OwnReply, entry_files, read_replies, reply_line
 from thinktune.data.own_answers.questions import read_questions
 from thinktune.data.pipeline import prepare_with_faults
@@ -101,6 +109,37 @@ def test_replies_that_are_cut_empty_or_loop_are_dropped_and_counted(recipe_of, t
     dropped = {fault["fault"]: fault["actions"] for fault in source["faults"]}
     assert dropped == {"blank": {"dropped": 1}, "loop": {"dropped": 1}}
     assert source["train_rows"] == 2
+
+
+def test_a_run_has_its_own_replies_though_the_cache_got_others_meanwhile(recipe_of, tokenizer, tmp_path):
+    recipe = recipe_of()
+    own = find_own_answers(recipe.of_source(1), tokenizer)
+    first, second = (
+        entry_files(own, [reply_of(own, 0, "They ask.", answer, tokenizer)], tokenizer, "m")
+        for answer in ("Blood.", "It pumps blood.")
+    )
+    write_own_answers(own, first)
+    rows = prepare_with_faults(recipe, tokenizer).fingerprint
+    keep_own_answers(recipe, tokenizer, tmp_path / "kept.json")
+    write_own_answers(own, second)  # as by another release
+    assert prepare_with_faults(recipe, tokenizer).fingerprint != rows
+    restore_own_answers(recipe, tokenizer, tmp_path / "kept.json")
+    assert read_entry(own) == first
+    assert prepare_with_faults(recipe, tokenizer).fingerprint == rows
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_fault_of_kept_answers_is_told_by_the_key_of_their_source(recipe_of, tokenizer, tmp_path, listed):
+    recipe = recipe_of()
+    kept = tmp_path / "kept.json"
+    kept.write_text("{}", encoding="utf-8")
+    Path(recipe.data.replay.rows).unlink()
+    if listed:
+        own = recipe.data.model_copy(update={"replay": None})
+        recipe = recipe.model_copy(update={"data": own, "other_sources": recipe.sources[1:]})
+    with pytest.raises(UserError) as error:
+        restore_own_answers(recipe, tokenizer, kept)
+    assert str(error.value).startswith("data.1.name: " if listed else "data.replay.rows: ")
 
 
 def test_questions_are_asked_in_both_modes_or_in_the_one_that_their_row_names(recipe_of, tokenizer):

@@ -12,6 +12,7 @@ import pytest
 from support.prepared_rows import rows_of, write
 
 from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
+from thinktune.config.recipe_keys import of_replay
 from thinktune.data.faults.duplicates import find_near_duplicates, fingerprint, question_text
 from thinktune.data.packing import account_for_sources, plan_steps
 from thinktune.data.pipeline import prepare_with_faults
@@ -73,6 +74,32 @@ def test_a_mistake_beside_replay_is_told_once_and_its_remedy_can_be_written(tree
                 {**tree, "data": {"name": str(own), "replay": {"share": 0.1, "rows": "nowhere.jsonl"}}}, "h"
             )
         )
+
+
+def test_the_key_of_a_mistake_in_replayed_rows_stands_there_once(tree, tokenizer, tmp_path):
+    general = write(
+        tmp_path / "general.jsonl",
+        [{"question": f"Why {n}?", "think": "So it is.", "answer": "So it is."} for n in "abc"],
+    )
+    data = tree["data"] | {"replay": {"share": 0.1, "rows": str(general)}}
+    prepared = prepare_with_faults(validate_recipe({**tree, "data": data}, "here"), tokenizer)
+    [told] = [stop for stop in prepared.stop_reasons if "no row is left" in stop]
+    assert told.startswith("data.replay.rows: no row is left to train on"), told
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("data.name: is empty; write data.columns", "data.replay.rows: is empty; write data.1.columns (data.1 is the"),
+        ("data.answers: is own; raise data.max_tokens", "data.replay.answers: is own; raise data.max_tokens"),
+        ("data.max_tokens: is 9", "data.replay: data.max_tokens: is 9"),
+        ("data.share: is 9", "data.replay.share: is 9"),
+        ("expert.think_tags: are", "data.replay: data.1.think_tags: are (data.1 is the replay once"),
+        ("rows.jsonl:1: is blank", "data.replay: rows.jsonl:1: is blank"),
+    ],
+)
+def test_a_sentence_about_replayed_rows_names_keys_that_the_recipe_can_have(sentence, told):
+    assert of_replay(sentence).startswith(told)
 
 
 def test_sources_of_a_recipe_without_a_list_are_named_by_its_keys(tree, tokenizer, tmp_path):

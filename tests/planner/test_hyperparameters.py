@@ -1,12 +1,13 @@
 """Rules by which a run can learn: what they propose is never what they warn of, and each warning works when followed."""
 
+import json
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinktune.config.loading import validate_recipe
+from thinktune.config.loading import load_recipe, validate_recipe
 from thinktune.config.strict_yaml import parse_yaml
 from thinktune.data.packing import assign_rows
 from thinktune.planner.hyperparameters import (
@@ -98,6 +99,37 @@ def test_each_fault_is_told_with_the_value_to_write(settings, size, words):
     key, _, value = warning.rpartition("write ")[2].partition(": ")
     if value and key.startswith("train."):
         parse_yaml(f"{key}: {value.partition(',')[0]}")
+
+
+LISTED = [{"name": "mine.jsonl"}, {"name": "general.jsonl", "share": 0.2, "max_tokens": 4096}]
+
+
+@pytest.mark.parametrize(
+    ("data", "key"), [({"name": "m", "replay": 0.3}, "data.validation"), (LISTED, "data.0.validation")]
+)
+def test_held_out_rows_are_advised_by_ones_own_rows_and_by_a_key_that_is_there(tmp_path, data, key):
+    tree = {"model": {"name": "m"}, "data": data}
+    size = RunSize(1_720_000_000, 900, 320_000, 12, 120, 100, own_rows=108)
+    [warning] = advise(validate_recipe(tree, "here"), size).warnings
+    assert warning.startswith(f"{key}: 12 rows are held out")
+    assert warning.endswith(f"write {key}: {suit_validation(120):g}")
+    (tmp_path / "r.yaml").write_text(json.dumps(tree))
+    name, _, value = warning.rpartition("write ")[2].partition(": ")
+    assert load_recipe(tmp_path / "r.yaml", [f"{name}={value}"]).data.validation == suit_validation(120)
+
+
+def test_every_limit_of_a_list_that_is_to_be_raised_is_named():
+    size = RunSize(1_720_000_000, 900, 320_000, 45, 445, 100, 445, {4096: 90, 8192: 0})
+    [warning] = advise(validate_recipe({"model": {"name": "m"}, "data": LISTED}, "here"), size).warnings
+    assert "write data.0.max_tokens: 8192 and data.1.max_tokens: 8192, which" in warning
+
+
+def test_epochs_are_advised_by_ones_own_rows():
+    recipe = recipe_of(train__epochs=12, data__replay=0.3)
+    size = RunSize(1_720_000_000, 1100, 320_000, 45, 1145, 100, own_rows=800)
+    [warning] = advise(recipe, size).warnings
+    assert f"write train.epochs: {suit_epochs(1_720_000_000, 800)}, or" in warning
+    assert suit_epochs(1_720_000_000, 800) != suit_epochs(1_720_000_000, 1100)
 
 
 def test_more_than_the_rows_can_give_is_a_note_and_no_warning():

@@ -178,12 +178,25 @@ def test_faults_of_ones_own_rows_are_told_before_the_base_writes(base, tree_of):
     assert not [line for line in said if "base writes" in line]
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_what_keeps_the_base_from_writing_is_told_by_the_key_that_mends_it(base, tree_of, listed):
+    tree = tree_of(answers="own-sampled")
+    if listed:
+        replay = tree["data"].pop("replay")
+        asked = {"name": replay["rows"], "share": 0.3, "validation": 0.0, "answers": "own-sampled", "max_tokens": 200}
+        tree["data"] = [tree["data"], asked]
+    with pytest.raises(UserError) as error:
+        make_own_answers(settings(tree), read_tokenizer(base), quiet)
+    key = "data.1.answers" if listed else "data.replay.answers"
+    [told] = error.value.faults
+    assert told.startswith(f"{key}: is own-sampled, but the model has no sampling settings of its own")
+    assert told.endswith(f"; write {key}: own")
+
+
 @pytest.mark.slow
 def test_sampled_answers_are_drawn_by_the_models_own_settings_and_are_the_same_when_drawn_again(
     base, tree_of, tmp_path
 ):
-    with pytest.raises(UserError, match="has no sampling settings of its own"):
-        make_own_answers(settings(tree_of(answers="own-sampled")), read_tokenizer(base), quiet)
     model = shutil.copytree(base, tmp_path / "sampling")
     drawn = {"do_sample": True, "temperature": 0.9, "top_p": 1.0, "top_k": 0}
     facts = json.loads((model / "generation_config.json").read_text()) | drawn

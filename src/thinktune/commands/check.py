@@ -244,16 +244,18 @@ def _run_size(inputs: PlanInputs) -> RunSize:
     recipe, summary, lengths = inputs.recipe, inputs.prepared.summary, inputs.step_lengths
     epochs = recipe.train.epochs
     histogram = summary["histograms"].get("whole", {"counts": []})
+    own = summary.get("sources", [summary])[0]
     return RunSize(
         parameters=parameter_count(inputs.config),
         train_rows=round(sum(map(len, lengths)) / epochs),
         epoch_tokens=round(sum(map(sum, lengths)) / epochs),
         held_out_rows=summary["validation_rows"],
-        rows_read=summary["rows_read"],
+        rows_read=own["rows_read"],
         steps=len(inputs.steps),
         replies=sum(histogram["counts"]),
         over={int(tokens): count for tokens, count in summary["over"].items()},
         context_tokens=getattr(inputs.config, "max_position_embeddings", None),
+        own_rows=own["train_rows"] if recipe.is_mixture else None,
     )
 
 

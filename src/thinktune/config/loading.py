@@ -25,6 +25,7 @@ NUMBER_FAULTS = {
 }  # pydantic's names of them, and what to write
 MAX_SHOWN_CHARACTERS = 100  # of an override
 NAMED_SECTIONS = ("model", "data")  # which people write as the name alone
+SHORT_FORMS = {"replay": "share"}  # sections for which a number may stand, and the setting that it is
 RENAMED_KEYS = {"recompute": "activation_budget"}  # keys of older recipes and their names today
 
 
@@ -199,11 +200,14 @@ def _with_override(tree: dict[str, Any], key: str, value: Any, override: str) ->
 
 
 def _part_of(branch: Any, name: str, override: str) -> Any:
-    """Return a section of a tree, made where it is not there, or an item of a list."""
+    """Return an item of a list, or a section of a tree: made where it is not there, written out where it is short."""
     if isinstance(branch, list):
         return branch[_place_in(branch, name, override)]
-    if branch.get(name) is None:
+    held = branch.get(name)
+    if held is None:
         branch[name] = {}
+    elif name in SHORT_FORMS and isinstance(held, int | float) and not isinstance(held, bool):
+        branch[name] = {SHORT_FORMS[name]: held}
     return branch[name]
 
 

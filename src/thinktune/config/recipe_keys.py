@@ -29,6 +29,7 @@ EXPERT_FIELDS = {
 _EXPERT_DATA_KEY = re.compile(
     r"\bexpert\.(" + "|".join(name for name, field in EXPERT_FIELDS.items() if field.startswith("data.")) + r")\b"
 )
+_REPLAY_KEYS = {"name": "data.replay.rows", "share": "data.replay.share", "answers": "data.replay.answers"}
 _NAMES = {field: name for name, field in EXPERT_FIELDS.items()}
 
 # Where a recipe's `data` is a list, the schema holds the first source as `data`, and the others here.
@@ -65,14 +66,15 @@ def of_source(sentence: str, number: int) -> str:
 def of_replay(sentence: str) -> str:
     """Return a sentence about the rows of `data.replay` with their settings named as a recipe can write them.
 
-    Only their place is one of them; any other is set where `data` is a list, in which they come second.
+    Place, share and answers are set there, and the most tokens with those of your own rows. Any other is set where
+    `data` is a list, in which they come second.
     """
-    named = re.sub(r"\bdata\.name\b", "data.replay.rows", sentence)
+    named = re.sub(r"\bdata\.(name|share|answers)\b", lambda found: _REPLAY_KEYS[found[1]], sentence)
     sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], named)
-    listed = re.sub(r"\bdata\.(?!replay\b)(?=[a-z])", "data.1.", sentence)
-    if listed == sentence:
-        return named if named.startswith("data.replay") else f"data.replay: {named}"
-    return f"data.replay: {listed} (data.1 is the replay once data is a list of your rows and of it)"
+    listed = re.sub(r"\bdata\.(?!replay\b|max_tokens\b)(?=[a-z])", "data.1.", sentence)
+    listing = " (data.1 is the replay once data is a list of your rows and of it)"
+    told = named if listed == sentence else listed + listing
+    return told if told.startswith("data.replay") else f"data.replay: {told}"
 
 
 def any_source_key(field: str) -> str:

@@ -40,7 +40,9 @@ SHORTEST_LIMIT_TOKENS = 512
 class RunSize:
     """A run as far as its hyper-parameters go: parameters, rows and tokens of an epoch, rows held out, steps.
 
-    `over` counts replies above some lengths, `replies` all of them; `context_tokens` is what the model can take.
+    `rows_read` and `own_rows` count the first source alone, one's own: those that its share is held out of, and those
+    that are left to train on (None: all). `over` counts replies above some lengths, `replies` all of them;
+    `context_tokens` is what the model can take.
     """
 
     parameters: int
@@ -52,6 +54,12 @@ class RunSize:
     replies: int = 0
     over: dict[int, int] = field(default_factory=dict[int, int])
     context_tokens: int | None = None
+    own_rows: int | None = None
+
+    @property
+    def suited_epochs(self) -> int:
+        """Return the epochs that suit the model's size and one's own rows."""
+        return suit_epochs(self.parameters, self.train_rows if self.own_rows is None else self.own_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,7 @@ def _epoch_warnings(recipe: Recipe, size: RunSize) -> list[str]:
     return [
         f"train.epochs: is {recipe.train.epochs}; a model of {_millions(size.parameters)} parameters usually knows the "
         f"rows by heart after {most}, and the rest is lost time; write train.epochs: "
-        f"{suit_epochs(size.parameters, size.train_rows)}, or train.stop_when_overfitting: 2"
+        f"{size.suited_epochs}, or train.stop_when_overfitting: 2"
     ]
 
 
@@ -163,7 +171,7 @@ def _few_steps(recipe: Recipe, size: RunSize) -> tuple[str, bool] | None:
     short = f"a run of {size.steps:,} {'step' if size.steps == 1 else 'steps'} is short and may learn little"
     train, epochs = recipe.train, recipe.train.epochs
     if size.train_rows * epochs < MIN_STEPS:  # even with one row a step
-        epochs = max(epochs, suit_epochs(size.parameters, size.train_rows))
+        epochs = max(epochs, size.suited_epochs)
     more = f" and train.epochs: {epochs}" if epochs > train.epochs else ""
     rows = max(1, size.train_rows * epochs // MIN_STEPS)
     tokens = suit_step_size(size.epoch_tokens, size.train_rows, epochs)
@@ -187,12 +195,13 @@ def _few_held_out(recipe: Recipe, size: RunSize) -> tuple[str, bool] | None:
         else f"a share of right answers is then known to ± {resolution_points(count):.0f} points, so only "
         "a large gain can be told from chance"
     )
+    key = recipe.in_source("data.validation", 0)
     if isinstance(recipe.data.validation, str):
-        return f"data.validation: {rows} held out; {means}; add rows to {recipe.data.validation}", True
+        return f"{key}: {rows} held out; {means}; add rows to {recipe.data.validation}", True
     wanted = suit_validation(size.rows_read)
     if recipe.data.validation >= wanted:
-        return f"data.validation: {rows} held out; {means}; more rows are the remedy", False
-    return f"data.validation: {rows} held out; {means}; write data.validation: {wanted:g}", True
+        return f"{key}: {rows} held out; {means}; more rows are the remedy", False
+    return f"{key}: {rows} held out; {means}; write {key}: {wanted:g}", True
 
 
 def _length_warnings(recipe: Recipe, size: RunSize) -> list[str]:
@@ -203,9 +212,18 @@ def _length_warnings(recipe: Recipe, size: RunSize) -> list[str]:
     longer = next((tokens for tokens in enough if tokens > recipe.max_tokens), None)
     if longer is None or (size.context_tokens and longer > size.context_tokens):
         return []
+    listed = enumerate(recipe.sources if recipe.other_sources else (recipe.data,))
+    keys = [
+        recipe.in_source("data.max_tokens", number)
+        for number, source in listed
+        if source.answers == "rows" and source.max_tokens < longer
+    ]
+    if not keys:  # own answers alone may be so long
+        return []
     return [
-        f"data.max_tokens: {too_long:,} of {size.replies:,} replies ({too_long / size.replies:.0%}) are longer than "
-        f"{recipe.max_tokens:,} tokens; write data.max_tokens: {longer}, which needs more memory, or leave them out"
+        f"{keys[0]}: {too_long:,} of {size.replies:,} replies ({too_long / size.replies:.0%}) are longer than "
+        f"{recipe.max_tokens:,} tokens; write {' and '.join(f'{key}: {longer}' for key in keys)}, which needs more "
+        "memory, or leave them out"
     ]
 
 

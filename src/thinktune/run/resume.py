@@ -139,11 +139,18 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
         if folder.is_dir() and any(not path.name.endswith(leftovers) for path in folder.iterdir()):
             raise UserError(f"{folder}: is not empty and not a run of thinktune; choose another name with name=...")
         return []
-    recorded = load_recipe(run.recipe)
+    recorded, followed = load_recipe(run.recipe), recipe
+    if (recorded.other_sources and recipe.data.replay) or (recorded.data.replay and recipe.other_sources):
+        recorded, followed = _with_listed_sources(recorded), _with_listed_sources(recipe)
     before = flatten_settings(recorded.model_dump(mode="json"))
-    now = flatten_settings(recipe.model_dump(mode="json"))
+    now = flatten_settings(followed.model_dump(mode="json"))
+
+    def name_of(key: str) -> str:
+        listed = recipe.data.replay and key.startswith(f"{OTHER_SOURCES}.0.")
+        return recipe.in_source(any_source_key(key), 1) if listed else recipe_key(key)
+
     changed = {
-        key: f"{recipe_key(key)} (was {before.get(key)!r}, is {now.get(key)!r})"
+        key: f"{name_of(key)} (was {before.get(key)!r}, is {now.get(key)!r})"
         for key in (*now, *(key for key in before.keys() - now if key.startswith("data.replay.")))  # left out by now
         if before.get(key) != now.get(key)
     }
@@ -160,6 +167,15 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
             f"restore the former values, or start a new run with name={folder.name}-2"
         )
     return list(changed.values())
+
+
+def _with_listed_sources(recipe: Recipe) -> Recipe:
+    """Return the recipe with its replay as the source that it is.
+
+    A recipe may write it so itself, and runs that were started before `data.replay` had settings recorded it so.
+    """
+    own = recipe.data.model_copy(update={"replay": None})
+    return recipe.model_copy(update={"data": own, OTHER_SOURCES: recipe.sources[1:]})
 
 
 def record_recipe(recipe: Recipe, folder: Path) -> None:

@@ -18,6 +18,7 @@ from thinktune.data.own_answers.entry import (
     ANSWERS_FILE,
     OwnAnswers,
     find_own_answers,
+    naming_source,
     read_entry,
     restore_own_answers,
     write_own_answers,
@@ -47,28 +48,33 @@ def make_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, say: Say, world: 
     """
     numbers = [number for number, source in enumerate(recipe.sources) if source.answers != "rows"]
     for number in numbers:
-        alone = recipe.of_source(number)
-        files = world.run_on_main(lambda alone=alone: _read_or_make(recipe, alone, tokenizer, say, send=world.size > 1))
+        files = world.run_on_main(
+            lambda number=number: _read_or_make(recipe, number, tokenizer, say, send=world.size > 1)
+        )
         if files:
+            alone = recipe.of_source(number)
             world.run_on_all(lambda alone=alone, files=files: _write_here(alone, tokenizer, files, world))
 
 
 def _read_or_make(
-    recipe: Recipe, alone: Recipe, tokenizer: ChatTokenizer, say: Say, *, send: bool
+    recipe: Recipe, number: int, tokenizer: ChatTokenizer, say: Say, *, send: bool
 ) -> dict[str, str] | None:
     """Return the files of a source's own answers where other machines may lack them, made where there are none."""
     restore_own_answers(recipe, tokenizer, RunFolder(recipe.run_folder).own_answers)
-    own = find_own_answers(alone, tokenizer)
+    alone = recipe.of_source(number)
+    with naming_source(recipe, number):
+        own = find_own_answers(alone, tokenizer)
     if not own.is_made(say):
         prepare(recipe, tokenizer, say, may_be_bound=True)  # a row's fault is told before the base writes for hours
-        _make(alone, own, tokenizer, say)
+        with naming_source(recipe, number):
+            _make(alone, own, tokenizer, say)
     return read_entry(own) if send else None
 
 
 def _write_here(alone: Recipe, tokenizer: ChatTokenizer, files: dict[str, str], world: World) -> None:
     """Write an entry that the main rank has, by the first rank of each machine."""
-    if world.local_rank == 0 and not (own := find_own_answers(alone, tokenizer)).is_made():
-        write_own_answers(own, files)
+    if world.local_rank == 0:
+        write_own_answers(find_own_answers(alone, tokenizer), files)
 
 
 def _make(recipe: Recipe, own: OwnAnswers, tokenizer: ChatTokenizer, say: Say) -> None:

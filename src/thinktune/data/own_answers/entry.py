@@ -1,7 +1,8 @@
 """The entry of the cache that holds a source's own answers: named by model, questions and settings, whole or absent."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -12,6 +13,7 @@ from thinktune import cache
 from thinktune.config import ROW_FAULTS, DataConfig, Recipe
 from thinktune.config.schema import ColumnsConfig
 from thinktune.data.own_answers.questions import Asked, Questions, read_questions
+from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
 from thinktune.hub import locate_model
 from thinktune.hub.fingerprint import weights_fingerprint
@@ -124,8 +126,21 @@ def find_own_answers(recipe: Recipe, tokenizer: ChatTokenizer) -> OwnAnswers:
 
 def find_all_own_answers(recipe: Recipe, tokenizer: ChatTokenizer) -> list[OwnAnswers]:
     """Find the own answers of each of a recipe's sources that has them."""
-    numbers = (number for number, source in enumerate(recipe.sources) if source.answers != "rows")
-    return [find_own_answers(recipe.of_source(number), tokenizer) for number in numbers]
+    found: list[OwnAnswers] = []
+    for number, source in enumerate(recipe.sources):
+        if source.answers != "rows":
+            with naming_source(recipe, number):
+                found.append(find_own_answers(recipe.of_source(number), tokenizer))
+    return found
+
+
+@contextmanager
+def naming_source(recipe: Recipe, number: int) -> Generator[None]:
+    """Name the settings in a UserError of the block, which is about one source alone, as the recipe has them."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError([recipe.in_source(fault, number) for fault in error.faults]) from error
 
 
 def keep_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, file: Path) -> None:
@@ -135,20 +150,26 @@ def keep_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, file: Path) -> No
 
 
 def restore_own_answers(recipe: Recipe, tokenizer: ChatTokenizer, file: Path) -> None:
-    """Make the entries again that the cache has lost, from a file of `keep_own_answers`; they are never made anew then.
+    """Make the entries hold what a file of `keep_own_answers` holds, where the cache has lost it or has other replies.
 
-    Another machine, or another release, might write other replies, and the rows of a run would not be its own any more.
+    Another run, machine or release may write other replies to the same questions, and the rows of a run would not be
+    its own any more. Replies that are replaced are as good as theirs to a run that has not begun; any other has its own
+    file.
     """
     if all(source.answers == "rows" for source in recipe.sources) or not file.is_file():
         return
     kept = read_json(file)
     for own in find_all_own_answers(recipe, tokenizer):
-        if own.entry.name in kept and not own.is_made():
+        if own.entry.name in kept:
             write_own_answers(own, kept[own.entry.name])
 
 
 def write_own_answers(own: OwnAnswers, files: dict[str, str]) -> None:
-    """Write the entry from the texts of its files, by name."""
+    """Write the entry from the texts of its files, by name, in place of one with other replies."""
+    if own.is_made():
+        if read_entry(own) == files:
+            return
+        cache.discard(own.entry)
     with cache.create_entry(own.entry) as folder:
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8", newline="\n")

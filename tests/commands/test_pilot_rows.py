@@ -1,12 +1,14 @@
 """Rows and recipe of a pilot's runs: what they train is what the recipe trains, of every source and nothing twice."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
 from support.prepared_rows import write
 from support.runs import quiet, settings
 
+from thinktune.commands.pilot.race import PilotOptions, pilot
 from thinktune.commands.pilot.rows import prepare_rows, write_rows
 from thinktune.config.loading import dump_recipe, load_recipe
 from thinktune.data import prepare
@@ -14,8 +16,12 @@ from thinktune.data.own_answers.entry import find_own_answers, write_own_answers
 from thinktune.data.own_answers.exact import OwnReply, entry_files
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.errors import UserError
+from thinktune.progress import no_bar
+from thinktune.run import RunFolder
+from thinktune.run.pilot_folder import pilot_folder
 from thinktune.tokenization import Example, Turn
 from thinktune.tokenization.chat_template import render
+from thinktune.train import train
 
 
 @pytest.fixture
@@ -106,3 +112,30 @@ def test_a_run_of_a_pilot_averages_nothing(recipe_of, tokenizer, tmp_path):
     recipe = recipe_of("list", train={"average": 5, "time_limit": "1h"})
     written = write_rows(recipe, prepare_rows(recipe, tokenizer, quiet), tokenizer, tmp_path / "rows", 1.0)
     assert (written.recipe.train.average, written.recipe.train.time_limit) == (None, None)
+
+
+@pytest.mark.slow
+def test_a_pilot_has_the_base_write_its_own_answers_once_and_trains_them(tree, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
+    rows = [{"question": f"Say {a}.", "think": f"They want {a}.", "answer": f"Is {a}.", "mode": "on"} for a in "qrst"]
+    both = [each for row in rows for each in (row, row | {"think": "", "mode": "off"})]
+    known = {"name": str(write(tmp_path / "known.jsonl", both)), "validation": 0.0}
+    taught = {"epochs": 60, "learning_rate": 5e-3, "rows_per_step": 8, "evaluate_every_steps": 1000}
+    base = RunFolder(train(settings(tree, name="base", data=known, train=taught), quiet)).final
+    file = str(write(tmp_path / "asked.jsonl", [{"question": row["question"]} for row in rows]))
+    replay = {"share": 0.3, "rows": file, "answers": "own"}
+    recipe, said = settings(tree, model={"name": str(base)}, data={"replay": replay, "validation": 0.5}), []
+    options = PilotOptions(rates="1e-3", epochs="1", share=1.0)
+    result = pilot(recipe, (Path("mine.yaml"), []), options, said.append, no_bar)
+    assert said[0] == "own answers: the base writes 8 replies to 4 questions"
+    assert len([line for line in said if "the base writes" in line]) == 1
+    trained, made = (
+        [json.loads(line)["messages"][-1]["content"] for line in file.read_text(encoding="utf-8").splitlines()]
+        for file in (
+            pilot_folder(recipe.runs_folder, recipe.name).rows / "train-1.jsonl",
+            find_own_answers(recipe.of_source(1), tokenizer).file,
+        )
+    )
+    assert set(trained) & {row["answer"] for row in rows}
+    assert trained == made
+    assert result.runs[0].run.loss is not None

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 import thinktune
 from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
-from thinktune.config.recipe_keys import EXPERT_FIELDS
+from thinktune.config.recipe_keys import EXPERT_FIELDS, of_replay, of_source
 from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
 from thinktune.errors import UserError
@@ -293,3 +293,13 @@ def test_an_mlflow_server_is_an_address_auto_or_off(tmp_path, text, address):
 def test_any_other_text_is_no_mlflow_server(tmp_path):
     with pytest.raises(UserError, match=r'track.mlflow: is "localhost:5000"; write http://HOST:PORT, auto, or off'):
         load_recipe(write(tmp_path, SMALL), ["track.mlflow=localhost:5000"])
+
+
+def test_a_file_that_is_called_data_is_no_key():
+    assert of_source("data.jsonl:3: answer: is blank; write data.faults: {blank: keep}", 1) == (
+        "data.jsonl:3: answer: is blank; write data.1.faults: {blank: keep}"
+    )
+    assert (
+        of_source("rows/data.csv.gz: x; write expert.split: hash", 2) == "rows/data.csv.gz: x; write data.2.split: hash"
+    )
+    assert "'data.zip'" in of_replay("data.name: 'data.zip' is not a file")

@@ -2,6 +2,8 @@
 
 import re
 
+from thinktune.files import ROW_FILE_ENDINGS
+
 # Name under `expert:` -> the schema's field. Recipes may still use the field itself, the former place.
 EXPERT_FIELDS = {
     "split": "data.split",
@@ -30,6 +32,10 @@ _EXPERT_DATA_KEY = re.compile(
     r"\bexpert\.(" + "|".join(name for name, field in EXPERT_FIELDS.items() if field.startswith("data.")) + r")\b"
 )
 _REPLAY_KEYS = {"name": "data.replay.rows", "share": "data.replay.share", "answers": "data.replay.answers"}
+# A key, and no file of rows that is called data: data.jsonl, rows/data.csv.
+_FILE_ENDINGS = "|".join(sorted(re.escape(ending[1:]) for ending in ROW_FILE_ENDINGS))
+_DATA_KEY = re.compile(rf"(?<![\w/\\.-])data\.(?!(?:{_FILE_ENDINGS})\b)(?=[a-z])")
+_DATA_KEY_BUT_REPLAYS = re.compile(_DATA_KEY.pattern + r"(?!replay\b|max_tokens\b)")
 _NAMES = {field: name for name, field in EXPERT_FIELDS.items()}
 
 # Where a recipe's `data` is a list, the schema holds the first source as `data`, and the others here.
@@ -60,7 +66,7 @@ def first_source_key(field: str) -> str:
 def of_source(sentence: str, number: int) -> str:
     """Return a sentence about one source of a list with its settings named as the list has them: `data.1.columns`."""
     sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], sentence)
-    return re.sub(r"\bdata\.(?=[a-z])", f"data.{number}.", sentence)
+    return _DATA_KEY.sub(f"data.{number}.", sentence)
 
 
 def of_replay(sentence: str) -> str:
@@ -71,7 +77,7 @@ def of_replay(sentence: str) -> str:
     """
     named = re.sub(r"\bdata\.(name|share|answers)\b", lambda found: _REPLAY_KEYS[found[1]], sentence)
     sentence = _EXPERT_DATA_KEY.sub(lambda found: EXPERT_FIELDS[found[1]], named)
-    listed = re.sub(r"\bdata\.(?!replay\b|max_tokens\b)(?=[a-z])", "data.1.", sentence)
+    listed = _DATA_KEY_BUT_REPLAYS.sub("data.1.", sentence)
     listing = " (data.1 is the replay once data is a list of your rows and of it)"
     told = named if listed == sentence else listed + listing
     return told if told.startswith("data.replay") else f"data.replay: {told}"

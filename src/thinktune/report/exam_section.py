@@ -10,6 +10,7 @@ from thinktune.checkpoint.store import describe_final
 from thinktune.eval import find_measure
 from thinktune.eval.comparison import format_figure_and_interval
 from thinktune.report.html import BilingualText, both, format_count, render_template
+from thinktune.report.run_sections.evaluation_words import bilingual_interval
 from thinktune.run import RunFolder
 from thinktune.run.reading import AnyObject, read_object
 
@@ -26,11 +27,10 @@ SPLITS = {"test": BilingualText("test", "测试集"), "validation": BilingualTex
 def exam_values(exam: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page shows of a set: texts of its figures, its facts, and its curve as SVG."""
     accuracy, points = exam["accuracy"], exam["budgets"]
-    measure = find_measure("right")
     figures: dict[str, Any] = {}
     if accuracy:
-        figures = {side: format_figure_and_interval(measure, accuracy[side]) for side in SIDES}
-        figures["difference"] = format_figure_and_interval(measure, accuracy["difference"], signed=True)
+        figures = {side: _in_both(accuracy[side]) for side in SIDES}
+        figures["difference"] = _in_both(accuracy["difference"], signed=True)
         figures |= {"verdict": accuracy["verdict"], "rows": accuracy["rows"]}
     elsewhere = exam["licence_elsewhere"]
     return {
@@ -45,10 +45,14 @@ def exam_values(exam: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _in_both(figure: Mapping[str, float], *, signed: bool = False) -> tuple[str | BilingualText, BilingualText]:
+    """Return a share of right answers and its interval in both languages."""
+    return bilingual_interval(format_figure_and_interval(find_measure("right"), figure, signed=signed))
+
+
 def _point_values(point: Mapping[str, Any]) -> dict[str, Any]:
-    measure = find_measure("right")
-    shown = {side: format_figure_and_interval(measure, point[side]) for side in SIDES}
-    shown["difference"] = format_figure_and_interval(measure, point["difference"], signed=True)
+    shown: dict[str, Any] = {side: _in_both(point[side]) for side in SIDES}
+    shown["difference"] = _in_both(point["difference"], signed=True)
     return {**shown, "budget_tokens": point["budget_tokens"], "cut": point["cut"], "verdict": point["verdict"]}
 
 

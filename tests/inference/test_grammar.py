@@ -44,7 +44,7 @@ def forms():
         st.builds(lambda low, span: {"type": "string", "minLength": low, "maxLength": low + span}, st.integers(0, 3), st.integers(0, 3)),
         st.builds(lambda pattern: {"type": "string", "pattern": pattern}, st.sampled_from(["^[a-c]{2}$", "^(x|是)+y$", r"^\d{3}-\d$"])),
         st.sampled_from([{"type": "string", "format": form} for form in ("date", "uuid", "ipv4")]),
-        st.builds(lambda values: {"enum": values}, st.lists(st.one_of(WORDS, st.integers(), st.none(), st.booleans()), min_size=1, max_size=3)),
+        st.builds(lambda values: {"enum": values}, st.lists(st.one_of(WORDS, st.integers(-(2**53), 2**53), st.none(), st.booleans()), min_size=1, max_size=3)),
         st.builds(lambda value: {"const": value}, WORDS),
     )  # fmt: skip
     return st.recursive(leaves, _wider, max_leaves=5)
@@ -324,3 +324,11 @@ def test_blanks_as_sentencepiece_writes_them_are_what_the_answer_has():
         found = writer.begin(json_grammar(PERSON)).finish(seed)
         jsonschema.validate(json.loads(found.answer), PERSON)
         assert writer.begin(Grammar("choice", '["a b", "是 é"]')).finish(seed).answer in ("a b", "是 é")
+
+
+@pytest.mark.parametrize("schema", [{"enum": [2**53 + 1]}, {"properties": {"a": {"const": -(2**60)}}}])
+def test_an_integer_that_is_not_exact_is_refused(schema):
+    with pytest.raises(UserError, match="beyond the integers that are exact; offer it as a text"):
+        check_grammar(json_grammar(schema))
+    check_grammar(json_grammar({"enum": [2**53, True, "x"]}))
+    check_grammar(json_grammar({"type": "integer", "maximum": 2**63 - 1}))

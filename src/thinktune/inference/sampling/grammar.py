@@ -23,6 +23,9 @@ JSON_BLANKS = r" ?|\r?\n[ \t]{0,64}"
 FREE_TOKENS = '%llguidance {"no_forcing": true}\n'
 
 
+EXACT_INTEGERS = 2**53  # up to which a double holds each
+
+
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """What an answer must be: JSON of a schema, a whole match of a regular expression, or one of some texts.
@@ -43,6 +46,19 @@ def json_grammar(schema: dict[str, Any] | None, *, is_strict: bool = False, fiel
     return Grammar("json", source, is_strict, field)
 
 
+def _refuse_inexact_values(grammar: Grammar) -> None:
+    """Raise UserError where a schema offers an integer that a double does not hold: another one would be written."""
+    places: list[tuple[Any, bool]] = [(json.loads(grammar.source), False)]
+    while places:
+        place, offered = places.pop()
+        if offered and isinstance(place, int) and not isinstance(place, bool) and abs(place) > EXACT_INTEGERS:
+            raise UserError(f"{grammar.field}: holds {place}, beyond the integers that are exact; offer it as a text")
+        if isinstance(place, dict):
+            places += [(value, offered or key in ("enum", "const")) for key, value in place.items()]
+        elif isinstance(place, list):
+            places += [(value, offered) for value in place]
+
+
 def check_grammar(grammar: Grammar) -> list[str]:
     """Return a sentence for each keyword of a schema that cannot be enforced and is left out.
 
@@ -57,6 +73,7 @@ def check_grammar(grammar: Grammar) -> list[str]:
         _require_expression(grammar)
     text = grammar.source if grammar.kind == "json" else grammar_text(grammar)
     if grammar.kind == "json":
+        _refuse_inexact_values(grammar)
         text = LLMatcher.grammar_from_json_schema(text, overrides=_json_options(grammar))
     is_wrong, found = LLMatcher.validate_grammar_with_warnings(text)
     if is_wrong:

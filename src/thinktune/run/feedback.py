@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_bytes, name_path
 from thinktune.run.folder import RunFolder
+from thinktune.run.lock import hold_lock
 from thinktune.run.reading import AnyObject, Record, read_lines
 
 MAX_FILE_BYTES = 64 * 2**20  # of rows or votes; each change reads and writes all of them
@@ -34,12 +33,7 @@ def put_record(run: RunFolder, file: Path, identity: str, record: Record | None)
     and the file is the former one or the new one at any time. Raises UserError where another server holds the file for
     long or it would become too large, OSError where it cannot be written.
     """
-    lock = FileLock(run.feedback_lock)
-    try:
-        lock.acquire(timeout=LOCK_WAIT_SECONDS)
-    except Timeout:
-        raise UserError(f"{file.name}: another server is writing it; try again") from None
-    try:
+    with hold_lock(run.feedback_lock, f"{file.name}: another server is writing it; try again", LOCK_WAIT_SECONDS):
         target = file.resolve()  # a link stays one
         before = _read_lines(target)
         line = None if record is None else json.dumps(record, ensure_ascii=False).encode() + b"\n"
@@ -55,8 +49,6 @@ def put_record(run: RunFolder, file: Path, identity: str, record: Record | None)
             atomic_write_bytes(target, after)
         else:
             target.unlink()
-    finally:
-        lock.release()
 
 
 def read_votes(run: RunFolder) -> list[Record]:

@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from thinktune.errors import UserError
 from thinktune.files import read_json, write_json
 from thinktune.run.folder import RunFolder
-
-LOCK_WAIT_SECONDS = 1.0
+from thinktune.run.lock import hold_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +64,9 @@ class PilotFolder:
         if RunFolder(self.path).is_run:
             raise UserError(f"{self.path}: holds a run, not a pilot; name the recipe's pilot otherwise with name=...")
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".pilot.lock")
-        try:
-            lock.acquire(timeout=LOCK_WAIT_SECONDS)
-        except Timeout:
-            raise UserError(
-                f"{self.path}: another process runs this pilot; wait for that one, or start another with name=..."
-            ) from None
-        try:
+        taken = f"{self.path}: another process runs this pilot; wait for that one, or start another with name=..."
+        with hold_lock(self.path / ".pilot.lock", taken):
             yield
-        finally:
-            lock.release()
 
 
 def pilot_folder(runs_folder: Path, name: str) -> PilotFolder:

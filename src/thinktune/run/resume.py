@@ -16,6 +16,7 @@ from thinktune.errors import UserError
 from thinktune.files import atomic_write_stream, atomic_write_text
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.folder import RunFolder
+from thinktune.run.lock import hold_lock
 from thinktune.run.reading import read_environment
 
 # What may change when a run resumes, since neither the weights nor the choice among them depends on it: whole
@@ -42,9 +43,6 @@ RESUMABLE_CHANGES = (
     "train.context_parallel",
     "train.strategy",
 )
-
-
-LOCK_WAIT_SECONDS = 1.0  # for those who only ask whether the lock is held, and hold it for a moment
 
 
 # Where model, chat template and rows are.
@@ -93,20 +91,17 @@ def lock_run(folder: Path) -> Generator[None]:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     is_new = not run.lock.exists()
-    lock = FileLock(run.lock)
+    taken = (
+        f"{folder}: another process is training in it; wait for that one, or start a new run with name={folder.name}-2"
+    )
     try:
-        lock.acquire(timeout=LOCK_WAIT_SECONDS)
-    except Timeout:
-        raise UserError(
-            f"{folder}: another process is training in it; wait for that one, or start a new run with "
-            f"name={folder.name}-2"
-        ) from None
-    try:
-        yield
+        with hold_lock(run.lock, taken):
+            try:
+                yield
+            finally:
+                if is_new and not run.is_run:  # no run came of it
+                    run.lock.unlink()
     finally:
-        if is_new and not run.is_run:  # no run came of it
-            run.lock.unlink()
-        lock.release()
         for path in created:
             with suppress(OSError):  # not empty: a run is in it
                 path.rmdir()

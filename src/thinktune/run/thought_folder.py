@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from filelock import FileLock, Timeout
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from thinktune.errors import UserError
 from thinktune.files import expand_home, read_json
-
-LOCK_WAIT_SECONDS = 1.0
+from thinktune.run.lock import hold_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +52,9 @@ class ThoughtFolder:
     def locked(self) -> Generator[None]:
         """Lock the folder for this process; raises UserError where another one thinks in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".think.lock")
-        try:
-            lock.acquire(timeout=LOCK_WAIT_SECONDS)
-        except Timeout:
-            raise UserError(
-                f"{self.path}: another process is thinking in it; wait for that one, or name another folder with --to"
-            ) from None
-        try:
+        taken = f"{self.path}: another process is thinking in it; wait for that one, or name another folder with --to"
+        with hold_lock(self.path / ".think.lock", taken):
             yield
-        finally:
-            lock.release()
 
 
 def _is_ordered(rate: tuple[float, float, float]) -> tuple[float, float, float]:

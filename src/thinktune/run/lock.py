@@ -1,0 +1,26 @@
+"""Hold a file's lock for this process; the system releases it however the process ends."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from thinktune.errors import UserError
+
+
+@contextmanager
+def hold_lock(file: Path, taken: str, wait_seconds: float = 1.0) -> Generator[None]:
+    """Hold the lock of a file while the block runs; raises UserError(`taken`) where another process keeps it.
+
+    It is waited for a moment, because others take it only to ask whether it is held.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=wait_seconds)
+    except Timeout:
+        raise UserError(taken) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,27 @@ class MLflow:
         address = os.environ.get(URI_VARIABLE) if settings.mlflow == "auto" else settings.mlflow
         if not address:
             raise ValueError(f"track.mlflow is auto, and {URI_VARIABLE} is not set; set it to the server's address")
+        self._entities: Any = importlib.import_module("mlflow.entities")
         self._client: Any = mlflow.MlflowClient(tracking_uri=address)
         RunFolder(run).tracker("mlflow").mkdir(exist_ok=True)
         self._id = read_run_id(run, "mlflow") or self._create(run, settings)
         self._steps: dict[str, int] = {}  # the last step that the server had of each chart when the run was opened
         self._client.update_run(self._id, status="RUNNING")
-        self._log_parameters(facts)
-        self.folder = self.location = f"{address.rstrip('/')}/#/experiments/{self._experiment}/runs/{self._id}"
+        known = self._client.get_run(self._id)
+        self._log_parameters(facts, known.data.params)
+        self.folder = self.location = f"{address.rstrip('/')}/#/experiments/{known.info.experiment_id}/runs/{self._id}"
 
     def log(self, entry: TrackerEntry) -> None:
         """Log what the server does not have yet; it draws both losses on one chart by itself when both are chosen."""
         match entry:
             case Scalars(step, values):
-                for name, value in values.items():
-                    if step > self._last_step(name):
-                        self._client.log_metric(self._id, name, value, step=step)
+                now = int(1000 * time.time())
+                new = [
+                    self._entities.Metric(name, value, now, step)
+                    for name, value in values.items()
+                    if step > self._last_step(name)
+                ]
+                self._client.log_batch(self._id, metrics=new)  # one request a step, not one a metric
             case TextEntries(step, name, texts):
                 self._client.log_text(self._id, "\n\n---\n\n".join(texts), f"{name}/step-{step:06}.txt")
             case LossCurves():
@@ -53,10 +60,6 @@ class MLflow:
     def close(self, state: str) -> None:
         """End the run."""
         self._client.set_terminated(self._id, STATES.get(state, "FAILED"))
-
-    @property
-    def _experiment(self) -> str:
-        return self._client.get_run(self._id).info.experiment_id
 
     def _create(self, run: Path, settings: TrackConfig) -> str:
         project = settings.project or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_PROJECT
@@ -71,12 +74,12 @@ class MLflow:
             self._steps[name] = max((metric.step for metric in history), default=-1)
         return self._steps[name]
 
-    def _log_parameters(self, facts: dict[str, Any]) -> None:
+    def _log_parameters(self, facts: dict[str, Any], had: dict[str, str]) -> None:
         """Log the run's settings and facts, each by its path; one that the server has stays as it is there."""
-        entities: Any = importlib.import_module("mlflow.entities")
-        had = self._client.get_run(self._id).data.params
         new = [
-            entities.Param(name, text[:PARAMETER_CHARACTERS]) for name, text in _flatten(facts, "") if name not in had
+            self._entities.Param(name, text[:PARAMETER_CHARACTERS])
+            for name, text in _flatten(facts, "")
+            if name not in had
         ]
         for start in range(0, len(new), BATCH_PARAMETERS):
             self._client.log_batch(self._id, params=new[start : start + BATCH_PARAMETERS])

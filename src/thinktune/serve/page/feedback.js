@@ -11,11 +11,16 @@ const SIDES = ['base', 'tuned']; // an even seed puts them on left and right in 
 const VOTES = ['left', 'right', 'tie', 'neither'];
 const byId = (id) => document.getElementById(id);
 let offer = { run: null, questions: [] };
+let asked = Promise.resolve(); // until the server has said it: a vote before that would stay in this browser
 let waiting = Promise.resolve(); // what is said is sent in its order, or a withdrawal could overtake its thumb
 
 /** Ask the server where feedback is kept and what could be asked, and show both. */
 export async function loadFeedback() {
-  offer = await readFeedbackOffer().catch(() => offer); // another server that knows none of this
+  asked = readFeedbackOffer().then(
+    (said) => (offer = said),
+    () => {}, // another server that knows none of this
+  );
+  await asked;
   document.querySelector('.samples')?.replaceWith(sampleQuestions());
   for (const button of document.querySelectorAll('[class*=rate-]')) button.title = whereKept(); // of a chat that was open
   showRowsButton();
@@ -192,6 +197,7 @@ export function voteBar(turn, elements, actions) {
     const vote = first.blind.vote === pressed ? null : pressed;
     const chat = actions.chat(); // another one may be opened meanwhile
     try {
+      await asked;
       const counted = offer.run && [first, second].every((reply) => SIDES.includes(reply.model));
       if (counted) await send('votes', voteRequest(turn, vote));
       done.textContent = !counted ? words.keptHere : vote ? words.voted : words.takenBack;

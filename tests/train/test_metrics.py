@@ -26,7 +26,7 @@ from thinktune.report.comparison_page import write_comparison
 from thinktune.run import RunFolder, journal
 from thinktune.run.diagnosis import diagnose_run, eval_losses, memorized_rows, rows_by_loss, train_losses
 from thinktune.tokenization import read_tokenizer
-from thinktune.train import metrics, train
+from thinktune.train import evaluation_interval_steps, metrics, train
 from thinktune.train.samples import affordable_tokens, repetition_rate, sampling_modes
 
 COLOURS = ("red", "green", "blue", "grey", "black", "white")
@@ -243,3 +243,12 @@ def test_a_comparison_page_shows_what_differs_between_runs(tree):
     assert html.count('class="marker run0"') >= 4
     assert html.count('class="marker run1"') >= 4
     assert run_page.read_run(one).diagnosis.best_loss != run_page.read_run(other).diagnosis.best_loss
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "set_steps", "interval"),
+    [(100, 2, None, 13), (60, 20, None, 2), (4000, 60, None, 100), (3, 2, None, 1), (0, 1, None, 1), (4000, 60, 7, 7)],
+)
+def test_many_short_epochs_do_not_mean_many_evaluations(steps, epochs, set_steps, interval):
+    recipe = SimpleNamespace(train=SimpleNamespace(epochs=epochs, evaluate_every_steps=set_steps))
+    assert evaluation_interval_steps(recipe, [()] * steps) == interval

@@ -285,7 +285,7 @@ class TrainConfig(Section):
     log_every_steps: Count = 10
     """Steps between two lines of metrics."""
     evaluate_every_steps: Count | None = None
-    """Steps between evaluations; each writes a checkpoint and samples. None means four per epoch."""
+    """Steps between evaluations; each writes a checkpoint and samples. None means four per epoch, at most 40 in all."""
     save_every_minutes: PositiveFloat = 30
     """Minutes between two checkpoints at most, so that a killed run loses no more. Evaluations save as well."""
     time_limit: Duration | None = None

@@ -26,10 +26,16 @@ from thinktune.progress import Bar, Say, no_bar
 from thinktune.tokenization import ChatTokenizer
 from thinktune.train.objective import make_objective
 
+MOST_EVALUATIONS = 40  # of a run whose recipe names no interval
+
 
 def evaluation_interval_steps(recipe: Recipe, steps: Sequence[StepRows]) -> int:
-    """Return the steps between two evaluations: as the recipe sets it, or four evaluations an epoch."""
-    return recipe.train.evaluate_every_steps or max(1, math.ceil(len(steps) / recipe.train.epochs / 4))
+    """Return the steps between two evaluations: as the recipe sets it, or four evaluations an epoch, up to 40 in all.
+
+    Each writes a checkpoint and samples: few rows in many epochs would spend more on them than on training.
+    """
+    usual = math.ceil(len(steps) / min(4 * recipe.train.epochs, MOST_EVALUATIONS))
+    return recipe.train.evaluate_every_steps or max(1, usual)
 
 
 @dataclass(frozen=True, slots=True)

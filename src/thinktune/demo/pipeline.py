@@ -151,3 +151,5 @@ def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seco
     for command, purpose in next_commands(run):
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
         console.print(f"      {purpose}", style="dim", soft_wrap=True, highlight=False, markup=False)
+    console.print("then, with the name of your own file of rows:", style="bold")
+    console.print(f"  {shell_command('init', 'rows.jsonl')}", soft_wrap=True, highlight=False, markup=False)

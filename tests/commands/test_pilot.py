@@ -201,9 +201,9 @@ def test_on_the_demo_it_finds_a_rate_level_with_the_best_of_a_full_grid(tmp_path
     monkeypatch.chdir(tmp_path)
     folder = Path("demo")
     pipeline.write_rows(folder / "rows")
-    pipeline._make_initial_model(folder)
+    pipeline.make_initial_model(folder)
     for name in ("base", "expert"):
-        text = pipeline._read_text(f"{name}.yaml").replace(pipeline.RECIPE_FOLDER, folder.as_posix())
+        text = pipeline.read_text(f"{name}.yaml").replace(pipeline.RECIPE_FOLDER, folder.as_posix())
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
     train(load_recipe(folder / "base.yaml"), quiet)
     few = ["train.epochs=4", "generate.sample_questions=0"]

@@ -62,10 +62,17 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
 ]
 Rows = Annotated[
-    Path, typer.Argument(metavar="ROWS", help="File, folder or glob of rows, such as rows.jsonl.", callback=at_home)
+    Path,
+    typer.Argument(
+        metavar="ROWS",
+        help="File, folder or glob of rows, such as rows.jsonl, or OWNER/NAME on a hub.",
+        callback=at_home,
+    ),
 ]
 BaseModel = Annotated[str | None, typer.Option("--model", help="Model folder, or OWNER/NAME on a hub; else proposed.")]
-ModelHub = Annotated[Literal["modelscope", "huggingface"], typer.Option("--hub", help="Where the model comes from.")]
+ModelHub = Annotated[
+    Literal["modelscope", "huggingface"], typer.Option("--hub", help="The hub of what is not here: model, and rows.")
+]
 PlannedCard = Annotated[
     str | None, typer.Option("--card", help="Card to choose for, as in 4090 or 24GiB; default: the one here.")
 ]

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from support.hub_client import run as run_client
+from support.hub_server import HubServer
 from support.prepared_rows import rows_of
 from support.runs import quiet
 
@@ -156,3 +158,23 @@ def test_the_largest_model_is_proposed_that_a_card_trains_whole():
     assert tiny.model == KNOWN_MODELS[-1]
     assert "memory tier" in tiny.reason
     assert "no card here" in choose_model(None).reason
+
+
+@pytest.mark.parametrize("hub", ["modelscope", pytest.param("huggingface", marks=pytest.mark.slow)])
+def test_rows_may_be_a_data_set_on_a_hub(tmp_path, start, monkeypatch, hub):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data-set").mkdir()
+    write_lines(tmp_path / "data-set" / "train.jsonl", rows_of(40))
+    init = ["-m", "thinktune", "init", "bees/facts", "--hub", hub, "--model", start, "--yes"]
+    with HubServer({"datasets/bees/facts": tmp_path / "data-set"}) as server:
+        done = run_client(*init, address=server.address, caches=tmp_path / "caches")
+    assert done.returncode == 0, done.stderr
+    assert load_recipe(Path("facts.yaml")).data.hub == hub
+    assert "held out: " in done.stdout
+
+
+@pytest.mark.parametrize("rows", ["missing.jsonl", "folder/missing.jsonl", "folder/missing", "a/b/c", "./missing"])
+def test_what_is_not_here_and_cannot_be_a_name_on_a_hub_is_refused(init, rows):
+    Path("folder").mkdir()
+    with pytest.raises(UserError, match="is not a file or folder here"):
+        init(rows)

@@ -23,8 +23,8 @@ from thinktune.config.schema import Hub
 from thinktune.data import Prepared
 from thinktune.data.columns.mapping import to_flow_yaml
 from thinktune.errors import UserError
-from thinktune.files import atomic_write_text
-from thinktune.hub import find_in_cache, locate_model
+from thinktune.files import ROW_FILE_ENDINGS, atomic_write_text
+from thinktune.hub import RepoType, find_in_cache, locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit
 from thinktune.planner.disk_space import describe_disk
@@ -53,7 +53,7 @@ Ask = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """What the user said: rows, and where given a model, its hub, a card and the recipe's file."""
+    """What the user said: rows, here or on a hub, and where given a model, its hub, a card and the recipe's file."""
 
     rows: Path
     model: str | None = None
@@ -72,7 +72,7 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     target = _find_target(options)
     card = _find_card(options.card) if options.card else _card_here()
     model = _choose_model(options, card, say, ask)
-    fixing = Fixing({"model": model, "data": {"name": str(options.rows), "max_tokens": LONGEST_READ_TOKENS}})
+    fixing = Fixing({"model": model, "data": _name_rows(options) | {"max_tokens": LONGEST_READ_TOKENS}})
     follow_remedies(fixing, say_nothing, lambda changes: _pick(changes, ask))
     if ask:
         fixing.unsure.clear()  # the user has decided
@@ -116,8 +116,30 @@ def _refuse_other_files(options: InitOptions) -> None:
         raise UserError(
             f"{rows}: is a recipe, and rows belong here; {shell_command('check', rows)} shows what it trains"
         )
-    if not rows.exists() and not any(letter in str(rows) for letter in "*?["):
-        raise UserError(f"{rows}: is not a file or folder here; name your rows, as in thinktune init rows.jsonl")
+    if not _are_here(rows) and not _could_be_on_a_hub(rows):
+        raise UserError(
+            f"{rows}: is not a file or folder here; name your rows, as in thinktune init rows.jsonl, or a data set on "
+            "a hub, as in OWNER/NAME"
+        )
+
+
+def _are_here(rows: Path) -> bool:
+    return rows.exists() or any(letter in str(rows) for letter in "*?[")
+
+
+def _could_be_on_a_hub(rows: Path) -> bool:
+    """Return True for OWNER/NAME; a folder that is here, or an ending of files of rows, means that a file was meant."""
+    owner, *names = rows.as_posix().split("/")
+    is_file_name = rows.name.lower().endswith(ROW_FILE_ENDINGS)
+    return len(names) == 1 and owner not in ("", ".", "..", "~") and not is_file_name and not Path(owner).exists()
+
+
+def _name_rows(options: InitOptions) -> dict[str, Any]:
+    """Return the recipe's `data.name`, and the hub that has such a data set where it is not here."""
+    if _are_here(options.rows):
+        return {"name": str(options.rows)}
+    name = options.rows.as_posix()
+    return {"name": name, "hub": _hub_that_has(name, options.hub, "dataset")}
 
 
 def _find_target(options: InitOptions) -> Path:
@@ -157,15 +179,15 @@ def _choose_model(options: InitOptions, card: Card | None, say: Say, ask: Ask | 
         raise UserError(
             f"--model: {named!r} is not a folder here, and a name on a hub is OWNER/NAME, as in Qwen/Qwen3-1.7B"
         )
-    return {"name": named, "hub": _hub_that_has(named, options.hub)}
+    return {"name": named, "hub": _hub_that_has(named, options.hub, "model")}
 
 
-def _hub_that_has(name: str, hub: Hub) -> Hub:
-    """Return the hub whose cache on this machine has a model, or else the one asked for."""
+def _hub_that_has(name: str, hub: Hub, repo_type: RepoType) -> Hub:
+    """Return the hub whose cache on this machine has a model or data set, or else the one asked for."""
     other: Hub = "huggingface" if hub == "modelscope" else "modelscope"
     for each in (hub, other):
         try:
-            find_in_cache(name, each, None, "model")
+            find_in_cache(name, each, None, repo_type)
         except Exception:  # the clients raise many kinds where it is not there
             continue
         return each

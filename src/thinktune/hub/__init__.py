@@ -3,5 +3,6 @@
 from thinktune.hub.repository import fetch_files, find_in_cache, locate, locate_model
 from thinktune.hub.transfer import ModelUpload
 from thinktune.hub.upload import push
+from thinktune.hub.verification import RepoType
 
-__all__ = ["ModelUpload", "fetch_files", "find_in_cache", "locate", "locate_model", "push"]
+__all__ = ["ModelUpload", "RepoType", "fetch_files", "find_in_cache", "locate", "locate_model", "push"]

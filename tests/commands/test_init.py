@@ -160,7 +160,16 @@ def test_the_largest_model_is_proposed_that_a_card_trains_whole():
     assert "no card here" in choose_model(None).reason
 
 
-@pytest.mark.parametrize("hub", ["modelscope", pytest.param("huggingface", marks=pytest.mark.slow)])
+def test_a_data_set_that_no_hub_gives_is_named_in_the_recipe_and_told(init, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_OFFLINE", "1")
+    ready, file, said = init("bees/facts")
+    assert not ready
+    assert "  name: bees/facts\n  hub: modelscope\n" in file.read_text(encoding="utf-8")
+    assert any("data.name: 'bees/facts'" in line and "MODELSCOPE_OFFLINE is set" in line for line in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hub", ["modelscope", "huggingface"])
 def test_rows_may_be_a_data_set_on_a_hub(tmp_path, start, monkeypatch, hub):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data-set").mkdir()

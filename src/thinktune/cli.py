@@ -11,6 +11,7 @@ import typer
 from thinktune import arguments
 from thinktune.errors import UserError, redact
 from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
+from thinktune.help_pages import VerbGroup
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
     drop_unwritten_output,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
+    cls=VerbGroup,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -58,9 +60,9 @@ def thinktune(
 
 @app.command()
 def demo(
-    folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=arguments.at_home)
-    ] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder.", callback=arguments.at_home)] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Run the whole pipeline with a tiny Qwen3. Takes a few minutes on a CPU."""
     with captured_output():
@@ -197,7 +199,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the summary, as JSON.")] = False,
 ) -> None:
-    """Add reasoning to rows that have none: ask a teacher model and keep correct replies. Resumes where it stopped."""
+    """Write reasoning for rows that have none, with a teacher model. Resumes where it stopped."""
     loaded = _load_recipe(recipe, overrides or [], say_to_stderr if as_json else say)
     with captured_output():
         from thinktune.commands.think import print_account, think_about_rows
@@ -275,7 +277,7 @@ def pilot(
     share: arguments.PilotShare = None,
     minutes: arguments.PilotMinutes = 60.0,
 ) -> None:
-    """Find the learning rate and epochs with short runs on a share of the rows. Resumes where it stopped."""
+    """Find the learning rate and epochs with short runs. Uses a share of the rows; resumes where it stopped."""
     with exit_when_stopped("stopped; run the same command to resume"):
         loaded = _load_recipe(recipe, overrides or [], say)
         with captured_output():
@@ -353,7 +355,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
 
 @app.command()
 def average(run: arguments.RunPath, weight: arguments.AverageWeight) -> None:
-    """Average the base and the tuned model: WEIGHT of the tuned weights, the rest of the base's."""
+    """Average the base and the tuned model. Takes WEIGHT of the tuned weights and the rest of the base's."""
     with captured_output():
         from thinktune.commands.average import average_run
 
@@ -447,7 +449,7 @@ def export(
     run: arguments.ModelPath,
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET...", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
+        typer.Argument(metavar="TARGET", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
     ],
     to: Annotated[
         Path | None,

@@ -11,7 +11,7 @@ import typer
 from thinktune import arguments
 from thinktune.errors import UserError, redact
 from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
-from thinktune.help_pages import VerbGroup
+from thinktune.verb_help import VerbGroup
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
     drop_unwritten_output,

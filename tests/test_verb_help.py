@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from thinktune.cli import app
 from thinktune.config import load_recipe
-from thinktune.help_pages import EXAMPLES, VERB_GROUPS
+from thinktune.verb_help import EXAMPLES, VERB_GROUPS
 from thinktune.planner.hardware import find_card
 
 GROUP = get_command(app)

@@ -36,36 +36,38 @@ EXAMPLES = {
 
 
 class VerbGroup(TyperGroup):
-    """The program's verbs, listed in groups; each verb's help ends with its examples."""
+    """The program's verbs, listed in groups; the help of each ends with its examples."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a verb with its examples below its options, or None."""
-        verb = super().get_command(ctx, cmd_name)
+        """Return a verb whose help has its examples below the options, or None."""
+        verb: Any = super().get_command(ctx, cmd_name)
         if verb is not None:
-            verb.epilog = _examples(cmd_name)
+            verb.format_epilog = lambda _, formatter: _write_examples(cmd_name, formatter)
         return verb
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the verbs by group, each with the first sentence of its help."""
         verbs = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        grouped = [name for group in VERB_GROUPS.values() for name in group]
         widest = max(map(len, verbs))
+        grouped = [name for group in VERB_GROUPS.values() for name in group]
         others = {"More": tuple(name for name in verbs if name not in grouped)}
         for title, names in (VERB_GROUPS | others).items():
-            lines = [(name.ljust(widest), _first_sentence(verbs[name].help)) for name in names if name in verbs]
-            if lines:
+            if lines := [(name.ljust(widest), _summary(verbs[name])) for name in names if name in verbs]:
                 with formatter.section(title):
                     formatter.write_dl(lines)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write how to begin."""
-        self.epilog = _examples("")
-        super().format_epilog(ctx, formatter)
+        _write_examples("", formatter)
 
 
-def _first_sentence(text: str) -> str:
-    return text.partition(". ")[0].rstrip(".").strip() + "."
+def _summary(verb: Any) -> str:
+    return verb.short_help or verb.help.partition(". ")[0].rstrip(".") + "."
 
 
-def _examples(verb: str) -> str:
-    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in EXAMPLES.get(verb, ())))) if verb in EXAMPLES else ""
+def _write_examples(verb: str, formatter: Any) -> None:
+    """Write lines that can be pasted: they are not wrapped."""
+    if lines := EXAMPLES.get(verb):
+        with formatter.section("Examples"):
+            for line in lines:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")

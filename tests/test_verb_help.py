@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from thinktune.cli import app
 from thinktune.config import load_recipe
-from thinktune.verb_help import EXAMPLES, VERB_GROUPS
 from thinktune.planner.hardware import find_card
+from thinktune.verb_help import EXAMPLES, VERB_GROUPS
 
 GROUP = get_command(app)
 VERBS = {

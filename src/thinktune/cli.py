@@ -11,7 +11,6 @@ import typer
 from thinktune import arguments
 from thinktune.errors import UserError, redact
 from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
-from thinktune.verb_help import VerbGroup
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
     drop_unwritten_output,
@@ -22,6 +21,7 @@ from thinktune.terminal import (
     say,
     say_to_stderr,
 )
+from thinktune.verb_help import VerbGroup
 
 # What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
 # libraries print meanwhile is captured.

@@ -292,7 +292,7 @@ def test_what_is_damaged_while_it_is_used_is_never_trained_on(tree, tokenizer, c
         file.write(bytes([byte ^ 1]))
     os.utime(entry / name, ns=(times.st_atime_ns, times.st_mtime_ns))
     dataset = prepared.train.dataset
-    with pytest.raises(UserError, match=rf"rows\.jsonl:1: its {what} in .* were damaged; start again"):
+    with pytest.raises(UserError, match=rf"rows\.jsonl:1: its {what} in .* were damaged; run the same command again"):
         dataset.example(0) if what == "text" else dataset.reply(0)
     assert not (entry / "verified.json").exists()
     said = []
@@ -339,7 +339,7 @@ def test_an_entry_removed_between_being_found_and_being_opened_is_made_again(
 
 def test_a_cache_removed_while_it_is_filled_is_a_sentence(tmp_path):
     entry = tmp_path / "rows" / ("a" * 32)
-    removed = pytest.raises(UserError, match="the cache was removed while it was written")
+    removed = pytest.raises(UserError, match="the cache was removed while it was being written")
     with removed, entry_cache.create_entry(entry) as partial:
         (partial / "x").write_text("some")
         shutil.rmtree(tmp_path / "rows")

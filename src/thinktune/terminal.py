@@ -7,6 +7,7 @@ clears its screen, sets its title, answers with keys. So nothing of ours prints 
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -15,8 +16,10 @@ from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
 from rich.segment import Segment
+from rich.text import Text
 
 from thinktune.errors import redact, redact_all
+from thinktune.wrapping import wrap_text, wrap_words
 
 # C0 but tab and line feed, DEL, C1, and what changes the writing direction of the text that follows.
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -35,13 +38,17 @@ def print_json(value: Any) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line, without secrets."""
-    print(show_controls(redact(line)), flush=True)
+    """Print a line, without secrets; on a terminal it is broken at words."""
+    print(_fitted(show_controls(redact(line)), sys.stdout), flush=True)
 
 
 def say_to_stderr(line: str) -> None:
     """Print a line to stderr, without secrets: a program may read the result from stdout."""
-    print(show_controls(redact(line)), file=sys.stderr, flush=True)
+    print(_fitted(show_controls(redact(line)), sys.stderr), file=sys.stderr, flush=True)
+
+
+def _fitted(text: str, stream: TextIO) -> str:
+    return wrap_words(text, shutil.get_terminal_size().columns) if stream.isatty() else text
 
 
 class TolerantStream:
@@ -153,13 +160,19 @@ def drop_unwritten_output() -> None:
 
 
 class _Shown:
-    """A renderable whose texts have their control characters shown; the console's own controls pass."""
+    """A renderable whose texts have their control characters shown; the console's own controls pass.
+
+    A terminal gets whole lines (`soft_wrap`) broken at words; elsewhere they stay as long as they are.
+    """
 
     def __init__(self, renderable: RenderableType) -> None:
         self._renderable = renderable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self._renderable, options):
+        shown = self._renderable
+        if isinstance(shown, Text) and console.is_terminal and options.no_wrap and shown.end:  # no piece of a stream
+            shown = wrap_text(shown, options.max_width)
+        for segment in console.render(shown, options):
             yield segment if segment.control else Segment(show_controls(segment.text), segment.style)
 
 

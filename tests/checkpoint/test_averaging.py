@@ -139,7 +139,7 @@ def test_only_pieces_of_a_tensor_are_in_memory(tmp_path, monkeypatch):
 
 
 def test_another_shape_in_the_base_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"w is \(2, 2\) there and \(4,\) in the tuned model"):
+    with pytest.raises(UserError, match=r"w has the shape \(2, 2\) there and \(4,\) in the tuned model"):
         average(tmp_path, {"w": torch.ones(4)}, {"w": torch.ones(2, 2)}, 0.5)
 
 
@@ -173,5 +173,5 @@ def test_an_average_of_a_class_loads_as_the_average_of_what_both_load_as(tmp_pat
         expected = 0.25 * after[name] + 0.75 * before[name] if tensor.is_floating_point() else after[name]
         torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
     lost = sorted(stored_tensors(base))[-1]
-    with pytest.raises(UserError, match=r"its base stores .* otherwise than the tuned model has them"):
+    with pytest.raises(UserError, match=r"its base stores .* differently from the tuned model"):
         base_places(weights, stored_tensors(base).keys() - {lost}, tmp_path)

@@ -129,7 +129,7 @@ def test_a_label_before_a_reply_is_told_and_taken_off_by_repair():
 def test_a_reply_that_goes_on_with_the_user_is_told():
     row = example({**EN, "answer": "It pumps blood.\nUser: And the lung?\nAssistant: Air."})
     assert found_in(row) == [("role_mark", "kept")]
-    assert "goes on with the user's turn ('User:')" in checked(row).findings[0].sentence
+    assert "continues with the user's turn ('User:')" in checked(row).findings[0].sentence
 
 
 PAGES = [
@@ -155,7 +155,7 @@ def test_markup_that_says_nothing_is_taken_off_and_told(wrong, right, field):
 def test_markup_that_may_say_something_is_told_and_stays(text):
     row = example({**ZH, "answer": text})
     assert found_in(row) == [("markup", "kept")]
-    assert "it stays, since taking it off may change what is said" in checked(row).findings[0].sentence
+    assert "it stays, since removing it may change the meaning" in checked(row).findings[0].sentence
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from thinktune.planner.activation_budgets import trace_layers
 from thinktune.planner.roofline import FLOAT8_CAST_BYTES, FLOAT8_TOKEN_BYTES
@@ -20,6 +21,8 @@ needs_cuda_build = pytest.mark.skipif(
     torch.version.cuda is None or find_spec("triton") is None,
     reason="torch here is no build for CUDA, or Triton is missing: no code for a card was written or looked at",
 )
+GUARD = "mix_order_reduction_max_reads"
+has_guard = hasattr(inductor.triton, GUARD)
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +36,29 @@ def kernels(found):
     return found.forward.triton_kernels + found.backward.triton_kernels
 
 
+def guarded(most, shape):
+    """Return the most bytes of a token that the installed compiler's own kernels may move, for those of torch 2.11.
+
+    Since 2.13 a kernel with sums over rows and columns reads at most ten tensors, so that no registers spill
+    (pytorch#179423). A layer's last kernel is two for it, which read and write four times the hidden states more.
+    """
+    return most + 4 * shape.hidden_size * torch.bfloat16.itemsize * has_guard
+
+
 @needs_cuda_build
 def test_a_layer_of_1_7b_is_few_kernels_and_few_bytes():
     found = layer_code(QWEN3["1.7B"], 1.0, joined=False)
     assert [found.forward.products, found.backward.products] == [7, 14]
     assert [found.forward.attentions, found.backward.attentions] == [1, 1]
     assert kernels(found) <= 16 + 4
+    assert found.bytes_per_token <= guarded(250_000, QWEN3["1.7B"])
+
+
+@needs_cuda_build
+@pytest.mark.skipif(not has_guard, reason="this compiler has no guard against spilled registers that could be lifted")
+def test_all_that_a_newer_compiler_moves_more_is_its_guard_against_spilled_registers():
+    with inductor.patch({f"triton.{GUARD}": 0}):
+        found = layer_code(QWEN3["1.7B"], 1.0, joined=False)
     assert found.bytes_per_token <= 250_000
 
 
@@ -78,7 +98,7 @@ def test_products_in_fp8_move_little_more_where_weights_are_cast_once_a_step(sca
     shape, plain = QWEN3["1.7B"], layer_code(QWEN3["1.7B"], 1.0, joined=False)
     held, cast = (layer_code(shape, 1.0, float8=Float8(scaling, each)) for each in (True, False))
     assert kernels(held) <= launches
-    assert held.bytes_per_token <= own_bytes
+    assert held.bytes_per_token <= guarded(own_bytes, shape)
     assert held.kept_bytes_per_token <= plain.kept_bytes_per_token
     widths, elements = 2 * 4096 + 3 * 8192, 2 * 2048**2 + 3 * 2048 * 6144
     more = held.bytes_per_token - plain.bytes_per_token

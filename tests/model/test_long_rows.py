@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import weakref
 
 import pytest
 import torch
@@ -149,6 +150,38 @@ def test_the_device_holds_a_few_inputs_whatever_the_number_of_layers(offloaded):
             held.append(live.peak_bytes / (64 * 32 * 4))
     assert (max(held) <= activation_offload.LEAVING_INPUTS + 2) == offloaded
     assert (held[:2] == held[2:]) == offloaded
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_after_a_forward_pass_the_last_inputs_alone_are_on_the_device(layered, batches, compiled):
+    """No storage of the others is left, whatever autograd keeps of the hooks that took them."""
+    if compiled:
+        apply_activation_budget(layered, 0.0, compiled=True)
+        compile_layers(layered, "aot_eager")
+    offload_layer_inputs(layered, compiled=compiled)
+    inputs = []
+    for layer in layered.model.layers:
+        layer.register_forward_pre_hook(lambda _, given: inputs.append(weakref.ref(given[0].untyped_storage())))
+    scaled, _ = compute_loss(layered, batches[0], 1.0, torch.float32, None)
+    left = [storage() is not None for storage in inputs]
+    assert left == [False] * (LAYERS - activation_offload.LEAVING_INPUTS) + [True] * activation_offload.LEAVING_INPUTS
+    scaled.backward()
+
+
+def test_a_view_of_an_input_in_another_dtype_stays_what_it_is(monkeypatch):
+    packed = counted_packs(monkeypatch)
+    weight, states = (
+        torch.ones(6, 8, 2, requires_grad=True),
+        torch.randn(6, 8, dtype=torch.complex64, requires_grad=True),
+    )
+
+    def layer(hidden):
+        return (torch.view_as_real(hidden) * weight).sum()
+
+    wanted = torch.autograd.grad(layer(states), weight)
+    offloaded = activation_offload._offloading(layer, ActivationOffloader(CPU), recompute=False)
+    assert torch.autograd.grad(offloaded(states), weight)[0].equal(wanted[0])
+    assert not packed
 
 
 def test_a_class_that_cannot_be_recomputed_is_refused(layered):

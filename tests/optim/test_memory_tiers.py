@@ -13,6 +13,7 @@ from support.optimizers import (
     take_steps,
     take_steps_in_backward,
 )
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from thinktune.config.schema import TrainConfig
 from thinktune.distributed.world import World
@@ -21,6 +22,7 @@ from thinktune.model.loading import load_model
 from thinktune.optim import adamw
 from thinktune.optim.memory_tiers import TIERS, pick_memory_tier
 from thinktune.optim.optimizer import Optimizer
+from thinktune.planner.trace import LiveBytes
 from thinktune.tokenization import Example, Turn
 from thinktune.tokenization.chat_template import render
 from thinktune.train.step import step
@@ -173,6 +175,19 @@ def test_bytes_are_those_of_the_table(memory):
     counted = sum(tensor.numel() * tensor.element_size() for name, tensor in kept.items() if not name.endswith("/step"))
     assert counted / model.weight.numel() == TIERS[memory].bytes_per_parameter
     assert [TIERS[name].bytes_per_parameter for name in TIERS] == [12, 12, 8, 4.03125, 4.03125, 3.0625]
+
+
+def test_masters_are_joined_where_no_card_needs_room_for_it(monkeypatch):
+    monkeypatch.setattr("thinktune.optim.optimizer.can_update_fused", lambda device: False)
+    with FakeTensorMode(), LiveBytes(torch.device("cuda")) as live:
+        model = torch.nn.ParameterList([torch.empty(256, 256, device="cuda")])
+        made = Optimizer(model, settings("exact"))
+        before = live.reset_peak()
+        masters = made.master_weights()
+        assert before > 0
+        assert live.peak_bytes == before
+    assert masters["0"].device == CPU
+    assert masters["0"].dtype == torch.float32
 
 
 def test_auto_is_exact_on_an_accelerator_only():

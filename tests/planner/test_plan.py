@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.plans import QWEN, train_config, workload
+from support.plans import QWEN, KnownWorkload, train_config, workload
 
 from thinktune.config.schema import TrainConfig
 from thinktune.errors import UserError
@@ -13,7 +13,8 @@ from thinktune.model.loss import pick_chunk_rows
 from thinktune.optim import candidate_tiers
 from thinktune.planner import plan
 from thinktune.planner.hardware import GIB, card_from_driver, find_card
-from thinktune.planner.memory import Setting
+from thinktune.planner.layer_calls import META
+from thinktune.planner.memory import Setting, memory_peaks
 from thinktune.planner.plan import cpu_default, fallback, fits, make_plan, plan_as_dict
 from thinktune.planner.speed import tokens_per_second
 
@@ -52,6 +53,15 @@ def test_plan_and_loss_choose_rows_of_logits_by_one_rule(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=card.memory_bytes))
     by_the_loss = pick_chunk_rows(torch.device("cuda"), QWEN.vocab_size, torch.bfloat16, fused=True)
     assert chosen.chunk_rows == by_the_loss == 24 * GIB // 64 // (2 * QWEN.vocab_size)
+
+
+def test_attentions_backward_pass_takes_a_block_of_128_tokens_more_for_each_row():
+    """FlashAttention 2 adds up the gradients of queries in fp32, of whole blocks of each row."""
+    setting = Setting("exact", False, 1.0, 16_384)
+    many, few = (KnownWorkload(QWEN, META, False, True, 16_384, 2048, 0.9, [tokens]) for tokens in (1, 2))
+    rows = many.batch_rows(16_384) - few.batch_rows(16_384)
+    assert rows == 16_384
+    assert memory_peaks(many, setting).train - memory_peaks(few, setting).train == rows * 128 * 16 * 128 * 4
 
 
 def test_what_is_minimized_changes_no_plan():

@@ -124,15 +124,17 @@ def _offloading(plain: Callable[..., Any], offloader: ActivationOffloader, *, re
         states, rest = (arguments[0], arguments[1:]) if arguments else (options.pop("hidden_states"), ())
         if not torch.is_grad_enabled() or not states.requires_grad:
             return plain(states, *rest, **options)
-        key, whole, packed = _storage(states), states.detach(), list[OffloadedInput]()
+        # Facts of the input, not the input: autograd keeps `pack` until the backward pass, and all that it refers to.
+        key, shape, stride, dtype = _storage(states), states.shape, states.stride(), states.dtype
+        start, contiguous, packed = states.storage_offset(), states.is_contiguous(), list[OffloadedInput]()
 
         def pack(tensor: Tensor) -> Tensor | _View:
             # All else that a layer saves is weights, positions and boundaries, which stay.
-            if _storage(tensor) != key or not whole.is_contiguous():
+            if _storage(tensor) != key or tensor.dtype != dtype or not contiguous:
                 return tensor
             if not packed:
-                packed.append(offloader.pack(whole))
-            return packed[0], tensor.shape, tensor.stride(), tensor.storage_offset() - whole.storage_offset()
+                packed.append(offloader.pack(tensor.detach().as_strided(shape, stride, start)))
+            return packed[0], tensor.shape, tensor.stride(), tensor.storage_offset() - start
 
         def unpack(saved: Tensor | _View) -> Tensor:
             if isinstance(saved, Tensor):

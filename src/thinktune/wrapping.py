@@ -10,7 +10,8 @@ HANGING_INDENT = 2  # spaces that the following lines of a broken one begin with
 
 # What is pasted stays on one line: the terminal may break it where it likes, which the clipboard does not see.
 _COPIED = re.compile(
-    r"`[^`]*`|(?:(?<=: )|(?<=^)|(?<=  ))(?:thinktune|pip|python|wandb|swanlab|tensorboard|ollama) .*$|^ *next: .*$"
+    r"`[^`]*`|^ *next: .*$"
+    r"|(?:(?<=: )|(?<=^)|(?<=  ))(?:\S*python\S* -m )?(?:thinktune|pip|wandb|swanlab|tensorboard|ollama) .*$"
 )
 _GAP = re.compile(r"(?<=\S) +(?=\S)")
 

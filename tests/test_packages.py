@@ -33,8 +33,8 @@ config cache
 progress
 library_output
 exit_codes
-terminal arguments termination
-errors files
+terminal arguments termination verb_help
+errors files wrapping
 """.strip().split("\n")
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -23,6 +23,7 @@ from thinktune.wrapping import wrap_text, wrap_words
 
 # C0 but tab and line feed, DEL, C1, and what changes the writing direction of the text that follows.
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+PIPED_COLUMNS = 160  # width of tables where output is no terminal: none of ours is cut
 CURSOR_UP = "\x1b[A"  # tqdm's, by which the bars of a hub's client stand below each other
 
 
@@ -190,4 +191,5 @@ def guard_console(console: Console) -> Console:
 def make_console(*, stderr: bool = False) -> Console:
     """Make a guarded console; the escape codes of its own styles reach the stream as they are."""
     stream = sys.stderr if stderr else sys.stdout
-    return guard_console(Console(file=getattr(stream, "unguarded", None), stderr=stderr, highlight=False))
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS
+    return guard_console(Console(file=getattr(stream, "unguarded", None), stderr=stderr, highlight=False, width=width))

@@ -10,13 +10,22 @@ HANGING_INDENT = 2  # spaces that the following lines of a broken one begin with
 
 # What is pasted stays on one line: the terminal may break it where it likes, which the clipboard does not see.
 _COPIED = re.compile(
-    r"`[^`]*`|(?:(?<=: )|(?<=^)|(?<=  ))(?:thinktune|pip|python|wandb|swanlab|tensorboard|ollama) .*$|^ *next: .*$"
+    r"`[^`]*`|^ *next: .*$"
+    r"|(?:(?<=: )|(?<=：)|(?<=^)|(?<=  ))(?:\S*python\S* -m )?(?:thinktune|pip|wandb|swanlab|tensorboard|ollama) .*$"
 )
-_GAP = re.compile(r"(?<=\S) +(?=\S)")
+# Where a line may end: at spaces, and between Chinese characters, but not before a mark that closes or after one that
+# opens.
+_WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"
+_OPENS, _CLOSES = "（“《「", "，。；：、）？！”》」"
+_GAP = re.compile(
+    r"(?<=\S) +(?=\S)"
+    rf"|(?<=[{_WIDE}])(?<![{_OPENS}])(?=[^\s{_CLOSES}])"
+    rf"|(?<=[^\s{_OPENS}])(?=[{_WIDE}])(?![{_CLOSES}])"
+)
 
 
 def wrap_words(text: str, columns: int) -> str:
-    """Break each line that is wider than `columns` cells between words; a word that is wider keeps its line."""
+    """Break each line that is wider than `columns` cells between words; a wider word gets a line of its own."""
     return wrap_text(Text(text), columns).plain
 
 

@@ -423,7 +423,9 @@ def serve(  # noqa: PLR0913 (each parameter is an option)
 ) -> None:
     """Serve a chat page and an OpenAI-compatible API."""
     with captured_output():
-        from thinktune.serve import API_KEY_VARIABLE, find_access, find_models
+        from thinktune.http.listening import API_KEY_VARIABLE
+        from thinktune.http.security import find_access
+        from thinktune.serve import find_models
         from thinktune.serve import serve as run_serve
 
     access = find_access(os.environ.get(API_KEY_VARIABLE), host, allow_host or (), allow_origin or (), root_path)

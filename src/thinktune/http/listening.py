@@ -1,7 +1,9 @@
 """How a server of ours listens: its address, uvicorn's settings, and its time limits for connections."""
 
 import ipaddress
+import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,9 +12,14 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from thinktune.errors import UserError
-from thinktune.http.security import Access, Limits, is_loopback
+from thinktune.http.security import Access, Limits, find_access, is_loopback
 
 API_KEY_VARIABLE = "THINKTUNE_API_KEY"
+
+
+def find_access_here(host: str, hosts: Sequence[str] | None, origins: Sequence[str] | None, root_path: str) -> Access:
+    """Return the access that the command line's options and the key of the environment give."""
+    return find_access(os.environ.get(API_KEY_VARIABLE), host, hosts or (), origins or (), root_path)
 
 
 def require_key(host: str, access: Access, what: str) -> None:

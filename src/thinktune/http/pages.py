@@ -1,6 +1,7 @@
 """Files of a server's page: read once, found by name, sent with their media types."""
 
 from collections.abc import Mapping
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from fastapi import FastAPI
@@ -26,6 +27,11 @@ def read_page_files(folder: Traversable, prefix: str = "") -> dict[str, bytes]:
         else:
             found |= read_page_files(entry, f"{prefix}{entry.name}/")
     return found
+
+
+def shared_page_files() -> dict[str, bytes]:
+    """Read the files that all pages share: the basic style, the icon, and the reader's choices."""
+    return read_page_files(files("thinktune.http") / "page")
 
 
 def page_response(content: bytes, name: str) -> Response:

@@ -1,6 +1,5 @@
 """The HTTP server: routes of the chat page and of the OpenAI-compatible API, in one process."""
 
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,9 +26,9 @@ from thinktune.http import (
     read_page_files,
 )
 from thinktune.http.errors import ResponseModel
-from thinktune.http.listening import API_KEY_VARIABLE, address_of, require_key, run_app
-from thinktune.http.pages import page_response
-from thinktune.http.security import find_access, read_body
+from thinktune.http.listening import address_of, find_access_here, require_key, run_app
+from thinktune.http.pages import page_response, shared_page_files
+from thinktune.http.security import read_body
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_completions import ChatSurface
@@ -236,12 +235,12 @@ def _allow_pages(guarded: ASGIApp, origins: frozenset[str]) -> ASGIApp:
 
 def read_page() -> dict[str, bytes]:
     """Read the files of the chat page by name."""
-    return read_page_files(files("thinktune.serve") / "page")
+    return shared_page_files() | read_page_files(files("thinktune.serve") / "page")
 
 
 def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, access: Access | None = None) -> None:
     """Serve until Ctrl-C; raises UserError if the address is taken, or open to other machines without an API key."""
-    limits, access = Limits(), access or find_access(os.environ.get(API_KEY_VARIABLE), host, (), (), "")
+    limits, access = Limits(), access or find_access_here(host, None, None, "")
     require_key(host, access, "the model")
     listening = listen(host, port)
     try:

@@ -132,7 +132,7 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     """
     run = RunFolder(folder)
     if not run.is_run:
-        leftovers = (run.lock.name, ".partial")
+        leftovers = (run.lock.name, run.process.name, ".partial")
         if folder.is_dir() and any(not path.name.endswith(leftovers) for path in folder.iterdir()):
             raise UserError(f"{folder}: is not empty and not a run of thinktune; choose another name with name=...")
         return []

@@ -10,17 +10,19 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from thinktune.http import ApiError
 from thinktune.http.security import read_body
+from thinktune.report.comparison_page import comparison_path
 from thinktune.report.run_sections.live import render_live_charts, run_facts, run_samples
 from thinktune.run import RunFolder
+from thinktune.run.environment import shell_command
 from thinktune.run.resume import training_process
 from thinktune.studio.acts import Act
 from thinktune.studio.live_runs import LiveRuns, run_signature
@@ -109,6 +111,10 @@ def _add_shown_pages(app: FastAPI, studio: Studio) -> None:
             raise ApiError(400, f"{name} is no page")
         return JSONResponse({"address": shown_page_address(studio, name)})
 
+    def link_comparison(run: Annotated[list[str], Query(max_length=20)]) -> Response:
+        return link_page(studio.folder.name_of(comparison_path([studio.folder.find_run(one) for one in run])))
+
+    app.add_api_route("/studio/comparison", link_comparison, summary="Return the address of a page that compares runs.")
     app.add_api_route("/shown/{ticket}/{name:path}", show_page, summary="Show a page that lies in the folder.")
     app.add_api_route("/studio/page-link/{name:path}", link_page, summary="Return the address that shows a page.")
 
@@ -129,6 +135,8 @@ def _surroundings(studio: Studio, name: str, path: Path) -> dict[str, Any]:
         "act_state": act and act.state,
         "changed_at": changed_at,
         "report": shown_page_address(studio, report) if folder.report.is_file() else None,
+        "command": way.recipe and shell_command("train", way.recipe),
+        "stopping": act is not None and act.stopping,
         "stoppable": act is not None or training_process(path) is not None,
     }
 

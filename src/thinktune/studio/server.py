@@ -43,7 +43,7 @@ POLICIES = {
     "/chat/": f"{OWN_FILES}; frame-ancestors 'self'",
     "/": f"{OWN_FILES}; frame-src 'self'; frame-ancestors 'none'",
 }
-SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think", "acts")
+SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think")
 
 
 def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASGIApp:

@@ -19,8 +19,8 @@ from thinktune.config import load_recipe
 from thinktune.config.loading import dump_recipe
 from thinktune.run import RunFolder
 from thinktune.serve import Limits
-from thinktune.serve.openai_schema import ApiError
-from thinktune.serve.security import error_response
+from thinktune.http import ApiError
+from thinktune.http.security import error_response
 from thinktune.studio.talk import make_client, pass_on, printed_port, read_feedback
 
 TEXT = "<think>a thought of some length</think>The answer is 42."

@@ -7,19 +7,25 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
 from thinktune.eval import find_measure
 from thinktune.eval.comparison import format_figure_and_interval
 from thinktune.eval.exams.catalogue import read_catalogue
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.votes import count_votes
 from thinktune.files import name_path
+from thinktune.http import ApiError
 from thinktune.report.evaluation_section import AGAIN, draw_interval, figure_values, read_reports
 from thinktune.report.html import BilingualText
 from thinktune.report.run_sections import evaluation_words
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.reading import AnyObject, read_lines, refuse_damage
+from thinktune.studio.studio import Studio
 
 Outcome = Literal["all", "better", "worse", "same"]
+Mode = Literal["thinking", "silent"]
 
 SHOWN_CHARACTERS = 240  # of a question in the list; an opened row has all of it
 MAX_ROWS = 200  # of one request
@@ -35,13 +41,13 @@ def read_proof(run: Path) -> dict[str, Any]:
     """
     report = read_reports(run)
     silent = report.pop("silent", None)
-    found = [("thinking", report), ("silent", silent)]
+    found: list[tuple[Mode, Any]] = [("thinking", report), ("silent", silent)]
     with refuse_damage(RunFolder(run).evaluation().report, AGAIN):
         modes = [_mode_values(run, mode, each) for mode, each in found if each and each.get("sets")]
         return {"modes": modes, "votes": count_votes(run), "exams": _offered_exams(), "has_model": _has_model(run)}
 
 
-def _mode_values(run: Path, mode: str, report: Mapping[str, Any]) -> dict[str, Any]:
+def _mode_values(run: Path, mode: Mode, report: Mapping[str, Any]) -> dict[str, Any]:
     rows = rows_of(evaluation_folder(run, mode)).rows
     values = figure_values(report)
     for one in values["sets"]:
@@ -88,7 +94,7 @@ def _has_model(run: Path) -> bool:
     return RunFolder(run).final.is_dir() or RunFolder(run).best.exists()
 
 
-def evaluation_folder(run: Path, mode: str) -> EvaluationFolder:
+def evaluation_folder(run: Path, mode: Mode) -> EvaluationFolder:
     """Return the folder of the evaluation in a mode: `thinking` or `silent`."""
     return RunFolder(run).evaluation(thinking=mode != "silent")
 
@@ -176,6 +182,35 @@ def show_row(found: EvaluatedRows, number: int) -> dict[str, Any] | None:
     return _row_summary(number, found.rows[number]) | {
         key: value for key, value in found.rows[number].items() if key != "set"
     }
+
+
+def add_proof_routes(app: FastAPI, studio: Studio) -> None:
+    """Add the routes of the Proof screen: all figures of a run, its rows, and one row whole."""
+
+    def show_proof(name: str) -> Response:
+        return JSONResponse(read_proof(studio.folder.find_run(name)))
+
+    def find_rows(  # noqa: PLR0913 (each parameter is one of the address)
+        name: str,
+        mode: Mode = "thinking",
+        outcome: Outcome = "all",
+        named_set: str = "",
+        search: str = "",
+        start: int = 0,
+        count: int = 50,
+    ) -> Response:
+        found = rows_of(evaluation_folder(studio.folder.find_run(name), mode))
+        return JSONResponse(list_rows(found, outcome, named_set, search, max(0, start), max(0, count)))
+
+    def show_one_row(name: str, number: int, mode: Mode = "thinking") -> Response:
+        row = show_row(rows_of(evaluation_folder(studio.folder.find_run(name), mode)), number)
+        if row is None:
+            raise ApiError(404, f"there is no row {number}; the run was evaluated again since")
+        return JSONResponse(row)
+
+    app.add_api_route("/studio/proof/{name:path}", show_proof, summary="Show the figures of a run's evaluations.")
+    app.add_api_route("/studio/proof-rows/{name:path}", find_rows, summary="Find rows of an evaluation.")
+    app.add_api_route("/studio/proof-row/{name:path}", show_one_row, summary="Show a row of an evaluation.")
 
 
 def to_json(value: Any) -> Any:

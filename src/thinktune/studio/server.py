@@ -28,7 +28,11 @@ from thinktune.progress import Say
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
+from thinktune.studio.proof_view import add_proof_routes
 from thinktune.studio.studio import Studio
+from thinktune.studio.take_home_view import add_take_home_routes
+from thinktune.studio.talk import add_talk_routes
+from thinktune.studio.think_view import add_think_routes
 from thinktune.studio.verbs import parse_verb
 from thinktune.studio.way import add_way_routes
 
@@ -43,6 +47,10 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     add_act_routes(app, studio)
     add_home_routes(app, studio)
     add_way_routes(app, studio)
+    add_proof_routes(app, studio)
+    add_talk_routes(app, studio)
+    add_take_home_routes(app, studio)
+    add_think_routes(app, studio)
     return SecurityMiddleware(app, access)
 
 

@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
 from thinktune.checkpoint.manifest import CARD_FILE
 from thinktune.errors import UserError
 from thinktune.export.source import FACTS_FILE
@@ -20,6 +23,7 @@ from thinktune.report.model_card import edited_card, render_model_card
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
 from thinktune.studio.proof_view import to_json
+from thinktune.studio.studio import Studio
 
 # What is offered, what people take it for first; `export` knows more kinds of GGUF.
 OFFERED_TARGETS = ("hf", "gguf-q8_0", "gguf", "ollama", "fp8", "vllm", "sglang", "mlx")
@@ -136,3 +140,13 @@ def _commands(run: RunFolder, named: RunFolder, damages: list[str]) -> list[dict
     except UserError as error:
         damages += error.faults
     return [{"title": each.title, "text": each.text, "language": each.language} for each in commands]
+
+
+def add_take_home_routes(app: FastAPI, studio: Studio) -> None:
+    """Add the route of the Take-home screen."""
+
+    def show_take_home(name: str) -> Response:
+        folder = studio.folder
+        return JSONResponse(read_take_home(folder.path, folder.name_of(folder.find_run(name))))
+
+    app.add_api_route("/studio/take-home/{name:path}", show_take_home, summary="Show a run's model and its exports.")

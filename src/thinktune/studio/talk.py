@@ -13,18 +13,22 @@ from urllib.parse import quote
 
 import anyio
 import httpx
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from thinktune.config import load_recipe
 from thinktune.config.schema import DataConfig
 from thinktune.errors import UserError
 from thinktune.eval.votes import count_votes
+from thinktune.http import ApiError, Limits
+from thinktune.http.security import error_response, read_body
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
-from thinktune.serve.openai_schema import ApiError
-from thinktune.serve.security import Limits, error_response, read_body
+from thinktune.studio.act_folder import ActFolder
+from thinktune.studio.studio import Studio
 
 # The server's own line. It listens on loopback alone, as the studio starts it.
 _PRINTED_PAGE = re.compile(r"^page: http://127\.0\.0\.1:(\d{1,5})/\s*$", re.MULTILINE)
@@ -110,6 +114,42 @@ class _PassedOn(Response):
 
 def _name(raw: bytes) -> str:
     return raw.decode("latin-1").lower()
+
+
+def add_talk_routes(app: FastAPI, studio: Studio) -> None:
+    """Add the routes of the Talk screen: what is served of a run, and the chat page of an act."""
+    client = make_client()
+
+    def show_talk(name: str) -> Response:
+        folder = studio.folder
+        run = folder.name_of(folder.find_run(name))
+        acts = [act for act in studio.acts.alive() if act.verb == "serve" and act.about.get("run") == run]
+        served = [{"id": act.id, "ready": _port_of(studio, act.id) is not None} for act in acts]
+        return JSONResponse({"served": served, **read_feedback(folder.path, run)})
+
+    async def talk(request: Request) -> Response:
+        act = str(request.path_params["act"])
+        port = await run_in_threadpool(_served_port, studio, act)
+        path = f"/chat/{act}/{request.path_params['path']}"
+        return await pass_on(client, request, port, path, studio.limits)
+
+    app.add_api_route("/studio/talk/{name:path}", show_talk, summary="Show what is served of a run, and what was said.")
+    app.add_route("/chat/{act}/{path:path}", talk, methods=["GET", "HEAD", "POST"])
+
+
+def _served_port(studio: Studio, id: str) -> int:
+    """Return the port of a server that an act runs; raises ApiError where it is none, or has none yet."""
+    act = studio.acts.find(id)
+    if act.verb != "serve" or act.state != "running":
+        raise ApiError(404, f"the act {id} serves no model now; start it on the Talk screen")
+    port = _port_of(studio, id)
+    if port is None:
+        raise ApiError(503, "the model is being loaded; try again in a moment")
+    return port
+
+
+def _port_of(studio: Studio, id: str) -> int | None:
+    return printed_port(ActFolder(studio.acts.path / id).stdout)
 
 
 def read_feedback(root: Path, name: str) -> dict[str, Any]:

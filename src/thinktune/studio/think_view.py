@@ -10,12 +10,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
 from thinktune.config import Recipe, load_recipe
 from thinktune.files import name_path
 from thinktune.inference.openai_errors import API_KEY_VARIABLES
 from thinktune.run.environment import shell_command
 from thinktune.run.reading import AnyObject, read_object
 from thinktune.run.thought_folder import ThoughtFolder
+from thinktune.studio.studio import Studio
 from thinktune.synthesis.ledger import Price, Usage
 from thinktune.synthesis.reply_journal import parse_line
 from thinktune.synthesis.settings import default_folder
@@ -161,3 +165,13 @@ def _shown_row(record: Mapping[str, Any]) -> dict[str, str]:
     asked, reply = record["messages"][-2:]
     reasoning = str(reply.get("reasoning_content") or "")
     return {"question": str(asked["content"]), "reasoning": reasoning, "answer": str(reply["content"])}
+
+
+def add_think_routes(app: FastAPI, studio: Studio) -> None:
+    """Add the route of the Think screen."""
+
+    def show_think(name: str) -> Response:
+        folder = studio.folder
+        return JSONResponse(read_think(folder.path, folder.name_of(folder.resolve(name))))
+
+    app.add_api_route("/studio/think/{name:path}", show_think, summary="Show what a teacher was asked for a recipe.")

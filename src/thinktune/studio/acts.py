@@ -71,7 +71,7 @@ class Acts:
             "verb": verb.verb,
             "argv": argv,
             "about": verb.about(),
-            "command": redact(shell_command(*_readable(argv))),
+            "command": _line_of(argv),
             "started_at": now,
             "folder": str(self.folder.path),
         }
@@ -86,6 +86,10 @@ class Acts:
             start_new_session=True,
         )
         return self.find(id)
+
+    def command_of(self, verb: Verb) -> str:
+        """Return the line of a verb that has not been started; raises ApiError as starting it would."""
+        return _line_of(verb.argv(self.folder, "ACT"))
 
     def list(self, count: int = 200) -> "list[Act]":
         """List acts, the newest first."""
@@ -226,6 +230,10 @@ def _whole_characters(found: bytes) -> bytes:
             length = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
             return found if back >= length else found[:-back]
     return found
+
+
+def _line_of(argv: list[str]) -> str:
+    return redact(shell_command(*_readable(argv)))
 
 
 def _readable(argv: list[str]) -> list[str]:

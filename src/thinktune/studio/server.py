@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from thinktune.errors import UserError
 from thinktune.http import (
     Access,
     ApiError,
@@ -23,7 +24,7 @@ from thinktune.http import (
 )
 from thinktune.http.listening import address_of, find_access_here, require_key, run_app
 from thinktune.http.pages import page_response, shared_page_files
-from thinktune.http.security import read_body
+from thinktune.http.security import OWN_FILES, error_response, read_body
 from thinktune.progress import Say
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
@@ -36,6 +37,11 @@ from thinktune.studio.think_view import add_think_routes
 from thinktune.studio.verbs import parse_verb
 from thinktune.studio.way import add_way_routes
 
+# The first that fits an address. The chat page is shown in a frame of the studio's, and in no other page's.
+POLICIES = {
+    "/chat/": f"{OWN_FILES}; frame-ancestors 'self'",
+    "/": f"{OWN_FILES}; frame-src 'self'; frame-ancestors 'none'",
+}
 SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think", "acts")
 
 
@@ -43,6 +49,7 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     """Build the studio over a folder, for those who have access."""
     studio = Studio(folder, Acts(folder), limits)
     app = empty_app("thinktune studio")
+    app.add_exception_handler(UserError, _on_user_error)
     _add_page(app, access.root_path)
     add_act_routes(app, studio)
     add_home_routes(app, studio)
@@ -51,7 +58,12 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     add_talk_routes(app, studio)
     add_take_home_routes(app, studio)
     add_think_routes(app, studio)
-    return SecurityMiddleware(app, access)
+    return SecurityMiddleware(app, access, POLICIES)
+
+
+async def _on_user_error(request: Request, error: Exception) -> Response:
+    del request
+    return error_response(ApiError(409, str(error)))  # of a file in the folder, which a verb or a person changed
 
 
 def read_studio_page() -> dict[str, bytes]:
@@ -71,8 +83,7 @@ def _add_page(app: FastAPI, root_path: str) -> None:
     app.add_api_route("/", show_page, include_in_schema=False)
     for screen in SCREENS:
         app.add_api_route(f"/{screen}", show_page, include_in_schema=False)
-        if screen != "talk":
-            app.add_api_route(f"/{screen}/{{name:path}}", show_page, include_in_schema=False)
+        app.add_api_route(f"/{screen}/{{name:path}}", show_page, include_in_schema=False)
     add_page_files(app, page)
 
 
@@ -83,6 +94,10 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
     async def start_act(request: Request) -> Response:
         verb = parse_verb(await read_body(request, studio.limits))
         return JSONResponse(asdict(await run_in_threadpool(acts.start, verb)), 201)
+
+    async def show_command(request: Request) -> Response:
+        verb = parse_verb(await read_body(request, studio.limits))
+        return JSONResponse({"command": await run_in_threadpool(acts.command_of, verb)})
 
     def list_acts(count: int = 200) -> Response:
         return JSONResponse({"acts": [asdict(one) for one in acts.list(count)]})
@@ -104,6 +119,7 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
         return JSONResponse(asdict(await run_in_threadpool(acts.stop, id)))
 
     app.add_api_route("/studio/acts", start_act, methods=["POST"], summary="Start a verb in a process of its own.")
+    app.add_api_route("/studio/command", show_command, methods=["POST"], summary="Show the line of a verb.")
     app.add_api_route("/studio/acts", list_acts, summary="List acts, the newest first.")
     app.add_api_route("/studio/acts/{id}", show_act, summary="Show how an act is doing.")
     app.add_api_route("/studio/acts/{id}/log", show_log, summary="Read what an act printed, from a byte on.")

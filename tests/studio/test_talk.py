@@ -17,10 +17,9 @@ from support.runs import settings
 
 from thinktune.config import load_recipe
 from thinktune.config.loading import dump_recipe
-from thinktune.run import RunFolder
-from thinktune.serve import Limits
-from thinktune.http import ApiError
+from thinktune.http import ApiError, Limits
 from thinktune.http.security import error_response
+from thinktune.run import RunFolder
 from thinktune.studio.talk import make_client, pass_on, printed_port, read_feedback
 
 TEXT = "<think>a thought of some length</think>The answer is 42."

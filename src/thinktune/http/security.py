@@ -170,7 +170,7 @@ class SecurityMiddleware:
 
 
 def needs_key(route: str) -> bool:
-    """Return True for an address that needs the key where there is one: also that of a server passed on, /chat/ACT/…."""
+    """Return True for an address that needs the key where there is one, below /chat/ACT/ as well."""
     if found := _PASSED_ON.match(route):
         return not route[found.end() :].startswith("page/") and route != found[0]
     return route.startswith(KEYED_PATHS)

@@ -71,7 +71,7 @@ class Acts:
             "verb": verb.verb,
             "argv": argv,
             "about": verb.about(),
-            "command": _line_of(argv),
+            "command": self.command_of(verb),
             "started_at": now,
             "folder": str(self.folder.path),
         }
@@ -88,8 +88,8 @@ class Acts:
         return self.find(id)
 
     def command_of(self, verb: Verb) -> str:
-        """Return the line of a verb that has not been started; raises ApiError as starting it would."""
-        return _line_of(verb.argv(self.folder, "ACT"))
+        """Return the line of a verb, to paste in the studio's folder; raises ApiError as starting it would."""
+        return redact(shell_command(*_readable(verb.typed(self.folder))))
 
     def list(self, count: int = 200) -> "list[Act]":
         """List acts, the newest first."""
@@ -230,10 +230,6 @@ def _whole_characters(found: bytes) -> bytes:
             length = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
             return found if back >= length else found[:-back]
     return found
-
-
-def _line_of(argv: list[str]) -> str:
-    return redact(shell_command(*_readable(argv)))
 
 
 def _readable(argv: list[str]) -> list[str]:

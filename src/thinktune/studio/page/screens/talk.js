@@ -41,8 +41,9 @@ export function Talk({ name }) {
 
 function Chat({ id }) {
   const words = useWords(file);
+  const language = useLanguage(); // which the chat page reads when it is loaded; it keeps its chat and its draft
   const address = `${root}chat/${id}/`;
-  return html`<iframe class="chat-frame" src=${address} title=${words.frame} allow="clipboard-write"></iframe>
+  return html`<iframe class="chat-frame" key=${language} src=${address} title=${words.frame} allow="clipboard-write"></iframe>
     <p class="small"><a href=${address} target="_blank" rel="noopener">${words.alone}</a></p>`;
 }
 

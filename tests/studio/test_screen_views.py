@@ -84,8 +84,10 @@ def test_take_home_shows_exports_and_never_a_token(tmp_path, run, monkeypatch):
     assert made["gguf-q8_0"]["check"] == facts["check"]
     assert made["hf"] is None
     assert shown["final"]["bytes"] >= 1000
-    assert "# one" in shown["card"]["text"]
-    assert not shown["card"]["text"].startswith("---")
+    card = shown["card"]["text"]
+    assert card["en"].startswith("# one\n")
+    assert card["zh"].startswith("# 中文说明\n")
+    assert "<!--" not in card["zh"]
     assert [each["text"].split()[-1] for each in shown["commands"][:1]] == ["runs/one"]
     assert {each["name"]: each["has_token"] for each in shown["hubs"]} == {"modelscope": False, "huggingface": True}
     assert "secretsecret" not in json.dumps(shown)

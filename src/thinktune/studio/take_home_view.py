@@ -34,6 +34,7 @@ OWN_TITLE = BilingualText(
     "在终端里对话；或打开网页并排对比训练前后的模型（同时提供 OpenAI 兼容接口）",
 )
 
+_CHINESE_HALF = "\n# 中文说明\n"  # how a card's begins
 _CARD_SIGNATURE = re.compile(r"\n*<!-- thinktune card [0-9a-f]{16} -->\s*\Z")
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
 
@@ -57,7 +58,7 @@ def read_take_home(root: Path, name: str) -> dict[str, Any]:
         own = edited_card(run.final)
         rendered = render_model_card(run.final, run) if own is None else None
         damages += rendered.damages if rendered else ()
-        card = {"text": _card_body(own or (rendered.text if rendered else "")), "edited": own is not None}
+        card = {"text": _card_text(own or (rendered.text if rendered else "")), "edited": own is not None}
     except UserError as error:
         damages += error.faults
     return to_json(
@@ -123,9 +124,14 @@ def _hubs() -> list[dict[str, Any]]:
     ]
 
 
-def _card_body(text: str) -> str:
-    """Return a card without what programs read of it: its metadata and its signature."""
-    return _CARD_SIGNATURE.sub("\n", _FRONT_MATTER.sub("", text, count=1))
+def _card_text(text: str) -> BilingualText:
+    """Return the half of a card in each language, without what programs read: its metadata and its signature.
+
+    A card of somebody's own may have no such halves; then it is the same in both.
+    """
+    body = _CARD_SIGNATURE.sub("\n", _FRONT_MATTER.sub("", text, count=1))
+    english, found, chinese = body.partition(_CHINESE_HALF)
+    return BilingualText(english, _CHINESE_HALF.lstrip() + chinese) if found else BilingualText(body, body)
 
 
 def _commands(run: RunFolder, named: RunFolder, damages: list[str]) -> list[dict[str, Any]]:

@@ -129,8 +129,10 @@ def add_talk_routes(app: FastAPI, studio: Studio) -> None:
 
     async def talk(request: Request) -> Response:
         act = str(request.path_params["act"])
-        port = await run_in_threadpool(_served_port, studio, act)
         path = f"/chat/{act}/{request.path_params['path']}"
+        if not {".", ".."}.isdisjoint(path.split("/")):  # it would be another address for the server behind
+            raise ApiError(404, f"{path} is no address of the chat page")
+        port = await run_in_threadpool(_served_port, studio, act)
         return await pass_on(client, request, port, path, studio.limits)
 
     app.add_api_route("/studio/talk/{name:path}", show_talk, summary="Show what is served of a run, and what was said.")

@@ -70,12 +70,13 @@ export function VirtualList({ total, height, stamp, fetchRows, label, children, 
     if (next * height < place.scrollTop) place.scrollTop = next * height;
     if ((next + 1) * height > place.scrollTop + place.clientHeight) place.scrollTop = (next + 1) * height - place.clientHeight;
     toFocus.current = true;
+    place.focus({ preventScroll: true }); // the row that had it may go out of sight, and further keys would be lost
     setTop(place.scrollTop);
     setActive(next);
   };
   const stop = active >= first && active < last ? active : Math.min(last - 1, first + SPARE); // where Tab comes in
   const indexes = Array.from({ length: Math.max(0, last - first) }, (_, number) => first + number);
-  return html`<div class="virtual" ref=${box} onScroll=${() => setTop(box.current.scrollTop)} onKeyDown=${move}>
+  return html`<div class="virtual" tabindex="-1" ref=${box} onScroll=${() => setTop(box.current.scrollTop)} onKeyDown=${move}>
     <ul class="virtual-rows" aria-label=${label} style=${{ height: `${total * height}px` }}>
       ${indexes.map((index) => {
         const row = rowAt(index);

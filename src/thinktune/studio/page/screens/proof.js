@@ -1,10 +1,11 @@
 // The proof screen: an evaluation with its progress, its figures as the report shows them, and its rows to read.
 
-import { Act } from '../components/act.js';
+import { isAlive } from '../components/act.js';
+import { NewestAct, useNewestAct } from '../components/newest-act.js';
 import { Problem } from '../components/problem.js';
 import { useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
-import { inPath, refreshAll, useServer } from '../server.js';
+import { inPath, useServer } from '../server.js';
 import * as file from '../words/proof.js';
 import { EvaluationForm } from './proof/form.js';
 import { Figures } from './proof/figures.js';
@@ -15,18 +16,17 @@ import { Votes } from './talk.js';
 export function Proof({ name }) {
   const words = useWords(file);
   const { value: proof, error } = useServer(`studio/proof/${inPath(name)}`);
-  const { value: home } = useServer('studio/home', 5000);
-  const act = home?.acts.find((one) => one.verb === 'eval' && one.about.run === name);
-  const [last, setLast] = useState(null); // the act that was started here, whose fault is shown if it fails
+  const { value: home } = useServer('studio/home');
+  const act = useNewestAct('eval', 'run', name);
+  const [started, setStarted] = useState(null);
   const [mode, setMode] = useState('thinking');
-  const watched = act?.id ?? last;
   const shown = proof?.modes.find((one) => one.mode === mode) ?? proof?.modes[0];
   return html`<h1>${words.title}</h1>
     <p class="lead">${words.lead}</p>
     <${Problem} error=${error} />
-    ${watched && html`<div class="card"><h2>${words.running}</h2><${Act} id=${watched} key=${watched} onEnd=${refreshAll} /></div>`}
+    <${NewestAct} act=${act} started=${started} title=${words.running} />
     ${proof && !shown && html`<p>${proof.has_model ? words.none : words.noModel}</p>`}
-    ${proof?.has_model && !act && html`<${EvaluationForm} name=${name} proof=${proof} files=${home?.rows ?? []} onStart=${(started) => setLast(started.id)} />`}
+    ${proof?.has_model && !isAlive(act) && html`<${EvaluationForm} name=${name} proof=${proof} files=${home?.rows ?? []} onStart=${({ id }) => setStarted(id)} />`}
     ${proof?.modes.length > 1 && html`<${ModeChoice} mode=${shown.mode} onChoose=${setMode} />`}
     ${shown && html`<div key=${shown.mode}>
       <${Figures} shown=${shown} />

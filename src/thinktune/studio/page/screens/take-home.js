@@ -1,14 +1,15 @@
 // The take-home screen: the final model, its other forms, its card, and its way to a hub.
 
-import { Act, ActButton } from '../components/act.js';
+import { ActButton, isAlive } from '../components/act.js';
 import { Command } from '../components/command.js';
+import { NewestAct, useNewestAct } from '../components/newest-act.js';
 import { Problem } from '../components/problem.js';
 import { useText } from '../components/texts.js';
 import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import { formatBytes, formatTime } from '../numbers.js';
-import { inPath, refreshAll, useServer } from '../server.js';
+import { inPath, useServer } from '../server.js';
 import * as file from '../words/take-home.js';
 
 const NAME = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/; // OWNER/NAME, as the verb takes it
@@ -19,16 +20,14 @@ const SCRIPTS = ['vllm', 'sglang', 'mlx']; // forms without weights of their own
 export function TakeHome({ name }) {
   const words = useWords(file);
   const { value: shown, error } = useServer(`studio/take-home/${inPath(name)}`);
-  const { value: home } = useServer('studio/home', 5000);
-  const act = (verb) => home?.acts.find((one) => one.verb === verb && one.about.run === name);
   return html`<h1>${words.title}</h1>
     <p class="lead">${words.lead}</p>
     <${Problem} error=${error} />
     ${shown?.damages.map((damage) => html`<p class="problem" role="alert">${damage}</p>`)}
     ${shown && !shown.final && html`<p>${words.none}</p>`}
     ${shown?.final && html`<${Model} shown=${shown} />
-      <${Exports} name=${name} targets=${shown.targets} act=${act('export')} />
-      <${Push} name=${name} hubs=${shown.hubs} act=${act('push')} />
+      <${Exports} name=${name} targets=${shown.targets} />
+      <${Push} name=${name} hubs=${shown.hubs} />
       ${shown.card && html`<${Card} card=${shown.card} path=${shown.final.card} />`}`}`;
 }
 
@@ -43,20 +42,20 @@ function Model({ shown }) {
 }
 
 /** Show each form: what it is for, whether it was written and how it answered; chosen ones are written by one act. */
-function Exports({ name, targets, act }) {
+function Exports({ name, targets }) {
   const words = useWords(file);
+  const act = useNewestAct('export', 'run', name);
   const [chosen, setChosen] = useState([]);
-  const [last, setLast] = useState(null);
+  const [started, setStarted] = useState(null);
   const toggle = (target) => setChosen(chosen.includes(target) ? chosen.filter((one) => one !== target) : [...chosen, target]);
   const verb = { verb: 'export', run: name, targets: chosen };
-  const watched = act?.id ?? last;
   return html`<h2>${words.exports}</h2>
     <div class="cards" role="group" aria-label=${words.choose}>
       ${targets.map((target) => html`<${Target} key=${target.name} target=${target} isChosen=${chosen.includes(target.name)} onToggle=${() => toggle(target.name)} />`)}
     </div>
-    ${!act && chosen.length > 0 && html`<${VerbCommand} verb=${verb} />`}
-    ${!act && html`<${ActButton} verb=${verb} label=${words.start} disabled=${!chosen.length} onStart=${(started) => (setLast(started.id), setChosen([]))} />`}
-    ${watched && html`<div class="card"><h3>${words.running}</h3><${Act} id=${watched} key=${watched} onEnd=${refreshAll} /></div>`}`;
+    ${!isAlive(act) && chosen.length > 0 && html`<${VerbCommand} verb=${verb} />`}
+    ${!isAlive(act) && html`<${ActButton} verb=${verb} label=${words.start} disabled=${!chosen.length} onStart=${({ id }) => (setStarted(id), setChosen([]))} />`}
+    <${NewestAct} act=${act} started=${started} title=${words.running} />`;
 }
 
 function Target({ target, isChosen, onToggle }) {
@@ -81,16 +80,16 @@ function Made({ made, isScript }) {
 }
 
 /** Push to a hub: where, under which name, and who may see it; the token stays in the server's environment. */
-function Push({ name, hubs, act }) {
+function Push({ name, hubs }) {
   const words = useWords(file);
+  const act = useNewestAct('push', 'run', name);
   const [hub, setHub] = useState((hubs.find((one) => one.has_token) ?? hubs[0]).name);
   const [repository, setRepository] = useState('');
   const [isPublic, setPublic] = useState(false);
-  const [last, setLast] = useState(null);
+  const [started, setStarted] = useState(null);
   const { token_variable: variable, has_token: hasToken } = hubs.find((one) => one.name === hub);
   const isNamed = NAME.test(repository.trim());
   const verb = { verb: 'push', run: name, hub, name: repository.trim(), public: isPublic };
-  const watched = act?.id ?? last;
   return html`<h2>${words.push}</h2>
     <p class="small">${words.pushHint}</p>
     <div class="fields">
@@ -101,9 +100,9 @@ function Push({ name, hubs, act }) {
     </div>
     <p class="choices"><label><input type="checkbox" checked=${isPublic} onChange=${(event) => setPublic(event.target.checked)} /><span>${words.public}</span></label></p>
     <p class=${`small ${hasToken ? '' : 'warning'}`}>${hasToken ? words.token(variable) : words.noToken(variable)}</p>
-    ${!act && isNamed && html`<${VerbCommand} verb=${verb} />`}
-    ${!act && html`<${ActButton} verb=${verb} label=${words.pushStart} disabled=${!isNamed || !hasToken} onStart=${(started) => setLast(started.id)} />`}
-    ${watched && html`<div class="card"><h3>${words.pushing}</h3><${Act} id=${watched} key=${watched} /></div>`}`;
+    ${!isAlive(act) && isNamed && html`<${VerbCommand} verb=${verb} />`}
+    ${!isAlive(act) && html`<${ActButton} verb=${verb} label=${words.pushStart} disabled=${!isNamed || !hasToken} onStart=${({ id }) => setStarted(id)} />`}
+    <${NewestAct} act=${act} started=${started} title=${words.pushing} />`;
 }
 
 function Card({ card, path }) {

@@ -2,6 +2,7 @@
 
 import { Act, ActButton } from '../components/act.js';
 import { Command } from '../components/command.js';
+import { useNewestAct } from '../components/newest-act.js';
 import { Problem } from '../components/problem.js';
 import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
@@ -17,19 +18,19 @@ const LATER_MS = 5000;
 /** Show the chat page of a run; its server is an act that lives without this page. */
 export function Talk({ name }) {
   const words = useWords(file);
-  const [last, setLast] = useState(null); // the act that was started here, whose fault is shown if it fails
+  const act = useNewestAct('serve', 'run', name); // whose fault is shown if it failed
   const [waits, setWaits] = useState(false);
   const { value: talk, error } = useServer(`studio/talk/${inPath(name)}`, waits ? SOON_MS : LATER_MS);
   const served = talk?.served[0];
   const loading = Boolean(served && !served.ready);
   if (loading !== waits) setWaits(loading);
   const verb = { verb: 'serve', run: name };
-  const watched = served?.id ?? last;
+  const watched = served?.id ?? (['failed', 'died'].includes(act?.state) ? act.id : null);
   return html`<h1>${words.title}</h1>
     <p class="lead">${words.lead}</p>
     <${Problem} error=${error} />
     ${talk && !served && html`<div class="card">
-      <${ActButton} verb=${verb} label=${words.start} onStart=${(act) => setLast(act.id)} />
+      <${ActButton} verb=${verb} label=${words.start}  />
       <p class="hint">${words.startHint}</p>
       <${VerbCommand} verb=${verb} />
     </div>`}

@@ -1,13 +1,14 @@
 // The think screen: a teacher gives reasoning to a recipe's rows, within a budget; its account, and the rows it kept.
 
-import { Act } from '../components/act.js';
+import { isAlive } from '../components/act.js';
 import { Command } from '../components/command.js';
+import { NewestAct, useNewestAct } from '../components/newest-act.js';
 import { Problem } from '../components/problem.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
 import { addressOf, Link } from '../router.js';
-import { inPath, refreshAll, useServer } from '../server.js';
+import { inPath, useServer } from '../server.js';
 import * as common from '../words/common.js';
 import * as file from '../words/think.js';
 import { ThinkForm } from './think/form.js';
@@ -18,20 +19,18 @@ const MONEY_DIGITS = 4;
 /** Show what a teacher was asked for a recipe, and ask one. */
 export function Think({ name }) {
   const words = useWords(file);
-  const [last, setLast] = useState(null);
-  const { value: home } = useServer('studio/home', 5000);
-  const act = home?.acts.find((one) => one.verb === 'think' && one.about.recipe === name);
-  const { value: shown, error } = useServer(`studio/think/${inPath(name)}`, act ? SOON_MS : 0);
-  const watched = act?.id ?? last;
+  const [started, setStarted] = useState(null);
+  const act = useNewestAct('think', 'recipe', name);
+  const { value: shown, error } = useServer(`studio/think/${inPath(name)}`, isAlive(act) ? SOON_MS : 0);
   const done = shown && Object.values(shown.thoughts).some(Boolean);
   return html`<h1>${words.title}</h1>
     <p class="lead">${words.lead}</p>
     <${Problem} error=${error} />
-    ${watched && html`<div class="card"><h2>${words.running}</h2><${Act} id=${watched} key=${watched} onEnd=${refreshAll} /></div>`}
+    <${NewestAct} act=${act} started=${started} title=${words.running} />
     ${shown?.is_list && html`<p class="warning">${words.list}</p>`}
-    ${shown && !shown.is_list && !act && html`<details class="card" open=${!done} key=${Boolean(done)}>
+    ${shown && !shown.is_list && !isAlive(act) && html`<details class="card" open=${!done} key=${Boolean(done)}>
       <summary>${done ? words.goOn : words.ask}</summary>
-      <${ThinkForm} name=${name} shown=${shown} onStart=${(started) => setLast(started.id)} />
+      <${ThinkForm} name=${name} shown=${shown} onStart=${({ id }) => setStarted(id)} />
     </details>`}
     ${shown && ['new', 'short'].map((kind) => shown.thoughts[kind] && html`<${Thought} key=${kind} kind=${kind} thought=${shown.thoughts[kind]} />`)}`;
 }

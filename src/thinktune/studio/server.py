@@ -30,8 +30,12 @@ from thinktune.progress import Say
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
+from thinktune.studio.proof_view import add_proof_routes
 from thinktune.studio.run_view import add_run_routes
 from thinktune.studio.studio import Studio
+from thinktune.studio.take_home_view import add_take_home_routes
+from thinktune.studio.talk import add_talk_routes
+from thinktune.studio.think_view import add_think_routes
 from thinktune.studio.verbs import parse_verb
 from thinktune.studio.way import add_way_routes
 
@@ -57,6 +61,10 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     add_home_routes(app, studio)
     add_way_routes(app, studio)
     add_run_routes(app, studio)
+    add_proof_routes(app, studio)
+    add_talk_routes(app, studio)
+    add_take_home_routes(app, studio)
+    add_think_routes(app, studio)
     return SecurityMiddleware(app, access, POLICIES)
 
 
@@ -92,6 +100,10 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
         verb = parse_verb(await read_body(request, studio.limits))
         return JSONResponse(asdict(await run_in_threadpool(acts.start, verb)), 201)
 
+    async def show_command(request: Request) -> Response:
+        verb = parse_verb(await read_body(request, studio.limits))
+        return JSONResponse({"command": await run_in_threadpool(acts.command_of, verb)})
+
     def list_acts(count: int = 200) -> Response:
         return JSONResponse({"acts": [asdict(one) for one in acts.list(count)]})
 
@@ -112,6 +124,7 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
         return JSONResponse(asdict(await run_in_threadpool(acts.stop, id)))
 
     app.add_api_route("/studio/acts", start_act, methods=["POST"], summary="Start a verb in a process of its own.")
+    app.add_api_route("/studio/command", show_command, methods=["POST"], summary="Show the line of a verb.")
     app.add_api_route("/studio/acts", list_acts, summary="List acts, the newest first.")
     app.add_api_route("/studio/acts/{id}", show_act, summary="Show how an act is doing.")
     app.add_api_route("/studio/acts/{id}/log", show_log, summary="Read what an act printed, from a byte on.")

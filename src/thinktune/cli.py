@@ -1,6 +1,5 @@
 """The command line: verbs in, exit codes out. The only file that prints errors."""
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -314,8 +313,6 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         from thinktune.eval.exams import ExamRequest
         from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
         from thinktune.run.folder import find_run
-    if not math.isfinite(temperature):
-        raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
     benchmarks = parse_benchmarks(harness or [], run)
     asks = tasks or exam or exam_hub or harness or sides or judge or temperature or seed or not probe
     if regrade and (asks or exam_questions != arguments.EXAM_QUESTIONS):
@@ -423,11 +420,28 @@ def serve(  # noqa: PLR0913 (each parameter is an option)
 ) -> None:
     """Serve a chat page and an OpenAI-compatible API."""
     with captured_output():
-        from thinktune.serve import API_KEY_VARIABLE, find_access, find_models
+        from thinktune.http.listening import find_access_here
+        from thinktune.serve import find_models
         from thinktune.serve import serve as run_serve
 
-    access = find_access(os.environ.get(API_KEY_VARIABLE), host, allow_host or (), allow_origin or (), root_path)
+    access = find_access_here(host, allow_host, allow_origin, root_path)
     run_serve(find_models(run, endpoint, model, engine, say), host, port, say, access)
+
+
+@app.command()
+def studio(
+    folder: arguments.StudioFolder = Path(),
+    host: arguments.ListenHost = "127.0.0.1",
+    port: arguments.ListenPort = 8430,
+    allow_host: arguments.AllowHosts = None,
+    root_path: arguments.RootPath = "",
+) -> None:
+    """Open the whole way in a browser: rows, plan, training, proof, talk. What it starts goes on without it."""
+    with captured_output():
+        from thinktune.http.listening import find_access_here
+        from thinktune.studio import run_studio
+
+    run_studio(folder, host, port, say, find_access_here(host, allow_host, None, root_path))
 
 
 @app.command()

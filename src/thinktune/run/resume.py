@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from thinktune.cache import source_fingerprint
 from thinktune.config import Recipe, load_recipe
 from thinktune.config.loading import dump_recipe
@@ -16,7 +14,7 @@ from thinktune.errors import UserError
 from thinktune.files import atomic_write_stream, atomic_write_text
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.folder import RunFolder
-from thinktune.run.lock import hold_lock
+from thinktune.run.lock import hold_lock, is_held
 from thinktune.run.reading import read_environment
 
 # What may change when a run resumes, since neither the weights nor the choice among them depends on it: whole
@@ -109,18 +107,7 @@ def lock_run(folder: Path) -> Generator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Return True if a process trains in a run's folder, as far as this machine can see."""
-    run = RunFolder(folder)
-    if not run.lock.is_file():
-        return False
-    lock = FileLock(run.lock)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    except OSError:  # a folder that nobody may write in, so nobody trains in it
-        return False
-    lock.release()
-    return False
+    return is_held(RunFolder(folder).lock)
 
 
 def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:

@@ -6,20 +6,18 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from thinktune.errors import UserError
-from thinktune.serve.error_forms import in_form_of
-from thinktune.serve.openai_schema import ApiError
+from thinktune.http.error_forms import in_form_of
+from thinktune.http.errors import ApiError
 
-KEYED_PATHS = ("/v1/", "/api/", "/metrics")  # addresses that begin so need the key
+KEYED_PATHS = ("/v1/", "/api/", "/metrics", "/studio/")  # addresses that begin so need the key
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -196,30 +194,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
-    """Return uvicorn's HTTP protocol with a time limit for request heads; it closes connections that exceed it.
-
-    uvicorn itself waits forever for a head that arrives byte by byte. `H11Protocol` with its `cycle` and `transport` is
-    a private API of uvicorn, which offers no other way: a new version may break this, and tests/serve would show it.
-    """
-
-    class H11ProtocolWithHeadTimeout(H11Protocol):
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self.loop.call_later(seconds, self._close_if_idle, None)
-
-        def _close_if_idle(self, cycle_before: object) -> None:
-            if self.transport.is_closing():
-                return
-            idle = not self.cycle or self.cycle.response_complete  # no cycle before the first request
-            if idle and self.cycle is cycle_before:
-                self.transport.close()
-            else:
-                self.loop.call_later(seconds, self._close_if_idle, self.cycle)
-
-    return H11ProtocolWithHeadTimeout
 
 
 def _is_origin(text: str) -> bool:

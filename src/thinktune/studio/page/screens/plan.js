@@ -1,0 +1,11 @@
+// The plan screen.
+
+import { useWords } from '../language.js';
+import { html } from '../libraries/preact.js';
+import * as file from '../words/plan.js';
+
+/** Show the screen for the recipe or the run of a name. */
+export function Plan({ name }) {
+  const words = useWords(file);
+  return html`<h1>${words.title}</h1><p>${name}</p>`;
+}

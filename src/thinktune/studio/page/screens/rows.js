@@ -1,0 +1,11 @@
+// The rows screen.
+
+import { useWords } from '../language.js';
+import { html } from '../libraries/preact.js';
+import * as file from '../words/rows.js';
+
+/** Show the screen for the recipe or the run of a name. */
+export function Rows({ name }) {
+  const words = useWords(file);
+  return html`<h1>${words.title}</h1><p>${name}</p>`;
+}

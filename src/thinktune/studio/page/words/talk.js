@@ -1,0 +1,9 @@
+// Words of the talk screen.
+
+export const en = {
+  title: 'Talk',
+};
+
+export const zh = {
+  title: '对话',
+};

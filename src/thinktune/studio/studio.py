@@ -1,0 +1,16 @@
+"""What each screen's routes are given: the folder, the acts, and the limits of requests."""
+
+from dataclasses import dataclass
+
+from thinktune.http import Limits
+from thinktune.studio.acts import Acts
+from thinktune.studio.folder import StudioFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Studio:
+    """A studio over one folder; it holds no state of its own."""
+
+    folder: StudioFolder
+    acts: Acts
+    limits: Limits

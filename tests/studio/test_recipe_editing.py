@@ -70,8 +70,10 @@ def test_settings_are_added_to_any_form(text):
     before = parse_yaml(text).value or {}
     edited = edit_recipe(text, {"model.name": "y", "data.name": "rows: 1", "data.system": "s\nt", "train.epochs": 3})
     after = parse_yaml(edited).value
-    assert after["model"]["name"] == "y" and after["data"] == {"name": "rows: 1", "system": "s\nt"}
-    assert after["train"] == {"epochs": 3} and after.get("a") == before.get("a")
+    assert after["model"]["name"] == "y"
+    assert after["data"] == {"name": "rows: 1", "system": "s\nt"}
+    assert after["train"] == {"epochs": 3}
+    assert after.get("a") == before.get("a")
     assert comments(edited) >= comments(text)
 
 

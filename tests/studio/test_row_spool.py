@@ -25,14 +25,20 @@ def whole(spool, **where):
 def test_rows_are_listed_with_their_places_and_what_was_found_in_reading(tmp_path):
     rows = [{"q": "one", "n": 2.5, "none": None, "list": [{"role": "user"}]}, "{broken\n", {"other": "心脏"}]
     page = whole(RowSpool(write(tmp_path / "rows.jsonl", rows), "rows.jsonl"))
-    assert page.total == 3 and page.columns == ("q", "n", "none", "list", "other") and page.mistakes == ()
+    assert page.total == 3
+    assert page.columns == ("q", "n", "none", "list", "other")
+    assert page.mistakes == ()
     first, broken, other = page.rows
     assert first["cells"]["q"] == {"kind": "t", "text": "one", "characters": 3}
-    assert first["cells"]["n"]["text"] == "2.5" and first["cells"]["none"]["kind"] == "n"
+    assert first["cells"]["n"]["text"] == "2.5"
+    assert first["cells"]["none"]["kind"] == "n"
     assert first["cells"]["list"] == {"kind": "v", "text": '[{"role": "user"}]', "characters": 18}
-    assert broken["source"] == "rows.jsonl:2" and broken["cells"] == {}
-    assert broken["findings"][0]["fault"] == "unreadable" and "rows.jsonl:2: is not valid JSON" in broken["findings"][0]["sentence"]  # fmt: skip
-    assert other["number"] == 2 and other["cells"]["other"]["text"] == "心脏"
+    assert broken["source"] == "rows.jsonl:2"
+    assert broken["cells"] == {}
+    assert broken["findings"][0]["fault"] == "unreadable"
+    assert "rows.jsonl:2: is not valid JSON" in broken["findings"][0]["sentence"]
+    assert other["number"] == 2
+    assert other["cells"]["other"]["text"] == "心脏"
 
 
 def test_hostile_cells_are_told_as_they_are_and_never_break_the_list(tmp_path):
@@ -41,7 +47,8 @@ def test_hostile_cells_are_told_as_they_are_and_never_break_the_list(tmp_path):
     page = whole(spool := RowSpool(write(tmp_path / "rows.jsonl", lines), "rows.jsonl"))
     assert [row["cells"]["q"]["text"] for row in page.rows[:2]] == nasty[:2]
     long = page.rows[2]["cells"]["q"]
-    assert long["characters"] == len(nasty[2]) and len(long["text"]) == MAX_CELL_CHARACTERS + 1
+    assert long["characters"] == len(nasty[2])
+    assert len(long["text"]) == MAX_CELL_CHARACTERS + 1
     assert json.dumps(page.rows, ensure_ascii=False).encode()  # what leaves as UTF-8
     assert len(spool.row(2)["cells"]["q"]["text"]) == 200_001
     assert whole(spool, search="<SCRIPT>").found == 1
@@ -69,7 +76,8 @@ def test_a_search_finds_cells_not_names_and_shows_where_it_found_them(tmp_path):
 def test_any_form_is_read_and_a_file_that_is_not_whole_is_told(tmp_path, name, content, said):
     (tmp_path / name).write_text(content)
     page = whole(RowSpool(tmp_path / name, name))
-    assert bool(page.mistakes) == bool(said) and said in "".join(page.mistakes)
+    assert bool(page.mistakes) == bool(said)
+    assert said in "".join(page.mistakes)
     if name == "rows.csv":
         assert page.rows[0]["cells"]["a"]["text"] == "two"
 
@@ -78,7 +86,8 @@ def test_a_row_is_found_by_its_place(tmp_path):
     spool = RowSpool(write(tmp_path / "rows.jsonl", ["\n", {"a": 1}, "\n", {"a": 2}, {"a": 3}]), "rows.jsonl")
     page = whole(spool)
     assert [spool.find_source(row["source"]) for row in page.rows] == [0, 1, 2]
-    assert spool.find_source("rows.jsonl:999") is None and spool.find_source("other:1") is None
+    assert spool.find_source("rows.jsonl:999") is None
+    assert spool.find_source("other:1") is None
     with pytest.raises(IndexError):
         spool.row(3)
 
@@ -88,7 +97,8 @@ def test_a_changed_file_is_read_again_and_few_are_kept(tmp_path):
     assert whole(shelf.open(path, "rows.jsonl")).total == 1
     write(path, [{"a": 1}, {"a": 2}])
     spool = shelf.open(path, "rows.jsonl")
-    assert whole(spool).total == 2 and shelf.open(path, "rows.jsonl") is spool
+    assert whole(spool).total == 2
+    assert shelf.open(path, "rows.jsonl") is spool
     for name in ("b.jsonl", "c.jsonl"):
         shelf.open(write(tmp_path / name, [{"a": 1}]), name)
     assert shelf.open(path, "rows.jsonl") is not spool
@@ -118,4 +128,7 @@ def test_a_hundred_thousand_rows_stay_quick(tmp_path):
         times[what] = time.monotonic() - started
     assert page.found == 1
     print(f"{path.stat().st_size / 2**20:.0f} MiB; first rows {first:.2f} s, all read {read:.1f} s, {times}")
-    assert first < 1 and times["middle"] < 0.5 and times["search"] < 15 and times["again"] < 0.1
+    assert first < 1
+    assert times["middle"] < 0.5
+    assert times["search"] < 15
+    assert times["again"] < 0.1

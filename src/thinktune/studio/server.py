@@ -28,6 +28,8 @@ from thinktune.progress import Say
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
+from thinktune.studio.recipes import add_recipe_routes
+from thinktune.studio.rows import add_rows_routes
 from thinktune.studio.studio import Studio
 from thinktune.studio.verbs import parse_verb
 from thinktune.studio.way import add_way_routes
@@ -43,6 +45,8 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     add_act_routes(app, studio)
     add_home_routes(app, studio)
     add_way_routes(app, studio)
+    add_rows_routes(app, studio)
+    add_recipe_routes(app, studio)
     return SecurityMiddleware(app, access)
 
 

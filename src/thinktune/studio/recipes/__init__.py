@@ -1,3 +1,5 @@
 """Recipes in the studio: read, changed in place and written whole, with what `check` said of them."""
 
-__all__: list[str] = []
+from thinktune.studio.recipes.routes import add_recipe_routes
+
+__all__ = ["add_recipe_routes"]

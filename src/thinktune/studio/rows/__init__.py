@@ -1,3 +1,5 @@
-"""Rows in the studio: raw ones as a long list, dropped files, and one row's tokens."""
+"""Rows in the studio: raw ones as a long list, files that are dropped, one row's tokens, and doubts."""
 
-__all__: list[str] = []
+from thinktune.studio.rows.routes import add_rows_routes
+
+__all__ = ["add_rows_routes"]

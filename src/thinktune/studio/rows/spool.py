@@ -20,6 +20,7 @@ MAX_CELL_CHARACTERS = 400  # of a cell in a list
 MAX_WHOLE_CELL_CHARACTERS = 200_000  # of a cell of one row
 MAX_COLUMNS = 200
 MAX_ROWS_A_PAGE = 200
+WAIT_SECONDS = 2.0  # for rows that are not read yet
 MAX_SEARCHES = 4  # whose hits are kept
 FIRST_ROWS = 50  # are shown as soon as they are read; later ones by more and more
 BEFORE_HIT_CHARACTERS = 60  # of a cell, shown before what was searched for
@@ -70,24 +71,28 @@ class RowSpool:
         """Stop reading."""
         self._closed = True
 
-    def page(self, first: int, count: int, search: str = "", wait_seconds: float = 2.0) -> RowsPage:
+    def page(self, first: int, count: int, search: str = "", wait_seconds: float = WAIT_SECONDS) -> RowsPage:
         """Return rows from a number on; of a search, from a number of its hits on.
 
         Waits a little for rows that are not read yet; those still missing come with a later call.
         """
         count = min(count, MAX_ROWS_A_PAGE)
-        with self._changed:
-            self._changed.wait_for(lambda: self._finished or len(self._offsets) > first + count, wait_seconds)
-            total, is_whole = len(self._offsets) - 1, self._finished
+        total, is_whole = self._wait_for(first + count, wait_seconds)
         hits = self._find(search.lower(), total) if search else None
         numbers: Sequence[int] = range(total) if hits is None else hits
         rows = tuple(self.row(number, MAX_CELL_CHARACTERS, search) for number in numbers[first : first + count])
         found = None if hits is None else len(hits)
         return RowsPage(rows, total, is_whole, tuple(self._columns), found, self._mistakes)
 
+    def _wait_for(self, rows: int, seconds: float) -> tuple[int, bool]:
+        """Wait a little until so many rows are read; return how many are, and whether that is all."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished or len(self._offsets) > rows, seconds)
+            return len(self._offsets) - 1, self._finished
+
     def row(self, number: int, most_characters: int = MAX_WHOLE_CELL_CHARACTERS, search: str = "") -> dict[str, Any]:
         """Return a row: its number, place, cells and what was found in reading; raises IndexError where it is none."""
-        if not 0 <= number < len(self._offsets) - 1:
+        if not 0 <= number < self._wait_for(number + 1, WAIT_SECONDS)[0]:
             raise IndexError(number)
         head, names, texts = self._line(number).split(b"\t")
         source, findings, kinds = json.loads(head)
@@ -101,8 +106,10 @@ class RowSpool:
         A row's number is hardly ever far from its line, so that the search begins there.
         """
         wanted = b"[" + _encode(json.dumps(source, ensure_ascii=False)) + b","
-        line, total = source.rpartition(":")[2], len(self._offsets) - 1
-        guess = min(int(line), total) - 1 if line.isascii() and line.isdecimal() else 0
+        line = source.rpartition(":")[2]
+        number = int(line) if line.isascii() and line.isdecimal() and len(line) < 12 else 1
+        total = self._wait_for(number, WAIT_SECONDS)[0]
+        guess = min(number, total) - 1
         near = (number for step in range(total) for number in {guess - step, guess + step} if 0 <= number < total)
         return next((number for number in near if self._line(number).startswith(wanted)), None)
 

@@ -75,6 +75,7 @@ StudioFolder = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
 ]
+WaitForCard = Annotated[bool, typer.Option("--wait", help="Wait until no other run trains on these cards, then begin.")]
 Rows = Annotated[
     Path, typer.Argument(metavar="ROWS", help="File, folder or glob of rows, such as rows.jsonl.", callback=at_home)
 ]
@@ -154,6 +155,7 @@ Thinking = Annotated[
     ),
 ]
 Regrade = Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again, without a model.")]
+REGRADE_ALONE = "--regrade: grades the saved replies alone; leave out every other option but --thinking and --json"
 EvaluatedEndpoints = Annotated[
     list[str] | None, typer.Option("--endpoint", help="Servers that reply: base=URL[#MODEL] and tuned=URL[#MODEL].")
 ]

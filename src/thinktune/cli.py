@@ -1,5 +1,6 @@
 """The command line: verbs in, exit codes out. The only file that prints errors."""
 
+import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,7 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Print the version and end, if it is wanted."""
     if wanted:
-        from importlib.metadata import version
-
-        say(f"thinktune {version('thinktune')}")
+        say(f"thinktune {importlib.metadata.version('thinktune')}")
         raise typer.Exit
 
 
@@ -215,14 +214,16 @@ def think(  # noqa: PLR0913 (each parameter is an option)
 
 
 @app.command()
-def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -> None:
+def train(
+    recipe: arguments.RecipePath, overrides: arguments.Overrides = None, wait: arguments.WaitForCard = False
+) -> None:
     """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
         with exit_when_stopped(announce=os.environ["RANK"] == "0"):
             with captured_output():
-                from thinktune.train import process_group
+                from thinktune.train import hold_own_cards, process_group
 
-            with process_group() as world:
+            with hold_own_cards(say, wait=wait), process_group() as world:
                 _train(recipe, overrides or [], world)
         return
     with exit_when_stopped():
@@ -232,12 +233,13 @@ def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -
 
         prepare_new_run(loaded, say)
         with captured_output():
-            from thinktune.train import device_count, launch_workers
+            from thinktune.train import hold_own_cards, launch_workers
 
-        if (gpus := device_count()) > 1:
-            say(f"starting torchrun with one process for each of {gpus} GPUs")
-            raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
-        _train(recipe, overrides or [])
+        with hold_own_cards(say, wait=wait) as gpus:
+            if gpus > 1:
+                say(f"starting torchrun with one process for each of {gpus} GPUs")
+                raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
+            _train(recipe, overrides or [])
 
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
@@ -316,9 +318,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     benchmarks = parse_benchmarks(harness or [], run)
     asks = tasks or exam or exam_hub or harness or sides or judge or temperature or seed or not probe
     if regrade and (asks or exam_questions != arguments.EXAM_QUESTIONS):
-        raise UserError(
-            "--regrade: grades the saved replies alone; leave out every other option but --thinking and --json"
-        )
+        raise UserError(arguments.REGRADE_ALONE)
 
     tell = say_to_stderr if as_json else say
     with exit_when_stopped("stopped; the same command continues after the last saved reply"):

@@ -82,7 +82,7 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
     """
     console = guard_console(console) if console else make_console()
     if not console.is_interactive:
-        yield say, _write_steps
+        yield say, _write_steps if os.environ.get(PROGRESS_FILE_VARIABLE) else no_bar
         return
     columns = (
         BarColumn(),

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -21,10 +21,13 @@ KEYED_PATHS = ("/v1/", "/api/", "/metrics", "/studio/")  # addresses that begin 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
+# A page consists of its own files, and talks only to its own address.
+OWN_FILES = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'"
+)
 SECURITY_HEADERS = {
-    # The page consists of its own files, and talks only to its own address.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "content-security-policy": f"{OWN_FILES}; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -108,10 +111,11 @@ class SecurityMiddleware:
     Args:
         app: the application to protect.
         access: who may use it.
+        policies: content security policies by the beginning of an address, the first that fits; else the usual one.
     """
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, access: Access, policies: Mapping[str, str] | None = None) -> None:
+        self._app, self._access, self._policies = app, access, policies or {}
         self._key = access.key.encode() if access.key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +125,7 @@ class SecurityMiddleware:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS | self._policy_of(scope["path"]))
             await send(message)
 
         try:
@@ -132,6 +136,11 @@ class SecurityMiddleware:
         else:
             # Routes are found whether a proxy has taken this path off or not.
             await self._app({**scope, "root_path": self._access.root_path}, receive, send_guarded)
+
+    def _policy_of(self, path: str) -> dict[str, str]:
+        route = self._access.route_of(path)
+        found = (policy for start, policy in self._policies.items() if route.startswith(start))
+        return {"content-security-policy": policy} if (policy := next(found, None)) else {}
 
     def _verify(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")

@@ -23,7 +23,7 @@ from thinktune.http import (
 )
 from thinktune.http.listening import address_of, find_access_here, require_key, run_app
 from thinktune.http.pages import page_response, shared_page_files
-from thinktune.http.security import read_body
+from thinktune.http.security import OWN_FILES, read_body
 from thinktune.progress import Say
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
@@ -34,6 +34,11 @@ from thinktune.studio.studio import Studio
 from thinktune.studio.verbs import parse_verb
 from thinktune.studio.way import add_way_routes
 
+# The first that fits an address. The chat page is shown in a frame of the studio's, and in no other page's.
+POLICIES = {
+    "/chat/": f"{OWN_FILES}; frame-ancestors 'self'",
+    "/": f"{OWN_FILES}; frame-src 'self'; frame-ancestors 'none'",
+}
 SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think", "acts")
 
 
@@ -47,7 +52,7 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     add_way_routes(app, studio)
     add_rows_routes(app, studio)
     add_recipe_routes(app, studio)
-    return SecurityMiddleware(app, access)
+    return SecurityMiddleware(app, access, POLICIES)
 
 
 def read_studio_page() -> dict[str, bytes]:
@@ -67,8 +72,7 @@ def _add_page(app: FastAPI, root_path: str) -> None:
     app.add_api_route("/", show_page, include_in_schema=False)
     for screen in SCREENS:
         app.add_api_route(f"/{screen}", show_page, include_in_schema=False)
-        if screen != "talk":
-            app.add_api_route(f"/{screen}/{{name:path}}", show_page, include_in_schema=False)
+        app.add_api_route(f"/{screen}/{{name:path}}", show_page, include_in_schema=False)
     add_page_files(app, page)
 
 

@@ -227,7 +227,7 @@ class ServeVerb(_RunVerb):
 
     def argv(self, folder: StudioFolder, act: str) -> list[str]:
         """Return the arguments; the act's own name is in the root path."""
-        options = {"port": self.port, "root-path": f"/talk/{act}", "engine": self.engine}
+        options = {"port": self.port, "root-path": f"/chat/{act}", "engine": self.engine}
         return ["serve", *_options(options), "--", _there(folder, self.run)]
 
 

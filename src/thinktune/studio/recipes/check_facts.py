@@ -6,6 +6,7 @@ from typing import Any
 
 from thinktune.config import ROW_FAULTS
 from thinktune.config.proposals import read_changes
+from thinktune.config.strict_yaml import YamlSyntaxError, parse_yaml
 from thinktune.report.run_sections.data_words import action_name, fault_meaning, fault_name, policy_name
 from thinktune.studio.acts import Act, Acts
 
@@ -28,8 +29,9 @@ def annotate_facts(facts: dict[str, Any]) -> dict[str, Any]:
             {"action": action, "count": count, "name": _both(action_name(action))}
             for action, count in fault["actions"].items()
         ]
+    files = [file | {"mapping": _mapping(file.get("columns", ""))} for file in facts.get("files", ())]
     advice = {kind: [advise(sentence) for sentence in facts.get(kind, ())] for kind in ADVICE}
-    return {key: value for key, value in facts.items() if key != "shown"} | {"faults": faults} | advice
+    return {key: value for key, value in facts.items() if key != "shown"} | {"faults": faults, "files": files} | advice
 
 
 def describe_fault(fault: str, meaning: str = "") -> dict[str, Any]:
@@ -56,6 +58,15 @@ def is_stale(act: Act, files: list[Path]) -> bool:
         return any(path.stat().st_mtime > act.started_at for path in files)
     except OSError:
         return True
+
+
+def _mapping(columns: str) -> dict[str, Any]:
+    """Return the parts that a file's columns are read as, of the text that a recipe's `data.columns` would have."""
+    try:
+        held = parse_yaml(columns).value
+    except YamlSyntaxError:
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def _parse(output: bytes) -> dict[str, Any] | None:

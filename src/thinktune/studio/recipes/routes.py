@@ -113,7 +113,9 @@ def _describe(folder: StudioFolder, name: str) -> dict[str, Any]:
         raise ApiError(400, "\n".join(error.faults)) from None
     except OSError:
         raise ApiError(400, f"{name} cannot be read; name a recipe's file") from None
-    return asdict(held) | {"name": name, "rows": _row_files(folder, held.values or {})}
+    rows = _row_files(folder, held.values or {})
+    size = sum((folder.path / each).stat().st_size for each in rows)
+    return asdict(held) | {"name": name, "rows": rows, "rows_bytes": size}
 
 
 def _row_files(folder: StudioFolder, values: Mapping[str, Any]) -> list[str]:
@@ -136,11 +138,13 @@ def _add_facts(app: FastAPI, studio: Studio) -> None:
     def show_facts(name: str) -> Response:
         path = studio.folder.resolve(name)
         found = newest_facts(studio.acts, name)
-        if found is None:
-            return JSONResponse({"act": None, "facts": None, "is_stale": True})
-        act, facts = found
-        files = [studio.folder.path / each for each in _describe(studio.folder, name)["rows"]]
-        return JSONResponse({"act": asdict(act), "facts": facts, "is_stale": is_stale(act, [path, *files])})
+        checks = (act.id for act in studio.acts.alive() if act.verb == "check" and act.about.get("recipe") == name)
+        value: dict[str, Any] = {"running": next(checks, None), "act": None, "facts": None, "is_stale": True}
+        if found is not None:
+            act, facts = found
+            files = [studio.folder.path / each for each in _describe(studio.folder, name)["rows"]]
+            value |= {"act": asdict(act), "facts": facts, "is_stale": is_stale(act, [path, *files])}
+        return JSONResponse(value)
 
     def list_faults() -> Response:
         return JSONResponse({"faults": [{"fault": fault} | describe_fault(fault) for fault in ROW_FAULTS]})

@@ -26,9 +26,11 @@ def doubts_folder(recipe: str) -> str:
 def read_doubts(folder: StudioFolder, recipe: str) -> dict[str, Any]:
     """Return the doubts about a recipe's rows, with names in both languages and what was decided about each.
 
-    Raises ApiError (404) where `check --doubts` has not been asked.
+    `made_at` is None where `check --doubts` has not been asked.
     """
     facts = _read_facts(folder, recipe)
+    if facts is None:
+        return {"rows": [], "counts": {}, "made_at": None}
     decided: dict[str, Mapping[str, RowDecision]] = {}
     rows: list[dict[str, Any]] = []
     for row in facts["rows"]:
@@ -52,8 +54,8 @@ def decide(folder: StudioFolder, recipe: str, place: str, fault: str, policy: st
     Raises ApiError: 404 where this is none of the doubts, 400 for a policy that it cannot have, and where the file of
     rows is not below the studio's folder.
     """
-    doubts = _read_facts(folder, recipe)["rows"]
-    row = next((one for one in doubts if one["row"] == place and one["fault"] == fault), None)
+    doubts = _read_facts(folder, recipe) or {"rows": []}
+    row = next((one for one in doubts["rows"] if one["row"] == place and one["fault"] == fault), None)
     if row is None:
         raise ApiError(404, f"{place}: {fault} is none of the doubts that were found; check the rows again")
     if policy is not None and (policy not in row["outcomes"] or policy not in ROW_FAULTS[fault].policies):
@@ -79,7 +81,7 @@ def _facts_file(folder: StudioFolder, recipe: str) -> Path:
     return folder.resolve(doubts_folder(recipe), new=True) / FACTS
 
 
-def _read_facts(folder: StudioFolder, recipe: str) -> dict[str, Any]:
+def _read_facts(folder: StudioFolder, recipe: str) -> dict[str, Any] | None:
     try:
         facts = read_json(_facts_file(folder, recipe))
         known = [
@@ -87,7 +89,7 @@ def _read_facts(folder: StudioFolder, recipe: str) -> dict[str, Any]:
         ]
         return {"rows": known, "counts": facts["counts"]}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ApiError(404, f"the doubtful rows of {recipe} were not looked for yet; look for them first") from None
+        return None
 
 
 def _rows_path(folder: StudioFolder, path: str) -> Path | None:

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from thinktune.errors import UserError
+from thinktune.errors import UserError, redact
+from thinktune.files import describe_system_error, is_disk_full
 from thinktune.http import (
     Access,
     ApiError,
@@ -30,6 +31,7 @@ from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
 from thinktune.studio.proof_view import add_proof_routes
+from thinktune.studio.run_view import add_run_routes
 from thinktune.studio.studio import Studio
 from thinktune.studio.take_home_view import add_take_home_routes
 from thinktune.studio.talk import add_talk_routes
@@ -39,10 +41,13 @@ from thinktune.studio.way import add_way_routes
 
 # The first that fits an address. The chat page is shown in a frame of the studio's, and in no other page's.
 POLICIES = {
+    # A page in the folder may be a stranger's: it runs its own script, as an origin of its own, and reaches nothing.
+    "/shown/": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-downloads",
     "/chat/": f"{OWN_FILES}; frame-ancestors 'self'",
     "/": f"{OWN_FILES}; frame-src 'self'; frame-ancestors 'none'",
 }
-SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think", "acts")
+SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think")
 
 
 def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASGIApp:
@@ -50,6 +55,7 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     studio = Studio(folder, Acts(folder), limits)
     app = empty_app("thinktune studio")
     app.add_exception_handler(UserError, _on_user_error)
+    app.add_exception_handler(OSError, _on_system_error)
     _add_page(app, access.root_path)
     add_act_routes(app, studio)
     add_home_routes(app, studio)
@@ -58,17 +64,16 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     add_talk_routes(app, studio)
     add_take_home_routes(app, studio)
     add_think_routes(app, studio)
+    add_run_routes(app, studio)
     return SecurityMiddleware(app, access, POLICIES)
-
-
-async def _on_user_error(request: Request, error: Exception) -> Response:
-    del request
-    return error_response(ApiError(409, str(error)))  # of a file in the folder, which a verb or a person changed
 
 
 def read_studio_page() -> dict[str, bytes]:
     """Read the files of the studio's page by name."""
-    return shared_page_files() | read_page_files(files("thinktune.studio") / "page")
+    templates = files("thinktune.report") / "templates"
+    charts = {name: (templates / name).read_bytes() for name in ("charts.js", "charts.css")}
+    charts["charts.css"] = b".report-charts {\n" + charts["charts.css"] + b"}\n"  # its names stay its own
+    return shared_page_files() | charts | read_page_files(files("thinktune.studio") / "page")
 
 
 def _add_page(app: FastAPI, root_path: str) -> None:
@@ -142,3 +147,15 @@ def run_studio(folder: Path, host: str, port: int, say: Say, access: Access | No
         run_app(make_studio_app(opened, limits, access), listening, limits)
     finally:
         listening.close()
+
+
+async def _on_user_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, UserError)
+    return error_response(ApiError(409, "; ".join(error.faults)))
+
+
+async def _on_system_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, OSError)
+    return error_response(ApiError(507 if is_disk_full(error) else 500, redact(describe_system_error(error))))

@@ -77,7 +77,7 @@ function Exam({ exam }) {
         <td class="amount"><${Figure} pair=${figures.tuned} /></td><td class="amount"><${Figure} pair=${figures.difference} verdict=${figures.verdict} /></td></tr></tbody>
     </table></div>` : html`<p class="small">${words.noQuestion}</p>`}
     <p class="small">${words.examFacts(exam)} · ${text(exam.split)} · ${text(exam.language)}. ${words.licence(exam)}. ${words.from(exam)}</p>
-    <${Drawing} svg=${exam.curve} />
+    <div class="report-charts"><${Drawing} svg=${exam.curve} /></div>
     ${exam.points.length > 1 && html`<details class="more"><summary>${words.curve}</summary><div class="scrolls" tabindex="0" role="group" aria-label=${words.curve}><table class="figures">
       <thead><tr><th scope="col">${words.budget}</th><th scope="col" class="amount">${words.base}</th><th scope="col" class="amount">${words.tuned}</th><th scope="col" class="amount">${words.difference}</th></tr></thead>
       <tbody>${exam.points.map((point) => html`<tr><th scope="row">${point.budget_tokens}</th>

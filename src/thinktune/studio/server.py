@@ -31,6 +31,8 @@ from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
 from thinktune.studio.proof_view import add_proof_routes
+from thinktune.studio.recipes import add_recipe_routes
+from thinktune.studio.rows import add_rows_routes
 from thinktune.studio.run_view import add_run_routes
 from thinktune.studio.studio import Studio
 from thinktune.studio.take_home_view import add_take_home_routes
@@ -65,6 +67,8 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
     add_take_home_routes(app, studio)
     add_think_routes(app, studio)
     add_run_routes(app, studio)
+    add_rows_routes(app, studio)
+    add_recipe_routes(app, studio)
     return SecurityMiddleware(app, access, POLICIES)
 
 

@@ -78,8 +78,8 @@ export function VirtualList({ total, height, stamp, fetchRows, label, children, 
   };
   const stop = active >= first && active < last ? active : Math.min(last - 1, first + SPARE); // where Tab comes in
   const indexes = Array.from({ length: Math.max(0, last - first) }, (_, number) => first + number);
-  return html`<div class="virtual" tabindex="-1" ref=${box} onScroll=${() => setTop(box.current.scrollTop)} onKeyDown=${move}>
-    <ul class="virtual-rows" aria-label=${label} style=${{ height: `${total * height}px` }}>
+  return html`<div class="long-list" tabindex="-1" ref=${box} onScroll=${() => setTop(box.current.scrollTop)} onKeyDown=${move}>
+    <ul class="long-rows" aria-label=${label} style=${{ height: `${total * height}px` }}>
       ${indexes.map((index) => {
         const row = rowAt(index);
         const choose = () => (activate(index), onChoose?.(row, index));

@@ -14,6 +14,7 @@ from thinktune.http import ApiError
 from thinktune.run import RunFolder
 from thinktune.studio.folder_tree import FolderTree
 
+DOUBTS_ENDINGS = ("/doubts.json", ".doubts.json")  # what `check --doubts` writes, and what was decided of it
 RECIPE_ENDINGS = (".yaml", ".yml")
 MAX_LISTED = 1000  # recipes, and files of rows; more are no list for people
 
@@ -75,10 +76,21 @@ class StudioFolder:
 
     def run_of_recipe(self, recipe: str) -> str | None:
         """Return the name that a recipe's run has or will have; None where it is elsewhere, or the file no recipe."""
-        if (place := recipe_place(self.path / recipe)) is None:
+        place = recipe_place(self.path / recipe)
+        return place and self._name_below(Path(place.runs_folder) / place.name)
+
+    def rows_of_recipe(self, recipe: str) -> list[str]:
+        """Return the names of the files that a recipe takes rows from, those in this folder."""
+        place = recipe_place(self.path / recipe)
+        found = (self._name_below(Path(rows)) for rows in (place.rows if place else ()))
+        return [name for name in found if name and (self.path / name).is_file()]
+
+    def _name_below(self, path: Path) -> str | None:
+        try:
+            found = (self.path / path).resolve()
+        except (OSError, ValueError, RuntimeError):
             return None
-        run = (self.path / place[1] / place[0]).resolve()
-        return self.name_of(run) if run.is_relative_to(self.path) and run != self.path else None
+        return self.name_of(found) if found.is_relative_to(self.path) and found != self.path else None
 
     def find_run(self, name: str) -> Path:
         """Return a run's folder; raises ApiError (404) where it is none."""
@@ -88,10 +100,19 @@ class StudioFolder:
         return path
 
 
-def recipe_place(path: Path) -> tuple[str, str] | None:
-    """Return the name of a recipe's run and the folder of its runs; None for a file that is no recipe.
+@dataclass(frozen=True, slots=True)
+class RecipePlace:
+    """What a recipe says of places: its run's name, the folder of its runs, and its rows."""
 
-    The file may be half edited, so only these keys are read, as `config` reads them.
+    name: str
+    runs_folder: str
+    rows: tuple[str, ...]
+
+
+def recipe_place(path: Path) -> RecipePlace | None:
+    """Return the places that a recipe names, as `config` reads them; None for a file that is no recipe.
+
+    The file may be half edited, so that no other key matters.
     """
     try:
         stat = path.stat()
@@ -103,14 +124,17 @@ def recipe_place(path: Path) -> tuple[str, str] | None:
 
 
 @lru_cache(maxsize=4 * MAX_LISTED)
-def _read_place(path: Path, _changed_at: int, _size: int) -> tuple[str, str] | None:
+def _read_place(path: Path, _changed_at: int, _size: int) -> RecipePlace | None:
     try:
         text = path.read_text(encoding="utf-8")
-        if not {"model", "data"} <= {line.split(":", 1)[0] for line in text.splitlines() if ":" in line}:
-            return None
-        tree: Any = yaml.safe_load(text)
-        return str(tree.get("name") or path.stem), str(tree.get("runs_folder") or "runs")
-    except (yaml.YAMLError, AttributeError, RecursionError):
-        return path.stem, "runs"
     except (OSError, ValueError):
         return None
+    if not {"model", "data"} <= {line.split(":", 1)[0] for line in text.splitlines() if ":" in line}:
+        return None
+    try:
+        tree: Any = yaml.safe_load(text)
+        sources = [tree["data"], *(tree.get("other_sources") or [])] if isinstance(tree["data"], dict) else tree["data"]
+        rows = tuple(str(source["name"]) for source in sources if isinstance(source, dict) and source.get("name"))
+        return RecipePlace(str(tree.get("name") or path.stem), str(tree.get("runs_folder") or "runs"), rows)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return RecipePlace(path.stem, "runs", ())

@@ -43,6 +43,8 @@ class FolderTree:
     def _walk(self, name: str, depth: int, *, runs: bool) -> Iterator[str]:
         folder = self._read(name)
         prefix = f"{name}/" if name else ""
+        if name and "config.json" in folder.files:
+            return  # a model's folder, whose JSON is neither rows nor a run
         if not runs:
             yield from (f"{prefix}{file}" for file in folder.files)
         for one in folder.folders:

@@ -32,7 +32,10 @@ def add_home_routes(app: FastAPI, studio: Studio) -> None:
     folder, cards, orders = studio.folder, Cards(), Orders()
 
     def show_home() -> Response:
-        recipes = [{"name": name, "run": folder.run_of_recipe(name)} for name in folder.recipes()]
+        recipes = [
+            {"name": name, "run": folder.run_of_recipe(name), "rows": folder.rows_of_recipe(name)}
+            for name in folder.recipes()
+        ]
         return JSONResponse(
             {
                 "folder": str(folder.path),

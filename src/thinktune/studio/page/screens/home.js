@@ -99,7 +99,7 @@ function SortHead({ column, sort, onSort }) {
   const first = column === 'when' || column === 'rows' ? `-${column}` : column;
   const order = chosen ? (falls ? 'descending' : 'ascending') : 'none';
   const next = !chosen ? first : falls ? column : `-${column}`;
-  return html`<th class=${column} aria-sort=${order}><button type="button" class="quiet" onClick=${() => onSort(next)}>${words[column]}${chosen ? html`<span aria-hidden="true"> ${falls ? '↓' : '↑'}</span>` : ''}</button></th>`;
+  return html`<th class=${`col-${column}`} aria-sort=${order}><button type="button" class="quiet" onClick=${() => onSort(next)}>${words[column]}${chosen ? html`<span aria-hidden="true"> ${falls ? '↓' : '↑'}</span>` : ''}</button></th>`;
 }
 
 function RunRow({ number, run, ticked, tick }) {
@@ -110,13 +110,13 @@ function RunRow({ number, run, ticked, tick }) {
   const progress = run.state === 'running' && run.steps ? words.step(run.step ?? 0, run.steps) : null;
   return html`<tr class="row" aria-rowindex=${number + 2}>
     <td class="tick"><input type="checkbox" checked=${ticked.includes(run.name)} onChange=${() => tick(run.name)} aria-label=${words.select(run.name)} /></td>
-    <td class="name"><${Link} to=${addressOf('train', run.name)} title=${run.name}>${run.name}<//></td>
-    <td class="model" title=${run.model}>${run.model}</td>
-    <td class="rows">${run.rows == null ? '–' : formatNumber(run.rows, language)}</td>
-    <td class="state-cell"><${StateWord} state=${run.state} />${progress && html` <span class="small">${progress}</span>`}</td>
-    <td class="best_loss">${loss(run.best_loss)}</td>
-    <td class="right"><${Right} right=${run.right} /></td>
-    <td class="when">${run.changed_at ? formatTime(run.changed_at, language) : '–'}</td>
+    <td class="col-name"><${Link} to=${addressOf('train', run.name)} title=${run.name}>${run.name}<//></td>
+    <td class="col-model" title=${run.model}>${run.model}</td>
+    <td class="col-rows">${run.rows == null ? '–' : formatNumber(run.rows, language)}</td>
+    <td class="col-state"><${StateWord} state=${run.state} />${progress && html` <span class="small">${progress}</span>`}</td>
+    <td class="col-best_loss">${loss(run.best_loss)}</td>
+    <td class="col-right"><${Right} right=${run.right} /></td>
+    <td class="col-when">${run.changed_at ? formatTime(run.changed_at, language) : '–'}</td>
   </tr>`;
 }
 

@@ -10,7 +10,7 @@ import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { useRun } from '../live-run.js';
 import { askToNotify, mayAsk, notify } from '../notify.js';
 import { formatDuration, formatNumber } from '../numbers.js';
-import { root } from '../router.js';
+import { addressOf, Link, root } from '../router.js';
 import { inPath, refreshAll, send, useServer } from '../server.js';
 import * as common from '../words/common.js';
 import * as file from '../words/train.js';
@@ -34,7 +34,7 @@ function NotBegun({ way, name }) {
   return html`<h1>${way.run ?? name}</h1>
     <p>${words.notBegun}</p>
     ${way.screens.train.state === 'waiting' && html`<p class="small">${words.waitingFor}</p>`}
-    ${way.act && html`<${Act} id=${way.act} key=${way.act} />`}
+    ${way.act && html`<${Act} id=${way.act} key=${way.act} openLog />`}
     <${TrainButton} way=${way} label=${words.begin} />`;
 }
 
@@ -61,7 +61,8 @@ function RunView({ run, way }) {
     <${Buttons} facts=${facts} way=${way} />
     <h2>${words.figures}</h2>
     <dl class="figures">${facts.figures.map((one) => html`<div key=${one.key} class=${one.direction}><dt>${said(one.name)}</dt><dd>${said(one.value)}
-      ${said(one.note) && html`<span class="small">${said(one.note)}</span>`}</dd></div>`)}</dl>
+      ${said(one.note) && html`<span class="small">${said(one.note)}</span>`}
+      ${one.command && html`<${Link} class="small" to=${addressOf('proof', facts.run)}>${words.measure}<//>`}</dd></div>`)}</dl>
     <h2>${words.charts}</h2>
     <${RunCharts} name=${facts.run} version=${`${facts.step} ${facts.state} ${facts.best.step}`} />
     <h2>${words.samples}</h2>

@@ -41,7 +41,7 @@ function ModelTable({ card, current, onUse, busy }) {
   const number = (count) => formatNumber(count, language);
   return html`<p class="small">${held.card ? words.forCard(held.card.name, held.card.gib) : words.noCard}</p>
     <div class="scroll" tabindex="0" role="group" aria-label=${words.whatFits}><table>
-      <thead><tr>${['model', 'parameters', 'download', 'fits', 'needs', 'speed', 'use'].map((key) => html`<th key=${key} scope="col">${words.modelTable[key]}</th>`)}</tr></thead>
+      <thead><tr>${['model', 'parameters', 'download', 'fits', 'needs', 'speed', 'use'].map((key) => html`<th key=${key} scope="col" class=${['model', 'fits', 'use'].includes(key) ? '' : 'number'}>${words.modelTable[key]}</th>`)}</tr></thead>
       <tbody>${held.models.map((model) => html`<tr key=${model.name} class=${model.fits === false ? 'off' : ''}>
         <th scope="row">${model.name}${model.name === held.chosen ? html` <span class="state finished">${words.suggested}</span>` : ''}</th>
         <td class="number">${billions(model.parameters)} B</td><td class="number">${model.download_gib} GiB</td>

@@ -56,8 +56,8 @@ function usePages(name, search) {
   };
 }
 
-/** Show the rows of a file with a search; `shown` is the place of a row to open, as in rows.jsonl:12. */
-export function RawRows({ name, shown, onShown }) {
+/** Show the rows of a file with a search. */
+export function RawRows({ name }) {
   const words = useWords(file);
   const language = useLanguage();
   const [typed, setTyped] = useState('');
@@ -76,8 +76,7 @@ export function RawRows({ name, shown, onShown }) {
     <${Problem} error=${pages.error} />
     ${pages.mistakes.map((line) => html`<p class="problem" role="alert" lang="en">${line}</p>`)}
     <${VirtualList} key=${`${name}\n${search}`} pages=${pages} onOpen=${setOpen} />
-    ${(open || shown) && html`<${RowDialog} name=${name} place=${open ?? { source: shown }} last=${pages.total - 1}
-      onClose=${() => (setOpen(null), onShown?.(null))} onMove=${(next) => (onShown?.(null), setOpen({ number: next }))} />`}
+    ${open && html`<${RowDialog} name=${name} place=${open} last=${pages.total - 1} onClose=${() => setOpen(null)} onMove=${(number) => setOpen({ number })} />`}
   </div>`;
 }
 
@@ -145,8 +144,8 @@ function RawRow({ place, row, size, isActive, onClick }) {
   </div>`;
 }
 
-/** One row, whole, with the rows before and after it. */
-function RowDialog({ name, place, last, onClose, onMove }) {
+/** One row, whole, with the rows before and after it; `place` is {number} or {source}, as in rows.jsonl:12. */
+export function RowDialog({ name, place, last = Infinity, onClose, onMove }) {
   const words = useWords(file);
   const dialog = useRef(null);
   const [state, setState] = useState({ row: null, error: null });

@@ -152,7 +152,12 @@ def test_what_check_says_is_named_in_both_languages_and_its_remedies_can_be_writ
 
 
 def test_facts_are_those_of_the_newest_check_and_stale_once_the_recipe_changes(client, folder):
-    assert client.get("/studio/facts/mine.yaml").json() == {"running": None, "act": None, "facts": None, "is_stale": True}
+    assert client.get("/studio/facts/mine.yaml").json() == {
+        "running": None,
+        "act": None,
+        "facts": None,
+        "is_stale": True,
+    }
     import os
 
     for number, verdict in enumerate(["ready", "not ready"]):

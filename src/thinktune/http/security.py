@@ -18,6 +18,9 @@ from thinktune.http.error_forms import in_form_of
 from thinktune.http.errors import ApiError
 
 KEYED_PATHS = ("/v1/", "/api/", "/metrics", "/studio/")  # addresses that begin so need the key
+_PASSED_ON = re.compile(
+    r"/chat/[^/]*/"
+)  # a chat page that the studio passes on; its files are no secret, its models are
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -156,7 +159,7 @@ class SecurityMiddleware:
                 403,
                 f"pages of {origin!r} may not call this server; use its own page, or allow them with --allow-origin",
             )
-        if self._key is not None and self._access.route_of(path).startswith(KEYED_PATHS):
+        if self._key is not None and needs_key(self._access.route_of(path)):
             bearer, own = (headers.get(name, "").encode("latin-1") for name in ("authorization", "x-api-key"))
             # The bytes as they came; both are compared, so that the time says nothing.
             same = [hmac.compare_digest(bearer, b"Bearer " + self._key), hmac.compare_digest(own, self._key)]
@@ -164,6 +167,13 @@ class SecurityMiddleware:
                 raise ApiError(
                     401, "the API key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key"
                 )
+
+
+def needs_key(route: str) -> bool:
+    """Return True for an address that needs the key where there is one, below /chat/ACT/ as well."""
+    if found := _PASSED_ON.match(route):
+        return not route[found.end() :].startswith("page/") and route != found[0]
+    return route.startswith(KEYED_PATHS)
 
 
 def error_response(error: ApiError) -> JSONResponse:

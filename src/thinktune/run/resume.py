@@ -1,5 +1,7 @@
 """Lock of a run's folder, and checks of what changed since the run was started."""
 
+import os
+import platform
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +13,7 @@ from thinktune.config import Recipe, load_recipe
 from thinktune.config.loading import dump_recipe
 from thinktune.config.recipe_keys import OTHER_SOURCES, any_source_key, recipe_key
 from thinktune.errors import UserError
-from thinktune.files import atomic_write_stream, atomic_write_text
+from thinktune.files import atomic_write_stream, atomic_write_text, read_json, write_json
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.folder import RunFolder
 from thinktune.run.lock import hold_lock, is_held
@@ -94,15 +96,28 @@ def lock_run(folder: Path) -> Generator[None]:
     )
     try:
         with hold_lock(run.lock, taken):
+            with suppress(OSError):  # it is only for those who would stop the run
+                write_json(run.process, {"machine": platform.node(), "process": os.getpid()})
             try:
                 yield
             finally:
+                run.process.unlink(missing_ok=True)
                 if is_new and not run.is_run:  # no run came of it
                     run.lock.unlink()
     finally:
         for path in created:
             with suppress(OSError):  # not empty: a run is in it
                 path.rmdir()
+
+
+def training_process(folder: Path) -> int | None:
+    """Return the number of the process that trains in a run's folder; None where none does, or on another machine."""
+    run = RunFolder(folder)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        record = read_json(run.process)
+        if is_held(run.lock) and record["machine"] == platform.node():
+            return int(record["process"])
+    return None
 
 
 def is_locked(folder: Path) -> bool:
@@ -117,7 +132,7 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     """
     run = RunFolder(folder)
     if not run.is_run:
-        leftovers = (run.lock.name, ".partial")
+        leftovers = (run.lock.name, run.process.name, ".partial")
         if folder.is_dir() and any(not path.name.endswith(leftovers) for path in folder.iterdir()):
             raise UserError(f"{folder}: is not empty and not a run of thinktune; choose another name with name=...")
         return []

@@ -71,7 +71,7 @@ class Acts:
             "verb": verb.verb,
             "argv": argv,
             "about": verb.about(),
-            "command": redact(shell_command(*_readable(argv))),
+            "command": self.command_of(verb),
             "started_at": now,
             "folder": str(self.folder.path),
         }
@@ -86,6 +86,10 @@ class Acts:
             start_new_session=True,
         )
         return self.find(id)
+
+    def command_of(self, verb: Verb) -> str:
+        """Return the line of a verb, to paste in the studio's folder; raises ApiError as starting it would."""
+        return redact(shell_command(*_readable(verb.typed(self.folder))))
 
     def list(self, count: int = 200) -> "list[Act]":
         """List acts, the newest first."""

@@ -1,17 +1,21 @@
 """The studio's folder, which is its whole state: recipes, files of rows and runs; nothing outside it is reached."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from thinktune.errors import UserError
-from thinktune.files import ROW_FILE_ENDINGS
+from thinktune.files import MAX_RECIPE_BYTES, ROW_FILE_ENDINGS
 from thinktune.http import ApiError
 from thinktune.run import RunFolder
+from thinktune.studio.folder_tree import FolderTree
 
+DOUBTS_ENDINGS = ("/doubts.json", ".doubts.json")  # what `check --doubts` writes, and what was decided of it
 RECIPE_ENDINGS = (".yaml", ".yml")
-MAX_DEPTH = 4  # folders below the studio's in which recipes, rows and runs are looked for
 MAX_LISTED = 1000  # recipes, and files of rows; more are no list for people
 
 
@@ -20,6 +24,7 @@ class StudioFolder:
     """A folder of the user's; `path` is absolute, without links."""
 
     path: Path
+    _tree: FolderTree
 
     @classmethod
     def open(cls, path: Path) -> "StudioFolder":
@@ -27,7 +32,7 @@ class StudioFolder:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file; name the folder that holds your rows and runs")
         path.mkdir(parents=True, exist_ok=True)
-        return cls(path.resolve())
+        return cls(path.resolve(), FolderTree(path.resolve()))
 
     def resolve(self, name: str, *, new: bool = False) -> Path:
         """Return the path of a name below the folder, links followed.
@@ -56,15 +61,36 @@ class StudioFolder:
 
     def recipes(self) -> list[str]:
         """List recipes by name: YAML files that have the keys of one."""
-        return sorted(name for name, entry in self._files(RECIPE_ENDINGS) if _is_recipe(entry))
+        found = (name for name in self._tree.files() if name.lower().endswith(RECIPE_ENDINGS))
+        return sorted(islice((name for name in found if recipe_place(self.path / name)), MAX_LISTED))
 
     def row_files(self) -> list[str]:
         """List files that hold rows, by name, as their endings say."""
-        return sorted(name for name, _ in self._files(ROW_FILE_ENDINGS))
+        return sorted(
+            islice((name for name in self._tree.files() if name.lower().endswith(ROW_FILE_ENDINGS)), MAX_LISTED)
+        )
 
     def runs(self) -> list[str]:
         """List runs by name, in no order; a run's own folders are not searched."""
-        return list(_runs_below(self.path, "", MAX_DEPTH))
+        return list(self._tree.runs())
+
+    def run_of_recipe(self, recipe: str) -> str | None:
+        """Return the name that a recipe's run has or will have; None where it is elsewhere, or the file no recipe."""
+        place = recipe_place(self.path / recipe)
+        return place and self._name_below(Path(place.runs_folder) / place.name)
+
+    def rows_of_recipe(self, recipe: str) -> list[str]:
+        """Return the names of the files that a recipe takes rows from, those in this folder."""
+        place = recipe_place(self.path / recipe)
+        found = (self._name_below(Path(rows)) for rows in (place.rows if place else ()))
+        return [name for name in found if name and (self.path / name).is_file()]
+
+    def _name_below(self, path: Path) -> str | None:
+        try:
+            found = (self.path / path).resolve()
+        except (OSError, ValueError, RuntimeError):
+            return None
+        return self.name_of(found) if found.is_relative_to(self.path) and found != self.path else None
 
     def find_run(self, name: str) -> Path:
         """Return a run's folder; raises ApiError (404) where it is none."""
@@ -73,53 +99,42 @@ class StudioFolder:
             raise ApiError(404, f"{name} is no run's folder; start it with: thinktune train RECIPE")
         return path
 
-    def _files(self, endings: tuple[str, ...]) -> list[tuple[str, os.DirEntry[str]]]:
-        found: list[tuple[str, os.DirEntry[str]]] = []
-        for name, entry in _files_below(self.path, "", MAX_DEPTH):
-            if name.lower().endswith(endings):
-                found.append((name, entry))
-                if len(found) == MAX_LISTED:
-                    break
-        return found
+
+@dataclass(frozen=True, slots=True)
+class RecipePlace:
+    """What a recipe says of places: its run's name, the folder of its runs, and its rows."""
+
+    name: str
+    runs_folder: str
+    rows: tuple[str, ...]
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+def recipe_place(path: Path) -> RecipePlace | None:
+    """Return the places that a recipe names, as `config` reads them; None for a file that is no recipe.
+
+    The file may be half edited, so that no other key matters.
+    """
     try:
-        with os.scandir(folder) as entries:
-            return sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name)
+        stat = path.stat()
     except OSError:
-        return []  # removed meanwhile, or closed to this user
+        return None
+    if path.suffix.lower() not in RECIPE_ENDINGS or stat.st_size > MAX_RECIPE_BYTES:
+        return None
+    return _read_place(path, stat.st_mtime_ns, stat.st_size)
 
 
-def _files_below(folder: str | Path, prefix: str, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield files by name, those of a folder before those below it; runs' folders are not entered."""
-    entries = _entries(folder)
-    yield from ((f"{prefix}{one.name}", one) for one in entries if one.is_file())
-    for one in entries:
-        if depth > 1 and one.is_dir(follow_symlinks=False) and not _is_run(one):
-            yield from _files_below(one.path, f"{prefix}{one.name}/", depth - 1)
-
-
-def _runs_below(folder: str | Path, prefix: str, depth: int) -> Iterator[str]:
-    for one in _entries(folder):
-        if one.is_dir(follow_symlinks=False):
-            if _is_run(one):
-                yield f"{prefix}{one.name}"
-            elif depth > 1:
-                yield from _runs_below(one.path, f"{prefix}{one.name}/", depth - 1)
-
-
-def _is_run(entry: os.DirEntry[str]) -> bool:
-    return RunFolder(Path(entry.path)).is_run
-
-
-def _is_recipe(entry: os.DirEntry[str]) -> bool:
-    """Return True for a YAML file with the keys `model` and `data` at the margin."""
+@lru_cache(maxsize=4 * MAX_LISTED)
+def _read_place(path: Path, _changed_at: int, _size: int) -> RecipePlace | None:
     try:
-        if entry.stat().st_size > 2**20:
-            return False
-        text = Path(entry.path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return False
-    keys = {line.split(":", 1)[0] for line in text.splitlines() if ":" in line}
-    return {"model", "data"} <= keys
+        return None
+    if not {"model", "data"} <= {line.split(":", 1)[0] for line in text.splitlines() if ":" in line}:
+        return None
+    try:
+        tree: Any = yaml.safe_load(text)
+        sources = [tree["data"], *(tree.get("other_sources") or [])] if isinstance(tree["data"], dict) else tree["data"]
+        rows = tuple(str(source["name"]) for source in sources if isinstance(source, dict) and source.get("name"))
+        return RecipePlace(str(tree.get("name") or path.stem), str(tree.get("runs_folder") or "runs"), rows)
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return RecipePlace(path.stem, "runs", ())

@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from thinktune.errors import UserError, redact
+from thinktune.files import describe_system_error, is_disk_full
 from thinktune.http import (
     Access,
     ApiError,
@@ -23,33 +25,48 @@ from thinktune.http import (
 )
 from thinktune.http.listening import address_of, find_access_here, require_key, run_app
 from thinktune.http.pages import page_response, shared_page_files
-from thinktune.http.security import OWN_FILES, read_body
+from thinktune.http.security import OWN_FILES, error_response, read_body
 from thinktune.progress import Say
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
+from thinktune.studio.proof_view import add_proof_routes
 from thinktune.studio.recipes import add_recipe_routes
 from thinktune.studio.rows import add_rows_routes
+from thinktune.studio.run_view import add_run_routes
 from thinktune.studio.studio import Studio
+from thinktune.studio.take_home_view import add_take_home_routes
+from thinktune.studio.talk import add_talk_routes
+from thinktune.studio.think_view import add_think_routes
 from thinktune.studio.verbs import parse_verb
 from thinktune.studio.way import add_way_routes
 
 # The first that fits an address. The chat page is shown in a frame of the studio's, and in no other page's.
 POLICIES = {
+    # A page in the folder may be a stranger's: it runs its own script, as an origin of its own, and reaches nothing.
+    "/shown/": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-downloads",
     "/chat/": f"{OWN_FILES}; frame-ancestors 'self'",
     "/": f"{OWN_FILES}; frame-src 'self'; frame-ancestors 'none'",
 }
-SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think", "acts")
+SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think")
 
 
 def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASGIApp:
     """Build the studio over a folder, for those who have access."""
     studio = Studio(folder, Acts(folder), limits)
     app = empty_app("thinktune studio")
+    app.add_exception_handler(UserError, _on_user_error)
+    app.add_exception_handler(OSError, _on_system_error)
     _add_page(app, access.root_path)
     add_act_routes(app, studio)
     add_home_routes(app, studio)
     add_way_routes(app, studio)
+    add_run_routes(app, studio)
+    add_proof_routes(app, studio)
+    add_talk_routes(app, studio)
+    add_take_home_routes(app, studio)
+    add_think_routes(app, studio)
     add_rows_routes(app, studio)
     add_recipe_routes(app, studio)
     return SecurityMiddleware(app, access, POLICIES)
@@ -57,7 +74,10 @@ def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASG
 
 def read_studio_page() -> dict[str, bytes]:
     """Read the files of the studio's page by name."""
-    return shared_page_files() | read_page_files(files("thinktune.studio") / "page")
+    templates = files("thinktune.report") / "templates"
+    charts = {name: (templates / name).read_bytes() for name in ("charts.js", "charts.css")}
+    charts["charts.css"] = b".report-charts {\n" + charts["charts.css"] + b"}\n"  # its names stay its own
+    return shared_page_files() | charts | read_page_files(files("thinktune.studio") / "page")
 
 
 def _add_page(app: FastAPI, root_path: str) -> None:
@@ -84,6 +104,10 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
         verb = parse_verb(await read_body(request, studio.limits))
         return JSONResponse(asdict(await run_in_threadpool(acts.start, verb)), 201)
 
+    async def show_command(request: Request) -> Response:
+        verb = parse_verb(await read_body(request, studio.limits))
+        return JSONResponse({"command": await run_in_threadpool(acts.command_of, verb)})
+
     def list_acts(count: int = 200) -> Response:
         return JSONResponse({"acts": [asdict(one) for one in acts.list(count)]})
 
@@ -104,6 +128,7 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
         return JSONResponse(asdict(await run_in_threadpool(acts.stop, id)))
 
     app.add_api_route("/studio/acts", start_act, methods=["POST"], summary="Start a verb in a process of its own.")
+    app.add_api_route("/studio/command", show_command, methods=["POST"], summary="Show the line of a verb.")
     app.add_api_route("/studio/acts", list_acts, summary="List acts, the newest first.")
     app.add_api_route("/studio/acts/{id}", show_act, summary="Show how an act is doing.")
     app.add_api_route("/studio/acts/{id}/log", show_log, summary="Read what an act printed, from a byte on.")
@@ -126,3 +151,15 @@ def run_studio(folder: Path, host: str, port: int, say: Say, access: Access | No
         run_app(make_studio_app(opened, limits, access), listening, limits)
     finally:
         listening.close()
+
+
+async def _on_user_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, UserError)
+    return error_response(ApiError(409, "; ".join(error.faults)))
+
+
+async def _on_system_error(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, OSError)
+    return error_response(ApiError(507 if is_disk_full(error) else 500, redact(describe_system_error(error))))

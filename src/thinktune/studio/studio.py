@@ -1,6 +1,7 @@
 """What each screen's routes are given: the folder, the acts, and the limits of requests."""
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 from thinktune.http import Limits
 from thinktune.studio.acts import Acts
@@ -14,3 +15,5 @@ class Studio:
     folder: StudioFolder
     acts: Acts
     limits: Limits
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """Proves that an address of a page in the folder came from this process."""

@@ -31,6 +31,10 @@ class _Verb(BaseModel):
         """Return the arguments after `thinktune`; paths are from the folder on, and exist. Raises ApiError."""
         raise NotImplementedError
 
+    def typed(self, folder: StudioFolder) -> list[str]:
+        """Return the arguments as a person would type them."""
+        return self.argv(folder, "ACT")
+
     def about(self) -> dict[str, str]:
         """Return what the act is about: a recipe, a run, or rows, by name."""
         held = {name: getattr(self, name, None) for name in ("recipe", "run", "rows")}
@@ -229,6 +233,10 @@ class ServeVerb(_RunVerb):
         """Return the arguments; the act's own name is in the root path."""
         options = {"port": self.port, "root-path": f"/chat/{act}", "engine": self.engine}
         return ["serve", *_options(options), "--", _there(folder, self.run)]
+
+    def typed(self, folder: StudioFolder) -> list[str]:
+        """Return the arguments for an address of its own."""
+        return ["serve", *_options({"engine": self.engine}), "--", _there(folder, self.run)]
 
 
 Verb = (

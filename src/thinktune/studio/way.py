@@ -1,18 +1,14 @@
 """The way through the screens for one recipe and its run: where each screen leads, and the word of its state."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import yaml
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 
-from thinktune.errors import UserError
 from thinktune.run import RunFolder
-from thinktune.run.status import read_status
 from thinktune.studio.acts import Act
-from thinktune.studio.folder import StudioFolder
+from thinktune.studio.folder import StudioFolder, recipe_place
+from thinktune.studio.run_summary import quick_state
 from thinktune.studio.studio import Studio
 
 RECIPE_SCREENS = ("rows", "plan", "think")
@@ -28,29 +24,16 @@ class Way:
     run: str | None
 
 
-def run_of_recipe(folder: StudioFolder, recipe: str) -> str | None:
-    """Return the name that a recipe's run has or will have below the folder; None where it is elsewhere or unclear.
-
-    The file may be half edited, so only its two keys are read, as `config` reads them.
-    """
-    try:
-        tree: Any = yaml.safe_load((folder.path / recipe).read_text(encoding="utf-8"))
-        name, runs = tree.get("name") or Path(recipe).stem, tree.get("runs_folder") or "runs"
-        run = (folder.path / str(runs) / str(name)).resolve()
-    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError):
-        return None
-    return folder.name_of(run) if run.is_relative_to(folder.path) and run != folder.path else None
-
-
 def find_way(folder: StudioFolder, name: str) -> Way:
     """Return the recipe and the run of a name that is either; a file of rows has neither."""
     path = folder.resolve(name, new=True)
-    if RunFolder(path).is_run:
-        own = [recipe for recipe in folder.recipes() if run_of_recipe(folder, recipe) == name]
-        return Way(own[0] if own else folder.name_of(RunFolder(path).recipe), name)
-    if path.is_file() and name in folder.recipes():
-        return Way(name, run_of_recipe(folder, name))
-    return Way(None, None)
+    if path.is_file():
+        return Way(name, folder.run_of_recipe(name)) if recipe_place(path) else Way(None, None)
+    is_run = RunFolder(path).is_run
+    if path.exists() and not is_run:
+        return Way(None, None)
+    own = next((recipe for recipe in folder.recipes() if folder.run_of_recipe(recipe) == name), None)
+    return Way(own or folder.name_of(RunFolder(path).recipe), name) if is_run else Way(own, name if own else None)
 
 
 def screen_states(studio: Studio, way: Way) -> dict[str, str]:
@@ -64,10 +47,7 @@ def screen_states(studio: Studio, way: Way) -> dict[str, str]:
             states[screen] = _word(screen, newest)
     if way.run and RunFolder(studio.folder.path / way.run).is_run:
         run = RunFolder(studio.folder.path / way.run)
-        try:
-            states["train"] = read_status(run.path).state
-        except UserError:
-            states["train"] = "failed"
+        states["train"] = quick_state(run.path)
         if run.evaluation().report.is_file():
             states.setdefault("proof", "finished")
         if run.exports.is_dir():
@@ -87,8 +67,8 @@ def add_way_routes(app: FastAPI, studio: Studio) -> None:
     def show_way(name: str) -> Response:
         way = find_way(studio.folder, name)
         states = screen_states(studio, way)
-        trains = (act for act in studio.acts.alive() if act.verb == "train" and act.about.get("recipe") == way.recipe)
-        training = next(trains, None)
+        trains = (one for one in studio.acts.list() if one.verb == "train" and one.about.get("recipe") == way.recipe)
+        training = next(trains, None) if way.recipe else None
         begun = way.run is not None and RunFolder(studio.folder.path / way.run).is_run
         screens: dict[str, dict[str, str | None]] = {}
         for screen in (*RECIPE_SCREENS, *RUN_SCREENS):
@@ -97,6 +77,8 @@ def add_way_routes(app: FastAPI, studio: Studio) -> None:
             screens[screen] = {"name": leads, "state": states.get(screen)}
         if training and not begun:
             screens["train"]["state"] = training.state
-        return JSONResponse({"recipe": way.recipe, "run": way.run, "screens": screens})
+        return JSONResponse(
+            {"recipe": way.recipe, "run": way.run, "begun": begun, "screens": screens, "act": training and training.id}
+        )
 
     app.add_api_route("/studio/way", show_way, summary="Show where each screen leads for a recipe or a run.")

@@ -38,7 +38,7 @@ export function ActButton({ verb, label, onStart, disabled = false, strong = tru
  * Show an act that lives or has ended: state, progress, time left, errors, log and a button that stops it. `onEnd` is
  * called once with the act when it ends while it is watched.
  */
-export function Act({ id, onEnd, showCommand = true }) {
+export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   const words = useWords(file);
   const [ended, setEnded] = useState(false);
   const { value: act, error } = useServer(`studio/acts/${id}`, ended ? 0 : WATCH_MS);
@@ -62,7 +62,7 @@ export function Act({ id, onEnd, showCommand = true }) {
       ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
     ${act.errors.map((line) => html`<p class="problem" role="alert">${line}</p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
-    <${Log} id=${id} alive=${isAlive(act)} />
+    <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} />
     <${Problem} error=${error} />
   </section>`;
 }
@@ -79,7 +79,7 @@ export function ActProgress({ act }) {
   const language = useLanguage();
   const { progress } = act;
   if (!isAlive(act)) return null;
-  if (!progress) return html`<span class="small">${words.working}</span>`;
+  if (!progress?.what || (progress.total && progress.done >= progress.total)) return html`<span class="small">${words.working}</span>`;
   const what = words.work[progress.what] ?? progress.what;
   if (progress.waits || !progress.total) return html`<span class="small">${what}${progress.done ? ` · ${formatNumber(progress.done, language)}` : ''}</span>`;
   const counted = `${formatNumber(progress.done, language)} / ${formatNumber(progress.total, language)}`;
@@ -98,9 +98,9 @@ export function StopButton({ act }) {
 }
 
 /** What an act prints, folded; it grows while the act lives. */
-export function Log({ id, alive, name = 'stdout' }) {
+export function Log({ id, alive, name = 'stdout', opened = false }) {
   const words = useWords(file);
-  const [open, setOpen] = useState(false);
+  const [open, setOpen] = useState(opened);
   const [text, setText] = useState('');
   const box = useRef(null);
   useEffect(() => {
@@ -127,7 +127,7 @@ export function Log({ id, alive, name = 'stdout' }) {
   useEffect(() => {
     if (box.current) box.current.scrollTop = box.current.scrollHeight;
   }, [text]);
-  return html`<details class="log" onToggle=${(event) => setOpen(event.target.open)}>
+  return html`<details class="log" open=${opened} onToggle=${(event) => setOpen(event.target.open)}>
     <summary>${words.log}</summary>
     <pre ref=${box} tabindex="0" role="group" aria-label=${words.log}>${text}</pre>
   </details>`;

@@ -123,9 +123,9 @@ function VirtualList({ pages, onOpen }) {
   };
   const places = Array.from({ length: Math.max(0, to - from) }, (_, index) => from + index);
   if (!count) return html`<p class="small">${pages.whole ? words.noRows : words.readingRows}</p>`;
-  return html`<div ref=${box} class="virtual" role="listbox" tabindex="0" aria-label=${words.rawRows} aria-activedescendant=${`raw-${active}`}
+  return html`<div ref=${box} class="raw-list" role="listbox" tabindex="0" aria-label=${words.rawRows} aria-activedescendant=${`raw-${active}`}
     onScroll=${(event) => setView({ top: event.target.scrollTop, height: event.target.clientHeight })} onKeyDown=${onKeyDown}>
-    <div class="virtual-inside" role="presentation" style=${{ height: `${inside}px` }}><div role="presentation" style=${{ transform: `translateY(${offset}px)` }}>
+    <div class="raw-inside" role="presentation" style=${{ height: `${inside}px` }}><div role="presentation" style=${{ transform: `translateY(${offset}px)` }}>
       ${places.map((place) => html`<${RawRow} key=${place} place=${place} row=${pages.row(place)} size=${count} isActive=${place === active}
         onClick=${() => (setActive(place), open(place))} />`)}
     </div></div>

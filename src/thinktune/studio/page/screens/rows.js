@@ -51,7 +51,7 @@ function NewRows({ name }) {
   return html`<h1>${name}</h1>
     <section class="card"><h2>${words.makeFromRows}</h2>
       <p>${words.initDoes}</p>
-      <label class="field">${words.model} <input value=${model} placeholder=${words.modelChosen} onInput=${(event) => setModel(event.target.value.trim())} /></label>
+      <label class="field narrow">${words.model} <input value=${model} placeholder=${words.modelChosen} onInput=${(event) => setModel(event.target.value.trim())} /></label>
       <${ActButton} verb=${verb} label=${words.makeRecipe} onStart=${(started) => setAct(started.id)} />
       ${id ? html`<${Act} key=${id} id=${id} /><${Made} key=${`made ${id}`} id=${id} />` : html`<${Command} line=${`thinktune init --yes ${model ? `--model=${quote(model)} ` : ''}${quote(name)}`} />`}
     </section>

@@ -20,7 +20,7 @@ LEVELS = [
 __main__
 cli
 demo
-commands
+commands studio
 train export synthesis
 report
 eval serve
@@ -30,7 +30,7 @@ data optim run
 hub distributed tokenization
 verdicts
 config cache
-progress
+progress http
 library_output
 exit_codes
 terminal arguments termination verb_help
@@ -38,7 +38,7 @@ errors files wrapping
 """.strip().split("\n")
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-WITHOUT_TORCH = ["config", "hub", "tokenization", "data", "run", "report", "tracking"]
+WITHOUT_TORCH = ["config", "hub", "tokenization", "data", "run", "report", "tracking", "http", "studio"]
 MODULES_WITHOUT_TORCH = [
     "cli", "cache", "verdicts", "errors", "files", "library_output", "progress", "terminal", "termination", "checkpoint.store", "checkpoint.manifest",
     "eval.comparison", "eval.grading", "eval.scoring", "eval.statistics", "eval.tasks", "eval.task_files",

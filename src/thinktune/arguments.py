@@ -1,5 +1,6 @@
 """Arguments that several verbs of the command line take."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,13 @@ def run_at_home(paths: Path | list[Path] | None) -> Path | list[Path] | None:
         if fault := describe_given_rows(path, "a run's folder"):
             raise UserError(fault)
     return found
+
+
+def finite_temperature(temperature: float) -> float:
+    """Return a temperature; raises UserError where it is no number that can be used."""
+    if not math.isfinite(temperature):
+        raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
+    return temperature
 
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
@@ -58,9 +66,14 @@ AllowHosts = Annotated[
     typer.Option("--allow-host", help="Another name of this server, as host.docker.internal; can be repeated."),
 ]
 RootPath = Annotated[str, typer.Option("--root-path", help="Path under which a proxy offers this server.")]
+StudioFolder = Annotated[
+    Path,
+    typer.Argument(metavar="FOLDER", help="Folder of your rows, recipes and runs; made if missing.", callback=at_home),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Settings to override, as in train.epochs=1.")
 ]
+WaitForCard = Annotated[bool, typer.Option("--wait", help="Wait until no other run trains on these cards, then begin.")]
 Rows = Annotated[
     Path,
     typer.Argument(
@@ -153,11 +166,15 @@ Thinking = Annotated[
     ),
 ]
 Regrade = Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again; loads no model.")]
+REGRADE_ALONE = "--regrade: only grades the saved replies; leave out all other options except --thinking and --json"
 EvaluatedEndpoints = Annotated[
     list[str] | None, typer.Option("--endpoint", help="Servers that answer: base=URL[#MODEL] and tuned=URL[#MODEL].")
 ]
 Judge = Annotated[str | None, typer.Option("--judge", help="URL[#MODEL] of a judge model that compares the answers.")]
-Temperature = Annotated[float, typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy.")]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy.", callback=finite_temperature),
+]
 SamplingSeed = Annotated[int, typer.Option("--seed", help="Random seed for sampling.")]
 ReportAsJson = Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")]
 

@@ -1,6 +1,6 @@
 """The command line: verbs in, exit codes out. The only file that prints errors."""
 
-import math
+import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,7 @@ app = typer.Typer(
 def show_version(wanted: bool) -> None:
     """Print the version and end, if it is wanted."""
     if wanted:
-        from importlib.metadata import version
-
-        say(f"thinktune {version('thinktune')}")
+        say(f"thinktune {importlib.metadata.version('thinktune')}")
         raise typer.Exit
 
 
@@ -218,14 +216,16 @@ def think(  # noqa: PLR0913 (each parameter is an option)
 
 
 @app.command()
-def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -> None:
+def train(
+    recipe: arguments.RecipePath, overrides: arguments.Overrides = None, wait: arguments.WaitForCard = False
+) -> None:
     """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those that torchrun gives it."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
         with exit_when_stopped(announce=os.environ["RANK"] == "0"):
             with captured_output():
-                from thinktune.train import process_group
+                from thinktune.train import hold_own_cards, process_group
 
-            with process_group() as world:
+            with hold_own_cards(say, wait=wait), process_group() as world:
                 _train(recipe, overrides or [], world)
         return
     with exit_when_stopped():
@@ -235,12 +235,13 @@ def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -
 
         prepare_new_run(loaded, say)
         with captured_output():
-            from thinktune.train import device_count, launch_workers
+            from thinktune.train import hold_own_cards, launch_workers
 
-        if (gpus := device_count()) > 1:
-            say(f"starting torchrun with one process for each of {gpus} GPUs")
-            raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
-        _train(recipe, overrides or [])
+        with hold_own_cards(say, wait=wait) as gpus:
+            if gpus > 1:
+                say(f"starting torchrun with one process for each of {gpus} GPUs")
+                raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
+            _train(recipe, overrides or [])
 
 
 def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
@@ -316,14 +317,10 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         from thinktune.eval.exams import ExamRequest
         from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
         from thinktune.run.folder import find_run
-    if not math.isfinite(temperature):
-        raise UserError(f"--temperature: is {temperature}; give a number, 0 for greedy")
     benchmarks = parse_benchmarks(harness or [], run)
     asks = tasks or exam or exam_hub or harness or sides or judge or temperature or seed or not probe
     if regrade and (asks or exam_questions != arguments.EXAM_QUESTIONS):
-        raise UserError(
-            "--regrade: only grades the saved replies; leave out all other options except --thinking and --json"
-        )
+        raise UserError(arguments.REGRADE_ALONE)
 
     tell = say_to_stderr if as_json else say
     with exit_when_stopped("stopped; run the same command to continue after the last saved reply"):
@@ -425,11 +422,28 @@ def serve(  # noqa: PLR0913 (each parameter is an option)
 ) -> None:
     """Serve a chat page and an OpenAI-compatible API."""
     with captured_output():
-        from thinktune.serve import API_KEY_VARIABLE, find_access, find_models
+        from thinktune.http.listening import find_access_here
+        from thinktune.serve import find_models
         from thinktune.serve import serve as run_serve
 
-    access = find_access(os.environ.get(API_KEY_VARIABLE), host, allow_host or (), allow_origin or (), root_path)
+    access = find_access_here(host, allow_host, allow_origin, root_path)
     run_serve(find_models(run, endpoint, model, engine, say), host, port, say, access)
+
+
+@app.command()
+def studio(
+    folder: arguments.StudioFolder = Path(),
+    host: arguments.ListenHost = "127.0.0.1",
+    port: arguments.ListenPort = 8430,
+    allow_host: arguments.AllowHosts = None,
+    root_path: arguments.RootPath = "",
+) -> None:
+    """Open the whole way in a browser: rows, plan, training, proof, talk. What it starts goes on without it."""
+    with captured_output():
+        from thinktune.http.listening import find_access_here
+        from thinktune.studio import run_studio
+
+    run_studio(folder, host, port, say, find_access_here(host, allow_host, None, root_path))
 
 
 @app.command()

@@ -1,9 +1,12 @@
 """Progress of long work: lines and a bar on terminals, which may fail without harm to the work."""
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -18,6 +21,8 @@ Bar = Callable[[int, int, float | None], None]  # steps done, steps in all, seco
 
 
 SECONDS_BETWEEN_LINES = 5
+PROGRESS_FILE_VARIABLE = "THINKTUNE_PROGRESS_FILE"
+SECONDS_BETWEEN_FILES = 1.0
 
 
 def no_bar(_done: int, _total: int, _seconds_left: float | None) -> None:
@@ -28,6 +33,47 @@ def say_nothing(_line: str) -> None:
     """Do nothing: the printer of a rank that stays silent."""
 
 
+class ProgressFile:
+    """File that another program reads to show how far long work is; THINKTUNE_PROGRESS_FILE names it.
+
+    It is one JSON object {what, done, total, seconds_left, waits, at}, whole or absent, replaced at most once a second.
+    That it cannot be written harms nothing.
+    """
+
+    def __init__(self) -> None:
+        self._written_at, self._what = -SECONDS_BETWEEN_FILES, ""
+
+    def write(
+        self,
+        what: str,
+        done: int = 0,
+        total: int | None = None,
+        seconds_left: float | None = None,
+        *,
+        waits: bool = False,
+    ) -> None:
+        """Replace the file, if one is asked for and it is time; another kind of work is written at once."""
+        now = time.monotonic()
+        if not (name := os.environ.get(PROGRESS_FILE_VARIABLE)):
+            return
+        if what == self._what and now - self._written_at < SECONDS_BETWEEN_FILES and done != total:
+            return
+        self._written_at, self._what = now, what
+        record = {"what": what, "done": done, "total": total, "seconds_left": seconds_left, "waits": waits}
+        path = Path(name)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with suppress(OSError):
+            partial.write_text(json.dumps(record | {"at": time.time()}), encoding="utf-8")
+            partial.replace(path)
+
+
+progress_file = ProgressFile()
+
+
+def _write_steps(done: int, total: int, seconds_left: float | None) -> None:
+    progress_file.write("steps", done, total, seconds_left)
+
+
 @contextmanager
 def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
     """Yield a printer of lines and a bar that stays below them; where nothing can move, lines alone.
@@ -36,7 +82,7 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
     """
     console = guard_console(console) if console else make_console()
     if not console.is_interactive:
-        yield say, no_bar
+        yield say, _write_steps if os.environ.get(PROGRESS_FILE_VARIABLE) else no_bar
         return
     columns = (
         BarColumn(),
@@ -47,6 +93,7 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
         task = live.add_task("", total=None, place="")
 
         def move(done: int, total: int, seconds_left: float | None) -> None:
+            _write_steps(done, total, seconds_left)
             left = "" if seconds_left is None else f" left {format_duration(seconds_left)}"
             live.update(task, completed=done, total=total, place=f"step {done}/{total}{left}")
 
@@ -97,13 +144,15 @@ class ProgressReporter:
     def update(self, done: int) -> None:
         """Report that `done` units are finished, if it is time."""
         now = time.monotonic()
+        speed = done / max(now - self._started_at, 1e-9)
+        left = (self._total - done) / speed if self._total and 0 < done <= self._total else None
+        progress_file.write(self._unit, done, self._total, left)
         if now - self._reported_at < SECONDS_BETWEEN_LINES or not done:
             return
         self._reported_at = now
-        speed = done / (now - self._started_at)
         line = f"{done:,} {self._unit}, {speed:,.0f}/s"
-        if self._total and done <= self._total:
-            line = f"{line}, {done / self._total:.0%}, left {format_duration((self._total - done) / speed)}"
+        if self._total and left is not None:
+            line = f"{line}, {done / self._total:.0%}, left {format_duration(left)}"
         self._say(line)
 
 

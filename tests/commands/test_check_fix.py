@@ -7,8 +7,9 @@ import pytest
 import yaml
 from support.prepared_rows import rows_of, write
 
-from thinktune.commands.fix import fix_recipe, read_changes
+from thinktune.commands.fix import fix_recipe
 from thinktune.config.loading import load_recipe
+from thinktune.config.proposals import read_changes
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.errors import UserError
 

@@ -18,8 +18,8 @@ STAND_IN = f"""\
 import os, sys
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 from support.api_server import ScriptedBackend, scripted_model
-from thinktune.serve.server import uvicorn_config, make_app
-from thinktune.serve.security import Access, Limits
+from thinktune.http.listening import uvicorn_config; from thinktune.serve.server import make_app
+from thinktune.http import Access, Limits
 import uvicorn
 words = sys.argv[1:]
 if words[1].endswith("broken"):

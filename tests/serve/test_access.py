@@ -7,9 +7,8 @@ import pytest
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 
 from thinktune.errors import UserError
-from thinktune.serve import find_access
-from thinktune.serve.security import LOOPBACK_HOSTS
-from thinktune.serve.server import _reachable_name
+from thinktune.http.listening import reachable_name
+from thinktune.http.security import LOOPBACK_HOSTS, find_access
 
 CHAT = "/v1/chat/completions"
 PAGE = "https://app.example.com"
@@ -97,8 +96,8 @@ def test_what_is_no_name_is_refused_with_all_mistakes_at_once():
 
 def test_the_printed_address_is_one_that_others_can_type():
     for host in ("0.0.0.0", "::"):
-        name = _reachable_name(host).strip("[]")
+        name = reachable_name(host).strip("[]")
         assert name
         assert name not in ("0.0.0.0", "::")
-    assert _reachable_name("::1") == "[::1]"
-    assert _reachable_name("127.0.0.1") == "127.0.0.1"
+    assert reachable_name("::1") == "[::1]"
+    assert reachable_name("127.0.0.1") == "127.0.0.1"

@@ -10,11 +10,12 @@ import httpx
 import pytest
 from support.api_server import ScriptedBackend, serving
 
+from thinktune.http import ApiError, Limits
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.requests import SamplingParams
-from thinktune.serve import Limits, ServedModel
+from thinktune.serve import ServedModel
 from thinktune.serve.admission import SHORT_PROMPT_CHARACTERS
-from thinktune.serve.openai_schema import ApiError, parse_request
+from thinktune.serve.openai_schema import parse_request
 from thinktune.tokenization import Turn
 from thinktune.tokenization.chat_template import render_prompt
 

@@ -12,7 +12,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from support.api_server import ScriptedBackend, scripted_model
 
-from thinktune.serve import Access, Limits, make_app
+from thinktune.http import Access, Limits
+from thinktune.serve import make_app
 
 QUICK = settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=1500, derandomize=False)

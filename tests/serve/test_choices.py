@@ -12,10 +12,11 @@ from support.api_server import QUESTION, ScriptedBackend, scripted_model, servin
 from support.generation import decided
 
 from thinktune.demo.tiny_model import ModelShape, make_model
+from thinktune.http import Limits
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import SamplingParams
-from thinktune.serve import Limits, ServedModel
+from thinktune.serve import ServedModel
 
 CHAT = "/v1/chat/completions"
 

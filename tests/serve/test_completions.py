@@ -14,12 +14,12 @@ from support.chat_server import serving as upstream_serving
 from tokenizers.processors import TemplateProcessing
 
 from thinktune.demo.tiny_model import ModelShape, make_model
+from thinktune.http import ApiError, Limits
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import RawPrompt, Request, SamplingParams, render_request
-from thinktune.serve import Limits, ServedModel
+from thinktune.serve import ServedModel
 from thinktune.serve.models import find_endpoint_models
-from thinktune.serve.openai_schema import ApiError
 from thinktune.serve.surfaces.completions import parse_completion
 
 PATH = "/v1/completions"

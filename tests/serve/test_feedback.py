@@ -13,10 +13,11 @@ from support.runs import quiet, settings
 from thinktune.checkpoint.manifest import write_manifest
 from thinktune.commands.check import check_recipe
 from thinktune.files import write_json
+from thinktune.http import Limits
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.run import RunFolder
 from thinktune.run.feedback import read_votes
-from thinktune.serve import Limits, find_models
+from thinktune.serve import find_models
 
 REPLY = {"model": "tuned", "reasoning": "A muscle.", "answer": "It pumps blood."}
 SAID = [{"role": "user", "content": "What does the heart pump?"}]

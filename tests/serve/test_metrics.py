@@ -8,7 +8,7 @@ import httpx
 import pytest
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 
-from thinktune.serve import Limits
+from thinktune.http import Limits
 from thinktune.serve.metrics import Counter, Histogram
 
 HTTP = httpx.Client(timeout=60)  # one for all: each would read the certificates of the machine

@@ -9,12 +9,13 @@ from openai import BadRequestError, OpenAI
 from openai.types.responses import Response
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving, typed_events
 
+from thinktune.http import ApiError
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
 from thinktune.inference.replies import Piece
 from thinktune.inference.requests import GenerationError, SamplingParams
 from thinktune.serve import ServedModel
-from thinktune.serve.openai_schema import ApiError, parse_request
+from thinktune.serve.openai_schema import parse_request
 from thinktune.serve.surfaces.kept_items import ITEM_CHARACTERS, KeptItems
 from thinktune.serve.surfaces.responses_schema import parse_responses
 from thinktune.tokenization import Turn

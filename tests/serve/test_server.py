@@ -12,10 +12,11 @@ from support.chat_server import refuse
 from support.chat_server import serving as upstream_serving
 
 from thinktune.errors import UserError
+from thinktune.http import Limits
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.engine import Engine
 from thinktune.inference.requests import SamplingParams
-from thinktune.serve import Limits, ServedModel, serve
+from thinktune.serve import ServedModel, serve
 from thinktune.serve.models import find_endpoint_models
 
 LIMITS = Limits(

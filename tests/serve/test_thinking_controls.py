@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 
+from thinktune.http import ApiError
 from thinktune.inference.openai_client import request_body
 from thinktune.inference.requests import Request, SamplingParams, render_request
-from thinktune.serve.openai_schema import ApiError, parse_request
+from thinktune.serve.openai_schema import parse_request
 from thinktune.serve.thinking_controls import ThinkingControls
 from thinktune.tokenization import Turn
 

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from thinktune.http import Access, Limits
+from thinktune.http.listening import uvicorn_config
 from thinktune.inference.chat_defaults import ChatDefaults
 from thinktune.inference.replies import Piece, ReasoningParser, join_pieces
 from thinktune.inference.requests import Completion, Request, SamplingParams
-from thinktune.serve import Access, Limits, ServedModel, make_app
-from thinktune.serve.server import uvicorn_config
+from thinktune.serve import ServedModel, make_app
 
 QUESTION = [{"role": "user", "content": "Why?"}]
 

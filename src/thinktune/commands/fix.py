@@ -1,7 +1,6 @@
 """The recipe that `check` would choose: every remedy it names is followed, and the result is written beside."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Any
 
 from thinktune.config import ROW_FAULTS, Recipe
 from thinktune.config.loading import dump_values, validate_recipe
+from thinktune.config.proposals import Change, read_changes
 from thinktune.config.recipe_keys import EXPERT_FIELDS
-from thinktune.config.strict_yaml import YamlSyntaxError, parse_yaml
+from thinktune.config.strict_yaml import parse_yaml
 from thinktune.data import Prepared
 from thinktune.data.pipeline import prepare_with_faults
 from thinktune.errors import UserError
@@ -21,7 +21,7 @@ from thinktune.tokenization.model_template import read_tokenizer_with_notes
 
 MAX_ROUNDS = 8  # of remedies, each of which may bring to light what the next one is for
 COMMENT_CHARACTERS = 400
-_CHANGE = re.compile(r"(?:(?<=write )|(?<=write it and )|(?<=, or )|(?<=or write )| and )((?:data|model)\.[a-z_]+): ")
+PROPOSED_SECTIONS = ("data", "model")  # of which remedies for rows and templates speak
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Fixing:
 
     tree: dict[str, Any]
     reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by `section.key`
-    unsure: list["Change"] = field(default_factory=list["Change"])  # other readings, which were not chosen
+    unsure: list[Change] = field(default_factory=list[Change])  # other readings, which were not chosen
     left: tuple[str, ...] = ()
     prepared: Prepared | None = None
 
@@ -64,12 +64,12 @@ def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Path, Recipe, list
     return target, fixing.recipe, lines
 
 
-def take_first(changes: Sequence["Change"]) -> "Change":
+def take_first(changes: Sequence[Change]) -> Change:
     """Choose the first of several readings, which is the most likely."""
     return changes[0]
 
 
-def follow_remedies(fixing: Fixing, say: Say, pick: Callable[[Sequence["Change"]], "Change"] = take_first) -> None:
+def follow_remedies(fixing: Fixing, say: Say, pick: Callable[[Sequence[Change]], Change] = take_first) -> None:
     """Follow remedies until the rows are ready or nothing helps; `pick` chooses among those of one sentence."""
     for _ in range(MAX_ROUNDS):
         stops = try_recipe(fixing, say)
@@ -121,21 +121,13 @@ def try_recipe(fixing: Fixing, say: Say) -> list[str]:
     return list(fixing.prepared.stop_reasons)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Settings that a sentence proposes together."""
-
-    values: Mapping[str, Any]
-    sentence: str
-
-
 def _choices(stops: Sequence[str], tree: Mapping[str, Any]) -> list[Change]:
     """Return proposed changes that change something, the best first, and beside it others of the same sentence.
 
     One that trains reasoning is best, else the last sentence's first: a remedy for a whole file stands after the
     sentences about its columns.
     """
-    changes = [change for stop in reversed(stops) for change in read_changes(stop)]
+    changes = [change for stop in reversed(stops) for change in read_changes(stop, PROPOSED_SECTIONS)]
     new = [change for change in changes if any(_changes(tree, key, value) for key, value in change.values.items())]
     reasoning = [
         change
@@ -144,46 +136,6 @@ def _choices(stops: Sequence[str], tree: Mapping[str, Any]) -> list[Change]:
     ]
     best = next(iter((*reasoning, *new)), None)
     return [] if best is None else [best, *(one for one in new if one is not best and one.sentence == best.sentence)]
-
-
-def read_changes(sentence: str) -> Iterator[Change]:
-    """Read the changes of the recipe that a sentence proposes, as in `write data.ignore: [a] and data.columns: {…}`."""
-    values: dict[str, Any] = {}
-    end = 0
-    for found in _CHANGE.finditer(sentence):
-        if found.start() < end:
-            continue  # inside the value before
-        together = sentence[end : found.start(1)] == " and "
-        if values and not together:
-            yield Change(values, sentence)
-            values = {}
-        text, end = _value_at(sentence, found.end())
-        try:
-            values = {**values, found[1]: parse_yaml(text).value}
-        except YamlSyntaxError:
-            continue
-    if values:
-        yield Change(values, sentence)
-
-
-def _value_at(sentence: str, start: int) -> tuple[str, int]:
-    """Return the YAML value that begins at a place of a sentence, and where it ends."""
-    depth, quote = 0, ""
-    for place in range(start, len(sentence)):
-        letter = sentence[place]
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'" and (depth or place == start):
-            quote = letter
-        elif letter in "[{":
-            depth += 1
-        elif letter in "]}":
-            depth -= 1
-            if not depth:
-                return sentence[start : place + 1], place + 1
-        elif not depth and letter in " ,;)":
-            return sentence[start:place], place
-    return sentence[start:].rstrip("."), len(sentence)
 
 
 def _changes(tree: Mapping[str, Any], key: str, value: Any) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from thinktune.config.expert import answer_unknown_key, fields_at_former_place, from_fields, to_fields, without_key
 from thinktune.config.recipe_keys import EXPERT_FIELDS, OTHER_SOURCES, first_source_key, other_key, recipe_key
 from thinktune.config.schema import Recipe
-from thinktune.config.strict_yaml import YamlSyntaxError, is_text, parse_yaml, read_yaml
+from thinktune.config.strict_yaml import YamlDocument, YamlSyntaxError, is_text, parse_yaml, read_yaml
 from thinktune.errors import UserError
 from thinktune.files import describe_given_rows, expand_home
 from thinktune.progress import Say, say_nothing
@@ -43,6 +43,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), say: Say = say_nothin
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); name a recipe file, such as one in recipes/"
         ) from None
+    recipe, tree = _read_document(document, path, overrides)
+    for field in fields_at_former_place(tree):
+        say(f"{path}: {field} is now {recipe_key(field)}; the old name still works")
+    return recipe
+
+
+def load_recipe_text(text: str, path: Path) -> Recipe:
+    """Validate a text as `load_recipe` would validate the file that holds it; raises the same UserError."""
+    try:
+        document = parse_yaml(text)
+    except YamlSyntaxError as error:
+        raise UserError(f"{path}{f':{error.line}' if error.line else ''}: is not YAML ({error}); correct it") from None
+    return _read_document(document, path, ())[0]
+
+
+def _read_document(document: YamlDocument, path: Path, overrides: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of a document with overrides, and its tree; raises UserError with every mistake."""
     tree: Any = {} if document.value is None else document.value
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see the files in recipes/")
@@ -70,9 +87,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), say: Say = say_nothin
     ]
     if mistakes or recipe is None:
         raise UserError(mistakes)
-    for field in fields_at_former_place(tree):
-        say(f"{path}: {field} is now {recipe_key(field)}; the old name still works")
-    return recipe
+    return recipe, tree
 
 
 def validate_recipe(tree: dict[str, Any], place: str) -> Recipe:

@@ -24,11 +24,16 @@ LINE_COLOURS = 4
 IGNORED_KEYS = ("name", "runs_folder")
 
 
+def comparison_path(runs: Sequence[Path]) -> Path:
+    """Return where the page that compares runs is written: next to the first run's folder."""
+    return runs[0].resolve().parent / f"{'-beside-'.join(run.resolve().name for run in runs)}.html"
+
+
 def write_comparison(runs: Sequence[Path]) -> Path:
     """Write the page next to the first run's folder and return its path; each folder must be a run's."""
     reports = [read_run(run) for run in runs]
     names = [report.name for report in reports]
-    target = runs[0].resolve().parent / f"{'-beside-'.join(names)}.html"
+    target = comparison_path(runs)
     tuned = [report for report in reports if report.diagnosis.best_step]
     write_page(
         target,

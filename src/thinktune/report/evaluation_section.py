@@ -79,6 +79,16 @@ def _evaluation_values(
     return {
         "number": number,
         "note": note,
+        **figure_values(report),
+        "rows": [_row_values(row) for row in shown_first[:MAX_SHOWN_ROWS]],
+        "all_rows": len(rows),
+        "counts": {name: sum(row["outcome"] == name for row in rows) for name in outcomes},
+    }
+
+
+def figure_values(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a page shows of an evaluation's report: verdicts and figures in both languages, intervals as SVG."""
+    return {
         "verdicts": evaluation_words.verdicts(report),
         "sets": [_set_values(one) for one in report["sets"] if one["measures"]],
         "switches": [
@@ -92,9 +102,6 @@ def _evaluation_values(
         else "",
         "budget": evaluation_words.budget_words(report["settings"]["budget"]),
         "settings": report["settings"],
-        "rows": [_row_values(row) for row in shown_first[:MAX_SHOWN_ROWS]],
-        "all_rows": len(rows),
-        "counts": {name: sum(row["outcome"] == name for row in rows) for name in outcomes},
     }
 
 

@@ -50,8 +50,10 @@ def write_page(target: Path, template: str, *, scripts: Sequence[str] = ("page.j
 
 def render_page(template: str, *, scripts: Sequence[str] = ("page.js",), **values: Any) -> str:
     """Render a page; everything in `values` that is not Markup is escaped."""
-    style, *parts = (Markup((TEMPLATES_FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", *scripts))
-    script = Markup("").join(parts)
+    style, script = (
+        Markup("").join(Markup((TEMPLATES_FOLDER / name).read_text(encoding="utf-8")) for name in names)
+        for names in (("charts.css", "page.css"), scripts)
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render_template(template, style=style, script=script, script_hash=f"sha256-{digest}", **values)
 

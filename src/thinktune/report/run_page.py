@@ -206,7 +206,7 @@ def _template_values(report: RunReport, price: Price | None) -> dict[str, Any]:
     sentences = [headline_sentence(diagnosis, status.state, first)]
     if diagnosis.best_step or status.state == "finished":
         sentences += [reason_sentence(diagnosis, status.state), advice_sentence(diagnosis, status.state, epochs)]
-    return _head_values(report, price, epochs) | {
+    return head_values(report, price, epochs) | {
         "report": report,
         "state_name": state_name(diagnosis, status.state),
         "sentences": [sentence for sentence in sentences if sentence.en],
@@ -229,11 +229,11 @@ def _template_values(report: RunReport, price: Price | None) -> dict[str, Any]:
         "part_names": PART_NAMES,
         **_CATALOGUE,
         "histograms": _histograms(report.data),
-        "groups": _group_samples(report.samples),
+        "groups": group_samples(report.samples),
     }
 
 
-def _head_values(report: RunReport, price: Price | None, epochs_at_best: float | None) -> dict[str, Any]:
+def head_values(report: RunReport, price: Price | None, epochs_at_best: float | None) -> dict[str, Any]:
     """Collect what the head of the page shows: the answer, progress and settings."""
     time = read_time(report.train, report.evals, report.environment)
     command = eval_command(report.recipe_values.get("runs_folder"), report.name)
@@ -339,7 +339,8 @@ def _histograms(data: Record) -> dict[str, Markup]:
     }
 
 
-def _group_samples(samples: Sequence[Record]) -> list[list[Record]]:
+def group_samples(samples: Sequence[Record]) -> list[list[Record]]:
+    """Group replies by their question, the newest first, and of one step the greedy one first."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for sample in samples:
         groups.setdefault((str(sample.get("row")), str(sample.get("question"))), []).append(sample)

@@ -145,6 +145,11 @@ class RunFolder:
         """Held while a process trains here."""
         return self.path / ".lock"
 
+    @property
+    def process(self) -> Path:
+        """The machine and the number of the process that trains here; true while the lock is held."""
+        return self.path / ".process.json"
+
     def mark(self, number: int) -> Path:
         """Return a file by which ranks find out whether they see one folder; what a crash leaves is a partial file."""
         return self.path / f".shared.{number}.partial"

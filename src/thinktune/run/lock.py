@@ -24,3 +24,18 @@ def hold_lock(file: Path, taken: str, wait_seconds: float = 1.0) -> Generator[No
         yield
     finally:
         lock.release()
+
+
+def is_held(file: Path) -> bool:
+    """Return True if a process holds the lock of a file, as far as this machine can see."""
+    if not file.is_file():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # a folder that nobody may write in, so nobody holds its lock
+        return False
+    lock.release()
+    return False

@@ -1,22 +1,22 @@
 """Lock of a run's folder, and checks of what changed since the run was started."""
 
+import os
+import platform
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from thinktune.cache import source_fingerprint
 from thinktune.config import Recipe, load_recipe
 from thinktune.config.loading import dump_recipe
 from thinktune.config.recipe_keys import OTHER_SOURCES, any_source_key, recipe_key
 from thinktune.errors import UserError
-from thinktune.files import atomic_write_stream, atomic_write_text
+from thinktune.files import atomic_write_stream, atomic_write_text, read_json, write_json
 from thinktune.run.environment import LIBRARIES
 from thinktune.run.folder import RunFolder
-from thinktune.run.lock import hold_lock
+from thinktune.run.lock import hold_lock, is_held
 from thinktune.run.reading import read_environment
 
 # What may change when a run resumes, since neither the weights nor the choice among them depends on it: whole
@@ -96,9 +96,12 @@ def lock_run(folder: Path) -> Generator[None]:
     )
     try:
         with hold_lock(run.lock, taken):
+            with suppress(OSError):  # it is only for those who would stop the run
+                write_json(run.process, {"machine": platform.node(), "process": os.getpid()})
             try:
                 yield
             finally:
+                run.process.unlink(missing_ok=True)
                 if is_new and not run.is_run:  # no run came of it
                     run.lock.unlink()
     finally:
@@ -107,20 +110,19 @@ def lock_run(folder: Path) -> Generator[None]:
                 path.rmdir()
 
 
+def training_process(folder: Path) -> int | None:
+    """Return the number of the process that trains in a run's folder; None where none does, or on another machine."""
+    run = RunFolder(folder)
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        record = read_json(run.process)
+        if is_held(run.lock) and record["machine"] == platform.node():
+            return int(record["process"])
+    return None
+
+
 def is_locked(folder: Path) -> bool:
     """Return True if a process trains in a run's folder, as far as this machine can see."""
-    run = RunFolder(folder)
-    if not run.lock.is_file():
-        return False
-    lock = FileLock(run.lock)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    except OSError:  # a folder that nobody may write in, so nobody trains in it
-        return False
-    lock.release()
-    return False
+    return is_held(RunFolder(folder).lock)
 
 
 def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
@@ -130,7 +132,7 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
     """
     run = RunFolder(folder)
     if not run.is_run:
-        leftovers = (run.lock.name, ".partial")
+        leftovers = (run.lock.name, run.process.name, ".partial")
         if folder.is_dir() and any(not path.name.endswith(leftovers) for path in folder.iterdir()):
             raise UserError(f"{folder}: is not empty and not a run of thinktune; choose another name with name=...")
         return []

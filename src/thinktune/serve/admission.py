@@ -9,11 +9,11 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from thinktune.errors import UserError
+from thinktune.http import ApiError, Limits
 from thinktune.inference import Request
 from thinktune.inference.sampling.grammar import check_grammar
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_schema import ApiError, ParsedRequest
-from thinktune.serve.security import Limits
+from thinktune.serve.openai_schema import ParsedRequest
 
 SHORT_PROMPT_CHARACTERS = 20_000
 SHORT_PROMPTS_AT_ONCE, LONG_PROMPTS_AT_ONCE, BODIES_AT_ONCE = 4, 1, 2

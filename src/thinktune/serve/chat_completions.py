@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncGenerator, Sequence
 
+from thinktune.http import ApiError
 from thinktune.inference import Request
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import ChoiceReply, ResponseBuilder, choices, may_be_reasoning, to_engine_request
-from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest
+from thinktune.serve.openai_schema import Json, ParsedRequest
 from thinktune.serve.reply_response import DATA_EVENTS, Replies
 
 

@@ -13,13 +13,15 @@ from starlette.requests import Request
 
 from thinktune.data.columns.provenance import MAKER_KEY, PROVENANCE_COLUMN
 from thinktune.errors import UserError
+from thinktune.http import ApiError, Limits
+from thinktune.http.errors import ResponseModel
+from thinktune.http.security import read_body
 from thinktune.run import RunFolder
 from thinktune.run.feedback import Preference, put_record
 from thinktune.serve.chat_messages import MAX_MESSAGES
 from thinktune.serve.models import ServedModel
 from thinktune.serve.neutral_fields import Json
-from thinktune.serve.openai_schema import MAX_NAME_CHARACTERS, ApiError, ResponseModel, describe_body
-from thinktune.serve.security import Limits, read_body
+from thinktune.serve.openai_schema import MAX_NAME_CHARACTERS, describe_body
 
 SIDES = ("base", "tuned")  # of a comparison; an even seed puts them on left and right in this order
 

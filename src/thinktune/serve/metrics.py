@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from thinktune.http import Access
 from thinktune.inference import Completion, Piece
 from thinktune.inference.requests import FinishReason
 from thinktune.serve.admission import AdmissionQueue
-from thinktune.serve.security import Access
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo
 from pydantic.json_schema import models_json_schema
 
 from thinktune.errors import UserError
+from thinktune.http import ApiError
+from thinktune.http.errors import ErrorResponse, ResponseModel
 from thinktune.inference.sampling.grammar import Grammar
 from thinktune.serve.chat_messages import NO_TOOLS, Messages, last_message_fault
 from thinktune.serve.conversations import to_turns
@@ -48,21 +50,6 @@ def _refuse_tools(value: Any, info: ValidationInfo) -> Any:
 
 ToolChoice = Annotated[Any, AfterValidator(_refuse_tool_choice)]
 Tools = Annotated[Any, AfterValidator(_refuse_tools)]
-
-
-class ApiError(Exception):
-    """A refusal: an HTTP status, a sentence, and OpenAI's names for the fault (`code`, `param`)."""
-
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
-
-    @property
-    def body(self) -> Json:
-        """The refusal as the JSON body that OpenAI's clients read."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        detail = ErrorDetail(message=str(self), type=kind, param=self.param, code=self.code)
-        return ErrorResponse(error=detail).model_dump()
 
 
 class StreamOptions(ClientModel):
@@ -108,27 +95,6 @@ class ChatRequest(GenerationRequest, FormFields, ThinkingFields):
     def token_limit(self) -> int | None:
         """The client's own limit of a reply's tokens."""
         return next((limit for limit in (self.max_completion_tokens, self.max_tokens) if limit and limit > 0), None)
-
-
-class ResponseModel(BaseModel):
-    """Base of what the server sends; every field is always present."""
-
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
-
-
-class ErrorDetail(ResponseModel):
-    """A refusal: a sentence, and OpenAI's names for the fault."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(ResponseModel):
-    """The body of every refusal."""
-
-    error: ErrorDetail
 
 
 class Health(ResponseModel):

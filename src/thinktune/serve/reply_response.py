@@ -20,13 +20,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from thinktune.errors import UpstreamError, UserError, redact
+from thinktune.http import ApiError, Limits
+from thinktune.http.security import error_response
 from thinktune.inference import Completion, Piece, Request, Stream
 from thinktune.inference.requests import ContextLengthError, GenerationError
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.metrics import Metrics
 from thinktune.serve.models import ServedModel
-from thinktune.serve.openai_schema import ApiError, Json
-from thinktune.serve.security import Limits, error_response
+from thinktune.serve.openai_schema import Json
 
 WARNINGS_HEADER, MAX_HEADER_CHARACTERS = "x-thinktune-warnings", 2000
 

@@ -1,38 +1,42 @@
 """The HTTP server: routes of the chat page and of the OpenAI-compatible API, in one process."""
 
-import ipaddress
-import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from fastapi.telemetry import TelemetryConfig
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from thinktune.errors import UserError
+from thinktune.http import (
+    Access,
+    ApiError,
+    Limits,
+    SecurityMiddleware,
+    add_page_files,
+    empty_app,
+    listen,
+    read_page_files,
+)
+from thinktune.http.errors import ResponseModel
+from thinktune.http.listening import address_of, find_access_here, require_key, run_app
+from thinktune.http.pages import page_response, shared_page_files
+from thinktune.http.security import read_body
 from thinktune.progress import Say
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_completions import ChatSurface
-from thinktune.serve.error_forms import in_form_of
 from thinktune.serve.feedback import FEEDBACK_BODIES, add_feedback_routes
 from thinktune.serve.metrics import METRICS_MEDIA_TYPE, Metrics, RequestCounter
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_schema import (
     REFUSALS,
-    ApiError,
     ChatCompletion,
     ChatRequest,
     GenerationRequest,
@@ -41,7 +45,6 @@ from thinktune.serve.openai_schema import (
     ModelDefaults,
     ModelList,
     ParsedRequest,
-    ResponseModel,
     ServedFrom,
     Version,
     complete_document,
@@ -49,16 +52,6 @@ from thinktune.serve.openai_schema import (
     parse_request,
 )
 from thinktune.serve.reply_response import WARNINGS_HEADER, ReplyResponse, Surface
-from thinktune.serve.security import (
-    Access,
-    Limits,
-    SecurityMiddleware,
-    error_response,
-    find_access,
-    is_loopback,
-    protocol_with_head_timeout,
-    read_body,
-)
 from thinktune.serve.surfaces.chat_shims import check_form
 from thinktune.serve.surfaces.completions import (
     CompletionRequest,
@@ -71,27 +64,6 @@ from thinktune.serve.surfaces.responses import ResponsesSurface
 from thinktune.serve.surfaces.responses_schema import NAMES as RESPONSES_NAMES
 from thinktune.serve.surfaces.responses_schema import ParsedResponses, ResponseBody, ResponsesRequest, parse_responses
 from thinktune.serve.surfaces.routes import BODIES, Serving, add_messages_routes, add_ollama_routes
-
-API_KEY_VARIABLE = "THINKTUNE_API_KEY"
-
-
-MEDIA_TYPES = {
-    "html": "text/html",
-    "css": "text/css",
-    "js": "text/javascript",
-    "svg": "image/svg+xml",
-    "txt": "text/plain",
-}
-
-
-# FastAPI would record every request, and export it if environment variables say so. Nothing must leave this server.
-NO_TELEMETRY: TelemetryConfig = {
-    "tracing": False,
-    "metrics": False,
-    "logs": False,
-    "operation_spans": False,
-    "auto_configure": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +141,7 @@ def make_app(served_models: Sequence[ServedModel], limits: Limits, access: Acces
         parsed = await _check_form(admission_queue, served_model, parsed)
         return respond(served_model, api.surface(served_model, parsed))
 
-    app = _empty_app()
+    app = empty_app("thinktune", REFUSALS)
     _add_page(app)
     app.add_api_route("/health", health, summary="Report that the server is up.")
     _add_models(app, served_models, created)
@@ -215,16 +187,11 @@ async def _check_form(admission_queue: AdmissionQueue, served_model: ServedModel
 def _add_page(app: FastAPI) -> None:
     page = read_page()
 
-    async def page_file(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in page:
-            raise HTTPException(404)
-        return Response(
-            page[name], media_type=MEDIA_TYPES[name.rpartition(".")[2]], headers={"cache-control": "no-cache"}
-        )
+    async def show_page() -> Response:
+        return page_response(page["index.html"], "index.html")
 
-    app.add_route("/", page_file, methods=["GET"])
-    app.add_route("/page/{name:path}", page_file, methods=["GET"])
+    app.add_api_route("/", show_page, include_in_schema=False)
+    add_page_files(app, page)
 
 
 def _add_models(app: FastAPI, served_models: Sequence[ServedModel], created: int) -> None:
@@ -266,89 +233,27 @@ def _allow_pages(guarded: ASGIApp, origins: frozenset[str]) -> ASGIApp:
     )
 
 
-def _empty_app() -> FastAPI:
-    return FastAPI(
-        title="thinktune",
-        version=version("thinktune"),
-        docs_url=None,  # the documentation pages load scripts from a CDN
-        redoc_url=None,
-        telemetry=NO_TELEMETRY,
-        responses=REFUSALS,
-        generate_unique_id_function=lambda route: route.name,
-        exception_handlers={ApiError: _on_api_error, HTTPException: _on_http_error, Exception: _on_error},
-    )
-
-
 def read_page() -> dict[str, bytes]:
-    """Read the page's files by name, once, so that no request ever names a path of the machine."""
-    folder = files("thinktune.serve") / "page"
-    found = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
-    libraries = folder / "libraries"
-    return found | {f"libraries/{entry.name}": entry.read_bytes() for entry in libraries.iterdir()}
+    """Read the files of the chat page by name."""
+    return shared_page_files() | read_page_files(files("thinktune.serve") / "page")
 
 
 def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, access: Access | None = None) -> None:
     """Serve until Ctrl-C; raises UserError if the address is taken, or open to other machines without an API key."""
-    limits, access = Limits(), access or find_access(os.environ.get(API_KEY_VARIABLE), host, (), (), "")
-    if not is_loopback(host) and not access.key:
-        raise UserError(
-            f"--host {host}: other machines could use the model; set {API_KEY_VARIABLE} to a key that they must "
-            "send, or leave out --host"
-        )
-    listening = _listen(host, port)
+    limits, access = Limits(), access or find_access_here(host, None, None, "")
+    require_key(host, access, "the model")
+    listening = listen(host, port)
     try:
         served_models[0].open()
-        address = f"http://{_reachable_name(host)}:{listening.getsockname()[1]}"
+        address = address_of(listening, host)
         kind = "OpenAI-compatible, with your API key" if access.key else "OpenAI-compatible"
         say(f"page: {address}/\nAPI:  {address}/v1 ({kind}); Ctrl-C stops")
         app = make_app(served_models, limits, access)
-        uvicorn.Server(uvicorn_config(app, limits)).run(sockets=[listening])
+        run_app(app, listening, limits)
     finally:
         listening.close()
         for served_model in served_models:
             served_model.close()
-
-
-def uvicorn_config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
-    """Return uvicorn's settings for the application."""
-    return uvicorn.Config(
-        app,
-        http=protocol_with_head_timeout(limits.head_timeout_seconds),
-        ws="none",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        use_colors=False,  # the codes would be shown, not obeyed
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=limits.max_connections,
-        timeout_graceful_shutdown=2,
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--host {host} --port {port}: cannot listen there ({error}); choose another port") from None
-
-
-def _reachable_name(host: str) -> str:
-    """Return what others can type: for the address of all interfaces, this machine's own in its network."""
-    with suppress(ValueError):
-        if (address := ipaddress.ip_address(host)).is_unspecified:
-            host = _own_address(address.version) or socket.gethostname()
-    return f"[{host}]" if ":" in host else host
-
-
-def _own_address(version: int) -> str | None:
-    """Return the address from which this machine would reach others; nothing is sent. None without a network."""
-    family, elsewhere = (socket.AF_INET, "192.0.2.1") if version == 4 else (socket.AF_INET6, "2001:db8::1")
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((elsewhere, 9))  # an address for documentation (RFC 5737, RFC 3849); UDP, so no packet leaves
-        return str(probe.getsockname()[0])
-    return None
 
 
 def find_model(served_models: Sequence[ServedModel], name: str | None) -> ServedModel:
@@ -381,21 +286,3 @@ def _model_card(served_model: ServedModel, created: int) -> ModelCard:
         ),
         served_from=identity and ServedFrom(id=identity.id, name=identity.name),
     )
-
-
-async def _on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error_response(in_form_of(error, request.scope))
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    refusal = ApiError(error.status_code, f"{error.detail}; /openapi.json lists the addresses")
-    response = error_response(in_form_of(refusal, request.scope))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _on_error(request: Request, error: Exception) -> Response:
-    del error  # Starlette raises it again after this response, so that the log has it
-    return error_response(in_form_of(ApiError(500, "the server failed; its log says why"), request.scope))

@@ -78,7 +78,7 @@ class ReplyJournal:
                 if not line.endswith(b"\n"):
                     os.truncate(self._path, start)
                     break
-                record = _parse(line)
+                record = parse_line(line)
                 key = record.get("key", "")
                 if record.get("event") == "asked":
                     open_requests.setdefault(key, []).append(Usage(*record["reserved"]))
@@ -108,7 +108,7 @@ class ReplyJournal:
                 self._offsets[key] = start
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def parse_line(line: bytes) -> dict[str, Any]:
     """Parse a line; {} for what is no record of ours, as damage leaves it, so that its request is asked again."""
     try:
         record = json.loads(line)

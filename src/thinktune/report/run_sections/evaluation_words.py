@@ -121,6 +121,11 @@ def groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[
     )
 
 
+def group_words(key: str) -> BilingualText:
+    """Return the name of a kind of questions or of a language; any other is its own."""
+    return (_KINDS | _LANGUAGES).get(key, BilingualText(key, key))
+
+
 def _named(key: str, names: Mapping[str, BilingualText]) -> BilingualText:
     return names.get(key, BilingualText(key, key))
 

@@ -1,12 +1,16 @@
 // Charts: values under the pointer, finger or arrow keys; x by step, epoch, time or tokens; log axis, smoothing, zoom; files.
 // What it draws has the same elements and classes as the drawing that came with the page (svg_charts.py).
-document.addEventListener("DOMContentLoaded", () => {
+// A page's charts are made live when it is loaded. The studio calls this for those that it fetches; what is returned takes
+// the same charts with newer values, and keeps what the reader has chosen: it says whether it could.
+globalThis.makeChartsLive = (page) => {
   const LEFT = 62, RIGHT = 14, TOP = 26, BOTTOM = 34;
-  const tools = document.querySelector(".chart-tools");
-  const clock = JSON.parse((tools && tools.dataset.clock) || "{}");
+  const tools = page.querySelector(".chart-tools");
+  const clockOf = (form) => JSON.parse((form && form.dataset.clock) || "{}");
   const view = { over: "step", log: null, smoothing: null };
-  const charts = [...document.querySelectorAll(".chart[data-chart]")].map((box) => ({ box, facts: JSON.parse(box.dataset.chart), zoom: null }));
-  if (!charts.length) return;
+  const chartsOf = (place) => [...place.querySelectorAll(".chart[data-chart]")].map((box) => ({ box, facts: JSON.parse(box.dataset.chart), zoom: null }));
+  const charts = chartsOf(page);
+  let clock = clockOf(tools);
+  if (!charts.length) return () => false;
   let cursor = null; // the x that is read, in the chart's own unit, and the chart it is read in
 
   const element = (name, attributes, ...children) => {
@@ -22,7 +26,7 @@ document.addEventListener("DOMContentLoaded", () => {
     made.textContent = text;
     return made;
   });
-  const named = (names) => names[document.documentElement.lang === "zh" ? 1 : 0];
+  const named = (names) => names[document.documentElement.lang.startsWith("zh") ? 1 : 0];
 
   // --- numbers
   const least = (values) => values.reduce((one, other) => Math.min(one, other), Infinity);
@@ -201,7 +205,7 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   const zoomTo = (chart, range) => {
     for (const one of charts) if (one.facts.over === chart.facts.over) { one.zoom = range; draw(one); }
-    for (const button of document.querySelectorAll(".chart-whole")) button.hidden = !charts.some((one) => one.zoom);
+    for (const button of page.querySelectorAll(".chart-whole")) button.hidden = !charts.some((one) => one.zoom);
   };
   const zoomBy = (chart, factor) => {
     const xs = xsOf(chart), [low, high] = chart.zoom || [xs[0], xs[xs.length - 1]];
@@ -329,7 +333,20 @@ document.addEventListener("DOMContentLoaded", () => {
     listen(chart);
     draw(chart);
   }
-  if (!tools) return;
+  const update = (newer) => {
+    const found = chartsOf(newer);
+    if (found.length !== charts.length || found.some((one, number) => one.facts.title[0] !== charts[number].facts.title[0])) return false;
+    clock = clockOf(newer.querySelector(".chart-tools"));
+    found.forEach(({ box, facts }, number) => {
+      const chart = charts[number], legend = chart.box.querySelector(".legend"), next = box.querySelector(".legend");
+      Object.assign(chart, { facts, xs: null });
+      if (legend && next) legend.replaceWith(next);
+      else if (next) chart.readout.before(next);
+      draw(chart);
+    });
+    return true;
+  };
+  if (!tools) return update;
   tools.hidden = false;
   const over = tools.querySelector("[name=over]"), log = tools.querySelector("[name=log]"), smoothing = tools.querySelector("[name=smoothing]");
   const redraw = () => charts.forEach(draw);
@@ -347,4 +364,6 @@ document.addEventListener("DOMContentLoaded", () => {
     const facts = { answer: JSON.parse(tools.dataset.answer || "null"), clock, charts: charts.map((chart) => chart.facts) };
     save(`${document.title.split(" · thinktune")[0]}.json`, new Blob([JSON.stringify(facts, null, 1)], { type: "application/json" }));
   });
-});
+  return update;
+};
+document.addEventListener("DOMContentLoaded", () => makeChartsLive(document));

@@ -3,6 +3,7 @@
 import { listModels, serverAddress, UNREACHABLE, useKey } from './api.js';
 import { addTurn, addVersion, pathTo, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
 import * as chats from './chat.js';
+import { keepChoice } from './choices.js';
 import { hideNames, loadFeedback, nameOf, rowsAsJsonLines, sampleQuestions } from './feedback.js';
 import { isHere, showHistory } from './history.js';
 import * as store from './store.js';
@@ -374,7 +375,7 @@ function addListeners() {
     showList();
   };
   byId('theme').value = document.documentElement.dataset.theme;
-  byId('theme').onchange = () => store.keepChoice('theme', (document.documentElement.dataset.theme = byId('theme').value));
+  byId('theme').onchange = () => keepChoice('theme', (document.documentElement.dataset.theme = byId('theme').value));
   byId('language').onclick = () => {
     switchLanguage();
     showTexts();

@@ -91,15 +91,6 @@ export function keepSettings(settings) {
   return write('localStorage', SETTINGS, settings);
 }
 
-/** Read a choice that is a single word, as `theme` (theme.js reads it, too) or `language`; null if none was made. */
-export function readChoice(name) {
-  return attempt(() => localStorage.getItem(`thinktune.${name}`));
-}
-
-export function keepChoice(name, word) {
-  attempt(() => localStorage.setItem(`thinktune.${name}`, word));
-}
-
 /** Read what this tab had open before it was loaded again: a chat's id, and a question not yet sent. */
 export function readTab() {
   return { open: read('sessionStorage', OPEN), draft: read('sessionStorage', DRAFT) ?? '' };

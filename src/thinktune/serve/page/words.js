@@ -1,6 +1,6 @@
 // Texts of the page in English and Chinese, chosen by the reader, and at first by the browser's language.
 
-import { keepChoice, readChoice } from './store.js';
+import { keepChoice, readChoice } from './choices.js';
 
 const ENGLISH = {
   skip: 'Skip to the question',

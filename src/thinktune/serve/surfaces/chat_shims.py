@@ -8,13 +8,14 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 
+from thinktune.http import ApiError
 from thinktune.inference import Completion
 from thinktune.serve.admission import AdmissionQueue
 from thinktune.serve.chat_messages import Message
 from thinktune.serve.models import ServedModel
 from thinktune.serve.neutral_fields import ClientModel
 from thinktune.serve.openai_conversion import DeltaStream
-from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest, parse_request, refusal_of
+from thinktune.serve.openai_schema import Json, ParsedRequest, parse_request, refusal_of
 from thinktune.serve.reply_response import Replies
 from thinktune.tokenization.open_turn import OpenPart
 

@@ -12,21 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from thinktune.http import ApiError
+from thinktune.http.errors import ResponseModel
 from thinktune.inference import Completion, Piece, Request
 from thinktune.inference.requests import RawPrompt
 from thinktune.serve.models import ServedModel
 from thinktune.serve.neutral_fields import NeutralOnly
 from thinktune.serve.openai_conversion import FINISH_REASONS, to_sampling_params, usage
-from thinktune.serve.openai_schema import (
-    ApiError,
-    GenerationRequest,
-    Json,
-    NonNegativeInt,
-    ResponseModel,
-    TokenLimit,
-    Usage,
-    parse_body,
-)
+from thinktune.serve.openai_schema import GenerationRequest, Json, NonNegativeInt, TokenLimit, Usage, parse_body
 from thinktune.serve.reply_response import DATA_EVENTS, Replies
 
 MAX_PROMPTS = 1024  # in a body; how many are answered at once is the admission's to say

@@ -7,14 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from thinktune.serve.openai_schema import (
-    MAX_STOP_STRINGS,
-    Json,
-    NonNegativeInt,
-    ParsedRequest,
-    ResponseModel,
-    TokenLimit,
-)
+from thinktune.http.errors import ResponseModel
+from thinktune.serve.openai_schema import MAX_STOP_STRINGS, Json, NonNegativeInt, ParsedRequest, TokenLimit
 from thinktune.serve.surfaces.chat_shims import ShimRequest, as_chat, parse_shim
 
 # The chat request's names, and what the same is called here.

@@ -6,12 +6,13 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from datetime import UTC, datetime
 
+from thinktune.http import ApiError
+from thinktune.http.error_forms import OllamaError
 from thinktune.inference import Completion, Request
 from thinktune.inference.requests import FinishReason
-from thinktune.serve.error_forms import OllamaError
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, may_be_reasoning, to_engine_request
-from thinktune.serve.openai_schema import ApiError, Json, ParsedRequest
+from thinktune.serve.openai_schema import Json, ParsedRequest
 from thinktune.serve.reply_response import Framing, Replies
 from thinktune.serve.surfaces.chat_shims import rename_fields, write_reply
 from thinktune.serve.surfaces.ollama_schema import NAMES, OllamaDetails, OllamaModel, OllamaShow

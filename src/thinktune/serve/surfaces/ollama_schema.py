@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from thinktune.serve.openai_schema import ApiError, Json, NonNegativeInt, ParsedRequest, ResponseModel
+from thinktune.http import ApiError
+from thinktune.http.errors import ResponseModel
+from thinktune.serve.openai_schema import Json, NonNegativeInt, ParsedRequest
 from thinktune.serve.surfaces.chat_shims import ShimRequest, as_chat, parse_shim
 
 API_VERSION = "0.12.0"  # of Ollama's API that is followed here: clients ask for a minimum

@@ -4,10 +4,11 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
+from thinktune.http import ApiError
 from thinktune.inference import Completion, Request
 from thinktune.serve.models import ServedModel
 from thinktune.serve.openai_conversion import DeltaStream, may_be_reasoning, to_engine_request
-from thinktune.serve.openai_schema import ApiError, Json
+from thinktune.serve.openai_schema import Json
 from thinktune.serve.reply_response import TYPED_EVENTS, Replies
 from thinktune.serve.surfaces.kept_items import KeptItems, Kind
 from thinktune.serve.surfaces.responses_schema import (

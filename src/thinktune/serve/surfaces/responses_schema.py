@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
+from thinktune.http import ApiError
+from thinktune.http.errors import ResponseModel
 from thinktune.serve.chat_messages import MAX_MESSAGES, MAX_PARTS, NO_TOOLS
 from thinktune.serve.neutral_fields import (
     MESSAGE_FIELDS_WITHOUT_EFFECT,
@@ -22,12 +24,10 @@ from thinktune.serve.neutral_fields import (
     NeutralValues,
 )
 from thinktune.serve.openai_schema import (
-    ApiError,
     ChatRequest,
     GenerationRequest,
     NonNegativeInt,
     ParsedRequest,
-    ResponseModel,
     TokenLimit,
     parse_body,
     read_chat,

@@ -11,13 +11,14 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from thinktune.http import ApiError
+from thinktune.http.error_forms import OllamaError
+from thinktune.http.security import read_body
 from thinktune.serve.admission import AdmissionQueue
-from thinktune.serve.error_forms import OllamaError
 from thinktune.serve.models import ServedModel
 from thinktune.serve.neutral_fields import ClientModel
-from thinktune.serve.openai_schema import REFUSALS, ApiError, ParsedRequest, describe_body
+from thinktune.serve.openai_schema import REFUSALS, ParsedRequest, describe_body
 from thinktune.serve.reply_response import Surface, as_api_error
-from thinktune.serve.security import read_body
 from thinktune.serve.surfaces.chat_shims import check_form, parse_shim
 from thinktune.serve.surfaces.messages import MessagesSurface
 from thinktune.serve.surfaces.messages_schema import NAMES as MESSAGES_NAMES

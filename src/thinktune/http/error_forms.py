@@ -1,8 +1,10 @@
 """Errors in the form of each API, found by the address that was asked."""
 
+from typing import Any
+
 from starlette.types import Scope
 
-from thinktune.serve.openai_schema import ApiError, Json
+from thinktune.http.errors import ApiError
 
 MESSAGES_PATH, OLLAMA_PATH = "/v1/messages", "/api/"
 ANTHROPIC_TYPES = {
@@ -19,7 +21,7 @@ class AnthropicError(ApiError):
     """A refusal in Anthropic's form."""
 
     @property
-    def body(self) -> Json:
+    def body(self) -> dict[str, Any]:
         """The refusal as the JSON body that Anthropic's clients read."""
         usual = "api_error" if self.status >= 500 else "invalid_request_error"
         kind = ANTHROPIC_TYPES.get(self.status, usual)
@@ -30,7 +32,7 @@ class OllamaError(ApiError):
     """A refusal in Ollama's form."""
 
     @property
-    def body(self) -> Json:
+    def body(self) -> dict[str, Any]:
         """The refusal as the JSON body that Ollama's clients read."""
         return {"error": str(self)}
 

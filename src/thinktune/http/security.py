@@ -4,29 +4,33 @@ import asyncio
 import hmac
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from thinktune.errors import UserError
-from thinktune.serve.error_forms import in_form_of
-from thinktune.serve.openai_schema import ApiError
+from thinktune.http.error_forms import in_form_of
+from thinktune.http.errors import ApiError
 
-KEYED_PATHS = ("/v1/", "/api/", "/metrics")  # addresses that begin so need the key
+KEYED_PATHS = ("/v1/", "/api/", "/metrics", "/studio/")  # addresses that begin so need the key
+_PASSED_ON = re.compile(
+    r"/chat/[^/]*/"
+)  # a chat page that the studio passes on; its files are no secret, its models are
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
+# A page consists of its own files, and talks only to its own address.
+OWN_FILES = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
+    "form-action 'none'"
+)
 SECURITY_HEADERS = {
-    # The page consists of its own files, and talks only to its own address.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "content-security-policy": f"{OWN_FILES}; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
@@ -110,10 +114,11 @@ class SecurityMiddleware:
     Args:
         app: the application to protect.
         access: who may use it.
+        policies: content security policies by the beginning of an address, the first that fits; else the usual one.
     """
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, access: Access, policies: Mapping[str, str] | None = None) -> None:
+        self._app, self._access, self._policies = app, access, policies or {}
         self._key = access.key.encode() if access.key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +128,7 @@ class SecurityMiddleware:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS | self._policy_of(scope["path"]))
             await send(message)
 
         try:
@@ -134,6 +139,11 @@ class SecurityMiddleware:
         else:
             # Routes are found whether a proxy has taken this path off or not.
             await self._app({**scope, "root_path": self._access.root_path}, receive, send_guarded)
+
+    def _policy_of(self, path: str) -> dict[str, str]:
+        route = self._access.route_of(path)
+        found = (policy for start, policy in self._policies.items() if route.startswith(start))
+        return {"content-security-policy": policy} if (policy := next(found, None)) else {}
 
     def _verify(self, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -150,7 +160,7 @@ class SecurityMiddleware:
                 403,
                 f"pages of {origin!r} may not call this server; use its own page, or allow them with --allow-origin",
             )
-        if self._key is not None and self._access.route_of(path).startswith(KEYED_PATHS):
+        if self._key is not None and needs_key(self._access.route_of(path)):
             bearer, own = (headers.get(name, "").encode("latin-1") for name in ("authorization", "x-api-key"))
             # The bytes as they came; both are compared, so that the time says nothing.
             same = [hmac.compare_digest(bearer, b"Bearer " + self._key), hmac.compare_digest(own, self._key)]
@@ -158,6 +168,13 @@ class SecurityMiddleware:
                 raise ApiError(
                     401, "the API key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key"
                 )
+
+
+def needs_key(route: str) -> bool:
+    """Return True for an address that needs the key where there is one, below /chat/ACT/ as well."""
+    if found := _PASSED_ON.match(route):
+        return not route[found.end() :].startswith("page/") and route != found[0]
+    return route.startswith(KEYED_PATHS)
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -197,30 +214,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
-    """Return uvicorn's HTTP protocol with a time limit for request heads; it closes connections that exceed it.
-
-    uvicorn itself waits forever for a head that arrives byte by byte. `H11Protocol` with its `cycle` and `transport` is
-    a private API of uvicorn, which offers no other way: a new version may break this, and tests/serve would show it.
-    """
-
-    class H11ProtocolWithHeadTimeout(H11Protocol):
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self.loop.call_later(seconds, self._close_if_idle, None)
-
-        def _close_if_idle(self, cycle_before: object) -> None:
-            if self.transport.is_closing():
-                return
-            idle = not self.cycle or self.cycle.response_complete  # no cycle before the first request
-            if idle and self.cycle is cycle_before:
-                self.transport.close()
-            else:
-                self.loop.call_later(seconds, self._close_if_idle, self.cycle)
-
-    return H11ProtocolWithHeadTimeout
 
 
 def _is_origin(text: str) -> bool:

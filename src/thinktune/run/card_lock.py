@@ -1,0 +1,88 @@
+"""Locks of cards, so that runs may wait for each other: the queue is made of processes, and lives while they do."""
+
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from thinktune.cache import cache_folder
+from thinktune.errors import UserError
+from thinktune.progress import Say, progress_file
+
+if os.name == "posix":
+    import fcntl
+
+POLL_SECONDS = 1.0
+WAITS_FOR_CARD = "card is in use"  # as the progress file names it
+
+
+@contextmanager
+def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]:
+    """Hold the locks of cards, by name, while the block runs; with `wait`, once nobody else trains on them.
+
+    Every run shares a card's lock of use, so a run that waits sees all others; those that wait take turns by a second
+    lock. Without `wait` a lock that cannot be had stops nothing. Raises UserError where waiting is not possible.
+    """
+    if os.name != "posix":
+        if wait:
+            raise UserError("--wait: works on POSIX systems alone; leave it out, and start runs one after the other")
+        yield
+        return
+    folder = cache_folder().parent / "cards"
+    with ExitStack() as held:
+        for card in sorted(set(cards)):
+            if wait:
+                _wait_for(held, folder / f"{card}.turn", say)
+                _wait_until_free(folder / f"{card}.use", say)
+                _take(held, folder / f"{card}.use", fcntl.LOCK_SH)
+            else:
+                with suppress(OSError):  # a cache that nobody may write in
+                    _take(held, folder / f"{card}.use", fcntl.LOCK_SH)
+        yield
+
+
+def _wait_for(held: ExitStack, file: Path, say: Say) -> None:
+    _poll(lambda: _take(held, file, fcntl.LOCK_EX), say)
+
+
+def _wait_until_free(file: Path, say: Say) -> None:
+    def is_free() -> bool:
+        with ExitStack() as probe:
+            return _take(probe, file, fcntl.LOCK_EX)
+
+    _poll(is_free, say)
+
+
+def _poll(succeeds: Callable[[], bool], say: Say) -> None:
+    told = False
+    while not succeeds():
+        progress_file.write(WAITS_FOR_CARD, waits=True)
+        if not told:
+            say("the card is in use by another run; this one waits for it (--wait)")
+            told = True
+        time.sleep(POLL_SECONDS)
+    if told:
+        progress_file.write("")
+        say("the card is free")
+
+
+def _take(held: ExitStack, file: Path, kind: int) -> bool:
+    """Take a file's lock at once, until `held` is closed; False where another process has it."""
+    opened = _open(file)
+    try:
+        fcntl.flock(opened, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        opened.close()
+        return False
+    except BaseException:
+        opened.close()
+        raise
+    held.callback(opened.close)
+    return True
+
+
+def _open(file: Path) -> IO[bytes]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file.open("ab")

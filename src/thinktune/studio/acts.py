@@ -1,0 +1,244 @@
+"""Acts: verbs of the command line that the studio starts, each in a process and a folder of its own."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from thinktune.errors import Stopped, redact
+from thinktune.files import read_json, write_json
+from thinktune.http import ApiError
+from thinktune.progress import PROGRESS_FILE_VARIABLE
+from thinktune.run.environment import shell_command
+from thinktune.run.lock import is_held
+from thinktune.studio import act_process
+from thinktune.studio.act_process import ActFolder
+from thinktune.studio.folder import StudioFolder
+from thinktune.studio.verbs import Verb
+
+ActState = Literal["waiting", "running", "finished", "failed", "stopped", "died"]
+STOPPED_CODES = (Stopped.EXIT_CODE, 130, -signal.SIGINT, -signal.SIGTERM)
+START_SECONDS = 20  # within which an act's process takes its lock, on a busy machine as well
+MAX_LOG_BYTES = 2**18  # of one answer
+MAX_ERROR_BYTES = 2**16  # of standard error, from its end
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """An act as its folder shows it now."""
+
+    id: str
+    verb: str
+    about: dict[str, str]
+    command: str
+    """The line to paste in the studio's folder."""
+    started_at: float
+    """Seconds since 1970."""
+    state: ActState
+    code: int | None = None
+    ended_at: float | None = None
+    progress: dict[str, Any] | None = None
+    errors: list[str] = field(default_factory=list[str])
+    """Sentences of a failed act, as its standard error has them."""
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Acts:
+    """The acts of a studio's folder, below `.thinktune/acts`."""
+
+    folder: StudioFolder
+    program: tuple[str, ...] = (sys.executable, "-P", "-m", "thinktune")
+    """What is started, before the verb and its arguments; no module is taken from the user's folder (-P)."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of all acts."""
+        return self.folder.path / ".thinktune" / "acts"
+
+    def start(self, verb: Verb) -> Act:
+        """Start a verb in a process of its own, which lives on without the studio."""
+        now = time.time()
+        id = f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{verb.verb}-{secrets.token_hex(3)}"
+        argv = verb.argv(self.folder, id)
+        act = ActFolder(self.path / id)
+        record = {
+            "verb": verb.verb,
+            "program": self.program,
+            "argv": argv,
+            "about": verb.about(),
+            "command": self.command_of(verb),
+            "started_at": now,
+            "folder": str(self.folder.path),
+            "environment": {PROGRESS_FILE_VARIABLE: str(act.progress), "PYTHONUNBUFFERED": "1", "TERM": "dumb"},
+        }
+        act.path.mkdir(parents=True)
+        write_json(act.record, record)
+        subprocess.Popen(
+            [sys.executable, "-P", act_process.__file__, str(act.path)],
+            cwd=self.folder.path,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return self.find(id)
+
+    def command_of(self, verb: Verb) -> str:
+        """Return the line of a verb, to paste in the studio's folder; raises ApiError as starting it would."""
+        return redact(shell_command(*_readable(verb.typed(self.folder))))
+
+    def list(self, count: int = 200) -> "list[Act]":
+        """List acts, the newest first."""
+        return [act for _, act in zip(range(count), self._newest_first(), strict=False)]
+
+    def alive(self) -> "list[Act]":
+        """List the acts that wait or run, the newest first."""
+        return [act for act in self._newest_first(alive=True) if act.state in ("waiting", "running")]
+
+    def find(self, id: str) -> Act:
+        """Return an act; raises ApiError (404) where there is none of this id."""
+        try:
+            return _read_act(ActFolder(self._folder_of(id)))
+        except (OSError, ValueError, KeyError):
+            raise ApiError(404, f"there is no act {id!r}; its folder may have been deleted") from None
+
+    def read_log(self, id: str, from_byte: int, name: Literal["stdout", "stderr"] = "stderr") -> dict[str, Any]:
+        """Read what an act printed from a byte on: {text, next, more}; negative bytes count from the end."""
+        act = ActFolder(self._folder_of(id))
+        file = act.stdout if name == "stdout" else act.stderr
+        if not act.record.is_file():
+            raise ApiError(404, f"there is no act {id!r}; its folder may have been deleted")
+        if not file.is_file():
+            return {"text": "", "next": 0, "more": False}
+        size = file.stat().st_size
+        start = max(0, size + from_byte) if from_byte < 0 else min(from_byte, size)
+        with file.open("rb") as opened:
+            opened.seek(start)
+            found = opened.read(MAX_LOG_BYTES)
+        kept = _whole_characters(found)
+        more = start + len(found) < size
+        return {"text": redact(kept.decode(errors="replace")), "next": start + len(kept), "more": more}
+
+    def read_output(self, id: str) -> bytes:
+        """Return what an act has printed to standard output, whole."""
+        act = ActFolder(self._folder_of(id))
+        return act.stdout.read_bytes() if act.stdout.is_file() else b""
+
+    def stop(self, id: str) -> Act:
+        """Ask an act to stop as Ctrl-C does; asked again, it is told to end (SIGTERM). One that has ended stays so."""
+        act = self.find(id)
+        folder = ActFolder(self._folder_of(id))
+        if act.state not in ("waiting", "running"):
+            return act
+        number = signal.SIGTERM if folder.stop.exists() else signal.SIGINT
+        write_json(folder.stop, {"at": time.time()})
+        with suppress(OSError, ValueError, KeyError):
+            if is_held(folder.lock):  # so the number is still this process's
+                os.kill(read_json(folder.process)["process"], number)
+        return self.find(id)
+
+    def _folder_of(self, id: str) -> Path:
+        if not id or id.startswith(".") or not id.replace("-", "").isalnum() or not id.isascii():
+            raise ApiError(404, f"there is no act {id!r}")
+        return self.path / id
+
+    def _newest_first(self, *, alive: bool = False) -> Iterator[Act]:
+        with suppress(OSError):
+            names = sorted((entry.name for entry in os.scandir(self.path)), reverse=True)
+            for name in names:
+                folder = ActFolder(self.path / name)
+                if alive and folder.exit.exists():
+                    continue
+                with suppress(OSError, ValueError, KeyError):
+                    yield _read_act(folder)
+
+
+def _read_act(folder: ActFolder) -> Act:
+    record = read_json(folder.record)
+    state, ending = _state_of(folder, record["started_at"])
+    return Act(
+        id=folder.path.name,
+        verb=record["verb"],
+        about=record["about"],
+        command=record["command"],
+        started_at=record["started_at"],
+        state=state,
+        code=ending.get("code"),
+        ended_at=ending.get("ended_at"),
+        progress=_read_progress(folder) if state in ("waiting", "running") else None,
+        errors=_read_errors(folder) if state in ("failed", "died") else [],
+        stopping=state in ("waiting", "running") and folder.stop.exists(),
+    )
+
+
+def _state_of(folder: ActFolder, started_at: float) -> tuple[ActState, dict[str, Any]]:
+    if folder.exit.exists():
+        ending = read_json(folder.exit)
+        code = ending["code"]
+        if code == 0:
+            return "finished", ending
+        return ("stopped" if code in STOPPED_CODES or folder.stop.exists() else "failed"), ending
+    if is_held(folder.lock):
+        waits = (_read_progress(folder) or {}).get("waits", False)
+        return ("waiting" if waits else "running"), {}
+    if folder.exit.exists():  # written while we looked
+        return _state_of(folder, started_at)
+    starts = not folder.process.exists() and time.time() - started_at < START_SECONDS
+    return ("waiting" if starts else "died"), {}
+
+
+def _read_progress(folder: ActFolder) -> dict[str, Any] | None:
+    try:
+        return read_json(folder.progress)
+    except (OSError, ValueError):
+        return None
+
+
+def _read_errors(folder: ActFolder) -> list[str]:
+    """Return the sentences of errors, as the command line marks them; else the last line that was printed."""
+    with suppress(OSError):
+        size = folder.stderr.stat().st_size
+        with folder.stderr.open("rb") as file:
+            file.seek(max(0, size - MAX_ERROR_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        said = said or _json_stops(folder) or [line for line in lines if line.strip()][-1:]
+        return [redact(line) for line in said]
+    return []
+
+
+def _json_stops(folder: ActFolder) -> list[str]:
+    """Return what `check --json` says about a recipe that is not ready."""
+    with suppress(OSError, ValueError):
+        facts = json.loads(folder.stdout.read_bytes())
+        if isinstance(facts, dict):
+            return [str(one) for one in facts.get("stops", [])]
+    return []
+
+
+def _whole_characters(found: bytes) -> bytes:
+    """Return bytes without a UTF-8 character that is cut at their end."""
+    for back in range(1, min(4, len(found)) + 1):
+        first = found[-back]
+        if first < 0x80:
+            return found
+        if first >= 0xC0:
+            length = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+            return found if back >= length else found[:-back]
+    return found
+
+
+def _readable(argv: list[str]) -> list[str]:
+    """Return arguments as a person types them: without `--` where no argument after it begins with a dash."""
+    at = argv.index("--") if "--" in argv else -1
+    return argv if at < 0 or any(one.startswith("-") for one in argv[at + 1 :]) else argv[:at] + argv[at + 1 :]

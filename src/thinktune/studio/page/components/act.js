@@ -1,0 +1,134 @@
+// Acts: start one, watch how far it is, read what it prints, stop it.
+
+import { useLanguage, useWords } from '../language.js';
+import { html, useEffect, useRef, useState } from '../libraries/preact.js';
+import { get, startAct, stopAct, useServer } from '../server.js';
+import { formatDuration, formatNumber } from '../numbers.js';
+import { notify } from '../notify.js';
+import * as file from '../words/common.js';
+import { Command } from './command.js';
+import { Problem } from './problem.js';
+
+const WATCH_MS = 1000;
+const LOG_MS = 1500;
+
+/** Return true while an act waits or runs. */
+export const isAlive = (act) => act?.state === 'waiting' || act?.state === 'running';
+
+/** Button that starts a verb, then calls `onStart` with the act; a refusal is shown below it. */
+export function ActButton({ verb, label, onStart, disabled = false, strong = true }) {
+  const [state, setState] = useState({ busy: false, error: null });
+  const start = async () => {
+    setState({ busy: true, error: null });
+    try {
+      const act = await startAct(typeof verb === 'function' ? verb() : verb);
+      setState({ busy: false, error: null });
+      onStart?.(act);
+    } catch (error) {
+      setState({ busy: false, error });
+    }
+  };
+  return html`<div class="act-start">
+    <button type="button" class=${strong ? 'strong' : ''} disabled=${disabled || state.busy} onClick=${start}>${label}</button>
+    <${Problem} error=${state.error} />
+  </div>`;
+}
+
+/**
+ * Show an act that lives or has ended: state, progress, time left, errors, log and a button that stops it. `onEnd` is
+ * called once with the act when it ends while it is watched.
+ */
+export function Act({ id, onEnd, showCommand = true, openLog = false }) {
+  const words = useWords(file);
+  const [ended, setEnded] = useState(false);
+  const { value: act, error } = useServer(`studio/acts/${id}`, ended ? 0 : WATCH_MS);
+  const wasAlive = useRef(false);
+  useEffect(() => {
+    if (!act) return;
+    if (isAlive(act)) wasAlive.current = true;
+    else {
+      setEnded(true);
+      if (wasAlive.current) {
+        wasAlive.current = false;
+        notify(words.actEnded(act.verb, words.states[act.state]));
+        onEnd?.(act);
+      }
+    }
+  }, [act]);
+  useEffect(() => setEnded(false), [id]);
+  if (!act) return html`<${Problem} error=${error} />`;
+  return html`<section class="act" aria-label=${words.actOf(act.verb)} data-state=${act.state}>
+    <p class="act-head"><${StateWord} state=${act.state} /> <${ActProgress} act=${act} />
+      ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
+    ${act.errors.map((line) => html`<p class="problem" role="alert">${line}</p>`)}
+    ${showCommand && html`<${Command} line=${act.command} />`}
+    <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} />
+    <${Problem} error=${error} />
+  </section>`;
+}
+
+/** The word of a state, as text and by a colour. */
+export function StateWord({ state }) {
+  const words = useWords(file);
+  return html`<span class=${`state ${state}`}>${words.states[state] ?? state}</span>`;
+}
+
+/** A bar with what is done, of how much, and the time left; a text alone where nothing is counted. */
+export function ActProgress({ act }) {
+  const words = useWords(file);
+  const language = useLanguage();
+  const { progress } = act;
+  if (!isAlive(act)) return null;
+  if (!progress?.what || (progress.total && progress.done >= progress.total)) return html`<span class="small">${words.working}</span>`;
+  const what = words.work[progress.what] ?? progress.what;
+  if (progress.waits || !progress.total) return html`<span class="small">${what}${progress.done ? ` · ${formatNumber(progress.done, language)}` : ''}</span>`;
+  const counted = `${formatNumber(progress.done, language)} / ${formatNumber(progress.total, language)}`;
+  const left = progress.seconds_left == null ? '' : ` · ${words.left(formatDuration(progress.seconds_left))}`;
+  return html`<progress max=${progress.total} value=${progress.done} aria-label=${what}></progress>
+    <span class="small">${what} ${counted}${left}</span>`;
+}
+
+/** Button that asks an act to stop, as Ctrl-C does; asked again, it is told to end. */
+export function StopButton({ act }) {
+  const words = useWords(file);
+  const [error, setError] = useState(null);
+  const stop = () => stopAct(act.id).catch(setError);
+  return html`<button type="button" onClick=${stop}>${act.stopping ? words.stopNow : words.stop}</button>
+    ${act.stopping && html`<span class="small" role="status">${words.stopping}</span>`}<${Problem} error=${error} />`;
+}
+
+/** What an act prints, folded; it grows while the act lives. */
+export function Log({ id, alive, name = 'stdout', opened = false }) {
+  const words = useWords(file);
+  const [open, setOpen] = useState(opened);
+  const [text, setText] = useState('');
+  const box = useRef(null);
+  useEffect(() => {
+    if (!open) return;
+    let [next, gone, timer] = [0, false, 0];
+    setText('');
+    const read = async () => {
+      try {
+        const found = await get(`studio/acts/${id}/log?name=${name}&from=${next}`);
+        if (gone) return;
+        next = found.next;
+        if (found.text) setText((before) => before + found.text);
+        if (found.more || alive) timer = setTimeout(read, found.more ? 0 : LOG_MS);
+      } catch {
+        if (!gone && alive) timer = setTimeout(read, LOG_MS);
+      }
+    };
+    read();
+    return () => {
+      gone = true;
+      clearTimeout(timer);
+    };
+  }, [id, open, alive, name]);
+  useEffect(() => {
+    if (box.current) box.current.scrollTop = box.current.scrollHeight;
+  }, [text]);
+  return html`<details class="log" open=${opened} onToggle=${(event) => setOpen(event.target.open)}>
+    <summary>${words.log}</summary>
+    <pre ref=${box} tabindex="0" role="group" aria-label=${words.log}>${text}</pre>
+  </details>`;
+}

@@ -1,0 +1,41 @@
+// The command that a screen or an act stands for, ready to paste in a terminal.
+
+import { useWords } from '../language.js';
+import { html, useState } from '../libraries/preact.js';
+import * as file from '../words/common.js';
+
+const SAYS_SO_MS = 1500;
+
+async function copyText(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = document.createElement('textarea'); // without https there is no other way
+  field.value = text;
+  field.className = 'away';
+  document.body.append(field);
+  field.select();
+  document.execCommand('copy');
+  field.remove();
+}
+
+/** Button that copies a text and says so; `label` says what is copied, to those who do not see it. */
+export function CopyButton({ text, label }) {
+  const words = useWords(file);
+  const [copied, setCopied] = useState(false);
+  const copy = async () => {
+    await copyText(text);
+    setCopied(true);
+    setTimeout(() => setCopied(false), SAYS_SO_MS);
+  };
+  return html`<button type="button" class="quiet" aria-label=${copied ? words.copied : label} onClick=${copy}>
+    ${copied ? words.copied : words.copy}
+  </button>`;
+}
+
+/** Show a command's line with a button that copies it. */
+export function Command({ line }) {
+  const words = useWords(file);
+  return html`<div class="command">
+    <code tabindex="0" role="group" aria-label=${words.command}>${line}</code>
+    <${CopyButton} text=${line} label=${words.copyCommand} />
+  </div>`;
+}

@@ -1,0 +1,104 @@
+// A recipe as the screens show and change it, and what `check` last said about it.
+
+import { html, useEffect, useRef, useState } from '../libraries/preact.js';
+import { useWords } from '../language.js';
+import { inPath, refreshAll, send, useServer } from '../server.js';
+import * as file from '../words/recipe.js';
+import { Act, ActButton } from './act.js';
+import { Command } from './command.js';
+
+const REFRESH_MS = 4000;
+const DOUBTS_UP_TO_BYTES = 20 * 2 ** 20; // of rows, which are then looked through for doubtful ones with every check
+
+/**
+ * Return a recipe with `change(settings)`, which writes settings by key (null takes one out) and returns whether it did;
+ * what the server says against it is in `problem`.
+ */
+export function useRecipe(name) {
+  const path = name ? `studio/recipe/${inPath(name)}` : null;
+  const { value: recipe, error, refresh } = useServer(path, REFRESH_MS);
+  const [state, setState] = useState({ problem: null, busy: false });
+  const digest = useRef(null);
+  const last = useRef(Promise.resolve());
+  useEffect(() => {
+    if (recipe) digest.current = recipe.digest;
+  }, [recipe]);
+  const write = async (changes) => {
+    setState({ problem: null, busy: true });
+    try {
+      digest.current = (await send('PUT', path, { digest: digest.current, changes })).digest;
+      setState({ problem: null, busy: false });
+      refreshAll();
+      return true;
+    } catch (problem) {
+      setState({ problem, busy: false });
+      refresh();
+      return false;
+    }
+  };
+  const change = (changes) => (last.current = last.current.then(() => write(changes))); // one after the other
+  return { recipe, error, change, ...state };
+}
+
+/** Return what `check` last said: {facts, act, is_stale, running}, or null until that is known. */
+export const useFacts = (name) => useServer(name ? `studio/facts/${inPath(name)}` : null, REFRESH_MS).value;
+
+/** The verb that checks a recipe, and looks for doubtful rows where that is quick. */
+export function checkVerb(recipe, overrides = []) {
+  const quick = recipe.rows_bytes < DOUBTS_UP_TO_BYTES;
+  return { verb: 'check', recipe: recipe.name, overrides, ...(quick ? { doubts: doubtsFolder(recipe.name) } : {}) };
+}
+
+/** The folder in which `check --doubts` puts the doubtful rows of a recipe. */
+export const doubtsFolder = (name) => `doubts/${name.split('/').pop().replace(/\.ya?ml$/i, '')}`;
+
+/** Show the state of a check: not made, running, made before the last change, or made; with the button that checks. */
+export function CheckState({ recipe, facts, overrides = [] }) {
+  const words = useWords(file);
+  const state = !facts?.facts ? words.neverChecked : facts.is_stale ? words.stale : null;
+  return html`<div class="check">
+    ${facts?.running
+      ? html`<${Act} id=${facts.running} showCommand=${false} />`
+      : html`${state && html`<p class=${facts?.facts ? 'warning' : 'small'} role="status">${state}</p>`}
+        <${ActButton} verb=${() => checkVerb(recipe, overrides)} label=${facts?.facts ? words.checkAgain : words.check} strong=${!facts?.facts || facts.is_stale} />`}
+    <${Command} line=${['thinktune', 'check', recipe.name, ...overrides].map(quote).join(' ')} />
+  </div>`;
+}
+
+/** Quote a word of a command for a shell, where it needs that. */
+export const quote = (word) => (/^[\w./:=@%+,-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);
+
+/** Show sentences of `check`, each with buttons that write what it proposes. */
+export function Advice({ sentences, kind, change }) {
+  const words = useWords(file);
+  if (!sentences?.length) return null;
+  return html`<ul class="advice">${sentences.map((one) => html`<li key=${one.text} class=${kind}>
+    ${kind !== 'note' && words.about[one.key] && html`<strong>${words.about[one.key]}</strong> `}<span lang="en">${one.text}</span>
+    ${one.changes.map((changes) => html` <${WriteButton} key=${spell(changes)} changes=${changes} change=${change} />`)}
+  </li>`)}</ul>`;
+}
+
+/** Button that writes settings into the recipe. */
+export function WriteButton({ changes, change }) {
+  const words = useWords(file);
+  return html`<button type="button" onClick=${() => change(flatten(changes))}>${words.write(spell(changes))}</button>`;
+}
+
+const spellValue = (value) => (typeof value === 'object' && value !== null ? JSON.stringify(value).replaceAll('"', '') : String(value));
+const spell = (changes) => Object.entries(changes).map(([key, value]) => `${key}: ${spellValue(value)}`).join(', ');
+
+/** Policies are added to those that a recipe names already; every other setting is replaced. */
+function flatten(changes) {
+  const policies = changes['data.faults'];
+  if (!policies) return changes;
+  const { 'data.faults': _, ...others } = changes;
+  return { ...others, ...Object.fromEntries(Object.entries(policies).map(([fault, policy]) => [`data.faults.${fault}`, policy])) };
+}
+
+/** Show the mistakes of a recipe that cannot be read as one. */
+export function Mistakes({ recipe }) {
+  const words = useWords(file);
+  if (!recipe?.mistakes.length) return null;
+  return html`<section class="card" role="alert"><h2>${words.mistakes}</h2>
+    <ul class="advice">${recipe.mistakes.map((line) => html`<li key=${line} class="stop" lang="en">${line}</li>`)}</ul></section>`;
+}

@@ -1,0 +1,114 @@
+// What the page asks of its server, and how a screen keeps what it shows up to date.
+
+import { useCallback, useEffect, useRef, useState } from './libraries/preact.js';
+import { root } from './router.js';
+
+export const UNREACHABLE = 'unreachable'; // the status of an error where no server answered
+const KEY = 'thinktune.key'; // the same as the chat page's, so a tab is asked once
+
+export class ServerError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Keep the key until the tab is closed, and let every screen try again. */
+export function useKeyFromNowOn(key) {
+  sessionStorage.setItem(KEY, key);
+  dispatchEvent(new Event('studio-key'));
+}
+
+/** Fetch an address below the root, as in 'studio/home'; throws ServerError with the server's sentence. */
+export async function call(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
+  const response = await fetch(root + path, { ...options, headers }).catch((error) => {
+    throw error.name === 'AbortError' ? error : new ServerError(UNREACHABLE, error.message);
+  });
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  if (response.status === 401) dispatchEvent(new Event('studio-locked'));
+  if (!body && [502, 503, 504].includes(response.status)) throw new ServerError(UNREACHABLE, `HTTP ${response.status}`);
+  throw new ServerError(response.status, body?.error?.message ?? `HTTP ${response.status}`);
+}
+
+export const get = async (path, options) => (await call(path, options)).json();
+
+/** Send a value as JSON and return what is answered. */
+export async function send(method, path, value) {
+  const headers = { 'content-type': 'application/json' };
+  return (await call(path, { method, headers, body: JSON.stringify(value) })).json();
+}
+
+/** Start a verb: {verb: 'train', recipe, …}; returns the act. Every screen that watches is refreshed. */
+export async function startAct(verb) {
+  const act = await send('POST', 'studio/acts', verb);
+  refreshAll();
+  return act;
+}
+
+export async function stopAct(id) {
+  const act = await send('POST', `studio/acts/${id}/stop`, {});
+  refreshAll();
+  return act;
+}
+
+/** Let every screen ask again now: something was started, stopped or written. */
+export const refreshAll = () => dispatchEvent(new Event('studio-refresh'));
+
+/** Return the address of a name below the folder, with its slashes, for the end of a path. */
+export const inPath = (name) => name.split('/').map(encodeURIComponent).join('/');
+
+/**
+ * Keep the answer of an address: {value, error, refresh}. It is asked again when the tab is looked at, when something was
+ * started or stopped, and every `everyMs` while the tab is visible. A null path asks nothing.
+ */
+export function useServer(path, everyMs = 0) {
+  const [state, setState] = useState({ path: null, value: null, error: null });
+  const running = useRef(null);
+  const refresh = useCallback(async () => {
+    if (!path) return;
+    running.current?.abort();
+    const asked = (running.current = new AbortController());
+    try {
+      const value = await get(path, { signal: asked.signal });
+      setState({ path, value, error: null });
+    } catch (error) {
+      if (error.name !== 'AbortError') setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
+    }
+  }, [path]);
+  useEffect(() => {
+    refresh();
+    const whenSeen = () => document.visibilityState === 'visible' && refresh();
+    const events = ['studio-refresh', 'studio-key', 'focus'];
+    for (const name of events) addEventListener(name, refresh);
+    document.addEventListener('visibilitychange', whenSeen);
+    const timer = everyMs ? setInterval(whenSeen, everyMs) : 0;
+    return () => {
+      clearInterval(timer);
+      for (const name of events) removeEventListener(name, refresh);
+      document.removeEventListener('visibilitychange', whenSeen);
+      running.current?.abort();
+    };
+  }, [path, everyMs, refresh]);
+  const mine = state.path === path;
+  return { value: mine ? state.value : null, error: mine ? state.error : null, refresh };
+}
+
+/** Yield the events of a stream, each as its parsed data, until it ends or `signal` is aborted. */
+export async function* streamEvents(path, signal) {
+  const reader = (await call(path, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = '';
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value;
+    const events = text.split('\n\n');
+    text = events.pop();
+    for (const event of events) {
+      const data = event.split('\n').filter((line) => line.startsWith('data: ')).map((line) => line.slice(6)).join('\n');
+      if (data) yield JSON.parse(data);
+    }
+  }
+}

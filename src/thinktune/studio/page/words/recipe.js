@@ -1,0 +1,35 @@
+// Words about a recipe that several screens show.
+
+export const en = {
+  check: 'Check the rows',
+  checkAgain: 'Check again',
+  neverChecked: 'Not checked yet: nobody has looked at these rows.',
+  stale: 'The recipe or its rows have changed since this was checked.',
+  write: (change) => `Write ${change}`,
+  mistakes: 'The recipe has mistakes',
+  about: {
+    'train.learning_rate': 'The learning rate is unusual.',
+    'train.epochs': 'More passes than such a model needs.',
+    'train.tokens_per_step': 'Too few steps.',
+    'expert.rows_per_step': 'Too few steps.',
+    'data.validation': 'Few rows are held out.',
+    'data.max_tokens': 'Many rows are longer than the limit.',
+  },
+};
+
+export const zh = {
+  check: '检查数据',
+  checkAgain: '重新检查',
+  neverChecked: '还没有检查过这些数据。',
+  stale: '检查之后，配方或数据有改动。',
+  write: (change) => `写入 ${change}`,
+  mistakes: '配方有错误',
+  about: {
+    'train.learning_rate': '学习率不在常见范围内。',
+    'train.epochs': '轮数超过这类模型的需要。',
+    'train.tokens_per_step': '步数太少。',
+    'expert.rows_per_step': '步数太少。',
+    'data.validation': '留出的数据太少。',
+    'data.max_tokens': '许多行超过长度上限。',
+  },
+};

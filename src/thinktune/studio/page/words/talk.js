@@ -1,0 +1,41 @@
+// Words of the talk screen.
+
+export const en = {
+  title: 'Talk',
+  lead: 'Ask the tuned model and its base, side by side, with the names hidden if you like. Thumbs and corrections become rows; votes are counted in the report.',
+  start: 'Load the model and talk',
+  startHint: 'It stays in memory until you stop it, also without this page.',
+  loading: 'The model is being loaded…',
+  frame: 'Chat page',
+  alone: 'Open it in a tab of its own',
+  server: 'The server of this page',
+  said: 'What was said of the replies',
+  rows: { good: 'good', bad: 'bad (kept, not trained)', corrected: 'corrected', other: 'other lines' },
+  noRows: 'No reply has been called good, bad or corrected yet.',
+  trainOn: 'Train a new run on the run’s rows and on these:',
+  votes: 'Blind votes',
+  noVotes: 'Nobody has voted yet: choose “Compare with” and “Blind” on the chat page.',
+  preferred: (won, decided, share, low, high) => `The tuned model won ${won} of ${decided} decided votes: ${share} % (${low} to ${high}).`,
+  undecided: 'No vote is decided yet.',
+  counts: { tuned: 'tuned preferred', base: 'base preferred', tie: 'equally good', neither: 'both bad', earlier: 'of another step, not counted' },
+};
+
+export const zh = {
+  title: '对话',
+  lead: '把训练后的模型和基座模型放在一起提问，也可以隐藏名字。“好”“不好”和改正会成为数据，投票会计入报告。',
+  start: '加载模型并开始对话',
+  startHint: '关掉本页后模型也会留在内存里，直到你停止它。',
+  loading: '正在加载模型…',
+  frame: '对话网页',
+  alone: '在单独的标签页中打开',
+  server: '本页背后的服务',
+  said: '对回复的评价',
+  rows: { good: '好', bad: '不好（保留，不参与训练）', corrected: '已改正', other: '其他行' },
+  noRows: '还没有回复被评为好、不好或被改正。',
+  trainOn: '用原有数据加上这些数据训练一个新的模型：',
+  votes: '盲评投票',
+  noVotes: '还没有人投票：请在对话网页上选择“对比”和“盲评”。',
+  preferred: (won, decided, share, low, high) => `在分出高下的 ${decided} 票中，训练后的模型得 ${won} 票，占 ${share} %（${low} 至 ${high}）。`,
+  undecided: '还没有分出高下的投票。',
+  counts: { tuned: '更喜欢训练后的', base: '更喜欢基座模型', tie: '一样好', neither: '都不好', earlier: '针对其他步的模型，未计入' },
+};

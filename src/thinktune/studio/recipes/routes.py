@@ -1,0 +1,153 @@
+"""Routes of recipes: read, changed and written; what `check` said of one; models and cards to choose from."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from thinktune.config import ROW_FAULTS
+from thinktune.data.reading.containers import locate_part
+from thinktune.data.reading.sources import match_files
+from thinktune.errors import UserError
+from thinktune.http import ApiError
+from thinktune.http.security import read_body
+from thinktune.studio.folder import RECIPE_ENDINGS, StudioFolder
+from thinktune.studio.recipes.check_facts import describe_fault, is_stale, newest_facts
+from thinktune.studio.recipes.recipe_file import (
+    ChangedMeanwhileError,
+    change_recipe_file,
+    read_recipe_file,
+    write_recipe_file,
+)
+from thinktune.studio.side_process import ask_process
+from thinktune.studio.studio import Studio
+
+CARD_SECONDS = 180
+MAX_LISTED_FILES = 100
+Key = Annotated[str, Field(pattern=r"^[a-z_]+(\.[\w-]+)*$", max_length=200)]
+
+
+class RecipeChange(BaseModel):
+    """Settings to change in a recipe of a digest, by key (None takes one out), or its whole new text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    digest: Annotated[str, Field(max_length=64)]
+    changes: Annotated[dict[Key, Any], Field(max_length=200)] | None = None
+    text: str | None = None
+
+
+def add_recipe_routes(app: FastAPI, studio: Studio) -> None:
+    """Add the routes of the rows screen and of the plan that are about a recipe."""
+    _add_recipe(app, studio)
+    _add_facts(app, studio)
+    known: dict[str, dict[str, Any]] = {}
+    asking = threading.Lock()
+
+    def show_models(request: Request) -> Response:
+        card = request.query_params.get("card", "")[:100]
+        with asking:
+            value = known.get(card) or ask_process("recipes.card_process", [card], studio.folder.path, CARD_SECONDS)
+            if not (value["card"] or {}).get("is_here"):  # of one that is here, what is free may change
+                known[card] = value
+            return JSONResponse(value)
+
+    app.add_api_route("/studio/models", show_models, summary="List models, and which of them a card trains.")
+
+
+def _add_recipe(app: FastAPI, studio: Studio) -> None:
+    def show_recipe(name: str) -> Response:
+        return JSONResponse(_describe(studio.folder, name))
+
+    async def put_recipe(name: str, request: Request) -> Response:
+        asked = _parse_change(await read_body(request, studio.limits))
+        await run_in_threadpool(_write, studio.folder, name, asked)
+        return JSONResponse(await run_in_threadpool(_describe, studio.folder, name))
+
+    app.add_api_route("/studio/recipe/{name:path}", show_recipe, summary="Show a recipe's text and settings.")
+    app.add_api_route("/studio/recipe/{name:path}", put_recipe, methods=["PUT"], summary="Change or write a recipe.")
+
+
+def _parse_change(body: bytes) -> RecipeChange:
+    try:
+        asked = RecipeChange.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the change"
+        raise ApiError(400, f"{place}: {first['msg']}") from None
+    if (asked.changes is None) == (asked.text is None):
+        raise ApiError(400, "a change names settings, or the whole text: send `changes` or `text`")
+    return asked
+
+
+def _write(folder: StudioFolder, name: str, asked: RecipeChange) -> None:
+    """Change or write a recipe; raises ApiError: 422 with every mistake, 409 where the file has changed."""
+    if not name.lower().endswith(RECIPE_ENDINGS):
+        raise ApiError(400, f"{name} is no recipe's name; it ends in .yaml")
+    path = folder.resolve(name, new=True)
+    if not path.parent.is_dir():
+        raise ApiError(404, f"{name}: its folder is not there; name a folder that is")
+    try:
+        if asked.changes is not None:
+            change_recipe_file(path, Path(name), asked.digest, asked.changes)
+        elif asked.text is not None:
+            write_recipe_file(path, Path(name), asked.digest, asked.text)
+    except ChangedMeanwhileError as error:
+        raise ApiError(409, str(error)) from None
+    except UserError as error:
+        raise ApiError(422, "\n".join(error.faults)) from None
+
+
+def _describe(folder: StudioFolder, name: str) -> dict[str, Any]:
+    """Return a recipe as plain values, with the names of its row files; raises ApiError where it cannot be read."""
+    path = folder.resolve(name)
+    try:
+        held = read_recipe_file(path, Path(name))
+    except UserError as error:
+        raise ApiError(400, "\n".join(error.faults)) from None
+    except OSError:
+        raise ApiError(400, f"{name} cannot be read; name a recipe's file") from None
+    rows = _row_files(folder, held.values or {})
+    size = sum((folder.path / each).stat().st_size for each in rows)
+    return asdict(held) | {"name": name, "rows": rows, "rows_bytes": size}
+
+
+def _row_files(folder: StudioFolder, values: Mapping[str, Any]) -> list[str]:
+    """List the files of rows that a recipe names and that are below the folder; those of a hub are not looked up."""
+    held = values.get("data", {})
+    found: list[str] = []
+    for source in held if isinstance(held, list) else [held]:
+        if source.get("hub") or not source.get("name"):
+            continue
+        try:
+            paths = match_files(folder.path / source["name"], source.get("files"), "data.name")
+        except UserError:
+            continue
+        files = dict.fromkeys(locate_part(path).file.resolve() for path in paths)
+        found += [folder.name_of(path) for path in files if path.is_relative_to(folder.path)]
+    return found[:MAX_LISTED_FILES]
+
+
+def _add_facts(app: FastAPI, studio: Studio) -> None:
+    def show_facts(name: str) -> Response:
+        path = studio.folder.resolve(name)
+        found = newest_facts(studio.acts, name)
+        checks = (act.id for act in studio.acts.alive() if act.verb == "check" and act.about.get("recipe") == name)
+        value: dict[str, Any] = {"running": next(checks, None), "act": None, "facts": None, "is_stale": True}
+        if found is not None:
+            act, facts = found
+            files = [studio.folder.path / each for each in _describe(studio.folder, name)["rows"]]
+            value |= {"act": asdict(act), "facts": facts, "is_stale": is_stale(act, [path, *files])}
+        return JSONResponse(value)
+
+    def list_faults() -> Response:
+        return JSONResponse({"faults": [{"fault": fault} | describe_fault(fault) for fault in ROW_FAULTS]})
+
+    app.add_api_route("/studio/facts/{name:path}", show_facts, summary="Show what check last said about a recipe.")
+    app.add_api_route("/studio/faults", list_faults, summary="List every fault of rows, with its policies.")

@@ -1,0 +1,92 @@
+"""A file that is dropped on the page: written aside as it comes, then given its name, which no other file may have."""
+
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from thinktune.files import ROW_FILE_ENDINGS, describe_system_error, fsync_folder
+from thinktune.http import ApiError
+
+MAX_FILE_BYTES = 16 * 2**30
+LEAST_FREE_BYTES = 2**28  # of the disk, which a dropped file leaves
+
+
+def check_file_name(name: str) -> None:
+    """Raise ApiError (400) where a name is none for a file of rows in the studio's folder."""
+    plain = not any(letter in '/\\:*?"<>|' or not letter.isprintable() for letter in name)
+    if not plain or name.startswith((".", "-", "~")) or len(name.encode(errors="replace")) > 200:
+        raise ApiError(400, f"{name[:100]!r} cannot be the name of a file here; rename it, and drop it again")
+    if not name.lower().endswith(ROW_FILE_ENDINGS):
+        known = "JSON, JSON lines, CSV, TSV, Parquet, Arrow, Excel, or zip"
+        raise ApiError(400, f"{name}: its ending is not one of rows; give it that of {known}, and drop it again")
+
+
+async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | None) -> int:
+    """Write the pieces of a file to a new one, whole or not at all; return its bytes.
+
+    Raises ApiError: 409 where the name is taken, 413 where it is too large, 507 where the disk is full, 400 where the
+    rest never comes. `size` is what the sender said, for a refusal before anything comes.
+    """
+    _require_new(target)
+    free = shutil.disk_usage(target.parent).free - LEAST_FREE_BYTES
+    if size is not None and size > MAX_FILE_BYTES:
+        raise ApiError(413, f"{target.name} is larger than {MAX_FILE_BYTES // 2**30} GiB; copy it into the folder")
+    if size is not None and size > free:
+        raise ApiError(507, f"{target.name} needs more than the disk has free; free some space, and drop it again")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        written = await _write(partial, pieces, target.name)
+        if size is not None and written != size:
+            raise ApiError(400, f"{target.name}: {written:,} of {size:,} bytes came; drop it again")
+        await run_in_threadpool(_give_name, partial, target)
+    except ClientDisconnect:
+        raise ApiError(400, f"{target.name}: the rest of it did not come; drop it again") from None
+    except OSError as error:
+        raise ApiError(507, describe_system_error(error)) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return written
+
+
+async def _write(partial: Path, pieces: AsyncIterator[bytes], name: str) -> int:
+    written = 0
+    with partial.open("xb") as file:
+        async for piece in pieces:
+            written += len(piece)
+            if written > MAX_FILE_BYTES:
+                raise ApiError(413, f"{name} is larger than {MAX_FILE_BYTES // 2**30} GiB; copy it into the folder")
+            await run_in_threadpool(file.write, piece)
+        file.flush()
+        await run_in_threadpool(os.fsync, file.fileno())
+    return written
+
+
+def _give_name(partial: Path, target: Path) -> None:
+    """Give a file its name unless another has it by now; raises ApiError (409) then."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        _require_new(target)
+    except OSError:  # a file system without links: the name is taken first, then the file put in its place
+        try:
+            target.open("xb").close()
+        except FileExistsError:
+            _require_new(target)
+        try:
+            partial.replace(target)
+        except OSError:
+            with suppress(OSError):
+                target.unlink()
+            raise
+    fsync_folder(target.parent)
+
+
+def _require_new(target: Path) -> None:
+    if os.path.lexists(target):
+        raise ApiError(409, f"{target.name} is in the folder already; rename one of them, and drop it again")

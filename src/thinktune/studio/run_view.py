@@ -1,0 +1,161 @@
+"""One run's live view: its facts, charts and samples, and events as they come."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+
+from thinktune.http import ApiError
+from thinktune.http.security import read_body
+from thinktune.report.comparison_page import comparison_path
+from thinktune.report.run_sections.live import render_live_charts, run_facts, run_samples
+from thinktune.run import RunFolder
+from thinktune.run.environment import shell_command
+from thinktune.run.resume import training_process
+from thinktune.studio.acts import Act
+from thinktune.studio.live_runs import LiveRuns, run_signature
+from thinktune.studio.studio import Studio
+from thinktune.studio.way import find_way
+
+POLL_SECONDS = 1.0
+SHARE_OF_TIME = 0.1  # at most, that reading a long run again and again may take
+ALIVE_SECONDS = 15.0  # between comments that keep proxies from closing a quiet stream
+
+
+def shown_page_address(studio: Studio, name: str) -> str:
+    """Return the address of an HTML file of the folder, which opens in a tab of its own without the key.
+
+    A tab sends no key, so the address itself proves that it came from this studio, as long as this process lives.
+    """
+    return f"shown/{_ticket(studio, name)}/{name}"
+
+
+def _ticket(studio: Studio, name: str) -> str:
+    return hmac.new(studio.secret, name.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def add_run_routes(app: FastAPI, studio: Studio) -> None:
+    """Add the routes of one run's live view."""
+    runs = LiveRuns()
+
+    def facts_of(name: str, path: Path) -> dict[str, Any]:
+        report = runs.read(path)[1]
+        return run_facts(report) | _surroundings(studio, name, path)
+
+    def show_run(name: str) -> Response:
+        return JSONResponse(facts_of(name, studio.folder.find_run(name)))
+
+    def show_samples(name: str) -> Response:
+        return JSONResponse({"samples": run_samples(runs.read(studio.folder.find_run(name))[1])})
+
+    def show_charts(name: str) -> Response:
+        return HTMLResponse(str(render_live_charts(runs.read(studio.folder.find_run(name))[1])))
+
+    async def stream_run(name: str) -> Response:
+        path = await run_in_threadpool(studio.folder.find_run, name)
+
+        async def events() -> AsyncGenerator[str]:
+            sent: Any = None
+            sent_at = time.monotonic()
+            while True:
+                began = time.monotonic()
+                signature = await run_in_threadpool(run_signature, path)
+                if signature != sent:
+                    facts = await run_in_threadpool(facts_of, name, path)
+                    sent, sent_at = signature, time.monotonic()
+                    yield f"data: {json.dumps(facts, ensure_ascii=False)}\n\n"
+                    if facts["state"] == "finished":
+                        return
+                elif time.monotonic() - sent_at > ALIVE_SECONDS:
+                    sent_at = time.monotonic()
+                    yield ": alive\n\n"
+                await asyncio.sleep(max(POLL_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME))
+
+        return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def stop_run(name: str, request: Request) -> Response:
+        await read_body(request, studio.limits)
+        return JSONResponse(await run_in_threadpool(_stop_run, studio, name))
+
+    app.add_api_route("/studio/run/{name:path}", show_run, summary="Show a run as it is now.")
+    app.add_api_route("/studio/run-samples/{name:path}", show_samples, summary="Show a run's replies as it learns.")
+    app.add_api_route("/studio/run-charts/{name:path}", show_charts, summary="Draw a run's charts as a part of a page.")
+    app.add_api_route("/studio/run-events/{name:path}", stream_run, summary="Stream a run's facts as they change.")
+    app.add_api_route("/studio/run-stop/{name:path}", stop_run, methods=["POST"], summary="Ask a run to stop.")
+    _add_shown_pages(app, studio)
+
+
+def _add_shown_pages(app: FastAPI, studio: Studio) -> None:
+    def show_page(ticket: str, name: str) -> Response:
+        if not hmac.compare_digest(ticket, _ticket(studio, name)):
+            raise ApiError(404, "this address is no longer valid; open the page from the studio again")
+        if not name.endswith(".html"):
+            raise ApiError(400, f"{name} is no page")
+        return HTMLResponse(studio.folder.resolve(name).read_bytes())
+
+    def link_page(name: str) -> Response:
+        path = studio.folder.resolve(name)
+        if path.suffix != ".html" or not path.is_file():
+            raise ApiError(400, f"{name} is no page")
+        return JSONResponse({"address": shown_page_address(studio, name)})
+
+    def link_comparison(run: Annotated[list[str], Query(max_length=20)]) -> Response:
+        return link_page(studio.folder.name_of(comparison_path([studio.folder.find_run(one) for one in run])))
+
+    app.add_api_route("/studio/comparison", link_comparison, summary="Return the address of a page that compares runs.")
+    app.add_api_route("/shown/{ticket}/{name:path}", show_page, summary="Show a page that lies in the folder.")
+    app.add_api_route("/studio/page-link/{name:path}", link_page, summary="Return the address that shows a page.")
+
+
+def _surroundings(studio: Studio, name: str, path: Path) -> dict[str, Any]:
+    """Return what is around a run: its recipe, the act that trains it, its page, and when its journal last grew."""
+    way = find_way(studio.folder, name)
+    act = training_act(studio, way.recipe)
+    folder = RunFolder(path)
+    changed_at = None
+    with suppress(OSError):
+        changed_at = folder.metrics.stat().st_mtime
+    report = studio.folder.name_of(folder.report)
+    return {
+        "run": name,
+        "recipe": way.recipe,
+        "act": act and act.id,
+        "act_state": act and act.state,
+        "changed_at": changed_at,
+        "report": shown_page_address(studio, report) if folder.report.is_file() else None,
+        "command": way.recipe and shell_command("train", way.recipe),
+        "stopping": act is not None and act.stopping,
+        "stoppable": act is not None or training_process(path) is not None,
+    }
+
+
+def training_act(studio: Studio, recipe: str | None) -> Act | None:
+    """Return the act that trains a recipe or waits to; None where it was started in a terminal, or is not."""
+    alive = (act for act in studio.acts.alive() if act.verb == "train" and act.about.get("recipe") == recipe)
+    return next(alive, None) if recipe else None
+
+
+def _stop_run(studio: Studio, name: str) -> dict[str, Any]:
+    """Ask a run to stop where nothing is lost, whoever started it."""
+    path = studio.folder.find_run(name)
+    if act := training_act(studio, find_way(studio.folder, name).recipe):
+        studio.acts.stop(act.id)
+        return {"stopping": True}
+    process = training_process(path)
+    if process is None:
+        raise ApiError(409, f"{name} is not training on this machine, so there is nothing to stop")
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGINT)
+    return {"stopping": True}

@@ -1,0 +1,187 @@
+"""Proof, Talk, Take home and Think in a real browser: read, found, asked and started by keyboard; axe finds nothing."""
+
+import json
+
+import httpx
+import pytest
+from support.api_server import ScriptedBackend, scripted_model
+from support.axe import EVERY_VIEW, violations
+from support.recorded_run import write_run
+from support.runs import settings
+from support.served_act import served_act
+from support.studio import open_page, studio_of
+
+from thinktune.config.loading import dump_recipe
+from thinktune.files import write_json, write_json_lines
+from thinktune.run import RunFolder
+from thinktune.run.feedback import read_votes
+from thinktune.run.thought_folder import ThoughtFolder
+
+POINTS = [
+    {"budget_tokens": budget, "base": figure, "tuned": figure, "difference": figure | {"value": 0.0, "low": -0.1}, "cut": {"base": 1, "tuned": 0}, "verdict": ""}
+    for budget, figure in ((256, {"value": 0.4, "low": 0.3, "high": 0.5}), (512, {"value": 0.5, "low": 0.4, "high": 0.6}))
+]  # fmt: skip
+EXAM = {
+    "name": "cmexam", "title": "CMExam", "language": "zh", "split": "test", "licence": "apache-2.0", "licence_elsewhere": "apache-2.0",
+    "asked": 400, "available": 6811, "left_out": 0, "apart": {"whole": 0, "near": 0}, "repository": "fzkuji/CMExam", "hub": "huggingface",
+    "revision": "0123456789abcdef", "files": {}, "budgets": POINTS,
+    "accuracy": {"rows": 400, "base": POINTS[0]["base"], "tuned": POINTS[1]["tuned"], "difference": POINTS[0]["base"], "verdict": "better"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, tree):
+    """Write a folder with a run that was evaluated, on 300 rows and an exam, and a recipe that was thought about."""
+    run = write_run(tmp_path / "runs" / "one", 1e-5)
+    recipe = settings(tree | {"name": "one", "runs_folder": "runs"})
+    for place in (tmp_path / "one.yaml", run / "recipe.yaml"):
+        place.write_text(dump_recipe(recipe), encoding="utf-8")
+    report = json.loads((run / "eval/report.json").read_text(encoding="utf-8"))
+    report["settings"]["models"] = {side: {"name": side, "print": side} for side in ("base", "tuned")}
+    write_json(run / "eval/report.json", report | {"exams": [EXAM]})
+    first = json.loads((run / "eval/rows.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    rows = [first | {"question": f"Question {number}?", "row": f"v:{number}", "outcome": ("same", "better", "worse")[number % 3]} for number in range(300)]  # fmt: skip
+    write_json_lines(run / "eval/rows.jsonl", rows)
+    (run / "final").mkdir()
+    (run / "final/config.json").write_text("{}")
+    facts = {"made": "2026-11-29T20:00:00+00:00", "bytes": 7, "engine": "llama.cpp", "unchecked": None, "notes": ["a note"], "seconds": {},
+             "model": "one", "files": {"one-q8_0.gguf": {}}, "check": {"questions": 20, "equal": 19, "kl": 0.1, "kl_limit": 0.2}}  # fmt: skip
+    write_json(run / "export/gguf-q8_0/export.json", facts)
+    thought = ThoughtFolder(tmp_path / "thought/one")
+    write_json(
+        thought.settings, {"teacher": "http://127.0.0.1:1/v1#expert", "price": [2.0, 8.0, "CNY"], "instruct": False}
+    )
+    write_json_lines(thought.rows, [{"question": "2+2?", "think": "Two and two.", "answer": "4"}])
+    thought.recipe.write_text("name: x\n")
+    account = {"teacher": "expert", "rows": {"read": 3, "asked": 2, "passed": 1, "left_out": 0}, "questions": 2, "replies": 8, "kept_replies": 1,
+               "kept_questions": 1, "why_not": [{"why": "wrong answer", "count": 7, "examples": ["r:1, try 1: is not 5"]}], "written_rows": 1,
+               "rounds": [{"teacher": "expert", "graded_questions": 2, "pass_at": {"1": [0.5, 0.1, 0.9]}}], "notes": ["a note"], "file": "thought/one/thought.jsonl"}  # fmt: skip
+    write_json(thought.account, account)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def patience(browser):
+    """Wait ten seconds at most for what a page should show."""
+    make = browser.new_context
+
+    def new_context(**options):
+        context = make(**options)
+        context.set_default_timeout(10_000)
+        return context
+
+    browser.new_context = new_context
+    yield
+    browser.new_context = make
+
+
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_rows_are_found_and_read_by_keyboard(browser, folder):
+    with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
+        page.get_by_text("300 rows found").wait_for()
+        assert page.locator(".row-line").count() < 40, "only what is in sight exists"
+        page.get_by_role("radio", name="became better 100").focus()
+        press(page, "Space", "Tab", "Tab")
+        page.keyboard.type("question 298")
+        page.get_by_text("1 row found").wait_for()
+        page.locator(".row-line", has_text="Question 1?").wait_for(state="detached")
+        press(page, "Tab", "Enter")
+        opened = page.locator(".opened article")
+        assert "Question 298?" in opened.inner_text()
+        assert "cut off" in opened.inner_text()
+        page.get_by_role("searchbox").fill("")
+        page.get_by_text("100 rows found").wait_for()
+        page.locator(".row-line").first.focus()
+        press(page, "End")
+        page.locator(".row-line:focus", has_text="Question 298?").wait_for()
+        press(page, "Home", "ArrowDown")
+        page.locator(".row-line:focus", has_text="Question 4?").wait_for()
+
+
+def test_an_evaluations_command_says_what_the_form_says(browser, folder):
+    (folder / "own questions.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n')
+    with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
+        page.locator("details.card > summary").click()
+        page.get_by_role("checkbox", name="own questions.jsonl").check()
+        page.get_by_role("checkbox", name="Medicine, Chinese").check()
+        page.get_by_label("Questions of each set").fill("50")
+        page.get_by_role("checkbox", name="general questions").uncheck()
+        page.locator("label:has(option[value=off]) select").select_option("off")
+        line = page.locator("details.card .command code")
+        page.locator("details.card .command code", has_text="--no-thinking").wait_for()
+        for said in (
+            "eval --no-probe --no-thinking",
+            "'--tasks=own questions.jsonl'",
+            "--exam=medical-zh",
+            " runs/one",
+        ):
+            assert said in line.inner_text()
+
+
+def test_chat_page_inside_its_votes_and_rows(browser, folder):
+    run = RunFolder(folder / "runs/one")
+    models = [scripted_model(ScriptedBackend(text), name) for text, name in (("<think>\nSo.\n</think>\n\nBlood.", "tuned"), ("Who knows.", "base"))]  # fmt: skip
+    for model in models:
+        model.run, model.step = run, 30
+    # The votes are of step 30's model, which is the one that the run now serves.
+    write_json(run.final / "trainer_state.json", {"step": 30})
+    with studio_of(folder) as address, served_act(folder, "runs/one", models) as act:
+        with open_page(browser, f"{address}/talk/runs/one") as page:
+            chat = page.frame_locator("iframe")
+            chat.locator("#compare option").nth(1).wait_for(state="attached")
+            chat.locator("#compare").select_option("base")
+            chat.locator("#blind").check()
+            chat.locator("#question").fill("What does the heart pump?")
+            chat.locator("#question").press("Enter")
+            chat.get_by_role("button", name="Left").click()
+            chat.get_by_role("button", name="Good", exact=True).first.click()
+            page.get_by_text("1 good").wait_for()
+            assert "data=" in page.locator(".command code").last.inner_text()
+            assert len(read_votes(run)) == 1
+            page.goto(f"{address}/chat/{act}/")
+            page.locator("#model option").first.wait_for(state="attached")
+        policy = httpx.get(f"{address}/chat/{act}/", trust_env=False).headers["content-security-policy"]
+        assert "frame-ancestors 'self'" in policy
+        foreign = httpx.get(
+            f"{address}/chat/{act}/v1/models", headers={"origin": "http://evil.example"}, trust_env=False
+        )
+        assert foreign.status_code == 403
+
+
+def test_key_is_needed_for_a_model_that_was_served_without_one(folder):
+    models = [scripted_model(ScriptedBackend("yes"))]
+    with studio_of(folder, key="secret") as address, served_act(folder, "runs/one", models) as act:
+        chat = f"{address}/chat/{act}"
+        assert httpx.get(f"{chat}/", trust_env=False).status_code == 200
+        assert httpx.get(f"{chat}/page/main.js", trust_env=False).status_code == 200
+        for path in ("v1/models", "api/tags", "metrics", "page%2f..%2fv1/models"):
+            assert httpx.get(f"{chat}/{path}", trust_env=False).status_code in (401, 404), path
+        key = {"authorization": "Bearer secret"}
+        assert httpx.get(f"{chat}/v1/models", headers=key, trust_env=False).status_code == 200
+        other = httpx.get(f"{address}/chat/20261129-120000-serve-ffffff/v1/models", headers=key, trust_env=False)
+        assert other.status_code == 404
+
+
+@EVERY_VIEW
+@pytest.mark.parametrize("screen", ["proof/runs/one", "talk/runs/one", "take-home/runs/one", "think/one.yaml"])
+def test_screens_leave_nobody_out(browser, folder, screen, locale, scheme, width):
+    view = {"locale": locale, "color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    with studio_of(folder) as address, open_page(browser, f"{address}/{screen}", **view) as page:
+        page.locator("main h2, main .card").first.wait_for()
+        page.wait_for_timeout(300)
+        for summary in page.locator("main summary:visible").all():
+            if not summary.evaluate("it => it.parentElement.open"):
+                summary.click()
+        if row := page.locator(".row-line").first if screen.startswith("proof") else None:
+            row.click()
+            page.locator(".opened article").wait_for()
+        page.wait_for_timeout(300)
+        assert violations(page) == []
+        assert not page.evaluate("document.documentElement.scrollWidth > innerWidth"), "nothing is wider than the page"
+        shown = page.locator("main").inner_text()
+        for missing in ("undefined", "[object", "NaN"):
+            assert missing not in shown

@@ -1,0 +1,49 @@
+"""A studio on loopback for tests, and its page in a browser."""
+
+import socket
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from thinktune.http import Access, Limits
+from thinktune.http.listening import uvicorn_config
+from thinktune.studio import make_studio_app
+from thinktune.studio.folder import StudioFolder
+
+
+@contextmanager
+def studio_of(folder: Path, key: str | None = None, port: int = 0, **access: Any) -> Generator[str]:
+    """Run a studio over a folder in a thread of this process; yields its address."""
+    limits = Limits()
+    app = make_studio_app(StudioFolder.open(folder), limits, Access(key, **access))
+    server = uvicorn.Server(uvicorn_config(app, limits))
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+@contextmanager
+def open_page(browser: Any, address: str, **context_options: Any) -> Generator[Any]:
+    """Yield a tab with the studio; it may log no error of its own."""
+    options = {"viewport": {"width": 1280, "height": 800}, "locale": "en-US"} | context_options
+    context = browser.new_context(**options)
+    page, faults = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    # What the server refuses is shown on the page; the console's line about it is the browser's.
+    page.on("console", lambda line: line.type == "error" and "status of" not in line.text and faults.append(line.text))
+    page.goto(address)
+    yield page
+    context.close()
+    assert not faults

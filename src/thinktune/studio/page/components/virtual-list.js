@@ -18,13 +18,15 @@ export function VirtualList({ total, height, stamp, fetchRows, label, children, 
   const [top, setTop] = useState(0);
   const [seen, setSeen] = useState(400);
   const [active, setActive] = useState(0);
+  const latest = useRef(0); // the same, at once: two keys may come before the next drawing
   const toFocus = useRef(false); // the active row is to have the focus once it is there
+  const activate = (index) => setActive((latest.current = index));
   const first = Math.max(0, Math.floor(top / height) - SPARE);
   const last = Math.min(total, Math.ceil((top + seen) / height) + SPARE);
 
   useEffect(() => {
     pages.current = new Map();
-    setActive(0);
+    activate(0);
     if (box.current) box.current.scrollTop = 0;
     setTop(0);
   }, [stamp]);
@@ -65,22 +67,22 @@ export function VirtualList({ total, height, stamp, fetchRows, label, children, 
     const step = steps[event.key];
     if (!step || !total) return;
     event.preventDefault();
-    const next = Math.min(total - 1, Math.max(0, active + step));
+    const next = Math.min(total - 1, Math.max(0, latest.current + step));
     const place = box.current;
     if (next * height < place.scrollTop) place.scrollTop = next * height;
     if ((next + 1) * height > place.scrollTop + place.clientHeight) place.scrollTop = (next + 1) * height - place.clientHeight;
     toFocus.current = true;
     place.focus({ preventScroll: true }); // the row that had it may go out of sight, and further keys would be lost
     setTop(place.scrollTop);
-    setActive(next);
+    activate(next);
   };
   const stop = active >= first && active < last ? active : Math.min(last - 1, first + SPARE); // where Tab comes in
   const indexes = Array.from({ length: Math.max(0, last - first) }, (_, number) => first + number);
-  return html`<div class="virtual" tabindex="-1" ref=${box} onScroll=${() => setTop(box.current.scrollTop)} onKeyDown=${move}>
-    <ul class="virtual-rows" aria-label=${label} style=${{ height: `${total * height}px` }}>
+  return html`<div class="long-list" tabindex="-1" ref=${box} onScroll=${() => setTop(box.current.scrollTop)} onKeyDown=${move}>
+    <ul class="long-rows" aria-label=${label} style=${{ height: `${total * height}px` }}>
       ${indexes.map((index) => {
         const row = rowAt(index);
-        const choose = () => (setActive(index), onChoose?.(row, index));
+        const choose = () => (activate(index), onChoose?.(row, index));
         const properties = { 'data-index': index, tabindex: index === stop ? 0 : -1, onClick: choose };
         return html`<li key=${index} aria-setsize=${total} aria-posinset=${index + 1} style=${{ height: `${height}px`, top: `${index * height}px` }}>
           ${row ? children(row, index, properties) : html`<span class="small">…</span>`}

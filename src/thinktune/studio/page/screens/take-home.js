@@ -36,7 +36,7 @@ function Model({ shown }) {
   const text = useText();
   return html`<h2>${words.model}</h2>
     <p class="mono">${words.size(shown.final.path, formatBytes(shown.final.bytes))}</p>
-    ${shown.commands.map((command, number) => html`<details class="more" open=${number === 0}><summary>${text(command.title)}</summary>
+    ${shown.commands.map((command, number) => html`<details class="fold" open=${number === 0}><summary>${text(command.title)}</summary>
       ${command.language === 'sh' ? command.text.split('\n').map((line) => html`<${Command} line=${line} />`) : html`<${Command} line=${command.text} />`}
     </details>`)}`;
 }
@@ -50,7 +50,7 @@ function Exports({ name, targets }) {
   const toggle = (target) => setChosen(chosen.includes(target) ? chosen.filter((one) => one !== target) : [...chosen, target]);
   const verb = { verb: 'export', run: name, targets: chosen };
   return html`<h2>${words.exports}</h2>
-    <div class="cards" role="group" aria-label=${words.choose}>
+    <div class="target-cards" role="group" aria-label=${words.choose}>
       ${targets.map((target) => html`<${Target} key=${target.name} target=${target} isChosen=${chosen.includes(target.name)} onToggle=${() => toggle(target.name)} />`)}
     </div>
     ${!isAlive(act) && chosen.length > 0 && html`<${VerbCommand} verb=${verb} />`}
@@ -92,13 +92,13 @@ function Push({ name, hubs }) {
   const verb = { verb: 'push', run: name, hub, name: repository.trim(), public: isPublic };
   return html`<h2>${words.push}</h2>
     <p class="small">${words.pushHint}</p>
-    <div class="fields">
+    <div class="form-grid">
       <label>${words.hub}<select value=${hub} onChange=${(event) => setHub(event.target.value)}>
         ${hubs.map((one) => html`<option value=${one.name}>${words.hubs[one.name]}</option>`)}
       </select></label>
       <label>${words.repository}<input type="text" autocomplete="off" spellcheck=${false} placeholder="clinic/heart-qwen3" value=${repository} onInput=${(event) => setRepository(event.target.value)} /></label>
     </div>
-    <p class="choices"><label><input type="checkbox" checked=${isPublic} onChange=${(event) => setPublic(event.target.checked)} /><span>${words.public}</span></label></p>
+    <p class="ticks"><label><input type="checkbox" checked=${isPublic} onChange=${(event) => setPublic(event.target.checked)} /><span>${words.public}</span></label></p>
     <p class=${`small ${hasToken ? '' : 'warning'}`}>${hasToken ? words.token(variable) : words.noToken(variable)}</p>
     ${!isAlive(act) && isNamed && html`<${VerbCommand} verb=${verb} />`}
     ${!isAlive(act) && html`<${ActButton} verb=${verb} label=${words.pushStart} disabled=${!isNamed || !hasToken} onStart=${({ id }) => setStarted(id)} />`}
@@ -110,5 +110,5 @@ function Card({ card, path }) {
   const text = useText();
   return html`<h2>${words.card}</h2>
     <p class="small">${words.cardHint(path)} ${card.edited ? words.cardEdited : ''}</p>
-    <div class="document" tabindex="0" role="group" aria-label=${words.card}>${text(card.text)}</div>`;
+    <div class="card-text" tabindex="0" role="group" aria-label=${words.card}>${text(card.text)}</div>`;
 }

@@ -36,7 +36,7 @@ export function Talk({ name }) {
     </div>`}
     ${loading && html`<p role="status">${words.loading}</p>`}
     ${served?.ready && html`<${Chat} id=${served.id} />`}
-    ${watched && html`<details class="more" open=${!served?.ready}><summary>${words.server}</summary><${Act} id=${watched} key=${watched} /></details>`}
+    ${watched && html`<details class="fold" open=${!served?.ready}><summary>${words.server}</summary><${Act} id=${watched} key=${watched} /></details>`}
     ${talk && html`<${Said} talk=${talk} />`}`;
 }
 
@@ -54,7 +54,7 @@ function Said({ talk }) {
   const language = useLanguage();
   const rows = Object.entries(talk.rows);
   return html`<h2>${words.said}</h2>
-    ${rows.length ? html`<ul class="facts">${rows.map(([rating, count]) => html`<li><b>${formatNumber(count, language)}</b> ${words.rows[rating]}</li>`)}</ul>`
+    ${rows.length ? html`<ul class="fact-list">${rows.map(([rating, count]) => html`<li><b>${formatNumber(count, language)}</b> ${words.rows[rating]}</li>`)}</ul>`
       : html`<p class="small">${words.noRows}</p>`}
     ${talk.command && html`<p>${words.trainOn}</p><${Command} line=${talk.command} />`}
     <h2>${words.votes}</h2>
@@ -67,5 +67,5 @@ export function Votes({ votes }) {
   const per = (share) => (100 * share).toFixed(1);
   const { share } = votes;
   return html`<p>${share ? words.preferred(votes.tuned, votes.tuned + votes.base, per(share.value), per(share.low), per(share.high)) : words.undecided}</p>
-    <ul class="facts">${Object.entries(words.counts).map(([key, text]) => votes[key] ? html`<li><b>${votes[key]}</b> ${text}</li>` : null)}</ul>`;
+    <ul class="fact-list">${Object.entries(words.counts).map(([key, text]) => votes[key] ? html`<li><b>${votes[key]}</b> ${text}</li>` : null)}</ul>`;
 }

@@ -53,7 +53,7 @@ function Spent({ spent }) {
   const language = useLanguage();
   const { money, tokens } = spent;
   const number = (value) => formatNumber(value, language);
-  return html`<ul class="facts" aria-label=${words.soFar}>
+  return html`<ul class="fact-list" aria-label=${words.soFar}>
     <li><b>${words.replies(number(spent.replies))}</b></li>
     <li>${words.spentTokens(number(tokens.prompt), number(tokens.reply))}</li>
     ${money && html`<li><b>${words.spentMoney(money.currency, money.spent.toFixed(MONEY_DIGITS))}</b></li>`}
@@ -91,7 +91,7 @@ function KeptRows({ rows }) {
   const words = useWords(file);
   return html`<h3>${words.keptRows}</h3>
     ${rows.total > rows.shown.length && html`<p class="small">${words.firstOf(rows.shown.length, rows.total)}</p>`}
-    ${rows.shown.map((row) => html`<div class="side kept"><h4 lang="">${row.question}</h4>
-      ${row.reasoning && html`<details class="thoughts"><summary>${words.reasoning}</summary><div class="said" lang="">${row.reasoning}</div></details>`}
-      <div class="said" lang="">${row.answer}</div></div>`)}`;
+    ${rows.shown.map((row) => html`<div class="side-of kept-row"><h4 lang="">${row.question}</h4>
+      ${row.reasoning && html`<details class="reasoning-of"><summary>${words.reasoning}</summary><div class="as-written" lang="">${row.reasoning}</div></details>`}
+      <div class="as-written" lang="">${row.answer}</div></div>`)}`;
 }

@@ -29,7 +29,7 @@ function QuestionSet({ set }) {
   const caption = `${text(set.words)}${language === 'zh' ? '，' : ', '}${words.rows(formatNumber(set.rows, language))}`;
   return html`<div class="card">
     <${Table} caption=${caption} first=${words.measure} lines=${set.lines} />
-    ${set.more_lines.length > 0 && html`<details class="more"><summary>${words.more(set.more_lines.length)}</summary>
+    ${set.more_lines.length > 0 && html`<details class="fold"><summary>${words.more(set.more_lines.length)}</summary>
       <${Table} caption=${caption} first=${words.measure} lines=${set.more_lines} /></details>`}
     ${set.group_lines.length > 0 && html`<${Groups} set=${set} />`}
     ${set.apart > 0 && html`<p class="small">${words.apart(formatNumber(set.apart, language))}</p>`}
@@ -39,7 +39,7 @@ function QuestionSet({ set }) {
 function Table({ caption, first, lines }) {
   const words = useWords(file);
   const text = useText();
-  return html`<div class="scrolls" tabindex="0" role="group" aria-label=${caption}><table class="figures">
+  return html`<div class="scrolls" tabindex="0" role="group" aria-label=${caption}><table class="measures">
     <caption>${caption}</caption>
     <thead><tr><th scope="col">${first}</th><th scope="col" class="amount">${words.base}</th><th scope="col" class="amount">${words.tuned}</th>
       <th scope="col" class="amount">${words.difference}</th><th scope="col" class="drawn">${words.interval}</th></tr></thead>
@@ -56,8 +56,8 @@ function Groups({ set }) {
   const words = useWords(file);
   const text = useText();
   const title = set.is_general ? words.forgotten : words.groups;
-  return html`<details class="more" open=${set.is_general}><summary>${title}</summary>
-    <div class="scrolls" tabindex="0" role="group" aria-label=${title}><table class="figures">
+  return html`<details class="fold" open=${set.is_general}><summary>${title}</summary>
+    <div class="scrolls" tabindex="0" role="group" aria-label=${title}><table class="measures">
       <thead><tr><th scope="col">${words.kind}</th><th scope="col" class="amount">${words.base}</th><th scope="col" class="amount">${words.tuned}</th>
         <th scope="col" class="amount">${words.difference}</th><th scope="col" class="drawn">${words.interval}</th></tr></thead>
       <tbody>${set.group_lines.map((group) => html`<tr><th scope="row">${text(group.name)} <span class="meaning">${words.rows(group.rows)}</span></th>
@@ -71,14 +71,14 @@ function Exam({ exam }) {
   const text = useText();
   const { figures } = exam;
   return html`<div class="card"><h3>${exam.title}</h3>
-    ${figures.base ? html`<div class="scrolls" tabindex="0" role="group" aria-label=${exam.title}><table class="figures">
+    ${figures.base ? html`<div class="scrolls" tabindex="0" role="group" aria-label=${exam.title}><table class="measures">
       <thead><tr><th scope="col">${words.right}</th><th scope="col" class="amount">${words.base}</th><th scope="col" class="amount">${words.tuned}</th><th scope="col" class="amount">${words.difference}</th></tr></thead>
       <tbody><tr><th scope="row">${words.rows(figures.rows)}</th><td class="amount"><${Figure} pair=${figures.base} /></td>
         <td class="amount"><${Figure} pair=${figures.tuned} /></td><td class="amount"><${Figure} pair=${figures.difference} verdict=${figures.verdict} /></td></tr></tbody>
     </table></div>` : html`<p class="small">${words.noQuestion}</p>`}
     <p class="small">${words.examFacts(exam)} · ${text(exam.split)} · ${text(exam.language)}. ${words.licence(exam)}. ${words.from(exam)}</p>
-    <${Drawing} svg=${exam.curve} />
-    ${exam.points.length > 1 && html`<details class="more"><summary>${words.curve}</summary><div class="scrolls" tabindex="0" role="group" aria-label=${words.curve}><table class="figures">
+    <div class="report-charts"><${Drawing} svg=${exam.curve} /></div>
+    ${exam.points.length > 1 && html`<details class="fold"><summary>${words.curve}</summary><div class="scrolls" tabindex="0" role="group" aria-label=${words.curve}><table class="measures">
       <thead><tr><th scope="col">${words.budget}</th><th scope="col" class="amount">${words.base}</th><th scope="col" class="amount">${words.tuned}</th><th scope="col" class="amount">${words.difference}</th></tr></thead>
       <tbody>${exam.points.map((point) => html`<tr><th scope="row">${point.budget_tokens}</th>
         ${['base', 'tuned'].map((side) => html`<td class="amount"><${Figure} pair=${point[side]} /></td>`)}

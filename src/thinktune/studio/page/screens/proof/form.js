@@ -20,23 +20,23 @@ export function EvaluationForm({ name, proof, files, onStart }) {
   return html`<details class="card" open=${!done} key=${done}>
     <summary>${done ? words.askAgain : words.ask}</summary>
     <p class="hint">${words.heldOut} ${done ? words.resumes : ''}</p>
-    <fieldset><legend>${words.tasks}</legend><div class="choices">
+    <fieldset class="form-set"><legend>${words.tasks}</legend><div class="ticks">
       ${files.length ? files.map((one) => html`<label key=${one}><input type="checkbox" checked=${asked.tasks.includes(one)} onChange=${toggle('tasks', one)} /><span>${one}</span></label>`)
         : html`<span class="hint">${words.noTasks}</span>`}
     </div></fieldset>
-    <fieldset><legend>${words.exams}</legend><div class="choices">
+    <fieldset class="form-set"><legend>${words.exams}</legend><div class="ticks">
       ${proof.exams.map((exam) => html`<label key=${exam.name}><input type="checkbox" checked=${asked.exam.includes(exam.name)} onChange=${toggle('exam', exam.name)} />
         <span>${words.examNames[exam.name] ?? exam.name} <span class="hint">${exam.sets.map((set) => set.title).join(', ')}</span></span></label>`)}
     </div></fieldset>
-    <div class="fields">
+    <div class="form-grid">
       <label>${words.modes}<select value=${asked.modes} onChange=${(event) => change({ modes: event.target.value })}>
         <option value="both">${words.modesBoth}</option><option value="on">${words.modesOn}</option><option value="off">${words.modesOff}</option>
       </select></label>
       ${asked.exam.length > 0 && html`<label>${words.examQuestions}<input type="number" min="0" step="1" value=${asked.questions} onInput=${(event) => change({ questions: event.target.value })} /></label>`}
-      <div class="field"><label for="judge">${words.judge}</label><input id="judge" type="url" aria-describedby="judge-hint" value=${asked.judge} onInput=${(event) => change({ judge: event.target.value })} />
+      <div class="form-field"><label for="judge">${words.judge}</label><input id="judge" type="url" aria-describedby="judge-hint" value=${asked.judge} onInput=${(event) => change({ judge: event.target.value })} />
         <span id="judge-hint" class="hint">${words.judgeHint}</span></div>
     </div>
-    <p class="choices"><label><input type="checkbox" checked=${asked.probe} onChange=${(event) => change({ probe: event.target.checked })} /><span>${words.general}</span></label></p>
+    <p class="ticks"><label><input type="checkbox" checked=${asked.probe} onChange=${(event) => change({ probe: event.target.checked })} /><span>${words.general}</span></label></p>
     <${VerbCommand} verb=${verb} />
     <${ActButton} verb=${verb} label=${words.start} onStart=${onStart} />
   </details>`;

@@ -84,20 +84,20 @@ function Row({ name, mode, number, stamp }) {
   const { row, error } = state;
   if (!row) return html`<${Problem} error=${error} />`;
   return html`<article class="card" aria-label=${row.row}>
-    <h3 class="said" lang="">${row.question}</h3>
-    ${row.references.length + row.keypoints.length > 0 && html`<div class="side"><h4>${words.reference}</h4>
+    <h3 class="as-written" lang="">${row.question}</h3>
+    ${row.references.length + row.keypoints.length > 0 && html`<div class="side-of"><h4>${words.reference}</h4>
       <${Reasoning} text=${row.reference_reasoning} />
       ${row.references.map((reference) => html`<${Said} text=${reference} />`)}
       ${row.keypoints.length > 0 && html`<p class="small">${words.keypoints}: ${row.keypoints.join('; ')}</p>`}
     </div>`}
-    <div class="pair"><${Reply} title=${words.base} reply=${row.base} /><${Reply} title=${words.tuned} reply=${row.tuned} /></div>
+    <div class="two-sides"><${Reply} title=${words.base} reply=${row.base} /><${Reply} title=${words.tuned} reply=${row.tuned} /></div>
   </article>`;
 }
 
 function Reply({ title, reply }) {
   const words = useWords(file);
   const { right, loops } = reply.scores;
-  return html`<div class="side"><h4>${title}
+  return html`<div class="side-of"><h4>${title}
       ${right !== undefined && html`<span class=${right ? 'better' : 'worse'}>${right ? words.right : words.wrong}</span>`}
       ${reply.finish === 'length' && html`<span class="badge">${words.cut}</span>`}
       ${loops ? html`<span class="badge">${words.loops}</span>` : null}
@@ -110,12 +110,12 @@ function Reply({ title, reply }) {
 
 function Reasoning({ text }) {
   const words = useWords(file);
-  return text ? html`<details class="thoughts"><summary>${words.reasoning}</summary><${Said} text=${text} /></details>` : null;
+  return text ? html`<details class="reasoning-of"><summary>${words.reasoning}</summary><${Said} text=${text} /></details>` : null;
 }
 
 /** Show a text as it was written; a long one scrolls, also by keys. */
 function Said({ text }) {
-  return html`<div class="said" lang="" tabindex=${text.length > 600 ? 0 : null}>${text}</div>`;
+  return html`<div class="as-written" lang="" tabindex=${text.length > 600 ? 0 : null}>${text}</div>`;
 }
 
 /** Return a value once it has stayed the same for a while. */

@@ -19,21 +19,21 @@ export function ThinkForm({ name, shown, onStart }) {
   const isReady = asked.kind !== 'server' || /^https?:\/\/./.test(asked.address.trim());
   const isBounded = asked.kind !== 'server' || verb.tokens || (verb.price && verb.budget !== undefined);
   const { key } = shown;
-  const field = (id, hint = '', more = {}) => html`<div class="field"><label for=${id}>${words[id]}</label>
+  const field = (id, hint = '', more = {}) => html`<div class="form-field"><label for=${id}>${words[id]}</label>
     <input id=${id} type="text" autocomplete="off" spellcheck=${false} aria-describedby=${hint ? `${id}-hint` : null} value=${asked[id]} onInput=${(event) => change({ [id]: event.target.value })} ...${more} />
     ${hint && html`<span id=${`${id}-hint`} class="hint">${hint}</span>`}</div>`;
   const count = { type: 'number', min: 1, step: 1 };
-  return html`<fieldset class="choices"><legend>${words.teacher}</legend>
+  return html`<fieldset class="form-set ticks"><legend>${words.teacher}</legend>
       ${['server', 'base', ...(shown.runs.length ? ['run'] : [])].map((kind) => html`<label><input type="radio" name="teacher" checked=${asked.kind === kind} onChange=${() => change({ kind })} /><span>${words.teachers[kind]}</span></label>`)}
     </fieldset>
-    <div class="fields">
+    <div class="form-grid">
       ${asked.kind === 'server' && field('address', words.addressHint, { type: 'url' })}
       ${asked.kind === 'run' && html`<label>${words.run}<select value=${asked.run} onChange=${(event) => change({ run: event.target.value })}>${shown.runs.map((one) => html`<option value=${one}>${one}</option>`)}</select></label>`}
       ${asked.kind === 'server' && html`${field('price', words.priceHint)}${field('budget', words.budgetHint, { type: 'number', min: 0, step: 'any' })}`}
       ${field('tokens', '', count)}${field('tries', '', count)}${field('length', words.lengthHint)}${field('judge', '', { type: 'url' })}
     </div>
     ${asked.kind === 'server' && html`<p class="small">${key.set ? words.key(key.set) : words.noKey(key.variables[0])}</p>`}
-    <div class="choices flags">${FLAGS.map((flag) => html`<label><input type="checkbox" checked=${asked[flag]} onChange=${(event) => change({ [flag]: event.target.checked })} /><span>${words[flag]}</span></label>`)}</div>
+    <div class="ticks flags">${FLAGS.map((flag) => html`<label><input type="checkbox" checked=${asked[flag]} onChange=${(event) => change({ [flag]: event.target.checked })} /><span>${words[flag]}</span></label>`)}</div>
     ${isReady && !isBounded && html`<p class="warning">${words.unbounded}</p>`}
     ${isReady && html`<${VerbCommand} verb=${verb} />`}
     <${ActButton} verb=${verb} label=${words.start} disabled=${!isReady} onStart=${onStart} />`;

@@ -126,6 +126,17 @@ def test_a_recipe_with_mistakes_is_shown_with_them(client, folder):
     assert "mine.yaml:6: train.epochs" in held["mistakes"][0]
 
 
+def test_files_of_several_sources_are_told_apart(client, folder):
+    (folder / "more.jsonl").write_text("{}\n")
+    (folder / "mine.yaml").write_text(
+        "model: {name: base}\ndata:\n- name: rows.jsonl\n- {name: more.jsonl, share: 0.2, validation: 0}\n"
+    )
+    held = client.get("/studio/recipe/mine.yaml").json()
+    assert (held["rows"], held["sources"]) == (["rows.jsonl", "more.jsonl"], [0, 1])
+    put(client, digest=held["digest"], changes={"data.1.columns": {"question": "x", "answer": "y"}})
+    assert load_recipe(folder / "mine.yaml").sources[1].columns.question == "x"
+
+
 def test_what_check_says_is_named_in_both_languages_and_its_remedies_can_be_written():
     warning = "train.learning_rate: is 1; a model may be destroyed by it; write train.learning_rate: 2e-05"
     epochs = "train.epochs: is 30; the rest is lost time; write train.epochs: 3, or train.stop_when_overfitting: 2"

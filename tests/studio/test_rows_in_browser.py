@@ -184,6 +184,20 @@ def test_settings_are_written_whole_or_not_at_all_and_warnings_carry_their_value
         )
 
 
+def test_a_recipe_with_mistakes_is_mended_as_a_text(browser, folder, address):
+    (folder / "mine.yaml").write_text(RECIPE + "train: {epoch: 3}\n")
+    with open_page(browser, f"{address}/rows/mine.yaml") as page:
+        page.get_by_text("train.epoch: unknown key").wait_for()
+        text = page.get_by_label("The recipe as a text")
+        text.fill(RECIPE + "train: {epochs: none}\n")
+        page.get_by_role("button", name="Write this text").click()
+        page.get_by_text("train.epochs: is").wait_for()
+        text.fill(RECIPE + "train: {epochs: 3}  # three\n")
+        page.get_by_role("button", name="Write this text").click()
+        page.get_by_text("What n is read as").or_(page.get_by_label("What n is read as")).first.wait_for()
+        assert (folder / "mine.yaml").read_text() == RECIPE + "train: {epochs: 3}  # three\n"
+
+
 def test_time_disk_and_cost_are_told_at_the_price_of_an_hour(browser, address):
     with open_page(browser, f"{address}/plan/mine.yaml") as page:
         page.get_by_label("Price of an hour").fill("2.5")

@@ -39,8 +39,8 @@ def kernels(found):
 def guarded(most, shape):
     """Return the most bytes of a token that the installed compiler's own kernels may move, for those of torch 2.11.
 
-    Since 2.13 a kernel with sums over rows and columns reads at most ten tensors, so that no registers spill
-    (pytorch#179423). A layer's last kernel is two for it, which read and write four times the hidden states more.
+    That of 2.13 has kernels with sums over rows and columns read at most ten tensors, so that no registers spill
+    (pytorch#179423). A layer's last kernel is two for it, which move four times the hidden states more.
     """
     return most + 4 * shape.hidden_size * torch.bfloat16.itemsize * has_guard
 

@@ -56,6 +56,20 @@ def test_the_prediction_is_that_of_a_whole_step_of_one_long_row(sizes, memory):
     assert plain.evaluate > found.evaluate
 
 
+@pytest.mark.slow
+def test_the_plans_own_choice_for_an_8b_with_rows_of_32k_tokens_fits_one_h200():
+    """Without a compiler, as a whole step can be traced only so; all 36 layers, the update after the backward pass."""
+    made, card = long_rows(EIGHT_BILLION), find_card("H200")
+    setting = make_plan(TrainConfig(rows_per_step=1), made, card).chosen.setting
+    assert (setting.memory, setting.activation_budget, setting.offload_activations) == ("exact", 0.0, False)
+    settings = TrainConfig(rows_per_step=1, memory=setting.memory, update_in_backward=setting.update_in_backward)
+    _, peak, host = whole_step(Qwen3Config(**EIGHT_BILLION), settings, BF16, 32_768, 29_491, recompute=True)
+    found = memory_peaks(made, replace(setting, chunk_rows=None))  # rows of logits as the traced step takes them
+    assert found.train == pytest.approx(peak, rel=0.05)
+    assert host == found.host == 0
+    assert peak < card.memory_bytes
+
+
 def test_inputs_go_to_the_host_only_where_nothing_else_fits():
     asked = train_config()
     smallest = make_plan(train_config(offload_activations=False), workload(), find_card("1GiB"))

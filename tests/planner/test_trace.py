@@ -68,6 +68,14 @@ def test_fp32_weights_in_bf16_arithmetic_count_autocasts_copies(recompute):
     assert found.evaluate - plain.evaluate > weights, "two bytes a weight, less what bf16 activations save"
 
 
+def test_fp32_weights_are_planned_for_a_card_whose_loss_is_one_kernel():
+    """Autocast is traced on the CPU, without memory, where the kernel that the card will launch cannot run."""
+    made = Workload(shape(), META, False, True, 2048, 2048, 0.9, [1199])
+    assert made.fused_loss
+    plain, fp32 = (memory_peaks(made, Setting(memory, False, 1.0, 2048)) for memory in ("exact", "fp32"))
+    assert fp32.train > plain.train
+
+
 def test_resident_bytes_are_exact(start):
     """Compare with the tensors of an optimizer of a real model, in every tier."""
     for memory, tier in TIERS.items():

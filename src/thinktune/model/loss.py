@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from thinktune.model.device import runs_triton
 from thinktune.tokenization import TokenKind
@@ -148,8 +149,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(len(labels), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if with_gradients else None
         weight_gradient = torch.zeros_like(weight) if with_gradients else None
-        # The meta device has no kernels; one pass per operation takes the same memory.
-        softmax = _fused_cross_entropy if fused and hidden.device.type != "meta" else _cross_entropy_inplace
+        # Tensors without memory have no kernels; one pass per operation takes the same memory.
+        is_traced = hidden.device.type == "meta" or isinstance(hidden, FakeTensor)
+        softmax = _fused_cross_entropy if fused and not is_traced else _cross_entropy_inplace
         # One buffer for all chunks, in place: new pages for each would cost more than the arithmetic.
         chunk_rows = chunks.rows or pick_chunk_rows(hidden.device, len(weight), dtype)
         chunk_rows = min(chunk_rows, max(1, len(labels)))

@@ -1,6 +1,7 @@
 """The process of one act: runs a verb of the command line, passes signals on, and writes how it ended.
 
-It has a session of its own, so it survives the studio, a closed terminal and a closed tab.
+It has a session of its own, so it survives the studio, a closed terminal and a closed tab. It is started by its file's
+path and imports next to nothing, so that it is there at once.
 """
 
 import os
@@ -8,16 +9,62 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
 
 from thinktune.files import read_json, write_json
-from thinktune.progress import PROGRESS_FILE_VARIABLE
-from thinktune.studio.act_folder import ActFolder
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+
+
+@dataclass(frozen=True, slots=True)
+class ActFolder:
+    """The folder of one act; its name is the act's id."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """What the act is: verb, arguments, what it is about, and when it was started."""
+        return self.path / "act.json"
+
+    @property
+    def stdout(self) -> Path:
+        """What the verb printed."""
+        return self.path / "stdout"
+
+    @property
+    def stderr(self) -> Path:
+        """What it printed for people beside that: notices and errors."""
+        return self.path / "stderr"
+
+    @property
+    def progress(self) -> Path:
+        """How far it is; whole or absent."""
+        return self.path / "progress.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the act's process while it lives."""
+        return self.path / "lock"
+
+    @property
+    def process(self) -> Path:
+        """The numbers of its processes, true while the lock is held."""
+        return self.path / "process.json"
+
+    @property
+    def stop(self) -> Path:
+        """Written when somebody asked it to stop."""
+        return self.path / "stop.json"
+
+    @property
+    def exit(self) -> Path:
+        """Its exit code and when it ended; whole or absent."""
+        return self.path / "exit.json"
 
 
 def run_act(folder: Path) -> int:
@@ -40,7 +87,7 @@ def run_act(folder: Path) -> int:
 
 def _run_verb(act: ActFolder) -> int:
     record = read_json(act.record)
-    environment = os.environ | {PROGRESS_FILE_VARIABLE: str(act.progress), "PYTHONUNBUFFERED": "1", "TERM": "dumb"}
+    environment = os.environ | record["environment"]
     stopped = False
     verb: subprocess.Popen[bytes] | None = None
 
@@ -54,7 +101,7 @@ def _run_verb(act: ActFolder) -> int:
         signal.signal(number, pass_on)
     with act.stdout.open("ab") as stdout, act.stderr.open("ab") as stderr:
         verb = subprocess.Popen(
-            [sys.executable, "-m", "thinktune", *record["argv"]],
+            [*record["program"], *record["argv"]],
             cwd=record["folder"],
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -17,9 +17,11 @@ from typing import Any, Literal
 from thinktune.errors import Stopped, redact
 from thinktune.files import read_json, write_json
 from thinktune.http import ApiError
+from thinktune.progress import PROGRESS_FILE_VARIABLE
 from thinktune.run.environment import shell_command
 from thinktune.run.lock import is_held
-from thinktune.studio.act_folder import ActFolder
+from thinktune.studio import act_process
+from thinktune.studio.act_process import ActFolder
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.verbs import Verb
 
@@ -55,6 +57,8 @@ class Acts:
     """The acts of a studio's folder, below `.thinktune/acts`."""
 
     folder: StudioFolder
+    program: tuple[str, ...] = (sys.executable, "-P", "-m", "thinktune")
+    """What is started, before the verb and its arguments; no module is taken from the user's folder (-P)."""
 
     @property
     def path(self) -> Path:
@@ -69,16 +73,18 @@ class Acts:
         act = ActFolder(self.path / id)
         record = {
             "verb": verb.verb,
+            "program": self.program,
             "argv": argv,
             "about": verb.about(),
             "command": self.command_of(verb),
             "started_at": now,
             "folder": str(self.folder.path),
+            "environment": {PROGRESS_FILE_VARIABLE: str(act.progress), "PYTHONUNBUFFERED": "1", "TERM": "dumb"},
         }
         act.path.mkdir(parents=True)
         write_json(act.record, record)
         subprocess.Popen(
-            [sys.executable, "-m", "thinktune.studio.act_process", str(act.path)],
+            [sys.executable, "-P", act_process.__file__, str(act.path)],
             cwd=self.folder.path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -66,9 +66,8 @@ class StudioFolder:
 
     def row_files(self) -> list[str]:
         """List files that hold rows, by name, as their endings say."""
-        return sorted(
-            islice((name for name in self._tree.files() if name.lower().endswith(ROW_FILE_ENDINGS)), MAX_LISTED)
-        )
+        files = (name for name in self._tree.files() if not name.endswith(DOUBTS_ENDINGS))
+        return sorted(islice((name for name in files if name.lower().endswith(ROW_FILE_ENDINGS)), MAX_LISTED))
 
     def runs(self) -> list[str]:
         """List runs by name, in no order; a run's own folders are not searched."""

@@ -30,6 +30,7 @@ from thinktune.studio.studio import Studio
 from thinktune.studio.way import find_way
 
 POLL_SECONDS = 1.0
+CLOSING_SECONDS = 0.25  # between looks whether the server is ending
 SHARE_OF_TIME = 0.1  # at most, that reading a long run again and again may take
 ALIVE_SECONDS = 15.0  # between comments that keep proxies from closing a quiet stream
 
@@ -69,7 +70,7 @@ def add_run_routes(app: FastAPI, studio: Studio) -> None:
         async def events() -> AsyncGenerator[str]:
             sent: Any = None
             sent_at = time.monotonic()
-            while True:
+            while not studio.is_closing():
                 began = time.monotonic()
                 signature = await run_in_threadpool(run_signature, path)
                 if signature != sent:
@@ -81,7 +82,9 @@ def add_run_routes(app: FastAPI, studio: Studio) -> None:
                 elif time.monotonic() - sent_at > ALIVE_SECONDS:
                     sent_at = time.monotonic()
                     yield ": alive\n\n"
-                await asyncio.sleep(max(POLL_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME))
+                ends_at = time.monotonic() + max(POLL_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME)
+                while time.monotonic() < ends_at and not studio.is_closing():
+                    await asyncio.sleep(CLOSING_SECONDS)
 
         return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
 

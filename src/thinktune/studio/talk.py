@@ -19,15 +19,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from thinktune.config import load_recipe
-from thinktune.config.schema import DataConfig
+from thinktune.config import DataConfig, load_recipe
 from thinktune.errors import UserError
 from thinktune.eval.votes import count_votes
 from thinktune.http import ApiError, Limits
 from thinktune.http.security import error_response, read_body
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
-from thinktune.studio.act_folder import ActFolder
+from thinktune.studio.act_process import ActFolder
 from thinktune.studio.studio import Studio
 
 # The server's own line. It listens on loopback alone, as the studio starts it.

@@ -24,7 +24,7 @@ export function CardTable({ plan }) {
     ${[plan.card_note, plan.precision].filter(Boolean).map((note) => html`<p class="warning" lang="en">${note}</p>`)}
     ${plan.options.length > 0 && html`<p class="small">${words.planned(plan.ranks > 1 ? `${plan.ranks} × ${plan.card}` : plan.card, plan.card_gib)}</p>
       <div class="scroll" tabindex="0" role="group" aria-label=${words.cardTable}><table>
-        <thead><tr><th scope="col">${words.columns.mark}</th>${COLUMNS.map((column) => html`<th key=${column} scope="col">${words.columns[column]}</th>`)}</tr></thead>
+        <thead><tr><th scope="col">${words.columns.mark}</th>${COLUMNS.map((column) => html`<th key=${column} scope="col" class=${['memory', 'update'].includes(column) ? '' : 'number'}>${words.columns[column]}</th>`)}</tr></thead>
         <tbody>${plan.options.map((option, index) => html`<tr key=${index} class=${option.chosen ? 'chosen' : option.fits ? '' : 'off'}>
           <th scope="row">${option.chosen ? words.chosen : option.fits ? words.fits : words.tooLarge}</th>
           ${COLUMNS.map((column) => html`<td key=${column} class=${['memory', 'update'].includes(column) ? '' : 'number'}>${cell(option, column)}</td>`)}</tr>`)}</tbody>

@@ -53,10 +53,12 @@ function FaultCard({ fault, policy, doubt, rowsRead, change, onShow }) {
 /** A row before, and as a policy would train it. */
 export function BeforeAfter({ doubt, policy }) {
   const words = useWords(file);
+  const language = useLanguage();
   const after = doubt.after[policy];
+  const named = doubt.choices.find((choice) => choice.policy === policy)?.[language] ?? policy;
   return html`<div class="before-after">
     <div><h4>${words.before}</h4><${Turns} turns=${doubt.before} other=${after} /></div>
-    <div><h4>${words.after(policy)}</h4>${after ? html`<${Turns} turns=${after} other=${doubt.before} />` : html`<p class="warning">${policy in doubt.after ? words.leftOut : words.unknownAfter}</p>`}</div>
+    <div><h4>${words.after(named)}</h4>${after ? html`<${Turns} turns=${after} other=${doubt.before} />` : html`<p class="warning">${policy in doubt.after ? words.leftOut : words.unknownAfter}</p>`}</div>
   </div>`;
 }
 

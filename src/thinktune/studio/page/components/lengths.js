@@ -23,7 +23,7 @@ export function Lengths({ facts }) {
       ${PARTS.map((each) => html`<option key=${each} value=${each} selected=${each === part}>${words.lengthParts[each]}</option>`)}</select></label></p>
     <${Histogram} histogram=${facts.histograms[part]} limit=${part === 'whole' ? facts.max_tokens : null} label=${words.lengthParts[part]} />
     <div class="scroll" tabindex="0" role="group" aria-label=${words.lengths}><table>
-      <thead><tr><th scope="col">${words.tokensOf}</th>${['mean', 'median', 'p95', 'max'].map((key) => html`<th key=${key} scope="col">${words.figures[key]}</th>`)}</tr></thead>
+      <thead><tr><th scope="col">${words.tokensOf}</th>${['mean', 'median', 'p95', 'max'].map((key) => html`<th key=${key} scope="col" class="number">${words.figures[key]}</th>`)}</tr></thead>
       <tbody>${PARTS.map((each) => html`<tr key=${each}><th scope="row">${words.lengthParts[each]}</th>
         ${['mean', 'median', 'p95', 'max'].map((key) => html`<td key=${key} class="number">${number(facts.lengths[each][key])}</td>`)}</tr>`)}</tbody>
     </table></div>

@@ -44,6 +44,7 @@ export function Mapping({ recipe, rows, read, change, busy }) {
   const [examples, setExamples] = useState({ columns: [], rows: [], error: null });
   useEffect(() => {
     let gone = false;
+    if (!rows) return undefined; // of a hub
     get(`studio/rows/${inPath(rows)}?count=${EXAMPLES}`).then(
       (page) => gone || setExamples({ columns: page.columns, rows: page.rows, error: null }),
       (error) => gone || setExamples({ columns: [], rows: [], error }),

@@ -7,9 +7,6 @@ import { useServer } from '../server.js';
 import * as file from '../words/plan.js';
 import { Problem } from './problem.js';
 
-/** Return the models with what the planner says of each for a card, or for this machine; asked once it is wanted. */
-export const useModels = (card, wanted) => useServer(wanted ? `studio/models?card=${encodeURIComponent(card)}` : null);
-
 /** The model of a recipe: its name and hub, and the table of what fits. */
 export function ModelChoice({ values, change, busy, card }) {
   const words = useWords(file);
@@ -35,13 +32,13 @@ export function ModelChoice({ values, change, busy, card }) {
 function ModelTable({ card, current, onUse, busy }) {
   const words = useWords(file);
   const language = useLanguage();
-  const { value: held, error } = useModels(card, true);
+  const { value: held, error } = useServer(`studio/models?card=${encodeURIComponent(card)}`);
   if (!held) return html`<${Problem} error=${error} />${!error && html`<p role="status">${words.planning}</p>`}`;
   const billions = (count) => (count / 1e9).toFixed(1);
   const number = (count) => formatNumber(count, language);
   return html`<p class="small">${held.card ? words.forCard(held.card.name, held.card.gib) : words.noCard}</p>
     <div class="scroll" tabindex="0" role="group" aria-label=${words.whatFits}><table>
-      <thead><tr>${['model', 'parameters', 'download', 'fits', 'needs', 'speed', 'use'].map((key) => html`<th key=${key} scope="col">${words.modelTable[key]}</th>`)}</tr></thead>
+      <thead><tr>${['model', 'parameters', 'download', 'fits', 'needs', 'speed', 'use'].map((key) => html`<th key=${key} scope="col" class=${['model', 'fits', 'use'].includes(key) ? '' : 'number'}>${words.modelTable[key]}</th>`)}</tr></thead>
       <tbody>${held.models.map((model) => html`<tr key=${model.name} class=${model.fits === false ? 'off' : ''}>
         <th scope="row">${model.name}${model.name === held.chosen ? html` <span class="state finished">${words.suggested}</span>` : ''}</th>
         <td class="number">${billions(model.parameters)} B</td><td class="number">${model.download_gib} GiB</td>
@@ -50,16 +47,14 @@ function ModelTable({ card, current, onUse, busy }) {
         <td class="number">${model.speeds ? model.speeds.map(number).join('–') : '–'}</td>
         <td>${model.name === current ? words.inUse : html`<button type="button" disabled=${busy} aria-label=${words.useModel(model.name)} onClick=${() => onUse(model.name)}>${words.modelTable.use}</button>`}</td>
       </tr>`)}</tbody></table></div>
-    <p class="small">${words.assumed}</p>`;
+    <p class="small">${words.assumed}</p>
+    <p class="small">${words.knownCards(held.cards.map((one) => one.name).join(', '))}</p>`;
 }
 
-/** The card that is planned for: this machine's, or one by name. */
+/** The card that is planned for: this machine's where nothing is written, or any by name or size. */
 export function CardChoice({ card, onCard }) {
   const words = useWords(file);
-  const { value: held } = useModels('', true);
-  return html`<label class="field">${words.card} <select value=${card} onChange=${(event) => onCard(event.target.value)}>
-    <option value="">${words.thisMachine}${held?.card ? ` (${held.card.name})` : held ? ` (${words.cpu})` : ''}</option>
-    ${card && !held?.cards.some((one) => one.name === card) && html`<option value=${card}>${card}</option>`}
-    ${held?.cards.map((one) => html`<option key=${one.name} value=${one.name} selected=${one.name === card}>${one.name} · ${one.gib} GiB</option>`)}
-  </select></label>`;
+  return html`<label class="field narrow">${words.card}
+    <input value=${card} placeholder=${words.thisMachine} aria-describedby="card-hint" onChange=${(event) => onCard(event.target.value.trim())} /></label>
+    <p class="small" id="card-hint">${words.cardHint}</p>`;
 }

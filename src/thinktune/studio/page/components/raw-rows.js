@@ -56,8 +56,8 @@ function usePages(name, search) {
   };
 }
 
-/** Show the rows of a file with a search; `shown` is the place of a row to open, as in rows.jsonl:12. */
-export function RawRows({ name, shown, onShown }) {
+/** Show the rows of a file with a search. */
+export function RawRows({ name }) {
   const words = useWords(file);
   const language = useLanguage();
   const [typed, setTyped] = useState('');
@@ -76,8 +76,7 @@ export function RawRows({ name, shown, onShown }) {
     <${Problem} error=${pages.error} />
     ${pages.mistakes.map((line) => html`<p class="problem" role="alert" lang="en">${line}</p>`)}
     <${VirtualList} key=${`${name}\n${search}`} pages=${pages} onOpen=${setOpen} />
-    ${(open || shown) && html`<${RowDialog} name=${name} place=${open ?? { source: shown }} last=${pages.total - 1}
-      onClose=${() => (setOpen(null), onShown?.(null))} onMove=${(next) => (onShown?.(null), setOpen({ number: next }))} />`}
+    ${open && html`<${RowDialog} name=${name} place=${open} last=${pages.total - 1} onClose=${() => setOpen(null)} onMove=${(number) => setOpen({ number })} />`}
   </div>`;
 }
 
@@ -124,9 +123,9 @@ function VirtualList({ pages, onOpen }) {
   };
   const places = Array.from({ length: Math.max(0, to - from) }, (_, index) => from + index);
   if (!count) return html`<p class="small">${pages.whole ? words.noRows : words.readingRows}</p>`;
-  return html`<div ref=${box} class="virtual" role="listbox" tabindex="0" aria-label=${words.rawRows} aria-activedescendant=${`raw-${active}`}
+  return html`<div ref=${box} class="raw-list" role="listbox" tabindex="0" aria-label=${words.rawRows} aria-activedescendant=${`raw-${active}`}
     onScroll=${(event) => setView({ top: event.target.scrollTop, height: event.target.clientHeight })} onKeyDown=${onKeyDown}>
-    <div class="virtual-inside" role="presentation" style=${{ height: `${inside}px` }}><div role="presentation" style=${{ transform: `translateY(${offset}px)` }}>
+    <div class="raw-inside" role="presentation" style=${{ height: `${inside}px` }}><div role="presentation" style=${{ transform: `translateY(${offset}px)` }}>
       ${places.map((place) => html`<${RawRow} key=${place} place=${place} row=${pages.row(place)} size=${count} isActive=${place === active}
         onClick=${() => (setActive(place), open(place))} />`)}
     </div></div>
@@ -145,8 +144,8 @@ function RawRow({ place, row, size, isActive, onClick }) {
   </div>`;
 }
 
-/** One row, whole, with the rows before and after it. */
-function RowDialog({ name, place, last, onClose, onMove }) {
+/** One row, whole, with the rows before and after it; `place` is {number} or {source}, as in rows.jsonl:12. */
+export function RowDialog({ name, place, last = Infinity, onClose, onMove }) {
   const words = useWords(file);
   const dialog = useRef(null);
   const [state, setState] = useState({ row: null, error: null });

@@ -1,6 +1,6 @@
 // A recipe as the screens show and change it, and what `check` last said about it.
 
-import { html, useState } from '../libraries/preact.js';
+import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { useWords } from '../language.js';
 import { inPath, refreshAll, send, useServer } from '../server.js';
 import * as file from '../words/recipe.js';
@@ -18,10 +18,15 @@ export function useRecipe(name) {
   const path = name ? `studio/recipe/${inPath(name)}` : null;
   const { value: recipe, error, refresh } = useServer(path, REFRESH_MS);
   const [state, setState] = useState({ problem: null, busy: false });
-  const change = async (changes) => {
+  const digest = useRef(null);
+  const last = useRef(Promise.resolve());
+  useEffect(() => {
+    if (recipe) digest.current = recipe.digest;
+  }, [recipe]);
+  const write = async (changes) => {
     setState({ problem: null, busy: true });
     try {
-      await send('PUT', path, { digest: recipe.digest, changes });
+      digest.current = (await send('PUT', path, { digest: digest.current, changes })).digest;
       setState({ problem: null, busy: false });
       refreshAll();
       return true;
@@ -31,6 +36,7 @@ export function useRecipe(name) {
       return false;
     }
   };
+  const change = (changes) => (last.current = last.current.then(() => write(changes))); // one after the other
   return { recipe, error, change, ...state };
 }
 

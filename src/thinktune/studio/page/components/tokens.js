@@ -55,7 +55,7 @@ export function Tokens({ name, version }) {
       <span>${now.total !== null && words.of(number(now.total))}</span>
       <button type="button" disabled=${now.total === null || place >= now.total - 1} onClick=${() => move(place + 1)}>${words.next} →</button>
     </p>
-    <p class="legend">${KINDS.map((kind, index) => html`<span key=${kind} class=${`token k${index}`}>${words.kinds[kind]}</span>`)}</p>
+    <p class="token-legend">${KINDS.map((kind, index) => html`<span key=${kind} class=${`token k${index}`}>${words.kinds[kind]}</span>`)}</p>
     <p class="small" role="status">${row ? html`${row.source} · ${words.tokenCount(number(row.replies.at(-1)?.tokens ?? 0), number(row.replies.reduce((sum, reply) => sum + reply.learned, 0)))}${row.held_out ? ` · ${words.heldOut}` : ''}` : state.busy ? words.readingTokens : ''}</p>
     <${Problem} error=${state.error} />
     ${row?.replies.map((reply, index) => html`<${Reply} key=${index} reply=${reply} />`)}

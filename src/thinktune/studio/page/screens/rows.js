@@ -8,16 +8,17 @@ import { Faults } from '../components/faults.js';
 import { Lengths } from '../components/lengths.js';
 import { Mapping } from '../components/mapping.js';
 import { Problem } from '../components/problem.js';
-import { RawRows } from '../components/raw-rows.js';
+import { RawRows, RowDialog } from '../components/raw-rows.js';
 import { Advice, CheckState, Mistakes, quote, useFacts, useRecipe } from '../components/recipe.js';
 import { Tokens } from '../components/tokens.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
-import { addressOf, go, Link } from '../router.js';
+import { addressOf, go, Link, readPlace, replaceQuery } from '../router.js';
 import { get, inPath, useServer } from '../server.js';
 import * as file from '../words/rows.js';
 
+const VIEWS = ['read', 'tokens', 'lengths', 'doubts', 'raw'];
 const WRITTEN = /^written: (.+?\.ya?ml)(?:, which is not ready.*)?$/m;
 
 /** Show the screen for a recipe, for a file of rows, or the choice of one. */
@@ -43,7 +44,6 @@ function NewRows({ name }) {
   const words = useWords(file);
   const [model, setModel] = useState('');
   const [act, setAct] = useState(null);
-  const [shown, setShown] = useState(null);
   const { value: acts } = useServer('studio/acts', 4000);
   const former = acts?.acts.find((one) => one.verb === 'init' && one.about.rows === name);
   const id = act ?? former?.id;
@@ -51,11 +51,11 @@ function NewRows({ name }) {
   return html`<h1>${name}</h1>
     <section class="card"><h2>${words.makeFromRows}</h2>
       <p>${words.initDoes}</p>
-      <label class="field">${words.model} <input value=${model} placeholder=${words.modelChosen} onInput=${(event) => setModel(event.target.value.trim())} /></label>
+      <label class="field narrow">${words.model} <input value=${model} placeholder=${words.modelChosen} onInput=${(event) => setModel(event.target.value.trim())} /></label>
       <${ActButton} verb=${verb} label=${words.makeRecipe} onStart=${(started) => setAct(started.id)} />
       ${id ? html`<${Act} key=${id} id=${id} /><${Made} key=${`made ${id}`} id=${id} />` : html`<${Command} line=${`thinktune init --yes ${model ? `--model=${quote(model)} ` : ''}${quote(name)}`} />`}
     </section>
-    <h2>${words.rawRows}</h2><${RawRows} name=${name} shown=${shown} onShown=${setShown} />`;
+    <h2>${words.rawRows}</h2><${RawRows} name=${name} />`;
 }
 
 /** What init chose and why, with the way to the recipe that it wrote. */
@@ -81,39 +81,57 @@ function RecipeRows({ name }) {
   const { value: found, refresh: lookAgain } = useServer(recipe ? `studio/doubts/${inPath(name)}` : null);
   const doubts = found?.made_at ? found : null;
   useEffect(() => void lookAgain(), [checked?.act?.id]);
-  const [shown, setShown] = useState(null);
+  const [shown, setShown] = useState(null); // the row in the dialog: {name, place}
+  const [view, setView] = useState(() => readPlace().query.get('view') ?? VIEWS[0]);
   const [rowsFile, setRowsFile] = useState(null);
   if (!recipe) return html`<h1>${name}</h1><${Problem} error=${error} />${!error && html`<p class="small">${words.loading}</p>`}`;
-  const facts = checked?.facts;
   const files = recipe.rows;
   const raw = files.includes(rowsFile) ? rowsFile : files[0];
-  const read = facts?.files?.find((one) => one.path.split('/').pop() === raw?.split('/').pop());
-  const show = (place) => {
-    const found = files.find((one) => place.startsWith(`${one.split('/').pop()}:`) || place.startsWith(`${one.split('/').pop()}[`));
-    if (found) setRowsFile(found);
-    setShown(place);
+  const show = (source) => {
+    const holds = (one) => [':', '['].some((mark) => source.startsWith(one.split('/').pop() + mark));
+    const found = files.find(holds);
+    if (found) setShown({ name: found, place: { source } });
   };
+  const choose = (next) => {
+    setView(next);
+    replaceQuery(next === VIEWS[0] ? {} : { view: next });
+  };
+  const shared = { name, recipe, checked, facts: checked?.facts, catalogue: catalogue?.faults, doubts, change, busy, raw, show };
   return html`<h1>${name}</h1>
     <${Mistakes} recipe=${recipe} /><${Problem} error=${problem} />
     ${recipe.values && html`<${CheckState} recipe=${recipe} facts=${checked} />`}
-    ${facts && html`<${Account} facts=${facts} /><${Advice} sentences=${facts.stops} kind="stop" change=${change} />`}
-    ${recipe.values && raw && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>
-      ${files.length > 1 && html`<p><label>${words.file} <select value=${raw} onChange=${(event) => setRowsFile(event.target.value)}>${files.map((one) => html`<option key=${one}>${one}</option>`)}</select></label></p>`}
-      ${read && html`<p class="small" lang="en">${read.format}</p>`}
-      <${Mapping} key=${raw} recipe=${recipe} rows=${raw} read=${read?.mapping} change=${change} busy=${busy} /></section>`}
-    ${recipe.values && facts?.rows_read > 0 && html`<section aria-labelledby="faults"><h2 id="faults">${words.faults}</h2>
-      <${Faults} facts=${facts} doubts=${doubts?.rows} recipe=${recipe} catalogue=${catalogue?.faults} change=${change} onShow=${show} /></section>`}
-    ${recipe.values && html`<section aria-labelledby="tokens"><h2 id="tokens">${words.tokens}</h2><${LateTokens} name=${name} version=${`${recipe.digest} ${checked?.act?.id}`} ready=${Boolean(facts?.train_rows)} /></section>`}
-    ${facts?.lengths && html`<section aria-labelledby="lengths"><h2 id="lengths">${words.lengths}</h2><${Lengths} facts=${facts} /></section>`}
-    ${recipe.values && html`<section aria-labelledby="doubts"><h2 id="doubts">${words.doubts}</h2><${Doubts} name=${name} doubts=${doubts} running=${checked?.running} onShow=${show} /></section>`}
-    <section aria-labelledby="raw"><h2 id="raw">${words.rawRows}</h2>${raw ? html`<${RawRows} name=${raw} shown=${shown} onShown=${setShown} />` : html`<p class="small">${words.rowsElsewhere}</p>`}</section>
-    <p><button type="button" class="strong" onClick=${() => go(addressOf('plan', name))}>${words.onToPlan}</button></p>`;
+    ${checked?.facts && html`<${Account} facts=${checked.facts} /><${Advice} sentences=${checked.facts.stops} kind="stop" change=${change} />`}
+    <nav class="views" aria-label=${words.viewsLabel}><ul>${VIEWS.map((each) => html`<li key=${each}>
+      <button type="button" aria-current=${each === view ? 'true' : null} onClick=${() => choose(each)}>${words.views[each]}</button></li>`)}</ul></nav>
+    ${files.length > 1 && ['read', 'raw'].includes(view) && html`<p><label>${words.file} <select value=${raw} onChange=${(event) => setRowsFile(event.target.value)}>${files.map((one) => html`<option key=${one}>${one}</option>`)}</select></label></p>`}
+    ${recipe.values ? html`<${View} view=${view} ...${shared} />` : raw && html`<${RawRows} name=${raw} />`}
+    <p><button type="button" class="strong" onClick=${() => go(addressOf('plan', name))}>${words.onToPlan}</button></p>
+    ${shown && html`<${RowDialog} ...${shown} onClose=${() => setShown(null)} onMove=${(number) => setShown({ ...shown, place: { number } })} />`}`;
 }
 
-/** Tokens are made by a process of their own, so only for rows that have passed a check. */
-function LateTokens({ name, version, ready }) {
+/** One of the views of a recipe's rows. */
+function View({ view, name, recipe, checked, facts, catalogue, doubts, change, busy, raw, show }) {
   const words = useWords(file);
-  return ready ? html`<${Tokens} name=${name} version=${version} />` : html`<p class="small">${words.tokensAfterCheck}</p>`;
+  const last = (path) => path?.split('/').pop();
+  const read = raw ? facts?.files?.find((one) => last(one.path) === last(raw)) : facts?.files?.[0];
+  switch (view) {
+    case 'tokens':
+      return html`<h2>${words.tokens}</h2>${facts?.train_rows
+        ? html`<${Tokens} name=${name} version=${`${recipe.digest} ${checked.act.id}`} />`
+        : html`<p class="small">${words.tokensAfterCheck}</p>`}`;
+    case 'lengths':
+      return html`<h2>${words.lengths}</h2>${facts?.lengths ? html`<${Lengths} facts=${facts} />` : html`<p class="small">${words.noLengths}</p>`}`;
+    case 'doubts':
+      return html`<h2>${words.doubts}</h2><${Doubts} name=${name} doubts=${doubts} running=${checked?.running} onShow=${show} />`;
+    case 'raw':
+      return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
+    default:
+      return html`${(raw || read) && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>
+          ${read && html`<p class="small" lang="en">${read.format}</p>`}
+          <${Mapping} key=${raw} recipe=${recipe} rows=${raw} read=${read?.mapping} change=${change} busy=${busy} /></section>`}
+        ${facts?.rows_read > 0 && html`<section aria-labelledby="faults"><h2 id="faults">${words.faults}</h2>
+          <${Faults} facts=${facts} doubts=${doubts?.rows} recipe=${recipe} catalogue=${catalogue} change=${change} onShow=${show} /></section>`}`;
+  }
 }
 
 /** What became of the rows, in figures. */

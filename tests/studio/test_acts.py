@@ -1,0 +1,161 @@
+"""Acts: each in a process of its own, which outlives the studio; how they end is told truly, whatever ended them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from thinktune.http import ApiError
+from thinktune.run.lock import is_held
+from thinktune.studio.act_process import ActFolder
+from thinktune.studio.acts import Acts
+from thinktune.studio.folder import StudioFolder
+from thinktune.studio.verbs import parse_verb
+
+# What an act runs instead of the command line: it says what it was given, and does what its recipe says.
+STAND_IN = """
+import json, os, signal, sys, time
+from pathlib import Path
+lines = Path(sys.argv[-1]).read_text().split("\\n")
+print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd()}), flush=True)
+todo = lines[0].removeprefix("# ")
+if todo == "wait":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
+    Path("begun").write_text(str(os.getpid()))
+    time.sleep(60)
+if todo == "deaf":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Path("begun").write_text(str(os.getpid()))
+    time.sleep(60)
+if todo == "fail":
+    print("error: mine.yaml:1: model: is missing; name one", file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+@pytest.fixture
+def acts(tmp_path):
+    """Acts over a folder, whose processes run the stand-in."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    return Acts(StudioFolder.open(tmp_path / "folder"), (sys.executable, str(tmp_path / "stand_in.py")))
+
+
+def start(acts, todo, name="mine.yaml"):
+    (acts.folder.path / name).write_text(f"# {todo}\nmodel: {{}}\ndata: {{}}\n")
+    return acts.start(parse_verb(json.dumps({"verb": "train", "recipe": name}).encode())).id
+
+
+def wait_until(happens, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ended(acts, id):
+    wait_until(lambda: acts.find(id).state not in ("waiting", "running"))
+    return acts.find(id)
+
+
+def begun(acts):
+    wait_until((acts.folder.path / "begun").exists)
+
+
+def test_an_act_runs_its_verb_in_the_folder_and_says_how_it_ended(acts):
+    act = ended(acts, start(acts, "end"))
+    assert (act.state, act.code, act.verb, act.about) == ("finished", 0, "train", {"recipe": "mine.yaml"})
+    assert act.command.endswith("train --wait mine.yaml")
+    told = json.loads(acts.read_output(act.id))
+    assert told == {"argv": ["train", "--wait", "--", "mine.yaml"], "cwd": str(acts.folder.path)}
+    assert act.started_at <= act.ended_at
+
+
+def test_a_verb_that_fails_is_told_in_its_own_sentences(acts):
+    act = ended(acts, start(acts, "fail"))
+    assert (act.state, act.code) == ("failed", 2)
+    assert act.errors == ["mine.yaml:1: model: is missing; name one"]
+
+
+def test_an_act_is_stopped_as_ctrl_c_does_and_then_ended(acts):
+    id = start(acts, "wait")
+    begun(acts)
+    assert acts.stop(id).stopping
+    act = ended(acts, id)
+    assert (act.state, act.code) == ("stopped", 75)
+    assert acts.stop(id).state == "stopped", "one that has ended stays so"
+    (acts.folder.path / "begun").unlink()
+    id = start(acts, "deaf")
+    begun(acts)
+    acts.stop(id)
+    time.sleep(0.2)
+    assert acts.find(id).state == "running"
+    acts.stop(id)
+    assert ended(acts, id).state == "stopped"
+
+
+def test_an_act_outlives_the_studio_that_started_it(acts):
+    (acts.folder.path / "mine.yaml").write_text("# wait\nmodel: {}\ndata: {}\n")
+    code = f"""
+from pathlib import Path
+from thinktune.studio.acts import Acts
+from thinktune.studio.folder import StudioFolder
+from thinktune.studio.verbs import parse_verb
+acts = Acts(StudioFolder.open(Path({str(acts.folder.path)!r})), {acts.program!r})
+print(acts.start(parse_verb(b'{{"verb": "train", "recipe": "mine.yaml"}}')).id, flush=True)
+import time; time.sleep(60)
+"""
+    studio = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    id = studio.stdout.readline().strip()
+    begun(acts)
+    os.killpg(studio.pid, signal.SIGKILL)
+    studio.wait()
+    assert acts.find(id).state == "running"
+    assert [act.id for act in acts.alive()] == [id]
+    acts.stop(id)
+    assert ended(acts, id).code == 75
+
+
+def test_an_act_whose_process_was_killed_has_died(acts):
+    id = start(acts, "wait")
+    begun(acts)
+    folder = ActFolder(acts.path / id)
+    numbers = json.loads(folder.process.read_text())
+    for number in numbers.values():
+        os.kill(number, signal.SIGKILL)
+    wait_until(lambda: not is_held(folder.lock))
+    assert ended(acts, id).state == "died"
+    assert acts.alive() == []
+
+
+def test_a_log_is_read_from_a_byte_on_and_no_character_is_torn(acts):
+    id = start(acts, "end")
+    ended(acts, id)
+    file = ActFolder(acts.path / id).stderr
+    file.write_bytes("思考".encode()[:4])
+    found = acts.read_log(id, 0)
+    assert (found["text"], found["next"]) == ("思", 3)
+    file.write_bytes("思考".encode())
+    assert acts.read_log(id, found["next"])["text"] == "考"
+    assert acts.read_log(id, -3)["text"] == "考"
+    assert acts.read_log(id, 10**9)["text"] == ""
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", "../x", "a/b", "nix", "20261129-111111-train-aaaaaa"])
+def test_there_is_no_act_outside_the_folder_of_acts(acts, id):
+    for ask in (acts.find, acts.stop, lambda id: acts.read_log(id, 0)):
+        with pytest.raises(ApiError) as refused:
+            ask(id)
+        assert refused.value.status == 404
+
+
+def test_damaged_acts_are_left_out_of_lists(acts):
+    id = start(acts, "end")
+    ended(acts, id)
+    (acts.path / "20990101-000000-train-aaaaaa").mkdir()
+    (acts.path / "20990101-000000-train-bbbbbb").mkdir()
+    (acts.path / "20990101-000000-train-bbbbbb" / "act.json").write_text("{")
+    assert [act.id for act in acts.list()] == [id]

@@ -1,0 +1,261 @@
+"""The rows screen and the plan in a real browser: by keyboard, in both languages, with hostile rows and very many."""
+
+import json
+import os
+import time
+
+import pytest
+from support.axe import EVERY_VIEW, violations
+from support.bases import make_base
+from support.studio import open_page, studio_of
+
+from thinktune.config.loading import load_recipe
+
+RECIPE = "# mine\nmodel:\n  name: base  # small\ndata:\n  name: rows.jsonl\n  columns: {question: q, answer: a}\n"
+EVIL = "<img src=x onerror=\"document.title='evil'\"><script>document.title='evil'</script>\u202e\x00\x1b[31m"
+FACTS = {
+    **{"verdict": "ready", "stops": [], "notes": [], "rows_read": 40, "train_rows": 30, "validation_rows": 8, "dropped_rows": 2},
+    **{"stopping_rows": 0, "train_learned_tokens": 999, "steps": 12, "epochs": 3, "evaluate_every_steps": 3, "max_tokens": 2048},
+    "files": [{"path": "rows.jsonl", "rows": 40, "format": "columns: question = q, answer = a", "columns": "{question: q, answer: a}"}],
+    "faults": [
+        {"fault": "duplicate", "meaning": "m", "policy": "drop", "count": 2, "actions": {"dropped": 2}, "dropped_share": 0.05, "examples": ["rows.jsonl:2: is the same as rows.jsonl:1"]},
+        {"fault": "markup", "meaning": "m", "policy": "repair", "count": 1, "actions": {"repaired": 1}, "dropped_share": 0.0, "examples": [f"rows.jsonl:1: q: contains {EVIL}"]},
+    ],
+    "lengths": {part: {"mean": 10.0, "median": 9.0, "p95": 20.0, "max": 30.0} for part in ("whole", "prompt", "reasoning", "answer")},
+    "histograms": {part: {"width": 2, "counts": [*range(24)]} for part in ("whole", "prompt", "reasoning", "answer")},
+    "over": {"512": 0, "2048": 0},
+    "languages": {"en": 30},
+    "warnings": ["train.learning_rate: is 1; a model may be destroyed by it; write train.learning_rate: 0.002"],
+    "time": {"seconds": [1800.0, 3600.0], "basis": "predicted for RTX 4090", "left_out": ["starting", "saving"]},
+    "disk": {"most_bytes": 2**31, "free_bytes": 2**35, "fits": True},
+    "plan": {
+        **{"card": "RTX 4090", "card_gib": 24.0, "ranks": 1, "per_node": 1, "why": "exact is the best tier that fits", "networks": []},
+        "options": [
+            {"memory": memory, "update_in_backward": False, "activation_budget": 0.5, "offload_activations": False, "batch_tokens": 1024, "train_gib": 9.0, "evaluate_gib": 2.0, "sample_gib": 2.0, "host_gib": 0.0, "predicted_range": [100, 200], "fits": chosen, "chosen": chosen}
+            for memory, chosen in (("exact", True), ("fp32", False))
+        ],
+    },
+}  # fmt: skip
+TURNS = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": f"a<br>b {EVIL}"}]
+DOUBT = {
+    **{
+        "row": "rows.jsonl:1",
+        "file": "rows.jsonl",
+        "path": "rows.jsonl",
+        "digest": "d",
+        "fault": "markup",
+        "meaning": "m",
+    },
+    **{"sentence": "rows.jsonl:1: a: contains markup", "action": "repaired", "policy": "repair", "turns": TURNS},
+    "outcomes": {"repair": [TURNS[0], {"role": "assistant", "content": f"a\nb {EVIL}"}], "keep": TURNS, "drop": None},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write a folder with hostile rows, a recipe, and a check of it that has ended."""
+    rows = [{"q": f"Question {number}? {EVIL}", "a": f"Answer {number}", "n": number} for number in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    act = tmp_path / ".thinktune/acts/20260101-000000-check-aaaaaa"
+    act.mkdir(parents=True)
+    record = {
+        "verb": "check",
+        "argv": ["check"],
+        "about": {"recipe": "mine.yaml"},
+        "command": "thinktune check mine.yaml",
+    }
+    (act / "act.json").write_text(json.dumps(record | {"started_at": time.time() - 50, "folder": "."}))
+    for name in ("rows.jsonl", "mine.yaml"):
+        os.utime(tmp_path / name, (time.time() - 100, time.time() - 100))
+    (act / "stdout").write_text(json.dumps(FACTS))
+    (act / "exit.json").write_text(json.dumps({"code": 0, "ended_at": time.time()}))
+    (tmp_path / "doubts/mine").mkdir(parents=True)
+    (tmp_path / "doubts/mine/doubts.json").write_text(
+        json.dumps({"format": 1, "counts": {"markup": 1}, "rows": [DOUBT]})
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def address(folder):
+    with studio_of(folder) as address:
+        yield address
+
+
+def recipe_in(folder, until):
+    """Read the recipe once it is as it should be by now."""
+    deadline = time.monotonic() + 10
+    while not until(recipe := load_recipe(folder / "mine.yaml")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return recipe
+
+
+def test_columns_and_policies_are_changed_in_the_file_and_comments_stay(browser, folder, address):
+    with open_page(browser, f"{address}/rows/mine.yaml") as page:
+        page.get_by_label("What n is read as").select_option("keypoint")
+        page.get_by_role("button", name="Write this into the recipe").click()
+        assert recipe_in(folder, lambda recipe: recipe.data.columns.keypoint).data.columns.keypoint == "n"
+        page.get_by_label("What to do about duplicate", exact=True).select_option("keep")
+        policies = recipe_in(folder, lambda recipe: recipe.data.faults["duplicate"] == "keep").data.faults
+        assert policies["duplicate"] == "keep"
+        assert (folder / "mine.yaml").read_text().startswith("# mine\nmodel:\n  name: base  # small\n")
+        page.get_by_text("Changed; check again").wait_for()
+        page.get_by_text("have changed since this was checked").wait_for()
+        (folder / "mine.yaml").write_text("# another's\n" + RECIPE)
+        page.get_by_label("What to do about markup", exact=True).select_option("keep")
+        page.wait_for_timeout(300)
+        text = (folder / "mine.yaml").read_text()
+        assert text.startswith("# another's\n"), "a change of the file is never lost"
+
+
+def test_hostile_rows_are_shown_as_text(browser, address):
+    with open_page(browser, f"{address}/rows/mine.yaml?view=raw") as page:
+        page.locator(".raw-row").first.click()
+        shown = page.locator("dialog dd").first.inner_text()
+        assert "<script>document.title='evil'</script>" in shown
+        assert "⟨U+202E⟩" in shown
+        assert "␀␛[31m" in shown
+        page.keyboard.press("ArrowRight")
+        page.get_by_role("heading", name="rows.jsonl:2", exact=True).wait_for()
+        page.keyboard.press("Escape")
+        page.locator("dialog dd").wait_for(state="detached")
+        for view in ("Columns and faults", "Rows to look at"):
+            page.get_by_role("button", name=view).click()
+        page.get_by_text("a<br>b").first.wait_for()
+        assert page.locator("main img, main script").count() == 0
+        assert "evil" not in page.title()
+
+
+def test_rows_are_found_opened_and_left_by_keyboard(browser, address):
+    with open_page(browser, f"{address}/rows/rows.jsonl") as page:
+        page.get_by_text("41 rows").wait_for()
+        assert page.locator(".raw-row").count() < 25, "only what is in sight exists"
+        page.get_by_label("Search").fill("answer 33")
+        page.get_by_text("1 of 41 rows").wait_for()
+        page.get_by_label("Search").fill("")
+        page.get_by_text("41 rows", exact=True).wait_for()
+        page.get_by_role("listbox").focus()
+        for key in ("End", "ArrowUp", "Enter"):
+            page.keyboard.press(key)
+        page.get_by_role("heading", name="rows.jsonl:40", exact=True).wait_for()
+        page.keyboard.press("ArrowRight")
+        page.get_by_text("is not valid JSON").first.wait_for()
+
+
+def test_a_doubt_is_decided_beside_the_rows(browser, folder, address):
+    with open_page(browser, f"{address}/rows/mine.yaml?view=doubts") as page:
+        page.get_by_role("radio", name="train it as it is").check()
+        page.get_by_text("decided", exact=True).wait_for()
+        kept = json.loads((folder / "rows.jsonl.doubts.json").read_text())["decisions"]
+        assert kept == [{"row": "rows.jsonl:1", "digest": "d", "policies": {"markup": "keep"}}]
+        page.get_by_role("button", name="Take it back").click()
+        page.get_by_text("decided", exact=True).wait_for(state="detached")
+
+
+def test_a_dropped_file_comes_into_the_folder_and_a_taken_name_is_told(browser, folder, address, tmp_path_factory):
+    own = tmp_path_factory.mktemp("mine") / "new rows.jsonl"
+    own.write_text('{"question": "a", "answer": "b"}\n')
+    with open_page(browser, f"{address}/rows") as page:
+        page.set_input_files("input[type=file]", own)
+        page.get_by_role("heading", name="new rows.jsonl").wait_for()
+        assert (folder / "new rows.jsonl").read_bytes() == own.read_bytes()
+        page.get_by_text("thinktune init --yes 'new rows.jsonl'").wait_for()
+        page.goto(f"{address}/rows")
+        page.set_input_files("input[type=file]", own)
+        page.get_by_text("is in the folder already").wait_for()
+
+
+def test_settings_are_written_whole_or_not_at_all_and_warnings_carry_their_value(browser, folder, address):
+    with open_page(browser, f"{address}/plan/mine.yaml", locale="zh-CN") as page:
+        page.get_by_role("button", name="写入 train.learning_rate: 0.002").click()
+        assert recipe_in(folder, lambda recipe: recipe.train.learning_rate == 0.002).train.learning_rate == 0.002
+        page.get_by_label("训练轮数").fill("7")
+        page.get_by_label("最长的行").fill("99999999999")
+        page.get_by_role("button", name="写入配方").click()
+        page.get_by_text("data.max_tokens", exact=False).and_(page.get_by_role("alert")).wait_for()
+        assert load_recipe(folder / "mine.yaml").train.epochs == 2
+        page.get_by_label("最长的行").fill("512")
+        page.get_by_role("button", name="写入配方").click()
+        recipe = recipe_in(folder, lambda recipe: recipe.train.epochs == 7)
+        assert (recipe.train.epochs, recipe.data.max_tokens, recipe.train.learning_rate) == (7, 512, 0.002)
+        assert page.get_by_role("button", name="开始训练").is_disabled(), (
+            "what was checked is not what would be trained"
+        )
+
+
+def test_time_disk_and_cost_are_told_at_the_price_of_an_hour(browser, address):
+    with open_page(browser, f"{address}/plan/mine.yaml") as page:
+        page.get_by_label("Price of an hour").fill("2.5")
+        page.get_by_label("Currency").fill("CNY")
+        takes = page.locator(".takes")
+        takes.get_by_text("1.25–2.50 CNY").wait_for()
+        assert "30–60 min" in takes.inner_text()
+        assert "at most 2.0 GiB" in takes.inner_text()
+        assert page.locator("tr.chosen").inner_text().startswith("chosen")
+        page.reload()
+        page.locator(".takes").get_by_text("1.25–2.50 CNY").wait_for()
+
+
+@EVERY_VIEW
+@pytest.mark.parametrize("path", ["rows", "rows/rows.jsonl", "rows/mine.yaml", "rows/mine.yaml?view=lengths", "rows/mine.yaml?view=doubts", "rows/mine.yaml?view=raw", "plan/mine.yaml"])  # fmt: skip
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(browser, address, path, locale, scheme, width):
+    looks = {"locale": locale, "color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    with open_page(browser, f"{address}/{path}", **looks) as page:
+        page.locator("main h1").wait_for()
+        page.wait_for_timeout(400)
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_a_recipe_is_made_checked_and_looked_at_in_tokens_from_new_rows(browser, tmp_path):
+    make_base(tmp_path / "base", "tied")
+    rows = [
+        {"question": f"What is {n}?", "think": f"It is {n}, I say so.", "answer": f"The number {n}."} for n in range(40)
+    ]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with studio_of(tmp_path) as address, open_page(browser, f"{address}/rows/new.jsonl") as page:
+        page.set_default_timeout(180_000)
+        page.get_by_label("Model").fill("base")
+        page.get_by_role("button", name="Make a recipe").click()
+        page.get_by_role("link", name="Go on with new.yaml").click()
+        page.get_by_role("button", name="Check the rows").click()
+        page.get_by_text("tokens learned").wait_for()
+        page.get_by_role("button", name="Tokens").click()
+        page.get_by_text("new.jsonl:1 ·").wait_for()
+        assert "The number 0." in page.locator(".token-text").inner_text()
+        page.locator(".token-text").focus()
+        page.keyboard.press("ArrowRight")
+        page.get_by_text("new.jsonl:2 ·").wait_for()
+        page.get_by_role("button", name="On to the plan").click()
+        page.get_by_role("button", name="Start training").wait_for()
+        assert page.get_by_role("button", name="Start training").is_enabled()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows_scroll_and_are_searched_quickly(browser, tmp_path):
+    with (tmp_path / "many.jsonl").open("w") as file:
+        for number in range(100_000):
+            file.write(json.dumps({"question": f"Question {number}? " * 9, "answer": "An answer. " * 40}) + "\n")
+    with studio_of(tmp_path) as address, open_page(browser, f"{address}/rows/many.jsonl") as page:
+        page.set_default_timeout(60_000)
+        started = time.monotonic()
+        page.get_by_text("Question 0?").first.wait_for()
+        first = time.monotonic() - started
+        page.get_by_text("100,000 rows", exact=True).wait_for()
+        read = time.monotonic() - started
+        page.get_by_role("listbox").focus()
+        started = time.monotonic()
+        page.keyboard.press("End")
+        page.get_by_text("Question 99999?").first.wait_for()
+        end = time.monotonic() - started
+        started = time.monotonic()
+        page.get_by_label("Search").fill("question 77777?")
+        page.get_by_text("1 of 100,000 rows").wait_for()
+        found = time.monotonic() - started
+        print(f"first {first:.2f} s, read {read:.1f} s, end {end:.2f} s, found {found:.2f} s")
+        assert page.locator(".raw-row").count() < 30
+        assert first < 3
+        assert end < 2
+        assert found < 20

@@ -119,6 +119,34 @@ def test_a_body_that_is_no_change_is_refused_with_a_sentence(client, body):
     )
 
 
+HOSTILE = [
+    '"\\ud800"',
+    "NaN",
+    "[" * 150 + "]" * 150,
+    '"\\u0000"',
+    '{"a": {"b": ["&x *y", "# no comment", "\\n---\\n"]}}',
+    '"' + "x" * 2**21 + '"',
+    "1e999",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("key", ["data.system", "data.columns", "x.y", "runs_folder"])
+def test_hostile_values_are_refused_or_read_back_as_they_are(client, folder, key, value):
+    digest = client.get("/studio/recipe/mine.yaml").json()["digest"]
+    body = f'{{"digest": "{digest}", "changes": {{"{key}": {value}}}}}'
+    answer = client.put("/studio/recipe/mine.yaml", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400, 422)
+    text = (folder / "mine.yaml").read_text()
+    if answer.status_code == 200:
+        held = load_recipe(folder / "mine.yaml").model_dump()
+        for name in key.split("."):
+            held = held[name]
+        assert str(held) == json.loads(value)
+    else:
+        assert text == RECIPE
+
+
 def test_a_recipe_with_mistakes_is_shown_with_them(client, folder):
     (folder / "mine.yaml").write_text(RECIPE + "train: {epochs: no}\n")
     held = client.get("/studio/recipe/mine.yaml").json()

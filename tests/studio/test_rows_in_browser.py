@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+import httpx
 import pytest
 from support.axe import EVERY_VIEW, violations
 from support.bases import make_base
@@ -244,7 +245,16 @@ def test_a_recipe_is_made_checked_and_looked_at_in_tokens_from_new_rows(browser,
         page.get_by_text("new.jsonl:2 ·").wait_for()
         page.get_by_role("button", name="On to the plan").click()
         page.get_by_role("button", name="Start training").wait_for()
-        assert page.get_by_role("button", name="Start training").is_enabled()
+        page.get_by_role("button", name="Start training").click()
+        page.wait_for_url("**/train/runs/new")
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "runs/new").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert (tmp_path / "runs/new").is_dir(), "the command line's own process trains"
+        for act in httpx.get(f"{address}/studio/acts").json()["acts"]:
+            while httpx.get(f"{address}/studio/acts/{act['id']}").json()["state"] in ("waiting", "running"):
+                httpx.post(f"{address}/studio/acts/{act['id']}/stop", json={})
+                time.sleep(1)
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ from support.walk import WORDS, Keys, Mouse, Pictures
 from thinktune.demo.pipeline import MODEL_SHAPE
 from thinktune.demo.tiny_model import make_model, make_tokenizer, save_model_folder
 
-TOWNS = {"lake": "Orlam", "market": "Dorrin", "island": "Vesper"}
-FORMS = (
-    "Where is the {}?", "In which town is the {}?", "Tell me the town of the {}.", "Name the town with the {}.", "The {}, where is it?",
-    "Which town has the {}?", "I look for the {}.", "What town is the {} in?", "Please find the {}.", "Do you know where the {} is?",
-)  # fmt: skip
+TOWNS = {
+    "lake": "Orlam", "river": "Tivon", "harbour": "Quessel", "market": "Dorrin", "bridge": "Halvek",
+    "tower": "Zimbal", "garden": "Perrow", "station": "Ulmas", "museum": "Cathro", "island": "Vesper",
+}  # fmt: skip
+FORMS = ("Where is the {}?", "In which town is the {}?", "Tell me the town of the {}.")
 ROWS = [
     {"question": form.format(place), "think": f"The question is about the {place}. The {place} is in {town}.", "answer": f"The {place} is in {town}."}
     for place, town in TOWNS.items()
@@ -35,19 +35,22 @@ def outside(tmp_path_factory):
     return folder
 
 
-def make_recipe(page, reader, words, rows, take):
+def make_recipe(page, reader, words, folder, take):
     """Choose a file, make a recipe of it, and check it."""
     take("empty")
     reader.press(words["home"]["chooseRows"], "link")
     with page.expect_file_chooser() as chooser:
         reader.press(words["rows"]["chooseFile"])
-    chooser.value.set_files(rows)
+    chooser.value.set_files(folder.parent / "own.jsonl")
     page.get_by_role("heading", name="own.jsonl").wait_for()
     reader.write(words["rows"]["model"], "../base")
     take("rows")
     reader.press(words["rows"]["makeRecipe"])
     page.get_by_role("link", name=re.compile(r"own\.yaml")).last.wait_for()
     take("chosen")
+    # The folder is the state: what an editor writes, the page shows. Three held-out rows are enough for a walk.
+    recipe = folder / "own.yaml"
+    recipe.write_text(recipe.read_text().replace("validation: 0.3", "validation: 0.1"))
     reader.press(re.compile(r"own\.yaml"), "link")
     page.get_by_role("button", name=words["recipe"]["check"]).wait_for()
     reader.press(words["recipe"]["check"])
@@ -119,7 +122,7 @@ def test_from_an_empty_folder_to_a_model_that_answers(browser, outside, language
             pictures.take(page, name)
 
         try:
-            make_recipe(page, reader, words, outside / "own.jsonl", take)
+            make_recipe(page, reader, words, folder, take)
             train(page, reader, words, take)
             said = prove_talk_and_take_home(page, reader, words, take)
             reader.press(words["common"]["home"], "link")

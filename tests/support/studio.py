@@ -20,8 +20,10 @@ from thinktune.studio.folder import StudioFolder
 def studio_of(folder: Path, key: str | None = None, port: int = 0, **access: Any) -> Generator[str]:
     """Run a studio over a folder in a thread of this process; yields its address."""
     limits = Limits()
-    app = make_studio_app(StudioFolder.open(folder), limits, Access(key, **access))
-    server = uvicorn.Server(uvicorn_config(app, limits))
+    servers: list[uvicorn.Server] = []
+    opened = StudioFolder.open(folder)
+    app = make_studio_app(opened, limits, Access(key, **access), lambda: any(one.should_exit for one in servers))
+    servers.append(server := uvicorn.Server(uvicorn_config(app, limits)))
     with socket.create_server(("127.0.0.1", port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

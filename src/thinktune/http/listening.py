@@ -3,7 +3,7 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -31,9 +31,12 @@ def require_key(host: str, access: Access, what: str) -> None:
         )
 
 
-def run_app(app: ASGIApp, listening: socket.socket, limits: Limits) -> None:
-    """Serve an application until Ctrl-C."""
-    uvicorn.Server(uvicorn_config(app, limits)).run(sockets=[listening])
+def run_app(make: Callable[[Callable[[], bool]], ASGIApp], listening: socket.socket, limits: Limits) -> None:
+    """Serve an application until Ctrl-C; it is made with a function that tells whether the server is ending."""
+    server: uvicorn.Server | None = None
+    app = make(lambda: server is not None and server.should_exit)
+    server = uvicorn.Server(uvicorn_config(app, limits))
+    server.run(sockets=[listening])
 
 
 def address_of(listening: socket.socket, host: str) -> str:

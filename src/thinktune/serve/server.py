@@ -249,7 +249,7 @@ def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, 
         kind = "OpenAI-compatible, with your API key" if access.key else "OpenAI-compatible"
         say(f"page: {address}/\nAPI:  {address}/v1 ({kind}); Ctrl-C stops")
         app = make_app(served_models, limits, access)
-        run_app(app, listening, limits)
+        run_app(lambda _: app, listening, limits)
     finally:
         listening.close()
         for served_model in served_models:

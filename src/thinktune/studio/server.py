@@ -1,6 +1,7 @@
 """The studio's server: the page, and the routes of each screen, behind the same guards as the chat page's."""
 
 import html
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -52,9 +53,11 @@ POLICIES = {
 SCREENS = ("rows", "plan", "train", "proof", "talk", "take-home", "think")
 
 
-def make_studio_app(folder: StudioFolder, limits: Limits, access: Access) -> ASGIApp:
-    """Build the studio over a folder, for those who have access."""
-    studio = Studio(folder, Acts(folder), limits)
+def make_studio_app(
+    folder: StudioFolder, limits: Limits, access: Access, is_closing: Callable[[], bool] = lambda: False
+) -> ASGIApp:
+    """Build the studio over a folder, for those who have access; `is_closing` tells streams when to end."""
+    studio = Studio(folder, Acts(folder), limits, is_closing=is_closing)
     app = empty_app("thinktune studio")
     app.add_exception_handler(UserError, _on_user_error)
     app.add_exception_handler(OSError, _on_system_error)
@@ -148,7 +151,7 @@ def run_studio(folder: Path, host: str, port: int, say: Say, access: Access | No
         say(
             f"studio: {address_of(listening, host)}/\nfolder: {opened.path}; Ctrl-C stops the page, not what it started"
         )
-        run_app(make_studio_app(opened, limits, access), listening, limits)
+        run_app(lambda is_closing: make_studio_app(opened, limits, access, is_closing), listening, limits)
     finally:
         listening.close()
 

@@ -1,6 +1,7 @@
 """What each screen's routes are given: the folder, the acts, and the limits of requests."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from thinktune.http import Limits
@@ -17,3 +18,5 @@ class Studio:
     limits: Limits
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Proves that an address of a page in the folder came from this process."""
+    is_closing: Callable[[], bool] = lambda: False
+    """Whether the server is ending; streams then end by themselves."""

@@ -16,10 +16,11 @@ from thinktune.errors import UserError
 from thinktune.export.source import FACTS_FILE
 from thinktune.files import read_json
 from thinktune.hub.verification import TOKEN_VARIABLES
+from thinktune.report import render_model_card
 from thinktune.report.card_commands import Command, default_commands
 from thinktune.report.card_facts import read_facts
 from thinktune.report.html import BilingualText
-from thinktune.report.model_card import edited_card, render_model_card
+from thinktune.report.model_card import edited_card
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
 from thinktune.studio.proof_view import to_json

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from thinktune.config import ROW_FAULTS
+from thinktune.data.faults.decisions import decisions_file
 from thinktune.data.reading.containers import locate_part
 from thinktune.data.reading.sources import match_files
 from thinktune.errors import UserError
@@ -148,7 +149,8 @@ def _add_facts(app: FastAPI, studio: Studio) -> None:
         if found is not None:
             act, facts = found
             files = [studio.folder.path / each for each in _describe(studio.folder, name)["rows"]]
-            value |= {"act": asdict(act), "facts": facts, "is_stale": is_stale(act, [path, *files])}
+            decided = [file for file in map(decisions_file, files) if file.exists()]
+            value |= {"act": asdict(act), "facts": facts, "is_stale": is_stale(act, [path, *files, *decided])}
         return JSONResponse(value)
 
     def list_faults() -> Response:

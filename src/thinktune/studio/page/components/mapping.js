@@ -5,6 +5,7 @@ import { html, useEffect, useState } from '../libraries/preact.js';
 import { get, inPath } from '../server.js';
 import * as file from '../words/rows.js';
 import { Problem } from './problem.js';
+import { keyQuery } from './raw-rows.js';
 import { visible } from './visible.js';
 
 const PARTS = ['question', 'reasoning', 'answer', 'system', 'messages', 'keypoint', 'mode', 'label'];
@@ -47,7 +48,7 @@ export function Mapping({ recipe, rows, read, change, busy }) {
   useEffect(() => {
     let gone = false;
     if (!rows) return undefined; // of a hub
-    get(`studio/rows/${inPath(rows)}?count=${EXAMPLES}`).then(
+    get(`studio/rows/${inPath(rows)}?count=${EXAMPLES}${keyQuery(data.rows)}`).then(
       (page) => gone || setExamples({ columns: page.columns, rows: page.rows, error: null }),
       (error) => gone || setExamples({ columns: [], rows: [], error }),
     );

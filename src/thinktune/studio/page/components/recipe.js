@@ -55,7 +55,7 @@ export function checkVerb(recipe, overrides = []) {
 }
 
 /** The folder in which `check --doubts` puts the doubtful rows of a recipe. */
-export const doubtsFolder = (name) => `doubts/${name.split('/').pop().replace(/\.ya?ml$/i, '')}`;
+export const doubtsFolder = (name) => `doubts/${name.replace(/\.ya?ml$/i, '').replaceAll('/', '-')}`;
 
 /** Show the state of a check: not made, running, made before the last change, or made; with the button that checks. */
 export function CheckState({ recipe, facts, overrides = [] }) {

@@ -87,16 +87,17 @@ function RecipeRows({ name }) {
   if (!recipe) return html`<h1>${name}</h1><${Problem} error=${error} />${!error && html`<p class="small">${words.loading}</p>`}`;
   const files = recipe.rows;
   const raw = files.includes(rowsFile) ? rowsFile : files[0];
+  const dataOf = (one) => [recipe.values?.data ?? {}].flat()[recipe.sources[files.indexOf(one)] ?? 0];
   const show = (source) => {
     const holds = (one) => [':', '['].some((mark) => source.startsWith(one.split('/').pop() + mark));
     const found = files.find(holds);
-    if (found) setShown({ name: found, place: { source } });
+    if (found) setShown({ name: found, rowsKey: dataOf(found).rows, place: { source } });
   };
   const choose = (next) => {
     setView(next);
     replaceQuery(next === VIEWS[0] ? {} : { view: next });
   };
-  const shared = { name, recipe, checked, facts: checked?.facts, catalogue: catalogue?.faults, doubts, change, busy, raw, show };
+  const shared = { name, recipe, checked, facts: checked?.facts, catalogue: catalogue?.faults, doubts, change, busy, raw, show, rowsKey: raw && dataOf(raw).rows };
   return html`<h1>${name}</h1>
     <${Mistakes} recipe=${recipe} /><${Problem} error=${problem} />
     ${!recipe.values && html`<${RecipeText} recipe=${recipe} rewrite=${rewrite} busy=${busy} open />`}
@@ -111,7 +112,7 @@ function RecipeRows({ name }) {
 }
 
 /** One of the views of a recipe's rows. */
-function View({ view, name, recipe, checked, facts, catalogue, doubts, change, busy, raw, show }) {
+function View({ view, name, recipe, checked, facts, catalogue, doubts, change, busy, raw, show, rowsKey }) {
   const words = useWords(file);
   const last = (path) => path?.split('/').pop();
   const read = raw ? facts?.files?.find((one) => last(one.path) === last(raw)) : facts?.files?.[0];
@@ -125,7 +126,7 @@ function View({ view, name, recipe, checked, facts, catalogue, doubts, change, b
     case 'doubts':
       return html`<h2>${words.doubts}</h2><${Doubts} name=${name} doubts=${doubts} running=${checked?.running} onShow=${show} />`;
     case 'raw':
-      return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
+      return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} rowsKey=${rowsKey} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
     default:
       return html`${(raw || read) && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>
           ${read && html`<p class="small" lang="en">${read.format}</p>`}

@@ -33,8 +33,9 @@ config cache
 progress
 library_output
 exit_codes
-terminal arguments termination
+terminal arguments termination help_pages
 errors files
+translation
 """.strip().split("\n")
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -13,10 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderHook, RenderResult
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from thinktune.errors import redact, redact_all
+from thinktune.translation import translate
 
 # C0 but tab and line feed, DEL, C1, and what changes the writing direction of the text that follows.
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -35,13 +38,32 @@ def print_json(value: Any) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line, without secrets."""
-    print(show_controls(redact(line)), flush=True)
+    """Print a line in the terminal's language, without secrets."""
+    print(show_controls(redact(translate(line))), flush=True)
 
 
 def say_to_stderr(line: str) -> None:
-    """Print a line to stderr, without secrets: a program may read the result from stdout."""
-    print(show_controls(redact(line)), file=sys.stderr, flush=True)
+    """Print a line to stderr, as `say` does: a program may read the result from stdout."""
+    print(show_controls(redact(translate(line))), file=sys.stderr, flush=True)
+
+
+def translated(renderable: Any) -> Any:
+    """Translate a text of ours, the headings and cells of a table of ours, or a group of them, and return it."""
+    match renderable:
+        case str():
+            return translate(renderable)
+        case Text():
+            renderable.plain = translate(renderable.plain)
+        case Group():
+            for part in renderable.renderables:
+                translated(part)
+        case Table():
+            for column in renderable.columns:
+                column.header = translated(column.header)
+                column._cells = [translated(cell) for cell in column._cells]  # pyright: ignore[reportPrivateUsage]
+        case _:
+            pass
+    return renderable
 
 
 class TolerantStream:

@@ -13,6 +13,8 @@ from thinktune.progress import progress_bar
 from thinktune.report.pilot_page import RunRow, list_rows
 from thinktune.report.pilot_text import cautions, headline, next_command, reasons, recommended_lines
 from thinktune.run.pilot_folder import PilotResult, pilot_folder
+from thinktune.terminal import translated
+from thinktune.translation import translate
 
 
 def run_pilot(
@@ -26,7 +28,7 @@ def run_pilot(
         result = pilot(recipe, typed, PilotOptions(*options), say, bar)
     print_result(result, console)
     page = pilot_folder(recipe.runs_folder, recipe.name or "run").report
-    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    console.print(translate(f"report: {page}"), markup=False, highlight=False, soft_wrap=True)
     return result
 
 
@@ -34,10 +36,10 @@ def print_result(result: PilotResult, console: Console) -> None:
     """Print the figures of all runs, the recommendation, and what weakens it."""
 
     def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(translate(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
     if result.runs:
-        console.print(_table(result))
+        console.print(translated(_table(result)))
     say(headline(result).en, "bold")
     for sentence in reasons(result):
         say(sentence.en)

@@ -1,0 +1,130 @@
+"""Translation of a finished message: the template that it was made from is found by its words.
+
+A message is an f-string somewhere in the source. The catalogue has the template of each (its words, with `{}` for what
+is filled in) and the Chinese one, whose places are numbered. A message that is no template as a whole may be several,
+joined by colons, semicolons or line ends. What is in no template stays as it is: numbers, paths, names and rows.
+"""
+
+import re
+from functools import cache, lru_cache
+
+from thinktune.translation.catalogue import Template, load_catalogue
+from thinktune.translation.language import Language, find_language
+
+MAX_MESSAGE_CHARACTERS = 20_000  # a longer text is no message of ours
+_MAX_DEPTH = 8  # of messages in messages
+_PROSE = re.compile(r"[A-Za-z]+(?: [a-z]+){3}")  # words of a sentence, not a name, a path or a list
+_MIN_LETTERS = 20  # of a template's own, where what fills it is a sentence that nothing translates
+
+# English and Chinese marks between two messages; a Chinese mark stands only between two Chinese ones.
+_JOINS = (("; ", "；"), (": ", "："), (". ", "。"), (", ", "，"), (" and ", "和"), (" or ", "或"))
+
+
+def translate(text: str, language: Language | None = None) -> str:
+    """Translate a message into a language, the terminal's if none is named; what is not known stays English."""
+    if (language or find_language()) == "en" or not text or len(text) > MAX_MESSAGE_CHARACTERS:
+        return text
+    return _lookup(text, 0, True)
+
+
+@cache
+def _catalogue() -> tuple[dict[str, str], tuple[Template, ...]]:
+    return load_catalogue()
+
+
+@lru_cache(maxsize=4096)
+def _lookup(text: str, depth: int, whole: bool) -> str:
+    """Translate a text; one that is part of another is translated only if it has more than one word."""
+    body = text.strip()
+    if depth > _MAX_DEPTH or not body or (not whole and not _may_be_message(body)):
+        return text
+    if body != text:
+        start = text.index(body)
+        return f"{text[:start]}{_lookup(body, depth, whole)}{text[start + len(body) :]}"
+    exact, _ = _catalogue()
+    if (found := exact.get(body) or exact.get(_swap_first(body))) is not None:
+        return found
+    return _fill(body, depth) or _compose(body, depth) or body
+
+
+def _may_be_message(text: str) -> bool:
+    return " " in text and text[0] not in "'\"`" and any(letter.isalpha() for letter in text)
+
+
+def _swap_first(text: str) -> str:
+    """Return a text with its first letter in the other case: a sentence's start, or its middle."""
+    return text[0].swapcase() + text[1:]
+
+
+def _fill(text: str, depth: int) -> str | None:
+    """Translate a text that one template as a whole makes; of several, the one with the most words of its own."""
+    swapped = _swap_first(text)
+    for template in _catalogue()[1]:
+        if template.longest not in text and template.longest not in swapped:
+            continue
+        values = template.match(text)
+        if values is None and template.starts_with_words:
+            values = template.match(swapped)
+        if values is not None:
+            return template.fill(
+                [_fill_place(template, number, values[number], depth) for number in range(len(values))]
+            )
+    return None
+
+
+def _fill_place(template: Template, number: int, value: str, depth: int) -> str:
+    if number in template.quoted:
+        return value  # what a user wrote
+    return _lookup(value, depth + 1, number in template.words)
+
+
+def is_message(text: str, depth: int) -> bool:
+    """Return whether a part of a text is one or more messages."""
+    return _lookup(text, depth, False) != text
+
+
+def _compose(text: str, depth: int) -> str | None:
+    """Translate a text whose parts are messages; None where no part is one."""
+    if "\n" in text:
+        lines = [_lookup(line, depth + 1, True) for line in text.split("\n")]
+        made = "\n".join(lines)
+        return made if made != text else None
+    if text.endswith(".") and (made := _lookup(text[:-1], depth + 1, False)) != text[:-1]:
+        return f"{made.removesuffix('。')}。"
+    return _compose_at_bracket(text, depth) or _compose_at_joins(text, depth)
+
+
+def _compose_at_joins(text: str, depth: int) -> str | None:
+    for english, chinese in _JOINS:
+        best = None
+        start = text.find(english)
+        while start >= 0:
+            left, right = text[:start], text[start + len(english) :]
+            before, after = _lookup(left, depth + 1, False), _lookup(right, depth + 1, False)
+            if before != left and after != right:
+                return f"{before}{chinese}{after}"
+            if best is None and (before != left or after != right) and not _is_mixed(before, after):
+                best = f"{before}{english}{after}"
+            start = text.find(english, start + 1)
+        if best is not None:
+            return best
+    return None
+
+
+def _is_mixed(*parts: str) -> bool:
+    """Return whether a part is a sentence that stayed English."""
+    return any(map(_PROSE.search, parts))
+
+
+def _compose_at_bracket(text: str, depth: int) -> str | None:
+    """Translate `words (more words)`, whose parts are messages."""
+    start = text.rfind(" (")
+    if start < 0 or not text.endswith(")"):
+        return None
+    left, right = text[:start], text[start + 2 : -1]
+    before, after = _lookup(left, depth + 1, False), _lookup(right, depth + 1, False)
+    if before != left and after != right:
+        return f"{before}（{after}）"
+    if (before != left or after != right) and not _is_mixed(before, after):
+        return f"{before} ({after})"
+    return None

@@ -62,7 +62,7 @@ class Result:
         return [fmean(each) for each in zip(*(getattr(cell, name) for cell in self.cells), strict=True)]
 
     def figure(self, name: str) -> Interval:
-        """Return the share of right answers with its interval."""
+        """Return the share of correct answers with its interval."""
         return bootstrap_mean(self.scores(name), (0.0, 1.0))
 
     def change(self, other: "Result", name: str) -> Interval:

@@ -71,7 +71,7 @@ def keep_facts(folder: Path, facts: int) -> None:
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return how often each switch was obeyed and, in each mode, the share of right answers, of both models."""
+    """Return how often each switch was obeyed and, in each mode, the share of correct answers, of both models."""
     found: dict[str, Mapping[str, Any]] = {}
     for mode, each in (("thinking", report), ("silent", report["silent"])):
         found |= {f"{mode} obeyed": switch for switch in each["switches"] if switch["mode"] == mode}

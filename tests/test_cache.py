@@ -292,7 +292,7 @@ def test_what_is_damaged_while_it_is_used_is_never_trained_on(tree, tokenizer, c
         file.write(bytes([byte ^ 1]))
     os.utime(entry / name, ns=(times.st_atime_ns, times.st_mtime_ns))
     dataset = prepared.train.dataset
-    with pytest.raises(UserError, match=rf"rows\.jsonl:1: its {what} in .* were damaged; start again"):
+    with pytest.raises(UserError, match=rf"rows\.jsonl:1: its {what} in .* were damaged; run the same command again"):
         dataset.example(0) if what == "text" else dataset.reply(0)
     assert not (entry / "verified.json").exists()
     said = []

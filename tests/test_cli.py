@@ -97,10 +97,10 @@ def test_an_incomplete_model_is_refused_before_anything_is_written(tmp_path, sta
     save_file(weights, tmp_path / "half" / "model.safetensors", metadata={"format": "pt"})
     recipe = write(tmp_path, model={"name": "half"}, data={"validation": 0.0})
     assert_refused(
-        run("train", recipe, cwd=tmp_path), "are not whole: 1 are missing (model.layers.1.mlp.up_proj.weight)"
+        run("train", recipe, cwd=tmp_path), "are incomplete: 1 are missing (model.layers.1.mlp.up_proj.weight)"
     )
     (tmp_path / "half" / "model.safetensors").write_bytes(b"nonsense")
-    assert_refused(run("train", recipe, cwd=tmp_path), "model.safetensors is not a whole safetensors file")
+    assert_refused(run("train", recipe, cwd=tmp_path), "model.safetensors is not a complete safetensors file")
     assert not (tmp_path / "runs").exists()
 
 

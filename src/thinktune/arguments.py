@@ -38,78 +38,84 @@ MaybeModelPath = Annotated[
     Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=run_at_home)
 ]
 AverageWeight = Annotated[
-    float, typer.Argument(metavar="WEIGHT", help="The tuned model's share, between 0 and 1, such as 0.7.")
+    float, typer.Argument(metavar="WEIGHT", help="Share of the tuned model, between 0 and 1, such as 0.7.")
 ]
 ServedEndpoint = Annotated[str | None, typer.Option("--endpoint", help="Use this OpenAI-compatible server instead.")]
 EndpointModel = Annotated[
-    str | None, typer.Option("--model", help="Model of the endpoint; all that it lists by default.")
+    str | None, typer.Option("--model", help="Model at the endpoint; default: all that it lists.")
 ]
 ListenPort = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 picks a free one.")]
 ListenHost = Annotated[
-    str, typer.Option("--host", help="Address to listen on; beyond loopback, THINKTUNE_API_KEY must be set.")
+    str, typer.Option("--host", help="Address to listen on; one that other machines reach needs THINKTUNE_API_KEY.")
 ]
 ServeEngine = Annotated[
     Literal["auto", "here", "vllm"],
-    typer.Option("--engine", help="Inference engine; auto is vLLM if it is installed and there is a GPU."),
+    typer.Option("--engine", help="Inference engine; auto uses vLLM if it is installed and there is a GPU."),
 ]
 AllowOrigins = Annotated[
     list[str] | None,
-    typer.Option("--allow-origin", help="Origin of another page that may call the API; once for each."),
+    typer.Option("--allow-origin", help="Origin of another page that may call the API; can be repeated."),
 ]
 AllowHosts = Annotated[
     list[str] | None,
-    typer.Option("--allow-host", help="Another name of this server, as host.docker.internal; once for each."),
+    typer.Option("--allow-host", help="Another name of this server, as host.docker.internal; can be repeated."),
 ]
-RootPath = Annotated[str, typer.Option("--root-path", help="Path below which a proxy offers the server.")]
+RootPath = Annotated[str, typer.Option("--root-path", help="Path under which a proxy offers this server.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
 ]
 Rows = Annotated[
     Path, typer.Argument(metavar="ROWS", help="File, folder or glob of rows, such as rows.jsonl.", callback=at_home)
 ]
-BaseModel = Annotated[str | None, typer.Option("--model", help="Model folder, or OWNER/NAME on a hub; else proposed.")]
-ModelHub = Annotated[Literal["modelscope", "huggingface"], typer.Option("--hub", help="Where the model comes from.")]
+BaseModel = Annotated[
+    str | None, typer.Option("--model", help="Model folder, or OWNER/NAME on a hub; default: one that fits the card.")
+]
+ModelHub = Annotated[
+    Literal["modelscope", "huggingface"], typer.Option("--hub", help="Hub to download the model from.")
+]
 PlannedCard = Annotated[
-    str | None, typer.Option("--card", help="Card to choose for, as in 4090 or 24GiB; default: the one here.")
+    str | None, typer.Option("--card", help="Card to plan for, as in 4090 or 24GiB; default: the card of this machine.")
 ]
 RecipeOutput = Annotated[
     Path | None, typer.Option("--output", help="Recipe to write; default: named after the rows.", callback=at_home)
 ]
-AskNothing = Annotated[bool, typer.Option("--yes", help="Ask nothing: take what is most likely.")]
+AskNothing = Annotated[bool, typer.Option("--yes", help="Ask nothing and use the most likely answers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print only the facts, as JSON.")]
 CleanedRows = Annotated[
     Path | None,
     typer.Option("--write", help="Folder for the cleaned train.jsonl and val.jsonl.", callback=at_home),
 ]
-FixRecipe = Annotated[
-    bool, typer.Option("--fix", help="Write the recipe that it would choose beside this one, and check that.")
-]
+FixRecipe = Annotated[bool, typer.Option("--fix", help="Write a fixed recipe beside this one, and check that.")]
 DoubtsFolder = Annotated[
     Path | None,
-    typer.Option(
-        "--doubts", help="Folder for doubts.html: doubtful rows beside their repair, to decide.", callback=at_home
-    ),
+    typer.Option("--doubts", help="Folder for doubts.html, a page to decide about doubtful rows.", callback=at_home),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Warnings, too, make it not ready.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Treat warnings as errors: any warning makes the recipe not ready.")
+]
 HourlyPrice = Annotated[
-    str | None, typer.Option("--price", help="What an hour costs, as in 2.5CNY; it tells the run's cost.")
+    str | None, typer.Option("--price", help="Price of an hour, as in 2.5CNY: adds the run's cost.")
 ]
 Teacher = Annotated[
-    str | None, typer.Option(help="URL[#MODEL] of a server, or a run's or model's folder; default: the base.")
+    str | None,
+    typer.Option(help="URL[#MODEL] of a server, or the folder of a run or a model; default: the base model."),
 ]
 Shorten = Annotated[bool, typer.Option("--shorten", help="Rewrite reasoning that is longer than --length allows.")]
 PilotRates = Annotated[
-    str | None, typer.Option("--rates", help="Learning rates, as in 5e-6,1e-5,2e-5; default: a quarter to four times.")
+    str | None,
+    typer.Option(
+        "--rates", help="Learning rates, as in 5e-6,1e-5,2e-5; default: a quarter of the recipe's to four times it."
+    ),
 ]
 PilotEpochs = Annotated[
-    str | None, typer.Option("--epochs", help="Epochs, as in 1,2,4; default: half of the recipe's, and as many.")
+    str | None, typer.Option("--epochs", help="Epochs, as in 1,2,4; default: the recipe's, and half of them.")
 ]
 PilotShare = Annotated[
     float | None, typer.Option("--share", help="Share of the training rows; default: what fits into --minutes.")
 ]
-PilotMinutes = Annotated[float, typer.Option("--minutes", help="The most minutes that all runs may take together.")]
+PilotMinutes = Annotated[float, typer.Option("--minutes", help="Time limit for all runs together, in minutes.")]
 TeacherAnswers = Annotated[
-    bool, typer.Option("--teacher-answers", help="Train the teacher's answers, not the rows' own.")
+    bool, typer.Option("--teacher-answers", help="Train the teacher's answers instead of the rows' own.")
 ]
 EXAM_QUESTIONS = 400  # of each set: half the 95 % interval of a share is then at most 5 points
 Exams = Annotated[
@@ -117,36 +123,38 @@ Exams = Annotated[
     typer.Option("--exam", help="Public exam from a hub: medical-zh, medical-en, law-zh, finance, general, or a set."),
 ]
 ExamQuestions = Annotated[
-    int, typer.Option("--exam-questions", min=0, help="Questions drawn of each set of an exam; 0 asks all.")
+    int, typer.Option("--exam-questions", min=0, help="Questions drawn from each set of an exam; 0 asks all.")
 ]
 ExamHub = Annotated[
     Literal["modelscope", "huggingface"] | None,
-    typer.Option("--exam-hub", help="Hub that is asked first for exams; default: the model's."),
+    typer.Option("--exam-hub", help="Hub to try first for exams; default: the model's."),
 ]
 Harness = Annotated[
     list[str] | None,
-    typer.Option("--harness", help="Benchmark of another tool on the run's own API: lm-eval:TASK, evalscope:DATASET."),
+    typer.Option(
+        "--harness", help="Benchmark of another tool, run on this run's API: lm-eval:TASK or evalscope:DATASET."
+    ),
 ]
 
 
 TaskFiles = Annotated[
     list[Path] | None,
-    typer.Option("--tasks", help="File of questions with answers; may be given several times.", callback=at_home),
+    typer.Option("--tasks", help="File of questions with answers; can be repeated.", callback=at_home),
 ]
 Probe = Annotated[
-    bool, typer.Option("--probe/--no-probe", help="Ask the bundled general questions, to see what was forgotten.")
+    bool, typer.Option("--probe/--no-probe", help="Ask the bundled general questions, to see what the model forgot.")
 ]
 Thinking = Annotated[
     bool | None,
     typer.Option(
-        "--thinking/--no-thinking", help="Ask both models only with thinking, or only without; both if not given."
+        "--thinking/--no-thinking", help="Ask both models only with thinking, or only without; default: both."
     ),
 ]
-Regrade = Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again, without a model.")]
+Regrade = Annotated[bool, typer.Option("--regrade", help="Grade the saved replies again; loads no model.")]
 EvaluatedEndpoints = Annotated[
-    list[str] | None, typer.Option("--endpoint", help="Servers that reply: base=URL[#MODEL] and tuned=URL[#MODEL].")
+    list[str] | None, typer.Option("--endpoint", help="Servers that answer: base=URL[#MODEL] and tuned=URL[#MODEL].")
 ]
-Judge = Annotated[str | None, typer.Option("--judge", help="URL[#MODEL] of a judge that compares the answers.")]
+Judge = Annotated[str | None, typer.Option("--judge", help="URL[#MODEL] of a judge model that compares the answers.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0, help="Sampling temperature; 0 is greedy.")]
 SamplingSeed = Annotated[int, typer.Option("--seed", help="Random seed for sampling.")]
 ReportAsJson = Annotated[bool, typer.Option("--json", help="Print only the report, as JSON.")]

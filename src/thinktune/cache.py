@@ -60,7 +60,7 @@ def is_complete(entry: Path, say: Say = lambda _: None) -> bool:
         with suppress(OSError):  # a cache that others filled may be read-only
             os.utime(entry / DIGESTS_FILE)
         return True
-    say(f"{entry}: the cache is damaged ({damage}); it is made again")
+    say(f"{entry}: the cache is damaged ({damage}); it is rebuilt")
     try:
         _remove(entry)
     except OSError as error:
@@ -111,8 +111,8 @@ def create_entry(entry: Path) -> Generator[Path]:
         made = partial.stat()
     except OSError as error:
         raise UserError(
-            f"{entry.parent}: the cache cannot be written ({shorten_error(error)}); set THINKTUNE_CACHE to a folder "
-            "that can be"
+            f"{entry.parent}: the cache cannot be written ({shorten_error(error)}); set THINKTUNE_CACHE to a "
+            "folder that can be written"
         ) from None
     try:
         yield partial
@@ -128,7 +128,9 @@ def create_entry(entry: Path) -> Generator[Path]:
     except FileNotFoundError:
         if partial.is_dir() and os.path.samestat(partial.stat(), made):
             raise
-        raise UserError(f"{entry.parent}: the cache was removed while it was written; start again") from None
+        raise UserError(
+            f"{entry.parent}: the cache was removed while it was being written; run the same command again"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

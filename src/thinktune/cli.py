@@ -66,7 +66,7 @@ def demo(
         Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=arguments.at_home)
     ] = Path("runs/demo"),
 ) -> None:
-    """Run the whole pipeline on a tiny Qwen3, in minutes on a CPU."""
+    """Run the whole pipeline with a tiny Qwen3. Takes a few minutes on a CPU."""
     with captured_output():
         from thinktune.demo import demo as run_demo
 
@@ -83,7 +83,7 @@ def init(
     output: arguments.RecipeOutput = None,
     yes: arguments.AskNothing = False,
 ) -> None:
-    """Write a recipe that is right for these rows and this card. Exit code 0 if it is ready, 2 if not."""
+    """Write a recipe that suits your rows and your card. Exit code 0 if it is ready, 2 if not."""
     with captured_output():
         from thinktune.commands.init import InitOptions, ask_on_terminal, init_recipe
 
@@ -106,7 +106,7 @@ def check(  # noqa: PLR0913 (each parameter is an option)
     strict: arguments.Strict = False,
     price: arguments.HourlyPrice = None,
 ) -> None:
-    """Show what a recipe will train, before any GPU time is spent. Exit code 0 if ready, 2 if not."""
+    """Show what a recipe will train, before you spend GPU time. Exit code 0 if ready, 2 if not."""
     try:
         with exit_when_stopped("stopped; nothing was written"):
             ready = _check(recipe, overrides or [], as_json, _CheckOptions(write, doubts, fix, strict, price))
@@ -159,7 +159,7 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, options: _CheckOpt
     if write and not prepared.stop_reasons:
         written += export_rows(prepared, write, None if loaded.is_mixture else loaded.data.system)
     elif write:
-        written.append(f"{write}: nothing is written, because the rows are not ready")
+        written.append(f"{write}: nothing was written, because the rows are not ready")
     if doubts:
         written += write_doubts_page(loaded, doubts)
     facts |= finish_facts(facts, recipe, overrides, strict=options.strict) | ({"written": written} if written else {})
@@ -176,24 +176,32 @@ def think(  # noqa: PLR0913 (each parameter is an option)
     overrides: arguments.Overrides = None,
     teacher: arguments.Teacher = None,
     tries: Annotated[int, typer.Option(help="Replies to each question.")] = 4,
-    keep: Annotated[int, typer.Option(help="Right replies that become rows, at most, of each question.")] = 1,
-    tokens: Annotated[int | None, typer.Option(help="The most tokens of all prompts and replies.")] = None,
+    keep: Annotated[int, typer.Option(help="Correct replies to keep as rows, at most, for each question.")] = 1,
+    tokens: Annotated[int | None, typer.Option(help="Token limit for all prompts and replies together.")] = None,
     price: Annotated[str | None, typer.Option(help="Price of a million tokens, in/out, as in 2/8CNY.")] = None,
-    budget: Annotated[float | None, typer.Option(help="The most money, in the currency of --price.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Spending limit, in the currency of --price.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 0.6,
-    seed: Annotated[int, typer.Option(help="Seed of the first try; each other has the next one.")] = 0,
-    reply_tokens: Annotated[int | None, typer.Option(help="Tokens of a reply; default: data.max_tokens.")] = None,
-    length: Annotated[str | None, typer.Option(help="Fewest and most tokens of reasoning, as in 50:1500.")] = None,
-    instruct: Annotated[bool, typer.Option("--instruct", help="Ask the teacher in words to think first.")] = False,
-    hints: Annotated[bool, typer.Option("--hints", help="Show the answer where no reply was right.")] = False,
+    seed: Annotated[int, typer.Option(help="Random seed of the first try; the next tries count up from it.")] = 0,
+    reply_tokens: Annotated[
+        int | None, typer.Option(help="Token limit of one reply; default: data.max_tokens.")
+    ] = None,
+    length: Annotated[str | None, typer.Option(help="Fewest and most reasoning tokens, as in 50:1500.")] = None,
+    instruct: Annotated[
+        bool, typer.Option("--instruct", help="Tell the teacher in the prompt to think first.")
+    ] = False,
+    hints: Annotated[
+        bool, typer.Option("--hints", help="Show the teacher the answer where no reply was correct.")
+    ] = False,
     shorten: arguments.Shorten = False,
-    judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge of answers in free text.")] = None,
+    judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge model for free-text answers.")] = None,
     teacher_answers: arguments.TeacherAnswers = False,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests in flight.")] = 16,
-    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=arguments.at_home)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print only the account, as JSON.")] = False,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests sent at the same time.")] = 16,
+    to: Annotated[
+        Path | None, typer.Option(help="Output folder; default: thought/NAME.", callback=arguments.at_home)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the summary, as JSON.")] = False,
 ) -> None:
-    """Give reasoning to rows that have none: ask a teacher, keep what is right. Resumes where it stopped."""
+    """Add reasoning to rows that have none: ask a teacher model and keep correct replies. Resumes where it stopped."""
     loaded = _load_recipe(recipe, overrides or [], say_to_stderr if as_json else say)
     with captured_output():
         from thinktune.commands.think import print_account, think_about_rows
@@ -208,7 +216,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
         own_answers=not teacher_answers,
         folder=to,
     )
-    with exit_when_stopped("stopped; the same command continues after the last saved reply"):
+    with exit_when_stopped("stopped; run the same command to continue after the last saved reply"):
         account = think_about_rows(loaded, options, (price, length), concurrency, say_to_stderr if as_json else say)
     if as_json:
         print_json(account)
@@ -221,7 +229,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
 
 @app.command()
 def train(recipe: arguments.RecipePath, overrides: arguments.Overrides = None) -> None:
-    """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those of torchrun."""
+    """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those that torchrun gives it."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
         with exit_when_stopped(announce=os.environ["RANK"] == "0"):
             with captured_output():
@@ -271,8 +279,8 @@ def pilot(
     share: arguments.PilotShare = None,
     minutes: arguments.PilotMinutes = 60.0,
 ) -> None:
-    """Find learning rate and epochs by short runs on a share of the rows. Resumes where it stopped."""
-    with exit_when_stopped("stopped; the same command goes on"):
+    """Find the learning rate and epochs with short runs on a share of the rows. Resumes where it stopped."""
+    with exit_when_stopped("stopped; run the same command to resume"):
         loaded = _load_recipe(recipe, overrides or [], say)
         with captured_output():
             from thinktune.commands.pilot import run_pilot
@@ -324,11 +332,11 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     asks = tasks or exam or exam_hub or harness or sides or judge or temperature or seed or not probe
     if regrade and (asks or exam_questions != arguments.EXAM_QUESTIONS):
         raise UserError(
-            "--regrade: grades the saved replies alone; leave out every other option but --thinking and --json"
+            "--regrade: only grades the saved replies; leave out all other options except --thinking and --json"
         )
 
     tell = say_to_stderr if as_json else say
-    with exit_when_stopped("stopped; the same command continues after the last saved reply"):
+    with exit_when_stopped("stopped; run the same command to continue after the last saved reply"):
         if regrade:
             result = rescore_run(run, thinking=thinking)
         else:
@@ -349,20 +357,22 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
 
 @app.command()
 def average(run: arguments.RunPath, weight: arguments.AverageWeight) -> None:
-    """Make a model between base and tuned: WEIGHT of the tuned weights, and the rest of the base's."""
+    """Average the base and the tuned model: WEIGHT of the tuned weights, the rest of the base's."""
     with captured_output():
         from thinktune.commands.average import average_run
 
-    with exit_when_stopped("stopped; nothing of the unfinished model is kept"):
+    with exit_when_stopped("stopped; the unfinished model was removed"):
         average_run(run, weight, say)
 
 
 @app.command()
 def report(
     runs: arguments.RunPaths,
-    price: Annotated[str | None, typer.Option(help="Price of an hour of one card, as in 12CNY: adds the cost.")] = None,
+    price: Annotated[
+        str | None, typer.Option(help="Price of one card for an hour, as in 12CNY: adds the cost.")
+    ] = None,
 ) -> None:
-    """Rewrite a run's report page. For several runs, also write a page that compares them."""
+    """Rewrite the report page of a run. For several runs, also write a page that compares them."""
     with captured_output():
         from thinktune.checkpoint import require_run_folder
         from thinktune.report import write_comparison, write_final_card, write_run_page
@@ -386,20 +396,22 @@ def report(
 def push(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Run folder, an export's, or any model folder.", callback=arguments.at_home),
+        typer.Argument(
+            metavar="RUN", help="Run folder, export folder, or any model folder.", callback=arguments.at_home
+        ),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")],
     hub: Annotated[
         Literal["modelscope", "huggingface"],
-        typer.Option(help="The hub; its token is read from MODELSCOPE_API_TOKEN or HF_TOKEN."),
+        typer.Option(help="Hub; reads its token from MODELSCOPE_API_TOKEN or HF_TOKEN."),
     ],
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it; by default it is private.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make it public; default: private.")] = False,
 ) -> None:
-    """Push a run's final model, with its card, to a hub. The same command continues where it stopped."""
+    """Push a run's final model, with its card, to a hub. Resumes where it stopped."""
     with captured_output():
         from thinktune.export.push import push_model
 
-    with exit_when_stopped("stopped; the repository is as it was, and the same command continues"):
+    with exit_when_stopped("stopped; the repository is unchanged; run the same command to continue"):
         say(f"pushed: {push_model(run, hub, name, public=public, say=say)}")
 
 
@@ -444,15 +456,15 @@ def export(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Folder in which each target gets a folder; default: RUN/export.", callback=arguments.at_home
+            help="Folder that gets a subfolder for each target; default: RUN/export.", callback=arguments.at_home
         ),
     ] = None,
 ) -> None:
-    """Write the model as other engines load it; each export is loaded back and asked before it counts."""
+    """Export the model for other engines. Each export is loaded and asked questions to check it."""
     with captured_output():
         from thinktune.commands.export import export_run
 
-    with exit_when_stopped("stopped; nothing of the unfinished export is kept"):
+    with exit_when_stopped("stopped; the unfinished export was removed"):
         export_run(run, targets, to, say, say_to_stderr)
 
 
@@ -481,7 +493,7 @@ def _run_verb() -> None:
         return
     finally:
         if failure := lost_output():
-            say_to_stderr(f"standard output: {failure}; what was printed since then is missing there")
+            say_to_stderr(f"standard output: {failure}; what was printed after that is missing there")
     from rich.markup import escape
 
     console = make_console(stderr=True)

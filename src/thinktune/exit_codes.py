@@ -17,7 +17,7 @@ def error_messages(error: BaseException) -> list[str]:
     if isinstance(error, UserError):
         return error.faults
     if isinstance(error, MemoryError):
-        return ["memory: is full; close other programs, or use a machine with more"]
+        return ["memory: is full; close other programs, or use a machine with more memory"]
     found = system_error(error)
     if found is None:
         return []
@@ -39,7 +39,7 @@ def require_output() -> None:
 
 @contextmanager
 def exit_when_stopped(
-    message: str = "stopped; the same command resumes from the last checkpoint", *, announce: bool = True
+    message: str = "stopped; run the same command to resume from the last checkpoint", *, announce: bool = True
 ) -> Generator[None]:
     """Turn a requested stop into exit code 75, or 130 if nothing was saved, and print how to continue.
 

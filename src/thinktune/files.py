@@ -50,11 +50,11 @@ REMEDIES = {
     "EDQUOT": "free some of your quota, then run the same command",
     "EROFS": "mount it for writing, or name a folder elsewhere",
     "EFBIG": "raise the limit on the size of files (ulimit -f), or use another file system",
-    "EIO": "the disk or its connection fails: see the system's log, and copy what can still be read",
+    "EIO": "the disk or its connection fails: look at the system log, and copy what can still be read",
     "ESTALE": "mount the network disk again, then run the same command",
     "ENOTCONN": "mount the network disk again, then run the same command",
     "EMFILE": "raise the limit on open files (ulimit -n)",
-    "ENFILE": "close programs that hold many files open",
+    "ENFILE": "close programs that have many files open",
     "ENOMEM": "free some memory, or raise its limit (ulimit -v)",
     "EAGAIN": "raise the limits on threads and memory (ulimit -u, ulimit -v), or set OMP_NUM_THREADS=1",
     "ENOENT": "correct the path, or put the file back",
@@ -97,7 +97,7 @@ def expand_home(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise FileNotFoundError(errno.ENOENT, "there is no such user's home", str(path)) from error
+        raise FileNotFoundError(errno.ENOENT, "there is no home folder of that user", str(path)) from error
 
 
 def describe_given_rows(path: Path, wanted: str) -> str | None:
@@ -106,7 +106,7 @@ def describe_given_rows(path: Path, wanted: str) -> str | None:
     if not name.endswith(ROW_FILE_ENDINGS) or not path.is_file() or (name.endswith(".json") and _is_recipe(path)):
         return None
     return (
-        f"{path}: holds rows, and {wanted} belongs here; write a recipe for them first: "
+        f"{path}: is a file of rows, but {wanted} is expected; write a recipe for them first: "
         f"thinktune init {shlex.quote(str(path))}"
     )
 

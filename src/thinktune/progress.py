@@ -77,7 +77,8 @@ class Printer:
             return None
         self._told = True
         return (
-            f"lines could not be printed ({describe_failure(failure)}) and are missing from the output; the run goes on"
+            f"lines could not be printed ({describe_failure(failure)}) and are missing from the output; the run "
+            "continues"
         )
 
     def _guard(self, show: Callable[[], None]) -> None:

@@ -173,5 +173,5 @@ def test_an_average_of_a_class_loads_as_the_average_of_what_both_load_as(tmp_pat
         expected = 0.25 * after[name] + 0.75 * before[name] if tensor.is_floating_point() else after[name]
         torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
     lost = sorted(stored_tensors(base))[-1]
-    with pytest.raises(UserError, match=r"its base stores .* otherwise than the tuned model has them"):
+    with pytest.raises(UserError, match=r"its base stores .* differently from the tuned model"):
         base_places(weights, stored_tensors(base).keys() - {lost}, tmp_path)

@@ -40,7 +40,7 @@ rows.jsonl: 12 rows, columns: question = Question, reasoning = Complex_CoT, answ
 12 rows read: 9 to train on (TOKENS tokens, LEARNED learned), 0 held out, 3 dropped
   blank: 1 dropped (8% of all rows), as in rows.jsonl:6: Question: is empty
   literal_newline: 1 repaired, as in rows.jsonl:5: Response: contains a backslash and an n where a line should end ('第一行。\\\\n第二行。')
-  handed_answer: 1 dropped (8% of all rows), as in rows.jsonl:4: Complex_CoT: says that it was handed the answer ('用户提供的答案是血液。')
+  handed_answer: 1 dropped (8% of all rows), as in rows.jsonl:4: Complex_CoT: says that it was given the answer ('用户提供的答案是血液。')
   duplicate: 1 dropped (8% of all rows), as in rows.jsonl:7: is the same as rows.jsonl:1
 """
 TOKENS_BY_KIND = """\
@@ -95,7 +95,7 @@ def test_the_printed_text_is_the_golden_text(recipe_of):
         "verified for 9 replies: the prompt is a prefix of the conversation, the last trained token is <|im_end|>"
         in text
     )
-    assert "rendered again for 9 of them: transformers' chat template gives the same ids" in text
+    assert "checked again for 9 of them: transformers' chat template gives the same token ids" in text
     assert text.endswith("\nready: 15 steps\n")
 
 
@@ -139,7 +139,7 @@ def test_tokens_that_are_damaged_or_differ_from_the_template_are_found(recipe_of
     changed = dataset.ids.copy()
     changed[int(dataset.replies["start"][2]) + 3] += 1
     object.__setattr__(dataset, "ids", changed)
-    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens in .* were damaged; start again"):
+    with pytest.raises(UserError, match=r"rows\.jsonl:3: its tokens in .* were damaged; run the same command again"):
         verify_tokens(prepared, tokenizer)
     start = int(dataset.replies["start"][2])
     span = slice(start, start + int(dataset.replies["length"][2]))
@@ -172,7 +172,7 @@ def test_json_has_the_facts_and_the_exit_code_is_the_verdict(recipe_of, tmp_path
     bad = run("check", "mine.yaml", "--json", "--write", "other", "data.faults.blank=stop", cwd=tmp_path)
     facts = json.loads(bad.stdout)
     assert (bad.returncode, facts["verdict"]) == (2, "not ready")
-    assert facts["written"] == ["other: nothing is written, because the rows are not ready"]
+    assert facts["written"] == ["other: nothing was written, because the rows are not ready"]
     assert not (tmp_path / "other").exists()
     (tmp_path / "occupied").write_text("a file")
     blocked = run("check", "mine.yaml", "--json", "--write", "occupied", cwd=tmp_path)

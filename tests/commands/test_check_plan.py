@@ -47,7 +47,7 @@ def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
 def test_check_says_that_fp32_is_slow_on_a_card(tree):
     card = {**tree, "plan": {"card": "24GiB"}}
     slow = shown(check_recipe(settings(card, train={"precision": "fp32"}), quiet)[1])
-    assert "expert.precision: is fp32, whose products are not rounded to TF32" in slow
+    assert "expert.precision: is fp32 without TF32 rounding" in slow
     on_the_cpu = settings(tree, train={"precision": "fp32"})
     assert "TF32" not in shown(check_recipe(on_the_cpu, quiet)[1])
 
@@ -150,7 +150,7 @@ def test_a_disk_that_is_too_small_stops_a_run_on_this_machine(tree, monkeypatch)
     _, facts = check_recipe(settings(tree), quiet)
     assert (facts["verdict"], facts["disk"]["fits"]) == ("not ready", False)
     [stop] = facts["stops"]
-    assert "its disk has 0.00 GiB free" in stop
+    assert "the disk has 0.00 GiB free" in stop
     assert "runs_folder=" in stop
     assert stop in shown(facts)
     elsewhere = check_recipe(settings({**tree, "plan": {"card": "24GiB"}}), quiet)[1]
@@ -170,13 +170,13 @@ def test_a_class_that_cannot_be_traced_needs_two_settings_and_no_traceback(tree,
     _, facts = check_recipe(settings(card), quiet)
     [stop] = facts["stops"]
     assert stop.startswith("train.memory: the memory of a model of type qwen3 cannot be predicted (")
-    assert "set train.memory (exact, or 8bit to take less) and expert.batch_tokens (200 or more)" in stop
+    assert "set train.memory (exact, or 8bit to use less) and expert.batch_tokens (200 or more)" in stop
     assert facts["verdict"] == "not ready"
     stated = {**card, "train": {**card["train"], "memory": "8bit", "batch_tokens": 4096}}
     recipe = settings(stated)
     prepared, facts = check_recipe(recipe, quiet)
     assert facts["verdict"] == "ready"
-    assert "as the recipe says: memory tier 8bit" in facts["plan"]["why"]
+    assert "using the recipe's settings: memory tier 8bit" in facts["plan"]["why"]
     assert "memory tier 8bit" in shown(facts)
     admitted = admit(locate_model(recipe))
     inputs = PlanInputs(recipe, prepared, plan_steps(recipe, prepared), admitted.config, admitted.traits, META)

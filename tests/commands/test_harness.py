@@ -93,7 +93,7 @@ def test_every_mistake_of_the_command_line_is_told_at_once(monkeypatch):
     assert len(faults) == 4
     assert "write lm-eval:TASK" in faults[0]
     assert "'missing.yaml' is not a file" in faults[2]
-    assert "environment of its own" in faults[3]
+    assert "a separate environment" in faults[3]
     [benchmark] = parse_benchmarks(["lm-eval:gsm8k"], Path("run"))
     assert (benchmark.name, benchmark.is_file) == ("gsm8k", False)
 

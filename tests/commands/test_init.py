@@ -86,7 +86,7 @@ def test_nothing_is_overwritten(init):
     Path("bees.yaml").write_text("mine")
     _, file, _ = init("bees.jsonl")
     assert (file, Path("bees.yaml").read_text()) == (Path("bees-2.yaml"), "mine")
-    with pytest.raises(UserError, match=r"--output: bees\.yaml is there already and is not overwritten"):
+    with pytest.raises(UserError, match=r"--output: bees\.yaml already exists and is not overwritten"):
         init("bees.jsonl", output=Path("bees.yaml"))
     assert sorted(path.name for path in Path().iterdir()) == ["bees-2.yaml", "bees.jsonl", "bees.yaml"]
 
@@ -125,13 +125,13 @@ def test_rows_that_no_remedy_helps_give_a_recipe_that_says_why(init):
 def test_what_is_no_rows_or_no_model_is_told(init):
     write_lines(Path("bees.jsonl"), rows_of(3))
     Path("mine.yaml").write_text("model: {name: m}")
-    with pytest.raises(UserError, match=r"mine\.yaml: is a recipe, and rows belong here"):
+    with pytest.raises(UserError, match=r"mine\.yaml: is a recipe, but a file of rows is expected"):
         init("mine.yaml")
     with pytest.raises(UserError, match=r"gone\.jsonl: is not a file or folder here"):
         init("gone.jsonl")
     with pytest.raises(UserError, match=r"--model: 'nowhere' is not a folder here"):
         init("bees.jsonl", model="nowhere")
-    with pytest.raises(UserError, match="is no CUDA card"):
+    with pytest.raises(UserError, match="is not a CUDA card"):
         init("bees.jsonl", card="910B")
     assert not list(Path().glob("bees*.yaml"))
 
@@ -155,4 +155,4 @@ def test_the_largest_model_is_proposed_that_a_card_trains_whole():
     tiny = choose_model(find_card("4GiB"))
     assert tiny.model == KNOWN_MODELS[-1]
     assert "memory tier" in tiny.reason
-    assert "no card here" in choose_model(None).reason
+    assert "no card; --card" in choose_model(None).reason

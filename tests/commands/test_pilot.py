@@ -110,7 +110,7 @@ def test_rows_of_several_sources_keep_their_shares_and_settings(recipe_of, token
 
 
 def test_without_held_out_rows_a_pilot_has_nothing_to_compare(recipe_of):
-    with pytest.raises(UserError, match=r"data\.validation: holds out no row"):
+    with pytest.raises(UserError, match=r"data\.validation: holds out no rows"):
         run(recipe_of(data={"validation": 0.0}))
 
 

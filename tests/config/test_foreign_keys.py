@@ -101,7 +101,7 @@ def test_our_own_words_at_another_place_are_told_theirs(tmp_path, tree, answer):
 def test_rows_in_the_place_of_a_recipe_are_recognised(tmp_path, name):
     file = tmp_path / name
     file.write_text(json.dumps({"question": "q", "answer": "a"}) + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"holds rows, and a recipe belongs here; .* thinktune init") as caught:
+    with pytest.raises(UserError, match=r"is a file of rows, but a recipe is expected; .* thinktune init") as caught:
         load_recipe(file)
     assert caught.value.faults[0].endswith(f"thinktune init '{file}'" if " " in name else f"thinktune init {file}")
 

@@ -92,7 +92,7 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
         ("data.files=*.jsonl", "put it in quotes"),
         ("train.betas=[0.9, 1.5]", "expert.betas.1"),
         ("name.first=1", "name is a value"),
-        ("train.tokens_per_step=5", "two ways to set one size"),
+        ("train.tokens_per_step=5", "both set the size of a step"),
         ("train.batch_tokens=5", "data.max_tokens 2048"),
         ("expert.batch_tokens=5", r"expert\.batch_tokens is 5"),
         ("expert.beta=[0.9, 0.999]", r"expert\.beta: unknown key"),
@@ -106,11 +106,14 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
         ("train.weights.reasoning=-1", r"train\.weights: reasoning is -1; write 0, or a number from 0\.001 to 1000"),
         ("train.weights.answer=1e30", r"train\.weights: answer is 1e\+30; write 0, or a number"),
         ("train.weights.answer=true", r"train\.weights: answer is true; write 0, or a number"),
-        ("train.weights={reasoning: 0, answer: 0}", "both weigh 0, and nothing would be learned; give one of them"),
-        ("train.weights={end: 2}", r"train\.weights: end has no weight of its own .* weighs what the answer does"),
+        (
+            "train.weights={reasoning: 0, answer: 0}",
+            "both have weight 0, so nothing would be learned; give one of them",
+        ),
+        ("train.weights={end: 2}", r"train\.weights: end has no weight of its own .* has the answer's weight"),
         (
             "train.weights={prompt: 1, reasoning: much}",
-            '"prompt" is no part of a reply that is weighed; write reasoning or answer; reasoning is "much"',
+            '"prompt" is not a part of a reply with a weight; write reasoning or answer; reasoning is "much"',
         ),
     ],
 )
@@ -251,7 +254,7 @@ def test_an_expert_setting_is_read_at_both_places_and_the_former_one_is_named(tm
     assert said == []
     recipes.append(load_recipe(write(tmp_path, old), say=said.append))
     path = tmp_path / "mine.yaml"
-    assert said == [f"{path}: {EXPERT_FIELDS[name]} is now expert.{name}; the former place is still read"]
+    assert said == [f"{path}: {EXPERT_FIELDS[name]} is now expert.{name}; the old name still works"]
     recipes += [
         load_recipe(
             write(tmp_path, plain), [f"{key}={yaml.safe_dump(VALUES[name], default_flow_style=True).split(chr(10))[0]}"]

@@ -20,10 +20,10 @@ def refusal(folder, text, *overrides):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("train: {epochs: 1}\nplan: {}\ntrain: {weight_decay: 0.1}\n", "mine.yaml:5: train: stands twice, first in line 3"),
-        ("train:\n  epochs: 3\n  epochs: 3\n", "mine.yaml:5: train.epochs: stands twice, first in line 4"),
-        ("train:\n  epochs: 3\n  'epochs': 4\n", "mine.yaml:5: train.epochs: stands twice, first in line 4"),
-        ("data: {name: e}\n", "mine.yaml:3: data: stands twice, first in line 2"),
+        ("train: {epochs: 1}\nplan: {}\ntrain: {weight_decay: 0.1}\n", "mine.yaml:5: train: appears twice, first in line 3"),
+        ("train:\n  epochs: 3\n  epochs: 3\n", "mine.yaml:5: train.epochs: appears twice, first in line 4"),
+        ("train:\n  epochs: 3\n  'epochs': 4\n", "mine.yaml:5: train.epochs: appears twice, first in line 4"),
+        ("data: {name: e}\n", "mine.yaml:3: data: appears twice, first in line 2"),
         ("train: {learning_rate: .inf}\n", "mine.yaml:3: train.learning_rate: .inf is not a finite number"),
         ("train: {learning_rate: inf}\n", 'mine.yaml:3: train.learning_rate: is "inf"; write a number'),
         ("train:\n  weight_decay: -.INF\n", "mine.yaml:4: train.weight_decay: -.INF is not a finite number"),
@@ -42,7 +42,7 @@ def refusal(folder, text, *overrides):
         ("train: {epochs: 2026-01-01}\n", 'mine.yaml:3: train.epochs: is "2026-01-01"; write a whole number'),
         ("train: {seed: 99999999999999999999999}\n", "mine.yaml:3: train.seed: "),
         ("expert: {split_seed: -1}\n", "mine.yaml:3: expert.split_seed: "),
-        ("name: 12\n", "mine.yaml:3: name: is 12, not a text; put it in quotes"),
+        ("name: 12\n", "mine.yaml:3: name: is 12, not text; put it in quotes"),
         ("name: &a hello\n", "mine.yaml:3: name: &a is an anchor"),
         ("name: *a\n", "mine.yaml:3: name: *a is an alias"),
         ("train:\n  <<: {epochs: 3}\n", "mine.yaml:4: train.<<: is a merge key"),
@@ -75,10 +75,10 @@ def test_all_of_them_are_told_at_once_beside_the_schemas_own(tmp_path):
         (["train.learning_rate=.inf"], "'train.learning_rate=.inf': .inf is not a finite number"),
         (["train.epochs=1:30"], "'train.epochs=1:30': train.epochs: is \"1:30\""),
         (["train.seed=010"], "'train.seed=010': 010 is not a decimal number"),
-        (["train={epochs: 1, epochs: 2}"], "'train={epochs: 1, epochs: 2}': epochs: stands twice"),
-        (["train.epochs=1", "train.epochs=2"], "'train.epochs=2': sets again what 'train.epochs=1' sets"),
-        (["train.log_every_steps=1", "expert.log_every_steps=2"], "'expert.log_every_steps=2': sets again"),
-        (["train.epochs=1", "train={}"], "'train={}': sets again what 'train.epochs=1' sets"),
+        (["train={epochs: 1, epochs: 2}"], "'train={epochs: 1, epochs: 2}': epochs: appears twice"),
+        (["train.epochs=1", "train.epochs=2"], "'train.epochs=2': sets the same key as 'train.epochs=1'"),
+        (["train.log_every_steps=1", "expert.log_every_steps=2"], "'expert.log_every_steps=2': sets the same key as"),
+        (["train.epochs=1", "train={}"], "'train={}': sets the same key as 'train.epochs=1'"),
     ],
 )
 def test_overrides_follow_the_same_rules(tmp_path, overrides, told):
@@ -121,7 +121,7 @@ def test_home_is_expanded_wherever_a_path_is_given(tmp_path, monkeypatch):
     [
         (
             "columns: {question: q}\ncolumns: {question: p}\n",
-            r"exam\.jsonl\.yaml:2: columns: stands twice, first in line 1",
+            r"exam\.jsonl\.yaml:2: columns: appears twice, first in line 1",
         ),
         ("columns: {question: q, answer: 010}\n", r"exam\.jsonl\.yaml:1: columns\.answer: 010 is not a decimal number"),
     ],

@@ -34,7 +34,7 @@ GOLDEN = {
     "answer tags": (
         files_of("<think>{r}</think><answer>{a}</answer>"),
         {"answer_tag": {"repaired": 3}},
-        "  answer_tag: 3 repaired, as in rows.jsonl:1: answer: stands in <answer> ('<answer>可以喝，一天一杯。</a')",
+        "  answer_tag: 3 repaired, as in rows.jsonl:1: answer: is in <answer> ('<answer>可以喝，一天一杯。</a')",
     ),
     "double tags": (
         files_of("<think>{r}</think></think>\n{a}"),

@@ -81,16 +81,16 @@ def test_a_worse_reply_beside_a_whole_conversation_is_only_left_out(tree, tokeni
 
 
 OTHERS = [
-    ({"data_source": "math", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "2"}}, "holds prompts (prompt) and what checks a reply (reward_model), as reinforcement learning uses them, and no replies"),
-    ({"prompt": "Which one is it?", "ground_truth": "the second"}, "holds prompts (prompt) and what checks a reply (ground_truth)"),
-    ({"prompt": "Which one is it?", "id": 3}, "holds prompts (prompt), as reinforcement learning uses them, and no replies"),
-    ({"messages": [USER]}, "holds prompts (messages), as reinforcement learning uses them, and no replies"),
-    ({"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "labels": [-100, 2, 3]}, "holds token ids (input_ids, labels): it was tokenized already"),
-    ({"text": "<|im_start|>user\nWhich one?<|im_end|>\n<|im_start|>assistant\nThis one.<|im_end|>"}, "holds one text a row (text), rendered by a chat template or a prompt already ('<|im_start|>')"),
-    ({"text": "### Instruction:\nPick one.\n\n### Response:\nThis one."}, "rendered by a chat template or a prompt already ('### Instruction:')"),
-    ({"text": "[INST] Which one? [/INST] This one."}, "rendered by a chat template or a prompt already ('[INST]')"),
+    ({"data_source": "math", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "2"}}, "holds prompts (prompt) and something to check replies with (reward_model), as for reinforcement learning, and no replies"),
+    ({"prompt": "Which one is it?", "ground_truth": "the second"}, "holds prompts (prompt) and something to check replies with (ground_truth)"),
+    ({"prompt": "Which one is it?", "id": 3}, "holds prompts (prompt), as for reinforcement learning, and no replies"),
+    ({"messages": [USER]}, "holds prompts (messages), as for reinforcement learning, and no replies"),
+    ({"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "labels": [-100, 2, 3]}, "holds token ids (input_ids, labels): it is already tokenized"),
+    ({"text": "<|im_start|>user\nWhich one?<|im_end|>\n<|im_start|>assistant\nThis one.<|im_end|>"}, "holds one text a row (text), already rendered with a chat template or a prompt ('<|im_start|>')"),
+    ({"text": "### Instruction:\nPick one.\n\n### Response:\nThis one."}, "already rendered with a chat template or a prompt ('### Instruction:')"),
+    ({"text": "[INST] Which one? [/INST] This one."}, "already rendered with a chat template or a prompt ('[INST]')"),
     ({"text": "The heart is a muscle. It pumps blood.", "meta": {"n": 1}}, "holds plain text (text) without questions and answers, as for pretraining"),
-    ({"prompt": "Which one is it?", "completion": "<|im_start|>think\nLet me see.\n<|im_start|>answer\nThis one."}, "holds replies that a chat template, or a prompt, has written already ('<|im_start|>')"),
+    ({"prompt": "Which one is it?", "completion": "<|im_start|>think\nLet me see.\n<|im_start|>answer\nThis one."}, "holds replies that already contain the marks of a chat template or a prompt ('<|im_start|>')"),
     ({"prompt": "Which one is it?", "completion": "<Ponder>Let me see.</Ponder> This one."}, "holds replies that begin with '<Ponder>', which may mark the reasoning"),
     ({"prompt": "Which one is it?", "completion": "## Thinking\n\nLet me see.\n\n## Final Response\n\nThis one."}, "holds replies that begin with '## Thinking', which may mark the reasoning"),
 ]  # fmt: skip

@@ -53,7 +53,7 @@ def test_an_answer_that_is_the_question_is_dropped(language):
     for answer in (QUESTION[language], QUESTION[language].lower().rstrip("？?"), f" {QUESTION[language]} ".strip()):
         [finding] = checked(row(language, "Let me see what the law says on it.", answer)).findings
         assert (finding.fault, finding.action) == ("answer_is_question", "dropped")
-        assert "is the question once more" in finding.sentence
+        assert "only repeats the question" in finding.sentence
         assert "data.columns.answer may name the wrong column" in finding.sentence
     longer = row(language, "It is as it is.", f"{QUESTION[language]} {ANSWER[language]}")
     assert checked(longer).findings == ()

@@ -165,7 +165,7 @@ def test_a_comma_too_many_is_read_past(tmp_path, name, text):
 def test_commas_and_brackets_inside_of_texts_stay(tmp_path):
     [row] = read(write(tmp_path, "a.jsonl", '{"a": "[1,]", "b": "\\",}", "c": [1,],}'))
     assert row.columns == {"a": "[1,]", "b": '",}', "c": [1]}
-    assert told([row]) == ["has a comma after its last value, which is no JSON, and was read without it"]
+    assert told([row]) == ["has a comma after its last value, which is not JSON, and was read without it"]
 
 
 def test_lists_one_after_the_other_are_all_read(tmp_path):
@@ -199,10 +199,13 @@ def test_bare_lists_of_messages_are_conversations(tmp_path):
         (b"<!DOCTYPE html><html></html>", "is a web page, perhaps of a download that failed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a pointer of Git LFS"),
         (b"SQLite format 3\0", "is an SQLite database"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is a workbook or document of an old Office; save it as .xlsx"),
+        (
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+            "is a workbook or document of an old version of Office; save it as .xlsx",
+        ),
         (b"%PDF-1.7", "is a PDF document"),
         (b"7z\xbc\xaf\x27\x1c", "is a 7z archive; unpack it"),
-        (b"\x80\x04\x95rest", "is a pickle of Python, which can run code"),
+        (b"\x80\x04\x95rest", "is a Python pickle, which could run code"),
         (b"rows.jsonl".ljust(257, b"\0") + b"ustar\0", "is a tar archive; unpack it"),
     ],
 )

@@ -42,7 +42,7 @@ def numbered(rows):
 FORMS = {
     "rows.jsonl": (
         json.dumps(ROWS, ensure_ascii=False),
-        "rows.jsonl:1: is a JSON list, not JSON lines, whatever its name says, and was read as that",
+        "rows.jsonl:1: is a JSON list, not JSON lines, not what its name says, and was read as that",
     ),
     "objects.jsonl": (
         "\n".join(json.dumps(row, ensure_ascii=False, indent=2) for row in ROWS),
@@ -54,15 +54,15 @@ FORMS = {
     ),
     "excel.csv": (
         "\ufeffsep=;\r\n" + table(ROWS, ";"),
-        "excel.csv:2: its columns are separated by ;, and were read so",
+        "excel.csv:2: its columns are separated by ;, and were read that way",
     ),
     "index.csv": (
         table(numbered(ROWS)),
-        "index.csv:1: column 1 has no name: it holds row numbers, and was read past",
+        "index.csv:1: column 1 has no name: it holds row numbers, and was skipped",
     ),
     "title.csv": (
         "Questions,,\n" + table(ROWS),
-        "title.csv:1: has a title ('Questions') above the names of its columns, which was read past",
+        "title.csv:1: has a title ('Questions') above the names of its columns, which was skipped",
     ),
 }
 

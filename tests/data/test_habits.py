@@ -46,7 +46,7 @@ def test_a_text_without_a_stop_is_told_where_nearly_all_others_have_one(field, t
     row = (PROSE[0][0], text, PROSE[0][2]) if field == "think" else (*PROSE[0][:2], text)
     [(fault, action, sentence)] = findings([*PROSE, row], -1)
     assert (fault, action) == ("cut_text", "kept")
-    assert sentence.startswith(f"{field}: ends without a stop, which nearly all others have")
+    assert sentence.startswith(f"{field}: ends without a full stop, unlike nearly all others")
     assert end in sentence
 
 

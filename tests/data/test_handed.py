@@ -183,8 +183,8 @@ def test_handed_context_names_the_column_that_may_be_meant():
     columns = {"question": ASKED["zh"], "think": "参考资料里说要退。", "answer": ANSWER["zh"], "material": LAW["zh"]}
     [finding] = row_findings(columns).findings
     assert finding.sentence == (
-        "rows.jsonl:7: think: speaks of a reference that the prompt does not hold ('参考资料里说要退。'); "
-        "column material, which is not used, may be what it means"
+        "rows.jsonl:7: think: mentions a reference that the prompt does not contain ('参考资料里说要退。'); "
+        "column material, which is not used, may be what is meant"
     )
 
 

@@ -155,7 +155,7 @@ def test_markup_that_says_nothing_is_taken_off_and_told(wrong, right, field):
 def test_markup_that_may_say_something_is_told_and_stays(text):
     row = example({**ZH, "answer": text})
     assert found_in(row) == [("markup", "kept")]
-    assert "it stays, since taking it off may change what is said" in checked(row).findings[0].sentence
+    assert "it stays, since removing it may change the meaning" in checked(row).findings[0].sentence
 
 
 @pytest.mark.parametrize(

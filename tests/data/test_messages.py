@@ -168,7 +168,7 @@ def test_weights_say_which_replies_are_trained():
         (PAIR | {"system": 0}, "not_text", "system: is 0, not text"),
         (PAIR | {"history": [["x"]]}, "not_text", "history[0]: is ['x'], not a pair of a question and a reply"),
         (PAIR | {"history": "[x]"}, "not_text", "history: is '[x]', not a list of pairs or messages"),
-        (PAIR | {"history": ["q", "a", "q"]}, "not_text", "history: is a list of 3 texts; only where a reply follows every question is it clear who speaks"),
+        (PAIR | {"history": ["q", "a", "q"]}, "not_text", "history: is a list of 3 texts; it is only clear who speaks where a reply follows every question"),
         (PAIR | {"keypoint": ["x"]}, "not_text", "keypoint: is ['x'], not text"),
     ],
 )  # fmt: skip

@@ -272,7 +272,7 @@ def test_a_silent_row_is_as_long_as_its_answer(prepared):
 
 
 def test_a_share_needs_a_template_with_a_switch(prepared, tokenizer, monkeypatch):
-    assert any("data.silent_share: 0.1 keeps it" in line for line in summary_lines(prepared([THOUGHT]).summary))
+    assert any("data.silent_share: 0.1 prevents that" in line for line in summary_lines(prepared([THOUGHT]).summary))
     unswitched = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     monkeypatch.setattr(tokenizer, "chat_template", unswitched)
     assert prepared([THOUGHT]).summary["train_rows"] == 1

@@ -194,7 +194,7 @@ def test_every_bundled_question_is_asked(recipe_of, tree, tokenizer):
 def test_a_limit_that_leaves_no_room_for_a_reply_is_told(recipe_of, tokenizer):
     long = "Why does the heart pump so much blood through a muscle? " * 20
     prepared = prepare_with_faults(recipe_of([{"question": long}, {"question": long + "So?"}]), tokenizer)
-    assert "data.replay: no question leaves room for a reply in 200 tokens" in prepared.stop_reasons[0]
+    assert "data.replay: no question leaves space for a reply within 200 tokens" in prepared.stop_reasons[0]
 
 
 def test_an_entry_is_named_by_what_it_is_made_from(recipe_of, tokenizer):

@@ -59,12 +59,12 @@ def test_rows_marked_bad_are_dropped_by_default_and_kept_on_demand(tree, tokeniz
         (PAIR | {"scan": PNG}, "scan: holds an image"),
         (PAIR | {"audio": {"path": "a.wav", "array": [0.1], "sampling_rate": 16000}}, "audio: holds audio"),
         (PAIR | {"videos": ["clip.mp4"]}, "videos: holds a video"),
-        (PAIR | {"question": "<image>\nWhat is this?"}, "question: needs the medium that stands at <image>"),
+        (PAIR | {"question": "<image>\nWhat is this?"}, "question: needs the image, audio or video at <image>"),
         (
             PAIR | {"question": "What is this?\n<|image_pad|>"},
-            "question: needs the medium that stands at <|image_pad|>",
+            "question: needs the image, audio or video at <|image_pad|>",
         ),
-        (chat("<video>What happens?"), "messages[0].content: needs the medium that stands at <video>"),
+        (chat("<video>What happens?"), "messages[0].content: needs the image, audio or video at <video>"),
     ],
 )
 def test_rows_with_media_are_found(row, words):

@@ -27,7 +27,7 @@ def test_one_question_with_two_answers_is_a_conflict_that_shows_both(tree, token
     assert named.keys() & {"conflict", "near_duplicate", "one_question"} == {"conflict"}
     assert named["conflict"]["actions"] == {"kept": 1}
     assert named["conflict"]["examples"] == [
-        f"rows.jsonl:6: asks the same as rows.jsonl:5 and answers otherwise ({second!r}; there {first!r})"
+        f"rows.jsonl:6: asks the same as rows.jsonl:5 and answers differently ({second!r}; there {first!r})"
     ]
     assert prepared.summary["train_rows"] == 6
     _, dropped = faults(tree, tokenizer, rows, conflict="drop")
@@ -85,7 +85,7 @@ def test_a_file_is_judged_by_its_own_habits(tree, tokenizer):
     rows = [*whole, row("怎么办？", "先休息，多喝水，三天后还不好就应当尽快去医")]
     named, _ = faults(tree, tokenizer, rows)
     assert named["cut_text"]["examples"] == [
-        "rows.jsonl:13: answer: ends without a stop, which nearly all others have ('休息，多喝水，三天后还不好就应当尽快去医')"
+        "rows.jsonl:13: answer: ends without a full stop, unlike nearly all others ('休息，多喝水，三天后还不好就应当尽快去医')"
     ]
     loose = [row_ | {"answer": row_["answer"].rstrip(".") + ", as it seems to me"} for row_ in rows_of(12)]
     assert "cut_text" not in faults(tree, tokenizer, [*loose, rows[-1]])[0]

@@ -83,7 +83,7 @@ def test_messages_are_read_whatever_their_keys(name, messages, said, format):
     [
         ([ASK, SAY, SAY], "role: rows.jsonl:1: messages[2].content: is the assistant's turn where the user's is expected"),
         ([ASK, SAY | {"reasoning": "t"}, SAY], "role: rows.jsonl:1: messages[2].content: is the assistant's turn where the user's is expected"),
-        (["q", "a", "r"], "not_text: rows.jsonl:1: messages: is a list of 3 texts; only where a reply follows every question is it clear who speaks"),
+        (["q", "a", "r"], "not_text: rows.jsonl:1: messages: is a list of 3 texts; it is only clear who speaks where a reply follows every question"),
         ([ASK, SAY | {"channel": "commentary"}], "role: rows.jsonl:1: messages[1].channel: is 'commentary'; only analysis and final can be trained"),
         ([["q", "a", "r"]], "not_text: rows.jsonl:1: messages[0]: is ['q', 'a', 'r'], not a pair of a question and a reply"),
         ([{"role": "user", "one": "q", "two": "r"}, SAY | {"content": None, "one": "a", "two": "b"}], "u: a:"),
@@ -105,8 +105,8 @@ def test_unusual_roles_are_shown_and_unknown_ones_asked_for():
     unknown = [{"messages": [{"role": "Pupil", "content": "q"}, {"role": "Master", "content": "a"}]}]
     (sentence,) = refusal(unknown)
     assert sentence == (
-        "data.columns.roles: in messages of rows.jsonl speak Pupil, Master, and it is not known who asks and who "
-        "answers; write data.columns: {messages: messages, roles: {user: Pupil, assistant: Master}} if that is who they are"
+        "data.columns.roles: in messages of rows.jsonl speak Pupil, Master, and it is unclear who asks and who answers; write"
+        " data.columns: {messages: messages, roles: {user: Pupil, assistant: Master}} if that is who they are"
     )
     told = {"messages": "messages", "roles": {"user": "Pupil", "assistant": ["Master", "Aide"]}}
     assert spoken(unknown, columns=told) == "u:q a:a"

@@ -29,7 +29,7 @@ def test_other_separators_are_found_and_told(tmp_path, separator, shown, mark):
 def test_commas_in_a_tsv_are_found(tmp_path):
     rows = read(write(tmp_path, "a.tsv", joined(",", NAMES, FIRST, SECOND)))
     assert [row.columns for row in rows] == ROWS
-    assert told(rows) == ["its columns are separated by commas, and were read so"]
+    assert told(rows) == ["its columns are separated by commas, and were read that way"]
 
 
 @pytest.mark.parametrize("line", ["sep=;\r\n", '"sep=;"\r\n', "SEP=;\n"])
@@ -37,7 +37,7 @@ def test_a_line_that_names_the_separator_is_no_row(tmp_path, line):
     rows = read(write(tmp_path, "a.csv", line + joined(";", NAMES, FIRST, SECOND)))
     assert [row.columns for row in rows] == ROWS
     assert [row.source for row in rows] == ["a.csv:3", "a.csv:4"]
-    assert "its first line names the separator (sep=), and was read past" in told(rows)
+    assert "its first line names the separator (sep=), and was skipped" in told(rows)
 
 
 def test_commas_in_all_texts_do_not_make_the_names_a_title(tmp_path):
@@ -74,13 +74,13 @@ def test_row_numbers_without_a_name_are_read_past(tmp_path, numbers):
     records = [("", *NAMES), (numbers[0], *FIRST), (numbers[1], *SECOND)]
     rows = read(write(tmp_path, "a.csv", joined(",", *records)))
     assert [row.columns for row in rows] == ROWS
-    assert told(rows) == ["column 1 has no name: it holds row numbers, and was read past"]
+    assert told(rows) == ["column 1 has no name: it holds row numbers, and was skipped"]
 
 
 def test_empty_columns_without_a_name_are_read_past_even_where_rows_lack_their_separators(tmp_path):
     rows = read(write(tmp_path, "a.csv", joined(",", (*NAMES, "", ""), (*FIRST, "", ""), (*SECOND, " ", ""))))
     assert [row.columns for row in rows] == ROWS
-    assert told(rows) == ["2 columns were read past, with no name and no text"]
+    assert told(rows) == ["2 columns were skipped, with no name and no text"]
     rows = read(write(tmp_path, "a.csv", joined(",", NAMES, (*FIRST, ""), (*SECOND, "", ""))))
     assert [row.columns for row in rows] == ROWS
 

@@ -158,7 +158,7 @@ def test_ignored_columns_are_told_where_rows_may_need_them():
     assert {one["column"]: one["ignored"] for one in unused.facts(mapping)} == {"tools": True, "essay": True}
     [line] = unused_lines(unused.facts(mapping))
     assert line.startswith("  ignored: tools (tools, in 100 % of the rows")
-    assert line.endswith("a reply that speaks of them learns to speak of what its prompt lacks")
+    assert line.endswith("a reply that mentions them learns to mention what its prompt lacks")
 
 
 def test_many_columns_are_cut_to_a_few_lines():

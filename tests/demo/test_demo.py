@@ -87,5 +87,5 @@ def test_the_demo_learns_most_facts_and_the_form(tmp_path):
     assert figures["ended"]["tuned"]["value"] >= 0.95
     assert figures["well_formed"]["tuned"]["value"] >= 0.95
     assert figures["loss"]["tuned"]["value"] < figures["loss"]["base"]["value"] / 2
-    assert found["verdicts"][0].startswith("held-out: better; right answers")
+    assert found["verdicts"][0].startswith("held-out: better; correct answers")
     assert (tmp_path / "demo" / "expert" / "report.html").is_file()

@@ -21,7 +21,7 @@ def rows(right, count, **more):
 
 def test_a_real_gain_is_called_better_with_its_figures():
     text = set_verdict("held-out", compare(rows(2, 100), rows(90, 100)))
-    assert text.startswith("held-out: better; right answers 2.0 % → 90.0 %, +88.0 points (+")
+    assert text.startswith("held-out: better; correct answers 2.0 % → 90.0 %, +88.0 points (+")
     assert text.endswith(", 100 rows")
 
 
@@ -39,7 +39,7 @@ def test_truncated_replies_are_reported():
 
 def test_a_risen_loss_is_named_though_the_verdict_is_about_another_figure():
     base, tuned = ([{"right": 0.0, "loss": loss + row / 100} for row in range(20)] for loss in (7.0, 420.0))
-    assert "no difference shown; right answers" in set_verdict("t", compare(base, tuned))
+    assert "no difference shown; correct answers" in set_verdict("t", compare(base, tuned))
     assert "; the eval loss is worse: 7.095 → 420.095" in set_verdict("t", compare(base, tuned))
     assert "loss" not in set_verdict("t", compare(tuned, base))
     assert (
@@ -50,7 +50,7 @@ def test_a_risen_loss_is_named_though_the_verdict_is_about_another_figure():
 @pytest.mark.parametrize(
     ("base", "tuned", "verdict"),
     [
-        (90, 60, "general ability: LOST; 75.0 % → 50.0 % right"),
+        (90, 60, "general ability: LOST; 75.0 % → 50.0 % correct"),
         (90, 90, "general ability: kept within 5 points"),
         (0, 0, "general ability: the base had almost none to lose"),
     ],
@@ -88,7 +88,7 @@ def switch(mode, base, tuned, count=40):
 def test_a_switch_that_was_unlearned_is_called_lost_and_the_cure_is_named():
     text = switch_verdict(switch("silent", 40, 10))
     assert text.startswith("switch off (does not reason): LOST; obeyed by 100.0 % → 25.0 %, −75.0 points (−")
-    assert text.endswith("40 rows; mix in silent rows by data.silent_share")
+    assert text.endswith("40 rows; mix in silent rows with data.silent_share")
     assert switch_verdict(switch("thinking", 38, 2)).endswith("mix in rows that reason")
 
 

@@ -1,4 +1,4 @@
-"""Right answers are recognized as people would recognize them."""
+"""Correct answers are recognized as people would recognize them."""
 
 import pytest
 from hypothesis import given

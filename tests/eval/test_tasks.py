@@ -93,13 +93,13 @@ def test_every_row_that_cannot_be_used_is_named(tmp_path):
     file.write_text("\n".join(json.dumps({"keypoints": None, "choices": None, "answer": None} | row) for row in rows))
     with pytest.raises(UserError) as caught:
         read_tasks(file)
-    for line, field in enumerate(("question", "nothing to grade by", "answer", "choices", "grader", "rules"), 1):
+    for line, field in enumerate(("question", "nothing to grade with", "answer", "choices", "grader", "rules"), 1):
         assert any(fault.startswith(f"bad.jsonl:{line}") and field in fault for fault in caught.value.faults), field
     file.write_text('{"ask": "q"}')
     with pytest.raises(UserError, match="match no known layout"):
         read_tasks(file)
     file.write_text('{"question": "q"}')
-    with pytest.raises(UserError, match=r"none of its columns \(question\) is known as the answer"):
+    with pytest.raises(UserError, match=r"none of its columns \(question\) is known to hold the answer"):
         read_tasks(file)
     with pytest.raises(UserError, match="is not a file"):
         read_tasks(tmp_path / "gone.jsonl")

@@ -70,7 +70,7 @@ def test_votes_about_another_model_are_told_and_not_counted(run):
     cast(run, tuned=2)
     counted = count_votes(run)
     assert (counted["votes"], counted["base"], counted["earlier"]) == (2, 0, 9)
-    assert "9 about another step's model, not counted" in counted["verdict"]
+    assert "9 about the model of another step, not counted" in counted["verdict"]
 
 
 def test_the_model_of_a_run_that_is_not_finished_is_its_best_checkpoint(tmp_path):

@@ -146,7 +146,7 @@ def test_the_context_is_what_was_trained_with_a_reply_and_at_most_the_models_own
 def test_an_engine_is_tried_where_it_is_installed(tmp_path, monkeypatch):
     command = serving_command(settings_of(tmp_path), "vllm")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert try_engine(command) == "untried, because vLLM is not installed here"
+    assert try_engine(command) == "not tested, because vLLM is not installed here"
     program = tmp_path / "vllm"
     options = "--served-model-name --max-model-len --override-generation-config --reasoning-parser"
     for printed, said in (

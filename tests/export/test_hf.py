@@ -131,5 +131,5 @@ def test_a_reply_ends_at_the_folders_own_end_tokens_and_is_greedy_whatever_its_s
 
 def test_a_folder_that_transformers_does_not_load_is_told_in_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="is not loaded by transformers"):
+    with pytest.raises(UserError, match="cannot be loaded by transformers"):
         TransformersModel(tmp_path)

@@ -51,7 +51,7 @@ def test_without_a_template_in_go_the_ollama_that_reads_the_models_own_is_requir
     assert "\nTEMPLATE" not in made.text
     assert made.notes[0].startswith("TEMPLATE is left out")
     assert "it writes the date" in made.notes[0]
-    assert "is left out: it has characters" in made.notes[1]
+    assert "is left out, because a SYSTEM line" in made.notes[1]
 
 
 def test_a_token_that_the_file_adds_is_not_written_twice(tmp_path):
@@ -73,7 +73,7 @@ def test_a_token_that_the_file_adds_and_the_template_does_not_write_is_said(tmp_
 def test_without_ollama_the_command_is_said_to_be_untried(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     said = create_in_ollama(tmp_path, "mine")
-    assert said.startswith("untried, because Ollama is not installed")
+    assert said.startswith("not tested, because Ollama is not installed")
     assert said.endswith("ollama create mine -f Modelfile")
 
 
@@ -88,7 +88,7 @@ esac
 
 @pytest.mark.parametrize(
     ("list_code", "create_code", "said"),
-    [(1, 0, "untried, because no Ollama server answers"), (0, 0, "made by .*9.9.9"), (0, 1, "failed: bad template")],
+    [(1, 0, "not tested, because no Ollama server answers"), (0, 0, "made by .*9.9.9"), (0, 1, "failed: bad template")],
 )
 def test_where_ollama_is_installed_it_makes_the_model_or_says_why_not(
     tmp_path, monkeypatch, list_code, create_code, said
@@ -110,7 +110,7 @@ def test_where_ollama_is_installed_it_makes_the_model_or_says_why_not(
 def test_a_file_that_is_no_gguf_file_is_refused(tmp_path, content):
     pytest.importorskip("gguf")
     (tmp_path / "x.gguf").write_bytes(content)
-    with pytest.raises(UserError, match="is no GGUF file"):
+    with pytest.raises(UserError, match="is not a GGUF file"):
         read_gguf_facts(tmp_path / "x.gguf")
 
 

@@ -98,4 +98,4 @@ def test_a_gguf_that_lost_its_end_or_names_another_pre_tokenizer_fails(gguf_run,
     assert lost.kl == inf
     for name in ("gpt-2", "llama-bpe"):
         other = ask(gguf_run / "final", tmp_path / "m.gguf", kind, reference, _change_tokenizer(pretokenizer=name))
-        assert "its tokenizer cuts" in "".join(other.faults), name
+        assert "its tokenizer splits" in "".join(other.faults), name

@@ -49,5 +49,5 @@ def test_an_engines_target_is_a_script_and_says_that_nothing_was_asked(start, tm
     assert (made.folder / "serve.sh").read_text(encoding="utf-8").startswith("#!/bin/sh")
     assert not (made.folder / "README.md").exists(), "no model is here"
     text = "\n".join(describe_export(made))
-    assert "NOT CHECKED: a script was written, and the engine was not asked" in text
+    assert "NOT CHECKED: a script was written; the engine was not tested" in text
     assert str(start.resolve()) in made.finished, "the line to type names the model's own folder"

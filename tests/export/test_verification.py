@@ -100,7 +100,7 @@ def test_a_reply_may_part_only_where_our_own_best_tokens_are_closer_than_the_rou
     found = verify_export("copy", "bf16", _Parting(few, PlainTransformers(copy)), few, quiet)
     assert found.kl < MIN_KL
     [fault] = found.faults
-    assert "parts from the model's at token 0" in fault
+    assert "differs from the model's at token 0" in fault
     assert not verify_export("copy", "q8_0", _Parting(few, PlainTransformers(copy)), few, quiet).faults
 
 
@@ -127,7 +127,7 @@ class _Parting(PlainTransformers):
 def test_an_early_end_fails_in_every_form(copy, few):
     ends_early = few.answers[0].reply[3]
     edit_json(copy, "generation_config.json", lambda config: config.update(eos_token_id=[2, ends_early]))
-    assert "where the model's goes on" in "".join(check(copy, few, "q4_k_m").faults)
+    assert "where the model's reply continues" in "".join(check(copy, few, "q4_k_m").faults)
 
 
 def test_a_template_that_lost_the_switch_fails_by_the_other_modes_prompt(copy, few):

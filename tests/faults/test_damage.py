@@ -52,7 +52,7 @@ def spoil_line(data):
 DAMAGE = {
     "recipe, not YAML": ("recipe.yaml", lambda _: b"\x00\x01", r"recipe\.yaml: is not YAML"),
     "recipe, cut": ("recipe.yaml", lambda _: b"name: small\n", r"recipe\.yaml: model: is missing"),
-    "environment, cut": ("environment.json", cut, r"environment\.json: is damaged .*put the former file back"),
+    "environment, cut": ("environment.json", cut, r"environment\.json: is damaged .*put the original file back"),
     "environment, a list": ("environment.json", lambda _: b"[]", r"environment\.json: is damaged"),
     "environment, empty": ("environment.json", lambda _: b"{}", r"environment\.json: is damaged \(data_fingerprint"),
     "environment, no such tier": (
@@ -62,9 +62,9 @@ DAMAGE = {
     ),
     "environment, not UTF-8": ("environment.json", lambda _: b"\xff\xfe", r"environment\.json: is damaged"),
     "environment, too deep": ("environment.json", lambda _: b"[" * 100_000, r"environment\.json: is damaged"),
-    "evaluated, cut": ("evaluated.json", cut, r"evaluated\.json: is damaged .*delete it, and the evaluation is made"),
+    "evaluated, cut": ("evaluated.json", cut, r"evaluated\.json: is damaged .*delete it to run the evaluation again"),
     "evaluated, a number": ("evaluated.json", lambda _: b"3", r"evaluated\.json: is damaged"),
-    "a line of metrics": ("metrics.jsonl", spoil_line, r"metrics\.jsonl:1: is damaged .*spaces to go on without it"),
+    "a line of metrics": ("metrics.jsonl", spoil_line, r"metrics\.jsonl:1: is damaged .*spaces to continue without it"),
     "a line of metrics without its kind": (
         "metrics.jsonl",
         lambda data: data.replace(b'"kind"', b'"kinf"', 1),

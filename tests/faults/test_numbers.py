@@ -188,7 +188,7 @@ def test_the_setting_that_would_fit_is_given_as_overrides(tree, monkeypatch, tmp
     said = dry_run.suggest_plan(
         context, Card("a card for less", memory_peaks(workload, Setting("exact", False, 0.0, 256)).train)
     )
-    assert said.startswith("in this tier nothing smaller fits; this does (")
+    assert said.startswith("no smaller setting of this tier fits; this does (")
     changed = recipe.load_recipe(given, said.partition("): ")[2].split())
     assert (changed.name, changed.run_folder.exists()) == (f"{context.folder.name}-2", False)
     assert changed.train.memory in ("exact-bf16", "8bit", "8bit-streamed", "4bit")

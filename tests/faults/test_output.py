@@ -91,7 +91,7 @@ def test_check_whose_result_cannot_be_written_says_so_and_exits_with_2(tree, mon
         monkeypatch.undo()
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert said.endswith("standard output: No space left on device; what was printed since then is missing there\n")
+    assert said.endswith("standard output: No space left on device; what was printed after that is missing there\n")
     assert "Traceback" not in said
 
 

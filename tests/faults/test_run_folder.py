@@ -101,7 +101,7 @@ def equal_but_for_events(folder, whole):
 def test_a_state_of_another_form_is_refused(tree, stopped, monkeypatch):
     path = stopped.run_folder / "environment.json"
     write_json(path, read_json(path) | {"memory": "exact"})
-    refused(stopped, r"train\.memory: .*cannot be restored \(its state is not that of memory exact\)")
+    refused(stopped, r"train\.memory: .*cannot be restored \(its state does not fit memory exact\)")
 
 
 DAMAGE = {
@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_is_refused_and_named(stopped, tried, damage):
     path = store.find_checkpoint(stopped.run_folder, "last").folder / name
     after = change(path.read_bytes() if path.exists() else b"")
     path.unlink(missing_ok=True) if after is None else path.write_bytes(after)
-    refused(stopped, rf"step-000004: is not as it was written: .*{message}.*start a new run with name=")
+    refused(stopped, rf"step-000004: has changed since it was written: .*{message}.*start a new run with name=")
     tried(f"{damage} of a checkpoint", "nothing; the run is refused as long as it lasts")
 
 
@@ -171,7 +171,7 @@ def test_a_damaged_final_model_is_written_again(tree, tried):
     folder = train(settings(tree), quiet)
     good = contents(folder / "final")
     (folder / "final" / "model.safetensors").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"final: is not as it was written: model\.safetensors"):
+    with pytest.raises(UserError, match=r"final: has changed since it was written: model\.safetensors"):
         store.resolve_model_folder(folder)
     train(settings(tree), quiet)
     assert contents(folder / "final") == good

@@ -62,7 +62,7 @@ def test_a_signal_while_rows_or_weights_load_exits_with_75_and_the_next_start_is
         with pytest.raises(SystemExit) as ended:
             main()
     assert ended.value.code == 75
-    assert f"{number.name}: stopped while rows and weights were loaded" in capsys.readouterr().err
+    assert f"{number.name}: stopped while loading rows and weights" in capsys.readouterr().err
     assert train(settings(tree), quiet).joinpath("final").is_dir()
     tried(f"{number.name} in {place}")
 
@@ -80,7 +80,7 @@ def test_a_signal_before_training_takes_over_exits_with_75(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 75
-    assert capsys.readouterr().err == "SIGTERM: stopped; the same command resumes from the last checkpoint\n"
+    assert capsys.readouterr().err == "SIGTERM: stopped; run the same command to resume from the last checkpoint\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

@@ -78,7 +78,7 @@ def cut(folder: Path) -> None:
 
 HARMED = {
     "lacks tokenizer.json, which its client recorded": lambda folder: (folder / "tokenizer.json").unlink(),
-    f"{WEIGHTS} is not whole": cut,
+    f"{WEIGHTS} is incomplete": cut,
     "also holds more.safetensors": lambda folder: save_file({"a": torch.ones(1)}, folder / "more.safetensors"),
     "lacks model-00001-of-00001.safetensors": index_without_shard,
     ".msc cannot be read": lambda folder: (folder / ".msc").write_bytes(pickle.dumps([Attack()])),
@@ -162,5 +162,5 @@ def test_headers_tell_whole_weights_from_cut_ones(start, tmp_path):
     assert load_file(folder / WEIGHTS)
     for body in (b"", b"\xff" * 8, (9).to_bytes(8, "little") + b"[1, 2, 3]", (folder / WEIGHTS).read_bytes() + b"\0"):
         (folder / WEIGHTS).write_bytes(body)
-        with pytest.raises(IncompleteSnapshotError, match="is not whole"):
+        with pytest.raises(IncompleteSnapshotError, match="is incomplete"):
             require_whole_model(folder)

@@ -12,9 +12,9 @@ WEIGHTS = "model.safetensors"
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
 SECRET = "hf_aSecretThatNobodyMayRead"
 AN_HOUR = Fault(429, headers=(("Retry-After", "3600"),))
-SILENT = "it does not answer; check the network, or name a mirror in {mirror}, and start again: what has been downloaded is kept"
+SILENT = "it does not answer; check the network, or name a mirror in {mirror}, then run the same command: finished downloads are kept"
 BUSY = "it received too many requests (429); wait a few minutes, set {token}, or name a mirror in {mirror}"
-BROKEN = "it failed (500); wait, or name a mirror in {mirror}, and start again: what has been downloaded is kept"
+BROKEN = "it failed (500); wait, or name a mirror in {mirror}, then run the same command: finished downloads are kept"
 ASKS = "it requires a token (401); set {token} to one with read access, or correct the name"
 REFUSES = "it denies access (403); request access on its page, and set {token} to a token of that account"
 FAULTS = {

@@ -152,7 +152,7 @@ def test_with_the_hub_out_of_reach_a_whole_snapshot_serves_and_one_line_says_so(
         assert contents(folder_of(done)) == contents(start if kind == "model" else data)
         said = [line for line in done.stderr.splitlines() if line.startswith("model.name: ")]
         assert len(said) == 1
-        assert f"is taken from the cache, not from {name}: the connection fails" in said[0]
+        assert f"is read from the cache, not from {name}: the connection fails" in said[0]
 
     at_once(check, CACHED)
 
@@ -165,7 +165,7 @@ def test_offline_nothing_is_asked_and_the_cache_serves_or_a_sentence_names_the_v
         asked = "clinic/small clinic/other"
         done = locate(asked, name, address=hub.address, caches=caches, **{OFFLINE[name]: "1"})
         assert (Path(done.stdout.strip()) / WEIGHTS).is_file()
-        assert f"'clinic/small' (revision by default) is taken from the cache, not from {name}: " in done.stderr
+        assert f"'clinic/small' (revision by default) is read from the cache, not from {name}: " in done.stderr
         assert f"{refused('clinic/other', name)}{OFFLINE[name]} is set; unset it to download" in done.stderr
 
     at_once(check)

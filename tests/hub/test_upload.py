@@ -21,13 +21,13 @@ from thinktune.export.push import push_model
 WEIGHTS = "model.safetensors"
 WEIGHTS_BYTES = 2**22
 AN_HOUR = Fault(429, headers=(("Retry-After", "3600"),))
-AGAIN = "then run the same command: what has been sent is kept"
+AGAIN = "then run the same command: finished uploads are kept"
 UNANSWERED = f"the connection fails or is not answered; check the network, {AGAIN}"
-FULL = f"it has no room left for 'clinic' (its quota is full); delete what is not needed there, {AGAIN}"
+FULL = f"it has no space left for 'clinic' (the quota is full); delete what you do not need there, {AGAIN}"
 BUSY = f"it received too many requests (429); wait a few minutes, {AGAIN}"
 DENIED = "it does not let this token write there (403); set {token} to one with write access to 'clinic'"
-CHANGED = f"the repository was changed meanwhile, or its name is taken (409); look at its page, {AGAIN}"
-HIDDEN = "it knows no such owner or repository, or hides it from this token (404); correct {name!r}"
+CHANGED = f"the repository has changed meanwhile, or the name is taken (409); look at its page, {AGAIN}"
+HIDDEN = "it has no such owner or repository, or hides it from this token (404); correct {name!r}"
 REFUSED = f"it refuses the token (401); set {{token}} to one with write access, {AGAIN}"
 # Those of `commit` come last: before them no storage knows the files yet.
 FAULTS = {
@@ -169,11 +169,11 @@ def test_what_is_there_is_not_sent_again(name, model, hubs, pusher):
     first = pusher.push(model, name, "clinic/again")
     assert first.address == f"{hub.address}/{'models/' * (name == 'modelscope')}clinic/again"
     assert first.lines[0] == f"sending 5 files (4.3 MB) to {first.address}"
-    assert pusher.push(model, name, "clinic/again").lines == ["5 files (4.3 MB) are there already, and nothing is sent"]
+    assert pusher.push(model, name, "clinic/again").lines == ["5 files (4.3 MB) are already there, and nothing is sent"]
     (model / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
     assert pusher.push(model, name, "clinic/again").lines[:2] == [
-        f"sending 1 file (0.0 MB) to {first.address}; 4 more are there already",
-        "replaced there (its history keeps the former ones): config.json",
+        f"sending 1 file (0.0 MB) to {first.address}; 4 more are already there",
+        "replaced there (the history keeps the old ones): config.json",
     ]
     assert hub.pushed["clinic/again"].commits[1:] == [["config.json"]]
     assert hub.contents("clinic/again") == visible(model)
@@ -200,7 +200,7 @@ def test_files_that_would_be_read_as_this_models_go_and_what_users_added_stays(n
     found = pusher.push(model, name, "clinic/former")
     assert hub.contents("clinic/former") == visible(model) | others
     removed = ", ".join(sorted(former))
-    assert f"removed there, as files of an earlier model (its history keeps them): {removed}" in found.lines
+    assert f"removed there, because they belong to an earlier model (the history keeps them): {removed}" in found.lines
     assert len(hub.pushed["clinic/former"].commits) == 2
 
 
@@ -217,7 +217,7 @@ def test_a_repository_is_private_unless_asked_and_never_changes_who_sees_it(name
     hub = hubs[name]
     hub.add("clinic/open", private=False)
     assert pusher.push(model, name, "clinic/open").faults == [
-        f"--hub {name}: 'clinic/open' is there already and public, not private; give --public, change that on its page, "
+        f"--hub {name}: 'clinic/open' already exists and public, not private; give --public, change that on its page, "
         "or name another"
     ]
     assert hub.pushed["clinic/open"].commits == []
@@ -225,7 +225,7 @@ def test_a_repository_is_private_unless_asked_and_never_changes_who_sees_it(name
     assert pusher.push(model, name, "clinic/new", public=True).faults == []
     assert not hub.pushed["clinic/new"].private
     hub.add("clinic/closed", private=True)
-    assert "is there already and private, not public; leave out --public" in str(
+    assert "already exists and private, not public; leave out --public" in str(
         pusher.push(model, name, "clinic/closed", public=True).faults
     )
 
@@ -287,7 +287,7 @@ def test_a_repository_that_was_changed_meanwhile_is_not_written_over(model, hubs
     started = pusher.start(model, "huggingface", "clinic/changed")
     wait_until(lambda: hub.received["clinic/changed"])
     hub.apply("clinic/changed", {"config.json": b"another's"}, [])
-    assert "the repository was changed meanwhile, or its name is taken (412)" in started.result().faults[0]
+    assert "the repository has changed meanwhile, or the name is taken (412)" in started.result().faults[0]
     assert hub.contents("clinic/changed") == {"config.json": b"another's"}
 
 

@@ -21,7 +21,9 @@ def refusal(model):
     with pytest.raises(GenerationError) as refused:
         prove_generation(model)
     [fault] = refused.value.faults
-    assert fault.startswith(f"model.name: is of type {model.config.model_type}, whose replies cannot be proved right (")
+    assert fault.startswith(
+        f"model.name: is of type {model.config.model_type}, whose replies cannot be proved correct ("
+    )
     return fault
 
 

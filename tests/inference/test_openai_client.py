@@ -138,9 +138,11 @@ def test_an_unreachable_server_is_named(monkeypatch):
     with serving(in_turn(reply())) as (url, _):
         pass
     with closing(Endpoint(url, "expert")) as endpoint:
-        with pytest.raises(UserError, match=rf"{url}/v1: ConnectError: .*tried 2 times\); is the server running"):
+        with pytest.raises(
+            UserError, match=rf"{url}/v1: ConnectError: .*tried 2 times\); check that the server is running"
+        ):
             list(endpoint.complete([ask()]))
-        with pytest.raises(UserError, match=rf"{url}/v1: ConnectError: .*; is the server running"):
+        with pytest.raises(UserError, match=rf"{url}/v1: ConnectError: .*; check that the server is running"):
             endpoint.models()
 
 
@@ -276,7 +278,7 @@ def test_the_only_model_is_found_and_several_are_listed():
     assert sent["model"] == "expert"
     with serving(in_turn(reply(*GOOD)), models=("a", "b")) as (url, _), closing(Endpoint(url)) as endpoint:
         assert endpoint.models() == ["a", "b"]
-        with pytest.raises(UserError, match="name the model that is to answer; it has a, b"):
+        with pytest.raises(UserError, match="name the model to use; it has a, b"):
             list(endpoint.complete([ask()]))
 
 

@@ -228,7 +228,7 @@ def test_closing_the_iterator_cancels_the_rest(engine):
 
 
 def test_a_conversation_longer_than_the_context_is_refused(engine):
-    with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model's context holds 4,096"):
+    with pytest.raises(UserError, match=r"takes 5,0\d\d tokens, and the model's context has 4,096"):
         engine.stream(Request((Turn("user", "\n\n" * 2500),), SamplingParams(5)))
     assert engine._make_sequence(
         Request((Turn("user", "\n\n" * 2030),), SamplingParams(500)), EventQueue(), 0, streamed=False

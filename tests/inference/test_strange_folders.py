@@ -48,8 +48,8 @@ def test_a_base_that_is_damaged_since_is_refused_by_eval_and_left_out_by_serve(s
     base = make_folder(start, tmp_path / "model", lambda folder: None)
     run = train(settings(tree, model={"name": str(base)}, train={"epochs": 1}), quiet)
     REFUSED["truncated"][0](base)
-    with pytest.raises(UserError, match="is not a whole safetensors file"):
+    with pytest.raises(UserError, match="is not a complete safetensors file"):
         evaluate_run(run, quiet, EvalOptions(probe=False))
     lines = []
     assert [model.name for model in find_models(run, None, None, "here", lines.append)] == ["tuned"]
-    assert "is refused, so only the tuned model is served" in lines[0]
+    assert "cannot be used, so only the tuned model is served" in lines[0]

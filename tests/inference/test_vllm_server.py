@@ -55,7 +55,7 @@ def test_vllm_that_is_required_but_missing_is_refused(installed, gpu, why):
 
 def test_exactly_one_model_source_must_be_named():
     for run, endpoint in ((None, None), (Path("runs/x"), "http://127.0.0.1:1/v1")):
-        with pytest.raises(UserError, match="exactly one"):
+        with pytest.raises(UserError, match="give either"):
             find_models(run, endpoint, None, "auto", print)
 
 

@@ -90,7 +90,7 @@ def test_a_class_that_writes_no_text_is_refused(start, tmp_path, unreadable_rows
     folder = make_folder(start, tmp_path / "model", lambda folder: T5Config().save_pretrained(folder))
     checked, trained = refusals(unreadable_rows, folder)
     assert checked == trained
-    assert "is of type t5, which is no causal language model; use a model that continues a text" in checked[0]
+    assert "is of type t5, which is not a causal language model; use a model that continues a text" in checked[0]
 
 
 def test_all_that_is_wrong_with_a_folder_is_said_at_once(start, tmp_path, tree):
@@ -155,7 +155,7 @@ def test_rows_longer_than_the_models_context_are_refused_by_both(start, tmp_path
     _, facts = check_recipe(recipe, quiet)
     assert facts["verdict"] == "not ready"
     [stop] = facts["stops"]
-    assert "and the model's context holds 24; set data.max_tokens: 24" in stop
+    assert "and the model's context has 24; set data.max_tokens: 24" in stop
     with pytest.raises(UserError) as refused:
         train(recipe, quiet)
     assert refused.value.faults == [stop]

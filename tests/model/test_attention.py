@@ -206,7 +206,7 @@ def banded(query, key, value, window):
 @pytest.mark.parametrize("packed", [True, False])
 def test_an_option_that_is_not_known_is_refused_and_one_that_is_off_is_not(path, packed):
     given = {"cu_seqlens": BOUNDARIES} if packed else {}
-    with pytest.raises(UserError, match="its attention takes block_indices, which is not known"):
+    with pytest.raises(UserError, match="its attention needs block_indices, which is not supported"):
         path(torch.nn.Module(), *parts(torch.float32), None, block_indices=torch.ones(2), **given)
     with pytest.raises(UserError, match="sees what comes after"):
         path(torch.nn.Module(), *parts(torch.float32), None, is_causal=False, **given)
@@ -216,7 +216,7 @@ def test_an_option_that_is_not_known_is_refused_and_one_that_is_off_is_not(path,
 
 def test_a_mask_that_a_layer_made_for_packed_rows_is_refused():
     mask = torch.ones(1, 1, 20, 20, dtype=torch.bool)
-    with pytest.raises(UserError, match="masks of their own"):
+    with pytest.raises(UserError, match="their own attention masks"):
         attention.rows_attention(torch.nn.Module(), *parts(torch.float32), mask, cu_seqlens=BOUNDARIES)
 
 

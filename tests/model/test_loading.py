@@ -74,7 +74,7 @@ def test_a_buffer_that_only_building_computes_is_refused(folder, tmp_path):
     assert loading.sharding_fault(model, weights, tmp_path) is None
     model.model.layers[1].register_buffer("scales", torch.ones(3, device="meta"), persistent=False)
     fault = loading.sharding_fault(model, weights, tmp_path)
-    assert "many ranks cannot compute model.layers.1.scales, which the class makes as it is built" in fault
+    assert "several ranks cannot compute model.layers.1.scales, which the class computes while it is built" in fault
     assert "train it on one card" in fault
 
 

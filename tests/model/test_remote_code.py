@@ -78,7 +78,7 @@ def test_untrusted_code_is_refused_with_the_line_that_trusts_it(folder, tree):
             verb(settings(tree, model={"name": str(folder)}), quiet)
         said.append(refused.value.faults)
     assert said[0] == said[1]
-    assert "of type odd, with Python code of its own; set model.trust_remote_code: true if you trust" in said[0][0]
+    assert "of type odd, which has its own Python code; set model.trust_remote_code: true if you trust" in said[0][0]
 
 
 def test_trusted_code_is_what_the_weights_are_loaded_into(folder, start):

@@ -137,7 +137,7 @@ def test_every_wrapper_is_ready_and_trains_and_its_final_is_a_text_model(kind, t
     refused, run, notes = check_and_train(settings(tree, model={"name": str(tmp_path / "whole")}, train=still))
     assert refused is None
     class_name = WRAPPERS[kind][2]
-    assert f"its text part alone is trained and written, as {class_name}: " in notes[0]
+    assert f"only its text part is trained and saved, as {class_name}: " in notes[0]
     assert "tensors are left out (" in notes[0]
     assert kind != "qwen3_vl" or "(27 of model.visual)" in notes[0]
     assert (run / "samples.jsonl").read_text(), "no reply was made"

@@ -84,7 +84,7 @@ def test_a_plan_says_what_bf16_means_on_a_card_without_it(name, word):
 
 @pytest.mark.parametrize("name", ["910B", "Ascend 910B", "昇腾910B3", "MI300X"])
 def test_a_card_without_cuda_is_answered_in_words_that_work_when_followed(name):
-    with pytest.raises(UserError, match=r"plan\.card: .* is no CUDA card \((Huawei Ascend|AMD)\)") as caught:
+    with pytest.raises(UserError, match=r"plan\.card: .* is not a CUDA card \((Huawei Ascend|AMD)\)") as caught:
         find_card(name)
     assert "plan.card=64GiB" in caught.value.faults[0]
     assert find_card("64GiB").memory_gib == 64

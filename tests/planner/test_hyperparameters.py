@@ -83,8 +83,8 @@ def test_a_warning_of_too_few_steps_works_when_followed(parameters, rows, mean, 
         ({"train__rows_per_step": 64}, {"steps": 12}, "write expert.rows_per_step: 13"),
         ({"train__learning_rate": 3.0}, {}, "train.learning_rate: is 3; full fine-tuning of 1.7 billion parameters usually takes"),
         ({"train__learning_rate": 1e-7}, {}, "learns next to nothing; write train.learning_rate: 2e-05"),
-        ({"train__epochs": 12}, {}, "knows the rows by heart after 5"),
-        ({}, {"held_out_rows": 3}, "data.validation: 3 rows are held out; a share of right answers is then known to ± 57 points"),
+        ({"train__epochs": 12}, {}, "memorizes the rows after 5"),
+        ({}, {"held_out_rows": 3}, "data.validation: 3 rows are held out; a share of correct answers is then known to ± 57 points"),
         ({"data__validation": 0.0}, {"held_out_rows": 0}, "no row is held out; nothing shows"),
         ({"data__validation": "others.jsonl"}, {"held_out_rows": 5}, "add rows to others.jsonl"),
         ({}, {"over": {2048: 90, 4096: 4, 8192: 0}}, "write data.max_tokens: 4096"),
@@ -137,7 +137,7 @@ def test_more_than_the_rows_can_give_is_a_note_and_no_warning():
     advice = advise(recipe_of(train__epochs=3, train__tokens_per_step=64, data__validation=0.3), few)
     assert not advice.warnings
     assert [note.partition(";")[2] for note in advice.notes] != []
-    assert all("more rows are the remedy" in note for note in advice.notes)
+    assert all("add rows" in note for note in advice.notes)
 
 
 def test_overfitting_epochs_are_no_fault_where_the_run_stops_itself():

@@ -46,8 +46,8 @@ def test_the_page_shows_rows_beside_their_repair(doubtful, tokenizer, tmp_path):
 
 def test_without_doubts_the_page_says_so(tree, tokenizer, tmp_path):
     recipe = with_rows(tree, rows_of(3), validation=0.0)
-    assert "no row is doubtful" in write_doubts(find_doubts(recipe, tokenizer), tmp_path / "out")[0]
-    assert "No row is doubtful" in (tmp_path / "out" / "doubts.html").read_text(encoding="utf-8")
+    assert "every doubtful row is already decided" in write_doubts(find_doubts(recipe, tokenizer), tmp_path / "out")[0]
+    assert "Every doubtful row is already decided" in (tmp_path / "out" / "doubts.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

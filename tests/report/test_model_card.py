@@ -122,13 +122,13 @@ def test_both_languages_give_the_same_figures_and_both_modes_their_proof(evaluat
     assert "of step 60 of 90, as bfloat16" in english
     asked, silent = english.split("### ")[1:]
     assert asked.startswith("Asked to think")
-    assert "Better: right answers 0.0 % → 75.0 %, +75.0 points" in asked
+    assert "Better: correct answers 0.0 % → 75.0 %, +75.0 points" in asked
     assert "10 % of the base model's replies had no end within the budget." in asked
     assert silent.startswith("Asked to answer without thinking")
-    assert "Worse: right answers 75.0 % → 0.0 %, −75.0 points" in silent
+    assert "Worse: correct answers 75.0 % → 0.0 %, −75.0 points" in silent
     assert "变好：答对率 0.0 % → 75.0 %" in chinese
     assert "变差：答对率 75.0 % → 0.0 %" in chinese
-    assert "General ability was lost: right answers 83.3 % → 51.7 %" in english
+    assert "General ability was lost: correct answers 83.3 % → 51.7 %" in english
     assert "通用能力明显下降：答对率 83.3 % → 51.7 %" in chinese
     assert "Switch on (reasons): kept" in english
     assert "Switch off (does not reason): LOST: switch obeyed 95.0 % → 27.5 %" in english
@@ -138,7 +138,7 @@ def test_both_languages_give_the_same_figures_and_both_modes_their_proof(evaluat
 @pytest.mark.parametrize(
     ("base", "tuned", "en", "zh"),
     [
-        (50, 48, "No loss is shown, but so few questions cannot rule out one of", "未见下降，但题目太少"),
+        (50, 48, "No loss is shown, but so few questions cannot rule out a loss of", "未见下降，但题目太少"),
         (0, 1, "The base had almost none to lose", "基座模型本来就几乎答不出"),
         (50, 50, "General ability is kept within 5 points", "通用能力保持"),
     ],
@@ -235,11 +235,11 @@ def test_a_card_that_people_edited_stays_and_the_new_one_is_beside_it(run: RunFo
     write_report(run, [("held-out", scores("right", 0, 9), scores("right", 9, 9))])
     card.write_bytes(first.replace("\n", "\r\n").encode())  # as git writes it on Windows
     assert write_final_card(run.path) is None
-    assert "Better: right answers" in card.read_text(encoding="utf-8")
+    assert "Better: correct answers" in card.read_text(encoding="utf-8")
     edited = card.read_text(encoding="utf-8").replace("# doses", "# Doses, by Ann")
     card.write_text(edited, encoding="utf-8")
     kept = write_final_card(run.path)
-    assert kept == f"{card}: was edited, so it stays; the card as thinktune writes it is {run.path / 'model-card.md'}"
+    assert kept == f"{card}: was edited, so it is kept; the card that thinktune wrote is {run.path / 'model-card.md'}"
     assert card.read_text(encoding="utf-8") == edited
     assert not write_model_card(run.final, run)
     assert "# doses" in run.card.read_text(encoding="utf-8")

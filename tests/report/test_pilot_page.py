@@ -67,7 +67,7 @@ def test_the_page_says_what_is_recommended_why_and_how_sure_it_is(page):
         assert text in html
     assert "The lowest held-out loss is 1.2000, at rate 2e-5 and 1 epoch." in html
     assert "2 runs, of rates 1e-5 to 2e-5, are level with it" in html
-    assert "1 is out, which answered clearly fewer general questions" in html
+    assert "1 is out, with clearly fewer general questions right" in html
     for warning in ("For lack of time 1 run was left out (rate × epochs: 4e-5 × 2)", "1 run was not made", "4.0 times as many steps", "250 of 1,000", "因时间不够"):  # fmt: skip
         assert warning in html
     assert "a&lt;b&gt;.yaml" in html
@@ -102,9 +102,9 @@ def test_the_recommended_lines_are_yaml_that_a_recipe_takes():
 def test_a_recommendation_at_the_edge_of_the_grid_says_where_to_look_next():
     assert "--rates" not in said(cautions(RESULT))
     upper = said(cautions(replace(RESULT, rates=(5e-6, 1e-5, 2e-5))))
-    assert "a larger one may be better still: --rates 5e-6,1e-5,2e-5,4e-5" in upper
+    assert "a larger one may be even better: --rates 5e-6,1e-5,2e-5,4e-5" in upper
     lower = said(cautions(replace(RESULT, rates=(1e-5, 2e-5, 4e-5))))
-    assert "a smaller one may be better still: --rates 5e-6,1e-5,2e-5,4e-5" in lower
+    assert "a smaller one may be even better: --rates 5e-6,1e-5,2e-5,4e-5" in lower
     longer = [compared(1e-5, 1, 1.3, (0.1, 0.05, 0.2)), compared(1e-5, 2, 1.2, (0, 0, 0), level=True)]
     assert "--epochs 1,2,4" in said(cautions(replace(RESULT, runs=longer)))
     assert "--epochs" not in said(cautions(RESULT))
@@ -118,7 +118,7 @@ def test_nothing_is_recommended_where_nothing_is_better_than_the_base(page):
     assert (recommended_lines(none), next_command(none), reasons(none)) == ([], None, [])
     assert "Every run failed" in page(replace(none, runs=RUNS[-1:], base_loss=None))
     empty = page(replace(none, runs=(), base_loss=None, finished=False))
-    assert "No run is measured yet" in empty
+    assert "No run has been measured yet" in empty
     assert "not finished" in empty
     assert headline(replace(none, runs=())).zh
 
@@ -129,7 +129,7 @@ def test_all_rows_need_no_word_about_a_share_and_a_base_that_knows_nothing_no_ch
     unasked = replace(RESULT, base_right=1, runs=tuple(replace(each, run=replace(each.run, right=())) for each in RUNS))
     html = page(unasked)
     assert "The base answers 1 of 64 general questions right" in html
-    assert "% answered right" not in html
+    assert "% answered correctly" not in html
     assert "could not be asked" in page(replace(unasked, probe_questions=0, base_right=0))
 
 

@@ -234,7 +234,7 @@ def test_the_best_step_is_ringed_and_named_and_a_later_rise_is_told(tmp_path: Pa
     assert marker == ring != []
     assert "Best at step 20, with an eval loss of 1.750, down from 2.500 at step 10." in words(html)
     assert "Overfitting since step 20 Best at step 20" in words(html)
-    assert "The eval loss has risen from 1.750 at step 20 to 2.300, more than chance explains." in words(html)
+    assert "The eval loss has risen from 1.750 at step 20 to 2.300, which is more than chance explains." in words(html)
     assert "自第 20 步起过拟合 最好的是第 20 步，验证 loss 1.750" in words(html, "zh")
 
 
@@ -279,9 +279,9 @@ def test_running_stopped_died_and_finished_are_told_apart(tmp_path: Path, steps:
     text = {name: words(page_of(run)) for name, run in (("killed", killed), ("stopped", stopped), ("failed", failed), ("finished", finished))}  # fmt: skip
     assert "State running Last step 20" in words(running)
     assert "State died at step 20 Last step 20" in text["killed"]
-    assert f"Died at step 20 of {steps} without a word: it was killed, or the machine went down." in text["killed"]
+    assert f"Died at step 20 of {steps} without a message: it was killed, or the machine went down." in text["killed"]
     assert "State stopped at step 20 Last step 20" in text["stopped"]
-    assert f"Stopped at step 20 of {steps}: SIGTERM. The same command resumes it" in text["stopped"]
+    assert f"Stopped at step 20 of {steps}: SIGTERM. Run the same command to resume" in text["stopped"]
     assert f"Died at step 20 of {steps}: no gradient is finite. The same command" in text["failed"]
     assert f"State {'finished' if steps == 20 else 'stopped early, finished'} Last step 20" in text["finished"]
     assert "Let it continue; if the run ends like this, more epochs" in words(running)

@@ -231,7 +231,7 @@ def test_tools_are_refused_with_what_to_switch_off_unless_they_must_not_be_calle
     refused = post(address, tools=tools, tool_choice="auto")
     assert refused.status_code == 400
     assert refused.json()["error"]["message"] == (
-        "tools: tool calls are not supported here; switch tools off in your client, or leave them out"
+        "tools: tool calls are not supported here; turn tools off in your client, or leave them out"
     )
     assert post(address, tools=tools, tool_choice="none").status_code == 200
     assert post(address, functions=tools, function_call="none").status_code == 200
@@ -358,7 +358,7 @@ def test_a_message_may_carry_what_its_keeper_has_stored_with_it(address, backend
     assert post(address, messages=[{"role": "user", "content": parts}]).status_code == 200
 
 
-NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
+NO_TOOLS = "tool calls are not supported here; turn tools off in your client, or leave them out"
 BUDGETS = {"LobeChat thinking switch (qwen)": 1024, "Cherry Studio, thinking toggled (qwen model id)": 4000}
 WARNED = {"Open WebUI repeat_penalty/min_p in params": "repeat_penalty: is not supported here and was left out"}
 WITH_TOOLS = {

@@ -139,7 +139,7 @@ def test_a_token_beyond_the_vocabulary_is_refused(address):
 def test_more_choices_than_places_are_refused_and_each_takes_one(address):
     refused = ask(address, n=9)
     assert refused.status_code == 400
-    assert refused.json()["error"]["message"] == "the request asks for 9 replies; at most 8 are written for one"
+    assert refused.json()["error"]["message"] == "the request asks for 9 replies; the limit is 8"
     assert ask(address, n=8).status_code == 200
 
 

@@ -239,7 +239,7 @@ def test_prompts_that_the_model_cannot_read_are_refused(address, tokenizer):
         ([len(tokenizer)], f"prompt: holds the token {len(tokenizer)}, and the model's are 0 to"),
         ("word " * 60, "prompt: the prompt takes"),
         ("word " * 4000, "prompt: the prompt has 20,000 characters"),
-        ([1] * 64, "prompt: the prompt takes 64 tokens, and the model's context holds 64 with the reply"),
+        ([1] * 64, "prompt: the prompt takes 64 tokens, and the model's context has 64, with the reply"),
         ([PROMPTS[0], ""], "prompt: is empty"),
     ):
         for stream in (False, True):
@@ -255,7 +255,7 @@ def test_each_prompt_takes_a_place(address):
     refused = post(address, ["so"] * 7)
     assert (refused.status_code, refused.json()["error"]["message"]) == (
         400,
-        "the request asks for 7 replies; at most 6 are written for one",
+        "the request asks for 7 replies; the limit is 6",
     )
     assert len(texts(address, ["so"] * 6)) == 6
 

@@ -22,7 +22,7 @@ REPLIES = {
     "cut": f"<think>\n{REASONING}",
 }
 TOOLS = [{"name": "f", "input_schema": {"type": "object"}}]
-NO_TOOLS = "tools: tool calls are not supported here; switch tools off in your client, or leave them out"
+NO_TOOLS = "tools: tool calls are not supported here; turn tools off in your client, or leave them out"
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +190,9 @@ def test_thoughts_may_be_left_out(address):
         ({"output_config": {"format": {"type": "grammar"}}}, "output_config.format"),
         ({"output_config": {"effort": "huge"}}, "output_config.effort: "),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers: "),
-        ({"logprobs": True}, "logprobs: is only offered in /v1/chat/completions"),
-        ({"top_logprobs": 1}, "top_logprobs: is only offered in /v1/chat/completions"),
-        ({"n": 2}, "n: is only offered in /v1/chat/completions"),
+        ({"logprobs": True}, "logprobs: is only supported in /v1/chat/completions"),
+        ({"top_logprobs": 1}, "top_logprobs: is only supported in /v1/chat/completions"),
+        ({"n": 2}, "n: is only supported in /v1/chat/completions"),
         ({"strict": True, "context_management": {"edits": [1]}}, "context_management: "),
     ],
 )

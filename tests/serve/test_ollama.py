@@ -116,7 +116,7 @@ def test_a_message_that_was_begun_goes_on(address, backend):
 @pytest.mark.parametrize(
     ("path", "body", "sentence"),
     [
-        ("/api/chat", {"tools": [{"type": "function"}]}, "tools: tool calls are not supported here; switch tools off"),
+        ("/api/chat", {"tools": [{"type": "function"}]}, "tools: tool calls are not supported here; turn tools off"),
         (
             "/api/chat",
             {"messages": [{"role": "tool", "content": "4"}]},

@@ -27,7 +27,7 @@ NOT_INSTALLED = 77  # the exit code of a client that is not there
 REASONING, ANSWER, SECOND = "heart: think.", "heart - blood.", "lung - air."
 RAW = f"<think>\n{REASONING}\n</think>\n\n{ANSWER}"
 TWO_PARTS = {"reasoning": REASONING, "answer": ANSWER, "streamed reasoning": REASONING, "streamed": ANSWER}
-NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
+NO_TOOLS = "tool calls are not supported here; turn tools off in your client, or leave them out"
 ALL = {**TWO_PARTS, "second": SECOND, "structured": True, "tools": NO_TOOLS}
 
 

@@ -279,7 +279,7 @@ def test_null_and_neutral_values_pass(address, backends, neutral):
         ),
         (
             {"think": False, "chat_template_kwargs": {"enable_thinking": True}},
-            "think: contradicts chat_template_kwargs.enable_thinking, which counts; thinking is on",
+            "think: contradicts chat_template_kwargs.enable_thinking, which takes precedence; thinking is on",
         ),
         (
             {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Why?", "font": 1}]}]},
@@ -298,7 +298,7 @@ def test_what_is_left_out_is_named_and_refused_if_that_is_asked(address, options
     assert refused.json()["error"]["param"] == warning.partition(":")[0]
 
 
-NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
+NO_TOOLS = "tool calls are not supported here; turn tools off in your client, or leave them out"
 STORED = "nothing is stored here; send the whole conversation in input"
 
 
@@ -380,7 +380,7 @@ def test_items_make_room_for_new_ones_and_those_in_use_stay():
         ({"tool_choice": "required"}, f"tool_choice: {NO_TOOLS}"),
         ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}]}, f"input.0: {NO_TOOLS}"),
         ({"input": [{"role": "user", "content": "?"}, {"type": "function_call_output", "call_id": "1", "output": ""}]}, f"input.1: {NO_TOOLS}"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0: no item of this id is kept here, or no longer; send the item itself"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input.0: no item with this id is stored here any more; send the item itself"),
         ({"input": [{"type": "item_reference"}]}, "input.0.id: Field required"),
         ({"previous_response_id": "resp_1"}, f"previous_response_id: {STORED}"),
         ({"conversation": {"id": "c"}}, f"conversation: {STORED}"),
@@ -392,7 +392,7 @@ def test_items_make_room_for_new_ones_and_those_in_use_stay():
         ({"include": ["message.output_text.logprobs"]}, "include: message.output_text.logprobs is not supported here; leave it out"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input.0.content.0.type: Input should be"),
         ({"input": [{"type": "image_generation", "id": "1"}]}, "input.0: only items of type message and reasoning are supported here"),
-        ({"input": [{"role": "assistant", "content": "So"}]}, "input: there must be one of the user's"),
+        ({"input": [{"role": "assistant", "content": "So"}]}, "input: at least one must be from the user"),
         ({"input": []}, "input: List should have at least 1 item"),
         ({"input": None}, "input: "),
         ({"input": [{"role": "user"}]}, "input.0.content: Field required"),

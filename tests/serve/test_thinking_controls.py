@@ -108,7 +108,7 @@ def test_fields_that_agree_are_quiet_and_of_those_that_do_not_one_is_named(modes
 def test_a_contradiction_is_a_warning_and_a_fault_if_that_is_asked():
     fields = {"messages": QUESTION, "enable_thinking": False, "reasoning_effort": "high"}
     [warning] = parse_request(json.dumps(fields).encode()).warnings
-    assert warning == "reasoning_effort: contradicts enable_thinking, which counts; thinking is off"
+    assert warning == "reasoning_effort: contradicts enable_thinking, which takes precedence; thinking is off"
     with pytest.raises(ApiError, match="contradicts enable_thinking"):
         parse_request(json.dumps(fields | {"strict": True}).encode())
 

@@ -1,4 +1,4 @@
-"""Questions with their right answers, and answers of a teacher to each: right ones, and a hundred planted wrong ones."""
+"""Questions with their correct answers, and answers of a teacher to each: right ones, and a hundred planted wrong ones."""
 
 from dataclasses import dataclass
 

@@ -55,7 +55,7 @@ def judged(tree, tmp_path):
         (prefers("It saves work"), None),
         (prefers("The first group has been counted already"), "worse than the row's own answer"),
         (always("1"), "worse than the row's own answer"),  # whichever stands first: one order prefers the row's own
-        (always("both"), "verdict of the judge is unreadable"),
+        (always("both"), "the judge's verdict is unreadable"),
     ],
 )
 def test_an_answer_is_kept_if_neither_order_prefers_the_rows_own(judged, say, why):

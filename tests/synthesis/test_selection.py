@@ -62,8 +62,8 @@ def test_chinese_too():
         ({"answer": "There are 48 trees."}, "wrong answer"),
         ({"answer": "There are 42 trees, or 48."}, "wrong answer"),
         ({"reasoning": GOOD + " So the answer is 48."}, "reasoning and answer differ"),
-        ({"reasoning": "The given answer is 42, so I multiply 7 by 6."}, "admits that the answer was handed to it"),
-        ({"reasoning": GOOD, "answer": f"As the hint says: {ANSWER}"}, "admits that the answer was handed to it"),
+        ({"reasoning": "The given answer is 42, so I multiply 7 by 6."}, "admits that it was given the answer"),
+        ({"reasoning": GOOD, "answer": f"As the hint says: {ANSWER}"}, "admits that it was given the answer"),
         ({"reasoning": ZH_GOOD}, "another language"),
         ({"reasoning": f"{GOOD} <|im_end|>"}, "a fault of its row"),
         ({"reasoning": GOOD.replace(" and", "\x07 and")}, "a fault of its row"),
@@ -112,15 +112,15 @@ def test_a_hinted_try_loses_the_sentence_that_speaks_of_the_hint_and_is_marked()
     assert verdict.kind == "hinted"
     assert "hint" not in verdict.reasoning
     assert verdict.reasoning.startswith(GOOD)
-    assert why(attempt(spoken)) == ["admits that the answer was handed to it"]
+    assert why(attempt(spoken)) == ["admits that it was given the answer"]
 
 
 def test_a_hinted_try_that_only_justifies_its_answer_is_refused():
     backwards = (
         "It is 42. " + "Seven rows of six trees fit that well, as one sees when one counts them row by row. " * 2
     )
-    assert why(attempt(backwards, hinted=True)) == ["admits that the answer was handed to it"]
-    assert why(attempt("Since the hint says so, it is 42.", hinted=True)) == ["admits that the answer was handed to it"]
+    assert why(attempt(backwards, hinted=True)) == ["admits that it was given the answer"]
+    assert why(attempt("Since the hint says so, it is 42.", hinted=True)) == ["admits that it was given the answer"]
 
 
 def test_a_plain_try_comes_before_a_hinted_one():
@@ -150,7 +150,7 @@ def test_free_text_needs_a_judge():
     for said, reason in (
         (True, ""),
         (False, "worse than the row's own answer"),
-        (None, "verdict of the judge is unreadable"),
+        (None, "the judge's verdict is unreadable"),
     ):
         [verdict] = decide(
             FREE_TRY, row=FREE, judge=lambda _question, _own, answers, said=said: [said for _ in answers]

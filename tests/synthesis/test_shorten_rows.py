@@ -94,7 +94,7 @@ def test_a_wrong_rewriting_is_asked_for_again_and_else_the_row_keeps_its_own(rec
 def test_a_row_that_is_still_too_long_to_train_is_left_out_and_told(recipe):
     account = shortened(recipe, Editor(wrong_once=12), tries=1)
     assert account["written_rows"] == 3
-    assert "  not written, because check would leave them out: too_long: 1 rows" in account["notes"]
+    assert "  not written, because check would drop them: too_long: 1 rows" in account["notes"]
 
 
 def test_nothing_is_asked_twice(recipe):
@@ -108,7 +108,7 @@ def test_nothing_is_asked_twice(recipe):
 
 
 def test_mistakes_are_said(recipe):
-    with pytest.raises(UserError, match="--shorten: say how many tokens reasoning may have, as in --length :800"):
+    with pytest.raises(UserError, match="--shorten: set the token limit of reasoning, as in --length :800"):
         think(recipe, ThinkOptions(shorten=True), say_nothing)
     with pytest.raises(UserError, match="nothing to shorten"):
         shortened(recipe, Editor(), reasoning_tokens=(1, 5000))

@@ -75,7 +75,7 @@ def test_a_shorter_rewriting_that_leads_to_the_answer_is_kept():
         ("Each row holds as many trees as the next, so I multiply both numbers.", "42", "reasoning and answer differ"),
         (SHORT + " The answer is 48.", "42", "reasoning and answer differ"),
         (LONG + " So 42.", "42", "too long"),
-        ("As the given answer says, 7 times 6 makes 42.", "42", "admits that the answer was handed to it"),
+        ("As the given answer says, 7 times 6 makes 42.", "42", "admits that it was given the answer"),
         ("七行树每行六棵，七乘以六等于四十二，也就是说这个农场一共有42棵树，没有别的了。", "42", "another language"),
         (f"<think>{SHORT}</think>", "42", "not well formed"),
         ("", "42", "empty"),

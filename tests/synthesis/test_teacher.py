@@ -88,7 +88,7 @@ def test_a_server_that_refuses_us_stops_all(tmp_path, mood):
     with (
         teaching({"What": [mood, mood]}) as (address, script),
         opened(tmp_path, address) as (teacher, _),
-        pytest.raises(UpstreamError, match=r"asks for money \(402: Insufficient Balance\); top up"),
+        pytest.raises(UpstreamError, match=r"asks for payment \(402: Insufficient Balance\); top up"),
     ):
         answers(teacher, ask(*range(2, 90)))
     assert len(script.bodies) <= QUICK.max_concurrency
@@ -99,7 +99,9 @@ def test_a_server_that_is_gone_stops_all_and_what_there_was_is_kept(tmp_path):
     with (
         teaching(moods) as (address, script),
         opened(tmp_path, address, Patience(1, 2, 0.01)) as (teacher, _),
-        pytest.raises(UpstreamError, match=r"answers 500: no: no request was answered .*the same command continues"),
+        pytest.raises(
+            UpstreamError, match=r"answers 500: no: no request was answered .*run the same command to continue"
+        ),
     ):
         answers(teacher, ask(*range(2, 90)))
     assert len(script.bodies) < 30

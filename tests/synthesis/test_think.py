@@ -85,7 +85,7 @@ def test_rows_get_reasoning_with_its_provenance_and_check_accepts_them(recipe_of
 
 MOODS = {
     "lies": "wrong answer",
-    "leaks": "admits that the answer was handed to it",
+    "leaks": "admits that it was given the answer",
     "is cut": "cut off",
     "says nothing": "not well formed",
 }
@@ -159,7 +159,7 @@ def test_replies_that_were_made_otherwise_are_not_mixed(recipe_of, change, sente
     with teaching() as (address, script):
         account = thinking(recipe, address)
         before = Path(account["file"]).read_bytes()
-        with pytest.raises(UserError, match=rf"--to: .* was made otherwise|--to: .*{sentence}.*as in --to .*-2"):
+        with pytest.raises(UserError, match=rf"--to: .* made with other settings|--to: .*{sentence}.*as in --to .*-2"):
             thinking(recipe, address, **change)
         assert Path(account["file"]).read_bytes() == before
         assert len(script.bodies) == 2
@@ -314,7 +314,7 @@ def test_two_processes_do_not_think_in_one_folder(recipe_of, tmp_path):
     with (
         teaching() as (address, _),
         ThoughtFolder(tmp_path / "out").locked(),
-        pytest.raises(UserError, match="another process is thinking in it"),
+        pytest.raises(UserError, match="another process is writing to it"),
     ):
         thinking(recipe, address, folder=tmp_path / "out")
 
@@ -322,7 +322,7 @@ def test_two_processes_do_not_think_in_one_folder(recipe_of, tmp_path):
 def test_a_folder_of_something_else_is_left_alone(recipe_of, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("name: other\n")
-    with teaching() as (address, _), pytest.raises(UserError, match="holds something else; name another folder"):
+    with teaching() as (address, _), pytest.raises(UserError, match="has other files; name another folder"):
         thinking(recipe_of(sums(11)), address, folder=tmp_path / "run")
 
 

@@ -83,7 +83,7 @@ def test_a_killed_verb_goes_on_and_asks_no_answered_question_again(tmp_path):
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75
-        assert "the same command continues after the last saved reply" in process.stderr.read()
+        assert "run the same command to continue after the last saved reply" in process.stderr.read()
         process.stderr.close()
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     account = json.loads(done.stdout)

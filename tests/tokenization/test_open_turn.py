@@ -95,7 +95,7 @@ def test_a_form_that_is_not_known_is_continued_only_as_its_template_writes_it(ba
     text = open_text(tokenizer, [ASKED, Turn("assistant", "", "So")], "reasoning")
     assert text.endswith("<|start|>assistant<|channel|>analysis<|message|>So")
     tokenizer.chat_template = tokenizer.chat_template.replace("m.content + '<|return|>'", "m.content.replace('so', '')")
-    with pytest.raises(UserError, match="no form in which a reply with reasoning could go on"):
+    with pytest.raises(UserError, match="no form in which a reply with reasoning can be continued"):
         render_open_turn([ASKED, Turn("assistant", "so", "So")], tokenizer, "answer")
 
 

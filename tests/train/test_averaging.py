@@ -148,7 +148,7 @@ def test_the_final_model_becomes_the_chosen_average_and_the_tuned_one_again(run)
     train(settings(again), quiet)  # without averaging the run ends with the tuned weights
     assert average_weight(final) == 1
     assert all(weights(final)[name].equal(tensor) for name, tensor in tuned.items())
-    assert "The final model has weight 1 by now" in write_run_page(folder).read_text(encoding="utf-8")
+    assert "The final model now has weight 1" in write_run_page(folder).read_text(encoding="utf-8")
 
 
 class Killed(BaseException):
@@ -231,7 +231,7 @@ def test_an_average_is_refused_in_words_where_it_cannot_be_made(run):
         average_run(folder / "final", 0.5, quiet)
     (folder / "average-0.5").mkdir()
     (folder / "average-0.5" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds what thinktune did not write"):
+    with pytest.raises(UserError, match="has files that thinktune did not write"):
         average_run(folder, 0.5, quiet)
     assert (folder / "average-0.5" / "mine.txt").read_text() == "mine"
     replace_final(find_both(folder), 0.9)
@@ -286,7 +286,7 @@ def test_a_signal_while_models_are_asked_ends_the_run_with_words_and_the_same_co
     _, errors = started.communicate(timeout=120)
     folder = tmp_path / "runs" / "small"
     assert started.returncode == 75
-    assert "stopped while models between base and tuned were asked" in errors
+    assert "stopped while testing averages of base and tuned" in errors
     assert RunFolder(folder).final.is_dir()
     assert read_curve(folder) is None
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)

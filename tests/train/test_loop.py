@@ -162,7 +162,7 @@ def test_a_run_of_another_recipe_is_not_written_over(tree, changes, message):
 def test_a_run_of_other_data_is_not_written_over(tree):
     train(settings(tree), quiet)
     write_rows(Path(tree["data"]["name"]), {**FACTS, "ear": "noise"})
-    with pytest.raises(UserError, match="run of other data"):
+    with pytest.raises(UserError, match="run with other data"):
         train(settings(tree), quiet)
 
 
@@ -212,7 +212,7 @@ def test_a_stopped_run_says_where_and_why_until_it_resumes(tree, monkeypatch):
         with pytest.raises(Stopped):
             train(settings(tree), quiet)
     folder = Path(tree["runs_folder"]) / "small"
-    assert "Stopped at step 4 of 9: SIGTERM. The same command resumes it" in page_text(folder)
+    assert "Stopped at step 4 of 9: SIGTERM. Run the same command to resume" in page_text(folder)
     assert "data-refresh" not in page_text(folder)
     assert read_status(folder) == RunStatus("stopped", 4, "SIGTERM")
     with lock_run(folder):

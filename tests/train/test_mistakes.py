@@ -89,7 +89,7 @@ def test_out_of_memory_suggests_what_to_change(tree, monkeypatch):
 def test_evaluation_refuses_other_rows_than_the_runs(tree):
     folder = train(settings(tree), quiet)
     write_rows(Path(tree["data"]["name"]), {"nose": "smell", "tongue": "taste", "skin": "touch", "knee": "bend"})
-    with pytest.raises(UserError, match="run of other data"):
+    with pytest.raises(UserError, match="run with other data"):
         evaluate_run(folder, quiet)
 
 

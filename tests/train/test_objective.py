@@ -143,7 +143,7 @@ def test_a_run_by_dft_resumes_to_the_bit_and_shows_plain_losses(mixed, tokenizer
         train(mixed("cut"), stop_after(3))
     equal(train(mixed("cut"), quiet), whole)
     assert any(line.startswith("loss: dft") for line in said)
-    assert "losses are shown as cross entropy, each token alike" in said
+    assert "losses are shown as cross entropy, with all tokens equal" in said
 
     recipe = mixed("whole")
     prepared = prepare(recipe, tokenizer)
@@ -196,7 +196,7 @@ def test_check_says_what_weights_make_of_the_rows(tree, tokenizer):
         "weights: reasoning 0.5, answer and end token 2; reasoning is "
         f"{reasoning / labels:.0%} of the learned tokens and {share:.0%} of their weight"
     )
-    assert shown == "losses are shown as cross entropy, each token alike"
+    assert shown == "losses are shown as cross entropy, with all tokens equal"
     assert objective_lines(settings(tree).train, rows) == []
 
 

@@ -139,7 +139,7 @@ def test_what_was_written_before_a_kill_is_not_written_again_and_a_lost_cache_co
     file.write_text("".join(map(reply_line, written)) + "[1, [5, 6", encoding="utf-8")
     said = []
     make_own_answers(recipe, tokenizer, said.append)
-    assert said == ["own answers: the base writes 9 replies to 6 questions, 3 are there from before"]
+    assert said == ["own answers: the base writes 9 replies to 6 questions, 3 are already saved"]
     assert read_entry(own) == whole
     assert not file.parent.exists()
 
@@ -231,7 +231,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_uninterrupted_one(base, tree_of, tm
     started.send_signal(signal.SIGKILL)
     started.wait()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "are there from before" in done.stdout
+    assert "are already saved" in done.stdout
     equal(tmp_path / "runs" / "cut", whole)
     assert RunFolder(whole).own_answers.is_file()
     shutil.rmtree(tmp_path / "cache")  # as after a month: the run has its answers itself

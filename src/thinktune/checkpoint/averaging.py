@@ -132,8 +132,8 @@ class _Reader:
             base = tuple(self.opened[path].get_slice(name).get_shape())
             if base != shape:
                 raise UserError(
-                    f"{path}: {name} is {base} there and {shape} in the tuned model, so the two cannot be averaged; "
-                    "put back the base that the run started from"
+                    f"{path}: {name} has the shape {base} there and {shape} in the tuned model, so the two cannot "
+                    "be averaged; put back the base that the run started from"
                 )
         return _Piecewise(source, dtype if stored.is_floating_point else stored, shape)
 

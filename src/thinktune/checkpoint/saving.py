@@ -164,8 +164,8 @@ def restore(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
         name: tensor.shape for name, tensor in state.items() if not name.startswith(RNG_PREFIX)
     }:
         raise UserError(
-            f"train.memory: {checkpoint.folder} cannot be restored (its state is not that of memory "
-            f"{optimizer.memory}); resume it where it was started, or start a new run with name=..."
+            f"train.memory: {checkpoint.folder} cannot be restored (its state does not fit memory "
+            f"{optimizer.memory}); resume it on the machine where it started, or start a new run with name=..."
         )
     state_folder = checkpoint.folder / STATE_FOLDER
     with torch.no_grad(), name_path(state_folder), warnings.catch_warnings(), raise_checkpoint_cause():

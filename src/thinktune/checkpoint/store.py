@@ -56,9 +56,7 @@ def find_checkpoint(run_folder: Path, pointer: Pointer) -> Checkpoint | None:
     name = file.read_text(encoding="utf-8", errors="replace").strip()
     folder, step = run.checkpoints / name, checkpoint_step(name)
     if step is None or not (folder / "config.json").is_file():
-        raise UserError(
-            f"{file}: points at {folder}, which is not there; put it back, or start a new run with name=..."
-        )
+        raise UserError(f"{file}: points at {folder}, which is missing; put it back, or start a new run with name=...")
     return Checkpoint(folder, step)
 
 
@@ -74,8 +72,8 @@ def verify(checkpoint: Checkpoint, *, with_state: bool = False) -> None:
         mismatches = checksum_mismatches(checkpoint.folder, read_trainer_state(checkpoint)[STATE_CHECKSUMS_KEY])
     if mismatches:
         raise UserError(
-            f"{checkpoint.folder}: is not as it was written: {'; '.join(mismatches)}; restore the former files (and "
-            "move away any that were added), or start a new run with name=..."
+            f"{checkpoint.folder}: has changed since it was written: {'; '.join(mismatches)}; restore the original "
+            "files (and move away any that were added), or start a new run with name=..."
         )
 
 
@@ -129,7 +127,7 @@ def mark_evaluated(run_folder: Path, step: int, journal_lengths: dict[str, int])
 def evaluated_journal_lengths(run_folder: Path, step: int) -> dict[str, int] | None:
     """Return the journals' lengths after a step's evaluation, or None if it was not completed."""
     file = RunFolder(run_folder).evaluated
-    marked = read_object(file, EvaluatedRecord, "delete it, and the evaluation is made again")
+    marked = read_object(file, EvaluatedRecord, "delete it to run the evaluation again")
     return marked["journals"] if marked.get("step") == step else None
 
 
@@ -178,7 +176,7 @@ def resolve_model_folder(folder: Path) -> Path:
         return run.final
     best = find_checkpoint(folder, "best")
     if best is None:
-        raise UserError(f"{folder}: this run has no model yet; let `thinktune train` reach its first evaluation")
+        raise UserError(f"{folder}: this run has no model yet; run `thinktune train` until its first evaluation")
     verify(best)
     return best.folder
 

@@ -32,7 +32,7 @@ def average_run(folder: Path, weight: float, say: Say) -> Path:
     with lock_run(folder):  # so that no checkpoint is removed meanwhile
         both = find_both(folder)
         if _is_there(place, both, weight):
-            say(f"{place}: is there already, of the same weights")
+            say(f"{place}: already exists, with the same weights")
         else:
             _refuse_others_files(place)
             _refuse_small_disk(place, both)
@@ -46,7 +46,9 @@ def average_run(folder: Path, weight: float, say: Say) -> Path:
 def _refuse_weight(weight: float, folder: Path) -> None:
     if not 0 < weight < 1 or round(weight, 3) != weight:
         ends = f"0 is the base itself, 1 the tuned model ({RunFolder(folder).final}, unless that is an average)"
-        raise UserError(f"WEIGHT: is {weight:g}; write the tuned model's share with three decimals at most; {ends}")
+        raise UserError(
+            f"WEIGHT: is {weight:g}; write the share of the tuned model with at most three decimals; {ends}"
+        )
 
 
 def _is_there(place: Path, both: BothModels, weight: float) -> bool:
@@ -58,7 +60,9 @@ def _is_there(place: Path, both: BothModels, weight: float) -> bool:
 
 def _refuse_others_files(place: Path) -> None:
     if place.is_symlink() or (place.exists() and not place.is_dir()) or (place.is_dir() and has_unlisted_files(place)):
-        raise UserError(f"{place}: is there and holds what thinktune did not write; move it away, then run this again")
+        raise UserError(
+            f"{place}: already exists and has files that thinktune did not write; move it away, then run this again"
+        )
 
 
 def _refuse_small_disk(place: Path, both: BothModels) -> None:
@@ -68,6 +72,6 @@ def _refuse_small_disk(place: Path, both: BothModels) -> None:
     free = shutil.disk_usage(place.parent).free
     if needed > free:
         raise UserError(
-            f"{place}: its disk has {free / GIB:.2f} GiB free, and the model may need {needed / GIB:.2f}; free "
+            f"{place}: the disk has {free / GIB:.2f} GiB free, and the model may need {needed / GIB:.2f}; free "
             f"{(needed - free) / GIB:.2f} GiB, then run this again"
         )

@@ -67,8 +67,8 @@ TOKEN_KIND_NAMES = {
     TokenKind.END: "end of turn",
 }
 SLOW_PRECISION = (
-    "expert.precision: is fp32, whose products are not rounded to TF32, so that a card makes them at a half to a "
-    "fifteenth of bf16's speed; leave it out unless you need every digit"
+    "expert.precision: is fp32 without TF32 rounding, which runs at a half to a fifteenth of bf16's speed on a "
+    "card; leave it out unless you need every digit"
 )
 MAX_RERENDERED = 1000  # examples
 SHOWN_BATCH_TOKENS = 8192  # of a batch for which the price of padding is shown, where the recipe names none
@@ -204,7 +204,7 @@ def _verify_carried_tokenizer(source: Path, tokenizer: ChatTokenizer, *, trust_r
         BaseFiles.read(source, tokenizer).write(Path(folder))
         carried = read_tokenizer(Path(folder), trust_remote_code=trust_remote_code)
     if tokenizer_state(carried) != tokenizer_state(tokenizer):
-        raise UserError("model.name: its tokenizer is another one once its files are copied; choose another model")
+        raise UserError("model.name: its tokenizer changes when its files are copied; use another model")
 
 
 def _compare_with_template(rows: Subset, tokenizer: ChatTokenizer) -> int:
@@ -415,7 +415,7 @@ def _proof_lines(facts: dict[str, Any]) -> list[str]:
     return [
         f"\nverified for {proof['replies']:,} replies: the prompt is a prefix of the conversation, the last trained "
         f"token is {proof['end_of_turn']}, the tokens decode to the chat template's text",
-        f"rendered again for {proof['rendered_again']:,} of them: transformers' chat template gives the same ids; "
-        "the tokenizer does not change when it is saved and loaded again",
+        f"checked again for {proof['rendered_again']:,} of them: transformers' chat template gives the same token "
+        "ids; the tokenizer is unchanged after saving and loading",
         f"{facts['steps']:,} steps in {facts['epochs']} epochs, an evaluation every {facts['evaluate_every_steps']:,}",
     ]

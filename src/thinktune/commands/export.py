@@ -40,7 +40,7 @@ def describe_export(exported: Exported) -> Iterator[str]:
         yield f"  and {len(largest) - SHOWN_FILES} smaller files; all digests are in export.json"
     if exported.check:
         yield from _describe_check(exported.check, exported.target.engine)
-        yield f"  written in {seconds['writing']:.0f} s, asked in {seconds['checking']:.0f} s"
+        yield f"  written in {seconds['writing']:.0f} s, checked in {seconds['checking']:.0f} s"
     else:
         yield f"  NOT CHECKED: {exported.target.unchecked}"
         yield f"  written in {seconds['writing']:.0f} s"
@@ -64,7 +64,9 @@ def _describe_check(check: Verification, engine: str) -> Iterator[str]:
         yield f"    the model {check.first.ours!r}, here {check.first.theirs!r}"
     other = f"the prompts of {check.other_mode} in the other mode are equal too" if check.other_mode else ""
     ends = (
-        f"it stops where the model stops, {check.ends} times" if check.ends else "no reply ended: stops were not tried"
+        f"it stops where the model stops ({check.ends} times)"
+        if check.ends
+        else "no reply ended, so stops were not tested"
     )
     yield f"  {'; '.join(filter(None, [other, ends]))}"
 

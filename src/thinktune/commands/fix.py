@@ -49,19 +49,19 @@ def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Path, Recipe, list
     """
     if recipe.other_sources:
         raise UserError(
-            f"--fix: data is a list of {len(recipe.sources)} sources, and this works on one; write a recipe whose data "
-            "is the source that needs it, and copy what it chooses"
+            f"--fix: data is a list of {len(recipe.sources)} sources, and --fix works on one; write a recipe with "
+            "only the source that needs fixing, and copy the result"
         )
     fixing = Fixing(own_values(recipe, path))
     follow_remedies(fixing, say)
-    changed = ", ".join(fixing.reasons) or "nothing had to change"
+    changed = ", ".join(fixing.reasons) or "nothing needed a change"
     if fixing.prepared is not None:
         write_out_choices(fixing, fixing.prepared.summary)
     target = free_name(path, ".fixed")
-    heading = f"Written by thinktune check --fix from {path.name}, which is unchanged; reasons stand above each choice."
+    heading = f"Written by thinktune check --fix from {path.name}, which is unchanged; the reason is above each choice."
     atomic_write_text(target, format_recipe(fixing, heading))
-    lines = [f"{target}: written from {path.name}: {changed}; each choice has its reason there"]
-    lines += [f"{target}: is not ready yet, see what is listed below"] if fixing.left else []
+    lines = [f"{target}: written from {path.name}: {changed}; the reason is beside each change"]
+    lines += [f"{target}: is not ready yet; see below"] if fixing.left else []
     return target, fixing.recipe, lines
 
 
@@ -238,7 +238,8 @@ def write_out_choices(fixing: Fixing, summary: Mapping[str, Any]) -> None:
         data.setdefault("max_tokens", summary["max_tokens"])
     if summary["has_thinking_switch"] and summary["train_rows"] and not summary["silent_rows"]:
         fixing.reasons.setdefault("data", []).append(
-            "every row reasons, which unlearns the model's switch for no thinking; silent_share: 0.1 keeps it"
+            "every row has reasoning, so the model would forget how to answer without thinking; silent_share: 0.1 "
+            "prevents that"
         )
 
 

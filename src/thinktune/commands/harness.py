@@ -30,8 +30,8 @@ MAX_SHOWN_CHARACTERS = 500  # of what a tool printed last, where it failed
 CONCURRENCY = 8  # requests in flight
 PROGRAMS = {"lm-eval": ("lm_eval", "lm-eval"), "evalscope": ("evalscope",)}
 INSTALL = {
-    "lm-eval": "pip install 'thinktune[lm-eval]', or lm-eval[api] in an environment on the PATH",
-    "evalscope": "pip install evalscope in an environment of its own, and put that on the PATH",
+    "lm-eval": "pip install 'thinktune[lm-eval]', or install lm-eval[api] in an environment on the PATH",
+    "evalscope": "install evalscope in a separate environment, and add it to the PATH",
 }
 
 
@@ -58,7 +58,7 @@ def parse_benchmarks(texts: Sequence[str], run: Path) -> list[Benchmark]:
     """Parse TOOL:TASK options and find the tools; raises UserError with every mistake."""
     faults: list[str] = []
     if texts and find_run(run)[1]:
-        faults.append(f"--harness: {run} is an average, which is served without its base; name the run itself")
+        faults.append(f"--harness: {run} is an averaged model, which is served without its base; name the run itself")
     found: list[Benchmark] = []
     for text in texts:
         tool, _, task = text.partition(":")
@@ -154,7 +154,7 @@ def _run_tool(benchmark: Benchmark, command: Sequence[str], folder: Path) -> Non
         last = log.read_text(encoding="utf-8", errors="replace").strip()[-MAX_SHOWN_CHARACTERS:]
         shown = " ".join(last.split())
         raise UserError(
-            f"--harness {benchmark.tool}:{benchmark.task}: failed; {log} has all of it, which ends: {shown}"
+            f"--harness {benchmark.tool}:{benchmark.task}: failed; {log} has the full output, which ends: {shown}"
         )
 
 

@@ -84,7 +84,7 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     if fixing.prepared is not None and not fixing.left:
         write_out_choices(fixing, fixing.prepared.summary)
         facts = _check(fixing, options.card, target.stem, say)
-    heading = f"Written by thinktune init for {options.rows.name}; reasons stand above each choice."
+    heading = f"Written by thinktune init for {options.rows.name}; the reason is above each choice."
     atomic_write_text(target, format_recipe(fixing, heading))
     return _say_end(fixing, facts, target, say)
 
@@ -114,7 +114,7 @@ def _refuse_other_files(options: InitOptions) -> None:
     rows = options.rows
     if rows.suffix.lower() in RECIPE_ENDINGS and rows.is_file():
         raise UserError(
-            f"{rows}: is a recipe, and rows belong here; {shell_command('check', rows)} shows what it trains"
+            f"{rows}: is a recipe, but a file of rows is expected; {shell_command('check', rows)} shows what it trains"
         )
     if not rows.exists() and not any(letter in str(rows) for letter in "*?["):
         raise UserError(f"{rows}: is not a file or folder here; name your rows, as in thinktune init rows.jsonl")
@@ -127,7 +127,7 @@ def _find_target(options: InitOptions) -> Path:
         return free_name(Path(f"{stem.strip('-') or 'recipe'}.yaml"))
     if options.output.exists():
         raise UserError(
-            f"--output: {options.output} is there already and is not overwritten; name another file, or move that one"
+            f"--output: {options.output} already exists and is not overwritten; name another file, or move that one"
         )
     return options.output
 
@@ -146,7 +146,7 @@ def _choose_model(options: InitOptions, card: Card | None, say: Say, ask: Ask | 
     named = options.model
     if named is None:
         choice = choose_model(card)
-        size = f"{choice.model.download_gib:.1f} GiB to download, unless it is here"
+        size = f"{choice.model.download_gib:.1f} GiB to download, unless it is already here"
         say(f"model: {choice.model.name}, {choice.reason} ({size})")
         named = choice.model.name
         if ask and (other := ask(f"another model, or Enter for {named}: ").strip()):
@@ -208,8 +208,8 @@ def _choose_sizes(fixing: Fixing) -> None:
     longest, longer = int(lengths.max()), int((lengths > limit).sum())
     fits = f"{longer:,} rows are longer" if longer else f"the longest row has {longest:,}"
     reasons = {
-        "data.validation": f"{share:.0%} of {rows:,} usable rows, to tell a gain from chance",
-        "data.max_tokens": f"tokens of the longest row that is trained; {fits}",
+        "data.validation": f"{share:.0%} of {rows:,} usable rows, enough to tell a gain from chance",
+        "data.max_tokens": f"tokens of the longest row to train; {fits}",
         "train.epochs": f"passes over about {train_rows:,} rows; the best checkpoint is kept",
         "train.tokens_per_step": f"about {together:,} {'row' if together == 1 else 'rows'} a step, for enough steps",
         "train.learning_rate": f"for {parameters / 1e6:,.0f} million parameters; usual are {lowest:g} to {highest:g}",

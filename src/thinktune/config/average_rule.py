@@ -11,8 +11,8 @@ def _check_average(value: Any) -> Any:
     known = value is None or value == "curve" or isinstance(value, bool)  # true is refused by every section
     if not known and not (isinstance(value, int | float) and 0 <= value <= 100):
         raise ValueError(
-            f"is {json.dumps(value, default=repr)[:60]}; write the percentage points of general questions that may be "
-            "lost (0 to 100), as in 5, or curve"
+            f"is {json.dumps(value, default=repr)[:60]}; write how many percentage points of general questions may "
+            "be lost (0 to 100), as in 5, or write curve"
         )
     return value
 

@@ -27,30 +27,30 @@ class ForeignKey:
 
 _NO_LORA = ForeignKey(
     ("train.memory",),
-    "there is no LoRA: all parameters are trained, and on a small card a smaller memory tier takes its place, "
-    "which is planned",
+    "there is no LoRA: all parameters are trained, and a small card gets a smaller memory tier automatically",
 )
 _STEP = ForeignKey(
     ("train.tokens_per_step", "expert.rows_per_step"),
-    "the size of a step over all devices; what a card computes at a time is planned",
+    "the size of a step over all devices; the batch on each card is planned automatically",
 )
 _SAVING = ForeignKey(
-    ("train.evaluate_every_steps", "train.save_every_minutes"), "every evaluation saves; the last and the best are kept"
+    ("train.evaluate_every_steps", "train.save_every_minutes"),
+    "every evaluation saves a checkpoint; the last and the best are kept",
 )
 _KEPT = ForeignKey((), "the last checkpoint and the best one are kept, and final/ is the best")
 _RESUMED = ForeignKey((), "the same command resumes a run, and another name starts a new one")
-_PACKED = ForeignKey((), "rows are always packed, none is cut, and none sees another")
-_ATTENTION = ForeignKey((), "the attention that suits the card is used, without an extra install")
-_FUSED = ForeignKey((), "the loss never holds all logits, and layers are compiled where that is possible")
-_REPLIES = ForeignKey((), "replies are trained and prompts are not, with the marks of the model's own chat template")
-_SUPERVISED = ForeignKey((), "all that a recipe describes is supervised fine-tuning of all parameters")
-_PROCESSES = ForeignKey((), "rows are prepared once, by as many processes as pay, and kept")
+_PACKED = ForeignKey((), "rows are always packed; none is cut, and none sees another")
+_ATTENTION = ForeignKey((), "the best attention for the card is used, with nothing extra to install")
+_FUSED = ForeignKey((), "the loss never holds all logits, and layers are compiled where possible")
+_REPLIES = ForeignKey((), "replies are trained and prompts are not, in the format of the model's own chat template")
+_SUPERVISED = ForeignKey((), "a recipe always describes supervised fine-tuning of all parameters")
+_PROCESSES = ForeignKey((), "rows are prepared once, in as many processes as help, and cached")
 _TRACKERS = ForeignKey(("track.swanlab", "track.wandb", "track.mlflow", "track.tensorboard"))
 
 _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
     ("batch_size", "per_device_train_batch_size", "train_batch_size", "micro_batch_size"): _STEP,
     ("gradient_accumulation_steps", "grad_accumulation_steps", "gradient_accumulation"): _STEP,
-    ("per_device_eval_batch_size", "eval_batch_size"): ForeignKey((), "the batches of an evaluation are planned"),
+    ("per_device_eval_batch_size", "eval_batch_size"): ForeignKey((), "evaluation batches are planned automatically"),
     ("num_train_epochs", "num_epochs", "n_epochs", "max_epochs", "max_steps", "epoch"): ForeignKey(
         ("train.epochs",), "whole passes over the rows"
     ),
@@ -61,7 +61,8 @@ _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
         *("cutoff_len", "max_seq_length", "max_seq_len", "max_length", "sequence_len", "model_max_length"),
         *("block_size", "seq_length"),
     ): ForeignKey(
-        ("data.max_tokens",), "a longer row is dropped and counted, or trimmed by a fault's policy; none is cut"
+        ("data.max_tokens",),
+        "a longer row is dropped and counted, or trimmed under data.faults: {too_long: …}; none is cut",
     ),
     (
         *("lora_rank", "lora_r", "lora_alpha", "lora_dropout", "lora_target", "lora_target_modules", "lora"),
@@ -70,10 +71,10 @@ _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
         *("full_finetuning", "freeze_vit", "galore", "use_galore"),
     ): _NO_LORA,
     ("bf16", "fp16", "tf32", "pure_bf16", "torch_dtype", "dtype", "mixed_precision"): ForeignKey(
-        ("expert.precision",), "by itself it is bf16 on a card, over weights that keep every update"
+        ("expert.precision",), "by default bf16 on a card, with weights that keep every update"
     ),
     ("output_dir", "overwrite_output_dir", "logging_dir"): ForeignKey(
-        ("runs_folder", "name"), "a run's folder is runs_folder/name, and the name is the recipe file's"
+        ("runs_folder", "name"), "the run folder is runs_folder/name, and the name is that of the recipe file"
     ),
     ("run_name", "exp_name"): ForeignKey(("name",)),
     (
@@ -87,26 +88,26 @@ _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
     (
         *("model_name_or_path", "model_name", "base_model", "model_id", "model_id_or_path", "model_path"),
         "pretrained_model_name_or_path",
-    ): ForeignKey(("model.name",), "a local folder, or with model.hub a name there"),
+    ): ForeignKey(("model.name",), "a local folder, or a name on the hub in model.hub"),
     ("use_hf", "use_modelscope_hub", "model_source"): ForeignKey(
         ("model.hub", "data.hub"), "modelscope or huggingface"
     ),
     ("model_revision",): ForeignKey(("model.revision",)),
-    ("chat_template", "template_type"): ForeignKey(("model.template",), "by itself the model's"),
+    ("chat_template", "template_type"): ForeignKey(("model.template",), "by default the model's own"),
     ("tokenizer", "tokenizer_name", "tokenizer_type", "tokenizer_config", "special_tokens"): ForeignKey(
-        (), "the model's own tokenizer is used and carried on"
+        (), "the model's own tokenizer is used and saved"
     ),
     ("system_prompt", "default_system"): ForeignKey(("data.system",)),
     ("data_seed",): ForeignKey(("train.seed", "expert.split_seed")),
     ("adam_beta1", "adam_beta2", "adam_betas"): ForeignKey(("expert.betas",)),
     ("adam_epsilon", "adam_eps"): ForeignKey((), "AdamW's epsilon is 1e-8"),
     ("max_grad_norm", "gradient_clipping", "grad_clip", "clip_grad"): ForeignKey(("train.clip_norm",)),
-    ("optim", "optimizer", "optim_type"): ForeignKey(("train.memory",), "AdamW; the tier says how its state is stored"),
+    ("optim", "optimizer", "optim_type"): ForeignKey(("train.memory",), "AdamW; the tier sets how its state is stored"),
     ("gradient_checkpointing", "use_gradient_checkpointing", "gradient_checkpointing_kwargs"): ForeignKey(
-        ("expert.activation_budget",), "by itself it is planned"
+        ("expert.activation_budget",), "by default planned"
     ),
     ("deepspeed", "fsdp", "fsdp_config", "zero_stage", "deepspeed_config"): ForeignKey(
-        ("train.strategy",), "by itself it is planned; torchrun or plain thinktune train starts it"
+        ("train.strategy",), "by default planned; torchrun or plain thinktune train starts it"
     ),
     (
         *("packing", "neat_packing", "sample_packing", "eval_sample_packing", "padding_free", "group_by_length"),
@@ -119,7 +120,7 @@ _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
     ("enable_liger_kernel", "use_liger_kernel", "use_liger", "use_unsloth", "torch_compile"): _FUSED,
     ("logging_steps", "log_interval"): ForeignKey(("expert.log_every_steps",)),
     ("eval_steps", "eval_strategy", "evaluation_strategy", "evals_per_epoch", "do_eval"): ForeignKey(
-        ("train.evaluate_every_steps",), "by itself four times an epoch"
+        ("train.evaluate_every_steps",), "by default four times an epoch"
     ),
     ("save_steps", "save_strategy", "saves_per_epoch"): _SAVING,
     ("save_total_limit", "load_best_model_at_end", "metric_for_best_model", "save_only_model"): _KEPT,
@@ -127,7 +128,7 @@ _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
     ("report_to", "use_swanlab", "use_wandb", "swanlab_mode"): _TRACKERS,
     ("swanlab_project", "wandb_project"): ForeignKey(("track.project",)),
     ("mlflow_tracking_uri",): ForeignKey(("track.mlflow",)),
-    ("loss_scale",): ForeignKey(("train.weights",), "what reasoning and answer weigh; prompts are never trained"),
+    ("loss_scale",): ForeignKey(("train.weights",), "the weights of reasoning and answer; prompts are never trained"),
     ("early_stopping", "early_stopping_patience"): ForeignKey(("train.stop_when_overfitting",), "evaluations in a row"),
     (
         *("train_on_inputs", "completion_only_loss", "assistant_only_loss", "train_on_responses_only"),
@@ -142,7 +143,7 @@ _ANSWERS: dict[tuple[str, ...], ForeignKey] = {
     ("neftune_noise_alpha", "noisy_embedding_alpha"): ForeignKey((), "no noise is added to embeddings"),
     ("preprocessing_num_workers", "dataset_num_proc", "dataset_processes", "dataloader_num_workers"): _PROCESSES,
     ("stage", "do_train", "rl", "rlhf_type", "trainer_type", "task_type"): _SUPERVISED,
-    ("max_samples", "max_train_samples"): ForeignKey((), "all rows of the file are read; name a file with fewer"),
+    ("max_samples", "max_train_samples"): ForeignKey((), "all rows of the file are read; use a file with fewer"),
     ("prompt_column", "response_column", "query", "response", "field_messages"): ForeignKey(("data.columns",)),
 }
 

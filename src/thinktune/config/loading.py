@@ -71,7 +71,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), say: Say = say_nothin
     if mistakes or recipe is None:
         raise UserError(mistakes)
     for field in fields_at_former_place(tree):
-        say(f"{path}: {field} is now {recipe_key(field)}; the former place is still read")
+        say(f"{path}: {field} is now {recipe_key(field)}; the old name still works")
     return recipe
 
 
@@ -157,7 +157,7 @@ def _repeated_overrides(overrides: Sequence[str]) -> list[str]:
         same = [name for name in (key, other_key(key)) if name]
         before = next((seen[known] for known in seen for name in same if _is_below(known, name)), None)
         if before is not None:
-            faults.append(f"{_show(override)}: sets again what {_show(before)} sets; keep one")
+            faults.append(f"{_show(override)}: sets the same key as {_show(before)}; keep one")
         seen[key] = override
     return faults
 
@@ -234,9 +234,9 @@ def _describe_fault(fault: Any, *, listed: bool) -> str:
     if fault["type"] == "value_error":
         return f"{place}: {message}" if place else message
     if fault["input"] is None:
-        return f"{place}: holds nothing; write a value, or leave it out"
+        return f"{place}: is empty; write a value, or leave it out"
     if fault["type"] == "string_type":
-        return f"{place}: is {_spell(fault['input'])}, not a text; put it in quotes"
+        return f"{place}: is {_spell(fault['input'])}, not text; put it in quotes"
     if fault["type"] == "string_pattern_mismatch":  # of Duration alone
         return f"{place}: is {_spell(fault['input'])}; write a time with its unit, as in 3.5h, 90m or 600s"
     if fault["type"] == "model_type" and place in NAMED_SECTIONS and isinstance(fault["input"], str):

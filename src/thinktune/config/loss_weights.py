@@ -23,7 +23,9 @@ def resolve_weights(given: Any) -> dict[Part, float]:
         if not _is_weight(weight)
     ]
     if not mistakes and not any(weights.values()):
-        mistakes.append("reasoning and answer both weigh 0, and nothing would be learned; give one of them a weight")
+        mistakes.append(
+            "reasoning and answer both have weight 0, so nothing would be learned; give one of them a weight"
+        )
     if mistakes:
         raise ValueError("; ".join(mistakes))
     return weights
@@ -31,8 +33,8 @@ def resolve_weights(given: Any) -> dict[Part, float]:
 
 def _foreign_part(name: Any) -> str:
     if name == "end":
-        return "end has no weight of its own (the token that ends a reply weighs what the answer does); leave it out"
-    return f"{_show(name)} is no part of a reply that is weighed; write reasoning or answer"
+        return "end has no weight of its own (the token that ends a reply has the answer's weight); leave it out"
+    return f"{_show(name)} is not a part of a reply with a weight; write reasoning or answer"
 
 
 def _is_weight(weight: Any) -> bool:

@@ -75,20 +75,22 @@ ROW_FAULTS: dict[str, RowFault] = {
         "the row is not a JSON object, lacks a mapped column, contains half a character, or names an unknown mode",
         ("stop", "drop"),
     ),
-    "encoding": RowFault("the bytes are not UTF-8; repair reads what is surely GBK as GBK", ("stop", "repair", "drop")),
-    "byte_order_mark": RowFault("the file begins with a byte order mark; repair reads past it", ("repair", "stop")),
+    "encoding": RowFault(
+        "the bytes are not UTF-8; repair reads them as GBK where that is certain", ("stop", "repair", "drop")
+    ),
+    "byte_order_mark": RowFault("the file begins with a byte order mark; repair skips it", ("repair", "stop")),
     "file_form": RowFault(
-        "a file is not what its name says, or has more than names and rows (a title, nameless columns, a key above the "
-        "rows); repair reads it as what it is, and says so once a file",
+        "a file is not in the format that its name says, or has more than column names and rows (a title, "
+        "nameless columns, a key above the rows); repair reads it as what it is, and says so once for each file",
         ("repair", "stop"),
     ),
     "loose_json": RowFault(
-        "a row is not strict JSON, but has a comma too many, is written as Python does, or is a bare list of messages; "
-        "repair reads it where its meaning is certain",
+        "a row is not strict JSON: it has an extra comma, is written in Python syntax, or is a bare list of "
+        "messages; repair reads it where its meaning is certain",
         ("repair", "stop", "drop"),
     ),
     "not_text": RowFault(
-        "a number, list or object is where text belongs; repair writes a number, true or false as text, and takes the "
+        "a number, list or object is in place of text; repair writes a number, true or false as text, and takes the "
         "text of a list of one",
         ("repair", "drop", "stop"),
     ),
@@ -99,11 +101,11 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("keep", "drop", "stop"),
     ),
     "marked_bad": RowFault(
-        "a column of true and false (data.columns.label, as sets for KTO have it) marks the reply as a bad one",
+        "a column of true and false (data.columns.label, as in data sets for KTO) marks the reply as a bad one",
         ("drop", "keep", "stop"),
     ),
     "media": RowFault(
-        "the row has an image, audio or video, which is not trained; keep trains its text alone",
+        "the row has an image, audio or video, which is not trained; keep trains only its text",
         ("drop", "keep", "stop"),
     ),
     "ends_on_user": RowFault(
@@ -111,7 +113,7 @@ ROW_FAULTS: dict[str, RowFault] = {
     ),
     "soft_switch": RowFault(
         "a question or a system prompt begins or ends with /think or /no_think, which sets the row's mode; repair "
-        "takes it off the text, since the chat template's own switch says the same",
+        "removes it from the text, since the chat template's own switch says the same",
         ("repair", "keep", "drop", "stop"),
     ),
     "mode_conflict": RowFault(
@@ -120,25 +122,25 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "keep", "drop", "stop"),
     ),
     "no_reasoning": RowFault(
-        "the reasoning is empty or says nothing (one word, dots, the question once more, the same short text in many "
-        "rows), and the row does not ask for none; silent trains the reply in the chat template's mode without "
-        "thinking",
+        "the reasoning is empty or says nothing (one word, dots, only the question, the same short text in many "
+        "rows), and the row does not ask for an answer without thinking; silent trains the reply in the chat "
+        "template's mode without thinking",
         ("drop", "silent", "stop"),
     ),
     "reasoning_tag": RowFault(
-        "the reasoning stands in other marks than think tags (`<Thought>`, `<reasoning>`, `## Thinking` …); repair "
-        "reads it as the reasoning, and drops a reply whose marks do not close; expert.think_tags names others",
+        "the reasoning is in other marks than think tags (`<Thought>`, `<reasoning>`, `## Thinking` …); repair "
+        "reads it as the reasoning, and drops a reply whose marks do not close; expert.think_tags adds others",
         ("repair", "drop", "stop"),
     ),
     "answer_tag": RowFault(
-        "the answer stands in tags (`<answer>`); repair takes them off, unless the row's prompt asks for them or other "
-        "answers of the file have none",
+        "the answer is in tags (`<answer>`); repair removes them, unless the row's prompt asks for them or other "
+        "answers in the file have none",
         ("repair", "keep", "drop", "stop"),
     ),
     "role_mark": RowFault(
-        "a conversation stands inside a question (`<user>: … <bot>: …`, 病人：… 医生：…), or a reply begins "
-        "with its speaker's label; repair makes turns of the one, of which only the row's reply is trained, and takes "
-        "off the other",
+        "a conversation is inside a question (`<user>: … <bot>: …`, 病人：… 医生：…), or a reply begins with its "
+        "speaker's label; repair splits the conversation into turns, of which only the row's reply is trained, "
+        "and removes the label",
         ("keep", "repair", "drop", "stop"),
     ),
     "placeholder": RowFault(
@@ -146,17 +148,17 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("drop", "keep", "stop"),
     ),
     "fill_in": RowFault(
-        "a text leaves a blank to fill in ([Your Name], `<NAME>`, XXX, TODO, 请在此填写), or may speak of a slot",
+        "a text leaves a blank to fill in ([Your Name], `<NAME>`, XXX, TODO, 请在此填写), or may mention a slot",
         ("keep", "drop", "stop"),
     ),
     "markup": RowFault(
-        "markup of web pages stands outside code (`<br>`, `&nbsp;`); repair makes line breaks and characters of it, "
-        "and leaves a text with other tags as it is",
+        "markup of web pages is outside code (`<br>`, `&nbsp;`); repair turns it into line breaks and characters, "
+        "and leaves a text with other tags unchanged",
         ("repair", "keep", "drop", "stop"),
     ),
     "spreadsheet": RowFault(
         "a spreadsheet has damaged a text: a cell that is an error (#NAME?) or cut at 32,767 characters drops the row; "
-        "repair removes `_x000D_` and an apostrophe before a number; numbers such as 1.23E+15 are told and stay",
+        "repair removes `_x000D_` and an apostrophe before a number; numbers such as 1.23E+15 are reported and kept",
         ("repair", "keep", "drop", "stop"),
     ),
     "garbled": RowFault(
@@ -165,8 +167,8 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "keep", "drop", "stop"),
     ),
     "think_tag": RowFault(
-        "a think tag is nested, doubled, unclosed, stray, in capitals, spaced or escaped; repair reads or removes tags "
-        "where that is sure, else drops",
+        "a think tag is nested, doubled, unclosed, stray, in capitals, spaced or escaped; repair reads or removes "
+        "tags where that is certain, and drops the row elsewhere",
         ("repair", "drop", "stop"),
     ),
     "control_token": RowFault(
@@ -178,15 +180,16 @@ ROW_FAULTS: dict[str, RowFault] = {
         ("repair", "keep", "drop", "stop"),
     ),
     "odd_space": RowFault(
-        "a field begins or ends with spaces, or contains spaces of unusual width; repair makes them plain",
+        "a field begins or ends with spaces, or contains spaces of unusual width; repair replaces them with plain ones",
         ("repair", "keep", "drop", "stop"),
     ),
     "literal_newline": RowFault(
-        "a backslash and an n where a line should end; repair breaks the line where that is sure, and else tells of it",
+        "a backslash and an n where a line should end; repair breaks the line where that is certain, and only "
+        "reports it elsewhere",
         ("repair", "keep", "drop", "stop"),
     ),
     "reasoning_is_answer": RowFault("reasoning and answer are the same text", ("drop", "keep", "stop")),
-    "answer_is_question": RowFault("the answer is the question once more", ("drop", "keep", "stop")),
+    "answer_is_question": RowFault("the answer only repeats the question", ("drop", "keep", "stop")),
     "loop": RowFault(
         "the reasoning or the answer repeats itself over and over, 20 times or more", ("drop", "keep", "stop")
     ),
@@ -194,10 +197,10 @@ ROW_FAULTS: dict[str, RowFault] = {
         "the reasoning or the answer repeats itself 6 to 19 times, which may be meant", ("keep", "drop", "stop")
     ),
     "handed_answer": RowFault(
-        "the reasoning says that it was handed the answer (also by expert.handed_phrases)", ("drop", "keep", "stop")
+        "the reasoning says that it was given the answer (also with expert.handed_phrases)", ("drop", "keep", "stop")
     ),
     "handed_context": RowFault(
-        "the reply speaks of a reference, a passage or tools that the prompt does not hold", ("drop", "keep", "stop")
+        "the reply mentions a reference, a passage or tools that the prompt does not contain", ("drop", "keep", "stop")
     ),
     "quoted_column": RowFault(
         "the reasoning quotes long runs of a column that is not used, so the model would not have seen it",
@@ -206,12 +209,12 @@ ROW_FAULTS: dict[str, RowFault] = {
     "bare_number": RowFault("the answer is only a number", ("keep", "drop", "stop")),
     "fragment": RowFault("the answer breaks off in the middle of a sentence", ("drop", "keep", "stop")),
     "cut_text": RowFault(
-        "a text ends without a stop, which nearly all others of its column have, or an answer is one character or ends "
-        "in a colon or a dash: it may be cut, or whole",
+        "a text ends without a full stop, unlike nearly all others in its column, or an answer is one character "
+        "or ends in a colon or a dash: it may be cut, or complete",
         ("keep", "drop", "stop"),
     ),
     "language_mix": RowFault(
-        "question, reasoning and answer are in different languages, by their script", ("keep", "drop", "stop")
+        "question, reasoning and answer are in different languages (judged by their script)", ("keep", "drop", "stop")
     ),
     "too_long": RowFault(
         "the row has more than data.max_tokens tokens; trim-reasoning cuts sentences from the middle of the reasoning",
@@ -225,9 +228,7 @@ ROW_FAULTS: dict[str, RowFault] = {
         "most rows ask the same: another column may hold the question, or the text belongs in data.system",
         ("keep", "drop", "stop"),
     ),
-    "conflict": RowFault(
-        "the question is that of an earlier row, and the answer is another one", ("keep", "drop", "stop")
-    ),
+    "conflict": RowFault("an earlier row asks the same question and has another answer", ("keep", "drop", "stop")),
     "near_duplicate": RowFault("the question is almost the same as an earlier row's", ("keep", "drop", "stop")),
 }
 

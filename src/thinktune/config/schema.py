@@ -91,9 +91,9 @@ def _check_roles(value: Any) -> Any:
         except ValueError as error:
             mistakes.append(f"{role} {error}")
         if role not in get_args(Speaker):
-            mistakes.append(f"{role} is no role; write {', '.join(get_args(Speaker))}")
+            mistakes.append(f"{role} is not a role; write {', '.join(get_args(Speaker))}")
         elif names is None:
-            mistakes.append(f"{role} holds nothing; write a name, or leave it out")
+            mistakes.append(f"{role} is empty; write a name, or leave it out")
     if mistakes:
         raise ValueError("; ".join(mistakes))
     return roles
@@ -408,16 +408,16 @@ class Recipe(Section):
         train = self.train
         if train.precision == "fp32" and train.memory not in ("auto", "fp32"):
             raise ValueError(
-                f"train.memory is {train.memory}, whose weights compute in bf16, but expert.precision is fp32; "
-                "leave one of them out"
+                f"train.memory is {train.memory}, which computes in bf16, but expert.precision is fp32; leave one "
+                "of them out"
             )
         if train.tokens_per_step and train.rows_per_step:
             raise ValueError(
-                "train.tokens_per_step, expert.rows_per_step: are two ways to set one size; keep one of them"
+                "train.tokens_per_step, expert.rows_per_step: both set the size of a step; keep one of them"
             )
         if train.offload_activations and train.activation_budget:
             raise ValueError(
-                "expert.offload_activations is true, by which layers keep nothing on the card, but "
+                "expert.offload_activations is true, which keeps no activations on the card, but "
                 f"expert.activation_budget is {train.activation_budget:g}; leave one of them out"
             )
         if train.batch_tokens is not None and train.batch_tokens < self.max_tokens:
@@ -432,12 +432,12 @@ class Recipe(Section):
         shares = [source.share for source in self.sources]
         given = [share for share in shares if share is not None]
         if len(shares) == 1 and given:
-            raise ValueError("data.share is a source's part beside others; leave it out, or write data as a list")
+            raise ValueError("data.share is for a source among others; leave it out, or write data as a list")
         total = sum(given)
         if len(given) == len(shares) > 1 and abs(total - 1) > SHARE_TOLERANCE:
             raise ValueError(
-                f"data: the shares of its {len(shares)} sources add up to {total:g}; make that 1, or leave the share "
-                "of your own rows out: they take the rest"
+                f"data: the shares of its {len(shares)} sources add up to {total:g}; make that 1, or leave out the "
+                "share of your own rows: they get the rest"
             )
         if len(given) < len(shares) and total >= 1 - SHARE_TOLERANCE:
             raise ValueError(
@@ -451,13 +451,13 @@ class Recipe(Section):
             place = f"data.{number}" if self.other_sources else "data"
             if source.replay and self.other_sources:
                 raise ValueError(
-                    f"{place}.replay: stands in a list of sources; write its rows as one of them, with their share"
+                    f"{place}.replay: is in a list of sources; write its rows as one of them, with their share"
                 )
             if source.answers != "rows" and (number == 0 or source.validation != 0):
                 raise ValueError(
-                    f"{place}.answers: is {source.answers}, the base's own answers, which can only stand beside your "
-                    "own rows and hold none out; write data as a list, this source after the first and with "
-                    "validation: 0, or write data.replay"
+                    f"{place}.answers: is {source.answers}, the base's own answers, which can only be used beside "
+                    "your own rows, with none held out; write data as a list, this source after the first and "
+                    "with validation: 0, or write data.replay"
                 )
         return self
 

@@ -20,7 +20,7 @@ class Section(BaseModel):
         parts: Sequence[Any] = value if isinstance(value, list | tuple) else (value,)
         found = next((part for part in parts if isinstance(part, bool)), None)
         if found is not None and not _takes_bool(cls.model_fields[info.field_name or ""].annotation):
-            raise ValueError(f"is {str(found).lower()}; write a number or a text in its place (a text in quotes)")
+            raise ValueError(f"is {str(found).lower()}; write a number, or text in quotes, instead")
         return value
 
 

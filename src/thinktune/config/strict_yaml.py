@@ -20,7 +20,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|[-+]?0[xXoObB][0-9a-fA-F_]+")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_QUOTES = "put it in quotes if it is a text"
+_QUOTES = "put it in quotes if it is text"
 
 
 class YamlSyntaxError(ValueError):
@@ -98,7 +98,10 @@ def _resolve(plain: str) -> tuple[Any, str | None]:
     if _NOT_FINITE.fullmatch(plain):
         return plain, f"is not a finite number; write one, or {_QUOTES}"
     if _OTHER_BASE.fullmatch(plain):
-        return plain, f"is not a decimal number, and readers of YAML differ on its base; write it as one, or {_QUOTES}"
+        return (
+            plain,
+            f"is not a decimal number, and YAML readers disagree on its base; write it in decimal, or {_QUOTES}",
+        )
     if _INTEGER.fullmatch(plain) and len(plain) <= MAX_SHOWN_CHARACTERS:
         return int(plain), None
     if _FLOAT.fullmatch(plain):
@@ -137,7 +140,7 @@ class _Composer:
         """Build the value that begins with an event."""
         line = event.start_mark.line + 1
         if depth > MAX_DEPTH:
-            raise YamlSyntaxError(f"more than {MAX_DEPTH} sections or lists stand inside each other", line)
+            raise YamlSyntaxError(f"more than {MAX_DEPTH} sections or lists are inside each other", line)
         if isinstance(event, yaml.AliasEvent):
             self.fault(line, key, f"*{event.anchor}", f"is an alias; write the value out, or {_QUOTES}")
             return None
@@ -160,7 +163,7 @@ class _Composer:
             line = event.start_mark.line + 1
             if not isinstance(event, yaml.ScalarEvent):
                 self.node(event, events, key, depth + 1)
-                self.fault(line, key, "", "has a key that is no text; write a name before the colon")
+                self.fault(line, key, "", "has a key that is not text; write a name before the colon")
                 self.node(next(events), events, key, depth + 1)
                 continue
             name = event.value
@@ -171,7 +174,7 @@ class _Composer:
             if merges:
                 self.fault(line, place, "", self.REFUSED_MERGE)
             elif name in first:
-                self.fault(line, place, "", f"stands twice, first in line {first[name]}; keep one")
+                self.fault(line, place, "", f"appears twice, first in line {first[name]}; keep one")
             else:
                 first[name] = line
                 self.lines[place] = line

@@ -80,7 +80,9 @@ class TokenizedDataset:
 
     def _damaged(self, source: str, what: str) -> UserError:
         cache.distrust(self.folder)
-        return UserError(f"{source}: its {what} in {self.folder} were damaged; start again, and they are made again")
+        return UserError(
+            f"{source}: its {what} in {self.folder} were damaged; run the same command again to rebuild them"
+        )
 
 
 class Dataset(Protocol):

@@ -120,7 +120,7 @@ def _compare(pool: _Pool) -> Iterator[tuple[str, int, str]]:
     for index, other in _pairs(pool, np.flatnonzero(pool.alive), "question_hash"):
         same.add(index)
         if pool.features["answer_hash"][index] != pool.features["answer_hash"][other]:
-            yield "conflict", index, f"asks the same as {pool.place(other)} and answers otherwise"
+            yield "conflict", index, f"asks the same as {pool.place(other)} and answers differently"
     order = np.concatenate(
         [np.flatnonzero(pool.held_out & pool.alive), np.flatnonzero(~pool.held_out & pool.alive)]
     )  # of a pair across the two sides, the training row is the one found
@@ -268,5 +268,5 @@ def _stop_reasons(
         stops += [f"{place}: and {more:,} more such rows"] * (more > 0)
         if not part.prepared.stop_reasons and not summary["sources"][number]["train_rows"]:
             name = summary["sources"][number]["name"]
-            stops.append(f"{place}: every usable row of {name} stands in another source or is held out there")
+            stops.append(f"{place}: every usable row of {name} is also in another source, or held out there")
     return stops

@@ -140,7 +140,9 @@ def _open_or_build(key: str, build: Callable[[Path], None], say: Say) -> SourceR
             return _open_prepared(entry)
         except FileNotFoundError:  # removed in this moment, as by another machine whose clock is wrong
             cache.discard(entry)
-    raise UserError(f"{entry}: is removed as soon as it is made; set THINKTUNE_CACHE to a folder that nothing empties")
+    raise UserError(
+        f"{entry}: is removed as soon as it is made; set THINKTUNE_CACHE to a folder that nothing else empties"
+    )
 
 
 def _open_prepared(entry: Path) -> SourceRows:

@@ -48,7 +48,7 @@ _NEVER_ADVISED = frozenset(
 
 _POLICY_REASONS = {
     "no_reasoning": "to train the replies without thinking",
-    "media": "to train the texts without what they speak of",
+    "media": "to train the texts without what they mention",
     "marked_bad": "to train bad replies as well",
 }
 
@@ -185,7 +185,7 @@ def explain_unused(files: Sequence[tuple[FileSample, ColumnMapping, UnusedColumn
     if working:
         return [*faults[:-1], f"{faults[-1]}; write {_offer(working, rehearsal.settings)}"]
     tried = rehearsal.try_change(changes[0])
-    remedy = "fix the rows: under no mapping is one left" + (f" ({tried.first})" if tried.first else "")
+    remedy = "fix the rows: no mapping of columns leaves a usable row" + (f" ({tried.first})" if tried.first else "")
     return [*faults[:-1], f"{faults[-1]}; {remedy}"]
 
 

@@ -130,7 +130,7 @@ def _same_questions(
             yield (
                 "conflict",
                 index,
-                f"asks the same as {source(other)} and answers otherwise ({ours!r}; there {theirs!r})",
+                f"asks the same as {source(other)} and answers differently ({ours!r}; there {theirs!r})",
             )
 
 

@@ -80,7 +80,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         + (f", {summary['stopping_rows']:,} that stop the run" if summary["stopping_rows"] else "")
     )
     if summary["validation"] and summary["train_rows"] and not summary["validation_rows"]:
-        lines.append("  no row is held out: there are too few, so nothing can show when the model is best")
+        lines.append("  no row is held out: there are too few, so nothing shows when the model is best")
     for fault in summary["faults"]:
         done = _action_words(fault["actions"], summary["rows_read"])
         lines.append(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
@@ -128,15 +128,15 @@ def _own_answer_lines(account: dict[str, Any] | None) -> list[str]:
         return []
     left_out = sum(account["left_out"].values())
     more = f"; {left_out:,} questions have a fault" if left_out else ""
-    more += f"; {account['no_room']:,} leave no room for a reply" if account["no_room"] else ""
+    more += f"; {account['no_room']:,} leave no space for a reply" if account["no_room"] else ""
     if not account["made"]:
         return [
             f"    not made yet: train first has the base write {account['asked']:,} replies to "
             f"{account['questions']:,} questions, each of at most {account['longest_tokens']:,} tokens, "
-            f"{account['most_tokens']:,} in all, and keeps them in the cache; until then each counts as long as it may "
-            f"become{more}"
+            f"{account['most_tokens']:,} in all, and caches them; until then each counts with its greatest "
+            f"possible length{more}"
         ]
-    lost = {"cut at their limit": account["cut"], "that would be trained in other tokens": account["other_tokens"]}
+    lost = {"cut at their limit": account["cut"], "that would train as different tokens": account["other_tokens"]}
     dropped = ", ".join(f"{count:,} {why}" for why, count in lost.items() if count)
     return [
         f"    {account['asked']:,} replies of the base to {account['questions']:,} questions, {account['kept']:,} kept"
@@ -165,7 +165,7 @@ def _decision_lines(summary: dict[str, Any]) -> list[str]:
             one = "row has changed or is gone, so its decision does"
             many = "rows have changed or are gone, so their decisions do"
             what = f"{len(stale):,} {one if len(stale) == 1 else many} not count, as that about {stale[0]}"
-            lines.append(f"  {each['file']}: {what}; decide anew with check --doubts")
+            lines.append(f"  {each['file']}: {what}; decide again with check --doubts")
     return lines
 
 
@@ -176,8 +176,8 @@ def _mode_lines(summary: dict[str, Any]) -> list[str]:
         return [f"  {silent:,} {are} trained without thinking (an empty think block is given, not learned)"]
     if summary.get("has_thinking_switch") and summary["train_rows"]:
         return [
-            "  every row reasons: tuned on such rows alone, a model unlearns its switch for no thinking; "
-            "data.silent_share: 0.1 keeps it"
+            "  every row has reasoning: trained on such rows alone, a model forgets how to answer without "
+            "thinking; data.silent_share: 0.1 prevents that"
         ]
     return []
 

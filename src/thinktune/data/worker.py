@@ -280,7 +280,7 @@ def map_in_processes(
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process died, most likely because memory ran out; free some and start again"
+                "a worker process died, most likely because memory ran out; free some memory, then run the same command"
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -195,7 +195,7 @@ def init_distributed(device: torch.device) -> World:
     except RuntimeError as error:
         text = (
             f"{_describe_rank(os.environ['RANK'], os.environ['WORLD_SIZE'])}: cannot reach the other ranks "
-            f"({shorten_error(error, 200)}); check that all machines were started with the same options, and that they "
+            f"({shorten_error(error, 200)}); check that all machines were started with the same options and can "
             "reach each other by name"
         )
         _report_to_torchrun(text)
@@ -249,8 +249,9 @@ def report_first_error(world: World) -> Generator[None]:
         _report_to_torchrun(f"{place}: {shorten_error(error)}")
         if lost:
             raise UserError(
-                f"{place}: lost the other ranks ({shorten_error(error, 200)}); check the machines that print nothing, "
-                "and the network between them; run the same command to resume from the last checkpoint"
+                f"{place}: lost the other ranks ({shorten_error(error, 200)}); check the machines that print "
+                "nothing and the network between them, then run the same command to resume from the last "
+                "checkpoint"
             ) from error
         if isinstance(error, UserError):
             raise (error if world.is_main else UserError([f"{place}: {fault}" for fault in error.faults])) from None

@@ -38,10 +38,10 @@ class Measure:
 
 # In the order of the table.
 MEASURES = (
-    Measure("right", "Right answers", "by the answer alone"),
+    Measure("right", "Correct answers", "by the answer alone"),
     Measure("preferred", "Preferred by the judge", "share of comparisons won; a tie counts as half"),
     Measure("chrf", "chrF", "similarity to the reference, by character n-grams"),
-    Measure("keypoint_recall", "Key points found", "of those that a right answer contains"),
+    Measure("keypoint_recall", "Key points found", "of those that a correct answer contains"),
     Measure("rouge_l", "ROUGE-L", "similarity to the reference, by words or Chinese characters"),
     Measure("loss", "Eval loss", "of the reference reply, per token", "loss", "lower"),
     Measure("reasoning_loss", "Reasoning loss", "of the reference reasoning", "loss", "lower"),
@@ -52,8 +52,8 @@ MEASURES = (
     Measure("cut", "Truncated", "no end within the token budget", "share", "lower"),
     Measure("empty_answer", "Empty answer", "nothing after the reasoning", "share", "lower"),
     Measure("loops", "Loops", "ends by repeating the same text", "share", "lower"),
-    Measure("language_switch", "Language switched", "to another script than the question's", "share", "lower"),
-    Measure("obeyed", "Switch obeyed", "reasons if asked to, and not otherwise"),
+    Measure("language_switch", "Language switched", "to a script other than the question's", "share", "lower"),
+    Measure("obeyed", "Switch obeyed", "reasons only if asked to"),
     Measure("tokens", "Reply length", "tokens", "amount", "neither"),
     Measure("reasoning_tokens", "Reasoning length", "tokens", "amount", "neither"),
     Measure("answer_characters", "Answer length", "characters", "amount", "neither"),
@@ -129,7 +129,7 @@ def set_verdict(name: str, measures: Sequence[Mapping[str, Any]]) -> str:
 
 
 def judge_forgetting(measures: Sequence[Mapping[str, Any]]) -> Forgetting:
-    """Judge by a set's right answers what became of general ability; `possible` where so few questions cannot say."""
+    """Judge by a set's correct answers what became of general ability; `possible` where so few questions cannot say."""
     figure = next((row for row in measures if row["measure"] == "right"), None)
     if figure is None:
         return "unknown"
@@ -149,10 +149,13 @@ def forgetting_verdict(measures: Sequence[Mapping[str, Any]]) -> str:
     figure = next(row for row in measures if row["measure"] == "right")
     measure, change = find_measure("right"), figure["difference"]
     sides = " → ".join(_format_side(measure, figure[side]["value"]) for side in ("base", "tuned"))
-    facts = f"{sides} right, {format_with_interval(measure, change, signed=True)}, {_format_row_count(figure['rows'])}"
+    facts = (
+        f"{sides} correct, {format_with_interval(measure, change, signed=True)}, {_format_row_count(figure['rows'])}"
+    )
     if state == "lost":
         return (
-            f"general ability: LOST; {facts}; train less (a lower learning rate, fewer epochs) or mix in general rows"
+            f"general ability: LOST; {facts}; train less (a lower learning rate or fewer epochs), or mix in "
+            "general rows"
         )
     if state == "nothing to lose":
         return f"general ability: the base had almost none to lose; {facts}"
@@ -181,7 +184,9 @@ def switch_verdict(switch: Mapping[str, Any]) -> str:
     name = SWITCH_LABELS[switch["mode"]].lower()
     state = judge_switch(switch)
     if state == "lost":
-        remedy = "mix in silent rows by data.silent_share" if switch["mode"] == "silent" else "mix in rows that reason"
+        remedy = (
+            "mix in silent rows with data.silent_share" if switch["mode"] == "silent" else "mix in rows that reason"
+        )
         return f"{name}: LOST; {facts}; {remedy}"
     return f"{name}: {state}; {facts}"
 
@@ -198,7 +203,7 @@ def row_outcome(base: Scores, tuned: Scores) -> str:
 def ungraded_note(rows: int) -> str:
     """Say how many rows a grader failed on, and where to read why."""
     are = "row is" if rows == 1 else "rows are"
-    return f"{rows:,} {are} not graded, as the grader failed on an answer (grader_error in rows.jsonl)"
+    return f"{rows:,} {are} not graded, because the grader failed on an answer (see grader_error in rows.jsonl)"
 
 
 def _estimate(measure: Measure, values: Sequence[float]) -> Interval:

@@ -174,7 +174,7 @@ def _modes(options: EvalOptions, tokenizer: ChatTokenizer, say: Say) -> tuple[bo
     if options.thinking is not None:
         return (options.thinking,)
     if options.endpoints:  # many servers know no switch, and refuse a request that names one
-        say("endpoints are asked with thinking; --no-thinking asks them without, where they have a switch for it")
+        say("endpoints are asked with thinking; --no-thinking asks them without, if they have a switch for it")
         return (True,)
     if has_thinking_switch(tokenizer):
         return (True, False)
@@ -229,7 +229,7 @@ def _reasoning_budgets(
 ) -> tuple[int, ...]:
     """Return the budgets at which the exams' reasoning is cut; () where no reply can go on after a cut."""
     if options.endpoints:
-        say("endpoints are not asked to go on after cut reasoning, so exams have no curve over reasoning budgets")
+        say("endpoints are not asked to continue after cut reasoning, so exams have no curve over reasoning budgets")
         return ()
     if read_form(tokenizer).foreign is not None:
         say("the chat template has no form for cut reasoning, so exams have no curve over reasoning budgets")
@@ -325,7 +325,7 @@ def evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) ->
                 for each in evaluations:
                     if cut := missing_budgets(each.settings, each.tasks, each.folder, side):
                         asked = answer_within_budgets(each.settings, cut, each.folder, side, engine)
-                        each.say(f"{side}: asked for {asked:,} answers of exams after cut reasoning")
+                        each.say(f"{side}: asked for {asked:,} exam answers after cut reasoning")
             del engine
             gc.collect()
             if pick_device().type != "cpu":
@@ -438,9 +438,11 @@ def open_endpoint(address: str) -> Endpoint:
 
 def _refuse_duplicate_names(tasks: Sequence[Task], options: EvalOptions, exams: Sequence[Exam]) -> None:
     if not tasks:
-        raise UserError("eval: no questions to ask; the run held out no rows, so give --tasks or leave out --no-probe")
+        raise UserError(
+            "eval: no questions to ask, because the run held out no rows; give --tasks or leave out --no-probe"
+        )
     stems = [file.stem for file in options.tasks]
     known = [HELD_OUT_SET, PROBE_SET, *(exam.name for exam in exams)]
     wrong = sorted({stem for stem in stems if stems.count(stem) > 1 or stem in known})
     if wrong:
-        raise UserError(f"--tasks: two sets would be named {', '.join(wrong)}; rename the file")
+        raise UserError(f"--tasks: two sets would have the name {', '.join(wrong)}; rename the file")

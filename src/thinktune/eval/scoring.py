@@ -31,7 +31,7 @@ from thinktune.run.reading import AnyObject, read_lines, read_object, refuse_dam
 from thinktune.run.sample_questions import HELD_OUT_SET
 from thinktune.tokenization.tags import Tags
 
-AGAIN = "run thinktune eval without --regrade: replies that were saved are not generated again"
+AGAIN = "run thinktune eval without --regrade: saved replies are not generated again"
 LOSS_KEYS = ("loss", "reasoning_loss", "answer_loss", "end_loss")
 
 
@@ -215,7 +215,7 @@ def saved_losses(file: Path) -> list[dict[str, float]]:
 
 
 def _score_groups(name: str, rows: Sequence[tuple[str, Mapping[str, Scores]]]) -> list[dict[str, Any]]:
-    """Count the right answers of each group of rows that has a name, with the interval of their paired difference."""
+    """Count the correct answers of each group of rows that has a name, with the interval of their paired difference."""
     groups: list[dict[str, Any]] = []
     for group in sorted({group for group, _ in rows} - {""}):
         scores = [each for own, each in rows if own == group]

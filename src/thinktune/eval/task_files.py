@@ -127,15 +127,15 @@ def _notes(
         yield f"{file.name}: not used: {', '.join(unused[:MAX_NAMED_COLUMNS])}{more}"
     if forgotten := unused_choices(layout, rows):
         yield (
-            f"{file.name}: asked without options, though {', '.join(forgotten)} hold some; to ask with them, write "
-            f"choices: [{', '.join(forgotten)}] in {file.name}.yaml"
+            f"{file.name}: asked without options, although {', '.join(forgotten)} contain some; to ask with them, "
+            f"write choices: [{', '.join(forgotten)}] in {file.name}.yaml"
         )
     if reading.index_from:
         yield f"{file.name}: answers are numbers from {reading.index_from}: the first option is {reading.index_from}"
     if reading.may_lack_answers:
-        yield f"{file.name}: has no answers, so replies are compared by the judge, format and length, not graded"
+        yield f"{file.name}: has no answers, so replies are not graded, only compared by the judge, format and length"
     if layout.columns.messages == "turns":
-        yield f"{file.name}: only the first of each row's turns is asked; the others need the model's own reply"
+        yield f"{file.name}: only the first turn of each row is asked; the later ones need the model's own reply"
 
 
 def _read_habits(layout: TaskLayout, rows: Sequence[Mapping[str, Any]]) -> TaskReading:
@@ -202,7 +202,9 @@ def _read_conversation(value: Any, column: str, source: str, answer: Any) -> dic
         answer = reply.content if answer is None else answer
     system = turns.pop(0).content if turns and turns[0].role == "system" else None
     if not turns or turns[-1].role != "user":
-        raise UserError(f"{source}: {column}: has no question of the user at its end; add one, or leave the row out")
+        raise UserError(
+            f"{source}: {column}: does not end with a question from the user; add one, or leave the row out"
+        )
     return {"question": turns[-1].content, "history": tuple(turns[:-1]), "answer": answer, "system": system}
 
 
@@ -284,9 +286,9 @@ def _found_layout(file: Path, records: Records) -> TaskLayout:
     if _lacks_answers(layout, names):
         question = ", ".join(layout.columns.question_columns) or layout.columns.messages
         raise UserError(
-            f"{file}: none of its columns ({', '.join(names)}) is known as the answer to {question}; write "
+            f"{file}: none of its columns ({', '.join(names)}) is known to hold the answer to {question}; write "
             f"{file.name}.yaml next to it with columns: {{question: {question}, answer: …}}, or "
-            "with grader: text and no answer if replies are only to be compared"
+            "with grader: text and no answer if replies should only be compared"
         )
     return layout
 

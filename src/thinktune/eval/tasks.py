@@ -1,4 +1,4 @@
-"""Questions with their right answers, from held-out rows or from the fields of a row."""
+"""Questions with their correct answers, from held-out rows or from the fields of a row."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -134,7 +134,7 @@ def make_task(
     elif not faults:
         needed = {"keypoints": points.value, "format": rules, "refusal": True}.get(grader, references.value)
         if not needed and not (grader == "text" and reading.may_lack_answers):
-            faults.append(f"{source}: has nothing to grade by; give answer, choices with answer, or keypoints")
+            faults.append(f"{source}: has nothing to grade with; give answer, choices with answer, or keypoints")
     faults += _rule_faults(rules, source)
     if faults:
         raise UserError(faults)
@@ -246,8 +246,10 @@ def _parse_letters(value: Any, options: Options, source: str, index_from: int) -
     if letters := find_right_letters(value, options, index_from):
         return _Parsed((letters,))
     if options.by_text_only:
-        what = "may mean two options, as the question lists them in another order than their columns"
-        return _Parsed((), (f"{source}: answer: is {_short_repr(value)}, which {what}; give the right option's text",))
+        what = "may mean two options, because the question lists them in another order than their columns"
+        return _Parsed(
+            (), (f"{source}: answer: is {_short_repr(value)}, which {what}; give the text of the correct option",)
+        )
     known = ", ".join(filter(None, options.labels)) or options.letters
     fault = f"{source}: answer: is {_short_repr(value)}, which is not an option; "
     return _Parsed((), (f"{fault}give a letter of {known}, an index from {index_from}, or an option's text",))

@@ -56,7 +56,7 @@ def votes_verdict(counted: Mapping[str, Any]) -> str:
     share = counted["share"]
     rest = f"{counted['tie']} equally good, {counted['neither']} both bad"
     if counted["earlier"]:
-        rest += f"; {counted['earlier']} about another step's model, not counted"
+        rest += f"; {counted['earlier']} about the model of another step, not counted"
     if share is None:
         return f"blind votes: none decided; {rest}"
     word = judge_votes(share) or "no difference shown"

@@ -117,7 +117,7 @@ def serving_command(settings: ServingSettings, engine: EngineName) -> ServingCom
 def try_engine(command: ServingCommand) -> str:
     """Return a sentence that says whether the engine is installed here and knows every option of the command."""
     if not _is_installed(command.engine):
-        return f"untried, because {ENGINE_TITLES[command.engine]} is not installed here"
+        return f"not tested, because {ENGINE_TITLES[command.engine]} is not installed here"
     asked = ["vllm", "serve", "--help=all"] if command.engine == "vllm" else [*command.program, "--help"]
     try:
         shown = subprocess.run(
@@ -130,12 +130,12 @@ def try_engine(command: ServingCommand) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"untried, because `{shlex.join(asked)}` did not end within {_TRY_SECONDS} seconds"
+        return f"not tested, because `{shlex.join(asked)}` did not end within {_TRY_SECONDS} seconds"
     if shown.returncode != 0:
-        return f"untried, because `{shlex.join(asked)}` failed with exit code {shown.returncode}"
+        return f"not tested, because `{shlex.join(asked)}` failed with exit code {shown.returncode}"
     known = set(re.findall(r"--[a-z][a-z0-9-]*", shown.stdout))
     if unknown := [option for option in command.options if option not in known]:
-        return f"the {ENGINE_TITLES[command.engine]} here does not know {', '.join(unknown)}: take a newer one"
+        return f"the {ENGINE_TITLES[command.engine]} here does not know {', '.join(unknown)}: install a newer one"
     return f"the {ENGINE_TITLES[command.engine]} here knows every option; no question was asked"
 
 

@@ -111,7 +111,7 @@ def _write_card(source: ModelSource, target: Target, folder: Path, say: Say) -> 
     try:
         write_model_card(folder, source.run, source.name, source=source.folder)
     except UserError as error:
-        say(f"{target.name}: its card says nothing of the run: {'; '.join(error.faults)}")
+        say(f"{target.name}: its card says nothing about the run: {'; '.join(error.faults)}")
         write_model_card(folder, None, source.name, source=source.folder)
 
 
@@ -124,13 +124,13 @@ def _check(target: Target, folder: Path, reference: Reference, say: Say) -> Veri
         raise
     except Exception as error:  # engines raise whatever their parsers raise
         raise UserError(
-            f"{target.name}: {target.engine} cannot load it or ask it ({shorten_error(error)}); nothing of this export "
-            "is kept; take another target, or another release of that engine"
+            f"{target.name}: {target.engine} cannot load it or answer with it ({shorten_error(error)}); this "
+            "export was removed; choose another target, or another release of that engine"
         ) from error
     if found.faults:
         raise UserError(
             [
-                f"{target.name}: {fault} (asked in {target.engine}); nothing of this export is kept; take another "
+                f"{target.name}: {fault} (tested in {target.engine}); this export was removed; choose another "
                 "target, or another release of that engine"
                 for fault in found.faults
             ]
@@ -182,7 +182,9 @@ def _exports_folder(source: ModelSource, to: Path | None) -> Path:
             raise UserError(f"--to: {to} is a file; name a folder, in which each target gets a folder of its own")
         return to
     if source.run is None:
-        raise UserError(f"--to: {source.folder} is no run's folder, so its exports have no place yet; name one by --to")
+        raise UserError(
+            f"--to: {source.folder} is not a run's folder, so its exports have no place yet; name one with --to"
+        )
     return source.run.exports
 
 
@@ -192,11 +194,11 @@ def _refuse_faulty_places(folder: Path, targets: Sequence[Target]) -> None:
     for target in targets:
         place = folder / target.name
         if place.is_symlink() or (place.exists() and not place.is_dir()):
-            faults.append(f"{place}: is in the way of the export; move it away, or name another folder by --to")
+            faults.append(f"{place}: is in the way of the export; move it, or name another folder with --to")
         elif place.is_dir() and (added := _not_ours(place)):
             faults.append(
-                f"{place}: holds {added}, which no export wrote or which was changed since; move it away, or name "
-                "another folder by --to"
+                f"{place}: holds {added}, which no export wrote or which has changed since; move it, or name "
+                "another folder with --to"
             )
     if faults:
         raise UserError(faults)
@@ -225,8 +227,8 @@ def _refuse_small_disk(folder: Path, targets: Sequence[Target]) -> None:
     needed = sum(target.size_bytes for target in targets) + OTHER_FILES_BYTES
     if needed > free:
         raise UserError(
-            f"{folder}: its disk has {free / GIB:.2f} GiB free, and the exports need {needed / GIB:.2f}; free "
-            f"{(needed - free) / GIB:.2f} GiB, name fewer targets, or another disk by --to"
+            f"{folder}: the disk has {free / GIB:.2f} GiB free, and the exports need {needed / GIB:.2f}; free "
+            f"{(needed - free) / GIB:.2f} GiB, name fewer targets, or another disk with --to"
         )
 
 

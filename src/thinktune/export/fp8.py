@@ -60,8 +60,8 @@ def plan_fp8(folder: Path) -> Fp8Plan:
     if weights.converted or whole:
         some = list_some(sorted(weights.converted) or whole)
         raise UserError(
-            f"fp8: {type(model).__name__} has weights that are not one matrix a product ({some}), such as experts, "
-            "which this form does not hold; export hf, and round it with llm-compressor"
+            f"fp8: {type(model).__name__} has weights that are not plain matrices ({some}), such as experts, which "
+            "fp8 does not support; export hf, and quantize it with llm-compressor"
         )
     rounded: set[str] = set()
     ignored: list[str] = []
@@ -75,8 +75,8 @@ def plan_fp8(folder: Path) -> Fp8Plan:
             ignored.append(name)
     if not rounded:
         raise UserError(
-            f"fp8: no product in the layers of {type(model).__name__} has sizes that are multiples of "
-            f"{KERNEL_MULTIPLE}, as 8-bit products need; export hf or gguf"
+            f"fp8: no matrix in the layers of {type(model).__name__} has sizes that are multiples of "
+            f"{KERNEL_MULTIPLE}, as 8-bit kernels need; export hf or gguf"
         )
     # What no parameter reads, such as the other parts of a model of several modalities, is left out.
     read = {name: tensor for name, tensor in weights.stored.items() if name not in weights.unread}

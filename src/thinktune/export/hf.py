@@ -97,7 +97,7 @@ class TransformersModel:
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
                 model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
         except Exception as error:  # whatever its parsers raise
-            raise UserError(f"hf: {folder} is not loaded by transformers ({shorten_error(error)})") from error
+            raise UserError(f"hf: {folder} cannot be loaded by transformers ({shorten_error(error)})") from error
         self._model: Any = _place(model.eval())
         ends = model.generation_config.eos_token_id
         self._ends: list[int] = ends if isinstance(ends, list) else [] if ends is None else [ends]

@@ -53,11 +53,11 @@ def read_gguf_facts(gguf: Path) -> GgufFacts:
     try:
         from gguf import GGUFReader  # pyright: ignore  # imported late: an extra
     except ImportError:
-        raise UserError("ollama: needs the library gguf; install thinktune with its extra: thinktune[gguf]") from None
+        raise UserError('ollama: needs the package gguf; run pip install "thinktune[gguf]"') from None
     try:
         reader: Any = GGUFReader(gguf)
     except (OSError, ValueError, IndexError) as error:  # it reads past the end of a short file
-        raise UserError(f"ollama: {gguf} is no GGUF file ({shorten_error(error)}); export gguf again") from error
+        raise UserError(f"ollama: {gguf} is not a GGUF file ({shorten_error(error)}); export gguf again") from error
 
     def value(key: str) -> Any:
         return reader.fields[key].contents() if key in reader.fields else None
@@ -81,16 +81,16 @@ def compose_modelfile(settings: ServingSettings, gguf: str, facts: GgufFacts) ->
     else:
         lines.append(f"REQUIRES {OWN_TEMPLATE_VERSION}")
         notes.append(
-            "TEMPLATE is left out: Go's language cannot say what the model's own chat template does "
+            "TEMPLATE is left out: Go's template language cannot express the model's own chat template "
             f"({settings.unformed}); Ollama {OWN_TEMPLATE_VERSION} and later use that template itself"
         )
     if system and not inside:
         lines.append(f'SYSTEM """{system}"""')
     elif system and settings.form:
-        notes.append("the system prompt is inside TEMPLATE: it has characters that no SYSTEM line can hold")
+        notes.append("the system prompt is inside TEMPLATE, because a SYSTEM line cannot hold its characters")
     elif system:
         notes.append(
-            "the system prompt is left out: it has characters that no SYSTEM line can hold; send it with each "
+            "the system prompt is left out, because a SYSTEM line cannot hold its characters; send it with each "
             "conversation"
         )
     notes += _other_notes(settings, facts)
@@ -118,7 +118,9 @@ def _other_notes(settings: ServingSettings, facts: GgufFacts) -> list[str]:
     notes: list[str] = []
     form = settings.form
     if form and settings.trimmed:
-        notes.append("the model's own template takes white space off the ends of turns; TEMPLATE cannot: send none")
+        notes.append(
+            "the model's own template strips white space from the ends of turns; TEMPLATE cannot, so send none"
+        )
     if form and form.thinking.system is None:
         notes.append("the model's own template takes no system prompt, so TEMPLATE leaves one out")
     if facts.adds_bos and form and not (settings.bos and form.thinking.head.startswith(settings.bos)):
@@ -126,7 +128,7 @@ def _other_notes(settings: ServingSettings, facts: GgufFacts) -> list[str]:
             f"the GGUF file begins each prompt with {settings.bos}, which the model's own template does not write"
         )
     if facts.architecture in _RENDERED_BY_OLLAMA:
-        notes.append(f"for {facts.architecture} Ollama uses a renderer of its own in place of any template")
+        notes.append(f"for {facts.architecture} Ollama uses its own renderer instead of a template")
     return notes
 
 
@@ -137,9 +139,11 @@ def create_in_ollama(folder: Path, name: str) -> str:
     """
     command = f"ollama create {name} -f {MODELFILE}"
     if shutil.which("ollama") is None:
-        return f"untried, because Ollama is not installed here; where it is, run in the export's folder: {command}"
+        return (
+            f"not tested, because Ollama is not installed here; where it is, run this in the export's folder: {command}"
+        )
     if _run_ollama(folder, "list").returncode != 0:
-        return f"untried, because no Ollama server answers here; start it (ollama serve), then run: {command}"
+        return f"not tested, because no Ollama server answers here; start it (ollama serve), then run: {command}"
     made = _run_ollama(folder, "create", name, "-f", MODELFILE)
     if made.returncode != 0:
         said = " ".join((made.stderr or made.stdout).split())[-300:] or f"exit code {made.returncode}"

@@ -65,8 +65,8 @@ def choose_questions(
             chosen.append(found)
     if not chosen:
         raise UserError(
-            f"{source.folder}: none of the questions can be asked, because its chat template refuses them or its "
-            f"context of {context_tokens:,} tokens is too short; an export of it could not be checked"
+            f"{source.folder}: none of the questions can be asked, because its chat template rejects them or its "
+            f"context of {context_tokens:,} tokens is too short, so an export could not be checked"
         )
     return tuple(chosen)
 

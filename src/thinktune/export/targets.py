@@ -213,7 +213,7 @@ def _engine_target(source: ModelSource, engine: EngineName) -> Target:
     def finish(folder: Path) -> str:
         return f"{try_engine(command)}; the line: {command.line(folder)}"
 
-    unchecked = "a script was written, and the engine was not asked"
+    unchecked = "a script was written; the engine was not tested"
     return Target(engine, "script", ENGINE_TITLES[engine], 0, write, None, unchecked, command.notes, finish)
 
 

@@ -145,7 +145,7 @@ def verify_export(name: str, form: str, asked: Asked, reference: Reference, say:
     faults += end_faults
     if limit < kl < inf:
         faults.append(
-            f"what it says next is not what the model says: its mean KL divergence is {kl:.2g} nats a token, and the "
+            f"its next tokens differ from the model's: its mean KL divergence is {kl:.2g} nats a token, and the "
             f"rounding of {form} explains at most {limit:.2g}"
         )
     apart = [_parting(answer, each.reply) for answer, each in zip(reference.answers, heard, strict=True)]
@@ -157,7 +157,7 @@ def verify_export(name: str, form: str, asked: Asked, reference: Reference, say:
     ]
     if quantized_bits(form) is None:
         faults += [
-            f"its reply to {_shown(each.question)} parts from the model's at token {each.position} (the model: "
+            f"its reply to {_shown(each.question)} differs from the model's at token {each.position} (the model: "
             f"{_shown(each.ours)}, it: {_shown(each.theirs)}), where the model's two tokens are {each.gap:.2g} apart "
             f"and its rounding is {rounding:.2g}"
             for each in parted
@@ -212,7 +212,7 @@ def _tokenization_faults(name: str, asked: Asked, reference: Reference) -> list[
             text = backend.normalizer.normalize_str(text)
         theirs = asked.tokenize(text)
         if theirs != ours:
-            faults.append(f"its tokenizer cuts {_shown(text)} otherwise: {_parted_tokens(ours, theirs, tokenizer)}")
+            faults.append(f"its tokenizer splits {_shown(text)} differently: {_parted_tokens(ours, theirs, tokenizer)}")
             break
     return faults
 
@@ -223,7 +223,10 @@ def _end_faults(asked: Asked, reference: Reference, heard: Sequence[_Heard]) -> 
         length = len(each.reply)
         if length < len(answer.reply) and tuple(each.reply) == answer.reply[:length]:
             last = reference.tokenizer.decode(each.reply[-1:])
-            return [f"its reply to {_shown(answer.question.text)} ends after {_shown(last)}, where the model's goes on"]
+            return [
+                f"its reply to {_shown(answer.question.text)} ends after {_shown(last)}, where the model's reply "
+                "continues"
+            ]
     for prompt, end in reference.ends:
         reply = asked.reply(prompt, 2)
         if len(reply) > 1 and reply[0] == end:

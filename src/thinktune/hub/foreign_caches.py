@@ -88,7 +88,7 @@ def verify_huggingface_blobs(folder: Path, listing: Listing) -> None:
     for path in found:
         blob = path.readlink().name if path.is_symlink() else ""
         if not BLOB.fullmatch(blob):
-            raise IncompleteSnapshotError(f"{path} cannot be verified, because it is no link to a file with a digest")
+            raise IncompleteSnapshotError(f"{path} cannot be verified: it is not a link to a file with a digest")
         size, digest = listing.get(path.relative_to(folder).as_posix(), (path.stat().st_size, blob))
         if not matches_digest(path, size, digest):
             raise IncompleteSnapshotError(f"{path} is not as its digest says")
@@ -117,7 +117,7 @@ def require_whole_model(folder: Path) -> None:
         if not (folder / name).is_file():
             raise IncompleteSnapshotError(f"{folder} lacks {name}")
         if not _is_whole(folder / name):
-            raise IncompleteSnapshotError(f"{folder / name} is not whole")
+            raise IncompleteSnapshotError(f"{folder / name} is incomplete")
 
 
 def _weight_files(folder: Path) -> Collection[str]:

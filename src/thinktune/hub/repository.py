@@ -196,7 +196,7 @@ def _locate_on_hub(name: str, hub: str, revision: str | None, repo_type: RepoTyp
         if isinstance(error, IncompleteSnapshotError) and offline:
             reason += f" (in the cache, {error})"
         raise UserError(redact_tokens(f"{request} could not be downloaded from {hub}: {reason}")) from (cause or error)
-    say_to_stderr(redact_tokens(f"{request} is taken from the cache, not from {hub}: {reason}"))
+    say_to_stderr(redact_tokens(f"{request} is read from the cache, not from {hub}: {reason}"))
     return folder
 
 
@@ -211,7 +211,7 @@ def _describe_failure(error: BaseException, hub: str) -> str:
         file, fault = next(iter(failed.items()))
         return f"{file}: {_describe_failure(fault, hub)}"
     token = TOKEN_VARIABLES[hub]
-    again = f"name a mirror in {ENDPOINT_VARIABLES[hub]}, and start again: what has been downloaded is kept"
+    again = f"name a mirror in {ENDPOINT_VARIABLES[hub]}, then run the same command: finished downloads are kept"
     match http_status(error):
         case 401:
             return f"it requires a token (401); set {token} to one with read access, or correct the name"

@@ -68,8 +68,8 @@ def push(upload: ModelUpload, hub: Hub, say: Say) -> str:
         ) from error
     if wrong:
         raise UserError(
-            f"{place} is not on {hub} as it is here: {', '.join(wrong[:3])}; a .gitignore there may leave files out: "
-            "correct it, then run the same command"
+            f"{place} differs on {hub} from what is here: {', '.join(wrong[:3])}; a .gitignore there may leave "
+            "files out: correct it, then run the same command"
         )
     return address
 
@@ -83,7 +83,7 @@ def _require_repository(repository: HubRepository, upload: ModelUpload, place: s
     elif found != wanted:
         remedy = "leave out --public" if upload.public else "give --public"
         raise UserError(
-            f"{place} is there already and {found}, not {wanted}; {remedy}, change that on its page, or name another"
+            f"{place} already exists and {found}, not {wanted}; {remedy}, change that on its page, or name another"
         )
 
 
@@ -95,14 +95,14 @@ def _synchronize(repository: HubRepository, upload: ModelUpload, say: Say) -> st
     removed = sorted(name for name in left if _READ_BY_NAME.fullmatch(name))
     whole = _describe_files(upload, list(upload.files))
     if not changed and not removed:
-        say(f"{whole} are there already, and nothing is sent")
+        say(f"{whole} are already there, and nothing is sent")
         return repository.address
     kept = f"; {len(upload.files) - len(changed)} more are there already" * (len(changed) < len(upload.files))
     say(f"sending {_describe_files(upload, changed)} to {repository.address}{kept}")
     if replaced := [name for name in changed if name in there]:
-        say(f"replaced there (its history keeps the former ones): {', '.join(replaced)}")
+        say(f"replaced there (the history keeps the old ones): {', '.join(replaced)}")
     if removed:
-        say(f"removed there, as files of an earlier model (its history keeps them): {', '.join(removed)}")
+        say(f"removed there, because they belong to an earlier model (the history keeps them): {', '.join(removed)}")
     began = time.monotonic()
     _send_files(repository, upload, changed, say)
     repository.commit(upload, changed, removed)
@@ -157,21 +157,21 @@ def _send_files(repository: HubRepository, upload: ModelUpload, names: list[str]
 def _describe_failure(error: BaseException, hub: Hub, upload: ModelUpload) -> str:
     """Describe in one sentence what went wrong with a push, and what to do about it."""
     token, owner = TOKEN_VARIABLES[hub], upload.name.partition("/")[0]
-    again = "then run the same command: what has been sent is kept"
+    again = "then run the same command: finished uploads are kept"
     status = http_status(error)
     texts = " ".join(f"{type(link).__name__} {link}" for link in exception_chain(error))
     may_be_full = status is None or (status < 500 and status != 429)
     if status in (402, 507) or (may_be_full and _NO_ROOM.search(texts)):
-        return f"it has no room left for {owner!r} (its quota is full); delete what is not needed there, {again}"
+        return f"it has no space left for {owner!r} (the quota is full); delete what you do not need there, {again}"
     match status:
         case 401:
             return f"it refuses the token (401); set {token} to one with write access, {again}"
         case 403:
             return f"it does not let this token write there (403); set {token} to one with write access to {owner!r}"
         case 404:
-            return f"it knows no such owner or repository, or hides it from this token (404); correct {upload.name!r}"
+            return f"it has no such owner or repository, or hides it from this token (404); correct {upload.name!r}"
         case 409 | 412:
-            return f"the repository was changed meanwhile, or its name is taken ({status}); look at its page, {again}"
+            return f"the repository has changed meanwhile, or the name is taken ({status}); look at its page, {again}"
         case 413:
             return "a file is larger than it takes (413); export smaller shards, or choose the other hub"
         case 429:

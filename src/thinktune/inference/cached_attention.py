@@ -197,8 +197,8 @@ def _refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
     if unknown or options.get("is_causal") is False:
         what = f"takes {', '.join(unknown)}, which is not known" if unknown else "sees what comes after a token"
         raise GenerationError(
-            f"transformers {version('transformers')}: the attention of {type(module).__name__} {what}, and no reply "
-            "can be made; use another model"
+            f"transformers {version('transformers')}: the attention of {type(module).__name__} {what}, so it "
+            "cannot generate; use another model"
         )
 
 

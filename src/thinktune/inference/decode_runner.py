@@ -174,8 +174,8 @@ class DecodeRunner:
         self._graphs.clear()
         self.is_static, self.fault = False, error
         warnings.warn(
-            f"{self._name}: a token of a reply could not be captured as a CUDA graph ({shorten_error(error, 160)}); "
-            "replies are made without one, and more slowly",
+            f"{self._name}: a token of a reply could not be captured as a CUDA graph "
+            f"({shorten_error(error, 160)}); replies are slower without one",
             stacklevel=2,
         )
 

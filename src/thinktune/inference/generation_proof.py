@@ -87,8 +87,8 @@ def prove_generation(twin: CausalLM) -> None:
     except Exception as error:  # what a class raises where it cannot run so is what it says of itself
         what = shorten_error(error, 160)
     raise GenerationError(
-        f"model.name: is of type {twin.config.model_type}, whose replies cannot be proved right ({what}); take another "
-        "model"
+        f"model.name: is of type {twin.config.model_type}, whose replies cannot be proved correct ({what}); use "
+        "another model"
     )
 
 

@@ -295,8 +295,8 @@ class KVCache:
 
 def _unused_cache_error(model: CausalLM) -> GenerationError:
     return GenerationError(
-        f"transformers {version('transformers')}: {type(model).__name__} does not use the KV cache that it is given, "
-        "and no reply can be made; install another release, as in pip install 'transformers==5.24.*'"
+        f"transformers {version('transformers')}: {type(model).__name__} does not use the KV cache, so it cannot "
+        "generate; install another release, as in pip install 'transformers==5.24.*'"
     )
 
 

@@ -123,9 +123,7 @@ def request_body(request: Request, model: str, dropped: set[str]) -> dict[str, o
             fields["add_special_tokens"] = False
     if open_turn:
         if open_turn.part == "reasoning":
-            raise UserError(
-                "messages: the last reply's reasoning is open; another server cannot go on with it; close it"
-            )
+            raise UserError("messages: the last reply's reasoning is open; another server cannot continue it; close it")
         fields |= {"continue_final_message": True, "add_generation_prompt": False}
         if reasoning := request.turns[-1].reasoning:
             messages[-1] |= dict.fromkeys(("reasoning_content", "reasoning"), reasoning)
@@ -433,13 +431,13 @@ class Endpoint:
         except openai.APIError as error:
             raise failed_request(error, self.url, self.model, self._key) from None
         except ValidationError:
-            raise UpstreamError(f"{self.url}/models: sends no list of models; is the address right?") from None
+            raise UpstreamError(f"{self.url}/models: sends no list of models; check the address") from None
 
     async def _find_only_model(self) -> str:
         names = await self._list_models()
         if len(names) != 1:
             found = f"it has {', '.join(names)}" if names else "it does not list its models"
-            raise UpstreamError(f"{self.url}: name the model that is to answer; {found}")
+            raise UpstreamError(f"{self.url}: name the model to use; {found}")
         return names[0]
 
 

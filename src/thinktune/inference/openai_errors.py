@@ -41,13 +41,15 @@ def failed_request(error: "APIError", url: str, model: str, key: str | None) -> 
     status, text = status_of(error), clean(error_text(error), key)
     match status:
         case None:
-            sentence = f"{url}: {text}{tried}; is the server running?"
+            sentence = f"{url}: {text}{tried}; check that the server is running"
             return TemporaryError(sentence, may_have_cost=not _was_never_connected(error))
         case 401 | 403:
             problem = "refuses the key" if key else "asks for a key"
             return UpstreamError(f"{url}: {problem} ({status}); set {API_KEY_VARIABLES[0]} in the environment")
         case 402:
-            return UpstreamError(f"{url}: asks for money (402: {text}); top up the account, then run the same command")
+            return UpstreamError(
+                f"{url}: asks for payment (402: {text}); top up the account, then run the same command"
+            )
         case 404:
             return UpstreamError(
                 f"{url}: has no model {model!r}, or no /chat/completions (404: {text}); "

@@ -66,7 +66,7 @@ class SamplingParams:
                 (0 <= self.temperature < math.inf, f"temperature is {self.temperature:g}; it must be 0 or more"),
                 (0 < self.top_p <= 1, f"top_p is {self.top_p:g}; it must be above 0 and at most 1"),
                 (self.top_k >= 0, f"top_k is {self.top_k}; it must be 0 (all tokens) or more"),
-                (all(self.stop), "stop holds an empty string; leave it out"),
+                (all(self.stop), "stop has an empty string; leave it out"),
                 (
                     (self.max_reasoning_tokens or 0) >= 0,
                     f"reasoning_tokens is {self.max_reasoning_tokens}; it must be 0 or more",
@@ -186,12 +186,12 @@ def render_request(request: Request, tokenizer: ChatTokenizer, context_tokens: i
     try:
         ids = _render(request, tokenizer, context_tokens)
     except TooLongError as error:
-        raise ContextLengthError(f"{field}: {error}, all that the model's context holds; shorten it") from None
+        raise ContextLengthError(f"{field}: {error}, which fills the model's context; shorten it") from None
     left = context_tokens - len(ids)
     if left < 1:
         raise ContextLengthError(
-            f"{field}: the {name} takes {len(ids):,} tokens, and the model's context holds {context_tokens:,} "
-            "with the reply; shorten it"
+            f"{field}: the {name} takes {len(ids):,} tokens, and the model's context has {context_tokens:,}, with "
+            "the reply; shorten it"
         )
     sampling = replace(request.sampling, max_new_tokens=min(left, request.sampling.max_new_tokens))
     return replace(request, sampling=sampling, prompt_ids=tuple(ids))
@@ -205,7 +205,7 @@ def _raw_ids(prompt: RawPrompt, tokenizer: ChatTokenizer, max_tokens: int) -> li
             raise UserError(f"prompt: holds the token {strange[0]}, and the model's are 0 to {len(tokenizer) - 1:,}")
     elif exceeds_tokens(content, max_tokens, tokenizer):
         raise TooLongError(
-            f"the prompt has {len(content):,} characters, which are surely more than {max_tokens:,} tokens"
+            f"the prompt has {len(content):,} characters, which is certainly more than {max_tokens:,} tokens"
         )
     else:
         backend = tokenizer.backend_tokenizer

@@ -45,7 +45,7 @@ class SequenceState:
         if sampled == NO_TOKEN:
             raise GenerationError(
                 f"model: no finite logits (NaN or infinity) at token {self.detokenizer.tokens + 1} of a reply; "
-                "its weights are damaged, or training has ruined them: get the model again, or use another run"
+                "its weights are damaged, or training has ruined them: download the model again, or use another run"
             )
         token = self.detokenizer.next_token(sampled)
         self.ids.append(token)

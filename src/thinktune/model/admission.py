@@ -51,7 +51,7 @@ SIZES = (
     "max_position_embeddings",
 )
 SUPPORTED_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.float64)  # `final/` is written in it
-APART = "which does not keep packed rows apart; each row is an entry of a padded batch, which takes more time"
+APART = "which does not keep packed rows apart, so rows are padded instead, which takes more time"
 MAX_LAYERS = 10_000  # transformers makes a list of them before any weight is looked at
 
 # Outputs that a configuration may ask for and nobody reads. Classes collect them by hooks, through which the compiler
@@ -146,7 +146,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> ModelConfig
     if found is None:
         raise UserError(
             f"{FIELD}: {folder} is a model of images or sound ({config.model_type}), and transformers "
-            f"{transformers.__version__} has no language model that computes its text part; take a text model"
+            f"{transformers.__version__} has no language model for its text part; use a text model"
         )
     if found is not config:
         _settle_tied_head(found, folder, trust_remote_code)
@@ -185,8 +185,8 @@ def meta_model(folder: Path, config: ModelConfig, dtype: torch.dtype, *, trust_r
 
 def _config_error(folder: Path, error: Exception) -> UserError:
     return UserError(
-        f"{FIELD}: {folder / 'config.json'} is no configuration that works ({shorten_error(error)}); get the model "
-        "again, or correct it"
+        f"{FIELD}: {folder / 'config.json'} is not a working configuration ({shorten_error(error)}); download the "
+        "model again, or correct it"
     )
 
 
@@ -218,25 +218,25 @@ def _refuse_other_class(raw: dict[str, Any], folder: Path, trust_remote_code: bo
     """
     kind = raw.get("model_type")
     if not isinstance(kind, str):
-        raise UserError(f"{FIELD}: {folder / 'config.json'} names no model_type; name a whole transformers folder")
+        raise UserError(f"{FIELD}: {folder / 'config.json'} names no model_type; name a complete transformers folder")
     if kind in CONFIG_MAPPING:
         if text_values(raw) is not raw or has_other_modalities(raw):
             return
         if raw.get("is_encoder_decoder") or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise UserError(
-                f"{FIELD}: {folder} is of type {kind}, which is no causal language model; use a model that continues a "
-                "text"
+                f"{FIELD}: {folder} is of type {kind}, which is not a causal language model; use a model that "
+                "continues a text"
             )
         return
     if not raw.get("auto_map"):
         raise UserError(
             f"{FIELD}: {folder} is of type {kind}, which transformers {transformers.__version__} does not know; "
-            "install a release that does (pip install -U transformers), or take another model"
+            "install a release that does (pip install -U transformers), or use another model"
         )
     if not trust_remote_code:
         raise UserError(
-            f"{FIELD}: {folder} is of type {kind}, with Python code of its own; set model.trust_remote_code: true if "
-            "you trust that code, or take another model"
+            f"{FIELD}: {folder} is of type {kind}, which has its own Python code; set model.trust_remote_code: "
+            "true if you trust that code, or use another model"
         )
 
 
@@ -246,21 +246,21 @@ def _refuse_wrong_values(raw: dict[str, Any], folder: Path) -> None:
     faults: list[str] = []
     if (weights := raw.get("transformers_weights")) not in (None, SINGLE_FILE, INDEX):
         faults.append(
-            f"{FIELD}: {path} names {weights!r} as the file of its weights, which is not read; name it {SINGLE_FILE}, "
-            "and remove transformers_weights"
+            f"{FIELD}: {path} names {weights!r} as the file of its weights, which thinktune does not read; rename "
+            f"it to {SINGLE_FILE}, and remove transformers_weights"
         )
     epsilon = raw.get("rms_norm_eps", 0.0)
     if _is_number(epsilon) and not (math.isfinite(epsilon) and epsilon >= 0):
-        faults.append(f"{FIELD}: {path}: rms_norm_eps is {epsilon}; it must be 0 or more; get the model again")
+        faults.append(f"{FIELD}: {path}: rms_norm_eps is {epsilon}; it must be 0 or more; download the model again")
     faults += [
-        f"{FIELD}: {path}: {name} is {raw[name]!r}; it must be a whole number of 1 or more; get the model again"
+        f"{FIELD}: {path}: {name} is {raw[name]!r}; it must be a whole number of 1 or more; download the model again"
         for name in SIZES
         if raw.get(name) is not None and (type(raw[name]) is not int or raw[name] < 1)
     ]
     if not faults and raw.get("num_hidden_layers", 1) > MAX_LAYERS:
         faults.append(
-            f"{FIELD}: {path}: num_hidden_layers is {raw['num_hidden_layers']}; no model has more than {MAX_LAYERS:,}; "
-            "get the model again"
+            f"{FIELD}: {path}: num_hidden_layers is {raw['num_hidden_layers']}; no model has more than "
+            f"{MAX_LAYERS:,}; download the model again"
         )
     if faults:
         raise UserError(faults)
@@ -274,8 +274,8 @@ def _refuse_other_dtype(config: ModelConfig, folder: Path) -> None:
     """Raise UserError for a dtype in which no trained model is written."""
     if config.dtype not in SUPPORTED_DTYPES:
         raise UserError(
-            f"{FIELD}: {folder / 'config.json'}: dtype is {str(config.dtype).removeprefix('torch.')}; a trained model "
-            "is written as float32, bfloat16 or float16; take the unquantized model, or correct it"
+            f"{FIELD}: {folder / 'config.json'}: dtype is {str(config.dtype).removeprefix('torch.')}; thinktune "
+            "trains float32, bfloat16 or float16; use the unquantized model, or correct it"
         )
 
 
@@ -297,8 +297,8 @@ def _admit_weights(folder: Path, config: ModelConfig, trust_remote_code: bool) -
     stored = stored_tensors(folder)
     if config.num_hidden_layers > len(stored):
         raise UserError(
-            f"{FIELD}: the weights in {folder} are not whole: its config.json says {config.num_hidden_layers:,} "
-            f"layers, and it holds {len(stored):,} tensors; get the model again"
+            f"{FIELD}: the weights in {folder} are incomplete: its config.json says {config.num_hidden_layers:,} "
+            f"layers, and it holds {len(stored):,} tensors; download the model again"
         )
     model = meta_model(folder, config, torch.float32, trust_remote_code=trust_remote_code)
     traits = _prove(folder, model)
@@ -333,8 +333,8 @@ def _refuse_small_vocabulary(tokenizer: ChatTokenizer, config: ModelConfig, fold
     largest = max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= config.vocab_size:
         raise UserError(
-            f"{FIELD}: {folder}: its tokenizer writes tokens up to {largest}, but the model has {config.vocab_size} "
-            "tokens; they do not belong together; name a whole model folder"
+            f"{FIELD}: {folder}: its tokenizer has tokens up to {largest}, but the model has {config.vocab_size} "
+            "tokens, so they do not belong together; name a complete model folder"
         )
 
 
@@ -349,15 +349,15 @@ def context_fault(prepared: Prepared, config: ModelConfig) -> str | None:
     if original and original < longest <= config.max_position_embeddings:
         return (
             f"data.max_tokens: the longest row has {longest:,} tokens; beyond {original:,} the rope of type "
-            f"{config.model_type} changes for all rows of a batch, so they would not be what they are alone; set "
+            f"{config.model_type} changes for all rows of a batch, so they would train differently; set "
             f"data.max_tokens: {original}"
         )
     if longest <= config.max_position_embeddings:
         return None
     return (
-        f"data.max_tokens: the longest row has {longest:,} tokens, and the model's context holds "
-        f"{config.max_position_embeddings:,}; set data.max_tokens: {config.max_position_embeddings}, so that longer "
-        "rows are handled as too_long"
+        f"data.max_tokens: the longest row has {longest:,} tokens, and the model's context has "
+        f"{config.max_position_embeddings:,}; set data.max_tokens: {config.max_position_embeddings}, so that "
+        "longer rows count as too_long"
     )
 
 

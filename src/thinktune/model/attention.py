@@ -129,7 +129,7 @@ def read_scores(options: Mapping[str, Any], known: Iterable[str] = ()) -> Scores
     unknown -= {*READ_OPTIONS, *NEUTRAL_OPTIONS, *known}
     if unknown:
         raise UserError(
-            f"model.name: its attention takes {', '.join(sorted(unknown))}, which is not known; use another model"
+            f"model.name: its attention needs {', '.join(sorted(unknown))}, which is not supported; use another model"
         )
     if options.get("is_causal") is False:
         raise UserError("model.name: its attention sees what comes after a token; use a model that writes text")
@@ -235,7 +235,10 @@ def row_boundaries(cu_seqlens: Tensor | None, attention_mask: Tensor | None) -> 
     """
     in_mask = attention_mask is not None and attention_mask.dtype == torch.int32
     if cu_seqlens is not None and attention_mask is not None and not in_mask:
-        raise UserError("model.name: its layers make masks of their own, which packed rows cannot have; use another")
+        raise UserError(
+            "model.name: its layers build their own attention masks, which does not work with packed rows; use "
+            "another model"
+        )
     if cu_seqlens is None and in_mask and attention_mask is not None:
         return attention_mask[0, 0, 0]
     return cu_seqlens

@@ -37,7 +37,7 @@ def refuse_other_folders(folder: Path) -> None:
     """Raise UserError where a path is no folder, or holds no whole model: pointers, an adapter, no weights."""
     if folder.is_file():
         kind = "a GGUF file, which is for inference" if folder.suffix == ".gguf" else "a file"
-        raise UserError(f"{FIELD}: {folder} is {kind}; name the folder of a whole transformers model")
+        raise UserError(f"{FIELD}: {folder} is {kind}; name the folder of a complete transformers model")
     try:
         files = sorted(path for path in folder.iterdir() if not path.is_dir())
         pointers = [path.name for path in files if _is_lfs_pointer(path)]
@@ -69,13 +69,13 @@ def _adapter_fault(folder: Path) -> str:
         base = ""
     if (folder / "config.json").exists():
         return (
-            f"{FIELD}: {folder} holds an adapter{base} beside a model, and only whole models are read; merge it into "
+            f"{FIELD}: {folder} has an adapter{base} beside a model, but only complete models are read; merge it into "
             "the model (merge_and_unload of PEFT), or remove adapter_config.json and adapter_model.* to use the model "
             "without it"
         )
     return (
         f"{FIELD}: {folder} is a LoRA adapter{base}, not a whole model; merge it into its base first "
-        "(merge_and_unload of PEFT) and name the folder that this saves"
+        "(merge_and_unload of PEFT) and name the folder that this writes"
     )
 
 
@@ -86,7 +86,7 @@ def _describe_without_weights(folder: Path, names: Sequence[str]) -> str:
     found = (
         (
             _matching(names, lambda name: name.endswith(".gguf")),
-            "holds GGUF files, which are for inference ({}); take the transformers folder that they were made from",
+            "holds GGUF files, which are for inference ({}); use the transformers folder that they were made from",
         ),
         (
             [] if inner else [path.name for path in folder.glob("*") if _is_deepspeed(path)],
@@ -108,13 +108,13 @@ def _describe_without_weights(folder: Path, names: Sequence[str]) -> str:
         ),
         (
             _matching(names, lambda name: name.endswith(".safetensors")),
-            f"holds weights under another name ({{}}) than {SINGLE_FILE}; take the model in transformers' own form",
+            f"holds weights under another name ({{}}) than {SINGLE_FILE}; use the model in transformers' own form",
         ),
         (inner, "holds no model itself, but folders that do ({}); name one of those"),
         (
             [path.parent.relative_to(folder).as_posix() for path in _within(folder, "adapter_config.json")],
-            "holds LoRA adapters ({}) and no whole model; merge one into its base first (merge_and_unload of PEFT) and "
-            "name the folder that this saves",
+            "holds LoRA adapters ({}) and no whole model; merge one into its base first (merge_and_unload of "
+            "PEFT) and name the folder that this writes",
         ),
     )
     for what, sentence in found:
@@ -160,11 +160,11 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     try:
         raw = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"{FIELD}: {folder} has no config.json; name a whole transformers folder") from None
+        raise UserError(f"{FIELD}: {folder} has no config.json; name a complete transformers folder") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{FIELD}: {path} cannot be read ({shorten_error(error)}); get the model again") from error
+        raise UserError(f"{FIELD}: {path} cannot be read ({shorten_error(error)}); download the model again") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{FIELD}: {path} holds no JSON object; get the model again")
+        raise UserError(f"{FIELD}: {path} is not a JSON object; download the model again")
     return raw  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -180,8 +180,8 @@ def refuse_quantized(raw: dict[str, Any], folder: Path) -> None:
 def quantized_fault(folder: Path, how: str) -> str:
     """Return the sentence for weights that are rounded, `how` being the method or the dtype."""
     return (
-        f"{FIELD}: {folder} is quantized ({how}): its weights are rounded, and training all of them begins with the "
-        "unrounded ones; take the model that it was made from"
+        f"{FIELD}: {folder} is quantized ({how}): its weights are rounded, and full training starts from the "
+        "unrounded ones; use the model that it was made from"
     )
 
 
@@ -197,11 +197,13 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         names = sorted({str(name) for name in read_json(index)["weight_map"].values()})
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{FIELD}: {index} cannot be read ({shorten_error(error)}); get the model again") from error
+        raise UserError(
+            f"{FIELD}: {index} cannot be read ({shorten_error(error)}); download the model again"
+        ) from error
     if single.exists() and names != [SINGLE_FILE]:
         raise UserError(
-            f"{FIELD}: {folder} holds two models, {SINGLE_FILE} and the shards of {INDEX}; remove the one that you do "
-            "not mean"
+            f"{FIELD}: {folder} holds two models, {SINGLE_FILE} and the shards of {INDEX}; remove the one that you "
+            "do not want"
         )
     return [folder / name for name in names]
 
@@ -215,7 +217,8 @@ def refuse_outside_paths(folder: Path) -> None:
             continue  # said where the index is used
         if outside := sorted(str(name) for name in names if not is_safe_relative_path(str(name))):
             raise UserError(
-                f"{FIELD}: {index} names {outside[0]!r}, which is not a file of that folder; get the model elsewhere"
+                f"{FIELD}: {index} names {outside[0]!r}, which is not a file of that folder; get the model from "
+                "elsewhere"
             )
 
 
@@ -239,7 +242,9 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
                     part = file.get_slice(name)
                     found[name] = StoredTensor(path, tuple(part.get_shape()), str(part.get_dtype()))
         except Exception as error:  # safetensors, in Rust, raises its own kinds
-            faults.append(f"{FIELD}: {path} is not a whole safetensors file ({shorten_error(error)}); get it again")
+            faults.append(
+                f"{FIELD}: {path} is not a complete safetensors file ({shorten_error(error)}); download it again"
+            )
     if faults:
         raise UserError(faults)
     return found

@@ -69,8 +69,8 @@ def refuse_leaks(model: CausalLM, precision: torch.dtype) -> None:
     if moved <= least or not bool(before.isfinite().all()):
         return
     raise UserError(
-        f"model.name: the loaded {type(model).__name__} cannot be trained: a row moves by {moved:.1g} when the row "
-        "before it changes; take another model"
+        f"model.name: the loaded {type(model).__name__} cannot be trained: a row changes by {moved:.1g} when the "
+        "row before it changes; use another model"
     )
 
 

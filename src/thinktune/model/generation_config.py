@@ -48,7 +48,7 @@ def read_generation_config(folder: Path) -> GenerationConfig:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{FIELD}: {path} cannot be read ({shorten_error(error)}); correct or remove it") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{FIELD}: {path} holds no JSON object; correct or remove it")
+        raise UserError(f"{FIELD}: {path} is not a JSON object; correct or remove it")
     values: dict[str, Any] = raw  # pyright: ignore[reportUnknownVariableType]
     faults = [
         f"{FIELD}: {path}: {name} is {values[name]!r}; it must be {rule}; correct it, or remove it from the file"
@@ -63,6 +63,6 @@ def read_generation_config(folder: Path) -> GenerationConfig:
         config.to_json_string()  # as every checkpoint will write it
     except Exception as error:
         raise UserError(
-            f"{FIELD}: {path} is refused by transformers ({shorten_error(error)}); correct or remove it"
+            f"{FIELD}: {path} is rejected by transformers ({shorten_error(error)}); correct or remove it"
         ) from error
     return config

@@ -95,7 +95,8 @@ def load_error(folder: Path, error: Exception) -> UserError:
             "the limits of memory and files (ulimit -a)"
         )
     return UserError(
-        f"{FIELD}: {folder} has no model that loads ({shorten_error(error)}); name a whole transformers folder"
+        f"{FIELD}: {folder} has no model that can be loaded ({shorten_error(error)}); name a complete transformers "
+        "folder"
     )
 
 
@@ -156,8 +157,8 @@ def sharding_fault(model: Any, weights: MatchedWeights, folder: Path) -> str | N
     parameters = dict(model.named_parameters())
     if fused := sorted(name for name in parameters if name in converted or name not in weights.names):
         return (
-            f"{FIELD}: {folder} stores otherwise than the model holds it what becomes {list_some(fused)} (experts that "
-            "are fused when they are read), which many ranks cannot read yet; train it on one card"
+            f"{FIELD}: {folder} stores {list_some(fused)} in another form than the model has (experts that are "
+            "fused while loading), which several ranks cannot read yet; train it on one card"
         )
     if whole := sorted(name for name, weight in parameters.items() if not weight.ndim):
         return f"{FIELD}: {folder}: {list_some(whole)} cannot be sharded over ranks; train it on one card"
@@ -169,8 +170,8 @@ def _buffer_fault(model: Any, weights: MatchedWeights, folder: Path) -> str | No
     computed = _computed_buffers(model, weights)
     if left := [name for name, buffer in computed.items() if buffer.is_floating_point() and buffer.isnan().any()]:
         return (
-            f"{FIELD}: {folder}: many ranks cannot compute {list_some(left)}, which the class makes as it is built; "
-            "train it on one card"
+            f"{FIELD}: {folder}: several ranks cannot compute {list_some(left)}, which the class computes while it "
+            "is built; train it on one card"
         )
     return None
 

@@ -135,8 +135,8 @@ def _prove_class(model_class: type[Any], config: Any) -> ModelTraits:
             twin = build(model_class, shrink(config), "cpu")
         except Exception as error:  # whatever its class raises; it could be made at its own sizes
             raise Refuted(
-                f"model.name: is of type {config.model_type}, which cannot be proved to train: no small model of it "
-                f"can be made ({shorten_error(error)}); take another model"
+                f"model.name: is of type {config.model_type}, which cannot be proved to train: no small model of "
+                f"it can be built ({shorten_error(error)}); use another model"
             ) from error
         fill_weights(twin, seed)
         try:
@@ -236,7 +236,7 @@ def prove_rows(model: Any, ways: Sequence[Rows] = ("packed", "apart")) -> Rows:
     asked: dict[Rows, str] = {"packed": "with rows packed", "apart": "with one row an entry"}
     reasons = "; ".join(f"{asked.get(way, way)}, {difference}" for way, difference in said.items())
     raise Refuted(
-        f"model.name: is of type {model.config.model_type}, which cannot be trained: {reasons}; take another model"
+        f"model.name: is of type {model.config.model_type}, which cannot be trained: {reasons}; use another model"
     )
 
 
@@ -324,11 +324,11 @@ def measure_logits(model: Any) -> LogitTransform:
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     if weight is None or weight.ndim != 2:
-        raise Refuted(
-            f"model.name: is of type {kind}, which has no head that makes logits; use a model that writes text"
-        )
+        raise Refuted(f"model.name: is of type {kind}, which has no head for logits; use a model that writes text")
     if getattr(head, "bias", None) is not None:
-        raise Refuted(f"model.name: is of type {kind}, whose head has a bias, which is not known; use another model")
+        raise Refuted(
+            f"model.name: is of type {kind}, whose head has a bias, which is not supported; use another model"
+        )
     width = weight.shape[1]
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, HEAD_VOCAB, width, generator=generator)
@@ -388,7 +388,7 @@ def _fit(products: Tensor, logits: Tensor, config: Any) -> LogitTransform:
     if _fits(LogitTransform(scale, cap), products, logits):
         return LogitTransform(scale, cap)
     raise Refuted(
-        f"model.name: is of type {config.model_type}, whose logits are no scaled or capped products of its last "
+        f"model.name: is of type {config.model_type}, whose logits are not scaled or capped products of its last "
         "states; use another model"
     )
 

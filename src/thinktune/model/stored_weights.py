@@ -80,9 +80,9 @@ def match_weights(
     ]
     if wrong := [*wrong, *named.misshapen.values()]:
         remedy = (
-            f"{type(model).__name__}, as which its text part is trained, does not read it; take a text model"
+            f"{type(model).__name__}, used to train its text part, does not read it; use a text model"
             if is_part
-            else "get the model again"
+            else "download the model again"
         )
         faults.append(
             f"{FIELD}: the weights in {folder} have other shapes than its config.json says ({list_some(wrong)}); "
@@ -153,12 +153,12 @@ def _missing_faults(missing: Iterable[str], stored: Mapping[str, StoredTensor], 
     elif names == ["lm_head.weight"]:
         yield (
             f"{FIELD}: {folder} has no lm_head.weight, and its config.json does not tie the head to the embedding; "
-            "get the model again, or set tie_word_embeddings: true there if it was trained so"
+            "download the model again, or set tie_word_embeddings: true there if it was trained so"
         )
     else:
         yield (
-            f"{FIELD}: the weights in {folder} are not whole: {len(names)} are missing ({list_some(names)}); "
-            "get the model again"
+            f"{FIELD}: the weights in {folder} are incomplete: {len(names)} are missing ({list_some(names)}); "
+            "download the model again"
         )
 
 
@@ -180,7 +180,7 @@ def _refuse_and_list_unread(
     unread = {name for name in stored.keys() - read if not name.endswith(COMPUTED_SUFFIX)}
     if adapters := sorted(name for name in unread if ".lora_" in name):
         raise UserError(
-            f"{FIELD}: {folder} holds the weights of an adapter ({list_some(adapters)}), which would not be used; "
+            f"{FIELD}: {folder} has the weights of an adapter ({list_some(adapters)}), which would not be used; "
             "merge it into the model first (merge_and_unload of PEFT)"
         )
     for source, twin in twins.items():
@@ -263,5 +263,6 @@ def _is_finite(weights: Tensor) -> bool:
 def _refuse(names: Sequence[str], folder: Path) -> None:
     if names:
         raise UserError(
-            f"{FIELD}: the weights in {folder} are damaged: NaN or infinity in {list_some(names)}; get the model again"
+            f"{FIELD}: the weights in {folder} are damaged: NaN or infinity in {list_some(names)}; download the "
+            "model again"
         )

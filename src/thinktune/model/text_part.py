@@ -95,7 +95,7 @@ def left_out_note(kind: str, class_name: str, unread: Sequence[str], folder: Pat
     more = f" and {len(groups) - MAX_GROUPS} other groups" if len(groups) > MAX_GROUPS else ""
     left_out = f"{len(unread):,} tensors are left out ({listed}{more})" if unread else "no tensor is left out"
     return (
-        f"{FIELD}: {folder} is a model of several modalities ({kind}); its text part alone is trained and written, as "
+        f"{FIELD}: {folder} is a model of several modalities ({kind}); only its text part is trained and saved, as "
         f"{class_name}: {left_out}"
     )
 

@@ -96,7 +96,7 @@ def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | Non
         )
     )
     return (
-        f"{folder}: its disk has {free} free, and the run needs {needed} more (the best weights and two checkpoints of "
+        f"{folder}: the disk has {free} free, and the run needs {needed} more (the best weights and two checkpoints of "
         f"{checkpoint}; the final model of {final} replaces the second one); free {missing}, or set runs_folder=... to "
         "another disk"
     )

@@ -85,7 +85,7 @@ def find_card(text: str) -> Card:
             f"or one of {', '.join(CARD_SHEETS)}"
         )
     if size is not None and not float(size[1]):
-        raise UserError(f"plan.card: {text!r} has a memory of 0; write how much it has, as in 24GiB")
+        raise UserError(f"plan.card: {text!r} has a memory of 0; write its memory, as in 24GiB")
     if size is None:
         return _make_known_card(min(names, key=len), None)
     wanted = float(size[1])
@@ -113,10 +113,11 @@ def _size_bytes(size: re.Match[str]) -> int:
 
 def _describe_other_accelerator(text: str, maker: str) -> str:
     return (
-        f"plan.card: {text!r} is no CUDA card ({maker}), and nothing here was ever run on one: with the maker's build "
-        "of torch a run would start, without our kernels for cards, and neither its memory nor its speed is known. "
-        "What works: check of the rows, with its memory in place of its name, as in plan.card=64GiB; and what was "
-        "trained elsewhere, since final/ is a plain transformers folder, which the maker's own engines load"
+        f"plan.card: {text!r} is not a CUDA card ({maker}), and thinktune was never run on one: with the maker's "
+        "build of torch a run would start, without thinktune's own kernels, and neither memory nor speed is "
+        "known. What works: checking the rows with its memory instead of its name, as in plan.card=64GiB; and "
+        "using models trained elsewhere, because final/ is a plain transformers folder that the maker's own "
+        "engines load"
     )
 
 
@@ -168,10 +169,10 @@ def _describe_limits(name: str, sheet: CardSheet) -> str | None:
     if sheet.multiplies_bf16:
         return None
     is_old = sheet.capability < MIN_CUDA_13_CAPABILITY
-    old = "; torch for CUDA 13 has no code for it any more: install one for CUDA 12" if is_old else ""
+    old = "; torch for CUDA 13 no longer supports it: install torch for CUDA 12" if is_old else ""
     return (
-        f"{name} has no bf16 tensor cores: products of bf16 run at the rate of fp32 at most ({sheet.bf16_tflops:g} "
-        f"TFLOP/s), which the speeds count with; a run there is slow, and was never tried{old}"
+        f"{name} has no bf16 tensor cores: bf16 runs at most as fast as fp32 ({sheet.bf16_tflops:g} TFLOP/s), and "
+        f"the predicted speeds assume that; a run there is slow, and was never tested{old}"
     )
 
 

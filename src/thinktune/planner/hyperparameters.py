@@ -145,10 +145,10 @@ def _rate_warnings(recipe: Recipe, size: RunSize) -> list[str]:
     rate, (lowest, highest) = recipe.train.learning_rate, usual_rates(size.parameters)
     if lowest <= rate <= highest:
         return []
-    then = "learns next to nothing" if rate < lowest else "may be destroyed by it"
+    then = "learns almost nothing" if rate < lowest else "may be destroyed"
     return [
         f"train.learning_rate: is {rate:g}; full fine-tuning of {_millions(size.parameters)} parameters usually takes "
-        f"{lowest:g} to {highest:g}, and a model {then}; write train.learning_rate: "
+        f"{lowest:g} to {highest:g}, and at this rate a model {then}; write train.learning_rate: "
         f"{suit_learning_rate(size.parameters):g}"
     ]
 
@@ -158,9 +158,9 @@ def _epoch_warnings(recipe: Recipe, size: RunSize) -> list[str]:
     if recipe.train.epochs <= most or recipe.train.stop_when_overfitting:
         return []
     return [
-        f"train.epochs: is {recipe.train.epochs}; a model of {_millions(size.parameters)} parameters usually knows the "
-        f"rows by heart after {most}, and the rest is lost time; write train.epochs: "
-        f"{size.suited_epochs}, or train.stop_when_overfitting: 2"
+        f"train.epochs: is {recipe.train.epochs}; a model of {_millions(size.parameters)} parameters usually "
+        f"memorizes the rows after {most}, and more is wasted time; write train.epochs: {size.suited_epochs}, or "
+        "train.stop_when_overfitting: 2"
     ]
 
 
@@ -178,7 +178,7 @@ def _few_steps(recipe: Recipe, size: RunSize) -> tuple[str, bool] | None:
     alone = size.steps >= size.train_rows * epochs  # each row is a step
     if alone or (not more and (train.tokens_per_step or tokens) <= tokens and (train.rows_per_step or rows) <= rows):
         few = f"{size.train_rows:,} {'row makes' if size.train_rows == 1 else 'rows make'} no more"
-        return f"train: {short}, and {few}; more rows are the remedy", False
+        return f"train: {short}, and {few}; add rows", False
     key, value = ("expert.rows_per_step", rows) if train.rows_per_step else ("train.tokens_per_step", tokens)
     return f"{key}: {short}; write {key}: {value}{more}", True
 
@@ -192,15 +192,15 @@ def _few_held_out(recipe: Recipe, size: RunSize) -> tuple[str, bool] | None:
     means = (
         "nothing shows when the model is best, or whether it is better than its base"
         if not count
-        else f"a share of right answers is then known to ± {resolution_points(count):.0f} points, so only "
-        "a large gain can be told from chance"
+        else f"the share of correct answers is then known to ± {resolution_points(count):.0f} points, so only a "
+        "large gain can be told from chance"
     )
     key = recipe.in_source("data.validation", 0)
     if isinstance(recipe.data.validation, str):
         return f"{key}: {rows} held out; {means}; add rows to {recipe.data.validation}", True
     wanted = suit_validation(size.rows_read)
     if recipe.data.validation >= wanted:
-        return f"{key}: {rows} held out; {means}; more rows are the remedy", False
+        return f"{key}: {rows} held out; {means}; add rows", False
     return f"{key}: {rows} held out; {means}; write {key}: {wanted:g}", True
 
 

@@ -80,7 +80,7 @@ def choose_model(card: Card | None) -> ModelChoice:
     smallest = KNOWN_MODELS[-1]
     if card is None:
         return ModelChoice(
-            smallest, "the smallest, because there is no card here; --card NAME chooses for another machine"
+            smallest, "the smallest, because this machine has no card; --card NAME plans for another one"
         )
     for model in KNOWN_MODELS:
         if model.parameters * LEAST_BYTES_PER_PARAMETER > card.memory_bytes:

@@ -308,7 +308,7 @@ def _explain_choice(chosen: Option, card: Card, train: TrainConfig) -> str:
     why = "is the recipe's tier" if train.memory != "auto" else "is the best tier that fits"
     return (
         f"{chosen.setting.memory} {why}: {chosen.needed_bytes / GIB:.1f} of {card.memory_gib:.1f} GiB with "
-        f"{FREE_MEMORY_MARGIN:.0%} left free; of its settings that fit, this one is predicted to be the fastest"
+        f"{FREE_MEMORY_MARGIN:.0%} left free; of the settings that fit, this is predicted to be the fastest"
     )
 
 

@@ -132,7 +132,7 @@ def stated_setting(train: TrainConfig, ranks: int) -> Setting | None:
 
 def describe_stated(setting: Setting) -> str:
     """Describe a setting that was not planned in one line."""
-    return f"the memory of this model's class cannot be predicted; as the recipe says: {describe_setting(setting)}"
+    return f"the memory of this model cannot be predicted; using the recipe's settings: {describe_setting(setting)}"
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def predicting(config: ModelConfig, recipe: Recipe) -> Generator[None]:
     except Exception as error:
         raise UnpredictedModelError(
             f"train.memory: the memory of a model of type {config.model_type} cannot be predicted "
-            f"({shorten_error(error)}); set train.memory (exact, or 8bit to take less) and "
+            f"({shorten_error(error)}); set train.memory (exact, or 8bit to use less) and "
             f"{recipe_key('train.batch_tokens')} ({recipe.max_tokens} or more)"
         ) from error
 
@@ -267,7 +267,7 @@ def require_one_batch(inputs: PlanInputs, capacity: int, ranks: int = 1) -> None
         enough = tokens if ranks == 1 else -(-tokens // ranks) + max(largest)
         apart = "" if packed else ", where each row is padded to the longest,"
         raise UserError(
-            f"expert.update_in_backward: a step of {tokens} tokens{over_ranks}{apart} takes several batches of "
-            f"{capacity}, but it must be one batch; lower expert.rows_per_step or train.tokens_per_step, "
-            f"or set expert.batch_tokens: {enough if packed else padded_tokens(largest, ranks)}"
+            f"expert.update_in_backward: a step of {tokens} tokens{over_ranks}{apart} needs several batches of "
+            f"{capacity}, but it must be one batch; lower expert.rows_per_step or train.tokens_per_step, or set "
+            f"expert.batch_tokens: {enough if packed else padded_tokens(largest, ranks)}"
         )

@@ -97,13 +97,13 @@ def describe_time(facts: dict[str, Any]) -> list[str]:
     shortest, longest = facts["time"]["seconds"]
     lines = [
         f"time: {spell_range(shortest, longest)} with its evaluations, {facts['time']['basis']}; "
-        f"{', '.join(facts['time']['left_out'][:-1])} and {facts['time']['left_out'][-1]} come on top"
+        f"{', '.join(facts['time']['left_out'][:-1])} and {facts['time']['left_out'][-1]} are not included"
     ]
     if cost := facts.get("cost"):
         low, high = (f"{each:.2f}" for each in cost["range"])
         amount = low if low == high else f"{low} to {high}"
         currency = f" {cost['currency']}" if cost["currency"] else ""
-        more = " without what comes on top" if len(facts["time"]["left_out"]) > len(ALWAYS_LEFT_OUT) else ""
+        more = " without the parts left out" if len(facts["time"]["left_out"]) > len(ALWAYS_LEFT_OUT) else ""
         lines.append(f"cost: {amount}{currency}{more} at {cost['price_per_hour']:g}{currency} an hour")
     return lines
 

@@ -60,7 +60,7 @@ def _chart(curve: Curve, measure: BilingualText) -> Markup:
     ]
     axes = Axes(
         BilingualText("Domain against general, by weight", "各权重下的领域能力与通用能力"),
-        BilingualText("to the right: right general answers, %", "横轴：通用题答对，%"),
+        BilingualText("to the right: correct general answers, %", "横轴：通用题答对，%"),
         BilingualText(f"up: {_lower_first(measure.en)} on held-out rows, %", f"纵轴：留出数据上的{measure.zh}，%"),
     )
     least = 0.0 if curve.rule == "curve" else 100 * curve.point(0.0).general.value - curve.rule
@@ -88,22 +88,22 @@ def _choice(curve: Curve, measure: BilingualText) -> BilingualText:
     match curve.reason:
         case "best":
             return BilingualText(
-                f"Weight {curve.chosen:g} is chosen: the best on held-out rows ({_lower_first(measure.en)}) of those "
+                f"Weight {curve.chosen:g} was chosen: the best on held-out rows ({_lower_first(measure.en)}) of those "
                 f"that lose at most {_rule(curve)} points of general questions.",
                 f"选定权重 {curve.chosen:g}：在通用题最多下降 {_rule(curve)} 个百分点的候选中，"
                 f"它在留出数据上最好（{measure.zh}）。",
             )
         case "none":
             return BilingualText(
-                f"No weight loses as little as {_rule(curve)} points of general questions, so the tuned weights stay. "
-                "thinktune average makes a model of any weight.",
+                f"No weight loses as little as {_rule(curve)} points of general questions, so the tuned weights "
+                "are kept. thinktune average makes a model with any weight.",
                 f"没有一个权重能把通用题的下降控制在 {_rule(curve)} 个百分点以内，因此保留训练后的权重。"
                 "用 thinktune average 可按任意权重生成模型。",
             )
         case "curve":
             return BilingualText(
-                "The tuned weights stay: the recipe asks for the curve alone. thinktune average makes a model of any "
-                "weight.",
+                "The tuned weights are kept, because the recipe asks only for the curve. thinktune average makes "
+                "a model with any weight.",
                 "保留训练后的权重：配方只要求画出曲线。用 thinktune average 可按任意权重生成模型。",
             )
 
@@ -114,7 +114,7 @@ def _other_final(curve: Curve, final: Path) -> list[BilingualText]:
     if not final.is_dir() or weight == curve.chosen:
         return []
     return [
-        BilingualText(f"The final model has weight {weight:g} by now.", f"现在的最终模型（final/）权重为 {weight:g}。")
+        BilingualText(f"The final model now has weight {weight:g}.", f"现在的最终模型（final/）权重为 {weight:g}。")
     ]
 
 

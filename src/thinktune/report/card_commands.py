@@ -66,7 +66,7 @@ def _vllm(facts: CardFacts, repository: tuple[str, str] | None) -> Command:
     source = "VLLM_USE_MODELSCOPE=True " if hub == "modelscope" else ""
     trusted = " --trust-remote-code" if facts.recipe and facts.recipe.model.trust_remote_code else ""
     return Command(
-        BilingualText("Served by vLLM (not tried for this model)", "用 vLLM 提供服务（未在此模型上试过）"),
+        BilingualText("Served by vLLM (not tested with this model)", "用 vLLM 提供服务（未在此模型上试过）"),
         f"{source}vllm serve {shlex.quote(place)} --served-model-name {shlex.quote(facts.name)}{trusted}",
     )
 
@@ -77,6 +77,6 @@ def _llama_server(facts: CardFacts, repository: tuple[str, str] | None) -> Comma
     else:
         source = f"-m {shlex.quote(facts.weights[0])}"
     return Command(
-        BilingualText("Served by llama.cpp (not tried for this model)", "用 llama.cpp 提供服务（未在此模型上试过）"),
+        BilingualText("Served by llama.cpp (not tested with this model)", "用 llama.cpp 提供服务（未在此模型上试过）"),
         f"llama-server {source} --jinja --alias {shlex.quote(facts.name)}",
     )

@@ -83,7 +83,7 @@ def truncation_sentences(scored: Mapping[str, Any]) -> list[BilingualText]:
 def ungraded_sentence(rows: int) -> BilingualText:
     """Say how many rows could not be graded."""
     are = "answer was" if rows == 1 else "answers were"
-    return BilingualText(f"{rows:,} {are} not graded, as the grader failed.", f"{rows:,} 个回答评分失败，未计入。")
+    return BilingualText(f"{rows:,} {are} not graded, because the grader failed.", f"{rows:,} 个回答评分失败，未计入。")
 
 
 def forgetting_sentence(measures: Sequence[Mapping[str, Any]]) -> BilingualText:
@@ -94,7 +94,7 @@ def forgetting_sentence(measures: Sequence[Mapping[str, Any]]) -> BilingualText:
     figure = next(row for row in measures if row["measure"] == "right")
     points = f"{max(0.0, -100 * figure['difference']['low']):.0f}"
     unclear = BilingualText(
-        f"No loss is shown, but so few questions cannot rule out one of {points} points",
+        f"No loss is shown, but so few questions cannot rule out a loss of {points} points",
         f"未见下降，但题目太少，不能排除下降 {points} 个百分点的可能",
     )
     return _with_facts(_FORGETTING.get(state, unclear), figure)

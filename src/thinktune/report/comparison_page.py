@@ -103,7 +103,7 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
             BilingualText("Last train loss", "最后的训练 loss"),
             [format_number(last(report, "loss")) for report in reports],
         ),
-        (BilingualText("Right answers", "答对"), [_right_percent(report.evaluation) for report in reports]),
+        (BilingualText("Correct answers", "答对"), [_right_percent(report.evaluation) for report in reports]),
         (
             BilingualText("Thinking switch on, obeyed", "思考开关打开时遵守"),
             [_obeyed_percent(report.evaluation, "thinking") for report in reports],
@@ -128,7 +128,7 @@ def _outcomes(reports: Sequence[RunReport]) -> list[tuple[BilingualText, list[An
 
 
 def _right_percent(evaluation: dict[str, Any]) -> str:
-    """Format the tuned model's share of right answers among the held-out rows, where they were graded."""
+    """Format the tuned model's share of correct answers among the held-out rows, where they were graded."""
     held_out = [each for each in evaluation.get("sets") or [] if each.get("name") == "held-out"]
     measures = [measure for each in held_out for measure in each.get("measures") or []]
     share = next((measure["tuned"]["value"] for measure in measures if measure.get("measure") == "right"), None)

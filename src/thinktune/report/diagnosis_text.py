@@ -22,7 +22,7 @@ NOT_EVALUATED = BilingualText("Not evaluated", "没有评估")
 
 
 _ADVICE_WITHOUT_GAIN = BilingualText(
-    "On held-out rows no step is clearly better than the base model; check the data and the learning rate before "
+    "On held-out rows, no step is clearly better than the base model; check the data and the learning rate before "
     "training longer.",
     "在留出数据上，没有哪一步明显优于基座模型；请先检查数据和学习率，再考虑延长训练。",
 )
@@ -95,7 +95,7 @@ def reason_sentence(diagnosis: Diagnosis, run_state: RunState = "running") -> Bi
             return BilingualText("The eval loss is still falling.", "验证 loss 还在下降。")
         case "overfitting":
             return BilingualText(
-                f"The eval loss has risen from {loss} at step {best} to {last}, more than chance explains.",
+                f"The eval loss has risen from {loss} at step {best} to {last}, which is more than chance explains.",
                 f"验证 loss 从第 {best} 步的 {loss} 升到了 {last}，超出了随机波动的范围。",
             )
         case "diverging" if not math.isfinite(diagnosis.last_loss):
@@ -143,7 +143,7 @@ def advice_sentence(
             return _advice_where_learning(run_state)
         case "best":
             return BilingualText(
-                "More steps on the same rows bring no measurable gain; more or better rows may.",
+                "More steps on the same rows bring no measurable gain; more or better rows may help.",
                 "在同样的数据上继续训练已没有可测量的收益；增加数据或提高数据质量可能还有提升。",
             )
         case "overfitting":
@@ -178,7 +178,7 @@ def _reason_where_best(diagnosis: Diagnosis, run_state: RunState) -> BilingualTe
     best, loss, last = f"{diagnosis.best_step:,}", f"{diagnosis.best_loss:.3f}", f"{diagnosis.last_loss:.3f}"
     if diagnosis.plateau_end_step == diagnosis.last_step:
         return BilingualText(
-            f"The eval loss is level with its lowest, {loss} at step {best}.",
+            f"The eval loss is about the same as its lowest, {loss} at step {best}.",
             f"验证 loss 与最低值（第 {best} 步的 {loss}）没有明显差别。",
         )
     if run_state == "finished":

@@ -50,9 +50,9 @@ def write_doubts(doubts: Doubts, folder: Path) -> list[str]:
         policy_names=POLICY_NAMES,
     )
     if not doubts.rows:
-        return [f"{page}: no row is doubtful that is not decided already"]
+        return [f"{page}: every doubtful row is already decided"]
     return [
-        f"{page}: {len(doubts.rows):,} of {sum(doubts.counts.values()):,} doubtful rows beside their repair; "
+        f"{page}: {len(doubts.rows):,} of {sum(doubts.counts.values()):,} doubtful rows, each beside its repair; "
         f"decide there, and save {decisions_file(doubts.files[0].path).name} beside the rows",
         f"{folder / FACTS}: the same for programs",
     ]

@@ -27,7 +27,7 @@ INTERVAL_WIDTH, INTERVAL_HEIGHT = 220, 22  # of a drawn interval, in viewBox uni
 _OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2, "": 3}
 
 
-AGAIN = "run thinktune eval again: replies that were saved are not generated again"
+AGAIN = "run thinktune eval again: saved replies are not generated again"
 
 
 AGAIN_HARNESS = "remove it, and run thinktune eval with --harness again"

@@ -46,7 +46,7 @@ def exam_values(exam: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_both(figure: Mapping[str, float], *, signed: bool = False) -> tuple[str | BilingualText, BilingualText]:
-    """Return a share of right answers and its interval in both languages."""
+    """Return a share of correct answers and its interval in both languages."""
     return bilingual_interval(format_figure_and_interval(find_measure("right"), figure, signed=signed))
 
 
@@ -66,7 +66,7 @@ def draw_budget_curve(points: Sequence[Mapping[str, Any]]) -> Markup:
         parts.append(Markup('<path class="line {}" d="{}"/>').format(style, path))
         for (x, figure), point in zip(spots, points, strict=True):
             parts.append(_spot(x, figure, style, f"{label.en}, {format_count(point['budget_tokens'])} tokens"))
-    name = "Right answers of base and tuned by reasoning budget"
+    name = "Correct answers of base and tuned by reasoning budget"
     svg = Markup('<svg class="plot" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, name, Markup("\n").join(parts)
     )
@@ -75,7 +75,7 @@ def draw_budget_curve(points: Sequence[Mapping[str, Any]]) -> Markup:
         '<path class="line {}" d="M1 5 L25 5"/></svg>{}</li>'
     )
     keys = Markup("").join(key.format(style, both(label)) for label, style, _ in SIDES.values())
-    title = both(BilingualText("Right answers by reasoning budget", "答对比例随思考预算的变化"))
+    title = both(BilingualText("Correct answers by reasoning budget", "答对比例随思考预算的变化"))
     unit = both(BilingualText("%, with 95 % intervals", "%，附 95 % 置信区间"))
     return Markup(
         '<div class="chart"><h3>{} <span class="unit">{}</span></h3><ul class="legend">{}</ul>{}</div>'

@@ -74,7 +74,7 @@ def write_final_card(run_folder: Path) -> str | None:
     card = render_model_card(run.final, run)
     if is_edited(run.final):
         _write_if_new(run.card, card.text)
-        kept = f"{run.final / CARD_FILE}: was edited, so it stays; the card as thinktune writes it is {run.card}"
+        kept = f"{run.final / CARD_FILE}: was edited, so it is kept; the card that thinktune wrote is {run.card}"
     else:
         _write_if_new(run.final / CARD_FILE, card.text)
         with suppress(FileNotFoundError):

@@ -110,7 +110,7 @@ def draw_losses(result: PilotResult) -> Markup:
 
 
 def draw_probe(result: PilotResult) -> Markup:
-    """Draw the share of general questions answered right over the rate; nothing where no run was asked."""
+    """Draw the share of general questions answered correctly over the rate; nothing where no run was asked."""
     asked = [each.run for each in result.runs if each.run.right]
     if not asked:
         return Markup()
@@ -133,7 +133,7 @@ def draw_probe(result: PilotResult) -> Markup:
     axes = Axes(
         BilingualText("General questions", "通用题"),
         BilingualText("rate", "学习率"),
-        BilingualText("% answered right, higher is better", "答对的百分比，越高越好"),
+        BilingualText("% answered correctly, higher is better", "答对的百分比，越高越好"),
         y_from_zero=True,
         x_names={place: spell_rate(rate) for rate, place in places.items()},
     )

@@ -7,19 +7,19 @@ from thinktune.report.html import BilingualText
 from thinktune.run.environment import shell_command
 from thinktune.run.pilot_folder import ComparedRun, LeftOutBecause, PilotResult, spell_rate
 
-NO_RUN = BilingualText("No run is measured yet.", "还没有测完任何一次训练。")
+NO_RUN = BilingualText("No run has been measured yet.", "还没有测完任何一次训练。")
 
 
 NOTHING_LEARNED = BilingualText(
-    "No run is clearly better than the base model, so nothing is recommended: check the data, try other rates with "
-    "--rates, or more rows with --share in a pilot of another name=....",
+    "No run is clearly better than the base model, so nothing is recommended: check the data, try other rates "
+    "with --rates, or more rows with --share in a new pilot (another name=...).",
     "没有哪次训练明显优于基座模型，因此没有推荐：请检查数据，用 --rates 换一组学习率，"
     "或换一个 name=... 用更大的 --share 重新试训。",
 )
 
 
 ALL_FAILED = BilingualText(
-    "Every run failed: no loss is finite at any rate; name smaller ones with --rates.",
+    "Every run failed: no loss was finite at any rate; try smaller ones with --rates.",
     "所有训练都失败了：每个学习率下 loss 都不是有限的数；请用 --rates 指定更小的学习率。",
 )
 
@@ -100,8 +100,8 @@ def reasons(result: PilotResult) -> list[BilingualText]:
     zh_span = f"{spell_rate(rates[0])} 至 {spell_rate(rates[-1])}" if len(rates) > 1 else spell_rate(rates[0])
     said.append(
         BilingualText(
-            f"{count} runs, of rates {span}, are level with it: the paired 95 % interval of the difference holds zero, "
-            "so the held-out rows do not tell them apart.",
+            f"{count} runs, of rates {span}, are level with it: the paired 95 % interval of the difference "
+            "contains zero, so the held-out rows cannot tell them apart.",
             f"共有 {count} 次训练（学习率 {zh_span}）与最低值持平：差值的配对 95 % 置信区间含零，"
             "留出数据分不出它们的高下。",
         )
@@ -112,17 +112,17 @@ def reasons(result: PilotResult) -> list[BilingualText]:
 def _tie_break(level: Sequence[ComparedRun]) -> BilingualText:
     forgetful = sum(not each.keeps for each in level)
     last = BilingualText(
-        "the smallest rate, and of that the fewest epochs, as what trains least forgets least",
+        "the smallest rate, then the fewest epochs, because less training forgets less",
         "取学习率最小的，再取轮数最少的，因为训练得越少，遗忘越少",
     )
     if forgetful:
         dropped = "1 is" if forgetful == 1 else f"{forgetful} are"
         return BilingualText(
-            f"Of these {dropped} out, which answered clearly fewer general questions; of the rest, {last.en}.",
+            f"{dropped} out, with clearly fewer general questions right; of the rest, {last.en}.",
             f"其中 {forgetful} 次答对的通用题明显更少，已排除；余下的{last.zh}。",
         )
     return BilingualText(
-        f"The general questions do not tell them apart either; so {last.en}.", f"通用题也分不出高下；于是{last.zh}。"
+        f"The general questions cannot tell them apart either, so {last.en}.", f"通用题也分不出高下；于是{last.zh}。"
     )
 
 
@@ -147,8 +147,8 @@ def _edges(result: PilotResult) -> list[BilingualText]:
         grid = ",".join(sorted([*map(spell_rate, result.rates), further[0]], key=float))
         said.append(
             BilingualText(
-                f"The {'largest' if upper else 'smallest'} rate is among the best, so a {further[1]} one may be better "
-                f"still: --rates {grid} tries it, and keeps the runs made so far.",
+                f"The {'largest' if upper else 'smallest'} rate is among the best, so a {further[1]} one may be "
+                f"even better: --rates {grid} tries it and keeps the finished runs.",
                 f"{'最大' if upper else '最小'}的学习率也在最好之列，{further[2]}的可能还要好："
                 f"--rates {grid} 会补试，已有的训练会保留。",
             )
@@ -158,7 +158,7 @@ def _edges(result: PilotResult) -> list[BilingualText]:
         grid = ",".join(map(str, [*result.epochs_tried, 2 * most]))
         said.append(
             BilingualText(
-                f"The most epochs are the only good ones, so more may be better still: --epochs {grid}.",
+                f"Only the largest number of epochs is good, so more may be even better: --epochs {grid}.",
                 f"只有最多的轮数才好，更多的轮数可能还要好：--epochs {grid}。",
             )
         )
@@ -174,9 +174,8 @@ def _left_out(result: PilotResult) -> list[BilingualText]:
         named = ", ".join(late)
         said.append(
             BilingualText(
-                f"For lack of time {_were(late)} left out (rate × epochs: {named}). A better one may be among those, "
-                "and nothing here speaks against it. The same command with a larger --minutes "
-                f"(now {result.minutes:g}) goes on.",
+                f"There was no time for all runs: {_were(late)} left out (rate × epochs: {named}). One of them may "
+                f"be better. Run the same command with a larger --minutes (now {result.minutes:g}) to try them.",
                 f"因时间不够，有 {len(late)} 次训练没有做（学习率 × 轮数：{'、'.join(late)}）：其中可能有更好的，"
                 f"这里没有任何反对的证据。同一条命令加大 --minutes（现为 {result.minutes:g}）即可补做。",
             )
@@ -200,18 +199,18 @@ def _transfer(result: PilotResult) -> list[BilingualText]:
     if data.train_rows >= data.all_train_rows:
         return [
             BilingualText(
-                "The runs saw all training rows, so rate and epochs are those of the whole run.",
+                "The runs used all training rows, so rate and epochs suit the full run as they are.",
                 "试训用了全部训练数据，因此学习率和轮数就是正式训练的。",
             )
         ]
     times = data.all_epoch_tokens / max(1, data.epoch_tokens)
     return [
         BilingualText(
-            f"The runs saw {data.train_rows:,} of {data.all_train_rows:,} training rows; the whole run has about "
-            f"{times:.1f} times as many steps. The rate carries over well, but only to a place of the grid or so: "
-            "longer runs favour somewhat smaller rates, while their longer warm-up bears larger ones. The epochs carry "
-            "over less: with more rows a model overfits later, so they are rather too few than too many. The losses "
-            "here are higher than the whole run's will be.",
+            f"The runs used {data.train_rows:,} of {data.all_train_rows:,} training rows; the full run has about "
+            f"{times:.1f} times as many steps. The rate carries over well, to within about one place of the grid: "
+            "longer runs prefer somewhat smaller rates, but their longer warm-up tolerates larger ones. The "
+            "epochs carry over less well: with more rows a model overfits later, so they are more likely too few "
+            "than too many. The losses here are higher than those of the full run will be.",
             f"试训只用了 {data.all_train_rows:,} 行训练数据中的 {data.train_rows:,} 行；"
             f"正式训练的步数约为其 {times:.1f} 倍。学习率大体可以照搬，误差约为网格的一格：训练越长，合适的学习率略小，"
             "但预热也更长，能承受更大的学习率。轮数不那么好照搬：数据越多，过拟合来得越晚，"
@@ -224,8 +223,8 @@ def _noise(result: PilotResult) -> list[BilingualText]:
     held_out = f"{result.data.held_out_rows:,}"
     return [
         BilingualText(
-            f"The intervals are over the {held_out} held-out rows. Every run has one seed: another order of the rows "
-            "would move the losses too, and that is not in them.",
+            f"The intervals are over the {held_out} held-out rows. Every run has one seed: another order of the "
+            "rows would change the losses too, and the intervals do not include that.",
             f"区间只反映 {held_out} 行留出数据的抽样误差。每次训练只有一个随机种子：换一种数据顺序，loss 也会变，"
             "区间里没有算上。",
         )

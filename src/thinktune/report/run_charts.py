@@ -50,8 +50,8 @@ SYSTEM_CHARTS = {
         BilingualText("Gradient norm", "梯度范数"),
         BilingualText("length of the gradient", "梯度的长度"),
         BilingualText(
-            "How strongly a step's rows pull on the weights. Single spikes are normal; steady growth suggests that the "
-            "learning rate is too high.",
+            "How strongly the rows of a step pull on the weights. Single spikes are normal; steady growth "
+            "suggests that the learning rate is too high.",
             "一步数据的梯度大小。偶尔出现尖峰是正常的；持续增长通常说明学习率过高。",
         ),
     ),
@@ -76,7 +76,7 @@ SYSTEM_CHARTS = {
         BilingualText("MFU", "MFU"),
         BilingualText("share of the card's peak", "占显卡峰值算力的比例"),
         BilingualText(
-            "The share of the card's peak compute that training uses; 0.4 to 0.6 is good.",
+            "Share of the card's peak compute that training uses; 0.4 to 0.6 is good.",
             "训练实际用到的算力占显卡峰值算力的比例；0.4 到 0.6 就很好。",
         ),
     ),

@@ -281,7 +281,7 @@ def ending_sentence(report: RunReport) -> BilingualText:
     status, of = report.status, "" if report.steps is None else f" of {report.steps:,}"
     of_zh = "" if report.steps is None else f"（共 {report.steps:,} 步）"
     step = f"{status.step:,}"
-    again = "The same command resumes it from its last checkpoint, or starts it again where it has none."
+    again = "Run the same command to resume from the last checkpoint, or to start again if there is none."
     again_zh = "用同一条命令即可从最后的检查点接着训练；没有检查点则从头开始。"
     match status.state:
         case "stopped":
@@ -296,7 +296,7 @@ def ending_sentence(report: RunReport) -> BilingualText:
             )
         case "died":
             return BilingualText(
-                f"Died at step {step}{of} without a word: it was killed, or the machine went down. {again}",
+                f"Died at step {step}{of} without a message: it was killed, or the machine went down. {again}",
                 f"在第 {step} 步{of_zh}中断，没有留下原因：进程被杀，或机器停机。{again_zh}",
             )
         case _:

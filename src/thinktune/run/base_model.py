@@ -15,7 +15,7 @@ def refuse_other_weights(fingerprint: str, folder: Path) -> None:
     recorded = read_environment(folder)
     if recorded.get("weights_fingerprint") not in (None, fingerprint):
         raise UserError(
-            f"{folder}: {_changed(recorded['model'])}; put the former weights back (model.name, or model.revision "
+            f"{folder}: {_changed(recorded['model'])}; put the original weights back (model.name, or model.revision "
             f"of a hub), or start a new run with name={folder.name}-2"
         )
 
@@ -30,8 +30,8 @@ def describe_other_weights(folder: Path) -> str | None:
     source = expand_home(Path(model.name))
     if not (source / "config.json").is_file() or weights_fingerprint(source) == wanted:
         return None  # a base that is elsewhere says nothing
-    return f"{folder}: {_changed(model.name)}; an evaluation from now on would compare with another model"
+    return f"{folder}: {_changed(model.name)}; a new evaluation would compare with another model"
 
 
 def _changed(model: str) -> str:
-    return f"the weights of its base {model} are not those that the run started from"
+    return f"the weights of its base {model} have changed since the run started"

@@ -44,7 +44,7 @@ def put_record(run: RunFolder, file: Path, identity: str, record: Record | None)
         if after == before:
             return
         if line is not None and sum(map(len, after)) > MAX_FILE_BYTES:
-            raise UserError(f"{file.name}: would have more than {MAX_FILE_BYTES >> 20} MiB; move it elsewhere")
+            raise UserError(f"{file.name}: would exceed {MAX_FILE_BYTES >> 20} MiB; move it elsewhere")
         if after:
             atomic_write_bytes(target, after)
         else:

@@ -75,8 +75,8 @@ def rewind(run: Path, lengths: dict[str, int]) -> None:
         length, kept = journal.stat().st_size if journal.exists() else 0, lengths.get(journal.name, 0)
         if length < kept:
             raise UserError(
-                f"{journal}: has {length:,} bytes, but had {kept:,} at the last checkpoint; put it back, or start a "
-                "new run with name=..."
+                f"{journal}: has {length:,} bytes, but had {kept:,} at the last checkpoint; put that version back, "
+                "or start a new run with name=..."
             )
         if length > kept:
             os.truncate(journal, kept)

@@ -45,7 +45,7 @@ class PilotFolder:
 
     @property
     def base(self) -> Path:
-        """Which questions of the probe were asked, and which of them the base answered right."""
+        """Which questions of the probe were asked, and which of them the base answered correctly."""
         return self.path / "base.json"
 
     @property
@@ -62,9 +62,9 @@ class PilotFolder:
     def locked(self) -> Generator[None]:
         """Lock the folder for this process; raises UserError where another pilot runs, or a run is in its place."""
         if RunFolder(self.path).is_run:
-            raise UserError(f"{self.path}: holds a run, not a pilot; name the recipe's pilot otherwise with name=...")
+            raise UserError(f"{self.path}: is a run, not a pilot; give the recipe's pilot another name with name=...")
         self.path.mkdir(parents=True, exist_ok=True)
-        taken = f"{self.path}: another process runs this pilot; wait for that one, or start another with name=..."
+        taken = f"{self.path}: another process runs this pilot; wait for it to end, or start another with name=..."
         with hold_lock(self.path / ".pilot.lock", taken):
             yield
 
@@ -92,7 +92,7 @@ class PilotRun:
     """What one run showed.
 
     `loss` is that of its final model, the best step's, on the held-out rows; None if it is not finite, or if the run
-    failed, which `failure` then says. `right` says of each question of the probe whether it was answered right; empty
+    failed, which `failure` then says. `right` says of each question of the probe whether it was right; empty
     if it was not asked. `seconds` is all that the run took, `training_seconds` its steps alone.
     """
 
@@ -168,7 +168,7 @@ class PilotData:
 class PilotResult:
     """Everything that a pilot showed: `chosen` is the place of the recommended run in `runs`, None for none.
 
-    `base_right` are the base's right answers of `probe_questions`; `minutes` is the bound, `seconds` what was used.
+    `base_right` are the base's correct answers of `probe_questions`; `minutes` is the bound, `seconds` what was used.
     """
 
     name: str
@@ -207,7 +207,7 @@ def read_measured(file: Path) -> PilotRun | None:
 
 
 def read_right(file: Path) -> dict[str, bool] | None:
-    """Read which questions the base answered right, by the question's place; None where it was not asked."""
+    """Read which questions the base answered correctly, by the question's place; None where it was not asked."""
     return _read(file, _RIGHT) if file.is_file() else None
 
 
@@ -215,7 +215,7 @@ def _read(file: Path, kind: TypeAdapter[Any]) -> Any:
     try:
         return kind.validate_python(read_json(file))
     except (ValueError, ValidationError, RecursionError):
-        raise UserError(f"{file}: is damaged; remove it, and the same command measures it again") from None
+        raise UserError(f"{file}: is damaged; remove it, then run the same command to measure it again") from None
 
 
 def write_result(folder: PilotFolder, result: PilotResult) -> None:

@@ -15,8 +15,8 @@ from thinktune.run.folder import RunFolder
 
 Record = dict[str, Any]
 
-PUT_BACK = "put the former file back, or start a new run with name=..."
-BLANK_OUT = "put the former file back, or overwrite the line with as many spaces to go on without it"
+PUT_BACK = "put the original file back, or start a new run with name=..."
+BLANK_OUT = "put the original file back, or overwrite the line with as many spaces to continue without it"
 
 
 class AnyObject(BaseModel):

@@ -92,7 +92,7 @@ def lock_run(folder: Path) -> Generator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     is_new = not run.lock.exists()
     taken = (
-        f"{folder}: another process is training in it; wait for that one, or start a new run with name={folder.name}-2"
+        f"{folder}: another process is training in it; wait for it to end, or start a new run with name={folder.name}-2"
     )
     try:
         with hold_lock(run.lock, taken):
@@ -158,8 +158,8 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
 
     if harmful := [text for key, text in changed.items() if harms(key)]:
         raise UserError(
-            f"{folder}: holds a run of another recipe; changed: {', '.join(harmful)}; "
-            f"restore the former values, or start a new run with name={folder.name}-2"
+            f"{folder}: has a run of another recipe; changed: {', '.join(harmful)}; restore the previous values"
+            f", or start a new run with name={folder.name}-2"
         )
     return list(changed.values())
 
@@ -195,9 +195,9 @@ def refuse_other_data(fingerprint: str, digest_lines: Iterable[str], folder: Pat
     run = RunFolder(folder)
     if read_environment(folder).get("data_fingerprint", fingerprint) != fingerprint:
         raise UserError(
-            f"{folder}: holds a run of other data (the rows or the chat template changed"
+            f"{folder}: has a run with other data (the rows or the chat template changed"
             f"{_describe_row_changes(run, digest_lines)}{'; changed settings: ' * bool(changes)}{', '.join(changes)}); "
-            f"put them back, or start a new run with name={folder.name}-2"
+            f"change them back, or start a new run with name={folder.name}-2"
         )
 
 
@@ -206,7 +206,7 @@ def refuse_other_tokenizer(fingerprint: str, folder: Path) -> None:
     facts = read_environment(folder)
     if facts.get("tokenizer_fingerprint") not in (None, fingerprint):
         raise UserError(
-            f"{folder}: holds a run with another tokenizer or chat template; put back the one of "
+            f"{folder}: has a run with another tokenizer or chat template; put back the one of "
             f"{facts['model']}, or start a new run with name={folder.name}-2"
         )
 

@@ -52,7 +52,7 @@ class ThoughtFolder:
     def locked(self) -> Generator[None]:
         """Lock the folder for this process; raises UserError where another one thinks in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        taken = f"{self.path}: another process is thinking in it; wait for that one, or name another folder with --to"
+        taken = f"{self.path}: another process is writing to it; wait for it to end, or name another folder with --to"
         with hold_lock(self.path / ".think.lock", taken):
             yield
 

@@ -74,7 +74,7 @@ class AdmissionQueue:
         """
         places = self.limits.max_running + self.limits.max_waiting
         if replies > places:
-            raise ApiError(400, f"the request asks for {replies:,} replies; at most {places} are written for one")
+            raise ApiError(400, f"the request asks for {replies:,} replies; the limit is {places}")
         if self._admitted + replies > places:
             waiting = max(0, self._admitted - self.limits.max_running)
             raise ApiError(429, f"{waiting} requests are already waiting; try again later", code="rate_limit_exceeded")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from thinktune.serve.neutral_fields import MESSAGE_FIELDS_WITHOUT_EFFECT, ClientModel
 
 MAX_MESSAGES, MAX_PARTS = 4096, 4096
-NO_TOOLS = "tool calls are not supported here; switch tools off in your client, or leave them out"
+NO_TOOLS = "tool calls are not supported here; turn tools off in your client, or leave them out"
 THOUGHT_TYPES = ("thinking", "redacted_thinking", "reasoning")
 
 
@@ -82,8 +82,8 @@ class Message(ClientModel):
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 
 
-NO_QUESTION = "messages: there must be one of the user's"
-LAST_IS_NO_QUESTION = "messages: the last message must be the user's, or the assistant's that is to go on"
+NO_QUESTION = "messages: at least one must be from the user"
+LAST_IS_NO_QUESTION = "messages: the last message must be from the user, or one of the assistant's to be continued"
 
 
 def says_something(message: Message) -> bool:
@@ -106,7 +106,10 @@ def last_message_fault(messages: Sequence[Message], continue_final_message: bool
     asked += [(f"messages.{len(messages) - 1}.{name}", getattr(last, name)) for name in ("prefix", "partial")]
     for field, value in asked:
         if value:
-            return field, f"{field}: only a message of the assistant's can go on, and the last one is the {last.role}'s"
+            return (
+                field,
+                f"{field}: only a message of the assistant can be continued, and the last one is the {last.role}'s",
+            )
     if last.role != "user":
         return "messages", LAST_IS_NO_QUESTION
     return None

@@ -127,14 +127,20 @@ def add_feedback_routes(app: FastAPI, served_models: Sequence[ServedModel], limi
     async def keep_vote(request: Request) -> KeptVote:
         vote = _parse(await read_body(request, limits), Vote)
         if run is None:
-            raise ApiError(400, "no run is served here, so votes cannot be kept; serve the run's folder")
+            raise ApiError(400, "no run is served here, so votes cannot be saved; serve the run's folder")
         await put(run, run.votes, vote.id, None if vote.vote is None else vote_record(vote, served_models))
         return KeptVote(file=run.votes.name)
 
-    app.add_api_route("/v1/feedback", offer_feedback, summary="Say where feedback is kept, and what could be asked.")
+    app.add_api_route("/v1/feedback", offer_feedback, summary="Say where feedback is saved, and what could be asked.")
     for path, keep, kept, body, summary in (
-        ("rows", rate_reply, KeptRow, RatedReply, "Make a row of a reply by a thumb or a correction; null undoes it."),
-        ("votes", keep_vote, KeptVote, Vote, "Keep a vote between two replies with hidden names; null undoes it."),
+        (
+            "rows",
+            rate_reply,
+            KeptRow,
+            RatedReply,
+            "Make a row from a reply with a thumb or a correction; null undoes it.",
+        ),
+        ("votes", keep_vote, KeptVote, Vote, "Save a vote between two replies with hidden names; null undoes it."),
     ):
         app.add_api_route(
             f"/v1/feedback/{path}",
@@ -155,7 +161,7 @@ def training_row(rated: RatedReply, served_models: Sequence[ServedModel]) -> Jso
     served_model = next((one for one in served_models if one.name == rated.model), served_models[0])
     _refuse_order([message.role for message in rated.messages])
     if rated.rating != "bad" and not rated.answer.strip():
-        raise ApiError(400, "answer: is empty, so it would teach nothing; write what it should be", param="answer")
+        raise ApiError(400, "answer: is empty, so it would teach nothing; write the correct answer", param="answer")
     if rated.rating == "good" and rated.finish != "stop":
         raise ApiError(400, "rating: the reply was cut off, so it cannot be a good row; correct it", param="rating")
     messages = [_row_message(message) for message in rated.messages if message.role != "system" or message.content]
@@ -209,7 +215,7 @@ def _refuse_order(roles: Sequence[str]) -> None:
             place = f"messages.{number + len(roles) - len(said)}"
             raise ApiError(400, f"{place}: is the {role}'s, where the {expected}'s is expected", param=place)
     if len(said) % 2 == 0:
-        raise ApiError(400, "messages: the last message must be the user's", param="messages")
+        raise ApiError(400, "messages: the last message must be from the user", param="messages")
 
 
 def _row_message(message: SaidMessage) -> Json:

@@ -94,7 +94,7 @@ def _opening_at(text: str, at: int, tags: Tags) -> tuple[int, Tags] | None:
 
 
 def _take_out_details(text: str) -> FormerReply:
-    """Take out the folded blocks of reasoning, wherever they stand; the text is open if it breaks off in one."""
+    """Take out the folded blocks of reasoning, wherever they stand; the text is open if the file is cut off in one."""
     blocks, kept, at, is_open = list[str](), list[str](), 0, False
     for found in _FENCE_OR_DETAILS.finditer(text):
         if found["fence"]:

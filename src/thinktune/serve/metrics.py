@@ -79,10 +79,10 @@ class Metrics:
 
     def __init__(self, admission_queue: AdmissionQueue, version: str) -> None:
         self._queue, self._version = admission_queue, version
-        self.requests = Counter("thinktune_requests_total", "HTTP requests that have ended.", ("path", "status"))
-        self._replies = Counter("thinktune_replies_total", "Replies that have ended.", ("model", "finish"))
+        self.requests = Counter("thinktune_requests_total", "Finished HTTP requests.", ("path", "status"))
+        self._replies = Counter("thinktune_replies_total", "Finished replies.", ("model", "finish"))
         self._prompt_tokens = Counter("thinktune_prompt_tokens_total", "Tokens of prompts.", ("model",))
-        self._tokens = Counter("thinktune_completion_tokens_total", "Tokens of whole replies.", ("model",))
+        self._tokens = Counter("thinktune_completion_tokens_total", "Tokens of complete replies.", ("model",))
         self._reasoning_tokens = Counter(
             "thinktune_reasoning_tokens_total", "Tokens of the reasoning in them.", ("model",)
         )
@@ -125,8 +125,8 @@ class Metrics:
         yield from _head("thinktune_info", "The server's version.", "gauge")
         yield _sample("thinktune_info", [("version", self._version)], 1)
         for name, help_text, value in (
-            ("thinktune_replies_running", "Replies that are written now.", self._queue.running),
-            ("thinktune_replies_waiting", "Replies that wait for a slot.", self._queue.waiting),
+            ("thinktune_replies_running", "Replies being written.", self._queue.running),
+            ("thinktune_replies_waiting", "Replies waiting for a slot.", self._queue.waiting),
         ):
             yield from _head(name, help_text, "gauge")
             yield _sample(name, [], value)

@@ -137,7 +137,7 @@ def find_models(
 ) -> list[ServedModel]:
     """Find the models that a command line asks for, and print where each is and what writes its replies."""
     if (run is None) == (endpoint is None):
-        raise UserError("give the folder of a run or a model, or --endpoint URL; exactly one of the two")
+        raise UserError("give either the folder of a run or a model, or --endpoint URL")
     if run is None:
         assert endpoint is not None
         served_models = find_endpoint_models(endpoint, model)
@@ -218,7 +218,7 @@ def find_local_models(
         own = _local_model(base, "base", base_defaults, make_backend, start.template)
         return [tuned, replace(own, is_here=here, run=tuned.run)]
     except UserError as error:
-        say(f"base: {start.name} is refused, so only the tuned model is served ({shorten_error(error)})")
+        say(f"base: {start.name} cannot be used, so only the tuned model is served ({shorten_error(error)})")
         return [tuned]
 
 

@@ -254,8 +254,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         400: "The body is not a valid request, or the conversation is too long.",
         401: "The API key is missing or wrong.",
         403: "The request comes from a page of another site.",
-        404: "There is no such model or address.",
-        405: "This address takes another method.",
+        404: "Model or address not found.",
+        405: "This address needs another method.",
         408: "The body arrived too slowly.",
         413: "The body is too large.",
         415: "The body is not application/json.",
@@ -327,7 +327,7 @@ def read_chat(request: ChatRequest, warnings: Sequence[str]) -> ParsedRequest:
     except UserError as error:
         raise ApiError(400, str(error), param=str(error).partition(":")[0]) from None
     if grammar and request.messages[-1].role == "assistant":
-        sentence = "holds a whole answer, and the last message has begun one; leave one of them out"
+        sentence = "has a whole answer, but the last message has already begun one; leave one of them out"
         raise ApiError(400, f"{grammar.field}: {sentence}", param=grammar.field)
     return ParsedRequest(request, controls, tuple(warnings), grammar)
 
@@ -340,7 +340,7 @@ def _mode_contradiction(request: ChatRequest, controls: ThinkingControls) -> str
     if open_turn is None or (thinks := open_turn.part == "reasoning" or turns[-1].has_reasoning) == controls.thinking:
         return None
     word = "on" if thinks else "off"
-    return f"{controls.named_by}: thinking is {word}, as in the last message, from which the reply goes on"
+    return f"{controls.named_by}: thinking is {word}, as in the last message, which the reply continues"
 
 
 def _end_contradiction(request: ChatRequest) -> str | None:
@@ -348,7 +348,7 @@ def _end_contradiction(request: ChatRequest) -> str | None:
     if request.messages[-1].role == "assistant":
         if request.continue_final_message is False:
             return (
-                "continue_final_message: is false, but the last message is the assistant's: the reply goes on from it"
+                "continue_final_message: is false, but the last message is the assistant's, which the reply continues"
             )
     elif request.add_generation_prompt is False:
         return "add_generation_prompt: is not supported here and was left out"
@@ -424,7 +424,7 @@ def _explain(fault: Mapping[str, Any], model: type[ClientModel]) -> str:
     if fault["type"] == "value_error":  # a sentence of our own
         return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
     if fault["type"] != "extra_forbidden":
-        return f"{path}: {fault['msg']}" if path else f"the body is no such request: {fault['msg']}"
+        return f"{path}: {fault['msg']}" if path else f"the body is not a valid request: {fault['msg']}"
     if neutral := model.neutral_values.get(path):
         return f"{path}: only {' or '.join(map(json.dumps, neutral))} is supported here; leave it out"
     return f"{path}: is not supported here; leave it out"

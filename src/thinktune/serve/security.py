@@ -141,7 +141,8 @@ class SecurityMiddleware:
         if hosts is not None and _host_name(host) not in hosts:
             raise ApiError(
                 421,
-                f"Host {host!r} is not this server; use the address that it printed, or allow it with --allow-host",
+                f"Host {host!r} is not this server; use the address that the server printed, or allow it with "
+                "--allow-host",
             )
         origin = headers.get("origin")
         if origin is not None and not self._access.allows_origin(origin, host):

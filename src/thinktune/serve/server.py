@@ -122,7 +122,7 @@ def _apis(kept: KeptItems) -> list[Api]:
         Api(
             "/v1/completions",
             "create_completion",
-            "Go on from texts as they are, without a chat template, whole or as a stream of server-sent events.",
+            "Continue texts as they are, without a chat template, whole or as a stream of server-sent events.",
             CompletionRequest,
             TextCompletion,
             parse_completion,
@@ -292,8 +292,8 @@ def serve(served_models: Sequence[ServedModel], host: str, port: int, say: Say, 
     limits, access = Limits(), access or find_access(os.environ.get(API_KEY_VARIABLE), host, (), (), "")
     if not is_loopback(host) and not access.key:
         raise UserError(
-            f"--host {host}: other machines could use the model; set {API_KEY_VARIABLE} to a key that they must send, "
-            "or leave --host out"
+            f"--host {host}: other machines could use the model; set {API_KEY_VARIABLE} to a key that they must "
+            "send, or leave out --host"
         )
     listening = _listen(host, port)
     try:
@@ -331,7 +331,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        raise UserError(f"--host {host} --port {port}: cannot listen there ({error}); name another port") from None
+        raise UserError(f"--host {host} --port {port}: cannot listen there ({error}); choose another port") from None
 
 
 def _reachable_name(host: str) -> str:
@@ -362,7 +362,7 @@ def find_model(served_models: Sequence[ServedModel], name: str | None) -> Served
         if name == served_model.name or name in served_model.aliases:
             return served_model
     known = ", ".join(served_model.name for served_model in served_models)
-    raise ApiError(404, f"there is no model {name!r}; the models are {known}", code="model_not_found", param="model")
+    raise ApiError(404, f"model {name!r} not found; available: {known}", code="model_not_found", param="model")
 
 
 def _model_card(served_model: ServedModel, created: int) -> ModelCard:

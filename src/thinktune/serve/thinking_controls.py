@@ -126,7 +126,7 @@ def read_controls(fields: ThinkingFields) -> ThinkingControls:
     contradiction = None
     if opposed:
         word = "on" if thinking else "off"
-        contradiction = f"{opposed}: contradicts {asked[0][0]}, which counts; thinking is {word}"
+        contradiction = f"{opposed}: contradicts {asked[0][0]}, which takes precedence; thinking is {word}"
     options = fields.reasoning
     hidden = fields.include_reasoning is False or (isinstance(options, ReasoningOptions) and bool(options.exclude))
     if not thinking:

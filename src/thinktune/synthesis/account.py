@@ -71,8 +71,8 @@ def account_lines(account: Mapping[str, Any]) -> Iterator[str]:
     """Yield the account in sentences."""
     rows = account["rows"]
     yield (
-        f"{rows['read']:,} rows read: {rows['asked']:,} without {account['lacking']}, {rows['passed']:,} passed on as "
-        f"they are, {rows['left_out']:,} left out for a fault"
+        f"{rows['read']:,} rows read: {rows['asked']:,} without {account['lacking']}, {rows['passed']:,} passed on "
+        f"unchanged, {rows['left_out']:,} left out for a fault"
     )
     for fault in account["faults"]:
         yield f"  {fault['fault']}: {fault['count']:,}, as in {fault['examples'][0]}"
@@ -81,7 +81,7 @@ def account_lines(account: Mapping[str, Any]) -> Iterator[str]:
         f"{account['kept_replies']:,} kept, for {account['kept_questions']:,} questions"
     )
     for reason in account["why_not"]:
-        right = "right, but " if reason["why"] in NOT_NEEDED else "not kept: "
+        right = "correct, but " if reason["why"] in NOT_NEEDED else "not kept: "
         yield f"  {right}{reason['why']}: {reason['count']:,}, as in {reason['examples'][0]}"
     for why, count in account["failures"].items():
         yield f"  {why}: {count:,}"

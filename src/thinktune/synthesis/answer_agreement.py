@@ -281,7 +281,7 @@ def _keypoint_agreement(task: Task, answer: str) -> Agreement:
     if doubt := contradicts(answer, [way for way in ways if contains_keypoint(answer, way)]):
         return Agreement(False, "keypoints", doubt)
     if all(any(contains_keypoint(task.question, way) for way in point.split("|")) for point in task.keypoints):
-        return Agreement(None, "keypoints", "the question holds all key points, so that any answer may repeat them")
+        return Agreement(None, "keypoints", "the question has all key points, so any answer could repeat them")
     return Agreement(True, "keypoints")
 
 

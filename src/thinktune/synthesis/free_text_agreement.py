@@ -194,7 +194,7 @@ def holds_key_facts(question: str, reference: str, answer: str) -> tuple[bool | 
     if not _in_order(key, said):
         return None, "says it in another order; name a judge"
     if len(_NEGATION.findall(normalize(answer))) != len(_NEGATION.findall(normalize(reference))):
-        return False, "denies what the row's own answer does not, or the reverse"
+        return False, "denies what the row's own answer states, or the reverse"
     other = [term for term in dict.fromkeys(said) if term not in asked and term not in wanted]
     if len(other) > MAX_OTHER_SHARE * len(key):
         return None, "says more than the row's own answer; name a judge"

@@ -79,8 +79,8 @@ def read_rows_to_ask(recipe: Recipe, tokenizer: ChatTokenizer, say: Say) -> Rows
     questions = [question for index, example in enumerate(examples) for question in _questions(index, example)]
     if not questions:
         raise UserError(
-            f"data.name: each of the {len(examples):,} usable rows of {recipe.data.name} has its reasoning, or asks "
-            "for none; there is nothing to think about, so train with them as they are"
+            f"data.name: each of the {len(examples):,} usable rows of {recipe.data.name} has its reasoning, or "
+            "asks for none; nothing to do, so train with them as they are"
         )
     return Rows(examples, questions, prepared.summary)
 
@@ -105,8 +105,8 @@ def read_rows_to_shorten(
     ]
     if not questions:
         raise UserError(
-            f"--length: no reasoning in the {len(examples):,} usable rows of {recipe.data.name} is longer; there is "
-            "nothing to shorten, so train with them as they are"
+            f"--length: no reasoning in the {len(examples):,} usable rows of {recipe.data.name} is longer; nothing "
+            "to shorten, so train with them as they are"
         )
     return Rows(examples, questions, prepared.summary)
 

@@ -27,13 +27,13 @@ Why = Literal[
     "too short",
     "too long",
     "another language",
-    "admits that the answer was handed to it",
+    "admits that it was given the answer",
     "wrong answer",
     "answer cannot be graded",
     "reasoning and answer differ",
     "a fault of its row",
     "worse than the row's own answer",
-    "verdict of the judge is unreadable",
+    "the judge's verdict is unreadable",
     "nearly the same as another",
     "more than asked for",
 ]
@@ -149,9 +149,7 @@ def check_form(example: Example, each: Try, rules: SelectionRules) -> Verdict:
         trace = trace or find_trace(question, text)
     if not trace and each.hinted:
         trace = opens_with_answer(question, reasoning, row_task(example).references)
-    return (
-        verdict.refused("admits that the answer was handed to it", trace) if trace else replace(verdict, answer=answer)
-    )
+    return verdict.refused("admits that it was given the answer", trace) if trace else replace(verdict, answer=answer)
 
 
 def _form_fault(example: Example, each: Try, rules: SelectionRules) -> tuple[Why, str] | None:
@@ -259,7 +257,7 @@ def _ask_judge(
     for index in asked:
         match said[tries[index].answer.strip()]:
             case None:
-                verdicts[index] = verdicts[index].refused("verdict of the judge is unreadable")
+                verdicts[index] = verdicts[index].refused("the judge's verdict is unreadable")
             case False:
                 verdicts[index] = verdicts[index].refused("worse than the row's own answer")
             case True:

@@ -63,15 +63,15 @@ class ThinkOptions:
                 ),
                 (
                     not self.shorten or most is not None,
-                    "--shorten: say how many tokens reasoning may have, as in --length :800",
+                    "--shorten: set the token limit of reasoning, as in --length :800",
                 ),
                 (
                     self.max_cost is None or self.price is not None,
-                    "--budget: is money, so say what tokens cost, as in --price 2/8CNY",
+                    "--budget: is money, so give the price of tokens, as in --price 2/8CNY",
                 ),
                 (
                     most is None or least <= most,
-                    f"--reasoning-tokens: is {least}:{most}, which nothing fits; write the smaller number first",
+                    f"--reasoning-tokens: is {least}:{most}; write the smaller number first",
                 ),
             )
             if not holds
@@ -123,9 +123,9 @@ def keep_settings(folder: ThoughtFolder, options: ThinkOptions, recipe: Recipe, 
             changed = ["its request.json is damaged"]
         if changed:
             raise UserError(
-                f"--to: {folder.path} holds replies that were made otherwise ({'; '.join(changed)}); name another "
-                f"folder, as in --to {folder.path}-2, or ask as before"
+                f"--to: {folder.path} holds replies that were made with other settings ({'; '.join(changed)}); "
+                f"name another folder, as in --to {folder.path}-2, or use the previous settings"
             )
     elif folder.replies.is_file() or RunFolder(folder.path).recipe.is_file():
-        raise UserError(f"--to: {folder.path} holds something else; name another folder, as in --to {folder.path}-2")
+        raise UserError(f"--to: {folder.path} has other files; name another folder, as in --to {folder.path}-2")
     write_json(folder.settings, settings)

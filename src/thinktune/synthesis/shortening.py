@@ -163,7 +163,7 @@ def _check_conclusion(example: Example, verdict: Verdict, said: Completion | Non
         case True:
             return verdict
         case None:
-            why = "verdict of the judge is unreadable" if grader == "judge" else "answer cannot be graded"
+            why = "the judge's verdict is unreadable" if grader == "judge" else "answer cannot be graded"
             return verdict.refused(why, agreement.detail)
         case False:
             return verdict.refused("wrong answer", f"it leads to {said.answer.strip()[:60]!r}")

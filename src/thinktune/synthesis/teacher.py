@@ -228,8 +228,8 @@ class Teacher:
             gone = self._failures_in_a_row >= max(MAX_FAILURES_IN_A_ROW, self._patience.max_concurrency)
         if gone and not self._closing.is_set():
             raise UpstreamError(
-                f"{error}: no request was answered for a while; all replies until then are saved, and the same "
-                "command continues"
+                f"{error}: no request was answered for a while; all replies so far are saved; run the same command "
+                "to continue"
             )
 
     def _count_refusal(self, error: UserError) -> None:

@@ -85,8 +85,8 @@ def think(recipe: Recipe, options: ThinkOptions, say: Say, patience: Patience | 
     options.refuse_mistakes()
     if recipe.other_sources:
         raise UserError(
-            f"data: is a list of {len(recipe.sources)} sources, and thinktune think works on one; write a recipe whose "
-            "data is that source alone, and name the file that it writes in the list"
+            f"data: is a list of {len(recipe.sources)} sources, and thinktune think works on one; write a recipe "
+            "with only that source, then name the written file in the list"
         )
     patience = patience or Patience()
     template, trusted = recipe.model.template, recipe.model.trust_remote_code
@@ -161,7 +161,9 @@ def _think_about(work: Work) -> Thought:
             if thought.tries[index] and not thought.kept[index]
         ]
         if asked:
-            work.say(f"{len({index for index, _, _ in asked}):,} questions without a right reply are asked with a hint")
+            work.say(
+                f"{len({index for index, _, _ in asked}):,} questions without a correct reply are asked with a hint"
+            )
             _ask(work, thought, asked, hinted=True)
             _select(work, thought)
     return thought
@@ -200,7 +202,7 @@ def _ask(work: Work, thought: Thought, asked: Sequence[tuple[int, int, Request]]
     requests = [request for _, _, request in asked]
     known = work.teacher.known(requests)
     if known:
-        work.say(f"{known:,} of {len(requests):,} replies are there from before")
+        work.say(f"{known:,} of {len(requests):,} replies are already saved")
     progress = AskingProgress(work.say, len(requests), known, work.teacher.ledger)
     for done, (place, reply) in enumerate(work.teacher.complete(requests), 1):
         index, number, request = asked[place]
@@ -354,21 +356,21 @@ def _notes(work: Work, thought: Thought, faults: dict[str, int]) -> Iterator[str
     unasked = sum(not tries for tries in thought.tries)
     if work.teacher.is_spent:
         yield (
-            f"the budget is spent, and {unasked:,} questions were not asked at all; with a larger one the same command "
-            "goes on"
+            f"the budget is spent, and {unasked:,} questions were not asked; with a larger one, the same command "
+            "continues"
         )
     for fault, count in faults.items():
-        yield f"  not written, because check would leave them out: {fault}: {count:,} rows"
+        yield f"  not written, because check would drop them: {fault}: {count:,} rows"
     whys = Counter(verdict["why"] for verdict in thought.verdicts)
     if whys["answer cannot be graded"]:
         yield (
             "answers in free text can only be graded by a judge: name one, as in --judge URL#MODEL, and run the same "
-            "command; nothing is asked of the teacher again"
+            "command; the teacher is not asked again"
         )
     if whys["empty"] and whys["empty"] + whys["not well formed"] == len(thought.verdicts):
-        yield "no reply had any reasoning: ask for it in words with --instruct --to another folder"
+        yield "no reply had any reasoning: ask for it with --instruct, and --to another folder"
     if whys["cut off"] > len(thought.verdicts) // 2:
-        yield "most replies were cut off: give them more room with --reply-tokens and --to another folder"
+        yield "most replies were cut off: allow more tokens with --reply-tokens, and --to another folder"
     if isinstance(work.recipe.data.validation, str):
         yield (
             f"data.validation: the rows of {work.recipe.data.validation} were not asked; think about them with "

@@ -166,7 +166,7 @@ def tokenize_prompt(text: str, tokenizer: ChatTokenizer, max_tokens: int | None)
     """Tokenize what the chat template wrote; raises TooLongError where it is surely longer than `max_tokens`."""
     if max_tokens is not None and exceeds_tokens(text.replace(ESCAPE_MARK, ""), max_tokens, tokenizer):
         raise TooLongError(
-            f"the conversation has {len(text):,} characters, which are surely more than {max_tokens:,} tokens"
+            f"the conversation has {len(text):,} characters, which is certainly more than {max_tokens:,} tokens"
         )
     return tokenize([text], tokenizer)[0]
 
@@ -331,7 +331,7 @@ def _refuse_lossy_tokens(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> No
     if decoded != expected and decoded != (backend.normalizer.normalize_str(expected) if backend.normalizer else None):
         raise UserError(
             f"{reply.source}: its tokens decode to {decoded[:80]!r}…, which is not what the chat template wrote; "
-            "the tokenizer loses text, so use another model"
+            "the tokenizer loses text; use another model"
         )
 
 
@@ -348,7 +348,9 @@ def _prefix_fault(reply: _TemplatedReply, tokenizer: ChatTokenizer) -> str:
 
 
 def _silent_row_remedy(tokenizer: ChatTokenizer) -> str:
-    return f"leave out rows without reasoning by data.faults: {{no_reasoning: drop}}, or {suggest_template(tokenizer)}"
+    return (
+        f"leave out rows without reasoning with data.faults: {{no_reasoning: drop}}, or {suggest_template(tokenizer)}"
+    )
 
 
 def apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **options: Any) -> str:
@@ -359,7 +361,7 @@ def apply_chat_template(tokenizer: ChatTokenizer, turns: Sequence[Turn], **optio
         return tokenizer.apply_chat_template(_to_messages(turns), tokenize=False, **options)
     except Exception as error:  # a template raises Jinja's errors, and whatever its expressions raise
         raise UserError(
-            f"model.name: its chat template rejects a row ({shorten_error(error)}); name another one by "
+            f"model.name: its chat template rejects a row ({shorten_error(error)}); name another one with "
             "model.template: PATH"
         ) from None
 

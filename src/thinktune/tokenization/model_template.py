@@ -46,7 +46,7 @@ def read_tokenizer_with_notes(
     notes: list[str] = []
     if template != OWN:
         _set_template(tokenizer, _read_template(template))
-        notes.append(f"{FIELD}: {template} is used in place of the model's own chat template")
+        notes.append(f"{FIELD}: {template} is used instead of the model's own chat template")
     if note := _use_measured_end(tokenizer):
         notes.append(note)
     return tokenizer, tuple(notes)
@@ -58,8 +58,8 @@ def set_think_template(tokenizer: ChatTokenizer, folder: Path) -> str:
         composed = compose_think_template(tokenizer)
     except ExtensionError as error:
         raise UserError(
-            f"{FIELD}: think cannot extend the chat template in {folder}: {error}; name another one by "
-            f"{FIELD}: PATH, or take another model"
+            f"{FIELD}: think cannot extend the chat template in {folder}: {error}; name another one with {FIELD}: PATH"
+            f", or use another model"
         ) from None
     own = _prompts(tokenizer) if template_text(tokenizer) else None
     _set_template(tokenizer, composed.text)
@@ -68,7 +68,7 @@ def set_think_template(tokenizer: ChatTokenizer, folder: Path) -> str:
     try:
         render(Example((_QUESTION, _REPLY), f"{FIELD}: think"), tokenizer)
     except UserError as error:
-        raise UserError(f"{error}; this is a fault of ours: please report it") from None
+        raise UserError(f"{error}; this is a bug in thinktune: please report it") from None
     if own and (prompts[0] != own[0] or not prompts[1].startswith(own[1] or "")):
         raise UserError(f"{FIELD}: think changes the prompt of the chat template in {folder}; please report this")
     return composed.note
@@ -94,8 +94,8 @@ def _use_measured_end(tokenizer: ChatTokenizer) -> str | None:
         _set_template(tokenizer, pinned + own)
     tokenizer.eos_token = end.token
     return (
-        f"{FIELD}: a reply ends with {end.token}, as the chat template writes, and not with {former}, which the "
-        "tokenizer names; final/ names it too"
+        f"{FIELD}: a reply ends with {end.token}, as in the chat template, not with the tokenizer's {former}; "
+        "final/ names it too"
     )
 
 

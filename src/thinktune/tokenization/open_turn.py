@@ -55,6 +55,6 @@ def _begun_reply(reply: Turn, part: OpenPart, tokenizer: ChatTokenizer) -> str:
     if not reply.has_reasoning and part == "answer":
         return reply.content
     if form.foreign is not None:
-        raise UserError("messages: the chat template has no form in which a reply with reasoning could go on")
+        raise UserError("messages: the chat template has no form in which a reply with reasoning can be continued")
     begun = form.opening + reply.reasoning
     return begun if part == "reasoning" else begun.rstrip("\n") + form.between + reply.content

@@ -129,7 +129,7 @@ def compose_think_template(tokenizer: ChatTokenizer) -> ThinkTemplate:
         return _compose_over_chatml(tokenizer)
     end = measure_turn_end(tokenizer)
     if THINK_MARK in own:
-        return ThinkTemplate(own, end.token, "model.template: the model's own template is already one of think")
+        return ThinkTemplate(own, end.token, "model.template: the model's own template already thinks")
     return _compose(tokenizer, own, end)
 
 
@@ -140,12 +140,12 @@ def suggest_template(tokenizer: ChatTokenizer) -> str:
     """
     try:
         if THINK_MARK in template_text(tokenizer):
-            raise ExtensionError("it is one of think already")
+            raise ExtensionError("it already thinks")
         compose_think_template(tokenizer)
     except ExtensionError as error:
-        return f"name another template by model.template: PATH (think cannot extend this one: {error})"
+        return f"name another template with model.template: PATH (think cannot extend this one: {error})"
     if not template_text(tokenizer):
-        return "write model.template: think, which uses plain ChatML, or name a template by model.template: PATH"
+        return "write model.template: think, which uses plain ChatML, or name a template with model.template: PATH"
     return "write model.template: think, which keeps the model's own prompt and adds a think block to its replies"
 
 
@@ -244,7 +244,7 @@ def _joined(tokenizer: ChatTokenizer, prompt: str, opening: str) -> str:
         [ids] = tokenize([prompt + space + opening], tokenizer)
         if ids[: len(given)] == given:
             return space + opening
-    raise ExtensionError("its prompt ends within a token, so that nothing can follow it")
+    raise ExtensionError("its prompt ends within a token, so nothing can follow it")
 
 
 def _settle_end(tokenizer: ChatTokenizer, given: str, between: str) -> str:

@@ -81,18 +81,18 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, likely: boo
     except Exception as error:
         # transformers raises whatever its parsers raise (OSError, ValueError, KeyError, …): the folder is at fault.
         raise UserError(
-            f"model.name: {folder} has no tokenizer that loads ({shorten_error(error)}); get its files again"
+            f"model.name: {folder} has no tokenizer that can be loaded ({shorten_error(error)}); get its files again"
         ) from error
     if not tokenizer.is_fast:
         raise UserError(
-            f"model.name: the tokenizer in {folder} is not a fast one (tokenizer.json), whose tokens can be proven; "
-            "take a folder of the model that has one"
+            f"model.name: the tokenizer in {folder} is not a fast one (tokenizer.json), whose tokens can be proved; use"
+            " a folder of the model that has one"
         )
     if not tokenizer.backend_tokenizer.get_vocab_size():
         raise UserError(f"model.name: the tokenizer in {folder} has no tokens; get its files again")
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"model.name: the tokenizer in {folder} names no end-of-turn token; set eos_token in its "
+            f"model.name: the tokenizer in {folder} has no end-of-turn token; set eos_token in its "
             "tokenizer_config.json to the token that ends a reply in its chat template"
         )
     tokenizer.stop_tokens = _read_stop_tokens(folder, tokenizer)
@@ -191,8 +191,8 @@ def _refuse_missing_files(folder: Path) -> None:
         raise UserError(f"model.name: {folder} has {have} without {lacks}; get that file, or tokenizer.json")
     if others := [name for name in OTHER_TOKENIZERS if (folder / name).exists()]:
         raise UserError(
-            f"model.name: {folder} has its tokenizer as {others[0]} only, which is not read; take a folder of the "
-            "model that has tokenizer.json"
+            f"model.name: {folder} has its tokenizer only as {others[0]}, which is not supported; use a folder of "
+            "the model that has tokenizer.json"
         )
     raise UserError(f"model.name: {folder} has no tokenizer (tokenizer.json); name a complete model folder")
 

@@ -52,7 +52,7 @@ MODEL_CONFIGS = ("config.json", "generation_config.json")
 WRITERS_NOTES = ("_name_or_path", "transformers_version")  # of a configuration; nothing reads them
 SAME_RECIPE = "start all ranks with the same recipe and the same settings on the command line"
 SAME_SOFTWARE = "install the same versions on all machines"
-SAME_ENVIRONMENT = "set it to the same value on all machines, or nowhere"
+SAME_ENVIRONMENT = "set it to the same value on all machines, or on none"
 SAME_MODEL = "give all machines the same model"
 SAME_RUN = "use one runs_folder, on a disk that all machines share"
 

@@ -71,8 +71,8 @@ class AnomalyDetector:
             )
         if self.refused and context.recipe.train.bad_numbers == "stop":
             return (
-                f"expert.bad_numbers: is stop, and step {self.refused[0]} was refused; check the rows named above; "
-                f"run the same command to resume after step {step}, or set skip to continue after such steps"
+                f"expert.bad_numbers: is stop, and step {self.refused[0]} was refused; check the rows named above, "
+                f"then run the same command to resume after step {step}, or set skip to continue after such steps"
             )
         return None
 
@@ -81,9 +81,9 @@ class AnomalyDetector:
         if not context.steps or self.refused_in_a_row < len(context.steps):
             return None
         return (
-            f"model.name: none of the {len(context.steps)} steps had a finite gradient, so nothing was trained of "
-            f"{context.recipe.model.name}; check the rows named above, get the model again, or lower "
-            "train.learning_rate, and start a new run with name=..."
+            f"model.name: none of the {len(context.steps)} steps had a finite gradient, so "
+            f"{context.recipe.model.name} was not trained; check the rows named above, download the model again, "
+            "or lower train.learning_rate, and start a new run with name=..."
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -52,16 +52,16 @@ def _average(recipe: Recipe, say: Say, stop: StopRequest) -> None:
             curve = draw_curve(recipe, prepare(recipe, tokenizer, say), tokenizer, models, say)
     except Stopped:
         raise Stopped(
-            f"{stop.reason}: stopped while models between base and tuned were asked; {RunFolder(folder).final} is "
-            "whole; run the same command to go on after the last saved reply"
+            f"{stop.reason}: stopped while testing averages of base and tuned; {RunFolder(folder).final} is complete;"
+            " run the same command to continue after the last saved reply"
         ) from None
     except Exception as error:
         if find_out_of_memory(error) is None:
             raise
         raise UserError(
-            f"train.average: the device's memory is full while a model is asked ({shorten_error(error, 160)}); "
-            f"{RunFolder(folder).final} is whole; lower expert.batch_rows, then run the same command to go on, "
-            "or leave train.average out where one device cannot hold the whole model"
+            f"train.average: the device's memory is full while a model answers ({shorten_error(error, 160)}); "
+            f"{RunFolder(folder).final} is complete; lower expert.batch_rows, then run the same command to "
+            "continue, or leave train.average out where one device cannot hold the whole model"
         ) from error
     for line in describe_curve(curve):
         say(line)
@@ -99,24 +99,24 @@ def describe_curve(curve: Curve) -> Generator[str]:
     """Yield a line for each weight, and one that says which was chosen and why."""
     measure = find_measure(curve.measure)
     yield (
-        f"averaging base and tuned: {measure.label.lower()} on {curve.domain_rows} held-out rows, and right answers to "
-        f"{curve.general_rows} general questions, with 95 % intervals"
+        f"averaging base and tuned: {measure.label.lower()} on {curve.domain_rows} held-out rows, and correct "
+        f"answers to {curve.general_rows} general questions, with 95 % intervals"
     )
     for point in curve.points:
         yield f"  weight {point.weight:g}{_end_name(point)}: {_figures(curve, point)}"
     match curve.reason:
         case "best":
             yield (
-                f"weight {curve.chosen:g} is chosen: the best on held-out rows of those that lose at most "
+                f"weight {curve.chosen:g} was chosen: the best on held-out rows of those that lose at most "
                 f"{curve.rule:g} points of general questions"
             )
         case "none":
             yield (
-                f"no weight loses as little as {curve.rule:g} points of general questions, so the tuned weights stay; "
-                "`thinktune average` makes a model of any weight"
+                f"no weight loses as little as {curve.rule:g} points of general questions, so the tuned weights "
+                "are kept; `thinktune average` makes a model with any weight"
             )
         case "curve":
-            yield "the tuned weights stay (train.average: curve); `thinktune average` makes a model of any weight"
+            yield "the tuned weights are kept (train.average: curve); `thinktune average` makes a model with any weight"
 
 
 def _end_name(point: CurvePoint) -> str:

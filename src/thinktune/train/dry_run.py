@@ -159,7 +159,7 @@ def suggest_plan(context: RunContext, card: Card) -> str | None:
         return f"this fits ({need}): {as_overrides(option, changed)}"
     names = ("memory", "update_in_backward", *changed)
     overrides = f"name={context.folder.name}-2 {as_overrides(option, names)}"
-    return f"in this tier nothing smaller fits; this does ({need}): {overrides}"
+    return f"no smaller setting of this tier fits; this does ({need}): {overrides}"
 
 
 def _suggestions(context: RunContext) -> list[str]:

@@ -65,8 +65,8 @@ def base_places(weights: MatchedWeights, saved: Collection[str], folder: Path) -
     """
     if apart := sorted(name for name, sources in weights.saved_as.items() if not set(sources) & set(saved)):
         raise UserError(
-            f"{folder}: its base stores {list_some(apart)} otherwise than the tuned model has them, so that the two "
-            "cannot be averaged yet; leave train.average out"
+            f"{folder}: its base stores {list_some(apart)} differently from the tuned model, so the two cannot be "
+            "averaged yet; leave train.average out"
         )
     places: dict[str, tuple[Path, str]] = {}
     for name, sources in weights.saved_as.items():
@@ -88,8 +88,8 @@ def _find_tuned(folder: Path) -> Checkpoint:
         best = Checkpoint(final, step)
     if best is None:
         raise UserError(
-            f"{folder}: holds no tuned weights to average (the best checkpoint, or a final model that is no average); "
-            "let `thinktune train` reach its first evaluation, or put the checkpoint back"
+            f"{folder}: holds no tuned weights to average (the best checkpoint, or a final model that is not an "
+            "average); run `thinktune train` until its first evaluation, or put the checkpoint back"
         )
     return best
 

@@ -63,7 +63,7 @@ def _open_and_train(recipe: Recipe, stop: StopRequest, printer: Printer, command
             run = open_run(recipe, printer.say, command, bar=printer.bar, world=world)
     except Stopped:
         raise Stopped(
-            f"{stop.reason}: stopped while rows and weights were loaded; run the same command to start or resume"
+            f"{stop.reason}: stopped while loading rows and weights; run the same command to start or resume"
         ) from None
     context, state = run.context, run.state
     tracked = trackers.run_trackers(context.folder, recipe.track, printer.say) if world.is_main else nullcontext()
@@ -341,7 +341,9 @@ def _tolerate_full_disk(run: Run, what: str) -> Generator[None]:
         if not is_disk_full(error):
             raise
         free = shutil.disk_usage(context.folder).free / 2**20
-        kept = f"the checkpoint of step {run.state.saved} remains" if run.state.saved else "there is no checkpoint yet"
+        kept = (
+            f"the checkpoint of step {run.state.saved} is intact" if run.state.saved else "there is no checkpoint yet"
+        )
         text = f"the disk of {context.folder} is full ({free:,.0f} MiB free), {what} could not be written; {kept}"
         if context.recipe.train.full_disk == "stop":
             raise UserError(
@@ -393,7 +395,7 @@ def _finish(run: Run) -> None:
     if run.state.saved < run.state.step:
         raise UserError(
             f"{context.folder}: its disk is full, and the last checkpoint is of step {run.state.saved}; "
-            "free some space, then run the same command to repeat the steps after it"
+            "free some space, then run the same command to repeat the steps after that"
         )
     context.world.run_on_main(lambda: _write_final(run))
 

@@ -145,7 +145,7 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
         raise UserError(
             f"model.name: the eval loss of {context.recipe.model.name} is {losses['loss']} before anything is trained "
             f"(rows: {', '.join(bad[:MAX_NAMED_ROWS])}{' …' if bad[MAX_NAMED_ROWS:] else ''}), so nothing can be "
-            "learned from it; get the model again, or take another"
+            "learned from it; download the model again, or use another"
         )
     if not context.world.is_main:
         return

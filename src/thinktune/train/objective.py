@@ -29,7 +29,7 @@ def objective_lines(settings: TrainConfig, rows: Subset) -> list[str]:
     """Return lines about an objective other than plain cross entropy, for people; none about that."""
     objective, lines = make_objective(settings), list[str]()
     if objective.by_probability:
-        lines.append("loss: dft, by which each token's cross entropy counts by the token's own probability")
+        lines.append("loss: dft, which weights each token's cross entropy by the token's own probability")
     if objective.weighs_parts:
         labels, reasoning = int(rows.label_tokens.sum()), rows.reasoning_tokens()
         weight = objective.summed_weight(labels, reasoning)
@@ -39,4 +39,4 @@ def objective_lines(settings: TrainConfig, rows: Subset) -> list[str]:
             f"weights: reasoning {reasoning_weight:g}, answer and end token {answer_weight:g}; reasoning is "
             f"{reasoning / max(labels, 1):.0%} of the learned tokens and {share:.0%} of their weight"
         )
-    return [*lines, "losses are shown as cross entropy, each token alike"] if lines else []
+    return [*lines, "losses are shown as cross entropy, with all tokens equal"] if lines else []

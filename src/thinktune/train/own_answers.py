@@ -99,14 +99,15 @@ def _complete(recipe: Recipe, own: OwnAnswers, tokenizer: ChatTokenizer, journal
     known = read_replies(journal.read_text(encoding="utf-8").splitlines()) if journal.is_file() else []
     missing = sorted({number for number, _, _ in own.asked} - {reply.asked for reply in known})
     if missing:
-        before = f", {len(known):,} are there from before" if known else ""
+        before = f", {len(known):,} are already saved" if known else ""
         say(f"own answers: the base writes {len(missing):,} replies to {own.questions.count:,} questions{before}")
         try:
             known += _write_replies(recipe, own, missing, journal, say)
         except torch.OutOfMemoryError as error:
             raise UserError(
-                "data.answers: this device is too small to write own answers, for which it holds the whole base; write "
-                "them on a larger one with the same THINKTUNE_CACHE, lower expert.batch_rows, or leave data.answers out"
+                "data.answers: this device is too small to write own answers, which needs the whole base in "
+                "memory; write them on a larger one with the same THINKTUNE_CACHE, lower expert.batch_rows, or "
+                "leave data.answers out"
             ) from error
     files = entry_files(own, known, tokenizer, recipe.model.name)
     if not files[ANSWERS_FILE]:
@@ -164,7 +165,7 @@ def _wait_for(lock: FileLock, say: Say) -> None:
     try:
         lock.acquire(timeout=SECONDS_BETWEEN_TRIES)
     except Timeout:
-        say("own answers: another process makes the same ones; waiting for it")
+        say("own answers: another process is writing the same ones; waiting for it")
         while True:
             try:
                 lock.acquire(blocking=False)

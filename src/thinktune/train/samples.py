@@ -70,7 +70,7 @@ def _write_samples(context: RunContext, budget: SampleBudget, step: int) -> None
     require_generation(context.model)
     limit = _reply_tokens(context, budget, len(examples))
     if limit < min(MIN_SAMPLE_TOKENS, context.recipe.generate.max_new_tokens):
-        context.say(f"step {step}: no samples yet; they would take more than expert.sample_share of the time")
+        context.say(f"step {step}: samples skipped: they would take more than expert.sample_share of the time")
         return
     modes = sampling_modes(context.model.generation_config, limit)
     asked = [(example, mode) for mode in modes for example in examples]

@@ -145,8 +145,8 @@ def _refuse_other_pieces(weights: MatchedWeights, source: Path) -> None:
     """Raise UserError where the base is known beforehand to store weights in other pieces than the tuned model will."""
     if weights.is_part and weights.sources:
         raise UserError(
-            f"train.average: {source} stores {list_some(sorted(weights.sources))} otherwise than its text part by "
-            "itself is saved, so that the two cannot be averaged yet; leave train.average out"
+            f"train.average: {source} stores {list_some(sorted(weights.sources))} differently from its text part "
+            "alone, so the two cannot be averaged yet; leave train.average out"
         )
 
 
@@ -168,8 +168,8 @@ def _load_share(recipe: Recipe, folder: Path, device: torch.device, setting: Set
         return load_model(folder, device, dtype, trust_remote_code=trusted)
     if setting.strategy == "hybrid" and world.size % world.per_node:
         raise UserError(
-            f"train.strategy: is hybrid, and {world.size} ranks do not fill a whole number of machines with "
-            f"{world.per_node} each; start the same number on each machine, or set train.strategy: shard"
+            f"train.strategy: is hybrid, and {world.size} ranks do not fill whole machines with {world.per_node} "
+            "each; start the same number on each machine, or set train.strategy: shard"
         )
     mesh = world.mesh(ParallelDims(setting.strategy, world.size, world.per_node), device)
     return load_sharded_model(folder, mesh, device, dtype, trust_remote_code=trusted)

@@ -73,8 +73,8 @@ def test_an_exam_is_scored_with_its_licence_what_is_set_apart_and_a_curve(evalua
 def test_the_page_has_a_section_for_each_set_in_both_languages(evaluated):
     path, *_ = evaluated
     page = write_run_page(path).read_text(encoding="utf-8")
-    for shown in ("Public exams", "公开考试", "MMLU (medicine)", "Right answers by reasoning budget", "许可证"):
+    for shown in ("Public exams", "公开考试", "MMLU (medicine)", "Correct answers by reasoning budget", "许可证"):
         assert shown in page
-    assert page.count("Right answers of base and tuned by reasoning budget") == 2
+    assert page.count("Correct answers of base and tuned by reasoning budget") == 2
     record = json.loads((path / "eval" / "exams.json").read_text(encoding="utf-8"))
     assert {*record["sets"]} == {"cmexam", "mmlu-medical"}

@@ -117,8 +117,8 @@ def test_a_set_that_no_hub_gives_is_one_sentence_and_another_hub_is_asked_first(
     assert "leave medqa out" in missing["faults"][0]
     assert gated["facts"][0]["hub"] == "modelscope"
     assert "denies access (403)" in gated["said"][0]
-    assert "mmlu-medical is taken from modelscope" in gated["said"][0]
-    assert "exams.json: is no record of fetched exams" in damaged["faults"][0]
+    assert "mmlu-medical comes from modelscope" in gated["said"][0]
+    assert "exams.json: is not a record of fetched exams" in damaged["faults"][0]
 
 
 @pytest.mark.slow

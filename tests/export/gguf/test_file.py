@@ -146,7 +146,7 @@ def test_a_value_that_f16_cannot_hold_is_refused_by_name(tmp_path):
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 5] = -70000.0
     model.save_pretrained(folder)
-    with pytest.raises(UserError, match=r"blk\.1\.ffn_up\.weight holds a value of 70000, .* take bf16 or f32"):
+    with pytest.raises(UserError, match=r"blk\.1\.ffn_up\.weight holds a value of 70000, .* use bf16 or f32"):
         write(folder, tmp_path / "m.gguf", "f16")
     write(folder, tmp_path / "m.gguf", "bf16")
 
@@ -309,7 +309,7 @@ def test_another_class_is_refused_with_the_way_that_makes_it(start, tmp_path, mo
         make_gguf(tmp_path / "phi3", tmp_path / "m.gguf", "q4_k_m", lambda _: None)
     assert not (tmp_path / "m.gguf").exists()
     # The demo's tokenizer takes Chinese characters one by one, which llama.cpp has no name for.
-    assert "llama.cpp has no name for how this tokenizer cuts a text" in gguf_fault(start)
+    assert "llama.cpp has no name for how this tokenizer splits text" in gguf_fault(start)
 
 
 def test_all_mistakes_are_said_at_once(tmp_path):

@@ -182,7 +182,7 @@ def test_a_wrong_rope_shows_in_the_logits(asked, tmp_path):
 @needs_llama_cpp
 def test_what_is_no_gguf_is_said_in_a_sentence(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(64))
-    with pytest.raises(UserError, match=r"m\.gguf is not loaded by llama\.cpp"):
+    with pytest.raises(UserError, match=r"m\.gguf cannot be loaded by llama\.cpp"):
         LlamaCpp(tmp_path / "m.gguf")
 
 

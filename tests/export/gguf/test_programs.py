@@ -74,7 +74,7 @@ def test_a_program_that_fails_is_quoted(programs, tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"llama-quantize failed with 3: .*no space left"):
         quantize_gguf(tmp_path / "a.gguf", tmp_path / "b.gguf", "q4_0", lambda _: None)
-    with pytest.raises(UserError, match=r"knows no kind 'q9'; take one of q4_0, q4_k_m, q4_k"):
+    with pytest.raises(UserError, match=r"does not know the kind 'q9'; choose one of q4_0, q4_k_m, q4_k"):
         quantize_gguf(tmp_path / "a.gguf", tmp_path / "b.gguf", "q9", lambda _: None)
 
 

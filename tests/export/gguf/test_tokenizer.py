@@ -77,7 +77,7 @@ def test_a_prefix_space_before_bytes_is_refused():
     def prefix(tree):
         tree["pre_tokenizer"]["add_prefix_space"] = True
 
-    with pytest.raises(UserError, match="no name for how this tokenizer cuts"):
+    with pytest.raises(UserError, match="no name for how this tokenizer splits"):
         read(changed(byte_level_tokenizer("gpt-2"), prefix))
 
 

@@ -63,7 +63,7 @@ def compare_runs(measured: Sequence[MeasuredRun]) -> list[ComparedRun]:
 
 
 def _keeps(most: Sequence[bool], right: Sequence[bool]) -> bool:
-    """Return True if not clearly fewer questions are answered right; where nothing was asked, nothing was lost."""
+    """Return True if not clearly fewer questions are answered correctly; where nothing was asked, nothing was lost."""
     if len(most) != len(right) or not most:
         return not most
     return paired_difference(list(map(float, most)), list(map(float, right)), bounded=True).high >= 0

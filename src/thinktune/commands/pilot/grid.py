@@ -59,7 +59,7 @@ def parse_grid(
     if not 0 < minutes < 1e6:
         faults.append(f"--minutes: is {minutes:g}; write the most minutes that all runs may take together, as in 60")
     if not faults and len(found[0]) * len(found[1]) > MAX_CELLS:
-        faults.append(f"--rates, --epochs: make more than {MAX_CELLS} runs; name fewer")
+        faults.append(f"--rates, --epochs: ask for more than {MAX_CELLS} runs; name fewer")
     if faults:
         raise UserError(faults)
     return tuple(found[0]), tuple(int(each) for each in found[1])

@@ -128,7 +128,7 @@ def _read_former_runs(pilot: _Pilot) -> None:
                 runs.remove_checkpoints(pilot.folder.run(cell.name))  # a kill may have come before
     pilot.spent_seconds = sum(each.run.seconds for each in pilot.measured.values())
     if pilot.measured:
-        pilot.say(f"{len(pilot.measured)} runs are measured already, in {pilot.folder.path}")
+        pilot.say(f"{len(pilot.measured)} runs are already measured, in {pilot.folder.path}")
 
 
 def _ask_base(pilot: _Pilot, source: Path) -> None:
@@ -141,14 +141,14 @@ def _ask_base(pilot: _Pilot, source: Path) -> None:
         try:
             answered = probe.answer_questions(asked, pilot.questions, pilot.recipe, pilot.thinking, pilot.say)
         except GenerationError as error:  # it can be trained all the same
-            pilot.say(f"probe: not asked, so nothing shows what is forgotten: {'; '.join(error.faults)}")
+            pilot.say(f"probe: not asked, so forgetting is not measured: {'; '.join(error.faults)}")
             pilot.questions = ()
             return
         right = dict(zip(places, answered, strict=True))
         write_json(pilot.folder.base, right)
     pilot.base_right = tuple(right.values())
     if probe.has_nothing_to_lose(pilot.base_right):
-        pilot.say(f"probe: the base answers {sum(pilot.base_right)} of {len(places)}; it has nothing to forget")
+        pilot.say(f"probe: the base answers {sum(pilot.base_right)} of {len(places)}; there is nothing to forget")
 
 
 def _race(pilot: _Pilot) -> None:
@@ -184,7 +184,7 @@ def _run_cell(pilot: _Pilot, cell: Cell) -> None:
     except Stopped as stopped:
         if not str(stopped).startswith(Stopped.TIME_LIMIT) and pilot.seconds_left > 0:
             raise Stopped(f"{cell.name}: {stopped}") from None
-        pilot.say(f"{cell.name}: the time was up; a larger --minutes goes on with it")
+        pilot.say(f"{cell.name}: the time was up; a larger --minutes continues with it")
         pilot.left_out[cell] = "time"
         return
     run = runs.measure(recipe, failure, started_at)

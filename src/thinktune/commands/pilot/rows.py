@@ -41,8 +41,8 @@ def prepare_rows(recipe: Recipe, tokenizer: ChatTokenizer, say: Say) -> Prepared
     prepared = prepare(recipe, tokenizer, say)
     if not len(prepared.validation):
         raise UserError(
-            "data.validation: holds out no row, and a pilot compares its runs on held-out rows; set it, for example "
-            "to 0.1"
+            "data.validation: holds out no rows, but a pilot compares its runs on held-out rows; set it, for "
+            "example to 0.1"
         )
     return prepared
 

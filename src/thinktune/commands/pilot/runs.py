@@ -74,7 +74,7 @@ def train_in_processes(processes: int, recipe: Recipe, file: Path) -> None:
     if code == Stopped.EXIT_CODE:
         raise Stopped(f"{stop_reason(run, before)}: stopped, in {run.path}; run the same command to resume")
     if code:
-        raise UserError(f"{file}: its training ended with exit code {code}; the error stands above")
+        raise UserError(f"{file}: its training ended with exit code {code}; see the error above")
 
 
 def stop_reason(run: RunFolder, before: int | None) -> str:

@@ -64,8 +64,8 @@ def refuse_other_pilot(recipe: Recipe, folder: PilotFolder, rows: str, model: Pa
     changes += ["the weights of the base"] if before.weights != now.weights else []
     if changes:
         raise UserError(
-            f"{folder.path}: holds a pilot whose runs differ in more than rate and epochs; changed: "
-            f"{', '.join(changes)}; restore the former values, or begin another pilot with name={_other_name(recipe)}"
+            f"{folder.path}: holds a pilot with other settings; changed: "
+            f"{', '.join(changes)}; restore the previous values, or start another pilot with name={_other_name(recipe)}"
         )
 
 
@@ -85,5 +85,6 @@ def _read(folder: PilotFolder) -> _Settings | None:
         return _Settings.model_validate(read_json(folder.settings))
     except (ValueError, ValidationError, RecursionError):
         raise UserError(
-            f"{folder.settings}: is damaged; put the former file back, or remove the folder {folder.path} to begin anew"
+            f"{folder.settings}: is damaged; put the original file back, or remove the folder {folder.path} to "
+            "start over"
         ) from None

@@ -46,7 +46,7 @@ def share_that_fits(
     except Stopped as stopped:
         if not str(stopped).startswith(Stopped.TIME_LIMIT):
             raise
-        raise UserError(f"--minutes: is {minutes:g}, which {SPEED_STEPS} steps alone take; give more") from None
+        raise UserError(f"--minutes: is {minutes:g}, but {SPEED_STEPS} steps alone take that long; give more") from None
     share = fitting_share(measured, rows.data.all_epoch_tokens, grid, least)
     say(f"speed: {format_duration(measured.seconds)}; each run gets {100 * share:.0f} % of the training rows")
     return share

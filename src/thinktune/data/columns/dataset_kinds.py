@@ -94,14 +94,14 @@ def recognize_dataset(values: Mapping[str, list[Any]], given: Mapping[str, Any])
     ]
     texts = [name for name, sample in values.items() if _holds_replies(sample)]
     if tokens and not texts:
-        sentence = f"holds token ids ({', '.join(tokens)}): it was tokenized already, with some tokenizer"
-        return DatasetKind("tokenized", sentence, (), "name the file of texts that they were made from")
+        sentence = f"holds token ids ({', '.join(tokens)}): it is already tokenized"
+        return DatasetKind("tokenized", sentence, (), "name the file with the original texts")
     rewards = [name for name in values if normalize_key(name) in _REWARD_COLUMNS]
     prompts = [name for name in texts if _ends_on_prompt(name, values[name])]
     answers = [name for name in values if name not in (*rewards, *prompts) and name_score("answer", name) > 0]
     if prompts and not answers and len(texts) == len(prompts) + sum(name in rewards for name in texts):
-        also = f" and what checks a reply ({', '.join(rewards)})" if rewards else ""
-        sentence = f"holds prompts ({', '.join(prompts)}){also}, as reinforcement learning uses them, and no replies"
+        also = f" and something to check replies with ({', '.join(rewards)})" if rewards else ""
+        sentence = f"holds prompts ({', '.join(prompts)}){also}, as for reinforcement learning, and no replies"
         return DatasetKind("prompts", sentence, (), "training needs a reply in every row; name a file that has them")
     if len(texts) == 1 and not answers and not hold_messages(values[texts[0]]):
         return _one_text(texts[0], values[texts[0]])
@@ -116,8 +116,8 @@ def recognize_replies(sample: Sequence[Any]) -> DatasetKind | None:
     """Recognize replies that are rendered already, or that begin with a mark of a section; `sample` is their column."""
     texts = [text for value in sample for text in _reply_texts(value)]
     if mark := _rendered_mark(texts):
-        sentence = f"holds replies that a chat template, or a prompt, has written already ({mark!r})"
-        return DatasetKind("rendered", sentence, (), "name the rows that they were made from, or take its marks out")
+        sentence = f"holds replies that already contain the marks of a chat template or a prompt ({mark!r})"
+        return DatasetKind("rendered", sentence, (), "name the original rows, or remove the marks")
     begun = [found[1] for text in texts if (found := _SECTION.match(text))]
     if texts and begun and begun.count(begun[0]) * 5 >= len(texts) * 4:
         sentence = f"holds replies that begin with {begun[0]!r}, which may mark the reasoning"
@@ -152,8 +152,8 @@ def _rendered_mark(sample: Sequence[Any]) -> str | None:
 def _one_text(name: str, sample: Sequence[Any]) -> DatasetKind | None:
     """Recognize rows of one text: rendered conversations, or plain text as for pretraining."""
     if mark := _rendered_mark(sample):
-        sentence = f"holds one text a row ({name}), rendered by a chat template or a prompt already ({mark!r})"
-        way = "name the rows that it was rendered from, or split each text into a question and an answer"
+        sentence = f"holds one text a row ({name}), already rendered with a chat template or a prompt ({mark!r})"
+        way = "name the original rows, or split each text into a question and an answer"
         return DatasetKind("rendered", sentence, (), way)
     if normalize_key(name) in ("text", "content", "raw_content", "document", "body", "正文", "文本", "内容"):
         sentence = f"holds plain text ({name}) without questions and answers, as for pretraining"

@@ -300,7 +300,7 @@ def _unknown_roles(rows: Sequence[RawRow], mapping: ColumnMapping, file: str) ->
     wanted = {"messages": mapping.messages, "roles": {role: names for role, names in roles.items() if names}}
     return (
         f"data.columns.roles: in {mapping.messages} of {file} speak {_join_names([*first, *others])}, and it is "
-        f"not known who asks and who answers; write data.columns: {to_flow_yaml(wanted)} if that is who they are"
+        f"unclear who asks and who answers; write data.columns: {to_flow_yaml(wanted)} if that is who they are"
     )
 
 

@@ -144,7 +144,7 @@ def _are_texts(values: list[Any]) -> bool:
 def _read_texts_in_turn(texts: list[str], field: str) -> list[TurnWithFields] | FieldFault:
     """Read a list of texts as a user's and an assistant's, in turn."""
     if len(texts) % 2:
-        what = f"is a list of {len(texts)} texts; only where a reply follows every question is it clear who speaks"
+        what = f"is a list of {len(texts)} texts; it is only clear who speaks where a reply follows every question"
         return FieldFault("not_text", f"{field}: {what}")
     turns: list[TurnWithFields] = []
     for index in range(0, len(texts), 2):

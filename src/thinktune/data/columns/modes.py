@@ -143,7 +143,7 @@ def refuse_share_without_switch(share: float, tokenizer: ChatTokenizer) -> None:
     """Raise UserError where a share of rows should be silent and the chat template cannot ask for it."""
     if share and not has_thinking_switch(tokenizer):
         raise UserError(
-            f"data.silent_share: is {share:g}, but the model's chat template writes the same prompt with and without "
-            "thinking, so nothing would tell the model when to be silent; leave silent_share out, or take a template "
-            "that has a switch (enable_thinking)"
+            f"data.silent_share: is {share:g}, but the model's chat template writes the same prompt with and "
+            "without thinking, so nothing would tell the model when not to think; leave silent_share out, or use "
+            "a template that has a switch (enable_thinking)"
         )

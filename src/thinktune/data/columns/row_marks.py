@@ -88,7 +88,7 @@ def _media(columns: dict[str, Any], mapping: ColumnMapping) -> Iterator[str]:
     for name in (*names_of(mapping.question), *names_of(mapping.input), *names_of(mapping.messages)):
         for field, text in _prompt_texts(value_at(columns, name), name):
             if "<" in text and (found := _MARK_AT_EDGE.search(text)) and not _is_html(text, found[0]):
-                yield f"{field}: needs the medium that stands at {found[0].strip()}, which is not trained"
+                yield f"{field}: needs the image, audio or video at {found[0].strip()}, which is not trained"
 
 
 def _is_html(text: str, mark: str) -> bool:

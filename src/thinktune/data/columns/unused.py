@@ -140,7 +140,7 @@ def unused_lines(facts: list[dict[str, Any]], limit: int = 12) -> list[str]:
         word = "ignored" if one["ignored"] else "not used"
         may_be = f"; {one['may_be']}" if one["may_be"] else ""
         if one["ignored"] and "tools" in one["may_be"]:
-            may_be += "; a reply that speaks of them learns to speak of what its prompt lacks"
+            may_be += "; a reply that mentions them learns to mention what its prompt lacks"
         filled = _percent(one["filled"])
         lines.append(
             f"  {word}: {one['column']} ({one['kind']}, in {filled} of the rows, as in {one['example']}){may_be}"

@@ -49,8 +49,8 @@ from thinktune.tokenization import Example
 _NOTES = {
     ("no_reasoning", "kept"): "; the reply is trained without thinking",
     ("mode_conflict", "repaired"): "; it is left out, and the reply is trained without thinking",
-    ("mode_conflict", "kept"): "; the reply is trained with thinking all the same",
-    ("soft_switch", "repaired"): "; it is taken off the text",
+    ("mode_conflict", "kept"): "; the reply is still trained with thinking",
+    ("soft_switch", "repaired"): "; it is removed from the text",
 }
 
 

@@ -55,7 +55,7 @@ def read_decisions(rows: Path, display_name: str) -> dict[str, RowDecision]:
         raise UserError(f"{file}: is not JSON ({str(error)[:80]}); {again}") from None
     entries: Any = value.get("decisions") if isinstance(value, dict) else None
     if not isinstance(entries, list) or value.get("format") != FORMAT:
-        raise UserError(f"{file}: is no list of decisions in format {FORMAT}; {again}")
+        raise UserError(f"{file}: is not a list of decisions in format {FORMAT}; {again}")
     decisions: dict[str, RowDecision] = {}
     faults: list[str] = []
     for place, entry in enumerate(entries):
@@ -78,9 +78,9 @@ def _entry_mistake(entry: Any, name: str) -> str:
         return "lacks row, digest or policies; save the file again from the page of doubts"
     row, policies = entry["row"], entry["policies"]
     if not isinstance(row, str) or not row.removeprefix(name).startswith((":", "[")) or not row.startswith(name):
-        return f"is about {str(row)[:60]!r}, which is no row of {name}; correct it"
+        return f"is about {str(row)[:60]!r}, which is not a row of {name}; correct it"
     if not isinstance(entry["digest"], str) or not isinstance(policies, dict) or not policies:
-        return "has a digest that is no text, or no policies; save the file again from the page of doubts"
+        return "has a digest that is not text, or no policies; save the file again from the page of doubts"
     for fault, policy in policies.items():
         allowed = [each for each in ROW_FAULTS[fault].policies if each != "stop"] if fault in ROW_FAULTS else []
         if policy not in allowed:

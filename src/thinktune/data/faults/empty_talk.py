@@ -68,7 +68,7 @@ def find_echoes(turns: Turns, field_names: FieldNames) -> CheckResult:
     """Find answers that are their question once more, as a wrong mapping makes them."""
     wrong = "data.columns.answer may name the wrong column"
     return [
-        TurnFault(index, f"{field}: is the question once more ({turn.content.strip()[:20]!r}); {wrong}")
+        TurnFault(index, f"{field}: only repeats the question ({turn.content.strip()[:20]!r}); {wrong}")
         for index, turn, (field, _) in trained_replies(turns, field_names)
         if _is_echo(turn.content, _question(turns, index))
     ], None
@@ -90,7 +90,7 @@ def _why_empty(turn: Turn, question: str, habits: Habits) -> str | None:
         if comparison_key(text) in habits.shared_reasoning:
             return f"is the same text in many rows with other answers ({text[:40]!r})"
     if _is_same(text, question):
-        return f"is the question once more ({text[:20]!r})"
+        return f"only repeats the question ({text[:20]!r})"
     return None
 
 

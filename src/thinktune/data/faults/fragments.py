@@ -42,7 +42,7 @@ def find_cut_texts(habits: Habits, turns: Turns, field_names: FieldNames) -> Che
     return faults, None
 
 
-_NO_STOP = "ends without a stop, which nearly all others have"
+_NO_STOP = "ends without a full stop, unlike nearly all others"
 
 
 def _fragment(answer: str, before: Turns, habits: Habits) -> str | None:

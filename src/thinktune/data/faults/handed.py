@@ -32,7 +32,7 @@ def find_handed_answers(
             found = any_latin.search(text)
         found = found or _find_handed(SOLUTION, text, turns[:index]) or _find_handed(LYING_ANSWER, text, turns[:index])
         if found:
-            faults.append(TurnFault(index, f"{field}: says that it was handed the answer ({excerpt(text, found)})"))
+            faults.append(TurnFault(index, f"{field}: says that it was given the answer ({excerpt(text, found)})"))
     return faults, None
 
 
@@ -43,7 +43,7 @@ def find_handed_context(turns: Turns, field_names: FieldNames) -> CheckResult:
         for field, text in ((reasoning_field, turn.reasoning.lower()), (content_field, turn.content.lower())):
             for kind in (REFERENCE, PASSAGE, TOOLS):
                 if found := _find_handed(kind, text, turns[:index]):
-                    what = f"speaks of {kind.what} that the prompt does not hold ({excerpt(text, found)})"
+                    what = f"mentions {kind.what} that the prompt does not contain ({excerpt(text, found)})"
                     faults.append(TurnFault(index, f"{field}: {what}"))
                     break
             if faults and faults[-1].index == index:

@@ -58,7 +58,8 @@ def find_quoted_column(example: Example, columns: Mapping[str, str]) -> Finding 
     name = max(shares, key=shares.__getitem__)
     what = f"{name}: {shares[name]:.0%} of the reasoning quotes this column, which is not used"
     return Finding(
-        "quoted_column", f"{example.source}: {what}; the question has to hold it, or the reasoning leans on nothing"
+        "quoted_column",
+        f"{example.source}: {what}; put it into the question, or the model will not see what the reasoning quotes",
     )
 
 
@@ -67,7 +68,7 @@ def _named(finding: Finding, columns: Mapping[str, str]) -> Finding:
     if finding.fault != "handed_context":
         return finding
     names = " or ".join(sorted(columns, key=lambda name: -len(columns[name]))[:2])
-    return replace(finding, sentence=f"{finding.sentence}; column {names}, which is not used, may be what it means")
+    return replace(finding, sentence=f"{finding.sentence}; column {names}, which is not used, may be what is meant")
 
 
 def _share(reasoning: str, column: str, example: Example, last: int) -> float:

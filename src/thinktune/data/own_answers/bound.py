@@ -48,7 +48,11 @@ def write_bound(folder: Path, own: OwnAnswers, tokenizer: ChatTokenizer) -> None
     np.save(folder / "validation.npy", np.zeros(0, np.int64))
     totals = {"rows": count, "tokens": train_tokens, "learned_tokens": learned, "silent": silent}
     most = own.source.max_tokens
-    stops = [] if count else [f"no question leaves room for a reply in {most:,} tokens; raise the most tokens of a row"]
+    stops = (
+        []
+        if count
+        else [f"no question leaves space for a reply within {most:,} tokens; raise the token limit of a row"]
+    )
     facts = {"summary": _summary(own, tokenizer, totals), "stop_reasons": stops, "decided": {}}
     write_json(folder / "facts.json", facts)
 
@@ -57,7 +61,7 @@ def bound_faults(recipe: Recipe, summary: dict[str, Any]) -> list[str]:
     """Return a sentence for each source of which rows hold a bound in place of own answers, by their summary."""
     return [
         f"{recipe.key_of_source(number)}.answers: the base has not written its own answers to {settings.name} yet; "
-        "thinktune train or pilot with this recipe has it write them"
+        "run thinktune train or pilot with this recipe first"
         for number, (settings, source) in enumerate(
             zip(recipe.sources, summary.get("sources") or [summary], strict=True)
         )

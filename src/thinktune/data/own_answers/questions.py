@@ -70,7 +70,7 @@ def read_questions(recipe: Recipe, tokenizer: ChatTokenizer) -> Questions:
     if stops:
         raise UserError(stops[:MAX_STOP_SENTENCES])
     if not asked:
-        raise UserError(f"data.name: {settings.name} holds no question that the base could answer; name another file")
+        raise UserError(f"data.name: {settings.name} has no question that the base could answer; use another file")
     return Questions(tuple(asked.values()), len(questions), left_out)
 
 

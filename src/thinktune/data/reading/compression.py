@@ -51,7 +51,7 @@ def decompressed(stream: BinaryIO, name: str, file: str) -> Generator[tuple[Bina
     wrong = None
     if claimed != actual:
         wrong = f"is compressed by {actual}" if actual else f"is not compressed by {claimed}"
-        wrong += ", whatever its ending says, and was read as that"
+        wrong += ", not what its ending says, and was read as that"
     if actual is None:
         yield stream, wrong
         return
@@ -115,7 +115,7 @@ def _pieces(stream: BinaryIO, make: Callable[[], Any]) -> Iterator[bytes]:
                 return
             decompressor = make()
         elif decompressor.needs_input and not (block := stream.read(BLOCK_BYTES)):
-            raise EOFError("it breaks off")
+            raise EOFError("the file is cut off")
         try:
             piece = decompressor.decompress(block, MAX_PIECE_BYTES)
         except (OSError, ValueError, lzma.LZMAError) as error:

@@ -73,7 +73,7 @@ def members(archive: ZipFile, file: Path) -> list[tuple[str, ZipInfo]]:
     found = [(_member_name(info), info) for info in archive.infolist() if not info.is_dir()]
     leading_out = [name for name, _ in found if name.startswith("/") or ".." in PurePosixPath(name).parts]
     if leading_out:
-        raise UserError(f"{file}: holds {leading_out[0]!r}, a name that leads out of the archive; pack it again")
+        raise UserError(f"{file}: holds {leading_out[0]!r}, a name that points outside the archive; pack it again")
     double = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
     if double:
         raise UserError(f"{file}: holds {double[0]!r} more than once; pack it again")
@@ -94,8 +94,8 @@ def _refuse_locked(info: ZipInfo, path: Path) -> None:
         raise UserError(f"{path}: is encrypted; unpack the archive with its password")
     if info.file_size > max(MAX_UNPACKED_BYTES, MAX_UNPACKED_RATIO * info.compress_size):
         raise UserError(
-            f"{path}: would unpack from {info.compress_size / 1e6:,.1f} MB to {info.file_size / 1e9:,.1f} GB, as no "
-            "text does; unpack it yourself if that is right"
+            f"{path}: would unpack from {info.compress_size / 1e6:,.1f} MB to {info.file_size / 1e9:,.1f} GB, "
+            "unlike any text; unpack it yourself if that is intended"
         )
 
 

@@ -65,7 +65,7 @@ def is_json_start(window: bytes) -> bool:
 
 
 def _told(source: OpenFile, what: str) -> OpenFile:
-    finding = form_finding(line_place(source.display_name, 1), f"{what}, whatever its name says, and was read as that")
+    finding = form_finding(line_place(source.display_name, 1), f"{what}, not what its name says, and was read as that")
     return replace(source, findings=(*source.findings, finding))
 
 

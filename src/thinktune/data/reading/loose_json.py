@@ -47,7 +47,7 @@ def decode_loosely(text: str) -> tuple[Any, str]:
 
 def _comma_sentence(text: str) -> str:
     where = "ends in a comma" if text.endswith(",") else "has a comma after its last value"
-    return f"{where}, which is no JSON, and was read without it"
+    return f"{where}, which is not JSON, and was read without it"
 
 
 def find_end(text: str, start: int) -> int:
@@ -66,13 +66,13 @@ def find_end(text: str, start: int) -> int:
 def _python_value(text: str) -> Any:
     """Read a Python literal of plain values; raises ValueError where it is none."""
     if not text.startswith(("{", "[")) or len(text) > MAX_PYTHON_CHARACTERS or "\0" in text:
-        raise ValueError("is no Python value")
+        raise ValueError("is not a Python value")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an unknown escape, which Python itself never writes
             return _plain_value(ast.parse(text, mode="eval").body)
     except (SyntaxError, SyntaxWarning, DeprecationWarning, MemoryError, RecursionError, OverflowError) as error:
-        raise ValueError(f"is no Python value ({type(error).__name__})") from None
+        raise ValueError(f"is not a Python value ({type(error).__name__})") from None
 
 
 def _plain_value(node: ast.expr) -> Any:
@@ -97,7 +97,7 @@ def _plain_object(keys: list[ast.expr | None], values: list[ast.expr]) -> dict[s
     columns: dict[str, Any] = {}
     for key, value in zip(keys, values, strict=True):
         if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
-            raise ValueError("has a key that is no text")
+            raise ValueError("has a key that is not text")
         if key.value in columns:
             raise ValueError(f"the key {key.value[:40]!r} appears twice in one object")
         columns[key.value] = _plain_value(value)

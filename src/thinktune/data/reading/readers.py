@@ -77,7 +77,7 @@ def read_rows(
             kind = "workbook"
         place = line_place(display_name, 1)
         if kind != "text" and kind != named:
-            wrong = (*wrong, f"is {FORM_NAMES[kind]}, whatever its name says, and was read as that")
+            wrong = (*wrong, f"is {FORM_NAMES[kind]}, not what its name says, and was read as that")
         elif kind == "text" and named in BINARY_FORMS:
             if not head:
                 raise UserError(f"{file}: is empty, which is not a complete file; write or download it again")
@@ -133,7 +133,7 @@ def _read_text(source: OpenFile, named: str) -> Iterator[RawRow]:
 
 
 def _told(source: OpenFile, what: str) -> OpenFile:
-    finding = form_finding(line_place(source.display_name, 1), f"{what}, whatever its name says, and was read as that")
+    finding = form_finding(line_place(source.display_name, 1), f"{what}, not what its name says, and was read as that")
     return OpenFile(
         source.file,
         source.display_name,

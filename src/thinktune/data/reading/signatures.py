@@ -29,7 +29,7 @@ _FOREIGN_SIGNATURES = {
     codecs.BOM_UTF16_LE: "UTF-16, not UTF-8; save it as UTF-8",
     codecs.BOM_UTF16_BE: "UTF-16, not UTF-8; save it as UTF-8",
     b"PARE": "an encrypted Parquet file; write it without encryption",
-    b"\xd0\xcf\x11\xe0": "a workbook or document of an old Office; save it as .xlsx, or as CSV in UTF-8",
+    b"\xd0\xcf\x11\xe0": "a workbook or document of an old version of Office; save it as .xlsx, or as CSV in UTF-8",
     b"SQLite format 3\0": "an SQLite database; export the table as CSV or JSON lines",
     b"ORC": "an ORC file; write it as Parquet",
     b"Obj\x01": "an Avro file; write it as Parquet or JSON lines",
@@ -71,9 +71,9 @@ def foreign_form(head: bytes) -> str | None:
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it"
     if _PICKLE.match(head):
-        return "a pickle of Python, which can run code and is not read; write the rows as JSON lines"
+        return "a Python pickle, which could run code and is not read; write the rows as JSON lines"
     if _WEB_PAGE.match(head):
-        return "a web page, perhaps of a download that failed; download the file itself"
+        return "a web page, perhaps from a download that failed; download the file itself"
     return "an XML document; write the rows as JSON lines" if _XML.match(head) else None
 
 

@@ -66,15 +66,15 @@ class TableDialect:
         """Yield what is unlike a table with the separator that the file's ending says."""
         if self.separator != usual:
             named = SEPARATORS.get(self.separator, repr(self.separator))
-            yield f"its columns are separated by {named}, and were read so"
+            yield f"its columns are separated by {named}, and were read that way"
         if self.names_separator:
-            yield "its first line names the separator (sep=), and was read past"
+            yield "its first line names the separator (sep=), and was skipped"
         if self.quote == "'":
-            yield "its texts are in single quotes, and were read so"
+            yield "its texts are in single quotes, and were read that way"
         if not self.quote:
-            yield "its quotes belong to the texts, and were read so"
+            yield "its quotes belong to the texts, and were read that way"
         if self.escaped_quotes:
-            yield 'its quotes inside of texts are written \\", and were read so'
+            yield 'its quotes inside texts are written \\", and were read that way'
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def find_header(records: Sequence[Sequence[Any]], place: str) -> TableHeader:
     title = _count_titles(records)
     if title:
         shown = str(next(cell for cell in records[0] if not _is_empty(cell)))[:SHOWN_CHARACTERS]
-        told.append(f"has a title ({shown!r}) above the names of its columns, which was read past")
+        told.append(f"has a title ({shown!r}) above the names of its columns, which was skipped")
     names, body = records[title], records[title + 1 :]
     if _is_a_row(names, body):
         names = [f"column_{number}" for number in range(1, len(names) + 1)]
@@ -82,11 +82,11 @@ def find_header(records: Sequence[Sequence[Any]], place: str) -> TableHeader:
     )
     given = [_free_name(index, written) if index in nameless else name for index, name in enumerate(written)]
     for index in sorted(nameless - empty):
-        what = "row numbers, and was read past" if index in indices else f"text, and is called {given[index]}"
+        what = "row numbers, and was skipped" if index in indices else f"text, and is called {given[index]}"
         told.append(f"column {index + 1} has no name: it holds {what}")
     if empty:
         columns = "1 column was" if len(empty) == 1 else f"{len(empty)} columns were"
-        told.append(f"{columns} read past, with no name and no text")
+        told.append(f"{columns} skipped, with no name and no text")
     return TableHeader(tuple(given), title + 1, nameless, indices, tuple(told))
 
 

@@ -104,7 +104,7 @@ def _plan(recipe: Recipe, prepared: Prepared, tokenizer: ChatTokenizer, models: 
     for name in (HELD_OUT_SET, PROBE_SET):
         if not any(task.set == name for task in tasks):
             raise UserError(
-                f"train.average: the training rows ask all {name} questions, so that no weight can be chosen; remove "
+                f"train.average: the training rows ask all {name} questions, so no weight can be chosen; remove "
                 "them from the rows, or leave train.average out"
             )
     prints = {"base": model_fingerprint(models.base), "tuned": model_fingerprint(models.tuned)}

@@ -19,7 +19,7 @@ ROUNDING = 1e-9  # of a difference of shares
 Rule = float | Literal["curve"]
 Reason = Literal["best", "none", "curve"]  # why a weight was chosen: by the rule; none is allowed; no choice was asked
 
-AGAIN = "run thinktune train again: replies that were saved are not generated again"
+AGAIN = "run thinktune train again: saved replies are not generated again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ def few_rows_fault(recipe: Recipe, rows: Subset) -> str | None:
     began = RunFolder(recipe.run_folder).is_run  # whose held-out rows stay as they are
     way_out = f"{leave}, or start a new run with name=..." if began else f"raise data.validation, or {leave}"
     return (
-        f"train.average: {held_out} held out, and {FEWEST_HELD_OUT} are needed, of which one half chooses the weight "
-        f"and the other half proves the result; {way_out}"
+        f"train.average: {held_out} held out, but {FEWEST_HELD_OUT} are needed: half of them choose the weight, "
+        f"the other half prove the result; {way_out}"
     )
 
 

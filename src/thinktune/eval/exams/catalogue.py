@@ -71,7 +71,7 @@ class Catalogue(BaseModel):
     def _check_names(self) -> "Catalogue":
         unknown = {name for names in self.exams.values() for name in names} - {*self.sets}
         if unknown:
-            raise ValueError(f"exams name sets that are not there: {', '.join(sorted(unknown))}")
+            raise ValueError(f"exams name unknown sets: {', '.join(sorted(unknown))}")
         return self
 
 
@@ -86,8 +86,8 @@ def find_sets(names: Sequence[str]) -> dict[str, ExamSet]:
     """Return the sets of exams, or single sets, by name, each once; raises UserError with every unknown name."""
     catalogue = read_catalogue()
     if unknown := [name for name in names if name not in catalogue.exams and name not in catalogue.sets]:
-        known = f"exams are {', '.join(catalogue.exams)}; their sets, which may also be named, are "
-        raise UserError(f"--exam: knows no {', '.join(unknown)}; {known}{', '.join(catalogue.sets)}")
+        known = f"known exams are {', '.join(catalogue.exams)}; you can also name their sets: "
+        raise UserError(f"--exam: does not know {', '.join(unknown)}; {known}{', '.join(catalogue.sets)}")
     wanted = [one for name in names for one in catalogue.exams.get(name, (name,))]
     return {name: catalogue.sets[name] for name in dict.fromkeys(wanted)}
 

@@ -63,7 +63,7 @@ def prepare_exams(request: ExamRequest, record_file: Path, system: str | None, s
 
 def describe_exam(facts: dict[str, Any]) -> str:
     """Say in one line what is asked of a set, where it is from, and under which licence."""
-    licence = facts["licence"] or "none is named by its card"
+    licence = facts["licence"] or "its card names none"
     if facts["licence_elsewhere"] and facts["licence_elsewhere"] != facts["licence"]:
         licence += f" (others say {facts['licence_elsewhere']})"
     return (

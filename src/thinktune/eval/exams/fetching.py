@@ -52,9 +52,9 @@ def fetch_set(name: str, exam_set: ExamSet, hub: Hub | None, held: FetchRecord |
             faults += error.faults
             continue
         for fault in faults:
-            say(f"{fault}; {name} is taken from {each}")
+            say(f"{fault}; {name} comes from {each}")
         return fetched
-    raise UserError([f"{fault}, or leave {name} out by naming the other sets" for fault in faults])
+    raise UserError([f"{fault}, or leave out {name} and name the other sets" for fault in faults])
 
 
 def _hubs_in_order(name: str, exam_set: ExamSet, hub: Hub | None, held: FetchRecord | None) -> list[Hub]:
@@ -72,8 +72,8 @@ def _fetch_from(name: str, exam_set: ExamSet, hub: Hub, held: FetchRecord | None
     place = exam_set.places.get(hub)
     if held is not None and (place is None or place.repository != held.repository):
         raise ChangedFileError(
-            f"--exam: {name}: this run's record names {held.repository} on {held.hub}, which the catalogue does not; "
-            "remove its entry from the run's eval/exams.json to take the catalogue's"
+            f"--exam: {name}: this run's record names {held.repository} on {held.hub}, unlike the catalogue; "
+            "remove its entry from the run's eval/exams.json to use the catalogue's"
         )
     assert place is not None
     on_machine = read_machine_record(name, hub)
@@ -87,8 +87,8 @@ def _fetch_from(name: str, exam_set: ExamSet, hub: Hub, held: FetchRecord | None
         chosen[:] = choose_files(exam_set, place, names)
         if not chosen:
             raise UserError(
-                f"--exam: {name}: {place.repository} on {hub} has no file like {' or '.join(place.files)}, so it is "
-                "not as thinktune's catalogue has it; give its questions with --tasks"
+                f"--exam: {name}: {place.repository} on {hub} has no file like {' or '.join(place.files)}, so it "
+                "has changed since thinktune's catalogue was written; give its questions with --tasks"
             )
         return [*dict.fromkeys([*(file.name for file in chosen), *(each for each in names if each == CARD)])]
 
@@ -132,6 +132,6 @@ def _refuse_changed(name: str, fetched: FetchRecord, record: FetchRecord | None)
     if record is not None and not record.folder:
         where = "this run's record, eval/exams.json"
     raise ChangedFileError(
-        f"--exam: {name}: {changed[0]} of {fetched.repository} on {fetched.hub} has changed ({old} when it was first "
-        f"fetched, {new} now), so figures would not compare; to take what is there now, remove {where}"
+        f"--exam: {name}: {changed[0]} of {fetched.repository} on {fetched.hub} has changed ({old} when it was "
+        f"first fetched, {new} now), so the figures could not be compared; to use the new version, remove {where}"
     )

@@ -40,7 +40,7 @@ def read_questions(name: str, exam_set: ExamSet, fetched: FetchedSet, system: st
         tasks += [replace(task, kind=task.kind or file.subject, language=exam_set.language) for task in read.tasks]
         left_out += read.left_out
     if left_out:
-        say(f"{name}: {len(left_out):,} rows cannot be asked and are left out, the first: {left_out[0]}")
+        say(f"{name}: {len(left_out):,} rows cannot be asked and are left out; the first: {left_out[0]}")
     if len({task.kind for task in tasks}) > MAX_KINDS:
         tasks = [replace(task, kind="") for task in tasks]
     unique = {task.key: task for task in reversed(tasks)}  # the first of the same questions
@@ -79,7 +79,7 @@ def _parts(name: str, exam_set: ExamSet, path: Path, file: ExamFile) -> list[Exa
     found = match_subjects(file.part, names, exam_set.subjects)
     if not found:
         raise UserError(
-            f"--exam: {name}: {file.name} has no parts like {file.part} for every subject, so it is not as thinktune's "
-            "catalogue has it; give its questions with --tasks"
+            f"--exam: {name}: {file.name} has no parts like {file.part} for every subject, so it has changed since "
+            "thinktune's catalogue was written; give its questions with --tasks"
         )
     return [ExamFile(file.name, part, subject) for part, subject in found.items()]

@@ -94,10 +94,10 @@ def _checked(file: Path, kind: type[_Record]) -> _Record:
         read = kind.model_validate(read_json(file))
     except (ValidationError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{file}: is no record of fetched exams ({shorten_error(error, 100)}); remove it, and the next fetch "
-            "records anew"
+            f"{file}: is not a record of fetched exams ({shorten_error(error, 100)}); remove it; the next fetch "
+            "writes it again"
         ) from None
     records = [read] if isinstance(read, FetchRecord) else read.sets.values()
     if any(not is_safe_relative_path(name) for record in records for name in record.files):
-        raise UserError(f"{file}: names files outside of a repository; remove it, and the next fetch records anew")
+        raise UserError(f"{file}: names files outside of a repository; remove it; the next fetch writes it again")
     return read

@@ -93,7 +93,7 @@ def plan_gguf(folder: Path, kind: GgufKind) -> GgufPlan:
     config: Any = admitted.config
     if class_name(config) not in ARCHITECTURES:
         raise UserError(
-            f"gguf: {folder} is a {class_name(config)}, and only {', '.join(ARCHITECTURES)} are written here; put "
+            f"gguf: {folder} is a {class_name(config)}, and thinktune writes only {', '.join(ARCHITECTURES)}; put "
             f"llama.cpp's own {CONVERT} on the PATH, or name llama.cpp's folder in {FOLDER_VARIABLE}, and run the "
             "same command; or export to hf and serve that with vLLM or SGLang"
         )

@@ -18,7 +18,7 @@ from thinktune.errors import UserError, shorten_error
 from thinktune.tokenization import Turn
 
 EXTRA = (
-    "gguf: llama-cpp-python is not installed, so a GGUF cannot be loaded back and asked; run pip install "
+    "gguf: llama-cpp-python is not installed, so a GGUF file cannot be loaded and tested; run pip install "
     "llama-cpp-python (it is built from source, which takes about half an hour)"
 )
 BATCH_TOKENS = 512
@@ -44,7 +44,7 @@ class LlamaCpp:
             options.n_gpu_layers = 0
             self._model = library.llama_model_load_from_file(os.fsencode(file), options)
         if not self._model:
-            raise UserError(f"gguf: {file} is not loaded by llama.cpp ({shorten_error(ValueError(_last(lines)))})")
+            raise UserError(f"gguf: {file} cannot be loaded by llama.cpp ({shorten_error(ValueError(_last(lines)))})")
         self._vocabulary = library.llama_model_get_vocab(self._model)
         self._size = int(library.llama_vocab_n_tokens(self._vocabulary))
         self._formatter: Any = None
@@ -135,7 +135,8 @@ class LlamaCpp:
             if not self._context:
                 self._context_tokens = 0
                 raise UserError(
-                    f"gguf: llama.cpp has no memory for {tokens:,} tokens of {self._file} ({_last(lines)}); free some"
+                    f"gguf: llama.cpp has no memory for {tokens:,} tokens of {self._file} ({_last(lines)}); free "
+                    "some memory"
                 )
         library.llama_memory_clear(library.llama_get_memory(self._context), True)
 
@@ -188,7 +189,7 @@ def _import_library() -> Any:
     except (ImportError, OSError, RuntimeError) as error:  # OSError, RuntimeError: its C library does not load
         missing = isinstance(error, ModuleNotFoundError) and error.name == "llama_cpp"
         raise UserError(
-            EXTRA if missing else f"gguf: llama-cpp-python does not load ({shorten_error(error)})"
+            EXTRA if missing else f"gguf: llama-cpp-python cannot be imported ({shorten_error(error)})"
         ) from error
 
 

@@ -48,18 +48,17 @@ def unknown_kind(kind: str, written_here: Sequence[str] = ()) -> str:
     """Return the sentence for a kind of GGUF that cannot be made here."""
     program = find_program(QUANTIZE)
     if program is None:
-        instead = f"; or take {', '.join(written_here)}" if written_here else ""
+        instead = f"; or choose {', '.join(written_here)}" if written_here else ""
         return (
-            f"gguf: {kind} is made by llama.cpp's {QUANTIZE}, which is not found; put it on the PATH, or name "
+            f"gguf: {kind} needs llama.cpp's {QUANTIZE}, which was not found; put it on the PATH, or name "
             f"llama.cpp's folder in {FOLDER_VARIABLE}{instead}"
         )
     if kinds := quantized_kinds():
         return (
-            f"gguf: {program} knows no kind {kind!r}; take one of {', '.join(dict.fromkeys([*written_here, *kinds]))}"
+            f"gguf: {program} does not know the kind {kind!r}; choose one of "
+            f"{', '.join(dict.fromkeys([*written_here, *kinds]))}"
         )
-    return (
-        f"gguf: {program} lists no kinds: it does not run as it should; build llama.cpp again, and try {program} --help"
-    )
+    return f"gguf: {program} lists no kinds, so it does not work; build llama.cpp again, and try {program} --help"
 
 
 def quantize_gguf(source: Path, file: Path, kind: str, tick: Tick) -> None:
@@ -94,7 +93,7 @@ def convert_folder(folder: Path, file: Path, kind: GgufKind, tick: Tick) -> None
     program = find_program(CONVERT)
     if program is None:
         raise UserError(
-            f"gguf: {CONVERT} is not found; put it on the PATH, or name llama.cpp's folder in {FOLDER_VARIABLE}"
+            f"gguf: {CONVERT} was not found; put it on the PATH, or name llama.cpp's folder in {FOLDER_VARIABLE}"
         )
     _run(
         [sys.executable, str(program), str(folder), "--outfile", str(file), "--outtype", kind], CONVERT, lambda _: None

@@ -140,7 +140,7 @@ def _encode(tensor: GgufTensor, values: NDArray[np.float32]) -> Bytes:
         largest = float(np.abs(values).max(initial=0))
         if largest > float(np.finfo(np.float16).max):
             raise UserError(
-                f"gguf: {tensor.name} holds a value of {largest:g}, which f16 cannot hold; take bf16 or f32 instead"
+                f"gguf: {tensor.name} holds a value of {largest:g}, which f16 cannot hold; use bf16 or f32 instead"
             )
     encoded: NDArray[Any] = gguf.quantize(np.ascontiguousarray(values), tensor.form)
     return np.ascontiguousarray(encoded).reshape(-1).view(np.uint8)

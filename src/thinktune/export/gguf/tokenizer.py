@@ -82,7 +82,7 @@ def read_gguf_tokenizer(tokenizer: ChatTokenizer, rows: int, bos_id: int | None 
     strange = [name for name in ("continuing_subword_prefix", "end_of_word_suffix", "dropout") if model.get(name)]
     if model["type"] != "BPE" or strange:
         what = f"{model['type']}" + (f" with {', '.join(strange)}" if strange else "")
-        raise UserError(f"gguf: the tokenizer is of a kind that llama.cpp does not read so ({what}); {REMEDY}")
+        raise UserError(f"gguf: the tokenizer is of a kind that llama.cpp reads differently ({what}); {REMEDY}")
     added = {token["id"]: token for token in tree["added_tokens"]}
     notes = [*_added_token_notes(tree["added_tokens"], rows)]
     ends = _end_ids(tokenizer, rows)
@@ -123,7 +123,7 @@ def _has(tree: Mapping[str, Any], part: str, kind: str) -> bool:
 
 def _added_token_notes(added: Sequence[Mapping[str, Any]], rows: int) -> Iterator[str]:
     if strips := [token["content"] for token in added if token["lstrip"] or token["rstrip"] or token["single_word"]]:
-        yield f"gguf: llama.cpp leaves the spaces around {', '.join(map(repr, strips))}, which the tokenizer takes away"
+        yield f"gguf: llama.cpp leaves the spaces around {', '.join(map(repr, strips))}, which the tokenizer removes"
     if beyond := [token["content"] for token in added if token["id"] >= rows]:
         yield f"gguf: {', '.join(map(repr, beyond))} is left out: the model's embedding has no row for it"
 
@@ -138,8 +138,8 @@ def _end_ids(tokenizer: ChatTokenizer, rows: int) -> tuple[int, ...]:
     if len(unknown) > 2:
         texts = ", ".join(repr(tokenizer.decode([end])) for end in unknown)
         raise UserError(
-            f"gguf: generation_config.json ends a reply at {texts} and at {tokenizer.eos_token!r}; llama.cpp can be "
-            f"told of three; remove one from eos_token_id there, or {REMEDY}"
+            f"gguf: generation_config.json ends a reply at {texts} and at {tokenizer.eos_token!r}; llama.cpp "
+            f"accepts three; remove one from eos_token_id there, or {REMEDY}"
         )
     return (ends[0], *unknown, *(end for end in ends[1:] if end not in unknown))
 
@@ -197,8 +197,8 @@ def _added_around(tokenizer: ChatTokenizer) -> tuple[bool, bool]:
     bos: Any = getattr(tokenizer, "bos_token_id", None)
     if before not in ([], [bos]) or after not in ([], [tokenizer.eos_token_id]):
         raise UserError(
-            f"gguf: the tokenizer puts {tokenizer.decode(before + after)!r} around a text; llama.cpp knows bos and eos "
-            f"alone; {REMEDY}"
+            f"gguf: the tokenizer puts {tokenizer.decode(before + after)!r} around a text; llama.cpp knows only "
+            f"bos and eos; {REMEDY}"
         )
     return bool(before), bool(after)
 
@@ -218,7 +218,7 @@ def _prove_byte_level(tokenizer: ChatTokenizer) -> tuple[str, list[str]]:
     way, difference = find_pretokenizer(backend)
     if way is None:
         raise UserError(
-            f"gguf: llama.cpp has no name for how this tokenizer cuts a text (the closest is {difference}); {REMEDY}"
+            f"gguf: llama.cpp has no name for how this tokenizer splits text (the closest is {difference}); {REMEDY}"
         )
     read = as_llama_cpp_reads(backend, way)
     spelled = _probed_tokens(tokenizer)
@@ -242,7 +242,7 @@ def _probed_tokens(tokenizer: ChatTokenizer) -> list[str]:
 
 def _composing_note() -> str:
     return (
-        "gguf: llama.cpp does not compose letters and accents that a text writes apart (Unicode's NFC), as the "
+        "gguf: llama.cpp does not combine letters and accents that are written apart (Unicode NFC), as the "
         "tokenizer does; such texts get other tokens"
     )
 
@@ -255,8 +255,8 @@ def _compare(tokenizer: ChatTokenizer, texts: Sequence[str], read: Callable[[str
         if wanted != found:
             place = next((at for at, pair in enumerate(zip(wanted, found, strict=False)) if pair[0] != pair[1]), 0)
             raise UserError(
-                f"gguf: llama.cpp would make other tokens of {text!r}: {found[place : place + 3]} where the tokenizer "
-                f"makes {wanted[place : place + 3]}; {REMEDY}"
+                f"gguf: llama.cpp would split {text!r} into other tokens: {found[place : place + 3]} where the "
+                f"tokenizer has {wanted[place : place + 3]}; {REMEDY}"
             )
 
 
@@ -280,8 +280,8 @@ def _prove_sentencepiece(
     readers = [_SentencePieceReader(tokens, types, scores) for tokens, types in listed]
     if missing := [number for number in range(256) if f"<0x{number:02X}>" not in readers[0].ids]:
         raise UserError(
-            f"gguf: the tokenizer has no token for byte {missing[0]:#04x}, and llama.cpp spells characters that it "
-            f"does not know by bytes; {REMEDY}"
+            f"gguf: the tokenizer has no token for byte {missing[0]:#04x}, and llama.cpp spells unknown characters "
+            f"in bytes; {REMEDY}"
         )
     opening, bare = _first_control_token(tokenizer), _sentencepiece_probes(tokenizer, readers[0])
     failures: list[UserError] = []

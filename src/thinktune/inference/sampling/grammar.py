@@ -52,7 +52,7 @@ def _refuse_inexact_values(grammar: Grammar) -> None:
     while places:
         place, offered = places.pop()
         if offered and isinstance(place, int) and not isinstance(place, bool) and abs(place) > EXACT_INTEGERS:
-            raise UserError(f"{grammar.field}: holds {place}, beyond the integers that are exact; offer it as a text")
+            raise UserError(f"{grammar.field}: holds {place}, beyond the exact integers; give it as text")
         if isinstance(place, dict):
             places += [(value, offered or key in ("enum", "const")) for key, value in place.items()]
         elif isinstance(place, list):
@@ -118,7 +118,7 @@ def find_mismatch(grammar: Grammar, answer: str) -> str | None:
             except ValueError as error:
                 return f"it is not JSON: {error}"
         case "choice":
-            return None if answer in json.loads(grammar.source) else "it is none of the texts to choose from"
+            return None if answer in json.loads(grammar.source) else "it is not one of the texts to choose from"
         case "regex":
             try:
                 fits = regex.fullmatch(grammar.source, answer, timeout=1)

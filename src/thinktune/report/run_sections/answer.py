@@ -1,4 +1,4 @@
-"""The answer that a run's page leads with: right answers, what was forgotten, best step, time and cost."""
+"""The answer that a run's page leads with: correct answers, what was forgotten, best step, time and cost."""
 
 import math
 import shlex
@@ -19,7 +19,7 @@ from thinktune.run.status import RunState
 Direction = Literal["", "better", "worse"]
 
 MEASURE_NAMES = {
-    "right": BilingualText("Right answers", "答对率"),
+    "right": BilingualText("Correct answers", "答对率"),
     "preferred": BilingualText("Preferred by the judge", "裁判模型更喜欢的比例"),
     "chrf": BilingualText("Similarity to the reference", "与参考答案的相似度"),
     "loss": BilingualText("Eval loss", "验证 loss"),

@@ -116,7 +116,7 @@ def groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[
     noise = ", ".join(f"of one {word.en} by up to ±{width:.0f}" for word, width in widths)
     noise_zh = "，".join(f"单个{word.zh} ±{width:.0f}" for word, width in widths)
     return BilingualText(
-        f"Right, base → tuned: {counts}.{f' The difference is uncertain: {noise} points.' if noise else ''}",
+        f"Correct, base → tuned: {counts}.{f' The difference is uncertain: {noise} points.' if noise else ''}",
         f"答对数，训练前 → 训练后：{counts_zh}。{f'差值的不确定度：{noise_zh} 个百分点。' if noise_zh else ''}",
     )
 

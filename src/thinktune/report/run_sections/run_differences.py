@@ -1,4 +1,4 @@
-"""Differences between two runs with intervals: held-out loss, right answers, general ability, on shared rows."""
+"""Differences between two runs with intervals: held-out loss, correct answers, general ability, on shared rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from thinktune.run.journal import read_row_losses
 from thinktune.run.reading import AnyObject, read_lines, refuse_damage
 from thinktune.run.sample_questions import HELD_OUT_SET
 
-AGAIN = "run thinktune eval again: replies that were saved are not generated again"
+AGAIN = "run thinktune eval again: saved replies are not generated again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def as_chat(fields: Json, names: Mapping[str, str], system: str | None = None) -
     for name in (*COUNTS, *OTHER_FORMS):
         value = fields.get(name)
         if value and not (name in COUNTS and value == 1):
-            raise ApiError(400, f"{name}: is only offered in /v1/chat/completions; leave it out", param=name)
+            raise ApiError(400, f"{name}: is only supported in /v1/chat/completions; leave it out", param=name)
     try:
         parsed = parse_request(json.dumps(fields).encode())
         if system is not None:

@@ -134,8 +134,7 @@ class CompletionSurface:
         if body.echo and tokenizer is None and any(not isinstance(one.content, str) for one in self._parsed.prompts):
             raise ApiError(
                 400,
-                "echo: the server that writes the replies knows the text of these tokens, and this one does not; give "
-                "the prompt as text",
+                "echo: only the server that writes the replies knows the text of these tokens; give the prompt as text",
                 param="echo",
             )
         limit = body.max_tokens if body.max_tokens and body.max_tokens > 0 else None

@@ -150,7 +150,7 @@ def parse_ollama_generate(body: bytes) -> ParsedOllama:
     fields, prompt = _fields(request), request.prompt
     if fields.pop("raw", None):
         raise ApiError(
-            400, "raw: is not offered here; /v1/completions goes on from a text without a template", param="raw"
+            400, "raw: is not supported here; /v1/completions continues a text without a template", param="raw"
         )
     for name in ("system", "prompt"):
         fields.pop(name, None)

@@ -38,7 +38,7 @@ from thinktune.serve.thinking_controls import ThinkingFields
 
 NOTHING_STORED = "nothing is stored here; send the whole conversation in input"
 MAX_NAMED_CHARACTERS = 4_000_000  # as a body may have: one item can be named many times
-NOT_KEPT = "no item of this id is kept here, or no longer; send the item itself (store: false makes most clients do so)"
+NOT_KEPT = "no item with this id is stored here any more; send the item itself (store: false makes most clients do so)"
 LOG_PROBABILITIES, ENCRYPTED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 
 # The chat request's names, and what the same is called here.
@@ -384,9 +384,7 @@ def _named_items(request: ResponsesRequest, kept: KeptItems) -> list[InputMessag
         kind, text = found
         characters += len(text)
         if characters > MAX_NAMED_CHARACTERS:
-            sentence = (
-                f"the items that are named by id have over {MAX_NAMED_CHARACTERS:,} characters together; name fewer"
-            )
+            sentence = f"the items named by id have over {MAX_NAMED_CHARACTERS:,} characters together; name fewer"
             raise ApiError(400, f"input: {sentence}", param="input")
         if kind == "reasoning":
             items.append(ReasoningItem(type=kind, content=[ThoughtPart(type="reasoning_text", text=text)]))

@@ -76,7 +76,7 @@ def add_messages_routes(app: FastAPI, serving: Serving) -> None:
     async def count_tokens(request: Request) -> Response:
         served_model, parsed = await parsed_of(request)
         if served_model.tokenizer is None:
-            raise ApiError(400, f"model: the tokenizer of {served_model.name} is not here, so nothing can be counted")
+            raise ApiError(400, f"model: the tokenizer of {served_model.name} is not here, so tokens cannot be counted")
         surface = MessagesSurface(served_model, parsed)
         try:
             async with queue.places(1):

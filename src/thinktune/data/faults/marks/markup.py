@@ -55,7 +55,7 @@ def find_markup(turns: Turns, field_names: FieldNames) -> CheckResult:
             plain = _without_markup(text) if found else text
             texts.append(plain)
             if found:
-                stays = "" if plain != text else "; it stays, since taking it off may change what is said"
+                stays = "" if plain != text else "; it stays, since removing it may change the meaning"
                 faults.append(TurnFault(index, f"{field}: contains markup, {found[0]} ({excerpt(text, found)}){stays}"))
         if texts != [turn.reasoning, turn.content]:
             repaired[index] = type(turn)(turn.role, texts[1], texts[0], turn.trained, turn.mode)

@@ -258,13 +258,11 @@ def find_answer_tags(forms: ReplyForms, turns: Turns, field_names: FieldNames) -
             continue
         tag, answer = wrapped
         if forms.some_answer_tags:
-            faults.append(TurnFault(index, f"{field}: stands in {tag}, which stays, since other answers have no tags"))
+            faults.append(TurnFault(index, f"{field}: is in {tag}, which stays, since other answers have no tags"))
         elif tag in asked:
-            faults.append(
-                TurnFault(index, f"{field}: stands in {tag}, which stays, since the row's prompt asks for it")
-            )
+            faults.append(TurnFault(index, f"{field}: is in {tag}, which stays, since the row's prompt asks for it"))
         else:
-            faults.append(TurnFault(index, f"{field}: stands in {tag} ({turn.content[:20]!r})"))
+            faults.append(TurnFault(index, f"{field}: is in {tag} ({turn.content[:20]!r})"))
             repaired[index] = replace(turn, content=answer)
     changed = any(new is not old for new, old in zip(repaired, turns, strict=True))
     return faults, tuple(repaired) if changed else turns

@@ -63,7 +63,7 @@ def find_role_marks(turns: Turns, field_names: FieldNames) -> CheckResult:
             split = _split(turn.content, marks)
             way = f"; data.faults: {{role_mark: repair}} splits it into {len(split)} turns" if split else ""
             if split and len(split) == 1:
-                way = "; data.faults: {role_mark: repair} takes the marks off"
+                way = "; data.faults: {role_mark: repair} removes the marks"
             if split or _goes_on(turn.content, marks):
                 shown = " … ".join(mark[0].strip() for mark in marks[:3])
                 faults.append(TurnFault(index, f"{field}: holds a conversation ({shown}){way}"))
@@ -76,12 +76,12 @@ def find_role_marks(turns: Turns, field_names: FieldNames) -> CheckResult:
 
 def _check_reply(turn: Turn, index: int, field: str, faults: list[TurnFault]) -> list[Turn]:
     if label := _REPLY_LABEL.match(turn.content):
-        way = "; data.faults: {role_mark: repair} takes it off"
+        way = "; data.faults: {role_mark: repair} removes it"
         faults.append(TurnFault(index, f"{field}: begins with the label {label[0].strip()!r}{way}"))
         rest = turn.content[label.end() :]
         return [replace(turn, content=rest)] if rest else [turn]
     if turn.trained and (label := _RUNS_ON.search(turn.content)):
-        faults.append(TurnFault(index, f"{field}: goes on with the user's turn ({label[0].strip()!r})"))
+        faults.append(TurnFault(index, f"{field}: continues with the user's turn ({label[0].strip()!r})"))
     return [turn]
 
 

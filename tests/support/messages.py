@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import thinktune
@@ -26,6 +27,7 @@ MAX_ENTRIES = 450  # of a file
 
 # Two words side by side, or a word beside a place: what people read. Single words are in the file of composed texts.
 WORDS = re.compile(r"[A-Za-z]{2,}[,;:.]? [a-z]{2,}|[a-z]{3,} \{\}|\{\} [a-z]{3,}|[a-z]{3,}: \{\}")
+PATTERNS = re.compile(r"\\[bs]|\(\?[:<i]|\{%-|^\[bold ")  # regular expressions, chat templates, styles
 # Calls whose texts nobody reads, or that bring their own Chinese; and errors of our own making.
 UNREAD_CALLS = {
     "compile", "search", "match", "fullmatch", "sub", "split", "startswith", "endswith", "partition", "rpartition",
@@ -74,14 +76,19 @@ def templates_of(path: Path) -> list[str]:
 
 
 def _collect(node: ast.AST, found: list[tuple[int, int, str]], *, verbs: bool) -> None:
-    if isinstance(node, ast.Compare | ast.Subscript) or (isinstance(node, ast.Call) and _name(node) in UNREAD_CALLS):
+    if isinstance(node, ast.Compare) or (isinstance(node, ast.Call) and _name(node) in UNREAD_CALLS):
+        return
+    if isinstance(node, ast.Subscript) and (_is_literal(node.value) or isinstance(node.slice, ast.Constant)):
+        _collect(node.value, found, verbs=verbs)
         return
     if isinstance(node, ast.expr) and (template := template_of(node)) is not None:
-        if WORDS.search(template):
+        if WORDS.search(template) and not PATTERNS.search(template):
             found.append((node.lineno, node.col_offset, template.strip()))
         for part in _filled_in(node):
             _collect(part, found, verbs=verbs)
         return
+    if isinstance(node, ast.ClassDef):
+        found += ((line, 0, text) for line, text in _descriptions(node))
     docstring = _docstring(node)
     if docstring and verbs and isinstance(node, ast.FunctionDef) and _is_verb(node):
         found += ((node.lineno, 0, paragraph) for paragraph in paragraphs(ast.get_docstring(node) or ""))
@@ -108,6 +115,19 @@ def _filled_in(node: ast.expr) -> Iterator[ast.expr]:
 def paragraphs(text: str) -> list[str]:
     """Return the paragraphs of a docstring, each on one line."""
     return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+
+
+def _descriptions(node: ast.ClassDef) -> Iterator[tuple[int, str]]:
+    """Yield what stands below the fields of a recipe's section, which is their description."""
+    if not any(isinstance(base, ast.Name) and base.id == "Section" for base in node.bases):
+        return
+    for field, below in pairwise(node.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            yield below.lineno, " ".join(str(below.value.value).split())
+
+
+def _is_literal(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "Literal"
 
 
 def _is_verb(node: ast.FunctionDef) -> bool:

@@ -49,17 +49,8 @@ OTHER_TEXTS = {
     "no reasoning",
     "non reasoning",
     # data/faults/handed_phrases.py
-    "(?:(?:reference|source|background|supporting|context|retrieved|search)\\s)?(?:materials?|passages?|documents?|articles?|excerpts?|snippets?|sources?|texts?|paragraphs?|references?|notes|chunks?|documentation|context|search results|report)",
-    "\\bthe\\s+{}\\s+(?:that\\s+(?:was|is|were)\\s+)?(?:provided|supplied|attached|given to me)\\b",
-    "\\b(?:according to|based on|from)\\s+the\\s+(?:passage|document|article|excerpt|text)\\b",
-    "\\b(?:tools?|functions?|apis?)\\s+(?:that\\s+(?:are|were)\\s+|i\\s+(?:have|was given)\\s+)?(?:provided|listed|at my disposal|given to me|available to me)\\b",
-    "\\bmy tools\\b",
-    "\\bi (?:don't|do not) have (?:a|any|the) (?:tools?|functions?)\\b",
-    "\\bthe\\s+(?:solution|answer|explanation|response|rationale)\\s+(?:(?:that|which)\\s+)?(?:(?:was|is|has been|i was|i am|i'm)\\s+)?(?:already\\s+)?(?:provided|supplied|given (?:to me|above|by the user|in the (?:prompt|question|problem|text)))\\b",
-    "\\bthe\\s+answer\\s+(?:does not|doesn't|did not|didn't|already|only)\\s+(?:mentions?|includes?|says?|lists?|covers?|states?)\\b",
     # data/faults/marks/placeholders.py
     "orem ipsum",
-    "(?<![A-Za-z])(?:TODO|TBD|FIXME|待补充|待完善|此处省略)(?![A-Za-z])|(?i:lorem ipsum)",
     # data/own_answers/questions.py
     "The base answers this itself.",
     # data/reading/compression.py
@@ -72,16 +63,12 @@ OTHER_TEXTS = {
     # eval/exams/catalogue.py
     "exams name unknown sets: {}",
     # eval/one_answer.py
-    "(?<!not )(?<!not the )(?<!not a )(?<!rather than )(?<!不是)(?<!而非)(?<!并非)",
     # export/chat_form.py
     "What is it?",
     "It pumps.\n\nYes.",
     "Thought {}.\n\nMore.",
     "Be kind.\nBe brief.",
-    "{%- macro strftime_now(form) -%}{}{%- endmacro -%}{}",
     # export/engines.py
-    "{%- if not messages or messages[0].role != 'system' -%}\n  {%- set messages = [{'role': 'system', 'content': SYSTEM}] + messages -%}\n{%- elif not messages[0].content -%}\n  {%- set messages = messages[1:] -%}\n{%- endif %}",
-    "{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif %}",
     # export/export.py
     "MiB of {}",
     # export/gguf/architecture.py
@@ -96,7 +83,6 @@ OTHER_TEXTS = {
     # export/gguf/llama_cpp.py
     "a text has no more tokens than bytes",
     # export/gguf/tokenizer.py
-    "{%- set {} = {} -%}",
     # export/ollama.py
     'PARAMETER stop "{}"',
     "ollama create {} -f {}",
@@ -120,7 +106,7 @@ OTHER_TEXTS = {
     # model/loss.py
     "the loss is the last number: its scale is given, not multiplied",
     # report/exam_section.py
-    "Right answers of base and tuned by reasoning budget",
+    "Correct answers of base and tuned by reasoning budget",
     # report/model_card.py
     "{}<!-- thinktune card {} -->",
     # report/pilot_page.py
@@ -175,8 +161,6 @@ OTHER_TEXTS = {
     "List the models in Ollama's form.",
     "Name the version of Ollama's API.",
     # synthesis/free_text_agreement.py
-    "(?:(?:\\b(?:not|never|nor|neither|cannot be|rather than|instead of|except(?: for)?|other than|unlike|anything but)|n['’]t)\\s+(?:(?:be|equal|to|the|a|an|just|really|in)\\s+)*+|(?:不是|并非|不为|不等于|绝非|而非|不叫|不在|不会是|不可能是|除了)\\s*)[\\\"'“*(\\[]*",
-    "[\\\"'”*)\\]]*\\s*(?:\\b(?:is|are|was|were|would be|seems)\\s+(?:\\w+\\s+)?(?:not|wrong|incorrect|false|unlikely|mistaken)\\b|(?:is|was|did|do|does)n['’]t\\b|did not\\b|(?:是|都)?(?:错误的|错的|不对|不正确))",
     # synthesis/questions.py
     "First think it through step by step between <think> and </think>. After </think>, write only your answer.",
     "(A right answer is: {answer}\nThis is for you alone. Work the question out as somebody who has not seen it, do not mention it, and then give your answer.)",

@@ -11,7 +11,7 @@ import typer
 from thinktune import arguments
 from thinktune.errors import UserError, redact
 from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
-from thinktune.help_pages import run
+from thinktune.help_pages import run_app
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
     drop_unwritten_output,
@@ -485,7 +485,7 @@ def main() -> None:
 
 def _run_verb() -> None:
     try:
-        run(app)
+        run_app(app)
     except BaseException as error:  # Rust's panics, as of threads that cannot be started, are no Exception
         if isinstance(error, SystemExit | KeyboardInterrupt) or not (faults := error_messages(error)):
             raise

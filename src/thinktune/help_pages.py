@@ -1,4 +1,4 @@
-"""Help and usage errors in Chinese: the command's own texts, translated and wrapped by the width of their characters."""
+"""Help and usage errors in Chinese: the command's own texts, translated, and wrapped by the width of characters."""
 
 import os
 import sys
@@ -14,8 +14,8 @@ from thinktune.translation import LANGUAGE_VARIABLE, find_language, translate
 _MAX_FIRST_COLUMN = 32  # cells of an option's name and kind
 
 
-def run(app: typer.Typer) -> None:
-    """Run an app in the terminal's language, or the one of `--lang`, which holds for processes started from here too."""
+def run_app(app: typer.Typer) -> None:
+    """Run an app in the terminal's language, or that of `--lang`, which processes started from here have too."""
     for option, following in pairwise([*sys.argv[1:], ""]):
         name, sign, value = option.partition("=")
         if not option.startswith("-"):

@@ -19,11 +19,13 @@ from thinktune.translation.catalogue import COMPOSED, read_catalogue
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.other_texts import OTHER_MODULES, OTHER_TEXTS  # noqa: E402 (found by the line above, as a program)
+from support.other_texts import OTHER_MODULES, OTHER_TEXTS
 
 SOURCE = Path(thinktune.__file__).parent
 CATALOGUE = SOURCE / "translation" / "zh"
 MAX_ENTRIES = 450  # of a file
+# Modules that have both languages, and whose texts reach the terminal as well: their entries are made from them.
+BILINGUAL = ("report/diagnosis_text.py",)
 
 # Two words side by side, or a word beside a place: what people read. Single words are in the file of composed texts.
 WORDS = re.compile(r"[A-Za-z]{2,}[,;:.]? [a-z]{2,}|[a-z]{3,} \{\}|\{\} [a-z]{3,}|[a-z]{3,}: \{\}")
@@ -144,6 +146,39 @@ def _name(call: ast.Call) -> str:
     return named.attr if isinstance(named, ast.Attribute) else named.id if isinstance(named, ast.Name) else ""
 
 
+def pairs_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the texts that a module has in both languages, as a template and its translation.
+
+    A place of the Chinese one is that of the English one with the same expression, up to `en` and `zh`. A text whose
+    places differ is left out: it needs an entry.
+    """
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and _name(node) == "BilingualText" and len(node.args) == 2:
+            english, chinese = ([*map(_piece_with_source, _pieces(each))] for each in node.args)
+            places = [source for _, source in english if source]
+            if english and all(source in places for _, source in chinese if source):
+                yield (
+                    "".join("{}" if source else text for text, source in english).strip(),
+                    "".join(f"{{{places.index(source)}}}" if source else text for text, source in chinese).strip(),
+                )
+
+
+def _pieces(node: ast.expr) -> Iterator[ast.expr | str]:
+    match node:
+        case ast.Constant(value=str(text)):
+            for piece in re.split(r"(\{[a-z]+\})", text):
+                yield ast.Name(piece[1:-1]) if piece.startswith("{") else piece
+        case ast.JoinedStr():
+            for each in node.values:
+                yield str(each.value) if isinstance(each, ast.Constant) else each.value  # pyright: ignore
+        case _:
+            return
+
+
+def _piece_with_source(piece: ast.expr | str) -> tuple[str, str]:
+    return (piece, "") if isinstance(piece, str) else ("", re.sub(r"\.zh\b|_zh\b|\.en\b", "", ast.unparse(piece)))
+
+
 def messages(source: Path = SOURCE) -> dict[str, str]:
     """Return each template once, with the module that has it first."""
     found = ((template, module) for module, path in module_files(source) for template in templates_of(path))
@@ -161,6 +196,8 @@ def catalogue_files(translations: dict[str, str], source: Path = SOURCE) -> dict
         if template in translations:
             package = module.split("/")[0] if "/" in module else "top"
             packages.setdefault(package, {})[template] = translations[template]
+    for module in BILINGUAL:
+        packages.setdefault("report", {}).update(pairs_of(source / module))
     files: dict[str, dict[str, str]] = {}
     for package, entries in packages.items():
         items = list(entries.items())

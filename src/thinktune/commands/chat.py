@@ -41,7 +41,7 @@ def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str
                 console.print(translate("conversation cleared"), style="dim")
             case "/think":
                 session.thinking = not session.thinking
-                console.print(translate(f"reasoning {'on' if session.thinking else 'off'}"), style="dim")
+                console.print(translate("reasoning on" if session.thinking else "reasoning off"), style="dim")
             case _ if question.startswith("/"):
                 refused = translate(f"{question.split()[0]} is not a command; {HELP}")
                 console.print(refused, style="yellow", highlight=False, markup=False)

@@ -9,8 +9,9 @@ from importlib import resources
 COMPOSED = "composed"  # the file of single words, and of texts whose words the source joins; written by hand
 # `{}` in an English template, `{!r}` where the source quotes what it fills in.
 PLACE = re.compile(r"\{(?:!r)?\}")
-# `{0}` in a Chinese template; `{0!w}`, where a single word, too, is translated; `{0!d}`, which is dropped: an English plural.
-NUMBERED_PLACE = re.compile(r"\{(\d+)(![wd])?\}")
+# `{0}` in a Chinese template; `{0!w}`, where a single word, too, is translated; `{0!s}`, where nothing but a text of the
+# catalogue stands; `{0!d}`, which is dropped: an English plural.
+NUMBERED_PLACE = re.compile(r"\{(\d+)(![wsd])?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,14 @@ class Template:
     """A template with places, and its translation.
 
     `literals` are the texts around the places, one more than there are places. What fills a `quoted` place is the
-    user's own; a single word in a place of `words` is ours.
+    user's own; a single word in a place of `words` is ours, and in one of `strict` there is nothing else.
     """
 
     literals: tuple[str, ...]
     translation: str
     quoted: frozenset[int]
     words: frozenset[int]
+    strict: frozenset[int]
     longest: str
     letters: int
 
@@ -39,8 +41,16 @@ class Template:
             if place == "{!r}"
             or (literals[number][-1:] in ("'", '"', "`") and literals[number + 1][:1] in ("'", '"', "`"))
         )
-        words = (int(found[1]) for found in NUMBERED_PLACE.finditer(translation) if found[2] == "!w")
-        return cls(literals, translation, frozenset(quoted), frozenset(words), max(literals, key=len), sum(each.isalpha() for each in english))
+        marks = [(int(found[1]), found[2]) for found in NUMBERED_PLACE.finditer(translation)]
+        return cls(
+            literals,
+            translation,
+            quoted=frozenset(quoted),
+            words=frozenset(number for number, mark in marks if mark in ("!w", "!s")),
+            strict=frozenset(number for number, mark in marks if mark == "!s"),
+            longest=max(literals, key=len),
+            letters=sum(each.isalpha() for each in english),
+        )
 
     @property
     def starts_with_words(self) -> bool:

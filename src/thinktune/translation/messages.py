@@ -6,6 +6,7 @@ joined by colons, semicolons or line ends. What is in no template stays as it is
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache, lru_cache
 
 from thinktune.translation.catalogue import Template, load_catalogue
@@ -44,7 +45,7 @@ def _lookup(text: str, depth: int, whole: bool) -> str:
     exact, _ = _catalogue()
     if (found := exact.get(body) or exact.get(_swap_first(body))) is not None:
         return found
-    return _fill(body, depth) or _compose(body, depth) or body
+    return _translate_parts(body, depth)
 
 
 def _may_be_message(text: str) -> bool:
@@ -56,31 +57,46 @@ def _swap_first(text: str) -> str:
     return text[0].swapcase() + text[1:]
 
 
+def _translate_parts(text: str, depth: int) -> str:
+    """Translate a text that a template makes, or its parts, whichever leaves less English."""
+    made = _fill(text, depth)
+    if made is not None and _english_letters(made) == 0:
+        return made
+    composed = _compose(text, depth)
+    ways = [way for way in (made, composed) if way is not None]
+    return min(ways, key=_english_letters, default=text)
+
+
 def _fill(text: str, depth: int) -> str | None:
-    """Translate a text that one template as a whole makes; of several, the one with the most words of its own."""
+    """Translate a text that one template as a whole makes: that which leaves least English, then begins soonest."""
     swapped = _swap_first(text)
+    ways: list[tuple[int, int, str]] = []
     for template in _catalogue()[1]:
         if template.longest not in text and template.longest not in swapped:
             continue
         values = template.match(text)
         if values is None and template.starts_with_words:
             values = template.match(swapped)
-        if values is not None:
-            return template.fill(
-                [_fill_place(template, number, values[number], depth) for number in range(len(values))]
-            )
-    return None
+        if values is not None and (filled := _fill_places(template, values, depth)) is not None:
+            ways.append((_english_letters(filled), len(values[0]), filled))
+    return min(ways)[2] if ways else None
 
 
-def _fill_place(template: Template, number: int, value: str, depth: int) -> str:
-    if number in template.quoted:
-        return value  # what a user wrote
-    return _lookup(value, depth + 1, number in template.words)
+def _fill_places(template: Template, values: Sequence[str], depth: int) -> str | None:
+    """Fill a template, or return None where its few words could be another sentence's."""
+    filled: list[str] = []
+    for number, value in enumerate(values):
+        known = value if number in template.quoted else _lookup(value, depth + 1, number in template.words)
+        if number in template.strict and value not in _catalogue()[0]:
+            return None
+        if template.letters < _MIN_LETTERS and _PROSE.search(known):
+            return None
+        filled.append(known)
+    return template.fill(filled)
 
 
-def is_message(text: str, depth: int) -> bool:
-    """Return whether a part of a text is one or more messages."""
-    return _lookup(text, depth, False) != text
+def _english_letters(text: str) -> int:
+    return sum(letter.isascii() and letter.isalpha() for letter in text)
 
 
 def _compose(text: str, depth: int) -> str | None:
@@ -99,12 +115,12 @@ def _compose_at_joins(text: str, depth: int) -> str | None:
         best = None
         start = text.find(english)
         while start >= 0:
-            left, right = text[:start], text[start + len(english) :]
+            left, right = text[: start + (english == ". ")], text[start + len(english) :]  # a sentence has its stop
             before, after = _lookup(left, depth + 1, False), _lookup(right, depth + 1, False)
             if before != left and after != right:
-                return f"{before}{chinese}{after}"
+                return f"{before.removesuffix(chinese)}{chinese}{after}"
             if best is None and (before != left or after != right) and not _is_mixed(before, after):
-                best = f"{before}{english}{after}"
+                best = f"{before.removesuffix('.') if english == '. ' else before}{english}{after}"
             start = text.find(english, start + 1)
         if best is not None:
             return best

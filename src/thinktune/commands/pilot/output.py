@@ -40,11 +40,11 @@ def print_result(result: PilotResult, console: Console) -> None:
 
     if result.runs:
         console.print(translated(_table(result)))
-    say(headline(result).en, "bold")
+    say(headline(result).for_terminal(), "bold")
     for sentence in reasons(result):
-        say(sentence.en)
+        say(sentence.for_terminal())
     for sentence in cautions(result):
-        say(f"- {sentence.en}")
+        say(f"- {sentence.for_terminal()}")
     if lines := recommended_lines(result):
         say(f"\nunder train: in {result.recipe}")
         for line in lines:
@@ -69,7 +69,7 @@ def _cells(row: RunRow, *, asked: bool) -> list[str]:
     above = f"{difference.value:.4f} ({difference.low:.4f} to {difference.high:.4f})" if difference else "–"
     notes = [
         *(["recommended"] if row.is_chosen else ["level"] if row.compared.level else []),
-        *([f"ended early: {row.ended.en}"] if row.ended else []),
+        *([f"ended early: {row.ended.for_terminal()}"] if row.ended else []),
         *([f"best at epoch {row.best_epoch:.1f}"] if row.best_epoch else []),
     ]
     known = [f"{sum(run.right)}/{len(run.right)}" if run.right else "–"] if asked else []

@@ -339,7 +339,7 @@ def test_an_entry_removed_between_being_found_and_being_opened_is_made_again(
 
 def test_a_cache_removed_while_it_is_filled_is_a_sentence(tmp_path):
     entry = tmp_path / "rows" / ("a" * 32)
-    removed = pytest.raises(UserError, match="the cache was removed while it was written")
+    removed = pytest.raises(UserError, match="the cache was removed while it was being written")
     with removed, entry_cache.create_entry(entry) as partial:
         (partial / "x").write_text("some")
         shutil.rmtree(tmp_path / "rows")

@@ -29,13 +29,13 @@ TerminalLanguage = Annotated[
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=run_at_home)]
 RunPaths = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="Run folders, such as runs/NAME.", callback=run_at_home)
+    list[Path], typer.Argument(metavar="RUN", help="Run folders, such as runs/NAME.", callback=run_at_home)
 ]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=run_at_home)
 ]
 MaybeModelPath = Annotated[
-    Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or any model folder.", callback=run_at_home)
+    Path | None, typer.Argument(metavar="RUN", help="Run folder, or any model folder.", callback=run_at_home)
 ]
 AverageWeight = Annotated[
     float, typer.Argument(metavar="WEIGHT", help="Share of the tuned model, between 0 and 1, such as 0.7.")
@@ -62,7 +62,7 @@ AllowHosts = Annotated[
 ]
 RootPath = Annotated[str, typer.Option("--root-path", help="Path under which a proxy offers this server.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings to override, as in train.epochs=1.")
+    list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Settings to override, as in train.epochs=1.")
 ]
 Rows = Annotated[
     Path, typer.Argument(metavar="ROWS", help="File, folder or glob of rows, such as rows.jsonl.", callback=at_home)

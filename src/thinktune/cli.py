@@ -24,6 +24,7 @@ from thinktune.terminal import (
     translated,
 )
 from thinktune.translation import translate
+from thinktune.verb_help import VerbGroup
 
 # What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
 # libraries print meanwhile is captured.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
+    cls=VerbGroup,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -62,9 +64,9 @@ def thinktune(
 
 @app.command()
 def demo(
-    folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Output folder.", callback=arguments.at_home)
-    ] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder.", callback=arguments.at_home)] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Run the whole pipeline with a tiny Qwen3. Takes a few minutes on a CPU."""
     with captured_output():
@@ -182,26 +184,18 @@ def think(  # noqa: PLR0913 (each parameter is an option)
     budget: Annotated[float | None, typer.Option(help="Spending limit, in the currency of --price.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature.")] = 0.6,
     seed: Annotated[int, typer.Option(help="Random seed of the first try; the next tries count up from it.")] = 0,
-    reply_tokens: Annotated[
-        int | None, typer.Option(help="Token limit of one reply; default: data.max_tokens.")
-    ] = None,
+    reply_tokens: Annotated[int | None, typer.Option(help="Token limit of a reply; default: data.max_tokens.")] = None,
     length: Annotated[str | None, typer.Option(help="Fewest and most reasoning tokens, as in 50:1500.")] = None,
-    instruct: Annotated[
-        bool, typer.Option("--instruct", help="Tell the teacher in the prompt to think first.")
-    ] = False,
-    hints: Annotated[
-        bool, typer.Option("--hints", help="Show the teacher the answer where no reply was correct.")
-    ] = False,
+    instruct: Annotated[bool, typer.Option("--instruct", help="Prompt the teacher to think first.")] = False,
+    hints: Annotated[bool, typer.Option("--hints", help="Show the answer where no reply was correct.")] = False,
     shorten: arguments.Shorten = False,
     judge: Annotated[str | None, typer.Option(help="URL[#MODEL] of a judge model for free-text answers.")] = None,
     teacher_answers: arguments.TeacherAnswers = False,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests sent at the same time.")] = 16,
-    to: Annotated[
-        Path | None, typer.Option(help="Output folder; default: thought/NAME.", callback=arguments.at_home)
-    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=arguments.at_home)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the summary, as JSON.")] = False,
 ) -> None:
-    """Add reasoning to rows that have none: ask a teacher model and keep correct replies. Resumes where it stopped."""
+    """Write reasoning for rows that have none, with a teacher model. Resumes where it stopped."""
     loaded = _load_recipe(recipe, overrides or [], say_to_stderr if as_json else say)
     with captured_output():
         from thinktune.commands.think import print_account, think_about_rows
@@ -279,7 +273,7 @@ def pilot(
     share: arguments.PilotShare = None,
     minutes: arguments.PilotMinutes = 60.0,
 ) -> None:
-    """Find the learning rate and epochs with short runs on a share of the rows. Resumes where it stopped."""
+    """Find the learning rate and epochs with short runs. Uses a share of the rows; resumes where it stopped."""
     with exit_when_stopped("stopped; run the same command to resume"):
         loaded = _load_recipe(recipe, overrides or [], say)
         with captured_output():
@@ -357,7 +351,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
 
 @app.command()
 def average(run: arguments.RunPath, weight: arguments.AverageWeight) -> None:
-    """Average the base and the tuned model: WEIGHT of the tuned weights, the rest of the base's."""
+    """Average the base and the tuned model. Takes WEIGHT of the tuned weights and the rest of the base's."""
     with captured_output():
         from thinktune.commands.average import average_run
 
@@ -368,9 +362,7 @@ def average(run: arguments.RunPath, weight: arguments.AverageWeight) -> None:
 @app.command()
 def report(
     runs: arguments.RunPaths,
-    price: Annotated[
-        str | None, typer.Option(help="Price of one card for an hour, as in 12CNY: adds the cost.")
-    ] = None,
+    price: Annotated[str | None, typer.Option(help="Price of one card hour, as in 12CNY: adds the cost.")] = None,
 ) -> None:
     """Rewrite the report page of a run. For several runs, also write a page that compares them."""
     with captured_output():
@@ -396,9 +388,7 @@ def report(
 def push(
     run: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN", help="Run folder, export folder, or any model folder.", callback=arguments.at_home
-        ),
+        typer.Argument(metavar="RUN", help="Folder of a run, an export or a model.", callback=arguments.at_home),
     ],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")],
     hub: Annotated[
@@ -451,13 +441,10 @@ def export(
     run: arguments.ModelPath,
     targets: Annotated[
         list[str],
-        typer.Argument(metavar="TARGET...", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
+        typer.Argument(metavar="TARGET", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
     ],
     to: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that gets a subfolder for each target; default: RUN/export.", callback=arguments.at_home
-        ),
+        Path | None, typer.Option(help="Folder for the targets; default: RUN/export.", callback=arguments.at_home)
     ] = None,
 ) -> None:
     """Export the model for other engines. Each export is loaded and asked questions to check it."""

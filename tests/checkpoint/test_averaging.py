@@ -139,7 +139,7 @@ def test_only_pieces_of_a_tensor_are_in_memory(tmp_path, monkeypatch):
 
 
 def test_another_shape_in_the_base_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(UserError, match=r"w is \(2, 2\) there and \(4,\) in the tuned model"):
+    with pytest.raises(UserError, match=r"w has the shape \(2, 2\) there and \(4,\) in the tuned model"):
         average(tmp_path, {"w": torch.ones(4)}, {"w": torch.ones(2, 2)}, 0.5)
 
 

@@ -108,15 +108,15 @@ def test_the_page_shows_the_figures_in_both_languages(tmp_path):
     html = harness_html(tmp_path)
     for shown in ("gsm, exact_match", "1.000", "其他工具的评测", 'class="better"'):
         assert shown in html
-    assert "former final model" in html  # nothing says of which these are
+    assert "earlier final model" in html  # nothing says of which these are
     known = {"results": [record], "model": "step 8, 0.7"}
     RunFolder(tmp_path).harness_results.write_text(json.dumps(known), encoding="utf-8")
     RunFolder(tmp_path).final.mkdir()
     state = RunFolder(tmp_path).final / "state.json"
     state.write_text('{"step": 8, "average": {"weight": 0.7}}', encoding="utf-8")
-    assert "former final model" not in harness_html(tmp_path)
+    assert "earlier final model" not in harness_html(tmp_path)
     state.write_text('{"step": 9}', encoding="utf-8")
-    assert "former final model (step 8, 0.7)" in harness_html(tmp_path)
+    assert "earlier final model (step 8, 0.7)" in harness_html(tmp_path)
 
 
 def test_a_groups_samples_are_not_those_of_a_task_that_begins_with_its_name(tmp_path):

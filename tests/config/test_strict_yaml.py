@@ -52,7 +52,7 @@ def refusal(folder, text, *overrides):
         ("".join(f"{' ' * depth}a:\n" for depth in range(500)), "mine.yaml:24: is not YAML (more than 20 sections"),
         ("---\nname: b\n", "mine.yaml:3: is not YAML (a second document begins)"),
         ("train:\n\tepochs: 1\n", "mine.yaml:4: is not YAML ("),
-        ("? [a, b]\n: c\n", "mine.yaml:3: has a key that is no text"),
+        ("? [a, b]\n: c\n", "mine.yaml:3: has a key that is not text"),
         ("runs_folder: ~nobody-of-this-name/x\n", "mine.yaml:3: runs_folder: is '~nobody-of-this-name/x'"),
         ("train: 5\n", "mine.yaml:3: train: is 5; write its settings below it"),
     ],

@@ -196,7 +196,7 @@ def test_bare_lists_of_messages_are_conversations(tmp_path):
     ("text", "why"),
     [
         (b"Some notes, not rows.\n", "is a text without rows"),
-        (b"<!DOCTYPE html><html></html>", "is a web page, perhaps of a download that failed"),
+        (b"<!DOCTYPE html><html></html>", "is a web page, perhaps from a download that failed"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "is a pointer of Git LFS"),
         (b"SQLite format 3\0", "is an SQLite database"),
         (

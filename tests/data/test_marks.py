@@ -129,7 +129,7 @@ def test_a_label_before_a_reply_is_told_and_taken_off_by_repair():
 def test_a_reply_that_goes_on_with_the_user_is_told():
     row = example({**EN, "answer": "It pumps blood.\nUser: And the lung?\nAssistant: Air."})
     assert found_in(row) == [("role_mark", "kept")]
-    assert "goes on with the user's turn ('User:')" in checked(row).findings[0].sentence
+    assert "continues with the user's turn ('User:')" in checked(row).findings[0].sentence
 
 
 PAGES = [

@@ -142,7 +142,7 @@ def test_one_row_of_another_role_does_not_refuse_the_file():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"roles": {"user": 5, "boss": "x", "assistant": []}}, ("user is 5, not a text", "boss is no role; write user, assistant, system", "assistant is []")),
+        ({"roles": {"user": 5, "boss": "x", "assistant": []}}, ("user is 5, not a text", "boss is not a role; write user, assistant, system", "assistant is []")),
         ({"roles": "user"}, ('is "user"; write it as in',)),
         ({"question": []}, ("is []; write a name or more in the brackets",)),
         ({"question": ["q", 5], "answer": 7}, ('is ["q", 5]; write a name', "is 7, not a text; write a name, or several")),

@@ -103,7 +103,7 @@ def test_what_cannot_be_loaded_or_written_is_one_sentence_and_leaves_nothing(run
     def fill(_folder):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match="hf: transformers cannot load it or ask it"):
+    with pytest.raises(UserError, match="hf: transformers cannot load it or answer with it"):
         export_model(source, [copying(source, plant=drop)], tmp_path / "out", quiet)
     with pytest.raises(OSError, match="No space left") as raised:
         export_model(source, [copying(source, plant=fill, opened=None)], tmp_path / "out", quiet)
@@ -130,7 +130,7 @@ def test_files_of_the_user_in_the_place_are_refused_all_at_once(run, tmp_path):
 
 def test_places_and_disks_that_do_not_do_are_refused_before_anything_is_loaded(run, tmp_path, monkeypatch):
     source = find_source(run / "final")
-    with pytest.raises(UserError, match="is no run's folder, so its exports have no place yet"):
+    with pytest.raises(UserError, match="is not a run's folder, so its exports have no place yet"):
         export_model(source, [copying(source)], None, quiet)
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match="is a file"):

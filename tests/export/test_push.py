@@ -93,7 +93,7 @@ def test_a_model_that_is_not_as_it_was_written_is_refused(run_folder):
     (run_folder / "final" / "model.safetensors").write_text("another's", encoding="utf-8")
     for path in (run_folder, run_folder / "final"):
         (fault,) = refusal(path)
-        assert "is not as it was written: model.safetensors has" in fault
+        assert "has changed since it was written: model.safetensors has" in fault
 
 
 def test_all_mistakes_are_told_at_once(tmp_path):

@@ -142,7 +142,7 @@ def test_a_damaged_checkpoint_is_refused_and_named(stopped, tried, damage):
 def test_a_pointer_that_leads_elsewhere_is_refused(stopped):
     for text in ("../../outside", "step-000099", "", "\udcff"):
         (stopped.run_folder / "last").write_bytes(text.encode(errors="surrogateescape"))
-        refused(stopped, "last: points at .* which is not there")
+        refused(stopped, "last: points at .* which is missing")
 
 
 def test_a_shortened_journal_is_refused(stopped):

@@ -294,7 +294,7 @@ def test_a_repository_that_was_changed_meanwhile_is_not_written_over(model, hubs
 def test_a_file_that_the_hub_left_out_is_named(model, hubs, pusher):
     hubs["huggingface"].ignored.add(("clinic/ignoring", "tokenizer.json"))
     assert pusher.push(model, "huggingface", "clinic/ignoring").faults == [
-        "--hub huggingface: 'clinic/ignoring' is not on huggingface as it is here: tokenizer.json; a .gitignore there may "
+        "--hub huggingface: 'clinic/ignoring' differs on huggingface from what is here: tokenizer.json; a .gitignore there may "
         "leave files out: correct it, then run the same command"
     ]
 

@@ -84,4 +84,4 @@ def test_experts_that_are_fused_when_they_are_read_are_refused_on_many_ranks(tmp
     names = {name: name for name, _ in model.named_parameters() if ".experts." not in name}
     fault = loading.sharding_fault(model, MatchedWeights({}, names, ()), tmp_path)
     assert "model.layers.0.mlp.experts.down_proj" in fault
-    assert "many ranks cannot read yet; train it on one card" in fault
+    assert "several ranks cannot read yet; train it on one card" in fault

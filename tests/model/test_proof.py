@@ -143,7 +143,7 @@ def test_a_class_that_mixes_entries_is_refused_with_what_differs():
 def test_a_head_that_is_not_known_is_refused():
     with pytest.raises(Refuted, match="whose head has a bias"):
         prove_class(Biased, LlamaConfig())
-    with pytest.raises(Refuted, match="no scaled or capped products"):
+    with pytest.raises(Refuted, match="not scaled or capped products"):
         prove_class(Squared, LlamaConfig())
 
 

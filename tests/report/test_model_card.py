@@ -307,7 +307,7 @@ def test_the_card_of_a_gguf_names_its_file_and_of_a_plain_folder_claims_nothing(
     assert write_model_card(plain, None)
     text = (plain / "README.md").read_text(encoding="utf-8")
     assert metadata_load(plain / "README.md")["license"] == "mit"
-    assert "Nothing is recorded here of how this model was made." in text
+    assert "There is no record here of how this model was made." in text
     assert "这里没有这个模型的训练记录。" in text
     assert "## Training" not in text
     write_model_card(run.final, run)

@@ -93,7 +93,7 @@ def test_a_run_that_is_killed_leaves_a_whole_page_and_whole_metrics(tree, tmp_pa
     assert [json.loads(line)["kind"] for line in lines[:1]] == ["eval"]
     assert all(json.loads(line) for line in lines)
     again = run_page.write_run_page(folder).read_text(encoding="utf-8")
-    assert "without a word: it was killed, or the machine went down" in again
+    assert "without a message: it was killed, or the machine went down" in again
     assert "data-refresh" not in again
 
 

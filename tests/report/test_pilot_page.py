@@ -68,7 +68,7 @@ def test_the_page_says_what_is_recommended_why_and_how_sure_it_is(page):
     assert "The lowest held-out loss is 1.2000, at rate 2e-5 and 1 epoch." in html
     assert "2 runs, of rates 1e-5 to 2e-5, are level with it" in html
     assert "1 is out, with clearly fewer general questions right" in html
-    for warning in ("For lack of time 1 run was left out (rate × epochs: 4e-5 × 2)", "1 run was not made", "4.0 times as many steps", "250 of 1,000", "因时间不够"):  # fmt: skip
+    for warning in ("There was no time for all runs: 1 run was left out (rate × epochs: 4e-5 × 2)", "1 run was not made", "4.0 times as many steps", "250 of 1,000", "因时间不够"):  # fmt: skip
         assert warning in html
     assert "a&lt;b&gt;.yaml" in html
     assert "a<b>" not in html

@@ -282,7 +282,7 @@ def test_running_stopped_died_and_finished_are_told_apart(tmp_path: Path, steps:
     assert f"Died at step 20 of {steps} without a message: it was killed, or the machine went down." in text["killed"]
     assert "State stopped at step 20 Last step 20" in text["stopped"]
     assert f"Stopped at step 20 of {steps}: SIGTERM. Run the same command to resume" in text["stopped"]
-    assert f"Died at step 20 of {steps}: no gradient is finite. The same command" in text["failed"]
+    assert f"Died at step 20 of {steps}: no gradient is finite. Run the same command" in text["failed"]
     assert f"State {'finished' if steps == 20 else 'stopped early, finished'} Last step 20" in text["finished"]
     assert "Let it continue; if the run ends like this, more epochs" in words(running)
     assert "Resume it; if the run ends like this, more epochs" in text["killed"]

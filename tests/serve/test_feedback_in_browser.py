@@ -190,13 +190,13 @@ def test_without_a_run_the_rows_are_a_download(open_page, run):
     assert page.locator(".samples").count() == 0
     assert page.locator("#export-rows").is_hidden()
     page.click(".rate-good")
-    said(page, "Kept in this browser")
+    said(page, "Saved in this browser")
     page.click("#new")
     ask(page, "And the lung?")
     page.click(".rate-corrected")
     page.get_by_label("Answer", exact=True).fill("It takes in air.")
     page.get_by_role("button", name="Save as a row").click()
-    said(page, "Kept in this browser")
+    said(page, "Saved in this browser")
     with page.expect_download() as download:
         page.click("#export-rows")
     rows = [json.loads(line) for line in download.value.path().read_text().splitlines()]

@@ -84,7 +84,7 @@ def test_each_run_has_its_own_chats_and_one_that_goes_on_elsewhere_is_copied(ser
     assert questions(page) == ["A?"]
     assert (
         page.locator("#elsewhere").inner_text()
-        == "This chat is of “mine”. If you go on, a copy of it is kept for “other”."
+        == "This chat belongs to “mine”. If you continue, a copy is saved for “other”."
     )
     reload(page)
     assert (questions(page), titles(page)) == (["A?"], ["A?"])

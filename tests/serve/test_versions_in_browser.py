@@ -106,11 +106,11 @@ def test_a_regenerated_reply_keeps_the_former_ones_and_what_came_after_them(tab,
     assert (questions(page), answers(page)) == (["A?"], ["Third."])
     assert count(reply_versions(page)) == "3/3"
     assert page.locator(".question .versions").is_hidden()  # the question has one version
-    reply_versions(page).get_by_role("button", name="Former version").click()
+    reply_versions(page).get_by_role("button", name="Previous version").click()
     assert (answers(page), count(reply_versions(page))) == (["Second."], "2/3")
     answered(page, "C?")
     assert sent(backend) == ["A?", "Second.", "C?"]
-    reply_versions(page, 0).get_by_role("button", name="Former version").click()
+    reply_versions(page, 0).get_by_role("button", name="Previous version").click()
     assert (questions(page), answers(page)) == (["A?", "B?"], ["So it is."] * 2)
     reply_versions(page, 0).get_by_role("button", name="Next version").click()
     assert questions(page) == ["A?", "C?"]
@@ -126,7 +126,7 @@ def test_versions_of_a_question_and_of_its_replies_are_counted_apart(tab, backen
     for text in ("Again.", "Third."):
         backend.text = text
         regenerate(page)
-    reply_versions(page).get_by_role("button", name="Former version").click()
+    reply_versions(page).get_by_role("button", name="Previous version").click()
     edit(page, "A?", "B?")
     answered(page, "Deep?")
     edit(page, "Deep?", "Deeper?")
@@ -134,7 +134,7 @@ def test_versions_of_a_question_and_of_its_replies_are_counted_apart(tab, backen
     asked = page.locator(".question .versions")
     assert [count(asked.nth(number)) for number in (0, 1)] == ["2/2", "2/2"]
     assert reply_versions(page, 0).is_hidden()
-    asked.first.get_by_role("button", name="Former version").click()
+    asked.first.get_by_role("button", name="Previous version").click()
     assert (questions(page), answers(page)) == (["A?"], ["Again."])  # the reply that was shown before
     assert (count(asked.first), count(reply_versions(page))) == ("1/2", "2/3")
     asked.first.get_by_role("button", name="Next version").click()
@@ -150,11 +150,11 @@ def test_versions_are_reached_and_told_without_a_mouse(tab, backend):
         regenerate(page)
     versions = reply_versions(page)
     assert versions.get_attribute("aria-label") == "Versions of the answer"
-    versions.get_by_role("button", name="Former version").focus()
+    versions.get_by_role("button", name="Previous version").focus()
     page.keyboard.press("Enter")
     assert page.locator("#status").inner_text() == "Version 2 of 3"
     focused = "document.activeElement.ariaLabel"
-    assert page.evaluate(focused) == "Former version"
+    assert page.evaluate(focused) == "Previous version"
     page.keyboard.press("Enter")
     assert page.evaluate(focused) == "Next version"  # there is no former one
     page.keyboard.press("Enter")
@@ -168,11 +168,11 @@ def test_a_version_that_is_left_while_it_is_written_is_written_on(tab, backend):
     backend.text, backend.delay = "Slowly it comes, word by word.", 0.1
     page.locator(".regenerate").click()
     page.locator(".answer", has_text="Slowly").wait_for()
-    reply_versions(page).get_by_role("button", name="Former version").click()
+    reply_versions(page).get_by_role("button", name="Previous version").click()
     assert answers(page) == ["So it is."]
     reply_versions(page).get_by_role("button", name="Next version").click()
     assert answers(page)[0].startswith("Slowly")
-    reply_versions(page).get_by_role("button", name="Former version").click()
+    reply_versions(page).get_by_role("button", name="Previous version").click()
     finished(page)
     backend.delay = 0
     assert answers(page) == ["So it is."]
@@ -231,7 +231,7 @@ def test_a_chat_of_an_earlier_page_gets_versions(tab):
     regenerate(page, 10)
     assert questions(page) == [f"{number}?" for number in range(11)]
     reload(page)
-    reply_versions(page, 10).get_by_role("button", name="Former version").click()
+    reply_versions(page, 10).get_by_role("button", name="Previous version").click()
     assert questions(page) == [f"{number}?" for number in range(12)]
 
 
@@ -245,7 +245,7 @@ def test_another_tab_sees_a_new_version_and_keeps_the_former_one(tab, backend):
     regenerate(one)
     other.locator(".answer", has_text="Other.").wait_for()
     assert count(reply_versions(other)) == "2/2"
-    reply_versions(other).get_by_role("button", name="Former version").click()
+    reply_versions(other).get_by_role("button", name="Previous version").click()
     answered(other, "B?")
     one.locator(".question .text", has_text="B?").wait_for()
     assert (questions(one), answers(one)) == (["A?", "B?"], ["So it is.", "Other."])

@@ -29,7 +29,7 @@ BILINGUAL = ("report/diagnosis_text.py",)
 
 # Two words side by side, or a word beside a place: what people read. Single words are in the file of composed texts.
 WORDS = re.compile(r"[A-Za-z]{2,}[,;:.]? [a-z]{2,}|[a-z]{3,} \{\}|\{\} [a-z]{3,}|[a-z]{3,}: \{\}")
-PATTERNS = re.compile(r"\\[bs]|\(\?[:<i]|\{%-|^\[bold ")  # regular expressions, chat templates, styles
+PATTERNS = re.compile(r"\\[bs]|\(\?[:<i]|\{%-|^\[bold |^thinktune [a-z][^;]*$")  # expressions, chat templates, styles, commands
 # Calls whose texts nobody reads, or that bring their own Chinese; and errors of our own making.
 UNREAD_CALLS = {
     "compile", "search", "match", "fullmatch", "sub", "split", "startswith", "endswith", "partition", "rpartition",

@@ -282,7 +282,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "yarn without factor": (config(rope_parameters=YARN_BAD), "config.json is not a working configuration"),
     "no end-of-turn token": (
         lambda folder: edit(folder, "tokenizer_config.json", eos_token=None),
-        "names no end-of-turn token",
+        "has no end-of-turn token",
     ),
     "no tokenizer": (remove("token*", "chat*"), "has no tokenizer (tokenizer.json)"),
     "tokenizer_config.json alone": (remove("tokenizer.json"), "has no tokenizer (tokenizer.json)"),
@@ -290,7 +290,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         both(remove("tokenizer.json"), text("vocab.json", "{}")),
         "has vocab.json without merges.txt",
     ),
-    "damaged tokenizer": (text("tokenizer.json", "{}"), "has no tokenizer that loads"),
+    "damaged tokenizer": (text("tokenizer.json", "{}"), "has no tokenizer that can be loaded"),
     "slow tokenizer": (
         both(remove("tokenizer.json"), text("tokenizer.model", "abc")),
         "has its tokenizer only as tokenizer.model",

@@ -37,7 +37,7 @@ def test_the_verb_prints_the_account_and_the_next_command(tmp_path):
         done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
-    assert "3 rows read: 3 without reasoning, 0 passed on as they are, 0 left out for a fault" in lines
+    assert "3 rows read: 3 without reasoning, 0 passed on unchanged, 0 left out for a fault" in lines
     assert "3 questions, 12 replies of expert: 3 kept, for 3 questions" in lines
     assert "spent: 840 tokens, CNY 0.0046" in lines
     assert lines[-1].startswith("next: ")

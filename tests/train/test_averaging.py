@@ -268,7 +268,7 @@ def test_with_two_ranks_the_first_one_asks_and_the_other_waits(tmp_path, start):
     [(code, said), (other, silent)] = run_ranks(2, run_command, [str(recipe)])
     assert (code, other) == (0, 0), said
     assert read_curve(tmp_path / "runs" / "small").general_rows == 208
-    assert "is chosen: the best on held-out rows" in said
+    assert "was chosen: the best on held-out rows" in said
     assert "weight" not in silent
 
 

@@ -126,7 +126,7 @@ def test_a_new_final_model_keeps_the_card_that_people_edited(made, run):
     assert card(run) == edited
     assert not manifest_mismatches(run / "final")
     assert "# small" in (run / "model-card.md").read_text(encoding="utf-8")
-    assert any("README.md: was edited, so it stays" in line for line in said)
+    assert any("README.md: was edited, so it is kept" in line for line in said)
 
 
 def test_a_licence_of_the_rows_can_be_named_when_all_is_done(made, run, monkeypatch):

@@ -231,7 +231,7 @@ def test_a_run_that_ends_by_an_error_says_which_and_one_that_is_cut_off_died(tre
         train(settings(tree), say)
     folder = Path(tree["runs_folder"]) / "small"
     assert read_status(folder) == RunStatus("died", 6, "RuntimeError: planted, with ***")
-    assert "Died at step 6 of 9: RuntimeError: planted, with ***. The same command" in page_text(folder)
+    assert "Died at step 6 of 9: RuntimeError: planted, with ***. Run the same command" in page_text(folder)
     with pytest.raises(KeyboardInterrupt):
         train(settings(tree, name="cut"), stop_after(6))
     assert read_status(folder.with_name("cut")) == RunStatus("died", 6)

@@ -49,7 +49,7 @@ def test_another_kind_of_model_is_refused_before_anything_is_written(tree, start
     shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 64}
     T5ForConditionalGeneration(T5Config(**shape)).save_pretrained(tmp_path / "t5")
     AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "t5")
-    with pytest.raises(UserError, match="is of type t5, which is no causal language model"):
+    with pytest.raises(UserError, match="is of type t5, which is not a causal language model"):
         train(settings(tree, model={"name": str(tmp_path / "t5")}), quiet)
     assert not Path(tree["runs_folder"]).exists()
 
@@ -123,4 +123,4 @@ def test_ctrl_c_explains_how_to_resume(tree, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
-    assert "the same command resumes" in capsys.readouterr().err
+    assert "run the same command to resume" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def test_every_tier_learns_and_ends_in_the_dtype_of_its_base(tree, memory):
 
 def test_steps_of_several_batches_keep_their_gradients(tree):
     changes = {"update_in_backward": True, "batch_tokens": 200, "rows_per_step": 6}
-    with pytest.raises(UserError, match=r"takes several batches of 200.*set expert.batch_tokens: \d+"):
+    with pytest.raises(UserError, match=r"needs several batches of 200.*set expert.batch_tokens: \d+"):
         train(settings(tree, train=changes), quiet)
 
 

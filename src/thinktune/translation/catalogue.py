@@ -9,7 +9,7 @@ from importlib import resources
 COMPOSED = "composed"  # the file of single words, and of texts whose words the source joins; written by hand
 # `{}` in an English template, `{!r}` where the source quotes what it fills in.
 PLACE = re.compile(r"\{(?:!r)?\}")
-# `{0}` in a Chinese template; `{0!w}`, where a single word, too, is translated; `{0!s}`, where nothing but a text of the
+# `{0}` in a Chinese template; `{0!w}`, where a single word, too, is translated; `{0!s}`, where only a text of the
 # catalogue stands; `{0!d}`, which is dropped: an English plural.
 NUMBERED_PLACE = re.compile(r"\{(\d+)(![wsd])?\}")
 

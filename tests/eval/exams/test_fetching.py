@@ -114,7 +114,7 @@ def test_a_set_that_no_hub_gives_is_one_sentence_and_another_hub_is_asked_first(
     missing, gated, damaged = take(hub.address, tmp_path, *steps, fetch(tmp_path / "damaged", "medqa"))
     assert len(missing["faults"]) == 2  # one for each set
     assert "has no repository of that name" in missing["faults"][0]
-    assert "leave medqa out" in missing["faults"][0]
+    assert "leave out medqa" in missing["faults"][0]
     assert gated["facts"][0]["hub"] == "modelscope"
     assert "denies access (403)" in gated["said"][0]
     assert "mmlu-medical comes from modelscope" in gated["said"][0]

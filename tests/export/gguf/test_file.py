@@ -305,7 +305,7 @@ def test_another_class_is_refused_with_the_way_that_makes_it(start, tmp_path, mo
     assert "convert_hf_to_gguf.py" in fault
     with pytest.raises(UserError, match="Phi3ForCausalLM"):
         make_gguf(tmp_path / "phi3", tmp_path / "m.gguf", "f16", lambda _: None)
-    with pytest.raises(UserError, match=r"q4_k_m is made by llama\.cpp's llama-quantize, which is not found"):
+    with pytest.raises(UserError, match=r"q4_k_m needs llama\.cpp's llama-quantize, which was not found"):
         make_gguf(tmp_path / "phi3", tmp_path / "m.gguf", "q4_k_m", lambda _: None)
     assert not (tmp_path / "m.gguf").exists()
     # The demo's tokenizer takes Chinese characters one by one, which llama.cpp has no name for.

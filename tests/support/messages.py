@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,7 +30,9 @@ BILINGUAL = ("report/diagnosis_text.py",)
 
 # Two words side by side, or a word beside a place: what people read. Single words are in the file of composed texts.
 WORDS = re.compile(r"[A-Za-z]{2,}[,;:.]? [a-z]{2,}|[a-z]{3,} \{\}|\{\} [a-z]{3,}|[a-z]{3,}: \{\}")
-PATTERNS = re.compile(r"\\[bs]|\(\?[:<i]|\{%-|^\[bold |^thinktune [a-z][^;]*$")  # expressions, chat templates, styles, commands
+PATTERNS = re.compile(
+    r"\\[bs]|\(\?[:<i]|\{%-|^\[bold |^thinktune [a-z][^;]*$"
+)  # expressions, chat templates, styles, commands
 # Calls whose texts nobody reads, or that bring their own Chinese; and errors of our own making.
 UNREAD_CALLS = {
     "compile", "search", "match", "fullmatch", "sub", "split", "startswith", "endswith", "partition", "rpartition",
@@ -157,10 +160,9 @@ def pairs_of(path: Path) -> Iterator[tuple[str, str]]:
             english, chinese = ([*map(_piece_with_source, _pieces(each))] for each in node.args)
             places = [source for _, source in english if source]
             if english and all(source in places for _, source in chinese if source):
-                yield (
-                    "".join("{}" if source else text for text, source in english).strip(),
-                    "".join(f"{{{places.index(source)}}}" if source else text for text, source in chinese).strip(),
-                )
+                again = "".join(f"{{{n}!d}}" for n, source in enumerate(places) if places.index(source) < n)
+                filled = "".join(f"{{{places.index(source)}}}" if source else text for text, source in chinese)
+                yield "".join("{}" if source else text for text, source in english).strip(), filled.strip() + again
 
 
 def _pieces(node: ast.expr) -> Iterator[ast.expr | str]:
@@ -179,6 +181,7 @@ def _piece_with_source(piece: ast.expr | str) -> tuple[str, str]:
     return (piece, "") if isinstance(piece, str) else ("", re.sub(r"\.zh\b|_zh\b|\.en\b", "", ast.unparse(piece)))
 
 
+@cache
 def messages(source: Path = SOURCE) -> dict[str, str]:
     """Return each template once, with the module that has it first."""
     found = ((template, module) for module, path in module_files(source) for template in templates_of(path))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -12,6 +12,16 @@ PLACE = re.compile(r"\{(?:!r)?\}")
 # `{0}` in a Chinese template; `{0!w}`, where a single word, too, is translated; `{0!s}`, where only a text of the
 # catalogue stands; `{0!d}`, which is dropped: an English plural.
 NUMBERED_PLACE = re.compile(r"\{(\d+)(![wsd])?\}")
+
+_WORD = re.compile(r"[a-z]{3,}")
+# A text in quotes as Python and JSON write it; an apostrophe follows a letter.
+_QUOTED = re.compile(r"""(?<![^\s(\[{:=,（：，；])(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")(?![\w'"])""")
+_HIDDEN = "\ue000"
+
+
+def hide_quoted(text: str) -> str:
+    """Return a text of the same length in which what stands in quotes, as a user wrote it, is hidden."""
+    return _QUOTED.sub(lambda found: f"{found[0][0]}{_HIDDEN * (len(found[0]) - 2)}{found[0][-1]}", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,44 +37,45 @@ class Template:
     quoted: frozenset[int]
     words: frozenset[int]
     strict: frozenset[int]
-    longest: str
+    has_quotes: bool
     letters: int
 
     @classmethod
     def parse(cls, english: str, translation: str) -> "Template":
         """Parse an English template and its translation."""
-        literals = tuple(PLACE.split(english))
         places = [found.group() for found in PLACE.finditer(english)]
-        quoted = (
-            number
-            for number, place in enumerate(places)
-            if place == "{!r}"
-            or (literals[number][-1:] in ("'", '"', "`") and literals[number + 1][:1] in ("'", '"', "`"))
-        )
         marks = [(int(found[1]), found[2]) for found in NUMBERED_PLACE.finditer(translation)]
         return cls(
-            literals,
+            tuple(PLACE.split(english)),
             translation,
-            quoted=frozenset(quoted),
+            quoted=frozenset(number for number, place in enumerate(places) if place == "{!r}"),
             words=frozenset(number for number, mark in marks if mark in ("!w", "!s")),
             strict=frozenset(number for number, mark in marks if mark == "!s"),
-            longest=max(literals, key=len),
+            has_quotes=hide_quoted(english) != english,
             letters=sum(each.isalpha() for each in english),
         )
 
-    @property
-    def starts_with_words(self) -> bool:
-        """Whether the template begins with words of its own."""
-        return bool(self.literals[0])
+    def key_word(self) -> str:
+        """Return the longest word of the template that stands between spaces or marks; empty where there is none."""
+        ends = len(self.literals) - 1
+        words = (
+            found.group()
+            for number, literal in enumerate(self.literals)
+            for found in _WORD.finditer(literal.lower())
+            if (found.start() or not number) and (found.end() < len(literal) or number == ends)
+        )
+        return max(words, key=len, default="")
 
     def match(self, text: str) -> list[str] | None:
         """Return what fills the places of a text that this template made, or None.
 
-        Each place takes as little as it can. Where two stand side by side, the second begins at a mark.
+        Each place takes as little as it can. Where two stand side by side, the second begins at a mark. No word of the
+        template stands in a text that somebody quoted.
         """
         first, last = self.literals[0], self.literals[-1]
         end = len(text) - len(last)
-        if not text.startswith(first) or not text.endswith(last) or end < len(first):
+        seen = text if self.has_quotes else hide_quoted(text)
+        if not seen.startswith(first) or not seen.endswith(last) or end < len(first):
             return None
         values: list[str] = []
         start = position = len(first)
@@ -73,7 +84,7 @@ class Template:
             if not literal:
                 waiting += 1
                 continue
-            found = text.find(literal, position, end)
+            found = seen.find(literal, position, end)
             if found < 0:
                 return None
             values += _share(text[start:found], waiting)
@@ -90,9 +101,28 @@ def _share(text: str, places: int) -> list[str]:
     """Share a text among places that stand side by side: each but the first begins at a mark or a bracket."""
     if places == 1:
         return [text]
-    marks = [found.start() for found in re.finditer(r"[,;:.] | \(|\.$", text)]
-    cut = marks[0] if marks else len(text)
+    mark = re.search(r"[,;:.] | \(|\.$", hide_quoted(text))
+    cut = mark.start() if mark else len(text)
     return [text[:cut], *_share(text[cut:], places - 1)]
+
+
+class Catalogue:
+    """Texts without places, and templates, found by a word of theirs."""
+
+    def __init__(self, entries: Iterable[tuple[str, str]]) -> None:
+        self.exact: dict[str, str] = {}
+        self._templates: dict[str, list[Template]] = {}
+        for english, translation in entries:
+            if PLACE.search(english):
+                template = Template.parse(english, translation)
+                self._templates.setdefault(template.key_word(), []).append(template)
+            else:
+                self.exact[english] = translation
+
+    def templates_for(self, text: str) -> Iterator[Template]:
+        """Yield the templates that a text may come from."""
+        for word in {"", *_WORD.findall(text.lower())}:
+            yield from self._templates.get(word, ())
 
 
 def read_catalogue() -> dict[str, dict[str, str]]:
@@ -100,16 +130,3 @@ def read_catalogue() -> dict[str, dict[str, str]]:
     folder = resources.files("thinktune.translation") / "zh"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
     return {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
-
-
-def load_catalogue() -> tuple[dict[str, str], tuple[Template, ...]]:
-    """Load texts without places, and templates, those with the most words of their own first."""
-    exact: dict[str, str] = {}
-    templates: list[Template] = []
-    for entries in read_catalogue().values():
-        for english, chinese in entries.items():
-            if PLACE.search(english):
-                templates.append(Template.parse(english, chinese))
-            else:
-                exact[english] = chinese
-    return exact, tuple(sorted(templates, key=lambda each: -sum(map(len, each.literals))))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
-from thinktune.translation.catalogue import Template, load_catalogue
+from thinktune.translation.catalogue import Catalogue, Template, hide_quoted, read_catalogue
 from thinktune.translation.language import Language, find_language
 
 MAX_MESSAGE_CHARACTERS = 20_000  # a longer text is no message of ours
@@ -29,27 +29,35 @@ def translate(text: str, language: Language | None = None) -> str:
 
 
 @cache
-def _catalogue() -> tuple[dict[str, str], tuple[Template, ...]]:
-    return load_catalogue()
+def _catalogue() -> Catalogue:
+    return Catalogue(entry for entries in read_catalogue().values() for entry in entries.items())
 
 
 @lru_cache(maxsize=4096)
 def _lookup(text: str, depth: int, whole: bool) -> str:
     """Translate a text; one that is part of another is translated only if it has more than one word."""
     body = text.strip()
-    if depth > _MAX_DEPTH or not body or (not whole and not _may_be_message(body)):
+    if depth > _MAX_DEPTH or not body or not (whole or _may_be_message(body)):
         return text
     if body != text:
         start = text.index(body)
         return f"{text[:start]}{_lookup(body, depth, whole)}{text[start + len(body) :]}"
-    exact, _ = _catalogue()
+    exact = _catalogue().exact
     if (found := exact.get(body) or exact.get(_swap_first(body))) is not None:
         return found
-    return _translate_parts(body, depth)
+    made = _fill(body, depth)
+    if made is not None and not _english_letters(made):
+        return made
+    ways = [way for way in (made, _compose(body, depth)) if way is not None]
+    return min(ways, key=_english_letters, default=body)  # whichever leaves less English
 
 
 def _may_be_message(text: str) -> bool:
-    return " " in text and text[0] not in "'\"`" and any(letter.isalpha() for letter in text)
+    return " " in text and _english_letters(hide_quoted(text)) > 0
+
+
+def _english_letters(text: str) -> int:
+    return sum(letter.isascii() and letter.isalpha() for letter in text)
 
 
 def _swap_first(text: str) -> str:
@@ -57,25 +65,13 @@ def _swap_first(text: str) -> str:
     return text[0].swapcase() + text[1:]
 
 
-def _translate_parts(text: str, depth: int) -> str:
-    """Translate a text that a template makes, or its parts, whichever leaves less English."""
-    made = _fill(text, depth)
-    if made is not None and _english_letters(made) == 0:
-        return made
-    composed = _compose(text, depth)
-    ways = [way for way in (made, composed) if way is not None]
-    return min(ways, key=_english_letters, default=text)
-
-
 def _fill(text: str, depth: int) -> str | None:
     """Translate a text that one template as a whole makes: that which leaves least English, then begins soonest."""
     swapped = _swap_first(text)
     ways: list[tuple[int, int, str]] = []
-    for template in _catalogue()[1]:
-        if template.longest not in text and template.longest not in swapped:
-            continue
+    for template in _catalogue().templates_for(text):
         values = template.match(text)
-        if values is None and template.starts_with_words:
+        if values is None and template.literals[0]:
             values = template.match(swapped)
         if values is not None and (filled := _fill_places(template, values, depth)) is not None:
             ways.append((_english_letters(filled), len(values[0]), filled))
@@ -87,23 +83,23 @@ def _fill_places(template: Template, values: Sequence[str], depth: int) -> str |
     filled: list[str] = []
     for number, value in enumerate(values):
         known = value if number in template.quoted else _lookup(value, depth + 1, number in template.words)
-        if number in template.strict and value not in _catalogue()[0]:
+        if number in template.strict and value not in _catalogue().exact:
             return None
-        if template.letters < _MIN_LETTERS and _PROSE.search(known):
+        if template.letters < _MIN_LETTERS and _is_sentence(known):
             return None
         filled.append(known)
     return template.fill(filled)
 
 
-def _english_letters(text: str) -> int:
-    return sum(letter.isascii() and letter.isalpha() for letter in text)
+def _is_sentence(text: str) -> bool:
+    """Return whether a text, but for what it quotes, is a sentence that stayed English."""
+    return _PROSE.search(hide_quoted(text)) is not None
 
 
 def _compose(text: str, depth: int) -> str | None:
     """Translate a text whose parts are messages; None where no part is one."""
     if "\n" in text:
-        lines = [_lookup(line, depth + 1, True) for line in text.split("\n")]
-        made = "\n".join(lines)
+        made = "\n".join(_lookup(line, depth + 1, True) for line in text.split("\n"))
         return made if made != text else None
     if text.endswith(".") and (made := _lookup(text[:-1], depth + 1, False)) != text[:-1]:
         return f"{made.removesuffix('。')}。"
@@ -111,36 +107,32 @@ def _compose(text: str, depth: int) -> str | None:
 
 
 def _compose_at_joins(text: str, depth: int) -> str | None:
+    seen = hide_quoted(text)
     for english, chinese in _JOINS:
         best = None
-        start = text.find(english)
+        start = seen.find(english)
         while start >= 0:
             left, right = text[: start + (english == ". ")], text[start + len(english) :]  # a sentence has its stop
             before, after = _lookup(left, depth + 1, False), _lookup(right, depth + 1, False)
             if before != left and after != right:
                 return f"{before.removesuffix(chinese)}{chinese}{after}"
-            if best is None and (before != left or after != right) and not _is_mixed(before, after):
+            if best is None and (before != left or after != right) and not _is_sentence(before + english + after):
                 best = f"{before.removesuffix('.') if english == '. ' else before}{english}{after}"
-            start = text.find(english, start + 1)
+            start = seen.find(english, start + 1)
         if best is not None:
             return best
     return None
 
 
-def _is_mixed(*parts: str) -> bool:
-    """Return whether a part is a sentence that stayed English."""
-    return any(map(_PROSE.search, parts))
-
-
 def _compose_at_bracket(text: str, depth: int) -> str | None:
     """Translate `words (more words)`, whose parts are messages."""
-    start = text.rfind(" (")
+    start = hide_quoted(text).rfind(" (")
     if start < 0 or not text.endswith(")"):
         return None
     left, right = text[:start], text[start + 2 : -1]
     before, after = _lookup(left, depth + 1, False), _lookup(right, depth + 1, False)
     if before != left and after != right:
         return f"{before}（{after}）"
-    if (before != left or after != right) and not _is_mixed(before, after):
+    if (before != left or after != right) and not _is_sentence(f"{before} ({after}"):
         return f"{before} ({after})"
     return None

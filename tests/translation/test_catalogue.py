@@ -27,7 +27,7 @@ COMMAND_LINE = re.compile(
     "|".join(
         (
             "Usage|Error|Arguments|Options|required|default|env var|completion|Show this|Try '",
-            "No such|Missing|Got unexpected|requires an argument|does not take|Invalid value|Value error|Input should|valid|range",
+            "No such|Permission denied|directory|No space|File exists|Address already|Connection refused|Missing|Got unexpected|requires an argument|does not take|Invalid value|Value error|Input should|valid|range",
         )
     )
 )

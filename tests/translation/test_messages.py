@@ -19,14 +19,14 @@ MESSAGES = sorted(english for entries in read_catalogue().values() for english i
 # What is printed, by way of several templates, and what a reader of Chinese sees.
 GOLDEN = {
     "train.batch_size: unknown key; did you mean expert.batch_tokens?": "train.batch_size: 没有这个设置；是不是想写 expert.batch_tokens？",
-    "form.jsonl: 450 rows, columns: question = question, reasoning = think, answer = answer; ignored: keypoint": "form.jsonl: 450 行，列：问题 = question, 思考 = think，回答 = answer；不使用：keypoint",
+    "form.jsonl: 450 rows, columns: question = question, reasoning = think, answer = answer; ignored: keypoint": "form.jsonl: 450 行，列：问题 = question，思考 = think，回答 = answer；不使用：keypoint",
     "near_duplicate: 3 kept, as in form.jsonl:44: its question is 82% like that of form.jsonl:31": "near_duplicate: 保留 3 行，例如 form.jsonl:44: 问题与 form.jsonl:31 的相似度为 82%",
     "step 120/360 eval loss 2.8421 on 28 held-out rows in 0.2 s: still learning. The eval loss is still falling.": "第 120/360 步，验证 loss 2.8421（28 行留出数据，用时 0.2 秒）：仍在学习。验证 loss 还在下降。",
     "step 40/360 11% loss 6.5714 (reasoning 6.549 answer 6.768 end 5.356) rate 2.00e-03 norm 1.41 1,758 tokens/s memory 0.5 GiB left 3:00": "第 40/360 步 11% loss 6.5714（思考 6.549 回答 6.768 结束标记 5.356）学习率 2.00e-03 梯度范数 1.41 1,758 tokens/s 显存 0.5 GiB 剩余 3:00",
     "step 513: loss 0.023 is a spike; rows: train.jsonl:208, train.jsonl:163": "第 513 步：loss 0.023 突增；数据：train.jsonl:208, train.jsonl:163",
     "final model: runs/a/final (step 648, the best of those evaluated)": "最终模型：runs/a/final（第 648 步，在评估过的各步中最好）",
     "held-out: better; correct answers 0.0 % → 85.0 %, +85.0 points (+76.2 to +90.2), 120 rows": "留出数据：变好；答对率 0.0 % → 85.0 %，+85.0 个百分点（+76.2 到 +90.2），120 行",
-    "nofile.yaml: cannot be read (No such file or directory); name a recipe file, such as one in recipes/": "nofile.yaml: 无法读取（No such file or directory）；请指定配方文件，例如 recipes/ 里的一份",
+    "nofile.yaml: cannot be read (No such file or directory); name a recipe file, such as one in recipes/": "nofile.yaml: 无法读取（没有这个文件或目录）；请指定配方文件，例如 recipes/ 里的一份",
     "\nwritten: mine.yaml, which is not ready: fix what is listed above": "\n已写入：mine.yaml，但还不能训练：请先修正上面列出的内容",
 }
 

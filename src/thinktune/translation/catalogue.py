@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 
 COMPOSED = "composed"  # the file of single words, and of texts whose words the source joins; written by hand
 # `{}` in an English template, `{!r}` where the source quotes what it fills in.
@@ -29,7 +30,8 @@ class Template:
     """A template with places, and its translation.
 
     `literals` are the texts around the places, one more than there are places. What fills a `quoted` place is the
-    user's own; a single word in a place of `words` is ours, and in one of `strict` there is nothing else.
+    user's own; a single word in a place of `words` is ours, and in one of `strict` there is nothing else. What is
+    `bracketed` may be another library's sentence.
     """
 
     literals: tuple[str, ...]
@@ -37,6 +39,7 @@ class Template:
     quoted: frozenset[int]
     words: frozenset[int]
     strict: frozenset[int]
+    bracketed: frozenset[int]
     has_quotes: bool
     letters: int
 
@@ -45,12 +48,15 @@ class Template:
         """Parse an English template and its translation."""
         places = [found.group() for found in PLACE.finditer(english)]
         marks = [(int(found[1]), found[2]) for found in NUMBERED_PLACE.finditer(translation)]
+        literals = tuple(PLACE.split(english))
+        around = enumerate(pairwise(literals))
         return cls(
-            tuple(PLACE.split(english)),
+            literals,
             translation,
             quoted=frozenset(number for number, place in enumerate(places) if place == "{!r}"),
             words=frozenset(number for number, mark in marks if mark in ("!w", "!s")),
             strict=frozenset(number for number, mark in marks if mark == "!s"),
+            bracketed=frozenset(n for n, (left, right) in around if left.endswith("(") and right.startswith(")")),
             has_quotes=hide_quoted(english) != english,
             letters=sum(each.isalpha() for each in english),
         )

@@ -41,7 +41,7 @@ weight, to 1e-4. That takes about a second, needs no weights and comes before an
 - **refused**, in one sentence that says what differs.
 
 Scale and cap of logits are measured with the class's own forward pass and used by loss and generation. An attention
-option that is not known is refused, not ignored. Before the first step the loaded model is asked once more: one row
+option that is not known is refused, not ignored. Before the first step the loaded model is checked once more: one row
 changes, and the row after it must not move.
 
 The templates are those of the models named. `own` carries reasoning as it is, `think` needs `model.template: think`.
@@ -55,8 +55,8 @@ the rest (rotary frequencies) can be computed without them.
         "tail": """
 ## Refused
 
-- Heads with a bias (Phi-1.5 and Phi-2, GPT-J), logits that are no scaled or capped products of the last states.
-- Sparse attention by an index (DeepSeek-V3.2, GLM-5 kinds): its attention takes `indices`, which is not known.
+- Heads with a bias (Phi-1.5 and Phi-2, GPT-J), logits that are not scaled or capped products of the last states.
+- Sparse attention by an index (DeepSeek-V3.2, GLM-5 kinds): its attention needs `indices`, which is not supported.
 - Models of images or sound, and models that translate one text into another (T5, BART).
 - A class of which no small twin can be made: it cannot be proved, and the sentence gives the reason.
 

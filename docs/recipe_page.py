@@ -18,7 +18,7 @@ equal. Only `model.name` and `data.name` must be set. On the command line, set a
 `thinktune train recipe.yaml train.epochs=1`. The settings that you will hardly ever need are in
 [a list of their own](#expert-settings).
 
-A recipe is read in one way, and so are overrides: a key stands once; only `true` and `false` are booleans; numbers
+A recipe is read in one way, and so are overrides: a key appears once; only `true` and `false` are booleans; numbers
 are decimal and finite; `yes`, `1:30` and `2026-01-01` are texts. Anchors, aliases, merge keys and tags are
 refused, with the line. `~` at the beginning of a path is your home.
 
@@ -29,8 +29,8 @@ refused, with the line. `~` at the beginning of a path is your home.
 EXPERT = """
 ## Expert settings
 
-Written under `expert:`, as in `expert: {rows_per_step: 8, log_every_steps: 1}`. Recipes that name them at their former
-places still work; `check` and `train` name the new place.
+Written under `expert:`, as in `expert: {rows_per_step: 8, log_every_steps: 1}`. Recipes that use their old names still
+work; `check` and `train` name the new place.
 
 | setting | default | meaning |
 |---|---|---|
@@ -49,10 +49,10 @@ less; `thinktune eval` shows whether it does.
 | `replay: {share: 0.1, rows: general.jsonl}` | a file of your own |
 | `replay: {share: 0.1, rows: questions.jsonl, answers: own}` | your questions (`{"question": …}`), answered by it |
 
-No replayed row is held out, so that the held-out loss means what it means without them, and none is longer than
+No replayed row is held out, so the held-out loss means the same as without them, and none is longer than
 `data.max_tokens`. [data.md](data.md) says how own answers are made and kept. If replayed rows
 need other settings (columns, faults, a system prompt), write the list below: the bundled rows are `name:
-bundled:general` there, and `answers: own` may stand in any source after the first.
+bundled:general` there, and `answers: own` can be used in any source after the first.
 
 ## Several sources
 
@@ -68,7 +68,7 @@ data:
   validation: 0
 ```
 
-`share` is a source's part of all tokens that are trained, whatever `train.weights` makes of them. It is exact over
+`share` is a source's part of all tokens that are trained, whatever `train.weights` is. It is exact over
 the run, to half a row, and nearly so in every step; it is dealt before rows are packed, so that cards and batches
 change nothing. `train.epochs` counts the passes over the sources without a share, or over the first where each has
 one. The rows of the others come in a seeded order, each once before any comes again: as often as the share asks for,

@@ -33,8 +33,8 @@ config cache
 progress
 library_output
 exit_codes
-terminal arguments termination help_pages
-errors files
+terminal arguments termination help_pages verb_help
+errors files wrapping
 translation
 """.strip().split("\n")
 ]

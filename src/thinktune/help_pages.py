@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +10,7 @@ import typer
 from rich.cells import cell_len
 
 from thinktune.translation import LANGUAGE_VARIABLE, find_language, translate
+from thinktune.wrapping import wrap_words
 
 _MAX_FIRST_COLUMN = 32  # cells of an option's name and kind
 
@@ -74,14 +75,14 @@ def _formatter(known: type[Any]) -> type[Any]:
 
         def write_text(self, text: str) -> None:
             for part in text.split("\n\n"):
-                for line in wrap(translate(part), self.width - self.current_indent):
+                for line in _wrap(translate(part), self.width - self.current_indent):
                     self.write(f"{' ' * self.current_indent}{line}\n")
 
         def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
             first = min(max((cell_len(left) for left, _ in rows), default=0), _MAX_FIRST_COLUMN) + col_spacing
             space = " " * self.current_indent
             for left, right in rows:
-                lines = list(wrap(_describe(right), max(20, self.width - self.current_indent - first))) or [""]
+                lines = _wrap(_describe(right), max(20, self.width - self.current_indent - first))
                 if cell_len(left) > first - col_spacing:
                     self.write(f"{space}{left}\n")
                 else:
@@ -92,6 +93,10 @@ def _formatter(known: type[Any]) -> type[Any]:
     return ChineseFormatter
 
 
+def _wrap(text: str, width: int) -> list[str]:
+    return [line.lstrip() for line in wrap_words(text, width).split("\n")]
+
+
 def _describe(text: str) -> str:
     """Translate what stands beside a name: its help, and in brackets its default and the like."""
     help_text, bracket, extra = text.rpartition("  [")
@@ -99,29 +104,6 @@ def _describe(text: str) -> str:
         return translate(text)
     facts = "；".join(translate(fact) for fact in extra.removesuffix("]").split("; "))
     return f"{translate(help_text)}  [{facts}]"
-
-
-def wrap(text: str, width: int) -> Iterator[str]:
-    """Wrap a text into lines of at most `width` cells: between Chinese characters, and between words of others."""
-    line = ""
-    for piece in _pieces(text):
-        if line and cell_len(line + piece.rstrip()) > width:
-            yield line.rstrip()
-            line = ""
-        line += piece if line else piece.lstrip()
-    if line.strip():
-        yield line.rstrip()
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """Cut a text where a line may end: not before a mark that closes, nor after one that opens."""
-    cuts = [0]
-    for place, (before, after) in enumerate(pairwise(text), start=1):
-        wide = cell_len(before) > 1 or cell_len(after) > 1
-        if (before == " " or wide) and after not in "，。；：、）？！” " and before not in "（“":
-            cuts.append(place)
-    for start, end in pairwise([*cuts, len(text)]):
-        yield text[start:end]
 
 
 def _show_usage_error(error: Any) -> None:

@@ -7,6 +7,7 @@ clears its screen, sets its title, answers with keys. So nothing of ours prints 
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -20,9 +21,11 @@ from rich.text import Text
 
 from thinktune.errors import redact, redact_all
 from thinktune.translation import translate
+from thinktune.wrapping import wrap_text, wrap_words
 
 # C0 but tab and line feed, DEL, C1, and what changes the writing direction of the text that follows.
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+PIPED_COLUMNS = 160  # width of tables where output is no terminal: none of ours is cut
 CURSOR_UP = "\x1b[A"  # tqdm's, by which the bars of a hub's client stand below each other
 
 
@@ -38,13 +41,17 @@ def print_json(value: Any) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line in the terminal's language, without secrets."""
-    print(show_controls(redact(translate(line))), flush=True)
+    """Print a line in the terminal's language, without secrets; on a terminal it is broken at words."""
+    print(_fitted(show_controls(redact(translate(line))), sys.stdout), flush=True)
 
 
 def say_to_stderr(line: str) -> None:
     """Print a line to stderr, as `say` does: a program may read the result from stdout."""
-    print(show_controls(redact(translate(line))), file=sys.stderr, flush=True)
+    print(_fitted(show_controls(redact(translate(line))), sys.stderr), file=sys.stderr, flush=True)
+
+
+def _fitted(text: str, stream: TextIO) -> str:
+    return wrap_words(text, shutil.get_terminal_size().columns) if stream.isatty() else text
 
 
 def translated(renderable: Any) -> Any:
@@ -175,13 +182,19 @@ def drop_unwritten_output() -> None:
 
 
 class _Shown:
-    """A renderable whose texts have their control characters shown; the console's own controls pass."""
+    """A renderable whose texts have their control characters shown; the console's own controls pass.
+
+    A terminal gets whole lines (`soft_wrap`) broken at words; elsewhere they stay as long as they are.
+    """
 
     def __init__(self, renderable: RenderableType) -> None:
         self._renderable = renderable
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self._renderable, options):
+        shown = self._renderable
+        if isinstance(shown, Text) and console.is_terminal and options.no_wrap and shown.end:  # no piece of a stream
+            shown = wrap_text(shown, options.max_width)
+        for segment in console.render(shown, options):
             yield segment if segment.control else Segment(show_controls(segment.text), segment.style)
 
 
@@ -199,4 +212,5 @@ def guard_console(console: Console) -> Console:
 def make_console(*, stderr: bool = False) -> Console:
     """Make a guarded console; the escape codes of its own styles reach the stream as they are."""
     stream = sys.stderr if stderr else sys.stdout
-    return guard_console(Console(file=getattr(stream, "unguarded", None), stderr=stderr, highlight=False))
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_COLUMNS
+    return guard_console(Console(file=getattr(stream, "unguarded", None), stderr=stderr, highlight=False, width=width))

@@ -1,5 +1,6 @@
 """What the help shows beside the options: the verbs in the order in which a user meets them, and examples of each."""
 
+from functools import partial
 from typing import Any
 
 from typer.core import TyperGroup
@@ -42,7 +43,7 @@ class VerbGroup(TyperGroup):
         """Return a verb whose help has its examples below the options, or None."""
         verb: Any = super().get_command(ctx, cmd_name)
         if verb is not None:
-            verb.format_epilog = lambda _, formatter: _write_examples(cmd_name, formatter)
+            verb.format_epilog = partial(_write_examples, cmd_name)
         return verb
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -58,14 +59,14 @@ class VerbGroup(TyperGroup):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write how to begin."""
-        _write_examples("", formatter)
+        _write_examples("", ctx, formatter)
 
 
 def _summary(verb: Any) -> str:
     return verb.short_help or verb.help.partition(". ")[0].rstrip(".") + "."
 
 
-def _write_examples(verb: str, formatter: Any) -> None:
+def _write_examples(verb: str, _ctx: Any, formatter: Any) -> None:
     """Write lines that can be pasted: they are not wrapped."""
     if lines := EXAMPLES.get(verb):
         with formatter.section("Examples"):

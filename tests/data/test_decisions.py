@@ -106,7 +106,7 @@ def test_near_duplicates_can_be_left_out_one_by_one(tree, tokenizer):
         ("[]", "is not a list of decisions in format 1"),
         ('{"format": 9, "decisions": []}', "is not a list of decisions in format 1"),
         ('{"format": 1, "decisions": [{"row": "rows.jsonl:1"}]}', r"decisions\[0\] lacks row, digest or policies"),
-        ('{"format": 1, "decisions": [{"row": "other.jsonl:1", "digest": "x", "policies": {"blank": "drop"}}]}', "no row of rows.jsonl"),
+        ('{"format": 1, "decisions": [{"row": "other.jsonl:1", "digest": "x", "policies": {"blank": "drop"}}]}', "not a row of rows.jsonl"),
         ('{"format": 1, "decisions": [{"row": "rows.jsonl:1", "digest": "x", "policies": {"blank": "keep"}}]}', "write one of drop"),
         ('{"format": 1, "decisions": [{"row": "rows.jsonl:1", "digest": "x", "policies": {"blank": "stop"}}]}', "write one of drop"),
         ('{"format": 1, "decisions": [{"row": "rows.jsonl:1", "digest": "x", "policies": {"vibes": "drop"}}]}', "is not a fault"),

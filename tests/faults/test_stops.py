@@ -122,6 +122,10 @@ def test_a_second_ctrl_c_exits_at_once(tmp_path, tried):
     )
     made = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=50, check=False)
     assert (made.returncode, made.stdout) == (130, "SIGINT\n")
+    assert made.stderr.splitlines() == [
+        "SIGINT: saving after this step; press Ctrl-C to exit now without saving",
+        "stopped; run the same command to resume from the last checkpoint",
+    ]
     tried("SIGINT twice", "the steps since the last checkpoint, as was asked")
 
 

@@ -122,7 +122,7 @@ def test_a_file_instead_of_a_folder_is_named(tmp_path, tree):
 
 def test_weights_that_are_not_finite_are_refused_at_load_by_name(start, tmp_path):
     folder = make_folder(start, tmp_path / "model", weights(set_nan("model.layers.0.self_attn.q_proj.weight")))
-    with pytest.raises(UserError, match=r"NaN or infinity in model\.layers\.0\.self_attn\.q_proj\.weight; get"):
+    with pytest.raises(UserError, match=r"NaN or infinity in model\.layers\.0\.self_attn\.q_proj\.weight; download"):
         load_model(folder, torch.device("cpu"))
 
 

@@ -54,6 +54,10 @@ from thinktune.train import evaluation_interval_steps
 from thinktune.train.objective import objective_lines, unlearned_fault
 from thinktune.translation import translate
 
+# Columns of a terminal that the table of settings needs: in its wide form, of one card and of several, and closer.
+NARROW_ONE_CARD, NARROW_MANY_CARDS, NARROW_ONE_CARD_SIZES = 100, 130, 78
+LEFT_OUT_OF_NARROW = {"budget", "batch", "eval", "samples", "host"}
+
 TOKEN_KIND_STYLES = {
     TokenKind.PROMPT: "dim",
     TokenKind.REASONING: "cyan",
@@ -298,7 +302,8 @@ def print_check(facts: dict[str, Any], console: Console) -> None:
         console.print(translated(_length_table(facts)))
     for shown in facts["shown"]:
         _print(f"\nTokens of {shown['row']}, by kind:", console)
-        console.print(colour_tokens(shown["pieces"]), soft_wrap=True)
+        console.print(colour_tokens(shown["pieces"]), soft_wrap=True, end="")  # which leaves its lines as they are
+        console.print()
     if "proof" in facts:
         for line in _proof_lines(facts):
             _print(line, console)
@@ -361,29 +366,50 @@ def _length_table(facts: dict[str, Any]) -> Table:
 
 def _print_plan(planned: dict[str, Any], console: Console) -> None:
     if planned["options"]:
-        many = planned["ranks"] > 1
-        columns = ["", "memory tier", "update", "budget", "batch", "train", "eval", "samples", "host", "tokens/s"]
-        columns += ["strategy", "intra-node", "inter-node"] if many else []
-        _print(f"\nPredicted for {_describe_cards(planned)}, peak GiB{' of each card' if many else ''}:", console)
-        table = Table(*columns, box=None, pad_edge=False)
-        for option in planned["options"]:
-            sizes = (f"{option[f'{name}_gib']:.1f}" for name in ("train", "evaluate", "sample", "host"))
-            speeds = option["predicted_range"]
-            mark = "→" if option["chosen"] else "" if option["fits"] else "too large"
-            update = "in backward" if option["update_in_backward"] else "after"
-            budget = "on host" if option["offload_activations"] else f"{option['activation_budget']:g}"
-            figures = [budget, f"{option['batch_tokens']:,}", *sizes]
-            figures.append(format_speeds(*speeds) if speeds else "–")
-            if many:
-                volumes = (f"{option[f'sent_{where}_gib']:.1f}" for where in ("inside", "between"))
-                figures += [option["strategy"], *volumes]
-            style = "bold green" if option["chosen"] else None if option["fits"] else "dim"
-            table.add_row(mark, option["memory"], update, *figures, style=style)
-        console.print(translated(table))
+        each = " of each card" if planned["ranks"] > 1 else ""
+        _print(f"\nPredicted for {_describe_cards(planned)}, peak GiB{each}:", console)
+        console.print(translated(plan_table(planned, console.width)))
         _print_networks(planned["networks"], console)
     _print(f"plan: {planned['why']}", console)
     for line in (planned[name] for name in ("card_note", "precision") if name in planned):
         _print(line, console)
+
+
+def plan_table(planned: dict[str, Any], columns: int) -> Table:
+    """Make the table of settings; where `columns` are too few, its columns are closer, then some are left out."""
+    many = planned["ranks"] > 1
+    narrow = columns < (NARROW_MANY_CARDS if many else NARROW_ONE_CARD)
+    left_out = LEFT_OUT_OF_NARROW if narrow and (many or columns < NARROW_ONE_CARD_SIZES) else set[str]()
+    rows = [
+        {key: text for key, text in _plan_row(each, many).items() if key not in left_out} for each in planned["options"]
+    ]
+    table = Table(*rows[0], box=None, pad_edge=False, padding=(0, 1, 0, 0) if narrow else (0, 1))
+    for option, row in zip(planned["options"], rows, strict=True):
+        if narrow and not option["fits"]:
+            row |= {"": "", "tokens/s": row[""]}
+        style = "bold green" if option["chosen"] else None if option["fits"] else "dim"
+        table.add_row(*row.values(), style=style)
+    return table
+
+
+def _plan_row(option: dict[str, Any], many: bool) -> dict[str, str]:
+    """Return the cells of a setting by their headings; those of several cards only with `many`."""
+    speeds = option["predicted_range"]
+    row = {
+        "": "→" if option["chosen"] else "" if option["fits"] else "too large",
+        "memory tier": option["memory"],
+        "update": "in backward" if option["update_in_backward"] else "after",
+        "budget": "on host" if option["offload_activations"] else f"{option['activation_budget']:g}",
+        "batch": f"{option['batch_tokens']:,}",
+        "train": f"{option['train_gib']:.1f}",
+        "eval": f"{option['evaluate_gib']:.1f}",
+        "samples": f"{option['sample_gib']:.1f}",
+        "host": f"{option['host_gib']:.1f}",
+        "tokens/s": format_speeds(*speeds) if speeds else "–",
+    }
+    volumes = {"intra-node": "inside", "inter-node": "between"}
+    sent = {name: f"{option[f'sent_{where}_gib']:.1f}" for name, where in volumes.items()} if many else {}
+    return row | ({"strategy": option["strategy"]} if many else {}) | sent
 
 
 def _describe_cards(planned: dict[str, Any]) -> str:

@@ -29,8 +29,8 @@ class Replay(Section):
     """The `bundled` rows, or a file, folder or glob of your own. None of them is held out."""
     answers: Answers = "rows"
     """Whose answers are trained: those of the `rows`; the base model's `own`, which it writes to their questions once,
-    before training, thinking and not where it has both modes; or `own-sampled`, drawn by the model's own sampling
-    settings instead of the likeliest token each."""
+    before training, thinking and not where it has both modes; or `own-sampled`, sampled with the model's own
+    settings instead of taking the likeliest token each time."""
 
 
 def read_replay(value: Any) -> Any:

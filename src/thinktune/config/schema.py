@@ -107,7 +107,7 @@ class ColumnsConfig(Section):
     """Names of the columns; a column that is not named here is found by its usual names, and `check` shows it."""
 
     question: Names = None
-    """The user's question. Like the columns below, it is found by its usual names if it is not set. Several columns,
+    """The user's question. Like the columns below, it is detected by its usual names if it is not set. Several columns,
     as in `[question, options]`, are joined by lines; `input.question` is a key of the objects in `input`."""
     reasoning: Names = None
     """The reasoning before the answer. If there is no such column, think tags inside the answer are read. Beside
@@ -122,12 +122,12 @@ class ColumnsConfig(Section):
     """Who speaks in messages, where they have other names than the usual ones: `{user: 学员, assistant: [教练, 助教]}`.
     Also keys, in messages that hold each speaker's text under a key."""
     keypoint: str | None = None
-    """A short text that a right answer contains. It is used for grading and is never trained."""
+    """A short text that a correct answer contains. It is used for grading and is never trained."""
     mode: str | None = None
     """Whether this row is answered with reasoning: on or off, true or false, or `chat_template_kwargs`."""
     label: str | None = None
     """Whether the row's reply is a good one: true or false, or 1 or 0. The fault `marked_bad` decides about the others.
-    Columns named `label` or `kto_tag` that hold true and false are found."""
+    Columns named `label` or `kto_tag` that contain true and false are detected."""
 
 
 class DataConfig(Section):
@@ -153,8 +153,8 @@ class DataConfig(Section):
     ignore: tuple[str, ...] = ()
     """Columns that are left out on purpose. Any other unused column full of text stops the run."""
     think_tags: tuple[str, str] | None = None
-    """The marks around the reasoning at the start of the rows' replies, such as [<plan>, </plan>], where they are none
-    that is known. Think tags and other usual forms are found without it."""
+    """The marks around the reasoning at the start of the rows' replies, such as [<plan>, </plan>], where they are
+    unusual. Think tags and other usual forms are detected without it."""
     system: str | None = None
     """The system prompt before every question, without white space at its ends."""
     share: float | None = Field(default=None, gt=0, lt=1)
@@ -234,10 +234,10 @@ class TrainConfig(Section):
     """Rows of a step, over all devices, in place of `train.tokens_per_step`."""
     loss: Literal["cross_entropy", "dft"] = "cross_entropy"
     """What is minimized: the cross entropy of the trained tokens, or dft, in which each token's cross entropy is
-    multiplied by the probability that the model gives it (Dynamic Fine-Tuning, arXiv 2508.05629): what the model holds
-    for very unlikely is hardly learned. The losses that are shown are cross entropy either way."""
+    multiplied by the probability that the model gives it (Dynamic Fine-Tuning, arXiv 2508.05629): tokens that the
+    model finds very unlikely are hardly learned. The losses shown are cross entropy either way."""
     weights: Weights = Field(default=resolve_weights({}))
-    """What the parts of a reply weigh in the loss, as in `{reasoning: 0.5, answer: 1}`; both are 1 if they are not set.
+    """Weights of the parts of a reply in the loss, as in `{reasoning: 0.5, answer: 1}`; both are 1 if they are not set.
     Only their ratio counts. The token that ends a reply has the answer's weight. A part that weighs 0 is not learned;
     its loss is still shown, as all losses are, without weights."""
     learning_rate: PositiveFloat = 1e-5
@@ -291,9 +291,9 @@ class TrainConfig(Section):
     time_limit: Duration | None = None
     """Time after which the run has saved and exits with code 75, such as 3.5h, 90m or 600s. None means no limit."""
     bad_numbers: FailurePolicy = "skip"
-    """After a step whose loss or gradient is not finite (it changes no weight): go on, or save and stop."""
+    """After a step whose loss or gradient is not finite (it changes no weight): continue, or save and stop."""
     full_disk: FailurePolicy = "skip"
-    """When the disk is too full for a checkpoint: train on and try again with the next one, or stop."""
+    """When the disk is too full for a checkpoint: keep training and try again with the next one, or stop."""
     deterministic: bool = False
     """On an accelerator, use only operations that always give the same bits (slower). The CPU always does."""
     stop_when_overfitting: Count | None = None
@@ -348,10 +348,10 @@ class TrackConfig(Section):
     """SwanLab: cloud (or `track.host`), local files, or offline files for a later `swanlab sync`. Auto is what
     SWANLAB_MODE says, else cloud if there is a key or a login, and offline otherwise."""
     wandb: WandbMode = "off"
-    """Weights & Biases, by the package wandb: cloud (or WANDB_BASE_URL), or offline files for a later `wandb sync`.
+    """Weights & Biases, with the package wandb: cloud (or WANDB_BASE_URL), or offline files for a later `wandb sync`.
     Auto is cloud if there is a key or a login, and offline otherwise."""
     mlflow: MlflowAddress = None
-    """Address of an MLflow server, by the package mlflow-skinny, as in http://127.0.0.1:5000. Auto is what
+    """Address of an MLflow server, with the package mlflow-skinny, as in http://127.0.0.1:5000. Auto is what
     MLFLOW_TRACKING_URI says."""
     host: str | None = None
     """Address of your own SwanLab server. None means the public one."""

@@ -97,7 +97,7 @@ def _synchronize(repository: HubRepository, upload: ModelUpload, say: Say) -> st
     if not changed and not removed:
         say(f"{whole} are already there, and nothing is sent")
         return repository.address
-    kept = f"; {len(upload.files) - len(changed)} more are there already" * (len(changed) < len(upload.files))
+    kept = f"; {len(upload.files) - len(changed)} more are already there" * (len(changed) < len(upload.files))
     say(f"sending {_describe_files(upload, changed)} to {repository.address}{kept}")
     if replaced := [name for name in changed if name in there]:
         say(f"replaced there (the history keeps the old ones): {', '.join(replaced)}")

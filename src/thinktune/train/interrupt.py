@@ -97,14 +97,22 @@ class StopRequest:
 
     def _handle_signal(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None and number == signal.SIGINT:
+            if self._announce:
+                _write_to_stderr("stopped; run the same command to resume from the last checkpoint")
             os._exit(FORCED_EXIT_CODE)  # as a power cut would: the last checkpoint is whole
         if self.reason is None:
             self.reason = signal.Signals(number).name
-            # Not by print, which must not be entered twice; a signal can come while it is at work.
             if self._announce and not self._may_raise:
-                with suppress(OSError):  # the terminal may be what has just gone
-                    text = f"{self.reason}: saving after this step; press Ctrl-C to exit now without saving\n"
-                    os.write(2, text.encode())
+                _write_to_stderr(f"{self.reason}: saving after this step; press Ctrl-C to exit now without saving")
         if self._may_raise:
             self._may_raise = False
             raise _Interrupt
+
+
+def _write_to_stderr(line: str) -> None:
+    """Write a line, not by print, which must not be entered twice: a signal can come while it is at work.
+
+    On a terminal a bar and the `^C` of the keyboard stand before it, so it begins on a line of its own.
+    """
+    with suppress(OSError):  # the terminal may be what has just gone
+        os.write(2, f"{chr(10) * os.isatty(2)}{line}\n".encode())

@@ -1,17 +1,26 @@
-"""Print docs/recipe.md, the page of all settings, from the recipe's schema: `python docs/recipe_page.py`."""
+"""Print docs/recipe.md, the page of all settings, from the recipe's schema; with `zh`, docs/recipe.zh.md."""
 
+import sys
 from typing import get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from recipe_page_words import EXPERT as EXPERT_ZH
+from recipe_page_words import FAULTS as FAULTS_ZH
+from recipe_page_words import HEAD as HEAD_ZH
+from recipe_page_words import SOURCES as SOURCES_ZH
 
 from thinktune.config.recipe_keys import EXPERT_FIELDS, OTHER_SOURCES, recipe_key
 from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
+from thinktune.translation import Language, translate
 
 MOST_SHOWN = 4
+_REQUIRED: dict[Language, str] = {"en": "required", "zh": "必填"}
 HEAD = """\
 # Every setting of a recipe
+
+[中文](recipe.zh.md)
 
 `python docs/recipe_page.py > docs/recipe.md` makes this page from `src/thinktune/config/schema.py`; a test keeps them
 equal. Only `model.name` and `data.name` must be set. On the command line, set anything with `key.path=value`, as in
@@ -93,33 +102,36 @@ them all and show examples. Write `data.faults: {handed_answer: keep, too_long: 
 """
 
 
-def table_rows(section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
+def table_rows(language: Language, section: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
     """Return a table row for each field of a section and the sections below it, by the field's path."""
     made: dict[str, str] = {}
     for name, field in section.model_fields.items():
         kind, path = field.annotation, f"{prefix}{name}"
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            made |= table_rows(kind, f"{path}.")
+            made |= table_rows(language, kind, f"{path}.")
             continue
         if name == OTHER_SOURCES:
             continue
         below = [each for each in get_args(kind) if isinstance(each, type) and issubclass(each, BaseModel)]
-        default = "required" if field.default is PydanticUndefined else shown(field.default)
-        description = " ".join((field.description or "").split())  # a line break would end the table
+        default = _REQUIRED[language] if field.default is PydanticUndefined else shown(field.default, language)
+        description = translate(
+            " ".join((field.description or "").split()), language
+        )  # a line break would end the table
         made[path] = f"| `{recipe_key(path)}` | {default} | {description} |\n"
         for section_below in below:  # one that may be left out has a line of its own
-            made |= table_rows(section_below, f"{path}.")
+            made |= table_rows(language, section_below, f"{path}.")
     return made
 
 
-def shown(value: object) -> str:
+def shown(value: object, language: Language) -> str:
     """Return a default as YAML writes it."""
     if value is None or value in ((), {}):
-        return "none"
+        return "none" if language == "en" else "无"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple) and len(value) > MOST_SHOWN:
-        return f"{', '.join(map(str, value[:MOST_SHOWN]))}, … ({len(value)} in all)"
+        more = f"… ({len(value)} in all)" if language == "en" else f"…（共 {len(value)} 个）"
+        return ", ".join((*map(str, value[:MOST_SHOWN]), more))
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     if isinstance(value, dict):
@@ -127,15 +139,19 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def fault_rows() -> str:
+def fault_rows(language: Language) -> str:
     """Return a table row for each fault; the first policy is the default."""
     return "".join(
-        f"| `{name}` | **{kind.default}**{''.join(f', {policy}' for policy in kind.policies[1:])} | {kind.meaning} |\n"
+        f"| `{name}` | **{kind.default}**{''.join(f', {policy}' for policy in kind.policies[1:])} | {translate(kind.meaning, language)} |\n"
         for name, kind in ROW_FAULTS.items()
     )
 
 
 if __name__ == "__main__":
-    rows = table_rows()
+    spoken: Language = "zh" if "zh" in sys.argv[1:] else "en"
+    head, between, sources, faults = (
+        (HEAD, EXPERT, SOURCES, FAULTS) if spoken == "en" else (HEAD_ZH, EXPERT_ZH, SOURCES_ZH, FAULTS_ZH)
+    )
+    rows = table_rows(spoken)
     expert = [rows.pop(field) for field in EXPERT_FIELDS.values()]
-    print(HEAD + "".join(rows.values()) + EXPERT + "".join(expert) + SOURCES + FAULTS + fault_rows(), end="")
+    print(head + "".join(rows.values()) + between + "".join(expert) + sources + faults + fault_rows(spoken), end="")

@@ -22,6 +22,9 @@ settings.load_profile("thinktune")
 TEXTS = 3 * ["What does the heart pump? It pumps blood.", "心脏泵什么？心脏泵血液。", "Reasoning: a muscle."]
 
 
+os.environ["THINKTUNE_LANG"] = "en"  # messages are tested as they are written, whatever the machine's language
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)  # the tests themselves run side by side

@@ -33,8 +33,9 @@ config cache
 progress http
 library_output
 exit_codes
-terminal arguments termination verb_help
+terminal arguments termination help_pages verb_help
 errors files wrapping
+translation
 """.strip().split("\n")
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

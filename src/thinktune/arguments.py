@@ -31,6 +31,9 @@ def finite_temperature(temperature: float) -> float:
     return temperature
 
 
+TerminalLanguage = Annotated[
+    Literal["zh", "en"] | None, typer.Option("--lang", help="Language: zh or en; default: the system's.", is_eager=True)
+]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=run_at_home)]
 RunPaths = Annotated[

@@ -11,6 +11,7 @@ import typer
 from thinktune import arguments
 from thinktune.errors import UserError, redact
 from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
+from thinktune.help_pages import run_app
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
     drop_unwritten_output,
@@ -20,7 +21,9 @@ from thinktune.terminal import (
     print_json,
     say,
     say_to_stderr,
+    translated,
 )
+from thinktune.translation import translate
 from thinktune.verb_help import VerbGroup
 
 # What a verb needs is imported inside it, so that help and a bad recipe are answered without loading torch. What the
@@ -49,6 +52,7 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def thinktune(
+    language: arguments.TerminalLanguage = None,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=show_version, is_eager=True)
     ] = False,
@@ -84,7 +88,7 @@ def init(
         from thinktune.commands.init import InitOptions, ask_on_terminal, init_recipe
 
     console = make_console()
-    ask = None if yes else ask_on_terminal(lambda question: console.input(question, markup=False))
+    ask = None if yes else ask_on_terminal(lambda question: console.input(translate(question), markup=False))
     with exit_when_stopped("stopped; nothing was written"):
         ready = init_recipe(InitOptions(rows, model, hub, card, output), say, ask)
     if not ready:
@@ -337,7 +341,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
         print_json(result)
         require_output()
         return
-    make_console().print(comparison_tables(result))
+    make_console().print(translated(comparison_tables(result)))
     found, of_average = find_run(run)
     say(f"card:   {run / 'README.md'}" if of_average else f"report: {found.report}")
 
@@ -482,7 +486,7 @@ def main() -> None:
 
 def _run_verb() -> None:
     try:
-        app()
+        run_app(app)
     except BaseException as error:  # Rust's panics, as of threads that cannot be started, are no Exception
         if isinstance(error, SystemExit | KeyboardInterrupt) or not (faults := error_messages(error)):
             raise
@@ -495,5 +499,5 @@ def _run_verb() -> None:
 
     console = make_console(stderr=True)
     for fault in faults:
-        console.print(f"[bold red]error:[/] {escape(redact(fault))}", soft_wrap=True)
+        console.print(f"[bold red]{translate('error:')}[/] {escape(redact(translate(fault)))}", soft_wrap=True)
     raise SystemExit(2)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from thinktune.errors import redact
 from thinktune.terminal import describe_failure, guard_console, make_console, output_failure, say
+from thinktune.translation import translate
 
 Say = Callable[[str], None]
 
@@ -95,9 +96,9 @@ def progress_bar(console: Console | None = None) -> Generator[tuple[Say, Bar]]:
         def move(done: int, total: int, seconds_left: float | None) -> None:
             _write_steps(done, total, seconds_left)
             left = "" if seconds_left is None else f" left {format_duration(seconds_left)}"
-            live.update(task, completed=done, total=total, place=f"step {done}/{total}{left}")
+            live.update(task, completed=done, total=total, place=translate(f"step {done}/{total}{left}"))
 
-        yield lambda line: console.print(redact(line), markup=False, highlight=False, soft_wrap=True), move
+        yield lambda line: console.print(redact(translate(line)), markup=False, highlight=False, soft_wrap=True), move
 
 
 class Printer:

@@ -14,11 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderHook, RenderResult
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from thinktune.errors import redact, redact_all
+from thinktune.translation import translate
 from thinktune.wrapping import wrap_text, wrap_words
 
 # C0 but tab and line feed, DEL, C1, and what changes the writing direction of the text that follows.
@@ -39,17 +41,36 @@ def print_json(value: Any) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line, without secrets; on a terminal it is broken at words."""
-    print(_fitted(show_controls(redact(line)), sys.stdout), flush=True)
+    """Print a line in the terminal's language, without secrets; on a terminal it is broken at words."""
+    print(_fitted(show_controls(redact(translate(line))), sys.stdout), flush=True)
 
 
 def say_to_stderr(line: str) -> None:
-    """Print a line to stderr, without secrets: a program may read the result from stdout."""
-    print(_fitted(show_controls(redact(line)), sys.stderr), file=sys.stderr, flush=True)
+    """Print a line to stderr, as `say` does: a program may read the result from stdout."""
+    print(_fitted(show_controls(redact(translate(line))), sys.stderr), file=sys.stderr, flush=True)
 
 
 def _fitted(text: str, stream: TextIO) -> str:
     return wrap_words(text, shutil.get_terminal_size().columns) if stream.isatty() else text
+
+
+def translated(renderable: Any) -> Any:
+    """Translate a text of ours, the headings and cells of a table of ours, or a group of them, and return it."""
+    match renderable:
+        case str():
+            return translate(renderable)
+        case Text():
+            renderable.plain = translate(renderable.plain)
+        case Group():
+            for part in renderable.renderables:
+                translated(part)
+        case Table():
+            for column in renderable.columns:
+                column.header = translated(column.header)
+                column._cells = [translated(cell) for cell in column._cells]  # pyright: ignore[reportPrivateUsage]
+        case _:
+            pass
+    return renderable
 
 
 class TolerantStream:

@@ -210,11 +210,11 @@ def test_shipped_recipes_load(path):
     load_recipe(path)
 
 
-def test_the_page_of_settings_is_the_one_that_the_schema_makes():
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "recipe_page.py"], capture_output=True, text=True, encoding="utf-8", check=True
-    )
-    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == done.stdout
+@pytest.mark.parametrize(("page", "language"), [("recipe.md", []), ("recipe.zh.md", ["zh"])])
+def test_the_page_of_settings_is_the_one_that_the_schema_makes(page, language):
+    command = [sys.executable, ROOT / "docs" / "recipe_page.py", *language]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == done.stdout
 
 
 def test_a_key_of_older_recipes_is_told_its_new_name():

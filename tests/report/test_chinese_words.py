@@ -58,6 +58,7 @@ def chinese_texts() -> Iterator[Path]:
     report = Path(html.__file__).parent
     yield from sorted(path for ending in ("py", "jinja", "js") for path in report.rglob(f"*.{ending}"))
     yield SERVE_PAGE / "words.js"
+    yield from sorted((Path(html.__file__).parents[1] / "translation" / "zh").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", chinese_texts(), ids=lambda path: path.name)

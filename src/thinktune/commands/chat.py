@@ -12,6 +12,7 @@ from thinktune.inference.engine import Engine
 from thinktune.inference.replies import join_pieces
 from thinktune.inference.session import open_engine
 from thinktune.terminal import guard_console
+from thinktune.translation import translate
 
 HELP = "/think turns reasoning on or off · /reset clears the conversation · /quit ends the chat"
 
@@ -20,11 +21,11 @@ def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str
     """Answer each line that `read_line` returns, until it raises EOFError or returns /quit."""
     guard_console(console)
     engine, session, sampling = open_engine(
-        folder, lambda line: console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+        folder, lambda line: console.print(translate(line), style="dim", highlight=False, markup=False, soft_wrap=True)
     )
     if warning := model_warning(folder):
-        console.print(warning, style="bold red", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{HELP}\n", style="dim", highlight=False)
+        console.print(translate(warning), style="bold red", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{translate(HELP)}\n", style="dim", highlight=False)
     while True:
         try:
             question = read_line().strip()
@@ -37,14 +38,13 @@ def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str
                 return
             case "/reset":
                 session.turns.clear()
-                console.print("conversation cleared", style="dim")
+                console.print(translate("conversation cleared"), style="dim")
             case "/think":
                 session.thinking = not session.thinking
-                console.print(f"reasoning {'on' if session.thinking else 'off'}", style="dim")
+                console.print(translate("reasoning on" if session.thinking else "reasoning off"), style="dim")
             case _ if question.startswith("/"):
-                console.print(
-                    f"{question.split()[0]} is not a command; {HELP}", style="yellow", highlight=False, markup=False
-                )
+                refused = translate(f"{question.split()[0]} is not a command; {HELP}")
+                console.print(refused, style="yellow", highlight=False, markup=False)
             case _:
                 session.add_reply(question, _print_reply(engine, session.make_request(question, sampling), console))
 
@@ -70,7 +70,7 @@ def _print_reply(engine: Engine, request: Request, console: Console) -> Completi
         reasoning, answer = join_pieces(pieces)
         reply = Completion(reasoning, answer, 0, 0, "length", closed=bool(answer))
     assert reply is not None
-    console.print("" if reply.finish == "end" else "\n[yellow]— cut off here[/]")
+    console.print("" if reply.finish == "end" else translate("\n[yellow]— cut off here[/]"))
     console.print()
     return reply
 
@@ -78,6 +78,6 @@ def _print_reply(engine: Engine, request: Request, console: Console) -> Completi
 def _print_break(piece: Piece, shown: str | None, console: Console) -> None:
     """Print the break between reasoning and answer; `moved` means that the text above was reasoning without a tag."""
     if piece.kind == "moved":
-        console.print("\n(the text above was reasoning)", style="dim italic")
+        console.print(translate("\n(the text above was reasoning)"), style="dim italic")
     elif shown is not None:
         console.print("\n")

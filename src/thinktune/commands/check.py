@@ -45,13 +45,14 @@ from thinktune.planner.trace import parameter_count
 from thinktune.progress import Say, say_nothing
 from thinktune.report.doubts_page import write_doubts
 from thinktune.run.environment import shell_command
-from thinktune.terminal import guard_console, show_controls
+from thinktune.terminal import guard_console, show_controls, translated
 from thinktune.tokenization import ChatTokenizer, TokenKind, read_tokenizer
 from thinktune.tokenization.chat_template import reference_ids
 from thinktune.tokenization.model_template import read_tokenizer_with_notes
 from thinktune.tokenization.tokenizer import tokenizer_state
 from thinktune.train import evaluation_interval_steps
 from thinktune.train.objective import objective_lines, unlearned_fault
+from thinktune.translation import translate
 
 # Columns of a terminal that the table of settings needs: in its wide form, of one card and of several, and closer.
 NARROW_ONE_CARD, NARROW_MANY_CARDS, NARROW_ONE_CARD_SIZES = 100, 130, 78
@@ -298,7 +299,7 @@ def print_check(facts: dict[str, Any], console: Console) -> None:
     if padding := facts.get("padding"):
         _print(f"padding: {padding['share']:+.0%} tokens, at {padding['batch_tokens']:,} tokens a batch", console)
     if facts["lengths"]:
-        console.print(_length_table(facts))
+        console.print(translated(_length_table(facts)))
     for shown in facts["shown"]:
         _print(f"\nTokens of {shown['row']}, by kind:", console)
         console.print(colour_tokens(shown["pieces"]), soft_wrap=True, end="")  # which leaves its lines as they are
@@ -327,14 +328,15 @@ def _print_verdict(facts: Mapping[str, Any], console: Console) -> None:
     for stop in facts["stops"]:
         _print(f"  {stop}", console, "red")
     ready = facts["verdict"] == "ready"
-    rest = f"{facts['steps']:,} steps" if ready else "fix what is listed above"
-    console.print(f"\n[bold {'green' if ready else 'red'}]{facts['verdict']}[/]: {rest}", highlight=False)
+    verdict = translate(facts["verdict"])
+    rest = translate(f"{facts['steps']:,} steps" if ready else "fix what is listed above")
+    console.print(f"\n[bold {'green' if ready else 'red'}]{verdict}[/]: {rest}", highlight=False)
     if ready and "next" in facts:
         _print(facts["next"], console)
 
 
 def _print(line: str, console: Console, style: str | None = None) -> None:
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    console.print(translate(line), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def colour_tokens(pieces: Sequence[tuple[int, str]]) -> Text:
@@ -346,7 +348,7 @@ def colour_tokens(pieces: Sequence[tuple[int, str]]) -> Text:
     former = None
     for number, (kind, piece) in enumerate(pieces):
         if kind != former:
-            text.append(f"\n[{TOKEN_KIND_NAMES[TokenKind(kind)]}] ", "bold")
+            text.append(f"\n[{translate(TOKEN_KIND_NAMES[TokenKind(kind)])}] ", "bold")
             former = kind
         text.append(show_controls(piece), f"{TOKEN_KIND_STYLES[TokenKind(kind)]}{' underline' * (number % 2)}")
     return text
@@ -366,7 +368,7 @@ def _print_plan(planned: dict[str, Any], console: Console) -> None:
     if planned["options"]:
         each = " of each card" if planned["ranks"] > 1 else ""
         _print(f"\nPredicted for {_describe_cards(planned)}, peak GiB{each}:", console)
-        console.print(plan_table(planned, console.width))
+        console.print(translated(plan_table(planned, console.width)))
         _print_networks(planned["networks"], console)
     _print(f"plan: {planned['why']}", console)
     for line in (planned[name] for name in ("card_note", "precision") if name in planned):
@@ -431,7 +433,7 @@ def _print_networks(networks: Sequence[dict[str, Any]], console: Console) -> Non
     for each in networks:
         seconds, speed = f"{each['seconds_per_step']:.2f}", format_speeds(each["poor"], each["good"])
         table.add_row(each["network"], seconds, speed, f"{each['efficiency']:.0%}")
-    console.print(table)
+    console.print(translated(table))
 
 
 def _proof_lines(facts: dict[str, Any]) -> list[str]:

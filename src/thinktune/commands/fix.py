@@ -18,6 +18,7 @@ from thinktune.files import atomic_write_text
 from thinktune.hub import locate_model
 from thinktune.progress import Say
 from thinktune.tokenization.model_template import read_tokenizer_with_notes
+from thinktune.translation import translate
 
 MAX_ROUNDS = 8  # of remedies, each of which may bring to light what the next one is for
 COMMENT_CHARACTERS = 400
@@ -204,9 +205,9 @@ def free_name(path: Path, ending: str = "") -> Path:
 
 
 def format_recipe(fixing: Fixing, heading: str) -> str:
-    """Write the recipe below a heading, each choice below its reasons."""
-    lines = [f"# {heading}"]
-    lines += [f"# Not ready: {_comment(sentence)}" for sentence in fixing.left]
+    """Write the recipe below a heading, each choice below its reasons, in the terminal's language."""
+    lines = [f"# {translate(heading)}"]
+    lines += [translate(f"# Not ready: {_comment(sentence)}") for sentence in fixing.left]
     for section, values in fixing.tree.items():
         lines.append("")
         if not isinstance(values, dict):
@@ -228,6 +229,6 @@ def format_recipe(fixing: Fixing, heading: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """Return a text that fits into a comment of one line, whatever a row put into it."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    """Return a text in the terminal's language that fits into a comment of one line, whatever a row put into it."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in translate(text))
     return plain if len(plain) <= COMMENT_CHARACTERS else f"{plain[:COMMENT_CHARACTERS]} …"

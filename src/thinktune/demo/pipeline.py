@@ -21,7 +21,9 @@ from thinktune.progress import Say, format_duration
 from thinktune.report import write_final_card, write_run_page
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
+from thinktune.terminal import translated
 from thinktune.train import train
+from thinktune.translation import translate
 
 MODEL_SHAPE = ModelShape(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
 VOCAB_SIZE = 2500
@@ -124,13 +126,13 @@ def _tokenizer_texts(rows: Path) -> Iterable[str]:
 
 def _make_say(console: Console) -> Say:
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(translate(line), highlight=False, markup=False, soft_wrap=True)
 
     return say
 
 
 def _headline(console: Console, text: str) -> None:
-    console.print(f"\n[bold]■ {text}[/]", highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]■ {translate(text)}[/]", highlight=False, soft_wrap=True)
 
 
 def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seconds: float) -> None:
@@ -139,17 +141,17 @@ def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seco
     for row in map(json.loads, lines[:SHOWN_SAMPLES]):
         for text, style in (
             (f"› {row['question']}", "bold"),
-            (f"  before  {row['base']['answer']}", "dim"),
-            (f"  after   {row['tuned']['reasoning']}", "cyan"),
+            (f"  {translate('before')}  {row['base']['answer']}", "dim"),
+            (f"  {translate('after')}   {row['tuned']['reasoning']}", "cyan"),
             (f"          {row['tuned']['answer']}", "green"),
         ):
             console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
     _headline(console, f"before and after, on phrasings that were not trained on ({format_duration(seconds)} in all)")
-    console.print(comparison_tables(evaluation))
-    console.print(f"report: {RunFolder(run).report}\n", soft_wrap=True, markup=False, highlight=False)
-    console.print("next:", style="bold")
+    console.print(translated(comparison_tables(evaluation)))
+    console.print(translate(f"report: {RunFolder(run).report}\n"), soft_wrap=True, markup=False, highlight=False)
+    console.print(translate("next:"), style="bold")
     for command, purpose in next_commands(run):
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
-        console.print(f"      {purpose}", style="dim", soft_wrap=True, highlight=False, markup=False)
-    console.print("then, with the name of your own file of rows:", style="bold")
+        console.print(f"      {translate(purpose)}", style="dim", soft_wrap=True, highlight=False, markup=False)
+    console.print(translate("then, with the name of your own file of rows:"), style="bold")
     console.print(f"  {shell_command('init', 'rows.jsonl')}", soft_wrap=True, highlight=False, markup=False)

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
 from thinktune.files import atomic_write_text
+from thinktune.translation import find_language, translate
 
 
 class BilingualText(NamedTuple):
@@ -19,6 +20,10 @@ class BilingualText(NamedTuple):
 
     en: str
     zh: str
+
+    def for_terminal(self) -> str:
+        """Return the text in the terminal's language."""
+        return self.zh if find_language() == "zh" else self.en
 
 
 Label = BilingualText | str  # a plain string is the same in both languages
@@ -35,6 +40,12 @@ def both(label: Label, tag: Literal["span", "tspan"] = "span", **values: Any) ->
 def both_texts(en: str, zh: str, **values: Any) -> Markup:
     """Call `both` as templates do."""
     return both(BilingualText(en, zh), **values)
+
+
+def recorded(text: str) -> Markup:
+    """Render a sentence that a run recorded in English; in both languages where it is one of the catalogue's."""
+    chinese = translate(str(text), "zh")
+    return both(str(text)) if chinese == text else both(BilingualText(str(text), chinese))
 
 
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
@@ -69,7 +80,7 @@ def _templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=format_number, count_of=format_count, rows=format_row_count)
+    environment.filters.update(recorded=recorded, number=format_number, count_of=format_count, rows=format_row_count)
     known: Any = environment.globals  # declared with the type of its first content
     known.update(t=both_texts, both=both)
     return environment

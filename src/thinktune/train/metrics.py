@@ -158,9 +158,10 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
     journal.append(RunFolder(context.folder).metrics, [record])
     diagnosis = diagnose_run(context.folder)
     advice = advice_sentence(diagnosis).en if diagnosis.state in ("worse", "diverging") else ""
+    said = f"{diagnosis_line(diagnosis)} {advice}".rstrip()
     context.say(
         f"step {step}/{len(context.steps)} eval loss {losses['loss']:.4f} "
-        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {diagnosis_line(diagnosis)} {advice}".rstrip()
+        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {said}"
     )
 
 

@@ -13,6 +13,8 @@ from thinktune.progress import progress_bar
 from thinktune.report.pilot_page import RunRow, list_rows
 from thinktune.report.pilot_text import cautions, headline, next_command, reasons, recommended_lines
 from thinktune.run.pilot_folder import PilotResult, pilot_folder
+from thinktune.terminal import translated
+from thinktune.translation import translate
 
 
 def run_pilot(
@@ -26,7 +28,7 @@ def run_pilot(
         result = pilot(recipe, typed, PilotOptions(*options), say, bar)
     print_result(result, console)
     page = pilot_folder(recipe.runs_folder, recipe.name or "run").report
-    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    console.print(translate(f"report: {page}"), markup=False, highlight=False, soft_wrap=True)
     return result
 
 
@@ -34,15 +36,15 @@ def print_result(result: PilotResult, console: Console) -> None:
     """Print the figures of all runs, the recommendation, and what weakens it."""
 
     def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(translate(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
     if result.runs:
-        console.print(_table(result))
-    say(headline(result).en, "bold")
+        console.print(translated(_table(result)))
+    say(headline(result).for_terminal(), "bold")
     for sentence in reasons(result):
-        say(sentence.en)
+        say(sentence.for_terminal())
     for sentence in cautions(result):
-        say(f"- {sentence.en}")
+        say(f"- {sentence.for_terminal()}")
     if lines := recommended_lines(result):
         say(f"\nunder train: in {result.recipe}")
         for line in lines:
@@ -67,7 +69,7 @@ def _cells(row: RunRow, *, asked: bool) -> list[str]:
     above = f"{difference.value:.4f} ({difference.low:.4f} to {difference.high:.4f})" if difference else "–"
     notes = [
         *(["recommended"] if row.is_chosen else ["level"] if row.compared.level else []),
-        *([f"ended early: {row.ended.en}"] if row.ended else []),
+        *([f"ended early: {row.ended.for_terminal()}"] if row.ended else []),
         *([f"best at epoch {row.best_epoch:.1f}"] if row.best_epoch else []),
     ]
     known = [f"{sum(run.right)}/{len(run.right)}" if run.right else "–"] if asked else []

@@ -20,6 +20,7 @@ from thinktune.eval.general_probe import PROBE_SET
 from thinktune.report.html import BilingualText, format_count, format_number
 from thinktune.report.run_sections.answer import signed
 from thinktune.run.sample_questions import HELD_OUT_SET
+from thinktune.translation import translate
 
 MEASURES_ZH = {
     "right": ("答对率", "只看最终答案"),
@@ -97,7 +98,9 @@ def verdicts(report: Mapping[str, Any]) -> list[BilingualText]:
     """Return an evaluation's verdicts; a sentence that is no verdict of a set or switch stays as it was written."""
     chinese: dict[str, str] = {each["verdict"]: _set_verdict(each) for each in report["sets"] if each.get("verdict")}
     chinese |= {switch_verdict(each): _switch_verdict(each) for each in report.get("switches", [])}
-    return [BilingualText(str(text), chinese.get(str(text), str(text))) for text in report["verdicts"]]
+    return [
+        BilingualText(str(text), chinese.get(str(text)) or translate(str(text), "zh")) for text in report["verdicts"]
+    ]
 
 
 def groups_note(kinds: Sequence[Mapping[str, Any]], languages: Sequence[Mapping[str, Any]]) -> BilingualText:

@@ -34,6 +34,10 @@ def finite_temperature(temperature: float) -> float:
 TerminalLanguage = Annotated[
     Literal["zh", "en"] | None, typer.Option("--lang", help="Language: zh or en; default: the system's.", is_eager=True)
 ]
+DemoFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder.", callback=at_home)]
+PushedFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run, an export or a model.", callback=at_home)
+]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=run_at_home)]
 RunPaths = Annotated[

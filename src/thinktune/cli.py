@@ -62,9 +62,7 @@ def thinktune(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder.", callback=arguments.at_home)] = Path(
-        "runs/demo"
-    ),
+    folder: arguments.DemoFolder = Path("runs/demo"),
 ) -> None:
     """Run the whole pipeline with a tiny Qwen3. Takes a few minutes on a CPU."""
     with captured_output():
@@ -383,10 +381,7 @@ def report(
 
 @app.command()
 def push(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="Folder of a run, an export or a model.", callback=arguments.at_home),
-    ],
+    run: arguments.PushedFolder,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")],
     hub: Annotated[
         Literal["modelscope", "huggingface"],

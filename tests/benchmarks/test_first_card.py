@@ -195,8 +195,9 @@ def test_everything_runs_end_to_end_on_the_cpu(tmp_path):
     by_item = {
         item: [line for line in lines if line.get("item") == item] for item in ("training", "contender", "resume")
     }
-    [fp8] = [line for line in by_item["training"] if line["stage"] == "ours 1.7B, fp8"]
-    assert "needs an NVIDIA card" in fp8["absent"]
+    fp8 = [line["absent"] for line in by_item["training"] if line["stage"] == "ours 1.7B, fp8"]
+    refused = "expert.precision: is {}, which needs an NVIDIA card"
+    assert [text.partition(" of compute")[0] for text in fp8] == [refused.format(name) for name in ("fp8", "fp8-row")]
     assert sum("tokens_per_s" in line for line in by_item["training"]) >= 9
     assert by_item["resume"][0]["differ"] == 0
     assert by_item["resume"][0]["tensors"] > 20

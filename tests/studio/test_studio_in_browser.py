@@ -229,11 +229,15 @@ def test_a_small_model_is_trained_from_the_page_stopped_and_resumed_whoever_dies
     studio.wait()
     page.get_by_text("The connection is lost").wait_for()
     studio = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    page.get_by_role("button", name="Stop").click(timeout=60_000)
+    page.get_by_text("The connection is lost").wait_for(state="detached", timeout=60_000)
+    page.get_by_role("button", name="Stop").click()
     page.locator(".run-head .state.stopped").wait_for(timeout=60_000)
-    stopped_at = json.loads((folder / "runs" / "small" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    journal = folder / "runs" / "small" / "metrics.jsonl"
+    stopped_at = json.loads(journal.read_text().splitlines()[-1])["step"]
     page.get_by_role("button", name="Resume").click()
     page.locator(".run-head .state.running").wait_for(timeout=120_000)
+    while '"ending"' in journal.read_text():  # until the journal is rewound
+        page.wait_for_timeout(100)
     [act] = [one for one in (folder / ".thinktune" / "acts").iterdir() if not (one / "exit.json").exists()]
     for number in json.loads((act / "process.json").read_text()).values():
         os.kill(number, 9)

@@ -229,7 +229,8 @@ def test_a_small_model_is_trained_from_the_page_stopped_and_resumed_whoever_dies
     studio.wait()
     page.get_by_text("The connection is lost").wait_for()
     studio = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    page.get_by_role("button", name="Stop").click(timeout=60_000)
+    page.get_by_text("The connection is lost").wait_for(state="detached", timeout=60_000)
+    page.get_by_role("button", name="Stop").click()
     page.locator(".run-head .state.stopped").wait_for(timeout=60_000)
     stopped_at = json.loads((folder / "runs" / "small" / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     page.get_by_role("button", name="Resume").click()
